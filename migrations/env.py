@@ -1,0 +1,10 @@
+"""Alembic's entry point; `node.index.engine` gives the connection."""
+
+from alembic import context
+
+from node.index.models import Base
+
+context.configure(
+    connection=context.config.attributes["connection"], target_metadata=Base.metadata, render_as_batch=True
+)
+context.run_migrations()

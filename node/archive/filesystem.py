@@ -1,0 +1,189 @@
+"""Instances as files below one root: spooled, synced, renamed. The only place that makes an archive path.
+
+A name is a fresh UUID, never anything that a peer said; a file is never overwritten. Files that arrive together share a
+folder, so that one sync of it serves a whole batch, and a full folder never changes again (numbers only grow).
+
+    incoming/<uuid>.part          while bytes arrive
+    objects/<number>/<uuid>.dcm
+    quarantine/<uuid>.dcm         kept for a person to judge, in no row of images
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import threading
+import uuid
+from pathlib import Path
+
+from node.errors import OutOfResources
+
+FILES_PER_FOLDER = 1024
+
+
+class Archive:
+    """The archive below `root`; safe to use from many threads.
+
+    Parameters
+    ----------
+    root : Path
+        Made when missing, readable by the owner only.
+    reserve_bytes : int
+        Free space that must remain; `open_part` raises `OutOfResources` below it.
+    """
+
+    def __init__(self, root: Path, reserve_bytes: int = 0) -> None:
+        self.root = root.absolute()
+        self._reserve_bytes = reserve_bytes
+        self._incoming = self.root / "incoming"
+        self._objects = self.root / "objects"
+        self._quarantine = self.root / "quarantine"
+        for folder in (self.root, self._incoming, self._objects, self._quarantine):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            sync_folder(folder.parent)
+        self._lock = threading.Lock()
+        self._folder: Path | None = None
+        self._in_folder = 0
+
+    def open_part(self) -> PartFile:
+        """Begin a new instance.
+
+        Raises
+        ------
+        OutOfResources
+            The disk is down to its reserve, or the file cannot be made.
+        """
+        free = self.free_bytes()
+        if free < self._reserve_bytes:
+            raise OutOfResources(
+                f"{free} bytes free, {self._reserve_bytes} are kept in reserve ([storage] reserve_bytes)"
+            )
+        return PartFile(self._incoming / f"{uuid.uuid4().hex}.part", self)
+
+    def free_bytes(self) -> int:
+        """Bytes that we may still write to the disk of the archive."""
+        disk = os.statvfs(self.root)
+        return disk.f_bavail * disk.f_frsize
+
+    def path(self, key: str) -> Path:
+        """The file of an archive key, as `PartFile.keep` returned it."""
+        return self.root / key
+
+    def remove(self, key: str) -> None:
+        """Delete a file; one that is gone already is no error."""
+        self.path(key).unlink(missing_ok=True)
+
+    def quarantine_key(self, key: str) -> str:
+        """The key that a file has after `quarantine`."""
+        return str((self._quarantine / Path(key).name).relative_to(self.root))
+
+    def quarantine(self, key: str) -> None:
+        """Move a file out of the way of the index, to its `quarantine_key`."""
+        os.rename(self.path(key), self.path(self.quarantine_key(key)))
+        sync_folder(self._quarantine)
+
+    def sweep_incoming(self) -> int:
+        """Delete what a dead process left half received: none of it was acknowledged. Returns how many files."""
+        parts = list(self._incoming.glob("*.part"))
+        for part in parts:
+            part.unlink(missing_ok=True)
+        return len(parts)
+
+    def folders(self) -> list[str]:
+        """Names of the folders of `objects`, oldest first."""
+        return sorted(folder.name for folder in self._objects.iterdir() if folder.name.isdecimal())
+
+    def keys(self, folder: str) -> list[str]:
+        """Keys of the files in one of the `folders`, for comparing them with the index."""
+        return sorted(str(path.relative_to(self.root)) for path in (self._objects / folder).glob("*.dcm"))
+
+    def place(self, name: str) -> Path:
+        """A path in the folder that is being filled, made and synced when it is new."""
+        with self._lock:
+            if self._folder is None or self._in_folder >= FILES_PER_FOLDER:
+                number = int(self.folders()[-1]) + 1 if self.folders() else 0
+                self._folder, self._in_folder = self._objects / f"{number:08d}", 0
+                self._folder.mkdir(mode=0o700)
+                sync_folder(self._objects)
+            self._in_folder += 1
+            return self._folder / name
+
+
+class PartFile:
+    """One instance while its bytes arrive; used by one thread."""
+
+    def __init__(self, path: Path, archive: Archive) -> None:
+        self._path, self._archive = path, archive
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise out_of_resources(error) from error
+        self._open = True
+
+    def write(self, fragment: bytes | bytearray | memoryview) -> None:
+        """Append bytes, all of them.
+
+        Raises
+        ------
+        OutOfResources
+            The disk is full or fails; nothing of the file counts any more.
+        """
+        rest = memoryview(fragment)
+        try:
+            while rest.nbytes:
+                rest = rest[os.write(self._file, rest) :]
+        except OSError as error:
+            raise out_of_resources(error) from error
+
+    def mapped(self) -> mmap.mmap:
+        """What was written so far, to read in it without loading it."""
+        return mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
+
+    def keep(self) -> tuple[str, Path]:
+        """Make the bytes durable and give the file its place.
+
+        Returns
+        -------
+        key : str
+            What the index stores.
+        folder : Path
+            Must be synced before the row is committed: only then is the name durable too.
+
+        Raises
+        ------
+        OutOfResources
+            The disk fails. A failed sync is never tried again: the kernel may have dropped the pages.
+        """
+        try:
+            os.fdatasync(self._file)
+            self._close()
+            place = self._archive.place(f"{self._path.stem}.dcm")
+            os.rename(self._path, place)
+        except OSError as error:
+            raise out_of_resources(error) from error
+        return str(place.relative_to(self._archive.root)), place.parent
+
+    def abandon(self) -> None:
+        """Forget the instance; a second call, or one after `keep`, does nothing."""
+        self._close()
+        self._path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._open:
+            self._open = False
+            os.close(self._file)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def out_of_resources(error: OSError) -> OutOfResources:
+    """The refusal that an operating system error means; names the error, never a path."""
+    return OutOfResources(f"archive: {errno.errorcode.get(error.errno or 0, 'EUNKNOWN')}: {error.strerror}")

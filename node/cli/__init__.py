@@ -1,0 +1,5 @@
+"""The command line, ``voxelnode``."""
+
+from node.cli.application import main
+
+__all__ = ["main"]

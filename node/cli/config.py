@@ -1,0 +1,59 @@
+"""``voxelnode config show|check|example``."""
+
+from __future__ import annotations
+
+import typer
+
+from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.output import print_json, print_table
+
+app = typer.Typer(help="The configuration: what holds, whether it is right, an example.", no_args_is_help=True)
+
+
+@app.command()
+def show(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+    """Print each value and its origin: default, file, environment or flag."""
+    configuration = load(config, storage__root=root)
+    values = list(configuration.values())
+    if json:
+        print_json(
+            {"file": configuration.file, "values": {k: {"value": v, "origin": origin} for k, v, origin in values}}
+        )
+        return
+    print_table(
+        f"file: {configuration.file or 'none'}",
+        ("section", "key", "value", "origin"),
+        [(key.rpartition(".")[0], key.rpartition(".")[2], _toml(value), origin) for key, value, origin in values],
+    )
+
+
+@app.command()
+def check(config: ConfigFile = None, json: Json = False) -> None:
+    """Tell everything that is wrong in the configuration, and exit 2 if anything is."""
+    from node.errors import UsageError
+
+    try:
+        configuration = load(config)
+    except UsageError as error:
+        if not json:
+            raise
+        print_json({"ok": False, "problems": str(error).splitlines()})
+        raise typer.Exit(2) from error
+    if json:
+        print_json({"ok": True, "file": configuration.file, "problems": []})
+    else:
+        print(f"{configuration.file or 'defaults and environment'}: right")
+
+
+@app.command()
+def example() -> None:
+    """Print a configuration with every key, what it does, and its default."""
+    from node.cli.example import example_toml
+
+    print(example_toml(), end="")
+
+
+def _toml(value: object) -> str:
+    from node.cli.example import as_toml
+
+    return "" if value is None else as_toml(value)

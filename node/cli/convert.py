@@ -1,0 +1,79 @@
+"""``voxelnode convert``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from node.cli.options import ConfigFile, Json, load
+from node.cli.output import print_json, print_table
+
+
+def convert(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="IN...", exists=True, help="Folders, files, zip files, DICOMDIRs.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Folder of the volumes; made if need be.")],
+    format: Annotated[
+        list[str] | None,
+        typer.Option("--format", "-f", metavar="FORMAT", help="nifti, mhd, ...; may be repeated. (convert.formats)"),
+    ] = None,
+    compress: Annotated[
+        bool | None, typer.Option("--compress/--no-compress", help="Compressed files. (convert.compress)")
+    ] = None,
+    thumbnails: Annotated[
+        bool | None, typer.Option("--thumbnails/--no-thumbnails", help="PNGs beside volumes. (convert.thumbnails)")
+    ] = None,
+    config: ConfigFile = None,
+    json: Json = False,
+) -> None:
+    """Convert files without a node, as a node would; OUT/conversion.json lists volumes and refusals."""
+    settings = load(
+        config, convert__formats=format or None, convert__compress=compress, convert__thumbnails=thumbnails
+    ).settings
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from node import logs
+    from node.convert import convert_folder, write_options
+
+    logs.configure("warning", settings.log.format)
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("converting", total=None)
+        listing = convert_folder(
+            paths, out, write_options(settings.convert), lambda series, _: progress.update(task, description=series)
+        )
+    if json:
+        print_json(listing)
+    else:
+        _print(listing, out)
+    if not listing["volumes"]:
+        raise typer.Exit(1)
+
+
+def _print(listing: dict[str, Any], out: Path) -> None:
+    print_table(
+        "",
+        ("file", "kind", "shape", "spacing mm", "type", "instances", "warnings"),
+        [
+            (
+                row["path"],
+                row["kind"],
+                " x ".join(map(str, row["shape"])),
+                " x ".join(f"{length:.3g}" for length in row["spacing_mm"]),
+                row["dtype"],
+                row["instances"],
+                ", ".join(row["warnings"]),
+            )
+            for row in listing["volumes"]
+        ],
+    )
+    for refusal in listing["refusals"]:
+        print(f"refused {refusal['series_instance_uid']}: {refusal['reason']}: {refusal['detail']}")
+    if listing["not_dicom"]:
+        print(f"{len(listing['not_dicom'])} files are no DICOM instances")
+    print(f"{len(listing['volumes'])} files, {len(listing['refusals'])} refusals: {out / 'conversion.json'}")

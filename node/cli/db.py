@@ -1,0 +1,57 @@
+"""``voxelnode db path|upgrade|check``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.output import print_json
+
+app = typer.Typer(help="The database of the index.", no_args_is_help=True)
+
+
+@app.command()
+def path(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+    """Print where the database file is."""
+    file = _database(config, root)
+    if json:
+        print_json({"path": file, "exists": file.exists()})
+    else:
+        print(file)
+
+
+@app.command()
+def upgrade(config: ConfigFile = None, root: Root = None) -> None:
+    """Make the database, or bring it to the newest schema."""
+    from node.index.engine import upgrade as upgrade_database
+
+    file = _database(config, root)
+    before, after = upgrade_database(file)
+    if before == after:
+        print(f"{file}: is at schema {after}")
+    else:
+        print(f"{file}: {f'from schema {before}' if before else 'made'}, now at schema {after}")
+
+
+@app.command()
+def check(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+    """Look for damage, broken references and a schema that is not ours; exit 1 if there is any."""
+    from node.index.engine import check as problems_of
+
+    file = _database(config, root)
+    problems = problems_of(file)
+    if json:
+        print_json({"path": file, "ok": not problems, "problems": problems})
+    else:
+        print("\n".join(problems) or f"{file}: all is well")
+    if problems:
+        raise typer.Exit(1)
+
+
+def _database(config: Path | None, root: Path | None) -> Path:
+    from node.index.engine import FILE_NAME
+
+    folder: Path = load(config, storage__root=root).settings.storage.root
+    return folder.absolute() / FILE_NAME

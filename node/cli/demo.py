@@ -1,0 +1,205 @@
+"""``voxelnode demo``: the whole way, on this machine, with the truth known beforehand."""
+
+from __future__ import annotations
+
+import importlib.resources
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from node.cli.options import Json
+from node.cli.output import console, print_fields, print_json, print_table, sized
+from node.cli.serve import stop_at_signal
+from node.errors import UsageError, VoxelnodeError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from node.app import Address
+    from node.cli.truth import Truth
+
+QUIET_SECONDS = 1.0
+LONGEST_WAIT_SECONDS = 60.0
+POLL_SECONDS = 0.1
+CALLING_AE_TITLE = "DEMO"
+
+REAL_SERIES = {
+    "real CT, heart (5 slices cut to 16 x 16)": "dicomdirtests/98892001/CT5N",
+    "real CT, one slice": "CT_small.dcm",
+}
+"""Series among the files that pydicom is installed with."""
+
+Row = Mapping[str, Any]
+
+
+class DemoFailed(VoxelnodeError):
+    """A volume did not come out as it must."""
+
+
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the node running until Ctrl-C.")] = False,
+    root: Annotated[
+        Path | None, typer.Option("--root", metavar="DIR", help="A new or empty folder. [default: a temporary one]")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Start a node, send it real series and a phantom of a head, and compare what comes out with the truth."""
+    folder = _fresh(root)
+
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from node import logs
+    from node.app import Node
+    from node.config import Dicom, Series, Settings, Storage
+
+    logs.configure("warning")
+    settings = Settings(
+        storage=Storage(root=folder, reserve_bytes=0),
+        dicom=Dicom(host="127.0.0.1", port=0),
+        series=Series(quiet_seconds=QUIET_SECONDS),
+    )
+    node = Node(settings)
+    address = node.start()
+    try:
+        columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+        with Progress(*columns, console=console(), transient=True, disable=json) as progress:
+            truths = _send(address, progress)
+            rows, counts = _converted(folder, truths, progress)
+            verdicts = {row["path"]: _verdict(row, truths) for row in rows}
+        _report(folder, rows, verdicts, truths, counts, json)
+        _require_right(rows, verdicts, truths, settings.convert.formats)
+        if keep:
+            _keep(node.serve_until, address)
+    finally:
+        node.stop(drain_seconds=5)
+
+
+def _fresh(root: Path | None) -> Path:
+    if root is None:
+        return Path(tempfile.mkdtemp(prefix="voxelnode-demo-"))
+    if root.is_dir() and any(root.iterdir()):
+        raise UsageError(f"{root} is not empty: the demo wants a folder of its own")
+    return root.absolute()
+
+
+def _send(address: Address, progress: Progress) -> dict[str, Truth]:
+    """Send everything over associations; returns what must come out, by Series Instance UID."""
+    from node.cli.phantom import head_phantom
+    from node.cli.truth import Truth, truth_of_files
+    from node.scp.send import send_files
+
+    task = progress.add_task("scanning a head")
+    phantom = head_phantom()
+    truths = {phantom.series_instance_uid: Truth("oblique head phantom", phantom.hounsfield, phantom.affine_lps)}
+    with tempfile.TemporaryDirectory(prefix="voxelnode-scanner-") as scanner:
+        files = [Path(scanner, f"{number:03d}.dcm") for number in range(len(phantom.instances))]
+        for file, instance in zip(files, phantom.instances, strict=True):
+            instance.save_as(file, enforce_file_format=True)
+        for title, name in REAL_SERIES.items():
+            shipped = _shipped_with_pydicom(name)
+            files += shipped
+            truths |= [truth_of_files(title, shipped)]
+        progress.update(task, description=f"sending {len(files)} instances to {address.ae_title}")
+        send_files(files, address.host, address.port, CALLING_AE_TITLE, address.ae_title)
+    progress.remove_task(task)
+    return truths
+
+
+def _shipped_with_pydicom(name: str) -> list[Path]:
+    place = Path(str(importlib.resources.files("pydicom"))) / "data" / "test_files" / name
+    return sorted(place.iterdir()) if place.is_dir() else [place]
+
+
+def _converted(folder: Path, truths: Mapping[str, Truth], progress: Progress) -> tuple[list[Row], dict[str, int]]:
+    """Wait until no series waits any more; returns the rows of ``v_volumes``, and how many rows each view has."""
+    from node.index.database import reading
+
+    progress.add_task(f"waiting {QUIET_SECONDS:g} s for the series to be quiet, then converting")
+    deadline = monotonic() + LONGEST_WAIT_SECONDS
+    pause = threading.Event()
+    with reading(folder) as index:
+        done = "SELECT count(*) AS n FROM v_series WHERE state NOT IN ('receiving', 'converting')"
+        while index.rows(done)[0]["n"] < len(truths):
+            if monotonic() > deadline:
+                raise DemoFailed(f"series are not converted after {LONGEST_WAIT_SECONDS:g} s; see {folder}")
+            pause.wait(POLL_SECONDS)
+        views = ("v_patients", "v_studies", "v_series", "v_images", "v_volumes", "v_failures")
+        counts = {view: index.count(view) for view in views}
+        return [dict(row) for row in index.rows("SELECT * FROM v_volumes ORDER BY path")], counts
+
+
+def _verdict(row: Row, truths: Mapping[str, Truth]) -> str:
+    """``right``, or how the file differs from the truth; empty for what is not a volume."""
+    from node.cli.truth import difference
+    from node.writers.readback import read_metaimage, read_nifti
+
+    read = {"nifti": read_nifti, "mhd": read_metaimage}.get(row["format"])
+    if row["kind"] != "volume" or read is None:
+        return ""
+    return difference(truths[row["series_instance_uid"]], *read(Path(row["path"]))) or "right"
+
+
+def _require_right(
+    rows: list[Row], verdicts: Mapping[str, str], truths: Mapping[str, Truth], formats: tuple[str, ...]
+) -> None:
+    right = {(row["series_instance_uid"], row["format"]) for row in rows if verdicts[row["path"]] == "right"}
+    wrong = [f"{path}: {verdict}" for path, verdict in verdicts.items() if verdict not in ("", "right")]
+    missing = [
+        f"{truth.title}: no {name} volume"
+        for uid, truth in truths.items()
+        for name in formats
+        if (uid, name) not in right
+    ]
+    if wrong or missing:
+        raise DemoFailed("\n".join([*wrong, *missing]))
+
+
+def _report(
+    folder: Path,
+    rows: list[Row],
+    verdicts: Mapping[str, str],
+    truths: Mapping[str, Truth],
+    counts: Mapping[str, int],
+    json: bool,
+) -> None:
+    if json:
+        files = [{**row, "verdict": verdicts[row["path"]]} for row in rows]
+        print_json({"root": folder, "rows": counts, "files": files})
+        return
+    print_table(
+        "what came out (v_volumes)",
+        ("series", "kind", "shape", "file", "size", "read back"),
+        [
+            (
+                truths[row["series_instance_uid"]].title,
+                row["kind"],
+                row["shape"],
+                Path(row["path"]).name,
+                sized(row["bytes"]),
+                verdicts[row["path"]],
+            )
+            for row in rows
+        ],
+    )
+    print_table("rows of the index", tuple(counts), [tuple(counts.values())])
+    picture = max((row for row in rows if row["kind"] == "thumbnail"), key=lambda row: row["bytes"], default=None)
+    places = {"everything": folder, "index": f"sqlite3 {folder / 'index.sqlite'} 'SELECT * FROM v_series'"}
+    if picture:
+        places |= {"the head": Path(picture["path"]).parent, "a picture of it": picture["path"]}
+    print_fields(places)
+
+
+def _keep(serve_until: Callable[[threading.Event], None], address: Address) -> None:
+    stop = threading.Event()
+    stop_at_signal(stop)
+    print(
+        f"\nThe node stays until Ctrl-C. Send it something, such as:\n"
+        f"  storescu -aec {address.ae_title} {address.host} {address.port} +sd +r FOLDER",
+        flush=True,
+    )
+    serve_until(stop)

@@ -1,0 +1,138 @@
+"""``voxelnode import``."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.output import print_fields, print_json
+
+if TYPE_CHECKING:
+    from node.importing import ImportReport
+    from node.media import LeftOut
+
+NAMED_FILES = 20
+"""How many files that were not taken are named; ``--json`` names all."""
+
+
+def import_(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", exists=True, help="Folders, files, zip files, DICOMDIRs.")
+    ],
+    config: ConfigFile = None,
+    root: Root = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be imported.")] = False,
+    json: Json = False,
+) -> None:
+    """Store and index what lies on a disk, as if it had been sent; may be run again, what is there is skipped."""
+    settings = load(config, storage__root=root).settings
+
+    from rich.console import Console
+
+    from node import logs
+
+    logs.configure("warning", settings.log.format)
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console,
+        disable=not console.is_terminal,
+    ) as progress:  # fmt: skip
+        task = progress.add_task("looking" if dry_run else "importing", total=_count(paths))
+
+        def on_file() -> None:
+            progress.advance(task)
+
+        if dry_run:
+            found, left_out = _survey(paths, on_file)
+            _print_survey(found, left_out, json)
+            return
+        from node.app import importer
+        from node.importing import import_instances
+
+        with importer(settings) as ingest:
+            report = import_instances(paths, ingest, on_file)
+    _print_report(report, json)
+    if report.refused or report.other_bytes:
+        raise typer.Exit(1)
+
+
+def _count(paths: Iterable[Path]) -> int:
+    """How many files there are to look at, for the progress bar: nothing is read but names."""
+    count = 0
+    for path in paths:
+        if path.is_dir():
+            count += sum(len(files) for _, _, files in os.walk(path))
+        elif zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                count += len(archive.infolist())
+        else:
+            count += 1
+    return count
+
+
+def _survey(paths: Iterable[Path], on_file: Callable[[], None]) -> tuple[int, list[LeftOut]]:
+    from node.media import LeftOut, find_instances
+
+    instances = 0
+    left_out = []
+    for file in find_instances(paths):
+        if isinstance(file, LeftOut):
+            left_out.append(file)
+        else:
+            instances += 1
+        on_file()
+    return instances, left_out
+
+
+def _print_survey(instances: int, left_out: list[LeftOut], json: bool) -> None:
+    if json:
+        print_json({"dry_run": True, "instances": instances, "not_dicom": _named(left_out)})
+        return
+    print_fields({"instances": instances, "not DICOM": len(left_out)})
+    _print_names("not DICOM", left_out)
+
+
+def _print_report(report: ImportReport, json: bool) -> None:
+    if json:
+        print_json(
+            {
+                "dry_run": False,
+                "stored": report.stored,
+                "already_there": report.already_there,
+                "other_bytes": report.other_bytes,
+                "refused": _named(report.refused),
+                "not_dicom": _named(report.left_out),
+            }
+        )
+        return
+    print_fields(
+        {
+            "stored": report.stored,
+            "already there": report.already_there,
+            "same UID, other bytes": len(report.other_bytes),
+            "refused": len(report.refused),
+            "not DICOM": len(report.left_out),
+        }
+    )
+    _print_names("refused", report.refused)
+    _print_names("not DICOM", report.left_out)
+    if report.stored:
+        print("`voxelnode serve` converts each series once it is quiet.")
+
+
+def _named(files: list[LeftOut]) -> list[dict[str, str]]:
+    return [{"file": file.name, "reason": file.reason} for file in files]
+
+
+def _print_names(title: str, files: list[LeftOut]) -> None:
+    for file in files[:NAMED_FILES]:
+        print(f"{title}: {file.name}: {file.reason}")
+    if len(files) > NAMED_FILES:
+        print(f"{title}: and {len(files) - NAMED_FILES} more (--json names all)")

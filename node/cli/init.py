@@ -1,0 +1,26 @@
+"""``voxelnode init``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where; made if need be.")] = Path(),
+) -> None:
+    """Write a commented configuration, voxelnode.toml."""
+    from node.cli.example import example_toml
+    from node.configuration import DEFAULT_FILE
+    from node.errors import UsageError
+
+    file = folder / DEFAULT_FILE
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(example_toml())
+    except FileExistsError:
+        raise UsageError(f"{file} exists already and stays as it is; remove it, or name another folder") from None
+    print(f"wrote {file}; next: voxelnode serve --config {file}")

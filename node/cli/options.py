@@ -1,0 +1,30 @@
+"""Options that several commands share, and the settings that they lead to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="Configuration, TOML. [default: $VOXELNODE_CONFIG, else ./voxelnode.toml if it is there]",
+    ),
+]
+Root = Annotated[
+    Path | None,
+    typer.Option("--root", metavar="DIR", help="Folder of the archive, the index and the volumes (storage.root)."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def load(config: Path | None, **flags: Any) -> Any:
+    """The `node.configuration.Configuration` of a command; flags are given as ``section__key=value``."""
+    from node import configuration
+
+    return configuration.load(config, {name.replace("__", "."): value for name, value in flags.items()})

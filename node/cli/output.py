@@ -1,0 +1,63 @@
+"""What commands print: JSON for programs, tables for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def print_json(value: Any) -> None:
+    """Print `value` as indented JSON; times in ISO 8601, paths as text."""
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=False, default=_plain)
+    print()
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print `rows` under `columns`; numbers stand to the right, and nothing in a cell is taken as markup."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    cells = [list(row) for row in rows]
+    for index, name in enumerate(columns):
+        numbers = bool(cells) and all(isinstance(row[index], int | float | None) for row in cells)
+        table.add_column(name, justify="right" if numbers else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*(Text(_cell(cell)) for cell in row))
+    console().print(table)
+
+
+def console() -> Console:
+    """A console on standard output as it is now; without a terminal lines are not broken."""
+    return Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160)
+
+
+def print_fields(fields: Mapping[str, Any]) -> None:
+    """Print names and values below each other."""
+    width = max(map(len, fields))
+    for name, value in fields.items():
+        print(f"{name.ljust(width)}  {_cell(value)}")
+
+
+def sized(count: float) -> str:
+    """Bytes for people: ``1.5 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return str(_plain(value)) if isinstance(value, datetime | Path) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat(timespec="seconds") if isinstance(value, datetime) else str(value)

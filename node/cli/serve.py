@@ -1,0 +1,52 @@
+"""``voxelnode serve``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from node.cli.options import ConfigFile, Root, load
+
+
+def serve(
+    config: ConfigFile = None,
+    root: Root = None,
+    port: Annotated[int | None, typer.Option(metavar="N", help="TCP port, 0 takes a free one (dicom.port).")] = None,
+    aet: Annotated[str | None, typer.Option(metavar="AET", help="Our AE title (dicom.ae_title).")] = None,
+    host: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Address to listen on (dicom.host).")] = None,
+) -> None:
+    """Receive, index and convert until SIGTERM or Ctrl-C, then drain; a second signal aborts."""
+    settings = load(config, storage__root=root, dicom__port=port, dicom__ae_title=aet, dicom__host=host).settings
+
+    from node import logs
+    from node.app import Node
+
+    logs.configure(settings.log.level, settings.log.format)
+    stop = threading.Event()
+    stop_at_signal(stop)
+    node = Node(settings)
+    address = node.start()
+    print(
+        f"voxelnode ready: AE {address.ae_title} on {address.host}:{address.port}, "
+        f"root {settings.storage.root.absolute()}",
+        flush=True,
+    )
+    node.serve_until(stop)
+    node.stop(settings.dicom.drain_seconds)
+
+
+def stop_at_signal(stop: threading.Event) -> None:
+    """Set `stop` at the first SIGTERM or SIGINT; the second ends the process at once, without a drain."""
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)

@@ -1,0 +1,77 @@
+"""``voxelnode status``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.output import print_fields, print_json, print_table, sized
+
+SHOWN_FAILURES = 10
+
+
+def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+    """Tell what was received, what waits, what was converted and what was refused."""
+    settings = load(config, storage__root=root).settings
+
+    from node.index.database import reading
+
+    folder = settings.storage.root.absolute()
+    with reading(folder) as index:
+        series = {
+            row["state"]: row["n"]
+            for row in index.rows("SELECT state, count(*) AS n FROM v_series GROUP BY state ORDER BY state")
+        }
+        stored = index.rows("SELECT count(*) AS n, coalesce(sum(bytes), 0) AS bytes FROM v_images")[0]
+        waiting = index.rows(
+            "SELECT min(due_at) AS due_at, max(last_received_at) AS last FROM v_series WHERE state = 'receiving'"
+        )[0]
+        failures = [
+            dict(row)
+            for row in index.rows(
+                "SELECT series_instance_uid, revision, stack, reason, detail, failed_at FROM v_failures "
+                "ORDER BY failed_at DESC LIMIT :limit",
+                limit=SHOWN_FAILURES,
+            )
+        ]
+        volumes = index.rows("SELECT count(*) AS n FROM v_volumes WHERE NOT superseded AND kind = 'volume'")[0]["n"]
+        facts: dict[str, Any] = {
+            "root": folder,
+            "patients": index.count("v_patients"),
+            "studies": index.count("v_studies"),
+            "series": series,
+            "instances": stored["n"],
+            "bytes": stored["bytes"],
+            "volume_files": volumes,
+            "failures": index.count("v_failures"),
+            "oldest_due_at": waiting["due_at"],
+            "free_bytes": os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize,
+        }
+    if json:
+        print_json({**facts, "last_failures": failures})
+    else:
+        _print(facts, failures)
+
+
+def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
+    series = ", ".join(f"{count} {state}" for state, count in facts["series"].items()) or "none"
+    print_fields(
+        {
+            "root": facts["root"],
+            "patients": facts["patients"],
+            "studies": facts["studies"],
+            "series": series,
+            "instances": f"{facts['instances']} ({sized(facts['bytes'])})",
+            "volume files": facts["volume_files"],
+            "oldest due": facts["oldest_due_at"] or "nothing waits",
+            "free": sized(facts["free_bytes"]),
+        }
+    )
+    if failures:
+        print_table(
+            f"last of {facts['failures']} failures",
+            ("series", "stack", "reason", "detail"),
+            [(row["series_instance_uid"], row["stack"], row["reason"], row["detail"]) for row in failures],
+        )

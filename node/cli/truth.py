@@ -1,0 +1,107 @@
+"""What must come out of a series, worked out without the converter, and whether it did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydicom import dcmread
+
+if TYPE_CHECKING:
+    from node.volume.model import Array, Float
+
+TOLERANCE_MM = 1e-3
+"""NIfTI holds its affine in 32 bits."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Truth:
+    """What must come out of one series.
+
+    Attributes
+    ----------
+    title : str
+        For people.
+    voxels : (slices, rows, columns), Hounsfield units
+    affine_lps : (4, 4) float64, mm
+        From (column, row, slice) to LPS+; the slice axis of a single slice does not count.
+    """
+
+    title: str
+    voxels: Array
+    affine_lps: Float
+
+
+def truth_of_files(title: str, paths: Sequence[Path]) -> tuple[str, Truth]:
+    """Return the Series Instance UID and the truth of an evenly spaced CT series, straight from its files.
+
+    Notes
+    -----
+    PS3.3 C.7.6.2.1.1, equation C.7.6.2.1-1.
+    """
+    instances = [dcmread(path) for path in paths]
+    orientation = np.array(instances[0].ImageOrientationPatient, dtype=float)
+    along_row, down_column = orientation[:3], orientation[3:]
+    normal = np.cross(along_row, down_column)
+    instances.sort(key=lambda ds: float(normal @ np.array(ds.ImagePositionPatient, dtype=float)))
+    first, last = (np.array(instances[index].ImagePositionPatient, dtype=float) for index in (0, -1))
+    between_rows, between_columns = map(float, instances[0].PixelSpacing)
+    affine = np.eye(4)
+    affine[:3, 0] = along_row * between_columns
+    affine[:3, 1] = down_column * between_rows
+    affine[:3, 2] = (last - first) / (len(instances) - 1) if len(instances) > 1 else normal
+    affine[:3, 3] = first
+    voxels = np.stack([ds.pixel_array * float(ds.RescaleSlope) + float(ds.RescaleIntercept) for ds in instances])
+    return str(instances[0].SeriesInstanceUID), Truth(title, voxels, affine)
+
+
+def difference(truth: Truth, voxels: Array, affine_lps: Float) -> str | None:
+    """Return how a volume differs from the truth; None when every voxel has its value and its place.
+
+    Axes may come in another order or direction, as long as the affine says so.
+
+    Parameters
+    ----------
+    voxels : (slices, rows, columns)
+        Real values.
+    affine_lps : (4, 4) float64, mm
+        From (column, row, slice) to LPS+.
+    """
+    expected = truth.voxels.transpose(2, 1, 0)
+    found = voxels.transpose(2, 1, 0)
+    right = truth.affine_lps.copy()
+    if expected.shape[2] == 1:
+        right[:3, 2] = affine_lps[:3, 2]
+    # From indices of the volume to indices of the truth: a turn by quarters, if the axes are right at all.
+    between = np.linalg.inv(right) @ affine_lps
+    turn = np.rint(between[:3, :3]).astype(int)
+    if not np.array_equal(np.abs(turn).sum(axis=0), [1, 1, 1]) or not np.array_equal(
+        np.abs(turn).sum(axis=1), [1, 1, 1]
+    ):
+        return "its axes point elsewhere, or its spacing is another"
+    axes = np.abs(turn).argmax(axis=0)
+    turned = expected.transpose(axes)
+    turned = turned[tuple(slice(None, None, turn[axis, index]) for index, axis in enumerate(axes))]
+    if found.shape != turned.shape:
+        return f"it has {found.shape} voxels, not {turned.shape}"
+    off = _farthest_corner_mm(right, affine_lps, turn, expected.shape, found.shape)
+    if off > TOLERANCE_MM:
+        return f"a corner is {off:.4f} mm off"
+    wrong = int(np.count_nonzero(found != turned))
+    return f"{wrong} voxels have other values" if wrong else None
+
+
+def _farthest_corner_mm(
+    right: Float, affine: Float, turn: Array, expected_shape: tuple[int, ...], found_shape: tuple[int, ...]
+) -> float:
+    """Largest distance between the centres of corner voxels of the volume and of the truth."""
+    corners = np.array([np.unravel_index(corner, (2, 2, 2)) for corner in range(8)])
+    indices = corners * (np.array(found_shape) - 1)
+    # Where an axis is reversed, its index 0 is the truth's last.
+    start = np.where(turn.sum(axis=1) < 0, np.array(expected_shape) - 1, 0)
+    of_truth = indices @ turn.T + start
+    places = indices @ affine[:3, :3].T + affine[:3, 3]
+    return float(np.linalg.norm(of_truth @ right[:3, :3].T + right[:3, 3] - places, axis=1).max())

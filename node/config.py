@@ -1,0 +1,132 @@
+"""Every default, unit and check of the configuration, in one typed model.
+
+Read once; each part of the node receives its own section, never the file or the environment. The order of
+precedence is flags, then ``VOXELNODE_SECTION__KEY``, then the TOML file, then the defaults here.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+AETitle = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")
+]
+"""An AE title, PS3.5 6.2: 1 to 16 characters, no backslash, no control characters; spaces around it do not count."""
+
+Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
+VolumeFormat = Literal["nifti", "nifti-pair", "analyze", "mhd", "npz"]
+
+
+class Section(BaseModel):
+    """A table of the configuration: unknown keys are errors, nothing changes after the start."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Storage(Section):
+    """[storage]: where everything lies."""
+
+    root: Path = Field(Path("voxelnode-data"), description="folder of the archive, the index and the volumes")
+    reserve_bytes: int = Field(
+        2_000_000_000, ge=0, description="free bytes that must remain on the disk; below it stores are answered 0xA700"
+    )
+
+
+class Dicom(Section):
+    """[dicom]: the listener."""
+
+    ae_title: AETitle = Field("VOXELNODE", description="our AE title")
+    host: str | None = Field(
+        None, description="address to listen on; unset: 127.0.0.1, or every address once [peers] are configured"
+    )
+    port: int = Field(11112, ge=0, le=65535, description="TCP port; 0 takes a free one")
+    require_called_ae_title: bool = Field(False, description="reject associations that call us by another AE title")
+    maximum_pdu_bytes: int = Field(131072, ge=4096, le=1048576, description="largest PDU that we announce and accept")
+    maximum_associations: int = Field(64, ge=1, le=500, description="connections at once, from all addresses")
+    maximum_associations_per_address: int = Field(16, ge=1, le=500, description="connections at once from one address")
+    maximum_instance_bytes: int = Field(
+        16_000_000_000, ge=1024, description="largest data set; a larger one is answered 0xA700"
+    )
+    request_seconds: Seconds = Field(10, description="from connecting until the A-ASSOCIATE-RQ is whole")
+    pdu_seconds: Seconds = Field(30, description="from the first byte of a PDU until it is whole")
+    idle_seconds: Seconds = Field(300, description="without a PDU, after which an association is aborted")
+    drain_seconds: Seconds = Field(20, description="time that open associations get when the node stops")
+    maximum_pending_connections: int = Field(
+        128, ge=1, le=1000, description="connections that have not asked for an association; the oldest gives way"
+    )
+    maximum_request_bytes: int = Field(131072, ge=4096, le=1048576, description="largest A-ASSOCIATE-RQ")
+    fast_path: bool = Field(
+        True, description="serve C-STORE while it arrives; false: by pynetdicom, each instance held in memory"
+    )
+    tls_certificate: Path | None = Field(None, description="PEM file of our certificate chain; set: TLS only")
+    tls_key: Path | None = Field(None, description="PEM file of its private key; unset: in the same file")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file of the authorities whose client certificates we require; unset: none required"
+    )
+
+
+class Peer(Section):
+    """[peers.NAME]: an application entity that may talk to us. With any peer configured, all others are refused."""
+
+    ae_title: AETitle = Field(description="its AE title, as it calls itself")
+    networks: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (), description='addresses it may come from, such as ["10.1.2.0/24"]; empty: any'
+    )
+
+
+class Series(Section):
+    """[series]: when a series is quiet."""
+
+    quiet_seconds: Seconds = Field(60, description="without a new instance, after which a series is converted")
+    quiet_seconds_by_calling_ae_title: dict[str, Seconds] = Field(
+        {}, description="the same for single senders, such as { SLOWPACS = 300 }"
+    )
+
+
+class Convert(Section):
+    """[convert]: what becomes of a quiet series."""
+
+    formats: tuple[VolumeFormat, ...] = Field(("nifti", "mhd"), min_length=1, description="files written of a volume")
+    compress: bool = Field(True, description=".nii.gz and .zraw rather than .nii and .raw")
+    thumbnails: bool = Field(True, description="a PNG of the middle slice beside each volume")
+    thumbnail_pixels: int = Field(256, ge=16, le=4096, description="longest side of a thumbnail")
+    previews: bool = Field(False, description="a PNG of three orthogonal planes beside each volume")
+    projections: bool = Field(False, description="PNGs of the MIP and the MinIP along three axes; of a head, a face")
+    montages: bool = Field(False, description="a PNG of many slices beside each volume")
+    montage_step: int = Field(5, ge=1, description="a montage shows every so manieth slice")
+    body_masks: bool = Field(False, description="a label volume of the body beside each CT")
+    workers: int = Field(1, ge=1, le=64, description="series converted at once, each in its own process")
+    memory_bytes: int = Field(8_000_000_000, ge=500_000_000, description="address space of one conversion")
+    cpu_seconds: int = Field(900, ge=1, description="processor time of one conversion")
+    deadline_seconds: Seconds = Field(1800, description="wall time of one conversion")
+    attempts: int = Field(3, ge=1, le=100, description="tries of a crashed conversion before the series is set aside")
+    retry_seconds: Seconds = Field(30, description="wait before the second try; doubles with each further one")
+
+
+class Log(Section):
+    """[log]: the diagnostic log, on standard error; it never holds patient data."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level that is shown")
+    format: Literal["auto", "console", "json"] = Field(
+        "auto", description="auto: console on a terminal, else JSON lines"
+    )
+
+
+class Settings(Section):
+    """The whole configuration."""
+
+    storage: Storage = Storage()
+    dicom: Dicom = Dicom()
+    peers: dict[str, Peer] = {}
+    series: Series = Series()
+    convert: Convert = Convert()
+    log: Log = Log()
+
+    @property
+    def bind_host(self) -> str:
+        """The address to listen on: loopback only, unless it is asked for or peers are configured."""
+        return self.dicom.host or ("0.0.0.0" if self.peers else "127.0.0.1")

@@ -1,0 +1,237 @@
+"""What the index keeps of an instance: the only reader of these attributes.
+
+Values are decoded leniently, because the bytes themselves are kept: text of a broken character set gets replacement
+characters, a date that is none becomes None.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydicom.charset import convert_encodings, decode_bytes
+
+from node.dicom.header import EXPLICIT_BIG_ENDIAN, read_header
+from node.errors import NotUnderstood
+
+SPECIFIC_CHARACTER_SET = 0x00080005
+SOP_CLASS_UID, SOP_INSTANCE_UID = 0x00080016, 0x00080018
+STUDY_INSTANCE_UID, SERIES_INSTANCE_UID = 0x0020000D, 0x0020000E
+PATIENT_ID, ISSUER_OF_PATIENT_ID = 0x00100020, 0x00100021
+
+UID_LENGTH = 64
+"""Longest UID, PS3.5 9.1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """One indexed element: where it is kept, and how its value is read. `width` in characters as PS3.5 6.2 allows."""
+
+    tag: int
+    column: str
+    vr: str
+    width: int | None = None
+
+
+PATIENT = (
+    Attribute(0x00100010, "patient_name", "PN", 324),
+    Attribute(PATIENT_ID, "patient_id", "LO", 64),
+    Attribute(ISSUER_OF_PATIENT_ID, "issuer_of_patient_id", "LO", 64),
+    Attribute(0x00100030, "patient_birth_date", "DA"),
+    Attribute(0x00100032, "patient_birth_time", "TM"),
+    Attribute(0x00100040, "patient_sex", "CS", 16),
+)
+STUDY = (
+    Attribute(STUDY_INSTANCE_UID, "study_instance_uid", "UI", UID_LENGTH),
+    Attribute(0x00080020, "study_date", "DA"),
+    Attribute(0x00080030, "study_time", "TM"),
+    Attribute(0x00080050, "accession_number", "SH", 16),
+    Attribute(0x00200010, "study_id", "SH", 16),
+    Attribute(0x00081030, "study_description", "LO", 64),
+    Attribute(0x00080090, "referring_physician_name", "PN", 324),
+    Attribute(0x00101010, "patient_age", "AS", 4),
+)
+SERIES = (
+    Attribute(SERIES_INSTANCE_UID, "series_instance_uid", "UI", UID_LENGTH),
+    Attribute(0x00080060, "modality", "CS", 16),
+    Attribute(0x00200011, "series_number", "IS"),
+    Attribute(0x0008103E, "series_description", "LO", 64),
+    Attribute(0x00080021, "series_date", "DA"),
+    Attribute(0x00080031, "series_time", "TM"),
+    Attribute(0x00180015, "body_part_examined", "CS", 16),
+    Attribute(0x00200060, "laterality", "CS", 16),
+    Attribute(0x00181030, "protocol_name", "LO", 64),
+    Attribute(0x00080070, "manufacturer", "LO", 64),
+    Attribute(0x00081090, "manufacturer_model_name", "LO", 64),
+    Attribute(0x00081010, "station_name", "SH", 16),
+    Attribute(0x00200052, "frame_of_reference_uid", "UI", UID_LENGTH),
+    Attribute(0x00400244, "performed_procedure_step_start_date", "DA"),
+    Attribute(0x00400245, "performed_procedure_step_start_time", "TM"),
+)
+IMAGE = (
+    Attribute(SOP_INSTANCE_UID, "sop_instance_uid", "UI", UID_LENGTH),
+    Attribute(SOP_CLASS_UID, "sop_class_uid", "UI", UID_LENGTH),
+    Attribute(0x00200013, "instance_number", "IS"),
+    Attribute(0x00280008, "number_of_frames", "IS"),
+    Attribute(0x00280010, "rows", "US"),
+    Attribute(0x00280011, "columns", "US"),
+    Attribute(0x00200012, "acquisition_number", "IS"),
+    Attribute(0x00080023, "content_date", "DA"),
+    Attribute(0x00080033, "content_time", "TM"),
+    Attribute(0x00201002, "images_in_acquisition", "IS"),
+)
+LEVELS = (PATIENT, STUDY, SERIES, IMAGE)
+INDEXED_TAGS = frozenset([SPECIFIC_CHARACTER_SET, *(attribute.tag for level in LEVELS for attribute in level)])
+
+Value = str | int | dt.date | dt.time | None
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceAttributes:
+    """The indexed attributes of one instance, a mapping of column to value for each level."""
+
+    patient: Mapping[str, Value]
+    study: Mapping[str, Value]
+    series: Mapping[str, Value]
+    image: Mapping[str, Value]
+
+    @property
+    def sop_class_uid(self) -> str:
+        return str(self.image["sop_class_uid"] or "")
+
+    @property
+    def sop_instance_uid(self) -> str:
+        return str(self.image["sop_instance_uid"] or "")
+
+
+def instance_attributes(data: bytes | bytearray | memoryview, transfer_syntax_uid: str) -> InstanceAttributes:
+    """Return what the index keeps of a data set.
+
+    Parameters
+    ----------
+    data : bytes-like
+        The data set, or its beginning up to the pixels.
+    transfer_syntax_uid : str
+        How it is encoded.
+
+    Raises
+    ------
+    HeaderCut
+        `data` ends before the last indexed element.
+    NotUnderstood
+        The encoding is broken, or one of the four identifying UIDs is missing (PS3.4 C.6: the unique keys).
+    """
+    found = read_header(data, transfer_syntax_uid, INDEXED_TAGS)
+    encodings = _encodings(found.get(SPECIFIC_CHARACTER_SET, b""))
+    order = "big" if transfer_syntax_uid == EXPLICIT_BIG_ENDIAN else "little"
+    levels = [
+        {one.column: _value(found[one.tag], one, encodings, order) if one.tag in found else None for one in level}
+        for level in LEVELS
+    ]
+    attributes = InstanceAttributes(*levels)
+    for level, column, name in (
+        (attributes.image, "sop_instance_uid", "SOP Instance UID (0008,0018)"),
+        (attributes.image, "sop_class_uid", "SOP Class UID (0008,0016)"),
+        (attributes.study, "study_instance_uid", "Study Instance UID (0020,000D)"),
+        (attributes.series, "series_instance_uid", "Series Instance UID (0020,000E)"),
+    ):
+        if not is_identifier(level[column]):
+            raise NotUnderstood(f"{name} is missing or no UID of up to {UID_LENGTH} characters (PS3.5 9.1)")
+    return attributes
+
+
+_IDENTIFIER = re.compile(r"[!-\[\]-~]{1,64}")
+
+
+def is_identifier(uid: object) -> bool:
+    """Whether `uid` can identify an object: 1 to 64 visible ASCII characters without backslash.
+
+    Wider than PS3.5 9.1, since real senders use letters and leading zeros; nothing that a UID says becomes a path.
+    """
+    return isinstance(uid, str) and _IDENTIFIER.fullmatch(uid) is not None
+
+
+def _encodings(raw: bytes) -> list[str]:
+    terms = [term.strip(" \0") for term in raw.decode("ascii", "replace").split("\\")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an unknown term falls back to the default repertoire, as is meant here
+        try:
+            return convert_encodings(terms)
+        except (LookupError, ValueError):
+            return ["iso8859"]
+
+
+def _value(raw: bytes, attribute: Attribute, encodings: list[str], order: str) -> Value:
+    match attribute.vr:
+        case "US":
+            return int.from_bytes(raw[:2], "big" if order == "big" else "little") if len(raw) >= 2 else None
+        case "PN" | "LO" | "SH":
+            return _clean(_decoded(raw, encodings, attribute.vr), attribute.width)
+    text = raw.decode("ascii", "replace").strip(" \0")
+    match attribute.vr:
+        case "IS":
+            return _integer(text)
+        case "DA":
+            return date_of(text)
+        case "TM":
+            return time_of(text)
+    return _clean(text, attribute.width)
+
+
+def _decoded(raw: bytes, encodings: list[str], vr: str) -> str:
+    if raw.isascii() and b"\x1b" not in raw:
+        return raw.decode("ascii")
+    delimiters = {0x5C, 0x5E, 0x3D} if vr == "PN" else {0x5C}  # PS3.5 6.1.2.5.3: where code extensions reset
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return str(decode_bytes(raw, encodings, delimiters))
+        except (LookupError, ValueError):
+            return raw.decode("latin-1")
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def _clean(text: str, width: int | None) -> str | None:
+    """First value, without padding and without what a database or a terminal could choke on."""
+    return _CONTROL.sub("", text.strip(" \0"))[:width] or None
+
+
+def _integer(text: str) -> int | None:
+    first = text.split("\\", 1)[0].strip()
+    if not re.fullmatch(r"[+-]?\d{1,12}(\.0*)?", first):
+        return None
+    number = int(first.split(".", 1)[0])
+    return number if -(2**31) <= number < 2**31 else None  # IS, PS3.5 6.2
+
+
+def date_of(text: str) -> dt.date | None:
+    """The date that a DA value (also the old form ``yyyy.mm.dd``) says, PS3.5 6.2; None when it is none."""
+    digits = text.split("\\", 1)[0].replace(".", "").strip()
+    if not re.fullmatch(r"\d{8}", digits):
+        return None
+    try:
+        return dt.date(int(digits[:4]), int(digits[4:6]), int(digits[6:]))
+    except ValueError:
+        return None
+
+
+_TIME = re.compile(r"(\d\d)(?::?(\d\d)(?::?(\d\d)(?:\.(\d{1,6}))?)?)?")
+
+
+def time_of(text: str) -> dt.time | None:
+    """The time of day that a TM value (also the old form ``hh:mm:ss``) says, PS3.5 6.2; None when it is none."""
+    match = _TIME.fullmatch(text.split("\\", 1)[0].strip())
+    if match is None:
+        return None
+    hour, minute, second, fraction = match.groups()
+    try:
+        return dt.time(
+            int(hour), int(minute or 0), min(int(second or 0), 59), int((fraction or "0").ljust(6, "0"))
+        )  # 60 is a leap second, which Python's time cannot say
+    except ValueError:
+        return None

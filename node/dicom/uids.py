@@ -1,0 +1,82 @@
+"""Which SOP classes and transfer syntaxes the node takes: everything that it can keep as sent and still read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pydicom.uid import UID_dictionary
+
+VERIFICATION = "1.2.840.10008.1.1"
+"""Verification SOP Class, PS3.4 A.4: the abstract syntax of C-ECHO."""
+
+APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
+"""DICOM Application Context Name, PS3.7 A.2.1: the only one there is."""
+
+_STANDARD_ROOT = "1.2.840.10008."
+
+_STORED_BY_OTHER_MEANS = frozenset(
+    {
+        "1.2.840.10008.1.20.1",  # Storage Commitment Push Model: N-ACTION
+        "1.2.840.10008.1.20.2",  # Storage Commitment Pull Model: N-ACTION
+        "1.2.840.10008.1.3.10",  # Media Storage Directory: DICOMDIR, PS3.10 8.6
+    }
+)
+
+# Deflated data sets can grow a thousandfold when they are read; the others carry no data set that DIMSE could send.
+_REFUSED_TRANSFER_SYNTAXES = frozenset(
+    {
+        "1.2.840.10008.1.2.1.99",  # Deflated Explicit VR Little Endian
+        "1.2.840.10008.1.2.4.95",  # JPIP Referenced Deflate
+        "1.2.840.10008.1.2.4.205",  # JPIP HTJ2K Referenced Deflate
+        "1.2.840.10008.1.2.8.1",  # Deflated Image Frame Compression
+        "1.2.840.10008.1.2.6.1",  # RFC 2557 MIME encapsulation
+        "1.2.840.10008.1.2.6.2",  # XML Encoding
+        "1.2.840.10008.1.2.7.1",  # SMPTE ST 2110-20, progressive
+        "1.2.840.10008.1.2.7.2",  # SMPTE ST 2110-20, interlaced
+        "1.2.840.10008.1.2.7.3",  # SMPTE ST 2110-30
+    }
+)
+
+
+def is_storage_class(sop_class_uid: str) -> bool:
+    """Tell whether instances of this SOP class are taken by C-STORE.
+
+    True for every storage class of the standard, retired ones too, and for every UID that the dictionary does
+    not know: a private class, or one younger than the dictionary.  False for what the standard gives another
+    service (Query/Retrieve, worklists, print, ...).
+
+    Notes
+    -----
+    PS3.6 Annex A names every storage class "... Storage".
+    """
+    if sop_class_uid in _STORED_BY_OTHER_MEANS:
+        return False
+    entry = UID_dictionary.get(sop_class_uid)
+    return entry is None or (entry[1] == "SOP Class" and "Storage" in entry[0])
+
+
+def is_accepted_transfer_syntax(transfer_syntax_uid: str) -> bool:
+    """Tell whether data sets of this transfer syntax are taken.
+
+    True for all of the standard but the deflated ones and those that DIMSE does not carry.  A standard one younger
+    than the dictionary is taken too: all encapsulated syntaxes share one data set encoding (PS3.5 A.4).  An unknown
+    private one is not: it may encode every element in its own way (PS3.5 10), so that nothing could be indexed, and
+    a refusal at negotiation lets the sender offer another.
+    """
+    if transfer_syntax_uid in _REFUSED_TRANSFER_SYNTAXES:
+        return False
+    entry = UID_dictionary.get(transfer_syntax_uid)
+    if entry is None:
+        return transfer_syntax_uid.startswith(f"{_STANDARD_ROOT}1.2.")
+    return entry[1] == "Transfer Syntax"
+
+
+def choose_transfer_syntax(sop_class_uid: str, offered: Iterable[str]) -> str | None:
+    """Return the first acceptable transfer syntax of a presentation context, or None.
+
+    The order is the sender's: the bytes are kept as they come, so its preference costs nothing, and it is usually
+    the encoding in which the instance already lies there.  C-ECHO carries no data set: any syntax will do.
+    """
+    if sop_class_uid == VERIFICATION:
+        return next(iter(offered), None)
+    return next((uid for uid in offered if is_accepted_transfer_syntax(uid)), None)

@@ -1,0 +1,107 @@
+"""Read values out of a data set that anyone may have sent: what cannot be read is absent, never an exception.
+
+pydicom converts an element when it is first touched, and raises whatever a broken value makes it raise.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException
+from pydicom.tag import BaseTag
+
+CONVERSION_ERRORS = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    OverflowError,
+    NotImplementedError,
+    OSError,  # a sequence that ends too early
+    EOFError,
+    RecursionError,
+    struct.error,
+    BytesLengthException,
+)
+"""What pydicom raises when it converts a value that cannot be what its header says."""
+
+
+def value(ds: Dataset, keyword: str) -> Any:
+    """Return the value of an element as pydicom converts it; None where it is absent, empty or unreadable."""
+    tag = _tag(keyword)
+    if tag not in ds:  # asking pydicom by keyword for what is absent costs ten times as much
+        return None
+    try:
+        found = ds[tag].value
+    except CONVERSION_ERRORS:
+        return None
+    return None if found is None or (hasattr(found, "__len__") and len(found) == 0) else found
+
+
+@lru_cache(maxsize=1024)
+def _tag(keyword: str) -> BaseTag:
+    """The tag of a keyword of the standard."""
+    tag = tag_for_keyword(keyword)
+    if tag is None:
+        raise KeyError(f"{keyword} is no keyword of PS3.6")
+    return BaseTag(tag)
+
+
+def numbers(ds: Dataset, keyword: str, count: int | None = None) -> tuple[float, ...] | None:
+    """Return finite numbers, of which there must be `count` if it is given; else None."""
+    return as_numbers(value(ds, keyword), count)
+
+
+def as_numbers(found: Any, count: int | None = None) -> tuple[float, ...] | None:
+    """Return a value as finite numbers, of which there must be `count` if it is given; else None."""
+    if found is None or isinstance(found, bytes):
+        return None
+    several = found if isinstance(found, Sequence) and not isinstance(found, str) else [found]
+    try:
+        result = tuple(float(each) for each in several)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    if not all(map(math.isfinite, result)) or (count is not None and len(result) != count):
+        return None
+    return result
+
+
+def number(ds: Dataset, keyword: str) -> float | None:
+    """Return the first number of an element; None where there is no finite one."""
+    found = numbers(ds, keyword)
+    return found[0] if found else None
+
+
+def whole(ds: Dataset, keyword: str) -> int | None:
+    """Return the first number of an element if it is a whole one; else None."""
+    found = number(ds, keyword)
+    return int(found) if found is not None and found == int(found) else None
+
+
+def text(ds: Dataset, keyword: str) -> str:
+    """Return the (first) text of an element without padding; empty where there is none."""
+    found = value(ds, keyword)
+    if isinstance(found, Sequence) and not isinstance(found, (str, bytes)):
+        found = found[0]
+    return found.strip(" \0") if isinstance(found, str) else ""
+
+
+def texts(ds: Dataset, keyword: str) -> tuple[str, ...]:
+    """Return all texts of an element without padding."""
+    found = value(ds, keyword)
+    several = found if isinstance(found, Sequence) and not isinstance(found, (str, bytes)) else [found]
+    return tuple(each.strip(" \0") for each in several if isinstance(each, str))
+
+
+def items(ds: Dataset, keyword: str) -> Sequence[Dataset]:
+    """Return the items of a sequence; empty where there is none."""
+    found = value(ds, keyword)
+    if found is None or isinstance(found, (str, bytes)) or not isinstance(found, Sequence):
+        return ()
+    return [each for each in found if isinstance(each, Dataset)]

@@ -1,0 +1,148 @@
+"""Open the database file: pragmas, migrations, checks."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.exc import DatabaseError
+
+from node.errors import VoxelnodeError
+from node.index.models import Base
+
+FILE_NAME = "index.sqlite"
+BUSY_SECONDS = 5.0
+
+
+class IndexUnusable(VoxelnodeError):
+    """The database is damaged, or of another version than this program."""
+
+
+def open_engine(path: Path, *, read_only: bool = False) -> Engine:
+    """Return an engine on one SQLite file.
+
+    Write-ahead log with a sync at every commit, foreign keys enforced. Read-only engines never touch the file, so that
+    only one process ever checkpoints.
+    """
+    url = f"sqlite:///file:{_quoted(path)}?uri=true" + ("&mode=ro" if read_only else "")
+    engine = create_engine(
+        url, hide_parameters=True, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}
+    )
+
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: sqlite3.Connection, _: object) -> None:
+        connection.isolation_level = None  # transactions begin where we say, not where sqlite3 guesses
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA foreign_keys = ON")
+        if not read_only:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            cursor.execute("PRAGMA synchronous = FULL")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def on_begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def upgrade(path: Path) -> tuple[str | None, str]:
+    """Create the database, or bring it to the newest schema.
+
+    Returns
+    -------
+    (str or None, str)
+        Revision before and after.
+
+    Raises
+    ------
+    IndexUnusable
+        It was written by a newer version, or is no SQLite database.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    config = _alembic()
+    engine = open_engine(path)
+    try:
+        before = _revision(engine)
+        script = ScriptDirectory.from_config(config)
+        newest = script.get_current_head() or ""
+        if before == newest:
+            return before, newest
+        if before is not None and before not in {revision.revision for revision in script.walk_revisions()}:
+            raise IndexUnusable(
+                f"{path} has schema {before}, which this version of voxelnode does not know: install the newer one"
+            )
+        with engine.connect() as connection, connection.begin():
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+        return before, newest
+    except DatabaseError as error:
+        raise IndexUnusable(f"{path} is no usable SQLite database: {error.orig}") from error
+    finally:
+        engine.dispose()
+
+
+def check(path: Path) -> list[str]:
+    """Return what is wrong with the database, in sentences; empty when all is well."""
+    if not path.exists():
+        return [f"{path} does not exist; `voxelnode db upgrade` makes it"]
+    engine = open_engine(path, read_only=True)
+    problems: list[str] = []
+    try:
+        with engine.connect() as connection:
+            problems += [
+                f"integrity: {row[0]}" for row in connection.execute(text("PRAGMA quick_check")) if row[0] != "ok"
+            ]
+            problems += [
+                f"foreign key: {table} row {row} names a missing {parent}"
+                for table, row, parent, _ in connection.execute(text("PRAGMA foreign_key_check"))
+            ]
+        newest = ScriptDirectory.from_config(_alembic()).get_current_head()
+        if (revision := _revision(engine)) != newest:
+            problems.append(
+                f"schema is {revision or 'empty'}, newest is {newest}; `voxelnode db upgrade` brings it there"
+            )
+        elif differences := schema_differences(engine):
+            problems += [f"schema differs from the models: {difference}" for difference in differences]
+    except DatabaseError as error:
+        problems.append(f"not a usable SQLite database: {error.orig}")
+    finally:
+        engine.dispose()
+    return problems
+
+
+def schema_differences(engine: Engine) -> list[str]:
+    """What differs between the tables of a database and the models."""
+    with engine.connect() as connection:
+        return [
+            str(difference) for difference in compare_metadata(MigrationContext.configure(connection), Base.metadata)
+        ]
+
+
+def _revision(engine: Engine) -> str | None:
+    with engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def _alembic() -> Config:
+    # In a wheel the migrations lie inside the package, in a checkout beside it.
+    installed = Path(__file__).parent / "migrations"
+    config = Config()
+    config.set_main_option(
+        "script_location", str(installed if installed.is_dir() else Path(__file__).parents[2] / "migrations")
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    return config
+
+
+def _quoted(path: Path) -> str:
+    """The path as part of a SQLite URI."""
+    return str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")

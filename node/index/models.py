@@ -1,0 +1,272 @@
+"""The tables. Patient, Study, Series and Image are the levels of PS3.4 C.6; the rest is what became of them.
+
+Widths are those of PS3.5 6.2; text is UTF-8 whatever the character set of the sender was.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Date,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    Time,
+    UniqueConstraint,
+)
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+SERIES_STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
+"""receiving: waits until it is quiet; converting: claimed by a worker; converted: gave at least one volume;
+refused: gave none, each stack has its reason; not-an-image: nothing in it can be a volume;
+failed: the converter crashed too often."""
+
+
+class Utc(TypeDecorator[dt.datetime]):
+    """A moment in UTC; naive datetimes are errors."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("naive datetime")
+        return value.astimezone(dt.UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: dt.datetime | None, dialect: Dialect) -> dt.datetime | None:
+        return None if value is None else value.replace(tzinfo=dt.UTC)
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class About(Base):
+    """Facts of this index: `root` is the folder that relative paths count from."""
+
+    __tablename__ = "about"
+
+    key: Mapped[str] = mapped_column(String(32), primary_key=True)
+    value: Mapped[str] = mapped_column(Text)
+
+
+class Patient(Base):
+    """A person, as (issuer, Patient ID) tell; without a Patient ID every study has a patient of its own."""
+
+    __tablename__ = "patients"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    identity: Mapped[str] = mapped_column(String(200), unique=True)  # issuer and ID, or the study where there is no ID
+    patient_id: Mapped[str | None] = mapped_column(String(64), index=True)
+    issuer_of_patient_id: Mapped[str | None] = mapped_column(String(64))
+    patient_name: Mapped[str | None] = mapped_column(String(324), index=True)
+    patient_birth_date: Mapped[dt.date | None] = mapped_column(Date)
+    patient_birth_time: Mapped[dt.time | None] = mapped_column(Time)
+    patient_sex: Mapped[str | None] = mapped_column(String(16))
+
+
+class Study(Base):
+    __tablename__ = "studies"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    patient_id: Mapped[int] = mapped_column(ForeignKey("patients.id"), index=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    study_date: Mapped[dt.date | None] = mapped_column(Date, index=True)
+    study_time: Mapped[dt.time | None] = mapped_column(Time)
+    accession_number: Mapped[str | None] = mapped_column(String(16), index=True)
+    study_id: Mapped[str | None] = mapped_column(String(16), index=True)
+    study_description: Mapped[str | None] = mapped_column(String(64))
+    referring_physician_name: Mapped[str | None] = mapped_column(String(324))
+    patient_age: Mapped[str | None] = mapped_column(String(4))
+
+
+class Series(Base):
+    """A series, and how far it has come: `state`, `due_at` and `claim` are the hand-over from receiver to worker."""
+
+    __tablename__ = "series"
+    __table_args__ = (
+        # A Series Instance UID that turns up in two studies stays two series: merging them could mix two patients.
+        UniqueConstraint("study_id", "series_instance_uid"),
+        Index("ix_series_state_due_at", "state", "due_at"),
+        CheckConstraint("state IN ({})".format(", ".join(f"'{s}'" for s in SERIES_STATES)), name="state"),
+    )
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), index=True)
+    series_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    modality: Mapped[str | None] = mapped_column(String(16), index=True)
+    series_number: Mapped[int | None] = mapped_column(Integer)
+    series_description: Mapped[str | None] = mapped_column(String(64))
+    series_date: Mapped[dt.date | None] = mapped_column(Date)
+    series_time: Mapped[dt.time | None] = mapped_column(Time)
+    body_part_examined: Mapped[str | None] = mapped_column(String(16))
+    laterality: Mapped[str | None] = mapped_column(String(16))
+    protocol_name: Mapped[str | None] = mapped_column(String(64))
+    manufacturer: Mapped[str | None] = mapped_column(String(64))
+    manufacturer_model_name: Mapped[str | None] = mapped_column(String(64))
+    station_name: Mapped[str | None] = mapped_column(String(16))
+    frame_of_reference_uid: Mapped[str | None] = mapped_column(String(64))
+    performed_procedure_step_start_date: Mapped[dt.date | None] = mapped_column(Date)
+    performed_procedure_step_start_time: Mapped[dt.time | None] = mapped_column(Time)
+
+    state: Mapped[str] = mapped_column(String(16), default="receiving")
+    last_received_at: Mapped[dt.datetime] = mapped_column(Utc)
+    due_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+    arrivals: Mapped[int] = mapped_column(Integer, default=0)  # grows with every stored instance: tells a late one
+    revision: Mapped[int] = mapped_column(Integer, default=0)
+    claim: Mapped[str | None] = mapped_column(String(32))
+    claimed_arrivals: Mapped[int | None] = mapped_column(Integer)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    error: Mapped[str | None] = mapped_column(Text)
+    verdict: Mapped[str | None] = mapped_column(String(16))
+    verdict_reason: Mapped[str | None] = mapped_column(Text)
+    expected_instances: Mapped[int | None] = mapped_column(Integer)
+
+
+class Image(Base):
+    """One stored instance of any kind; the level is called Image for historical reasons (PS3.4 C.6)."""
+
+    __tablename__ = "images"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    sop_class_uid: Mapped[str] = mapped_column(String(64), index=True)
+    transfer_syntax_uid: Mapped[str] = mapped_column(String(64))
+    instance_number: Mapped[int | None] = mapped_column(Integer)
+    number_of_frames: Mapped[int | None] = mapped_column(Integer)
+    rows: Mapped[int | None] = mapped_column(Integer)
+    columns: Mapped[int | None] = mapped_column(Integer)
+    acquisition_number: Mapped[int | None] = mapped_column(Integer)
+    content_date: Mapped[dt.date | None] = mapped_column(Date)
+    content_time: Mapped[dt.time | None] = mapped_column(Time)
+    images_in_acquisition: Mapped[int | None] = mapped_column(Integer)
+    bytes: Mapped[int] = mapped_column(BigInteger)  # of the data set as received
+    sha256: Mapped[str] = mapped_column(String(64))  # of the data set as received
+    data_set_offset: Mapped[int] = mapped_column(Integer)  # where it begins in the file
+    key: Mapped[str] = mapped_column(String(200), unique=True)
+    door: Mapped[str] = mapped_column(String(16))
+    calling_ae_title: Mapped[str | None] = mapped_column(String(16))
+    called_ae_title: Mapped[str | None] = mapped_column(String(16))
+    peer: Mapped[str | None] = mapped_column(String(64))
+    received_at: Mapped[dt.datetime] = mapped_column(Utc, index=True)
+
+
+class Conversion(Base):
+    """One conversion of one exact set of instances: a revision of a series."""
+
+    __tablename__ = "conversions"
+    __table_args__ = (UniqueConstraint("series_id", "revision"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
+    revision: Mapped[int] = mapped_column(Integer)
+    superseded: Mapped[bool] = mapped_column(default=False)
+    converter: Mapped[str] = mapped_column(String(64))
+    options: Mapped[dict[str, Any]] = mapped_column(JSON)
+    instances: Mapped[int] = mapped_column(Integer)
+    seconds: Mapped[float] = mapped_column(Float)
+    created_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
+class Volume(Base):
+    """One file of a conversion: a volume in one format, or a picture of it."""
+
+    __tablename__ = "volumes"
+    __table_args__ = (UniqueConstraint("conversion_id", "path"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    conversion_id: Mapped[int] = mapped_column(ForeignKey("conversions.id"), index=True)
+    stack: Mapped[int] = mapped_column(Integer)
+    suffix: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(16))
+    format: Mapped[str] = mapped_column(String(16))
+    path: Mapped[str] = mapped_column(String(400))
+    shape: Mapped[list[int]] = mapped_column(JSON)
+    spacing_mm: Mapped[list[float]] = mapped_column(JSON)
+    dtype: Mapped[str] = mapped_column(String(16))
+    geometry: Mapped[str] = mapped_column(String(16))
+    instances: Mapped[int] = mapped_column(Integer)
+    warnings: Mapped[list[str]] = mapped_column(JSON)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+
+
+class VolumeSource(Base):
+    """Which instance, with which digest, went into which stack of a conversion."""
+
+    __tablename__ = "volume_sources"
+    __table_args__ = (Index("ix_volume_sources_conversion_id_stack", "conversion_id", "stack"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    conversion_id: Mapped[int] = mapped_column(ForeignKey("conversions.id"))
+    stack: Mapped[int] = mapped_column(Integer)
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    sha256: Mapped[str] = mapped_column(String(64))
+    frames: Mapped[int] = mapped_column(Integer)
+
+
+class Exclusion(Base):
+    """An instance, or frames of it, that a conversion left out of its volumes, and why."""
+
+    __tablename__ = "exclusions"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    conversion_id: Mapped[int] = mapped_column(ForeignKey("conversions.id"), index=True)
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    frames: Mapped[int] = mapped_column(Integer)
+    reason: Mapped[str] = mapped_column(String(32))
+    detail: Mapped[str] = mapped_column(Text)
+
+
+class Failure(Base):
+    """Why a series, or one stack of it, gave no volume; `revision` is the one that it was tried for."""
+
+    __tablename__ = "failures"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
+    revision: Mapped[int] = mapped_column(Integer)
+    stack: Mapped[int | None] = mapped_column(Integer)
+    reason: Mapped[str] = mapped_column(String(32))
+    detail: Mapped[str] = mapped_column(Text)
+    failed_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
+class Conflict(Base):
+    """Two things that claim one identity: recorded, never merged or dropped in silence."""
+
+    __tablename__ = "conflicts"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    study_instance_uid: Mapped[str | None] = mapped_column(String(64), index=True)
+    series_instance_uid: Mapped[str | None] = mapped_column(String(64))
+    sop_instance_uid: Mapped[str | None] = mapped_column(String(64), index=True)
+    detail: Mapped[str] = mapped_column(Text)
+    key: Mapped[str | None] = mapped_column(String(200))  # where the bytes that lost are kept
+    sha256: Mapped[str | None] = mapped_column(String(64))  # of the data set that came second
+    calling_ae_title: Mapped[str | None] = mapped_column(String(16))
+    found_at: Mapped[dt.datetime] = mapped_column(Utc)

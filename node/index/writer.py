@@ -1,0 +1,174 @@
+"""The one writer: takes what is queued, syncs folders, commits once, and then lets all of them go on.
+
+A commit in SQLite costs a sync of the disk. While one is under way the next batch collects by itself, so a lone sender
+waits for nothing and many senders share one commit.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, TypeVar
+
+import structlog
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from node.errors import OutOfResources
+from node.index.instances import Arrived, add_instances
+from node.index.records import Outcome
+from node.metrics import Metrics
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+MAXIMUM_BATCH = 256
+
+
+@dataclass(slots=True)
+class _Work:
+    """Anything but an instance: reads and writes rows by itself."""
+
+    run: Callable[[Connection], Any]
+    future: Future[Any]
+
+
+@dataclass(slots=True)
+class _Instance:
+    """An instance whose file lies in `folder`."""
+
+    arrived: Arrived
+    folder: Path
+    future: Future[Outcome]
+
+
+class IndexWriter:
+    """Runs pieces of work in shared transactions, on one connection in one thread.
+
+    Parameters
+    ----------
+    engine : Engine
+    sync_folder : callable
+        Makes the names in a folder durable; called once for each folder of a batch, before the commit.
+    """
+
+    def __init__(self, engine: Engine, sync_folder: Callable[[Path], None], metrics: Metrics) -> None:
+        self._engine, self._sync_folder, self._metrics = engine, sync_folder, metrics
+        self._queue: queue.SimpleQueue[_Work | _Instance | None] = queue.SimpleQueue()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="index-writer", daemon=True)
+        self._thread.start()
+
+    def add(self, arrived: Arrived, folder: Path) -> Outcome:
+        """Index one instance, together with whatever else is waiting; returns after the commit.
+
+        Parameters
+        ----------
+        folder : Path
+            Holds the file that the row speaks of; synced before the commit.
+
+        Raises
+        ------
+        OutOfResources
+            The commit failed or may have failed: never a success.
+        """
+        future: Future[Outcome] = Future()
+        self._put(_Instance(arrived, folder, future))
+        return future.result()
+
+    def run(self, work: Callable[[Connection], T]) -> T:
+        """Return what `work` returns, after its effects are committed; raising undoes its own effects only.
+
+        Raises
+        ------
+        OutOfResources
+            The commit failed or may have failed.
+        """
+        future: Future[T] = Future()
+        self._put(_Work(work, future))
+        return future.result()
+
+    def _put(self, pending: _Work | _Instance) -> None:
+        if self._closed.is_set():
+            raise OutOfResources("the index is closed")
+        self._queue.put(pending)
+        self._metrics.queued_instances.set(self._queue.qsize())
+
+    @property
+    def waiting(self) -> int:
+        """Pieces of work that no batch has taken yet."""
+        return self._queue.qsize()
+
+    def close(self) -> None:
+        """Commit what is queued and stop."""
+        self._closed.set()
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        stopping = False
+        with self._engine.connect() as connection:
+            while not stopping:
+                taken = [self._queue.get()]
+                while len(taken) < MAXIMUM_BATCH and not self._queue.empty():
+                    taken.append(self._queue.get())
+                stopping = None in taken
+                batch = [one for one in taken if one is not None]
+                if batch:
+                    self._commit(connection, batch)
+            connection.invalidate()  # closes it on the thread that made it
+
+    def _commit(self, connection: Connection, batch: list[_Work | _Instance]) -> None:
+        arrived = [one for one in batch if isinstance(one, _Instance)]
+        done: list[tuple[Future[Any], Any]] = []
+        started = perf_counter()
+        try:
+            for folder in {one.folder for one in arrived}:
+                self._sync_folder(folder)
+            with connection.begin():
+                done += _add(connection, arrived)
+                for work in batch:
+                    if isinstance(work, _Work):
+                        done += _ran(connection, work.future, work.run)
+        except Exception as error:  # whatever it is, no one may wait for ever, and no one be told of success
+            log.exception("index_commit_failed", batch=len(batch))
+            for one in batch:
+                if not one.future.done():
+                    one.future.set_exception(OutOfResources(f"the index did not commit: {type(error).__name__}"))
+            return
+        self._metrics.commit_seconds.observe(perf_counter() - started)
+        self._metrics.commit_instances.observe(len(arrived))
+        for future, result in done:
+            future.set_result(result)
+
+
+def _add(connection: Connection, arrived: list[_Instance]) -> list[tuple[Future[Any], Any]]:
+    """Index all at once; when one of them spoils that, one by one, so that the others are not lost with it."""
+    if not arrived:
+        return []
+    try:
+        with connection.begin_nested():
+            outcomes = add_instances(connection, [one.arrived for one in arrived])
+        return [(one.future, outcome) for one, outcome in zip(arrived, outcomes, strict=True)]
+    except SQLAlchemyError:
+        if len(arrived) > 1:
+            return [done for one in arrived for done in _add(connection, [one])]
+        log.exception("instance_not_indexed")
+        arrived[0].future.set_exception(OutOfResources("the index did not take the instance"))
+        return []
+
+
+def _ran(
+    connection: Connection, future: Future[Any], work: Callable[[Connection], Any]
+) -> list[tuple[Future[Any], Any]]:
+    try:
+        with connection.begin_nested():
+            return [(future, work(connection))]
+    except Exception as error:  # whatever it is belongs to whoever asked for the work
+        future.set_exception(error)
+        return []

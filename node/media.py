@@ -1,0 +1,285 @@
+"""Find the instances on a medium: in folders, zip files and DICOMDIRs (PS3.10), without trusting any of them.
+
+Every file below the given paths is accounted for: it is yielded as an instance, or with the reason why it is none.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import struct
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from node.dicom.header import (
+    EXPLICIT_BIG_ENDIAN,
+    IMPLICIT_LITTLE_ENDIAN,
+    HeaderCut,
+    read_header,
+)
+from node.errors import NotUnderstood
+
+HEAD_BYTES = 65536
+"""As much of a file is looked at: its UIDs mostly stand in the first kilobytes."""
+
+LONG_HEAD_BYTES = 16 << 20
+"""As much of a file whose Series Instance UID is not within `HEAD_BYTES`."""
+
+CHUNK_BYTES = 1 << 20
+EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
+
+_UID = re.compile(r"[0-9.]{1,64}")
+_SOP_CLASS, _SOP_INSTANCE, _SERIES = 0x00080016, 0x00080018, 0x0020000E
+_LONG_VRS = (b"OB", b"OW", b"UN", b"SQ", b"UT")
+
+
+class NotDicom(Exception):
+    """The message says what the file is instead, or what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What the head of a DICOM file says: which instance, how it is encoded, where its data set begins."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    series_instance_uid: str  # empty where the data set has none
+    data_set_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class MediaFile:
+    """One instance on a medium. `name` is for people: a path, or ``archive.zip!member``; `path` None in a zip file."""
+
+    name: str
+    identity: Identity
+    open_file: Callable[[], BinaryIO]
+    path: Path | None = None
+
+    def data_set(self) -> Iterator[bytes]:
+        """The bytes of its data set, piece by piece.
+
+        Raises
+        ------
+        OSError
+            The file, or the zip file that holds it, can no longer be read.
+        """
+        with self.open_file() as stream:
+            try:
+                stream.read(self.identity.data_set_offset)
+                while piece := stream.read(CHUNK_BYTES):
+                    yield piece
+            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+                raise OSError(f"{self.name}: the zip file is damaged: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A file that is no instance, and why."""
+
+    name: str
+    reason: str
+
+
+def find_instances(paths: Iterable[Path]) -> Iterator[MediaFile | LeftOut]:
+    """Yield every instance in `paths`, and every file that is none with the reason.
+
+    A folder is searched through, links included, each folder and file once; a zip file is read member by member (zip
+    files in it are not opened); a DICOMDIR that is named itself stands for the files that it lists.
+    """
+    seen: set[tuple[int, int]] = set()
+    for path in paths:
+        if path.is_dir():
+            for file in _files_below(path, seen):
+                yield from _in_file(file, seen)
+        elif path.name.upper() == "DICOMDIR":
+            yield from _in_dicomdir(path, seen)
+        else:
+            yield from _in_file(path, seen)
+
+
+def _identified(stream: BinaryIO) -> Identity:
+    head = stream.read(HEAD_BYTES)
+    identity = identify(head)
+    if not identity.series_instance_uid and len(head) == HEAD_BYTES:
+        identity = identify(head + stream.read(LONG_HEAD_BYTES - HEAD_BYTES))
+    return identity
+
+
+def identify(head: bytes) -> Identity:
+    """Return what the beginning of a file says of the instance in it.
+
+    The data set's own UIDs count; those of File Meta Information (PS3.10 7.1) stand in where it has none. A data set
+    without preamble and meta information is taken when it names its class and instance.
+
+    Raises
+    ------
+    NotDicom
+        With what it is instead.
+    """
+    has_prefix = head[128:132] == b"DICM"
+    if not has_prefix and head[:2] not in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):
+        raise NotDicom("not a DICOM file")
+    meta, offset = _file_meta(head, 132 if has_prefix else 0)
+    if meta.get(0x0002) == MEDIA_STORAGE_DIRECTORY:
+        raise NotDicom("a DICOMDIR: the files that it lists are looked for themselves")
+    data_set = head[offset:]
+    announced = meta.get(0x0010)
+    for transfer_syntax_uid in [announced] if announced else _encodings_of(data_set):
+        found = _uids(data_set, transfer_syntax_uid)
+        sop_class_uid = found.get(_SOP_CLASS) or meta.get(0x0002)
+        sop_instance_uid = found.get(_SOP_INSTANCE) or meta.get(0x0003)
+        believed = has_prefix or all(_UID.fullmatch(found.get(tag, "")) for tag in (_SOP_CLASS, _SOP_INSTANCE))
+        if sop_class_uid and sop_instance_uid and believed:
+            series = found.get(_SERIES, "")
+            return Identity(sop_class_uid, sop_instance_uid, transfer_syntax_uid, series, offset)
+    raise NotDicom("a DICOM file without readable class and instance UIDs" if has_prefix else "not a DICOM file")
+
+
+def _file_meta(head: bytes, at: int) -> tuple[dict[int, str], int]:
+    """Element numbers of group 0002 to their text, and where the group ends (its own length is often wrong)."""
+    values: dict[int, str] = {}
+    while head[at : at + 2] == b"\x02\x00" and at + 12 <= len(head):
+        number, vr, length = struct.unpack_from("<H2sH", head, at + 2)
+        at += 8
+        if vr in _LONG_VRS:
+            (length,) = struct.unpack_from("<L", head, at)
+            at += 4
+        values[number] = _text(head[at : at + length])
+        at += length
+    return values, at
+
+
+def _encodings_of(data_set: bytes) -> Iterator[str]:
+    """The transfer syntaxes that a data set may have that does not say which, likeliest first."""
+    if data_set[:2] == b"\x00\x08":
+        yield EXPLICIT_BIG_ENDIAN
+    elif data_set[4:6].isalpha() and data_set[4:6].isupper():
+        yield EXPLICIT_LITTLE_ENDIAN
+    else:
+        yield IMPLICIT_LITTLE_ENDIAN
+
+
+def _uids(data_set: bytes, transfer_syntax_uid: str) -> dict[int, str]:
+    for wanted in ((_SOP_CLASS, _SOP_INSTANCE, _SERIES), (_SOP_CLASS, _SOP_INSTANCE)):
+        try:
+            raw = read_header(data_set, transfer_syntax_uid, frozenset(wanted))
+        except HeaderCut:
+            continue  # a long header: its series stands behind what was read of it
+        except NotUnderstood:
+            break
+        return {tag: _text(value) for tag, value in raw.items()}
+    return {}
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\x00 ").decode("ascii", "replace")
+
+
+def _files_below(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    """Every file below `folder` in the order of names; a folder that a link leads back to is not entered again."""
+    for current, folders, files in os.walk(folder, followlinks=True):
+        status = os.stat(current)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders.sort()
+        for name in sorted(files):
+            yield Path(current, name)
+
+
+def _in_file(path: Path, seen: set[tuple[int, int]]) -> Iterator[MediaFile | LeftOut]:
+    name = os.fsencode(path).decode("utf-8", "backslashreplace")
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            yield LeftOut(name, "neither a file nor a folder")
+            return
+        if (status.st_dev, status.st_ino) in seen:
+            return  # the same file by another name
+        seen.add((status.st_dev, status.st_ino))
+        with path.open("rb") as stream:
+            head = stream.read(4)
+            stream.seek(0)
+            identity = None if head == b"PK\x03\x04" and zipfile.is_zipfile(path) else _identified(stream)
+        if identity is None:
+            yield from _in_zip(path, name)
+        else:
+            yield MediaFile(name, identity, lambda: path.open("rb"), path)
+    except NotDicom as error:
+        yield LeftOut(name, str(error))
+    except OSError as error:
+        yield LeftOut(name, f"cannot be read: {error.strerror}")
+
+
+def _in_zip(path: Path, name: str) -> Iterator[MediaFile | LeftOut]:
+    """Members are streamed, never unpacked: a member that grows without end is stopped by whoever reads it."""
+    try:
+        # Not closed here: members are read after this generator went on; the last reference closes the file.
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        yield LeftOut(name, f"a zip file that cannot be read: {error}")
+        return
+    for member in archive.infolist():
+        if not member.is_dir():
+            yield _zip_member(archive, member, f"{name}!{member.filename}")
+
+
+def _zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> MediaFile | LeftOut:
+    def open_member() -> BinaryIO:
+        return archive.open(member)  # type: ignore[return-value]  # IO[bytes], not BinaryIO, in typeshed
+
+    try:
+        with open_member() as stream:
+            identity = _identified(stream)
+    except NotDicom as error:
+        return LeftOut(name, str(error))
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
+        return LeftOut(name, f"cannot be read from the zip file: {error}")
+    return MediaFile(name, identity, open_member)
+
+
+def _in_dicomdir(path: Path, seen: set[tuple[int, int]]) -> Iterator[MediaFile | LeftOut]:
+    """The files that a DICOMDIR lists (PS3.3 F.3), as far as they lie in its own folder."""
+    from pydicom import dcmread  # 0.2 s, only needed here
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # names of files on old media are often no valid code strings
+            records = dcmread(path).get("DirectoryRecordSequence") or []
+            listed = [record.get("ReferencedFileID") for record in records]
+    except Exception as error:  # whatever a broken directory makes the parser raise
+        yield LeftOut(str(path), f"a DICOMDIR that cannot be read: {type(error).__name__}")
+        return
+    folder = path.parent.resolve()
+    for file_id in listed:
+        if not file_id:
+            continue
+        parts = [file_id] if isinstance(file_id, str) else list(file_id)
+        name = f"{path}: {'/'.join(parts)}"
+        file = _listed_file(folder, parts)
+        if file is None:
+            yield LeftOut(name, "listed in the DICOMDIR, but not below its folder")
+        else:
+            yield from _in_file(file, seen)
+
+
+def _listed_file(folder: Path, parts: list[str]) -> Path | None:
+    """The file that a Referenced File ID (0004,1500) means: media show their names in either case, PS3.10 8.5."""
+    if any(part in ("", ".", "..") or "/" in part or "\x00" in part for part in parts):
+        return None
+    file = folder
+    for part in parts:
+        spellings = (file / part, file / part.lower(), file / part.upper())
+        file = next((spelling for spelling in spellings if spelling.exists()), spellings[0])
+    file = file.resolve()
+    return file if file.is_relative_to(folder) and file.is_file() else None

@@ -1,0 +1,79 @@
+"""Every counter and histogram of the node, in one place.
+
+One `Metrics` object belongs to one node; it holds its own registry, so that two nodes in one process count apart.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+_BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """What the node counts since it started; safe to use from many threads."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.connections = Gauge(
+            "voxelnode_connections", "Open TCP connections, asked for an association or not", registry=self.registry
+        )
+        self.open_associations = Gauge(
+            "voxelnode_open_associations", "Associations that are open now", registry=self.registry
+        )
+        self.associations = Counter(
+            "voxelnode_associations",
+            "Associations that ended, by outcome: released, aborted, lost, violated, idle, drained",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.rejections = Counter(
+            "voxelnode_rejections", "Connections and associations refused, by rule", ["rule"], registry=self.registry
+        )
+        self.c_store_answers = Counter(
+            "voxelnode_c_store_answers", "C-STORE requests answered, by status", ["status"], registry=self.registry
+        )
+        self.interrupted = Counter(
+            "voxelnode_instances_interrupted", "Instances whose sender went away within them", registry=self.registry
+        )
+        self.received_bytes = Counter(
+            "voxelnode_received_bytes", "Data set bytes that arrived in C-STORE, kept or not", registry=self.registry
+        )
+        self.receive_seconds = Histogram(
+            "voxelnode_receive_seconds",
+            "From a C-STORE request to the last byte of its data set",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.keep_seconds = Histogram(
+            "voxelnode_keep_seconds",
+            "From the last byte of a data set until it is durable and indexed",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.sync_seconds = Histogram(
+            "voxelnode_sync_seconds", "One sync of a received file", buckets=_SECONDS, registry=self.registry
+        )
+        self.commit_seconds = Histogram(
+            "voxelnode_commit_seconds", "One commit of the index", buckets=_SECONDS, registry=self.registry
+        )
+        self.commit_instances = Histogram(
+            "voxelnode_commit_instances", "Instances in one commit", buckets=_BATCH, registry=self.registry
+        )
+        self.queued_instances = Gauge(
+            "voxelnode_queued_instances", "Instances that wait for the index writer", registry=self.registry
+        )
+
+    def snapshot(self) -> dict[str, float]:
+        """Return every sample by its name, with its labels as ``name{label=value}``; histograms without buckets."""
+        return {
+            sample.name + "".join(f"{{{label}={value}}}" for label, value in sample.labels.items()): sample.value
+            for family in self.registry.collect()
+            for sample in family.samples
+            if not sample.name.endswith(("_bucket", "_created"))
+        }
+
+    def exposition(self) -> bytes:
+        """Return the Prometheus text format, for a ``/metrics`` page."""
+        return generate_latest(self.registry)

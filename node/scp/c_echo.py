@@ -1,0 +1,12 @@
+"""C-ECHO: tells that we are here (PS3.4 A, PS3.7 9.1.5)."""
+
+from __future__ import annotations
+
+from pynetdicom.events import Event
+
+from node.dicom.status import SUCCESS
+
+
+def handle_c_echo(event: Event) -> int:
+    """Answer a verification request (``evt.EVT_C_ECHO``); nothing can fail here."""
+    return SUCCESS

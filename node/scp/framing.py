@@ -1,0 +1,205 @@
+"""P-DATA as it comes off the wire: one buffer, PDU and PDV headers taken out, limits kept.
+
+No socket and no pynetdicom here: bytes go in, pieces of messages and other PDUs come out.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from node.errors import VoxelnodeError
+
+ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = range(1, 8)
+"""PDU types, PS3.8 9.3.1."""
+
+NOT_SPECIFIED, UNRECOGNIZED_PDU, UNEXPECTED_PDU = 0, 1, 2
+INVALID_PARAMETER = 6
+"""Reasons of an A-ABORT by the service provider, PS3.8 table 9-26."""
+
+MAXIMUM_COMMAND_BYTES = 65536
+MAXIMUM_COMMAND_FRAGMENTS = 64
+"""A command set has some 300 bytes; these bounds are for peers that never end one."""
+
+_PDU = struct.Struct(">BxL")
+_PDV = struct.Struct(">LBB")
+_CONTROL = 2
+"""Bytes of a PDV that its length counts besides the fragment: context ID and message control header."""
+
+
+class Violation(VoxelnodeError):
+    """The peer broke PS3.8; `reason` is that of the A-ABORT which tells it so (table 9-26)."""
+
+    def __init__(self, message: str, reason: int) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class OtherPdu:
+    """A whole PDU that is no P-DATA-TF."""
+
+    kind: int
+    encoded: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Consecutive bytes of one message's command set or data set; `data` holds until more bytes are read.
+
+    Fragments that lie in the buffer together come as one piece.
+    """
+
+    context_id: int
+    is_command: bool
+    data: memoryview
+    last: bool
+
+
+class Framing:
+    """The one buffer of a connection, and how far it has been understood.
+
+    Parameters
+    ----------
+    buffer_bytes : int
+        Size of the buffer: the largest PDU other than P-DATA-TF, at least, must fit.
+    maximum_pdu_bytes : int
+        The *Maximum Length Received* that we announced (PS3.8 D.1).
+    maximum_request_bytes : int
+        Largest A-ASSOCIATE-RQ.
+    """
+
+    def __init__(self, buffer_bytes: int, maximum_pdu_bytes: int, maximum_request_bytes: int) -> None:
+        self._buffer = memoryview(bytearray(buffer_bytes))
+        self._start = self._end = 0
+        self._expected = frozenset({ASSOCIATE_RQ, ABORT})
+        # Some senders count the PDU header into the length that we announced.
+        self._limits = {ASSOCIATE_RQ: maximum_request_bytes, P_DATA: maximum_pdu_bytes + _PDU.size}
+        self._pdu_left = 0
+        self._fragment: tuple[int, bool] | None = None  # context ID, whether of a command set
+        self._fragment_left = 0
+        self._fragment_last = False
+        self._command_fragments = 0
+        self._pdu_length = 0
+
+    def expect_data(self) -> None:
+        """From now on the association is open: P-DATA-TF, A-RELEASE-RQ and A-ABORT may come (PS3.8 table 9-10)."""
+        self._expected = frozenset({P_DATA, RELEASE_RQ, ABORT})
+
+    def space(self) -> memoryview:
+        """Return the free end of the buffer, to read into; pieces handed out before lose their bytes."""
+        if self._start:
+            rest = self._end - self._start
+            self._buffer[:rest] = self._buffer[self._start : self._end]
+            self._start, self._end = 0, rest
+        return self._buffer[self._end :]
+
+    def filled(self, count: int) -> None:
+        """Count the bytes that were read into `space()`."""
+        self._end += count
+
+    @property
+    def open_pdu_bytes(self) -> int | None:
+        """Length of the PDU that has begun and is not whole yet; None between PDUs."""
+        if self._pdu_left or self._end > self._start:
+            return self._pdu_length
+        return None
+
+    def next(self) -> Piece | OtherPdu | None:
+        """Return what comes next in the buffer, or None if that takes more bytes.
+
+        Raises
+        ------
+        Violation
+            An unknown or unexpected PDU, a length beyond its limit, or a PDV that overruns its PDU.
+        """
+        piece = self._next_piece()
+        if piece is not None or self._pdu_left:
+            return piece
+        return self._next_other_pdu()
+
+    def _next_piece(self) -> Piece | None:
+        """Move fragments of one message together, as far as the buffer goes, and return them as one piece."""
+        kind = None
+        begin = stop = self._start
+        while self._fragment is not None or self._open_fragment():
+            if kind is None:
+                kind, begin, stop = self._fragment, self._start, self._start
+            elif kind != self._fragment:
+                break
+            take = min(self._fragment_left, self._end - self._start)
+            if stop != self._start:
+                self._buffer[stop : stop + take] = self._buffer[self._start : self._start + take]
+            stop += take
+            self._start += take
+            self._fragment_left -= take
+            self._pdu_left -= take
+            if self._fragment_left:
+                break
+            self._fragment = None
+            if self._fragment_last:
+                self._command_fragments = 0
+                return self._piece(kind, begin, stop, True)
+        return self._piece(kind, begin, stop, False) if stop > begin else None
+
+    def _piece(self, kind: tuple[int, bool] | None, begin: int, stop: int, last: bool) -> Piece:
+        context_id, is_command = kind or (0, False)
+        return Piece(context_id, is_command, self._buffer[begin:stop], last)
+
+    def _open_fragment(self) -> bool:
+        """Read the header of the next PDV, and that of its PDU; False if they are not there."""
+        if not self._pdu_left:
+            if self._check_pdu_header() != P_DATA:
+                return False
+            self._start += _PDU.size
+            self._pdu_left = self._pdu_length
+        if self._end - self._start < _PDV.size:
+            return False
+        length, context_id, control = _PDV.unpack_from(self._buffer, self._start)
+        if length < _CONTROL or length + 4 > self._pdu_left:
+            raise Violation(f"a PDV of {length} bytes in the {self._pdu_left} left of its PDU", INVALID_PARAMETER)
+        self._start += _PDV.size
+        self._pdu_left -= _PDV.size
+        self._fragment_left = length - _CONTROL
+        if self._pdu_left - self._fragment_left in range(1, _PDV.size):
+            raise Violation("a PDU that ends within the header of a PDV", INVALID_PARAMETER)
+        self._fragment = (context_id, bool(control & 1))
+        self._fragment_last = bool(control & 2)
+        if control & 1:
+            self._command_fragments += 1
+            if self._command_fragments > MAXIMUM_COMMAND_FRAGMENTS:
+                raise Violation("a command set of more than 64 fragments", INVALID_PARAMETER)
+        return True
+
+    def _check_pdu_header(self) -> int | None:
+        """Return the type of the PDU that starts here, once its header is there and allowed."""
+        if self._end - self._start < _PDU.size:
+            self._pdu_length = 0
+            return None
+        kind, length = _PDU.unpack_from(self._buffer, self._start)
+        if kind not in self._expected:
+            known = ASSOCIATE_RQ <= kind <= ABORT
+            raise Violation(f"PDU type 0x{kind:02x} is not allowed here", UNEXPECTED_PDU if known else UNRECOGNIZED_PDU)
+        lowest = _PDV.size if kind == P_DATA else 4
+        if not lowest <= length <= self._limits.get(kind, 4):
+            raise Violation(f"PDU type 0x{kind:02x} of {length} bytes", INVALID_PARAMETER)
+        self._pdu_length = int(length)
+        return int(kind)
+
+    def _next_other_pdu(self) -> OtherPdu | None:
+        kind = self._check_pdu_header()
+        if kind is None or kind == P_DATA:
+            return None
+        stop = self._start + _PDU.size + self._pdu_length
+        if stop > self._end:
+            return None
+        encoded = bytes(self._buffer[self._start : stop])
+        self._start = stop
+        return OtherPdu(kind, encoded)
+
+
+def data_pdu(context_id: int, is_command: bool, last: bool, fragment: bytes | memoryview) -> bytes:
+    """Encode a P-DATA-TF PDU with one PDV (PS3.8 9.3.5, E.2)."""
+    control = int(is_command) | int(last) << 1
+    length = len(fragment) + _CONTROL
+    return _PDU.pack(P_DATA, length + 4) + _PDV.pack(length, context_id, control) + fragment

@@ -1,0 +1,472 @@
+"""The thread that reads an association: limits and deadlines for every byte, and C-STORE served while it arrives.
+
+pynetdicom keeps the negotiation, the state machine (PS3.8 9.2), release, abort and every DIMSE service but C-STORE.
+This module is the only one that knows its private names; `tests/protocol/test_pynetdicom_contract.py` says so when
+one of them changes.  What it does instead of `pynetdicom.dul`:
+
+* reads into one buffer that never grows, however long a PDU, a message or an instance says it is;
+* waits in `recv`, not in a polling loop, and parks pynetdicom's other thread while it has nothing to do;
+* bounds every wait: connection, TLS, request, PDU, idleness, and a peer that does not read our answers;
+* keeps C-STORE to itself, from the first fragment to the response.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+import structlog
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import TRANSITION_TABLE
+from pynetdicom.pdu import A_ABORT_RQ
+from pynetdicom.pdu_primitives import A_P_ABORT
+from pynetdicom.timer import Timer
+
+from node.config import Dicom
+from node.dicom.command import C_STORE_RQ, Command, MalformedCommand, decode_command, encode_c_store_response
+from node.dicom.status import Answer
+from node.metrics import Metrics
+from node.scp import framing
+from node.scp.admission import Admission, Connection
+from node.scp.c_store import Context, Reception, StoreService
+from node.scp.framing import Framing, Piece, Violation
+
+logger = structlog.get_logger()
+
+BUFFER_BYTES = 262144
+"""What one association holds in memory of what arrives."""
+
+TICK_SECONDS = 0.5
+"""Longest wait without a look at deadlines."""
+
+SLOWEST_BYTES_PER_SECOND = 1024
+"""A PDU may take this rate, after the time that each of them has."""
+
+_SERVICE_USER, _SERVICE_PROVIDER = 0, 2
+"""Sources of an A-ABORT, PS3.8 table 9-26."""
+
+_OPEN, _CLOSED, _AWAITING_REQUEST, _AWAITING_CLOSE = "Sta6", "Sta1", "Sta2", "Sta13"
+_NOT_WHOLE = (BlockingIOError, TimeoutError, ssl.SSLWantReadError)
+
+
+class MonotonicTimer(Timer):
+    """pynetdicom's timer on a clock that nobody sets: a step of the time of day must not end associations."""
+
+    def __init__(self, timeout: float | None) -> None:
+        super().__init__(timeout)
+        self._deadline: float | None = None
+
+    def start(self) -> None:
+        """Run from now."""
+        self._deadline = None if self.timeout is None else time.monotonic() + self.timeout
+
+    def stop(self) -> None:
+        """Do not expire any more."""
+        self._deadline = None
+
+    @property
+    def expired(self) -> bool:
+        """Whether the time since `start` is over."""
+        return self._deadline is not None and time.monotonic() > self._deadline
+
+
+class Reader(DULServiceProvider):
+    """The upper layer of one accepted connection, on its own thread.
+
+    Parameters
+    ----------
+    assoc : Association
+        As pynetdicom made it; its own upper layer is replaced by this one.
+    address : str
+        The peer's.
+    """
+
+    def __init__(
+        self,
+        assoc: Any,
+        address: str,
+        dicom: Dicom,
+        admission: Admission,
+        metrics: Metrics,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        super().__init__(assoc)
+        self.daemon = True  # a second signal ends the process, whoever is still connected
+        self._dicom, self._admission, self._metrics, self._tls = dicom, admission, metrics, tls
+        self.artim_timer, self._idle_timer = MonotonicTimer(None), MonotonicTimer(None)
+        self._framing = Framing(
+            max(BUFFER_BYTES, dicom.maximum_request_bytes + 6), dicom.maximum_pdu_bytes, dicom.maximum_request_bytes
+        )
+        self._transport: Any = assoc.dul.socket
+        self._tcp: socket.socket = self._transport.socket
+        self._attention = threading.Event()
+        self._draining = self._serving = self._hung_up = False
+        self._read_at = time.monotonic()
+        self._pdu_deadline: float | None = None
+        self._command = bytearray()
+        self._command_context: int | None = None
+        self._request: Command | None = None  # of the data set that arrives
+        self._reception: Reception | None = None  # unless pynetdicom serves it
+        self._data_bytes = 0
+        self.store_service: StoreService | None = None
+        self.outcome = "lost"
+        self._take_over(assoc)
+        self.connection: Connection = admission.connected(self, address)
+
+    def _take_over(self, assoc: Any) -> None:
+        """Put this upper layer in the place of the one that came with the association."""
+        self.socket, self.event_queue, assoc.dul = self._transport, assoc.dul.event_queue, self
+        assoc.acse_timeout, assoc.network_timeout = self._dicom.request_seconds, self._dicom.idle_seconds
+        assoc._started_dul = True  # the association's own thread is started by a whole A-ASSOCIATE-RQ, not before
+        serve = assoc._serve_request
+
+        def serve_request(message: Any, context_id: int) -> None:
+            try:
+                serve(message, context_id)
+            finally:
+                self._serving = False
+                self._attention.set()
+
+        assoc._serve_request = serve_request
+
+    # What other threads may call
+
+    def drain(self) -> None:
+        """End at the next boundary of messages: an instance under way is still answered."""
+        self._draining = True
+        self._attention.set()
+
+    def hang_up(self) -> None:
+        """End at once: nothing more is read or sent."""
+        self._hung_up = True
+        with suppress(OSError):  # closed already
+            self._tcp.shutdown(socket.SHUT_RDWR)
+        self._attention.set()
+
+    def send_pdu(self, primitive: Any) -> None:
+        """Queue a primitive for the peer, and wake this thread to send it."""
+        super().send_pdu(primitive)
+        self._attention.set()
+
+    def kill_dul(self) -> None:
+        """Stop this thread."""
+        super().kill_dul()
+        self._attention.set()
+
+    # The thread
+
+    def run_reactor(self) -> None:
+        """Serve the connection until it is closed; whatever happens, leave nothing behind."""
+        self.assoc._dul_ready.set()
+        try:
+            self._prepare_socket()
+            while not self._kill_thread:
+                self._turn()
+        except (OSError, ssl.SSLError) as error:
+            self._log().info("connection_failed", reason=type(error).__name__, address=self.connection.address)
+        except Exception as error:
+            self._log().error("association_failed", address=self.connection.address, exc_info=error)
+            self.outcome = "violated"
+            self._send_abort(_SERVICE_PROVIDER, framing.NOT_SPECIFIED)
+        finally:
+            self._end()
+
+    def _prepare_socket(self) -> None:
+        tcp = self._tcp
+        tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if self._tls is not None:
+            # Here, not where connections are accepted: a silent client must not keep the others waiting.
+            tcp.settimeout(self._dicom.request_seconds)
+            self._tcp = tcp = self._tls.wrap_socket(tcp, server_side=True)
+            self._transport.socket = tcp
+        # Timeouts of the kernel, not of Python: one call that lets other threads run, instead of two.
+        tcp.setblocking(True)
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(min(TICK_SECONDS, self._dicom.request_seconds)))
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(self._dicom.pdu_seconds))
+
+    def _turn(self) -> None:
+        """Do one thing: act on an event, handle what was read, read, or wait."""
+        if self._process_recv_primitive() or not self.event_queue.empty():
+            self._act()
+            return
+        self._watch_deadlines()
+        state = self.state_machine.current_state
+        if state == _AWAITING_CLOSE:
+            self._discard()
+        elif state in (_OPEN, _AWAITING_REQUEST) and not self._serving:
+            self._receive(state)
+        else:
+            self._attention.wait(TICK_SECONDS)
+            self._attention.clear()
+
+    def _act(self) -> None:
+        """Let the state machine act on the next event."""
+        event = self.event_queue.get(block=False)
+        before = self.state_machine.current_state
+        if (event, before) not in TRANSITION_TABLE:
+            # Said by the other thread when it did not know yet that the association is over.
+            if not self.to_provider_queue.empty():
+                self.to_provider_queue.get(block=False)
+            return
+        self.state_machine.do_action(event)
+        after = self.state_machine.current_state
+        if after != before:
+            self._entered(after, event)
+        self._park_other_thread()
+
+    def _entered(self, state: str, event: str) -> None:
+        if state == "Sta3":
+            self.assoc.start()
+        elif state == _OPEN:
+            self._framing.expect_data()
+            self._idle_timer.start()
+        elif state == "Sta8":
+            self.outcome = "released"
+        elif state in (_AWAITING_CLOSE, _CLOSED):
+            if event == "Evt16":
+                self.outcome = "aborted"
+            self._over(state)
+
+    def _over(self, state: str) -> None:
+        """No more messages: forget what was under way, and say so by closing our half."""
+        self._abandon()
+        self._admission.ending(self.connection)
+        if state == _AWAITING_CLOSE and self._tls is None:
+            with suppress(OSError):  # the peer was faster
+                self._tcp.shutdown(socket.SHUT_WR)
+
+    def _park_other_thread(self) -> None:
+        """Let pynetdicom's association thread wait, unless there is a message, a release or an abort for it."""
+        if self.state_machine.current_state == _OPEN and not self._serving and not self._kill_thread:
+            self.assoc._reactor_checkpoint.clear()
+        else:
+            self.assoc._reactor_checkpoint.set()
+
+    def _watch_deadlines(self) -> None:
+        state = self.state_machine.current_state
+        if self._hung_up or (self._draining and state == _AWAITING_REQUEST):
+            self.event_queue.put("Evt17")
+        elif self.artim_timer.expired:
+            self.event_queue.put("Evt18")
+        elif state == _OPEN and not self._serving:
+            if self._pdu_deadline is not None and time.monotonic() > self._pdu_deadline:
+                self._violated(Violation("a PDU took too long", framing.NOT_SPECIFIED))
+            elif self._idle_timer.expired:
+                self._abort("idle", _SERVICE_PROVIDER)
+            elif self._draining and self._between_messages:
+                self._abort("drained", _SERVICE_USER)
+
+    @property
+    def _between_messages(self) -> bool:
+        return self._request is None and self._command_context is None
+
+    def _receive(self, state: str) -> None:
+        """Handle what the buffer holds; read more if that is nothing."""
+        try:
+            found = self._framing.next()
+            if isinstance(found, Piece):
+                self._on_piece(found)
+            elif found is not None:
+                self._idle_timer.start()
+                self._give(found.encoded)
+            elif not self.event_queue.qsize():
+                self._set_pdu_deadline()
+                self._read()
+        except (Violation, MalformedCommand) as violation:
+            if state == _OPEN:
+                self._violated(violation)
+            else:
+                self._log().warning("request_not_understood", address=self.connection.address, reason=str(violation))
+                self.outcome = "violated"
+                self.event_queue.put("Evt19")
+
+    def _set_pdu_deadline(self) -> None:
+        length = self._framing.open_pdu_bytes
+        if length is None:
+            self._pdu_deadline = None
+        elif self._pdu_deadline is None:
+            self._pdu_deadline = self._read_at + self._dicom.pdu_seconds + length / SLOWEST_BYTES_PER_SECOND
+
+    def _read(self) -> None:
+        try:
+            count = self._tcp.recv_into(self._framing.space())
+        except _NOT_WHOLE:
+            return
+        except OSError:
+            count = 0
+        if not count:
+            self.event_queue.put("Evt17")
+            return
+        # The kernel clears this with every acknowledgement it sends.  Without it, a sender that leaves Nagle's
+        # algorithm on waits 40 ms for our delayed ACK before it sends the data set after the command set.
+        self._tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        self._read_at = time.monotonic()
+        self._framing.filled(count)
+
+    def _discard(self) -> None:
+        """Read and forget until the peer closes, so that the kernel does not reset what we sent it last."""
+        try:
+            count = self._tcp.recv_into(self._framing.space() or bytearray(4096))
+        except _NOT_WHOLE:
+            return
+        except OSError:
+            count = 0
+        if not count:
+            self.event_queue.put("Evt17")
+
+    def _give(self, encoded: bytes) -> None:
+        """Hand a whole PDU to pynetdicom's state machine."""
+        try:
+            pdu, event = self._decode_pdu(bytearray(encoded))
+        except Exception as error:  # whatever its decoder makes of a peer's bytes
+            raise Violation(f"PDU type 0x{encoded[0]:02x} cannot be decoded", framing.INVALID_PARAMETER) from error
+        self._recv_pdu.put(pdu)
+        self.event_queue.put(event)
+
+    # Messages (PS3.7 6.3, PS3.8 Annex E)
+
+    def _on_piece(self, piece: Piece) -> None:
+        if piece.is_command:
+            self._on_command_piece(piece)
+        else:
+            self._on_data_piece(piece)
+
+    def _on_command_piece(self, piece: Piece) -> None:
+        if self._request is not None or self._command_context not in (None, piece.context_id):
+            raise Violation("a command set within another message", framing.INVALID_PARAMETER)
+        if piece.context_id not in self.assoc._accepted_cx:
+            raise Violation("a presentation context that was not accepted", framing.INVALID_PARAMETER)
+        self._command_context = piece.context_id
+        self._command += piece.data
+        if len(self._command) > framing.MAXIMUM_COMMAND_BYTES:
+            raise Violation("a command set of more than 64 KB", framing.INVALID_PARAMETER)
+        if not piece.last:
+            return
+        encoded = bytes(self._command)
+        self._command.clear()
+        request = decode_command(encoded)
+        self._data_bytes = 0
+        # Incomplete requests pynetdicom would leave without an answer.
+        if request.field == C_STORE_RQ and (self._dicom.fast_path or not (request.complete and request.has_data_set)):
+            self._reception = self._service.begin(request, self._context(piece.context_id))
+        else:
+            self._hand_on(piece.context_id, True, True, encoded)
+        self._request = request
+        if not request.has_data_set:
+            self._message_is_whole()
+
+    def _on_data_piece(self, piece: Piece) -> None:
+        if self._request is None or piece.context_id != self._command_context:
+            raise Violation("data set bytes that belong to no command set", framing.INVALID_PARAMETER)
+        before, self._data_bytes = self._data_bytes, self._data_bytes + len(piece.data)
+        if self._data_bytes > 2 * self._dicom.maximum_instance_bytes:
+            raise Violation("a data set without end", framing.INVALID_PARAMETER)
+        if self._reception is not None:
+            self._reception.write(piece.data)
+        elif before <= self._dicom.maximum_instance_bytes:
+            self._hand_on(piece.context_id, False, piece.last, piece.data)
+        elif piece.last:
+            # Too large already: pynetdicom gets no more to hold in memory, and `ingest` will refuse what it has.
+            self._hand_on(piece.context_id, False, True, b"")
+        if piece.last:
+            self._message_is_whole()
+
+    def _message_is_whole(self) -> None:
+        request, reception, context_id = self._request, self._reception, self._command_context
+        self._request = self._reception = self._command_context = None
+        self._idle_timer.start()
+        if reception is None:
+            self._let_pynetdicom_serve()
+        elif request is not None and context_id is not None:
+            self._respond(request, context_id, reception.finish())
+            self._idle_timer.start()
+
+    def _hand_on(self, context_id: int, is_command: bool, last: bool, fragment: bytes | memoryview) -> None:
+        """Give pynetdicom a fragment of a message that is not ours, as a PDU of its own, and let it act at once."""
+        self._give(framing.data_pdu(context_id, is_command, last, fragment))
+        self._act()
+
+    def _let_pynetdicom_serve(self) -> None:
+        """Start the other thread on the message that is whole now; nothing is read until it has answered."""
+        self._serving = not self.assoc.dimse.msg_queue.empty()
+        self._park_other_thread()
+
+    def _respond(self, request: Command, context_id: int, answer: Answer) -> None:
+        """Send a C-STORE-RSP, in as many fragments as the peer's maximum length asks for (PS3.8 D.1)."""
+        body = encode_c_store_response(request, answer)
+        most = self.assoc.requestor.maximum_length or len(body) + 6
+        step = max(most - 6, 2)
+        message = b"".join(
+            framing.data_pdu(context_id, True, at + step >= len(body), body[at : at + step])
+            for at in range(0, len(body), step)
+        )
+        self._transport.send(message)
+
+    @property
+    def _service(self) -> StoreService:
+        if self.store_service is None:
+            raise Violation("a message before the association is open", framing.UNEXPECTED_PDU)
+        return self.store_service
+
+    def _context(self, context_id: int) -> Context:
+        accepted = self.assoc._accepted_cx[context_id]
+        return Context(context_id, str(accepted.abstract_syntax), str(accepted.transfer_syntax[0]))
+
+    # Ends
+
+    def _violated(self, violation: Violation | MalformedCommand) -> None:
+        """Abort because of what the peer sent: action AA-8, with the reason that PS3.8 9.3.8 has for it."""
+        self._log().warning("protocol_violated", reason=str(violation))
+        reason = violation.reason if isinstance(violation, Violation) else framing.INVALID_PARAMETER
+        self._abort("violated", _SERVICE_PROVIDER, reason)
+
+    def _abort(self, outcome: str, source: int, reason: int = framing.NOT_SPECIFIED) -> None:
+        self.outcome = outcome
+        self._send_abort(source, reason)
+        ended = A_P_ABORT()
+        ended.provider_reason = reason
+        self.to_user_queue.put(ended)
+        self.artim_timer.start()
+        self.state_machine.transition(_AWAITING_CLOSE)
+        self._over(_AWAITING_CLOSE)
+        self._park_other_thread()
+
+    def _send_abort(self, source: int, reason: int) -> None:
+        pdu = A_ABORT_RQ()
+        pdu.source, pdu.reason_diagnostic = source, reason
+        self._transport.send(pdu.encode())
+
+    def _abandon(self) -> None:
+        reception, self._reception = self._reception, None
+        if reception is not None:
+            reception.abandon()
+
+    def _end(self) -> None:
+        """Close the connection and let the association's own thread end, if it ever began."""
+        self._abandon()
+        self.state_machine.current_state = _CLOSED
+        self._kill_thread = True
+        lost = A_P_ABORT()
+        lost.provider_reason = framing.NOT_SPECIFIED
+        self.to_user_queue.put(lost)
+        self.assoc._reactor_checkpoint.set()
+        with suppress(OSError):  # it was reset
+            self._tcp.close()
+        self._admission.closed(self.connection)
+        if self.store_service is not None:
+            self._metrics.associations.labels(outcome=self.outcome).inc()
+            self._log().info("association_ended", state=self.outcome)
+
+    def _log(self) -> Any:
+        return self.store_service.log if self.store_service is not None else logger
+
+
+def _timeval(seconds: float) -> bytes:
+    whole = int(seconds)
+    return struct.pack("ll", whole, int((seconds - whole) * 1_000_000))

@@ -1,0 +1,1 @@
+"""Data sets in, volumes and refusals out. Pure: no disk, no socket, no database, no file format."""

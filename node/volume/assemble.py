@@ -1,0 +1,256 @@
+"""Data sets of one series in, volumes and refusals out: filter, split, arrange, place, fill.
+
+Every frame of every instance is in a volume, in an exclusion or in a refusal; that is checked before anything is
+returned.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from pydicom import Dataset
+from pydicom.uid import UID
+
+from node.dicom.values import CONVERSION_ERRORS
+from node.errors import ConversionRefused, VoxelnodeError
+from node.volume import objects
+from node.volume.dimensions import arrange
+from node.volume.elements import number, text
+from node.volume.frames import frames_of
+from node.volume.intensities import FrameRefused, read
+from node.volume.model import Assembly, Exclusion, Frame, Kind, Reason, Refusal, Volume, Warn, Warning
+from node.volume.stacks import Stack, split
+from node.volume.volumes import volumes_of
+
+DAMAGE = (*CONVERSION_ERRORS, ArithmeticError)
+"""What pydicom and numpy raise when they meet a value that cannot be what its header says."""
+
+LeftOut = tuple[Frame, Reason, str]
+
+
+@dataclass(slots=True)
+class _Series:
+    """What is known of one series while it is being assembled."""
+
+    datasets: dict[str, Dataset] = field(default_factory=dict)  # by SOP Instance UID
+    frames: list[Frame] = field(default_factory=list)
+    volumes: list[Volume] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    exclusions: list[Exclusion] = field(default_factory=list)
+    refused_frames: int = 0
+    stacks: int = 0
+
+    def exclude(self, left_out: Sequence[LeftOut]) -> None:
+        """Record frames that are in no volume, one exclusion for each instance and reason."""
+        counts = Counter((frame.sop_instance_uid, reason, detail) for frame, reason, detail in left_out)
+        self.exclusions += [Exclusion(uid, count, reason, detail) for (uid, reason, detail), count in counts.items()]
+
+    def refuse(self, reason: Reason, detail: str, frames: Sequence[Frame]) -> None:
+        """Record that a stack gives no volume."""
+        uids = tuple(dict.fromkeys(frame.sop_instance_uid for frame in frames))
+        self.refusals.append(Refusal(reason, detail, uids, self.stacks))
+        self.refused_frames += len(frames)
+        self.stacks += 1
+
+
+def assemble(datasets: Sequence[Dataset]) -> Assembly:
+    """Return the volumes of one series, and why what is in none of them is not.
+
+    Parameters
+    ----------
+    datasets : sequence of Dataset
+        Instances that share one Series Instance UID, in any order; copies of one instance count once.
+
+    Returns
+    -------
+    Assembly
+        The same for every order of `datasets`.
+
+    Raises
+    ------
+    VoxelnodeError
+        A frame is nowhere, or twice: a fault of this program, never of the data.
+    """
+    series = _Series()
+    for ds in sorted(_distinct(datasets, series), key=_by_number):
+        _collect(ds, series)
+    told = _told_of_exclusions(series.exclusions)
+    if series.frames:
+        stacks, several = split(series.frames)
+        for stack in stacks:
+            _assemble_stack(stack, series, (*several, *told))
+    if not series.volumes:
+        _refuse_all(series)
+    _account(series)
+    return Assembly(_with_unique_suffixes(series.volumes), tuple(series.refusals), tuple(series.exclusions))
+
+
+# Instances
+
+
+def _distinct(datasets: Sequence[Dataset], series: _Series) -> list[Dataset]:
+    """One data set for each SOP Instance UID; another one under the same UID is told unless it is a copy."""
+    for ds in datasets:
+        uid = text(ds, "SOPInstanceUID") or ""
+        first = series.datasets.setdefault(uid, ds)
+        if first is not ds and not _same_pixels(first, ds):
+            detail = "this SOP Instance UID came again with other pixels; the first one was taken"
+            series.exclusions.append(Exclusion(uid, 0, Reason.SAME_POSITION_TWICE, detail))
+    return list(series.datasets.values())
+
+
+def _same_pixels(one: Dataset, other: Dataset) -> bool:
+    """Whether two data sets hold the same pixel bytes."""
+    keywords = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+    return all(one.get(keyword) == other.get(keyword) for keyword in keywords)
+
+
+def _by_number(ds: Dataset) -> tuple[float, str]:
+    """Sort key that does not depend on the order of arrival."""
+    instance_number = number(ds, "InstanceNumber")
+    return (float("inf") if instance_number is None else instance_number), text(ds, "SOPInstanceUID") or ""
+
+
+def _collect(ds: Dataset, series: _Series) -> None:
+    """Add the frames of one instance, or its volumes if it is one by itself, or why it gives none."""
+    uid = text(ds, "SOPInstanceUID") or ""
+    try:
+        if not objects.is_image(ds):
+            detail = UID(str(ds.get("SOPClassUID", ""))).name
+            series.exclusions.append(Exclusion(uid, 0, Reason.NOT_AN_IMAGE, detail))
+            return
+        special = objects.special_volumes(ds, series.stacks)
+        if special is None:
+            series.frames += frames_of(ds)
+            return
+    except ConversionRefused as refused:
+        series.exclusions.append(Exclusion(uid, 0, Reason(refused.reason), refused.detail))
+        return
+    except DAMAGE as error:
+        series.exclusions.append(Exclusion(uid, 0, Reason.UNREADABLE, _damage(error)))
+        return
+    series.volumes += special
+    series.stacks += 1
+
+
+def _damage(error: Exception) -> str:
+    """A sentence about a damaged value; the error's own words may hold patient data."""
+    return f"a value is not what its header says ({type(error).__name__})"
+
+
+def _told_of_exclusions(exclusions: Sequence[Exclusion]) -> tuple[Warning, ...]:
+    """Warnings for the volumes of a series of which some instances are in none."""
+    reasons = Counter(exclusion.reason for exclusion in exclusions)
+    no_images = reasons.pop(Reason.NOT_AN_IMAGE, 0)
+    unread = sum(reasons.values())
+    warnings = []
+    if no_images:
+        warnings.append(Warning(Warn.PARTLY_NOT_AN_IMAGE, f"{no_images} instances of the series are no images"))
+    if unread:
+        warnings.append(Warning(Warn.INCOMPLETE_VOLUME, f"{unread} instances of the series are in no volume"))
+    return tuple(warnings)
+
+
+# Stacks
+
+
+def _assemble_stack(stack: Stack, series: _Series, warnings: tuple[Warning, ...]) -> None:
+    """Add the volumes of one stack; frames that cannot be decoded are left out of it, and told."""
+    frames: Sequence[Frame] = stack.frames
+    try:
+        try:
+            volumes, left_out, count = _volumes(frames, stack.suffix, series, warnings)
+        except FrameRefused:
+            frames, undecodable = _decodable(frames)
+            if not frames:
+                _, reason, detail = undecodable[0]
+                series.refuse(reason, detail, stack.frames)
+                return
+            series.exclude(undecodable)
+            lost = Warning(Warn.INCOMPLETE_VOLUME, f"{len(undecodable)} frames could not be decoded and were left out")
+            volumes, left_out, count = _volumes(frames, stack.suffix, series, (*warnings, lost))
+    except ConversionRefused as refused:
+        series.refuse(Reason(refused.reason), refused.detail, frames)
+    except DAMAGE as error:
+        series.refuse(Reason.UNREADABLE, _damage(error), frames)
+    else:
+        series.volumes += volumes
+        series.stacks += count
+        series.exclude(left_out)
+
+
+def _volumes(
+    frames: Sequence[Frame], suffix: str, series: _Series, warnings: tuple[Warning, ...]
+) -> tuple[list[Volume], list[LeftOut], int]:
+    """The volumes of one stack, the frames that are in none, and how many stacks it is in truth."""
+    volumes: list[Volume] = []
+    left_out: list[LeftOut] = []
+    arrangements = arrange(frames)
+    for number_of_arrangement, arrangement in enumerate(arrangements):
+        name = "-".join(part for part in (suffix, arrangement.variant) if part)
+        stack = series.stacks + number_of_arrangement
+        volumes += volumes_of(arrangement, stack, name, series.datasets.__getitem__, warnings)
+        left_out += arrangement.left_out
+    return volumes, left_out, len(arrangements)
+
+
+def _decodable(frames: Sequence[Frame]) -> tuple[list[Frame], list[LeftOut]]:
+    """The frames that can be decoded, and the others."""
+    good, bad = [], []
+    for frame in frames:
+        try:
+            read(frame)
+        except FrameRefused as refused:
+            bad.append((frame, Reason(refused.reason), refused.detail))
+        else:
+            good.append(frame)
+    return good, bad
+
+
+# The whole series
+
+
+def _refuse_all(series: _Series) -> None:
+    """Turn the exclusions of a series without any volume into refusals, one for each reason."""
+    uids: dict[tuple[Reason, str], dict[str, None]] = defaultdict(dict)
+    for exclusion in series.exclusions:
+        uids[exclusion.reason, exclusion.detail][exclusion.sop_instance_uid] = None
+        series.refused_frames += exclusion.frames
+    series.exclusions.clear()
+    series.refusals += [Refusal(reason, detail, tuple(own)) for (reason, detail), own in uids.items()]
+
+
+def _with_unique_suffixes(volumes: Sequence[Volume]) -> tuple[Volume, ...]:
+    """Volumes of which no two stacks share a suffix."""
+    stacks: dict[str, set[int]] = defaultdict(set)
+    for volume in volumes:
+        stacks[volume.suffix].add(volume.stack)
+    return tuple(
+        volume
+        if len(stacks[volume.suffix]) == 1
+        else replace(volume, suffix="-".join(filter(None, (volume.suffix, f"s{volume.stack + 1}"))))
+        for volume in volumes
+    )
+
+
+def _account(series: _Series) -> None:
+    """Check that every instance is somewhere, and every frame just once."""
+    assembly = Assembly(tuple(series.volumes), tuple(series.refusals), tuple(series.exclusions))
+    lost = assembly.unaccounted(set(series.datasets))
+    if lost:
+        raise VoxelnodeError(f"{len(lost)} instances are in no volume, exclusion or refusal")
+    known = {id(frame) for frame in series.frames}
+    uids = {frame.sop_instance_uid for frame in series.frames}
+    placed = sum(
+        source.sop_instance_uid in uids
+        for volume in series.volumes
+        if volume.kind is Kind.VOLUME
+        for source in volume.sources
+    )
+    excluded = sum(exclusion.frames for exclusion in series.exclusions)
+    if placed + excluded + series.refused_frames != len(known):
+        raise VoxelnodeError(
+            f"{len(known)} frames, but {placed} in volumes, {excluded} excluded, {series.refused_frames} refused"
+        )

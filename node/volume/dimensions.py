@@ -1,0 +1,170 @@
+"""Lay the frames of a stack on a grid of times and slices: what shares a position is a series in time.
+
+Planes are binned by their distance along the normal. A stack may turn out to be several: fields of view that are moved
+against each other, variants of the same places, acquisitions that lie within each other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from node.volume.geometry import (
+    DRIFT_TOLERANCE_PIXELS,
+    Axes,
+    cluster_numbers,
+    is_even,
+    position_tolerance,
+    stack_axes,
+)
+from node.volume.model import Float, Frame
+from node.volume.times import Arrangement, Bin, by_instance, repeated, uneven
+
+ACQUISITIONS = ("acquisition_number", "temporal_position", "acquisition_time")
+"""Attributes that tell acquisitions apart whose positions do not fit together."""
+
+VARIANTS = ("image_type", "kernel", "kvp", "flip_angle", "stack", "slice_thickness")
+"""Attributes that tell volumes at the same places apart."""
+
+
+def arrange(frames: Sequence[Frame]) -> list[Arrangement]:
+    """Return the grids of one stack, mostly one.
+
+    Raises
+    ------
+    ConversionRefused
+        ``same-position-twice`` or ``incomplete``: planes share positions and nothing tells them apart.
+    """
+    if frames[0].position is None:
+        return [Arrangement([[frame] for frame in sorted(frames, key=by_instance)])]
+    parts = _parts_of_several_places(frames)
+    if len(parts) > 1:
+        numbered = enumerate((grid for part in parts for grid in arrange(part)), start=1)
+        return [Arrangement(grid.planes, grid.left_out, grid.warnings, str(number)) for number, grid in numbered]
+    bins = _bins(frames)
+    counts = set(map(len, bins))
+    if counts == {1}:
+        return [Arrangement([[only for (only,) in bins]])]
+    if len(counts) == 1:
+        return [repeated(bins)]
+    return [uneven(bins)]
+
+
+# Binning
+
+
+def _distances(frames: Sequence[Frame]) -> tuple[Float, Axes, float]:
+    """Distance of each frame along the stack's normal, its axes, and the tolerance for one position, in mm."""
+    axes = stack_axes(np.array([frame.orientation for frame in frames]))
+    positions = np.array([frame.position for frame in frames])
+    return positions @ axes.normal, axes, position_tolerance(frames[0].pixel_spacing or (1.0, 1.0))
+
+
+def _bins(frames: Sequence[Frame]) -> list[Bin]:
+    """Frames by position, ascending along the normal."""
+    distances, _, tolerance = _distances(frames)
+    labels = cluster_numbers(distances, tolerance)
+    bins: list[Bin] = [[] for _ in range(int(labels.max()) + 1)]
+    for frame, label in zip(frames, labels, strict=True):
+        bins[label].append(frame)
+    return bins
+
+
+def _parts_of_several_places(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """Frames by what makes them several stacks: moved fields of view, variants, interleaved acquisitions."""
+    distances, axes, tolerance = _distances(frames)
+    labels = cluster_numbers(distances, tolerance)
+    shared = len(set(labels.tolist())) < len(frames)
+    if shared:
+        moved = _moved_fields(frames, labels, axes)
+        if len(moved) > 1:
+            return moved
+        for name in VARIANTS:
+            parts = _by(frames, lambda frame, name=name: frame.variant_key.get(name))  # type: ignore[misc]
+            if len(parts) > 1 and _explains(parts, frames, labels):
+                return parts
+    if not shared and is_even(_ascending(distances)):
+        return [list(frames)]
+    if len(set(Counter(labels.tolist()).values())) > 1 or not is_even(_ascending(distances, labels)):
+        for name in ACQUISITIONS:
+            parts = _by(frames, lambda frame, name=name: frame.time_key.get(name))  # type: ignore[misc]
+            if len(parts) > 1 and _are_acquisitions(parts, frames, labels):
+                return parts
+    return [list(frames)]
+
+
+def _ascending(distances: Float, labels: Any = None) -> Float:
+    """Ascending distances, one for each position."""
+    if labels is None:
+        return np.sort(distances)
+    return np.asarray(np.bincount(labels, distances) / np.bincount(labels))
+
+
+def _by(frames: Sequence[Frame], trait: Callable[[Frame], Hashable]) -> list[list[Frame]]:
+    """Frames that agree in a trait, in order of first appearance."""
+    parts: dict[Hashable, list[Frame]] = defaultdict(list)
+    for frame in frames:
+        parts[trait(frame)].append(frame)
+    return list(parts.values())
+
+
+def _moved_fields(frames: Sequence[Frame], labels: Any, axes: Axes) -> list[list[Frame]]:
+    """Frames by their offset within the plane, where planes at one distance are moved against each other."""
+    positions = np.array([frame.position for frame in frames])
+    offsets = np.stack([positions @ axes.row, positions @ axes.column], axis=1)
+    rows_mm, columns_mm = frames[0].pixel_spacing or (1.0, 1.0)
+    tolerance = DRIFT_TOLERANCE_PIXELS * min(rows_mm, columns_mm)
+    order = np.argsort(labels, kind="stable")
+    starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
+    spread = np.maximum.reduceat(offsets[order], starts) - np.minimum.reduceat(offsets[order], starts)
+    if spread.max() <= tolerance:
+        return [list(frames)]
+    across, down = (cluster_numbers(offsets[:, axis], tolerance) for axis in (0, 1))
+    places = {id(frame): (int(a), int(d)) for frame, a, d in zip(frames, across, down, strict=True)}
+    return _by(frames, lambda frame: places[id(frame)])
+
+
+def _positions_of(parts: list[list[Frame]], frames: Sequence[Frame], labels: Any) -> list[Counter[int]]:
+    """For each part, how many frames it has at each position."""
+    where = {id(frame): int(label) for frame, label in zip(frames, labels, strict=True)}
+    return [Counter(where[id(frame)] for frame in part) for part in parts]
+
+
+def _explains(parts: list[list[Frame]], frames: Sequence[Frame], labels: Any) -> bool:
+    """Whether a variant makes whole volumes: at shared places, each with equal counts and even distances."""
+    counts = _positions_of(parts, frames, labels)
+    if sum(map(len, counts)) == len(set().union(*counts)):
+        return False  # they share no position: parts of one volume
+    return all(len(set(count.values())) == 1 for count in counts) and all(
+        is_even(_ascending(*_with_labels(part))) for part in parts
+    )
+
+
+def _are_acquisitions(parts: list[list[Frame]], frames: Sequence[Frame], labels: Any) -> bool:
+    """Whether acquisitions lie within each other, each whole, and are no times of one volume.
+
+    Side by side they are one volume, of varying spacing perhaps. Where every position has several frames and an
+    acquisition has only places of another, that one is a time which was interrupted.
+    """
+    counts = _positions_of(parts, frames, labels)
+    ranges = sorted((min(count), max(count)) for count in counts)
+    interleaved = all(after[0] < before[1] for before, after in pairwise(ranges))
+    within = any(a.keys() <= b.keys() for a in counts for b in counts if a is not b)
+    single = min(Counter(labels.tolist()).values()) == 1
+    return (
+        interleaved
+        and (single or not within)
+        and all(
+            len(part) > 2 and len(set(map(len, _bins(part)))) == 1 and is_even(_ascending(*_with_labels(part)))
+            for part in parts
+        )
+    )
+
+
+def _with_labels(frames: Sequence[Frame]) -> tuple[Float, Any]:
+    distances, _, tolerance = _distances(frames)
+    return distances, cluster_numbers(distances, tolerance)

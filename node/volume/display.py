@@ -1,0 +1,90 @@
+"""How a picture of a volume should look, as its data set says: windows, VOI LUT, padding, aspect of a pixel."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from pydicom import Dataset
+
+from node.dicom.values import items, value
+from node.volume.elements import item, number, numbers, text
+from node.volume.model import Display
+
+
+def display_of(ds: Dataset, frame_number: int) -> Display:
+    """Return the display of one frame (from 1) of an instance.
+
+    An enhanced instance keeps windows in Frame VOI LUT Sequence (0028,9132) of the frame, else of all frames
+    (PS3.3 C.7.6.16.2.10).
+    """
+    source = ds
+    per_frame = items(ds, "PerFrameFunctionalGroupsSequence")
+    groups = [*per_frame[frame_number - 1 : frame_number], *items(ds, "SharedFunctionalGroupsSequence")[:1]]
+    for group in groups:
+        found = item(group, "FrameVOILUTSequence")
+        if found is not None:
+            source = found
+            break
+    return Display(
+        windows=_windows(source),
+        function=text(source, "VOILUTFunction") or "LINEAR",
+        voi_lut=_voi_lut(ds),
+        inverted=text(ds, "PhotometricInterpretation") == "MONOCHROME1",
+        padding=_padding(ds),
+        pixel_aspect=_pixel_aspect(ds),
+    )
+
+
+def _windows(ds: Dataset) -> tuple[tuple[float, float], ...]:
+    """Pairs of Window Center (0028,1050) and Width (0028,1051) that can be used."""
+    centres, widths = numbers(ds, "WindowCenter") or (), numbers(ds, "WindowWidth") or ()
+    pairs = zip(centres, widths, strict=False)
+    return tuple(
+        (centre, width) for centre, width in pairs if math.isfinite(centre) and math.isfinite(width) and width > 0
+    )
+
+
+def _voi_lut(ds: Dataset) -> tuple[int, np.ndarray] | None:
+    """First input value and table of VOI LUT Sequence (0028,3010), PS3.3 C.11.2.1.1; None where it cannot be used."""
+    lut = item(ds, "VOILUTSequence")
+    descriptor = None if lut is None else numbers(lut, "LUTDescriptor")
+    if lut is None or descriptor is None or len(descriptor) != 3 or not all(map(math.isfinite, descriptor)):
+        return None
+    data = value(lut, "LUTData")
+    if isinstance(data, bytes):
+        table = np.frombuffer(data[: len(data) // 2 * 2], "<u2")
+    else:
+        table = np.asarray(data if data is not None else [], np.int64)
+    entries = int(descriptor[0]) or 65536
+    if table.ndim != 1 or len(table) < entries:
+        return None
+    first = int(descriptor[1])
+    signed = number(ds, "PixelRepresentation") == 1
+    return (first - 65536 if signed and first > 32767 else first), table[:entries]
+
+
+def _padding(ds: Dataset) -> tuple[float, float] | None:
+    """Stored values that are no data: Pixel Padding Value (0028,0120) to Range Limit (0028,0121), either the larger."""
+    padding = number(ds, "PixelPaddingValue")
+    if padding is None:
+        return None
+    limit = number(ds, "PixelPaddingRangeLimit")
+    ends = [_as_stored(ds, end) for end in (padding, padding if limit is None else limit)]
+    return min(ends), max(ends)
+
+
+def _as_stored(ds: Dataset, padding: float) -> float:
+    """A padding value by Pixel Representation (0028,0103); some writers give the other sign."""
+    bits = int(number(ds, "BitsAllocated") or 16)
+    if number(ds, "PixelRepresentation") == 1:
+        return padding - 2**bits if padding >= 2 ** (bits - 1) else padding
+    return padding + 2**bits if padding < 0 else padding
+
+
+def _pixel_aspect(ds: Dataset) -> float:
+    """Height of a pixel over its width: Pixel Aspect Ratio (0028,0034) is vertical, then horizontal."""
+    ratio = numbers(ds, "PixelAspectRatio")
+    if ratio is None or len(ratio) != 2 or not all(math.isfinite(part) and part > 0 for part in ratio):
+        return 1.0
+    return ratio[0] / ratio[1]

@@ -1,0 +1,214 @@
+"""Frames of an instance, whatever kind it is: each with its pixels, its place, and what tells it from the others.
+
+A classic instance has one; an enhanced one takes them from its functional groups (PS3.3 C.7.6.16.2: the frame's own
+group, else the shared one); a mosaic has one for each tile; a reconstructed nuclear medicine image counts them by its
+vectors; a cine has frames without a place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from pydicom import Dataset
+
+from node.volume import vendors
+from node.volume.diffusion import diffusion_of
+from node.volume.elements import instant, item, number, numbers, seconds_of_day, text, texts
+from node.volume.functional_groups import Common, of_each_frame
+from node.volume.model import Array, Frame
+from node.volume.pixels import FrameReader, frame_reader
+from node.volume.planes import acquired_at, checked_place, is_map, pixel_spacing, place, rescale
+from node.volume.tiling import Tiling
+
+PROJECTIONS = frozenset({"CR", "DX", "MG", "IO", "PX", "RG", "XC", "ES", "GM", "OP"})
+"""Modalities whose instances are pictures of their own, even where they have one size."""
+
+
+def frames_of(ds: Dataset) -> list[Frame]:
+    """Return the frames of one instance in its own order.
+
+    Raises
+    ------
+    ConversionRefused
+        The pixels contradict the header (`contradictory`, `too-large`, `undecodable`), the geometry is impossible
+        (`bad-geometry`), or the layout of a mosaic cannot be known (`unproven-layout`).
+    """
+    reader = frame_reader(ds)
+    common = _common(ds, reader)
+    tiling = vendors.tiling(ds)
+    if tiling is not None:
+        return _tiles(ds, reader, common, tiling)
+    grouped = of_each_frame(ds, reader.frames, common, reader.modality_lut)
+    if grouped is not None:
+        return [_frame(reader, common, index, **own) for index, own in enumerate(grouped)]
+    positions = _reconstructed_positions(ds, reader.frames)
+    if positions is not None:
+        return _reconstructed(ds, reader, common, positions)
+    return _plain(ds, reader, common)
+
+
+def _common(ds: Dataset, reader: FrameReader) -> Common:
+    """What all frames of an instance share, as arguments of `Frame`."""
+    image_type = texts(ds, "ImageType")
+    modality = text(ds, "Modality") or ""
+    instance_number = number(ds, "InstanceNumber")
+    slope, intercept = (1.0, 0.0) if reader.modality_lut else rescale(ds)
+    diffusion = diffusion_of(ds) if modality == "MR" else None
+    echo_time = number(ds, "EchoTime")
+    return {
+        "sop_instance_uid": text(ds, "SOPInstanceUID") or "",
+        "rows": reader.rows,
+        "columns": reader.columns,
+        "dtype": np.dtype(reader.dtype),
+        "colour": reader.colour,
+        "lossy": reader.lossy,
+        "pixel_spacing": pixel_spacing(ds, placed="ImagePositionPatient" in ds),
+        "slope": slope,
+        "intercept": intercept,
+        "slice_thickness_mm": number(ds, "SliceThickness"),
+        "spacing_between_slices_mm": number(ds, "SpacingBetweenSlices"),
+        "instance_number": None if instance_number is None else int(instance_number),
+        "diffusion": diffusion,
+        "acquisition_time_s": seconds_of_day(text(ds, "AcquisitionTime")),
+        "split_key": {
+            "sop_class": text(ds, "SOPClassUID"),
+            "frame_of_reference": text(ds, "FrameOfReferenceUID"),
+            "derived": image_type[:1] == ("DERIVED",),
+            "component": (vendors.component(ds) or "magnitude") if modality == "MR" else None,
+            "echo_time": echo_time or None,
+            "echo": numbers(ds, "EchoNumbers"),
+            "inversion_time": number(ds, "InversionTime") or None,
+            "map": is_map(diffusion),
+        },
+        "variant_key": {
+            "image_type": image_type,
+            "kernel": texts(ds, "ConvolutionKernel"),
+            "kvp": number(ds, "KVP"),
+            "flip_angle": number(ds, "FlipAngle"),
+            "slice_thickness": number(ds, "SliceThickness"),
+        },
+        "time_key": {
+            "temporal_position": number(ds, "TemporalPositionIdentifier"),
+            "trigger_time": number(ds, "TriggerTime"),
+            "cardiac_phase": number(ds, "NominalPercentageOfCardiacPhase"),
+            "frame_reference_time": number(ds, "FrameReferenceTime"),
+            "acquisition_number": number(ds, "AcquisitionNumber"),
+            "acquisition_time": acquired_at(ds),
+            "content_time": instant(text(ds, "ContentDate"), text(ds, "ContentTime")),
+        },
+    }
+
+
+def _frame(reader: FrameReader, common: Common, index: int, **own: Any) -> Frame:
+    """Frame `index` (from 0) of an instance: what is common, and what is its own."""
+    keys: Common = {
+        name: common[name] | own.pop(name, {})  # each frame needs its own copy
+        for name in ("split_key", "variant_key", "time_key")
+    }
+    keys["time_key"]["instance"] = (common["instance_number"] or 0, index + 1)
+    given: Common = {"frame_number": index + 1, "read": partial(reader, index)}
+    return Frame(**(given | common | keys | own))
+
+
+def _plain(ds: Dataset, reader: FrameReader, common: Common) -> list[Frame]:
+    """Frames at the one place that the data set gives, or at none."""
+    position, orientation = place(ds)
+    own_stack = {}
+    if position is None and (reader.frames > 1 or text(ds, "Modality") in PROJECTIONS):
+        own_stack = {"instance": common["sop_instance_uid"]}  # a clip, or a picture: not a part of a stack
+    common["split_key"] |= own_stack
+    steps = _frame_times(ds, reader.frames)
+    return [
+        _frame(reader, common, index, position=position, orientation=orientation, time_key={"frame_time": steps[index]})
+        for index in range(reader.frames)
+    ]
+
+
+# Tiles of a mosaic
+
+
+def _tiles(ds: Dataset, reader: FrameReader, common: Common, tiling: Tiling) -> list[Frame]:
+    """One frame for each tile of each frame of a mosaic."""
+    orientation = None
+    if tiling.positions is not None and tiling.orientation is not None:
+        _, orientation = checked_place((0.0, 0.0, 0.0), tuple(map(float, tiling.orientation)))
+    own = {"rows": tiling.tile_rows, "columns": tiling.tile_columns, "orientation": orientation}
+    start = common["acquisition_time_s"]
+    out = []
+    for index in range(reader.frames):
+        mosaic = _Mosaic(partial(reader, index), tiling)
+        for tile in range(tiling.count):
+            frame = _frame(reader, common | own, index)
+            frame.read = partial(mosaic.tile, tile)
+            if tiling.positions is not None and orientation is not None:
+                frame.position = np.asarray(tiling.positions[tile], float)
+            if tiling.slice_times_s is not None:
+                frame.acquisition_time_s = (start or 0.0) + tiling.slice_times_s[tile]
+            out.append(frame)
+    return out
+
+
+class _Mosaic:
+    """A frame of tiles, decoded once and kept until every tile was read."""
+
+    def __init__(self, read: Callable[[], Array], tiling: Tiling) -> None:
+        self._read, self._tiling = read, tiling
+        self._plane: Array | None = None
+        self._left = tiling.count
+
+    def tile(self, index: int) -> Array:
+        """Stored values of one tile; tiles are counted row by row."""
+        plane = self._read() if self._plane is None else self._plane
+        self._left -= 1
+        self._plane = plane if self._left > 0 else None
+        return self._tiling.cut(plane, index)
+
+
+# Reconstructed nuclear medicine, and frames without a place
+
+
+def _reconstructed_positions(ds: Dataset, frames: int) -> tuple[Array, Array] | None:
+    """Positions (frames, 3) and orientation of a reconstructed NM image (PS3.3 C.8.4.15); None of any other."""
+    detector = item(ds, "DetectorInformationSequence")
+    slices, spacing = numbers(ds, "SliceVector"), number(ds, "SpacingBetweenSlices")
+    if detector is None or slices is None or spacing is None or len(slices) != frames:
+        return None
+    position, orientation = checked_place(
+        numbers(detector, "ImagePositionPatient"), numbers(detector, "ImageOrientationPatient")
+    )
+    if position is None:
+        return None
+    normal = np.cross(orientation[:3], orientation[3:])
+    return position + (np.asarray(slices) - 1)[:, None] * spacing * normal, orientation
+
+
+def _reconstructed(ds: Dataset, reader: FrameReader, common: Common, positions: tuple[Array, Array]) -> list[Frame]:
+    """Frames of a reconstructed NM image, ordered at one place by the other vectors that count them."""
+    names = ("EnergyWindowVector", "RRIntervalVector", "TimeSlotVector", "DetectorVector")
+    vectors = [vector for vector in (numbers(ds, name) for name in names) if vector and len(vector) == reader.frames]
+    return [
+        _frame(
+            reader,
+            common,
+            index,
+            position=positions[0][index],
+            orientation=positions[1],
+            time_key={"dimensions": tuple(vector[index] for vector in vectors) or None},
+        )
+        for index in range(reader.frames)
+    ]
+
+
+def _frame_times(ds: Dataset, frames: int) -> list[float | None]:
+    """Start of each frame of a cine in seconds: Frame Time (0018,1063) or Frame Time Vector (0018,1065), both in ms."""
+    vector = numbers(ds, "FrameTimeVector")
+    if vector is not None and len(vector) == frames and all(map(math.isfinite, vector)):
+        return [float(value) / 1000 for value in np.cumsum(vector)]
+    step = number(ds, "FrameTime")
+    if step is None or step <= 0 or frames == 1:
+        return [None] * frames
+    return [index * step / 1000 for index in range(frames)]

@@ -1,0 +1,172 @@
+"""Where planes lie: orientation clusters, positions along the normal, and the affine of a stack.
+
+All in LPS+ millimetres (PS3.3 C.7.6.2.1.1); positions are centres of the first voxel of a plane.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from node.volume.model import Float, Geometry, Warn, Warning
+
+ORIENTATION_TOLERANCE = 1e-4
+"""Largest difference of a direction cosine within one orientation; scanners jitter by 1e-7, files hold 6 digits."""
+
+POSITION_TOLERANCE_MM = 0.01
+"""Planes nearer than this share a position; 3D Slicer takes the same. Of pixels below 0.1 mm: a tenth of a pixel."""
+
+SPACING_TOLERANCE = 0.01
+"""Largest departure of a slice distance from the median, as a part of it (as highdicom), or 0.01 mm if that is more."""
+
+DRIFT_TOLERANCE_PIXELS = 0.1
+"""Largest movement of planes within themselves over the whole stack; above it the stack is sheared."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Axes:
+    """Unit vectors of a stack: along a row, down a column, and the normal on which distances count."""
+
+    row: Float
+    column: Float
+    normal: Float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Placement:
+    """How a stack of planes lies.
+
+    `step_mm` is the distance between planes along the normal that holds for most of them; `along` are the distances
+    of the planes from the first, `offsets` (N, 2) how far each is moved along its rows and columns, both in mm.
+    """
+
+    geometry: Geometry
+    affine_lps: Float
+    spacing_mm: tuple[float, float, float]
+    step_mm: float
+    axes: Axes
+    along: Float
+    offsets: Float
+    warnings: tuple[Warning, ...]
+
+
+def cluster_orientations(orientations: Float) -> NDArray[np.intp]:
+    """Return a cluster number for each of (N, 6) orientations; numbers count by first appearance."""
+    labels = np.full(len(orientations), -1, np.intp)
+    left = np.arange(len(orientations))
+    cluster = 0
+    while len(left):
+        same = np.abs(orientations[left] - orientations[left[0]]).max(axis=1) <= ORIENTATION_TOLERANCE
+        labels[left[same]] = cluster
+        left = left[~same]
+        cluster += 1
+    return labels
+
+
+def cluster_numbers(values: Float, tolerance: float) -> NDArray[np.intp]:
+    """Return a cluster number for each of (N,) values, ascending; gaps above `tolerance` divide clusters."""
+    order = np.argsort(values, kind="stable")
+    labels = np.empty(len(values), np.intp)
+    labels[order] = np.concatenate(([0], np.cumsum(np.diff(values[order]) > tolerance)))
+    return labels
+
+
+def stack_axes(orientations: Float) -> Axes:
+    """Return the orthonormal axes nearest to the mean of (N, 6) orientations of one cluster."""
+    mean = orientations.mean(axis=0).reshape(2, 3)
+    left, _, right = np.linalg.svd(mean, full_matrices=False)  # polar decomposition: turns neither vector alone
+    row, column = left @ right
+    return Axes(row, column, np.cross(row, column))
+
+
+def position_tolerance(pixel_spacing: tuple[float, float]) -> float:
+    """Return how near planes must lie to share a position, in mm."""
+    return min(POSITION_TOLERANCE_MM, 0.1 * min(pixel_spacing))
+
+
+def place(positions: Float, axes: Axes, pixel_spacing: tuple[float, float], single_spacing_mm: float) -> Placement:
+    """Return how planes at distinct positions lie.
+
+    Parameters
+    ----------
+    positions : (N, 3) mm
+        *Image Position (Patient)* in ascending order along the normal.
+    axes : Axes
+    pixel_spacing : (float, float), mm
+        Between rows, then between columns.
+    single_spacing_mm : float
+        Between slices, where there is only one.
+
+    Notes
+    -----
+    PS3.3 C.7.6.2.1.1. The slice column of the affine is measured from the first to the last position. Where distances
+    are uneven it is the median step instead, so that nothing is stretched; the first plane is in place then.
+    """
+    relative = positions - positions[0]
+    along = relative @ axes.normal
+    offsets = np.stack([relative @ axes.row, relative @ axes.column], axis=1)
+    count = len(positions)
+    warnings: tuple[Warning, ...] = ()
+    if count == 1:
+        step, step_mm, geometry = axes.normal * single_spacing_mm, single_spacing_mm, Geometry.SINGLE
+    else:
+        step_mm = float(np.median(np.diff(along)))
+        geometry, warnings = _classify(along, offsets, step_mm, pixel_spacing)
+        whole = relative[-1] / (count - 1)
+        step = whole if geometry is not Geometry.IRREGULAR else relative[-1] / along[-1] * step_mm
+        step_mm = step_mm if geometry is Geometry.IRREGULAR else float(along[-1] / (count - 1))
+    between_rows, between_columns = pixel_spacing
+    affine = np.eye(4)
+    affine[:3, 0] = axes.row * between_columns
+    affine[:3, 1] = axes.column * between_rows
+    affine[:3, 2] = step
+    affine[:3, 3] = positions[0]
+    spacing = (float(between_columns), float(between_rows), float(np.linalg.norm(step)))
+    return Placement(geometry, affine, spacing, step_mm, axes, along, offsets, warnings)
+
+
+def is_even(along: Float) -> bool:
+    """Return whether ascending distances are even within tolerance."""
+    if len(along) < 3:
+        return True
+    steps = np.diff(along)
+    median = float(np.median(steps))
+    return bool(np.abs(steps - median).max() <= max(SPACING_TOLERANCE * median, POSITION_TOLERANCE_MM))
+
+
+def _classify(
+    along: Float, offsets: Float, step_mm: float, pixel_spacing: tuple[float, float]
+) -> tuple[Geometry, tuple[Warning, ...]]:
+    """The geometry of two or more planes, and what is to be told of it."""
+    pixel = np.array([pixel_spacing[1], pixel_spacing[0]])
+    share = (along / along[-1])[:, None]
+    straight = np.abs((offsets - share * offsets[-1]) / pixel).max() <= DRIFT_TOLERANCE_PIXELS
+    sheared = np.abs(offsets[-1] / pixel).max() > DRIFT_TOLERANCE_PIXELS
+    warnings = []
+    if sheared and straight:
+        degrees = np.degrees(np.arctan2(np.linalg.norm(offsets[-1]), along[-1]))
+        warnings.append(Warning(Warn.GANTRY_TILT, f"planes are tilted against their stack by {degrees:.2f} degrees"))
+    if not is_even(along):
+        warnings.append(_uneven(np.diff(along), step_mm))
+    elif not straight:
+        warnings.append(Warning(Warn.IRREGULAR_SPACING, "planes are not moved evenly along their rows and columns"))
+    if not straight or not is_even(along):
+        return Geometry.IRREGULAR, tuple(warnings)
+    return (Geometry.SHEARED if sheared else Geometry.REGULAR), tuple(warnings)
+
+
+def _uneven(steps: Float, step_mm: float) -> Warning:
+    """Whether slices are missing (distances are multiples of the usual one) or lie unevenly."""
+    times = np.maximum(np.rint(steps / step_mm), 1)
+    if (np.abs(steps - times * step_mm) <= max(SPACING_TOLERANCE * step_mm, POSITION_TOLERANCE_MM) * times).all():
+        gaps = ", ".join(str(index + 1) for index in np.flatnonzero(times > 1)[:20])
+        missing = int((times - 1).sum())
+        return Warning(
+            Warn.MISSING_SLICE, f"{missing} slices are missing at {step_mm:.4g} mm spacing, after slices {gaps}"
+        )
+    return Warning(
+        Warn.IRREGULAR_SPACING,
+        f"distances between slices go from {steps.min():.4g} to {steps.max():.4g} mm, {step_mm:.4g} mm in the middle",
+    )

@@ -1,0 +1,98 @@
+"""Lookup tables that belong to the stored values themselves: palettes and the Modality LUT."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.pixels.processing import apply_color_lut
+
+from node.dicom.values import items, numbers, value
+from node.errors import ConversionRefused
+from node.volume.model import Array, Reason
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LookupTable:
+    """Outputs by stored value: `first` is the stored value of the first entry; what lies outside takes the end entries.
+
+    `entries` is (entries,) for the Modality LUT, (entries, 3) for a palette.
+    """
+
+    first: int
+    entries: Array
+
+    def __call__(self, stored: Array) -> Array:
+        index = np.clip(stored.astype(np.int64) - self.first, 0, len(self.entries) - 1)
+        return self.entries[index]
+
+
+def palette(ds: Dataset) -> LookupTable:
+    """Return the palette of a PALETTE COLOR image as RGB of 8 bits; of entries of 16 bits the high byte.
+
+    Plain, 8-bit entries in 16-bit words and segmented tables alike (PS3.3 C.7.6.3.1.5, C.7.6.3.1.6, C.7.9.2).
+
+    Raises
+    ------
+    ConversionRefused
+        ``contradictory``: no palette, or descriptor and data do not fit.
+    """
+    entries, first = _descriptor(ds, "RedPaletteColorLookupTableDescriptor", "(0028,1101)")
+    try:
+        table = apply_color_lut(np.arange(first, first + entries, dtype=np.int64), ds)[:, :3]
+    except Exception as error:  # pydicom's expansion of broken tables raises whatever it meets
+        raise _refused(
+            "the palette of (0028,1101) to (0028,1223) cannot be expanded, its data do not fit its descriptor"
+        ) from error
+    if table.dtype == np.uint16 and table.max(initial=0) > 0xFF:
+        table = table >> 8  # else: 8-bit entries in words of 16 bits
+    return LookupTable(first, table.astype(np.uint8))
+
+
+def modality_lut(ds: Dataset) -> LookupTable | None:
+    """Return the table of Modality LUT Sequence (0028,3000), None without one (PS3.3 C.11.1).
+
+    Raises
+    ------
+    ConversionRefused
+        ``contradictory``: descriptor and data do not fit.
+    """
+    sequence = items(ds, "ModalityLUTSequence")
+    if not sequence:
+        return None
+    item = sequence[0]
+    entries, first = _descriptor(item, "LUTDescriptor", "(0028,3002)")
+    data = value(item, "LUTData")
+    bits = (numbers(item, "LUTDescriptor", 3) or (0, 0, 16))[2]
+    table = _table(data, entries, int(bits), ds)
+    if table is None:
+        raise _refused(f"(0028,3006) LUT Data does not hold the {entries} entries of (0028,3002) LUT Descriptor")
+    return LookupTable(first, table)
+
+
+def _descriptor(ds: Dataset, keyword: str, tag: str) -> tuple[int, int]:
+    """Return the number of entries and the first stored value of a table; 0 entries mean 65536."""
+    descriptor = numbers(ds, keyword, 3)
+    if descriptor is None or descriptor[0] < 0:
+        raise _refused(f"{tag} lookup table descriptor is missing or is not three numbers")
+    return int(descriptor[0]) or 65536, int(descriptor[1])
+
+
+def _table(data: object, entries: int, bits: int, ds: Dataset) -> Array | None:
+    if isinstance(data, bytes):
+        order = "<" if ds.original_encoding[1] is not False else ">"
+        wide = len(data) >= 2 * entries
+        found: Array = np.frombuffer(data[: len(data) // 2 * 2 if wide else None], f"{order}u2" if wide else "u1")
+    elif isinstance(data, Sequence):
+        found = np.asarray(data)
+    else:
+        return None
+    if found.ndim != 1 or len(found) < entries or found.dtype.kind not in "iu":
+        return None
+    return found[:entries].astype(np.uint8 if bits <= 8 else np.uint16)
+
+
+def _refused(detail: str) -> ConversionRefused:
+    return ConversionRefused(Reason.CONTRADICTORY, detail)

@@ -1,0 +1,266 @@
+"""The objects that conversion speaks of: frame, volume, warning, exclusion, refusal, assembly.
+
+Everything here is in DICOM's patient frame (LPS+) and in millimetres; the NIfTI writer alone turns to RAS+.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Float = NDArray[np.float64]
+
+
+class Geometry(StrEnum):
+    """How the planes of a stack lie."""
+
+    REGULAR = "regular"  # even, orthogonal: one affine holds it
+    SHEARED = "sheared"  # even, but the step is not along the normal (gantry tilt): a full affine holds it
+    IRREGULAR = "irregular"  # uneven: no affine can hold it, the first plane is in place
+    SINGLE = "single"  # one plane
+    NONE = "none"  # no position in the patient (US, SC, XA, ...)
+
+
+class Kind(StrEnum):
+    """What an output is (the `kind` of `v_volumes` and of conversion.json)."""
+
+    VOLUME = "volume"
+    RESAMPLED = "resampled"  # interpolated onto an even upright grid, always beside the volume it came from
+    THUMBNAIL = "thumbnail"
+    PREVIEW = "preview"  # three orthogonal planes
+    PROJECTION = "projection"  # MIP or MinIP
+    MONTAGE = "montage"
+    MASK = "mask"  # body mask, a label volume
+
+
+class Warn(StrEnum):
+    """Names of what a volume's user should know; the first nine are those of the reference corpus."""
+
+    GANTRY_TILT = "gantry-tilt"
+    MISSING_SLICE = "missing-slice"
+    IRREGULAR_SPACING = "irregular-spacing"
+    DUPLICATE_SLICE = "duplicate-slice"  # same position, same pixels, another SOP Instance UID: one is left out
+    SAME_POSITION_TWICE = "same-position-twice"  # same position, other pixels
+    INCOMPLETE_VOLUME = "incomplete-volume"  # an interrupted last volume was left out
+    SEVERAL_ORIENTATIONS = "several-orientations"
+    SEVERAL_MATRICES = "several-matrices"
+    SLOPE_VARIES = "slope-varies"
+    NO_GEOMETRY = "no-geometry"
+    PARTLY_NOT_AN_IMAGE = "partly-not-an-image"  # e.g. an SR in an image series
+    NO_DIFFUSION_DIRECTIONS = "no-diffusion-directions"
+    LOSSY = "lossy"  # pixels went through a lossy codec before they arrived
+    SPACING_ASSUMED = "spacing-assumed"  # pixel or slice spacing not in the data set, 1 mm taken
+
+
+class Reason(StrEnum):
+    """Why a series, or a part of it, gave no volume; fixed words, shown to people and stored."""
+
+    NOT_AN_IMAGE = "not-an-image"
+    UNDECODABLE = "undecodable"  # codec missing or codestream broken
+    CONTRADICTORY = "contradictory"  # attributes that cannot all be true (lengths, dimensions)
+    BAD_GEOMETRY = "bad-geometry"  # singular orientation, NaN or zero spacing
+    UNPROVEN_LAYOUT = "unproven-layout"  # e.g. a mosaic whose tile order cannot be known
+    TILED_SLIDE = "tiled-slide"  # whole-slide microscopy: tiles, not a volume
+    SAME_POSITION_TWICE = "same-position-twice"
+    INCOMPLETE = "incomplete"
+    DUPLICATE_SLICE = "duplicate-slice"
+    TOO_LARGE = "too-large"
+    UNREADABLE = "unreadable"  # the file is damaged
+    FAILED = "failed"  # the converter itself crashed or ran out of time or memory
+
+
+@dataclass(frozen=True, slots=True)
+class Warning:
+    """Something that the user of one volume should know: a fixed name and a sentence without patient data."""
+
+    name: Warn
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """Frames of one instance that are in no volume, and why. `frames` counts them; 0 frames: not an image at all."""
+
+    sop_instance_uid: str
+    frames: int
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """No volume for a whole series (`sop_instance_uids` are all of it) or for one stack of it."""
+
+    reason: Reason
+    detail: str
+    sop_instance_uids: tuple[str, ...]
+    stack: int | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Frame:
+    """One plane of one instance, before it has a place in a volume.
+
+    A classic instance gives one; an enhanced one its functional groups; a mosaic its tiles. Values are None where
+    the data set does not say.
+
+    Attributes
+    ----------
+    sop_instance_uid : str
+    frame_number : int
+        From 1, as in DICOM; for a tile of a mosaic the number of the frame that holds it.
+    read : callable () -> (rows, columns) or (rows, columns, 3) array
+        Stored values: masked to Bits Stored, sign-extended, colour as RGB, palettes expanded, Modality LUT applied
+        (`slope` 1 and `intercept` 0 then); never rescaled, never inverted.
+    position : (3,) mm, LPS
+        Image Position (Patient): centre of the first voxel of this plane (of this tile).
+    orientation : (6,)
+        Image Orientation (Patient): unit vectors along a row, then down a column.
+    pixel_spacing : (2,) mm
+        Between rows, then between columns.
+    """
+
+    sop_instance_uid: str
+    frame_number: int
+    read: Callable[[], Array]
+    rows: int
+    columns: int
+    dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.int16))  # of what `read` returns
+    colour: bool = False
+    lossy: bool = False
+    position: Float | None = None
+    orientation: Float | None = None
+    pixel_spacing: tuple[float, float] | None = None
+    slope: float = 1.0
+    intercept: float = 0.0
+    slice_thickness_mm: float | None = None
+    spacing_between_slices_mm: float | None = None
+    instance_number: int | None = None
+    diffusion: Diffusion | None = None
+    split_key: dict[str, Any] = field(default_factory=dict)  # differs -> another stack; named: echo, component, ...
+    # differs -> another stack, but only where each of the parts is whole: image type, kernel, flip angle, ...
+    variant_key: dict[str, Any] = field(default_factory=dict)
+    time_key: dict[str, Any] = field(default_factory=dict)  # orders the planes that share a position; named likewise
+    acquisition_time_s: float | None = None  # since midnight, for slice timing
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Diffusion:
+    """Diffusion weighting of one frame or volume.
+
+    `direction_lps` is a (3,) unit vector in the patient frame, None when unweighted or unknown. `derived` marks
+    trace, ADC, FA and isotropic images, which are no member of a gradient table.
+    """
+
+    b_value: float  # s/mm2
+    direction_lps: Float | None = None
+    derived: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Display:
+    """How a picture of the volume should look; voxels themselves are never changed by it.
+
+    `windows` are (centre, width) pairs in rescaled units as the data set gives them; `voi_lut` is
+    (first input value, table) of VOI LUT Sequence. `inverted`: MONOCHROME1.
+    """
+
+    windows: tuple[tuple[float, float], ...] = ()
+    function: str = "LINEAR"  # VOI LUT Function (0028,1056): LINEAR, LINEAR_EXACT, SIGMOID
+    voi_lut: tuple[int, Array] | None = None
+    inverted: bool = False
+    padding: tuple[float, float] | None = None  # stored values from .. to that are no data, both included
+    pixel_aspect: float = 1.0  # height of a pixel over its width, where there is no pixel spacing
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where one plane of a volume came from."""
+
+    sop_instance_uid: str
+    frame_number: int
+    slice_index: int
+    time_index: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Volume:
+    """Voxels with their place in the patient, and where they came from.
+
+    Attributes
+    ----------
+    voxels : (times, slices, rows, columns) or (times, slices, rows, columns, 3) array, C order
+        Stored values; real values are ``voxels * slope + intercept``. The last axis of 3 is RGB of 8 bits.
+    affine_lps : (4, 4) float64 or None, mm
+        From voxel index (column, row, slice) to LPS+; index (0, 0, 0) is the centre of the first voxel. None where
+        the data set gives no place in the patient; `spacing_mm` holds then too.
+    spacing_mm : (3,) float
+        Between columns, between rows, between slices.
+    stack : int
+        Number of the stack in its series, from 0.
+    suffix : str
+        What tells this volume from the others of its series, for file names: ``""``, ``"e2"``, ``"ph"``, ``"i1"`` ...
+        ASCII letters, digits and ``-`` only.
+    time_step_s : float or None
+        Between volumes of a 4-D array.
+    times_s : (times,) or None
+        Start of each volume after the first, where it is known.
+    diffusion : (times,) of Diffusion, or None
+    attributes : mapping
+        BIDS-like facts for the sidecar, from an allow-list: no patient data.
+    """
+
+    voxels: Array
+    affine_lps: Float | None
+    spacing_mm: tuple[float, float, float]
+    geometry: Geometry
+    kind: Kind
+    stack: int
+    suffix: str
+    modality: str
+    sources: tuple[Source, ...]
+    slope: float = 1.0
+    intercept: float = 0.0
+    time_step_s: float | None = None
+    times_s: tuple[float, ...] | None = None
+    diffusion: tuple[Diffusion, ...] | None = None
+    display: Display = field(default_factory=Display)
+    warnings: tuple[Warning, ...] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def colour(self) -> bool:
+        """Whether the last axis of `voxels` is red, green, blue."""
+        return self.voxels.ndim == 5
+
+    @property
+    def times(self) -> int:
+        return int(self.voxels.shape[0])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(columns, rows, slices), with a fourth number where there are several times."""
+        times, slices, rows, columns = self.voxels.shape[:4]
+        return (columns, rows, slices, times) if times > 1 else (columns, rows, slices)
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """What one series gave. Every instance is in a volume's sources, in an exclusion or in a refusal."""
+
+    volumes: tuple[Volume, ...]
+    refusals: tuple[Refusal, ...] = ()
+    exclusions: tuple[Exclusion, ...] = ()
+
+    def unaccounted(self, sop_instance_uids: set[str]) -> set[str]:
+        """Instances of the series that are nowhere: must be empty, or a slice was dropped in silence."""
+        seen = {source.sop_instance_uid for volume in self.volumes for source in volume.sources}
+        seen |= {uid for refusal in self.refusals for uid in refusal.sop_instance_uids}
+        seen |= {exclusion.sop_instance_uid for exclusion in self.exclusions}
+        return sop_instance_uids - seen

@@ -1,0 +1,47 @@
+"""Instances that are no stack of slices: what is no image at all, and what is a volume by itself."""
+
+from __future__ import annotations
+
+from pydicom.dataset import Dataset
+
+from node.dicom.values import text
+from node.errors import ConversionRefused
+from node.volume.model import Reason, Volume
+from node.volume.objects import dose, segmentation
+
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_SLIDES = frozenset(("1.2.840.10008.5.1.4.1.1.77.1.6", "1.2.840.10008.5.1.4.1.1.77.1.8"))
+"""VL Whole Slide Microscopy Image Storage, Confocal Microscopy Tiled Pyramidal Image Storage."""
+
+
+def is_image(ds: Dataset) -> bool:
+    """Return whether an instance has pixels of its own.
+
+    Structure sets, plans, reports, key objects, presentation states, value maps, encapsulated documents, waveforms,
+    annotations and raw data have none: they are kept and told as ``not-an-image``, and are never a failure.
+    """
+    return any(keyword in ds for keyword in _PIXELS)
+
+
+def special_volumes(ds: Dataset, stack: int) -> tuple[Volume, ...] | None:
+    """Return the volumes of a segmentation or of a dose grid; None where the instance is neither.
+
+    Parameters
+    ----------
+    ds : Dataset
+    stack : int
+        Number that the volumes get in their series.
+
+    Raises
+    ------
+    ConversionRefused
+        ``tiled-slide``, or why a segmentation or dose gives no volume.
+    """
+    sop_class = text(ds, "SOPClassUID")
+    if sop_class in _SLIDES or text(ds, "DimensionOrganizationType").startswith("TILED"):
+        raise ConversionRefused(Reason.TILED_SLIDE, "tiles of a slide under a microscope are no volume")
+    if sop_class in segmentation.SOP_CLASSES:
+        return segmentation.volumes(ds, stack)
+    if sop_class == dose.SOP_CLASS:
+        return dose.volumes(ds, stack)
+    return None

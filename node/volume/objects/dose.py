@@ -1,0 +1,130 @@
+"""RT Dose: a grid of dose whose planes are told by offsets, scaled to the unit of Dose Units."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from node.dicom.values import number, numbers, text
+from node.errors import ConversionRefused
+from node.volume.description import describe
+from node.volume.geometry import Placement, place, stack_axes
+from node.volume.model import Float, Geometry, Kind, Reason, Source, Volume
+from node.volume.pixels import frame_reader
+from node.volume.resample import upright
+
+SOP_CLASS = "1.2.840.10008.5.1.4.1.1.481.2"
+
+UNIT_TOLERANCE = 0.01
+"""Largest departure of a direction cosine vector from length 1, and of row and column from a right angle."""
+
+
+def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:
+    """Return the dose grid, and an even one beside it where its planes are not evenly spaced.
+
+    Values times `slope`, Dose Grid Scaling (3004,000E), are in the unit of Dose Units (3004,0002): Gy, or relative.
+
+    Raises
+    ------
+    ConversionRefused
+        ``bad-geometry``: offsets, place or spacing are missing or cannot be true; or the pixels' own reasons.
+
+    Notes
+    -----
+    PS3.3 C.8.8.3. Planes are put in ascending order along the normal, in which order their offsets come or not.
+    """
+    reader = frame_reader(ds)
+    scaling = number(ds, "DoseGridScaling")
+    if not scaling:
+        raise ConversionRefused(Reason.CONTRADICTORY, "(3004,000E) Dose Grid Scaling is missing or 0")
+    positions, placed = _placement(ds, reader.frames)
+    order = np.argsort(positions, kind="stable")
+    voxels = np.empty((1, reader.frames, reader.rows, reader.columns), reader.dtype)
+    for plane, frame in enumerate(order):
+        voxels[0, plane] = reader(int(frame))
+    uid = text(ds, "SOPInstanceUID")
+    attributes: dict[str, Any] = describe(ds, ())
+    volume = Volume(
+        voxels=voxels,
+        affine_lps=placed.affine_lps,
+        spacing_mm=placed.spacing_mm,
+        geometry=placed.geometry,
+        kind=Kind.VOLUME,
+        stack=stack,
+        suffix="",
+        modality=text(ds, "Modality"),
+        sources=tuple(Source(uid, int(frame) + 1, plane, 0) for plane, frame in enumerate(order)),
+        slope=scaling,
+        warnings=placed.warnings,
+        attributes=attributes,
+    )
+    if placed.geometry is not Geometry.IRREGULAR:
+        return (volume,)
+    return (volume, *_even(volume, placed))
+
+
+def _placement(ds: Dataset, frames: int) -> tuple[Float, Placement]:
+    """Return each frame's distance along the normal, and how the planes lie in ascending order."""
+    corner = numbers(ds, "ImagePositionPatient", 3)
+    cosines = numbers(ds, "ImageOrientationPatient", 6)
+    spacing = numbers(ds, "PixelSpacing", 2)
+    if corner is None or cosines is None or spacing is None or min(spacing) <= 0:
+        raise _bad("Image Position, Image Orientation (Patient) or Pixel Spacing is missing or cannot be true")
+    row, column = np.array(cosines[:3]), np.array(cosines[3:])
+    lengths = np.array([np.linalg.norm(row), np.linalg.norm(column)])
+    if np.abs(lengths - 1).max() > UNIT_TOLERANCE or abs(row @ column) > UNIT_TOLERANCE:
+        raise _bad("(0020,0037) Image Orientation (Patient) is not two unit vectors at a right angle")
+    axes = stack_axes(np.array([cosines]))
+    distances = _offsets(ds, frames, corner, axes.normal)
+    ascending = np.sort(distances)
+    if np.any(np.diff(ascending) <= 0):
+        raise _bad("(3004,000C) Grid Frame Offset Vector has two frames at one place")
+    positions = np.array(corner) + np.outer(ascending, axes.normal)
+    single = number(ds, "SliceThickness") or 1.0
+    return distances, place(positions, axes, (spacing[0], spacing[1]), abs(single))
+
+
+def _offsets(ds: Dataset, frames: int, corner: tuple[float, ...], normal: Float) -> Float:
+    """Return the distances of the frames from Image Position (Patient) along the normal.
+
+    Grid Frame Offset Vector (3004,000C) is relative to the first frame, or, in axial grids, holds patient z.
+    """
+    offsets = numbers(ds, "GridFrameOffsetVector")
+    if offsets is None and frames == 1:
+        return np.zeros(1)
+    if offsets is None or len(offsets) != frames:
+        raise _bad(f"(3004,000C) Grid Frame Offset Vector does not hold the {frames} offsets of the frames")
+    found: Float = np.array(offsets)
+    if found[0] == 0 or frames == 1:
+        relative: Float = found - found[0]
+        return relative
+    if not np.isclose(found[0], corner[2], atol=1e-3) or abs(normal[2]) < 1 - UNIT_TOLERANCE:
+        raise _bad("(3004,000C) Grid Frame Offset Vector begins neither at 0 nor at the z of an axial grid")
+    absolute: Float = (found - corner[2]) * np.sign(normal[2])
+    return absolute
+
+
+def _bad(what: str) -> ConversionRefused:
+    return ConversionRefused(Reason.BAD_GEOMETRY, f"dose grid: {what}")
+
+
+def _even(volume: Volume, placed: Placement) -> tuple[Volume, ...]:
+    """Return the grid interpolated to even distances; none where that would be too large."""
+    made = upright(volume.voxels, placed, 0.0)
+    if made is None:
+        return ()
+    voxels, affine_lps, step_mm = made
+    nearest = np.rint(placed.along / step_mm).astype(int)
+    even = replace(
+        volume,
+        voxels=voxels,
+        affine_lps=affine_lps,
+        spacing_mm=(*volume.spacing_mm[:2], step_mm),
+        geometry=Geometry.REGULAR,
+        kind=Kind.RESAMPLED,
+        sources=tuple(replace(each, slice_index=int(nearest[each.slice_index])) for each in volume.sources),
+    )
+    return (even,)

@@ -1,0 +1,124 @@
+"""Standardised uptake value by body weight: what PET values are to be multiplied with, and from which facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydicom.dataset import Dataset
+
+from node.dicom.private import PrivateTag, private_numbers, private_text
+from node.dicom.values import items, number, text
+from node.errors import VoxelnodeError
+from node.volume.elements import instant, instant_of
+
+_GE_SCAN_TIME = PrivateTag(0x0009, "GEMS_PETD_01", 0x0D, "DT")
+_PHILIPS_SUV_SCALE = PrivateTag(0x7053, "Philips PET Private Group", 0x00, "DS")
+_PHILIPS_ACTIVITY_SCALE = PrivateTag(0x7053, "Philips PET Private Group", 0x09, "DS")
+_SECONDS_PER_DAY = 86400.0
+_LONGEST_DECAY_S = 2 * _SECONDS_PER_DAY
+
+
+class SuvUnknown(VoxelnodeError):
+    """The standardised uptake value cannot be computed from the data set."""
+
+
+@dataclass(frozen=True, slots=True)
+class SuvFactors:
+    """What makes standardised uptake values (g/ml) of rescaled values: ``suv = (stored * slope + intercept) * factor``.
+
+    `decay_s` is the time from the injection to the moment that the values are corrected to; the facts are None where
+    the scanner itself states the factor.
+    """
+
+    factor: float
+    weight_kg: float | None = None
+    injected_dose_bq: float | None = None
+    half_life_s: float | None = None
+    decay_s: float | None = None
+
+
+def suv_factor(ds: Dataset) -> SuvFactors:
+    """Return the factor of one PET image, by body weight.
+
+    Raises
+    ------
+    SuvUnknown
+        Units are others than BQML, CNTS of Philips or GML, or a fact is missing or cannot be true; the message
+        names it.
+
+    Notes
+    -----
+    PS3.3 C.8.9.1 and C.8.9.2, and the vendor-neutral pseudo-code of the Quantitative Imaging Biomarkers Alliance.
+    """
+    units = text(ds, "Units").upper()
+    if units == "GML" and text(ds, "SUVType").upper() in ("", "BW"):
+        return SuvFactors(1.0)
+    if units == "CNTS":
+        return _of_counts(ds)
+    if units == "BQML":
+        return _of_activity(ds)
+    raise SuvUnknown("(0054,1001) Units is none of BQML, CNTS and GML")
+
+
+def _of_counts(ds: Dataset) -> SuvFactors:
+    """Philips states the factor itself, or how much activity a count is."""
+    suv = private_numbers(ds, _PHILIPS_SUV_SCALE, 1)
+    if suv and suv[0] > 0:
+        return SuvFactors(suv[0])
+    activity = private_numbers(ds, _PHILIPS_ACTIVITY_SCALE, 1)
+    if not activity or activity[0] <= 0:
+        raise SuvUnknown("(0054,1001) Units is CNTS and Philips' scale factors (7053,xx00) and (7053,xx09) are missing")
+    found = _of_activity(ds)
+    return SuvFactors(
+        found.factor * activity[0], found.weight_kg, found.injected_dose_bq, found.half_life_s, found.decay_s
+    )
+
+
+def _of_activity(ds: Dataset) -> SuvFactors:
+    weight = number(ds, "PatientWeight")
+    injections = items(ds, "RadiopharmaceuticalInformationSequence")
+    if not weight or weight <= 0:
+        raise SuvUnknown("(0010,1030) Patient's Weight is missing")
+    if not injections:
+        raise SuvUnknown("(0054,0016) Radiopharmaceutical Information Sequence is missing")
+    dose = number(injections[0], "RadionuclideTotalDose")
+    half_life = number(injections[0], "RadionuclideHalfLife")
+    if not dose or dose <= 0 or not half_life or half_life <= 0:
+        raise SuvUnknown("(0018,1074) Radionuclide Total Dose or (0018,1075) Radionuclide Half Life is missing")
+    decay = _decay_seconds(ds, injections[0])
+    factor = weight * 1000 / (dose * 2 ** (-decay / half_life))
+    return SuvFactors(factor, weight, dose, half_life, decay)
+
+
+def _decay_seconds(ds: Dataset, injection: Dataset) -> float:
+    """Return the time from the injection to the moment that Decay Correction (0054,1102) corrects to."""
+    correction = text(ds, "DecayCorrection").upper()
+    if correction == "ADMIN":
+        return 0.0
+    if correction != "START":
+        raise SuvUnknown("(0054,1102) Decay Correction is neither START nor ADMIN")
+    injected = instant_of(text(injection, "RadiopharmaceuticalStartDateTime"))
+    day = text(ds, "SeriesDate")
+    if injected is None:
+        injected = instant(day, text(injection, "RadiopharmaceuticalStartTime"))
+    started = _scan_start(ds, day)
+    if injected is None or started is None:
+        raise SuvUnknown("the time of the injection or of the scan is missing")
+    decay = started - injected
+    if decay < 0 and not text(injection, "RadiopharmaceuticalStartDateTime"):
+        decay += _SECONDS_PER_DAY  # injected before midnight, and only the time of day is written
+    if not 0 <= decay <= _LONGEST_DECAY_S:
+        raise SuvUnknown(f"the scan begins {decay:.0f} s after the injection, which cannot be")
+    return decay
+
+
+def _scan_start(ds: Dataset, day: str) -> float | None:
+    """Return when the scan began; Series Time is only that if no image was acquired before it."""
+    stated = instant_of(private_text(ds, _GE_SCAN_TIME))
+    if stated is not None:
+        return stated
+    series = instant(day, text(ds, "SeriesTime"))
+    acquired = instant(text(ds, "AcquisitionDate") or day, text(ds, "AcquisitionTime"))
+    if series is not None and acquired is not None and acquired < series:
+        raise SuvUnknown("(0008,0031) Series Time is later than (0008,0032) Acquisition Time: the series was derived")
+    return series

@@ -1,0 +1,174 @@
+"""Segmentations as label volumes, placed by highdicom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from node.dicom.values import items, number, numbers, text, whole
+from node.errors import ConversionRefused
+from node.volume.description import describe
+from node.volume.model import Array, Float, Geometry, Kind, Reason, Source, Volume
+from node.volume.pixels import FrameReader, frame_reader
+
+if TYPE_CHECKING:
+    from highdicom import VolumeGeometry
+
+SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
+SOP_CLASSES = frozenset((SEGMENTATION, LABEL_MAP))
+
+MAXIMUM_VOXELS = 1 << 31
+"""Largest label volume: a few planes that lie far apart span a grid of any size."""
+
+
+def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:
+    """Return the segments of a segmentation.
+
+    Segments that do not overlap, and label maps, give one volume whose values are the segment numbers. Overlapping
+    ones give a volume each, of 0 and the segment number; fractional ones a volume each of 0 to Maximum Fractional Value
+    (0062,000E), scaled to 0 to 1 by `slope`. Planes that were left out because they are empty are there again, as
+    far as they lie between others.
+
+    Raises
+    ------
+    ConversionRefused
+        ``bad-geometry``: the planes are not evenly spaced; ``contradictory``, ``too-large``, or what the pixels give.
+
+    Notes
+    -----
+    PS3.3 C.8.20 and A.51.
+    """
+    reader = frame_reader(ds)
+    geometry = _geometry(ds)
+    slices = geometry.spatial_shape[0]
+    if slices * reader.rows * reader.columns > MAXIMUM_VOXELS:
+        raise ConversionRefused(Reason.TOO_LARGE, f"segments span {slices} planes of {reader.rows} x {reader.columns}")
+    planes = _planes(ds, reader.frames, geometry)
+    if text(ds, "SOPClassUID") == LABEL_MAP:
+        return (_volume(ds, stack, "", geometry, reader, planes, [None] * reader.frames),)
+    numbers_of_frames = [_segment_number(ds, index) for index in range(reader.frames)]
+    fractional = text(ds, "SegmentationType") == "FRACTIONAL"
+    if not fractional and not _overlap(reader, planes):
+        return (_volume(ds, stack, "", geometry, reader, planes, numbers_of_frames),)
+    scale = 1.0
+    if fractional:
+        largest = whole(ds, "MaximumFractionalValue")
+        if not largest or largest < 0:
+            raise ConversionRefused(Reason.CONTRADICTORY, "(0062,000E) Maximum Fractional Value is missing or 0")
+        scale = 1.0 / largest
+    made = []
+    for segment in sorted(set(numbers_of_frames)):
+        chosen = [number if number == segment else 0 for number in numbers_of_frames]
+        stored: list[int | None] = [None if number and fractional else number for number in chosen]
+        made.append(_volume(ds, stack, f"seg{segment}", geometry, reader, planes, stored, scale))
+    return tuple(made)
+
+
+def _geometry(ds: Dataset) -> VolumeGeometry:
+    """Return highdicom's geometry of the grid that the planes lie on: index order slice, row, column, in LPS."""
+    from highdicom.seg import Segmentation  # here, as its import costs more than the conversion of most series
+
+    try:
+        geometry = Segmentation.from_dataset(ds, copy=True).get_volume_geometry(allow_missing_positions=True)
+    except Exception as error:  # highdicom checks as it goes, and raises whatever the missing attribute makes it raise
+        raise ConversionRefused(
+            Reason.CONTRADICTORY, f"highdicom cannot read the segmentation ({type(error).__name__})"
+        ) from error
+    if geometry is None:
+        raise ConversionRefused(Reason.BAD_GEOMETRY, "the planes of the segmentation are not evenly spaced")
+    return geometry
+
+
+def _frame_group(ds: Dataset, index: int, keyword: str) -> Sequence[Dataset]:
+    """Return a functional group of a frame: its own, else the shared one (PS3.3 C.7.6.16)."""
+    own = items(ds, "PerFrameFunctionalGroupsSequence")[index : index + 1]
+    for groups in (own, items(ds, "SharedFunctionalGroupsSequence")[:1]):
+        for group in groups:
+            if found := items(group, keyword):
+                return found
+    return ()
+
+
+def _planes(ds: Dataset, frames: int, geometry: VolumeGeometry) -> list[int]:
+    """Return the slice of each frame."""
+    to_index = np.linalg.inv(geometry.affine)
+    planes = []
+    for index in range(frames):
+        place = [numbers(each, "ImagePositionPatient", 3) for each in _frame_group(ds, index, "PlanePositionSequence")]
+        if not place or place[0] is None:
+            raise ConversionRefused(Reason.BAD_GEOMETRY, f"frame {index + 1} of the segmentation has no position")
+        plane = round(float((to_index @ np.array([*place[0], 1.0]))[0]))
+        if not 0 <= plane < geometry.spatial_shape[0]:
+            raise ConversionRefused(Reason.BAD_GEOMETRY, f"frame {index + 1} of the segmentation lies outside its grid")
+        planes.append(plane)
+    return planes
+
+
+def _segment_number(ds: Dataset, index: int) -> int:
+    for item in _frame_group(ds, index, "SegmentIdentificationSequence"):
+        found = number(item, "ReferencedSegmentNumber")
+        if found and found == int(found) and 0 < found < 65536:
+            return int(found)
+    raise ConversionRefused(
+        Reason.CONTRADICTORY, f"frame {index + 1} of the segmentation has no (0062,000B) Referenced Segment Number"
+    )
+
+
+def _overlap(reader: FrameReader, planes: list[int]) -> bool:
+    """Return whether two segments claim one voxel."""
+    taken: dict[int, Array] = {}
+    for index in np.argsort(planes, kind="stable"):
+        mask = reader(int(index)) != 0
+        plane = planes[index]
+        if plane not in taken:
+            taken = {plane: mask}
+        elif bool((taken[plane] & mask).any()):
+            return True
+        else:
+            taken[plane] = taken[plane] | mask
+    return False
+
+
+def _volume(
+    ds: Dataset,
+    stack: int,
+    suffix: str,
+    geometry: VolumeGeometry,
+    reader: FrameReader,
+    planes: list[int],
+    values: Sequence[int | None],
+    slope: float = 1.0,
+) -> Volume:
+    """Return a volume of the frames whose value is not 0: that value where they are set, or, for None, as stored."""
+    highest = max((value for value in values if value is not None), default=0)
+    dtype: np.dtype[Any] = np.promote_types(reader.dtype, np.min_scalar_type(highest))
+    voxels = np.zeros((1, geometry.spatial_shape[0], reader.rows, reader.columns), dtype)
+    uid = text(ds, "SOPInstanceUID")
+    sources = []
+    for index, value in enumerate(values):
+        if value == 0:
+            continue
+        stored = reader(index)
+        plane = voxels[0, planes[index]]
+        plane[...] = stored if value is None else np.where(stored != 0, dtype.type(value), plane)
+        sources.append(Source(uid, index + 1, planes[index], 0))
+    affine_lps: Float = geometry.affine[:, [2, 1, 0, 3]]
+    single = geometry.spatial_shape[0] == 1
+    between_slices, between_rows, between_columns = map(float, geometry.spacing)
+    return Volume(
+        voxels=voxels,
+        affine_lps=affine_lps,
+        spacing_mm=(between_columns, between_rows, between_slices),
+        geometry=Geometry.SINGLE if single else Geometry.REGULAR,
+        kind=Kind.VOLUME,
+        stack=stack,
+        suffix=suffix,
+        modality=text(ds, "Modality"),
+        sources=tuple(sources),
+        slope=slope,
+        attributes=describe(ds, ()),
+    )

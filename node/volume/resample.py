@@ -1,0 +1,117 @@
+"""Interpolate a stack of parallel planes onto an even, upright grid: for tilted gantries, gaps and uneven spacing."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from node.volume.geometry import SPACING_TOLERANCE, Placement
+from node.volume.model import Array, Float
+
+MAXIMUM_GROWTH = 4
+"""Largest size of the upright grid, as a multiple of what there is."""
+
+
+def upright(voxels: Array, placement: Placement, fill: float) -> tuple[Array, Float, float] | None:
+    """Return voxels on the grid whose slices stand upright on the planes, at even distances.
+
+    Planes are moved within themselves by linear interpolation, and between planes values are interpolated linearly;
+    voxels outside of the planes that are there get `fill`. No distance is stretched: the first plane keeps its place.
+
+    Parameters
+    ----------
+    voxels : (times, slices, rows, columns[, 3]) array
+    placement : Placement
+        Of the planes, with at least two of them.
+    fill : float
+        Stored value for places that no plane covers.
+
+    Returns
+    -------
+    None
+        The grid would be ``MAXIMUM_GROWTH`` times as large as the voxels, or larger.
+    (times, slices', rows', columns'[, 3]) array
+        Of the same type; integers are rounded.
+    (4, 4) float64, mm
+        From voxel index (column, row, slice) to LPS+.
+    float
+        Distance between slices, mm.
+    """
+    columns_mm, rows_mm, _ = placement.spacing_mm
+    step = _even_step(placement.along)
+    planes = int((placement.along[-1] / step) + SPACING_TOLERANCE) + 1
+    shifts = placement.offsets / np.array([columns_mm, rows_mm])  # (slices, 2): columns, rows
+    lowest, highest = shifts.min(axis=0), shifts.max(axis=0)
+    grown = np.ceil(highest - lowest - SPACING_TOLERANCE).astype(int)
+    times, slices, rows, columns = voxels.shape[:4]
+    if planes * (rows + grown[1]) * (columns + grown[0]) > MAXIMUM_GROWTH * slices * rows * columns:
+        return None
+    out = np.empty((times, planes, rows + grown[1], columns + grown[0], *voxels.shape[4:]), voxels.dtype)
+    work = np.float64 if voxels.dtype.itemsize > 2 else np.float32
+    for index in range(planes):
+        before, share = _between(placement.along, index * step)
+        weights = [(before, 1 - share), (before + 1, share)]
+        for time in range(times):
+            moved = [
+                weight * _moved(voxels[time, plane].astype(work), shifts[plane] - lowest, grown)
+                for plane, weight in weights
+                if weight > 0
+            ]
+            out[time, index] = _stored(sum(moved[1:], start=moved[0]), fill, voxels.dtype)
+    return out, _affine(placement, lowest, step), step
+
+
+def _even_step(along: Float) -> float:
+    """The distance between slices of the even grid: the smallest there is, the usual one where that gives too many."""
+    steps = np.diff(along)
+    median = float(np.median(steps))
+    finest = float(steps.min())
+    if np.abs(steps - median).max() <= SPACING_TOLERANCE * median:
+        return float(along[-1] / (len(along) - 1))
+    if finest >= median * (1 - SPACING_TOLERANCE):
+        return median
+    return finest if along[-1] / finest <= MAXIMUM_GROWTH * len(along) else median
+
+
+def _between(along: Float, distance: float) -> tuple[int, float]:
+    """The plane before a distance, and the weight of the next one."""
+    before = min(max(int(np.searchsorted(along, distance, side="right")) - 1, 0), len(along) - 2)
+    share = (distance - along[before]) / (along[before + 1] - along[before])
+    return before, 0.0 if share < SPACING_TOLERANCE else 1.0 if share > 1 - SPACING_TOLERANCE else float(share)
+
+
+def _moved(plane: Array, shift: Float, grown: Array) -> Array:
+    """A plane moved by `shift` (columns, rows) on a larger one; NaN where it has no values."""
+    out = plane
+    for axis, amount, more in ((1, shift[0], grown[0]), (0, shift[1], grown[1])):
+        whole = int(np.floor(amount + SPACING_TOLERANCE))
+        part = max(float(amount) - whole, 0.0)
+        part = 0.0 if part < SPACING_TOLERANCE else part
+        size = out.shape[axis]
+        shape = list(out.shape)
+        shape[axis] = size + int(more)
+        larger = np.full(shape, np.nan, out.dtype)
+        inside = [slice(None)] * out.ndim
+        if part:
+            later, earlier = np.take(out, range(1, size), axis), np.take(out, range(size - 1), axis)
+            inside[axis] = slice(whole + 1, whole + size)
+            larger[tuple(inside)] = (1 - part) * later + part * earlier
+        else:
+            inside[axis] = slice(whole, whole + size)
+            larger[tuple(inside)] = out
+        out = larger
+    return out
+
+
+def _stored(plane: Array, fill: float, dtype: np.dtype) -> Array:
+    """A plane in the type of the volume, `fill` where nothing is known."""
+    plane = np.where(np.isnan(plane), fill, plane)
+    return (plane if dtype.kind == "f" else np.rint(plane)).astype(dtype)
+
+
+def _affine(placement: Placement, lowest: Float, step: float) -> Float:
+    """The affine of the upright grid (LPS+, mm)."""
+    affine = placement.affine_lps.copy()
+    columns_mm, rows_mm, _ = placement.spacing_mm
+    affine[:3, 2] = placement.axes.normal * step
+    affine[:3, 3] += placement.axes.row * lowest[0] * columns_mm + placement.axes.column * lowest[1] * rows_mm
+    return affine

@@ -1,0 +1,132 @@
+"""Split the frames of a series into stacks: frames that one volume may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from node.volume.geometry import cluster_numbers, cluster_orientations
+from node.volume.model import Frame, Warn, Warning
+
+ECHO_TIME_TOLERANCE_MS = 0.05
+INVERSION_TIME_TOLERANCE_MS = 1.0
+PIXEL_SPACING_TOLERANCE = 1e-3  # as a part of the spacing
+
+UNPLACED = -1
+LABELLED = ("echo_time", "inversion_time")
+COMPONENT_SUFFIXES = {"magnitude": "", "phase": "ph", "real": "real", "imaginary": "imag"}
+"""Complex Image Component (0008,9208) in lower case, in the order of their stacks; others follow."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stack:
+    """Frames of one kind; `suffix` says what tells it from the other stacks of its series, ``""`` for an only one."""
+
+    frames: tuple[Frame, ...]
+    suffix: str
+
+
+def split(frames: Sequence[Frame]) -> tuple[list[Stack], tuple[Warning, ...]]:
+    """Return the stacks of a series, and what is to be told of there being several.
+
+    They are in order of orientation (by first appearance), component, echo and inversion time, then of first frame.
+    """
+    traits = _traits(frames)
+    names = list(traits)
+    groups: dict[tuple[Hashable, ...], list[Frame]] = {}
+    for frame, key in zip(frames, zip(*traits.values(), strict=True), strict=True):
+        groups.setdefault(key, []).append(frame)
+    groups = dict(sorted(groups.items(), key=lambda entry: _rank(dict(zip(names, entry[0], strict=True)))))
+    varying = {name: len({key[index] for key in groups}) > 1 for index, name in enumerate(names)}
+    suffixes = [
+        _suffix({name: value for name, value in zip(names, key, strict=True) if varying[name]}) for key in groups
+    ]
+    stacks = [Stack(tuple(group), suffix) for group, suffix in zip(groups.values(), suffixes, strict=True)]
+    warnings = []
+    count = len({key[names.index("orientation")] for key in groups} - {UNPLACED})
+    if count > 1:
+        warnings.append(Warning(Warn.SEVERAL_ORIENTATIONS, f"{count} orientations in one series"))
+    if varying["matrix"] or varying["spacing"]:
+        sizes = sorted({(frame.columns, frame.rows, *(frame.pixel_spacing or (0.0, 0.0))) for frame in frames})
+        told = ", ".join(f"{columns} x {rows} of {x:.4g} x {y:.4g} mm" for columns, rows, y, x in sizes[:20])
+        warnings.append(Warning(Warn.SEVERAL_MATRICES, f"several matrices or pixel spacings in one series: {told}"))
+    return stacks, tuple(warnings)
+
+
+def _traits(frames: Sequence[Frame]) -> dict[str, list[Hashable]]:
+    """By name, one value for each frame; frames that differ in any are of several stacks."""
+    names = list(dict.fromkeys(name for frame in frames for name in frame.split_key))
+    traits: dict[str, list[Hashable]] = {
+        "matrix": [(frame.rows, frame.columns) for frame in frames],
+        "colour": [frame.colour for frame in frames],
+        "spacing": _spacings(frames),
+        "orientation": _orientations(frames),
+    }
+    for name in names:
+        traits[name] = [frame.split_key.get(name) for frame in frames]
+    traits["echo_time"] = _clustered(traits.get("echo_time"), ECHO_TIME_TOLERANCE_MS, len(frames))
+    traits["inversion_time"] = _clustered(traits.get("inversion_time"), INVERSION_TIME_TOLERANCE_MS, len(frames))
+    return traits
+
+
+def _clustered(found: list[Hashable] | None, tolerance: float, count: int) -> list[Hashable]:
+    """Cluster numbers of times that may be None."""
+    if found is None or len(set(found)) == 1:
+        return [0] * count
+    times = np.array([np.nan if value is None else value for value in found], float)
+    return [int(label) for label in cluster_numbers(np.nan_to_num(times, nan=-1e9), tolerance)]
+
+
+def _orientations(frames: Sequence[Frame]) -> list[Hashable]:
+    """Numbers of orientation clusters; `UNPLACED` for frames without a place."""
+    placed = [index for index, frame in enumerate(frames) if frame.orientation is not None]
+    labels: list[Hashable] = [UNPLACED] * len(frames)
+    if placed:
+        clusters = cluster_orientations(np.array([frames[index].orientation for index in placed]))
+        for index, cluster in zip(placed, clusters, strict=True):
+            labels[index] = int(cluster)
+    return labels
+
+
+def _spacings(frames: Sequence[Frame]) -> list[Hashable]:
+    """Cluster numbers of pixel spacings; frames without are of cluster (-1, -1)."""
+    known = [index for index, frame in enumerate(frames) if frame.pixel_spacing is not None]
+    labels: list[Hashable] = [(-1, -1)] * len(frames)
+    if known:
+        # A logarithm makes the tolerance a part of the spacing.
+        logs = np.log(np.array([frames[index].pixel_spacing for index in known]))
+        rows, columns = (cluster_numbers(logs[:, axis], PIXEL_SPACING_TOLERANCE) for axis in (0, 1))
+        for index, row, column in zip(known, rows, columns, strict=True):
+            labels[index] = (int(row), int(column))
+    return labels
+
+
+def _rank(traits: dict[str, Hashable]) -> tuple[int, ...]:
+    """Where a stack comes in its series."""
+    components = [*COMPONENT_SUFFIXES, traits.get("component")]
+    labels = (traits["orientation"], components.index(traits.get("component")), *map(traits.get, LABELLED))
+    return tuple(int(str(label)) for label in labels)
+
+
+def _suffix(varying: dict[str, Hashable]) -> str:
+    """A short name of what varies between the stacks of a series."""
+    parts = []
+    if "component" in varying:
+        component = varying["component"]
+        parts.append(COMPONENT_SUFFIXES.get(str(component), "other"))
+    if "echo_time" in varying:
+        parts.append(f"e{int(str(varying['echo_time'])) + 1}")
+    elif varying.get("echo"):
+        echo = varying["echo"]
+        parts.append(f"e{int(echo[0])}" if isinstance(echo, tuple) and np.isfinite(echo[0]) else "")
+    if "inversion_time" in varying:
+        parts.append(f"ti{int(str(varying['inversion_time'])) + 1}")
+    if varying.get("orientation", UNPLACED) != UNPLACED:
+        parts.append(f"i{int(str(varying['orientation'])) + 1}")
+    if varying.get("map"):
+        parts.append("map")
+    elif varying.get("derived"):
+        parts.append("derived")
+    return "-".join(part for part in parts if part)

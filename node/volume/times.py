@@ -1,0 +1,259 @@
+"""Order in time: what frames that share a position are to each other.
+
+The order is given by the first attribute that tells the frames of every position apart. Where counts are unequal there
+are copies, a scan that was interrupted, or a place that was taken twice: nothing is dropped without a word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from node.errors import ConversionRefused
+from node.volume.intensities import read
+from node.volume.model import Frame, Reason, Warn, Warning
+
+TIME_KEYS = (
+    "temporal_position",
+    "dimensions",
+    "trigger_time",
+    "cardiac_phase",
+    "frame_reference_time",
+    "acquisition_time",
+    "acquisition_number",
+    "content_time",
+    "frame_time",
+    "instance",
+)
+"""Attributes that order the planes of one place, the first that can being taken."""
+
+B_VALUE_TOLERANCE = 0.01  # as a part, or 5 s/mm2 if that is more: scanners write measured values
+DIRECTION_TOLERANCE = 0.01
+
+MOST_TAKEN_TWICE = 0.25
+"""Part of the positions that may be taken twice; with more of them, two volumes would be mixed."""
+
+Bin = list[Frame]
+"""Frames that share a position."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrangement:
+    """A stack on its grid: `planes[time][slice]`, and the frames that found no place there."""
+
+    planes: list[list[Frame]]
+    left_out: list[tuple[Frame, Reason, str]] = field(default_factory=list)
+    warnings: tuple[Warning, ...] = ()
+    variant: str = ""  # what tells it from others of its stack: a number
+
+    @property
+    def frames(self) -> list[Frame]:
+        return [frame for time in self.planes for frame in time]
+
+
+def by_instance(frame: Frame) -> tuple[int, int]:
+    """Instance Number, then frame number."""
+    order: tuple[int, int] = frame.time_key["instance"]
+    return order
+
+
+def _time_order(bins: list[Bin]) -> tuple[str, list[Bin]] | None:
+    """Bins with their frames in order of time, and the attribute that gives it; None where none can."""
+    for name in TIME_KEYS:
+        ordered = _ordered_by(bins, name)
+        if ordered is None or not _same_diffusion(ordered):
+            continue
+        if name != "trigger_time" or _is_cardiac_order(ordered):
+            return name, ordered
+    return None
+
+
+def _is_cardiac_order(bins: list[Bin]) -> bool:
+    """Whether trigger times count phases; of a frame in each heart beat they scatter, and beats follow each other."""
+    beats = _ordered_by(bins, "acquisition_time")
+    return beats is None or beats == bins or _ordered_by(bins, "instance") != beats
+
+
+def _ordered_by(bins: list[Bin], name: str) -> list[Bin] | None:
+    """Bins in order of an attribute, if it tells the frames of every bin apart."""
+    for frames in bins:
+        values = [frame.time_key.get(name) for frame in frames]
+        if None in values or len(set(values)) < len(values):
+            return None
+    if name == "acquisition_number":  # names an acquisition (PS3.3 C.7.6.1), it does not count them
+        first: dict[Any, tuple[int, int]] = {}
+        for frame in (frame for frames in bins for frame in frames):
+            number = frame.time_key[name]
+            first[number] = min(first.get(number, by_instance(frame)), by_instance(frame))
+        return [sorted(frames, key=lambda frame: first[frame.time_key[name]]) for frames in bins]
+    return [sorted(frames, key=lambda frame: frame.time_key[name]) for frames in bins]
+
+
+def _same_diffusion(bins: list[Bin]) -> bool:
+    """Whether the frames of each time have one diffusion weighting."""
+    if all(frame.diffusion is None for frames in bins for frame in frames):
+        return True
+    table = np.full((len(bins), max(map(len, bins)), 4), np.nan)
+    for place, frames in enumerate(bins):
+        for time, frame in enumerate(frames):
+            table[place, time] = _weighting(frame)
+    b_values, directions = table[..., 0], table[..., 1:]
+    with np.errstate(invalid="ignore"):
+        near = np.abs(b_values - b_values[:1]) <= np.maximum(B_VALUE_TOLERANCE * np.abs(b_values[:1]), 5)
+        # A direction and its opposite weight alike.
+        aligned = np.abs((directions * directions[:1]).sum(axis=-1)) > 1 - DIRECTION_TOLERANCE
+    unweighted = np.linalg.norm(directions, axis=-1) < 0.5
+    same = near & (aligned | (unweighted & unweighted[:1]))
+    return bool((same | np.isnan(b_values) | np.isnan(b_values[:1])).all())
+
+
+def _weighting(frame: Frame) -> tuple[float, float, float, float]:
+    """b-value and direction; no direction is (0, 0, 0)."""
+    if frame.diffusion is None:
+        return (0.0, 0.0, 0.0, 0.0)
+    direction = frame.diffusion.direction_lps
+    x, y, z = (0.0, 0.0, 0.0) if direction is None else map(float, direction)
+    return (frame.diffusion.b_value, x, y, z)
+
+
+def repeated(bins: list[Bin]) -> Arrangement:
+    """The grid of a stack with equally many frames, above one, at every position."""
+    found = _time_order(bins)
+    if found is None or found[0] == "instance":
+        copies = _without_copies(bins)
+        if copies is not None:
+            return _one_time(*copies)
+    if found is None and any(frame.diffusion is not None for frames in bins for frame in frames):
+        by_weighting = [sorted(frames, key=lambda frame: (*_weighting(frame), *by_instance(frame))) for frames in bins]
+        if _same_diffusion(by_weighting):
+            found = "diffusion", by_weighting
+    if found is None:
+        raise ConversionRefused(
+            Reason.SAME_POSITION_TWICE,
+            f"{len(bins[0])} frames at each of {len(bins)} positions, and no attribute that puts them in order",
+        )
+    return Arrangement([list(time) for time in zip(*found[1], strict=True)])
+
+
+def _one_time(bins: list[Bin], copies: list[Frame]) -> Arrangement:
+    """The grid that is left when copies are left out, with their warning."""
+    warning = Warning(Warn.DUPLICATE_SLICE, f"{len(copies)} frames came again under another SOP Instance UID")
+    detail = "the same pixels at the same position as another instance"
+    order = _time_order(bins)
+    if order is None:
+        return Arrangement([[frames[0] for frames in bins]], [], (warning,))
+    grid = [list(time) for time in zip(*order[1], strict=True)]
+    return Arrangement(grid, [(frame, Reason.DUPLICATE_SLICE, detail) for frame in copies], (warning,))
+
+
+# Unequal counts
+
+
+def uneven(bins: list[Bin]) -> Arrangement:
+    """The grid of a stack with more frames at some positions than at others."""
+    copies = _without_copies(bins)
+    if copies is not None:
+        return _one_time(*copies)
+    least = min(map(len, bins))
+    found = _whole_times(bins, least)
+    if found is not None:
+        kept, dropped = found
+        detail = f"belongs to a time of which not every one of {len(bins)} slices is there"
+        warning = Warning(
+            Warn.INCOMPLETE_VOLUME,
+            f"{len(dropped)} frames of times that lack slices were left out; {len(kept[0])} times are whole",
+        )
+        grid = [list(time) for time in zip(*kept, strict=True)]
+        return Arrangement(grid, [(frame, Reason.INCOMPLETE, detail) for frame in dropped], (warning,))
+    if least > 1:
+        raise ConversionRefused(
+            Reason.INCOMPLETE,
+            f"from {least} to {max(map(len, bins))} frames at {len(bins)} positions, and no attribute that tells which "
+            "belong to one time",
+        )
+    return _first_of_each(bins)
+
+
+def _first_of_each(bins: list[Bin]) -> Arrangement:
+    """One time of the first frame at each position; all others are told."""
+    ordered = [sorted(frames, key=lambda frame: (*by_instance(frame), frame.sop_instance_uid)) for frames in bins]
+    dropped = [frame for frames in ordered for frame in frames[1:]]
+    if len(dropped) > max(1, MOST_TAKEN_TWICE * len(bins)):
+        raise ConversionRefused(
+            Reason.SAME_POSITION_TWICE,
+            f"{len(dropped)} of {len(bins)} positions have several frames with different pixels, and nothing tells "
+            "which belong together",
+        )
+    warning = Warning(
+        Warn.SAME_POSITION_TWICE,
+        f"{len(dropped)} frames lie where another with other pixels lies, and were left out",
+    )
+    detail = "another instance with other pixels lies at the same position"
+    return Arrangement(
+        [[frames[0] for frames in ordered]],
+        [(frame, Reason.SAME_POSITION_TWICE, detail) for frame in dropped],
+        (warning,),
+    )
+
+
+def _without_copies(bins: list[Bin]) -> tuple[list[Bin], list[Frame]] | None:
+    """Bins without frames of equal pixels, if that leaves equally many in each; else None."""
+    least = min(map(len, bins))
+    wanted = least if any(len(frames) > least for frames in bins) else 1
+    kept: list[Bin] = []
+    copies: list[Frame] = []
+    for frames in bins:
+        own = list(frames)
+        if len(frames) > wanted:
+            own = []
+            seen: set[bytes] = set()
+            for frame in sorted(frames, key=by_instance):
+                pixels = _digest(frame)
+                (copies if pixels in seen else own).append(frame)
+                seen.add(pixels)
+        if len(own) != wanted:
+            return None
+        kept.append(own)
+    return kept, copies
+
+
+def _digest(frame: Frame) -> bytes:
+    """A digest of the stored values and of how they are scaled."""
+    pixels = np.ascontiguousarray(read(frame))
+    scaling = f"{pixels.shape} {pixels.dtype} {frame.slope} {frame.intercept}"
+    return hashlib.sha256(pixels.tobytes() + scaling.encode()).digest()
+
+
+def _whole_times(bins: list[Bin], least: int) -> tuple[list[Bin], list[Frame]] | None:
+    """Bins of the times that are whole, and all other frames; None where times cannot be told."""
+    found = _time_order(bins)
+    if found is None:
+        return None
+    name, ordered = found
+    labelled = _whole_labels(ordered, lambda frame: frame.time_key[name])
+    if labelled is None and name == "instance":
+        first = min(by_instance(frame)[0] for frames in ordered for frame in frames)
+        labelled = _whole_labels(ordered, lambda frame: (by_instance(frame)[0] - first) // len(bins))
+    if labelled is not None:
+        return labelled
+    kept = [frames[:least] for frames in ordered]
+    dropped = [frame for frames in ordered for frame in frames[least:]]
+    last = max(frame.time_key[name] for frames in kept for frame in frames)
+    interrupted = min(frame.time_key[name] for frame in dropped) > last
+    return (kept, dropped) if interrupted and len(dropped) > 1 else None
+
+
+def _whole_labels(bins: list[Bin], label: Callable[[Frame], Hashable]) -> tuple[list[Bin], list[Frame]] | None:
+    """Bins of the frames whose label is at every position just once, and all other frames; None where none is."""
+    counts = Counter(label(frame) for frames in bins for frame in frames)
+    per_bin = [Counter(label(frame) for frame in frames) for frames in bins]
+    whole = {value for value, count in counts.items() if count == len(bins) and all(own[value] == 1 for own in per_bin)}
+    dropped = [frame for frames in bins for frame in frames if label(frame) not in whole]
+    if not whole or len(dropped) < 2:
+        return None
+    return [[frame for frame in frames if label(frame) in whole] for frames in bins], dropped

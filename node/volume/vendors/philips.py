@@ -1,0 +1,42 @@
+"""Philips: diffusion, kind of image, and the scale slope behind its "floating point" values."""
+
+from __future__ import annotations
+
+from pydicom.dataset import Dataset
+
+from node.dicom.private import PrivateTag, private_numbers, private_text
+from node.volume.vendors.gradients import Gradient
+
+_IMAGING = "Philips Imaging DD 001"
+_MR_IMAGING = "Philips MR Imaging DD 001"
+_B_VALUE = PrivateTag(0x2001, _IMAGING, 0x03, "FL")
+_DIRECTIONALITY = PrivateTag(0x2001, _IMAGING, 0x04, "CS")
+_DIRECTION = tuple(PrivateTag(0x2005, _MR_IMAGING, offset, "FL") for offset in (0xB0, 0xB1, 0xB2))
+_SCALE_SLOPE = PrivateTag(0x2005, _MR_IMAGING, 0x0E, "FL")
+_IMAGE_KIND = PrivateTag(0x2005, _MR_IMAGING, 0x11, "CS")
+_KINDS = {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary", "B0": "fieldmap"}
+
+
+def scale_slope(ds: Dataset) -> float | None:
+    """Return MR Scale Slope (2005,xx0E): "floating point" values are displayed ones over rescale slope and this."""
+    found = private_numbers(ds, _SCALE_SLOPE, 1)
+    return found[0] if found and found[0] else None
+
+
+def component(ds: Dataset) -> str | None:
+    """Return what (2005,xx11) says a pixel is."""
+    return _KINDS.get(private_text(ds, _IMAGE_KIND))
+
+
+def gradient(ds: Dataset) -> Gradient | None:
+    """Return the diffusion weighting of (2001,xx03) and (2005,xxB0) to B2: right-left, anterior-posterior, feet-head.
+
+    A trace image keeps the b-value and has no direction; (2001,xx04) may call it ``I``, isotropic.
+    """
+    b_value = private_numbers(ds, _B_VALUE, 1)
+    if not b_value or b_value[0] < 0:
+        return None
+    parts = [private_numbers(ds, tag, 1) for tag in _DIRECTION]
+    direction = tuple(part[0] for part in parts if part)
+    isotropic = private_text(ds, _DIRECTIONALITY).startswith("I") or (len(direction) == 3 and not any(direction))
+    return Gradient(b_value[0], direction if len(direction) == 3 else None, isotropic and b_value[0] > 0)

@@ -1,0 +1,184 @@
+"""Siemens: mosaics, CSA headers, diffusion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from node.dicom.private import PrivateTag, private_bytes, private_numbers, private_text
+from node.dicom.values import number, numbers, texts, whole
+from node.errors import ConversionRefused
+from node.volume.model import Float, Reason
+from node.volume.tiling import Tiling
+from node.volume.vendors.csa import CsaHeader, csa_numbers, parse_csa, parse_protocol
+from node.volume.vendors.gradients import Gradient, gradient_of_matrix
+
+_HEADER = "SIEMENS MR HEADER"
+_CSA = "SIEMENS CSA HEADER"
+_IMAGES_IN_MOSAIC = PrivateTag(0x0019, _HEADER, 0x0A, "US")
+_B_VALUE = PrivateTag(0x0019, _HEADER, 0x0C, "IS")
+_DIRECTIONALITY = PrivateTag(0x0019, _HEADER, 0x0D, "CS")
+_DIRECTION = PrivateTag(0x0019, _HEADER, 0x0E, "FD")
+_B_MATRIX = PrivateTag(0x0019, _HEADER, 0x27, "FD")
+_REFERENCE_TIMES = PrivateTag(0x0019, _HEADER, 0x29, "FD")
+_CSA_IMAGE = PrivateTag(0x0029, _CSA, 0x10, "OB")
+_CSA_SERIES = PrivateTag(0x0029, _CSA, 0x20, "OB")
+_XA_PROTOCOL = PrivateTag(0x0021, "SIEMENS MR SDS 01", 0x19, "OB")
+
+PLACE_TOLERANCE = 0.25
+"""Largest distance of a mosaic's plane from the slice of the protocol that it is taken for, in slice distances."""
+
+_MOST_TILES = 4096
+_PROTOCOL_AXES = ("dSag", "dCor", "dTra")
+_MILLISECONDS_PER_DAY = 86_400_000
+
+
+def csa_image(ds: Dataset) -> CsaHeader:
+    """Return the elements of the CSA image header (0029,xx10); empty where it was stripped."""
+    return parse_csa(private_bytes(ds, _CSA_IMAGE) or b"")
+
+
+def protocol(ds: Dataset) -> Mapping[str, str]:
+    """Return the measurement protocol of the CSA series header (0029,xx20) or of XA's (0021,xx19); empty without."""
+    for tag in (_CSA_SERIES, _XA_PROTOCOL):
+        found = parse_protocol(private_bytes(ds, tag) or b"")
+        if found:
+            return found
+    return {}
+
+
+def tiling(ds: Dataset) -> Tiling | None:
+    """Return the layout of a mosaic; None where the instance is none.
+
+    Image Position (Patient) of a mosaic is that of a single image of the mosaic's size around the same centre; the
+    first tile is half of what lies around it further in. The slices go along SliceNormalVector of the CSA header;
+    where that was stripped, as the protocol's list of slices does, if the first or the last of them is in place.
+
+    Raises
+    ------
+    ConversionRefused
+        ``unproven-layout``: count, place or order of the tiles cannot be known.
+    """
+    if "MOSAIC" not in texts(ds, "ImageType"):
+        return None
+    csa, text = csa_image(ds), protocol(ds)
+    count = _count(ds, csa, text)
+    rows, columns = whole(ds, "Rows"), whole(ds, "Columns")
+    across = math.ceil(math.sqrt(count))
+    if not rows or not columns or rows % across or columns % across:
+        raise _unproven(f"{rows} x {columns} pixels do not divide into {across} x {across} tiles")
+    tile_rows, tile_columns = rows // across, columns // across
+    orientation = numbers(ds, "ImageOrientationPatient", 6)
+    corner, spacing = numbers(ds, "ImagePositionPatient", 3), numbers(ds, "PixelSpacing", 2)
+    if not orientation or not corner or not spacing:
+        raise _unproven("Image Position, Image Orientation (Patient) or Pixel Spacing is missing")
+    along_row, along_column = np.array(orientation[:3]), np.array(orientation[3:])
+    first = (
+        np.array(corner)
+        + along_row * spacing[1] * (columns - tile_columns) / 2
+        + along_column * spacing[0] * (rows - tile_rows) / 2
+    )
+    centre = first + along_row * spacing[1] * tile_columns / 2 + along_column * spacing[0] * tile_rows / 2
+    steps = _steps(ds, csa, text, count, np.cross(along_row, along_column), centre)
+    return Tiling(
+        count=count,
+        tile_rows=tile_rows,
+        tile_columns=tile_columns,
+        rows_of_tiles=across,
+        columns_of_tiles=across,
+        positions=first + steps,
+        orientation=np.array(orientation),
+        slice_times_s=_slice_times(ds, csa, count),
+    )
+
+
+def _unproven(what: str) -> ConversionRefused:
+    return ConversionRefused(Reason.UNPROVEN_LAYOUT, f"Siemens mosaic: {what}")
+
+
+def _count(ds: Dataset, csa: CsaHeader, text: Mapping[str, str]) -> int:
+    found = private_numbers(ds, _IMAGES_IN_MOSAIC, 1) or csa_numbers(csa, "NumberOfImagesInMosaic", 1)
+    if not found and text.get("sSliceArray.lSize", "").isdecimal():
+        found = (float(text["sSliceArray.lSize"]),)
+    if not found or not 1 <= found[0] <= _MOST_TILES or found[0] != int(found[0]):
+        raise _unproven("the number of its images is neither in (0019,xx0A), the CSA header nor the protocol")
+    return int(found[0])
+
+
+def _steps(
+    ds: Dataset,
+    csa: CsaHeader,
+    text: Mapping[str, str],
+    count: int,
+    across_plane: Float,
+    centre: Float,
+) -> Float:
+    """Return the (count, 3) ways from the first tile to each."""
+    distance = number(ds, "SpacingBetweenSlices")
+    normal = csa_numbers(csa, "SliceNormalVector", 3)
+    planned = _planned_slices(text, count)
+    if normal and (distance or count == 1):
+        forward = math.copysign(1.0, float(np.dot(normal, across_plane)))
+        return np.outer(np.arange(count) * abs(distance or 0.0), forward * across_plane)
+    if planned is None:
+        raise _unproven("neither the CSA header nor the slices of the protocol tell the order of the tiles")
+    depth = planned @ across_plane
+    tolerance = PLACE_TOLERANCE * (abs(distance) if distance else np.ptp(depth) / max(count - 1, 1))
+    here = float(centre @ across_plane)
+    if abs(depth[0] - here) <= tolerance:
+        ordered = planned
+    elif abs(depth[-1] - here) <= tolerance:
+        ordered = planned[::-1]
+    else:
+        raise _unproven("its plane is neither where the first nor where the last slice of the protocol lies")
+    return np.outer(ordered @ across_plane - ordered[0] @ across_plane, across_plane)
+
+
+def _planned_slices(text: Mapping[str, str], count: int) -> Float | None:
+    """Return the (count, 3) centres of the protocol's slices in mm LPS; zero coordinates are not written."""
+    if text.get("sSliceArray.lSize") != str(count):
+        return None
+    try:
+        centres = np.array(
+            [
+                [float(text.get(f"sSliceArray.asSlice[{slice_}].sPosition.{axis}", 0.0)) for axis in _PROTOCOL_AXES]
+                for slice_ in range(count)
+            ]
+        )
+    except ValueError:
+        return None
+    return centres if np.isfinite(centres).all() else None
+
+
+def _slice_times(ds: Dataset, csa: CsaHeader, count: int) -> tuple[float, ...] | None:
+    times = csa_numbers(csa, "MosaicRefAcqTimes", count) or private_numbers(ds, _REFERENCE_TIMES, count)
+    if not times or min(times) < 0 or max(times) >= _MILLISECONDS_PER_DAY:
+        return None
+    return tuple((each - min(times)) / 1000 for each in times)
+
+
+def gradient(ds: Dataset) -> Gradient | None:
+    """Return the diffusion weighting of the private header (0019,xx0C), (0019,xx0E) or of the CSA header."""
+    b_value = private_numbers(ds, _B_VALUE, 1)
+    if b_value and b_value[0] >= 0:
+        matrix = private_numbers(ds, _B_MATRIX, 6)
+        return _gradient(b_value[0], private_text(ds, _DIRECTIONALITY), private_numbers(ds, _DIRECTION, 3), matrix)
+    csa = csa_image(ds)
+    b_value = csa_numbers(csa, "B_value", 1)
+    if not b_value or b_value[0] < 0:
+        return None
+    directionality = csa.get("DiffusionDirectionality", ("",))[0]
+    direction = csa_numbers(csa, "DiffusionGradientDirection", 3)
+    return _gradient(b_value[0], directionality, direction, csa_numbers(csa, "B_matrix", 6))
+
+
+def _gradient(
+    b_value: float, directionality: str, direction: tuple[float, ...] | None, matrix: tuple[float, ...] | None
+) -> Gradient:
+    isotropic = directionality.upper() == "ISOTROPIC"
+    if direction is None and matrix is not None and not isotropic:
+        direction = gradient_of_matrix(matrix).direction_lps
+    return Gradient(b_value, direction, isotropic)

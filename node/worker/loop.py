@@ -1,0 +1,144 @@
+"""Claim series that are due, have them converted, record what came of it, until told to stop."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from time import monotonic
+
+import structlog
+
+from node.archive.filesystem import Archive
+from node.config import Convert
+from node.convert import convert_series, write_options
+from node.errors import VoxelnodeError
+from node.index.database import Index
+from node.index.records import ClaimedSeries
+from node.worker.child import ConversionCancelled, Converter, ConverterDied
+
+log = structlog.get_logger()
+
+POLL_SECONDS = 0.25
+CLOCK_STEP = dt.timedelta(seconds=2)
+"""A difference between wall clock and monotonic clock that slewing does not explain."""
+
+
+class Worker:
+    """Converts due series, up to ``[convert] workers`` at once, each in a child process of its own."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        index: Index,
+        settings: Convert,
+        now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+    ) -> None:
+        self._archive, self._index, self._settings, self._now = archive, index, settings, now
+        self._options = write_options(settings)
+        self._stopping = threading.Event()
+        self._cancelled = threading.Event()
+        self._free: SimpleQueue[Converter] = SimpleQueue()
+        self._converters = [
+            Converter(settings.memory_bytes, settings.cpu_seconds, settings.deadline_seconds)
+            for _ in range(settings.workers)
+        ]
+        for converter in self._converters:
+            self._free.put(converter)
+        self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="conversion")
+        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
+
+    def start(self) -> None:
+        """Begin to claim."""
+        self._thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """Claim no more; what is under way may finish within `seconds`, else it is handed back to be due at once."""
+        self._stopping.set()
+        cancel = threading.Timer(seconds, self._cancelled.set)
+        cancel.start()
+        self._thread.join()
+        self._pool.shutdown(wait=True)
+        cancel.cancel()
+        for converter in self._converters:
+            converter.close()
+
+    def _run(self) -> None:
+        clock = _Clock(self._now)
+        idle = threading.Semaphore(self._settings.workers)
+        while not self._stopping.is_set():
+            try:
+                if step := clock.step():
+                    log.warning("clock_stepped", seconds=step.total_seconds())
+                    self._index.shift_due_times(step)
+                claimed = self._claim(idle)
+            except Exception:  # the index may be back in a moment; a dead worker would convert nothing ever after
+                log.exception("claim_failed")
+                claimed = None
+            if claimed is None:
+                self._stopping.wait(POLL_SECONDS)
+                continue
+            self._pool.submit(self._convert, claimed).add_done_callback(lambda _: idle.release())
+
+    def _claim(self, idle: threading.Semaphore) -> ClaimedSeries | None:
+        if not idle.acquire(timeout=POLL_SECONDS):
+            return None
+        claimed = None
+        try:
+            claimed = self._index.claim_due_series(self._now())
+        finally:
+            if claimed is None:
+                idle.release()
+        return claimed
+
+    def _convert(self, claimed: ClaimedSeries) -> None:
+        converter = self._free.get()
+        bound = log.bind(series_instance_uid=claimed.series_instance_uid, revision=claimed.revision)
+        try:
+            recorded = convert_series(
+                claimed,
+                self._archive,
+                self._index,
+                self._options,
+                lambda job: converter.run(job, self._cancelled),
+                self._now,
+            )
+            bound.info("series_converted" if recorded else "claim_lost", instances=len(claimed.instances))
+        except ConversionCancelled:
+            self._index.release_claim(claimed, self._now())
+            bound.info("conversion_handed_back")
+        except (ConverterDied, OSError) as error:
+            self._record_crash(claimed, str(error) if isinstance(error, ConverterDied) else f"disk: {error.strerror}")
+        except Exception as error:
+            bound.exception("conversion_failed")
+            self._record_crash(claimed, f"{type(error).__name__} while recording the conversion")
+        finally:
+            self._free.put(converter)
+
+    def _record_crash(self, claimed: ClaimedSeries, detail: str) -> None:
+        settings = self._settings
+        try:
+            again = self._index.record_crash(claimed, detail, settings.attempts, settings.retry_seconds, self._now())
+        except VoxelnodeError:
+            log.exception("crash_not_recorded")  # the claim stays; the next start gives it back
+            return
+        log.warning(
+            "conversion_crashed", series_instance_uid=claimed.series_instance_uid, reason=detail, tried_again=again
+        )
+
+
+class _Clock:
+    """Notices when the wall clock is set while the node runs."""
+
+    def __init__(self, now: Callable[[], dt.datetime]) -> None:
+        self._now = now
+        self._wall, self._monotonic = now(), monotonic()
+
+    def step(self) -> dt.timedelta | None:
+        """How far the clock was set since the last call, if it was."""
+        wall, passed = self._now(), monotonic()
+        step = wall - self._wall - dt.timedelta(seconds=passed - self._monotonic)
+        self._wall, self._monotonic = wall, passed
+        return step if abs(step) > CLOCK_STEP else None

@@ -1,0 +1,172 @@
+"""What all writers share: options, names, the record of a written file, durable streams, real values in slabs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import RawIOBase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from node.config import VolumeFormat
+from node.volume.model import Array, Kind, Volume
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+SLAB_BYTES = 4 << 20
+"""Voxels are streamed in pieces of about this size, so that a writer needs no second copy of the volume."""
+
+SCALING_TOLERANCE = 0.01
+"""Largest rounding of a scaled value, in steps of the stored ones (a step is the slope)."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOptions:
+    """Which files of one volume are written; the keys of ``[convert]`` that concern writers."""
+
+    formats: tuple[VolumeFormat, ...] = ("nifti", "mhd")
+    compress: bool = True
+    thumbnails: bool = True
+    thumbnail_pixels: int = 256
+    previews: bool = False
+    projections: bool = False
+    montages: bool = False
+    montage_step: int = 5
+    body_masks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenFile:
+    """One file on the disk, flushed and synced.
+
+    Attributes
+    ----------
+    kind : str
+        A value of `node.volume.model.Kind`.
+    format : str
+        The configured name of a volume format, or ``"png"``.
+    bytes, sha256 : int, str
+        Of the file at `path` alone.
+    companions : tuple of Path
+        Further files that belong to it: ``.json``, ``.bval``, ``.bvec``, the data file of a header.
+    """
+
+    kind: str
+    format: str
+    path: Path
+    bytes: int
+    sha256: str
+    companions: tuple[Path, ...] = ()
+
+
+def stem_of(volume: Volume) -> str:
+    """Return the name, without an ending, that the files of `volume` get in the folder of its series.
+
+    Examples: ``volume``, ``volume_e2``, ``volume_e1_ph``, ``volume_resampled``. It is made of the suffix that tells
+    the volume from the others of its series and of its kind, and never of anything that came over the network.
+    """
+    words = ["volume", *(word for word in volume.suffix.split("-") if word)]
+    if volume.kind is not Kind.VOLUME:
+        words.append(volume.kind.value)
+    return "_".join(words)
+
+
+class DurableStream(RawIOBase):
+    """A new file that counts and digests what is written; `open_durable` syncs it at its end."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self._file = path.open("xb")  # x: two volumes with one name are a fault, never an overwritten volume
+        self._digest = hashlib.sha256()
+        self._bytes = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        self._digest.update(data)
+        count = self._file.write(data)
+        self._bytes += count
+        return count
+
+    def sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def written(self, kind: Kind, file_format: str, companions: tuple[Path, ...] = ()) -> WrittenFile:
+        """Return the record of this file."""
+        return WrittenFile(kind.value, file_format, self.path, self._bytes, self._digest.hexdigest(), companions)
+
+
+@contextmanager
+def open_durable(path: Path) -> Iterator[DurableStream]:
+    """Open a new file for writing; after the block it is on the disk.
+
+    Raises
+    ------
+    FileExistsError
+        `path` is taken.
+    """
+    with DurableStream(path) as stream:
+        yield stream
+        stream.sync()
+
+
+def write_durable(path: Path, data: bytes) -> DurableStream:
+    """Write a whole small file; it is on the disk on return."""
+    with open_durable(path) as stream:
+        stream.write(data)
+    return stream
+
+
+def real_dtype(volume: Volume) -> np.dtype[Any]:
+    """Return the type that holds ``voxels * slope + intercept``; the stored one where that is enough.
+
+    Integers stay integers while slope and intercept are whole numbers. Otherwise it is float32, or float64 where
+    float32 would move a value by more than `SCALING_TOLERANCE` of a step.
+    """
+    voxels, slope, intercept = volume.voxels, volume.slope, volume.intercept
+    stored = voxels.dtype.newbyteorder("=")
+    if slope == 1 and intercept == 0:
+        return stored
+    if stored.kind not in "iu":
+        return np.result_type(stored, np.float32)
+    ends = sorted(int(end) * slope + intercept for end in (voxels.min(), voxels.max()))
+    if float(slope).is_integer() and float(intercept).is_integer():
+        for candidate in (stored, np.dtype(np.int16), np.dtype(np.int32)):
+            limits = np.iinfo(candidate)
+            if limits.min <= ends[0] and ends[1] <= limits.max:
+                return candidate
+    rounding = np.finfo(np.float32).eps * max(map(abs, ends)) + float(np.finfo(np.float32).tiny)
+    return np.dtype(np.float32 if rounding <= SCALING_TOLERANCE * abs(slope) else np.float64)
+
+
+def stored_slabs(voxels: Array) -> Iterator[memoryview]:
+    """Yield the bytes of `voxels`, little-endian, in C order and in pieces."""
+    flat = np.ascontiguousarray(voxels, dtype=voxels.dtype.newbyteorder("<")).reshape(-1)
+    step = max(1, SLAB_BYTES // flat.itemsize)
+    for start in range(0, flat.size, step):
+        yield flat[start : start + step].view(np.uint8).data
+
+
+def real_slabs(volume: Volume, dtype: np.dtype[Any]) -> Iterator[memoryview]:
+    """Yield the bytes of ``voxels * slope + intercept`` as `dtype`, little-endian, in C order and in pieces."""
+    if volume.slope == 1 and volume.intercept == 0:
+        yield from stored_slabs(volume.voxels.astype(dtype, copy=False))
+        return
+    flat = volume.voxels.reshape(-1)
+    step = max(1, SLAB_BYTES // 8)  # by way of float64, in which whole results are exact
+    for start in range(0, flat.size, step):
+        real = flat[start : start + step] * np.float64(volume.slope) + np.float64(volume.intercept)
+        yield real.astype(dtype.newbyteorder("<")).view(np.uint8).data

@@ -1,0 +1,50 @@
+"""The body in a CT, as a label volume: a threshold, the table and clothes taken away, holes filled."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from node.volume.model import Array, Display, Kind, Volume
+
+BODY_HU = -300.0
+"""Between lung and fat: air and most cushions are below it."""
+
+COARSE_MM = 2.0
+"""Pixels in which the body is looked for; its outline is then taken in full resolution."""
+
+OPENING_MM = 4.0
+"""Radius of the opening that parts the patient from the table."""
+
+
+def body_mask(volume: Volume) -> Volume:
+    """Return a volume of the same grid with 1 in the body and 0 outside, for every time.
+
+    The body is the largest connected part above `BODY_HU` after an opening in the planes of the slices. Air that a
+    slice encloses (lungs, bowel, airways) belongs to it.
+    """
+    masks = np.zeros(volume.voxels.shape, np.uint8)
+    for voxels, mask in zip(volume.voxels, masks, strict=True):
+        np.greater(voxels, (BODY_HU - volume.intercept) / volume.slope, out=mask, casting="unsafe")
+        _keep_body(mask, volume.spacing_mm)
+    return replace(volume, voxels=masks, kind=Kind.MASK, slope=1.0, intercept=0.0, diffusion=None, display=Display())
+
+
+def _keep_body(above: Array, spacing_mm: tuple[float, float, float]) -> None:
+    """Clear what is not body in (slices, rows, columns) of 0 and 1, and fill its holes, in place."""
+    shrink = [max(1, int(COARSE_MM / spacing_mm[axis])) for axis in (1, 0)]
+    radius = [max(1, round(OPENING_MM / (spacing_mm[axis] * shrink[1 - axis]))) for axis in (0, 1)]
+    coarse = sitk.GetImageFromArray(np.ascontiguousarray(above[:, :: shrink[0], :: shrink[1]]))
+    opened = sitk.BinaryMorphologicalOpening(coarse, [*radius, 0], sitk.sitkBall)
+    largest = sitk.RelabelComponent(sitk.ConnectedComponent(opened), sortByObjectSize=True) == 1
+    around = sitk.GetArrayFromImage(sitk.BinaryDilate(largest, [1, 1, 0], sitk.sitkBox))
+    for plane, near in zip(above, around, strict=True):
+        plane &= near.repeat(shrink[0], axis=0).repeat(shrink[1], axis=1)[: plane.shape[0], : plane.shape[1]]
+        plane[...] = _filled(plane)
+
+
+def _filled(plane: Array) -> Any:
+    return sitk.GetArrayFromImage(sitk.BinaryFillhole(sitk.GetImageFromArray(plane)))

@@ -1,0 +1,118 @@
+"""NIfTI: ``.nii.gz`` and ``.nii``, and the ``.hdr``/``.img`` pair. LPS becomes RAS here alone.
+
+Stored values go to the file as they are, with slope and intercept in the header. An array of (times, slices, rows,
+columns) in C order is, byte for byte, NIfTI's (columns, rows, slices, times) with the first axis fastest, so nothing
+is transposed. nibabel makes the header; the voxels are streamed behind it, since nibabel would copy and may rescale.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from isal import igzip_threaded
+from nibabel import nifti1, nifti2
+
+from node import __version__
+from node.volume.model import Float, Kind, Volume
+from node.writers.base import SCALING_TOLERANCE, WriteOptions, WrittenFile, open_durable, stored_slabs, write_durable
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+LARGEST_NIFTI1_DIMENSION = 32767
+"""Dimensions are int16 in NIfTI-1; beyond, NIfTI-2 is written."""
+
+COMPRESSION_LEVEL = 1
+"""isal's; on CT it is within 2 % of the size of level 2, and 10 % faster."""
+
+QFORM_TOLERANCE_VOXELS = 0.1
+"""A quaternion may put a corner this far off, in edges of the smallest voxel, before it is left out.
+
+The same drift from which a stack counts as sheared.
+"""
+
+HEADERS: dict[tuple[bool, bool], Any] = {  # by (too large for NIfTI-1, a pair of files)
+    (False, False): nifti1.Nifti1Header,
+    (False, True): nifti1.Nifti1PairHeader,
+    (True, False): nifti2.Nifti2Header,
+    (True, True): nifti2.Nifti2PairHeader,
+}
+
+RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+
+
+def write_nifti(volume: Volume, folder: Path, stem: str, options: WriteOptions) -> WrittenFile:
+    """Write one ``.nii.gz``, or ``.nii``."""
+    head = nifti_header(volume, pair=False)
+    path = folder / f"{stem}.nii{'.gz' if options.compress else ''}"
+    with open_durable(path) as stream:
+        if options.compress:
+            # The bytes do not depend on the number of threads, and isal writes neither time nor name.
+            threads = min(4, os.cpu_count() or 1)
+            with igzip_threaded.open(stream, "wb", compresslevel=COMPRESSION_LEVEL, threads=threads) as packed:
+                _write_body(packed, head, volume)
+        else:
+            _write_body(stream, head, volume)
+    return stream.written(volume.kind, "nifti")
+
+
+def write_pair(volume: Volume, folder: Path, stem: str, options: WriteOptions) -> WrittenFile:
+    """Write a NIfTI ``.hdr`` and its ``.img``, never compressed: that is what readers of pairs expect."""
+    image = folder / f"{stem}.img"
+    with open_durable(image) as stream:
+        for slab in stored_slabs(volume.voxels):
+            stream.write(slab)
+    head = nifti_header(volume, pair=True)
+    header = write_durable(folder / f"{stem}.hdr", head.binaryblock + bytes(4))
+    return header.written(volume.kind, "nifti-pair", (image,))
+
+
+def _write_body(stream: Any, head: Any, volume: Volume) -> None:
+    stream.write(head.binaryblock)
+    stream.write(bytes(int(head["vox_offset"]) - len(head.binaryblock)))  # four zeros: no extensions follow
+    for slab in stored_slabs(volume.voxels):
+        stream.write(slab)
+
+
+def nifti_header(volume: Volume, *, pair: bool) -> Any:
+    """Return nibabel's header for `volume`; NIfTI-2 where a dimension, or the scaling, needs it.
+
+    sform and qform both carry code 1 (scanner); the qform only while a rotation and zooms can hold the affine. With
+    no place in the patient both codes are 0 and only the voxel size is told.
+    """
+    large = max(volume.shape) > LARGEST_NIFTI1_DIMENSION or not _float32_holds_scaling(volume)
+    head = HEADERS[large, pair](endianness="<")
+    head.set_data_dtype(RGB if volume.colour else volume.voxels.dtype)
+    head.set_data_shape(volume.shape)
+    head.set_zooms((*volume.spacing_mm, volume.time_step_s or 0.0)[: len(volume.shape)])
+    head.set_xyzt_units("mm", "sec")
+    head.set_slope_inter(volume.slope, volume.intercept)
+    head["descrip"] = f"voxelnode {__version__}".encode("ascii")
+    if not pair:
+        head["vox_offset"] = 544 if large else 352
+    if volume.kind is Kind.MASK or (volume.modality == "SEG" and volume.voxels.dtype.kind in "iu"):
+        head.set_intent("label")
+    if volume.affine_lps is not None:
+        _place(head, LPS_TO_RAS @ volume.affine_lps, volume)
+    return head
+
+
+def _float32_holds_scaling(volume: Volume) -> bool:
+    """Whether NIfTI-1's float32 keeps slope and intercept well within one step of the stored values."""
+    with np.errstate(over="ignore", under="ignore"):
+        slope, intercept = float(np.float32(volume.slope)), float(np.float32(volume.intercept))
+    off = abs(intercept - volume.intercept)
+    return math.isclose(slope, volume.slope, rel_tol=1e-6) and off <= SCALING_TOLERANCE * abs(volume.slope)
+
+
+def _place(head: Any, affine_ras: Float, volume: Volume) -> None:
+    """Set sform and, where it can hold the affine, qform."""
+    head.set_qform(affine_ras, code=1, strip_shears=True)
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(volume.shape[:3]) - 1)
+    off = (head.get_qform() - affine_ras)[:3, :3] @ corners.T
+    if np.linalg.norm(off, axis=0).max() > QFORM_TOLERANCE_VOXELS * min(volume.spacing_mm):
+        head["qform_code"] = 0
+    head.set_sform(affine_ras, code=1)

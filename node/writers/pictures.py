@@ -1,0 +1,92 @@
+"""PNG pictures of a volume: thumbnail, three planes, projections, montage. Pillow resizes to physical proportions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from node.volume import rendering
+from node.volume.model import Geometry, Kind, Volume
+from node.volume.rendering import Picture, Plane, Projection, Shades
+from node.writers.base import WriteOptions, WrittenFile, write_durable
+
+PLANE_PIXELS = 512
+"""Long side, at most, of one plane of a preview or a projection."""
+
+TILE_PIXELS = 128
+"""Long side, at most, of one slice in a montage."""
+
+GAP_PIXELS = 2
+
+UNTRUE = (Geometry.SHEARED, Geometry.IRREGULAR)
+"""Of these the planes across the stack are not what the patient looks like."""
+
+
+def write_pictures(volume: Volume, folder: Path, stem: str, options: WriteOptions) -> list[WrittenFile]:
+    """Write the pictures that `options` asks for.
+
+    Planes and projections need several slices with a place in the patient. Of a sheared or uneven volume they are
+    left to the resampled one that lies beside it, whose planes are true.
+    """
+    shades = Shades(volume)
+    written = []
+    if options.thumbnails:
+        small = resized(rendering.thumbnail(volume, shades), options.thumbnail_pixels)
+        written.append(_write(small, folder / f"{stem}_thumbnail.png", Kind.THUMBNAIL))
+    if volume.shape[2] > 1 and options.montages:
+        tiles = [resized(each, TILE_PIXELS) for each in rendering.montage(volume, shades, options.montage_step)]
+        columns = int(np.ceil(np.sqrt(len(tiles))))
+        written.append(_write(arranged(tiles, columns), folder / f"{stem}_montage.png", Kind.MONTAGE))
+    if volume.shape[2] == 1 or volume.affine_lps is None or volume.geometry in UNTRUE:
+        return written
+    if options.previews:
+        planes = to_scale(rendering.preview(volume, shades), PLANE_PIXELS)
+        written.append(_write(arranged(planes, len(planes)), folder / f"{stem}_preview.png", Kind.PREVIEW))
+    if options.projections and not volume.colour:
+        for projection in Projection:
+            for plane in Plane:
+                seen = resized(rendering.project(volume, shades, projection, plane), PLANE_PIXELS)
+                path = folder / f"{stem}_{projection}_{plane.name.lower()}.png"
+                written.append(_write(seen, path, Kind.PROJECTION))
+    return written
+
+
+def resized(picture: Picture, longest: int) -> Image.Image:
+    """Return a picture with square pixels; the finer of its two spacings is kept while it fits into `longest`."""
+    return to_scale([picture], longest)[0]
+
+
+def to_scale(pictures: Sequence[Picture], longest: int) -> list[Image.Image]:
+    """Return pictures with square pixels that are equally large in all of them, and none longer than `longest`."""
+    extents = np.array([np.multiply(each.pixels.shape[:2], each.pixel_size) for each in pictures])
+    finest = min(min(each.pixel_size) for each in pictures)
+    per_mm = min(1 / finest, longest / extents.max())
+    sizes = np.maximum(1, np.rint(extents * per_mm)).astype(int)
+    return [
+        Image.fromarray(np.ascontiguousarray(picture.pixels)).resize((width, height), Image.Resampling.LANCZOS)
+        for picture, (height, width) in zip(pictures, sizes.tolist(), strict=True)
+    ]
+
+
+def arranged(images: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Return images side by side in rows of `columns`, each in the middle of a cell as large as the largest."""
+    width = max(image.width for image in images)
+    height = max(image.height for image in images)
+    rows = -(-len(images) // columns)
+    sheet = Image.new(images[0].mode, (columns * (width + GAP_PIXELS), rows * (height + GAP_PIXELS)))
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        left = column * (width + GAP_PIXELS) + (width - image.width) // 2
+        top = row * (height + GAP_PIXELS) + (height - image.height) // 2
+        sheet.paste(image, (left, top))
+    return sheet
+
+
+def _write(image: Image.Image, path: Path, kind: Kind) -> WrittenFile:
+    encoded = BytesIO()
+    image.save(encoded, "PNG")
+    return write_durable(path, encoded.getvalue()).written(kind, "png")

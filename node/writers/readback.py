@@ -1,0 +1,36 @@
+"""Read a written volume again, by the libraries that others will read it with, back into the frame of DICOM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from nibabel.nifti1 import Nifti1Image
+
+from node.volume.model import Array, Float
+
+LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def read_nifti(path: Path) -> tuple[Array, Float]:
+    """Return what nibabel reads from a NIfTI file of three dimensions.
+
+    Returns
+    -------
+    voxels : (slices, rows, columns) float64
+        Real values: slope and intercept applied.
+    affine_lps : (4, 4) float64, mm
+        From (column, row, slice) to LPS+.
+    """
+    image = Nifti1Image.from_filename(path)
+    return np.asarray(image.dataobj, dtype=np.float64).transpose(2, 1, 0), LPS_FROM_RAS @ image.affine
+
+
+def read_metaimage(path: Path) -> tuple[Array, Float]:
+    """Return what SimpleITK reads from a MetaImage header and its data, as `read_nifti` does."""
+    image = sitk.ReadImage(str(path))
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) @ np.diag(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    return sitk.GetArrayFromImage(image).astype(np.float64), affine

@@ -1,0 +1,91 @@
+"""The JSON beside a volume: BIDS' facts in CamelCase, ours in snake_case, nothing that names a person."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from node import __version__
+from node.volume.model import Kind, Volume
+from node.writers.base import WriteOptions, real_dtype, write_durable
+
+
+def write_sidecar(volume: Volume, folder: Path, stem: str, options: WriteOptions, notes: Mapping[str, str]) -> Path:
+    """Write ``STEM.json`` and return its path.
+
+    Parameters
+    ----------
+    notes : mapping of format to a sentence
+        What a format could not hold of this volume.
+    """
+    path = folder / f"{stem}.json"
+    facts = _attributes(volume) | _bids(volume) | _ours(volume, options, notes)
+    lines = (f"  {json.dumps(name)}: {_json(fact)}" for name, fact in facts.items())
+    write_durable(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode("utf-8", "replace"))
+    return path
+
+
+def _attributes(volume: Volume) -> dict[str, Any]:
+    """The facts of the stack, without the timing of slices where the slices are others by now."""
+    facts = dict(volume.attributes)
+    if volume.kind is not Kind.VOLUME or len(facts.get("SliceTiming", ())) != volume.shape[2]:
+        facts.pop("SliceTiming", None)
+    return facts
+
+
+def _json(fact: Any) -> str:
+    """One fact on one line; numbers of NumPy count as numbers, and NaN, which JSON lacks, is an error."""
+    return json.dumps(fact, ensure_ascii=False, allow_nan=False, default=lambda number: number.item())
+
+
+def _bids(volume: Volume) -> dict[str, Any]:
+    """What BIDS calls by a name of its own and only the volume knows."""
+    facts: dict[str, Any] = {
+        "ConversionSoftware": "voxelnode",
+        "ConversionSoftwareVersion": __version__,
+    }
+    if volume.modality == "PT" and volume.times_s is not None:
+        facts["FrameTimesStart"] = list(volume.times_s)
+    elif volume.times > 1 and volume.time_step_s is None and volume.times_s is not None:
+        facts["VolumeTiming"] = list(volume.times_s)
+    return facts
+
+
+def _ours(volume: Volume, options: WriteOptions, notes: Mapping[str, str]) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "kind": volume.kind.value,
+        "geometry": volume.geometry.value,
+        "stack": volume.stack,
+        "shape": list(volume.shape),
+        "spacing_mm": [float(each) for each in volume.spacing_mm],
+        "affine_lps": None if volume.affine_lps is None else np.asarray(volume.affine_lps).tolist(),
+        "time_step_s": volume.time_step_s,
+        "rescale": {
+            "stored": volume.voxels.dtype.name,
+            "slope": volume.slope,
+            "intercept": volume.intercept,
+            "real": real_dtype(volume).name,
+        },
+        "warnings": [{"name": warning.name.value, "detail": warning.detail} for warning in volume.warnings],
+        "options": asdict(options),
+    }
+    if notes:
+        facts["formats"] = dict(notes)
+    if volume.diffusion is not None:
+        facts["b_values"] = [one.b_value for one in volume.diffusion]
+    facts["sources"] = _sources(volume)
+    return facts
+
+
+def _sources(volume: Volume) -> dict[str, list[list[int]]]:
+    """SOP Instance UID to [frame number, slice index, time index] of each of its planes."""
+    planes: dict[str, list[list[int]]] = defaultdict(list)
+    for source in volume.sources:
+        planes[source.sop_instance_uid].append([source.frame_number, source.slice_index, source.time_index])
+    return planes

@@ -1,0 +1,91 @@
+"""A real archive and a real, migrated index in a fresh root."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset, FileDataset, dcmwrite
+
+from node.archive.filesystem import Archive, sync_folder
+from node.index.database import Index
+from node.index.records import Outcome
+from node.ingest import Announced, Ingest, Origin, quiet_seconds_of
+from node.metrics import Metrics
+
+
+def data_set_bytes(ds: FileDataset) -> bytes:
+    """The data set as a peer would send it: no preamble, no File Meta Information."""
+    stream = BytesIO()
+    syntax = ds.file_meta.TransferSyntaxUID
+    dcmwrite(stream, Dataset(ds), implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
+    return stream.getvalue()
+
+
+def announced(ds: FileDataset) -> Announced:
+    return Announced(ds.SOPClassUID, ds.SOPInstanceUID, ds.file_meta.TransferSyntaxUID)
+
+
+@dataclass
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    moment: dt.datetime = field(default_factory=lambda: dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC))
+
+    def __call__(self) -> dt.datetime:
+        return self.moment
+
+    def move(self, seconds: float) -> None:
+        self.moment += dt.timedelta(seconds=seconds)
+
+
+@dataclass
+class Root:
+    """Everything that takes instances in, on one folder."""
+
+    folder: Path
+    archive: Archive
+    index: Index
+    ingest: Ingest
+    clock: Clock
+
+    def take(self, ds: FileDataset, origin: Origin | None = None) -> Outcome:
+        """Bring one instance in."""
+        return self.take_bytes(announced(ds), data_set_bytes(ds), origin)
+
+    def take_bytes(self, said: Announced, data: bytes, origin: Origin | None = None) -> Outcome:
+        """Bring one instance in, in fragments of 1000 bytes."""
+        arrival = self.ingest.begin(said, origin or Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
+        for start in range(0, len(data), 1000):
+            arrival.write(data[start : start + 1000])
+        return arrival.finish()
+
+
+@pytest.fixture
+def open_root(tmp_path: Path) -> Iterator[Callable[[], Root]]:
+    """Open the same root, as often as a test restarts its node."""
+    opened: list[Root] = []
+    clock = Clock()
+
+    def open_() -> Root:
+        if opened:
+            opened[-1].index.close()
+        metrics = Metrics()
+        archive = Archive(tmp_path / "root")
+        index = Index(tmp_path / "root", sync_folder, metrics)
+        ingest = Ingest(archive, index, metrics, quiet_seconds_of(60, {"SLOW": 300}), 10_000_000, clock)
+        opened.append(Root(tmp_path / "root", archive, index, ingest, clock))
+        return opened[-1]
+
+    yield open_
+    if opened:
+        opened[-1].index.close()
+
+
+@pytest.fixture
+def root(open_root: Callable[[], Root]) -> Root:
+    return open_root()

@@ -1,0 +1,269 @@
+"""From a quiet series to files and rows: claims, late instances, crashes, refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from node.config import Convert
+from node.convert import ConversionJob, Converted, convert, convert_series, revision_folder, sweep, write_options
+from node.index.database import reading
+from node.index.records import ClaimedSeries
+from node.worker.child import ConversionCancelled, Converter, ConverterDied
+from node.worker.loop import Worker
+from tests import make
+from tests.integration.conftest import Clock, Root
+
+OPTIONS = write_options(Convert())
+
+
+def rows(root: Root, query: str, **values: Any) -> list[dict[str, Any]]:
+    with reading(root.folder) as index:
+        return [dict(row) for row in index.rows(query, **values)]
+
+
+def claim(root: Root) -> ClaimedSeries:
+    root.clock.move(61)
+    claimed = root.index.claim_due_series(root.clock())
+    assert claimed is not None
+    return claimed
+
+
+def converted(root: Root, claimed: ClaimedSeries, run: Callable[[ConversionJob], Converted] = convert) -> bool:
+    return convert_series(claimed, root.archive, root.index, OPTIONS, run, root.clock)
+
+
+def test_a_quiet_series_becomes_volumes_with_rows_that_name_them(root: Root) -> None:
+    for ds in make.ct_series(5):
+        root.take(ds)
+    assert converted(root, claim(root))
+    volumes = rows(root, "SELECT * FROM v_volumes")
+    assert {(row["kind"], row["format"]) for row in volumes} == {
+        ("volume", "nifti"),
+        ("volume", "mhd"),
+        ("thumbnail", "png"),
+    }
+    for row in volumes:
+        path = Path(row["path"])
+        assert path.is_absolute()
+        assert path.stat().st_size == row["bytes"]
+        assert (row["revision"], row["superseded"], row["instances"]) == (1, 0, 5)
+        assert json.loads(row["shape"]) == [12, 16, 5]
+    [series] = rows(root, "SELECT * FROM v_series")
+    assert (series["state"], series["revision"], series["verdict"], series["due_at"]) == (
+        "converted",
+        1,
+        "complete",
+        None,
+    )
+    assert len(rows(root, "SELECT 1 FROM v_sources")) == 5
+    assert list((root.folder / "work").iterdir()) == []
+
+
+def test_instances_in_equal_slices_out_plus_exclusions(root: Root) -> None:
+    instances = [*make.duplicate_series(5), make.structured_report()]
+    instances[-1].StudyInstanceUID = instances[0].StudyInstanceUID
+    instances[-1].SeriesInstanceUID = instances[0].SeriesInstanceUID
+    for ds in instances:
+        root.take(ds)
+    converted(root, claim(root))
+    told = {row["sop_instance_uid"] for row in rows(root, "SELECT sop_instance_uid FROM v_sources")}
+    told |= {row["sop_instance_uid"] for row in rows(root, "SELECT sop_instance_uid FROM v_exclusions")}
+    assert told == {ds.SOPInstanceUID for ds in instances}
+
+
+def test_an_instance_that_arrives_during_conversion_makes_the_series_due_again(root: Root) -> None:
+    first, *rest = make.ct_series(5)
+    for ds in rest:
+        root.take(ds)
+
+    def late(job: ConversionJob) -> Converted:
+        root.take(first)
+        return convert(job)
+
+    assert converted(root, claim(root), late)
+    [series] = rows(root, "SELECT state, revision FROM v_series")
+    assert series == {"state": "receiving", "revision": 1}
+    claimed = claim(root)
+    assert (claimed.revision, len(claimed.instances)) == (2, 5)
+    assert converted(root, claimed)
+    current = rows(root, "SELECT * FROM v_volumes WHERE NOT superseded AND format = 'nifti'")
+    assert [(row["revision"], row["instances"]) for row in current] == [(2, 5)]
+    assert len(rows(root, "SELECT 1 FROM v_volumes WHERE superseded AND format = 'nifti'")) == 1
+
+
+def test_a_late_instance_reopens_a_converted_series(root: Root) -> None:
+    *most, last = make.ct_series(5)
+    for ds in most:
+        root.take(ds)
+    converted(root, claim(root))
+    root.take(last)
+    [series] = rows(root, "SELECT state FROM v_series")
+    assert series["state"] == "receiving"
+
+
+def test_an_object_without_pixels_is_recorded_as_not_an_image(root: Root) -> None:
+    root.take(make.structured_report())
+    converted(root, claim(root))
+    [series] = rows(root, "SELECT state FROM v_series")
+    assert series["state"] == "not-an-image"
+    [failure] = rows(root, "SELECT reason FROM v_failures")
+    assert failure["reason"] == "not-an-image"
+
+
+def test_a_file_that_was_damaged_at_rest_is_told_and_the_rest_converted(root: Root) -> None:
+    instances = make.ct_series(5)
+    for ds in instances:
+        root.take(ds)
+    [row] = rows(root, "SELECT path FROM v_images WHERE sop_instance_uid = :uid", uid=instances[-1].SOPInstanceUID)
+    os.truncate(row["path"], 100)
+    converted(root, claim(root))
+    [exclusion] = rows(root, "SELECT * FROM v_exclusions")
+    assert (exclusion["sop_instance_uid"], exclusion["reason"]) == (instances[-1].SOPInstanceUID, "unreadable")
+
+
+def test_a_lost_claim_records_nothing_and_leaves_no_files(root: Root) -> None:
+    for ds in make.ct_series(3):
+        root.take(ds)
+    claimed = dataclasses.replace(claim(root), claim="of a process that is gone")
+    assert not converted(root, claimed)
+    assert rows(root, "SELECT 1 FROM v_volumes") == []
+    assert list(root.folder.glob("volumes/*/*/*")) == []
+
+
+def test_folders_without_rows_are_swept_and_those_with_rows_stay(root: Root) -> None:
+    instances = make.ct_series(3)
+    for ds in instances:
+        root.take(ds)
+    converted(root, claim(root))
+    half = root.folder / revision_folder(instances[0].StudyInstanceUID, instances[0].SeriesInstanceUID, 2)
+    half.mkdir()
+    (root.folder / "work" / "left").mkdir()
+    assert sweep(root.archive, root.index) == 2
+    assert not half.exists()
+    assert all(Path(row["path"]).exists() for row in rows(root, "SELECT path FROM v_volumes"))
+
+
+def test_uids_that_are_none_do_not_become_folder_names() -> None:
+    assert revision_folder("1.2.3", "1.2.4", 1) == Path("volumes/1.2.3/1.2.4/1")
+    for hostile in ("..", "../..", "/etc", "1..2", ".", "1.2\n", "a/b"):
+        folder = revision_folder(hostile, "1.2", 1)
+        assert folder.parts[0] == "volumes"
+        assert folder.parts[1].startswith("uid-")
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> ConversionJob:
+    instances = []
+    for number, ds in enumerate(make.ct_series(5)):
+        path = tmp_path / f"{number}.dcm"
+        ds.save_as(path, enforce_file_format=True)
+        instances.append((str(ds.SOPInstanceUID), path))
+    (tmp_path / "out").mkdir()
+    return ConversionJob(tuple(instances), tmp_path / "out", OPTIONS)
+
+
+def test_the_child_process_gives_what_the_function_gives(job: ConversionJob) -> None:
+    converter = Converter(8 << 30, 60, 60)
+    try:
+        in_child = converter.run(job, threading.Event())
+    finally:
+        converter.close()
+    assert [file.path for file in in_child.files] == ["volume.nii.gz", "volume.mhd", "volume_thumbnail.png"]
+    array = np.asanyarray(nib.load(job.folder / "volume.nii.gz").dataobj)
+    assert array.shape == (12, 16, 5)
+
+
+def test_a_child_over_its_deadline_is_ended_and_the_next_one_works(job: ConversionJob) -> None:
+    converter = Converter(8 << 30, 60, deadline_seconds=0.001)
+    try:
+        with pytest.raises(ConverterDied, match="deadline_seconds"):
+            converter.run(job, threading.Event())
+        converter._deadline_seconds = 60
+        for left in job.folder.iterdir():
+            left.unlink()
+        assert converter.run(job, threading.Event()).files
+    finally:
+        converter.close()
+
+
+def test_a_child_over_its_memory_says_so(job: ConversionJob) -> None:
+    converter = Converter(200 << 20, 60, 60)
+    try:
+        with pytest.raises(ConverterDied):
+            converter.run(job, threading.Event())
+    finally:
+        converter.close()
+
+
+def test_a_cancelled_conversion_ends_at_once(job: ConversionJob) -> None:
+    cancelled = threading.Event()
+    cancelled.set()
+    converter = Converter(8 << 30, 60, 60)
+    try:
+        with pytest.raises(ConversionCancelled):
+            converter.run(job, cancelled)
+    finally:
+        converter.close()
+
+
+def test_a_crashing_series_is_tried_again_later_and_then_set_aside_with_its_reason(root: Root) -> None:
+    [ds] = make.ct_series(1)
+    root.take(ds)
+    claimed = claim(root)
+    assert root.index.record_crash(claimed, "ended by SIGSEGV", attempts=2, retry_seconds=30, now=root.clock())
+    assert root.index.claim_due_series(root.clock() + dt.timedelta(seconds=29)) is None
+    claimed = claim(root)
+    assert not root.index.record_crash(claimed, "ended by SIGSEGV", attempts=2, retry_seconds=30, now=root.clock())
+    [series] = rows(root, "SELECT state, error, attempts FROM v_series")
+    assert series == {"state": "failed", "error": "ended by SIGSEGV", "attempts": 2}
+    [failure] = rows(root, "SELECT reason, detail FROM v_failures")
+    assert failure == {"reason": "failed", "detail": "ended by SIGSEGV"}
+    [again] = make.ct_series(1)
+    again.StudyInstanceUID, again.SeriesInstanceUID = ds.StudyInstanceUID, ds.SeriesInstanceUID
+    root.take(again)
+    assert root.index.claim_due_series(root.clock() + dt.timedelta(seconds=61)) is not None, (
+        "a new instance is a new try"
+    )
+
+
+def wait_for(root: Root, state: str, clock: Clock) -> None:
+    deadline = threading.Event()
+    for _ in range(600):
+        if rows(root, "SELECT state FROM v_series") == [{"state": state}]:
+            return
+        deadline.wait(0.05)
+    pytest.fail(f"series never became {state}: {rows(root, 'SELECT state, error FROM v_series')}")
+
+
+def test_the_worker_converts_what_is_due_and_stops_when_told(root: Root) -> None:
+    for ds in make.ct_series(5):
+        root.take(ds)
+    worker = Worker(root.archive, root.index, Convert())
+    worker.start()
+    try:
+        wait_for(root, "converted", root.clock)
+    finally:
+        worker.stop(20)
+
+
+def test_a_stopping_worker_hands_back_what_it_cannot_finish(root: Root) -> None:
+    for ds in make.ct_series(5):
+        root.take(ds)
+    worker = Worker(root.archive, root.index, Convert())
+    worker.start()
+    wait_for(root, "converting", root.clock)
+    worker.stop(0)
+    [series] = rows(root, "SELECT state, revision FROM v_series")
+    assert series == {"state": "receiving", "revision": 0}
+    assert list((root.folder / "work").iterdir()) == []

@@ -1,0 +1,77 @@
+"""What a start puts right after a death at each step of the way in."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from node.index.database import reading
+from node.ingest import Origin
+from node.recovery import recover
+from tests import make
+from tests.integration.conftest import Root, announced, data_set_bytes
+
+
+def recovered(root: Root) -> tuple[int, int, int, int]:
+    done = recover(root.archive, root.index, 60, root.clock())
+    return done.parts, done.adopted, done.quarantined, done.claims
+
+
+def test_a_half_received_instance_is_deleted(open_root: Callable[[], Root]) -> None:
+    root = open_root()
+    [ds] = make.ct_series(1)
+    root.ingest.begin(announced(ds), Origin("dicom")).write(data_set_bytes(ds)[:50])
+    root = open_root()
+    assert recovered(root) == (1, 0, 0, 0)
+    assert not list(root.folder.glob("incoming/*"))
+
+
+def test_a_file_that_died_before_its_row_is_adopted_whole(open_root: Callable[[], Root]) -> None:
+    root = open_root()
+    first, second = make.ct_series(2)
+    root.take(first)
+    arrival = root.ingest.begin(announced(second), Origin("dicom", "MODALITY"))
+    arrival.write(data_set_bytes(second))
+    arrival._part.keep()  # the step before the commit
+    root = open_root()
+    assert recovered(root) == (0, 1, 0, 0)
+    with reading(root.folder) as index:
+        [row] = index.rows("SELECT * FROM v_images WHERE sop_instance_uid = :uid", uid=second.SOPInstanceUID)
+        sent = data_set_bytes(second)
+        assert Path(row["path"]).read_bytes()[row["data_set_offset"] :] == sent
+        assert row["sha256"] == hashlib.sha256(sent).hexdigest()
+        assert row["calling_ae_title"] == "MODALITY"
+    assert recovered(root) == (0, 0, 0, 0)
+
+
+def test_a_file_that_cannot_be_read_goes_to_quarantine(open_root: Callable[[], Root]) -> None:
+    root = open_root()
+    [ds] = make.ct_series(1)
+    root.take(ds)
+    [folder] = root.folder.glob("objects/*")
+    (folder / "stray.dcm").write_bytes(b"no DICOM at all")
+    assert recovered(open_root()) == (0, 0, 1, 0)
+    assert (root.folder / "quarantine" / "stray.dcm").exists()
+
+
+def test_a_claim_of_a_dead_worker_is_due_at_once(open_root: Callable[[], Root]) -> None:
+    root = open_root()
+    [ds] = make.ct_series(1)
+    root.take(ds)
+    root.clock.move(61)
+    assert root.index.claim_due_series(root.clock()) is not None
+    root = open_root()
+    assert root.index.claim_due_series(root.clock()) is None
+    assert recovered(root) == (0, 0, 0, 1)
+    assert root.index.claim_due_series(root.clock()) is not None
+
+
+def test_a_step_of_the_clock_moves_what_is_due(root: Root) -> None:
+    [ds] = make.ct_series(1)
+    root.take(ds)
+    root.clock.move(3600)
+    root.index.shift_due_times(dt.timedelta(seconds=3600))
+    assert root.index.claim_due_series(root.clock() + dt.timedelta(seconds=59)) is None
+    assert root.index.claim_due_series(root.clock() + dt.timedelta(seconds=60)) is not None

@@ -1,0 +1,338 @@
+"""Builders of data sets for tests: small, complete, and savable as DICOM files.
+
+Every builder returns `FileDataset`s with file meta information; ``ds.save_as(path, enforce_file_format=True)`` writes
+them. Pixels are a fixed pattern, so that a plane that lies wrongly, or twice, is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset, FileDataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import (
+    PYDICOM_IMPLEMENTATION_UID,
+    ComprehensiveSRStorage,
+    CTImageStorage,
+    EnhancedMRImageStorage,
+    ExplicitVRLittleEndian,
+    MRImageStorage,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
+
+AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
+CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
+OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, -0.8)  # a rotation about two axes, exact in few digits
+
+Numbers = Sequence[float] | NDArray[Any]
+
+
+def instance(
+    *,
+    sop_class_uid: str = CTImageStorage,
+    modality: str = "CT",
+    study_uid: str | None = None,
+    series_uid: str | None = None,
+    sop_instance_uid: str | None = None,
+    transfer_syntax_uid: str = ExplicitVRLittleEndian,
+    **attributes: Any,
+) -> FileDataset:
+    """Return an instance without pixels; `attributes` are keywords of the standard, None leaves one out."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = sop_class_uid
+    meta.MediaStorageSOPInstanceUID = sop_instance_uid or generate_uid()
+    meta.TransferSyntaxUID = transfer_syntax_uid
+    meta.ImplementationClassUID = PYDICOM_IMPLEMENTATION_UID
+    ds = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    values = {
+        "SOPClassUID": sop_class_uid,
+        "SOPInstanceUID": meta.MediaStorageSOPInstanceUID,
+        "StudyInstanceUID": study_uid or generate_uid(),
+        "SeriesInstanceUID": series_uid or generate_uid(),
+        "PatientID": "TEST-1",
+        "PatientName": "Voxel^Test",
+        "PatientBirthDate": "",
+        "PatientSex": "O",
+        "StudyDate": "20240102",
+        "StudyTime": "101500",
+        "StudyID": "1",
+        "AccessionNumber": "",
+        "ReferringPhysicianName": "",
+        "Manufacturer": "Example",
+        "Modality": modality,
+        "SeriesNumber": 1,
+        "InstanceNumber": 1,
+    } | attributes
+    for keyword, value in values.items():
+        if value is not None:
+            setattr(ds, keyword, value)
+    return ds
+
+
+def set_pixels(ds: Dataset, pixels: NDArray[Any]) -> Dataset:
+    """Put native (rows, columns) or (frames, rows, columns), with a last axis of 3 for colour, into a data set."""
+    colour = pixels.dtype == np.uint8 and pixels.shape[-1] == 3 and pixels.ndim >= 3
+    plane = pixels.shape[-3:-1] if colour else pixels.shape[-2:]
+    ds.Rows, ds.Columns = plane
+    ds.SamplesPerPixel = 3 if colour else 1
+    ds.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
+    if colour:
+        ds.PlanarConfiguration = 0
+    if pixels.ndim - colour > 2:
+        ds.NumberOfFrames = pixels.shape[0]
+    bits = pixels.dtype.itemsize * 8
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = bits, bits, bits - 1
+    ds.PixelRepresentation = int(pixels.dtype.kind == "i")
+    data = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<")).tobytes()
+    ds.PixelData = data + b"\0" * (len(data) % 2)
+    ds["PixelData"].VR = "OW" if bits > 8 else "OB"
+    return ds
+
+
+def pattern(slices: int, rows: int, columns: int, dtype: Any = np.int16, seed: int = 0) -> NDArray[Any]:
+    """Return (slices, rows, columns) values from 0 to 1000 in which every plane is another."""
+    noise = np.random.default_rng(seed).integers(0, 100, (slices, rows, columns))
+    ramp = np.linspace(0, 800, rows * columns).reshape(rows, columns)
+    return (ramp + noise + np.arange(slices)[:, None, None] % 100).astype(dtype)
+
+
+def stack_positions(
+    slices: int, spacing: float, origin: Numbers, orientation: Numbers, shear_mm: tuple[float, float] = (0.0, 0.0)
+) -> NDArray[np.float64]:
+    """Return (slices, 3) positions along the normal; `shear_mm` moves each next plane along its row and column."""
+    row, column = np.asarray(orientation[:3], float), np.asarray(orientation[3:], float)
+    step = np.cross(row, column) * spacing + row * shear_mm[0] + column * shear_mm[1]
+    return np.asarray(origin, float) + np.arange(slices)[:, None] * step
+
+
+def image_series(
+    slices: int = 5,
+    *,
+    rows: int = 16,
+    columns: int = 12,
+    spacing: float = 2.5,
+    pixel_spacing: tuple[float, float] = (0.75, 0.5),
+    orientation: Numbers = AXIAL,
+    origin: Numbers = (-50.0, -40.0, 30.0),
+    shear_mm: tuple[float, float] = (0.0, 0.0),
+    positions: Numbers | None = None,
+    pixels: NDArray[Any] | None = None,
+    study_uid: str | None = None,
+    series_uid: str | None = None,
+    **attributes: Any,
+) -> list[FileDataset]:
+    """Return one classic instance for each slice, in order of position.
+
+    Parameters
+    ----------
+    pixels : (slices, rows, columns[, 3]) array
+        By default `pattern`.
+    positions : (slices, 3) mm, LPS
+        In place of an even stack of `spacing` from `origin`.
+    attributes
+        Of every instance; a list gives one value to each (several values of one attribute: a string with backslashes).
+    """
+    places = stack_positions(slices, spacing, origin, orientation, shear_mm) if positions is None else positions
+    planes = pattern(slices, rows, columns) if pixels is None else pixels
+    shared = {"study_uid": study_uid or generate_uid(), "series_uid": series_uid or generate_uid()}
+    frame_of_reference = generate_uid()
+    out = []
+    for index, (place, plane) in enumerate(zip(places, planes, strict=True)):
+        own = {name: value[index] if isinstance(value, list) else value for name, value in attributes.items()}
+        geometry = {
+            "FrameOfReferenceUID": frame_of_reference,
+            "ImagePositionPatient": [decimal(value) for value in place],
+            "ImageOrientationPatient": [decimal(value) for value in orientation],
+            "PixelSpacing": [decimal(value) for value in pixel_spacing],
+            "SliceThickness": decimal(spacing),
+            "InstanceNumber": index + 1,
+        }
+        ds = instance(**(shared | geometry | own))
+        out.append(set_pixels(ds, plane))
+    return out
+
+
+def ct_series(slices: int = 5, **options: Any) -> list[FileDataset]:
+    """Return an axial CT with slope 1 and intercept -1024; options as of `image_series`."""
+    defaults = {
+        "RescaleSlope": "1",
+        "RescaleIntercept": "-1024",
+        "RescaleType": "HU",
+        "ImageType": r"ORIGINAL\PRIMARY\AXIAL",
+        "KVP": "120",
+    }
+    return image_series(slices, **(defaults | options))
+
+
+def mr_series(slices: int = 5, **options: Any) -> list[FileDataset]:
+    """Return an axial magnitude MR; options as of `image_series`."""
+    defaults = {
+        "sop_class_uid": MRImageStorage,
+        "modality": "MR",
+        "ImageType": r"ORIGINAL\PRIMARY\M\ND",
+        "EchoTime": "30",
+        "RepetitionTime": "2000",
+        "EchoNumbers": 1,
+    }
+    return image_series(slices, **(defaults | options))
+
+
+def tilted_ct_series(
+    slices: int = 5, *, degrees: float = 15.0, spacing: float = 2.5, **options: Any
+) -> list[FileDataset]:
+    """Return a CT whose planes move down their columns as a tilted gantry makes them."""
+    shear = spacing * float(np.tan(np.radians(degrees)))
+    return ct_series(slices, spacing=spacing, shear_mm=(0.0, shear), GantryDetectorTilt=decimal(degrees), **options)
+
+
+def gap_series(slices: int = 8, missing: Sequence[int] = (4,), **options: Any) -> list[FileDataset]:
+    """Return a CT without the slices of these indices."""
+    return [ds for index, ds in enumerate(ct_series(slices, **options)) if index not in missing]
+
+
+def duplicate_series(slices: int = 5, *, again: int = 2, same_pixels: bool = True, **options: Any) -> list[FileDataset]:
+    """Return a CT of which one position comes twice, under two SOP Instance UIDs."""
+    series = ct_series(slices, **options)
+    copy = deepcopy(series[again])
+    copy.SOPInstanceUID = copy.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    copy.InstanceNumber = slices + 1
+    if not same_pixels:
+        set_pixels(copy, np.flip(pattern(1, copy.Rows, copy.Columns, seed=9)[0]))
+    return [*series, copy]
+
+
+def time_series(times: int = 3, slices: int = 4, **options: Any) -> list[FileDataset]:
+    """Return a 4-D MR, time by time; only Acquisition Time tells them apart."""
+    uids = {"study_uid": generate_uid(), "series_uid": generate_uid()} | {
+        name: options.pop(name) for name in ("study_uid", "series_uid") if name in options
+    }
+    out = []
+    for time in range(times):
+        series = mr_series(
+            slices,
+            **(options | uids),
+            AcquisitionTime=f"1015{2 * time:02d}.0000",
+            pixels=pattern(slices, options.get("rows", 16), options.get("columns", 12), seed=time + 1),
+        )
+        for index, ds in enumerate(series):
+            ds.InstanceNumber = time * slices + index + 1
+            ds.FrameOfReferenceUID = (out or series)[0].FrameOfReferenceUID
+        out += series
+    return out
+
+
+def localizer(slices: int = 3, **options: Any) -> list[FileDataset]:
+    """Return three orientations in one series."""
+    uids = {"study_uid": generate_uid(), "series_uid": generate_uid()}
+    frame_of_reference = generate_uid()
+    return [
+        ds
+        for orientation in (AXIAL, SAGITTAL, CORONAL)
+        for ds in mr_series(slices, orientation=orientation, FrameOfReferenceUID=frame_of_reference, **(uids | options))
+    ]
+
+
+def rgb_capture(rows: int = 8, columns: int = 10, frames: int | None = None, **attributes: Any) -> FileDataset:
+    """Return a colour secondary capture without a place in the patient."""
+    shape = (rows, columns, 3) if frames is None else (frames, rows, columns, 3)
+    pixels = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+    ds = instance(sop_class_uid=SecondaryCaptureImageStorage, modality="OT", ConversionType="WSD", **attributes)
+    set_pixels(ds, pixels)
+    return ds
+
+
+def structured_report(**attributes: Any) -> FileDataset:
+    """Return a report: an instance without pixels."""
+    ds = instance(sop_class_uid=ComprehensiveSRStorage, modality="SR", **attributes)
+    ds.ValueType = "CONTAINER"
+    ds.CompletionFlag, ds.VerificationFlag = "COMPLETE", "UNVERIFIED"
+    ds.ContentDate, ds.ContentTime = "20240102", "101500"
+    ds.ContentSequence = []
+    return ds
+
+
+def enhanced_mr(
+    slices: int = 4,
+    times: int = 1,
+    *,
+    rows: int = 16,
+    columns: int = 12,
+    spacing: float = 2.5,
+    pixel_spacing: tuple[float, float] = (0.75, 0.5),
+    orientation: Numbers = AXIAL,
+    origin: Numbers = (-50.0, -40.0, 30.0),
+    pixels: NDArray[Any] | None = None,
+    order: Sequence[int] | None = None,
+    **attributes: Any,
+) -> FileDataset:
+    """Return an enhanced MR of `slices` x `times` frames (PS3.3 C.7.6.16), times outermost unless `order` says else.
+
+    Parameters
+    ----------
+    pixels : (times * slices, rows, columns) array
+        In order of time, then slice.
+    order : sequence of int
+        Which of these frames comes first, second ... in the instance.
+    """
+    planes = pattern(times * slices, rows, columns) if pixels is None else pixels
+    places = stack_positions(slices, spacing, origin, orientation)
+    order = range(times * slices) if order is None else [int(frame) for frame in order]
+    ds = instance(
+        sop_class_uid=EnhancedMRImageStorage,
+        modality="MR",
+        FrameOfReferenceUID=generate_uid(),
+        ImageType=["ORIGINAL", "PRIMARY", "VOLUME", "NONE"],
+        **attributes,
+    )
+    set_pixels(ds, planes[list(order)])
+    ds.NumberOfFrames = len(planes)
+    shared = Dataset()
+    measures = Dataset()
+    measures.PixelSpacing = [decimal(value) for value in pixel_spacing]
+    measures.SliceThickness = decimal(spacing)
+    plane_orientation = Dataset()
+    plane_orientation.ImageOrientationPatient = [decimal(value) for value in orientation]
+    shared.PixelMeasuresSequence = [measures]
+    shared.PlaneOrientationSequence = [plane_orientation]
+    ds.SharedFunctionalGroupsSequence = [shared]
+    ds.DimensionIndexSequence = [
+        dimension(0x00209057, 0x00209111),  # In-Stack Position Number
+        dimension(0x00209128, 0x00209111),  # Temporal Position Index
+    ]
+    groups = []
+    for frame in order:
+        time, index = divmod(frame, slices)
+        group, content, place = Dataset(), Dataset(), Dataset()
+        content.StackID = "1"
+        content.InStackPositionNumber = index + 1
+        content.TemporalPositionIndex = time + 1
+        content.DimensionIndexValues = [index + 1, time + 1]
+        place.ImagePositionPatient = [decimal(value) for value in places[index]]
+        group.FrameContentSequence = [content]
+        group.PlanePositionSequence = [place]
+        groups.append(group)
+    ds.PerFrameFunctionalGroupsSequence = groups
+    return ds
+
+
+def dimension(pointer: int, group: int) -> Dataset:
+    """Return an item of Dimension Index Sequence (0020,9222)."""
+    item = Dataset()
+    item.DimensionIndexPointer = pointer
+    item.FunctionalGroupPointer = group
+    return item
+
+
+def decimal(value: float) -> str:
+    """Return a Decimal String of at most 16 bytes (PS3.5 6.2), with as many digits as fit."""
+    for digits in range(15, 0, -1):
+        text = f"{float(value):.{digits}g}"
+        if len(text) <= 16:
+            return text
+    raise ValueError(f"{value} does not fit a Decimal String")

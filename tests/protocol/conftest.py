@@ -1,0 +1,322 @@
+"""A listening node on a fresh root, peers that behave, and peers that do not."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import FileDataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, build_context
+from pynetdicom.pdu import A_ASSOCIATE_RQ
+from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotification, MaximumLengthNotification
+
+from node.archive.filesystem import Archive, sync_folder
+from node.config import Dicom, Peer, Settings
+from node.index.database import Index
+from node.ingest import Ingest
+from node.metrics import Metrics
+from node.scp.server import Listener
+
+VERIFICATION = "1.2.840.10008.1.1"
+CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
+DEADLINE_SECONDS = 10.0
+
+
+def until(condition: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> bool:
+    """Wait for a condition of another thread, with a deadline."""
+    deadline = time.monotonic() + seconds
+    pause = threading.Event()
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        pause.wait(0.01)
+    return True
+
+
+def data_set_bytes(ds: FileDataset) -> bytes:
+    """The data set alone, as it is sent."""
+    stream = BytesIO()
+    ds.save_as(stream, enforce_file_format=True)
+    return after_file_meta(stream.getvalue())
+
+
+def after_file_meta(file: bytes) -> bytes:
+    """What follows preamble and File Meta Information (PS3.10 7.1)."""
+    (length,) = struct.unpack_from("<L", file, 140)
+    return file[144 + length :]
+
+
+@dataclass
+class Running:
+    """A listening node and what it stands on."""
+
+    listener: Listener
+    ingest: Ingest
+    metrics: Metrics
+    root: Path
+    host: str = ""
+    port: int = 0
+    closers: list[Callable[[], None]] = field(default_factory=list)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What the index says of the stored instances."""
+        connection = sqlite3.connect(f"file:{self.root / 'index.sqlite'}?mode=ro", uri=True)
+        try:
+            connection.row_factory = sqlite3.Row
+            return [dict(row) for row in connection.execute("SELECT * FROM v_images")]
+        finally:
+            connection.close()
+
+    def stored_data_sets(self) -> dict[str, bytes]:
+        """Data set bytes at rest by SOP Instance UID."""
+        found = {}
+        for row in self.rows():
+            found[row["sop_instance_uid"]] = after_file_meta((self.root / row["path"]).read_bytes())
+        return found
+
+    def part_files(self) -> list[Path]:
+        """What lies half received."""
+        return list((self.root / "incoming").iterdir())
+
+    def count(self, name: str) -> float:
+        """A sample of the metrics; 0 before it was counted."""
+        return self.metrics.snapshot().get(f"voxelnode_{name}", 0.0)
+
+    def settled(self) -> bool:
+        """Wait until no connection is left."""
+        return until(lambda: self.count("connections") == 0)
+
+
+@pytest.fixture(params=[True, False], ids=["fast path", "pynetdicom"])
+def fast_path(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture
+def start_node(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """Start a node; keyword arguments are keys of [dicom], `peers` the table of peers."""
+    started: list[Running] = []
+
+    def start(
+        peers: dict[str, Peer] | None = None, ingest: Any = None, reserve_bytes: int = 0, **dicom: Any
+    ) -> Running:
+        root = tmp_path / f"root{len(started)}"
+        settings = Settings(
+            dicom=Dicom(**({"host": "127.0.0.1", "port": 0} | dicom)),
+            peers=peers or {},
+        )
+        metrics = Metrics()
+        archive = Archive(root, reserve_bytes)
+        index = Index(root, sync_folder, metrics)
+        real = Ingest(archive, index, metrics, lambda title: 60.0, settings.dicom.maximum_instance_bytes)
+        listener = Listener(settings, ingest(real) if ingest else real, metrics)
+        running = Running(listener, real, metrics, root)
+        running.host, running.port = listener.start()
+        started.append(running)
+        running.closers = [listener.stop_now, index.close]
+        return running
+
+    yield start
+    for running in started:
+        for close in running.closers:
+            close()
+
+
+@pytest.fixture
+def node(start_node: Callable[..., Running], fast_path: bool) -> Running:
+    """A node with everything by default."""
+    return start_node(fast_path=fast_path)
+
+
+def associate(node: Running, *contexts: Any, title: str = "GOOD", **options: Any) -> Any:
+    """An established association from a well-behaved peer."""
+    ae = AE(title)
+    ae.requested_contexts = list(contexts) or [
+        build_context(CT_IMAGE_STORAGE, [ExplicitVRLittleEndian, ImplicitVRLittleEndian]),
+        build_context(VERIFICATION),
+    ]
+    return ae.associate(node.host, node.port, **options)
+
+
+def echo_seconds(node: Running) -> float:
+    """Seconds of a whole C-ECHO by a good peer, or infinity: the oracle of every fault."""
+    began = time.monotonic()
+    ae = AE("GOOD")
+    ae.acse_timeout = ae.dimse_timeout = ae.connection_timeout = 5
+    ae.add_requested_context(VERIFICATION)
+    assoc = ae.associate(node.host, node.port)
+    if not assoc.is_established:
+        return float("inf")
+    status = assoc.send_c_echo()
+    assoc.release()
+    return time.monotonic() - began if status and status.Status == 0 else float("inf")
+
+
+class Raw:
+    """A peer that speaks in bytes."""
+
+    def __init__(self, node: Running, seconds: float = DEADLINE_SECONDS) -> None:
+        self.socket = socket.create_connection((node.host, node.port), timeout=seconds)
+
+    def __enter__(self) -> Raw:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def receive(self) -> tuple[int, bytes] | None:
+        """The next PDU as (type, body); None when the node has closed."""
+        header = self._exactly(6)
+        if header is None:
+            return None
+        kind, length = struct.unpack(">BxL", header)
+        body = self._exactly(length)
+        return None if body is None else (kind, body)
+
+    def _exactly(self, count: int) -> bytes | None:
+        data = b""
+        while len(data) < count:
+            try:
+                more = self.socket.recv(count - len(data))
+            except ConnectionResetError:
+                return None
+            if not more:
+                return None
+            data += more
+        return data
+
+    def closed(self) -> bool:
+        """Read until the node closes; False if it does not in time."""
+        try:
+            while self.receive() is not None:
+                pass
+        except TimeoutError:
+            return False
+        return True
+
+    def associate(self, request: bytes | None = None) -> Raw:
+        """Ask for an association and take the acceptance."""
+        self.send(request or associate_rq())
+        answer = self.receive()
+        assert answer is not None
+        assert answer[0] == 0x02
+        return self
+
+    def aborted(self) -> tuple[int, int] | None:
+        """(source, reason) of the A-ABORT that must come now."""
+        while (pdu := self.receive()) is not None:
+            if pdu[0] == 0x07:
+                return pdu[1][2], pdu[1][3]
+        return None
+
+
+def associate_rq(*contexts: Any, calling: str = "RAW", called: str = "VOXELNODE") -> bytes:
+    """An encoded A-ASSOCIATE-RQ; context 1 is CT Image Storage, context 3 Verification, unless others are given."""
+    primitive = A_ASSOCIATE()
+    primitive.application_context_name = "1.2.840.10008.3.1.1.1"
+    primitive.calling_ae_title, primitive.called_ae_title = calling, called
+    wanted = list(contexts) or [
+        build_context(CT_IMAGE_STORAGE, ExplicitVRLittleEndian),
+        build_context(VERIFICATION, ImplicitVRLittleEndian),
+    ]
+    for number, context in enumerate(wanted):
+        context.context_id = 2 * number + 1
+    primitive.presentation_context_definition_list = wanted
+    length = MaximumLengthNotification()
+    length.maximum_length_received = 16382
+    implementation = ImplementationClassUIDNotification()
+    implementation.implementation_class_uid = "1.2.3.4"
+    primitive.user_information = [length, implementation]
+    return bytes(A_ASSOCIATE_RQ(primitive).encode())
+
+
+def pdu(kind: int, body: bytes) -> bytes:
+    return struct.pack(">BBL", kind, 0, len(body)) + body
+
+
+def pdv(context_id: int, control: int, fragment: bytes) -> bytes:
+    return struct.pack(">LBB", len(fragment) + 2, context_id, control) + fragment
+
+
+def p_data(*pdvs: bytes) -> bytes:
+    return pdu(0x04, b"".join(pdvs))
+
+
+def command(elements: dict[int, bytes]) -> bytes:
+    """A command set in implicit VR little endian, with its group length."""
+    body = b"".join(struct.pack("<HHL", 0, number, len(value)) + value for number, value in sorted(elements.items()))
+    return struct.pack("<HHLL", 0, 0, 4, len(body)) + body
+
+
+def padded(uid: str) -> bytes:
+    raw = uid.encode("latin-1")
+    return raw + b"\0" * (len(raw) % 2)
+
+
+def c_store_rq(instance_uid: str, class_uid: str = CT_IMAGE_STORAGE, message_id: int = 1, **other: bytes) -> bytes:
+    """The command set of a C-STORE-RQ; `other` are elements as ``e0800=b"..."``."""
+    elements = {
+        0x0002: padded(class_uid),
+        0x0100: b"\x01\x00",
+        0x0110: struct.pack("<H", message_id),
+        0x0700: b"\x00\x00",
+        0x0800: b"\x00\x00",
+        0x1000: padded(instance_uid),
+    }
+    elements |= {int(name[1:], 16): value for name, value in other.items()}
+    return command(elements)
+
+
+def c_echo_rq(message_id: int = 1) -> bytes:
+    return command(
+        {
+            0x0002: padded(VERIFICATION),
+            0x0100: b"\x30\x00",
+            0x0110: struct.pack("<H", message_id),
+            0x0800: b"\x01\x01",
+        }
+    )
+
+
+def decoded(body: bytes) -> dict[int, bytes]:
+    """The command set of a P-DATA-TF body that holds one whole message."""
+    encoded, at = b"", 0
+    while at < len(body):
+        (length,) = struct.unpack_from(">L", body, at)
+        encoded += body[at + 6 : at + 4 + length]
+        at += 4 + length
+    elements, at = {}, 0
+    while at < len(encoded):
+        _, number, length = struct.unpack_from("<HHL", encoded, at)
+        elements[number] = encoded[at + 8 : at + 8 + length]
+        at += 8 + length
+    return elements
+
+
+def status_of(answer: tuple[int, bytes] | None) -> int:
+    """*Status* of a response PDU."""
+    assert answer is not None
+    assert answer[0] == 0x04
+    return int(struct.unpack("<H", decoded(answer[1])[0x0900])[0])
+
+
+def thread_count() -> int:
+    return threading.active_count()
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))

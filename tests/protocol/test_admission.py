@@ -1,0 +1,101 @@
+"""Who gets an association, and what the others are told."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from typing import Any
+
+from node.config import Peer
+from tests.protocol.conftest import Raw, Running, associate, associate_rq, echo_seconds, pdu, until
+
+
+def rejected(node: Running, **request: Any) -> tuple[int, ...] | None:
+    """(result, source, reason) of the A-ASSOCIATE-RJ to a request; None if it is accepted."""
+    with Raw(node) as peer:
+        peer.send(associate_rq(**request))
+        answer = peer.receive()
+        assert answer is not None
+        return tuple(answer[1][1:4]) if answer[0] == 0x03 else None
+
+
+def test_by_default_everyone_may_call_us_anything(start_node: Callable[..., Running]) -> None:
+    assert rejected(start_node(), calling="WHOEVER", called="WHATEVER") is None
+
+
+def test_a_wrong_called_ae_title_is_rejected_where_it_counts(start_node: Callable[..., Running]) -> None:
+    node = start_node(require_called_ae_title=True, ae_title="ARCHIVE")
+    assert rejected(node, called="OTHER") == (1, 1, 7)
+    assert rejected(node, called="ARCHIVE") is None
+    assert node.count("rejections_total{rule=called AE title}") == 1
+
+
+def test_with_peers_strangers_are_rejected(start_node: Callable[..., Running]) -> None:
+    peers = {
+        "ct": Peer(ae_title="CT1"),
+        "mr": Peer(ae_title="MR1", networks=(ipaddress.ip_network("10.0.0.0/8"),)),
+        "us": Peer(ae_title="US1", networks=(ipaddress.ip_network("127.0.0.0/8"),)),
+    }
+    node = start_node(peers=peers, host="127.0.0.1")
+    assert rejected(node, calling="STRANGER") == (1, 1, 3)
+    assert rejected(node, calling="MR1") == (1, 1, 3)
+    assert rejected(node, calling="CT1") is None
+    assert rejected(node, calling="US1") is None
+    assert node.count("rejections_total{rule=calling AE title}") == 1
+    assert node.count("rejections_total{rule=peer address}") == 1
+
+
+def test_one_association_too_many_is_told_to_come_back(start_node: Callable[..., Running]) -> None:
+    node = start_node(maximum_associations=3)
+    open_ones = [associate(node) for _ in range(3)]
+    assert rejected(node) == (2, 3, 2)
+    open_ones.pop().release()
+    assert until(lambda: node.count("open_associations") == 2)
+    assert rejected(node) is None
+    for assoc in open_ones:
+        assoc.release()
+    assert node.settled()
+
+
+def test_one_address_cannot_take_every_association(start_node: Callable[..., Running]) -> None:
+    node = start_node(maximum_associations_per_address=2)
+    hogs = [associate(node) for _ in range(2)]
+    assert rejected(node) == (2, 3, 2)
+    elsewhere = associate(node, bind_address=("127.0.0.2", 0))
+    assert elsewhere.is_established
+    for assoc in [*hogs, elsewhere]:
+        assoc.release()
+
+
+def test_another_application_context_is_rejected(start_node: Callable[..., Running]) -> None:
+    node = start_node()
+    request = associate_rq().replace(b"1.2.840.10008.3.1.1.1", b"1.2.840.10008.3.1.1.9")
+    with Raw(node) as peer:
+        peer.send(request)
+        answer = peer.receive()
+    assert answer is not None
+    assert (answer[0], *answer[1][1:4]) == (3, 1, 1, 2)
+
+
+def test_another_protocol_version_is_rejected(start_node: Callable[..., Running]) -> None:
+    body = bytearray(associate_rq()[6:])
+    body[0:2] = b"\x00\x02"
+    with Raw(start_node()) as peer:
+        peer.send(pdu(0x01, bytes(body)))
+        answer = peer.receive()
+    assert answer is not None
+    assert (answer[0], *answer[1][1:4]) == (3, 1, 2, 2)
+
+
+def test_silent_sockets_cannot_lock_others_out(start_node: Callable[..., Running], fast_path: bool) -> None:
+    # A plain pynetdicom acceptor answers nobody any more after ten of them.
+    node = start_node(fast_path=fast_path, maximum_pending_connections=20)
+    silent = [Raw(node) for _ in range(60)]
+    try:
+        assert echo_seconds(node) < 2
+        assert until(lambda: node.count("connections") <= 20)
+    finally:
+        for peer in silent:
+            peer.socket.close()
+    assert node.settled()
+    assert echo_seconds(node) < 2

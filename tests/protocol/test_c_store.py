@@ -1,0 +1,219 @@
+"""C-STORE over real associations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+
+import pytest
+from pydicom import dcmread
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
+from pynetdicom import build_context
+
+from tests.make import ct_series, instance
+from tests.protocol.conftest import (
+    CT_IMAGE_STORAGE,
+    Raw,
+    Running,
+    associate,
+    c_echo_rq,
+    c_store_rq,
+    data_set_bytes,
+    decoded,
+    p_data,
+    pdv,
+    status_of,
+)
+
+
+def test_what_was_sent_is_stored_byte_for_byte(node: Running) -> None:
+    series = ct_series(5)
+    assoc = associate(node)
+    statuses = [assoc.send_c_store(ds).Status for ds in series]
+    assoc.release()
+    assert statuses == [0] * 5
+    stored = node.stored_data_sets()
+    for ds in series:
+        assert stored[ds.SOPInstanceUID] == data_set_bytes(ds)
+    assert node.part_files() == []
+    assert node.settled()
+    assert node.count("associations_total{outcome=released}") == 1
+
+
+def test_stored_files_read_back_as_dicom_files(node: Running) -> None:
+    ds = ct_series(1)[0]
+    assoc = associate(node)
+    assoc.send_c_store(ds)
+    assoc.release()
+    (row,) = node.rows()
+    read = dcmread(node.root / row["path"])
+    assert read.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    assert read.file_meta.MediaStorageSOPInstanceUID == ds.SOPInstanceUID
+    assert row["calling_ae_title"] == "GOOD"
+
+
+@pytest.mark.parametrize(
+    "syntax",
+    [
+        ImplicitVRLittleEndian,
+        ExplicitVRLittleEndian,
+        ExplicitVRBigEndian,
+        JPEGLSLossless,
+        JPEG2000Lossless,
+        RLELossless,
+    ],
+)
+def test_each_transfer_syntax_is_accepted_as_it_is(node: Running, syntax: str) -> None:
+    assoc = associate(node, build_context(CT_IMAGE_STORAGE, syntax))
+    assert assoc.accepted_contexts[0].transfer_syntax == [syntax]
+    assoc.release()
+
+
+def test_private_and_unknown_classes_are_stored(node: Running) -> None:
+    for sop_class_uid in ("1.3.12.2.1107.5.9.1", "1.2.840.10008.5.1.4.1.1.99999"):
+        ds = instance(sop_class_uid=sop_class_uid)
+        assoc = associate(node, build_context(sop_class_uid, ExplicitVRLittleEndian))
+        assert assoc.send_c_store(ds).Status == 0x0000
+        assoc.release()
+    assert {row["sop_class_uid"] for row in node.rows()} == {"1.3.12.2.1107.5.9.1", "1.2.840.10008.5.1.4.1.1.99999"}
+
+
+def test_messages_of_other_services_pass_between_two_stores(node: Running) -> None:
+    first, second = ct_series(2)
+    assoc = associate(node)
+    assert assoc.send_c_store(first).Status == 0
+    assert assoc.send_c_echo().Status == 0
+    assert assoc.send_c_store(second).Status == 0
+    assert assoc.send_c_echo().Status == 0
+    assoc.release()
+    assert len(node.rows()) == 2
+
+
+def fragmentations(ds_bytes: bytes, request: bytes) -> dict[str, list[bytes]]:
+    half = len(ds_bytes) // 2
+    return {
+        "command and data set in one PDU": [p_data(pdv(1, 3, request), pdv(1, 2, ds_bytes))],
+        "several PDVs a PDU": [p_data(pdv(1, 3, request), pdv(1, 0, ds_bytes[:half]), pdv(1, 2, ds_bytes[half:]))],
+        "a command set in fragments": [
+            p_data(pdv(1, 1, request[:7])),
+            p_data(pdv(1, 1, request[7:30]), pdv(1, 3, request[30:])),
+            p_data(pdv(1, 2, ds_bytes)),
+        ],
+        "one-byte PDVs": [
+            p_data(pdv(1, 3, request)),
+            *[p_data(pdv(1, 0, ds_bytes[at : at + 1])) for at in range(len(ds_bytes))],
+            p_data(pdv(1, 2, b"")),
+        ],
+        "a last fragment without bytes": [
+            p_data(pdv(1, 3, request)),
+            p_data(pdv(1, 0, ds_bytes)),
+            p_data(pdv(1, 2, b"")),
+        ],
+        "an empty fragment in between": [
+            p_data(pdv(1, 3, request)),
+            p_data(pdv(1, 0, ds_bytes[:half]), pdv(1, 0, b"")),
+            p_data(pdv(1, 2, ds_bytes[half:])),
+        ],
+    }
+
+
+@pytest.mark.parametrize("way", fragmentations(b"", b""))
+def test_every_way_to_cut_a_message_is_understood(node: Running, way: str) -> None:
+    ds = instance()
+    data = data_set_bytes(ds)
+    with Raw(node).associate() as peer:
+        for piece in fragmentations(data, c_store_rq(ds.SOPInstanceUID))[way]:
+            peer.send(piece)
+        assert status_of(peer.receive()) == 0x0000
+    assert node.stored_data_sets()[ds.SOPInstanceUID] == data
+
+
+@pytest.mark.parametrize("step", [1, 7, 4096])
+def test_the_cuts_of_tcp_do_not_matter(node: Running, step: int) -> None:
+    ds = instance()
+    data = data_set_bytes(ds)
+    stream = p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID))) + p_data(pdv(1, 2, data))
+    with Raw(node).associate() as peer:
+        for at in range(0, len(stream), step):
+            peer.send(stream[at : at + step])
+        assert status_of(peer.receive()) == 0x0000
+    assert node.stored_data_sets()[ds.SOPInstanceUID] == data
+
+
+@pytest.mark.parametrize("size", [4096, 131072, 1048576])
+def test_pdus_of_any_announced_size_pass(start_node: Callable[..., Running], fast_path: bool, size: int) -> None:
+    node = start_node(fast_path=fast_path, maximum_pdu_bytes=size)
+    ds = instance()
+    ds.add_new(0x7FE00010, "OW", bytes(range(256)) * 8192)
+    data = data_set_bytes(ds)
+    with Raw(node).associate() as peer:
+        peer.send(p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID))))
+        for at in range(0, len(data), size - 6):
+            part = data[at : at + size - 6]
+            peer.send(p_data(pdv(1, 2 if at + size - 6 >= len(data) else 0, part)))
+        assert status_of(peer.receive()) == 0x0000
+    assert node.stored_data_sets()[ds.SOPInstanceUID] == data
+
+
+def test_pipelined_requests_are_answered_in_order(node: Running) -> None:
+    series = [instance() for _ in range(20)]
+    stream = BytesIO()
+    for number, ds in enumerate(series, 1):
+        stream.write(p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID, message_id=number))))
+        stream.write(p_data(pdv(1, 2, data_set_bytes(ds))))
+        stream.write(p_data(pdv(3, 3, c_echo_rq(1000 + number))))
+    with Raw(node).associate() as peer:
+        peer.send(stream.getvalue())
+        answered = [int.from_bytes(decoded(peer.receive()[1])[0x0120], "little") for _ in range(40)]  # type: ignore[index]
+    assert answered == [number for pair in zip(range(1, 21), range(1001, 1021), strict=True) for number in pair]
+    assert len(node.rows()) == 20
+
+
+def test_the_answer_names_the_message_and_the_instance(node: Running) -> None:
+    ds = instance()
+    with Raw(node).associate() as peer:
+        peer.send(p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID, message_id=777))))
+        peer.send(p_data(pdv(1, 2, data_set_bytes(ds))))
+        answer = peer.receive()
+    assert answer is not None
+    elements = decoded(answer[1])
+    assert elements[0x0100] == b"\x01\x80"
+    assert elements[0x0120] == (777).to_bytes(2, "little")
+    assert elements[0x1000].rstrip(b"\0").decode() == ds.SOPInstanceUID
+    assert elements[0x0002].rstrip(b"\0").decode() == CT_IMAGE_STORAGE
+    assert elements[0x0800] == b"\x01\x01"
+
+
+def test_the_sender_chooses_the_transfer_syntax(node: Running) -> None:
+    both = [
+        build_context(CT_IMAGE_STORAGE, [JPEG2000Lossless, ExplicitVRLittleEndian]),
+        build_context(CT_IMAGE_STORAGE, [ImplicitVRLittleEndian, JPEG2000Lossless]),
+        build_context(CT_IMAGE_STORAGE, ["1.2.840.10008.1.2.1.99", ExplicitVRLittleEndian]),
+    ]
+    assoc = associate(node, *both)
+    assert [context.transfer_syntax[0] for context in assoc.accepted_contexts] == [
+        JPEG2000Lossless,
+        ImplicitVRLittleEndian,
+        ExplicitVRLittleEndian,
+    ]
+    assoc.release()
+
+
+def test_deflated_data_sets_and_other_services_are_not_accepted(node: Running) -> None:
+    assoc = associate(
+        node,
+        build_context(CT_IMAGE_STORAGE, "1.2.840.10008.1.2.1.99"),
+        build_context(CT_IMAGE_STORAGE, "1.2.840.10008.1.2.4.95"),
+        build_context("1.2.840.10008.5.1.4.1.2.2.1", ImplicitVRLittleEndian),
+        build_context("1.2.840.10008.1.1", ImplicitVRLittleEndian),
+    )
+    assert [context.abstract_syntax for context in assoc.accepted_contexts] == ["1.2.840.10008.1.1"]
+    assert sorted(context.result for context in assoc.rejected_contexts) == [3, 4, 4]
+    assoc.release()

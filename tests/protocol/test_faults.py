@@ -1,0 +1,473 @@
+"""What a broken or hostile peer sends, and that nobody else notices.
+
+The oracle of every fault, in the fixture `guarded`: a good peer's C-ECHO is answered within two seconds during and
+after it, no part file stays, and threads and files return to where they were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from pynetdicom import build_context
+
+from tests.make import ct_series, instance
+from tests.protocol.conftest import (
+    CT_IMAGE_STORAGE,
+    Raw,
+    Running,
+    associate,
+    associate_rq,
+    c_echo_rq,
+    c_store_rq,
+    command,
+    data_set_bytes,
+    decoded,
+    echo_seconds,
+    open_files,
+    p_data,
+    pdu,
+    pdv,
+    status_of,
+    thread_count,
+    until,
+)
+
+SHORT = {"request_seconds": 0.6, "pdu_seconds": 0.6, "idle_seconds": 1.5}
+
+
+@pytest.fixture
+def guarded(start_node: Callable[..., Running], fast_path: bool) -> Iterator[Running]:
+    """A node with short deadlines, and the oracle."""
+    node = start_node(fast_path=fast_path, **SHORT)
+    assert echo_seconds(node) < 2
+    assert node.settled()
+    threads, files = thread_count(), open_files()
+    yield node
+    assert echo_seconds(node) < 2
+    assert node.settled()
+    assert until(lambda: thread_count() <= threads)
+    assert until(lambda: open_files() <= files + 1)  # the index opens its log on the first write
+    assert node.part_files() == []
+
+
+def store_head(uid: str = "1.2.3.4", **other: bytes) -> bytes:
+    return p_data(pdv(1, 3, c_store_rq(uid, **other)))
+
+
+# Connections that do not get as far as an association
+
+
+@pytest.mark.parametrize(
+    "first",
+    [b"", b"\x01", b"\x01\x00\x00\x00\x00\xcd", b"\x01\x00\x00\x00\x00\xcd\x00", associate_rq()[:-1]],
+    ids=["nothing", "one byte", "a header", "a header and a byte", "all but one byte"],
+)
+def test_a_request_that_never_comes_is_not_waited_for(guarded: Running, first: bytes) -> None:
+    with Raw(guarded) as peer:
+        peer.send(first)
+        assert echo_seconds(guarded) < 2
+        assert peer.closed()
+
+
+def test_a_request_in_drops_is_not_waited_for(guarded: Running) -> None:
+    with Raw(guarded) as peer, contextlib.suppress(OSError):
+        for number in range(50):
+            peer.send(associate_rq()[number : number + 1])
+            peer.socket.settimeout(0.1)
+            with contextlib.suppress(TimeoutError):
+                if not peer.socket.recv(10):
+                    break
+        else:
+            pytest.fail("still open after 5 seconds of one byte each 0.1 s")
+
+
+@pytest.mark.parametrize("count", [200])
+def test_many_connections_that_close_at_once_leave_nothing(guarded: Running, count: int) -> None:
+    for _ in range(count):
+        socket.create_connection((guarded.host, guarded.port)).close()
+    assert echo_seconds(guarded) < 2
+
+
+@pytest.mark.parametrize(
+    "talk",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        bytes.fromhex("1603010200010001fc0303") + bytes(500),
+        b"\x00" * 100,
+        b"\xff" * 100,
+    ],
+    ids=["HTTP", "SSH", "TLS", "zeros", "ones"],
+)
+def test_other_protocols_are_hung_up_on(guarded: Running, talk: bytes) -> None:
+    with Raw(guarded) as peer:
+        peer.send(talk)
+        assert peer.closed()
+
+
+@pytest.mark.parametrize("length", [0xFFFFFFFF, 0x80000000, 131073, 0, 3])
+def test_a_request_of_absurd_length_is_refused_unread(guarded: Running, length: int) -> None:
+    with Raw(guarded) as peer:
+        peer.send(struct.pack(">BBL", 1, 0, length) + b"x" * 64)
+        assert peer.closed()
+
+
+@pytest.mark.parametrize("kind", [2, 3, 4, 5, 6, 7, 8, 0xFF])
+def test_no_pdu_but_a_request_may_come_first(guarded: Running, kind: int) -> None:
+    with Raw(guarded) as peer:
+        peer.send(pdu(kind, b"\0\0\0\0" if kind != 4 else pdv(1, 3, c_echo_rq())))
+        assert peer.closed()
+
+
+def first_context(body: bytes) -> int:
+    """Where the first presentation context item of an A-ASSOCIATE-RQ begins, behind the application context."""
+    (length,) = struct.unpack_from(">H", body, 68 + 2)
+    return 68 + 4 + int(length)
+
+
+def broken_requests() -> dict[str, bytes]:
+    whole = associate_rq()
+    body = bytearray(whole[6:])
+    overrun = bytearray(body)
+    struct.pack_into(">H", overrun, 68 + 2, 0xFFF0)
+    title = bytearray(body)
+    title[4:20] = b"\xc3\xa4\x00\x1b[2J\xff" + b" " * 8
+    no_items = body[:68]
+    endless = bytes(body[:68]) + struct.pack(">BBH", 0x10, 0, 0) * 10000
+    even = bytearray(body)
+    even[first_context(body) + 4] = 2
+    return {
+        "an item that overruns": pdu(1, bytes(overrun)),
+        "an AE title that is no ASCII": pdu(1, bytes(title)),
+        "no items": pdu(1, bytes(no_items)),
+        "ten thousand empty items": pdu(1, endless),
+        "an even context ID": pdu(1, bytes(even)),
+        "random items": pdu(1, bytes(body[:68]) + bytes(range(256)) * 8),
+    }
+
+
+@pytest.mark.parametrize("name", broken_requests())
+def test_a_broken_request_is_rejected_or_aborted(guarded: Running, name: str) -> None:
+    with Raw(guarded) as peer:
+        peer.send(broken_requests()[name])
+        answer = peer.receive()
+        assert answer is None or answer[0] in (3, 7)
+        assert peer.closed()
+
+
+def test_twice_the_allowed_contexts_are_rejected_or_aborted(guarded: Running) -> None:
+    item = associate_rq()[6:]
+    at = first_context(item)
+    (length,) = struct.unpack_from(">H", item, at + 2)
+    context = bytearray(item[at : at + 4 + length])
+    many = b""
+    for number in range(256):
+        context[4] = (2 * number + 1) % 256
+        many += context
+    with Raw(guarded) as peer:
+        peer.send(pdu(1, item[:at] + many + item[at:]))
+        answer = peer.receive()
+        assert answer is None or answer[0] in (3, 7)
+
+
+def test_items_that_nobody_knows_are_ignored(guarded: Running) -> None:
+    # PS3.8 9.3.1: an item of unknown type is not an error.
+    with Raw(guarded) as peer:
+        peer.send(pdu(1, associate_rq()[6:] + struct.pack(">BBH", 0x58, 0, 65535) + bytes(65535)))
+        answer = peer.receive()
+        assert answer is not None
+        assert answer[0] == 2
+
+
+# PDUs and PDVs of an open association
+
+
+@pytest.mark.parametrize("kind", [1, 2, 3, 6, 8, 0x47])
+def test_an_unexpected_pdu_aborts_and_says_so(guarded: Running, kind: int) -> None:
+    with Raw(guarded).associate() as peer:
+        peer.send(associate_rq() if kind == 1 else pdu(kind, b"\0\0\0\0"))
+        assert peer.aborted() == (2, 2 if kind < 8 else 1)
+        assert peer.closed()
+
+
+@pytest.mark.parametrize("length", [0xFFFFFFFF, 131072 + 7, 0, 5])
+def test_a_pdu_of_absurd_length_aborts_unread(guarded: Running, length: int) -> None:
+    with Raw(guarded).associate() as peer:
+        peer.send(struct.pack(">BBL", 4, 0, length) + b"x" * 64)
+        assert peer.aborted() == (2, 6)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        struct.pack(">LBB", 0, 1, 3) + b"xx",
+        struct.pack(">LBB", 1, 1, 3) + b"xx",
+        struct.pack(">LBB", 9, 1, 3) + b"xx",
+        struct.pack(">LBB", 0xFFFFFFFF, 1, 3) + b"xx",
+        pdv(1, 3, c_echo_rq()) + b"\0\0\0",
+        pdv(99, 3, c_echo_rq()),
+        pdv(2, 3, c_echo_rq()),
+        pdv(1, 0, b"data set first"),
+        pdv(1, 3, c_store_rq("1.2.3")) + pdv(1, 1, b"a command set again"),
+        pdv(1, 3, c_store_rq("1.2.3")) + pdv(3, 0, b"another context"),
+        pdv(1, 1, c_store_rq("1.2.3")[:20]) + pdv(3, 3, c_store_rq("1.2.3")[20:]),
+        pdv(1, 1, c_store_rq("1.2.3")[:20]) + pdv(1, 0, b"data"),
+        pdv(1, 1, b"") * 100,
+    ],
+    ids=[
+        "length 0", "length 1", "an overrun", "4 GB", "a rest", "a context not proposed", "an even context",
+        "no command set", "two command sets", "contexts mixed", "a command set on two contexts", "interleaved",
+        "endless empty fragments",
+    ],
+)  # fmt: skip
+def test_a_malformed_pdv_aborts_and_leaves_nothing(guarded: Running, body: bytes) -> None:
+    with Raw(guarded).associate() as peer:
+        peer.send(pdu(4, body))
+        assert peer.aborted() == (2, 6)
+        assert peer.closed()
+
+
+def test_a_command_set_without_end_aborts(guarded: Running) -> None:
+    with Raw(guarded).associate() as peer, contextlib.suppress(ConnectionError):
+        for _ in range(3):
+            peer.send(p_data(pdv(1, 1, bytes(60000))))
+        assert peer.aborted() == (2, 6)
+
+
+GARBAGE_COMMANDS = {
+    "no command field": command({0x0002: b"1.2 ", 0x0800: b"\x01\x01"}),
+    "an unknown command field": command({0x0100: b"\x77\x77", 0x0800: b"\x01\x01"}),
+    "a command field of four bytes": command({0x0100: b"\x01\x00\x00\x00", 0x0800: b"\x01\x01"}),
+    "no data set type": command({0x0100: b"\x30\x00"}),
+    "an element that overruns": struct.pack("<HHL", 0, 0x0100, 0xFFFFFFF0) + b"\x30\x00",
+    "another group": struct.pack("<HHL", 8, 0x0100, 2) + b"\x30\x00",
+    "a sequence": command({0x0100: b"\x30\x00", 0x0800: b"\x01\x01"}) + struct.pack("<HHL", 0, 0x2000, 0xFFFFFFFF),
+    "half an element": b"\0\0\0\0",
+    "noise": bytes(range(256)),
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("name", GARBAGE_COMMANDS)
+def test_a_garbage_command_set_aborts(guarded: Running, name: str) -> None:
+    with Raw(guarded).associate() as peer:
+        peer.send(p_data(pdv(1, 3, GARBAGE_COMMANDS[name])))
+        assert peer.aborted() is not None
+        assert peer.closed()
+
+
+# Stalls and deaths
+
+
+def test_a_pdu_that_stalls_is_aborted_and_the_part_file_removed(guarded: Running) -> None:
+    with Raw(guarded).associate() as peer:
+        peer.send(store_head())
+        peer.send(p_data(pdv(1, 0, bytes(1000)))[:500])
+        assert echo_seconds(guarded) < 2
+        assert peer.aborted() is not None
+        assert peer.closed()
+    assert until(lambda: guarded.part_files() == [])
+
+
+def test_an_idle_association_is_aborted(guarded: Running) -> None:
+    with Raw(guarded).associate() as peer:
+        assert peer.aborted() is not None
+    assert guarded.settled()
+    assert guarded.count("associations_total{outcome=idle}") == 1
+
+
+def test_a_data_set_that_never_ends_is_aborted_when_nothing_more_comes(guarded: Running) -> None:
+    with Raw(guarded).associate() as peer:
+        peer.send(store_head() + p_data(pdv(1, 0, bytes(1000))))
+        assert peer.aborted() is not None
+    assert until(lambda: guarded.part_files() == [])
+
+
+@pytest.mark.parametrize("way", ["close", "reset", "abort", "release"])
+def test_a_peer_that_leaves_within_an_instance_leaves_no_file(guarded: Running, way: str) -> None:
+    peer = Raw(guarded).associate()
+    peer.send(store_head() + p_data(pdv(1, 0, bytes(100000))))
+    if guarded.listener.dicom.fast_path:
+        assert until(lambda: len(guarded.part_files()) == 1)
+    if way == "reset":
+        peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    elif way == "abort":
+        peer.send(pdu(7, b"\0\0\0\0"))
+    elif way == "release":
+        peer.send(pdu(5, b"\0\0\0\0"))
+        assert peer.receive() == (6, b"\0\0\0\0")
+    peer.socket.close()
+    assert until(lambda: guarded.part_files() == [])
+    assert guarded.settled()
+    assert guarded.rows() == []
+
+
+def test_a_peer_that_never_reads_its_answers_is_let_go(guarded: Running) -> None:
+    peer = Raw(guarded)
+    peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    peer.associate()
+    peer.socket.settimeout(5)
+    request = b"".join(p_data(pdv(1, 3, c_store_rq("x" * 70))) + p_data(pdv(1, 2, b"ab")) for _ in range(2000))
+    with contextlib.suppress(OSError):
+        for _ in range(200):
+            peer.send(request)
+    assert guarded.settled()
+    peer.socket.close()
+
+
+def test_requests_without_waiting_for_answers_take_no_memory(guarded: Running) -> None:
+    data = data_set_bytes(instance())
+    with Raw(guarded).associate() as peer:
+        peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        for number in range(300):
+            peer.send(p_data(pdv(1, 3, c_store_rq(f"1.2.{number + 1}", message_id=number))) + p_data(pdv(1, 2, data)))
+        answers = [status_of(peer.receive()) for _ in range(300)]
+    assert answers == [0xA900] * 300  # the data set names another instance
+
+
+# C-STORE requests that must not succeed
+
+
+def test_a_store_without_a_data_set_is_not_understood(guarded: Running) -> None:
+    with Raw(guarded).associate() as peer:
+        peer.send(store_head(e0800=b"\x01\x01"))
+        assert status_of(peer.receive()) == 0xC000
+        peer.send(p_data(pdv(3, 3, c_echo_rq())))
+        assert status_of(peer.receive()) == 0x0000
+
+
+@pytest.mark.parametrize(
+    "uid", ["", "../../x", "/etc/x", "1" * 64, "1" * 65, "1.2\0.3", ";rm -rf /", "1.2\\1.3", "\xff\xfe", "x" * 1000]
+)
+def test_a_peers_uid_is_never_a_path(guarded: Running, uid: str) -> None:
+    with Raw(guarded).associate() as peer:
+        peer.send(store_head(uid))
+        peer.send(p_data(pdv(1, 2, data_set_bytes(instance()))))
+        answer = peer.receive()
+        assert status_of(answer) in (0xA900, 0xC000)
+        assert answer is not None
+        comment = decoded(answer[1])[0x0902]
+        assert 0 < len(comment) <= 64
+        assert comment.isascii()
+    outside = [path for path in guarded.root.parent.rglob("*") if path.is_file() and guarded.root not in path.parents]
+    assert outside == []
+    assert guarded.rows() == []
+
+
+def test_request_context_and_data_set_must_agree(guarded: Running) -> None:
+    ds = instance()
+    other = instance(sop_class_uid="1.2.840.10008.5.1.4.1.1.4")
+    cases = [
+        (c_store_rq(ds.SOPInstanceUID, "1.2.840.10008.5.1.4.1.1.4"), data_set_bytes(ds)),
+        (c_store_rq(other.SOPInstanceUID), data_set_bytes(other)),
+        (c_store_rq("1.2.3.4.5"), data_set_bytes(ds)),
+    ]
+    with Raw(guarded).associate() as peer:
+        for request, data in cases:
+            peer.send(p_data(pdv(1, 3, request)) + p_data(pdv(1, 2, data)))
+            assert status_of(peer.receive()) == 0xA900
+    assert guarded.rows() == []
+
+
+def test_a_store_on_the_verification_context_is_not_supported(guarded: Running) -> None:
+    with Raw(guarded).associate() as peer:
+        peer.send(p_data(pdv(3, 3, c_store_rq("1.2.3", "1.2.840.10008.1.1"))) + p_data(pdv(3, 2, b"ab")))
+        assert status_of(peer.receive()) == 0x0122
+
+
+@pytest.mark.parametrize("data", [b"", b"\0", b"garbage that is no data set", bytes(5000), b"\xff" * 999])
+def test_bytes_that_are_no_data_set_are_not_understood(guarded: Running, data: bytes) -> None:
+    with Raw(guarded).associate() as peer:
+        peer.send(store_head() + p_data(pdv(1, 2, data)))
+        assert status_of(peer.receive()) == 0xC000
+    assert guarded.rows() == []
+
+
+def test_the_same_instance_twice_is_stored_once(guarded: Running) -> None:
+    ds = ct_series(1)[0]
+    assoc = associate(guarded)
+    assert [assoc.send_c_store(ds).Status for _ in range(3)] == [0, 0, 0]
+    assoc.release()
+    assert len(guarded.rows()) == 1
+    assert len(list(guarded.root.rglob("*.dcm"))) == 1
+
+
+# Trouble on our side
+
+
+class Faulty:
+    """An ingest in which something goes wrong."""
+
+    def __init__(self, real: Any, where: str, error: BaseException) -> None:
+        self._real, self._where, self._error = real, where, error
+        self.arrivals: list[Any] = []
+
+    def begin(self, announced: Any, origin: Any) -> Any:
+        if self._where == "begin":
+            raise self._error
+        arrival = self._real.begin(announced, origin)
+        self.arrivals.append(arrival)
+        if self._where == "write":
+            arrival.write = self._raise
+        else:
+            arrival.finish = self._raise
+        return arrival
+
+    def _raise(self, *_: Any) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize("where", ["begin", "write", "finish"])
+@pytest.mark.parametrize("error", [RuntimeError("patient's name"), MemoryError(), OSError(5, "Input/output error")])
+def test_an_unexpected_error_is_our_failure_and_the_association_goes_on(
+    start_node: Callable[..., Running], fast_path: bool, where: str, error: Exception
+) -> None:
+    node = start_node(fast_path=fast_path, ingest=lambda real: Faulty(real, where, error))
+    assoc = associate(node)
+    response = assoc.send_c_store(ct_series(1)[0])
+    assert response.Status == 0x0110
+    assert "patient" not in response.ErrorComment
+    assert assoc.send_c_echo().Status == 0
+    assoc.release()
+    assert node.part_files() == []
+
+
+def test_a_full_disk_is_told_and_recovers_by_itself(start_node: Callable[..., Running], fast_path: bool) -> None:
+    node = start_node(fast_path=fast_path, reserve_bytes=1 << 60)
+    ds = ct_series(1)[0]
+    assoc = associate(node)
+    response = assoc.send_c_store(ds)
+    assert response.Status == 0xA700
+    assert "reserve" in response.ErrorComment
+    node.ingest.archive._reserve_bytes = 0
+    assert assoc.send_c_store(ds).Status == 0x0000
+    assoc.release()
+
+
+def test_too_large_an_instance_is_read_to_its_end_and_refused(
+    start_node: Callable[..., Running], fast_path: bool
+) -> None:
+    node = start_node(fast_path=fast_path, maximum_instance_bytes=100_000)
+    large = instance()
+    large.add_new(0x7FE00010, "OW", bytes(150_000))
+    assoc = associate(node, build_context(CT_IMAGE_STORAGE, "1.2.840.10008.1.2.1"), build_context("1.2.840.10008.1.1"))
+    assert assoc.send_c_store(large).Status == 0xA700
+    assert assoc.send_c_store(instance()).Status == 0x0000
+    assoc.release()
+    assert node.part_files() == []
+
+
+def test_a_data_set_without_end_is_cut_off(start_node: Callable[..., Running], fast_path: bool) -> None:
+    node = start_node(fast_path=fast_path, maximum_instance_bytes=100_000)
+    with Raw(node).associate() as peer, contextlib.suppress(ConnectionError):
+        peer.send(store_head())
+        for _ in range(100):
+            peer.send(p_data(pdv(1, 0, bytes(10_000))))
+        assert peer.aborted() == (2, 6)
+    assert node.settled()
+    assert node.part_files() == []

@@ -1,0 +1,151 @@
+"""Senders that we did not write: DCMTK; and our own, which sends files as they are."""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from node.scp.echo import verify
+from node.scp.requestor import NoAssociation
+from node.scp.send import NotSent, send_files
+from tests.make import ct_series, instance
+from tests.protocol.conftest import Running, after_file_meta, until
+
+PROPOSE = {
+    "CT_small.dcm": "-xe",
+    "MR_small_bigendian.dcm": "-xb",
+    "MR_small_implicit.dcm": "-xi",
+    "JPEG2000.dcm": "-xw",
+    "MR_small_RLE.dcm": "-xr",
+    "MR_small_jpeg_ls_lossless.dcm": "-xt",
+    "examples_rgb_color.dcm": "-xe",
+    "test-SR.dcm": "-xe",
+}
+"""Files that pydicom ships, and the option by which storescu proposes their transfer syntax."""
+
+
+def needs(program: str) -> str:
+    path = shutil.which(program)
+    if path is None:
+        pytest.skip(f"{program} is not installed (Debian package dcmtk)")
+    return path
+
+
+def shipped(name: str) -> Path:
+    return Path(str(importlib.resources.files("pydicom"))) / "data" / "test_files" / name
+
+
+def run(*command: str, **environment: str) -> None:
+    done = subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture
+def reference(tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    """DCMTK's storescp, writing what it receives bit by bit: (port, folder)."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    folder = tmp_path / "reference"
+    folder.mkdir()
+    accepts_all = ["+xa", "+B", "-od", str(folder), "-aet", "VOXELNODE"]
+    with subprocess.Popen([needs("storescp"), *accepts_all, str(port)]) as process:
+        try:
+            assert until(lambda: accepts(port))
+            yield port, folder
+        finally:
+            process.terminate()
+
+
+def accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def at_rest(folder: Path) -> list[bytes]:
+    return sorted(after_file_meta(path.read_bytes()) for path in folder.iterdir())
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("name", PROPOSE)
+def test_what_dcmtk_sends_is_stored_as_dcmtk_itself_stores_it(
+    node: Running, reference: tuple[int, Path], name: str
+) -> None:
+    # DCMTK encodes data sets anew, so the file is no measure: its own bit-preserving receiver is.
+    port, folder = reference
+    path = str(shipped(name))
+    for target in (node.port, port):
+        run(needs("storescu"), "-R", PROPOSE[name], "-aec", "VOXELNODE", "127.0.0.1", str(target), path)
+    assert list(node.stored_data_sets().values()) == at_rest(folder)
+    assert node.count("c_store_answers_total{status=0x0000}") == 1
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("nodelay", ["0", "1"], ids=["with Nagle", "without Nagle"])
+def test_a_series_by_dcmsend_is_stored_as_dcmtk_itself_stores_it(
+    node: Running, reference: tuple[int, Path], tmp_path: Path, nodelay: str
+) -> None:
+    port, folder = reference
+    files = []
+    for number, ds in enumerate(ct_series(8)):
+        files.append(str(tmp_path / f"{number}.dcm"))
+        ds.save_as(files[-1], enforce_file_format=True)
+    for target in (node.port, port):
+        run(needs("dcmsend"), "-aec", "VOXELNODE", "127.0.0.1", str(target), *files, TCP_NODELAY=nodelay)
+    assert sorted(node.stored_data_sets().values()) == at_rest(folder)
+    assert len(node.rows()) == 8
+
+
+@pytest.mark.peer
+def test_echoscu_is_answered(node: Running) -> None:
+    run(needs("echoscu"), node.host, str(node.port))
+    assert node.settled()
+
+
+@pytest.mark.parametrize("name", [*PROPOSE, "MR_small.dcm"])
+def test_our_own_sender_sends_the_bytes_of_the_file(node: Running, name: str) -> None:
+    assert send_files([shipped(name)], node.host, node.port, "SENDER", "VOXELNODE") == 1
+    assert list(node.stored_data_sets().values()) == [after_file_meta(shipped(name).read_bytes())]
+    assert [row["calling_ae_title"] for row in node.rows()] == ["SENDER"]
+
+
+def test_more_kinds_than_one_association_can_hold_are_sent_in_several(node: Running, tmp_path: Path) -> None:
+    paths = []
+    for number in range(130):
+        path = tmp_path / f"{number}.dcm"
+        instance(sop_class_uid=f"1.2.826.0.1.3680043.9.7.{number + 1}").save_as(path, enforce_file_format=True)
+        paths.append(path)
+    assert send_files(paths, node.host, node.port, "SENDER", "VOXELNODE") == 130
+    assert len(node.rows()) == 130
+    assert node.settled()
+    assert node.count("associations_total{outcome=released}") == 2
+
+
+def test_a_refused_context_names_the_file(node: Running, tmp_path: Path) -> None:
+    path = tmp_path / "deflated.dcm"
+    ds = ct_series(1)[0]
+    ds.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
+    ds.save_as(path, enforce_file_format=True)
+    with pytest.raises((NotSent, NoAssociation), match=r"deflated\.dcm|no presentation context"):
+        send_files([path], node.host, node.port, "SENDER", "VOXELNODE")
+
+
+def test_verification_measures_and_explains(node: Running, start_node: Callable[..., Running]) -> None:
+    assert 0 < verify(node.host, node.port, "SENDER", "VOXELNODE", 5) < 5
+    strict = start_node(require_called_ae_title=True)
+    with pytest.raises(NoAssociation, match="called ae title not recognised"):
+        verify(strict.host, strict.port, "SENDER", "OTHER", 5)
+    strict.listener.drain(5)
+    with pytest.raises(NoAssociation, match="nothing answers"):
+        verify(strict.host, strict.port, "SENDER", "VOXELNODE", 5)

@@ -1,0 +1,79 @@
+"""Every case of the corpus of real series, scored by the corpus' own script."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from argparse import Namespace
+from collections import defaultdict
+from pathlib import Path
+from types import ModuleType
+
+import pydicom
+import pytest
+
+from node.volume.assemble import assemble
+from node.volume.model import Assembly
+from node.writers import WriteOptions, stem_of, write_volume
+from tests.conftest import corpus_folder
+
+pytestmark = pytest.mark.corpus
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "case" in metafunc.fixturenames:
+        expected = corpus_folder() / "expected.json"
+        cases = list(json.loads(expected.read_text())["cases"]) if expected.is_file() else ["-"]
+        metafunc.parametrize("case", cases)
+
+
+@pytest.fixture(scope="module")
+def check(corpus: Path) -> ModuleType:
+    """The corpus' script, as a module."""
+    spec = importlib.util.spec_from_file_location("corpus_check", corpus / "check.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def read(folder: Path) -> dict[str, list[pydicom.FileDataset]]:
+    """Data sets of a folder by Series Instance UID."""
+    series: dict[str, list[pydicom.FileDataset]] = defaultdict(list)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        ds = pydicom.dcmread(path, force=True)
+        series[str(ds.SeriesInstanceUID)].append(ds)
+    return series
+
+
+def written(uid: str, assembly: Assembly, folder: Path) -> dict[str, list[dict[str, str]]]:
+    """Write the volumes of one series; return its part of a listing as ``conversion.json`` has it."""
+    folder.mkdir()
+    told = [
+        {"series_instance_uid": uid, "reason": refusal.reason.value, "detail": refusal.detail}
+        for refusal in assembly.refusals
+    ]
+    made = [
+        {"series_instance_uid": uid, "kind": file.kind, "path": str(file.path)}
+        for volume in assembly.volumes
+        for file in write_volume(volume, folder, stem_of(volume), WriteOptions(formats=("nifti",), thumbnails=False))
+    ]
+    return {"volumes": made, "refusals": told}
+
+
+@pytest.mark.filterwarnings("ignore")  # what pydicom says of the values of old scanners
+def test_a_case_gives_the_expected_volumes_refusals_and_warnings(case, corpus, check, tmp_path):
+    listing: dict[str, list[dict[str, str]]] = {"volumes": [], "refusals": []}
+    expected = json.loads((corpus / "expected.json").read_text())["cases"][case]["series"]
+    for number, (uid, datasets) in enumerate(read(corpus / case).items()):
+        assembly = assemble(datasets)
+        assert assembly.unaccounted({str(ds.SOPInstanceUID) for ds in datasets}) == set()
+        told = {warning.name.value for volume in assembly.volumes for warning in volume.warnings}
+        assert set(expected[uid].get("warnings", ())) <= told or not assembly.volumes
+        for name, entries in written(uid, assembly, tmp_path / str(number)).items():
+            listing[name] += entries
+    (tmp_path / "conversion.json").write_text(json.dumps(listing))
+    asked = Namespace(produced=tmp_path / "conversion.json", expected=corpus / "expected.json", case=[case])
+    result = check.check(asked)[case]
+    assert result["pass"], result["why"]

@@ -1,0 +1,181 @@
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from node import __version__
+from node.cli import main
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Run one command in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VOXELNODE_CONFIG", raising=False)
+
+    def run_command(*arguments: str) -> Result:
+        with pytest.raises(SystemExit) as exit_:
+            main(arguments)
+        return Result(exit_.value.code, *capsys.readouterr())
+
+    return run_command
+
+
+def test_the_version_is_that_of_the_package(run) -> None:
+    assert run("--version") == (0, f"voxelnode {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["serve", "--prot", "1"], "voxelnode serve: No such option: --prot"),
+        (["serve", "--port", "many"], "voxelnode serve: Invalid value for '--port'"),
+        (["import", "absent"], "voxelnode import: Invalid value for 'PATH...'"),
+        (["convert", "."], "voxelnode convert: Missing option '--out'"),
+        (["severe"], "voxelnode: No such command 'severe'"),
+        (["echo", "PACS"], "voxelnode echo: Invalid value: 'PACS' is not AET@HOST:PORT"),
+        (["echo", "PACS@host:99999"], "voxelnode echo: Invalid value: 'PACS@host:99999' is not AET@HOST:PORT"),
+        (
+            ["serve", "--port", "70000"],
+            "voxelnode: flag: dicom.port: 70000: input should be less than or equal to 65535",
+        ),
+        (["serve", "--config", "absent.toml"], "voxelnode: absent.toml: cannot be read"),
+        (["convert", ".", "-o", "out", "--format", "niftii"], "voxelnode: flag: convert.formats.0: 'niftii'"),
+    ],
+)
+def test_wrong_use_is_told_in_one_line_with_status_2(run, arguments: list[str], told: str) -> None:
+    result = run(*arguments)
+    assert result.status == 2
+    assert result.out == ""
+    assert result.err.startswith(told)
+    assert result.err.count("\n") == 1
+
+
+def test_without_a_command_the_help_is_shown(run) -> None:
+    result = run()
+    assert result.status == 2
+    assert "serve" in result.out
+    assert result.err == ""
+
+
+def test_init_writes_a_configuration_that_is_right_and_never_overwrites_one(run, tmp_path: Path) -> None:
+    assert run("init", "site").status == 0
+    file = tmp_path / "site" / "voxelnode.toml"
+    assert tomllib.loads(file.read_text(encoding="utf-8"))
+    assert run("config", "check", "--config", str(file)).status == 0
+    file.write_text("[dicom]\nport = 104\n", encoding="utf-8")
+    again = run("init", "site")
+    assert again.status == 2
+    assert "exists already" in again.err
+    assert file.read_text(encoding="utf-8") == "[dicom]\nport = 104\n"
+
+
+def test_show_names_the_origin_of_each_value(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "voxelnode.toml").write_text("[dicom]\nport = 104\n", encoding="utf-8")
+    monkeypatch.setenv("VOXELNODE_SERIES__QUIET_SECONDS", "5")
+    shown = json.loads(run("config", "show", "--json", "--root", "x").out)
+    assert shown["file"] == "voxelnode.toml"
+    assert shown["values"]["dicom.port"] == {"value": 104, "origin": "file"}
+    assert shown["values"]["series.quiet_seconds"] == {"value": 5.0, "origin": "environment"}
+    assert shown["values"]["storage.root"] == {"value": "x", "origin": "flag"}
+    assert shown["values"]["dicom.ae_title"] == {"value": "VOXELNODE", "origin": "default"}
+    table = run("config", "show").out
+    assert "environment" in table
+    assert "quiet_seconds" in table
+
+
+def test_check_tells_all_mistakes_also_as_json(run, tmp_path: Path) -> None:
+    (tmp_path / "voxelnode.toml").write_text('[dicom]\nport = "x"\naet = "Y"\n', encoding="utf-8")
+    text = run("config", "check")
+    assert text.status == 2
+    assert len(text.err.splitlines()) == 2
+    as_json = run("config", "check", "--json")
+    assert as_json.status == 2
+    assert [f"voxelnode: {problem}" for problem in json.loads(as_json.out)["problems"]] == text.err.splitlines()
+
+
+def test_the_example_is_printed(run) -> None:
+    assert tomllib.loads(run("config", "example").out).keys() >= {"storage", "dicom", "series", "convert", "log"}
+
+
+def test_the_database_is_found_made_and_checked(run, tmp_path: Path) -> None:
+    database = tmp_path / "here" / "index.sqlite"
+    assert run("db", "path", "--root", "here").out == f"{database}\n"
+    assert json.loads(run("db", "path", "--root", "here", "--json").out) == {"path": str(database), "exists": False}
+    missing = run("db", "check", "--root", "here")
+    assert missing.status == 1
+    assert "voxelnode db upgrade" in missing.out
+    assert run("db", "upgrade", "--root", "here").status == 0
+    assert "is at schema" in run("db", "upgrade", "--root", "here").out
+    assert json.loads(run("db", "check", "--root", "here", "--json").out)["ok"]
+
+
+def test_a_damaged_database_is_told_with_status_1_and_no_traceback(run, tmp_path: Path) -> None:
+    (tmp_path / "index.sqlite").write_bytes(b"no database" * 1000)
+    for command in (("db", "check"), ("db", "upgrade"), ("status",)):
+        result = run(*command, "--root", ".")
+        assert result.status == 1
+        assert "database" in result.out + result.err
+        assert "Traceback" not in result.err
+
+
+def test_status_counts_what_is_there(run) -> None:
+    run("db", "upgrade", "--root", "here")
+    status = json.loads(run("status", "--root", "here", "--json").out)
+    assert (status["instances"], status["series"], status["failures"]) == (0, {}, 0)
+    assert "nothing waits" in run("status", "--root", "here").out
+
+
+def test_status_without_an_index_is_told_with_the_remedy(run) -> None:
+    result = run("status", "--root", "nowhere")
+    assert result.status == 1
+    assert "is the root right?" in result.err
+
+
+def test_echo_to_nobody_fails_with_the_address(run) -> None:
+    result = run("echo", "PACS@127.0.0.1:1", "--timeout", "2")
+    assert result.status == 1
+    assert "127.0.0.1" in result.err
+    answer = json.loads(run("echo", "PACS@127.0.0.1:1", "--timeout", "2", "--json").out)
+    assert (answer["ok"], answer["ae_title"], answer["port"]) == (False, "PACS", 1)
+
+
+def test_the_doctor_finds_this_machine_fit_and_a_folder_that_is_not_ours_broken(run) -> None:
+    fit = run("doctor", "--root", "here", "--json")
+    findings = json.loads(fit.out)["findings"]
+    assert {"python", "sqlite", "decoder", "root", "disk", "index", "port", "clock"} <= {f["check"] for f in findings}
+    assert fit.status == 0, [finding for finding in findings if finding["state"] == "broken"]
+    sick = run("doctor", "--root", "/proc/voxelnode", "--json")
+    assert sick.status == 1
+    (finding,) = (f for f in json.loads(sick.out)["findings"] if f["check"] == "root")
+    assert finding["state"] == "broken"
+    assert finding["remedy"]
+
+
+def test_an_unexpected_error_is_one_line(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.cli.example.example_toml", lambda: 1 / 0)
+    monkeypatch.delenv("VOXELNODE_TRACEBACK", raising=False)
+    result = run("config", "example")
+    assert result.status == 1
+    assert result.err.startswith("voxelnode: unexpected ZeroDivisionError: division by zero (VOXELNODE_TRACEBACK=1")
+    assert result.err.count("\n") == 1
+
+
+def test_help_loads_no_library_that_is_only_needed_at_work() -> None:
+    code = (
+        "import sys; from node.cli.application import app; "
+        "heavy = {'pydicom', 'pynetdicom', 'numpy', 'sqlalchemy', 'alembic', 'nibabel', 'SimpleITK', 'pydantic'}; "
+        "print(*sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == []

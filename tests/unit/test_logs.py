@@ -1,0 +1,118 @@
+import ast
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from node import logs
+from node.errors import OutOfResources
+
+NODE = Path(logs.__file__).parent
+
+
+@pytest.fixture
+def lines() -> Iterator[Any]:
+    """Configure the log onto a string; gives a function that reads its JSON lines."""
+    root = logging.getLogger()
+    before = root.handlers, root.level
+    stream = io.StringIO()
+    logs.configure("info", "json", stream)
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    root.handlers, root.level = before
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+
+
+def test_an_allowed_field_is_written(lines: Any) -> None:
+    structlog.get_logger("node.test").info("instance_kept", calling_ae_title="CT1", bytes=5)
+    (line,) = lines()
+    assert (line["event"], line["calling_ae_title"], line["bytes"], line["level"]) == (
+        "instance_kept",
+        "CT1",
+        5,
+        "info",
+    )
+    assert line["timestamp"].endswith("Z")
+
+
+def test_a_field_that_nobody_allowed_loses_its_value(lines: Any) -> None:
+    structlog.get_logger("node.test").info("kept", patient_name="Doe^Jane", dataset={"PatientID": "123"})
+    assert "Doe" not in json.dumps(lines())
+    assert lines()[0]["patient_name"] == "[not logged]"
+
+
+def test_a_peer_cannot_forge_a_line_or_move_the_cursor(lines: Any) -> None:
+    structlog.get_logger("node.test").info("refused", calling_ae_title='X\n{"event": "forged"}\x1b[2J')
+    (line,) = lines()
+    assert line["calling_ae_title"] == 'X\\n{"event": "forged"}\\x1b[2J'
+
+
+def test_a_value_has_a_largest_length(lines: Any) -> None:
+    structlog.get_logger("node.test").info("refused", reason="x" * 100_000)
+    assert len(lines()[0]["reason"]) < 600
+
+
+def test_a_traceback_names_the_code_but_not_the_values(lines: Any) -> None:
+    def fail() -> None:
+        raise ValueError("Invalid value for PN: Doe^Jane")
+
+    try:
+        fail()
+    except ValueError:
+        structlog.get_logger("node.test").exception("c_store_failed")
+    (line,) = lines()
+    assert "in fail" in line["exception"]
+    assert line["exception"].endswith("builtins.ValueError")
+    assert "Doe^Jane\n" not in line["exception"]
+
+
+def test_our_own_errors_tell_their_message_and_their_cause(lines: Any) -> None:
+    try:
+        try:
+            raise ValueError("Doe^Jane".lower())
+        except ValueError as error:
+            raise OutOfResources("the disk is full") from error
+    except OutOfResources:
+        structlog.get_logger("node.test").exception("c_store_failed")
+    told = lines()[0]["exception"]
+    assert "the disk is full" in told
+    assert told.index("builtins.ValueError") < told.index("OutOfResources: the disk")
+    assert "doe^jane" not in told
+
+
+def test_text_of_libraries_is_replaced_by_its_place(lines: Any) -> None:
+    logging.getLogger("some.library").warning(f"bad name {'doe^jane'}")
+    logging.getLogger("some.library").warning("bad name %s", "doe^jane")
+    first, second = lines()
+    assert "doe" not in json.dumps([first, second])
+    assert first["code"].startswith("test_logs:")
+    assert second["template"] == "bad name %s"
+
+
+def test_libraries_that_quote_data_sets_are_silent(lines: Any) -> None:
+    for name in ("pynetdicom.assoc", "pydicom", "py.warnings"):
+        logging.getLogger(name).error("Doe^Jane")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("Invalid value for VR PN: Doe^Jane", UserWarning, stacklevel=1)
+    assert lines() == []
+
+
+def test_every_field_that_the_node_logs_is_allowed() -> None:
+    unknown = {
+        f"{path.relative_to(NODE)}:{call.lineno}: {keyword.arg}"
+        for path in NODE.rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr in {"debug", "info", "warning", "error", "exception", "critical", "bind", "bind_contextvars"}
+        for keyword in call.keywords
+        if keyword.arg not in logs.ALLOWED_FIELDS | {"exc_info"}
+    }
+    assert unknown == set(), "add the field to node.logs.ALLOWED_FIELDS if its value can never be a patient's"

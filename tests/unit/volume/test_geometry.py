@@ -1,0 +1,131 @@
+"""Axes, positions and affines of stacks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.volume.geometry import cluster_numbers, cluster_orientations, is_even, place, stack_axes
+from node.volume.model import Geometry, Warn
+from tests.make import AXIAL, CORONAL, OBLIQUE, stack_positions
+
+SPACING = (0.75, 0.5)
+
+angles = st.floats(-np.pi, np.pi)
+lengths = st.floats(0.1, 10.0)
+
+
+@st.composite
+def orientations(draw):
+    """Any turn of the patient, as (6,) direction cosines."""
+    a, b, c = (draw(angles) for _ in range(3))
+    x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    y = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
+    z = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
+    return (x @ y @ z)[:2].ravel()
+
+
+def placed(positions, orientation=AXIAL, pixel_spacing=SPACING):
+    axes = stack_axes(np.array([orientation]))
+    return place(np.asarray(positions, float), axes, pixel_spacing, 3.0)
+
+
+@given(
+    orientation=orientations(),
+    count=st.integers(2, 40),
+    spacing=lengths,
+    pixel_spacing=st.tuples(lengths, lengths),
+    origin=st.tuples(*[st.floats(-500, 500)] * 3),
+    shear=st.tuples(*[st.floats(-2, 2)] * 2),
+)
+def test_the_affine_puts_every_corner_where_the_positions_say(
+    orientation, count, spacing, pixel_spacing, origin, shear
+):
+    positions = stack_positions(count, spacing, origin, orientation, shear)
+    placement = placed(positions, orientation, pixel_spacing)
+    for index in {0, count // 2, count - 1}:
+        for row, column in ((0, 0), (0, 99), (77, 0), (77, 99)):
+            truth = (
+                positions[index]
+                + orientation[:3] * column * pixel_spacing[1]
+                + orientation[3:] * row * pixel_spacing[0]
+            )
+            assert placement.affine_lps @ [column, row, index, 1] == pytest.approx([*truth, 1], abs=1e-6)
+    drift = np.abs(np.array(shear) * (count - 1) / [pixel_spacing[1], pixel_spacing[0]]).max()
+    if not 0.099 < drift < 0.101:
+        assert placement.geometry is (Geometry.SHEARED if drift > 0.1 else Geometry.REGULAR)
+    assert placement.step_mm == pytest.approx(spacing)
+
+
+@given(orientations(), st.integers(2, 30), st.integers(0, 2**32 - 1))
+def test_rounded_positions_and_cosines_stay_within_a_hundredth_of_a_millimetre(orientation, count, seed):
+    noise = np.random.default_rng(seed)
+    rounded = orientation + noise.uniform(-5e-7, 5e-7, 6)
+    positions = stack_positions(count, 2.5, (1, 2, 3), orientation) + noise.uniform(-5e-4, 5e-4, (count, 3))
+    placement = placed(positions, rounded)
+    assert placement.geometry is Geometry.REGULAR
+    corner = placement.affine_lps @ [255, 255, count - 1, 1]
+    truth = positions[-1] + orientation[:3] * 255 * 0.5 + orientation[3:] * 255 * 0.75
+    assert np.linalg.norm(corner[:3] - truth) < 0.01
+
+
+def test_a_tilted_stack_is_sheared_and_told_with_its_angle():
+    placement = placed(stack_positions(10, 2.5, (0, 0, 0), AXIAL, (0.0, 2.5 * np.tan(np.radians(18.5)))))
+    assert placement.geometry is Geometry.SHEARED
+    assert [warning.name for warning in placement.warnings] == [Warn.GANTRY_TILT]
+    assert "18.50 degrees" in placement.warnings[0].detail
+
+
+def test_a_missing_slice_keeps_the_usual_step_and_the_first_plane():
+    positions = np.delete(stack_positions(10, 2.5, (5, 6, 7), OBLIQUE), 4, axis=0)
+    placement = placed(positions, OBLIQUE)
+    assert placement.geometry is Geometry.IRREGULAR
+    assert placement.spacing_mm[2] == pytest.approx(2.5)
+    assert placement.affine_lps[:3, 3] == pytest.approx(positions[0])
+    assert [warning.name for warning in placement.warnings] == [Warn.MISSING_SLICE]
+    assert "after slices 4" in placement.warnings[0].detail
+
+
+def test_steps_that_are_no_multiples_of_the_usual_one_are_irregular():
+    distances = np.cumsum([0, 5.9, 5.9, 13.2, 5.9, 25.9, 3.2, 11.0])
+    placement = placed(distances[:, None] * np.array([0, 0, 1.0]))
+    assert placement.geometry is Geometry.IRREGULAR
+    assert [warning.name for warning in placement.warnings] == [Warn.IRREGULAR_SPACING]
+
+
+def test_planes_that_wander_within_themselves_are_irregular():
+    positions = stack_positions(6, 2.5, (0, 0, 0), AXIAL)
+    positions[3, 0] += 1.0
+    placement = placed(positions)
+    assert placement.geometry is Geometry.IRREGULAR
+    assert [warning.name for warning in placement.warnings] == [Warn.IRREGULAR_SPACING]
+
+
+def test_a_single_plane_gets_the_given_spacing_along_its_normal():
+    placement = placed([[1.0, 2.0, 3.0]], CORONAL)
+    assert placement.geometry is Geometry.SINGLE
+    assert placement.affine_lps[:3, 2] == pytest.approx([0, 3, 0])
+
+
+def test_the_jitter_of_scanners_does_not_divide_an_orientation():
+    jitter = np.random.default_rng(0).uniform(-6.5e-8, 6.5e-8, (50, 6))
+    both = np.concatenate([np.array(AXIAL) + jitter, np.array(CORONAL) + jitter])
+    assert cluster_orientations(both).tolist() == [0] * 50 + [1] * 50
+
+
+def test_a_turn_of_two_degrees_is_another_orientation():
+    turned = (np.cos(0.035), np.sin(0.035), 0, -np.sin(0.035), np.cos(0.035), 0)
+    assert cluster_orientations(np.array([AXIAL, turned, AXIAL])).tolist() == [0, 1, 0]
+
+
+def test_numbers_cluster_by_the_gaps_between_them():
+    assert cluster_numbers(np.array([3.0, 1.0, 1.004, 3.005, 2.0]), 0.01).tolist() == [2, 0, 0, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("steps", "even"), [([5.0, 5.0, 5.04], True), ([5.0, 5.0, 5.06], False), ([0.5, 0.5, 0.509], True), ([1.0], True)]
+)
+def test_distances_are_even_within_one_percent_or_a_hundredth_of_a_millimetre(steps, even):
+    assert is_even(np.cumsum([0.0, *steps])) is even

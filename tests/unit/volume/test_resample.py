@@ -1,0 +1,87 @@
+"""Upright grids beside tilted, broken and uneven stacks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from node.volume.geometry import place, stack_axes
+from node.volume.resample import upright
+from tests.make import AXIAL, OBLIQUE, stack_positions
+
+SPACING = (0.75, 0.5)
+
+
+def linear(positions, orientation, rows=20, columns=24):
+    """A stack that holds a linear function of the place in the patient: interpolation gives it back exactly."""
+    down, across = np.mgrid[:rows, :columns]
+    row, column = np.array(orientation[:3]), np.array(orientation[3:])
+    places = (
+        np.asarray(positions)[:, None, None, :]
+        + across[..., None] * row * SPACING[1]
+        + down[..., None] * column * SPACING[0]
+    )
+    return (places @ [3.0, -2.0, 5.0])[None]
+
+
+def resampled(positions, orientation):
+    placement = place(np.asarray(positions), stack_axes(np.array([orientation])), SPACING, 1.0)
+    made = upright(linear(positions, orientation), placement, np.nan)
+    assert made is not None
+    return made
+
+
+def truth(voxels, affine):
+    k, j, i = np.mgrid[: voxels.shape[1], : voxels.shape[2], : voxels.shape[3]]
+    places = np.stack([i, j, k], -1) @ affine[:3, :3].T + affine[:3, 3]
+    return places @ [3.0, -2.0, 5.0]
+
+
+@settings(max_examples=40)
+@given(
+    shear=st.tuples(*[st.floats(-0.8, 0.8)] * 2),
+    missing=st.sets(st.integers(1, 8), max_size=3),
+    orientation=st.sampled_from([AXIAL, OBLIQUE]),
+)
+def test_a_linear_function_of_place_survives_tilt_and_gaps(shear, missing, orientation):
+    positions = np.delete(stack_positions(10, 2.0, (5, 6, 7), orientation, shear), sorted(missing), axis=0)
+    voxels, affine, step = resampled(positions, orientation)
+    known = ~np.isnan(voxels[0])
+    assert known.mean() > 0.3
+    assert step == pytest.approx(2.0)
+    assert voxels.shape[1] == 10
+    # A hundredth of a pixel or of a step is not interpolated.
+    assert np.abs(voxels[0] - truth(voxels, affine))[known].max() < 0.01 * (3 * 0.5 + 2 * 0.75 + 5 * 2) + 1e-9
+
+
+def test_the_upright_grid_is_orthogonal_and_keeps_the_first_plane():
+    positions = stack_positions(8, 2.5, (1, 2, 3), AXIAL, (0.0, 0.9))
+    voxels, affine, _ = resampled(positions, AXIAL)
+    assert affine[:3, 2] == pytest.approx([0, 0, 2.5])
+    assert affine[:3, 3] == pytest.approx([1, 2, 3])
+    assert voxels[0, 0, :20, :24] == pytest.approx(linear(positions, AXIAL)[0, 0])
+    assert np.isnan(voxels[0, 0, 20:]).all()
+
+
+def test_uneven_slices_are_interpolated_to_the_finest_spacing():
+    distances = np.array([0, 1.0, 3.0, 6.0, 7.0])
+    _, affine, step = resampled(distances[:, None] * [0, 0, 1.0], AXIAL)
+    assert step == pytest.approx(1.0)
+    assert affine[2, 2] == pytest.approx(1.0)
+
+
+def test_a_grid_much_larger_than_its_stack_is_not_made():
+    positions = np.array([0.0, 1.0, 2.0, 5000.0])[:, None] * [0, 0, 1.0]
+    placement = place(positions, stack_axes(np.array([AXIAL])), SPACING, 1.0)
+    assert upright(linear(positions, AXIAL), placement, 0.0) is None
+
+
+def test_integers_are_rounded_and_uncovered_places_filled():
+    positions = stack_positions(3, 2.0, (0, 0, 0), AXIAL, (0.25, 0.0))
+    placement = place(positions, stack_axes(np.array([AXIAL])), SPACING, 1.0)
+    voxels, _, _ = upright(np.full((1, 3, 4, 5), 7, np.int16), placement, -9)
+    assert voxels.dtype == np.int16
+    assert set(np.unique(voxels)) == {-9, 7}
+    assert voxels.shape == (1, 3, 4, 6)
