@@ -93,6 +93,7 @@ def importer(settings: Settings) -> Iterator[Ingest]:
         A node or another import holds the root.
     """
     with Store(settings) as store:
+        store.ingest.quiet_seconds = lambda calling_ae_title: 0.0  # nothing more comes: due as soon as a node serves
         yield store.ingest
 
 

@@ -82,6 +82,12 @@ def convert(job: ConversionJob) -> Converted:
         The folder cannot be written.
     """
     began = perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's warnings quote values, which may be patient data
+        return _convert(job, began)
+
+
+def _convert(job: ConversionJob, began: float) -> Converted:
     datasets, unreadable = _read(job.instances)
     assembly = assemble(datasets) if datasets else Assembly(())
     files: list[ConvertedFile] = []
@@ -218,16 +224,14 @@ def _grouped(
 
 def _read(instances: Sequence[tuple[str, Path]]) -> tuple[list[Dataset], list[Exclusion]]:
     datasets, unreadable = [], []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's warnings quote values, which may be patient data
-        for sop_instance_uid, path in instances:
-            try:
-                dataset = _opened(path, sop_instance_uid)
-            except Exception as error:  # whatever a damaged file makes the parser raise
-                detail = f"{type(error).__name__} while reading the data set"
-                unreadable.append(Exclusion(sop_instance_uid, 0, Reason.UNREADABLE, detail))
-            else:
-                datasets.append(dataset)
+    for sop_instance_uid, path in instances:
+        try:
+            dataset = _opened(path, sop_instance_uid)
+        except Exception as error:  # whatever a damaged file makes the parser raise
+            detail = f"{type(error).__name__} while reading the data set"
+            unreadable.append(Exclusion(sop_instance_uid, 0, Reason.UNREADABLE, detail))
+        else:
+            datasets.append(dataset)
     return datasets, unreadable
 
 

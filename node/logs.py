@@ -26,14 +26,16 @@ ALLOWED_FIELDS = frozenset(
         "association", "calling_ae_title", "called_ae_title", "peer", "host", "port", "address", "ae_title", "door",
         # which object: identifiers of objects, not of persons
         "study_instance_uid", "series_instance_uid", "sop_instance_uid", "sop_class_uid", "transfer_syntax_uid",
-        "abstract_syntax", "presentation_context_id", "modality", "revision", "stack", "series", "instance_key",
+        "abstract_syntax", "presentation_context_id", "modality", "revision", "stack", "series",
         # what happened
         "status", "reason", "detail", "error", "state", "verdict", "attempt", "attempts", "exit_code", "signal", "step",
         "result", "source", "kind", "format", "warnings", "command", "pdu_type", "implementation", "limit", "action",
+        "tried_again",
         # how much, how long, where
-        "instances", "volumes", "refusals", "exclusions", "files", "frames", "images", "count", "bytes", "free_bytes",
-        "reserve_bytes", "seconds", "retry_seconds", "quiet_seconds", "deadline_seconds", "associations", "due_at",
-        "root", "path", "folder", "pid", "worker", "version", "schema", "workers", "code", "template",
+        "parts", "adopted", "quarantined", "claims", "batch", "instances", "volumes", "refusals", "exclusions", "files",
+        "frames", "images", "count", "bytes", "free_bytes", "reserve_bytes", "seconds", "retry_seconds",
+        "quiet_seconds", "deadline_seconds", "associations", "due_at", "root", "path", "folder", "pid", "worker",
+        "version", "schema", "workers", "code", "template",
     }
 )  # fmt: skip
 """Names of fields whose values may be written; everything in them is ours or a machine's, never a person's."""

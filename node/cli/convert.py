@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,22 +57,23 @@ def convert(
 
 
 def _print(listing: dict[str, Any], out: Path) -> None:
-    print_table(
-        "",
-        ("file", "kind", "shape", "spacing mm", "type", "instances", "warnings"),
-        [
-            (
-                row["path"],
-                row["kind"],
-                " x ".join(map(str, row["shape"])),
-                " x ".join(f"{length:.3g}" for length in row["spacing_mm"]),
-                row["dtype"],
-                row["instances"],
-                ", ".join(row["warnings"]),
-            )
-            for row in listing["volumes"]
-        ],
-    )
+    for folder, rows in groupby(listing["volumes"], key=lambda row: Path(row["path"]).parent):
+        print_table(
+            str(out / folder),
+            ("file", "kind", "shape", "spacing mm", "type", "instances", "warnings"),
+            [
+                (
+                    Path(row["path"]).name,
+                    row["kind"],
+                    " x ".join(map(str, row["shape"])),
+                    " x ".join(f"{length:.3g}" for length in row["spacing_mm"]),
+                    row["dtype"],
+                    row["instances"],
+                    ", ".join(row["warnings"]),
+                )
+                for row in rows
+            ],
+        )
     for refusal in listing["refusals"]:
         print(f"refused {refusal['series_instance_uid']}: {refusal['reason']}: {refusal['detail']}")
     if listing["not_dicom"]:

@@ -69,7 +69,7 @@ def demo(
         columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
         with Progress(*columns, console=console(), transient=True, disable=json) as progress:
             truths = _send(address, progress)
-            rows, counts = _converted(folder, truths, progress)
+            rows, counts = _converted(folder, progress)
             verdicts = {row["path"]: _verdict(row, truths) for row in rows}
         _report(folder, rows, verdicts, truths, counts, json)
         _require_right(rows, verdicts, truths, settings.convert.formats)
@@ -115,22 +115,30 @@ def _shipped_with_pydicom(name: str) -> list[Path]:
     return sorted(place.iterdir()) if place.is_dir() else [place]
 
 
-def _converted(folder: Path, truths: Mapping[str, Truth], progress: Progress) -> tuple[list[Row], dict[str, int]]:
+def _converted(folder: Path, progress: Progress) -> tuple[list[Row], dict[str, int]]:
     """Wait until no series waits any more; returns the rows of ``v_volumes``, and how many rows each view has."""
     from node.index.database import reading
 
     progress.add_task(f"waiting {QUIET_SECONDS:g} s for the series to be quiet, then converting")
     deadline = monotonic() + LONGEST_WAIT_SECONDS
     pause = threading.Event()
+    while _waiting(folder):
+        if monotonic() > deadline:
+            raise DemoFailed(f"series are not converted after {LONGEST_WAIT_SECONDS:g} s; see {folder}")
+        pause.wait(POLL_SECONDS)
     with reading(folder) as index:
-        done = "SELECT count(*) AS n FROM v_series WHERE state NOT IN ('receiving', 'converting')"
-        while index.rows(done)[0]["n"] < len(truths):
-            if monotonic() > deadline:
-                raise DemoFailed(f"series are not converted after {LONGEST_WAIT_SECONDS:g} s; see {folder}")
-            pause.wait(POLL_SECONDS)
         views = ("v_patients", "v_studies", "v_series", "v_images", "v_volumes", "v_failures")
         counts = {view: index.count(view) for view in views}
         return [dict(row) for row in index.rows("SELECT * FROM v_volumes ORDER BY path")], counts
+
+
+def _waiting(folder: Path) -> int:
+    """How many series are not converted yet; each look is a transaction of its own, so that it sees what is new."""
+    from node.index.database import reading
+
+    with reading(folder) as index:
+        unfinished = "SELECT count(*) AS n FROM v_series WHERE state IN ('receiving', 'converting')"
+        return int(index.rows(unfinished)[0]["n"])
 
 
 def _verdict(row: Row, truths: Mapping[str, Truth]) -> str:
@@ -199,7 +207,7 @@ def _keep(serve_until: Callable[[threading.Event], None], address: Address) -> N
     stop_at_signal(stop)
     print(
         f"\nThe node stays until Ctrl-C. Send it something, such as:\n"
-        f"  storescu -aec {address.ae_title} {address.host} {address.port} +sd +r FOLDER",
+        f"  dcmsend -aec {address.ae_title} +sd +r --no-halt {address.host} {address.port} FOLDER",
         flush=True,
     )
     serve_until(stop)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pydicom.uid import UID_dictionary
+from pydicom._uid_dict import UID_dictionary
 
 VERIFICATION = "1.2.840.10008.1.1"
 """Verification SOP Class, PS3.4 A.4: the abstract syntax of C-ECHO."""

@@ -16,6 +16,3 @@ logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
 
 # Private and unknown SOP classes belong to the storage service; which ones we take is said in `scp.contexts`.
 _config.UNRESTRICTED_STORAGE_SERVICE = True
-
-# A file is sent as its own bytes, never decoded and encoded again.
-_config.STORE_SEND_CHUNKED_DATASET = True

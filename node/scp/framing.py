@@ -23,6 +23,7 @@ MAXIMUM_COMMAND_FRAGMENTS = 64
 
 _PDU = struct.Struct(">BxL")
 _PDV = struct.Struct(">LBB")
+PDV_HEADER_BYTES = _PDV.size
 _CONTROL = 2
 """Bytes of a PDV that its length counts besides the fragment: context ID and message control header."""
 

@@ -7,7 +7,7 @@ one of them changes.  What it does instead of `pynetdicom.dul`:
 * reads into one buffer that never grows, however long a PDU, a message or an instance says it is;
 * waits in `recv`, not in a polling loop, and parks pynetdicom's other thread while it has nothing to do;
 * bounds every wait: connection, TLS, request, PDU, idleness, and a peer that does not read our answers;
-* keeps C-STORE to itself, from the first fragment to the response.
+* keeps C-STORE to itself, from the first fragment to the response (`scp.messages`).
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from pynetdicom.pdu_primitives import A_P_ABORT
 from pynetdicom.timer import Timer
 
 from node.config import Dicom
-from node.dicom.command import C_STORE_RQ, Command, MalformedCommand, decode_command, encode_c_store_response
-from node.dicom.status import Answer
+from node.dicom.command import MalformedCommand
 from node.metrics import Metrics
 from node.scp import framing
 from node.scp.admission import Admission, Connection
-from node.scp.c_store import Context, Reception, StoreService
+from node.scp.c_store import Context, StoreService
 from node.scp.framing import Framing, Piece, Violation
+from node.scp.messages import Messages
 
 logger = structlog.get_logger()
 
@@ -51,7 +51,7 @@ _SERVICE_USER, _SERVICE_PROVIDER = 0, 2
 """Sources of an A-ABORT, PS3.8 table 9-26."""
 
 _OPEN, _CLOSED, _AWAITING_REQUEST, _AWAITING_CLOSE = "Sta6", "Sta1", "Sta2", "Sta13"
-_NOT_WHOLE = (BlockingIOError, TimeoutError, ssl.SSLWantReadError)
+_NOT_YET = (BlockingIOError, TimeoutError)
 
 
 class MonotonicTimer(Timer):
@@ -104,15 +104,12 @@ class Reader(DULServiceProvider):
         )
         self._transport: Any = assoc.dul.socket
         self._tcp: socket.socket = self._transport.socket
+        self._tick_seconds = min(TICK_SECONDS, dicom.request_seconds)
         self._attention = threading.Event()
         self._draining = self._serving = self._hung_up = False
         self._read_at = time.monotonic()
         self._pdu_deadline: float | None = None
-        self._command = bytearray()
-        self._command_context: int | None = None
-        self._request: Command | None = None  # of the data set that arrives
-        self._reception: Reception | None = None  # unless pynetdicom serves it
-        self._data_bytes = 0
+        self._messages: Messages | None = None  # while the association is open
         self.store_service: StoreService | None = None
         self.outcome = "lost"
         self._take_over(assoc)
@@ -183,11 +180,12 @@ class Reader(DULServiceProvider):
         if self._tls is not None:
             # Here, not where connections are accepted: a silent client must not keep the others waiting.
             tcp.settimeout(self._dicom.request_seconds)
-            self._tcp = tcp = self._tls.wrap_socket(tcp, server_side=True)
-            self._transport.socket = tcp
-        # Timeouts of the kernel, not of Python: one call that lets other threads run, instead of two.
+            self._tcp = self._transport.socket = self._tls.wrap_socket(tcp, server_side=True)
+            return
+        # Timeouts of the kernel, not of Python: one call that lets other threads run, instead of two.  TLS sockets
+        # know Python's only.
         tcp.setblocking(True)
-        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(min(TICK_SECONDS, self._dicom.request_seconds)))
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(self._tick_seconds))
         tcp.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(self._dicom.pdu_seconds))
 
     def _turn(self) -> None:
@@ -225,6 +223,7 @@ class Reader(DULServiceProvider):
             self.assoc.start()
         elif state == _OPEN:
             self._framing.expect_data()
+            self._messages = self._begin_messages()
             self._idle_timer.start()
         elif state == "Sta8":
             self.outcome = "released"
@@ -259,19 +258,16 @@ class Reader(DULServiceProvider):
                 self._violated(Violation("a PDU took too long", framing.NOT_SPECIFIED))
             elif self._idle_timer.expired:
                 self._abort("idle", _SERVICE_PROVIDER)
-            elif self._draining and self._between_messages:
+            elif self._draining and self._messages is not None and not self._messages.under_way:
                 self._abort("drained", _SERVICE_USER)
-
-    @property
-    def _between_messages(self) -> bool:
-        return self._request is None and self._command_context is None
 
     def _receive(self, state: str) -> None:
         """Handle what the buffer holds; read more if that is nothing."""
         try:
             found = self._framing.next()
             if isinstance(found, Piece):
-                self._on_piece(found)
+                if self._messages is not None and self._messages.take(found):
+                    self._idle_timer.start()
             elif found is not None:
                 self._idle_timer.start()
                 self._give(found.encoded)
@@ -294,14 +290,8 @@ class Reader(DULServiceProvider):
             self._pdu_deadline = self._read_at + self._dicom.pdu_seconds + length / SLOWEST_BYTES_PER_SECOND
 
     def _read(self) -> None:
-        try:
-            count = self._tcp.recv_into(self._framing.space())
-        except _NOT_WHOLE:
-            return
-        except OSError:
-            count = 0
+        count = self._received(self._framing.space())
         if not count:
-            self.event_queue.put("Evt17")
             return
         # The kernel clears this with every acknowledgement it sends.  Without it, a sender that leaves Nagle's
         # algorithm on waits 40 ms for our delayed ACK before it sends the data set after the command set.
@@ -311,14 +301,24 @@ class Reader(DULServiceProvider):
 
     def _discard(self) -> None:
         """Read and forget until the peer closes, so that the kernel does not reset what we sent it last."""
+        self._received(self._framing.space() or memoryview(bytearray(4096)))
+
+    def _received(self, space: memoryview) -> int:
+        """Read into `space`; 0 if nothing came within a tick, or nothing will come any more (and then say so)."""
         try:
-            count = self._tcp.recv_into(self._framing.space() or bytearray(4096))
-        except _NOT_WHOLE:
-            return
+            if self._tls is not None:
+                self._tcp.settimeout(self._tick_seconds)
+            count = self._tcp.recv_into(space)
+        except _NOT_YET:
+            return 0
         except OSError:
             count = 0
+        finally:
+            if self._tls is not None:
+                self._tcp.settimeout(self._dicom.pdu_seconds)
         if not count:
             self.event_queue.put("Evt17")
+        return count
 
     def _give(self, encoded: bytes) -> None:
         """Hand a whole PDU to pynetdicom's state machine."""
@@ -329,94 +329,30 @@ class Reader(DULServiceProvider):
         self._recv_pdu.put(pdu)
         self.event_queue.put(event)
 
-    # Messages (PS3.7 6.3, PS3.8 Annex E)
+    # What messages need of this layer
 
-    def _on_piece(self, piece: Piece) -> None:
-        if piece.is_command:
-            self._on_command_piece(piece)
-        else:
-            self._on_data_piece(piece)
+    def send(self, data: bytes) -> None:
+        """Send encoded PDUs to the peer."""
+        self._transport.send(data)
 
-    def _on_command_piece(self, piece: Piece) -> None:
-        if self._request is not None or self._command_context not in (None, piece.context_id):
-            raise Violation("a command set within another message", framing.INVALID_PARAMETER)
-        if piece.context_id not in self.assoc._accepted_cx:
-            raise Violation("a presentation context that was not accepted", framing.INVALID_PARAMETER)
-        self._command_context = piece.context_id
-        self._command += piece.data
-        if len(self._command) > framing.MAXIMUM_COMMAND_BYTES:
-            raise Violation("a command set of more than 64 KB", framing.INVALID_PARAMETER)
-        if not piece.last:
-            return
-        encoded = bytes(self._command)
-        self._command.clear()
-        request = decode_command(encoded)
-        self._data_bytes = 0
-        # Incomplete requests pynetdicom would leave without an answer.
-        if request.field == C_STORE_RQ and (self._dicom.fast_path or not (request.complete and request.has_data_set)):
-            self._reception = self._service.begin(request, self._context(piece.context_id))
-        else:
-            self._hand_on(piece.context_id, True, True, encoded)
-        self._request = request
-        if not request.has_data_set:
-            self._message_is_whole()
-
-    def _on_data_piece(self, piece: Piece) -> None:
-        if self._request is None or piece.context_id != self._command_context:
-            raise Violation("data set bytes that belong to no command set", framing.INVALID_PARAMETER)
-        before, self._data_bytes = self._data_bytes, self._data_bytes + len(piece.data)
-        if self._data_bytes > 2 * self._dicom.maximum_instance_bytes:
-            raise Violation("a data set without end", framing.INVALID_PARAMETER)
-        if self._reception is not None:
-            self._reception.write(piece.data)
-        elif before <= self._dicom.maximum_instance_bytes:
-            self._hand_on(piece.context_id, False, piece.last, piece.data)
-        elif piece.last:
-            # Too large already: pynetdicom gets no more to hold in memory, and `ingest` will refuse what it has.
-            self._hand_on(piece.context_id, False, True, b"")
-        if piece.last:
-            self._message_is_whole()
-
-    def _message_is_whole(self) -> None:
-        request, reception, context_id = self._request, self._reception, self._command_context
-        self._request = self._reception = self._command_context = None
-        self._idle_timer.start()
-        if reception is None:
-            self._let_pynetdicom_serve()
-        elif request is not None and context_id is not None:
-            self._respond(request, context_id, reception.finish())
-            self._idle_timer.start()
-
-    def _hand_on(self, context_id: int, is_command: bool, last: bool, fragment: bytes | memoryview) -> None:
+    def hand_on(self, context_id: int, is_command: bool, last: bool, fragment: bytes | memoryview) -> None:
         """Give pynetdicom a fragment of a message that is not ours, as a PDU of its own, and let it act at once."""
         self._give(framing.data_pdu(context_id, is_command, last, fragment))
         self._act()
 
-    def _let_pynetdicom_serve(self) -> None:
+    def let_pynetdicom_serve(self) -> None:
         """Start the other thread on the message that is whole now; nothing is read until it has answered."""
         self._serving = not self.assoc.dimse.msg_queue.empty()
         self._park_other_thread()
 
-    def _respond(self, request: Command, context_id: int, answer: Answer) -> None:
-        """Send a C-STORE-RSP, in as many fragments as the peer's maximum length asks for (PS3.8 D.1)."""
-        body = encode_c_store_response(request, answer)
-        most = self.assoc.requestor.maximum_length or len(body) + 6
-        step = max(most - 6, 2)
-        message = b"".join(
-            framing.data_pdu(context_id, True, at + step >= len(body), body[at : at + step])
-            for at in range(0, len(body), step)
-        )
-        self._transport.send(message)
-
-    @property
-    def _service(self) -> StoreService:
+    def _begin_messages(self) -> Messages:
+        contexts = {
+            context_id: Context(context_id, str(accepted.abstract_syntax), str(accepted.transfer_syntax[0]))
+            for context_id, accepted in self.assoc._accepted_cx.items()
+        }
         if self.store_service is None:
-            raise Violation("a message before the association is open", framing.UNEXPECTED_PDU)
-        return self.store_service
-
-    def _context(self, context_id: int) -> Context:
-        accepted = self.assoc._accepted_cx[context_id]
-        return Context(context_id, str(accepted.abstract_syntax), str(accepted.transfer_syntax[0]))
+            raise RuntimeError("an association opened that was never judged")
+        return Messages(self, self._dicom, self.store_service, contexts, self.assoc.requestor.maximum_length or 0)
 
     # Ends
 
@@ -440,12 +376,12 @@ class Reader(DULServiceProvider):
     def _send_abort(self, source: int, reason: int) -> None:
         pdu = A_ABORT_RQ()
         pdu.source, pdu.reason_diagnostic = source, reason
-        self._transport.send(pdu.encode())
+        self.send(pdu.encode())
 
     def _abandon(self) -> None:
-        reception, self._reception = self._reception, None
-        if reception is not None:
-            reception.abandon()
+        messages, self._messages = self._messages, None
+        if messages is not None:
+            messages.abandon()
 
     def _end(self) -> None:
         """Close the connection and let the association's own thread end, if it ever began."""

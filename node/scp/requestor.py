@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -55,6 +56,18 @@ def association(
         yield assoc
     finally:
         assoc.release()
+
+
+@contextmanager
+def paused(assoc: Any) -> Iterator[None]:
+    """Keep pynetdicom's own thread from taking the answer to a message that is sent here."""
+    assoc._reactor_checkpoint.clear()
+    try:
+        while not assoc._is_paused and assoc.is_alive():
+            time.sleep(0.0001)
+        yield
+    finally:
+        assoc._reactor_checkpoint.set()
 
 
 def _why_not(assoc: Any) -> str:

@@ -144,8 +144,11 @@ def _told_of_exclusions(exclusions: Sequence[Exclusion]) -> tuple[Warning, ...]:
     """Warnings for the volumes of a series of which some instances are in none."""
     reasons = Counter(exclusion.reason for exclusion in exclusions)
     no_images = reasons.pop(Reason.NOT_AN_IMAGE, 0)
+    twins = reasons.pop(Reason.SAME_POSITION_TWICE, 0)
     unread = sum(reasons.values())
     warnings = []
+    if twins:
+        warnings.append(Warning(Warn.SAME_POSITION_TWICE, f"{twins} instances came again with other pixels"))
     if no_images:
         warnings.append(Warning(Warn.PARTLY_NOT_AN_IMAGE, f"{no_images} instances of the series are no images"))
     if unread:

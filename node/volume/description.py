@@ -20,6 +20,7 @@ from node.dicom.private import PrivateTag, private_items
 from node.dicom.values import items, number, numbers, text, texts, value, whole
 from node.volume.model import Frame
 from node.volume.readout import XA_FRAME, phase_encoding
+from node.volume.vendors import planned_slice_times_s
 from node.volume.vendors.philips import scale_slope
 
 PRIVATE_GROUPS = (
@@ -196,7 +197,8 @@ def describe(ds: Dataset, frames: Sequence[Frame]) -> dict[str, Any]:
             facts[fact.name] = found
     if facts.get("Modality") == "MR":
         facts |= phase_encoding(places, *_plane(ds, frames))
-        timing = slice_timing(frames, facts.get("RepetitionTime"))
+        repetition_time_s = facts.get("RepetitionTime")
+        timing = slice_timing(frames, repetition_time_s) or _planned_timing(ds, frames, repetition_time_s)
         if timing is not None:
             facts["SliceTiming"] = timing
     return facts
@@ -268,6 +270,19 @@ def slice_timing(frames: Sequence[Frame], repetition_time_s: float | None) -> li
     if not 0 < since_first.max() < repetition_time_s:
         return None
     return [round(float(each), 6) for each in since_first]
+
+
+def _planned_timing(ds: Dataset, frames: Sequence[Frame], repetition_time_s: float | None) -> list[float] | None:
+    """Return the slice timing that the protocol plans, where the images of a volume carry one time for all slices."""
+    slices = _first_volume(frames)
+    numbers = [frame.instance_number for frame in slices if frame.instance_number is not None]
+    if repetition_time_s is None or len(slices) < 2 or len(set(numbers)) != len(slices) or len(slices) == len(frames):
+        return None
+    planned = planned_slice_times_s(ds, len(slices), repetition_time_s)
+    if planned is None:
+        return None
+    order = np.argsort(np.argsort(numbers))
+    return [round(planned[each], 6) for each in order]
 
 
 def _first_volume(frames: Sequence[Frame]) -> Sequence[Frame]:

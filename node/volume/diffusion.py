@@ -70,8 +70,11 @@ def _unit(gradient: Gradient) -> np.ndarray | None:
     if gradient.direction_lps is None:
         return None
     vector = np.array(gradient.direction_lps, float)
-    length = float(np.linalg.norm(vector))
-    return vector / length if 0 < length < np.inf else None
+    largest = float(np.abs(vector).max())
+    if not 0 < largest < np.inf:
+        return None
+    vector = vector / largest  # so that no square overflows
+    return vector / float(np.linalg.norm(vector))
 
 
 def _is_derived(*places: Dataset | None) -> bool:

@@ -58,6 +58,7 @@ def _common(ds: Dataset, reader: FrameReader) -> Common:
     instance_number = number(ds, "InstanceNumber")
     slope, intercept = (1.0, 0.0) if reader.modality_lut else rescale(ds)
     diffusion = diffusion_of(ds) if modality == "MR" else None
+    slice_time_s = vendors.slice_time_s(ds) if modality == "MR" else None
     echo_time = number(ds, "EchoTime")
     return {
         "sop_instance_uid": text(ds, "SOPInstanceUID") or "",
@@ -73,7 +74,7 @@ def _common(ds: Dataset, reader: FrameReader) -> Common:
         "spacing_between_slices_mm": number(ds, "SpacingBetweenSlices"),
         "instance_number": None if instance_number is None else int(instance_number),
         "diffusion": diffusion,
-        "acquisition_time_s": seconds_of_day(text(ds, "AcquisitionTime")),
+        "acquisition_time_s": seconds_of_day(text(ds, "AcquisitionTime")) if slice_time_s is None else slice_time_s,
         "split_key": {
             "sop_class": text(ds, "SOPClassUID"),
             "frame_of_reference": text(ds, "FrameOfReferenceUID"),
@@ -175,11 +176,13 @@ def _reconstructed_positions(ds: Dataset, frames: int) -> tuple[Array, Array] | 
     """Positions (frames, 3) and orientation of a reconstructed NM image (PS3.3 C.8.4.15); None of any other."""
     detector = item(ds, "DetectorInformationSequence")
     slices, spacing = numbers(ds, "SliceVector"), number(ds, "SpacingBetweenSlices")
+    if slices is None and number(ds, "NumberOfSlices") == frames:
+        slices = tuple(range(1, frames + 1))
     if detector is None or slices is None or spacing is None or len(slices) != frames:
         return None
-    position, orientation = checked_place(
-        numbers(detector, "ImagePositionPatient"), numbers(detector, "ImageOrientationPatient")
-    )
+    position, orientation = place(detector)
+    if position is None:
+        position, orientation = place(ds)
     if position is None:
         return None
     normal = np.cross(orientation[:3], orientation[3:])
@@ -204,11 +207,16 @@ def _reconstructed(ds: Dataset, reader: FrameReader, common: Common, positions: 
 
 
 def _frame_times(ds: Dataset, frames: int) -> list[float | None]:
-    """Start of each frame of a cine in seconds: Frame Time (0018,1063) or Frame Time Vector (0018,1065), both in ms."""
+    """Start of each frame of a cine in seconds (PS3.3 C.7.6.5).
+
+    Frame Time Vector (0018,1065) or Frame Time (0018,1063), both in ms; else Cine Rate (0018,0040), in frames a second.
+    """
     vector = numbers(ds, "FrameTimeVector")
     if vector is not None and len(vector) == frames and all(map(math.isfinite, vector)):
         return [float(value) / 1000 for value in np.cumsum(vector)]
-    step = number(ds, "FrameTime")
-    if step is None or step <= 0 or frames == 1:
+    step_ms, rate = number(ds, "FrameTime"), number(ds, "CineRate")
+    if not step_ms and rate:
+        step_ms = 1000 / rate
+    if not step_ms or step_ms < 0 or frames == 1:
         return [None] * frames
-    return [index * step / 1000 for index in range(frames)]
+    return [index * step_ms / 1000 for index in range(frames)]

@@ -150,8 +150,9 @@ def _enhanced_split_key(group: _Group, common: Common, diffusion: Any) -> Common
 
 
 def _place_of_group(group: _Group) -> tuple[Any, Any]:
-    """Position and orientation of a frame of an enhanced instance."""
+    """Position and orientation of a frame; some converters leave the orientation at the top of the data set."""
     plane, turned = group.macro("PlanePositionSequence"), group.macro("PlaneOrientationSequence")
-    if plane is None or turned is None:
+    if plane is None:
         return None, None
-    return checked_place(numbers(plane, "ImagePositionPatient"), numbers(turned, "ImageOrientationPatient"))
+    orientation = numbers(group.ds if turned is None else turned, "ImageOrientationPatient")
+    return checked_place(numbers(plane, "ImagePositionPatient"), orientation)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from typing import Any
@@ -11,12 +10,12 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_fragments, parse_basic_offsets
-from pydicom.pixels.processing import convert_color_space
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from node.dicom.values import value
 from node.errors import ConversionRefused
 from node.volume.codestreams import Codestream, begins, read_codestream
+from node.volume.colours import compressed_colours, from_half_sampled, native_colours
 from node.volume.decoders import (
     CODESTREAM_SYNTAXES,
     EXACT_JPEG_SYNTAXES,
@@ -25,9 +24,10 @@ from node.volume.decoders import (
     can_decode,
     decode,
 )
-from node.volume.elements import number, text
+from node.volume.elements import text
 from node.volume.lookup import LookupTable, modality_lut, palette
 from node.volume.model import Array, Reason
+from node.volume.pixel_layout import FLOATS, GREY, HALF_SAMPLED, PixelLayout, contradictory, pixel_layout
 
 MAXIMUM_FRAME_BYTES = 1 << 30
 """Largest decoded frame: 32768 x 32768 pixels of 8 bits; larger ones are decompression bombs or slides."""
@@ -35,49 +35,7 @@ MAXIMUM_FRAME_BYTES = 1 << 30
 MAXIMUM_INSTANCE_BYTES = 16_000_000_000
 """Largest sum of the decoded frames of one compressed instance."""
 
-_FLOATS: dict[str, tuple[np.dtype[Any], int]] = {
-    "FloatPixelData": (np.dtype(np.float32), 32),
-    "DoubleFloatPixelData": (np.dtype(np.float64), 64),
-}
 _NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, "1.2.840.10008.1.2.1.99")
-_GREY = frozenset(("MONOCHROME1", "MONOCHROME2"))
-_HALF_SAMPLED = frozenset(("YBR_FULL_422", "YBR_PARTIAL_422"))
-_COLOUR = frozenset(("RGB", "YBR_FULL", "YBR_RCT", "YBR_ICT", "YBR_PARTIAL_420", *_HALF_SAMPLED))
-
-
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """The Image Pixel module (PS3.3 C.7.6.3), as far as it says how the samples lie."""
-
-    rows: int
-    columns: int
-    frames: int
-    samples: int
-    photometric: str
-    bits_allocated: int
-    bits_stored: int
-    shift: int  # of the stored bits above bit 0: High Bit was free before the standard of 2014
-    signed: bool
-    by_plane: bool
-    real: np.dtype[Any] | None
-
-    @property
-    def stored_dtype(self) -> np.dtype[Any]:
-        if self.real is not None:
-            return self.real
-        if self.bits_allocated == 1:
-            return np.dtype(np.uint8)
-        return np.dtype(f"{'i' if self.signed else 'u'}{self.bits_allocated // 8}")
-
-    @property
-    def pixels(self) -> int:
-        return self.rows * self.columns
-
-    @property
-    def frame_bits(self) -> int:
-        """Bits of one native frame; two samples a pixel where chrominance is sampled at every other one."""
-        samples = 2 if self.photometric in _HALF_SAMPLED else self.samples
-        return self.pixels * samples * self.bits_allocated
 
 
 class FrameReader:
@@ -99,7 +57,7 @@ class FrameReader:
 
     def __init__(
         self,
-        layout: _Layout,
+        layout: PixelLayout,
         stored: Callable[[int], Array],
         table: LookupTable | None,
         to_rgb: Callable[[Array], Array] | None,
@@ -108,7 +66,7 @@ class FrameReader:
         self.frames = layout.frames
         self.rows = layout.rows
         self.columns = layout.columns
-        self.colour = layout.photometric not in _GREY
+        self.colour = layout.photometric not in GREY
         self.modality_lut = table is not None and not self.colour
         self.lossy = lossy
         if self.colour:
@@ -149,102 +107,39 @@ def frame_reader(ds: Dataset) -> FrameReader:
     PS3.3 C.7.6.3, C.7.6.24 and C.7.6.25 (Image Pixel, Floating Point and Double Floating Point Image Pixel);
     PS3.5 8 and annex A. Overlays in unused high bits are masked away; supplemental palettes leave grey as it is.
     """
-    keyword = next((each for each in ("PixelData", *_FLOATS) if each in ds), None)
+    keyword = next((each for each in ("PixelData", *FLOATS) if each in ds), None)
     if keyword is None:
         raise ConversionRefused(Reason.NOT_AN_IMAGE, "the data set has no pixel data")
-    layout = _layout(ds, keyword)
+    layout = pixel_layout(ds, keyword)
     data = value(ds, keyword)
     if not isinstance(data, bytes):
-        raise _contradictory("(7FE0,0010) Pixel Data is empty or is not a string of bytes")
+        raise contradictory("(7FE0,0010) Pixel Data is empty or is not a string of bytes")
     syntax = str(ds.file_meta.get("TransferSyntaxUID", "")) if hasattr(ds, "file_meta") else ""
     table = _table(ds, layout)
     lossy = text(ds, "LossyImageCompression") == "01"
     encapsulated = bool(ds[keyword].is_undefined_length)
     if syntax in _NATIVE or (not syntax and not encapsulated):
         if encapsulated:
-            raise _contradictory("(7FE0,0010) Pixel Data is of undefined length, its transfer syntax is not compressed")
+            raise contradictory("(7FE0,0010) Pixel Data is of undefined length, its transfer syntax is not compressed")
         big = syntax == ExplicitVRBigEndian or (not syntax and ds.original_encoding[1] is False)
         swapped = big and layout.bits_allocated <= 8 and ds[keyword].VR == "OW"
-        return FrameReader(layout, _native(layout, data, big, swapped), table, _native_colours(layout), lossy)
+        return FrameReader(layout, _native(layout, data, big, swapped), table, native_colours(layout), lossy)
     return _compressed(ds, layout, data, syntax, table, lossy)
 
 
-def _layout(ds: Dataset, keyword: str) -> _Layout:
-    rows = _required(ds, "Rows", "(0028,0010)", 1, 65535)
-    columns = _required(ds, "Columns", "(0028,0011)", 1, 65535)
-    frames = _frames(ds)
-    if keyword in _FLOATS:
-        real, bits = _FLOATS[keyword]
-        return _Layout(rows, columns, frames, 1, "MONOCHROME2", bits, bits, 0, True, False, real)
-    samples = _whole(ds, "SamplesPerPixel") or 1
-    photometric = text(ds, "PhotometricInterpretation") or ""
-    _check_samples(samples, photometric)
-    allocated = _required(ds, "BitsAllocated", "(0028,0100)", 1, 64)
-    if allocated not in (1, 8, 16, 32, 64):
-        raise _contradictory(f"(0028,0100) Bits Allocated is {allocated}: it must be 1, 8, 16, 32 or 64")
-    stored = _whole(ds, "BitsStored")
-    stored = allocated if stored is None else stored
-    if not 1 <= stored <= allocated:
-        raise _contradictory(f"(0028,0101) Bits Stored is {stored}: it must be 1 to Bits Allocated, {allocated}")
-    high = _whole(ds, "HighBit")
-    shift = high + 1 - stored if high is not None and stored <= high + 1 <= allocated else 0
-    signed = _whole(ds, "PixelRepresentation") == 1 and allocated > 1
-    by_plane = samples == 3 and _whole(ds, "PlanarConfiguration") == 1
-    return _Layout(rows, columns, frames, samples, photometric, allocated, stored, shift, signed, by_plane, None)
-
-
-def _frames(ds: Dataset) -> int:
-    """Return Number of Frames (0028,0008): 1 where it is absent, empty or 0."""
-    found = _whole(ds, "NumberOfFrames")
-    if found is None:
-        element = ds.get_item("NumberOfFrames")
-        found = 1 if element is None or not element.value else -1
-    if not 0 <= found < 1 << 31:
-        raise _contradictory("(0028,0008) Number of Frames is not a whole number from 1 to 2^31-1")
-    return max(found, 1)
-
-
-def _whole(ds: Dataset, keyword: str) -> int | None:
-    """Return the number of an element if it is a whole one; else None."""
-    found = number(ds, keyword)
-    return int(found) if found is not None and found == int(found) else None
-
-
-def _required(ds: Dataset, keyword: str, tag: str, least: int, most: int) -> int:
-    found = _whole(ds, keyword)
-    if found is None or not least <= found <= most:
-        shown = "missing or unreadable" if found is None else found
-        raise _contradictory(f"{tag} {keyword} is {shown}: it must be {least} to {most}")
-    return found
-
-
-def _check_samples(samples: int, photometric: str) -> None:
-    expected = 1 if photometric in _GREY or photometric == "PALETTE COLOR" else 3 if photometric in _COLOUR else 0
-    if not expected:
-        raise _contradictory("(0028,0004) Photometric Interpretation is missing, unknown or retired (ARGB, CMYK, HSV)")
-    if samples != expected:
-        raise _contradictory(
-            f"(0028,0002) Samples per Pixel is {samples}: {photometric} in (0028,0004) asks for {expected}"
-        )
-
-
-def _contradictory(detail: str) -> ConversionRefused:
-    return ConversionRefused(Reason.CONTRADICTORY, detail)
-
-
-def _table(ds: Dataset, layout: _Layout) -> LookupTable | None:
+def _table(ds: Dataset, layout: PixelLayout) -> LookupTable | None:
     if layout.photometric == "PALETTE COLOR":
         return palette(ds)
-    return modality_lut(ds) if layout.photometric in _GREY and layout.real is None else None
+    return modality_lut(ds) if layout.photometric in GREY and layout.real is None else None
 
 
 # Native frames
 
 
-def _native(layout: _Layout, data: bytes, big: bool, swapped: bool) -> Callable[[int], Array]:
+def _native(layout: PixelLayout, data: bytes, big: bool, swapped: bool) -> Callable[[int], Array]:
     """Return how to read a native frame, after its length is checked (PS3.5 8.1.1)."""
-    if layout.photometric in _HALF_SAMPLED and (layout.columns % 2 or layout.bits_allocated < 8):
-        raise _contradictory(f"(0028,0011) Columns is {layout.columns}: {layout.photometric} asks for an even number")
+    if layout.photometric in HALF_SAMPLED and (layout.columns % 2 or layout.bits_allocated < 8):
+        raise contradictory(f"(0028,0011) Columns is {layout.columns}: {layout.photometric} asks for an even number")
     _check_length(layout, data)
     if swapped:
         data = np.frombuffer(data[: len(data) // 2 * 2], "u2").byteswap().tobytes()
@@ -253,17 +148,17 @@ def _native(layout: _Layout, data: bytes, big: bool, swapped: bool) -> Callable[
     return partial(_native_words, layout, data, layout.stored_dtype.newbyteorder(">" if big else "<"))
 
 
-def _check_length(layout: _Layout, data: bytes) -> None:
+def _check_length(layout: PixelLayout, data: bytes) -> None:
     expected = -(-layout.frame_bits * layout.frames // 8)
     # Some writers pad with zeros; anything else behind the last frame says that a dimension is wrong.
     if len(data) < expected or (len(data) > expected + 1 and data.count(0, expected) < len(data) - expected):
-        raise _contradictory(
+        raise contradictory(
             f"(7FE0,0010) Pixel Data is {len(data)} bytes long: {layout.frames} frames of {layout.rows} x "
             f"{layout.columns} pixels, {layout.samples} samples of {layout.bits_allocated} bits, take {expected}"
         )
 
 
-def _native_bits(layout: _Layout, data: bytes, index: int) -> Array:
+def _native_bits(layout: PixelLayout, data: bytes, index: int) -> Array:
     """Return a frame of single bits; frames follow each other without padding (PS3.5 8.1.1)."""
     first = index * layout.pixels
     packed = np.frombuffer(data, np.uint8)[first // 8 : -(-(first + layout.pixels) // 8)]
@@ -271,14 +166,14 @@ def _native_bits(layout: _Layout, data: bytes, index: int) -> Array:
     return bits.reshape(layout.rows, layout.columns)
 
 
-def _native_words(layout: _Layout, data: bytes, dtype: np.dtype[Any], index: int) -> Array:
+def _native_words(layout: PixelLayout, data: bytes, dtype: np.dtype[Any], index: int) -> Array:
     count = layout.frame_bits // layout.bits_allocated
     words = np.frombuffer(data, dtype, count, index * count * dtype.itemsize)
     if not dtype.isnative:
         words = words.astype(layout.stored_dtype)
     words = _stored_bits(words, layout, layout.bits_stored, layout.shift)
-    if layout.photometric in _HALF_SAMPLED:
-        return _from_half_sampled(words).reshape(layout.rows, layout.columns, 3)
+    if layout.photometric in HALF_SAMPLED:
+        return from_half_sampled(words).reshape(layout.rows, layout.columns, 3)
     if layout.samples == 1:
         return words.reshape(layout.rows, layout.columns)
     if layout.by_plane:
@@ -286,7 +181,7 @@ def _native_words(layout: _Layout, data: bytes, dtype: np.dtype[Any], index: int
     return words.reshape(layout.rows, layout.columns, 3)
 
 
-def _stored_bits(words: Array, layout: _Layout, bits: int, shift: int = 0) -> Array:
+def _stored_bits(words: Array, layout: PixelLayout, bits: int, shift: int = 0) -> Array:
     """Return the `bits` that are the value: the others may hold overlays or dirt (PS3.5 8.1.1, annex D)."""
     spare = layout.bits_allocated - bits
     if not spare or layout.real is not None or (not shift and _hold(words, bits, layout.signed)):
@@ -303,22 +198,16 @@ def _hold(words: Array, bits: int, signed: bool) -> bool:
     return int(words.max()) < limit and (not signed or int(words.min()) >= -limit)
 
 
-def _from_half_sampled(words: Array) -> Array:
-    """Return Y, B, R of each pixel from the order Y1 Y2 B R of PS3.3 C.7.6.3.1.2."""
-    pairs = words.reshape(-1, 4)
-    return np.stack((pairs[:, :2], pairs[:, 2:3].repeat(2, 1), pairs[:, 3:].repeat(2, 1)), axis=-1).reshape(-1, 3)
-
-
 # Compressed frames
 
 
 def _compressed(
-    ds: Dataset, layout: _Layout, data: bytes, syntax: str, table: LookupTable | None, lossy: bool
+    ds: Dataset, layout: PixelLayout, data: bytes, syntax: str, table: LookupTable | None, lossy: bool
 ) -> FrameReader:
     if not can_decode(syntax):
         raise ConversionRefused(Reason.UNDECODABLE, f"no decoder for {_shown(syntax)}")
     if layout.real is not None:
-        raise _contradictory("floating point pixel data cannot be compressed (PS3.5 A.4)")
+        raise contradictory("floating point pixel data cannot be compressed (PS3.5 A.4)")
     frame_bytes = layout.pixels * layout.samples * max(layout.bits_allocated // 8, 1)
     if frame_bytes > MAXIMUM_FRAME_BYTES or frame_bytes * layout.frames > MAXIMUM_INSTANCE_BYTES:
         raise ConversionRefused(
@@ -337,7 +226,7 @@ def _compressed(
         shape = FrameShape(layout.rows, layout.columns, layout.samples, layout.bits_allocated, syntax, stream)
         return _as_stored(decode(frames[index], shape), layout, syntax, stream)
 
-    return FrameReader(layout, stored, table, _compressed_colours(layout, streams[0], syntax), lossy)
+    return FrameReader(layout, stored, table, compressed_colours(layout, streams[0], syntax), lossy)
 
 
 def _shown(syntax: str) -> str:
@@ -345,16 +234,16 @@ def _shown(syntax: str) -> str:
     return f"transfer syntax {syntax}" if syntax.replace(".", "").isdigit() else "a transfer syntax that is no UID"
 
 
-def _checked_codestream(frame: bytes, layout: _Layout) -> Codestream:
+def _checked_codestream(frame: bytes, layout: PixelLayout) -> Codestream:
     stream = read_codestream(frame)
     found = stream.rows, stream.columns, stream.samples
     if found != (layout.rows, layout.columns, layout.samples):
-        raise _contradictory(
+        raise contradictory(
             f"a compressed frame is {found[0]} x {found[1]} with {found[2]} samples: the data set says "
             f"{layout.rows} x {layout.columns} with {layout.samples}, (0028,0010), (0028,0011) and (0028,0002)"
         )
     if not 1 <= stream.precision <= layout.bits_allocated:
-        raise _contradictory(
+        raise contradictory(
             f"a compressed frame has {stream.precision} bits a sample: (0028,0100) Bits Allocated is "
             f"{layout.bits_allocated}"
         )
@@ -372,9 +261,9 @@ def _encoded_frames(ds: Dataset, data: bytes, frames: int) -> list[bytes]:
             offsets = parse_basic_offsets(buffer)
             fragments = list(generate_fragments(buffer))
     except Exception as error:  # struct.error, ValueError, ... whatever a broken item makes pydicom raise
-        raise _contradictory("(7FE0,0010) Pixel Data is no sequence of fragments (PS3.5 A.4)") from error
+        raise contradictory("(7FE0,0010) Pixel Data is no sequence of fragments (PS3.5 A.4)") from error
     if len(fragments) < frames:
-        raise _contradictory(
+        raise contradictory(
             f"(7FE0,0010) Pixel Data has {len(fragments)} fragments: (0028,0008) Number of Frames is {frames}"
         )
     if len(fragments) == frames:
@@ -394,14 +283,14 @@ def _frame_starts(fragments: list[bytes], offsets: list[int], frames: int) -> li
     if len(starts) != frames or len(offsets) != frames or starts[0] != 0:
         starts = [index for index, fragment in enumerate(fragments) if begins(fragment)]
     if len(starts) != frames or starts[0] != 0:
-        raise _contradictory(
+        raise contradictory(
             f"(7FE0,0010) Pixel Data has {len(fragments)} fragments and no offset table or frame beginnings that make "
             f"{frames} frames of them, (0028,0008) Number of Frames"
         )
     return starts
 
 
-def _as_stored(samples: Array, layout: _Layout, syntax: str, stream: Codestream | None) -> Array:
+def _as_stored(samples: Array, layout: PixelLayout, syntax: str, stream: Codestream | None) -> Array:
     """Return decoded samples in the type that the data set stores them in.
 
     Codecs that do not know signed samples, and encoders that marked them wrongly, give the bits of a two's complement
@@ -424,47 +313,3 @@ def _as_stored(samples: Array, layout: _Layout, syntax: str, stream: Codestream 
     elif spare and (syntax in EXACT_JPEG_SYNTAXES or syntax in JPEG_2000_SYNTAXES):
         samples = samples & samples.dtype.type((1 << bits) - 1)
     return samples.astype(layout.stored_dtype, copy=False)
-
-
-# Colours
-
-
-def _native_colours(layout: _Layout) -> Callable[[Array], Array] | None:
-    if layout.samples == 1:
-        return None
-    return partial(_to_rgb, layout.photometric, layout.bits_stored)
-
-
-def _compressed_colours(layout: _Layout, stream: Codestream | None, syntax: str) -> Callable[[Array], Array] | None:
-    """What the codestream says of its colours goes before Photometric Interpretation, which few update."""
-    if layout.samples == 1:
-        return None
-    photometric = layout.photometric
-    if stream is not None and stream.colour_space:
-        photometric = "RGB" if stream.colour_space == "RGB" else photometric if "YBR" in photometric else "YBR_FULL"
-    if syntax in JPEG_2000_SYNTAXES and photometric in ("YBR_RCT", "YBR_ICT"):
-        photometric = "RGB"  # the decoder has undone the transform
-    if syntax == RLELossless and photometric in _HALF_SAMPLED:
-        photometric = "YBR_FULL"
-    bits = layout.bits_stored if stream is None else stream.precision
-    return partial(_to_rgb, photometric, bits)
-
-
-def _to_rgb(photometric: str, bits: int, samples: Array) -> Array:
-    """Return RGB of 8 bits: the high ones where there are more (PS3.3 C.7.6.3.1.2)."""
-    wide = samples >> (bits - 8) if bits > 8 else samples
-    narrow = wide.astype(np.uint8)
-    if photometric.startswith("YBR_PARTIAL"):
-        return _from_partial_range(narrow)
-    if photometric.startswith("YBR"):
-        return np.asarray(convert_color_space(narrow, "YBR_FULL", "RGB"))
-    return np.asarray(narrow)
-
-
-def _from_partial_range(samples: Array) -> Array:
-    """Return RGB from luminance of 16 to 235 and chrominance of 16 to 240 (the retired YBR_PARTIAL_422 and _420)."""
-    y, b, r = (samples[..., each].astype(np.float32) for each in range(3))
-    y, b, r = (y - 16) * (255 / 219), (b - 128) * (255 / 224), (r - 128) * (255 / 224)
-    rgb = np.stack((y + 1.402 * r, y - 0.344136 * b - 0.714136 * r, y + 1.772 * b), axis=-1)
-    full_range: Array = np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
-    return full_range

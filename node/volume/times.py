@@ -122,12 +122,19 @@ def _weighting(frame: Frame) -> tuple[float, float, float, float]:
 
 
 def repeated(bins: list[Bin]) -> Arrangement:
-    """The grid of a stack with equally many frames, above one, at every position."""
+    """Return the grid of a stack with equally many frames, above one, at every position.
+
+    Raises
+    ------
+    ConversionRefused
+        ``same-position-twice``: nothing puts them in order.
+    """
     found = _time_order(bins)
-    if found is None or found[0] == "instance":
-        copies = _without_copies(bins)
+    if found is None or found[0] == "instance":  # no time tells them apart: they may be copies
+        unique = len(_unique(bins[0])[0])
+        copies = _without_copies(bins, unique) if unique < len(bins[0]) else None
         if copies is not None:
-            return _one_time(*copies)
+            return _told_of_copies(*copies)
     if found is None and any(frame.diffusion is not None for frames in bins for frame in frames):
         by_weighting = [sorted(frames, key=lambda frame: (*_weighting(frame), *by_instance(frame))) for frames in bins]
         if _same_diffusion(by_weighting):
@@ -140,26 +147,64 @@ def repeated(bins: list[Bin]) -> Arrangement:
     return Arrangement([list(time) for time in zip(*found[1], strict=True)])
 
 
-def _one_time(bins: list[Bin], copies: list[Frame]) -> Arrangement:
+# Copies
+
+
+def _told_of_copies(bins: list[Bin], copies: list[Frame]) -> Arrangement:
     """The grid that is left when copies are left out, with their warning."""
+    grid = Arrangement([[only for (only,) in bins]]) if len(bins[0]) == 1 else repeated(bins)
     warning = Warning(Warn.DUPLICATE_SLICE, f"{len(copies)} frames came again under another SOP Instance UID")
     detail = "the same pixels at the same position as another instance"
-    order = _time_order(bins)
-    if order is None:
-        return Arrangement([[frames[0] for frames in bins]], [], (warning,))
-    grid = [list(time) for time in zip(*order[1], strict=True)]
-    return Arrangement(grid, [(frame, Reason.DUPLICATE_SLICE, detail) for frame in copies], (warning,))
+    return Arrangement(grid.planes, [(frame, Reason.DUPLICATE_SLICE, detail) for frame in copies], (warning,))
+
+
+def _without_copies(bins: list[Bin], wanted: int) -> tuple[list[Bin], list[Frame]] | None:
+    """Bins without frames of equal pixels, and those; None if that does not leave as many as wanted in each."""
+    kept: list[Bin] = []
+    copies: list[Frame] = []
+    for frames in bins:
+        own, again = _unique(frames) if len(frames) > wanted else (frames, [])
+        if len(own) != wanted:
+            return None
+        kept.append(own)
+        copies += again
+    return kept, copies
+
+
+def _unique(frames: Bin) -> tuple[Bin, list[Frame]]:
+    """Frames of which no two have the same pixels, and the others."""
+    own: Bin = []
+    copies: list[Frame] = []
+    seen: set[bytes] = set()
+    for frame in sorted(frames, key=by_instance):
+        pixels = _digest(frame)
+        (copies if pixels in seen else own).append(frame)
+        seen.add(pixels)
+    return own, copies
+
+
+def _digest(frame: Frame) -> bytes:
+    """A digest of the stored values and of how they are scaled."""
+    pixels = np.ascontiguousarray(read(frame))
+    scaling = f"{pixels.shape} {pixels.dtype} {frame.slope} {frame.intercept}"
+    return hashlib.sha256(pixels.tobytes() + scaling.encode()).digest()
 
 
 # Unequal counts
 
 
 def uneven(bins: list[Bin]) -> Arrangement:
-    """The grid of a stack with more frames at some positions than at others."""
-    copies = _without_copies(bins)
-    if copies is not None:
-        return _one_time(*copies)
+    """Return the grid of a stack with more frames at some positions than at others.
+
+    Raises
+    ------
+    ConversionRefused
+        ``incomplete`` or ``same-position-twice``: nothing tells which of them belong together.
+    """
     least = min(map(len, bins))
+    copies = _without_copies(bins, least)
+    if copies is not None:
+        return _told_of_copies(*copies)
     found = _whole_times(bins, least)
     if found is not None:
         kept, dropped = found
@@ -199,34 +244,6 @@ def _first_of_each(bins: list[Bin]) -> Arrangement:
         [(frame, Reason.SAME_POSITION_TWICE, detail) for frame in dropped],
         (warning,),
     )
-
-
-def _without_copies(bins: list[Bin]) -> tuple[list[Bin], list[Frame]] | None:
-    """Bins without frames of equal pixels, if that leaves equally many in each; else None."""
-    least = min(map(len, bins))
-    wanted = least if any(len(frames) > least for frames in bins) else 1
-    kept: list[Bin] = []
-    copies: list[Frame] = []
-    for frames in bins:
-        own = list(frames)
-        if len(frames) > wanted:
-            own = []
-            seen: set[bytes] = set()
-            for frame in sorted(frames, key=by_instance):
-                pixels = _digest(frame)
-                (copies if pixels in seen else own).append(frame)
-                seen.add(pixels)
-        if len(own) != wanted:
-            return None
-        kept.append(own)
-    return kept, copies
-
-
-def _digest(frame: Frame) -> bytes:
-    """A digest of the stored values and of how they are scaled."""
-    pixels = np.ascontiguousarray(read(frame))
-    scaling = f"{pixels.shape} {pixels.dtype} {frame.slope} {frame.intercept}"
-    return hashlib.sha256(pixels.tobytes() + scaling.encode()).digest()
 
 
 def _whole_times(bins: list[Bin], least: int) -> tuple[list[Bin], list[Frame]] | None:

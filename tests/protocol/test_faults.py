@@ -267,11 +267,13 @@ def test_a_garbage_command_set_aborts(guarded: Running, name: str) -> None:
 def test_a_pdu_that_stalls_is_aborted_and_the_part_file_removed(guarded: Running) -> None:
     with Raw(guarded).associate() as peer:
         peer.send(store_head())
-        peer.send(p_data(pdv(1, 0, bytes(1000)))[:500])
+        peer.send(p_data(pdv(1, 0, bytes(100)))[:60])
         assert echo_seconds(guarded) < 2
         assert peer.aborted() is not None
         assert peer.closed()
-    assert until(lambda: guarded.part_files() == [])
+    assert guarded.settled()
+    assert guarded.count("associations_total{outcome=violated}") == 1
+    assert guarded.part_files() == []
 
 
 def test_an_idle_association_is_aborted(guarded: Running) -> None:

@@ -5,26 +5,18 @@ from __future__ import annotations
 import importlib.util
 import json
 from argparse import Namespace
-from collections import defaultdict
 from pathlib import Path
 from types import ModuleType
 
-import pydicom
 import pytest
 
 from node.volume.assemble import assemble
 from node.volume.model import Assembly
 from node.writers import WriteOptions, stem_of, write_volume
 from tests.conftest import corpus_folder
+from tests.reference.cases import corpus_cases, read_series
 
 pytestmark = pytest.mark.corpus
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "case" in metafunc.fixturenames:
-        expected = corpus_folder() / "expected.json"
-        cases = list(json.loads(expected.read_text())["cases"]) if expected.is_file() else ["-"]
-        metafunc.parametrize("case", cases)
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +28,6 @@ def check(corpus: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def read(folder: Path) -> dict[str, list[pydicom.FileDataset]]:
-    """Data sets of a folder by Series Instance UID."""
-    series: dict[str, list[pydicom.FileDataset]] = defaultdict(list)
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        ds = pydicom.dcmread(path, force=True)
-        series[str(ds.SeriesInstanceUID)].append(ds)
-    return series
 
 
 def written(uid: str, assembly: Assembly, folder: Path) -> dict[str, list[dict[str, str]]]:
@@ -63,10 +46,11 @@ def written(uid: str, assembly: Assembly, folder: Path) -> dict[str, list[dict[s
 
 
 @pytest.mark.filterwarnings("ignore")  # what pydicom says of the values of old scanners
+@pytest.mark.parametrize("case", corpus_cases(corpus_folder()))
 def test_a_case_gives_the_expected_volumes_refusals_and_warnings(case, corpus, check, tmp_path):
     listing: dict[str, list[dict[str, str]]] = {"volumes": [], "refusals": []}
     expected = json.loads((corpus / "expected.json").read_text())["cases"][case]["series"]
-    for number, (uid, datasets) in enumerate(read(corpus / case).items()):
+    for number, (uid, datasets) in enumerate(read_series(corpus / case).items()):
         assembly = assemble(datasets)
         assert assembly.unaccounted({str(ds.SOPInstanceUID) for ds in datasets}) == set()
         told = {warning.name.value for volume in assembly.volumes for warning in volume.warnings}

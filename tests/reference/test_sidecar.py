@@ -47,7 +47,7 @@ def test_phase_encoding_and_readout_are_those_of_dcm2niix(corpus: Path, tmp_path
         assert ours["PhaseEncodingAxis"] == direction[0]
 
 
-@pytest.mark.parametrize("case", CASES[:3])
+@pytest.mark.parametrize("case", [*CASES[:3], "dcm_qa_nih/ge-4d-epi", "dcm_qa_stc/ge-epirt"])
 def test_slice_timing_is_that_of_dcm2niix(corpus: Path, tmp_path: Path, case: str) -> None:
     theirs = sidecar_of_dcm2niix(corpus / case, tmp_path)
     [one] = assemble([pydicom.dcmread(path) for path in sorted((corpus / case).iterdir())]).volumes

@@ -70,6 +70,18 @@ def component(ds: Dataset) -> str | None:
     return ge.component(ds) or philips.component(ds)
 
 
+def slice_time_s(ds: Dataset) -> float | None:
+    """Return when the slice was acquired, in seconds from the beginning of its scan; None but for GE."""
+    return ge.slice_time_s(ds) if text(ds, "Manufacturer").upper().startswith("GE") else None
+
+
+def planned_slice_times_s(ds: Dataset, slices: int, repetition_time_s: float) -> tuple[float, ...] | None:
+    """Return when each slice of a volume was to be acquired, in the order of Instance Number; None but for GE."""
+    if not text(ds, "Manufacturer").upper().startswith("GE"):
+        return None
+    return ge.planned_slice_times_s(ds, slices, repetition_time_s)
+
+
 def gradient(ds: Dataset) -> Gradient | None:
     """Return the diffusion weighting of the manufacturer's own elements; of all of them where he is not named."""
     name = text(ds, "Manufacturer").upper()

@@ -36,7 +36,9 @@ def gradient(ds: Dataset) -> Gradient | None:
     b_value = private_numbers(ds, _B_VALUE, 1)
     if not b_value or b_value[0] < 0:
         return None
+    if not b_value[0]:
+        return Gradient(0.0)
     parts = [private_numbers(ds, tag, 1) for tag in _DIRECTION]
     direction = tuple(part[0] for part in parts if part)
     isotropic = private_text(ds, _DIRECTIONALITY).startswith("I") or (len(direction) == 3 and not any(direction))
-    return Gradient(b_value[0], direction if len(direction) == 3 else None, isotropic and b_value[0] > 0)
+    return Gradient(b_value[0], direction if len(direction) == 3 else None, isotropic)

@@ -18,6 +18,7 @@ from node.volume.vendors.gradients import Gradient, gradient_of_matrix
 
 _HEADER = "SIEMENS MR HEADER"
 _CSA = "SIEMENS CSA HEADER"
+_HEADER_KIND = PrivateTag(0x0019, _HEADER, 0x08, "CS")
 _IMAGES_IN_MOSAIC = PrivateTag(0x0019, _HEADER, 0x0A, "US")
 _B_VALUE = PrivateTag(0x0019, _HEADER, 0x0C, "IS")
 _DIRECTIONALITY = PrivateTag(0x0019, _HEADER, 0x0D, "CS")
@@ -166,6 +167,8 @@ def gradient(ds: Dataset) -> Gradient | None:
     if b_value and b_value[0] >= 0:
         matrix = private_numbers(ds, _B_MATRIX, 6)
         return _gradient(b_value[0], private_text(ds, _DIRECTIONALITY), private_numbers(ds, _DIRECTION, 3), matrix)
+    if private_text(ds, _HEADER_KIND):
+        return None  # software that writes this group writes the b-value there; reading the CSA header takes longer
     csa = csa_image(ds)
     b_value = csa_numbers(csa, "B_value", 1)
     if not b_value or b_value[0] < 0:

@@ -103,6 +103,7 @@ def test_one_identity_with_two_pictures_is_told():
     make.set_pixels(other, np.zeros((16, 12), np.int16))
     assembly = assemble([*series, other])
     assert only(assembly).voxels.shape[1] == 4
+    assert names(only(assembly)) == [Warn.SAME_POSITION_TWICE]
     assert [(entry.sop_instance_uid, entry.reason) for entry in assembly.exclusions] == [
         (other.SOPInstanceUID, Reason.SAME_POSITION_TWICE)
     ]

@@ -6,6 +6,8 @@ from itertools import count
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from node.errors import ConversionRefused
 from node.volume.dimensions import arrange
@@ -123,6 +125,21 @@ def test_a_whole_series_sent_again_under_new_identities_is_one_volume():
     assert len(grid.left_out) == 3
 
 
+def test_a_series_in_time_sent_again_under_new_identities_keeps_its_times():
+    frames = [frame(z, value=10 * time + z) for _ in range(2) for time in (1, 2) for z in (0, 5)]
+    (grid,) = arrange(frames)
+    assert [[int(plane.read()[0, 0]) for plane in time] for time in grid.planes] == [[10, 15], [20, 25]]
+    assert {entry[0].sop_instance_uid for entry in grid.left_out} == {each.sop_instance_uid for each in frames[4:]}
+
+
+def test_a_copy_among_slices_of_several_weightings_is_left_out():
+    weighted = [Diffusion(1000, np.array([1.0, 0, 0])), Diffusion(0), Diffusion(500, np.array([0, 1.0, 0]))]
+    frames = [frame(z, value=z, diffusion=each) for z, each in zip((0, 5, 10), weighted, strict=True)]
+    again = frame(5, value=5, diffusion=weighted[1])
+    (grid,) = arrange([*frames, again])
+    assert [entry[0] for entry in grid.left_out] == [again]
+
+
 def test_equal_times_that_a_key_tells_apart_stay():
     (grid,) = arrange([frame(z, value=0, temporal_position=time) for time in (1, 2) for z in (0, 5)])
     assert len(grid.planes) == 2
@@ -196,6 +213,27 @@ def test_interleaved_acquisitions_that_do_not_fit_together_are_two_stacks():
     assert [heights(grid)[0][0] for grid in arrange(frames)] == [0, 1.3]
 
 
+def test_a_second_acquisition_of_a_part_is_a_stack_of_its_own_if_there_is_one_whole_time_only():
+    frames = [frame(z, acquisition_number=1) for z in range(0, 40, 5)]
+    frames += [frame(z, acquisition_number=2) for z in range(10, 30, 5)]
+    assert [heights(grid) for grid in arrange(frames)] == [[list(range(0, 40, 5))], [list(range(10, 30, 5))]]
+
+
+def test_a_part_after_several_whole_times_is_an_interrupted_time():
+    frames = [frame(z, acquisition_number=number) for number in (1, 2) for z in range(0, 40, 5)]
+    frames += [frame(z, acquisition_number=3) for z in range(0, 20, 5)]
+    (grid,) = arrange(frames)
+    assert heights(grid) == [list(range(0, 40, 5))] * 2
+    assert [warning.name for warning in grid.warnings] == [Warn.INCOMPLETE_VOLUME]
+
+
+def test_volumes_that_follow_the_head_are_stacks_of_their_own():
+    frames = [
+        frame(z + 0.05 * time, acquisition_number=time, temporal_position=time) for time in range(3) for z in (0, 4, 8)
+    ]
+    assert [len(grid.planes[0]) for grid in arrange(frames)] == [3, 3, 3]
+
+
 def test_acquisitions_side_by_side_with_other_spacing_stay_one_stack():
     frames = [frame(z, acquisition_number=1) for z in (0, 2, 4, 6)]
     frames += [frame(z, acquisition_number=2) for z in (11, 16, 21)]
@@ -214,3 +252,36 @@ def test_frames_without_a_place_are_times_in_order_of_their_numbers():
         each.position = each.orientation = None
     (grid,) = arrange(frames)
     assert values(grid, "instance") == [[(1, 1)], [(2, 1)], [(3, 1)]]
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    planes=st.lists(
+        st.fixed_dictionaries(
+            {"z": st.sampled_from([0, 5, 10, 15, 7, 5.002]), "value": st.integers(0, 3)},
+            optional={
+                "x": st.sampled_from([0.0, 0.02, 80.0]),
+                "instance": st.integers(1, 9),
+                "acquisition_number": st.integers(1, 3),
+                "temporal_position": st.integers(1, 3),
+                "trigger_time": st.integers(1, 3),
+                "acquisition_time": st.integers(1, 3),
+                "variant": st.sampled_from([{"image_type": "W"}, {"image_type": "F"}]),
+                "diffusion": st.sampled_from([Diffusion(0), Diffusion(1000, np.array([0, 0, 1.0]))]),
+            },
+        ),
+        min_size=1,
+        max_size=24,
+    )
+)
+def test_every_frame_is_on_one_grid_or_left_out_once_whatever_the_frames_are(planes):
+    frames = [frame(**plane) for plane in planes]
+    try:
+        grids = arrange(frames)
+    except ConversionRefused:
+        return
+    placed = [each for grid in grids for each in grid.frames] + [entry[0] for grid in grids for entry in grid.left_out]
+    assert sorted(map(id, placed)) == sorted(map(id, frames))
+    for grid in grids:
+        assert len(set(map(len, grid.planes))) == 1
+        assert all(list(row) == sorted(row) for row in heights(grid))

@@ -139,6 +139,8 @@ def test_slices_of_reconstructed_nuclear_medicine_lie_along_the_normal_by_their_
 def test_frames_of_a_cine_start_by_the_frame_time_or_its_vector():
     ds = make.rgb_capture(frames=3, FrameTime="40")
     assert [frame.time_key["frame_time"] for frame in frames_of(ds)] == pytest.approx([0, 0.04, 0.08])
+    rated = make.rgb_capture(frames=3, CineRate="25")
+    assert [frame.time_key["frame_time"] for frame in frames_of(rated)] == pytest.approx([0, 0.04, 0.08])
     ds.FrameTimeVector = ["0", "30", "50"]
     assert [frame.time_key["frame_time"] for frame in frames_of(ds)] == pytest.approx([0, 0.03, 0.08])
 

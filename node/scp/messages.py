@@ -1,0 +1,141 @@
+"""DIMSE messages of one association, from pieces: C-STORE is served here, the rest handed on (PS3.7 6.3, PS3.8 E)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from node.config import Dicom
+from node.dicom.command import C_STORE_RQ, Command, decode_command, encode_c_store_response
+from node.dicom.status import Answer
+from node.scp import framing
+from node.scp.c_store import Context, Reception, StoreService
+from node.scp.framing import Piece, Violation
+
+
+class Upper(Protocol):
+    """What messages need of the layer that carries them."""
+
+    def send(self, data: bytes) -> None:
+        """Send encoded PDUs to the peer."""
+
+    def hand_on(self, context_id: int, is_command: bool, last: bool, fragment: bytes | memoryview) -> None:
+        """Give pynetdicom a fragment of a message that is not ours."""
+
+    def let_pynetdicom_serve(self) -> None:
+        """Have the message that was handed on answered before anything else is read."""
+
+
+class Messages:
+    """The message that arrives, and what becomes of it.
+
+    Parameters
+    ----------
+    upper : Upper
+    dicom : Dicom
+    service : StoreService
+    contexts : mapping of int to Context
+        Accepted presentation contexts by ID.
+    peer_maximum_bytes : int
+        The peer's *Maximum Length Received* (PS3.8 D.1); 0 is no limit.
+    """
+
+    def __init__(
+        self,
+        upper: Upper,
+        dicom: Dicom,
+        service: StoreService,
+        contexts: Mapping[int, Context],
+        peer_maximum_bytes: int,
+    ) -> None:
+        self._upper, self._dicom, self._service, self._contexts = upper, dicom, service, contexts
+        self._peer_maximum_bytes = peer_maximum_bytes
+        self._context: Context | None = None  # of the message that arrives
+        self._command = bytearray()
+        self._request: Command | None = None  # once its command set is whole
+        self._reception: Reception | None = None  # unless pynetdicom serves it
+        self._data_bytes = 0
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a message has begun and is not whole."""
+        return self._context is not None
+
+    def take(self, piece: Piece) -> bool:
+        """Take the next piece; returns whether a message became whole by it, and then it is served.
+
+        Raises
+        ------
+        Violation
+            Pieces out of order, on a context that was not accepted, or a message beyond all limits.
+        MalformedCommand
+            The command set cannot be read.
+        """
+        if piece.is_command:
+            self._take_command(piece)
+        else:
+            self._take_data(piece)
+        if not (piece.last and self._request is not None and (not piece.is_command or not self._request.has_data_set)):
+            return False
+        self._whole(self._request)
+        return True
+
+    def abandon(self) -> None:
+        """The peer is gone: forget the message that was under way."""
+        reception, self._reception = self._reception, None
+        if reception is not None:
+            reception.abandon()
+
+    def _take_command(self, piece: Piece) -> None:
+        if self._request is not None or (self._context is not None and piece.context_id != self._context.context_id):
+            raise Violation("a command set within another message", framing.INVALID_PARAMETER)
+        self._context = context = self._contexts.get(piece.context_id)
+        if context is None:
+            raise Violation("a presentation context that was not accepted", framing.INVALID_PARAMETER)
+        self._command += piece.data
+        if len(self._command) > framing.MAXIMUM_COMMAND_BYTES:
+            raise Violation("a command set of more than 64 KB", framing.INVALID_PARAMETER)
+        if not piece.last:
+            return
+        encoded = bytes(self._command)
+        self._command.clear()
+        self._data_bytes = 0
+        self._request = request = decode_command(encoded)
+        # Incomplete requests pynetdicom would leave without an answer.
+        if request.field == C_STORE_RQ and (self._dicom.fast_path or not (request.complete and request.has_data_set)):
+            self._reception = self._service.begin(request, context)
+        else:
+            self._upper.hand_on(piece.context_id, True, True, encoded)
+
+    def _take_data(self, piece: Piece) -> None:
+        if self._request is None or self._context is None or piece.context_id != self._context.context_id:
+            raise Violation("data set bytes that belong to no command set", framing.INVALID_PARAMETER)
+        before, self._data_bytes = self._data_bytes, self._data_bytes + len(piece.data)
+        if self._data_bytes > 2 * self._dicom.maximum_instance_bytes:
+            raise Violation("a data set without end", framing.INVALID_PARAMETER)
+        if self._reception is not None:
+            self._reception.write(piece.data)
+        elif before <= self._dicom.maximum_instance_bytes:
+            self._upper.hand_on(piece.context_id, False, piece.last, piece.data)
+        elif piece.last:
+            # Too large already: pynetdicom gets no more to hold in memory, and `ingest` will refuse what it has.
+            self._upper.hand_on(piece.context_id, False, True, b"")
+
+    def _whole(self, request: Command) -> None:
+        context, reception = self._context, self._reception
+        self._request = self._reception = self._context = None
+        if reception is None:
+            self._upper.let_pynetdicom_serve()
+        elif context is not None:
+            self._respond(request, context.context_id, reception.finish())
+
+    def _respond(self, request: Command, context_id: int, answer: Answer) -> None:
+        """Send a C-STORE-RSP, in as many fragments as the peer's maximum length asks for (PS3.8 D.1)."""
+        body = encode_c_store_response(request, answer)
+        step = max(self._peer_maximum_bytes - framing.PDV_HEADER_BYTES, 2) if self._peer_maximum_bytes else len(body)
+        self._upper.send(
+            b"".join(
+                framing.data_pdu(context_id, True, at + step >= len(body), body[at : at + step])
+                for at in range(0, len(body), step)
+            )
+        )

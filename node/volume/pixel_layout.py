@@ -1,0 +1,127 @@
+"""How the samples of an instance lie: the Image Pixel module, checked for what cannot be true."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from node.errors import ConversionRefused
+from node.volume.elements import number, text
+from node.volume.model import Reason
+
+FLOATS: dict[str, tuple[np.dtype[Any], int]] = {
+    "FloatPixelData": (np.dtype(np.float32), 32),
+    "DoubleFloatPixelData": (np.dtype(np.float64), 64),
+}
+GREY = frozenset(("MONOCHROME1", "MONOCHROME2"))
+HALF_SAMPLED = frozenset(("YBR_FULL_422", "YBR_PARTIAL_422"))
+_COLOUR = frozenset(("RGB", "YBR_FULL", "YBR_RCT", "YBR_ICT", "YBR_PARTIAL_420", *HALF_SAMPLED))
+
+
+@dataclass(frozen=True, slots=True)
+class PixelLayout:
+    """The Image Pixel module (PS3.3 C.7.6.3), as far as it says how the samples lie."""
+
+    rows: int
+    columns: int
+    frames: int
+    samples: int
+    photometric: str
+    bits_allocated: int
+    bits_stored: int
+    shift: int  # of the stored bits above bit 0: High Bit was free before the standard of 2014
+    signed: bool
+    by_plane: bool
+    real: np.dtype[Any] | None
+
+    @property
+    def stored_dtype(self) -> np.dtype[Any]:
+        if self.real is not None:
+            return self.real
+        if self.bits_allocated == 1:
+            return np.dtype(np.uint8)
+        return np.dtype(f"{'i' if self.signed else 'u'}{self.bits_allocated // 8}")
+
+    @property
+    def pixels(self) -> int:
+        return self.rows * self.columns
+
+    @property
+    def frame_bits(self) -> int:
+        """Bits of one native frame; two samples a pixel where chrominance is sampled at every other one."""
+        samples = 2 if self.photometric in HALF_SAMPLED else self.samples
+        return self.pixels * samples * self.bits_allocated
+
+
+def pixel_layout(ds: Dataset, keyword: str) -> PixelLayout:
+    """Return how the samples of the pixel data element `keyword` lie.
+
+    Raises
+    ------
+    ConversionRefused
+        ``contradictory``; `detail` names tag, value and rule.
+    """
+    rows = _required(ds, "Rows", "(0028,0010)", 1, 65535)
+    columns = _required(ds, "Columns", "(0028,0011)", 1, 65535)
+    frames = _frames(ds)
+    if keyword in FLOATS:
+        real, bits = FLOATS[keyword]
+        return PixelLayout(rows, columns, frames, 1, "MONOCHROME2", bits, bits, 0, True, False, real)
+    samples = _whole(ds, "SamplesPerPixel") or 1
+    photometric = text(ds, "PhotometricInterpretation") or ("MONOCHROME2" if samples == 1 else "")
+    _check_samples(samples, photometric)
+    allocated = _required(ds, "BitsAllocated", "(0028,0100)", 1, 64)
+    if allocated not in (1, 8, 16, 32, 64):
+        raise contradictory(f"(0028,0100) Bits Allocated is {allocated}: it must be 1, 8, 16, 32 or 64")
+    stored = _whole(ds, "BitsStored")
+    stored = allocated if stored is None else stored
+    if not 1 <= stored <= allocated:
+        raise contradictory(f"(0028,0101) Bits Stored is {stored}: it must be 1 to Bits Allocated, {allocated}")
+    high = _whole(ds, "HighBit")
+    shift = high + 1 - stored if high is not None and stored <= high + 1 <= allocated else 0
+    signed = _whole(ds, "PixelRepresentation") == 1 and allocated > 1
+    by_plane = samples == 3 and _whole(ds, "PlanarConfiguration") == 1
+    return PixelLayout(rows, columns, frames, samples, photometric, allocated, stored, shift, signed, by_plane, None)
+
+
+def _frames(ds: Dataset) -> int:
+    """Return Number of Frames (0028,0008): 1 where it is absent, empty or 0."""
+    found = _whole(ds, "NumberOfFrames")
+    if found is None:
+        element = ds.get_item("NumberOfFrames")
+        found = 1 if element is None or not element.value else -1
+    if not 0 <= found < 1 << 31:
+        raise contradictory("(0028,0008) Number of Frames is not a whole number from 1 to 2^31-1")
+    return max(found, 1)
+
+
+def _whole(ds: Dataset, keyword: str) -> int | None:
+    """Return the number of an element if it is a whole one; else None."""
+    found = number(ds, keyword)
+    return int(found) if found is not None and found == int(found) else None
+
+
+def _required(ds: Dataset, keyword: str, tag: str, least: int, most: int) -> int:
+    found = _whole(ds, keyword)
+    if found is None or not least <= found <= most:
+        shown = "missing or unreadable" if found is None else found
+        raise contradictory(f"{tag} {keyword} is {shown}: it must be {least} to {most}")
+    return found
+
+
+def _check_samples(samples: int, photometric: str) -> None:
+    expected = 1 if photometric in GREY or photometric == "PALETTE COLOR" else 3 if photometric in _COLOUR else 0
+    if not expected:
+        raise contradictory("(0028,0004) Photometric Interpretation is missing, unknown or retired (ARGB, CMYK, HSV)")
+    if samples != expected:
+        raise contradictory(
+            f"(0028,0002) Samples per Pixel is {samples}: {photometric} in (0028,0004) asks for {expected}"
+        )
+
+
+def contradictory(detail: str) -> ConversionRefused:
+    """Return the refusal of attributes that cannot all be true."""
+    return ConversionRefused(Reason.CONTRADICTORY, detail)

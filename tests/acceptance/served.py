@@ -1,0 +1,97 @@
+"""A node as its users run it: the `voxelnode serve` process, looked at through its files and its index only."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+READY = re.compile(r"voxelnode ready: AE (\S+) on ([\d.]+):(\d+), root (.*)")
+
+
+def until(condition: Any, seconds: float, what: str) -> None:
+    """Wait for something that another process does, with a deadline."""
+    deadline = time.monotonic() + seconds
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        pause.wait(0.05)
+
+
+class Served:
+    """One `voxelnode serve` process on a root, ended with the block."""
+
+    def __init__(self, root: Path, **environment: str) -> None:
+        self.root = root
+        self._environment = {"VOXELNODE_SERIES__QUIET_SECONDS": "1", **environment}
+        self.process: subprocess.Popen[str] | None = None
+        self.port = 0
+
+    def start(self) -> Served:
+        self._close()
+        with (self.root.parent / "serve.log").open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "node", "serve", "--root", str(self.root), "--port", "0"],
+                env={**os.environ, **self._environment},
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        ready = READY.fullmatch(line.strip())
+        if ready is None:
+            self._close()
+        assert ready, f"no readiness line, but {line!r}: {(self.root.parent / 'serve.log').read_text()[-2000:]}"
+        self.port = int(ready[3])
+        return self
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def terminate(self, seconds: float = 30) -> int:
+        """Ask it to stop; returns its exit status."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(seconds)
+
+    def rows(self, query: str) -> list[dict[str, Any]]:
+        connection = sqlite3.connect(f"file:{self.root / 'index.sqlite'}?mode=ro", uri=True, timeout=10)
+        try:
+            connection.row_factory = sqlite3.Row
+            return [dict(row) for row in connection.execute(query)]
+        finally:
+            connection.close()
+
+    def wait_until_settled(self, seconds: float = 120) -> None:
+        """Return when no series waits for its conversion any more."""
+        open_series = (
+            "SELECT series_instance_uid, state, error FROM v_series WHERE state IN ('receiving', 'converting')"
+        )
+        until(lambda: not self.rows(open_series), seconds, "every series converted or refused")
+
+    def __enter__(self) -> Served:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            assert self.process.stdout is not None
+            self.process.stdout.close()

@@ -1,0 +1,91 @@
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from node.cli.phantom import Phantom, head_phantom
+from node.cli.truth import Truth, difference
+from node.writers.readback import read_metaimage, read_nifti
+
+SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files" / "dicomdirtests"
+
+
+@pytest.fixture(scope="module")
+def phantom() -> Phantom:
+    return head_phantom()
+
+
+@pytest.fixture(scope="module")
+def scan(phantom: Phantom, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scan")
+    for number, instance in enumerate(phantom.instances):
+        instance.save_as(folder / f"{number}.dcm", enforce_file_format=True)
+    (folder / "notes.txt").write_text("no DICOM")
+    return folder
+
+
+def voxelnode(*arguments: object) -> tuple[int, dict, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "node", *map(str, arguments), "--json"],
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    return done.returncode, json.loads(done.stdout), done.stderr
+
+
+def test_a_folder_and_its_zip_file_are_converted_right(phantom: Phantom, scan: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "scan.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in scan.iterdir():
+            archive.write(path, path.name)
+    truth = Truth("", phantom.hounsfield, phantom.affine_lps)
+    for source in (scan, tmp_path / "scan.zip"):
+        out = tmp_path / f"out-{source.suffix}"
+        status, listing, _ = voxelnode("convert", source, "-o", out)
+        assert status == 0
+        assert listing == json.loads((out / "conversion.json").read_text(encoding="utf-8"))
+        assert listing["refusals"] == []
+        assert len(listing["not_dicom"]) == 1
+        files = {row["format"]: row for row in listing["volumes"]}
+        assert set(files) == {"nifti", "mhd", "png"}
+        assert files["nifti"]["series_instance_uid"] == phantom.series_instance_uid
+        assert files["nifti"]["shape"] == [176, 208, 60]
+        assert files["nifti"]["instances"] == 60
+        assert np.allclose(files["nifti"]["spacing_mm"], (1.2, 1.2, 3.4))
+        assert difference(truth, *read_nifti(out / files["nifti"]["path"])) is None
+        assert difference(truth, *read_metaimage(out / files["mhd"]["path"])) is None
+
+
+def test_the_formats_are_those_that_were_asked_for(scan: Path, tmp_path: Path) -> None:
+    options = ("--format", "nifti", "--no-thumbnails", "--no-compress")
+    status, listing, _ = voxelnode("convert", scan, "-o", tmp_path / "out", *options)
+    assert status == 0
+    assert [row["path"].rpartition("/")[2] for row in listing["volumes"]] == ["volume.nii"]
+
+
+def test_a_folder_without_a_volume_ends_with_1_and_says_why(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "notes.txt").write_text("no DICOM")
+    status, listing, _ = voxelnode("convert", tmp_path / "in", "-o", tmp_path / "out")
+    assert status == 1
+    assert listing["volumes"] == []
+    assert [file["reason"] for file in listing["not_dicom"]] == ["not a DICOM file"]
+
+
+def test_import_takes_a_medium_once_and_a_dry_run_takes_nothing(tmp_path: Path) -> None:
+    root = ("--root", tmp_path / "root")
+    status, survey, _ = voxelnode("import", SHIPPED, "--dry-run", *root)
+    assert (status, survey["instances"], len(survey["not_dicom"])) == (0, 81, 10)
+    assert not (tmp_path / "root").exists()
+    status, first, _ = voxelnode("import", SHIPPED, *root)
+    assert (status, first["stored"], first["already_there"], first["refused"]) == (0, 81, 0, [])
+    assert len(first["not_dicom"]) == 10
+    status, again, _ = voxelnode("import", SHIPPED / "DICOMDIR", *root)
+    assert (status, again["stored"], again["already_there"]) == (0, 0, 31)
+    _, told, _ = voxelnode("status", *root)
+    assert told["instances"] == 81
+    assert set(told["series"]) == {"receiving"}

@@ -1,0 +1,112 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+VOXELNODE = [sys.executable, "-m", "node"]
+READY = re.compile(r"voxelnode ready: AE (\S+) on (\S+):(\d+), root (.*)\n")
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start ``voxelnode serve`` in a folder of its own; what still runs afterwards is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        environment = {name: text for name, text in os.environ.items() if not name.startswith("VOXELNODE_")}
+        process = subprocess.Popen(
+            [*VOXELNODE, "serve", "--port", "0", *arguments],
+            cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def ready(process: subprocess.Popen[str]) -> tuple[str, str, int, str]:
+    """AE title, host, port and root of the one readiness line."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    match = READY.fullmatch(line)
+    assert match, line
+    return match[1], match[2], int(match[3]), match[4]
+
+
+def echo(title: str, host: str, port: int) -> dict[str, object]:
+    done = subprocess.run(
+        [*VOXELNODE, "echo", f"{title}@{host}:{port}", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return json.loads(done.stdout)
+
+
+def test_serve_tells_once_that_it_is_ready_answers_and_ends_with_0(serve, tmp_path: Path) -> None:
+    process = serve("--root", "here", "--aet", "PACS1")
+    title, host, port, root = ready(process)
+    assert (title, host, root) == ("PACS1", "127.0.0.1", str(tmp_path / "here"))
+    assert echo(title, host, port)["ok"] is True
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "")
+    events = [json.loads(line)["event"] for line in err.splitlines()]
+    assert events[-1] == "stopped"
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_asks_to_stop_and_the_second_aborts(first: signal.Signals) -> None:
+    code = (
+        "import threading; from node.cli.serve import stop_at_signal; stop = threading.Event(); "
+        "stop_at_signal(stop); print('running', flush=True); stop.wait(); "
+        "print('draining', flush=True); threading.Event().wait()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        process.send_signal(first)
+        assert process.stdout.readline() == "draining\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 1
+
+
+def test_a_second_node_on_one_root_is_refused_with_the_reason(serve) -> None:
+    ready(serve("--root", "here"))
+    second = serve("--root", "here")
+    out, err = second.communicate(timeout=60)
+    assert (second.returncode, out) == (1, "")
+    assert "is in use by another voxelnode process" in err
+    assert "Traceback" not in err
+
+
+def test_a_taken_port_is_told_in_one_line(serve) -> None:
+    _, _, port, _ = ready(serve("--root", "one"))
+    second = serve("--root", "two", "--port", str(port))
+    _, err = second.communicate(timeout=60)
+    assert second.returncode == 2
+    told = err.splitlines()[-1]
+    assert told.startswith("voxelnode: ")
+    assert "in use" in told
+    assert "Traceback" not in err
+
+
+def test_status_doctor_and_the_database_may_be_asked_while_the_node_runs(serve, tmp_path: Path) -> None:
+    ready(serve("--root", "here"))
+    for command in (["status"], ["db", "check"], ["doctor"], ["db", "path"]):
+        done = subprocess.run(
+            [*VOXELNODE, *command, "--root", str(tmp_path / "here"), "--json"],
+            cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        json.loads(done.stdout)

@@ -1,0 +1,142 @@
+"""How fast a series becomes a volume, beside dcm2niix, whole processes in turns: only the ratios count.
+
+    python tests/benchmarks/convert.py [--rounds N] [--only NAME ...]
+
+`voxelnode convert` without thumbnails against `dcm2niix -b y`, each started anew, files in the page cache.  Peak memory
+is that of the process, beside twice the output plus 300 MB, which is the most that a conversion may take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import dcm2niix
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.make import ct_series, time_series  # noqa: E402
+
+VOXELNODE = Path(sys.executable).with_name("voxelnode")
+MEGABYTE = 1 << 20
+
+
+def ct(folder: Path) -> None:
+    """400 slices of 512 x 512: a body with noise in air, so that it compresses as a CT does."""
+    random = np.random.default_rng(0)
+    y, x = np.ogrid[-256:256, -256:256]
+    body = (x / 200) ** 2 + (y / 150) ** 2 < 1
+    planes = np.where(body, 1040, 24) + random.normal(0, 12, (400, 512, 512)).astype(np.int16)
+    planes = np.where((x**2 + y**2) > 250**2, 0, np.maximum(planes, 0)).astype(np.int16)
+    for number, ds in enumerate(ct_series(400, spacing=1.0, pixel_spacing=(0.8, 0.8), pixels=planes)):
+        ds.save_as(folder / f"{number:05d}.dcm", enforce_file_format=True)
+
+
+def epi(folder: Path) -> None:
+    """A time series of 500 volumes of 40 slices of 64 x 64, an instance each: 20 000 small files."""
+    for number, ds in enumerate(time_series(500, 40, rows=64, columns=64)):
+        time_index, _ = divmod(number, 40)
+        minutes, seconds = divmod(2 * time_index, 60)
+        ds.AcquisitionTime = f"10{minutes:02d}{seconds:02d}.000000"
+        ds.save_as(folder / f"{number:05d}.dcm", enforce_file_format=True)
+
+
+@dataclass(frozen=True)
+class Load:
+    """One series, how both programs are asked for it, and the most that our time may be of theirs."""
+
+    name: str
+    make: Callable[[Path], None]
+    compress: bool
+    ratio: float
+
+
+LOADS = [
+    Load("400 CT slices to .nii.gz", ct, compress=True, ratio=0.5),
+    Load("400 CT slices to .nii", ct, compress=False, ratio=2.5),
+    Load("20 000 EPI slices to .nii", epi, compress=False, ratio=3.0),
+]
+
+
+def ours(load: Load, source: Path, out: Path) -> list[str]:
+    compress = "--compress" if load.compress else "--no-compress"
+    return [str(VOXELNODE), "convert", str(source), "-o", str(out), "-f", "nifti", compress, "--no-thumbnails"]
+
+
+def theirs(load: Load, source: Path, out: Path) -> list[str]:
+    return [str(dcm2niix.bin), "-b", "y", "-z", "i" if load.compress else "n", "-o", str(out), str(source)]
+
+
+def run(command: list[str], out: Path) -> tuple[float, int, int]:
+    """Seconds, peak resident bytes and bytes of the largest output of one process."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    began = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - began
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{command[0]} ended with {process.returncode}")
+    sizes = [path.stat().st_size for path in out.rglob("*.nii*")]
+    return seconds, usage.ru_maxrss * 1024, max(sizes)
+
+
+def measure(load: Load, folder: Path, rounds: int) -> dict[str, object]:
+    """Medians of both programs over `rounds` turns."""
+    source = folder / load.make.__name__
+    if not source.is_dir():
+        source.mkdir()
+        # In a process of its own: a child's peak memory counts from what its parent had when it was started.
+        subprocess.run([sys.executable, __file__, "--make", load.make.__name__, str(source)], check=True)
+    raw_bytes = {"ct": 400 * 512 * 512 * 2, "epi": 20_000 * 64 * 64 * 2}[load.make.__name__]
+    mine, other, peaks = [], [], []
+    for _ in range(rounds):
+        seconds, peak, _ = run(ours(load, source, folder / "ours"), folder / "ours")
+        mine.append(seconds)
+        peaks.append(peak)
+        other.append(run(theirs(load, source, folder / "theirs"), folder / "theirs")[0])
+    seconds, reference = statistics.median(mine), statistics.median(other)
+    return {
+        "load": load.name,
+        "seconds": round(seconds, 2),
+        "dcm2niix": round(reference, 2),
+        "ratio": round(seconds / reference, 2),
+        "allowed": load.ratio,
+        "peak_mb": max(peaks) // MEGABYTE,
+        "allowed_mb": (2 * raw_bytes) // MEGABYTE + 300,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", metavar="WORD", default=[])
+    parser.add_argument("--folder", type=Path, help="keep the series here, and take them from there")
+    parser.add_argument("--make", nargs=2, metavar=("SERIES", "FOLDER"), help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.make:
+        {"ct": ct, "epi": epi}[asked.make[0]](Path(asked.make[1]))
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = asked.folder or Path(temporary)
+        folder.mkdir(exist_ok=True)
+        for load in LOADS:
+            if all(word in load.name for word in asked.only):
+                print(json.dumps(measure(load, folder, asked.rounds)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

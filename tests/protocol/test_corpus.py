@@ -1,0 +1,56 @@
+"""Every instance of the corpus of real series: what is sent is what lies in the archive."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from node.dicom.uids import is_storage_class
+from node.scp.send import send_files
+from tests.protocol.conftest import Running, after_file_meta
+
+pytestmark = pytest.mark.corpus
+
+
+def instances(corpus: Path) -> Iterator[tuple[str, Path]]:
+    """(SOP Instance UID, file) of what a node takes; the first file of each UID only."""
+    seen = set()
+    for path in sorted(corpus.rglob("*")):
+        if not path.is_file() or path.stat().st_size < 140 or path.read_bytes()[128:132] != b"DICM":
+            continue
+        ds = dcmread(path, specific_tags=["SOPClassUID", "SOPInstanceUID"], stop_before_pixels=True)
+        uid = ds.get("SOPInstanceUID")
+        if uid and uid not in seen and is_storage_class(str(ds.SOPClassUID)):
+            seen.add(uid)
+            yield str(uid), path
+
+
+def test_our_sender_brings_every_instance_byte_for_byte(node: Running, corpus: Path) -> None:
+    files = dict(instances(corpus))
+    assert len(files) > 100
+    assert send_files(list(files.values()), node.host, node.port, "SENDER", "VOXELNODE") == len(files)
+    stored = node.stored_data_sets()
+    assert stored.keys() == files.keys()
+    assert [uid for uid, path in files.items() if stored[uid] != after_file_meta(path.read_bytes())] == []
+
+
+@pytest.mark.peer
+def test_dcmsend_brings_every_instance(node: Running, corpus: Path) -> None:
+    program = shutil.which("dcmsend")
+    if program is None:
+        pytest.skip("dcmsend is not installed (Debian package dcmtk)")
+    files = dict(instances(corpus))
+    done = subprocess.run(
+        [program, "-aec", "VOXELNODE", "--decompress-never", node.host, str(node.port), *map(str, files.values())],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert node.stored_data_sets().keys() == files.keys()

@@ -1,0 +1,118 @@
+"""Stopping: what is under way is answered, nothing acknowledged is lost, nobody is waited for too long."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from node.errors import VoxelnodeError
+from node.scp.echo import verify
+from tests.make import instance
+from tests.protocol.conftest import Raw, Running, associate, c_store_rq, data_set_bytes, p_data, pdv, status_of, until
+
+
+def draining(node: Running, seconds: float) -> threading.Thread:
+    thread = threading.Thread(target=node.listener.drain, args=[seconds])
+    thread.start()
+    return thread
+
+
+def test_the_instance_under_way_is_answered_and_the_association_then_ended(node: Running) -> None:
+    ds = instance()
+    data = data_set_bytes(ds)
+    with Raw(node).associate() as peer:
+        peer.send(p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID))) + p_data(pdv(1, 0, data[:100])))
+        assert until(lambda: node.count("open_associations") == 1)
+        thread = draining(node, 8)
+        thread.join(0.8)
+        assert thread.is_alive()
+        peer.send(p_data(pdv(1, 2, data[100:])))
+        assert status_of(peer.receive()) == 0x0000
+        assert peer.aborted() == (0, 0)
+        peer.socket.close()
+        thread.join(3)
+        assert not thread.is_alive()
+    assert node.stored_data_sets() == {ds.SOPInstanceUID: data}
+
+
+def test_idle_and_silent_peers_are_not_waited_for(node: Running) -> None:
+    silent = Raw(node)
+    assoc = associate(node)
+    assert until(lambda: node.count("connections") == 2)
+    began = time.monotonic()
+    node.listener.drain(8)
+    assert time.monotonic() - began < 4
+    assert until(lambda: not assoc.is_established)
+    silent.socket.close()
+
+
+def test_after_a_drain_nobody_is_accepted(node: Running) -> None:
+    node.listener.drain(5)
+    with pytest.raises(VoxelnodeError):
+        verify(node.host, node.port, "SENDER", "VOXELNODE", 2)
+
+
+def test_a_peer_that_does_not_finish_is_cut_off_and_leaves_no_file(node: Running) -> None:
+    with Raw(node).associate() as peer:
+        peer.send(p_data(pdv(1, 3, c_store_rq("1.2.3"))) + p_data(pdv(1, 0, bytes(1000))))
+        assert until(lambda: node.count("open_associations") == 1)
+        began = time.monotonic()
+        node.listener.drain(1.0)
+        assert 0.9 < time.monotonic() - began < 3
+        assert peer.closed()
+    assert node.part_files() == []
+    assert node.rows() == []
+
+
+class Held:
+    """An ingest that keeps every instance until it is let go."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+        self.kept = threading.Event()
+        self.let_go = threading.Event()
+
+    def begin(self, announced: Any, origin: Any) -> Any:
+        arrival = self._real.begin(announced, origin)
+        finish = arrival.finish
+
+        def held() -> None:
+            finish()
+            self.kept.set()
+            self.let_go.wait(10)
+
+        arrival.finish = held
+        return arrival
+
+
+def test_stopping_at_once_loses_nothing_that_was_acknowledged(
+    start_node: Callable[..., Running], fast_path: bool
+) -> None:
+    holds: list[Held] = []
+
+    def hold(real: Any) -> Held:
+        holds.append(Held(real))
+        return holds[0]
+
+    node = start_node(fast_path=fast_path, ingest=hold)
+    ds = instance()
+    with Raw(node).associate() as peer:
+        peer.send(p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID))) + p_data(pdv(1, 2, data_set_bytes(ds))))
+        assert holds[0].kept.wait(10)
+        began = time.monotonic()
+        node.listener.stop_now()
+        assert time.monotonic() - began < 3
+        assert peer.closed()
+        holds[0].let_go.set()
+    assert [row["sop_instance_uid"] for row in node.rows()] == [ds.SOPInstanceUID]
+
+
+def test_a_listener_can_be_stopped_twice_and_before_it_starts(start_node: Callable[..., Running]) -> None:
+    node = start_node()
+    node.listener.drain(1)
+    node.listener.drain(1)
+    node.listener.stop_now()

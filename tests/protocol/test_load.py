@@ -1,0 +1,203 @@
+"""Many peers, large instances, slow habits of senders, a clock that is set, and what idleness costs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import socket
+import statistics
+import struct
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pynetdicom import AE, build_context
+from pynetdicom.pdu_primitives import AsynchronousOperationsWindowNegotiation, SCP_SCU_RoleSelectionNegotiation
+
+from tests.make import instance
+from tests.protocol.conftest import (
+    CT_IMAGE_STORAGE,
+    Raw,
+    Running,
+    associate,
+    associate_rq,
+    c_echo_rq,
+    c_store_rq,
+    data_set_bytes,
+    decoded,
+    echo_seconds,
+    p_data,
+    pdv,
+    status_of,
+    until,
+)
+
+
+def stored(peer: Raw, uid: str, data: bytes, fragment_bytes: int = 100_000) -> int:
+    peer.send(p_data(pdv(1, 3, c_store_rq(uid))))
+    for at in range(0, len(data), fragment_bytes):
+        last = at + fragment_bytes >= len(data)
+        peer.send(p_data(pdv(1, 2 if last else 0, data[at : at + fragment_bytes])))
+    return status_of(peer.receive())
+
+
+def test_sixty_four_associations_at_once_all_finish(start_node: Callable[..., Running], fast_path: bool) -> None:
+    node = start_node(fast_path=fast_path, maximum_associations_per_address=64)
+    together = threading.Barrier(64, timeout=60)
+    seconds: list[float] = []
+    failures: list[Any] = []
+
+    def send() -> None:
+        try:
+            with Raw(node, 60).associate() as peer:
+                together.wait()
+                began = time.monotonic()
+                for _ in range(3):
+                    ds = instance()
+                    assert stored(peer, ds.SOPInstanceUID, data_set_bytes(ds)) == 0
+                seconds.append(time.monotonic() - began)
+        except BaseException as error:
+            failures.append(error)
+
+    senders = [threading.Thread(target=send) for _ in range(64)]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join()
+    assert failures == []
+    assert len(node.rows()) == 192
+    assert max(seconds) < 3 * statistics.median(seconds) + 1
+    assert node.settled()
+
+
+def resident_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+def test_an_instance_of_any_size_takes_one_buffer_of_memory(start_node: Callable[..., Running]) -> None:
+    # pynetdicom's own path holds each instance in memory, as its setting says.
+    node = start_node(fast_path=True)
+    ds = instance()
+    head = data_set_bytes(ds) + struct.pack("<HH2s2xL", 0x7FE0, 0x0010, b"OW", 300 << 20)
+    chunk = p_data(pdv(1, 0, bytes(1 << 17)[: (1 << 17) - 6]))
+    size = (1 << 17) - 6
+    with Raw(node, 60).associate() as peer:
+        peer.send(p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID))) + p_data(pdv(1, 0, head)))
+        before = resident_bytes()
+        left = 300 << 20
+        while left > size:
+            peer.send(chunk)
+            left -= size
+        grown = resident_bytes() - before
+        peer.send(p_data(pdv(1, 2, bytes(left))))
+        assert status_of(peer.receive()) == 0x0000
+    assert grown < 20 << 20
+    (row,) = node.rows()
+    assert (node.root / row["path"]).stat().st_size > 300 << 20
+
+
+def test_a_sender_with_nagles_algorithm_does_not_wait_for_our_acknowledgements(node: Running) -> None:
+    # A delayed ACK costs such a sender 40 ms an instance: 60 of them 2.4 s, in a receiver that does not care.
+    series = [instance() for _ in range(60)]
+    datas = [data_set_bytes(ds) for ds in series]
+    with Raw(node).associate() as peer:
+        peer.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+        began = time.monotonic()
+        for ds, data in zip(series, datas, strict=True):
+            peer.send(p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID))))
+            peer.send(p_data(pdv(1, 0, data[:50])))
+            peer.send(p_data(pdv(1, 2, data[50:])))
+            assert status_of(peer.receive()) == 0
+        took = time.monotonic() - began
+    assert took < 1.8
+
+
+def test_answers_are_cut_to_what_the_peer_can_take(node: Running) -> None:
+    ds = instance()
+    request = associate_rq().replace(struct.pack(">BBHL", 0x51, 0, 4, 16382), struct.pack(">BBHL", 0x51, 0, 4, 40))
+    with Raw(node).associate(request) as peer:
+        data = data_set_bytes(ds)
+        peer.send(p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID))) + p_data(pdv(1, 2, data)))
+        parts = []
+        while True:
+            answer = peer.receive()
+            assert answer is not None
+            assert len(answer[1]) <= 40
+            parts.append(answer[1])
+            if answer[1][5] & 2:
+                break
+    assert len(parts) > 2
+    assert decoded(b"".join(parts))[0x0900] == b"\0\0"
+
+
+def test_an_operations_window_and_other_roles_are_declined(node: Running) -> None:
+    window = AsynchronousOperationsWindowNegotiation()
+    window.maximum_number_operations_invoked = window.maximum_number_operations_performed = 8
+    role = SCP_SCU_RoleSelectionNegotiation()
+    role.sop_class_uid, role.scu_role, role.scp_role = CT_IMAGE_STORAGE, True, True
+    assoc = associate(node, ext_neg=[window, role])
+    assert assoc.acceptor.asynchronous_operations == (1, 1)
+    assert assoc.acceptor.role_selection == {}
+    assoc.release()
+
+
+@pytest.mark.parametrize("step", [3600, -3600])
+def test_a_step_of_the_clock_ends_no_association(node: Running, monkeypatch: pytest.MonkeyPatch, step: float) -> None:
+    # pynetdicom's timers look at the time of day.
+    with Raw(node).associate() as peer:
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() + step)
+        for _ in range(2):
+            threading.Event().wait(0.6)
+            peer.send(p_data(pdv(3, 3, c_echo_rq())))
+            assert status_of(peer.receive()) == 0
+
+
+def test_idle_associations_cost_no_processor_time(node: Running) -> None:
+    open_ones = [Raw(node).associate() for _ in range(10)]
+    try:
+        assert until(lambda: node.count("open_associations") == 10)
+        before = time.process_time()
+        threading.Event().wait(2)
+        assert time.process_time() - before < 0.1
+    finally:
+        for peer in open_ones:
+            peer.socket.close()
+    assert node.settled()
+
+
+def test_associations_leave_no_threads_and_no_files_behind(node: Running) -> None:
+    ae = AE("GOOD")
+    ae.requested_contexts = [build_context("1.2.840.10008.1.1")]
+    assert echo_seconds(node) < 2
+    assert node.settled()
+    before = threading.active_count()
+    for _ in range(40):
+        assert echo_seconds(node) < 2
+    assert node.settled()
+    assert until(lambda: threading.active_count() <= before)
+
+
+def test_without_file_descriptors_connections_wait_and_nothing_spins(start_node: Callable[..., Running]) -> None:
+    node = start_node()
+    assert echo_seconds(node) < 2
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    peers = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 4, hard))
+        with contextlib.suppress(OSError):
+            while len(peers) < 500:
+                peers.append(Raw(node))
+        before = time.process_time()
+        threading.Event().wait(1)
+        assert time.process_time() - before < 0.3
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for peer in peers:
+            peer.socket.close()
+    assert 0 < len(peers) < 500
+    assert echo_seconds(node) < 2

@@ -1,0 +1,35 @@
+"""Statuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from node.dicom.status import SopClassNotSupported, answer_to
+from node.errors import ArrivalRefused, ClassMismatch, NotUnderstood, OutOfResources
+
+
+@pytest.mark.parametrize(
+    ("refusal", "status"),
+    [
+        (OutOfResources, 0xA700),
+        (ClassMismatch, 0xA900),
+        (NotUnderstood, 0xC000),
+        (SopClassNotSupported, 0x0122),
+        (ArrivalRefused, 0x0110),
+    ],
+)
+def test_each_refusal_has_its_status(refusal: type[ArrivalRefused], status: int) -> None:
+    assert answer_to(refusal("why")).status == status
+    assert not answer_to(refusal("why")).success
+
+
+def test_a_subclass_is_answered_as_its_kind() -> None:
+    class DiskFull(OutOfResources):
+        """Full."""
+
+    assert answer_to(DiskFull()).status == 0xA700
+
+
+def test_a_comment_fits_its_value_representation() -> None:
+    comment = answer_to(NotUnderstood("ä\\b\n\x1b[2J" + "x" * 100)).comment
+    assert comment == ("??b??[2J" + "x" * 100)[:64]
