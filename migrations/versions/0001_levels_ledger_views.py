@@ -1,4 +1,4 @@
-"""The four levels, the ledger of conversions, and the views.
+"""The four levels, the ledger of conversions, what happens to a series, and the views.
 
 The views are an interface (docs/index.md). Paths in them are absolute: `about.root` is where relative ones count from.
 """
@@ -24,15 +24,17 @@ VIEWS = {
                (SELECT count(*) FROM series se WHERE se.study_id = st.id) AS series,
                (SELECT count(*) FROM images i JOIN series se ON se.id = i.series_id WHERE se.study_id = st.id)
                    AS instances,
-               (SELECT max(se.last_received_at) FROM series se WHERE se.study_id = st.id) AS last_received_at
+               (SELECT max(se.last_received_at) FROM series se WHERE se.study_id = st.id) AS last_received_at,
+               st.quiet_at
         FROM studies st JOIN patients p ON p.id = st.patient_id""",
     "v_series": """
         SELECT se.series_instance_uid, st.study_instance_uid, se.modality, se.series_number, se.series_description,
                se.body_part_examined, se.protocol_name, se.manufacturer, se.manufacturer_model_name,
                se.series_date, se.series_time,
-               se.state, se.verdict, se.verdict_reason, se.expected_instances,
+               se.state, se.verdict, se.verdict_rule, se.verdict_reason, se.expected_instances, se.expected_source,
+               se.missing_instances,
                (SELECT count(*) FROM images i WHERE i.series_id = se.id) AS instances,
-               se.revision, se.last_received_at, se.due_at, se.attempts, se.error
+               se.revision, se.open_since, se.last_received_at, se.due_at, se.attempts, se.error
         FROM series se JOIN studies st ON st.id = se.study_id""",
     "v_images": """
         SELECT i.sop_instance_uid, se.series_instance_uid, st.study_instance_uid, i.sop_class_uid,
@@ -62,6 +64,14 @@ VIEWS = {
                (SELECT value FROM about WHERE "key" = 'root') || '/' || conflicts."key" AS path,
                calling_ae_title, found_at
         FROM conflicts""",
+    "v_events": """
+        SELECT id, kind, study_instance_uid, series_instance_uid, sop_instance_uid, revision, detail, happened_at
+        FROM events""",
+    "v_rejections": """
+        SELECT what, rule, peer, calling_ae_title, called_ae_title, offered, reason, remedy, "count", first_at, last_at
+        FROM rejections""",
+    "v_deletions": """
+        SELECT level, uid, reason, ordered_at, finished_at FROM tombstones""",
 }
 
 
@@ -89,6 +99,21 @@ def upgrade() -> None:
     op.create_index("ix_conflicts_sop_instance_uid", "conflicts", ["sop_instance_uid"], unique=False)
     op.create_index("ix_conflicts_study_instance_uid", "conflicts", ["study_instance_uid"], unique=False)
     op.create_table(
+        "events",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("kind", sa.String(length=32), nullable=False),
+        sa.Column("study_instance_uid", sa.String(length=64), nullable=True),
+        sa.Column("series_instance_uid", sa.String(length=64), nullable=True),
+        sa.Column("sop_instance_uid", sa.String(length=64), nullable=True),
+        sa.Column("revision", sa.Integer(), nullable=True),
+        sa.Column("detail", sa.Text(), nullable=True),
+        sa.Column("happened_at", sa.DateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_events"),
+    )
+    op.create_index("ix_events_happened_at", "events", ["happened_at"], unique=False)
+    op.create_index("ix_events_kind", "events", ["kind"], unique=False)
+    op.create_index("ix_events_series_instance_uid", "events", ["series_instance_uid"], unique=False)
+    op.create_table(
         "patients",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("identity", sa.String(length=200), nullable=False),
@@ -104,6 +129,36 @@ def upgrade() -> None:
     op.create_index("ix_patients_patient_id", "patients", ["patient_id"], unique=False)
     op.create_index("ix_patients_patient_name", "patients", ["patient_name"], unique=False)
     op.create_table(
+        "rejections",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("what", sa.String(length=16), nullable=False),
+        sa.Column("rule", sa.String(length=64), nullable=False),
+        sa.Column("peer", sa.String(length=64), nullable=True),
+        sa.Column("calling_ae_title", sa.String(length=16), nullable=True),
+        sa.Column("called_ae_title", sa.String(length=16), nullable=True),
+        sa.Column("offered", sa.Text(), nullable=True),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("remedy", sa.Text(), nullable=False),
+        sa.Column("count", sa.Integer(), nullable=False),
+        sa.Column("first_at", sa.DateTime(), nullable=False),
+        sa.Column("last_at", sa.DateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_rejections"),
+    )
+    op.create_index("ix_rejections_last_at", "rejections", ["last_at"], unique=False)
+    op.create_index("ix_rejections_rule", "rejections", ["rule"], unique=False)
+    op.create_table(
+        "tombstones",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("level", sa.String(length=16), nullable=False),
+        sa.Column("uid", sa.String(length=64), nullable=False),
+        sa.Column("reason", sa.String(length=64), nullable=False),
+        sa.Column("paths", sa.JSON(), nullable=False),
+        sa.Column("ordered_at", sa.DateTime(), nullable=False),
+        sa.Column("finished_at", sa.DateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name="pk_tombstones"),
+    )
+    op.create_index("ix_tombstones_uid", "tombstones", ["uid"], unique=False)
+    op.create_table(
         "studies",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("patient_id", sa.Integer(), nullable=False),
@@ -115,6 +170,7 @@ def upgrade() -> None:
         sa.Column("study_description", sa.String(length=64), nullable=True),
         sa.Column("referring_physician_name", sa.String(length=324), nullable=True),
         sa.Column("patient_age", sa.String(length=4), nullable=True),
+        sa.Column("quiet_at", sa.DateTime(), nullable=True),
         sa.ForeignKeyConstraint(["patient_id"], ["patients.id"], name="fk_studies_patient_id_patients"),
         sa.PrimaryKeyConstraint("id", name="pk_studies"),
         sa.UniqueConstraint("study_instance_uid", name="uq_studies_study_instance_uid"),
@@ -143,6 +199,7 @@ def upgrade() -> None:
         sa.Column("performed_procedure_step_start_date", sa.Date(), nullable=True),
         sa.Column("performed_procedure_step_start_time", sa.Time(), nullable=True),
         sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("open_since", sa.DateTime(), nullable=True),
         sa.Column("last_received_at", sa.DateTime(), nullable=False),
         sa.Column("due_at", sa.DateTime(), nullable=True),
         sa.Column("arrivals", sa.Integer(), nullable=False),
@@ -152,8 +209,11 @@ def upgrade() -> None:
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("verdict", sa.String(length=16), nullable=True),
+        sa.Column("verdict_rule", sa.String(length=32), nullable=True),
         sa.Column("verdict_reason", sa.Text(), nullable=True),
         sa.Column("expected_instances", sa.Integer(), nullable=True),
+        sa.Column("expected_source", sa.String(length=64), nullable=True),
+        sa.Column("missing_instances", sa.Integer(), nullable=True),
         sa.CheckConstraint(
             "state IN ('receiving', 'converting', 'converted', 'refused', 'not-an-image', 'failed')",
             name="ck_series_state",
@@ -172,6 +232,8 @@ def upgrade() -> None:
         sa.Column("series_id", sa.Integer(), nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("superseded", sa.Boolean(), nullable=False),
+        sa.Column("input_sha256", sa.String(length=64), nullable=True),
+        sa.Column("files_removed_at", sa.DateTime(), nullable=True),
         sa.Column("converter", sa.String(length=64), nullable=False),
         sa.Column("options", sa.JSON(), nullable=False),
         sa.Column("instances", sa.Integer(), nullable=False),
@@ -209,6 +271,11 @@ def upgrade() -> None:
         sa.Column("content_date", sa.Date(), nullable=True),
         sa.Column("content_time", sa.Time(), nullable=True),
         sa.Column("images_in_acquisition", sa.Integer(), nullable=True),
+        sa.Column("number_of_temporal_positions", sa.Integer(), nullable=True),
+        sa.Column("number_of_slices", sa.Integer(), nullable=True),
+        sa.Column("number_of_time_slices", sa.Integer(), nullable=True),
+        sa.Column("number_of_series_related_instances", sa.Integer(), nullable=True),
+        sa.Column("file_missing", sa.Boolean(), server_default=sa.text("0"), nullable=False),
         sa.Column("bytes", sa.BigInteger(), nullable=False),
         sa.Column("sha256", sa.String(length=64), nullable=False),
         sa.Column("data_set_offset", sa.Integer(), nullable=False),
@@ -308,9 +375,19 @@ def downgrade() -> None:
     op.drop_index("ix_studies_patient_id", table_name="studies")
     op.drop_index("ix_studies_accession_number", table_name="studies")
     op.drop_table("studies")
+    op.drop_index("ix_tombstones_uid", table_name="tombstones")
+    op.drop_table("tombstones")
+    op.drop_index("ix_rejections_rule", table_name="rejections")
+    op.drop_index("ix_rejections_last_at", table_name="rejections")
+    op.drop_table("rejections")
     op.drop_index("ix_patients_patient_name", table_name="patients")
     op.drop_index("ix_patients_patient_id", table_name="patients")
     op.drop_table("patients")
+    op.drop_index("ix_events_series_instance_uid", table_name="events")
+    op.drop_index("ix_events_kind", table_name="events")
+    op.drop_index("ix_events_happened_at", table_name="events")
+    op.drop_table("events")
     op.drop_index("ix_conflicts_study_instance_uid", table_name="conflicts")
+    op.drop_index("ix_conflicts_sop_instance_uid", table_name="conflicts")
     op.drop_table("conflicts")
     op.drop_table("about")

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Text,
     Time,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -100,6 +101,7 @@ class Study(Base):
     study_description: Mapped[str | None] = mapped_column(String(64))
     referring_physician_name: Mapped[str | None] = mapped_column(String(324))
     patient_age: Mapped[str | None] = mapped_column(String(4))
+    quiet_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # since when no series of it is open; None: one is
 
 
 class Series(Base):
@@ -132,6 +134,7 @@ class Series(Base):
     performed_procedure_step_start_time: Mapped[dt.time | None] = mapped_column(Time)
 
     state: Mapped[str] = mapped_column(String(16), default="receiving")
+    open_since: Mapped[dt.datetime | None] = mapped_column(Utc)  # first instance that no conversion has seen
     last_received_at: Mapped[dt.datetime] = mapped_column(Utc)
     due_at: Mapped[dt.datetime | None] = mapped_column(Utc)
     arrivals: Mapped[int] = mapped_column(Integer, default=0)  # grows with every stored instance: tells a late one
@@ -141,8 +144,11 @@ class Series(Base):
     attempts: Mapped[int] = mapped_column(Integer, default=0)
     error: Mapped[str | None] = mapped_column(Text)
     verdict: Mapped[str | None] = mapped_column(String(16))
+    verdict_rule: Mapped[str | None] = mapped_column(String(32))
     verdict_reason: Mapped[str | None] = mapped_column(Text)
     expected_instances: Mapped[int | None] = mapped_column(Integer)
+    expected_source: Mapped[str | None] = mapped_column(String(64))
+    missing_instances: Mapped[int | None] = mapped_column(Integer)
 
 
 class Image(Base):
@@ -163,6 +169,11 @@ class Image(Base):
     content_date: Mapped[dt.date | None] = mapped_column(Date)
     content_time: Mapped[dt.time | None] = mapped_column(Time)
     images_in_acquisition: Mapped[int | None] = mapped_column(Integer)
+    number_of_temporal_positions: Mapped[int | None] = mapped_column(Integer)
+    number_of_slices: Mapped[int | None] = mapped_column(Integer)
+    number_of_time_slices: Mapped[int | None] = mapped_column(Integer)
+    number_of_series_related_instances: Mapped[int | None] = mapped_column(Integer)
+    file_missing: Mapped[bool] = mapped_column(default=False, server_default=false())  # found so by a comparison
     bytes: Mapped[int] = mapped_column(BigInteger)  # of the data set as received
     sha256: Mapped[str] = mapped_column(String(64))  # of the data set as received
     data_set_offset: Mapped[int] = mapped_column(Integer)  # where it begins in the file
@@ -184,6 +195,8 @@ class Conversion(Base):
     series_id: Mapped[int] = mapped_column(ForeignKey("series.id"))
     revision: Mapped[int] = mapped_column(Integer)
     superseded: Mapped[bool] = mapped_column(default=False)
+    input_sha256: Mapped[str | None] = mapped_column(String(64))  # of ordered UIDs, digests, converter and options
+    files_removed_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # superseded long enough ago
     converter: Mapped[str] = mapped_column(String(64))
     options: Mapped[dict[str, Any]] = mapped_column(JSON)
     instances: Mapped[int] = mapped_column(Integer)
@@ -270,3 +283,51 @@ class Conflict(Base):
     sha256: Mapped[str | None] = mapped_column(String(64))  # of the data set that came second
     calling_ae_title: Mapped[str | None] = mapped_column(String(16))
     found_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
+class Rejection(Base):
+    """Something refused, told so that a person can mend it; equal ones within a while are counted in one row."""
+
+    __tablename__ = "rejections"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    what: Mapped[str] = mapped_column(String(16))  # connection, association, context, instance
+    rule: Mapped[str] = mapped_column(String(64), index=True)
+    peer: Mapped[str | None] = mapped_column(String(64))
+    calling_ae_title: Mapped[str | None] = mapped_column(String(16))
+    called_ae_title: Mapped[str | None] = mapped_column(String(16))
+    offered: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(Text)
+    remedy: Mapped[str] = mapped_column(Text)
+    count: Mapped[int] = mapped_column(Integer, default=1)
+    first_at: Mapped[dt.datetime] = mapped_column(Utc)
+    last_at: Mapped[dt.datetime] = mapped_column(Utc, index=True)
+
+
+class Event(Base):
+    """What happened to a series or a study, in the order of commits: for people, and for whoever is to be told."""
+
+    __tablename__ = "events"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32), index=True)
+    study_instance_uid: Mapped[str | None] = mapped_column(String(64))
+    series_instance_uid: Mapped[str | None] = mapped_column(String(64), index=True)
+    sop_instance_uid: Mapped[str | None] = mapped_column(String(64))
+    revision: Mapped[int | None] = mapped_column(Integer)
+    detail: Mapped[str | None] = mapped_column(Text)
+    happened_at: Mapped[dt.datetime] = mapped_column(Utc, index=True)
+
+
+class Tombstone(Base):
+    """A deletion that was ordered: the order is committed first, `finished_at` once every file is gone."""
+
+    __tablename__ = "tombstones"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    level: Mapped[str] = mapped_column(String(16))  # study, series, instance
+    uid: Mapped[str] = mapped_column(String(64), index=True)
+    reason: Mapped[str] = mapped_column(String(64))
+    paths: Mapped[list[str]] = mapped_column(JSON)  # counted from the root
+    ordered_at: Mapped[dt.datetime] = mapped_column(Utc)
+    finished_at: Mapped[dt.datetime | None] = mapped_column(Utc)

@@ -1,0 +1,103 @@
+"""The database file: created, upgraded, checked; its views hold what they promise."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from node.archive.filesystem import sync_folder
+from node.index.database import Index, reading
+from node.index.engine import FILE_NAME, IndexUnusable, check, open_engine, upgrade
+from node.metrics import Metrics
+
+PROMISED = {
+    "v_patients": {"patient_id", "patient_name"},
+    "v_studies": {"study_instance_uid", "patient_id", "patient_name", "study_date", "accession_number"},
+    "v_series": {
+        "series_instance_uid", "study_instance_uid", "modality", "series_number", "series_description", "state",
+        "verdict", "verdict_reason", "expected_instances", "instances", "revision", "last_received_at", "due_at",
+        "error",
+    },
+    "v_images": {
+        "sop_instance_uid", "series_instance_uid", "sop_class_uid", "transfer_syntax_uid", "instance_number",
+        "number_of_frames", "bytes", "sha256", "path", "calling_ae_title", "received_at",
+    },
+    "v_volumes": {
+        "series_instance_uid", "revision", "superseded", "stack", "kind", "format", "path", "shape", "spacing_mm",
+        "dtype", "instances", "warnings", "bytes", "sha256", "created_at",
+    },
+    "v_failures": {"series_instance_uid", "revision", "stack", "reason", "detail", "failed_at"},
+    "v_sources": {"series_instance_uid", "revision", "stack", "sop_instance_uid", "sha256"},
+    "v_exclusions": {"series_instance_uid", "revision", "sop_instance_uid", "reason", "detail"},
+    "v_conflicts": {"kind", "sop_instance_uid", "detail", "path"},
+}  # fmt: skip
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    path = tmp_path / FILE_NAME
+    upgrade(path)
+    return path
+
+
+@pytest.mark.parametrize("view", PROMISED)
+def test_a_view_has_the_columns_that_it_promises(database: Path, view: str) -> None:
+    with sqlite3.connect(database) as connection:
+        names = {column[0] for column in connection.execute(f"SELECT * FROM {view}").description}
+    connection.close()
+    assert names >= PROMISED[view]
+
+
+def test_upgrading_twice_changes_nothing(database: Path) -> None:
+    before, after = upgrade(database)
+    assert before == after
+    assert check(database) == []
+
+
+def test_a_database_of_a_newer_version_is_refused(database: Path) -> None:
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'from the future'")
+    connection.close()
+    with pytest.raises(IndexUnusable, match="install the newer one"):
+        upgrade(database)
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / FILE_NAME
+    path.write_bytes(b"not a database at all" * 100)
+    with pytest.raises(IndexUnusable, match="no usable SQLite database"):
+        upgrade(path)
+    assert path.read_bytes().startswith(b"not a database")
+
+
+def test_a_missing_table_is_found_by_the_check(database: Path) -> None:
+    with sqlite3.connect(database) as connection:
+        connection.execute("DROP TABLE exclusions")
+    connection.close()
+    assert any("exclusions" in problem for problem in check(database))
+
+
+def test_foreign_keys_are_enforced(database: Path) -> None:
+    engine = open_engine(database)
+    with engine.connect() as connection, connection.begin(), pytest.raises(IntegrityError):
+        connection.execute(text("INSERT INTO studies (patient_id, study_instance_uid) VALUES (99, '1.2')"))
+    engine.dispose()
+
+
+def test_paths_follow_a_root_that_was_moved(tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    first.mkdir()
+    Index(first, sync_folder, Metrics()).close()
+    second = first.rename(tmp_path / "second")
+    Index(second, sync_folder, Metrics()).close()
+    with reading(second) as index:
+        assert index.rows("SELECT value FROM about WHERE key = 'root'") == [{"value": str(second)}]
+
+
+def test_reading_where_there_is_no_index_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(IndexUnusable, match="db upgrade"), reading(tmp_path):
+        pass
