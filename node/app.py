@@ -9,23 +9,45 @@ import datetime as dt
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import structlog
 
-from node.archive.filesystem import Archive, sync_folder
+from node import __version__
+from node.archive.filesystem import Archive, make_folder, sync_folder
+from node.audit import (
+    APPLICATION,
+    SOURCE,
+    Action,
+    Audit,
+    AuditEvent,
+    AuditFailed,
+    Participant,
+    Result,
+    Transfers,
+)
 from node.config import Settings
 from node.convert import sweep
+from node.deletion import Order, delete, resume_deletions
 from node.errors import VoxelnodeError
-from node.index.database import Index
+from node.fsck import Finding, examine, mend
+from node.index.database import Index, reading
+from node.index.engine import FILE_NAME, IndexUnusable, set_aside
+from node.index.records import Level, Refused, SeriesPlace
 from node.ingest import Ingest, quiet_seconds_of
 from node.metrics import Metrics
-from node.recovery import recover
+from node.recovery import Recovered, recover
+from node.rejections import Rejections
+from node.requests import RequestDesk, ask
+from node.retention import Retention
+from node.scp.find import NotFound, find_instance_count
 from node.scp.server import Listener
+from node.worker.confirm import Confirmer
 from node.worker.loop import Worker
 
 log = structlog.get_logger()
@@ -55,18 +77,28 @@ class Store:
 
     def __init__(self, settings: Settings) -> None:
         root = settings.storage.root.absolute()
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(root)
         self._lock = _locked(root)
         self.metrics = Metrics()
-        self.archive = Archive(root, settings.storage.reserve_bytes)
-        self.index = Index(root, sync_folder, self.metrics)
+        self.audit = Audit(root, settings.dicom.ae_title, settings.audit.syslog)
+        self._transfers = Transfers(self.audit)
+        self.archive = Archive(root, settings.storage.reserve_bytes, settings.storage.low_bytes)
+        self.index = Index(root, self.archive.sync_folder, self.metrics, self.archive.intake.stop)
         quiet_seconds = quiet_seconds_of(
             settings.series.quiet_seconds, settings.series.quiet_seconds_by_calling_ae_title
         )
         self.ingest = Ingest(
-            self.archive, self.index, self.metrics, quiet_seconds, settings.dicom.maximum_instance_bytes
+            self.archive,
+            self.index,
+            self.metrics,
+            quiet_seconds,
+            settings.dicom.maximum_instance_bytes,
+            overwrite_policy=settings.storage.overwrite_policy,
+            aborted_grace_seconds=settings.series.aborted_grace_seconds,
+            transfers=self._transfers,
         )
-        recover(self.archive, self.index, settings.series.quiet_seconds, dt.datetime.now(dt.UTC))
+        resume_deletions(self.archive, self.index, dt.datetime.now(dt.UTC))
+        self.recovered = recover(self.archive, self.index, quiet_seconds, dt.datetime.now(dt.UTC))
 
     def __enter__(self) -> Store:
         return self
@@ -79,8 +111,78 @@ class Store:
     def close(self) -> None:
         """Let the instances under way finish, commit, and let go of the root."""
         self.ingest.close()
+        self._transfers.close()
         self.index.close()
+        self.audit.close()
         os.close(self._lock)
+
+    @property
+    def actions(self) -> dict[str, Callable[..., Mapping[str, Any]]]:
+        """What a command may have done on this root, by whichever process holds it (see `perform`)."""
+        return {
+            "reconvert": self._reconvert,
+            "delete": self._delete,
+            "merge-patients": self._merge_patients,
+        }
+
+    def _reconvert(self, series: list[tuple[str, str]]) -> Mapping[str, Any]:
+        places = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in series]
+        return {"owed": self.index.owe_conversions(places, dt.datetime.now(dt.UTC))}
+
+    def _delete(self, level: Level, uid: str, study_instance_uid: str | None, who: str) -> Mapping[str, Any]:
+        plan = self.index.plan_deletion(level, uid, study_instance_uid)
+        delete(self.archive, self.index, self.audit, plan, Order(who, "by command"), dt.datetime.now(dt.UTC))
+        return {"series": plan.series, "instances": plan.instances, "bytes": plan.bytes}
+
+    def _merge_patients(self, source: int, target: int, who: str) -> Mapping[str, Any]:
+        def tell(result: Result, detail: str, patients: Sequence[str] = (), studies: Sequence[str] = ()) -> None:
+            objects = [{"patient_id": one} for one in patients] + [{"study_instance_uid": one} for one in studies]
+            participants = [Participant(who, APPLICATION, is_requestor=True)]
+            self.audit.record(
+                AuditEvent.PATIENT_RECORD, Action.UPDATE, result, participants, objects, detail, durable=True
+            )
+
+        tell(Result.SUCCESS, f"ordered: merge patient #{source} into #{target}")
+        try:
+            merged = self.index.merge_patients(source, target, dt.datetime.now(dt.UTC))
+        except VoxelnodeError:
+            tell(Result.SERIOUS_FAILURE, "not done: the index did not change")
+            raise
+        tell(Result.SUCCESS, "done", (merged.source_patient_id, merged.target_patient_id), merged.studies)
+        return {"studies": list(merged.studies)}
+
+
+REQUEST_SECONDS = 20.0
+"""How long a command waits until the node that holds the root takes up what it asks."""
+
+
+def perform(settings: Settings, action: str, **arguments: Any) -> dict[str, Any]:
+    """Perform one of `Store.actions` for a command: here when no process holds the root, else by the node that does.
+
+    Parameters
+    ----------
+    action : str
+    arguments
+        Of the action; values are JSON.
+
+    Raises
+    ------
+    IndexUnusable
+        There is nothing at the root.
+    NotPerformed
+        See `node.requests.ask`.
+    VoxelnodeError
+        The action refuses.
+    """
+    root = settings.storage.root.absolute()
+    if not (root / FILE_NAME).exists():
+        raise IndexUnusable(f"no index at {root / FILE_NAME}: is the root right?")
+    try:
+        store = Store(settings)
+    except RootInUse:
+        return ask(root, action, arguments, REQUEST_SECONDS)
+    with store:
+        return dict(store.actions[action](**arguments))
 
 
 @contextmanager
@@ -97,6 +199,57 @@ def importer(settings: Settings) -> Iterator[Ingest]:
         yield store.ingest
 
 
+def fsck(settings: Settings, *, digests: bool, repair: bool) -> list[Finding]:
+    """Compare index, archive and volumes of a root; see `node.fsck`.
+
+    Raises
+    ------
+    RootInUse
+        To repair, the root must be free.
+    IndexUnusable
+        There is no index, or it cannot be read.
+    """
+    root = settings.storage.root.absolute()
+    if not repair:
+        with reading(root) as index:
+            return list(examine(root, index, digests=digests, serving=_is_held(root)))
+    with Store(settings) as store:
+        with reading(root) as index:
+            findings = list(examine(root, index, digests=digests, serving=False))
+        return mend(findings, store.archive, store.index, store.ingest.quiet_seconds, dt.datetime.now(dt.UTC))
+
+
+def rebuild_index(settings: Settings) -> tuple[Path | None, Recovered]:
+    """Make the index anew from the files of the archive alone.
+
+    Returns
+    -------
+    Path or None
+        Where the index that was there is kept, if there was one.
+    Recovered
+        What was found.
+
+    Raises
+    ------
+    RootInUse
+        A node or an import holds the root.
+    """
+    root = settings.storage.root.absolute()
+    make_folder(root)
+    lock = _locked(root)
+    try:
+        kept = set_aside(root, dt.datetime.now(dt.UTC))
+        sync_folder(root)
+    finally:
+        os.close(lock)
+    with Store(settings) as store:
+        return kept, store.recovered
+
+
+STRANGERS = frozenset({"calling AE title", "called AE title", "peer address", "TLS"})
+"""Rules of refusals that say: this one may not talk to us."""
+
+
 class Node:
     """The whole node: listener and worker on one root."""
 
@@ -104,14 +257,22 @@ class Node:
         self._settings = settings
         self._store = Store(settings)
         sweep(self._store.archive, self._store.index)
-        self._listener = Listener(settings, self._store.ingest, self._store.metrics)
-        self._worker = Worker(self._store.archive, self._store.index, settings.convert)
+        self._rejections = Rejections(self._store.index, self._alert)
+        self._listener = Listener(settings, self._store.ingest, self._store.metrics, self._rejections.record)
+        self._retention = Retention(self._store.archive, self._store.index, self._store.audit, settings.retention)
+        self._worker = Worker(self._store.archive, self._store.index, settings.convert, waits=settings.series)
+        self._confirmer = _confirmer(settings, self._store.index)
+        self._requests = RequestDesk(settings.storage.root, self._store.actions)
 
     def start(self) -> Address:
         """Accept associations and convert what is due; returns where."""
         host, port = self._listener.start()
         self._worker.start()
+        self._confirmer.start()
+        self._requests.start()
+        self._retention.start()
         address = Address(host, port, self._settings.dicom.ae_title)
+        self._tell_activity("started")
         log.info("ready", host=host, port=port, ae_title=address.ae_title)
         return address
 
@@ -122,9 +283,57 @@ class Node:
     def stop(self, drain_seconds: float) -> None:
         """End in good order: no new associations, the instances and conversions under way finish or are handed back."""
         self._listener.drain(drain_seconds)
+        self._requests.stop()
+        self._retention.stop()
+        self._confirmer.stop()
         self._worker.stop(drain_seconds)
+        self._rejections.close()
+        self._tell_activity("stopped")
         self._store.close()
         log.info("stopped")
+
+    def _tell_activity(self, what: str) -> None:
+        participants = [Participant(self._settings.dicom.ae_title, APPLICATION)]
+        self._audited(AuditEvent.APPLICATION_ACTIVITY, Result.SUCCESS, participants, f"voxelnode {__version__} {what}")
+
+    def _alert(self, refused: Refused) -> None:
+        """Tell the audit log who was kept out (PS3.15 A.5.3.11)."""
+        if refused.rule in STRANGERS:
+            who = Participant(refused.calling_ae_title, SOURCE, refused.peer, is_requestor=True)
+            self._audited(AuditEvent.SECURITY_ALERT, Result.MINOR_FAILURE, [who], f"{refused.rule}: {refused.reason}")
+
+    def _audited(self, event: AuditEvent, result: Result, participants: Sequence[Participant], detail: str) -> None:
+        try:
+            self._store.audit.record(event, Action.EXECUTE, result, participants, detail=detail)
+        except AuditFailed:
+            log.exception("not_audited")  # nothing is destroyed by it; what destroys waits for the audit log
+
+
+CONFIRM_SECONDS = 10.0
+"""Longest wait for an answer of a sender that is asked for its counts."""
+
+
+def _confirmer(settings: Settings, index: Index) -> Confirmer:
+    """What asks the senders that may be asked (``[peers.NAME] confirm_by_find``)."""
+    peers = {peer.ae_title: peer for peer in settings.peers.values() if peer.confirm_by_find}
+
+    def ask_sender(calling_ae_title: str, place: SeriesPlace) -> int | None:
+        peer, ours = peers[calling_ae_title], settings.dicom.ae_title
+        try:
+            return find_instance_count(peer.host or "", peer.port, ours, peer.ae_title, *place, CONFIRM_SECONDS)
+        except NotFound as error:
+            log.warning("series_not_confirmed", series_instance_uid=place[1], reason=str(error))
+            return None
+
+    return Confirmer(index, peers.keys(), ask_sender)
+
+
+def _is_held(root: Path) -> bool:
+    try:
+        os.close(_locked(root))
+    except RootInUse:
+        return True
+    return False
 
 
 def _locked(root: Path) -> int:

@@ -10,7 +10,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 AETitle = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")
@@ -18,6 +18,8 @@ AETitle = Annotated[
 """An AE title, PS3.5 6.2: 1 to 16 characters, no backslash, no control characters; spaces around it do not count."""
 
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
+Days = Annotated[float, Field(gt=0, le=36525)]
+OverwritePolicy = Literal["never", "replace", "keep_both"]
 VolumeFormat = Literal["nifti", "nifti-pair", "analyze", "mhd", "npz"]
 
 
@@ -33,6 +35,14 @@ class Storage(Section):
     root: Path = Field(Path("voxelnode-data"), description="folder of the archive, the index and the volumes")
     reserve_bytes: int = Field(
         2_000_000_000, ge=0, description="free bytes that must remain on the disk; below it stores are answered 0xA700"
+    )
+    low_bytes: int = Field(
+        4_000_000_000, ge=0, description="free bytes below which new associations are rejected, while open ones go on"
+    )
+    overwrite_policy: OverwritePolicy = Field(
+        "never",
+        description="other bytes under a SOP Instance UID that is here; never: the first stays, the second goes to "
+        "quarantine; replace: the other way round; keep_both: the first stays, the second is kept in the archive too",
     )
 
 
@@ -76,6 +86,17 @@ class Peer(Section):
     networks: tuple[IPv4Network | IPv6Network, ...] = Field(
         (), description='addresses it may come from, such as ["10.1.2.0/24"]; empty: any'
     )
+    host: str | None = Field(None, description="address where it listens itself, for asking it")
+    port: int = Field(104, ge=1, le=65535, description="TCP port where it listens")
+    confirm_by_find: bool = Field(
+        False, description="ask it by C-FIND how many instances its series have, and convert as soon as all are here"
+    )
+
+    @model_validator(mode="after")
+    def _can_be_asked(self) -> Peer:
+        if self.confirm_by_find and self.host is None:
+            raise ValueError("confirm_by_find needs host: where the peer listens")
+        return self
 
 
 class Series(Section):
@@ -84,6 +105,15 @@ class Series(Section):
     quiet_seconds: Seconds = Field(60, description="without a new instance, after which a series is converted")
     quiet_seconds_by_calling_ae_title: dict[str, Seconds] = Field(
         {}, description="the same for single senders, such as { SLOWPACS = 300 }"
+    )
+    aborted_grace_seconds: Seconds = Field(
+        300, description="the same after an association that was not released: its sender may come back"
+    )
+    force_complete_after_seconds: Seconds = Field(
+        5400, description="since the first instance, after which a series is converted although more still come"
+    )
+    study_quiet_seconds: Seconds = Field(
+        900, description="since the last conversion, after which a study is quiet, if none of its series is open"
     )
 
 
@@ -99,12 +129,47 @@ class Convert(Section):
     montages: bool = Field(False, description="a PNG of many slices beside each volume")
     montage_step: int = Field(5, ge=1, description="a montage shows every so manieth slice")
     body_masks: bool = Field(False, description="a label volume of the body beside each CT")
+    suv: bool = Field(False, description="a volume of standardised uptake values (body weight) beside each PET")
     workers: int = Field(1, ge=1, le=64, description="series converted at once, each in its own process")
     memory_bytes: int = Field(8_000_000_000, ge=500_000_000, description="address space of one conversion")
     cpu_seconds: int = Field(900, ge=1, description="processor time of one conversion")
     deadline_seconds: Seconds = Field(1800, description="wall time of one conversion")
     attempts: int = Field(3, ge=1, le=100, description="tries of a crashed conversion before the series is set aside")
     retry_seconds: Seconds = Field(30, description="wait before the second try; doubles with each further one")
+    keep_superseded_hours: float = Field(
+        24, ge=0, description="time that the files of a conversion stay after a newer one took its place"
+    )
+
+
+class Retention(Section):
+    """[retention]: what is deleted by itself, whole studies only; by default nothing ever is."""
+
+    days: Days | None = Field(
+        None, description="after which a study that has not grown is deleted with all that was made of it; unset: never"
+    )
+    days_by_calling_ae_title: dict[str, Days | Literal["never"]] = Field(
+        {}, description='the same for single senders, such as { CT1 = 30, RESEARCH = "never" }'
+    )
+    maximum_studies: int | None = Field(
+        None, ge=1, description="how many studies are kept; the one that has not grown for longest goes; unset: all"
+    )
+    only_converted: bool = Field(
+        True, description="keep a study while a series of it waits for its conversion, was refused or failed"
+    )
+    dry_run: bool = Field(False, description="only tell in the log what would be deleted")
+
+    @property
+    def is_active(self) -> bool:
+        """Whether any rule may let something go."""
+        return self.days is not None or bool(self.days_by_calling_ae_title) or self.maximum_studies is not None
+
+
+class Audit(Section):
+    """[audit]: who stored, deleted and changed what: audit.jsonl in the root; it names patients."""
+
+    syslog: str | None = Field(
+        None, description="where every line goes too: HOST:PORT (UDP), or the path of a socket such as /dev/log"
+    )
 
 
 class Log(Section):
@@ -124,6 +189,8 @@ class Settings(Section):
     peers: dict[str, Peer] = {}
     series: Series = Series()
     convert: Convert = Convert()
+    retention: Retention = Retention()
+    audit: Audit = Audit()
     log: Log = Log()
 
     @property

@@ -17,6 +17,7 @@ import uuid
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -27,10 +28,15 @@ from pydicom import Dataset, dcmread
 
 from node import __version__
 from node.config import Convert
-from node.index.records import ClaimedSeries, ConvertedFile, SeriesOutcome
+from node.dicom.reading import read_instance
+from node.dicom.values import text, whole
+from node.failpoints import reached
+from node.index.records import ClaimedSeries, ConvertedFile, SeriesOutcome, SupersededConversion
 from node.media import LeftOut, find_instances
+from node.verdict import COUNT_KEYWORDS, Expectation, InstanceCounts, Verdict, expectation, judge
 from node.volume.assemble import assemble
-from node.volume.model import Assembly, Exclusion, Reason, Refusal, Volume, Warn
+from node.volume.model import Assembly, Exclusion, Geometry, Reason, Refusal, Volume, Warn
+from node.volume.objects.pet import with_uptake
 from node.writers import write_volume
 from node.writers.base import WriteOptions, WrittenFile, stem_of
 
@@ -39,6 +45,9 @@ if TYPE_CHECKING:
     from node.index.database import Index
 
 log = structlog.get_logger()
+
+_LONG_VALUE_BYTES = 1 << 20
+"""Longer values, pixels that is, are left in a file that is read again."""
 
 CONVERTER = f"voxelnode {__version__}"
 
@@ -50,6 +59,7 @@ class ConversionJob:
     instances: tuple[tuple[str, Path], ...]
     folder: Path
     options: WriteOptions
+    expectation: Expectation | None = None  # None: what the data sets themselves announce
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,7 @@ class Converted:
     sources: tuple[tuple[int, str, int], ...]
     exclusions: tuple[Exclusion, ...]
     refusals: tuple[Refusal, ...]
+    verdict: Verdict
     seconds: float
 
 
@@ -88,23 +99,77 @@ def convert(job: ConversionJob) -> Converted:
 
 
 def _convert(job: ConversionJob, began: float) -> Converted:
-    datasets, unreadable = _read(job.instances)
-    assembly = assemble(datasets) if datasets else Assembly(())
+    assembly, known = _assembled(job)
+    verdict = _verdict(known, assembly)
     files: list[ConvertedFile] = []
     for volume in assembly.volumes:
-        written = write_volume(volume, job.folder, stem_of(volume), job.options)
+        told = replace(volume, attributes={**volume.attributes, "completeness": asdict(verdict)})
+        written = write_volume(told, job.folder, stem_of(volume), job.options)
         files += [_converted_file(volume, file, job.folder) for file in written]
-    refusals = assembly.refusals
-    if not datasets:
-        uids = tuple(exclusion.sop_instance_uid for exclusion in unreadable)
-        refusals = (Refusal(Reason.UNREADABLE, "no file of the series can be read as DICOM", uids),)
     return Converted(
         files=tuple(files),
         sources=tuple(_sources(assembly.volumes)),
-        exclusions=(*unreadable, *assembly.exclusions),
-        refusals=refusals,
+        exclusions=assembly.exclusions,
+        refusals=assembly.refusals,
+        verdict=verdict,
         seconds=perf_counter() - began,
     )
+
+
+def _assembled(job: ConversionJob) -> tuple[Assembly, Expectation]:
+    """What the instances give and announce, those that cannot be read included; no data set is held on return."""
+    files = _Files(job.instances)
+    assembly = assemble(files, files.dataset_of)
+    known = job.expectation or expectation(files.counts)
+    if len(files.unreadable) == len(job.instances):
+        uids = tuple(exclusion.sop_instance_uid for exclusion in files.unreadable)
+        refusal = Refusal(Reason.UNREADABLE, "no file of the series can be read as DICOM", uids)
+        return Assembly((), (refusal,), tuple(files.unreadable)), known
+    if job.options.suv:
+        assembly = with_uptake(assembly, files.dataset_of)
+    return replace(assembly, exclusions=(*files.unreadable, *assembly.exclusions)), known
+
+
+_GAPS = frozenset((Warn.MISSING_SLICE, Warn.INCOMPLETE_VOLUME))
+
+
+def _verdict(known: Expectation, assembly: Assembly) -> Verdict:
+    """Whether the series is whole, by what it announces and by what its geometry shows."""
+    gaps = {warning.name.value for volume in assembly.volumes for warning in volume.warnings if warning.name in _GAPS}
+    gaps |= {refusal.reason.value for refusal in assembly.refusals if refusal.reason is Reason.INCOMPLETE}
+    placed = [volume for volume in assembly.volumes if volume.geometry not in (Geometry.NONE, Geometry.SINGLE)]
+    times = max((volume.times for volume in placed), default=0)
+    return judge(known, sorted(gaps), placed=bool(placed), times=times)
+
+
+class _Files:
+    """The data sets of a series, one after the other: only the last is held, others are read again if asked for."""
+
+    def __init__(self, instances: Sequence[tuple[str, Path]]) -> None:
+        self._instances = instances
+        self._paths: dict[str, Path] = {}
+        self._last: tuple[str, Dataset] | None = None
+        self.unreadable: list[Exclusion] = []
+        self.counts: list[InstanceCounts] = []
+
+    def __iter__(self) -> Iterator[Dataset]:
+        for sop_instance_uid, path in self._instances:
+            try:
+                dataset = _opened(path, sop_instance_uid)
+            except Exception as error:  # whatever a damaged file makes the parser raise
+                detail = f"{type(error).__name__} while reading the data set"
+                self.unreadable.append(Exclusion(sop_instance_uid, 0, Reason.UNREADABLE, detail))
+                continue
+            self.counts.append(InstanceCounts(*(whole(dataset, keyword) for keyword in COUNT_KEYWORDS)))
+            if self._paths.setdefault(sop_instance_uid, path) == path:
+                self._last = sop_instance_uid, dataset
+            yield dataset
+
+    def dataset_of(self, sop_instance_uid: str) -> Dataset:
+        """The first data set of a UID; long values of one that is read again stay in its file until asked for."""
+        if self._last is None or self._last[0] != sop_instance_uid:
+            self._last = sop_instance_uid, _opened(self._paths[sop_instance_uid], sop_instance_uid, _LONG_VALUE_BYTES)
+        return self._last[1]
 
 
 def convert_series(
@@ -132,20 +197,54 @@ def convert_series(
     Files appear under ``volumes/`` by one rename of their folder, before the rows that name them are committed; a
     folder without rows is removed by `sweep` at the next start.
     """
+    reached("series-claimed")
     folder = archive.root / "work" / uuid.uuid4().hex
     folder.mkdir(mode=0o700, parents=True)
     try:
         instances = tuple((one.sop_instance_uid, archive.path(one.key)) for one in claimed.instances)
-        converted = run(ConversionJob(instances, folder, options))
+        converted = run(ConversionJob(instances, folder, options, claimed.expectation))
         place = revision_folder(claimed.study_instance_uid, claimed.series_instance_uid, claimed.revision)
+        reached("volumes-written")
         if converted.files:
             _publish(folder, archive.root / place)
+        reached("volumes-published")
         recorded = index.record_outcome(claimed, _outcome(claimed, converted, place, options), now())
+        reached("outcome-recorded")
         if not recorded:
             shutil.rmtree(archive.root / place, ignore_errors=True)
         return recorded
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def input_sha256(claimed: ClaimedSeries, options: WriteOptions) -> str:
+    """A digest of all that decides what a conversion gives: instances with their bytes, converter and options."""
+    made_of = sorted((one.sop_instance_uid, one.sha256) for one in claimed.instances)
+    return hashlib.sha256(json.dumps([made_of, CONVERTER, asdict(options)]).encode()).hexdigest()
+
+
+def is_unchanged(claimed: ClaimedSeries, archive: Archive, options: WriteOptions) -> bool:
+    """Whether a conversion would give just the volumes that the series has, and that are whole on the disk."""
+    current = claimed.current
+    if current is None or not current.files or current.input_sha256 != input_sha256(claimed, options):
+        return False
+    try:
+        return all((archive.root / path).stat().st_size == size for path, size in current.files)
+    except OSError:
+        return False
+
+
+def remove_revision(archive: Archive, conversion: SupersededConversion) -> None:
+    """Remove the files of a revision that is no longer current; that they are gone already is no error.
+
+    Raises
+    ------
+    OSError
+        They cannot be removed.
+    """
+    folder = revision_folder(conversion.study_instance_uid, conversion.series_instance_uid, conversion.revision)
+    with suppress(FileNotFoundError):
+        shutil.rmtree(archive.root / folder)
 
 
 def revision_folder(study_instance_uid: str, series_instance_uid: str, revision: int) -> Path:
@@ -222,25 +321,13 @@ def _grouped(
     return series
 
 
-def _read(instances: Sequence[tuple[str, Path]]) -> tuple[list[Dataset], list[Exclusion]]:
-    datasets, unreadable = [], []
-    for sop_instance_uid, path in instances:
-        try:
-            dataset = _opened(path, sop_instance_uid)
-        except Exception as error:  # whatever a damaged file makes the parser raise
-            detail = f"{type(error).__name__} while reading the data set"
-            unreadable.append(Exclusion(sop_instance_uid, 0, Reason.UNREADABLE, detail))
-        else:
-            datasets.append(dataset)
-    return datasets, unreadable
-
-
-def _opened(path: Path, sop_instance_uid: str) -> Dataset:
-    dataset = dcmread(path, force=True)
-    if not dataset.get("SOPInstanceUID"):
+def _opened(path: Path, sop_instance_uid: str, defer_bytes: int | None = None) -> Dataset:
+    dataset = read_instance(path) if defer_bytes is None else dcmread(path, defer_bytes, force=True)
+    named = text(dataset, "SOPInstanceUID")
+    if not named:
         # Some writers name the instance in the File Meta Information only; damage leaves nothing at all.
-        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID
-    if dataset.SOPInstanceUID != sop_instance_uid:
+        named = dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID
+    if named != sop_instance_uid:
         raise ValueError("not the instance that was put there")
     return dataset
 
@@ -272,7 +359,6 @@ def _sources(volumes: Sequence[Volume]) -> Iterator[tuple[int, str, int]]:
 
 
 def _outcome(claimed: ClaimedSeries, converted: Converted, place: Path, options: WriteOptions) -> SeriesOutcome:
-    verdict, verdict_reason = _verdict(claimed, converted)
     return SeriesOutcome(
         state=_state(converted),
         converter=CONVERTER,
@@ -282,9 +368,8 @@ def _outcome(claimed: ClaimedSeries, converted: Converted, place: Path, options:
         sources=converted.sources,
         exclusions=[(one.sop_instance_uid, one.frames, one.reason.value, one.detail) for one in converted.exclusions],
         failures=[(one.stack, one.reason.value, one.detail) for one in converted.refusals],
-        verdict=verdict,
-        verdict_reason=verdict_reason,
-        expected_instances=claimed.images_in_acquisition,
+        verdict=converted.verdict,
+        input_sha256=input_sha256(claimed, options),
         error=None if converted.files or not converted.refusals else _first_line(converted.refusals),
     )
 
@@ -301,28 +386,11 @@ def _first_line(refusals: Sequence[Refusal]) -> str:
     return f"{refusals[0].reason.value}: {refusals[0].detail}"
 
 
-_GAPS = frozenset((Warn.MISSING_SLICE.value, Warn.INCOMPLETE_VOLUME.value))
-
-
-def _verdict(claimed: ClaimedSeries, converted: Converted) -> tuple[str | None, str | None]:
-    """Whether the series looks whole, and why: gaps in space first, then the count that its headers announce."""
-    if not converted.files:
-        return None, None
-    received, announced = len(claimed.instances), claimed.images_in_acquisition
-    if gaps := sorted({name for file in converted.files for name in file.warnings if name in _GAPS}):
-        return "incomplete", f"{', '.join(gaps)} in {received} instances"
-    if announced is None:
-        return "complete", f"no gap between {received} instances; no count is announced"
-    if received < announced:
-        return "incomplete", f"{received} of {announced} instances that Images in Acquisition (0020,1002) announces"
-    return "complete", f"{received} instances, Images in Acquisition (0020,1002) announces {announced}"
-
-
 def _publish(folder: Path, place: Path) -> None:
     """Move a finished folder to its place in one step; what a crash left there without rows goes first."""
     shutil.rmtree(place, ignore_errors=True)
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for made in (folder, *place.parents[2::-1]):
+    for made in (folder, *place.parents[3::-1]):
         _sync(made)
     os.rename(folder, place)
     _sync(place.parent)

@@ -102,7 +102,7 @@ def _count(report: ImportReport, file: MediaFile | LeftOut, outcome: Outcome | E
         report.left_out.append(file)
     elif isinstance(outcome, Exception):
         report.refused.append(LeftOut(file.name, str(outcome)))
-    elif outcome is Outcome.STORED:
+    elif outcome in (Outcome.STORED, Outcome.REPLACED):
         report.stored += 1
     elif outcome is Outcome.ALREADY_THERE:
         report.already_there += 1

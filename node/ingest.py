@@ -15,17 +15,22 @@ import datetime as dt
 import hashlib
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import PurePath
 
 import structlog
 
 from node.archive.filesystem import Archive, PartFile
+from node.audit import Transfers
+from node.config import OverwritePolicy
 from node.dicom.attributes import InstanceAttributes, instance_attributes, is_identifier
 from node.dicom.header import HeaderCut
 from node.dicom.part10 import file_head
 from node.errors import ArrivalRefused, ClassMismatch, NotUnderstood, OutOfResources
+from node.failpoints import reached
 from node.index.database import Index
-from node.index.records import Outcome, StoredFile
+from node.index.records import Kept, Outcome, SeriesPlace, StoredFile
 from node.metrics import Metrics
 
 log = structlog.get_logger()
@@ -36,12 +41,22 @@ HEAD_BYTES = 65536
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Who sent an instance, by which door (``dicom``, ``import``); `peer` is an address with a port, or a host name."""
+    """Who sent an instance, by which door (``dicom``, ``import``); `peer` is an address with a port, or a host name.
+
+    `association` names the association, if there is one: `Ingest.association_ended` is told how it ended.
+    """
 
     door: str
     calling_ae_title: str = ""
     called_ae_title: str = ""
     peer: str = ""
+    association: str = ""
+
+    @property
+    def address(self) -> str:
+        """`peer` without the port."""
+        host, _, port = self.peer.rpartition(":")
+        return host if host and port.isdecimal() else self.peer
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +79,12 @@ class Ingest:
     maximum_bytes : int
         Largest data set that is taken.
     now : callable () -> aware datetime
+    overwrite_policy : {"never", "replace", "keep_both"}
+        What becomes of other bytes under a SOP Instance UID that is here, see `node.index.instances.add_instances`.
+    transfers : Transfers or None
+        Told of each instance that is stored, for the audit log.
+    aborted_grace_seconds : float
+        How long the series of an association that was not released wait after their last instance.
     """
 
     def __init__(
@@ -74,10 +95,17 @@ class Ingest:
         quiet_seconds: Callable[[str], float],
         maximum_bytes: int,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+        overwrite_policy: OverwritePolicy = "never",
+        aborted_grace_seconds: float = 300.0,
+        transfers: Transfers | None = None,
     ) -> None:
+        self.transfers = transfers
         self.archive, self.index, self.metrics, self.now = archive, index, metrics, now
-        self.quiet_seconds, self.maximum_bytes = quiet_seconds, maximum_bytes
+        self.quiet_seconds, self.maximum_bytes, self.overwrite_policy = quiet_seconds, maximum_bytes, overwrite_policy
+        self.aborted_grace = dt.timedelta(seconds=aborted_grace_seconds)
         self._closed = threading.Event()
+        self._brought: dict[str, set[SeriesPlace]] = {}  # by open association
+        self._lock = threading.Lock()
 
     def begin(self, announced: Announced, origin: Origin) -> Arrival:
         """Return an arrival that waits for the bytes of one data set.
@@ -99,6 +127,34 @@ class Ingest:
             if not is_identifier(uid):
                 raise NotUnderstood(f"{name} is missing or no UID of up to 64 characters (PS3.5 9.1)")
         return Arrival(self, announced, origin)
+
+    def refusal(self) -> str | None:
+        """Why no new association should be accepted now, in words; None: it may come."""
+        return self.archive.intake.refusal()
+
+    def brought(self, association: str, place: SeriesPlace) -> None:
+        """Note that an open association brought an instance of a series."""
+        if association:
+            with self._lock:
+                self._brought.setdefault(association, set()).add(place)
+
+    def association_ended(self, association: str, outcome: str) -> None:
+        """Let the series that an association brought wait longer, unless it was released (PS3.8 7.2).
+
+        Parameters
+        ----------
+        outcome : str
+            ``released``, or how else it ended.
+
+        Raises
+        ------
+        OutOfResources
+            The longer wait could not be recorded.
+        """
+        with self._lock:
+            places = self._brought.pop(association, None)
+        if places and outcome != "released":
+            self.index.wait_after_abort(places, self.aborted_grace, outcome, self.now())
 
     def close(self) -> None:
         """Take no new instances; those under way may finish."""
@@ -176,9 +232,14 @@ class Arrival:
             received_at=now,
         )
         quiet_seconds = self._ingest.quiet_seconds(self._origin.calling_ae_title)
-        outcome = self._ingest.index.add_instance(attributes, file, quiet_seconds, folder)
-        settle(archive, key, outcome)
-        return outcome
+        kept = self._ingest.index.add_instance(attributes, file, quiet_seconds, folder, self._ingest.overwrite_policy)
+        settle(archive, kept)
+        reached("arrival-settled")
+        place = str(attributes.study["study_instance_uid"]), str(attributes.series["series_instance_uid"])
+        self._ingest.brought(self._origin.association, place)
+        if self._ingest.transfers is not None:
+            self._ingest.transfers.brought(self._origin, attributes)
+        return kept.outcome
 
     def abandon(self) -> None:
         """Forget the instance; may be called at any time before `finish` has succeeded."""
@@ -205,12 +266,26 @@ class Arrival:
                 raise ClassMismatch(f"{name} of the data set is not the announced one (PS3.4 B.2.3)")
 
 
-def settle(archive: Archive, key: str, outcome: Outcome) -> None:
+def settle(archive: Archive, kept: Kept) -> None:
     """After the commit: a file that no row names goes, or goes to quarantine."""
-    if outcome is Outcome.ALREADY_THERE:
-        archive.remove(key)
-    elif outcome is Outcome.OTHER_BYTES:
-        archive.quarantine(key)
+    if kept.remove is not None:
+        archive.remove(kept.remove)
+    if kept.quarantine is not None:
+        with suppress(FileNotFoundError):  # deleted meanwhile
+            archive.quarantine(kept.quarantine)
+
+
+def settle_losers(archive: Archive, index: Index) -> int:
+    """Move what lost a conflict to its place where a crash came before the move; returns how many files."""
+    misplaced = [key for key in index.loser_keys() if not archive.path(key).exists()]
+    folders = archive.folders() if misplaced else []
+    moved = 0
+    for name in (PurePath(key).name for key in misplaced):
+        for key in (f"objects/{folder}/{name}" for folder in folders):
+            if archive.path(key).exists():
+                archive.quarantine(key)
+                moved += 1
+    return moved
 
 
 def quiet_seconds_of(default: float, by_calling_ae_title: Mapping[str, float]) -> Callable[[str], float]:

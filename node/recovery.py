@@ -1,26 +1,31 @@
 """What a start of the node puts right after a process that did not end well, before it listens.
 
 Nothing here was acknowledged, or everything acknowledged is found again: part files are deleted, files without a row
-are adopted (or quarantined when they cannot be read), claims of a dead worker are given back.
+are adopted (or quarantined when they cannot be read), rows without a file are marked, claims of a dead worker are
+given back. On a root without an index the same steps make a new one from the files alone.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import mmap
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 
 from node.archive.filesystem import Archive
-from node.dicom.attributes import instance_attributes
+from node.dicom.attributes import InstanceAttributes, instance_attributes
 from node.dicom.header import HeaderCut
 from node.errors import NotUnderstood
+from node.failpoints import reached
 from node.index.database import Index
 from node.index.records import StoredFile
-from node.ingest import settle
+from node.ingest import settle, settle_losers
 
 log = structlog.get_logger()
 
@@ -35,55 +40,115 @@ class Recovered:
     parts: int
     adopted: int
     quarantined: int
+    missing: int
     claims: int
 
 
-def recover(archive: Archive, index: Index, quiet_seconds: float, now: dt.datetime) -> Recovered:
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What a file of the archive says by itself."""
+
+    attributes: InstanceAttributes
+    data_set_offset: int
+    bytes: int
+    sha256: str
+    transfer_syntax_uid: str
+    source_ae_title: str
+    written_at: dt.datetime
+
+
+def recover(archive: Archive, index: Index, quiet_seconds: Callable[[str], float], now: dt.datetime) -> Recovered:
     """Bring archive and index together again; returns what was done.
 
-    Only folders that the last start has not yet compared are looked at: older ones never change.
+    Only folders that an earlier start has not yet compared are looked at: older ones never grow, and `fsck` compares
+    all of them.
+
+    Parameters
+    ----------
+    quiet_seconds : callable (calling AE title) -> float
     """
     parts = archive.sweep_incoming()
-    adopted = quarantined = 0
-    swept = index.about("swept_folder") or ""
-    folders = [folder for folder in archive.folders() if folder >= swept]
+    reached("parts-swept")
+    settle_losers(archive, index)
+    adopted = quarantined = missing = 0
+    compared = index.about("swept_folder") or ""
+    folders = [folder for folder in archive.folders() if folder >= compared]
     for folder in folders:
-        for key in index.unknown_keys(archive.keys(folder)):
-            if _adopt(archive, index, key, quiet_seconds, now):
+        keys = archive.keys(folder)
+        for key in sorted(index.unknown_keys(keys), key=lambda key: archive.path(key).stat().st_mtime_ns):
+            if adopt(archive, index, key, quiet_seconds, now):
                 adopted += 1
             else:
                 archive.quarantine(key)
                 quarantined += 1
+            reached("file-adopted")
+        missing += mark_missing(archive, index, folder, now)
+    reached("files-compared")
     if folders:
         index.remember("swept_folder", folders[-1])
-    done = Recovered(parts, adopted, quarantined, index.release_all_claims(now))
-    log.info("recovered", parts=parts, adopted=adopted, quarantined=quarantined, claims=done.claims)
+    done = Recovered(parts, adopted, quarantined, missing, index.release_all_claims(now))
+    reached("claims-released")
+    log.info("recovered", parts=parts, adopted=adopted, quarantined=quarantined, missing=missing, claims=done.claims)
     return done
 
 
-def _adopt(archive: Archive, index: Index, key: str, quiet_seconds: float, now: dt.datetime) -> bool:
-    """Index a file that has no row; False when it cannot be read."""
+def adopt(archive: Archive, index: Index, key: str, quiet_seconds: Callable[[str], float], now: dt.datetime) -> bool:
+    """Index a file that has no row; False when it cannot be read.
+
+    It never takes the place of another file of its SOP Instance UID, whatever the policy for arrivals is: nobody was
+    told that it is kept.
+    """
     path = archive.path(key)
-    content = memoryview(path.read_bytes())
     try:
-        meta = read_file_meta_info(path)
-        offset = PREAMBLE_AND_GROUP_LENGTH + meta.FileMetaInformationGroupLength
-        attributes = instance_attributes(content[offset:], meta.TransferSyntaxUID)
+        found = _read(path)
     except (NotUnderstood, HeaderCut, InvalidDicomError, AttributeError, ValueError, EOFError, OSError):
         return False
     file = StoredFile(
         key=key,
         quarantine_key=archive.quarantine_key(key),
-        bytes=len(content) - offset,
-        sha256=hashlib.sha256(content[offset:]).hexdigest(),
-        data_set_offset=offset,
-        transfer_syntax_uid=str(meta.TransferSyntaxUID),
+        bytes=found.bytes,
+        sha256=found.sha256,
+        data_set_offset=found.data_set_offset,
+        transfer_syntax_uid=found.transfer_syntax_uid,
         door="recovered",
-        calling_ae_title=str(meta.get("SourceApplicationEntityTitle", "")),
+        calling_ae_title=found.source_ae_title,
         called_ae_title="",
         peer="",
-        received_at=now,
+        received_at=min(found.written_at, now),  # the clock may have been set back since
     )
-    outcome = index.add_instance(attributes, file, quiet_seconds, path.parent)
-    settle(archive, key, outcome)
+    settle(archive, index.add_instance(found.attributes, file, quiet_seconds(found.source_ae_title), path.parent))
     return True
+
+
+def mark_missing(archive: Archive, index: Index, folder: str, now: dt.datetime) -> int:
+    """Mark the rows whose file is not in its folder, unmark those whose file is back; returns how many are new."""
+    there = set(archive.keys(folder))
+    rows = index.instance_files(f"objects/{folder}")
+    back = [row.key for row in rows if row.file_missing and row.key in there]
+    if back:
+        index.mark_files(back, missing=False, now=now)
+    gone = [row.key for row in rows if not row.file_missing and row.key not in there]
+    if gone:
+        log.error("files_missing", folder=folder, count=len(gone))
+        index.mark_files(gone, missing=True, now=now)
+    return len(gone)
+
+
+def _read(path: Path) -> _Read:
+    meta = read_file_meta_info(path)
+    offset = PREAMBLE_AND_GROUP_LENGTH + meta.FileMetaInformationGroupLength
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+        memoryview(content) as view,
+        view[offset:] as data_set,
+    ):
+        return _Read(
+            attributes=instance_attributes(data_set, meta.TransferSyntaxUID),
+            data_set_offset=offset,
+            bytes=len(data_set),
+            sha256=hashlib.sha256(data_set).hexdigest(),
+            transfer_syntax_uid=str(meta.TransferSyntaxUID),
+            source_ae_title=str(meta.get("SourceApplicationEntityTitle", "")),
+            written_at=dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC),
+        )

@@ -4,12 +4,14 @@ import re
 import sqlite3
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from node.config import Settings
 from node.configuration import ENVIRONMENT_PREFIX
 from node.index.engine import upgrade
+from node.index.events import EventKind
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -113,3 +115,8 @@ def test_every_status_is_documented() -> None:
     documented = {int(number, 16) for number in re.findall(r"^\| (0x[0-9A-F]{4}) \|", text, flags=re.MULTILINE)}
     sent = {value for name, value in vars(status).items() if name.isupper() and isinstance(value, int)}
     assert documented == sent - {status.ERROR_COMMENT_LENGTH}
+
+
+def test_every_event_is_documented() -> None:
+    text = (ROOT / "docs" / "lifecycle.md").read_text(encoding="utf-8").partition("## Events")[2]
+    assert set(re.findall(r"`([a-z-]+)`", text)) == set(get_args(EventKind))

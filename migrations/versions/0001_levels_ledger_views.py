@@ -15,7 +15,7 @@ depends_on = None
 VIEWS = {
     "v_patients": """
         SELECT p.id, p.patient_id, p.issuer_of_patient_id, p.patient_name, p.patient_birth_date, p.patient_sex,
-               (SELECT count(*) FROM studies st WHERE st.patient_id = p.id) AS studies
+               (SELECT count(*) FROM studies st WHERE st.patient_id = p.id) AS studies, p.merged_into
         FROM patients p""",
     "v_studies": """
         SELECT st.study_instance_uid, p.patient_id, p.patient_name, p.patient_birth_date, p.patient_sex,
@@ -25,7 +25,9 @@ VIEWS = {
                (SELECT count(*) FROM images i JOIN series se ON se.id = i.series_id WHERE se.study_id = st.id)
                    AS instances,
                (SELECT max(se.last_received_at) FROM series se WHERE se.study_id = st.id) AS last_received_at,
-               st.quiet_at
+               CASE WHEN st.closed_at IS NULL AND NOT EXISTS (
+                   SELECT 1 FROM series se WHERE se.study_id = st.id AND se.state IN ('receiving', 'converting')
+               ) THEN st.quiet_at END AS quiet_at
         FROM studies st JOIN patients p ON p.id = st.patient_id""",
     "v_series": """
         SELECT se.series_instance_uid, st.study_instance_uid, se.modality, se.series_number, se.series_description,
@@ -47,7 +49,7 @@ VIEWS = {
         SELECT se.series_instance_uid, st.study_instance_uid, c.revision, c.superseded, v.stack, v.suffix, v.kind,
                v.format, (SELECT value FROM about WHERE "key" = 'root') || '/' || v.path AS path,
                v.shape, v.spacing_mm, v.dtype, v.geometry, v.instances, v.warnings, v.bytes, v.sha256, c.converter,
-               c.created_at
+               c.created_at, c.files_removed_at
         FROM volumes v JOIN conversions c ON c.id = v.conversion_id
         JOIN series se ON se.id = c.series_id JOIN studies st ON st.id = se.study_id""",
     "v_failures": """
@@ -60,8 +62,8 @@ VIEWS = {
         SELECT se.series_instance_uid, c.revision, x.sop_instance_uid, x.frames, x.reason, x.detail
         FROM exclusions x JOIN conversions c ON c.id = x.conversion_id JOIN series se ON se.id = c.series_id""",
     "v_conflicts": """
-        SELECT kind, study_instance_uid, series_instance_uid, sop_instance_uid, detail,
-               (SELECT value FROM about WHERE "key" = 'root') || '/' || conflicts."key" AS path,
+        SELECT id, kind, study_instance_uid, series_instance_uid, sop_instance_uid, detail,
+               (SELECT value FROM about WHERE "key" = 'root') || '/' || conflicts."key" AS path, sha256,
                calling_ae_title, found_at
         FROM conflicts""",
     "v_events": """
@@ -96,6 +98,7 @@ def upgrade() -> None:
         sa.Column("found_at", sa.DateTime(), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_conflicts"),
     )
+    op.create_index("ix_conflicts_key", "conflicts", ["key"], unique=False)
     op.create_index("ix_conflicts_sop_instance_uid", "conflicts", ["sop_instance_uid"], unique=False)
     op.create_index("ix_conflicts_study_instance_uid", "conflicts", ["study_instance_uid"], unique=False)
     op.create_table(
@@ -123,9 +126,12 @@ def upgrade() -> None:
         sa.Column("patient_birth_date", sa.Date(), nullable=True),
         sa.Column("patient_birth_time", sa.Time(), nullable=True),
         sa.Column("patient_sex", sa.String(length=16), nullable=True),
+        sa.Column("merged_into", sa.Integer(), nullable=True),
+        sa.ForeignKeyConstraint(["merged_into"], ["patients.id"], name="fk_patients_merged_into_patients"),
         sa.PrimaryKeyConstraint("id", name="pk_patients"),
         sa.UniqueConstraint("identity", name="uq_patients_identity"),
     )
+    op.create_index("ix_patients_merged_into", "patients", ["merged_into"], unique=False)
     op.create_index("ix_patients_patient_id", "patients", ["patient_id"], unique=False)
     op.create_index("ix_patients_patient_name", "patients", ["patient_name"], unique=False)
     op.create_table(
@@ -133,10 +139,10 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("what", sa.String(length=16), nullable=False),
         sa.Column("rule", sa.String(length=64), nullable=False),
-        sa.Column("peer", sa.String(length=64), nullable=True),
-        sa.Column("calling_ae_title", sa.String(length=16), nullable=True),
-        sa.Column("called_ae_title", sa.String(length=16), nullable=True),
-        sa.Column("offered", sa.Text(), nullable=True),
+        sa.Column("peer", sa.String(length=64), nullable=False),
+        sa.Column("calling_ae_title", sa.String(length=16), nullable=False),
+        sa.Column("called_ae_title", sa.String(length=16), nullable=False),
+        sa.Column("offered", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("remedy", sa.Text(), nullable=False),
         sa.Column("count", sa.Integer(), nullable=False),
@@ -170,12 +176,14 @@ def upgrade() -> None:
         sa.Column("study_description", sa.String(length=64), nullable=True),
         sa.Column("referring_physician_name", sa.String(length=324), nullable=True),
         sa.Column("patient_age", sa.String(length=4), nullable=True),
+        sa.Column("closed_at", sa.DateTime(), nullable=True),
         sa.Column("quiet_at", sa.DateTime(), nullable=True),
         sa.ForeignKeyConstraint(["patient_id"], ["patients.id"], name="fk_studies_patient_id_patients"),
         sa.PrimaryKeyConstraint("id", name="pk_studies"),
         sa.UniqueConstraint("study_instance_uid", name="uq_studies_study_instance_uid"),
     )
     op.create_index("ix_studies_accession_number", "studies", ["accession_number"], unique=False)
+    op.create_index("ix_studies_closed_at", "studies", ["closed_at"], unique=False)
     op.create_index("ix_studies_patient_id", "studies", ["patient_id"], unique=False)
     op.create_index("ix_studies_study_date", "studies", ["study_date"], unique=False)
     op.create_index("ix_studies_study_id", "studies", ["study_id"], unique=False)
@@ -373,6 +381,7 @@ def downgrade() -> None:
     op.drop_index("ix_studies_study_id", table_name="studies")
     op.drop_index("ix_studies_study_date", table_name="studies")
     op.drop_index("ix_studies_patient_id", table_name="studies")
+    op.drop_index("ix_studies_closed_at", table_name="studies")
     op.drop_index("ix_studies_accession_number", table_name="studies")
     op.drop_table("studies")
     op.drop_index("ix_tombstones_uid", table_name="tombstones")
@@ -381,6 +390,7 @@ def downgrade() -> None:
     op.drop_index("ix_rejections_last_at", table_name="rejections")
     op.drop_table("rejections")
     op.drop_index("ix_patients_patient_name", table_name="patients")
+    op.drop_index("ix_patients_merged_into", table_name="patients")
     op.drop_index("ix_patients_patient_id", table_name="patients")
     op.drop_table("patients")
     op.drop_index("ix_events_series_instance_uid", table_name="events")
@@ -388,6 +398,7 @@ def downgrade() -> None:
     op.drop_index("ix_events_happened_at", table_name="events")
     op.drop_table("events")
     op.drop_index("ix_conflicts_study_instance_uid", table_name="conflicts")
+    op.drop_index("ix_conflicts_key", table_name="conflicts")
     op.drop_index("ix_conflicts_sop_instance_uid", table_name="conflicts")
     op.drop_table("conflicts")
     op.drop_table("about")

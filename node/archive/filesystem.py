@@ -10,14 +10,14 @@ folder, so that one sync of it serves a whole batch, and a full folder never cha
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 import threading
 import uuid
 from pathlib import Path
 
-from node.errors import OutOfResources
+from node.archive.intake import Intake
+from node.failpoints import reached
 
 FILES_PER_FOLDER = 1024
 
@@ -29,19 +29,18 @@ class Archive:
     ----------
     root : Path
         Made when missing, readable by the owner only.
-    reserve_bytes : int
-        Free space that must remain; `open_part` raises `OutOfResources` below it.
+    reserve_bytes, low_bytes : int
+        See `Intake`.
     """
 
-    def __init__(self, root: Path, reserve_bytes: int = 0) -> None:
+    def __init__(self, root: Path, reserve_bytes: int = 0, low_bytes: int = 0) -> None:
         self.root = root.absolute()
-        self._reserve_bytes = reserve_bytes
         self._incoming = self.root / "incoming"
         self._objects = self.root / "objects"
         self._quarantine = self.root / "quarantine"
         for folder in (self.root, self._incoming, self._objects, self._quarantine):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            sync_folder(folder.parent)
+            make_folder(folder)
+        self.intake = Intake(self.root, reserve_bytes, low_bytes)
         self._lock = threading.Lock()
         self._folder: Path | None = None
         self._in_folder = 0
@@ -52,19 +51,24 @@ class Archive:
         Raises
         ------
         OutOfResources
-            The disk is down to its reserve, or the file cannot be made.
+            The disk is down to its reserve, intake has stopped, or the file cannot be made.
         """
-        free = self.free_bytes()
-        if free < self._reserve_bytes:
-            raise OutOfResources(
-                f"{free} bytes free, {self._reserve_bytes} are kept in reserve ([storage] reserve_bytes)"
-            )
+        self.intake.require()
         return PartFile(self._incoming / f"{uuid.uuid4().hex}.part", self)
 
-    def free_bytes(self) -> int:
-        """Bytes that we may still write to the disk of the archive."""
-        disk = os.statvfs(self.root)
-        return disk.f_bavail * disk.f_frsize
+    def sync_folder(self, folder: Path) -> None:
+        """Make the names in a folder of this archive durable.
+
+        Raises
+        ------
+        OutOfResources
+            The disk fails, or has failed before: intake stops.
+        """
+        self.intake.require_sound()
+        try:
+            sync_folder(folder)
+        except OSError as error:
+            raise self.intake.failed(error) from error
 
     def path(self, key: str) -> Path:
         """The file of an archive key, as `PartFile.keep` returned it."""
@@ -105,6 +109,7 @@ class Archive:
                 number = int(self.folders()[-1]) + 1 if self.folders() else 0
                 self._folder, self._in_folder = self._objects / f"{number:08d}", 0
                 self._folder.mkdir(mode=0o700)
+                reached("folder-made")
                 sync_folder(self._objects)
             self._in_folder += 1
             return self._folder / name
@@ -118,8 +123,9 @@ class PartFile:
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise out_of_resources(error) from error
+            raise archive.intake.failed(error) from error
         self._open = True
+        reached("part-opened")
 
     def write(self, fragment: bytes | bytearray | memoryview) -> None:
         """Append bytes, all of them.
@@ -134,7 +140,8 @@ class PartFile:
             while rest.nbytes:
                 rest = rest[os.write(self._file, rest) :]
         except OSError as error:
-            raise out_of_resources(error) from error
+            raise self._archive.intake.failed(error) from error
+        reached("part-written")
 
     def mapped(self) -> mmap.mmap:
         """What was written so far, to read in it without loading it."""
@@ -155,13 +162,16 @@ class PartFile:
         OutOfResources
             The disk fails. A failed sync is never tried again: the kernel may have dropped the pages.
         """
+        self._archive.intake.require_sound()
         try:
             os.fdatasync(self._file)
+            reached("file-synced")
             self._close()
             place = self._archive.place(f"{self._path.stem}.dcm")
             os.rename(self._path, place)
         except OSError as error:
-            raise out_of_resources(error) from error
+            raise self._archive.intake.failed(error) from error
+        reached("file-renamed")
         return str(place.relative_to(self._archive.root)), place.parent
 
     def abandon(self) -> None:
@@ -184,6 +194,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def out_of_resources(error: OSError) -> OutOfResources:
-    """The refusal that an operating system error means; names the error, never a path."""
-    return OutOfResources(f"archive: {errno.errorcode.get(error.errno or 0, 'EUNKNOWN')}: {error.strerror}")
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, so that it is still there after a power cut."""
+    made = not folder.is_dir()
+    if made:
+        make_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    try:
+        sync_folder(folder.parent)
+    except PermissionError:  # nothing of ours: a folder that was there before us, in one that we may not read
+        if made:
+            raise

@@ -13,7 +13,29 @@ from collections.abc import Sequence
 import typer
 
 from node import __version__
-from node.cli import config, convert, db, demo, doctor, echo, importing, init, serve, status
+from node.cli import (
+    audit,
+    config,
+    conflicts,
+    convert,
+    db,
+    delete,
+    demo,
+    doctor,
+    dump,
+    echo,
+    fsck,
+    importing,
+    info,
+    init,
+    patient,
+    reconvert,
+    rejections,
+    retention,
+    series,
+    serve,
+    status,
+)
 from node.errors import UsageError, VoxelnodeError
 
 app = typer.Typer(
@@ -30,12 +52,23 @@ for command in (
     importing.import_,
     convert.convert,
     status.status,
+    series.series,
+    reconvert.reconvert,
+    info.info,
+    dump.dump,
     echo.echo,
     doctor.doctor,
+    fsck.fsck,
+    conflicts.conflicts,
+    rejections.rejections,
+    delete.delete,
+    retention.retention,
+    audit.audit,
 ):
     app.command(command.__name__.rstrip("_"))(command)
 app.add_typer(config.app, name="config")
 app.add_typer(db.app, name="db")
+app.add_typer(patient.app, name="patient")
 
 
 def _print_version(wanted: bool) -> None:

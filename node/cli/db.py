@@ -1,13 +1,14 @@
-"""``voxelnode db path|upgrade|check``."""
+"""``voxelnode db path|upgrade|check|backup|rebuild``."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from node.cli.options import ConfigFile, Json, Root, load
-from node.cli.output import print_json
+from node.cli.output import print_json, sized
 
 app = typer.Typer(help="The database of the index.", no_args_is_help=True)
 
@@ -48,6 +49,34 @@ def check(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
         print("\n".join(problems) or f"{file}: all is well")
     if problems:
         raise typer.Exit(1)
+
+
+@app.command()
+def backup(
+    target: Annotated[Path, typer.Argument(help="File to be written; one that is there is replaced.")],
+    config: ConfigFile = None,
+    root: Root = None,
+) -> None:
+    """Copy the database to a file, also while a node writes to it; copy the archive after it, never before."""
+    from node.index.engine import backup as copy_database
+
+    file = _database(config, root)
+    size = copy_database(file, target.absolute())
+    print(f"{target}: {sized(size)}; now copy {file.parent / 'objects'} and the rest of the root")
+
+
+@app.command()
+def rebuild(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+    """Make the index anew from the files of the archive alone; every series is converted again. No node may run."""
+    from node.app import rebuild_index
+
+    kept, found = rebuild_index(load(config, storage__root=root).settings)
+    if json:
+        print_json({"previous_index": kept, "instances": found.adopted, "quarantined": found.quarantined})
+        return
+    print(f"{found.adopted} instances indexed, {found.quarantined} files could not be read and are in quarantine")
+    if kept is not None:
+        print(f"the previous index is kept as {kept}")
 
 
 def _database(config: Path | None, root: Path | None) -> Path:

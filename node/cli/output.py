@@ -56,7 +56,14 @@ def sized(count: float) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return str(_plain(value)) if isinstance(value, datetime | Path) else str(value)
+    return printable(str(_plain(value)) if isinstance(value, datetime | Path) else str(value))
+
+
+def printable(text: str) -> str:
+    r"""Text that a stranger may have written, for a terminal: control characters become ``\x1b`` and the like."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
 
 
 def _plain(value: Any) -> Any:

@@ -37,6 +37,7 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
             )
         ]
         volumes = index.rows("SELECT count(*) AS n FROM v_volumes WHERE NOT superseded AND kind = 'volume'")[0]["n"]
+        incomplete = index.rows("SELECT count(*) AS n FROM v_series WHERE verdict = 'incomplete'")[0]["n"]
         facts: dict[str, Any] = {
             "root": folder,
             "patients": index.count("v_patients"),
@@ -45,6 +46,7 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
             "instances": stored["n"],
             "bytes": stored["bytes"],
             "volume_files": volumes,
+            "incomplete_series": incomplete,
             "failures": index.count("v_failures"),
             "oldest_due_at": waiting["due_at"],
             "free_bytes": os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize,
@@ -65,6 +67,7 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
             "series": series,
             "instances": f"{facts['instances']} ({sized(facts['bytes'])})",
             "volume files": facts["volume_files"],
+            "incomplete": f"{facts['incomplete_series']} series" if facts["incomplete_series"] else "none",
             "oldest due": facts["oldest_due_at"] or "nothing waits",
             "free": sized(facts["free_bytes"]),
         }

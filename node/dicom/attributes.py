@@ -82,6 +82,10 @@ IMAGE = (
     Attribute(0x00080023, "content_date", "DA"),
     Attribute(0x00080033, "content_time", "TM"),
     Attribute(0x00201002, "images_in_acquisition", "IS"),
+    Attribute(0x00200105, "number_of_temporal_positions", "IS"),
+    Attribute(0x00540081, "number_of_slices", "US"),
+    Attribute(0x00540101, "number_of_time_slices", "US"),
+    Attribute(0x00201209, "number_of_series_related_instances", "IS"),
 )
 LEVELS = (PATIENT, STUDY, SERIES, IMAGE)
 INDEXED_TAGS = frozenset([SPECIFIC_CHARACTER_SET, *(attribute.tag for level in LEVELS for attribute in level)])

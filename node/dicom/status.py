@@ -40,6 +40,19 @@ _STATUS_OF: tuple[tuple[type[ArrivalRefused], int], ...] = (
 )
 
 
+_REMEDIES = {
+    OUT_OF_RESOURCES: "look at the disk and at `voxelnode status`, then send again",
+    CLASS_MISMATCH: "the sender announces another object than it sends: have its maker mend it",
+    CANNOT_UNDERSTAND: "the data set is broken or lacks an identifying UID: have it made anew",
+    SOP_CLASS_NOT_SUPPORTED: "have the sender propose the storage class of the object",
+}
+
+
+def remedy_of(status: int) -> str:
+    """What a person can do about an instance that was answered with `status`."""
+    return _REMEDIES.get(status, "see the log of this node; please report it")
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a request is answered: a status and, if it failed, an *Error Comment* (0000,0902)."""

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
 from pydicom.tag import BaseTag
@@ -30,6 +31,8 @@ CONVERSION_ERRORS = (
     BytesLengthException,
 )
 """What pydicom raises when it converts a value that cannot be what its header says."""
+
+_TEXT_VRS = frozenset(("CS", "DA", "DT", "LO", "SH", "TM", "UI"))
 
 
 def value(ds: Dataset, keyword: str) -> Any:
@@ -86,6 +89,9 @@ def whole(ds: Dataset, keyword: str) -> int | None:
 
 def text(ds: Dataset, keyword: str) -> str:
     """Return the (first) text of an element without padding; empty where there is none."""
+    plain = _plain_texts(ds, keyword)
+    if plain is not None:
+        return plain[0]
     found = value(ds, keyword)
     if isinstance(found, Sequence) and not isinstance(found, (str, bytes)):
         found = found[0]
@@ -94,9 +100,23 @@ def text(ds: Dataset, keyword: str) -> str:
 
 def texts(ds: Dataset, keyword: str) -> tuple[str, ...]:
     """Return all texts of an element without padding."""
+    plain = _plain_texts(ds, keyword)
+    if plain is not None:
+        return plain
     found = value(ds, keyword)
     several = found if isinstance(found, Sequence) and not isinstance(found, (str, bytes)) else [found]
     return tuple(each.strip(" \0") for each in several if isinstance(each, str))
+
+
+def _plain_texts(ds: Dataset, keyword: str) -> tuple[str, ...] | None:
+    """Texts of an element that pydicom has not converted yet, which costs ten times as much; None of any but ASCII."""
+    tag = _tag(keyword)
+    raw: Any = ds.get_item(tag)
+    if not isinstance(raw, RawDataElement) or not isinstance(raw.value, bytes) or not raw.value:
+        return None
+    if (raw.VR or dictionary_VR(tag)) not in _TEXT_VRS or not raw.value.isascii() or b"\x1b" in raw.value:
+        return None
+    return tuple(part.strip(" \0") for part in raw.value.decode("ascii").split("\\"))
 
 
 def items(ds: Dataset, keyword: str) -> Sequence[Dataset]:

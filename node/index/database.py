@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,27 @@ from sqlalchemy import Connection, select, text
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import SQLAlchemyError
 
+from node.config import OverwritePolicy
 from node.dicom.attributes import InstanceAttributes
-from node.index import instances, series
+from node.index import deletion, files, instances, patients, rejections, retention, series, timers
 from node.index.engine import FILE_NAME, IndexUnusable, open_engine, upgrade
 from node.index.models import About
-from node.index.records import ClaimedSeries, Outcome, SeriesOutcome, StoredFile
+from node.index.records import (
+    ClaimedSeries,
+    CountedRefusal,
+    Deletion,
+    DeletionPlan,
+    Kept,
+    Level,
+    Merged,
+    Refused,
+    SeriesOutcome,
+    SeriesPlace,
+    StoredFile,
+    StoredStudy,
+    SupersededConversion,
+    UnconfirmedSeries,
+)
 from node.index.writer import IndexWriter
 from node.metrics import Metrics
 
@@ -28,7 +44,7 @@ class Index:
     ----------
     root : Path
         Holds ``index.sqlite``, which is created or upgraded.
-    sync_folder : callable
+    sync_folder, on_disk_error : callable
         See `IndexWriter`.
 
     Raises
@@ -37,16 +53,27 @@ class Index:
         The file is damaged or newer than this program.
     """
 
-    def __init__(self, root: Path, sync_folder: Callable[[Path], None], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        root: Path,
+        sync_folder: Callable[[Path], None],
+        metrics: Metrics,
+        on_disk_error: Callable[[str], None] = lambda reason: None,
+    ) -> None:
         self.path = root.absolute() / FILE_NAME
         upgrade(self.path)
         self._engine = open_engine(self.path)
-        self._writer = IndexWriter(self._engine, sync_folder, metrics)
+        self._writer = IndexWriter(self._engine, sync_folder, metrics, on_disk_error)
         self.remember("root", str(root.absolute()))
 
     def add_instance(
-        self, attributes: InstanceAttributes, file: StoredFile, quiet_seconds: float, folder: Path
-    ) -> Outcome:
+        self,
+        attributes: InstanceAttributes,
+        file: StoredFile,
+        quiet_seconds: float,
+        folder: Path,
+        overwrite_policy: OverwritePolicy = "never",
+    ) -> Kept:
         """Index one instance; returns after the commit. See `node.index.instances.add_instances`.
 
         Parameters
@@ -59,20 +86,36 @@ class Index:
         OutOfResources
             The row may not be committed.
         """
-        return self._writer.add(instances.Arrived(attributes, file, quiet_seconds), folder)
+        return self._writer.add(instances.Arrived(attributes, file, quiet_seconds, overwrite_policy), folder)
 
     def unknown_keys(self, keys: Sequence[str]) -> list[str]:
-        """Those of `keys` (at most a folder's worth) that have no row."""
+        """Those of `keys` (at most a folder's worth) that no row names."""
         known = self._writer.run(lambda connection: instances.known_keys(connection, keys))
         return [key for key in keys if key not in known]
 
-    def claim_due_series(self, now: dt.datetime) -> ClaimedSeries | None:
-        """Take the series that has been due longest, if there is one."""
-        return self._writer.run(lambda connection: series.claim_due_series(connection, now))
+    def instance_files(self, folder: str) -> list[files.InstanceFile]:
+        """The files that rows of images name in one folder, such as ``objects/00000000``."""
+        return self._writer.run(lambda connection: list(files.instance_files(connection, folder)))
+
+    def mark_files(self, keys: Sequence[str], *, missing: bool, now: dt.datetime) -> int:
+        """Note that files (at most a folder's worth) are missing, or there again; returns how many that is news of."""
+        return self._writer.run(lambda connection: files.mark_files(connection, keys, missing=missing, now=now))
+
+    def loser_keys(self) -> set[str]:
+        """Keys of the files that lost against another one of their SOP Instance UID, where they are or will be."""
+        return self._writer.run(files.loser_keys)
+
+    def claim_due_series(self, now: dt.datetime, longest_wait: dt.timedelta | None = None) -> ClaimedSeries | None:
+        """Take the series that has been due longest, if there is one. See `node.index.series.claim_due_series`."""
+        return self._writer.run(lambda connection: series.claim_due_series(connection, now, longest_wait))
 
     def record_outcome(self, claimed: ClaimedSeries, outcome: SeriesOutcome, now: dt.datetime) -> bool:
         """Write a revision and end the claim; False when the claim was no longer ours."""
         return self._writer.run(lambda connection: series.record_outcome(connection, claimed, outcome, now))
+
+    def record_unchanged(self, claimed: ClaimedSeries, now: dt.datetime) -> None:
+        """End a claim whose conversion would give what is there already."""
+        self._writer.run(lambda connection: series.record_unchanged(connection, claimed, now))
 
     def record_crash(
         self, claimed: ClaimedSeries, detail: str, attempts: int, retry_seconds: float, now: dt.datetime
@@ -90,13 +133,75 @@ class Index:
         """Hand back what a dead process had claimed; returns how many series."""
         return self._writer.run(lambda connection: series.release_all_claims(connection, now))
 
-    def shift_due_times(self, step: dt.timedelta) -> None:
+    def shift_times(self, step: dt.timedelta) -> None:
         """Follow a step of the system clock, so that what was due in ten seconds still is."""
-        self._writer.run(lambda connection: series.shift_due_times(connection, step))
+        self._writer.run(lambda connection: timers.shift_times(connection, step))
+
+    def rearm(self, now: dt.datetime) -> None:
+        """At a start: let nothing wait longer because the clock was set back meanwhile."""
+        self._writer.run(lambda connection: timers.rearm(connection, now))
+
+    def wait_after_abort(
+        self, places: Collection[SeriesPlace], grace: dt.timedelta, why: str, now: dt.datetime
+    ) -> None:
+        """Give the sender of an association that was not released time to come back."""
+        self._writer.run(lambda connection: timers.wait_after_abort(connection, places, grace, why, now))
+
+    def owe_conversions(self, places: Collection[SeriesPlace], now: dt.datetime) -> int:
+        """Make series due, whatever became of them; returns how many were not open anyway."""
+        return self._writer.run(lambda connection: timers.owe_conversions(connection, places, now))
+
+    def unconfirmed_series(self, calling_ae_titles: Collection[str]) -> list[UnconfirmedSeries]:
+        """Series that wait and came last from one of these senders."""
+        return self._writer.run(lambda connection: timers.unconfirmed_series(connection, calling_ae_titles))
+
+    def confirm_count(self, place: SeriesPlace, count: int, now: dt.datetime) -> bool:
+        """Note how many instances the sender has; returns whether all of them are here, and the series is due."""
+        return self._writer.run(lambda connection: timers.confirm_count(connection, place, count, now))
+
+    def find_quiet_studies(self, quiet: dt.timedelta, now: dt.datetime) -> int:
+        """Mark the studies none of whose series has been open for so long; returns how many became quiet."""
+        return self._writer.run(lambda connection: timers.find_quiet_studies(connection, quiet, now))
+
+    def superseded_before(self, moment: dt.datetime) -> list[SupersededConversion]:
+        """Conversions that a newer one took the place of before `moment`, and whose files are still there."""
+        return self._writer.run(lambda connection: series.superseded_before(connection, moment))
+
+    def record_files_removed(self, conversion: SupersededConversion, now: dt.datetime) -> None:
+        """Note that the files of a superseded conversion are gone; its rows stay."""
+        self._writer.run(lambda connection: series.record_files_removed(connection, conversion, now))
 
     def live_revisions(self) -> set[tuple[str, str, int]]:
         """(Study Instance UID, Series Instance UID, revision) of every recorded conversion."""
         return self._writer.run(series.live_revisions)
+
+    def record_refusals(self, refusals: Sequence[CountedRefusal]) -> list[Refused]:
+        """Add to the table of what was refused; returns the refusals that are news."""
+        return self._writer.run(lambda connection: rejections.record_refusals(connection, refusals))
+
+    def plan_deletion(self, level: Level, uid: str, study_instance_uid: str | None = None) -> DeletionPlan:
+        """What a deletion would take away; raises a `UsageError` when there is nothing."""
+        return self._writer.run(lambda connection: deletion.plan_deletion(connection, level, uid, study_instance_uid))
+
+    def order_deletion(self, plan: DeletionPlan, reason: str, now: dt.datetime) -> Deletion:
+        """Take the rows away; the files are the caller's, see `node.index.deletion`."""
+        return self._writer.run(lambda connection: deletion.order_deletion(connection, plan, reason, now))
+
+    def unfinished_deletions(self) -> list[Deletion]:
+        """Deletions whose files may still be there."""
+        return self._writer.run(deletion.unfinished_deletions)
+
+    def finish_deletion(self, ordered: Deletion, now: dt.datetime) -> None:
+        """Note that every file of a deletion is gone."""
+        self._writer.run(lambda connection: deletion.finish_deletion(connection, ordered, now))
+
+    def stored_studies(self) -> list[StoredStudy]:
+        """Every study as retention sees it, the one that grew last at the end."""
+        return self._writer.run(retention.stored_studies)
+
+    def merge_patients(self, source: int, target: int, now: dt.datetime) -> Merged:
+        """Say that two patients are one, see `node.index.patients.merge_patients`."""
+        return self._writer.run(lambda connection: patients.merge_patients(connection, source, target, now))
 
     @property
     def waiting(self) -> int:
@@ -150,6 +255,26 @@ class ReadIndex:
     def rows(self, query: str, **values: Any) -> list[dict[str, Any]]:
         """The rows that a query on the views gives; `values` fill its ``:names``."""
         return [dict(row) for row in self._connection.execute(text(query), values).mappings()]
+
+    def instance_files(self) -> Iterator[files.InstanceFile]:
+        """The file of every instance, in the order of the folders that hold them."""
+        return files.instance_files(self._connection)
+
+    def volume_files(self) -> Iterator[files.VolumeFile]:
+        """Every file of a revision that should be there."""
+        return files.volume_files(self._connection)
+
+    def loser_keys(self) -> set[str]:
+        """Keys of the files that lost against another one of their SOP Instance UID, and are kept."""
+        return files.loser_keys(self._connection)
+
+    def plan_deletion(self, level: Level, uid: str, study_instance_uid: str | None = None) -> DeletionPlan:
+        """What a deletion would take away; raises a `UsageError` when there is nothing."""
+        return deletion.plan_deletion(self._connection, level, uid, study_instance_uid)
+
+    def stored_studies(self) -> list[StoredStudy]:
+        """Every study as retention sees it, the one that grew last at the end."""
+        return retention.stored_studies(self._connection)
 
     def count(self, view: str) -> int:
         """How many rows one of the views has."""

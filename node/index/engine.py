@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
+import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,7 @@ def open_engine(path: Path, *, read_only: bool = False) -> Engine:
         if not read_only:
             cursor.execute("PRAGMA journal_mode = WAL")
             cursor.execute("PRAGMA synchronous = FULL")
+            cursor.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten, not only forgotten
         cursor.close()
 
     @event.listens_for(engine, "begin")
@@ -88,6 +92,50 @@ def upgrade(path: Path) -> tuple[str | None, str]:
         raise IndexUnusable(f"{path} is no usable SQLite database: {error.orig}") from error
     finally:
         engine.dispose()
+
+
+def set_aside(root: Path, now: dt.datetime) -> Path | None:
+    """Rename the index of a root, usable or not, so that a new one can be made; returns its new name, if it was there.
+
+    The write-ahead log goes with it: it belongs to that database alone.
+    """
+    path = root / FILE_NAME
+    kept = root / f"index-{now:%Y%m%dT%H%M%S}.sqlite"
+    for ending in ("-wal", "-shm", ""):  # the database last: a crash between leaves it where it is looked for
+        old = path.with_name(path.name + ending)
+        if old.exists():
+            os.rename(old, kept.with_name(kept.name + ending))
+    return kept if kept.exists() else None
+
+
+def backup(path: Path, target: Path) -> int:
+    """Copy a database, also while a node writes to it; returns the bytes of the copy.
+
+    The copy is one moment of the database, whole without a write-ahead log, synced, and appears under its name by one
+    rename.
+
+    Raises
+    ------
+    IndexUnusable
+        There is no database, or it cannot be read.
+    """
+    if not path.exists():
+        raise IndexUnusable(f"no index at {path}: is the root right?")
+    part = target.with_name(f"{target.name}.part")
+    part.unlink(missing_ok=True)
+    try:
+        with (
+            closing(sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as source,
+            closing(sqlite3.connect(part)) as copy,
+        ):
+            source.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")
+    except sqlite3.Error as error:
+        raise IndexUnusable(f"{path} cannot be copied: {error}") from error
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    os.rename(part, target)
+    return target.stat().st_size
 
 
 def check(path: Path) -> list[str]:

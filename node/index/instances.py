@@ -5,15 +5,23 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
 
 import structlog
-from sqlalchemy import Connection, bindparam, case, insert, select, update
+from sqlalchemy import Connection, bindparam, case, func, insert, select, update
+from sqlalchemy.orm import aliased
 
+from node.config import OverwritePolicy
 from node.dicom.attributes import InstanceAttributes
+from node.index.events import EventKind, record_event
 from node.index.models import Conflict, Image, Patient, Series, Study
-from node.index.records import Outcome, StoredFile
+from node.index.records import Kept, Outcome, StoredFile
 
 log = structlog.get_logger()
+
+REVOKED = -1
+"""In `claimed_arrivals`: the series is still under conversion, but its outcome counts no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +31,38 @@ class Arrived:
     attributes: InstanceAttributes
     file: StoredFile
     quiet_seconds: float
+    overwrite_policy: OverwritePolicy = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """An instance that the index holds; `pending` while its row is still to be inserted."""
+
+    sha256: str
+    key: str
+    series_id: int
+    file_missing: bool = False
+    pending: bool = False
+
+
+@dataclass(slots=True)
+class _Growth:
+    """What a batch brought to one series."""
+
+    last: Arrived
+    count: int = 0
+    replaced: bool = False
 
 
 # Built once: compiling a statement costs more than running it.
-_FIND_IMAGES = select(Image.sop_instance_uid, Image.sha256).where(
+_FIND_IMAGES = select(Image.sop_instance_uid, Image.sha256, Image.key, Image.series_id, Image.file_missing).where(
     Image.sop_instance_uid.in_(bindparam("uids", expanding=True))
 )
-_FIND_LOSER = select(Conflict.id).where(
+_FIND_LOSER = select(Conflict.key).where(
     Conflict.sop_instance_uid == bindparam("uid"), Conflict.sha256 == bindparam("sha256"), Conflict.key.is_not(None)
 )
 _FIND_SERIES = (
-    select(Series.id, Patient.identity)
+    select(Series.id, Patient.identity, Series.state)
     .join(Study, Study.id == Series.study_id)
     .join(Patient, Patient.id == Study.patient_id)
     .where(Study.study_instance_uid == bindparam("study"), Series.series_instance_uid == bindparam("series"))
@@ -44,6 +73,7 @@ _SERIES_GREW = (
     .where(Series.id == bindparam("series"))
     .values(
         arrivals=Series.arrivals + bindparam("count"),
+        open_since=func.coalesce(Series.open_since, bindparam("received")),
         last_received_at=bindparam("received"),
         due_at=bindparam("due"),
         attempts=0,
@@ -53,56 +83,133 @@ _SERIES_GREW = (
 )
 
 
-def add_instances(connection: Connection, batch: Sequence[Arrived]) -> list[Outcome]:
+def add_instances(connection: Connection, batch: Sequence[Arrived]) -> list[Kept]:
     """Insert instances with their patients, studies and series, and move the `due_at` of each series that grew.
 
-    Runs inside the writer's transaction; the outcomes are in the order of `batch`.
+    Runs inside the writer's transaction; what became of them is in the order of `batch`.
 
     Notes
     -----
     The first instance of a patient, study or series says what the level holds. A study that turns up under a second
-    patient, and a series in a second study, are recorded in `conflicts`.
+    patient, a series in a second study, a study without Patient ID and one Patient ID of two persons are recorded in
+    `conflicts`.
+
+    Other bytes under a SOP Instance UID that is here are never lost, and recorded in `conflicts` with their place:
+
+    * ``never``: the first stays, the second goes to quarantine;
+    * ``keep_both``: the first stays what is converted and served, the second keeps its place in the archive;
+    * ``replace``: the second takes the row and reopens the series, the first goes to quarantine. An instance that
+      comes back under another series is not replaced: that would take it out of the series that holds it.
     """
     uids = [one.attributes.sop_instance_uid for one in batch]
-    known = {uid: sha256 for uid, sha256 in connection.execute(_FIND_IMAGES, {"uids": uids})}
-    outcomes: list[Outcome] = []
-    images: list[dict[str, object]] = []
-    grown: dict[int, tuple[int, Arrived]] = {}
-    series: dict[tuple[object, ...], int] = {}
+    held = {row[0]: _Held(*row[1:]) for row in connection.execute(_FIND_IMAGES, {"uids": uids})}
+    images: dict[str, dict[str, object]] = {}
+    grown: dict[int, _Growth] = {}
+    places: dict[tuple[object, ...], int] = {}
+    kept: list[Kept] = []
     for one in batch:
-        outcome = _outcome(connection, one, known)
-        outcomes.append(outcome)
-        if outcome is not Outcome.STORED:
+        uid = one.attributes.sop_instance_uid
+        first = held.get(uid)
+        if first is None:
+            series_id = _place(connection, one, places)
+            images[uid] = _image(one, series_id)
+            result = Kept(Outcome.STORED)
+        elif first.file_missing or (first.sha256 != one.file.sha256 and _replaces(connection, one, first)):
+            series_id = first.series_id
+            result = _replaced(connection, one, first, images)
+        else:
+            kept.append(_not_taken(connection, one, first))
             continue
-        known[one.attributes.sop_instance_uid] = one.file.sha256
-        identity = patient_identity(one.attributes)
-        place = (one.attributes.study["study_instance_uid"], one.attributes.series["series_instance_uid"], identity)
-        if place not in series:
-            series[place] = _series(connection, one, identity)
-        series_id = series[place]
-        images.append(_image(one, series_id))
-        grown[series_id] = (grown.get(series_id, (0, one))[0] + 1, one)
+        kept.append(result)
+        held[uid] = _Held(one.file.sha256, one.file.key, series_id, pending=uid in images)
+        growth = grown.setdefault(series_id, _Growth(one))
+        growth.last, growth.count = one, growth.count + 1
+        growth.replaced |= first is not None
     if images:
-        connection.execute(_INSERT_IMAGES, images)
-    for series_id, (count, last) in grown.items():
-        received = last.file.received_at
-        due = received + dt.timedelta(seconds=last.quiet_seconds)
-        connection.execute(_SERIES_GREW, {"series": series_id, "count": count, "received": received, "due": due})
-    return outcomes
+        connection.execute(_INSERT_IMAGES, list(images.values()))
+    for series_id, growth in grown.items():
+        received = growth.last.file.received_at
+        due = received + dt.timedelta(seconds=growth.last.quiet_seconds)
+        values = {"series": series_id, "count": growth.count, "received": received, "due": due}
+        connection.execute(_SERIES_GREW, values)
+        if growth.replaced:
+            revoke_claim(connection, series_id)
+    return kept
 
 
-def _outcome(connection: Connection, one: Arrived, known: Mapping[str, str]) -> Outcome:
-    first = known.get(one.attributes.sop_instance_uid)
-    if first is None:
-        return Outcome.STORED
-    if first == one.file.sha256:
-        return Outcome.ALREADY_THERE
-    loser = {"uid": one.attributes.sop_instance_uid, "sha256": one.file.sha256}
-    if connection.execute(_FIND_LOSER, loser).first():
-        return Outcome.ALREADY_THERE
-    detail = f"first received with SHA-256 {first}, then with {one.file.sha256}; the first is kept"
-    _record_conflict(connection, "instance-bytes", one, detail, key=one.file.quarantine_key)
-    return Outcome.OTHER_BYTES
+def revoke_claim(connection: Connection, series_id: int) -> None:
+    """An instance of the series was replaced or deleted: what is being made of the old ones may not be recorded."""
+    claimed = update(Series).where(Series.id == series_id, Series.state == "converting")
+    connection.execute(claimed.values(claimed_arrivals=REVOKED))
+
+
+def _place(connection: Connection, one: Arrived, places: dict[tuple[object, ...], int]) -> int:
+    """The row of the series that an instance belongs to; `places` are those that the batch knows already."""
+    identity = patient_identity(one.attributes)
+    place = (one.attributes.study["study_instance_uid"], one.attributes.series["series_instance_uid"], identity)
+    if place not in places:
+        places[place] = _series(connection, one, identity)
+    return places[place]
+
+
+def _not_taken(connection: Connection, one: Arrived, first: _Held) -> Kept:
+    """The row stays as it is; bytes that are known are not kept twice."""
+    if first.sha256 == one.file.sha256:
+        return Kept(Outcome.ALREADY_THERE, remove=one.file.key)
+    aside = _aside(connection, one.attributes.sop_instance_uid, one.file.sha256)
+    if aside == one.file.quarantine_key:  # a crash came between the commit and the move
+        return Kept(Outcome.OTHER_BYTES, quarantine=one.file.key)
+    if aside is not None:
+        return Kept(Outcome.ALREADY_THERE, remove=one.file.key)
+    detail = f"first received with SHA-256 {first.sha256}, then with {one.file.sha256}; the first is kept"
+    stays = one.overwrite_policy == "keep_both"
+    key = one.file.key if stays else one.file.quarantine_key
+    _record_conflict(connection, "instance-versions" if stays else "instance-bytes", one, detail, key, one.file.sha256)
+    _record_event(connection, "instance-conflict", one, detail)
+    return Kept(Outcome.OTHER_BYTES, quarantine=None if stays else one.file.key)
+
+
+def _replaces(connection: Connection, one: Arrived, first: _Held) -> bool:
+    """Whether the policy lets other bytes take the row: in the same series only."""
+    if one.overwrite_policy != "replace":
+        return False
+    study_uid, series_uid = one.attributes.study["study_instance_uid"], one.attributes.series["series_instance_uid"]
+    row = connection.execute(_FIND_SERIES, {"study": study_uid, "series": series_uid}).first()
+    if row is None or row[0] != first.series_id:
+        return False
+    _tell_reopened(connection, one, row.state)
+    return True
+
+
+def _tell_reopened(connection: Connection, one: Arrived, state: str) -> None:
+    """Record that an instance came for a series that was converted, refused or set aside."""
+    if state not in ("receiving", "converting"):
+        _record_event(connection, "series-reopened", one, f"an instance arrived after the series was {state}")
+
+
+def _replaced(connection: Connection, one: Arrived, first: _Held, images: dict[str, dict[str, object]]) -> Kept:
+    """Let the arriving file take the row; the file that had it goes to quarantine, unless its bytes are there."""
+    uid = one.attributes.sop_instance_uid
+    if first.pending:
+        images[uid] = _image(one, first.series_id)
+    else:
+        values = {**_image(one, first.series_id), "file_missing": False}
+        connection.execute(update(Image).where(Image.sop_instance_uid == uid).values(values))
+    detail = f"first received with SHA-256 {first.sha256}, then with {one.file.sha256}; the second is kept"
+    if first.sha256 != one.file.sha256:
+        _record_event(connection, "instance-replaced", one, detail)
+    if first.file_missing:
+        return Kept(Outcome.STORED)
+    if _aside(connection, uid, first.sha256) is not None:
+        return Kept(Outcome.REPLACED, remove=first.key)
+    quarantine_key = str(PurePath(one.file.quarantine_key).with_name(PurePath(first.key).name))
+    _record_conflict(connection, "instance-replaced", one, detail, quarantine_key, first.sha256)
+    return Kept(Outcome.REPLACED, quarantine=first.key)
+
+
+def _aside(connection: Connection, sop_instance_uid: str, sha256: str) -> str | None:
+    """Where bytes that lost are kept, if they have lost before."""
+    return connection.execute(_FIND_LOSER, {"uid": sop_instance_uid, "sha256": sha256}).scalar()
 
 
 def _image(one: Arrived, series_id: int) -> dict[str, object]:
@@ -136,9 +243,10 @@ def _series(connection: Connection, one: Arrived, identity: str) -> int:
     study_uid, series_uid = one.attributes.study["study_instance_uid"], one.attributes.series["series_instance_uid"]
     row = connection.execute(_FIND_SERIES, {"study": study_uid, "series": series_uid}).first()
     if row is not None:
-        series_id, of_study = row
+        series_id, of_study, state = row
         if of_study != identity:
-            _record_patient_conflict(connection, one)
+            _record_patient_conflict(connection, one, identity, of_study)
+        _tell_reopened(connection, one, state)
         return int(series_id)
     study_id = _study(connection, one, identity)
     if connection.execute(select(Series.id).where(Series.series_instance_uid == series_uid)).first():
@@ -149,17 +257,42 @@ def _series(connection: Connection, one: Arrived, identity: str) -> int:
 
 
 def _study(connection: Connection, one: Arrived, identity: str) -> int:
-    find = select(Study.id, Patient.identity).join(Patient, Patient.id == Study.patient_id)
+    """The row of the study of a series that is new, made with its patient where they are new."""
     uid = one.attributes.study["study_instance_uid"]
+    find = select(Study.id.label("study"), Patient).join(Patient, Patient.id == Study.patient_id)
     row = connection.execute(find.where(Study.study_instance_uid == uid)).first()
     if row is not None:
-        if row[1] != identity:
-            _record_patient_conflict(connection, one)
-        return int(row[0])
-    patient = connection.execute(select(Patient.id).where(Patient.identity == identity)).scalar()
+        if row.identity != identity:
+            _record_patient_conflict(connection, one, identity, row.identity)
+        elif _other_person(row, one.attributes.patient):
+            _record_conflict(connection, "shared-patient-id", one, SHARED)
+        return int(row.study)
+    patient = connection.execute(select(Patient).where(Patient.identity == identity)).first()
     if patient is None:
-        patient = _inserted(connection, Patient, {**one.attributes.patient, "identity": identity})
-    return _inserted(connection, Study, {**one.attributes.study, "patient_id": patient})
+        patient_id = _inserted(connection, Patient, {**one.attributes.patient, "identity": identity})
+        if not one.attributes.patient["patient_id"]:
+            detail = "this study has no Patient ID (0010,0020); it has a patient of its own"
+            _record_conflict(connection, "no-patient-id", one, detail)
+    else:
+        patient_id = patient.merged_into or patient.id
+        if _other_person(patient, one.attributes.patient):
+            _record_conflict(connection, "shared-patient-id", one, SHARED)
+    return _inserted(connection, Study, {**one.attributes.study, "patient_id": patient_id})
+
+
+SHARED = "this Patient ID has arrived with another name, birth date or sex; the study stays with its Patient ID"
+
+
+def _other_person(known: Any, arriving: Mapping[str, object]) -> bool:
+    """Whether name, birth date or sex contradict each other; what one of the two leaves out does not."""
+    pairs = [(known.patient_birth_date, arriving["patient_birth_date"]), (known.patient_sex, arriving["patient_sex"])]
+    pairs.append((_folded(known.patient_name), _folded(arriving["patient_name"])))
+    return any(mine and theirs and mine != theirs for mine, theirs in pairs)
+
+
+def _folded(name: object) -> str:
+    """The alphabetic component group of a PN (PS3.5 6.2.1) as far as two writings of one name agree."""
+    return " ".join(str(name or "").partition("=")[0].replace("^", " ").casefold().split())
 
 
 def _inserted(connection: Connection, table: type[Patient | Study | Series], values: Mapping[str, object]) -> int:
@@ -167,18 +300,43 @@ def _inserted(connection: Connection, table: type[Patient | Study | Series], val
     return int(key[0]) if key is not None else 0
 
 
-def _record_patient_conflict(connection: Connection, one: Arrived) -> None:
+def _record_patient_conflict(connection: Connection, one: Arrived, identity: str, of_study: str) -> None:
+    """Tell once for each series, unless the two patients were merged."""
+    known, arriving = aliased(Patient), aliased(Patient)
+    merged = select(known.id).where(
+        known.identity == of_study, arriving.identity == identity, arriving.merged_into == known.id
+    )
     seen = select(Conflict.id).where(
         Conflict.kind == "study-of-two-patients",
         Conflict.study_instance_uid == one.attributes.study["study_instance_uid"],
         Conflict.series_instance_uid == one.attributes.series["series_instance_uid"],
     )
-    if connection.execute(seen).first() is None:
+    if connection.execute(merged).first() is None and connection.execute(seen).first() is None:
         detail = "this study has arrived under another patient; it stays with the first one"
         _record_conflict(connection, "study-of-two-patients", one, detail)
 
 
-def _record_conflict(connection: Connection, kind: str, one: Arrived, detail: str, key: str | None = None) -> None:
+def _record_event(connection: Connection, kind: EventKind, one: Arrived, detail: str) -> None:
+    record_event(
+        connection,
+        kind,
+        one.file.received_at,
+        study_instance_uid=str(one.attributes.study["study_instance_uid"]),
+        series_instance_uid=str(one.attributes.series["series_instance_uid"]),
+        sop_instance_uid=one.attributes.sop_instance_uid,
+        detail=detail,
+    )
+
+
+def _record_conflict(
+    connection: Connection,
+    kind: str,
+    one: Arrived,
+    detail: str,
+    key: str | None = None,
+    sha256: str | None = None,
+) -> None:
+    """`key` and `sha256` are of bytes that are kept beside those of the row."""
     uids = {
         "study_instance_uid": one.attributes.study["study_instance_uid"],
         "series_instance_uid": one.attributes.series["series_instance_uid"],
@@ -189,7 +347,7 @@ def _record_conflict(connection: Connection, kind: str, one: Arrived, detail: st
             kind=kind,
             detail=detail,
             key=key,
-            sha256=one.file.sha256,
+            sha256=sha256,
             calling_ae_title=one.file.calling_ae_title or None,
             found_at=one.file.received_at,
             **uids,
@@ -199,5 +357,8 @@ def _record_conflict(connection: Connection, kind: str, one: Arrived, detail: st
 
 
 def known_keys(connection: Connection, keys: Sequence[str]) -> set[str]:
-    """Those of `keys` (at most a folder's worth) that have a row."""
-    return set(connection.scalars(select(Image.key).where(Image.key.in_(keys))))
+    """Those of `keys` (at most a folder's worth) that a row names: of an instance, or of bytes kept beside one."""
+    return {
+        *connection.scalars(select(Image.key).where(Image.key.in_(keys))),
+        *connection.scalars(select(Conflict.key).where(Conflict.key.in_(keys))),
+    }

@@ -86,6 +86,7 @@ class Patient(Base):
     patient_birth_date: Mapped[dt.date | None] = mapped_column(Date)
     patient_birth_time: Mapped[dt.time | None] = mapped_column(Time)
     patient_sex: Mapped[str | None] = mapped_column(String(16))
+    merged_into: Mapped[int | None] = mapped_column(ForeignKey("patients.id"), index=True)  # who this is, by decision
 
 
 class Study(Base):
@@ -101,7 +102,8 @@ class Study(Base):
     study_description: Mapped[str | None] = mapped_column(String(64))
     referring_physician_name: Mapped[str | None] = mapped_column(String(324))
     patient_age: Mapped[str | None] = mapped_column(String(4))
-    quiet_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # since when no series of it is open; None: one is
+    closed_at: Mapped[dt.datetime | None] = mapped_column(Utc, index=True)  # last conversion since it last was quiet
+    quiet_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # when it was found so; a series may be open again
 
 
 class Series(Base):
@@ -279,8 +281,8 @@ class Conflict(Base):
     series_instance_uid: Mapped[str | None] = mapped_column(String(64))
     sop_instance_uid: Mapped[str | None] = mapped_column(String(64), index=True)
     detail: Mapped[str] = mapped_column(Text)
-    key: Mapped[str | None] = mapped_column(String(200))  # where the bytes that lost are kept
-    sha256: Mapped[str | None] = mapped_column(String(64))  # of the data set that came second
+    key: Mapped[str | None] = mapped_column(String(200), index=True)  # where the bytes that lost are kept
+    sha256: Mapped[str | None] = mapped_column(String(64))  # of the data set that lies there
     calling_ae_title: Mapped[str | None] = mapped_column(String(16))
     found_at: Mapped[dt.datetime] = mapped_column(Utc)
 
@@ -293,10 +295,10 @@ class Rejection(Base):
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     what: Mapped[str] = mapped_column(String(16))  # connection, association, context, instance
     rule: Mapped[str] = mapped_column(String(64), index=True)
-    peer: Mapped[str | None] = mapped_column(String(64))
-    calling_ae_title: Mapped[str | None] = mapped_column(String(16))
-    called_ae_title: Mapped[str | None] = mapped_column(String(16))
-    offered: Mapped[str | None] = mapped_column(Text)
+    peer: Mapped[str] = mapped_column(String(64))
+    calling_ae_title: Mapped[str] = mapped_column(String(16))
+    called_ae_title: Mapped[str] = mapped_column(String(16))
+    offered: Mapped[str] = mapped_column(Text)
     reason: Mapped[str] = mapped_column(Text)
     remedy: Mapped[str] = mapped_column(Text)
     count: Mapped[int] = mapped_column(Integer, default=1)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Literal
+
+from node.verdict import Expectation, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,57 @@ class Outcome(Enum):
 
     STORED = auto()
     ALREADY_THERE = auto()  # same SOP Instance UID, same bytes: nothing written
-    OTHER_BYTES = auto()  # same SOP Instance UID, other bytes: the first stays, the second is a conflict
+    OTHER_BYTES = auto()  # same SOP Instance UID, other bytes: the first stays, the second is kept beside it
+    REPLACED = auto()  # same SOP Instance UID, other bytes: the second counts, the first is kept beside it
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An outcome, and what the archive owes it after the commit: archive keys of files that no row of images names."""
+
+    outcome: Outcome
+    remove: str | None = None  # its bytes lie elsewhere
+    quarantine: str | None = None  # its bytes have lost
+
+
+SeriesPlace = tuple[str, str]
+"""Study Instance UID and Series Instance UID: a series that turns up in two studies is two series."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnconfirmedSeries:
+    """A series that waits, who sent the last of its instances, and how many are here."""
+
+    place: SeriesPlace
+    calling_ae_title: str
+    received: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Something that was refused, told so that a person can mend it; nothing in it is of a patient.
+
+    Refusals that agree in everything but `reason` and `remedy` are one to a person.
+    """
+
+    what: Literal["connection", "association", "context", "instance"]
+    rule: str
+    reason: str = field(compare=False)
+    remedy: str = field(compare=False)
+    peer: str = ""  # address, without a port
+    calling_ae_title: str = ""
+    called_ae_title: str = ""
+    offered: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CountedRefusal:
+    """How often something was refused within a while; `refused` is the last of them."""
+
+    refused: Refused
+    count: int
+    first_at: dt.datetime
+    last_at: dt.datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +96,24 @@ class ClaimedInstance:
 
 
 @dataclass(frozen=True, slots=True)
+class CurrentConversion:
+    """The conversion that readers of a claimed series see: what it was made of, and its files as (path, bytes)."""
+
+    input_sha256: str | None
+    files: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SupersededConversion:
+    """A conversion whose files may go."""
+
+    id: int
+    study_instance_uid: str
+    series_instance_uid: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimedSeries:
     """A due series that this process has taken; `claim` proves it when the outcome is recorded."""
 
@@ -53,7 +123,8 @@ class ClaimedSeries:
     series_instance_uid: str
     revision: int  # the one that this conversion makes
     instances: tuple[ClaimedInstance, ...]
-    images_in_acquisition: int | None  # the largest that an instance announces, (0020,1002)
+    expectation: Expectation
+    current: CurrentConversion | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +162,49 @@ class SeriesOutcome:
     sources: Sequence[tuple[int, str, int]] = ()
     exclusions: Sequence[tuple[str, int, str, str]] = ()
     failures: Sequence[tuple[int | None, str, str]] = ()
-    verdict: str | None = None
-    verdict_reason: str | None = None
-    expected_instances: int | None = None
+    verdict: Verdict | None = None
+    input_sha256: str | None = None
     error: str | None = None
+
+
+Level = Literal["study", "series", "instance"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeletionPlan:
+    """What a deletion would take away; `patient_id` is for the audit log alone."""
+
+    level: Level
+    uid: str
+    study_instance_uid: str
+    patient_id: str
+    series: int
+    instances: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """A deletion that was ordered; `paths` are the files and folders that must go, counted from the root."""
+
+    id: int
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """Two patients that are one now: their Patient IDs, and the studies that moved."""
+
+    source_patient_id: str
+    target_patient_id: str
+    studies: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStudy:
+    """A study as retention sees it; `settled` when each of its series is converted or no image."""
+
+    study_instance_uid: str
+    last_received_at: dt.datetime
+    settled: bool
+    calling_ae_titles: frozenset[str]

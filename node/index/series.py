@@ -10,69 +10,139 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, case, delete, insert, null, select, update
+from sqlalchemy import Connection, Row, and_, case, delete, func, insert, null, or_, select, update
+from sqlalchemy.orm import aliased
 
-from node.index.models import Conversion, Exclusion, Failure, Image, Series, Study, Volume, VolumeSource
-from node.index.records import ClaimedInstance, ClaimedSeries, SeriesOutcome
+from node.index.events import EventKind, record_event
+from node.index.instances import REVOKED
+from node.index.models import Conversion, Event, Exclusion, Failure, Image, Series, Study, Volume, VolumeSource
+from node.index.records import (
+    ClaimedInstance,
+    ClaimedSeries,
+    CurrentConversion,
+    SeriesOutcome,
+    SupersededConversion,
+)
+from node.verdict import C_FIND, Expectation, InstanceCounts, Verdict, expectation, judge
+
+_COUNTS = tuple(getattr(Image, name) for name in InstanceCounts.__slots__)
 
 
-def claim_due_series(connection: Connection, now: dt.datetime) -> ClaimedSeries | None:
-    """Take the series that has been due longest, if there is one."""
-    due = select(Series.id).where(Series.state == "receiving", Series.due_at <= now).order_by(Series.due_at).limit(1)
-    claim = uuid.uuid4().hex
+def claim_due_series(
+    connection: Connection, now: dt.datetime, longest_wait: dt.timedelta | None = None
+) -> ClaimedSeries | None:
+    """Take the series that has been due longest, if there is one.
+
+    Parameters
+    ----------
+    longest_wait : timedelta or None
+        A series that has been open for so long is taken although instances of it still come.
+    """
+    is_due = Series.due_at <= now
+    if longest_wait is not None:
+        is_due = or_(is_due, and_(Series.open_since <= now - longest_wait, Series.attempts == 0))
+    due = select(Series.id).where(Series.state == "receiving", is_due).order_by(Series.due_at).limit(1)
     row = connection.execute(
         update(Series)
         .where(Series.id == due.scalar_subquery())
-        .values(state="converting", claim=claim, claimed_arrivals=Series.arrivals)
-        .returning(Series.id, Series.study_id, Series.series_instance_uid, Series.revision)
+        .values(state="converting", claim=uuid.uuid4().hex, claimed_arrivals=Series.arrivals)
+        .returning(Series)
     ).first()
     if row is None:
         return None
     study_uid = connection.execute(select(Study.study_instance_uid).where(Study.id == row.study_id)).scalar_one()
-    images = connection.execute(
-        select(Image.sop_instance_uid, Image.key, Image.sha256, Image.images_in_acquisition)
+    instances = connection.execute(
+        select(Image.sop_instance_uid, Image.key, Image.sha256, *_COUNTS)
         .where(Image.series_id == row.id)
         .order_by(Image.instance_number, Image.sop_instance_uid)
     ).all()
-    announced = [image.images_in_acquisition for image in images if image.images_in_acquisition]
+    known = _expectation(connection, row, study_uid, [InstanceCounts(*one[3:]) for one in instances], now)
+    _tell_quiet(connection, row, study_uid, known, now)
     return ClaimedSeries(
         id=row.id,
-        claim=claim,
+        claim=row.claim,
         study_instance_uid=study_uid,
         series_instance_uid=row.series_instance_uid,
         revision=row.revision + 1,
-        instances=tuple(ClaimedInstance(image.sop_instance_uid, image.key, image.sha256) for image in images),
-        images_in_acquisition=max(announced, default=None),
+        instances=tuple(ClaimedInstance(*one[:3]) for one in instances),
+        expectation=known,
+        current=_current_conversion(connection, row.id),
     )
 
 
+def _expectation(
+    connection: Connection, row: Row[Any], study_uid: str, counts: Sequence[InstanceCounts], now: dt.datetime
+) -> Expectation:
+    aborted = select(Event.id).where(
+        Event.kind == "sender-aborted",
+        Event.series_instance_uid == row.series_instance_uid,
+        Event.study_instance_uid == study_uid,
+        Event.happened_at >= row.last_received_at,
+    )
+    return expectation(
+        counts,
+        confirmed=row.expected_instances if row.expected_source == C_FIND else None,
+        aborted=connection.execute(aborted.limit(1)).first() is not None,
+        forced=row.due_at is not None and row.due_at > now,
+    )
+
+
+def _tell_quiet(connection: Connection, row: Row[Any], study_uid: str, known: Expectation, now: dt.datetime) -> None:
+    """Record the event once, also when the conversion begins several times."""
+    last = (
+        select(Event.kind)
+        .where(Event.series_instance_uid == row.series_instance_uid, Event.study_instance_uid == study_uid)
+        .order_by(Event.id.desc())
+        .limit(1)
+    )
+    if connection.execute(last).scalar() == "series-quiet":
+        return
+    why = f"{known.received} instances"
+    if known.forced:
+        why += " and more to come; the longest wait is over"
+    elif known.confirmed is not None and known.received >= known.confirmed:
+        why += f", all of the {known.confirmed} that the sender has"
+    _record(connection, "series-quiet", row.series_instance_uid, study_uid, now, row.revision + 1, why)
+
+
+def _current_conversion(connection: Connection, series_id: int) -> CurrentConversion | None:
+    current = select(Conversion.id, Conversion.input_sha256).where(
+        Conversion.series_id == series_id, Conversion.superseded.is_(False)
+    )
+    row = connection.execute(current).first()
+    if row is None:
+        return None
+    files = connection.execute(select(Volume.path, Volume.bytes).where(Volume.conversion_id == row.id))
+    return CurrentConversion(row.input_sha256, tuple((path, size) for path, size in files))
+
+
 def record_outcome(connection: Connection, series: ClaimedSeries, outcome: SeriesOutcome, now: dt.datetime) -> bool:
-    """Write the revision and end the claim, all at once.
+    """Write the revision and end the claim, all at once: readers see the old volumes or the new ones.
 
     Returns
     -------
     bool
-        False when the claim was no longer ours: nothing is written, and the files must go.
+        False when the claim was no longer ours, or an instance was replaced or deleted meanwhile: nothing is written,
+        and the files must go.
     """
-    if not _end_claim(connection, series, outcome.state, revision=series.revision, error=outcome.error):
-        return False
-    connection.execute(
-        update(Series)
-        .where(Series.id == series.id)
-        .values(
-            verdict=outcome.verdict,
-            verdict_reason=outcome.verdict_reason,
-            expected_instances=outcome.expected_instances,
-            attempts=0,
-        )
+    revoked = select(Series.id).where(
+        Series.id == series.id, Series.claim == series.claim, Series.claimed_arrivals == REVOKED
     )
-    connection.execute(update(Conversion).where(Conversion.series_id == series.id).values(superseded=True))
+    if connection.execute(revoked).first() is not None:
+        _end_claim(connection, series, "receiving", now)
+        return False
+    if not _end_claim(connection, series, outcome.state, now, revision=series.revision, error=outcome.error):
+        return False
+    values = {"attempts": 0} | _verdict_columns(outcome.verdict)
+    connection.execute(update(Series).where(Series.id == series.id).values(values))
+    _supersede(connection, series, now)
     conversion = connection.execute(
         insert(Conversion)
         .values(
             series_id=series.id,
             revision=series.revision,
             superseded=False,
+            input_sha256=outcome.input_sha256,
             converter=outcome.converter,
             options=dict(outcome.options),
             instances=len(series.instances),
@@ -82,7 +152,19 @@ def record_outcome(connection: Connection, series: ClaimedSeries, outcome: Serie
         .returning(Conversion.id)
     ).scalar_one()
     _insert_rows(connection, series, outcome, conversion, now)
+    kind: EventKind = "series-converted" if outcome.state == "converted" else "series-refused"
+    told = outcome.error or (outcome.verdict.reason if outcome.verdict else None)
+    _record(connection, kind, series.series_instance_uid, series.study_instance_uid, now, series.revision, told)
     return True
+
+
+def record_unchanged(connection: Connection, series: ClaimedSeries, now: dt.datetime) -> None:
+    """End a claim whose conversion would give what is there already: no revision is made."""
+    if _end_claim(connection, series, "converted", now, error=None, attempts=0):
+        revision = series.revision - 1
+        _record(
+            connection, "series-unchanged", series.series_instance_uid, series.study_instance_uid, now, revision, None
+        )
 
 
 def record_crash(
@@ -98,19 +180,24 @@ def record_crash(
     tried = connection.execute(select(Series.attempts).where(Series.id == series.id)).scalar_one() + 1
     again = tried < attempts
     wait = dt.timedelta(seconds=retry_seconds * 2 ** (tried - 1))
-    if _end_claim(connection, series, "receiving" if again else "failed", error=detail):
+    if _end_claim(connection, series, "receiving" if again else "failed", now, error=detail):
         values: dict[str, Any] = {"attempts": tried}
         if again:
             values["due_at"] = now + wait
-        connection.execute(update(Series).where(Series.id == series.id).values(values))
-        if not again:
+        else:
+            values |= _verdict_columns(judge(series.expectation))
             _replace_failures(connection, series, [(None, "failed", detail)], now)
+            _record(
+                connection, "series-failed", series.series_instance_uid, series.study_instance_uid, now,
+                series.revision, detail,
+            )  # fmt: skip
+        connection.execute(update(Series).where(Series.id == series.id).values(values))
     return again
 
 
 def release_claim(connection: Connection, series: ClaimedSeries, now: dt.datetime) -> None:
     """Hand a series back unconverted: it is due at once."""
-    if _end_claim(connection, series, "receiving"):
+    if _end_claim(connection, series, "receiving", now):
         connection.execute(update(Series).where(Series.id == series.id).values(due_at=now))
 
 
@@ -118,13 +205,6 @@ def release_all_claims(connection: Connection, now: dt.datetime) -> int:
     """Hand back what a dead process had claimed; returns how many series."""
     values = {"state": "receiving", "claim": None, "claimed_arrivals": None, "due_at": now}
     return connection.execute(update(Series).where(Series.state == "converting").values(values)).rowcount
-
-
-def shift_due_times(connection: Connection, step: dt.timedelta) -> None:
-    """Follow a step of the system clock, so that what was due in ten seconds still is."""
-    for row in connection.execute(select(Series.id, Series.due_at).where(Series.state == "receiving")).all():
-        if row.due_at is not None:
-            connection.execute(update(Series).where(Series.id == row.id).values(due_at=row.due_at + step))
 
 
 def live_revisions(connection: Connection) -> set[tuple[str, str, int]]:
@@ -137,21 +217,98 @@ def live_revisions(connection: Connection) -> set[tuple[str, str, int]]:
     return {(study, series, revision) for study, series, revision in rows}
 
 
-def _end_claim(connection: Connection, series: ClaimedSeries, state: str, **values: Any) -> bool:
+def superseded_before(connection: Connection, moment: dt.datetime) -> list[SupersededConversion]:
+    """Conversions that a newer one took the place of before `moment`, and whose files are still there."""
+    newer = aliased(Conversion)
+    since = (
+        select(func.min(newer.created_at))
+        .where(newer.series_id == Conversion.series_id, newer.revision > Conversion.revision)
+        .scalar_subquery()
+    )
+    rows = connection.execute(
+        select(Conversion.id, Study.study_instance_uid, Series.series_instance_uid, Conversion.revision)
+        .join(Series, Series.id == Conversion.series_id)
+        .join(Study, Study.id == Series.study_id)
+        .where(Conversion.superseded, Conversion.files_removed_at.is_(None), since <= moment)
+    )
+    return [SupersededConversion(*row) for row in rows]
+
+
+def record_files_removed(connection: Connection, conversion: SupersededConversion, now: dt.datetime) -> None:
+    """Note that the files of a superseded conversion are gone; its rows stay."""
+    connection.execute(update(Conversion).where(Conversion.id == conversion.id).values(files_removed_at=now))
+
+
+def _end_claim(connection: Connection, series: ClaimedSeries, state: str, now: dt.datetime, **values: Any) -> bool:
     """Leave `converting`; a series that has grown meanwhile is receiving again, due as its last arrival says."""
     grown = Series.arrivals != Series.claimed_arrivals
+    open_since = Series.open_since if state == "receiving" else null()
     changed = connection.execute(
         update(Series)
         .where(Series.id == series.id, Series.claim == series.claim)
         .values(
             state=case((grown, "receiving"), else_=state),
             due_at=case((grown, Series.due_at), else_=null()),
+            open_since=case((grown, Series.last_received_at), else_=open_since),
             claim=None,
             claimed_arrivals=None,
             **values,
         )
     )
-    return changed.rowcount == 1
+    if changed.rowcount != 1:
+        return False
+    if state != "receiving":
+        of_series = select(Series.study_id).where(Series.id == series.id).scalar_subquery()
+        connection.execute(update(Study).where(Study.id == of_series).values(closed_at=now))
+    return True
+
+
+def _verdict_columns(verdict: Verdict | None) -> dict[str, Any]:
+    if verdict is None:
+        return {}
+    return {
+        "verdict": verdict.state,
+        "verdict_rule": verdict.rule,
+        "verdict_reason": verdict.reason,
+        "expected_instances": verdict.expected,
+        "expected_source": verdict.expected_source,
+        "missing_instances": verdict.missing,
+    }
+
+
+def _supersede(connection: Connection, series: ClaimedSeries, now: dt.datetime) -> None:
+    """Let the conversion that was current give way, and tell so where it had volumes."""
+    current = Conversion.series_id == series.id, Conversion.superseded.is_(False)
+    had_volumes = select(Conversion.revision).where(
+        *current, select(Volume.id).where(Volume.conversion_id == Conversion.id).exists()
+    )
+    for revision in connection.scalars(had_volumes).all():
+        detail = f"revision {series.revision} takes its place"
+        _record(
+            connection, "volume-superseded", series.series_instance_uid, series.study_instance_uid, now, revision,
+            detail,
+        )  # fmt: skip
+    connection.execute(update(Conversion).where(*current).values(superseded=True))
+
+
+def _record(
+    connection: Connection,
+    kind: EventKind,
+    series_instance_uid: str,
+    study_instance_uid: str,
+    now: dt.datetime,
+    revision: int,
+    detail: str | None,
+) -> None:
+    record_event(
+        connection,
+        kind,
+        now,
+        study_instance_uid=study_instance_uid,
+        series_instance_uid=series_instance_uid,
+        revision=revision,
+        detail=detail,
+    )
 
 
 def _insert_rows(

@@ -7,6 +7,7 @@ waits for nothing and many senders share one commit.
 from __future__ import annotations
 
 import queue
+import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -20,14 +21,17 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from node.errors import OutOfResources
+from node.failpoints import reached
 from node.index.instances import Arrived, add_instances
-from node.index.records import Outcome
+from node.index.records import Kept
 from node.metrics import Metrics
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 MAXIMUM_BATCH = 256
+UNTRUSTED = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY})
+"""Primary result codes after which nothing more may be written; a full or a busy database passes."""
 
 
 @dataclass(slots=True)
@@ -44,7 +48,7 @@ class _Instance:
 
     arrived: Arrived
     folder: Path
-    future: Future[Outcome]
+    future: Future[Kept]
 
 
 class IndexWriter:
@@ -55,16 +59,27 @@ class IndexWriter:
     engine : Engine
     sync_folder : callable
         Makes the names in a folder durable; called once for each folder of a batch, before the commit.
+    on_disk_error : callable (str)
+        Told once, in words, that the disk of the database failed. Nothing is written any more then: after a failed sync
+        a later success would prove nothing.
     """
 
-    def __init__(self, engine: Engine, sync_folder: Callable[[Path], None], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        sync_folder: Callable[[Path], None],
+        metrics: Metrics,
+        on_disk_error: Callable[[str], None] = lambda reason: None,
+    ) -> None:
         self._engine, self._sync_folder, self._metrics = engine, sync_folder, metrics
+        self._on_disk_error = on_disk_error
+        self._failed: str | None = None
         self._queue: queue.SimpleQueue[_Work | _Instance | None] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="index-writer", daemon=True)
         self._thread.start()
 
-    def add(self, arrived: Arrived, folder: Path) -> Outcome:
+    def add(self, arrived: Arrived, folder: Path) -> Kept:
         """Index one instance, together with whatever else is waiting; returns after the commit.
 
         Parameters
@@ -77,7 +92,7 @@ class IndexWriter:
         OutOfResources
             The commit failed or may have failed: never a success.
         """
-        future: Future[Outcome] = Future()
+        future: Future[Kept] = Future()
         self._put(_Instance(arrived, folder, future))
         return future.result()
 
@@ -96,6 +111,8 @@ class IndexWriter:
     def _put(self, pending: _Work | _Instance) -> None:
         if self._closed.is_set():
             raise OutOfResources("the index is closed")
+        if self._failed is not None:
+            raise OutOfResources(self._failed)
         self._queue.put(pending)
         self._metrics.queued_instances.set(self._queue.qsize())
 
@@ -125,26 +142,54 @@ class IndexWriter:
 
     def _commit(self, connection: Connection, batch: list[_Work | _Instance]) -> None:
         arrived = [one for one in batch if isinstance(one, _Instance)]
-        done: list[tuple[Future[Any], Any]] = []
         started = perf_counter()
         try:
-            for folder in {one.folder for one in arrived}:
-                self._sync_folder(folder)
-            with connection.begin():
-                done += _add(connection, arrived)
-                for work in batch:
-                    if isinstance(work, _Work):
-                        done += _ran(connection, work.future, work.run)
+            done = self._transact(connection, batch, arrived)
         except Exception as error:  # whatever it is, no one may wait for ever, and no one be told of success
             log.exception("index_commit_failed", batch=len(batch))
+            self._note_disk_error(error)
             for one in batch:
                 if not one.future.done():
                     one.future.set_exception(OutOfResources(f"the index did not commit: {type(error).__name__}"))
             return
+        if arrived:
+            reached("rows-committed")
         self._metrics.commit_seconds.observe(perf_counter() - started)
         self._metrics.commit_instances.observe(len(arrived))
         for future, result in done:
             future.set_result(result)
+
+    def _transact(
+        self, connection: Connection, batch: list[_Work | _Instance], arrived: list[_Instance]
+    ) -> list[tuple[Future[Any], Any]]:
+        """Sync the folders of what arrived, then write all rows in one transaction."""
+        if self._failed is not None:
+            raise OutOfResources(self._failed)
+        done: list[tuple[Future[Any], Any]] = []
+        for folder in {one.folder for one in arrived}:
+            self._sync_folder(folder)
+        if arrived:
+            reached("folder-synced")
+        with connection.begin():
+            done += _add(connection, arrived)
+            for work in batch:
+                if isinstance(work, _Work):
+                    done += _ran(connection, work.future, work.run)
+            if arrived:
+                reached("rows-written")
+        return done
+
+    def _note_disk_error(self, error: Exception) -> None:
+        cause = _disk_error(error)
+        if cause is not None and self._failed is None:
+            self._failed = f"index: {cause.sqlite_errorname}: {cause}"
+            self._on_disk_error(self._failed)
+
+
+def _disk_error(error: Exception) -> sqlite3.Error | None:
+    """The error of SQLite that says that its disk, or what lies there, cannot be trusted."""
+    cause = getattr(error, "orig", None)
+    return cause if isinstance(cause, sqlite3.Error) and cause.sqlite_errorcode & 0xFF in UNTRUSTED else None
 
 
 def _add(connection: Connection, arrived: list[_Instance]) -> list[tuple[Future[Any], Any]]:
@@ -155,7 +200,9 @@ def _add(connection: Connection, arrived: list[_Instance]) -> list[tuple[Future[
         with connection.begin_nested():
             outcomes = add_instances(connection, [one.arrived for one in arrived])
         return [(one.future, outcome) for one, outcome in zip(arrived, outcomes, strict=True)]
-    except SQLAlchemyError:
+    except SQLAlchemyError as error:
+        if _disk_error(error) is not None:
+            raise
         if len(arrived) > 1:
             return [done for one in arrived for done in _add(connection, [one])]
         log.exception("instance_not_indexed")
@@ -170,5 +217,7 @@ def _ran(
         with connection.begin_nested():
             return [(future, work(connection))]
     except Exception as error:  # whatever it is belongs to whoever asked for the work
+        if _disk_error(error) is not None:
+            raise
         future.set_exception(error)
         return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -15,6 +15,7 @@ import structlog
 
 from node.config import Dicom, Peer
 from node.dicom.uids import APPLICATION_CONTEXT
+from node.index.records import Refused
 from node.metrics import Metrics
 
 logger = structlog.get_logger()
@@ -39,6 +40,32 @@ class Requested:
     called_ae_title: str
     application_context: str
     presentation_contexts: int
+
+
+_REASONS = {
+    (1, 1): "no reason given",
+    (1, 2): "application context name not supported",
+    (1, 3): "calling AE title not recognised",
+    (1, 7): "called AE title not recognised",
+    (3, 1): "temporary congestion",
+    (3, 2): "local limit exceeded",
+}
+"""What (source, diagnostic) mean, PS3.8 table 9-21."""
+
+
+def refusal_of(rejection: Rejection, address: str, requested: Requested) -> Refused:
+    """An association's rejection as a person is told of it."""
+    lasting = "rejected for good" if rejection.result == 1 else "rejected for now"
+    return Refused(
+        "association",
+        rejection.rule,
+        f"{lasting}: {_REASONS[rejection.source, rejection.diagnostic]}",
+        rejection.remedy,
+        peer=address,
+        calling_ae_title=requested.calling_ae_title,
+        called_ae_title=requested.called_ae_title,
+        offered=f"{requested.presentation_contexts} presentation contexts",
+    )
 
 
 class Closable(Protocol):
@@ -75,8 +102,17 @@ class Admission:
     address that holds most of them gives way to a new one: sockets that stay silent can keep nobody out.
     """
 
-    def __init__(self, dicom: Dicom, peers: Mapping[str, Peer], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        dicom: Dicom,
+        peers: Mapping[str, Peer],
+        metrics: Metrics,
+        intake_refusal: Callable[[], str | None] = lambda: None,
+        on_refusal: Callable[[Refused], None] = lambda refused: None,
+    ) -> None:
+        self.on_refusal = on_refusal
         self._dicom, self._peers, self._metrics = dicom, tuple(peers.values()), metrics
+        self._intake_refusal = intake_refusal
         self._connections: dict[Connection, None] = {}  # ordered by arrival
         self._changed = threading.Condition()
 
@@ -93,12 +129,21 @@ class Admission:
         if evicted is not None:
             self._metrics.rejections.labels(rule="pending connections").inc()
             logger.warning("connection_evicted", address=evicted.address, reason="too many pending connections")
+            self.on_refusal(
+                Refused(
+                    "connection",
+                    "pending connections",
+                    f"{self._dicom.maximum_pending_connections} connections had not asked for an association",
+                    "find out what connects and stays silent, or raise [dicom] maximum_pending_connections",
+                    peer=evicted.address,
+                )
+            )
             evicted.thread.hang_up()
         return connection
 
     def judge(self, connection: Connection, requested: Requested) -> Rejection | None:
         """Return why the association is rejected, or None and count it as open."""
-        rejection = self._unfit(requested) or self._stranger(connection.address, requested)
+        rejection = self._unfit(requested) or self._stranger(connection.address, requested) or self._no_intake()
         if rejection is None:
             with self._changed:
                 rejection = self._crowd(connection.address)
@@ -107,6 +152,7 @@ class Admission:
                     self._count()
         if rejection is not None:
             self._metrics.rejections.labels(rule=rejection.rule).inc()
+            self.on_refusal(refusal_of(rejection, connection.address, requested))
         return rejection
 
     def ending(self, connection: Connection) -> None:
@@ -175,6 +221,10 @@ class Admission:
         if same_title and not any(not peer.networks or _in_networks(here, peer) for peer in same_title):
             return Rejection(1, 1, 3, "peer address", "add the address to the networks of the sender in [peers]")
         return None
+
+    def _no_intake(self) -> Rejection | None:
+        why = self._intake_refusal()
+        return Rejection(2, 3, 1, "intake", why) if why is not None else None
 
     def _crowd(self, address: str) -> Rejection | None:
         """Count associations, under the lock."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol
@@ -10,9 +11,10 @@ import structlog
 from pydicom.dataset import Dataset
 from pynetdicom.events import Event
 
-from node.dicom.status import FAILED, STORED, Answer, SopClassNotSupported, answer_to
+from node.dicom.status import FAILED, STORED, Answer, SopClassNotSupported, answer_to, remedy_of
 from node.dicom.uids import is_storage_class
 from node.errors import ArrivalRefused, ClassMismatch, NotUnderstood
+from node.index.records import Refused
 from node.ingest import Announced, Arrival, Ingest, Origin
 from node.metrics import Metrics
 
@@ -51,17 +53,36 @@ class StoreService:
     association : str
         Its name in the log.
     metrics : Metrics
+    on_refusal : callable (Refused)
+        Told of each instance that is not taken.
     """
 
-    def __init__(self, ingest: Ingest, origin: Origin, association: str, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        ingest: Ingest,
+        origin: Origin,
+        association: str,
+        metrics: Metrics,
+        on_refusal: Callable[[Refused], None] = lambda refused: None,
+    ) -> None:
         self.ingest = ingest
         self.origin = origin
         self.metrics = metrics
+        self.on_refusal = on_refusal
         self.log = logger.bind(association=association, calling_ae_title=origin.calling_ae_title, peer=origin.peer)
 
     def begin(self, request: Request, context: Context) -> Reception:
         """Take up a request; its refusal, if there is one, is told by `Reception.finish`."""
         return Reception(self, request, context)
+
+    def ended(self, outcome: str) -> None:
+        """Tell how the association ended; never raises."""
+        try:
+            if self.ingest.transfers is not None:
+                self.ingest.transfers.ended(self.origin, outcome)
+            self.ingest.association_ended(self.origin.association, outcome)
+        except Exception as error:  # the wait of its series stays as it was
+            self.log.error("association_end_not_recorded", exc_info=error)
 
 
 class Reception:
@@ -137,7 +158,21 @@ class Reception:
         else:
             self._answer = FAILED
             log.error("c_store_failed", status=f"0x{FAILED.status:04X}", exc_info=error)
+        self._service.on_refusal(self._refused(self._answer, error))
         self._drop()
+
+    def _refused(self, answer: Answer, error: Exception) -> Refused:
+        origin = self._service.origin
+        return Refused(
+            "instance",
+            f"status 0x{answer.status:04X}",
+            str(error) if isinstance(error, ArrivalRefused) else answer.comment,
+            remedy_of(answer.status),
+            peer=origin.address,
+            calling_ae_title=origin.calling_ae_title,
+            called_ae_title=origin.called_ae_title,
+            offered=f"{self._context.abstract_syntax}: {self._context.transfer_syntax_uid}",
+        )
 
     def _drop(self) -> None:
         arrival, self._arrival = self._arrival, None

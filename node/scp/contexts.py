@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from pynetdicom.acse import ACSE
 from pynetdicom.presentation import PresentationContext
 
 from node.dicom.uids import VERIFICATION, choose_transfer_syntax, is_storage_class
+from node.index.records import Refused
 
 ACCEPTED, ABSTRACT_SYNTAX_NOT_SUPPORTED, TRANSFER_SYNTAXES_NOT_SUPPORTED = 0, 3, 4
 """Results of a presentation context, PS3.8 table 9-18."""
@@ -38,6 +40,25 @@ def _answer(proposed: PresentationContext) -> PresentationContext:
     # The field must be filled in a refusal too, and is "not to be tested" there.
     answer.transfer_syntax = [chosen or offered[0]]
     return answer
+
+
+def refused_contexts(proposed: Iterable[PresentationContext], peer: Refused) -> list[Refused]:
+    """The refusals among our answers, one for each abstract syntax; `peer` names who proposed them."""
+    proposals = {context.context_id: context for context in proposed}
+    refusals = []
+    for answer in answer_contexts(proposals.values()):
+        syntax = str(answer.abstract_syntax)
+        offered = ", ".join(str(uid) for uid in proposals[answer.context_id].transfer_syntax)
+        if answer.result == ABSTRACT_SYNTAX_NOT_SUPPORTED:
+            rule, reason = "abstract syntax", "abstract syntax not supported"
+            remedy = "this node stores and verifies only: take the service out of what the sender proposes"
+        elif answer.result == TRANSFER_SYNTAXES_NOT_SUPPORTED:
+            rule, reason = "transfer syntaxes", "transfer syntaxes not supported"
+            remedy = "have the sender offer Explicit or Implicit VR Little Endian too"
+        else:
+            continue
+        refusals.append(replace(peer, rule=rule, reason=reason, remedy=remedy, offered=f"{syntax}: {offered}"))
+    return list(dict.fromkeys(refusals))
 
 
 class Acceptance(ACSE):

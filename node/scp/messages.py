@@ -20,10 +20,7 @@ class Upper(Protocol):
         """Send encoded PDUs to the peer."""
 
     def hand_on(self, context_id: int, is_command: bool, last: bool, fragment: bytes | memoryview) -> None:
-        """Give pynetdicom a fragment of a message that is not ours."""
-
-    def let_pynetdicom_serve(self) -> None:
-        """Have the message that was handed on answered before anything else is read."""
+        """Give pynetdicom a fragment of a message that is not ours; a whole one is answered before more is read."""
 
 
 class Messages:
@@ -124,9 +121,7 @@ class Messages:
     def _whole(self, request: Command) -> None:
         context, reception = self._context, self._reception
         self._request = self._reception = self._context = None
-        if reception is None:
-            self._upper.let_pynetdicom_serve()
-        elif context is not None:
+        if reception is not None and context is not None:
             self._respond(request, context.context_id, reception.finish())
 
     def _respond(self, request: Command, context_id: int, answer: Answer) -> None:

@@ -18,7 +18,7 @@ import struct
 import threading
 import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 from pynetdicom.dul import DULServiceProvider
@@ -29,6 +29,7 @@ from pynetdicom.timer import Timer
 
 from node.config import Dicom
 from node.dicom.command import MalformedCommand
+from node.index.records import Refused
 from node.metrics import Metrics
 from node.scp import framing
 from node.scp.admission import Admission, Connection
@@ -166,6 +167,11 @@ class Reader(DULServiceProvider):
                 self._turn()
         except (OSError, ssl.SSLError) as error:
             self._log().info("connection_failed", reason=type(error).__name__, address=self.connection.address)
+            if isinstance(error, ssl.SSLError):
+                remedy = (
+                    "the sender must speak TLS 1.2 or later, and show a certificate that [dicom] tls_client_ca signs"
+                )
+                self._tell_refusal("connection", "TLS", f"TLS failed: {error.reason or type(error).__name__}", remedy)
         except Exception as error:
             self._log().error("association_failed", address=self.connection.address, exc_info=error)
             self.outcome = "violated"
@@ -279,6 +285,8 @@ class Reader(DULServiceProvider):
                 self._violated(violation)
             else:
                 self._log().warning("request_not_understood", address=self.connection.address, reason=str(violation))
+                remedy = "what connects here does not speak DICOM, or not rightly: a scanner of ports, another protocol"
+                self._tell_refusal("connection", "request", str(violation), remedy)
                 self.outcome = "violated"
                 self.event_queue.put("Evt19")
 
@@ -336,14 +344,18 @@ class Reader(DULServiceProvider):
         self._transport.send(data)
 
     def hand_on(self, context_id: int, is_command: bool, last: bool, fragment: bytes | memoryview) -> None:
-        """Give pynetdicom a fragment of a message that is not ours, as a PDU of its own, and let it act at once."""
+        """Give pynetdicom a fragment of a message that is not ours, as a PDU of its own, and let it act at once.
+
+        If that makes a message whole, the other thread serves it, and nothing is read until it has answered.
+        """
+        messages = self.assoc.dimse.msg_queue
+        before = messages.unfinished_tasks  # counts what was ever put, whoever has taken it since
+        self._serving = last  # before the other thread may see the message: it takes this back when it has answered
         self._give(framing.data_pdu(context_id, is_command, last, fragment))
         self._act()
-
-    def let_pynetdicom_serve(self) -> None:
-        """Start the other thread on the message that is whole now; nothing is read until it has answered."""
-        self._serving = not self.assoc.dimse.msg_queue.empty()
-        self._park_other_thread()
+        if last and messages.unfinished_tasks == before:
+            self._serving = False
+            self._park_other_thread()
 
     def _begin_messages(self) -> Messages:
         contexts = {
@@ -359,6 +371,7 @@ class Reader(DULServiceProvider):
     def _violated(self, violation: Violation | MalformedCommand) -> None:
         """Abort because of what the peer sent: action AA-8, with the reason that PS3.8 9.3.8 has for it."""
         self._log().warning("protocol_violated", reason=str(violation))
+        self._tell_refusal("association", "protocol", str(violation), "have the maker of the sender mend what it sends")
         reason = violation.reason if isinstance(violation, Violation) else framing.INVALID_PARAMETER
         self._abort("violated", _SERVICE_PROVIDER, reason)
 
@@ -394,10 +407,26 @@ class Reader(DULServiceProvider):
         self.assoc._reactor_checkpoint.set()
         with suppress(OSError):  # it was reset
             self._tcp.close()
+        if self.store_service is not None:
+            self.store_service.ended(self.outcome)
         self._admission.closed(self.connection)
         if self.store_service is not None:
             self._metrics.associations.labels(outcome=self.outcome).inc()
             self._log().info("association_ended", state=self.outcome)
+
+    def _tell_refusal(self, what: Literal["connection", "association"], rule: str, reason: str, remedy: str) -> None:
+        origin = self.store_service.origin if self.store_service is not None else None
+        self._admission.on_refusal(
+            Refused(
+                what,
+                rule,
+                reason,
+                remedy,
+                peer=self.connection.address,
+                calling_ae_title=origin.calling_ae_title if origin else "",
+                called_ae_title=origin.called_ae_title if origin else "",
+            )
+        )
 
     def _log(self) -> Any:
         return self.store_service.log if self.store_service is not None else logger

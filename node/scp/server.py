@@ -10,6 +10,7 @@ import ssl
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any, cast
 
 import structlog
@@ -22,12 +23,13 @@ from pynetdicom.transport import AssociationServer, RequestHandler
 from node.config import Settings
 from node.dicom.uids import VERIFICATION
 from node.errors import UsageError
+from node.index.records import Refused
 from node.ingest import Ingest, Origin
 from node.metrics import Metrics
 from node.scp.admission import Admission, Rejection, Requested
 from node.scp.c_echo import handle_c_echo
 from node.scp.c_store import StoreService, handle_c_store
-from node.scp.contexts import Acceptance
+from node.scp.contexts import Acceptance, refused_contexts
 from node.scp.reader import Reader
 from node.scp.tls import tls_context
 
@@ -49,6 +51,8 @@ class Listener:
     ingest : Ingest
         Where received instances go.
     metrics : Metrics
+    on_refusal : callable (Refused)
+        Told of each connection, association, presentation context and instance that is refused; must not wait.
 
     Raises
     ------
@@ -56,10 +60,16 @@ class Listener:
         The TLS files of the configuration cannot be used.
     """
 
-    def __init__(self, settings: Settings, ingest: Ingest, metrics: Metrics) -> None:
-        self._settings, self.ingest, self.metrics = settings, ingest, metrics
+    def __init__(
+        self,
+        settings: Settings,
+        ingest: Ingest,
+        metrics: Metrics,
+        on_refusal: Callable[[Refused], None] = lambda refused: None,
+    ) -> None:
+        self._settings, self.ingest, self.metrics, self.on_refusal = settings, ingest, metrics, on_refusal
         self.dicom = settings.dicom
-        self.admission = Admission(settings.dicom, settings.peers, metrics)
+        self.admission = Admission(settings.dicom, settings.peers, metrics, ingest.refusal, on_refusal)
         self.tls: ssl.SSLContext | None = tls_context(settings.dicom)
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
@@ -82,6 +92,7 @@ class Listener:
                 address,
                 evt_handlers=[
                     (evt.EVT_REQUESTED, _judge, [self]),
+                    (evt.EVT_ACCEPTED, _tell_refused_contexts, [self]),
                     (evt.EVT_ASYNC_OPS, _one_operation_at_a_time),
                     (evt.EVT_C_ECHO, handle_c_echo),
                     (evt.EVT_C_STORE, _c_store),
@@ -211,12 +222,29 @@ def _judge(event: Event, listener: Listener) -> None:
         _reject(assoc, rejection)
         return
     log.info("association_accepted")
-    origin = Origin("dicom", requested.calling_ae_title, requested.called_ae_title, f"{host}:{port}")
-    reader.store_service = StoreService(listener.ingest, origin, association, listener.metrics)
+    origin = Origin("dicom", requested.calling_ae_title, requested.called_ae_title, f"{host}:{port}", association)
+    reader.store_service = StoreService(listener.ingest, origin, association, listener.metrics, listener.on_refusal)
     # We are an SCP only, and say so by not answering role selection (PS3.7 D.3.3.4).
     asked.user_information = [
         item for item in asked.user_information if not isinstance(item, SCP_SCU_RoleSelectionNegotiation)
     ]
+
+
+def _tell_refused_contexts(event: Event, listener: Listener) -> None:
+    """Tell of the presentation contexts that were refused (``evt.EVT_ACCEPTED``)."""
+    assoc: Any = event.assoc
+    asked = assoc.requestor.primitive
+    peer = Refused(
+        "context",
+        rule="",
+        reason="",
+        remedy="",
+        peer=str(assoc.requestor.address_info.as_tuple[0]),
+        calling_ae_title=asked.calling_ae_title.strip(),
+        called_ae_title=asked.called_ae_title.strip(),
+    )
+    for refused in refused_contexts(asked.presentation_context_definition_list, peer):
+        listener.on_refusal(refused)
 
 
 def _reject(assoc: Any, rejection: Rejection) -> None:

@@ -7,7 +7,7 @@ returned.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from pydicom import Dataset
@@ -22,7 +22,7 @@ from node.volume.frames import frames_of
 from node.volume.intensities import FrameRefused, read
 from node.volume.model import Assembly, Exclusion, Frame, Kind, Reason, Refusal, Volume, Warn, Warning
 from node.volume.stacks import Stack, split
-from node.volume.volumes import volumes_of
+from node.volume.volumes import DatasetOf, volumes_of
 
 DAMAGE = (*CONVERSION_ERRORS, ArithmeticError)
 """What pydicom and numpy raise when they meet a value that cannot be what its header says."""
@@ -30,11 +30,22 @@ DAMAGE = (*CONVERSION_ERRORS, ArithmeticError)
 LeftOut = tuple[Frame, Reason, str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Instance:
+    """What one data set gave: frames, volumes if it is one by itself, or why neither."""
+
+    order: tuple[float, str]  # does not depend on the order of arrival
+    frames: Sequence[Frame] = ()
+    volumes: tuple[Volume, ...] = ()
+    exclusion: Exclusion | None = None
+
+
 @dataclass(slots=True)
 class _Series:
     """What is known of one series while it is being assembled."""
 
-    datasets: dict[str, Dataset] = field(default_factory=dict)  # by SOP Instance UID
+    dataset_of: DatasetOf
+    uids: set[str] = field(default_factory=set)
     frames: list[Frame] = field(default_factory=list)
     volumes: list[Volume] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
@@ -55,13 +66,17 @@ class _Series:
         self.stacks += 1
 
 
-def assemble(datasets: Sequence[Dataset]) -> Assembly:
+def assemble(datasets: Iterable[Dataset], dataset_of: DatasetOf | None = None) -> Assembly:
     """Return the volumes of one series, and why what is in none of them is not.
 
     Parameters
     ----------
-    datasets : sequence of Dataset
-        Instances that share one Series Instance UID, in any order; copies of one instance count once.
+    datasets : iterable of Dataset
+        Instances that share one Series Instance UID, in any order; copies of one instance count once. Of each only
+        the pixels are held, as they are stored.
+    dataset_of : callable (SOP Instance UID) -> Dataset, optional
+        Gives the first data set of a UID again, for those few that a volume takes its facts from. Without it all
+        data sets are held, which are a multiple of the pixels where instances are small.
 
     Returns
     -------
@@ -73,9 +88,12 @@ def assemble(datasets: Sequence[Dataset]) -> Assembly:
     VoxelnodeError
         A frame is nowhere, or twice: a fault of this program, never of the data.
     """
-    series = _Series()
-    for ds in sorted(_distinct(datasets, series), key=_by_number):
-        _collect(ds, series)
+    if dataset_of is None:
+        datasets = list(datasets)
+        dataset_of = {text(ds, "SOPInstanceUID") or "": ds for ds in reversed(datasets)}.__getitem__
+    series = _Series(dataset_of)
+    for instance in sorted(_distinct(datasets, series), key=lambda each: each.order):
+        _collect(instance, series)
     told = _told_of_exclusions(series.exclusions)
     if series.frames:
         stacks, several = split(series.frames)
@@ -90,15 +108,18 @@ def assemble(datasets: Sequence[Dataset]) -> Assembly:
 # Instances
 
 
-def _distinct(datasets: Sequence[Dataset], series: _Series) -> list[Dataset]:
-    """One data set for each SOP Instance UID; another one under the same UID is told unless it is a copy."""
+def _distinct(datasets: Iterable[Dataset], series: _Series) -> list[_Instance]:
+    """What each SOP Instance UID gave; another data set under the same UID is told unless it is a copy."""
+    instances = []
     for ds in datasets:
         uid = text(ds, "SOPInstanceUID") or ""
-        first = series.datasets.setdefault(uid, ds)
-        if first is not ds and not _same_pixels(first, ds):
+        if uid not in series.uids:
+            series.uids.add(uid)
+            instances.append(_instance(ds, uid))
+        elif not _same_pixels(series.dataset_of(uid), ds):
             detail = "this SOP Instance UID came again with other pixels; the first one was taken"
             series.exclusions.append(Exclusion(uid, 0, Reason.SAME_POSITION_TWICE, detail))
-    return list(series.datasets.values())
+    return instances
 
 
 def _same_pixels(one: Dataset, other: Dataset) -> bool:
@@ -107,32 +128,30 @@ def _same_pixels(one: Dataset, other: Dataset) -> bool:
     return all(one.get(keyword) == other.get(keyword) for keyword in keywords)
 
 
-def _by_number(ds: Dataset) -> tuple[float, str]:
-    """Sort key that does not depend on the order of arrival."""
+def _instance(ds: Dataset, uid: str) -> _Instance:
+    """Return the frames of one instance, or its volumes if it is one by itself, or why it gives none."""
     instance_number = number(ds, "InstanceNumber")
-    return (float("inf") if instance_number is None else instance_number), text(ds, "SOPInstanceUID") or ""
-
-
-def _collect(ds: Dataset, series: _Series) -> None:
-    """Add the frames of one instance, or its volumes if it is one by itself, or why it gives none."""
-    uid = text(ds, "SOPInstanceUID") or ""
+    order = float("inf") if instance_number is None else instance_number, uid
     try:
         if not objects.is_image(ds):
             detail = UID(str(ds.get("SOPClassUID", ""))).name
-            series.exclusions.append(Exclusion(uid, 0, Reason.NOT_AN_IMAGE, detail))
-            return
-        special = objects.special_volumes(ds, series.stacks)
-        if special is None:
-            series.frames += frames_of(ds)
-            return
+            return _Instance(order, exclusion=Exclusion(uid, 0, Reason.NOT_AN_IMAGE, detail))
+        special = objects.special_volumes(ds, 0)
+        return _Instance(order, frames_of(ds)) if special is None else _Instance(order, volumes=special)
     except ConversionRefused as refused:
-        series.exclusions.append(Exclusion(uid, 0, Reason(refused.reason), refused.detail))
-        return
+        return _Instance(order, exclusion=Exclusion(uid, 0, Reason(refused.reason), refused.detail))
     except DAMAGE as error:
-        series.exclusions.append(Exclusion(uid, 0, Reason.UNREADABLE, _damage(error)))
-        return
-    series.volumes += special
-    series.stacks += 1
+        return _Instance(order, exclusion=Exclusion(uid, 0, Reason.UNREADABLE, _damage(error)))
+
+
+def _collect(instance: _Instance, series: _Series) -> None:
+    """Add what one instance gave."""
+    series.frames += instance.frames
+    if instance.exclusion is not None:
+        series.exclusions.append(instance.exclusion)
+    if instance.volumes:
+        series.volumes += [replace(volume, stack=series.stacks) for volume in instance.volumes]
+        series.stacks += 1
 
 
 def _damage(error: Exception) -> str:
@@ -194,7 +213,7 @@ def _volumes(
     for number_of_arrangement, arrangement in enumerate(arrangements):
         name = "-".join(part for part in (suffix, arrangement.variant) if part)
         stack = series.stacks + number_of_arrangement
-        volumes += volumes_of(arrangement, stack, name, series.datasets.__getitem__, warnings)
+        volumes += volumes_of(arrangement, stack, name, series.dataset_of, warnings)
         left_out += arrangement.left_out
     return volumes, left_out, len(arrangements)
 
@@ -241,7 +260,7 @@ def _with_unique_suffixes(volumes: Sequence[Volume]) -> tuple[Volume, ...]:
 def _account(series: _Series) -> None:
     """Check that every instance is somewhere, and every frame just once."""
     assembly = Assembly(tuple(series.volumes), tuple(series.refusals), tuple(series.exclusions))
-    lost = assembly.unaccounted(set(series.datasets))
+    lost = assembly.unaccounted(series.uids)
     if lost:
         raise VoxelnodeError(f"{len(lost)} instances are in no volume, exclusion or refusal")
     known = {id(frame) for frame in series.frames}

@@ -133,7 +133,6 @@ FACTS = (
     Fact("SeriesType", ("SeriesType",), texts),
     Fact("InjectedRadioactivity", ("RadionuclideTotalDose",), number),
     Fact("RadionuclideHalfLife", ("RadionuclideHalfLife",), number),
-    Fact("FrameDuration", ("ActualFrameDuration",), number, MILLI),
     # what the objects are called, which sidecars of one study need to be told apart by
     Fact("StudyInstanceUID", ("StudyInstanceUID",), text),
     Fact("SeriesInstanceUID", ("SeriesInstanceUID",), text),
@@ -152,10 +151,15 @@ IDENTIFYING = (
     "PatientAddress",
     "AccessionNumber",
     "InstitutionName",
+    "InstitutionAddress",
+    "InstitutionalDepartmentName",
     "ReferringPhysicianName",
+    "PhysiciansOfRecord",
     "PerformingPhysicianName",
     "NameOfPhysiciansReadingStudy",
+    "RequestingPhysician",
     "OperatorsName",
+    "ContentCreatorName",
     "StationName",
     "DeviceSerialNumber",
 )
@@ -253,7 +257,7 @@ def _words(found: str) -> Iterator[str]:
 
 def _repeats(found: Any, words: set[str]) -> bool:
     several = found if isinstance(found, list) else [found]
-    return any(word in words for each in several if isinstance(each, str) for word in _words(each))
+    return any(word in words for each in several if isinstance(each, (str, int)) for word in _words(str(each)))
 
 
 def slice_timing(frames: Sequence[Frame], repetition_time_s: float | None) -> list[float] | None:

@@ -7,28 +7,36 @@ against each other, variants of the same places, acquisitions that lie within ea
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from node.volume.completeness import Bin, by_instance
 from node.volume.geometry import (
     DRIFT_TOLERANCE_PIXELS,
     Axes,
     cluster_numbers,
     is_even,
+    position_numbers,
     position_tolerance,
     stack_axes,
 )
 from node.volume.model import Float, Frame
-from node.volume.times import Arrangement, Bin, by_instance, repeated, uneven
+from node.volume.times import Arrangement, repeated, uneven
 
 ACQUISITIONS = ("acquisition_number", "temporal_position", "acquisition_time")
 """Attributes that tell acquisitions apart whose positions do not fit together."""
 
-VARIANTS = ("image_type", "kernel", "kvp", "flip_angle", "stack", "slice_thickness")
+VARIANTS = ("image_type", "kernel", "kvp", "flip_angle", "stack", "slice_thickness", "repetition_time")
 """Attributes that tell volumes at the same places apart."""
+
+MEASURED = frozenset({"repetition_time"})
+"""Those that a gated scan measures anew for each time, so that a value of each time's own divides nothing."""
+
+STACKS = frozenset({"stack"})
+"""Those that name stacks: frames that belong together (PS3.3 C.7.6.16.2.2.7)."""
 
 
 def arrange(frames: Sequence[Frame]) -> list[Arrangement]:
@@ -40,7 +48,7 @@ def arrange(frames: Sequence[Frame]) -> list[Arrangement]:
         ``same-position-twice`` or ``incomplete``: planes share positions and nothing tells them apart.
     """
     if frames[0].position is None:
-        return [Arrangement([[frame] for frame in sorted(frames, key=by_instance)])]
+        return [_without_place(frames)]
     parts = _parts_of_several_places(frames)
     if len(parts) > 1:
         numbered = enumerate((grid for part in parts for grid in arrange(part)), start=1)
@@ -52,6 +60,19 @@ def arrange(frames: Sequence[Frame]) -> list[Arrangement]:
     if len(counts) == 1:
         return [repeated(bins)]
     return [uneven(bins)]
+
+
+def _without_place(frames: Sequence[Frame]) -> Arrangement:
+    """The grid of frames without a place in the patient: by the slices that they count, else a series in time."""
+    slices: dict[float | None, Bin] = defaultdict(list)
+    for frame in frames:
+        slices[frame.time_key.get("slice")].append(frame)
+    if None in slices or len(slices) == 1:
+        return Arrangement([[frame] for frame in sorted(frames, key=by_instance)])
+    bins = [own for _, own in sorted(slices.items(), key=lambda entry: entry[0] or 0.0)]
+    if set(map(len, bins)) == {1}:
+        return Arrangement([[only for (only,) in bins]])
+    return repeated(bins) if len(set(map(len, bins))) == 1 else uneven(bins)
 
 
 # Binning
@@ -67,7 +88,7 @@ def _distances(frames: Sequence[Frame]) -> tuple[Float, Axes, float]:
 def _bins(frames: Sequence[Frame]) -> list[Bin]:
     """Frames by position, ascending along the normal."""
     distances, _, tolerance = _distances(frames)
-    labels = cluster_numbers(distances, tolerance)
+    labels = position_numbers(distances, tolerance)
     bins: list[Bin] = [[] for _ in range(int(labels.max()) + 1)]
     for frame, label in zip(frames, labels, strict=True):
         bins[label].append(frame)
@@ -77,24 +98,42 @@ def _bins(frames: Sequence[Frame]) -> list[Bin]:
 def _parts_of_several_places(frames: Sequence[Frame]) -> list[list[Frame]]:
     """Frames by what makes them several stacks: moved fields of view, variants, interleaved acquisitions."""
     distances, axes, tolerance = _distances(frames)
-    labels = cluster_numbers(distances, tolerance)
-    shared = len(set(labels.tolist())) < len(frames)
-    if shared:
+    labels = position_numbers(distances, tolerance)
+    if len(set(labels.tolist())) < len(frames):
         moved = _moved_fields(frames, labels, axes)
         if len(moved) > 1:
             return moved
         for name in VARIANTS:
-            parts = _by(frames, lambda frame, name=name: frame.variant_key.get(name))  # type: ignore[misc]
-            if len(parts) > 1 and _explains(parts, frames, labels):
-                return parts
-    if not shared and is_even(_ascending(distances)):
+            for parts in _divisions(frames, (name,)):
+                if _explains(parts, frames, labels, measured=name in MEASURED):
+                    return parts
+    elif is_even(_ascending(distances)):
         return [list(frames)]
     if len(set(Counter(labels.tolist()).values())) > 1 or not is_even(_ascending(distances, labels)):
-        for name in ACQUISITIONS:
-            parts = _by(frames, lambda frame, name=name: frame.time_key.get(name))  # type: ignore[misc]
-            if len(parts) > 1 and _are_acquisitions(parts, frames, labels):
+        return _parts_that_do_not_fit_together(frames, labels)
+    return [list(frames)]
+
+
+def _parts_that_do_not_fit_together(frames: Sequence[Frame], labels: Any) -> list[list[Frame]]:
+    """Frames by what divides an uneven stack into even ones; one part where nothing does."""
+    for parts in _divisions(frames, ACQUISITIONS):
+        if _are_acquisitions(parts, frames, labels):
+            return parts
+    for name in VARIANTS:
+        for parts in _divisions(frames, (name,)):
+            if _are_stacks(parts, frames, labels, beside=name in STACKS):
                 return parts
     return [list(frames)]
+
+
+def _divisions(frames: Sequence[Frame], names: Sequence[str]) -> Iterator[list[list[Frame]]]:
+    """Frames by each of the attributes that differ between them, in order of first appearance."""
+    for name in names:
+        parts: dict[Hashable, list[Frame]] = defaultdict(list)
+        for frame in frames:
+            parts[frame.variant_key.get(name) if name in VARIANTS else frame.time_key.get(name)].append(frame)
+        if len(parts) > 1:
+            yield list(parts.values())
 
 
 def _ascending(distances: Float, labels: Any = None) -> Float:
@@ -134,11 +173,13 @@ def _positions_of(parts: list[list[Frame]], frames: Sequence[Frame], labels: Any
     return [Counter(where[id(frame)] for frame in part) for part in parts]
 
 
-def _explains(parts: list[list[Frame]], frames: Sequence[Frame], labels: Any) -> bool:
+def _explains(parts: list[list[Frame]], frames: Sequence[Frame], labels: Any, *, measured: bool) -> bool:
     """Whether a variant makes whole volumes: at shared places, each with equal counts and even distances."""
     counts = _positions_of(parts, frames, labels)
     if sum(map(len, counts)) == len(set().union(*counts)):
         return False  # they share no position: parts of one volume
+    if measured and len(parts) > 2 and all(max(count.values()) == 1 for count in counts):
+        return False
     return all(len(set(count.values())) == 1 for count in counts) and all(
         is_even(_ascending(*_with_labels(part))) for part in parts
     )
@@ -165,6 +206,17 @@ def _are_acquisitions(parts: list[list[Frame]], frames: Sequence[Frame], labels:
     )
 
 
+def _are_stacks(parts: list[list[Frame]], frames: Sequence[Frame], labels: Any, *, beside: bool) -> bool:
+    """Whether parts that are not even together are so by themselves; `beside`: even if they lie beside each other."""
+    counts = _positions_of(parts, frames, labels)
+    ranges = sorted((min(count), max(count)) for count in counts)
+    interleaved = all(after[0] < before[1] for before, after in pairwise(ranges))
+    return (interleaved or beside) and all(
+        len(set(count.values())) == 1 and len(count) > (1 if beside else 2) and is_even(_ascending(*_with_labels(part)))
+        for part, count in zip(parts, counts, strict=True)
+    )
+
+
 def _with_labels(frames: Sequence[Frame]) -> tuple[Float, Any]:
     distances, _, tolerance = _distances(frames)
-    return distances, cluster_numbers(distances, tolerance)
+    return distances, position_numbers(distances, tolerance)

@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 
+from node.errors import ConversionRefused
 from node.volume import vendors
 from node.volume.diffusion import diffusion_of
 from node.volume.elements import instant, item, number, numbers, seconds_of_day, text, texts
 from node.volume.functional_groups import Common, of_each_frame
-from node.volume.model import Array, Frame
+from node.volume.model import Array, Frame, Reason
+from node.volume.phases import Timing, phase_timing
 from node.volume.pixels import FrameReader, frame_reader
 from node.volume.planes import acquired_at, checked_place, is_map, pixel_spacing, place, rescale
 from node.volume.tiling import Tiling
@@ -60,6 +62,7 @@ def _common(ds: Dataset, reader: FrameReader) -> Common:
     diffusion = diffusion_of(ds) if modality == "MR" else None
     slice_time_s = vendors.slice_time_s(ds) if modality == "MR" else None
     echo_time = number(ds, "EchoTime")
+    duration_ms = number(ds, "ActualFrameDuration")
     return {
         "sop_instance_uid": text(ds, "SOPInstanceUID") or "",
         "rows": reader.rows,
@@ -75,6 +78,7 @@ def _common(ds: Dataset, reader: FrameReader) -> Common:
         "instance_number": None if instance_number is None else int(instance_number),
         "diffusion": diffusion,
         "acquisition_time_s": seconds_of_day(text(ds, "AcquisitionTime")) if slice_time_s is None else slice_time_s,
+        "duration_s": duration_ms / 1000 if duration_ms and duration_ms > 0 else None,
         "split_key": {
             "sop_class": text(ds, "SOPClassUID"),
             "frame_of_reference": text(ds, "FrameOfReferenceUID"),
@@ -84,12 +88,14 @@ def _common(ds: Dataset, reader: FrameReader) -> Common:
             "echo": numbers(ds, "EchoNumbers"),
             "inversion_time": number(ds, "InversionTime") or None,
             "map": is_map(diffusion),
+            "inverted": text(ds, "PhotometricInterpretation") == "MONOCHROME1",
         },
         "variant_key": {
             "image_type": image_type,
             "kernel": texts(ds, "ConvolutionKernel"),
             "kvp": number(ds, "KVP"),
             "flip_angle": number(ds, "FlipAngle"),
+            "repetition_time": number(ds, "RepetitionTime"),
             "slice_thickness": number(ds, "SliceThickness"),
         },
         "time_key": {
@@ -122,9 +128,25 @@ def _plain(ds: Dataset, reader: FrameReader, common: Common) -> list[Frame]:
     if position is None and (reader.frames > 1 or text(ds, "Modality") in PROJECTIONS):
         own_stack = {"instance": common["sop_instance_uid"]}  # a clip, or a picture: not a part of a stack
     common["split_key"] |= own_stack
-    steps = _frame_times(ds, reader.frames)
+    timing = _frame_timing(ds, reader.frames, common["duration_s"])
+    steps, slices = [start for start, _ in timing], _slice_numbers(ds, reader.frames)
+    counted = _counted(ds, reader.frames)
+    if position is not None and reader.frames > 1 and None in steps:
+        raise ConversionRefused(
+            Reason.UNPROVEN_LAYOUT,
+            f"{reader.frames} frames, one Image Position (Patient) (0020,0032), and nothing that tells whether they "
+            "follow each other in time or in space",
+        )
     return [
-        _frame(reader, common, index, position=position, orientation=orientation, time_key={"frame_time": steps[index]})
+        _frame(
+            reader,
+            common,
+            index,
+            position=position,
+            orientation=orientation,
+            duration_s=timing[index][1],
+            time_key={"frame_time": steps[index], "slice": slices[index], "dimensions": counted[index]},
+        )
         for index in range(reader.frames)
     ]
 
@@ -191,8 +213,7 @@ def _reconstructed_positions(ds: Dataset, frames: int) -> tuple[Array, Array] | 
 
 def _reconstructed(ds: Dataset, reader: FrameReader, common: Common, positions: tuple[Array, Array]) -> list[Frame]:
     """Frames of a reconstructed NM image, ordered at one place by the other vectors that count them."""
-    names = ("EnergyWindowVector", "RRIntervalVector", "TimeSlotVector", "DetectorVector")
-    vectors = [vector for vector in (numbers(ds, name) for name in names) if vector and len(vector) == reader.frames]
+    counted = _counted(ds, reader.frames)
     return [
         _frame(
             reader,
@@ -200,10 +221,31 @@ def _reconstructed(ds: Dataset, reader: FrameReader, common: Common, positions: 
             index,
             position=positions[0][index],
             orientation=positions[1],
-            time_key={"dimensions": tuple(vector[index] for vector in vectors) or None},
+            time_key={"dimensions": counted[index]},
         )
         for index in range(reader.frames)
     ]
+
+
+def _counted(ds: Dataset, frames: int) -> list[tuple[float, ...] | None]:
+    """What the vectors of an NM image count, beside slices: energy windows, intervals, time slots, detectors."""
+    names = ("EnergyWindowVector", "RRIntervalVector", "TimeSlotVector", "DetectorVector")
+    vectors = [vector for vector in (numbers(ds, name) for name in names) if vector and len(vector) == frames]
+    return list(zip(*vectors, strict=True)) if vectors else [None] * frames
+
+
+def _slice_numbers(ds: Dataset, frames: int) -> list[float | None]:
+    """What orders the slices of an instance without places: Slice Vector (0054,0080), Slice Location Vector."""
+    for keyword in ("SliceVector", "SliceLocationVector"):
+        vector = numbers(ds, keyword)
+        if vector is not None and len(vector) == frames and all(map(math.isfinite, vector)):
+            return list(vector)
+    return [None] * frames
+
+
+def _frame_timing(ds: Dataset, frames: int, duration_s: float | None) -> list[Timing]:
+    """Start and duration of each frame: of the phases of nuclear medicine, or of a cine."""
+    return phase_timing(ds, frames) or [(start, duration_s) for start in _frame_times(ds, frames)]
 
 
 def _frame_times(ds: Dataset, frames: int) -> list[float | None]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from pydicom import Dataset
 
 from node.dicom.values import items
@@ -13,7 +14,7 @@ from node.errors import ConversionRefused
 from node.volume.diffusion import diffusion_of
 from node.volume.elements import instant_of, item, number, numbers, seconds_of_day, text, texts
 from node.volume.model import Reason
-from node.volume.planes import checked_place, is_map, pixel_spacing, rescale
+from node.volume.planes import acquired_at, checked_place, is_map, pixel_spacing, rescale
 
 PLACE_POINTERS = frozenset({0x00200032, 0x00200037, 0x00209056, 0x00209057, 0x00209113, 0x00209116, 0x0020930E})
 """Dimension Index Pointers that say where a frame lies, and so do not tell the frames of one place apart."""
@@ -25,6 +26,14 @@ FRAME_TYPES = (
     "XRay3DFrameTypeSequence",
     "ParametricMapFrameTypeSequence",
 )
+
+_CONVERTED = {
+    "temporal_position": "TemporalPositionIdentifier",
+    "trigger_time": "TriggerTime",
+    "acquisition_number": "AcquisitionNumber",
+    "frame_reference_time": "FrameReferenceTime",
+}
+"""Attributes of classic instances that order frames in time, by what this converter calls them."""
 
 Common = dict[str, Any]
 """Arguments of `Frame`."""
@@ -81,6 +90,12 @@ class _Group:
             self._kept[keyword] = found if found is not None or self.shared is None else self.shared.macro(keyword)
         return self._kept[keyword]
 
+    def converted(self, keyword: str) -> Dataset:
+        """Where a legacy converted instance keeps an attribute of the classic one (PS3.3 C.7.6.16.2.25.1, .2)."""
+        macros = ("UnassignedPerFrameConvertedAttributesSequence", "UnassignedSharedConvertedAttributesSequence")
+        found = [place for place in map(self.macro, macros) if place is not None and keyword in place]
+        return found[0] if found else Dataset()
+
     def number(self, macro: str, keyword: str) -> float | None:
         found = self.macro(macro)
         return None if found is None else number(found, keyword)
@@ -112,23 +127,54 @@ def _grouped(group: _Group, common: Common, modality_lut: bool, dimensions: Sequ
         own["diffusion"] = diffusion_of(group.ds, None if group.shared is None else group.shared.groups, group.groups)
     acquired = text(content, "FrameAcquisitionDateTime") or text(content, "FrameReferenceDateTime")
     own["acquisition_time_s"] = seconds_of_day((acquired or "")[8:].split("+")[0].split("-")[0] or None)
+    duration_ms = number(content, "FrameAcquisitionDuration")
+    own["duration_s"] = duration_ms / 1000 if duration_ms and duration_ms > 0 else None
     own["split_key"] = _enhanced_split_key(group, common, own.get("diffusion"))
     own["variant_key"] = {
-        "image_type": group.frame_type,
+        "image_type": group.frame_type or texts(group.converted("ImageType"), "ImageType"),
         "flip_angle": group.number("MRTimingAndRelatedParametersSequence", "FlipAngle"),
+        "repetition_time": group.number("MRTimingAndRelatedParametersSequence", "RepetitionTime"),
         "stack": text(content, "StackID"),
         "slice_thickness": own.get("slice_thickness_mm"),
     }
+    own["time_key"] = _time_key(group, content, dimensions, instant_of(acquired))
+    if position is None:
+        own["time_key"]["slice"] = _slice_without_place(group, content)
+    return own
+
+
+def _time_key(group: _Group, content: Dataset, dimensions: Sequence[int], acquired: float | None) -> Common:
+    """What orders the frames that share a position; without what the instance says for all of its frames."""
     indices = numbers(content, "DimensionIndexValues") or ()
-    own["time_key"] = {
+    found = {
         "temporal_position": number(content, "TemporalPositionIndex"),
         "dimensions": tuple(indices[index] for index in dimensions if index < len(indices)) or None,
         "trigger_time": group.number("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"),
         "cardiac_phase": group.number("CardiacSynchronizationSequence", "NominalPercentageOfCardiacPhase"),
         "acquisition_number": number(content, "FrameAcquisitionNumber"),
-        "acquisition_time": instant_of(acquired),
+        "acquisition_time": acquired,
     }
-    return own
+    for name, keyword in _CONVERTED.items():
+        if found.get(name) is None:
+            found[name] = number(group.converted(keyword), keyword)
+    if found["acquisition_time"] is None:
+        found["acquisition_time"] = acquired_at(group.converted("AcquisitionTime"))
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _slice_without_place(group: _Group, content: Dataset) -> float | None:
+    """What orders the slices of a volume that has no place in the patient.
+
+    The position in the volume's own frame of reference (PS3.3 C.7.6.16.2.21), else In-Stack Position Number.
+    """
+    plane, turned = group.macro("PlanePositionVolumeSequence"), group.macro("PlaneOrientationVolumeSequence")
+    if plane is not None and turned is not None:
+        position, orientation = checked_place(
+            numbers(plane, "ImagePositionVolume"), numbers(turned, "ImageOrientationVolume")
+        )
+        if position is not None:
+            return round(float(position @ np.cross(orientation[:3], orientation[3:])), 3)
+    return number(content, "InStackPositionNumber")
 
 
 def _enhanced_split_key(group: _Group, common: Common, diffusion: Any) -> Common:
@@ -139,7 +185,7 @@ def _enhanced_split_key(group: _Group, common: Common, diffusion: Any) -> Common
     component = group.texts("MRImageFrameTypeSequence", "ComplexImageComponent")
     if component and component[0] not in ("", "MIXED"):
         own["component"] = component[0].lower()
-    echo_time = group.number("MREchoSequence", "EffectiveEchoTime")
+    echo_time = group.number("MREchoSequence", "EffectiveEchoTime") or number(group.converted("EchoTime"), "EchoTime")
     if echo_time:
         own["echo_time"] = echo_time
     modifier = group.macro("MRModifierSequence")

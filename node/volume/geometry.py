@@ -12,14 +12,26 @@ from numpy.typing import NDArray
 
 from node.volume.model import Float, Geometry, Warn, Warning
 
-ORIENTATION_TOLERANCE = 1e-4
-"""Largest difference of a direction cosine within one orientation; scanners jitter by 1e-7, files hold 6 digits."""
+ORIENTATION_TOLERANCE = 5e-4
+"""Largest difference of a direction cosine within one orientation: 0.03 degrees, which is a tenth of a millimetre over
+the widest field of view. Scanners jitter by 1e-7, files of few digits by 1e-4; no two scans are planned so near."""
 
 POSITION_TOLERANCE_MM = 0.01
 """Planes nearer than this share a position; 3D Slicer takes the same. Of pixels below 0.1 mm: a tenth of a pixel."""
 
+JITTER_TOLERANCE_MM = 0.05
+"""Farthest that planes of several times may lie apart and still be one position: five times the tolerance of positions,
+taken only where it leaves an even stack with equally many planes at each position."""
+
 SPACING_TOLERANCE = 0.01
 """Largest departure of a slice distance from the median, as a part of it (as highdicom), or 0.01 mm if that is more."""
+
+ROUNDING = 1 + 1e-6
+"""Distances of few digits lie on the tolerance itself."""
+
+JITTER_SHARE = 0.2
+"""Planes that lie nearer than this to the even grid, as a part of its step, with distances that differ by no more,
+jitter around it: none is missing."""
 
 DRIFT_TOLERANCE_PIXELS = 0.1
 """Largest movement of planes within themselves over the whole stack; above it the stack is sheared."""
@@ -73,6 +85,30 @@ def cluster_numbers(values: Float, tolerance: float) -> NDArray[np.intp]:
     return labels
 
 
+def position_numbers(distances: Float, tolerance: float) -> NDArray[np.intp]:
+    """Return a number for each of (N,) distances along the normal, ascending: planes of one number share a position.
+
+    Distances within `tolerance` share one. Those that jitter by more, up to ``JITTER_TOLERANCE_MM``, do so as well
+    where that alone makes an even stack of equally many planes at each position.
+    """
+    near = cluster_numbers(distances, tolerance)
+    if _is_whole(distances, near):
+        return near
+    loose = cluster_numbers(distances, JITTER_TOLERANCE_MM)
+    if loose.max() == near.max() or not _is_whole(distances, loose):
+        return near
+    order = np.argsort(loose, kind="stable")
+    starts = np.flatnonzero(np.diff(loose[order], prepend=-1))
+    spread = np.maximum.reduceat(distances[order], starts) - np.minimum.reduceat(distances[order], starts)
+    return loose if spread.max() <= JITTER_TOLERANCE_MM else near
+
+
+def _is_whole(distances: Float, labels: NDArray[np.intp]) -> bool:
+    """Whether there are equally many planes at each of several evenly spaced positions."""
+    counts = np.bincount(labels)
+    return bool((counts == counts[0]).all()) and is_even(np.bincount(labels, distances) / counts)
+
+
 def stack_axes(orientations: Float) -> Axes:
     """Return the orthonormal axes nearest to the mean of (N, 6) orientations of one cluster."""
     mean = orientations.mean(axis=0).reshape(2, 3)
@@ -102,7 +138,8 @@ def place(positions: Float, axes: Axes, pixel_spacing: tuple[float, float], sing
     Notes
     -----
     PS3.3 C.7.6.2.1.1. The slice column of the affine is measured from the first to the last position. Where distances
-    are uneven it is the median step instead, so that nothing is stretched; the first plane is in place then.
+    are uneven it is the median step instead, so that nothing is stretched; the first plane is in place then. Planes
+    that only jitter around an even grid keep that grid.
     """
     relative = positions - positions[0]
     along = relative @ axes.normal
@@ -114,9 +151,9 @@ def place(positions: Float, axes: Axes, pixel_spacing: tuple[float, float], sing
     else:
         step_mm = float(np.median(np.diff(along)))
         geometry, warnings = _classify(along, offsets, step_mm, pixel_spacing)
-        whole = relative[-1] / (count - 1)
-        step = whole if geometry is not Geometry.IRREGULAR else relative[-1] / along[-1] * step_mm
-        step_mm = step_mm if geometry is Geometry.IRREGULAR else float(along[-1] / (count - 1))
+        if geometry is not Geometry.IRREGULAR or is_even(along) or _jitters(along, step_mm):
+            step_mm = float(along[-1] / (count - 1))
+        step = relative[-1] / along[-1] * step_mm
     between_rows, between_columns = pixel_spacing
     affine = np.eye(4)
     affine[:3, 0] = axes.row * between_columns
@@ -133,7 +170,19 @@ def is_even(along: Float) -> bool:
         return True
     steps = np.diff(along)
     median = float(np.median(steps))
-    return bool(np.abs(steps - median).max() <= max(SPACING_TOLERANCE * median, POSITION_TOLERANCE_MM))
+    tolerance = max(SPACING_TOLERANCE * median, POSITION_TOLERANCE_MM)
+    return bool(np.abs(steps - median).max() <= tolerance or off_grid(along) <= POSITION_TOLERANCE_MM * ROUNDING)
+
+
+def off_grid(along: Float) -> float:
+    """Return how far ascending distances lie at most from the even grid between the first and the last, in mm."""
+    return float(np.abs(along - np.linspace(along[0], along[-1], len(along))).max())
+
+
+def _jitters(along: Float, step_mm: float) -> bool:
+    """Whether ascending distances are those of an even grid but for noise that does not add up."""
+    within = JITTER_SHARE * step_mm
+    return bool(np.abs(np.diff(along) - step_mm).max() <= within and off_grid(along) <= within)
 
 
 def _classify(
@@ -148,11 +197,12 @@ def _classify(
     if sheared and straight:
         degrees = np.degrees(np.arctan2(np.linalg.norm(offsets[-1]), along[-1]))
         warnings.append(Warning(Warn.GANTRY_TILT, f"planes are tilted against their stack by {degrees:.2f} degrees"))
-    if not is_even(along):
+    even = is_even(along) and off_grid(along) <= JITTER_SHARE * step_mm
+    if not even:
         warnings.append(_uneven(np.diff(along), step_mm))
     elif not straight:
         warnings.append(Warning(Warn.IRREGULAR_SPACING, "planes are not moved evenly along their rows and columns"))
-    if not straight or not is_even(along):
+    if not straight or not even:
         return Geometry.IRREGULAR, tuple(warnings)
     return (Geometry.SHEARED if sheared else Geometry.REGULAR), tuple(warnings)
 
@@ -160,9 +210,10 @@ def _classify(
 def _uneven(steps: Float, step_mm: float) -> Warning:
     """Whether slices are missing (distances are multiples of the usual one) or lie unevenly."""
     times = np.maximum(np.rint(steps / step_mm), 1)
-    if (np.abs(steps - times * step_mm) <= max(SPACING_TOLERANCE * step_mm, POSITION_TOLERANCE_MM) * times).all():
+    missing = int((times - 1).sum())
+    off = np.abs(steps - times * step_mm)
+    if missing and (off <= max(SPACING_TOLERANCE * step_mm, POSITION_TOLERANCE_MM) * times).all():
         gaps = ", ".join(str(index + 1) for index in np.flatnonzero(times > 1)[:20])
-        missing = int((times - 1).sum())
         return Warning(
             Warn.MISSING_SLICE, f"{missing} slices are missing at {step_mm:.4g} mm spacing, after slices {gaps}"
         )

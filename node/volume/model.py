@@ -56,6 +56,7 @@ class Warn(StrEnum):
     NO_DIFFUSION_DIRECTIONS = "no-diffusion-directions"
     LOSSY = "lossy"  # pixels went through a lossy codec before they arrived
     SPACING_ASSUMED = "spacing-assumed"  # pixel or slice spacing not in the data set, 1 mm taken
+    SUV_UNKNOWN = "suv-unknown"  # uptake values were asked for, and a fact that makes them is missing
 
 
 class Reason(StrEnum):
@@ -148,6 +149,7 @@ class Frame:
     variant_key: dict[str, Any] = field(default_factory=dict)
     time_key: dict[str, Any] = field(default_factory=dict)  # orders the planes that share a position; named likewise
     acquisition_time_s: float | None = None  # since midnight, for slice timing
+    duration_s: float | None = None  # for how long it was acquired
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -211,6 +213,8 @@ class Volume:
         Between volumes of a 4-D array.
     times_s : (times,) or None
         Start of each volume after the first, where it is known.
+    durations_s : (times,) or None
+        For how long each volume was acquired, where that is known and one for all its slices.
     diffusion : (times,) of Diffusion, or None
     attributes : mapping
         BIDS-like facts for the sidecar, from an allow-list: no patient data.
@@ -229,6 +233,7 @@ class Volume:
     intercept: float = 0.0
     time_step_s: float | None = None
     times_s: tuple[float, ...] | None = None
+    durations_s: tuple[float, ...] | None = None
     diffusion: tuple[Diffusion, ...] | None = None
     display: Display = field(default_factory=Display)
     warnings: tuple[Warning, ...] = ()

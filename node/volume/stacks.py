@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from node.volume.geometry import cluster_numbers, cluster_orientations
+from node.volume.geometry import (
+    cluster_numbers,
+    cluster_orientations,
+    is_even,
+    position_numbers,
+    position_tolerance,
+    stack_axes,
+)
 from node.volume.model import Frame, Warn, Warning
 
 ECHO_TIME_TOLERANCE_MS = 0.05
@@ -18,6 +25,10 @@ UNPLACED = -1
 LABELLED = ("echo_time", "inversion_time")
 COMPONENT_SUFFIXES = {"magnitude": "", "phase": "ph", "real": "real", "imaginary": "imag"}
 """Complex Image Component (0008,9208) in lower case, in the order of their stacks; others follow."""
+
+
+OF_SLICES = ("echo", "derived")
+"""Traits that some scanners and archives give to single slices of one volume: Echo Numbers, and what is derived."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +49,8 @@ def split(frames: Sequence[Frame]) -> tuple[list[Stack], tuple[Warning, ...]]:
     groups: dict[tuple[Hashable, ...], list[Frame]] = {}
     for frame, key in zip(frames, zip(*traits.values(), strict=True), strict=True):
         groups.setdefault(key, []).append(frame)
+    for name in OF_SLICES:
+        groups = _joined(groups, names.index(name)) if name in names else groups
     groups = dict(sorted(groups.items(), key=lambda entry: _rank(dict(zip(names, entry[0], strict=True)))))
     varying = {name: len({key[index] for key in groups}) > 1 for index, name in enumerate(names)}
     suffixes = [
@@ -53,6 +66,35 @@ def split(frames: Sequence[Frame]) -> tuple[list[Stack], tuple[Warning, ...]]:
         told = ", ".join(f"{columns} x {rows} of {x:.4g} x {y:.4g} mm" for columns, rows, y, x in sizes[:20])
         warnings.append(Warning(Warn.SEVERAL_MATRICES, f"several matrices or pixel spacings in one series: {told}"))
     return stacks, tuple(warnings)
+
+
+def _joined(groups: dict[tuple[Hashable, ...], list[Frame]], trait: int) -> dict[tuple[Hashable, ...], list[Frame]]:
+    """Groups without those that differ in one trait alone and are the slices of one volume."""
+    alike: dict[tuple[Hashable, ...], list[tuple[Hashable, ...]]] = {}
+    for key in groups:
+        alike.setdefault(key[:trait] + key[trait + 1 :], []).append(key)
+    joined = {}
+    for keys in alike.values():
+        together = [frame for key in keys for frame in groups[key]]
+        if len(keys) > 1 and _are_slices(together, [len(groups[key]) for key in keys]):
+            joined[keys[0]] = together
+        else:
+            joined |= {key: groups[key] for key in keys}
+    return joined
+
+
+def _are_slices(frames: Sequence[Frame], counts: Sequence[int]) -> bool:
+    """Whether groups of so many frames share no position, and lie evenly together."""
+    if len(frames) < 3 or any(frame.position is None for frame in frames):
+        return False
+    axes = stack_axes(np.array([frame.orientation for frame in frames]))
+    distances = np.array([frame.position for frame in frames]) @ axes.normal
+    labels = position_numbers(distances, position_tolerance(frames[0].pixel_spacing or (1.0, 1.0)))
+    at_each = np.bincount(labels)
+    parts = np.split(labels, np.cumsum(counts)[:-1])
+    apart = sum(len(set(part.tolist())) for part in parts) == len(at_each)
+    even = is_even(np.bincount(labels, distances) / at_each)
+    return bool(apart and even and (at_each == at_each[0]).all())
 
 
 def _traits(frames: Sequence[Frame]) -> dict[str, list[Hashable]]:

@@ -7,14 +7,13 @@ are copies, a scan that was interrupted, or a place that was taken twice: nothin
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from node.errors import ConversionRefused
+from node.volume.completeness import COUNTS, Bin, by_instance, labels_by_attribute, labels_by_number, whole_times
 from node.volume.intensities import read
 from node.volume.model import Frame, Reason, Warn, Warning
 
@@ -35,11 +34,11 @@ TIME_KEYS = (
 B_VALUE_TOLERANCE = 0.01  # as a part, or 5 s/mm2 if that is more: scanners write measured values
 DIRECTION_TOLERANCE = 0.01
 
+MAY_DIFFER_IN_COPIES = ("content_time", "instance")
+"""Attributes that a second sending or reconstruction of the same image changes."""
+
 MOST_TAKEN_TWICE = 0.25
 """Part of the positions that may be taken twice; with more of them, two volumes would be mixed."""
-
-Bin = list[Frame]
-"""Frames that share a position."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,12 +53,6 @@ class Arrangement:
     @property
     def frames(self) -> list[Frame]:
         return [frame for time in self.planes for frame in time]
-
-
-def by_instance(frame: Frame) -> tuple[int, int]:
-    """Instance Number, then frame number."""
-    order: tuple[int, int] = frame.time_key["instance"]
-    return order
 
 
 def _time_order(bins: list[Bin]) -> tuple[str, list[Bin]] | None:
@@ -90,7 +83,8 @@ def _ordered_by(bins: list[Bin], name: str) -> list[Bin] | None:
         for frame in (frame for frames in bins for frame in frames):
             number = frame.time_key[name]
             first[number] = min(first.get(number, by_instance(frame)), by_instance(frame))
-        return [sorted(frames, key=lambda frame: first[frame.time_key[name]]) for frames in bins]
+        ranks = {number: rank for rank, number in enumerate(sorted(first, key=lambda number: (first[number], number)))}
+        return [sorted(frames, key=lambda frame: ranks[frame.time_key[name]]) for frames in bins]
     return [sorted(frames, key=lambda frame: frame.time_key[name]) for frames in bins]
 
 
@@ -130,7 +124,7 @@ def repeated(bins: list[Bin]) -> Arrangement:
         ``same-position-twice``: nothing puts them in order.
     """
     found = _time_order(bins)
-    if found is None or found[0] == "instance":  # no time tells them apart: they may be copies
+    if found is None or found[0] in MAY_DIFFER_IN_COPIES:  # no time tells them apart: they may be copies
         unique = len(_unique(bins[0])[0])
         copies = _without_copies(bins, unique) if unique < len(bins[0]) else None
         if copies is not None:
@@ -144,7 +138,8 @@ def repeated(bins: list[Bin]) -> Arrangement:
             Reason.SAME_POSITION_TWICE,
             f"{len(bins[0])} frames at each of {len(bins)} positions, and no attribute that puts them in order",
         )
-    return Arrangement([list(time) for time in zip(*found[1], strict=True)])
+    whole = _whole_of_incomplete(*found, clocks=False)
+    return whole or Arrangement([list(time) for time in zip(*found[1], strict=True)])
 
 
 # Copies
@@ -205,16 +200,10 @@ def uneven(bins: list[Bin]) -> Arrangement:
     copies = _without_copies(bins, least)
     if copies is not None:
         return _told_of_copies(*copies)
-    found = _whole_times(bins, least)
-    if found is not None:
-        kept, dropped = found
-        detail = f"belongs to a time of which not every one of {len(bins)} slices is there"
-        warning = Warning(
-            Warn.INCOMPLETE_VOLUME,
-            f"{len(dropped)} frames of times that lack slices were left out; {len(kept[0])} times are whole",
-        )
-        grid = [list(time) for time in zip(*kept, strict=True)]
-        return Arrangement(grid, [(frame, Reason.INCOMPLETE, detail) for frame in dropped], (warning,))
+    found = _time_order(bins)
+    whole = None if found is None else _whole_of_incomplete(*found, clocks=True)
+    if whole is not None:
+        return whole
     if least > 1:
         raise ConversionRefused(
             Reason.INCOMPLETE,
@@ -222,6 +211,23 @@ def uneven(bins: list[Bin]) -> Arrangement:
             "belong to one time",
         )
     return _first_of_each(bins)
+
+
+def _whole_of_incomplete(name: str, bins: list[Bin], *, clocks: bool) -> Arrangement | None:
+    """The grid of the times that are whole, if some are and others are not; None where that cannot be told."""
+    labels = labels_by_attribute(bins, name) if clocks or name in COUNTS else None
+    labels = labels or labels_by_number(bins)
+    whole = None if labels is None else whole_times(bins, labels)
+    if whole is None or not _same_diffusion(whole[0]):
+        return None
+    kept, dropped = whole
+    detail = f"belongs to a time of which not every one of {len(bins)} slices is there"
+    warning = Warning(
+        Warn.INCOMPLETE_VOLUME,
+        f"{len(dropped)} frames of times that lack slices were left out; {len(kept[0])} times are whole",
+    )
+    grid = [list(time) for time in zip(*kept, strict=True)]
+    return Arrangement(grid, [(frame, Reason.INCOMPLETE, detail) for frame in dropped], (warning,))
 
 
 def _first_of_each(bins: list[Bin]) -> Arrangement:
@@ -244,33 +250,3 @@ def _first_of_each(bins: list[Bin]) -> Arrangement:
         [(frame, Reason.SAME_POSITION_TWICE, detail) for frame in dropped],
         (warning,),
     )
-
-
-def _whole_times(bins: list[Bin], least: int) -> tuple[list[Bin], list[Frame]] | None:
-    """Bins of the times that are whole, and all other frames; None where times cannot be told."""
-    found = _time_order(bins)
-    if found is None:
-        return None
-    name, ordered = found
-    labelled = _whole_labels(ordered, lambda frame: frame.time_key[name])
-    if labelled is None and name == "instance":
-        first = min(by_instance(frame)[0] for frames in ordered for frame in frames)
-        labelled = _whole_labels(ordered, lambda frame: (by_instance(frame)[0] - first) // len(bins))
-    if labelled is not None:
-        return labelled
-    kept = [frames[:least] for frames in ordered]
-    dropped = [frame for frames in ordered for frame in frames[least:]]
-    last = max(frame.time_key[name] for frames in kept for frame in frames)
-    interrupted = min(frame.time_key[name] for frame in dropped) > last
-    return (kept, dropped) if interrupted and len(dropped) > 1 else None
-
-
-def _whole_labels(bins: list[Bin], label: Callable[[Frame], Hashable]) -> tuple[list[Bin], list[Frame]] | None:
-    """Bins of the frames whose label is at every position just once, and all other frames; None where none is."""
-    counts = Counter(label(frame) for frames in bins for frame in frames)
-    per_bin = [Counter(label(frame) for frame in frames) for frames in bins]
-    whole = {value for value, count in counts.items() if count == len(bins) and all(own[value] == 1 for own in per_bin)}
-    dropped = [frame for frames in bins for frame in frames if label(frame) not in whole]
-    if not whole or len(dropped) < 2:
-        return None
-    return [[frame for frame in frames if label(frame) in whole] for frames in bins], dropped

@@ -74,6 +74,7 @@ def volumes_of(
         intercept=intercept,
         time_step_s=_time_step(planes, times_s, attributes),
         times_s=times_s,
+        durations_s=_durations(planes),
         diffusion=_diffusion(planes),
         display=_display(dataset_of(middle.sop_instance_uid), middle, arrangement.frames),
         warnings=(*warnings, *arrangement.warnings, *_warnings(arrangement.frames, placement)),
@@ -143,6 +144,15 @@ def _times(planes: Sequence[Sequence[Frame]]) -> tuple[float, ...] | None:
         if starts is not None and len(starts) > 1 and (np.diff(starts) > 0).all():
             return tuple(float(start) for start in starts - starts[0])
     return None
+
+
+def _durations(planes: Sequence[Sequence[Frame]]) -> tuple[float, ...] | None:
+    """How long each time was acquired; None where it is not known, or differs between its slices."""
+    durations = [{frame.duration_s for frame in time} for time in planes]
+    if any(len(each) != 1 for each in durations):
+        return None
+    single = [duration for (duration,) in durations if duration is not None]
+    return tuple(single) if len(single) == len(planes) else None
 
 
 def _acquired(frame: Frame) -> float | None:

@@ -12,18 +12,22 @@ from time import monotonic
 import structlog
 
 from node.archive.filesystem import Archive
-from node.config import Convert
-from node.convert import convert_series, write_options
+from node.config import Convert, Series
+from node.convert import convert_series, is_unchanged, write_options
 from node.errors import VoxelnodeError
 from node.index.database import Index
 from node.index.records import ClaimedSeries
 from node.worker.child import ConversionCancelled, Converter, ConverterDied
+from node.worker.housekeeping import Housekeeping
 
 log = structlog.get_logger()
 
 POLL_SECONDS = 0.25
 CLOCK_STEP = dt.timedelta(seconds=2)
 """A difference between wall clock and monotonic clock that slewing does not explain."""
+
+
+_WAITS = Series()
 
 
 class Worker:
@@ -35,9 +39,18 @@ class Worker:
         index: Index,
         settings: Convert,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+        waits: Series = _WAITS,
     ) -> None:
         self._archive, self._index, self._settings, self._now = archive, index, settings, now
         self._options = write_options(settings)
+        self._longest_wait = dt.timedelta(seconds=waits.force_complete_after_seconds)
+        self._housekeeping = Housekeeping(
+            archive,
+            index,
+            dt.timedelta(seconds=waits.study_quiet_seconds),
+            dt.timedelta(hours=settings.keep_superseded_hours),
+            now,
+        )
         self._stopping = threading.Event()
         self._cancelled = threading.Event()
         self._free: SimpleQueue[Converter] = SimpleQueue()
@@ -52,6 +65,7 @@ class Worker:
 
     def start(self) -> None:
         """Begin to claim."""
+        self._index.rearm(self._now())
         self._thread.start()
 
     def stop(self, seconds: float) -> None:
@@ -72,7 +86,8 @@ class Worker:
             try:
                 if step := clock.step():
                     log.warning("clock_stepped", seconds=step.total_seconds())
-                    self._index.shift_due_times(step)
+                    self._index.shift_times(step)
+                self._housekeeping.work()
                 claimed = self._claim(idle)
             except Exception:  # the index may be back in a moment; a dead worker would convert nothing ever after
                 log.exception("claim_failed")
@@ -87,7 +102,7 @@ class Worker:
             return None
         claimed = None
         try:
-            claimed = self._index.claim_due_series(self._now())
+            claimed = self._index.claim_due_series(self._now(), self._longest_wait)
         finally:
             if claimed is None:
                 idle.release()
@@ -97,6 +112,10 @@ class Worker:
         converter = self._free.get()
         bound = log.bind(series_instance_uid=claimed.series_instance_uid, revision=claimed.revision)
         try:
+            if is_unchanged(claimed, self._archive, self._options):
+                self._index.record_unchanged(claimed, self._now())
+                bound.info("series_unchanged", instances=len(claimed.instances))
+                return
             recorded = convert_series(
                 claimed,
                 self._archive,

@@ -10,7 +10,6 @@ from node.config import VolumeFormat
 from node.volume.model import Kind, Volume
 from node.writers.analyze import LOST_AFFINE, TOO_LARGE, fits_analyze, write_analyze
 from node.writers.base import WriteOptions, WrittenFile, stem_of
-from node.writers.bodymask import body_mask
 from node.writers.gradients import write_gradients
 from node.writers.metaimage import write_metaimage
 from node.writers.nifti import write_nifti, write_pair
@@ -52,6 +51,8 @@ def write_volume(volume: Volume, folder: Path, stem: str, options: WriteOptions)
         return files
     files += write_pictures(volume, folder, stem, options)
     if options.body_masks and volume.modality == "CT" and not volume.colour:
+        from node.writers.bodymask import body_mask  # here: SimpleITK's import takes longer than a small volume does
+
         files += write_volume(body_mask(volume), folder, f"{stem}_mask", options)
     return files
 

@@ -39,6 +39,7 @@ class WriteOptions:
     montages: bool = False
     montage_step: int = 5
     body_masks: bool = False
+    suv: bool = False
 
 
 @dataclass(frozen=True, slots=True)

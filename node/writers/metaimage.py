@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from isal import isal_zlib
 
 from node.volume.model import Volume
@@ -76,6 +75,8 @@ def _header(volume: Volume, dtype: np.dtype[Any]) -> dict[str, str]:
     origin[:3] = affine[:3, 3]
     if len(size) == 4:
         spacing, axes = np.append(spacing, volume.time_step_s or 1.0), 4  # ITK knows no unknown spacing
+    import SimpleITK as sitk  # here: its import takes longer than a small volume does
+
     pixel = sitk.GetImageFromArray(np.zeros((1,) * axes + (3,) * volume.colour, dtype), isVector=volume.colour)
     pixel.SetSpacing(spacing[:axes])
     pixel.SetOrigin(origin[:axes])

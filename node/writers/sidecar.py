@@ -15,6 +15,9 @@ from node import __version__
 from node.volume.model import Kind, Volume
 from node.writers.base import WriteOptions, real_dtype, write_durable
 
+TIME_OF_DAY_TOLERANCE_S = 1.0
+"""Some scanners write Acquisition Time in whole seconds."""
+
 
 def write_sidecar(volume: Volume, folder: Path, stem: str, options: WriteOptions, notes: Mapping[str, str]) -> Path:
     """Write ``STEM.json`` and return its path.
@@ -50,10 +53,23 @@ def _bids(volume: Volume) -> dict[str, Any]:
         "ConversionSoftware": "voxelnode",
         "ConversionSoftwareVersion": __version__,
     }
-    if volume.modality == "PT" and volume.times_s is not None:
-        facts["FrameTimesStart"] = list(volume.times_s)
+    if volume.modality in ("PT", "NM"):
+        facts |= _frame_times(volume)
     elif volume.times > 1 and volume.time_step_s is None and volume.times_s is not None:
         facts["VolumeTiming"] = list(volume.times_s)
+    return facts
+
+
+def _frame_times(volume: Volume) -> dict[str, Any]:
+    """Start and duration of each frame; starts of frames that would overlap cannot be right, and are left out."""
+    facts: dict[str, Any] = {}
+    starts, durations = volume.times_s or ((0.0,) if volume.times == 1 else None), volume.durations_s
+    if starts is not None:
+        ends = np.array(starts) + (durations or 0.0)
+        if (ends[:-1] <= np.array(starts[1:]) + TIME_OF_DAY_TOLERANCE_S).all():
+            facts["FrameTimesStart"] = list(starts)
+    if durations is not None:
+        facts["FrameDuration"] = list(durations)
     return facts
 
 

@@ -15,7 +15,7 @@ from tests.integration.conftest import Root, announced, data_set_bytes
 
 
 def recovered(root: Root) -> tuple[int, int, int, int]:
-    done = recover(root.archive, root.index, 60, root.clock())
+    done = recover(root.archive, root.index, root.ingest.quiet_seconds, root.clock())
     return done.parts, done.adopted, done.quarantined, done.claims
 
 
@@ -72,6 +72,6 @@ def test_a_step_of_the_clock_moves_what_is_due(root: Root) -> None:
     [ds] = make.ct_series(1)
     root.take(ds)
     root.clock.move(3600)
-    root.index.shift_due_times(dt.timedelta(seconds=3600))
+    root.index.shift_times(dt.timedelta(seconds=3600))
     assert root.index.claim_due_series(root.clock() + dt.timedelta(seconds=59)) is None
     assert root.index.claim_due_series(root.clock() + dt.timedelta(seconds=60)) is not None

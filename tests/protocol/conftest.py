@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sqlite3
+import ssl
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from pydicom import FileDataset
@@ -26,6 +29,7 @@ from node.config import Dicom, Peer, Settings
 from node.index.database import Index
 from node.ingest import Ingest
 from node.metrics import Metrics
+from node.rejections import Rejections
 from node.scp.server import Listener
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -57,6 +61,13 @@ def after_file_meta(file: bytes) -> bytes:
     return file[144 + length :]
 
 
+class Acceptor(Protocol):
+    """Whatever listens: a node, or what it is compared with."""
+
+    host: str
+    port: int
+
+
 @dataclass
 class Running:
     """A listening node and what it stands on."""
@@ -69,12 +80,12 @@ class Running:
     port: int = 0
     closers: list[Callable[[], None]] = field(default_factory=list)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """What the index says of the stored instances."""
+    def rows(self, query: str = "SELECT * FROM v_images") -> list[dict[str, Any]]:
+        """What the index says, by default of the stored instances."""
         connection = sqlite3.connect(f"file:{self.root / 'index.sqlite'}?mode=ro", uri=True)
         try:
             connection.row_factory = sqlite3.Row
-            return [dict(row) for row in connection.execute("SELECT * FROM v_images")]
+            return [dict(row) for row in connection.execute(query)]
         finally:
             connection.close()
 
@@ -120,11 +131,12 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         archive = Archive(root, reserve_bytes)
         index = Index(root, sync_folder, metrics)
         real = Ingest(archive, index, metrics, lambda title: 60.0, settings.dicom.maximum_instance_bytes)
-        listener = Listener(settings, ingest(real) if ingest else real, metrics)
+        rejections = Rejections(index)
+        listener = Listener(settings, ingest(real) if ingest else real, metrics, rejections.record)
         running = Running(listener, real, metrics, root)
         running.host, running.port = listener.start()
         started.append(running)
-        running.closers = [listener.stop_now, index.close]
+        running.closers = [listener.stop_now, rejections.close, index.close]
         return running
 
     yield start
@@ -139,7 +151,7 @@ def node(start_node: Callable[..., Running], fast_path: bool) -> Running:
     return start_node(fast_path=fast_path)
 
 
-def associate(node: Running, *contexts: Any, title: str = "GOOD", **options: Any) -> Any:
+def associate(node: Acceptor, *contexts: Any, title: str = "GOOD", **options: Any) -> Any:
     """An established association from a well-behaved peer."""
     ae = AE(title)
     ae.requested_contexts = list(contexts) or [
@@ -149,7 +161,7 @@ def associate(node: Running, *contexts: Any, title: str = "GOOD", **options: Any
     return ae.associate(node.host, node.port, **options)
 
 
-def echo_seconds(node: Running) -> float:
+def echo_seconds(node: Acceptor) -> float:
     """Seconds of a whole C-ECHO by a good peer, or infinity: the oracle of every fault."""
     began = time.monotonic()
     ae = AE("GOOD")
@@ -166,7 +178,7 @@ def echo_seconds(node: Running) -> float:
 class Raw:
     """A peer that speaks in bytes."""
 
-    def __init__(self, node: Running, seconds: float = DEADLINE_SECONDS) -> None:
+    def __init__(self, node: Acceptor, seconds: float = DEADLINE_SECONDS) -> None:
         self.socket = socket.create_connection((node.host, node.port), timeout=seconds)
 
     def __enter__(self) -> Raw:
@@ -320,3 +332,52 @@ def thread_count() -> int:
 
 def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the certificates of an authority, a server, a client, a stranger, and one that is over."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    folder = tmp_path_factory.mktemp("keys")
+
+    def run(*arguments: str) -> None:
+        subprocess.run([openssl, *arguments], cwd=folder, check=True, capture_output=True)
+
+    new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    for name in ("ca", "stranger"):
+        run("req", "-x509", *new, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}")
+    for name, days in (("server", "2"), ("client", "2"), ("expired", "-1")):
+        (folder / f"{name}.ext").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+        run("req", *new[:-2], "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", days, "-extfile", f"{name}.ext"]
+        run("x509", "-req", "-in", f"{name}.csr", *signed, "-out", f"{name}.pem")
+    return folder
+
+
+def client_context(keys: Path, who: str | None = "client") -> ssl.SSLContext:
+    """The TLS side of a peer: trusts our authority, and shows a certificate, or none."""
+    context = ssl.create_default_context(cafile=str(keys / "ca.pem"))
+    if who is not None:
+        context.load_cert_chain(keys / f"{who}.pem", keys / f"{who}.key")
+    return context
+
+
+def is_answered(node: Acceptor, context: ssl.SSLContext, seconds: float = 5) -> bool:
+    """Whether an A-ASSOCIATE-RQ gets an answer; with TLS 1.3 a refusal shows in the first read only."""
+    try:
+        with (
+            socket.create_connection((node.host, node.port), timeout=seconds) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as secure,
+        ):
+            secure.sendall(associate_rq())
+            return secure.recv(1) == b"\x02"
+    except (ssl.SSLError, ConnectionError, TimeoutError):
+        return False
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in use."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -76,6 +76,9 @@ class Held:
         self.kept = threading.Event()
         self.let_go = threading.Event()
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
     def begin(self, announced: Any, origin: Any) -> Any:
         arrival = self._real.begin(announced, origin)
         finish = arrival.finish

@@ -409,6 +409,9 @@ class Faulty:
         self._real, self._where, self._error = real, where, error
         self.arrivals: list[Any] = []
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
     def begin(self, announced: Any, origin: Any) -> Any:
         if self._where == "begin":
             raise self._error
@@ -440,14 +443,18 @@ def test_an_unexpected_error_is_our_failure_and_the_association_goes_on(
 
 
 def test_a_full_disk_is_told_and_recovers_by_itself(start_node: Callable[..., Running], fast_path: bool) -> None:
-    node = start_node(fast_path=fast_path, reserve_bytes=1 << 60)
+    node = start_node(fast_path=fast_path)
     ds = ct_series(1)[0]
+    intake = node.ingest.archive.intake
     assoc = associate(node)
+    intake._reserve_bytes = intake._low_bytes = 1 << 60
     response = assoc.send_c_store(ds)
     assert response.Status == 0xA700
     assert "reserve" in response.ErrorComment
-    node.ingest.archive._reserve_bytes = 0
+    assert associate(node).is_rejected
+    intake._reserve_bytes = intake._low_bytes = 0
     assert assoc.send_c_store(ds).Status == 0x0000
+    assert echo_seconds(node) < 2
     assoc.release()
 
 

@@ -31,6 +31,7 @@ from tests.protocol.conftest import (
     echo_seconds,
     p_data,
     pdv,
+    resident_bytes,
     status_of,
     until,
 )
@@ -71,11 +72,6 @@ def test_sixty_four_associations_at_once_all_finish(start_node: Callable[..., Ru
     assert len(node.rows()) == 192
     assert max(seconds) < 3 * statistics.median(seconds) + 1
     assert node.settled()
-
-
-def resident_bytes() -> int:
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * 4096
 
 
 def test_an_instance_of_any_size_takes_one_buffer_of_memory(start_node: Callable[..., Running]) -> None:

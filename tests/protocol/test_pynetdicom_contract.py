@@ -55,6 +55,8 @@ def test_the_upper_layer_still_has_the_parts_that_the_reader_uses(assoc: associa
     assert isinstance(upper.artim_timer, timer.Timer)
     assert isinstance(upper._idle_timer, timer.Timer)
     assert isinstance(assoc.dimse.msg_queue, queue.Queue)
+    assert assoc.dimse.msg_queue.unfinished_tasks == 0
+    assert "task_done" not in source(dimse), "the reader tells by unfinished_tasks whether a message was put"
 
 
 def test_the_other_thread_still_waits_where_the_reader_parks_it() -> None:

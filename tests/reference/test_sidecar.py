@@ -47,8 +47,14 @@ def test_phase_encoding_and_readout_are_those_of_dcm2niix(corpus: Path, tmp_path
         assert ours["PhaseEncodingAxis"] == direction[0]
 
 
-@pytest.mark.parametrize("case", [*CASES[:3], "dcm_qa_nih/ge-4d-epi", "dcm_qa_stc/ge-epirt"])
-def test_slice_timing_is_that_of_dcm2niix(corpus: Path, tmp_path: Path, case: str) -> None:
+@pytest.mark.parametrize(
+    ("case", "tolerance_s"),
+    [
+        *((case, 2e-3) for case in (*CASES[:3], "dcm_qa_nih/ge-4d-epi", "dcm_qa_stc/ge-epirt")),
+        ("dcm_qa_uih/grid-dwi", 2e-2),  # the oracle holds a time of day in 32 bits there
+    ],
+)
+def test_slice_timing_is_that_of_dcm2niix(corpus: Path, tmp_path: Path, case: str, tolerance_s: float) -> None:
     theirs = sidecar_of_dcm2niix(corpus / case, tmp_path)
     [one] = assemble([pydicom.dcmread(path) for path in sorted((corpus / case).iterdir())]).volumes
-    assert one.attributes["SliceTiming"] == pytest.approx(theirs["SliceTiming"], abs=2e-3)
+    assert one.attributes["SliceTiming"] == pytest.approx(theirs["SliceTiming"], abs=tolerance_s)

@@ -1,4 +1,4 @@
-"""What ``conversion.json`` tells of every series of the corpus: the warnings that its reference lists, by their names."""
+"""What ``conversion.json`` tells of the series of the corpus: the warnings that its reference lists, by their names."""
 
 from __future__ import annotations
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 
 from pydicom.dataset import Dataset
 
@@ -10,12 +12,19 @@ from node.dicom.private import PrivateTag, private_numbers, private_text
 from node.dicom.values import items, number, text
 from node.errors import VoxelnodeError
 from node.volume.elements import instant, instant_of
+from node.volume.model import Assembly, Display, Volume, Warn, Warning
 
 _GE_SCAN_TIME = PrivateTag(0x0009, "GEMS_PETD_01", 0x0D, "DT")
 _PHILIPS_SUV_SCALE = PrivateTag(0x7053, "Philips PET Private Group", 0x00, "DS")
 _PHILIPS_ACTIVITY_SCALE = PrivateTag(0x7053, "Philips PET Private Group", 0x09, "DS")
 _SECONDS_PER_DAY = 86400.0
 _LONGEST_DECAY_S = 2 * _SECONDS_PER_DAY
+_FACTOR_TOLERANCE = 1e-6
+"""Part by which the factors of the instances of one volume may differ: they are computed from rounded decimals."""
+
+SUFFIX = "suv"
+_NOT_OF_UPTAKE = ("RescaleType", "RealWorldValueSlope", "RealWorldValueIntercept", "RealWorldValueUnits")
+"""Facts about the activity that do not hold for the uptake beside it."""
 
 
 class SuvUnknown(VoxelnodeError):
@@ -35,6 +44,55 @@ class SuvFactors:
     injected_dose_bq: float | None = None
     half_life_s: float | None = None
     decay_s: float | None = None
+
+
+def with_uptake(assembly: Assembly, dataset_of: Callable[[str], Dataset]) -> Assembly:
+    """Return the volumes of a series, and beside each PET volume a second one of standardised uptake values.
+
+    The second volume has the same voxels, not a copy, with slope and intercept that make g/ml of them; its suffix ends
+    in ``suv``, and its facts tell what the factor was made of. Where the factor is not known, the warning
+    ``suv-unknown`` of the volume names what is missing.
+
+    Parameters
+    ----------
+    assembly : Assembly
+    dataset_of : callable (SOP Instance UID) -> Dataset
+    """
+    volumes: list[Volume] = []
+    for volume in assembly.volumes:
+        if volume.modality != "PT" or volume.colour:
+            volumes.append(volume)
+            continue
+        try:
+            factors = _factors(volume, dataset_of)
+        except SuvUnknown as unknown:
+            told = Warning(Warn.SUV_UNKNOWN, f"no standardised uptake values: {unknown}")
+            volumes.append(replace(volume, warnings=(*volume.warnings, told)))
+        else:
+            volumes += [volume, _uptake(volume, factors)]
+    return replace(assembly, volumes=tuple(volumes))
+
+
+def _factors(volume: Volume, dataset_of: Callable[[str], Dataset]) -> SuvFactors:
+    """Return the factors that hold for every instance of a volume."""
+    uids = dict.fromkeys(source.sop_instance_uid for source in volume.sources)
+    first, *others = (suv_factor(dataset_of(uid)) for uid in uids)
+    if not all(math.isclose(other.factor, first.factor, rel_tol=_FACTOR_TOLERANCE) for other in others):
+        raise SuvUnknown("the factors of its instances differ")
+    return first
+
+
+def _uptake(volume: Volume, factors: SuvFactors) -> Volume:
+    facts = {name: fact for name, fact in volume.attributes.items() if name not in _NOT_OF_UPTAKE}
+    windows = tuple((centre * factors.factor, width * factors.factor) for centre, width in volume.display.windows)
+    return replace(
+        volume,
+        suffix="-".join(filter(None, (volume.suffix, SUFFIX))),
+        slope=volume.slope * factors.factor,
+        intercept=volume.intercept * factors.factor,
+        display=Display(windows, volume.display.function, padding=volume.display.padding),
+        attributes={**facts, "Units": "g/ml", "SUVType": "BW", "suv": asdict(factors)},
+    )
 
 
 def suv_factor(ds: Dataset) -> SuvFactors:

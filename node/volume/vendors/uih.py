@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from pydicom.dataset import Dataset
 
 from node.dicom.private import PrivateTag, private_items, private_numbers
-from node.dicom.values import numbers, texts, whole
+from node.dicom.values import numbers, text, texts, whole
 from node.errors import ConversionRefused
+from node.volume.elements import instant
 from node.volume.model import Reason
 from node.volume.tiling import Tiling
 from node.volume.vendors.gradients import Gradient, along_image
@@ -47,6 +49,10 @@ def tiling(ds: Dataset) -> Tiling | None:
     positions = [numbers(item, "ImagePositionPatient", 3) for item in private_items(ds, _PLANE_SEQUENCE)]
     if orientation is None or len(positions) != count or None in positions:
         raise _unproven(f"{count} planes, and not as many positions in (0065,xx51)")
+    times = [
+        instant(text(item, "AcquisitionDate"), text(item, "AcquisitionTime"))
+        for item in private_items(ds, _PLANE_SEQUENCE)
+    ]
     return Tiling(
         count=count,
         tile_rows=rows // down,
@@ -55,7 +61,14 @@ def tiling(ds: Dataset) -> Tiling | None:
         columns_of_tiles=across,
         positions=np.array(positions, float),
         orientation=np.array(orientation),
+        slice_times_s=_since_first(times),
     )
+
+
+def _since_first(times_s: Sequence[float | None]) -> tuple[float, ...] | None:
+    """Return times from the earliest on, to a tenth of a millisecond; None where one is not known."""
+    known = [time for time in times_s if time is not None]
+    return tuple(round(time - min(known), 4) for time in known) if len(known) == len(times_s) else None
 
 
 def _unproven(what: str) -> ConversionRefused:

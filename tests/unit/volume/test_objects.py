@@ -14,10 +14,11 @@ from pydicom.uid import generate_uid
 
 from node.errors import ConversionRefused
 from node.volume import objects
-from node.volume.model import Geometry, Kind, Volume
+from node.volume.assemble import assemble
+from node.volume.model import Geometry, Kind, Volume, Warn
 from node.volume.objects import segmentation
 from node.volume.objects.dose import SOP_CLASS as DOSE
-from node.volume.objects.pet import SuvUnknown, suv_factor
+from node.volume.objects.pet import SuvUnknown, suv_factor, with_uptake
 from tests import make
 
 ROWS, COLUMNS, SLICES, SPACING = 5, 7, 4, 2.5
@@ -302,3 +303,63 @@ def test_uptake_without_its_facts_is_unknown_and_the_fact_is_named(attributes: d
     with pytest.raises(SuvUnknown) as caught:
         suv_factor(pet(**attributes))
     assert named in str(caught.value)
+
+
+PET_FACTS = (
+    *("Units", "DecayCorrection", "PatientWeight", "SeriesDate", "SeriesTime", "AcquisitionTime"),
+    "RadiopharmaceuticalInformationSequence",
+)
+
+
+def pet_series(**attributes: Any) -> list[Dataset]:
+    one = pet()
+    facts = {keyword: one[keyword].value for keyword in PET_FACTS}
+    scaling = {"RescaleSlope": "0.5", "RescaleIntercept": "0", "RescaleType": "BQML"}
+    window = {"WindowCenter": "100", "WindowWidth": "200"}
+    return make.image_series(3, modality="PT", **(facts | scaling | window | attributes))
+
+
+def uptake_of(datasets: list[Dataset]) -> list[Volume]:
+    by_uid = {ds.SOPInstanceUID: ds for ds in datasets}
+    return list(with_uptake(assemble(datasets), by_uid.__getitem__).volumes)
+
+
+def test_a_volume_of_uptake_lies_beside_that_of_activity_and_tells_its_factors() -> None:
+    activity, uptake = uptake_of(pet_series())
+    factor = suv_factor(pet()).factor
+    assert (activity.suffix, activity.slope, activity.attributes["Units"]) == ("", 0.5, "BQML")
+    assert (uptake.suffix, uptake.slope, uptake.attributes["Units"]) == ("suv", 0.5 * factor, "g/ml")
+    assert "RescaleType" not in uptake.attributes
+    assert uptake.voxels is activity.voxels
+    assert uptake.display.windows == ((100 * factor, 200 * factor),)
+    assert uptake.attributes["suv"] == {
+        "factor": factor,
+        "weight_kg": 70,
+        "injected_dose_bq": 370e6,
+        "half_life_s": 6586.2,
+        "decay_s": 3600,
+    }
+
+
+def test_slopes_that_vary_are_in_the_voxels_before_they_become_uptake() -> None:
+    activity, uptake = uptake_of(pet_series(RescaleSlope=["0.5", "0.25", "2"]))
+    assert (activity.slope, uptake.slope) == (1, suv_factor(pet()).factor)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "named"),
+    [
+        ({"PatientWeight": None}, "(0010,1030)"),
+        ({"PatientWeight": ["70", None, "70"]}, "(0010,1030)"),
+        ({"PatientWeight": ["70", "70", "80"]}, "differ"),
+    ],
+)
+def test_an_unknown_uptake_is_a_warning_that_names_what_is_missing(attributes: dict[str, Any], named: str) -> None:
+    (volume,) = uptake_of(pet_series(**attributes))
+    (told,) = (warning for warning in volume.warnings if warning.name is Warn.SUV_UNKNOWN)
+    assert named in told.detail
+
+
+def test_of_what_is_no_pet_no_uptake_is_asked() -> None:
+    (volume,) = uptake_of(make.ct_series(3))
+    assert Warn.SUV_UNKNOWN not in {warning.name for warning in volume.warnings}

@@ -124,6 +124,21 @@ def test_a_uih_grid_has_a_position_for_each_plane() -> None:
     assert tiling.cut(ds.pixel_array, 10).tolist() == ds.pixel_array[8:12, 8:12].tolist()
 
 
+def test_planes_of_a_uih_grid_tell_when_they_were_acquired() -> None:
+    ds = grid(3)
+    planes = ds[0x0065, 0x1051].value
+    for plane, time in zip(planes, ("000000.5", "235959.25", "000001"), strict=True):
+        plane.AcquisitionDate = "20240101" if time.startswith("23") else "20240102"
+        plane.AcquisitionTime = time
+    tiling = vendors.tiling(ds)
+    assert tiling is not None
+    assert tiling.slice_times_s == (1.25, 0, 1.75)
+    del planes[1].AcquisitionTime
+    tiling = vendors.tiling(ds)
+    assert tiling is not None
+    assert tiling.slice_times_s is None
+
+
 @pytest.mark.parametrize(("count", "positions"), [(11, 10), (7, 7), (0, 0)])
 def test_a_grid_whose_planes_do_not_add_up_is_refused(count: int, positions: int) -> None:
     with pytest.raises(ConversionRefused) as caught:

@@ -1,0 +1,65 @@
+"""``voxelnode audit``."""
+
+from __future__ import annotations
+
+import json as jsons
+from collections import deque
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.output import print_json, print_table
+from node.errors import UsageError
+
+
+def audit(
+    last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="How many lines, the newest.")] = 20,
+    verify: Annotated[bool, typer.Option("--verify", help="Check the chain of all lines; exit 1 if it broke.")] = False,
+    config: ConfigFile = None,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Tell who stored, deleted and changed what: the last lines of audit.jsonl in the root."""
+    settings = load(config, storage__root=root).settings
+
+    from node.audit import FILE_NAME
+
+    path = settings.storage.root.absolute() / FILE_NAME
+    if not path.exists():
+        raise UsageError(f"no audit log at {path}: is the root right?")
+    if verify:
+        _verify(path, json)
+        return
+    with path.open("rb") as file:
+        lines = [line for line in map(_parsed, deque(file, last)) if line]
+    if json:
+        print_json(lines)
+    else:
+        print_table(str(path), ("at", "event", "action", "outcome", "who", "what", "detail"), map(_row, lines))
+
+
+def _verify(path: Path, json: bool) -> None:
+    from node.audit import verify
+
+    problems = verify(path)
+    if json:
+        print_json({"path": path, "ok": not problems, "problems": problems})
+    else:
+        print("\n".join(problems) or f"{path}: every line follows the one before it")
+    if problems:
+        raise typer.Exit(1)
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    try:
+        return dict(jsons.loads(line))
+    except ValueError:  # torn by a power cut; --verify tells of it
+        return {}
+
+
+def _row(line: dict[str, Any]) -> tuple[Any, ...]:
+    who = ", ".join(f"{one['user']} {one['address']}".strip() for one in line["participants"] if one["requestor"])
+    what = ", ".join(jsons.dumps(one) for one in line["objects"])
+    return line["at"], line["event"]["meaning"], line["action"], line["outcome"], who, what, line["detail"]

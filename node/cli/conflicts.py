@@ -1,0 +1,37 @@
+"""``voxelnode conflicts``."""
+
+from __future__ import annotations
+
+from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.output import print_json, print_table
+
+
+def conflicts(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+    """Tell what claims one identity and is not the same: versions of an instance, patients, studies, series."""
+    settings = load(config, storage__root=root).settings
+
+    from node.index.database import reading
+
+    with reading(settings.storage.root) as index:
+        rows = index.rows("SELECT * FROM v_conflicts ORDER BY found_at, id")
+    if json:
+        print_json(rows)
+    elif not rows:
+        print("no conflicts")
+    else:
+        print_table(
+            f"{len(rows)} conflicts",
+            ("found", "kind", "study", "instance", "from", "what", "kept at"),
+            [
+                (
+                    row["found_at"],
+                    row["kind"],
+                    row["study_instance_uid"],
+                    row["sop_instance_uid"],
+                    row["calling_ae_title"],
+                    row["detail"],
+                    row["path"],
+                )
+                for row in rows
+            ],
+        )

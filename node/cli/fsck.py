@@ -1,0 +1,42 @@
+"""``voxelnode fsck``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.output import print_json, print_table
+
+
+def fsck(
+    config: ConfigFile = None,
+    root: Root = None,
+    digests: Annotated[
+        bool, typer.Option("--hash", help="Read every file and compare its SHA-256, not its length only.")
+    ] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended; no node may run.")] = False,
+    json: Json = False,
+) -> None:
+    """Compare index, archive and volumes with each other; exit 1 if a difference stays."""
+    settings = load(config, storage__root=root).settings
+
+    from node.app import fsck as examine
+
+    findings = examine(settings, digests=digests, repair=repair)
+    left = [finding for finding in findings if finding.mended is None]
+    if json:
+        print_json({"ok": not left, "findings": [asdict(finding) for finding in findings]})
+    elif findings:
+        columns = ("kind", "path", "detail", "mended")
+        print_table("", columns, [[_field(finding, name) for name in columns] for finding in findings])
+    else:
+        print(f"{settings.storage.root.absolute()}: index, archive and volumes agree")
+    if left:
+        raise typer.Exit(1)
+
+
+def _field(finding: Any, name: str) -> Any:
+    return getattr(finding, name)

@@ -1,0 +1,76 @@
+"""``voxelnode patient list|merge``."""
+
+from __future__ import annotations
+
+import getpass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.output import print_json, print_table
+from node.errors import UsageError
+
+if TYPE_CHECKING:
+    from node.index.database import ReadIndex
+
+app = typer.Typer(help="The patients of the index.", no_args_is_help=True)
+
+COLUMNS = ("id", "patient_id", "issuer_of_patient_id", "patient_name", "patient_birth_date", "patient_sex", "studies")
+
+
+@app.command("list")
+def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+    """Tell which patients there are, and which of them were merged into another one."""
+    settings = load(config, storage__root=root).settings
+
+    from node.index.database import reading
+
+    with reading(settings.storage.root) as index:
+        rows = index.rows("SELECT * FROM v_patients ORDER BY patient_name, patient_id, id")
+    if json:
+        print_json(rows)
+    else:
+        print_table(
+            f"{len(rows)} patients",
+            ("#", "ID", "issuer", "name", "born", "sex", "studies", "is now #"),
+            [[row[name] for name in (*COLUMNS, "merged_into")] for row in rows],
+        )
+
+
+@app.command()
+def merge(
+    source: Annotated[str, typer.Argument(metavar="FROM", help="Patient ID, or # and a number of `patient list`.")],
+    target: Annotated[str, typer.Argument(metavar="INTO", help="Patient ID, or # and a number of `patient list`.")],
+    config: ConfigFile = None,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Say that two patients are one: studies of FROM are of INTO, also those that are still to come."""
+    settings = load(config, storage__root=root).settings
+
+    from node import logs
+    from node.app import perform
+    from node.index.database import reading
+
+    logs.configure("warning", settings.log.format)
+    with reading(settings.storage.root) as index:
+        numbers = _number(index, source), _number(index, target)
+    done = perform(settings, "merge-patients", source=numbers[0], target=numbers[1], who=getpass.getuser())
+    if json:
+        print_json({"from": numbers[0], "into": numbers[1], **done})
+    else:
+        print(f"patient #{numbers[0]} is now #{numbers[1]}; {len(done['studies'])} studies moved")
+
+
+def _number(index: ReadIndex, wanted: str) -> int:
+    """The row of v_patients that a person means."""
+    if wanted.startswith("#") and wanted[1:].isdecimal():
+        return int(wanted[1:])
+    rows = index.rows("SELECT * FROM v_patients WHERE patient_id = :wanted ORDER BY id", wanted=wanted)
+    if not rows:
+        raise UsageError(f"no patient has the ID {wanted!r}: `voxelnode patient list` tells which there are")
+    if len(rows) > 1:
+        known = ", ".join(f"#{row['id']} (issuer {row['issuer_of_patient_id'] or 'none'})" for row in rows)
+        raise UsageError(f"several patients have the ID {wanted!r}: say which by its number: {known}")
+    return int(rows[0]["id"])

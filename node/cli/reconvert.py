@@ -1,0 +1,65 @@
+"""``voxelnode reconvert``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.output import print_json
+
+CLOSED = "state NOT IN ('receiving', 'converting')"
+FAILED = "state IN ('failed', 'refused')"
+
+
+def reconvert(
+    where: Annotated[
+        str | None,
+        typer.Option("--where", metavar="SQL", help="Series of v_series (docs/index.md) for which this is true."),
+    ] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Series that gave no volume, or crashed too often.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Every series.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell which series these are.")] = False,
+    config: ConfigFile = None,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Have series converted again, also by a running node; what would give the same volumes is left as it is."""
+    if (where is not None) + failed + every != 1:
+        raise typer.BadParameter("Give one of --where, --failed and --all.")
+    settings = load(config, storage__root=root).settings
+
+    from node import logs
+    from node.app import perform
+
+    logs.configure("warning", settings.log.format)
+    condition = f"({where}) AND {CLOSED}" if where is not None else FAILED if failed else CLOSED
+    series = _chosen(settings, condition, where)
+    owed = 0
+    if series and not dry_run:
+        owed = perform(settings, "reconvert", series=series)["owed"]
+    if json:
+        uids = [series_instance_uid for _, series_instance_uid in series]
+        print_json({"series": uids, "owed": owed, "dry_run": dry_run})
+    elif dry_run:
+        print("\n".join(series_instance_uid for _, series_instance_uid in series))
+    else:
+        print(f"{owed} series are due for another conversion")
+
+
+def _chosen(settings: Any, condition: str, where: str | None) -> list[tuple[str, str]]:
+    """Study and Series Instance UIDs; the condition is evaluated here, on a connection that cannot write."""
+    from node.errors import UsageError
+    from node.index.database import reading
+    from node.index.engine import IndexUnusable
+
+    query = f"SELECT study_instance_uid, series_instance_uid FROM v_series WHERE {condition}"
+    try:
+        with reading(settings.storage.root) as index:
+            rows = index.rows(query.replace(":", r"\:"))  # a colon is no parameter here
+    except IndexUnusable as error:
+        if where is None:
+            raise
+        raise UsageError(f"--where {where!r}: {error}") from error
+    return [(row["study_instance_uid"], row["series_instance_uid"]) for row in rows]

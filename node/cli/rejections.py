@@ -1,0 +1,49 @@
+"""``voxelnode rejections``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.output import print_json, print_table
+
+
+def rejections(
+    last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="How many, the newest.")] = 20,
+    config: ConfigFile = None,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Tell what was refused of late, whose it was, why, and what helps."""
+    settings = load(config, storage__root=root).settings
+
+    from node.index.database import reading
+
+    query = "SELECT * FROM (SELECT * FROM v_rejections ORDER BY last_at DESC LIMIT :last) ORDER BY last_at"
+    with reading(settings.storage.root) as index:
+        rows = index.rows(query, last=last)
+    if json:
+        print_json(rows)
+    elif not rows:
+        print("nothing was refused")
+    else:
+        print_table(
+            f"the last {len(rows)} kinds of refusals",
+            ("last", "times", "what", "peer", "from", "to", "offered", "reason", "what helps"),
+            [
+                (
+                    row["last_at"],
+                    row["count"],
+                    row["what"],
+                    row["peer"],
+                    row["calling_ae_title"],
+                    row["called_ae_title"],
+                    row["offered"],
+                    row["reason"],
+                    row["remedy"],
+                )
+                for row in rows
+            ],
+        )

@@ -1,0 +1,75 @@
+"""``voxelnode series``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.output import print_json, print_table
+
+COLUMNS = (
+    "series_instance_uid",
+    "modality",
+    "state",
+    "verdict",
+    "verdict_rule",
+    "expected_instances",
+    "expected_source",
+    "instances",
+    "missing_instances",
+    "verdict_reason",
+    "revision",
+    "due_at",
+    "error",
+)
+SHOWN = ("series", "modality", "state", "rev", "verdict", "rule", "expected", "received", "missing", "reason")
+
+
+def series(
+    study: Annotated[str | None, typer.Option("--study", metavar="UID", help="Only of this study.")] = None,
+    state: Annotated[str | None, typer.Option("--state", metavar="STATE", help="Only in this state.")] = None,
+    incomplete: Annotated[bool, typer.Option("--incomplete", help="Only those that are not complete.")] = False,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Most series, the newest first.")] = 100,
+    config: ConfigFile = None,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """List series with their state, and whether they are complete and why."""
+    settings = load(config, storage__root=root).settings
+
+    from node.index.database import reading
+
+    with reading(settings.storage.root) as index:
+        rows = index.rows(
+            f"SELECT {', '.join(COLUMNS)} FROM v_series "
+            "WHERE (:study IS NULL OR study_instance_uid = :study) AND (:state IS NULL OR state = :state) "
+            "AND (NOT :incomplete OR verdict = 'incomplete') ORDER BY last_received_at DESC LIMIT :limit",
+            study=study,
+            state=state,
+            incomplete=incomplete,
+            limit=limit,
+        )
+    if json:
+        print_json(rows)
+        return
+    print_table(
+        f"{len(rows)} series",
+        SHOWN,
+        [
+            (
+                row["series_instance_uid"],
+                row["modality"],
+                row["state"],
+                row["revision"],
+                row["verdict"],
+                row["verdict_rule"],
+                row["expected_instances"],
+                row["instances"],
+                row["missing_instances"],
+                row["error"] or row["verdict_reason"],
+            )
+            for row in rows
+        ],
+    )

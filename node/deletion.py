@@ -1,0 +1,117 @@
+"""Delete a study, a series or an instance for good: its rows, and every file that was made of it.
+
+    audit line -> tombstone and rows, one commit -> volumes, pictures, objects unlinked -> folders synced -> finished
+
+The order of safety: nothing is unlinked before the decision is durable, in the audit log and in the index, and a
+deletion counts as finished only when the names of its files are durably gone. A start makes up for what a crash left.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import structlog
+
+from node.archive.filesystem import Archive
+from node.audit import APPLICATION, Action, Audit, AuditEvent, Participant, Result
+from node.errors import VoxelnodeError
+from node.failpoints import reached
+from node.index.database import Index
+from node.index.records import Deletion, DeletionPlan
+
+log = structlog.get_logger()
+
+FOLDERS = frozenset({"objects", "quarantine", "volumes"})
+"""Where files may be deleted, below the root."""
+
+
+class Unsafe(VoxelnodeError):
+    """A path to be deleted lies where nothing may be deleted: the index is damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Who wants a deletion, and why: a user of this machine or a part of the node; ``retention: older than 9 days``."""
+
+    who: str
+    reason: str
+
+
+def delete(archive: Archive, index: Index, audit: Audit, plan: DeletionPlan, order: Order, now: dt.datetime) -> None:
+    """Carry out what was planned.
+
+    Raises
+    ------
+    AuditFailed
+        Nothing was deleted.
+    NotThere
+        It has gone since it was planned.
+    OutOfResources
+        The index did not commit; nothing was deleted.
+    OSError
+        A file cannot be deleted; the next start tries again.
+    """
+    _tell(audit, plan, order, Result.SUCCESS, f"ordered: {order.reason}")
+    try:
+        ordered = index.order_deletion(plan, order.reason, now)
+    except VoxelnodeError:
+        _tell(audit, plan, order, Result.SERIOUS_FAILURE, "not done: the index did not change")
+        raise
+    reached("deletion-ordered")
+    _finish(archive, index, ordered, now)
+    _tell(audit, plan, order, Result.SUCCESS, "done")
+    log.info("deleted", kind=plan.level, study_instance_uid=plan.study_instance_uid, instances=plan.instances)
+
+
+def resume_deletions(archive: Archive, index: Index, now: dt.datetime) -> int:
+    """Finish what a crash interrupted; before orphaned files are taken up again. Returns how many deletions."""
+    unfinished = index.unfinished_deletions()
+    for ordered in unfinished:
+        _finish(archive, index, ordered, now)
+        log.warning("deletion_resumed", files=len(ordered.paths))
+    return len(unfinished)
+
+
+def _finish(archive: Archive, index: Index, ordered: Deletion, now: dt.datetime) -> None:
+    _unlink(archive, ordered.paths)
+    reached("deletion-unlinked")
+    index.finish_deletion(ordered, now)
+
+
+def _unlink(archive: Archive, paths: Iterable[str]) -> None:
+    """Delete files and folders below the root, and make that durable; what is gone already is no error.
+
+    Volumes come first: the same series may be sent and converted again while we are at it.
+    """
+    touched: set[Path] = set()
+    for path in paths:
+        parts = PurePath(path).parts
+        if parts[0] not in FOLDERS or len(parts) < 2 or ".." in parts:
+            raise Unsafe(f"{path} is no file of an archive: `voxelnode db check` and `voxelnode fsck` tell more")
+        place = archive.root / path
+        if place.is_dir():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
+        touched.add(place.parent)
+    for folder in sorted(touched):
+        if folder.is_dir():
+            archive.sync_folder(folder)
+
+
+def _tell(audit: Audit, plan: DeletionPlan, order: Order, result: Result, detail: str) -> None:
+    event = AuditEvent.STUDY_DELETED if plan.level == "study" else AuditEvent.INSTANCES_ACCESSED
+    subject = {"level": plan.level, "uid": plan.uid, "study_instance_uid": plan.study_instance_uid}
+    audit.record(
+        event,
+        Action.DELETE,
+        result,
+        [Participant(order.who, APPLICATION, is_requestor=True)],
+        [{**subject, "patient_id": plan.patient_id, "instances": plan.instances}],
+        detail,
+        durable=True,
+    )

@@ -1,0 +1,41 @@
+"""Named steps at which a test can end the process as a power cut would.
+
+``VOXELNODE_FAILPOINT=rows-written`` kills the process when it gets there, ``rows-written:5`` when it does so for the
+fifth time. Without the variable a step costs one comparison.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+
+VARIABLE = "VOXELNODE_FAILPOINT"
+
+RECEIVING = (
+    "part-opened",
+    "part-written",
+    "file-synced",
+    "folder-made",
+    "file-renamed",
+    "folder-synced",
+    "rows-written",
+    "rows-committed",
+    "arrival-settled",
+)
+"""The way in, in its order: the peer is answered after the last."""
+
+CONVERTING = ("series-claimed", "volumes-written", "volumes-published", "outcome-recorded")
+RECOVERING = ("parts-swept", "file-adopted", "files-compared", "claims-released")
+DELETING = ("deletion-ordered", "deletion-unlinked")
+POINTS = RECEIVING + CONVERTING + RECOVERING + DELETING
+
+_name, _, _count = os.environ.get(VARIABLE, "").partition(":")
+_fatal = int(_count or 1)
+_reached = itertools.count(1)
+
+
+def reached(point: str) -> None:
+    """Die here if that was asked for."""
+    if point == _name and next(_reached) == _fatal:
+        os.kill(os.getpid(), signal.SIGKILL)

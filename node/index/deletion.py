@@ -1,0 +1,219 @@
+"""Take a study, a series or an instance out of the index, and remember which files have to go with it.
+
+The tombstone, and the removal of the rows, are one transaction. From its commit on nothing lists, converts or answers
+for what was deleted: an instance that is sent again meanwhile is new, and gets a file and a row of its own, which no
+deletion touches. (Were rows the last to go, it would be answered as there already, and then be gone.) A crash before
+the files are gone finds the tombstone unfinished, with their names.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import PurePath
+
+from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, update
+
+from node.errors import UsageError
+from node.index.events import record_event
+from node.index.instances import revoke_claim
+from node.index.models import (
+    Conflict,
+    Conversion,
+    Exclusion,
+    Failure,
+    Image,
+    Patient,
+    Series,
+    Study,
+    Tombstone,
+    Volume,
+    VolumeSource,
+)
+from node.index.records import Deletion, DeletionPlan, Level
+
+AT_ONCE = 500
+"""Values of one statement; SQLite allows 32766."""
+
+
+class NotThere(UsageError):
+    """The index holds no such study, series or instance."""
+
+
+class SeveralSeries(UsageError):
+    """This Series Instance UID stands in several studies: name the study too."""
+
+
+def plan_deletion(connection: Connection, level: Level, uid: str, study_instance_uid: str | None) -> DeletionPlan:
+    """What a deletion would take away.
+
+    Parameters
+    ----------
+    study_instance_uid : str or None
+        Tells two series of one UID apart.
+
+    Raises
+    ------
+    NotThere, SeveralSeries
+    """
+    column = {
+        "study": Study.study_instance_uid,
+        "series": Series.series_instance_uid,
+        "instance": Image.sop_instance_uid,
+    }[level]
+    query = (
+        select(Image.id, Image.bytes, Series.id, Study.id, Study.study_instance_uid, Patient.patient_id)
+        .join(Series, Series.id == Image.series_id)
+        .join(Study, Study.id == Series.study_id)
+        .join(Patient, Patient.id == Study.patient_id)
+        .where(column == uid)
+    )
+    if study_instance_uid is not None:
+        query = query.where(Study.study_instance_uid == study_instance_uid)
+    rows = connection.execute(query).all()
+    if not rows:
+        raise NotThere(f"no {level} {uid} in the index: `voxelnode info {uid}` tells what is known of it")
+    if len({row[3] for row in rows}) > 1:
+        studies = ", ".join(sorted({row.study_instance_uid for row in rows}))
+        raise SeveralSeries(f"series {uid} stands in several studies: name one of them with --study: {studies}")
+    return DeletionPlan(
+        level=level,
+        uid=uid,
+        study_instance_uid=rows[0].study_instance_uid,
+        patient_id=rows[0].patient_id or "",
+        series=len({row[2] for row in rows}),
+        instances=len(rows),
+        bytes=sum(row.bytes for row in rows),
+    )
+
+
+def order_deletion(connection: Connection, plan: DeletionPlan, reason: str, now: dt.datetime) -> Deletion:
+    """Take the rows away and put up a tombstone that names the files.
+
+    Raises
+    ------
+    NotThere
+        It has gone since it was planned.
+    """
+    study_id = connection.execute(select(Study.id).where(Study.study_instance_uid == plan.study_instance_uid)).scalar()
+    of_study = select(Series.id).where(Series.study_id == study_id)
+    if plan.level == "instance":
+        paths = _delete_instance(connection, plan, now)
+    else:
+        if plan.level == "series":
+            of_study = of_study.where(Series.series_instance_uid == plan.uid)
+        paths = _delete_series(connection, list(connection.scalars(of_study)), plan)
+    if not paths:
+        raise NotThere(f"{plan.level} {plan.uid} has gone since")
+    _delete_empty_levels(connection, study_id)
+    record_event(
+        connection,
+        "deleted",
+        now,
+        study_instance_uid=plan.study_instance_uid,
+        series_instance_uid=plan.uid if plan.level == "series" else None,
+        sop_instance_uid=plan.uid if plan.level == "instance" else None,
+        detail=f"{plan.level}, {reason}",
+    )
+    tombstone = insert(Tombstone).values(level=plan.level, uid=plan.uid, reason=reason, paths=paths, ordered_at=now)
+    return Deletion(connection.execute(tombstone.returning(Tombstone.id)).scalar_one(), tuple(paths))
+
+
+def unfinished_deletions(connection: Connection) -> list[Deletion]:
+    """Deletions whose files may still be there."""
+    rows = connection.execute(select(Tombstone.id, Tombstone.paths).where(Tombstone.finished_at.is_(None)))
+    return [Deletion(row.id, tuple(row.paths)) for row in rows]
+
+
+def finish_deletion(connection: Connection, deletion: Deletion, now: dt.datetime) -> None:
+    """Note that every file of a deletion is gone."""
+    connection.execute(update(Tombstone).where(Tombstone.id == deletion.id).values(finished_at=now))
+
+
+def _delete_series(connection: Connection, series: Sequence[int], plan: DeletionPlan) -> list[str]:
+    """Delete whole series with all that became of them; returns their files, volumes first."""
+    images = connection.execute(
+        select(Image.sop_instance_uid, Image.key).where(Image.series_id.in_(series)).order_by(Image.key)
+    ).all()
+    if not images:
+        return []
+    conversions = list(connection.scalars(select(Conversion.id).where(Conversion.series_id.in_(series))))
+    volumes = connection.scalars(select(Volume.path).where(Volume.conversion_id.in_(conversions)))
+    folders = {str(PurePath(*PurePath(path).parts[:3])) for path in volumes}  # volumes/<study>/<series>
+    in_scope = Conflict.study_instance_uid == plan.study_instance_uid
+    if plan.level == "series":
+        in_scope = and_(in_scope, Conflict.series_instance_uid == plan.uid)
+    losers = _delete_conflicts(connection, [image.sop_instance_uid for image in images], in_scope)
+    for table in (Volume, VolumeSource, Exclusion):
+        connection.execute(delete(table).where(table.conversion_id.in_(conversions)))
+    for owned in (Conversion, Failure, Image):
+        connection.execute(delete(owned).where(owned.series_id.in_(series)))
+    connection.execute(delete(Series).where(Series.id.in_(series)))
+    return [*sorted(folders), *sorted(losers), *(image.key for image in images)]
+
+
+def _delete_instance(connection: Connection, plan: DeletionPlan, now: dt.datetime) -> list[str]:
+    """Delete one instance and the volumes that it is in; its series is open again, or goes too with its last one."""
+    image = connection.execute(select(Image).where(Image.sop_instance_uid == plan.uid)).first()
+    if image is None:
+        return []
+    others = select(Image.id).where(Image.series_id == image.series_id, Image.id != image.id)
+    if connection.execute(others.limit(1)).first() is None:
+        return _delete_series(connection, [image.series_id], plan)
+    sources = select(VolumeSource.conversion_id).where(VolumeSource.sop_instance_uid == plan.uid)
+    holds_it = and_(Conversion.series_id == image.series_id, Conversion.id.in_(sources))
+    volumes = connection.scalars(select(Volume.path).join(Conversion).where(holds_it))
+    folders = {str(PurePath(*PurePath(path).parts[:4])) for path in volumes}  # volumes/<study>/<series>/<revision>
+    losers = _delete_conflicts(connection, [plan.uid])
+    connection.execute(
+        update(Conversion)
+        .where(holds_it, Conversion.files_removed_at.is_(None))
+        .values(superseded=True, files_removed_at=now)
+    )
+    connection.execute(delete(Image).where(Image.id == image.id))
+    connection.execute(update(Series).where(Series.id == image.series_id).values(arrivals=Series.arrivals + 1))
+    closed = and_(Series.id == image.series_id, Series.state.not_in(("receiving", "converting")))
+    again = update(Series).where(closed).values(state="receiving", open_since=now, due_at=now, attempts=0)
+    for series_instance_uid in connection.scalars(again.returning(Series.series_instance_uid)):
+        record_event(
+            connection,
+            "series-reopened",
+            now,
+            study_instance_uid=plan.study_instance_uid,
+            series_instance_uid=series_instance_uid,
+            sop_instance_uid=plan.uid,
+            detail="an instance was deleted",
+        )
+    revoke_claim(connection, image.series_id)
+    return [*sorted(folders), *sorted(losers), image.key]
+
+
+def _delete_conflicts(
+    connection: Connection, sop_instance_uids: Sequence[str], in_scope: ColumnElement[bool] | None = None
+) -> set[str]:
+    """Delete the conflicts of instances, and those in scope; returns where the bytes lie that they kept."""
+    keys: set[str] = set()
+    conditions = [Conflict.sop_instance_uid.in_(some) for some in _batches(sop_instance_uids)]
+    for condition in (*conditions, *([in_scope] if in_scope is not None else [])):
+        gone = connection.scalars(delete(Conflict).where(condition).returning(Conflict.key))
+        keys.update(key for key in gone if key is not None)
+    return keys
+
+
+def _delete_empty_levels(connection: Connection, study_id: int | None) -> None:
+    """Delete a study without series, then its patient if that has no other, and who was merged into it."""
+    patient_id = connection.execute(
+        delete(Study)
+        .where(Study.id == study_id, ~select(Series.id).where(Series.study_id == Study.id).exists())
+        .returning(Study.patient_id)
+    ).scalar()
+    if patient_id is None:
+        return
+    if connection.execute(select(Study.id).where(Study.patient_id == patient_id).limit(1)).first() is None:
+        connection.execute(delete(Patient).where(Patient.merged_into == patient_id))
+        connection.execute(delete(Patient).where(Patient.id == patient_id))
+
+
+def _batches(values: Collection[str]) -> Iterable[list[str]]:
+    rest = list(values)
+    return [rest[start : start + AT_ONCE] for start in range(0, len(rest), AT_ONCE)]

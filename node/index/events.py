@@ -1,0 +1,54 @@
+"""What happened, as rows: written in the transaction of what they tell, so that neither is there without the other."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Literal
+
+from sqlalchemy import Connection, insert
+
+from node.index.models import Event
+
+EventKind = Literal[
+    "series-quiet",  # a conversion is owed and begins; `detail` says why now
+    "series-converted",
+    "series-refused",  # also where nothing in it is an image
+    "series-failed",
+    "series-unchanged",  # asked for again, but input, converter and options are those of its revision
+    "series-reopened",  # an instance came, went or changed after the conversion, or someone asks for another
+    "series-confirmed",  # its sender was asked how many instances there are
+    "sender-aborted",  # an association that brought instances of it did not end by release
+    "volume-superseded",
+    "study-quiet",
+    "instance-replaced",
+    "instance-conflict",
+    "file-missing",  # a comparison found the row without its file
+    "file-found",  # and now the file is there again
+    "deleted",
+    "patient-merged",
+]
+
+
+def record_event(
+    connection: Connection,
+    kind: EventKind,
+    happened_at: dt.datetime,
+    *,
+    study_instance_uid: str | None = None,
+    series_instance_uid: str | None = None,
+    sop_instance_uid: str | None = None,
+    revision: int | None = None,
+    detail: str | None = None,
+) -> None:
+    """Add an event to the transaction of `connection`; `detail` is a sentence without patient data."""
+    connection.execute(
+        insert(Event).values(
+            kind=kind,
+            happened_at=happened_at,
+            study_instance_uid=study_instance_uid,
+            series_instance_uid=series_instance_uid,
+            sop_instance_uid=sop_instance_uid,
+            revision=revision,
+            detail=detail,
+        )
+    )

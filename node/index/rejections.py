@@ -1,0 +1,57 @@
+"""The table of what was refused: bounded, equal refusals within a minute in one row."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from node.index.models import Rejection
+from node.index.records import CountedRefusal, Refused
+
+ONE_ROW = dt.timedelta(minutes=1)
+"""Equal refusals that follow each other within this time share a row."""
+
+MOST_ROWS = 10_000
+"""The oldest rows give way."""
+
+
+def record_refusals(connection: Connection, refusals: Sequence[CountedRefusal]) -> list[Refused]:
+    """Count refusals in the rows that are still open for them, or add rows; returns those that got a row of their own.
+
+    Runs inside the writer's transaction.
+    """
+    news = [counted.refused for counted in refusals if not _counted(connection, counted)]
+    if news:
+        newest = select(func.max(Rejection.id)).scalar_subquery()
+        connection.execute(delete(Rejection).where(Rejection.id <= newest - MOST_ROWS))
+    return news
+
+
+def _counted(connection: Connection, counted: CountedRefusal) -> bool:
+    """Add to the open row of an equal refusal; without one make it, and return False."""
+    refused = counted.refused
+    same = {
+        "what": refused.what,
+        "rule": refused.rule,
+        "peer": refused.peer,
+        "calling_ae_title": refused.calling_ae_title,
+        "called_ae_title": refused.called_ae_title,
+        "offered": refused.offered,
+    }
+    told = {"reason": refused.reason, "remedy": refused.remedy, "last_at": counted.last_at}
+    open_row = connection.execute(
+        select(Rejection.id)
+        .where(*(getattr(Rejection, name) == value for name, value in same.items()))
+        .where(Rejection.last_at >= counted.first_at - ONE_ROW)
+        .order_by(Rejection.id.desc())
+        .limit(1)
+    ).scalar()
+    if open_row is None:
+        connection.execute(insert(Rejection).values(**same, **told, count=counted.count, first_at=counted.first_at))
+        return False
+    connection.execute(
+        update(Rejection).where(Rejection.id == open_row).values(**told, count=Rejection.count + counted.count)
+    )
+    return True

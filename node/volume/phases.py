@@ -1,0 +1,47 @@
+"""Phases of a dynamic nuclear medicine image: when each of its frames began, and how long it took."""
+
+from __future__ import annotations
+
+from pydicom import Dataset
+
+from node.dicom.values import items, number, numbers
+
+Timing = tuple[float | None, float | None]
+"""Start after the first frame, and duration, in seconds."""
+
+
+def phase_timing(ds: Dataset, frames: int) -> list[Timing] | None:
+    """Return start and duration of each frame of a dynamic NM image; None of any other, or where they are not told.
+
+    Notes
+    -----
+    PS3.3 C.8.4.14: each item of Phase Information Sequence (0054,0032) has a delay before it, and frames of one
+    duration with pauses between them, all in ms. Phase Vector (0054,0030) and Time Slice Vector (0054,0100), both from
+    1, say which of them a frame is; detectors and energy windows share it.
+    """
+    phase_of, slice_of = numbers(ds, "PhaseVector"), numbers(ds, "TimeSliceVector")
+    phases = _phases(ds)
+    if phase_of is None or slice_of is None or not len(phase_of) == len(slice_of) == frames:
+        return None
+    if not phases or not set(phase_of) <= set(range(1, len(phases) + 1)):
+        return None
+    timing: list[Timing] = []
+    for phase, number_in_phase in zip(phase_of, slice_of, strict=True):
+        start_ms, duration_ms, step_ms = phases[int(phase) - 1]
+        timing.append(((start_ms + (number_in_phase - 1) * step_ms) / 1000, duration_ms / 1000))
+    return timing
+
+
+def _phases(ds: Dataset) -> list[tuple[float, float, float]] | None:
+    """Start, duration of a frame, and step to the next frame, in ms, of each phase; None if one is not told."""
+    phases = []
+    at_ms = 0.0
+    for item in items(ds, "PhaseInformationSequence"):
+        duration_ms, count = number(item, "ActualFrameDuration"), number(item, "NumberOfFramesInPhase")
+        if duration_ms is None or duration_ms <= 0 or count is None:
+            return None
+        at_ms += number(item, "PhaseDelay") or 0.0
+        step_ms = duration_ms + (number(item, "PauseBetweenFrames") or 0.0)
+        phases.append((at_ms, duration_ms, step_ms))
+        at_ms += count * step_ms
+    return phases

@@ -1,0 +1,219 @@
+"""What senders do to a served node, and the revision, verdict and events that come of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import FileDataset
+from pynetdicom import AE
+
+from tests import make
+from tests.acceptance.served import Served, until
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def associate(node: Served, title: str = "SENDER") -> Any:
+    ae = AE(title)
+    ae.network_timeout = ae.dimse_timeout = ae.acse_timeout = 20
+    ds = make.ct_series(1)[0]
+    ae.add_requested_context(ds.SOPClassUID, ds.file_meta.TransferSyntaxUID)
+    assoc = ae.associate("127.0.0.1", node.port, ae_title="VOXELNODE")
+    assert assoc.is_established
+    return assoc
+
+
+def store(assoc: Any, instances: Sequence[FileDataset]) -> None:
+    for ds in instances:
+        assert assoc.send_c_store(ds).Status == 0x0000
+
+
+def send(node: Served, instances: Sequence[FileDataset], title: str = "SENDER") -> None:
+    assoc = associate(node, title)
+    store(assoc, instances)
+    assoc.release()
+
+
+def converted(node: Served, revision: int, seconds: float = 60) -> dict[str, Any]:
+    """The one series, once it is converted for the `revision`th time."""
+    query = f"SELECT * FROM v_series WHERE state = 'converted' AND revision = {revision}"
+    until(lambda: node.rows(query), seconds, f"revision {revision}: {node.rows('SELECT * FROM v_series')}")
+    [series] = node.rows(query)
+    return series
+
+
+def verdict(series: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(series[name] for name in ("verdict", "verdict_rule", "expected_instances", "missing_instances"))
+
+
+def events(node: Served) -> list[str]:
+    return [row["kind"] for row in node.rows("SELECT kind FROM v_events ORDER BY id")]
+
+
+FIRST = ["series-quiet", "series-converted"]
+NEXT = ["series-reopened", "series-quiet", "volume-superseded", "series-converted"]
+
+
+def test_a_late_slice_makes_a_second_revision(tmp_path: Path) -> None:
+    *most, last = make.ct_series(6, ImagesInAcquisition=6)
+    with Served(tmp_path / "root") as node:
+        send(node, most)
+        assert verdict(converted(node, 1)) == ("incomplete", "headers", 6, 1)
+        send(node, [last])
+        assert verdict(converted(node, 2)) == ("complete", "headers", 6, 0)
+        assert events(node) == FIRST + NEXT
+        [volume] = node.rows("SELECT * FROM v_volumes WHERE format = 'nifti' AND NOT superseded")
+        assert (volume["revision"], json.loads(volume["shape"])[2]) == (2, 6)
+
+
+def test_a_replaced_slice_makes_a_second_revision_of_the_new_bytes(tmp_path: Path) -> None:
+    instances = make.ct_series(5)
+    with Served(tmp_path / "root", VOXELNODE_STORAGE__OVERWRITE_POLICY="replace") as node:
+        send(node, instances)
+        converted(node, 1)
+        corrected = instances[2]
+        corrected.RescaleIntercept = "-1000"
+        send(node, [corrected])
+        converted(node, 2)
+        query = "SELECT revision, sha256 FROM v_sources WHERE sop_instance_uid = '{}' ORDER BY revision"
+        first, second = node.rows(query.format(corrected.SOPInstanceUID))
+        assert first["sha256"] != second["sha256"]
+        assert sorted(events(node)) == sorted([*FIRST, *NEXT, "instance-replaced"])
+
+
+def test_a_deleted_slice_makes_a_second_revision_without_it(tmp_path: Path) -> None:
+    instances = make.ct_series(5)
+    gone = str(instances[4].SOPInstanceUID)
+    with Served(tmp_path / "root") as node:
+        send(node, instances)
+        converted(node, 1)
+        deleted = [sys.executable, "-m", "node", "delete", gone, "--yes", "--root", str(node.root)]
+        subprocess.run(deleted, check=True, capture_output=True, timeout=60)
+        assert verdict(converted(node, 2)) == ("complete", "geometry", None, 0)
+        [volume] = node.rows("SELECT * FROM v_volumes WHERE format = 'nifti' AND NOT superseded")
+        assert (volume["revision"], json.loads(volume["shape"])[2]) == (2, 4)
+        assert node.rows(f"SELECT 1 FROM v_sources WHERE revision = 2 AND sop_instance_uid = '{gone}'") == []
+        told = events(node)
+        assert sorted(told[2:]) == sorted(["deleted", "series-reopened", *FIRST])
+
+
+def test_a_resent_series_is_not_converted_again(tmp_path: Path) -> None:
+    instances = make.ct_series(5)
+    with Served(tmp_path / "root") as node:
+        send(node, instances)
+        converted(node, 1)
+        send(node, instances)
+        [marker] = make.ct_series(1)
+        send(node, [marker])
+        until(lambda: len(node.rows("SELECT 1 FROM v_series WHERE state = 'converted'")) == 2, 60, "the marker")
+        assert events(node) == FIRST + FIRST
+
+
+def test_a_restart_in_the_quiet_time_forgets_nothing_and_converts_once(tmp_path: Path) -> None:
+    with Served(tmp_path / "root", VOXELNODE_SERIES__QUIET_SECONDS="4") as node:
+        send(node, make.ct_series(4))
+        assert node.terminate() == 0
+        node.start()
+        assert verdict(converted(node, 1)) == ("complete", "geometry", None, 0)
+        assert events(node) == FIRST
+
+
+def test_a_sender_that_pauses_longer_than_the_quiet_time_gives_two_revisions(tmp_path: Path) -> None:
+    series = make.ct_series(6, ImagesInAcquisition=6)
+    with Served(tmp_path / "root") as node:
+        assoc = associate(node)
+        store(assoc, series[:3])
+        assert verdict(converted(node, 1)) == ("incomplete", "headers", 6, 3)
+        store(assoc, series[3:])
+        assoc.release()
+        assert verdict(converted(node, 2)) == ("complete", "headers", 6, 0)
+        assert events(node) == FIRST + NEXT
+
+
+def test_one_association_for_each_image_is_one_series_and_one_revision(tmp_path: Path) -> None:
+    with Served(tmp_path / "root", VOXELNODE_SERIES__QUIET_SECONDS="3") as node:
+        for ds in make.ct_series(12, ImagesInAcquisition=12):
+            send(node, [ds])
+        assert verdict(converted(node, 1)) == ("complete", "headers", 12, 0)
+        assert events(node) == FIRST
+
+
+def test_two_senders_of_one_series_give_one_revision_of_all_their_instances(tmp_path: Path) -> None:
+    series = make.ct_series(10, ImagesInAcquisition=10)
+    with Served(tmp_path / "root", VOXELNODE_SERIES__QUIET_SECONDS="3") as node:
+        one, other = associate(node, "CT1"), associate(node, "CT2")
+        for left, right in zip(series[:6], series[4:], strict=True):  # two instances come from both
+            store(one, [left])
+            store(other, [right])
+        one.release()
+        other.release()
+        series_row = converted(node, 1)
+        assert verdict(series_row) == ("complete", "headers", 10, 0)
+        assert series_row["instances"] == 10
+        assert events(node) == FIRST
+
+
+def test_an_aborted_sender_gets_time_to_come_back(tmp_path: Path) -> None:
+    series = make.ct_series(6)
+    with Served(tmp_path / "root", VOXELNODE_SERIES__ABORTED_GRACE_SECONDS="120") as node:
+        assoc = associate(node)
+        store(assoc, series[:3])
+        assoc.abort()
+        until(lambda: events(node) == ["sender-aborted"], 30, "the abort in v_events")
+        [waiting] = node.rows("SELECT (julianday(due_at) - julianday(last_received_at)) * 86400 AS wait FROM v_series")
+        assert waiting["wait"] == pytest.approx(120, abs=1)
+        send(node, series[3:])
+        assert verdict(converted(node, 1)) == ("complete", "geometry", None, 0)
+        assert events(node) == ["sender-aborted", *FIRST]
+
+
+def test_an_aborted_sender_that_stays_away_leaves_an_incomplete_series(tmp_path: Path) -> None:
+    with Served(tmp_path / "root", VOXELNODE_SERIES__ABORTED_GRACE_SECONDS="2") as node:
+        assoc = associate(node)
+        store(assoc, make.ct_series(4)[:3])
+        assoc.abort()
+        assert verdict(converted(node, 1)) == ("incomplete", "association", None, None)
+        assert events(node) == ["sender-aborted", *FIRST]
+
+
+def reconvert(node: Served, *options: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "node", "reconvert", "--root", str(node.root), "--json", *options],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def test_a_running_node_is_asked_to_convert_again_and_does_so_only_where_that_changes_something(tmp_path: Path) -> None:
+    with Served(tmp_path / "root") as node:
+        send(node, make.ct_series(4))
+        converted(node, 1)
+        assert reconvert(node, "--where", "modality = 'MR'")["owed"] == 0
+        assert reconvert(node, "--where", "modality = 'CT'", "--dry-run")["owed"] == 0
+        assert reconvert(node, "--where", "modality = 'CT'")["owed"] == 1
+        until(lambda: "series-unchanged" in events(node), 60, "the series looked at again")
+        converted(node, 1)
+        assert node.terminate() == 0
+        assert reconvert(node, "--all")["owed"] == 1, "without a node the command opens the root itself"
+    with Served(tmp_path / "root", VOXELNODE_CONVERT__COMPRESS="false") as node:
+        converted(node, 2)
+
+
+def test_a_condition_that_is_no_sql_is_told_as_wrong_use_and_can_write_nothing(tmp_path: Path) -> None:
+    with Served(tmp_path / "root") as node:
+        send(node, make.ct_series(2))
+        for condition in ("modalty = 'CT'", "1); DROP TABLE images; --"):
+            done = subprocess.run(
+                [sys.executable, "-m", "node", "reconvert", "--root", str(node.root), "--where", condition],
+                capture_output=True, text=True, timeout=60, check=False,
+            )  # fmt: skip
+            assert done.returncode == 2, done.stdout
+            assert done.stderr.startswith("voxelnode: --where")
+        assert len(node.rows("SELECT 1 FROM v_images")) == 2

@@ -1,0 +1,35 @@
+"""The long run: ``python -m tests.crash --cycles 1000 --senders 4``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.crash.harness import Run
+from tests.crash.mutants import MUTANTS
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cycles", type=int, default=1000)
+    parser.add_argument("--senders", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mutant", choices=sorted(MUTANTS), help="take one defence out of the node")
+    parser.add_argument("--folder", type=Path, help="keep everything there, for looking into")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="voxelnode-crash-") as temporary:
+        folder = options.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        result = Run(folder, options.senders, seed=options.seed, mutant=options.mutant).run(options.cycles)
+    print(f"{result.cycles} cycles in {result.seconds:.0f} s, {options.senders} senders, seed {options.seed}")
+    print(f"{result.acknowledged} data sets acknowledged, {result.refused} refused")
+    for place, count in sorted(result.died_at.items()):
+        print(f"{count:6d}  died at {place}")
+    print("\n".join(result.problems) or "nothing lost, nothing altered, nothing indexed twice, everything converted")
+    return 1 if result.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

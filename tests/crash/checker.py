@@ -1,0 +1,123 @@
+"""After a restart: does everything acknowledged exist, whole, once, with its conversion done or owed?"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.crash.journal import Journal
+
+
+@dataclass(slots=True)
+class Checker:
+    """Compares journal, index, archive and volumes of one root; remembers which files it has read already.
+
+    Files of the archive never change, so that reading each of them once, and all of them again `from_scratch`, is
+    enough for a long run.
+    """
+
+    root: Path
+    read: dict[str, str] = field(default_factory=dict)  # path to digest
+
+    def problems(self, journal: Journal, until: float = float("inf")) -> list[str]:
+        """What is wrong with a node that listens and has not received anything yet since its start."""
+        with closing(_open(self.root)) as index:
+            return [
+                *_damage(index),
+                *self._instances(index, journal, until),
+                *self._strays(index),
+                *_unowed(index),
+                *self._volumes(index),
+            ]
+
+    def unsettled(self) -> list[str]:
+        """What is wrong with a node that had time to convert everything."""
+        with closing(_open(self.root)) as index:
+            states = index.execute("SELECT series_instance_uid, state, error FROM v_series WHERE state != 'converted'")
+            found = [f"series {row['series_instance_uid']} is {row['state']}: {row['error']}" for row in states]
+            unused = index.execute(
+                "SELECT i.sop_instance_uid FROM v_images i JOIN v_series s USING (series_instance_uid) "
+                "WHERE NOT EXISTS (SELECT 1 FROM v_sources x WHERE x.sop_instance_uid = i.sop_instance_uid "
+                "  AND x.sha256 = i.sha256 AND x.revision = s.revision) "
+                "AND NOT EXISTS (SELECT 1 FROM v_exclusions x WHERE x.sop_instance_uid = i.sop_instance_uid "
+                "  AND x.revision = s.revision)"
+            )
+            found += [f"{row[0]} is in no volume and is not excluded" for row in unused]
+            named = {str(Path(row[0]).parent) for row in index.execute("SELECT path FROM v_volumes")}
+        folders = {str(folder).rstrip("/") for folder in (self.root / "volumes").glob("*/*/*/")}
+        return [*found, *(f"volumes without rows: {folder}" for folder in folders - named)]
+
+    def from_scratch(self) -> None:
+        """Forget which files were read."""
+        self.read.clear()
+
+    def _instances(self, index: sqlite3.Connection, journal: Journal, until: float) -> Iterator[str]:
+        rows = {row["sop_instance_uid"]: row for row in index.execute("SELECT * FROM v_images")}
+        losers: dict[tuple[str, str], str] = {
+            (row["sop_instance_uid"], row["sha256"]): row["path"]
+            for row in index.execute("SELECT * FROM v_conflicts WHERE path IS NOT NULL")
+        }
+        for uid, sha256 in journal.acknowledged(until):
+            row = rows.get(uid)
+            if row is not None and row["sha256"] == sha256:
+                continue
+            if (uid, sha256) not in losers:
+                yield f"acknowledged and lost: {uid} ({'no row' if row is None else 'other bytes'})"
+            elif self._digest(losers[uid, sha256], len(journal.sent[uid, sha256].data)) != sha256:
+                yield f"acknowledged, lost against other bytes, and not kept: {uid}"
+        for uid, row in rows.items():
+            if self._digest(row["path"], row["bytes"]) != row["sha256"]:
+                yield f"{uid}: the file is not what its row says"
+            if (uid, row["sha256"]) not in journal.sent:
+                yield f"{uid}: indexed, but was never sent like this"
+
+    def _strays(self, index: sqlite3.Connection) -> Iterator[str]:
+        named = Counter(row[0] for row in index.execute("SELECT path FROM v_images"))
+        named.update(row[0] for row in index.execute("SELECT DISTINCT path FROM v_conflicts WHERE path IS NOT NULL"))
+        yield from (f"two rows name {path}" for path, count in named.items() if count > 1)
+        for path in self.root.glob("objects/*/*"):
+            if str(path) not in named:
+                yield f"a file of the archive has no row: {path.name}"
+        for path in self.root.glob("incoming/*"):
+            yield f"half received, and still there: {path.name}"
+
+    def _volumes(self, index: sqlite3.Connection) -> Iterator[str]:
+        for row in index.execute("SELECT path, bytes, sha256 FROM v_volumes WHERE NOT superseded"):
+            if self._digest(row["path"], row["bytes"]) != row["sha256"]:
+                yield f"a volume is not what its row says: {row['path']}"
+
+    def _digest(self, path: str, length: int) -> str:
+        """SHA-256 of the last `length` bytes of a file; empty when it is not there or is shorter."""
+        if path not in self.read:
+            try:
+                content = Path(path).read_bytes()
+            except OSError:
+                return ""
+            self.read[path] = hashlib.sha256(content[len(content) - length :]).hexdigest()
+        return self.read[path]
+
+
+def _open(root: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(f"file:{root / 'index.sqlite'}?mode=ro", uri=True, timeout=10)
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def _damage(index: sqlite3.Connection) -> Iterator[str]:
+    found: list[Any] = index.execute("PRAGMA quick_check").fetchall()
+    yield from (f"index: {row[0]}" for row in found if row[0] != "ok")
+
+
+def _unowed(index: sqlite3.Connection) -> Iterator[str]:
+    """Series that no worker would ever take up, although they hold instances."""
+    forgotten = index.execute(
+        "SELECT series_instance_uid, state FROM v_series WHERE state = 'receiving' AND due_at IS NULL "
+        "OR state IN ('refused', 'failed', 'not-an-image')"
+    )
+    yield from (f"series {row[0]} is {row[1]}, and nothing is owed to it" for row in forgotten)

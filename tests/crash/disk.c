@@ -1,0 +1,206 @@
+/* A disk under test, by LD_PRELOAD: records what a sync makes durable, and fails calls on demand.
+
+   DISK_ROOT     folder; only files below it are looked at
+   DISK_LOG      file; each successful sync appends what is durable from then on: the content of the file, or the names
+                 in the folder (see Record)
+   DISK_CONTROL  file; while it is there it says which calls fail: "<calls> <errno> <part of a path>", where calls are
+                 of w (write), s (sync), r (rename), o (open for creation)
+*/
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+struct Record {
+    uint64_t kind; /* 'F' content of a file, 'D' names in a folder: "<inode> <birth> <d or f> <name>\n" */
+    uint64_t inode, birth;
+    uint64_t began_ns, length;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void *real(const char *name) { return dlsym(RTLD_NEXT, name); }
+
+static uint64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static int below_root(const char *path) {
+    const char *root = getenv("DISK_ROOT");
+    return root && !strncmp(path, root, strlen(root));
+}
+
+static int path_of(int fd, char *path) {
+    char link[64];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, PATH_MAX - 1);
+    if (length < 0) return 0;
+    path[length] = 0;
+    return below_root(path);
+}
+
+/* The errno that this call must fail with, or 0. */
+static int fault(char call, const char *path) {
+    const char *control = getenv("DISK_CONTROL");
+    char calls[16], part[PATH_MAX];
+    int error = 0, found = 0;
+    if (!control || access(control, F_OK) || !below_root(path)) return 0;
+    FILE *file = fopen(control, "r");
+    if (!file) return 0;
+    found = fscanf(file, "%15s %d %4095s", calls, &error, part) == 3;
+    fclose(file);
+    return found && strchr(calls, call) && strstr(path, part) ? error : 0;
+}
+
+static int faulty_fd(char call, int fd) {
+    char path[PATH_MAX];
+    int before = errno, error = 0;
+    if (getenv("DISK_CONTROL") && path_of(fd, path)) error = fault(call, path);
+    errno = error ? error : before;
+    return error;
+}
+
+static void identify(int folder, const char *name, struct Record *record, mode_t *mode) {
+    struct statx status;
+    memset(&status, 0, sizeof status);
+    if (statx(folder, name, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW, STATX_BASIC_STATS | STATX_BTIME, &status)) return;
+    record->inode = status.stx_ino;
+    record->birth = (uint64_t)status.stx_btime.tv_sec * 1000000000u + status.stx_btime.tv_nsec;
+    *mode = status.stx_mode;
+}
+
+static char *content_of(int fd, uint64_t *length) {
+    char link[64], *content;
+    struct stat status;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    int copy = open(link, O_RDONLY | O_CLOEXEC);
+    if (copy < 0 || fstat(copy, &status)) abort();
+    content = malloc((size_t)status.st_size + 1);
+    *length = 0;
+    ssize_t got;
+    while (*length < (uint64_t)status.st_size &&
+           (got = pread(copy, content + *length, (size_t)status.st_size - *length, (off_t)*length)) > 0)
+        *length += (uint64_t)got;
+    close(copy);
+    return content;
+}
+
+static char *names_in(const char *path, uint64_t *length) {
+    char *names = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&names, &size);
+    DIR *folder = opendir(path);
+    if (!folder) abort();
+    for (struct dirent *entry; (entry = readdir(folder));) {
+        struct Record found = {0};
+        mode_t mode = 0;
+        if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..")) continue;
+        identify(dirfd(folder), entry->d_name, &found, &mode);
+        if (found.inode)
+            fprintf(out, "%llu %llu %c %s\n", (unsigned long long)found.inode, (unsigned long long)found.birth,
+                    S_ISDIR(mode) ? 'd' : 'f', entry->d_name);
+    }
+    closedir(folder);
+    fclose(out);
+    *length = size;
+    return names;
+}
+
+static int sync_recorded(int fd, int (*call)(int)) {
+    char path[PATH_MAX];
+    const char *log = getenv("DISK_LOG");
+    if (!log || !path_of(fd, path)) return call(fd);
+    struct Record record = {0};
+    mode_t mode = 0;
+    pthread_mutex_lock(&lock); /* what is recorded is what was there before the call: later changes are not durable */
+    record.began_ns = now_ns();
+    identify(fd, "", &record, &mode);
+    record.kind = S_ISDIR(mode) ? 'D' : 'F';
+    char *payload = S_ISDIR(mode) ? names_in(path, &record.length) : content_of(fd, &record.length);
+    int result = call(fd);
+    if (result == 0) {
+        int out = open(log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+        struct iovec parts[2] = {{&record, sizeof record}, {payload, record.length}};
+        if (out < 0 || writev(out, parts, 2) != (ssize_t)(sizeof record + record.length)) abort();
+        close(out);
+    }
+    free(payload);
+    pthread_mutex_unlock(&lock);
+    return result;
+}
+
+int fsync(int fd) {
+    if (faulty_fd('s', fd)) return -1;
+    return sync_recorded(fd, (int (*)(int))real("fsync"));
+}
+
+int fdatasync(int fd) {
+    if (faulty_fd('s', fd)) return -1;
+    return sync_recorded(fd, (int (*)(int))real("fdatasync"));
+}
+
+ssize_t write(int fd, const void *data, size_t size) {
+    static ssize_t (*call)(int, const void *, size_t);
+    if (!call) call = (ssize_t(*)(int, const void *, size_t))real("write");
+    return faulty_fd('w', fd) ? -1 : call(fd, data, size);
+}
+
+ssize_t pwrite(int fd, const void *data, size_t size, off_t at) {
+    static ssize_t (*call)(int, const void *, size_t, off_t);
+    if (!call) call = (ssize_t(*)(int, const void *, size_t, off_t))real("pwrite");
+    return faulty_fd('w', fd) ? -1 : call(fd, data, size, at);
+}
+
+ssize_t pwrite64(int fd, const void *data, size_t size, off64_t at) {
+    static ssize_t (*call)(int, const void *, size_t, off64_t);
+    if (!call) call = (ssize_t(*)(int, const void *, size_t, off64_t))real("pwrite64");
+    return faulty_fd('w', fd) ? -1 : call(fd, data, size, at);
+}
+
+int rename(const char *from, const char *to) {
+    int error = fault('r', to);
+    if (error) {
+        errno = error;
+        return -1;
+    }
+    return ((int (*)(const char *, const char *))real("rename"))(from, to);
+}
+
+static int opened(const char *name, const char *path, int flags, mode_t mode) {
+    int error = flags & O_CREAT ? fault('o', path) : 0;
+    if (error) {
+        errno = error;
+        return -1;
+    }
+    return ((int (*)(const char *, int, ...))real(name))(path, flags, mode);
+}
+
+int open(const char *path, int flags, ...) {
+    va_list rest;
+    va_start(rest, flags);
+    mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, mode_t) : 0;
+    va_end(rest);
+    return opened("open", path, flags, mode);
+}
+
+int open64(const char *path, int flags, ...) {
+    va_list rest;
+    va_start(rest, flags);
+    mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, mode_t) : 0;
+    va_end(rest);
+    return opened("open64", path, flags, mode);
+}

@@ -1,0 +1,267 @@
+"""Cycles of receiving, dying, and starting again on one root.
+
+Each cycle starts a node, has senders send to it, and kills it: at a named step of the code, or at a random moment. Each
+restart is checked before anything is sent; what was not acknowledged is sent again, as a real sender would. In the end
+everything must be converted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from node.failpoints import CONVERTING, RECEIVING, RECOVERING, VARIABLE
+from tests.crash.checker import Checker
+from tests.crash.journal import Journal, Sender, Sent, new_series
+
+READY = re.compile(r"voxelnode ready: AE (\S+) on ([\d.]+):(\d+), root (.*)")
+PROJECT = Path(__file__).resolve().parents[2]
+SETTINGS = {
+    "VOXELNODE_SERIES__QUIET_SECONDS": "1",
+    "VOXELNODE_SERIES__ABORTED_GRACE_SECONDS": "1",
+    "VOXELNODE_STORAGE__RESERVE_BYTES": "0",
+    "VOXELNODE_STORAGE__LOW_BYTES": "0",
+    "VOXELNODE_CONVERT__THUMBNAILS": "false",
+    "VOXELNODE_CONVERT__FORMATS": '["nifti"]',
+}
+
+
+class Node:
+    """A `voxelnode serve` process, or a mutant of it, that is expected to die and is started again and again.
+
+    Parameters
+    ----------
+    root : Path
+    mutant : str, optional
+        See `tests.crash.mutants`.
+    environment : mapping, optional
+        Of every start.
+    """
+
+    def __init__(self, root: Path, mutant: str | None = None, environment: Mapping[str, str] | None = None) -> None:
+        self.root, self.port = root, 0
+        self.log = root.parent / "serve.log"
+        self._output = root.parent / "serve.out"
+        os.mkfifo(self._output)
+        self.process = 0
+        self._starter = subprocess.Popen(
+            [sys.executable, "-m", "tests.crash.preloaded", *([mutant] if mutant else [])],
+            cwd=PROJECT,
+            env={**os.environ, **SETTINGS, **(environment or {})},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def start(self, environment: Mapping[str, str] | None = None) -> bool:
+        """Start it; False when it dies before it listens."""
+        order = {
+            "arguments": ["serve", "--root", str(self.root), "--port", "0"],
+            "environment": dict(environment or {}),
+            "output": str(self._output),
+            "log": str(self.log),
+        }
+        assert self._starter.stdin is not None
+        self._starter.stdin.write(json.dumps(order) + "\n")
+        self._starter.stdin.flush()
+        self.process = int(self._told())
+        with self._output.open() as output:
+            ready = READY.fullmatch(output.readline().strip())
+        if ready is None:
+            self.end()
+            return False
+        self.port = int(ready[3])
+        return True
+
+    def kill(self) -> int:
+        """End it as a power cut would, unless it has died already; returns its exit status."""
+        return self.end(signal.SIGKILL)
+
+    def end(self, number: signal.Signals | None = None) -> int:
+        """Return its exit status when it has ended, after a signal if one is given."""
+        if not self.process:
+            return 0
+        if number is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self.process, number)
+        self.process = 0
+        return int(self._told())
+
+    def __enter__(self) -> Node:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+        assert self._starter.stdin is not None
+        assert self._starter.stdout is not None
+        self._starter.stdin.close()
+        self._starter.wait()
+        self._starter.stdout.close()
+        self._output.unlink()
+
+    def _told(self) -> str:
+        assert self._starter.stdout is not None
+        return self._starter.stdout.readline()
+
+
+@dataclass(slots=True)
+class Result:
+    """What a run came to."""
+
+    cycles: int = 0
+    died_at: Counter[str] = field(default_factory=Counter)
+    acknowledged: int = 0
+    refused: int = 0
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Run:
+    """Cycles on one root below `folder`.
+
+    Parameters
+    ----------
+    senders : int
+        Associations at once.
+    mutant : str, optional
+        See `tests.crash.mutants`.
+    """
+
+    folder: Path
+    senders: int = 4
+    slices: int = 8
+    seed: int = 0
+    mutant: str | None = None
+    points: Sequence[str] = RECEIVING + CONVERTING + RECOVERING
+
+    def run(self, cycles: int, deadline_seconds: float = float("inf")) -> Result:
+        """Go through the named steps in turn, every second cycle with a random moment instead; stop at a problem."""
+        began, result, random_ = time.monotonic(), Result(), random.Random(self.seed)
+        root = self.folder / "root"
+        journal, checker = Journal(self.folder / "journal"), Checker(root)
+        waiting: list[list[Sent]] = [[] for _ in range(self.senders)]
+        with Node(root, self.mutant) as node:
+            for cycle in range(cycles):
+                if time.monotonic() - began > deadline_seconds:
+                    break
+                point = self.points[cycle // 2 % len(self.points)] if cycle % 2 == 0 else None
+                self._cycle(node, point, waiting, journal, checker, random_, result)
+                result.cycles += 1
+                if result.problems:
+                    break
+            else:
+                self._settle(node, waiting, journal, checker, result)
+        journal.close()
+        result.acknowledged, result.refused = len(journal.acknowledged()), sum(s != 0 for s in journal.statuses)
+        result.seconds = time.monotonic() - began
+        return result
+
+    def _cycle(
+        self,
+        node: Node,
+        point: str | None,
+        waiting: list[list[Sent]],
+        journal: Journal,
+        checker: Checker,
+        random_: random.Random,
+        result: Result,
+    ) -> None:
+        environment = {}
+        if point is not None:
+            # The number of the time at which it dies: early or late in the cycle.
+            times = 1 if point in CONVERTING + RECOVERING + ("folder-made",) else random_.randint(1, 20)
+            environment = {VARIABLE: f"{point}:{times}"}
+        if not node.start(environment):
+            result.died_at[point or "start"] += 1
+            if not node.start():
+                result.problems.append("the node does not start again")
+                return
+        result.problems += checker.problems(journal)
+        if result.problems:
+            return
+        senders = self._send(node, waiting, journal, random_)
+        if point is None:
+            _wait_for_some(senders, random_.randint(0, 30), random_.random() * 0.02)
+        elif point in CONVERTING:
+            for sender in senders:
+                sender.join()
+            gone(node.process, 20)
+        else:
+            for sender in senders:
+                sender.join()
+        died = node.kill() == -signal.SIGKILL and point is not None and all(s.broken for s in senders)
+        result.died_at[point if died and point is not None else "a random moment"] += 1
+        for sender in senders:
+            sender.join()
+
+    def _send(self, node: Node, waiting: list[list[Sent]], journal: Journal, random_: random.Random) -> list[Sender]:
+        """Each sender: what it still has, a new series, here and there again what it sent, or that with other bytes."""
+        senders = []
+        for number, still in enumerate(waiting):
+            acknowledged = set(journal.acknowledged())
+            still[:] = [one for one in still if (one.sop_instance_uid, one.sha256) not in acknowledged]
+            still += new_series(self.slices)
+            known = list(journal.sent.values())
+            again = random_.sample(known, min(2, len(known)))
+            still += [one.altered() if random_.random() < 0.5 else one for one in again]
+            senders.append(Sender(node.port, list(still), journal, f"SENDER{number}"))
+        for sender in senders:
+            sender.start()
+        return senders
+
+    def _settle(
+        self, node: Node, waiting: list[list[Sent]], journal: Journal, checker: Checker, result: Result
+    ) -> None:
+        """Without a kill, everything is taken and converted."""
+        if not node.start():
+            result.problems.append("the node does not start again")
+            return
+        checker.from_scratch()
+        result.problems += checker.problems(journal)
+        for still in waiting:
+            sender = Sender(node.port, still, journal)
+            sender.start()
+            sender.join()
+            lost = [one for one in still if (one.sop_instance_uid, one.sha256) not in journal.answered_at]
+            result.problems += [f"not taken in the end: {one.sop_instance_uid}" for one in lost]
+        deadline, pause = time.monotonic() + 60 + 0.2 * len(journal.sent), threading.Event()
+        while (left := checker.unsettled()) and time.monotonic() < deadline:
+            pause.wait(0.5)
+        result.problems += left
+        if node.end(signal.SIGTERM) != 0:
+            result.problems.append("the node does not stop in good order")
+        result.problems += checker.problems(journal)
+
+
+def gone(process: int, seconds: float) -> bool:
+    """Whether a process ends by itself in time."""
+    deadline, pause = time.monotonic() + seconds, threading.Event()
+    while Path(f"/proc/{process}").exists():
+        if time.monotonic() > deadline:
+            return False
+        pause.wait(0.01)
+    return True
+
+
+def _wait_for_some(senders: Sequence[Sender], count: int, seconds: float) -> None:
+    """Return a moment after so many answers, or when all senders are done."""
+    pause = threading.Event()
+    while sum(sender.answered for sender in senders) < count and any(sender.is_alive() for sender in senders):
+        pause.wait(0.001)
+    pause.wait(seconds)

@@ -1,0 +1,116 @@
+"""Senders that write down, and sync, what they were answered: what the node must be held to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+from pydicom.uid import CTImageStorage
+
+from tests import make
+from tests.integration.conftest import data_set_bytes
+from tests.protocol.conftest import Raw, associate_rq, c_store_rq, p_data, pdu, pdv, status_of
+
+SECONDS = 20.0
+FRAGMENT = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One data set of one instance."""
+
+    series_instance_uid: str
+    sop_instance_uid: str
+    data: bytes
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+    def altered(self) -> Sent:
+        """The same instance with other bytes: its last pixel differs."""
+        return Sent(self.series_instance_uid, self.sop_instance_uid, self.data[:-1] + bytes([self.data[-1] ^ 1]))
+
+
+def new_series(slices: int) -> list[Sent]:
+    """A series that converts to one volume."""
+    return [
+        Sent(str(ds.SeriesInstanceUID), str(ds.SOPInstanceUID), data_set_bytes(ds)) for ds in make.ct_series(slices)
+    ]
+
+
+class Journal:
+    """What was sent and what was answered, in the order of the answers; safe to use from many threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8")
+        self._lock = threading.Lock()
+        self.sent: dict[tuple[str, str], Sent] = {}
+        self.answered_at: dict[tuple[str, str], float] = {}  # by UID and digest: the first success, CLOCK_MONOTONIC
+        self.statuses: list[int] = []
+
+    def sending(self, one: Sent) -> None:
+        with self._lock:
+            self.sent.setdefault((one.sop_instance_uid, one.sha256), one)
+
+    def answered(self, one: Sent, status: int) -> None:
+        with self._lock:
+            at = time.monotonic()
+            self._file.write(json.dumps([one.sop_instance_uid, one.sha256, status, at]) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self.statuses.append(status)
+            if status == 0x0000:
+                self.answered_at.setdefault((one.sop_instance_uid, one.sha256), at)
+
+    def acknowledged(self, until: float = float("inf")) -> list[tuple[str, str]]:
+        """(SOP Instance UID, SHA-256) of everything answered with success before a moment."""
+        with self._lock:
+            return [key for key, at in self.answered_at.items() if at < until]
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Sender(threading.Thread):
+    """Sends over one association, in order, until it is done or the node is gone."""
+
+    def __init__(self, port: int, instances: Sequence[Sent], journal: Journal, title: str = "SENDER") -> None:
+        super().__init__(name=title, daemon=True)
+        self._port, self._instances, self._journal, self._title = port, instances, journal, title
+        self.answered = 0
+        self.broken = False  # the node went away before the end
+
+    def run(self) -> None:
+        try:
+            with Raw(SimpleNamespace(host="127.0.0.1", port=self._port), SECONDS) as peer:  # type: ignore[arg-type]
+                peer.send(associate_rq(calling=self._title))
+                accepted = peer.receive()
+                if accepted is None or accepted[0] != 0x02:
+                    return
+                for number, one in enumerate(self._instances):
+                    self._store(peer, one, number % 65535 + 1)
+                peer.send(pdu(0x05, bytes(4)))  # A-RELEASE-RQ
+                peer.receive()
+        except OSError:  # the node was killed
+            self.broken = True
+
+    def _store(self, peer: Raw, one: Sent, message_id: int) -> None:
+        self._journal.sending(one)
+        peer.send(p_data(pdv(1, 3, c_store_rq(one.sop_instance_uid, CTImageStorage, message_id))))
+        for start in range(0, len(one.data), FRAGMENT):
+            fragment = one.data[start : start + FRAGMENT]
+            last = start + FRAGMENT >= len(one.data)
+            peer.send(p_data(pdv(1, 2 if last else 0, fragment)))
+        answer = peer.receive()
+        if answer is None:
+            raise ConnectionError
+        self._journal.answered(one, status_of(answer))
+        self.answered += 1

@@ -1,0 +1,277 @@
+"""Deleting: everything that was made of it goes, nothing else does, and a crash in between is made up for."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import FileDataset
+
+from node.audit import Audit, AuditFailed
+from node.config import Convert
+from node.convert import convert, convert_series, write_options
+from node.deletion import Order, Unsafe, delete, resume_deletions
+from node.index.database import reading
+from node.index.deletion import NotThere, SeveralSeries
+from node.index.records import Outcome
+from tests import make
+from tests.integration.conftest import Root
+
+OPTIONS = write_options(Convert())
+COMMAND = Order("someone", "by command")
+
+
+@pytest.fixture
+def audit(root: Root) -> Audit:
+    return Audit(root.folder, "VOXELNODE", now=root.clock)
+
+
+def rows(root: Root, query: str, **values: Any) -> list[dict[str, Any]]:
+    with reading(root.folder) as index:
+        return index.rows(query, **values)
+
+
+def take_and_convert(root: Root, *series: list[FileDataset]) -> None:
+    for instances in series:
+        for ds in instances:
+            root.take(ds)
+    root.clock.move(61)
+    while (claimed := root.index.claim_due_series(root.clock())) is not None:
+        convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
+
+
+def remove(root: Root, audit: Audit, level: Any, uid: str, study: str | None = None) -> None:
+    delete(root.archive, root.index, audit, root.index.plan_deletion(level, uid, study), COMMAND, root.clock())
+
+
+def files(root: Root) -> set[str]:
+    """Every file of instances and volumes, counted from the root."""
+    return {
+        str(path.relative_to(root.folder))
+        for folder in ("objects", "volumes", "quarantine", "incoming")
+        for path in (root.folder / folder).rglob("*")
+        if path.is_file()
+    }
+
+
+def table_sizes(root: Root) -> dict[str, int]:
+    names = ("patients", "studies", "series", "images", "conversions", "volumes", "volume_sources", "exclusions")
+    return {name: rows(root, f"SELECT count(*) AS n FROM {name}")[0]["n"] for name in (*names, "failures", "conflicts")}
+
+
+def test_a_deleted_study_leaves_no_file_and_no_row(root: Root, audit: Audit) -> None:
+    study = make.ct_series(4)
+    other = with_other_bytes(study[0])
+    take_and_convert(root, study)
+    root.take(other)
+    assert files(root)
+    remove(root, audit, "study", study[0].StudyInstanceUID)
+    assert files(root) == set()
+    assert set(table_sizes(root).values()) == {0}
+    [tombstone] = rows(root, "SELECT * FROM v_deletions")
+    assert (tombstone["level"], tombstone["uid"]) == ("study", study[0].StudyInstanceUID)
+    assert tombstone["finished_at"] is not None
+    assert [row["kind"] for row in rows(root, "SELECT kind FROM v_events ORDER BY id DESC LIMIT 1")] == ["deleted"]
+
+
+def with_other_bytes(ds: FileDataset) -> FileDataset:
+    other = deepcopy(ds)
+    other.SeriesDescription = "other bytes"
+    return other
+
+
+def test_a_deleted_series_leaves_the_others_of_its_study_as_they_were(root: Root, audit: Audit) -> None:
+    first = make.ct_series(3)
+    second = make.ct_series(3, study_uid=first[0].StudyInstanceUID)
+    take_and_convert(root, first, second)
+    before = {path: (root.folder / path).read_bytes() for path in files(root)}
+    remove(root, audit, "series", first[0].SeriesInstanceUID)
+    assert [row["series_instance_uid"] for row in rows(root, "SELECT * FROM v_series")] == [second[0].SeriesInstanceUID]
+    left = {row["path"] for row in rows(root, "SELECT path FROM v_images UNION SELECT path FROM v_volumes")}
+    assert all(Path(path).is_file() for path in left)
+    assert all((root.folder / path).read_bytes() == before[path] for path in files(root))
+    assert not any(first[0].SeriesInstanceUID in path for path in files(root))
+    assert len(list((root.folder / "objects").rglob("*.dcm"))) == 3
+
+
+def test_a_deleted_instance_takes_its_volumes_along_and_the_series_is_converted_without_it(
+    root: Root, audit: Audit
+) -> None:
+    instances = make.ct_series(5)
+    take_and_convert(root, instances)
+    [before] = rows(root, "SELECT path FROM v_volumes WHERE kind = 'volume' AND format = 'nifti'")
+    remove(root, audit, "instance", instances[-1].SOPInstanceUID)
+    assert not Path(before["path"]).exists()
+    assert rows(root, "SELECT 1 FROM v_volumes WHERE NOT superseded") == []
+    [series] = rows(root, "SELECT * FROM v_series")
+    assert (series["state"], series["instances"]) == ("receiving", 4)
+    take_and_convert(root)
+    [after] = rows(root, "SELECT * FROM v_volumes WHERE kind = 'volume' AND format = 'nifti' AND NOT superseded")
+    assert (after["revision"], after["instances"], json.loads(after["shape"])[2]) == (2, 4, 4)
+    kinds = [row["kind"] for row in rows(root, "SELECT kind FROM v_events ORDER BY id")]
+    assert kinds.index("series-reopened") < kinds.index("deleted") < len(kinds) - 1
+
+
+def test_the_last_instance_of_a_series_takes_all_levels_along(root: Root, audit: Audit) -> None:
+    [ds] = make.ct_series(1)
+    take_and_convert(root, [ds])
+    remove(root, audit, "instance", ds.SOPInstanceUID)
+    assert files(root) == set()
+    assert set(table_sizes(root).values()) == {0}
+
+
+def test_a_deletion_under_a_conversion_lets_none_of_its_results_count(root: Root, audit: Audit) -> None:
+    instances = make.ct_series(4)
+    for ds in instances:
+        root.take(ds)
+    root.clock.move(61)
+    claimed = root.index.claim_due_series(root.clock())
+    assert claimed is not None
+
+    def delete_meanwhile(job: Any) -> Any:
+        converted = convert(job)
+        remove(root, audit, "instance", instances[0].SOPInstanceUID)
+        return converted
+
+    assert not convert_series(claimed, root.archive, root.index, OPTIONS, delete_meanwhile, root.clock)
+    assert rows(root, "SELECT 1 FROM v_volumes") == []
+    take_and_convert(root)
+    [volume] = rows(root, "SELECT * FROM v_volumes WHERE kind = 'volume' AND format = 'nifti'")
+    assert (volume["revision"], volume["instances"]) == (1, 3)
+
+
+def test_what_was_deleted_may_be_sent_again(root: Root, audit: Audit) -> None:
+    instances = make.ct_series(3)
+    take_and_convert(root, instances)
+    remove(root, audit, "study", instances[0].StudyInstanceUID)
+    assert [root.take(ds) for ds in instances] == [Outcome.STORED] * 3
+    take_and_convert(root)
+    assert all(Path(row["path"]).is_file() for row in rows(root, "SELECT path FROM v_volumes"))
+
+
+def test_an_instance_sent_again_while_its_files_go_is_kept(
+    root: Root, audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows go before the files: were it the other way round, the sender would be told that it is there already."""
+    instances = make.ct_series(2)
+    take_and_convert(root, instances)
+    sync_folder = root.archive.sync_folder
+    outcomes: list[Outcome] = []
+
+    def send_meanwhile(folder: Path) -> None:
+        if not outcomes:
+            outcomes.append(Outcome.STORED)
+            outcomes[0] = root.take(instances[0])
+        sync_folder(folder)
+
+    monkeypatch.setattr(root.archive, "sync_folder", send_meanwhile)
+    remove(root, audit, "study", instances[0].StudyInstanceUID)
+    assert outcomes == [Outcome.STORED]
+    [image] = rows(root, "SELECT path FROM v_images")
+    assert Path(image["path"]).is_file()
+
+
+def test_a_deletion_that_a_crash_interrupted_is_finished_at_the_next_start(
+    open_root: Callable[[], Root], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = open_root()
+    instances = make.ct_series(4)
+    take_and_convert(root, instances)
+    audit = Audit(root.folder, "VOXELNODE")
+    unlink = Path.unlink
+    gone: list[Path] = []
+
+    def cut(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == ".dcm" and gone:
+            raise OSError(5, os.strerror(5))
+        gone.append(path)
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as crash:
+        crash.setattr(Path, "unlink", cut)
+        with pytest.raises(OSError, match="Input/output"):
+            remove(root, audit, "study", instances[0].StudyInstanceUID)
+    assert rows(root, "SELECT 1 FROM v_images") == []
+    assert len(list((root.folder / "objects").rglob("*.dcm"))) == 3
+    root = open_root()
+    assert resume_deletions(root.archive, root.index, root.clock()) == 1
+    assert files(root) == set()
+    assert rows(root, "SELECT 1 FROM v_deletions WHERE finished_at IS NULL") == []
+    assert resume_deletions(root.archive, root.index, root.clock()) == 0
+
+
+def test_nothing_is_deleted_when_the_audit_log_cannot_be_written(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    instances = make.ct_series(3)
+    take_and_convert(root, instances)
+    audit = Audit(root.folder, "VOXELNODE")
+    before = files(root), table_sizes(root)
+
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(28, os.strerror(28))
+
+    with monkeypatch.context() as disk:
+        disk.setattr("node.audit.os.write", full)
+        with pytest.raises(AuditFailed, match="nothing is deleted"):
+            remove(root, audit, "study", instances[0].StudyInstanceUID)
+    assert (files(root), table_sizes(root)) == before
+
+
+def test_a_path_outside_of_the_archive_is_never_deleted(root: Root, audit: Audit) -> None:
+    [ds] = make.ct_series(1)
+    root.take(ds)
+    outside = root.folder.parent / "precious"
+    outside.write_text("kept")
+    root.index._writer.run(lambda connection: connection.exec_driver_sql("UPDATE images SET key = '../precious'"))
+    with pytest.raises(Unsafe):
+        remove(root, audit, "instance", ds.SOPInstanceUID)
+    assert outside.read_text() == "kept"
+
+
+def test_a_series_of_two_studies_is_deleted_only_by_name(root: Root, audit: Audit) -> None:
+    first, second = make.ct_series(2)
+    second.StudyInstanceUID = "1.2.3"
+    take_and_convert(root, [first, second])
+    with pytest.raises(SeveralSeries, match=r"--study: 1\.2\.3"):
+        root.index.plan_deletion("series", first.SeriesInstanceUID)
+    remove(root, audit, "series", first.SeriesInstanceUID, "1.2.3")
+    assert [row["study_instance_uid"] for row in rows(root, "SELECT * FROM v_studies")] == [first.StudyInstanceUID]
+
+
+def test_what_is_not_there_cannot_be_deleted(root: Root) -> None:
+    with pytest.raises(NotThere):
+        root.index.plan_deletion("study", "1.2.3")
+
+
+def test_the_audit_log_tells_who_deleted_what(root: Root, audit: Audit) -> None:
+    instances = make.ct_series(2, PatientID="P-77")
+    take_and_convert(root, instances)
+    remove(root, audit, "study", instances[0].StudyInstanceUID)
+    ordered, done = (json.loads(line) for line in (root.folder / "audit.jsonl").read_text().splitlines())
+    assert ordered["event"] == {"code": "110105", "scheme": "DCM", "meaning": "DICOM Study Deleted"}
+    assert (ordered["action"], ordered["outcome"], ordered["detail"]) == ("D", 0, "ordered: by command")
+    assert ordered["participants"][0]["user"] == "someone"
+    assert ordered["objects"][0]["patient_id"] == "P-77"
+    assert done["detail"] == "done"
+
+
+def test_deleted_names_are_not_left_in_the_database_file(root: Root, audit: Audit) -> None:
+    instances = make.ct_series(3, PatientName="Vanish^Completely")
+    take_and_convert(root, instances)
+    remove(root, audit, "study", instances[0].StudyInstanceUID)
+    root.index.close()
+    assert b"Vanish" not in (root.folder / "index.sqlite").read_bytes()
+    assert not (root.folder / "index.sqlite-wal").exists()
+
+
+def test_a_deletion_moves_the_due_time_of_no_series_that_still_grows(root: Root, audit: Audit) -> None:
+    instances = make.ct_series(3)
+    for ds in instances:
+        root.take(ds)
+    remove(root, audit, "instance", instances[0].SOPInstanceUID)
+    assert root.index.claim_due_series(root.clock() + dt.timedelta(seconds=59)) is None

@@ -1,0 +1,490 @@
+"""From the first instance of a series to the last revision of its volumes: waits, verdicts, revisions, events."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import FileDataset
+
+from node.config import Convert
+from node.convert import ConversionJob, Converted, convert, convert_series, input_sha256, is_unchanged, write_options
+from node.errors import VoxelnodeError
+from node.index.database import reading
+from node.index.records import ClaimedSeries, SeriesPlace
+from node.ingest import Origin
+from node.worker.confirm import Confirmer
+from node.worker.housekeeping import Housekeeping
+from node.worker.loop import Worker
+from tests import make
+from tests.integration.conftest import Clock, Root
+
+OPTIONS = write_options(Convert(thumbnails=False))
+LONGEST_WAIT = dt.timedelta(seconds=5400)
+
+
+def rows(root: Root, query: str, **values: Any) -> list[dict[str, Any]]:
+    with reading(root.folder) as index:
+        return index.rows(query, **values)
+
+
+def due(root: Root) -> ClaimedSeries | None:
+    return root.index.claim_due_series(root.clock(), LONGEST_WAIT)
+
+
+def settle(root: Root, seconds: float = 61, run: Callable[[ConversionJob], Converted] = convert) -> ClaimedSeries:
+    """Let the quiet time pass and convert, as a worker does."""
+    root.clock.move(seconds)
+    claimed = due(root)
+    assert claimed is not None
+    if is_unchanged(claimed, root.archive, OPTIONS):
+        root.index.record_unchanged(claimed, root.clock())
+    else:
+        convert_series(claimed, root.archive, root.index, OPTIONS, run, root.clock)
+    return claimed
+
+
+def the_series(root: Root) -> dict[str, Any]:
+    [series] = rows(root, "SELECT * FROM v_series")
+    return series
+
+
+def verdict(root: Root) -> tuple[Any, ...]:
+    series = the_series(root)
+    return tuple(series[name] for name in ("verdict", "verdict_rule", "expected_instances", "missing_instances"))
+
+
+def events(root: Root) -> list[str]:
+    return [row["kind"] for row in rows(root, "SELECT kind FROM v_events ORDER BY id")]
+
+
+def place_of(ds: FileDataset) -> SeriesPlace:
+    return str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID)
+
+
+def origin(association: str, calling_ae_title: str = "MODALITY") -> Origin:
+    return Origin("dicom", calling_ae_title, "VOXELNODE", "127.0.0.1:1", association)
+
+
+# Verdicts
+
+
+def test_a_series_with_all_that_it_announces_is_complete_in_view_and_sidecar(root: Root) -> None:
+    for ds in make.ct_series(5, ImagesInAcquisition=5):
+        root.take(ds)
+    settle(root)
+    assert verdict(root) == ("complete", "headers", 5, 0)
+    assert the_series(root)["expected_source"] == "Images in Acquisition (0020,1002)"
+    [path] = [Path(row["path"]) for row in rows(root, "SELECT path FROM v_volumes WHERE format = 'nifti'")]
+    sidecar = json.loads(path.with_name("volume.json").read_text())
+    assert sidecar["completeness"] == {
+        "state": "complete",
+        "rule": "headers",
+        "expected": 5,
+        "expected_source": "Images in Acquisition (0020,1002)",
+        "received": 5,
+        "missing": 0,
+        "reason": "5 of 5 instances that Images in Acquisition (0020,1002) announces",
+    }
+
+
+def test_a_gap_in_space_is_an_incomplete_series_with_the_number_of_missing_slices(root: Root) -> None:
+    for ds in make.gap_series(8, missing=(3, 4)):
+        root.take(ds)
+    settle(root)
+    assert verdict(root) == ("incomplete", "geometry", None, 2)
+
+
+def test_a_last_slice_that_never_came_is_known_from_the_headers_only(root: Root) -> None:
+    for ds in make.ct_series(6, ImagesInAcquisition=6)[:5]:
+        root.take(ds)
+    settle(root)
+    assert verdict(root) == ("incomplete", "headers", 6, 1)
+
+
+def test_times_and_images_of_each_are_multiplied(root: Root) -> None:
+    series = make.time_series(3, 4, NumberOfTemporalPositions=3, ImagesInAcquisition=4)
+    for ds in series[:8]:
+        root.take(ds)
+    settle(root)
+    assert verdict(root) == ("incomplete", "headers", 12, 4)
+    for ds in series[8:]:
+        root.take(ds)
+    settle(root)
+    assert verdict(root) == ("complete", "headers", 12, 0)
+
+
+def test_a_refused_series_has_a_verdict_too(root: Root) -> None:
+    root.take(make.structured_report())
+    settle(root)
+    assert verdict(root) == ("complete", "quiet", None, 0)
+    assert events(root) == ["series-quiet", "series-refused"]
+
+
+def test_a_series_whose_converter_crashes_has_a_verdict_too(root: Root) -> None:
+    for ds in make.ct_series(4, ImagesInAcquisition=5)[:3]:
+        root.take(ds)
+    root.clock.move(61)
+    claimed = due(root)
+    assert claimed is not None
+    assert not root.index.record_crash(claimed, "ended by SIGSEGV", attempts=1, retry_seconds=1, now=root.clock())
+    assert verdict(root) == ("incomplete", "headers", 5, 2)
+    assert events(root) == ["series-quiet", "series-failed"]
+
+
+# Waits
+
+
+def test_an_association_that_is_not_released_lengthens_the_wait(root: Root) -> None:
+    for ds in make.ct_series(3):
+        root.take(ds, origin("a1"))
+    root.ingest.association_ended("a1", "aborted")
+    root.clock.move(299)
+    assert due(root) is None
+    settle(root, 2)
+    assert verdict(root) == ("incomplete", "association", None, None)
+    assert events(root) == ["sender-aborted", "series-quiet", "series-converted"]
+
+
+def test_the_longer_wait_survives_a_restart(open_root: Callable[[], Root]) -> None:
+    root = open_root()
+    root.take(make.ct_series(1)[0], origin("a1"))
+    root.ingest.association_ended("a1", "lost")
+    root = open_root()
+    root.clock.move(299)
+    assert due(root) is None
+    root.clock.move(2)
+    assert due(root) is not None
+
+
+def test_a_sender_that_comes_back_after_its_abort_is_waited_for_no_longer_than_others(root: Root) -> None:
+    *most, last = make.ct_series(4)
+    for ds in most:
+        root.take(ds, origin("a1"))
+    root.ingest.association_ended("a1", "aborted")
+    root.clock.move(100)
+    root.take(last, origin("a2"))
+    root.ingest.association_ended("a2", "released")
+    settle(root)
+    assert verdict(root) == ("complete", "geometry", None, 0)
+
+
+def test_a_release_does_not_end_the_wait(root: Root) -> None:
+    root.take(make.ct_series(1)[0], origin("a1"))
+    root.ingest.association_ended("a1", "released")
+    root.clock.move(59)
+    assert due(root) is None
+
+
+def test_a_series_that_never_gets_quiet_is_converted_after_the_longest_wait(root: Root) -> None:
+    series = iter(make.ct_series(100))
+    began, claimed = root.clock(), None
+    while claimed is None:
+        root.take(next(series))
+        root.clock.move(59)
+        claimed = due(root)
+    assert LONGEST_WAIT <= root.clock() - began < LONGEST_WAIT + dt.timedelta(seconds=60)
+    assert claimed.expectation.forced
+    convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
+    assert verdict(root) == ("incomplete", "forced", None, None)
+    root.take(next(series))
+    assert due(root) is None, "the wait of what comes later begins anew"
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_step_of_the_clock_changes_no_wait(root: Root, hours: int) -> None:
+    root.take(make.ct_series(1)[0])
+    worker_step = dt.timedelta(hours=hours)
+    root.clock.move(worker_step.total_seconds())
+    root.index.shift_times(worker_step)
+    root.clock.move(59)
+    assert due(root) is None
+    root.clock.move(2)
+    assert due(root) is not None
+
+
+def test_a_clock_set_back_while_the_node_was_down_makes_nothing_wait_longer(open_root: Callable[[], Root]) -> None:
+    root = open_root()
+    root.take(make.ct_series(1)[0])
+    root.clock.move(-3600)
+    root = open_root()
+    root.index.rearm(root.clock())
+    root.clock.move(59)
+    assert due(root) is None
+    root.clock.move(2)
+    assert due(root) is not None
+
+
+# Counts of the sender
+
+
+class Sender:
+    """A sender that is asked for its counts."""
+
+    def __init__(self, *counts: int | Exception | None) -> None:
+        self._counts = list(counts)
+        self.asked: list[SeriesPlace] = []
+
+    def __call__(self, calling_ae_title: str, place: SeriesPlace) -> int | None:
+        self.asked.append(place)
+        count = self._counts.pop(0) if len(self._counts) > 1 else self._counts[0]
+        if isinstance(count, Exception):
+            raise count
+        return count
+
+
+def confirmer(root: Root, sender: Sender) -> Confirmer:
+    return Confirmer(root.index, {"PACS"}, sender, root.clock)
+
+
+def test_a_count_told_twice_and_reached_makes_a_series_due_at_once(root: Root) -> None:
+    for ds in make.ct_series(4):
+        root.take(ds, origin("a1", "PACS"))
+    asks = confirmer(root, Sender(4))
+    asks.poll()
+    assert due(root) is None, "a count that came once may still grow"
+    asks.poll()
+    settle(root, 0)
+    assert verdict(root) == ("complete", "c-find", 4, 0)
+    assert events(root) == ["series-confirmed", "series-quiet", "series-converted"]
+
+
+def test_a_count_that_grows_is_not_believed(root: Root) -> None:
+    for ds in make.ct_series(4):
+        root.take(ds, origin("a1", "PACS"))
+    asks = confirmer(root, Sender(4, 5, 6, 7))
+    for _ in range(4):
+        asks.poll()
+    assert due(root) is None
+
+
+def test_a_count_that_is_not_reached_blocks_nothing_and_is_told(root: Root) -> None:
+    for ds in make.ct_series(4):
+        root.take(ds, origin("a1", "PACS"))
+    asks = confirmer(root, Sender(6))
+    asks.poll()
+    asks.poll()
+    assert due(root) is None
+    settle(root)
+    assert verdict(root) == ("incomplete", "c-find", 6, 2)
+
+
+def test_only_senders_that_may_be_asked_are_asked_and_silent_ones_left_alone(root: Root) -> None:
+    root.take(make.ct_series(1)[0], origin("a1", "OTHER"))
+    sender = Sender(VoxelnodeError("nobody answers"))
+    asks = confirmer(root, sender)
+    asks.poll()
+    assert sender.asked == []
+    ds = make.ct_series(1)[0]
+    root.take(ds, origin("a2", "PACS"))
+    asks.poll()
+    asks.poll()
+    assert sender.asked == [place_of(ds)]
+
+
+# Revisions
+
+
+def test_a_late_instance_makes_a_revision_that_takes_the_place_of_the_first(root: Root) -> None:
+    *most, last = make.ct_series(5, ImagesInAcquisition=5)
+    for ds in most:
+        root.take(ds)
+    settle(root)
+    assert verdict(root) == ("incomplete", "headers", 5, 1)
+    root.take(last)
+    settle(root)
+    assert verdict(root) == ("complete", "headers", 5, 0)
+    volumes = rows(
+        root, "SELECT revision, superseded, instances FROM v_volumes WHERE format = 'nifti' ORDER BY revision"
+    )
+    assert [tuple(row.values()) for row in volumes] == [(1, 1, 4), (2, 0, 5)]
+    assert events(root) == [
+        "series-quiet", "series-converted",
+        "series-reopened", "series-quiet", "volume-superseded", "series-converted",
+    ]  # fmt: skip
+
+
+def test_readers_see_one_current_revision_at_every_moment(root: Root) -> None:
+    *most, last = make.ct_series(5)
+    for ds in most:
+        root.take(ds)
+    settle(root)
+    stop, seen = threading.Event(), set()
+
+    def read() -> None:
+        query = "SELECT DISTINCT revision FROM v_volumes WHERE NOT superseded"
+        while not stop.is_set():
+            seen.add(tuple(row["revision"] for row in rows(root, query)))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    root.take(last)
+    settle(root)
+    stop.set()
+    reader.join()
+    assert (1,) in seen
+    assert seen <= {(1,), (2,)}
+
+
+def test_the_provenance_of_a_volume_is_one_join(root: Root) -> None:
+    instances = make.ct_series(3)
+    for ds in instances:
+        root.take(ds)
+    settle(root)
+    query = (
+        "SELECT s.sop_instance_uid, s.sha256, i.sha256 AS stored FROM v_volumes v "
+        "JOIN v_sources s USING (series_instance_uid, revision, stack) JOIN v_images i USING (sop_instance_uid) "
+        "WHERE v.format = 'nifti'"
+    )
+    found = rows(root, query)
+    assert {row["sop_instance_uid"] for row in found} == {ds.SOPInstanceUID for ds in instances}
+    assert all(row["sha256"] == row["stored"] for row in found)
+
+
+def test_an_unchanged_series_is_not_converted_again(root: Root) -> None:
+    instances = make.ct_series(3)
+    for ds in instances:
+        root.take(ds)
+    settle(root)
+    assert root.index.owe_conversions([place_of(instances[0])], root.clock()) == 1
+    settle(root, 0)
+    series = the_series(root)
+    assert (series["state"], series["revision"], series["verdict"], series["open_since"]) == (
+        "converted", 1, "complete", None,
+    )  # fmt: skip
+    assert events(root)[-3:] == ["series-reopened", "series-quiet", "series-unchanged"]
+    assert len(list((root.folder / "volumes").glob("*/*/*"))) == 1
+
+
+def test_an_unchanged_series_whose_files_are_damaged_is_converted_again(root: Root) -> None:
+    instances = make.ct_series(3)
+    for ds in instances:
+        root.take(ds)
+    settle(root)
+    Path(rows(root, "SELECT path FROM v_volumes WHERE format = 'nifti'")[0]["path"]).unlink()
+    root.index.owe_conversions([place_of(instances[0])], root.clock())
+    settle(root, 0)
+    assert the_series(root)["revision"] == 2
+
+
+def test_another_option_is_another_input(root: Root) -> None:
+    for ds in make.ct_series(3):
+        root.take(ds)
+    root.clock.move(61)
+    claimed = due(root)
+    assert claimed is not None
+    digests = {input_sha256(claimed, write_options(Convert(**options))) for options in ({}, {"compress": False})}
+    assert len(digests) == 2
+
+
+def test_conversions_that_are_owed_anyway_are_not_counted(root: Root) -> None:
+    [ds] = make.ct_series(1)
+    root.take(ds)
+    assert root.index.owe_conversions([place_of(ds), ("1.2", "3.4")], root.clock()) == 0
+    assert due(root) is None
+
+
+def test_files_of_a_superseded_revision_go_after_their_time_and_its_rows_stay(root: Root) -> None:
+    *most, last = make.ct_series(4)
+    for ds in most:
+        root.take(ds)
+    settle(root)
+    root.take(last)
+    settle(root)
+    keep = dt.timedelta(hours=24)
+    housekeeping = Housekeeping(root.archive, root.index, dt.timedelta(seconds=900), keep, root.clock)
+    root.clock.move(23 * 3600)
+    housekeeping.remove_superseded()
+    assert len(list((root.folder / "volumes").glob("*/*/*"))) == 2
+    root.clock.move(2 * 3600)
+    housekeeping.remove_superseded()
+    assert [folder.name for folder in (root.folder / "volumes").glob("*/*/*")] == ["2"]
+    old = rows(root, "SELECT files_removed_at FROM v_volumes WHERE superseded")
+    assert old
+    assert all(row["files_removed_at"] for row in old)
+    assert root.index.superseded_before(root.clock()) == []
+
+
+def test_a_claim_that_was_handed_back_is_told_quiet_once(root: Root) -> None:
+    root.take(make.ct_series(1)[0])
+    root.clock.move(61)
+    claimed = due(root)
+    assert claimed is not None
+    root.index.release_claim(claimed, root.clock())
+    assert the_series(root)["open_since"] is not None
+    settle(root, 0)
+    assert events(root) == ["series-quiet", "series-converted"]
+
+
+# Studies
+
+
+def test_a_study_is_quiet_when_no_series_of_it_is_open(root: Root) -> None:
+    quiet = dt.timedelta(seconds=900)
+    [first] = make.ct_series(1)
+    [second] = make.ct_series(1, study_uid=first.StudyInstanceUID)
+    root.take(first)
+    settle(root)
+    root.clock.move(890)
+    root.take(second)
+    root.clock.move(20)
+    assert root.index.find_quiet_studies(quiet, root.clock()) == 0, "its second series is open"
+    settle(root)
+    assert root.index.find_quiet_studies(quiet, root.clock()) == 0
+    root.clock.move(901)
+    assert root.index.find_quiet_studies(quiet, root.clock()) == 1
+    assert rows(root, "SELECT quiet_at FROM v_studies")[0]["quiet_at"] is not None
+    assert root.index.find_quiet_studies(quiet, root.clock()) == 0, "it is told once"
+    assert events(root).count("study-quiet") == 1
+
+
+def test_a_study_that_gets_another_instance_is_no_longer_quiet_and_then_quiet_again(root: Root) -> None:
+    quiet = dt.timedelta(seconds=900)
+    first, second = make.ct_series(2)
+    for ds in (first, second):
+        root.take(ds)
+        assert rows(root, "SELECT quiet_at FROM v_studies")[0]["quiet_at"] is None
+        settle(root)
+        root.clock.move(901)
+        assert root.index.find_quiet_studies(quiet, root.clock()) == 1
+    assert events(root).count("study-quiet") == 2
+
+
+# The worker
+
+
+def test_a_worker_follows_a_step_of_the_clock_and_converts_in_its_time(root: Root) -> None:
+    """The clock is set an hour ahead while a series waits: it is not due because of that."""
+    clock = Clock(dt.datetime.now(dt.UTC))
+    root.ingest.now = clock
+    root.take(make.ct_series(1)[0])
+    stepped = threading.Event()
+
+    def now() -> dt.datetime:
+        if stepped.is_set():
+            followed.set()
+        return clock()
+
+    followed = threading.Event()
+    worker = Worker(root.archive, root.index, Convert(), now)
+    worker.start()
+    try:
+        clock.move(3600)
+        stepped.set()
+        assert followed.wait(10)
+        until_due = "SELECT due_at FROM v_series WHERE due_at > :ahead"
+        ahead = (clock() + dt.timedelta(seconds=30)).replace(tzinfo=None).isoformat(" ")
+        deadline = threading.Event()
+        for _ in range(200):
+            if rows(root, until_due, ahead=ahead):
+                break
+            deadline.wait(0.05)
+        assert rows(root, until_due, ahead=ahead)
+        assert the_series(root)["state"] == "receiving"
+    finally:
+        worker.stop(10)

@@ -1,0 +1,208 @@
+"""Other bytes under a SOP Instance UID that is here: which of the two counts, and where the other one is."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import FileDataset
+
+from node.index.database import reading
+from node.index.records import Outcome
+from node.ingest import quiet_seconds_of
+from node.recovery import recover
+from tests import make
+from tests.integration.conftest import Root, data_set_bytes
+
+
+def rows(root: Root, query: str, **values: Any) -> list[dict[str, Any]]:
+    with reading(root.folder) as index:
+        return index.rows(query, **values)
+
+
+def two_versions() -> tuple[FileDataset, FileDataset]:
+    [first] = make.ct_series(1, SeriesDescription="first")
+    second = deepcopy(first)
+    second.SeriesDescription = "second"
+    return first, second
+
+
+def digest(ds: FileDataset) -> str:
+    return hashlib.sha256(data_set_bytes(ds)).hexdigest()
+
+
+def current(root: Root) -> tuple[str, bytes]:
+    """Digest and data set of the one instance that the index names."""
+    [image] = rows(root, "SELECT * FROM v_images")
+    return image["sha256"], Path(image["path"]).read_bytes()[image["data_set_offset"] :]
+
+
+def kept_aside(root: Root) -> dict[str, bytes]:
+    """What lies beside, by the digest that the index tells."""
+    return {
+        row["sha256"]: Path(row["path"]).read_bytes()
+        for row in rows(root, "SELECT sha256, path FROM v_conflicts WHERE path IS NOT NULL")
+    }
+
+
+@pytest.mark.parametrize(
+    ("policy", "outcome", "winner", "kind", "event", "aside"),
+    [
+        ("never", Outcome.OTHER_BYTES, 0, "instance-bytes", "instance-conflict", "quarantine"),
+        ("keep_both", Outcome.OTHER_BYTES, 0, "instance-versions", "instance-conflict", "objects"),
+        ("replace", Outcome.REPLACED, 1, "instance-replaced", "instance-replaced", "quarantine"),
+    ],
+)
+def test_one_version_counts_and_the_other_is_kept_and_told(
+    root: Root, policy: Any, outcome: Outcome, winner: int, kind: str, event: str, aside: str
+) -> None:
+    root.ingest.overwrite_policy = policy
+    versions = two_versions()
+    assert root.take(versions[0]) is Outcome.STORED
+    assert root.take(versions[1]) is outcome
+    assert current(root) == (digest(versions[winner]), data_set_bytes(versions[winner]))
+    [conflict] = rows(root, "SELECT * FROM v_conflicts")
+    assert (conflict["kind"], conflict["sha256"]) == (kind, digest(versions[1 - winner]))
+    assert Path(conflict["path"]).relative_to(root.folder).parts[0] == aside
+    assert Path(conflict["path"]).read_bytes().endswith(data_set_bytes(versions[1 - winner]))
+    assert [row["kind"] for row in rows(root, "SELECT kind FROM v_events")] == [event]
+
+
+@pytest.mark.parametrize("policy", ["never", "keep_both", "replace"])
+def test_after_a_restart_both_versions_are_where_they_were(open_root: Callable[[], Root], policy: Any) -> None:
+    root = open_root()
+    root.ingest.overwrite_policy = policy
+    for version in two_versions():
+        root.take(version)
+    before = current(root), kept_aside(root)
+    root = open_root()
+    recovered = recover(root.archive, root.index, quiet_seconds_of(60, {}), root.clock())
+    assert (recovered.adopted, recovered.quarantined) == (0, 0)
+    assert (current(root), kept_aside(root)) == before
+
+
+@pytest.mark.parametrize("policy", ["never", "replace"])
+def test_a_crash_between_the_commit_and_the_move_loses_neither(
+    open_root: Callable[[], Root], policy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = open_root()
+    root.ingest.overwrite_policy = policy
+    versions = two_versions()
+    with monkeypatch.context() as crash:
+        crash.setattr(root.archive, "quarantine", lambda key: None)
+        for version in versions:
+            root.take(version)
+    root = open_root()
+    recover(root.archive, root.index, quiet_seconds_of(60, {}), root.clock())
+    [(sha256, content)] = kept_aside(root).items()
+    assert {sha256, current(root)[0]} == {digest(version) for version in versions}
+    assert [digest(version) for version in versions if content.endswith(data_set_bytes(version))] == [sha256]
+    assert len(list(root.folder.glob("objects/*/*.dcm"))) == 1
+
+
+def test_a_move_that_a_crash_left_in_an_old_folder_is_made_up_for(
+    open_root: Callable[[], Root], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = open_root()
+    root.ingest.overwrite_policy = "replace"
+    with monkeypatch.context() as crash:
+        crash.setattr(root.archive, "quarantine", lambda key: None)
+        for version in two_versions():
+            root.take(version)
+    root = open_root()
+    root.index.remember("swept_folder", "00000009")
+    recover(root.archive, root.index, quiet_seconds_of(60, {}), root.clock())
+    assert len(kept_aside(root)) == 1
+    assert len(list(root.folder.glob("objects/*/*.dcm"))) == 1
+
+
+def test_a_replaced_instance_reopens_its_converted_series(root: Root) -> None:
+    root.ingest.overwrite_policy = "replace"
+    first, second = two_versions()
+    root.take(first)
+    claimed = root.index.claim_due_series(root.clock() + dt.timedelta(seconds=60))
+    assert claimed is not None
+    root.take(second)
+    [series] = rows(root, "SELECT state, open_since FROM v_series")
+    assert series["state"] == "converting"
+    root.index.release_claim(claimed, root.clock())
+    again = root.index.claim_due_series(root.clock() + dt.timedelta(seconds=60))
+    assert again is not None
+    assert [one.sha256 for one in again.instances] == [digest(second)]
+
+
+def test_an_instance_that_comes_back_under_another_series_replaces_nothing(root: Root) -> None:
+    root.ingest.overwrite_policy = "replace"
+    first, second = two_versions()
+    second.SeriesInstanceUID = "1.2.3.4"
+    root.take(first)
+    assert root.take(second) is Outcome.OTHER_BYTES
+    assert current(root)[0] == digest(first)
+    assert list(kept_aside(root)) == [digest(second)]
+
+
+def test_versions_that_take_turns_are_each_kept_once(root: Root) -> None:
+    root.ingest.overwrite_policy = "replace"
+    first, second = two_versions()
+    for version in (first, second, first, second, first):
+        root.take(version)
+    assert current(root)[0] == digest(first)
+    assert set(kept_aside(root)) == {digest(first), digest(second)}
+    assert len(list(root.folder.glob("quarantine/*"))) == 2
+    assert len(list(root.folder.glob("objects/*/*.dcm"))) == 1
+
+
+@pytest.mark.parametrize("policy", ["never", "keep_both", "replace"])
+def test_twenty_senders_of_twenty_versions_lose_none_of_them(root: Root, policy: Any) -> None:
+    root.ingest.overwrite_policy = policy
+    [one] = make.ct_series(1)
+    versions = []
+    for number in range(20):
+        version = deepcopy(one)
+        version.SeriesDescription = f"version {number}"
+        versions.append(version)
+    with ThreadPoolExecutor(20) as senders:
+        outcomes = list(senders.map(root.take, versions))
+    assert outcomes.count(Outcome.STORED) == 1
+    digests = {digest(version) for version in versions}
+    aside = kept_aside(root)
+    assert {current(root)[0], *aside} == digests
+    assert hashlib.sha256(current(root)[1]).hexdigest() == current(root)[0]
+    by_digest = {digest(version): data_set_bytes(version) for version in versions}
+    assert all(content.endswith(by_digest[sha256]) for sha256, content in aside.items())
+
+
+def test_an_instance_whose_file_is_gone_is_taken_again(root: Root) -> None:
+    [ds] = make.ct_series(1)
+    root.take(ds)
+    [image] = rows(root, "SELECT path FROM v_images")
+    Path(image["path"]).unlink()
+    root.index._writer.run(lambda connection: connection.exec_driver_sql("UPDATE images SET file_missing = 1"))
+    assert root.take(ds) is Outcome.STORED
+    assert current(root) == (digest(ds), data_set_bytes(ds))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "told"),
+    [
+        ({"PatientName": "Voxel^Test^"}, []),
+        ({"PatientName": "VOXEL^TEST"}, []),
+        ({"PatientName": ""}, []),
+        ({"PatientName": "Other^Person"}, ["shared-patient-id"]),
+        ({"PatientSex": "F"}, ["shared-patient-id"]),
+        ({"PatientID": ""}, ["no-patient-id"]),
+    ],
+)
+def test_a_patient_id_that_two_persons_share_or_that_is_empty_is_told(
+    root: Root, attributes: dict[str, str], told: list[str]
+) -> None:
+    root.take(make.ct_series(1)[0])
+    root.take(make.ct_series(1, **attributes)[0])
+    assert [row["kind"] for row in rows(root, "SELECT kind FROM v_conflicts")] == told
+    assert len(rows(root, "SELECT 1 FROM v_images")) == 2

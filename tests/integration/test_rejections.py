@@ -1,0 +1,67 @@
+"""The table of what was refused: one row for equal refusals, and never more than so many."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+
+from node.index import rejections
+from node.index.database import reading
+from node.index.records import CountedRefusal, Refused
+from node.rejections import MOST_KINDS, Rejections
+from tests.integration.conftest import Root
+
+
+def refused(title: str = "CT1", reason: str = "rejected for good") -> Refused:
+    return Refused("association", "calling AE title", reason, "add it", "10.0.0.1", title, "VOXELNODE", "3 contexts")
+
+
+def counted(root: Root, one: Refused, count: int = 1) -> CountedRefusal:
+    return CountedRefusal(one, count, root.clock(), root.clock())
+
+
+def rows(root: Root) -> list[dict[str, Any]]:
+    with reading(root.folder) as index:
+        return index.rows("SELECT * FROM v_rejections ORDER BY first_at")
+
+
+def test_equal_refusals_share_a_row_while_they_follow_each_other(root: Root) -> None:
+    assert root.index.record_refusals([counted(root, refused())]) == [refused()]
+    root.clock.move(59)
+    assert root.index.record_refusals([counted(root, refused(reason="of another wording"), 4)]) == []
+    [row] = rows(root)
+    assert (row["count"], row["reason"]) == (5, "of another wording")
+
+
+def test_after_a_minute_of_peace_a_new_row_begins(root: Root) -> None:
+    root.index.record_refusals([counted(root, refused())])
+    root.clock.move(61)
+    assert root.index.record_refusals([counted(root, refused())]) == [refused()]
+    assert [row["count"] for row in rows(root)] == [1, 1]
+
+
+def test_the_table_is_bounded_and_the_oldest_give_way(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rejections, "MOST_ROWS", 10)
+    for number in range(25):
+        root.index.record_refusals([counted(root, refused(f"CT{number}"))])
+        root.clock.move(1)
+    assert [row["calling_ae_title"] for row in rows(root)] == [f"CT{number}" for number in range(15, 25)]
+
+
+def test_what_is_collected_is_written_when_it_closes_and_nothing_is_lost(root: Root) -> None:
+    news: list[Refused] = []
+    collector = Rejections(root.index, news.append, root.clock)
+    for number in range(3 * MOST_KINDS):
+        collector.record(refused(f"CT{number}"))
+    collector.close()
+    assert sum(row["count"] for row in rows(root)) == 3 * MOST_KINDS
+    assert len(news) == len(rows(root))
+
+
+def test_a_clock_that_is_set_back_does_not_split_a_row(root: Root) -> None:
+    root.index.record_refusals([counted(root, refused())])
+    root.clock.moment -= dt.timedelta(hours=1)
+    root.index.record_refusals([counted(root, refused())])
+    assert [row["count"] for row in rows(root)] == [2]

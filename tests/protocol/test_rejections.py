@@ -1,0 +1,93 @@
+"""Whatever is refused is told with who asked, what was offered, why, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from pynetdicom import build_context
+
+from node.config import Peer
+from tests import make
+from tests.protocol.conftest import CT_IMAGE_STORAGE, VERIFICATION, Raw, Running, associate, echo_seconds, until
+
+MODALITY_WORKLIST_FIND = "1.2.840.10008.5.1.4.31"
+
+
+def told(node: Running, what: str) -> list[dict[str, Any]]:
+    """The rows of `v_rejections` on one level, once there are any."""
+    query = f"SELECT * FROM v_rejections WHERE what = '{what}' ORDER BY offered"
+    assert until(lambda: bool(node.rows(query))), f"no {what} was told of"
+    return node.rows(query)
+
+
+def test_a_stranger_is_told_with_the_remedy(start_node: Callable[..., Running]) -> None:
+    node = start_node(peers={"CT1": Peer(ae_title="CT1")})
+    assert associate(node, title="STRANGER").is_rejected
+    [row] = told(node, "association")
+    assert (row["rule"], row["peer"], row["calling_ae_title"], row["called_ae_title"]) == (
+        "calling AE title",
+        "127.0.0.1",
+        "STRANGER",
+        "ANY-SCP",
+    )
+    assert row["reason"] == "rejected for good: calling AE title not recognised"
+    assert "[peers]" in row["remedy"]
+    assert row["count"] == 1
+
+
+def test_equal_refusals_within_a_minute_are_counted_in_one_row(start_node: Callable[..., Running]) -> None:
+    node = start_node(peers={"CT1": Peer(ae_title="CT1")})
+    for _ in range(5):
+        associate(node, title="STRANGER")
+    query = "SELECT sum(count) AS n, count(*) AS number FROM v_rejections"
+    assert until(lambda: node.rows(query)[0]["n"] == 5)
+    assert node.rows(query)[0]["number"] == 1
+
+
+def test_each_refused_context_is_told_with_what_was_offered(node: Running) -> None:
+    assoc = associate(
+        node,
+        build_context(CT_IMAGE_STORAGE, [DeflatedExplicitVRLittleEndian]),
+        build_context(MODALITY_WORKLIST_FIND, [ExplicitVRLittleEndian]),
+        build_context(VERIFICATION),
+    )
+    assoc.release()
+    service, syntax = sorted(told(node, "context"), key=lambda row: row["rule"])
+    assert (service["rule"], syntax["rule"]) == ("abstract syntax", "transfer syntaxes")
+    assert service["offered"] == f"{MODALITY_WORKLIST_FIND}: {ExplicitVRLittleEndian}"
+    assert syntax["offered"] == f"{CT_IMAGE_STORAGE}: {DeflatedExplicitVRLittleEndian}"
+    assert "Little Endian" in syntax["remedy"]
+
+
+def test_a_refused_instance_is_told_without_its_patient(node: Running) -> None:
+    [ds] = make.ct_series(1, PatientName="Secret^Name", PatientID="SECRET-1")
+    del ds.SeriesInstanceUID
+    assoc = associate(node)
+    assert assoc.send_c_store(ds).Status == 0xC000
+    assoc.release()
+    [row] = told(node, "instance")
+    assert (row["rule"], row["calling_ae_title"]) == ("status 0xC000", "GOOD")
+    assert "Series Instance UID (0020,000E)" in row["reason"]
+    assert row["offered"].startswith(CT_IMAGE_STORAGE)
+    assert not any("SECRET" in str(value).upper() for value in row.values())
+
+
+def test_another_protocol_is_told_as_a_connection(node: Running) -> None:
+    with Raw(node) as raw:
+        raw.send(b"GET / HTTP/1.1\r\nHost: example\r\n\r\n")
+        assert raw.closed()
+    [row] = told(node, "connection")
+    assert (row["rule"], row["peer"]) == ("request", "127.0.0.1")
+
+
+def test_a_flood_of_strangers_is_counted_and_the_node_stays_quick(start_node: Callable[..., Running]) -> None:
+    node = start_node(peers={"CT1": Peer(ae_title="CT1"), "GOOD": Peer(ae_title="GOOD")})
+    for number in range(200):
+        associate(node, title=f"STRANGER{number}")
+    assert echo_seconds(node) < 2
+    query = "SELECT sum(count) AS n, count(*) AS number FROM v_rejections"
+    assert until(lambda: node.rows(query)[0]["n"] == 200)
+    assert node.rows(query)[0]["number"] < 200
+    assert node.rows("SELECT 1 FROM v_rejections WHERE rule = 'too many kinds'")

@@ -1,0 +1,148 @@
+"""``voxelnode dump`` and ``voxelnode info``."""
+
+from __future__ import annotations
+
+import csv
+import json
+import warnings
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import Dataset
+
+from node.cli import main
+from tests import make
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Run one command in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VOXELNODE_CONFIG", raising=False)
+
+    def run_command(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit_:
+            main(arguments)
+        return exit_.value.code, *capsys.readouterr()
+
+    return run_command
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> list[Dataset]:
+    """A CT of three slices in ``scan``."""
+    datasets = make.ct_series(3, PatientID="P 1", StationName="A\x1b[2JB", SeriesDescription="Thorax")
+    (tmp_path / "scan").mkdir()
+    for number, ds in enumerate(datasets):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ds.save_as(tmp_path / "scan" / f"{number}.dcm", enforce_file_format=True)
+    return datasets
+
+
+def test_a_header_is_printed_as_text_as_a_table_and_as_json(run, series: list[Dataset]) -> None:
+    status, text, _ = run("dump", "scan/0.dcm")
+    assert status == 0
+    assert "(0008,103E) LO SeriesDescription = Thorax\n" in text
+    assert "(7FE0,0010) OW PixelData <384 bytes>\n" in text
+    status, table, _ = run("dump", "scan/0.dcm", "--format", "tsv")
+    rows = {row["place"]: row for row in csv.DictReader(StringIO(table), delimiter="\t", quoting=csv.QUOTE_NONE)}
+    assert rows["(0008,103E)"]["value"] == "Thorax"
+    assert (rows["(7FE0,0010)"]["value"], rows["(7FE0,0010)"]["length"]) == ("", "384")
+    status, dumped, _ = run("dump", "scan/0.dcm", "--format", "json")
+    elements = {row["tag"]: row for row in json.loads(dumped)["elements"]}
+    assert elements["(0028,0030)"]["values"] == [0.75, 0.5]
+    assert elements["(7FE0,0010)"] == {"tag": "(7FE0,0010)", "vr": "OW", "keyword": "PixelData", "length": 384}
+
+
+def test_what_a_stranger_wrote_does_not_steer_the_terminal(run, series: list[Dataset]) -> None:
+    for arguments in ((), ("--format", "tsv")):
+        _, out, _ = run("dump", "scan/0.dcm", *arguments)
+        assert "\x1b" not in out
+        assert r"A\x1b[2JB" in out
+
+
+def test_a_damaged_file_is_shown_as_far_as_it_goes_with_status_1(run, series, tmp_path: Path) -> None:
+    path = tmp_path / "scan" / "0.dcm"
+    path.write_bytes(path.read_bytes()[:-10])
+    status, out, err = run("dump", "scan/0.dcm")
+    assert status == 1
+    assert "PixelData <384 bytes> !! 374 of 384 bytes are there" in out
+    assert err == "voxelnode: scan/0.dcm: the file ends within (7FE0,0010)\n"
+    assert json.loads(run("dump", "scan/0.dcm", "--format", "json")[1])["error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("dump", "absent"), "absent: neither a file nor a SOP Instance UID"),
+        (("dump", "1.2.3"), "1.2.3: no stored instance"),
+        (("info", "1.2.3"), "1.2.3: no patient, study, series or instance"),
+        (("dump", "scan/0.dcm", "--format", "xml"), "Invalid value for '--format'"),
+    ],
+)
+def test_what_is_not_there_is_one_line_with_status_2(run, arguments: tuple[str, ...], told: str) -> None:
+    run("db", "upgrade", "--root", "here")
+    root = ("--root", "here")
+    status, out, err = run(*arguments, *root)
+    assert (status, out) == (2, "")
+    assert told in err
+    assert err.count("\n") == 1
+
+
+def test_each_level_is_told_with_those_above_it_and_its_children_counted(run, series: list[Dataset]) -> None:
+    assert run("import", "scan", "--root", "here")[0] == 0
+    ds = series[1]
+
+    def info(uid: str) -> dict:
+        status, out, _ = run("info", uid, "--root", "here", "--json")
+        assert status == 0
+        return json.loads(out)
+
+    found = info(ds.SOPInstanceUID)
+    assert found["level"] == "instance"
+    assert (found["instance"]["instance_number"], found["instance"]["rows"]) == (2, 16)
+    assert Path(found["instance"]["path"]).is_file()
+    assert found["series"]["series_description"] == "Thorax"
+    assert found["study"]["study_instance_uid"] == ds.StudyInstanceUID
+    assert found["patient"]["patient_id"] == "P 1"
+    found = info(ds.SeriesInstanceUID)
+    assert (found["level"], found["series"]["instances"], found["volumes"]) == ("series", 3, [])
+    assert "instance" not in found
+    found = info(ds.StudyInstanceUID)
+    assert (found["level"], found["study"]["series"], found["study"]["instances"]) == ("study", 1, 3)
+    found = info("P 1")
+    assert found["level"] == "patient"
+    assert found["patients"][0]["studies"] == 1
+    assert found["study_instance_uids"] == [ds.StudyInstanceUID]
+    fields = [line.split() for line in run("info", ds.SeriesInstanceUID, "--root", "here")[1].splitlines()]
+    assert ["series_description", "Thorax"] in fields
+    assert run("dump", ds.SOPInstanceUID, "--root", "here")[0] == 0
+
+
+def test_the_volumes_of_a_series_are_listed(run, series: list[Dataset], tmp_path: Path) -> None:
+    import datetime as dt
+
+    from node.archive.filesystem import Archive, sync_folder
+    from node.convert import convert, convert_series
+    from node.index.database import Index
+    from node.metrics import Metrics
+    from node.writers import WriteOptions
+
+    run("import", "scan", "--root", "here")
+    root = tmp_path / "here"
+    index = Index(root, sync_folder, Metrics())
+    later = dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
+    claimed = index.claim_due_series(later)
+    assert claimed is not None
+    assert convert_series(claimed, Archive(root), index, WriteOptions(), convert, lambda: later)
+    index.close()
+    for uid in (series[0].SeriesInstanceUID, series[0].SOPInstanceUID, series[0].StudyInstanceUID):
+        volumes = json.loads(run("info", uid, "--root", "here", "--json")[1])["volumes"]
+        assert [volume["format"] for volume in volumes] == ["mhd", "nifti", "png"]
+        assert volumes[0]["shape"] == [12, 16, 3]
+        assert np.allclose(volumes[0]["spacing_mm"], (0.5, 0.75, 2.5))
+        assert all(Path(volume["path"]).is_file() for volume in volumes)
+    assert "volume.nii.gz" in run("info", series[0].SeriesInstanceUID, "--root", "here")[1]

@@ -1,0 +1,112 @@
+"""What the index keeps of a data set."""
+
+from __future__ import annotations
+
+import datetime as dt
+from io import BytesIO
+
+import pytest
+from pydicom import Dataset, dcmread, dcmwrite
+from pydicom.uid import ExplicitVRLittleEndian
+
+from node.dicom.attributes import InstanceAttributes, date_of, instance_attributes, is_identifier, time_of
+from node.dicom.part10 import file_head
+from node.errors import NotUnderstood
+
+SYNTAX = ExplicitVRLittleEndian
+
+
+def attributes(**values: object) -> InstanceAttributes:
+    ds = Dataset()
+    ds.SOPClassUID, ds.SOPInstanceUID, ds.StudyInstanceUID, ds.SeriesInstanceUID = "1.2.1", "1.2.2", "1.2.3", "1.2.4"
+    for keyword, value in values.items():
+        setattr(ds, keyword, value)
+    stream = BytesIO()
+    dcmwrite(stream, ds, implicit_vr=False, little_endian=True)
+    return instance_attributes(stream.getvalue(), SYNTAX)
+
+
+def raw(tag: bytes, vr: bytes, value: bytes) -> bytes:
+    return tag + vr + len(value).to_bytes(2, "little") + value
+
+
+def test_dates_times_and_numbers_are_typed() -> None:
+    found = attributes(StudyDate="20240229", StudyTime="101500.25", SeriesNumber="7", Rows=512)
+    assert found.study["study_date"] == dt.date(2024, 2, 29)
+    assert found.study["study_time"] == dt.time(10, 15, 0, 250000)
+    assert found.series["series_number"] == 7
+    assert found.image["rows"] == 512
+
+
+@pytest.mark.parametrize("text", ["20240230", "99999999", "2024", "", "20240101-20240202", "abc"])
+def test_a_date_that_is_none_is_null(text: str) -> None:
+    assert date_of(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("10", dt.time(10)),
+        ("1015", dt.time(10, 15)),
+        ("235960", dt.time(23, 59, 59)),
+        ("10:15:30", dt.time(10, 15, 30)),
+        ("2515", None),
+        ("", None),
+        ("1e9", None),
+    ],
+)
+def test_times_come_in_many_lengths(text: str, time: dt.time | None) -> None:
+    assert time_of(text) == time
+
+
+def test_old_dates_with_dots_are_read() -> None:
+    assert date_of("1998.03.21") == dt.date(1998, 3, 21)
+
+
+@pytest.mark.parametrize("text", ["NaN", "1e999", "9" * 5000, "3000000000", "2.5", ""])
+def test_an_integer_string_that_is_none_is_null(text: str) -> None:
+    head = raw(b"\x08\x00\x16\x00", b"UI", b"1.2.") + raw(b"\x08\x00\x18\x00", b"UI", b"1.2.")
+    head += raw(b"\x20\x00\x0d\x00", b"UI", b"1.2.") + raw(b"\x20\x00\x0e\x00", b"UI", b"1.2.")
+    data = head + raw(b"\x20\x00\x11\x00", b"IS", text.encode())
+    assert instance_attributes(data, SYNTAX).series["series_number"] is None
+
+
+def test_control_characters_and_escapes_never_reach_the_index() -> None:
+    head = raw(b"\x08\x00\x16\x00", b"UI", b"1.2.") + raw(b"\x08\x00\x18\x00", b"UI", b"1.2.")
+    name = raw(b"\x10\x00\x10\x00", b"PN", b"Evil\x1b[31m\r\n\x00Name")
+    tail = raw(b"\x20\x00\x0d\x00", b"UI", b"1.2.") + raw(b"\x20\x00\x0e\x00", b"UI", b"1.2.")
+    found = instance_attributes(head + name + tail, SYNTAX)
+    assert found.patient["patient_name"] is not None
+    assert str(found.patient["patient_name"]).isprintable()
+
+
+def test_an_unknown_character_set_is_no_obstacle() -> None:
+    head = raw(b"\x08\x00\x05\x00", b"CS", b"ISO_IR 999 ") + raw(b"\x08\x00\x16\x00", b"UI", b"1.2.")
+    head += raw(b"\x08\x00\x18\x00", b"UI", b"1.2.") + raw(b"\x10\x00\x10\x00", b"PN", b"M\xfcller")
+    tail = raw(b"\x20\x00\x0d\x00", b"UI", b"1.2.") + raw(b"\x20\x00\x0e\x00", b"UI", b"1.2.")
+    assert instance_attributes(head + tail, SYNTAX).patient["patient_name"] == "Müller"
+
+
+def test_a_missing_identifier_is_named() -> None:
+    with pytest.raises(NotUnderstood, match=r"Study Instance UID \(0020,000D\)"):
+        attributes(StudyInstanceUID="")
+
+
+def test_identifiers_are_visible_ascii_of_up_to_64_characters() -> None:
+    assert is_identifier("1.2.3")
+    assert is_identifier("9" * 64)
+    for wrong in ("", "9" * 65, "1.2\n", "1 2", "1\\2", "ü", None):
+        assert not is_identifier(wrong)
+
+
+def test_the_head_of_a_file_is_read_by_pydicom() -> None:
+    ds = Dataset()
+    ds.PatientID = "X"
+    stream = BytesIO()
+    dcmwrite(stream, ds, implicit_vr=False, little_endian=True)
+    head = file_head("1.2.840.10008.5.1.4.1.1.2", "1.2.3", SYNTAX, "MODALITY")
+    read = dcmread(BytesIO(head + stream.getvalue()))
+    assert read.file_meta.MediaStorageSOPInstanceUID == "1.2.3"
+    assert read.file_meta.SourceApplicationEntityTitle == "MODALITY"
+    assert read.PatientID == "X"
+    assert len(head) == 144 + read.file_meta.FileMetaInformationGroupLength

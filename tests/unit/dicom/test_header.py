@@ -1,0 +1,149 @@
+"""The walk over the encoding of a data set, held against pydicom's reading and against bytes that mean no good."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import pydicom.data
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom import Dataset, Sequence, dcmread, dcmwrite
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from node.dicom.attributes import INDEXED_TAGS
+from node.dicom.header import HeaderCut, read_header
+from node.errors import NotUnderstood
+
+PATIENT_ID, ROWS = 0x00100020, 0x00280010
+ENCODINGS = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+
+
+def encoded(ds: Dataset, syntax: str) -> bytes:
+    stream = BytesIO()
+    uid = ExplicitVRLittleEndian if syntax == DeflatedExplicitVRLittleEndian else syntax
+    dcmwrite(stream, ds, implicit_vr=uid.is_implicit_VR, little_endian=uid.is_little_endian)
+    if syntax != DeflatedExplicitVRLittleEndian:
+        return stream.getvalue()
+    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return deflate.compress(stream.getvalue()) + deflate.flush()
+
+
+def nested(depth: int, undefined: bool) -> Dataset:
+    """A data set whose Referenced Study Sequence (0008,1110) holds itself `depth` times, before what is wanted."""
+    inner = Dataset()
+    inner.PatientID = "INNER"
+    for _ in range(depth):
+        outer = Dataset()
+        outer.ReferencedStudySequence = Sequence([inner])
+        outer["ReferencedStudySequence"].is_undefined_length = undefined
+        inner.is_undefined_length_sequence_item = undefined
+        inner = outer
+    inner.PatientID = "OUTER"
+    inner.Rows = 7
+    return inner
+
+
+@pytest.mark.parametrize("undefined", [False, True])
+@pytest.mark.parametrize("syntax", [*ENCODINGS, DeflatedExplicitVRLittleEndian])
+def test_top_level_values_are_found_behind_sequences(syntax: str, undefined: bool) -> None:
+    data = encoded(nested(3, undefined), syntax)
+    found = read_header(data, syntax, frozenset((PATIENT_ID, ROWS)))
+    assert found[PATIENT_ID].strip() == b"OUTER"
+    assert found[ROWS] == (b"\0\7" if syntax == ExplicitVRBigEndian else b"\7\0")
+
+
+def test_an_unknown_value_of_undefined_length_holds_implicit_items() -> None:
+    item = struct.pack("<HHL", 0x0008, 0x0100, 4) + b"CODE"
+    unknown = struct.pack("<HH2s2xL", 0x0009, 0x1001, b"UN", 0xFFFFFFFF)
+    unknown += struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF) + item + struct.pack("<HHL", 0xFFFE, 0xE00D, 0)
+    unknown += struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+    data = unknown + struct.pack("<HH2sH", 0x0010, 0x0020, b"LO", 4) + b"AFTR"
+    assert read_header(data, ExplicitVRLittleEndian, frozenset((PATIENT_ID,))) == {PATIENT_ID: b"AFTR"}
+
+
+def test_reading_stops_before_the_pixels() -> None:
+    data = encoded(nested(0, False), ExplicitVRLittleEndian)
+    data += struct.pack("<HH2s2xL", 0x7FE0, 0x0010, b"OW", 0x10000000)
+    assert read_header(data, ExplicitVRLittleEndian, frozenset((ROWS, 0xFFFCFFFC))) == {ROWS: b"\7\0"}
+
+
+def test_a_length_beyond_the_end_allocates_nothing_and_asks_for_more() -> None:
+    data = struct.pack("<HH2s2xL", 0x0008, 0x0005, b"UT", 0xFFFFFFF0)
+    with pytest.raises(HeaderCut):
+        read_header(data, ExplicitVRLittleEndian, frozenset((PATIENT_ID,)))
+
+
+def test_nesting_beyond_the_limit_is_refused_without_recursion() -> None:
+    opening = struct.pack("<HH2s2xL", 0x0008, 0x1110, b"SQ", 0xFFFFFFFF) + struct.pack(
+        "<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF
+    )
+    with pytest.raises(NotUnderstood, match="nested deeper"):
+        read_header(opening * 5000, ExplicitVRLittleEndian, frozenset((PATIENT_ID,)))
+
+
+def test_another_encoding_than_announced_is_told_with_tag_and_place() -> None:
+    data = encoded(nested(0, False), ImplicitVRLittleEndian)
+    with pytest.raises(NotUnderstood, match=r"\(0010,0020\) at byte 0 has no value representation"):
+        read_header(data, ExplicitVRLittleEndian, frozenset((ROWS,)))
+
+
+def test_a_deflate_bomb_is_read_to_its_limit_only() -> None:
+    deflate = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    element = struct.pack("<HH2s2xL", 0x0009, 0x1001, b"OB", 0x7FFFFFFE)
+    bomb = deflate.compress(element) + deflate.compress(b"\0" * 200_000_000) + deflate.flush()
+    with pytest.raises(HeaderCut):
+        read_header(bomb, DeflatedExplicitVRLittleEndian, frozenset((ROWS,)))
+
+
+@settings(max_examples=300)
+@given(data=st.binary(max_size=300), syntax=st.sampled_from(ENCODINGS))
+def test_random_bytes_give_values_or_a_typed_refusal(data: bytes, syntax: str) -> None:
+    with contextlib.suppress(HeaderCut, NotUnderstood):
+        read_header(data, syntax, INDEXED_TAGS)
+
+
+@settings(max_examples=200)
+@given(at=st.integers(0, 400), flip=st.integers(1, 255))
+def test_a_flipped_byte_gives_values_or_a_typed_refusal(at: int, flip: int) -> None:
+    data = bytearray(encoded(nested(4, True), ExplicitVRLittleEndian))
+    data[at % len(data)] ^= flip
+    with contextlib.suppress(HeaderCut, NotUnderstood):
+        read_header(data, ExplicitVRLittleEndian, INDEXED_TAGS)
+
+
+SHIPPED = Path(pydicom.data.__file__).parent / "test_files"
+
+
+@pytest.mark.filterwarnings("ignore")  # what pydicom says of its own odd files
+def test_it_finds_what_pydicom_finds_in_pydicoms_own_files() -> None:
+    compared = 0
+    for name in sorted(SHIPPED.rglob("*.dcm")):
+        try:
+            ds = dcmread(name)
+        except Exception:  # some of them are broken on purpose
+            continue
+        syntax = ds.file_meta.get("TransferSyntaxUID")
+        content = name.read_bytes()
+        if syntax is None or content[128:132] != b"DICM" or "FileMetaInformationGroupLength" not in ds.file_meta:
+            continue
+        try:
+            found = read_header(content[144 + ds.file_meta.FileMetaInformationGroupLength :], syntax, INDEXED_TAGS)
+        except (HeaderCut, NotUnderstood):
+            continue
+        for tag, raw in found.items():
+            theirs = ds.get_item(tag)
+            assert theirs is not None, f"{name} {tag:08X}"
+            if isinstance(theirs.value, bytes):
+                assert raw.rstrip(b"\0 ") == theirs.value.rstrip(b"\0 "), f"{name} {tag:08X}"
+        compared += 1
+    assert compared > 60

@@ -1,0 +1,190 @@
+"""The audit log: its lines, its chain, and what it does when it cannot be written."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node import audit as module
+from node.audit import FIRST, SOURCE, Action, Audit, AuditEvent, AuditFailed, Participant, Result, Transfers, verify
+from node.dicom.attributes import InstanceAttributes
+from node.ingest import Origin
+
+WHO = [Participant("CT1", SOURCE, "10.0.0.1", is_requestor=True)]
+SENDER = Origin("dicom", "CT1", "VOXELNODE", "10.0.0.1:4000", "a1")
+
+
+def lines(root: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (root / "audit.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def tell(audit: Audit, detail: str = "", **options: Any) -> None:
+    audit.record(AuditEvent.STUDY_DELETED, Action.DELETE, Result.SUCCESS, WHO, [{"uid": "1.2"}], detail, **options)
+
+
+def attributes(study: str, patient_id: str = "P1", sop_class: str = "1.2.840.10008.5.1.4.1.1.2") -> InstanceAttributes:
+    image = {"sop_class_uid": sop_class, "sop_instance_uid": "1.9"}
+    return InstanceAttributes({"patient_id": patient_id}, {"study_instance_uid": study}, {}, image)
+
+
+def test_a_line_holds_the_codes_of_the_standard(tmp_path: Path) -> None:
+    tell(Audit(tmp_path, "VOXELNODE"), "ordered", durable=True)
+    [line] = lines(tmp_path)
+    assert line["event"] == {"code": "110105", "scheme": "DCM", "meaning": "DICOM Study Deleted"}
+    assert (line["action"], line["outcome"], line["detail"], line["previous"]) == ("D", 0, "ordered", FIRST)
+    assert line["participants"] == [{"user": "CT1", "role": "110153", "address": "10.0.0.1", "requestor": True}]
+    assert line["source"]["ae_title"] == "VOXELNODE"
+
+
+def test_the_file_is_readable_by_its_owner_only(tmp_path: Path) -> None:
+    Audit(tmp_path, "VOXELNODE")
+    assert (tmp_path / "audit.jsonl").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_chain_goes_on_over_a_restart(tmp_path: Path) -> None:
+    for _ in range(3):
+        audit = Audit(tmp_path, "VOXELNODE")
+        tell(audit)
+        tell(audit, "x" * 100_000)
+        audit.close()
+    assert len(lines(tmp_path)) == 6
+    assert verify(tmp_path / "audit.jsonl") == []
+
+
+@pytest.mark.parametrize("forged", ["changed", "removed", "inserted"])
+def test_a_forged_line_is_found(tmp_path: Path, forged: str) -> None:
+    audit = Audit(tmp_path, "VOXELNODE")
+    for number in range(4):
+        tell(audit, f"number {number}")
+    path = tmp_path / "audit.jsonl"
+    written = path.read_text().splitlines(keepends=True)
+    match forged:
+        case "changed":
+            written[1] = written[1].replace("number 1", "number 9")
+        case "removed":
+            del written[1]
+        case "inserted":
+            written.insert(1, written[1])
+    path.write_text("".join(written))
+    [problem] = verify(path)
+    assert problem.startswith("line 2 " if forged == "removed" else "line 3 ")
+
+
+def test_a_line_torn_by_a_power_cut_stays_and_the_chain_goes_on(tmp_path: Path) -> None:
+    audit = Audit(tmp_path, "VOXELNODE")
+    tell(audit)
+    tell(audit)
+    audit.close()
+    path = tmp_path / "audit.jsonl"
+    os.truncate(path, path.stat().st_size - 20)
+    tell(Audit(tmp_path, "VOXELNODE"), "after")
+    assert verify(path) == ["line 2 is no line of the audit log: torn by a power cut, or put there"]
+    assert json.loads(path.read_text().splitlines()[-1])["detail"] == "after"
+
+
+def test_a_disk_that_is_full_is_told_and_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    audit = Audit(tmp_path, "VOXELNODE")
+    tell(audit)
+    write = os.write
+    with monkeypatch.context() as disk:
+        disk.setattr("node.audit.os.write", lambda descriptor, data: write(descriptor, data[:10]))
+        with pytest.raises(AuditFailed, match="No space left"):
+            tell(audit, "lost")
+    tell(audit, "after")
+    assert [line["detail"] for line in lines(tmp_path)] == ["", "after"]
+    assert verify(tmp_path / "audit.jsonl") == []
+
+
+def test_a_file_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
+    (tmp_path / "audit.jsonl").mkdir()
+    with pytest.raises(AuditFailed, match=r"audit\.jsonl"):
+        Audit(tmp_path, "VOXELNODE")
+
+
+def test_every_line_goes_to_syslog_too(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as collector:
+        collector.bind(("127.0.0.1", 0))
+        collector.settimeout(5)
+        audit = Audit(tmp_path, "VOXELNODE", f"127.0.0.1:{collector.getsockname()[1]}")
+        tell(audit, "to both")
+        message = collector.recv(65536)
+        audit.close()
+    assert message.startswith(b"<85>")  # facility 10, severity 5: PS3.15 A.6.1
+    assert json.loads(message[4:].rstrip(b"\0")) == lines(tmp_path)[0]
+
+
+def test_a_line_that_syslog_does_not_take_is_in_the_file_and_not_on_the_screen(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as collector:
+        collector.bind(("127.0.0.1", 0))
+        audit = Audit(tmp_path, "VOXELNODE", f"127.0.0.1:{collector.getsockname()[1]}")
+        tell(audit, "Doe^Jane" * 100_000)
+        audit.close()
+    assert len(lines(tmp_path)) == 1
+    assert "Doe" not in "".join(capfd.readouterr())
+
+
+def test_a_syslog_socket_that_is_not_there_yet_costs_no_line(tmp_path: Path) -> None:
+    audit = Audit(tmp_path, "VOXELNODE", str(tmp_path / "nothing"))
+    tell(audit)
+    audit.close()
+    assert len(lines(tmp_path)) == 1
+
+
+def test_an_association_is_one_line_with_its_studies(tmp_path: Path) -> None:
+    transfers = Transfers(Audit(tmp_path, "VOXELNODE"))
+    for study in ("1.1", "1.1", "1.2"):
+        transfers.brought(SENDER, attributes(study))
+    transfers.ended(SENDER, "released")
+    [line] = lines(tmp_path)
+    assert line["event"]["code"] == "110104"
+    assert (line["action"], line["outcome"], line["detail"]) == ("C", 0, "released")
+    assert [one["user"] for one in line["participants"]] == ["CT1", "VOXELNODE"]
+    assert line["participants"][0]["address"] == "10.0.0.1"
+    assert [(one["study_instance_uid"], one["patient_id"]) for one in line["objects"]] == [("1.1", "P1"), ("1.2", "P1")]
+    assert line["objects"][0]["sop_classes"] == {"1.2.840.10008.5.1.4.1.1.2": 2}
+
+
+def test_an_association_that_brought_nothing_has_no_line(tmp_path: Path) -> None:
+    Transfers(Audit(tmp_path, "VOXELNODE")).ended(SENDER, "released")
+    assert lines(tmp_path) == []
+
+
+def test_an_association_that_broke_off_has_an_outcome_that_says_so(tmp_path: Path) -> None:
+    transfers = Transfers(Audit(tmp_path, "VOXELNODE"))
+    transfers.brought(SENDER, attributes("1.1"))
+    transfers.ended(SENDER, "aborted")
+    assert [(line["outcome"], line["detail"]) for line in lines(tmp_path)] == [(4, "aborted")]
+
+
+def test_a_long_association_is_told_in_several_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LINE_SECONDS", -1.0)
+    transfers = Transfers(Audit(tmp_path, "VOXELNODE"))
+    transfers.brought(SENDER, attributes("1.1"))
+    transfers.brought(SENDER, attributes("1.1"))
+    assert [line["detail"] for line in lines(tmp_path)] == ["under way", "under way"]
+
+
+def test_an_import_is_told_as_one(tmp_path: Path) -> None:
+    transfers = Transfers(Audit(tmp_path, "VOXELNODE"))
+    transfers.brought(Origin("import", peer="workstation"), attributes("1.1"))
+    transfers.close()
+    [line] = lines(tmp_path)
+    assert (line["event"]["code"], line["participants"][0]["role"]) == ("110107", "110154")
+
+
+def test_storing_goes_on_when_the_audit_log_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    transfers = Transfers(Audit(tmp_path, "VOXELNODE"))
+    transfers.brought(SENDER, attributes("1.1"))
+
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr("node.audit.os.write", full)
+    transfers.ended(SENDER, "released")

@@ -1,0 +1,306 @@
+"""Whole series as other scanners and archives write them: which frames end up in which volume."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import Dataset, FileDataset
+from pydicom.uid import (
+    BreastTomosynthesisImageStorage,
+    EnhancedUSVolumeStorage,
+    MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+    NuclearMedicineImageStorage,
+    generate_uid,
+)
+
+from node.volume.assemble import assemble
+from node.volume.model import Assembly, Geometry, Kind, Reason, Warn
+from tests import make
+
+Plane = tuple[str, int]
+
+
+def grids(assembly: Assembly) -> list[list[list[Plane]]]:
+    """Of each volume the (SOP Instance UID, frame number) of each slice of each time."""
+    found = []
+    for volume in assembly.volumes:
+        if volume.kind is Kind.VOLUME:
+            grid: list[list[Plane]] = [[("", 0)] * volume.voxels.shape[1] for _ in range(volume.times)]
+            for source in volume.sources:
+                grid[source.time_index][source.slice_index] = (source.sop_instance_uid, source.frame_number)
+            found.append(grid)
+    return found
+
+
+def planes(datasets: Sequence[Dataset]) -> list[Plane]:
+    return [(str(ds.SOPInstanceUID), 1) for ds in datasets]
+
+
+def frames(ds: Dataset, times: int, slices: int) -> list[list[Plane]]:
+    return [[(str(ds.SOPInstanceUID), time * slices + index + 1) for index in range(slices)] for time in range(times)]
+
+
+def one_item(**values: Any) -> list[Dataset]:
+    """A sequence of one item with these elements."""
+    item = Dataset()
+    for keyword, value in values.items():
+        setattr(item, keyword, value)
+    return [item]
+
+
+def of_one_series(**attributes: Any) -> dict[str, Any]:
+    """UIDs that two parts of a series share."""
+    uids = {name: generate_uid() for name in ("study_uid", "series_uid", "FrameOfReferenceUID")}
+    return uids | attributes
+
+
+# Jitter
+
+
+def jittered(datasets: list[FileDataset], cosines: float, position_mm: float) -> list[FileDataset]:
+    random = np.random.default_rng(0)
+    for ds in datasets:
+        ds.ImageOrientationPatient = [
+            make.decimal(value + random.uniform(-cosines, cosines)) for value in ds.ImageOrientationPatient
+        ]
+        ds.ImagePositionPatient = [
+            make.decimal(round(float(value) + random.uniform(-position_mm, position_mm), 4))
+            for value in ds.ImagePositionPatient
+        ]
+    return datasets
+
+
+def test_orientations_that_jitter_in_the_fourth_digit_are_one() -> None:
+    series = jittered(make.mr_series(12), 1e-4, 0.0)
+    assembly = assemble(series)
+    assert grids(assembly) == [[planes(series)]]
+    assert assembly.volumes[0].geometry is Geometry.REGULAR
+
+
+def test_positions_that_jitter_between_times_are_one() -> None:
+    series = jittered(make.time_series(3, 8), 1e-4, 0.02)
+    assert grids(assemble(series)) == [[planes(series[time * 8 : time * 8 + 8]) for time in range(3)]]
+
+
+def test_positions_rounded_to_a_hundredth_of_a_millimetre_are_even() -> None:
+    series = make.ct_series(40, spacing=0.625)
+    for ds in series:
+        ds.ImagePositionPatient = [make.decimal(round(float(value), 2)) for value in ds.ImagePositionPatient]
+    [volume] = assemble(series).volumes
+    assert volume.geometry is Geometry.REGULAR
+    assert volume.spacing_mm[2] == pytest.approx(0.625, abs=2e-4)
+
+
+def test_positions_rounded_to_a_tenth_are_told_and_keep_their_length() -> None:
+    series = make.ct_series(50, spacing=0.625)
+    for ds in series:
+        ds.ImagePositionPatient = [make.decimal(round(float(value), 1)) for value in ds.ImagePositionPatient]
+    volume = assemble(series).volumes[0]
+    assert Warn.IRREGULAR_SPACING in {warning.name for warning in volume.warnings}
+    assert volume.spacing_mm[2] == pytest.approx(0.625, abs=3e-3)  # not the usual step of 0.6 mm: 30 mm in all, not 29
+
+
+def test_a_spacing_that_creeps_by_less_than_a_percent_is_told_when_it_adds_up() -> None:
+    heights = np.concatenate(([0.0], np.cumsum([1.0] * 150 + [1.009] * 150)))
+    series = make.ct_series(301, positions=np.array([[-50.0, -40.0, height] for height in heights]))
+    assert Warn.IRREGULAR_SPACING in {warning.name for warning in assemble(series).volumes[0].warnings}
+
+
+# Traits of single slices
+
+
+def test_echo_numbers_that_count_slices_split_no_volume() -> None:
+    series = make.mr_series(6, EchoNumbers=[1, 2, 3, 4, 5, 6])
+    assert grids(assemble(series)) == [[planes(series)]]
+
+
+def test_a_slice_without_echo_number_stays_in_its_volume() -> None:
+    series = make.mr_series(4)
+    del series[1].EchoNumbers
+    assert grids(assemble(series)) == [[planes(series)]]
+
+
+def test_slices_that_an_archive_calls_derived_stay_in_their_volume() -> None:
+    series = make.mr_series(6, ImageType=[r"ORIGINAL\PRIMARY\M", r"DERIVED\PRIMARY\M"] * 3)
+    assert grids(assemble(series)) == [[planes(series)]]
+
+
+def test_slices_whose_values_mean_the_opposite_are_not_in_one_volume() -> None:
+    series = make.ct_series(5)
+    series[4].PhotometricInterpretation = "MONOCHROME1"
+    assert grids(assemble(series)) == [[planes(series[:4])], [planes(series[4:])]]
+
+
+# Several stacks
+
+
+@pytest.mark.parametrize("origin_z", [30.0, 30.3])
+def test_thick_and_thin_slices_of_one_series_are_two_volumes(origin_z: float) -> None:
+    shared = of_one_series()
+    thin = make.ct_series(21, spacing=1.0, origin=(-50.0, -40.0, origin_z), **shared)
+    thick = make.ct_series(5, spacing=5.0, pixels=make.pattern(5, 16, 12, seed=9), **shared)
+    found = grids(assemble(thin + thick))
+    assert sorted(found) == sorted([[planes(thin)], [planes(thick)]])
+
+
+def test_two_repetition_times_at_the_same_places_are_two_volumes() -> None:
+    series = make.time_series(2, 4)
+    for index, ds in enumerate(series):
+        ds.RepetitionTime = ["20", "100"][index // 4]
+    assert grids(assemble(series)) == [[planes(series[:4])], [planes(series[4:])]]
+
+
+def test_a_repetition_time_of_each_heart_beat_divides_no_series_in_time() -> None:
+    series = make.time_series(3, 4)
+    for index, ds in enumerate(series):
+        ds.RepetitionTime = ["850", "861", "842"][index // 4]
+    assert grids(assemble(series)) == [[planes(series[time * 4 : time * 4 + 4]) for time in range(3)]]
+
+
+def test_a_series_sent_again_with_another_content_time_is_no_series_in_time() -> None:
+    first = make.ct_series(5, ContentTime="101500")
+    again = deepcopy(first)
+    for number, ds in enumerate(again, start=6):
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        ds.ContentTime, ds.InstanceNumber = "111500", number
+    assembly = assemble(first + again)
+    assert grids(assembly) == [[planes(first)]]
+    assert {exclusion.reason for exclusion in assembly.exclusions} == {Reason.DUPLICATE_SLICE}
+
+
+# Enhanced instances
+
+
+def stacked(offset_mm: float) -> FileDataset:
+    """Two stacks of four slices, the second one moved along the normal."""
+    ds = make.enhanced_mr(4, 2)
+    for index, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        content = group.FrameContentSequence[0]
+        content.StackID, content.TemporalPositionIndex = str(index // 4 + 1), 1
+        if index >= 4:
+            position = group.PlanePositionSequence[0].ImagePositionPatient
+            position[2] = float(position[2]) + offset_mm
+    return ds
+
+
+def test_stacks_with_a_gap_between_them_are_two_volumes() -> None:
+    ds = stacked(47.3)
+    assert grids(assemble([ds])) == [[time] for time in frames(ds, 2, 4)]
+
+
+@pytest.mark.parametrize("offset_mm", [10.0, 1.25])
+def test_packages_that_fit_together_evenly_are_one_volume(offset_mm: float) -> None:
+    ds = stacked(offset_mm)
+    [volume] = assemble([ds]).volumes
+    assert volume.shape == (12, 16, 8)
+    assert volume.geometry is Geometry.REGULAR
+
+
+@pytest.mark.parametrize("keyword", ["AcquisitionNumber", "AcquisitionDateTime"])
+def test_instances_of_one_volume_each_follow_what_their_tops_say(keyword: str) -> None:
+    first = make.enhanced_mr(4)
+    series = []
+    for number in (1, 2, 3):
+        ds = deepcopy(first)
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        make.set_pixels(ds, make.pattern(4, 16, 12, seed=number))
+        setattr(ds, keyword, number if keyword == "AcquisitionNumber" else f"2024010210150{number}")
+        series.append(ds)
+    assert grids(assemble(series[::-1])) == [[frames(ds, 1, 4)[0] for ds in series]]
+
+
+def legacy(**values: list[Any]) -> FileDataset:
+    """A legacy converted instance of two volumes of four slices, told apart by what was left unassigned."""
+    ds = make.enhanced_mr(4, 2)
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.4.4"
+    ds.DimensionIndexSequence = [make.dimension(0x00200032, 0x00209113)]
+    for index, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        content = group.FrameContentSequence[0]
+        del content.TemporalPositionIndex, content.StackID, content.InStackPositionNumber
+        content.DimensionIndexValues = [index % 4 + 1]
+        own = {keyword: both[index // 4] for keyword, both in values.items()}
+        group.UnassignedPerFrameConvertedAttributesSequence = one_item(**own)
+    return ds
+
+
+def test_a_legacy_converted_instance_is_split_by_its_echo_times() -> None:
+    ds = legacy(EchoTime=[5.0, 10.0])
+    assembly = assemble([ds])
+    assert grids(assembly) == [[time] for time in frames(ds, 2, 4)]
+    assert [volume.suffix for volume in assembly.volumes] == ["e1", "e2"]
+
+
+@pytest.mark.parametrize("keyword", ["TemporalPositionIdentifier", "TriggerTime", "AcquisitionTime"])
+def test_a_legacy_converted_instance_is_in_the_order_of_its_times(keyword: str) -> None:
+    ds = legacy(**{keyword: ["101502", "101501"] if keyword == "AcquisitionTime" else [2, 1]})
+    assert grids(assemble([ds])) == [frames(ds, 2, 4)[::-1]]
+
+
+# Slices without a place
+
+
+def test_slices_of_an_ultrasound_volume_are_slices_though_they_have_no_place_in_the_patient() -> None:
+    ds = make.enhanced_mr(4, 2, order=[3, 1, 0, 2, 4, 5, 7, 6])
+    ds.SOPClassUID, ds.Modality = EnhancedUSVolumeStorage, "US"
+    del ds.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence
+    turned = one_item(ImageOrientationVolume=list(make.AXIAL))
+    ds.SharedFunctionalGroupsSequence[0].PlaneOrientationVolumeSequence = turned
+    for group in ds.PerFrameFunctionalGroupsSequence:
+        position = [float(value) for value in group.PlanePositionSequence[0].ImagePositionPatient]
+        group.PlanePositionVolumeSequence = one_item(ImagePositionVolume=position)
+        del group.PlanePositionSequence
+    uid = str(ds.SOPInstanceUID)
+    assembly = assemble([ds])
+    assert grids(assembly) == [[[(uid, 3), (uid, 2), (uid, 4), (uid, 1)], [(uid, 5), (uid, 6), (uid, 8), (uid, 7)]]]
+    assert assembly.volumes[0].geometry is Geometry.NONE
+
+
+def test_a_tomosynthesis_without_positions_has_its_slices_in_the_order_of_its_stack() -> None:
+    ds = make.enhanced_mr(4)
+    ds.SOPClassUID, ds.Modality = BreastTomosynthesisImageStorage, "MG"
+    for group in ds.PerFrameFunctionalGroupsSequence:
+        del group.PlanePositionSequence
+    assembly = assemble([ds])
+    assert grids(assembly) == [frames(ds, 1, 4)]
+    assert assembly.volumes[0].geometry is Geometry.NONE
+
+
+def multiframe(sop_class_uid: str, count: int, **attributes: Any) -> FileDataset:
+    ds = make.instance(sop_class_uid=sop_class_uid, **attributes)
+    make.set_pixels(ds, make.pattern(count, 16, 12))
+    ds.NumberOfFrames = count
+    return ds
+
+
+def test_reconstructed_slices_of_a_gamma_camera_are_slices_without_a_place_too() -> None:
+    ds = multiframe(
+        NuclearMedicineImageStorage, 8, modality="NM", SliceVector=[1, 2, 3, 4] * 2, TimeSlotVector=[1] * 4 + [2] * 4
+    )
+    assembly = assemble([ds])
+    assert grids(assembly) == [frames(ds, 2, 4)]
+    assert Warn.NO_GEOMETRY in {warning.name for warning in assembly.volumes[0].warnings}
+
+
+def test_a_secondary_capture_is_in_the_order_of_its_slice_locations() -> None:
+    ds = multiframe(
+        MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
+        3,
+        modality="OT",
+        FrameIncrementPointer=0x00182005,
+        SliceLocationVector=["4", "2", "0"],
+    )
+    assert grids(assemble([ds])) == [[frames(ds, 1, 3)[0][::-1]]]
+
+
+def test_frames_at_one_position_that_nothing_calls_times_or_slices_are_refused() -> None:
+    ds = make.ct_series(1)[0]
+    make.set_pixels(ds, make.pattern(5, 16, 12))
+    ds.NumberOfFrames = 5
+    [refusal] = assemble([ds]).refusals
+    assert refusal.reason is Reason.UNPROVEN_LAYOUT
+    ds.FrameTime = "40"
+    assert grids(assemble([ds])) == [[[plane] for plane in frames(ds, 1, 5)[0]]]
