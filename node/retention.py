@@ -15,6 +15,7 @@ from node.audit import Audit
 from node.config import Retention as Rules
 from node.deletion import Order, delete
 from node.index.database import Index
+from node.index.deletion import NotThere
 from node.index.records import StoredStudy
 
 log = structlog.get_logger()
@@ -110,11 +111,17 @@ class Retention:
             if self._rules.dry_run:
                 log.info("retention_would_delete", study_instance_uid=uid, reason=expired.rule)
             else:
-                plan = self._index.plan_deletion("study", uid)
-                order = Order("retention", f"retention: {expired.rule}")
-                delete(self._archive, self._index, self._audit, plan, order, self._now())
+                self._delete(uid, expired.rule)
             count += 1
         return count
+
+    def _delete(self, study_instance_uid: str, rule: str) -> None:
+        order = Order("retention", f"retention: {rule}")
+        try:
+            plan = self._index.plan_deletion("study", study_instance_uid)
+            delete(self._archive, self._index, self._audit, plan, order, self._now())
+        except NotThere:  # a command was faster
+            log.info("retention_found_nothing", study_instance_uid=study_instance_uid)
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from typing import Any, NamedTuple
 
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.filereader import read_sequence
 
 from node.dicom.values import as_numbers
 
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 _UNTYPED = frozenset((None, "UN", "OB", "OW"))
+_ITEM = b"\xfe\xff\x00\xe0"
 
 
 class PrivateTag(NamedTuple):
@@ -65,12 +68,17 @@ def private_text(ds: Dataset, tag: PrivateTag) -> str:
 
 
 def private_items(ds: Dataset, tag: PrivateTag) -> list[Dataset]:
-    """Return the items of a private sequence; empty where there is none, or where it was stored as bytes."""
+    """Return the items of a private sequence; empty where there is none.
+
+    Where its value representation was lost its bytes are items in implicit VR little endian (PS3.5 6.2.2).
+    """
     found = _element(ds, tag)
     if found is None:
         return []
     try:
         several = ds[found.tag].value
+        if isinstance(several, bytes) and several.startswith(_ITEM):
+            several = read_sequence(BytesIO(several), True, True, len(several), "iso8859")
     except Exception:  # a broken item makes pydicom raise whatever it meets
         return []
     return [each for each in several if isinstance(each, Dataset)] if isinstance(several, Sequence) else []

@@ -9,14 +9,11 @@ from node.errors import ArrivalRefused, ClassMismatch, NotUnderstood, OutOfResou
 SUCCESS = 0x0000
 """The instance is durable and its index row is committed (PS3.4 B.2.3, PS3.7 C.1.1)."""
 
-PROCESSING_FAILURE = 0x0110
-"""Our fault, logged with its place in the code (PS3.7 C.5.2)."""
-
 SOP_CLASS_NOT_SUPPORTED = 0x0122
 """The context's SOP class is no storage class (PS3.7 C.5.6)."""
 
 OUT_OF_RESOURCES = 0xA700
-"""Trying again later may help (PS3.4 B.2.3)."""
+"""Trying again later may help (PS3.4 B.2.3). Faults of our own too: the instance itself is fit."""
 
 CLASS_MISMATCH = 0xA900
 """Request, presentation context and data set name different objects (PS3.4 B.2.3)."""
@@ -41,7 +38,7 @@ _STATUS_OF: tuple[tuple[type[ArrivalRefused], int], ...] = (
 
 
 _REMEDIES = {
-    OUT_OF_RESOURCES: "look at the disk and at `voxelnode status`, then send again",
+    OUT_OF_RESOURCES: "look at the disk, at `voxelnode status` and at the log of this node, then send again",
     CLASS_MISMATCH: "the sender announces another object than it sends: have its maker mend it",
     CANNOT_UNDERSTAND: "the data set is broken or lacks an identifying UID: have it made anew",
     SOP_CLASS_NOT_SUPPORTED: "have the sender propose the storage class of the object",
@@ -67,12 +64,12 @@ class Answer:
 
 
 STORED = Answer(SUCCESS)
-FAILED = Answer(PROCESSING_FAILURE, "internal failure, see the log of this node")
+FAILED = Answer(OUT_OF_RESOURCES, "internal failure, see the log of this node")
 
 
 def answer_to(refusal: ArrivalRefused) -> Answer:
     """Return the status that tells the peer of `refusal`, and its message cut to what an LO holds."""
-    status = next((status for kind, status in _STATUS_OF if isinstance(refusal, kind)), PROCESSING_FAILURE)
+    status = next((status for kind, status in _STATUS_OF if isinstance(refusal, kind)), OUT_OF_RESOURCES)
     # LO: no control characters, no backslash, and the default repertoire as no character set goes with a command set.
     comment = "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in str(refusal))
     return Answer(status, comment[:ERROR_COMMENT_LENGTH])

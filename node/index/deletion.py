@@ -36,6 +36,9 @@ AT_ONCE = 500
 """Values of one statement; SQLite allows 32766."""
 
 
+LIVE = Conversion.files_removed_at.is_(None)
+
+
 class NotThere(UsageError):
     """The index holds no such study, series or instance."""
 
@@ -120,14 +123,24 @@ def order_deletion(connection: Connection, plan: DeletionPlan, reason: str, now:
 
 
 def unfinished_deletions(connection: Connection) -> list[Deletion]:
-    """Deletions whose files may still be there."""
+    """Deletions whose files may still be there.
+
+    A folder of volumes that is in use again, since the same series was sent and converted anew after a deletion that a
+    failing disk stopped, is left out: `sweep` looks after what is left in it.
+    """
     rows = connection.execute(select(Tombstone.id, Tombstone.paths).where(Tombstone.finished_at.is_(None)))
-    return [Deletion(row.id, tuple(row.paths)) for row in rows]
+    return [Deletion(row.id, tuple(path for path in row.paths if not _in_use(connection, path))) for row in rows]
 
 
 def finish_deletion(connection: Connection, deletion: Deletion, now: dt.datetime) -> None:
     """Note that every file of a deletion is gone."""
     connection.execute(update(Tombstone).where(Tombstone.id == deletion.id).values(finished_at=now))
+
+
+def _in_use(connection: Connection, path: str) -> bool:
+    """Whether a volume lies in this folder, as far as rows know."""
+    inside = Volume.path.startswith(f"{path}/", autoescape=True)
+    return connection.execute(select(Volume.id).join(Conversion).where(inside, LIVE).limit(1)).first() is not None
 
 
 def _delete_series(connection: Connection, series: Sequence[int], plan: DeletionPlan) -> list[str]:
@@ -165,11 +178,7 @@ def _delete_instance(connection: Connection, plan: DeletionPlan, now: dt.datetim
     volumes = connection.scalars(select(Volume.path).join(Conversion).where(holds_it))
     folders = {str(PurePath(*PurePath(path).parts[:4])) for path in volumes}  # volumes/<study>/<series>/<revision>
     losers = _delete_conflicts(connection, [plan.uid])
-    connection.execute(
-        update(Conversion)
-        .where(holds_it, Conversion.files_removed_at.is_(None))
-        .values(superseded=True, files_removed_at=now)
-    )
+    connection.execute(update(Conversion).where(holds_it, LIVE).values(superseded=True, files_removed_at=now))
     connection.execute(delete(Image).where(Image.id == image.id))
     connection.execute(update(Series).where(Series.id == image.series_id).values(arrivals=Series.arrivals + 1))
     closed = and_(Series.id == image.series_id, Series.state.not_in(("receiving", "converting")))

@@ -40,6 +40,7 @@ class Requested:
     called_ae_title: str
     application_context: str
     presentation_contexts: int
+    abstract_syntaxes: tuple[str, ...] = ()
 
 
 _REASONS = {
@@ -53,8 +54,13 @@ _REASONS = {
 """What (source, diagnostic) mean, PS3.8 table 9-21."""
 
 
+TOLD_SYNTAXES = 10
+"""Abstract syntaxes that are told of a rejected association."""
+
+
 def refusal_of(rejection: Rejection, address: str, requested: Requested) -> Refused:
     """An association's rejection as a person is told of it."""
+    some = sorted(set(requested.abstract_syntaxes))[:TOLD_SYNTAXES]
     lasting = "rejected for good" if rejection.result == 1 else "rejected for now"
     return Refused(
         "association",
@@ -64,7 +70,7 @@ def refusal_of(rejection: Rejection, address: str, requested: Requested) -> Refu
         peer=address,
         calling_ae_title=requested.calling_ae_title,
         called_ae_title=requested.called_ae_title,
-        offered=f"{requested.presentation_contexts} presentation contexts",
+        offered=", ".join((f"{requested.presentation_contexts} presentation contexts", *some)),
     )
 
 

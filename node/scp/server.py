@@ -208,6 +208,7 @@ def _judge(event: Event, listener: Listener) -> None:
         asked.called_ae_title.strip(),
         str(asked.application_context_name),
         len(asked.presentation_context_definition_list),
+        tuple(str(context.abstract_syntax) for context in asked.presentation_context_definition_list),
     )
     association = uuid.uuid4().hex[:12]
     log = logger.bind(

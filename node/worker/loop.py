@@ -61,11 +61,12 @@ class Worker:
         for converter in self._converters:
             self._free.put(converter)
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="conversion")
+        self._clock = _Clock(now)
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
 
     def start(self) -> None:
         """Begin to claim."""
-        self._index.rearm(self._now())
+        self._index.rearm(self._clock.moment)
         self._thread.start()
 
     def stop(self, seconds: float) -> None:
@@ -80,15 +81,15 @@ class Worker:
             converter.close()
 
     def _run(self) -> None:
-        clock = _Clock(self._now)
         idle = threading.Semaphore(self._settings.workers)
         while not self._stopping.is_set():
             try:
-                if step := clock.step():
+                if step := self._clock.step():
                     log.warning("clock_stepped", seconds=step.total_seconds())
                     self._index.shift_times(step)
                 self._housekeeping.work()
-                claimed = self._claim(idle)
+                # By the moment of that look: were the clock set right now, everything that waits would be due.
+                claimed = self._claim(idle, self._clock.moment)
             except Exception:  # the index may be back in a moment; a dead worker would convert nothing ever after
                 log.exception("claim_failed")
                 claimed = None
@@ -97,12 +98,12 @@ class Worker:
                 continue
             self._pool.submit(self._convert, claimed).add_done_callback(lambda _: idle.release())
 
-    def _claim(self, idle: threading.Semaphore) -> ClaimedSeries | None:
+    def _claim(self, idle: threading.Semaphore, moment: dt.datetime) -> ClaimedSeries | None:
         if not idle.acquire(timeout=POLL_SECONDS):
             return None
         claimed = None
         try:
-            claimed = self._index.claim_due_series(self._now(), self._longest_wait)
+            claimed = self._index.claim_due_series(moment, self._longest_wait)
         finally:
             if claimed is None:
                 idle.release()
@@ -149,15 +150,15 @@ class Worker:
 
 
 class _Clock:
-    """Notices when the wall clock is set while the node runs."""
+    """Notices when the wall clock is set while the node runs; `moment` is what it showed when last looked at."""
 
     def __init__(self, now: Callable[[], dt.datetime]) -> None:
         self._now = now
-        self._wall, self._monotonic = now(), monotonic()
+        self.moment, self._monotonic = now(), monotonic()
 
     def step(self) -> dt.timedelta | None:
         """How far the clock was set since the last call, if it was."""
         wall, passed = self._now(), monotonic()
-        step = wall - self._wall - dt.timedelta(seconds=passed - self._monotonic)
-        self._wall, self._monotonic = wall, passed
+        step = wall - self.moment - dt.timedelta(seconds=passed - self._monotonic)
+        self.moment, self._monotonic = wall, passed
         return step if abs(step) > CLOCK_STEP else None

@@ -6,7 +6,6 @@ what they covered (disk.py), started anew, and compared with what the senders ha
 
 from __future__ import annotations
 
-import random
 import re
 import threading
 import time
@@ -18,19 +17,11 @@ import pytest
 from node.app import Store
 from node.config import Settings, Storage
 from tests.crash.checker import Checker
-from tests.crash.disk import Disk, Sync, built, leave, syncs
+from tests.crash.disk import Disk, Sync, leave, syncs
 from tests.crash.harness import Node
 from tests.crash.journal import Journal, Sender, new_series
 
 pytestmark = [pytest.mark.timeout(300)]
-
-POINTS = 4000
-"""How many of the syncs are tried, chosen at random; the last ones always."""
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return built(tmp_path_factory.mktemp("disk"))
 
 
 @dataclass
@@ -50,11 +41,9 @@ class Session:
             return Checker(place / "root").problems(self.journal, until)
 
 
-def session(folder: Path, library: Path, mutant: str | None = None, *, converts: bool = True) -> Session:
+def session(disk: Disk, mutant: str | None = None, *, converts: bool = True) -> Session:
     """Two senders, the same again, other bytes, a late slice, conversions of it all; then the node is killed."""
-    disk = Disk(library, folder / "disk", folder / "log", folder / "control")
-    disk.root.mkdir()
-    journal, (first, second) = Journal(folder / "journal"), (new_series(6), new_series(6))
+    journal, first, second = Journal(disk.root.parent / "journal"), new_series(6), new_series(6)
     with Node(disk.root / "root", mutant, disk.environment) as node:
         assert node.start()
         rounds = [
@@ -83,17 +72,10 @@ def _wait_for_conversions(node: Node) -> None:
         pause.wait(0.1)
 
 
-def points(count: int) -> list[int]:
-    """Which syncs to cut before: a random choice, and the end."""
-    chosen = random.Random(0).sample(range(1, count), min(POINTS, count - 1))
-    return [*sorted(chosen), count - 1, count]
-
-
-def test_what_was_acknowledged_survives_a_power_cut_at_any_sync(tmp_path: Path, library: Path) -> None:
-    seen = session(tmp_path, library)
-    assert len(seen.syncs) > POINTS
+def test_what_was_acknowledged_survives_a_power_cut_at_any_sync(tmp_path: Path, disk: Disk) -> None:
+    seen = session(disk)
     assert sum(not sync.is_folder for sync in seen.syncs) > len(seen.journal.sent)
-    for number in points(len(seen.syncs)):
+    for number in range(1, len(seen.syncs) + 1):
         assert seen.problems(number, tmp_path / f"after-{number}") == [], f"power cut before sync {number}"
 
 
@@ -111,10 +93,10 @@ def test_what_was_acknowledged_survives_a_power_cut_at_any_sync(tmp_path: Path, 
         ("no-volumes-root-sync", "a volume is not what its row says"),
     ],
 )
-def test_a_node_that_leaves_out_a_sync_is_found_out(tmp_path: Path, library: Path, mutant: str, found: str) -> None:
-    seen = session(tmp_path, library, mutant, converts="volume" in mutant)
+def test_a_node_that_leaves_out_a_sync_is_found_out(tmp_path: Path, disk: Disk, mutant: str, found: str) -> None:
+    seen = session(disk, mutant, converts="volume" in mutant)
     problems: list[str] = []
-    for number in reversed(points(len(seen.syncs))):
+    for number in range(len(seen.syncs), 0, -1):
         problems += seen.problems(number, tmp_path / f"after-{number}")
         if any(re.search(found, problem) for problem in problems):
             return

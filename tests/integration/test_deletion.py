@@ -206,6 +206,27 @@ def test_a_deletion_that_a_crash_interrupted_is_finished_at_the_next_start(
     assert resume_deletions(root.archive, root.index, root.clock()) == 0
 
 
+def test_finishing_a_deletion_later_leaves_what_was_sent_and_converted_again(
+    root: Root, audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instances = make.ct_series(3)
+    take_and_convert(root, instances)
+
+    def failing(path: Path) -> None:
+        raise OSError(5, os.strerror(5))
+
+    with monkeypatch.context() as disk:
+        disk.setattr("node.deletion.shutil.rmtree", failing)
+        with pytest.raises(OSError, match="Input/output"):
+            remove(root, audit, "study", instances[0].StudyInstanceUID)
+    take_and_convert(root, instances)
+    assert resume_deletions(root.archive, root.index, root.clock()) == 1
+    volumes = rows(root, "SELECT path FROM v_volumes")
+    assert volumes
+    assert all(Path(row["path"]).is_file() for row in volumes)
+    assert len(list((root.folder / "objects").rglob("*.dcm"))) == 3
+
+
 def test_nothing_is_deleted_when_the_audit_log_cannot_be_written(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     instances = make.ct_series(3)
     take_and_convert(root, instances)

@@ -309,6 +309,27 @@ def test_a_late_instance_makes_a_revision_that_takes_the_place_of_the_first(root
     ]  # fmt: skip
 
 
+def test_what_was_made_of_bytes_that_were_replaced_meanwhile_is_not_recorded(root: Root) -> None:
+    root.ingest.overwrite_policy = "replace"
+    instances = make.ct_series(3)
+    for ds in instances:
+        root.take(ds)
+    corrected = instances[1]
+
+    def replaced_meanwhile(job: ConversionJob) -> Converted:
+        made = convert(job)
+        corrected.RescaleIntercept = "-1000"
+        root.take(corrected)
+        return made
+
+    settle(root, run=replaced_meanwhile)
+    assert rows(root, "SELECT 1 FROM v_volumes") == []
+    assert list((root.folder / "volumes").glob("*/*/*")) == []
+    assert (the_series(root)["state"], the_series(root)["revision"]) == ("receiving", 0)
+    settle(root)
+    assert events(root).count("series-converted") == 1
+
+
 def test_readers_see_one_current_revision_at_every_moment(root: Root) -> None:
     *most, last = make.ct_series(5)
     for ds in most:
@@ -458,33 +479,24 @@ def test_a_study_that_gets_another_instance_is_no_longer_quiet_and_then_quiet_ag
 # The worker
 
 
-def test_a_worker_follows_a_step_of_the_clock_and_converts_in_its_time(root: Root) -> None:
-    """The clock is set an hour ahead while a series waits: it is not due because of that."""
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_worker_follows_a_step_of_the_clock_while_a_series_waits(root: Root, hours: int) -> None:
     clock = Clock(dt.datetime.now(dt.UTC))
     root.ingest.now = clock
     root.take(make.ct_series(1)[0])
-    stepped = threading.Event()
-
-    def now() -> dt.datetime:
-        if stepped.is_set():
-            followed.set()
-        return clock()
-
-    followed = threading.Event()
-    worker = Worker(root.archive, root.index, Convert(), now)
+    worker = Worker(root.archive, root.index, Convert(), clock)
     worker.start()
     try:
-        clock.move(3600)
-        stepped.set()
-        assert followed.wait(10)
-        until_due = "SELECT due_at FROM v_series WHERE due_at > :ahead"
-        ahead = (clock() + dt.timedelta(seconds=30)).replace(tzinfo=None).isoformat(" ")
-        deadline = threading.Event()
+        clock.move(3600 * hours)
+        expected = (clock() + dt.timedelta(seconds=60)).replace(tzinfo=None).isoformat(" ")
+        query = "SELECT 1 FROM v_series WHERE abs(julianday(due_at) - julianday(:expected)) * 86400 < 2"
+        pause = threading.Event()
         for _ in range(200):
-            if rows(root, until_due, ahead=ahead):
+            if rows(root, query, expected=expected):
                 break
-            deadline.wait(0.05)
-        assert rows(root, until_due, ahead=ahead)
+            pause.wait(0.05)
+        assert rows(root, query, expected=expected), the_series(root)
         assert the_series(root)["state"] == "receiving"
     finally:
         worker.stop(10)
+    assert events(root) == []

@@ -7,19 +7,30 @@ after it, no part file stays, and threads and files return to where they were.
 from __future__ import annotations
 
 import contextlib
+import gc
+import hashlib
+import signal
 import socket
 import struct
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom.uid import generate_uid
 from pynetdicom import build_context
 
 from tests.make import ct_series, instance
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,
+    VERIFICATION,
     Raw,
     Running,
+    after_file_meta,
     associate,
     associate_rq,
     c_echo_rq,
@@ -30,8 +41,10 @@ from tests.protocol.conftest import (
     echo_seconds,
     open_files,
     p_data,
+    padded,
     pdu,
     pdv,
+    resident_bytes,
     status_of,
     thread_count,
     until,
@@ -40,19 +53,45 @@ from tests.protocol.conftest import (
 SHORT = {"request_seconds": 0.6, "pdu_seconds": 0.6, "idle_seconds": 1.5}
 
 
+class GoodPeer:
+    """Verifies again and again, in the background, and remembers its longest wait."""
+
+    def __init__(self, node: Running) -> None:
+        self._node = node
+        self._stopping = threading.Event()
+        self.longest = 0.0
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(0.3):
+            self.longest = max(self.longest, echo_seconds(self._node))
+
+
 @pytest.fixture
-def guarded(start_node: Callable[..., Running], fast_path: bool) -> Iterator[Running]:
+def guarded(start_node: Callable[..., Running], fast_path: bool, tmp_path: Path) -> Iterator[Running]:
     """A node with short deadlines, and the oracle."""
     node = start_node(fast_path=fast_path, **SHORT)
     assert echo_seconds(node) < 2
     assert node.settled()
-    threads, files = thread_count(), open_files()
+    gc.collect()
+    threads, files, memory = thread_count(), open_files(), resident_bytes()
+    good_peer = GoodPeer(node)
     yield node
+    good_peer.stop()
+    assert good_peer.longest < 2
     assert echo_seconds(node) < 2
     assert node.settled()
     assert until(lambda: thread_count() <= threads)
     assert until(lambda: open_files() <= files + 1)  # the index opens its log on the first write
+    gc.collect()
+    assert resident_bytes() < 1.05 * memory + 8e6
     assert node.part_files() == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and node.root not in path.parents] == []
 
 
 def store_head(uid: str = "1.2.3.4", **other: bytes) -> bytes:
@@ -86,11 +125,18 @@ def test_a_request_in_drops_is_not_waited_for(guarded: Running) -> None:
             pytest.fail("still open after 5 seconds of one byte each 0.1 s")
 
 
-@pytest.mark.parametrize("count", [200])
-def test_many_connections_that_close_at_once_leave_nothing(guarded: Running, count: int) -> None:
-    for _ in range(count):
+def test_many_connections_that_close_at_once_leave_nothing(guarded: Running) -> None:
+    for _ in range(2000):
         socket.create_connection((guarded.host, guarded.port)).close()
     assert echo_seconds(guarded) < 2
+
+
+def test_many_connections_that_stay_silent_are_closed(guarded: Running) -> None:
+    silent = [Raw(guarded) for _ in range(200)]
+    assert echo_seconds(guarded) < 2
+    assert all(peer.closed() for peer in silent)
+    for peer in silent:
+        peer.socket.close()
 
 
 @pytest.mark.parametrize(
@@ -141,7 +187,14 @@ def broken_requests() -> dict[str, bytes]:
     endless = bytes(body[:68]) + struct.pack(">BBH", 0x10, 0, 0) * 10000
     even = bytearray(body)
     even[first_context(body) + 4] = 2
+    at = first_context(body)
+    bare = bytes(body[:at]) + struct.pack(">BBH4B", 0x20, 0, 4, 1, 0, 0, 0) + bytes(body[at:])
+    identity = struct.pack(">BBHBBH", 0x58, 0, 65534, 2, 0, 65528) + bytes(65530)
     return {
+        "a context without a name": pdu(1, bare),
+        "two user informations, one with an identity of 64 KB": pdu(
+            1, bytes(body) + struct.pack(">BBH", 0x50, 0, 65535) + identity[:65535]
+        ),
         "an item that overruns": pdu(1, bytes(overrun)),
         "an AE title that is no ASCII": pdu(1, bytes(title)),
         "no items": pdu(1, bytes(no_items)),
@@ -193,6 +246,26 @@ def test_an_unexpected_pdu_aborts_and_says_so(guarded: Running, kind: int) -> No
         peer.send(associate_rq() if kind == 1 else pdu(kind, b"\0\0\0\0"))
         assert peer.aborted() == (2, 2 if kind < 8 else 1)
         assert peer.closed()
+
+
+@pytest.mark.parametrize("kind", [1, 2, 3, 6, 8])
+def test_an_unexpected_pdu_within_an_instance_aborts_and_says_so(guarded: Running, kind: int) -> None:
+    with Raw(guarded).associate() as peer:
+        peer.send(store_head() + p_data(pdv(1, 0, bytes(1000))))
+        peer.send(associate_rq() if kind == 1 else pdu(kind, b"\0\0\0\0"))
+        assert peer.aborted() == (2, 2 if kind < 8 else 1)
+        assert peer.closed()
+    assert guarded.rows() == []
+
+
+@pytest.mark.parametrize("kind", range(1, 9))
+@pytest.mark.parametrize("end", [5, 7], ids=["release", "abort"])
+def test_whatever_comes_after_the_end_is_not_listened_to(guarded: Running, end: int, kind: int) -> None:
+    with Raw(guarded).associate() as peer, contextlib.suppress(ConnectionError):
+        peer.send(pdu(end, b"\0\0\0\0"))
+        peer.send(associate_rq() if kind == 1 else store_head() if kind == 4 else pdu(kind, b"\0\0\0\0"))
+        assert peer.closed()
+    assert guarded.rows() == []
 
 
 @pytest.mark.parametrize("length", [0xFFFFFFFF, 131072 + 7, 0, 5])
@@ -322,14 +395,62 @@ def test_a_peer_that_never_reads_its_answers_is_let_go(guarded: Running) -> None
     peer.socket.close()
 
 
+def test_a_peer_that_was_stopped_is_let_go(guarded: Running) -> None:
+    # Its kernel goes on to acknowledge what we send.
+    talk = (associate_rq() + store_head() + p_data(pdv(1, 0, bytes(1000)))).hex()
+    program = (
+        "import socket, sys, time\n"
+        "peer = socket.create_connection((sys.argv[1], int(sys.argv[2])))\n"
+        "peer.sendall(bytes.fromhex(sys.stdin.readline()))\n"
+        "print(peer.recv(1), flush=True); time.sleep(60)\n"
+    )
+    command_line = [sys.executable, "-c", program, guarded.host, str(guarded.port)]
+    with subprocess.Popen(command_line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as peer:
+        try:
+            assert peer.stdin is not None
+            assert peer.stdout is not None
+            peer.stdin.write(f"{talk}\n")
+            peer.stdin.flush()
+            assert "x02" in peer.stdout.readline()
+            peer.send_signal(signal.SIGSTOP)
+            assert until(lambda: guarded.count("associations_total{outcome=idle}") == 1)
+            assert until(lambda: guarded.part_files() == [])
+            assert guarded.settled()
+        finally:
+            peer.kill()
+
+
 def test_requests_without_waiting_for_answers_take_no_memory(guarded: Running) -> None:
-    data = data_set_bytes(instance())
+    data = data_set_bytes(instance()) + bytes(50_000)
     with Raw(guarded).associate() as peer:
         peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        for number in range(300):
+        before = resident_bytes()
+        for number in range(1000):
             peer.send(p_data(pdv(1, 3, c_store_rq(f"1.2.{number + 1}", message_id=number))) + p_data(pdv(1, 2, data)))
-        answers = [status_of(peer.receive()) for _ in range(300)]
-    assert answers == [0xA900] * 300  # the data set names another instance
+        assert resident_bytes() - before < 10e6  # of 50 MB sent
+        answers = [status_of(peer.receive()) for _ in range(1000)]
+    assert answers == [0xA900] * 1000  # the data set names another instance
+
+
+@pytest.mark.parametrize("count", [300])
+def test_event_reports_that_nobody_asked_for_start_no_threads(guarded: Running, count: int) -> None:
+    # pynetdicom serves each of them on a thread of its own.
+    report = command(
+        {
+            0x0002: padded(VERIFICATION),
+            0x0100: b"\x00\x01",
+            0x0110: b"\x01\x00",
+            0x0800: b"\x01\x01",
+            0x1000: padded("1.2.3"),
+            0x1002: b"\x01\x00",
+        }
+    )
+    before = thread_count()
+    with Raw(guarded).associate() as peer, contextlib.suppress(ConnectionError):
+        for _ in range(count):
+            peer.send(p_data(pdv(3, 3, report)))
+            assert thread_count() - before < 10
+        assert peer.aborted() is not None
 
 
 # C-STORE requests that must not succeed
@@ -356,8 +477,6 @@ def test_a_peers_uid_is_never_a_path(guarded: Running, uid: str) -> None:
         comment = decoded(answer[1])[0x0902]
         assert 0 < len(comment) <= 64
         assert comment.isascii()
-    outside = [path for path in guarded.root.parent.rglob("*") if path.is_file() and guarded.root not in path.parents]
-    assert outside == []
     assert guarded.rows() == []
 
 
@@ -399,6 +518,40 @@ def test_the_same_instance_twice_is_stored_once(guarded: Running) -> None:
     assert len(list(guarded.root.rglob("*.dcm"))) == 1
 
 
+def test_twenty_senders_of_one_instance_leave_one_row_and_lose_no_bytes(
+    start_node: Callable[..., Running], fast_path: bool
+) -> None:
+    node = start_node(fast_path=fast_path, maximum_associations_per_address=20)
+    uid = instance().SOPInstanceUID
+    study, series = generate_uid(), generate_uid()
+    variants = []
+    for number in range(4):
+        ds = instance(study_uid=study, series_uid=series, InstanceNumber=number + 1)
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = uid
+        variants.append(data_set_bytes(ds))
+    together = threading.Barrier(20, timeout=20)
+    answers: list[int] = []
+
+    def send(data: bytes) -> None:
+        with Raw(node).associate() as peer:
+            together.wait()
+            peer.send(p_data(pdv(1, 3, c_store_rq(uid))) + p_data(pdv(1, 2, data)))
+            answers.append(status_of(peer.receive()))
+
+    senders = [threading.Thread(target=send, args=[variants[number % 4]]) for number in range(20)]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join()
+    assert answers == [0x0000] * 20
+    (row,) = node.rows()
+    first = (node.root / row["path"]).read_bytes()[row["data_set_offset"] :]
+    assert hashlib.sha256(first).hexdigest() == row["sha256"]
+    losers = {after_file_meta(path.read_bytes()) for path in (node.root / "quarantine").rglob("*.dcm")}
+    assert {first} | losers == set(variants)
+    assert node.part_files() == []
+
+
 # Trouble on our side
 
 
@@ -435,7 +588,7 @@ def test_an_unexpected_error_is_our_failure_and_the_association_goes_on(
     node = start_node(fast_path=fast_path, ingest=lambda real: Faulty(real, where, error))
     assoc = associate(node)
     response = assoc.send_c_store(ct_series(1)[0])
-    assert response.Status == 0x0110
+    assert response.Status == 0xA700
     assert "patient" not in response.ErrorComment
     assert assoc.send_c_echo().Status == 0
     assoc.release()
@@ -480,3 +633,34 @@ def test_a_data_set_without_end_is_cut_off(start_node: Callable[..., Running], f
         assert peer.aborted() == (2, 6)
     assert node.settled()
     assert node.part_files() == []
+
+
+def test_while_the_index_is_locked_nothing_is_acknowledged_and_it_recovers_by_itself(
+    start_node: Callable[..., Running], fast_path: bool
+) -> None:
+    node = start_node(fast_path=fast_path)
+    holder = (
+        "import sqlite3, sys\n"
+        "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "connection.execute('BEGIN IMMEDIATE'); print('held', flush=True); sys.stdin.read()\n"
+    )
+    command_line = [sys.executable, "-c", holder, str(node.root / "index.sqlite")]
+    first, second = ct_series(2)
+    assoc = associate(node)
+    with subprocess.Popen(command_line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "held\n"
+        began = time.monotonic()
+        statuses: list[int] = []
+        sender = threading.Thread(target=lambda: statuses.append(assoc.send_c_store(first).Status))
+        sender.start()
+        assert echo_seconds(node) < 2
+        sender.join()
+        assert statuses == [0xA700]
+        assert time.monotonic() - began < 10  # senders wait for 30 seconds and more
+        assert node.rows() == []
+        process.stdin.close()
+    assert [assoc.send_c_store(ds).Status for ds in (first, second)] == [0x0000, 0x0000]
+    assoc.release()
+    assert len(node.rows()) == 2

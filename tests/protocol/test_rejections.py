@@ -34,6 +34,7 @@ def test_a_stranger_is_told_with_the_remedy(start_node: Callable[..., Running]) 
     )
     assert row["reason"] == "rejected for good: calling AE title not recognised"
     assert "[peers]" in row["remedy"]
+    assert row["offered"] == f"2 presentation contexts, {VERIFICATION}, {CT_IMAGE_STORAGE}"
     assert row["count"] == 1
 
 

@@ -66,7 +66,11 @@ class Plain:
         self.ae.maximum_associations = maximum
         self.ae.add_supported_context(CT_IMAGE_STORAGE)
         self.ae.add_supported_context(VERIFICATION)
-        handlers: list[Any] = [(evt.EVT_C_STORE, keep)]
+        self._established: list[Any] = []
+        handlers: list[Any] = [
+            (evt.EVT_C_STORE, keep),
+            (evt.EVT_ESTABLISHED, lambda event: self._established.append(event.assoc)),
+        ]
         self.server: Any = self.ae.start_server(("127.0.0.1", 0), block=False, ssl_context=tls, evt_handlers=handlers)
         self.host, self.port = self.server.server_address
 
@@ -74,17 +78,22 @@ class Plain:
         return list(self.server.active_associations)
 
     def close(self) -> None:
-        """End its threads, which are not daemons: those that are blocked, by hanging up."""
+        """End its threads, which are not daemons and may wait for ever, and close the files that they left."""
         associations = self.associations()
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError):  # it was closed
             self.server.shutdown()
         for assoc in associations:
-            assoc.dul.kill_dul()
-            with contextlib.suppress(OSError, AttributeError):
-                assoc.dul.socket.socket.shutdown(socket.SHUT_RDWR)
             assoc._kill = True
             assoc._reactor_checkpoint.set()
+            assoc.dul.kill_dul()
+            assoc.dul.to_user_queue.put(None)
+            with contextlib.suppress(OSError, AttributeError):
+                assoc.dul.socket.socket.shutdown(socket.SHUT_RDWR)
         assert until(lambda: self.associations() == [])
+        for assoc in self._established:
+            if assoc.dimse.message is not None and assoc.dimse.message._data_set_file is not None:
+                with contextlib.suppress(OSError):
+                    assoc.dimse.message._data_set_file.close()
 
 
 @pytest.fixture
@@ -108,10 +117,11 @@ def plain() -> Iterator[Callable[..., Plain]]:
 
 @contextlib.contextmanager
 def raws(acceptor: Any, count: int, first: bytes = b"") -> Iterator[list[Raw]]:
-    peers = [Raw(acceptor) for _ in range(count)]
+    peers: list[Raw] = []
     try:
-        for peer in peers:
-            peer.send(first)
+        for _ in range(count):
+            peers.append(Raw(acceptor))
+            peers[-1].send(first)
         yield peers
     finally:
         for peer in peers:
@@ -131,10 +141,9 @@ def pushed(peer: Raw, data: bytes, times: int) -> int:
 def test_p1_a_pdu_that_stalls_blocks_a_thread_for_ever(
     plain: Callable[..., Plain], start_node: Callable[..., Running]
 ) -> None:
-    acceptor = plain(timeout=0.3)
+    acceptor = plain(timeout=0.5)
     with raws(acceptor, 10, HALF_A_HEADER) as peers:
-        assert until(lambda: len(acceptor.associations()) == 10)
-        peers[0].socket.settimeout(1)  # three times any of its timeouts
+        peers[0].socket.settimeout(1.5)  # three times any of its timeouts
         assert not peers[0].closed()
         assert echo_seconds(acceptor) == float("inf")
 
@@ -247,7 +256,7 @@ def test_p5_connections_that_ask_for_nothing_cost_threads(
     acceptor = plain(maximum=5)
     with raws(acceptor, 40):
         assert until(lambda: threading.active_count() - before > 80)
-    assert until(lambda: acceptor.associations() == [])
+    acceptor.close()
 
     node = start_node(maximum_associations=5, maximum_pending_connections=10)
     before = threading.active_count()
@@ -393,6 +402,7 @@ def test_p10_the_class_of_the_request_wins_over_the_context(
     assert answer(start_node()) == 0xA900
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI:UserWarning")
 def test_p11_uids_come_as_the_peer_made_them(
     plain: Callable[..., Plain], start_node: Callable[..., Running], tmp_path: Path
 ) -> None:

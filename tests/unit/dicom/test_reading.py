@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 
 import pydicom
 import pydicom.data
 import pytest
+from pydicom import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from node.dicom.private import PrivateTag, private_items
 from node.dicom.reading import read_instance
 from tests.make import ct_series
 
@@ -47,3 +50,16 @@ def test_a_wrong_group_length_is_forgiven(tmp_path: Path) -> None:
     data[140:144] = (12).to_bytes(4, "little")
     path.write_bytes(data)
     assert read_instance(path).SOPInstanceUID == ds.SOPInstanceUID
+
+
+def test_a_private_sequence_that_lost_its_representation_is_read_from_its_bytes() -> None:
+    item, nested = Dataset(), BytesIO()
+    item.ImagePositionPatient = ["1", "2", "3"]
+    holder = Dataset()
+    holder.ReferencedImageSequence = [item]
+    pydicom.dcmwrite(nested, holder, implicit_vr=True, little_endian=True)
+    ds = Dataset()
+    ds.add_new(0x00650042, "LO", "Image Private Header")
+    ds.add_new(0x00654251, "UN", nested.getvalue()[8:])  # behind tag and length of the sequence
+    [found] = private_items(ds, PrivateTag(0x0065, "Image Private Header", 0x51, "SQ"))
+    assert found.ImagePositionPatient == [1, 2, 3]

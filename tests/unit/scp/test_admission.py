@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from node.config import Dicom, Peer
+from node.index.records import Refused
 from node.metrics import Metrics
 from node.scp.admission import Admission, Requested
 
@@ -99,3 +100,17 @@ def test_waiting_for_the_last_connection_ends_with_it() -> None:
     doorkeeper.closed(connection)
     doorkeeper.closed(connection)
     assert doorkeeper.wait_until_empty(0)
+
+
+def test_a_connection_that_gives_way_and_an_association_that_is_rejected_are_told() -> None:
+    told: list[Refused] = []
+    door = Admission(
+        Dicom(maximum_pending_connections=1), {"CT2": Peer(ae_title="CT2")}, Metrics(), on_refusal=told.append
+    )
+    door.connected(Thread(), "10.0.0.1")
+    second = door.connected(Thread(), "10.0.0.2")
+    assert door.judge(second, asking("CT1")) is not None
+    assert [(one.what, one.rule, one.peer, one.calling_ae_title) for one in told] == [
+        ("connection", "pending connections", "10.0.0.1", ""),
+        ("association", "calling AE title", "10.0.0.2", "CT1"),
+    ]

@@ -1,0 +1,22 @@
+"""The failing disk, built once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.crash.disk import Disk, built
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("library"))
+
+
+@pytest.fixture
+def disk(tmp_path: Path, library: Path) -> Disk:
+    """A disk of its own, with nothing on it."""
+    made = Disk(library, tmp_path / "disk", tmp_path / "log", tmp_path / "control")
+    made.root.mkdir()
+    return made

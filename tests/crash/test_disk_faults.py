@@ -1,0 +1,194 @@
+"""A disk that is full or fails: refused and told, nothing acknowledged is lost, and no sync is tried twice."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.crash.checker import Checker
+from tests.crash.disk import Disk
+from tests.crash.harness import Node
+from tests.crash.journal import Journal, Sender, Sent, new_series
+from tests.protocol.conftest import Raw, associate_rq, echo_seconds
+
+pytestmark = [pytest.mark.timeout(120)]
+
+OUT_OF_RESOURCES = 0xA700
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    opened = Journal(tmp_path / "journal")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def node(disk: Disk) -> Iterator[Node]:
+    """A node on a disk that does all it is told, until a test says otherwise."""
+    with Node(disk.root / "root", environment={**disk.environment, "VOXELNODE_CONVERT__RETRY_SECONDS": "0.5"}) as node:
+        assert node.start()
+        yield node
+
+
+def send(node: Node, instances: list[Sent], journal: Journal) -> list[int]:
+    """Send over one association; returns the statuses."""
+    before = len(journal.statuses)
+    sender = Sender(node.port, instances, journal)
+    sender.start()
+    sender.join()
+    assert not sender.broken
+    return journal.statuses[before:]
+
+
+def rejection(node: Node) -> tuple[int, int, int] | None:
+    """(result, source, reason) with which a new association is rejected; None when it is accepted."""
+    with Raw(SimpleNamespace(host="127.0.0.1", port=node.port)) as peer:  # type: ignore[arg-type]
+        peer.send(associate_rq())
+        answer = peer.receive()
+        assert answer is not None
+        return (answer[1][1], answer[1][2], answer[1][3]) if answer[0] == 0x03 else None
+
+
+def within(seconds: float, condition: Callable[[], bool]) -> bool:
+    deadline, pause = time.monotonic() + seconds, threading.Event()
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        pause.wait(0.05)
+    return True
+
+
+FAULTS = {
+    "a file is written": ("w", "/incoming/"),
+    "a file is synced": ("s", "/incoming/"),
+    "a file is renamed": ("r", "/objects/"),
+    "a folder is synced": ("s", "/objects/"),
+    "the log of the index is written": ("w", "/index.sqlite-wal"),
+    "the log of the index is synced": ("s", "/index.sqlite-wal"),
+}
+
+
+@pytest.mark.parametrize("place", FAULTS)
+def test_after_an_error_of_the_disk_nothing_is_acknowledged_until_the_node_is_started_again(
+    disk: Disk, node: Node, journal: Journal, place: str
+) -> None:
+    series = new_series(6)
+    assert send(node, series[:2], journal) == [0, 0]
+    disk.fail(FAULTS[place][0], errno.EIO, FAULTS[place][1])
+    with Raw(SimpleNamespace(host="127.0.0.1", port=node.port)) as peer:  # type: ignore[arg-type]
+        peer.associate()  # from before the error: stores over it are refused, too
+        assert send(node, series[2:4], journal) == [OUT_OF_RESOURCES] * 2
+        disk.heal()  # a disk that works again proves nothing about what it was told before
+        sender = Sender(node.port, series[2:4], journal)
+        for one in series[4:]:
+            sender._store(peer, one, 1)
+    assert journal.statuses[-2:] == [OUT_OF_RESOURCES] * 2
+    assert rejection(node) == (2, 3, 1)
+    assert "EIO" in json.loads((node.root / "intake-stopped.json").read_text())["reason"].replace("IOERR", "EIO")
+    node.kill()
+    assert node.start()
+    assert not (node.root / "intake-stopped.json").exists()
+    assert Checker(node.root).problems(journal) == []
+    assert send(node, series[2:], journal) == [0] * 4
+    assert Checker(node.root).problems(journal) == []
+
+
+@pytest.mark.parametrize("place", FAULTS)
+def test_a_full_disk_refuses_and_goes_on_by_itself_when_there_is_room(
+    disk: Disk, node: Node, journal: Journal, place: str
+) -> None:
+    if place in ("a file is synced", "a folder is synced"):
+        pytest.skip("a local file system finds out at the write that it is full")
+    series = new_series(6)
+    assert send(node, series[:2], journal) == [0, 0]
+    disk.fail(FAULTS[place][0], errno.ENOSPC, FAULTS[place][1])
+    assert send(node, series[2:4], journal) == [OUT_OF_RESOURCES] * 2
+    assert echo_seconds(SimpleNamespace(host="127.0.0.1", port=node.port)) < 2  # type: ignore[arg-type]
+    disk.heal()
+    assert send(node, series[2:], journal) == [0] * 4
+    assert Checker(node.root).problems(journal) == []
+    assert within(30, lambda: not Checker(node.root).unsettled())
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+def test_a_conversion_that_the_disk_spoils_is_tried_again(disk: Disk, node: Node, journal: Journal, error: int) -> None:
+    disk.fail("wo", error, "/work/")
+    assert send(node, new_series(4), journal) == [0] * 4
+    checker = Checker(node.root)
+    assert within(30, lambda: "disk:" in "".join(checker.unsettled()))
+    disk.heal()
+    assert within(30, lambda: not checker.unsettled())
+    assert checker.problems(journal) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 MB; the test is skipped where none can be mounted."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "none", place], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_disk_that_fills_up_refuses_associations_then_stores_and_takes_both_again(
+    small_disk: Path, journal: Journal
+) -> None:
+    settings = {"VOXELNODE_STORAGE__LOW_BYTES": "10000000", "VOXELNODE_STORAGE__RESERVE_BYTES": "4000000"}
+    ballast = small_disk / "ballast"
+    series = new_series(6)
+    with Node(small_disk / "root", environment=settings) as node:
+        assert node.start()
+        with Raw(SimpleNamespace(host="127.0.0.1", port=node.port)) as peer:  # type: ignore[arg-type]
+            peer.associate()
+            sender = Sender(node.port, series, journal)
+            sender._store(peer, series[0], 1)
+            ballast.write_bytes(bytes(8_000_000))
+            assert rejection(node) == (2, 3, 1)
+            sender._store(peer, series[1], 2)  # what is open goes on
+            with ballast.open("ab") as file:
+                file.write(bytes(4_000_000))
+            sender._store(peer, series[2], 3)
+            assert journal.statuses == [0, 0, OUT_OF_RESOURCES]
+            ballast.unlink()
+            sender._store(peer, series[2], 4)
+            assert journal.statuses[-1] == 0
+        assert rejection(node) is None
+        assert send(node, series[3:], journal) == [0] * 3
+        assert Checker(node.root).problems(journal) == []
+
+
+def test_a_disk_that_is_full_to_the_last_byte_loses_nothing_acknowledged(small_disk: Path, journal: Journal) -> None:
+    series = [one for _ in range(6) for one in new_series(8)]
+    with Node(small_disk / "root") as node:
+        assert node.start()
+        assert send(node, series[:8], journal) == [0] * 8
+        ballast = (small_disk / "ballast").open("wb", buffering=0)
+        with ballast:
+            try:
+                while ballast.write(bytes(4096)):
+                    pass
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+        statuses = send(node, series[8:], journal)
+        assert OUT_OF_RESOURCES in statuses
+        assert set(statuses) <= {0, OUT_OF_RESOURCES}
+        node.kill()
+        (small_disk / "ballast").unlink()
+        assert node.start()
+        assert Checker(node.root).problems(journal) == []
+        assert send(node, series[8:], journal) == [0] * len(series[8:])
+        assert within(40, lambda: not Checker(node.root).unsettled())
