@@ -40,7 +40,7 @@ from node.index.database import Index, reading
 from node.index.engine import FILE_NAME, IndexUnusable, set_aside
 from node.index.records import Level, Refused, SeriesPlace
 from node.ingest import Ingest, quiet_seconds_of
-from node.metrics import Metrics
+from node.metrics import Metrics, publish, withdraw
 from node.recovery import Recovered, recover
 from node.rejections import Rejections
 from node.requests import RequestDesk, ask
@@ -73,12 +73,23 @@ class Store:
     ------
     RootInUse
         Another process holds the root.
+    IndexUnusable
+        The index is damaged, or gone while there are instances; `new_index` makes a new one of them then.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, new_index: bool = False) -> None:
         root = settings.storage.root.absolute()
         make_folder(root)
         self._lock = _locked(root)
+        try:
+            if not new_index:
+                require_index(root)
+            self._open(root, settings)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _open(self, root: Path, settings: Settings) -> None:
         self.metrics = Metrics()
         self.audit = Audit(root, settings.dicom.ae_title, settings.audit.syslog)
         self._transfers = Transfers(self.audit)
@@ -210,12 +221,12 @@ def fsck(settings: Settings, *, digests: bool, repair: bool) -> list[Finding]:
         There is no index, or it cannot be read.
     """
     root = settings.storage.root.absolute()
+    held = _is_held(root)
+    with reading(root) as index:
+        findings = list(examine(root, index, digests=digests, serving=held))
     if not repair:
-        with reading(root) as index:
-            return list(examine(root, index, digests=digests, serving=_is_held(root)))
+        return findings
     with Store(settings) as store:
-        with reading(root) as index:
-            findings = list(examine(root, index, digests=digests, serving=False))
         return mend(findings, store.archive, store.index, store.ingest.quiet_seconds, dt.datetime.now(dt.UTC))
 
 
@@ -242,12 +253,16 @@ def rebuild_index(settings: Settings) -> tuple[Path | None, Recovered]:
         sync_folder(root)
     finally:
         os.close(lock)
-    with Store(settings) as store:
+    with Store(settings, new_index=True) as store:
         return kept, store.recovered
 
 
 STRANGERS = frozenset({"calling AE title", "called AE title", "peer address", "TLS"})
 """Rules of refusals that say: this one may not talk to us."""
+
+
+PUBLISH_SECONDS = 3.0
+"""How old the counters that `voxelnode status` shows may be."""
 
 
 class Node:
@@ -277,8 +292,10 @@ class Node:
         return address
 
     def serve_until(self, stop: threading.Event) -> None:
-        """Return when `stop` is set."""
-        stop.wait()
+        """Tell the counters every few seconds (see `voxelnode status`); return when `stop` is set."""
+        publish(self._store.metrics, self._store.archive.root)
+        while not stop.wait(PUBLISH_SECONDS):
+            publish(self._store.metrics, self._store.archive.root)
 
     def stop(self, drain_seconds: float) -> None:
         """End in good order: no new associations, the instances and conversions under way finish or are handed back."""
@@ -288,6 +305,7 @@ class Node:
         self._confirmer.stop()
         self._worker.stop(drain_seconds)
         self._rejections.close()
+        withdraw(self._store.archive.root)
         self._tell_activity("stopped")
         self._store.close()
         log.info("stopped")
@@ -326,6 +344,21 @@ def _confirmer(settings: Settings, index: Index) -> Confirmer:
             return None
 
     return Confirmer(index, peers.keys(), ask_sender)
+
+
+def require_index(root: Path) -> None:
+    """Return unless instances are there without an index: a new one would be made of them, and their volumes removed.
+
+    Raises
+    ------
+    IndexUnusable
+        They are.
+    """
+    if not (root / FILE_NAME).exists() and next((root / "objects").glob("*/*.dcm"), None) is not None:
+        raise IndexUnusable(
+            f"{root / FILE_NAME} is gone, but there are instances: bring it back from a backup, or let "
+            "`voxelnode db rebuild` make it anew from them"
+        )
 
 
 def _is_held(root: Path) -> bool:

@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from node.config import Settings
 from node.errors import UsageError
@@ -45,25 +43,6 @@ class Configuration:
             yield key, value, self.origins.get(key, "default")
 
 
-class _Layers(Settings, BaseSettings):
-    """The same model once more, as pydantic-settings wants it."""
-
-    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter=NESTING, case_sensitive=True)
-
-
-class _Environment(EnvSettingsSource):
-    """``VOXELNODE_SECTION__KEY``; lists and tables are JSON. What is no JSON stays text, for validation to name."""
-
-    def _load_env_vars(self) -> Mapping[str, str | None]:
-        return {_spelled(name): text for name, text in os.environ.items() if _is_ours(name)}
-
-    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
-        try:
-            return super().decode_complex_value(field_name, field, value)
-        except ValueError:
-            return value
-
-
 def load(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Configuration:
     """Return the configuration from `file`, the environment and `flags`, later ones first.
 
@@ -82,7 +61,7 @@ def load(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Co
     """
     chosen = _chosen_file(file)
     from_file = _read(chosen) if chosen else {}
-    from_environment: dict[str, Any] = _Environment(_Layers)()
+    from_environment = _from_environment()
     from_flags = _nested({key: value for key, value in (flags or {}).items() if value is not None})
 
     origins: dict[str, str] = {}
@@ -117,6 +96,15 @@ def _read(file: Path) -> dict[str, Any]:
         raise UsageError(f"{file}: cannot be read ({error.strerror}); `voxelnode init` writes one") from error
     except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
         raise UsageError(f"{file}: is not TOML: {error}") from error
+
+
+def _from_environment() -> dict[str, Any]:
+    variables = {_spelled(name): text for name, text in os.environ.items() if _is_ours(name)}
+    if not variables:
+        return {}
+    from node.environment import layer  # here: it takes longer to import than all else of the configuration
+
+    return layer(variables, ENVIRONMENT_PREFIX, NESTING)
 
 
 def _is_ours(name: str) -> bool:

@@ -96,11 +96,9 @@ def _mended(
     match one.kind:
         case "file-unknown":
             if not archive.path(one.path).exists():
-                return "adopted"  # by the recovery that every start begins with
-            if adopt(archive, index, one.path, quiet_seconds, now):
-                return "adopted"
-            archive.quarantine(one.path)
-            return "to quarantine"
+                return "to quarantine"  # by the recovery that opening the root began with
+            strays = index.unknown_keys([one.path])
+            return "to quarantine" if adopt(archive, index, strays, quiet_seconds, now) else "adopted"
         case "file-altered":
             archive.quarantine(one.path)
             index.mark_files([one.path], missing=True, now=now)

@@ -32,7 +32,8 @@ ALLOWED_FIELDS = frozenset(
         "result", "source", "kind", "format", "warnings", "command", "pdu_type", "implementation", "limit", "action",
         "tried_again",
         # how much, how long, where
-        "parts", "adopted", "quarantined", "claims", "batch", "instances", "volumes", "refusals", "exclusions", "files",
+        "parts", "adopted", "quarantined", "missing", "claims", "batch", "instances", "volumes", "refusals",
+        "exclusions", "files",
         "frames", "images", "count", "bytes", "free_bytes", "reserve_bytes", "seconds", "retry_seconds",
         "quiet_seconds", "deadline_seconds", "associations", "due_at", "root", "path", "folder", "pid", "worker",
         "version", "schema", "workers", "code", "template",

@@ -5,7 +5,17 @@ One `Metrics` object belongs to one node; it holds its own registry, so that two
 
 from __future__ import annotations
 
+import datetime as dt
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+LIVE_FILE = "status.json"
+"""Below the root, while a node runs: its counters a few seconds ago, for other processes to read."""
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -77,3 +87,33 @@ class Metrics:
     def exposition(self) -> bytes:
         """Return the Prometheus text format, for a ``/metrics`` page."""
         return generate_latest(self.registry)
+
+
+def publish(metrics: Metrics, root: Path) -> None:
+    """Write the counters down for `published`; they are for looking at, so that a failure is none of the node's."""
+    content = {"at": dt.datetime.now(dt.UTC).isoformat(), "counters": metrics.snapshot()}
+    part = root / f"{LIVE_FILE}.part"
+    with suppress(OSError):
+        part.write_text(json.dumps(content), encoding="utf-8")
+        os.replace(part, root / LIVE_FILE)
+
+
+def withdraw(root: Path) -> None:
+    """Take the counters away: no node runs any more."""
+    (root / LIVE_FILE).unlink(missing_ok=True)
+
+
+def published(root: Path) -> dict[str, Any] | None:
+    """What the node that runs on a root counted since it started, and how many seconds ago that was; None without one.
+
+    Returns
+    -------
+    dict or None
+        ``age_seconds`` and ``counters``, by the names of `Metrics.snapshot`.
+    """
+    try:
+        content = json.loads((root / LIVE_FILE).read_bytes())
+        age = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(content["at"])
+        return {"age_seconds": round(age.total_seconds(), 1), "counters": content["counters"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -10,9 +10,9 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 
 import structlog
 from pydicom.errors import InvalidDicomError
@@ -24,7 +24,7 @@ from node.dicom.header import HeaderCut
 from node.errors import NotUnderstood
 from node.failpoints import reached
 from node.index.database import Index
-from node.index.records import StoredFile
+from node.index.records import Kept, StoredFile
 from node.ingest import settle, settle_losers
 
 log = structlog.get_logger()
@@ -44,19 +44,6 @@ class Recovered:
     claims: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """What a file of the archive says by itself."""
-
-    attributes: InstanceAttributes
-    data_set_offset: int
-    bytes: int
-    sha256: str
-    transfer_syntax_uid: str
-    source_ae_title: str
-    written_at: dt.datetime
-
-
 def recover(archive: Archive, index: Index, quiet_seconds: Callable[[str], float], now: dt.datetime) -> Recovered:
     """Bring archive and index together again; returns what was done.
 
@@ -74,14 +61,9 @@ def recover(archive: Archive, index: Index, quiet_seconds: Callable[[str], float
     compared = index.about("swept_folder") or ""
     folders = [folder for folder in archive.folders() if folder >= compared]
     for folder in folders:
-        keys = archive.keys(folder)
-        for key in sorted(index.unknown_keys(keys), key=lambda key: archive.path(key).stat().st_mtime_ns):
-            if adopt(archive, index, key, quiet_seconds, now):
-                adopted += 1
-            else:
-                archive.quarantine(key)
-                quarantined += 1
-            reached("file-adopted")
+        strays = index.unknown_keys(archive.keys(folder))
+        unreadable = adopt(archive, index, strays, quiet_seconds, now)
+        adopted, quarantined = adopted + len(strays) - unreadable, quarantined + unreadable
         missing += mark_missing(archive, index, folder, now)
     reached("files-compared")
     if folders:
@@ -92,32 +74,29 @@ def recover(archive: Archive, index: Index, quiet_seconds: Callable[[str], float
     return done
 
 
-def adopt(archive: Archive, index: Index, key: str, quiet_seconds: Callable[[str], float], now: dt.datetime) -> bool:
-    """Index a file that has no row; False when it cannot be read.
+def adopt(
+    archive: Archive, index: Index, keys: Sequence[str], quiet_seconds: Callable[[str], float], now: dt.datetime
+) -> int:
+    """Index files of one folder that have no row; what cannot be read goes to quarantine. Returns how many that are.
 
-    It never takes the place of another file of its SOP Instance UID, whatever the policy for arrivals is: nobody was
-    told that it is kept.
+    The older of two files comes first. None takes the place of another one of its SOP Instance UID, whatever the policy
+    for arrivals is: nobody was told that it is kept.
     """
-    path = archive.path(key)
-    try:
-        found = _read(path)
-    except (NotUnderstood, HeaderCut, InvalidDicomError, AttributeError, ValueError, EOFError, OSError):
-        return False
-    file = StoredFile(
-        key=key,
-        quarantine_key=archive.quarantine_key(key),
-        bytes=found.bytes,
-        sha256=found.sha256,
-        data_set_offset=found.data_set_offset,
-        transfer_syntax_uid=found.transfer_syntax_uid,
-        door="recovered",
-        calling_ae_title=found.source_ae_title,
-        called_ae_title="",
-        peer="",
-        received_at=min(found.written_at, now),  # the clock may have been set back since
-    )
-    settle(archive, index.add_instance(found.attributes, file, quiet_seconds(found.source_ae_title), path.parent))
-    return True
+    pending: list[Future[Kept]] = []
+    unreadable = 0
+    for key in sorted(keys, key=lambda key: archive.path(key).stat().st_mtime_ns):
+        try:
+            attributes, file = _stored(archive, key, now)
+        except (NotUnderstood, HeaderCut, InvalidDicomError, AttributeError, ValueError, EOFError, OSError):
+            archive.quarantine(key)
+            unreadable += 1
+        else:
+            quiet = quiet_seconds(file.calling_ae_title)
+            pending.append(index.submit_instance(attributes, file, quiet, archive.path(key).parent))
+    for indexed in pending:
+        settle(archive, indexed.result())
+        reached("file-adopted")
+    return unreadable
 
 
 def mark_missing(archive: Archive, index: Index, folder: str, now: dt.datetime) -> int:
@@ -134,21 +113,28 @@ def mark_missing(archive: Archive, index: Index, folder: str, now: dt.datetime) 
     return len(gone)
 
 
-def _read(path: Path) -> _Read:
+def _stored(archive: Archive, key: str, now: dt.datetime) -> tuple[InstanceAttributes, StoredFile]:
+    """What a file of the archive says by itself; it was received when it was written."""
+    path = archive.path(key)
     meta = read_file_meta_info(path)
     offset = PREAMBLE_AND_GROUP_LENGTH + meta.FileMetaInformationGroupLength
+    written_at = dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC)
     with (
         path.open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
         memoryview(content) as view,
         view[offset:] as data_set,
     ):
-        return _Read(
-            attributes=instance_attributes(data_set, meta.TransferSyntaxUID),
-            data_set_offset=offset,
+        return instance_attributes(data_set, meta.TransferSyntaxUID), StoredFile(
+            key=key,
+            quarantine_key=archive.quarantine_key(key),
             bytes=len(data_set),
             sha256=hashlib.sha256(data_set).hexdigest(),
+            data_set_offset=offset,
             transfer_syntax_uid=str(meta.TransferSyntaxUID),
-            source_ae_title=str(meta.get("SourceApplicationEntityTitle", "")),
-            written_at=dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC),
+            door="recovered",
+            calling_ae_title=str(meta.get("SourceApplicationEntityTitle", "")),
+            called_ae_title="",
+            peer="",
+            received_at=min(written_at, now),  # the clock may have been set back since
         )

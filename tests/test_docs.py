@@ -75,11 +75,20 @@ def test_configuration_keys_that_documents_name_exist() -> None:
 
 
 def test_variables_that_documents_name_exist() -> None:
-    known = {"CONFIG", "TRACEBACK", "CORPUS", "REQUIRE", "SECTION__KEY"}
+    known = {"CONFIG", "TRACEBACK", "CORPUS", "FAILPOINT", "REQUIRE", "SECTION__KEY"}
     for document in DOCUMENTS:
         for name in re.findall(rf"{ENVIRONMENT_PREFIX}([A-Z_0-9]+)", document.read_text(encoding="utf-8")):
             section = name.lower().partition("__")[0]
             assert name in known or section in Settings.model_fields, name
+
+
+def test_every_test_that_documents_name_exists() -> None:
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    named = {
+        name for document in DOCUMENTS for name in re.findall(r"`(test_\w+)`", document.read_text(encoding="utf-8"))
+    }
+    assert named
+    assert {name for name in named if f"def {name}(" not in code} == set()
 
 
 def test_commands_in_the_readme_exist() -> None:

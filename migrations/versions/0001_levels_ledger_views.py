@@ -43,7 +43,7 @@ VIEWS = {
                i.transfer_syntax_uid, i.instance_number, i.number_of_frames, i."rows", i."columns",
                i.bytes, i.sha256, i.data_set_offset,
                (SELECT value FROM about WHERE "key" = 'root') || '/' || i."key" AS path,
-               i.door, i.calling_ae_title, i.called_ae_title, i.peer, i.received_at
+               i.file_missing, i.door, i.calling_ae_title, i.called_ae_title, i.peer, i.received_at
         FROM images i JOIN series se ON se.id = i.series_id JOIN studies st ON st.id = se.study_id""",
     "v_volumes": """
         SELECT se.series_instance_uid, st.study_instance_uid, c.revision, c.superseded, v.stack, v.suffix, v.kind,

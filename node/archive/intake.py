@@ -54,6 +54,10 @@ class Intake:
         disk = os.statvfs(self._root)
         return disk.f_bavail * disk.f_frsize
 
+    def has_room(self) -> bool:
+        """Whether the disk may be written to at all: it works, and is not down to the reserve."""
+        return self._stopped is None and self.free_bytes() >= self._reserve_bytes
+
     def require(self) -> None:
         """Return when an instance may come in.
 

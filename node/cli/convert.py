@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,25 +38,32 @@ def convert(
         config, convert__formats=format or None, convert__compress=compress, convert__thumbnails=thumbnails
     ).settings
 
-    from rich.console import Console
-    from rich.progress import Progress
-
     from node import logs
     from node.convert import convert_folder, write_options
 
     logs.configure("warning", settings.log.format)
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("converting", total=None)
-        listing = convert_folder(
-            paths, out, write_options(settings.convert), lambda series, _: progress.update(task, description=series)
-        )
+    with _progress() as show:
+        listing = convert_folder(paths, out, write_options(settings.convert), lambda series, _: show(series))
     if json:
         print_json(listing)
     else:
         _print(listing, out)
     if not listing["volumes"]:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """A line on the terminal that shows the series that was converted last; nothing without a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda series: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("converting", total=None)
+        yield lambda series: progress.update(task, description=series)
 
 
 def _print(listing: dict[str, Any], out: Path) -> None:

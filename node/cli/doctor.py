@@ -122,7 +122,9 @@ def _disk(settings: Settings) -> Iterator[Finding]:
     found = f"{sized(free)} free, {sized(reserve)} are kept in reserve"
     if free <= reserve:
         yield Finding("disk", "broken", found, "make room, or lower storage.reserve_bytes: all stores are refused")
-    elif free < 3 * reserve:
+    elif free <= settings.storage.low_bytes:
+        yield Finding("disk", "broken", found, "make room, or lower storage.low_bytes: associations are refused")
+    elif free < 2 * settings.storage.low_bytes:
         yield Finding("disk", "warning", found, "make room soon")
     else:
         yield Finding("disk", "ok", found)
@@ -137,9 +139,24 @@ def _index(settings: Settings) -> Iterator[Finding]:
         return
     problems = check(path)
     for problem in problems:
-        yield Finding("index", "broken", problem, "voxelnode db check")
+        yield Finding("index", "broken", problem, "voxelnode db rebuild, if an upgrade or a backup does not help")
+    yield from _missing_files(settings)
     if not problems:
         yield Finding("index", "ok", str(path))
+
+
+def _missing_files(settings: Settings) -> Iterator[Finding]:
+    from node.index.database import reading
+    from node.index.engine import IndexUnusable
+
+    try:
+        with reading(settings.storage.root) as index:
+            missing = index.rows("SELECT count(*) AS n FROM v_images WHERE file_missing")[0]["n"]
+    except IndexUnusable:  # told already
+        return
+    if missing:
+        remedy = "send them again, or bring the files back from a backup and run voxelnode fsck --repair"
+        yield Finding("archive", "broken", f"{missing} instances without their file", remedy)
 
 
 def _port(settings: Settings) -> Iterator[Finding]:

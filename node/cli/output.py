@@ -7,11 +7,10 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def print_json(value: Any) -> None:
@@ -22,6 +21,9 @@ def print_json(value: Any) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print `rows` under `columns`; numbers stand to the right, and nothing in a cell is taken as markup."""
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(title=title, title_justify="left", header_style="bold")
     cells = [list(row) for row in rows]
     for index, name in enumerate(columns):
@@ -34,6 +36,8 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
 
 def console() -> Console:
     """A console on standard output as it is now; without a terminal lines are not broken."""
+    from rich.console import Console
+
     return Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160)
 
 

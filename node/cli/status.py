@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
+from json import loads as json_of
+from typing import TYPE_CHECKING, Any
 
 from node.cli.options import ConfigFile, Json, Root, load
 from node.cli.output import print_fields, print_json, print_table, sized
+
+if TYPE_CHECKING:
+    from node.config import Settings
 
 SHOWN_FAILURES = 10
 
@@ -17,6 +22,7 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
     settings = load(config, storage__root=root).settings
 
     from node.index.database import reading
+    from node.metrics import published
 
     folder = settings.storage.root.absolute()
     with reading(folder) as index:
@@ -38,13 +44,16 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
         ]
         volumes = index.rows("SELECT count(*) AS n FROM v_volumes WHERE NOT superseded AND kind = 'volume'")[0]["n"]
         incomplete = index.rows("SELECT count(*) AS n FROM v_series WHERE verdict = 'incomplete'")[0]["n"]
+        missing = index.rows("SELECT count(*) AS n FROM v_images WHERE file_missing")[0]["n"]
         facts: dict[str, Any] = {
             "root": folder,
+            "intake": intake_of(settings),
             "patients": index.count("v_patients"),
             "studies": index.count("v_studies"),
             "series": series,
             "instances": stored["n"],
             "bytes": stored["bytes"],
+            "missing_files": missing,
             "volume_files": volumes,
             "incomplete_series": incomplete,
             "failures": index.count("v_failures"),
@@ -52,9 +61,25 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
             "free_bytes": os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize,
         }
     if json:
-        print_json({**facts, "last_failures": failures})
+        print_json({**facts, "last_failures": failures, "live": published(folder)})
     else:
         _print(facts, failures)
+
+
+def intake_of(settings: Settings) -> str:
+    """Whether a node on this root takes instances now, in words."""
+    from node.archive.intake import STOPPED_FILE
+
+    root = settings.storage.root.absolute()
+    with suppress(OSError, ValueError):
+        told = json_of((root / STOPPED_FILE).read_bytes())
+        return f"stopped at {told['at']}: {told['reason']}; look at the disk, then start the node again"
+    free = os.statvfs(root).f_bavail * os.statvfs(root).f_frsize
+    if free < settings.storage.reserve_bytes:
+        return "the disk is down to its reserve: stores and associations are refused"
+    if free < settings.storage.low_bytes:
+        return "room runs out: new associations are refused"
+    return "open"
 
 
 def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
@@ -62,10 +87,12 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
     print_fields(
         {
             "root": facts["root"],
+            "intake": facts["intake"],
             "patients": facts["patients"],
             "studies": facts["studies"],
             "series": series,
             "instances": f"{facts['instances']} ({sized(facts['bytes'])})",
+            "missing files": f"{facts['missing_files']}: voxelnode fsck" if facts["missing_files"] else "none",
             "volume files": facts["volume_files"],
             "incomplete": f"{facts['incomplete_series']} series" if facts["incomplete_series"] else "none",
             "oldest due": facts["oldest_due_at"] or "nothing waits",

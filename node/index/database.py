@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from node.config import OverwritePolicy
 from node.dicom.attributes import InstanceAttributes
+from node.errors import OutOfResources
 from node.index import deletion, files, instances, patients, rejections, retention, series, timers
-from node.index.engine import FILE_NAME, IndexUnusable, open_engine, upgrade
+from node.index.engine import FILE_NAME, IndexUnusable, open_engine, require_sound, upgrade
+from node.index.levels import Arrived
 from node.index.models import About
 from node.index.records import (
     ClaimedSeries,
@@ -35,6 +38,9 @@ from node.index.records import (
 )
 from node.index.writer import IndexWriter
 from node.metrics import Metrics
+
+CLOSED = "closed"
+"""A fact of the index: whether the last process that wrote to it ended in good order."""
 
 
 class Index:
@@ -63,8 +69,13 @@ class Index:
         self.path = root.absolute() / FILE_NAME
         upgrade(self.path)
         self._engine = open_engine(self.path)
+        with self._engine.connect() as connection:
+            closed = connection.scalar(select(About.value).where(About.key == CLOSED))
+        if closed != "yes":  # reading all of it takes seconds for a million instances: only after a crash
+            require_sound(self.path)
         self._writer = IndexWriter(self._engine, sync_folder, metrics, on_disk_error)
         self.remember("root", str(root.absolute()))
+        self.remember(CLOSED, "no")
 
     def add_instance(
         self,
@@ -86,7 +97,13 @@ class Index:
         OutOfResources
             The row may not be committed.
         """
-        return self._writer.add(instances.Arrived(attributes, file, quiet_seconds, overwrite_policy), folder)
+        return self._writer.add(Arrived(attributes, file, quiet_seconds, overwrite_policy), folder)
+
+    def submit_instance(
+        self, attributes: InstanceAttributes, file: StoredFile, quiet_seconds: float, folder: Path
+    ) -> Future[Kept]:
+        """As `add_instance` under the policy ``never``, without waiting: many share a commit, in their order."""
+        return self._writer.submit(Arrived(attributes, file, quiet_seconds), folder)
 
     def unknown_keys(self, keys: Sequence[str]) -> list[str]:
         """Those of `keys` (at most a folder's worth) that no row names."""
@@ -220,6 +237,8 @@ class Index:
 
     def close(self) -> None:
         """Commit what is queued and let go of the file."""
+        with suppress(OutOfResources):  # after an error of the disk nothing is written: the next start looks closely
+            self.remember(CLOSED, "yes")
         self._writer.close()
         self._engine.dispose()
 

@@ -23,6 +23,7 @@ from node.index.models import Base
 
 FILE_NAME = "index.sqlite"
 BUSY_SECONDS = 5.0
+REMEDY = "bring it back from a backup, or let `voxelnode db rebuild` make it anew from the archive"
 
 
 class IndexUnusable(VoxelnodeError):
@@ -89,9 +90,29 @@ def upgrade(path: Path) -> tuple[str | None, str]:
             command.upgrade(config, "head")
         return before, newest
     except DatabaseError as error:
-        raise IndexUnusable(f"{path} is no usable SQLite database: {error.orig}") from error
+        raise IndexUnusable(f"{path} is no usable SQLite database ({error.orig}): {REMEDY}") from error
     finally:
         engine.dispose()
+
+
+def require_sound(path: Path) -> None:
+    """Return when a database is whole, as far as SQLite can tell without its indexes.
+
+    Raises
+    ------
+    IndexUnusable
+        It is damaged.
+    """
+    engine = open_engine(path, read_only=True)
+    try:
+        with engine.connect() as connection:
+            found = [str(row[0]) for row in connection.execute(text("PRAGMA quick_check(1)"))]
+    except DatabaseError as error:
+        found = [str(error.orig)]
+    finally:
+        engine.dispose()
+    if found != ["ok"]:
+        raise IndexUnusable(f"{path} is damaged ({found[0]}): {REMEDY}")
 
 
 def set_aside(root: Path, now: dt.datetime) -> Path | None:

@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
 
-import structlog
 from sqlalchemy import Connection, bindparam, case, func, insert, select, update
-from sqlalchemy.orm import aliased
 
-from node.config import OverwritePolicy
-from node.dicom.attributes import InstanceAttributes
-from node.index.events import EventKind, record_event
-from node.index.models import Conflict, Image, Patient, Series, Study
-from node.index.records import Kept, Outcome, StoredFile
-
-log = structlog.get_logger()
+from node.index.levels import (
+    FIND_SERIES,
+    Arrived,
+    patient_identity,
+    record_arrival_event,
+    record_conflict,
+    series_row,
+    tell_reopened,
+)
+from node.index.models import Conflict, Image, Series
+from node.index.records import Kept, Outcome
 
 REVOKED = -1
 """In `claimed_arrivals`: the series is still under conversion, but its outcome counts no more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """One instance to be indexed; its series is due `quiet_seconds` after it, unless another one arrives."""
-
-    attributes: InstanceAttributes
-    file: StoredFile
-    quiet_seconds: float
-    overwrite_policy: OverwritePolicy = "never"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +51,6 @@ _FIND_IMAGES = select(Image.sop_instance_uid, Image.sha256, Image.key, Image.ser
 )
 _FIND_LOSER = select(Conflict.key).where(
     Conflict.sop_instance_uid == bindparam("uid"), Conflict.sha256 == bindparam("sha256"), Conflict.key.is_not(None)
-)
-_FIND_SERIES = (
-    select(Series.id, Patient.identity, Series.state)
-    .join(Study, Study.id == Series.study_id)
-    .join(Patient, Patient.id == Study.patient_id)
-    .where(Study.study_instance_uid == bindparam("study"), Series.series_instance_uid == bindparam("series"))
 )
 _INSERT_IMAGES = insert(Image).inline()
 _SERIES_GREW = (
@@ -148,7 +133,7 @@ def _place(connection: Connection, one: Arrived, places: dict[tuple[object, ...]
     identity = patient_identity(one.attributes)
     place = (one.attributes.study["study_instance_uid"], one.attributes.series["series_instance_uid"], identity)
     if place not in places:
-        places[place] = _series(connection, one, identity)
+        places[place] = series_row(connection, one, identity)
     return places[place]
 
 
@@ -164,8 +149,8 @@ def _not_taken(connection: Connection, one: Arrived, first: _Held) -> Kept:
     detail = f"first received with SHA-256 {first.sha256}, then with {one.file.sha256}; the first is kept"
     stays = one.overwrite_policy == "keep_both"
     key = one.file.key if stays else one.file.quarantine_key
-    _record_conflict(connection, "instance-versions" if stays else "instance-bytes", one, detail, key, one.file.sha256)
-    _record_event(connection, "instance-conflict", one, detail)
+    record_conflict(connection, "instance-versions" if stays else "instance-bytes", one, detail, key, one.file.sha256)
+    record_arrival_event(connection, "instance-conflict", one, detail)
     return Kept(Outcome.OTHER_BYTES, quarantine=None if stays else one.file.key)
 
 
@@ -174,17 +159,11 @@ def _replaces(connection: Connection, one: Arrived, first: _Held) -> bool:
     if one.overwrite_policy != "replace":
         return False
     study_uid, series_uid = one.attributes.study["study_instance_uid"], one.attributes.series["series_instance_uid"]
-    row = connection.execute(_FIND_SERIES, {"study": study_uid, "series": series_uid}).first()
+    row = connection.execute(FIND_SERIES, {"study": study_uid, "series": series_uid}).first()
     if row is None or row[0] != first.series_id:
         return False
-    _tell_reopened(connection, one, row.state)
+    tell_reopened(connection, one, row.state)
     return True
-
-
-def _tell_reopened(connection: Connection, one: Arrived, state: str) -> None:
-    """Record that an instance came for a series that was converted, refused or set aside."""
-    if state not in ("receiving", "converting"):
-        _record_event(connection, "series-reopened", one, f"an instance arrived after the series was {state}")
 
 
 def _replaced(connection: Connection, one: Arrived, first: _Held, images: dict[str, dict[str, object]]) -> Kept:
@@ -197,13 +176,13 @@ def _replaced(connection: Connection, one: Arrived, first: _Held, images: dict[s
         connection.execute(update(Image).where(Image.sop_instance_uid == uid).values(values))
     detail = f"first received with SHA-256 {first.sha256}, then with {one.file.sha256}; the second is kept"
     if first.sha256 != one.file.sha256:
-        _record_event(connection, "instance-replaced", one, detail)
+        record_arrival_event(connection, "instance-replaced", one, detail)
     if first.file_missing:
         return Kept(Outcome.STORED)
     if _aside(connection, uid, first.sha256) is not None:
         return Kept(Outcome.REPLACED, remove=first.key)
     quarantine_key = str(PurePath(one.file.quarantine_key).with_name(PurePath(first.key).name))
-    _record_conflict(connection, "instance-replaced", one, detail, quarantine_key, first.sha256)
+    record_conflict(connection, "instance-replaced", one, detail, quarantine_key, first.sha256)
     return Kept(Outcome.REPLACED, quarantine=first.key)
 
 
@@ -228,132 +207,6 @@ def _image(one: Arrived, series_id: int) -> dict[str, object]:
         "peer": file.peer or None,
         "received_at": file.received_at,
     }
-
-
-def patient_identity(attributes: InstanceAttributes) -> str:
-    """What makes a patient one patient: issuer and ID; without an ID, the study (strangers are never merged)."""
-    patient_id = attributes.patient["patient_id"]
-    if not patient_id:
-        return f"study {attributes.study['study_instance_uid']}"
-    return f"{attributes.patient['issuer_of_patient_id'] or ''}\\{patient_id}"
-
-
-def _series(connection: Connection, one: Arrived, identity: str) -> int:
-    """The row of the series, made with study and patient where they are new."""
-    study_uid, series_uid = one.attributes.study["study_instance_uid"], one.attributes.series["series_instance_uid"]
-    row = connection.execute(_FIND_SERIES, {"study": study_uid, "series": series_uid}).first()
-    if row is not None:
-        series_id, of_study, state = row
-        if of_study != identity:
-            _record_patient_conflict(connection, one, identity, of_study)
-        _tell_reopened(connection, one, state)
-        return int(series_id)
-    study_id = _study(connection, one, identity)
-    if connection.execute(select(Series.id).where(Series.series_instance_uid == series_uid)).first():
-        detail = "this series has arrived in another study too; both are kept apart"
-        _record_conflict(connection, "series-in-two-studies", one, detail)
-    values = {**one.attributes.series, "study_id": study_id, "last_received_at": one.file.received_at}
-    return _inserted(connection, Series, values)
-
-
-def _study(connection: Connection, one: Arrived, identity: str) -> int:
-    """The row of the study of a series that is new, made with its patient where they are new."""
-    uid = one.attributes.study["study_instance_uid"]
-    find = select(Study.id.label("study"), Patient).join(Patient, Patient.id == Study.patient_id)
-    row = connection.execute(find.where(Study.study_instance_uid == uid)).first()
-    if row is not None:
-        if row.identity != identity:
-            _record_patient_conflict(connection, one, identity, row.identity)
-        elif _other_person(row, one.attributes.patient):
-            _record_conflict(connection, "shared-patient-id", one, SHARED)
-        return int(row.study)
-    patient = connection.execute(select(Patient).where(Patient.identity == identity)).first()
-    if patient is None:
-        patient_id = _inserted(connection, Patient, {**one.attributes.patient, "identity": identity})
-        if not one.attributes.patient["patient_id"]:
-            detail = "this study has no Patient ID (0010,0020); it has a patient of its own"
-            _record_conflict(connection, "no-patient-id", one, detail)
-    else:
-        patient_id = patient.merged_into or patient.id
-        if _other_person(patient, one.attributes.patient):
-            _record_conflict(connection, "shared-patient-id", one, SHARED)
-    return _inserted(connection, Study, {**one.attributes.study, "patient_id": patient_id})
-
-
-SHARED = "this Patient ID has arrived with another name, birth date or sex; the study stays with its Patient ID"
-
-
-def _other_person(known: Any, arriving: Mapping[str, object]) -> bool:
-    """Whether name, birth date or sex contradict each other; what one of the two leaves out does not."""
-    pairs = [(known.patient_birth_date, arriving["patient_birth_date"]), (known.patient_sex, arriving["patient_sex"])]
-    pairs.append((_folded(known.patient_name), _folded(arriving["patient_name"])))
-    return any(mine and theirs and mine != theirs for mine, theirs in pairs)
-
-
-def _folded(name: object) -> str:
-    """The alphabetic component group of a PN (PS3.5 6.2.1) as far as two writings of one name agree."""
-    return " ".join(str(name or "").partition("=")[0].replace("^", " ").casefold().split())
-
-
-def _inserted(connection: Connection, table: type[Patient | Study | Series], values: Mapping[str, object]) -> int:
-    key = connection.execute(insert(table).values(values)).inserted_primary_key
-    return int(key[0]) if key is not None else 0
-
-
-def _record_patient_conflict(connection: Connection, one: Arrived, identity: str, of_study: str) -> None:
-    """Tell once for each series, unless the two patients were merged."""
-    known, arriving = aliased(Patient), aliased(Patient)
-    merged = select(known.id).where(
-        known.identity == of_study, arriving.identity == identity, arriving.merged_into == known.id
-    )
-    seen = select(Conflict.id).where(
-        Conflict.kind == "study-of-two-patients",
-        Conflict.study_instance_uid == one.attributes.study["study_instance_uid"],
-        Conflict.series_instance_uid == one.attributes.series["series_instance_uid"],
-    )
-    if connection.execute(merged).first() is None and connection.execute(seen).first() is None:
-        detail = "this study has arrived under another patient; it stays with the first one"
-        _record_conflict(connection, "study-of-two-patients", one, detail)
-
-
-def _record_event(connection: Connection, kind: EventKind, one: Arrived, detail: str) -> None:
-    record_event(
-        connection,
-        kind,
-        one.file.received_at,
-        study_instance_uid=str(one.attributes.study["study_instance_uid"]),
-        series_instance_uid=str(one.attributes.series["series_instance_uid"]),
-        sop_instance_uid=one.attributes.sop_instance_uid,
-        detail=detail,
-    )
-
-
-def _record_conflict(
-    connection: Connection,
-    kind: str,
-    one: Arrived,
-    detail: str,
-    key: str | None = None,
-    sha256: str | None = None,
-) -> None:
-    """`key` and `sha256` are of bytes that are kept beside those of the row."""
-    uids = {
-        "study_instance_uid": one.attributes.study["study_instance_uid"],
-        "series_instance_uid": one.attributes.series["series_instance_uid"],
-        "sop_instance_uid": one.attributes.sop_instance_uid,
-    }
-    connection.execute(
-        insert(Conflict).values(
-            kind=kind,
-            detail=detail,
-            key=key,
-            sha256=sha256,
-            calling_ae_title=one.file.calling_ae_title or None,
-            found_at=one.file.received_at,
-            **uids,
-        )
-    )
-    log.warning("conflict", kind=kind, detail=detail, **uids)
 
 
 def known_keys(connection: Connection, keys: Sequence[str]) -> set[str]:

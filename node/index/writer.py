@@ -22,7 +22,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from node.errors import OutOfResources
 from node.failpoints import reached
-from node.index.instances import Arrived, add_instances
+from node.index.instances import add_instances
+from node.index.levels import Arrived
 from node.index.records import Kept
 from node.metrics import Metrics
 
@@ -92,9 +93,13 @@ class IndexWriter:
         OutOfResources
             The commit failed or may have failed: never a success.
         """
+        return self.submit(arrived, folder).result()
+
+    def submit(self, arrived: Arrived, folder: Path) -> Future[Kept]:
+        """As `add`, without waiting for the commit."""
         future: Future[Kept] = Future()
         self._put(_Instance(arrived, folder, future))
-        return future.result()
+        return future
 
     def run(self, work: Callable[[Connection], T]) -> T:
         """Return what `work` returns, after its effects are committed; raising undoes its own effects only.

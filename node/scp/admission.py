@@ -211,7 +211,8 @@ class Admission:
         if requested.application_context != APPLICATION_CONTEXT:
             return Rejection(1, 1, 2, "application context", f"only {APPLICATION_CONTEXT} is spoken here")
         if not 1 <= requested.presentation_contexts <= 128:
-            return Rejection(1, 1, 1, "presentation contexts", "propose 1 to 128 presentation contexts")
+            remedy = "propose 1 to 128 presentation contexts, each with an abstract syntax and transfer syntaxes"
+            return Rejection(1, 1, 1, "presentation contexts", remedy)
         return None
 
     def _stranger(self, address: str, requested: Requested) -> Rejection | None:

@@ -42,6 +42,12 @@ def _answer(proposed: PresentationContext) -> PresentationContext:
     return answer
 
 
+def count_contexts(proposed: Iterable[PresentationContext]) -> int:
+    """How many contexts are proposed; 0 if one of them lacks its abstract or transfer syntax (PS3.8 table 9-13)."""
+    contexts = list(proposed)
+    return len(contexts) if all(context.abstract_syntax and context.transfer_syntax for context in contexts) else 0
+
+
 def refused_contexts(proposed: Iterable[PresentationContext], peer: Refused) -> list[Refused]:
     """The refusals among our answers, one for each abstract syntax; `peer` names who proposed them."""
     proposals = {context.context_id: context for context in proposed}

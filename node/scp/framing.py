@@ -5,6 +5,7 @@ No socket and no pynetdicom here: bytes go in, pieces of messages and other PDUs
 
 from __future__ import annotations
 
+import mmap
 import struct
 from dataclasses import dataclass
 
@@ -71,7 +72,8 @@ class Framing:
     """
 
     def __init__(self, buffer_bytes: int, maximum_pdu_bytes: int, maximum_request_bytes: int) -> None:
-        self._buffer = memoryview(bytearray(buffer_bytes))
+        # A mapping: what is not used costs nothing, and all goes back to the system when the connection does.
+        self._buffer = memoryview(mmap.mmap(-1, buffer_bytes))
         self._start = self._end = 0
         self._expected = frozenset({ASSOCIATE_RQ, ABORT})
         # Some senders count the PDU header into the length that we announced.

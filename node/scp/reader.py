@@ -42,7 +42,7 @@ logger = structlog.get_logger()
 BUFFER_BYTES = 262144
 """What one association holds in memory of what arrives."""
 
-TICK_SECONDS = 0.5
+TICK_SECONDS = 2.0
 """Longest wait without a look at deadlines."""
 
 SLOWEST_BYTES_PER_SECOND = 1024
@@ -173,9 +173,9 @@ class Reader(DULServiceProvider):
                 )
                 self._tell_refusal("connection", "TLS", f"TLS failed: {error.reason or type(error).__name__}", remedy)
         except Exception as error:
-            self._log().error("association_failed", address=self.connection.address, exc_info=error)
             self.outcome = "violated"
             self._send_abort(_SERVICE_PROVIDER, framing.NOT_SPECIFIED)
+            self._log().error("association_failed", address=self.connection.address, exc_info=error)
         finally:
             self._end()
 
@@ -255,6 +255,8 @@ class Reader(DULServiceProvider):
 
     def _watch_deadlines(self) -> None:
         state = self.state_machine.current_state
+        if self.assoc.ident is not None and not self.assoc.is_alive():
+            raise RuntimeError("pynetdicom's thread of this association died")  # nobody would answer, or let go of it
         if self._hung_up or (self._draining and state == _AWAITING_REQUEST):
             self.event_queue.put("Evt17")
         elif self.artim_timer.expired:

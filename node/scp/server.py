@@ -29,7 +29,7 @@ from node.metrics import Metrics
 from node.scp.admission import Admission, Rejection, Requested
 from node.scp.c_echo import handle_c_echo
 from node.scp.c_store import StoreService, handle_c_store
-from node.scp.contexts import Acceptance, refused_contexts
+from node.scp.contexts import Acceptance, count_contexts, refused_contexts
 from node.scp.reader import Reader
 from node.scp.tls import tls_context
 
@@ -207,7 +207,7 @@ def _judge(event: Event, listener: Listener) -> None:
         asked.calling_ae_title.strip(),
         asked.called_ae_title.strip(),
         str(asked.application_context_name),
-        len(asked.presentation_context_definition_list),
+        count_contexts(asked.presentation_context_definition_list),
         tuple(str(context.abstract_syntax) for context in asked.presentation_context_definition_list),
     )
     association = uuid.uuid4().hex[:12]

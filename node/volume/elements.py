@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from pydicom import Dataset
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import BaseTag
 
@@ -28,7 +28,7 @@ _TEXT_VRS = frozenset({"CS", "LO", "SH", "UI", "TM", "DA", "DT"})
 def numbers(ds: Dataset, keyword: str) -> Numbers | None:
     """Return the numbers of an element, NaN for each that is none; None where it is absent or empty."""
     tag, vr = _tag(keyword)
-    raw: Any = ds.get_item(tag)
+    raw = values.held(ds, tag)
     if raw is None:
         return None
     if isinstance(raw, RawDataElement) and isinstance(raw.value, bytes):
@@ -53,7 +53,7 @@ def number(ds: Dataset, keyword: str) -> float | None:
 def texts(ds: Dataset, keyword: str) -> tuple[str, ...]:
     """Return the texts of an element without padding; empty where there is none."""
     tag, vr = _tag(keyword)
-    raw: Any = ds.get_item(tag)
+    raw = values.held(ds, tag)
     if raw is None:
         return ()
     if isinstance(raw, RawDataElement) and isinstance(raw.value, bytes) and (raw.VR or vr) in _TEXT_VRS:
@@ -70,7 +70,7 @@ def text(ds: Dataset, keyword: str) -> str | None:
 
 def item(ds: Dataset | None, keyword: str) -> Dataset | None:
     """Return the first item of a sequence; None where there is none."""
-    if ds is None or _tag(keyword)[0] not in ds:
+    if ds is None or values.held(ds, _tag(keyword)[0]) is None:
         return None
     found = values.items(ds, keyword)
     return found[0] if found else None
@@ -109,10 +109,8 @@ def instant_of(date_time: str | None) -> float | None:
 @lru_cache(maxsize=512)
 def _tag(keyword: str) -> tuple[BaseTag, str]:
     """The tag of a keyword of the standard, and its value representation."""
-    tag = tag_for_keyword(keyword)
-    if tag is None:
-        raise LookupError(f"{keyword} is no keyword of PS3.6")
-    return BaseTag(tag), dictionary_VR(tag)
+    tag = values.standard_tag(keyword)
+    return tag, dictionary_VR(tag)
 
 
 def _float(part: bytes) -> float:

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import generate_fragments, parse_basic_offsets
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from node.dicom.reading import FileBytes, stored_bytes
 from node.dicom.values import value
 from node.errors import ConversionRefused
 from node.volume.codestreams import Codestream, begins, read_codestream
@@ -36,6 +37,10 @@ MAXIMUM_INSTANCE_BYTES = 16_000_000_000
 """Largest sum of the decoded frames of one compressed instance."""
 
 _NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, "1.2.840.10008.1.2.1.99")
+
+
+Stored = bytes | FileBytes
+"""Pixel data in memory, or in their file."""
 
 
 class FrameReader:
@@ -111,20 +116,19 @@ def frame_reader(ds: Dataset) -> FrameReader:
     if keyword is None:
         raise ConversionRefused(Reason.NOT_AN_IMAGE, "the data set has no pixel data")
     layout = pixel_layout(ds, keyword)
-    data = value(ds, keyword)
-    if not isinstance(data, bytes):
+    syntax = text(ds.file_meta, "TransferSyntaxUID") or "" if hasattr(ds, "file_meta") else ""
+    data, encapsulated = stored_bytes(ds, keyword)
+    if not data:
         raise contradictory("(7FE0,0010) Pixel Data is empty or is not a string of bytes")
-    syntax = str(ds.file_meta.get("TransferSyntaxUID", "")) if hasattr(ds, "file_meta") else ""
     table = _table(ds, layout)
     lossy = text(ds, "LossyImageCompression") == "01"
-    encapsulated = bool(ds[keyword].is_undefined_length)
     if syntax in _NATIVE or (not syntax and not encapsulated):
         if encapsulated:
             raise contradictory("(7FE0,0010) Pixel Data is of undefined length, its transfer syntax is not compressed")
         big = syntax == ExplicitVRBigEndian or (not syntax and ds.original_encoding[1] is False)
         swapped = big and layout.bits_allocated <= 8 and ds[keyword].VR == "OW"
         return FrameReader(layout, _native(layout, data, big, swapped), table, native_colours(layout), lossy)
-    return _compressed(ds, layout, data, syntax, table, lossy)
+    return _compressed(ds, layout, data[:], syntax, table, lossy)
 
 
 def _table(ds: Dataset, layout: PixelLayout) -> LookupTable | None:
@@ -136,7 +140,7 @@ def _table(ds: Dataset, layout: PixelLayout) -> LookupTable | None:
 # Native frames
 
 
-def _native(layout: PixelLayout, data: bytes, big: bool, swapped: bool) -> Callable[[int], Array]:
+def _native(layout: PixelLayout, data: Stored, big: bool, swapped: bool) -> Callable[[int], Array]:
     """Return how to read a native frame, after its length is checked (PS3.5 8.1.1)."""
     if layout.photometric in HALF_SAMPLED and (layout.columns % 2 or layout.bits_allocated < 8):
         raise contradictory(f"(0028,0011) Columns is {layout.columns}: {layout.photometric} asks for an even number")
@@ -148,27 +152,28 @@ def _native(layout: PixelLayout, data: bytes, big: bool, swapped: bool) -> Calla
     return partial(_native_words, layout, data, layout.stored_dtype.newbyteorder(">" if big else "<"))
 
 
-def _check_length(layout: PixelLayout, data: bytes) -> None:
+def _check_length(layout: PixelLayout, data: Stored) -> None:
     expected = -(-layout.frame_bits * layout.frames // 8)
     # Some writers pad with zeros; anything else behind the last frame says that a dimension is wrong.
-    if len(data) < expected or (len(data) > expected + 1 and data.count(0, expected) < len(data) - expected):
+    if len(data) < expected or (len(data) > expected + 1 and data[expected:].count(0) < len(data) - expected):
         raise contradictory(
             f"(7FE0,0010) Pixel Data is {len(data)} bytes long: {layout.frames} frames of {layout.rows} x "
             f"{layout.columns} pixels, {layout.samples} samples of {layout.bits_allocated} bits, take {expected}"
         )
 
 
-def _native_bits(layout: PixelLayout, data: bytes, index: int) -> Array:
+def _native_bits(layout: PixelLayout, data: Stored, index: int) -> Array:
     """Return a frame of single bits; frames follow each other without padding (PS3.5 8.1.1)."""
     first = index * layout.pixels
-    packed = np.frombuffer(data, np.uint8)[first // 8 : -(-(first + layout.pixels) // 8)]
+    packed = _bytes_as(np.dtype(np.uint8), data, first // 8, -(-(first + layout.pixels) // 8))
     bits = np.unpackbits(packed, bitorder="little")[first % 8 : first % 8 + layout.pixels]
     return bits.reshape(layout.rows, layout.columns)
 
 
-def _native_words(layout: PixelLayout, data: bytes, dtype: np.dtype[Any], index: int) -> Array:
+def _native_words(layout: PixelLayout, data: Stored, dtype: np.dtype[Any], index: int) -> Array:
     count = layout.frame_bits // layout.bits_allocated
-    words = np.frombuffer(data, dtype, count, index * count * dtype.itemsize)
+    frame_bytes = count * dtype.itemsize
+    words = _bytes_as(dtype, data, index * frame_bytes, (index + 1) * frame_bytes)
     if not dtype.isnative:
         words = words.astype(layout.stored_dtype)
     words = _stored_bits(words, layout, layout.bits_stored, layout.shift)
@@ -179,6 +184,22 @@ def _native_words(layout: PixelLayout, data: bytes, dtype: np.dtype[Any], index:
     if layout.by_plane:
         return words.reshape(3, layout.rows, layout.columns).transpose(1, 2, 0)
     return words.reshape(layout.rows, layout.columns, 3)
+
+
+def _bytes_as(dtype: np.dtype[Any], data: Stored, start: int, stop: int) -> Array:
+    """Return some bytes as numbers, read from their file only now if they have stayed there.
+
+    Raises
+    ------
+    ConversionRefused
+        ``unreadable``: the file is not what it was when its header was read.
+    """
+    if isinstance(data, bytes):
+        return np.frombuffer(data, dtype, (stop - start) // dtype.itemsize, start)
+    try:
+        return np.frombuffer(data[start:stop], dtype)
+    except (OSError, EOFError) as error:
+        raise ConversionRefused(Reason.UNREADABLE, "the file can no longer be read, or has become shorter") from error
 
 
 def _stored_bits(words: Array, layout: PixelLayout, bits: int, shift: int = 0) -> Array:

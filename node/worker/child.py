@@ -136,6 +136,8 @@ def serve(pipe: Connection, memory_bytes: int, cpu_seconds: int) -> None:
             answer: Converted | str = convert(job)
         except MemoryError:
             answer = f"conversion needs more than {memory_bytes} bytes ([convert] memory_bytes)"
+        except OSError as error:
+            answer = f"disk: {error.strerror}"
         except Exception as error:  # the boundary of the process: the node records what it was
             place = traceback.extract_tb(error.__traceback__)[-1]
             answer = (

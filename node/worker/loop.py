@@ -83,6 +83,9 @@ class Worker:
     def _run(self) -> None:
         idle = threading.Semaphore(self._settings.workers)
         while not self._stopping.is_set():
+            if not self._archive.intake.has_room():  # nothing can be written: what is due stays due
+                self._stopping.wait(POLL_SECONDS)
+                continue
             try:
                 if step := self._clock.step():
                     log.warning("clock_stepped", seconds=step.total_seconds())

@@ -18,7 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -54,8 +54,7 @@ class Node:
     def __init__(self, root: Path, mutant: str | None = None, environment: Mapping[str, str] | None = None) -> None:
         self.root, self.port = root, 0
         self.log = root.parent / "serve.log"
-        self._output = root.parent / "serve.out"
-        os.mkfifo(self._output)
+        self._starts = 0
         self.process = 0
         self._starter = subprocess.Popen(
             [sys.executable, "-m", "tests.crash.preloaded", *([mutant] if mutant else [])],
@@ -68,18 +67,22 @@ class Node:
 
     def start(self, environment: Mapping[str, str] | None = None) -> bool:
         """Start it; False when it dies before it listens."""
+        self._starts += 1
+        fifo = self.root.parent / f"serve-{self._starts}.out"  # a new one: a child of the last node may hold the other
+        os.mkfifo(fifo)
         order = {
             "arguments": ["serve", "--root", str(self.root), "--port", "0"],
             "environment": dict(environment or {}),
-            "output": str(self._output),
+            "output": str(fifo),
             "log": str(self.log),
         }
         assert self._starter.stdin is not None
         self._starter.stdin.write(json.dumps(order) + "\n")
         self._starter.stdin.flush()
         self.process = int(self._told())
-        with self._output.open() as output:
+        with fifo.open() as output:
             ready = READY.fullmatch(output.readline().strip())
+        fifo.unlink()
         if ready is None:
             self.end()
             return False
@@ -112,7 +115,6 @@ class Node:
         self._starter.stdin.close()
         self._starter.wait()
         self._starter.stdout.close()
-        self._output.unlink()
 
     def _told(self) -> str:
         assert self._starter.stdout is not None
@@ -141,6 +143,10 @@ class Run:
         Associations at once.
     mutant : str, optional
         See `tests.crash.mutants`.
+    points : sequence of str
+        Names of steps at which the node is killed, in turn.
+    settle_seconds : float
+        How long everything may take to be converted in the end; a fifth of a second is added for each data set.
     """
 
     folder: Path
@@ -149,17 +155,16 @@ class Run:
     seed: int = 0
     mutant: str | None = None
     points: Sequence[str] = RECEIVING + CONVERTING + RECOVERING
+    settle_seconds: float = 60.0
 
-    def run(self, cycles: int, deadline_seconds: float = float("inf")) -> Result:
+    def run(self, cycles: int) -> Result:
         """Go through the named steps in turn, every second cycle with a random moment instead; stop at a problem."""
         began, result, random_ = time.monotonic(), Result(), random.Random(self.seed)
         root = self.folder / "root"
-        journal, checker = Journal(self.folder / "journal"), Checker(root)
+        checker = Checker(root)
         waiting: list[list[Sent]] = [[] for _ in range(self.senders)]
-        with Node(root, self.mutant) as node:
+        with closing(Journal(self.folder / "journal")) as journal, Node(root, self.mutant) as node:
             for cycle in range(cycles):
-                if time.monotonic() - began > deadline_seconds:
-                    break
                 point = self.points[cycle // 2 % len(self.points)] if cycle % 2 == 0 else None
                 self._cycle(node, point, waiting, journal, checker, random_, result)
                 result.cycles += 1
@@ -167,7 +172,6 @@ class Run:
                     break
             else:
                 self._settle(node, waiting, journal, checker, result)
-        journal.close()
         result.acknowledged, result.refused = len(journal.acknowledged()), sum(s != 0 for s in journal.statuses)
         result.seconds = time.monotonic() - began
         return result
@@ -240,7 +244,7 @@ class Run:
             sender.join()
             lost = [one for one in still if (one.sop_instance_uid, one.sha256) not in journal.answered_at]
             result.problems += [f"not taken in the end: {one.sop_instance_uid}" for one in lost]
-        deadline, pause = time.monotonic() + 60 + 0.2 * len(journal.sent), threading.Event()
+        deadline, pause = time.monotonic() + self.settle_seconds + 0.2 * len(journal.sent), threading.Event()
         while (left := checker.unsettled()) and time.monotonic() < deadline:
             pause.wait(0.5)
         result.problems += left

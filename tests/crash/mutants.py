@@ -115,6 +115,16 @@ def claims_stay() -> None:
     Index.release_all_claims = lambda self, now: 0  # type: ignore[method-assign]
 
 
+def parts_stay() -> None:
+    """What was half received when the node died stays where it is."""
+    Archive.sweep_incoming = lambda self: 0  # type: ignore[method-assign]
+
+
+def strays_stay() -> None:
+    """Files without a row are not looked for."""
+    Index.unknown_keys = lambda self, keys: []  # type: ignore[method-assign]
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     function.__name__.replace("_", "-"): function
     for function in (
@@ -131,6 +141,8 @@ MUTANTS: dict[str, Callable[[], None]] = {
         answer_before_keep,
         resend_removes_both,
         claims_stay,
+        parts_stay,
+        strays_stay,
     )
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
@@ -10,7 +11,16 @@ from pynetdicom import build_context
 
 from node.config import Peer
 from tests import make
-from tests.protocol.conftest import CT_IMAGE_STORAGE, VERIFICATION, Raw, Running, associate, echo_seconds, until
+from tests.protocol.conftest import (
+    CT_IMAGE_STORAGE,
+    VERIFICATION,
+    Raw,
+    Running,
+    associate,
+    associate_rq,
+    echo_seconds,
+    until,
+)
 
 MODALITY_WORKLIST_FIND = "1.2.840.10008.5.1.4.31"
 
@@ -81,6 +91,15 @@ def test_another_protocol_is_told_as_a_connection(node: Running) -> None:
         assert raw.closed()
     [row] = told(node, "connection")
     assert (row["rule"], row["peer"]) == ("request", "127.0.0.1")
+
+
+def test_a_peer_that_does_not_speak_tls_is_told(start_node: Callable[..., Running], keys: Path) -> None:
+    node = start_node(tls_certificate=keys / "server.pem", tls_key=keys / "server.key")
+    with Raw(node) as raw:
+        raw.send(associate_rq())
+        assert raw.closed()
+    [row] = told(node, "connection")
+    assert (row["rule"], row["peer"]) == ("TLS", "127.0.0.1")
 
 
 def test_a_flood_of_strangers_is_counted_and_the_node_stays_quick(start_node: Callable[..., Running]) -> None:

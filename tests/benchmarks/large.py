@@ -1,0 +1,94 @@
+"""One instance of many gigabytes: does the node take it, how fast, and in how much memory?
+
+    python tests/benchmarks/large.py [--gigabytes N] [--folder FOLDER]
+
+The node runs as it does at a site.  A raw sender streams an instance whose pixel data are zeros, in PDUs of 128 KB.
+Needs as much free disk; all of it is given back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import struct
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.benchmarks.receive import voxelnode  # noqa: E402
+from tests.make import instance  # noqa: E402
+from tests.protocol.conftest import Raw, c_store_rq, data_set_bytes, p_data, pdv, status_of  # noqa: E402
+
+FRAGMENT_BYTES = (1 << 17) - 6
+
+
+def memory(process_id: int, key: str) -> int:
+    """A line of /proc/PID/status, in megabytes."""
+    lines = Path(f"/proc/{process_id}/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith(f"{key}:"))
+
+
+def node_process(folder: Path) -> int:
+    """The process that serves a root below `folder`."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        arguments = path.read_bytes().split(b"\0")
+        if str(folder / "voxelnode").encode() in arguments:
+            return int(path.parent.name)
+    raise SystemExit("the node does not run")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gigabytes", type=float, default=8)
+    parser.add_argument("--folder", help="where the archive lies meanwhile")
+    options = parser.parse_args()
+    size = int(options.gigabytes * 1e9)
+    ds = instance(BitsAllocated=1, NumberOfFrames=1)
+    # Explicit VR: a length of undefined size is for encapsulated data only, and OV has 32 bits too.  Beyond 4 GiB an
+    # instance holds several elements; Pixel Data goes last.
+    head = data_set_bytes(ds)
+    with tempfile.TemporaryDirectory(prefix="voxelnode-benchmark-", dir=options.folder) as temporary:
+        with voxelnode(Path(temporary), "1") as port:
+            process_id = node_process(Path(temporary))
+            peer = Raw(SimpleNamespace(host="127.0.0.1", port=port), 600)
+            with peer.associate():
+                before = memory(process_id, "VmRSS")
+                began = time.perf_counter()
+                peer.send(p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID))) + p_data(pdv(1, 0, head)))
+                for value_bytes in elements(size):
+                    send_element(peer, *value_bytes)
+                peer.send(p_data(pdv(1, 2, b"")))
+                status = status_of(peer.receive())
+                seconds = time.perf_counter() - began
+            peak = memory(process_id, "VmHWM")
+        stored = sum(path.stat().st_size for path in Path(temporary).rglob("*.dcm"))
+    print(f"status 0x{status:04X}, {stored} bytes at rest, {seconds:.1f} s, {size / seconds / 1e6:.0f} MB/s")
+    print(f"memory of the node: {before} MB before, {peak} MB at its peak")
+
+
+def elements(size: int) -> list[tuple[int, int, int]]:
+    """Group, element and length of what fills `size` bytes: overlays, then the pixel data."""
+    largest = 0xFFFFFFFE
+    overlays = []
+    while size > largest:
+        overlays.append((0x6000 + 2 * len(overlays), 0x3000, largest))
+        size -= largest
+    return [*overlays, (0x7FE0, 0x0010, size & ~1)]
+
+
+def send_element(peer: Raw, group: int, element: int, length: int) -> None:
+    peer.send(p_data(pdv(1, 0, struct.pack("<HH2s2xL", group, element, b"OW", length))))
+    fragment = p_data(pdv(1, 0, bytes(FRAGMENT_BYTES)))
+    whole, rest = divmod(length, FRAGMENT_BYTES)
+    for _ in range(whole):
+        peer.send(fragment)
+    if rest:
+        peer.send(p_data(pdv(1, 0, bytes(rest))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""A root that was harmed while no node ran: refused with the remedy, or nothing acknowledged is missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.crash.checker import Checker
+from tests.crash.harness import PROJECT, Node
+from tests.crash.journal import Journal, Sender, new_series
+
+pytestmark = [pytest.mark.timeout(120)]
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    opened = Journal(tmp_path / "journal")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def node(tmp_path: Path, journal: Journal) -> Iterator[Node]:
+    """A node that was killed, with twelve acknowledged instances."""
+    with Node(tmp_path / "root") as node:
+        assert node.start()
+        sender = Sender(node.port, [*new_series(6), *new_series(6)], journal)
+        sender.start()
+        sender.join()
+        node.kill()
+        assert set(journal.statuses) == {0}
+        yield node
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "node", *arguments], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def refused(node: Node) -> str:
+    """What a start that is refused says."""
+    assert not node.start()
+    return node.log.read_text().splitlines()[-1]
+
+
+def test_a_lost_write_ahead_log_loses_no_instance(node: Node, journal: Journal) -> None:
+    (node.root / "index.sqlite-wal").unlink()
+    assert node.start()
+    assert Checker(node.root).problems(journal) == []
+
+
+def test_a_lost_index_is_not_replaced_unasked_and_is_rebuilt_when_asked(node: Node, journal: Journal) -> None:
+    for path in node.root.glob("index.sqlite*"):
+        path.unlink()
+    assert "voxelnode db rebuild" in refused(node)
+    assert run("db", "rebuild", "--root", str(node.root)).returncode == 0
+    assert node.start()
+    assert Checker(node.root).problems(journal) == []
+
+
+def test_a_damaged_page_of_the_index_is_noticed_at_the_start(node: Node, journal: Journal) -> None:
+    assert node.start()
+    node.kill()
+    index = node.root / "index.sqlite"
+    subprocess.run([sys.executable, "-c", CHECKPOINT, index], check=True)
+    content = bytearray(index.read_bytes())
+    for page in range(2, len(content) // 4096):
+        content[page * 4096 + 8 : page * 4096 + 16] = b"\xff" * 8
+    index.write_bytes(content)
+    assert "voxelnode db rebuild" in refused(node)
+    told = run("db", "rebuild", "--root", str(node.root))
+    assert "12 instances indexed" in told.stdout
+    assert node.start()
+    assert Checker(node.root).problems(journal) == []
+
+
+CHECKPOINT = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('PRAGMA wal_checkpoint(TRUNCATE)')"
+
+
+def test_a_root_that_may_only_be_read_is_told(tmp_path: Path) -> None:
+    place = tmp_path / "mounted"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m,ro", "none", str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a file system needs root")
+    try:
+        told = run("serve", "--root", str(place / "root"), "--port", "0")
+    finally:
+        subprocess.run(["umount", place], check=True)
+    assert told.returncode == 1
+    assert "Read-only file system" in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_a_removed_or_altered_file_is_found_by_fsck(node: Node, journal: Journal) -> None:
+    first, second = sorted(node.root.glob("objects/*/*.dcm"))[:2]
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:-1] + b"\xff")
+    told = run("fsck", "--hash", "--root", str(node.root))
+    assert told.returncode == 1
+    assert "file-missing" in told.stdout
+    assert "file-altered" in told.stdout
+    assert node.start()  # an instance that is lost cannot be brought back by refusing the others
+    assert [problem.split(":")[0] for problem in Checker(node.root).problems(journal)]
+    sender = Sender(node.port, list(journal.sent.values()), journal)
+    sender.start()
+    sender.join()
+    node.kill()
+    assert run("fsck", "--hash", "--repair", "--root", str(node.root)).returncode == 0
+    assert node.start()
+    sender = Sender(node.port, list(journal.sent.values()), journal)
+    sender.start()
+    sender.join()
+    assert set(journal.statuses) == {0}
+    assert Checker(node.root).problems(journal) == []

@@ -1,0 +1,250 @@
+"""`fsck` finds and mends differences between index, archive and volumes; `db rebuild` and a backup restore them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from node import app
+from node.config import Settings, Storage
+from node.convert import convert, convert_series
+from node.fsck import Finding
+from node.index.database import reading
+from node.index.engine import backup
+from node.ingest import Announced, Ingest, Origin
+from node.writers.base import WriteOptions
+from tests import make
+from tests.crash.journal import Sent, new_series
+
+FAR = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(storage=Storage(root=tmp_path / "root", reserve_bytes=0, low_bytes=0))
+
+
+@pytest.fixture
+def filled(settings: Settings) -> Path:
+    """A root with a series of five instances, converted."""
+    with app.Store(settings) as store:
+        take(store.ingest, new_series(5))
+        convert_all(store)
+    return settings.storage.root
+
+
+def take(ingest: Ingest, instances: list[Sent]) -> None:
+    for one in instances:
+        said = Announced("1.2.840.10008.5.1.4.1.1.2", one.sop_instance_uid, "1.2.840.10008.1.2.1")
+        arrival = ingest.begin(said, Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
+        arrival.write(one.data)
+        arrival.finish()
+
+
+def convert_all(store: app.Store) -> None:
+    while claimed := store.index.claim_due_series(FAR):
+        convert_series(claimed, store.archive, store.index, WriteOptions(), convert, lambda: FAR)
+
+
+def found(settings: Settings, *, digests: bool = False, repair: bool = False) -> list[Finding]:
+    return app.fsck(settings, digests=digests, repair=repair)
+
+
+def kinds(findings: list[Finding]) -> list[str]:
+    return sorted(finding.kind for finding in findings)
+
+
+def objects(root: Path) -> list[Path]:
+    return sorted(root.glob("objects/*/*.dcm"))
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_sound_root_has_no_findings(settings: Settings, filled: Path) -> None:
+    assert found(settings, digests=True) == []
+
+
+def test_a_lost_file_is_marked_and_the_next_arrival_brings_it_back(settings: Settings, filled: Path) -> None:
+    lost = objects(filled)[0]
+    content = lost.read_bytes()
+    lost.unlink()
+    [finding] = found(settings, repair=True)
+    assert (finding.kind, finding.path, finding.mended) == ("file-missing", str(lost.relative_to(filled)), "marked")
+    assert found(settings) == []
+    with reading(filled) as index:
+        [row] = index.rows("SELECT * FROM v_images WHERE file_missing")
+        assert row["sop_instance_uid"] == finding.sop_instance_uid
+        assert index.rows("SELECT 1 FROM v_events WHERE kind = 'file-missing'")
+    data = content[row["data_set_offset"] :]
+    with app.Store(settings) as store:
+        take(store.ingest, [Sent(row["series_instance_uid"], row["sop_instance_uid"], data)])
+    with reading(filled) as index:
+        assert index.rows("SELECT count(*) AS n FROM v_images WHERE NOT file_missing") == [{"n": 5}]
+    assert found(settings, digests=True) == []
+
+
+def test_a_file_that_is_back_is_no_longer_marked(settings: Settings, filled: Path) -> None:
+    lost = objects(filled)[0]
+    away = filled / "away"
+    lost.rename(away)
+    found(settings, repair=True)
+    away.rename(lost)
+    assert kinds(found(settings)) in (["file-back"], [])
+    found(settings, repair=True)
+    with reading(filled) as index:
+        assert index.rows("SELECT 1 FROM v_images WHERE file_missing") == []
+
+
+def test_a_flipped_bit_is_seen_by_its_digest_and_goes_to_quarantine(settings: Settings, filled: Path) -> None:
+    flip(objects(filled)[2])
+    assert found(settings) == []
+    [finding] = found(settings, digests=True)
+    assert (finding.kind, finding.mended) == ("file-altered", None)
+    [mended] = found(settings, digests=True, repair=True)
+    assert mended.mended == "to quarantine, marked as missing"
+    assert len(list((filled / "quarantine").iterdir())) == 1
+    assert found(settings, digests=True) == []
+
+
+def test_a_truncated_file_is_seen_without_reading_it(settings: Settings, filled: Path) -> None:
+    os.truncate(objects(filled)[0], 500)
+    assert kinds(found(settings)) == ["file-altered"]
+
+
+def test_a_file_without_row_is_adopted_or_goes_to_quarantine(settings: Settings, filled: Path) -> None:
+    folder = objects(filled)[0].parent
+    stray = folder / f"{'a' * 32}.dcm"
+    make.instance(SOPInstanceUID="1.2.3").save_as(stray, enforce_file_format=True)
+    (folder / f"{'b' * 32}.dcm").write_bytes(b"no DICOM")
+    assert kinds(found(settings)) == ["file-unknown", "file-unknown"]
+    assert all(finding.mended for finding in found(settings, repair=True))
+    assert found(settings, digests=True) == []
+    with reading(filled) as index:
+        assert len(index.rows("SELECT 1 FROM v_images")) == 6
+
+
+def test_beside_a_serving_node_a_young_file_without_row_is_on_its_way_in(settings: Settings, filled: Path) -> None:
+    young, old = (objects(filled)[0].parent / f"{letter * 32}.dcm" for letter in "ab")
+    young.write_bytes(b"")
+    old.write_bytes(b"")
+    os.utime(old, (0, 0))
+    with app.Store(settings) as store:
+        store.archive.path(str(young.relative_to(filled))).write_bytes(b"")
+        old.write_bytes(b"")
+        os.utime(old, (0, 0))
+        assert [finding.path for finding in found(settings)] == [str(old.relative_to(filled))]
+
+
+@pytest.mark.parametrize("harm", ["lost", "flipped"])
+def test_a_volume_that_is_not_as_it_was_written_is_made_again(settings: Settings, filled: Path, harm: str) -> None:
+    volume = next(filled.glob("volumes/*/*/1/*.nii.gz"))
+    volume.unlink() if harm == "lost" else flip(volume)
+    assert kinds(found(settings, digests=True)) == [f"volume-{'missing' if harm == 'lost' else 'altered'}"]
+    [mended] = found(settings, digests=True, repair=True)
+    assert mended.mended == "to be converted again"
+    with app.Store(settings) as store:
+        convert_all(store)
+    with reading(filled) as index:
+        rows = index.rows("SELECT path, revision FROM v_volumes WHERE NOT superseded AND format = 'nifti'")
+    assert [row["revision"] for row in rows] == [2]
+    assert Path(rows[0]["path"]).is_file()
+
+
+def test_volumes_without_rows_are_removed(settings: Settings, filled: Path) -> None:
+    stray = filled / "volumes" / "1.2" / "3.4" / "1"
+    stray.mkdir(parents=True)
+    assert kinds(found(settings)) == ["volume-unknown"]
+    found(settings, repair=True)
+    assert not stray.exists()
+    assert found(settings) == []
+
+
+def test_repair_needs_the_root_for_itself(settings: Settings, filled: Path) -> None:
+    with app.Store(settings), pytest.raises(app.RootInUse):
+        found(settings, repair=True)
+
+
+def images(root: Path) -> list[dict[str, object]]:
+    columns = "sop_instance_uid, series_instance_uid, sha256, bytes, data_set_offset, path, calling_ae_title"
+    with reading(root) as index:
+        return index.rows(f"SELECT {columns} FROM v_images ORDER BY sop_instance_uid")
+
+
+@pytest.mark.parametrize("harm", ["deleted", "damaged", "sound"])
+def test_the_index_is_rebuilt_from_the_files_alone(settings: Settings, filled: Path, harm: str) -> None:
+    before = images(filled)
+    if harm == "deleted":
+        for path in filled.glob("index.sqlite*"):
+            path.unlink()
+    elif harm == "damaged":
+        (filled / "index.sqlite").write_bytes(b"no database" * 1000)
+    kept, recovered = app.rebuild_index(settings)
+    assert recovered.adopted == len(before)
+    assert (kept is None) == (harm == "deleted")
+    assert images(filled) == before
+    with app.Store(settings) as store:
+        convert_all(store)
+    with reading(filled) as index:
+        assert [row["state"] for row in index.rows("SELECT state FROM v_series")] == ["converted"]
+        [received] = index.rows("SELECT min(received_at) AS first FROM v_images")
+    first = dt.datetime.fromtimestamp(min(path.stat().st_mtime for path in objects(filled)), dt.UTC)
+    assert str(received["first"])[:19] == f"{first:%Y-%m-%d %H:%M:%S}"
+    assert found(settings, digests=True, repair=True) == []
+
+
+def test_a_backup_that_is_made_while_the_node_receives_restores_everything_in_it(
+    settings: Settings, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    half, done = threading.Event(), threading.Event()
+
+    def receive(ingest: Ingest) -> None:
+        try:
+            for number in range(40):
+                take(ingest, new_series(3))
+                if number == 10:
+                    half.set()
+        finally:
+            half.set()
+            done.set()
+
+    with app.Store(settings) as store:
+        receiver = threading.Thread(target=receive, args=(store.ingest,))
+        receiver.start()
+        assert half.wait(60)
+        backup(settings.storage.root / "index.sqlite", copy / "index.sqlite")  # the index first,
+        was_receiving = not done.is_set()
+        for name in ("objects", "quarantine"):  # then the files: each row of the copy finds its own
+            shutil.copytree(settings.storage.root / name, copy / name)
+        receiver.join()
+    assert was_receiving
+    restored = Settings(storage=Storage(root=copy, reserve_bytes=0, low_bytes=0))
+    with reading(copy) as index:
+        rows = len(index.rows("SELECT 1 FROM v_images"))
+    assert rows >= 33
+    with app.Store(restored) as store:
+        assert store.recovered.missing == 0
+        assert store.recovered.adopted >= 0
+    assert found(restored, digests=True) == []
+    assert len(images(copy)) == len(objects(copy)) >= rows
+
+
+def test_files_copied_before_the_index_leave_rows_without_files(settings: Settings, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    with app.Store(settings) as store:
+        take(store.ingest, new_series(2))
+        shutil.copytree(settings.storage.root / "objects", copy / "objects")
+        take(store.ingest, new_series(3))
+        backup(settings.storage.root / "index.sqlite", copy / "index.sqlite")
+    with app.Store(Settings(storage=Storage(root=copy, reserve_bytes=0, low_bytes=0))) as store:
+        assert store.recovered.missing == 3
