@@ -9,7 +9,7 @@ from node.cli.output import print_json, print_table
 
 
 def retention(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """Tell which studies [retention] lets go now; deletes nothing, a serving node does every hour."""
+    """Tell which studies the rules of retention let go now; deletes nothing, a serving node does every hour."""
     settings = load(config, storage__root=root).settings
 
     from node.index.database import reading
