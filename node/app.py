@@ -94,6 +94,7 @@ class Store:
         self.audit = Audit(root, settings.dicom.ae_title, settings.audit.syslog)
         self._transfers = Transfers(self.audit)
         self.archive = Archive(root, settings.storage.reserve_bytes, settings.storage.low_bytes)
+        self.metrics.intake_open.set_function(lambda: float(self.archive.intake.has_room()))
         self.index = Index(root, self.archive.sync_folder, self.metrics, self.archive.intake.stop)
         quiet_seconds = quiet_seconds_of(
             settings.series.quiet_seconds, settings.series.quiet_seconds_by_calling_ae_title

@@ -7,6 +7,7 @@ the index; it runs in the node. `convert_folder` is `convert` without a node.
 from __future__ import annotations
 
 import datetime as dt
+import gc
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ import uuid
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -93,9 +94,20 @@ def convert(job: ConversionJob) -> Converted:
         The folder cannot be written.
     """
     began = perf_counter()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _few_collections():
         warnings.simplefilter("ignore")  # pydicom's warnings quote values, which may be patient data
         return _convert(job, began)
+
+
+@contextmanager
+def _few_collections() -> Iterator[None]:
+    """Look for cycles less often: data sets have next to none, and of frames, which stay, there may be a million."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(50_000, 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 def _convert(job: ConversionJob, began: float) -> Converted:
@@ -206,7 +218,7 @@ def convert_series(
         place = revision_folder(claimed.study_instance_uid, claimed.series_instance_uid, claimed.revision)
         reached("volumes-written")
         if converted.files:
-            _publish(folder, archive.root / place)
+            _publish(folder, archive.root / place, archive.sync_folder)
         reached("volumes-published")
         recorded = index.record_outcome(claimed, _outcome(claimed, converted, place, options), now())
         reached("outcome-recorded")
@@ -386,22 +398,14 @@ def _first_line(refusals: Sequence[Refusal]) -> str:
     return f"{refusals[0].reason.value}: {refusals[0].detail}"
 
 
-def _publish(folder: Path, place: Path) -> None:
+def _publish(folder: Path, place: Path, sync_folder: Callable[[Path], None]) -> None:
     """Move a finished folder to its place in one step; what a crash left there without rows goes first."""
     shutil.rmtree(place, ignore_errors=True)
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     for made in (folder, *place.parents[3::-1]):
-        _sync(made)
+        sync_folder(made)
     os.rename(folder, place)
-    _sync(place.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(place.parent)
 
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")

@@ -71,6 +71,9 @@ class Metrics:
         self.commit_instances = Histogram(
             "voxelnode_commit_instances", "Instances in one commit", buckets=_BATCH, registry=self.registry
         )
+        self.intake_open = Gauge(
+            "voxelnode_intake_open", "1 while the disk has room and has not failed", registry=self.registry
+        )
         self.queued_instances = Gauge(
             "voxelnode_queued_instances", "Instances that wait for the index writer", registry=self.registry
         )

@@ -85,7 +85,7 @@ class Archive:
     def quarantine(self, key: str) -> None:
         """Move a file out of the way of the index, to its `quarantine_key`."""
         os.rename(self.path(key), self.path(self.quarantine_key(key)))
-        sync_folder(self._quarantine)
+        self.sync_folder(self._quarantine)
 
     def sweep_incoming(self) -> int:
         """Delete what a dead process left half received: none of it was acknowledged. Returns how many files."""

@@ -76,8 +76,10 @@ class IndexWriter:
         self._on_disk_error = on_disk_error
         self._failed: str | None = None
         self._queue: queue.SimpleQueue[_Work | _Instance | None] = queue.SimpleQueue()
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="index-writer", daemon=True)
+        self._closed = False
+        self._lock = threading.Lock()  # nothing is queued behind the end
+        connection = engine.connect()
+        self._thread = threading.Thread(target=self._run, args=(connection,), name="index-writer", daemon=True)
         self._thread.start()
 
     def add(self, arrived: Arrived, folder: Path) -> Kept:
@@ -114,11 +116,10 @@ class IndexWriter:
         return future.result()
 
     def _put(self, pending: _Work | _Instance) -> None:
-        if self._closed.is_set():
-            raise OutOfResources("the index is closed")
-        if self._failed is not None:
-            raise OutOfResources(self._failed)
-        self._queue.put(pending)
+        with self._lock:
+            if self._closed or self._failed is not None:
+                raise OutOfResources(self._failed or "the index is closed")
+            self._queue.put(pending)
         self._metrics.queued_instances.set(self._queue.qsize())
 
     @property
@@ -128,22 +129,22 @@ class IndexWriter:
 
     def close(self) -> None:
         """Commit what is queued and stop."""
-        self._closed.set()
-        self._queue.put(None)
+        with self._lock:
+            self._closed = True
+            self._queue.put(None)
         self._thread.join()
 
-    def _run(self) -> None:
+    def _run(self, connection: Connection) -> None:
         stopping = False
-        with self._engine.connect() as connection:
-            while not stopping:
-                taken = [self._queue.get()]
-                while len(taken) < MAXIMUM_BATCH and not self._queue.empty():
-                    taken.append(self._queue.get())
-                stopping = None in taken
-                batch = [one for one in taken if one is not None]
-                if batch:
-                    self._commit(connection, batch)
-            connection.invalidate()  # closes it on the thread that made it
+        while not stopping:
+            taken = [self._queue.get()]
+            while len(taken) < MAXIMUM_BATCH and not self._queue.empty():
+                taken.append(self._queue.get())
+            stopping = None in taken
+            batch = [one for one in taken if one is not None]
+            if batch:
+                self._commit(connection, batch)
+        connection.close()
 
     def _commit(self, connection: Connection, batch: list[_Work | _Instance]) -> None:
         arrived = [one for one in batch if isinstance(one, _Instance)]

@@ -52,6 +52,8 @@ def association(
     assoc: Any = ae.associate(host, port, ae_title=called_ae_title)
     if not assoc.is_established:
         raise NoAssociation(f"{called_ae_title} at {host} port {port}: {_why_not(assoc)}")
+    # pynetdicom's own thread looks like paused for a moment when it is not: what it takes then, it must give back.
+    assoc._serve_request = lambda message, context_id: assoc.dimse.msg_queue.put((context_id, message))
     try:
         yield assoc
     finally:

@@ -150,7 +150,8 @@ def _told_of_copies(bins: list[Bin], copies: list[Frame]) -> Arrangement:
     grid = Arrangement([[only for (only,) in bins]]) if len(bins[0]) == 1 else repeated(bins)
     warning = Warning(Warn.DUPLICATE_SLICE, f"{len(copies)} frames came again under another SOP Instance UID")
     detail = "the same pixels at the same position as another instance"
-    return Arrangement(grid.planes, [(frame, Reason.DUPLICATE_SLICE, detail) for frame in copies], (warning,))
+    left_out = [*grid.left_out, *((frame, Reason.DUPLICATE_SLICE, detail) for frame in copies)]
+    return Arrangement(grid.planes, left_out, (*grid.warnings, warning))
 
 
 def _without_copies(bins: list[Bin], wanted: int) -> tuple[list[Bin], list[Frame]] | None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from tests.crash.harness import Run
 from tests.crash.mutants import MUTANTS
 
-
 SHOWN = 40
 
 
@@ -30,7 +29,10 @@ def main() -> int:
     print(f"{result.acknowledged} data sets acknowledged, {result.refused} refused")
     for place, count in sorted(result.died_at.items()):
         print(f"{count:6d}  died at {place}")
-    print("\n".join(result.problems[:SHOWN]) or "nothing lost, nothing altered, nothing indexed twice, everything converted")
+    print(
+        "\n".join(result.problems[:SHOWN])
+        or "nothing lost, nothing altered, nothing indexed twice, everything converted"
+    )
     return 1 if result.problems else 0
 
 

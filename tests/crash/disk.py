@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import struct
@@ -113,6 +112,3 @@ def _inode(path: Path) -> Inode:
     number, birth = told.stdout.split()
     seconds, _, fraction = birth.partition(".")
     return int(number), int(seconds) * 1_000_000_000 + int(fraction or 0)
-
-
-NO_SPACE, INPUT_OUTPUT = errno.ENOSPC, errno.EIO

@@ -18,7 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -76,10 +76,7 @@ class Node:
             "output": str(fifo),
             "log": str(self.log),
         }
-        assert self._starter.stdin is not None
-        self._starter.stdin.write(json.dumps(order) + "\n")
-        self._starter.stdin.flush()
-        self.process = int(self._told())
+        self.process = int(self._told(json.dumps(order)))
         with fifo.open() as output:
             ready = READY.fullmatch(output.readline().strip())
         fifo.unlink()
@@ -98,10 +95,9 @@ class Node:
         if not self.process:
             return 0
         if number is not None:
-            with suppress(ProcessLookupError):
-                os.kill(self.process, number)
+            os.kill(self.process, number)
         self.process = 0
-        return int(self._told())
+        return int(self._told(""))
 
     def __enter__(self) -> Node:
         return self
@@ -116,8 +112,12 @@ class Node:
         self._starter.wait()
         self._starter.stdout.close()
 
-    def _told(self) -> str:
+    def _told(self, line: str) -> str:
+        """What the starter answers to a line."""
+        assert self._starter.stdin is not None
         assert self._starter.stdout is not None
+        self._starter.stdin.write(f"{line}\n")
+        self._starter.stdin.flush()
         return self._starter.stdout.readline()
 
 
@@ -202,15 +202,12 @@ class Run:
         senders = self._send(node, waiting, journal, random_)
         if point is None:
             _wait_for_some(senders, random_.randint(0, 30), random_.random() * 0.02)
-        elif point in CONVERTING:
-            for sender in senders:
-                sender.join()
-            gone(node.process, 20)
         else:
             for sender in senders:
                 sender.join()
-        died = node.kill() == -signal.SIGKILL and point is not None and all(s.broken for s in senders)
+        died = point is not None and gone(node.process, 20 if point in CONVERTING else 0.2)
         result.died_at[point if died and point is not None else "a random moment"] += 1
+        node.kill()
         for sender in senders:
             sender.join()
 
@@ -254,9 +251,9 @@ class Run:
 
 
 def gone(process: int, seconds: float) -> bool:
-    """Whether a process ends by itself in time."""
+    """Whether a process ends by itself in time; it is a zombie then."""
     deadline, pause = time.monotonic() + seconds, threading.Event()
-    while Path(f"/proc/{process}").exists():
+    while Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
         if time.monotonic() > deadline:
             return False
         pause.wait(0.01)

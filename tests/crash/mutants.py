@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-from node import app, convert, ingest
+from node import app, ingest
 from node.archive import filesystem
 from node.archive.filesystem import Archive, PartFile
 from node.index.database import Index
@@ -21,6 +21,17 @@ from node.writers.base import DurableStream
 real_sync_folder = filesystem.sync_folder
 
 
+def _leave_out(folders: Callable[[Path, Path], bool]) -> None:
+    """Let an archive pass over syncs of some of its folders."""
+    real = Archive.sync_folder
+
+    def sync_folder(self: Archive, folder: Path) -> None:
+        if not folders(self.root, folder):
+            real(self, folder)
+
+    Archive.sync_folder = sync_folder  # type: ignore[method-assign]
+
+
 def no_file_sync() -> None:
     """The bytes of an instance are not synced."""
     os.fdatasync = lambda descriptor: None  # type: ignore[assignment]
@@ -28,7 +39,7 @@ def no_file_sync() -> None:
 
 def no_folder_sync() -> None:
     """The name of an instance is not synced before its row is committed."""
-    Archive.sync_folder = lambda self, folder: None  # type: ignore[method-assign]
+    _leave_out(lambda root, folder: folder.parent == root / "objects")
 
 
 def no_new_folder_sync() -> None:
@@ -51,7 +62,7 @@ def no_commit_sync() -> None:
 
 def no_quarantine_sync() -> None:
     """The place of bytes that lost is not synced."""
-    filesystem.sync_folder = lambda folder: None if folder.name == "quarantine" else real_sync_folder(folder)
+    _leave_out(lambda root, folder: folder == root / "quarantine")
 
 
 def no_volume_sync() -> None:
@@ -61,13 +72,12 @@ def no_volume_sync() -> None:
 
 def no_volume_folder_sync() -> None:
     """The folders of volumes are not synced."""
-    convert._sync = lambda folder: None
+    _leave_out(lambda root, folder: folder.is_relative_to(root / "work") or folder.is_relative_to(root / "volumes"))
 
 
 def no_volumes_root_sync() -> None:
     """The name of the folder of all volumes is not synced."""
-    real = convert._sync
-    convert._sync = lambda folder: None if (folder / "objects").is_dir() else real(folder)
+    _leave_out(lambda root, folder: folder == root)
 
 
 def answer_before_commit() -> None:

@@ -3,7 +3,8 @@
     python -m tests.crash.preloaded [MUTANT]
 
 A line of its input is JSON: ``arguments`` of the command, ``environment`` to add, ``output`` (a FIFO) and ``log``. It
-answers with the number of the process, and with its exit status when it has ended.
+answers with the number of the process; after an empty line, with its exit status, when it has ended. Until then the
+number stays that of the process, even if it is dead: a signal can never reach another one.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def main() -> None:
     if sys.argv[1:]:
         os.environ[mutants.VARIABLE] = sys.argv[1]
         mutants.MUTANTS[sys.argv[1]]()
-    for line in sys.stdin:
+    for line in iter(sys.stdin.readline, ""):
         child = os.fork()
         if child == 0:
             status = 1
@@ -50,6 +51,7 @@ def main() -> None:
             finally:
                 os._exit(status)
         print(child, flush=True)
+        sys.stdin.readline()
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 

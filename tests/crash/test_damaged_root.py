@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -118,3 +119,24 @@ def test_a_removed_or_altered_file_is_found_by_fsck(node: Node, journal: Journal
     sender.join()
     assert set(journal.statuses) == {0}
     assert Checker(node.root).problems(journal) == []
+
+
+def test_a_backup_by_command_beside_a_serving_node_starts_elsewhere_with_everything(
+    node: Node, journal: Journal, tmp_path: Path
+) -> None:
+    assert node.start()
+    copy = tmp_path / "elsewhere" / "root"
+    copy.mkdir(parents=True)
+    told = run("db", "backup", str(copy / "index.sqlite"), "--root", str(node.root))
+    assert told.returncode == 0, told.stderr
+    acknowledged_by_then = len(journal.acknowledged())
+    sender = Sender(node.port, new_series(4), journal)
+    sender.start()
+    sender.join()
+    for name in ("objects", "quarantine"):
+        shutil.copytree(node.root / name, copy / name)
+    node.kill()
+    with Node(copy) as restored:
+        assert restored.start()
+        assert Checker(copy).problems(journal) == []
+    assert len(journal.acknowledged()) == acknowledged_by_then + 4

@@ -678,10 +678,10 @@ def test_an_association_whose_other_thread_died_is_let_go(
         raise RuntimeError("a fault of ours, or of pynetdicom")
 
     node = start_node(fast_path=fast_path)
-    with monkeypatch.context() as patch, Raw(node) as peer:
+    with monkeypatch.context() as patch:
         patch.setattr(kind, name, die)
-        peer.send(associate_rq())
-        peer.send(p_data(pdv(3, 3, c_echo_rq())))
-        assert peer.aborted() == (2, 0)
+        with Raw(node) as peer:
+            peer.send(associate_rq() + p_data(pdv(3, 3, c_echo_rq())))
+            assert peer.aborted() == (2, 0)
     assert node.settled()
     assert echo_seconds(node) < 2

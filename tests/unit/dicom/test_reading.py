@@ -12,7 +12,7 @@ from pydicom import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from node.dicom.private import PrivateTag, private_items
-from node.dicom.reading import read_instance
+from node.dicom.reading import HEAD_BYTES, LONG_PIXELS, FileBytes, read_instance, stored_bytes
 from tests.make import ct_series
 
 
@@ -40,6 +40,80 @@ def test_every_native_encoding_is_read(tmp_path: Path, syntax: str) -> None:
     implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
     pydicom.dcmwrite(tmp_path / "one.dcm", ds, implicit_vr=implicit, little_endian=little, enforce_file_format=True)
     assert read_instance(tmp_path / "one.dcm") == pydicom.dcmread(tmp_path / "one.dcm")
+
+
+def saved(folder: Path, pixels: bytes = bytes(range(256)) * 512, **elements: object) -> Path:
+    """A slice of 256 x 256, whose pixels are longer than what stays in memory."""
+    [ds] = ct_series(1)
+    ds.Rows = ds.Columns = 256
+    ds.PixelData = pixels
+    for keyword, value in elements.items():
+        setattr(ds, keyword, value)
+    ds.save_as(folder / "one.dcm", enforce_file_format=True)
+    return folder / "one.dcm"
+
+
+def nested() -> list[Dataset]:
+    item = Dataset()
+    item.ReferencedSOPInstanceUID = "1.2.3"
+    item.is_undefined_length_sequence_item = True
+    return [item]
+
+
+def test_long_pixels_stay_in_their_file_until_they_are_asked_for(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    found = read_instance(path)
+    assert found.get_item("PixelData", keep_deferred=True).value is None
+    data, undefined = stored_bytes(found, "PixelData")
+    assert isinstance(data, FileBytes)
+    assert len(data) == 2 * LONG_PIXELS
+    assert not undefined
+    assert data[250:260] == bytes([250, 251, 252, 253, 254, 255, 0, 1, 2, 3])
+    assert data[:] == found.PixelData == pydicom.dcmread(path).PixelData
+
+
+def test_a_file_that_became_shorter_gives_no_pixels(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    data, _ = stored_bytes(read_instance(path), "PixelData")
+    path.write_bytes(path.read_bytes()[:-1])
+    assert data is not None
+    with pytest.raises(EOFError):
+        data[:]
+
+
+def test_pixels_that_are_cut_off_are_told_as_long_as_they_are(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    data, _ = stored_bytes(read_instance(path), "PixelData")
+    assert data is not None
+    assert len(data) == 2 * LONG_PIXELS - 1000
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"ReferencedImageSequence": nested()},
+        {"ImageComments": "x" * 9000, "ReferencedImageSequence": nested() * 2000},
+        {"DataSetTrailingPadding": bytes(100)},
+        {"SpecificCharacterSet": "ISO_IR 100", "PatientName": "Müller", "ReferencedImageSequence": nested()},
+    ],
+    ids=["sequence", "long-header", "trailing-padding", "character-set"],
+)
+def test_what_stands_around_long_pixels_is_read(tmp_path: Path, elements: dict[str, object], syntax: str) -> None:
+    path = saved(tmp_path, **elements)
+    ds = pydicom.dcmread(path)
+    if "ReferencedImageSequence" in ds:
+        ds["ReferencedImageSequence"].is_undefined_length = True
+    ds.file_meta.TransferSyntaxUID = syntax
+    pydicom.dcmwrite(path, ds, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=True)
+    found, expected = read_instance(path), pydicom.dcmread(path)
+    assert stored_bytes(found, "PixelData")[0][:] == expected.PixelData  # type: ignore[index]
+    assert found == expected
+    if "ImageComments" in elements:
+        assert len(path.read_bytes()) - 2 * LONG_PIXELS > HEAD_BYTES
+    if "PatientName" in elements:
+        assert found.PatientName == "Müller"
 
 
 def test_a_wrong_group_length_is_forgiven(tmp_path: Path) -> None:

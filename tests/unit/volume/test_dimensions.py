@@ -254,6 +254,21 @@ def test_frames_without_a_place_are_times_in_order_of_their_numbers():
     assert values(grid, "instance") == [[(1, 1)], [(2, 1)], [(3, 1)]]
 
 
+def test_copies_in_a_time_that_lacks_slices_are_left_out_beside_it():
+    weighted = Diffusion(1000, np.array([0, 0, 1.0]))
+    frames = [
+        frame(10, value=0, diffusion=weighted, acquisition_time=1, instance=2),
+        frame(5, value=0),
+        frame(5, value=0),
+        frame(5, value=1, diffusion=weighted, instance=1),
+        frame(10, value=0),
+    ]
+    for grid in arrange(frames):
+        placed = [id(each) for each in grid.frames] + [id(each) for each, _, _ in grid.left_out]
+        assert len(placed) == len(set(placed))
+    assert sum(len(grid.frames) + len(grid.left_out) for grid in arrange(frames)) == len(frames)
+
+
 @settings(max_examples=400, deadline=None)
 @given(
     planes=st.lists(

@@ -28,6 +28,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from node.dicom.reading import read_instance
 from node.errors import ConversionRefused
 from node.volume import pixels
 from node.volume.decoders import DEFLATED_IMAGE_FRAME, decoders_by_transfer_syntax
@@ -119,6 +120,18 @@ def test_a_native_slice_is_a_view_without_a_copy() -> None:
     ds = grey(np.ones((64, 64), np.uint16), BitsStored=12, HighBit=11)
     view = frame_reader(ds)(0)
     assert np.shares_memory(view, np.frombuffer(ds.PixelData, np.uint8))
+
+
+def test_a_slice_whose_pixels_stay_in_its_file_is_read_from_there(tmp_path: Path) -> None:
+    values = np.arange(256 * 256, dtype=np.uint16).reshape(256, 256)
+    path = tmp_path / "slice.dcm"
+    grey(values).save_as(path, enforce_file_format=True)
+    reader = frame_reader(read_instance(path))
+    np.testing.assert_array_equal(reader(0), values)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ConversionRefused) as refused:
+        reader(0)
+    assert refused.value.reason == "unreadable"
 
 
 def test_zeros_behind_the_last_frame_are_padding() -> None:
