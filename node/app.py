@@ -32,7 +32,6 @@ from node.audit import (
     Transfers,
 )
 from node.config import Settings
-from node.convert import sweep
 from node.deletion import Order, delete, resume_deletions
 from node.errors import VoxelnodeError
 from node.fsck import Finding, examine, mend
@@ -45,6 +44,7 @@ from node.recovery import Recovered, recover
 from node.rejections import Rejections
 from node.requests import RequestDesk, ask
 from node.retention import Retention
+from node.revisions import sweep
 from node.scp.find import NotFound, find_instance_count
 from node.scp.server import Listener
 from node.worker.confirm import Confirmer

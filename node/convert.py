@@ -1,7 +1,7 @@
 """The one pipeline: instances of a series -> data sets -> volumes -> files -> rows.
 
-`convert` is the part that touches hostile bytes; a node runs it in a child process. `publish` is the part that touches
-the index; it runs in the node. `convert_folder` is `convert` without a node.
+`convert` is the part that touches hostile bytes; a node runs it in a child process. `convert_series` is the part that
+touches archive and index; it runs in the node. `node.folder` is `convert` without a node.
 """
 
 from __future__ import annotations
@@ -10,31 +10,26 @@ import datetime as dt
 import gc
 import hashlib
 import json
-import os
-import re
 import shutil
-import tempfile
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
-from pydicom import Dataset, dcmread
 
 from node import __version__
 from node.config import Convert
-from node.dicom.reading import read_instance
-from node.dicom.values import text, whole
 from node.failpoints import reached
-from node.index.records import ClaimedSeries, ConvertedFile, SeriesOutcome, SupersededConversion
-from node.media import LeftOut, find_instances
-from node.verdict import COUNT_KEYWORDS, Expectation, InstanceCounts, Verdict, expectation, judge
+from node.index.records import ClaimedSeries, ConvertedFile, SeriesOutcome
+from node.revisions import publish, revision_folder
+from node.series_files import SeriesFiles
+from node.verdict import Expectation, Verdict, expectation, judge
 from node.volume.assemble import assemble
 from node.volume.model import Assembly, Exclusion, Geometry, Reason, Refusal, Volume, Warn
 from node.volume.objects.pet import with_uptake
@@ -46,9 +41,6 @@ if TYPE_CHECKING:
     from node.index.database import Index
 
 log = structlog.get_logger()
-
-_LONG_VALUE_BYTES = 1 << 20
-"""Longer values, pixels that is, are left in a file that is read again."""
 
 CONVERTER = f"voxelnode {__version__}"
 
@@ -130,7 +122,7 @@ def _convert(job: ConversionJob, began: float) -> Converted:
 
 def _assembled(job: ConversionJob) -> tuple[Assembly, Expectation]:
     """What the instances give and announce, those that cannot be read included; no data set is held on return."""
-    files = _Files(job.instances)
+    files = SeriesFiles(job.instances)
     assembly = assemble(files, files.dataset_of)
     known = job.expectation or expectation(files.counts)
     if len(files.unreadable) == len(job.instances):
@@ -152,36 +144,6 @@ def _verdict(known: Expectation, assembly: Assembly) -> Verdict:
     placed = [volume for volume in assembly.volumes if volume.geometry not in (Geometry.NONE, Geometry.SINGLE)]
     times = max((volume.times for volume in placed), default=0)
     return judge(known, sorted(gaps), placed=bool(placed), times=times)
-
-
-class _Files:
-    """The data sets of a series, one after the other: only the last is held, others are read again if asked for."""
-
-    def __init__(self, instances: Sequence[tuple[str, Path]]) -> None:
-        self._instances = instances
-        self._paths: dict[str, Path] = {}
-        self._last: tuple[str, Dataset] | None = None
-        self.unreadable: list[Exclusion] = []
-        self.counts: list[InstanceCounts] = []
-
-    def __iter__(self) -> Iterator[Dataset]:
-        for sop_instance_uid, path in self._instances:
-            try:
-                dataset = _opened(path, sop_instance_uid)
-            except Exception as error:  # whatever a damaged file makes the parser raise
-                detail = f"{type(error).__name__} while reading the data set"
-                self.unreadable.append(Exclusion(sop_instance_uid, 0, Reason.UNREADABLE, detail))
-                continue
-            self.counts.append(InstanceCounts(*(whole(dataset, keyword) for keyword in COUNT_KEYWORDS)))
-            if self._paths.setdefault(sop_instance_uid, path) == path:
-                self._last = sop_instance_uid, dataset
-            yield dataset
-
-    def dataset_of(self, sop_instance_uid: str) -> Dataset:
-        """The first data set of a UID; long values of one that is read again stay in its file until asked for."""
-        if self._last is None or self._last[0] != sop_instance_uid:
-            self._last = sop_instance_uid, _opened(self._paths[sop_instance_uid], sop_instance_uid, _LONG_VALUE_BYTES)
-        return self._last[1]
 
 
 def convert_series(
@@ -218,7 +180,7 @@ def convert_series(
         place = revision_folder(claimed.study_instance_uid, claimed.series_instance_uid, claimed.revision)
         reached("volumes-written")
         if converted.files:
-            _publish(folder, archive.root / place, archive.sync_folder)
+            publish(folder, archive.root / place, archive.sync_folder)
         reached("volumes-published")
         recorded = index.record_outcome(claimed, _outcome(claimed, converted, place, options), now())
         reached("outcome-recorded")
@@ -244,104 +206,6 @@ def is_unchanged(claimed: ClaimedSeries, archive: Archive, options: WriteOptions
         return all((archive.root / path).stat().st_size == size for path, size in current.files)
     except OSError:
         return False
-
-
-def remove_revision(archive: Archive, conversion: SupersededConversion) -> None:
-    """Remove the files of a revision that is no longer current; that they are gone already is no error.
-
-    Raises
-    ------
-    OSError
-        They cannot be removed.
-    """
-    folder = revision_folder(conversion.study_instance_uid, conversion.series_instance_uid, conversion.revision)
-    with suppress(FileNotFoundError):
-        shutil.rmtree(archive.root / folder)
-
-
-def revision_folder(study_instance_uid: str, series_instance_uid: str, revision: int) -> Path:
-    """Where the files of a revision lie, counted from the root."""
-    return Path("volumes", _component(study_instance_uid), _component(series_instance_uid), str(revision))
-
-
-def sweep(archive: Archive, index: Index) -> int:
-    """Remove work folders, and volume folders that no row names; returns how many. Runs before any conversion."""
-    swept = list((archive.root / "work").glob("*"))
-    live = {archive.root / revision_folder(*revision) for revision in index.live_revisions()}
-    swept += [folder for folder in (archive.root / "volumes").glob("*/*/*") if folder not in live]
-    for folder in swept:
-        shutil.rmtree(folder, ignore_errors=True)
-    return len(swept)
-
-
-def convert_folder(
-    paths: Iterable[Path],
-    out: Path,
-    options: WriteOptions,
-    on_series: Callable[[str, Converted], None] = lambda series_instance_uid, converted: None,
-) -> dict[str, Any]:
-    """Convert what lies in `paths` (see `node.media.find_instances`); writes and returns ``conversion.json``.
-
-    Parameters
-    ----------
-    paths : iterable of Path
-    out : Path
-        Made when missing; each series gets a folder of its own in it, which replaces that of an earlier conversion.
-    on_series : callable (Series Instance UID, Converted)
-        Called after each series.
-
-    Returns
-    -------
-    dict
-        ``volumes``, ``refusals``, ``exclusions``, and ``not_dicom``: the files that are no instance, with the reason.
-    """
-    listing: dict[str, Any] = {"volumes": [], "refusals": [], "exclusions": [], "not_dicom": []}
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=out) as unpacked:
-        for series_instance_uid, instances in _grouped(paths, Path(unpacked), listing["not_dicom"]).items():
-            folder = out / f".converting-{uuid.uuid4().hex}"
-            folder.mkdir()
-            try:
-                converted = convert(ConversionJob(tuple(instances), folder, options))
-                place = out / _component(series_instance_uid)
-                shutil.rmtree(place, ignore_errors=True)
-                if converted.files:
-                    os.rename(folder, place)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-            _list(listing, series_instance_uid, converted, place.name)
-            on_series(series_instance_uid, converted)
-    (out / "conversion.json").write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
-    return listing
-
-
-def _grouped(
-    paths: Iterable[Path], unpacked: Path, not_dicom: list[dict[str, str]]
-) -> dict[str, list[tuple[str, Path]]]:
-    """Files by Series Instance UID, in the order in which the series turn up; members of zip files are unpacked."""
-    series: dict[str, list[tuple[str, Path]]] = {}
-    for number, found in enumerate(find_instances(paths)):
-        if isinstance(found, LeftOut):
-            not_dicom.append({"name": found.name, "reason": found.reason})
-            continue
-        path = found.path
-        if path is None:
-            path = unpacked / f"{number}.dcm"
-            with found.open_file() as member, path.open("xb") as file:
-                shutil.copyfileobj(member, file)
-        series.setdefault(found.identity.series_instance_uid, []).append((found.identity.sop_instance_uid, path))
-    return series
-
-
-def _opened(path: Path, sop_instance_uid: str, defer_bytes: int | None = None) -> Dataset:
-    dataset = read_instance(path) if defer_bytes is None else dcmread(path, defer_bytes, force=True)
-    named = text(dataset, "SOPInstanceUID")
-    if not named:
-        # Some writers name the instance in the File Meta Information only; damage leaves nothing at all.
-        named = dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID
-    if named != sop_instance_uid:
-        raise ValueError("not the instance that was put there")
-    return dataset
 
 
 def _converted_file(volume: Volume, file: WrittenFile, folder: Path) -> ConvertedFile:
@@ -396,36 +260,3 @@ def _state(converted: Converted) -> str:
 
 def _first_line(refusals: Sequence[Refusal]) -> str:
     return f"{refusals[0].reason.value}: {refusals[0].detail}"
-
-
-def _publish(folder: Path, place: Path, sync_folder: Callable[[Path], None]) -> None:
-    """Move a finished folder to its place in one step; what a crash left there without rows goes first."""
-    shutil.rmtree(place, ignore_errors=True)
-    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for made in (folder, *place.parents[3::-1]):
-        sync_folder(made)
-    os.rename(folder, place)
-    sync_folder(place.parent)
-
-
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
-
-
-def _component(uid: str) -> str:
-    """A folder name for a UID; one that is no UID of PS3.5 9.1 came over the network and becomes a digest."""
-    if len(uid) <= 64 and _UID.fullmatch(uid):
-        return uid
-    return "uid-" + hashlib.sha256(uid.encode("utf-8", "surrogateescape")).hexdigest()[:32]
-
-
-def _list(listing: dict[str, Any], series_instance_uid: str, converted: Converted, folder: str) -> None:
-    """Add one series to what becomes conversion.json."""
-    for file in converted.files:
-        row = {"series_instance_uid": series_instance_uid, **asdict(file), "path": f"{folder}/{file.path}"}
-        listing["volumes"].append(row)
-    for refusal in converted.refusals:
-        row = {"series_instance_uid": series_instance_uid, "reason": refusal.reason.value, "detail": refusal.detail}
-        listing["refusals"].append({**row, "stack": refusal.stack, "instances": len(refusal.sop_instance_uids)})
-    for exclusion in converted.exclusions:
-        row = {"series_instance_uid": series_instance_uid, **asdict(exclusion)}
-        listing["exclusions"].append(row)

@@ -16,11 +16,11 @@ from time import time
 from typing import Literal
 
 from node.archive.filesystem import Archive
-from node.convert import sweep
 from node.index.database import Index, ReadIndex
 from node.index.engine import check
 from node.index.files import InstanceFile, VolumeFile
 from node.recovery import adopt
+from node.revisions import sweep
 
 Kind = Literal[
     "index-damaged",

@@ -39,7 +39,8 @@ def convert(
     ).settings
 
     from node import logs
-    from node.convert import convert_folder, write_options
+    from node.convert import write_options
+    from node.folder import convert_folder
 
     logs.configure("warning", settings.log.format)
     with _progress() as show:

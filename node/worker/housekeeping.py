@@ -9,8 +9,8 @@ from time import monotonic
 import structlog
 
 from node.archive.filesystem import Archive
-from node.convert import remove_revision
 from node.index.database import Index
+from node.revisions import remove_revision
 
 log = structlog.get_logger()
 

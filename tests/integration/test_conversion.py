@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from node.config import Convert
-from node.convert import ConversionJob, Converted, convert, convert_series, revision_folder, sweep, write_options
+from node.convert import ConversionJob, Converted, convert, convert_series, write_options
 from node.index.database import reading
 from node.index.records import ClaimedSeries
+from node.revisions import revision_folder, sweep
 from node.worker.child import ConversionCancelled, Converter, ConverterDied
 from node.worker.loop import Worker
 from tests import make

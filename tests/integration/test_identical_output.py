@@ -11,7 +11,8 @@ from pathlib import Path
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 
-from node.convert import ConversionJob, convert, convert_folder
+from node.convert import ConversionJob, convert
+from node.folder import convert_folder
 from node.volume.assemble import assemble
 from node.writers import WriteOptions
 from tests import make

@@ -12,7 +12,7 @@ from PIL import Image
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 
-from node.convert import convert_folder
+from node.folder import convert_folder
 from node.volume.model import Reason, Warn
 from node.writers import WriteOptions
 from tests.conftest import corpus_folder

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from node.convert import convert_folder
+from node.folder import convert_folder
 from node.volume.model import Warn
 from node.writers import WriteOptions
 from tests.conftest import corpus_folder

@@ -1,0 +1,90 @@
+"""Convert what lies in folders, without a node: the same pipeline, and ``conversion.json`` for what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from node.convert import ConversionJob, Converted, convert
+from node.media import LeftOut, find_instances
+from node.revisions import folder_name
+from node.writers.base import WriteOptions
+
+
+def convert_folder(
+    paths: Iterable[Path],
+    out: Path,
+    options: WriteOptions,
+    on_series: Callable[[str, Converted], None] = lambda series_instance_uid, converted: None,
+) -> dict[str, Any]:
+    """Convert what lies in `paths` (see `node.media.find_instances`); writes and returns ``conversion.json``.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+    out : Path
+        Made when missing; each series gets a folder of its own in it, which replaces that of an earlier conversion.
+    on_series : callable (Series Instance UID, Converted)
+        Called after each series.
+
+    Returns
+    -------
+    dict
+        ``volumes``, ``refusals``, ``exclusions``, and ``not_dicom``: the files that are no instance, with the reason.
+    """
+    listing: dict[str, Any] = {"volumes": [], "refusals": [], "exclusions": [], "not_dicom": []}
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=out) as unpacked:
+        for series_instance_uid, instances in _grouped(paths, Path(unpacked), listing["not_dicom"]).items():
+            folder = out / f".converting-{uuid.uuid4().hex}"
+            folder.mkdir()
+            try:
+                converted = convert(ConversionJob(tuple(instances), folder, options))
+                place = out / folder_name(series_instance_uid)
+                shutil.rmtree(place, ignore_errors=True)
+                if converted.files:
+                    os.rename(folder, place)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            _list(listing, series_instance_uid, converted, place.name)
+            on_series(series_instance_uid, converted)
+    (out / "conversion.json").write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
+    return listing
+
+
+def _grouped(
+    paths: Iterable[Path], unpacked: Path, not_dicom: list[dict[str, str]]
+) -> dict[str, list[tuple[str, Path]]]:
+    """Files by Series Instance UID, in the order in which the series turn up; members of zip files are unpacked."""
+    series: dict[str, list[tuple[str, Path]]] = {}
+    for number, found in enumerate(find_instances(paths)):
+        if isinstance(found, LeftOut):
+            not_dicom.append({"name": found.name, "reason": found.reason})
+            continue
+        path = found.path
+        if path is None:
+            path = unpacked / f"{number}.dcm"
+            with found.open_file() as member, path.open("xb") as file:
+                shutil.copyfileobj(member, file)
+        series.setdefault(found.identity.series_instance_uid, []).append((found.identity.sop_instance_uid, path))
+    return series
+
+
+def _list(listing: dict[str, Any], series_instance_uid: str, converted: Converted, folder: str) -> None:
+    """Add one series to what becomes conversion.json."""
+    for file in converted.files:
+        row = {"series_instance_uid": series_instance_uid, **asdict(file), "path": f"{folder}/{file.path}"}
+        listing["volumes"].append(row)
+    for refusal in converted.refusals:
+        row = {"series_instance_uid": series_instance_uid, "reason": refusal.reason.value, "detail": refusal.detail}
+        listing["refusals"].append({**row, "stack": refusal.stack, "instances": len(refusal.sop_instance_uids)})
+    for exclusion in converted.exclusions:
+        row = {"series_instance_uid": series_instance_uid, **asdict(exclusion)}
+        listing["exclusions"].append(row)
