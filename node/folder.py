@@ -42,18 +42,23 @@ def convert_folder(
     listing: dict[str, Any] = {"volumes": [], "refusals": [], "exclusions": [], "not_dicom": []}
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=out) as unpacked:
-        for series_instance_uid, instances in _grouped(paths, Path(unpacked), listing["not_dicom"]).items():
+        taken: set[str] = set()
+        for (study, series_instance_uid), instances in _grouped(paths, Path(unpacked), listing["not_dicom"]).items():
+            name = folder_name(series_instance_uid)
+            if name in taken:  # the series has turned up in another study too: never one volume, never one folder
+                name = folder_name(f"{study} {series_instance_uid}")
+            taken.add(name)
             folder = out / f".converting-{uuid.uuid4().hex}"
             folder.mkdir()
             try:
                 converted = convert(ConversionJob(tuple(instances), folder, options))
-                place = out / folder_name(series_instance_uid)
+                place = out / name
                 shutil.rmtree(place, ignore_errors=True)
                 if converted.files:
                     os.rename(folder, place)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
-            _list(listing, series_instance_uid, converted, place.name)
+            _list(listing, series_instance_uid, converted, name)
             on_series(series_instance_uid, converted)
     (out / "conversion.json").write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
     return listing
@@ -61,19 +66,30 @@ def convert_folder(
 
 def _grouped(
     paths: Iterable[Path], unpacked: Path, not_dicom: list[dict[str, str]]
-) -> dict[str, list[tuple[str, Path]]]:
-    """Files by Series Instance UID, in the order in which the series turn up; members of zip files are unpacked."""
-    series: dict[str, list[tuple[str, Path]]] = {}
+) -> dict[tuple[str, str], list[tuple[str, Path]]]:
+    """Files by study and series, in the order in which series turn up; members of zip files are unpacked.
+
+    A file that names no series is one by itself: others without a name may be of another patient.
+    """
+    series: dict[tuple[str, str], list[tuple[str, Path]]] = {}
     for number, found in enumerate(find_instances(paths)):
         if isinstance(found, LeftOut):
             not_dicom.append({"name": found.name, "reason": found.reason})
             continue
-        path = found.path
-        if path is None:
-            path = unpacked / f"{number}.dcm"
-            with found.open_file() as member, path.open("xb") as file:
-                shutil.copyfileobj(member, file)
-        series.setdefault(found.identity.series_instance_uid, []).append((found.identity.sop_instance_uid, path))
+        path = found.path or unpacked / f"{number}.dcm"
+        if found.path is None:
+            try:
+                found.copy_to(path)
+            except OSError as error:
+                not_dicom.append({"name": found.name, "reason": str(error)})
+                continue
+        identity = found.identity
+        nameless = f"no series, instance {identity.sop_instance_uid}"
+        place = (
+            identity.study_instance_uid if identity.series_instance_uid else nameless,
+            identity.series_instance_uid,
+        )
+        series.setdefault(place, []).append((identity.sop_instance_uid, path))
     return series
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 import struct
 import warnings
@@ -36,7 +37,7 @@ EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
 
 _UID = re.compile(r"[0-9.]{1,64}")
-_SOP_CLASS, _SOP_INSTANCE, _SERIES = 0x00080016, 0x00080018, 0x0020000E
+_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
 _LONG_VRS = (b"OB", b"OW", b"UN", b"SQ", b"UT")
 
 
@@ -51,7 +52,8 @@ class Identity:
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
-    series_instance_uid: str  # empty where the data set has none
+    study_instance_uid: str  # empty where the data set has none
+    series_instance_uid: str
     data_set_offset: int
 
 
@@ -79,6 +81,20 @@ class MediaFile:
                     yield piece
             except (zipfile.BadZipFile, zlib.error, EOFError) as error:
                 raise OSError(f"{self.name}: the zip file is damaged: {error}") from error
+
+    def copy_to(self, path: Path) -> None:
+        """Write the whole file to a new one.
+
+        Raises
+        ------
+        OSError
+            The file, or the zip file that holds it, cannot be read, or there is no room.
+        """
+        try:
+            with self.open_file() as stream, path.open("xb") as copy:
+                shutil.copyfileobj(stream, copy)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise OSError(f"{self.name}: the zip file is damaged: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +155,8 @@ def identify(head: bytes) -> Identity:
         sop_instance_uid = found.get(_SOP_INSTANCE) or meta.get(0x0003)
         believed = has_prefix or all(_UID.fullmatch(found.get(tag, "")) for tag in (_SOP_CLASS, _SOP_INSTANCE))
         if sop_class_uid and sop_instance_uid and believed:
-            series = found.get(_SERIES, "")
-            return Identity(sop_class_uid, sop_instance_uid, transfer_syntax_uid, series, offset)
+            place = found.get(_STUDY, ""), found.get(_SERIES, "")
+            return Identity(sop_class_uid, sop_instance_uid, transfer_syntax_uid, *place, offset)
     raise NotDicom("a DICOM file without readable class and instance UIDs" if has_prefix else "not a DICOM file")
 
 
@@ -169,7 +185,7 @@ def _encodings_of(data_set: bytes) -> Iterator[str]:
 
 
 def _uids(data_set: bytes, transfer_syntax_uid: str) -> dict[int, str]:
-    for wanted in ((_SOP_CLASS, _SOP_INSTANCE, _SERIES), (_SOP_CLASS, _SOP_INSTANCE)):
+    for wanted in ((_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES), (_SOP_CLASS, _SOP_INSTANCE)):
         try:
             raw = read_header(data_set, transfer_syntax_uid, frozenset(wanted))
         except HeaderCut:

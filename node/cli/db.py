@@ -26,9 +26,11 @@ def path(config: ConfigFile = None, root: Root = None, json: Json = False) -> No
 @app.command()
 def upgrade(config: ConfigFile = None, root: Root = None) -> None:
     """Make the database, or bring it to the newest schema."""
+    from node.app import require_index
     from node.index.engine import upgrade as upgrade_database
 
     file = _database(config, root)
+    require_index(file.parent)
     before, after = upgrade_database(file)
     if before == after:
         print(f"{file}: is at schema {after}")

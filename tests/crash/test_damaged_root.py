@@ -59,6 +59,7 @@ def test_a_lost_index_is_not_replaced_unasked_and_is_rebuilt_when_asked(node: No
     for path in node.root.glob("index.sqlite*"):
         path.unlink()
     assert "voxelnode db rebuild" in refused(node)
+    assert "voxelnode db rebuild" in run("db", "upgrade", "--root", str(node.root)).stderr
     assert run("db", "rebuild", "--root", str(node.root)).returncode == 0
     assert node.start()
     assert Checker(node.root).problems(journal) == []

@@ -26,6 +26,7 @@ import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 from pynetdicom import AE, _config, build_context, evt
 
+from node.scp.reader import Reader
 from tests.make import instance
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,
@@ -252,17 +253,15 @@ def test_p4_requests_queue_up_without_end(plain: Callable[..., Plain], start_nod
 def test_p5_connections_that_ask_for_nothing_cost_threads(
     plain: Callable[..., Plain], start_node: Callable[..., Running]
 ) -> None:
-    before = threading.active_count()
     acceptor = plain(maximum=5)
     with raws(acceptor, 40):
-        assert until(lambda: threading.active_count() - before > 80)
+        assert until(lambda: sum(assoc.dul.is_alive() for assoc in acceptor.associations()) == 40)
     acceptor.close()
 
     node = start_node(maximum_associations=5, maximum_pending_connections=10)
-    before = threading.active_count()
     with raws(node, 40):
         assert echo_seconds(node) < 2
-        assert until(lambda: threading.active_count() - before <= 10)
+        assert until(lambda: sum(isinstance(thread, Reader) for thread in threading.enumerate()) <= 10)
 
 
 def test_p6_file_descriptors_beyond_1023_are_dropped(

@@ -1,0 +1,63 @@
+"""`convert` without a node: what is one series, what is not, and what is told."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+from node.config import Convert
+from node.convert import write_options
+from node.folder import convert_folder
+from tests import make
+
+OPTIONS = write_options(Convert(thumbnails=False, formats=("nifti",)))
+
+
+def saved(instances: list, folder: Path) -> Path:
+    folder.mkdir()
+    for number, ds in enumerate(instances):
+        ds.save_as(folder / f"{number}.dcm", enforce_file_format=True)
+    return folder
+
+
+def test_a_series_uid_in_two_studies_gives_two_volumes_and_two_folders(tmp_path: Path) -> None:
+    one, other = (make.ct_series(4, series_uid="1.2.3") for _ in range(2))
+    assert one[0].StudyInstanceUID != other[0].StudyInstanceUID
+    folder = saved(one + other, tmp_path / "in")
+    listing = convert_folder([folder], tmp_path / "out", OPTIONS)
+    assert [row["instances"] for row in listing["volumes"]] == [4, 4]
+    assert len({row["path"] for row in listing["volumes"]}) == 2
+    assert all((tmp_path / "out" / row["path"]).is_file() for row in listing["volumes"])
+
+
+def test_files_that_name_no_series_are_never_put_together(tmp_path: Path) -> None:
+    instances = make.ct_series(3)
+    for ds in instances:
+        del ds.SeriesInstanceUID
+    listing = convert_folder([saved(instances, tmp_path / "in")], tmp_path / "out", OPTIONS)
+    assert [row["instances"] for row in listing["volumes"]] == [1, 1, 1]
+    assert len({row["path"] for row in listing["volumes"]}) == 3
+
+
+def test_members_of_a_zip_file_are_converted_and_damaged_ones_are_told(tmp_path: Path) -> None:
+    folder = saved(make.ct_series(4), tmp_path / "in")
+    archive = tmp_path / "series.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as members:
+        for file in sorted(folder.iterdir()):
+            members.write(file, file.name)
+    content = bytearray(archive.read_bytes())
+    content[content.rindex(b"DICM", 0, len(content) // 2) + 900] ^= 0xFF  # in the pixels: the checksum tells
+    archive.write_bytes(content)
+    listing = convert_folder([archive], tmp_path / "out", OPTIONS)
+    [told] = listing["not_dicom"]
+    assert "zip file" in told["reason"]
+    assert sum(row["instances"] for row in listing["volumes"] if row["kind"] == "volume") == 3
+
+
+def test_what_is_no_dicom_is_named(tmp_path: Path) -> None:
+    folder = saved(make.ct_series(2), tmp_path / "in")
+    (folder / "readme.txt").write_text("hello")
+    convert_folder([folder], tmp_path / "out", OPTIONS)
+    listing = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    assert [Path(entry["name"]).name for entry in listing["not_dicom"]] == ["readme.txt"]
