@@ -15,7 +15,7 @@ from node.errors import ArrivalRefused, ClassMismatch, NotUnderstood, OutOfResou
         (ClassMismatch, 0xA900),
         (NotUnderstood, 0xC000),
         (SopClassNotSupported, 0x0122),
-        (ArrivalRefused, 0x0110),
+        (ArrivalRefused, 0xA700),  # a kind that no status is named for: uncertain, so the peer may try again
     ],
 )
 def test_each_refusal_has_its_status(refusal: type[ArrivalRefused], status: int) -> None:
