@@ -73,6 +73,7 @@ class Index:
             closed = connection.scalar(select(About.value).where(About.key == CLOSED))
         if closed != "yes":  # reading all of it takes seconds for a million instances: only after a crash
             require_sound(self.path)
+        self._reader = open_engine(self.path, read_only=True)
         self._writer = IndexWriter(self._engine, sync_folder, metrics, on_disk_error)
         self.remember("root", str(root.absolute()))
         self.remember(CLOSED, "no")
@@ -124,6 +125,9 @@ class Index:
 
     def claim_due_series(self, now: dt.datetime, longest_wait: dt.timedelta | None = None) -> ClaimedSeries | None:
         """Take the series that has been due longest, if there is one. See `node.index.series.claim_due_series`."""
+        with self._reader.connect() as connection:  # asked all the time, and mostly none is: the writer need not wake
+            if not series.is_series_due(connection, now, longest_wait):
+                return None
         return self._writer.run(lambda connection: series.claim_due_series(connection, now, longest_wait))
 
     def record_outcome(self, claimed: ClaimedSeries, outcome: SeriesOutcome, now: dt.datetime) -> bool:
@@ -240,6 +244,7 @@ class Index:
         with suppress(OutOfResources):  # after an error of the disk nothing is written: the next start looks closely
             self.remember(CLOSED, "yes")
         self._writer.close()
+        self._reader.dispose()
         self._engine.dispose()
 
 

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, case, delete, func, insert, null, or_, select, update
+from sqlalchemy import Connection, Row, Select, and_, case, delete, func, insert, null, or_, select, update
 from sqlalchemy.orm import aliased
 
 from node.index.events import EventKind, record_event
@@ -28,6 +28,18 @@ from node.verdict import C_FIND, Expectation, InstanceCounts, Verdict, expectati
 _COUNTS = tuple(getattr(Image, name) for name in InstanceCounts.__slots__)
 
 
+def is_series_due(connection: Connection, now: dt.datetime, longest_wait: dt.timedelta | None = None) -> bool:
+    """Whether `claim_due_series` would find one."""
+    return connection.execute(_due(now, longest_wait)).first() is not None
+
+
+def _due(now: dt.datetime, longest_wait: dt.timedelta | None) -> Select[Any]:
+    is_due = Series.due_at <= now
+    if longest_wait is not None:
+        is_due = or_(is_due, and_(Series.open_since <= now - longest_wait, Series.attempts == 0))
+    return select(Series.id).where(Series.state == "receiving", is_due).order_by(Series.due_at).limit(1)
+
+
 def claim_due_series(
     connection: Connection, now: dt.datetime, longest_wait: dt.timedelta | None = None
 ) -> ClaimedSeries | None:
@@ -38,13 +50,9 @@ def claim_due_series(
     longest_wait : timedelta or None
         A series that has been open for so long is taken although instances of it still come.
     """
-    is_due = Series.due_at <= now
-    if longest_wait is not None:
-        is_due = or_(is_due, and_(Series.open_since <= now - longest_wait, Series.attempts == 0))
-    due = select(Series.id).where(Series.state == "receiving", is_due).order_by(Series.due_at).limit(1)
     row = connection.execute(
         update(Series)
-        .where(Series.id == due.scalar_subquery())
+        .where(Series.id == _due(now, longest_wait).scalar_subquery())
         .values(state="converting", claim=uuid.uuid4().hex, claimed_arrivals=Series.arrivals)
         .returning(Series)
     ).first()

@@ -140,6 +140,7 @@ class IndexWriter:
             taken = [self._queue.get()]
             while len(taken) < MAXIMUM_BATCH and not self._queue.empty():
                 taken.append(self._queue.get())
+            self._metrics.queued_instances.set(self._queue.qsize())
             stopping = None in taken
             batch = [one for one in taken if one is not None]
             if batch:

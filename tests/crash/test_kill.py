@@ -11,6 +11,7 @@ import pytest
 
 from node.failpoints import POINTS, RECEIVING
 from tests.crash.harness import Run
+from tests.crash.mutants import MUTANTS
 
 pytestmark = [pytest.mark.timeout(600)]
 
@@ -42,6 +43,11 @@ def test_a_node_without_one_of_its_defences_is_found_out(
     result = Run(tmp_path, senders=2, slices=4, mutant=mutant, points=points, settle_seconds=10).run(cycles)
     assert result.problems, f"{mutant} was not found out"
     assert any(word in problem for problem in result.problems for word in found.split("|")), result.problems
+
+
+def test_every_mutant_is_tried() -> None:
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    assert {name for name in MUTANTS if f'"{name}"' not in tests} == set()
 
 
 def test_every_named_step_is_in_the_code_once() -> None:
