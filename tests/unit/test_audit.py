@@ -118,13 +118,16 @@ def test_every_line_goes_to_syslog_too(tmp_path: Path) -> None:
     assert json.loads(message[4:].rstrip(b"\0")) == lines(tmp_path)[0]
 
 
+LONG_NAME = "Doe^Jane" * 100_000  # apart from the call, whose line a traceback may show
+
+
 def test_a_line_that_syslog_does_not_take_is_in_the_file_and_not_on_the_screen(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as collector:
         collector.bind(("127.0.0.1", 0))
         audit = Audit(tmp_path, "VOXELNODE", f"127.0.0.1:{collector.getsockname()[1]}")
-        tell(audit, "Doe^Jane" * 100_000)
+        tell(audit, LONG_NAME)
         audit.close()
     assert len(lines(tmp_path)) == 1
     assert "Doe" not in "".join(capfd.readouterr())
