@@ -14,11 +14,7 @@ from tests import make
 from tests.acceptance.served import Served, until
 from tests.integration.conftest import data_set_bytes
 
-pytestmark = [
-    pytest.mark.timeout(300),
-    # pynetdicom as a requestor leaves its socket to the garbage collector when the peer dies
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = pytest.mark.timeout(300)
 
 
 class Sender(threading.Thread):

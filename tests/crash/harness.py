@@ -77,6 +77,7 @@ class Node:
             "log": str(self.log),
         }
         self.process = int(self._told(json.dumps(order)))
+        assert self.process > 1  # a signal to any other number would reach more than one process
         with fifo.open() as output:
             ready = READY.fullmatch(output.readline().strip())
         fifo.unlink()
