@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from node import __version__
-from node.archive.filesystem import Archive, make_folder, sync_folder
+from node.archive.filesystem import Archive
 from node.audit import (
     APPLICATION,
     SOURCE,
@@ -33,6 +33,7 @@ from node.audit import (
 )
 from node.config import Settings
 from node.deletion import Order, delete, resume_deletions
+from node.durable import make_folder, sync_folder
 from node.errors import VoxelnodeError
 from node.fsck import Finding, examine, mend
 from node.index.database import Index, reading

@@ -27,6 +27,7 @@ from typing import Any, ClassVar, Protocol
 import structlog
 
 from node.dicom.attributes import InstanceAttributes
+from node.durable import sync_folder
 from node.errors import UsageError, VoxelnodeError
 
 log = structlog.get_logger()
@@ -119,7 +120,7 @@ class Audit:
         try:
             last = _last_line(self._path)
             self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            _sync_names(self._path.parent)
+            sync_folder(self._path.parent)
             if last and not last.endswith(b"\n"):  # a power cut tore it: it stays, and the next line tells its digest
                 self._append(b"\n")
                 last += b"\n"
@@ -312,15 +313,6 @@ def _last_line(path: Path) -> bytes:
             tail = file.read(step) + tail
             file.seek(at)
         return tail.splitlines(keepends=True)[-1] if tail else b""
-
-
-def _sync_names(folder: Path) -> None:
-    """A line is durable only when the name of its file is."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class _Syslog(logging.handlers.SysLogHandler):

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset, FileDataset, dcmwrite
 
-from node.archive.filesystem import Archive, sync_folder
+from node.archive.filesystem import Archive
+from node.durable import sync_folder
 from node.index.database import Index
 from node.index.records import Outcome
 from node.ingest import Announced, Ingest, Origin, quiet_seconds_of

@@ -6,7 +6,8 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from node.archive.filesystem import Archive, sync_folder
+from node.archive.filesystem import Archive
+from node.durable import sync_folder
 from node.errors import OutOfResources
 from node.importing import import_instances
 from node.index.database import Index, reading

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from node.archive.filesystem import sync_folder
+from node.durable import sync_folder
 from node.index.database import Index, reading
 from node.index.engine import FILE_NAME, IndexUnusable, check, open_engine, upgrade
 from node.metrics import Metrics

@@ -24,8 +24,9 @@ from pynetdicom import AE, build_context
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotification, MaximumLengthNotification
 
-from node.archive.filesystem import Archive, sync_folder
+from node.archive.filesystem import Archive
 from node.config import Dicom, Peer, Settings
+from node.durable import sync_folder
 from node.index.database import Index
 from node.ingest import Ingest
 from node.metrics import Metrics

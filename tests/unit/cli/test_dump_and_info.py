@@ -125,8 +125,9 @@ def test_each_level_is_told_with_those_above_it_and_its_children_counted(run, se
 def test_the_volumes_of_a_series_are_listed(run, series: list[Dataset], tmp_path: Path) -> None:
     import datetime as dt
 
-    from node.archive.filesystem import Archive, sync_folder
+    from node.archive.filesystem import Archive
     from node.convert import convert, convert_series
+    from node.durable import sync_folder
     from node.index.database import Index
     from node.metrics import Metrics
     from node.writers import WriteOptions

@@ -1,0 +1,28 @@
+"""Names of files that outlast a power cut: a file is there only when the folder that names it is synced."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, so that it is still there after a power cut."""
+    made = not folder.is_dir()
+    if made:
+        make_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    try:
+        sync_folder(folder.parent)
+    except PermissionError:  # nothing of ours: a folder that was there before us, in one that we may not read
+        if made:
+            raise
