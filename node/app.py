@@ -48,6 +48,9 @@ from node.retention import Retention
 from node.revisions import sweep
 from node.scp.find import NotFound, find_instance_count
 from node.scp.server import Listener
+from node.web.application import application
+from node.web.server import WebServer
+from node.web.services import Services
 from node.worker.confirm import Confirmer
 from node.worker.loop import Worker
 
@@ -65,6 +68,8 @@ class Address:
     host: str
     port: int
     ae_title: str
+    web: str | None = None
+    """The URL of the pages, if they are served."""
 
 
 class Store:
@@ -280,6 +285,7 @@ class Node:
         self._worker = Worker(self._store.archive, self._store.index, settings.convert, waits=settings.series)
         self._confirmer = _confirmer(settings, self._store.index)
         self._requests = RequestDesk(settings.storage.root, self._store.actions)
+        self._web = _web_server(settings, self._store)
 
     def start(self) -> Address:
         """Accept associations and convert what is due; returns where."""
@@ -288,7 +294,11 @@ class Node:
         self._confirmer.start()
         self._requests.start()
         self._retention.start()
-        address = Address(host, port, self._settings.dicom.ae_title)
+        web = None
+        if self._web is not None:
+            web_host, web_port = self._web.start()
+            web = f"http://{f'[{web_host}]' if ':' in web_host else web_host}:{web_port}/"
+        address = Address(host, port, self._settings.dicom.ae_title, web)
         self._tell_activity("started")
         log.info("ready", host=host, port=port, ae_title=address.ae_title)
         return address
@@ -301,6 +311,8 @@ class Node:
 
     def stop(self, drain_seconds: float) -> None:
         """End in good order: no new associations, the instances and conversions under way finish or are handed back."""
+        if self._web is not None:
+            self._web.stop(drain_seconds)
         self._listener.drain(drain_seconds)
         self._requests.stop()
         self._retention.stop()
@@ -327,6 +339,13 @@ class Node:
             self._store.audit.record(event, Action.EXECUTE, result, participants, detail=detail)
         except AuditFailed:
             log.exception("not_audited")  # nothing is destroyed by it; what destroys waits for the audit log
+
+
+def _web_server(settings: Settings, store: Store) -> WebServer | None:
+    if not settings.web.enabled:
+        return None
+    services = Services(settings, store.archive, store.index, store.ingest, store.metrics, store.audit, store.actions)
+    return WebServer(settings.web, application(services))
 
 
 CONFIRM_SECONDS = 10.0

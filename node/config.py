@@ -172,6 +172,14 @@ class Audit(Section):
     )
 
 
+class Web(Section):
+    """[web]: pages, REST and DICOMweb over HTTP."""
+
+    enabled: bool = Field(True, description="serve them at all")
+    host: str = Field("127.0.0.1", description="address to listen on; beyond loopback every request needs an account")
+    port: int = Field(8080, ge=0, le=65535, description="TCP port; 0 takes a free one")
+
+
 class Log(Section):
     """[log]: the diagnostic log, on standard error; it never holds patient data."""
 
@@ -191,6 +199,7 @@ class Settings(Section):
     convert: Convert = Convert()
     retention: Retention = Retention()
     audit: Audit = Audit()
+    web: Web = Web()
     log: Log = Log()
 
     @property

@@ -55,13 +55,14 @@ def demo(
 
     from node import logs
     from node.app import Node
-    from node.config import Dicom, Series, Settings, Storage
+    from node.config import Dicom, Series, Settings, Storage, Web
 
     logs.configure("warning")
     settings = Settings(
         storage=Storage(root=folder, reserve_bytes=0),
         dicom=Dicom(host="127.0.0.1", port=0),
         series=Series(quiet_seconds=QUIET_SECONDS),
+        web=Web(port=0),
     )
     node = Node(settings)
     address = node.start()

@@ -18,10 +18,20 @@ def serve(
     root: Root = None,
     port: Annotated[int | None, typer.Option(metavar="N", help="TCP port, 0 takes a free one (dicom.port).")] = None,
     aet: Annotated[str | None, typer.Option(metavar="AET", help="Our AE title (dicom.ae_title).")] = None,
+    web_port: Annotated[
+        int | None, typer.Option(metavar="N", help="TCP port of the pages, 0 takes a free one (web.port).")
+    ] = None,
     host: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Address to listen on (dicom.host).")] = None,
 ) -> None:
     """Receive, index and convert until SIGTERM or Ctrl-C, then drain; a second signal aborts."""
-    settings = load(config, storage__root=root, dicom__port=port, dicom__ae_title=aet, dicom__host=host).settings
+    settings = load(
+        config,
+        storage__root=root,
+        dicom__port=port,
+        dicom__ae_title=aet,
+        dicom__host=host,
+        web__port=web_port,
+    ).settings
 
     from node import logs
     from node.app import Node
@@ -36,6 +46,8 @@ def serve(
         f"root {settings.storage.root.absolute()}",
         flush=True,
     )
+    if address.web is not None:
+        print(f"pages, REST and DICOMweb: {address.web}", flush=True)
     node.serve_until(stop)
     node.stop(settings.dicom.drain_seconds)
 

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from node.config import OverwritePolicy
 from node.dicom.attributes import InstanceAttributes
 from node.errors import OutOfResources
-from node.index import deletion, files, instances, patients, rejections, retention, series, timers
+from node.index import deletion, files, instances, patients, queries, rejections, retention, series, timers
 from node.index.engine import FILE_NAME, IndexUnusable, open_engine, require_sound, upgrade
 from node.index.levels import Arrived
 from node.index.models import About
@@ -224,6 +224,12 @@ class Index:
         """Say that two patients are one, see `node.index.patients.merge_patients`."""
         return self._writer.run(lambda connection: patients.merge_patients(connection, source, target, now))
 
+    @contextmanager
+    def reading(self) -> Iterator[ReadIndex]:
+        """A view of what is committed now, beside the writer; for one thread."""
+        with self._reader.connect() as connection:
+            yield ReadIndex(connection)
+
     @property
     def waiting(self) -> int:
         """Pieces of work that wait for the writer."""
@@ -291,6 +297,15 @@ class ReadIndex:
     def loser_keys(self) -> set[str]:
         """Keys of the files that lost against another one of their SOP Instance UID, and are kept."""
         return files.loser_keys(self._connection)
+
+    def stored_instances(
+        self,
+        study_instance_uid: str | None = None,
+        series_instance_uid: str | None = None,
+        sop_instance_uids: Collection[str] = (),
+    ) -> Iterator[queries.StoredInstance]:
+        """The instances of a study, of a series or by their UIDs. See `node.index.queries.stored_instances`."""
+        return queries.stored_instances(self._connection, study_instance_uid, series_instance_uid, sop_instance_uids)
 
     def plan_deletion(self, level: Level, uid: str, study_instance_uid: str | None = None) -> DeletionPlan:
         """What a deletion would take away; raises a `UsageError` when there is nothing."""

@@ -31,7 +31,7 @@ class Served:
 
     def __init__(self, root: Path, **environment: str) -> None:
         self.root = root
-        self._environment = {"VOXELNODE_SERIES__QUIET_SECONDS": "1", **environment}
+        self._environment = {"VOXELNODE_SERIES__QUIET_SECONDS": "1", "VOXELNODE_WEB__PORT": "0", **environment}
         self.process: subprocess.Popen[str] | None = None
         self.port = 0
 

@@ -21,7 +21,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     def start(*arguments: str) -> subprocess.Popen[str]:
         environment = {name: text for name, text in os.environ.items() if not name.startswith("VOXELNODE_")}
         process = subprocess.Popen(
-            [*VOXELNODE, "serve", "--port", "0", *arguments],
+            [*VOXELNODE, "serve", "--port", "0", "--web-port", "0", *arguments],
             cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         started.append(process)

@@ -130,6 +130,7 @@ def voxelnode(folder: Path, nodelay: str, fast_path: bool = True) -> Iterator[in
         "VOXELNODE_SERIES__QUIET_SECONDS": "3600",
         "VOXELNODE_DICOM__FAST_PATH": str(fast_path),
         "VOXELNODE_LOG__LEVEL": "warning",
+        "VOXELNODE_WEB__PORT": "0",
     }
     command = [sys.executable, "-m", "node", "serve", "--root", str(folder / "voxelnode"), "--port", str(port)]
     with running(command, port, nodelay, **environment):

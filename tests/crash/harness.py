@@ -71,7 +71,7 @@ class Node:
         fifo = self.root.parent / f"serve-{self._starts}.out"  # a new one: a child of the last node may hold the other
         os.mkfifo(fifo)
         order = {
-            "arguments": ["serve", "--root", str(self.root), "--port", "0"],
+            "arguments": ["serve", "--root", str(self.root), "--port", "0", "--web-port", "0"],
             "environment": dict(environment or {}),
             "output": str(fifo),
             "log": str(self.log),

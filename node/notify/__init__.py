@@ -1,0 +1,1 @@
+"""Tells others what happened, after the commit and never before: webhooks, commands, Python plugins."""
