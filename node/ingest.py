@@ -212,7 +212,7 @@ class Arrival:
         try:
             attributes = self._attributes()
             self._require_announced(attributes)
-            with self._ingest.metrics.sync_seconds.time():
+            with self._ingest.index.expecting(), self._ingest.metrics.sync_seconds.time():
                 key, folder = self._part.keep()
         except ArrivalRefused:
             self.abandon()

@@ -14,6 +14,7 @@ import mmap
 import os
 import threading
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from node.archive.intake import Intake
@@ -55,7 +56,7 @@ class Archive:
             The disk is down to its reserve, intake has stopped, or the file cannot be made.
         """
         self.intake.require()
-        return PartFile(self._incoming / f"{uuid.uuid4().hex}.part", self)
+        return PartFile(self, uuid.uuid4().hex)
 
     def sync_folder(self, folder: Path) -> None:
         """Make the names in a folder of this archive durable.
@@ -81,7 +82,7 @@ class Archive:
 
     def quarantine_key(self, key: str) -> str:
         """The key that a file has after `quarantine`."""
-        return str((self._quarantine / Path(key).name).relative_to(self.root))
+        return f"quarantine/{key.rpartition('/')[2]}"
 
     def quarantine(self, key: str) -> None:
         """Move a file out of the way of the index, to its `quarantine_key`."""
@@ -103,8 +104,8 @@ class Archive:
         """Keys of the files in one of the `folders`, for comparing them with the index."""
         return sorted(str(path.relative_to(self.root)) for path in (self._objects / folder).glob("*.dcm"))
 
-    def place(self, name: str) -> Path:
-        """A path in the folder that is being filled, made and synced when it is new."""
+    def place(self, name: str) -> tuple[str, Path]:
+        """A key in the folder that is being filled, which is made and synced when it is new, and that folder."""
         with self._lock:
             if self._folder is None or self._in_folder >= FILES_PER_FOLDER:
                 number = int(self.folders()[-1]) + 1 if self.folders() else 0
@@ -113,16 +114,17 @@ class Archive:
                 reached("folder-made")
                 sync_folder(self._objects)
             self._in_folder += 1
-            return self._folder / name
+            return f"objects/{self._folder.name}/{name}.dcm", self._folder
 
 
 class PartFile:
     """One instance while its bytes arrive; used by one thread."""
 
-    def __init__(self, path: Path, archive: Archive) -> None:
-        self._path, self._archive = path, archive
+    def __init__(self, archive: Archive, name: str) -> None:
+        self._archive, self._name = archive, name
+        self._path = f"{archive.root}/incoming/{name}.part"  # a path object costs as much as opening the file
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise archive.intake.failed(error) from error
         self._open = True
@@ -168,17 +170,18 @@ class PartFile:
             os.fdatasync(self._file)
             reached("file-synced")
             self._close()
-            place = self._archive.place(f"{self._path.stem}.dcm")
-            os.rename(self._path, place)
+            key, folder = self._archive.place(self._name)
+            os.rename(self._path, f"{self._archive.root}/{key}")
         except OSError as error:
             raise self._archive.intake.failed(error) from error
         reached("file-renamed")
-        return str(place.relative_to(self._archive.root)), place.parent
+        return key, folder
 
     def abandon(self) -> None:
         """Forget the instance; a second call, or one after `keep`, does nothing."""
         self._close()
-        self._path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(self._path)
 
     def _close(self) -> None:
         if self._open:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import datetime as dt
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
 
 from pydicom.charset import convert_encodings, decode_bytes
 
@@ -26,7 +28,7 @@ UID_LENGTH = 64
 """Longest UID, PS3.5 9.1."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # compared by identity, which costs nothing to hash
 class Attribute:
     """One indexed element: where it is kept, and how its value is read. `width` in characters as PS3.5 6.2 allows."""
 
@@ -87,9 +89,12 @@ IMAGE = (
     Attribute(0x00540101, "number_of_time_slices", "US"),
     Attribute(0x00201209, "number_of_series_related_instances", "IS"),
 )
-LEVELS = (PATIENT, STUDY, SERIES, IMAGE)
-INDEXED_TAGS = frozenset([SPECIFIC_CHARACTER_SET, *(attribute.tag for level in LEVELS for attribute in level)])
+SHARED = (PATIENT, STUDY, SERIES)
+INDEXED_TAGS = frozenset(
+    [SPECIFIC_CHARACTER_SET, *(attribute.tag for level in (*SHARED, IMAGE) for attribute in level)]
+)
 
+ByteOrder = Literal["big", "little"]
 Value = str | int | dt.date | dt.time | None
 
 
@@ -129,13 +134,13 @@ def instance_attributes(data: bytes | bytearray | memoryview, transfer_syntax_ui
         The encoding is broken, or one of the four identifying UIDs is missing (PS3.4 C.6: the unique keys).
     """
     found = read_header(data, transfer_syntax_uid, INDEXED_TAGS)
-    encodings = _encodings(found.get(SPECIFIC_CHARACTER_SET, b""))
-    order = "big" if transfer_syntax_uid == EXPLICIT_BIG_ENDIAN else "little"
-    levels = [
-        {one.column: _value(found[one.tag], one, encodings, order) if one.tag in found else None for one in level}
-        for level in LEVELS
-    ]
-    attributes = InstanceAttributes(*levels)
+    character_set = found.get(SPECIFIC_CHARACTER_SET, b"")
+    order: ByteOrder = "big" if transfer_syntax_uid == EXPLICIT_BIG_ENDIAN else "little"
+    patient, study, series = (
+        _shared_level(level, tuple([found.get(one.tag) for one in level]), character_set, order) for level in SHARED
+    )
+    image = _level(IMAGE, [found.get(one.tag) for one in IMAGE], character_set, order)
+    attributes = InstanceAttributes(patient, study, series, image)
     for level, column, name in (
         (attributes.image, "sop_instance_uid", "SOP Instance UID (0008,0018)"),
         (attributes.image, "sop_class_uid", "SOP Class UID (0008,0016)"),
@@ -158,6 +163,21 @@ def is_identifier(uid: object) -> bool:
     return isinstance(uid, str) and _IDENTIFIER.fullmatch(uid) is not None
 
 
+def _level(
+    level: Sequence[Attribute], raws: Sequence[bytes | None], character_set: bytes, order: ByteOrder
+) -> Mapping[str, Value]:
+    encodings = _encodings(character_set)
+    return {
+        one.column: None if raw is None else _value(raw, one, encodings, order)
+        for one, raw in zip(level, raws, strict=True)
+    }
+
+
+_shared_level = lru_cache(maxsize=512)(_level)
+"""What all instances of a patient, study or series say alike is read once."""
+
+
+@lru_cache(maxsize=64)
 def _encodings(raw: bytes) -> list[str]:
     terms = [term.strip(" \0") for term in raw.decode("ascii", "replace").split("\\")]
     with warnings.catch_warnings():
@@ -168,10 +188,10 @@ def _encodings(raw: bytes) -> list[str]:
             return ["iso8859"]
 
 
-def _value(raw: bytes, attribute: Attribute, encodings: list[str], order: str) -> Value:
+def _value(raw: bytes, attribute: Attribute, encodings: list[str], order: ByteOrder) -> Value:
     match attribute.vr:
         case "US":
-            return int.from_bytes(raw[:2], "big" if order == "big" else "little") if len(raw) >= 2 else None
+            return int.from_bytes(raw[:2], order) if len(raw) >= 2 else None
         case "PN" | "LO" | "SH":
             return _clean(_decoded(raw, encodings, attribute.vr), attribute.width)
     text = raw.decode("ascii", "replace").strip(" \0")

@@ -22,6 +22,7 @@ MAXIMUM_NESTING = 256
 """Deepest sequence that is walked; real data sets stay below ten."""
 
 _LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
+_SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
 
@@ -57,23 +58,7 @@ def read_header(
     """
     if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
         data = _inflated(data)
-    walker = _Walker(data, transfer_syntax_uid)
-    last = max(wanted)
-    found: dict[int, bytes] = {}
-    while walker.at < walker.end:
-        tag, length = walker.element()
-        if tag > last or tag >> 16 >= PIXELS_GROUP:
-            break
-        if length == UNDEFINED_LENGTH:
-            walker.skip_undefined(tag)
-            continue
-        stop = walker.at + length
-        if stop > walker.end:
-            raise HeaderCut
-        if tag in wanted and tag not in found:
-            found[tag] = bytes(data[walker.at : stop])
-        walker.at = stop
-    return found
+    return _Walker(data, transfer_syntax_uid).values(wanted)
 
 
 def _inflated(data: bytes | bytearray | memoryview, limit: int = 16_000_000) -> bytes:
@@ -95,6 +80,33 @@ class _Walker:
         self._tag_and_vr = struct.Struct(order + "HH2sH").unpack_from
         self._tag_and_length = struct.Struct(order + "HHL").unpack_from
         self._length = struct.Struct(order + "L").unpack_from
+
+    def values(self, wanted: frozenset[int]) -> dict[int, bytes]:
+        """The values of the wanted tags that are here; sequences of undefined length are passed over."""
+        data, at, end, tag_and_vr = self.data, self.at, self.end, self._tag_and_vr
+        last = min(max(wanted), (PIXELS_GROUP << 16) - 1)
+        found: dict[int, bytes] = {}
+        while at < end:
+            # What `element` does, at a third of its cost, for the encoding that nearly all elements have.
+            if not self.implicit and at + 8 <= end and (head := tag_and_vr(data, at))[2] in _SHORT_VRS:
+                tag, length, at = head[0] << 16 | head[1], head[3], at + 8
+            else:
+                self.at = at
+                tag, length = self.element()
+                at = self.at
+            if tag > last:
+                break
+            if length == UNDEFINED_LENGTH:
+                self.skip_undefined(tag)
+                at = self.at
+                continue
+            stop = at + length
+            if stop > end:
+                raise HeaderCut
+            if tag in wanted and tag not in found:
+                found[tag] = bytes(data[at:stop])
+            at = stop
+        return found
 
     def element(self) -> tuple[int, int]:
         """Tag and length of the element here; moves to its value (PS3.5 7.1.2, 7.1.3)."""

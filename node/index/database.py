@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,10 @@ class Index:
             The row may not be committed.
         """
         return self._writer.add(Arrived(attributes, file, quiet_seconds, overwrite_policy), folder)
+
+    def expecting(self) -> AbstractContextManager[None]:
+        """Around what is done to an instance right before it is added: others wait a moment to share its commit."""
+        return self._writer.expecting()
 
     def submit_instance(
         self, attributes: InstanceAttributes, file: StoredFile, quiet_seconds: float, folder: Path

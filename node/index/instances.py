@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
@@ -19,6 +19,7 @@ from node.index.levels import (
     tell_reopened,
 )
 from node.index.models import Conflict, Image, Series
+from node.index.prepared import Prepared
 from node.index.records import Kept, Outcome
 
 REVOKED = -1
@@ -45,15 +46,16 @@ class _Growth:
     replaced: bool = False
 
 
-# Built once: compiling a statement costs more than running it.
-_FIND_IMAGES = select(Image.sop_instance_uid, Image.sha256, Image.key, Image.series_id, Image.file_missing).where(
-    Image.sop_instance_uid.in_(bindparam("uids", expanding=True))
+_FIND_IMAGE = Prepared(
+    select(Image.sha256, Image.key, Image.series_id, Image.file_missing).where(
+        Image.sop_instance_uid == bindparam("uid")
+    )
 )
 _FIND_LOSER = select(Conflict.key).where(
     Conflict.sop_instance_uid == bindparam("uid"), Conflict.sha256 == bindparam("sha256"), Conflict.key.is_not(None)
 )
-_INSERT_IMAGES = insert(Image).inline()
-_SERIES_GREW = (
+_INSERT_IMAGES = Prepared(insert(Image), [column.name for column in Image.__table__.columns if column.name != "id"])
+_SERIES_GREW = Prepared(
     update(Series)
     .where(Series.id == bindparam("series"))
     .values(
@@ -86,8 +88,7 @@ def add_instances(connection: Connection, batch: Sequence[Arrived]) -> list[Kept
     * ``replace``: the second takes the row and reopens the series, the first goes to quarantine. An instance that
       comes back under another series is not replaced: that would take it out of the series that holds it.
     """
-    uids = [one.attributes.sop_instance_uid for one in batch]
-    held = {row[0]: _Held(*row[1:]) for row in connection.execute(_FIND_IMAGES, {"uids": uids})}
+    held = _held(connection, {one.attributes.sop_instance_uid for one in batch})
     images: dict[str, dict[str, object]] = {}
     grown: dict[int, _Growth] = {}
     places: dict[tuple[object, ...], int] = {}
@@ -111,15 +112,21 @@ def add_instances(connection: Connection, batch: Sequence[Arrived]) -> list[Kept
         growth.last, growth.count = one, growth.count + 1
         growth.replaced |= first is not None
     if images:
-        connection.execute(_INSERT_IMAGES, list(images.values()))
+        _INSERT_IMAGES.execute_many(connection, images.values())
     for series_id, growth in grown.items():
         received = growth.last.file.received_at
         due = received + dt.timedelta(seconds=growth.last.quiet_seconds)
         values = {"series": series_id, "count": growth.count, "received": received, "due": due}
-        connection.execute(_SERIES_GREW, values)
+        _SERIES_GREW.execute(connection, values)
         if growth.replaced:
             revoke_claim(connection, series_id)
     return kept
+
+
+def _held(connection: Connection, uids: Iterable[str]) -> dict[str, _Held]:
+    """Those of `uids` that the index holds."""
+    rows = {uid: _FIND_IMAGE.execute(connection, {"uid": uid}).fetchone() for uid in uids}
+    return {uid: _Held(*row) for uid, row in rows.items() if row is not None}
 
 
 def revoke_claim(connection: Connection, series_id: int) -> None:
@@ -159,10 +166,10 @@ def _replaces(connection: Connection, one: Arrived, first: _Held) -> bool:
     if one.overwrite_policy != "replace":
         return False
     study_uid, series_uid = one.attributes.study["study_instance_uid"], one.attributes.series["series_instance_uid"]
-    row = connection.execute(FIND_SERIES, {"study": study_uid, "series": series_uid}).first()
+    row = FIND_SERIES.execute(connection, {"study": study_uid, "series": series_uid}).fetchone()
     if row is None or row[0] != first.series_id:
         return False
-    tell_reopened(connection, one, row.state)
+    tell_reopened(connection, one, row[2])
     return True
 
 
@@ -172,8 +179,7 @@ def _replaced(connection: Connection, one: Arrived, first: _Held, images: dict[s
     if first.pending:
         images[uid] = _image(one, first.series_id)
     else:
-        values = {**_image(one, first.series_id), "file_missing": False}
-        connection.execute(update(Image).where(Image.sop_instance_uid == uid).values(values))
+        connection.execute(update(Image).where(Image.sop_instance_uid == uid).values(_image(one, first.series_id)))
     detail = f"first received with SHA-256 {first.sha256}, then with {one.file.sha256}; the second is kept"
     if first.sha256 != one.file.sha256:
         record_arrival_event(connection, "instance-replaced", one, detail)
@@ -206,6 +212,7 @@ def _image(one: Arrived, series_id: int) -> dict[str, object]:
         "called_ae_title": file.called_ae_title or None,
         "peer": file.peer or None,
         "received_at": file.received_at,
+        "file_missing": False,
     }
 
 

@@ -14,6 +14,7 @@ from node.config import OverwritePolicy
 from node.dicom.attributes import InstanceAttributes
 from node.index.events import EventKind, record_event
 from node.index.models import Conflict, Patient, Series, Study
+from node.index.prepared import Prepared
 from node.index.records import StoredFile
 
 log = structlog.get_logger()
@@ -29,8 +30,7 @@ class Arrived:
     overwrite_policy: OverwritePolicy = "never"
 
 
-# Built once: compiling a statement costs more than running it.
-FIND_SERIES = (
+FIND_SERIES = Prepared(
     select(Series.id, Patient.identity, Series.state)
     .join(Study, Study.id == Series.study_id)
     .join(Patient, Patient.id == Study.patient_id)
@@ -49,7 +49,7 @@ def patient_identity(attributes: InstanceAttributes) -> str:
 def series_row(connection: Connection, one: Arrived, identity: str) -> int:
     """The row of the series, made with study and patient where they are new."""
     study_uid, series_uid = one.attributes.study["study_instance_uid"], one.attributes.series["series_instance_uid"]
-    row = connection.execute(FIND_SERIES, {"study": study_uid, "series": series_uid}).first()
+    row = FIND_SERIES.execute(connection, {"study": study_uid, "series": series_uid}).fetchone()
     if row is not None:
         series_id, of_study, state = row
         if of_study != identity:

@@ -161,7 +161,7 @@ class Image(Base):
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
     sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
-    sop_class_uid: Mapped[str] = mapped_column(String(64), index=True)
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
     transfer_syntax_uid: Mapped[str] = mapped_column(String(64))
     instance_number: Mapped[int | None] = mapped_column(Integer)
     number_of_frames: Mapped[int | None] = mapped_column(Integer)
@@ -184,7 +184,7 @@ class Image(Base):
     calling_ae_title: Mapped[str | None] = mapped_column(String(16))
     called_ae_title: Mapped[str | None] = mapped_column(String(16))
     peer: Mapped[str | None] = mapped_column(String(64))
-    received_at: Mapped[dt.datetime] = mapped_column(Utc, index=True)
+    received_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 
 class Conversion(Base):

@@ -1,7 +1,7 @@
 """The one writer: takes what is queued, syncs folders, commits once, and then lets all of them go on.
 
-A commit in SQLite costs a sync of the disk. While one is under way the next batch collects by itself, so a lone sender
-waits for nothing and many senders share one commit.
+A commit in SQLite costs a sync of the disk. While one is under way the next batch collects by itself, and it waits for
+those whose files are being synced just then: a lone sender waits for nothing, and many senders share one commit.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -31,6 +32,9 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 MAXIMUM_BATCH = 256
+EXPECT_SECONDS = 0.001
+"""Longest wait for instances whose files are being synced: less than the commit that they would cost by themselves."""
+
 UNTRUSTED = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY})
 """Primary result codes after which nothing more may be written; a full or a busy database passes."""
 
@@ -77,10 +81,22 @@ class IndexWriter:
         self._failed: str | None = None
         self._queue: queue.SimpleQueue[_Work | _Instance | None] = queue.SimpleQueue()
         self._closed = False
+        self._expected = 0
         self._lock = threading.Lock()  # nothing is queued behind the end
         connection = engine.connect()
         self._thread = threading.Thread(target=self._run, args=(connection,), name="index-writer", daemon=True)
         self._thread.start()
+
+    @contextmanager
+    def expecting(self) -> Iterator[None]:
+        """While the file of an instance is being synced: its commit will be asked for within the blink of an eye."""
+        with self._lock:
+            self._expected += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._expected -= 1
 
     def add(self, arrived: Arrived, folder: Path) -> Kept:
         """Index one instance, together with whatever else is waiting; returns after the commit.
@@ -123,6 +139,11 @@ class IndexWriter:
         self._metrics.queued_instances.set(self._queue.qsize())
 
     @property
+    def is_alive(self) -> bool:
+        """Whether what is queued will be worked on."""
+        return self._thread.is_alive()
+
+    @property
     def waiting(self) -> int:
         """Pieces of work that no batch has taken yet."""
         return self._queue.qsize()
@@ -138,14 +159,23 @@ class IndexWriter:
         stopping = False
         while not stopping:
             taken = [self._queue.get()]
-            while len(taken) < MAXIMUM_BATCH and not self._queue.empty():
-                taken.append(self._queue.get())
+            until = perf_counter() + EXPECT_SECONDS
+            while len(taken) < MAXIMUM_BATCH and (more := self._next(until)) is not None:
+                taken += more
             self._metrics.queued_instances.set(self._queue.qsize())
             stopping = None in taken
             batch = [one for one in taken if one is not None]
             if batch:
                 self._commit(connection, batch)
         connection.close()
+
+    def _next(self, until: float) -> list[_Work | _Instance | None] | None:
+        """What is queued, or will be before the moment `until` because it is expected; None when the batch is whole."""
+        with suppress(queue.Empty):
+            if self._queue.empty() and self._expected > 0 and (left := until - perf_counter()) > 0:
+                return [self._queue.get(timeout=left)]
+            return [self._queue.get_nowait()]
+        return None
 
     def _commit(self, connection: Connection, batch: list[_Work | _Instance]) -> None:
         arrived = [one for one in batch if isinstance(one, _Instance)]
@@ -166,25 +196,18 @@ class IndexWriter:
         for future, result in done:
             future.set_result(result)
 
-    def _transact(
-        self, connection: Connection, batch: list[_Work | _Instance], arrived: list[_Instance]
-    ) -> list[tuple[Future[Any], Any]]:
+    def _transact(self, connection: Connection, batch: list[_Work | _Instance], arrived: list[_Instance]) -> Done:
         """Sync the folders of what arrived, then write all rows in one transaction."""
         if self._failed is not None:
             raise OutOfResources(self._failed)
-        done: list[tuple[Future[Any], Any]] = []
         for folder in {one.folder for one in arrived}:
             self._sync_folder(folder)
         if arrived:
             reached("folder-synced")
-        with connection.begin():
-            done += _add(connection, arrived)
-            for work in batch:
-                if isinstance(work, _Work):
-                    done += _ran(connection, work.future, work.run)
-            if arrived:
-                reached("rows-written")
-        return done
+        try:
+            return _written(connection, batch, arrived, _add_together)
+        except _Spoiled:
+            return _written(connection, batch, arrived, _add_singly)
 
     def _note_disk_error(self, error: Exception) -> None:
         cause = _disk_error(error)
@@ -195,31 +218,61 @@ class IndexWriter:
 
 def _disk_error(error: Exception) -> sqlite3.Error | None:
     """The error of SQLite that says that its disk, or what lies there, cannot be trusted."""
-    cause = getattr(error, "orig", None)
+    cause = getattr(error, "orig", error)
     return cause if isinstance(cause, sqlite3.Error) and cause.sqlite_errorcode & 0xFF in UNTRUSTED else None
 
 
-def _add(connection: Connection, arrived: list[_Instance]) -> list[tuple[Future[Any], Any]]:
-    """Index all at once; when one of them spoils that, one by one, so that the others are not lost with it."""
-    if not arrived:
-        return []
+class _Spoiled(Exception):
+    """An instance of the batch cannot be indexed; nothing of the batch was committed."""
+
+
+Done = list[tuple[Future[Any], Any]]
+
+
+def _written(
+    connection: Connection,
+    batch: list[_Work | _Instance],
+    arrived: list[_Instance],
+    add: Callable[[Connection, list[_Instance]], Done],
+) -> Done:
+    """Write all rows in one transaction; instances first, so that no work runs twice when one of them spoils it."""
+    with connection.begin():
+        done = add(connection, arrived)
+        for work in batch:
+            if isinstance(work, _Work):
+                done += _ran(connection, work.future, work.run)
+        if arrived:
+            reached("rows-written")
+    return done
+
+
+def _add_together(connection: Connection, arrived: list[_Instance]) -> Done:
+    """Index all at once, without a savepoint, which would cost as much as the rows."""
     try:
-        with connection.begin_nested():
-            outcomes = add_instances(connection, [one.arrived for one in arrived])
-        return [(one.future, outcome) for one, outcome in zip(arrived, outcomes, strict=True)]
-    except SQLAlchemyError as error:
+        outcomes = add_instances(connection, [one.arrived for one in arrived])
+    except (SQLAlchemyError, sqlite3.Error) as error:
         if _disk_error(error) is not None:
             raise
-        if len(arrived) > 1:
-            return [done for one in arrived for done in _add(connection, [one])]
-        log.exception("instance_not_indexed")
-        arrived[0].future.set_exception(OutOfResources("the index did not take the instance"))
-        return []
+        raise _Spoiled from error
+    return [(one.future, outcome) for one, outcome in zip(arrived, outcomes, strict=True)]
 
 
-def _ran(
-    connection: Connection, future: Future[Any], work: Callable[[Connection], Any]
-) -> list[tuple[Future[Any], Any]]:
+def _add_singly(connection: Connection, arrived: list[_Instance]) -> Done:
+    """Index one by one, so that the others are not lost with the one that cannot be indexed."""
+    done: Done = []
+    for one in arrived:
+        try:
+            with connection.begin_nested():
+                done.append((one.future, add_instances(connection, [one.arrived])[0]))
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            if _disk_error(error) is not None:
+                raise
+            log.exception("instance_not_indexed")
+            one.future.set_exception(OutOfResources("the index did not take the instance"))
+    return done
+
+
+def _ran(connection: Connection, future: Future[Any], work: Callable[[Connection], Any]) -> Done:
     try:
         with connection.begin_nested():
             return [(future, work(connection))]

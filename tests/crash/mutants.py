@@ -98,11 +98,11 @@ def answer_before_keep() -> None:
     """Success is said while the file is still a part."""
 
     def keep(self: PartFile) -> tuple[str, Path]:
-        key = self._archive.place(f"{self._path.stem}.dcm")
-        later = threading.Timer(0.05, os.rename, [self._path, key])
+        key, folder = self._archive.place(self._name)
+        later = threading.Timer(0.05, os.rename, [self._path, self._archive.path(key)])
         later.daemon = True
         later.start()
-        return str(key.relative_to(self._archive.root)), key.parent
+        return key, folder
 
     PartFile.keep = keep  # type: ignore[method-assign]
 
