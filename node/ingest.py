@@ -14,10 +14,11 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import structlog
 
@@ -37,6 +38,9 @@ log = structlog.get_logger()
 
 HEAD_BYTES = 65536
 """How much of a data set is kept in memory for reading its attributes; a longer header is read from the file."""
+
+DIGEST_BESIDE_SYNC_BYTES = 16_000_000
+"""Up to this size the digest is made of the written file while the disk syncs it; beyond, of the bytes as they come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,7 @@ class Ingest:
         self.quiet_seconds, self.maximum_bytes, self.overwrite_policy = quiet_seconds, maximum_bytes, overwrite_policy
         self.aborted_grace = dt.timedelta(seconds=aborted_grace_seconds)
         self._closed = threading.Event()
+        self.digests = ThreadPoolExecutor(2, "digest")
         self._brought: dict[str, set[SeriesPlace]] = {}  # by open association
         self._lock = threading.Lock()
 
@@ -168,6 +173,7 @@ class Arrival:
         self._ingest, self._announced, self._origin = ingest, announced, origin
         self._part: PartFile = ingest.archive.open_part()
         self._digest = hashlib.sha256()
+        self._digested = 0
         self._head = bytearray()
         self.bytes = 0
         self._file_head = file_head(
@@ -192,7 +198,12 @@ class Arrival:
             raise OutOfResources(
                 f"data set exceeds {self._ingest.maximum_bytes} bytes ([dicom] maximum_instance_bytes)"
             )
-        self._digest.update(fragment)
+        if self.bytes > DIGEST_BESIDE_SYNC_BYTES:
+            if not self._digested:
+                with self._undigested() as rest:
+                    self._digest.update(rest)
+            self._digest.update(fragment)
+            self._digested = self.bytes
         if len(self._head) < HEAD_BYTES:
             self._head += fragment[: HEAD_BYTES - len(self._head)]
         self._part.write(fragment)
@@ -213,7 +224,7 @@ class Arrival:
             attributes = self._attributes()
             self._require_announced(attributes)
             with self._ingest.index.expecting(), self._ingest.metrics.sync_seconds.time():
-                key, folder = self._part.keep()
+                key, folder, sha256 = self._keep()
         except ArrivalRefused:
             self.abandon()
             raise
@@ -222,7 +233,7 @@ class Arrival:
             key=key,
             quarantine_key=archive.quarantine_key(key),
             bytes=self.bytes,
-            sha256=self._digest.hexdigest(),
+            sha256=sha256,
             data_set_offset=len(self._file_head),
             transfer_syntax_uid=self._announced.transfer_syntax_uid,
             door=self._origin.door,
@@ -244,6 +255,27 @@ class Arrival:
     def abandon(self) -> None:
         """Forget the instance; may be called at any time before `finish` has succeeded."""
         self._part.abandon()
+
+    def _keep(self) -> tuple[str, Path, str]:
+        """Sync and name the file, and make the digest of its data set meanwhile: key, folder, digest."""
+        if self.bytes <= HEAD_BYTES:
+            self._digest.update(self._head)  # sooner done than handed to another thread
+            key, folder = self._part.keep()
+        else:
+            with self._undigested() as rest:
+                digested = self._ingest.digests.submit(self._digest.update, rest)
+                try:
+                    key, folder = self._part.keep()
+                finally:
+                    digested.result()
+        return key, folder, self._digest.hexdigest()
+
+    @contextmanager
+    def _undigested(self) -> Iterator[memoryview]:
+        """What of the data set was written and is not in the digest yet."""
+        begin = len(self._file_head) + self._digested
+        with self._part.mapped() as file, memoryview(file) as view, view[begin:] as rest:
+            yield rest
 
     def _attributes(self) -> InstanceAttributes:
         syntax = self._announced.transfer_syntax_uid

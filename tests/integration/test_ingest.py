@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pydicom import Dataset
 
+from node import ingest
 from node.archive.filesystem import Archive
 from node.errors import ClassMismatch, NotUnderstood, OutOfResources
 from node.index.database import reading
@@ -40,6 +41,23 @@ def test_an_instance_is_kept_byte_for_byte_and_indexed_at_all_levels(root: Root)
     assert (series["state"], series["instances"], series["series_number"]) == ("receiving", 1, 7)
     [study] = rows(root, "SELECT * FROM v_studies")
     assert (study["patient_name"], study["patient_id"], study["study_date"]) == ("Yamada^Tarou", "P1", "2024-01-02")
+
+
+@pytest.mark.parametrize("pixels", [0, 65_000, 70_000, 500_000, 900_000])
+def test_the_digest_is_of_all_bytes_however_it_is_made(
+    root: Root, pixels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "DIGEST_BESIDE_SYNC_BYTES", 600_000)
+    [ds] = make.ct_series(1)
+    ds.PixelData = bytes(range(256)) * (pixels // 256)
+    sent = data_set_bytes(ds)
+    arrival = root.ingest.begin(announced(ds), Origin("dicom", "MODALITY", "VOXELNODE", "192.0.2.1"))
+    for begin in range(0, len(sent), 130_001):
+        arrival.write(memoryview(sent)[begin : begin + 130_001])
+    arrival.finish()
+    [image] = rows(root, "SELECT sha256, path, data_set_offset FROM v_images")
+    assert image["sha256"] == hashlib.sha256(sent).hexdigest()
+    assert Path(image["path"]).read_bytes()[image["data_set_offset"] :] == sent
 
 
 def test_names_are_utf8_whatever_the_character_set(root: Root) -> None:
