@@ -37,9 +37,10 @@ def convert_folder(
     Returns
     -------
     dict
-        ``volumes``, ``refusals``, ``exclusions``, and ``not_dicom``: the files that are no instance, with the reason.
+        ``series`` with the verdict on each, ``volumes``, ``refusals``, ``exclusions``, and ``not_dicom``: the files
+        that are no instance, with the reason.
     """
-    listing: dict[str, Any] = {"volumes": [], "refusals": [], "exclusions": [], "not_dicom": []}
+    listing: dict[str, Any] = {"series": [], "volumes": [], "refusals": [], "exclusions": [], "not_dicom": []}
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=out) as unpacked:
         taken: set[str] = set()
@@ -58,6 +59,9 @@ def convert_folder(
                     os.rename(folder, place)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
+            known = study if series_instance_uid else ""
+            identity = {"study_instance_uid": known, "series_instance_uid": series_instance_uid}
+            listing["series"].append({**identity, "verdict": asdict(converted.verdict)})
             _list(listing, series_instance_uid, converted, name)
             on_series(series_instance_uid, converted)
     (out / "conversion.json").write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")

@@ -7,7 +7,7 @@ returned.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pydicom import Dataset
@@ -21,11 +21,16 @@ from node.volume.elements import number, text
 from node.volume.frames import frames_of
 from node.volume.intensities import FrameRefused, read
 from node.volume.model import Assembly, Exclusion, Frame, Kind, Reason, Refusal, Volume, Warn, Warning
-from node.volume.stacks import Stack, split
+from node.volume.stacks import Stack, placeless, split
 from node.volume.volumes import DatasetOf, volumes_of
 
 DAMAGE = (*CONVERSION_ERRORS, ArithmeticError)
 """What pydicom and numpy raise when they meet a value that cannot be what its header says."""
+
+PLACELESS = (
+    "Image Position, Image Orientation (Patient) or Pixel Spacing is missing (PS3.3 C.7.6.2), though the other slices "
+    "of the stack have them"
+)
 
 LeftOut = tuple[Frame, Reason, str]
 
@@ -38,6 +43,7 @@ class _Instance:
     frames: Sequence[Frame] = ()
     volumes: tuple[Volume, ...] = ()
     exclusion: Exclusion | None = None
+    concatenation: tuple[str, int, int] | None = None  # its UID, the number of this part, how many there are at least
 
 
 @dataclass(slots=True)
@@ -50,6 +56,7 @@ class _Series:
     volumes: list[Volume] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     exclusions: list[Exclusion] = field(default_factory=list)
+    concatenations: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
     refused_frames: int = 0
     stacks: int = 0
 
@@ -94,11 +101,12 @@ def assemble(datasets: Iterable[Dataset], dataset_of: DatasetOf | None = None) -
     series = _Series(dataset_of)
     for instance in sorted(_distinct(datasets, series), key=lambda each: each.order):
         _collect(instance, series)
-    told = _told_of_exclusions(series.exclusions)
-    if series.frames:
-        stacks, several = split(series.frames)
-        for stack in stacks:
-            _assemble_stack(stack, series, (*several, *told))
+    twins = sum(exclusion.reason is Reason.SAME_POSITION_TWICE for exclusion in series.exclusions)
+    if series.frames and twins > len(series.uids):  # some anonymisers give one UID to all
+        told = f"{twins} instances have the SOP Instance UID (0008,0018) of another one, with other pixels"
+        series.refuse(Reason.CONTRADICTORY, told, series.frames)
+    else:
+        _assemble_stacks(series)
     if not series.volumes:
         _refuse_all(series)
     _account(series)
@@ -137,16 +145,29 @@ def _instance(ds: Dataset, uid: str) -> _Instance:
             detail = UID(str(ds.get("SOPClassUID", ""))).name
             return _Instance(order, exclusion=Exclusion(uid, 0, Reason.NOT_AN_IMAGE, detail))
         special = objects.special_volumes(ds, 0)
-        return _Instance(order, frames_of(ds)) if special is None else _Instance(order, volumes=special)
+        if special is not None:
+            return _Instance(order, volumes=special)
+        return _Instance(order, frames_of(ds), concatenation=_concatenation(ds))
     except ConversionRefused as refused:
         return _Instance(order, exclusion=Exclusion(uid, 0, Reason(refused.reason), refused.detail))
     except DAMAGE as error:
         return _Instance(order, exclusion=Exclusion(uid, 0, Reason.UNREADABLE, _damage(error)))
 
 
+def _concatenation(ds: Dataset) -> tuple[str, int, int] | None:
+    """The part that an instance is of a concatenation (PS3.3 C.7.6.16.2.2.4); None of a whole one."""
+    uid, part = text(ds, "ConcatenationUID"), number(ds, "InConcatenationNumber")
+    if uid is None or part is None:
+        return None
+    return uid, int(part), int(number(ds, "InConcatenationTotalNumber") or part)
+
+
 def _collect(instance: _Instance, series: _Series) -> None:
     """Add what one instance gave."""
     series.frames += instance.frames
+    if instance.concatenation is not None:
+        uid, *part = instance.concatenation
+        series.concatenations[uid].append((part[0], part[1]))
     if instance.exclusion is not None:
         series.exclusions.append(instance.exclusion)
     if instance.volumes:
@@ -175,7 +196,27 @@ def _told_of_exclusions(exclusions: Sequence[Exclusion]) -> tuple[Warning, ...]:
     return tuple(warnings)
 
 
+def _told_of_parts(concatenations: Mapping[str, Sequence[tuple[int, int]]]) -> tuple[Warning, ...]:
+    """A warning where parts of concatenations have not come."""
+    missing = sum(
+        max(total for _, total in parts) - len({part for part, _ in parts}) for parts in concatenations.values()
+    )
+    detail = f"{missing} instances of a concatenation (0020,9161) are missing"
+    return (Warning(Warn.INCOMPLETE_VOLUME, detail),) if missing > 0 else ()
+
+
 # Stacks
+
+
+def _assemble_stacks(series: _Series) -> None:
+    """Add the volumes of all stacks, and what is to be told of them together."""
+    left_out = {id(frame): frame for frame in placeless(series.frames)}
+    series.exclude([(frame, Reason.BAD_GEOMETRY, PLACELESS) for frame in left_out.values()])
+    told = (*_told_of_exclusions(series.exclusions), *_told_of_parts(series.concatenations))
+    if series.frames:
+        stacks, several = split([frame for frame in series.frames if id(frame) not in left_out])
+        for stack in stacks:
+            _assemble_stack(stack, series, (*several, *told))
 
 
 def _assemble_stack(stack: Stack, series: _Series, warnings: tuple[Warning, ...]) -> None:

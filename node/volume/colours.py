@@ -19,28 +19,35 @@ def native_colours(layout: PixelLayout) -> Callable[[Array], Array] | None:
     """Return what makes RGB of the (rows, columns, 3) samples of a native frame; None where they are grey."""
     if layout.samples == 1:
         return None
-    return partial(_to_rgb, layout.photometric, layout.bits_stored)
+    return partial(to_rgb, layout.photometric, layout.bits_stored)
 
 
 def compressed_colours(layout: PixelLayout, stream: Codestream | None, syntax: str) -> Callable[[Array], Array] | None:
-    """Return what makes RGB of the (rows, columns, 3) samples of a decoded frame; None where they are grey.
-
-    What the codestream says of its colours goes before Photometric Interpretation, which few update.
-    """
+    """Return what makes RGB of the (rows, columns, 3) samples of a decoded frame; None where they are grey."""
     if layout.samples == 1:
         return None
+    bits = layout.bits_stored if stream is None else stream.precision
+    return partial(to_rgb, decoded_photometric(layout, stream, syntax), bits)
+
+
+def decoded_photometric(layout: PixelLayout, stream: Codestream | None, syntax: str) -> str:
+    """Return the Photometric Interpretation (0028,0004) of the samples that a decoder gives.
+
+    What the codestream says of its colours goes before that of the data set, which few update.
+    """
     photometric = layout.photometric
+    if layout.samples == 1:
+        return photometric
     if stream is not None and stream.colour_space:
         photometric = "RGB" if stream.colour_space == "RGB" else photometric if "YBR" in photometric else "YBR_FULL"
     if syntax in JPEG_2000_SYNTAXES and photometric in ("YBR_RCT", "YBR_ICT"):
-        photometric = "RGB"  # the decoder has undone the transform
-    if syntax == RLELossless and photometric in HALF_SAMPLED:
-        photometric = "YBR_FULL"
-    bits = layout.bits_stored if stream is None else stream.precision
-    return partial(_to_rgb, photometric, bits)
+        return "RGB"  # the decoder has undone the transform
+    if photometric == "YBR_FULL_422" or (syntax == RLELossless and photometric in HALF_SAMPLED):
+        return "YBR_FULL"  # and has given each pixel its chrominance
+    return photometric
 
 
-def _to_rgb(photometric: str, bits: int, samples: Array) -> Array:
+def to_rgb(photometric: str, bits: int, samples: Array) -> Array:
     """Return RGB of 8 bits: the high ones where there are more (PS3.3 C.7.6.3.1.2)."""
     wide = samples >> (bits - 8) if bits > 8 else samples
     narrow = wide.astype(np.uint8)

@@ -111,17 +111,19 @@ def _labels_slice_by_slice(numbers: list[list[int]]) -> list[list[int]] | None:
     return None
 
 
-def whole_times(bins: Sequence[Bin], labels: Labels) -> tuple[list[Bin], list[Frame]] | None:
+def whole_times(bins: Sequence[Bin], labels: Labels, *, sure: bool = False) -> tuple[list[Bin], list[Frame]] | None:
     """Return the bins of the times that are at every position just once, and all other frames.
 
-    None where no time is whole or all are, where less than half are (these are no labels of times then), and where one
-    frame lies at a place of another one: it is no time.
+    None where no time is whole or all are; unless the labels are `sure` to be those of times, also where less than half
+    are whole, and where one frame lies at a place of another one: it is no time.
     """
     per_bin = [Counter(labels[id(frame)] for frame in frames) for frames in bins]
     whole = {label for label in per_bin[0] if all(own[label] == 1 for own in per_bin)}
     dropped = [frame for frames in bins for frame in frames if labels[id(frame)] not in whole]
     least = min(map(len, bins))
-    if not whole or not dropped or (len(dropped) == 1 and least == 1) or 2 * len(whole) < least:
+    if not whole or not dropped:
+        return None
+    if not sure and ((len(dropped) == 1 and least == 1) or 2 * len(whole) < least):
         return None
     order = {labels[id(frame)]: rank for rank, frame in enumerate(bins[0])}
     kept = [

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from node.errors import ConversionRefused
 from node.volume.completeness import Bin, by_instance
 from node.volume.geometry import (
     DRIFT_TOLERANCE_PIXELS,
@@ -23,17 +24,22 @@ from node.volume.geometry import (
     position_tolerance,
     stack_axes,
 )
-from node.volume.model import Float, Frame
+from node.volume.model import Float, Frame, Reason, Warn, Warning
+from node.volume.order import same_diffusion
 from node.volume.times import Arrangement, repeated, uneven
 
 ACQUISITIONS = ("acquisition_number", "temporal_position", "acquisition_time")
 """Attributes that tell acquisitions apart whose positions do not fit together."""
 
-VARIANTS = ("image_type", "kernel", "kvp", "flip_angle", "stack", "slice_thickness", "repetition_time")
+VARIANTS = ("image_type", "kernel", "kvp", "flip_angle", "stack", "slice_thickness", "repetition_time", "intercept")
 """Attributes that tell volumes at the same places apart."""
 
-MEASURED = frozenset({"repetition_time"})
-"""Those that a gated scan measures anew for each time, so that a value of each time's own divides nothing."""
+MEASURED = frozenset({"repetition_time", "intercept"})
+"""Those that a gated scan measures, or an archive computes, anew for each time, so that a value of each time's own
+divides nothing."""
+
+WHOLE_ENOUGH = 0.5
+"""Part of the positions that a volume must have to be told by a variant, where slices were lost."""
 
 STACKS = frozenset({"stack"})
 """Those that name stacks: frames that belong together (PS3.3 C.7.6.16.2.2.7)."""
@@ -45,7 +51,8 @@ def arrange(frames: Sequence[Frame]) -> list[Arrangement]:
     Raises
     ------
     ConversionRefused
-        ``same-position-twice`` or ``incomplete``: planes share positions and nothing tells them apart.
+        ``same-position-twice`` or ``incomplete``: planes share positions and nothing tells them apart;
+        ``contradictory``: they share one position, but not their location.
     """
     if frames[0].position is None:
         return [_without_place(frames)]
@@ -56,10 +63,52 @@ def arrange(frames: Sequence[Frame]) -> list[Arrangement]:
     bins = _bins(frames)
     counts = set(map(len, bins))
     if counts == {1}:
-        return [Arrangement([[only for (only,) in bins]])]
-    if len(counts) == 1:
-        return [repeated(bins)]
-    return [uneven(bins)]
+        return _of_each_weighting([only for (only,) in bins])
+    if len(bins) == 1 and _are_of_several_places(frames):
+        raise ConversionRefused(
+            Reason.CONTRADICTORY,
+            f"Image Position (Patient) (0020,0032) is the same for {len(frames)} frames, but each has a Slice Location "
+            "(0020,1041) of its own: slices of a volume, or times of one slice",
+        )
+    try:
+        return [repeated(bins) if len(counts) == 1 else uneven(bins)]
+    except ConversionRefused:
+        parts = _parts_that_lack_slices(frames, len(bins))
+        if not parts:
+            raise
+        numbered = enumerate((grid for part in parts for grid in arrange(part)), start=1)
+        return [Arrangement(grid.planes, grid.left_out, grid.warnings, str(number)) for number, grid in numbered]
+
+
+def _of_each_weighting(frames: list[Frame]) -> list[Arrangement]:
+    """The grids of frames that share no position: one, unless slices of several diffusion weightings were lost."""
+    weightings: list[list[Frame]] = []
+    for frame in frames:
+        alike = next((part for part in weightings if same_diffusion([[part[0]], [frame]])), None)
+        if alike is None:
+            weightings.append([frame])
+        else:
+            alike.append(frame)
+    if len(weightings) == 1:
+        return [Arrangement([frames])]
+    if len(weightings) == len(frames):
+        told = "each slice has a diffusion weighting of its own"
+        return [Arrangement([frames], warnings=(Warning(Warn.PARAMETER_VARIES, told),))]
+    return [Arrangement([part], variant=str(number)) for number, part in enumerate(weightings, start=1)]
+
+
+def _parts_that_lack_slices(frames: Sequence[Frame], positions: int) -> list[list[Frame]]:
+    """Frames by a variant that tells apart all that share a position, though some of its volumes lost slices."""
+    for parts in _divisions(frames, VARIANTS):
+        if all(len(_bins(part)) == len(part) >= WHOLE_ENOUGH * positions for part in parts):
+            return parts
+    return []
+
+
+def _are_of_several_places(frames: Sequence[Frame]) -> bool:
+    """Whether each of three or more frames has a Slice Location of its own."""
+    known = {location for frame in frames if (location := frame.time_key.get("slice_location")) is not None}
+    return len(known) == len(frames) > 2 and len(set(cluster_numbers(np.array(list(known)), 0.1))) == len(known)
 
 
 def _without_place(frames: Sequence[Frame]) -> Arrangement:

@@ -29,6 +29,9 @@ from node.volume.tiling import Tiling
 PROJECTIONS = frozenset({"CR", "DX", "MG", "IO", "PX", "RG", "XC", "ES", "GM", "OP"})
 """Modalities whose instances are pictures of their own, even where they have one size."""
 
+SECTIONS = frozenset({"CT", "MR", "PT"})
+"""Modalities whose instances are slices of a body, even where they do not tell their place."""
+
 
 def frames_of(ds: Dataset) -> list[Frame]:
     """Return the frames of one instance in its own order.
@@ -88,6 +91,7 @@ def _common(ds: Dataset, reader: FrameReader) -> Common:
             "echo": numbers(ds, "EchoNumbers"),
             "inversion_time": number(ds, "InversionTime") or None,
             "map": is_map(diffusion),
+            "quantity": texts(ds, "DoseUnits") + texts(ds, "DoseType") if modality == "RTDOSE" else None,
             "inverted": text(ds, "PhotometricInterpretation") == "MONOCHROME1",
         },
         "variant_key": {
@@ -97,6 +101,7 @@ def _common(ds: Dataset, reader: FrameReader) -> Common:
             "flip_angle": number(ds, "FlipAngle"),
             "repetition_time": number(ds, "RepetitionTime"),
             "slice_thickness": number(ds, "SliceThickness"),
+            "intercept": intercept if modality == "MR" else None,  # of phase images it is below zero
         },
         "time_key": {
             "temporal_position": number(ds, "TemporalPositionIdentifier"),
@@ -106,6 +111,7 @@ def _common(ds: Dataset, reader: FrameReader) -> Common:
             "acquisition_number": number(ds, "AcquisitionNumber"),
             "acquisition_time": acquired_at(ds),
             "content_time": instant(text(ds, "ContentDate"), text(ds, "ContentTime")),
+            "slice_location": number(ds, "SliceLocation") if reader.frames == 1 and modality in SECTIONS else None,
         },
     }
 
@@ -130,6 +136,8 @@ def _plain(ds: Dataset, reader: FrameReader, common: Common) -> list[Frame]:
     common["split_key"] |= own_stack
     timing = _frame_timing(ds, reader.frames, common["duration_s"])
     steps, slices = [start for start, _ in timing], _slice_numbers(ds, reader.frames)
+    if reader.frames == 1:
+        slices = [common["time_key"]["slice_location"]]
     counted = _counted(ds, reader.frames)
     if position is not None and reader.frames > 1 and None in steps:
         raise ConversionRefused(

@@ -122,7 +122,14 @@ def position_tolerance(pixel_spacing: tuple[float, float]) -> float:
     return min(POSITION_TOLERANCE_MM, 0.1 * min(pixel_spacing))
 
 
-def place(positions: Float, axes: Axes, pixel_spacing: tuple[float, float], single_spacing_mm: float) -> Placement:
+def place(
+    positions: Float,
+    axes: Axes,
+    pixel_spacing: tuple[float, float],
+    single_spacing_mm: float,
+    *,
+    equally_thick: bool = True,
+) -> Placement:
     """Return how planes at distinct positions lie.
 
     Parameters
@@ -134,11 +141,14 @@ def place(positions: Float, axes: Axes, pixel_spacing: tuple[float, float], sing
         Between rows, then between columns.
     single_spacing_mm : float
         Between slices, where there is only one.
+    equally_thick : bool
+        All slices have one thickness, so that a distance of several steps is a gap.
 
     Notes
     -----
     PS3.3 C.7.6.2.1.1. The slice column of the affine is measured from the first to the last position. Where distances
-    are uneven it is the median step instead, so that nothing is stretched; the first plane is in place then. Planes
+    are uneven it is the median step instead, or the one between slices of which none is missing, so that nothing is
+    stretched; the first plane is in place then. Planes
     that only jitter around an even grid keep that grid.
     """
     relative = positions - positions[0]
@@ -150,9 +160,11 @@ def place(positions: Float, axes: Axes, pixel_spacing: tuple[float, float], sing
         step, step_mm, geometry = axes.normal * single_spacing_mm, single_spacing_mm, Geometry.SINGLE
     else:
         step_mm = float(np.median(np.diff(along)))
-        geometry, warnings = _classify(along, offsets, step_mm, pixel_spacing)
+        geometry, warnings = _classify(along, offsets, step_mm, pixel_spacing, equally_thick)
         if geometry is not Geometry.IRREGULAR or is_even(along) or _jitters(along, step_mm):
             step_mm = float(along[-1] / (count - 1))
+        elif equally_thick and (found := missing_slices(along)) is not None:
+            step_mm = found[0]
         step = relative[-1] / along[-1] * step_mm
     between_rows, between_columns = pixel_spacing
     affine = np.eye(4)
@@ -174,6 +186,24 @@ def is_even(along: Float) -> bool:
     return bool(np.abs(steps - median).max() <= tolerance or off_grid(along) <= POSITION_TOLERANCE_MM * ROUNDING)
 
 
+def missing_slices(along: Float) -> tuple[float, NDArray[np.intp]] | None:
+    """Return the step of an even stack that has gaps of whole slices, and how many are missing after each slice.
+
+    The step is the usual distance, or the least one where all are multiples of that and more slices are there than
+    missing. None where the distances are no multiples, and where nothing is missing.
+    """
+    steps = np.diff(along)
+    for step_mm in (float(np.median(steps)), float(steps.min())):
+        times = np.maximum(np.rint(steps / step_mm), 1).astype(np.intp)
+        tolerance = max(SPACING_TOLERANCE * step_mm, POSITION_TOLERANCE_MM)
+        missing = int((times - 1).sum())
+        if missing == 0 or (np.abs(steps - times * step_mm) > tolerance * times).any():
+            continue
+        if step_mm == float(np.median(steps)) or missing < len(along):
+            return step_mm, times - 1
+    return None
+
+
 def off_grid(along: Float) -> float:
     """Return how far ascending distances lie at most from the even grid between the first and the last, in mm."""
     return float(np.abs(along - np.linspace(along[0], along[-1], len(along))).max())
@@ -186,7 +216,7 @@ def _jitters(along: Float, step_mm: float) -> bool:
 
 
 def _classify(
-    along: Float, offsets: Float, step_mm: float, pixel_spacing: tuple[float, float]
+    along: Float, offsets: Float, step_mm: float, pixel_spacing: tuple[float, float], equally_thick: bool
 ) -> tuple[Geometry, tuple[Warning, ...]]:
     """The geometry of two or more planes, and what is to be told of it."""
     pixel = np.array([pixel_spacing[1], pixel_spacing[0]])
@@ -199,7 +229,7 @@ def _classify(
         warnings.append(Warning(Warn.GANTRY_TILT, f"planes are tilted against their stack by {degrees:.2f} degrees"))
     even = is_even(along) and off_grid(along) <= JITTER_SHARE * step_mm
     if not even:
-        warnings.append(_uneven(np.diff(along), step_mm))
+        warnings += _uneven(along, step_mm, equally_thick)
     elif not straight:
         warnings.append(Warning(Warn.IRREGULAR_SPACING, "planes are not moved evenly along their rows and columns"))
     if not straight or not even:
@@ -207,17 +237,18 @@ def _classify(
     return (Geometry.SHEARED if sheared else Geometry.REGULAR), tuple(warnings)
 
 
-def _uneven(steps: Float, step_mm: float) -> Warning:
-    """Whether slices are missing (distances are multiples of the usual one) or lie unevenly."""
-    times = np.maximum(np.rint(steps / step_mm), 1)
-    missing = int((times - 1).sum())
-    off = np.abs(steps - times * step_mm)
-    if missing and (off <= max(SPACING_TOLERANCE * step_mm, POSITION_TOLERANCE_MM) * times).all():
-        gaps = ", ".join(str(index + 1) for index in np.flatnonzero(times > 1)[:20])
-        return Warning(
-            Warn.MISSING_SLICE, f"{missing} slices are missing at {step_mm:.4g} mm spacing, after slices {gaps}"
-        )
-    return Warning(
+def _uneven(along: Float, step_mm: float, equally_thick: bool) -> list[Warning]:
+    """Whether slices are missing (distances are multiples of the usual one), or lie unevenly, or it may be either."""
+    steps = np.diff(along)
+    uneven = Warning(
         Warn.IRREGULAR_SPACING,
         f"distances between slices go from {steps.min():.4g} to {steps.max():.4g} mm, {step_mm:.4g} mm in the middle",
     )
+    found = missing_slices(along) if equally_thick else None
+    if found is None:
+        return [uneven]
+    least_mm, missing = found
+    gaps = ", ".join(str(index + 1) for index in np.flatnonzero(missing)[:20])
+    told = f"{missing.sum()} slices are missing at {least_mm:.4g} mm spacing, after slices {gaps}"
+    gap = Warning(Warn.MISSING_SLICE, told)
+    return [gap] if least_mm == step_mm else [gap, uneven]

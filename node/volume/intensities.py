@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
 from node.errors import ConversionRefused
 from node.volume.model import Array, Frame, Reason
+
+FRAMES_AHEAD = 3
 
 
 class FrameRefused(ConversionRefused):
@@ -62,8 +66,7 @@ def fill(planes: Sequence[Sequence[Frame]]) -> tuple[Array, float, float]:
     first = frames[0]
     shape = (len(planes), len(planes[0]), first.rows, first.columns) + ((3,) if first.colour else ())
     voxels = np.empty(shape, dtype)
-    for place, frame in zip(np.ndindex(shape[:2]), frames, strict=True):
-        plane = read(frame)
+    for place, frame, plane in zip(np.ndindex(shape[:2]), frames, _read_ahead(frames), strict=True):
         if len(scalings) == 1:
             if not np.can_cast(plane.dtype, voxels.dtype, "safe"):  # a codestream may know its sign better
                 voxels = voxels.astype(np.result_type(plane.dtype, voxels.dtype))
@@ -74,6 +77,22 @@ def fill(planes: Sequence[Sequence[Frame]]) -> tuple[Array, float, float]:
             voxels[place] = plane * np.float64(frame.slope) + np.float64(frame.intercept)
     slope, intercept = scalings.pop() if len(scalings) == 1 else (1.0, 0.0)
     return voxels, slope, intercept
+
+
+def _read_ahead(frames: Sequence[Frame]) -> Iterator[Array]:
+    """The stored values of each frame, read by another thread while the last one is put in its place."""
+    with ThreadPoolExecutor(1, "frames") as reader:
+        coming: deque[Future[Array]] = deque()
+        try:
+            for frame in frames:
+                coming.append(reader.submit(read, frame))
+                if len(coming) > FRAMES_AHEAD:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+        finally:
+            for one in coming:
+                one.cancel()
 
 
 def _exact_type(stored: np.dtype, scalings: set[tuple[float, float]]) -> np.dtype:

@@ -56,6 +56,8 @@ class Warn(StrEnum):
     NO_DIFFUSION_DIRECTIONS = "no-diffusion-directions"
     LOSSY = "lossy"  # pixels went through a lossy codec before they arrived
     SPACING_ASSUMED = "spacing-assumed"  # pixel or slice spacing not in the data set, 1 mm taken
+    PARAMETER_VARIES = "parameter-varies"  # slices of one volume were acquired with another echo time, flip angle, ...
+    FRAME_OF_REFERENCE_VARIES = "frame-of-reference-varies"  # another one in each instance: taken for one
     SUV_UNKNOWN = "suv-unknown"  # uptake values were asked for, and a fact that makes them is missing
 
 

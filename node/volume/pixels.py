@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
 from typing import Any
@@ -16,7 +17,7 @@ from node.dicom.reading import FileBytes, stored_bytes
 from node.dicom.values import value
 from node.errors import ConversionRefused
 from node.volume.codestreams import Codestream, begins, read_codestream
-from node.volume.colours import compressed_colours, from_half_sampled, native_colours
+from node.volume.colours import compressed_colours, decoded_photometric, from_half_sampled, native_colours
 from node.volume.decoders import (
     CODESTREAM_SYNTAXES,
     EXACT_JPEG_SYNTAXES,
@@ -225,6 +226,19 @@ def _hold(words: Array, bits: int, signed: bool) -> bool:
 def _compressed(
     ds: Dataset, layout: PixelLayout, data: bytes, syntax: str, table: LookupTable | None, lossy: bool
 ) -> FrameReader:
+    frames, streams = _checked_frames(ds, layout, data, syntax)
+    lossy = lossy or any(stream.lossy for stream in streams if stream)
+
+    def stored(index: int) -> Array:
+        return _as_stored(_decoded(layout, frames[index], streams[index], syntax), layout, syntax, streams[index])
+
+    return FrameReader(layout, stored, table, compressed_colours(layout, streams[0], syntax), lossy)
+
+
+def _checked_frames(
+    ds: Dataset, layout: PixelLayout, data: bytes, syntax: str
+) -> tuple[list[bytes], Sequence[Codestream | None]]:
+    """The compressed frames and their headers, after everything that can be known beforehand is checked."""
     if not can_decode(syntax):
         raise ConversionRefused(Reason.UNDECODABLE, f"no decoder for {_shown(syntax)}")
     if layout.real is not None:
@@ -237,17 +251,54 @@ def _compressed(
             f"frame and {MAXIMUM_INSTANCE_BYTES} an instance are decoded",
         )
     frames = _encoded_frames(ds, data, layout.frames)
-    streams: Sequence[Codestream | None] = [None] * len(frames)
-    if syntax in CODESTREAM_SYNTAXES:
-        streams = [_checked_codestream(frame, layout) for frame in frames]
-        lossy = lossy or any(stream.lossy for stream in streams if stream)
+    if syntax not in CODESTREAM_SYNTAXES:
+        return frames, [None] * len(frames)
+    return frames, [_checked_codestream(frame, layout) for frame in frames]
 
-    def stored(index: int) -> Array:
-        stream = streams[index]
-        shape = FrameShape(layout.rows, layout.columns, layout.samples, layout.bits_allocated, syntax, stream)
-        return _as_stored(decode(frames[index], shape), layout, syntax, stream)
 
-    return FrameReader(layout, stored, table, compressed_colours(layout, streams[0], syntax), lossy)
+def _decoded(layout: PixelLayout, frame: bytes, stream: Codestream | None, syntax: str) -> Array:
+    return decode(frame, FrameShape(layout.rows, layout.columns, layout.samples, layout.bits_allocated, syntax, stream))
+
+
+@dataclass(frozen=True, slots=True)
+class DecompressedFrames:
+    """The frames of a compressed instance, as a native one would hold them.
+
+    Attributes
+    ----------
+    photometric : str
+        Photometric Interpretation (0028,0004) of the decoded samples.
+    layout : PixelLayout
+        Of the data set; the samples of colours lie by pixel, whatever it says.
+    frames : iterator of (rows, columns) or (rows, columns, samples) array
+        Every bit that the codec kept, also those above Bits Stored (0028,0101).
+    """
+
+    photometric: str
+    layout: PixelLayout
+    frames: Iterator[Array]
+
+
+def decompressed_frames(ds: Dataset) -> DecompressedFrames:
+    """Return the decoded frames of an instance whose transfer syntax is a compressed one, decoded one by one.
+
+    Raises
+    ------
+    ConversionRefused
+        As of `frame_reader`; ``undecodable`` also while the frames are iterated.
+    """
+    layout = pixel_layout(ds, "PixelData")
+    layout = replace(layout, bits_stored=layout.bits_allocated, shift=0)  # what lies above Bits Stored is kept too
+    syntax = text(ds.file_meta, "TransferSyntaxUID") or ""
+    data, _ = stored_bytes(ds, "PixelData")
+    if not data:
+        raise contradictory("(7FE0,0010) Pixel Data is empty or is not a string of bytes")
+    frames, streams = _checked_frames(ds, layout, data[:], syntax)
+    decoded = (
+        _as_stored(_decoded(layout, frame, stream, syntax), layout, syntax, stream)
+        for frame, stream in zip(frames, streams, strict=True)
+    )
+    return DecompressedFrames(decoded_photometric(layout, streams[0], syntax), layout, decoded)
 
 
 def _shown(syntax: str) -> str:

@@ -34,8 +34,19 @@ def is_map(diffusion: Any) -> bool:
 
 
 def rescale(ds: Dataset) -> tuple[float, float]:
-    """Rescale Slope (0028,1053) and Intercept (0028,1052); 1 and 0 where they are absent, empty or a slope of 0."""
+    """Rescale Slope (0028,1053) and Intercept (0028,1052); 1 and 0 where they are absent, empty or a slope of 0.
+
+    Of a plane of dose Dose Grid Scaling (3004,000E), without which its values mean nothing (PS3.3 C.8.8.3).
+    """
+    if text(ds, "Modality") == "RTDOSE":
+        scaling = number(ds, "DoseGridScaling")
+        if not scaling:
+            raise ConversionRefused(Reason.CONTRADICTORY, "(3004,000E) Dose Grid Scaling is missing or 0")
+        return scaling, 0.0
     slope, intercept = number(ds, "RescaleSlope"), number(ds, "RescaleIntercept")
+    for keyword, found in (("RescaleSlope", slope), ("RescaleIntercept", intercept)):
+        if found is None and numbers(ds, keyword):
+            raise ConversionRefused(Reason.CONTRADICTORY, f"{keyword} is not a number (PS3.3 C.11.1)")
     return (slope or 1.0), (0.0 if intercept is None else intercept)
 
 
@@ -67,7 +78,7 @@ def pixel_spacing(ds: Dataset, placed: bool) -> tuple[float, float] | None:
 
     An impossible one is refused where planes are placed by it, and passed over where there is no place anyway.
     """
-    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "ImagePlanePixelSpacing"):
         found = numbers(ds, keyword)
         if found is None:
             continue

@@ -1,14 +1,15 @@
-"""Order in time: what frames that share a position are to each other.
+"""What frames that share a position are to each other: times, copies, or a place that was taken twice.
 
-The order is given by the first attribute that tells the frames of every position apart. Where counts are unequal there
-are copies, a scan that was interrupted, or a place that was taken twice: nothing is dropped without a word.
+`node.volume.order` tells which attribute puts them in order. Where counts are unequal there are copies, a scan that
+was interrupted, or a place that was taken twice: nothing is dropped without a word.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -16,26 +17,13 @@ from node.errors import ConversionRefused
 from node.volume.completeness import COUNTS, Bin, by_instance, labels_by_attribute, labels_by_number, whole_times
 from node.volume.intensities import read
 from node.volume.model import Frame, Reason, Warn, Warning
-
-TIME_KEYS = (
-    "temporal_position",
-    "dimensions",
-    "trigger_time",
-    "cardiac_phase",
-    "frame_reference_time",
-    "acquisition_time",
-    "acquisition_number",
-    "content_time",
-    "frame_time",
-    "instance",
-)
-"""Attributes that order the planes of one place, the first that can being taken."""
-
-B_VALUE_TOLERANCE = 0.01  # as a part, or 5 s/mm2 if that is more: scanners write measured values
-DIRECTION_TOLERANCE = 0.01
+from node.volume.order import belong_together, by_weighting, same_diffusion, time_orders, weighting
 
 MAY_DIFFER_IN_COPIES = ("content_time", "instance")
 """Attributes that a second sending or reconstruction of the same image changes."""
+
+NAMES_OF_TIMES = ("temporal_position", "acquisition_number", "acquisition_time")
+"""Attributes that frames of one time share, if any."""
 
 MOST_TAKEN_TWICE = 0.25
 """Part of the positions that may be taken twice; with more of them, two volumes would be mixed."""
@@ -55,66 +43,6 @@ class Arrangement:
         return [frame for time in self.planes for frame in time]
 
 
-def _time_order(bins: list[Bin]) -> tuple[str, list[Bin]] | None:
-    """Bins with their frames in order of time, and the attribute that gives it; None where none can."""
-    for name in TIME_KEYS:
-        ordered = _ordered_by(bins, name)
-        if ordered is None or not _same_diffusion(ordered):
-            continue
-        if name != "trigger_time" or _is_cardiac_order(ordered):
-            return name, ordered
-    return None
-
-
-def _is_cardiac_order(bins: list[Bin]) -> bool:
-    """Whether trigger times count phases; of a frame in each heart beat they scatter, and beats follow each other."""
-    beats = _ordered_by(bins, "acquisition_time")
-    return beats is None or beats == bins or _ordered_by(bins, "instance") != beats
-
-
-def _ordered_by(bins: list[Bin], name: str) -> list[Bin] | None:
-    """Bins in order of an attribute, if it tells the frames of every bin apart."""
-    for frames in bins:
-        values = [frame.time_key.get(name) for frame in frames]
-        if None in values or len(set(values)) < len(values):
-            return None
-    if name == "acquisition_number":  # names an acquisition (PS3.3 C.7.6.1), it does not count them
-        first: dict[Any, tuple[int, int]] = {}
-        for frame in (frame for frames in bins for frame in frames):
-            number = frame.time_key[name]
-            first[number] = min(first.get(number, by_instance(frame)), by_instance(frame))
-        ranks = {number: rank for rank, number in enumerate(sorted(first, key=lambda number: (first[number], number)))}
-        return [sorted(frames, key=lambda frame: ranks[frame.time_key[name]]) for frames in bins]
-    return [sorted(frames, key=lambda frame: frame.time_key[name]) for frames in bins]
-
-
-def _same_diffusion(bins: list[Bin]) -> bool:
-    """Whether the frames of each time have one diffusion weighting."""
-    if all(frame.diffusion is None for frames in bins for frame in frames):
-        return True
-    table = np.full((len(bins), max(map(len, bins)), 4), np.nan)
-    for place, frames in enumerate(bins):
-        for time, frame in enumerate(frames):
-            table[place, time] = _weighting(frame)
-    b_values, directions = table[..., 0], table[..., 1:]
-    with np.errstate(invalid="ignore"):
-        near = np.abs(b_values - b_values[:1]) <= np.maximum(B_VALUE_TOLERANCE * np.abs(b_values[:1]), 5)
-        # A direction and its opposite weight alike.
-        aligned = np.abs((directions * directions[:1]).sum(axis=-1)) > 1 - DIRECTION_TOLERANCE
-    unweighted = np.linalg.norm(directions, axis=-1) < 0.5
-    same = near & (aligned | (unweighted & unweighted[:1]))
-    return bool((same | np.isnan(b_values) | np.isnan(b_values[:1])).all())
-
-
-def _weighting(frame: Frame) -> tuple[float, float, float, float]:
-    """b-value and direction; no direction is (0, 0, 0)."""
-    if frame.diffusion is None:
-        return (0.0, 0.0, 0.0, 0.0)
-    direction = frame.diffusion.direction_lps
-    x, y, z = (0.0, 0.0, 0.0) if direction is None else map(float, direction)
-    return (frame.diffusion.b_value, x, y, z)
-
-
 def repeated(bins: list[Bin]) -> Arrangement:
     """Return the grid of a stack with equally many frames, above one, at every position.
 
@@ -123,20 +51,26 @@ def repeated(bins: list[Bin]) -> Arrangement:
     ConversionRefused
         ``same-position-twice``: nothing puts them in order.
     """
-    found = _time_order(bins)
+    found = None
+    for name, ordered in time_orders(bins):
+        if belong_together(ordered, name):
+            found = name, ordered
+            break
+        whole = _whole_of_incomplete(name, ordered, clocks=True)
+        if whole is not None:
+            return whole
     if found is None or found[0] in MAY_DIFFER_IN_COPIES:  # no time tells them apart: they may be copies
         unique = len(_unique(bins[0])[0])
         copies = _without_copies(bins, unique) if unique < len(bins[0]) else None
         if copies is not None:
             return _told_of_copies(*copies)
-    if found is None and any(frame.diffusion is not None for frames in bins for frame in frames):
-        by_weighting = [sorted(frames, key=lambda frame: (*_weighting(frame), *by_instance(frame))) for frames in bins]
-        if _same_diffusion(by_weighting):
-            found = "diffusion", by_weighting
+    if found is None and (weighted := by_weighting(bins)) is not None:
+        found = "diffusion", weighted
     if found is None:
         raise ConversionRefused(
             Reason.SAME_POSITION_TWICE,
-            f"{len(bins[0])} frames at each of {len(bins)} positions, and no attribute that puts them in order",
+            f"{len(bins[0])} frames at each of {len(bins)} positions, and no attribute that puts them in order so that "
+            "those of one time follow each other",
         )
     whole = _whole_of_incomplete(*found, clocks=False)
     return whole or Arrangement([list(time) for time in zip(*found[1], strict=True)])
@@ -147,7 +81,11 @@ def repeated(bins: list[Bin]) -> Arrangement:
 
 def _told_of_copies(bins: list[Bin], copies: list[Frame]) -> Arrangement:
     """The grid that is left when copies are left out, with their warning."""
-    grid = Arrangement([[only for (only,) in bins]]) if len(bins[0]) == 1 else repeated(bins)
+    counts = set(map(len, bins))
+    if counts == {1}:
+        grid = Arrangement([[only for (only,) in bins]])
+    else:
+        grid = repeated(bins) if len(counts) == 1 else uneven(bins)
     warning = Warning(Warn.DUPLICATE_SLICE, f"{len(copies)} frames came again under another SOP Instance UID")
     detail = "the same pixels at the same position as another instance"
     left_out = [*grid.left_out, *((frame, Reason.DUPLICATE_SLICE, detail) for frame in copies)]
@@ -198,11 +136,15 @@ def uneven(bins: list[Bin]) -> Arrangement:
         ``incomplete`` or ``same-position-twice``: nothing tells which of them belong together.
     """
     least = min(map(len, bins))
+    once = [_unique(frames) for frames in bins] if least > 1 else []
+    if once and all(len(own) <= len(again) for own, again in once):  # all of it came again
+        return _told_of_copies([own for own, _ in once], [frame for _, again in once for frame in again])
     copies = _without_copies(bins, least)
     if copies is not None:
         return _told_of_copies(*copies)
-    found = _time_order(bins)
+    found = next(time_orders(bins), None)
     whole = None if found is None else _whole_of_incomplete(*found, clocks=True)
+    whole = whole or _whole_weightings(bins)
     if whole is not None:
         return whole
     if least > 1:
@@ -219,10 +161,26 @@ def _whole_of_incomplete(name: str, bins: list[Bin], *, clocks: bool) -> Arrange
     labels = labels_by_attribute(bins, name) if clocks or name in COUNTS else None
     labels = labels or labels_by_number(bins)
     whole = None if labels is None else whole_times(bins, labels)
-    if whole is None or not _same_diffusion(whole[0]):
+    if whole is None or not same_diffusion(whole[0]):
         return None
-    kept, dropped = whole
-    detail = f"belongs to a time of which not every one of {len(bins)} slices is there"
+    return _told_of_lost(*whole)
+
+
+def _whole_weightings(bins: list[Bin]) -> Arrangement | None:
+    """The grid of the diffusion weightings that every position has just once, if some lack slices."""
+    frames = [frame for own in bins for frame in own]
+    if all(frame.diffusion is None for frame in frames):
+        return None
+    labels = {id(frame): _named_weighting(frame) for frame in frames}
+    if len(set(labels.values())) < 2 or any(len({labels[id(frame)] for frame in own}) < len(own) for own in bins):
+        return None
+    whole = whole_times([sorted(own, key=weighting) for own in bins], labels, sure=True)
+    return None if whole is None else _told_of_lost(*whole)
+
+
+def _told_of_lost(kept: list[Bin], dropped: list[Frame]) -> Arrangement:
+    """The grid of times that are whole, with a warning of the frames of the others."""
+    detail = f"belongs to a time of which not every one of {len(kept)} slices is there"
     warning = Warning(
         Warn.INCOMPLETE_VOLUME,
         f"{len(dropped)} frames of times that lack slices were left out; {len(kept[0])} times are whole",
@@ -233,6 +191,11 @@ def _whole_of_incomplete(name: str, bins: list[Bin], *, clocks: bool) -> Arrange
 
 def _first_of_each(bins: list[Bin]) -> Arrangement:
     """One time of the first frame at each position; all others are told."""
+    if _are_of_several_times(bins):
+        raise ConversionRefused(
+            Reason.INCOMPLETE,
+            f"frames of several times or diffusion weightings, none of which has all of {len(bins)} slices",
+        )
     ordered = [sorted(frames, key=lambda frame: (*by_instance(frame), frame.sop_instance_uid)) for frames in bins]
     dropped = [frame for frames in ordered for frame in frames[1:]]
     if len(dropped) > max(1, MOST_TAKEN_TWICE * len(bins)):
@@ -251,3 +214,18 @@ def _first_of_each(bins: list[Bin]) -> Arrangement:
         [(frame, Reason.SAME_POSITION_TWICE, detail) for frame in dropped],
         (warning,),
     )
+
+
+def _are_of_several_times(bins: list[Bin]) -> bool:
+    """Whether frames belong to times or weightings, by an attribute that some of them share, and none is whole."""
+    frames = [frame for own in bins for frame in own]
+    names = [[frame.time_key.get(name) for frame in frames] for name in NAMES_OF_TIMES]
+    for labels in ([_named_weighting(frame) for frame in frames], *names):
+        shared = [count for label, count in Counter(labels).items() if label is not None and count > 1]
+        if len(shared) > 1 and max(shared) < len(bins):
+            return True
+    return False
+
+
+def _named_weighting(frame: Frame) -> Hashable:
+    return None if frame.diffusion is None else tuple(round(part, 2) for part in weighting(frame))

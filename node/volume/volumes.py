@@ -34,6 +34,19 @@ UNKNOWN_SPACING_MM = 1.0
 UNWEIGHTED_B_VALUE = 50
 """Weighting in s/mm2 up to which an image counts as unweighted: imaging gradients alone reach some of it."""
 
+OF_A_VOLUME = {
+    "echo_time": "echo time (0018,0081) in ms",
+    "inversion_time": "inversion time (0018,0082) in ms",
+    "flip_angle": "flip angle (0018,1314) in degrees",
+    "kvp": "KVP (0018,0060)",
+    "kernel": "convolution kernel (0018,1210)",
+    "slice_thickness": "slice thickness (0018,0050) in mm",
+}
+"""What the slices of a volume are expected to share, and is told where they do not."""
+
+PARAMETER_TOLERANCE = 0.01
+"""Part by which such a number may differ: scanners write measured and rounded values."""
+
 DatasetOf = Callable[[str], Dataset]
 """From SOP Instance UID to data set."""
 
@@ -99,7 +112,10 @@ def _placement(frames: Sequence[Frame]) -> Placement | None:
         (abs(value) for value in (first.spacing_between_slices_mm, first.slice_thickness_mm) if value),
         UNKNOWN_SPACING_MM,
     )
-    return place(positions, axes, first.pixel_spacing or (UNKNOWN_SPACING_MM, UNKNOWN_SPACING_MM), single)
+    spacing = first.pixel_spacing or (UNKNOWN_SPACING_MM, UNKNOWN_SPACING_MM)
+    thick = [frame.slice_thickness_mm for frame in frames if frame.slice_thickness_mm is not None]
+    equally_thick = not thick or max(thick) - min(thick) <= PARAMETER_TOLERANCE * max(thick)
+    return place(positions, axes, spacing, single, equally_thick=equally_thick)
 
 
 def _flat_spacing(frame: Frame) -> tuple[float, float, float]:
@@ -211,6 +227,7 @@ def _warnings(frames: Sequence[Frame], placement: Placement | None) -> list[Warn
     scalings = len({(frame.slope, frame.intercept) for frame in frames})
     if scalings > 1:
         found.append(Warning(Warn.SLOPE_VARIES, f"{scalings} slopes and intercepts; they are applied to the voxels"))
+    found += _varying(frames)
     if any(frame.lossy for frame in frames):
         found.append(Warning(Warn.LOSSY, "pixels went through a lossy codec"))
     if _lacks_directions(frames):
@@ -219,6 +236,20 @@ def _warnings(frames: Sequence[Frame], placement: Placement | None) -> list[Warn
                 Warn.NO_DIFFUSION_DIRECTIONS, "diffusion weighted, but the directions of the gradients are not known"
             )
         )
+    return found
+
+
+def _varying(frames: Sequence[Frame]) -> list[Warning]:
+    """Warnings of what differs between the slices of one volume and is no dimension of it."""
+    found = []
+    for name, called in OF_A_VOLUME.items():
+        keys = ({**frame.variant_key, **frame.split_key}.get(name) for frame in frames)
+        values = {key for key in keys if key not in (None, ())}
+        numeric = [value for value in values if isinstance(value, float)]
+        if len(values) < 2 or (numeric and max(numeric) - min(numeric) <= PARAMETER_TOLERANCE * max(map(abs, numeric))):
+            continue
+        told = f"from {min(numeric):.6g} to {max(numeric):.6g}" if numeric else f"{len(values)} values"
+        found.append(Warning(Warn.PARAMETER_VARIES, f"{called} differs within the volume: {told}"))
     return found
 
 

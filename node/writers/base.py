@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import RawIOBase
@@ -78,6 +79,10 @@ def stem_of(volume: Volume) -> str:
     return "_".join(words)
 
 
+DIGEST_BESIDE_BYTES = 1 << 18
+"""From this size a piece is digested by another thread while it is written."""
+
+
 class DurableStream(RawIOBase):
     """A new file that counts and digests what is written; `open_durable` syncs it at its end."""
 
@@ -86,14 +91,22 @@ class DurableStream(RawIOBase):
         self.path = path
         self._file = path.open("xb")  # x: two volumes with one name are a fault, never an overwritten volume
         self._digest = hashlib.sha256()
+        self._digester = ThreadPoolExecutor(1, "digest")
         self._bytes = 0
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: ReadableBuffer, /) -> int:
-        self._digest.update(data)
-        count = self._file.write(data)
+        if memoryview(data).nbytes < DIGEST_BESIDE_BYTES:
+            self._digest.update(data)
+            count = self._file.write(data)
+        else:
+            digested = self._digester.submit(self._digest.update, data)
+            try:
+                count = self._file.write(data)
+            finally:
+                digested.result()
         self._bytes += count
         return count
 
@@ -102,6 +115,7 @@ class DurableStream(RawIOBase):
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
+        self._digester.shutdown()
         self._file.close()
         super().close()
 

@@ -31,6 +31,17 @@ def test_a_series_uid_in_two_studies_gives_two_volumes_and_two_folders(tmp_path:
     assert all((tmp_path / "out" / row["path"]).is_file() for row in listing["volumes"])
 
 
+def test_conversion_json_tells_the_verdict_on_each_series(tmp_path: Path) -> None:
+    whole, gap = make.ct_series(6), make.gap_series(6)
+    convert_folder([saved(whole + gap, tmp_path / "in")], tmp_path / "out", OPTIONS)
+    told = json.loads((tmp_path / "out" / "conversion.json").read_text())["series"]
+    found = {row["series_instance_uid"]: (row["study_instance_uid"], row["verdict"]["state"]) for row in told}
+    assert found == {
+        whole[0].SeriesInstanceUID: (whole[0].StudyInstanceUID, "complete"),
+        gap[0].SeriesInstanceUID: (gap[0].StudyInstanceUID, "incomplete"),
+    }
+
+
 def test_files_that_name_no_series_are_never_put_together(tmp_path: Path) -> None:
     instances = make.ct_series(3)
     for ds in instances:

@@ -39,7 +39,6 @@ DIFFERENCES = {
     "derived/pet-dynamic-slope-per-slice": "slopes differ between slices: with -p n it applies the first one to all",
     "dicom2nifti/philips-enhanced-dwi": "the volumes are in another order, and the gradient table with them",
     "dicom2nifti/siemens-mosaic-no-csa": "a mosaic without its header: it takes all 64 tiles for slices",
-    "dcmstack/multi-echo-part": "uneven gaps: its affine takes the first distance, ours the usual one",
     "dcmqi/seg-overlapping": "segments overlap: it stacks all frames",
     "dcmqi/seg-labelmap-sparse": "an empty slice was left out of the file: it stacks what is there",
     "highdicom/seg-fractional": "fractions: it leaves 0..255",

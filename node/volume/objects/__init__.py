@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydicom.dataset import Dataset
 
-from node.dicom.values import text
+from node.dicom.values import number, text
 from node.errors import ConversionRefused
 from node.volume.model import Reason, Volume
 from node.volume.objects import dose, segmentation
@@ -26,6 +26,8 @@ def is_image(ds: Dataset) -> bool:
 def special_volumes(ds: Dataset, stack: int) -> tuple[Volume, ...] | None:
     """Return the volumes of a segmentation or of a dose grid; None where the instance is neither.
 
+    A single plane of dose is a slice as any other: some planning systems write one instance for each.
+
     Parameters
     ----------
     ds : Dataset
@@ -42,6 +44,6 @@ def special_volumes(ds: Dataset, stack: int) -> tuple[Volume, ...] | None:
         raise ConversionRefused(Reason.TILED_SLIDE, "tiles of a slide under a microscope are no volume")
     if sop_class in segmentation.SOP_CLASSES:
         return segmentation.volumes(ds, stack)
-    if sop_class == dose.SOP_CLASS:
+    if sop_class == dose.SOP_CLASS and (number(ds, "NumberOfFrames") or 1) > 1:
         return dose.volumes(ds, stack)
     return None

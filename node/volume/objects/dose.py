@@ -21,9 +21,12 @@ SOP_CLASS = "1.2.840.10008.5.1.4.1.1.481.2"
 UNIT_TOLERANCE = 0.01
 """Largest departure of a direction cosine vector from length 1, and of row and column from a right angle."""
 
+UNUSED_SPACING_MM = 1.0
+"""Distance of a single plane from the next: a grid has several, which are measured."""
+
 
 def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:
-    """Return the dose grid, and an even one beside it where its planes are not evenly spaced.
+    """Return the dose grid of several planes, and an even one beside it where its planes are not evenly spaced.
 
     Values times `slope`, Dose Grid Scaling (3004,000E), are in the unit of Dose Units (3004,0002): Gy, or relative.
 
@@ -83,8 +86,7 @@ def _placement(ds: Dataset, frames: int) -> tuple[Float, Placement]:
     if np.any(np.diff(ascending) <= 0):
         raise _bad("(3004,000C) Grid Frame Offset Vector has two frames at one place")
     positions = np.array(corner) + np.outer(ascending, axes.normal)
-    single = number(ds, "SliceThickness") or 1.0
-    return distances, place(positions, axes, (spacing[0], spacing[1]), abs(single))
+    return distances, place(positions, axes, (spacing[0], spacing[1]), UNUSED_SPACING_MM)
 
 
 def _offsets(ds: Dataset, frames: int, corner: tuple[float, ...], normal: Float) -> Float:
@@ -93,12 +95,10 @@ def _offsets(ds: Dataset, frames: int, corner: tuple[float, ...], normal: Float)
     Grid Frame Offset Vector (3004,000C) is relative to the first frame, or, in axial grids, holds patient z.
     """
     offsets = numbers(ds, "GridFrameOffsetVector")
-    if offsets is None and frames == 1:
-        return np.zeros(1)
     if offsets is None or len(offsets) != frames:
         raise _bad(f"(3004,000C) Grid Frame Offset Vector does not hold the {frames} offsets of the frames")
     found: Float = np.array(offsets)
-    if found[0] == 0 or frames == 1:
+    if found[0] == 0:
         relative: Float = found - found[0]
         return relative
     if not np.isclose(found[0], corner[2], atol=1e-3) or abs(normal[2]) < 1 - UNIT_TOLERANCE:

@@ -23,6 +23,8 @@ _FACTOR_TOLERANCE = 1e-6
 """Part by which the factors of the instances of one volume may differ: they are computed from rounded decimals."""
 
 SUFFIX = "suv"
+_UNITS = {"Bq/ml": "BQML", "Bq/mL": "BQML", "g/ml{SUVbw}": "GML", "g/mL{SUVbw}": "GML"}
+"""Codes of UCUM (PS3.16 CID 84, CID 85) as Units (0054,1001) calls them."""
 _NOT_OF_UPTAKE = ("RescaleType", "RealWorldValueSlope", "RealWorldValueIntercept", "RealWorldValueUnits")
 """Facts about the activity that do not hold for the uptake beside it."""
 
@@ -106,9 +108,10 @@ def suv_factor(ds: Dataset) -> SuvFactors:
 
     Notes
     -----
-    PS3.3 C.8.9.1 and C.8.9.2, and the vendor-neutral pseudo-code of the Quantitative Imaging Biomarkers Alliance.
+    PS3.3 C.8.9.1 and C.8.9.2, for enhanced images C.8.22; and the vendor-neutral pseudo-code of the Quantitative
+    Imaging Biomarkers Alliance.
     """
-    units = text(ds, "Units").upper()
+    units = _units(ds)
     if units == "GML" and text(ds, "SUVType").upper() in ("", "BW"):
         return SuvFactors(1.0)
     if units == "CNTS":
@@ -116,6 +119,30 @@ def suv_factor(ds: Dataset) -> SuvFactors:
     if units == "BQML":
         return _of_activity(ds)
     raise SuvUnknown("(0054,1001) Units is none of BQML, CNTS and GML")
+
+
+def _units(ds: Dataset) -> str:
+    """Units (0054,1001); of enhanced images the unit of their real world values, where rescaling gives just these."""
+    stated = text(ds, "Units").upper()
+    if stated:
+        return stated
+    groups = [
+        *items(ds, "PerFrameFunctionalGroupsSequence")[:1],
+        *items(ds, "SharedFunctionalGroupsSequence")[:1],
+        ds,
+    ]
+    real = next((found[0] for group in groups if (found := items(group, "RealWorldValueMappingSequence"))), Dataset())
+    scaled = next((found[0] for group in groups if (found := items(group, "PixelValueTransformationSequence"))), ds)
+    unit = _UNITS.get(next((text(code, "CodeValue") for code in items(real, "MeasurementUnitsCodeSequence")), ""), "")
+    stated_as = number(real, "RealWorldValueSlope"), number(real, "RealWorldValueIntercept") or 0.0
+    rescaled_to = number(scaled, "RescaleSlope"), number(scaled, "RescaleIntercept") or 0.0
+    same = None not in (stated_as[0], rescaled_to[0]) and all(
+        math.isclose(one or 0.0, other or 0.0, rel_tol=_FACTOR_TOLERANCE)
+        for one, other in zip(stated_as, rescaled_to, strict=True)
+    )
+    if unit and not same:
+        raise SuvUnknown("(0040,9096) Real World Value Mapping Sequence scales otherwise than the rescaled values")
+    return unit
 
 
 def _of_counts(ds: Dataset) -> SuvFactors:
@@ -153,13 +180,14 @@ def _decay_seconds(ds: Dataset, injection: Dataset) -> float:
     correction = text(ds, "DecayCorrection").upper()
     if correction == "ADMIN":
         return 0.0
-    if correction != "START":
-        raise SuvUnknown("(0054,1102) Decay Correction is neither START nor ADMIN")
+    corrected_to = instant_of(text(ds, "DecayCorrectionDateTime")) if text(ds, "DecayCorrected") == "YES" else None
+    if correction != "START" and corrected_to is None:
+        raise SuvUnknown("(0054,1102) Decay Correction is neither START nor ADMIN, and (0018,9701) tells no time of it")
     injected = instant_of(text(injection, "RadiopharmaceuticalStartDateTime"))
     day = text(ds, "SeriesDate")
     if injected is None:
         injected = instant(day, text(injection, "RadiopharmaceuticalStartTime"))
-    started = _scan_start(ds, day)
+    started = _scan_start(ds, day) if corrected_to is None else corrected_to
     if injected is None or started is None:
         raise SuvUnknown("the time of the injection or of the scan is missing")
     decay = started - injected

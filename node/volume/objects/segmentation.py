@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
 
 from node.dicom.values import items, number, numbers, text, whole
 from node.errors import ConversionRefused
@@ -72,6 +74,9 @@ def _geometry(ds: Dataset) -> VolumeGeometry:
     """Return highdicom's geometry of the grid that the planes lie on: index order slice, row, column, in LPS."""
     from highdicom.seg import Segmentation  # here, as its import costs more than the conversion of most series
 
+    if "FrameOfReferenceUID" not in ds:  # some anonymisers take it away; highdicom has no geometry without it
+        ds = deepcopy(ds)
+        ds.FrameOfReferenceUID = generate_uid(entropy_srcs=[text(ds, "SOPInstanceUID")])
     try:
         geometry = Segmentation.from_dataset(ds, copy=True).get_volume_geometry(allow_missing_positions=True)
     except Exception as error:  # highdicom checks as it goes, and raises whatever the missing attribute makes it raise

@@ -63,7 +63,7 @@ def tiling(ds: Dataset) -> Tiling | None:
     ConversionRefused
         ``unproven-layout``: count, place or order of the tiles cannot be known.
     """
-    if "MOSAIC" not in texts(ds, "ImageType"):
+    if not _is_mosaic(ds):
         return None
     csa, text = csa_image(ds), protocol(ds)
     count = _count(ds, csa, text)
@@ -94,6 +94,15 @@ def tiling(ds: Dataset) -> Tiling | None:
         orientation=np.array(orientation),
         slice_times_s=_slice_times(ds, csa, count),
     )
+
+
+def _is_mosaic(ds: Dataset) -> bool:
+    """Whether Image Type (0008,0008) says so, or, where that was taken away, the number of images in the mosaic."""
+    kinds = texts(ds, "ImageType")
+    if kinds:
+        return "MOSAIC" in kinds
+    count = private_numbers(ds, _IMAGES_IN_MOSAIC, 1) or csa_numbers(csa_image(ds), "NumberOfImagesInMosaic", 1)
+    return bool(count and count[0] > 1)
 
 
 def _unproven(what: str) -> ConversionRefused:

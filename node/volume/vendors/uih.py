@@ -34,9 +34,10 @@ def tiling(ds: Dataset) -> Tiling | None:
     ConversionRefused
         ``unproven-layout``: count or positions are missing or do not fit the matrix.
     """
-    if "VFRAME" not in texts(ds, "ImageType"):
-        return None
     found = private_numbers(ds, _PLANES, 1)
+    kinds = texts(ds, "ImageType")
+    if "VFRAME" not in kinds and (kinds or (found or (0.0,))[0] <= 1):  # without Image Type the count alone tells
+        return None
     if not found or not 1 <= found[0] <= _MOST_TILES or found[0] != int(found[0]):
         raise _unproven("the number of its planes, (0065,xx50), is missing")
     count = int(found[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.volume.geometry import cluster_numbers, cluster_orientations, is_even, place, stack_axes
@@ -32,6 +32,7 @@ def placed(positions, orientation=AXIAL, pixel_spacing=SPACING):
     return place(np.asarray(positions, float), axes, pixel_spacing, 3.0)
 
 
+@settings(deadline=None)
 @given(
     orientation=orientations(),
     count=st.integers(2, 40),
@@ -59,6 +60,7 @@ def test_the_affine_puts_every_corner_where_the_positions_say(
     assert placement.step_mm == pytest.approx(spacing)
 
 
+@settings(deadline=None)
 @given(orientations(), st.integers(2, 30), st.integers(0, 2**32 - 1))
 def test_rounded_positions_and_cosines_stay_within_a_hundredth_of_a_millimetre(orientation, count, seed):
     noise = np.random.default_rng(seed)
@@ -129,3 +131,13 @@ def test_numbers_cluster_by_the_gaps_between_them():
 )
 def test_distances_are_even_within_one_percent_or_a_hundredth_of_a_millimetre(steps, even):
     assert is_even(np.cumsum([0.0, *steps])) is even
+
+
+@pytest.mark.parametrize("missing", [(2,), (1, 3, 5, 8)])
+def test_gaps_are_counted_by_the_distance_of_slices_that_are_next_to_each_other(missing):
+    heights = [2.5 * index for index in range(10 if len(missing) > 1 else 4) if index not in missing]
+    placement = place(
+        np.array([[0.0, 0.0, height] for height in heights]), stack_axes(np.array([AXIAL])), (1.0, 1.0), 1.0
+    )
+    assert Warn.MISSING_SLICE in [warning.name for warning in placement.warnings]
+    assert placement.spacing_mm[2] == pytest.approx(2.5)

@@ -138,6 +138,17 @@ def test_segments_that_span_too_large_a_grid_are_refused(monkeypatch: pytest.Mon
     assert refusal(ds).reason == "too-large"
 
 
+def test_a_segmentation_without_a_frame_of_reference_keeps_its_place() -> None:
+    labels = np.random.default_rng(4).integers(0, 4, (SLICES, ROWS, COLUMNS), np.uint8)
+    ds = segments(labels)
+    (expected,) = volumes(ds)
+    del ds.FrameOfReferenceUID
+    (volume,) = volumes(ds)
+    assert np.array_equal(volume.voxels, expected.voxels)
+    assert np.array_equal(volume.affine_lps, expected.affine_lps)
+    assert "FrameOfReferenceUID" not in volume.attributes
+
+
 def test_a_segmentation_without_positions_is_refused() -> None:
     ds = segments(random_masks(1))
     for group in ds.PerFrameFunctionalGroupsSequence:
@@ -205,8 +216,36 @@ def test_uneven_planes_of_a_dose_are_flagged_and_made_even_beside() -> None:
 
 
 def test_a_single_plane_of_dose_needs_no_offsets() -> None:
-    (volume,) = volumes(dose(None))
+    [volume] = assemble([dose(None)]).volumes
     assert volume.geometry is Geometry.SINGLE
+    assert volume.slope == 1e-9
+
+
+def planes_of_dose(count: int = 4) -> list[FileDataset]:
+    """Doses of one plane each, as some planning systems write them."""
+    shared = {"study_uid": "1.2.3", "series_uid": "1.2.3.4", "FrameOfReferenceUID": "1.2.3.5"}
+    found = []
+    for index in range(count):
+        ds = dose(None, **shared)
+        make.set_pixels(ds, np.random.default_rng(index).integers(0, 2**32, (4, 6), np.uint32))
+        ds.ImagePositionPatient, ds.DoseGridScaling = [1, 2, 30 + 5 * index], f"{index + 1}e-9"
+        found.append(ds)
+    return found
+
+
+def test_doses_of_one_plane_each_are_the_slices_of_a_grid() -> None:
+    series = planes_of_dose()
+    [volume] = assemble(series[::-1]).volumes
+    expected = [np.float64(ds.DoseGridScaling) * stored(ds)[0] for ds in series]
+    assert np.allclose(volume.voxels[0] * volume.slope, expected, rtol=1e-6)
+    assert volume.spacing_mm == (3, 2, 5)
+
+
+def test_a_plane_of_dose_without_its_scaling_is_left_out() -> None:
+    series = planes_of_dose()
+    del series[1].DoseGridScaling
+    [exclusion] = assemble(series).exclusions
+    assert exclusion.reason == "contradictory"
 
 
 def no_scaling(ds: Dataset) -> None:
@@ -303,6 +342,38 @@ def test_uptake_without_its_facts_is_unknown_and_the_fact_is_named(attributes: d
     with pytest.raises(SuvUnknown) as caught:
         suv_factor(pet(**attributes))
     assert named in str(caught.value)
+
+
+def enhanced_pet(rescale_slope: str = "2.5", unit: str = "Bq/ml") -> FileDataset:
+    """An enhanced PET whose values are corrected to one hour after the injection; without Units of its own."""
+    ds = make.enhanced_mr(3)
+    ds.Modality, ds.PatientWeight = "PT", "70"
+    ds.DecayCorrected, ds.DecayCorrectionDateTime = "YES", "20240102110000"
+    injection, scaling, mapping, code = Dataset(), Dataset(), Dataset(), Dataset()
+    injection.RadionuclideTotalDose, injection.RadionuclideHalfLife = "370000000", "6586.2"
+    injection.RadiopharmaceuticalStartDateTime = "20240102100000"
+    ds.RadiopharmaceuticalInformationSequence = [injection]
+    scaling.RescaleSlope, scaling.RescaleIntercept = rescale_slope, "0"
+    mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept = 2.5, 0.0
+    code.CodeValue, code.CodingSchemeDesignator = unit, "UCUM"
+    mapping.MeasurementUnitsCodeSequence = [code]
+    shared = ds.SharedFunctionalGroupsSequence[0]
+    shared.PixelValueTransformationSequence, shared.RealWorldValueMappingSequence = [scaling], [mapping]
+    return ds
+
+
+def test_uptake_of_an_enhanced_image_comes_from_its_own_attributes() -> None:
+    activity, uptake = uptake_of([enhanced_pet()])
+    factor = 70_000 / (370e6 * 2 ** (-3600 / 6586.2))
+    assert activity.slope == 2.5
+    assert uptake.slope == pytest.approx(2.5 * factor)
+    assert uptake.attributes["suv"]["decay_s"] == 3600
+    assert suv_factor(enhanced_pet(unit="g/ml{SUVbw}")).factor == 1
+
+
+def test_uptake_of_an_enhanced_image_that_is_rescaled_to_something_else_is_unknown() -> None:
+    with pytest.raises(SuvUnknown, match="Real World Value"):
+        suv_factor(enhanced_pet(rescale_slope="1"))
 
 
 PET_FACTS = (

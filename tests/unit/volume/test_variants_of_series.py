@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import pytest
-from pydicom import Dataset, FileDataset
+from pydicom import FileDataset
 from pydicom.uid import (
     BreastTomosynthesisImageStorage,
     EnhancedUSVolumeStorage,
@@ -18,45 +17,9 @@ from pydicom.uid import (
 )
 
 from node.volume.assemble import assemble
-from node.volume.model import Assembly, Geometry, Kind, Reason, Warn
+from node.volume.model import Geometry, Reason, Warn
 from tests import make
-
-Plane = tuple[str, int]
-
-
-def grids(assembly: Assembly) -> list[list[list[Plane]]]:
-    """Of each volume the (SOP Instance UID, frame number) of each slice of each time."""
-    found = []
-    for volume in assembly.volumes:
-        if volume.kind is Kind.VOLUME:
-            grid: list[list[Plane]] = [[("", 0)] * volume.voxels.shape[1] for _ in range(volume.times)]
-            for source in volume.sources:
-                grid[source.time_index][source.slice_index] = (source.sop_instance_uid, source.frame_number)
-            found.append(grid)
-    return found
-
-
-def planes(datasets: Sequence[Dataset]) -> list[Plane]:
-    return [(str(ds.SOPInstanceUID), 1) for ds in datasets]
-
-
-def frames(ds: Dataset, times: int, slices: int) -> list[list[Plane]]:
-    return [[(str(ds.SOPInstanceUID), time * slices + index + 1) for index in range(slices)] for time in range(times)]
-
-
-def one_item(**values: Any) -> list[Dataset]:
-    """A sequence of one item with these elements."""
-    item = Dataset()
-    for keyword, value in values.items():
-        setattr(item, keyword, value)
-    return [item]
-
-
-def of_one_series(**attributes: Any) -> dict[str, Any]:
-    """UIDs that two parts of a series share."""
-    uids = {name: generate_uid() for name in ("study_uid", "series_uid", "FrameOfReferenceUID")}
-    return uids | attributes
-
+from tests.unit.volume.grids import frames, grids, of_one_series, one_item, planes
 
 # Jitter
 
@@ -238,6 +201,26 @@ def test_a_legacy_converted_instance_is_split_by_its_echo_times() -> None:
 def test_a_legacy_converted_instance_is_in_the_order_of_its_times(keyword: str) -> None:
     ds = legacy(**{keyword: ["101502", "101501"] if keyword == "AcquisitionTime" else [2, 1]})
     assert grids(assemble([ds])) == [frames(ds, 2, 4)[::-1]]
+
+
+@pytest.mark.parametrize(("missing", "total"), [(0, None), (1, None), (2, 3)])
+def test_a_concatenation_that_lacks_a_part_is_told(missing: int, total: int | None) -> None:
+    whole = make.enhanced_mr(12)
+    parts = []
+    for number in range(3):
+        part = deepcopy(whole)
+        part.SOPInstanceUID = part.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        part.ConcatenationUID, part.InConcatenationNumber = "1.2.3", number + 1
+        if total is not None:
+            part.InConcatenationTotalNumber = total
+        mine = slice(4 * number, 4 * number + 4)
+        make.set_pixels(part, make.pattern(12, 16, 12)[mine])
+        part.PerFrameFunctionalGroupsSequence = whole.PerFrameFunctionalGroupsSequence[mine]
+        parts.append(part)
+    [volume] = assemble(parts).volumes
+    assert volume.warnings == ()
+    found = assemble(parts[:missing] + parts[missing + 1 :])
+    assert Warn.INCOMPLETE_VOLUME in {warning.name for warning in found.volumes[0].warnings}
 
 
 # Slices without a place

@@ -124,6 +124,16 @@ def test_a_uih_grid_has_a_position_for_each_plane() -> None:
     assert tiling.cut(ds.pixel_array, 10).tolist() == ds.pixel_array[8:12, 8:12].tolist()
 
 
+def test_a_uih_grid_is_one_without_its_image_type_too() -> None:
+    ds = grid(11)
+    del ds.ImageType
+    tiling = vendors.tiling(ds)
+    assert tiling is not None
+    assert tiling.count == 11
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "M"]
+    assert vendors.tiling(ds) is None
+
+
 def test_planes_of_a_uih_grid_tell_when_they_were_acquired() -> None:
     ds = grid(3)
     planes = ds[0x0065, 0x1051].value

@@ -107,7 +107,7 @@ def test_both_versions_of_the_csa_header_are_read(version: int) -> None:
 
 
 @given(st.binary(max_size=400), st.booleans())
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_a_broken_csa_header_is_read_as_far_as_it_goes(tail: bytes, second: bool) -> None:
     whole = csa({"B_value": ("1000",), "Other": ("2",)}, 2 if second else 1)
     for data in (tail, b"SV10" + tail, whole[: len(whole) // 2] + tail):
@@ -199,6 +199,15 @@ def test_impossible_counts_of_tiles_are_refused(count: str) -> None:
     ds = mosaic()
     put_csa(ds, NumberOfImagesInMosaic=(count,), SliceNormalVector=(0, 0, 1))
     refused(ds)
+
+
+def test_a_mosaic_is_one_without_its_image_type_too() -> None:
+    ds = mosaic()
+    del ds.ImageType
+    put_csa(ds, NumberOfImagesInMosaic=(5,), SliceNormalVector=normal(make.OBLIQUE))
+    tiling = vendors.tiling(ds)
+    assert tiling is not None
+    assert tiling.count == 5
 
 
 def test_an_image_that_is_no_mosaic_has_no_tiling() -> None:

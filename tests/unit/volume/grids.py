@@ -1,0 +1,47 @@
+"""Which frames of a series lie where in the volumes that it gave, and what parts of one series share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydicom import Dataset
+from pydicom.uid import generate_uid
+
+from node.volume.model import Assembly, Kind
+
+Plane = tuple[str, int]
+
+
+def grids(assembly: Assembly) -> list[list[list[Plane]]]:
+    """Of each volume the (SOP Instance UID, frame number) of each slice of each time."""
+    found = []
+    for volume in assembly.volumes:
+        if volume.kind is Kind.VOLUME:
+            grid: list[list[Plane]] = [[("", 0)] * volume.voxels.shape[1] for _ in range(volume.times)]
+            for source in volume.sources:
+                grid[source.time_index][source.slice_index] = (source.sop_instance_uid, source.frame_number)
+            found.append(grid)
+    return found
+
+
+def planes(datasets: Sequence[Dataset]) -> list[Plane]:
+    return [(str(ds.SOPInstanceUID), 1) for ds in datasets]
+
+
+def frames(ds: Dataset, times: int, slices: int) -> list[list[Plane]]:
+    return [[(str(ds.SOPInstanceUID), time * slices + index + 1) for index in range(slices)] for time in range(times)]
+
+
+def one_item(**values: Any) -> list[Dataset]:
+    """A sequence of one item with these elements."""
+    item = Dataset()
+    for keyword, value in values.items():
+        setattr(item, keyword, value)
+    return [item]
+
+
+def of_one_series(**attributes: Any) -> dict[str, Any]:
+    """UIDs that two parts of a series share."""
+    uids = {name: generate_uid() for name in ("study_uid", "series_uid", "FrameOfReferenceUID")}
+    return uids | attributes

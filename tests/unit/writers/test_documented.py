@@ -1,0 +1,58 @@
+"""What docs/conversion.md says of the files of a volume, against the files."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+from pydicom import DataElement, Dataset
+
+from node.folder import convert_folder
+from node.volume.description import FACTS
+from node.writers import WriteOptions
+from tests import make
+
+DOCUMENT = (Path(__file__).parents[3] / "docs" / "conversion.md").read_text(encoding="utf-8")
+
+
+def named_in(title: str) -> set[str]:
+    """Words set as code in one part of the document."""
+    part = DOCUMENT.split(f"### {title}")[1].split("\n##")[0]
+    return set(re.findall(r"`([\w-]+)`", part))
+
+
+def converted(series: list[Dataset], folder: Path) -> dict[str, list[dict[str, object]]]:
+    (folder / "in").mkdir()
+    for number, ds in enumerate(series):
+        ds.save_as(folder / "in" / f"{number}.dcm", enforce_file_format=True)
+    options = WriteOptions(formats=("nifti", "analyze"), previews=True, projections=True, montages=True)
+    return convert_folder([folder / "in"], folder / "out", options)
+
+
+def test_every_fact_of_a_sidecar_is_documented() -> None:
+    assert {fact.name for fact in FACTS} <= named_in("Sidecar")
+
+
+def test_every_key_of_sidecars_and_of_conversion_json_is_documented(tmp_path: Path) -> None:
+    series = make.time_series(3, 4)
+    for ds in series:
+        ds.add(DataElement("DiffusionBValue", "FD", 500.0 * ((ds.InstanceNumber - 1) // 4)))
+    series[0].ImagePositionPatient = None
+    listing = converted([*series, make.structured_report()], tmp_path)
+    for name, entries in listing.items():
+        assert {name, *(key for entry in entries for key in entry)} <= named_in("conversion.json")
+    assert [name for name, entries in listing.items() if not entries] == ["not_dicom"]
+    for sidecar in (tmp_path / "out").rglob("volume*.json"):
+        assert json.loads(sidecar.read_text()).keys() <= named_in("Sidecar")
+
+
+def test_every_picture_is_documented(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 900, (6, 16, 12)).astype(np.int16)
+    listing = converted(make.ct_series(6, pixels=pixels), tmp_path)
+    names = {Path(str(entry["path"])).stem for entry in listing["volumes"] if entry["format"] == "png"}
+    assert len(names) == 9
+    for name in names:
+        word = name.split("_")[1]
+        assert f"volume_{word}" in DOCUMENT, name
