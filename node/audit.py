@@ -48,18 +48,23 @@ class AuditEvent(Enum):
     """What a line tells: DCM code and code meaning, PS3.15 A.5.3 and PS3.16 context group 400."""
 
     APPLICATION_ACTIVITY = ("110100", "Application Activity")
+    BEGIN_TRANSFERRING = ("110102", "Begin Transferring DICOM Instances")
     INSTANCES_ACCESSED = ("110103", "DICOM Instances Accessed")
     INSTANCES_TRANSFERRED = ("110104", "DICOM Instances Transferred")
     STUDY_DELETED = ("110105", "DICOM Study Deleted")
+    EXPORT = ("110106", "Export")
     IMPORT = ("110107", "Import")
     PATIENT_RECORD = ("110110", "Patient Record")
+    QUERY = ("110112", "Query")
     SECURITY_ALERT = ("110113", "Security Alert")
+    USER_AUTHENTICATION = ("110114", "User Authentication")
 
 
 class Action(Enum):
     """Event Action Code, PS3.15 A.5.2."""
 
     CREATE = "C"
+    READ = "R"
     UPDATE = "U"
     DELETE = "D"
     EXECUTE = "E"
@@ -251,7 +256,7 @@ class Transfers:
             transfer = self._open.pop(sender, None)
         if transfer is None:
             return
-        is_import = sender.door == "import"
+        is_import, is_ours = sender.door == "import", sender.door == "get"
         studies = [
             {"study_instance_uid": uid, "patient_id": study.patient_id, "sop_classes": dict(study.sop_classes)}
             for uid, study in transfer.studies.items()
@@ -263,8 +268,8 @@ class Transfers:
                 Action.CREATE,
                 Result.SUCCESS if outcome in ("released", "under way", "ended") else Result.MINOR_FAILURE,
                 [
-                    Participant(who, SOURCE_MEDIA if is_import else SOURCE, sender.address, is_requestor=True),
-                    Participant(sender.called_ae_title or "voxelnode", DESTINATION),
+                    Participant(who, SOURCE_MEDIA if is_import else SOURCE, sender.address, is_requestor=not is_ours),
+                    Participant(sender.called_ae_title or "voxelnode", DESTINATION, is_requestor=is_ours),
                 ],
                 studies,
                 outcome,

@@ -6,9 +6,12 @@ precedence is flags, then ``VOXELNODE_SECTION__KEY``, then the TOML file, then t
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network
+import re
+from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -20,7 +23,20 @@ AETitle = Annotated[
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
 Days = Annotated[float, Field(gt=0, le=36525)]
 OverwritePolicy = Literal["never", "replace", "keep_both"]
+Verb = Literal["echo", "store", "query", "retrieve", "commit"]
 VolumeFormat = Literal["nifti", "nifti-pair", "analyze", "mhd", "npz"]
+HookEvent = Literal[
+    "instance-stored", "series-quiet", "volume-written", "volume-superseded", "series-failed", "study-quiet"
+]
+HookName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is of this machine alone."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Section(BaseModel):
@@ -63,14 +79,27 @@ class Dicom(Section):
     )
     request_seconds: Seconds = Field(10, description="from connecting until the A-ASSOCIATE-RQ is whole")
     pdu_seconds: Seconds = Field(30, description="from the first byte of a PDU until it is whole")
+    response_seconds: Seconds = Field(
+        60, description="longest wait for a peer that we ask: its acceptance, and each of its answers"
+    )
     idle_seconds: Seconds = Field(300, description="without a PDU, after which an association is aborted")
     drain_seconds: Seconds = Field(20, description="time that open associations get when the node stops")
     maximum_pending_connections: int = Field(
         128, ge=1, le=1000, description="connections that have not asked for an association; the oldest gives way"
     )
     maximum_request_bytes: int = Field(131072, ge=4096, le=1048576, description="largest A-ASSOCIATE-RQ")
+    maximum_query_results: int = Field(
+        100_000, ge=100, le=10_000_000, description="most answers to one C-FIND; a query with more is answered 0xA700"
+    )
     fast_path: bool = Field(
         True, description="serve C-STORE while it arrives; false: by pynetdicom, each instance held in memory"
+    )
+    maximum_retrieves: int = Field(4, ge=1, le=100, description="C-MOVE and C-GET operations at once; more wait")
+    commitment_attempts: int = Field(
+        10, ge=1, le=1000, description="tries to report the result of a storage commitment before it is given up"
+    )
+    commitment_retry_seconds: Seconds = Field(
+        60, description="wait before the second try; doubles with each further one, up to an hour"
     )
     tls_certificate: Path | None = Field(None, description="PEM file of our certificate chain; set: TLS only")
     tls_key: Path | None = Field(None, description="PEM file of its private key; unset: in the same file")
@@ -82,12 +111,21 @@ class Dicom(Section):
 class Peer(Section):
     """[peers.NAME]: an application entity that may talk to us. With any peer configured, all others are refused."""
 
-    ae_title: AETitle = Field(description="its AE title, as it calls itself")
+    ae_title: AETitle = Field(description="its AE title, as it calls itself", examples=["CT1"])
     networks: tuple[IPv4Network | IPv6Network, ...] = Field(
         (), description='addresses it may come from, such as ["10.1.2.0/24"]; empty: any'
     )
     host: str | None = Field(None, description="address where it listens itself, for asking it")
     port: int = Field(104, ge=1, le=65535, description="TCP port where it listens")
+    may: tuple[Verb, ...] = Field(
+        get_args(Verb),
+        description="what it may ask of us: echo, store, query (C-FIND), retrieve (C-MOVE and C-GET), and commit "
+        "(storage commitment)",
+    )
+    tls: bool = Field(False, description="associate with it over TLS; shows [dicom] tls_certificate, if there is one")
+    tls_ca: Path | None = Field(
+        None, description="PEM file of the authorities that sign its certificate; unset: those of the system"
+    )
     confirm_by_find: bool = Field(
         False, description="ask it by C-FIND how many instances its series have, and convert as soon as all are here"
     )
@@ -178,6 +216,126 @@ class Web(Section):
     enabled: bool = Field(True, description="serve them at all")
     host: str = Field("127.0.0.1", description="address to listen on; beyond loopback every request needs an account")
     port: int = Field(8080, ge=0, le=65535, description="TCP port; 0 takes a free one")
+    authentication: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="whether requests need an account (`voxelnode account add`); auto: unless host is loopback; "
+        "always: behind a reverse proxy, and on a machine that several people use",
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description='names under which clients reach us, such as ["pacs.example.org"]; IP addresses, localhost and the '
+        "name of this machine always are",
+    )
+    cors_origins: tuple[Annotated[str, StringConstraints(pattern=r"^https?://[^/*]+$")], ...] = Field(
+        (),
+        description='web pages elsewhere whose scripts may ask us with a token, such as ["https://viewer.example.org"]',
+    )
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (),
+        description="addresses of reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are believed, such as "
+        '["127.0.0.1"]; with any, every request needs an account unless authentication is never',
+    )
+    session_hours: float = Field(12, gt=0, le=720, description="time without a request, after which a login is over")
+    tls_certificate: Path | None = Field(None, description="PEM file of our certificate chain; set: HTTPS only")
+    tls_key: Path | None = Field(None, description="PEM file of its private key; unset: in the same file")
+    maximum_connections: int = Field(200, ge=4, le=10_000, description="connections at once; more are answered 503")
+    maximum_connections_per_address: int = Field(
+        100, ge=2, le=10_000, description="connections at once from one address that is none of trusted_proxies"
+    )
+    maximum_upload_bytes: int = Field(
+        16_000_000_000, ge=1_000_000, description="largest body of a STOW-RS request; a larger one is answered 413"
+    )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach us, as far as the configuration tells."""
+        return is_loopback(self.host) and not self.trusted_proxies
+
+    @property
+    def needs_account(self) -> bool:
+        """Whether requests need an account."""
+        return self.authentication == "always" or (self.authentication == "auto" and not self.is_local)
+
+
+class Hook(Section):
+    """[hooks.NAME]: who is told what happened once it is committed, by exactly one of url, command and plugin."""
+
+    on: tuple[HookEvent, ...] = Field(min_length=1, description="what is told", examples=[["volume-written"]])
+    url: str | None = Field(
+        None,
+        description="address that a JSON message is posted to, https or http",
+        examples=["https://pipeline.example.org/told"],
+    )
+    secret_file: Path | None = Field(
+        None, description="file with the secret that messages are signed with: whsec_ and 24 to 64 bytes in base64"
+    )
+    ca_file: Path | None = Field(
+        None, description="PEM file of an authority that signed the certificate of the url, besides those of the system"
+    )
+    command: tuple[str, ...] = Field(
+        (),
+        description="program and arguments, run without a shell, such as "
+        '["/usr/local/bin/segment", "{path}"]; the message is its standard input',
+    )
+    plugin: str | None = Field(None, description='name of an entry point in the group "voxelnode.plugins"')
+    calling_ae_titles: tuple[AETitle, ...] = Field((), description="only of what these senders sent; empty: of all")
+    include_patient: bool = Field(False, description="whether messages name the patient")
+    timeout_seconds: Seconds = Field(30, description="for one attempt, after which it has failed")
+    attempts: int = Field(12, ge=1, le=1000, description="tries before a message is given up")
+    retry_seconds: Seconds = Field(
+        10, description="wait before the second try; doubles with each further one, up to an hour"
+    )
+    maximum_per_second: float = Field(50, gt=0, le=10000, description="messages a second at most")
+
+    @model_validator(mode="after")
+    def _has_one_way_to_tell(self) -> Hook:
+        if [self.url is not None, bool(self.command), self.plugin is not None].count(True) != 1:
+            raise ValueError("exactly one of url, command and plugin must be given")
+        if self.url is None and (self.secret_file or self.ca_file):
+            raise ValueError("secret_file and ca_file belong to a url")
+        return self
+
+    @model_validator(mode="after")
+    def _reaches_an_address(self) -> Hook:
+        if self.url is None:
+            return self
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("https", "http") or not parts.hostname:
+            raise ValueError("url must begin with https:// or http:// and name a host")
+        if parts.username or parts.password:
+            raise ValueError("url must hold no password: messages are signed with secret_file instead")
+        if parts.scheme == "http" and self.include_patient and not is_loopback(parts.hostname):
+            raise ValueError("include_patient needs an https:// url, unless the host is this machine")
+        return self
+
+    @model_validator(mode="after")
+    def _names_placeholders(self) -> Hook:
+        for name in {name for argument in self.command for name in PLACEHOLDER.findall(argument)}:
+            events = PLACEHOLDERS.get(name)
+            if events is None:
+                raise ValueError(f"unknown placeholder {{{name}}} in command; known: {', '.join(PLACEHOLDERS)}")
+            if lacking := [event for event in self.on if event not in events]:
+                raise ValueError(f"{{{name}}} in command is not told of {', '.join(lacking)}")
+        if self.command and PLACEHOLDER.search(self.command[0]):
+            raise ValueError("the program in command must be the same for every message")
+        return self
+
+
+PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+"""Stands in the command of a hook for a value of the message."""
+
+_OF_SERIES: tuple[HookEvent, ...] = ("series-quiet", "volume-written", "volume-superseded", "series-failed")
+PLACEHOLDERS: Mapping[str, tuple[HookEvent, ...]] = {
+    "id": get_args(HookEvent),
+    "event": get_args(HookEvent),
+    "study_instance_uid": get_args(HookEvent),
+    "series_instance_uid": ("instance-stored", *_OF_SERIES),
+    "sop_instance_uid": ("instance-stored",),
+    "revision": _OF_SERIES,
+    "path": ("instance-stored", "volume-written"),
+    "folder": ("volume-written",),
+}
+"""Which there are, and of which events they are told."""
 
 
 class Log(Section):
@@ -200,6 +358,7 @@ class Settings(Section):
     retention: Retention = Retention()
     audit: Audit = Audit()
     web: Web = Web()
+    hooks: dict[HookName, Hook] = {}
     log: Log = Log()
 
     @property

@@ -28,7 +28,8 @@ RECEIVING = (
 CONVERTING = ("series-claimed", "volumes-written", "volumes-published", "outcome-recorded")
 RECOVERING = ("parts-swept", "file-adopted", "files-compared", "claims-released")
 DELETING = ("deletion-ordered", "deletion-unlinked")
-POINTS = RECEIVING + CONVERTING + RECOVERING + DELETING
+TELLING = ("message-composed", "message-delivered")
+POINTS = RECEIVING + CONVERTING + RECOVERING + DELETING + TELLING
 
 _name, _, _count = os.environ.get(VARIABLE, "").partition(":")
 _fatal = int(_count or 1)

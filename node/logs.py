@@ -33,10 +33,12 @@ ALLOWED_FIELDS = frozenset(
         "tried_again",
         # how much, how long, where
         "parts", "adopted", "quarantined", "missing", "claims", "batch", "instances", "volumes", "refusals",
-        "exclusions", "files",
+        "exclusions", "files", "failed",
         "frames", "images", "count", "bytes", "free_bytes", "reserve_bytes", "seconds", "retry_seconds",
         "quiet_seconds", "deadline_seconds", "associations", "due_at", "root", "path", "folder", "pid", "worker",
-        "version", "schema", "workers", "code", "template",
+        "version", "schema", "workers", "code", "template", "hook",
+        # who asks over HTTP, and for which of our routes: never what is in its place
+        "method", "route", "account",
     }
 )  # fmt: skip
 """Names of fields whose values may be written; everything in them is ours or a machine's, never a person's."""

@@ -44,6 +44,9 @@ class Metrics:
         self.c_store_answers = Counter(
             "voxelnode_c_store_answers", "C-STORE requests answered, by status", ["status"], registry=self.registry
         )
+        self.c_find_answers = Counter(
+            "voxelnode_c_find_answers", "C-FIND requests answered, by last status", ["status"], registry=self.registry
+        )
         self.interrupted = Counter(
             "voxelnode_instances_interrupted", "Instances whose sender went away within them", registry=self.registry
         )
@@ -74,8 +77,36 @@ class Metrics:
         self.intake_open = Gauge(
             "voxelnode_intake_open", "1 while the disk has room and has not failed", registry=self.registry
         )
+        self.retrieve_answers = Counter(
+            "voxelnode_retrieve_answers", "C-MOVE and C-GET operations, by final status", ["status"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.sent_instances = Counter(
+            "voxelnode_sent_instances",
+            "Instances sent for C-MOVE and C-GET, by outcome: completed, warning, failed",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.commitment_reports = Counter(
+            "voxelnode_commitment_reports",
+            "Results of storage commitment, by outcome: reported, postponed, given-up",
+            ["outcome"],
+            registry=self.registry,
+        )
         self.queued_instances = Gauge(
             "voxelnode_queued_instances", "Instances that wait for the index writer", registry=self.registry
+        )
+        self.http_requests = Counter(
+            "voxelnode_http_requests", "HTTP requests answered", ["method", "status"], registry=self.registry
+        )
+        self.http_seconds = Histogram(
+            "voxelnode_http_seconds", "One HTTP request, until its last byte", buckets=_SECONDS, registry=self.registry
+        )
+        self.hook_messages = Counter(
+            "voxelnode_hook_messages",
+            "Attempts to tell hooks what happened, by outcome: delivered, failed (to be tried again), given-up",
+            ["hook", "outcome"],
+            registry=self.registry,
         )
 
     def snapshot(self) -> dict[str, float]:

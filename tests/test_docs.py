@@ -1,5 +1,6 @@
 """What the documents say is what the program does."""
 
+import datetime as dt
 import re
 import sqlite3
 import tomllib
@@ -8,8 +9,9 @@ from typing import get_args
 
 import pytest
 
-from node.config import Settings
+from node.config import PLACEHOLDERS, HookEvent, Settings
 from node.configuration import ENVIRONMENT_PREFIX
+from node.dicom.part10 import IMPLEMENTATION_VERSION_NAME
 from node.index.engine import upgrade
 from node.index.events import EventKind
 
@@ -34,6 +36,12 @@ def test_every_column_of_every_view_is_documented_and_no_other(tmp_path: Path) -
         for section in sections
     }
     assert documented == columns
+
+
+def test_every_schema_of_the_index_is_documented() -> None:
+    text = (ROOT / "docs" / "upgrade.md").read_text(encoding="utf-8")
+    schemas = {path.name.partition("_")[0] for path in (ROOT / "migrations" / "versions").glob("*.py")}
+    assert set(re.findall(r"^\| `(\d{4})`", text, flags=re.MULTILINE)) == schemas
 
 
 def test_queries_in_the_documents_run(tmp_path: Path) -> None:
@@ -76,10 +84,12 @@ def test_configuration_keys_that_documents_name_exist() -> None:
 
 def test_variables_that_documents_name_exist() -> None:
     known = {"CONFIG", "TRACEBACK", "CORPUS", "FAILPOINT", "REQUIRE", "SECTION__KEY"}
+    known.add(IMPLEMENTATION_VERSION_NAME.removeprefix(ENVIRONMENT_PREFIX))
     for document in DOCUMENTS:
         for name in re.findall(rf"{ENVIRONMENT_PREFIX}([A-Z_0-9]+)", document.read_text(encoding="utf-8")):
             section = name.lower().partition("__")[0]
-            assert name in known or section in Settings.model_fields, name
+            of_hook = name.startswith("HOOK_") and name.removeprefix("HOOK_").lower() in PLACEHOLDERS
+            assert name in known or of_hook or section in Settings.model_fields, name
 
 
 def test_every_test_that_documents_name_exists() -> None:
@@ -94,12 +104,37 @@ def test_every_test_that_documents_name_exists() -> None:
 def test_commands_in_the_readme_exist() -> None:
     from typer.main import get_command
 
-    from node.cli.application import app
+    from node.cli.application import application
 
-    commands = get_command(app).commands
+    commands = get_command(application()).commands
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     named = set(re.findall(r"^\| `voxelnode (\w+)", text, flags=re.MULTILINE))
     assert named == set(commands)
+
+
+def test_commands_and_options_that_documents_show_exist() -> None:
+    from typer.main import get_command
+
+    from node.cli.application import application
+
+    top = get_command(application())
+    wrong, seen = [], 0
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        # between backticks, in blocks, after a path, another command or `$(`; "voxelnode ready" is what one prints
+        before = r"^ {4,}|[`/(] ?|&& |run --rm node |exec node "
+        shown = re.findall(rf"(?:{before})voxelnode (?!ready:)([a-z][^`\n|)#;]*)", text, flags=re.MULTILINE)
+        for line in shown:
+            command, words = top, line.split()
+            while words and words[0] in getattr(command, "commands", {}):
+                command = command.commands[words.pop(0)]
+            options = {name for parameter in command.params for name in parameter.opts} | {"--help"}
+            given = {word.partition("=")[0] for word in words if word.startswith("--")}
+            seen += 1
+            if command is top or given - options:
+                wrong.append(f"{document.name}: voxelnode {line.strip()}")
+    assert seen > 50
+    assert wrong == []
 
 
 def test_the_changelog_knows_the_version() -> None:
@@ -117,6 +152,25 @@ def test_every_warning_and_every_reason_is_documented() -> None:
     assert set(re.findall(r"^\| `([\w-]+)`", reasons, flags=re.MULTILINE)) == {reason.value for reason in Reason}
 
 
+def test_every_room_of_the_house_is_on_its_map() -> None:
+    house = (ROOT / "docs" / "development.md").read_text(encoding="utf-8").split("## The house")[1].split("\n## ")[0]
+    rooms = {f"{path.name}/" if path.is_dir() else path.name for path in (ROOT / "node").glob("[!_]*[!_]")}
+    rooms = {room for room in rooms if room.endswith((".py", "/"))}
+    table = house.split("Where a thing is:")[0]
+    assert {name for name in re.findall(r"`([\w/]+(?:\.py)?)`", table) if not name.startswith("__")} - {
+        "node/"
+    } == rooms
+
+
+def test_every_file_that_the_map_of_the_house_names_exists() -> None:
+    house = (
+        (ROOT / "docs" / "development.md").read_text(encoding="utf-8").split("Where a thing is:")[1].split("\n## ")[0]
+    )
+    named = {name for name in re.findall(r"`([\w/]+(?:\.py|\.md|/))`", house) if name not in ("templates/", "static/")}
+    assert len(named) > 20
+    assert {name for name in named if not any((top / name).exists() for top in (ROOT / "node", ROOT))} == set()
+
+
 def test_every_status_is_documented() -> None:
     from node.dicom import status
 
@@ -129,3 +183,29 @@ def test_every_status_is_documented() -> None:
 def test_every_event_is_documented() -> None:
     text = (ROOT / "docs" / "lifecycle.md").read_text(encoding="utf-8").partition("## Events")[2]
     assert set(re.findall(r"`([a-z-]+)`", text)) == set(get_args(EventKind))
+
+
+def test_every_field_of_a_message_and_every_event_that_hooks_are_told_is_documented() -> None:
+    from node.notify.message import sample
+
+    text = (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
+    message, events, commands = (
+        {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+        for rows in (
+            re.findall(r"^\| (`.*?) \|", text.split(f"## {title}")[1].split("\n## ")[0], flags=re.MULTILINE)
+            for title in ("The message", "Events", "Commands")
+        )
+    )
+    told = {name for event in get_args(HookEvent) for name in sample(event, "X", dt.datetime.now(dt.UTC)).content}
+    assert message == told | {"patient"}
+    assert events == set(get_args(HookEvent))
+    assert commands == {f"{{{name}}}" for name in PLACEHOLDERS}
+
+
+def test_every_attribute_that_can_be_asked_for_is_documented() -> None:
+    from node.dicom.keys import SUPPORTED
+
+    text = (ROOT / "docs" / "query.md").read_text(encoding="utf-8").split("## Attributes")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| ([A-Z]+) \| (.*) \|$", text, flags=re.MULTILINE)
+    documented = {level: set(re.findall(r"`(\w+)`", attributes)) for level, attributes in rows}
+    assert documented == {level.name: set(keywords) for level, keywords in SUPPORTED.items()}

@@ -1,7 +1,7 @@
 """The command line: `main` runs one command and turns what went wrong into one line and an exit status.
 
-Exit status: 0 done, 1 it failed, 2 wrong use. Commands import what is heavy when they run, so that completion and
-``--help`` stay fast.
+Exit status: 0 done, 1 it failed, 2 wrong use. Only the module of the command that is asked for is loaded, and imports
+what is heavy when it runs, so that commands start quickly, and completion and ``--help`` stay fast.
 """
 
 from __future__ import annotations
@@ -9,66 +9,62 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 import typer
 
 from node import __version__
-from node.cli import (
-    audit,
-    config,
-    conflicts,
-    convert,
-    db,
-    delete,
-    demo,
-    doctor,
-    dump,
-    echo,
-    fsck,
-    importing,
-    info,
-    init,
-    patient,
-    reconvert,
-    rejections,
-    retention,
-    series,
-    serve,
-    status,
-)
 from node.errors import UsageError, VoxelnodeError
 
-app = typer.Typer(
-    name="voxelnode",
-    help="A DICOM node that turns what arrives into volumes: C-STORE in, NIfTI and MHD out, nothing lost.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for command in (
-    demo.demo,
-    init.init,
-    serve.serve,
-    importing.import_,
-    convert.convert,
-    status.status,
-    series.series,
-    reconvert.reconvert,
-    info.info,
-    dump.dump,
-    echo.echo,
-    doctor.doctor,
-    fsck.fsck,
-    conflicts.conflicts,
-    rejections.rejections,
-    delete.delete,
-    retention.retention,
-    audit.audit,
-):
-    app.command(command.__name__.rstrip("_"))(command)
-app.add_typer(config.app, name="config")
-app.add_typer(db.app, name="db")
-app.add_typer(patient.app, name="patient")
+COMMANDS = {
+    "demo": "demo.demo",
+    "init": "init.init",
+    "serve": "serve.serve",
+    "import": "importing.import_",
+    "convert": "convert.convert",
+    "status": "status.status",
+    "series": "series.series",
+    "reconvert": "reconvert.reconvert",
+    "info": "info.info",
+    "dump": "dump.dump",
+    "echo": "echo.echo",
+    "find": "find.find",
+    "get": "get.get",
+    "send": "send.send",
+    "doctor": "doctor.doctor",
+    "fsck": "fsck.fsck",
+    "conflicts": "conflicts.conflicts",
+    "rejections": "rejections.rejections",
+    "delete": "delete.delete",
+    "retention": "retention.retention",
+    "audit": "audit.audit",
+    "conformance": "conformance.conformance",
+}
+"""Each command, and the function of this package that it is."""
+
+GROUPS = ("config", "db", "patient", "viewers", "account", "hooks")
+"""Commands that have commands of their own: each is the `app` of the module of its name."""
+
+
+def application(wanted: str | None = None) -> typer.Typer:
+    """The whole command line, or only as much of it as the command `wanted` needs."""
+    app = typer.Typer(
+        name="voxelnode",
+        help="A DICOM node that turns what arrives into volumes: C-STORE in, NIfTI and MHD out, nothing lost.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    known = wanted in COMMANDS or wanted in GROUPS
+    for name, place in COMMANDS.items():
+        if not known or name == wanted:
+            module, function = place.split(".")
+            app.command(name)(getattr(import_module(f"node.cli.{module}"), function))
+    for name in GROUPS:
+        if not known or name == wanted:
+            app.add_typer(import_module(f"node.cli.{name}").app, name=name)
+    return app
 
 
 def _print_version(wanted: bool) -> None:
@@ -77,7 +73,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: bool = typer.Option(
         False, "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
@@ -88,7 +83,9 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its status; never a traceback, unless ``VOXELNODE_TRACEBACK`` is set."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
+        app = application(given[0] if given else None)
         status = app(args=arguments, prog_name="voxelnode", standalone_mode=False)
     except typer.TyperException as error:
         status = _wrong_use(error)

@@ -13,7 +13,10 @@ from node.cli.output import print_json
 def echo(
     peer: Annotated[
         str | None,
-        typer.Argument(metavar="[AET@HOST:PORT]", help="Whom to ask. [default: the node of this configuration]"),
+        typer.Argument(
+            metavar="[PEER]",
+            help="Whom to ask: a name in [peers], or AET@HOST:PORT. [default: the node of this configuration]",
+        ),
     ] = None,
     config: ConfigFile = None,
     calling_aet: Annotated[
@@ -24,18 +27,20 @@ def echo(
 ) -> None:
     """Ask a node whether it answers (C-ECHO, PS3.4 annex A)."""
     settings = load(config).settings
-    if peer is None:
-        host = settings.dicom.host or "127.0.0.1"
-        called, port = settings.dicom.ae_title, settings.dicom.port
-    else:
-        called, host, port = _parsed(peer)
 
     from node.errors import VoxelnodeError
+    from node.scp.addresses import address_of
     from node.scp.echo import verify
+    from node.scp.requestor import Address
 
+    if peer is None:
+        address = Address(settings.dicom.ae_title, settings.dicom.host or "127.0.0.1", settings.dicom.port)
+    else:
+        address = address_of(peer, settings)
+    called, host, port = address.ae_title, address.host, address.port
     answer = {"ae_title": called, "host": host, "port": port}
     try:
-        took = verify(host, port, calling_aet or settings.dicom.ae_title, called, timeout)
+        took = verify(host, port, calling_aet or settings.dicom.ae_title, called, timeout, address.tls)
     except VoxelnodeError as error:
         if not json:
             raise
@@ -45,11 +50,3 @@ def echo(
         print_json({**answer, "ok": True, "seconds": took})
     else:
         print(f"{called} on {host}:{port} answers ({took * 1000:.0f} ms)")
-
-
-def _parsed(peer: str) -> tuple[str, str, int]:
-    called, at, address = peer.rpartition("@")
-    host, colon, port = address.rpartition(":")
-    if not (at and called and colon and host and port.isdecimal() and 0 < int(port) < 65536):
-        raise typer.BadParameter(f"{peer!r} is not AET@HOST:PORT, such as PACS@10.1.2.3:104.")
-    return called, host.strip("[]"), int(port)

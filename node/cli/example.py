@@ -19,7 +19,7 @@ INTRODUCTION = """\
 # Order of precedence: flags, environment (VOXELNODE_SECTION__KEY, lists as JSON), this file, defaults.
 # `voxelnode config check` finds mistakes, `voxelnode config show` tells each value and where it came from.
 """
-SAMPLE_PEER = "CT1"
+SAMPLE_NAMES = {"peers": "CT1", "hooks": "pipeline"}
 
 
 def example_toml() -> str:
@@ -31,7 +31,7 @@ def example_toml() -> str:
 def _section(name: str, field: FieldInfo) -> str:
     if get_origin(field.annotation) is dict:  # tables that people name: [peers.CT1]
         model = get_args(field.annotation)[1]
-        header = f"#[{name}.{SAMPLE_PEER}]"
+        header = f"#[{name}.{SAMPLE_NAMES[name]}]"
     else:
         model = field.annotation
         header = f"[{name}]"
@@ -44,8 +44,8 @@ def _section(name: str, field: FieldInfo) -> str:
 
 def _key(key: str, field: FieldInfo) -> list[str]:
     about = ", ".join(part for part in (field.description, _range(field)) if part)
-    if field.is_required():
-        return [f"# {about} (must be given)", f'#{key} = "{SAMPLE_PEER}"']
+    if field.examples:
+        return [f"# {about}{' (must be given)' * field.is_required()}", f"#{key} = {as_toml(field.examples[0])}"]
     default = field.get_default(call_default_factory=True)
     if default is None or default is PydanticUndefined:
         return [f"# {about}", f"#{key} ="]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from node.cli.options import ConfigFile, Json, Root, load
 from node.cli.output import print_fields, print_json
@@ -35,6 +34,7 @@ def import_(
     settings = load(config, storage__root=root).settings
 
     from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from node import logs
 
@@ -53,8 +53,8 @@ def import_(
             found, left_out = _survey(paths, on_file)
             _print_survey(found, left_out, json)
             return
-        from node.app import importer
         from node.importing import import_instances
+        from node.store import importer
 
         with importer(settings) as ingest:
             report = import_instances(paths, ingest, on_file)

@@ -31,7 +31,7 @@ def reconvert(
     settings = load(config, storage__root=root).settings
 
     from node import logs
-    from node.app import perform
+    from node.store import perform
 
     logs.configure("warning", settings.log.format)
     condition = f"({where}) AND {CLOSED}" if where is not None else FAILED if failed else CLOSED

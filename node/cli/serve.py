@@ -35,10 +35,12 @@ def serve(
 
     from node import logs
     from node.app import Node
+    from node.systemd import ServiceManager
 
     logs.configure(settings.log.level, settings.log.format)
     stop = threading.Event()
     stop_at_signal(stop)
+    manager = ServiceManager()
     node = Node(settings)
     address = node.start()
     print(
@@ -48,7 +50,9 @@ def serve(
     )
     if address.web is not None:
         print(f"pages, REST and DICOMweb: {address.web}", flush=True)
-    node.serve_until(stop)
+    manager.ready(f"AE {address.ae_title} on {address.host}:{address.port}")
+    node.serve_until(stop, manager.alive)
+    manager.stopping("draining")
     node.stop(settings.dicom.drain_seconds)
 
 

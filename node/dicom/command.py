@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 
 from node.dicom.status import Answer
 from node.errors import VoxelnodeError
 
 C_STORE_RQ = 0x0001
-C_STORE_RSP = 0x8001
+C_GET_RQ = 0x0010
+C_FIND_RQ = 0x0020
+C_MOVE_RQ = 0x0021
+C_ECHO_RQ = 0x0030
+N_EVENT_REPORT_RQ = 0x0100
+N_ACTION_RQ = 0x0130
+C_CANCEL_RQ = 0x0FFF
+RESPONSE = 0x8000
+"""What a response adds to the *Command Field* (0000,0100) of its request."""
 
-_NO_DATA_SET = 0x0101
-"""*Command Data Set Type* (0000,0800) of a message that ends with its command set (PS3.7 9.3)."""
+C_STORE_RSP = C_STORE_RQ | RESPONSE
+
+MEDIUM_PRIORITY = 0x0000
+
+NO_DATA_SET, DATA_SET = 0x0101, 0x0001
+"""*Command Data Set Type* (0000,0800): nothing follows the command set, or a data set does (PS3.7 E.1)."""
 
 _COMMAND_FIELDS = frozenset(
     {0x0001, 0x0010, 0x0020, 0x0021, 0x0030, 0x0100, 0x0110, 0x0120, 0x0130, 0x0140, 0x0150}
@@ -22,18 +36,44 @@ _COMMAND_FIELDS = frozenset(
 )
 """PS3.7 E.1: every message there is."""
 
+
+class Element(IntEnum):
+    """Element numbers of group 0000 that are made and read here (PS3.7 E.1)."""
+
+    AFFECTED_SOP_CLASS_UID = 0x0002
+    REQUESTED_SOP_CLASS_UID = 0x0003
+    COMMAND_FIELD = 0x0100
+    MESSAGE_ID = 0x0110
+    MESSAGE_ID_RESPONDED_TO = 0x0120
+    MOVE_DESTINATION = 0x0600
+    PRIORITY = 0x0700
+    DATA_SET_TYPE = 0x0800
+    STATUS = 0x0900
+    OFFENDING_ELEMENT = 0x0901
+    ERROR_COMMENT = 0x0902
+    AFFECTED_SOP_INSTANCE_UID = 0x1000
+    REQUESTED_SOP_INSTANCE_UID = 0x1001
+    EVENT_TYPE_ID = 0x1002
+    ACTION_TYPE_ID = 0x1008
+    REMAINING = 0x1020
+    COMPLETED = 0x1021
+    FAILED = 0x1022
+    WARNING = 0x1023
+    MOVE_ORIGINATOR_AE_TITLE = 0x1030
+    MOVE_ORIGINATOR_MESSAGE_ID = 0x1031
+
+
+_UIDS = frozenset(
+    {
+        Element.AFFECTED_SOP_CLASS_UID,
+        Element.REQUESTED_SOP_CLASS_UID,
+        Element.AFFECTED_SOP_INSTANCE_UID,
+        Element.REQUESTED_SOP_INSTANCE_UID,
+    }
+)
+
 _ELEMENT = struct.Struct("<HHL")
 _US = struct.Struct("<H")
-
-_AFFECTED_SOP_CLASS_UID = 0x0002
-_COMMAND_FIELD = 0x0100
-_MESSAGE_ID = 0x0110
-_MESSAGE_ID_RESPONDED_TO = 0x0120
-_PRIORITY = 0x0700
-_DATA_SET_TYPE = 0x0800
-_STATUS = 0x0900
-_ERROR_COMMENT = 0x0902
-_AFFECTED_SOP_INSTANCE_UID = 0x1000
 
 _LONGEST_UID = 64
 _PLAIN_UID = re.compile(rb"(?=.{1,64}\Z)[0-9.]+\0?", re.DOTALL)
@@ -59,6 +99,27 @@ class Command:
     raw_sop_instance_uid: bytes
     complete: bool
     """Whether every element is there that PS3.7 9.3.1.1 requires of a C-STORE-RQ, with UIDs of digits and dots."""
+    responded_to: int | None
+    """*Message ID Being Responded To* (0000,0120): of a response, and of a C-CANCEL-RQ."""
+    status: int | None
+    """*Status* (0000,0900) of a response."""
+    elements: Mapping[int, bytes]
+    """Every element, as it came, by its number."""
+
+    @property
+    def is_response(self) -> bool:
+        """Whether it answers a request of ours."""
+        return bool(self.field & RESPONSE)
+
+    @property
+    def comment(self) -> str:
+        """*Error Comment* (0000,0902), without what a terminal could choke on."""
+        text = self.elements.get(Element.ERROR_COMMENT, b"").decode("ascii", "replace").strip(" \0")
+        return "".join(each if each.isprintable() else "?" for each in text)
+
+    def number(self, element: Element) -> int | None:
+        """An unsigned short, such as a number of sub-operations; None where it is absent."""
+        return _unsigned_short(self.elements, element)
 
 
 def decode_command(encoded: bytes | bytearray) -> Command:
@@ -83,23 +144,46 @@ def decode_command(encoded: bytes | bytearray) -> Command:
             raise MalformedCommand(f"(0000,{number:04x}) overruns the command set")
         elements[number] = bytes(encoded[at : at + length])
         at += length
-    field = _unsigned_short(elements, _COMMAND_FIELD)
-    data_set_type = _unsigned_short(elements, _DATA_SET_TYPE)
+    field = _unsigned_short(elements, Element.COMMAND_FIELD)
+    data_set_type = _unsigned_short(elements, Element.DATA_SET_TYPE)
     if field not in _COMMAND_FIELDS or data_set_type is None:
         raise MalformedCommand("no valid Command Field (0000,0100) or Command Data Set Type (0000,0800)")
-    raw_class = elements.get(_AFFECTED_SOP_CLASS_UID, b"")
-    raw_instance = elements.get(_AFFECTED_SOP_INSTANCE_UID, b"")
+    raw_class = elements.get(Element.AFFECTED_SOP_CLASS_UID, b"")
+    raw_instance = elements.get(Element.AFFECTED_SOP_INSTANCE_UID, b"")
     return Command(
         field,
-        _unsigned_short(elements, _MESSAGE_ID),
-        data_set_type != _NO_DATA_SET,
+        _unsigned_short(elements, Element.MESSAGE_ID),
+        data_set_type != NO_DATA_SET,
         _uid(raw_class),
         _uid(raw_instance),
         raw_class,
         raw_instance,
         all(_PLAIN_UID.fullmatch(uid) for uid in (raw_class, raw_instance))
-        and all(elements.get(number) for number in (_MESSAGE_ID, _PRIORITY)),
+        and all(elements.get(number) for number in (Element.MESSAGE_ID, Element.PRIORITY)),
+        _unsigned_short(elements, Element.MESSAGE_ID_RESPONDED_TO),
+        _unsigned_short(elements, Element.STATUS),
+        elements,
     )
+
+
+def encode_command(elements: Mapping[Element, int | str]) -> bytes:
+    """Encode a command set, with its group length (PS3.7 6.3.1).
+
+    Parameters
+    ----------
+    elements : mapping
+        Numbers are unsigned shorts; *Offending Element* (0000,0901) is a tag; text is ASCII.
+    """
+    body = b"".join(_element(number, _value(number, value)) for number, value in sorted(elements.items()))
+    return _element(0x0000, struct.pack("<L", len(body))) + body
+
+
+def _value(number: Element, value: int | str) -> bytes:
+    if isinstance(value, str):
+        return _even(value.encode("ascii", "replace"), b"\0" if number in _UIDS else b" ")
+    if number == Element.OFFENDING_ELEMENT:
+        return struct.pack("<HH", value >> 16, value & 0xFFFF)
+    return _US.pack(value)
 
 
 def encode_c_store_response(request: Command, answer: Answer) -> bytes:
@@ -109,19 +193,19 @@ def encode_c_store_response(request: Command, answer: Answer) -> bytes:
     """
     body = b"".join(
         (
-            _uid_element(_AFFECTED_SOP_CLASS_UID, request.raw_sop_class_uid),
-            _element(_COMMAND_FIELD, _US.pack(C_STORE_RSP)),
-            _element(_MESSAGE_ID_RESPONDED_TO, _US.pack(request.message_id or 0)),
-            _element(_DATA_SET_TYPE, _US.pack(_NO_DATA_SET)),
-            _element(_STATUS, _US.pack(answer.status)),
-            _element(_ERROR_COMMENT, _even(answer.comment.encode("ascii"), b" ")) if answer.comment else b"",
-            _uid_element(_AFFECTED_SOP_INSTANCE_UID, request.raw_sop_instance_uid),
+            _uid_element(Element.AFFECTED_SOP_CLASS_UID, request.raw_sop_class_uid),
+            _element(Element.COMMAND_FIELD, _US.pack(C_STORE_RSP)),
+            _element(Element.MESSAGE_ID_RESPONDED_TO, _US.pack(request.message_id or 0)),
+            _element(Element.DATA_SET_TYPE, _US.pack(NO_DATA_SET)),
+            _element(Element.STATUS, _US.pack(answer.status)),
+            _element(Element.ERROR_COMMENT, _even(answer.comment.encode("ascii"), b" ")) if answer.comment else b"",
+            _uid_element(Element.AFFECTED_SOP_INSTANCE_UID, request.raw_sop_instance_uid),
         )
     )
     return _element(0x0000, struct.pack("<L", len(body))) + body
 
 
-def _unsigned_short(elements: dict[int, bytes], number: int) -> int | None:
+def _unsigned_short(elements: Mapping[int, bytes], number: int) -> int | None:
     value = elements.get(number, b"")
     if not value:
         return None

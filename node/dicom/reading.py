@@ -7,6 +7,7 @@ ordinary is left to pydicom, which forgives much.
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +24,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
 
+from node.dicom.bounded import BoundedFile, TooLong
 from node.dicom.values import STANDARD_TAGS, held, standard_tag, text
 
 HEAD_BYTES = 1 << 16
@@ -106,11 +108,18 @@ def stored_bytes(ds: Dataset, keyword: str) -> tuple[bytes | FileBytes | None, b
     return found.value, bool(found.is_undefined_length)
 
 
-def read_instance(path: Path) -> Dataset:
+def read_instance(path: Path, longest: int | None = None) -> Dataset:
     """Return the data set of a file, with its `file_meta`; native pixel data of `LONG_PIXELS` stay in the file.
+
+    Parameters
+    ----------
+    longest : int or None
+        Bytes of the file that may be read, `HEAD_BYTES` in any case; without it all that it takes.
 
     Raises
     ------
+    TooLong
+        More than `longest` would have to be read.
     Exception
         Whatever pydicom raises for a damaged file.
     """
@@ -120,9 +129,12 @@ def read_instance(path: Path) -> Dataset:
             try:
                 return _read(path, data, len(data) < HEAD_BYTES)
             except _Cut:
+                if longest is not None and os.fstat(file.fileno()).st_size > max(longest, HEAD_BYTES):
+                    raise TooLong from None
                 return _read(path, data + file.readall(), True)
         except _Unusual:
-            return dcmread(path, force=True)
+            file.seek(0)
+            return dcmread(path if longest is None else BoundedFile(file, longest), force=True)
 
 
 def _read(path: Path, data: bytes, whole: bool) -> Dataset:

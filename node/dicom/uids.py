@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from pydicom._uid_dict import UID_dictionary
 
 VERIFICATION = "1.2.840.10008.1.1"
 """Verification SOP Class, PS3.4 A.4: the abstract syntax of C-ECHO."""
 
+PATIENT_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.1.1"
+PATIENT_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.1.2"
+PATIENT_ROOT_GET = "1.2.840.10008.5.1.4.1.2.1.3"
+STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+STUDY_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
+STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
+STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
+
+SERVICES: Mapping[str, str] = {
+    PATIENT_ROOT_FIND: "Patient Root Query/Retrieve Information Model - FIND",
+    PATIENT_ROOT_MOVE: "Patient Root Query/Retrieve Information Model - MOVE",
+    PATIENT_ROOT_GET: "Patient Root Query/Retrieve Information Model - GET",
+    STUDY_ROOT_FIND: "Study Root Query/Retrieve Information Model - FIND",
+    STUDY_ROOT_MOVE: "Study Root Query/Retrieve Information Model - MOVE",
+    STUDY_ROOT_GET: "Study Root Query/Retrieve Information Model - GET",
+    STORAGE_COMMITMENT: "Storage Commitment Push Model",
+}
+"""SOP classes beyond Verification and storage that the node serves, by UID with their names (PS3.6 Annex A)."""
+
+STORAGE_COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
+"""The one well-known instance of storage commitment, PS3.4 J.3.5."""
+
+IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
+EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"
+
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 """DICOM Application Context Name, PS3.7 A.2.1: the only one there is."""
 
 _STANDARD_ROOT = "1.2.840.10008."
 
+_UNCOMPRESSED = frozenset((IMPLICIT_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN))
+"""How data sets without pixels are encoded."""
+
 _STORED_BY_OTHER_MEANS = frozenset(
     {
-        "1.2.840.10008.1.20.1",  # Storage Commitment Push Model: N-ACTION
+        STORAGE_COMMITMENT,  # Storage Commitment Push Model: N-ACTION
         "1.2.840.10008.1.20.2",  # Storage Commitment Pull Model: N-ACTION
         "1.2.840.10008.1.3.10",  # Media Storage Directory: DICOMDIR, PS3.10 8.6
     }
@@ -75,8 +104,11 @@ def choose_transfer_syntax(sop_class_uid: str, offered: Iterable[str]) -> str | 
     """Return the first acceptable transfer syntax of a presentation context, or None.
 
     The order is the sender's: the bytes are kept as they come, so its preference costs nothing, and it is usually
-    the encoding in which the instance already lies there.  C-ECHO carries no data set: any syntax will do.
+    the encoding in which the instance already lies there.  C-ECHO carries no data set: any syntax will do.  Other
+    services are spoken in the three uncompressed ones.
     """
     if sop_class_uid == VERIFICATION:
         return next(iter(offered), None)
+    if sop_class_uid in SERVICES:
+        return next((uid for uid in offered if uid in _UNCOMPRESSED), None)
     return next((uid for uid in offered if is_accepted_transfer_syntax(uid)), None)

@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pydicom.dataset import Dataset
 from sqlalchemy import Connection, select, text
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import SQLAlchemyError
 
-from node.config import OverwritePolicy
+from node.config import HookEvent, OverwritePolicy
 from node.dicom.attributes import InstanceAttributes
+from node.dicom.matching import Query
+from node.dicom.retrieval import Selection
 from node.errors import OutOfResources
-from node.index import deletion, files, instances, patients, queries, rejections, retention, series, timers
+from node.index import (
+    accounts,
+    commitments,
+    deletion,
+    deliveries,
+    files,
+    instances,
+    patients,
+    queries,
+    rejections,
+    retention,
+    selection,
+    series,
+    timers,
+)
+from node.index.browse import Browse
+from node.index.deliveries import Attempted, HookWork, Place
 from node.index.engine import FILE_NAME, IndexUnusable, open_engine, require_sound, upgrade
+from node.index.finder import Finder
 from node.index.levels import Arrived
 from node.index.models import About
 from node.index.records import (
@@ -35,6 +55,18 @@ from node.index.records import (
     StoredStudy,
     SupersededConversion,
     UnconfirmedSeries,
+)
+from node.index.selection import Selected, StoredInstance
+from node.index.study_list import (
+    ListedStudy,
+    StudyFilter,
+    StudyOrder,
+    StudyPlace,
+    count_levels,
+    count_studies_since,
+    known_modalities,
+    listed_studies,
+    newest_study,
 )
 from node.index.writer import IndexWriter
 from node.metrics import Metrics
@@ -73,8 +105,12 @@ class Index:
             closed = connection.scalar(select(About.value).where(About.key == CLOSED))
         if closed != "yes":  # reading all of it takes seconds for a million instances: only after a crash
             require_sound(self.path)
-        self._reader = open_engine(self.path, read_only=True)
+        self._reader = open_engine(self.path, read_only=True)  # for whoever asks
+        self._watcher = open_engine(self.path, read_only=True)  # for the worker and the hooks, who wait for no one
+        self._finder = Finder(self._reader)
         self._writer = IndexWriter(self._engine, sync_folder, metrics, on_disk_error)
+        self.accounts = accounts.Accounts(self._writer, self._reader)
+        self.commitments = commitments.Commitments(self._writer, self._reader)
         self.remember("root", str(root.absolute()))
         self.remember(CLOSED, "no")
 
@@ -98,6 +134,7 @@ class Index:
         OutOfResources
             The row may not be committed.
         """
+        self._finder.note_arrival()
         return self._writer.add(Arrived(attributes, file, quiet_seconds, overwrite_policy), folder)
 
     def expecting(self) -> AbstractContextManager[None]:
@@ -108,6 +145,7 @@ class Index:
         self, attributes: InstanceAttributes, file: StoredFile, quiet_seconds: float, folder: Path
     ) -> Future[Kept]:
         """As `add_instance` under the policy ``never``, without waiting: many share a commit, in their order."""
+        self._finder.note_arrival()
         return self._writer.submit(Arrived(attributes, file, quiet_seconds), folder)
 
     def unknown_keys(self, keys: Sequence[str]) -> list[str]:
@@ -129,7 +167,7 @@ class Index:
 
     def claim_due_series(self, now: dt.datetime, longest_wait: dt.timedelta | None = None) -> ClaimedSeries | None:
         """Take the series that has been due longest, if there is one. See `node.index.series.claim_due_series`."""
-        with self._reader.connect() as connection:  # asked all the time, and mostly none is: the writer need not wake
+        with self._watcher.connect() as connection:  # asked all the time, and mostly none is: the writer need not wake
             if not series.is_series_due(connection, now, longest_wait):
                 return None
         return self._writer.run(lambda connection: series.claim_due_series(connection, now, longest_wait))
@@ -186,6 +224,9 @@ class Index:
 
     def find_quiet_studies(self, quiet: dt.timedelta, now: dt.datetime) -> int:
         """Mark the studies none of whose series has been open for so long; returns how many became quiet."""
+        with self._watcher.connect() as connection:  # asked every second: the writer need not wake for nothing
+            if not timers.has_quiet_study(connection, quiet, now):
+                return 0
         return self._writer.run(lambda connection: timers.find_quiet_studies(connection, quiet, now))
 
     def superseded_before(self, moment: dt.datetime) -> list[SupersededConversion]:
@@ -228,11 +269,39 @@ class Index:
         """Say that two patients are one, see `node.index.patients.merge_patients`."""
         return self._writer.run(lambda connection: patients.merge_patients(connection, source, target, now))
 
+    def begin_hooks(self, wants_instances: Mapping[str, bool]) -> None:
+        """At a start: note which hooks there are. See `node.index.deliveries.begin_hooks`."""
+        self._writer.run(lambda connection: deliveries.begin_hooks(connection, wants_instances))
+
+    def hook_work(self, hook: str, events: Collection[HookEvent], seen_event: int, now: dt.datetime) -> HookWork:
+        """What a hook has to do now. See `node.index.deliveries.hook_work`."""
+        with self._watcher.connect() as connection:
+            return deliveries.hook_work(connection, hook, events, seen_event, now)
+
+    def settle_deliveries(self, hook: str, attempted: Sequence[Attempted], place: Place, now: dt.datetime) -> None:
+        """Record what came of attempts to tell a hook, and how far it is now."""
+        self._writer.run(lambda connection: deliveries.settle_deliveries(connection, hook, attempted, place, now))
+
+    def retry_deliveries(self, hook: str, message_id: str | None, now: dt.datetime) -> int:
+        """Try what was given up again, and what waits at once; returns how many messages."""
+        return self._writer.run(lambda connection: deliveries.retry_deliveries(connection, hook, message_id, now))
+
+    def find(
+        self, query: Query, maximum: int | None = None, stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[Dataset]:
+        """Answer a query beside the writer, a page of rows at a time. See `node.index.finder.Finder.find`."""
+        return self._finder.find(query, maximum, stop)
+
     @contextmanager
     def reading(self) -> Iterator[ReadIndex]:
         """A view of what is committed now, beside the writer; for one thread."""
         with self._reader.connect() as connection:
             yield ReadIndex(connection)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the one writer works."""
+        return self._writer.is_alive
 
     @property
     def waiting(self) -> int:
@@ -254,8 +323,8 @@ class Index:
         with suppress(OutOfResources):  # after an error of the disk nothing is written: the next start looks closely
             self.remember(CLOSED, "yes")
         self._writer.close()
-        self._reader.dispose()
-        self._engine.dispose()
+        for engine in (self._watcher, self._reader, self._engine):
+            engine.dispose()
 
 
 @contextmanager
@@ -302,14 +371,22 @@ class ReadIndex:
         """Keys of the files that lost against another one of their SOP Instance UID, and are kept."""
         return files.loser_keys(self._connection)
 
+    def find(self, query: Query) -> Iterator[Dataset]:
+        """The answers to a query. See `node.index.queries.find`."""
+        return queries.find(self._connection, query)
+
     def stored_instances(
         self,
         study_instance_uid: str | None = None,
         series_instance_uid: str | None = None,
         sop_instance_uids: Collection[str] = (),
-    ) -> Iterator[queries.StoredInstance]:
-        """The instances of a study, of a series or by their UIDs. See `node.index.queries.stored_instances`."""
-        return queries.stored_instances(self._connection, study_instance_uid, series_instance_uid, sop_instance_uids)
+    ) -> Iterator[StoredInstance]:
+        """The instances of a study, of a series or by their UIDs. See `node.index.selection.stored_instances`."""
+        return selection.stored_instances(self._connection, study_instance_uid, series_instance_uid, sop_instance_uids)
+
+    def selected_instances(self, selected: Selection, limit: int | None = None) -> Selected:
+        """What a retrieve asks for. See `node.index.selection.selected_instances`."""
+        return selection.selected_instances(self._connection, selected, limit)
 
     def plan_deletion(self, level: Level, uid: str, study_instance_uid: str | None = None) -> DeletionPlan:
         """What a deletion would take away; raises a `UsageError` when there is nothing."""
@@ -318,6 +395,41 @@ class ReadIndex:
     def stored_studies(self) -> list[StoredStudy]:
         """Every study as retention sees it, the one that grew last at the end."""
         return retention.stored_studies(self._connection)
+
+    @property
+    def browse(self) -> Browse:
+        """Lists of what is there, page by page."""
+        return Browse(self._connection)
+
+    def listed_accounts(self) -> list[accounts.ListedAccount]:
+        """Who may ask over HTTP, by name."""
+        return accounts.list_accounts(self._connection)
+
+    def listed_studies(
+        self,
+        wanted: StudyFilter,
+        order: StudyOrder = "arrival",
+        after: StudyPlace | None = None,
+        limit: int = 50,
+    ) -> list[ListedStudy]:
+        """The next studies of a list. See `node.index.study_list.listed_studies`."""
+        return listed_studies(self._connection, wanted, order, after, limit)
+
+    def count_levels(self) -> dict[str, int]:
+        """How many patients, studies, series and instances there are."""
+        return count_levels(self._connection)
+
+    def newest_study(self) -> int:
+        """The number of the study that arrived last; 0 where there is none."""
+        return newest_study(self._connection)
+
+    def count_studies_since(self, number: int) -> int:
+        """How many studies arrived after the one that was the newest."""
+        return count_studies_since(self._connection, number)
+
+    def known_modalities(self) -> list[str]:
+        """Modalities of all series, each once."""
+        return known_modalities(self._connection)
 
     def count(self, view: str) -> int:
         """How many rows one of the views has."""

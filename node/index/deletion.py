@@ -15,6 +15,7 @@ from pathlib import PurePath
 from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, update
 
 from node.errors import UsageError
+from node.index.deliveries import after_deletion
 from node.index.events import record_event
 from node.index.instances import revoke_claim
 from node.index.models import (
@@ -109,6 +110,7 @@ def order_deletion(connection: Connection, plan: DeletionPlan, reason: str, now:
     if not paths:
         raise NotThere(f"{plan.level} {plan.uid} has gone since")
     _delete_empty_levels(connection, study_id)
+    after_deletion(connection, plan.study_instance_uid)
     record_event(
         connection,
         "deleted",

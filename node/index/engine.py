@@ -23,6 +23,9 @@ from node.index.models import Base
 
 FILE_NAME = "index.sqlite"
 BUSY_SECONDS = 5.0
+MAXIMUM_CONNECTIONS = 64
+"""More than there are threads that ask at once, so that none waits for another one's page."""
+
 REMEDY = "bring it back from a backup, or let `voxelnode db rebuild` make it anew from the archive"
 
 
@@ -38,7 +41,10 @@ def open_engine(path: Path, *, read_only: bool = False) -> Engine:
     """
     url = f"sqlite:///file:{_quoted(path)}?uri=true" + ("&mode=ro" if read_only else "")
     engine = create_engine(
-        url, hide_parameters=True, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}
+        url,
+        hide_parameters=True,
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+        max_overflow=MAXIMUM_CONNECTIONS,
     )
 
     @event.listens_for(engine, "connect")

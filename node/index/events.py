@@ -26,6 +26,7 @@ EventKind = Literal[
     "file-found",  # and now the file is there again
     "deleted",
     "patient-merged",
+    "message-given-up",  # a hook was not told of something in all its attempts
 ]
 
 

@@ -24,10 +24,14 @@ from sqlalchemy import (
     Time,
     UniqueConstraint,
     false,
+    text,
 )
 from sqlalchemy.engine import Dialect
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.engine.default import DefaultExecutionContext
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedColumn, mapped_column
 from sqlalchemy.types import TypeDecorator
+
+from node.dicom.names import folded_groups
 
 SERIES_STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
 """receiving: waits until it is quiet; converting: claimed by a worker; converted: gave at least one volume;
@@ -64,6 +68,15 @@ class Base(DeclarativeBase):
     )
 
 
+def _folded_group(column: str, group: int) -> MappedColumn[str | None]:
+    """A component group of the name in `column`, folded for comparison; filled in by itself when a row is inserted."""
+
+    def group_of_row(context: DefaultExecutionContext) -> str | None:
+        return folded_groups(context.get_current_parameters().get(column))[group]  # type: ignore[no-untyped-call]
+
+    return mapped_column(String(324), default=group_of_row, index=column == "patient_name")
+
+
 class About(Base):
     """Facts of this index: `root` is the folder that relative paths count from."""
 
@@ -83,6 +96,9 @@ class Patient(Base):
     patient_id: Mapped[str | None] = mapped_column(String(64), index=True)
     issuer_of_patient_id: Mapped[str | None] = mapped_column(String(64))
     patient_name: Mapped[str | None] = mapped_column(String(324), index=True)
+    patient_name_alphabetic: Mapped[str | None] = _folded_group("patient_name", 0)
+    patient_name_ideographic: Mapped[str | None] = _folded_group("patient_name", 1)
+    patient_name_phonetic: Mapped[str | None] = _folded_group("patient_name", 2)
     patient_birth_date: Mapped[dt.date | None] = mapped_column(Date)
     patient_birth_time: Mapped[dt.time | None] = mapped_column(Time)
     patient_sex: Mapped[str | None] = mapped_column(String(16))
@@ -101,6 +117,9 @@ class Study(Base):
     study_id: Mapped[str | None] = mapped_column(String(16), index=True)
     study_description: Mapped[str | None] = mapped_column(String(64))
     referring_physician_name: Mapped[str | None] = mapped_column(String(324))
+    referring_physician_name_alphabetic: Mapped[str | None] = _folded_group("referring_physician_name", 0)
+    referring_physician_name_ideographic: Mapped[str | None] = _folded_group("referring_physician_name", 1)
+    referring_physician_name_phonetic: Mapped[str | None] = _folded_group("referring_physician_name", 2)
     patient_age: Mapped[str | None] = mapped_column(String(4))
     closed_at: Mapped[dt.datetime | None] = mapped_column(Utc, index=True)  # last conversion since it last was quiet
     quiet_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # when it was found so; a series may be open again
@@ -157,6 +176,7 @@ class Image(Base):
     """One stored instance of any kind; the level is called Image for historical reasons (PS3.4 C.6)."""
 
     __tablename__ = "images"
+    __table_args__ = (Index("ix_images_series_id_missing", "series_id", sqlite_where=text("file_missing")),)
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
@@ -293,7 +313,7 @@ class Rejection(Base):
     __tablename__ = "rejections"
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    what: Mapped[str] = mapped_column(String(16))  # connection, association, context, instance
+    what: Mapped[str] = mapped_column(String(16))  # connection, association, context, instance, retrieve, commitment
     rule: Mapped[str] = mapped_column(String(64), index=True)
     peer: Mapped[str] = mapped_column(String(64))
     calling_ae_title: Mapped[str] = mapped_column(String(16))
@@ -333,3 +353,112 @@ class Tombstone(Base):
     paths: Mapped[list[str]] = mapped_column(JSON)  # counted from the root
     ordered_at: Mapped[dt.datetime] = mapped_column(Utc)
     finished_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+
+
+class Commitment(Base):
+    """A request for storage commitment that was answered with yes, I will look (PS3.4 J.3.2), until it is reported."""
+
+    __tablename__ = "commitments"
+    __table_args__ = (
+        UniqueConstraint("transaction_uid", "calling_ae_title"),
+        Index("ix_commitments_state_due_at", "state", "due_at"),
+        CheckConstraint("state IN ('owed', 'reported', 'given-up')", name="state"),
+    )
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    transaction_uid: Mapped[str] = mapped_column(String(64))
+    calling_ae_title: Mapped[str] = mapped_column(String(16))
+    peer: Mapped[str] = mapped_column(String(64))  # address, without a port
+    instances: Mapped[int] = mapped_column(Integer)
+    references: Mapped[list[list[str]]] = mapped_column(JSON)  # (SOP class, SOP instance), until it is reported
+    state: Mapped[str] = mapped_column(String(16), default="owed")
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    failed: Mapped[int | None] = mapped_column(Integer)  # instances that are not committed, in the report
+    detail: Mapped[str | None] = mapped_column(Text)  # why the last attempt to report failed
+    requested_at: Mapped[dt.datetime] = mapped_column(Utc)
+    due_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+    ended_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+
+
+class Account(Base):
+    """Who may ask over HTTP. What proves it is kept as a hash only: Argon2 of a password, SHA-256 of random tokens."""
+
+    __tablename__ = "accounts"
+    __table_args__ = (CheckConstraint("role IN ('read', 'write', 'admin')", name="role"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    role: Mapped[str] = mapped_column(String(8))
+    password_hash: Mapped[str | None] = mapped_column(String(200))  # without one: tokens only
+    created_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
+class Token(Base):
+    """A secret of a script, made by us; it has the role of its account."""
+
+    __tablename__ = "tokens"
+    __table_args__ = (UniqueConstraint("account_id", "label"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id", ondelete="CASCADE"))
+    label: Mapped[str] = mapped_column(String(64))
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[dt.datetime] = mapped_column(Utc)
+    expires_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+
+
+class WebSession(Base):
+    """A browser that has logged in."""
+
+    __tablename__ = "web_sessions"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id", ondelete="CASCADE"), index=True)
+    sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[dt.datetime] = mapped_column(Utc)
+    expires_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
+class Hook(Base):
+    """How far a hook has been told what happened: every row of events and images up to here is done with.
+
+    A cursor rather than a queue: what nobody wants to be told of costs no row. The ids of images are given again when
+    the last ones are deleted; whoever deletes sets `image_id` back and counts `rewinds`, see `node.index.deliveries`.
+    """
+
+    __tablename__ = "hooks"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    event_id: Mapped[int] = mapped_column(Integer)
+    image_id: Mapped[int | None] = mapped_column(Integer)  # none: it is not told of single instances
+    rewinds: Mapped[int] = mapped_column(Integer, default=0)
+    delivered: Mapped[int] = mapped_column(Integer, default=0)  # how many, in all
+    delivered_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+
+
+class Delivery(Base):
+    """One thing that a hook was or will be told; of an instance only when the first attempt failed."""
+
+    __tablename__ = "deliveries"
+    __table_args__ = (
+        UniqueConstraint("hook", "message_id"),
+        Index("ix_deliveries_hook_state_due_at", "hook", "state", "due_at"),
+        Index("ix_deliveries_hook_study_instance_uid", "hook", "study_instance_uid"),
+    )
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    hook: Mapped[str] = mapped_column(String(64))
+    message_id: Mapped[str] = mapped_column(String(36))  # the same at each attempt
+    event: Mapped[str] = mapped_column(String(32))
+    study_instance_uid: Mapped[str] = mapped_column(String(64))
+    series_instance_uid: Mapped[str | None] = mapped_column(String(64))
+    sop_instance_uid: Mapped[str | None] = mapped_column(String(64))
+    revision: Mapped[int | None] = mapped_column(Integer)
+    detail: Mapped[str | None] = mapped_column(Text)
+    happened_at: Mapped[dt.datetime] = mapped_column(Utc)
+    state: Mapped[str] = mapped_column(String(16))  # waiting, delivered, given-up, dropped
+    attempts: Mapped[int] = mapped_column(Integer)
+    due_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+    reason: Mapped[str | None] = mapped_column(Text)  # why the last attempt failed
+    output: Mapped[str | None] = mapped_column(Text)  # the end of what a command wrote then; may name patients
+    last_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # last attempt

@@ -66,7 +66,7 @@ class Refused:
     Refusals that agree in everything but `reason` and `remedy` are one to a person.
     """
 
-    what: Literal["connection", "association", "context", "instance"]
+    what: Literal["connection", "association", "context", "instance", "retrieve", "commitment"]
     rule: str
     reason: str = field(compare=False)
     remedy: str = field(compare=False)

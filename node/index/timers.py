@@ -9,7 +9,7 @@ import datetime as dt
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, select, update
 
 from node.index.events import EventKind, record_event
 from node.index.models import Image, Series, Study
@@ -87,10 +87,9 @@ def confirm_count(connection: Connection, place: SeriesPlace, count: int, now: d
 
 def find_quiet_studies(connection: Connection, quiet: dt.timedelta, now: dt.datetime) -> int:
     """Mark the studies none of whose series has been open for so long; returns how many became quiet."""
-    is_open = select(Series.id).where(Series.study_id == Study.id, Series.state.in_(OPEN)).exists()
     found = connection.execute(
         update(Study)
-        .where(Study.closed_at <= now - quiet, ~is_open)
+        .where(_has_become_quiet(quiet, now))
         .values(closed_at=None, quiet_at=now)
         .returning(Study.id, Study.study_instance_uid)
     ).all()
@@ -99,6 +98,16 @@ def find_quiet_studies(connection: Connection, quiet: dt.timedelta, now: dt.date
         detail = f"{count} series, none of them open"
         record_event(connection, "study-quiet", now, study_instance_uid=study.study_instance_uid, detail=detail)
     return len(found)
+
+
+def has_quiet_study(connection: Connection, quiet: dt.timedelta, now: dt.datetime) -> bool:
+    """Whether there is one for `find_quiet_studies` to mark."""
+    return connection.execute(select(Study.id).where(_has_become_quiet(quiet, now)).limit(1)).first() is not None
+
+
+def _has_become_quiet(quiet: dt.timedelta, now: dt.datetime) -> ColumnElement[bool]:
+    is_open = select(Series.id).where(Series.study_id == Study.id, Series.state.in_(OPEN)).exists()
+    return and_(Study.closed_at <= now - quiet, ~is_open)
 
 
 def shift_times(connection: Connection, step: dt.timedelta) -> None:

@@ -1,1 +1,1 @@
-"""Tells others what happened, after the commit and never before: webhooks, commands, Python plugins."""
+"""Who is told what happened, after the commit: webhooks, commands and plugins."""

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Protocol
+from typing import Protocol, get_args
 
 import structlog
 
-from node.config import Dicom, Peer
+from node.config import Dicom, Peer, Verb
 from node.dicom.uids import APPLICATION_CONTEXT
 from node.index.records import Refused
 from node.metrics import Metrics
@@ -53,6 +53,9 @@ _REASONS = {
 }
 """What (source, diagnostic) mean, PS3.8 table 9-21."""
 
+
+EVERY_VERB: frozenset[Verb] = frozenset(get_args(Verb))
+OF_STRANGERS: frozenset[Verb] = frozenset({"echo", "store"})
 
 TOLD_SYNTAXES = 10
 """Abstract syntaxes that are told of a rejected association."""
@@ -160,6 +163,22 @@ class Admission:
             self._metrics.rejections.labels(rule=rejection.rule).inc()
             self.on_refusal(refusal_of(rejection, connection.address, requested))
         return rejection
+
+    def permitted(self, address: str, calling_ae_title: str) -> frozenset[Verb]:
+        """What an application entity may ask for (`Peer.may`).
+
+        Without configured peers that is everything on this machine, and to store and verify from elsewhere: strangers
+        must not read what is kept here.
+        """
+        here = _plain(address)
+        if not self._peers:
+            return EVERY_VERB if here.is_loopback else OF_STRANGERS
+        fitting = [
+            peer
+            for peer in self._peers
+            if peer.ae_title == calling_ae_title and (not peer.networks or _in_networks(here, peer))
+        ]
+        return frozenset(verb for peer in fitting for verb in peer.may)
 
     def ending(self, connection: Connection) -> None:
         """The association is over; only the connection waits to be closed."""

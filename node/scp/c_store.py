@@ -11,7 +11,7 @@ import structlog
 from pydicom.dataset import Dataset
 from pynetdicom.events import Event
 
-from node.dicom.status import FAILED, STORED, Answer, SopClassNotSupported, answer_to, remedy_of
+from node.dicom.status import FAILED, STORED, Answer, NotPermitted, SopClassNotSupported, answer_to, remedy_of
 from node.dicom.uids import is_storage_class
 from node.errors import ArrivalRefused, ClassMismatch, NotUnderstood
 from node.index.records import Refused
@@ -39,6 +39,15 @@ class Context:
     context_id: int
     abstract_syntax: str
     transfer_syntax_uid: str
+    is_for_storing: bool = True
+    """Whether the peer may send instances on it; a requestor of C-GET may only take some."""
+
+
+def context_of(accepted: Any) -> Context:
+    """Return an accepted context of pynetdicom."""
+    return Context(
+        accepted.context_id, str(accepted.abstract_syntax), str(accepted.transfer_syntax[0]), bool(accepted.as_scp)
+    )
 
 
 class StoreService:
@@ -145,6 +154,8 @@ class Reception:
             raise NotUnderstood("C-STORE without a data set")
         if not is_storage_class(self._context.abstract_syntax):
             raise SopClassNotSupported("the presentation context is not of a storage class")
+        if not self._context.is_for_storing:
+            raise NotPermitted("the sender is not the SCU of this presentation context")
         if self._request.sop_class_uid != self._context.abstract_syntax:
             raise ClassMismatch("Affected SOP Class UID is not that of the presentation context")
 
@@ -205,7 +216,8 @@ def handle_c_store(event: Event, service: StoreService) -> Dataset:
     """
     primitive: Any = event.request  # a C_STORE
     request = _Decoded(str(primitive.AffectedSOPClassUID), str(primitive.AffectedSOPInstanceUID))
-    context = Context(event.context.context_id, str(event.context.abstract_syntax), str(event.context.transfer_syntax))
+    assoc: Any = event.assoc
+    context = context_of(assoc._accepted_cx[event.context.context_id])
     reception = service.begin(request, context)
     with primitive.DataSet.getbuffer() as data_set:
         reception.write(data_set)

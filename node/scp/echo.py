@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import ssl
 from time import perf_counter
 
-from pynetdicom import build_context
-
+from node.dicom.command import C_ECHO_RQ, Element
 from node.dicom.status import SUCCESS
-from node.dicom.uids import VERIFICATION
+from node.dicom.uids import IMPLICIT_LITTLE_ENDIAN, VERIFICATION
 from node.errors import VoxelnodeError
-from node.scp.requestor import association
+from node.scp.negotiation import contexts_of
+from node.scp.requestor import Address, AssociationLost, association
 
 
 class NotVerified(VoxelnodeError):
     """The peer took the association but did not answer C-ECHO with success."""
 
 
-def verify(host: str, port: int, calling_ae_title: str, called_ae_title: str, timeout: float) -> float:
+def verify(
+    host: str,
+    port: int,
+    calling_ae_title: str,
+    called_ae_title: str,
+    timeout: float,
+    tls: ssl.SSLContext | None = None,
+) -> float:
     """Return how many seconds a whole verification took: connect, associate, C-ECHO.
 
     Raises
@@ -27,12 +35,20 @@ def verify(host: str, port: int, calling_ae_title: str, called_ae_title: str, ti
         C-ECHO was not answered in time, or not with success.
     """
     began = perf_counter()
-    contexts = [build_context(VERIFICATION)]
-    with association(host, port, calling_ae_title, called_ae_title, contexts, timeout) as assoc:
-        response = assoc.send_c_echo()
-        took = perf_counter() - began
-    if "Status" not in response:
-        raise NotVerified(f"{called_ae_title} at {host} port {port} did not answer C-ECHO within {timeout:g} s")
-    if response.Status != SUCCESS:
-        raise NotVerified(f"{called_ae_title} at {host} port {port} answered C-ECHO with 0x{response.Status:04X}")
+    peer = Address(called_ae_title, host, port, tls)
+    try:
+        with association(
+            peer, calling_ae_title, contexts_of([(VERIFICATION, [IMPLICIT_LITTLE_ENDIAN])]), timeout
+        ) as assoc:
+            request: dict[Element, int | str] = {
+                Element.AFFECTED_SOP_CLASS_UID: VERIFICATION,
+                Element.COMMAND_FIELD: C_ECHO_RQ,
+                Element.MESSAGE_ID: assoc.next_message_id(),
+            }
+            response = assoc.request(assoc.accepted[0].context_id, request).command
+            took = perf_counter() - began
+    except AssociationLost as error:
+        raise NotVerified(f"{peer} did not answer C-ECHO: {error}") from error
+    if response.status != SUCCESS:
+        raise NotVerified(f"{peer} answered C-ECHO with 0x{response.status or 0:04X} {response.comment}".rstrip())
     return took

@@ -77,7 +77,11 @@ class Framing:
         self._start = self._end = 0
         self._expected = frozenset({ASSOCIATE_RQ, ABORT})
         # Some senders count the PDU header into the length that we announced.
-        self._limits = {ASSOCIATE_RQ: maximum_request_bytes, P_DATA: maximum_pdu_bytes + _PDU.size}
+        self._limits = {
+            ASSOCIATE_RQ: maximum_request_bytes,
+            ASSOCIATE_AC: maximum_request_bytes,
+            P_DATA: maximum_pdu_bytes + _PDU.size,
+        }
         self._pdu_left = 0
         self._fragment: tuple[int, bool] | None = None  # context ID, whether of a command set
         self._fragment_left = 0
@@ -85,9 +89,16 @@ class Framing:
         self._command_fragments = 0
         self._pdu_length = 0
 
-    def expect_data(self) -> None:
-        """From now on the association is open: P-DATA-TF, A-RELEASE-RQ and A-ABORT may come (PS3.8 table 9-10)."""
-        self._expected = frozenset({P_DATA, RELEASE_RQ, ABORT})
+    def expect_answer(self) -> None:
+        """An association is asked for: its acceptance, its rejection or an A-ABORT may come (PS3.8 table 9-10)."""
+        self._expected = frozenset({ASSOCIATE_AC, ASSOCIATE_RJ, ABORT})
+
+    def expect_data(self, *, as_requestor: bool = False) -> None:
+        """From now on the association is open: P-DATA-TF, A-RELEASE-RQ and A-ABORT may come (PS3.8 table 9-10).
+
+        To who asked for it also A-RELEASE-RP.
+        """
+        self._expected = frozenset({P_DATA, RELEASE_RQ, ABORT} | ({RELEASE_RP} if as_requestor else set()))
 
     def space(self) -> memoryview:
         """Return the free end of the buffer, to read into; pieces handed out before lose their bytes."""

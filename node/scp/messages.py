@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from node.config import Dicom
-from node.dicom.command import C_STORE_RQ, Command, decode_command, encode_c_store_response
+from node.dicom.command import C_CANCEL_RQ, C_STORE_RQ, Command, decode_command, encode_c_store_response
 from node.dicom.status import Answer
 from node.scp import framing
 from node.scp.c_store import Context, Reception, StoreService
 from node.scp.framing import Piece, Violation
+
+MAXIMUM_IDENTIFIER_BYTES = 64_000_000
+"""Longest data set of anything but C-STORE: a storage commitment of a few hundred thousand instances."""
 
 
 class Upper(Protocol):
@@ -21,6 +24,15 @@ class Upper(Protocol):
 
     def hand_on(self, context_id: int, is_command: bool, last: bool, fragment: bytes | memoryview) -> None:
         """Give pynetdicom a fragment of a message that is not ours; a whole one is answered before more is read."""
+
+    def is_serving(self) -> bool:
+        """Whether a request is being served by another thread: one operation at a time (PS3.7 D.3.3.3)."""
+
+    def cancel(self, message_id: int) -> None:
+        """Take note that the peer does not want the rest of an operation any more (C-CANCEL-RQ, PS3.7 9.3.2.3)."""
+
+    def answered(self, response: Command) -> None:
+        """Take the answer to a request of ours."""
 
 
 class Messages:
@@ -52,6 +64,21 @@ class Messages:
         self._request: Command | None = None  # once its command set is whole
         self._reception: Reception | None = None  # unless pynetdicom serves it
         self._data_bytes = 0
+        self._held: bytes | None = None  # the command set of a request that came while another one is served
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether a request waits for the one before it: nothing more is to be taken until `resume`."""
+        return self._held is not None
+
+    def resume(self) -> None:
+        """Go on with the request that was held."""
+        held, self._held = self._held, None
+        context, request = self._context, self._request
+        if held is not None and context is not None and request is not None:
+            self._begin(held, request, context)
+            if not request.has_data_set:
+                self._whole(request)
 
     @property
     def under_way(self) -> bool:
@@ -72,6 +99,8 @@ class Messages:
             self._take_command(piece)
         else:
             self._take_data(piece)
+        if self._held is not None:
+            return False
         if not (piece.last and self._request is not None and (not piece.is_command or not self._request.has_data_set)):
             return False
         self._whole(self._request)
@@ -98,25 +127,42 @@ class Messages:
         self._command.clear()
         self._data_bytes = 0
         self._request = request = decode_command(encoded)
+        if request.field == C_CANCEL_RQ:
+            self._upper.cancel(request.responded_to or 0)
+        elif request.is_response:
+            self._upper.answered(request)
+        elif self._upper.is_serving():
+            self._held = encoded
+        else:
+            self._begin(encoded, request, context)
+
+    def _begin(self, encoded: bytes, request: Command, context: Context) -> None:
+        """Take up a request that is not cancelled, answered or held."""
         # Incomplete requests pynetdicom would leave without an answer.
         if request.field == C_STORE_RQ and (self._dicom.fast_path or not (request.complete and request.has_data_set)):
             self._reception = self._service.begin(request, context)
         else:
-            self._upper.hand_on(piece.context_id, True, True, encoded)
+            self._upper.hand_on(context.context_id, True, True, encoded)
 
     def _take_data(self, piece: Piece) -> None:
         if self._request is None or self._context is None or piece.context_id != self._context.context_id:
             raise Violation("data set bytes that belong to no command set", framing.INVALID_PARAMETER)
         before, self._data_bytes = self._data_bytes, self._data_bytes + len(piece.data)
-        if self._data_bytes > 2 * self._dicom.maximum_instance_bytes:
+        if self._data_bytes > self._most_data_bytes(self._request):
             raise Violation("a data set without end", framing.INVALID_PARAMETER)
         if self._reception is not None:
             self._reception.write(piece.data)
+        elif self._request.is_response or self._request.field == C_CANCEL_RQ:
+            return  # what an N-EVENT-REPORT-RSP may carry is of no use here (PS3.7 10.1.1.1.8)
         elif before <= self._dicom.maximum_instance_bytes:
             self._upper.hand_on(piece.context_id, False, piece.last, piece.data)
         elif piece.last:
             # Too large already: pynetdicom gets no more to hold in memory, and `ingest` will refuse what it has.
             self._upper.hand_on(piece.context_id, False, True, b"")
+
+    def _most_data_bytes(self, request: Command) -> int:
+        """How much is read before the peer is cut off; pynetdicom holds all but instances in memory."""
+        return 2 * self._dicom.maximum_instance_bytes if request.field == C_STORE_RQ else MAXIMUM_IDENTIFIER_BYTES
 
     def _whole(self, request: Command) -> None:
         context, reception = self._context, self._reception

@@ -7,16 +7,21 @@ one of them changes.  What it does instead of `pynetdicom.dul`:
 * reads into one buffer that never grows, however long a PDU, a message or an instance says it is;
 * waits in `recv`, not in a polling loop, and parks pynetdicom's other thread while it has nothing to do;
 * bounds every wait: connection, TLS, request, PDU, idleness, and a peer that does not read our answers;
-* keeps C-STORE to itself, from the first fragment to the response (`scp.messages`).
+* keeps C-STORE to itself, from the first fragment to the response (`scp.messages`);
+* lets the thread that serves a request look at the connection meanwhile, for C-CANCEL and for answers to our own
+  requests on the same association (`Reader.listen`).
 """
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import struct
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -28,12 +33,13 @@ from pynetdicom.pdu_primitives import A_P_ABORT
 from pynetdicom.timer import Timer
 
 from node.config import Dicom
-from node.dicom.command import MalformedCommand
+from node.dicom.command import Command, MalformedCommand
+from node.errors import VoxelnodeError
 from node.index.records import Refused
 from node.metrics import Metrics
 from node.scp import framing
 from node.scp.admission import Admission, Connection
-from node.scp.c_store import Context, StoreService
+from node.scp.c_store import StoreService, context_of
 from node.scp.framing import Framing, Piece, Violation
 from node.scp.messages import Messages
 
@@ -53,6 +59,17 @@ _SERVICE_USER, _SERVICE_PROVIDER = 0, 2
 
 _OPEN, _CLOSED, _AWAITING_REQUEST, _AWAITING_CLOSE = "Sta6", "Sta1", "Sta2", "Sta13"
 _NOT_YET = (BlockingIOError, TimeoutError)
+
+QUEUED_PDUS = 8
+"""What the serving thread may queue for this one to send, before it waits."""
+
+
+MOST_ANSWERS = 8
+"""Answers that are kept until they are looked at: we wait for one at a time."""
+
+
+class PeerGone(VoxelnodeError):
+    """The association ended while a request was served."""
 
 
 class MonotonicTimer(Timer):
@@ -107,11 +124,18 @@ class Reader(DULServiceProvider):
         self._tcp: socket.socket = self._transport.socket
         self._tick_seconds = min(TICK_SECONDS, dicom.request_seconds)
         self._attention = threading.Event()
-        self._draining = self._serving = self._hung_up = False
+        self._draining = self._serving = self._hung_up = self._leaving = False
         self._read_at = time.monotonic()
         self._pdu_deadline: float | None = None
         self._messages: Messages | None = None  # while the association is open
         self.store_service: StoreService | None = None
+        self.serve_operation: Callable[[Any, int], bool] = lambda message, context_id: False
+        """Serves a request that is not left to pynetdicom, on its thread; whether it was one."""
+        self._cancelled: set[int] = set()
+        self._answers: deque[Command] = deque(maxlen=MOST_ANSWERS)
+        self._given_up = False
+        self._violation: Violation | MalformedCommand | None = None
+        self._transport_lock = threading.Lock()  # TLS cannot be written to and read from at once
         self.outcome = "lost"
         self._take_over(assoc)
         self.connection: Connection = admission.connected(self, address)
@@ -125,7 +149,13 @@ class Reader(DULServiceProvider):
 
         def serve_request(message: Any, context_id: int) -> None:
             try:
-                serve(message, context_id)
+                if not self.serve_operation(message, context_id):
+                    serve(message, context_id)
+            except PeerGone:
+                pass  # nobody is there to be answered
+            except Exception as error:
+                self._log().error("operation_failed", exc_info=error)
+                self._given_up = True
             finally:
                 self._serving = False
                 self._attention.set()
@@ -146,10 +176,115 @@ class Reader(DULServiceProvider):
             self._tcp.shutdown(socket.SHUT_RDWR)
         self._attention.set()
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether the association is to end at the next boundary of messages."""
+        return self._draining
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the association is open, as far as is known."""
+        left = self._leaving or self._hung_up or self._kill_thread or self._given_up or self._violation is not None
+        return self.state_machine.current_state == _OPEN and not left
+
+    def is_cancelled(self, message_id: int) -> bool:
+        """Whether the peer does not want more of the operation that is served, has gone, or the node drains.
+
+        For the serving thread only; looks at what has arrived meanwhile.
+        """
+        while self.listen(0.0):
+            pass
+        return message_id in self._cancelled or self._draining or not self.is_open
+
+    def answer_to(self, message_id: int, seconds: float) -> Command | None:
+        """Wait for the answer to a request of ours that was sent on this association; None if it does not come.
+
+        For the serving thread only.
+        """
+        deadline = time.monotonic() + seconds
+        while self.is_open:
+            while self._answers:
+                answer = self._answers.popleft()
+                if answer.responded_to == message_id:
+                    return answer
+            if (left := deadline - time.monotonic()) <= 0:
+                return None
+            self.listen(min(left, self._tick_seconds))
+        return None
+
+    def listen(self, seconds: float) -> bool:
+        """Take the next piece of what the peer says while a request of it is served; False if nothing came in time.
+
+        For the serving thread only. A further request waits until this one is served.
+        """
+        messages = self._messages
+        if messages is None or messages.is_holding or not self.is_open:
+            return False
+        try:
+            found = self._framing.next()
+            if isinstance(found, Piece):
+                messages.take(found)
+            elif found is not None:
+                self._leaving = True  # a release or an abort: acted upon by this layer's own thread
+                self._give(found.encoded)
+                self._attention.set()
+            elif not self._is_readable(seconds):
+                return False
+            else:
+                with self._transport_lock:
+                    self._read()
+        except (Violation, MalformedCommand) as violation:
+            self._violation = violation
+        return True
+
+    def _is_readable(self, seconds: float) -> bool:
+        if isinstance(self._tcp, ssl.SSLSocket) and self._tcp.pending():
+            return True
+        poll = select.poll()
+        try:
+            poll.register(self._tcp, select.POLLIN)
+        except ValueError:  # closed
+            return False
+        return bool(poll.poll(seconds * 1000))
+
+    def give_up(self, reason: str) -> None:
+        """Abort the association once the request under way is left: it cannot go on. For the serving thread."""
+        self._log().warning("association_given_up", reason=reason)
+        self._given_up = True
+
+    def send_now(self, data: bytes) -> None:
+        """Send encoded PDUs from the serving thread.
+
+        Raises
+        ------
+        PeerGone
+            The association is not open any more.
+        """
+        while self.is_open and not self.to_provider_queue.empty():
+            self._attention.set()  # what was queued before goes first
+            time.sleep(0.0005)
+        if not self.is_open:
+            raise PeerGone
+        try:
+            with self._transport_lock:
+                self._tcp.sendall(data)
+        except OSError as error:
+            self._leave()
+            raise PeerGone from error
+
+    def _leave(self) -> None:
+        """The connection is closed, as far as this side can tell."""
+        self._leaving = True
+        self.event_queue.put("Evt17")
+        self._attention.set()
+
     def send_pdu(self, primitive: Any) -> None:
-        """Queue a primitive for the peer, and wake this thread to send it."""
+        """Queue a primitive for the peer, and wake this thread to send it; another one waits while many are queued."""
         super().send_pdu(primitive)
         self._attention.set()
+        if threading.current_thread() is not self:
+            while self.to_provider_queue.qsize() > QUEUED_PDUS and self.is_open:
+                time.sleep(0.0005)
 
     def kill_dul(self) -> None:
         """Stop this thread."""
@@ -218,7 +353,8 @@ class Reader(DULServiceProvider):
             if not self.to_provider_queue.empty():
                 self.to_provider_queue.get(block=False)
             return
-        self.state_machine.do_action(event)
+        with self._transport_lock:
+            self.state_machine.do_action(event)
         after = self.state_machine.current_state
         if after != before:
             self._entered(after, event)
@@ -262,7 +398,11 @@ class Reader(DULServiceProvider):
         elif self.artim_timer.expired:
             self.event_queue.put("Evt18")
         elif state == _OPEN and not self._serving:
-            if self._pdu_deadline is not None and time.monotonic() > self._pdu_deadline:
+            if self._violation is not None:
+                self._violated(self._violation)
+            elif self._given_up:
+                self._abort("given up", _SERVICE_USER)
+            elif self._pdu_deadline is not None and time.monotonic() > self._pdu_deadline:
                 self._violated(Violation("a PDU took too long", framing.NOT_SPECIFIED))
             elif self._idle_timer.expired:
                 self._abort("idle", _SERVICE_PROVIDER)
@@ -272,6 +412,9 @@ class Reader(DULServiceProvider):
     def _receive(self, state: str) -> None:
         """Handle what the buffer holds; read more if that is nothing."""
         try:
+            if self._messages is not None and self._messages.is_holding:
+                self._messages.resume()
+                return
             found = self._framing.next()
             if isinstance(found, Piece):
                 if self._messages is not None and self._messages.take(found):
@@ -327,7 +470,7 @@ class Reader(DULServiceProvider):
             if self._tls is not None:
                 self._tcp.settimeout(self._dicom.pdu_seconds)
         if not count:
-            self.event_queue.put("Evt17")
+            self._leave()
         return count
 
     def _give(self, encoded: bytes) -> None:
@@ -345,6 +488,19 @@ class Reader(DULServiceProvider):
         """Send encoded PDUs to the peer."""
         self._transport.send(data)
 
+    def is_serving(self) -> bool:
+        """Whether pynetdicom's thread serves a request."""
+        return self._serving
+
+    def cancel(self, message_id: int) -> None:
+        """Note that the peer cancels an operation."""
+        self._cancelled.add(message_id)
+
+    def answered(self, response: Command) -> None:
+        """Keep the answer to a request of ours, if one is being served that may have asked it."""
+        if self._serving:
+            self._answers.append(response)
+
     def hand_on(self, context_id: int, is_command: bool, last: bool, fragment: bytes | memoryview) -> None:
         """Give pynetdicom a fragment of a message that is not ours, as a PDU of its own, and let it act at once.
 
@@ -352,6 +508,9 @@ class Reader(DULServiceProvider):
         """
         messages = self.assoc.dimse.msg_queue
         before = messages.unfinished_tasks  # counts what was ever put, whoever has taken it since
+        if last:
+            self._cancelled.clear()
+            self._answers.clear()
         self._serving = last  # before the other thread may see the message: it takes this back when it has answered
         self._give(framing.data_pdu(context_id, is_command, last, fragment))
         self._act()
@@ -360,10 +519,7 @@ class Reader(DULServiceProvider):
             self._park_other_thread()
 
     def _begin_messages(self) -> Messages:
-        contexts = {
-            context_id: Context(context_id, str(accepted.abstract_syntax), str(accepted.transfer_syntax[0]))
-            for context_id, accepted in self.assoc._accepted_cx.items()
-        }
+        contexts = {context_id: context_of(accepted) for context_id, accepted in self.assoc._accepted_cx.items()}
         if self.store_service is None:
             raise RuntimeError("an association opened that was never judged")
         return Messages(self, self._dicom, self.store_service, contexts, self.assoc.requestor.maximum_length or 0)

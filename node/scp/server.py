@@ -11,26 +11,40 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import structlog
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
+from pynetdicom.dimse_primitives import C_FIND, C_GET, C_MOVE, N_ACTION
 from pynetdicom.events import Event
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.transport import AssociationServer, RequestHandler
 
+from node.audit import Audit
 from node.config import Settings
+from node.decoding import Decoder
+from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.uids import VERIFICATION
 from node.errors import UsageError
 from node.index.records import Refused
 from node.ingest import Ingest, Origin
 from node.metrics import Metrics
+from node.scp.addresses import peer_addresses
 from node.scp.admission import Admission, Rejection, Requested
 from node.scp.c_echo import handle_c_echo
+from node.scp.c_find import FindService, negotiate, serve_c_find
+from node.scp.c_get import serve_c_get
+from node.scp.c_move import serve_c_move
 from node.scp.c_store import StoreService, handle_c_store
-from node.scp.contexts import Acceptance, count_contexts, refused_contexts
+from node.scp.commitment import CommitmentService, serve_n_action
+from node.scp.committer import Committer
+from node.scp.contexts import Acceptance, count_contexts, proposal_of, refused_contexts
+from node.scp.operation import Operation
 from node.scp.reader import Reader
+from node.scp.retrieve import RetrieveService
+from node.scp.stored import Transcoder
 from node.scp.tls import tls_context
 
 logger = structlog.get_logger()
@@ -53,6 +67,8 @@ class Listener:
     metrics : Metrics
     on_refusal : callable (Refused)
         Told of each connection, association, presentation context and instance that is refused; must not wait.
+    audit : Audit or None
+        Told of queries and retrieves.
 
     Raises
     ------
@@ -66,9 +82,36 @@ class Listener:
         ingest: Ingest,
         metrics: Metrics,
         on_refusal: Callable[[Refused], None] = lambda refused: None,
+        audit: Audit | None = None,
     ) -> None:
         self._settings, self.ingest, self.metrics, self.on_refusal = settings, ingest, metrics, on_refusal
         self.dicom = settings.dicom
+        self.find_service = FindService(
+            ingest.index, settings.dicom.ae_title, settings.dicom.maximum_query_results, metrics, audit
+        )
+        self._decoder = Decoder()
+        addresses = peer_addresses(settings)
+        self.commitment_service = CommitmentService(
+            ingest.index, ingest.archive, settings.dicom.ae_title, addresses, settings.dicom.response_seconds, metrics
+        )
+        self._committer = Committer(
+            self.commitment_service,
+            settings.dicom.commitment_attempts,
+            settings.dicom.commitment_retry_seconds,
+            on_refusal,
+        )
+        self.retrieve_service = RetrieveService(
+            ingest.index,
+            ingest.archive,
+            Transcoder(self._decoder, ingest.archive.root),
+            settings.dicom.ae_title,
+            addresses,
+            threading.BoundedSemaphore(settings.dicom.maximum_retrieves),
+            settings.dicom.response_seconds,
+            metrics,
+            audit,
+            on_refusal,
+        )
         self.admission = Admission(settings.dicom, settings.peers, metrics, ingest.refusal, on_refusal)
         self.tls: ssl.SSLContext | None = tls_context(settings.dicom)
         self._server: _Server | None = None
@@ -83,6 +126,10 @@ class Listener:
             The address cannot be bound.
         """
         ae = AE(self.dicom.ae_title)
+        ae.implementation_class_uid, ae.implementation_version_name = (
+            IMPLEMENTATION_CLASS_UID,
+            IMPLEMENTATION_VERSION_NAME,
+        )
         ae.maximum_pdu_size = self.dicom.maximum_pdu_bytes
         ae.maximum_associations = self.dicom.maximum_associations + self.dicom.maximum_pending_connections + 1
         ae.add_supported_context(VERIFICATION)
@@ -96,6 +143,7 @@ class Listener:
                     (evt.EVT_ASYNC_OPS, _one_operation_at_a_time),
                     (evt.EVT_C_ECHO, handle_c_echo),
                     (evt.EVT_C_STORE, _c_store),
+                    (evt.EVT_SOP_EXTENDED, _agree_on_matching),
                 ],
                 server_class=_Server,
                 request_handler=_Handler,
@@ -111,8 +159,14 @@ class Listener:
             target=server.serve_forever, kwargs={"poll_interval": 0.2}, name="dicom-accept", daemon=True
         )
         self._thread.start()
+        self._committer.start()
         host, port = server.server_address[:2]
         return str(host), int(port)
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether connections are accepted."""
+        return self._server is not None and self._thread is not None and self._thread.is_alive()
 
     def drain(self, seconds: float) -> None:
         """Stop accepting, let each association finish the instance under way, and return when none is left.
@@ -121,14 +175,16 @@ class Listener:
         """
         self._stop_accepting()
         self.admission.drain()
-        if not self.admission.wait_until_empty(seconds):
-            self.stop_now()
+        self.admission.wait_until_empty(seconds)
+        self.stop_now()
 
     def stop_now(self) -> None:
         """Stop accepting and hang up; returns when the connections are gone, after a second at most."""
         self._stop_accepting()
         self.admission.hang_up()
         self.admission.wait_until_empty(1.0)
+        self._committer.stop(1.0)
+        self._decoder.close()
 
     def _stop_accepting(self) -> None:
         server, self._server = self._server, None
@@ -225,7 +281,9 @@ def _judge(event: Event, listener: Listener) -> None:
     log.info("association_accepted")
     origin = Origin("dicom", requested.calling_ae_title, requested.called_ae_title, f"{host}:{port}", association)
     reader.store_service = StoreService(listener.ingest, origin, association, listener.metrics, listener.on_refusal)
-    # We are an SCP only, and say so by not answering role selection (PS3.7 D.3.3.4).
+    reader.serve_operation = partial(_serve, listener, assoc)
+    assoc.acse.proposal = proposal_of(asked, listener.admission.permitted(host, requested.calling_ae_title))
+    # Roles are answered by `Acceptance`, not by pynetdicom.
     asked.user_information = [
         item for item in asked.user_information if not isinstance(item, SCP_SCU_RoleSelectionNegotiation)
     ]
@@ -244,7 +302,7 @@ def _tell_refused_contexts(event: Event, listener: Listener) -> None:
         calling_ae_title=asked.calling_ae_title.strip(),
         called_ae_title=asked.called_ae_title.strip(),
     )
-    for refused in refused_contexts(asked.presentation_context_definition_list, peer):
+    for refused in refused_contexts(assoc.acse.proposal, peer):
         listener.on_refusal(refused)
 
 
@@ -256,6 +314,28 @@ def _reject(assoc: Any, rejection: Rejection) -> None:
 def _one_operation_at_a_time(event: Event) -> tuple[int, int]:
     """Refuse an asynchronous operations window (``evt.EVT_ASYNC_OPS``, PS3.7 D.3.3.3)."""
     return 1, 1
+
+
+def _agree_on_matching(event: Event) -> dict[str, bytes]:
+    """Answer SOP Class Extended Negotiation (``evt.EVT_SOP_EXTENDED``)."""
+    asked: Any = event
+    return negotiate({str(uid): fields for uid, fields in asked.app_info.items()})
+
+
+def _serve(listener: Listener, assoc: Any, message: Any, context_id: int) -> bool:
+    """Serve a request that is not left to pynetdicom's services; whether it was one."""
+    match message:
+        case C_FIND():
+            serve_c_find(Operation(assoc, message, context_id), listener.find_service)
+        case C_MOVE():
+            serve_c_move(Operation(assoc, message, context_id), listener.retrieve_service)
+        case C_GET():
+            serve_c_get(Operation(assoc, message, context_id), listener.retrieve_service)
+        case N_ACTION():
+            serve_n_action(Operation(assoc, message, context_id), listener.commitment_service)
+        case _:
+            return False
+    return True
 
 
 def _c_store(event: Event) -> Dataset:

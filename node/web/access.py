@@ -1,20 +1,72 @@
-"""Who may ask for what over HTTP."""
+"""Who may ask for what over HTTP.
+
+A browser shows the cookie of its session, a script a token (``Authorization: Bearer``) or a name and a password
+(``Basic``). What is shown must be right, also where nothing is needed. Routes say what they need by a parameter::
+
+    def studies(account: Reader, node: Node, trail: Asked) -> ...
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import datetime as dt
+import hmac
+import ipaddress
+import math
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import IntEnum
+from hashlib import sha256
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
+from starlette.datastructures import Headers
+
+from node.accounts import Role, digest, is_password, new_token
+from node.audit import Action, AuditEvent, Result
+from node.config import Web
+from node.errors import VoxelnodeError
+from node.index.accounts import Accounts, KnownAccount
+from node.web.polling import is_polled
+from node.web.throttle import Throttle
+from node.web.trail import AccountTrail, Trail
+
+__all__ = ["Access", "Account", "Admin", "Asked", "NotAuthenticated", "Reader", "Role", "TooManyTries", "Writer"]
+
+COOKIE, SECURE_COOKIE = "voxelnode", "__Host-voxelnode"
+"""Names of the cookie of a session; the second is one that a browser takes over HTTPS only, from us only."""
+
+HASHES_AT_ONCE = 2
+"""Argon2 takes 64 MiB and a core each time: passwords are checked one or two at a time, whatever is asked."""
+
+HASHES_WAITING = 4
+"""Requests that may wait for their turn, each on one of forty threads; a further one is refused at once."""
+
+HASH_WAIT_SECONDS = 3.0
+
+VERIFIED_PASSWORDS = 256
+"""Scripts show a name and a password with every request; that many pairs are not hashed each time."""
 
 
-class Role(IntEnum):
-    """What an account may do; each role may do what the lower ones may."""
+class NotAuthenticated(VoxelnodeError):
+    """Log in first, or show a token of `voxelnode account token`."""
 
-    READ = 1
-    WRITE = 2
-    ADMIN = 3
+
+class NotPermitted(VoxelnodeError):
+    """The account may not do this."""
+
+
+class TooManyTries(VoxelnodeError):
+    """Too many wrong passwords."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = math.ceil(seconds)
+        super().__init__(f"too many passwords were tried: wait {self.seconds} s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +77,276 @@ class Account:
     role: Role
 
 
-def _account(role: Role) -> Any:
+LOCAL = Account("local", Role.ADMIN)
+"""Whoever is on this machine, where [web] authentication asks for no account."""
+
+
+class Access:
+    """Finds out who asks; one for each node, safe to use from many threads."""
+
+    def __init__(
+        self,
+        web: Web,
+        accounts: Accounts,
+        trail: Trail,
+        now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+    ) -> None:
+        self._web, self._accounts, self.trail, self._now = web, accounts, trail, now
+        self._throttle = Throttle()
+        self._hashing = threading.Semaphore(HASHES_AT_ONCE)
+        self._places = threading.Semaphore(HASHES_AT_ONCE + HASHES_WAITING)
+        self._verified = _Verified()
+
+    def identify(self, request: Request) -> Account:
+        """Who asks, by what the request shows.
+
+        Raises
+        ------
+        NotAuthenticated
+            It shows nothing though it has to, or something that is wrong or over.
+        TooManyTries
+        """
+        if is_of_friend(request.headers, self._web.cors_origins) and not shows_token(request.headers):
+            raise NotAuthenticated("a page of [web] cors_origins shows a token of `voxelnode account token`")
+        scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return self._by_token(request, credentials.strip())
+        if scheme.lower() == "basic":
+            name, password = _basic(credentials)
+            return _account(self.check_password(name, password, address_of(request)))
+        if scheme:
+            raise NotAuthenticated("the Authorization header is neither Bearer nor Basic")
+        account = self._by_session(request)
+        if account is not None:
+            return account
+        if self._web.needs_account or (self._web.authentication == "auto" and is_forwarded(request)):
+            raise NotAuthenticated
+        return LOCAL
+
+    def check_password(self, name: str, password: str, address: str) -> KnownAccount:
+        """The account that this name and password are of.
+
+        Raises
+        ------
+        NotAuthenticated
+        TooManyTries
+        """
+        neighbourhood = neighbourhood_of(address)
+        wait = self._throttle.wait_seconds(neighbourhood)
+        if wait > 0:
+            raise TooManyTries(wait)
+        known = self._accounts.by_name(name)
+        if known is not None and self._has_fitted(password, known):
+            return known
+        fits = self._fits(neighbourhood, password, known)  # also without such an account: it takes as long
+        if known is None or not fits:
+            self._tell_login((name[:64], address), Result.MINOR_FAILURE, "wrong name or password")
+            raise NotAuthenticated("the name or the password is wrong")
+        self._throttle.succeeded(neighbourhood)
+        return known
+
+    def log_in(self, name: str, password: str, address: str) -> str:
+        """Open a session; returns the value of its cookie. Raises as `check_password`."""
+        known = self.check_password(name, password, address)
+        value, now = new_token(), self._now()
+        self._accounts.open_session(known.id, digest(value), now + self._session_time, now)
+        self._tell_login((known.name, address), Result.SUCCESS, "Login")
+        return value
+
+    def log_out(self, request: Request) -> None:
+        """End the session of a browser, if it has one."""
+        value = _cookie(request)
+        if not value:
+            return
+        found = self._accounts.by_session(digest(value), self._now())
+        if found is not None:
+            self._accounts.close_session(digest(value))
+            self._tell_login((found[0].name, address_of(request)), Result.SUCCESS, "Logout")
+
+    @property
+    def session_seconds(self) -> int:
+        """How long a session lasts without a request."""
+        return int(self._session_time.total_seconds())
+
+    @property
+    def _session_time(self) -> dt.timedelta:
+        return dt.timedelta(hours=self._web.session_hours)
+
+    def _by_token(self, request: Request, token: str) -> Account:
+        known = self._accounts.by_token(digest(token), self._now())
+        if known is None:
+            who = "unknown token", address_of(request)
+            event, action, detail = AuditEvent.USER_AUTHENTICATION, Action.EXECUTE, "a token that is wrong or over"
+            self.trail.tell(event, action, who, (), detail, Result.MINOR_FAILURE, once=True)
+            raise NotAuthenticated("the token is wrong or over: `voxelnode account token` makes another one")
+        return _account(known)
+
+    def _by_session(self, request: Request) -> Account | None:
+        value = _cookie(request)
+        if not value:
+            return None
+        found = self._accounts.by_session(digest(value), self._now())
+        if found is None:
+            return None
+        known, expires_at = found
+        is_late = expires_at - self._now() < self._session_time / 2  # not with every request: each would be a commit
+        if is_late and not is_polled(request.scope):
+            self._accounts.extend_session(digest(value), self._now() + self._session_time)
+        return _account(known)
+
+    def _has_fitted(self, password: str, known: KnownAccount) -> bool:
+        return known.password_hash is not None and self._verified.has(known.password_hash, password)
+
+    def _fits(self, neighbourhood: str, password: str, known: KnownAccount | None) -> bool:
+        hashed = known.password_hash if known is not None else None
+        with self._turn():
+            # A failure until the contrary is known: of tries that come at once no more are made than one by one.
+            wait = self._throttle.begin(neighbourhood)
+            if wait > 0:
+                raise TooManyTries(wait)
+            fits = is_password(password, hashed)
+        if fits and hashed is not None:
+            self._verified.add(hashed, password)
+        return fits
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """A turn to hash a password; a flood of tries must not take every thread that serves requests."""
+        if not self._places.acquire(blocking=False):
+            raise TooManyTries(HASH_WAIT_SECONDS)
+        try:
+            if not self._hashing.acquire(timeout=HASH_WAIT_SECONDS):
+                raise TooManyTries(HASH_WAIT_SECONDS)
+            try:
+                yield
+            finally:
+                self._hashing.release()
+        finally:
+            self._places.release()
+
+    def _tell_login(self, who: tuple[str, str], result: Result, detail: str) -> None:
+        self.trail.tell(AuditEvent.USER_AUTHENTICATION, Action.EXECUTE, who, (), detail, result)
+
+
+class _Verified:
+    """Pairs of hash and password that fit, each as an HMAC under a key of this process alone.
+
+    A password that is changed has another hash: what fitted before is not found any more.
+    """
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(32)
+        self._lock = threading.Lock()
+        self._pairs: OrderedDict[bytes, None] = OrderedDict()
+
+    def has(self, password_hash: str, password: str) -> bool:
+        with self._lock:
+            return self._pair(password_hash, password) in self._pairs
+
+    def add(self, password_hash: str, password: str) -> None:
+        with self._lock:
+            self._pairs[self._pair(password_hash, password)] = None
+            if len(self._pairs) > VERIFIED_PASSWORDS:
+                self._pairs.popitem(last=False)
+
+    def _pair(self, password_hash: str, password: str) -> bytes:
+        return hmac.digest(self._key, f"{password_hash}\0{password}".encode("utf-8", "replace"), sha256)
+
+
+def address_of(request: Request) -> str:
+    """Where a request comes from; behind one of [web] trusted_proxies, where the proxy says."""
+    return request.client.host if request.client is not None else ""
+
+
+def neighbourhood_of(address: str) -> str:
+    """What is likely one client: an address, of IPv6 the network of 64 bits that a subscriber has for himself."""
+    try:
+        known = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return address if known.version == 4 else str(ipaddress.ip_network((known, 64), strict=False))
+
+
+def is_forwarded(request: Request) -> bool:
+    """Whether a proxy brings it: then it may come from anywhere, though the connection is of this machine."""
+    return any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-real-ip", "via"))
+
+
+def is_of_friend(headers: Headers, cors_origins: Collection[str]) -> bool:
+    """Whether a page of [web] cors_origins asks, and no page of ours.
+
+    Its script shows a token. Neither what a browser adds by itself counts for it, a cookie or a password, nor that the
+    browser is on this machine: the page comes from elsewhere.
+    """
+    origin = headers.get("origin", "").lower()
+    if headers.get("sec-fetch-site") == "same-origin" or urlsplit(origin).netloc == headers.get("host", "").lower():
+        return False
+    return origin in {each.lower() for each in cors_origins}
+
+
+def shows_token(headers: Headers) -> bool:
+    """Whether an `Authorization` header shows a token, right or wrong."""
+    return headers.get("authorization", "").lower().startswith("bearer ")
+
+
+def _account(known: KnownAccount) -> Account:
+    return Account(known.name, known.role)
+
+
+def _basic(credentials: str) -> tuple[str, str]:
+    """Name and password, RFC 7617."""
+    try:
+        name, colon, password = base64.b64decode(credentials.strip(), validate=True).decode("utf-8").partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        colon = ""
+    if not colon:
+        raise NotAuthenticated("the Authorization header is no Basic credentials (RFC 7617)")
+    return name, password
+
+
+def _cookie(request: Request) -> str:
+    return request.cookies.get(SECURE_COOKIE) or request.cookies.get(COOKIE) or ""
+
+
+def _identified(request: Request) -> Account:
+    found: Account | None = getattr(request.state, "account", None)
+    if found is None:
+        access: Access = request.app.state.access
+        found = request.state.account = access.identify(request)
+    return found
+
+
+def _require(role: Role) -> Any:
     def account(request: Request) -> Account:
-        return Account("local", Role.ADMIN)
+        found = _identified(request)
+        if found.role < role:
+            access: Access = request.app.state.access
+            who, needed = (found.name, address_of(request)), role.name.lower()
+            detail = f"role {found.role.name.lower()} asked for what needs {needed}"
+            event = AuditEvent.SECURITY_ALERT
+            access.trail.tell(event, Action.EXECUTE, who, (), detail, Result.MINOR_FAILURE, once=True)
+            raise NotPermitted(
+                f"account {found.name} has the role {found.role.name.lower()}, this needs {needed}: ask an "
+                f"administrator for `voxelnode account role {found.name} {needed}`"
+            )
+        return found
 
     return Depends(account)
 
 
-Reader = Annotated[Account, _account(Role.READ)]
+def _trail(request: Request) -> AccountTrail:
+    access: Access = request.app.state.access
+    return access.trail.of(_identified(request).name, address_of(request))
+
+
+Reader = Annotated[Account, _require(Role.READ)]
 """Parameter of a route: who asks, who may at least read."""
 
-Writer = Annotated[Account, _account(Role.WRITE)]
+Writer = Annotated[Account, _require(Role.WRITE)]
 """Parameter of a route: who asks, who may store and convert."""
 
-Admin = Annotated[Account, _account(Role.ADMIN)]
+Admin = Annotated[Account, _require(Role.ADMIN)]
 """Parameter of a route: who asks, who may delete and change what is kept."""
+
+Asked = Annotated[AccountTrail, Depends(_trail)]
+"""Parameter of a route: where it tells what of a patient was asked for, taken or changed."""

@@ -2,19 +2,75 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 from node import __version__
-from node.web import health
+from node.web import health, login, metrics, ohif, pages, problems
+from node.web.access import Access
+from node.web.access_log import AccessLog
+from node.web.api import service as api
+from node.web.api.events import Streams
+from node.web.dicomweb import service as dicomweb
+from node.web.limits import Limits
+from node.web.security import Security
 from node.web.services import Services
+from node.web.trail import Trail
 
 
 def application(services: Services) -> FastAPI:
-    """All that the node serves over HTTP."""
+    """All that the node serves over HTTP.
+
+    ``app.state`` has `services`, `access` and `stopping`, an event that streams which would never end look at.
+    """
     app = FastAPI(
-        title="voxelnode", version=__version__, docs_url=None, redoc_url=None, openapi_url="/api/v1/openapi.json"
+        title="voxelnode",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/v1/openapi.json",
+        middleware=_middleware(services),
+        lifespan=_lifespan,
     )
+    trail = Trail(services.audit, services.settings.dicom.ae_title)
     app.state.services = services
-    for router in (health.router,):
+    app.state.access = Access(services.settings.web, services.index.accounts, trail)
+    app.state.stopping = threading.Event()
+    app.state.streams = Streams()
+    problems.install(app)
+    for router in (health.router, metrics.router, login.router, api.router, dicomweb.router, ohif.router, pages.router):
         app.include_router(router)
+    app.mount("/static", pages.Assets())
     return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    yield
+    services: Services = app.state.services
+    services.decoder.close()
+
+
+def _middleware(services: Services) -> list[Middleware]:
+    """What stands before the routes, the outermost first."""
+    web = services.settings.web
+    stands = [
+        Middleware(AccessLog, metrics=services.metrics),
+        Middleware(Security, web=web),
+        Middleware(Limits, upload_bytes=web.maximum_upload_bytes),
+    ]
+    if web.cors_origins:  # a token is shown by the script itself: cookies and passwords of a browser are not taken
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=list(web.cors_origins),
+            allow_methods=["GET", "HEAD", "POST"],
+            allow_headers=["Authorization", "Content-Type", "Accept", "Range"],
+            expose_headers=["Content-Disposition", "Content-Range", "ETag", "Location", "Warning"],
+        )
+        stands.insert(1, cors)
+    return stands

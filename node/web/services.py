@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -11,14 +11,16 @@ from fastapi import Depends, Request
 from node.archive.filesystem import Archive
 from node.audit import Audit
 from node.config import Settings
+from node.decoding import Decoder
 from node.index.database import Index
+from node.index.records import Refused
 from node.ingest import Ingest
 from node.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The parts of a running node; `actions` are those that commands have too (`node.app.Store.actions`)."""
+    """The parts of a running node; `actions` are those that commands have too (`node.store.Store.actions`)."""
 
     settings: Settings
     archive: Archive
@@ -27,6 +29,11 @@ class Services:
     metrics: Metrics
     audit: Audit
     actions: Mapping[str, Callable[..., Mapping[str, Any]]]
+    decoder: Decoder = field(default_factory=Decoder)
+    parts: Mapping[str, Callable[[], bool]] = field(default_factory=dict)
+    """What else has to work for the node to be ready, by name."""
+    on_refusal: Callable[[Refused], None] = lambda refused: None
+    """Told of each instance that was refused (see `node.rejections`)."""
 
 
 def _services(request: Request) -> Services:

@@ -22,7 +22,7 @@ from node.worker.housekeeping import Housekeeping
 
 log = structlog.get_logger()
 
-POLL_SECONDS = 0.25
+POLL_SECONDS = 0.5
 CLOCK_STEP = dt.timedelta(seconds=2)
 """A difference between wall clock and monotonic clock that slewing does not explain."""
 
@@ -68,6 +68,11 @@ class Worker:
         """Begin to claim."""
         self._index.rearm(self._clock.moment)
         self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether series that become due will be claimed."""
+        return self._thread.is_alive()
 
     def stop(self, seconds: float) -> None:
         """Claim no more; what is under way may finish within `seconds`, else it is handed back to be due at once."""

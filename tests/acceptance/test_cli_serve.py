@@ -2,6 +2,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -57,6 +58,7 @@ def test_serve_tells_once_that_it_is_ready_answers_and_ends_with_0(serve, tmp_pa
     process = serve("--root", "here", "--aet", "PACS1")
     title, host, port, root = ready(process)
     assert (title, host, root) == ("PACS1", "127.0.0.1", str(tmp_path / "here"))
+    assert re.fullmatch(r"pages, REST and DICOMweb: http://127\.0\.0\.1:\d+/\n", process.stdout.readline())
     assert echo(title, host, port)["ok"] is True
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
@@ -79,6 +81,29 @@ def test_the_first_signal_asks_to_stop_and_the_second_aborts(first: signal.Signa
         assert process.stdout.readline() == "draining\n"
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=30) == 1
+
+
+def test_systemd_hears_when_the_node_is_ready_alive_and_stopping(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(60)
+        with subprocess.Popen(
+            [*VOXELNODE, "serve", "--root", str(tmp_path / "root"), "--port", "0", "--web-port", "0"],
+            env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "9000000"},
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        ) as process:  # fmt: skip
+            try:
+                title, host, port, _ = ready(process)
+                assert manager.recv(4096).decode() == f"READY=1\nSTATUS=AE {title} on {host}:{port}"
+                assert manager.recv(4096) == b"WATCHDOG=1"
+                process.terminate()
+                heard = b"WATCHDOG=1"
+                while heard == b"WATCHDOG=1":
+                    heard = manager.recv(4096)
+                assert heard == b"STOPPING=1\nSTATUS=draining"
+                assert process.wait(60) == 0
+            finally:
+                process.kill()
 
 
 def test_a_second_node_on_one_root_is_refused_with_the_reason(serve) -> None:

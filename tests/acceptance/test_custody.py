@@ -15,7 +15,7 @@ from pydicom import Dataset, dcmread
 from node import logs
 from node.audit import verify
 from node.media import LeftOut, find_instances
-from node.scp.requestor import NoAssociation
+from node.scp.negotiation import NoAssociation
 from node.scp.send import NotSent, send_files
 from tests import make
 from tests.acceptance.served import Served, until

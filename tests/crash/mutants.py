@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-from node import app, ingest
+from node import ingest, store
 from node.archive import filesystem
 from node.archive.filesystem import Archive, PartFile
 from node.index.database import Index
@@ -49,7 +49,7 @@ def no_new_folder_sync() -> None:
 
 def no_root_sync() -> None:
     """The names of the folders of a new root are not synced."""
-    app.make_folder = filesystem.make_folder = lambda folder: folder.mkdir(parents=True, exist_ok=True)
+    store.make_folder = filesystem.make_folder = lambda folder: folder.mkdir(parents=True, exist_ok=True)
 
 
 def no_commit_sync() -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from node.app import Store
 from node.config import Settings, Storage
+from node.store import Store
 from tests.crash.checker import Checker
 from tests.crash.disk import Disk, Sync, leave, syncs
 from tests.crash.harness import Node

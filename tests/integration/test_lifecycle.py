@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -500,3 +501,13 @@ def test_a_worker_follows_a_step_of_the_clock_while_a_series_waits(root: Root, h
     finally:
         worker.stop(10)
     assert events(root) == []
+
+
+def test_many_readers_do_not_keep_the_worker_from_what_is_due(root: Root) -> None:
+    [ds] = make.ct_series(1)
+    root.take(ds)
+    root.clock.move(61)
+    with ExitStack() as readers:
+        for _ in range(40):
+            readers.enter_context(root.index.reading()).count("v_images")
+        assert root.index.claim_due_series(root.clock()) is not None

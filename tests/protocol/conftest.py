@@ -25,6 +25,7 @@ from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotification, MaximumLengthNotification
 
 from node.archive.filesystem import Archive
+from node.audit import Audit
 from node.config import Dicom, Peer, Settings
 from node.durable import sync_folder
 from node.index.database import Index
@@ -121,9 +122,14 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     started: list[Running] = []
 
     def start(
-        peers: dict[str, Peer] | None = None, ingest: Any = None, reserve_bytes: int = 0, **dicom: Any
+        peers: dict[str, Peer] | None = None,
+        ingest: Any = None,
+        reserve_bytes: int = 0,
+        audit: Audit | None = None,
+        root: Path | None = None,
+        **dicom: Any,
     ) -> Running:
-        root = tmp_path / f"root{len(started)}"
+        root = root or tmp_path / f"root{len(started)}"
         settings = Settings(
             dicom=Dicom(**({"host": "127.0.0.1", "port": 0} | dicom)),
             peers=peers or {},
@@ -133,7 +139,7 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         index = Index(root, sync_folder, metrics)
         real = Ingest(archive, index, metrics, lambda title: 60.0, settings.dicom.maximum_instance_bytes)
         rejections = Rejections(index)
-        listener = Listener(settings, ingest(real) if ingest else real, metrics, rejections.record)
+        listener = Listener(settings, ingest(real) if ingest else real, metrics, rejections.record, audit)
         running = Running(listener, real, metrics, root)
         running.host, running.port = listener.start()
         started.append(running)

@@ -9,8 +9,9 @@ import pytest
 from pydicom import Dataset
 from pynetdicom import AE, evt
 
-from node.scp.find import STUDY_ROOT_FIND, NotFound, find_instance_count
-from node.scp.requestor import NoAssociation
+from node.dicom.uids import STUDY_ROOT_FIND
+from node.scp.find import NotFound, find_instance_count
+from node.scp.negotiation import NoAssociation
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from pynetdicom.pdu_primitives import AsynchronousOperationsWindowNegotiation, S
 from tests.make import instance
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,
+    VERIFICATION,
     Raw,
     Running,
     associate,
@@ -130,14 +131,18 @@ def test_answers_are_cut_to_what_the_peer_can_take(node: Running) -> None:
     assert decoded(b"".join(parts))[0x0900] == b"\0\0"
 
 
-def test_an_operations_window_and_other_roles_are_declined(node: Running) -> None:
+def test_an_operations_window_and_roles_of_other_services_are_declined(node: Running) -> None:
     window = AsynchronousOperationsWindowNegotiation()
     window.maximum_number_operations_invoked = window.maximum_number_operations_performed = 8
-    role = SCP_SCU_RoleSelectionNegotiation()
-    role.sop_class_uid, role.scu_role, role.scp_role = CT_IMAGE_STORAGE, True, True
-    assoc = associate(node, ext_neg=[window, role])
+    roles = []
+    for syntax in (CT_IMAGE_STORAGE, VERIFICATION):
+        role = SCP_SCU_RoleSelectionNegotiation()
+        role.sop_class_uid, role.scu_role, role.scp_role = syntax, True, True
+        roles.append(role)
+    assoc = associate(node, ext_neg=[window, *roles])
     assert assoc.acceptor.asynchronous_operations == (1, 1)
-    assert assoc.acceptor.role_selection == {}
+    [(syntax, answer)] = assoc.acceptor.role_selection.items()  # C-GET needs storage classes both ways
+    assert (syntax, answer.scu_role, answer.scp_role) == (CT_IMAGE_STORAGE, True, True)
     assoc.release()
 
 

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.resources
 import os
 import shutil
 import socket
 import subprocess
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pynetdicom.dimse import DIMSEServiceProvider
 
-from node.scp import send as node_scp_send
 from node.scp.echo import verify
-from node.scp.requestor import NoAssociation, association
+from node.scp.negotiation import NoAssociation
 from node.scp.send import NotSent, send_files
 from tests.make import ct_series, instance
 from tests.protocol.conftest import Running, after_file_meta, until
@@ -126,43 +120,6 @@ def test_our_own_sender_sends_the_bytes_of_the_file(node: Running, name: str) ->
     assert [row["calling_ae_title"] for row in node.rows()] == ["SENDER"]
 
 
-class Lingering(threading.Event):
-    """A checkpoint whose passing takes a while; meanwhile pynetdicom's thread counts as paused."""
-
-    def wait(self, timeout: float | None = None) -> bool:
-        passed = super().wait(timeout)
-        time.sleep(0.05)
-        return passed
-
-
-def test_an_answer_that_pynetdicoms_thread_snatches_is_not_lost(
-    node: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    @contextlib.contextmanager
-    def lingering(*arguments: Any) -> Iterator[Any]:
-        with association(*arguments) as assoc:
-            checkpoint = assoc._reactor_checkpoint
-            assoc._reactor_checkpoint = Lingering()
-            assoc._reactor_checkpoint.set()
-            checkpoint.set()
-            yield assoc
-
-    get_message = DIMSEServiceProvider.get_msg
-
-    def late(provider: DIMSEServiceProvider, block: bool = False) -> Any:
-        if block:
-            time.sleep(0.1)
-        return get_message(provider, block)
-
-    monkeypatch.setattr(DIMSEServiceProvider, "get_msg", late)
-    monkeypatch.setattr(node_scp_send, "association", lingering)
-    paths = []
-    for number, ds in enumerate(ct_series(8)):
-        paths.append(tmp_path / f"{number}.dcm")
-        ds.save_as(paths[-1], enforce_file_format=True)
-    assert send_files(paths, node.host, node.port, "SENDER", "VOXELNODE", timeout=3) == 8
-
-
 def test_more_kinds_than_one_association_can_hold_are_sent_in_several(node: Running, tmp_path: Path) -> None:
     paths = []
     for number in range(130):
@@ -172,7 +129,7 @@ def test_more_kinds_than_one_association_can_hold_are_sent_in_several(node: Runn
     assert send_files(paths, node.host, node.port, "SENDER", "VOXELNODE") == 130
     assert len(node.rows()) == 130
     assert node.settled()
-    assert node.count("associations_total{outcome=released}") == 2
+    assert node.count("associations_total{outcome=released}") == 3
 
 
 def test_a_refused_context_names_the_file(node: Running, tmp_path: Path) -> None:

@@ -9,8 +9,17 @@ import threading
 import pynetdicom
 import pytest
 from pynetdicom import AE, _config, acse, association, dimse, dul, evt, fsm, timer, transport
-from pynetdicom.pdu import A_ABORT_RQ
+from pynetdicom.dimse_primitives import C_GET, C_MOVE, N_ACTION
+from pynetdicom.pdu import (
+    A_ABORT_RQ,
+    A_ASSOCIATE_AC,
+    A_ASSOCIATE_RJ,
+    A_ASSOCIATE_RQ,
+    A_RELEASE_RP,
+    A_RELEASE_RQ,
+)
 from pynetdicom.pdu_primitives import A_P_ABORT
+from pynetdicom.presentation import PresentationContext
 
 
 @pytest.fixture
@@ -108,6 +117,33 @@ def test_events_and_primitives_still_carry_their_names() -> None:
     abort.source, abort.reason_diagnostic = 2, 6
     lost.provider_reason = 0
     assert abort.encode() == b"\x07\x00\x00\x00\x00\x04\x00\x00\x02\x06"
+
+
+def test_accepted_contexts_still_tell_our_roles() -> None:
+    answer = PresentationContext()
+    answer._as_scp, answer._as_scu = True, False
+    assert (answer.as_scp, answer.as_scu) == (True, False)
+    assert callable(association.ServiceUser.add_negotiation_item)
+
+
+def test_requests_still_carry_what_our_own_services_read() -> None:
+    for primitive, names in {
+        C_MOVE: ("MessageID", "MoveDestination", "Identifier"),
+        C_GET: ("MessageID", "Identifier"),
+        N_ACTION: ("MessageID", "RequestedSOPInstanceUID", "ActionTypeID", "ActionInformation"),
+    }.items():
+        assert all(hasattr(primitive(), name) for name in names), primitive
+    text = source(association.Association._run_reactor)
+    assert "self._serve_request(msg, " in text, "`Reader` serves C-MOVE, C-GET and N-ACTION in its place"
+
+
+def test_the_negotiation_of_a_requestor_is_still_encoded_from_primitives() -> None:
+    for pdu in (A_ASSOCIATE_RQ(), A_RELEASE_RQ(), A_RELEASE_RP()):
+        assert callable(pdu.from_primitive)
+        assert callable(pdu.encode)
+    for pdu in (A_ASSOCIATE_AC(), A_ASSOCIATE_RJ()):
+        assert callable(pdu.decode)
+        assert callable(pdu.to_primitive)
 
 
 def test_the_timer_still_has_the_methods_that_ours_replaces() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from node.cli.example import example_toml
-from node.config import Settings
+from node.config import Hook, Settings
 from node.configuration import Configuration, load
 from node.errors import UsageError
 
@@ -152,8 +152,10 @@ def test_every_key_that_the_example_shows_is_its_default() -> None:
         if line.startswith(("[", "#[")) or (line.startswith("#") and " = " in line and not line.startswith("# "))
     )
     settings = Settings.model_validate(tomllib.loads(shown))
-    assert settings.model_copy(update={"peers": {}}) == Settings()
+    assert settings.model_copy(update={"peers": {}, "hooks": {}}) == Settings()
     assert settings.peers["CT1"].ae_title == "CT1"
+    hook = settings.hooks["pipeline"]
+    assert hook == Hook(on=hook.on, url=hook.url)
 
 
 def test_every_key_says_what_it_does() -> None:

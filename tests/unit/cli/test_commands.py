@@ -43,8 +43,8 @@ def test_the_version_is_that_of_the_package(run) -> None:
         (["import", "absent"], "voxelnode import: Invalid value for 'PATH...'"),
         (["convert", "."], "voxelnode convert: Missing option '--out'"),
         (["severe"], "voxelnode: No such command 'severe'"),
-        (["echo", "PACS"], "voxelnode echo: Invalid value: 'PACS' is not AET@HOST:PORT"),
-        (["echo", "PACS@host:99999"], "voxelnode echo: Invalid value: 'PACS@host:99999' is not AET@HOST:PORT"),
+        (["echo", "PACS"], "voxelnode: 'PACS' is no name in [peers], and not AET@HOST:PORT"),
+        (["echo", "PACS@host:99999"], "voxelnode: 'PACS@host:99999' is no name in [peers], and not AET@HOST:PORT"),
         (
             ["serve", "--port", "70000"],
             "voxelnode: flag: dicom.port: 70000: input should be less than or equal to 65535",
@@ -173,7 +173,7 @@ def test_an_unexpected_error_is_one_line(run, monkeypatch: pytest.MonkeyPatch) -
 
 def test_help_loads_no_library_that_is_only_needed_at_work() -> None:
     code = (
-        "import sys; from node.cli.application import app; "
+        "import sys; from node.cli.application import application; application(); "
         "heavy = {'pydicom', 'pynetdicom', 'numpy', 'sqlalchemy', 'alembic', 'nibabel', 'SimpleITK', 'pydantic'}; "
         "print(*sorted(heavy & set(sys.modules)))"
     )

@@ -13,7 +13,14 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pynetdicom.dsutils import decode
 
-from node.dicom.command import MalformedCommand, decode_command, encode_c_store_response
+from node.dicom.command import (
+    NO_DATA_SET,
+    Element,
+    MalformedCommand,
+    decode_command,
+    encode_c_store_response,
+    encode_command,
+)
 from node.dicom.status import Answer
 
 
@@ -74,3 +81,33 @@ def test_success_carries_no_comment() -> None:
 def test_noise_is_decoded_or_malformed_and_nothing_else(noise: bytes) -> None:
     with contextlib.suppress(MalformedCommand):
         decode_command(noise)
+
+
+def test_a_command_set_is_read_by_pydicom_as_it_was_meant() -> None:
+    data = encode_command(
+        {
+            Element.AFFECTED_SOP_CLASS_UID: "1.2.840.10008.5.1.4.1.2.2.2",
+            Element.COMMAND_FIELD: 0x8021,
+            Element.MESSAGE_ID_RESPONDED_TO: 7,
+            Element.DATA_SET_TYPE: NO_DATA_SET,
+            Element.STATUS: 0xA900,
+            Element.OFFENDING_ELEMENT: 0x0020000D,
+            Element.ERROR_COMMENT: "no such level",
+            Element.REMAINING: 3,
+        }
+    )
+    ds = decode(BytesIO(data), True, True)
+    assert ds.CommandGroupLength == len(data) - 12
+    assert (ds.AffectedSOPClassUID, ds.CommandField) == ("1.2.840.10008.5.1.4.1.2.2.2", 0x8021)
+    assert (ds.MessageIDBeingRespondedTo, ds.Status, ds.OffendingElement) == (7, 0xA900, 0x0020000D)
+    assert (ds.ErrorComment, ds.NumberOfRemainingSuboperations) == ("no such level", 3)
+    command = decode_command(data)
+    assert command.is_response
+    assert (command.responded_to, command.status, command.comment) == (7, 0xA900, "no such level")
+    assert (command.number(Element.REMAINING), command.number(Element.FAILED)) == (3, None)
+
+
+def test_a_comment_of_a_peer_cannot_move_the_cursor() -> None:
+    data = encoded(CommandField=0x8021, CommandDataSetType=0x0101, MessageIDBeingRespondedTo=1, Status=0xA700)
+    comment = b"\x00\x00\x02\x09\x06\x00\x00\x00no\x1b[2J"[: 8 + 6]
+    assert decode_command(data + comment).comment == "no?[2J"

@@ -114,3 +114,25 @@ def test_a_connection_that_gives_way_and_an_association_that_is_rejected_are_tol
         ("connection", "pending connections", "10.0.0.1", ""),
         ("association", "calling AE title", "10.0.0.2", "CT1"),
     ]
+
+
+def test_what_a_peer_may_do_is_told_by_its_title_and_address() -> None:
+    doorkeeper = admission(
+        {
+            "ct": Peer(ae_title="CT", networks=(ip_network("10.1.0.0/16"),), may=("store", "echo")),
+            "reader": Peer(ae_title="CT", networks=(ip_network("10.2.0.0/16"),), may=("query",)),
+            "any": Peer(ae_title="ANY"),
+        }
+    )
+    assert doorkeeper.permitted("10.1.2.3", "CT") == {"store", "echo"}
+    assert doorkeeper.permitted("::ffff:10.2.2.3", "CT") == {"query"}
+    assert doorkeeper.permitted("10.3.2.3", "CT") == set()
+    assert doorkeeper.permitted("10.3.2.3", "STRANGER") == set()
+    assert doorkeeper.permitted("10.3.2.3", "ANY") == {"echo", "store", "query", "retrieve", "commit"}
+
+
+def test_without_peers_strangers_may_store_and_not_read() -> None:
+    assert admission().permitted("10.3.2.3", "STRANGER") == {"echo", "store"}
+    assert admission().permitted("::ffff:10.3.2.3", "STRANGER") == {"echo", "store"}
+    for here in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
+        assert admission().permitted(here, "STRANGER") == {"echo", "store", "query", "retrieve", "commit"}

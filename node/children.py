@@ -1,0 +1,168 @@
+"""Child processes for what may crash, hang or leak: pixels of strangers, plugins of others.
+
+`Child` is the node's end of one; the functions are for the child's.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection, wait
+from time import monotonic
+from typing import Any
+
+from node.errors import VoxelnodeError
+
+_CHECK_SECONDS = 0.2
+
+
+class ChildDied(VoxelnodeError):
+    """The child process ended without an answer.
+
+    Parameters
+    ----------
+    exitcode : int or None
+        Below 0: of the signal that ended it.
+    """
+
+    def __init__(self, exitcode: int | None) -> None:
+        super().__init__(f"the child process ended with status {exitcode}")
+        self.exitcode = exitcode
+
+
+class ChildLate(VoxelnodeError):
+    """The child process gave no answer in time, and was ended."""
+
+
+class ChildCancelled(VoxelnodeError):
+    """The node stops; the child process was ended."""
+
+
+class Child:
+    """One child process at a time, used by one thread.
+
+    It starts with the first question and serves many, since starting one costs most of a second; it is replaced when it
+    dies, is late or has served its share.
+
+    Parameters
+    ----------
+    serve : callable
+        Runs in the child, with its end of the pipe and `arguments`: answers question after question until the pipe
+        closes (see `questions`).
+    name : str
+        Of the process.
+    answers : int or None
+        The share of one child; None: no end to it.
+    """
+
+    def __init__(self, serve: Callable[..., None], *arguments: object, name: str, answers: int | None = None) -> None:
+        self._serve, self._arguments, self._name, self._answers = serve, arguments, name, answers
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._pipe: Connection | None = None
+        self._served = 0
+
+    def ask(self, question: object, seconds: float, cancelled: threading.Event) -> Any:
+        """Return the child's answer.
+
+        Raises
+        ------
+        ChildDied
+        ChildLate
+            There is none after so many seconds.
+        ChildCancelled
+            `cancelled` was set first.
+        """
+        pipe, process = self._running()
+        deadline = monotonic() + seconds
+        try:
+            pipe.send(question)
+            while not wait([pipe, process.sentinel], timeout=_CHECK_SECONDS):
+                if cancelled.is_set():
+                    raise ChildCancelled
+                if monotonic() > deadline:
+                    raise ChildLate
+            answer = pipe.recv()
+        except (EOFError, OSError) as error:
+            process.join()
+            died = ChildDied(process.exitcode)
+            self.close()
+            raise died from error
+        except VoxelnodeError:
+            self.close()
+            raise
+        self._served += 1
+        if self._served == self._answers:
+            self.close()
+        return answer
+
+    def close(self) -> None:
+        """End the child, whatever it does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._process.close()
+        if self._pipe is not None:
+            self._pipe.close()
+        self._process = self._pipe = None
+
+    def _running(self) -> tuple[Connection, multiprocessing.process.BaseProcess]:
+        if self._process is None or self._pipe is None or not self._process.is_alive():
+            self.close()
+            context = multiprocessing.get_context("spawn")
+            self._pipe, theirs = context.Pipe()
+            self._process = context.Process(target=self._serve, args=(theirs, *self._arguments), name=self._name)
+            self._process.start()
+            theirs.close()
+            self._served = 0
+        return self._pipe, self._process
+
+
+def settle() -> None:
+    """Begin a child: signals are left to the node, nothing is printed, and it ends when the node does."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C is for the node, which decides what becomes of us
+        signal.signal(number, signal.SIG_IGN)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):  # codecs and plugins print what they read, and that may be patient data
+        os.dup2(silence, stream)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def limit_memory(memory_bytes: int) -> None:
+    """Bound the address space of this process; its memory is never dumped."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def limit_processor_time(seconds: int) -> None:
+    """Let this process use so many seconds of processor time from now on; SIGXCPU ends it then."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    end = int(used.ru_utime + used.ru_stime) + seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (end, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+
+
+def questions(pipe: Connection) -> Iterator[Any]:
+    """What is asked through a pipe, until it closes."""
+    while True:
+        try:
+            question = pipe.recv()
+        except EOFError:
+            return
+        yield question
+
+
+def place_of(error: Exception) -> str:
+    """Say what an error was and where: its text may quote patient data, its place does not."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {place.name}, line {place.lineno} of {os.path.basename(place.filename)}"

@@ -1,0 +1,171 @@
+"""``voxelnode account add|role|list|remove|token|revoke``."""
+
+from __future__ import annotations
+
+import datetime as dt
+import getpass
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.output import print_json, print_table
+from node.errors import UsageError
+
+if TYPE_CHECKING:
+    from node.config import Settings
+
+app = typer.Typer(help="Who may ask over HTTP.", no_args_is_help=True)
+
+ROLES = "read, write (store, convert) or admin (delete)"
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the account.")]
+Label = Annotated[str, typer.Option("--label", metavar="TEXT", help="What the token is for, such as its script.")]
+
+
+@app.command()
+def add(
+    name: Name,
+    role: Annotated[
+        str | None,
+        typer.Option("--role", metavar="ROLE", help=f"{ROLES}. [default: read, or what the account has]"),
+    ] = None,
+    no_password: Annotated[
+        bool, typer.Option("--no-password", help="Tokens only: for scripts. [default: asks for a password]")
+    ] = False,
+    config: ConfigFile = None,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Make an account, or give one another password, which may come on standard input."""
+    settings = _settings(config, root)
+
+    from node.accounts import hash_password, require_name
+
+    require_name(name)
+    password_hash = None if no_password else hash_password(_password())
+    done = _perform(settings, "set-account", name=name, role=role, password_hash=password_hash)
+    if json:
+        print_json({"account": name, **done})
+    else:
+        print(f"account {name}, role {done['role']}: {'made' if done['new'] else 'changed; logged out everywhere'}")
+
+
+@app.command("role")
+def role_(
+    name: Name,
+    role: Annotated[str, typer.Argument(metavar="ROLE", help=f"{ROLES}.")],
+    config: ConfigFile = None,
+    root: Root = None,
+) -> None:
+    """Let an account do more or less, from its next request on."""
+    _perform(_settings(config, root), "set-role", name=name, role=role)
+    print(f"account {name}, role {role}")
+
+
+@app.command("list")
+def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+    """Tell which accounts and tokens there are."""
+    settings = load(config, storage__root=root).settings
+
+    from node.index.database import reading
+
+    with reading(settings.storage.root) as index:
+        accounts = index.listed_accounts()
+    rows: list[dict[str, Any]] = [
+        {
+            "name": account.name,
+            "role": account.role.name.lower(),
+            "password": account.has_password,
+            "created_at": account.created_at,
+            "tokens": [{"label": label, "created_at": made, "expires_at": end} for label, made, end in account.tokens],
+        }
+        for account in accounts
+    ]
+    if json:
+        print_json(rows)
+    else:
+        print_table(
+            f"{len(rows)} accounts",
+            ("name", "role", "password", "made", "tokens"),
+            [
+                (
+                    row["name"],
+                    row["role"],
+                    "yes" if row["password"] else "no",
+                    row["created_at"],
+                    ", ".join(_token_cell(token) for token in row["tokens"]),
+                )
+                for row in rows
+            ],
+        )
+
+
+@app.command()
+def remove(name: Name, config: ConfigFile = None, root: Root = None) -> None:
+    """Take an account away with its tokens, and log it out everywhere."""
+    _perform(_settings(config, root), "remove-account", name=name)
+    print(f"account {name} removed")
+
+
+@app.command()
+def token(
+    name: Name,
+    label: Label,
+    days: Annotated[
+        int | None, typer.Option("--days", metavar="N", min=1, max=36525, help="How long it lasts. [default: no end]")
+    ] = None,
+    config: ConfigFile = None,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Make a token of an account, for a script, and print it: it is shown this once."""
+    settings = _settings(config, root)
+
+    from node.accounts import digest, new_token
+
+    made = new_token()
+    end = None if days is None else (dt.datetime.now(dt.UTC) + dt.timedelta(days=days)).isoformat()
+    _perform(settings, "add-token", name=name, label=label, sha256=digest(made), expires_at=end)
+    if json:
+        print_json({"account": name, "label": label, "token": made, "expires_at": end})
+    else:
+        print(made)
+
+
+@app.command()
+def revoke(name: Name, label: Label, config: ConfigFile = None, root: Root = None) -> None:
+    """Take a token away: from now on it opens nothing."""
+    _perform(_settings(config, root), "remove-token", name=name, label=label)
+    print(f"token {label!r} of {name} removed")
+
+
+def _settings(config: Any, root: Any) -> Settings:
+    settings: Settings = load(config, storage__root=root).settings
+
+    from node import logs
+
+    logs.configure("warning", settings.log.format)
+    return settings
+
+
+def _perform(settings: Settings, action: str, **arguments: Any) -> dict[str, Any]:
+    from node.store import perform
+
+    return perform(settings, action, **arguments, who=getpass.getuser())
+
+
+def _password() -> str:
+    """Typed twice on a terminal, else the first line of standard input; never an argument, which others could see."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    password = getpass.getpass("Password: ")
+    if getpass.getpass("Once more: ") != password:
+        raise UsageError("the two passwords differ: nothing was changed")
+    return password
+
+
+def _token_cell(token: dict[str, Any]) -> str:
+    end = token["expires_at"]
+    return token["label"] if end is None else f"{token['label']} (until {end:%Y-%m-%d})"

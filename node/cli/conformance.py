@@ -1,0 +1,41 @@
+"""``voxelnode conformance``."""
+
+from __future__ import annotations
+
+import json as jsons
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from node.cli.options import ConfigFile, load
+
+
+class Format(StrEnum):
+    """Of the statement."""
+
+    MD = "md"
+    JSON = "json"
+
+
+def conformance(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file, not to standard output.")
+    ] = None,
+    format: Annotated[Format, typer.Option("--format", help="Markdown for people, JSON for programs.")] = Format.MD,
+    config: ConfigFile = None,
+) -> None:
+    """Write the DICOM Conformance Statement of this version, with the values of the configuration."""
+    settings = load(config).settings
+
+    from node.conformance.statement import statement, statement_for_programs
+
+    if format is Format.JSON:
+        text = jsons.dumps(statement_for_programs(settings), indent=2, ensure_ascii=False) + "\n"
+    else:
+        text = statement(settings)
+    if output is None:
+        print(text, end="")
+    else:
+        output.write_text(text, encoding="utf-8")

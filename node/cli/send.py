@@ -1,0 +1,134 @@
+"""``voxelnode send``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.output import print_fields, print_json, printable
+
+if TYPE_CHECKING:
+    from node.index.database import ReadIndex
+    from node.index.selection import Selected
+    from node.scp.send import Sent, Transcode
+
+SHOWN_FAILURES = 20
+"""How many instances that were not sent are named; ``--json`` names all."""
+
+
+def send(
+    to: Annotated[str, typer.Option("--to", metavar="PEER", help="A name in [peers], or AET@HOST:PORT.")],
+    uids: Annotated[
+        list[str] | None, typer.Argument(metavar="[UID]...", help="Studies, series or instances of the archive.")
+    ] = None,
+    patient: Annotated[
+        str | None, typer.Option("--patient", metavar="ID", help="Every study of the patient with this Patient ID.")
+    ] = None,
+    config: ConfigFile = None,
+    root: Root = None,
+    calling_aet: Annotated[
+        str | None, typer.Option("--calling-aet", metavar="AET", help="Our own AE title. [default: dicom.ae_title]")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Send stored instances to another node (C-STORE), as they are stored wherever it takes that."""
+    settings = load(config, storage__root=root).settings
+    if not uids and patient is None:
+        raise typer.BadParameter("name what to send: UIDs, or --patient ID.")
+    folder = settings.storage.root.absolute()
+
+    from node.index.database import reading
+    from node.scp import send as sending
+    from node.scp.addresses import address_of
+    from node.scp.stored import outgoing_of
+
+    peer = address_of(to, settings)
+    with reading(folder) as index:
+        instances = [one for selected in _selected(index, uids or [], patient) for one in outgoing_of(selected, folder)]
+    instances = list(dict.fromkeys(instances))
+    calling = calling_aet or settings.dicom.ae_title
+    results: list[Sent] = []
+    with _progress(len(instances)) as advance, _transcoder(folder) as transcode:
+        for sent in sending.send(instances, peer, calling, transcode, settings.dicom.response_seconds):
+            results.append(sent)
+            advance()
+    _print_results(results, json)
+
+
+def _selected(index: ReadIndex, uids: list[str], patient: str | None) -> Iterator[Selected]:
+    """What each UID, or the Patient ID, selects; each must select something."""
+    from node.dicom.keys import Level
+    from node.dicom.retrieval import Selection
+    from node.errors import UsageError
+
+    for uid in uids:
+        several = (
+            Selection(Level.STUDY, study_instance_uids=(uid,)),
+            Selection(Level.SERIES, series_instance_uids=(uid,)),
+            Selection(Level.IMAGE, sop_instance_uids=(uid,)),
+        )
+        found = next((one for each in several if (one := index.selected_instances(each)).instances), None)
+        if found is None:
+            raise UsageError(f"{uid} is no study, series or instance of this archive; `voxelnode series` lists them")
+        yield found
+    if patient is not None:
+        found = index.selected_instances(Selection(Level.PATIENT, patient_id=patient))
+        if not found.instances:
+            raise UsageError("there is no study of a patient with this Patient ID")
+        yield found
+
+
+@contextmanager
+def _transcoder(folder: Path) -> Iterator[Transcode]:
+    from node.decoding import Decoder
+    from node.scp.stored import Transcoder
+
+    decoder = Decoder()
+    try:
+        yield Transcoder(decoder, folder)
+    finally:
+        decoder.close()
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    """A progress bar on a terminal; gives what moves it by one."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("sending", total=total)
+        yield lambda: bar.advance(task)
+
+
+def _why(sent: Sent) -> str:
+    return printable(f"{sent.reason} {sent.comment}".rstrip())
+
+
+def _print_results(results: list[Sent], json: bool) -> None:
+    from node.scp.send import Fate
+
+    failed = [sent for sent in results if sent.fate is Fate.FAILED]
+    counts = {
+        "sent": sum(sent.fate is Fate.COMPLETED for sent in results),
+        "sent with a warning": sum(sent.fate is Fate.WARNING for sent in results),
+        "not sent": len(failed),
+    }
+    if json:
+        told = [{"sop_instance_uid": sent.instance.sop_instance_uid, "reason": _why(sent)} for sent in failed]
+        print_json({"sent": counts["sent"], "warnings": counts["sent with a warning"], "failed": told})
+    else:
+        print_fields(counts)
+        for sent in failed[:SHOWN_FAILURES]:
+            print(f"not sent: {sent.instance.sop_instance_uid}: {_why(sent)}")
+        if len(failed) > SHOWN_FAILURES:
+            print(f"not sent: and {len(failed) - SHOWN_FAILURES} more (--json names all)")
+    if failed:
+        raise typer.Exit(1)

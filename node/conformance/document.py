@@ -1,0 +1,105 @@
+"""A template with numbered sections and tables to be filled in, as Markdown for people and as JSON for programs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from string import Template
+from typing import Any
+
+_HEADING = re.compile(r"^(##+) (.+)$", flags=re.MULTILINE)
+_TABLE = re.compile(r"^\[table (\w+)\]$", flags=re.MULTILINE)
+_CONTENTS = "[contents]"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of cells below the names of their columns."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+    """A table whose cells are texts; each row must be as long as `columns`."""
+    cells = tuple(tuple(str(cell) for cell in row) for row in rows)
+    for row in cells:
+        if len(row) != len(columns):
+            raise ValueError(f"{len(row)} cells below {len(columns)} columns: {row}")
+    return Table(tuple(columns), cells)
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading and what stands below it, up to the next one; `number` is empty for an annex, `level` begins at 1."""
+
+    level: int
+    number: str
+    title: str
+    body: str
+
+    @property
+    def heading(self) -> str:
+        """Number and title."""
+        return f"{self.number} {self.title}".strip()
+
+
+def as_markdown(template: str, values: Mapping[str, str], tables: Mapping[str, Table]) -> str:
+    """The template with numbered headings, its values and its tables.
+
+    Raises
+    ------
+    KeyError
+        The template names a value or a table that there is not.
+    """
+    title, sections = _sections(template, values)
+    contents = "\n".join(f"{'  ' * (one.level - 1)}- {one.heading}" for one in sections if one.level <= 2)
+    parts = [title]
+    for section in sections:
+        body = _TABLE.sub(lambda found: _markdown_table(tables[found[1]]), section.body)
+        parts.append(f"{'#' * (section.level + 1)} {section.heading}")
+        parts.append(body.replace(_CONTENTS, contents))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def as_json(template: str, values: Mapping[str, str], tables: Mapping[str, Table]) -> dict[str, Any]:
+    """The same for programs: text and tables of each section; a table is a list of one object a row."""
+    title, sections = _sections(template, values)
+    return {
+        "title": title.removeprefix("# "),
+        "sections": [
+            {
+                "number": one.number,
+                "title": one.title,
+                "text": _TABLE.sub("", one.body).replace(_CONTENTS, "").strip(),
+                "tables": {
+                    name: [dict(zip(tables[name].columns, row, strict=True)) for row in tables[name].rows]
+                    for name in _TABLE.findall(one.body)
+                },
+            }
+            for one in sections
+        ],
+    }
+
+
+def _sections(template: str, values: Mapping[str, str]) -> tuple[str, list[Section]]:
+    """Title and sections; each ``##`` counts its own level anew."""
+    text = Template(template).substitute(values)
+    title, *rest = _HEADING.split(text)
+    return title.strip(), list(_numbered(list(zip(rest[::3], rest[1::3], rest[2::3], strict=True))))
+
+
+def _numbered(headings: Sequence[tuple[str, str, str]]) -> Iterator[Section]:
+    counts: list[int] = []
+    for marks, title, body in headings:
+        level = len(marks) - 1
+        counts = [*counts[:level], *[0] * (level - len(counts))]
+        counts[-1] += 1
+        number = "" if title.startswith("Annex ") else ".".join(map(str, counts))
+        yield Section(level, number, title, body.strip())
+
+
+def _markdown_table(content: Table) -> str:
+    rows = [content.columns, ("---",) * len(content.columns), *content.rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)

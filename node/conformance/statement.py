@@ -1,0 +1,24 @@
+"""The statement as a whole, with the values of one configuration."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+from node.config import Settings
+from node.conformance.document import as_json, as_markdown
+from node.conformance.tables import tables_of, values_of
+
+
+def statement(settings: Settings) -> str:
+    """The statement in Markdown."""
+    return as_markdown(_template(), values_of(settings), tables_of(settings))
+
+
+def statement_for_programs(settings: Settings) -> dict[str, Any]:
+    """The same as a value of JSON, see `node.conformance.document.as_json`."""
+    return as_json(_template(), values_of(settings), tables_of(settings))
+
+
+def _template() -> str:
+    return (files("node.conformance") / "template.md").read_text(encoding="utf-8")

@@ -1,0 +1,237 @@
+"""What can be listed: every table and value of the statement, from what the node runs by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+from pydicom.charset import python_encoding
+
+from node import __version__
+from node.audit import AuditEvent
+from node.config import Audit, Dicom, Peer, Settings, Web
+from node.conformance.document import Table, table
+from node.conformance.registry import (
+    STORAGE_CLASSES,
+    TRANSFER_SYNTAXES,
+    Registered,
+    accepted_contexts,
+    is_read,
+    name_of,
+)
+from node.conformance.statuses import http_statuses, statuses
+from node.dicom.keys import KEYS, SUPPORTED, UNIQUE_KEYS, Level
+from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.dicom.uids import APPLICATION_CONTEXT, SERVICES, VERIFICATION
+from node.scp.contexts import VERBS
+from node.scp.get import COMPRESSED
+from node.tls import BCP_195_SUITES
+from node.web.dicomweb.service import described
+
+_STORAGE = "Storage SOP classes of 1.1"
+_NATIVE = "Explicit and Implicit VR Little Endian"
+
+_MATCHING = {
+    "UI": "list of UID",
+    "AS": "single value",
+    "IS": "single value",
+    "US": "single value",
+    "DA": "single value, range; combined with its time",
+    "TM": "single value, range",
+    "PN": "single value, wild card, without regard to case, by component group; fuzzy",
+}
+"""How values of a representation are matched (PS3.4 C.2.2.2); texts are as `_MATCHING_OF_TEXT`."""
+
+_MATCHING_OF_TEXT = "single value, wild card"
+
+
+def values_of(settings: Settings) -> Mapping[str, str]:
+    """What stands in the sentences of the template."""
+    terms = sorted(term for term in python_encoding if term.startswith(("ISO_IR ", "ISO 2022 IR ", "GB")))
+    return {
+        "version": __version__,
+        "ae_title": settings.dicom.ae_title,
+        "configuration": "the defaults" if settings == Settings() else "that of one site",
+        "character_sets": ", ".join(f"`{term}`" for term in terms),
+        "tls_suites": BCP_195_SUITES,
+    }
+
+
+def tables_of(settings: Settings) -> Mapping[str, Table]:
+    """The tables of the template by their names."""
+    return {
+        "storage_classes": table(("SOP Class", "SOP Class UID", "Retired"), [_row(one) for one in STORAGE_CLASSES]),
+        "transfer_syntaxes": table(
+            ("Transfer Syntax", "Transfer Syntax UID", "Retired", "Read"),
+            [(*_row(one), _yes(is_read(one.uid))) for one in TRANSFER_SYNTAXES],
+        ),
+        "dimse_services": _dimse_services(),
+        "web_services": _web_services(),
+        "media_services": table(
+            ("Service", "File-set Creator", "File-set Reader", "File-set Updater"),
+            [("Any file-set, with or without a DICOMDIR", "No", "Yes", "No")],
+        ),
+        "mapping": _mapping(settings),
+        "query_keys": table(
+            ("Level", "Key", "VR", "Unique", "Matching"), [row for level in Level for row in _query_keys(level)]
+        ),
+        "uri_resources": _resources(is_of_studies=False),
+        "studies_resources": _resources(is_of_studies=True),
+        "dicom_keys": _keys("dicom", Dicom, settings.dicom),
+        "peer_keys": _keys("peers.NAME", Peer, None),
+        "web_keys": _keys("web", Web, settings.web),
+        "audit_keys": _keys("audit", Audit, settings.audit),
+        "association": _association(settings.dicom),
+        "proposed_contexts": _proposed_contexts(),
+        "accepted_contexts": _accepted_contexts(),
+        "statuses": statuses(),
+        "http_statuses": http_statuses(),
+        "ports": table(
+            ("Port", "Service", "Parameter"),
+            [
+                (settings.dicom.port, "DIMSE, with TLS or without", "`[dicom] port`"),
+                (settings.web.port, "HTTP or HTTPS", "`[web] port`"),
+            ],
+        ),
+        "audit_events": table(("Event ID (DCM)", "Event"), [event.value for event in AuditEvent]),
+    }
+
+
+def _row(one: Registered) -> tuple[str, str, str]:
+    return one.name, one.uid, _yes(one.retired)
+
+
+def _yes(is_so: bool) -> str:
+    return "Yes" if is_so else "No"
+
+
+def _dimse_services() -> Table:
+    rows = [
+        ("Verification", name_of(VERIFICATION), VERIFICATION, "Yes", "Yes"),
+        ("Storage", _STORAGE, "", "Yes", "Yes"),
+    ]
+    rows += [
+        ("Storage Commitment" if "Commitment" in name else "Query/Retrieve", name, uid, _yes(_is_asked(name)), "Yes")
+        for uid, name in SERVICES.items()
+    ]
+    rows += [
+        (service, "", "", "No", "No")
+        for service in (
+            "Basic Worklist Management",
+            "Modality Performed Procedure Step",
+            "Unified Worklist and Procedure Step",
+            "Instance Availability Notification",
+            "Print Management",
+        )
+    ]
+    return table(("Service", "SOP Class", "SOP Class UID", "SCU", "SCP"), rows)
+
+
+def _is_asked(service: str) -> bool:
+    """Whether we ask peers for a service ourselves."""
+    return service.startswith("Study Root") and service.endswith(("FIND", "GET"))
+
+
+def _web_services() -> Table:
+    rows = [("URI Service (WADO-URI)", "No", "Yes")]
+    rows += [
+        (f"Studies Service: {what}", "No", "Yes")
+        for what in ("Retrieve (WADO-RS)", "Store (STOW-RS)", "Search (QIDO-RS)")
+    ]
+    rows += [
+        (f"{service} Service", "No", "No")
+        for service in ("Worklist (UPS-RS)", "Non-Patient Instance", "Storage Commitment")
+    ]
+    return table(("Service", "User Agent", "Origin Server"), rows)
+
+
+def _resources(is_of_studies: bool) -> Table:
+    """Resources of the Studies Service, or those of the URI Service, which are below no study."""
+    rows = sorted((path, methods, what) for methods, path, what in described())
+    return table(
+        ("Methods", "Resource", "What"),
+        [(methods, f"`{path}`", what) for path, methods, what in rows if is_of_studies != path.endswith("/wado")],
+    )
+
+
+def _mapping(settings: Settings) -> Table:
+    services = ["Verification", "Storage", *SERVICES.values()]
+    rows = [(service, f'"{settings.dicom.ae_title}"') for service in services]
+    return table(("Service", "Application Entity"), [*rows, ("DICOM web services", "HTTP server")])
+
+
+def _query_keys(level: Level) -> Sequence[tuple[str, ...]]:
+    rows = []
+    for keyword in SUPPORTED[level]:
+        key = KEYS.get(keyword)
+        vr, is_matched = (key.vr, key.matched) if key else ("CS", False)
+        matching = _MATCHING.get(vr, _MATCHING_OF_TEXT) if is_matched else "only answered"
+        rows.append((level.name, keyword, vr, "unique" if keyword == UNIQUE_KEYS[level] else "", matching))
+    return rows
+
+
+def _keys(section: str, model: type[BaseModel], values: BaseModel | None) -> Table:
+    rows = [
+        (f"`[{section}] {key}`", _value(getattr(values, key) if values else _default(field)), field.description)
+        for key, field in model.model_fields.items()
+    ]
+    return table(("Parameter", "Value", "Meaning"), rows)
+
+
+def _default(field: FieldInfo) -> object:
+    return "must be given" if field.default is PydanticUndefined else field.default
+
+
+def _value(value: object) -> str:
+    if value is None or value == ():
+        return "unset"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _association(dicom: Dicom) -> Table:
+    rows = [
+        ("Application Context Name", APPLICATION_CONTEXT),
+        ("Implementation Class UID", IMPLEMENTATION_CLASS_UID),
+        ("Implementation Version Name", IMPLEMENTATION_VERSION_NAME),
+        ("Maximum Length Received, bytes", dicom.maximum_pdu_bytes),
+        ("Associations at once as acceptor", dicom.maximum_associations),
+        ("Associations at once as acceptor, of one address", dicom.maximum_associations_per_address),
+        ("Asynchronous Operations Window", "1 invoked, 1 performed"),
+        ("Largest A-ASSOCIATE-RQ, bytes", dicom.maximum_request_bytes),
+        ("Largest data set of a C-STORE request, bytes", dicom.maximum_instance_bytes),
+        ("Until an A-ASSOCIATE-RQ is whole, s", f"{dicom.request_seconds:g}"),
+        ("Until a PDU is whole, s", f"{dicom.pdu_seconds:g}, and as long as its bytes take at 1024 a second"),
+        ("Without a PDU until an association is aborted, s", f"{dicom.idle_seconds:g}"),
+        ("Network", "TCP over IPv4 or IPv6"),
+    ]
+    return table(("Parameter", "Value"), rows)
+
+
+def _proposed_contexts() -> Table:
+    compressed = ", ".join(map(name_of, COMPRESSED))
+    rows = [
+        (name_of(VERIFICATION), VERIFICATION, _NATIVE, "SCU"),
+        (f"{_STORAGE}, of what is sent", "", f"as it is stored; {_NATIVE}", "SCU"),
+        (f"{_STORAGE}, of what is got by C-GET", "", f"{_NATIVE}; {compressed}", "SCP, by role selection"),
+        *((name, uid, _NATIVE, "SCU") for uid, name in SERVICES.items() if _is_asked(name)),
+        *((name, uid, _NATIVE, "SCP, to report") for uid, name in SERVICES.items() if "Commitment" in name),
+    ]
+    return table(("Abstract Syntax", "UID", "Transfer Syntaxes", "Role"), rows)
+
+
+def _accepted_contexts() -> Table:
+    contexts = accepted_contexts()
+    every = f"each of the {len(TRANSFER_SYNTAXES)} of 1.1"
+    rows: list[tuple[str, ...]] = [
+        (name_of(uid), uid, "any" if uid == VERIFICATION else ", ".join(map(name_of, contexts[uid])), "SCP", verb)
+        for uid, verb in VERBS.items()
+    ]
+    rows += [
+        (classes, "", every, "SCP; SCU for C-GET", "store; retrieve")
+        for classes in (_STORAGE, "SOP classes that PS3.6 does not know")
+    ]
+    return table(("Abstract Syntax", "UID", "Transfer Syntaxes", "Role", "`may`"), rows)

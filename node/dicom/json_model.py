@@ -1,0 +1,185 @@
+"""The DICOM JSON Model, PS3.18 Annex F: data sets as metadata, with long values left out for a URI.
+
+pydicom has the same in `Dataset.to_json_dict`, at five times the cost: it makes an element of each value first. The
+values that make up nearly all of a header are taken from their bytes here; the others are left to pydicom.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from pydicom import Dataset
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.tag import BaseTag
+
+from node.dicom.values import CONVERSION_ERRORS
+
+Json = dict[str, Any]
+"""Elements by tag, ``ggggeeee`` in upper case."""
+
+INLINE_BYTES = 1024
+"""Binary values beyond this are told by a URI."""
+
+INLINE_TEXT_BYTES = 65536
+"""The same of text."""
+
+SHORT_BYTES = 64
+"""Values up to this length mostly repeat from instance to instance of a series."""
+
+PIXEL_TAGS = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
+"""Float, Double Float and Pixel Data: always told by a URI."""
+
+_BINARY = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
+_STRINGS = frozenset(("AE", "AS", "CS", "DA", "DT", "LO", "SH", "TM", "UI"))
+_WORDS = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
+
+
+def json_model(ds: Dataset, bulk_data_uri: Callable[[str], str | None]) -> Json:
+    """Return a data set in the DICOM JSON Model, without group 0002 and group lengths.
+
+    Parameters
+    ----------
+    ds : Dataset
+        As `node.dicom.reading` or pydicom reads it.
+    bulk_data_uri : callable (path) -> str or None
+        Where a long value can be had; `path` is its tag, behind those of the sequences and the numbers (from 1) of the
+        items that hold it, such as ``7FE00010`` or ``54000100.1.54001010``. None: the value is left out.
+
+    Returns
+    -------
+    dict
+        Values that are no valid value of their representation are left out; NaN and infinities are strings
+        (PS3.18 F.2.3, table F.2.3-1).
+    """
+    return _data_set(ds, bulk_data_uri, "")
+
+
+def _data_set(ds: Dataset, bulk_data_uri: Callable[[str], str | None], path: str) -> Json:
+    little = ds.original_encoding[1] is not False
+    found: Json = {}
+    for tag, element in ds._dict.items():  # what pydicom holds, not what it would make of it
+        if tag >> 16 == 0x0002 or not tag & 0xFFFF:
+            continue
+        name = f"{tag:08X}"
+        vr = element.VR
+        if vr is None or vr == "UN":  # without, or lost on the way (PS3.5 6.2.2)
+            vr = _dictionary_vr(tag) or vr
+        if type(element) is RawDataElement and vr and element.value is not None and len(element.value) <= SHORT_BYTES:
+            simple = _from_short_bytes(vr, element.value, little)
+            if simple is not None and tag not in PIXEL_TAGS:
+                found[name] = simple
+                continue
+        try:
+            found[name] = _element(ds, tag, vr, little, bulk_data_uri, path + name)
+        except (*CONVERSION_ERRORS, AssertionError):
+            continue
+    return dict(sorted(found.items()))
+
+
+def _element(
+    ds: Dataset, tag: BaseTag, vr: str | None, little: bool, bulk_data_uri: Callable[[str], str | None], path: str
+) -> Json:
+    element = ds._dict[tag]
+    if tag in PIXEL_TAGS or _is_long(vr, element.value):
+        uri = bulk_data_uri(path)
+        shown = vr if vr is not None and len(vr) == 2 else "OW"
+        return {"vr": shown, "BulkDataURI": uri} if uri else {"vr": shown}
+    if isinstance(element, RawDataElement) and vr and isinstance(element.value, bytes):
+        simple = _from_bytes(vr, element.value, little)
+        if simple is not None:
+            return simple
+    return _converted(ds[tag], bulk_data_uri, path)
+
+
+def _is_long(vr: str | None, value: Any) -> bool:
+    if not isinstance(value, bytes | str):
+        return False
+    return len(value) > (INLINE_BYTES if vr in _BINARY else INLINE_TEXT_BYTES)
+
+
+def _from_bytes(vr: str, value: bytes, little: bool) -> Json | None:
+    """An element of a plain representation; None where pydicom should look at it."""
+    if not value:
+        return {"vr": vr} if len(vr) == 2 else None
+    if vr in _STRINGS:
+        if not value.isascii() or b"\x1b" in value:
+            return None
+        return _told(vr, [part.strip(" \0") or None for part in value.decode("ascii").split("\\")])
+    if vr in _WORDS:
+        return _told(vr, [finite(each) for each in _words(vr, value, little)])
+    if vr in ("DS", "IS"):
+        return _numbers(vr, value)
+    if vr in _BINARY and little:
+        return {"vr": vr, "InlineBinary": base64.b64encode(value).decode("ascii")}
+    return None
+
+
+@lru_cache(maxsize=32768)
+def _from_short_bytes(vr: str, value: bytes, little: bool) -> Json | None:
+    """The same for values that repeat from instance to instance; what it returns is shared and not to be changed."""
+    try:
+        return _from_bytes(vr, value, little)
+    except CONVERSION_ERRORS:
+        return None
+
+
+def _numbers(vr: str, value: bytes) -> Json | None:
+    """Decimal and integer strings."""
+    texts = value.decode("ascii", "replace").split("\\")
+    try:
+        return _told(vr, [_number(vr, each.strip(" \0")) for each in texts])
+    except ValueError:
+        return {"vr": vr}
+
+
+def _number(vr: str, text: str) -> float | int | str | None:
+    if not text:
+        return None
+    return int(float(text)) if vr == "IS" else finite(float(text))
+
+
+def _words(vr: str, value: bytes, little: bool) -> tuple[Any, ...]:
+    code = _WORDS[vr]
+    return struct.unpack(f"{'<' if little else '>'}{len(value) // struct.calcsize('<' + code)}{code}", value)
+
+
+def _told(vr: str, values: Sequence[Any]) -> Json:
+    return {"vr": vr} if all(value is None for value in values) else {"vr": vr, "Value": list(values)}
+
+
+def finite(value: Any) -> Any:
+    """A number as JSON may hold it: what is none, or without end, is told by a word (PS3.18 F.2.3)."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "inf" if value > 0 else "-inf"
+    return value
+
+
+def _converted(element: DataElement, bulk_data_uri: Callable[[str], str | None], path: str) -> Json:
+    """What pydicom makes of an element; items of sequences are walked here again."""
+    if element.VR == "SQ":
+        items = [
+            _data_set(item, bulk_data_uri, f"{path}.{number}.") for number, item in enumerate(element.value, start=1)
+        ]
+        return {"vr": "SQ", "Value": items} if items else {"vr": "SQ"}
+    told: Json = element.to_json_dict(None, 0)
+    if "Value" in told:
+        told["Value"] = [finite(each) for each in told["Value"]]
+    return told
+
+
+@lru_cache(maxsize=8192)
+def _dictionary_vr(tag: int) -> str | None:
+    """What PS3.6 says of a tag; None where it depends on other elements, or is unknown: pydicom looks at those."""
+    if tag >> 16 & 1:
+        return "LO" if 0x10 <= tag & 0xFFFF <= 0xFF else None  # a private creator, PS3.5 7.8.1
+    try:
+        vr = dictionary_VR(tag)
+    except KeyError:
+        return None
+    return vr if len(vr) == 2 else None

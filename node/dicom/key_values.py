@@ -1,0 +1,218 @@
+"""One value of a query key -> what it matches (PS3.4 C.2.2.2)."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from dataclasses import dataclass
+
+from node.dicom.attributes import date_of, time_of
+from node.dicom.keys import InvalidQuery, Key
+from node.dicom.names import GROUPS, folded
+from node.dicom.values import standard_tag
+
+
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """Single Value Matching and List of UID Matching (PS3.4 C.2.2.2.1, C.2.2.2.2)."""
+
+    values: tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Like:
+    """Wild Card Matching (PS3.4 C.2.2.2.4): ``*`` is any text, ``?`` any character, all else is meant literally."""
+
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """Range Matching (PS3.4 C.2.2.2.5) of a date or a time; both ends belong to it, None is an open end.
+
+    A single value is a range too (`is_single`): of the moments that a time without seconds or minutes may mean.
+    """
+
+    first: dt.date | dt.time | None
+    last: dt.date | dt.time | None
+    is_single: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Combined date and time (PS3.4 C.2.2.2.5.4), of the key and the key `time`; both ends belong to it."""
+
+    time: Key
+    first: tuple[dt.date, dt.time] | None
+    last: tuple[dt.date, dt.time] | None
+
+
+@dataclass(frozen=True, slots=True)
+class NameLike:
+    """A person name: patterns of component groups, `folded`.
+
+    Attributes
+    ----------
+    patterns : tuple of str
+        One: any component group must match. Three: each its own, where it is not empty.
+    """
+
+    patterns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NameWords:
+    """Fuzzy Semantic Matching of a person name: each word, `folded`, begins a word of the same component group."""
+
+    words: tuple[str, ...]
+
+
+Match = OneOf | Like | Between | Moments | NameLike | NameWords
+
+
+_ANYTHING = re.compile(r"\**")
+
+
+def matches_of(key: Key, texts: list[str], *, fuzzy: bool) -> tuple[Match, ...]:
+    """What the values of a key match, one of which is enough.
+
+    Empty for Universal Matching (PS3.4 C.2.2.2.3), which a lone ``*`` is too: that matches values of no length.
+
+    Parameters
+    ----------
+    texts : list of str
+        Without padding.
+    fuzzy : bool
+        Whether person names are matched word by word.
+
+    Raises
+    ------
+    InvalidQuery
+        A value breaks the rules of its value representation.
+    """
+    wanted = [text for text in texts if text]
+    if any(_ANYTHING.fullmatch(text) for text in wanted):
+        return ()
+    match key.vr:
+        case _ if not wanted:
+            return ()
+        case "UI" | "AS":
+            return (OneOf(tuple(_plain(key, text) for text in wanted)),)
+        case "IS" | "US":
+            return (OneOf(tuple(_number(key, text) for text in wanted)),)
+        case "DA":
+            return tuple(_dates(key, text) for text in wanted)
+        case "TM":
+            return tuple(_times(key, text) for text in wanted)
+        case "PN":
+            return _words(wanted) if fuzzy else _names(key, wanted)
+    return tuple(_literal(text) for text in wanted)
+
+
+def joined(date: Between, time_key: Key, time: Between) -> Moments | None:
+    """A date and a time as one moment, if both are ranges of one form (PS3.4 C.2.2.2.5.4); else None."""
+    if (date.first is None) != (time.first is None) or (date.last is None) != (time.last is None):
+        return None
+    if date.is_single or time.is_single:
+        return None
+    return Moments(time_key, _moment(date.first, time.first), _moment(date.last, time.last))
+
+
+def _moment(date: object, time: object) -> tuple[dt.date, dt.time] | None:
+    return (date, time) if isinstance(date, dt.date) and isinstance(time, dt.time) else None
+
+
+def require_order(key: Key, match: Match) -> None:
+    """Return unless a range ends before it begins.
+
+    Raises
+    ------
+    InvalidQuery
+        It does.
+    """
+    match match:
+        case Between(dt.date() as first, dt.date() as last) if first > last:
+            raise _invalid(key, "a range must begin with its earlier date (PS3.4 C.2.2.2.5)")
+        case Between(dt.time() as first, dt.time() as last) if first > last:
+            raise _invalid(key, "a range of times must not cross midnight (PS3.4 C.2.2.2.5)")
+        case Moments(_, first, last) if first is not None and last is not None and first > last:
+            raise _invalid(key, "a range must begin with its earlier moment (PS3.4 C.2.2.2.5)")
+
+
+def _invalid(key: Key, rule: str) -> InvalidQuery:
+    return InvalidQuery(standard_tag(key.keyword), f"{key.keyword}: {rule}")
+
+
+def _plain(key: Key, text: str) -> str:
+    if "*" in text or "?" in text:
+        raise _invalid(key, f"VR {key.vr} knows no wild cards (PS3.4 C.2.2.2.4)")
+    return text
+
+
+def _number(key: Key, text: str) -> int:
+    if re.fullmatch(r"[+-]?\d{1,12}(\.0*)?", text) is None:
+        raise _invalid(key, "the value must be a whole number (PS3.4 C.2.2.2.1)")
+    return int(text.partition(".")[0])
+
+
+def _literal(text: str) -> Match:
+    if "*" in text or "?" in text:
+        return Like(re.sub(r"\*+", "*", text))
+    return OneOf((text,))
+
+
+def _words(texts: list[str]) -> tuple[Match, ...]:
+    words = [tuple(filter(None, re.split(r"[\s^=*?,]+", folded(text)))) for text in texts]
+    return tuple(NameWords(several) for several in words) if all(words) else ()
+
+
+def _names(key: Key, texts: list[str]) -> tuple[Match, ...]:
+    patterns = [tuple(re.sub(r"\*+", "*", folded(group)) for group in text.split("=")) for text in texts]
+    if any(len(several) > GROUPS for several in patterns):
+        raise _invalid(key, f"a PN has at most {GROUPS} component groups (PS3.5 6.2.1)")
+    if not all(any(pattern not in ("", "*") for pattern in several) for several in patterns):
+        return ()
+    return tuple(NameLike(several if len(several) == 1 else (*several, "")[:GROUPS]) for several in patterns)
+
+
+_DATE = r"\d{8}|\d{4}\.\d\d\.\d\d"
+_TIME = r"\d\d(?:\d\d(?:\d\d(?:\.\d{1,6})?)?)?|\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?"
+
+
+def _ends(key: Key, text: str, one: str, form: str) -> tuple[str, str, bool]:
+    """The two ends of a range, of which one may be empty; of a single value, twice that, and that it is one."""
+    plain = "".join(text.split())
+    if re.fullmatch(one, plain):
+        return plain, plain, True
+    found = re.fullmatch(f"({one})?-({one})?", plain)
+    if found is None or plain == "-":
+        raise _invalid(key, f"must be {form}, or a range of two with a hyphen, one of them optional (PS3.4 C.2.2.2.5)")
+    return found[1] or "", found[2] or "", False
+
+
+def _dates(key: Key, text: str) -> Between:
+    begin, end, is_single = _ends(key, text, _DATE, "a date YYYYMMDD")
+    first, last = date_of(begin), date_of(end)
+    if (begin and first is None) or (end and last is None):
+        raise _invalid(key, "there is no such day (PS3.5 6.2)")
+    return Between(first, last, is_single)
+
+
+def _times(key: Key, text: str) -> Between:
+    """A time that leaves out seconds or minutes begins a range with their first moment, and ends it with their last."""
+    begin, end, is_single = _ends(key, text, _TIME, "a time HHMMSS.FFFFFF")
+    first, last = time_of(begin), time_of(end)
+    if (begin and first is None) or (end and last is None):
+        raise _invalid(key, "there is no such time of day (PS3.5 6.2)")
+    return Between(first, _last_moment(last, end), is_single)
+
+
+def _last_moment(time: dt.time | None, text: str) -> dt.time | None:
+    if time is None:
+        return None
+    digits, _, fraction = text.replace(":", "").partition(".")
+    if len(digits) < 4:
+        time = time.replace(minute=59)
+    if len(digits) < 6:
+        time = time.replace(second=59)
+    return time.replace(microsecond=int(fraction.ljust(6, "9")))

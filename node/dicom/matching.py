@@ -1,0 +1,219 @@
+"""Query keys, for C-FIND and QIDO-RS alike: an identifier -> what must hold, and what is asked back (PS3.4 C.2.2).
+
+`read_query` decides what a key means; `node.index.queries.find` finds what it means in the index.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+
+from pydicom.datadict import dictionary_description, dictionary_VR, keyword_for_tag
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag
+
+from node.dicom.key_values import Between, Match, OneOf, joined, matches_of, require_order
+from node.dicom.keys import KEYS, UNIQUE_KEYS, IdentifierMismatch, InvalidQuery, Key, Level, Model
+from node.dicom.values import CONVERSION_ERRORS, held, standard_tag
+
+LONGEST_VALUE = 1024
+"""Most characters of one value of a key; a PN holds 324, and a pattern may be longer than what it matches."""
+
+_TIME_OF_DATE = {
+    "StudyDate": "StudyTime",
+    "SeriesDate": "SeriesTime",
+    "ContentDate": "ContentTime",
+    "PatientBirthDate": "PatientBirthTime",
+    "PerformedProcedureStepStartDate": "PerformedProcedureStepStartTime",
+}
+"""The pairs that combined date-time matching joins (PS3.4 C.2.2.2.5.4)."""
+
+_NO_KEYS = frozenset(
+    {
+        "SpecificCharacterSet",  # how the identifier is encoded; decoded by whoever read it
+        "QueryRetrieveLevel",
+        "QueryRetrieveView",
+        "RetrieveAETitle",  # answered by who answers
+        "TimezoneOffsetFromUTC",  # times are compared as they were sent: the index knows no offset
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A key and its matches, one of which must hold; several values of a key that is no UID are meant as "or"."""
+
+    key: Key
+    matches: tuple[Match, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a peer and we have agreed on (PS3.4 C.5.1.1); QIDO-RS has the first two always (PS3.18 8.3.4)."""
+
+    relational: bool = False
+    combined_datetime: bool = False
+    fuzzy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is looked for.
+
+    Attributes
+    ----------
+    level : Level
+        What an answer is about.
+    conditions : tuple of Condition
+        All of them must hold. Those of a lower level hold if something below matches all of that level.
+    returned : tuple of str
+        Keywords of what is answered, the unique keys among them whether asked for or not.
+    unsupported : tuple of str
+        Keys that are not looked at, as keyword or tag: optional keys (PS3.4 C.2.2.1.3) or of a lower level.
+    limit, offset : int
+        Of the answers in their order; None is all of them.
+    """
+
+    level: Level
+    conditions: tuple[Condition, ...]
+    returned: tuple[str, ...]
+    unsupported: tuple[str, ...] = ()
+    limit: int | None = None
+    offset: int = 0
+
+
+def read_query(
+    identifier: Dataset,
+    model: Model = Model.STUDY_ROOT,
+    options: Options = Options(),
+    *,
+    limit: int | None = None,
+    offset: int = 0,
+) -> Query:
+    """Return what an identifier asks.
+
+    Parameters
+    ----------
+    identifier : Dataset
+        The keys; *Query/Retrieve Level* (0008,0052) says what is asked for. Text is decoded by its *Specific Character
+        Set* (0008,0005).
+    model : Model
+    options : Options
+    limit, offset : int
+        See `Query`.
+
+    Raises
+    ------
+    IdentifierMismatch
+        The level is none of the model, or the query is hierarchical and lacks a unique key above its level.
+    InvalidQuery
+        The value of a key breaks its value representation, or the rules of its matching.
+
+    Notes
+    -----
+    PS3.4 C.2.2 and C.4.1.1.3.1. Keys of levels above are looked for in hierarchical queries too; the standard leaves
+    them out there.
+    """
+    level = _level_of(identifier, model)
+    conditions: list[Condition] = []
+    returned = [UNIQUE_KEYS[each] for each in Level if model.value <= each <= level]
+    unsupported: list[str] = []
+    for tag in map(BaseTag, identifier.keys()):  # iterating over a Dataset converts what it holds
+        keyword = keyword_for_tag(tag)
+        if keyword in _NO_KEYS or tag.element == 0:  # group lengths, retired
+            continue
+        key = _key(keyword, level, options)
+        if key is None:
+            unsupported.append(keyword or str(tag))
+            continue
+        if key.level <= level:
+            returned.append(keyword)
+        matches = matches_of(key, _texts(identifier, tag), fuzzy=options.fuzzy)
+        if matches and key.matched:
+            conditions.append(Condition(key, matches))
+        elif matches or key.level > level:
+            unsupported.append(keyword)
+    if not options.relational:
+        _require_unique_keys(conditions, level, model)
+    if options.combined_datetime:
+        conditions = _combined(conditions)
+    _require_order(conditions)
+    return Query(level, tuple(conditions), tuple(dict.fromkeys(returned)), tuple(unsupported), limit, offset)
+
+
+def _key(keyword: str, level: Level, options: Options) -> Key | None:
+    """The key that a keyword names in a query of a level; None where it is not supported."""
+    if keyword == "InstanceAvailability" and level != Level.PATIENT:
+        return Key(keyword, "CS", level, matched=False)
+    key = KEYS.get(keyword)
+    return key if key is not None and (key.level <= level or options.relational) else None
+
+
+def _level_of(identifier: Dataset, model: Model) -> Level:
+    tag = standard_tag("QueryRetrieveLevel")
+    values = _texts(identifier, tag) if tag in identifier else []
+    allowed = [level.name for level in Level if level >= model.value]
+    if len(values) != 1 or values[0] not in allowed:
+        raise IdentifierMismatch(tag, f"Query/Retrieve Level must be one of {', '.join(allowed)} (PS3.4 C.6)")
+    return Level[values[0]]
+
+
+def _require_unique_keys(conditions: list[Condition], level: Level, model: Model) -> None:
+    """PS3.4 C.4.1.2.1: a hierarchical query names one entity at each level above its own."""
+    found = {condition.key.keyword: condition.matches for condition in conditions}
+    for above in Level:
+        if not model.value <= above < level:
+            continue
+        keyword = UNIQUE_KEYS[above]
+        match found.get(keyword, ()):
+            case (OneOf(values),) if len(values) == 1:
+                continue
+        tag = standard_tag(keyword)
+        raise IdentifierMismatch(
+            tag,
+            f"{dictionary_description(tag)} must have a single value at level {level.name}, unless relational queries "
+            "are negotiated (PS3.4 C.4.1.2.1)",
+        )
+
+
+def _texts(identifier: Dataset, tag: BaseTag) -> list[str]:
+    """The values of a key as text without padding."""
+    raw = held(identifier, tag)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # patterns and ranges are no values of their representation
+        try:
+            if isinstance(raw, RawDataElement) and raw.value and dictionary_VR(tag) == "IS":
+                value = raw.value.decode("ascii").split("\\")  # pydicom would not have a ``*`` there
+            else:
+                value = identifier[tag].value
+            several = value if isinstance(value, (MultiValue, list, tuple)) else [] if value is None else [value]
+            texts = [str(each).strip(" \0") for each in several]
+        except CONVERSION_ERRORS as error:
+            raise InvalidQuery(tag, "the value cannot be decoded (PS3.5 6.2)") from error
+    if any(len(text) > LONGEST_VALUE for text in texts):
+        raise InvalidQuery(tag, f"a value must not be longer than {LONGEST_VALUE} characters")
+    return texts
+
+
+def _combined(conditions: list[Condition]) -> list[Condition]:
+    """Join ranges of dates and of their times where both have the same form (PS3.4 C.2.2.2.5.4)."""
+    found = {condition.key.keyword: condition for condition in conditions}
+    for date_keyword, time_keyword in _TIME_OF_DATE.items():
+        dates, times = found.get(date_keyword), found.get(time_keyword)
+        if dates is None or times is None:
+            continue
+        match dates.matches, times.matches:
+            case (Between() as date,), (Between() as time,):
+                moments = joined(date, times.key, time)
+                if moments is not None:
+                    found[date_keyword] = replace(dates, matches=(moments,))
+                    del found[time_keyword]
+    return list(found.values())
+
+
+def _require_order(conditions: list[Condition]) -> None:
+    for condition in conditions:
+        for each in condition.matches:
+            require_order(condition.key, each)

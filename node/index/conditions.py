@@ -1,0 +1,159 @@
+"""What a query looks for, as SQL (`node.dicom.matching` says what each match means).
+
+Conditions on the levels above are subqueries that give the rows below them, so that an index on any level can lead.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, String, and_, bindparam, false, func, or_, select, type_coerce
+from sqlalchemy import Time as SqlTime
+from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, aliased
+
+from node.dicom.key_values import Between, Like, Match, Moments, NameLike, NameWords, OneOf
+from node.dicom.keys import Level
+from node.dicom.matching import Condition, Query
+from node.index.models import Image, Patient, Series, Study
+
+TABLES: dict[Level, type[DeclarativeBase]] = {
+    Level.PATIENT: Patient,
+    Level.STUDY: Study,
+    Level.SERIES: Series,
+    Level.IMAGE: Image,
+}
+PARENT: dict[Level, InstrumentedAttribute[int]] = {
+    Level.STUDY: Study.patient_id,
+    Level.SERIES: Series.study_id,
+    Level.IMAGE: Image.series_id,
+}
+_GROUPS = ("alphabetic", "ideographic", "phonetic")
+
+_AFTER_ALL_TEXT = "\U0010ffff"
+"""Sorts behind every text that begins alike."""
+
+
+def restrictions(query: Query) -> list[ColumnElement[bool]]:
+    """What the rows of the query's level must fulfil, joined by "and"."""
+    found = [*_own(query.conditions, query.level)]
+    if query.level != Level.PATIENT:
+        found += _of_parents(query.conditions, query.level)
+    if query.level != Level.IMAGE:
+        found += _of_children(query.conditions, query.level)
+    if query.level == Level.PATIENT:
+        found.append(Patient.merged_into.is_(None))
+    return found
+
+
+def _own(conditions: Sequence[Condition], level: Level) -> list[ColumnElement[bool]]:
+    mine = [condition for condition in conditions if condition.key.level == level]
+    if level == Level.PATIENT:
+        return [Patient.id.in_(_patients(mine))] if mine else []
+    return [_condition(condition, TABLES[level]) for condition in mine]
+
+
+def _of_parents(conditions: Sequence[Condition], level: Level) -> list[ColumnElement[bool]]:
+    above = [condition for condition in conditions if condition.key.level < level]
+    if not above:
+        return []
+    parent = Level(level - 1)
+    if parent == Level.PATIENT:
+        return [PARENT[level].in_(_patients(above))]
+    restricting = [*_own(above, parent), *_of_parents(above, parent)]
+    return [PARENT[level].in_(select(TABLES[parent].id).where(*restricting))]  # type: ignore[attr-defined]
+
+
+def _of_children(conditions: Sequence[Condition], level: Level) -> list[ColumnElement[bool]]:
+    below = [condition for condition in conditions if condition.key.level > level]
+    if not below:
+        return []
+    child = Level(level + 1)
+    restricting = [*_own(below, child)]
+    if child != Level.IMAGE:
+        restricting += _of_children(below, child)
+    return [TABLES[level].id.in_(select(PARENT[child]).where(*restricting))]  # type: ignore[attr-defined]
+
+
+def _patients(conditions: Sequence[Condition]) -> Select[Any]:
+    """The patients that match, or that one which matches was merged into: either identity finds the same studies."""
+    one = aliased(Patient)
+    matching = [_condition(condition, one) for condition in conditions]
+    return select(func.coalesce(one.merged_into, one.id)).where(*matching)
+
+
+def _condition(condition: Condition, table: Any) -> ColumnElement[bool]:
+    if condition.key.column is not None:
+        return or_(*(_match(each, condition.key.column, table) for each in condition.matches))
+    below = Series.modality if condition.key.keyword == "ModalitiesInStudy" else Image.sop_class_uid
+    rows = select(Series.id).where(Series.study_id == table.id)
+    if below is Image.sop_class_uid:
+        rows = rows.join(Image, Image.series_id == Series.id)
+    # One by one: few studies are left when this is looked at, and the series of one are found by their index.
+    return or_(*(rows.where(_text(each, below)).correlate(Study).exists() for each in condition.matches))
+
+
+def _match(match: Match, column: str, table: Any) -> ColumnElement[bool]:
+    match match:
+        case OneOf() | Like():
+            return _text(match, getattr(table, column))
+        case Between(first, last):
+            return _between(getattr(table, column), first, last)
+        case Moments(time, first, last):
+            return _moments(getattr(table, column), getattr(table, str(time.column)), first, last)
+        case NameLike(patterns):
+            return _name(patterns, [getattr(table, f"{column}_{group}") for group in _GROUPS])
+        case NameWords(words):
+            return or_(*(_words(words, getattr(table, f"{column}_{group}")) for group in _GROUPS))
+
+
+def _text(match: Match, column: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
+    match match:
+        case OneOf((value,)):
+            return column == value
+        case OneOf(values):  # one parameter, however many there are
+            listed = func.json_each(bindparam(None, json.dumps(values), type_=String)).table_valued("value")
+            return column.in_(select(listed.c.value))
+        case Like(pattern):
+            return _like(column, pattern)
+    return false()
+
+
+def _like(column: ColumnElement[Any] | InstrumentedAttribute[Any], pattern: str) -> ColumnElement[bool]:
+    """GLOB, which minds case; what comes before the first wild card also as a range, along which an index can go."""
+    prefix = re.split("[*?]", pattern, maxsplit=1)[0]
+    alike = column.op("GLOB", is_comparison=True)(pattern.replace("[", "[[]"))
+    return and_(column >= prefix, column < prefix + _AFTER_ALL_TEXT, alike) if prefix else alike
+
+
+def _between(column: InstrumentedAttribute[Any], first: Any, last: Any) -> ColumnElement[bool]:
+    bounds = [] if first is None else [column >= first]
+    bounds += [] if last is None else [column <= last]
+    return and_(*bounds)
+
+
+def _moments(date: InstrumentedAttribute[Any], time: Any, first: Any, last: Any) -> ColumnElement[bool]:
+    bounds: list[ColumnElement[bool]] = []
+    if first is not None:
+        bounds += [date >= first[0], or_(date > first[0], time >= type_coerce(first[1], SqlTime))]
+    if last is not None:
+        bounds += [date <= last[0], or_(date < last[0], time <= type_coerce(last[1], SqlTime))]
+    return and_(*bounds)
+
+
+def _name(patterns: tuple[str, ...], groups: Sequence[InstrumentedAttribute[Any]]) -> ColumnElement[bool]:
+    if len(patterns) == 1:
+        return or_(*(_group(patterns[0], group) for group in groups))
+    wanted = zip(patterns, groups, strict=True)
+    return and_(*(_group(pattern, group) for pattern, group in wanted if pattern not in ("", "*")))
+
+
+def _group(pattern: str, group: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
+    return _like(group, pattern) if "*" in pattern or "?" in pattern else group == pattern
+
+
+def _words(words: Sequence[str], group: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
+    spaced = func.replace(" " + group, "^", " ")
+    return and_(*(func.instr(spaced, f" {word}") > 0 for word in words))

@@ -1,0 +1,120 @@
+"""Which instances are stored, and where their bytes lie: for C-MOVE and C-GET, WADO-RS and storage commitment alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Select, String, bindparam, func, select
+from sqlalchemy.orm import aliased
+
+from node.dicom.retrieval import Selection
+from node.index.models import Image, Patient, Series, Study
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInstance:
+    """One stored instance and where its bytes lie: the data set begins at `data_set_offset` of the file `key`."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    instance_number: int | None
+    number_of_frames: int | None
+    key: str
+    data_set_offset: int
+    bytes: int
+    sha256: str
+
+
+_STORED: Select[*tuple[Any, ...]] = (
+    select(
+        Study.study_instance_uid,
+        Series.series_instance_uid,
+        Image.sop_instance_uid,
+        Image.sop_class_uid,
+        Image.transfer_syntax_uid,
+        Image.instance_number,
+        Image.number_of_frames,
+        Image.key,
+        Image.data_set_offset,
+        Image.bytes,
+        Image.sha256,
+    )
+    .join(Series, Series.id == Image.series_id)
+    .join(Study, Study.id == Series.study_id)
+    .order_by(Series.id, Image.instance_number, Image.id)
+)
+"""The fields of `StoredInstance`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """Instances in the order of their series and numbers; `patient_ids` by Study Instance UID are for the audit log."""
+
+    instances: list[StoredInstance]
+    patient_ids: dict[str, str]
+
+
+def stored_instances(
+    connection: Connection,
+    study_instance_uid: str | None = None,
+    series_instance_uid: str | None = None,
+    sop_instance_uids: Collection[str] = (),
+) -> Iterator[StoredInstance]:
+    """The instances of a study, of a series or by their UIDs, by Instance Number; unset filters hold for all.
+
+    Instances whose file is known to be missing are left out.
+    """
+    studies = () if study_instance_uid is None else (study_instance_uid,)
+    series = () if series_instance_uid is None else (series_instance_uid,)
+    query = _of(_STORED.where(Image.file_missing.is_(False)), studies, series, sop_instance_uids)
+    for row in connection.execute(query):
+        yield StoredInstance(*row)
+
+
+def selected_instances(connection: Connection, selection: Selection, limit: int | None = None) -> Selected:
+    """Return what a selection selects, at most `limit` instances, those whose file is known to be missing too.
+
+    A retrieve tells of each instance that it cannot send; leaving one out would look like success.
+    """
+    query = _of(
+        _STORED.add_columns(Patient.patient_id).join(Patient, Patient.id == Study.patient_id).limit(limit),
+        selection.study_instance_uids,
+        selection.series_instance_uids,
+        selection.sop_instance_uids,
+    )
+    if selection.patient_id:
+        one = aliased(Patient)
+        same = select(func.coalesce(one.merged_into, one.id)).where(one.patient_id == selection.patient_id)
+        query = query.where(Study.patient_id.in_(same))
+    instances, patient_ids = [], {}
+    for *fields, patient_id in connection.execute(query):
+        instance = StoredInstance(*fields)
+        instances.append(instance)
+        patient_ids[instance.study_instance_uid] = patient_id or ""
+    return Selected(instances, patient_ids)
+
+
+def _of(
+    query: Select[*tuple[Any, ...]], studies: Collection[str], series: Collection[str], sop_instances: Collection[str]
+) -> Select[*tuple[Any, ...]]:
+    """Restrict a query to what is in these studies, series and instances; what is empty restricts nothing.
+
+    One parameter for each, however many UIDs there are.
+    """
+    for column, uids in (
+        (Study.study_instance_uid, studies),
+        (Series.series_instance_uid, series),
+        (Image.sop_instance_uid, sop_instances),
+    ):
+        if len(uids) == 1:
+            query = query.where(column == next(iter(uids)))
+        elif uids:
+            listed = func.json_each(bindparam(None, json.dumps(list(uids)), type_=String)).table_valued("value")
+            query = query.where(column.in_(select(listed.c.value)))
+    return query

@@ -1,0 +1,243 @@
+"""Studies as a person looks for them: page by page, with counts of what is shown alone.
+
+A list of everything must come at once, however much there is: rows are taken along an index from where the last page
+ended, and nothing is counted but what belongs to them.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
+from sqlalchemy import false as nothing
+
+from node.dicom.names import folded
+from node.index.models import Image, Patient, Series, Study
+
+StudyOrder = Literal["arrival", "date"]
+"""By when the first instance of a study came, or by Study Date; the newest first."""
+
+StudyCondition = Literal["open", "complete", "incomplete", "refused"]
+"""A series of it still waits or is converted; all that are done are complete; one is incomplete; one gave no volume."""
+
+OPEN_STATES = ("receiving", "converting")
+REFUSED_STATES = ("refused", "failed")
+
+_FOLDED_NAMES = Patient.patient_name_alphabetic, Patient.patient_name_ideographic, Patient.patient_name_phonetic
+
+_BETWEEN_WORDS = str.maketrans(",^=", "   ")
+"""Names are written ``Family^Given`` in data sets, and ``Family, Given`` by people."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFilter:
+    """What is looked for; what is unset holds for all.
+
+    Attributes
+    ----------
+    words : str
+        Each word must be somewhere in Patient's Name, Patient ID or Accession Number; case does not count, nor do
+        accents of a name.
+    description : str
+        Part of Study Description or of a Series Description.
+    modality : str
+        Of at least one series.
+    first_date, last_date : date or None
+        Bounds of Study Date, both included.
+    condition : StudyCondition or None
+    study_instance_uid, patient_id, accession_number : str or None
+        As they are, in full.
+    """
+
+    words: str = ""
+    description: str = ""
+    modality: str = ""
+    first_date: dt.date | None = None
+    last_date: dt.date | None = None
+    condition: StudyCondition | None = None
+    study_instance_uid: str | None = None
+    patient_id: str | None = None
+    accession_number: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyPlace:
+    """Where a page ended: the last study of it."""
+
+    id: int
+    study_date: dt.date | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedStudy:
+    """A study with what its series have come to.
+
+    Attributes
+    ----------
+    series, instances : int
+        How many.
+    modalities : tuple of str
+        Of its series, each once.
+    states : mapping of str to int
+        Series by state.
+    incomplete : int
+        Series whose verdict is so.
+    last_received_at : aware datetime or None
+    """
+
+    place: StudyPlace
+    study_instance_uid: str
+    patient_name: str | None
+    patient_id: str | None
+    patient_birth_date: dt.date | None
+    patient_sex: str | None
+    study_time: dt.time | None
+    accession_number: str | None
+    study_description: str | None
+    series: int = 0
+    instances: int = 0
+    modalities: tuple[str, ...] = ()
+    states: Mapping[str, int] = field(default_factory=dict)
+    incomplete: int = 0
+    last_received_at: dt.datetime | None = None
+
+
+def listed_studies(
+    connection: Connection,
+    wanted: StudyFilter,
+    order: StudyOrder = "arrival",
+    after: StudyPlace | None = None,
+    limit: int = 50,
+) -> list[ListedStudy]:
+    """The next `limit` studies of a list that ended `after` a study; fewer when it is over."""
+    query = (
+        select(
+            Study.id,
+            Study.study_date,
+            Study.study_instance_uid,
+            Patient.patient_name,
+            Patient.patient_id,
+            Patient.patient_birth_date,
+            Patient.patient_sex,
+            Study.study_time,
+            Study.accession_number,
+            Study.study_description,
+        )
+        .join(Patient, Patient.id == Study.patient_id)
+        .where(*_conditions(wanted))
+        .limit(limit)
+    )
+    rows = connection.execute(_ordered(query, order, after)).all()
+    summaries = _summaries(connection, [row.id for row in rows])
+    return [ListedStudy(StudyPlace(row.id, row.study_date), *row[2:], **summaries[row.id]) for row in rows]
+
+
+def count_levels(connection: Connection) -> dict[str, int]:
+    """How many patients, studies, series and instances there are."""
+    tables = {"patients": Patient, "studies": Study, "series": Series, "instances": Image}
+    counts = {name: select(func.count()).select_from(table) for name, table in tables.items()}
+    return {name: int(connection.execute(query).scalar_one()) for name, query in counts.items()}
+
+
+def newest_study(connection: Connection) -> int:
+    """The number of the study that arrived last; 0 where there is none."""
+    return connection.execute(select(func.max(Study.id))).scalar() or 0
+
+
+def count_studies_since(connection: Connection, number: int) -> int:
+    """How many studies arrived after the one that was the newest."""
+    query = select(func.count()).select_from(Study).where(Study.id > number)
+    return int(connection.execute(query).scalar_one())
+
+
+def known_modalities(connection: Connection) -> list[str]:
+    """Modalities of all series, each once."""
+    query = select(Series.modality).where(Series.modality.is_not(None)).distinct().order_by(Series.modality)
+    return list(connection.scalars(query))
+
+
+def _ordered(query: Select[*tuple[Any, ...]], order: StudyOrder, after: StudyPlace | None) -> Select[*tuple[Any, ...]]:
+    if order == "arrival":
+        query = query.order_by(Study.id.desc())
+        return query if after is None else query.where(Study.id < after.id)
+    query = query.order_by(Study.study_date.desc(), Study.id.desc())  # studies without a date come last
+    if after is None:
+        return query
+    same_date_before = and_(Study.study_date.is_(after.study_date), Study.id < after.id)
+    if after.study_date is None:
+        return query.where(same_date_before)
+    return query.where(or_(Study.study_date < after.study_date, same_date_before, Study.study_date.is_(None)))
+
+
+def _conditions(wanted: StudyFilter) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    for word in wanted.words.translate(_BETWEEN_WORDS).split():
+        as_it_is = [column.contains(word, autoescape=True) for column in (Patient.patient_id, Study.accession_number)]
+        in_a_name = [column.contains(folded(word), autoescape=True) for column in _FOLDED_NAMES]
+        conditions.append(or_(*as_it_is, *in_a_name))
+    if wanted.description:
+        of_series = Series.series_description.contains(wanted.description, autoescape=True)
+        of_study = Study.study_description.contains(wanted.description, autoescape=True)
+        conditions.append(or_(of_study, _any_series(of_series)))
+    if wanted.modality:
+        conditions.append(_any_series(Series.modality == wanted.modality))
+    if wanted.first_date is not None:
+        conditions.append(Study.study_date >= wanted.first_date)
+    if wanted.last_date is not None:
+        conditions.append(Study.study_date <= wanted.last_date)
+    if wanted.condition is not None:
+        conditions.append(_has_come_to(wanted.condition))
+    exact = (
+        (Study.study_instance_uid, wanted.study_instance_uid),
+        (Patient.patient_id, wanted.patient_id),
+        (Study.accession_number, wanted.accession_number),
+    )
+    return conditions + [column == value for column, value in exact if value is not None]
+
+
+def _has_come_to(condition: StudyCondition) -> ColumnElement[bool]:
+    if condition == "open":
+        return _any_series(Series.state.in_(OPEN_STATES))
+    if condition == "incomplete":
+        return _any_series(Series.verdict == "incomplete")
+    if condition == "refused":
+        return _any_series(Series.state.in_(REFUSED_STATES))
+    unlike = or_(
+        Series.state.in_((*OPEN_STATES, *REFUSED_STATES)), func.coalesce(Series.verdict, "complete") == "incomplete"
+    )
+    return and_(~_any_series(unlike), _any_series(Series.verdict == "complete"))
+
+
+def _any_series(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    return select(Series.id).where(Series.study_id == Study.id, condition).correlate(Study).exists()
+
+
+def _summaries(connection: Connection, study_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Keyword arguments of `ListedStudy` by `Study.id`."""
+    of_these = Series.study_id.in_(study_ids) if study_ids else nothing()
+    query = select(Series.study_id, Series.modality, Series.state, Series.verdict, Series.last_received_at)
+    series: dict[int, list[Any]] = {study_id: [] for study_id in study_ids}
+    for row in connection.execute(query.where(of_these)):
+        series[row.study_id].append(row)
+    counts = (
+        select(Series.study_id, func.count())
+        .join(Image, Image.series_id == Series.id)
+        .where(of_these)
+        .group_by(Series.study_id)
+    )
+    instances = {study_id: count for study_id, count in connection.execute(counts)}
+    return {
+        study_id: {
+            "series": len(rows),
+            "instances": instances.get(study_id, 0),
+            "modalities": tuple(sorted({row.modality for row in rows if row.modality})),
+            "states": Counter(row.state for row in rows),
+            "incomplete": sum(row.verdict == "incomplete" for row in rows),
+            "last_received_at": max((row.last_received_at for row in rows), default=None),
+        }
+        for study_id, rows in series.items()
+    }

@@ -1,0 +1,174 @@
+"""A command: a program of this machine, run without a shell, with the message as its standard input.
+
+What a sender chose reaches the command line as UIDs only, and of these only such as no program takes for an option and
+no shell for more than a word. Everything else is in the message and, as far as it is short, in the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from time import monotonic
+
+from node.config import PLACEHOLDER, PLACEHOLDERS
+from node.errors import UsageError
+from node.notify.message import Message
+from node.notify.outlet import Interrupted, NotDelivered
+
+OUTPUT_BYTES = 4000
+"""How much of what a command writes is kept: the end."""
+
+TERMINATION_SECONDS = 3.0
+"""From SIGTERM to SIGKILL."""
+
+ENVIRONMENT_PREFIX = "VOXELNODE_HOOK_"
+_PASSED_ON = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR")
+_CHECK_SECONDS = 0.1
+_HARMLESS_UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
+
+
+class Command:
+    """Runs one program for each message; it has the message once it ends with status 0.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        The program, and its arguments with placeholders (`node.config.PLACEHOLDERS`).
+    timeout_seconds : float
+        Then the program and what it started in its process group are ended.
+
+    Raises
+    ------
+    UsageError
+        There is no such program.
+    """
+
+    def __init__(self, arguments: Sequence[str], timeout_seconds: float) -> None:
+        program = shutil.which(arguments[0])
+        if program is None or not os.path.isabs(program):
+            raise UsageError(
+                f"{arguments[0]!r} in command is no program: give its absolute path, or the name of one on the PATH, "
+                "and let this user execute it"
+            )
+        self._arguments, self._timeout_seconds = (program, *arguments[1:]), timeout_seconds
+
+    def deliver(self, message: Message, cancelled: threading.Event) -> str | None:
+        """Run the program; returns the end of its output when it succeeded. See `Outlet.deliver`."""
+        values = _values(message)
+        arguments = [self._arguments[0], *(_filled(argument, values) for argument in self._arguments[1:])]
+        stdin = os.memfd_create("message")
+        try:
+            os.write(stdin, message.encoded())
+            os.lseek(stdin, 0, os.SEEK_SET)
+            process = subprocess.Popen(
+                arguments,
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                bufsize=0,
+                cwd="/",
+                env=_environment(values),
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise NotDelivered(f"the program cannot be run: {error.strerror}") from error
+        finally:
+            os.close(stdin)
+        return _finished(process, self._timeout_seconds, cancelled)
+
+    def close(self) -> None:
+        """Nothing is open between two messages."""
+
+
+def _values(message: Message) -> dict[str, str]:
+    """The placeholders that a message fills."""
+    path = message.path
+    known = {"path": path, "folder": str(PurePath(path).parent) if path is not None else None}
+    content = {**message.content, **known}
+    return {name: str(content[name]) for name in PLACEHOLDERS if content[name] is not None}
+
+
+def _filled(argument: str, values: Mapping[str, str]) -> str:
+    def value(found: re.Match[str]) -> str:
+        name = found[1]
+        if name not in values:
+            raise NotDelivered(f"the message has no {name}: its files are gone", is_final=True)
+        if name.endswith("_uid") and _HARMLESS_UID.fullmatch(values[name]) is None:
+            raise NotDelivered(
+                f"the {name} holds characters that a UID must not have (PS3.5 9.1), and is not put on a command line; "
+                "the message on standard input has it",
+                is_final=True,
+            )
+        return values[name]
+
+    return PLACEHOLDER.sub(value, argument)
+
+
+def _environment(values: Mapping[str, str]) -> dict[str, str]:
+    ours = {ENVIRONMENT_PREFIX + name.upper(): value for name, value in values.items()}
+    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | ours
+
+
+def _finished(process: subprocess.Popen[bytes], timeout_seconds: float, cancelled: threading.Event) -> str | None:
+    """The end of the output of a program that succeeded.
+
+    The program is waited for, not the end of its output: what it leaves running in the background may hold that open.
+    """
+    assert process.stdout is not None
+    descriptor, tail, is_open = process.stdout.fileno(), b"", True
+    deadline = monotonic() + timeout_seconds
+    with process.stdout:
+        while process.poll() is None and monotonic() < deadline and not cancelled.is_set():
+            if is_open:
+                tail, is_open = _read(descriptor, tail, _CHECK_SECONDS)
+            else:
+                _waited(process, min(_CHECK_SECONDS, max(0.0, deadline - monotonic())))
+        is_late = process.poll() is None
+        if is_late:
+            _end(process)
+        while is_open and select.select([descriptor], [], [], 0)[0]:
+            tail, is_open = _read(descriptor, tail, 0)
+    output = tail.decode("utf-8", "replace").strip() or None
+    if is_late and cancelled.is_set():
+        raise Interrupted
+    if is_late:
+        raise NotDelivered(f"not done within {timeout_seconds:g} s", output=output)
+    if process.returncode < 0:
+        raise NotDelivered(f"ended by {signal.Signals(-process.returncode).name}", output=output)
+    if process.returncode > 0:
+        raise NotDelivered(f"exit status {process.returncode}", output=output)
+    return output
+
+
+def _read(descriptor: int, tail: bytes, seconds: float) -> tuple[bytes, bool]:
+    """Add what can be read within `seconds` to the end of the output; False once there is no more."""
+    if not select.select([descriptor], [], [], seconds)[0]:
+        return tail, True
+    read = os.read(descriptor, 65536)
+    return (tail + read)[-OUTPUT_BYTES:], bool(read)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a program with its process group, which is its own."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        if number == signal.SIGTERM:
+            _waited(process, TERMINATION_SECONDS)
+    process.wait()
+
+
+def _waited(process: subprocess.Popen[bytes], seconds: float) -> None:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return

@@ -1,0 +1,238 @@
+"""What a hook is told, as JSON: facts of the index at the moment of the attempt, under the id of what happened."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from operator import itemgetter
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from node.config import HookEvent
+from node.errors import VoxelnodeError
+
+if TYPE_CHECKING:  # the child process of a plugin needs no index
+    from node.index.database import ReadIndex
+    from node.index.deliveries import Happening
+
+MOST_VOLUMES = 10_000
+"""Files of all revisions of one series."""
+
+_SERIES = "study_instance_uid = :study AND series_instance_uid = :series"
+_PATIENT = ("patient_id", "patient_name", "patient_birth_date", "patient_sex")
+
+
+class NothingLeft(VoxelnodeError):
+    """What happened, happened to something that has been deleted since."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message, the same for each way of telling; `content` is what docs/hooks.md describes."""
+
+    content: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        """Tells it from every other message; the same at each attempt."""
+        return str(self.content["id"])
+
+    @property
+    def event(self) -> HookEvent:
+        """What happened."""
+        event: HookEvent = self.content["event"]
+        return event
+
+    @property
+    def path(self) -> str | None:
+        """The file that it is about: the instance, or the first volume."""
+        if self.content["instance"] is not None:
+            return str(self.content["instance"]["path"])
+        paths = [volume["path"] for volume in self.content["volumes"] if volume["kind"] == "volume"]
+        return next((path for path in paths if path is not None), None)
+
+    def encoded(self) -> bytes:
+        """UTF-8 JSON on one line."""
+        return json.dumps(self.content, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def compose(index: ReadIndex, happening: Happening, ae_title: str, *, include_patient: bool) -> Message:
+    """The message of a happening.
+
+    Raises
+    ------
+    NothingLeft
+        The instance, series or study is not in the index any more.
+    """
+    uids = {
+        "study": happening.study_instance_uid,
+        "series": happening.series_instance_uid,
+        "sop": happening.sop_instance_uid,
+    }
+    content: dict[str, Any] = {
+        "id": happening.message_id,
+        "event": happening.event,
+        "happened_at": _moment(happening.happened_at),
+        "node": ae_title,
+        "test": False,
+        "study_instance_uid": happening.study_instance_uid,
+        "series_instance_uid": happening.series_instance_uid,
+        "sop_instance_uid": happening.sop_instance_uid,
+        "revision": happening.revision,
+        "detail": happening.detail,
+        "calling_ae_titles": [],
+        "modality": None,
+        "state": None,
+        "instances": None,
+        "verdict": None,
+        "failures": [],
+        "volumes": [],
+        "series": [],
+        "instance": None,
+    }
+    if happening.event == "instance-stored":
+        content |= _instance(index, uids)
+    elif happening.event == "study-quiet":
+        content |= _study(index, uids)
+    else:
+        content |= _series(index, uids, happening.revision)
+    if include_patient:
+        content["patient"] = _patient(index, uids)
+    return Message(content)
+
+
+def sample(event: HookEvent, ae_title: str, now: dt.datetime) -> Message:
+    """A message of nothing that happened, with ``"test": true``, for trying a hook."""
+    series = {"series_instance_uid": "1.2.3.4"} if event != "study-quiet" else {}
+    instance = {
+        "sop_class_uid": "1.2.840.10008.5.1.4.1.1.2", "transfer_syntax_uid": "1.2.840.10008.1.2.1",
+        "instance_number": 1, "number_of_frames": None, "path": "/nowhere/1.dcm", "data_set_offset": 0, "bytes": 0,
+        "sha256": "0" * 64,
+    }  # fmt: skip
+    volume = {
+        "path": "/nowhere/1/1.nii.gz", "url": "/api/v1/volumes/1/file/1.nii.gz", "stack": 0, "kind": "volume",
+        "format": "nifti", "shape": [2, 2, 2], "spacing_mm": [1.0, 1.0, 1.0], "dtype": "int16", "geometry": "regular",
+        "instances": 2, "warnings": [], "bytes": 0, "sha256": "0" * 64,
+    }  # fmt: skip
+    content = {
+        "id": f"test-{now.timestamp():.6f}", "event": event, "happened_at": _moment(now), "node": ae_title,
+        "test": True, "study_instance_uid": "1.2.3", "series_instance_uid": None, "sop_instance_uid": None,
+        "revision": 1, "detail": "a test: nothing happened", "calling_ae_titles": [], "modality": "CT", "state": None,
+        "instances": 2, "verdict": None, "failures": [], "series": [],
+        "volumes": [volume] if event.startswith("volume-") else [],
+        "instance": instance if event == "instance-stored" else None,
+    }  # fmt: skip
+    sop = {"sop_instance_uid": "1.2.3.4.5"} if event == "instance-stored" else {}
+    return Message(content | series | sop)
+
+
+def _instance(index: ReadIndex, uids: Mapping[str, Any]) -> dict[str, Any]:
+    row = _one(
+        index,
+        "SELECT i.*, s.modality FROM v_images i JOIN v_series s USING (study_instance_uid, series_instance_uid) "
+        "WHERE i.sop_instance_uid = :sop AND i.study_instance_uid = :study AND i.series_instance_uid = :series",
+        uids,
+    )
+    names = (
+        "sop_class_uid", "transfer_syntax_uid", "instance_number", "number_of_frames", "path", "data_set_offset",
+        "bytes", "sha256",
+    )  # fmt: skip
+    return {
+        "calling_ae_titles": [row["calling_ae_title"]] if row["calling_ae_title"] else [],
+        "modality": row["modality"],
+        "instance": {name: row[name] for name in names},
+    }
+
+
+def _series(index: ReadIndex, uids: Mapping[str, Any], revision: int | None) -> dict[str, Any]:
+    row = _one(index, f"SELECT * FROM v_series WHERE {_SERIES}", uids)
+    of_revision = f"{_SERIES} AND revision = :revision"
+    failures = index.rows(
+        f"SELECT stack, reason, detail FROM v_failures WHERE {of_revision} ORDER BY stack", **uids, revision=revision
+    )
+    return {
+        "calling_ae_titles": _senders(index, _SERIES, uids),
+        "modality": row["modality"],
+        "state": row["state"],
+        "instances": row["instances"],
+        # The series tells the verdict of its newest revision only.
+        "verdict": _verdict(row) if row["revision"] == revision else None,
+        "failures": failures,
+        "volumes": _volumes(index, uids, revision),
+    }
+
+
+def _volumes(index: ReadIndex, uids: Mapping[str, Any], revision: int | None) -> list[dict[str, Any]]:
+    [about] = index.rows("SELECT value AS root FROM about WHERE \"key\" = 'root'")
+    rows = index.browse.volumes(
+        None, MOST_VOLUMES, study_instance_uid=uids["study"], series_instance_uid=uids["series"]
+    )
+    rows = [row for row in rows if row["revision"] == revision]
+    return [_volume(row, about["root"]) for row in sorted(rows, key=itemgetter("stack", "id"))]
+
+
+def _volume(row: Mapping[str, Any], root: str) -> dict[str, Any]:
+    """One file; where it is on this machine, and below the address of the node's pages."""
+    names = (
+        "stack", "kind", "format", "shape", "spacing_mm", "dtype", "geometry", "instances", "warnings", "bytes",
+        "sha256",
+    )  # fmt: skip
+    is_there = row["files_removed_at"] is None
+    return {
+        "path": f"{root}/{row['path']}" if is_there else None,
+        "url": f"/api/v1/volumes/{row['id']}/file/{quote(PurePath(row['path']).name)}" if is_there else None,
+        **{name: row[name] for name in names},
+    }
+
+
+def _study(index: ReadIndex, uids: Mapping[str, Any]) -> dict[str, Any]:
+    series = index.rows(
+        "SELECT series_instance_uid, modality, state, revision, instances, verdict, verdict_rule, verdict_reason, "
+        "expected_instances, expected_source, missing_instances FROM v_series WHERE study_instance_uid = :study "
+        "ORDER BY series_number, series_instance_uid",
+        **uids,
+    )
+    if not series:
+        raise NothingLeft
+    names = ("series_instance_uid", "modality", "state", "revision", "instances")
+    return {
+        "calling_ae_titles": _senders(index, "study_instance_uid = :study", uids),
+        "instances": sum(row["instances"] for row in series),
+        "series": [{name: row[name] for name in names} | {"verdict": _verdict(row)} for row in series],
+    }
+
+
+def _verdict(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    if row["verdict"] is None:
+        return None
+    return {
+        "state": row["verdict"],
+        "rule": row["verdict_rule"],
+        "reason": row["verdict_reason"],
+        "expected_instances": row["expected_instances"],
+        "expected_source": row["expected_source"],
+        "missing_instances": row["missing_instances"],
+    }
+
+
+def _patient(index: ReadIndex, uids: Mapping[str, Any]) -> dict[str, Any]:
+    return _one(index, f"SELECT {', '.join(_PATIENT)} FROM v_studies WHERE study_instance_uid = :study", uids)
+
+
+def _senders(index: ReadIndex, where: str, uids: Mapping[str, Any]) -> list[str]:
+    query = f"SELECT DISTINCT calling_ae_title FROM v_images WHERE {where} AND calling_ae_title IS NOT NULL"
+    return sorted(row["calling_ae_title"] for row in index.rows(query, **uids))
+
+
+def _one(index: ReadIndex, query: str, uids: Mapping[str, Any]) -> dict[str, Any]:
+    rows = index.rows(query, **uids)
+    if not rows:
+        raise NothingLeft
+    return rows[0]
+
+
+def _moment(moment: dt.datetime) -> str:
+    return moment.astimezone(dt.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,0 +1,82 @@
+"""All hooks of a node: what the configuration says, checked and put to work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import monotonic
+
+from node.audit import Audit
+from node.config import Hook
+from node.errors import UsageError
+from node.index.database import Index
+from node.metrics import Metrics
+from node.notify.command import Command
+from node.notify.courier import Courier
+from node.notify.outlet import Outlet
+from node.notify.plugins import Plugin
+from node.notify.webhook import Webhook, read_secret
+
+CANCEL_SECONDS = 5.0
+"""How long an attempt may take to notice that it is cancelled; a name server that does not answer takes longer."""
+
+
+class Notifier:
+    """Tells every hook what happens, from `start` on and from where the last process ended.
+
+    Parameters
+    ----------
+    hooks : mapping of name to node.config.Hook
+    outlets : mapping of name to Outlet
+        One for each hook, see `outlet_of`.
+    """
+
+    def __init__(
+        self,
+        hooks: Mapping[str, Hook],
+        outlets: Mapping[str, Outlet],
+        index: Index,
+        metrics: Metrics,
+        audit: Audit,
+        ae_title: str,
+    ) -> None:
+        self._index, self._hooks = index, hooks
+        self._couriers = [
+            Courier(name, hook, outlets[name], index, metrics, audit, ae_title) for name, hook in hooks.items()
+        ]
+
+    def start(self) -> None:
+        """Begin to tell; what happens from now on is told to hooks that are new."""
+        self._index.begin_hooks({name: "instance-stored" in hook.on for name, hook in self._hooks.items()})
+        for courier in self._couriers:
+            courier.start()
+
+    def stop(self, seconds: float) -> None:
+        """Begin nothing more; attempts under way may end within `seconds`, else the next start makes them again."""
+        deadline = monotonic() + seconds
+        for courier in self._couriers:
+            courier.finish()
+        for courier in self._couriers:
+            courier.join(max(0.0, deadline - monotonic()))
+        for courier in self._couriers:
+            courier.cancel()
+        for courier in self._couriers:
+            courier.join(CANCEL_SECONDS)
+
+
+def outlet_of(name: str, hook: Hook) -> Outlet:
+    """The way of telling that a hook is configured with.
+
+    Raises
+    ------
+    UsageError
+        It cannot work; the message names the hook.
+    """
+    try:
+        if hook.url is not None:
+            secret = read_secret(hook.secret_file) if hook.secret_file is not None else None
+            return Webhook(hook.url, hook.timeout_seconds, secret, hook.ca_file)
+        if hook.plugin is not None:
+            return Plugin(hook.plugin, hook.timeout_seconds)
+        return Command(hook.command, hook.timeout_seconds)
+    except UsageError as error:
+        raise UsageError(f"[hooks.{name}] {error}") from error

@@ -1,0 +1,123 @@
+"""Plugins: Python packages that are told what happened, each in a child process of its own.
+
+A plugin is an entry point in the group ``voxelnode.plugins``: a module, or an object, with functions that
+``pluggy.HookimplMarker("voxelnode")`` marks and that are named as `Specifications` has them. It runs where a hook of
+the configuration names it, never by being installed alone. `serve` runs in the child, `Plugin` is the node's handle.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pluggy
+
+from node.children import Child, ChildCancelled, ChildDied, ChildLate, place_of, questions, settle
+from node.errors import UsageError
+from node.notify.message import Message
+from node.notify.outlet import Interrupted, NotDelivered
+
+PROJECT = "voxelnode"
+GROUP = "voxelnode.plugins"
+
+_specification = pluggy.HookspecMarker(PROJECT)
+
+
+class Specifications:
+    """What a plugin may define; `event` is the message as docs/hooks.md describes it.
+
+    A function that raises is called again later with the same ``event["id"]``.
+    """
+
+    @_specification
+    def instance_stored(self, event: Mapping[str, Any]) -> None:
+        """An instance is durable and indexed."""
+
+    @_specification
+    def series_quiet(self, event: Mapping[str, Any]) -> None:
+        """A series is quiet, and its conversion begins."""
+
+    @_specification
+    def volume_written(self, event: Mapping[str, Any]) -> None:
+        """A series gave at least one volume."""
+
+    @_specification
+    def volume_superseded(self, event: Mapping[str, Any]) -> None:
+        """A newer revision took the place of one that had volumes."""
+
+    @_specification
+    def series_failed(self, event: Mapping[str, Any]) -> None:
+        """A series gave no volume: it was refused, or the converter crashed too often."""
+
+    @_specification
+    def study_quiet(self, event: Mapping[str, Any]) -> None:
+        """No series of a study has been open for a while."""
+
+
+class Plugin:
+    """Tells one plugin, in a child process that is replaced when it dies or does not return.
+
+    Raises
+    ------
+    UsageError
+        No such plugin is installed.
+    """
+
+    def __init__(self, name: str, timeout_seconds: float) -> None:
+        installed = entry_points(group=GROUP).names
+        if name not in installed:
+            known = f"; installed: {', '.join(sorted(installed))}" if installed else "; none is installed"
+            raise UsageError(f"no plugin {name!r} in the entry points {GROUP!r}{known}")
+        self._timeout_seconds = timeout_seconds
+        self._child = Child(serve, name, name=f"voxelnode-{name}")
+
+    def deliver(self, message: Message, cancelled: threading.Event) -> None:
+        """Call the plugin; returns when it does. See `Outlet.deliver`."""
+        try:
+            answer = self._child.ask(dict(message.content), self._timeout_seconds, cancelled)
+        except ChildCancelled:
+            raise Interrupted from None
+        except ChildLate:
+            raise NotDelivered(f"the plugin did not return within {self._timeout_seconds:g} s") from None
+        except ChildDied as died:
+            raise NotDelivered(f"the process of the plugin ended with status {died.exitcode}") from died
+        if answer is not None:
+            raise NotDelivered(answer)
+
+    def close(self) -> None:
+        """End the child, whatever it does."""
+        self._child.close()
+
+
+def serve(pipe: Connection, name: str) -> None:
+    """Call the plugin for message after message until the pipe closes; answers with None, or with what failed."""
+    settle()
+    manager: pluggy.PluginManager | None = None
+    for event in questions(pipe):
+        try:
+            if manager is None:
+                manager = _loaded(name)
+            answer = _told(manager, name, event)
+        except Exception as error:  # the boundary of the process
+            answer = place_of(error)
+        pipe.send(answer)
+
+
+def _loaded(name: str) -> pluggy.PluginManager:
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(Specifications)
+    manager.load_setuptools_entrypoints(GROUP, name=name)
+    manager.check_pending()  # a name that no specification has: a slip of the pen that would never be called
+    return manager
+
+
+def _told(manager: pluggy.PluginManager, name: str, event: Mapping[str, Any]) -> str | None:
+    function = event["event"].replace("-", "_")
+    caller = getattr(manager.hook, function)
+    if not caller.get_hookimpls():
+        return f"the plugin {name} has no function {function}, marked by pluggy.HookimplMarker({PROJECT!r})"
+    caller(event=event)
+    return None

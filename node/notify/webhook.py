@@ -1,0 +1,185 @@
+"""A webhook: the message posted to an address, signed as Standard Webhooks have it.
+
+https://www.standardwebhooks.com: the headers ``webhook-id``, ``webhook-timestamp`` and ``webhook-signature``, the last
+one ``v1,`` and the base64 of the HMAC-SHA256 over ``id.timestamp.body``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import datetime as dt
+import hashlib
+import hmac
+import ssl
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+import httpx2
+
+from node import __version__
+from node.errors import UsageError
+from node.notify.message import Message
+from node.notify.outlet import Interrupted, NotDelivered
+
+SECRET_PREFIX = "whsec_"
+SECRET_BYTES = range(24, 65)
+BODY_BYTES = 65536
+"""How much of an answer is read, so that the connection can be used again; nothing in it matters."""
+
+_CHECK_SECONDS = 0.2
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What is known of the answer so far."""
+
+    status: int | None = None
+    retry_after: str | None = None
+
+
+class Webhook:
+    """Posts messages to one address, one after the other.
+
+    Certificates are verified, redirects are not followed, and an attempt takes `timeout_seconds` at most, however
+    slowly the other side answers.
+
+    Parameters
+    ----------
+    url : str
+    timeout_seconds : float
+    secret : bytes or None
+        Signs the messages.
+    ca_file : Path or None
+        An authority besides those of the system.
+
+    Raises
+    ------
+    UsageError
+        `ca_file` holds no certificate.
+    """
+
+    def __init__(self, url: str, timeout_seconds: float, secret: bytes | None, ca_file: Path | None = None) -> None:
+        self._url, self._timeout_seconds, self._secret = url, timeout_seconds, secret
+        self._context = ssl.create_default_context()
+        if ca_file is not None:
+            try:
+                self._context.load_verify_locations(ca_file)
+            except OSError as error:  # SSLError too
+                raise UsageError(f"ca_file {ca_file} cannot be used: {error.strerror or error}") from error
+        self._runner: asyncio.Runner | None = None
+        self._client: httpx2.AsyncClient | None = None
+
+    def deliver(self, message: Message, cancelled: threading.Event) -> None:
+        """Post a message; returns when the answer is 2xx. See `Outlet.deliver`."""
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        body = message.encoded()
+        headers = {
+            "content-type": "application/json",
+            "user-agent": f"voxelnode/{__version__}",
+            "webhook-id": message.id,
+            "webhook-timestamp": str(int(time.time())),
+        }
+        if self._secret is not None:
+            headers["webhook-signature"] = signature(
+                self._secret, headers["webhook-id"], headers["webhook-timestamp"], body
+            )
+        self._runner.run(self._deliver(body, headers, cancelled))
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self._runner is not None:
+            if self._client is not None:
+                self._runner.run(self._client.aclose())
+            self._runner.close()
+        self._runner = self._client = None
+
+    async def _deliver(self, body: bytes, headers: dict[str, str], cancelled: threading.Event) -> None:
+        answer = _Answer()
+        task = asyncio.ensure_future(self._post(body, headers, answer))
+        deadline = time.monotonic() + self._timeout_seconds
+        while not task.done() and not cancelled.is_set() and (left := deadline - time.monotonic()) > 0:
+            await asyncio.wait({task}, timeout=min(_CHECK_SECONDS, left))
+        if not task.done():
+            task.cancel()
+            with suppress(asyncio.CancelledError, httpx2.HTTPError):
+                await task
+        elif (error := task.exception()) is not None and answer.status is None:
+            raise _not_delivered(error)
+        if answer.status is None:
+            if cancelled.is_set():
+                raise Interrupted
+            raise NotDelivered(f"no answer within {self._timeout_seconds:g} s")
+        if not 200 <= answer.status < 300:
+            raise NotDelivered(f"HTTP status {answer.status}", retry_after=_seconds(answer.retry_after))
+
+    async def _post(self, body: bytes, headers: dict[str, str], answer: _Answer) -> None:
+        if self._client is None:
+            # The deadline of an attempt is kept by `_deliver`: those of the client begin anew with every byte.
+            self._client = httpx2.AsyncClient(
+                verify=self._context, follow_redirects=False, timeout=self._timeout_seconds
+            )
+        async with self._client.stream("POST", self._url, content=body, headers=headers) as response:
+            answer.status, answer.retry_after = response.status_code, response.headers.get("retry-after")
+            count = 0
+            async for chunk in response.aiter_raw():
+                count += len(chunk)
+                if count > BODY_BYTES:
+                    return
+
+
+def signature(secret: bytes, message_id: str, timestamp: str, body: bytes) -> str:
+    """The value of ``webhook-signature``."""
+    digest = hmac.digest(secret, f"{message_id}.{timestamp}.".encode() + body, hashlib.sha256)
+    return f"v1,{base64.b64encode(digest).decode()}"
+
+
+def read_secret(path: Path) -> bytes:
+    """The secret in a file: ``whsec_`` and 24 to 64 bytes in base64.
+
+    Raises
+    ------
+    UsageError
+        It cannot be read, or is no such secret.
+    """
+    remedy = f"`(umask 077; echo {SECRET_PREFIX}$(openssl rand -base64 32) > {path})` makes one"
+    try:
+        text = path.read_text(encoding="ascii").strip()
+        secret = base64.b64decode(text.removeprefix(SECRET_PREFIX), validate=True)
+    except OSError as error:
+        raise UsageError(f"secret_file {path} cannot be read: {error.strerror}; {remedy}") from error
+    except (binascii.Error, UnicodeDecodeError):
+        secret = b""
+    if len(secret) not in SECRET_BYTES:
+        raise UsageError(f"secret_file {path} must hold {SECRET_PREFIX} and 24 to 64 bytes in base64; {remedy}")
+    return secret
+
+
+def _not_delivered(error: BaseException) -> NotDelivered:
+    """What went wrong before there was an answer; the texts of these errors speak of machines only."""
+    if isinstance(error, httpx2.TimeoutException):
+        return NotDelivered("no answer in time")
+    if isinstance(error, httpx2.HTTPError | OSError):
+        return NotDelivered(f"{type(error).__name__}: {error}")
+    return NotDelivered(f"{type(error).__name__} while posting")
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """What ``Retry-After`` says (RFC 9110 10.2.3): seconds, or a date."""
+    if retry_after is None:
+        return None
+    if retry_after.isdecimal() and retry_after.isascii():
+        return float(retry_after[:9])
+    try:
+        moment = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=dt.UTC)
+    return max(0.0, (moment - dt.datetime.now(dt.UTC)).total_seconds())

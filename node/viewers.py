@@ -1,0 +1,276 @@
+"""Viewers that are no part of the node: fetched at a pinned version and digest, and laid below the root.
+
+OHIF comes as its npm package, whose files expect to lie at the root of a site: they are patched to lie below `BASE`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import shutil
+import tarfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryFile
+from typing import IO
+
+from node.errors import VoxelnodeError
+
+BASE = "/ohif/"
+"""Where it is served."""
+
+MANIFEST = "voxelnode.json"
+"""In the folder of a viewer: what it is, and the files that may be served; written last."""
+
+MAXIMUM_PACKAGE_BYTES = 200_000_000
+MAXIMUM_BYTES = 1_000_000_000
+MAXIMUM_FILES = 10_000
+CHUNK_BYTES = 1 << 20
+
+
+class NotInstalled(VoxelnodeError):
+    """The viewer was not installed; what was there before still is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """An npm package at one version; `integrity` is npm's SHA-512 of its tarball (Subresource Integrity)."""
+
+    name: str
+    version: str
+    integrity: str
+
+    @property
+    def tarball(self) -> str:
+        """Its path in a registry."""
+        return f"{self.name}/-/{self.name.rpartition('/')[2]}-{self.version}.tgz"
+
+
+OHIF = Package(
+    "@ohif/app",
+    "3.13.2",
+    "sha512-WZdxmpmG7rqFgW9ZJLcbgr3XCtLi1KDNPoMaeY5PPe6j4G4fjEjjkycZM6C6Zk2F87BKxFfpq+jd5xXZB9E8EA==",
+)
+
+LEFT_OUT = re.compile(r"ort/|sw\.js$|init-service-worker\.js$|_headers$|_redirects$|.*\.map$")
+"""Not installed: neural networks (136 MB), source maps, and a service worker that fetches its library elsewhere."""
+
+CONFIG = f"""window.PUBLIC_URL = "{BASE}";
+window.browserImportFunction = module => import(module);
+window.config = {{
+  routerBasename: "{BASE.rstrip("/")}",
+  extensions: [],
+  modes: [],
+  customizationService: {{ global: {{ "ohif.tours": {{ $set: [] }} }} }},
+  showStudyList: true,
+  maxNumberOfWebWorkers: 3,
+  showWarningMessageForCrossOrigin: false,
+  showCPUFallbackMessage: true,
+  showLoadingIndicator: true,
+  strictZSpacingForVolumeViewport: true,
+  groupEnabledModesFirst: true,
+  maxNumRequests: {{ interaction: 100, thumbnail: 5, prefetch: 6 }},
+  showErrorDetails: "always",
+  defaultDataSourceName: "voxelnode",
+  dataSources: [
+    {{
+      namespace: "@ohif/extension-default.dataSourcesModule.dicomweb",
+      sourceName: "voxelnode",
+      configuration: {{
+        friendlyName: "voxelnode",
+        name: "voxelnode",
+        qidoRoot: `${{window.location.origin}}/dicom-web`,
+        wadoRoot: `${{window.location.origin}}/dicom-web`,
+        qidoSupportsIncludeField: true,
+        imageRendering: "wadors",
+        thumbnailRendering: "wadors",
+        enableStudyLazyLoad: true,
+        supportsFuzzyMatching: true,
+        supportsWildcard: true,
+        singlepart: "bulkdata,pdf",
+        bulkDataURI: {{ enabled: true }},
+        omitQuotationForMultipartRequest: true,
+      }},
+    }},
+  ],
+  httpErrorHandler: error => console.warn("HTTP", error.status),
+}};
+"""
+"""OHIF's ``app-config.js``: one data source, this node."""
+
+
+def folder_of(root: Path) -> Path:
+    """Where OHIF lies below a root, if it is installed."""
+    return root.absolute() / "viewers" / "ohif"
+
+
+def installed(root: Path) -> dict[str, object] | None:
+    """What is installed: ``package``, ``version`` and ``files``; None: nothing that is whole."""
+    try:
+        manifest = json.loads((folder_of(root) / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) else None
+
+
+def install(root: Path, package: Path | None, registry: str) -> int:
+    """Install OHIF below a root, in the place of one that is there; returns how many files it has.
+
+    Parameters
+    ----------
+    package : Path or None
+        The tarball that npm has of it; None fetches it.
+    registry : str
+        URL of an npm registry.
+
+    Raises
+    ------
+    NotInstalled
+        The package cannot be had, is another one, or is not what it should be.
+    """
+    with _opened(package) if package is not None else _fetched(OHIF, registry) as stream:
+        _require_digest(stream, OHIF)
+        target = folder_of(root)
+        staging = target.with_name(f"ohif.{uuid.uuid4().hex}.part")
+        try:
+            staging.mkdir(mode=0o700, parents=True)
+            files = sorted(_unpacked(stream, staging))
+            _patch(staging, files)
+            manifest = {"package": OHIF.name, "version": OHIF.version, "files": files}
+            (staging / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+            shutil.rmtree(target, ignore_errors=True)
+            os.rename(staging, target)
+        except OSError as error:
+            raise NotInstalled(f"{target} cannot be written: {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    return len(files)
+
+
+def remove(root: Path) -> bool:
+    """Take OHIF away; returns whether it was there."""
+    there = folder_of(root).exists()
+    shutil.rmtree(folder_of(root), ignore_errors=True)
+    return there
+
+
+def _opened(package: Path) -> IO[bytes]:
+    try:
+        return package.open("rb")
+    except OSError as error:
+        raise NotInstalled(f"{package} cannot be read: {error.strerror}") from error
+
+
+def _fetched(package: Package, registry: str) -> IO[bytes]:
+    """The tarball, fetched into a file that goes when it is closed."""
+    import httpx2  # only needed here
+
+    url = f"{registry.rstrip('/')}/{package.tarball}"
+    file = TemporaryFile()  # noqa: SIM115 - its reader closes it
+    try:
+        with httpx2.stream("GET", url, follow_redirects=True, timeout=60) as response:
+            response.raise_for_status()
+            for piece in response.iter_bytes(CHUNK_BYTES):
+                file.write(piece)
+                if file.tell() > MAXIMUM_PACKAGE_BYTES:
+                    raise NotInstalled(f"{url} is larger than {MAXIMUM_PACKAGE_BYTES} bytes")
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        file.close()
+        raise NotInstalled(
+            f"{url} cannot be fetched: {error}. Fetch it elsewhere with `npm pack {package.name}@{package.version}`, "
+            "and install it with --from"
+        ) from error
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _require_digest(stream: IO[bytes], package: Package) -> None:
+    digest = hashlib.sha512()
+    stream.seek(0)
+    while piece := stream.read(CHUNK_BYTES):
+        digest.update(piece)
+    stream.seek(0)
+    found = f"sha512-{base64.b64encode(digest.digest()).decode('ascii')}"
+    if found != package.integrity:
+        raise NotInstalled(
+            f"this is not {package.name} {package.version} as npm has it: its digest is {found}, not "
+            f"{package.integrity}. Fetch it again with `npm pack {package.name}@{package.version}`"
+        )
+
+
+def _unpacked(stream: IO[bytes], folder: Path) -> Iterator[str]:
+    """Write the files of the package below `folder`; yields their names, none of which leads out of it."""
+    total = count = 0
+    try:
+        with tarfile.open(fileobj=stream, mode="r:gz") as archive:
+            for member in archive:
+                name = _name(member)
+                if name is None:
+                    continue
+                total, count = total + member.size, count + 1
+                if total > MAXIMUM_BYTES or count > MAXIMUM_FILES:
+                    raise NotInstalled("the package is larger than it can be")
+                source = archive.extractfile(member)
+                if source is None:
+                    continue
+                path = folder / name
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                with source, path.open("xb") as copy:
+                    shutil.copyfileobj(source, copy)
+                yield name
+    except (tarfile.TarError, EOFError) as error:
+        raise NotInstalled(f"the package is damaged: {error}") from error
+
+
+def _name(member: tarfile.TarInfo) -> str | None:
+    """The name of a regular file below ``dist``; None of anything else, and of what is left out."""
+    parts = PurePosixPath(member.name).parts
+    if not member.isfile() or parts[:2] != ("package", "dist") or len(parts) < 3:
+        return None
+    if any(part in ("", ".", "..") or not re.fullmatch(r"[\w.@+-]+", part) for part in parts):
+        raise NotInstalled("the package has a file that leads out of its folder")
+    name = "/".join(parts[2:])
+    return None if LEFT_OUT.match(name) else name
+
+
+def _patch(folder: Path, files: list[str]) -> None:
+    """Let the files lie below `BASE`, with our configuration and without scripts in the page itself.
+
+    Raises
+    ------
+    NotInstalled
+        They are not what the patch is for.
+    """
+    patched = 0
+    for name in files:
+        path = folder / name
+        if name.endswith(".js") and "/" not in name:
+            patched += _replace(path, b'__webpack_require__.p = "/";', f'__webpack_require__.p = "{BASE}";'.encode())
+        elif name.endswith(".css") and "/" not in name:
+            _replace(path, b"url(/", f"url({BASE}".encode())
+    (folder / "app-config.js").write_text(CONFIG, encoding="utf-8")
+    page = folder / "index.html"
+    html = page.read_text(encoding="utf-8")
+    html, scripts = re.subn(r"<script>.*?</script>", "", html, flags=re.DOTALL)
+    html = re.sub(r'<script[^>]*src="/init-service-worker\.js"[^>]*></script>', "", html)
+    html = re.sub(r'<link rel="manifest"[^>]*>', "", html)  # browsers ask for it without the cookie of the session
+    html, links = re.subn(r'(href|src)="/', rf'\1="{BASE}', html)
+    page.write_text(html, encoding="utf-8")
+    if not patched or not scripts or not links:
+        raise NotInstalled("the files are not those that the patch is for")
+
+
+def _replace(path: Path, old: bytes, new: bytes) -> int:
+    """Replace in a file; returns how often."""
+    data = path.read_bytes()
+    count = data.count(old)
+    if count:
+        path.write_bytes(data.replace(old, new))
+    return count

@@ -1,0 +1,86 @@
+"""What happens, as it does: server-sent events (HTML 9.2) from the table of events.
+
+Whoever comes back after a break names the last event that it has (``Last-Event-ID``, which browsers do by themselves),
+and misses nothing: the table is the memory, not the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from time import monotonic
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from node.web.access import Reader
+from node.web.api import models
+from node.web.api.paging import LARGEST_ID
+from node.web.polling import polled
+from node.web.services import Node, Services
+
+router = APIRouter(tags=["events"])
+
+POLL_SECONDS = 0.5
+AT_ONCE = 200
+MOST_STREAMS = 50
+STREAM_SECONDS = 900.0
+"""A stream ends after so long, and the client comes again: whoever has lost the account until then stays out."""
+
+EventId = Annotated[int | None, Query(ge=0, le=LARGEST_ID, description="tell what came after this event")]
+
+
+class Streams:
+    """How many streams are open."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+def _room(request: Request) -> None:
+    if request.app.state.streams.count >= MOST_STREAMS:
+        raise HTTPException(503, f"{MOST_STREAMS} streams of events are open already")
+
+
+@router.get("/events", response_class=EventSourceResponse, dependencies=[Depends(_room)])
+@polled
+async def stream_events(
+    request: Request,
+    account: Reader,
+    node: Node,
+    after: EventId = None,
+    last_event_id: Annotated[str | None, Header(max_length=20)] = None,
+) -> AsyncIterator[ServerSentEvent]:
+    """Events as they happen, each with the fields of `/history`; without `after` from now on."""
+    streams: Streams = request.app.state.streams
+    streams.count += 1
+    try:
+        yield ServerSentEvent(comment="from here on", retry=2000)
+        began, last = monotonic(), await run_in_threadpool(_begin, node, after, last_event_id)
+        while not request.app.state.stopping.is_set() and monotonic() - began < STREAM_SECONDS:
+            rows = await run_in_threadpool(_since, node, last)
+            for row in rows:
+                yield ServerSentEvent(data=models.Event.model_validate(row), event=row["kind"], id=str(row["id"]))
+                last = row["id"]
+            if len(rows) < AT_ONCE:
+                await asyncio.sleep(POLL_SECONDS)
+    finally:
+        streams.count -= 1
+
+
+def _begin(node: Services, after: int | None, last_event_id: str | None) -> int:
+    """The event that whoever asks has; the newest if that is not said."""
+    if last_event_id is not None and last_event_id.isdecimal():
+        return min(int(last_event_id), LARGEST_ID)
+    if after is not None:
+        return after
+    with node.index.reading() as index:
+        return index.browse.last_event()
+
+
+def _since(node: Services, last: int) -> list[dict[str, Any]]:
+    with node.index.reading() as index:
+        return index.browse.events_since(last, AT_ONCE)

@@ -1,0 +1,129 @@
+"""What became of things: verdicts, jobs, failures, exclusions, rejections, conflicts, history; and how the node is."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+
+from node import __version__
+from node.index.events import EventKind
+from node.web.access import Asked, Reader
+from node.web.api import models
+from node.web.api.paging import After, Limit, Page, page_of, row_place
+from node.web.services import Node
+
+router = APIRouter(tags=["ledger"])
+
+Word = Annotated[str | None, Query(max_length=64)]
+OptionalUid = Annotated[str | None, Query(max_length=64)]
+
+UNDONE = ("receiving", "converting", "refused", "failed")
+
+
+@router.get("/verdicts")
+def list_verdicts(
+    account: Reader,
+    node: Node,
+    verdict: Literal["complete", "incomplete"] | None = None,
+    study_instance_uid: OptionalUid = None,
+    after: After = None,
+    limit: Limit = 100,
+) -> Page[models.Verdict]:
+    """Whether series are complete, by which rule, the newest first."""
+    with node.index.reading() as index:
+        rows = index.browse.series(row_place(after), limit, study_instance_uid=study_instance_uid, verdict=verdict)
+    return Page[models.Verdict].model_validate(page_of(rows, limit))
+
+
+@router.get("/jobs")
+def list_jobs(
+    account: Reader,
+    node: Node,
+    state: Literal["receiving", "converting", "refused", "failed"] | None = None,
+    after: After = None,
+    limit: Limit = 100,
+) -> Page[models.Job]:
+    """What waits for its conversion, is converted, or could not be: series that are not done, the newest first."""
+    with node.index.reading() as index:
+        rows = index.browse.series(row_place(after), limit, states=(state,) if state else UNDONE)
+    return Page[models.Job].model_validate(page_of(rows, limit))
+
+
+@router.get("/failures")
+def list_failures(
+    account: Reader, node: Node, reason: Word = None, after: After = None, limit: Limit = 100
+) -> Page[models.Failure]:
+    """Why series, or stacks of them, gave no volume (docs/conversion.md), the newest first."""
+    with node.index.reading() as index:
+        rows = index.browse.failures(row_place(after), limit, reason=reason)
+    return Page[models.Failure].model_validate(page_of(rows, limit))
+
+
+@router.get("/exclusions")
+def list_exclusions(
+    account: Reader, node: Node, series_instance_uid: OptionalUid = None, after: After = None, limit: Limit = 100
+) -> Page[models.Exclusion]:
+    """Instances, or frames of them, that conversions left out of their volumes, the newest first."""
+    with node.index.reading() as index:
+        rows = index.browse.exclusions(row_place(after), limit, series_instance_uid=series_instance_uid)
+    return Page[models.Exclusion].model_validate(page_of(rows, limit))
+
+
+@router.get("/rejections")
+def list_rejections(
+    account: Reader, node: Node, rule: Word = None, after: After = None, limit: Limit = 100
+) -> Page[models.Rejection]:
+    """What was refused, whose it was, and what helps, the newest first."""
+    with node.index.reading() as index:
+        rows = index.browse.rejections(row_place(after), limit, rule=rule)
+    return Page[models.Rejection].model_validate(page_of(rows, limit))
+
+
+@router.get("/conflicts")
+def list_conflicts(
+    account: Reader,
+    node: Node,
+    trail: Asked,
+    study_instance_uid: OptionalUid = None,
+    after: After = None,
+    limit: Limit = 100,
+) -> Page[models.Conflict]:
+    """What claims one identity and is not the same, the newest first."""
+    trail.queried(f"conflicts study_instance_uid={study_instance_uid}")  # the details name patients
+    with node.index.reading() as index:
+        rows = index.browse.conflicts(row_place(after), limit, study_instance_uid=study_instance_uid)
+    return Page[models.Conflict].model_validate(page_of(rows, limit))
+
+
+@router.get("/history")
+def list_history(
+    account: Reader,
+    node: Node,
+    kind: EventKind | None = None,
+    series_instance_uid: OptionalUid = None,
+    after: After = None,
+    limit: Limit = 100,
+) -> Page[models.Event]:
+    """What happened (docs/lifecycle.md), the newest first; `/events` tells it as it does."""
+    with node.index.reading() as index:
+        rows = index.browse.events(row_place(after), limit, kind=kind, series_instance_uid=series_instance_uid)
+    return Page[models.Event].model_validate(page_of(rows, limit))
+
+
+@router.get("/status")
+def show_status(account: Reader, node: Node) -> models.Status:
+    """How the node is: what waits, what failed, and whether instances may come in."""
+    with node.index.reading() as index:
+        browse = index.browse
+        return models.Status(
+            version=__version__,
+            ae_title=node.settings.dicom.ae_title,
+            intake=node.ingest.refusal() or "open",
+            free_bytes=node.archive.intake.free_bytes(),
+            queued_instances=node.index.waiting,
+            series=browse.series_by_state(),
+            failures=browse.failures_by_reason(),
+            oldest_unconverted_at=browse.oldest_unconverted(),
+            last_event=browse.last_event(),
+        )

@@ -1,0 +1,102 @@
+"""Volumes, and the files beside them."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, Query, Request, Response
+
+from node.web.access import Asked, Reader
+from node.web.api import models
+from node.web.api.paging import After, Limit, Page, RowId, page_of, row_place
+from node.web.files import file_response
+from node.web.pages.wrong import NotFound
+from node.web.services import Node, Services
+
+router = APIRouter(tags=["volumes"])
+
+OptionalUid = Annotated[str | None, Query(max_length=64)]
+OptionalWord = Annotated[str | None, Query(max_length=16)]
+
+MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".gz": "application/gzip"}
+"""By the end of a name; all else is bytes."""
+
+
+@router.get("/volumes")
+def list_volumes(
+    account: Reader,
+    node: Node,
+    trail: Asked,
+    study_instance_uid: OptionalUid = None,
+    series_instance_uid: OptionalUid = None,
+    kind: OptionalWord = None,
+    format: OptionalWord = None,
+    superseded: Annotated[bool | None, Query(description="unset: both current ones and older revisions")] = False,
+    after: After = None,
+    limit: Limit = 100,
+) -> Page[models.Volume]:
+    """Files of conversions, the newest first: volumes in each format, and pictures of them."""
+    trail.queried(f"volumes study_instance_uid={study_instance_uid} series_instance_uid={series_instance_uid}")
+    with node.index.reading() as index:
+        rows = index.browse.volumes(
+            row_place(after),
+            limit,
+            study_instance_uid=study_instance_uid,
+            series_instance_uid=series_instance_uid,
+            kind=kind,
+            format=format,
+            superseded=superseded,
+        )
+    return Page[models.Volume].model_validate(page_of([_told(row) for row in rows], limit))
+
+
+@router.get("/volumes/{id}")
+def show_volume(account: Reader, node: Node, trail: Asked, id: RowId) -> models.Volume:
+    """One file of a conversion."""
+    row = _volume(node, id)
+    trail.accessed([{"study_instance_uid": row["study_instance_uid"], "patient_id": row["patient_id"] or ""}])
+    return models.Volume.model_validate(_told(row))
+
+
+@router.head("/volumes/{id}/file", include_in_schema=False)
+@router.head("/volumes/{id}/file/{name}", include_in_schema=False)
+@router.get("/volumes/{id}/file", include_in_schema=False)
+@router.get(
+    "/volumes/{id}/file/{name}",
+    response_class=Response,
+    responses={
+        200: {"content": {"application/octet-stream": {}}, "description": "The file"},
+        206: {"content": {"application/octet-stream": {}}, "description": "The part that Range asks for"},
+        304: {"description": "If-None-Match names what it is"},
+        410: {"description": "The index knows it, but its file is gone"},
+        416: {"description": "Range asks for what is behind the end"},
+    },
+)
+def volume_file(
+    request: Request, account: Reader, node: Node, trail: Asked, id: RowId, name: str | None = None
+) -> Response:
+    """The file itself. The name is that of the volume: viewers look at its ending."""
+    row = _volume(node, id)
+    its_name = PurePath(row["path"]).name
+    if name not in (None, its_name) or row["files_removed_at"] is not None:
+        raise NotFound("file")
+    trail.transferred([{"study_instance_uid": row["study_instance_uid"], "patient_id": row["patient_id"] or ""}])
+    media_type = MEDIA_TYPES.get(PurePath(its_name).suffix, "application/octet-stream")
+    return file_response(request, node.archive.root / row["path"], media_type, its_name, row["sha256"])
+
+
+def _volume(node: Services, id: int) -> dict[str, Any]:
+    with node.index.reading() as index:
+        rows = index.browse.volumes(None, 1, id=id)
+    if not rows:
+        raise NotFound("volume")
+    return rows[0]
+
+
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with name and URL in the place of its path."""
+    name = PurePath(row["path"]).name
+    there = row["files_removed_at"] is None
+    return {**row, "name": name, "url": f"/api/v1/volumes/{row['id']}/file/{quote(name)}" if there else None}

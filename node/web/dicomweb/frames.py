@@ -1,0 +1,173 @@
+"""Frames of an instance: as they are stored, or decompressed (PS3.18 10.4.1.1.6)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from fastapi import APIRouter, HTTPException, Response
+
+from node.decoding import Decoder, DecoderBusy, NotDecoded, frame, frame_file, stored_frame_file
+from node.dicom.bounded import TooLong
+from node.dicom.header import DEFLATED_LITTLE_ENDIAN
+from node.dicom.pixel_element import FrameNotFound, PixelElement, pixel_element
+from node.index.selection import StoredInstance
+from node.web.dicomweb.decoded import decoded_file, length_of, pieces_of
+from node.web.dicomweb.media_types import MULTIPART, OCTETS, FrameForm, NotAcceptable, accepted, frame_form
+from node.web.dicomweb.multipart import Multipart, Part
+from node.web.dicomweb.resources import READ, Asking, Damaged, Target, instance_url, one_instance, respond
+
+router = APIRouter()
+
+LONGEST_HEADER = 1 << 20
+"""Bytes of a header that are read here; a longer one is read in a child, whatever it takes."""
+
+HELD_BYTES = 16 << 20
+"""Longest frame, and longest compressed pixel data, that are held in memory; others go through a file."""
+
+MAXIMUM_FRAMES = 10_000
+"""Most frames of one request; a longer list does not fit into a URL anyway."""
+
+
+@router.api_route("/studies/{study}/series/{series}/instances/{instance}/frames/{frames}", methods=READ)
+def retrieve_frames(target: Asking, frames: str) -> Response:
+    """Some frames of an instance, in the order in which they are named."""
+    numbers = frame_numbers(frames)
+    instance = one_instance(target)
+    element = pixel_data(target, instance)
+    if max(numbers) > element.frames:
+        raise HTTPException(404, f"there is no frame {max(numbers)}: the instance has {element.frames}")
+    target.tell_accessed("frames")
+    return _answer(target, instance, element, numbers, target.etag(f"frames {frames} {accept_of(target)}"))
+
+
+def all_frames(target: Target, instance: StoredInstance, etag: str) -> Response:
+    """Pixel data as bulk data: every frame of them, each in a part of its own (PS3.18 8.7.3.3)."""
+    element = pixel_data(target, instance)
+    form = _form(target, element, instance)
+    if element.encapsulated or form.multipart or element.frames == 1:
+        return _answer(target, instance, element, range(1, element.frames + 1), etag)
+    frames = (_frame(target, element, number, form).pieces for number in range(1, element.frames + 1))
+    return respond(target, chain.from_iterable(frames), form.content_type, etag)
+
+
+def frame_numbers(told: str) -> list[int]:
+    """The frame numbers of a URL, from 1, separated by commas."""
+    if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", told) or told.count(",") >= MAXIMUM_FRAMES:
+        raise HTTPException(400, "frames are named by their numbers, from 1, separated by commas (PS3.18 10.4.1.1.6)")
+    numbers = [int(each) for each in told.split(",")]
+    if 0 in numbers:
+        raise HTTPException(400, "frame numbers begin with 1 (PS3.18 10.4.1.1.6)")
+    return numbers
+
+
+def pixel_data(target: Target, instance: StoredInstance) -> PixelElement:
+    """Where the pixel data of an instance lie; 404 where it has none."""
+    element = None
+    try:
+        if instance.transfer_syntax_uid != DEFLATED_LITTLE_ENDIAN:  # which has no place for them
+            element = _element(target.node.archive.path(instance.key), target.node.decoder)
+    except OSError as error:
+        raise Damaged(f"a file of the archive cannot be read: {error.strerror}") from error
+    except DecoderBusy:
+        raise
+    except Exception as error:  # whatever a damaged file makes pydicom raise
+        raise Damaged("the data set of the instance cannot be read") from error
+    if element is None:
+        raise HTTPException(404, "the instance has no pixel data")
+    return element
+
+
+@lru_cache(maxsize=128)
+def _element(path: Path, decoder: Decoder) -> PixelElement | None:
+    """Viewers ask for each frame by itself, and the header of many frames takes seconds; files never change."""
+    try:
+        return pixel_element(path, LONGEST_HEADER)
+    except TooLong:
+        return decoder.run(pixel_element, path)
+
+
+def accept_of(target: Target) -> str:
+    """What the request says of representations, for its entity tag."""
+    return f"{target.request.query_params.get('accept', '')} {target.request.headers.get('accept', '')}"
+
+
+def _form(target: Target, element: PixelElement, instance: StoredInstance) -> FrameForm:
+    form = frame_form(accepted(target.request), instance.transfer_syntax_uid, element.encapsulated)
+    if form is None:
+        raise NotAcceptable(
+            f'{MULTIPART} or a single part of the type "{OCTETS}", as stored (transfer-syntax=*) or uncompressed'
+        )
+    return form
+
+
+def _answer(
+    target: Target, instance: StoredInstance, element: PixelElement, numbers: Sequence[int], etag: str
+) -> Response:
+    form = _form(target, element, instance)
+    if not form.multipart and len(numbers) > 1:
+        raise NotAcceptable(f"{MULTIPART} for several frames")
+    try:
+        first = _frame(target, element, numbers[0], form)  # what cannot be had at all is told by a status
+    except FrameNotFound as error:
+        raise HTTPException(404, str(error)) from error
+    except NotDecoded as error:
+        raise NotAcceptable("the frames as they are stored (transfer-syntax=*)", str(error)) from error
+    if not form.multipart:
+        return respond(target, first.pieces, form.content_type, etag, first.length)
+    message = Multipart(form.media_type)
+    url = instance_url(target.base, instance)
+
+    def parts() -> Iterator[Part]:
+        yield Part(form.content_type, first.pieces, f"{url}/frames/{numbers[0]}")
+        for number in numbers[1:]:
+            body = _frame(target, element, number, form).pieces
+            yield Part(form.content_type, body, f"{url}/frames/{number}")
+
+    return respond(target, message.write(parts()), message.content_type, etag)
+
+
+class _Frame(NamedTuple):
+    length: int
+    pieces: Iterator[bytes]
+
+
+def _frame(target: Target, element: PixelElement, number: int, form: FrameForm) -> _Frame:
+    """One frame, of which little is in memory however long it is.
+
+    Raises
+    ------
+    FrameNotFound, NotDecoded, DecoderBusy, Damaged
+    """
+    decoder = target.node.decoder
+    try:
+        if not element.encapsulated:
+            return _Frame(element.frame_bytes, _read(element.native_frame(number)))
+        if not form.as_stored:
+            if element.frame_bytes > HELD_BYTES:
+                return _from_file(decoded_file(target.node, frame_file, element.path, number))
+            return _held(decoder.run(frame, element.path, number))
+        if element.length > HELD_BYTES:
+            return _from_file(decoded_file(target.node, stored_frame_file, element.path, number))
+        return _held(element.encapsulated_frame(number))
+    except OSError as error:
+        raise Damaged(f"a file of the archive cannot be read: {error.strerror}") from error
+
+
+def _held(data: bytes) -> _Frame:
+    return _Frame(len(data), iter((data,)))
+
+
+def _from_file(file: IO[bytes]) -> _Frame:
+    return _Frame(length_of(file), pieces_of(file))
+
+
+def _read(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    try:
+        yield from pieces
+    except OSError as error:
+        raise Damaged(f"a file of the archive cannot be read: {error.strerror}") from error

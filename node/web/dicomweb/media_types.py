@@ -1,0 +1,184 @@
+"""Which representation a client accepts: media types with their parameters (RFC 9110 12.5.1, PS3.18 8.7)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fastapi import HTTPException, Request
+from python_multipart.multipart import parse_options_header
+
+EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
+UNCOMPRESSED = frozenset((EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, "1.2.840.10008.1.2.2"))
+
+ANY = "*"
+"""As a transfer syntax: the one in which the instance is stored."""
+
+DICOM, DICOM_JSON, JSON = "application/dicom", "application/dicom+json", "application/json"
+OCTETS, MULTIPART, ZIP, PDF = "application/octet-stream", "multipart/related", "application/zip", "application/pdf"
+JPEG, PNG = "image/jpeg", "image/png"
+
+MAXIMUM_ACCEPT_LENGTH = 8192
+
+_FRAME_TYPES = {
+    **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70)), JPEG),
+    **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (80, 81)), "image/jls"),
+    **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (90, 91)), "image/jp2"),
+    **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (92, 93)), "image/jpx"),
+    **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (110, 111, 112)), "image/jxl"),
+    **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (201, 202, 203)), "image/jphc"),
+    **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (100, 101)), "video/mpeg"),
+    **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (102, 103, 104, 105, 106, 107, 108)), "video/mp4"),
+    "1.2.840.10008.1.2.5": "image/dicom-rle",
+}
+"""Media types of compressed frames by transfer syntax, PS3.18 tables 8.7.3-2 to 8.7.3-5."""
+
+_OLD_NAMES = {"image/x-jls": "image/jls", "image/x-dicom-rle": "image/dicom-rle", "image/jpeg2000": "image/jp2"}
+
+_ELEMENT = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*")+')
+
+
+@dataclass(frozen=True, slots=True)
+class MediaRange:
+    """One acceptable media type. `multipart`: as the type of the parts of ``multipart/related``."""
+
+    type: str
+    parameters: Mapping[str, str]
+    quality: float
+    multipart: bool
+
+    @property
+    def transfer_syntax(self) -> str | None:
+        """Its ``transfer-syntax`` parameter."""
+        return self.parameters.get("transfer-syntax")
+
+    def covers(self, media_type: str) -> bool:
+        """Whether a media type is, or falls under, this one."""
+        if self.type in ("*/*", media_type):
+            return True
+        return self.type.endswith("/*") and media_type.startswith(self.type[:-1])
+
+
+class NotAcceptable(HTTPException):
+    """406: what is offered instead, and why not what was asked for, where that is not plain."""
+
+    def __init__(self, offered: str, reason: str = "none of the accepted media types is offered here") -> None:
+        super().__init__(406, f"{reason}; offered: {offered} (PS3.18 8.7)")
+
+
+def accepted(request: Request) -> list[MediaRange]:
+    """The media types that a request accepts, best first: its ``accept`` query parameter, else its Accept header.
+
+    Without either everything is accepted (PS3.18 8.3.3.1, 8.7.5).
+    """
+    query = request.query_params.get("accept", "").replace("dicom json", "dicom+json")  # a plus sign left as it is
+    told = query or request.headers.get("accept") or "*/*"
+    if len(told) > MAXIMUM_ACCEPT_LENGTH:
+        raise HTTPException(400, "the list of accepted media types is too long")
+    return media_ranges(told)
+
+
+def media_ranges(told: str) -> list[MediaRange]:
+    """The media types of a list as an Accept header has it, best first."""
+    ascii_only = told.encode("ascii", "replace").decode("ascii")  # names of media types are nothing else, RFC 6838 4.2
+    ranges = [_media_range(element) for element in _ELEMENT.findall(ascii_only)]
+    return sorted((each for each in ranges if each.quality > 0), key=lambda each: -each.quality)
+
+
+def _media_range(element: str) -> MediaRange:
+    raw_type, raw_parameters = parse_options_header(element.strip())
+    parameters = {
+        name.decode("latin-1").lower(): value.decode("latin-1").strip() for name, value in raw_parameters.items()
+    }
+    kind = raw_type.decode("latin-1").strip().lower()
+    try:
+        quality = float(parameters.get("q", "1"))
+    except ValueError:
+        quality = 1.0
+    multipart = kind == MULTIPART
+    if multipart:
+        kind = parameters.get("type", "*/*").lower()
+    return MediaRange(_OLD_NAMES.get(kind, kind), parameters, quality, multipart)
+
+
+@dataclass(frozen=True, slots=True)
+class DicomForm:
+    """How instances are wanted: in `multipart` or one by itself, in these transfer syntaxes; `ANY`: as stored."""
+
+    transfer_syntaxes: frozenset[str]
+    multipart: bool
+
+
+def dicom_form(ranges: Sequence[MediaRange]) -> DicomForm | None:
+    """How a client wants instances; None: not as ``application/dicom``.
+
+    Explicit VR Little Endian is meant where no transfer syntax is named (PS3.18 8.7.3.2).
+    """
+    fitting = [each for each in ranges if each.covers(DICOM)]
+    if not fitting:
+        return None
+    syntaxes = frozenset(each.transfer_syntax or EXPLICIT_LITTLE_ENDIAN for each in fitting)
+    return DicomForm(syntaxes, any(each.multipart or each.type == "*/*" for each in fitting))
+
+
+def names(ranges: Sequence[MediaRange], *media_types: str) -> str | None:
+    """The first of `media_types` that the best fitting range covers; None where none does."""
+    for each in ranges:
+        found = next((media_type for media_type in media_types if each.covers(media_type)), None)
+        if found is not None and not each.multipart:
+            return found
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class FrameForm:
+    """How frames, or bulk data, are given: the media type of each, as stored or decompressed."""
+
+    media_type: str
+    transfer_syntax: str
+    multipart: bool
+    as_stored: bool
+
+    @property
+    def content_type(self) -> str:
+        """What goes into a Content-Type field."""
+        return f"{self.media_type}; transfer-syntax={self.transfer_syntax}"
+
+
+def frame_media_type(transfer_syntax_uid: str) -> str:
+    """The media type of a frame of encapsulated pixel data."""
+    return _FRAME_TYPES.get(transfer_syntax_uid, OCTETS)
+
+
+def frame_form(ranges: Sequence[MediaRange], stored: str, encapsulated: bool) -> FrameForm | None:
+    """How a client wants the frames of an instance; None: in no form that can be given.
+
+    Parameters
+    ----------
+    stored : str
+        Transfer syntax of the instance.
+    encapsulated : bool
+        Whether its frames are compressed.
+
+    Notes
+    -----
+    PS3.18 8.7.3.3. ``application/octet-stream; transfer-syntax=*`` means as stored, as viewers use it.
+    """
+    for each in ranges:
+        multipart = each.multipart or each.type == "*/*"
+        if encapsulated and _takes_stored(each, stored):
+            return FrameForm(frame_media_type(stored), stored, multipart, True)
+        wanted = each.transfer_syntax or EXPLICIT_LITTLE_ENDIAN
+        if each.covers(OCTETS) and each.type != "image/*" and (wanted in UNCOMPRESSED or wanted == ANY):
+            return FrameForm(OCTETS, EXPLICIT_LITTLE_ENDIAN, multipart, not encapsulated)
+    return None
+
+
+def _takes_stored(accepted_range: MediaRange, stored: str) -> bool:
+    wanted = accepted_range.transfer_syntax
+    media_type = frame_media_type(stored)
+    if accepted_range.type == media_type or accepted_range.type == f"{media_type.partition('/')[0]}/*":
+        return media_type != OCTETS and wanted in (None, ANY, stored)
+    return accepted_range.covers(OCTETS) and wanted in (ANY, stored)

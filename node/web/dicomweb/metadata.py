@@ -1,0 +1,130 @@
+"""Metadata of instances in the DICOM JSON Model, and the bulk data they leave out (PS3.18 10.4.1.1.2, 10.4.1.1.5)."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator
+from urllib.parse import quote
+
+import structlog
+from fastapi import APIRouter, HTTPException, Response
+
+from node.decoding import DecoderBusy, NotDecoded, value_file
+from node.dicom.bounded import TooLong
+from node.dicom.json_model import PIXEL_TAGS, Json
+from node.dicom.metadata import metadata
+from node.index.selection import StoredInstance
+from node.web.dicomweb.decoded import decoded_file, length_of, pieces_of
+from node.web.dicomweb.frames import all_frames
+from node.web.dicomweb.media_types import DICOM_JSON, JSON, MULTIPART, OCTETS, NotAcceptable, accepted, names
+from node.web.dicomweb.multipart import Multipart, Part
+from node.web.dicomweb.resources import READ, Asking, Target, instance_url, one_instance, respond
+from node.web.services import Services
+
+log = structlog.get_logger()
+router = APIRouter()
+
+LONGEST_HEADER = 1 << 20
+"""Bytes of a header that are read here; a longer one is read in a child, whatever it takes."""
+
+
+@router.api_route("/studies/{study}/metadata", methods=READ)
+@router.api_route("/studies/{study}/series/{series}/metadata", methods=READ)
+@router.api_route("/studies/{study}/series/{series}/instances/{instance}/metadata", methods=READ)
+def retrieve_metadata(target: Asking) -> Response:
+    """What instances say, without their bulk data."""
+    media_type = names(accepted(target.request), DICOM_JSON, JSON)
+    if media_type is None:
+        raise NotAcceptable(DICOM_JSON)
+    target.tell_accessed("metadata")
+    etag = target.etag(f"metadata {target.base}")
+    if "gzip" not in target.request.headers.get("accept-encoding", ""):
+        return respond(target, _json_array(target), media_type, etag)
+    response = respond(target, _compressed(_json_array(target)), media_type, etag)
+    response.headers["Content-Encoding"] = "gzip"
+    response.headers["Vary"] = "Accept, Accept-Encoding"
+    return response
+
+
+def _json_array(target: Target) -> Iterator[bytes]:
+    """One instance at a time: a study may have more of them than fit into memory."""
+    separator = b"["
+    for instance in target.instances:
+        yield separator + instance_metadata(target.node, instance, instance_url(target.base, instance))
+        separator = b","
+    yield b"]"
+
+
+def _compressed(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Metadata repeat themselves from instance to instance: gzip leaves a twentieth of them."""
+    compressor = zlib.compressobj(1, wbits=16 + zlib.MAX_WBITS)
+    for piece in pieces:
+        compressed = compressor.compress(piece)
+        if compressed:
+            yield compressed
+    yield compressor.flush()
+
+
+def instance_metadata(node: Services, instance: StoredInstance, url: str) -> bytes:
+    """The DICOM JSON Model of an instance; of one whose file cannot be read, what identifies it.
+
+    Parameters
+    ----------
+    url : str
+        Of the instance; URIs of bulk data begin with it.
+
+    Raises
+    ------
+    DecoderBusy
+    """
+    path, syntax = node.archive.path(instance.key), instance.transfer_syntax_uid
+    try:
+        try:
+            told = metadata(path, syntax, url, LONGEST_HEADER)
+        except TooLong:
+            told = node.decoder.run(metadata, path, syntax, url)
+    except DecoderBusy:
+        raise
+    except Exception as error:  # whatever a damaged file makes pydicom raise
+        log.warning("metadata_not_read", sop_instance_uid=instance.sop_instance_uid, error=type(error).__name__)
+        told = b""
+    named = f'"00080018":{{"vr":"UI","Value":["{instance.sop_instance_uid}"]}}'
+    return told if named.encode() in told else json.dumps(_identity(instance), separators=(",", ":")).encode()
+
+
+def _identity(instance: StoredInstance) -> Json:
+    uids = {
+        "00080016": instance.sop_class_uid,
+        "00080018": instance.sop_instance_uid,
+        "0020000D": instance.study_instance_uid,
+        "0020000E": instance.series_instance_uid,
+    }
+    return {tag: {"vr": "UI", "Value": [uid]} for tag, uid in uids.items()}
+
+
+# Bulk data
+
+
+@router.api_route("/studies/{study}/series/{series}/instances/{instance}/bulkdata/{place}", methods=READ)
+def retrieve_bulk_data(target: Asking, place: str) -> Response:
+    """One long value, by the path that metadata give for it; pixel data as all their frames."""
+    instance = one_instance(target)
+    etag = target.etag(f"bulkdata {place} {target.request.headers.get('accept')}")
+    if place.upper() in {f"{tag:08X}" for tag in PIXEL_TAGS}:
+        response = all_frames(target, instance, etag)
+        target.tell_accessed("bulk data")
+        return response
+    ranges = [each for each in accepted(target.request) if each.covers(OCTETS)]
+    if not ranges:
+        raise NotAcceptable(f"{OCTETS}, by itself or in {MULTIPART}")
+    try:
+        file = decoded_file(target.node, value_file, target.node.archive.path(instance.key), place)
+    except NotDecoded as error:
+        raise HTTPException(404, str(error)) from error
+    target.tell_accessed("bulk data")
+    if not (ranges[0].multipart or ranges[0].type == "*/*"):
+        return respond(target, pieces_of(file), OCTETS, etag, length_of(file))
+    message = Multipart(OCTETS)
+    location = f"{instance_url(target.base, instance)}/bulkdata/{quote(place)}"
+    return respond(target, message.write([Part(OCTETS, pieces_of(file), location)]), message.content_type, etag)

@@ -1,0 +1,305 @@
+"""The body of a STOW-RS request: its parts on their way into the archive, and what became of them.
+
+The bytes of each part go into the archive while they arrive, and nothing but the head of a part, which names the
+instance, is held here. One part that is refused stops no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import structlog
+from fastapi import HTTPException
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from node.dicom.status import (
+    CANNOT_UNDERSTAND,
+    CLASS_MISMATCH,
+    OUT_OF_RESOURCES,
+    SOP_CLASS_NOT_SUPPORTED,
+    answer_to,
+    remedy_of,
+)
+from node.dicom.uids import is_accepted_transfer_syntax, is_storage_class
+from node.errors import ArrivalRefused
+from node.index.records import Refused
+from node.ingest import Announced, Arrival, Ingest, Origin
+from node.media import HEAD_BYTES, LONG_HEAD_BYTES, Identity, NotDicom, identify
+from node.web.dicomweb.media_types import DICOM
+
+log = structlog.get_logger()
+
+MAXIMUM_PARTS = 50_000
+"""Most instances of one request: twice the largest series in time."""
+
+FINISHING = 8
+"""Instances of one request that wait for the disk at once: they share its syncs."""
+
+TRANSFER_SYNTAX_NOT_SUPPORTED = 0xC122
+PROCESSING_FAILURE = 0x0110
+"""Failure Reasons of PS3.18 I.2.2 that C-STORE does not have."""
+
+_STATUS_OF_REASON = {OUT_OF_RESOURCES: 503, TRANSFER_SYNTAX_NOT_SUPPORTED: 415}
+"""What is answered when nothing could be stored, all for one reason; else it is 409."""
+
+_REMEDIES = {TRANSFER_SYNTAX_NOT_SUPPORTED: "have the sender use a transfer syntax that is not deflated"}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A part that was not stored: Failure Reason (0008,1197), and why in words; `identity` if it could be read."""
+
+    reason: int
+    comment: str
+    identity: Identity | None = None
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of the parts."""
+
+    stored: list[str] = field(default_factory=list)  # SOP Instance UIDs
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def status(self) -> int:
+        """The status code, PS3.18 table 10.5.3-1."""
+        if not self.failures:
+            return 200
+        if self.stored:
+            return 202
+        reasons = {each.reason for each in self.failures}
+        return _STATUS_OF_REASON.get(reasons.pop(), 409) if len(reasons) == 1 else 409
+
+
+class Reception:
+    """One request: its parts, one after the other; used by one thread at a time, ended with `close`."""
+
+    def __init__(
+        self,
+        ingest: Ingest,
+        origin: Origin,
+        boundary: bytes,
+        study_instance_uid: str | None,
+        on_refusal: Callable[[Refused], None],
+    ) -> None:
+        self._ingest, self._origin, self._study, self._on_refusal = ingest, origin, study_instance_uid, on_refusal
+        self._part: _Part | None = None
+        self._header: tuple[bytes, bytes] = b"", b""
+        self._content_type = ""
+        self._parts, self._whole = 0, False
+        self._finishing: list[tuple[Identity, Future[object]]] = []
+        self._threads = ThreadPoolExecutor(FINISHING, thread_name_prefix="stow")
+        self.report = Report()
+        self.studies: set[str] = set()
+        try:
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._begin_part,
+                    "on_header_begin": self._begin_header,
+                    "on_header_field": self._add_to_name,
+                    "on_header_value": self._add_to_value,
+                    "on_header_end": self._end_header,
+                    "on_headers_finished": self._begin_data,
+                    "on_part_data": self._add_data,
+                    "on_part_end": self._end_part,
+                    "on_end": self._end,
+                },
+            )
+        except FormParserError as error:
+            raise HTTPException(400, f"the boundary cannot be used: {error}") from error
+
+    def write(self, data: bytes) -> None:
+        """Take bytes of the body.
+
+        Raises
+        ------
+        HTTPException
+            400: it is no multipart message; 413: it has too many parts. What was stored until then stays.
+        """
+        try:
+            self._parser.write(data)
+        except FormParserError as error:
+            raise HTTPException(400, f"the body is no multipart message: {error} (RFC 2046 5.1.1)") from error
+
+    def end(self) -> Report:
+        """Wait until every part is stored or refused.
+
+        Raises
+        ------
+        HTTPException
+            400: the body ended before its last boundary, or has no part.
+        """
+        self._settle(0)
+        if not self._whole:
+            raise HTTPException(400, "the body ends before its last boundary: what came whole is stored, send again")
+        if not self._parts:
+            raise HTTPException(400, "the body has no part")
+        return self.report
+
+    def close(self) -> None:
+        """Forget what has come in part, and let what is whole be stored."""
+        if self._part is not None:
+            self._part.abandon()
+        self._settle(0)
+        self._threads.shutdown()
+        if self._ingest.transfers is not None:
+            self._ingest.transfers.ended(self._origin, "ended")
+
+    # What the parser calls
+
+    def _begin_part(self) -> None:
+        self._parts += 1
+        if self._parts > MAXIMUM_PARTS:
+            raise HTTPException(413, f"more than {MAXIMUM_PARTS} instances in one request: send them in several")
+        self._content_type = DICOM
+
+    def _begin_header(self) -> None:
+        self._header = b"", b""
+
+    def _add_to_name(self, data: bytes, start: int, end: int) -> None:
+        self._header = self._header[0] + data[start:end], self._header[1]
+
+    def _add_to_value(self, data: bytes, start: int, end: int) -> None:
+        self._header = self._header[0], self._header[1] + data[start:end]
+
+    def _end_header(self) -> None:
+        name, value = self._header
+        if name.lower() == b"content-type":
+            self._content_type = parse_options_header(value)[0].decode("latin-1").strip().lower()
+
+    def _begin_data(self) -> None:
+        self._part = _Part(self._ingest, self._origin, self._study)
+        if self._content_type != DICOM:
+            self._part.refuse(CANNOT_UNDERSTAND, f"the part is not {DICOM}")
+
+    def _add_data(self, data: bytes, start: int, end: int) -> None:
+        if self._part is not None:
+            self._part.write(memoryview(data)[start:end])
+
+    def _end_part(self) -> None:
+        part, self._part = self._part, None
+        if part is None:
+            return
+        arrival = part.end()
+        if part.failure is not None:
+            self._refused(part.failure)
+        elif arrival is not None and part.identity is not None:
+            self._settle(FINISHING - 1)
+            self._finishing.append((part.identity, self._threads.submit(arrival.finish)))
+
+    def _end(self) -> None:
+        self._whole = True
+
+    def _settle(self, left: int) -> None:
+        """Note what became of the instances that wait for the disk, until only so many do."""
+        while len(self._finishing) > left:
+            identity, future = self._finishing.pop(0)
+            try:
+                future.result()
+            except Exception as error:
+                self._refused(_failure(error, identity))
+            else:
+                self.report.stored.append(identity.sop_instance_uid)
+                self.studies.add(identity.study_instance_uid)
+
+    def _refused(self, failure: Failure) -> None:
+        """Note a part that was not stored, for the answer and for the table of what was refused."""
+        self.report.failures.append(failure)
+        identity, status = failure.identity, f"status 0x{failure.reason:04X}"
+        offered = "" if identity is None else f"{identity.sop_class_uid}: {identity.transfer_syntax_uid}"
+        remedy = _REMEDIES.get(failure.reason) or remedy_of(failure.reason)
+        peer = self._origin.address
+        self._on_refusal(Refused("instance", status, failure.comment, remedy, peer=peer, offered=offered[:200]))
+
+
+class _Part:
+    """One part: its head is gathered until it names the instance, the rest goes through."""
+
+    def __init__(self, ingest: Ingest, origin: Origin, study_instance_uid: str | None) -> None:
+        self._ingest, self._origin, self._study = ingest, origin, study_instance_uid
+        self._head = bytearray()
+        self._wanted = HEAD_BYTES
+        self._arrival: Arrival | None = None
+        self.identity: Identity | None = None
+        self.failure: Failure | None = None
+
+    def write(self, data: memoryview) -> None:
+        """Take bytes of the file; never raises."""
+        if self.failure is not None:
+            return
+        try:
+            if self._arrival is not None:
+                self._arrival.write(data)
+                return
+            self._head += data
+            if len(self._head) >= self._wanted:
+                self._begin(is_whole=False)
+        except Exception as error:
+            self._fail(error)
+
+    def end(self) -> Arrival | None:
+        """The instance, ready to be finished; None if it was refused, see `failure`."""
+        if self.failure is None and self._arrival is None:
+            try:
+                self._begin(is_whole=True)
+            except Exception as error:
+                self._fail(error)
+        arrival, self._arrival = self._arrival, None
+        return arrival
+
+    def refuse(self, reason: int, comment: str) -> None:
+        """Take no more of it."""
+        self.failure = Failure(reason, comment, self.identity)
+        self._head = bytearray()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Forget what has come."""
+        arrival, self._arrival = self._arrival, None
+        if arrival is not None:
+            arrival.abandon()
+
+    def _begin(self, *, is_whole: bool) -> None:
+        identity = identify(bytes(self._head))
+        if self._study and not identity.study_instance_uid and not is_whole and len(self._head) < LONG_HEAD_BYTES:
+            self._wanted = min(4 * self._wanted, LONG_HEAD_BYTES)  # a long header: the study is named further on
+            return
+        self.identity = identity
+        refusal = self._refusal(identity)
+        if refusal is not None:
+            self.refuse(*refusal)
+            return
+        announced = Announced(identity.sop_class_uid, identity.sop_instance_uid, identity.transfer_syntax_uid)
+        self._arrival = self._ingest.begin(announced, self._origin)
+        self._arrival.write(memoryview(self._head)[identity.data_set_offset :])
+        self._head = bytearray()
+
+    def _refusal(self, identity: Identity) -> tuple[int, str] | None:
+        if not is_accepted_transfer_syntax(identity.transfer_syntax_uid):
+            return TRANSFER_SYNTAX_NOT_SUPPORTED, "this transfer syntax is not taken"
+        if not is_storage_class(identity.sop_class_uid):
+            return SOP_CLASS_NOT_SUPPORTED, "the SOP class is no storage class"
+        if self._study is not None and identity.study_instance_uid != self._study:
+            return CLASS_MISMATCH, "the instance is of another study than the URL names"
+        return None
+
+    def _fail(self, error: Exception) -> None:
+        self.abandon()
+        self.failure = _failure(error, self.identity)
+        self._head = bytearray()
+
+
+def _failure(error: Exception, identity: Identity | None) -> Failure:
+    if isinstance(error, NotDicom):
+        return Failure(CANNOT_UNDERSTAND, str(error))
+    if isinstance(error, ArrivalRefused):
+        answer = answer_to(error)
+        log.warning("stow_refused", status=f"0x{answer.status:04X}", reason=str(error))
+        return Failure(answer.status, str(error), identity)
+    log.error("stow_failed", exc_info=error)
+    return Failure(PROCESSING_FAILURE, "internal failure, see the log of this node", identity)

@@ -1,0 +1,204 @@
+"""Pictures for people: rendered instances and frames, and thumbnails (PS3.18 10.4.1.1.3 and 10.4.1.1.4)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from fastapi import APIRouter, HTTPException, Response
+
+from node.decoding import Crop, NotDecoded, PictureFormat, PictureOrder, document_file, picture
+from node.index.selection import StoredInstance
+from node.volume.single_frame import Window
+from node.web.dicomweb.decoded import decoded_file, length_of, pieces_of
+from node.web.dicomweb.frames import frame_numbers
+from node.web.dicomweb.media_types import JPEG, PDF, PNG, NotAcceptable, accepted, names
+from node.web.dicomweb.multipart import Multipart, Part
+from node.web.dicomweb.resources import READ, Asking, Target, by_series, instance_url, one_instance, respond
+
+router = APIRouter()
+
+THUMBNAIL_PIXELS = 256
+MAXIMUM_SIDE = 8192
+"""Longest side of a picture that may be asked for."""
+
+ENCAPSULATED_PDF = "1.2.840.10008.5.1.4.1.1.104.1"
+
+FORMATS: dict[str, PictureFormat] = {JPEG: "JPEG", PNG: "PNG"}
+FUNCTIONS = {"linear": "LINEAR", "linear-exact": "LINEAR_EXACT", "sigmoid": "SIGMOID"}
+
+THUMBNAIL_TRIES = 5
+"""Series of a study that are tried for its thumbnail: the largest may be reports."""
+
+
+class NotShown(NotAcceptable):
+    """There can be no picture of an instance."""
+
+
+_INSTANCE = "/studies/{study}/series/{series}/instances/{instance}"
+
+
+@router.api_route("/studies/{study}/rendered", methods=READ)
+@router.api_route("/studies/{study}/series/{series}/rendered", methods=READ)
+def retrieve_rendered_series(target: Asking) -> Response:
+    """Every instance of a study or a series that can be shown, each as a picture in a part of its own."""
+    media_type = _media_type(target)
+    message = Multipart(media_type)
+    target.tell_accessed("rendered")
+    etag = target.etag(f"rendered {media_type} {target.request.query_params}")
+    order = _order(target, 1, media_type)
+    return respond(target, message.write(_pictures(target, order, media_type)), message.content_type, etag)
+
+
+@router.api_route(f"{_INSTANCE}/rendered", methods=READ)
+def retrieve_rendered_instance(target: Asking) -> Response:
+    """An instance as a picture: of several frames the one in the middle; an encapsulated PDF as itself."""
+    instance = one_instance(target)
+    if instance.sop_class_uid == ENCAPSULATED_PDF:
+        return _document(target, instance)
+    return _answer(target, instance, middle_frame(instance))
+
+
+@router.api_route(f"{_INSTANCE}/frames/{{frames}}/rendered", methods=READ)
+def retrieve_rendered_frames(target: Asking, frames: str) -> Response:
+    """One frame as a picture."""
+    return _answer(target, one_instance(target), _one_frame(frames))
+
+
+@router.api_route("/studies/{study}/thumbnail", methods=READ)
+@router.api_route("/studies/{study}/series/{series}/thumbnail", methods=READ)
+@router.api_route(f"{_INSTANCE}/thumbnail", methods=READ)
+def retrieve_thumbnail(target: Asking) -> Response:
+    """A small picture: of a study its largest series of images, of a series the instance in the middle."""
+    series = sorted(by_series(target.instances).values(), key=len, reverse=True)
+    *others, last = [each[len(each) // 2] for each in series[:THUMBNAIL_TRIES]]
+    for instance in others:
+        try:
+            return _answer(target, instance, middle_frame(instance), THUMBNAIL_PIXELS)
+        except NotShown:
+            continue
+    return _answer(target, last, middle_frame(last), THUMBNAIL_PIXELS)
+
+
+@router.api_route(f"{_INSTANCE}/frames/{{frames}}/thumbnail", methods=READ)
+def retrieve_frame_thumbnail(target: Asking, frames: str) -> Response:
+    """A small picture of one frame."""
+    return _answer(target, one_instance(target), _one_frame(frames), THUMBNAIL_PIXELS)
+
+
+def _one_frame(frames: str) -> int:
+    numbers = frame_numbers(frames)
+    if len(numbers) > 1:
+        raise HTTPException(400, "one frame is shown at a time")
+    return numbers[0]
+
+
+def middle_frame(instance: StoredInstance) -> int:
+    """The frame that stands for an instance, from 1."""
+    return (max(instance.number_of_frames or 1, 1) + 1) // 2
+
+
+def _media_type(target: Target) -> str:
+    found = names(accepted(target.request), JPEG, PNG)
+    if found is None:
+        found = next((each.type for each in accepted(target.request) if each.multipart and each.type in FORMATS), None)
+    if found is None:
+        raise NotAcceptable(f"{JPEG} and {PNG}")
+    return found
+
+
+def _answer(target: Target, instance: StoredInstance, frame_number: int, longest: int | None = None) -> Response:
+    media_type = _media_type(target)
+    return answer_picture(target, instance, _order(target, frame_number, media_type, longest))
+
+
+def answer_picture(target: Target, instance: StoredInstance, order: PictureOrder) -> Response:
+    """Answer with a picture of one frame; 406 where there can be none."""
+    target.tell_accessed("rendered")
+    try:
+        data = target.node.decoder.run(picture, target.node.archive.path(instance.key), order)
+    except NotDecoded as error:
+        raise NotShown("the instance itself", f"this one cannot be shown: {error}") from error
+    media_type = next(name for name, each in FORMATS.items() if each == order.format)
+    return respond(target, iter((data,)), media_type, target.etag(f"{order}"), len(data))
+
+
+def _pictures(target: Target, order: PictureOrder, media_type: str) -> Iterator[Part]:
+    for instance in target.instances:
+        try:
+            data = target.node.decoder.run(picture, target.node.archive.path(instance.key), order)
+        except NotDecoded:
+            continue  # a report, a structure set, or what no decoder knows: there is no picture of it
+        yield Part(media_type, (data,), f"{instance_url(target.base, instance)}/rendered")
+
+
+def _order(target: Target, frame_number: int, media_type: str, longest: int | None = None) -> PictureOrder:
+    """What the query parameters ask for, PS3.18 8.3.5."""
+    query = target.request.query_params
+    crop, size = _viewport(query.get("viewport"))
+    if size is None and longest is not None:
+        size = longest, longest
+    return PictureOrder(
+        frame_number, FORMATS[media_type], window_of(query.get("window")), crop, size, quality_of(query.get("quality"))
+    )
+
+
+def quality_of(told: str | None) -> int:
+    """Quality of JPEG, 1 to 100 (PS3.18 8.3.5.1.2); 400 for anything else."""
+    if told is None:
+        return 90
+    if not told.isdecimal() or not 1 <= int(told[:4]) <= 100:
+        raise HTTPException(400, "quality is a whole number from 1 to 100 (PS3.18 8.3.5.1.2)")
+    return int(told)
+
+
+def window_of(told: str | None) -> Window | None:
+    """``window=center,width,function``, PS3.18 8.3.5.1.4."""
+    if told is None:
+        return None
+    wrong = HTTPException(
+        400,
+        f"window is center,width,function; width above 0, function one of {', '.join(FUNCTIONS)} (PS3.18 8.3.5.1.4)",
+    )
+    parts = told.lower().split(",")
+    try:
+        window = Window(float(parts[0]), float(parts[1]), FUNCTIONS[",".join(parts[2:]) or "linear"])
+    except (ValueError, LookupError):
+        raise wrong from None
+    if not (math.isfinite(window.centre) and math.isfinite(window.width) and window.width > 0):
+        raise wrong
+    return window
+
+
+def _viewport(told: str | None) -> tuple[Crop | None, tuple[int, int] | None]:
+    """``viewport=vw,vh`` or ``vw,vh,sx,sy,sw,sh``, PS3.18 8.3.5.1.3: crop of the source, and size of the picture."""
+    if told is None:
+        return None, None
+    wrong = HTTPException(
+        400, f"viewport is vw,vh or vw,vh,sx,sy,sw,sh: pixels, sizes from 1 to {MAXIMUM_SIDE} (PS3.18 8.3.5.1.3)"
+    )
+    try:
+        numbers = [int(float(part)) for part in told.split(",")]
+    except (ValueError, OverflowError):
+        raise wrong from None
+    if len(numbers) not in (2, 6) or not all(1 <= side <= MAXIMUM_SIDE for side in numbers[:2]):
+        raise wrong
+    width, height = numbers[:2]
+    if len(numbers) == 2:
+        return None, (width, height)
+    left, top, crop_width, crop_height = numbers[2:]
+    if min(left, top) < 0 or min(crop_width, crop_height) < 1:
+        raise wrong
+    return (left, top, crop_width, crop_height), (width, height)
+
+
+def _document(target: Target, instance: StoredInstance) -> Response:
+    """An Encapsulated PDF: Encapsulated Document (0042,0011), PS3.3 A.45.1."""
+    if names(accepted(target.request), PDF) is None:
+        raise NotAcceptable(PDF)
+    try:
+        file = decoded_file(target.node, document_file, target.node.archive.path(instance.key))
+    except NotDecoded as error:
+        raise HTTPException(404, str(error)) from error
+    target.tell_accessed("rendered")
+    return respond(target, pieces_of(file), PDF, target.etag(PDF), length_of(file))

@@ -1,0 +1,59 @@
+"""How STOW-RS tells what became of the instances: the Store Instances Response Module (PS3.18 table 10.5.3-2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from node.index.database import Index
+from node.index.selection import StoredInstance
+from node.web.dicomweb.reception import Failure, Report
+from node.web.dicomweb.resources import instance_url, resource_url
+
+
+def store_response(index: Index, report: Report, base: str) -> dict[str, Any]:
+    """The answer in the DICOM JSON Model; `base` is the URL of the service."""
+    stored = list(_stored(index, report.stored))
+    known = [each for each in report.failures if each.identity is not None]
+    others = [each for each in report.failures if each.identity is None]
+    told: dict[str, Any] = {}
+    studies = {each.study_instance_uid for each in stored}
+    if len(studies) == 1:
+        told["00081190"] = _element("UR", resource_url(base, *studies))
+    for tag, items in (
+        ("00081198", [_failed(each) for each in known]),
+        ("00081199", [_referenced(base, each) for each in stored]),
+        ("0008119A", [_reason(each) for each in others]),
+    ):
+        if items:
+            told[tag] = {"vr": "SQ", "Value": items}
+    return told
+
+
+def _stored(index: Index, uids: list[str]) -> Iterator[StoredInstance]:
+    with index.reading() as view:
+        for at in range(0, len(uids), 500):
+            yield from view.stored_instances(sop_instance_uids=uids[at : at + 500])
+
+
+def _element(vr: str, value: str | int) -> dict[str, Any]:
+    return {"vr": vr, "Value": [value]}
+
+
+def _referenced(base: str, instance: StoredInstance) -> dict[str, Any]:
+    return {
+        "00081150": _element("UI", instance.sop_class_uid),
+        "00081155": _element("UI", instance.sop_instance_uid),
+        "00081190": _element("UR", instance_url(base, instance)),
+    }
+
+
+def _failed(failure: Failure) -> dict[str, Any]:
+    identity = failure.identity
+    uids = {} if identity is None else {"00081150": identity.sop_class_uid, "00081155": identity.sop_instance_uid}
+    return {tag: _element("UI", uid[:64]) for tag, uid in uids.items()} | _reason(failure)
+
+
+def _reason(failure: Failure) -> dict[str, Any]:
+    """Failure Reason, and beyond the standard the Error Comment (0000,0902) that C-STORE would give."""
+    return {"00000902": _element("LO", failure.comment[:64]), "00081197": _element("US", failure.reason)}

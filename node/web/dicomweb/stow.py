@@ -1,0 +1,89 @@
+"""STOW-RS: instances from ``multipart/related`` through the one door in (PS3.18 10.5)."""
+
+from __future__ import annotations
+
+import json
+
+import structlog
+from fastapi import APIRouter, HTTPException, Request, Response
+from python_multipart.multipart import parse_options_header
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from node.audit import Action, AuditEvent, Result
+from node.ingest import Origin
+from node.web.access import Asked, Writer
+from node.web.dicomweb.media_types import DICOM, DICOM_JSON, JSON, MULTIPART, NotAcceptable, accepted, names
+from node.web.dicomweb.reception import Reception
+from node.web.dicomweb.resources import base_url
+from node.web.dicomweb.store_response import store_response
+from node.web.services import Node
+from node.web.trail import AccountTrail
+
+log = structlog.get_logger()
+router = APIRouter()
+
+PIECE_BYTES = 1 << 20
+"""As much of a body is gathered before a thread takes it."""
+
+RETRY_SECONDS = 60
+
+
+@router.post("/studies")
+@router.post("/studies/{study}")
+async def store(request: Request, _account: Writer, trail: Asked, node: Node, study: str | None = None) -> Response:
+    """Store instances, of any studies or of one."""
+    media_type = names(accepted(request), DICOM_JSON, JSON)
+    if media_type is None:
+        raise NotAcceptable(DICOM_JSON)
+    boundary = _boundary(request)
+    refusal = await run_in_threadpool(node.ingest.refusal)
+    if refusal is not None:
+        raise HTTPException(503, refusal, {"Retry-After": str(RETRY_SECONDS)})
+    client = request.client
+    origin = Origin("stow", peer=f"{client.host}:{client.port}" if client is not None else "")
+    reception = Reception(node.ingest, origin, boundary, study, node.on_refusal)
+    try:
+        await _feed(request, reception)
+        report = await run_in_threadpool(reception.end)
+    except ClientDisconnect:
+        log.warning("stow_interrupted", instances=len(reception.report.stored))
+        return Response(status_code=400)
+    finally:
+        await run_in_threadpool(_close, reception, trail)
+    told = await run_in_threadpool(store_response, node.index, report, base_url(request))
+    headers = {"Retry-After": str(RETRY_SECONDS)} if report.status == 503 else {}
+    return Response(json.dumps(told), report.status, headers, media_type)
+
+
+def _close(reception: Reception, trail: AccountTrail) -> None:
+    """End a request, however it ended, and tell the audit log who stored what."""
+    reception.close()
+    report = reception.report
+    result = Result.MINOR_FAILURE if report.failures else Result.SUCCESS
+    studies = [{"study_instance_uid": uid} for uid in sorted(reception.studies)]
+    counts = f"STOW-RS: {len(report.stored)} stored, {len(report.failures)} not"
+    trail.changed(AuditEvent.INSTANCES_TRANSFERRED, Action.CREATE, studies, counts, result)
+
+
+def _boundary(request: Request) -> bytes:
+    """The boundary of a body of DICOM files, after its Content-Type is checked."""
+    media_type, parameters = parse_options_header(request.headers.get("content-type"))
+    inner = parameters.get(b"type", DICOM.encode()).decode("latin-1").lower()
+    if media_type.decode("latin-1").lower() != MULTIPART or inner != DICOM:
+        raise HTTPException(415, f'the body must be {MULTIPART}; type="{DICOM}" (PS3.18 10.5.1.2)')
+    boundary = parameters.get(b"boundary", b"")
+    if not boundary:
+        raise HTTPException(400, "the Content-Type names no boundary (RFC 2046 5.1.1)")
+    return boundary
+
+
+async def _feed(request: Request, reception: Reception) -> None:
+    """Hand the body over as it comes, in pieces that are worth a change of threads."""
+    gathered = bytearray()
+    async for data in request.stream():
+        gathered += data
+        if len(gathered) >= PIECE_BYTES:
+            await run_in_threadpool(reception.write, bytes(gathered))
+            gathered.clear()
+    await run_in_threadpool(reception.write, bytes(gathered))

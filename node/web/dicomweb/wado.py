@@ -1,0 +1,154 @@
+"""WADO-RS: whole instances (PS3.18 10.4.1.1.1), as stored, transcoded, or in a zip file."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
+from typing import IO
+
+from fastapi import APIRouter, Response
+
+from node.decoding import NotDecoded, transcode
+from node.dicom.part10 import file_head
+from node.index.selection import StoredInstance
+from node.volume.transcoding import choose_target
+from node.web.dicomweb.decoded import decoded_file, pieces_of
+from node.web.dicomweb.media_types import ANY, DICOM, MULTIPART, ZIP, NotAcceptable, accepted, dicom_form, names
+from node.web.dicomweb.multipart import Multipart, Part
+from node.web.dicomweb.resources import (
+    READ,
+    Asking,
+    Target,
+    by_series,
+    file_length,
+    instance_url,
+    respond,
+    stored_file,
+)
+from node.web.services import Services
+from node.web.zip_stream import Member, zip_stream
+
+router = APIRouter()
+
+OFFERED = f'{MULTIPART}; type="{DICOM}", as stored (transfer-syntax=*) or uncompressed, and {ZIP}'
+
+AHEAD = 2
+"""Instances that are transcoded while the one before them is sent: as many as the decoder has children."""
+
+Given = tuple[StoredInstance, str]
+"""An instance, and the transfer syntax in which it is given."""
+
+
+@router.api_route("/studies/{study}", methods=READ)
+@router.api_route("/studies/{study}/series/{series}", methods=READ)
+@router.api_route("/studies/{study}/series/{series}/instances/{instance}", methods=READ)
+def retrieve(target: Asking) -> Response:
+    """The instances of a study, of a series, or one of them.
+
+    206 tells that some cannot be given in an accepted transfer syntax, and are left out.
+    """
+    ranges = accepted(target.request)
+    if names(ranges, DICOM, ZIP) == ZIP:
+        return _zipped(target)
+    form = dicom_form(ranges)
+    one = "instance" in target.request.path_params
+    if form is None or not (form.multipart or one):
+        raise NotAcceptable(f"{DICOM}, {OFFERED}" if one else OFFERED)
+    given = []
+    for instance in target.instances:
+        stored = instance.transfer_syntax_uid
+        syntax = stored if ANY in form.transfer_syntaxes else choose_target(stored, form.transfer_syntaxes)
+        if syntax is not None:
+            given.append((instance, syntax))
+    if not given:
+        raise NotAcceptable(OFFERED)
+    target.tell_transferred("WADO-RS")
+    status = 200 if len(given) == len(target.instances) else 206
+    etag = target.etag(f"{form.multipart} {[syntax for _, syntax in given]}")
+    files = begun_files(target.node, given)
+    if not form.multipart:
+        instance, syntax = given[0]
+        length = file_length(instance) if syntax == instance.transfer_syntax_uid else None
+        return respond(target, only(files), f"{DICOM}; transfer-syntax={syntax}", etag, length, status)
+    message = Multipart(DICOM)
+    parts = (
+        Part(f"{DICOM}; transfer-syntax={syntax}", file, instance_url(target.base, instance))
+        for (instance, syntax), file in zip(given, files, strict=True)
+    )
+    return respond(target, message.write(parts), message.content_type, etag, None, status)
+
+
+def begun_files(node: Services, given: Sequence[Given]) -> Iterator[Iterator[bytes]]:
+    """The file of each instance in pieces; the first is begun at once, so that a status can tell what is wrong with it.
+
+    Raises
+    ------
+    Damaged
+        A file is not what was received; also while it is iterated.
+    NotAcceptable
+        The first one cannot be transcoded; of the others that is `NotDecoded`.
+    """
+    files = _files(node, given)
+    first = next(files)
+    try:
+        begun = next(first)
+    except NotDecoded as error:
+        raise NotAcceptable("instances as they are stored (transfer-syntax=*)", str(error)) from error
+    return chain([chain([begun], first)], files)
+
+
+def only(files: Iterator[Iterator[bytes]]) -> Iterator[bytes]:
+    """The pieces of the one file that there is; closing it closes the file."""
+    yield from next(files)
+
+
+def _files(node: Services, given: Sequence[Given]) -> Iterator[Iterator[bytes]]:
+    """The files in their order; while one is sent the next ones are transcoded."""
+    threads = ThreadPoolExecutor(AHEAD, thread_name_prefix="transcode")
+    waiting: deque[tuple[Given, Future[IO[bytes]] | None]] = deque()
+    try:
+        for instance, syntax in given:
+            as_stored = syntax == instance.transfer_syntax_uid
+            future = (
+                None
+                if as_stored
+                else threads.submit(decoded_file, node, transcode, node.archive.path(instance.key), syntax)
+            )
+            waiting.append(((instance, syntax), future))
+            if len(waiting) > AHEAD:
+                yield _file(node, *waiting.popleft())
+        while waiting:
+            yield _file(node, *waiting.popleft())
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _file(node: Services, given: Given, future: Future[IO[bytes]] | None) -> Iterator[bytes]:
+    instance, syntax = given
+    if future is None:
+        yield from stored_file(node.archive, instance)
+        return
+    with future.result() as file:
+        yield file_head(instance.sop_class_uid, instance.sop_instance_uid, syntax)
+        yield from pieces_of(file)
+
+
+# Zip files
+
+
+def _zipped(target: Target) -> Response:
+    """Every instance as it is stored; names in the file are numbers, as nothing that a sender said becomes a path."""
+    target.tell_transferred("zip")
+    response = respond(target, zip_stream(_zip(target)), ZIP, target.etag(ZIP))
+    what = "series" if "series" in target.request.path_params else "study"
+    response.headers["Content-Disposition"] = f'attachment; filename="{what}.zip"'
+    return response
+
+
+def _zip(target: Target) -> Iterator[Member]:
+    for number, instances in enumerate(by_series(target.instances).values(), start=1):
+        for index, instance in enumerate(instances, start=1):
+            name = f"{number:03d}/{index:06d}.dcm"
+            yield Member(name, file_length(instance), stored_file(target.node.archive, instance))

@@ -1,0 +1,96 @@
+"""WADO-URI, the older way to retrieve one instance, whole or as a picture (PS3.18 9)."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, HTTPException, Request, Response
+from starlette.datastructures import QueryParams
+
+from node.decoding import PictureOrder
+from node.volume.single_frame import Window
+from node.volume.transcoding import choose_target
+from node.web.access import Asked, Reader
+from node.web.dicomweb.media_types import (
+    DICOM,
+    EXPLICIT_LITTLE_ENDIAN,
+    JPEG,
+    PNG,
+    NotAcceptable,
+    media_ranges,
+    names,
+)
+from node.web.dicomweb.rendered import (
+    FORMATS,
+    MAXIMUM_SIDE,
+    answer_picture,
+    middle_frame,
+    quality_of,
+    window_of,
+)
+from node.web.dicomweb.resources import READ, Target, file_length, find_target, one_instance, respond
+from node.web.dicomweb.wado import begun_files, only
+from node.web.services import Node
+
+router = APIRouter()
+
+REFUSED = ("anonymize", "region", "annotation", "presentationUID")
+"""Parameters that change what is given, and that we do not know: ignoring them would give what was not asked for."""
+
+
+@router.api_route("/wado", methods=READ)
+def retrieve_by_uri(request: Request, _account: Reader, trail: Asked, node: Node) -> Response:
+    """One instance by query parameters, the older WADO-URI (PS3.18 9)."""
+    query = request.query_params
+    if query.get("requestType") != "WADO":
+        raise HTTPException(400, "requestType must be WADO (PS3.18 9.1.2.1)")
+    unknown = [name for name in REFUSED if name in query]
+    if unknown:
+        raise HTTPException(400, f"{', '.join(unknown)} is not done here (PS3.18 9.1.2.2)")
+    uids = [query.get(name, "") for name in ("studyUID", "seriesUID", "objectUID")]
+    if not all(uids):
+        raise HTTPException(400, "studyUID, seriesUID and objectUID must be given (PS3.18 9.1.2.1)")
+    target = find_target(request, node, trail, *uids)
+    media_type = names(media_ranges(query.get("contentType") or JPEG), JPEG, PNG, DICOM)
+    if media_type is None:
+        raise NotAcceptable(f"{JPEG}, {PNG} and {DICOM}")
+    return (
+        _whole(target)
+        if media_type == DICOM
+        else answer_picture(target, one_instance(target), _order(target, media_type))
+    )
+
+
+def _whole(target: Target) -> Response:
+    """The instance in `transferSyntax`; as stored for ``*``, Explicit VR Little Endian where none is named."""
+    instance = one_instance(target)
+    stored, wanted = instance.transfer_syntax_uid, target.request.query_params.get("transferSyntax")
+    syntax = stored if wanted == "*" else choose_target(stored, {wanted or EXPLICIT_LITTLE_ENDIAN})
+    if syntax is None:
+        raise NotAcceptable(f"{DICOM} as it is stored (transferSyntax=*), or uncompressed")
+    target.tell_transferred("WADO-URI")
+    length = file_length(instance) if syntax == stored else None
+    file = begun_files(target.node, [(instance, syntax)])
+    return respond(target, only(file), DICOM, target.etag(f"uri {syntax}"), length)
+
+
+def _order(target: Target, media_type: str) -> PictureOrder:
+    query = target.request.query_params
+    frame = _number(query, "frameNumber") or middle_frame(one_instance(target))
+    rows, columns = _number(query, "rows"), _number(query, "columns")
+    size = (columns or MAXIMUM_SIDE, rows or MAXIMUM_SIDE) if rows or columns else None
+    return PictureOrder(frame, FORMATS[media_type], _window(query), None, size, quality_of(query.get("imageQuality")))
+
+
+def _window(query: QueryParams) -> Window | None:
+    centre, width = query.get("windowCenter"), query.get("windowWidth")
+    if centre is None and width is None:
+        return None
+    return window_of(f"{centre},{width}")
+
+
+def _number(query: QueryParams, name: str) -> int | None:
+    told = query.get(name)
+    if told is None:
+        return None
+    if not told.isdecimal() or not 1 <= int(told[:9]) <= 10**8 or (name != "frameNumber" and int(told) > MAXIMUM_SIDE):
+        raise HTTPException(400, f"{name} must be a whole number from 1 (PS3.18 9.1.2.2)")
+    return int(told)

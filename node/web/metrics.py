@@ -1,0 +1,66 @@
+"""``/metrics`` in the text format of Prometheus: what was counted since the start, and what is there now."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from node.index.models import SERIES_STATES
+from node.web.access import Reader
+from node.web.services import Node, Services
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/metrics")
+def metrics(account: Reader, node: Node) -> Response:
+    """Everything that is counted, and what is there now."""
+    held = CollectorRegistry()
+    held.register(Held(node))
+    return Response(node.metrics.exposition() + generate_latest(held), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+class Held(Collector):
+    """What is there when it is asked; counted then, not kept up."""
+
+    def __init__(self, node: Services) -> None:
+        self._node = node
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Gauges of the ledger and of the disk."""
+        with self._node.index.reading() as index:
+            browse = index.browse
+            states, failures, oldest = (
+                browse.series_by_state(),
+                browse.failures_by_reason(),
+                browse.oldest_unconverted(),
+            )
+        series = GaugeMetricFamily("voxelnode_series", "Series, by state", labels=["state"])
+        for state in SERIES_STATES:  # also those of none: a rule compares with an hour ago
+            series.add_metric([state], states.get(state, 0))
+        reasons = GaugeMetricFamily(
+            "voxelnode_failures", "Stacks of series that gave no volume, by reason", labels=["reason"]
+        )
+        for reason, count in failures.items():
+            reasons.add_metric([reason], count)
+        age = (dt.datetime.now(dt.UTC) - oldest).total_seconds() if oldest is not None else 0.0
+        yield series
+        yield reasons
+        yield GaugeMetricFamily(
+            "voxelnode_oldest_unconverted_seconds",
+            "Since when the series that has waited longest has instances that no conversion has seen; 0 without one",
+            value=max(0.0, age),
+        )
+        yield GaugeMetricFamily(
+            "voxelnode_disk_free_bytes", "Room on the disk of the root", value=self._node.archive.intake.free_bytes()
+        )
+        yield GaugeMetricFamily(
+            "voxelnode_disk_reserve_bytes",
+            "Room below which instances are refused ([storage] reserve_bytes)",
+            value=self._node.settings.storage.reserve_bytes,
+        )

@@ -1,0 +1,42 @@
+"""OHIF, where it is installed (``voxelnode viewers install ohif``): its files, and its page for every other path."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, HTTPException
+from fastapi.responses import FileResponse
+
+from node.viewers import BASE, folder_of, installed
+from node.web.access import Reader
+from node.web.services import Node
+
+router = APIRouter(include_in_schema=False)
+
+PAGE = "index.html"
+
+HEADERS = {
+    # Its WebAssembly modules compile glue code by `new Function`, and its styles are set by scripts.
+    "Content-Security-Policy": (
+        "default-src 'self'; script-src 'self' 'unsafe-eval' 'wasm-unsafe-eval' blob:; worker-src 'self' blob:; "
+        "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' blob:; "
+        "connect-src 'self' data: blob:; object-src 'none'; frame-src 'self' blob:; base-uri 'none'; "
+        "form-action 'self'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Embedder-Policy": "require-corp",  # with COOP, what shared memory of workers asks for
+    "Cache-Control": "private, no-cache",
+}
+
+MEDIA_TYPES = {".js": "text/javascript", ".wasm": "application/wasm", ".css": "text/css", ".html": "text/html"}
+"""What must be right, whatever the tables of the machine say."""
+
+
+@router.api_route(BASE.rstrip("/"), methods=["GET", "HEAD"])
+@router.api_route(BASE + "{path:path}", methods=["GET", "HEAD"])
+def ohif(node: Node, _account: Reader, path: str = "") -> FileResponse:
+    """A file of the package; its page for any other path, since OHIF routes by itself."""
+    manifest = installed(node.archive.root)
+    if manifest is None:
+        raise HTTPException(404, "OHIF is not installed: `voxelnode viewers install ohif`")
+    files = manifest["files"]
+    name = path if isinstance(files, list) and path in files else PAGE
+    file = folder_of(node.archive.root) / name
+    return FileResponse(file, headers=HEADERS, media_type=MEDIA_TYPES.get(file.suffix))

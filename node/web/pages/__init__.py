@@ -1,0 +1,15 @@
+"""Pages for people: Jinja2 templates that htmx keeps fresh, one stylesheet, no build step, nothing from elsewhere."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from node.web.pages import actions, files, operation, series, studies
+from node.web.pages.assets import Assets
+from node.web.pages.rendering import error_page, login_page
+
+__all__ = ["Assets", "error_page", "login_page", "router"]
+
+router = APIRouter(include_in_schema=False)
+for part in (studies, series, files, actions, operation):
+    router.include_router(part.router)

@@ -1,0 +1,97 @@
+"""What a person may have done from a page: convert again, delete."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse
+
+from node.index.records import Level
+from node.web import orders
+from node.web.access import Account, Admin, Asked, Writer
+from node.web.pages.rendering import page, series_url, study_url
+from node.web.pages.series import series_row
+from node.web.pages.studies import study_row
+from node.web.services import Node, Services
+
+router = APIRouter()
+
+SEE_OTHER = 303
+
+
+@router.post("/studies/{study_instance_uid}/reconvert")
+def reconvert_study(node: Node, account: Writer, asked: Asked, study_instance_uid: str) -> Response:
+    """Have every series of a study converted again."""
+    with node.index.reading() as index:
+        study = study_row(index, study_instance_uid)
+        rows = index.rows(
+            "SELECT series_instance_uid FROM v_series WHERE study_instance_uid = :study", study=study_instance_uid
+        )
+    series = [row["series_instance_uid"] for row in rows]
+    orders.reconvert(node, asked, study_instance_uid, study["patient_id"] or "", series)
+    return RedirectResponse(study_url(study_instance_uid), SEE_OTHER)
+
+
+@router.post("/studies/{study_instance_uid}/series/{series_instance_uid}/reconvert")
+def reconvert_series(
+    node: Node, account: Writer, asked: Asked, study_instance_uid: str, series_instance_uid: str
+) -> Response:
+    """Have a series converted again."""
+    with node.index.reading() as index:
+        study = study_row(index, study_instance_uid)
+        series_row(index, study_instance_uid, series_instance_uid)
+    orders.reconvert(node, asked, study_instance_uid, study["patient_id"] or "", [series_instance_uid])
+    return RedirectResponse(series_url(study_instance_uid, series_instance_uid), SEE_OTHER)
+
+
+@router.get("/studies/{study_instance_uid}/delete")
+def ask_to_delete_study(request: Request, node: Node, account: Admin, study_instance_uid: str) -> Response:
+    """What would go with a study."""
+    with node.index.reading() as index:
+        study_row(index, study_instance_uid)
+    return _confirmation(request, node, account, "study", study_instance_uid, study_instance_uid)
+
+
+@router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/delete")
+def ask_to_delete_series(
+    request: Request, node: Node, account: Admin, study_instance_uid: str, series_instance_uid: str
+) -> Response:
+    """What would go with a series."""
+    with node.index.reading() as index:
+        series_row(index, study_instance_uid, series_instance_uid)
+    return _confirmation(request, node, account, "series", series_instance_uid, study_instance_uid)
+
+
+def _confirmation(
+    request: Request, node: Services, account: Account, level: Level, uid: str, study_instance_uid: str
+) -> Response:
+    with node.index.reading() as index:
+        plan = index.plan_deletion(level, uid, study_instance_uid)
+        study = study_row(index, study_instance_uid)
+        series = series_row(index, study_instance_uid, uid) if level == "series" else None
+        files = index.rows(
+            "SELECT count(*) AS files, coalesce(sum(bytes), 0) AS bytes FROM v_volumes "
+            "WHERE study_instance_uid = :study AND (:series IS NULL OR series_instance_uid = :series) "
+            "AND files_removed_at IS NULL",
+            study=study_instance_uid,
+            series=uid if level == "series" else None,
+        )[0]
+    return page(request, node, account, "delete.html", plan=plan, study=study, series=series, volumes=files)
+
+
+@router.post("/studies/{study_instance_uid}/delete")
+def delete_study(node: Node, account: Admin, study_instance_uid: str) -> Response:
+    """Delete a study for good."""
+    with node.index.reading() as index:
+        study_row(index, study_instance_uid)
+    orders.delete(node, account, "study", study_instance_uid, study_instance_uid)
+    return RedirectResponse("/", SEE_OTHER)
+
+
+@router.post("/studies/{study_instance_uid}/series/{series_instance_uid}/delete")
+def delete_series(node: Node, account: Admin, study_instance_uid: str, series_instance_uid: str) -> Response:
+    """Delete a series for good."""
+    with node.index.reading() as index:
+        series_row(index, study_instance_uid, series_instance_uid)
+        last = len(index.rows("SELECT 1 FROM v_series WHERE study_instance_uid = :study", study=study_instance_uid)) < 2
+    orders.delete(node, account, "series", series_instance_uid, study_instance_uid)
+    return RedirectResponse("/" if last else study_url(study_instance_uid), SEE_OTHER)

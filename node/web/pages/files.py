@@ -1,0 +1,118 @@
+"""Files of a revision: volumes, sidecars, pictures; one by one, with ranges, or as a ZIP file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Request, Response
+from fastapi import Path as FromPath
+from fastapi.responses import FileResponse, StreamingResponse
+
+from node.index.database import ReadIndex
+from node.revisions import folder_name, revision_folder
+from node.web.access import Asked, Reader
+from node.web.pages.wrong import NotFound
+from node.web.services import Node, Services
+from node.web.zip_stream import MEDIA_TYPE, Member, zip_stream
+
+router = APIRouter()
+
+Revision = Annotated[int, FromPath(ge=1, le=2**31)]
+
+CHUNK_BYTES = 1 << 20
+
+MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".gz": "application/gzip"}
+"""Of what a browser may show; all else is bytes."""
+
+
+@router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/files/{revision}/{name}")
+def file(
+    request: Request,
+    node: Node,
+    account: Reader,
+    study_instance_uid: str,
+    series_instance_uid: str,
+    revision: Revision,
+    name: str,
+    asked: Asked,
+    download: bool = False,
+) -> Response:
+    """One file of a revision; `name` is one of those that its folder holds, and never a path."""
+    with node.index.reading() as index:
+        there = revision_files(node, index, study_instance_uid, series_instance_uid, revision)
+    found = next((each for each in there if each.name == name), None)
+    if found is None:
+        raise NotFound("file")
+    place = {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
+    asked.transferred([place], f"files of revision {revision}")
+    response = FileResponse(
+        found,
+        media_type=MEDIA_TYPES.get(found.suffix, "application/octet-stream"),
+        filename=found.name,
+        content_disposition_type="attachment" if download else "inline",
+        stat_result=found.stat(),
+        headers={"Cache-Control": "private, no-cache"},
+    )
+    if request.headers.get("if-none-match") == response.headers["etag"]:
+        return Response(status_code=304, headers={"ETag": response.headers["etag"]})
+    return response
+
+
+@router.get("/studies/{study_instance_uid}/volumes.zip")
+def study_zip(node: Node, account: Reader, study_instance_uid: str, asked: Asked) -> Response:
+    """The files of the newest revision of every series of a study."""
+    return _zipped(node, asked, study_instance_uid, None)
+
+
+@router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/volumes.zip")
+def series_zip(
+    node: Node, account: Reader, study_instance_uid: str, series_instance_uid: str, asked: Asked
+) -> Response:
+    """The files of the newest revision of a series."""
+    return _zipped(node, asked, study_instance_uid, series_instance_uid)
+
+
+def _zipped(node: Services, asked: Asked, study_instance_uid: str, series_instance_uid: str | None) -> Response:
+    with node.index.reading() as index:
+        rows = index.rows(
+            "SELECT DISTINCT series_instance_uid, revision FROM v_volumes WHERE study_instance_uid = :study "
+            "AND (:series IS NULL OR series_instance_uid = :series) AND NOT superseded ORDER BY series_instance_uid",
+            study=study_instance_uid,
+            series=series_instance_uid,
+        )
+        files = [
+            (f"{folder_name(row['series_instance_uid'])}/{each.name}", each)
+            for row in rows
+            for each in revision_files(node, index, study_instance_uid, row["series_instance_uid"], row["revision"])
+        ]
+    if not files:
+        raise NotFound("volume")
+    asked.transferred([{"study_instance_uid": study_instance_uid}], "volumes as a ZIP file")
+    return StreamingResponse(
+        zip_stream(Member(name, path.stat().st_size, _pieces(path)) for name, path in files),
+        media_type=MEDIA_TYPE,
+        headers={"Content-Disposition": 'attachment; filename="volumes.zip"'},
+    )
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        while piece := file.read(CHUNK_BYTES):
+            yield piece
+
+
+def revision_files(node: Services, index: ReadIndex, study: str, series: str, revision: int) -> list[Path]:
+    """The files of a revision by name; none where its row does not say that there are some."""
+    known = index.rows(
+        "SELECT 1 FROM v_volumes WHERE study_instance_uid = :study AND series_instance_uid = :series "
+        "AND revision = :revision AND files_removed_at IS NULL LIMIT 1",
+        study=study,
+        series=series,
+        revision=revision,
+    )
+    folder = node.archive.root / revision_folder(study, series, revision)
+    if not known or not folder.is_dir():
+        return []
+    return sorted(each for each in folder.iterdir() if each.is_file())

@@ -1,0 +1,198 @@
+"""Pages for whoever looks after the node: what is under way, what went wrong, how it is."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sqlite3
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from node import __version__
+from node.index.database import ReadIndex
+from node.web.access import Asked, Reader, Writer
+from node.web.pages.rendering import fragment, page
+from node.web.polling import polled
+from node.web.services import Node, Services
+
+router = APIRouter()
+
+OK = 200
+
+SHOWN_OPEN = 100
+SHOWN_DONE = 25
+PAGE_ROWS = 50
+
+LIBRARIES = ("pynetdicom", "pydicom", "numpy", "nibabel", "SimpleITK", "SQLAlchemy", "fastapi")
+
+Page = Annotated[int, Query(ge=1, le=100_000)]
+
+
+@router.get("/badges")
+@polled
+def badges(request: Request, node: Node, account: Reader) -> Response:
+    """The numbers beside the entries of the menu."""
+    with node.index.reading() as index:
+        return fragment(request, account, "badges.html", **_numbers(index))
+
+
+def _numbers(index: ReadIndex) -> dict[str, int]:
+    by_state = index.browse.series_by_state()
+    return {
+        "open": by_state.get("receiving", 0) + by_state.get("converting", 0),
+        "wrong": by_state.get("refused", 0) + by_state.get("failed", 0),
+    }
+
+
+@router.get("/queue")
+def queue(request: Request, node: Node, account: Reader, asked: Asked) -> Response:
+    """What is under way, live."""
+    asked.queried("queue")
+    with node.index.reading() as index:
+        return page(request, node, account, "queue.html", **_queue(index), digest="", listener=node.settings.dicom)
+
+
+@router.get("/queue/rows")
+@polled
+def queue_rows(request: Request, node: Node, account: Reader, asked: Asked) -> Response:
+    """The same without the page around it."""
+    with node.index.reading() as index:
+        rows = fragment(request, account, "queue_rows.html", **_queue(index))
+    if rows.status_code == OK:  # else nothing is shown that was not there before
+        asked.queried("queue")
+    return rows
+
+
+def _queue(index: ReadIndex) -> dict[str, Any]:
+    waiting = index.rows(
+        "SELECT se.study_instance_uid, se.series_instance_uid, se.series_number, se.series_description, se.modality, "
+        "se.state, se.instances, se.expected_instances, se.verdict, se.revision, se.attempts, se.error, se.due_at, "
+        "se.last_received_at, st.patient_name, st.patient_id "
+        "FROM v_series se JOIN v_studies st USING (study_instance_uid) "
+        "WHERE se.state IN ('receiving', 'converting') ORDER BY se.state, se.due_at LIMIT :limit",
+        limit=SHOWN_OPEN,
+    )
+    done = index.rows(
+        "SELECT e.kind, e.revision, e.detail, e.happened_at, e.study_instance_uid, e.series_instance_uid, "
+        "se.series_number, se.series_description, se.modality, st.patient_name, st.patient_id "
+        "FROM (SELECT * FROM v_events WHERE +kind IN "  # the plus: by id, from the newest, not by kind
+        "('series-converted', 'series-refused', 'series-failed', 'series-unchanged') ORDER BY id DESC LIMIT :limit) e "
+        "JOIN v_series se USING (study_instance_uid, series_instance_uid) "
+        "JOIN v_studies st USING (study_instance_uid) ORDER BY e.id DESC",
+        limit=SHOWN_DONE,
+    )
+    return {"waiting": waiting, "done": done, "open": _numbers(index)["open"]}
+
+
+@router.get("/problems")
+def failures(request: Request, node: Node, account: Reader, asked: Asked, number: Page = 1) -> Response:
+    """Series, or stacks of them, that gave no volume."""
+    query = (
+        "SELECT f.*, se.series_number, se.series_description, se.modality, se.state, st.patient_name, st.patient_id "
+        "FROM v_failures f JOIN v_series se USING (study_instance_uid, series_instance_uid) "
+        "JOIN v_studies st USING (study_instance_uid) WHERE f.reason <> 'not-an-image' "
+        "ORDER BY f.failed_at DESC, f.series_instance_uid, f.stack"
+    )
+    return _problems(request, node, account, asked, "failures", query, number)
+
+
+@router.get("/problems/rejections")
+def rejections(request: Request, node: Node, account: Reader, asked: Asked, number: Page = 1) -> Response:
+    """Who and what was kept out."""
+    query = "SELECT * FROM v_rejections ORDER BY last_at DESC"
+    return _problems(request, node, account, asked, "rejections", query, number)
+
+
+@router.get("/problems/conflicts")
+def conflicts(request: Request, node: Node, account: Reader, asked: Asked, number: Page = 1) -> Response:
+    """Things that claim one identity."""
+    return _problems(request, node, account, asked, "conflicts", "SELECT * FROM v_conflicts ORDER BY id DESC", number)
+
+
+def _problems(
+    request: Request, node: Services, account: Reader, asked: Asked, which: str, query: str, number: int
+) -> Response:
+    asked.queried(f"problems: {which}, page {number}")
+    with node.index.reading() as index:
+        rows = index.rows(f"{query} LIMIT :limit OFFSET :skip", limit=PAGE_ROWS + 1, skip=(number - 1) * PAGE_ROWS)
+    return page(
+        request,
+        node,
+        account,
+        f"{which}.html",
+        which=which,
+        rows=rows[:PAGE_ROWS],
+        number=number,
+        more=len(rows) > PAGE_ROWS,
+    )
+
+
+@router.get("/upload")
+def upload(request: Request, node: Node, account: Writer) -> Response:
+    """Drop files here."""
+    return page(request, node, account, "upload.html", listener=node.settings.dicom, host=node.settings.bind_host)
+
+
+@router.get("/status")
+def status(request: Request, node: Node, account: Reader) -> Response:
+    """How the node is."""
+    return page(
+        request, node, account, "status.html", settings=node.settings, versions=_versions(), digest="", **_status(node)
+    )
+
+
+@router.get("/status/numbers")
+@polled
+def status_numbers(request: Request, node: Node, account: Reader) -> Response:
+    """The numbers of it, which change."""
+    return fragment(request, account, "status_numbers.html", **_status(node))
+
+
+def _status(node: Services) -> dict[str, Any]:
+    with node.index.reading() as index:
+        levels, states, oldest = index.count_levels(), index.browse.series_by_state(), index.browse.oldest_unconverted()
+    return {
+        "levels": levels,
+        "states": states,
+        "oldest": oldest,
+        "disk": _disk(node),
+        "refusal": node.archive.intake.refusal(),
+        "counters": _counters(node.metrics.snapshot()),
+    }
+
+
+def _disk(node: Services) -> dict[str, int]:
+    """Bytes of the disk that holds the root."""
+    disk = os.statvfs(node.archive.root)
+    size = disk.f_blocks * disk.f_frsize
+    return {"size": size, "free": disk.f_bavail * disk.f_frsize, "used": size - disk.f_bfree * disk.f_frsize}
+
+
+def _counters(samples: Mapping[str, float]) -> dict[str, float]:
+    """Since the start of the process, in the words of the page."""
+    kept = samples.get("voxelnode_keep_seconds_count", 0)
+    return {
+        "open associations": samples.get("voxelnode_open_associations", 0),
+        "connections": samples.get("voxelnode_connections", 0),
+        "associations": _total(samples, "voxelnode_associations_total"),
+        "refused": _total(samples, "voxelnode_rejections_total"),
+        "C-STORE answers": _total(samples, "voxelnode_c_store_answers_total"),
+        "received bytes": samples.get("voxelnode_received_bytes_total", 0),
+        "milliseconds to keep": 1000 * samples.get("voxelnode_keep_seconds_sum", 0) / kept if kept else 0,
+    }
+
+
+def _total(samples: Mapping[str, float], name: str) -> float:
+    return sum(value for each, value in samples.items() if each == name or each.startswith(f"{name}{{"))
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "voxelnode": __version__,
+        "Python": platform.python_version(),
+        "SQLite": sqlite3.sqlite_version,
+        **{name: version(name) for name in LIBRARIES},
+    }

@@ -1,0 +1,111 @@
+"""From a template to a response."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import Request, Response
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from node import __version__
+from node.web.access import Account, Role
+from node.web.pages.assets import static_url
+from node.web.pages.standing import CONFLICT_REMEDIES, REMEDIES, event_standing, series_standing, study_standing
+from node.web.pages.wording import FILTERS
+from node.web.services import Services
+
+
+def study_url(study_instance_uid: str) -> str:
+    """The page of a study."""
+    return f"/studies/{quote(study_instance_uid, safe='')}"
+
+
+def series_url(study_instance_uid: str, series_instance_uid: str) -> str:
+    """The page of a series."""
+    return f"{study_url(study_instance_uid)}/series/{quote(series_instance_uid, safe='')}"
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("node.web.pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(FILTERS)
+    environment.globals.update(
+        version=__version__,
+        study_url=study_url,
+        series_url=series_url,
+        static_url=static_url,
+        series_standing=series_standing,
+        study_standing=study_standing,
+        event_standing=event_standing,
+        remedies=REMEDIES,
+        conflict_remedies=CONFLICT_REMEDIES,
+    )
+    return environment
+
+
+_templates = _environment()
+
+_DIGEST = f"digest-{secrets.token_hex(16)}"
+"""Stands for the digest of a fragment while that is not known; nobody can have put it into what is shown."""
+
+
+def page(
+    request: Request,
+    node: Services,
+    account: Account,
+    template: str,
+    headers: Mapping[str, str] | None = None,
+    **values: Any,
+) -> Response:
+    """A whole page for an account."""
+    return HTMLResponse(
+        _render(
+            template,
+            path=request.url.path,
+            account=account,
+            may_write=account.role >= Role.WRITE,
+            may_delete=account.role >= Role.ADMIN,
+            ae_title=node.settings.dicom.ae_title,
+            **values,
+        ),
+        headers=headers,
+    )
+
+
+def fragment(request: Request, account: Account, template: str, **values: Any) -> Response:
+    """A part of a page that htmx asks for again and again: 204 when whoever asks has it already.
+
+    What it has is told by the ``seen`` of the query, the digest that the part carried.
+    """
+    may = {"may_write": account.role >= Role.WRITE, "may_delete": account.role >= Role.ADMIN}
+    rendered = _render(template, digest=_DIGEST, **may, **values)
+    digest = hashlib.sha256(rendered.encode()).hexdigest()[:16]
+    if request.query_params.get("seen") == digest:
+        return Response(status_code=204)
+    return HTMLResponse(rendered.replace(_DIGEST, digest))
+
+
+def error_page(status_code: int, title: str, detail: str, remedy: str) -> Response:
+    """A page for what went wrong; also for those who have no account."""
+    return HTMLResponse(
+        _render("error.html", status_code=status_code, title=title, detail=detail, remedy=remedy), status_code
+    )
+
+
+def login_page(*, next_path: str, error: str = "", status_code: int = 200) -> Response:
+    """The form that posts ``name``, ``password`` and ``next`` to ``/login``."""
+    return HTMLResponse(_render("login.html", next_path=next_path, error=error), status_code)
+
+
+def _render(template: str, **values: Any) -> str:
+    return _templates.get_template(template).render(**values)

@@ -1,0 +1,167 @@
+// Upload: each file is a STOW-RS request of its own (PS3.18 10.5), so that each has its progress and its answer.
+(() => {
+  "use strict";
+
+  const byId = (id) => document.getElementById(id);
+  const drop = byId("drop"), list = byId("list"), total = byId("total");
+
+  const AT_ONCE = 3;
+  const SHOWN_ROWS = 1000; // rows of files that went well give way beyond this
+  const waiting = [], failed = [];
+  let count = 0, done = 0, kept = 0, refused = 0, running = 0, isStopped = false;
+
+  const sized = (bytes) => bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+
+  function row(file) {
+    const made = list.insertRow();
+    const name = document.createElement("th");
+    name.scope = "row";
+    const text = document.createElement("bdi");
+    text.textContent = file.webkitRelativePath || file.name;
+    name.append(text);
+    made.append(name);
+    const size = made.insertCell();
+    size.className = "number";
+    size.textContent = sized(file.size);
+    const progress = document.createElement("progress");
+    progress.max = 1;
+    progress.value = 0;
+    progress.setAttribute("aria-label", `Progress of ${file.name}`);
+    made.insertCell().append(progress);
+    return { made, progress, outcome: made.insertCell() };
+  }
+
+  function tell(shown, tone, label, detail) {
+    const chip = document.createElement("span");
+    chip.className = `chip ${tone}`;
+    chip.textContent = label;
+    shown.outcome.replaceChildren(chip, detail ? ` ${detail}` : "");
+    shown.progress.value = 1;
+  }
+
+  function summarise() {
+    total.max = Math.max(count, 1);
+    total.value = done;
+    const under = done < count && !isStopped ? `, ${count - done} to go` : "";
+    byId("summary").textContent = `${done} of ${count} files: ${kept} kept, ${refused} not${under}`;
+    byId("retry").hidden = !failed.length || running > 0;
+    byId("stop").hidden = done >= count || isStopped;
+  }
+
+  // PS3.18 table 10.5.3-1 and PS3.4 B.2.3: what the numbers of a refusal mean to a person.
+  function reason(status, answer) {
+    const code = answer?.["00081198"]?.Value?.[0]?.["00081197"]?.Value?.[0];
+    if (code !== undefined) {
+      const hex = `0x${code.toString(16).toUpperCase().padStart(4, "0")}`;
+      if (code >= 0xA700 && code < 0xA800) return `the node is out of resources (${hex}): look at Status, then try again`;
+      if (code >= 0xC000 && code < 0xD000) return `no data set that can be understood (${hex})`;
+      if (code === 0x0122) return `SOP class not supported (${hex})`;
+      if (code === 0x0110) return `processing failure (${hex}): the log of the node tells more`;
+      return `refused (${hex})`;
+    }
+    if (answer?.detail) return answer.detail;
+    return { 0: "the node did not answer", 401: "sign in again", 403: "your account may not store", 409: "refused", 413: "too large", 415: "no DICOM file", 503: "the node takes nothing now: look at Status" }[status] || `answered with ${status}`;
+  }
+
+  function ended(file, shown, status, text) {
+    let answer = null;
+    try { answer = JSON.parse(text); } catch { /* no JSON: the status says what it can */ }
+    running -= 1;
+    done += 1;
+    if (status === 200 && !answer?.["00081198"]?.Value?.length) {
+      kept += 1;
+      tell(shown, "good", "kept");
+      if (list.rows.length > SHOWN_ROWS) shown.made.remove();
+    } else {
+      refused += 1;
+      if (status === 0 || status >= 500 || status === 429) failed.push(file);
+      tell(shown, "bad", "not kept", reason(status, answer));
+      list.prepend(shown.made);
+    }
+    summarise();
+    next();
+  }
+
+  async function isDicom(file) {
+    // PS3.10 7.1: 128 bytes, then the prefix
+    const head = new Uint8Array(await file.slice(128, 132).arrayBuffer());
+    return String.fromCharCode(...head) === "DICM";
+  }
+
+  async function send(file) {
+    const shown = row(file);
+    if (!(await isDicom(file).catch(() => false))) {
+      running -= 1;
+      done += 1;
+      refused += 1;
+      tell(shown, "plain", "left out", "no DICOM file (PS3.10)");
+      summarise();
+      next();
+      return;
+    }
+    const boundary = `voxelnode-${crypto.getRandomValues(new Uint32Array(4)).join("-")}`;
+    const body = new Blob([`--${boundary}\r\nContent-Type: application/dicom\r\n\r\n`, file, `\r\n--${boundary}--\r\n`]);
+    const request = new XMLHttpRequest();
+    request.open("POST", drop.dataset.target);
+    request.setRequestHeader("Content-Type", `multipart/related; type="application/dicom"; boundary=${boundary}`);
+    request.setRequestHeader("Accept", "application/dicom+json");
+    request.upload.addEventListener("progress", (event) => { shown.progress.value = event.loaded / event.total; });
+    request.addEventListener("loadend", () => ended(file, shown, request.status, request.responseText));
+    request.send(body);
+  }
+
+  function next() {
+    while (running < AT_ONCE && waiting.length && !isStopped) {
+      running += 1;
+      send(waiting.shift());
+    }
+  }
+
+  function take(files) {
+    if (!files.length) return;
+    isStopped = false;
+    byId("transfer").hidden = false;
+    count += files.length;
+    waiting.push(...files);
+    summarise();
+    next();
+  }
+
+  async function filesIn(entry) {
+    if (entry.isFile) return [await new Promise((resolve, reject) => entry.file(resolve, reject))];
+    const reader = entry.createReader(), found = [];
+    for (;;) {
+      const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+      if (!some.length) return found;
+      for (const one of some) found.push(...await filesIn(one));
+    }
+  }
+
+  for (const name of ["dragenter", "dragover"]) {
+    drop.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
+  }
+  for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
+  drop.addEventListener("drop", async (event) => {
+    event.preventDefault();
+    // Both at once: what was dropped is gone after the first pause.
+    const dropped = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry() || item.getAsFile()).filter(Boolean);
+    for (const one of dropped) take(one instanceof File ? [one] : await filesIn(one));
+  });
+  for (const id of ["files", "folder"]) {
+    byId(id).addEventListener("change", (event) => { take([...event.target.files]); event.target.value = ""; });
+  }
+  byId("retry").addEventListener("click", () => {
+    const again = failed.splice(0);
+    count -= again.length;
+    done -= again.length;
+    refused -= again.length;
+    take(again);
+  });
+  byId("stop").addEventListener("click", () => {
+    isStopped = true;
+    count -= waiting.length;
+    waiting.length = 0;
+    summarise();
+  });
+  addEventListener("beforeunload", (event) => { if (running) event.preventDefault(); });
+})();

@@ -1,0 +1,159 @@
+// What all pages share: light or dark, the clock of whoever looks, keys, rows that open, filters that survive.
+(() => {
+  "use strict";
+
+  const root = document.documentElement;
+  const byId = (id) => document.getElementById(id);
+
+  // Light or dark.
+  const isDark = () => root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  byId("theme")?.addEventListener("click", () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    try { localStorage.setItem("theme", root.dataset.theme); } catch { /* it lasts until the page goes */ }
+    byId("announcer").textContent = `${root.dataset.theme} colours`;
+  });
+
+  // Moments in the clock of this computer; what is left until others.
+  const two = (number) => String(number).padStart(2, "0");
+  const showMoment = (time) => {
+    const at = new Date(time.dateTime), now = new Date();
+    const clock = `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
+    const day = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
+    time.textContent = at.toDateString() === now.toDateString() ? `today ${clock}` : `${day} ${clock.slice(0, 5)}`;
+    time.title = `${day} ${clock} by this computer`;
+  };
+  const showCountdown = (time) => {
+    const seconds = Math.round((new Date(time.dateTime) - Date.now()) / 1000);
+    const words = seconds <= 0 ? "now" : seconds < 100 ? `in ${seconds} s` : `in ${Math.floor(seconds / 60)} min ${two(seconds % 60)} s`;
+    if (time.textContent !== words) time.textContent = words;
+  };
+  const showTimes = (within) => {
+    within.querySelectorAll("time[data-moment]").forEach(showMoment);
+    within.querySelectorAll("time[data-countdown]").forEach(showCountdown);
+  };
+  showTimes(document);
+  document.addEventListener("htmx:load", (event) => showTimes(event.detail.elt));
+  setInterval(() => document.querySelectorAll("time[data-countdown]").forEach(showCountdown), 1000);
+
+  // A page that nobody sees asks for nothing.
+  document.addEventListener("htmx:beforeRequest", (event) => {
+    const isPolling = (event.detail.elt.getAttribute("hx-trigger") || "").includes("every");
+    if (isPolling && document.hidden) event.preventDefault();
+  });
+
+  // A node that does not answer is told once, and again when it does.
+  let isLost = false;
+  const tell = (words) => { const told = byId("announcer"); if (told) told.textContent = words; };
+  document.addEventListener("htmx:sendError", () => {
+    if (!isLost) tell("The node does not answer. This page tries again.");
+    isLost = true;
+    document.body.classList.add("lost");
+  });
+  document.addEventListener("htmx:afterOnLoad", () => {
+    if (isLost) tell("The node answers again.");
+    isLost = false;
+    document.body.classList.remove("lost");
+  });
+
+  // What is no more there is told by its page; anything else that went wrong is told here.
+  document.addEventListener("htmx:responseError", (event) => {
+    const status = event.detail.xhr.status;
+    if (status === 404) location.reload();
+    else if (status !== 401) tell(`The node answered with ${status}.`);
+  });
+
+  // A series that was under way and is done has a volume now: its page is another one.
+  document.addEventListener("htmx:afterSwap", (event) => {
+    const state = event.detail.target;
+    if (state.id === "state" && !byId("state").hasAttribute("data-open")) location.reload();
+  });
+
+  // A list that nobody reads just now brings itself up to date; whoever does is asked.
+  document.addEventListener("htmx:afterSettle", () => {
+    const news = document.querySelector("#news button");
+    if (!news || news.dataset.told) return;
+    news.dataset.told = "yes";
+    if (!byId("rows")) location.reload();
+    else if (scrollY < 40 && !document.activeElement.closest("#rows, #filters")) news.click();
+    else tell(news.textContent);
+  });
+
+  // Rows and cards open as a whole; their link stays what keyboards and readers use.
+  const links = () => [...document.querySelectorAll("[data-rows] th.name a, [data-rows] [data-row] h2 a")];
+  document.addEventListener("click", (event) => {
+    const row = event.target.closest("[data-rows] tbody tr");
+    if (!row || event.target.closest("a, button, input, select, label") || String(getSelection())) return;
+    row.querySelector("th.name a")?.click();
+  });
+
+  // Keys.
+  const isTyping = (target) => target.closest("input, select, textarea, [contenteditable], canvas, dialog");
+  const move = (step) => {
+    const all = links();
+    if (!all.length) return;
+    const here = all.indexOf(document.activeElement);
+    const next = here < 0 ? (step > 0 ? 0 : all.length - 1) : Math.min(Math.max(here + step, 0), all.length - 1);
+    all[next].focus();
+    all[next].closest("tr, [data-row]")?.scrollIntoView({ block: "nearest" });
+  };
+  const places = { s: "/", q: "/queue", p: "/problems" };
+  let isGoing = false;
+  const onKey = {
+    "/": () => (document.querySelector("[data-find]") || document.querySelector("input[type=search]"))?.focus(),
+    "?": () => byId("keys").showModal(),
+    g: () => { isGoing = true; setTimeout(() => { isGoing = false; }, 1500); },
+    j: () => move(1), ArrowDown: () => move(1), k: () => move(-1), ArrowUp: () => move(-1),
+  };
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const filters = byId("filters");
+    if (event.key === "Escape" && filters && filters.contains(event.target)) {
+      filters.reset();
+      event.target.blur();
+      return;
+    }
+    if (isTyping(event.target)) {
+      if (event.key === "ArrowDown" && event.target.matches("[data-find]")) { event.preventDefault(); move(1); }
+      return;
+    }
+    if (isGoing && places[event.key]) { location.href = places[event.key]; return; }
+    if (!onKey[event.key]) return;
+    if (event.key.startsWith("Arrow") && !links().length) return;
+    event.preventDefault();
+    onKey[event.key]();
+  });
+  byId("show-keys")?.addEventListener("click", () => byId("keys").showModal());
+
+  // Find in a table that is there as a whole.
+  document.addEventListener("input", (event) => {
+    const name = event.target.dataset?.search;
+    if (!name) return;
+    const words = event.target.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let found = 0;
+    for (const row of byId(name).rows) {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !words.every((word) => text.includes(word));
+      found += row.hidden ? 0 : 1;
+    }
+    tell(`${found} rows`);
+  });
+
+  // Filters live behind the # of the address: it names patients, and that part is never sent to a server.
+  const filters = byId("filters");
+  if (filters) {
+    const kept = new URLSearchParams(location.hash.slice(1));
+    const fields = [...filters.elements].filter((field) => field.name);
+    const keep = () => {
+      const set = new URLSearchParams();
+      for (const field of fields) if (field.value && field.value !== field.dataset.usual) set.set(field.name, field.value);
+      history.replaceState(history.state, "", set.size ? `#${set}` : location.pathname);
+    };
+    for (const field of fields) field.dataset.usual = field.tagName === "SELECT" ? field.options[0].value : "";
+    filters.addEventListener("input", keep);
+    filters.addEventListener("reset", () => setTimeout(keep, 0));
+    if (kept.size) {
+      for (const field of fields) if (kept.has(field.name)) field.value = kept.get(field.name);
+      document.addEventListener("htmx:load", () => filters.dispatchEvent(new Event("input")), { once: true });
+    }
+  }
+})();

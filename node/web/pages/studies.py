@@ -1,0 +1,225 @@
+"""The list of studies, and the page of one."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Annotated, Any, cast, get_args
+
+from fastapi import APIRouter, Form, Query, Request, Response
+from pydantic import BaseModel
+
+from node.index.database import ReadIndex
+from node.index.study_list import StudyCondition, StudyFilter, StudyOrder, StudyPlace
+from node.web.access import Asked, Reader
+from node.web.pages.rendering import fragment, page
+from node.web.pages.viewers import ohif_url
+from node.web.pages.wrong import NotFound
+from node.web.polling import polled
+from node.web.services import Node
+
+router = APIRouter()
+
+PAGE_STUDIES = 50
+
+CONDITIONS: tuple[tuple[str, str], ...] = (
+    ("", "Any state"),
+    ("open", "Receiving or converting"),
+    ("complete", "Complete"),
+    ("incomplete", "Incomplete"),
+    ("refused", "Without volume"),
+)
+
+
+class StudySearch(BaseModel):
+    """The fields of the search form. They travel in a body: names do not belong in the logs of proxies."""
+
+    words: str = ""
+    description: str = ""
+    modality: str = ""
+    first_date: str = ""
+    last_date: str = ""
+    condition: str = ""
+    order: str = "arrival"
+    after: str = ""
+
+    def filter(self) -> StudyFilter:
+        """What is looked for; a field that makes no sense holds for all."""
+        known = self.condition in get_args(StudyCondition)
+        return StudyFilter(
+            self.words.strip(),
+            self.description.strip(),
+            self.modality,
+            _date(self.first_date),
+            _date(self.last_date),
+            cast(StudyCondition, self.condition) if known else None,
+        )
+
+    @property
+    def study_order(self) -> StudyOrder:
+        """By arrival unless another order is asked for."""
+        return "date" if self.order == "date" else "arrival"
+
+    def place(self) -> StudyPlace | None:
+        """Where the page before ended; None for the first page."""
+        number, _, date = self.after.partition(" ")
+        return StudyPlace(int(number), _date(date)) if number.isdecimal() and len(number) < 19 else None
+
+
+def _date(text: str) -> dt.date | None:
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+@router.get("/")
+def studies(request: Request, node: Node, account: Reader, asked: Asked) -> Response:
+    """The newest studies, and the form to find others."""
+    asked.queried("studies: the newest")
+    return _page(request, node, account, StudySearch())
+
+
+@router.post("/")
+def found_studies(
+    request: Request, node: Node, account: Reader, asked: Asked, search: Annotated[StudySearch, Form()]
+) -> Response:
+    """What the form finds: the rows alone for htmx, else the whole page."""
+    asked.queried(f"studies: {search.model_dump_json(exclude={'after'}, exclude_defaults=True)}")
+    if "hx-request" not in request.headers:
+        return _page(request, node, account, search)
+    with node.index.reading() as index:
+        return fragment(request, account, "studies_rows.html", **_found(index, search))
+
+
+def _page(request: Request, node: Node, account: Reader, search: StudySearch) -> Response:
+    with node.index.reading() as index:
+        return page(
+            request,
+            node,
+            account,
+            "studies.html",
+            **_found(index, search),
+            modalities=index.known_modalities(),
+            conditions=CONDITIONS,
+            listener=node.settings.dicom,
+            host=node.settings.bind_host,
+        )
+
+
+def _found(index: ReadIndex, search: StudySearch) -> dict[str, Any]:
+    rows = index.listed_studies(search.filter(), search.study_order, search.place(), PAGE_STUDIES + 1)
+    more = len(rows) > PAGE_STUDIES
+    rows = rows[:PAGE_STUDIES]
+    last = rows[-1].place if more else None
+    after = f"{last.id} {last.study_date or ''}" if last else ""
+    return {
+        "studies": rows,
+        "after": after,
+        "search": search,
+        "total": index.count("v_studies"),
+        "newest": index.newest_study(),
+    }
+
+
+@router.get("/news")
+@polled
+def news(request: Request, node: Node, account: Reader, since: Annotated[int, Query(ge=0, le=2**62)]) -> Response:
+    """How many studies have arrived since a list was made."""
+    with node.index.reading() as index:
+        arrived = index.count_studies_since(since)
+    return fragment(request, account, "news.html", newest=since, arrived=arrived, is_oob=False)
+
+
+@router.get("/studies/{study_instance_uid}")
+def study(request: Request, node: Node, account: Reader, asked: Asked, study_instance_uid: str) -> Response:
+    """A study with its series."""
+    with node.index.reading() as index:
+        found = study_row(index, study_instance_uid)
+        tell_looked_at(asked, found)
+        cards = _cards(index, study_instance_uid)
+        total = sum(card["bytes"] for card in cards)
+        ohif = ohif_url(node, study_instance_uid)
+        return page(request, node, account, "study.html", study=found, cards=cards, bytes=total, ohif=ohif, digest="")
+
+
+@router.get("/studies/{study_instance_uid}/row")
+@polled
+def row(request: Request, node: Node, account: Reader, study_instance_uid: str) -> Response:
+    """A study as a row of the list, for as long as something of it is under way."""
+    with node.index.reading() as index:
+        found = index.listed_studies(StudyFilter(study_instance_uid=study_instance_uid), limit=1)
+    if not found:
+        raise NotFound("study")
+    return fragment(request, account, "studies_row.html", study=found[0], is_watched=True)
+
+
+@router.get("/studies/{study_instance_uid}/cards")
+@polled
+def cards(request: Request, node: Node, account: Reader, study_instance_uid: str) -> Response:
+    """The series of a study, for as long as one of them is under way."""
+    with node.index.reading() as index:
+        found = study_row(index, study_instance_uid)
+        return fragment(request, account, "study_cards.html", study=found, cards=_cards(index, study_instance_uid))
+
+
+def study_row(index: ReadIndex, study_instance_uid: str) -> Mapping[str, Any]:
+    """The row of ``v_studies``.
+
+    Raises
+    ------
+    NotFound
+        There is none.
+    """
+    rows = index.rows("SELECT * FROM v_studies WHERE study_instance_uid = :study", study=study_instance_uid)
+    if not rows:
+        raise NotFound("study")
+    return rows[0]
+
+
+def tell_looked_at(asked: Asked, study: Mapping[str, Any]) -> None:
+    """Have the audit log say who looked at a study."""
+    asked.accessed([{name: study[name] for name in ("study_instance_uid", "patient_id")}], "pages")
+
+
+def _cards(index: ReadIndex, study_instance_uid: str) -> list[dict[str, Any]]:
+    """The series of a study with what a card shows of each."""
+    series = index.rows(
+        "SELECT * FROM v_series WHERE study_instance_uid = :study ORDER BY series_number IS NULL, series_number, "
+        "series_instance_uid",
+        study=study_instance_uid,
+    )
+    sizes = index.rows(
+        "SELECT series_instance_uid, sum(bytes) AS bytes FROM v_images WHERE study_instance_uid = :study GROUP BY 1",
+        study=study_instance_uid,
+    )
+    files = index.rows(
+        "SELECT series_instance_uid, revision, stack, kind, format, path, shape, spacing_mm, bytes, warnings "
+        "FROM v_volumes WHERE study_instance_uid = :study AND NOT superseded ORDER BY stack, path",
+        study=study_instance_uid,
+    )
+    failures = index.rows(
+        "SELECT series_instance_uid, reason, detail FROM v_failures WHERE study_instance_uid = :study "
+        "ORDER BY stack IS NULL, stack",
+        study=study_instance_uid,
+    )
+    bytes_of = {row["series_instance_uid"]: row["bytes"] for row in sizes}
+    return [
+        {
+            **row,
+            "bytes": bytes_of.get(row["series_instance_uid"], 0),
+            "volumes": _of(row, files, "volume"),
+            "thumbnails": _of(row, files, "thumbnail"),
+            "failures": [one for one in failures if one["series_instance_uid"] == row["series_instance_uid"]],
+        }
+        for row in series
+    ]
+
+
+def _of(series: Mapping[str, Any], files: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """Files of one kind of a series, one for each stack."""
+    by_stack: dict[int, dict[str, Any]] = {}
+    for file in files:
+        if file["series_instance_uid"] == series["series_instance_uid"] and file["kind"] == kind:
+            by_stack.setdefault(file["stack"], file)
+    return list(by_stack.values())

@@ -1,0 +1,15 @@
+"""Viewers that may be installed beside the pages."""
+
+from __future__ import annotations
+
+from urllib.parse import urlencode
+
+from node.viewers import BASE, installed
+from node.web.services import Services
+
+
+def ohif_url(node: Services, study_instance_uid: str) -> str:
+    """Where OHIF shows a study; empty where it is not installed (``voxelnode viewers install ohif``)."""
+    if installed(node.archive.root) is None:
+        return ""
+    return f"{BASE}viewer?{urlencode({'StudyInstanceUIDs': study_instance_uid})}"

@@ -1,0 +1,109 @@
+"""What every request must be, and every response carries, whatever the route: hosts, origins, headers of browsers."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from node.config import Web
+from node.web.access import COOKIE, SECURE_COOKIE, is_of_friend, shows_token
+from node.web.headers import add_headers
+from node.web.problems import respond
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+"""Change nothing, RFC 9110 9.2.1."""
+
+
+class Security:
+    """ASGI middleware: refuses what comes under a foreign name or from a foreign page, and adds the headers.
+
+    Foreign pages. A browser tells with each request where the page that makes it is from (``Sec-Fetch-Site``, else
+    ``Origin``), and no script can change that. What changes anything must come from a page of ours, or from a program,
+    which shows neither header; a program that uses the cookie of a session must show one. So no page elsewhere can act
+    with the login of a person, nor with being on this machine where that is enough; those of [web] cors_origins may
+    with a token that their script shows.
+
+    Foreign names. A page elsewhere may let its own name lead to our address (DNS rebinding), and be one of ours then
+    for a browser: requests must be for an IP address or one of our names.
+    """
+
+    def __init__(self, app: ASGIApp, web: Web) -> None:
+        self._app = app
+        self._names = frozenset(name.lower() for name in (*web.allowed_hosts, "localhost", *_machine_names()))
+        self._friends = web.cors_origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        is_secure = scope["scheme"] == "https"
+
+        async def send_secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                add_headers(MutableHeaders(scope=message), is_secure=is_secure)
+            await send(message)
+
+        refusal = self._refusal(scope["method"], Headers(scope=scope))
+        if refusal is None:
+            await self._app(scope, receive, send_secured)
+            return
+        reason, remedy = refusal
+        await respond(Request(scope), 403, reason, remedy)(scope, receive, send_secured)
+
+    def _refusal(self, method: str, headers: Headers) -> tuple[str, str] | None:
+        """Why a request is not taken, and what helps."""
+        host = headers.get("host", "").lower()
+        if not is_known_host(host, self._names):
+            return (
+                f"requests for {host[:100]!r} are not for this node",
+                "use its IP address or the name of its machine, or add the name to [web] allowed_hosts",
+            )
+        if method not in SAFE_METHODS and not self._is_from_us(headers, host):
+            return (
+                "this request comes from a page of another site",
+                "use the pages of this node; a script shows a token of `voxelnode account token`; a reverse proxy "
+                "passes the Host header on, or has its name in [web] allowed_hosts",
+            )
+        return None
+
+    def _is_from_us(self, headers: Headers, host: str) -> bool:
+        site, origin = headers.get("sec-fetch-site"), headers.get("origin", "").lower()
+        if is_of_friend(headers, self._friends):
+            return shows_token(headers)
+        if site == "same-origin":
+            return True
+        if site is not None:
+            return site == "none"  # typed by a person, or opened by a program
+        if origin:
+            netloc = urlsplit(origin).netloc
+            return netloc != "" and (netloc == host or netloc in self._names)
+        return not _has_session(headers)
+
+
+def is_known_host(host: str, names: Collection[str]) -> bool:
+    """Whether a Host header names an address, or one of `names`, each with or without the port."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        if host in names or name in names:
+            return True
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _machine_names() -> tuple[str, str]:
+    """As the machine itself knows them; to ask a name server might take seconds, and believe a stranger."""
+    name = socket.gethostname()
+    return name, name.partition(".")[0]
+
+
+def _has_session(headers: Headers) -> bool:
+    cookies = headers.get("cookie", "")
+    return f"{COOKIE}=" in cookies or f"{SECURE_COOKIE}=" in cookies

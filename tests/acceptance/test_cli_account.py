@@ -1,0 +1,115 @@
+"""``voxelnode account``, on a root that nobody holds and on that of a running node."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx2
+import pytest
+
+from node.cli import main
+from node.index.engine import upgrade
+from tests.acceptance.served import Served
+
+PASSWORD = "correct horse battery"
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def account(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run ``voxelnode account`` on a root."""
+
+    def run(root: Path, *arguments: str, typed: str = "") -> Result:
+        monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+        with pytest.raises(SystemExit) as ended:
+            main(["account", *arguments, "--root", str(root)])
+        return Result(int(ended.value.code or 0), *capfd.readouterr())
+
+    return run
+
+
+def listed(account: Callable[..., Result], root: Path) -> list[dict[str, Any]]:
+    return json.loads(account(root, "list", "--json").out)
+
+
+def test_a_node_beyond_loopback_refuses_to_start_until_there_is_an_account(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    served = subprocess.run(
+        [sys.executable, "-m", "node", "serve", "--root", str(root), "--port", "0"],
+        env={**os.environ, "VOXELNODE_WEB__HOST": "0.0.0.0", "VOXELNODE_WEB__PORT": "0"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert served.returncode == 2
+    assert "voxelnode account add NAME --role admin" in served.stderr
+
+
+def test_accounts_are_made_changed_and_removed(account: Callable[..., Result], tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    upgrade(root / "index.sqlite")
+    assert account(root, "add", "anna", "--role", "admin", typed=f"{PASSWORD}\n").status == 0
+    assert account(root, "add", "nightly", "--no-password").status == 0
+    token = account(root, "token", "nightly", "--label", "backup", "--days", "3")
+    assert token.out.startswith("vxn_")
+    anna, nightly = listed(account, root)
+    assert (anna["name"], anna["role"], anna["password"]) == ("anna", "admin", True)
+    assert (nightly["role"], nightly["password"], nightly["tokens"][0]["label"]) == ("read", False, "backup")
+    assert "role admin: changed" in account(root, "add", "anna", typed=f"{PASSWORD}!\n").out
+    assert account(root, "role", "anna", "write").status == 0
+    assert listed(account, root)[0]["role"] == "write"
+    assert account(root, "revoke", "nightly", "--label", "backup").status == 0
+    assert account(root, "remove", "anna").status == 0
+    assert [(one["name"], one["tokens"]) for one in listed(account, root)] == [("nightly", [])]
+    audited = (root / "audit.jsonl").read_text()
+    assert "done: account anna: role admin" in audited
+    for secret in (PASSWORD, token.out.strip()):
+        assert secret not in audited
+
+
+def test_what_is_wrong_is_told_and_nothing_is_changed(account: Callable[..., Result], tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    upgrade(root / "index.sqlite")
+    for arguments, typed, told in (
+        (("add", "a b"), PASSWORD, "no name of an account"),
+        (("add", "anna"), "short", "12 to 256 are wanted"),
+        (("add", "anna", "--role", "king"), PASSWORD, "'king' is no role: it is one of read, write, admin"),
+        (("remove", "anna"), "", "there is no account 'anna'"),
+        (("role", "anna", "write"), "", "there is no account 'anna'"),
+        (("token", "anna", "--label", "x"), "", "there is no account 'anna'"),
+        (("revoke", "anna", "--label", "x"), "", "no account 'anna' has a token 'x'"),
+    ):
+        done = account(root, *arguments, typed=typed)
+        assert done.status == 2, done.err
+        assert told in done.err
+        assert "Traceback" not in done.err
+    assert listed(account, root) == []
+
+
+def test_an_account_that_is_made_while_the_node_runs_may_log_in_at_once(
+    account: Callable[..., Result], tmp_path: Path
+) -> None:
+    with Served(tmp_path / "root", VOXELNODE_WEB__HOST="127.0.0.1") as served:
+        assert served.process is not None
+        assert served.process.stdout is not None
+        url = served.process.stdout.readline().rpartition(" ")[2].strip()
+        assert account(served.root, "add", "anna", typed=PASSWORD).status == 0
+        with httpx2.Client(base_url=url, auth=("anna", PASSWORD)) as client:
+            assert client.get("/api/v1/status").json()["ae_title"] == "VOXELNODE"
+            assert client.delete("/api/v1/studies/1.2").status_code == 403
+            assert client.get("/readyz").json() == {"ready": True, "reasons": {}}  # listener and worker too
+            assert account(served.root, "remove", "anna").status == 0
+            assert client.get("/api/v1/status").status_code == 401

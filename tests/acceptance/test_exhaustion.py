@@ -1,0 +1,102 @@
+"""A node that the machine gives nothing more."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import socket
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.request import urlopen
+
+from pynetdicom import AE
+
+from tests.acceptance.served import Served
+from tests.protocol.conftest import Raw, associate_rq, pdu
+
+
+def virtual_bytes(process: int) -> int:
+    """Address space of a process."""
+    return int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+
+
+def processor_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_without_threads_connections_are_refused_and_come_back(tmp_path: Path) -> None:
+    with Served(tmp_path / "root", VOXELNODE_WEB__ENABLED="false") as node:
+        assert node.process is not None
+        process, acceptor = node.process.pid, SimpleNamespace(host="127.0.0.1", port=node.port)
+        usual = resource.prlimit(process, resource.RLIMIT_AS)
+        # Less than the stack of one thread more; it binds the superuser too, unlike a limit of threads.
+        resource.prlimit(process, resource.RLIMIT_AS, (virtual_bytes(process) + 2_000_000, usual[1]))
+        with ExitStack() as open_peers:
+            peers = [open_peers.enter_context(Raw(acceptor, 5.0)) for _ in range(8)]  # type: ignore[arg-type]
+            refused = sum(_is_refused(peer) for peer in peers)
+            spent = processor_seconds(process)
+            threading.Event().wait(1.0)  # a node that spins does so in any second
+            assert processor_seconds(process) - spent < 0.3
+        assert refused > 0
+        resource.prlimit(process, resource.RLIMIT_AS, usual)
+        with Raw(acceptor).associate() as peer:  # type: ignore[arg-type]
+            peer.send(pdu(0x05, bytes(4)))
+            assert peer.receive() == (0x06, bytes(4))
+        assert node.terminate() == 0
+
+
+def test_silent_connections_to_the_pages_leave_dicom_its_descriptors(tmp_path: Path) -> None:
+    with Served(tmp_path / "root") as node, ExitStack() as held:
+        assert node.process is not None
+        assert node.process.stdout is not None
+        web = int(re.search(r":(\d+)/$", node.process.stdout.readline().strip())[1])  # type: ignore[index]
+        limit = resource.prlimit(node.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(node.process.pid, resource.RLIMIT_NOFILE, (400, limit[1]))
+        for number in range(450):  # of five addresses, each of which has its own bound
+            source = (f"127.0.0.{2 + number % 5}", 0)
+            held.enter_context(socket.create_connection(("127.0.0.1", web), timeout=10, source_address=source))
+        acceptor = SimpleNamespace(host="127.0.0.1", port=node.port)
+        for _ in range(5):
+            assert echo(node.port) == 0x0000
+        with Raw(acceptor).associate() as peer:  # type: ignore[arg-type]
+            peer.send(pdu(0x05, bytes(4)))
+            assert peer.receive() == (0x06, bytes(4))
+        with urlopen(f"http://127.0.0.1:{web}/readyz", timeout=10) as answer:
+            assert answer.status == 200
+        told = (tmp_path / "serve.log").read_text()
+        assert len(told.splitlines()) < 50, told[-3000:]
+
+
+def test_an_idle_node_leaves_the_processor_alone(tmp_path: Path) -> None:
+    with Served(tmp_path / "root") as node:
+        assert node.process is not None
+        threading.Event().wait(2.0)  # what the start left to do
+        spent = processor_seconds(node.process.pid)
+        threading.Event().wait(5.0)
+        assert processor_seconds(node.process.pid) - spent <= 0.05  # of which the clock knows hundredths
+
+
+def echo(port: int) -> int:
+    """Status of a C-ECHO."""
+    ae = AE("ECHO")
+    ae.add_requested_context("1.2.840.10008.1.1")
+    association = ae.associate("127.0.0.1", port)
+    assert association.is_established
+    try:
+        return int(association.send_c_echo().Status)
+    finally:
+        association.release()
+
+
+def _is_refused(peer: Any) -> bool:
+    """Whether the node hangs up on an A-ASSOCIATE-RQ without a word."""
+    try:
+        peer.send(associate_rq())
+        return peer.receive() is None
+    except ConnectionError:
+        return True

@@ -1,0 +1,160 @@
+"""A served node tells hooks what happens: after the commit, never before, and at least once whatever kills it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+
+from node.failpoints import VARIABLE
+from tests import make
+from tests.acceptance.served import Served, until
+from tests.acceptance.test_lifecycle import send
+from tests.receivers import Answer, Received, Receiver
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def hook(name: str, on: tuple[str, ...], **keys: Any) -> dict[str, str]:
+    """The environment that configures a hook."""
+    values = {"on": json.dumps(on)} | {
+        key: value if isinstance(value, str) else json.dumps(value) for key, value in keys.items()
+    }
+    return {f"VOXELNODE_HOOKS__{name}__{key.upper()}": value for key, value in values.items()}
+
+
+def test_what_a_webhook_is_told_is_there_at_that_moment(tmp_path: Path) -> None:
+    series = make.ct_series(4)
+    found: list[str] = []
+
+    def look(received: Received) -> Answer:
+        """What the one who is told finds on the disk and in the index."""
+        for volume in received.content["volumes"]:
+            size = Path(volume["path"]).stat().st_size
+            [row] = node.rows(f"SELECT bytes FROM v_volumes WHERE path = '{volume['path']}'")
+            with urlopen(f"{web}{volume['url']}", timeout=10) as answer:
+                digest = hashlib.sha256(answer.read()).hexdigest()
+            is_right = size == row["bytes"] == volume["bytes"] and digest == volume["sha256"]
+            found.append(f"{volume['format']} {is_right}")
+        if received.content["instance"] is not None:
+            uid = received.content["sop_instance_uid"]
+            [row] = node.rows(f"SELECT path FROM v_images WHERE sop_instance_uid = '{uid}'")
+            found.append(
+                f"instance {Path(row['path']).exists() and row['path'] == received.content['instance']['path']}"
+            )
+        return Answer()
+
+    with Receiver(look) as receiver:
+        on = ("instance-stored", "series-quiet", "volume-written", "study-quiet")
+        settings = hook("pipeline", on, url=receiver.url) | {"VOXELNODE_SERIES__STUDY_QUIET_SECONDS": "1"}
+        with Served(tmp_path / "root", **settings) as node:
+            assert node.process is not None
+            assert node.process.stdout is not None
+            web = re.findall(r"http://\S+\d", node.process.stdout.readline())[0]
+            send(node, series)
+            told = receiver.wait_for(7, 120)
+            assert node.terminate() == 0
+    assert [one.content["event"] for one in told] == [
+        *["instance-stored"] * 4, "series-quiet", "volume-written", "study-quiet"
+    ]  # fmt: skip
+    assert found == ["instance True"] * 4 + ["nifti True", "mhd True", "png True"]
+
+
+@pytest.mark.parametrize(
+    ("point", "on", "expected"),
+    [
+        ("rows-committed", "instance-stored", {1}),
+        ("outcome-recorded", "volume-written", {1}),
+        ("message-composed", "volume-written", {1}),
+        ("message-delivered", "volume-written", {2}),
+        ("message-delivered", "instance-stored", {2}),
+    ],
+)
+def test_a_node_that_is_killed_tells_after_its_next_start(
+    tmp_path: Path, point: str, on: str, expected: set[int]
+) -> None:
+    [ds] = make.ct_series(1)
+    with Receiver() as receiver:
+        settings = hook("pipeline", (on,), url=receiver.url)
+        with Served(tmp_path / "root", **settings, **{VARIABLE: point}) as node:
+            if point == "rows-committed":
+                with pytest.raises((AssertionError, RuntimeError, AttributeError)):
+                    send(node, [ds])  # it dies before it answers
+            else:
+                send(node, [ds])
+            assert node.process is not None
+            assert node.process.wait(60) == -9
+        with Served(tmp_path / "root", **settings) as node:
+            until(lambda: node.rows("SELECT 1 FROM v_hooks WHERE delivered > 0"), 60, "the message after the restart")
+            node.wait_until_settled()
+            assert node.terminate() == 0
+        ids = [one.headers["webhook-id"] for one in receiver.received]
+        assert len(set(ids)) == 1
+        assert len(ids) in expected
+        assert receiver.events()[0] == on
+
+
+def test_commands_and_plugins_are_told_and_a_failing_one_stops_nobody(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    code = "import sys; open(sys.argv[1], 'a').write(' '.join(sys.argv[2:]) + chr(10))"
+    writes = [sys.executable, "-c", code, str(told), "{event}", "{study_instance_uid}", "{path}"]
+    settings = (
+        hook("writes", ("volume-written",), command=writes)
+        | hook("fails", ("volume-written",), command=["false"], attempts=1)
+        | hook("hangs", ("volume-written",), command=["sleep", "600"])
+        | {"VOXELNODE_DICOM__DRAIN_SECONDS": "1"}
+    )
+    series = make.ct_series(2)
+    with Served(tmp_path / "root", **settings) as node:
+        send(node, series)
+        until(lambda: node.rows("SELECT 1 FROM v_events WHERE kind = 'message-given-up'"), 60, "the failing command")
+        until(told.exists, 30, "the command")
+        ask = [sys.executable, "-m", "node", "hooks", "deliveries", "--json", "--root", str(node.root)]
+        rows = json.loads(subprocess.run(ask, check=True, capture_output=True, timeout=60).stdout)
+        assert {(row["hook"], row["state"], row["reason"]) for row in rows} >= {("fails", "given-up", "exit status 1")}
+        assert node.terminate(60) == 0  # although one of them hangs
+    event, study, path = told.read_text().split()
+    assert (event, study, path.endswith(".nii.gz")) == ("volume-written", str(series[0].StudyInstanceUID), True)
+
+
+def test_a_person_has_what_was_given_up_tried_again_by_the_running_node(tmp_path: Path) -> None:
+    works = tmp_path / "works"
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\ntest -e {works}\n")
+    program.chmod(0o700)
+    settings = hook("one", ("series-quiet",), command=[str(program)], attempts=1)
+    with Served(tmp_path / "root", **settings) as node:
+        send(node, make.ct_series(1))
+        until(lambda: node.rows("SELECT 1 FROM v_deliveries WHERE state = 'given-up'"), 60, "the failure")
+        works.touch()
+        again = [sys.executable, "-m", "node", "hooks", "retry", "one", "--root", str(node.root)]
+        environment = {**os.environ, **settings}
+        done = subprocess.run(again, check=True, capture_output=True, text=True, env=environment, timeout=60)
+        assert done.stdout == "1 messages wait for another try\n"
+        until(lambda: node.rows("SELECT 1 FROM v_deliveries WHERE state = 'delivered'"), 30, "the second try")
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"command": ["no-such-program"]}, "[hooks.one] 'no-such-program' in command is no program"),
+        ({"plugin": "missing"}, "[hooks.one] no plugin 'missing'"),
+        ({"url": "https://127.0.0.1/", "secret_file": "/nowhere/secret"}, "[hooks.one] secret_file /nowhere/secret"),
+        ({}, "exactly one of url, command and plugin must be given"),
+    ],
+)
+def test_a_hook_that_cannot_work_stops_the_start(tmp_path: Path, keys: dict[str, Any], told: str) -> None:
+    serve = [sys.executable, "-m", "node", "serve", "--root", str(tmp_path / "root"), "--port", "0", "--web-port", "0"]
+    environment = {**os.environ, **hook("one", ("volume-written",), **keys)}
+    done = subprocess.run(serve, capture_output=True, text=True, env=environment, timeout=60)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert not (tmp_path / "root" / "index.sqlite").exists()

@@ -1,0 +1,224 @@
+"""How long queries take in an index of a million instances, and what receiving loses while they are asked.
+
+    python tests/benchmarks/query.py [FOLDER]
+
+makes the index in FOLDER (unless it is there) or in a folder of its own, without files of instances, and asks it
+directly, by C-FIND and by QIDO-RS on loopback.  Then `storescu` sends to the same node, in turns alone and beside ten
+`findscu` that ask again as soon as they are answered.  Needs Debian's `dcmtk`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+from pydicom import Dataset
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from node.dicom.flat import encode_flat  # noqa: E402
+from node.dicom.matching import read_query  # noqa: E402
+from node.dicom.names import folded_groups  # noqa: E402
+from node.dicom.uids import EXPLICIT_LITTLE_ENDIAN  # noqa: E402
+from node.index.database import ReadIndex, reading  # noqa: E402
+from node.index.engine import FILE_NAME, upgrade  # noqa: E402
+from tests.acceptance.served import Served  # noqa: E402
+from tests.benchmarks.receive import Load, send, write_instances  # noqa: E402
+
+PATIENTS, STUDIES, SERIES, INSTANCES = 20_000, 25_000, 100_000, 1_000_000
+ROUNDS = 15
+RECEIVING_ROUNDS, CLIENTS = 3, 10
+LOAD = Load("2000 instances of 9 KB over 4 associations", 2000, 64, 4, "1")
+
+FAMILY = (
+    "Schmidt Müller Meyer Weber Wagner Becker Schulz Hoffmann Koch Bauer Richter Klein Wolf Schröder Neumann",
+    "Schwarz Zimmermann Braun Krüger Hofmann Hartmann Lange Schmitt Werner Krause Meier Lehmann Schmid Schulze Maier",
+)
+GIVEN = "Anna Ben Clara David Emma Felix Greta Hans Ida Jonas Karla Leon Mia Noah Olga Paul Rosa Theo Uma Victor"
+
+
+def fill(path: Path) -> None:
+    """Make an index as large as asked for; the values depend on the numbers of the rows alone."""
+    upgrade(path)
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA synchronous = OFF")
+    with connection:
+        connection.executemany(
+            "INSERT INTO patients (id, identity, patient_id, patient_name, patient_name_alphabetic, "
+            "patient_birth_date, patient_sex) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (patient(number) for number in range(1, PATIENTS + 1)),
+        )
+        connection.execute(
+            f"""
+            INSERT INTO studies (id, patient_id, study_instance_uid, study_date, study_time, accession_number, study_id,
+                study_description)
+            WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {STUDIES})
+            SELECT i, 1 + (i * 7919) % {PATIENTS}, '1.2.826.0.1.' || i, date('2016-01-01', '+' || (i * 3650 / {STUDIES})
+                || ' days'), time(28800 + (i * 997) % 36000, 'unixepoch') || '.000000', 'A' || i, i,
+                'Study ' || (i % 40) FROM n
+            """
+        )
+        connection.execute(
+            f"""
+            INSERT INTO series (id, study_id, series_instance_uid, modality, series_number, series_description, state,
+                last_received_at, arrivals, revision, attempts)
+            WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {SERIES})
+            SELECT i, 1 + (i - 1) * {STUDIES} / {SERIES}, '1.2.826.0.2.' || i,
+                CASE WHEN i % 4 = 3 THEN 'SR' WHEN i / 4 % 3 = 0 THEN 'CT' WHEN i / 4 % 3 = 1 THEN 'MR' ELSE 'PT' END,
+                1 + i % 4, 'Series ' || (i % 300), 'converted', '2026-01-01 12:00:00.000000', 1, 1, 0 FROM n
+            """
+        )
+        connection.execute(
+            f"""
+            INSERT INTO images (id, series_id, sop_instance_uid, sop_class_uid, transfer_syntax_uid, instance_number,
+                "rows", "columns", bytes, sha256, data_set_offset, "key", door, received_at)
+            WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {INSTANCES})
+            SELECT i, 1 + (i - 1) * {SERIES} / {INSTANCES}, '1.2.826.0.3.' || i, '1.2.840.10008.5.1.4.1.1.2',
+                '1.2.840.10008.1.2.1', 1 + i % 10, 512, 512, 525000, hex(randomblob(32)), 400,
+                printf('objects/%08x/%d.dcm', i / 1000, i), 'dicom', '2026-01-01 12:00:00.000000' FROM n
+            """
+        )
+    connection.close()
+
+
+def patient(number: int) -> tuple[Any, ...]:
+    families, givens = " ".join(FAMILY).split(), GIVEN.split()
+    family, given = families[number % len(families)], givens[number // len(families) % len(givens)]
+    name = f"{family}{number % 97}^{given}"
+    birth = f"{1930 + number % 90}-{1 + number % 12:02d}-{1 + number % 28:02d}"
+    return number, f"\\P{number:06d}", f"P{number:06d}", name, folded_groups(name)[0], birth, "MF"[number % 2]
+
+
+QUERIES: dict[str, dict[str, str]] = {
+    "by patient ID": {"PatientID": "P012345"},
+    "by a range of a week": {"StudyDate": "20240301-20240307"},
+    "by the beginning of a name": {"PatientName": "MULLER1*"},
+    "by modality, within a month": {"ModalitiesInStudy": "PT", "StudyDate": "20240301-20240331"},
+    "by a part of a name": {"PatientName": "*stel*"},
+    "by accession number": {"AccessionNumber": "A17"},
+}
+ASKED_BACK = (
+    "StudyInstanceUID", "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
+    "AccessionNumber", "StudyID", "StudyDescription", "ModalitiesInStudy", "NumberOfStudyRelatedSeries",
+    "NumberOfStudyRelatedInstances",
+)  # fmt: skip
+
+
+QUERY_LEVEL = ("QueryRetrieveLevel=STUDY",)
+
+
+def identifier(level: str, **keys: str) -> Dataset:
+    ds = Dataset()
+    ds.QueryRetrieveLevel = level
+    for keyword in ASKED_BACK:
+        setattr(ds, keyword, None)
+    for keyword, value in keys.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+def median_ms(call: Callable[[], int], clock: Callable[[], float] = time.perf_counter) -> tuple[float, int]:
+    """Median time of some rounds, after one that does not count, and what the last gave."""
+    call()
+    seconds = []
+    for _ in range(ROUNDS):
+        began = clock()
+        count = call()
+        seconds.append(clock() - began)
+    return 1000 * statistics.median(seconds), count
+
+
+def main(root: Path) -> None:
+    if not (root / FILE_NAME).exists():
+        began = time.perf_counter()
+        fill(root / FILE_NAME)
+        seconds, size = time.perf_counter() - began, (root / FILE_NAME).stat().st_size
+        print(f"index of {INSTANCES} instances made in {seconds:.0f} s, {size / 1e6:.0f} MB")
+    limits = {"VOXELNODE_STORAGE__RESERVE_BYTES": "0", "VOXELNODE_STORAGE__LOW_BYTES": "0"}
+    with Served(root, VOXELNODE_LOG__LEVEL="error", VOXELNODE_SERIES__QUIET_SECONDS="3600", **limits) as node:
+        assert node.process is not None
+        assert node.process.stdout is not None
+        web = node.process.stdout.readline().split()[-1]
+        ask(root, node.port, web)
+        receive(node.port)
+
+
+def ask(root: Path, port: int, web: str) -> None:
+    """Print what queries take: of the processor, from key to encoded answers, and of the time of their clients."""
+    print(f"{'ms':36} {'answers':>8} {'processor':>9} {'C-FIND':>9} {'QIDO-RS':>9}")
+    with httpx.Client(base_url=web, timeout=60) as client, reading(root) as index:
+        for what, keys in QUERIES.items():
+            ds = identifier("STUDY", **keys)
+            direct, count = median_ms(partial(asked_directly, index, ds), time.process_time)
+            by_find = by_find_ms(port, keys)
+            by_qido, _ = median_ms(partial(qido, client, keys))
+            print(f"{what:36} {count:8} {direct:9.1f} {by_find:9.1f} {by_qido:9.1f}")
+        page, count = median_ms(lambda: qido(client, {"limit": "100"}))
+        print(f"{'first page of 100 studies':36} {count:8} {'':9} {'':9} {page:9.1f}")
+
+
+def receive(port: int) -> None:
+    """Print how long receiving takes alone and beside queries, in turns."""
+    alone, beside = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(2 * RECEIVING_ROUNDS):
+            folders = write_instances(Path(folder) / str(number), LOAD)
+            clients = [find_again_and_again(port) for _ in range(CLIENTS)] if number % 2 else []
+            time.sleep(2.0)  # until they have connected
+            (beside if number % 2 else alone).append(send(folders, port, LOAD.nodelay))
+            for client in clients:
+                client.terminate()
+                client.wait()
+    one, other = statistics.median(alone), statistics.median(beside)
+    print(f"{LOAD.name}: alone {one:.2f} s, beside {CLIENTS} clients {other:.2f} s: {other / one:.2f} times as long")
+
+
+def find_again_and_again(port: int) -> subprocess.Popen[bytes]:
+    """A client that asks on one association, each time as soon as it is answered."""
+    keys = [*QUERY_LEVEL, "StudyDate=20240301-20240307", *ASKED_BACK[:5]]
+    arguments = [argument for key in keys for argument in ("-k", key)]
+    command = ["/usr/bin/findscu", "-S", "--repeat", "100000", "127.0.0.1", str(port), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def by_find_ms(port: int, keys: dict[str, str]) -> float:
+    """Mean time of a C-FIND on an association that is open, as DCMTK's `findscu` sees it."""
+    arguments = [argument for keyword in (*ASKED_BACK, *QUERY_LEVEL) for argument in ("-k", keyword)]
+    arguments += [argument for keyword, value in keys.items() for argument in ("-k", f"{keyword}={value}")]
+
+    def seconds(repeat: int) -> float:
+        command = ["/usr/bin/findscu", "-S", "--repeat", str(repeat), "127.0.0.1", str(port), *arguments]
+        began = time.perf_counter()
+        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+        return time.perf_counter() - began
+
+    return 1000 * (seconds(1 + ROUNDS) - seconds(1)) / ROUNDS
+
+
+def asked_directly(index: ReadIndex, ds: Dataset) -> int:
+    return len([encode_flat(answer, EXPLICIT_LITTLE_ENDIAN) for answer in index.find(read_query(ds))])
+
+
+def qido(client: httpx.Client, keys: dict[str, str]) -> int:
+    fields = ",".join(ASKED_BACK)
+    response = client.get("dicom-web/studies", params={**keys, "includefield": fields})
+    response.raise_for_status()
+    return len(response.json())
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        main(Path(sys.argv[1]))
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            main(Path(folder))

@@ -1,0 +1,170 @@
+"""Commands as hooks: real programs, without a shell, with what they may know and no more."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from node.errors import UsageError
+from node.notify.command import OUTPUT_BYTES, Command
+from node.notify.message import Message, sample
+from node.notify.outlet import Interrupted, NotDelivered
+
+NEVER = threading.Event()
+NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+
+
+def message(event: str = "volume-written", **content: object) -> Message:
+    return Message({**sample(event, "VOXELNODE", NOW).content, **content})  # type: ignore[arg-type]
+
+
+def python(code: str, *arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", code, *arguments)
+
+
+def run(command: Sequence[str], told: Message | None = None, seconds: float = 30) -> str | None:
+    return Command(command, seconds).deliver(told or message(), NEVER)
+
+
+def test_placeholders_become_whole_arguments_without_a_shell() -> None:
+    code = "import json, sys; print(json.dumps(sys.argv[1:]))"
+    arguments = (
+        "{study_instance_uid}",
+        "--to={series_instance_uid}/{revision}",
+        "{path}",
+        "{folder}",
+        "$(id) {x y}; *",
+    )
+    output = run(python(code, *arguments))
+    assert output is not None
+    assert json.loads(output) == [
+        "1.2.3", "--to=1.2.3.4/1", "/nowhere/1/1.nii.gz", "/nowhere/1", "$(id) {x y}; *"
+    ]  # fmt: skip
+
+
+def test_the_message_is_the_standard_input() -> None:
+    told = message(detail="x" * 1_000_000)  # more than a pipe holds
+    output = run(python("import json, sys; print(len(json.load(sys.stdin)['detail']))"), told)
+    assert output == "1000000"
+
+
+def test_a_program_that_does_not_read_its_input_succeeds_all_the_same() -> None:
+    assert run(("true",), message(detail="x" * 1_000_000)) is None
+
+
+def test_the_environment_holds_what_happened_and_no_secret_of_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VOXELNODE_STORAGE__ROOT", "/secret")
+    monkeypatch.setenv("DATABASE_PASSWORD", "secret")
+    output = run(python("import json, os; print(json.dumps(dict(os.environ)))"))
+    assert output is not None
+    environment = json.loads(output)
+    assert {name: value for name, value in environment.items() if name.startswith("VOXELNODE")} == {
+        "VOXELNODE_HOOK_ID": message().id,
+        "VOXELNODE_HOOK_EVENT": "volume-written",
+        "VOXELNODE_HOOK_STUDY_INSTANCE_UID": "1.2.3",
+        "VOXELNODE_HOOK_SERIES_INSTANCE_UID": "1.2.3.4",
+        "VOXELNODE_HOOK_REVISION": "1",
+        "VOXELNODE_HOOK_PATH": "/nowhere/1/1.nii.gz",
+        "VOXELNODE_HOOK_FOLDER": "/nowhere/1",
+    }
+    assert "DATABASE_PASSWORD" not in environment
+
+
+@pytest.mark.parametrize(
+    "uid", ["--config=/etc/passwd", "1.2;reboot", "$(reboot)", "1.2'", "../../x", "{path}", "`id`"]
+)
+def test_a_uid_that_is_none_never_reaches_a_command_line(uid: str) -> None:
+    with pytest.raises(NotDelivered, match="not put on a command line") as failure:
+        run(("true", "--study={study_instance_uid}"), message(study_instance_uid=uid))
+    assert failure.value.is_final
+    assert run(("true",), message(study_instance_uid=uid)) is None
+
+
+def test_a_message_without_the_file_that_a_command_wants_is_given_up() -> None:
+    with pytest.raises(NotDelivered, match="has no path") as failure:
+        run(("true", "{path}"), message(volumes=[]))
+    assert failure.value.is_final
+
+
+def test_another_exit_status_than_0_is_a_failure_and_keeps_the_end_of_the_output() -> None:
+    with pytest.raises(NotDelivered, match="exit status 3") as failure:
+        run(python("import sys; print('a' * 100000); print('patient Nemo', file=sys.stderr); sys.exit(3)"))
+    assert failure.value.output is not None
+    assert failure.value.output.endswith("patient Nemo")
+    assert len(failure.value.output) <= OUTPUT_BYTES
+    assert "Nemo" not in str(failure.value)
+
+
+def test_a_program_that_a_signal_ends_has_failed() -> None:
+    with pytest.raises(NotDelivered, match="ended by SIGKILL"):
+        run(python("import os; os.kill(os.getpid(), 9)"))
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_program_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, subprocess, sys, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "child = subprocess.Popen(['sleep', '600'])\n"
+        f"open({str(tmp_path / 'pids')!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}')\n"
+        "print('begun', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    with pytest.raises(NotDelivered, match="not done within 2 s") as failure:
+        run(python(code), seconds=2)
+    assert failure.value.output == "begun"
+    for process in (tmp_path / "pids").read_text().split():
+        deadline = monotonic() + 10
+        while alive(int(process)) and monotonic() < deadline:
+            threading.Event().wait(0.01)
+        assert not alive(int(process))
+
+
+def test_what_a_program_leaves_in_the_background_holds_nobody_up() -> None:
+    code = (
+        "import subprocess\n"
+        "child = subprocess.Popen(['sleep', '20'], start_new_session=True)\n"
+        "print(child.pid, flush=True)\n"
+    )
+    started = monotonic()
+    output = run(python(code))
+    assert monotonic() - started < 15
+    assert output is not None
+    os.kill(int(output), 9)
+
+
+def test_a_stop_of_the_node_ends_the_program() -> None:
+    cancelled = threading.Event()
+    threading.Timer(0.3, cancelled.set).start()
+    with pytest.raises(Interrupted):
+        Command(("sleep", "600"), 600).deliver(message(), cancelled)
+
+
+@pytest.mark.parametrize("program", ["no-such-program-anywhere", "/etc/passwd", "./relative"])
+def test_a_program_that_is_not_there_stops_the_start(program: str) -> None:
+    with pytest.raises(UsageError, match="is no program"):
+        Command((program,), 10)
+
+
+def test_a_program_that_has_gone_since_is_a_failure(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o700)
+    command = Command((str(program),), 10)
+    program.unlink()
+    with pytest.raises(NotDelivered, match="cannot be run"):
+        command.deliver(message(), NEVER)

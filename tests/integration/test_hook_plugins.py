@@ -1,0 +1,125 @@
+"""Plugins as hooks: a real package with an entry point, in a child process that may raise, hang or die."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from textwrap import dedent, indent
+
+import pytest
+
+from node.errors import UsageError
+from node.notify.message import Message, sample
+from node.notify.outlet import Interrupted, NotDelivered
+from node.notify.plugins import Plugin
+
+NEVER = threading.Event()
+
+Install = Callable[..., Path]
+
+
+def message(event: str = "volume-written") -> Message:
+    return sample(event, "VOXELNODE", dt.datetime(2026, 1, 1, tzinfo=dt.UTC))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Install a package as pip would: its module and its entry points; returns the folder that it may write to."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def install_(body: str, function: str = "volume_written", name: str = "recorder") -> Path:
+        module = f"{name}_plugin"
+        (tmp_path / f"{module}.py").write_text(
+            "import os, sys, time\nfrom pathlib import Path\nimport pluggy\n"
+            "hookimpl = pluggy.HookimplMarker('voxelnode')\n"
+            f"HERE = Path({str(tmp_path)!r})\n"
+            f"@hookimpl\ndef {function}(event):\n{indent(dedent(body), '    ')}\n"
+        )
+        information = tmp_path / f"{module}-1.0.dist-info"
+        information.mkdir()
+        (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+        (information / "entry_points.txt").write_text(f"[voxelnode.plugins]\n{name} = {module}\n")
+        return tmp_path
+
+    return install_
+
+
+def test_a_plugin_gets_the_message(install: Install) -> None:
+    folder = install(
+        """
+        import json
+        with open(HERE / "told", "a") as file:
+            print(json.dumps({"pid": os.getpid(), "event": event}), file=file)
+        print("Nemo^Captain")
+        """
+    )
+    with closing(Plugin("recorder", 30)) as plugin:
+        plugin.deliver(message(), NEVER)
+        plugin.deliver(message(), NEVER)
+    lines = [json.loads(line) for line in (folder / "told").read_text().splitlines()]
+    assert [line["event"] for line in lines] == [message().content] * 2
+    assert len({line["pid"] for line in lines}) == 1  # one child serves many messages
+
+
+def test_a_plugin_that_raises_has_failed_and_its_text_is_not_told(install: Install) -> None:
+    install('raise ValueError("Nemo^Captain")')
+    with closing(Plugin("recorder", 30)) as plugin, pytest.raises(NotDelivered) as failure:
+        plugin.deliver(message(), NEVER)
+    assert str(failure.value) == "ValueError at volume_written, line 8 of recorder_plugin.py"
+
+
+def test_a_plugin_that_hangs_is_ended_and_gets_the_next_message_in_a_new_process(install: Install) -> None:
+    folder = install(
+        """
+        if not (HERE / "once").exists():
+            (HERE / "once").touch()
+            time.sleep(600)
+        (HERE / "done").touch()
+        """
+    )
+    with closing(Plugin("recorder", 5)) as plugin:
+        with pytest.raises(NotDelivered, match="did not return within 5 s"):
+            plugin.deliver(message(), NEVER)
+        plugin.deliver(message(), NEVER)
+    assert (folder / "done").exists()
+
+
+def test_a_plugin_that_ends_its_process_has_failed(install: Install) -> None:
+    install("os._exit(7)")
+    with (
+        closing(Plugin("recorder", 30)) as plugin,
+        pytest.raises(NotDelivered, match="the process of the plugin ended with status 7"),
+    ):
+        plugin.deliver(message(), NEVER)
+
+
+def test_a_plugin_without_the_function_says_so(install: Install) -> None:
+    install("pass", function="study_quiet")
+    with closing(Plugin("recorder", 30)) as plugin:
+        with pytest.raises(NotDelivered, match="has no function volume_written"):
+            plugin.deliver(message(), NEVER)
+        plugin.deliver(message("study-quiet"), NEVER)
+
+
+def test_a_function_that_no_specification_has_is_found_out(install: Install) -> None:
+    install("pass", function="volume_wirtten")
+    with closing(Plugin("recorder", 30)) as plugin, pytest.raises(NotDelivered, match="PluginValidationError"):
+        plugin.deliver(message(), NEVER)
+
+
+def test_a_stop_of_the_node_ends_the_plugin(install: Install) -> None:
+    install("time.sleep(600)")
+    cancelled = threading.Event()
+    threading.Timer(0.3, cancelled.set).start()
+    with closing(Plugin("recorder", 600)) as plugin, pytest.raises(Interrupted):
+        plugin.deliver(message(), cancelled)
+
+
+def test_a_plugin_that_is_not_installed_stops_the_start(install: Install) -> None:
+    install("pass", name="another")
+    with pytest.raises(UsageError, match=r"no plugin .recorder.*installed: another"):
+        Plugin("recorder", 30)

@@ -1,0 +1,481 @@
+"""Hooks on a real index: what is told, in which order, what waits, and what a restart or a deletion does to it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import FileDataset
+
+from node.audit import Audit
+from node.config import Convert, Hook
+from node.convert import convert, convert_series, write_options
+from node.deletion import Order, delete
+from node.index import deliveries
+from node.index.database import reading
+from node.ingest import Origin
+from node.metrics import Metrics
+from node.notify.courier import Courier, wait_seconds
+from node.notify.message import Message
+from node.notify.notifier import Notifier, outlet_of
+from tests import make
+from tests.integration.conftest import Root
+from tests.receivers import Answer, Received, Receiver
+
+OPTIONS = write_options(Convert(thumbnails=False, formats=("nifti",)))
+ALL = ("instance-stored", "series-quiet", "volume-written", "volume-superseded", "series-failed", "study-quiet")
+
+Start = Callable[..., Courier]
+
+
+@pytest.fixture
+def audit(root: Root) -> Iterator[Audit]:
+    log = Audit(root.folder, "VOXELNODE", now=root.clock)
+    yield log
+    log.close()
+
+
+@pytest.fixture
+def start(root: Root, audit: Audit) -> Iterator[Start]:
+    """Begin one hook on the root; its `work` is called by the test."""
+    outlets: list[Any] = []
+
+    def begin(receiver: Receiver, on: tuple[str, ...] = ALL, **options: Any) -> Courier:
+        hook = Hook(on=on, url=receiver.url, maximum_per_second=10000, **options)  # type: ignore[arg-type]
+        root.index.begin_hooks({"one": "instance-stored" in on})
+        outlets.append(outlet_of("one", hook))
+        return Courier("one", hook, outlets[-1], root.index, Metrics(), audit, "VOXELNODE", root.clock)
+
+    yield begin
+    for outlet in outlets:
+        outlet.close()
+
+
+def take(root: Root, series: list[FileDataset], title: str = "MODALITY") -> None:
+    for ds in series:
+        root.take(ds, Origin("dicom", title, "VOXELNODE", "127.0.0.1:1"))
+        root.clock.move(0.001)
+
+
+def settle(root: Root) -> None:
+    """Let the quiet time pass, and convert what is due."""
+    root.clock.move(61)
+    while (claimed := root.index.claim_due_series(root.clock())) is not None:
+        convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
+
+
+def rows(root: Root, query: str) -> list[dict[str, Any]]:
+    with reading(root.folder) as index:
+        return index.rows(query)
+
+
+def remove(root: Root, level: Any, uid: str) -> None:
+    audit = Audit(root.folder, "VOXELNODE", now=root.clock)
+    delete(root.archive, root.index, audit, root.index.plan_deletion(level, uid), Order("x", "test"), root.clock())
+    audit.close()
+
+
+def refusing(*statuses: int, **headers: str) -> Callable[[Received], Answer]:
+    """Answers so in turn, and 204 after that."""
+    left = list(statuses)
+    told = tuple((name.replace("_", "-"), value) for name, value in headers.items())
+    return lambda received: Answer(left.pop(0), told) if left else Answer()
+
+
+def test_a_hook_is_told_everything_in_the_order_in_which_it_happened(root: Root, start: Start) -> None:
+    series = make.ct_series(3)
+    with Receiver() as receiver:
+        courier = start(receiver)
+        take(root, series)
+        settle(root)
+        assert courier.work()
+        assert not courier.work()
+        assert receiver.events() == ["instance-stored"] * 3 + ["series-quiet", "volume-written"]
+        *instances, _, written = [one.content for one in receiver.received]
+    assert [one["sop_instance_uid"] for one in instances] == [ds.SOPInstanceUID for ds in series]
+    for one in instances:
+        assert Path(one["instance"]["path"]).stat().st_size > one["instance"]["bytes"]
+    [volume] = written["volumes"]
+    assert Path(volume["path"]).stat().st_size == volume["bytes"]
+    assert (written["revision"], written["state"], written["verdict"]["state"]) == (1, "converted", "complete")
+    assert (volume["shape"], written["instances"], written["modality"]) == ([12, 16, 3], 3, "CT")
+    assert {one["study_instance_uid"] for one in instances} == {series[0].StudyInstanceUID}
+    assert len({one.headers["webhook-id"] for one in receiver.received}) == 5
+
+
+def test_a_new_hook_is_not_told_of_the_past(root: Root, start: Start) -> None:
+    take(root, make.ct_series(3))
+    settle(root)
+    with Receiver() as receiver:
+        courier = start(receiver)
+        assert not courier.work()
+        take(root, make.ct_series(1))
+        courier.work()
+        assert receiver.events() == ["instance-stored"]
+
+
+def test_a_restart_goes_on_where_the_last_process_ended(root: Root, start: Start) -> None:
+    with Receiver() as receiver:
+        courier = start(receiver)
+        take(root, make.ct_series(2))
+        courier.work()
+        settle(root)
+        again = start(receiver)
+        again.work()
+        assert receiver.events() == ["instance-stored"] * 2 + ["series-quiet", "volume-written"]
+
+
+def test_single_instances_cost_no_row_unless_they_fail(root: Root, start: Start) -> None:
+    with Receiver(refusing(500)) as receiver:
+        courier = start(receiver, ("instance-stored",))
+        take(root, make.ct_series(2))
+        courier.work()
+        take(root, make.ct_series(3))
+        courier.work()
+    told = rows(root, "SELECT event, state, attempts, reason FROM v_deliveries ORDER BY happened_at")
+    assert [(row["state"], row["attempts"], row["reason"]) for row in told] == [
+        ("waiting", 1, "HTTP status 500"),
+        ("waiting", 0, None),  # of the same study: it waits behind
+    ]
+    [hook] = rows(root, "SELECT * FROM v_hooks")
+    assert (hook["delivered"], hook["waiting"], hook["instances_behind"]) == (3, 2, 0)
+
+
+def test_what_failed_is_told_again_later_under_the_same_id(root: Root, start: Start) -> None:
+    with Receiver(refusing(500, 503)) as receiver:
+        courier = start(receiver, ("volume-written",), retry_seconds=10)
+        take(root, make.ct_series(3))
+        settle(root)
+        courier.work()
+        assert not courier.work()
+        root.clock.move(10)
+        courier.work()
+        root.clock.move(10)
+        courier.work()
+        assert len(receiver.received) <= 3
+        root.clock.move(10)
+        courier.work()
+        assert len(receiver.received) == 3
+        assert len({one.headers["webhook-id"] for one in receiver.received}) == 1
+        assert len({one.body for one in receiver.received}) == 1
+    [row] = rows(root, "SELECT state, attempts, due_at FROM v_deliveries")
+    assert (row["state"], row["attempts"], row["due_at"]) == ("delivered", 3, None)
+
+
+def test_what_happened_in_a_study_waits_behind_what_failed_of_it_and_other_studies_go_on(
+    root: Root, start: Start
+) -> None:
+    first, other = make.ct_series(2), make.ct_series(2)
+    with Receiver(refusing(500)) as receiver:
+        courier = start(receiver, ("series-quiet", "volume-written"))
+        take(root, first)
+        settle(root)
+        take(root, other)
+        settle(root)
+        courier.work()
+        root.clock.move(60)
+        courier.work()
+        told = [(one.content["study_instance_uid"], one.content["event"]) for one in receiver.received]
+    a, b = str(first[0].StudyInstanceUID), str(other[0].StudyInstanceUID)
+    assert told == [
+        (a, "series-quiet"),
+        (b, "series-quiet"),
+        (b, "volume-written"),
+        (a, "series-quiet"),
+        (a, "volume-written"),
+    ]
+
+
+def test_a_message_is_given_up_after_its_attempts_and_a_person_may_have_it_tried_again(
+    root: Root, start: Start
+) -> None:
+    with Receiver(refusing(500, 500)) as receiver:
+        courier = start(receiver, ("volume-written",), attempts=2)
+        take(root, make.ct_series(2))
+        settle(root)
+        for _ in range(4):
+            courier.work()
+            root.clock.move(3600)
+        assert len(receiver.received) == 2
+        [row] = rows(root, "SELECT * FROM v_deliveries")
+        assert (row["state"], row["attempts"], row["reason"]) == ("given-up", 2, "HTTP status 500")
+        [event] = rows(root, "SELECT * FROM v_events WHERE kind = 'message-given-up'")
+        assert event["series_instance_uid"] == row["series_instance_uid"]
+        assert event["detail"] == "hook one was not told of volume-written in 2 attempts: HTTP status 500"
+        assert root.index.retry_deliveries("one", row["message_id"], root.clock()) == 1
+        courier.work()
+        assert len(receiver.received) == 3
+    [row] = rows(root, "SELECT state, attempts FROM v_deliveries")
+    assert (row["state"], row["attempts"]) == ("delivered", 1)
+
+
+@pytest.mark.parametrize(("asked", "least", "most"), [("120", 120, 121), ("99999999", 3600, 3600), ("soon", 5, 10)])
+def test_the_other_side_may_ask_to_be_left_alone_for_an_hour_at_most(
+    root: Root, start: Start, asked: str, least: float, most: float
+) -> None:
+    with Receiver(refusing(429, retry_after=asked)) as receiver:
+        courier = start(receiver, ("study-quiet", "series-quiet"))
+        take(root, make.ct_series(1))
+        settle(root)
+        courier.work()
+    [row] = rows(root, "SELECT due_at FROM v_deliveries")
+    wait = dt.datetime.fromisoformat(row["due_at"]).replace(tzinfo=dt.UTC) - root.clock()
+    assert least <= wait.total_seconds() <= most
+
+
+def test_waits_double_up_to_an_hour_and_are_never_all_the_same() -> None:
+    for attempts, longest in ((1, 10), (2, 20), (5, 160), (9, 2560), (10, 3600), (500, 3600)):
+        waits = {wait_seconds(attempts, 10, None) for _ in range(50)}
+        assert longest / 2 <= min(waits) <= max(waits) <= longest
+        assert len(waits) > 1
+
+
+def test_what_was_deleted_is_told_no_more(root: Root, start: Start) -> None:
+    series = make.ct_series(2)
+    with Receiver(refusing(500)) as receiver:
+        courier = start(receiver, ("volume-written",))
+        take(root, series)
+        settle(root)
+        courier.work()
+        remove(root, "study", str(series[0].StudyInstanceUID))
+        root.clock.move(60)
+        courier.work()
+        assert len(receiver.received) == 1
+    [row] = rows(root, "SELECT state, reason FROM v_deliveries")
+    assert (row["state"], row["reason"]) == ("dropped", "it has been deleted since")
+
+
+def test_what_a_command_wrote_of_a_study_goes_with_the_study(root: Root, audit: Audit) -> None:
+    series, other = make.ct_series(1), make.ct_series(1)
+    hook = Hook(on=("series-quiet",), command=("echo", "Nemo^Captain"))
+    root.index.begin_hooks({"one": False})
+    courier = Courier("one", hook, outlet_of("one", hook), root.index, Metrics(), audit, "VOXELNODE", root.clock)
+    take(root, [*series, *other])
+    settle(root)
+    courier.work()
+    remove(root, "study", str(series[0].StudyInstanceUID))
+    kept = {row["study_instance_uid"]: row["output"] for row in rows(root, "SELECT * FROM v_deliveries")}
+    assert kept == {str(series[0].StudyInstanceUID): None, str(other[0].StudyInstanceUID): "Nemo^Captain"}
+
+
+def test_an_instance_whose_row_number_was_another_ones_is_told(root: Root, start: Start) -> None:
+    first, second, third = make.ct_series(3), make.ct_series(2), make.ct_series(4)
+    with Receiver() as receiver:
+        courier = start(receiver, ("instance-stored",))
+        take(root, first)
+        courier.work()
+        remove(root, "series", str(first[0].SeriesInstanceUID))
+        take(root, second)
+        courier.work()
+        remove(root, "instance", str(second[1].SOPInstanceUID))
+        take(root, third)
+        courier.work()
+        told = [one.content["sop_instance_uid"] for one in receiver.received]
+    assert told == [str(ds.SOPInstanceUID) for ds in (*first, *second, *third)]
+
+
+def test_a_deletion_between_reading_and_recording_loses_no_instance(root: Root, start: Start) -> None:
+    first, second = make.ct_series(3), make.ct_series(3)
+    with Receiver() as receiver:
+        courier = start(receiver, ("instance-stored",))
+        take(root, first)
+        read = root.index.hook_work("one", ("instance-stored",), 0, root.clock())
+        assert len(read.new) == 3
+        remove(root, "series", str(first[0].SeriesInstanceUID))
+        take(root, second)
+        root.index.settle_deliveries("one", [], read.end, root.clock())
+        courier.work()
+        told = [one.content["sop_instance_uid"] for one in receiver.received]
+    assert told == [str(ds.SOPInstanceUID) for ds in second]
+
+
+def test_only_of_some_senders(root: Root, start: Start) -> None:
+    wanted = make.ct_series(2)
+    with Receiver() as receiver:
+        courier = start(receiver, calling_ae_titles=("CT1",))
+        take(root, make.ct_series(2), "CT2")
+        take(root, wanted, "CT1")
+        settle(root)
+        courier.work()
+        told = [one.content for one in receiver.received]
+    assert [one["event"] for one in told] == ["instance-stored"] * 2 + ["series-quiet", "volume-written"]
+    assert {one["study_instance_uid"] for one in told} == {str(wanted[0].StudyInstanceUID)}
+    assert {tuple(one["calling_ae_titles"]) for one in told} == {("CT1",)}
+    assert len(rows(root, "SELECT 1 FROM v_deliveries")) == 2  # nothing of what nobody wants to know
+
+
+def test_a_refused_series_has_failed_and_a_report_has_not(root: Root, start: Start) -> None:
+    refused = make.ct_series(2)
+    for ds in refused:
+        ds.PixelData = ds.PixelData[:100]
+    with Receiver() as receiver:
+        courier = start(receiver, ("series-failed",))
+        take(root, [make.structured_report()])
+        take(root, refused)
+        settle(root)
+        assert {row["state"] for row in rows(root, "SELECT state FROM v_series")} == {"refused", "not-an-image"}
+        courier.work()
+        [told] = [one.content for one in receiver.received]
+    assert (told["state"], told["volumes"]) == ("refused", [])
+    assert told["failures"]
+    assert all(set(one) == {"stack", "reason", "detail"} for one in told["failures"])
+
+
+def test_a_late_instance_tells_of_the_superseded_volume_and_of_the_new_one(root: Root, start: Start) -> None:
+    *most, last = make.ct_series(4)
+    with Receiver() as receiver:
+        courier = start(receiver, ("volume-written", "volume-superseded"))
+        take(root, most)
+        settle(root)
+        take(root, [last])
+        settle(root)
+        courier.work()
+        told = [(one.content["event"], one.content["revision"]) for one in receiver.received]
+        newest = receiver.received[-1].content["volumes"]
+    assert told == [("volume-written", 1), ("volume-superseded", 1), ("volume-written", 2)]
+    assert [volume["shape"][2] for volume in newest] == [4]
+
+
+def test_a_quiet_study_is_told_with_its_series(root: Root, start: Start) -> None:
+    with Receiver() as receiver:
+        courier = start(receiver, ("study-quiet",))
+        take(root, make.ct_series(2))
+        settle(root)
+        root.clock.move(1000)
+        root.index.find_quiet_studies(dt.timedelta(seconds=900), root.clock())
+        courier.work()
+        [told] = [one.content for one in receiver.received]
+    [series] = told["series"]
+    assert (series["state"], series["instances"], series["verdict"]["state"]) == ("converted", 2, "complete")
+    assert told["series_instance_uid"] is None
+
+
+@pytest.mark.parametrize("is_included", [False, True])
+def test_the_patient_is_named_only_where_that_is_asked_for(root: Root, start: Start, is_included: bool) -> None:
+    series = make.ct_series(1, PatientName="Nemo^Captain", PatientID="N1")
+    with Receiver() as receiver:
+        courier = start(receiver, include_patient=is_included)
+        take(root, series)
+        settle(root)
+        courier.work()
+        assert len(receiver.received) == 3
+        for one in receiver.received:
+            assert (b"Nemo" in one.body) is is_included
+            assert one.content.get("patient", {}).get("patient_id") == ("N1" if is_included else None)
+    lines = [json.loads(line) for line in (root.folder / "audit.jsonl").read_text().splitlines()]
+    told = [(line["event"]["meaning"], line["outcome"], line["objects"][0]["patient_id"]) for line in lines]
+    assert told == ([("Export", 0, "N1")] * 3 if is_included else [])
+
+
+def test_an_instance_that_was_replaced_is_told_under_another_id(root: Root, start: Start) -> None:
+    root.ingest.overwrite_policy = "replace"
+    [ds] = make.ct_series(1)
+    with Receiver() as receiver:
+        courier = start(receiver, ("instance-stored",))
+        take(root, [ds])
+        courier.work()
+        ds.RescaleIntercept = "-1000"
+        take(root, [ds])
+        courier.work()
+        first, second = receiver.received
+    assert first.content["instance"]["sha256"] != second.content["instance"]["sha256"]
+    assert first.headers["webhook-id"] != second.headers["webhook-id"]
+
+
+def test_a_long_backlog_is_told_whole_and_in_order(root: Root, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deliveries, "AT_ONCE", 3)
+    with Receiver() as receiver:
+        courier = start(receiver)
+        for _ in range(4):
+            take(root, make.ct_series(4))
+            settle(root)
+        while courier.work():
+            pass
+        assert receiver.events() == (["instance-stored"] * 4 + ["series-quiet", "volume-written"]) * 4
+
+
+def test_a_hook_that_is_gone_lets_news_wait_without_rows(
+    root: Root, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliveries, "MOST_WAITING", 3)
+    answers: list[int] = []
+    series = [make.ct_series(1) for _ in range(6)]
+    with Receiver(lambda received: Answer(204 if answers else 502)) as receiver:
+        courier = start(receiver, ("instance-stored",), attempts=100)
+        for one in series[:3]:
+            take(root, one)
+        courier.work()
+        for one in series[3:]:
+            take(root, one)
+        for _ in range(3):
+            root.clock.move(3600)
+            courier.work()
+        assert len(rows(root, "SELECT 1 FROM v_deliveries")) == 3
+        [hook] = rows(root, "SELECT * FROM v_hooks")
+        assert hook["instances_behind"] == 3
+        answers.append(204)
+        count = len(receiver.received)
+        root.clock.move(3600)
+        while courier.work():
+            pass
+        told = [one.content["sop_instance_uid"] for one in receiver.received[count:]]
+    assert sorted(told) == sorted(str(ds.SOPInstanceUID) for one in series for ds in one)
+
+
+def test_a_hook_that_is_configured_no_more_is_forgotten(root: Root, start: Start) -> None:
+    with Receiver(refusing(500)) as receiver:
+        courier = start(receiver, ("instance-stored",))
+        take(root, make.ct_series(2))
+        courier.work()
+    root.index.begin_hooks({"two": False})
+    assert [row["hook"] for row in rows(root, "SELECT hook FROM v_hooks")] == ["two"]
+    assert {row["state"] for row in rows(root, "SELECT state FROM v_deliveries")} == {"dropped"}
+
+
+def test_a_hook_that_wants_instances_from_now_on_is_not_told_of_earlier_ones(root: Root, start: Start) -> None:
+    with Receiver() as receiver:
+        start(receiver, ("volume-written",))
+        take(root, make.ct_series(2))
+        courier = start(receiver, ("volume-written", "instance-stored"))
+        take(root, make.ct_series(1))
+        courier.work()
+        assert receiver.events() == ["instance-stored"]
+
+
+def test_a_slow_hook_holds_up_no_other_and_a_stop_does_not_wait_for_it(root: Root, audit: Audit) -> None:
+    never = threading.Event()
+    with Receiver(lambda received: Answer(after=never)) as slow, Receiver() as quick:
+        hooks = {name: Hook(on=("instance-stored",), url=one.url) for name, one in (("slow", slow), ("quick", quick))}
+        outlets = {name: outlet_of(name, hook) for name, hook in hooks.items()}
+        notifier = Notifier(hooks, outlets, root.index, Metrics(), audit, "VOXELNODE")
+        notifier.start()
+        try:
+            take(root, make.ct_series(4))
+            slow.wait_for(1)
+            quick.wait_for(4)
+        finally:
+            notifier.stop(0.1)
+        [row] = [row for row in rows(root, "SELECT * FROM v_hooks") if row["hook"] == "slow"]
+        assert (row["instances_behind"], row["waiting"]) == (4, 0)  # it is told by the next start
+        never.set()
+
+
+def test_an_error_of_ours_is_one_of_its_message_and_holds_up_no_other(
+    root: Root, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Receiver() as receiver:
+        courier = start(receiver, ("instance-stored",))
+        take(root, make.ct_series(1))
+        with monkeypatch.context() as broken:
+            broken.setattr(Message, "encoded", lambda self: 1 / 0)
+            courier.work()
+        take(root, make.ct_series(1))
+        courier.work()
+        assert len(receiver.received) == 1
+    [row] = rows(root, "SELECT state, reason FROM v_deliveries")
+    assert (row["state"], row["reason"]) == ("waiting", "ZeroDivisionError while telling")

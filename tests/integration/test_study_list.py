@@ -1,0 +1,103 @@
+"""The list of studies: what finds them, and how its pages follow each other."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import Dataset, dcmwrite
+
+from node.config import Settings, Storage
+from node.index.study_list import StudyFilter, StudyOrder
+from node.ingest import Announced, Origin
+from node.store import Store
+from tests import make
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(Settings(storage=Storage(root=tmp_path / "root", reserve_bytes=0, low_bytes=0))) as store:
+        yield store
+
+
+def take(store: Store, number: int, **attributes: Any) -> None:
+    """One study of one instance, ``1.2.<number>``."""
+    ds = make.instance(study_uid=f"1.2.{number}", series_uid=f"1.2.{number}.1", **attributes)
+    arrival = store.ingest.begin(
+        Announced(ds.SOPClassUID, ds.SOPInstanceUID, ds.file_meta.TransferSyntaxUID),
+        Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"),
+    )
+    stream = BytesIO()
+    dcmwrite(stream, Dataset(ds), implicit_vr=False, little_endian=True)
+    arrival.write(stream.getvalue())
+    arrival.finish()
+
+
+def found(store: Store, **wanted: Any) -> list[str]:
+    with store.index.reading() as index:
+        return [study.study_instance_uid for study in index.listed_studies(StudyFilter(**wanted))]
+
+
+@pytest.mark.parametrize(
+    "words", ["müller", "MÜLLER", "Muller", "Müller, Anna", "anna müll", "P-7", "acc-9", " müller "]
+)
+def test_words_are_found_in_name_id_and_accession_number_in_any_order(store: Store, words: str) -> None:
+    about = {"PatientName": "Müller^Anna", "PatientID": "P-77", "AccessionNumber": "ACC-99"}
+    take(store, 1, SpecificCharacterSet="ISO_IR 192", **about)
+    take(store, 2, PatientName="Smith^John", PatientID="Q", AccessionNumber="1")
+    assert found(store, words=words) == ["1.2.1"]
+
+
+@pytest.mark.parametrize("words", ["%", "_", "\\", "%%", "' OR 1=1 --"])
+def test_signs_of_patterns_are_no_patterns(store: Store, words: str) -> None:
+    take(store, 1)
+    assert found(store, words=words) == []
+
+
+def test_a_description_is_looked_for_in_the_study_and_in_its_series(store: Store) -> None:
+    take(store, 1, StudyDescription="CT head")
+    take(store, 2, SeriesDescription="head 1.0 B30")
+    take(store, 3, StudyDescription="knee")
+    assert found(store, description="head") == ["1.2.2", "1.2.1"]
+
+
+def test_dates_are_bounds_that_are_included(store: Store) -> None:
+    for day in (1, 2, 3, 4):
+        take(store, day, StudyDate=f"2026010{day}")
+    assert found(store, first_date=dt.date(2026, 1, 2), last_date=dt.date(2026, 1, 3)) == ["1.2.3", "1.2.2"]
+
+
+def test_a_state_is_that_of_any_series(store: Store) -> None:
+    take(store, 1)
+    assert found(store, condition="open") == ["1.2.1"]
+    assert found(store, condition="complete") == []
+    assert found(store, condition="refused") == []
+
+
+@pytest.mark.parametrize("order", ["arrival", "date"])
+def test_pages_follow_each_other_without_a_gap_or_a_repeat(store: Store, order: StudyOrder) -> None:
+    dates = ["20260103", "", "20260101", "20260103", "", "20260102", "20260103"]
+    for number, date in enumerate(dates, start=1):
+        take(store, number, StudyDate=date)
+    with store.index.reading() as index:
+        seen, after = [], None
+        while page := index.listed_studies(StudyFilter(), order, after, 2):
+            seen += [study.study_instance_uid.removeprefix("1.2.") for study in page]
+            after = page[-1].place
+    expected = {"arrival": "7654321", "date": "7416352"}
+    assert "".join(seen) == expected[order]
+
+
+def test_a_study_is_listed_with_what_it_has(store: Store) -> None:
+    take(store, 1, Modality="CT")
+    take(store, 1, Modality="CT")
+    take(store, 2)
+    with store.index.reading() as index:
+        (study,) = index.listed_studies(StudyFilter(study_instance_uid="1.2.1"))
+        assert (study.series, study.instances, study.modalities) == (1, 2, ("CT",))
+        assert dict(study.states) == {"receiving": 1}
+        assert index.count_levels() == {"patients": 1, "studies": 2, "series": 2, "instances": 3}

@@ -1,0 +1,89 @@
+"""What the service manager hears of a node, on a socket as systemd makes it."""
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from node.app import Node
+from node.config import Settings
+from node.systemd import ServiceManager
+
+
+@pytest.fixture(params=["path", "abstract"])
+def manager_socket(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[socket.socket, str]]:
+    """The socket of a service manager, and its address as ``NOTIFY_SOCKET`` tells it."""
+    name = str(tmp_path / "notify") if request.param == "path" else f"@voxelnode-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(name.replace("@", "\0", 1))
+        listening.settimeout(10)
+        yield listening, name
+
+
+def test_ready_alive_and_stopping_reach_the_service_manager(manager_socket: tuple[socket.socket, str]) -> None:
+    listening, name = manager_socket
+    environment = {"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "90000000", "WATCHDOG_PID": str(os.getpid()), "PATH": "/"}
+    manager = ServiceManager(environment)
+    assert environment == {"PATH": "/"}, "a child process would speak in our name"
+    assert manager.watchdog_seconds == 90
+    manager.ready("AE VOXELNODE on 127.0.0.1:11112")
+    manager.alive()
+    manager.stopping("draining")
+    heard = [listening.recv(4096).decode() for _ in range(3)]
+    assert heard == ["READY=1\nSTATUS=AE VOXELNODE on 127.0.0.1:11112", "WATCHDOG=1", "STOPPING=1\nSTATUS=draining"]
+
+
+@pytest.mark.parametrize("watch", [{}, {"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "soon"}])
+def test_a_watchdog_of_somebody_else_is_not_fed(tmp_path: Path, watch: dict[str, str]) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(tmp_path / "notify"))
+        listening.settimeout(10)
+        manager = ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "notify"), **watch})
+        manager.alive()
+        manager.stopping("draining")
+        assert listening.recv(4096).startswith(b"STOPPING=1")
+
+
+def test_a_service_manager_that_does_not_listen_stops_nothing(tmp_path: Path) -> None:
+    ServiceManager({}).ready("nobody asks")
+    ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "gone")}).ready("nobody listens")
+
+
+class _Rounds(threading.Event):
+    """An order to stop that comes after so many rounds of waiting."""
+
+    def __init__(self, rounds: int) -> None:
+        super().__init__()
+        self._left = rounds
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._left -= 1
+        return self._left < 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_node_whose_worker_died_does_not_say_that_it_is_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings.model_validate(
+        {"storage": {"root": tmp_path / "root"}, "dicom": {"port": 0}, "web": {"enabled": False}}
+    )
+    node = Node(settings)
+    node.start()
+    signs: list[str] = []
+    try:
+        node.serve_until(_Rounds(2), lambda: signs.append("alive"))
+        assert signs == ["alive", "alive"]
+        monkeypatch.setattr(node._worker._clock, "step", _end_the_thread)
+        node._worker._thread.join(10)
+        node.serve_until(_Rounds(2), lambda: signs.append("alive after death"))
+        assert signs == ["alive", "alive"]
+    finally:
+        node.stop(1)
+
+
+def _end_the_thread() -> None:
+    raise SystemExit

@@ -1,0 +1,377 @@
+"""C-FIND over real associations: what is answered, how it ends, and that a C-CANCEL ends it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import struct
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import DataElement, Dataset, config, dcmread
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+from pynetdicom import build_context
+from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
+
+from node.audit import Audit
+from node.dicom.uids import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
+from tests import make
+from tests.protocol.conftest import (
+    CT_IMAGE_STORAGE,
+    Raw,
+    Running,
+    associate,
+    associate_rq,
+    command,
+    decoded,
+    p_data,
+    padded,
+    pdv,
+)
+
+PENDING, PENDING_WITHOUT_KEYS = 0xFF00, 0xFF01
+
+
+def identifier(level: str, **keys: Any) -> Dataset:
+    """Keys of a query; None asks for an attribute."""
+    ds = Dataset()
+    ds.QueryRetrieveLevel = level
+    for keyword, value in keys.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+def agreed_on(fields: bytes, sop_class_uid: str = STUDY_ROOT_FIND) -> SOPClassExtendedNegotiation:
+    item = SOPClassExtendedNegotiation()
+    item.sop_class_uid, item.service_class_application_information = sop_class_uid, fields
+    return item
+
+
+def ask(
+    node: Running,
+    ds: Dataset,
+    model: str = STUDY_ROOT_FIND,
+    transfer_syntax: str = ExplicitVRLittleEndian,
+    **options: Any,
+) -> tuple[list[tuple[int, Dataset]], Dataset]:
+    """The answers with their statuses, and the final response."""
+    assoc = associate(node, build_context(model, transfer_syntax), **options)
+    assert assoc.is_established
+    responses = list(assoc.send_c_find(ds, model))
+    assoc.release()
+    assert all(status.Status in (PENDING, PENDING_WITHOUT_KEYS) for status, _ in responses[:-1])
+    return [(status.Status, found) for status, found in responses[:-1]], responses[-1][0]
+
+
+def found(node: Running, ds: Dataset, **options: Any) -> list[Dataset]:
+    """The answers of a query that succeeds."""
+    answers, final = ask(node, ds, **options)
+    assert final.Status == 0x0000
+    return [answer for _, answer in answers]
+
+
+@pytest.fixture
+def archive(start_node: Callable[..., Running]) -> tuple[Running, dict[str, str]]:
+    """A node with two patients: three studies, the first of two series; and the UIDs by name."""
+    node = start_node()
+    uids = {name: generate_uid() for name in ("early", "late", "other", "ct", "sr", "mr")}
+    early = {"study_uid": uids["early"], "PatientID": "A1", "PatientName": "Müller^Jörg", "StudyDate": "20240101"}
+    instances = [
+        make.instance(**early, series_uid=uids["ct"], InstanceNumber=1, SpecificCharacterSet="ISO_IR 100"),
+        make.instance(**early, series_uid=uids["ct"], InstanceNumber=2, SpecificCharacterSet="ISO_IR 100"),
+        make.instance(
+            **early, series_uid=uids["sr"], modality="SR", SeriesNumber=2, SpecificCharacterSet="ISO_IR 100"
+        ),
+        make.instance(
+            study_uid=uids["late"], PatientID="A1", PatientName="Müller^Jörg", StudyDate="20240601",
+            SpecificCharacterSet="ISO_IR 100",
+        ),
+        make.instance(
+            study_uid=uids["other"], PatientID="B%_[", PatientName="Doe^Jane", StudyDate="20240301",
+            series_uid=uids["mr"], modality="MR",
+        ),
+    ]  # fmt: skip
+    assoc = associate(node, build_context(CT_IMAGE_STORAGE, ExplicitVRLittleEndian))
+    for ds in instances:
+        assert assoc.send_c_store(ds).Status == 0
+    assoc.release()
+    return node, uids
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_a_study_is_answered_with_what_was_asked_for(archive: tuple[Running, dict[str, str]], syntax: str) -> None:
+    node, uids = archive
+    ds = identifier(
+        "STUDY", PatientID="A1", StudyDate="-20240301", PatientName=None, ModalitiesInStudy=None, StudyInstanceUID=None,
+        NumberOfStudyRelatedSeries=None, NumberOfStudyRelatedInstances=None, InstanceAvailability=None,
+        SOPClassesInStudy=None, NumberOfPatientRelatedStudies=None,
+    )  # fmt: skip
+    [answer] = found(node, ds, transfer_syntax=syntax)
+    assert answer.StudyInstanceUID == uids["early"]
+    assert answer.PatientName == "Müller^Jörg"
+    assert answer.SpecificCharacterSet == "ISO_IR 192"
+    assert list(answer.ModalitiesInStudy) == ["CT", "SR"]
+    assert answer.SOPClassesInStudy == CT_IMAGE_STORAGE
+    assert (answer.NumberOfStudyRelatedSeries, answer.NumberOfStudyRelatedInstances) == (2, 3)
+    assert answer.NumberOfPatientRelatedStudies == 2
+    assert answer.InstanceAvailability == "ONLINE"
+    assert (answer.QueryRetrieveLevel, answer.RetrieveAETitle) == ("STUDY", "VOXELNODE")
+
+
+def test_every_level_of_both_models_is_answered(archive: tuple[Running, dict[str, str]]) -> None:
+    node, uids = archive
+    study, series = {"StudyInstanceUID": uids["early"]}, {"SeriesInstanceUID": uids["ct"]}
+    assert len(found(node, identifier("STUDY"))) == 3
+    assert len(found(node, identifier("SERIES", **study))) == 2
+    numbers = [one.InstanceNumber for one in found(node, identifier("IMAGE", **study, **series, InstanceNumber=None))]
+    assert numbers == [1, 2]
+    options = {"model": PATIENT_ROOT_FIND}
+    patients = found(node, identifier("PATIENT", PatientName="mu*"), **options)
+    assert [one.PatientID for one in patients] == ["A1"]
+    assert len(found(node, identifier("STUDY", PatientID="A1"), **options)) == 2
+    assert len(found(node, identifier("SERIES", PatientID="A1", **study), **options)) == 2
+    assert len(found(node, identifier("IMAGE", PatientID="A1", **study, **series), **options)) == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "keys", "status", "offending"),
+    [
+        (STUDY_ROOT_FIND, {"level": "SERIES"}, 0xA900, 0x0020000D),
+        (STUDY_ROOT_FIND, {"level": "SERIES", "StudyInstanceUID": ["1.2", "1.3"]}, 0xA900, 0x0020000D),
+        (STUDY_ROOT_FIND, {"level": "IMAGE", "StudyInstanceUID": "1.2"}, 0xA900, 0x0020000E),
+        (STUDY_ROOT_FIND, {"level": "PATIENT"}, 0xA900, 0x00080052),
+        (STUDY_ROOT_FIND, {"level": "WORLD"}, 0xA900, 0x00080052),
+        (PATIENT_ROOT_FIND, {"level": "STUDY"}, 0xA900, 0x00100020),
+        (PATIENT_ROOT_FIND, {"level": "STUDY", "PatientID": "A*"}, 0xA900, 0x00100020),
+        (STUDY_ROOT_FIND, {"level": "STUDY", "StudyDate": "20240501-20240101"}, 0xC000, 0x00080020),
+    ],
+)
+def test_a_query_that_breaks_the_rules_is_refused_with_the_offending_element(
+    archive: tuple[Running, dict[str, str]], model: str, keys: dict[str, Any], status: int, offending: int
+) -> None:
+    answers, final = ask(archive[0], identifier(**keys), model)
+    assert answers == []
+    assert (final.Status, final.OffendingElement) == (status, offending)
+    assert final.ErrorComment
+
+
+def test_keys_that_are_not_supported_are_told_by_the_status(archive: tuple[Running, dict[str, str]]) -> None:
+    node, _ = archive
+    ds = identifier("STUDY", PatientID="A1", RequestAttributesSequence=[Dataset()], InstitutionName="NOWHERE")
+    answers, final = ask(node, ds)
+    assert final.Status == 0
+    assert [status for status, _ in answers] == [PENDING_WITHOUT_KEYS] * 2
+    assert all("InstitutionName" not in answer and "RequestAttributesSequence" not in answer for _, answer in answers)
+
+
+def test_relational_queries_are_answered_once_agreed_on(archive: tuple[Running, dict[str, str]]) -> None:
+    node, uids = archive
+    series = identifier("SERIES", Modality="MR")
+    _, refused = ask(node, series)
+    assert refused.Status == 0xA900
+    [answer] = found(node, series, ext_neg=[agreed_on(b"\1\0\0")])
+    assert answer.SeriesInstanceUID == uids["mr"]
+    [study] = found(node, identifier("STUDY", SeriesInstanceUID=uids["mr"]), ext_neg=[agreed_on(b"\1")])
+    assert study.StudyInstanceUID == uids["other"]
+    [study] = found(node, identifier("STUDY", PatientName="jane doe"), ext_neg=[agreed_on(b"\0\0\1")])
+    assert study.StudyInstanceUID == uids["other"]
+
+
+def test_only_what_is_asked_for_and_done_is_agreed_on(archive: tuple[Running, dict[str, str]]) -> None:
+    node, _ = archive
+    assoc = associate(node, build_context(STUDY_ROOT_FIND), ext_neg=[agreed_on(b"\1\0\1\1\1")])
+    assert assoc.acceptor.sop_class_extended == {STUDY_ROOT_FIND: b"\1\0\1\0\0"}
+    assoc.release()
+
+
+@pytest.mark.parametrize("hostile", ["'; DROP TABLE studies; --", "%", "_", "B%__", "\\'", "[A-Z]*", "{0}", "*a" * 32])
+def test_hostile_keys_are_looked_for_literally(archive: tuple[Running, dict[str, str]], hostile: str) -> None:
+    node, _ = archive
+    ds = identifier("STUDY", PatientID=None)
+    ds.add_new(0x00100020, "LO", hostile)
+    assert found(node, ds) == []
+    assert len(found(node, identifier("STUDY"))) == 3
+
+
+def test_a_literal_percent_sign_underscore_and_bracket_are_found(archive: tuple[Running, dict[str, str]]) -> None:
+    node, uids = archive
+    for pattern in ("B%_[", "B%*", "*_[", "?%_["):
+        assert [one.StudyInstanceUID for one in found(node, identifier("STUDY", PatientID=pattern))] == [uids["other"]]
+
+
+def test_a_list_of_a_hundred_thousand_uids_is_answered(archive: tuple[Running, dict[str, str]]) -> None:
+    node, uids = archive
+    several = [f"1.2.3.{number}" for number in range(100_000)] + [uids["late"], uids["other"]]
+    answers = found(node, identifier("STUDY", StudyInstanceUID=several), transfer_syntax=ImplicitVRLittleEndian)
+    assert {one.StudyInstanceUID for one in answers} == {uids["late"], uids["other"]}
+
+
+def test_a_query_with_too_many_answers_gets_none(start_node: Callable[..., Running]) -> None:
+    node = start_node(maximum_query_results=100)
+    fill(node, 101)
+    answers, final = ask(node, identifier("STUDY"))
+    assert answers == []
+    assert final.Status == 0xA700
+    assert final.ErrorComment == "more than 100 answers: narrow the query"
+    assert len(found(node, identifier("STUDY", StudyID="*1"))) == 11
+
+
+def fill(node: Running, studies: int) -> None:
+    """Put studies into the index, without anything in them."""
+    connection = sqlite3.connect(node.root / "index.sqlite")
+    with connection:
+        connection.execute("INSERT INTO patients (id, identity, patient_id) VALUES (1, '\\P', 'P')")
+        connection.executemany(
+            "INSERT INTO studies (id, patient_id, study_instance_uid, study_id) VALUES (?, 1, ?, ?)",
+            [(number, f"1.2.{number}", str(number)) for number in range(1, studies + 1)],
+        )
+    connection.close()
+
+
+def test_a_cancel_ends_a_query(node: Running) -> None:
+    fill(node, 20_000)
+    assoc = associate(node, build_context(STUDY_ROOT_FIND, ExplicitVRLittleEndian))
+    statuses = []
+    for number, (status, _) in enumerate(
+        assoc.send_c_find(identifier("STUDY", StudyID=None), STUDY_ROOT_FIND, msg_id=7)
+    ):
+        statuses.append(status.Status)
+        if number == 10:
+            assoc.send_c_cancel(7, query_model=STUDY_ROOT_FIND)
+    assert statuses[-1] == 0xFE00
+    assert 10 < len(statuses) < 20_000
+    assert len(list(assoc.send_c_find(identifier("STUDY", StudyID="17"), STUDY_ROOT_FIND))) == 2  # the next one goes on
+    assoc.release()
+
+
+def test_a_peer_that_goes_away_ends_its_query(node: Running) -> None:
+    fill(node, 20_000)
+    assoc = associate(node, build_context(STUDY_ROOT_FIND, ExplicitVRLittleEndian))
+    for status, _ in assoc.send_c_find(identifier("STUDY", StudyID=None), STUDY_ROOT_FIND):
+        assert status.Status == PENDING
+        break
+    assoc.abort()
+    assert node.settled()
+
+
+def c_find_rq(message_id: int, sop_class_uid: str = STUDY_ROOT_FIND) -> bytes:
+    return command(
+        {
+            0x0002: padded(sop_class_uid),
+            0x0100: b"\x20\x00",
+            0x0110: struct.pack("<H", message_id),
+            0x0700: b"\x00\x00",
+            0x0800: b"\x01\x00",
+        }
+    )
+
+
+STUDY_LEVEL = struct.pack("<HH2sH", 0x0008, 0x0052, b"CS", 6) + b"STUDY "
+
+
+def statuses(peer: Raw) -> list[tuple[int, int]]:
+    """(Message ID Being Responded To, Status) of each response, until one is final."""
+    found = []
+    while True:
+        answer = peer.receive()
+        assert answer is not None
+        assert answer[0] == 0x04
+        if not answer[1][5] & 1:  # a fragment of a data set
+            continue
+        elements = decoded(answer[1])
+        found.append((struct.unpack("<H", elements[0x0120])[0], struct.unpack("<H", elements[0x0900])[0]))
+        if found[-1][1] not in (PENDING, PENDING_WITHOUT_KEYS):
+            return found
+
+
+@pytest.mark.parametrize("garbage", [b"", b"\x08", b"\x08\x00\x52\x00CS\xff\xffSTUDY", b"\xff" * 200, STUDY_LEVEL[:-2]])
+def test_an_identifier_that_is_none_is_refused(node: Running, garbage: bytes) -> None:
+    with Raw(node) as peer:
+        peer.associate(associate_rq(build_context(STUDY_ROOT_FIND, ExplicitVRLittleEndian)))
+        peer.send(p_data(pdv(1, 3, c_find_rq(1))) + p_data(pdv(1, 2, garbage)))
+        assert statuses(peer)[0] in [(1, 0xC000), (1, 0xA900)]
+        peer.send(p_data(pdv(1, 3, c_find_rq(2))) + p_data(pdv(1, 2, STUDY_LEVEL)))
+        assert statuses(peer) == [(2, 0x0000)]
+
+
+def test_a_query_on_the_context_of_another_service_is_refused(node: Running) -> None:
+    with Raw(node) as peer:
+        peer.associate(associate_rq(build_context(CT_IMAGE_STORAGE, ExplicitVRLittleEndian)))
+        peer.send(p_data(pdv(1, 3, c_find_rq(1))) + p_data(pdv(1, 2, STUDY_LEVEL)))
+        assert statuses(peer) == [(1, 0x0122)]
+
+
+def test_two_queries_at_once_are_answered_one_after_the_other(node: Running) -> None:
+    fill(node, 300)
+    with Raw(node) as peer:
+        peer.associate(associate_rq(build_context(STUDY_ROOT_FIND, ExplicitVRLittleEndian)))
+        one, other = (p_data(pdv(1, 3, c_find_rq(number))) + p_data(pdv(1, 2, STUDY_LEVEL)) for number in (1, 2))
+        peer.send(one + other)
+        for number in (1, 2):
+            assert statuses(peer) == [(number, PENDING)] * 300 + [(number, 0x0000)]
+
+
+def test_a_query_ends_when_the_node_stops(start_node: Callable[..., Running]) -> None:
+    node = start_node()
+    fill(node, 50_000)
+    assoc = associate(node, build_context(STUDY_ROOT_FIND, ExplicitVRLittleEndian))
+    answers = assoc.send_c_find(identifier("STUDY", StudyID=None), STUDY_ROOT_FIND)
+    assert next(answers)[0].Status == PENDING
+    stopping = threading.Thread(target=node.listener.drain, args=(10,))
+    stopping.start()
+    *_, (last, _) = answers
+    stopping.join(20)
+    assert not stopping.is_alive()
+    assert last.get("Status", 0xA700) == 0xA700  # or the association ended before it was read
+
+
+def test_a_peer_that_does_not_read_its_answers_holds_nothing_in_the_index(start_node: Callable[..., Running]) -> None:
+    node = start_node(pdu_seconds=60)
+    fill(node, 50_000)
+    with Raw(node) as silent:
+        silent.associate(associate_rq(build_context(STUDY_ROOT_FIND, ExplicitVRLittleEndian)))
+        silent.send(p_data(pdv(1, 3, c_find_rq(1))) + p_data(pdv(1, 2, STUDY_LEVEL)))
+        assert silent.receive() is not None
+        for _ in range(3):
+            assert len(found(node, identifier("STUDY", StudyID="17"))) == 1
+        checkpoint = sqlite3.connect(node.root / "index.sqlite")
+        assert checkpoint.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0  # no reader is in its way
+        checkpoint.close()
+
+
+def test_queries_are_audited(start_node: Callable[..., Running], tmp_path: Path) -> None:
+    audit = Audit(tmp_path, "VOXELNODE")
+    node = start_node(audit=audit)
+    ds = identifier("STUDY", PatientName="Nobody*")
+    ds.add(DataElement("PatientSex", "CS", "f*", validation_mode=config.IGNORE))
+    found(node, ds)
+    assert node.settled()
+    audit.close()
+    [line] = [json.loads(text) for text in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert line["event"]["code"] == "110112"
+    assert line["participants"][0]["user"] == "GOOD"
+    assert line["objects"][0]["query"] == {"QueryRetrieveLevel": "STUDY", "PatientName": "Nobody*", "PatientSex": "f*"}
+    assert line["detail"] == "0 answers, 0x0000"
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("syntax", ["-x=", "-xb", "-xi"])
+def test_findscu_finds_studies(archive: tuple[Running, dict[str, str]], syntax: str, tmp_path: Path) -> None:
+    node, uids = archive
+    findscu = shutil.which("findscu", path="/usr/bin")
+    if findscu is None:
+        pytest.skip("findscu is not installed")
+    keys = ["QueryRetrieveLevel=STUDY", "PatientName=MULLER*", "StudyInstanceUID", "ModalitiesInStudy=SR"]
+    arguments = [argument for key in keys for argument in ("-k", key)]
+    done = subprocess.run(
+        [findscu, "-S", syntax, "-X", "-od", str(tmp_path), node.host, str(node.port), *arguments],
+        capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    responses = list(tmp_path.glob("rsp*.dcm"))
+    assert len(responses) == 1, done.stderr
+    assert dcmread(responses[0]).StudyInstanceUID == uids["early"]

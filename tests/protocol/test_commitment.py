@@ -1,0 +1,269 @@
+"""Storage commitment as a service provider, over real associations and against a real disk."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import Dataset, FileDataset
+from pydicom.uid import generate_uid
+from pynetdicom import AE, evt
+
+from node.config import Peer
+from node.dicom.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
+from tests.make import ct_series
+from tests.protocol.conftest import CT_IMAGE_STORAGE, DEADLINE_SECONDS, Running, until
+from tests.protocol.test_retrieve import stored
+
+COMMITMENTS = "SELECT * FROM v_commitments"
+
+
+@dataclass
+class Asker:
+    """A peer that asks for commitment and takes results, on its own associations and on the node's."""
+
+    port: int = 0
+    reports: list[tuple[int, Dataset]] = field(default_factory=list)
+    came: threading.Event = field(default_factory=threading.Event)
+    status: int = 0x0000
+
+    def report(self, event: Any) -> tuple[int, None]:
+        """Take a result (``evt.EVT_N_EVENT_REPORT``)."""
+        self.reports.append((event.event_type, event.event_information))
+        self.came.set()
+        return self.status, None
+
+    def ask(
+        self,
+        node: Running,
+        references: list[tuple[str, str]],
+        transaction_uid: str | None = None,
+        *,
+        stay: bool = False,
+        instance: str = STORAGE_COMMITMENT_INSTANCE,
+        action: int = 1,
+    ) -> int:
+        """Ask for commitment; with `stay`, keep the association open until the result has come."""
+        ae = AE("ASKER")
+        ae.add_requested_context(STORAGE_COMMITMENT)
+        handlers: Any = [(evt.EVT_N_EVENT_REPORT, self.report)]
+        assoc = ae.associate(node.host, node.port, evt_handlers=handlers)
+        assert assoc.is_established
+        request = Dataset()
+        if transaction_uid != "":
+            request.TransactionUID = transaction_uid or generate_uid()
+        request.ReferencedSOPSequence = []
+        for kind, uid in references:
+            item = Dataset()
+            item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = kind, uid
+            request.ReferencedSOPSequence.append(item)
+        status, _ = assoc.send_n_action(request, action, STORAGE_COMMITMENT, instance)
+        if stay:
+            assert self.came.wait(DEADLINE_SECONDS)
+        assoc.release()
+        return int(status.Status)
+
+
+@pytest.fixture
+def asker() -> Iterator[Asker]:
+    """A peer that listens for results."""
+    found = Asker()
+    ae = AE("ASKER")
+    ae.add_supported_context(STORAGE_COMMITMENT, scu_role=True, scp_role=True)
+    handlers: Any = [(evt.EVT_N_EVENT_REPORT, found.report)]
+    server: Any = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    found.port = int(server.server_address[1])
+    yield found
+    server.shutdown()
+
+
+def peers(asker: Asker) -> dict[str, Peer]:
+    return {
+        "asker": Peer(ae_title="ASKER", host="127.0.0.1", port=asker.port),
+        "sender": Peer(ae_title="SENDER"),
+    }
+
+
+def references(series: list[FileDataset]) -> list[tuple[str, str]]:
+    return [(str(ds.SOPClassUID), str(ds.SOPInstanceUID)) for ds in series]
+
+
+def settled(node: Running, state: str = "reported") -> dict[str, Any]:
+    """The one request, once it is settled."""
+    assert until(lambda: [row["state"] for row in node.rows(COMMITMENTS)] == [state])
+    [row] = node.rows(COMMITMENTS)
+    return row
+
+
+def test_a_result_comes_on_the_association_that_waits_for_it(
+    start_node: Callable[..., Running], tmp_path: Path
+) -> None:
+    asker = Asker(port=1)  # nobody listens there: the result can come on one way only
+    node = start_node(peers=peers(asker))
+    series = stored(node, ct_series(3), tmp_path)
+    transaction = generate_uid()
+    assert asker.ask(node, references(series), transaction, stay=True) == 0x0000
+    [(event, report)] = asker.reports
+    assert event == 1
+    assert (report.TransactionUID, report.RetrieveAETitle) == (transaction, "VOXELNODE")
+    found = [(item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID) for item in report.ReferencedSOPSequence]
+    assert found == references(series)
+    assert "FailedSOPSequence" not in report
+    row = settled(node)
+    assert (row["transaction_uid"], row["instances"], row["failed"]) == (transaction, 3, 0)
+
+
+def test_a_result_comes_on_another_association_when_the_first_is_released(
+    start_node: Callable[..., Running], asker: Asker, tmp_path: Path
+) -> None:
+    node = start_node(peers=peers(asker))
+    series = stored(node, ct_series(2), tmp_path)
+    assert asker.ask(node, references(series)) == 0x0000
+    assert asker.came.wait(DEADLINE_SECONDS)
+    settled(node)
+    assert [event for event, _ in asker.reports] == [1]
+
+
+def test_each_instance_that_is_not_safe_is_told_with_its_reason(
+    start_node: Callable[..., Running], asker: Asker, tmp_path: Path
+) -> None:
+    node = start_node(peers=peers(asker))
+    good, flipped, shorter, gone, other = series = stored(node, ct_series(5), tmp_path)
+    paths = {row["sop_instance_uid"]: node.root / row["path"] for row in node.rows()}
+    content = bytearray(paths[flipped.SOPInstanceUID].read_bytes())
+    content[-5] ^= 4
+    paths[flipped.SOPInstanceUID].write_bytes(content)
+    paths[shorter.SOPInstanceUID].write_bytes(paths[shorter.SOPInstanceUID].read_bytes()[:-2])
+    paths[gone.SOPInstanceUID].unlink()
+    asked = references(series)
+    asked[4] = ("1.2.840.10008.5.1.4.1.1.4", other.SOPInstanceUID)
+    asked.append((CT_IMAGE_STORAGE, "1.2.3.4.5"))
+    asker.ask(node, asked)
+    assert asker.came.wait(DEADLINE_SECONDS)
+    [(event, report)] = asker.reports
+    assert event == 2
+    assert [item.ReferencedSOPInstanceUID for item in report.ReferencedSOPSequence] == [good.SOPInstanceUID]
+    assert {item.ReferencedSOPInstanceUID: item.FailureReason for item in report.FailedSOPSequence} == {
+        flipped.SOPInstanceUID: 0x0110,
+        shorter.SOPInstanceUID: 0x0110,
+        gone.SOPInstanceUID: 0x0110,
+        other.SOPInstanceUID: 0x0119,
+        "1.2.3.4.5": 0x0112,
+    }
+    assert settled(node)["failed"] == 5
+
+
+def test_more_references_than_are_looked_up_at_once_are_all_reported(
+    start_node: Callable[..., Running], asker: Asker, tmp_path: Path
+) -> None:
+    node = start_node(peers=peers(asker))
+    series = stored(node, ct_series(3), tmp_path)
+    unknown = [(CT_IMAGE_STORAGE, f"1.2.3.{number}") for number in range(1200)]
+    asker.ask(node, [*unknown[:600], *references(series), *unknown[600:]])
+    assert asker.came.wait(DEADLINE_SECONDS)
+    [(_, report)] = asker.reports
+    assert len(report.ReferencedSOPSequence) == 3
+    assert len(report.FailedSOPSequence) == 1200
+
+
+def test_a_result_that_nobody_takes_is_tried_again(
+    start_node: Callable[..., Running], asker: Asker, tmp_path: Path
+) -> None:
+    asker.status = 0x0110
+    node = start_node(peers=peers(asker), commitment_retry_seconds=0.2)
+    series = stored(node, ct_series(1), tmp_path)
+    asker.ask(node, references(series))
+    assert asker.came.wait(DEADLINE_SECONDS)
+    asker.status = 0x0000
+    row = settled(node)
+    assert row["attempts"] >= 2
+
+
+def test_a_result_is_given_up_after_its_tries_and_the_remedy_is_told(
+    start_node: Callable[..., Running], tmp_path: Path
+) -> None:
+    asker = Asker(port=1)
+    node = start_node(peers=peers(asker), commitment_retry_seconds=0.05, commitment_attempts=3)
+    series = stored(node, ct_series(1), tmp_path)
+    asker.ask(node, references(series))
+    row = settled(node, "given-up")
+    assert row["attempts"] == 3
+    assert "nothing answers" in row["detail"]
+    assert until(lambda: bool(node.rows("SELECT * FROM v_rejections WHERE what = 'commitment'")))
+    [told] = node.rows("SELECT * FROM v_rejections WHERE what = 'commitment'")
+    assert "[peers]" in told["remedy"]
+
+
+def test_what_is_owed_survives_a_restart(start_node: Callable[..., Running], asker: Asker, tmp_path: Path) -> None:
+    absent = Asker(port=1)
+    node = start_node(peers=peers(absent), commitment_retry_seconds=1)
+    series = stored(node, ct_series(1), tmp_path)
+    absent.ask(node, references(series))
+    assert until(lambda: node.rows(COMMITMENTS)[0]["attempts"] == 1)
+    for close in node.closers:
+        close()
+    node.closers.clear()
+    again = start_node(peers=peers(asker), root=node.root)
+    assert asker.came.wait(DEADLINE_SECONDS)
+    settled(again)
+
+
+def test_the_same_request_again_is_answered_again(
+    start_node: Callable[..., Running], asker: Asker, tmp_path: Path
+) -> None:
+    node = start_node(peers=peers(asker))
+    series = stored(node, ct_series(1), tmp_path)
+    transaction = generate_uid()
+    for _ in range(2):
+        asker.came.clear()
+        assert asker.ask(node, references(series), transaction) == 0x0000
+        assert asker.came.wait(DEADLINE_SECONDS)
+        settled(node)
+    assert len(asker.reports) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"instance": "1.2.3"}, 0x0112),
+        ({"action": 2}, 0x0123),
+        ({"transaction_uid": ""}, 0x0115),
+        ({"references": []}, 0x0115),
+        ({"references": [("", "1.2.3")]}, 0x0115),
+    ],
+)
+def test_a_request_that_is_none_is_refused(
+    start_node: Callable[..., Running], options: dict[str, Any], expected: int
+) -> None:
+    asker = Asker(port=1)
+    node = start_node(peers=peers(asker))
+    arguments = {"references": [(CT_IMAGE_STORAGE, "1.2.3")]} | options
+    assert asker.ask(node, **arguments) == expected
+    assert node.rows(COMMITMENTS) == []
+
+
+def test_the_node_proposes_the_role_of_a_provider(
+    start_node: Callable[..., Running], asker: Asker, tmp_path: Path
+) -> None:
+    seen: list[Any] = []
+    ae = AE("ASKER")
+    ae.add_supported_context(STORAGE_COMMITMENT, scu_role=True, scp_role=True)
+    handlers: Any = [
+        (evt.EVT_N_EVENT_REPORT, asker.report),
+        (evt.EVT_REQUESTED, lambda event: seen.append(event.assoc.requestor.role_selection)),
+    ]
+    server: Any = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    try:
+        asker.port = int(server.server_address[1])
+        node = start_node(peers=peers(asker))
+        asker.ask(node, [(CT_IMAGE_STORAGE, "1.2.3")])
+        assert asker.came.wait(DEADLINE_SECONDS)
+    finally:
+        server.shutdown()
+    [roles] = seen
+    role = roles[STORAGE_COMMITMENT]
+    assert (role.scu_role, role.scp_role) == (False, True)

@@ -1,0 +1,693 @@
+"""C-MOVE and C-GET as a service provider, over real associations."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import Dataset, FileDataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, generate_uid
+from pynetdicom import AE, _config, build_context, build_role, evt
+
+from node.audit import Audit
+from node.config import Dicom, Peer
+from node.dicom.uids import PATIENT_ROOT_GET, PATIENT_ROOT_MOVE, STUDY_ROOT_GET, STUDY_ROOT_MOVE
+from node.scp.get import Wanted
+from node.scp.get import get as get_into
+from node.scp.outgoing import encoded
+from node.scp.requestor import Address
+from node.scp.send import send_files
+from tests.make import ct_series, mr_series, rgb_capture
+from tests.protocol.conftest import (
+    CT_IMAGE_STORAGE,
+    VERIFICATION,
+    Raw,
+    Running,
+    associate_rq,
+    c_echo_rq,
+    client_context,
+    command,
+    data_set_bytes,
+    decoded,
+    echo_seconds,
+    p_data,
+    padded,
+    pdv,
+    until,
+)
+
+MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
+
+
+@dataclass
+class Destination:
+    """A storage provider that keeps what it gets, as it comes."""
+
+    port: int = 0
+    stored: dict[str, bytes] = field(default_factory=dict)
+    syntaxes: dict[str, str] = field(default_factory=dict)
+    requests: list[Any] = field(default_factory=list)
+    status: Callable[[str], int] = lambda uid: 0x0000
+    associations: int = 0
+
+
+@pytest.fixture
+def start_destination() -> Iterator[Callable[..., Destination]]:
+    """Start a storage provider with these contexts (by default CT and MR in every native syntax)."""
+    servers: list[Any] = []
+
+    def start(*contexts: tuple[str, list[str]], status: Callable[[str], int] = lambda uid: 0x0000) -> Destination:
+        destination = Destination(status=status)
+
+        def store(event: Any) -> int:
+            request = event.request
+            uid = str(request.AffectedSOPInstanceUID)
+            answer = destination.status(uid)
+            if answer == 0x0000:
+                destination.stored[uid] = request.DataSet.getvalue()
+                destination.syntaxes[uid] = str(event.context.transfer_syntax)
+            destination.requests.append(request)
+            return answer
+
+        def opened(event: Any) -> None:
+            destination.associations += 1
+
+        ae = AE("STORE")
+        for syntax, transfer in contexts or [
+            (CT_IMAGE_STORAGE, [ExplicitVRLittleEndian, ImplicitVRLittleEndian]),
+            (MR_IMAGE_STORAGE, [ExplicitVRLittleEndian, ImplicitVRLittleEndian]),
+        ]:
+            ae.add_supported_context(syntax, transfer)
+        handlers = [(evt.EVT_C_STORE, store), (evt.EVT_ESTABLISHED, opened)]
+        server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+        servers.append(server)
+        destination.port = int(server.server_address[1])
+        return destination
+
+    yield start
+    for server in servers:
+        server.shutdown()
+
+
+def peers(destination: Destination | None = None, **options: Any) -> dict[str, Peer]:
+    """The peer that asks, and the one that instances may be moved to."""
+    found = {"asker": Peer(ae_title="ASKER", **options), "sender": Peer(ae_title="SENDER")}
+    if destination is not None:
+        found["store"] = Peer(ae_title="STORE", host="127.0.0.1", port=destination.port)
+    return found
+
+
+def stored(node: Running, series: list[FileDataset], folder: Path) -> list[FileDataset]:
+    """Send instances to the node."""
+    paths = []
+    for ds in series:
+        paths.append(folder / f"{ds.SOPInstanceUID}.dcm")
+        ds.save_as(paths[-1], enforce_file_format=True)
+    send_files(paths, node.host, node.port, "SENDER", "VOXELNODE")
+    return series
+
+
+def identifier(level: str, **keys: Any) -> Dataset:
+    ds = Dataset()
+    ds.QueryRetrieveLevel = level
+    for keyword, value in keys.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+def move(
+    node: Running, keys: Dataset, to: str = "STORE", model: str = STUDY_ROOT_MOVE, found: list[Any] | None = None
+) -> list[tuple[Dataset, Dataset | None]]:
+    """All responses to a C-MOVE, each status with its identifier; `found` gets them as they come."""
+    ae = AE("ASKER")
+    ae.add_requested_context(model)
+    assoc = ae.associate(node.host, node.port)
+    assert assoc.is_established
+    responses: list[Any] = [] if found is None else found
+    for answer in assoc.send_c_move(keys, to, model, msg_id=7):
+        responses.append(answer)
+    if assoc.is_established:
+        assoc.release()
+    return responses
+
+
+def counts(status: Dataset) -> tuple[Any, ...]:
+    """Remaining, completed, failed, warning."""
+    return tuple(
+        getattr(status, f"NumberOf{which}Suboperations", None)
+        for which in ("Remaining", "Completed", "Failed", "Warning")
+    )
+
+
+@dataclass
+class Got:
+    responses: list[tuple[Dataset, Dataset | None]]
+    stored: dict[str, bytes]
+    syntaxes: dict[str, str]
+
+    @property
+    def last(self) -> Dataset:
+        return self.responses[-1][0]
+
+
+def get(
+    node: Running,
+    keys: Dataset,
+    *contexts: tuple[str, list[str]],
+    model: str = STUDY_ROOT_GET,
+    status: Callable[[str], int] = lambda uid: 0x0000,
+    cancel_after: int | None = None,
+    roles: bool = True,
+) -> Got:
+    """All that a C-GET brings."""
+    found = Got([], {}, {})
+
+    def store(event: Any) -> int:
+        uid = str(event.request.AffectedSOPInstanceUID)
+        answer = status(uid)
+        if answer == 0x0000:
+            found.stored[uid] = event.request.DataSet.getvalue()
+            found.syntaxes[uid] = str(event.context.transfer_syntax)
+        return answer
+
+    ae = AE("ASKER")
+    ae.add_requested_context(model)
+    wanted = contexts or ((CT_IMAGE_STORAGE, [ExplicitVRLittleEndian]), (MR_IMAGE_STORAGE, [ExplicitVRLittleEndian]))
+    for syntax, transfer in wanted:
+        ae.add_requested_context(syntax, transfer)
+    negotiation = [build_role(syntax, scp_role=True) for syntax in {syntax for syntax, _ in wanted}] if roles else []
+    handlers = [(evt.EVT_C_STORE, store)]
+    assoc = ae.associate(node.host, node.port, ext_neg=negotiation, evt_handlers=handlers)
+    assert assoc.is_established
+    for answer in assoc.send_c_get(keys, model, msg_id=9):
+        found.responses.append(answer)
+        if len(found.responses) == cancel_after:
+            assoc.send_c_cancel(9, query_model=model)
+    assoc.release()
+    return found
+
+
+def test_a_study_is_moved_byte_for_byte_and_counted(
+    start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path
+) -> None:
+    destination = start_destination()
+    node = start_node(peers=peers(destination))
+    study = generate_uid()
+    series = stored(node, [*ct_series(3, study_uid=study), *mr_series(2, study_uid=study)], tmp_path)
+    stored(node, ct_series(1), tmp_path)
+    responses = move(node, identifier("STUDY", StudyInstanceUID=study))
+    assert destination.stored == {ds.SOPInstanceUID: data_set_bytes(ds) for ds in series}
+    assert [status.Status for status, _ in responses] == [0xFF00] * 5 + [0x0000]
+    assert [counts(status) for status, _ in responses] == [
+        *((5 - done, done, 0, 0) for done in range(1, 6)),
+        (None, 5, 0, 0),
+    ]
+    assert destination.associations == 1
+    request = destination.requests[0]
+    assert (request.MoveOriginatorApplicationEntityTitle, request.MoveOriginatorMessageID) == ("ASKER", 7)
+
+
+@pytest.mark.parametrize("how", ["series", "instances", "patient"])
+def test_every_level_selects_what_it_names(
+    start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path, how: str
+) -> None:
+    destination = start_destination()
+    node = start_node(peers=peers(destination))
+    study = generate_uid()
+    one = stored(node, ct_series(3, study_uid=study, PatientID="P-1"), tmp_path)
+    other = stored(node, ct_series(2, study_uid=study, PatientID="P-1"), tmp_path)
+    stored(node, ct_series(2, PatientID="P-2"), tmp_path)
+    keys, expected, model = {
+        "series": (
+            identifier("SERIES", StudyInstanceUID=study, SeriesInstanceUID=one[0].SeriesInstanceUID),
+            one,
+            STUDY_ROOT_MOVE,
+        ),
+        "instances": (
+            identifier(
+                "IMAGE", StudyInstanceUID=study, SOPInstanceUID=[one[0].SOPInstanceUID, other[1].SOPInstanceUID]
+            ),
+            [one[0], other[1]],
+            STUDY_ROOT_MOVE,
+        ),
+        "patient": (identifier("PATIENT", PatientID="P-1"), [*one, *other], PATIENT_ROOT_MOVE),
+    }[how]
+    assert move(node, keys, model=model)[-1][0].Status == 0x0000
+    assert destination.stored.keys() == {ds.SOPInstanceUID for ds in expected}
+
+
+def test_a_destination_that_is_not_configured_gets_nothing_and_the_remedy_is_told(
+    start_node: Callable[..., Running], tmp_path: Path
+) -> None:
+    node = start_node(peers=peers())
+    [ds] = stored(node, ct_series(1), tmp_path)
+    [(status, _)] = move(node, identifier("STUDY", StudyInstanceUID=ds.StudyInstanceUID), to="EVIL")
+    assert status.Status == 0xA801
+    assert "not configured" in status.ErrorComment
+    assert until(lambda: bool(node.rows("SELECT * FROM v_rejections WHERE what = 'retrieve'")))
+    [row] = node.rows("SELECT * FROM v_rejections WHERE what = 'retrieve'")
+    assert 'ae_title = "EVIL"' in row["remedy"]
+    assert row["calling_ae_title"] == "ASKER"
+
+
+def test_a_destination_that_does_not_answer_fails_all_with_their_uids(
+    start_node: Callable[..., Running], tmp_path: Path
+) -> None:
+    node = start_node(peers=peers(Destination(port=1)))
+    series = stored(node, ct_series(2), tmp_path)
+    [(status, failed)] = move(node, identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID))
+    assert (status.Status, counts(status)) == (0xA702, (None, 0, 2, 0))
+    assert "nothing answers" in status.ErrorComment
+    assert failed is not None
+    assert list(failed.FailedSOPInstanceUIDList) == [ds.SOPInstanceUID for ds in series]
+
+
+def test_what_the_destination_refuses_is_listed_and_the_rest_is_sent(
+    start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path
+) -> None:
+    series = ct_series(4)
+    answers = {series[1].SOPInstanceUID: 0xA700, series[2].SOPInstanceUID: 0xB007}
+    destination = start_destination(status=lambda uid: answers.get(uid, 0x0000))
+    node = start_node(peers=peers(destination))
+    stored(node, series, tmp_path)
+    status, failed = move(node, identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID))[-1]
+    assert (status.Status, counts(status)) == (0xB000, (None, 2, 1, 1))
+    assert failed is not None
+    assert failed.FailedSOPInstanceUIDList == series[1].SOPInstanceUID
+
+
+def test_a_compressed_instance_is_sent_as_stored_where_it_is_taken_and_decompressed_where_not(
+    start_node: Callable[..., Running],
+    start_destination: Callable[..., Destination],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ds = rgb_capture(64, 64)
+    pixels = ds.PixelData
+    ds.compress(JPEG2000Lossless, encoding_plugin="pylibjpeg", generate_instance_uid=False)
+    takes = start_destination((ds.SOPClassUID, [ImplicitVRLittleEndian, JPEG2000Lossless]))
+    plain = start_destination((ds.SOPClassUID, [ImplicitVRLittleEndian]))
+    configured = peers(takes) | {"plain": Peer(ae_title="PLAIN", host="127.0.0.1", port=plain.port)}
+    node = start_node(peers=configured)
+    stored(node, [ds], tmp_path)
+    keys = identifier("STUDY", StudyInstanceUID=ds.StudyInstanceUID)
+    monkeypatch.setattr(_config, "UNRESTRICTED_STORAGE_SERVICE", False)  # of the destinations, which run here too
+    assert move(node, keys)[-1][0].Status == 0x0000
+    assert takes.stored == {ds.SOPInstanceUID: data_set_bytes(ds)}
+    assert takes.syntaxes[ds.SOPInstanceUID] == JPEG2000Lossless
+    assert move(node, keys, to="PLAIN")[-1][0].Status == 0x0000
+    assert plain.syntaxes[ds.SOPInstanceUID] == ImplicitVRLittleEndian
+    assert pixels in plain.stored[ds.SOPInstanceUID]
+    assert node.part_files() == []  # where it lay meanwhile
+
+
+def test_an_instance_whose_file_is_damaged_is_not_handed_on(
+    start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path
+) -> None:
+    destination = start_destination()
+    node = start_node(peers=peers(destination))
+    series = stored(node, ct_series(3), tmp_path)
+    paths = {row["sop_instance_uid"]: node.root / row["path"] for row in node.rows()}
+    flipped = bytearray(paths[series[0].SOPInstanceUID].read_bytes())
+    flipped[-3] ^= 1
+    paths[series[0].SOPInstanceUID].write_bytes(flipped)
+    paths[series[1].SOPInstanceUID].unlink()
+    status, failed = move(node, identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID))[-1]
+    assert (status.Status, counts(status)) == (0xB000, (None, 1, 2, 0))
+    assert failed is not None
+    assert set(failed.FailedSOPInstanceUIDList) == {series[0].SOPInstanceUID, series[1].SOPInstanceUID}
+    assert destination.stored.keys() == {series[2].SOPInstanceUID}
+
+
+def test_nothing_that_matches_is_a_success_of_nothing(
+    start_node: Callable[..., Running], start_destination: Callable[..., Destination]
+) -> None:
+    destination = start_destination()
+    node = start_node(peers=peers(destination))
+    [(status, _)] = move(node, identifier("STUDY", StudyInstanceUID="1.2.3"))
+    assert (status.Status, counts(status)) == (0x0000, (None, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        (identifier("FRAME", StudyInstanceUID="1.2"), 0xA900),
+        (identifier("PATIENT", PatientID="P-1"), 0xA900),  # no level of the Study Root model
+        (identifier("SERIES", StudyInstanceUID="1.2"), 0xA900),
+        (identifier("SERIES", StudyInstanceUID=["1.2", "1.3"], SeriesInstanceUID="1.2.3"), 0xA900),
+    ],
+    ids=["level", "level of the model", "unique key", "several above"],
+)
+def test_an_identifier_that_breaks_the_model_is_told_so(
+    start_node: Callable[..., Running], keys: Dataset, expected: int
+) -> None:
+    node = start_node(peers=peers(Destination(port=1)))
+    [(status, _)] = move(node, keys)
+    assert status.Status == expected
+    assert status.OffendingElement is not None
+
+
+def test_a_cancelled_move_stops_and_tells_what_remains(
+    start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path
+) -> None:
+    cancelled = threading.Event()
+    count = 0
+
+    def slowly(uid: str) -> int:
+        nonlocal count
+        count += 1
+        if count > 2:
+            cancelled.wait(10)
+        return 0x0000
+
+    destination = start_destination(status=slowly)
+    node = start_node(peers=peers(destination))
+    series = stored(node, ct_series(30), tmp_path)
+    ae = AE("ASKER")
+    ae.add_requested_context(STUDY_ROOT_MOVE)
+    assoc = ae.associate(node.host, node.port)
+    responses = []
+    keys = identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID)
+    for status, answer in assoc.send_c_move(keys, "STORE", STUDY_ROOT_MOVE, msg_id=7):
+        responses.append((status, answer))
+        if len(responses) == 2:
+            assoc.send_c_cancel(7, query_model=STUDY_ROOT_MOVE)
+            cancelled.set()
+    assoc.release()
+    status, _ = responses[-1]
+    assert status.Status == 0xFE00
+    remaining, completed, _, _ = counts(status)
+    assert remaining + completed == 30
+    assert remaining > 0
+    assert len(destination.stored) == completed
+    assert node.settled()
+
+
+def test_a_cancel_that_carries_what_it_must_not_is_still_a_cancel(
+    start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path
+) -> None:
+    go_on = threading.Event()
+    destination = start_destination(status=lambda uid: 0x0000 if go_on.wait(10) else 0xA700)
+    node = start_node(peers=peers(destination))
+    series = stored(node, ct_series(3), tmp_path)
+    wanted = encoded(identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID), ImplicitVRLittleEndian)
+    with Raw(node) as peer:
+        peer.associate(associate_rq(build_context(STUDY_ROOT_MOVE, ImplicitVRLittleEndian), calling="ASKER"))
+        elements = {0x0002: padded(STUDY_ROOT_MOVE), 0x0100: b"\x21\x00", 0x0110: b"\x07\x00", 0x0600: b"STORE "}
+        request = command({**elements, 0x0700: b"\0\0", 0x0800: b"\0\0"})
+        peer.send(p_data(pdv(1, 3, request), pdv(1, 2, wanted)))
+        assert until(lambda: destination.associations == 1)
+        cancel = command({0x0100: b"\xff\x0f", 0x0120: b"\x07\x00", 0x0800: b"\0\0"})
+        answers = b"".join(
+            pdv(1, 3, command({0x0100: b"\x01\x80", 0x0120: b"\x09\x00", 0x0800: b"\1\1", 0x0900: b"\0\0"}))
+            for _ in range(50)
+        )
+        peer.send(p_data(pdv(1, 3, cancel), pdv(1, 0, b"junk"), pdv(1, 2, b"junk")) + p_data(answers))
+        go_on.set()
+        statuses = []
+        while not statuses or statuses[-1] == b"\x00\xff":
+            answer = peer.receive()
+            assert answer is not None
+            statuses.append(decoded(answer[1])[0x0900])
+    assert statuses[-1] == b"\x00\xfe"
+    assert node.settled()
+
+
+def test_a_study_comes_back_on_the_same_association_byte_for_byte(
+    start_node: Callable[..., Running], fast_path: bool, tmp_path: Path
+) -> None:
+    node = start_node(peers=peers(), fast_path=fast_path)
+    study = generate_uid()
+    series = stored(node, [*ct_series(3, study_uid=study), *mr_series(2, study_uid=study)], tmp_path)
+    got = get(node, identifier("STUDY", StudyInstanceUID=study))
+    assert got.stored == {ds.SOPInstanceUID: data_set_bytes(ds) for ds in series}
+    assert (got.last.Status, counts(got.last)) == (0x0000, (None, 5, 0, 0))
+    assert [counts(status)[0] for status, _ in got.responses[:-1]] == [4, 3, 2, 1, 0]
+
+
+def test_a_patient_is_got(start_node: Callable[..., Running], tmp_path: Path) -> None:
+    node = start_node(peers=peers())
+    series = stored(node, ct_series(2, PatientID="P-1"), tmp_path)
+    got = get(node, identifier("PATIENT", PatientID="P-1"), model=PATIENT_ROOT_GET)
+    assert got.stored.keys() == {ds.SOPInstanceUID for ds in series}
+
+
+def test_an_error_of_our_own_aborts_the_association_and_no_other(
+    start_node: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("node.scp.server.serve_c_get", fail)
+    node = start_node(peers=peers() | {"good": Peer(ae_title="GOOD")})
+    got = get(node, identifier("STUDY", StudyInstanceUID="1.2.3"))
+    assert "Status" not in got.last
+    assert node.settled()
+    assert node.count("associations_total{outcome=given up}") == 1
+    assert echo_seconds(node) < 5
+
+
+def test_classes_that_the_requestor_does_not_take_are_failures_with_the_reason(
+    start_node: Callable[..., Running], tmp_path: Path
+) -> None:
+    node = start_node(peers=peers())
+    study = generate_uid()
+    ct, mr = stored(node, [*ct_series(1, study_uid=study), *mr_series(1, study_uid=study)], tmp_path)
+    got = get(node, identifier("STUDY", StudyInstanceUID=study), (CT_IMAGE_STORAGE, [ImplicitVRLittleEndian]))
+    assert (got.last.Status, counts(got.last)) == (0xB000, (None, 1, 1, 0))
+    assert got.responses[-1][1].FailedSOPInstanceUIDList == mr.SOPInstanceUID  # type: ignore[union-attr]
+    assert "does not take" in got.last.ErrorComment
+    assert got.syntaxes == {ct.SOPInstanceUID: ImplicitVRLittleEndian}
+
+
+def test_without_role_selection_nothing_is_sent_back(start_node: Callable[..., Running], tmp_path: Path) -> None:
+    node = start_node(peers=peers())
+    [ds] = stored(node, ct_series(1), tmp_path)
+    got = get(node, identifier("STUDY", StudyInstanceUID=ds.StudyInstanceUID), roles=False)
+    assert (got.last.Status, counts(got.last)) == (0xA702, (None, 0, 1, 0))
+    assert got.stored == {}
+
+
+def test_a_refusal_of_the_requestor_is_counted(start_node: Callable[..., Running], tmp_path: Path) -> None:
+    node = start_node(peers=peers())
+    series = stored(node, ct_series(3), tmp_path)
+    bad = series[1].SOPInstanceUID
+    got = get(
+        node,
+        identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID),
+        status=lambda uid: 0xC000 if uid == bad else 0x0000,
+    )
+    assert (got.last.Status, counts(got.last)) == (0xB000, (None, 2, 1, 0))
+
+
+def test_a_cancelled_get_stops(start_node: Callable[..., Running], tmp_path: Path) -> None:
+    node = start_node(peers=peers())
+    series = stored(node, ct_series(60), tmp_path)
+    got = get(node, identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID), cancel_after=2)
+    assert got.last.Status == 0xFE00
+    remaining, completed, _, _ = counts(got.last)
+    assert remaining > 0
+    assert remaining + completed == 60
+    assert len(got.stored) == completed
+
+
+def test_a_requestor_that_vanishes_during_a_get_leaves_nothing_behind(
+    start_node: Callable[..., Running], tmp_path: Path
+) -> None:
+    node = start_node(peers=peers())
+    series = stored(node, ct_series(60), tmp_path)
+    ae = AE("ASKER")
+    ae.add_requested_context(STUDY_ROOT_GET)
+    ae.add_requested_context(CT_IMAGE_STORAGE, [ExplicitVRLittleEndian])
+    handlers: Any = [(evt.EVT_C_STORE, lambda event: 0x0000)]
+    roles = [build_role(CT_IMAGE_STORAGE, scp_role=True)]
+    assoc = ae.associate(node.host, node.port, ext_neg=roles, evt_handlers=handlers)  # type: ignore[arg-type]
+    keys = identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID)
+    for number, _ in enumerate(assoc.send_c_get(keys, STUDY_ROOT_GET)):
+        if number == 2:
+            assoc.abort()
+            break
+    assert node.settled()
+    assert node.count("associations_total{outcome=aborted}") == 1
+
+
+def test_a_request_that_comes_too_early_waits_until_a_retrieve_is_over(
+    start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path
+) -> None:
+    node = start_node(peers=peers(start_destination()))
+    series = stored(node, ct_series(3), tmp_path)
+    keys = encoded(identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID), ImplicitVRLittleEndian)
+    contexts = [build_context(STUDY_ROOT_MOVE, ImplicitVRLittleEndian), build_context(VERIFICATION)]
+    with Raw(node) as peer:
+        peer.associate(associate_rq(*contexts, calling="ASKER"))
+        request = command(
+            {
+                0x0002: padded(STUDY_ROOT_MOVE),
+                0x0100: b"\x21\x00",
+                0x0110: b"\x07\x00",
+                0x0600: b"STORE ",
+                0x0700: b"\x00\x00",
+                0x0800: b"\x00\x00",
+            }
+        )
+        peer.send(p_data(pdv(1, 3, request), pdv(1, 2, keys)) + p_data(pdv(3, 3, c_echo_rq(8))))
+        answers = [decoded(answer[1]) for answer in (peer.receive() for _ in range(5)) if answer is not None]
+    fields = [(answer[0x0100], answer[0x0900]) for answer in answers]
+    moved = b"\x21\x80"
+    assert fields == [*[(moved, b"\x00\xff")] * 3, (moved, b"\x00\x00"), (b"\x30\x80", b"\x00\x00")]
+
+
+def test_no_more_retrieves_than_are_configured_are_under_way_at_once(
+    start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path
+) -> None:
+    go_on = threading.Event()
+    lock = threading.Lock()
+    under_way: list[int] = []
+
+    def count(uid: str) -> int:
+        with lock:
+            under_way.append(destination.associations)
+        go_on.wait(10)
+        return 0x0000
+
+    destination = start_destination(status=count)
+    node = start_node(peers=peers(destination), maximum_retrieves=1)
+    series = stored(node, ct_series(1), tmp_path)
+    keys = identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID)
+    last: list[int] = []
+    threads = [threading.Thread(target=lambda: last.append(move(node, keys)[-1][0].Status)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    assert until(lambda: len(under_way) == 1)
+    assert until(lambda: node.count("open_associations") == 3)
+    go_on.set()
+    for thread in threads:
+        thread.join(30)
+    assert last == [0x0000] * 3
+    assert under_way == [1, 2, 3]
+
+
+def test_a_node_that_drains_tells_what_it_has_not_sent(
+    start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path
+) -> None:
+    draining = threading.Event()
+
+    def slowly(uid: str) -> int:
+        draining.wait(10)
+        return 0x0000
+
+    destination = start_destination(status=slowly)
+    node = start_node(peers=peers(destination))
+    series = stored(node, ct_series(5), tmp_path)
+    found: list[Any] = []
+    keys = identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID)
+    asking = threading.Thread(target=lambda: move(node, keys, found=found))
+    asking.start()
+    assert until(lambda: destination.associations == 1)
+    drain = threading.Thread(target=node.listener.drain, args=(10,))
+    drain.start()
+    [connection] = node.listener.admission._all()
+    assert until(lambda: connection.thread.is_draining)  # type: ignore[attr-defined]
+    draining.set()
+    assert until(lambda: bool(found) and found[-1][0].Status != 0xFF00)
+    status, failed = found[-1]
+    assert (status.Status, counts(status)) == (0xB000, (None, 1, 4, 0))
+    assert "stopping" in status.ErrorComment
+    assert len(failed.FailedSOPInstanceUIDList) == 4
+    drain.join(30)
+    asking.join(60)
+
+
+def test_a_get_over_tls_is_the_same(start_node: Callable[..., Running], keys: Path, tmp_path: Path) -> None:
+    node = start_node(peers=peers(), tls_certificate=keys / "server.pem", tls_key=keys / "server.key")
+    [ds] = ct_series(1, pixels=np.zeros((1, 600, 700), np.int16))
+    path = tmp_path / "large.dcm"
+    ds.save_as(path, enforce_file_format=True)
+    context = client_context(keys)
+    context.check_hostname = False
+    send_files([path], node.host, node.port, "SENDER", "VOXELNODE", tls=context)
+    peer = Address("VOXELNODE", node.host, node.port, context)
+    other = start_node()
+    got = get_into(Wanted(str(ds.StudyInstanceUID)), peer, Dicom(ae_title="ASKER"), other.ingest)
+    assert (got.completed, got.failed) == (1, 0)
+    assert other.stored_data_sets() == {ds.SOPInstanceUID: data_set_bytes(ds)}
+
+
+def test_a_move_to_a_peer_with_tls_proves_who_both_are(
+    start_node: Callable[..., Running], keys: Path, tmp_path: Path
+) -> None:
+    ours = {"tls_certificate": keys / "server.pem", "tls_key": keys / "server.key"}
+    target = start_node(**ours, tls_client_ca=keys / "ca.pem", ae_title="STORE")
+    store = {"ae_title": "STORE", "host": "127.0.0.1", "port": target.port, "tls": True}
+    trusting = peers() | {"store": Peer(**store, tls_ca=keys / "ca.pem")}
+    distrusting = peers() | {"store": Peer(**store, tls_ca=keys / "stranger.pem")}
+    for configured, expected in ((trusting, 0x0000), (distrusting, 0xA702)):
+        node = start_node(peers=configured, **ours)
+        context = client_context(keys)
+        context.check_hostname = False
+        series = ct_series(1)
+        path = tmp_path / f"{expected}.dcm"
+        series[0].save_as(path, enforce_file_format=True)
+        send_files([path], node.host, node.port, "SENDER", "VOXELNODE", tls=context)
+        ae = AE("ASKER")
+        ae.add_requested_context(STUDY_ROOT_MOVE)
+        assoc = ae.associate(node.host, node.port, tls_args=(context, None))  # type: ignore[arg-type]
+        wanted = identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID)
+        status = [status for status, _ in assoc.send_c_move(wanted, "STORE", STUDY_ROOT_MOVE)][-1]
+        assoc.release()
+        assert status.Status == expected
+    assert "TLS failed" in status.ErrorComment
+    assert len(target.rows()) == 1
+
+
+@pytest.mark.parametrize(
+    ("may", "results"),
+    [
+        (("echo", "store"), {"move": 1, "get": 1, "store": 0, "take": 1}),
+        (("retrieve",), {"move": 0, "get": 0, "store": 1, "take": 0}),
+        (("query", "commit"), {"move": 1, "get": 1, "store": 1, "take": 1}),
+    ],
+)
+def test_a_peer_gets_the_contexts_of_what_it_may_do(
+    start_node: Callable[..., Running], may: tuple[str, ...], results: dict[str, int]
+) -> None:
+    node = start_node(peers={"asker": Peer(ae_title="ASKER", may=may)})  # type: ignore[arg-type]
+    ae = AE("ASKER")
+    ae.requested_contexts = [
+        build_context(STUDY_ROOT_MOVE),
+        build_context(STUDY_ROOT_GET),
+        build_context(CT_IMAGE_STORAGE),
+        build_context(MR_IMAGE_STORAGE),
+    ]
+    role = build_role(MR_IMAGE_STORAGE, scp_role=True)
+    assoc = ae.associate(node.host, node.port, ext_neg=[role])
+    proposed: Any = assoc.requestor.primitive
+    answer: Any = assoc.acceptor.primitive
+    names = {STUDY_ROOT_MOVE: "move", STUDY_ROOT_GET: "get", CT_IMAGE_STORAGE: "store", MR_IMAGE_STORAGE: "take"}
+    of = {one.context_id: names[one.abstract_syntax] for one in proposed.presentation_context_definition_list}
+    found = {of[one.context_id]: one.result for one in answer.presentation_context_definition_results_list}
+    assert found == results
+    if assoc.is_established:
+        assoc.release()
+    assert until(lambda: bool(node.rows("SELECT * FROM v_rejections WHERE rule = 'not permitted'")))
+    remedies = {row["remedy"] for row in node.rows("SELECT * FROM v_rejections WHERE rule = 'not permitted'")}
+    assert all("`may`" in remedy for remedy in remedies)
+
+
+def test_each_retrieve_goes_to_the_audit_log(start_node: Callable[..., Running], tmp_path: Path) -> None:
+    node = start_node(peers=peers(), audit=Audit(tmp_path, "VOXELNODE"))
+    [ds] = stored(node, ct_series(1, PatientID="P-1"), tmp_path)
+    get(node, identifier("STUDY", StudyInstanceUID=ds.StudyInstanceUID))
+    assert node.settled()
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    kinds = [line["event"]["code"] for line in lines]
+    assert kinds == ["110102", "110104"]
+    assert lines[1]["objects"][0]["patient_id"] == "P-1"
+    assert lines[1]["objects"][0]["study_instance_uid"] == ds.StudyInstanceUID
+    assert [one["user"] for one in lines[1]["participants"]] == ["VOXELNODE", "ASKER", "ASKER"]

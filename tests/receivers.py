@@ -1,0 +1,91 @@
+"""Whoever is told by hooks, for tests: a real HTTP server that answers as it is told to."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Received:
+    peer: tuple[str, int]
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def content(self) -> dict[str, Any]:
+        return dict(json.loads(self.body))
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int = 204
+    headers: tuple[tuple[str, str], ...] = ()
+    after: threading.Event | None = None
+    """Answered once this is set."""
+
+
+class Receiver:
+    """A server on loopback; `answer` says what becomes of each message, which are kept in `received`."""
+
+    def __init__(self, answer: Callable[[Received], Answer] = lambda received: Answer()) -> None:
+        self.received: list[Received] = []
+        self._arrived = threading.Condition()
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                one = Received(self.client_address, {name.lower(): value for name, value in self.headers.items()}, body)
+                with receiver._arrived:
+                    receiver.received.append(one)
+                    receiver._arrived.notify_all()
+                told = answer(one)
+                if told.after is not None:
+                    told.after.wait(60)
+                self.send_response(told.status)
+                for name, value in told.headers:
+                    self.send_header(name, value)
+                if told.status != 204:
+                    self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *arguments: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}/told"
+
+    def events(self) -> list[str]:
+        return [one.content["event"] for one in self.received]
+
+    def wait_for(self, count: int, seconds: float = 30) -> list[Received]:
+        """What came, once it is so many messages."""
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: len(self.received) >= count, seconds), (
+                f"{len(self.received)} of {count} messages: {self.events()}"
+            )
+            return list(self.received)
+
+    def __enter__(self) -> Receiver:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()

@@ -1,0 +1,117 @@
+"""What ships for administrators fits the program: ports, folders, times."""
+
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from node.config import Settings
+from node.configuration import ENVIRONMENT_PREFIX, load
+
+ROOT = Path(__file__).resolve().parents[1]
+DEPLOY = ROOT / "deploy"
+UNIT = DEPLOY / "voxelnode.service"
+DEFAULTS = Settings()
+WAITS_AT_THE_END = 3
+"""Requests over HTTP, associations and conversions are each given ``[dicom] drain_seconds``."""
+
+
+@pytest.fixture
+def unit() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(strict=True, interpolation=None)
+    parser.optionxform = str  # type: ignore[method-assign,assignment]
+    parser.read_string(UNIT.read_text(encoding="utf-8"))
+    return parser
+
+
+@pytest.fixture
+def containerfile() -> list[str]:
+    """The instructions of the last stage and of those before it, one a line."""
+    text = (DEPLOY / "Containerfile").read_text(encoding="utf-8")
+    return [line for line in text.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
+
+
+@pytest.fixture
+def service() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
+    node: dict[str, Any] = content["services"]["node"]
+    return node
+
+
+def test_systemd_finds_no_fault_in_the_unit(tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd-analyze: no systemd here")
+    program = Path(sys.executable).with_name("voxelnode")
+    here = tmp_path / UNIT.name
+    here.write_text(UNIT.read_text(encoding="utf-8").replace("/opt/voxelnode/bin/voxelnode", str(program)))
+    done = subprocess.run([analyze, "verify", str(here)], capture_output=True, text=True, timeout=60, check=False)
+    told = [line for line in done.stderr.splitlines() if UNIT.name in line]
+    assert (done.returncode, told) == (0, [])
+
+
+def test_the_unit_waits_until_the_node_has_drained(unit: configparser.ConfigParser) -> None:
+    assert int(unit["Service"]["TimeoutStopSec"]) > WAITS_AT_THE_END * DEFAULTS.dicom.drain_seconds
+
+
+def test_the_unit_starts_a_command_that_exists(unit: configparser.ConfigParser) -> None:
+    _, command, *options = unit["Service"]["ExecStart"].split()
+    done = subprocess.run(
+        [sys.executable, "-m", "node", command, "--help"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert command == "serve"
+    assert [option for option in options if option.startswith("--") and option not in done.stdout] == []
+
+
+def test_the_container_has_ports_and_keys_of_the_configuration(
+    containerfile: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exposed = next(line.split()[1:] for line in containerfile if line.startswith("EXPOSE"))
+    assert [int(port) for port in exposed] == [DEFAULTS.dicom.port, DEFAULTS.web.port]
+    environment = next(line for line in containerfile if line.startswith("ENV"))
+    for name, value in re.findall(rf"({ENVIRONMENT_PREFIX}\w+__\w+)=(\S+)", environment):
+        monkeypatch.setenv(name, value)
+    settings = load(None, {}).settings
+    assert settings.storage.root == Path("/var/lib/voxelnode")
+    assert (settings.dicom.host, settings.web.host) == ("0.0.0.0", "0.0.0.0")
+    check = next(line for line in containerfile if "HEALTHCHECK" in line)
+    assert f"127.0.0.1:{DEFAULTS.web.port}/healthz" in check
+
+
+def test_the_container_takes_files_that_are_here(containerfile: list[str]) -> None:
+    copied = [
+        name
+        for line in containerfile
+        if line.startswith("COPY") and "--from" not in line
+        for name in line.split()[1:-1]
+    ]
+    assert {"node", "migrations", "config.example.toml"} <= set(copied)
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+
+
+def test_the_container_does_not_run_as_root(containerfile: list[str]) -> None:
+    assert [line for line in containerfile if line.startswith("USER")] == ["USER voxelnode"]
+
+
+def test_compose_publishes_the_ports_of_the_configuration_to_this_machine_only(service: dict[str, Any]) -> None:
+    published = [port.rpartition(":") for port in service["ports"]]
+    assert [int(inside) for _, _, inside in published] == [DEFAULTS.dicom.port, DEFAULTS.web.port]
+    assert all(outside.startswith("127.0.0.1:") for outside, _, _ in published)
+
+
+def test_compose_builds_from_the_containerfile_and_waits_until_the_node_has_drained(service: dict[str, Any]) -> None:
+    context = (DEPLOY / service["build"]["context"]).resolve()
+    assert (context / service["build"]["dockerfile"]).is_file()
+    minutes = int(service["stop_grace_period"].removesuffix("m"))
+    assert minutes * 60 > WAITS_AT_THE_END * DEFAULTS.dicom.drain_seconds
+
+
+def test_compose_writes_only_where_a_volume_is(service: dict[str, Any]) -> None:
+    assert service["read_only"] is True
+    assert "data:/var/lib/voxelnode" in service["volumes"]

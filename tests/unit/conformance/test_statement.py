@@ -1,0 +1,45 @@
+"""The conformance statement is made of what the node runs by."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from node.config import Settings
+from node.conformance import statement
+from node.conformance.statement import statement_for_programs
+from node.conformance.tables import tables_of, values_of
+from node.dicom import status
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_the_document_is_what_the_program_says() -> None:
+    text = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
+    assert text == statement.statement(Settings()), "run `voxelnode conformance -o docs/conformance.md`"
+
+
+def test_every_table_and_every_value_is_in_the_template() -> None:
+    template = statement._template()
+    settings = Settings()
+    assert [name for name in tables_of(settings) if f"[table {name}]\n" not in template] == []
+    assert [name for name in values_of(settings) if f"${name}" not in template] == []
+
+
+def test_every_status_of_the_node_is_stated() -> None:
+    [section] = [one for one in statement_for_programs(Settings())["sections"] if "statuses" in one["tables"]]
+    stated = {int(row["Status"], 16) for row in section["tables"]["statuses"]}
+    sent = {value for name, value in vars(status).items() if name.isupper() and isinstance(value, int)}
+    assert stated == sent - {status.ERROR_COMMENT_LENGTH}
+
+
+def test_the_values_are_those_of_the_configuration(tmp_path: Path) -> None:
+    configuration = tmp_path / "voxelnode.toml"
+    configuration.write_text('[dicom]\nae_title = "ARCHIVE1"\nmaximum_pdu_bytes = 65536\n', encoding="utf-8")
+    command = [sys.executable, "-m", "node", "conformance", "--format", "json", "--config", str(configuration)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    sections = {section["title"]: section for section in json.loads(done.stdout)["sections"]}
+    assert '"ARCHIVE1" Application Entity' in sections
+    association = sections["General Association Parameters"]["tables"]["association"]
+    assert {"Parameter": "Maximum Length Received, bytes", "Value": "65536"} in association
+    assert "that of one site" in sections["Remarks"]["text"]

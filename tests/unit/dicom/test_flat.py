@@ -1,0 +1,77 @@
+"""What is encoded here is what pydicom reads, and what it would have written."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom import DataElement, Dataset, config
+from pydicom.filebase import DicomIO
+from pydicom.filereader import read_dataset
+from pydicom.filewriter import write_dataset
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from node.dicom.flat import NotFlat, encode_flat
+
+SYNTAXES = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+
+values = st.fixed_dictionaries(
+    {},
+    optional={
+        "PatientName": st.sampled_from([None, "Doe^Jane", "Yamada^Tarou=山田^太郎=やまだ^たろう", "Müller^Jörg"]),
+        "PatientID": st.sampled_from([None, "A", "AB", "Ä%_["]),
+        "StudyDate": st.sampled_from([None, "20240131"]),
+        "StudyTime": st.sampled_from([None, "101530.250000"]),
+        "StudyInstanceUID": st.sampled_from(["1.2.3", "1.2.34"]),
+        "ModalitiesInStudy": st.sampled_from([None, "CT", ["CT", "SR"], ["CT", "MR", "PT"]]),
+        "SOPClassesInStudy": st.sampled_from([None, ["1.2.3", "1.2.4"]]),
+        "NumberOfStudyRelatedInstances": st.one_of(st.none(), st.integers(0, 10**6)),
+        "Rows": st.one_of(st.none(), st.integers(0, 65535)),
+        "PatientAge": st.just("045Y"),
+        "RetrieveAETitle": st.just("VOXELNODE"),
+    },
+)
+
+
+def data_set(told: dict[str, Any]) -> Dataset:
+    ds = Dataset()
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    for keyword, value in told.items():
+        setattr(ds, keyword, value)
+    return ds
+
+
+@given(told=values, syntax=st.sampled_from(SYNTAXES))
+def test_it_is_encoded_as_pydicom_does(told: dict[str, Any], syntax: Any) -> None:
+    ds = data_set(told)
+    stream = BytesIO()
+    target = DicomIO(stream)
+    target.is_implicit_VR, target.is_little_endian = syntax.is_implicit_VR, syntax.is_little_endian
+    write_dataset(target, ds, "utf-8")
+    assert encode_flat(ds, syntax) == stream.getvalue()
+
+
+def test_it_is_read_back() -> None:
+    ds = data_set({"PatientName": "Müller^Jörg", "ModalitiesInStudy": ["CT", "SR"], "Rows": 512})
+    for syntax in SYNTAXES:
+        stream = BytesIO(encode_flat(ds, syntax))
+        read = read_dataset(stream, syntax.is_implicit_VR, syntax.is_little_endian)
+        assert (read.PatientName, list(read.ModalitiesInStudy), read.Rows) == ("Müller^Jörg", ["CT", "SR"], 512)
+
+
+@pytest.mark.parametrize(
+    "element",
+    [
+        DataElement("RequestAttributesSequence", "SQ", [Dataset()]),
+        DataElement("StudyComments", "LT", "text"),
+        DataElement("SOPClassesInStudy", "UI", ["1.2.3.4"] * 10_000, validation_mode=config.IGNORE),
+    ],
+)
+def test_what_is_encoded_in_another_way_is_refused(element: DataElement) -> None:
+    ds = Dataset()
+    ds.add(element)
+    with pytest.raises(NotFlat):
+        encode_flat(ds, ExplicitVRLittleEndian)

@@ -1,0 +1,95 @@
+"""The DICOM JSON Model; pydicom's own, slower way is the oracle."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import BaseTag
+
+from node.dicom.json_model import json_model
+from node.dicom.reading import read_instance
+
+FILES = Path(str(importlib.resources.files("pydicom"))) / "data" / "test_files"
+NAMES = sorted(path.name for path in FILES.glob("*.dcm"))
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom finds fault with its own test files
+
+
+def compared(told: dict[str, Any]) -> dict[str, Any]:
+    """A model without what pydicom tells otherwise: group lengths, bulk data, padding, and values that are empty."""
+    kept = {}
+    for name, element in told.items():
+        if (
+            name.endswith("0000")
+            or name.startswith(("0002", "7FE0"))
+            or "BulkDataURI" in element
+            or element["vr"] == "UN"
+        ):
+            continue
+        values = [
+            compared(value) if element["vr"] == "SQ" else value.strip() or None if isinstance(value, str) else value
+            for value in element.get("Value", [])
+        ]
+        if any(value is not None for value in values):
+            kept[name] = {**element, "Value": values}
+    return kept
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_what_pydicom_makes_of_the_same_file(name: str) -> None:
+    try:
+        ds = dcmread(FILES / name)
+        expected = ds.to_json_dict(
+            bulk_data_threshold=1024, bulk_data_element_handler=lambda _: "uri", suppress_invalid_tags=True
+        )
+    except Exception:  # a file that is damaged on purpose
+        pytest.skip("pydicom cannot tell")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = json_model(read_instance(FILES / name), lambda path: f"there/{path}")
+    found_values, expected_values = compared(found), compared(expected)
+    assert {name: found_values.get(name) for name in expected_values} == expected_values
+    json.dumps(found, allow_nan=False)
+
+
+def test_long_values_are_told_by_their_place() -> None:
+    item = Dataset()
+    item.add_new(0x54001010, "OW", bytes(2000))
+    ds = Dataset()
+    ds.add_new(0x54000100, "SQ", [Dataset(), item])
+    ds.add_new(0x00420011, "OB", bytes(1025))
+    ds.add_new(0x00282000, "OB", bytes(4))
+    ds.add_new(0x7FE00010, "OW", b"\0\0")
+    told = json_model(ds, lambda path: path)
+    assert told["54000100"]["Value"][1]["54001010"] == {"vr": "OW", "BulkDataURI": "54000100.2.54001010"}
+    assert told["00420011"] == {"vr": "OB", "BulkDataURI": "00420011"}
+    assert told["00282000"] == {"vr": "OB", "InlineBinary": "AAAAAA=="}
+    assert told["7FE00010"] == {"vr": "OW", "BulkDataURI": "7FE00010"}
+    assert json_model(ds, lambda path: None)["7FE00010"] == {"vr": "OW"}
+
+
+@pytest.mark.parametrize(
+    ("tag", "vr", "value", "told"),
+    [
+        (0x00101030, "DS", b"heavy ", {"vr": "DS"}),
+        (0x00101030, "DS", b"1e999 ", {"vr": "DS", "Value": ["inf"]}),
+        (0x00101030, "DS", b"nan\\2 ", {"vr": "DS", "Value": ["NaN", 2.0]}),
+        (0x00101030, "DS", b"\\2 ", {"vr": "DS", "Value": [None, 2.0]}),
+        (0x00200013, "IS", b"1e999 ", None),
+        (0x00200013, "IS", b"7.0 ", {"vr": "IS", "Value": [7]}),
+        (0x00280010, "US", b"\x01", None),
+        (0x00280010, "US", b"\x01\0\x02\0", {"vr": "US", "Value": [1, 2]}),
+        (0x00100020, "LO", b"  ", {"vr": "LO"}),
+        (0x00100020, "LO", b" a \\b\0", {"vr": "LO", "Value": ["a", "b"]}),
+    ],
+)
+def test_values_that_anyone_may_have_sent(tag: int, vr: str, value: bytes, told: dict[str, Any] | None) -> None:
+    ds = Dataset({BaseTag(tag): RawDataElement(BaseTag(tag), vr, len(value), value, 0, False, True)})
+    assert json_model(ds, lambda path: None).get(f"{tag:08X}") == told

@@ -1,0 +1,93 @@
+"""Where pixel data lie, and single frames of them."""
+
+from __future__ import annotations
+
+import importlib.resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import dcmread, dcmwrite
+from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
+from pydicom.uid import ExplicitVRBigEndian, RLELossless
+
+from node.dicom.pixel_element import FrameNotFound, header_and_pixels, pixel_element, single_frame
+from tests import make
+
+FILES = Path(str(importlib.resources.files("pydicom"))) / "data" / "test_files"
+
+
+@pytest.mark.parametrize("name", ["MR_small_implicit.dcm", "CT_small.dcm", "MR_small_bigendian.dcm", "rtdose_expb.dcm"])
+def test_native_frames_are_read_alone_and_in_little_endian(name: str) -> None:
+    element = pixel_element(FILES / name)
+    assert element is not None
+    assert not element.encapsulated
+    ds = dcmread(FILES / name)
+    frames = ds.pixel_array if element.frames > 1 else ds.pixel_array[None]
+    for number, frame in enumerate(frames, start=1):
+        assert b"".join(element.native_frame(number)) == frame.astype(frame.dtype.newbyteorder("<")).tobytes()
+
+
+@pytest.mark.parametrize("syntax", [None, ExplicitVRBigEndian])
+def test_frames_of_single_bits_begin_at_a_byte_of_their_own(tmp_path: Path, syntax: str | None) -> None:
+    bits = np.random.default_rng(1).integers(0, 2, (5, 3, 7)).astype(np.uint8)  # 21 bits a frame
+    ds = make.instance(**({"transfer_syntax_uid": syntax} if syntax else {}))
+    make.set_pixels(ds, bits)
+    ds.BitsAllocated = ds.BitsStored = 1
+    ds.HighBit = 0
+    packed = np.packbits(bits.ravel(), bitorder="little").tobytes()
+    packed += b"\0" * (len(packed) % 2)
+    ds.PixelData = packed if syntax is None else np.frombuffer(packed, "<u2").astype(">u2").tobytes()
+    ds["PixelData"].VR = "OW"
+    dcmwrite(tmp_path / "bits.dcm", ds, implicit_vr=False, little_endian=syntax is None, enforce_file_format=True)
+    element = pixel_element(tmp_path / "bits.dcm")
+    assert element is not None
+    for number, frame in enumerate(bits, start=1):
+        found = np.unpackbits(np.frombuffer(b"".join(element.native_frame(number)), np.uint8), bitorder="little")
+        np.testing.assert_array_equal(found[:21], frame.ravel())
+        assert not found[21:].any()
+
+
+def test_encapsulated_frames_are_read_alone(tmp_path: Path) -> None:
+    ds = dcmread(FILES / "rtdose_rle.dcm")
+    frames = list(generate_frames(ds.PixelData, number_of_frames=15))
+    forms = {"table": encapsulate(frames), "bare": encapsulate(frames, has_bot=False)}
+    data, offsets, lengths = encapsulate_extended(frames)
+    for name, pixel_data in [*forms.items(), ("extended", data)]:
+        ds.PixelData = pixel_data
+        if name == "extended":
+            ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths = offsets, lengths
+        ds.save_as(tmp_path / name)
+        header, element = header_and_pixels(tmp_path / name)
+        assert element is not None
+        assert "PixelData" not in header
+        assert element.encapsulated
+        assert [element.encapsulated_frame(number) for number in range(1, 16)] == frames
+        alone = single_frame(header, element, 15)
+        assert (alone.NumberOfFrames, header.NumberOfFrames) == (1, 15)
+        alone.file_meta.TransferSyntaxUID = RLELossless
+        np.testing.assert_array_equal(alone.pixel_array, ds.pixel_array[14])
+
+
+@pytest.mark.parametrize("number", [0, 16, 10**9])
+def test_frames_that_there_are_not_are_not_found(number: int) -> None:
+    for name in ("rtdose_expb.dcm", "rtdose_rle.dcm"):
+        element = pixel_element(FILES / name)
+        assert element is not None
+        with pytest.raises(FrameNotFound):
+            (element.encapsulated_frame if element.encapsulated else element.native_frame)(number)
+
+
+def test_pixel_data_that_are_cut_short_hold_the_frames_that_are_whole(tmp_path: Path) -> None:
+    data = (FILES / "rtdose_expb.dcm").read_bytes()
+    (tmp_path / "cut.dcm").write_bytes(data[:-100])
+    element = pixel_element(tmp_path / "cut.dcm")
+    assert element is not None
+    assert len(b"".join(element.native_frame(14))) == 10 * 10 * 4
+    with pytest.raises(FrameNotFound):
+        element.native_frame(15)
+
+
+@pytest.mark.parametrize("name", ["rtplan.dcm", "image_dfl.dcm"])
+def test_no_pixel_data_and_deflated_ones_are_none(name: str) -> None:
+    assert pixel_element(FILES / name) is None

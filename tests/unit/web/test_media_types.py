@@ -1,0 +1,96 @@
+"""What a client accepts, and in which form it gets frames and instances."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.web.dicomweb.media_types import ANY, dicom_form, frame_form, media_ranges, names
+
+EXPLICIT, JPEG_BASELINE, RLE = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.5"
+
+
+def test_the_best_comes_first_and_what_is_not_wanted_not_at_all() -> None:
+    found = media_ranges("image/png;q=0.5, image/jpeg;q=0.7, text/html;q=0, application/json")
+    assert [each.type for each in found] == ["application/json", "image/jpeg", "image/png"]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        'multipart/related; type="application/dicom"; transfer-syntax=1.2.840.10008.1.2.1',
+        "multipart/related;type=application/dicom;transfer-syntax=1.2.840.10008.1.2.1",
+        'Multipart/Related; Type="application/dicom"; Transfer-Syntax="1.2.840.10008.1.2.1"',
+    ],
+)
+def test_parameters_may_be_quoted_or_not(told: str) -> None:
+    (one,) = media_ranges(told)
+    assert (one.type, one.multipart, one.transfer_syntax) == ("application/dicom", True, EXPLICIT)
+
+
+def test_a_comma_in_quotes_ends_no_media_type() -> None:
+    assert [each.type for each in media_ranges('a/b; x="1,2", c/d')] == ["a/b", "c/d"]
+
+
+@given(st.text(alphabet=st.sampled_from('ab/;=", *\\q0.1-\0é\ufffd'), max_size=60))
+def test_no_list_however_broken_is_an_error(told: str) -> None:
+    ranges = media_ranges(told)
+    dicom_form(ranges)
+    frame_form(ranges, RLE, True)
+    names(ranges, "image/png")
+
+
+@pytest.mark.parametrize(
+    ("told", "syntaxes", "multipart"),
+    [
+        ("*/*", {EXPLICIT}, True),
+        ("application/dicom", {EXPLICIT}, False),
+        ("application/*; transfer-syntax=*", {ANY}, False),
+        ("multipart/related", {EXPLICIT}, True),
+        ('multipart/related; type="application/dicom"; transfer-syntax=*', {ANY}, True),
+        (
+            f'multipart/related; type="application/dicom"; transfer-syntax={RLE}, application/dicom',
+            {RLE, EXPLICIT},
+            True,
+        ),
+    ],
+)
+def test_the_form_of_instances(told: str, syntaxes: set[str], multipart: bool) -> None:
+    form = dicom_form(media_ranges(told))
+    assert form is not None
+    assert (form.transfer_syntaxes, form.multipart) == (syntaxes, multipart)
+
+
+@pytest.mark.parametrize("told", ["image/jpeg", 'multipart/related; type="image/jpeg"', "application/json"])
+def test_what_is_no_instance_has_no_form(told: str) -> None:
+    assert dicom_form(media_ranges(told)) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "stored", "expected"),
+    [
+        # accepted, how frames are stored, (media type, transfer syntax, in multipart, as stored)
+        ("*/*", RLE, ("application/octet-stream", EXPLICIT, True, False)),
+        ("*/*", EXPLICIT, ("application/octet-stream", EXPLICIT, True, True)),
+        ("application/octet-stream; transfer-syntax=*", RLE, ("image/dicom-rle", RLE, False, True)),
+        ("application/octet-stream; transfer-syntax=*", EXPLICIT, ("application/octet-stream", EXPLICIT, False, True)),
+        ('multipart/related; type="image/jpeg"', JPEG_BASELINE, ("image/jpeg", JPEG_BASELINE, True, True)),
+        ('multipart/related; type="image/jpeg"', RLE, None),
+        ("image/jpeg; transfer-syntax=1.2.840.10008.1.2.4.70", JPEG_BASELINE, None),
+        ("image/*", JPEG_BASELINE, ("image/jpeg", JPEG_BASELINE, False, True)),
+        ("image/*", EXPLICIT, None),
+        ("image/x-dicom-rle", RLE, ("image/dicom-rle", RLE, False, True)),
+        (f"application/octet-stream; transfer-syntax={RLE}", RLE, ("image/dicom-rle", RLE, False, True)),
+        (f"application/octet-stream; transfer-syntax={RLE}", JPEG_BASELINE, None),
+        ('multipart/related; type="image/jp2", multipart/related; type="application/octet-stream"; q=0.5', RLE,
+         ("application/octet-stream", EXPLICIT, True, False)),
+    ],
+)  # fmt: skip
+def test_the_form_of_frames(told: str, stored: str, expected: tuple[str, str, bool, bool] | None) -> None:
+    form = frame_form(media_ranges(told), stored, stored != EXPLICIT)
+    if expected is None:
+        assert form is None
+    else:
+        assert form is not None
+        assert (form.media_type, form.transfer_syntax, form.multipart, form.as_stored) == expected

@@ -1,0 +1,107 @@
+"""A browser that looks at the pages of a served root, and notices what a person would not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Playwright, expect
+
+CHROMIUM = "/usr/bin/chromium"
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+    "--disable-background-networking",
+]
+SECONDS = 40
+"""Longest wait for anything: a volume is rendered by the processor here, beside other tests."""
+
+WIDE, NARROW = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+
+
+def start_browser(playwright: Playwright) -> Iterator[Browser]:
+    """Chromium, where it is installed."""
+    if not Path(CHROMIUM).exists():
+        pytest.skip("chromium is not installed")
+    expect.set_options(timeout=SECONDS * 1000)
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    yield browser
+    browser.close()
+
+
+@dataclass
+class Visitor:
+    """Somebody who looks at a node, and what their browser complained about."""
+
+    browser: Browser
+    url: str
+    complaints: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    _expected: set[int] = field(default_factory=set)
+    _contexts: list[Any] = field(default_factory=list)
+
+    def open(self, path: str = "/", scheme: str = "light", size: dict[str, int] | None = None, **options: Any) -> Page:
+        """A new window at a path of the node."""
+        context = self.browser.new_context(
+            viewport=size or WIDE, color_scheme=scheme, base_url=self.url, reduced_motion="reduce", **options
+        )
+        context.set_default_timeout(SECONDS * 1000)
+        self._contexts.append(context)
+        page = context.new_page()
+        page.on("console", self._console)
+        page.on("pageerror", lambda error: self.complaints.append(f"error of a script: {error}"))
+        page.on("dialog", self._dialog)
+        page.on("request", lambda request: self.asked.append(request.url))
+        page.goto(path)
+        return page
+
+    def expect_answer(self, status: int) -> None:
+        """Have one complaint or more about answers with a status, which are none then."""
+        self._expected.add(status)
+
+    def close(self) -> None:
+        """Close all windows, and let go of the complaints that were expected."""
+        for context in self._contexts:
+            context.close()
+        for status in self._expected:
+            others = [one for one in self.complaints if not re.search(rf"\b{status}\b", one)]
+            assert others != self.complaints, f"no answer with {status}"
+            self.complaints = others
+
+    def _console(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.complaints.append(f"{message.text} ({message.location.get('url', '')})")
+
+    def _dialog(self, dialog: Any) -> None:
+        self.complaints.append(f"a dialog: {dialog.message}")
+        dialog.dismiss()
+
+
+def accessibility_faults(page: Page) -> list[str]:
+    """What axe finds that is serious or worse."""
+    violations = Axe().run(page).response["violations"]
+    return [
+        f"{one['id']}: {one['help']}: {[node['html'][:160] for node in one['nodes']][:3]}"
+        for one in violations
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
+def is_wider_than_window(page: Page) -> bool:
+    """Whether the page has to be pushed sideways as a whole."""
+    return bool(page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"))
+
+
+def greys(element: Locator) -> np.ndarray[Any, Any]:
+    """What an element looks like, (rows, columns)."""
+    return np.asarray(Image.open(BytesIO(element.screenshot())).convert("L"), dtype=float)

@@ -1,0 +1,293 @@
+"""Who may ask for what: accounts, tokens, sessions, roles (fault W5)."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import pytest
+
+from node.accounts import Role
+from node.index.accounts import SESSIONS_OF_ACCOUNT
+from node.web.access import COOKIE, HASHES_AT_ONCE, HASHES_WAITING, _identified, neighbourhood_of
+from node.web.throttle import FREE_TRIES
+from tests.web.conftest import PASSWORD, Site, every_route
+
+API = "/api/v1/studies"
+BASIC = ("reader", PASSWORD)
+
+PUBLIC = {"/healthz", "/readyz", "/login", "/logout"}
+"""Routes that ask for no account."""
+
+
+def logged_in(site: Site, name: str) -> httpx2.Client:
+    """A browser in which an account is logged in."""
+    client = site.client(headers={"Origin": site.url})
+    answer = client.post("/login", data={"name": name, "password": PASSWORD})
+    assert answer.status_code == 303
+    return client
+
+
+def test_every_route_but_the_public_ones_asks_who_it_is(empty: Site) -> None:
+    app = empty.server._app
+
+    def asks(dependant: object) -> bool:
+        return any(
+            one.call is _identified or getattr(one.call, "__qualname__", "").startswith("_require") or asks(one)
+            for one in dependant.dependencies  # type: ignore[attr-defined]
+        )
+
+    routes = list(every_route(app.routes))
+    assert len(routes) > 20
+    unguarded = {path for path, route in routes if not asks(route.dependant)}
+    assert unguarded == PUBLIC
+
+
+def test_on_loopback_no_account_is_needed(empty: Site) -> None:
+    assert empty.client().get(API).status_code == 200
+
+
+def test_without_an_account_nothing_is_told(guarded: Site) -> None:
+    client = guarded.client()
+    for path in (API, "/api/v1/events", "/api/v1/volumes/1/file", "/metrics", "/dicom-web/studies"):
+        answer = client.get(path)
+        assert answer.status_code == 401, path
+        assert "Bearer" in answer.headers["www-authenticate"]
+        assert answer.json()["remedy"]
+
+
+def test_a_person_is_led_to_the_form_and_back(guarded: Site) -> None:
+    client = guarded.client(headers={"Accept": "text/html", "Origin": guarded.url})
+    answer = client.get("/studies/1.2.3?x=1")
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "/login?next=%2Fstudies%2F1.2.3%3Fx%3D1"
+    form = client.get(answer.headers["location"])
+    assert form.status_code == 200
+    assert "/studies/1.2.3?x=1" in form.text
+    answer = client.post("/login", data={"name": "reader", "password": PASSWORD, "next": "/studies/1.2.3?x=1"})
+    assert answer.headers["location"] == "/studies/1.2.3?x=1"
+
+
+@pytest.mark.parametrize(
+    "elsewhere", ["//evil.example", "/\\evil.example", "https://evil.example", "javascript:1", "/\r\nX: y"]
+)
+def test_the_login_leads_nowhere_else(guarded: Site, elsewhere: str) -> None:
+    client = guarded.client(headers={"Origin": guarded.url})
+    answer = client.post("/login", data={"name": "reader", "password": PASSWORD, "next": elsewhere})
+    assert answer.headers["location"] == "/"
+
+
+def test_a_session_is_a_cookie_that_scripts_cannot_read(guarded: Site) -> None:
+    client = guarded.client(headers={"Origin": guarded.url})
+    cookie = client.post("/login", data={"name": "reader", "password": PASSWORD}).headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    assert client.get(API).status_code == 200
+
+
+def test_a_logout_ends_the_session_on_the_server(guarded: Site) -> None:
+    client = logged_in(guarded, "reader")
+    value = client.cookies[COOKIE]
+    assert client.post("/logout").status_code == 303
+    thief = guarded.client(cookies={COOKIE: value})
+    assert thief.get(API).status_code == 401
+    assert [line["detail"] for line in guarded.audited("User Authentication")] == ["Login", "Logout"]
+
+
+def test_a_session_that_nobody_used_is_over(start_site: Callable[..., Site]) -> None:
+    site = start_site(authentication="always", session_hours=0.0001)  # 0.36 s
+    site.account("reader", Role.READ)
+    client = logged_in(site, "reader")
+    assert client.get(API).status_code == 200
+    access = site.server._app.state.access
+    access._now = lambda: dt.datetime.now(dt.UTC) + dt.timedelta(seconds=1)
+    assert client.get(API).status_code == 401
+
+
+def test_a_session_that_is_used_goes_on(start_site: Callable[..., Site]) -> None:
+    site = start_site(authentication="always", session_hours=1)
+    site.account("reader", Role.READ)
+    client = logged_in(site, "reader")
+    access = site.server._app.state.access
+    for minutes in (40, 80, 120):
+        access._now = lambda minutes=minutes: dt.datetime.now(dt.UTC) + dt.timedelta(minutes=minutes)
+        assert client.get(API).status_code == 200
+
+
+def test_a_page_that_is_left_open_does_not_keep_its_session_alive(start_site: Callable[..., Site]) -> None:
+    site = start_site(authentication="always", session_hours=1)
+    site.account("reader", Role.READ)
+    client = logged_in(site, "reader")
+    access = site.server._app.state.access
+    for minutes, status in ((20, 200), (40, 200), (59, 200), (61, 401)):
+        access._now = lambda minutes=minutes: dt.datetime.now(dt.UTC) + dt.timedelta(minutes=minutes)
+        for path in ("/news?since=0", "/badges", "/queue/rows", "/status/numbers"):
+            assert client.get(path).status_code == status, (minutes, path)
+
+
+def test_another_password_logs_out_and_shuts_out_the_old_one(guarded: Site) -> None:
+    browser, script = logged_in(guarded, "reader"), guarded.client(auth=BASIC)
+    assert script.get(API).status_code == 200
+    assert script.get(API).status_code == 200  # not hashed again
+    guarded.account("reader", Role.READ, "another horse battery")
+    assert browser.get(API).status_code == 401
+    assert script.get(API).status_code == 401
+
+
+def test_an_account_that_is_removed_takes_its_tokens_and_sessions_along(guarded: Site) -> None:
+    browser, token = logged_in(guarded, "reader"), guarded.token("reader")
+    script = guarded.client(headers={"Authorization": f"Bearer {token}"})
+    assert script.get(API).status_code == 200
+    guarded.services.index.accounts.remove("reader")
+    assert browser.get(API).status_code == 401
+    assert script.get(API).status_code == 401
+
+
+def test_a_token_opens_until_it_is_over_or_revoked(guarded: Site) -> None:
+    now = dt.datetime.now(dt.UTC)
+    good, over = guarded.token("reader", now + dt.timedelta(hours=1)), guarded.token("reader", now)
+
+    def status(token: str) -> int:
+        return guarded.client(headers={"Authorization": f"Bearer {token}"}).get(API).status_code
+
+    assert (status(good), status(over), status("vxn_guess"), status("vxn_" + "A" * 3000)) == (200, 401, 401, 401)
+    guarded.services.index.accounts.remove_token("reader", good[-8:])
+    assert status(good) == 401
+
+
+def test_an_account_is_logged_in_in_so_many_browsers_and_the_oldest_gives_way(guarded: Site) -> None:
+    access = guarded.server._app.state.access
+    cookies = [access.log_in("reader", PASSWORD, "127.0.0.1") for _ in range(SESSIONS_OF_ACCOUNT + 1)]
+    statuses = [guarded.client(cookies={COOKIE: value}).get(API).status_code for value in (cookies[0], cookies[1])]
+    assert statuses == [401, 200]
+
+
+def test_no_secret_is_kept_as_it_is(guarded: Site) -> None:
+    token = guarded.token("reader")
+    value = logged_in(guarded, "reader").cookies[COOKIE]
+    guarded.store.index.remember("flushed", "yes")
+    kept = b"".join(path.read_bytes() for path in guarded.root.glob("index.sqlite*"))
+    for secret in (token, value, PASSWORD):
+        assert secret.encode() not in kept
+
+
+@pytest.mark.parametrize(
+    "shown", ["Basic !!!", "Basic Zm9v", "Basic /w==", "Negotiate abc", "Bearer", "Basic " + "A" * 3000, "\xff"]
+)
+def test_credentials_that_make_no_sense_are_refused_also_where_none_are_needed(empty: Site, shown: str) -> None:
+    answer = empty.client().get(API, headers={b"Authorization": shown.encode("latin-1")})
+    assert answer.status_code == 401
+
+
+def test_the_wrong_password_is_refused_and_audited_without_it(guarded: Site) -> None:
+    assert guarded.client(auth=("reader", "wrong horse battery")).get(API).status_code == 401
+    [line] = guarded.audited("User Authentication")
+    assert line["outcome"] == 4
+    assert line["participants"][0]["user"] == "reader"
+    assert "wrong horse" not in (guarded.root / "audit.jsonl").read_text()
+
+
+def test_guessing_passwords_is_slowed_down(guarded: Site) -> None:
+    guesser = guarded.client(auth=("reader", "wrong horse battery"))
+    statuses = [guesser.get(API).status_code for _ in range(7)]
+    assert statuses[:5] == [401] * 5
+    assert statuses[-1] == 429
+    answer = guarded.client(auth=BASIC).get(API)  # from the same address, also the right one has to wait
+    assert answer.status_code == 429
+    assert int(answer.headers["retry-after"]) >= 1
+    assert guarded.client(headers={"Authorization": f"Bearer {guarded.token('reader')}"}).get(API).status_code == 200
+
+
+ROLES = [
+    ("GET", "/api/v1/studies", Role.READ),
+    ("GET", "/api/v1/status", Role.READ),
+    ("GET", "/metrics", Role.READ),
+    ("POST", "/api/v1/studies/1.2/reconvert", Role.WRITE),
+    ("POST", "/dicom-web/studies", Role.WRITE),
+    ("DELETE", "/api/v1/studies/1.2", Role.ADMIN),
+    ("DELETE", "/api/v1/studies/1.2/series/1.3", Role.ADMIN),
+    ("DELETE", "/api/v1/instances/1.2", Role.ADMIN),
+    ("POST", "/api/v1/patients/1/merge", Role.ADMIN),
+    ("POST", "/studies/1.2/reconvert", Role.WRITE),
+    ("GET", "/studies/1.2/delete", Role.ADMIN),
+    ("POST", "/studies/1.2/delete", Role.ADMIN),
+    ("POST", "/studies/1.2/series/1.3/delete", Role.ADMIN),
+]
+
+
+def test_a_lower_role_may_not_do_it(guarded: Site) -> None:
+    for name, role in (("reader", Role.READ), ("writer", Role.WRITE), ("admin", Role.ADMIN)):
+        client = guarded.client(headers={"Authorization": f"Bearer {guarded.token(name)}"})
+        for method, path, needed in ROLES:
+            body = {"json": {"into": 2}} if path.endswith("merge") else {}
+            answer = client.request(method, path, **body)
+            assert (answer.status_code == 403) == (role < needed), (name, path, answer.text)
+            assert answer.status_code != 401
+    told = [(line["participants"][0]["user"], line["detail"][-5:]) for line in guarded.audited("Security Alert")]
+    assert told == [("reader", "write"), ("reader", "admin"), ("writer", "admin")]
+
+
+def test_a_proxy_makes_no_stranger_local(empty: Site) -> None:
+    assert empty.client().get(API, headers={"X-Forwarded-For": "203.0.113.9"}).status_code == 401
+
+
+def test_never_means_never(start_site: Callable[..., Site]) -> None:
+    site = start_site(authentication="never", trusted_proxies=("127.0.0.1",))
+    assert site.client().get(API, headers={"X-Forwarded-For": "203.0.113.9"}).status_code == 200
+
+
+def test_the_addresses_of_one_subscriber_are_one_client() -> None:
+    assert neighbourhood_of("2001:db8:1:2:3::4") == neighbourhood_of("2001:db8:1:2:ffff::1")
+    assert neighbourhood_of("2001:db8:1:2::1") != neighbourhood_of("2001:db8:1:3::1")
+    assert neighbourhood_of("192.0.2.1") != neighbourhood_of("192.0.2.2")
+    assert neighbourhood_of("") == ""
+
+
+def test_a_flood_of_tries_leaves_room_for_others(guarded: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.web.access.HASH_WAIT_SECONDS", 0.05)
+    hashing = guarded.server._app.state.access._hashing
+    assert hashing.acquire(timeout=1)
+    assert hashing.acquire(timeout=1)  # as if two passwords were hashed now
+    assert guarded.client(auth=BASIC).get(API).status_code == 429
+    assert guarded.client(headers={"Authorization": f"Bearer {guarded.token('reader')}"}).get(API).status_code == 200
+
+
+def test_whoever_finds_too_many_waiting_is_refused_at_once(guarded: Site) -> None:
+    access = guarded.server._app.state.access
+    for _ in range(HASHES_AT_ONCE + HASHES_WAITING):
+        assert access._places.acquire(timeout=1)  # as if so many passwords were hashed, or waited for
+    began = time.monotonic()
+    assert guarded.client(auth=BASIC).get(API).status_code == 429
+    assert time.monotonic() - began < 2
+
+
+def test_tries_at_once_are_no_more_than_one_by_one(guarded: Site) -> None:
+    def guess(number: int) -> int:
+        return guarded.client(auth=("reader", f"wrong horse {number:05d}")).get(API).status_code
+
+    with ThreadPoolExecutor(20) as threads:
+        statuses = list(threads.map(guess, range(20)))
+    assert set(statuses) == {401, 429}
+    assert statuses.count(401) <= FREE_TRIES
+
+
+def test_an_address_that_a_stranger_claims_is_not_believed(guarded: Site) -> None:
+    client = guarded.client(auth=("reader", "wrong"), headers={"X-Forwarded-For": "203.0.113.9"})
+    client.get(API)
+    assert guarded.audited("User Authentication")[0]["participants"][0]["address"] == "127.0.0.1"
+
+
+def test_a_trusted_proxy_says_whose_request_it_is_and_that_it_came_by_tls(start_site: Callable[..., Site]) -> None:
+    site = start_site(trusted_proxies=("127.0.0.1",))
+    site.account("reader", Role.READ)
+    headers = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "Origin": site.url}
+    client = site.client(headers=headers)
+    assert client.get(API).status_code == 401
+    answer = client.post("/login", data={"name": "reader", "password": PASSWORD})
+    assert answer.headers["set-cookie"].startswith("__Host-voxelnode=")
+    assert "Secure" in answer.headers["set-cookie"]
+    assert "strict-transport-security" in answer.headers
+    assert site.audited("User Authentication")[0]["participants"][0]["address"] == "203.0.113.9"

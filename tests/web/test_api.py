@@ -1,0 +1,348 @@
+"""REST: lists, single things, files, changes, events."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from node.index.models import SERIES_STATES
+from node.index.records import CountedRefusal, Refused
+from node.web.api import events, models
+from tests import make
+from tests.web.conftest import Site, until
+
+LISTS = [
+    "patients", "studies", "series", "instances", "volumes",
+    "verdicts", "jobs", "failures", "exclusions", "rejections", "conflicts", "history",
+]  # fmt: skip
+
+
+def items(site: Site, path: str, **query: Any) -> list[dict[str, Any]]:
+    """Every item of a list, page by page."""
+    client, found, after = site.client(), [], None
+    while True:
+        page = client.get(f"/api/v1/{path}", params={**query, **({"after": after} if after else {})}).json()
+        found += page["items"]
+        after = page["next"]
+        if after is None:
+            return found
+
+
+def test_a_study_is_told_with_what_became_of_it(filled: Site) -> None:
+    study = filled.client().get("/api/v1/studies/1.2.3").json()
+    assert (study["series"], study["instances"], study["modalities"]) == (1, 5, ["CT"])
+    assert study["states"] == {"converted": 1}
+    assert study["patient_name"] == "Voxel^Test"
+    series = filled.client().get("/api/v1/studies/1.2.3/series/1.2.3.1").json()
+    assert (series["state"], series["verdict"], series["instances"], series["revision"]) == (
+        "converted", "complete", 5, 1,
+    )  # fmt: skip
+    assert dt.datetime.fromisoformat(series["last_received_at"]).tzinfo is not None
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({}, ["1.2.4", "1.2.3"]),
+        ({"modality": "CT"}, ["1.2.3"]),
+        ({"words": "voxel test-1"}, ["1.2.4", "1.2.3"]),
+        ({"words": "nobody"}, []),
+        ({"patient_id": "TEST-1", "condition": "complete"}, ["1.2.4", "1.2.3"]),
+        ({"condition": "incomplete"}, []),
+        ({"patient_id": "TEST"}, []),
+        ({"first_date": "2999-01-01"}, []),
+        ({"order": "date"}, ["1.2.4", "1.2.3"]),
+    ],
+    ids=str,
+)
+def test_studies_are_found_by_what_is_known_of_them(filled: Site, query: dict[str, str], expected: list[str]) -> None:
+    assert [study["study_instance_uid"] for study in items(filled, "studies", **query)] == expected
+
+
+@pytest.mark.parametrize("order", ["arrival", "date"])
+def test_pages_put_together_are_the_list(site: Site, order: str) -> None:
+    dates = ["20200101", "20210101", "", "20210101", "", "20190101", "20210101"]
+    for number, date in enumerate(dates):
+        site.take(make.instance(study_uid=f"1.{number}", StudyDate=date))
+    whole = items(site, "studies", order=order, limit=1000)
+    for limit in (1, 2, 3, 7):
+        assert items(site, "studies", order=order, limit=limit) == whole
+    assert len(whole) == 7
+    assert [one["sop_instance_uid"] for one in items(site, "instances", limit=2)] == [
+        one["sop_instance_uid"] for one in items(site, "instances", limit=1000)
+    ]
+
+
+def test_what_comes_meanwhile_shifts_no_page(site: Site) -> None:
+    for number in range(4):
+        site.take(make.instance(study_uid=f"1.{number}"))
+    client = site.client()
+    first = client.get("/api/v1/studies", params={"limit": 2}).json()
+    site.take(make.instance(study_uid="1.9"))
+    second = client.get("/api/v1/studies", params={"limit": 2, "after": first["next"]}).json()
+    uids = [study["study_instance_uid"] for study in first["items"] + second["items"]]
+    assert uids == ["1.3", "1.2", "1.1", "1.0"]
+
+
+@pytest.mark.parametrize("path", LISTS)
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ({"limit": 10**9}, 422),
+        ({"limit": 0}, 422),
+        ({"after": "x"}, 400),
+        ({"after": "W10"}, 400),  # []
+        ({"after": "WyJhIl0"}, 400),  # ["a"]
+        ({"after": "Wy0xXQ"}, 400),  # [-1]
+        ({"after": "WzE4NDQ2NzQ0MDczNzA5NTUxNjE2XQ"}, 400),  # [2**64]
+        ({"after": "W" * 300}, 422),
+    ],
+    ids=["huge", "none", "no base64", "empty", "text", "negative", "past the end", "long"],
+)
+def test_a_list_has_a_bound_and_takes_no_forged_cursor(
+    filled: Site, path: str, query: dict[str, Any], status: int
+) -> None:
+    answer = filled.client().get(f"/api/v1/{path}", params=query)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["remedy"]
+
+
+def test_patients_and_their_merging(site: Site) -> None:
+    site.take(make.instance(PatientID="A", PatientName="Ümlaut^Eva", study_uid="1.1"))
+    site.take(make.instance(PatientID="B", PatientName="100%^Per_cent", study_uid="1.2"))
+    one, other = sorted(items(site, "patients"), key=lambda patient: patient["patient_id"])
+    assert [patient["patient_id"] for patient in items(site, "patients", name="100%")] == ["B"]
+    assert items(site, "patients", name="%") == []
+    done = site.client().post(f"/api/v1/patients/{one['id']}/merge", json={"into": other["id"]})
+    assert done.json() == {"studies": ["1.1"]}
+    assert [patient["studies"] for patient in items(site, "patients", patient_id="B")] == [2]
+    again = site.client().post(f"/api/v1/patients/{one['id']}/merge", json={"into": other["id"]})
+    assert again.status_code == 404
+    assert site.audited("Patient Record")
+
+
+def test_an_instance_comes_back_byte_for_byte(filled: Site) -> None:
+    [one] = items(filled, "instances", study_instance_uid="1.2.4")
+    answer = filled.client().get(f"/api/v1/instances/{one['sop_instance_uid']}/file")
+    assert answer.headers["content-type"] == "application/dicom"
+    with filled.store.index.reading() as index:
+        [row] = index.rows("SELECT * FROM v_images WHERE sop_instance_uid = :uid", uid=one["sop_instance_uid"])
+    assert answer.content == Path(row["path"]).read_bytes()
+    assert hashlib.sha256(answer.content[row["data_set_offset"] :]).hexdigest() == one["sha256"]
+
+
+def volume(site: Site, format: str = "nifti", kind: str = "volume") -> dict[str, Any]:
+    return items(site, "volumes", series_instance_uid="1.2.3.1", format=format, kind=kind)[0]
+
+
+def test_a_volume_is_told_and_downloaded(filled: Site) -> None:
+    one = volume(filled)
+    assert one["shape"][-1] == 5 or 5 in one["shape"]
+    assert filled.client().get(f"/api/v1/volumes/{one['id']}").json() == one
+    answer = filled.client().get(one["url"])
+    assert hashlib.sha256(answer.content).hexdigest() == one["sha256"]
+    assert one["name"] in answer.headers["content-disposition"]
+    assert answer.headers["etag"] == f'"{one["sha256"]}"'
+    assert filled.client().head(one["url"]).headers["content-length"] == str(one["bytes"])
+
+
+def test_a_volume_comes_in_parts_and_not_twice(filled: Site) -> None:
+    one, client = volume(filled), filled.client()
+    whole = client.get(one["url"]).content
+    part = client.get(one["url"], headers={"Range": "bytes=10-19", "If-Range": f'"{one["sha256"]}"'})
+    assert (part.status_code, part.content) == (206, whole[10:20])
+    assert part.headers["content-range"] == f"bytes 10-19/{one['bytes']}"
+    assert client.get(one["url"], headers={"Range": "bytes=-5"}).content == whole[-5:]
+    stale = client.get(one["url"], headers={"Range": "bytes=10-19", "If-Range": '"another revision"'})
+    assert (stale.status_code, stale.content) == (200, whole)
+    assert client.get(one["url"], headers={"Range": f"bytes={one['bytes']}-"}).status_code == 416
+    for tags in (f'"{one["sha256"]}"', f'"x", W/"{one["sha256"]}"', "*"):
+        assert client.get(one["url"], headers={"If-None-Match": tags}).status_code == 304
+
+
+def test_a_name_that_is_not_its_own_finds_no_volume(filled: Site) -> None:
+    one = volume(filled)
+    assert filled.client().get(f"/api/v1/volumes/{one['id']}/file/other.nii").status_code == 404
+    assert filled.client().get(f"/api/v1/volumes/{one['id']}/file/..%2findex.sqlite").status_code == 404
+
+
+def test_a_file_that_has_gone_is_told_with_the_remedy(site: Site) -> None:
+    ds = make.instance()
+    site.take(ds)
+    for path in (site.root / "objects").rglob("*.dcm"):
+        path.unlink()
+    answer = site.client().get(f"/api/v1/instances/{ds.SOPInstanceUID}/file")
+    assert answer.status_code == 410
+    assert "fsck" in answer.json()["detail"]
+
+
+def test_states_of_series_are_those_of_the_index() -> None:
+    assert get_args(models.State) == SERIES_STATES
+
+
+def test_what_gave_no_volume_is_told_with_its_reason(site: Site) -> None:
+    one, other = make.ct_series(2, series_uid="1.5", study_uid="1.4")
+    other.PixelSpacing = one.PixelSpacing = ["0", "0"]
+    site.take(one, other)
+    assert [job["state"] for job in items(site, "jobs")] == ["receiving"]
+    site.convert()
+    [failure] = items(site, "failures")
+    assert failure["series_instance_uid"] == "1.5"
+    assert failure["detail"]
+    assert items(site, "failures", reason=failure["reason"]) == [failure]
+    assert items(site, "failures", reason="another") == []
+    assert [job["state"] for job in items(site, "jobs", state="refused")] == ["refused"]
+    [verdict] = items(site, "verdicts")
+    assert verdict["verdict_reason"]
+    assert site.client().get("/api/v1/status").json()["failures"] == {failure["reason"]: 1}
+    assert "series-refused" in [event["kind"] for event in items(site, "history", series_instance_uid="1.5")]
+
+
+def test_what_was_refused_is_told_with_the_remedy(site: Site) -> None:
+    refused = Refused("association", "calling AE title", "not known", "add it to [peers]", "192.0.2.1", "STRANGER")
+    now = dt.datetime.now(dt.UTC)
+    site.store.index.record_refusals([CountedRefusal(refused, 3, now, now)])
+    [told] = items(site, "rejections", rule="calling AE title")
+    assert (told["count"], told["calling_ae_title"], told["remedy"]) == (3, "STRANGER", "add it to [peers]")
+
+
+def test_a_series_is_converted_again_by_order(site: Site) -> None:
+    site.take(*make.ct_series(3, study_uid="1.2", series_uid="1.3"))
+    site.convert()
+    path = "/api/v1/studies/1.2/series/1.3"
+    answer = site.client().post(f"{path}/reconvert")
+    assert (answer.status_code, answer.json()) == (202, {"owed": 1})
+    assert site.client().get(path).json()["state"] == "receiving"
+    assert site.client().post("/api/v1/studies/1.2/reconvert").json() == {"owed": 0}
+    assert site.client().post("/api/v1/studies/1.9/reconvert").status_code == 404
+    assert site.audited("DICOM Instances Accessed")[-1]["objects"][0]["patient_id"] == "TEST-1"
+
+
+def test_a_deletion_is_tried_then_done_and_audited(site: Site) -> None:
+    site.take(*make.ct_series(3, study_uid="1.2", series_uid="1.3"))
+    client = site.client()
+    tried = client.delete("/api/v1/studies/1.2/series/1.3", params={"dry_run": True}).json()
+    assert (tried["instances"], tried["deleted"]) == (3, False)
+    assert len(items(site, "instances")) == 3
+    [first, *_] = items(site, "instances")
+    assert client.delete(f"/api/v1/instances/{first['sop_instance_uid']}").json()["deleted"]
+    done = client.delete("/api/v1/studies/1.2").json()
+    assert (done["instances"], done["deleted"]) == (2, True)
+    assert items(site, "instances") == []
+    assert not list((site.root / "objects").rglob("*.dcm"))
+    assert client.delete("/api/v1/studies/1.2").status_code == 404
+    [*_, line] = site.audited("DICOM Study Deleted")
+    assert line["participants"][0]["user"] == "local"
+
+
+def test_reading_is_audited_once_a_minute_with_the_patient(site: Site) -> None:
+    site.take(make.instance(study_uid="1.2"))
+    client = site.client()
+    for _ in range(3):
+        client.get("/api/v1/studies/1.2")
+    [line] = site.audited("DICOM Instances Accessed")
+    assert line["objects"] == [{"study_instance_uid": "1.2", "patient_id": "TEST-1"}]
+    client.get("/api/v1/studies", params={"words": "Voxel"})
+    assert site.audited("Query")[-1]["detail"] == "studies words=Voxel"
+
+
+class Listener:
+    """Reads a stream of events on a thread of its own."""
+
+    def __init__(self, site: Site, **headers: str) -> None:
+        self.events: list[dict[str, str]] = []
+        self.opened = threading.Event()
+        self._client = site.client(headers=headers)
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+        assert self.opened.wait(10)
+
+    def _read(self) -> None:
+        with self._client.stream("GET", "/api/v1/events", timeout=30) as answer:
+            for event in blocks(answer.iter_lines()):
+                self.opened.set()
+                if "id" in event:
+                    self.events.append(event)
+
+    def ended(self) -> None:
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+
+def blocks(lines: Iterator[str]) -> Iterator[dict[str, str]]:
+    """The fields of each block of a stream, HTML 9.2.6."""
+    fields: dict[str, str] = {}
+    for line in lines:
+        if line:
+            name, _, value = line.partition(":")
+            fields[name] = value.strip()
+        else:
+            yield fields
+            fields = {}
+
+
+def test_events_come_as_they_happen_and_none_is_missed_after_a_break(start_site: Callable[..., Site]) -> None:
+    site = start_site()
+    site.take(*make.ct_series(3, study_uid="1.2", series_uid="1.3"))
+    site.convert()
+    listener = Listener(site)
+    assert site.client().post("/api/v1/studies/1.2/reconvert").json() == {"owed": 1}
+    until(lambda: any(event["event"] == "series-reopened" for event in listener.events))
+    last = listener.events[-1]["id"]
+    site.convert()
+    resumed = Listener(site, **{"Last-Event-ID": last})
+    until(lambda: any(event["event"] == "series-unchanged" for event in resumed.events))
+    assert [event["id"] for event in resumed.events] == sorted({event["id"] for event in resumed.events}, key=int)
+    assert int(resumed.events[0]["id"]) == int(last) + 1
+    site.server.stop(5)
+    listener.ended()
+    resumed.ended()
+
+
+def test_streams_have_a_bound(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "MOST_STREAMS", 1)
+    listener = Listener(site)
+    assert site.client().get("/api/v1/events").status_code == 503
+    site.server.stop(5)
+    listener.ended()
+
+
+def test_a_stream_that_the_client_left_is_given_back(site: Site) -> None:
+    with site.client().stream("GET", "/api/v1/events") as answer:
+        assert next(answer.iter_lines()).startswith(":")
+    until(lambda: site.server._app.state.streams.count == 0)
+
+
+def test_problems_are_told_to_programs_as_rfc_9457_says(site: Site) -> None:
+    answer = site.client().get("/api/v1/studies/1.2")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json() == {
+        "type": "about:blank",
+        "title": "Not Found",
+        "status": 404,
+        "detail": "There is no such study.",
+        "remedy": answer.json()["remedy"],
+    }
+    wrong = site.client().get("/api/v1/studies", params={"first_date": "Meier^Anna"})
+    assert wrong.status_code == 422
+    assert "query.first_date" in wrong.json()["detail"]
+    assert "Meier" not in wrong.text
+
+
+def test_what_nobody_expected_is_500_without_a_trace(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr("node.web.api.ledger.page_of", broken)
+    client = site.client()
+    answer = client.get("/api/v1/jobs")
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+    assert answer.headers["x-content-type-options"] == "nosniff"

@@ -1,0 +1,116 @@
+"""The reference client of DICOMweb against a served node: store, search and retrieve."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+
+from tests import make
+from tests.conftest import corpus_folder
+from tests.web.conftest import Site, open_site
+from tests.web.mixed import sample
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of the libraries that it imports
+    from dicomweb_client.api import DICOMwebClient
+
+STORED = (("application/dicom", "*"),)
+
+
+@pytest.fixture
+def web(site: Site) -> Iterator[DICOMwebClient]:
+    client = DICOMwebClient(f"{site.url}/dicom-web")
+    yield client
+    client._session.close()
+
+
+def test_a_series_goes_in_and_comes_out_the_same(site: Site, web: DICOMwebClient) -> None:
+    series = make.ct_series(5, study_uid="1.2.3", series_uid="1.2.3.1")
+    told = web.store_instances(series)
+    assert len(told.ReferencedSOPSequence) == 5
+    assert "FailedSOPSequence" not in told
+    assert [study["0020000D"]["Value"] for study in web.search_for_studies()] == [["1.2.3"]]
+    assert len(web.search_for_series("1.2.3")) == 1
+    assert len(web.search_for_instances("1.2.3", "1.2.3.1", search_filters={"InstanceNumber": 2})) == 1
+    for got in (
+        web.retrieve_series("1.2.3", "1.2.3.1"),
+        web.retrieve_study("1.2.3", media_types=STORED),
+        list(web.iter_series("1.2.3", "1.2.3.1", media_types=STORED)),
+    ):
+        assert got == series
+    assert len(web.retrieve_study_metadata("1.2.3")) == 5
+    one = series[0]
+    place = ("1.2.3", "1.2.3.1", one.SOPInstanceUID)
+    assert web.retrieve_instance(*place) == one
+    (metadata,) = [web.retrieve_instance_metadata(*place)]
+    assert metadata["00280010"]["Value"] == [one.Rows]
+    (frame,) = web.retrieve_instance_frames(*place, [1])
+    np.testing.assert_array_equal(np.frombuffer(frame, one.pixel_array.dtype).reshape(one.Rows, -1), one.pixel_array)
+    (pixels,) = web.retrieve_bulkdata(
+        f"{site.url}/dicom-web/studies/{place[0]}/series/{place[1]}/instances/{place[2]}/bulkdata/7FE00010"
+    )
+    assert pixels == one.PixelData
+    assert web.retrieve_instance_rendered(*place, media_types=("image/png",)).startswith(b"\x89PNG")
+    assert web.retrieve_instance_frames_rendered(*place, [1], media_types=("image/jpeg",)).startswith(b"\xff\xd8")
+
+
+@pytest.mark.parametrize(
+    ("name", "media_type", "syntax"),
+    [
+        ("examples_ybr_color.dcm", "image/jpeg", "1.2.840.10008.1.2.4.50"),
+        ("examples_jpeg2k.dcm", "image/jp2", "1.2.840.10008.1.2.4.90"),
+        ("MR_small_jpeg_ls_lossless.dcm", "image/jls", "1.2.840.10008.1.2.4.80"),
+    ],
+)
+def test_compressed_instances_come_as_stored_and_decompressed(
+    site: Site, web: DICOMwebClient, name: str, media_type: str, syntax: str
+) -> None:
+    one = sample(name)
+    web.store_instances([one.read()])
+    place = (one.study, one.series, one.instance)
+    assert web.retrieve_instance(*place, media_types=STORED) == one.read()
+    native = web.retrieve_instance(*place, media_types=(("application/dicom", "1.2.840.10008.1.2.1"),))
+    assert native.file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
+    assert native.pixel_array.shape == one.read().pixel_array.shape
+    (frame,) = web.retrieve_instance_frames(*place, [1], media_types=((media_type, syntax),))
+    assert frame[:1] == b"\xff"
+
+
+def test_pages_of_a_search_are_put_together(site: Site, web: DICOMwebClient) -> None:
+    web.store_instances([make.instance(study_uid=f"1.2.{number}") for number in range(7)])
+    assert len(web.search_for_studies(limit=3)) == 3
+    assert len(web.search_for_studies(limit=3, get_remaining=True)) == 7
+
+
+@pytest.mark.corpus
+@pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom finds fault with real instances
+def test_every_series_of_the_corpus_comes_out_as_it_went_in(
+    corpus: object, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    from node.importing import import_instances
+
+    site = open_site(tmp_path_factory.mktemp("corpus") / "root")
+    try:
+        folders = [corpus_folder() / name for name in ("dcm_qa_ct", "pydicom", "derived/ko-pr-pdf", "dcmqi/seg-liver")]
+        report = import_instances(folders, site.services.ingest)
+        assert report.stored > 10
+        web = DICOMwebClient(f"{site.url}/dicom-web")
+        with site.store.index.reading() as index:
+            stored = list(index.stored_instances())
+        places = {(one.study_instance_uid, one.series_instance_uid) for one in stored}
+        for place in places:
+            expected = {
+                one.sop_instance_uid: dcmread(site.store.archive.path(one.key))
+                for one in stored
+                if (one.study_instance_uid, one.series_instance_uid) == place
+            }
+            given = {ds.SOPInstanceUID: ds for ds in web.iter_series(*place, media_types=STORED)}
+            assert given == expected
+            assert len(web.retrieve_series_metadata(*place)) == len(expected)
+        web._session.close()
+    finally:
+        site.close()

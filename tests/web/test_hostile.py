@@ -1,0 +1,49 @@
+"""Every route, asked for what nobody would (faults W3, W6): the answer may be anything but an error of ours."""
+
+from __future__ import annotations
+
+import random
+import re
+from urllib.parse import quote
+
+from tests.web.conftest import Site, every_route
+
+VALUES = (
+    "..", "%2e%2e", "../../etc/passwd", "a" * 300, "1.2.3", "1.2.3.1", "0", "-1", "1", "9" * 23, "\0", "é", "\u202e",
+    "'; DROP TABLE studies", "%", "1,2", "1-2", "nan", "*", "?", "\\", "\r\nX-Evil: 1", "<img onerror=1>", "{{7*7}}",
+)  # fmt: skip
+QUERIES = (
+    "", "limit=1000000000", "limit=-1", "limit=x", "offset=-1", "PatientName=%25%00", "StudyDate=x-y",
+    "StudyDate=20200101-20190101", "includefield=all", "includefield=..", "after=zzz", "accept=*/*", "window=1,nan,x",
+    "viewport=0,0", "viewport=1e9,1e9", "00100010=*&fuzzymatching=true", "seen=x", "download=x", "a=%ff%fe",
+)  # fmt: skip
+BODIES = (b"", b"{}", b"a=b&words=%00", b"\xff" * 100, b'{"into":1e400}', b"--x\r\n\r\n")
+CONTENT_TYPES = (
+    "application/json", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/plain", "x",
+    'multipart/related; type="application/dicom"; boundary=x', "multipart/related",
+)  # fmt: skip
+ACCEPTS = (
+    "*/*", "text/html", "application/dicom+json", 'multipart/related; type="application/octet-stream"', "image/jpeg",
+    "x", "application/json;q=x", "",
+)  # fmt: skip
+TRIES = 6
+
+
+def test_no_route_fails_whatever_it_is_asked(filled: Site) -> None:
+    chance, client, failed = random.Random(20261120), filled.client(), []
+    with filled.store.index.reading() as index:
+        instance = index.rows("SELECT sop_instance_uid AS uid FROM v_images")[0]["uid"]
+    routes = [(path, method) for path, route in every_route(filled.server._app.routes) for method in route.methods]
+    assert len(routes) > 50
+    for path, method in sorted(routes):
+        if path == "/api/v1/events" or method == "DELETE":  # without an end; and `filled` stays as it is
+            continue
+        for _ in range(TRIES):
+            url = re.sub(r"{\w+(:path)?}", lambda _: quote(chance.choice((*VALUES, instance)), safe=""), path)
+            content = {"content": chance.choice(BODIES)} if method == "POST" else {}
+            headers = {"Accept": chance.choice(ACCEPTS), "Content-Type": chance.choice(CONTENT_TYPES)}
+            answer = client.request(method, f"{url}?{chance.choice(QUERIES)}", headers=headers, **content)
+            assert "x-evil" not in answer.headers
+            if answer.status_code >= 500:
+                failed.append((method, str(answer.request.url), headers, content, answer.text[:200]))
+    assert failed == []

@@ -1,0 +1,103 @@
+"""The OpenAPI document, and what schemathesis makes of it: no request that it allows is an error of ours."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
+
+from node.accounts import Role
+from tests import make
+from tests.web.conftest import Site, open_site
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "web.md"
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A root with something in it that requests may change and delete."""
+    site = open_site(tmp_path_factory.mktemp("fuzzed") / "root")
+    for number in range(3):
+        site.take(*make.ct_series(3, study_uid=f"1.2.{number}", series_uid=f"1.2.{number}.1"))
+    site.convert()
+    site.account("admin", Role.ADMIN, None)
+    yield site
+    site.close()
+
+
+def test_no_request_is_a_server_error(fuzzed: Site) -> None:
+    schema = schemathesis.openapi.from_url(f"{fuzzed.url}/api/v1/openapi.json")
+    schema = schema.include(path_regex="^/api/").exclude(path="/api/v1/events")  # which has no end
+    operations = [each.ok() for each in schema.get_all_operations()]
+    operations.sort(key=lambda operation: operation.method.upper() == "DELETE")  # when there is nothing left to ask for
+    token, there = fuzzed.token("admin"), what_is_there(fuzzed)
+    statuses: Counter[int] = Counter()
+    assert len(operations) > 20
+    for operation in operations:
+        valid = operation.as_strategy(generation_mode=GenerationMode.POSITIVE)
+        wrong = operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)
+
+        @given(case=valid | wrong, is_there=st.booleans())
+        @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+        def probe(case: schemathesis.Case, is_there: bool) -> None:
+            case.headers["Authorization"] = f"Bearer {token}"
+            if is_there:
+                case.path_parameters = {name: there[name] for name in case.path_parameters}
+            answer = case.call_and_validate(
+                checks=(not_a_server_error, status_code_conformance, response_schema_conformance)
+            )
+            statuses[answer.status_code] += 1
+
+        probe()
+    assert min(statuses[200], statuses[404], statuses[422]) > 20
+
+
+def what_is_there(site: Site) -> dict[str, Any]:
+    """Values of parameters of paths that lead to something."""
+    client = site.client()
+    volume = client.get("/api/v1/volumes").json()["items"][0]
+    instance = client.get("/api/v1/instances").json()["items"][-1]
+    return {name: volume[name] for name in ("id", "name", "study_instance_uid", "series_instance_uid")} | {
+        "sop_instance_uid": instance["sop_instance_uid"]
+    }
+
+
+def test_every_operation_is_described(fuzzed: Site) -> None:
+    paths = fuzzed.client().get("/api/v1/openapi.json").json()["paths"]
+    operations = [operation for path in paths.values() for operation in path.values()]
+    assert len(operations) > 20
+    for operation in operations:
+        assert operation["description"]
+        assert {"401", "403", "422"} <= set(operation["responses"]) or not operation["operationId"].startswith("api")
+
+
+def test_the_documentation_names_every_path_and_no_other(fuzzed: Site) -> None:
+    paths = fuzzed.client().get("/api/v1/openapi.json").json()["paths"]
+    rows = [line for line in DOCUMENT.read_text(encoding="utf-8").splitlines() if line.startswith("| `/")]
+    documented = {name for row in rows for name in re.findall(r"`(/[^`]+)`", row)}
+    below = {path.removeprefix("/api/v1") for path in paths if path.startswith("/api/v1")}
+    assert {unnamed(path) for path in documented} == {unnamed(path) for path in below}
+
+
+def test_requests_of_the_documentation_are_answered(fuzzed: Site) -> None:
+    urls = re.findall(r"^    curl (.*?)'?http://127.0.0.1:8080(/\S+?)'?$", DOCUMENT.read_text(), flags=re.MULTILINE)
+    assert len(urls) > 5
+    for options, url in urls:
+        method = re.search(r"-X (\w+)", options)
+        with fuzzed.client().stream(method[1] if method else "GET", url) as answer:
+            assert answer.status_code in (200, 202, 404), url
+
+
+def unnamed(path: str) -> str:
+    """A path whose parameters have no names."""
+    return re.sub(r"\{\w+\}", "{}", path)

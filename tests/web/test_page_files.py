@@ -1,0 +1,142 @@
+"""Files of a revision over HTTP, for the viewer and for people, and what the pages need to be fast and safe."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import re
+import zipfile
+from io import BytesIO
+
+import nibabel
+import pytest
+
+from node import __version__
+from node.viewers import MANIFEST, folder_of
+from node.web.pages.assets import FOLDER
+from tests import make
+from tests.web.conftest import Site
+
+PLACE = "/studies/1.2.3/series/1.2.3.1"
+
+
+def test_a_file_is_the_one_on_the_disk(filled: Site) -> None:
+    answer = filled.client().get(f"{PLACE}/files/1/volume.nii.gz")
+    (path,) = filled.root.glob("volumes/1.2.3/*/1/volume.nii.gz")
+    assert answer.content == path.read_bytes()
+    assert answer.headers["content-type"] == "application/gzip"
+    assert "content-encoding" not in answer.headers
+
+
+def test_a_part_of_a_file_is_sent_when_asked_for(filled: Site) -> None:
+    whole = filled.client().get(f"{PLACE}/files/1/volume.zraw").content
+    part = filled.client().get(f"{PLACE}/files/1/volume.zraw", headers={"Range": "bytes=2-5"})
+    assert part.status_code == 206
+    assert part.content == whole[2:6]
+
+
+def test_a_file_that_a_browser_has_is_not_sent_again(filled: Site) -> None:
+    client = filled.client()
+    etag = client.get(f"{PLACE}/files/1/volume.json").headers["etag"]
+    again = client.get(f"{PLACE}/files/1/volume.json", headers={"If-None-Match": etag})
+    assert again.status_code == 304
+    assert again.content == b""
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["..%2f..%2fconversion.json", "%2e%2e", "..%5c..%5cx", "volume.nii.gz%00", "no.nii.gz", "%2fetc%2fpasswd", "."],
+)
+def test_a_name_that_the_folder_does_not_hold_is_not_found(filled: Site, name: str) -> None:
+    assert filled.client().get(f"{PLACE}/files/1/{name}").status_code == 404
+
+
+@pytest.mark.parametrize(("revision", "status"), [("2", 404), ("0", 422), ("-1", 422), ("9" * 30, 422), ("x", 422)])
+def test_a_revision_that_is_not_there_is_refused(filled: Site, revision: str, status: int) -> None:
+    assert filled.client().get(f"{PLACE}/files/{revision}/volume.nii.gz").status_code == status
+
+
+@pytest.mark.parametrize("path", ["/studies/1.2.3/volumes.zip", f"{PLACE}/volumes.zip"])
+def test_a_zip_file_holds_every_file_of_the_newest_revision(filled: Site, path: str) -> None:
+    answer = filled.client().get(path)
+    with zipfile.ZipFile(BytesIO(answer.content)) as archive:
+        assert archive.testzip() is None
+        assert "1.2.3.1/volume.json" in archive.namelist()
+        assert "1.2.3.1/volume.zraw" in archive.namelist()
+        image = nibabel.Nifti1Image.from_bytes(gzip.decompress(archive.read("1.2.3.1/volume.nii.gz")))
+    assert image.shape[2] == 5
+
+
+def test_a_study_without_volumes_has_no_zip_file(filled: Site) -> None:
+    assert filled.client().get("/studies/1.2.4/volumes.zip").status_code == 404
+
+
+def test_taking_volumes_away_is_audited(filled: Site) -> None:
+    filled.client().get("/studies/1.2.3/volumes.zip")
+    lines = [str(line) for line in filled.audited("DICOM Instances Transferred")]
+    assert any("1.2.3" in line and "volumes" in line for line in lines)
+
+
+def test_a_browser_may_keep_what_is_named_by_version_and_nothing_of_a_patient(filled: Site) -> None:
+    client = filled.client()
+    style = client.get(f"/static/voxelnode.css?v={__version__}")
+    assert "max-age=31536000" in style.headers["cache-control"]
+    assert client.get("/static/voxelnode.css").headers["cache-control"] == "no-cache"
+    assert client.get("/studies/1.2.3").headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("path", ["/", "/queue", "/status", "/upload", "/problems", "/login", "/studies/1.2.3", PLACE])
+def test_no_page_has_a_script_or_a_style_of_its_own(filled: Site, path: str) -> None:
+    answer = filled.client().get(path)
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'self';")
+    assert "unsafe" not in policy
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", answer.text)
+
+
+def test_a_part_of_a_page_is_sent_again_only_when_it_has_changed(filled: Site) -> None:
+    client = filled.client()
+    first = client.get("/queue/rows")
+    seen = re.search(r"seen=(\w+)", first.text)
+    assert seen is not None
+    assert client.get(f"/queue/rows?seen={seen[1]}").status_code == 204
+
+
+def test_the_form_works_without_scripts(filled: Site) -> None:
+    answer = filled.client().post("/", data={"modality": "SR"})
+    assert answer.text.count('scope="row"') == 1
+    assert "<!doctype html>" in answer.text
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        {"first_date": "yesterday"},
+        {"after": "x"},
+        {"after": "9" * 40},
+        {"after": "3 2026-99-99"},
+        {"order": "random", "condition": "no such"},
+        {"words": "%_\\' \" ;--"},
+        {"words": "\u202e\x00"},
+    ],
+)
+def test_a_search_that_makes_no_sense_is_answered(filled: Site, search: dict[str, str]) -> None:
+    assert filled.client().post("/", data=search, headers={"HX-Request": "true"}).status_code == 200
+
+
+def test_what_is_not_ours_is_what_its_licence_list_says() -> None:
+    vendor = FOLDER / "vendor"
+    told = dict(re.findall(r"^\| `([^`]+)` \| `([0-9a-f]{64})` \|", (vendor / "LICENSES.md").read_text(), re.MULTILINE))
+    scripts = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in vendor.glob("*.js")}
+    assert told == scripts
+
+
+def test_ohif_is_offered_where_it_is_installed(site: Site) -> None:
+    site.take(*make.ct_series(1, study_uid="1.2.3", series_uid="1.2.3.1"))
+    client = site.client()
+    assert "/ohif/" not in client.get("/studies/1.2.3").text
+    folder = folder_of(site.root)
+    folder.mkdir(parents=True)
+    (folder / MANIFEST).write_text(json.dumps({"package": "@ohif/app", "version": "3", "files": ["index.html"]}))
+    assert 'href="/ohif/viewer?StudyInstanceUIDs=1.2.3"' in client.get("/studies/1.2.3").text

@@ -1,0 +1,543 @@
+"""The pages in a real browser, on a root that holds what arrives in real life, and what should not."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, expect, sync_playwright
+from pydicom import Dataset
+from pydicom.uid import MRImageStorage
+
+from node.cli.phantom import head_phantom
+from node.index.records import CountedRefusal, Refused
+from tests import make
+from tests.web.conftest import PASSWORD, Site, open_site
+from tests.web.pages import (
+    NARROW,
+    Visitor,
+    accessibility_faults,
+    greys,
+    is_wider_than_window,
+    start_browser,
+)
+
+pytestmark = pytest.mark.xdist_group("pages")  # one browser, one root
+
+UTF8 = "ISO_IR 192"
+SCRIPT = "<script>alert(1)</script>"
+HOSTILE_STUDY = "1.2.66"
+HOSTILE = {
+    "PatientName": '<img src="x" onerror="alert(1)">^{{7*7}}',
+    "PatientID": "javascript:alert(1)",
+    "StudyDescription": "\u202egnp.exe",
+    "AccessionNumber": "{{7*7}}",
+    "SeriesDescription": SCRIPT,
+    "ReferringPhysicianName": "'\"><svg onload=alert(1)>",
+    "ProtocolName": "two\nlines",
+    "SpecificCharacterSet": UTF8,
+}
+
+
+@dataclass
+class Shown:
+    """A served root and where its things are."""
+
+    site: Site
+    head: str
+    knee: str
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        yield from start_browser(playwright)
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
+    """A head; a knee with a whole, an incomplete and a refused series and a report; hostile names. Only for reading."""
+    site = open_site(tmp_path_factory.mktemp("pages") / "root")
+    phantom = head_phantom()
+    site.take(*phantom.instances)
+    site.take(*_knee())
+    site.take(*make.ct_series(4, study_uid=HOSTILE_STUDY, series_uid="1.2.66.1", **HOSTILE))
+    long = {"PatientName": "A" * 64, "PatientID": "9" * 64, "StudyDescription": "W" * 64}
+    site.take(*make.ct_series(3, study_uid="1.2.67", series_uid="1.2.67.1", **long))
+    site.convert()
+    first = make.instance(study_uid="1.2.68", series_uid="1.2.68.1", sop_instance_uid="1.2.68.1.1")
+    site.take(first)
+    first.PatientComments = "other bytes under the same UID"
+    site.take(first)
+    refused = Refused("association", "called AE title", "called X", "call us VOXELNODE", "10.0.0.1", SCRIPT, "X")
+    now = dt.datetime.now(dt.UTC)
+    site.store.index.record_refusals([CountedRefusal(refused, 3, now, now)])
+    instance = phantom.instances[0]
+    yield Shown(site, _place(instance), _place(_knee()[0]))
+    site.close()
+
+
+def _knee() -> list[Any]:
+    about = {
+        "study_uid": "1.2.65",
+        "PatientName": "Müller^Anna",
+        "PatientID": "MR-0042",
+        "StudyDescription": "Knee",
+        "StudyDate": "20260312",
+        "SpecificCharacterSet": UTF8,
+    }
+    gaps = make.gap_series(9, (4,), modality="MR", sop_class_uid=MRImageStorage, series_uid="1.2.65.2", **about)
+    refused = make.ct_series(3, series_uid="1.2.65.3", ImageOrientationPatient=[0, 0, 0, 0, 0, 0], **about)
+    for ds in refused:
+        ds.ImageOrientationPatient = [0, 0, 0, 0, 0, 0]
+    report = make.structured_report(series_uid="1.2.65.4", **about)
+    return [*make.mr_series(5, series_uid="1.2.65.1", SeriesDescription="t1", **about), *gaps, *refused, report]
+
+
+def _place(ds: Dataset) -> str:
+    return f"/studies/{ds.StudyInstanceUID}/series/{ds.SeriesInstanceUID}"
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Callable[[Site], Visitor]]:
+    """Look at a site; in the end the browser must have complained about nothing that was not expected."""
+    visitors: list[Visitor] = []
+
+    def visit(site: Site) -> Visitor:
+        visitors.append(Visitor(browser, site.url))
+        return visitors[-1]
+
+    yield visit
+    for visitor in visitors:
+        visitor.close()
+        assert visitor.complaints == []
+
+
+@pytest.fixture
+def visitor(shown: Shown, visit: Callable[[Site], Visitor]) -> Visitor:
+    return visit(shown.site)
+
+
+PAGES = (
+    "/",
+    "/queue",
+    "/problems",
+    "/problems/rejections",
+    "/problems/conflicts",
+    "/upload",
+    "/status",
+    "/login",
+    "/studies/1.2.65",
+    "/studies/1.2.65/delete",
+    "/studies/1.2.65/series/1.2.65.1",
+    "/studies/1.2.65/series/1.2.65.2",
+    "/studies/1.2.65/series/1.2.65.3",
+    f"/studies/{HOSTILE_STUDY}",
+)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_is_accessible_in_light_and_dark_and_fits_a_telephone(visitor: Visitor, path: str) -> None:
+    page = visitor.open(path)
+    for details in page.locator("main details").all():
+        details.evaluate("one => { one.open = true; }")
+    assert accessibility_faults(page) == []
+    page.emulate_media(color_scheme="dark")
+    assert accessibility_faults(page) == []
+    page.set_viewport_size(NARROW)
+    assert not is_wider_than_window(page)
+
+
+def test_the_choice_of_light_or_dark_stays(visitor: Visitor) -> None:
+    page = visitor.open("/", "light")
+    page.get_by_role("button", name="Light or dark").click()
+    page.goto("/status")
+    assert page.evaluate("getComputedStyle(document.body).colorScheme") == "dark"
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/queue", f"/studies/{HOSTILE_STUDY}", f"/studies/{HOSTILE_STUDY}/series/1.2.66.1"]
+)
+def test_hostile_text_is_shown_as_text(visitor: Visitor, path: str) -> None:
+    page = visitor.open(path)
+    text = page.locator("main").inner_text()
+    assert "{{7*7}}" in text
+    assert "49" not in re.findall(r"\b\d+\b", text)
+    assert "<img src" in text or path == "/queue"
+    assert "\u202e" not in page.content()
+    assert page.locator("main [onerror], main [onload], main script").count() == 0
+    assert page.locator("a[href^='javascript']").count() == 0
+
+
+def test_characters_that_turn_the_writing_are_named(visitor: Visitor) -> None:
+    expect(visitor.open(f"/studies/{HOSTILE_STUDY}").locator(".strip")).to_contain_text("[U+202E]gnp.exe")
+
+
+def test_a_value_of_two_lines_is_one_line_that_says_so(visitor: Visitor) -> None:
+    page = visitor.open(f"/studies/{HOSTILE_STUDY}/series/1.2.66.1")
+    page.get_by_text("Elements of the first instance").click()
+    expect(page.locator("#header-rows tr").filter(has_text="ProtocolName")).to_contain_text("two[U+000A]lines")
+
+
+def test_studies_are_found_while_one_types(visitor: Visitor) -> None:
+    page = visitor.open("/")
+    page.get_by_label("Patient, ID or accession").press_sequentially("anna, mül")
+    expect(page.locator("#rows tr:not([hidden])")).to_have_count(1)
+    expect(page.locator("#rows")).to_contain_text("Müller, Anna")
+    expect(page.locator("#announcer")).to_have_text("1 study")
+
+
+def test_a_name_that_is_looked_for_is_in_no_address_that_a_server_sees(visitor: Visitor) -> None:
+    page = visitor.open("/")
+    page.get_by_label("Patient, ID or accession").fill("Phantom")
+    expect(page.locator("#rows tr:not([hidden])")).to_have_count(1)
+    assert page.url.endswith("#words=Phantom")
+    assert not [url for url in visitor.asked if "Phantom" in url]
+
+
+def test_filters_are_there_again_after_a_look_at_a_study(visitor: Visitor) -> None:
+    page = visitor.open("/")
+    page.get_by_label("State").select_option("refused")
+    expect(page.locator("#rows tr:not([hidden])")).to_have_count(1)
+    page.locator("#rows th a").click()
+    page.go_back()
+    expect(page.locator("#rows tr:not([hidden])")).to_have_count(1)
+    assert page.get_by_label("State").input_value() == "refused"
+    page.get_by_role("button", name="Clear").click()
+    expect(page.locator("#rows tr:not([hidden])")).to_have_count(5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "count"),
+    [("Modality", "MR", 1), ("From", "2026-01-01", 1), ("To", "2024-01-31", 3), ("State", "incomplete", 1)],
+)
+def test_a_filter_narrows_the_list(visitor: Visitor, field: str, value: str, count: int) -> None:
+    page = visitor.open("/")
+    if field in ("Modality", "State"):
+        page.get_by_role("combobox", name=field).select_option(value)
+    else:
+        page.get_by_label(field, exact=True).fill(value)
+    expect(page.locator("#rows tr:not([hidden])")).to_have_count(count)
+
+
+def test_nothing_found_says_what_helps(visitor: Visitor) -> None:
+    page = visitor.open("/")
+    page.get_by_label("Description").fill("no such thing")
+    expect(page.locator("#rows")).to_contain_text("No study fits")
+
+
+def test_everything_is_reached_by_keys(visitor: Visitor) -> None:
+    page = visitor.open("/")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("/")
+    expect(page.get_by_label("Patient, ID or accession")).to_be_focused()
+    page.keyboard.type("phantom")
+    expect(page.locator("#rows tr:not([hidden])")).to_have_count(1)
+    page.keyboard.press("ArrowDown")
+    expect(page.locator("#rows th a")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Phantom, Head")
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Oblique head phantom")
+
+
+def test_a_study_shows_its_series_with_verdicts_reasons_and_pictures(visitor: Visitor) -> None:
+    cards = visitor.open("/studies/1.2.65").locator(".card")
+    expect(cards).to_have_count(4)
+    for text in ("complete", "incomplete", "missing-slice", "refused", "no image"):
+        expect(cards.filter(has_text=text).first).to_be_visible()
+    pictures = cards.locator("img")
+    assert pictures.count() == 2
+    for picture in pictures.all():
+        picture.scroll_into_view_if_needed()
+        expect(picture).to_have_js_property("complete", True)
+        assert picture.evaluate("one => one.naturalWidth") > 0
+
+
+def test_the_viewer_shows_the_volume_from_three_sides_and_in_space(visitor: Visitor, shown: Shown) -> None:
+    page = visitor.open(shown.head)
+    page.wait_for_selector("#viewer[data-shown]")
+    canvas = page.locator("#canvas")
+    seen = greys(canvas)
+    assert seen.std() > 20
+    rows, columns = seen.shape
+    quarters = [seen[y : y + rows // 2, x : x + columns // 2] for y in (0, rows // 2) for x in (0, columns // 2)]
+    assert all(quarter.std() > 10 for quarter in quarters)
+    assert page.locator("#window").input_value() == "Brain"
+    expect(page.locator("#levels")).to_have_text("C 40  W 80")
+    page.locator("#window").select_option("Bone")
+    expect(page.locator("#levels")).to_have_text("C 400  W 1800")
+    bone = greys(canvas)
+    assert np.abs(bone - seen).mean() > 5
+    page.get_by_role("button", name="3-D").click()
+    assert np.abs(greys(canvas) - bone).mean() > 5
+
+
+def test_the_viewer_tells_place_and_value_and_moves_by_keys(visitor: Visitor, shown: Shown) -> None:
+    page = visitor.open(shown.head)
+    page.wait_for_selector("#viewer[data-shown]")
+    place = page.locator("#place")
+    expect(place).to_contain_text("voxel 88, 104, 30")
+    page.locator("#canvas").focus()
+    page.keyboard.press("ArrowUp")
+    expect(place).to_contain_text("voxel 88, 104, 31")
+
+
+def test_the_header_is_loaded_when_asked_for_and_can_be_searched(visitor: Visitor, shown: Shown) -> None:
+    page = visitor.open(shown.knee)
+    page.get_by_text("Elements of the first instance").click()
+    rows = page.locator("#header-rows tr:visible")
+    expect(rows.filter(has_text="PatientName")).to_contain_text("Müller^Anna")
+    page.get_by_label("Find in it").fill("echotime")
+    expect(rows).to_have_count(1)
+    expect(rows).to_contain_text("30")
+
+
+def test_files_of_a_revision_can_be_taken_away(visitor: Visitor, shown: Shown) -> None:
+    page = visitor.open(shown.knee)
+    files = page.locator("details.revision").first
+    for name in ("volume.nii.gz", "volume.mhd", "volume.zraw", "volume.json", "volume_thumbnail.png"):
+        expect(files.get_by_role("link", name=name, exact=True)).to_be_visible()
+    with page.expect_download() as download:
+        files.get_by_role("link", name="volume.nii.gz").click()
+    assert Path(download.value.path()).read_bytes()[:2] == b"\x1f\x8b"
+
+
+def test_a_refused_series_says_why_and_what_helps(visitor: Visitor) -> None:
+    page = visitor.open("/studies/1.2.65/series/1.2.65.3")
+    notice = page.locator(".notice.bad")
+    expect(notice).to_contain_text("bad-geometry")
+    expect(notice.locator(".remedy")).to_be_visible()
+
+
+def test_problems_come_with_their_remedy(visitor: Visitor) -> None:
+    page = visitor.open("/problems")
+    expect(page.locator("tbody tr")).to_have_count(1)
+    expect(page.locator(".remedy")).to_contain_text("Orientation or spacing")
+    page.get_by_role("link", name="Refused").click()
+    expect(page.locator(".remedy")).to_contain_text("call us VOXELNODE")
+    expect(page.locator("tbody")).to_contain_text(SCRIPT)
+    page.get_by_role("link", name="Conflicts").click()
+    expect(page.locator("tbody tr").filter(has_text="instance-bytes").locator(".remedy")).to_be_visible()
+
+
+def test_the_menu_counts_what_waits_and_what_has_no_volume(visitor: Visitor) -> None:
+    page = visitor.open("/status")
+    expect(page.locator("#badge-open")).to_contain_text("1")
+    expect(page.locator("#badge-wrong")).to_contain_text("1")
+
+
+def test_a_page_that_is_not_there_says_what_helps(shown: Shown, visit: Callable[[Site], Visitor]) -> None:
+    visitor = visit(shown.site)
+    for path in ("/nowhere", "/studies/1.2.3.4.5", "/studies/1.2.65/series/9.9"):
+        page = visitor.open(path)
+        expect(page.get_by_role("heading", level=1)).to_have_text("Not Found")
+        expect(page.get_by_role("link", name="Studies")).to_be_visible()
+    visitor.expect_answer(404)
+
+
+def test_nothing_is_asked_of_any_other_machine(visitor: Visitor, shown: Shown) -> None:
+    page = visitor.open(shown.knee)
+    page.wait_for_selector("#viewer[data-shown]")
+    page.goto("/upload")
+    assert [url for url in visitor.asked if not url.startswith((shown.site.url, "data:"))] == []
+
+
+def test_an_empty_node_tells_how_to_send(site: Site, visit: Callable[[Site], Visitor]) -> None:
+    visitor = visit(site)
+    page = visitor.open("/")
+    expect(page.locator("main")).to_contain_text("storescu -aec VOXELNODE")
+    assert accessibility_faults(page) == []
+
+
+def test_a_long_list_goes_on_as_one_scrolls(site: Site, visit: Callable[[Site], Visitor]) -> None:
+    site.take(*(make.instance(PatientID=f"P{number}", Rows=None) for number in range(120)))
+    page = visit(site).open("/")
+    rows = page.locator("#rows th.name")
+    expect(rows).to_have_count(50)
+    for count in (100, 120):
+        page.locator("#rows tr.more").scroll_into_view_if_needed()
+        expect(rows).to_have_count(count)
+    assert len(set(page.locator("#rows td.id").all_inner_texts())) == 120
+
+
+def test_a_list_that_is_open_all_day_shows_what_arrives(site: Site, visit: Callable[[Site], Visitor]) -> None:
+    page = visit(site).open("/")
+    site.take(make.instance(PatientID="FIRST"))
+    expect(page.locator("#rows")).to_contain_text("FIRST")
+    site.take(make.instance(PatientID="SECOND"))
+    expect(page.locator("#rows")).to_contain_text("SECOND")
+    expect(page.locator("#total")).to_have_text("2 studies")
+
+
+def test_whoever_reads_the_list_is_asked_before_it_changes(site: Site, visit: Callable[[Site], Visitor]) -> None:
+    site.take(make.instance(PatientID="FIRST"))
+    page = visit(site).open("/")
+    page.keyboard.press("j")
+    site.take(make.instance(PatientID="SECOND"))
+    page.get_by_role("button", name="1 new study: show").click()
+    expect(page.locator("#rows")).to_contain_text("SECOND")
+    expect(page.locator("#news button")).to_have_count(0)
+
+
+def test_the_list_follows_what_happens(site: Site, visit: Callable[[Site], Visitor]) -> None:
+    site.take(*make.ct_series(5, study_uid="1.2.3", series_uid="1.2.3.1"))
+    page = visit(site).open("/")
+    expect(page.locator("#rows .chip")).to_have_text("receiving")
+    site.convert()
+    expect(page.locator("#rows .chip")).to_have_text("complete")
+
+
+def test_a_page_of_a_study_follows_what_happens(site: Site, visit: Callable[[Site], Visitor]) -> None:
+    site.take(*make.ct_series(5, study_uid="1.2.3", series_uid="1.2.3.1"))
+    page = visit(site).open("/studies/1.2.3")
+    expect(page.locator(".card")).to_contain_text("receiving")
+    expect(page.locator(".card time[data-countdown]")).to_have_text("now")
+    site.convert()
+    expect(page.locator(".card")).to_contain_text("complete")
+    expect(page.locator(".card img")).to_have_count(1)
+
+
+def test_the_queue_follows_what_happens(site: Site, visit: Callable[[Site], Visitor]) -> None:
+    page = visit(site).open("/queue")
+    expect(page.locator("main")).to_contain_text("Nothing waits")
+    site.take(*make.ct_series(5, study_uid="1.2.3", series_uid="1.2.3.1"))
+    expect(page.locator("main tbody tr").first).to_contain_text("receiving")
+    site.convert()
+    expect(page.locator("main tbody tr").first).to_contain_text("converted")
+    expect(page.locator("main")).to_contain_text("Nothing waits")
+
+
+def test_a_series_is_converted_again_and_the_old_revision_stays_to_look_at(
+    site: Site, visit: Callable[[Site], Visitor]
+) -> None:
+    series = make.ct_series(6, study_uid="1.2.3", series_uid="1.2.3.1")
+    site.take(*series[:5])
+    site.convert()
+    site.take(series[5])
+    page = visit(site).open("/studies/1.2.3/series/1.2.3.1")
+    page.get_by_role("button", name="Convert again").click()
+    expect(page.locator("#state")).to_contain_text("receiving")
+    site.convert()
+    expect(page.locator("#state")).to_contain_text("complete")
+    revisions = page.locator("summary").filter(has_text=re.compile("^Revision"))
+    expect(revisions).to_contain_text([re.compile("Revision 2 .*current"), re.compile("Revision 1 .*superseded")])
+    assert "superseded" in page.locator("#volume option").last.inner_text()
+
+
+def test_deleting_names_what_goes_and_asks(site: Site, visit: Callable[[Site], Visitor]) -> None:
+    site.take(*make.ct_series(5, study_uid="1.2.3", series_uid="1.2.3.1"))
+    site.convert()
+    page = visit(site).open("/studies/1.2.3")
+    page.get_by_role("link", name="Delete…").click()
+    expect(page.locator("main")).to_contain_text("5 DICOM instances")
+    page.get_by_role("link", name="Keep").click()
+    expect(page.locator(".card")).to_have_count(1)
+    page.get_by_role("link", name="Delete…").click()
+    page.get_by_role("button", name="Delete 5 instances").click()
+    expect(page.locator("main")).to_contain_text("Nothing has arrived yet")
+    assert not list((site.root / "volumes").glob("*/*/*"))
+
+
+def test_files_that_are_dropped_are_stored_and_others_told(
+    site: Site, visit: Callable[[Site], Visitor], tmp_path: Path
+) -> None:
+    files = []
+    for number, ds in enumerate(make.ct_series(4, study_uid="1.2.3", series_uid="1.2.3.1")):
+        files.append(tmp_path / f"{number}.dcm")
+        ds.save_as(files[-1], enforce_file_format=True)
+    notes, broken = tmp_path / "notes.txt", tmp_path / "broken.dcm"
+    notes.write_text("no DICOM")
+    broken.write_bytes(bytes(128) + b"DICM" + b"\x02" * 40)
+    files += [notes, broken]
+    visitor = visit(site)
+    page = visitor.open("/upload")
+    page.locator("#files").set_input_files(files)
+    expect(page.locator("#summary")).to_have_text("6 of 6 files: 4 kept, 2 not")
+    expect(page.locator("#list tr").filter(has_text="notes.txt")).to_contain_text("no DICOM file")
+    expect(page.locator("#list tr").filter(has_text="broken.dcm")).to_contain_text("not kept")
+    assert accessibility_faults(page) == []
+    page.goto("/studies/1.2.3")
+    expect(page.locator(".strip")).to_contain_text("4 instances")
+    visitor.expect_answer(409)
+
+
+def test_a_file_can_be_dropped(site: Site, visit: Callable[[Site], Visitor], tmp_path: Path) -> None:
+    (ds,) = make.ct_series(1, study_uid="1.2.3", series_uid="1.2.3.1")
+    ds.save_as(tmp_path / "one.dcm", enforce_file_format=True)
+    page = visit(site).open("/upload")
+    dropped = page.evaluate_handle(
+        """bytes => {
+            const dropped = new DataTransfer();
+            dropped.items.add(new File([new Uint8Array(bytes)], "one.dcm"));
+            return dropped;
+        }""",
+        list((tmp_path / "one.dcm").read_bytes()),
+    )
+    page.dispatch_event("#drop", "drop", {"dataTransfer": dropped})
+    expect(page.locator("#summary")).to_have_text("1 of 1 files: 1 kept, 0 not")
+    expect(page.locator("#list progress")).to_have_js_property("value", 1)
+
+
+def test_a_browser_that_cannot_show_volumes_says_so(visitor: Visitor, shown: Shown) -> None:
+    page = visitor.open("/status")
+    page.add_init_script("HTMLCanvasElement.prototype.getContext = () => null;")
+    page.goto(shown.head)
+    expect(page.locator("#veil")).to_contain_text("no WebGL 2")
+
+
+def test_the_menu_holds_what_an_account_may_do(guarded: Site, visit: Callable[[Site], Visitor]) -> None:
+    guarded.take(*make.ct_series(5, study_uid="1.2.3", series_uid="1.2.3.1"))
+    page = visit(guarded).open("/studies/1.2.3")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+    page.get_by_label("Name").fill("reader")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Voxel, Test")
+    for label in ("Delete…", "Convert again", "Upload"):
+        expect(page.get_by_text(label, exact=True)).to_have_count(0)
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+
+
+def test_a_page_whose_session_is_over_leads_to_the_form(guarded: Site, visit: Callable[[Site], Visitor]) -> None:
+    visitor = visit(guarded)
+    page = visitor.open("/queue")
+    page.get_by_label("Name").fill("reader")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Queue")
+    guarded.services.index.accounts.remove("reader")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+    visitor.expect_answer(401)
+
+
+def test_a_page_of_what_was_deleted_says_so(site: Site, visit: Callable[[Site], Visitor]) -> None:
+    site.take(*make.ct_series(5, study_uid="1.2.3", series_uid="1.2.3.1"))
+    visitor = visit(site)
+    page = visitor.open("/studies/1.2.3")
+    site.services.actions["delete"](level="study", uid="1.2.3", study_instance_uid="1.2.3", who="another")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Not Found")
+    visitor.expect_answer(404)
+
+
+def test_all_studies_of_a_patient_are_one_click_away(visitor: Visitor) -> None:
+    page = visitor.open("/studies/1.2.65")
+    page.get_by_role("link", name="all studies").click()
+    expect(page.get_by_label("Patient, ID or accession")).to_have_value("MR-0042")
+    expect(page.locator("#rows tr:not([hidden])")).to_have_count(1)
+
+
+def test_looking_at_a_study_is_audited(shown: Shown, visitor: Visitor) -> None:
+    visitor.open("/studies/1.2.65")
+    lines = shown.site.audited("DICOM Instances Accessed")
+    assert any('"1.2.65"' in json.dumps(line) and '"MR-0042"' in json.dumps(line) for line in lines)

@@ -1,0 +1,188 @@
+"""QIDO-RS: how it is asked and told; what matches what is proven where queries are (test_matching, test_find)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from node.web.dicomweb import qido
+from tests import make
+from tests.web.conftest import Site, open_site
+
+
+@pytest.fixture(scope="module")
+def stocked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Three studies: of a CT with five slices, of an MR and a report, and of a report alone."""
+    site = open_site(tmp_path_factory.mktemp("stocked") / "root")
+    site.take(*make.ct_series(5, study_uid="1.2.3", series_uid="1.2.3.1"))
+    site.take(
+        make.instance(
+            study_uid="1.2.4",
+            series_uid="1.2.4.1",
+            modality="MR",
+            PatientName="Müller^Jürg",
+            SpecificCharacterSet="ISO_IR 100",
+            PatientID="P,1",
+            StudyDate="20260304",
+            StudyDescription="Head & neck",
+        )
+    )
+    site.take(
+        make.structured_report(study_uid="1.2.4", series_uid="1.2.4.2", PatientID="P,1", PatientName="Müller^Jürg")
+    )
+    site.take(make.structured_report(study_uid="1.2.5", series_uid="1.2.5.1", PatientID="P2", StudyDate="20260101"))
+    yield site
+    site.close()
+
+
+@pytest.fixture(scope="module")
+def client(stocked: Site) -> httpx2.Client:
+    return stocked.client()
+
+
+def search(client: httpx2.Client, path: str, **parameters: Any) -> list[dict[str, Any]]:
+    response = client.get(f"/dicom-web/{path}", params=parameters or None)
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "application/dicom+json"
+    found = response.json()
+    assert isinstance(found, list)
+    return found
+
+
+def values(found: list[dict[str, Any]], tag: str) -> list[Any]:
+    return [one.get(tag, {}).get("Value", [None])[0] for one in found]
+
+
+def test_all_studies_come_with_what_the_standard_asks_for(client: httpx2.Client) -> None:
+    found = search(client, "studies")
+    assert set(values(found, "0020000D")) == {"1.2.3", "1.2.4", "1.2.5"}
+    of_mr = next(one for one in found if one["0020000D"]["Value"] == ["1.2.4"])
+    assert of_mr["00080061"] == {"vr": "CS", "Value": ["MR", "SR"]}
+    assert of_mr["00100010"] == {"vr": "PN", "Value": [{"Alphabetic": "Müller^Jürg"}]}
+    assert of_mr["00201206"]["Value"] == [2]
+    assert of_mr["00201208"]["Value"] == [2]
+    assert of_mr["00081190"] == {
+        "vr": "UR",
+        "Value": [f"{client.base_url}/dicom-web/studies/1.2.4".replace("//dicom", "/dicom")],
+    }
+    assert of_mr["00080056"]["Value"] == ["ONLINE"]
+    assert list(of_mr) == sorted(of_mr)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "studies"),
+    [
+        ({"PatientID": "P2"}, {"1.2.5"}),
+        ({"00100020": "P2"}, {"1.2.5"}),
+        ({"PatientID": "P,1"}, {"1.2.4"}),
+        ({"PatientName": "m*"}, {"1.2.4"}),
+        ({"StudyDate": "20260101-20260228"}, {"1.2.5"}),
+        ({"StudyDate": "20260101-"}, {"1.2.4", "1.2.5"}),
+        ({"ModalitiesInStudy": "CT,MR"}, {"1.2.3", "1.2.4"}),
+        ({"ModalitiesInStudy": "CT\\MR"}, {"1.2.3", "1.2.4"}),
+        ({"StudyInstanceUID": "1.2.3,1.2.5"}, {"1.2.3", "1.2.5"}),
+        ({"StudyInstanceUID": ["1.2.3", "1.2.5"]}, {"1.2.3", "1.2.5"}),
+        ({"StudyDescription": "Head & neck"}, {"1.2.4"}),
+        ({"PatientName": "jürg", "fuzzymatching": "true"}, {"1.2.4"}),
+        ({"PatientName": "jürg", "fuzzymatching": "false"}, set()),
+        ({"PatientID": ""}, {"1.2.3", "1.2.4", "1.2.5"}),
+        ({"PatientID": "%"}, set()),
+    ],
+)
+def test_studies_are_searched_by_attributes(
+    client: httpx2.Client, parameters: dict[str, Any], studies: set[str]
+) -> None:
+    assert set(values(search(client, "studies", **parameters), "0020000D")) == studies
+
+
+def test_nothing_found_is_an_empty_list(client: httpx2.Client) -> None:
+    assert search(client, "studies", PatientID="nobody") == []
+    assert search(client, "studies/1.9.9/series") == []
+
+
+def test_series_and_instances_are_found_below_what_the_url_names(client: httpx2.Client) -> None:
+    assert set(values(search(client, "series"), "0020000E")) == {"1.2.3.1", "1.2.4.1", "1.2.4.2", "1.2.5.1"}
+    assert values(search(client, "series", Modality="CT"), "0020000D") == ["1.2.3"]
+    (mr,) = search(client, "studies/1.2.4/series", Modality="MR")
+    assert mr["0020000E"]["Value"] == ["1.2.4.1"]
+    assert mr["00201209"]["Value"] == [1]
+    assert mr["00081190"]["Value"][0].endswith("/dicom-web/studies/1.2.4/series/1.2.4.1")
+    instances = search(client, "studies/1.2.3/series/1.2.3.1/instances")
+    assert values(instances, "00200013") == [1, 2, 3, 4, 5]
+    assert values(instances, "00083002") == ["1.2.840.10008.1.2.1"] * 5
+    assert instances[0]["00081190"]["Value"][0].endswith(f"/instances/{instances[0]['00080018']['Value'][0]}")
+    assert len(search(client, "studies/1.2.4/instances")) == 2
+    assert len(search(client, "instances")) == 8
+    assert values(search(client, "instances", InstanceNumber="3", Modality="CT"), "00200013") == [3]
+
+
+def test_a_study_that_the_url_names_cannot_be_overruled_by_a_parameter(client: httpx2.Client) -> None:
+    assert values(search(client, "studies/1.2.4/series", StudyInstanceUID="1.2.3"), "0020000D") == ["1.2.4", "1.2.4"]
+
+
+def test_fields_can_be_asked_for_by_keyword_by_tag_and_all(client: httpx2.Client) -> None:
+    (plain,) = search(client, "studies", PatientID="P2")
+    assert "00101010" not in plain
+    (asked,) = search(client, "studies", PatientID="P2", includefield="PatientAge,00080062")
+    assert {"00101010", "00080062"} <= set(asked)
+    (asked,) = search(client, "studies", PatientID="P2", includefield=["PatientAge", "00080062"])
+    assert {"00101010", "00080062"} <= set(asked)
+    (every,) = search(client, "studies/1.2.5/series", includefield="all")
+    assert {"00080070", "00101010", "00100010", "0020000E"} <= set(every)
+
+
+def test_pages_follow_each_other_without_gap_or_overlap(client: httpx2.Client) -> None:
+    first = client.get("/dicom-web/instances", params={"limit": 5})
+    assert first.headers["warning"] == '299 voxelnode "There are additional results that can be requested"'
+    second = client.get("/dicom-web/instances", params={"limit": 5, "offset": 5})
+    assert "warning" not in second.headers
+    uids = values([*first.json(), *second.json()], "00080018")
+    assert len(uids) == len(set(uids)) == 8
+    assert search(client, "instances", limit=0) == []
+    assert search(client, "instances", offset=10**12) == []
+
+
+def test_there_is_an_end_to_what_one_answer_holds(client: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qido, "MAXIMUM_RESULTS", 2)
+    response = client.get("/dicom-web/studies", params={"limit": 10**9})
+    assert len(response.json()) == 2
+    assert "At most 2 results" in response.headers["warning"]
+    assert "additional results" in response.headers["warning"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["NoSuchKeyword=1", "0010=1", "StudyDate=yesterday", "limit=-1", "limit=x", "offset=1.5", "fuzzymatching=maybe",
+     "includefield=NoSuchKeyword", "StudyInstanceUID=1.2.*", "InstanceNumber=a&limit=1",
+     "RequestAttributesSequence." * 9 + "CodeValue=1", "PatientID=" + "x" * 2000,
+     "includefield=" + ",".join(["PatientID"] * 600)],
+)  # fmt: skip
+def test_a_query_that_makes_no_sense_is_told_why(client: httpx2.Client, query: str) -> None:
+    response = client.get(f"/dicom-web/instances?{query}")
+    assert response.status_code == 400
+    assert response.json()["detail"]
+
+
+def test_what_is_not_searched_for_is_told_by_a_warning(client: httpx2.Client) -> None:
+    response = client.get("/dicom-web/studies", params={"RequestAttributesSequence.ScheduledProcedureStepID": "7"})
+    assert len(response.json()) == 3
+    assert "RequestAttributesSequence" in response.headers["warning"]
+
+
+def test_other_media_types_are_not_offered(client: httpx2.Client) -> None:
+    xml = {"Accept": 'multipart/related; type="application/dicom+xml"'}
+    assert client.get("/dicom-web/studies", headers=xml).status_code == 406
+    plain = client.get("/dicom-web/studies", headers={"Accept": "application/json"})
+    assert plain.headers["content-type"] == "application/json"
+
+
+def test_searching_needs_an_account_and_is_audited(guarded: Site) -> None:
+    assert guarded.client().get("/dicom-web/studies").status_code == 401
+    client = guarded.client(headers={"Authorization": f"Bearer {guarded.token('reader')}"})
+    assert client.get("/dicom-web/studies?PatientID=P7").status_code == 200
+    (line,) = guarded.audited("Query")
+    assert "PatientID=P7" in line["detail"]
+    assert line["participants"][0]["user"] == "reader"

@@ -1,0 +1,402 @@
+"""What every request must be, and every response carries: hosts, origins, headers, limits (faults W3, W4, W5)."""
+
+from __future__ import annotations
+
+import gzip
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from node.accounts import Role
+from node.config import Web
+from node.errors import UsageError
+from node.logs import ALLOWED_FIELDS
+from node.web import limits
+from node.web.headers import HEADERS
+from node.web.server import WebServer
+from tests.protocol.conftest import keys  # noqa: F401
+from tests.web.conftest import PASSWORD, Site, until
+
+API = "/api/v1/studies"
+CHANGE = "/api/v1/studies/1.2/reconvert"
+"""A request that changes something; 404, because nothing is there."""
+
+
+@pytest.mark.parametrize("path", [API, "/api/v1/nothing", "/healthz", "/login", "/", "/static/nothing"])
+def test_every_response_carries_the_headers(empty: Site, path: str) -> None:
+    answer = empty.client().get(path)
+    for name in HEADERS:
+        assert name.lower() in answer.headers, name
+    assert "server" not in answer.headers
+
+
+def test_nobody_on_the_way_keeps_an_answer(empty: Site) -> None:
+    assert empty.client().get(API).headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", "localhost.evil.example", "", "[::1", "a b"]
+)
+def test_a_request_under_a_foreign_name_is_refused(empty: Site, host: str) -> None:
+    with raw(empty) as connection:
+        connection.sendall(f"GET {API} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        assert status_of(connection) in (400, 403)
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8080", "127.0.0.1", "192.0.2.7:8080", "[::1]:8080"])
+def test_a_request_for_an_address_or_this_machine_is_taken(empty: Site, host: str) -> None:
+    assert empty.client(headers={"Host": host}).get(API).status_code == 200
+    assert empty.client(headers={"Host": socket.gethostname()}).get(API).status_code == 200
+
+
+def test_a_name_of_the_configuration_is_taken(start_site: Callable[..., Site]) -> None:
+    site = start_site(allowed_hosts=("pacs.example.org",))
+    assert site.client(headers={"Host": "pacs.example.org:8443"}).get(API).status_code == 200
+    proxied = {"Host": "127.0.0.1", "Origin": "https://pacs.example.org"}
+    assert site.client(headers=proxied).post(CHANGE).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"},
+        {"Cookie": "voxelnode=x"},
+    ],
+    ids=str,
+)
+def test_a_page_elsewhere_changes_nothing(empty: Site, headers: dict[str, str]) -> None:
+    answer = empty.client(headers=headers).post(CHANGE)
+    assert answer.status_code == 403
+    assert "page of another site" in answer.json()["detail"]
+
+
+def test_our_pages_and_scripts_may_change_things(empty: Site) -> None:
+    for headers in ({}, {"Origin": empty.url}, {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}):
+        assert empty.client(headers=headers).post(CHANGE).status_code == 404
+
+
+def test_no_page_elsewhere_may_read_unless_it_is_configured(start_site: Callable[..., Site]) -> None:
+    friend = {"Origin": "https://viewer.example.org"}
+    closed, opened = start_site(), start_site(cors_origins=("https://viewer.example.org",))
+    assert "access-control-allow-origin" not in closed.client(headers=friend).get(API).headers
+    answer = opened.client(headers=friend).get(API)
+    assert answer.headers["access-control-allow-origin"] == "https://viewer.example.org"
+    assert "access-control-allow-credentials" not in answer.headers
+    assert (
+        "access-control-allow-origin" not in opened.client(headers={"Origin": "https://evil.example"}).get(API).headers
+    )
+
+
+def test_a_page_of_a_friend_has_no_more_rights_than_the_token_that_it_shows(start_site: Callable[..., Site]) -> None:
+    site = start_site(cors_origins=("https://viewer.example.org",))  # on loopback: nobody else needs an account
+    site.account("reader", Role.READ)
+    page = {"Origin": "https://viewer.example.org", "Sec-Fetch-Site": "cross-site"}
+    for headers in (page, {"Origin": "https://viewer.example.org"}, {**page, "Cookie": "voxelnode=x"}):
+        assert site.client(headers=headers).get(API).status_code == 401
+        assert site.client(headers=headers).post(CHANGE).status_code == 403
+        assert site.client(headers=headers).delete("/api/v1/studies/1.2").status_code == 403
+        assert site.client(headers=headers).post("/login", data={"name": "a", "password": "b"}).status_code == 403
+    basic = site.client(headers=page, auth=("reader", PASSWORD))
+    assert (basic.get(API).status_code, basic.post(CHANGE).status_code) == (401, 403)
+    script = site.client(headers={**page, "Authorization": f"Bearer {site.token('reader')}"})
+    assert script.get(API).status_code == 200
+    refused = script.post(CHANGE)
+    assert (refused.status_code, "role read" in refused.json()["detail"]) == (403, True)
+    ours = site.client(headers={"Origin": site.url, "Sec-Fetch-Site": "same-origin"})
+    assert (ours.get(API).status_code, ours.post(CHANGE).status_code) == (200, 404)
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/v1/studies/..%2f..%2fetc%2fpasswd", "/api/v1/instances/..%2f/file", "/api/v1/volumes/..%5c"]
+)
+def test_a_path_in_the_place_of_a_uid_finds_nothing(empty: Site, path: str) -> None:
+    assert empty.client().get(path).status_code in (404, 422)
+
+
+def test_line_breaks_in_the_path_come_back_in_no_header(empty: Site) -> None:
+    answer = empty.client().get("/studies/1%0d%0aX-Evil:%201", headers={"Accept": "text/html"})
+    assert "x-evil" not in answer.headers
+    assert answer.status_code in (303, 404)
+
+
+def test_a_body_that_says_it_is_too_large_is_refused_unread(empty: Site) -> None:
+    with raw(empty) as connection:
+        connection.sendall(request_head("POST", "/login", f"Content-Length: {10**12}"))
+        assert status_of(connection) == 413
+
+
+def test_a_body_that_turns_out_too_large_is_cut_off(empty: Site) -> None:
+    with raw(empty) as connection:
+        form = "Content-Type: application/x-www-form-urlencoded\r\nTransfer-Encoding: chunked"
+        connection.sendall(request_head("POST", "/login", form))
+        chunk = b"10000\r\n" + b"a" * 65536 + b"\r\n"
+        try:
+            for _ in range(limits.BODY_BYTES // 65536 + 40):
+                connection.sendall(chunk)
+        except ConnectionError:
+            pass
+        assert status_of(connection) in (413, None)
+
+
+def test_a_compressed_body_is_not_taken(empty: Site) -> None:
+    body = gzip.compress(b"name=x&password=y")
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/x-www-form-urlencoded"}
+    assert empty.client().post("/login", content=body, headers=headers).status_code == 415
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    patience = next(one for one in site.server._app.user_middleware if one.cls is limits.Limits)
+    patience.kwargs["patience_seconds"] = 0.2
+    site.server._app.middleware_stack = None  # made anew with the next request
+    with raw(site) as connection:
+        form = "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 100"
+        connection.sendall(request_head("POST", "/login", form) + b"name=")
+        assert status_of(connection) == 408
+
+
+@pytest.mark.parametrize("head", [b"GET /" + b"a" * 100_000, b"GET / HTTP/1.1\r\n" + b"X-Long: " + b"a" * 100_000])
+def test_an_endless_head_is_refused(empty: Site, head: bytes) -> None:
+    with raw(empty) as connection:
+        try:
+            connection.sendall(head)
+        except ConnectionError:
+            return
+        assert status_of(connection) in (400, None)
+
+
+def test_a_connection_that_asks_for_nothing_is_closed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.web.server.HEAD_SECONDS", 0.3)
+    with raw(site) as connection:
+        connection.sendall(b"GET /heal")
+        assert connection.recv(1) == b""
+    assert site.client().get("/healthz").status_code == 200
+
+
+def test_more_connections_than_allowed_are_told_so(start_site: Callable[..., Site]) -> None:
+    site = start_site(maximum_connections=4)
+    held = [raw(site) for _ in range(3)]
+    form = "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 100"
+    try:
+        for connection in held:
+            connection.sendall(request_head("POST", "/login", form) + b"name=")
+        until(lambda: len(site.server._server.server_state.tasks) == 3)
+        with raw(site) as one_more:
+            one_more.sendall(request_head("GET", "/healthz"))
+            assert status_of(one_more) == 503
+    finally:
+        for connection in held:
+            connection.close()
+    deadline = time.monotonic() + 10
+    while site.client().get("/healthz").status_code != 200:
+        assert time.monotonic() < deadline
+
+
+def test_those_who_connect_and_ask_for_nothing_keep_nobody_out(start_site: Callable[..., Site]) -> None:
+    site = start_site(maximum_connections=4)
+    held = [raw(site) for _ in range(20)]
+    try:
+        for _ in range(3):
+            with raw(site) as asking:
+                asking.sendall(request_head("GET", "/healthz"))
+                assert status_of(asking) == 200
+    finally:
+        for connection in held:
+            connection.close()
+
+
+def test_connections_that_never_end_their_handshake_are_counted(
+    start_site: Callable[..., Site],
+    keys: Path,  # noqa: F811
+) -> None:
+    files = {"tls_certificate": keys / "server.pem", "tls_key": keys / "server.key"}
+    site = start_site(**files, maximum_connections_per_address=5)
+    held = [raw(site) for _ in range(5)]
+    try:
+        until(lambda: len(site.server._socket._taken) == 5)
+        with raw(site) as one_more:
+            assert one_more.recv(1) == b""
+    finally:
+        for connection in held:
+            connection.close()
+
+
+def test_the_server_sleeps_while_nobody_asks_and_ends_at_once(site: Site) -> None:
+    ticks: list[int] = []
+    server = site.server._server
+    tick = server.on_tick
+
+    async def counted(counter: int) -> bool:
+        ticks.append(counter)
+        return await tick(counter)
+
+    server.on_tick = counted
+    threading.Event().wait(2.2)
+    assert 1 <= len(ticks) <= 4
+    began = time.monotonic()
+    site.server.stop(5)
+    assert time.monotonic() - began < 0.8
+    assert not site.server._thread.is_alive()
+
+
+def test_one_address_cannot_take_every_connection(start_site: Callable[..., Site]) -> None:
+    site = start_site(maximum_connections_per_address=3)
+    held = [raw(site) for _ in range(3)]
+    try:
+        for connection in held:  # accepted one after the other
+            connection.sendall(request_head("GET", "/healthz"))
+            assert status_of(connection) == 200
+        with raw(site) as one_more:
+            assert one_more.recv(1) == b""
+    finally:
+        for connection in held:
+            connection.close()
+
+
+def test_all_that_a_trusted_proxy_brings_is_not_one_address(start_site: Callable[..., Site]) -> None:
+    site = start_site(maximum_connections_per_address=2, trusted_proxies=("127.0.0.0/8",), authentication="never")
+    held = [raw(site) for _ in range(4)]
+    try:
+        for connection in held:
+            connection.sendall(request_head("GET", "/healthz"))
+            assert status_of(connection) == 200
+    finally:
+        for connection in held:
+            connection.close()
+
+
+def test_a_stream_does_not_hold_up_the_end(start_site: Callable[..., Site]) -> None:
+    site = start_site()
+    with site.client().stream("GET", "/api/v1/events") as answer:
+        assert answer.status_code == 200
+        began = time.monotonic()
+        site.server.stop(10)
+        assert time.monotonic() - began < 5
+    assert not site.server._thread.is_alive()
+
+
+def test_a_client_in_the_middle_of_a_body_does_not_hold_up_the_end(site: Site) -> None:
+    with raw(site) as connection:
+        form = "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 100"
+        connection.sendall(request_head("POST", "/login", form) + b"name=")
+        until(lambda: bool(site.server._server.server_state.tasks))
+        began = time.monotonic()
+        site.server.stop(0.5)
+        assert time.monotonic() - began < 4
+    assert not site.server._thread.is_alive()
+
+
+def test_whoever_needs_an_account_and_shows_none_cannot_send_for_long(
+    guarded: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.web.server.HEAD_SECONDS", 0.3)
+    with raw(guarded) as connection:
+        head = "Content-Type: multipart/related; type=application/dicom; boundary=x\r\nTransfer-Encoding: chunked"
+        connection.sendall(request_head("POST", "/dicom-web/studies", head))
+        assert status_of(connection) == 401
+        with pytest.raises(ConnectionError):
+            send_for(connection, 10)
+
+
+def test_answers_do_not_wait_for_the_acknowledgement_of_their_head(empty: Site) -> None:
+    assert empty.server._socket is not None
+    assert empty.server._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+
+def test_an_address_that_is_taken_is_told_with_the_remedy(empty: Site) -> None:
+    port = int(empty.url.rpartition(":")[2])
+    with pytest.raises(UsageError, match=r"\[web\] host and port"):
+        WebServer(Web(port=port), empty.server._app).start()
+
+
+def test_https_speaks_tls_1_2_and_newer_with_forward_secrecy(
+    start_site: Callable[..., Site],
+    keys: Path,  # noqa: F811
+) -> None:
+    site = start_site(tls_certificate=keys / "server.pem", tls_key=keys / "server.key")
+    assert site.url.startswith("https://")
+    trusted = ssl.create_default_context(cafile=str(keys / "ca.pem"))
+    answer = site.client(verify=trusted).get("/healthz")
+    assert answer.status_code == 200
+    assert answer.headers["strict-transport-security"].startswith("max-age=")
+    port = int(site.url.rpartition(":")[2])
+    old = ssl.create_default_context(cafile=str(keys / "ca.pem"))
+    old.set_ciphers("AES256-GCM-SHA384")
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    with socket.create_connection(("127.0.0.1", port), 10) as plain, pytest.raises((ssl.SSLError, ConnectionError)):
+        old.wrap_socket(plain, server_hostname="localhost")
+
+
+@pytest.mark.parametrize("files", [{"tls_key": "x"}, {"tls_certificate": "/nothing.pem"}])
+def test_tls_files_that_do_not_fit_are_named(empty: Site, files: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match=r"\[web\] tls_"):
+        WebServer(Web(port=0, **files), empty.server._app)
+
+
+def raw(site: Site) -> socket.socket:
+    """A connection that speaks in bytes."""
+    return socket.create_connection(("127.0.0.1", int(site.url.rpartition(":")[2])), timeout=10)
+
+
+def send_for(connection: socket.socket, seconds: float) -> None:
+    """Send one byte after the other, as chunks."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        connection.sendall(b"1\r\na\r\n")
+
+
+def request_head(method: str, path: str, *headers: str) -> bytes:
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", *headers, "", ""]).encode()
+
+
+def status_of(connection: socket.socket) -> int | None:
+    """Status of the answer; None when the server hung up."""
+    data = b""
+    while b"\r\n" not in data:
+        try:
+            more = connection.recv(4096)
+        except ConnectionError:
+            return None
+        if not more:
+            return None
+        data += more
+    return int(data.split()[1])
+
+
+def test_log_lines_name_the_route_and_never_what_was_asked_for(empty: Site) -> None:
+    client = empty.client()
+    with capture_logs() as lines:
+        client.get("/api/v1/studies/9.8.7.6", headers={"X-Test": "1"})
+        client.get("/api/v1/patients", params={"name": "Secret"})
+        client.get("/nothing/Secret")
+        until(lambda: len(lines) >= 3)
+    told = str(lines)
+    assert "'route': '/api/v1/studies/{study_instance_uid}'" in told
+    assert "9.8.7.6" not in told
+    assert "Secret" not in told
+    assert {key for line in lines for key in line} <= ALLOWED_FIELDS | {"log_level"}
+
+
+def test_what_a_page_asks_by_itself_is_no_line_of_the_log(empty: Site) -> None:
+    client = empty.client()
+    with capture_logs() as lines:
+        for path in ("/news?since=0", "/badges", "/queue/rows", "/status/numbers", "/queue"):
+            assert client.get(path).status_code == 200
+        until(lambda: len(lines) >= 5)
+    assert [(line["route"], line["log_level"]) for line in lines] == [
+        ("/news", "debug"),
+        ("/badges", "debug"),
+        ("/queue/rows", "debug"),
+        ("/status/numbers", "debug"),
+        ("/queue", "info"),
+    ]

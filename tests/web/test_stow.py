@@ -1,0 +1,260 @@
+"""STOW-RS: what is stored, what is refused and how either is told; hostile bodies (row W4 of the fault catalogue)."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from typing import Any
+
+import httpx2
+import pytest
+from pydicom import FileDataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from node.index.records import Refused
+from node.web.dicomweb import reception
+from tests import make
+from tests.web.conftest import Site, until
+from tests.web.mixed import NAMES, data_set, sample
+
+TYPE = 'multipart/related; type="application/dicom"; boundary=XX'
+
+
+def file_of(ds: FileDataset) -> bytes:
+    stream = BytesIO()
+    ds.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+def body_of(*files: bytes, head: bytes = b"Content-Type: application/dicom\r\n", end: bytes = b"--XX--\r\n") -> bytes:
+    return b"".join(b"--XX\r\n" + head + b"\r\n" + file + b"\r\n" for file in files) + end
+
+
+def post(site: Site, body: bytes | Iterator[bytes], path: str = "studies", **headers: str) -> httpx2.Response:
+    fields = {"Content-Type": TYPE} | {name.replace("_", "-"): value for name, value in headers.items()}
+    return site.client().post(f"/dicom-web/{path}", content=body, headers=fields)
+
+
+def items(response: httpx2.Response, tag: str) -> list[dict[str, Any]]:
+    return [
+        {name: element["Value"][0] for name, element in item.items()}
+        for item in response.json().get(tag, {"Value": []})["Value"]
+    ]
+
+
+def stored(site: Site) -> set[str]:
+    with site.store.index.reading() as index:
+        return {one.sop_instance_uid for one in index.stored_instances()}
+
+
+def part_files(site: Site) -> list[Any]:
+    return list((site.root / "incoming").iterdir())
+
+
+REFERENCED, FAILED, OTHERS = "00081199", "00081198", "0008119A"
+
+
+def test_instances_are_stored_with_the_very_bytes_that_came(site: Site) -> None:
+    samples = [sample(name) for name in NAMES if name != "image_dfl.dcm"]
+    response = post(site, body_of(*(one.file for one in samples)))
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "application/dicom+json"
+    told = {item["00081155"]: item for item in items(response, REFERENCED)}
+    assert set(told) == {one.instance for one in samples}
+    with site.store.index.reading() as index:
+        for one in index.stored_instances():
+            origin = next(each for each in samples if each.instance == one.sop_instance_uid)
+            kept = site.store.archive.path(one.key).read_bytes()
+            assert kept[one.data_set_offset :] == data_set(origin.file)
+            assert kept[:128] == bytes(128)
+            assert told[one.sop_instance_uid]["00081190"] == f"{site.url}{origin.path}"
+            assert site.client().get(origin.path).status_code == 200
+        rows = index.rows("SELECT DISTINCT door, calling_ae_title, peer FROM v_images")
+    assert [row["door"] for row in rows] == ["stow"]
+    assert rows[0]["peer"].startswith("127.0.0.1:")
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1000])
+def test_it_does_not_matter_how_the_body_is_cut_into_pieces(site: Site, piece: int) -> None:
+    series = make.ct_series(3, rows=8, columns=8)
+    body = b"\r\n" + body_of(*map(file_of, series))
+    response = post(site, (body[at : at + piece] for at in range(0, len(body), piece)))
+    assert response.status_code == 200, response.text
+    assert stored(site) == {ds.SOPInstanceUID for ds in series}
+
+
+def test_one_part_that_is_refused_stops_no_other(site: Site) -> None:
+    good, other = make.ct_series(2)
+    deflated = make.instance()
+    deflated.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    query = make.instance(sop_class_uid="1.2.840.10008.5.1.4.1.2.2.1")
+    unnamed = make.instance()
+    del unnamed.SeriesInstanceUID
+    response = post(
+        site,
+        body_of(file_of(good), b"no DICOM", file_of(deflated), file_of(query), file_of(unnamed), b"", file_of(other)),
+    )
+    assert response.status_code == 202
+    assert stored(site) == {good.SOPInstanceUID, other.SOPInstanceUID}
+    assert {item["00081155"] for item in items(response, REFERENCED)} == stored(site)
+    failed = {item["00081155"]: item["00081197"] for item in items(response, FAILED)}
+    assert failed == {
+        deflated.SOPInstanceUID: 0xC122,
+        query.SOPInstanceUID: 0x0122,
+        unnamed.SOPInstanceUID: 0xC000,
+    }
+    assert [item["00081197"] for item in items(response, OTHERS)] == [0xC000, 0xC000]
+    assert part_files(site) == []
+
+
+def test_nothing_stored_is_409_and_415_where_the_transfer_syntax_is_why(site: Site) -> None:
+    assert post(site, body_of(b"no DICOM")).status_code == 409
+    deflated = make.instance()
+    deflated.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    response = post(site, body_of(file_of(deflated)))
+    assert response.status_code == 415
+    assert items(response, FAILED)[0]["00081197"] == 0xC122
+
+
+def test_what_was_refused_is_told_where_people_look_for_it(site: Site) -> None:
+    told: list[Refused] = []
+    object.__setattr__(site.services, "on_refusal", told.append)
+    deflated = make.instance()
+    deflated.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    post(site, body_of(b"no DICOM", file_of(deflated)))
+    assert [(one.what, one.rule, one.peer) for one in told] == [
+        ("instance", "status 0xC000", "127.0.0.1"),
+        ("instance", "status 0xC122", "127.0.0.1"),
+    ]
+    assert all(one.remedy for one in told)
+
+
+def test_a_study_in_the_url_takes_its_own_instances_only(site: Site) -> None:
+    own, foreign = make.instance(study_uid="1.2.3"), make.instance(study_uid="1.2.4")
+    response = post(site, body_of(file_of(own), file_of(foreign)), "studies/1.2.3")
+    assert response.status_code == 202
+    assert response.json()["00081190"]["Value"] == [f"{site.url}/dicom-web/studies/1.2.3"]
+    assert [item["00081197"] for item in items(response, FAILED)] == [0xA900]
+    assert stored(site) == {own.SOPInstanceUID}
+
+
+def test_the_study_is_found_behind_a_long_header(site: Site) -> None:
+    ds = make.instance(study_uid="1.2.3")
+    ds.add_new(0x00091001, "UN", bytes(300_000))
+    ds.add_new(0x00090010, "LO", "TEST")
+    assert post(site, body_of(file_of(ds)), "studies/1.2.3").status_code == 200
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = "1.2.3.9"
+    assert post(site, body_of(file_of(ds)), "studies/1.2.4").status_code == 409
+    assert len(stored(site)) == 1
+
+
+def test_what_is_here_already_is_stored_again_without_harm(site: Site) -> None:
+    body = body_of(file_of(make.instance(sop_instance_uid="1.2.3.1")))
+    assert [post(site, body).status_code for _ in range(2)] == [200, 200]
+    assert stored(site) == {"1.2.3.1"}
+
+
+def test_many_requests_at_once_are_all_stored(site: Site) -> None:
+    several = [make.ct_series(6, rows=8, columns=8) for _ in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda series: post(site, body_of(*map(file_of, series))), several))
+    assert [answer.status_code for answer in answers] == [200] * 8
+    assert stored(site) == {ds.SOPInstanceUID for series in several for ds in series}
+
+
+@pytest.mark.parametrize(
+    ("body", "fields", "status"),
+    [
+        (b"", {}, 400),
+        (b"--XX--\r\n", {}, 400),
+        (body_of(), {}, 400),
+        (body_of(b"no DICOM", end=b""), {}, 400),
+        (b"anything else", {}, 400),
+        (body_of(b"x"), {"Content_Type": 'multipart/related; type="application/dicom"'}, 400),
+        (body_of(b"x"), {"Content_Type": f"{TYPE[:-2]}{'X' * 5000}"}, 400),
+        (body_of(b"x"), {"Content_Type": "application/dicom"}, 415),
+        (body_of(b"x"), {"Content_Type": 'multipart/related; type="application/dicom+xml"; boundary=XX'}, 415),
+        (body_of(b"x"), {"Content_Encoding": "gzip"}, 415),
+        (body_of(b"x"), {"Accept": "application/dicom+xml"}, 406),
+        (body_of(b"x", head=b"Content-Type: application/dicom+json\r\n"), {}, 409),
+        (body_of(b"x", head=b"X-Long: " + b"a" * 100_000 + b"\r\n"), {}, 400),
+        (body_of(b"x", head=b"".join(b"X-%d: a\r\n" % n for n in range(1000))), {}, 400),
+    ],
+    ids=range(14),
+)
+def test_a_body_that_makes_no_sense_is_refused(site: Site, body: bytes, fields: dict[str, str], status: int) -> None:
+    response = post(site, body, **fields)
+    assert response.status_code == status, response.text
+    assert stored(site) == set()
+    assert part_files(site) == []
+    assert site.client().get("/healthz").status_code == 200
+
+
+def test_a_body_that_is_cut_short_keeps_what_came_whole(site: Site) -> None:
+    first, second = (file_of(ds) for ds in make.ct_series(2))
+    response = post(site, body_of(first, second)[: -len(second) // 2])
+    assert response.status_code == 400
+    assert len(stored(site)) == 1
+    assert part_files(site) == []
+
+
+def test_a_client_that_goes_away_leaves_nothing_half(site: Site) -> None:
+    whole, cut = (file_of(ds) for ds in make.ct_series(2, rows=1024, columns=1024))
+    body = body_of(whole, cut)
+    host, port = site.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        head = f"POST /dicom-web/studies HTTP/1.1\r\nHost: {host}\r\nContent-Type: {TYPE}\r\n"
+        head += f"Content-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body[: -len(cut) // 2])
+        until(lambda: len(part_files(site)) > 0 or len(stored(site)) > 0)
+    until(lambda: part_files(site) == [] and len(stored(site)) == 1)
+
+
+def test_too_many_parts_are_cut_off(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reception, "MAXIMUM_PARTS", 50)
+    response = post(site, body_of(*[b"x"] * 51))
+    assert response.status_code == 413
+    assert "in several" in response.json()["detail"]
+
+
+def test_a_hundred_thousand_empty_parts_do_no_harm(site: Site) -> None:
+    response = post(site, body_of(*[b""] * 100_000))
+    assert response.status_code == 413
+    assert site.client().get("/healthz").status_code == 200
+
+
+def test_a_body_larger_than_allowed_is_refused(start_site: Any) -> None:
+    site = start_site(maximum_upload_bytes=1_000_000)
+    assert post(site, body_of(bytes(1_000_001))).status_code == 413
+    assert post(site, (bytes(100_000) for _ in range(11))).status_code in (400, 413)
+    assert part_files(site) == []
+
+
+def test_a_full_disk_is_told_before_anything_is_sent(site: Site) -> None:
+    site.store.archive.intake.stop("disk: EIO: Input/output error")
+    response = post(site, body_of(file_of(make.instance())))
+    assert response.status_code == 503
+    assert response.headers["retry-after"]
+    assert "EIO" in response.json()["detail"]
+
+
+def test_a_program_in_disguise_is_stored_without_its_preamble(site: Site) -> None:
+    data = bytearray(file_of(make.instance()))
+    data[:4] = b"MZ\x90\0"
+    assert post(site, body_of(bytes(data))).status_code == 200
+    with site.store.index.reading() as index:
+        (one,) = index.stored_instances()
+    assert site.store.archive.path(one.key).read_bytes()[:128] == bytes(128)
+
+
+def test_storing_needs_the_role_to_write_and_is_audited(guarded: Site) -> None:
+    body = body_of(file_of(make.instance(study_uid="1.2.3")))
+    for name, status in (("reader", 403), ("writer", 200)):
+        assert post(guarded, body, Authorization=f"Bearer {guarded.token(name)}").status_code == status
+    lines = guarded.audited("DICOM Instances Transferred")
+    assert any(
+        line["participants"][0]["user"] == "writer" and line["objects"] == [{"study_instance_uid": "1.2.3"}]
+        for line in lines
+    )
