@@ -122,13 +122,22 @@ class Child:
         return self._pipe, self._process
 
 
-def settle() -> None:
-    """Begin a child: signals are left to the node, nothing is printed, and it ends when the node does."""
+def settle(memory_bytes: int | None = None) -> None:
+    """Begin a child: signals are left to the node, nothing is printed, memory has a bound, and it ends with the node.
+
+    Parameters
+    ----------
+    memory_bytes : int or None
+        Most address space, of which nothing is ever dumped; None: no bound.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C is for the node, which decides what becomes of us
         signal.signal(number, signal.SIG_IGN)
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # codecs and plugins print what they read, and that may be patient data
         os.dup2(silence, stream)
+    if memory_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -137,12 +146,6 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def limit_memory(memory_bytes: int) -> None:
-    """Bound the address space of this process; its memory is never dumped."""
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def limit_processor_time(seconds: int) -> None:

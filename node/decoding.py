@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -20,7 +20,7 @@ from typing import Literal, ParamSpec, TypeVar
 
 from pydicom import Dataset
 
-from node.children import limit_memory, limit_processor_time, settle
+from node.children import limit_processor_time, settle
 from node.dicom.metadata import NoSuchValue, document, long_value
 from node.dicom.pixel_element import FrameNotFound, PixelElement, header_and_pixels, single_frame
 from node.dicom.reading import read_instance
@@ -255,11 +255,13 @@ class Decoder:
 
     def _in_time(self, pool: ProcessPoolExecutor, future: Future[Answer]) -> Answer:
         """What a job gives; the children of a pool in which one takes too long are ended."""
-        done, _ = wait([future], self._deadline_seconds)
-        if not done:
+        try:
+            return future.result(self._deadline_seconds)
+        except TimeoutError as error:
+            if future.done():  # the job's own, of a disk that does not answer
+                raise
             self._end(pool)
-            raise DecoderBusy
-        return future.result()
+            raise DecoderBusy from error
 
     def close(self) -> None:
         """End the children, whatever they do; nothing is decoded any more."""
@@ -270,9 +272,9 @@ class Decoder:
             self._end(pool)
 
     def _end(self, pool: ProcessPoolExecutor) -> None:
-        children = list((pool._processes or {}).values())  # no public way ends them before Python 3.14
-        self._discard(pool)
-        for child in children:
+        children = pool._processes or {}  # no public way ends them before Python 3.14
+        self._discard(pool)  # from now on there is no further one, as a job that is handed in meanwhile might bring
+        for child in list(children.values()):
             child.kill()
 
     def _running(self) -> ProcessPoolExecutor:
@@ -288,7 +290,7 @@ class Decoder:
         pool = ProcessPoolExecutor(
             workers,
             multiprocessing.get_context("spawn"),
-            initializer=_prepare,
+            initializer=settle,
             initargs=(self._memory_bytes,),
             max_tasks_per_child=JOBS_PER_CHILD,
         )
@@ -301,11 +303,6 @@ class Decoder:
             if self._pool is pool:
                 self._pool = None
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _prepare(memory_bytes: int) -> None:
-    settle()
-    limit_memory(memory_bytes)
 
 
 def _limited(

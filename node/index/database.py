@@ -298,6 +298,18 @@ class Index:
         with self._reader.connect() as connection:
             yield ReadIndex(connection)
 
+    @contextmanager
+    def searching(self) -> Iterator[ReadIndex]:
+        """The same for searches and lists, which take longer: few at once, and while instances arrive they give way.
+
+        Raises
+        ------
+        QueryRefused
+            There are too many of them, or one takes too long.
+        """
+        with self._finder.turn() as connection:
+            yield ReadIndex(connection)
+
     @property
     def is_alive(self) -> bool:
         """Whether the one writer works."""

@@ -21,6 +21,9 @@ from node.index.queries import PAGE, answers, matching_ids
 AT_ONCE = 2
 """Queries that run at once; the others wait: receiving needs the processors too."""
 
+MOST_WAITING = 24
+"""Queries that wait; a further one is refused at once. Each waits on a thread, and HTTP has forty of them."""
+
 WAIT_SECONDS = 30.0
 """Longest wait for the others."""
 
@@ -64,6 +67,7 @@ class Finder:
     def __init__(self, reader: Engine) -> None:
         self._reader = reader
         self._turns = threading.BoundedSemaphore(AT_ONCE)
+        self._places = threading.BoundedSemaphore(AT_ONCE + MOST_WAITING)
         self._lock = threading.Lock()
         self._arrived_at = self._rested_at = -ARRIVING_SECONDS
 
@@ -94,31 +98,36 @@ class Finder:
         """
         if maximum is not None and (query.limit is None or query.limit > maximum):
             query = replace(query, limit=maximum + 1)
-        with self._turn(stop) as connection:
+        with self.turn(stop) as connection:
             ids = matching_ids(connection, query)
         if maximum is not None and len(ids) > maximum:
             raise QueryRefused(f"more than {maximum} answers: narrow the query")
         for at in range(0, len(ids), PAGE):
-            with self._turn(stop) as connection:
+            with self.turn(stop) as connection:
                 page = answers(connection, query, ids[at : at + PAGE])
             began_at = time.thread_time()
             yield from page
             self._charge(time.thread_time() - began_at)  # what was made of the answers meanwhile
 
     @contextmanager
-    def _turn(self, stop: Callable[[], bool]) -> Iterator[Connection]:
-        """One of the few connections, on which no statement outlives its time or its asker."""
-        until = time.monotonic() + WAIT_SECONDS
-        self._give_way(stop, until)
-        if not self._turns.acquire(timeout=max(0.0, until - time.monotonic())):
+    def turn(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Connection]:
+        """One of the few connections, on which no statement outlives its time or its asker; raises as `find`."""
+        if not self._places.acquire(blocking=False):
             raise QueryRefused(TOO_MANY)
-        began_at = time.thread_time()
         try:
-            with self._reader.connect() as connection, _bounded(connection, stop):
-                yield connection
+            until = time.monotonic() + WAIT_SECONDS
+            self._give_way(stop, until)
+            if not self._turns.acquire(timeout=max(0.0, until - time.monotonic())):
+                raise QueryRefused(TOO_MANY)
+            began_at = time.thread_time()
+            try:
+                with self._reader.connect() as connection, _bounded(connection, stop):
+                    yield connection
+            finally:
+                self._charge(time.thread_time() - began_at)
+                self._turns.release()
         finally:
-            self._charge(time.thread_time() - began_at)
-            self._turns.release()
+            self._places.release()
 
     def _charge(self, seconds: float) -> None:
         """Let the next query wait for so much work; this one has its answer at once."""

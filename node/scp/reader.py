@@ -68,6 +68,10 @@ MOST_ANSWERS = 8
 """Answers that are kept until they are looked at: we wait for one at a time."""
 
 
+MOST_PIECES = 64
+"""Of what the peer says that are taken at one look: who never stops talking is answered all the same."""
+
+
 class PeerGone(VoxelnodeError):
     """The association ended while a request was served."""
 
@@ -192,8 +196,9 @@ class Reader(DULServiceProvider):
 
         For the serving thread only; looks at what has arrived meanwhile.
         """
-        while self.listen(0.0):
-            pass
+        for _ in range(MOST_PIECES):
+            if not self.listen(0.0):
+                break
         return message_id in self._cancelled or self._draining or not self.is_open
 
     def answer_to(self, message_id: int, seconds: float) -> Command | None:

@@ -304,8 +304,13 @@ def _basic(credentials: str) -> tuple[str, str]:
     return name, password
 
 
+def cookie_name(request: Request) -> str:
+    """Under which name a session is kept. The plain one counts for nothing over HTTPS: anyone on the way may set it."""
+    return SECURE_COOKIE if request.url.scheme == "https" else COOKIE
+
+
 def _cookie(request: Request) -> str:
-    return request.cookies.get(SECURE_COOKIE) or request.cookies.get(COOKIE) or ""
+    return request.cookies.get(cookie_name(request), "")
 
 
 def _identified(request: Request) -> Account:

@@ -29,7 +29,7 @@ CLOSE = {"Connection": "close"}
 
 
 class Limits:
-    """ASGI middleware: answers 413, 408 and 415 for bodies that are too large, too slow, or compressed.
+    """ASGI middleware: answers 413, 408, 415 and 400 for bodies that are too large, too slow, compressed or unclear.
 
     A compressed body (``Content-Encoding``) might be a thousand times as large as it seems; DICOM has its own means.
     """
@@ -80,6 +80,8 @@ def _refusal(headers: Headers, most: int) -> tuple[int, str] | None:
     encoding = headers.get("content-encoding", "identity").lower()
     if encoding != "identity":
         return 415, f"request bodies are not taken compressed, but Content-Encoding is {encoding[:32]!r}"
+    if "content-length" in headers and "transfer-encoding" in headers:
+        return 400, "a request tells either Content-Length or Transfer-Encoding (RFC 9112 6.1)"  # or a proxy may err
     length = headers.get("content-length", "0")
     if length.isdecimal() and int(length[:20]) > most:
         return 413, _too_large(most)

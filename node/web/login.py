@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Form, Request, Response
 
-from node.web.access import COOKIE, SECURE_COOKIE, Access, NotAuthenticated, TooManyTries, address_of
+from node.web.access import COOKIE, SECURE_COOKIE, Access, NotAuthenticated, TooManyTries, address_of, cookie_name
 from node.web.pages.rendering import login_page
 
 router = APIRouter(include_in_schema=False)
@@ -36,11 +36,10 @@ def log_in(
         response.headers["Retry-After"] = str(error.seconds)
         return response
     response = Response(status_code=303, headers={"Location": _inside(next)})
-    is_secure = request.url.scheme == "https"
     response.set_cookie(
-        SECURE_COOKIE if is_secure else COOKIE,
+        cookie_name(request),
         value,
-        secure=is_secure,
+        secure=request.url.scheme == "https",
         httponly=True,
         samesite="strict",
     )

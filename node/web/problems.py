@@ -17,6 +17,7 @@ from node.audit import AuditFailed
 from node.errors import NotUnderstood, OutOfResources, UsageError, VoxelnodeError
 from node.index.deletion import NotThere, SeveralSeries
 from node.index.engine import IndexUnusable
+from node.index.finder import QueryRefused
 from node.index.patients import NoSuchPatient
 from node.web.access import NotAuthenticated, NotPermitted, TooManyTries
 from node.web.headers import add_headers
@@ -39,6 +40,7 @@ STATUSES: tuple[tuple[type[VoxelnodeError], int], ...] = (
     (NoSuchPatient, 404),
     (SeveralSeries, 409),
     (OutOfResources, 503),
+    (QueryRefused, 503),
     (IndexUnusable, 503),
     (AuditFailed, 503),
     (NotUnderstood, 400),

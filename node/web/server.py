@@ -20,6 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from node.config import Web, is_loopback
 from node.errors import UsageError
 from node.tls import server_context
+from node.web.access import neighbourhood_of
 
 log = structlog.get_logger()
 
@@ -248,16 +249,16 @@ class Listener(socket.socket):
             It is one too many.
         """
         taken, address = super().accept()
-        host = str(address[0])
         self._taken = [(each, of) for each, of in self._taken if each.fileno() >= 0]
-        if len(self._taken) >= self._most or self._is_one_too_many(host):
+        if len(self._taken) >= self._most or self._is_one_too_many(address[0]):
             taken.close()
             raise ConnectionAbortedError
-        self._taken.append((taken, host))
+        self._taken.append((taken, neighbourhood_of(address[0])))
         return taken, address
 
     def _is_one_too_many(self, host: str) -> bool:
-        if sum(of == host for _, of in self._taken) < self._most_of_address:
+        neighbourhood = neighbourhood_of(host)
+        if sum(of == neighbourhood for _, of in self._taken) < self._most_of_address:
             return False
         return not any(ip_address(host) in proxies for proxies in self._proxies)
 

@@ -10,17 +10,7 @@ import signal
 import threading
 from multiprocessing.connection import Connection
 
-from node.children import (
-    Child,
-    ChildCancelled,
-    ChildDied,
-    ChildLate,
-    limit_memory,
-    limit_processor_time,
-    place_of,
-    questions,
-    settle,
-)
+from node.children import Child, ChildCancelled, ChildDied, ChildLate, limit_processor_time, place_of, questions, settle
 from node.convert import ConversionJob, Converted, convert
 from node.errors import VoxelnodeError
 
@@ -85,9 +75,8 @@ class Converter:
 
 def serve(pipe: Connection, memory_bytes: int, cpu_seconds: int) -> None:
     """Convert job after job until the pipe closes; answers with `Converted`, or with a sentence on what failed."""
-    settle()
     os.nice(NICENESS)
-    limit_memory(memory_bytes)
+    settle(memory_bytes)
     for job in questions(pipe):
         limit_processor_time(cpu_seconds)
         try:

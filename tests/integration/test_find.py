@@ -33,6 +33,7 @@ from node.index.database import Index
 from node.index.engine import FILE_NAME, open_engine, upgrade
 from node.index.finder import AT_ONCE, QueryRefused, QueryStopped
 from node.index.models import Image, Patient, Series, Study
+from node.index.study_list import StudyFilter
 from node.metrics import Metrics
 from tests import make
 
@@ -562,6 +563,30 @@ def test_queries_wait_for_their_turn(world: World, monkeypatch: pytest.MonkeyPat
     for thread in threads:
         thread.join(10)
     assert len(list(world.index.find(every_image()))) == len(world.rows[Level.IMAGE])
+
+
+def test_searches_of_pages_and_scripts_give_way_too(open_root: Callable[[], Any]) -> None:
+    root = open_root()
+    for number in range(20):
+        root.take(make.instance(StudyID=str(number)))
+    root.take(make.instance())
+    began_at, worked = time.monotonic(), time.thread_time()
+    while time.monotonic() - began_at < 0.3:
+        with root.index.searching() as index:
+            assert index.listed_studies(StudyFilter())
+    assert (time.thread_time() - worked) / (time.monotonic() - began_at) < 0.25
+
+
+def test_a_search_is_refused_at_once_when_many_wait(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = threading.BoundedSemaphore(1)
+    monkeypatch.setattr(world.index._finder, "_places", places)
+    with world.index.searching():
+        began_at = time.monotonic()
+        with pytest.raises(QueryRefused, match="too many"), world.index.searching():
+            pass
+        assert time.monotonic() - began_at < 1
+    with world.index.searching() as index:
+        assert index.listed_studies(StudyFilter(), limit=1)
 
 
 def test_queries_give_way_while_instances_arrive(open_root: Callable[[], Any]) -> None:

@@ -670,9 +670,17 @@ def test_while_the_index_is_locked_nothing_is_acknowledged_and_it_recovers_by_it
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.parametrize(("kind", "name"), [(Acceptance, "send_accept"), (Association, "_serve_request")])
+@pytest.mark.parametrize(
+    ("kind", "name", "source"),
+    [(Acceptance, "send_accept", 2), (Association, "_serve_request", 0)],  # the provider; the user of the service
+)
 def test_an_association_whose_other_thread_died_is_let_go(
-    start_node: Callable[..., Running], fast_path: bool, monkeypatch: pytest.MonkeyPatch, kind: type, name: str
+    start_node: Callable[..., Running],
+    fast_path: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type,
+    name: str,
+    source: int,
 ) -> None:
     def die(*_: Any) -> None:
         raise RuntimeError("a fault of ours, or of pynetdicom")
@@ -682,6 +690,6 @@ def test_an_association_whose_other_thread_died_is_let_go(
         patch.setattr(kind, name, die)
         with Raw(node) as peer:
             peer.send(associate_rq() + p_data(pdv(3, 3, c_echo_rq())))
-            assert peer.aborted() == (2, 0)
+            assert peer.aborted() == (source, 0)
     assert node.settled()
     assert echo_seconds(node) < 2

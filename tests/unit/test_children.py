@@ -15,17 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from node.children import Child, ChildCancelled, ChildDied, ChildLate, limit_memory, questions, settle
+from node.children import Child, ChildCancelled, ChildDied, ChildLate, questions, settle
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 60.0
 
 
-def serve(pipe: Connection, memory_bytes: int = 0) -> None:
+def serve(pipe: Connection, memory_bytes: int | None = None) -> None:
     """Do what is asked, in the child: answer with its number, print, exit, or wait."""
-    settle()
-    if memory_bytes:
-        limit_memory(memory_bytes)
+    settle(memory_bytes)
     for question in questions(pipe):
         match question:
             case "pid":

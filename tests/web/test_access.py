@@ -290,4 +290,8 @@ def test_a_trusted_proxy_says_whose_request_it_is_and_that_it_came_by_tls(start_
     assert answer.headers["set-cookie"].startswith("__Host-voxelnode=")
     assert "Secure" in answer.headers["set-cookie"]
     assert "strict-transport-security" in answer.headers
+    value = answer.headers["set-cookie"].partition(";")[0].partition("=")[2]
+    for name, status in (("__Host-voxelnode", 200), ("voxelnode", 401)):  # anybody on the way may set the second one
+        shown = site.client(headers={**headers, "Cookie": f"{name}={value}"})
+        assert shown.get(API).status_code == status
     assert site.audited("User Authentication")[0]["participants"][0]["address"] == "203.0.113.9"

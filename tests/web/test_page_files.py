@@ -5,9 +5,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 import re
+import socket
+import struct
 import zipfile
 from io import BytesIO
+from pathlib import Path
 
 import nibabel
 import pytest
@@ -16,7 +20,7 @@ from node import __version__
 from node.viewers import MANIFEST, folder_of
 from node.web.pages.assets import FOLDER
 from tests import make
-from tests.web.conftest import Site
+from tests.web.conftest import Site, until
 
 PLACE = "/studies/1.2.3/series/1.2.3.1"
 
@@ -140,3 +144,22 @@ def test_ohif_is_offered_where_it_is_installed(site: Site) -> None:
     folder.mkdir(parents=True)
     (folder / MANIFEST).write_text(json.dumps({"package": "@ohif/app", "version": "3", "files": ["index.html"]}))
     assert 'href="/ohif/viewer?StudyInstanceUIDs=1.2.3"' in client.get("/studies/1.2.3").text
+
+
+@pytest.mark.parametrize("path", ["/studies/1.2.3/volumes.zip", "/dicom-web/studies/1.2.3?accept=application/zip"])
+def test_a_zip_file_that_nobody_waits_for_leaves_no_file_open(site: Site, path: str) -> None:
+    site.take(*make.ct_series(40, study_uid="1.2.3", series_uid="1.2.3.1", rows=512, columns=512))
+    site.convert()
+
+    def held() -> list[str]:
+        links = [os.readlink(one) for one in Path("/proc/self/fd").iterdir() if one.is_symlink()]
+        return [link for link in links if link.endswith((".dcm", ".gz", ".zraw", ".json", ".png"))]
+
+    assert held() == []
+    for _ in range(10):
+        with socket.create_connection(("127.0.0.1", int(site.url.rpartition(":")[2])), timeout=10) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # hang up at once
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+    until(lambda: not site.server._server.server_state.tasks)
+    until(lambda: held() == [])

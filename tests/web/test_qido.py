@@ -186,3 +186,12 @@ def test_searching_needs_an_account_and_is_audited(guarded: Site) -> None:
     (line,) = guarded.audited("Query")
     assert "PatientID=P7" in line["detail"]
     assert line["participants"][0]["user"] == "reader"
+
+
+def test_a_key_may_be_given_again_and_again_without_the_answer_taking_longer(empty: Site) -> None:
+    client = empty.client()  # each time doubled the quotes around the values before it
+    uids = "&".join(f"StudyInstanceUID=1.2.{number}" for number in range(400))
+    assert client.get(f"/dicom-web/studies?{uids}").json() == []
+    assert client.get("/dicom-web/studies?" + "&".join("PatientID=x" for _ in range(100))).json() == []
+    refused = client.get("/dicom-web/studies?" + "&".join("PatientID=x" for _ in range(501)))
+    assert (refused.status_code, "at most 500 parameters" in refused.text) == (400, True)

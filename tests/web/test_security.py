@@ -149,6 +149,29 @@ def test_a_body_that_turns_out_too_large_is_cut_off(empty: Site) -> None:
         assert status_of(connection) in (413, None)
 
 
+def test_a_body_of_two_lengths_is_refused(empty: Site) -> None:
+    with raw(empty) as connection:
+        connection.sendall(request_head("POST", "/login", "Content-Length: 5", "Transfer-Encoding: chunked"))
+        assert status_of(connection) == 400
+
+
+def test_there_are_no_more_streams_than_allowed_and_places_come_back(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.web.api.events.MOST_STREAMS", 3)
+    held = [raw(site) for _ in range(8)]
+    try:
+        for connection in held:
+            connection.sendall(request_head("GET", "/api/v1/events"))
+        assert sorted(str(status_of(connection)) for connection in held) == ["200"] * 3 + ["503"] * 5
+    finally:
+        for connection in held:
+            connection.close()
+    until(lambda: site.server._app.state.streams.count == 0)
+    with site.client().stream("GET", "/api/v1/events") as answer:
+        assert answer.status_code == 200
+
+
 def test_a_compressed_body_is_not_taken(empty: Site) -> None:
     body = gzip.compress(b"name=x&password=y")
     headers = {"Content-Encoding": "gzip", "Content-Type": "application/x-www-form-urlencoded"}
@@ -400,3 +423,16 @@ def test_what_a_page_asks_by_itself_is_no_line_of_the_log(empty: Site) -> None:
         ("/status/numbers", "debug"),
         ("/queue", "info"),
     ]
+
+
+def test_every_page_that_names_patients_is_in_the_audit_log(filled: Site) -> None:
+    client = filled.client()
+    for path in ("/", "/queue", "/problems", "/problems/conflicts", "/api/v1/conflicts"):
+        assert client.get(path).status_code == 200
+    told = " ".join(line["detail"] for line in filled.audited("Query"))
+    for what in ("studies: the newest", "queue", "problems: failures", "problems: conflicts", "conflicts study"):
+        assert what in told
+    assert client.post("/studies/1.2.3/reconvert", follow_redirects=False).status_code == 303
+    [line] = [each for each in filled.audited("DICOM Instances Accessed") if "converted again" in each["detail"]]
+    assert line["participants"][0]["user"] == "local"
+    filled.convert()

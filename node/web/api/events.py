@@ -40,9 +40,16 @@ class Streams:
         self.count = 0
 
 
-def _room(request: Request) -> None:
-    if request.app.state.streams.count >= MOST_STREAMS:
+async def _room(request: Request) -> AsyncIterator[None]:
+    """A place among the streams until the answer has ended, however that comes about."""
+    streams: Streams = request.app.state.streams
+    if streams.count >= MOST_STREAMS:
         raise HTTPException(503, f"{MOST_STREAMS} streams of events are open already")
+    streams.count += 1
+    try:
+        yield
+    finally:
+        streams.count -= 1
 
 
 @router.get("/events", response_class=EventSourceResponse, dependencies=[Depends(_room)])
@@ -55,20 +62,15 @@ async def stream_events(
     last_event_id: Annotated[str | None, Header(max_length=20)] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Events as they happen, each with the fields of `/history`; without `after` from now on."""
-    streams: Streams = request.app.state.streams
-    streams.count += 1
-    try:
-        yield ServerSentEvent(comment="from here on", retry=2000)
-        began, last = monotonic(), await run_in_threadpool(_begin, node, after, last_event_id)
-        while not request.app.state.stopping.is_set() and monotonic() - began < STREAM_SECONDS:
-            rows = await run_in_threadpool(_since, node, last)
-            for row in rows:
-                yield ServerSentEvent(data=models.Event.model_validate(row), event=row["kind"], id=str(row["id"]))
-                last = row["id"]
-            if len(rows) < AT_ONCE:
-                await asyncio.sleep(POLL_SECONDS)
-    finally:
-        streams.count -= 1
+    yield ServerSentEvent(comment="from here on", retry=2000)
+    began, last = monotonic(), await run_in_threadpool(_begin, node, after, last_event_id)
+    while not request.app.state.stopping.is_set() and monotonic() - began < STREAM_SECONDS:
+        rows = await run_in_threadpool(_since, node, last)
+        for row in rows:
+            yield ServerSentEvent(data=models.Event.model_validate(row), event=row["kind"], id=str(row["id"]))
+            last = row["id"]
+        if len(rows) < AT_ONCE:
+            await asyncio.sleep(POLL_SECONDS)
 
 
 def _begin(node: Services, after: int | None, last_event_id: str | None) -> int:

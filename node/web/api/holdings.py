@@ -43,7 +43,7 @@ def list_patients(
 ) -> Page[models.Patient]:
     """Patients, the newest first."""
     trail.queried(_told("patients", patient_id=patient_id, name=name))
-    with node.index.reading() as index:
+    with node.index.searching() as index:
         rows = index.browse.patients(row_place(after), limit, patient_id=patient_id, name=name)
     return Page[models.Patient].model_validate(page_of(rows, limit))
 
@@ -85,7 +85,7 @@ def list_studies(
     )
     trail.queried(_told("studies", **asdict(wanted)))
     began = place(after)
-    with node.index.reading() as index:
+    with node.index.searching() as index:
         studies = index.listed_studies(wanted, order, StudyPlace(*began) if began else None, limit)
     last = studies[-1].place if len(studies) == limit else None
     items = [_study(study) for study in studies]
@@ -142,7 +142,7 @@ def list_series(
         "verdict": verdict,
     }
     trail.queried(_told("series", **wanted, state=state))
-    with node.index.reading() as index:
+    with node.index.searching() as index:
         rows = index.browse.series(row_place(after), limit, states=state or (), **wanted)
     return Page[models.Series].model_validate(page_of(rows, limit))
 
@@ -192,7 +192,7 @@ def list_instances(
     """Stored instances, the newest first."""
     wanted = {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
     trail.queried(_told("instances", **wanted))
-    with node.index.reading() as index:
+    with node.index.searching() as index:
         rows = index.browse.instances(row_place(after), limit, **wanted)
     return Page[models.Instance].model_validate(page_of(rows, limit))
 

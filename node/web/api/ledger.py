@@ -31,7 +31,7 @@ def list_verdicts(
     limit: Limit = 100,
 ) -> Page[models.Verdict]:
     """Whether series are complete, by which rule, the newest first."""
-    with node.index.reading() as index:
+    with node.index.searching() as index:
         rows = index.browse.series(row_place(after), limit, study_instance_uid=study_instance_uid, verdict=verdict)
     return Page[models.Verdict].model_validate(page_of(rows, limit))
 
@@ -45,7 +45,7 @@ def list_jobs(
     limit: Limit = 100,
 ) -> Page[models.Job]:
     """What waits for its conversion, is converted, or could not be: series that are not done, the newest first."""
-    with node.index.reading() as index:
+    with node.index.searching() as index:
         rows = index.browse.series(row_place(after), limit, states=(state,) if state else UNDONE)
     return Page[models.Job].model_validate(page_of(rows, limit))
 
@@ -55,7 +55,7 @@ def list_failures(
     account: Reader, node: Node, reason: Word = None, after: After = None, limit: Limit = 100
 ) -> Page[models.Failure]:
     """Why series, or stacks of them, gave no volume (docs/conversion.md), the newest first."""
-    with node.index.reading() as index:
+    with node.index.searching() as index:
         rows = index.browse.failures(row_place(after), limit, reason=reason)
     return Page[models.Failure].model_validate(page_of(rows, limit))
 
@@ -65,7 +65,7 @@ def list_exclusions(
     account: Reader, node: Node, series_instance_uid: OptionalUid = None, after: After = None, limit: Limit = 100
 ) -> Page[models.Exclusion]:
     """Instances, or frames of them, that conversions left out of their volumes, the newest first."""
-    with node.index.reading() as index:
+    with node.index.searching() as index:
         rows = index.browse.exclusions(row_place(after), limit, series_instance_uid=series_instance_uid)
     return Page[models.Exclusion].model_validate(page_of(rows, limit))
 
@@ -75,7 +75,7 @@ def list_rejections(
     account: Reader, node: Node, rule: Word = None, after: After = None, limit: Limit = 100
 ) -> Page[models.Rejection]:
     """What was refused, whose it was, and what helps, the newest first."""
-    with node.index.reading() as index:
+    with node.index.searching() as index:
         rows = index.browse.rejections(row_place(after), limit, rule=rule)
     return Page[models.Rejection].model_validate(page_of(rows, limit))
 
@@ -91,7 +91,7 @@ def list_conflicts(
 ) -> Page[models.Conflict]:
     """What claims one identity and is not the same, the newest first."""
     trail.queried(f"conflicts study_instance_uid={study_instance_uid}")  # the details name patients
-    with node.index.reading() as index:
+    with node.index.searching() as index:
         rows = index.browse.conflicts(row_place(after), limit, study_instance_uid=study_instance_uid)
     return Page[models.Conflict].model_validate(page_of(rows, limit))
 
@@ -106,7 +106,7 @@ def list_history(
     limit: Limit = 100,
 ) -> Page[models.Event]:
     """What happened (docs/lifecycle.md), the newest first; `/events` tells it as it does."""
-    with node.index.reading() as index:
+    with node.index.searching() as index:
         rows = index.browse.events(row_place(after), limit, kind=kind, series_instance_uid=series_instance_uid)
     return Page[models.Event].model_validate(page_of(rows, limit))
 

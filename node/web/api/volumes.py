@@ -39,7 +39,7 @@ def list_volumes(
 ) -> Page[models.Volume]:
     """Files of conversions, the newest first: volumes in each format, and pictures of them."""
     trail.queried(f"volumes study_instance_uid={study_instance_uid} series_instance_uid={series_instance_uid}")
-    with node.index.reading() as index:
+    with node.index.searching() as index:
         rows = index.browse.volumes(
             row_place(after),
             limit,

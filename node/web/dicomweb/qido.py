@@ -29,6 +29,9 @@ MAXIMUM_RESULTS = 1000
 MAXIMUM_RESULTS_OF_STUDY = 10_000
 """Most results of one answer: of all that is here, and within one study; what is left can be asked for by offset."""
 
+MAXIMUM_PARAMETERS = 500
+"""Most parameters of a query, includefield among them."""
+
 MAXIMUM_FIELDS = 500
 
 CONTROLS = frozenset(("includefield", "limit", "offset", "fuzzymatching", "accept"))
@@ -146,7 +149,10 @@ def _identifier(request: Request, level: Level) -> Dataset:
     identifier.QueryRetrieveLevel = level.name
     for path in _fields(request, level):
         _put(identifier, path, [])
-    for name, told in request.query_params.multi_items():
+    parameters = request.query_params.multi_items()
+    if len(parameters) > MAXIMUM_PARAMETERS:
+        raise HTTPException(400, f"at most {MAXIMUM_PARAMETERS} parameters can be given; several values in one")
+    for name, told in parameters:
         if name.lower() not in CONTROLS:
             path = _path(name)
             values = told.split(",") if _representation(path[-1]) in _LISTS else [told]
@@ -211,4 +217,4 @@ def _put(identifier: Dataset, path: Path, values: list[str], *, replace: bool = 
 def _several(value: object) -> list[str]:
     if value in (None, ""):
         return []
-    return [str(each) for each in value] if isinstance(value, list | tuple) else [str(value)]
+    return [str(value)] if isinstance(value, str) or not isinstance(value, Iterable) else [str(each) for each in value]

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 from urllib.parse import quote
 
 import structlog
-from anyio import CancelScope
 from fastapi import Depends, HTTPException, Request, Response
-from fastapi.responses import StreamingResponse
-from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from node.archive.filesystem import Archive
@@ -21,6 +18,7 @@ from node.errors import VoxelnodeError
 from node.index.selection import StoredInstance
 from node.web.access import Asked, Reader
 from node.web.services import Node, Services
+from node.web.streaming import Streamed
 from node.web.trail import AccountTrail
 
 log = structlog.get_logger()
@@ -40,25 +38,14 @@ BROKEN = (Damaged, DecoderBusy, FrameNotFound, NotDecoded)
 """Why an instance, or a part of it, cannot be given."""
 
 
-class Streamed(StreamingResponse):
-    """A streamed answer that is broken off where an instance cannot be given: its client sees that it is not whole.
-
-    However it ends, `content` is closed, and with it the files that it has open.
-    """
-
-    def __init__(self, content: Iterator[bytes], status: int, headers: Mapping[str, str]) -> None:
-        super().__init__(content, status, headers)
-        self._content = content
+class Instances(Streamed):
+    """A streamed answer that is broken off where an instance cannot be given: its client sees that it is not whole."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         except BROKEN as error:  # no status can tell it any more: the server hangs up
             log.error("answer_broken_off", reason=str(error))
-        finally:
-            if isinstance(self._content, Generator):
-                with CancelScope(shield=True):
-                    await run_in_threadpool(self._content.close)
 
 
 class Target:
@@ -166,7 +153,7 @@ def respond(
         headers["Content-Length"] = str(length)
     if target.request.method == "HEAD":
         return Response(status_code=status, headers=headers)
-    return Streamed(content, status, headers)
+    return Instances(content, status, headers)
 
 
 def file_length(instance: StoredInstance) -> int:

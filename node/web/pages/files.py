@@ -8,13 +8,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
 from fastapi import Path as FromPath
-from fastapi.responses import FileResponse, StreamingResponse
+from fastapi.responses import FileResponse
 
 from node.index.database import ReadIndex
 from node.revisions import folder_name, revision_folder
 from node.web.access import Asked, Reader
 from node.web.pages.wrong import NotFound
 from node.web.services import Node, Services
+from node.web.streaming import Streamed
 from node.web.zip_stream import MEDIA_TYPE, Member, zip_stream
 
 router = APIRouter()
@@ -90,10 +91,10 @@ def _zipped(node: Services, asked: Asked, study_instance_uid: str, series_instan
     if not files:
         raise NotFound("volume")
     asked.transferred([{"study_instance_uid": study_instance_uid}], "volumes as a ZIP file")
-    return StreamingResponse(
+    return Streamed(
         zip_stream(Member(name, path.stat().st_size, _pieces(path)) for name, path in files),
-        media_type=MEDIA_TYPE,
-        headers={"Content-Disposition": 'attachment; filename="volumes.zip"'},
+        200,
+        {"Content-Type": MEDIA_TYPE, "Content-Disposition": 'attachment; filename="volumes.zip"'},
     )
 
 

@@ -116,7 +116,7 @@ def _problems(
     request: Request, node: Services, account: Reader, asked: Asked, which: str, query: str, number: int
 ) -> Response:
     asked.queried(f"problems: {which}, page {number}")
-    with node.index.reading() as index:
+    with node.index.searching() as index:
         rows = index.rows(f"{query} LIMIT :limit OFFSET :skip", limit=PAGE_ROWS + 1, skip=(number - 1) * PAGE_ROWS)
     return page(
         request,

@@ -88,12 +88,12 @@ def found_studies(
     asked.queried(f"studies: {search.model_dump_json(exclude={'after'}, exclude_defaults=True)}")
     if "hx-request" not in request.headers:
         return _page(request, node, account, search)
-    with node.index.reading() as index:
+    with node.index.searching() as index:
         return fragment(request, account, "studies_rows.html", **_found(index, search))
 
 
 def _page(request: Request, node: Node, account: Reader, search: StudySearch) -> Response:
-    with node.index.reading() as index:
+    with node.index.searching() as index:
         return page(
             request,
             node,
