@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import Annotated
@@ -43,13 +44,16 @@ def serve(
     manager = ServiceManager()
     node = Node(settings)
     address = node.start()
-    print(
+    lines = [
         f"voxelnode ready: AE {address.ae_title} on {address.host}:{address.port}, "
-        f"root {settings.storage.root.absolute()}",
-        flush=True,
-    )
+        f"root {settings.storage.root.absolute()}"
+    ]
     if address.web is not None:
-        print(f"pages, REST and DICOMweb: {address.web}", flush=True)
+        lines.append(f"pages, REST and DICOMweb: {address.web}")
+    try:
+        print(*lines, sep="\n", flush=True)
+    except BrokenPipeError:  # whoever started us does not listen, and does not end us by that
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     manager.ready(f"AE {address.ae_title} on {address.host}:{address.port}")
     node.serve_until(stop, manager.alive)
     manager.stopping("draining")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance.served import until
+
 VOXELNODE = [sys.executable, "-m", "node"]
 READY = re.compile(r"voxelnode ready: AE (\S+) on (\S+):(\d+), root (.*)\n")
 
@@ -52,6 +54,22 @@ def echo(title: str, host: str, port: int) -> dict[str, object]:
         check=False,
     )
     return json.loads(done.stdout)
+
+
+def test_nobody_who_stops_reading_ends_the_node(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [*VOXELNODE, "serve", "--root", str(tmp_path / "root"), "--port", str(port), "--web-port", "0"]
+    with subprocess.Popen(command, stdout=writer, stderr=subprocess.DEVNULL) as process:
+        os.close(writer)
+        try:
+            until(lambda: echo("ANY", "127.0.0.1", port)["ok"], 60, "an answer")
+            process.terminate()
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
 
 
 def test_serve_tells_once_that_it_is_ready_answers_and_ends_with_0(serve, tmp_path: Path) -> None:
