@@ -10,7 +10,7 @@ from tests.web.conftest import Site, every_route
 
 VALUES = (
     "..", "%2e%2e", "../../etc/passwd", "a" * 300, "1.2.3", "1.2.3.1", "0", "-1", "1", "9" * 23, "\0", "é", "\u202e",
-    "'; DROP TABLE studies", "%", "1,2", "1-2", "nan", "*", "?", "\\", "\r\nX-Evil: 1", "<img onerror=1>", "{{123456*9}}",
+    "'; DROP TABLE studies", "%", "1,2", "1-2", "nan", "*", "?", "\\", "\r\nX-Evil: 1", "<img onerror=1>", "{{7*7}}",
 )  # fmt: skip
 QUERIES = (
     "", "limit=1000000000", "limit=-1", "limit=x", "offset=-1", "PatientName=%25%00", "StudyDate=x-y",
