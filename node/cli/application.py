@@ -14,6 +14,7 @@ from importlib import import_module
 import typer
 
 from node import __version__
+from node.cli.output import stop_printing
 from node.errors import UsageError, VoxelnodeError
 
 COMMANDS = {
@@ -96,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, typer.Abort):
         status = 130  # as a shell tells SIGINT
     except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        stop_printing()
         status = 0
     except OSError as error:
         status = _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from types import FrameType
 from typing import Annotated
@@ -12,6 +11,7 @@ from typing import Annotated
 import typer
 
 from node.cli.options import ConfigFile, Root, load
+from node.cli.output import stop_printing
 
 
 def serve(
@@ -53,7 +53,7 @@ def serve(
     try:
         print(*lines, sep="\n", flush=True)
     except BrokenPipeError:  # whoever started us does not listen, and does not end us by that
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        stop_printing()
     manager.ready(f"AE {address.ae_title} on {address.host}:{address.port}")
     node.serve_until(stop, manager.alive)
     manager.stopping("draining")

@@ -95,8 +95,6 @@ class Command:
     has_data_set: bool
     sop_class_uid: str
     sop_instance_uid: str
-    raw_sop_class_uid: bytes
-    raw_sop_instance_uid: bytes
     complete: bool
     """Whether every element is there that PS3.7 9.3.1.1 requires of a C-STORE-RQ, with UIDs of digits and dots."""
     responded_to: int | None
@@ -156,8 +154,6 @@ def decode_command(encoded: bytes | bytearray) -> Command:
         data_set_type != NO_DATA_SET,
         _uid(raw_class),
         _uid(raw_instance),
-        raw_class,
-        raw_instance,
         all(_PLAIN_UID.fullmatch(uid) for uid in (raw_class, raw_instance))
         and all(elements.get(number) for number in (Element.MESSAGE_ID, Element.PRIORITY)),
         _unsigned_short(elements, Element.MESSAGE_ID_RESPONDED_TO),
@@ -166,21 +162,24 @@ def decode_command(encoded: bytes | bytearray) -> Command:
     )
 
 
-def encode_command(elements: Mapping[Element, int | str]) -> bytes:
+def encode_command(elements: Mapping[Element, int | str | bytes]) -> bytes:
     """Encode a command set, with its group length (PS3.7 6.3.1).
 
     Parameters
     ----------
     elements : mapping
-        Numbers are unsigned shorts; *Offending Element* (0000,0901) is a tag; text is ASCII.
+        Numbers are unsigned shorts; *Offending Element* (0000,0901) is a tag; text is ASCII;
+        bytes are a value as it came.
     """
     body = b"".join(_element(number, _value(number, value)) for number, value in sorted(elements.items()))
     return _element(0x0000, struct.pack("<L", len(body))) + body
 
 
-def _value(number: Element, value: int | str) -> bytes:
+def _value(number: Element, value: int | str | bytes) -> bytes:
     if isinstance(value, str):
-        return _even(value.encode("ascii", "replace"), b"\0" if number in _UIDS else b" ")
+        value = value.encode("ascii", "replace")
+    if isinstance(value, bytes):
+        return value + (b"\0" if number in _UIDS else b" ") * (len(value) % 2)
     if number == Element.OFFENDING_ELEMENT:
         return struct.pack("<HH", value >> 16, value & 0xFFFF)
     return _US.pack(value)
@@ -191,18 +190,18 @@ def encode_c_store_response(request: Command, answer: Answer) -> bytes:
 
     The affected UIDs are echoed as they came; one that cannot be a UID, because of its length, is left out.
     """
-    body = b"".join(
-        (
-            _uid_element(Element.AFFECTED_SOP_CLASS_UID, request.raw_sop_class_uid),
-            _element(Element.COMMAND_FIELD, _US.pack(C_STORE_RSP)),
-            _element(Element.MESSAGE_ID_RESPONDED_TO, _US.pack(request.message_id or 0)),
-            _element(Element.DATA_SET_TYPE, _US.pack(NO_DATA_SET)),
-            _element(Element.STATUS, _US.pack(answer.status)),
-            _element(Element.ERROR_COMMENT, _even(answer.comment.encode("ascii"), b" ")) if answer.comment else b"",
-            _uid_element(Element.AFFECTED_SOP_INSTANCE_UID, request.raw_sop_instance_uid),
-        )
-    )
-    return _element(0x0000, struct.pack("<L", len(body))) + body
+    response: dict[Element, int | str | bytes] = {
+        Element.COMMAND_FIELD: C_STORE_RSP,
+        Element.MESSAGE_ID_RESPONDED_TO: request.message_id or 0,
+        Element.DATA_SET_TYPE: NO_DATA_SET,
+        Element.STATUS: answer.status,
+    }
+    if answer.comment:
+        response[Element.ERROR_COMMENT] = answer.comment
+    for number in (Element.AFFECTED_SOP_CLASS_UID, Element.AFFECTED_SOP_INSTANCE_UID):
+        if 0 < len(uid := request.elements.get(number, b"")) <= _LONGEST_UID:
+            response[number] = uid
+    return encode_command(response)
 
 
 def _unsigned_short(elements: Mapping[int, bytes], number: int) -> int | None:
@@ -220,13 +219,3 @@ def _uid(value: bytes) -> str:
 
 def _element(number: int, value: bytes) -> bytes:
     return _ELEMENT.pack(0, number, len(value)) + value
-
-
-def _even(value: bytes, padding: bytes) -> bytes:
-    return value + padding * (len(value) % 2)
-
-
-def _uid_element(number: int, value: bytes) -> bytes:
-    if not 0 < len(value) <= _LONGEST_UID:
-        return b""
-    return _element(number, _even(value, b"\0"))

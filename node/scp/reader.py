@@ -61,6 +61,8 @@ _OPEN, _CLOSED, _AWAITING_REQUEST, _AWAITING_CLOSE = "Sta6", "Sta1", "Sta2", "St
 _NOT_YET = (BlockingIOError, TimeoutError)
 
 QUEUED_PDUS = 8
+QUEUE_SECONDS = 0.0005
+"""Between two looks at a queue of pynetdicom that cannot tell when it is empty."""
 """What the serving thread may queue for this one to send, before it waits."""
 
 
@@ -265,9 +267,7 @@ class Reader(DULServiceProvider):
         PeerGone
             The association is not open any more.
         """
-        while self.is_open and not self.to_provider_queue.empty():
-            self._attention.set()  # what was queued before goes first
-            time.sleep(0.0005)
+        self._wait_for_queue(0)  # what was queued before goes first
         if not self.is_open:
             raise PeerGone
         try:
@@ -288,8 +288,13 @@ class Reader(DULServiceProvider):
         super().send_pdu(primitive)
         self._attention.set()
         if threading.current_thread() is not self:
-            while self.to_provider_queue.qsize() > QUEUED_PDUS and self.is_open:
-                time.sleep(0.0005)
+            self._wait_for_queue(QUEUED_PDUS)
+
+    def _wait_for_queue(self, most: int) -> None:
+        """Return when at most so many primitives wait to be sent by this thread, or it is over. For other threads."""
+        while self.is_open and self.to_provider_queue.qsize() > most:
+            self._attention.set()
+            time.sleep(QUEUE_SECONDS)
 
     def kill_dul(self) -> None:
         """Stop this thread."""

@@ -9,6 +9,7 @@ from node.audit import Action, AuditEvent
 from node.index.records import Level
 from node.web.access import Account, Asked
 from node.web.services import Services
+from node.web.trail import of_study
 
 
 def reconvert(
@@ -16,7 +17,7 @@ def reconvert(
 ) -> Mapping[str, Any]:
     """Have series of a study converted again, and tell the audit log who wanted it; returns how many are ``owed``."""
     done = node.actions["reconvert"](series=[(study_instance_uid, series) for series in series_instance_uids])
-    objects = [{"study_instance_uid": study_instance_uid, "patient_id": patient_id}]
+    objects = [of_study(study_instance_uid, patient_id)]
     asked.changed(AuditEvent.INSTANCES_ACCESSED, Action.EXECUTE, objects, f"{done['owed']} series converted again")
     return done
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -19,6 +18,7 @@ from node.web.api.paging import After, Limit, Page, RowId, cursor, page_of, plac
 from node.web.files import file_response
 from node.web.pages.wrong import NotFound
 from node.web.services import Node, Services
+from node.web.trail import of_study
 
 router = APIRouter()
 
@@ -99,7 +99,7 @@ def show_study(account: Reader, node: Node, trail: Asked, study_instance_uid: Ui
         found = index.listed_studies(StudyFilter(study_instance_uid=study_instance_uid), limit=1)
     if not found:
         raise NotFound("study")
-    trail.accessed([{"study_instance_uid": study_instance_uid, "patient_id": found[0].patient_id or ""}])
+    trail.accessed([of_study(study_instance_uid, found[0].patient_id)])
     return _study(found[0])
 
 
@@ -155,7 +155,7 @@ def show_series(
     with node.index.reading() as index:
         row = _series(index, study_instance_uid, series_instance_uid)
         patient_id = index.browse.patient_of(study_instance_uid)
-    trail.accessed([{"study_instance_uid": study_instance_uid, "patient_id": patient_id or ""}])
+    trail.accessed([of_study(study_instance_uid, patient_id)])
     return models.Series.model_validate(row)
 
 
@@ -201,7 +201,7 @@ def list_instances(
 def show_instance(account: Reader, node: Node, trail: Asked, sop_instance_uid: Uid) -> models.Instance:
     """One stored instance."""
     row = _instance(node, sop_instance_uid)
-    trail.accessed([_object(row)])
+    trail.accessed([of_study(row["study_instance_uid"], row["patient_id"])])
     return models.Instance.model_validate(row)
 
 
@@ -215,7 +215,7 @@ def show_instance(account: Reader, node: Node, trail: Asked, sop_instance_uid: U
 def instance_file(request: Request, account: Reader, node: Node, trail: Asked, sop_instance_uid: Uid) -> Response:
     """The file of an instance: its data set byte for byte as it was received, behind File Meta Information."""
     row = _instance(node, sop_instance_uid)
-    trail.transferred([_object(row)])
+    trail.transferred([of_study(row["study_instance_uid"], row["patient_id"])])
     return file_response(
         request, node.archive.path(row["key"]), "application/dicom", f"{sop_instance_uid}.dcm", row["sha256"]
     )
@@ -248,11 +248,6 @@ def _instance(node: Services, sop_instance_uid: str) -> dict[str, Any]:
     if not rows:
         raise NotFound("instance")
     return rows[0]
-
-
-def _object(row: Mapping[str, Any]) -> dict[str, str]:
-    """What the audit log tells of an instance or a volume."""
-    return {"study_instance_uid": row["study_instance_uid"], "patient_id": row["patient_id"] or ""}
 
 
 def _delete(

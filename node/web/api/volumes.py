@@ -14,6 +14,7 @@ from node.web.api.paging import After, Limit, Page, RowId, page_of, row_place
 from node.web.files import file_response
 from node.web.pages.wrong import NotFound
 from node.web.services import Node, Services
+from node.web.trail import of_study
 
 router = APIRouter(tags=["volumes"])
 
@@ -56,7 +57,7 @@ def list_volumes(
 def show_volume(account: Reader, node: Node, trail: Asked, id: RowId) -> models.Volume:
     """One file of a conversion."""
     row = _volume(node, id)
-    trail.accessed([{"study_instance_uid": row["study_instance_uid"], "patient_id": row["patient_id"] or ""}])
+    trail.accessed([of_study(row["study_instance_uid"], row["patient_id"])])
     return models.Volume.model_validate(_told(row))
 
 
@@ -82,7 +83,7 @@ def volume_file(
     its_name = PurePath(row["path"]).name
     if name not in (None, its_name) or row["files_removed_at"] is not None:
         raise NotFound("file")
-    trail.transferred([{"study_instance_uid": row["study_instance_uid"], "patient_id": row["patient_id"] or ""}])
+    trail.transferred([of_study(row["study_instance_uid"], row["patient_id"])])
     media_type = MEDIA_TYPES.get(PurePath(its_name).suffix, "application/octet-stream")
     return file_response(request, node.archive.root / row["path"], media_type, its_name, row["sha256"])
 
