@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from time import monotonic
-from typing import Any
+from typing import Any, Literal
 
 from node.errors import VoxelnodeError
 
@@ -66,6 +66,13 @@ class Child:
         self._pipe: Connection | None = None
         self._served = 0
 
+    def start(self) -> None:
+        """Begin before the first question, so that the child can make itself ready meanwhile.
+
+        It is forked, which takes no time, where this process has no other thread yet.
+        """
+        self._running("fork" if threading.active_count() == 1 else "spawn")
+
     def ask(self, question: object, seconds: float, cancelled: threading.Event) -> Any:
         """Return the child's answer.
 
@@ -110,10 +117,12 @@ class Child:
             self._pipe.close()
         self._process = self._pipe = None
 
-    def _running(self) -> tuple[Connection, multiprocessing.process.BaseProcess]:
+    def _running(
+        self, method: Literal["fork", "spawn"] = "spawn"
+    ) -> tuple[Connection, multiprocessing.process.BaseProcess]:
         if self._process is None or self._pipe is None or not self._process.is_alive():
             self.close()
-            context = multiprocessing.get_context("spawn")
+            context: Any = multiprocessing.get_context(method)  # of either kind
             self._pipe, theirs = context.Pipe()
             self._process = context.Process(target=self._serve, args=(theirs, *self._arguments), name=self._name)
             self._process.start()
@@ -128,7 +137,7 @@ def settle(memory_bytes: int | None = None) -> None:
     Parameters
     ----------
     memory_bytes : int or None
-        Most address space, of which nothing is ever dumped; None: no bound.
+        See `limit_memory`; None: no bound yet.
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C is for the node, which decides what becomes of us
         signal.signal(number, signal.SIG_IGN)
@@ -136,8 +145,7 @@ def settle(memory_bytes: int | None = None) -> None:
     for stream in (1, 2):  # codecs and plugins print what they read, and that may be patient data
         os.dup2(silence, stream)
     if memory_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        limit_memory(memory_bytes)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -146,6 +154,12 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def limit_memory(size: int) -> None:
+    """Let this process have so many bytes of address space, of which nothing is ever dumped."""
+    resource.setrlimit(resource.RLIMIT_AS, (size, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def limit_processor_time(seconds: int) -> None:

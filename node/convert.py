@@ -16,63 +16,30 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-import structlog
-
 from node import __version__
-from node.config import Convert
+from node.conversion import ConversionJob, Converted, ConvertedFile, WriteOptions
 from node.failpoints import reached
-from node.index.records import ClaimedSeries, ConvertedFile, SeriesOutcome
+from node.index.records import ClaimedSeries, SeriesOutcome
 from node.revisions import publish, revision_folder
 from node.series_files import SeriesFiles
 from node.verdict import Expectation, Verdict, expectation, judge
 from node.volume.assemble import assemble
-from node.volume.model import Assembly, Exclusion, Geometry, Reason, Refusal, Volume, Warn
+from node.volume.model import Assembly, Geometry, Volume
 from node.volume.objects.pet import with_uptake
+from node.volume.reasons import Reason, Refusal, Warn
 from node.writers import write_volume
-from node.writers.base import WriteOptions, WrittenFile, stem_of
+from node.writers.base import WrittenFile, stem_of
 
 if TYPE_CHECKING:
     from node.archive.filesystem import Archive
     from node.index.database import Index
 
-log = structlog.get_logger()
-
 CONVERTER = f"voxelnode {__version__}"
-
-
-@dataclass(frozen=True, slots=True)
-class ConversionJob:
-    """What to convert, and where to: `instances` are (SOP Instance UID, file), `folder` exists and is empty."""
-
-    instances: tuple[tuple[str, Path], ...]
-    folder: Path
-    options: WriteOptions
-    expectation: Expectation | None = None  # None: what the data sets themselves announce
-
-
-@dataclass(frozen=True, slots=True)
-class Converted:
-    """What one series gave; paths of `files` count from the folder of the job.
-
-    `sources` are (stack, SOP Instance UID, frames): which instance went into which volume.
-    """
-
-    files: tuple[ConvertedFile, ...]
-    sources: tuple[tuple[int, str, int], ...]
-    exclusions: tuple[Exclusion, ...]
-    refusals: tuple[Refusal, ...]
-    verdict: Verdict
-    seconds: float
-
-
-def write_options(section: Convert) -> WriteOptions:
-    """The options of the writers, from the configuration."""
-    return WriteOptions(**{name: getattr(section, name) for name in WriteOptions.__slots__})
 
 
 def convert(job: ConversionJob) -> Converted:

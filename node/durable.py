@@ -1,4 +1,4 @@
-"""Names of files that outlast a power cut: a file is there only when the folder that names it is synced."""
+"""What outlasts a power cut: bytes of files that were synced, under names whose folder was synced too."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ from pathlib import Path
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    """Make the bytes of a file durable, whoever wrote them."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

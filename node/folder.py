@@ -6,23 +6,31 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from node.convert import ConversionJob, Converted, convert
+from node.conversion import ConversionJob, Converted, WriteOptions
+from node.converter import ConverterDied
 from node.media import LeftOut, find_instances
 from node.revisions import folder_name
-from node.writers.base import WriteOptions
+from node.volume.reasons import Reason, Refusal
+
+Run = Callable[[ConversionJob, threading.Event], Converted]
+"""Converts one series, and gives up once the event is set; raises `ConverterDied` where no more is known."""
 
 
 def convert_folder(
     paths: Iterable[Path],
     out: Path,
     options: WriteOptions,
-    on_series: Callable[[str, Converted], None] = lambda series_instance_uid, converted: None,
+    run: Run,
+    workers: int = 1,
+    on_series: Callable[[str], None] = lambda series_instance_uid: None,
 ) -> dict[str, Any]:
     """Convert what lies in `paths` (see `node.media.find_instances`); writes and returns ``conversion.json``.
 
@@ -31,41 +39,76 @@ def convert_folder(
     paths : iterable of Path
     out : Path
         Made when missing; each series gets a folder of its own in it, which replaces that of an earlier conversion.
-    on_series : callable (Series Instance UID, Converted)
+    run : callable (ConversionJob, threading.Event) -> Converted
+        `node.converter.Converters` in the command line: what crashes on one series leaves the others alone.
+    workers : int
+        Series at once.
+    on_series : callable (Series Instance UID)
         Called after each series.
 
     Returns
     -------
     dict
-        ``series`` with the verdict on each, ``volumes``, ``refusals``, ``exclusions``, and ``not_dicom``: the files
-        that are no instance, with the reason.
+        ``series`` with the verdict on each (None where its conversion failed), ``volumes``, ``refusals``,
+        ``exclusions``, and ``not_dicom``: the files that are no instance, with the reason. None of it depends on
+        `workers`.
     """
     listing: dict[str, Any] = {"series": [], "volumes": [], "refusals": [], "exclusions": [], "not_dicom": []}
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=out) as unpacked:
-        taken: set[str] = set()
-        for (study, series_instance_uid), instances in _grouped(paths, Path(unpacked), listing["not_dicom"]).items():
-            name = folder_name(series_instance_uid)
-            if name in taken:  # the series has turned up in another study too: never one volume, never one folder
-                name = folder_name(f"{study} {series_instance_uid}")
-            taken.add(name)
-            folder = out / f".converting-{uuid.uuid4().hex}"
-            folder.mkdir()
-            try:
-                converted = convert(ConversionJob(tuple(instances), folder, options))
-                place = out / name
-                shutil.rmtree(place, ignore_errors=True)
-                if converted.files:
-                    os.rename(folder, place)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-            known = study if series_instance_uid else ""
-            identity = {"study_instance_uid": known, "series_instance_uid": series_instance_uid}
-            listing["series"].append({**identity, "verdict": asdict(converted.verdict)})
-            _list(listing, series_instance_uid, converted, name)
-            on_series(series_instance_uid, converted)
+    cancelled = threading.Event()
+    with (
+        tempfile.TemporaryDirectory(prefix=".unpacked-", dir=out) as unpacked,
+        ThreadPoolExecutor(workers, "series") as pool,
+    ):
+        series = _grouped(paths, Path(unpacked), listing["not_dicom"])
+        try:
+            names = list(_folder_names(series))
+            converting = [
+                pool.submit(_converted, tuple(instances), out / name, options, lambda job: run(job, cancelled))
+                for name, instances in zip(names, series.values(), strict=True)
+            ]
+            for (study, uid), name, future in zip(series, names, converting, strict=True):
+                _list(listing, study, uid, future.result(), name)
+                on_series(uid)
+        except BaseException:  # Ctrl-C too
+            cancelled.set()
+            pool.shutdown(cancel_futures=True)
+            raise
     (out / "conversion.json").write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
     return listing
+
+
+def _folder_names(series: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """A folder for each series; one that has turned up in another study too is never one volume, never one folder."""
+    taken: set[str] = set()
+    for study, series_instance_uid in series:
+        name = folder_name(series_instance_uid)
+        if name in taken:
+            name = folder_name(f"{study} {series_instance_uid}")
+        taken.add(name)
+        yield name
+
+
+def _converted(
+    instances: tuple[tuple[str, Path], ...],
+    place: Path,
+    options: WriteOptions,
+    run: Callable[[ConversionJob], Converted],
+) -> Converted | Refusal:
+    """Convert one series into the folder `place`, which appears in one step; a refusal if its conversion failed."""
+    folder = place.with_name(f".converting-{uuid.uuid4().hex}")
+    folder.mkdir()
+    try:
+        converted = run(ConversionJob(instances, folder, options))
+        shutil.rmtree(place, ignore_errors=True)
+        if converted.files:
+            os.rename(folder, place)
+        return converted
+    except ConverterDied as died:
+        shutil.rmtree(place, ignore_errors=True)
+        return Refusal(Reason.FAILED, str(died), tuple(uid for uid, _ in instances))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _grouped(
@@ -97,14 +140,18 @@ def _grouped(
     return series
 
 
-def _list(listing: dict[str, Any], series_instance_uid: str, converted: Converted, folder: str) -> None:
+def _list(
+    listing: dict[str, Any], study: str, series_instance_uid: str, converted: Converted | Refusal, folder: str
+) -> None:
     """Add one series to what becomes conversion.json."""
-    for file in converted.files:
-        row = {"series_instance_uid": series_instance_uid, **asdict(file), "path": f"{folder}/{file.path}"}
-        listing["volumes"].append(row)
-    for refusal in converted.refusals:
-        row = {"series_instance_uid": series_instance_uid, "reason": refusal.reason.value, "detail": refusal.detail}
+    own = {"series_instance_uid": series_instance_uid}
+    verdict, refusals = None, [converted] if isinstance(converted, Refusal) else list(converted.refusals)
+    if isinstance(converted, Converted):
+        verdict = asdict(converted.verdict)
+        for file in converted.files:
+            listing["volumes"].append({**own, **asdict(file), "path": f"{folder}/{file.path}"})
+        listing["exclusions"] += [{**own, **asdict(exclusion)} for exclusion in converted.exclusions]
+    listing["series"].append({"study_instance_uid": study if series_instance_uid else "", **own, "verdict": verdict})
+    for refusal in refusals:
+        row = {**own, "reason": refusal.reason.value, "detail": refusal.detail}
         listing["refusals"].append({**row, "stack": refusal.stack, "instances": len(refusal.sop_instance_uids)})
-    for exclusion in converted.exclusions:
-        row = {"series_instance_uid": series_instance_uid, **asdict(exclusion)}
-        listing["exclusions"].append(row)

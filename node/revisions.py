@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from node.durable import sync_file
 from node.index.records import SupersededConversion
 
 if TYPE_CHECKING:
@@ -34,9 +35,11 @@ def folder_name(uid: str) -> str:
 
 
 def publish(folder: Path, place: Path, sync_folder: Callable[[Path], None]) -> None:
-    """Move a finished folder to its place in one step; what a crash left there without rows goes first."""
+    """Move a finished folder to its place in one step, durably; what a crash left there without rows goes first."""
     shutil.rmtree(place, ignore_errors=True)
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for file in folder.iterdir():
+        sync_file(file)
     for made in (folder, *place.parents[3::-1]):
         sync_folder(made)
     os.rename(folder, place)

@@ -10,7 +10,7 @@ from pydicom import Dataset, dcmread
 from node.dicom.reading import read_instance
 from node.dicom.values import text, whole
 from node.verdict import COUNT_KEYWORDS, InstanceCounts
-from node.volume.model import Exclusion, Reason
+from node.volume.reasons import Exclusion, Reason
 
 _LONG_VALUE_BYTES = 1 << 20
 """Longer values, pixels that is, are left in a file that is read again."""
@@ -30,6 +30,8 @@ class SeriesFiles:
         for sop_instance_uid, path in self._instances:
             try:
                 dataset = _opened(path, sop_instance_uid)
+            except MemoryError:  # ours, not the file's: the series is owed another try, and loses no slice
+                raise
             except Exception as error:  # whatever a damaged file makes the parser raise
                 detail = f"{type(error).__name__} while reading the data set"
                 self.unreadable.append(Exclusion(sop_instance_uid, 0, Reason.UNREADABLE, detail))

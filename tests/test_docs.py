@@ -144,7 +144,7 @@ def test_the_changelog_knows_the_version() -> None:
 
 
 def test_every_warning_and_every_reason_is_documented() -> None:
-    from node.volume.model import Reason, Warn
+    from node.volume.reasons import Reason, Warn
 
     text = (ROOT / "docs" / "conversion.md").read_text(encoding="utf-8")
     warnings, reasons = (text.split(f"## {title}")[1].split("\n## ")[0] for title in ("Warnings", "Refusals"))

@@ -1,5 +1,27 @@
 """The command line, ``voxelnode``."""
 
-from node.cli.application import main
+from __future__ import annotations
 
-__all__ = ["main"]
+import gc
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its status; without arguments those of the process.
+
+    Only here is it loaded: child processes load the module that started their parent once more.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    with ExitStack() as at_the_end:
+        at_the_end.callback(gc.freeze)  # all modules would be searched for garbage on the way out
+        if given[:1] == ["convert"]:
+            from node.cli.converters import CONVERTERS
+
+            at_the_end.callback(CONVERTERS.close)
+            CONVERTERS.start()  # it loads arrays and codecs while we load the command line and find the files
+
+        from node.cli.application import main as run
+
+        run(given)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,26 +31,43 @@ def convert(
     thumbnails: Annotated[
         bool | None, typer.Option("--thumbnails/--no-thumbnails", help="PNGs beside volumes. (convert.thumbnails)")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", "-j", metavar="N", help="Series at once, a process each. (convert.workers)"),
+    ] = None,
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
     """Convert files without a node, as a node would; OUT/conversion.json lists volumes and refusals."""
     settings = load(
-        config, convert__formats=format or None, convert__compress=compress, convert__thumbnails=thumbnails
-    ).settings
+        config,
+        convert__formats=format or None,
+        convert__compress=compress,
+        convert__thumbnails=thumbnails,
+        convert__workers=workers,
+    ).settings.convert
 
-    from node import logs
-    from node.convert import write_options
+    from node.cli.converters import CONVERTERS
+    from node.conversion import limits, write_options
     from node.folder import convert_folder
 
-    logs.configure("warning", settings.log.format)
+    if not json:
+        import_module("rich.table")  # now: the child takes longer than we do to be ready
+    bounds = limits(settings)
     with _progress() as show:
-        listing = convert_folder(paths, out, write_options(settings.convert), lambda series, _: show(series))
+        listing = convert_folder(
+            paths,
+            out,
+            write_options(settings),
+            lambda job, cancelled: CONVERTERS.run(job, bounds, cancelled),
+            settings.workers,
+            show,
+        )
     if json:
         print_json(listing)
     else:
         _print(listing, out)
-    if not listing["volumes"]:
+    if not listing["volumes"] or any(row["reason"] == "failed" for row in listing["refusals"]):
         raise typer.Exit(1)
 
 

@@ -20,7 +20,8 @@ from node.volume.dimensions import arrange
 from node.volume.elements import number, text
 from node.volume.frames import frames_of
 from node.volume.intensities import FrameRefused, read
-from node.volume.model import Assembly, Exclusion, Frame, Kind, Reason, Refusal, Volume, Warn, Warning
+from node.volume.model import Assembly, Frame, Kind, Volume
+from node.volume.reasons import Exclusion, Reason, Refusal, Warn, Warning
 from node.volume.stacks import Stack, placeless, split
 from node.volume.volumes import DatasetOf, volumes_of
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from node.errors import ConversionRefused
-from node.volume.model import Reason
+from node.volume.reasons import Reason
 
 _SOI, _SOC = b"\xff\xd8", b"\xff\x4f"
 _JP2_SIGNATURE = b"\x00\x00\x00\x0cjP  "

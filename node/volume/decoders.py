@@ -18,7 +18,8 @@ from pydicom import uid
 
 from node.errors import ConversionRefused
 from node.volume.codestreams import Codestream
-from node.volume.model import Array, Reason
+from node.volume.model import Array
+from node.volume.reasons import Reason
 
 DEFLATED_IMAGE_FRAME = "1.2.840.10008.1.2.8.1"
 """Deflated Image Frame Compression (PS3.5 A.4.13), which pydicom does not name yet."""

@@ -24,8 +24,9 @@ from node.volume.geometry import (
     position_tolerance,
     stack_axes,
 )
-from node.volume.model import Float, Frame, Reason, Warn, Warning
+from node.volume.model import Float, Frame
 from node.volume.order import same_diffusion
+from node.volume.reasons import Reason, Warn, Warning
 from node.volume.times import Arrangement, repeated, uneven
 
 ACQUISITIONS = ("acquisition_number", "temporal_position", "acquisition_time")

@@ -20,10 +20,11 @@ from node.volume import vendors
 from node.volume.diffusion import diffusion_of
 from node.volume.elements import instant, item, number, numbers, seconds_of_day, text, texts
 from node.volume.functional_groups import Common, of_each_frame
-from node.volume.model import Array, Frame, Reason
+from node.volume.model import Array, Frame
 from node.volume.phases import Timing, phase_timing
 from node.volume.pixels import FrameReader, frame_reader
 from node.volume.planes import acquired_at, checked_place, is_map, pixel_spacing, place, rescale
+from node.volume.reasons import Reason
 from node.volume.tiling import Tiling
 
 PROJECTIONS = frozenset({"CR", "DX", "MG", "IO", "PX", "RG", "XC", "ES", "GM", "OP"})

@@ -13,8 +13,8 @@ from node.dicom.values import items
 from node.errors import ConversionRefused
 from node.volume.diffusion import diffusion_of
 from node.volume.elements import instant_of, item, number, numbers, seconds_of_day, text, texts
-from node.volume.model import Reason
 from node.volume.planes import acquired_at, checked_place, is_map, pixel_spacing, rescale
+from node.volume.reasons import Reason
 
 PLACE_POINTERS = frozenset({0x00200032, 0x00200037, 0x00209056, 0x00209057, 0x00209113, 0x00209116, 0x0020930E})
 """Dimension Index Pointers that say where a frame lies, and so do not tell the frames of one place apart."""

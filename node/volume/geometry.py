@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from node.volume.model import Float, Geometry, Warn, Warning
+from node.volume.model import Float, Geometry
+from node.volume.reasons import Warn, Warning
 
 ORIENTATION_TOLERANCE = 5e-4
 """Largest difference of a direction cosine within one orientation: 0.03 degrees, which is a tenth of a millimetre over

@@ -9,7 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from node.errors import ConversionRefused
-from node.volume.model import Array, Frame, Reason
+from node.volume.model import Array, Frame
+from node.volume.reasons import Reason
 
 FRAMES_AHEAD = 3
 

@@ -11,7 +11,8 @@ from pydicom.pixels.processing import apply_color_lut
 
 from node.dicom.values import items, numbers, value
 from node.errors import ConversionRefused
-from node.volume.model import Array, Reason
+from node.volume.model import Array
+from node.volume.reasons import Reason
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +43,8 @@ def palette(ds: Dataset) -> LookupTable:
     entries, first = _descriptor(ds, "RedPaletteColorLookupTableDescriptor", "(0028,1101)")
     try:
         table = apply_color_lut(np.arange(first, first + entries, dtype=np.int64), ds)[:, :3]
+    except MemoryError:
+        raise
     except Exception as error:  # pydicom's expansion of broken tables raises whatever it meets
         raise _refused(
             "the palette of (0028,1101) to (0028,1223) cannot be expanded, its data do not fit its descriptor"

@@ -1,4 +1,4 @@
-"""The objects that conversion speaks of: frame, volume, warning, exclusion, refusal, assembly.
+"""The objects that conversion speaks of: frame, volume, assembly.
 
 Everything here is in DICOM's patient frame (LPS+) and in millimetres; the NIfTI writer alone turns to RAS+.
 """
@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from node.volume.reasons import Exclusion, Refusal, Warning
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]
@@ -37,73 +39,6 @@ class Kind(StrEnum):
     PROJECTION = "projection"  # MIP or MinIP
     MONTAGE = "montage"
     MASK = "mask"  # body mask, a label volume
-
-
-class Warn(StrEnum):
-    """Names of what a volume's user should know; the first nine are those of the reference corpus."""
-
-    GANTRY_TILT = "gantry-tilt"
-    MISSING_SLICE = "missing-slice"
-    IRREGULAR_SPACING = "irregular-spacing"
-    DUPLICATE_SLICE = "duplicate-slice"  # same position, same pixels, another SOP Instance UID: one is left out
-    SAME_POSITION_TWICE = "same-position-twice"  # same position, other pixels
-    INCOMPLETE_VOLUME = "incomplete-volume"  # an interrupted last volume was left out
-    SEVERAL_ORIENTATIONS = "several-orientations"
-    SEVERAL_MATRICES = "several-matrices"
-    SLOPE_VARIES = "slope-varies"
-    NO_GEOMETRY = "no-geometry"
-    PARTLY_NOT_AN_IMAGE = "partly-not-an-image"  # e.g. an SR in an image series
-    NO_DIFFUSION_DIRECTIONS = "no-diffusion-directions"
-    LOSSY = "lossy"  # pixels went through a lossy codec before they arrived
-    SPACING_ASSUMED = "spacing-assumed"  # pixel or slice spacing not in the data set, 1 mm taken
-    PARAMETER_VARIES = "parameter-varies"  # slices of one volume were acquired with another echo time, flip angle, ...
-    FRAME_OF_REFERENCE_VARIES = "frame-of-reference-varies"  # another one in each instance: taken for one
-    SUV_UNKNOWN = "suv-unknown"  # uptake values were asked for, and a fact that makes them is missing
-
-
-class Reason(StrEnum):
-    """Why a series, or a part of it, gave no volume; fixed words, shown to people and stored."""
-
-    NOT_AN_IMAGE = "not-an-image"
-    UNDECODABLE = "undecodable"  # codec missing or codestream broken
-    CONTRADICTORY = "contradictory"  # attributes that cannot all be true (lengths, dimensions)
-    BAD_GEOMETRY = "bad-geometry"  # singular orientation, NaN or zero spacing
-    UNPROVEN_LAYOUT = "unproven-layout"  # e.g. a mosaic whose tile order cannot be known
-    TILED_SLIDE = "tiled-slide"  # whole-slide microscopy: tiles, not a volume
-    SAME_POSITION_TWICE = "same-position-twice"
-    INCOMPLETE = "incomplete"
-    DUPLICATE_SLICE = "duplicate-slice"
-    TOO_LARGE = "too-large"
-    UNREADABLE = "unreadable"  # the file is damaged
-    FAILED = "failed"  # the converter itself crashed or ran out of time or memory
-
-
-@dataclass(frozen=True, slots=True)
-class Warning:
-    """Something that the user of one volume should know: a fixed name and a sentence without patient data."""
-
-    name: Warn
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Exclusion:
-    """Frames of one instance that are in no volume, and why. `frames` counts them; 0 frames: not an image at all."""
-
-    sop_instance_uid: str
-    frames: int
-    reason: Reason
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """No volume for a whole series (`sop_instance_uids` are all of it) or for one stack of it."""
-
-    reason: Reason
-    detail: str
-    sop_instance_uids: tuple[str, ...]
-    stack: int | None = None
 
 
 @dataclass(slots=True, eq=False)

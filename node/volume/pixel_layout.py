@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 
 from node.errors import ConversionRefused
 from node.volume.elements import number, text
-from node.volume.model import Reason
+from node.volume.reasons import Reason
 
 FLOATS: dict[str, tuple[np.dtype[Any], int]] = {
     "FloatPixelData": (np.dtype(np.float32), 32),

@@ -28,8 +28,9 @@ from node.volume.decoders import (
 )
 from node.volume.elements import text
 from node.volume.lookup import LookupTable, modality_lut, palette
-from node.volume.model import Array, Reason
+from node.volume.model import Array
 from node.volume.pixel_layout import FLOATS, GREY, HALF_SAMPLED, PixelLayout, contradictory, pixel_layout
+from node.volume.reasons import Reason
 
 MAXIMUM_FRAME_BYTES = 1 << 30
 """Largest decoded frame: 32768 x 32768 pixels of 8 bits; larger ones are decompression bombs or slides."""
@@ -332,6 +333,8 @@ def _encoded_frames(ds: Dataset, data: bytes, frames: int) -> list[bytes]:
         with BytesIO(data) as buffer:
             offsets = parse_basic_offsets(buffer)
             fragments = list(generate_fragments(buffer))
+    except MemoryError:
+        raise
     except Exception as error:  # struct.error, ValueError, ... whatever a broken item makes pydicom raise
         raise contradictory("(7FE0,0010) Pixel Data is no sequence of fragments (PS3.5 A.4)") from error
     if len(fragments) < frames:

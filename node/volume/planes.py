@@ -10,7 +10,7 @@ from pydicom import Dataset
 
 from node.errors import ConversionRefused
 from node.volume.elements import Numbers, instant, instant_of, item, number, numbers, text
-from node.volume.model import Reason
+from node.volume.reasons import Reason
 
 COSINE_TOLERANCE = 0.01
 """Largest departure of a direction cosine vector from length 1, and of row and column from a right angle."""

@@ -17,7 +17,8 @@ from node.volume.geometry import (
     position_tolerance,
     stack_axes,
 )
-from node.volume.model import Frame, Warn, Warning
+from node.volume.model import Frame
+from node.volume.reasons import Warn, Warning
 
 ECHO_TIME_TOLERANCE_MS = 0.05
 INVERSION_TIME_TOLERANCE_MS = 1.0

@@ -16,8 +16,9 @@ import numpy as np
 from node.errors import ConversionRefused
 from node.volume.completeness import COUNTS, Bin, by_instance, labels_by_attribute, labels_by_number, whole_times
 from node.volume.intensities import read
-from node.volume.model import Frame, Reason, Warn, Warning
+from node.volume.model import Frame
 from node.volume.order import belong_together, by_weighting, same_diffusion, time_orders, weighting
+from node.volume.reasons import Reason, Warn, Warning
 
 MAY_DIFFER_IN_COPIES = ("content_time", "instance")
 """Attributes that a second sending or reconstruction of the same image changes."""

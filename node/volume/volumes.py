@@ -13,18 +13,8 @@ from node.volume.description import describe
 from node.volume.display import display_of
 from node.volume.geometry import Placement, place, stack_axes
 from node.volume.intensities import fill
-from node.volume.model import (
-    Diffusion,
-    Display,
-    Float,
-    Frame,
-    Geometry,
-    Kind,
-    Source,
-    Volume,
-    Warn,
-    Warning,
-)
+from node.volume.model import Diffusion, Display, Float, Frame, Geometry, Kind, Source, Volume
+from node.volume.reasons import Warn, Warning
 from node.volume.resample import upright
 from node.volume.times import Arrangement
 

@@ -6,23 +6,26 @@ import datetime as dt
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
 from time import monotonic
 
 import structlog
 
 from node.archive.filesystem import Archive
 from node.config import Convert, Series
-from node.convert import convert_series, is_unchanged, write_options
+from node.conversion import limits, write_options
+from node.convert import convert_series, is_unchanged
+from node.converter import ConversionCancelled, ConverterDied, Converters
 from node.errors import VoxelnodeError
 from node.index.database import Index
 from node.index.records import ClaimedSeries
-from node.worker.child import ConversionCancelled, Converter, ConverterDied
 from node.worker.housekeeping import Housekeeping
 
 log = structlog.get_logger()
 
 POLL_SECONDS = 0.5
+NICENESS = 5
+"""Conversion gives way to receiving."""
+
 CLOCK_STEP = dt.timedelta(seconds=2)
 """A difference between wall clock and monotonic clock that slewing does not explain."""
 
@@ -42,7 +45,7 @@ class Worker:
         waits: Series = _WAITS,
     ) -> None:
         self._archive, self._index, self._settings, self._now = archive, index, settings, now
-        self._options = write_options(settings)
+        self._options, self._limits = write_options(settings), limits(settings)
         self._longest_wait = dt.timedelta(seconds=waits.force_complete_after_seconds)
         self._housekeeping = Housekeeping(
             archive,
@@ -53,13 +56,7 @@ class Worker:
         )
         self._stopping = threading.Event()
         self._cancelled = threading.Event()
-        self._free: SimpleQueue[Converter] = SimpleQueue()
-        self._converters = [
-            Converter(settings.memory_bytes, settings.cpu_seconds, settings.deadline_seconds)
-            for _ in range(settings.workers)
-        ]
-        for converter in self._converters:
-            self._free.put(converter)
+        self._converters = Converters(NICENESS)
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="conversion")
         self._clock = _Clock(now)
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
@@ -82,8 +79,7 @@ class Worker:
         self._thread.join()
         self._pool.shutdown(wait=True)
         cancel.cancel()
-        for converter in self._converters:
-            converter.close()
+        self._converters.close()
 
     def _run(self) -> None:
         idle = threading.Semaphore(self._settings.workers)
@@ -118,7 +114,6 @@ class Worker:
         return claimed
 
     def _convert(self, claimed: ClaimedSeries) -> None:
-        converter = self._free.get()
         bound = log.bind(series_instance_uid=claimed.series_instance_uid, revision=claimed.revision)
         try:
             if is_unchanged(claimed, self._archive, self._options):
@@ -130,7 +125,7 @@ class Worker:
                 self._archive,
                 self._index,
                 self._options,
-                lambda job: converter.run(job, self._cancelled),
+                lambda job: self._converters.run(job, self._limits, self._cancelled),
                 self._now,
             )
             bound.info("series_converted" if recorded else "claim_lost", instances=len(claimed.instances))
@@ -142,8 +137,6 @@ class Worker:
         except Exception as error:
             bound.exception("conversion_failed")
             self._record_crash(claimed, f"{type(error).__name__} while recording the conversion")
-        finally:
-            self._free.put(converter)
 
     def _record_crash(self, claimed: ClaimedSeries, detail: str) -> None:
         settings = self._settings

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from node.config import VolumeFormat
+from node.conversion import WriteOptions
 from node.volume.model import Kind, Volume
 from node.writers.analyze import LOST_AFFINE, TOO_LARGE, fits_analyze, write_analyze
-from node.writers.base import WriteOptions, WrittenFile, stem_of
+from node.writers.base import WrittenFile, stem_of
 from node.writers.gradients import write_gradients
 from node.writers.metaimage import write_metaimage
 from node.writers.nifti import write_nifti, write_pair
@@ -17,9 +17,9 @@ from node.writers.npz import write_npz
 from node.writers.pictures import write_pictures
 from node.writers.sidecar import write_sidecar
 
-__all__ = ["WriteOptions", "WrittenFile", "stem_of", "write_volume"]
+__all__ = ["WrittenFile", "stem_of", "write_volume"]
 
-WRITERS: dict[VolumeFormat, Callable[[Volume, Path, str, WriteOptions], WrittenFile]] = {
+WRITERS: dict[str, Callable[[Volume, Path, str, WriteOptions], WrittenFile]] = {
     "nifti": write_nifti,
     "nifti-pair": write_pair,
     "analyze": write_analyze,
@@ -29,7 +29,7 @@ WRITERS: dict[VolumeFormat, Callable[[Volume, Path, str, WriteOptions], WrittenF
 
 
 def write_volume(volume: Volume, folder: Path, stem: str, options: WriteOptions) -> list[WrittenFile]:
-    """Write every file of one volume into an existing folder; all are on the disk on return.
+    """Write every file of one volume into an existing folder.
 
     Sidecar and gradient table are companions of every file of voxels. With `options.body_masks`, the mask of a CT
     follows as files of its own, named ``STEM_mask``. A format that cannot hold the volume is left out, which the

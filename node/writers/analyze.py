@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from nibabel.analyze import AnalyzeHeader
 
+from node.conversion import WriteOptions
 from node.volume.model import Volume
 from node.volume.rendering import oriented
-from node.writers.base import WriteOptions, WrittenFile, open_durable, real_dtype, real_slabs, write_durable
+from node.writers.base import NewFile, WrittenFile, real_dtype, real_slabs, write_file
 from node.writers.nifti import LARGEST_NIFTI1_DIMENSION, RGB
 
 PROMOTED = {"int8": "int16", "uint16": "int32", "uint32": "float64"}
@@ -45,10 +46,10 @@ def write_analyze(volume: Volume, folder: Path, stem: str, options: WriteOptions
     spacing = turned[0].spacing_mm[::-1]
     head.set_zooms(spacing if volume.times == 1 else (*spacing, volume.time_step_s or 0.0))
     image = folder / f"{stem}_analyze.img"
-    with open_durable(image) as stream:
+    with NewFile(image) as stream:
         for one in turned:
             _write_time(stream, one.voxels, volume, dtype)
-    header = write_durable(folder / f"{stem}_analyze.hdr", head.binaryblock)
+    header = write_file(folder / f"{stem}_analyze.hdr", head.binaryblock)
     return header.written(volume.kind, "analyze", (image,))
 
 

@@ -1,12 +1,15 @@
-"""What all writers share: options, names, the record of a written file, durable streams, real values in slabs."""
+"""What all writers share: names, new files and the record of one, real values in slabs.
+
+Nothing is synced here: `node.revisions.publish` does that for all files of a series, where they must outlast a power
+cut.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import os
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
@@ -14,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from node.config import VolumeFormat
 from node.volume.model import Array, Kind, Volume
 
 if TYPE_CHECKING:
@@ -28,24 +30,8 @@ SCALING_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class WriteOptions:
-    """Which files of one volume are written; the keys of ``[convert]`` that concern writers."""
-
-    formats: tuple[VolumeFormat, ...] = ("nifti", "mhd")
-    compress: bool = True
-    thumbnails: bool = True
-    thumbnail_pixels: int = 256
-    previews: bool = False
-    projections: bool = False
-    montages: bool = False
-    montage_step: int = 5
-    body_masks: bool = False
-    suv: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class WrittenFile:
-    """One file on the disk, flushed and synced.
+    """One file, written and closed.
 
     Attributes
     ----------
@@ -80,39 +66,45 @@ def stem_of(volume: Volume) -> str:
 
 
 DIGEST_BESIDE_BYTES = 1 << 18
-"""From this size a piece is digested by another thread while it is written."""
+"""From this size a piece is digested by another thread while it, and what follows it, is written."""
+
+PIECES_AHEAD = 8
+"""So many pieces, of about `SLAB_BYTES`, may wait to be digested."""
 
 
-class DurableStream(RawIOBase):
-    """A new file that counts and digests what is written; `open_durable` syncs it at its end."""
+class NewFile(RawIOBase):
+    """A file that was not there before, counted and digested while it is written.
+
+    A piece that was written must stay as it is until the file is closed.
+
+    Raises
+    ------
+    FileExistsError
+        `path` is taken: two volumes with one name are a fault, never an overwritten volume.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-        self._file = path.open("xb")  # x: two volumes with one name are a fault, never an overwritten volume
+        self._file = path.open("xb")
         self._digest = hashlib.sha256()
         self._digester = ThreadPoolExecutor(1, "digest")
+        self._ahead: deque[Future[None]] = deque()
         self._bytes = 0
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: ReadableBuffer, /) -> int:
-        if memoryview(data).nbytes < DIGEST_BESIDE_BYTES:
-            self._digest.update(data)
-            count = self._file.write(data)
+        if self._ahead or memoryview(data).nbytes >= DIGEST_BESIDE_BYTES:
+            self._ahead.append(self._digester.submit(self._digest.update, data))
         else:
-            digested = self._digester.submit(self._digest.update, data)
-            try:
-                count = self._file.write(data)
-            finally:
-                digested.result()
+            self._digest.update(data)
+        count = self._file.write(data)
         self._bytes += count
+        while len(self._ahead) > PIECES_AHEAD:
+            self._ahead.popleft().result()
         return count
-
-    def sync(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._digester.shutdown()
@@ -120,29 +112,15 @@ class DurableStream(RawIOBase):
         super().close()
 
     def written(self, kind: Kind, file_format: str, companions: tuple[Path, ...] = ()) -> WrittenFile:
-        """Return the record of this file."""
+        """Return the record of this file, once it is closed."""
         return WrittenFile(kind.value, file_format, self.path, self._bytes, self._digest.hexdigest(), companions)
 
 
-@contextmanager
-def open_durable(path: Path) -> Iterator[DurableStream]:
-    """Open a new file for writing; after the block it is on the disk.
-
-    Raises
-    ------
-    FileExistsError
-        `path` is taken.
-    """
-    with DurableStream(path) as stream:
-        yield stream
-        stream.sync()
-
-
-def write_durable(path: Path, data: bytes) -> DurableStream:
-    """Write a whole small file; it is on the disk on return."""
-    with open_durable(path) as stream:
-        stream.write(data)
-    return stream
+def write_file(path: Path, data: bytes) -> NewFile:
+    """Write a whole small file."""
+    with NewFile(path) as file:
+        file.write(data)
+    return file
 
 
 def real_dtype(volume: Volume) -> np.dtype[Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from node.volume.model import Diffusion, Float, Volume
-from node.writers.base import write_durable
+from node.writers.base import write_file
 
 
 def write_gradients(volume: Volume, folder: Path, stem: str) -> tuple[Path, ...]:
@@ -18,13 +18,13 @@ def write_gradients(volume: Volume, folder: Path, stem: str) -> tuple[Path, ...]
     if volume.diffusion is None or any(one.derived for one in volume.diffusion):
         return ()
     paths = [folder / f"{stem}.bval"]
-    write_durable(paths[0], (" ".join(f"{one.b_value:g}" for one in volume.diffusion) + "\n").encode("ascii"))
+    write_file(paths[0], (" ".join(f"{one.b_value:g}" for one in volume.diffusion) + "\n").encode("ascii"))
     vectors = image_directions(volume.diffusion, volume.affine_lps) if volume.affine_lps is not None else None
     weighted = any(one.b_value > 0 for one in volume.diffusion)
     if vectors is not None and (vectors.any() or not weighted):
         lines = (" ".join(f"{component:.8f}" for component in row) for row in vectors)
         paths.append(folder / f"{stem}.bvec")
-        write_durable(paths[1], ("\n".join(lines) + "\n").encode("ascii"))
+        write_file(paths[1], ("\n".join(lines) + "\n").encode("ascii"))
     return tuple(paths)
 
 

@@ -14,16 +14,9 @@ from typing import Any
 import numpy as np
 from isal import isal_zlib
 
+from node.conversion import WriteOptions
 from node.volume.model import Volume
-from node.writers.base import (
-    DurableStream,
-    WriteOptions,
-    WrittenFile,
-    open_durable,
-    real_dtype,
-    real_slabs,
-    write_durable,
-)
+from node.writers.base import NewFile, WrittenFile, real_dtype, real_slabs, write_file
 
 COMPRESSION_LEVEL = 1
 """isal's, as for NIfTI; a zlib stream, which is what MetaIO calls compressed."""
@@ -38,18 +31,18 @@ def write_metaimage(volume: Volume, folder: Path, stem: str, options: WriteOptio
     """
     dtype = real_dtype(volume)
     data = folder / f"{stem}.{'zraw' if options.compress else 'raw'}"
-    with open_durable(data) as stream:
+    with NewFile(data) as stream:
         _write_data(stream, real_slabs(volume, dtype), options)
     fields = _header(volume, dtype) | {"CompressedData": str(options.compress), "ElementDataFile": data.name}
     if options.compress:
         fields["CompressedDataSize"] = str(data.stat().st_size)
     fields["ElementDataFile"] = fields.pop("ElementDataFile")  # by the format the last line
     text = "".join(f"{name} = {value}\n" for name, value in fields.items())
-    header = write_durable(folder / f"{stem}.mhd", text.encode("ascii"))
+    header = write_file(folder / f"{stem}.mhd", text.encode("ascii"))
     return header.written(volume.kind, "mhd", (data,))
 
 
-def _write_data(stream: DurableStream, slabs: Iterable[memoryview], options: WriteOptions) -> None:
+def _write_data(stream: NewFile, slabs: Iterable[memoryview], options: WriteOptions) -> None:
     if not options.compress:
         for slab in slabs:
             stream.write(slab)

@@ -17,8 +17,9 @@ from isal import igzip_threaded
 from nibabel import nifti1, nifti2
 
 from node import __version__
+from node.conversion import WriteOptions
 from node.volume.model import Float, Kind, Volume
-from node.writers.base import SCALING_TOLERANCE, WriteOptions, WrittenFile, open_durable, stored_slabs, write_durable
+from node.writers.base import SCALING_TOLERANCE, NewFile, WrittenFile, stored_slabs, write_file
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -48,7 +49,7 @@ def write_nifti(volume: Volume, folder: Path, stem: str, options: WriteOptions) 
     """Write one ``.nii.gz``, or ``.nii``."""
     head = nifti_header(volume, pair=False)
     path = folder / f"{stem}.nii{'.gz' if options.compress else ''}"
-    with open_durable(path) as stream:
+    with NewFile(path) as stream:
         if options.compress:
             # The bytes do not depend on the number of threads, and isal writes neither time nor name.
             threads = min(4, os.cpu_count() or 1)
@@ -62,11 +63,11 @@ def write_nifti(volume: Volume, folder: Path, stem: str, options: WriteOptions) 
 def write_pair(volume: Volume, folder: Path, stem: str, options: WriteOptions) -> WrittenFile:
     """Write a NIfTI ``.hdr`` and its ``.img``, never compressed: that is what readers of pairs expect."""
     image = folder / f"{stem}.img"
-    with open_durable(image) as stream:
+    with NewFile(image) as stream:
         for slab in stored_slabs(volume.voxels):
             stream.write(slab)
     head = nifti_header(volume, pair=True)
-    header = write_durable(folder / f"{stem}.hdr", head.binaryblock + bytes(4))
+    header = write_file(folder / f"{stem}.hdr", head.binaryblock + bytes(4))
     return header.written(volume.kind, "nifti-pair", (image,))
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from node.conversion import WriteOptions
 from node.volume.model import Volume
-from node.writers.base import WriteOptions, WrittenFile, open_durable
+from node.writers.base import NewFile, WrittenFile
 from node.writers.nifti import LPS_TO_RAS
 
 
@@ -35,7 +36,7 @@ def write_npz(volume: Volume, folder: Path, stem: str, options: WriteOptions) ->
         "series_uid": np.str_(volume.attributes.get("SeriesInstanceUID", "")),
         "json": np.str_(json.dumps(dict(volume.attributes), ensure_ascii=False)),
     }
-    with open_durable(folder / f"{stem}.npz") as stream, zipfile.ZipFile(stream, "w") as archive:
+    with NewFile(folder / f"{stem}.npz") as stream, zipfile.ZipFile(stream, "w") as archive:
         for name, array in arrays.items():
             member = zipfile.ZipInfo(f"{name}.npy")  # dated 1980, where the name alone might take the clock's time
             with archive.open(member, "w", force_zip64=True) as entry:

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from node.conversion import WriteOptions
 from node.volume import rendering
 from node.volume.model import Geometry, Kind, Volume
 from node.volume.rendering import Picture, Plane, Projection, Shades
-from node.writers.base import WriteOptions, WrittenFile, write_durable
+from node.writers.base import WrittenFile, write_file
 
 PLANE_PIXELS = 512
 """Long side, at most, of one plane of a preview or a projection."""
@@ -89,4 +90,4 @@ def arranged(images: Sequence[Image.Image], columns: int) -> Image.Image:
 def _write(image: Image.Image, path: Path, kind: Kind) -> WrittenFile:
     encoded = BytesIO()
     image.save(encoded, "PNG")
-    return write_durable(path, encoded.getvalue()).written(kind, "png")
+    return write_file(path, encoded.getvalue()).written(kind, "png")

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from node import __version__
+from node.conversion import WriteOptions
 from node.volume.model import Kind, Volume
-from node.writers.base import WriteOptions, real_dtype, write_durable
+from node.writers.base import real_dtype, write_file
 
 TIME_OF_DAY_TOLERANCE_S = 1.0
 """Some scanners write Acquisition Time in whole seconds."""
@@ -30,7 +31,7 @@ def write_sidecar(volume: Volume, folder: Path, stem: str, options: WriteOptions
     path = folder / f"{stem}.json"
     facts = _attributes(volume) | _bids(volume) | _ours(volume, options, notes)
     lines = (f"  {json.dumps(name)}: {_json(fact)}" for name, fact in facts.items())
-    write_durable(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode("utf-8", "replace"))
+    write_file(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode("utf-8", "replace"))
     return path
 
 

@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 import zipfile
@@ -11,6 +12,8 @@ import pytest
 from node.cli.phantom import Phantom, head_phantom
 from node.cli.truth import Truth, difference
 from node.writers.readback import read_metaimage, read_nifti
+from tests import make
+from tests.acceptance.served import until
 
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files" / "dicomdirtests"
 
@@ -89,3 +92,33 @@ def test_import_takes_a_medium_once_and_a_dry_run_takes_nothing(tmp_path: Path) 
     _, told, _ = voxelnode("status", *root)
     assert told["instances"] == 81
     assert set(told["series"]) == {"receiving"}
+
+
+def test_a_series_beyond_the_limits_fails_alone_and_the_status_tells(scan: Path, tmp_path: Path) -> None:
+    huge, pixels = make.ct_series(1)[0], np.zeros((18_000, 18_000), np.int16)
+    huge.Rows, huge.Columns, huge.PixelData = *pixels.shape, pixels.tobytes()
+    huge.save_as(tmp_path / "huge.dcm", enforce_file_format=True)
+    (tmp_path / "small.toml").write_text("[convert]\nmemory_bytes = 1_200_000_000\n")
+    options = ("--config", tmp_path / "small.toml", "--workers", 2)
+    status, listing, _ = voxelnode("convert", tmp_path / "huge.dcm", scan, "-o", tmp_path / "out", *options)
+    assert status == 1
+    [refusal] = listing["refusals"]
+    assert (refusal["series_instance_uid"], refusal["reason"]) == (huge.SeriesInstanceUID, "failed")
+    assert "1200000000 bytes ([convert] memory_bytes)" in refusal["detail"]
+    assert {row["series_instance_uid"] for row in listing["volumes"]} != {huge.SeriesInstanceUID}
+    assert {row["format"] for row in listing["volumes"]} == {"nifti", "mhd", "png"}
+
+
+def test_ctrl_c_leaves_nothing_half_done(scan: Path, tmp_path: Path) -> None:
+    for number in range(8):
+        for path in scan.glob("*.dcm"):
+            instance = pydicom.dcmread(path)
+            instance.SeriesInstanceUID = f"1.2.3.{number}"
+            instance.save_as(tmp_path / f"{number}-{path.name}")
+    out = tmp_path / "out"
+    process = subprocess.Popen([sys.executable, "-m", "node", "convert", str(tmp_path), "-o", str(out)])
+    until(lambda: list(out.glob(".converting-*/*")), 30, "a conversion")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+    assert not list(out.glob(".*"))
+    assert not (out / "conversion.json").exists()

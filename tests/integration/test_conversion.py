@@ -16,16 +16,18 @@ import numpy as np
 import pytest
 
 from node.config import Convert
-from node.convert import ConversionJob, Converted, convert, convert_series, write_options
+from node.conversion import ConversionJob, Converted, Limits, write_options
+from node.convert import convert, convert_series
+from node.converter import ConversionCancelled, Converter, ConverterDied
 from node.index.database import reading
 from node.index.records import ClaimedSeries
 from node.revisions import revision_folder, sweep
-from node.worker.child import ConversionCancelled, Converter, ConverterDied
 from node.worker.loop import Worker
 from tests import make
 from tests.integration.conftest import Clock, Root
 
 OPTIONS = write_options(Convert())
+LIMITS = Limits(memory_bytes=8 << 30, cpu_seconds=60, deadline_seconds=60)
 
 
 def rows(root: Root, query: str, **values: Any) -> list[dict[str, Any]]:
@@ -175,9 +177,9 @@ def job(tmp_path: Path) -> ConversionJob:
 
 
 def test_the_child_process_gives_what_the_function_gives(job: ConversionJob) -> None:
-    converter = Converter(8 << 30, 60, 60)
+    converter = Converter()
     try:
-        in_child = converter.run(job, threading.Event())
+        in_child = converter.run(job, LIMITS, threading.Event())
     finally:
         converter.close()
     assert [file.path for file in in_child.files] == ["volume.nii.gz", "volume.mhd", "volume_thumbnail.png"]
@@ -186,23 +188,31 @@ def test_the_child_process_gives_what_the_function_gives(job: ConversionJob) -> 
 
 
 def test_a_child_over_its_deadline_is_ended_and_the_next_one_works(job: ConversionJob) -> None:
-    converter = Converter(8 << 30, 60, deadline_seconds=0.001)
+    converter = Converter()
     try:
         with pytest.raises(ConverterDied, match="deadline_seconds"):
-            converter.run(job, threading.Event())
-        converter._deadline_seconds = 60
+            converter.run(job, dataclasses.replace(LIMITS, deadline_seconds=0.001), threading.Event())
         for left in job.folder.iterdir():
             left.unlink()
-        assert converter.run(job, threading.Event()).files
+        assert converter.run(job, LIMITS, threading.Event()).files
     finally:
         converter.close()
 
 
-def test_a_child_over_its_memory_says_so(job: ConversionJob) -> None:
-    converter = Converter(200 << 20, 60, 60)
+def test_a_child_over_its_memory_says_so_and_works_on(job: ConversionJob, tmp_path: Path) -> None:
+    large = []
+    for ds in make.ct_series(20, pixels=np.zeros((20, 512, 512), np.int16)):
+        large.append((str(ds.SOPInstanceUID), tmp_path / f"large{len(large)}.dcm"))
+        ds.save_as(large[-1][1], enforce_file_format=True)
+    converter = Converter()
     try:
-        with pytest.raises(ConverterDied):
-            converter.run(job, threading.Event())
+        with pytest.raises(ConverterDied, match="more than 209715200 bytes"):
+            converter.run(
+                dataclasses.replace(job, instances=tuple(large)),
+                dataclasses.replace(LIMITS, memory_bytes=200 << 20),
+                threading.Event(),
+            )
+        assert converter.run(job, LIMITS, threading.Event()).files
     finally:
         converter.close()
 
@@ -210,10 +220,10 @@ def test_a_child_over_its_memory_says_so(job: ConversionJob) -> None:
 def test_a_cancelled_conversion_ends_at_once(job: ConversionJob) -> None:
     cancelled = threading.Event()
     cancelled.set()
-    converter = Converter(8 << 30, 60, 60)
+    converter = Converter()
     try:
         with pytest.raises(ConversionCancelled):
-            converter.run(job, cancelled)
+            converter.run(job, LIMITS, cancelled)
     finally:
         converter.close()
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
 import zipfile
 from pathlib import Path
 
 from node.config import Convert
-from node.convert import write_options
+from node.conversion import ConversionJob, Converted, write_options
+from node.converter import ConverterDied
 from node.folder import convert_folder
 from tests import make
+from tests.converting import here
 
 OPTIONS = write_options(Convert(thumbnails=False, formats=("nifti",)))
 
@@ -25,7 +28,7 @@ def test_a_series_uid_in_two_studies_gives_two_volumes_and_two_folders(tmp_path:
     one, other = (make.ct_series(4, series_uid="1.2.3") for _ in range(2))
     assert one[0].StudyInstanceUID != other[0].StudyInstanceUID
     folder = saved(one + other, tmp_path / "in")
-    listing = convert_folder([folder], tmp_path / "out", OPTIONS)
+    listing = convert_folder([folder], tmp_path / "out", OPTIONS, here)
     assert [row["instances"] for row in listing["volumes"]] == [4, 4]
     assert len({row["path"] for row in listing["volumes"]}) == 2
     assert all((tmp_path / "out" / row["path"]).is_file() for row in listing["volumes"])
@@ -33,7 +36,7 @@ def test_a_series_uid_in_two_studies_gives_two_volumes_and_two_folders(tmp_path:
 
 def test_conversion_json_tells_the_verdict_on_each_series(tmp_path: Path) -> None:
     whole, gap = make.ct_series(6), make.gap_series(6)
-    convert_folder([saved(whole + gap, tmp_path / "in")], tmp_path / "out", OPTIONS)
+    convert_folder([saved(whole + gap, tmp_path / "in")], tmp_path / "out", OPTIONS, here)
     told = json.loads((tmp_path / "out" / "conversion.json").read_text())["series"]
     found = {row["series_instance_uid"]: (row["study_instance_uid"], row["verdict"]["state"]) for row in told}
     assert found == {
@@ -46,7 +49,7 @@ def test_files_that_name_no_series_are_never_put_together(tmp_path: Path) -> Non
     instances = make.ct_series(3)
     for ds in instances:
         del ds.SeriesInstanceUID
-    listing = convert_folder([saved(instances, tmp_path / "in")], tmp_path / "out", OPTIONS)
+    listing = convert_folder([saved(instances, tmp_path / "in")], tmp_path / "out", OPTIONS, here)
     assert [row["instances"] for row in listing["volumes"]] == [1, 1, 1]
     assert len({row["path"] for row in listing["volumes"]}) == 3
 
@@ -60,7 +63,7 @@ def test_members_of_a_zip_file_are_converted_and_damaged_ones_are_told(tmp_path:
     content = bytearray(archive.read_bytes())
     content[content.rindex(b"DICM", 0, len(content) // 2) + 900] ^= 0xFF  # in the pixels: the checksum tells
     archive.write_bytes(content)
-    listing = convert_folder([archive], tmp_path / "out", OPTIONS)
+    listing = convert_folder([archive], tmp_path / "out", OPTIONS, here)
     [told] = listing["not_dicom"]
     assert "zip file" in told["reason"]
     assert sum(row["instances"] for row in listing["volumes"] if row["kind"] == "volume") == 3
@@ -69,6 +72,48 @@ def test_members_of_a_zip_file_are_converted_and_damaged_ones_are_told(tmp_path:
 def test_what_is_no_dicom_is_named(tmp_path: Path) -> None:
     folder = saved(make.ct_series(2), tmp_path / "in")
     (folder / "readme.txt").write_text("hello")
-    convert_folder([folder], tmp_path / "out", OPTIONS)
+    convert_folder([folder], tmp_path / "out", OPTIONS, here)
     listing = json.loads((tmp_path / "out" / "conversion.json").read_text())
     assert [Path(entry["name"]).name for entry in listing["not_dicom"]] == ["readme.txt"]
+
+
+def test_a_series_whose_process_dies_leaves_the_others_alone_and_says_why(tmp_path: Path) -> None:
+    deadly, harmless = make.ct_series(3), make.ct_series(4)
+    folder = saved(deadly + harmless, tmp_path / "in")
+    (tmp_path / "out" / deadly[0].SeriesInstanceUID).mkdir(parents=True)  # of an earlier conversion
+
+    def dies(job: ConversionJob, cancelled: threading.Event) -> Converted:
+        if job.instances[0][0] == deadly[0].SOPInstanceUID:
+            raise ConverterDied("conversion was ended by SIGSEGV")
+        return here(job, cancelled)
+
+    listing = convert_folder([folder], tmp_path / "out", OPTIONS, dies)
+    [refusal] = listing["refusals"]
+    assert refusal == {
+        "series_instance_uid": deadly[0].SeriesInstanceUID,
+        "reason": "failed",
+        "detail": "conversion was ended by SIGSEGV",
+        "stack": None,
+        "instances": 3,
+    }
+    assert [row["instances"] for row in listing["volumes"]] == [4]
+    assert [row["verdict"] and row["verdict"]["state"] for row in listing["series"]] == [None, "complete"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {harmless[0].SeriesInstanceUID, "conversion.json"}
+
+
+def test_what_comes_of_it_does_not_depend_on_how_many_work_at_once(tmp_path: Path) -> None:
+    folder = saved([ds for _ in range(5) for ds in make.ct_series(3)], tmp_path / "in")
+    first_waits, begun = threading.Event(), []
+
+    def overtaken(job: ConversionJob, cancelled: threading.Event) -> Converted:
+        begun.append(job)
+        if len(begun) == 1:
+            assert first_waits.wait(30)  # until another one has ended
+        else:
+            first_waits.set()
+        return here(job, cancelled)
+
+    one = convert_folder([folder], tmp_path / "one", OPTIONS, here)
+    three = convert_folder([folder], tmp_path / "three", OPTIONS, overtaken, workers=3)
+    assert one == three
+    assert len(one["volumes"]) == 5

@@ -14,7 +14,8 @@ from pydicom import FileDataset
 
 from node.audit import Audit
 from node.config import Convert, Hook
-from node.convert import convert, convert_series, write_options
+from node.conversion import write_options
+from node.convert import convert, convert_series
 from node.deletion import Order, delete
 from node.index import deliveries
 from node.index.database import reading

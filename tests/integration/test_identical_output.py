@@ -11,11 +11,12 @@ from pathlib import Path
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 
-from node.convert import ConversionJob, convert
+from node.conversion import ConversionJob, WriteOptions
+from node.convert import convert
 from node.folder import convert_folder
 from node.volume.assemble import assemble
-from node.writers import WriteOptions
 from tests import make
+from tests.converting import here
 
 EVERYTHING = WriteOptions(
     formats=("nifti", "nifti-pair", "analyze", "mhd", "npz"),
@@ -50,8 +51,8 @@ def test_every_format_and_picture_is_the_same_twice(tmp_path: Path) -> None:
         make.image_series(3, modality="PT", Units="GML"),
     ):
         saved(datasets, tmp_path / "in")
-    convert_folder([tmp_path / "in"], tmp_path / "first", EVERYTHING)
-    convert_folder([tmp_path / "in"], tmp_path / "second", EVERYTHING)
+    convert_folder([tmp_path / "in"], tmp_path / "first", EVERYTHING, here)
+    convert_folder([tmp_path / "in"], tmp_path / "second", EVERYTHING, here)
     first = digests(tmp_path / "first")
     assert first == digests(tmp_path / "second")
     assert {Path(name).name for name in first} >= {

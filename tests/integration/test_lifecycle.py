@@ -14,7 +14,8 @@ import pytest
 from pydicom import FileDataset
 
 from node.config import Convert
-from node.convert import ConversionJob, Converted, convert, convert_series, input_sha256, is_unchanged, write_options
+from node.conversion import ConversionJob, Converted, write_options
+from node.convert import convert, convert_series, input_sha256, is_unchanged
 from node.errors import VoxelnodeError
 from node.index.database import reading
 from node.index.records import ClaimedSeries, SeriesPlace

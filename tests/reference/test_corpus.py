@@ -10,9 +10,10 @@ from types import ModuleType
 
 import pytest
 
+from node.conversion import WriteOptions
 from node.volume.assemble import assemble
 from node.volume.model import Assembly
-from node.writers import WriteOptions, stem_of, write_volume
+from node.writers import stem_of, write_volume
 from tests.conftest import corpus_folder
 from tests.reference.cases import corpus_cases, read_series
 

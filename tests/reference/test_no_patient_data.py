@@ -12,10 +12,11 @@ from PIL import Image
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 
+from node.conversion import WriteOptions
 from node.folder import convert_folder
-from node.volume.model import Reason, Warn
-from node.writers import WriteOptions
+from node.volume.reasons import Reason, Warn
 from tests.conftest import corpus_folder
+from tests.converting import here
 from tests.reference.cases import corpus_cases, read_series
 
 pytestmark = pytest.mark.corpus
@@ -82,7 +83,7 @@ def test_nothing_personal_of_a_series_is_written(corpus: Path, tmp_path: Path, c
         values = {value.strip() for ds in datasets for value in personal_values(ds)}
         values = {value for value in values if len(value) >= SHORTEST and value.casefold() not in OUR_WORDS}
         out = tmp_path / str(number)
-        convert_folder([Path(ds.filename) for ds in datasets], out, EVERYTHING)
+        convert_folder([Path(ds.filename) for ds in datasets], out, EVERYTHING, here)
         found = {
             (uid, name, value)
             for name, text in written_text(out)

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from node.conversion import WriteOptions
 from node.folder import convert_folder
-from node.volume.model import Warn
-from node.writers import WriteOptions
+from node.volume.reasons import Warn
 from tests.conftest import corpus_folder
+from tests.converting import here
 
 pytestmark = pytest.mark.corpus
 
@@ -38,7 +39,7 @@ def told(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, di
     """By series: the warnings of conversion.json, those of the sidecars, and the reasons of refusals."""
     out = tmp_path_factory.mktemp("converted")
     cases = sorted({corpus / case for case, _ in _with_warnings()})
-    convert_folder(cases, out, WriteOptions(formats=("nifti",), thumbnails=False))
+    convert_folder(cases, out, WriteOptions(formats=("nifti",), thumbnails=False), here)
     listing = json.loads((out / "conversion.json").read_text())
     found: dict[str, dict[str, set[str]]] = defaultdict(lambda: {"listed": set(), "sidecar": set(), "refused": set()})
     for row in listing["volumes"]:

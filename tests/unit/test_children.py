@@ -33,7 +33,7 @@ def serve(pipe: Connection, memory_bytes: int | None = None) -> None:
                 os.write(2, b"Nemo^Captain")
                 pipe.send(None)
             case "limits":
-                pipe.send([resource.getrlimit(limit) for limit in (resource.RLIMIT_AS, resource.RLIMIT_CORE)])
+                pipe.send([resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_AS, resource.RLIMIT_CORE)])
             case "wait":
                 threading.Event().wait()
             case number:
@@ -81,7 +81,7 @@ def test_a_child_is_ended_at_once_and_replaced(end: Callable[[Child], None]) -> 
 
 def test_limits_hold_in_the_child() -> None:
     with closing(Child(serve, 1 << 33, name="child")) as child:
-        assert ask(child, "limits") == [(1 << 33, 1 << 33), (0, 0)]
+        assert ask(child, "limits") == [1 << 33, 0]
 
 
 def test_what_a_child_prints_reaches_nobody() -> None:

@@ -6,8 +6,9 @@ from pydicom.dataset import Dataset
 
 from node.dicom.values import number, text
 from node.errors import ConversionRefused
-from node.volume.model import Reason, Volume
+from node.volume.model import Volume
 from node.volume.objects import dose, segmentation
+from node.volume.reasons import Reason
 
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _SLIDES = frozenset(("1.2.840.10008.5.1.4.1.1.77.1.6", "1.2.840.10008.5.1.4.1.1.77.1.8"))

@@ -12,8 +12,9 @@ from node.dicom.values import number, numbers, text
 from node.errors import ConversionRefused
 from node.volume.description import describe
 from node.volume.geometry import Placement, place, stack_axes
-from node.volume.model import Float, Geometry, Kind, Reason, Source, Volume
+from node.volume.model import Float, Geometry, Kind, Source, Volume
 from node.volume.pixels import frame_reader
+from node.volume.reasons import Reason
 from node.volume.resample import upright
 
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.481.2"

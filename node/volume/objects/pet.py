@@ -12,7 +12,8 @@ from node.dicom.private import PrivateTag, private_numbers, private_text
 from node.dicom.values import items, number, text
 from node.errors import VoxelnodeError
 from node.volume.elements import instant, instant_of
-from node.volume.model import Assembly, Display, Volume, Warn, Warning
+from node.volume.model import Assembly, Display, Volume
+from node.volume.reasons import Warn, Warning
 
 _GE_SCAN_TIME = PrivateTag(0x0009, "GEMS_PETD_01", 0x0D, "DT")
 _PHILIPS_SUV_SCALE = PrivateTag(0x7053, "Philips PET Private Group", 0x00, "DS")

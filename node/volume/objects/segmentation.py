@@ -13,8 +13,9 @@ from pydicom.uid import generate_uid
 from node.dicom.values import items, number, numbers, text, whole
 from node.errors import ConversionRefused
 from node.volume.description import describe
-from node.volume.model import Array, Float, Geometry, Kind, Reason, Source, Volume
+from node.volume.model import Array, Float, Geometry, Kind, Source, Volume
 from node.volume.pixels import FrameReader, frame_reader
+from node.volume.reasons import Reason
 
 if TYPE_CHECKING:
     from highdicom import VolumeGeometry
@@ -79,6 +80,8 @@ def _geometry(ds: Dataset) -> VolumeGeometry:
         ds.FrameOfReferenceUID = generate_uid(entropy_srcs=[text(ds, "SOPInstanceUID")])
     try:
         geometry = Segmentation.from_dataset(ds, copy=True).get_volume_geometry(allow_missing_positions=True)
+    except MemoryError:
+        raise
     except Exception as error:  # highdicom checks as it goes, and raises whatever the missing attribute makes it raise
         raise ConversionRefused(
             Reason.CONTRADICTORY, f"highdicom cannot read the segmentation ({type(error).__name__})"

@@ -11,7 +11,8 @@ from pydicom.dataset import Dataset
 from node.dicom.private import PrivateTag, private_bytes, private_numbers, private_text
 from node.dicom.values import number, numbers, texts, whole
 from node.errors import ConversionRefused
-from node.volume.model import Float, Reason
+from node.volume.model import Float
+from node.volume.reasons import Reason
 from node.volume.tiling import Tiling
 from node.volume.vendors.csa import CsaHeader, csa_numbers, parse_csa, parse_protocol
 from node.volume.vendors.gradients import Gradient, gradient_of_matrix

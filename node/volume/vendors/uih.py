@@ -12,7 +12,7 @@ from node.dicom.private import PrivateTag, private_items, private_numbers
 from node.dicom.values import numbers, text, texts, whole
 from node.errors import ConversionRefused
 from node.volume.elements import instant
-from node.volume.model import Reason
+from node.volume.reasons import Reason
 from node.volume.tiling import Tiling
 from node.volume.vendors.gradients import Gradient, along_image
 

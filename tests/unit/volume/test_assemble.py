@@ -15,7 +15,8 @@ from pydicom.uid import generate_uid
 from node.errors import VoxelnodeError
 from node.volume import assemble as module
 from node.volume.assemble import assemble
-from node.volume.model import Geometry, Kind, Reason, Warn
+from node.volume.model import Geometry, Kind
+from node.volume.reasons import Reason, Warn
 from node.volume.times import Arrangement
 from tests import make
 

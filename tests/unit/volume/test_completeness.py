@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from node.errors import ConversionRefused
 from node.volume.dimensions import arrange
-from node.volume.model import Frame, Reason, Warn
+from node.volume.model import Frame
+from node.volume.reasons import Reason, Warn
 from tests.make import AXIAL
 
 KEYS = ("none", "each slice its time", "each volume its time", "temporal position")

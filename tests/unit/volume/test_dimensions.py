@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from node.errors import ConversionRefused
 from node.volume.dimensions import arrange
-from node.volume.model import Diffusion, Frame, Reason, Warn
+from node.volume.model import Diffusion, Frame
+from node.volume.reasons import Reason, Warn
 from tests.make import AXIAL
 
 numbers = count(1)

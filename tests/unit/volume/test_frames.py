@@ -10,7 +10,7 @@ from pydicom.uid import NuclearMedicineImageStorage, UltrasoundImageStorage
 from node.errors import ConversionRefused
 from node.volume import frames as module
 from node.volume.frames import frames_of
-from node.volume.model import Reason
+from node.volume.reasons import Reason
 from node.volume.tiling import Tiling
 from tests import make
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.volume.geometry import cluster_numbers, cluster_orientations, is_even, place, stack_axes
-from node.volume.model import Geometry, Warn
+from node.volume.model import Geometry
+from node.volume.reasons import Warn
 from tests.make import AXIAL, CORONAL, OBLIQUE, stack_positions
 
 SPACING = (0.75, 0.5)

@@ -15,10 +15,11 @@ from pydicom.uid import generate_uid
 from node.errors import ConversionRefused
 from node.volume import objects
 from node.volume.assemble import assemble
-from node.volume.model import Geometry, Kind, Volume, Warn
+from node.volume.model import Geometry, Kind, Volume
 from node.volume.objects import segmentation
 from node.volume.objects.dose import SOP_CLASS as DOSE
 from node.volume.objects.pet import SuvUnknown, suv_factor, with_uptake
+from node.volume.reasons import Warn
 from tests import make
 
 ROWS, COLUMNS, SLICES, SPACING = 5, 7, 4, 2.5

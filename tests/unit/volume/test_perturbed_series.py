@@ -14,7 +14,8 @@ from pydicom.uid import (
 )
 
 from node.volume.assemble import assemble
-from node.volume.model import Geometry, Reason, Warn
+from node.volume.model import Geometry
+from node.volume.reasons import Reason, Warn
 from tests import make
 from tests.unit.volume.grids import grids, of_one_series, planes
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from node.volume.model import Frame, Warn
+from node.volume.model import Frame
+from node.volume.reasons import Warn
 from node.volume.stacks import split
 from tests.make import AXIAL, CORONAL
 

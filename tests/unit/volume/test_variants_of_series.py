@@ -17,7 +17,8 @@ from pydicom.uid import (
 )
 
 from node.volume.assemble import assemble
-from node.volume.model import Geometry, Reason, Warn
+from node.volume.model import Geometry
+from node.volume.reasons import Reason, Warn
 from tests import make
 from tests.unit.volume.grids import frames, grids, of_one_series, one_item, planes
 

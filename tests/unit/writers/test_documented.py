@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from pydicom import DataElement, Dataset
 
+from node.conversion import WriteOptions
 from node.folder import convert_folder
 from node.volume.description import FACTS
-from node.writers import WriteOptions
 from tests import make
+from tests.converting import here
 
 DOCUMENT = (Path(__file__).parents[3] / "docs" / "conversion.md").read_text(encoding="utf-8")
 
@@ -28,7 +29,7 @@ def converted(series: list[Dataset], folder: Path) -> dict[str, list[dict[str, o
     for number, ds in enumerate(series):
         ds.save_as(folder / "in" / f"{number}.dcm", enforce_file_format=True)
     options = WriteOptions(formats=("nifti", "analyze"), previews=True, projections=True, montages=True)
-    return convert_folder([folder / "in"], folder / "out", options)
+    return convert_folder([folder / "in"], folder / "out", options, here)
 
 
 def test_every_fact_of_a_sidecar_is_documented() -> None:

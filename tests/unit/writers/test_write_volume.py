@@ -14,10 +14,12 @@ import pytest
 from PIL import Image
 
 from node.config import VolumeFormat
+from node.conversion import WriteOptions
 from node.volume.description import describe
-from node.volume.model import Diffusion, Geometry, Kind, Source, Warn, Warning
-from node.writers import WriteOptions, stem_of, write_volume
-from node.writers.base import DurableStream
+from node.volume.model import Diffusion, Geometry, Kind, Source
+from node.volume.reasons import Warn, Warning
+from node.writers import stem_of, write_volume
+from node.writers.base import NewFile
 from tests import make
 from tests.volumes import volume
 
@@ -90,13 +92,13 @@ def test_a_full_disk_is_an_error_and_never_a_short_file(
 ) -> None:
     room = [100_000]
 
-    def write(self: DurableStream, data: bytes) -> int:
+    def write(self: NewFile, data: bytes) -> int:
         room[0] -= memoryview(data).nbytes
         if room[0] < 0:
             raise OSError(errno.ENOSPC, "No space left on device")
         return memoryview(data).nbytes
 
-    monkeypatch.setattr(DurableStream, "write", write)
+    monkeypatch.setattr(NewFile, "write", write)
     noise = np.random.default_rng(3).integers(0, 65536, (1, 20, 200, 200), dtype=np.uint16)
     with pytest.raises(OSError, match="No space left"):
         write_volume(volume(noise), tmp_path, "volume", WriteOptions(formats=(file_format,), thumbnails=False))
