@@ -90,6 +90,10 @@ class FileBytes:
 class _PartlyInFile(FileDataset):
     """A data set whose pixels stay in its file; pydicom reads them if they are asked for."""
 
+    def __init__(self, path: Path, elements: _Elements) -> None:
+        Dataset.__init__(self, elements)  # that of FileDataset looks at the file again: a quarter of all
+        self.__dict__.update(filename=str(path), buffer=None, timestamp=None, fileobj_type=open)
+
 
 def stored_bytes(ds: Dataset, keyword: str) -> tuple[bytes | FileBytes | None, bool]:
     """Return the bytes of an element, which may have stayed in their file, and whether its length is undefined.
@@ -98,7 +102,7 @@ def stored_bytes(ds: Dataset, keyword: str) -> tuple[bytes | FileBytes | None, b
     """
     found = held(ds, standard_tag(keyword))
     if isinstance(found, RawDataElement) and found.value is None and found.length and isinstance(ds, _PartlyInFile):
-        return FileBytes(str(ds.filename), found.value_tell, found.length), False
+        return FileBytes(ds.filename, found.value_tell, found.length), False
     if isinstance(found, RawDataElement) and found.value is None:
         found = ds.get(standard_tag(keyword))  # one that pydicom has deferred
     if found is None or not isinstance(found.value, bytes):
@@ -149,12 +153,13 @@ def _read(path: Path, data: bytes, whole: bool) -> Dataset:
         raise _Unusual
     elements = _walked(data, start, len(data), syntax, whole)
     pixels = elements.get(standard_tag("PixelData"))
-    ds = Dataset(elements)
     implicit = syntax == ImplicitVRLittleEndian
     if isinstance(pixels, RawDataElement) and pixels.value is None and pixels.length:
         if not whole and pixels.value_tell + pixels.length != path.stat().st_size:
             raise _Cut  # elements behind the pixels, or less of them than announced
-        ds = _PartlyInFile(path, ds, is_implicit_VR=implicit)
+        ds: Dataset = _PartlyInFile(path, elements)
+    else:
+        ds = Dataset(elements)
     ds.file_meta = meta
     ds.set_original_encoding(implicit, True, _encoding_in(elements))
     return ds

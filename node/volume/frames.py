@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -191,12 +192,14 @@ class _Mosaic:
         self._read, self._tiling = read, tiling
         self._plane: Array | None = None
         self._left = tiling.count
+        self._lock = Lock()  # tiles are read by several threads
 
     def tile(self, index: int) -> Array:
         """Stored values of one tile; tiles are counted row by row."""
-        plane = self._read() if self._plane is None else self._plane
-        self._left -= 1
-        self._plane = plane if self._left > 0 else None
+        with self._lock:
+            plane = self._read() if self._plane is None else self._plane
+            self._left -= 1
+            self._plane = plane if self._left > 0 else None
         return self._tiling.cut(plane, index)
 
 

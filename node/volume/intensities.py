@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,9 @@ from node.errors import ConversionRefused
 from node.volume.model import Array, Frame
 from node.volume.reasons import Reason
 
-FRAMES_AHEAD = 3
+MOST_THREADS = 4
+TASK_BYTES = 1 << 20
+"""A thread takes frames of about so many bytes at a time: small ones cost less than handing them out one by one."""
 
 
 class FrameRefused(ConversionRefused):
@@ -66,34 +69,57 @@ def fill(planes: Sequence[Sequence[Frame]]) -> tuple[Array, float, float]:
     dtype = stored if len(scalings) == 1 else _exact_type(stored, scalings)
     first = frames[0]
     shape = (len(planes), len(planes[0]), first.rows, first.columns) + ((3,) if first.colour else ())
-    voxels = np.empty(shape, dtype)
-    for place, frame, plane in zip(np.ndindex(shape[:2]), frames, _read_ahead(frames), strict=True):
-        if len(scalings) == 1:
-            if not np.can_cast(plane.dtype, voxels.dtype, "safe"):  # a codestream may know its sign better
-                voxels = voxels.astype(np.result_type(plane.dtype, voxels.dtype))
-            voxels[place] = plane
-        elif dtype.kind == "i":
-            voxels[place] = plane.astype(np.int64) * int(frame.slope) + int(frame.intercept)
-        else:
-            voxels[place] = plane * np.float64(frame.slope) + np.float64(frame.intercept)
+    voxels = None
+    while voxels is None:
+        try:
+            voxels = _filled(frames, np.empty(shape, dtype), as_stored=len(scalings) == 1)
+        except _Wider as wider:  # a codestream may know its sign better than the data set
+            dtype = wider.dtype
     slope, intercept = scalings.pop() if len(scalings) == 1 else (1.0, 0.0)
     return voxels, slope, intercept
 
 
-def _read_ahead(frames: Sequence[Frame]) -> Iterator[Array]:
-    """The stored values of each frame, read by another thread while the last one is put in its place."""
-    with ThreadPoolExecutor(1, "frames") as reader:
-        coming: deque[Future[Array]] = deque()
+class _Wider(Exception):
+    """A frame does not fit the type of the others; `dtype` holds all."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+
+def _filled(frames: Sequence[Frame], voxels: Array, *, as_stored: bool) -> Array:
+    """Put each frame in its place, several at once: reading, copying and some codecs let other threads run."""
+    flat = voxels.reshape(-1, *voxels.shape[2:])
+    step = max(1, TASK_BYTES // flat[0].nbytes)
+    put = _put_stored if as_stored else _put_scaled
+
+    def task(start: int) -> None:
+        for index in range(start, min(start + step, len(frames))):
+            put(flat, index, frames[index])
+
+    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1), "frames") as pool:
         try:
-            for frame in frames:
-                coming.append(reader.submit(read, frame))
-                if len(coming) > FRAMES_AHEAD:
-                    yield coming.popleft().result()
-            while coming:
-                yield coming.popleft().result()
-        finally:
-            for one in coming:
-                one.cancel()
+            for _ in pool.map(task, range(0, len(frames), step)):
+                pass
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return voxels
+
+
+def _put_stored(voxels: Array, index: int, frame: Frame) -> None:
+    plane = read(frame)
+    if not np.can_cast(plane.dtype, voxels.dtype, "safe"):
+        raise _Wider(np.result_type(plane.dtype, voxels.dtype))
+    voxels[index] = plane
+
+
+def _put_scaled(voxels: Array, index: int, frame: Frame) -> None:
+    plane = read(frame)
+    if voxels.dtype.kind == "i":
+        voxels[index] = plane.astype(np.int64) * int(frame.slope) + int(frame.intercept)
+    else:
+        voxels[index] = plane * np.float64(frame.slope) + np.float64(frame.intercept)
 
 
 def _exact_type(stored: np.dtype, scalings: set[tuple[float, float]]) -> np.dtype:
