@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -10,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from node.cli import SERVING
 from node.cli.options import ConfigFile, Root, load
 from node.cli.output import stop_printing
 
@@ -44,6 +46,8 @@ def serve(
     manager = ServiceManager()
     node = Node(settings)
     address = node.start()
+    gc.freeze()
+    gc.set_threshold(*SERVING)
     lines = [
         f"voxelnode ready: AE {address.ae_title} on {address.host}:{address.port}, "
         f"root {settings.storage.root.absolute()}"
