@@ -102,7 +102,7 @@ def stored_bytes(ds: Dataset, keyword: str) -> tuple[bytes | FileBytes | None, b
     """
     found = held(ds, standard_tag(keyword))
     if isinstance(found, RawDataElement) and found.value is None and found.length and isinstance(ds, _PartlyInFile):
-        return FileBytes(ds.filename, found.value_tell, found.length), False
+        return FileBytes(str(ds.filename), found.value_tell, found.length), False
     if isinstance(found, RawDataElement) and found.value is None:
         found = ds.get(standard_tag(keyword))  # one that pydicom has deferred
     if found is None or not isinstance(found.value, bytes):

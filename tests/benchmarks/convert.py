@@ -1,7 +1,8 @@
 """How fast a series becomes a volume, beside dcm2niix, whole processes in turns: only the ratios count.
 
-    python tests/benchmarks/convert.py [--rounds N] [--only NAME ...]
+    python tests/benchmarks/convert.py [--rounds N] [--only NAME ...] [--voxelnode PROGRAM]
 
+PROGRAM is that of an environment with nothing but voxelnode in it: pydicom loads more where there is more to load.
 `voxelnode convert` without thumbnails against `dcm2niix -b y`, each started anew, files in the page cache, modules
 compiled as an installed package has them (one turn before the measured ones sees to that).  Peak memory is that of the
 process, beside twice the output plus 300 MB, which is the most that a conversion may take.
@@ -31,7 +32,6 @@ sys.path.insert(0, str(ROOT))
 
 from tests.make import ct_series, mr_series  # noqa: E402
 
-VOXELNODE = Path(sys.executable).with_name("voxelnode")
 MEGABYTE = 1 << 20
 CT_BYTES, EPI_BYTES = 400 * 512 * 512 * 2, 20_000 * 64 * 64 * 2
 
@@ -78,9 +78,9 @@ LOADS = [
 ]
 
 
-def ours(load: Load, source: Path, out: Path) -> list[str]:
+def ours(program: Path, load: Load, source: Path, out: Path) -> list[str]:
     compress = "--compress" if load.compress else "--no-compress"
-    return [str(VOXELNODE), "convert", str(source), "-o", str(out), "-f", "nifti", compress, "--no-thumbnails"]
+    return [str(program), "convert", str(source), "-o", str(out), "-f", "nifti", compress, "--no-thumbnails"]
 
 
 def theirs(load: Load, source: Path, out: Path) -> list[str]:
@@ -105,7 +105,7 @@ def run(command: list[str], out: Path, bytecode: Path) -> tuple[float, float, in
     return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
 
 
-def measure(load: Load, folder: Path, rounds: int) -> dict[str, object]:
+def measure(program: Path, load: Load, folder: Path, rounds: int) -> dict[str, object]:
     """Medians of both programs over `rounds` turns."""
     source = folder / load.make.__name__
     if not source.is_dir():
@@ -115,7 +115,7 @@ def measure(load: Load, folder: Path, rounds: int) -> dict[str, object]:
     mine, other = [], []
     bytecode = folder / "bytecode"
     for _ in range(1 + rounds):
-        mine.append(run(ours(load, source, folder / "ours"), folder / "ours", bytecode))
+        mine.append(run(ours(program, load, source, folder / "ours"), folder / "ours", bytecode))
         other.append(run(theirs(load, source, folder / "theirs"), folder / "theirs", bytecode))
     del mine[0], other[0]
     (seconds, processor, _), (reference, reference_processor, _) = map(_medians, (mine, other))
@@ -141,6 +141,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", metavar="WORD", default=[])
+    beside = Path(sys.executable).with_name("voxelnode")
+    parser.add_argument("--voxelnode", type=Path, default=beside, metavar="PROGRAM", help="by default: %(default)s")
     parser.add_argument("--folder", type=Path, help="keep the series here, and take them from there")
     parser.add_argument("--make", nargs=2, metavar=("SERIES", "FOLDER"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -152,7 +154,7 @@ def main() -> None:
         folder.mkdir(exist_ok=True)
         for load in LOADS:
             if all(word in load.name for word in asked.only):
-                print(json.dumps(measure(load, folder, asked.rounds)), flush=True)
+                print(json.dumps(measure(asked.voxelnode, load, folder, asked.rounds)), flush=True)
 
 
 if __name__ == "__main__":
