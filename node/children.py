@@ -12,6 +12,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from time import monotonic
 from typing import Any, Literal
@@ -19,6 +20,9 @@ from typing import Any, Literal
 from node.errors import VoxelnodeError
 
 _CHECK_SECONDS = 0.2
+
+LEFT_TO_THE_NODE = (signal.SIGINT, signal.SIGTERM)
+"""Ctrl-C and the like are for the node, which decides what becomes of its children."""
 
 
 class ChildDied(VoxelnodeError):
@@ -123,12 +127,29 @@ class Child:
         if self._process is None or self._pipe is None or not self._process.is_alive():
             self.close()
             context: Any = multiprocessing.get_context(method)  # of either kind
-            self._pipe, theirs = context.Pipe()
-            self._process = context.Process(target=self._serve, args=(theirs, *self._arguments), name=self._name)
-            self._process.start()
-            theirs.close()
+            ours, theirs = context.Pipe()
+            process = context.Process(target=self._serve, args=(theirs, *self._arguments), name=self._name)
+            try:
+                with _without_interrupts():
+                    process.start()
+            except BaseException:
+                ours.close()
+                raise
+            finally:
+                theirs.close()
+            self._pipe, self._process = ours, process
             self._served = 0
         return self._pipe, self._process
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Let a child begin without Ctrl-C, which would interrupt it before it can `settle`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_THE_NODE)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def settle(memory_bytes: int | None = None) -> None:
@@ -139,8 +160,9 @@ def settle(memory_bytes: int | None = None) -> None:
     memory_bytes : int or None
         See `limit_memory`; None: no bound yet.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C is for the node, which decides what becomes of us
+    for number in LEFT_TO_THE_NODE:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, LEFT_TO_THE_NODE)
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # codecs and plugins print what they read, and that may be patient data
         os.dup2(silence, stream)
@@ -156,17 +178,24 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def limit_memory(size: int) -> None:
-    """Let this process have so many bytes of address space, of which nothing is ever dumped."""
-    resource.setrlimit(resource.RLIMIT_AS, (size, resource.getrlimit(resource.RLIMIT_AS)[1]))
+def limit_memory(size: int) -> int:
+    """Let this process have so many bytes of address space, of which nothing is ever dumped; returns what it has."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    return _limit(resource.RLIMIT_AS, size)
 
 
 def limit_processor_time(seconds: int) -> None:
     """Let this process use so many seconds of processor time from now on; SIGXCPU ends it then."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    end = int(used.ru_utime + used.ru_stime) + seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (end, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+    _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + seconds)
+
+
+def _limit(kind: int, wanted: int) -> int:
+    """Set a limit of this process, no wider than who started it allows (``ulimit``, a batch system); returns it."""
+    hard = resource.getrlimit(kind)[1]
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(kind, (limit, hard))
+    return limit
 
 
 def questions(pipe: Connection) -> Iterator[Any]:

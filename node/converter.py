@@ -128,12 +128,13 @@ def serve(pipe: Connection, niceness: int) -> None:
     settle()
     convert = _loaded()
     for job, limits in questions(pipe):
-        limit_memory(limits.memory_bytes)
+        memory_bytes = limit_memory(limits.memory_bytes)
         limit_processor_time(limits.cpu_seconds)
         try:
             answer: Converted | str = convert(job)
         except MemoryError:
-            answer = f"conversion needs more than {limits.memory_bytes} bytes ([convert] memory_bytes)"
+            whose = "[convert] memory_bytes" if memory_bytes == limits.memory_bytes else "ulimit -v"
+            answer = f"conversion needs more than {memory_bytes} bytes ({whose})"
         except OSError as error:
             answer = f"disk: {error.strerror}"
         except Exception as error:  # the boundary of the process: who asked records what it was

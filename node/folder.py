@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shutil
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,13 @@ from node.converter import ConverterDied
 from node.media import LeftOut, find_instances
 from node.revisions import folder_name
 from node.volume.reasons import Reason, Refusal
+
+WORK_PREFIX = ".converting-"
+UNLOCKED_SECONDS = 60
+"""So young a folder may be one that its run has not locked yet."""
+
+MOVES = 10
+"""How often a folder is moved to where another run may just have put its own."""
 
 Run = Callable[[ConversionJob, threading.Event], Converted]
 """Converts one series, and gives up once the event is set; raises `ConverterDied` where no more is known."""
@@ -56,15 +67,12 @@ def convert_folder(
     listing: dict[str, Any] = {"series": [], "volumes": [], "refusals": [], "exclusions": [], "not_dicom": []}
     out.mkdir(parents=True, exist_ok=True)
     cancelled = threading.Event()
-    with (
-        tempfile.TemporaryDirectory(prefix=".unpacked-", dir=out) as unpacked,
-        ThreadPoolExecutor(workers, "series") as pool,
-    ):
-        series = _grouped(paths, Path(unpacked), listing["not_dicom"])
+    with _work_folder(out) as work, ThreadPoolExecutor(workers, "series") as pool:
+        series = _grouped(paths, work, listing["not_dicom"])
         try:
             names = list(_folder_names(series))
             converting = [
-                pool.submit(_converted, tuple(instances), out / name, options, lambda job: run(job, cancelled))
+                pool.submit(_converted, tuple(instances), out / name, work, options, lambda job: run(job, cancelled))
                 for name, instances in zip(names, series.values(), strict=True)
             ]
             for (study, uid), name, future in zip(series, names, converting, strict=True):
@@ -74,8 +82,33 @@ def convert_folder(
             cancelled.set()
             pool.shutdown(cancel_futures=True)
             raise
-    (out / "conversion.json").write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
+        told = work / "conversion.json"
+        told.write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
+        os.replace(told, out / told.name)
     return listing
+
+
+@contextmanager
+def _work_folder(out: Path) -> Iterator[Path]:
+    """A folder in `out` for what is half done, gone at the end; those of runs that were killed go at the beginning."""
+    for left in out.glob(f"{WORK_PREFIX}*"):
+        with ExitStack() as tried, suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > UNLOCKED_SECONDS and _is_locked(left, tried):
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=WORK_PREFIX, dir=out) as work, ExitStack() as held:
+        _is_locked(Path(work), held)
+        yield Path(work)
+
+
+def _is_locked(folder: Path, until: ExitStack) -> bool:
+    """Lock a folder against other processes; False where another has done so, or its file system has no locks."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        until.callback(os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _folder_names(series: Iterable[tuple[str, str]]) -> Iterator[str]:
@@ -92,23 +125,39 @@ def _folder_names(series: Iterable[tuple[str, str]]) -> Iterator[str]:
 def _converted(
     instances: tuple[tuple[str, Path], ...],
     place: Path,
+    work: Path,
     options: WriteOptions,
     run: Callable[[ConversionJob], Converted],
 ) -> Converted | Refusal:
     """Convert one series into the folder `place`, which appears in one step; a refusal if its conversion failed."""
-    folder = place.with_name(f".converting-{uuid.uuid4().hex}")
+    folder = work / uuid.uuid4().hex
     folder.mkdir()
     try:
         converted = run(ConversionJob(instances, folder, options))
-        shutil.rmtree(place, ignore_errors=True)
         if converted.files:
-            os.rename(folder, place)
+            _put(folder, place)
+        else:
+            shutil.rmtree(place, ignore_errors=True)
         return converted
     except ConverterDied as died:
         shutil.rmtree(place, ignore_errors=True)
         return Refusal(Reason.FAILED, str(died), tuple(uid for uid, _ in instances))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put(folder: Path, place: Path) -> None:
+    """Move a finished folder to its place, where one of an earlier conversion, or of one beside us, may be."""
+    for _ in range(MOVES - 1):
+        shutil.rmtree(place, ignore_errors=True)
+        try:
+            os.rename(folder, place)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            return
+    os.rename(folder, place)
 
 
 def _grouped(

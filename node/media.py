@@ -32,12 +32,17 @@ HEAD_BYTES = 65536
 LONG_HEAD_BYTES = 16 << 20
 """As much of a file whose Series Instance UID is not within `HEAD_BYTES`."""
 
+OLDER_THAN_DICOM = (
+    "an ACR-NEMA data set, older than DICOM: it names neither class nor instance (0008,0016), (0008,0018)"
+)
+
 CHUNK_BYTES = 1 << 20
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
 
 _UID = re.compile(r"[0-9.]{1,64}")
 _SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
+_RECOGNITION_CODE = 0x00080010  # retired: the version of ACR-NEMA
 _LONG_VRS = (b"OB", b"OW", b"UN", b"SQ", b"UT")
 
 
@@ -114,8 +119,10 @@ def find_instances(paths: Iterable[Path]) -> Iterator[MediaFile | LeftOut]:
     seen: set[tuple[int, int]] = set()
     for path in paths:
         if path.is_dir():
-            for file in _files_below(path, seen):
+            unread: list[OSError] = []
+            for file in _files_below(path, seen, unread.append):
                 yield from _in_file(file, seen)
+            yield from (LeftOut(_name(error.filename), f"cannot be read: {error.strerror}") for error in unread)
         elif path.name.upper() == "DICOMDIR":
             yield from _in_dicomdir(path, seen)
         else:
@@ -142,6 +149,8 @@ def identify(head: bytes) -> Identity:
         With what it is instead.
     """
     has_prefix = head[128:132] == b"DICM"
+    if head[:2] == b"\x1f\x8b" and not has_prefix:
+        raise NotDicom("compressed with gzip: unpack it first")
     if not has_prefix and head[:2] not in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):
         raise NotDicom("not a DICOM file")
     meta, offset = _file_meta(head, 132 if has_prefix else 0)
@@ -157,6 +166,8 @@ def identify(head: bytes) -> Identity:
         if sop_class_uid and sop_instance_uid and believed:
             place = found.get(_STUDY, ""), found.get(_SERIES, "")
             return Identity(sop_class_uid, sop_instance_uid, transfer_syntax_uid, *place, offset)
+        if found.get(_RECOGNITION_CODE, "").startswith("ACR-NEMA"):
+            raise NotDicom(OLDER_THAN_DICOM)
     raise NotDicom("a DICOM file without readable class and instance UIDs" if has_prefix else "not a DICOM file")
 
 
@@ -185,7 +196,8 @@ def _encodings_of(data_set: bytes) -> Iterator[str]:
 
 
 def _uids(data_set: bytes, transfer_syntax_uid: str) -> dict[int, str]:
-    for wanted in ((_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES), (_SOP_CLASS, _SOP_INSTANCE)):
+    of_instance = (_RECOGNITION_CODE, _SOP_CLASS, _SOP_INSTANCE)
+    for wanted in ((*of_instance, _STUDY, _SERIES), of_instance):
         try:
             raw = read_header(data_set, transfer_syntax_uid, frozenset(wanted))
         except HeaderCut:
@@ -200,10 +212,15 @@ def _text(value: bytes) -> str:
     return value.rstrip(b"\x00 ").decode("ascii", "replace")
 
 
-def _files_below(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+def _files_below(folder: Path, seen: set[tuple[int, int]], on_error: Callable[[OSError], None]) -> Iterator[Path]:
     """Every file below `folder` in the order of names; a folder that a link leads back to is not entered again."""
-    for current, folders, files in os.walk(folder, followlinks=True):
-        status = os.stat(current)
+    for current, folders, files in os.walk(folder, onerror=on_error, followlinks=True):
+        try:
+            status = os.stat(current)
+        except OSError as error:
+            on_error(error)
+            folders.clear()
+            continue
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
             continue
@@ -213,8 +230,13 @@ def _files_below(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
             yield Path(current, name)
 
 
+def _name(path: Path | str) -> str:
+    """A path for people, in Unicode whatever its bytes are."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def _in_file(path: Path, seen: set[tuple[int, int]]) -> Iterator[MediaFile | LeftOut]:
-    name = os.fsencode(path).decode("utf-8", "backslashreplace")
+    name = _name(path)
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):

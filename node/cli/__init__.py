@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Only here is it loaded: child processes load the module that started their parent once more.
     """
+    _open_standard_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     gc.set_threshold(*LOADING)
     with ExitStack() as at_the_end:
@@ -30,3 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from node.cli.application import main as run
 
         run(given)
+
+
+def _open_standard_streams() -> None:
+    """Open what whoever started us has closed: a file that took its number would be read and printed on."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            if nothing != number:
+                os.dup2(nothing, number)
+                os.close(nothing)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,6 +52,7 @@ def convert(
     from node.conversion import limits, write_options
     from node.folder import convert_folder
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that nothing is left half done
     if not json:
         import_module("rich.table")  # now: the child takes longer than we do to be ready
     bounds = limits(settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import BinaryIO
 
 READING_BYTES = 32
@@ -15,23 +16,28 @@ class TooLong(Exception):
 class BoundedFile:
     """An open file, as pydicom reads it, of which only so much can be read.
 
+    Room is made for what the file has, not for what a length in it says.
+
     Parameters
     ----------
     file : binary file
-    most_bytes : int
-        Readings beyond it, all together, raise `TooLong`.
+    most_bytes : int or None
+        Readings beyond it, all together, raise `TooLong`; None: all of the file may be read.
     """
 
-    def __init__(self, file: BinaryIO, most_bytes: int) -> None:
+    def __init__(self, file: BinaryIO, most_bytes: int | None) -> None:
         self._file, self._left = file, most_bytes
+        self._end = os.fstat(file.fileno()).st_size
         self.name = file.name
 
     def read(self, size: int = -1) -> bytes:
         """As that of a file; never a part of what would be too much."""
-        wanted = self._left + 1 if size is None or size < 0 else size
-        self._left -= wanted + READING_BYTES
-        if self._left < 0:
-            raise TooLong
+        rest = max(self._end - self._file.tell(), 0)
+        wanted = rest if size is None or size < 0 else min(size, rest)
+        if self._left is not None:
+            self._left -= wanted + READING_BYTES
+            if self._left < 0:
+                raise TooLong
         return self._file.read(wanted)
 
     def seek(self, offset: int, whence: int = 0) -> int:

@@ -161,7 +161,7 @@ def header_and_pixels(path: Path, longest: int | None = None) -> tuple[Dataset, 
         Whatever pydicom raises for a damaged file.
     """
     with path.open("rb") as whole_file:
-        file: Any = whole_file if longest is None else BoundedFile(whole_file, longest)
+        file: Any = BoundedFile(whole_file, longest)
         header = dcmread(file, stop_before_pixels=True, force=True)
         syntax = text(header.file_meta, "TransferSyntaxUID")
         head = b"" if syntax == DEFLATED_LITTLE_ENDIAN else file.read(12)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_sequence
+from pydicom.multival import MultiValue
 
 from node.dicom.values import as_numbers
 
@@ -65,6 +66,18 @@ def private_text(ds: Dataset, tag: PrivateTag) -> str:
     if not isinstance(value, str) and hasattr(value, "__getitem__") and len(value):
         value = value[0]
     return value.strip(" \0") if isinstance(value, str) else ""
+
+
+def private_texts(ds: Dataset, tag: PrivateTag) -> tuple[str, ...]:
+    """Return all texts of a private element without padding; empty where there is none."""
+    found = _element(ds, tag)
+    if found is None:
+        return ()
+    if isinstance(found.value, bytes):
+        several: Sequence[Any] = _text(found.value).split("\\")
+    else:
+        several = found.value if isinstance(found.value, MultiValue) else [found.value]
+    return tuple(each.strip(" \0") for each in several if isinstance(each, str))
 
 
 def private_items(ds: Dataset, tag: PrivateTag) -> list[Dataset]:

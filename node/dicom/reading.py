@@ -137,8 +137,8 @@ def read_instance(path: Path, longest: int | None = None) -> Dataset:
                     raise TooLong from None
                 return _read(path, data + file.readall(), True)
         except _Unusual:
-            file.seek(0)
-            return dcmread(path if longest is None else BoundedFile(file, longest), force=True)
+            with path.open("rb") as buffered:
+                return dcmread(BoundedFile(buffered, longest), force=True)
 
 
 def _read(path: Path, data: bytes, whole: bool) -> Dataset:

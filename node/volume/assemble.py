@@ -10,19 +10,21 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 from pydicom import Dataset
-from pydicom.uid import UID
 
 from node.dicom.values import CONVERSION_ERRORS
 from node.errors import ConversionRefused, VoxelnodeError
 from node.volume import objects
+from node.volume.clock import go_past_midnight
 from node.volume.dimensions import arrange
 from node.volume.elements import number, text
 from node.volume.frames import frames_of
 from node.volume.intensities import FrameRefused, read
 from node.volume.model import Assembly, Frame, Kind, Volume
 from node.volume.reasons import Exclusion, Reason, Refusal, Warn, Warning
-from node.volume.stacks import Stack, placeless, split
+from node.volume.stacks import Stack, placeless, split, unscaled
+from node.volume.twins import is_copy, same_pixels
 from node.volume.volumes import DatasetOf, volumes_of
 
 DAMAGE = (*CONVERSION_ERRORS, ArithmeticError)
@@ -32,6 +34,14 @@ PLACELESS = (
     "Image Position, Image Orientation (Patient) or Pixel Spacing is missing (PS3.3 C.7.6.2), though the other slices "
     "of the stack have them"
 )
+
+UNSCALED = (
+    "Rescale Slope (0028,1053) or Intercept (0028,1052) is missing (PS3.3 C.8.2.1, C.8.9.4), though the other slices "
+    "of the stack have them"
+)
+
+LACKING = ((placeless, Reason.BAD_GEOMETRY, PLACELESS), (unscaled, Reason.CONTRADICTORY, UNSCALED))
+"""How slices are found that lack what the others of their stack have, and why they are left out then."""
 
 LeftOut = tuple[Frame, Reason, str]
 
@@ -125,16 +135,10 @@ def _distinct(datasets: Iterable[Dataset], series: _Series) -> list[_Instance]:
         if uid not in series.uids:
             series.uids.add(uid)
             instances.append(_instance(ds, uid))
-        elif not _same_pixels(series.dataset_of(uid), ds):
+        elif not same_pixels(series.dataset_of(uid), ds):
             detail = "this SOP Instance UID came again with other pixels; the first one was taken"
             series.exclusions.append(Exclusion(uid, 0, Reason.SAME_POSITION_TWICE, detail))
     return instances
-
-
-def _same_pixels(one: Dataset, other: Dataset) -> bool:
-    """Whether two data sets hold the same pixel bytes."""
-    keywords = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-    return all(one.get(keyword) == other.get(keyword) for keyword in keywords)
 
 
 def _instance(ds: Dataset, uid: str) -> _Instance:
@@ -143,8 +147,7 @@ def _instance(ds: Dataset, uid: str) -> _Instance:
     order = float("inf") if instance_number is None else instance_number, uid
     try:
         if not objects.is_image(ds):
-            detail = UID(str(ds.get("SOPClassUID", ""))).name
-            return _Instance(order, exclusion=Exclusion(uid, 0, Reason.NOT_AN_IMAGE, detail))
+            raise objects.without_pixels(ds)
         special = objects.special_volumes(ds, 0)
         if special is not None:
             return _Instance(order, volumes=special)
@@ -172,8 +175,28 @@ def _collect(instance: _Instance, series: _Series) -> None:
     if instance.exclusion is not None:
         series.exclusions.append(instance.exclusion)
     if instance.volumes:
-        series.volumes += [replace(volume, stack=series.stacks) for volume in instance.volumes]
-        series.stacks += 1
+        _add_object(instance.volumes, series)
+
+
+def _add_object(volumes: Sequence[Volume], series: _Series) -> None:
+    """Add the volumes of an instance that is one by itself, unless it came before under another UID."""
+    uid = volumes[0].sources[0].sop_instance_uid
+    for first in series.volumes:
+        if np.array_equal(first.voxels, volumes[0].voxels) and is_copy(
+            series.dataset_of(first.sources[0].sop_instance_uid), series.dataset_of(uid)
+        ):
+            detail = "the same object as another instance, under a SOP Instance UID of its own"
+            series.exclusions.append(Exclusion(uid, 0, Reason.DUPLICATE_SLICE, detail))
+            told = Warning(Warn.DUPLICATE_SLICE, "an instance came again under another SOP Instance UID")
+            series.volumes = [
+                replace(volume, warnings=(*volume.warnings, told))
+                if volume.stack == first.stack and told not in volume.warnings
+                else volume
+                for volume in series.volumes
+            ]
+            return
+    series.volumes += [replace(volume, stack=series.stacks) for volume in volumes]
+    series.stacks += 1
 
 
 def _damage(error: Exception) -> str:
@@ -186,6 +209,7 @@ def _told_of_exclusions(exclusions: Sequence[Exclusion]) -> tuple[Warning, ...]:
     reasons = Counter(exclusion.reason for exclusion in exclusions)
     no_images = reasons.pop(Reason.NOT_AN_IMAGE, 0)
     twins = reasons.pop(Reason.SAME_POSITION_TWICE, 0)
+    reasons.pop(Reason.DUPLICATE_SLICE, 0)  # told on the volume of which they are copies
     unread = sum(reasons.values())
     warnings = []
     if twins:
@@ -211,11 +235,15 @@ def _told_of_parts(concatenations: Mapping[str, Sequence[tuple[int, int]]]) -> t
 
 def _assemble_stacks(series: _Series) -> None:
     """Add the volumes of all stacks, and what is to be told of them together."""
-    left_out = {id(frame): frame for frame in placeless(series.frames)}
-    series.exclude([(frame, Reason.BAD_GEOMETRY, PLACELESS) for frame in left_out.values()])
+    frames = series.frames
+    go_past_midnight(frames)
+    for lacking, reason, detail in LACKING:
+        left_out = {id(frame): frame for frame in lacking(frames)}
+        series.exclude([(frame, reason, detail) for frame in left_out.values()])
+        frames = [frame for frame in frames if id(frame) not in left_out]
     told = (*_told_of_exclusions(series.exclusions), *_told_of_parts(series.concatenations))
-    if series.frames:
-        stacks, several = split([frame for frame in series.frames if id(frame) not in left_out])
+    if frames:
+        stacks, several = split(frames)
         for stack in stacks:
             _assemble_stack(stack, series, (*several, *told))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 
 from node.volume.model import Frame
 
@@ -101,12 +101,13 @@ def _is_monotonic(order: list[int]) -> bool:
 
 
 def _labels_slice_by_slice(numbers: list[list[int]]) -> list[list[int]] | None:
-    """Labels where all times of a slice were numbered before those of the next slice."""
-    times = max(map(len, numbers))
-    least = min(number for own in numbers for number in own)
-    for first in {0, least}:
-        blocks = [{(number - first) // times for number in own} for own in numbers]
-        if all(len(block) == 1 for block in blocks) and len(set.union(*blocks)) == len(numbers):
+    """Labels where all times of a slice were numbered before those of the next slice; some may have been lost."""
+    most = max(map(len, numbers))
+    ranges = [(min(own), max(own)) for own in numbers]
+    least = min(low for low, _ in ranges)
+    for times, first in product(range(most, 2 * most), sorted({0, least})):
+        blocks = {(low - first) // times for low, high in ranges if (low - first) // times == (high - first) // times}
+        if len(blocks) == len(numbers):
             return [[(number - first) % times for number in own] for own in numbers]
     return None
 

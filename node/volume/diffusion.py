@@ -15,6 +15,9 @@ from node.volume.vendors.gradients import Gradient, gradient_of_matrix
 UNWEIGHTED_B_VALUE = 1e-6
 """Below it an image is not diffusion weighted, whatever direction stands beside, in s/mm2."""
 
+MOST_B_VALUE = 1e6
+"""No gradient system comes near it, in s/mm2; archives fill absent numbers in with 7e75."""
+
 _DERIVED_TYPES = frozenset(
     ("ADC", "AVDC", "EADC", "EXPONENTIAL", "FA", "COLFA", "FAC", "TRACE", "TRACEW", "ISO", "ISOTROPIC", "TENSOR")
 )
@@ -49,14 +52,19 @@ def diffusion_of(ds: Dataset, shared: Dataset | None = None, per_frame: Dataset 
     MR Diffusion macro, PS3.3 C.8.13.5.9; classic images carry the same attributes at the top (0018,9087), (0018,9089).
     """
     derived = _is_derived(ds, shared, per_frame)
-    found = _standard(ds, shared, per_frame)
+    found = _possible(vendors.gradient_before_standard(ds)) or _possible(_standard(ds, shared, per_frame))
     if found is None or (found.direction_lps is None and not found.isotropic):
-        found = _better(found, vendors.gradient(ds))
+        found = _better(found, _possible(vendors.gradient(ds)))
     if found is None:
         return Diffusion(0.0, derived=True) if derived else None
     if derived or found.isotropic:
         return Diffusion(found.b_value, derived=True)
     return Diffusion(found.b_value, _unit(found) if found.b_value > UNWEIGHTED_B_VALUE else None)
+
+
+def _possible(found: Gradient | None) -> Gradient | None:
+    """The gradient, unless some program filled its b-value in."""
+    return found if found is not None and found.b_value <= MOST_B_VALUE else None
 
 
 def _better(standard: Gradient | None, vendor: Gradient | None) -> Gradient | None:

@@ -21,6 +21,9 @@ from node.dicom import values
 
 Numbers = tuple[float, ...]
 
+NEAR_DAY = date(2000, 1, 1).toordinal()
+"""Where the scale of `instant` begins: near the days of scanners, so that a double holds microseconds."""
+
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 _TEXT_VRS = frozenset({"CS", "LO", "SH", "UI", "TM", "DA", "DT"})
 
@@ -93,7 +96,8 @@ def instant(day: str | None, time: str | None) -> float | None:
     if seconds is None or not day:
         return seconds
     try:
-        return date(int(day[:4]), int(day[4:6]), int(day[6:8])).toordinal() * 86400 + seconds
+        days = date(int(day[:4]), int(day[4:6]), int(day[6:8])).toordinal() - NEAR_DAY
+        return days * 86400 + seconds
     except ValueError:
         return seconds
 
@@ -114,9 +118,9 @@ def _tag(keyword: str) -> tuple[BaseTag, str]:
 
 
 def _float(part: bytes) -> float:
-    """A Decimal String or Integer String as a number; NaN where it is none."""
+    """A Decimal String or Integer String as a number; NaN where it is none (PS3.5 6.2: underscores are Python's)."""
     try:
-        return float(part.strip(b" \0"))
+        return math.nan if b"_" in part else float(part.strip(b" \0"))
     except ValueError:
         return math.nan
 

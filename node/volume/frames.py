@@ -21,15 +21,19 @@ from node.volume import vendors
 from node.volume.diffusion import diffusion_of
 from node.volume.elements import instant, item, number, numbers, seconds_of_day, text, texts
 from node.volume.functional_groups import Common, of_each_frame
+from node.volume.geometry import POSITION_TOLERANCE_MM
 from node.volume.model import Array, Frame
 from node.volume.phases import Timing, phase_timing
 from node.volume.pixels import FrameReader, frame_reader
-from node.volume.planes import acquired_at, checked_place, is_map, pixel_spacing, place, rescale
+from node.volume.planes import acquired_at, checked_place, is_distance, is_map, pixel_spacing, place, rescale
 from node.volume.reasons import Reason
 from node.volume.tiling import Tiling
 
-PROJECTIONS = frozenset({"CR", "DX", "MG", "IO", "PX", "RG", "XC", "ES", "GM", "OP"})
+PROJECTIONS = frozenset({"CR", "DX", "MG", "IO", "PX", "RG", "RTIMAGE", "XC", "ES", "GM", "OP"})
 """Modalities whose instances are pictures of their own, even where they have one size."""
+
+SCALED = frozenset({"CT", "PT"})
+"""Modalities whose images must tell their scaling (PS3.3 C.8.2.1, C.8.9.4): its absence does not mean 1 and 0."""
 
 SECTIONS = frozenset({"CT", "MR", "PT"})
 """Modalities whose instances are slices of a body, even where they do not tell their place."""
@@ -86,8 +90,11 @@ def _common(ds: Dataset, reader: FrameReader) -> Common:
         "duration_s": duration_ms / 1000 if duration_ms and duration_ms > 0 else None,
         "split_key": {
             "sop_class": text(ds, "SOPClassUID"),
+            "patient": text(ds, "PatientID"),
+            "modality": modality or None,
             "frame_of_reference": text(ds, "FrameOfReferenceUID"),
             "derived": image_type[:1] == ("DERIVED",),
+            "localizer": image_type[2:3] == ("LOCALIZER",),
             "component": (vendors.component(ds) or "magnitude") if modality == "MR" else None,
             "echo_time": echo_time or None,
             "echo": numbers(ds, "EchoNumbers"),
@@ -95,15 +102,19 @@ def _common(ds: Dataset, reader: FrameReader) -> Common:
             "map": is_map(diffusion),
             "quantity": texts(ds, "DoseUnits") + texts(ds, "DoseType") if modality == "RTDOSE" else None,
             "inverted": text(ds, "PhotometricInterpretation") == "MONOCHROME1",
+            "scaled": modality not in SCALED or reader.modality_lut or _is_scaled(ds),
         },
         "variant_key": {
             "image_type": image_type,
             "kernel": texts(ds, "ConvolutionKernel"),
+            "sequence": text(ds, "SequenceName"),
             "kvp": number(ds, "KVP"),
             "flip_angle": number(ds, "FlipAngle"),
             "repetition_time": number(ds, "RepetitionTime"),
             "slice_thickness": number(ds, "SliceThickness"),
+            "raw_data_run": vendors.raw_data_run(ds) if modality == "MR" else None,
             "intercept": intercept if modality == "MR" else None,  # of phase images it is below zero
+            "lossy": reader.lossy,  # PS3.3 C.7.6.1.1.5: a lossy version is an image of its own
         },
         "time_key": {
             "temporal_position": number(ds, "TemporalPositionIdentifier"),
@@ -116,6 +127,11 @@ def _common(ds: Dataset, reader: FrameReader) -> Common:
             "slice_location": number(ds, "SliceLocation") if reader.frames == 1 and modality in SECTIONS else None,
         },
     }
+
+
+def _is_scaled(ds: Dataset) -> bool:
+    """Whether a data set has both Rescale Slope and Rescale Intercept."""
+    return all(number(ds, keyword) is not None for keyword in ("RescaleSlope", "RescaleIntercept"))
 
 
 def _frame(reader: FrameReader, common: Common, index: int, **own: Any) -> Frame:
@@ -207,17 +223,19 @@ class _Mosaic:
 
 
 def _reconstructed_positions(ds: Dataset, frames: int) -> tuple[Array, Array] | None:
-    """Positions (frames, 3) and orientation of a reconstructed NM image (PS3.3 C.8.4.15); None of any other."""
+    """Positions (frames, 3) and orientation of a reconstructed NM image (PS3.3 C.8.4.15); None of any other.
+
+    The place is that of the detector; some writers leave it at the top of the data set.
+    """
     detector = item(ds, "DetectorInformationSequence")
     slices, spacing = numbers(ds, "SliceVector"), number(ds, "SpacingBetweenSlices")
-    if slices is None and number(ds, "NumberOfSlices") == frames:
+    if slices is None and detector is not None and number(ds, "NumberOfSlices") == frames:
         slices = tuple(range(1, frames + 1))
-    if detector is None or slices is None or spacing is None or len(slices) != frames:
+    if slices is None or len(slices) != frames or spacing is None or not is_distance(spacing, POSITION_TOLERANCE_MM):
         return None
-    position, orientation = place(detector)
-    if position is None:
-        position, orientation = place(ds)
-    if position is None:
+    places = [place(told) for told in (detector, ds) if told is not None]
+    position, orientation = next((found for found in places if found[0] is not None), (None, None))
+    if position is None or orientation is None:
         return None
     normal = np.cross(orientation[:3], orientation[3:])
     return position + (np.asarray(slices) - 1)[:, None] * spacing * normal, orientation

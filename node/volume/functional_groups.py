@@ -11,6 +11,7 @@ from pydicom import Dataset
 
 from node.dicom.values import items
 from node.errors import ConversionRefused
+from node.volume import vendors
 from node.volume.diffusion import diffusion_of
 from node.volume.elements import instant_of, item, number, numbers, seconds_of_day, text, texts
 from node.volume.planes import acquired_at, checked_place, is_map, pixel_spacing, rescale
@@ -131,16 +132,26 @@ def _grouped(group: _Group, common: Common, modality_lut: bool, dimensions: Sequ
     own["duration_s"] = duration_ms / 1000 if duration_ms and duration_ms > 0 else None
     own["split_key"] = _enhanced_split_key(group, common, own.get("diffusion"))
     own["variant_key"] = {
-        "image_type": group.frame_type or texts(group.converted("ImageType"), "ImageType"),
+        "image_type": (
+            *(group.frame_type or texts(group.converted("ImageType"), "ImageType")),
+            *vendors.frame_image_type(group.ds, group.groups),
+        ),
         "flip_angle": group.number("MRTimingAndRelatedParametersSequence", "FlipAngle"),
         "repetition_time": group.number("MRTimingAndRelatedParametersSequence", "RepetitionTime"),
         "stack": text(content, "StackID"),
+        "velocity": _velocity_direction(group),
         "slice_thickness": own.get("slice_thickness_mm"),
     }
     own["time_key"] = _time_key(group, content, dimensions, instant_of(acquired))
     if position is None:
         own["time_key"]["slice"] = _slice_without_place(group, content)
     return own
+
+
+def _velocity_direction(group: _Group) -> tuple[float, ...] | None:
+    """Along which direction velocities are encoded (PS3.3 C.8.13.5.13); each is an image of its own."""
+    encoding = group.macro("MRVelocityEncodingSequence")
+    return None if encoding is None else numbers(encoding, "VelocityEncodingDirection")
 
 
 def _time_key(group: _Group, content: Dataset, dimensions: Sequence[int], acquired: float | None) -> Common:
@@ -182,6 +193,7 @@ def _enhanced_split_key(group: _Group, common: Common, diffusion: Any) -> Common
     own: Common = {"map": is_map(diffusion)}
     if group.frame_type:
         own["derived"] = group.frame_type[0] == "DERIVED"
+        own["localizer"] = group.frame_type[2:3] == ("LOCALIZER",)
     component = group.texts("MRImageFrameTypeSequence", "ComplexImageComponent")
     if component and component[0] not in ("", "MIXED"):
         own["component"] = component[0].lower()

@@ -22,10 +22,14 @@ POSITION_TOLERANCE_MM = 0.01
 
 JITTER_TOLERANCE_MM = 0.05
 """Farthest that planes of several times may lie apart and still be one position: five times the tolerance of positions,
-taken only where it leaves an even stack with equally many planes at each position."""
+also where that is a part of a pixel; taken only where it leaves an even stack with equally many planes at each
+position."""
 
 SPACING_TOLERANCE = 0.01
 """Largest departure of a slice distance from the median, as a part of it (as highdicom), or 0.01 mm if that is more."""
+
+FINE_SHARE = 0.1
+"""Most of a slice distance that those 0.01 mm may be: slices of microscopic scans lie nearer to each other."""
 
 ROUNDING = 1 + 1e-6
 """Distances of few digits lie on the tolerance itself."""
@@ -89,19 +93,20 @@ def cluster_numbers(values: Float, tolerance: float) -> NDArray[np.intp]:
 def position_numbers(distances: Float, tolerance: float) -> NDArray[np.intp]:
     """Return a number for each of (N,) distances along the normal, ascending: planes of one number share a position.
 
-    Distances within `tolerance` share one. Those that jitter by more, up to ``JITTER_TOLERANCE_MM``, do so as well
-    where that alone makes an even stack of equally many planes at each position.
+    Distances within `tolerance` share one. Those that jitter by more, up to five times as far, do so as well where that
+    alone makes an even stack of equally many planes at each position.
     """
     near = cluster_numbers(distances, tolerance)
     if _is_whole(distances, near):
         return near
-    loose = cluster_numbers(distances, JITTER_TOLERANCE_MM)
+    jitter = tolerance * JITTER_TOLERANCE_MM / POSITION_TOLERANCE_MM
+    loose = cluster_numbers(distances, jitter)
     if loose.max() == near.max() or not _is_whole(distances, loose):
         return near
     order = np.argsort(loose, kind="stable")
     starts = np.flatnonzero(np.diff(loose[order], prepend=-1))
     spread = np.maximum.reduceat(distances[order], starts) - np.minimum.reduceat(distances[order], starts)
-    return loose if spread.max() <= JITTER_TOLERANCE_MM else near
+    return loose if spread.max() <= jitter else near
 
 
 def _is_whole(distances: Float, labels: NDArray[np.intp]) -> bool:
@@ -160,12 +165,8 @@ def place(
     if count == 1:
         step, step_mm, geometry = axes.normal * single_spacing_mm, single_spacing_mm, Geometry.SINGLE
     else:
-        step_mm = float(np.median(np.diff(along)))
-        geometry, warnings = _classify(along, offsets, step_mm, pixel_spacing, equally_thick)
-        if geometry is not Geometry.IRREGULAR or is_even(along) or _jitters(along, step_mm):
-            step_mm = float(along[-1] / (count - 1))
-        elif equally_thick and (found := missing_slices(along)) is not None:
-            step_mm = found[0]
+        geometry, warnings = _classify(along, offsets, pixel_spacing, equally_thick)
+        step_mm = usual_step(along, equally_thick=equally_thick)
         step = relative[-1] / along[-1] * step_mm
     between_rows, between_columns = pixel_spacing
     affine = np.eye(4)
@@ -183,8 +184,9 @@ def is_even(along: Float) -> bool:
         return True
     steps = np.diff(along)
     median = float(np.median(steps))
-    tolerance = max(SPACING_TOLERANCE * median, POSITION_TOLERANCE_MM)
-    return bool(np.abs(steps - median).max() <= tolerance or off_grid(along) <= POSITION_TOLERANCE_MM * ROUNDING)
+    least = min(POSITION_TOLERANCE_MM, FINE_SHARE * median)
+    tolerance = max(SPACING_TOLERANCE * median, least)
+    return bool(np.abs(steps - median).max() <= tolerance or off_grid(along) <= least * ROUNDING)
 
 
 def missing_slices(along: Float) -> tuple[float, NDArray[np.intp]] | None:
@@ -196,13 +198,45 @@ def missing_slices(along: Float) -> tuple[float, NDArray[np.intp]] | None:
     steps = np.diff(along)
     for step_mm in (float(np.median(steps)), float(steps.min())):
         times = np.maximum(np.rint(steps / step_mm), 1).astype(np.intp)
-        tolerance = max(SPACING_TOLERANCE * step_mm, POSITION_TOLERANCE_MM)
+        tolerance = max(SPACING_TOLERANCE * step_mm, min(POSITION_TOLERANCE_MM, FINE_SHARE * step_mm))
         missing = int((times - 1).sum())
         if missing == 0 or (np.abs(steps - times * step_mm) > tolerance * times).any():
             continue
         if step_mm == float(np.median(steps)) or missing < len(along):
             return step_mm, times - 1
     return None
+
+
+def usual_step(along: Float, *, equally_thick: bool = True) -> float:
+    """Return the distance that holds for most of two or more ascending distances; see `place`."""
+    step_mm = float(np.median(np.diff(along)))
+    if is_even(along) or _jitters(along, step_mm):
+        return float((along[-1] - along[0]) / (len(along) - 1))
+    found = missing_slices(along) if equally_thick else None
+    return step_mm if found is None else found[0]
+
+
+def unevenness(along: Float, *, equally_thick: bool = True) -> list[Warning]:
+    """Return what is to be told of two or more ascending distances: nothing where they are even.
+
+    Slices are missing (distances are multiples of the usual one), or lie unevenly, or it may be either.
+    """
+    steps = np.diff(along)
+    step_mm = float(np.median(steps))
+    if is_even(along) and off_grid(along) <= JITTER_SHARE * step_mm:
+        return []
+    uneven = Warning(
+        Warn.IRREGULAR_SPACING,
+        f"distances between slices go from {steps.min():.4g} to {steps.max():.4g} mm, {step_mm:.4g} mm in the middle",
+    )
+    found = missing_slices(along) if equally_thick else None
+    if found is None:
+        return [uneven]
+    least_mm, missing = found
+    gaps = ", ".join(str(index + 1) for index in np.flatnonzero(missing)[:20])
+    told = f"{missing.sum()} slices are missing at {least_mm:.4g} mm spacing, after slices {gaps}"
+    gap = Warning(Warn.MISSING_SLICE, told)
+    return [gap] if least_mm == step_mm else [gap, uneven]
 
 
 def off_grid(along: Float) -> float:
@@ -217,7 +251,7 @@ def _jitters(along: Float, step_mm: float) -> bool:
 
 
 def _classify(
-    along: Float, offsets: Float, step_mm: float, pixel_spacing: tuple[float, float], equally_thick: bool
+    along: Float, offsets: Float, pixel_spacing: tuple[float, float], equally_thick: bool
 ) -> tuple[Geometry, tuple[Warning, ...]]:
     """The geometry of two or more planes, and what is to be told of it."""
     pixel = np.array([pixel_spacing[1], pixel_spacing[0]])
@@ -228,28 +262,10 @@ def _classify(
     if sheared and straight:
         degrees = np.degrees(np.arctan2(np.linalg.norm(offsets[-1]), along[-1]))
         warnings.append(Warning(Warn.GANTRY_TILT, f"planes are tilted against their stack by {degrees:.2f} degrees"))
-    even = is_even(along) and off_grid(along) <= JITTER_SHARE * step_mm
-    if not even:
-        warnings += _uneven(along, step_mm, equally_thick)
-    elif not straight:
-        warnings.append(Warning(Warn.IRREGULAR_SPACING, "planes are not moved evenly along their rows and columns"))
-    if not straight or not even:
+    uneven = unevenness(along, equally_thick=equally_thick)
+    if not uneven and not straight:
+        uneven = [Warning(Warn.IRREGULAR_SPACING, "planes are not moved evenly along their rows and columns")]
+    warnings += uneven
+    if uneven:
         return Geometry.IRREGULAR, tuple(warnings)
     return (Geometry.SHEARED if sheared else Geometry.REGULAR), tuple(warnings)
-
-
-def _uneven(along: Float, step_mm: float, equally_thick: bool) -> list[Warning]:
-    """Whether slices are missing (distances are multiples of the usual one), or lie unevenly, or it may be either."""
-    steps = np.diff(along)
-    uneven = Warning(
-        Warn.IRREGULAR_SPACING,
-        f"distances between slices go from {steps.min():.4g} to {steps.max():.4g} mm, {step_mm:.4g} mm in the middle",
-    )
-    found = missing_slices(along) if equally_thick else None
-    if found is None:
-        return [uneven]
-    least_mm, missing = found
-    gaps = ", ".join(str(index + 1) for index in np.flatnonzero(missing)[:20])
-    told = f"{missing.sum()} slices are missing at {least_mm:.4g} mm spacing, after slices {gaps}"
-    gap = Warning(Warn.MISSING_SLICE, told)
-    return [gap] if least_mm == step_mm else [gap, uneven]

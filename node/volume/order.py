@@ -82,13 +82,19 @@ def belong_together(bins: list[Bin], name: str) -> bool:
 
     They are where every position has the same values. Where each frame has a value of its own, as of a clock or a
     counter, the frames of one time must follow each other: time by time, slice by slice, or package by package. Phases
-    are counted from each trigger anew, at each slice by itself.
+    are counted from each trigger anew, at each slice by itself; those that most positions share have one rank in all.
+    Instances of which each has a frame at every position are a time each.
     """
+    if _are_whole_instances(bins):
+        return all(len({frame.sop_instance_uid for frame in time}) == 1 for time in zip(*bins, strict=True))
     values = [{frame.time_key[name] for frame in frames} for frames in bins]
-    if name in PHASES or all(own == values[0] for own in values[1:]):
+    if all(own == values[0] for own in values[1:]):
         return True
-    if len(set.union(*values)) <= SHARED_VALUES * len(bins[0]):
-        return False  # they name times, of which some lack slices
+    are_names = len(set.union(*values)) <= SHARED_VALUES * len(bins[0])  # of times, of which some lack slices
+    if name in PHASES:
+        return not are_names or _have_one_rank(bins, name)
+    if are_names:
+        return False
     ranks = _ranks(bins, name)
     in_turn = sorted(
         (ranks[frame.time_key[name]], time, place)
@@ -103,6 +109,20 @@ def belong_together(bins: list[Bin], name: str) -> bool:
         if time != turn % len(bins[0]) or slices != package:
             return False
     return True
+
+
+def _are_whole_instances(bins: list[Bin]) -> bool:
+    """Whether every instance has just one frame at each position."""
+    uids = [{frame.sop_instance_uid for frame in frames} for frames in bins]
+    return all(own == uids[0] and len(own) == len(frames) for own, frames in zip(uids, bins, strict=True))
+
+
+def _have_one_rank(bins: list[Bin], name: str) -> bool:
+    """Whether each value of an attribute has the same rank at all positions that have it."""
+    ranks: dict[Any, int] = {}
+    return all(
+        ranks.setdefault(frame.time_key[name], rank) == rank for frames in bins for rank, frame in enumerate(frames)
+    )
 
 
 def same_diffusion(bins: list[Bin]) -> bool:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 
+from node.dicom.values import items
 from node.errors import ConversionRefused
-from node.volume.elements import Numbers, instant, instant_of, item, number, numbers, text
+from node.volume.elements import Numbers, instant, instant_of, number, numbers, text
 from node.volume.reasons import Reason
 
 COSINE_TOLERANCE = 0.01
@@ -19,7 +20,8 @@ FARTHEST_MM = 1e6
 SPACINGS_MM = (1e-6, 1e4)
 """Places and pixel spacings beyond these are no measures of a patient; sums of them would overflow."""
 
-CENTIMETRES = 3  # Physical Units X Direction (0018,6024), PS3.3 C.8.5.5.1.15
+CENTIMETRES = 3  # Physical Units X and Y Direction (0018,6024), (0018,6026), PS3.3 C.8.5.5.1.15
+REGION_TOLERANCE = 1e-3  # as a part of the spacing: what scanners round between regions of one magnification
 
 
 def acquired_at(ds: Dataset) -> float | None:
@@ -48,6 +50,11 @@ def rescale(ds: Dataset) -> tuple[float, float]:
         if found is None and numbers(ds, keyword):
             raise ConversionRefused(Reason.CONTRADICTORY, f"{keyword} is not a number (PS3.3 C.11.1)")
     return (slope or 1.0), (0.0 if intercept is None else intercept)
+
+
+def is_distance(value: float | None, least_mm: float = SPACINGS_MM[0]) -> bool:
+    """Return whether a number, of either sign, can be how far slices lie apart or how thick they are, in mm."""
+    return value is not None and least_mm <= abs(value) <= SPACINGS_MM[1]
 
 
 def place(ds: Dataset) -> tuple[Any, Any]:
@@ -86,11 +93,21 @@ def pixel_spacing(ds: Dataset, placed: bool) -> tuple[float, float] | None:
             return found[0], found[1]
         if placed:
             raise _bad(f"{keyword} is not two distances above zero (PS3.3 10.7)")
-    region = item(ds, "SequenceOfUltrasoundRegions")
-    if region is None or number(region, "PhysicalUnitsXDirection") != CENTIMETRES:
-        return None
-    across, down = number(region, "PhysicalDeltaX"), number(region, "PhysicalDeltaY")
-    return (abs(down) * 10, abs(across) * 10) if across and down else None
+    return _ultrasound_spacing(ds)
+
+
+def _ultrasound_spacing(ds: Dataset) -> tuple[float, float] | None:
+    """Distances between rows and between columns in mm, if all images in an ultrasound picture agree on them.
+
+    Regions in other units, such as spectra, say nothing of them (PS3.3 C.8.5.5).
+    """
+    found: list[tuple[float, float]] = []
+    for region in items(ds, "SequenceOfUltrasoundRegions"):
+        across, down = number(region, "PhysicalDeltaX"), number(region, "PhysicalDeltaY")
+        one, other = number(region, "PhysicalUnitsXDirection"), number(region, "PhysicalUnitsYDirection")
+        if across and down and one == other == CENTIMETRES:
+            found.append((abs(down) * 10, abs(across) * 10))
+    return found[0] if found and np.allclose(found, found[0], rtol=REGION_TOLERANCE, atol=0) else None
 
 
 def _bad(detail: str) -> ConversionRefused:

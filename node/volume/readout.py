@@ -90,7 +90,8 @@ def _total_readout_time(places: Sequence[Dataset], matrix: int) -> float | None:
             return (matrix - 1) / (bandwidth_hz[0] * matrix)
         spacing_us = private_numbers(place, GE_ECHO_SPACING, 1)
         if spacing_us is not None and spacing_us[0] > 0:
-            return _ge_lines(place, matrix) * spacing_us[0] * 1e-6
+            lines = _ge_lines(place, matrix)
+            return None if lines is None else lines * spacing_us[0] * 1e-6
     return None
 
 
@@ -103,10 +104,15 @@ def _bandwidth(place: Dataset) -> tuple[float, ...] | None:
     )
 
 
-def _ge_lines(ds: Dataset, matrix: int) -> int:
-    """Intervals between the lines that GE reads: an even number of them, of four with partial Fourier in phase."""
+def _ge_lines(ds: Dataset, matrix: int) -> int | None:
+    """Intervals between the lines that GE reads: an even number of them, of four with partial Fourier in phase.
+
+    None of an image with fewer lines than were acquired: it was cut or reduced since, and nothing tells which.
+    """
     told = numbers(ds, "AcquisitionMatrix", 4)  # frequency rows, frequency columns, phase rows, phase columns
     acquired = max(told[2:]) if told is not None else 0
+    if acquired > matrix:
+        return None
     part = (private_numbers(ds, GE_ASSET) or (1.0,))[0]
     multiple = 4 if "PFP" in texts(ds, "ScanOptions") else 2
     return math.ceil((acquired or matrix) * (part if 0 < part <= 1 else 1.0) / multiple) * multiple - 1

@@ -20,6 +20,7 @@ class Warn(StrEnum):
     INCOMPLETE_VOLUME = "incomplete-volume"  # an interrupted last volume was left out
     SEVERAL_ORIENTATIONS = "several-orientations"
     SEVERAL_MATRICES = "several-matrices"
+    SEVERAL_PATIENTS = "several-patients"
     SLOPE_VARIES = "slope-varies"
     NO_GEOMETRY = "no-geometry"
     PARTLY_NOT_AN_IMAGE = "partly-not-an-image"  # e.g. an SR in an image series
@@ -28,6 +29,7 @@ class Warn(StrEnum):
     SPACING_ASSUMED = "spacing-assumed"  # pixel or slice spacing not in the data set, 1 mm taken
     PARAMETER_VARIES = "parameter-varies"  # slices of one volume were acquired with another echo time, flip angle, ...
     FRAME_OF_REFERENCE_VARIES = "frame-of-reference-varies"  # another one in each instance: taken for one
+    POSITIONS_VARY_IN_TIME = "positions-vary-in-time"  # prospective motion correction: the first time's place is taken
     SUV_UNKNOWN = "suv-unknown"  # uptake values were asked for, and a fact that makes them is missing
 
 

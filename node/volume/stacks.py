@@ -3,42 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from node.volume.geometry import (
-    cluster_numbers,
-    cluster_orientations,
-    is_even,
-    missing_slices,
-    position_numbers,
-    position_tolerance,
-    stack_axes,
-)
+from node.volume.drift import settled
+from node.volume.geometry import cluster_numbers, cluster_orientations
+from node.volume.inversions import NEAR, Groups, by_turn
 from node.volume.model import Frame
 from node.volume.reasons import Warn, Warning
+from node.volume.slicewise import joined
 
 ECHO_TIME_TOLERANCE_MS = 0.05
 INVERSION_TIME_TOLERANCE_MS = 1.0
 PIXEL_SPACING_TOLERANCE = 1e-3  # as a part of the spacing
 
 UNPLACED = -1
+UNKNOWN = -1
 LABELLED = ("echo_time", "inversion_time")
 COMPONENT_SUFFIXES = {"magnitude": "", "phase": "ph", "real": "real", "imaginary": "imag"}
 """Complex Image Component (0008,9208) in lower case, in the order of their stacks; others follow."""
 
-
-OF_SLICES = (("echo",), ("derived",))
-"""Traits that some scanners and archives give to single slices of one volume: Echo Numbers, and what is derived."""
-
-OF_EACH_SLICE = (("inversion_time",), ("echo_time",), ("echo", "echo_time"), ("echo", "echo_time", "inversion_time"))
-"""Traits that divide volumes, unless they go from slice to slice of one: a multi-slice inversion recovery acquires each
-slice at another time after one pulse."""
-
-NEAR = 0.02
-"""Part by which echo or inversion times may differ from slice to slice of one volume, where they are measured."""
+OF_A_SERIES = ("frame_of_reference", "patient", "modality")
+"""Traits that images of a series have in common (PS3.3 A.1.2, C.7.3.1); one that lacks them has those of the others."""
 
 OF_PLACES = frozenset({"orientation", "spacing"})
 """Traits that a frame lacks where its place or size was left out."""
@@ -58,9 +46,19 @@ def placeless(frames: Sequence[Frame]) -> list[Frame]:
     They are slices of a volume that nobody can put there, and no pictures of their own.
     """
     whole = [frame.orientation is not None and frame.pixel_spacing is not None for frame in frames]
+    return _lacking(frames, whole, OF_PLACES)
+
+
+def unscaled(frames: Sequence[Frame]) -> list[Frame]:
+    """Return the frames that lack the scaling that as many frames alike in all else have: their values are unknown."""
+    return _lacking(frames, [frame.split_key.get("scaled", True) for frame in frames], frozenset({"scaled"}))
+
+
+def _lacking(frames: Sequence[Frame], whole: Sequence[bool], names: frozenset[str]) -> list[Frame]:
+    """Frames that are not whole, where as many that are alike in all traits but these are."""
     if all(whole) or not any(whole):
         return []
-    traits = {name: values for name, values in _traits(frames).items() if name not in OF_PLACES}
+    traits = {name: values for name, values in _traits(frames).items() if name not in names}
     keys = list(zip(*traits.values(), strict=True))
     placed = Counter(key for key, is_whole in zip(keys, whole, strict=True) if is_whole)
     lacking = Counter(key for key, is_whole in zip(keys, whole, strict=True) if not is_whole)
@@ -77,113 +75,81 @@ def split(frames: Sequence[Frame]) -> tuple[list[Stack], tuple[Warning, ...]]:
     They are in order of orientation (by first appearance), component, echo and inversion time, then of first frame.
     """
     traits = _traits(frames)
-    unrelated = _is_of_each_instance(frames)
+    unrelated = _is_of_each_instance(frames, "frame_of_reference")
     if unrelated:
         traits["frame_of_reference"] = [None] * len(frames)
+    if _is_of_each_instance(frames, "patient"):
+        traits["patient"] = [None] * len(frames)
+    frames, warnings = _settled(frames, traits)
     names = list(traits)
     groups: Groups = {}
     for frame, key in zip(frames, zip(*traits.values(), strict=True), strict=True):
         groups.setdefault(key, []).append(frame)
-    for together in (*OF_SLICES, *OF_EACH_SLICE):
-        if set(together) <= traits.keys():
-            indices = [names.index(name) for name in together]
-            if together in OF_EACH_SLICE and len(together) == 1:
-                groups = _joined(groups, indices, _near_values(groups, together[0]), gaps=True)
-            groups = _joined(groups, indices, gaps=together in OF_EACH_SLICE, each=together in OF_EACH_SLICE)
+    groups = joined(by_turn(groups, names.index("inversion_time")), names)
     groups = dict(sorted(groups.items(), key=lambda entry: _rank(dict(zip(names, entry[0], strict=True)))))
     varying = {name: len({key[index] for key in groups}) > 1 for index, name in enumerate(names)}
     suffixes = [
         _suffix({name: value for name, value in zip(names, key, strict=True) if varying[name]}) for key in groups
     ]
     stacks = [Stack(tuple(group), suffix) for group, suffix in zip(groups.values(), suffixes, strict=True)]
-    warnings = []
-    count = len({key[names.index("orientation")] for key in groups} - {UNPLACED})
-    if count > 1:
-        warnings.append(Warning(Warn.SEVERAL_ORIENTATIONS, f"{count} orientations in one series"))
-    if varying["matrix"] or varying["spacing"]:
-        sizes = sorted({(frame.columns, frame.rows, *(frame.pixel_spacing or (0.0, 0.0))) for frame in frames})
-        told = ", ".join(f"{columns} x {rows} of {x:.4g} x {y:.4g} mm" for columns, rows, y, x in sizes[:20])
-        warnings.append(Warning(Warn.SEVERAL_MATRICES, f"several matrices or pixel spacings in one series: {told}"))
+    warnings += _told_of_several(groups, names, frames)
     if unrelated:
         told = "each instance names a frame of reference (0020,0052) of its own, as some anonymisers do; one is assumed"
         warnings.append(Warning(Warn.FRAME_OF_REFERENCE_VARIES, told))
     return stacks, tuple(warnings)
 
 
-def _is_of_each_instance(frames: Sequence[Frame]) -> bool:
-    """Whether each instance has a Frame of Reference UID of its own, which says nothing then.
+def _settled(frames: Sequence[Frame], traits: dict[str, list[Hashable]]) -> tuple[Sequence[Frame], list[Warning]]:
+    """Frames of which those that drift in time have the place of the first; `traits` gets their orientations then."""
+    alike: dict[Hashable, list[int]] = {}
+    others = [values for name, values in traits.items() if name != "orientation"]
+    for index, key in enumerate(zip(*others, strict=True)):
+        alike.setdefault(key, []).append(index)
+    moved = list(frames)
+    warnings = []
+    for indices in alike.values():
+        own, told = settled([frames[index] for index in indices])
+        if told is not None:
+            warnings.append(told)
+            for index, frame in zip(indices, own, strict=True):
+                moved[index] = frame
+    if warnings:
+        traits["orientation"] = _orientations(moved)
+    return moved, warnings
 
-    PS3.3 C.7.4.1.1.1: it is one for the images of a series that are related in space. Two instances that are a volume
-    each may well be unrelated.
+
+def _is_of_each_instance(frames: Sequence[Frame], name: str) -> bool:
+    """Whether each instance has a Frame of Reference UID, or a Patient ID, of its own, which says nothing then.
+
+    PS3.3 C.7.4.1.1.1: the frame of reference is one for the images of a series that are related in space; A.1.2: a
+    series is of one patient. Two instances that are a volume each may well be unrelated, and of two patients any two.
     """
     instances = {frame.sop_instance_uid for frame in frames}
-    distinct = {frame.split_key.get("frame_of_reference") for frame in frames}
-    several_frames = len(frames) > len(instances)
-    return None not in distinct and len(distinct) == len(instances) > (2 if several_frames else 1)
+    distinct = {frame.split_key.get(name) for frame in frames}
+    two_may_differ = len(frames) > len(instances) or name == "patient"
+    return None not in distinct and len(distinct) == len(instances) > (2 if two_may_differ else 1)
 
 
-Groups = dict[tuple[Hashable, ...], list[Frame]]
-"""Frames by their traits."""
+def _millimetres(spacing: tuple[float, ...]) -> str:
+    """Pixel spacing (rows, columns) in words, that between columns first as widths are."""
+    return " x ".join(f"{distance:.4g}" for distance in reversed(spacing)) + " mm" if spacing else "unknown size"
 
 
-def _joined(
-    groups: Groups,
-    traits: Sequence[int],
-    near: Mapping[tuple[Hashable, ...], int] | None = None,
-    *,
-    gaps: bool = False,
-    each: bool = False,
-) -> Groups:
-    """Groups without those that differ in these traits alone and are the slices of one volume.
-
-    Parameters
-    ----------
-    near : mapping of key to number, optional
-        Only groups of one number may be joined.
-    gaps : bool
-        Slices, and frames at them, may be missing.
-    each : bool
-        The groups must be more than the positions of any of them.
-    """
-    alike: dict[Hashable, list[tuple[Hashable, ...]]] = {}
-    for key in groups:
-        rest = tuple(part for index, part in enumerate(key) if index not in traits)
-        alike.setdefault((rest, None if near is None else near[key]), []).append(key)
-    joined = {}
-    for keys in alike.values():
-        together = [frame for key in keys for frame in groups[key]]
-        counts = [len(groups[key]) for key in keys]
-        if len(keys) > 1 and _are_slices(together, counts, gaps=gaps, each=each):
-            joined[keys[0]] = together
-        else:
-            joined |= {key: groups[key] for key in keys}
-    return joined
-
-
-def _near_values(groups: Groups, name: str) -> dict[tuple[Hashable, ...], int]:
-    """A number for each group, the same where a trait's values are near; none at all is near to an only one."""
-    values = {key: max(frames[0].split_key.get(name) or 0.0, 0.0) for key, frames in groups.items()}
-    known = sorted({value for value in values.values() if value})
-    labels = dict(zip(known, np.cumsum(np.diff(np.log(known), prepend=-np.inf) > NEAR).tolist(), strict=True))
-    only = next(iter(labels.values()), 0) if len(set(labels.values())) < 2 else 0
-    return {key: labels[value] if value else only for key, value in values.items()}
-
-
-def _are_slices(frames: Sequence[Frame], counts: Sequence[int], *, gaps: bool, each: bool) -> bool:
-    """Whether groups of so many frames share no position, and lie evenly together; see `_joined`."""
-    if len(frames) < 3 or any(frame.position is None for frame in frames):
-        return False
-    axes = stack_axes(np.array([frame.orientation for frame in frames]))
-    distances = np.array([frame.position for frame in frames]) @ axes.normal
-    labels = position_numbers(distances, position_tolerance(frames[0].pixel_spacing or (1.0, 1.0)))
-    at_each = np.bincount(labels)
-    positions = [len(set(part.tolist())) for part in np.split(labels, np.cumsum(counts)[:-1])]
-    if sum(positions) > len(at_each) or (each and len(counts) <= max(positions)):
-        return False
-    ascending = np.bincount(labels, distances) / at_each
-    if gaps:
-        return is_even(ascending) or missing_slices(ascending) is not None
-    return is_even(ascending) and bool((at_each == at_each[0]).all())
+def _told_of_several(groups: Groups, names: Sequence[str], frames: Sequence[Frame]) -> list[Warning]:
+    """What divides a series that nobody would expect in one: orientations, sizes, patients."""
+    values = {name: {key[index] for key in groups} for index, name in enumerate(names)}
+    warnings = []
+    count = len(values["orientation"] - {UNPLACED})
+    if count > 1:
+        warnings.append(Warning(Warn.SEVERAL_ORIENTATIONS, f"{count} orientations in one series"))
+    if max(len(values["matrix"]), len(values["spacing"])) > 1:
+        sizes = sorted({(frame.columns, frame.rows, frame.pixel_spacing or ()) for frame in frames})
+        told = ", ".join(f"{columns} x {rows} of {_millimetres(spacing)}" for columns, rows, spacing in sizes[:20])
+        warnings.append(Warning(Warn.SEVERAL_MATRICES, f"several matrices or pixel spacings in one series: {told}"))
+    if len(values["patient"]) > 1:
+        told = f"{len(values['patient'])} Patient IDs (0010,0020) in one series: a volume of each"
+        warnings.append(Warning(Warn.SEVERAL_PATIENTS, told))
+    return warnings
 
 
 def _traits(frames: Sequence[Frame]) -> dict[str, list[Hashable]]:
@@ -197,8 +163,11 @@ def _traits(frames: Sequence[Frame]) -> dict[str, list[Hashable]]:
     }
     for name in names:
         traits[name] = [frame.split_key.get(name) for frame in frames]
-    traits["frame_of_reference"] = _filled(traits.get("frame_of_reference"), len(frames))
-    traits["echo_time"] = _clustered(traits.get("echo_time"), ECHO_TIME_TOLERANCE_MS, len(frames))
+    for name in OF_A_SERIES:
+        traits[name] = _filled(traits.get(name), len(frames))
+    shortest_ms = min((float(str(time)) for time in traits.get("echo_time", []) if time), default=np.inf)
+    tolerance_ms = min(ECHO_TIME_TOLERANCE_MS, NEAR * shortest_ms)
+    traits["echo_time"] = _clustered(traits.get("echo_time"), tolerance_ms, len(frames))
     traits["inversion_time"] = _clustered(traits.get("inversion_time"), INVERSION_TIME_TOLERANCE_MS, len(frames))
     return traits
 
@@ -210,11 +179,14 @@ def _filled(found: list[Hashable] | None, count: int) -> list[Hashable]:
 
 
 def _clustered(found: list[Hashable] | None, tolerance: float, count: int) -> list[Hashable]:
-    """Cluster numbers of times that may be None."""
-    if found is None or len(set(found)) == 1:
-        return [0] * count
-    times = np.array([np.nan if value is None else value for value in found], float)
-    return [int(label) for label in cluster_numbers(np.nan_to_num(times, nan=-1e9), tolerance)]
+    """Cluster numbers of times; `UNKNOWN` for None."""
+    known = [index for index, value in enumerate(found or ()) if value is not None]
+    labels: list[Hashable] = [UNKNOWN] * count
+    if found is not None and known:
+        numbers = cluster_numbers(np.array([found[index] for index in known], float), tolerance)
+        for index, number in zip(known, numbers, strict=True):
+            labels[index] = int(number)
+    return labels
 
 
 def _orientations(frames: Sequence[Frame]) -> list[Hashable]:
@@ -254,12 +226,12 @@ def _suffix(varying: dict[str, Hashable]) -> str:
     if "component" in varying:
         component = varying["component"]
         parts.append(COMPONENT_SUFFIXES.get(str(component), "other"))
-    if "echo_time" in varying:
+    if varying.get("echo_time", UNKNOWN) != UNKNOWN:
         parts.append(f"e{int(str(varying['echo_time'])) + 1}")
     elif varying.get("echo"):
         echo = varying["echo"]
         parts.append(f"e{int(echo[0])}" if isinstance(echo, tuple) and np.isfinite(echo[0]) else "")
-    if "inversion_time" in varying:
+    if varying.get("inversion_time", UNKNOWN) != UNKNOWN:
         parts.append(f"ti{int(str(varying['inversion_time'])) + 1}")
     if varying.get("orientation", UNPLACED) != UNPLACED:
         parts.append(f"i{int(str(varying['orientation'])) + 1}")

@@ -14,10 +14,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from node.errors import ConversionRefused
-from node.volume.completeness import COUNTS, Bin, by_instance, labels_by_attribute, labels_by_number, whole_times
+from node.volume.completeness import (
+    COUNTS,
+    Bin,
+    Labels,
+    by_instance,
+    labels_by_attribute,
+    labels_by_number,
+    whole_times,
+)
 from node.volume.intensities import read
 from node.volume.model import Frame
-from node.volume.order import belong_together, by_weighting, same_diffusion, time_orders, weighting
+from node.volume.order import TIME_KEYS, belong_together, by_weighting, same_diffusion, time_orders, weighting
 from node.volume.reasons import Reason, Warn, Warning
 
 MAY_DIFFER_IN_COPIES = ("content_time", "instance")
@@ -145,7 +153,7 @@ def uneven(bins: list[Bin]) -> Arrangement:
         return _told_of_copies(*copies)
     found = next(time_orders(bins), None)
     whole = None if found is None else _whole_of_incomplete(*found, clocks=True)
-    whole = whole or _whole_weightings(bins)
+    whole = whole or _whole_by_number(bins) or _whole_weightings(bins)
     if whole is not None:
         return whole
     if least > 1:
@@ -160,8 +168,18 @@ def uneven(bins: list[Bin]) -> Arrangement:
 def _whole_of_incomplete(name: str, bins: list[Bin], *, clocks: bool) -> Arrangement | None:
     """The grid of the times that are whole, if some are and others are not; None where that cannot be told."""
     labels = labels_by_attribute(bins, name) if clocks or name in COUNTS else None
-    labels = labels or labels_by_number(bins)
-    whole = None if labels is None else whole_times(bins, labels)
+    return _whole_by(bins, labels) if labels else _whole_by_number(bins)
+
+
+def _whole_by_number(bins: list[Bin]) -> Arrangement | None:
+    """The grid of the times that are whole by their Instance Numbers."""
+    labels = labels_by_number(bins)
+    return None if labels is None else _whole_by(bins, labels)
+
+
+def _whole_by(bins: list[Bin], labels: Labels) -> Arrangement | None:
+    """The grid of the times that are whole; None where all are, or where they mix diffusion weightings."""
+    whole = whole_times(bins, labels)
     if whole is None or not same_diffusion(whole[0]):
         return None
     return _told_of_lost(*whole)
@@ -191,13 +209,17 @@ def _told_of_lost(kept: list[Bin], dropped: list[Frame]) -> Arrangement:
 
 
 def _first_of_each(bins: list[Bin]) -> Arrangement:
-    """One time of the first frame at each position; all others are told."""
+    """One time of the first frame at each position, or of the frames that are of one time; all others are told."""
     if _are_of_several_times(bins):
         raise ConversionRefused(
             Reason.INCOMPLETE,
             f"frames of several times or diffusion weightings, none of which has all of {len(bins)} slices",
         )
-    ordered = [sorted(frames, key=lambda frame: (*by_instance(frame), frame.sop_instance_uid)) for frames in bins]
+    whole = _frames_of_a_whole_time(bins)
+    ordered = [
+        sorted(frames, key=lambda frame: (id(frame) not in whole, *by_instance(frame), frame.sop_instance_uid))
+        for frames in bins
+    ]
     dropped = [frame for frames in ordered for frame in frames[1:]]
     if len(dropped) > max(1, MOST_TAKEN_TWICE * len(bins)):
         raise ConversionRefused(
@@ -215,6 +237,16 @@ def _first_of_each(bins: list[Bin]) -> Arrangement:
         [(frame, Reason.SAME_POSITION_TWICE, detail) for frame in dropped],
         (warning,),
     )
+
+
+def _frames_of_a_whole_time(bins: list[Bin]) -> set[int]:
+    """Frames, by their `id`, that share a value of an attribute of time which each position has just once, if any."""
+    for name in TIME_KEYS:
+        values = [Counter(frame.time_key.get(name) for frame in frames) for frames in bins]
+        for value in values[0]:
+            if value is not None and all(own[value] == 1 for own in values):
+                return {id(frame) for frames in bins for frame in frames if frame.time_key.get(name) == value}
+    return set()
 
 
 def _are_of_several_times(bins: list[Bin]) -> bool:

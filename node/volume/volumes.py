@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 
+from node.volume.clock import durations_s, starts_s, step_s
 from node.volume.description import describe
 from node.volume.display import display_of
-from node.volume.geometry import Placement, place, stack_axes
+from node.volume.emission import emission_facts
+from node.volume.geometry import Placement, place, stack_axes, unevenness, usual_step
 from node.volume.intensities import fill
 from node.volume.model import Diffusion, Display, Float, Frame, Geometry, Kind, Source, Volume
+from node.volume.parameters import PARAMETER_TOLERANCE, differ, of_each_time, varying
+from node.volume.planes import is_distance
 from node.volume.reasons import Warn, Warning
 from node.volume.resample import upright
 from node.volume.times import Arrangement
@@ -23,19 +27,6 @@ UNKNOWN_SPACING_MM = 1.0
 
 UNWEIGHTED_B_VALUE = 50
 """Weighting in s/mm2 up to which an image counts as unweighted: imaging gradients alone reach some of it."""
-
-OF_A_VOLUME = {
-    "echo_time": "echo time (0018,0081) in ms",
-    "inversion_time": "inversion time (0018,0082) in ms",
-    "flip_angle": "flip angle (0018,1314) in degrees",
-    "kvp": "KVP (0018,0060)",
-    "kernel": "convolution kernel (0018,1210)",
-    "slice_thickness": "slice thickness (0018,0050) in mm",
-}
-"""What the slices of a volume are expected to share, and is told where they do not."""
-
-PARAMETER_TOLERANCE = 0.01
-"""Part by which such a number may differ: scanners write measured and rounded values."""
 
 DatasetOf = Callable[[str], Dataset]
 """From SOP Instance UID to data set."""
@@ -57,12 +48,17 @@ def volumes_of(
     voxels, slope, intercept = fill(planes)
     ds = dataset_of(first.sop_instance_uid)
     attributes = describe(ds, arrangement.frames)
-    times_s = _times(planes)
+    if attributes.get("Modality") == "PT":
+        attributes |= emission_facts(planes, dataset_of)
+    changing = of_each_time(planes)
+    if changing:
+        attributes["of_each_time"] = changing
+    times_s = starts_s(planes)
     middle = planes[len(planes) // 2][len(planes[0]) // 2]
     volume = Volume(
         voxels=voxels,
         affine_lps=None if placement is None else placement.affine_lps,
-        spacing_mm=_flat_spacing(first) if placement is None else placement.spacing_mm,
+        spacing_mm=_flat_spacing(planes[0]) if placement is None else placement.spacing_mm,
         geometry=Geometry.NONE if placement is None else placement.geometry,
         kind=Kind.VOLUME,
         stack=stack,
@@ -75,12 +71,12 @@ def volumes_of(
         ),
         slope=slope,
         intercept=intercept,
-        time_step_s=_time_step(planes, times_s, attributes),
+        time_step_s=step_s(planes, times_s, _repetition_s(planes, attributes)),
         times_s=times_s,
-        durations_s=_durations(planes),
-        diffusion=_diffusion(planes),
+        durations_s=durations_s(planes),
+        diffusion=_diffusion(planes, attributes),
         display=_display(dataset_of(middle.sop_instance_uid), middle, arrangement.frames),
-        warnings=(*warnings, *arrangement.warnings, *_warnings(arrangement.frames, placement)),
+        warnings=(*warnings, *arrangement.warnings, *_warnings(planes, placement)),
         attributes=attributes,
     )
     if placement is None or placement.geometry not in (Geometry.SHEARED, Geometry.IRREGULAR):
@@ -98,21 +94,37 @@ def _placement(frames: Sequence[Frame]) -> Placement | None:
         return None
     axes = stack_axes(np.array([frame.orientation for frame in frames]))
     positions = np.array([frame.position for frame in frames])
-    single = next(
-        (abs(value) for value in (first.spacing_between_slices_mm, first.slice_thickness_mm) if value),
-        UNKNOWN_SPACING_MM,
-    )
+    single = _told_spacing(first) or UNKNOWN_SPACING_MM
     spacing = first.pixel_spacing or (UNKNOWN_SPACING_MM, UNKNOWN_SPACING_MM)
+    return place(positions, axes, spacing, single, equally_thick=_equally_thick(frames))
+
+
+def _told_spacing(frame: Frame) -> float | None:
+    """Spacing Between Slices (0018,0088) in mm, or else Slice Thickness (0018,0050), for what no position tells."""
+    told = (frame.spacing_between_slices_mm, frame.slice_thickness_mm)
+    return next((abs(value) for value in told if value is not None and is_distance(value)), None)
+
+
+def _equally_thick(frames: Sequence[Frame]) -> bool:
     thick = [frame.slice_thickness_mm for frame in frames if frame.slice_thickness_mm is not None]
-    equally_thick = not thick or max(thick) - min(thick) <= PARAMETER_TOLERANCE * max(thick)
-    return place(positions, axes, spacing, single, equally_thick=equally_thick)
+    return not thick or max(thick) - min(thick) <= PARAMETER_TOLERANCE * max(thick)
 
 
-def _flat_spacing(frame: Frame) -> tuple[float, float, float]:
+def _locations(frames: Sequence[Frame]) -> Float | None:
+    """Slice Locations (0020,1041) of two or more planes without a place in mm, ascending; None if one lacks it."""
+    found = [frame.time_key.get("slice_location") for frame in frames]
+    if frames[0].position is not None or None in found or len(set(found)) < 2:
+        return None
+    return np.array(found, float)
+
+
+def _flat_spacing(frames: Sequence[Frame]) -> tuple[float, float, float]:
     """Spacing of planes without a place: between columns, rows and slices."""
-    rows_mm, columns_mm = frame.pixel_spacing or (UNKNOWN_SPACING_MM, UNKNOWN_SPACING_MM)
-    between = frame.spacing_between_slices_mm or frame.slice_thickness_mm
-    return columns_mm, rows_mm, abs(between) if between else UNKNOWN_SPACING_MM
+    rows_mm, columns_mm = frames[0].pixel_spacing or (UNKNOWN_SPACING_MM, UNKNOWN_SPACING_MM)
+    locations = _locations(frames)
+    if locations is not None:
+        return columns_mm, rows_mm, usual_step(locations, equally_thick=_equally_thick(frames))
+    return columns_mm, rows_mm, _told_spacing(frames[0]) or UNKNOWN_SPACING_MM
 
 
 def _upright(volume: Volume, placement: Placement) -> list[Volume]:
@@ -144,54 +156,20 @@ def _held(value: float, dtype: np.dtype[Any]) -> float:
 # Time
 
 
-def _times(planes: Sequence[Sequence[Frame]]) -> tuple[float, ...] | None:
-    """Start of each time in seconds after the first; None where it is not known or does not ascend."""
-    for starts in (_starts(planes, lambda frame: frame.time_key.get("frame_time")), _starts(planes, _acquired)):
-        if starts is not None and len(starts) > 1 and (np.diff(starts) > 0).all():
-            return tuple(float(start) for start in starts - starts[0])
-    return None
+def _repetition_s(planes: Sequence[Sequence[Frame]], attributes: Mapping[str, Any]) -> float | None:
+    """The Repetition Time (0018,0080) of all times in seconds; None where a gated scan measures one for each."""
+    gated = differ([time for plane in planes for frame in plane if (time := frame.variant_key.get("repetition_time"))])
+    return None if gated or not attributes.get("RepetitionTime") else float(attributes["RepetitionTime"])
 
 
-def _durations(planes: Sequence[Sequence[Frame]]) -> tuple[float, ...] | None:
-    """How long each time was acquired; None where it is not known, or differs between its slices."""
-    durations = [{frame.duration_s for frame in time} for time in planes]
-    if any(len(each) != 1 for each in durations):
-        return None
-    single = [duration for (duration,) in durations if duration is not None]
-    return tuple(single) if len(single) == len(planes) else None
+def _diffusion(planes: Sequence[Sequence[Frame]], attributes: Mapping[str, Any]) -> tuple[Diffusion, ...] | None:
+    """The gradient table: one entry for each time, None where no frame is weighted.
 
-
-def _acquired(frame: Frame) -> float | None:
-    """When a frame was acquired, with its date where that is known."""
-    found: float | None = frame.time_key.get("acquisition_time")
-    return found
-
-
-def _starts(planes: Sequence[Sequence[Frame]], of: Callable[[Frame], float | None]) -> Float | None:
-    """The earliest of each time, if every frame has one."""
-    table = [[of(frame) for frame in time] for time in planes]
-    if any(value is None for row in table for value in row):
-        return None
-    earliest: Float = np.array(table, float).min(axis=1)
-    return earliest
-
-
-def _time_step(
-    planes: Sequence[Sequence[Frame]], times_s: tuple[float, ...] | None, attributes: Mapping[str, Any]
-) -> float | None:
-    """Seconds between times: Frame Time of a cine, Repetition Time of MR, else the usual difference of the starts."""
-    if len(planes) == 1:
-        return None
-    cine = planes[0][0].time_key.get("frame_time") is not None
-    if not cine and attributes.get("RepetitionTime"):
-        return float(attributes["RepetitionTime"])
-    return None if times_s is None else float(np.median(np.diff(times_s)))
-
-
-def _diffusion(planes: Sequence[Sequence[Frame]]) -> tuple[Diffusion, ...] | None:
-    """The gradient table: one entry for each time, None where no frame is weighted."""
+    Some scanners write a b-value of 0 into every image: it says that there is diffusion where Image Type does too.
+    """
     table = [time[0].diffusion for time in planes]
-    if all(entry is None for entry in table):
+    weighted = any(entry is not None and entry.b_value > 0 for entry in table)
+    if not weighted and ("DIFFUSION" not in attributes.get("ImageType", ()) or not any(table)):
         return None
     return tuple(entry if entry is not None else Diffusion(0.0) for entry in table)
 
@@ -206,18 +184,17 @@ def _display(ds: Dataset, frame: Frame, frames: Sequence[Frame]) -> Display:
     return replace(display, padding=None) if varies else display
 
 
-def _warnings(frames: Sequence[Frame], placement: Placement | None) -> list[Warning]:
+def _warnings(planes: Sequence[Sequence[Frame]], placement: Placement | None) -> list[Warning]:
     """What is to be told of the frames of one volume, beyond how they were arranged."""
-    first = frames[0]
+    frames = [frame for time in planes for frame in time]
     found = [] if placement is None else list(placement.warnings)
     if placement is None:
         found.append(Warning(Warn.NO_GEOMETRY, "no position or orientation in the patient; voxel axes only"))
-    if first.pixel_spacing is None:
-        found.append(Warning(Warn.SPACING_ASSUMED, f"no pixel spacing; {UNKNOWN_SPACING_MM:g} mm is taken"))
+    found += _of_spacing(planes[0], placed=placement is not None)
     scalings = len({(frame.slope, frame.intercept) for frame in frames})
     if scalings > 1:
         found.append(Warning(Warn.SLOPE_VARIES, f"{scalings} slopes and intercepts; they are applied to the voxels"))
-    found += _varying(frames)
+    found += varying(frames)
     if any(frame.lossy for frame in frames):
         found.append(Warning(Warn.LOSSY, "pixels went through a lossy codec"))
     if _lacks_directions(frames):
@@ -229,17 +206,16 @@ def _warnings(frames: Sequence[Frame], placement: Placement | None) -> list[Warn
     return found
 
 
-def _varying(frames: Sequence[Frame]) -> list[Warning]:
-    """Warnings of what differs between the slices of one volume and is no dimension of it."""
+def _of_spacing(frames: Sequence[Frame], *, placed: bool) -> list[Warning]:
+    """Warnings of distances that only Slice Location tells, or nothing; a single picture needs none between slices."""
     found = []
-    for name, called in OF_A_VOLUME.items():
-        keys = ({**frame.variant_key, **frame.split_key}.get(name) for frame in frames)
-        values = {key for key in keys if key not in (None, ())}
-        numeric = [value for value in values if isinstance(value, float)]
-        if len(values) < 2 or (numeric and max(numeric) - min(numeric) <= PARAMETER_TOLERANCE * max(map(abs, numeric))):
-            continue
-        told = f"from {min(numeric):.6g} to {max(numeric):.6g}" if numeric else f"{len(values)} values"
-        found.append(Warning(Warn.PARAMETER_VARIES, f"{called} differs within the volume: {told}"))
+    if frames[0].pixel_spacing is None:
+        found.append(Warning(Warn.SPACING_ASSUMED, f"no pixel spacing; {UNKNOWN_SPACING_MM:g} mm is taken"))
+    locations = _locations(frames)
+    if locations is not None:
+        found += unevenness(locations, equally_thick=_equally_thick(frames))
+    elif placed == (len(frames) == 1) and _told_spacing(frames[0]) is None:
+        found.append(Warning(Warn.SPACING_ASSUMED, f"no spacing of slices; {UNKNOWN_SPACING_MM:g} mm is taken"))
     return found
 
 

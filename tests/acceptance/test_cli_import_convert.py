@@ -109,16 +109,24 @@ def test_a_series_beyond_the_limits_fails_alone_and_the_status_tells(scan: Path,
     assert {row["format"] for row in listing["volumes"]} == {"nifti", "mhd", "png"}
 
 
-def test_ctrl_c_leaves_nothing_half_done(scan: Path, tmp_path: Path) -> None:
-    for number in range(8):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_who_ends_it_leaves_nothing_half_done(number: signal.Signals, status: int, scan: Path, tmp_path: Path) -> None:
+    for series in range(8):
         for path in scan.glob("*.dcm"):
             instance = pydicom.dcmread(path)
-            instance.SeriesInstanceUID = f"1.2.3.{number}"
-            instance.save_as(tmp_path / f"{number}-{path.name}")
+            instance.SeriesInstanceUID = f"1.2.3.{series}"
+            instance.save_as(tmp_path / f"{series}-{path.name}")
     out = tmp_path / "out"
     process = subprocess.Popen([sys.executable, "-m", "node", "convert", str(tmp_path), "-o", str(out)])
-    until(lambda: list(out.glob(".converting-*/*")), 30, "a conversion")
-    process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 130
+    until(lambda: list(out.glob(".converting-*/*/*")), 30, "a conversion")
+    process.send_signal(number)
+    assert process.wait(10) == status
     assert not list(out.glob(".*"))
     assert not (out / "conversion.json").exists()
+
+
+def test_it_converts_where_nothing_is_open_to_read_or_print(scan: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "node", "convert", str(scan), "-o", str(tmp_path / "out")]
+    closed = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], timeout=100, check=False)
+    assert closed.returncode == 0
+    assert json.loads((tmp_path / "out" / "conversion.json").read_text(encoding="utf-8"))["refusals"] == []

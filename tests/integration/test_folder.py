@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
+import signal
+import subprocess
+import sys
 import threading
 import zipfile
 from pathlib import Path
+
+import pytest
 
 from node.config import Convert
 from node.conversion import ConversionJob, Converted, write_options
@@ -117,3 +124,63 @@ def test_what_comes_of_it_does_not_depend_on_how_many_work_at_once(tmp_path: Pat
     three = convert_folder([folder], tmp_path / "three", OPTIONS, overtaken, workers=3)
     assert one == three
     assert len(one["volumes"]) == 5
+
+
+def test_what_a_killed_run_left_behind_is_removed_and_what_is_at_work_is_not(tmp_path: Path) -> None:
+    folder, out = saved(make.ct_series(3, series_uid="1.2.3"), tmp_path / "in"), tmp_path / "out"
+    program = """
+import sys, threading
+from pathlib import Path
+from node.folder import convert_folder
+from tests.integration.test_folder import OPTIONS
+def wait(job, cancelled):
+    print(job.folder, flush=True)
+    threading.Event().wait()
+convert_folder([Path(sys.argv[1])], Path(sys.argv[2]), OPTIONS, wait)
+"""
+    command = [sys.executable, "-c", program, str(folder), str(out)]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        begun = Path(other.stdout.readline().strip())
+        os.utime(begun.parent, (0, 0))  # it began long ago
+        convert_folder([folder], out, OPTIONS, here)
+        assert begun.is_dir()
+        other.kill()
+    os.utime(begun.parent, (0, 0))
+    convert_folder([folder], out, OPTIONS, here)
+    assert {path.name for path in out.iterdir()} == {"1.2.3", "conversion.json"}
+
+
+def test_a_conversion_that_fails_at_the_end_leaves_the_listing_of_the_last_one_whole(tmp_path: Path) -> None:
+    folder, out = saved(make.ct_series(3), tmp_path / "in"), tmp_path / "out"
+    convert_folder([folder], out, OPTIONS, here)
+    before = (out / "conversion.json").read_bytes()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def stop(series_instance_uid: str) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limit[1]))
+
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            convert_folder([folder], out, OPTIONS, here, on_series=stop)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert (out / "conversion.json").read_bytes() == before
+
+
+def test_a_folder_that_another_run_made_meanwhile_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    series = make.ct_series(3)
+    folder, out = saved(series, tmp_path / "in"), tmp_path / "out"
+    rename, faster = os.rename, iter([True, False])
+
+    def overtaken(source: Path, place: Path) -> None:
+        if next(faster):
+            (place / "of another run").mkdir(parents=True)
+        rename(source, place)
+
+    monkeypatch.setattr("node.folder.os.rename", overtaken)
+    [row] = convert_folder([folder], out, OPTIONS, here)["volumes"]
+    assert (out / row["path"]).is_file()
+    assert not (out / series[0].SeriesInstanceUID / "of another run").exists()

@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pydicom.data
+import pynetdicom
 import pytest
 
 from node.volume.assemble import assemble
@@ -50,7 +51,7 @@ DIFFERENCES = {
 """Where dcm2niix is no oracle, with the reason; each must differ, or its entry is out of date."""
 
 DIFFERENCES_IN_FILES = {
-    "J2K_pixelrep_mismatch.dcm": "the codestream's sign differs from the header's: it trusts the header",
+    "J2K_pixelrep_mismatch.dcm": "the codestream's sign differs from the header's: it trusts the codestream",
     "JPEG-lossy.dcm": "JPEG Extended of 12 bits: it has no decoder",
     "image_dfl.dcm": "a deflated data set: it cannot read it",
     "SC_rgb_dcmtk_+eb+cr.dcm": "subsampled colours of lossy JPEG: it repeats them, libjpeg interpolates",
@@ -63,9 +64,14 @@ DIFFERENCES_IN_FILES = {
     "gdcm-US-ALOKA-16.dcm": "a colour palette: it leaves the indices",
     "RG1_J2KI.dcm": "three radiographs in one series: it stacks them",
     "RG3_J2KI.dcm": "three radiographs in one series: it stacks two of them",
+    "MR2_J2KI.dcm": "a lossy version of a slice beside the slice: it stacks them",
+    "0.dcm": "mosaics whose size their tiles do not divide: it takes 36 x 36 of 37 pixels, we refuse them",
+    "slicethickness_empty_string.dcm": "a slice without a thickness: its step is 0 mm, ours 1 mm",
+    "MRImageStorage_ExplicitVRBigEndian.dcm": "a slice under a second identity: it keeps it as a slice",
+    "SCImageStorage_Deflated.dcm": "a deflated data set: it cannot read it",
     "mlut_18.dcm": "a Modality LUT: it leaves it out",
 }
-"""The same for series among the files of pydicom and of pydicom-data, by the name of their first file."""
+"""The same for series among the files of pydicom, pydicom-data, nibabel and pynetdicom, by their first file's name."""
 
 
 def oracle(files: Path, folder: Path) -> list[nib.Nifti1Image]:
@@ -120,10 +126,18 @@ def test_a_case_of_the_corpus_is_as_dcm2niix_makes_it_but_for_the_listed_differe
     compare(case, corpus / case, tmp_path)
 
 
+PACKAGED = (
+    Path(pydicom.data.__file__).parent / "test_files",
+    Path(data_store.__file__).parent / "data",
+    Path(nib.__file__).parent / "nicom" / "tests" / "data",
+    Path(pynetdicom.__file__).parent / "tests" / "dicom_files",
+)
+
+
 def packaged_series() -> Iterator[list[Path]]:
-    """Series with pixels among the files that pydicom and pydicom-data bring along; of an instance the first file."""
+    """Series with pixels among the files that packages bring along; of an instance the first file."""
     found: dict[tuple[Path, str], dict[str, Path]] = defaultdict(dict)
-    for root in (Path(pydicom.data.__file__).parent / "test_files", Path(data_store.__file__).parent / "data"):
+    for root in PACKAGED:
         for path in sorted(path for path in root.rglob("*") if path.is_file()):
             try:
                 ds = pydicom.dcmread(path)
@@ -170,7 +184,7 @@ def agrees(paths: list[Path], folder: Path) -> bool:
 
 
 @pytest.mark.filterwarnings("ignore")  # what pydicom says of the values of old scanners
-def test_the_series_of_pydicom_are_as_dcm2niix_makes_them_but_for_the_listed_differences(tmp_path):
+def test_the_series_that_packages_bring_along_are_as_dcm2niix_makes_them_but_for_the_listed_differences(tmp_path):
     series = {str(number): paths for number, paths in enumerate(packaged_series())}
     assert len(series) > 50
     differ = {paths[0].name for number, paths in series.items() if not agrees(paths, tmp_path / number)}

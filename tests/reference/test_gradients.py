@@ -1,4 +1,4 @@
-"""dcm2niix as an oracle for the gradient tables of vendors that count directions along the image."""
+"""dcm2niix as an oracle for the gradient tables of vendors."""
 
 from __future__ import annotations
 
@@ -36,6 +36,19 @@ def weigh(ds: FileDataset, vendor: str, b_value: int, direction: np.ndarray) -> 
         ds.Manufacturer, ds.SoftwareVersions, ds.DiffusionBValue = "CANON_MEC", "V6.0", float(b_value)
         if b_value:
             ds.ImageComments = f"b={b_value}({','.join(words)})"
+    elif vendor == "PHILIPS":
+        ds.Manufacturer, ds.DiffusionBValue = "Philips Medical Systems", float(b_value)
+        ds.private_block(0x2001, "Philips Imaging DD 001", create=True).add_new(0x03, "FL", float(b_value))
+        block = ds.private_block(0x2005, "Philips MR Imaging DD 001", create=True)
+        for offset, word in zip((0xB0, 0xB1, 0xB2), words, strict=True):
+            block.add_new(offset, "FL", float(word))
+    elif vendor == "SIEMENS":
+        ds.Manufacturer, ds.SoftwareVersions = "SIEMENS", "syngo MR E11"
+        block = ds.private_block(0x0019, "SIEMENS MR HEADER", create=True)
+        block.add_new(0x0C, "IS", b_value)
+        block.add_new(0x0D, "CS", "DIRECTIONAL" if b_value else "NONE")
+        if b_value:
+            block.add_new(0x0E, "FD", list(map(float, words)))
     else:
         ds.Manufacturer = "UIH"
         block = ds.private_block(0x0065, "Image Private Header", create=True)
@@ -88,7 +101,7 @@ def directions_of_dcm2niix(folder: Path, out: Path) -> np.ndarray:
     return (np.diag([-1, -1, 1]) @ axes @ vectors).T
 
 
-@pytest.mark.parametrize("vendor", ["GE", "CANON", "UIH"])
+@pytest.mark.parametrize("vendor", ["SIEMENS", "PHILIPS", "GE", "CANON", "UIH"])
 @pytest.mark.parametrize("orientation", [make.AXIAL, TILTED, make.SAGITTAL, make.CORONAL])
 @pytest.mark.parametrize("phase", ["COL", "ROW"])
 def test_directions_agree_with_dcm2niix(vendor: str, orientation: make.Numbers, phase: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Timing and direction of echo-planar series against dcm2niix, over real series."""
+"""Facts of sidecars over real series: against dcm2niix, and against what BIDS says of their types and ranges."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import pydicom
 import pytest
 
 from node.volume.assemble import assemble
+from tests.conftest import corpus_folder
+from tests.reference.cases import corpus_cases, read_series
+from tests.unit.writers.test_documented import named_in
 
 pytestmark = pytest.mark.corpus
 
@@ -50,7 +53,7 @@ def test_phase_encoding_and_readout_are_those_of_dcm2niix(corpus: Path, tmp_path
 @pytest.mark.parametrize(
     ("case", "tolerance_s"),
     [
-        *((case, 2e-3) for case in (*CASES[:3], "dcm_qa_nih/ge-4d-epi", "dcm_qa_stc/ge-epirt")),
+        *((case, 2e-3) for case in (*CASES, "dcm_qa_stc/ge-epirt", "dcm_qa_12bit/mosaic-12bit-unsigned")),
         ("dcm_qa_uih/grid-dwi", 2e-2),  # the oracle holds a time of day in 32 bits there
     ],
 )
@@ -58,3 +61,85 @@ def test_slice_timing_is_that_of_dcm2niix(corpus: Path, tmp_path: Path, case: st
     theirs = sidecar_of_dcm2niix(corpus / case, tmp_path)
     [one] = assemble([pydicom.dcmread(path) for path in sorted((corpus / case).iterdir())]).volumes
     assert one.attributes["SliceTiming"] == pytest.approx(theirs["SliceTiming"], abs=tolerance_s)
+
+
+@pytest.mark.parametrize(
+    ("case", "names"),
+    [
+        ("dcm_qa_me/fieldmap-phase", ("EchoTime1", "EchoTime2", "DwellTime", "ReceiveCoilName", "SpoilingState")),
+        ("dcm_qa_12bit/mosaic-12bit-unsigned", ("DelayTime", "ParallelReductionFactorInPlane")),
+        ("dcm_qa_sag/sagittal-nonsquare-matrix", ("PartialFourier", "ReceiveCoilActiveElements")),
+        ("dcmstack/single-slice-dwi", ("ParallelReductionFactorInPlane", "NonlinearGradientCorrection")),
+        (
+            "dcm_qa_stc/siemens-xa10-enhanced-fmri",
+            ("MultibandAccelerationFactor", "AcquisitionDuration", "AcquisitionTime", "NonlinearGradientCorrection"),
+        ),
+        ("dcm_qa_philips/classic-fmri", ("WaterFatShift", "AcquisitionDuration")),
+    ],
+)
+def test_what_vendors_tell_of_an_acquisition_is_that_of_dcm2niix(
+    corpus: Path, tmp_path: Path, case: str, names: tuple[str, ...]
+) -> None:
+    theirs = sidecar_of_dcm2niix(corpus / case, tmp_path)
+    [one] = assemble([pydicom.dcmread(path) for path in sorted((corpus / case).iterdir())]).volumes
+    for name in names:
+        expected = pytest.approx(theirs[name], rel=1e-4) if isinstance(theirs[name], float) else theirs[name]
+        assert one.attributes[name] == expected, name
+
+
+ABOVE_ZERO = frozenset(
+    {
+        *("EchoTime", "EchoTime1", "EchoTime2", "RepetitionTime", "InversionTime", "FlipAngle", "SliceThickness"),
+        *("AcquisitionDuration", "EffectiveEchoSpacing"),
+    }
+)
+NUMBERS = frozenset(
+    {
+        *("MagneticFieldStrength", "TotalReadoutTime", "DwellTime", "DelayTime", "PartialFourier"),
+        *("ParallelReductionFactorInPlane", "ParallelReductionFactorOutOfPlane", "MultibandAccelerationFactor"),
+        *("LabelingDuration", "PostLabelingDelay", "InjectedRadioactivity", "InjectedVolume", "DoseCalibrationFactor"),
+        *("ScanStart", "InjectionStart", "ImageDecayCorrectionTime"),
+    }
+)
+TEXTS = frozenset(
+    {
+        *("Manufacturer", "ManufacturersModelName", "SoftwareVersions", "BodyPart", "ReceiveCoilName"),
+        *("ReceiveCoilActiveElements", "ParallelAcquisitionTechnique", "PartialFourierDirection", "Units"),
+        *("TracerRadionuclide", "TracerName", "ReconMethodName", "AttenuationCorrection", "InjectedRadioactivityUnits"),
+    }
+)
+LISTS_OF_TEXTS = frozenset({"ScanningSequence", "SequenceVariant", "ScanOptions"})
+LISTS_OF_NUMBERS = frozenset({"SliceTiming", "DecayCorrectionFactor", "ScatterFraction"})
+FLAGS = frozenset({"SpoilingState", "MTState", "NonlinearGradientCorrection", "ImageDecayCorrected"})
+ONE_OF = {
+    "MRAcquisitionType": {"1D", "2D", "3D"},
+    "SpoilingType": {"RF", "GRADIENT", "COMBINED"},
+    "PhaseEncodingDirection": {"i", "i-", "j", "j-", "k", "k-"},
+    "ArterialSpinLabelingType": {"CASL", "PCASL", "PASL"},
+}
+
+
+def is_of_bids(name: str, fact: Any) -> bool:
+    """Whether a fact has the type and the range that the schema of BIDS 1.10 gives its name, if it knows it."""
+    number = isinstance(fact, (int, float)) and not isinstance(fact, bool)
+    several = fact if isinstance(fact, list) else []
+    found = {
+        name in ABOVE_ZERO: number and fact > 0,
+        name in NUMBERS: number,
+        name in TEXTS: isinstance(fact, str) and fact != "",
+        name in LISTS_OF_TEXTS: bool(several) and all(isinstance(each, str) for each in several),
+        name in LISTS_OF_NUMBERS: bool(several)
+        and all(isinstance(each, (int, float)) and each >= 0 for each in several),
+        name in FLAGS: isinstance(fact, bool),
+        name in ONE_OF: fact in ONE_OF.get(name, ()) if isinstance(fact, str) else False,
+    }
+    return found.get(True, True)
+
+
+@pytest.mark.filterwarnings("ignore")  # what pydicom says of the values of old scanners
+@pytest.mark.parametrize("case", corpus_cases(corpus_folder()))
+def test_facts_are_documented_and_have_the_types_and_ranges_of_bids(corpus: Path, case: str) -> None:
+    for datasets in read_series(corpus / case).values():
+        for one in assemble(datasets).volumes:
+            assert one.attributes.keys() <= named_in("Sidecar")
+            assert [(name, fact) for name, fact in one.attributes.items() if not is_of_bids(name, fact)] == []

@@ -84,6 +84,32 @@ def test_limits_hold_in_the_child() -> None:
         assert ask(child, "limits") == [1 << 33, 0]
 
 
+def test_limits_are_no_wider_than_those_that_the_process_was_given() -> None:
+    program = """
+import resource
+resource.setrlimit(resource.RLIMIT_AS, (1 << 33, 1 << 33))
+resource.setrlimit(resource.RLIMIT_CPU, (1000, 1000))
+from node.children import limit_memory, limit_processor_time
+limit_memory(1 << 40)
+limit_processor_time(1 << 30)
+print(*resource.getrlimit(resource.RLIMIT_AS), *resource.getrlimit(resource.RLIMIT_CPU))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(1 << 33)] * 2 + ["1000"] * 2
+
+
+def test_a_child_that_cannot_be_started_is_told_and_may_be_started_later() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with closing(Child(serve, name="child")) as child:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 2, hard))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                ask(child, "pid")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert ask(child, "pid") != os.getpid()
+
+
 def test_what_a_child_prints_reaches_nobody() -> None:
     with _in_another_process("ask(child, 'print')") as parent:
         assert parent.communicate(timeout=SECONDS) == (b"", b"")

@@ -1,5 +1,7 @@
+import gzip
 import io
 import os
+import shutil
 import warnings
 import zipfile
 from pathlib import Path
@@ -63,6 +65,7 @@ def test_what_is_not_dicom_is_named_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "empty.dcm").touch()
     (tmp_path / "only_prefix.dcm").write_bytes(b"\x00" * 128 + b"DICM")
     (tmp_path / "not.zip").write_bytes(b"PK\x03\x04 but no archive")
+    (tmp_path / "slice.dcm.gz").write_bytes(gzip.compress((SHIPPED / "CT_small.dcm").read_bytes()))
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     assert left_out(tmp_path) == {
@@ -70,9 +73,20 @@ def test_what_is_not_dicom_is_named_with_the_reason(tmp_path: Path) -> None:
         "empty.dcm": "not a DICOM file",
         "only_prefix.dcm": "a DICOM file without readable class and instance UIDs",
         "not.zip": "not a DICOM file",
+        "slice.dcm.gz": "compressed with gzip: unpack it first",
         "pipe": "neither a file nor a folder",
         "dangling": "cannot be read: No such file or directory",
     }
+
+
+@pytest.mark.parametrize("transfer_syntax_uid", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+def test_a_data_set_older_than_dicom_is_called_by_its_name(tmp_path: Path, transfer_syntax_uid: str) -> None:
+    ds = make.instance(RecognitionCode="ACR-NEMA 2.0")
+    del ds.SOPClassUID, ds.SOPInstanceUID
+    implicit = transfer_syntax_uid == ImplicitVRLittleEndian
+    pydicom.dcmwrite(tmp_path / "old.ima", pydicom.Dataset(ds), implicit_vr=implicit, little_endian=True)
+    [reason] = left_out(tmp_path).values()
+    assert reason.startswith("an ACR-NEMA data set, older than DICOM: it names neither class nor instance")
 
 
 def test_links_that_lead_in_circles_are_followed_once(tmp_path: Path) -> None:
@@ -85,6 +99,18 @@ def test_links_that_lead_in_circles_are_followed_once(tmp_path: Path) -> None:
     os.link(folder / "one.dcm", tmp_path / "hard.dcm")
     assert len(instances(tmp_path, tmp_path / "a")) == 1
     assert left_out(tmp_path) == {}
+
+
+def test_a_folder_that_cannot_be_searched_is_named(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "image.dcm").write_bytes(dicom_bytes())
+    found = find_instances([tmp_path])
+    assert isinstance(next(found), MediaFile)
+    shutil.rmtree(tmp_path / "b")
+    [left_out] = found
+    assert isinstance(left_out, LeftOut)
+    assert (Path(left_out.name), left_out.reason) == (tmp_path / "b", "cannot be read: No such file or directory")
 
 
 def test_members_of_a_zip_file_are_read_where_they_lie(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
 from node.dicom.values import number, text
 from node.errors import ConversionRefused
@@ -22,6 +23,17 @@ def is_image(ds: Dataset) -> bool:
     annotations and raw data have none: they are kept and told as ``not-an-image``, and are never a failure.
     """
     return any(keyword in ds for keyword in _PIXELS)
+
+
+def without_pixels(ds: Dataset) -> ConversionRefused:
+    """Return why an instance without pixels gives no volume: its class (PS3.4 B.5) is no image, or it lost them."""
+    name = UID(text(ds, "SOPClassUID") or "").name
+    if name and "Image" not in name:
+        return ConversionRefused(Reason.NOT_AN_IMAGE, name)
+    if not name:
+        told = "neither SOP Class UID (0008,0016) nor Pixel Data (7FE0,0010)"
+        return ConversionRefused(Reason.NOT_AN_IMAGE, told)
+    return ConversionRefused(Reason.INCOMPLETE, f"{name} without Pixel Data (7FE0,0010)")
 
 
 def special_volumes(ds: Dataset, stack: int) -> tuple[Volume, ...] | None:

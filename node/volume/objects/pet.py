@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 from pydicom.dataset import Dataset
+from pydicom.uid import EnhancedPETImageStorage
 
 from node.dicom.private import PrivateTag, private_numbers, private_text
-from node.dicom.values import items, number, text
+from node.dicom.values import items, number, text, texts
 from node.errors import VoxelnodeError
-from node.volume.elements import instant, instant_of
+from node.volume.elements import instant, instant_of, seconds_of_day
 from node.volume.model import Assembly, Display, Volume
 from node.volume.reasons import Warn, Warning
 
@@ -19,7 +20,18 @@ _GE_SCAN_TIME = PrivateTag(0x0009, "GEMS_PETD_01", 0x0D, "DT")
 _PHILIPS_SUV_SCALE = PrivateTag(0x7053, "Philips PET Private Group", 0x00, "DS")
 _PHILIPS_ACTIVITY_SCALE = PrivateTag(0x7053, "Philips PET Private Group", 0x09, "DS")
 _SECONDS_PER_DAY = 86400.0
-_LONGEST_DECAY_S = 2 * _SECONDS_PER_DAY
+_MOST_HALF_LIVES = 10
+"""After that many a thousandth of the dose is left: the times are not those of one examination."""
+
+_LONGEST_HALF_LIFE_S = 6 * 3600.0
+"""Of a nuclide that decays more slowly, images may be made days after the injection: a time of day tells nothing."""
+
+_LATEST_INJECTION_S = 1800.0
+"""After the beginning of a dynamic scan."""
+
+_LEAST_DOSE_BQ = 1e5
+"""A dose below it is not in becquerels: nobody could make an image of it."""
+
 _FACTOR_TOLERANCE = 1e-6
 """Part by which the factors of the instances of one volume may differ: they are computed from rounded decimals."""
 
@@ -94,7 +106,7 @@ def _uptake(volume: Volume, factors: SuvFactors) -> Volume:
         slope=volume.slope * factors.factor,
         intercept=volume.intercept * factors.factor,
         display=Display(windows, volume.display.function, padding=volume.display.padding),
-        attributes={**facts, "Units": "g/ml", "SUVType": "BW", "suv": asdict(factors)},
+        attributes={**facts, "Units": "g/mL", "SUVType": "BW", "suv": asdict(factors)},
     )
 
 
@@ -113,8 +125,11 @@ def suv_factor(ds: Dataset) -> SuvFactors:
     Imaging Biomarkers Alliance.
     """
     units = _units(ds)
-    if units == "GML" and text(ds, "SUVType").upper() in ("", "BW"):
+    if units == "GML":
+        if text(ds, "SUVType").upper() not in ("", "BW"):
+            raise SuvUnknown("(0054,1006) SUV Type is not BW, body weight")
         return SuvFactors(1.0)
+    _check_corrections(ds)
     if units == "CNTS":
         return _of_counts(ds)
     if units == "BQML":
@@ -146,6 +161,15 @@ def _units(ds: Dataset) -> str:
     return unit
 
 
+def _check_corrections(ds: Dataset) -> None:
+    """Refuse values that attenuation or decay still diminishes (PS3.3 C.8.9.1; of enhanced images C.8.22.6)."""
+    corrected = texts(ds, "CorrectedImage")
+    if corrected and ("ATTN" not in corrected or not {"DECY", "DECAY"}.intersection(corrected)):
+        raise SuvUnknown("(0028,0051) Corrected Image does not name ATTN and DECY: attenuation and decay")
+    if text(ds, "AttenuationCorrected") == "NO":
+        raise SuvUnknown("(0018,9759) Attenuation Corrected is NO")
+
+
 def _of_counts(ds: Dataset) -> SuvFactors:
     """Philips states the factor itself, or how much activity a count is."""
     suv = private_numbers(ds, _PHILIPS_SUV_SCALE, 1)
@@ -167,43 +191,71 @@ def _of_activity(ds: Dataset) -> SuvFactors:
         raise SuvUnknown("(0010,1030) Patient's Weight is missing")
     if not injections:
         raise SuvUnknown("(0054,0016) Radiopharmaceutical Information Sequence is missing")
-    dose = number(injections[0], "RadionuclideTotalDose")
-    half_life = number(injections[0], "RadionuclideHalfLife")
-    if not dose or dose <= 0 or not half_life or half_life <= 0:
-        raise SuvUnknown("(0018,1074) Radionuclide Total Dose or (0018,1075) Radionuclide Half Life is missing")
-    decay = _decay_seconds(ds, injections[0])
+    if len(injections) > 1:
+        raise SuvUnknown("(0054,0016) Radiopharmaceutical Information Sequence tells of several injections")
+    dose, half_life = injected_dose_bq(ds), number(injections[0], "RadionuclideHalfLife")
+    if dose is None or not half_life or half_life <= 0:
+        told = "(0018,1074) Radionuclide Total Dose or (0018,1075) Radionuclide Half Life is missing"
+        raise SuvUnknown(f"{told}, or the dose cannot be in becquerels")
+    decay = _decay_seconds(ds, injections[0], half_life)
     factor = weight * 1000 / (dose * 2 ** (-decay / half_life))
     return SuvFactors(factor, weight, dose, half_life, decay)
 
 
-def _decay_seconds(ds: Dataset, injection: Dataset) -> float:
-    """Return the time from the injection to the moment that Decay Correction (0054,1102) corrects to."""
+def injected_dose_bq(ds: Dataset) -> float | None:
+    """Return Radionuclide Total Dose (0018,1074) of the first injection; None where it is missing or not in becquerels.
+
+    PS3.3 C.8.9.2 counts it in Bq, C.8.22.4 of enhanced images in MBq, in which some writers count in Bq as well.
+    """
+    injections = items(ds, "RadiopharmaceuticalInformationSequence")
+    dose = (number(injections[0], "RadionuclideTotalDose") if injections else None) or 0.0
+    if 0 < dose < _LEAST_DOSE_BQ and text(ds, "SOPClassUID") == EnhancedPETImageStorage:
+        dose *= 1e6
+    return dose if dose >= _LEAST_DOSE_BQ else None
+
+
+def _decay_seconds(ds: Dataset, injection: Dataset, half_life_s: float) -> float:
+    """Return the time from the injection to the moment that Decay Correction (0054,1102) corrects to.
+
+    Below zero of a dynamic scan that began before the injection.
+    """
     correction = text(ds, "DecayCorrection").upper()
     if correction == "ADMIN":
         return 0.0
     corrected_to = instant_of(text(ds, "DecayCorrectionDateTime")) if text(ds, "DecayCorrected") == "YES" else None
     if correction != "START" and corrected_to is None:
         raise SuvUnknown("(0054,1102) Decay Correction is neither START nor ADMIN, and (0018,9701) tells no time of it")
-    injected = instant_of(text(injection, "RadiopharmaceuticalStartDateTime"))
-    day = text(ds, "SeriesDate")
-    if injected is None:
-        injected = instant(day, text(injection, "RadiopharmaceuticalStartTime"))
-    started = _scan_start(ds, day) if corrected_to is None else corrected_to
-    if injected is None or started is None:
+    started = scan_start(ds) if corrected_to is None else corrected_to
+    decay = None if started is None else since_injection(started, injection, half_life_s)
+    if decay is None:
         raise SuvUnknown("the time of the injection or of the scan is missing")
-    decay = started - injected
-    if decay < 0 and not text(injection, "RadiopharmaceuticalStartDateTime"):
-        decay += _SECONDS_PER_DAY  # injected before midnight, and only the time of day is written
-    if not 0 <= decay <= _LONGEST_DECAY_S:
-        raise SuvUnknown(f"the scan begins {decay:.0f} s after the injection, which cannot be")
+    if decay < -(_LATEST_INJECTION_S if "DYNAMIC" in texts(ds, "SeriesType") else 0):
+        raise SuvUnknown(f"the scan begins {-decay:.0f} s before the injection")
+    if decay > _MOST_HALF_LIVES * half_life_s:
+        raise SuvUnknown(f"the scan begins {decay:.0f} s after the injection: more than {_MOST_HALF_LIVES} half-lives")
     return decay
 
 
-def _scan_start(ds: Dataset, day: str) -> float | None:
+def since_injection(started: float, injection: Dataset, half_life_s: float) -> float | None:
+    """Return the seconds from the injection to an instant; of a time without date those to the nearest one."""
+    injected = instant_of(text(injection, "RadiopharmaceuticalStartDateTime"))
+    if injected is not None:
+        return started - injected
+    time_of_day = seconds_of_day(text(injection, "RadiopharmaceuticalStartTime"))
+    if time_of_day is None:
+        return None
+    if half_life_s > _LONGEST_HALF_LIFE_S:
+        raise SuvUnknown("(0018,1078) Radiopharmaceutical Start DateTime is missing, and the nuclide decays over days")
+    decay = started % _SECONDS_PER_DAY - time_of_day
+    return decay + _SECONDS_PER_DAY if decay < -_SECONDS_PER_DAY / 2 else decay
+
+
+def scan_start(ds: Dataset) -> float | None:
     """Return when the scan began; Series Time is only that if no image was acquired before it."""
     stated = instant_of(private_text(ds, _GE_SCAN_TIME))
     if stated is not None:
         return stated
+    day = text(ds, "SeriesDate")
     series = instant(day, text(ds, "SeriesTime"))
     acquired = instant(text(ds, "AcquisitionDate") or day, text(ds, "AcquisitionTime"))
     if series is not None and acquired is not None and acquired < series:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from pydicom.dataset import Dataset
 
@@ -41,6 +42,11 @@ _GRADIENTS: dict[str, Callable[[Dataset], Gradient | None]] = {
     "CANON": canon.gradient,
     "TOSHIBA": canon.gradient,
 }
+_FACTS: dict[str, Callable[[Dataset], dict[str, Any]]] = {
+    "SIEMENS": siemens.acquisition_facts,
+    "GE ": ge.acquisition_facts,
+    "PHILIPS": philips.acquisition_facts,
+}
 
 
 def tiling(ds: Dataset) -> Tiling | None:
@@ -70,6 +76,28 @@ def component(ds: Dataset) -> str | None:
     return ge.component(ds) or philips.component(ds)
 
 
+def acquisition_facts(places: Sequence[Dataset]) -> dict[str, Any]:
+    """Return what the manufacturer's own elements tell of an MR acquisition, by BIDS' names and in its units.
+
+    Parameters
+    ----------
+    places : sequence of Dataset
+        Where to look: the data set, its functional groups, what vendors keep of a frame or of all of them. What an
+        earlier one tells goes before.
+    """
+    name = text(places[0], "Manufacturer").upper()
+    facts: dict[str, Any] = {}
+    for read in (read for vendor, read in _FACTS.items() if name.startswith(vendor)):
+        for place in places:
+            facts = read(place) | facts
+    return facts
+
+
+def pause_s(ds: Dataset) -> float:
+    """Return the pause between volumes that Repetition Time (0018,0080) leaves out, seconds; zero but for GE."""
+    return ge.pause_s(ds) if text(ds, "Manufacturer").upper().startswith("GE ") else 0.0
+
+
 def slice_time_s(ds: Dataset) -> float | None:
     """Return when the slice was acquired, in seconds from the beginning of its scan; None but for GE."""
     return ge.slice_time_s(ds) if text(ds, "Manufacturer").upper().startswith("GE") else None
@@ -80,6 +108,25 @@ def planned_slice_times_s(ds: Dataset, slices: int, repetition_time_s: float) ->
     if not text(ds, "Manufacturer").upper().startswith("GE"):
         return None
     return ge.planned_slice_times_s(ds, slices, repetition_time_s)
+
+
+def frame_image_type(ds: Dataset, groups: Dataset) -> tuple[str, ...]:
+    """Return the Image Type that a vendor keeps in the functional groups of a frame; empty but for Philips."""
+    return philips.image_type(groups) if text(ds, "Manufacturer").upper().startswith("PHILIPS") else ()
+
+
+def raw_data_run(ds: Dataset) -> tuple[int, int] | None:
+    """Return how many echoes an MR image is one of, above one, and its run of raw data; None but for GE."""
+    return ge.raw_data_run(ds) if text(ds, "Manufacturer").upper().startswith("GE") else None
+
+
+def gradient_before_standard(ds: Dataset) -> Gradient | None:
+    """Return the diffusion weighting of elements that go before the standard's own; None but for UIH.
+
+    UIH writes Diffusion Gradient Orientation (0018,9089) without the turn of the planes, as users of dcm2niix found.
+    """
+    found = uih.gradient(ds) if text(ds, "Manufacturer").upper().startswith("UIH") else None
+    return found if found is not None and found.direction_lps is not None else None
 
 
 def gradient(ds: Dataset) -> Gradient | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydicom.dataset import Dataset
 
-from node.dicom.private import PrivateTag, private_numbers, private_text
+from node.dicom.private import PrivateTag, private_items, private_numbers, private_text
+from node.dicom.values import texts
 from node.volume.vendors.gradients import Gradient
 
 _IMAGING = "Philips Imaging DD 001"
@@ -14,6 +17,10 @@ _DIRECTIONALITY = PrivateTag(0x2001, _IMAGING, 0x04, "CS")
 _DIRECTION = tuple(PrivateTag(0x2005, _MR_IMAGING, offset, "FL") for offset in (0xB0, 0xB1, 0xB2))
 _SCALE_SLOPE = PrivateTag(0x2005, _MR_IMAGING, 0x0E, "FL")
 _IMAGE_KIND = PrivateTag(0x2005, _MR_IMAGING, 0x11, "CS")
+_WATER_FAT_SHIFT = PrivateTag(0x2001, _IMAGING, 0x22, "FL")
+FRAME = PrivateTag(0x2005, "Philips MR Imaging DD 005", 0x0F, "SQ")
+"""Where a frame of an enhanced object keeps the attributes that it would have as a classic image."""
+
 _KINDS = {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary", "B0": "fieldmap"}
 
 
@@ -21,6 +28,17 @@ def scale_slope(ds: Dataset) -> float | None:
     """Return MR Scale Slope (2005,xx0E): "floating point" values are displayed ones over rescale slope and this."""
     found = private_numbers(ds, _SCALE_SLOPE, 1)
     return found[0] if found and found[0] else None
+
+
+def acquisition_facts(ds: Dataset) -> dict[str, Any]:
+    """Return BIDS' WaterFatShift, (2001,xx22), in pixels."""
+    found = private_numbers(ds, _WATER_FAT_SHIFT, 1)
+    return {"WaterFatShift": float(f"{found[0]:.6g}")} if found and found[0] > 0 else {}
+
+
+def image_type(group: Dataset) -> tuple[str, ...]:
+    """Return Image Type (0008,0008) of the frame as a classic image; Frame Type calls water and fat the same."""
+    return tuple(kind for kept in private_items(group, FRAME) for kind in texts(kept, "ImageType"))
 
 
 def component(ds: Dataset) -> str | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
 
-from node.dicom.private import PrivateTag, private_bytes, private_numbers, private_text
+from node.dicom.private import PrivateTag, private_bytes, private_numbers, private_text, private_texts
 from node.dicom.values import number, numbers, texts, whole
 from node.errors import ConversionRefused
 from node.volume.model import Float
@@ -28,12 +30,38 @@ _B_MATRIX = PrivateTag(0x0019, _HEADER, 0x27, "FD")
 _REFERENCE_TIMES = PrivateTag(0x0019, _HEADER, 0x29, "FD")
 _CSA_IMAGE = PrivateTag(0x0029, _CSA, 0x10, "OB")
 _CSA_SERIES = PrivateTag(0x0029, _CSA, 0x20, "OB")
+_DWELL_TIME = PrivateTag(0x0019, _HEADER, 0x18, "IS")
+_COILS = PrivateTag(0x0051, _HEADER, 0x0F, "LO")
+XA_SERIES = PrivateTag(0x0021, "SIEMENS MR SDS 01", 0xFE, "SQ")
+"""What XA knows of all frames, in the Shared Functional Groups."""
 _XA_PROTOCOL = PrivateTag(0x0021, "SIEMENS MR SDS 01", 0x19, "OB")
+_XA_DWELL_TIME = PrivateTag(0x0021, "SIEMENS MR SDI 02", 0x42, "IS")
+_XA_IMAGE_TYPE = PrivateTag(0x0021, "SIEMENS MR SDI 02", 0x75, "CS")
+_XA_SEQUENCE = {
+    "ScanningSequence": PrivateTag(0x0021, "SIEMENS MR SDS 01", 0x5A, "CS"),
+    "SequenceVariant": PrivateTag(0x0021, "SIEMENS MR SDS 01", 0x5B, "CS"),
+    "ScanOptions": PrivateTag(0x0021, "SIEMENS MR SDS 01", 0x5C, "CS"),
+}
+_XA_COILS = PrivateTag(0x0021, "SIEMENS MR SDI 02", 0x4F, "LO")
 
 PLACE_TOLERANCE = 0.25
 """Largest distance of a mosaic's plane from the slice of the protocol that it is taken for, in slice distances."""
 
 _MOST_TILES = 4096
+_ASCENDING, _DESCENDING, _INTERLEAVED = 1, 2, 4
+_WITHOUT_TIMES = re.compile(r"V(A2\d|B1[0-3])")
+"""Software from before mosaics listed the times of their slices."""
+_ACCELERATIONS = {
+    "ParallelReductionFactorInPlane": "sPat.lAccelFactPE",
+    "ParallelReductionFactorOutOfPlane": "sPat.lAccelFact3D",
+}
+_GRAPPA = 2
+_RECEIVE_COIL = re.compile(
+    r"(asCoilSelectMeas|sCoilSelectMeas\.aRxCoilSelectData)\[0\]\.asList\[\d+\]\.sCoilElementID\.tCoilID"
+)
+_PARTIAL_FOURIER = {1: 0.5, 2: 0.625, 4: 0.75, 8: 0.875, 16: 1.0}
+_FIELD_MAPPING = "\\gre_field_mapping"
+"""The sequence whose phase images are the difference of two echoes."""
 _PROTOCOL_AXES = ("dSag", "dCor", "dTra")
 _MILLISECONDS_PER_DAY = 86_400_000
 
@@ -93,7 +121,7 @@ def tiling(ds: Dataset) -> Tiling | None:
         columns_of_tiles=across,
         positions=first + steps,
         orientation=np.array(orientation),
-        slice_times_s=_slice_times(ds, csa, count),
+        slice_times_s=_slice_times(ds, csa, count) or _planned_times(ds, text, count, steps),
     )
 
 
@@ -171,6 +199,30 @@ def _slice_times(ds: Dataset, csa: CsaHeader, count: int) -> tuple[float, ...] |
     return tuple((each - min(times)) / 1000 for each in times)
 
 
+def _planned_times(ds: Dataset, text: Mapping[str, str], count: int, steps: Float) -> tuple[float, ...] | None:
+    """Return when each tile was to be acquired, of software that lists no times; None where the protocol is in doubt.
+
+    Slices follow each other up, down, or first every other one: the odd ones of an odd number, the even ones of an
+    even one. A pause comes after the last.
+    """
+    planned, repetition_ms = _planned_slices(text, count), number(ds, "RepetitionTime")
+    mode, passes = _whole(text, "sSliceArray.ucMode"), _whole(text, "sSliceArray.lConc")
+    if planned is None or not repetition_ms or passes != 1 or mode not in (_ASCENDING, _DESCENDING, _INTERLEAVED):
+        return None
+    if not _WITHOUT_TIMES.search(" ".join(texts(ds, "SoftwareVersions"))):
+        return None
+    slices = np.arange(count)
+    if mode == _INTERLEAVED:
+        first = 1 - count % 2
+        turns = np.argsort(np.concatenate((slices[first::2], slices[1 - first :: 2])))
+    else:
+        turns = slices if mode == _ASCENDING else slices[::-1]
+    if float((planned[-1] - planned[0]) @ (steps[-1] - steps[0])) < 0:
+        turns = turns[::-1]
+    step_s = (repetition_ms / 1000 - (_whole(text, "lDelayTimeInTR") or 0) / 1_000_000) / count
+    return tuple((turns * step_s).tolist())
+
+
 def gradient(ds: Dataset) -> Gradient | None:
     """Return the diffusion weighting of the private header (0019,xx0C), (0019,xx0E) or of the CSA header."""
     b_value = private_numbers(ds, _B_VALUE, 1)
@@ -195,3 +247,63 @@ def _gradient(
     if direction is None and matrix is not None and not isotropic:
         direction = gradient_of_matrix(matrix).direction_lps
     return Gradient(b_value, direction, isotropic)
+
+
+def acquisition_facts(ds: Dataset) -> dict[str, Any]:
+    """Return readout, coils, acceleration and echo times by BIDS' names: of private elements, CSA header and protocol.
+
+    Parameters
+    ----------
+    ds : Dataset
+        An image of the V series, or the private item of a frame or of all frames of an enhanced one of XA.
+    """
+    csa, planned = csa_image(ds), protocol(ds)
+    facts: dict[str, Any] = {}
+    dwell_ns = (
+        private_numbers(ds, _DWELL_TIME, 1)
+        or private_numbers(ds, _XA_DWELL_TIME, 1)
+        or csa_numbers(csa, "RealDwellTime", 1)
+    )
+    if dwell_ns and dwell_ns[0] > 0:
+        facts["DwellTime"] = float(f"{dwell_ns[0] * 1e-9:.9g}")
+    coils = private_text(ds, _COILS) or private_text(ds, _XA_COILS) or csa.get("ImaCoilString", ("",))[0]
+    if coils:
+        facts["ReceiveCoilActiveElements"] = coils
+    facts |= {name: list(told) for name, tag in _XA_SEQUENCE.items() if (told := private_texts(ds, tag))}
+    kinds = (*texts(ds, "ImageType"), *private_texts(ds, _XA_IMAGE_TYPE))
+    if {"ND", "DIS2D", "DIS3D"}.intersection(kinds):
+        facts["NonlinearGradientCorrection"] = "ND" not in kinds
+    if "P" in kinds and planned.get("tSequenceFileName", "").endswith(_FIELD_MAPPING):
+        times_us = [_whole(planned, f"alTE[{echo}]") for echo in range(2)]
+        facts |= {f"EchoTime{echo}": each / 1_000_000 for echo, each in enumerate(times_us, start=1) if each}
+    return facts | _planned_facts(planned)
+
+
+def _planned_facts(planned: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the protocol says of acceleration, coil and a pause in the repetition time, by BIDS' names."""
+    facts: dict[str, Any] = {}
+    for name, factor in _ACCELERATIONS.items():
+        if (_whole(planned, factor) or 0) > 0:
+            facts[name] = _whole(planned, factor)
+    if _whole(planned, "sPat.ucPATMode") == _GRAPPA:
+        facts["ParallelAcquisitionTechnique"] = "GRAPPA"
+    part = _PARTIAL_FOURIER.get(_whole(planned, "sKSpace.ucPhasePartialFourier") or 0)
+    if part is not None:
+        facts["PartialFourier"] = part
+    names = {value for name, value in planned.items() if _RECEIVE_COIL.fullmatch(name)}
+    if len(names) == 1:
+        facts["ReceiveCoilName"] = names.pop()
+    bands, delay_us = _whole(planned, "sSliceAcceleration.lMultiBandFactor"), _whole(planned, "lDelayTimeInTR")
+    if bands and bands > 1:  # sequences that are not of Siemens leave a 1 there whatever they do
+        facts["MultibandAccelerationFactor"] = bands
+    if delay_us and delay_us > 0:
+        facts["DelayTime"] = delay_us / 1_000_000
+    return facts
+
+
+def _whole(planned: Mapping[str, str], name: str) -> int | None:
+    """Return an integer of the protocol, which older software writes in hexadecimal."""
+    try:
+        return int(planned[name], 0)
+    except (KeyError, ValueError):
+        return None

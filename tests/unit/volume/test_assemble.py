@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
-from pydicom.uid import generate_uid
+from pydicom.uid import RTImageStorage, generate_uid
 
 from node.errors import VoxelnodeError
 from node.volume import assemble as module
@@ -145,6 +145,19 @@ def test_matrices_are_stacks_of_their_own():
     assert sorted(volume.shape for volume in assembly.volumes) == [(12, 8, 3), (12, 16, 4)]
     assert all(Warn.SEVERAL_MATRICES in names(volume) for volume in assembly.volumes)
     assert len({volume.suffix for volume in assembly.volumes}) == 2
+
+
+def test_sizes_of_a_series_are_told_and_those_that_nothing_tells():
+    uid = generate_uid()
+    capture = make.rgb_capture(series_uid=uid)
+    details = [
+        warning.detail
+        for volume in assemble([*make.ct_series(3, series_uid=uid), capture]).volumes
+        for warning in volume.warnings
+        if warning.name is Warn.SEVERAL_MATRICES
+    ]
+    assert details
+    assert all(detail.endswith(": 10 x 8 of unknown size, 12 x 16 of 0.5 x 0.75 mm") for detail in details)
 
 
 def test_echoes_are_stacks_even_where_echo_numbers_are_all_one():
@@ -306,6 +319,33 @@ def test_a_first_slice_that_cannot_be_read_is_told_though_it_leaves_no_gap():
     series = make.ct_series(6)
     series[0].PixelData = series[0].PixelData[:50]
     assert names(only(assemble(series))) == [Warn.INCOMPLETE_VOLUME]
+
+
+def test_a_slice_that_lost_its_pixels_is_missing_and_no_other_kind_of_object():
+    series = make.ct_series(6)
+    del series[0].PixelData
+    assembly = assemble(series)
+    assert names(only(assembly)) == [Warn.INCOMPLETE_VOLUME]
+    assert [exclusion.reason for exclusion in assembly.exclusions] == [Reason.INCOMPLETE]
+
+
+@pytest.mark.parametrize("distance", ["1e-9", "1e300", "-0"])
+def test_distances_that_no_slices_have_are_not_those_of_a_single_one(distance):
+    volume = only(assemble(make.mr_series(1, SpacingBetweenSlices=distance, SliceThickness="4")))
+    assert volume.spacing_mm[2] == 4
+    volume = only(assemble(make.mr_series(1, SpacingBetweenSlices="-3", SliceThickness=distance)))
+    assert volume.spacing_mm[2] == 3
+
+
+def test_projections_of_a_treatment_beam_are_pictures_of_their_own():
+    series_uid = generate_uid()
+    images = [
+        make.instance(sop_class_uid=RTImageStorage, modality="RTIMAGE", series_uid=series_uid, GantryAngle=angle)
+        for angle in ("0", "90")
+    ]
+    for ds, plane in zip(images, make.pattern(2, 8, 8), strict=True):
+        make.set_pixels(ds, plane)
+    assert [volume.voxels.shape for volume in assemble(images).volumes] == [(1, 1, 8, 8)] * 2
 
 
 def test_groups_that_do_not_count_the_frames_are_refused():

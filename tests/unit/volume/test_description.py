@@ -14,8 +14,10 @@ from pydicom.datadict import DicomDictionary, dictionary_VR, keyword_for_tag, ta
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
-from node.volume.description import FACTS, IDENTIFYING, describe, slice_timing
+from node.volume.description import IDENTIFYING, describe
+from node.volume.facts import FACTS
 from node.volume.model import Frame
+from node.volume.slice_times import slice_timing
 from tests import make
 
 
@@ -36,6 +38,89 @@ def test_times_are_in_seconds_and_names_are_those_of_bids() -> None:
     assert facts["MRAcquisitionType"] == "2D"
     assert facts["SeriesInstanceUID"] == ds.SeriesInstanceUID
     assert facts["ImageOrientationPatientDICOM"] == [1, 0, 0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("name", ["EchoTime", "RepetitionTime", "InversionTime", "FlipAngle", "SliceThickness"])
+def test_a_zero_says_that_there_is_none(name: str) -> None:
+    [ds] = make.mr_series(1, **{name: "0"})
+    assert name not in describe(ds, [frame(0)])
+
+
+@pytest.mark.parametrize(("written", "told"), [("128.175953", 128.175953), ("128175953", None)])
+def test_a_frequency_that_cannot_be_in_megahertz_is_left_out(written: str, told: float | None) -> None:
+    [ds] = make.mr_series(1, ImagingFrequency=written)
+    assert describe(ds, [frame(0)]).get("ImagingFrequency") == told
+
+
+def test_an_enhanced_object_tells_its_time_of_day_with_its_date_which_is_left_out() -> None:
+    ds = make.enhanced_mr(2)
+    ds.AcquisitionDateTime = "20240229101500.25+0100"
+    assert describe(ds, [frame(0)])["AcquisitionTime"] == "10:15:00.25"
+
+
+def test_the_start_of_an_acquisition_goes_before_that_of_its_first_frame() -> None:
+    ds = make.enhanced_mr(2)
+    ds.PerFrameFunctionalGroupsSequence[0].FrameContentSequence[0].FrameAcquisitionDateTime = "20240229101505"
+    assert describe(ds, [frame(0)])["AcquisitionTime"] == "10:15:05"
+    ds.AcquisitionDateTime = "20240229101500"
+    assert describe(ds, [frame(0)])["AcquisitionTime"] == "10:15:00"
+
+
+def test_frames_of_several_kinds_tell_their_own() -> None:
+    ds, kind = make.enhanced_mr(2), Dataset()
+    kind.FrameType = ["ORIGINAL", "PRIMARY", "T1", "FIELD_MAP"]
+    ds.PerFrameFunctionalGroupsSequence[0].MRImageFrameTypeSequence = [kind]
+    assert describe(ds, [frame(0)])["ImageType"] == ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "T1", "MIXED"]
+    assert describe(ds, [frame(0)])["ImageType"] == ["ORIGINAL", "PRIMARY", "T1", "FIELD_MAP"]
+
+
+@pytest.mark.parametrize(("rescale", "units"), [("Hz", "Hz"), ("normalized", None)])
+def test_a_field_map_that_is_rescaled_to_hertz_has_that_unit(rescale: str, units: str | None) -> None:
+    [ds] = make.mr_series(1, RescaleType=rescale)
+    assert describe(ds, [frame(0)]).get("Units") == units
+
+
+@pytest.mark.parametrize(
+    ("contrast", "kind"), [("PSEUDOCONTINUOUS", "PCASL"), ("CONTINUOUS", "CASL"), ("PULSED", "PASL"), ("OTHER", None)]
+)
+def test_arterial_spin_labelling_of_enhanced_objects_is_told(contrast: str, kind: str | None) -> None:
+    ds, labelling = make.enhanced_mr(2, ArterialSpinLabelingContrast=contrast), Dataset()
+    labelling.ASLPulseTrainDuration = 1800
+    ds.SharedFunctionalGroupsSequence[0].MRArterialSpinLabelingSequence = [labelling]
+    facts = describe(ds, [frame(0)])
+    assert facts.get("ArterialSpinLabelingType") == kind
+    assert facts["LabelingDuration"] == 1.8
+
+
+def test_the_body_part_and_the_coil_are_called_as_in_bids() -> None:
+    [ds] = make.mr_series(1, BodyPartExamined="HEAD", ReceiveCoilName="Head_32", OperatorsName="Head_Anna")
+    facts = describe(ds, [frame(0)])
+    assert "BodyPart" not in facts
+    assert "ReceiveCoilName" not in facts
+    ds.OperatorsName = "Anna"
+    facts = describe(ds, [frame(0)])
+    assert (facts["BodyPart"], facts["ReceiveCoilName"]) == ("HEAD", "Head_32")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({"SequenceVariant": r"SK\SP\MP"}, {"SpoilingState": True}),
+        ({"SequenceVariant": r"SK\MTC"}, {"MTState": True}),
+        ({"SequenceVariant": "SK"}, {}),
+        ({"Spoiling": "RF"}, {"SpoilingState": True, "SpoilingType": "RF"}),
+        ({"Spoiling": "RF_AND_GRADIENT"}, {"SpoilingState": True, "SpoilingType": "COMBINED"}),
+        ({"Spoiling": "NONE"}, {"SpoilingState": False}),
+        ({"MagnetizationTransfer": "OFF_RESONANCE"}, {"MTState": True}),
+        ({"MagnetizationTransfer": "NONE"}, {"MTState": False}),
+    ],
+)
+def test_spoiling_and_magnetization_transfer_are_told_as_the_sequence_names_them(
+    attributes: dict[str, str], expected: dict[str, object]
+) -> None:
+    facts = describe(make.mr_series(1, **attributes)[0], [frame(0)])
+    assert {name: facts[name] for name in ("SpoilingState", "SpoilingType", "MTState") if name in facts} == expected
 
 
 def test_facts_of_an_enhanced_object_come_from_the_groups_of_the_first_frame_and_from_the_shared_ones() -> None:
@@ -118,7 +203,7 @@ def test_the_time_of_day_is_told_in_full_or_not_at_all(told: str, expected: str 
 
 def test_slice_timing_is_of_the_first_volume_in_the_order_of_its_slices() -> None:
     frames = [frame(0, 100.0), frame(3, 101.0), frame(6, 100.5), frame(0, 102.0), frame(3, 103.0), frame(6, 102.5)]
-    assert slice_timing(frames, 2.0) == [0.0, 1.0, 0.5]
+    assert slice_timing(Dataset(), frames, 2.0) == [0.0, 1.0, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -133,12 +218,28 @@ def test_slice_timing_is_of_the_first_volume_in_the_order_of_its_slices() -> Non
 def test_times_that_are_no_slice_timing_are_not_called_so(
     acquired: list[float | None], repetition_time_s: float | None
 ) -> None:
-    assert slice_timing([frame(3 * k, each) for k, each in enumerate(acquired)], repetition_time_s) is None
+    assert slice_timing(Dataset(), [frame(3 * k, each) for k, each in enumerate(acquired)], repetition_time_s) is None
+
+
+@pytest.mark.parametrize(
+    ("acquired", "expected"),
+    [
+        ([0.0, 0.5, 0.0, 0.5], [0.0, 0.5, 0.0, 0.5]),
+        ([0.0, 0.5, 0.0025, 0.5], [0.0, 0.5, 0.0025, 0.5]),
+        ([0.0, 0.5, 0.25, 0.75], None),
+    ],
+)
+def test_slices_that_were_excited_at_once_have_one_time_or_none_is_told(
+    acquired: list[float], expected: list[float] | None
+) -> None:
+    frames = [frame(3 * index, time) for index, time in enumerate(acquired)]
+    assert slice_timing(Dataset(), frames, 1.0, bands=2) == expected
+    assert slice_timing(Dataset(), frames, 1.0) == acquired
 
 
 def test_frames_without_a_place_have_no_slice_timing() -> None:
     one = Frame("1.2.3", 1, lambda: np.zeros((2, 2)), 2, 2, acquisition_time_s=1.0)
-    assert slice_timing([one, one], 2.0) is None
+    assert slice_timing(Dataset(), [one, one], 2.0) is None
 
 
 def test_no_bytes_of_an_element_make_an_error() -> None:

@@ -119,6 +119,28 @@ def test_ge_keeps_the_b_value_below_its_flags() -> None:
     assert weighted(ds).direction_lps is None
 
 
+@pytest.mark.parametrize("phase", ["ROW", "COL", None])
+def test_a_shorter_direction_of_ge_stands_for_a_lower_b_value(phase: str | None) -> None:
+    ds = image(Manufacturer="GE MEDICAL SYSTEMS", InPlanePhaseEncodingDirection=phase)
+    ds.private_block(0x0043, "GEMS_PARM_01", create=True).add_new(0x39, "IS", [3000, 8, 0, 0])
+    block = ds.private_block(0x0019, "GEMS_ACQU_01", create=True)
+    for offset, value in zip((0xBB, 0xBC, 0xBD), ("0.346410", "0.0", "0.461880"), strict=True):
+        block.add_new(offset, "DS", value)
+    found = weighted(ds)
+    assert found.b_value == 1000
+    if phase == "COL":
+        assert_along(found, (0.6, 0, -0.8))
+
+
+def test_a_direction_of_ge_that_is_rounded_keeps_its_b_value() -> None:
+    ds = image(Manufacturer="GE MEDICAL SYSTEMS", InPlanePhaseEncodingDirection="COL")
+    ds.private_block(0x0043, "GEMS_PARM_01", create=True).add_new(0x39, "IS", [1000, 8, 0, 0])
+    block = ds.private_block(0x0019, "GEMS_ACQU_01", create=True)
+    for offset, value in zip((0xBB, 0xBC, 0xBD), ("0.99", "0.0", "0.0"), strict=True):
+        block.add_new(offset, "DS", value)
+    assert weighted(ds).b_value == 1000
+
+
 def test_philips_directions_are_in_the_patient_and_none_is_a_trace() -> None:
     ds = image(Manufacturer="Philips Medical Systems")
     ds.private_block(0x2001, "Philips Imaging DD 001", create=True).add_new(0x03, "FL", 1000.0)
@@ -139,6 +161,17 @@ def test_uih_directions_are_along_the_image() -> None:
     found = weighted(ds)
     assert found.b_value == 929.75
     assert_along(found, (0, 0.8, -0.6))
+
+
+def test_the_own_elements_of_uih_go_before_the_standards_that_lack_the_turn_of_the_planes() -> None:
+    ds = image(Manufacturer="UIH", DiffusionBValue=1000.0, DiffusionGradientOrientation=[1.0, 0.0, 0.0])
+    block = ds.private_block(0x0065, "Image Private Header", create=True)
+    block.add_new(0x09, "FD", 929.75)
+    assert_along(weighted(ds), (1, 0, 0))  # without a direction of its own
+    block.add_new(0x37, "FD", [0.0, 0.6, 0.8])
+    found = weighted(ds)
+    assert found.b_value == 929.75
+    assert_along(found, (0, 0.6, 0.8))
 
 
 def test_canon_writes_directions_into_the_comments() -> None:
@@ -165,6 +198,15 @@ def test_without_a_manufacturer_every_vendor_is_asked() -> None:
 def test_directions_that_cannot_be_are_unknown(direction: list[float]) -> None:
     found = weighted(image(DiffusionBValue=1000.0, DiffusionGradientOrientation=direction))
     assert found.direction_lps is None
+
+
+@pytest.mark.parametrize("fill", [7.23e75, float("inf"), float("nan")])
+def test_b_values_that_no_gradient_makes_are_what_a_program_filled_in(fill: float) -> None:
+    assert diffusion_of(image(DiffusionBValue=fill, DiffusionGradientOrientation=[fill] * 3)) is None
+    matrix = Dataset()
+    for part in ("XX", "XY", "XZ", "YY", "YZ", "ZZ"):
+        setattr(matrix, f"DiffusionBValue{part}", fill)
+    assert diffusion_of(image(DiffusionBMatrixSequence=[matrix])) is None
 
 
 def test_a_huge_direction_is_a_direction() -> None:

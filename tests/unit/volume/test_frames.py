@@ -136,6 +136,37 @@ def test_slices_of_reconstructed_nuclear_medicine_lie_along_the_normal_by_their_
     assert [frame.time_key["dimensions"] for frame in frames] == [(1,)] * 3 + [(2,)] * 3
 
 
+def test_reconstructed_nuclear_medicine_may_tell_its_place_at_the_top_of_the_data_set():
+    ds = make.instance(
+        sop_class_uid=NuclearMedicineImageStorage,
+        modality="NM",
+        PixelSpacing=["4", "4"],
+        ImagePositionPatient=["10", "20", "30"],
+        ImageOrientationPatient=["1", "0", "0", "0", "1", "0"],
+        SpacingBetweenSlices="-3",
+        SliceVector=[1, 2, 3],
+    )
+    make.set_pixels(ds, make.pattern(3, 8, 8))
+    assert [frame.position[2] for frame in frames_of(ds)] == [30, 27, 24]
+
+
+@pytest.mark.parametrize("spacing", ["0", "-1e-9", "1e300"])
+def test_reconstructed_slices_of_unknown_distance_have_no_place_rather_than_one_for_all(spacing):
+    ds = make.instance(
+        sop_class_uid=NuclearMedicineImageStorage,
+        modality="NM",
+        PixelSpacing=["4", "4"],
+        SpacingBetweenSlices=spacing,
+        SliceVector=[1, 2, 3],
+    )
+    make.set_pixels(ds, make.pattern(3, 8, 8))
+    detector = Dataset()
+    detector.ImagePositionPatient = ["10", "20", "30"]
+    detector.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
+    ds.DetectorInformationSequence = [detector]
+    assert [(frame.position, frame.time_key["slice"]) for frame in frames_of(ds)] == [(None, 1), (None, 2), (None, 3)]
+
+
 def test_frames_of_a_cine_start_by_the_frame_time_or_its_vector():
     ds = make.rgb_capture(frames=3, FrameTime="40")
     assert [frame.time_key["frame_time"] for frame in frames_of(ds)] == pytest.approx([0, 0.04, 0.08])
@@ -154,6 +185,34 @@ def test_an_ultrasound_region_in_centimetres_gives_the_pixel_spacing():
     ds.SequenceOfUltrasoundRegions = [region]
     (frame,) = frames_of(ds)
     assert frame.pixel_spacing == pytest.approx((0.3, 0.2))
+
+
+CENTIMETRES, SECONDS, CENTIMETRES_A_SECOND = 3, 4, 7
+
+
+def ultrasound_region(across, down, units=(CENTIMETRES, CENTIMETRES)):
+    region = Dataset()
+    region.PhysicalUnitsXDirection, region.PhysicalUnitsYDirection = units
+    region.PhysicalDeltaX, region.PhysicalDeltaY = across, down
+    return region
+
+
+@pytest.mark.parametrize(
+    ("regions", "spacing"),
+    [
+        ([(0.01, 0.2, (SECONDS, CENTIMETRES_A_SECOND)), (0.02, 0.03)], (0.3, 0.2)),  # a spectrum above the image
+        ([(0.02, 0.03), (0.01, 0.03, (SECONDS, CENTIMETRES))], (0.3, 0.2)),
+        ([(0.02, 0.03), (0.0200001, 0.03)], (0.3, 0.2)),
+        ([(0.02, 0.03), (0.05, 0.05)], None),  # side by side, of two magnifications
+        ([(0.0, 0.03)], None),
+    ],
+)
+def test_images_in_an_ultrasound_picture_give_its_spacing_where_they_have_one(regions, spacing):
+    ds = make.instance(sop_class_uid=UltrasoundImageStorage, modality="US")
+    make.set_pixels(ds, make.pattern(1, 8, 8)[0])
+    ds.SequenceOfUltrasoundRegions = [ultrasound_region(*region) for region in regions]
+    (frame,) = frames_of(ds)
+    assert frame.pixel_spacing == (spacing if spacing is None else pytest.approx(spacing))
 
 
 def test_a_projection_takes_the_spacing_at_the_detector():

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.volume.geometry import cluster_numbers, cluster_orientations, is_even, place, stack_axes
+from node.volume.geometry import (
+    cluster_numbers,
+    cluster_orientations,
+    is_even,
+    place,
+    position_numbers,
+    position_tolerance,
+    stack_axes,
+)
 from node.volume.model import Geometry
 from node.volume.reasons import Warn
 from tests.make import AXIAL, CORONAL, OBLIQUE, stack_positions
@@ -89,6 +97,19 @@ def test_a_missing_slice_keeps_the_usual_step_and_the_first_plane():
     assert placement.affine_lps[:3, 3] == pytest.approx(positions[0])
     assert [warning.name for warning in placement.warnings] == [Warn.MISSING_SLICE]
     assert "after slices 4" in placement.warnings[0].detail
+
+
+@pytest.mark.parametrize("step_mm", [0.02, 0.01, 0.005])
+def test_a_missing_slice_of_a_microscopic_stack_stretches_nothing(step_mm):
+    positions = np.delete(stack_positions(12, step_mm, (0, 0, 0), AXIAL), 5, axis=0)
+    placement = placed(positions, pixel_spacing=(step_mm, step_mm))
+    assert placement.spacing_mm[2] == pytest.approx(step_mm)
+    assert [warning.name for warning in placement.warnings] == [Warn.MISSING_SLICE]
+
+
+def test_planes_of_a_microscopic_stack_are_not_taken_for_one_position():
+    heights_mm = np.array([0.0, 0.01, 0.01, 0.02, 0.03])
+    assert position_numbers(heights_mm, position_tolerance((0.01, 0.01))).tolist() == [0, 1, 1, 2, 3]
 
 
 def test_steps_that_are_no_multiples_of_the_usual_one_are_irregular():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from highdicom.content import AlgorithmIdentificationSequence
 from highdicom.seg import Segmentation, SegmentDescription
 from pydicom import Dataset, FileDataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import generate_uid
+from pydicom.uid import EnhancedPETImageStorage, generate_uid
 
 from node.errors import ConversionRefused
 from node.volume import objects
@@ -19,7 +20,7 @@ from node.volume.model import Geometry, Kind, Volume
 from node.volume.objects import segmentation
 from node.volume.objects.dose import SOP_CLASS as DOSE
 from node.volume.objects.pet import SuvUnknown, suv_factor, with_uptake
-from node.volume.reasons import Warn
+from node.volume.reasons import Reason, Warn
 from tests import make
 
 ROWS, COLUMNS, SLICES, SPACING = 5, 7, 4, 2.5
@@ -275,6 +276,34 @@ def test_doses_that_cannot_be_placed_or_scaled_are_refused(damage: Any, reason: 
 # Neither
 
 
+def again(ds: Dataset, **changes: Any) -> Dataset:
+    """The same object under another SOP Instance UID, made at another time, as a second export gives it."""
+    copy = deepcopy(ds)
+    copy.SOPInstanceUID, copy.InstanceNumber = generate_uid(), 7
+    copy.InstanceCreationTime = copy.ContentTime = "235900"
+    for keyword, value in changes.items():
+        setattr(copy, keyword, value)
+    return copy
+
+
+@pytest.mark.parametrize("make_object", [lambda: dose([0, 5, 10]), lambda: segments(random_masks(2))])
+def test_an_object_that_came_again_under_another_uid_is_left_out_and_told(make_object: Any) -> None:
+    one = make_object()
+    alone = assemble([one]).volumes
+    both = assemble([again(one), one])
+    assert [volume.suffix for volume in both.volumes] == [volume.suffix for volume in alone]
+    assert {Warn.DUPLICATE_SLICE} == {warning.name for volume in both.volumes for warning in volume.warnings}
+    assert [exclusion.reason for exclusion in both.exclusions] == [Reason.DUPLICATE_SLICE]
+
+
+def test_objects_that_differ_in_more_than_their_names_and_times_are_two() -> None:
+    one = dose([0, 5, 10])
+    for changes in ({"DoseSummationType": "BEAM"}, {"PixelData": bytes(len(one.PixelData))}):
+        found = assemble([one, again(one, **changes)])
+        assert len(found.volumes) == 2
+        assert not found.exclusions
+
+
 def test_instances_without_pixels_are_no_images() -> None:
     assert not objects.is_image(make.structured_report())
     assert objects.is_image(make.rgb_capture())
@@ -315,8 +344,48 @@ def test_uptake_is_activity_by_the_decayed_dose_and_the_weight() -> None:
     assert suv_factor(pet(DecayCorrection="ADMIN")).factor == pytest.approx(70_000 / 370e6)
 
 
+def injection(**attributes: Any) -> list[Dataset]:
+    """The radiopharmaceutical of `pet` with other facts; None leaves one out."""
+    [item] = pet().RadiopharmaceuticalInformationSequence
+    for keyword, value in attributes.items():
+        if value is None:
+            delattr(item, keyword)
+        else:
+            setattr(item, keyword, value)
+    return [item]
+
+
 def test_an_injection_before_midnight_is_of_the_day_before() -> None:
-    assert suv_factor(pet(SeriesTime="000500", AcquisitionTime="000600")).decay_s == pytest.approx(14 * 3600 + 300)
+    late = injection(RadiopharmaceuticalStartTime="233000")
+    ds = pet(SeriesTime="003000", AcquisitionTime="003100", RadiopharmaceuticalInformationSequence=late)
+    assert suv_factor(ds).decay_s == 3600
+
+
+def test_a_dynamic_scan_may_begin_before_the_injection() -> None:
+    soon = injection(RadiopharmaceuticalStartTime="110030")
+    ds = pet(SeriesType=["DYNAMIC", "IMAGE"], RadiopharmaceuticalInformationSequence=soon)
+    found = suv_factor(ds)
+    assert found.decay_s == -30
+    assert found.factor == pytest.approx(70_000 / (370e6 * 2 ** (30 / 6586.2)))
+
+
+def test_the_scan_time_of_ge_holds_for_a_series_that_was_made_the_day_after() -> None:
+    ds = pet(SeriesDate="20240103", SeriesTime="090000", AcquisitionDate="20240102")
+    ds.private_block(0x0009, "GEMS_PETD_01", create=True).add_new(0x0D, "DT", "20240102110000.00")
+    assert suv_factor(ds).decay_s == 3600
+
+
+def test_a_slow_decay_over_days_counts_from_the_date_of_the_injection() -> None:
+    slow = injection(RadionuclideHalfLife="282240", RadiopharmaceuticalStartDateTime="20231229110000")
+    assert suv_factor(pet(RadiopharmaceuticalInformationSequence=slow)).decay_s == 4 * 86400
+
+
+def test_activity_that_philips_counts_is_scaled_before_it_becomes_uptake() -> None:
+    ds = pet(Units="CNTS")
+    block = ds.private_block(0x7053, "Philips PET Private Group", create=True)
+    block.add_new(0x00, "DS", "0")
+    block.add_new(0x09, "DS", "1.25")
+    assert suv_factor(ds).factor == pytest.approx(1.25 * suv_factor(pet()).factor)
 
 
 def test_philips_states_the_factor_itself_and_gml_is_uptake_already() -> None:
@@ -337,9 +406,30 @@ def test_philips_states_the_factor_itself_and_gml_is_uptake_already() -> None:
         ({"DecayCorrection": "NONE"}, "(0054,1102)"),
         ({"AcquisitionTime": "090000"}, "(0008,0031)"),
         ({"SeriesTime": None}, "time of the injection or of the scan"),
+        ({"CorrectedImage": ["NORM", "DTIM", "SCAT", "DECY"]}, "ATTN"),
+        ({"CorrectedImage": ["NORM", "ATTN", "SCAT"]}, "DECY"),
+        ({"AttenuationCorrected": "NO"}, "(0018,9759)"),
+        ({"Units": "GML", "SUVType": "LBM"}, "(0054,1006)"),
+        ({"RadiopharmaceuticalInformationSequence": "several"}, "(0054,0016)"),
+        ({"RadiopharmaceuticalInformationSequence": {"RadionuclideTotalDose": "370"}}, "(0018,1074)"),
+        (
+            {"RadiopharmaceuticalInformationSequence": {"RadiopharmaceuticalStartTime": "113000"}},
+            "before the injection",
+        ),
+        ({"RadiopharmaceuticalInformationSequence": {"RadionuclideHalfLife": "109.8"}}, "half-lives"),
+        ({"RadiopharmaceuticalInformationSequence": {"RadionuclideHalfLife": "45720"}}, "(0018,1078)"),
+        (
+            {"RadiopharmaceuticalInformationSequence": {"RadiopharmaceuticalStartDateTime": "20240101100000"}},
+            "half-lives",
+        ),
     ],
 )
 def test_uptake_without_its_facts_is_unknown_and_the_fact_is_named(attributes: dict[str, Any], named: str) -> None:
+    match attributes.get("RadiopharmaceuticalInformationSequence"):
+        case "several":
+            attributes = {"RadiopharmaceuticalInformationSequence": [*injection(), *injection()]}
+        case dict(changes):
+            attributes = {"RadiopharmaceuticalInformationSequence": injection(**changes)}
     with pytest.raises(SuvUnknown) as caught:
         suv_factor(pet(**attributes))
     assert named in str(caught.value)
@@ -372,6 +462,16 @@ def test_uptake_of_an_enhanced_image_comes_from_its_own_attributes() -> None:
     assert suv_factor(enhanced_pet(unit="g/ml{SUVbw}")).factor == 1
 
 
+@pytest.mark.parametrize("dose", ["370", "370000000"])
+def test_the_dose_of_an_enhanced_image_is_in_megabecquerels_unless_that_cannot_be(dose: str) -> None:
+    ds = enhanced_pet()
+    ds.SOPClassUID = EnhancedPETImageStorage
+    ds.RadiopharmaceuticalInformationSequence[0].RadionuclideTotalDose = dose
+    found = suv_factor(ds)
+    assert found.injected_dose_bq == 370e6
+    assert found.factor == pytest.approx(70_000 / (370e6 * 2 ** (-3600 / 6586.2)))
+
+
 def test_uptake_of_an_enhanced_image_that_is_rescaled_to_something_else_is_unknown() -> None:
     with pytest.raises(SuvUnknown, match="Real World Value"):
         suv_factor(enhanced_pet(rescale_slope="1"))
@@ -399,8 +499,8 @@ def uptake_of(datasets: list[Dataset]) -> list[Volume]:
 def test_a_volume_of_uptake_lies_beside_that_of_activity_and_tells_its_factors() -> None:
     activity, uptake = uptake_of(pet_series())
     factor = suv_factor(pet()).factor
-    assert (activity.suffix, activity.slope, activity.attributes["Units"]) == ("", 0.5, "BQML")
-    assert (uptake.suffix, uptake.slope, uptake.attributes["Units"]) == ("suv", 0.5 * factor, "g/ml")
+    assert (activity.suffix, activity.slope, activity.attributes["Units"]) == ("", 0.5, "Bq/mL")
+    assert (uptake.suffix, uptake.slope, uptake.attributes["Units"]) == ("suv", 0.5 * factor, "g/mL")
     assert "RescaleType" not in uptake.attributes
     assert uptake.voxels is activity.voxels
     assert uptake.display.windows == ((100 * factor, 200 * factor),)

@@ -301,7 +301,7 @@ def test_slices_of_several_weightings_that_share_no_position_are_no_volume() -> 
     assert grids(assembly) == [[planes(volume)] for volume in kept]
 
 
-@pytest.mark.parametrize("keyword", ["TemporalPositionIdentifier", "AcquisitionNumber", "DiffusionBValue"])
+@pytest.mark.parametrize("keyword", ["TemporalPositionIdentifier", "DiffusionBValue"])
 def test_what_is_left_of_two_times_is_no_volume_with_a_slice_taken_twice(keyword: str) -> None:
     series = make.time_series(2, 5)
     for index, ds in enumerate(series):

@@ -19,6 +19,7 @@ from pydicom import Dataset, FileDataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels.processing import convert_color_space
 from pydicom.uid import (
+    HTJ2K,
     MPEG2MPML,
     ExplicitVRBigEndian,
     HTJ2KLossless,
@@ -324,6 +325,40 @@ def test_high_throughput_jpeg_2000_of_another_encoder_is_exact(syntax: str) -> N
     ds.file_meta.TransferSyntaxUID = syntax
     assert np.array_equal(frames(ds), expected[None])
     assert not frame_reader(ds).lossy
+
+
+HIGH_THROUGHPUT_SIGNED = (
+    "/0//UQApQAAAAAAUAAAAEAAAAAAAAAAAAAAAFAAAABAAAAAAAAAAAAABjwEB/1AACAACAAAACv9SAAwAAgABAAUEBEAB/1wAEyCIkJCQkJCQkJCQ"
+    "kJCQiIiI/2QAFwABT3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAAAAAAIkAAf+TwAAl5QAHdADAABKAZwGHdADAABJAABOA/CdzAKKK+gCCNADAABJA"
+    "ABVA8CJzAFChoP4ACEB3VgDAABUQAAVocYzx1+ALdQCkJBKJ9OAIRiEB7LgAwAArIAAWoFVVVVXv4Kenp8J4AEgEQRAEQRDk/oI9hCB79hCB7LwA"
+    "/9k="
+)
+"""A codestream of OpenJPH 0.26: 20 columns, 16 rows of 16 signed bits, reversible, 37 * row - 11 * column - 100."""
+
+HIGH_THROUGHPUT_LOSSY = (
+    "/0//UQApQAAAAAAKAAAADAAAAAAAAAAAAAAACgAAAAwAAAAAAAAAAAABDwEB/1AACAACAAAAKv9SAAwAAgABAAUEBEAA/1wAIyK3GLbqtuq2vK8A"
+    "rwCu4qdMp0ynZJADkAOQRpfSl9KXYf9kABcAAU9wZW5KUEggVmVyIDAuMjYuMy7/kAAKAAAAAACTAAH/k8AAATi7lOAIB3QAAMAAAmgAAEz6/gKH"
+    "dACM8wOHdADAAASwAAEwOQDLdADHxwBCNADAABUwAAWgnK/FrQOYArUASI/0SC9XTu4AcQvPkXi4AMAAFrQAAWsAiAYAsBQAgKUA8EF/lX/+V+Ae"
+    "slt8ANbMLKJGqBEVUSPUOBD8IQKbue1qOwD/2Q=="
+)
+"""A codestream of OpenJPH 0.26: 10 columns, 12 rows of 16 bits, irreversible, 1000 + 50 * row + 20 * column."""
+
+
+def test_signed_high_throughput_jpeg_2000_is_exact() -> None:
+    expected = (np.add.outer(np.arange(16) * 37, np.arange(20) * -11) - 100).astype(np.int16)
+    ds = grey(expected)
+    ds.PixelData = encapsulate([base64.b64decode(HIGH_THROUGHPUT_SIGNED)])
+    ds.file_meta.TransferSyntaxUID = HTJ2KLossless
+    assert np.array_equal(frames(ds), expected[None])
+
+
+def test_irreversible_high_throughput_jpeg_2000_is_told_to_be_lossy() -> None:
+    expected = (1000 + np.add.outer(np.arange(12) * 50, np.arange(10) * 20)).astype(np.uint16)
+    ds = grey(expected)
+    ds.PixelData = encapsulate([base64.b64decode(HIGH_THROUGHPUT_LOSSY)])
+    ds.file_meta.TransferSyntaxUID = HTJ2K
+    assert np.abs(frames(ds)[0].astype(int) - expected).max() <= 1
+    assert frame_reader(ds).lossy
 
 
 def test_lossy_codestreams_are_told() -> None:

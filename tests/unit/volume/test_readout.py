@@ -90,7 +90,7 @@ def test_ge_reads_an_even_number_of_lines_and_spreads_them_over_the_image(part: 
     ds = epi(
         Manufacturer="GE MEDICAL SYSTEMS",
         ScanOptions=options,
-        AcquisitionMatrix=[64, 0, 0, 64],
+        AcquisitionMatrix=[[64, 0, 0, 64]],
         RectilinearPhaseEncodeReordering="REVERSE_LINEAR",
     )
     block = ds.private_block(0x0043, "GEMS_PARM_01", create=True)
@@ -100,3 +100,10 @@ def test_ge_reads_an_even_number_of_lines_and_spreads_them_over_the_image(part: 
     assert facts["PhaseEncodingDirection"] == "j-"
     assert facts["TotalReadoutTime"] == pytest.approx((lines - 1) * 500e-6)
     assert facts["EffectiveEchoSpacing"] == pytest.approx((lines - 1) * 500e-6 / 63, rel=1e-5)
+
+
+def test_an_image_of_ge_with_fewer_lines_than_were_acquired_has_no_readout_time() -> None:
+    ds = epi(Manufacturer="GE MEDICAL SYSTEMS", AcquisitionMatrix=[[64, 0, 0, 64]])
+    ds.private_block(0x0043, "GEMS_PARM_01", create=True).add_new(0x2C, "SS", 500)
+    assert "TotalReadoutTime" in describe(ds, [frame(rows=64)])
+    assert "TotalReadoutTime" not in describe(ds, [frame(rows=40)])

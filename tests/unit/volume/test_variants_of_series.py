@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import pytest
-from pydicom import FileDataset
+from pydicom import Dataset, FileDataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
     BreastTomosynthesisImageStorage,
+    CTImageStorage,
     EnhancedUSVolumeStorage,
+    JPEGLSLossless,
     MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
     NuclearMedicineImageStorage,
+    RLELossless,
     generate_uid,
 )
 
@@ -288,3 +293,219 @@ def test_frames_at_one_position_that_nothing_calls_times_or_slices_are_refused()
     assert refusal.reason is Reason.UNPROVEN_LAYOUT
     ds.FrameTime = "40"
     assert grids(assemble([ds])) == [[[plane] for plane in frames(ds, 1, 5)[0]]]
+
+
+def test_water_and_fat_that_only_the_vendors_image_type_tells_apart_are_no_times() -> None:
+    ds = make.enhanced_mr(slices=3, times=2, Manufacturer="Philips Medical Systems")
+    for index, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        kind = "W" if index < 3 else "F"
+        frame_type = Dataset()
+        frame_type.FrameType = ["ORIGINAL", "PRIMARY", "T1", "NONE"]
+        group.MRImageFrameTypeSequence = [frame_type]
+        kept = Dataset()
+        kept.ImageType = ["ORIGINAL", "PRIMARY", f"{kind}_FFE", kind, "FFE"]
+        group.private_block(0x2005, "Philips MR Imaging DD 005", create=True).add_new(0x0F, "SQ", [kept])
+    assembly = assemble([ds])
+    assert [volume.suffix for volume in assembly.volumes] == ["1", "2"]
+    assert grids(assembly) == [[time] for time in frames(ds, 2, 3)]
+
+
+def test_velocities_along_several_directions_are_no_times() -> None:
+    ds = make.enhanced_mr(slices=3, times=6)
+    for index, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        phase, direction = divmod(index // 3, 3)
+        encoding, heart = Dataset(), Dataset()
+        encoding.VelocityEncodingDirection = [float(axis == direction) for axis in range(3)]
+        heart.NominalCardiacTriggerDelayTime = 40.0 * phase
+        group.MRVelocityEncodingSequence, group.CardiacSynchronizationSequence = [encoding], [heart]
+    times = frames(ds, 6, 3)
+    assert grids(assemble([ds])) == [times[direction::3] for direction in range(3)]
+
+
+# Slices without a place
+
+
+def unplaced(locations_mm: Sequence[float], **attributes: Any) -> list[FileDataset]:
+    """A CT that lost positions and orientations, and kept its Slice Locations."""
+    series = make.ct_series(len(locations_mm), SliceLocation=[make.decimal(at) for at in locations_mm], **attributes)
+    for ds in series:
+        del ds.ImagePositionPatient, ds.ImageOrientationPatient
+    return series
+
+
+def test_slices_without_a_place_lie_as_far_apart_as_their_locations_say() -> None:
+    [volume] = assemble(unplaced([9.0, 3.0, 6.0, 0.0], SliceThickness="5", SpacingBetweenSlices="4")).volumes
+    assert volume.geometry is Geometry.NONE
+    assert volume.spacing_mm[2] == pytest.approx(3.0)
+    assert [warning.name for warning in volume.warnings] == [Warn.NO_GEOMETRY]
+
+
+@pytest.mark.parametrize(
+    ("locations_mm", "warning"),
+    [([0.0, 3.0, 6.0, 12.0, 15.0], Warn.MISSING_SLICE), ([0.0, 1.0, 3.0, 7.0, 8.3], Warn.IRREGULAR_SPACING)],
+)
+def test_slices_without_a_place_that_lie_unevenly_are_told(locations_mm: list[float], warning: Warn) -> None:
+    [volume] = assemble(unplaced(locations_mm)).volumes
+    assert [each.name for each in volume.warnings] == [Warn.NO_GEOMETRY, warning]
+
+
+def test_a_slice_of_which_nothing_tells_a_thickness_has_an_assumed_one() -> None:
+    [volume] = assemble(make.mr_series(1, SliceThickness=None)).volumes
+    assert volume.spacing_mm[2] == pytest.approx(1.0)
+    assert [warning.name for warning in volume.warnings] == [Warn.SPACING_ASSUMED]
+    [known] = assemble(make.mr_series(1)).volumes
+    assert known.warnings == ()
+
+
+# One instance in several encodings
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
+def test_an_instance_that_came_again_in_another_transfer_syntax_is_a_copy(syntax: str) -> None:
+    series = make.ct_series(4)
+    again = deepcopy(series)
+    for ds in again:
+        ds.compress(syntax, generate_instance_uid=False)
+    assembly = assemble([*series, *again, *deepcopy(again)])
+    assert grids(assembly) == [[planes(series)]]
+    assert assembly.exclusions == ()
+    assert assembly.volumes[0].warnings == ()
+
+
+@pytest.mark.parametrize("slices", [1, 4])
+def test_lossy_versions_of_images_are_a_volume_beside_them_and_no_time(slices: int) -> None:
+    together = of_one_series()
+    series = make.mr_series(slices, **together)
+    lossy = make.mr_series(slices, LossyImageCompression="01", pixels=make.pattern(slices, 16, 12, seed=1), **together)
+    for number, ds in enumerate([*series, *lossy], start=1):
+        ds.InstanceNumber = number
+    assembly = assemble([*series, *lossy])
+    assert grids(assembly) == [[planes(series)], [planes(lossy)]]
+    assert [[each.name for each in volume.warnings] for volume in assembly.volumes] == [[], [Warn.LOSSY]]
+
+
+def test_slices_of_which_some_were_compressed_with_loss_are_one_volume() -> None:
+    series = make.mr_series(6)
+    for ds in series[2:]:
+        ds.LossyImageCompression = "01"
+    assembly = assemble(series)
+    assert grids(assembly) == [[planes(series)]]
+
+
+def test_an_instance_that_came_again_and_cannot_be_decoded_is_told() -> None:
+    series = make.ct_series(4)
+    again = deepcopy(series[1])
+    again.compress(RLELossless, generate_instance_uid=False)
+    again.PixelData = encapsulate([b"\0" * 64])
+    assembly = assemble([*series, again])
+    assert grids(assembly) == [[planes(series)]]
+    assert [exclusion.reason for exclusion in assembly.exclusions] == [Reason.SAME_POSITION_TWICE]
+
+
+# Images without pixels
+
+
+def test_an_image_whose_pixels_were_taken_away_is_told_so() -> None:
+    series = make.ct_series(2)
+    for ds in series:
+        del ds.PixelData
+    [refusal] = assemble(series).refusals
+    assert refusal.reason is Reason.INCOMPLETE
+    assert refusal.detail == "CT Image Storage without Pixel Data (7FE0,0010)"
+
+
+# Steps in time
+
+
+def dynamic(starts_s: Sequence[float], **attributes: Any) -> list[FileDataset]:
+    """An MR of three slices whose times began so many seconds after a quarter past ten."""
+    series = make.time_series(len(starts_s), 3, **attributes)
+    for index, ds in enumerate(series):
+        minutes, seconds = divmod(starts_s[index // 3], 60)
+        ds.AcquisitionDate = "20240102"
+        ds.AcquisitionTime = f"10{15 + int(minutes):02d}{seconds:09.6f}"
+    return series
+
+
+@pytest.mark.parametrize(
+    ("repetition_ms", "starts_s", "step_s"),
+    [
+        ("4.2", [0, 10.5, 21, 31.5], 10.5),  # three-dimensional: a repetition is a line of k-space
+        ("2000", [0, 2.0025, 3.9975, 6], 2.0),  # a clock that ticks by 2.5 ms
+        ("2000", [0, 1.79, 3.58, 5.37], 2.0),  # no volume takes less than a repetition
+        ("2000", [0, 2, 30, 32], 2.0),  # a pause
+        ("4.2", [0, 10.5, 60, 70.5], None),
+    ],
+)
+def test_a_step_in_time_is_the_repetition_time_unless_volumes_take_many(
+    repetition_ms: str, starts_s: list[float], step_s: float | None
+) -> None:
+    [volume] = assemble(dynamic(starts_s, RepetitionTime=repetition_ms)).volumes
+    assert volume.time_step_s == (None if step_s is None else pytest.approx(step_s, abs=1e-9))
+    assert volume.times_s == pytest.approx(starts_s, abs=1e-9)
+
+
+@pytest.mark.parametrize("repetition_ms", ["45", None])
+def test_phases_of_a_heart_beat_lie_as_far_apart_as_their_trigger_times(repetition_ms: str | None) -> None:
+    series = make.time_series(5, 3, RepetitionTime=repetition_ms)
+    for index, ds in enumerate(series):
+        ds.AcquisitionTime = "101500"
+        ds.TriggerTime = make.decimal(30.5 * (index // 3))
+    [volume] = assemble(series).volumes
+    assert volume.times == 5
+    assert volume.time_step_s == pytest.approx(0.0305)
+
+
+@pytest.mark.parametrize("slices", [1, 3])
+def test_cardiac_phases_of_several_encodings_of_flow_are_a_series_in_time_each(slices: int) -> None:
+    together = of_one_series()
+    encodings = [
+        [
+            ds
+            for phase in range(4)
+            for ds in make.mr_series(slices, SequenceName=name, TriggerTime=str(30 * phase), **together)
+        ]
+        for name in ("*fl2d1_v150rl", "*fl2d1_v150ap", "*fl2d1_v150fh")
+    ]
+    series = [ds for encoding in encodings for ds in encoding]
+    for index, ds in enumerate(series):
+        ds.InstanceNumber = index + 1
+        make.set_pixels(ds, make.pattern(1, 16, 12, seed=index)[0])
+    expected = [[planes(own[at : at + slices]) for at in range(0, len(own), slices)] for own in encodings]
+    assert grids(assemble(series)) == expected
+
+
+def test_diffusion_weightings_that_only_sequence_names_tell_stay_one_series_in_time() -> None:
+    series = make.time_series(4, 3)
+    for index, ds in enumerate(series):
+        ds.SequenceName = ["*ep_b0", "*ep_b0", "*ep_b1000#1", "*ep_b1000#1"][index // 3]
+        ds.TriggerTime = "0"
+    assert grids(assemble(series)) == [[planes(series[at : at + 3]) for at in range(0, 12, 3)]]
+
+
+def test_times_without_a_fixed_step_have_none() -> None:
+    series = dynamic([0, 1.5, 3, 6, 12])
+    for ds in series:
+        ds.Modality, ds.SOPClassUID = "CT", CTImageStorage
+        del ds.RepetitionTime
+    [volume] = assemble(series).volumes
+    assert volume.time_step_s is None
+    assert volume.times_s == pytest.approx([0, 1.5, 3, 6, 12])
+
+
+@pytest.mark.parametrize("day", [None, "20000101", "20240102"])  # anonymisers leave one day, or none
+def test_times_go_on_past_midnight(day: str | None) -> None:
+    series = make.time_series(4, 3)
+    for index, ds in enumerate(series):
+        ds.AcquisitionTime = ["235956", "235958", "000000", "000002"][index // 3]
+        if day is not None:
+            ds.AcquisitionDate = day
+    assembly = assemble(series)
+    assert grids(assembly) == [[planes(series[time * 3 : time * 3 + 3]) for time in range(4)]]
+    assert assembly.volumes[0].times_s == (0, 2, 4, 6)
+
+
+def test_slices_are_timed_past_midnight() -> None:
+    series = make.mr_series(4, AcquisitionTime=["235959.000", "235959.500", "000000.000", "000000.500"])
+    [volume] = assemble(series).volumes
+    assert volume.attributes["SliceTiming"] == pytest.approx([0, 0.5, 1, 1.5])

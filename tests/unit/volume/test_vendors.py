@@ -11,6 +11,7 @@ from pydicom import Dataset, FileDataset
 
 from node.errors import ConversionRefused
 from node.volume import vendors
+from node.volume.description import describe
 from node.volume.vendors import ge, philips
 from tests import make
 
@@ -90,6 +91,60 @@ def test_slices_of_ge_follow_each_other_or_the_odd_ones_come_first() -> None:
     other = epi("0")
     other.Manufacturer = "SIEMENS"
     assert vendors.planned_slice_times_s(other, 4, 2.0) is None
+
+
+@pytest.mark.parametrize("bands", ["", "0", "1"])
+def test_slices_of_ge_that_the_protocol_says_were_excited_together_have_no_planned_times(bands: str) -> None:
+    ds = epi("0", bands)
+    ds[0x0025, 0x101B].value = bytes(4) + gzip.compress(b'SLICEORDER "0"\nMBACCEL "3"\n')
+    assert vendors.planned_slice_times_s(ds, 6, 2.0) is None
+    assert describe(ds, [])["MultibandAccelerationFactor"] == 3
+
+
+def test_a_pause_between_volumes_of_ge_belongs_to_the_repetition_time_and_to_no_slice() -> None:
+    ds = epi("0")
+    ds.RepetitionTime = "2000"
+    ds.private_block(0x0043, "GEMS_PARM_01").add_new(0x7C, "FL", 0.5)
+    facts = describe(ds, [])
+    assert (facts["RepetitionTime"], facts["DelayTime"]) == (2.5, 0.5)
+    assert vendors.planned_slice_times_s(ds, 4, 2.5) == (0.0, 0.5, 1.0, 1.5)
+    ds.Manufacturer = "SIEMENS"
+    assert describe(ds, [])["RepetitionTime"] == 2.0
+
+
+def test_ge_tells_how_a_series_was_accelerated() -> None:
+    ds = epi("0", bands="2")
+    ds.private_block(0x0043, "GEMS_PARM_01").add_new(0x83, "DS", ["0.333333", "1"])
+    facts = describe(ds, [])
+    assert facts["ParallelReductionFactorInPlane"] == 3
+    assert facts["ParallelReductionFactorOutOfPlane"] == 1
+    assert facts["MultibandAccelerationFactor"] == 2
+    assert "MultibandAccelerationFactor" not in describe(epi("0", bands="1"), [])
+
+
+@pytest.mark.parametrize("technique", ["PSEUDOCONTINUOUS", "CONTINUOUS"])
+def test_ge_tells_the_labelling_of_perfusion_images_and_not_of_those_beside_them(technique: str) -> None:
+    ds = make.mr_series(1, Manufacturer="GE MEDICAL SYSTEMS", InversionTime="2025")[0]
+    block = ds.private_block(0x0043, "GEMS_PARM_01", create=True)
+    block.add_new(0xA3, "CS", technique)
+    block.add_new(0xA5, "IS", "1450")
+    facts = describe(ds, [])
+    names = ("ArterialSpinLabelingType", "LabelingDuration", "PostLabelingDelay")
+    expected = ("PCASL", 1.45, 2.025) if technique == "PSEUDOCONTINUOUS" else (None, None, None)
+    assert tuple(map(facts.get, names)) == expected
+
+
+def test_philips_tells_the_water_fat_shift() -> None:
+    ds = make.mr_series(1, Manufacturer="Philips Medical Systems")[0]
+    ds.private_block(0x2001, "Philips Imaging DD 001", create=True).add_new(0x22, "FL", 11.0501)
+    assert describe(ds, [])["WaterFatShift"] == 11.0501
+
+
+def test_classic_images_of_philips_tell_their_acceleration_in_a_private_item() -> None:
+    ds, told = make.mr_series(1, Manufacturer="Philips Medical Systems")[0], Dataset()
+    told.ParallelReductionFactorInPlane = 2.0
+    ds.private_block(0x2005, "Philips MR Imaging DD 005", create=True).add_new(0x0F, "SQ", [told])
+    assert describe(ds, [])["ParallelReductionFactorInPlane"] == 2
 
 
 def test_the_timer_of_ge_tells_when_a_slice_was_acquired() -> None:

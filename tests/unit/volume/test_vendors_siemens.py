@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom import FileDataset
+from pydicom import Dataset, FileDataset
 from pydicom.uid import MRImageStorage
 
 from node.errors import ConversionRefused
 from node.volume import vendors
+from node.volume.description import describe
 from node.volume.diffusion import diffusion_of
 from node.volume.vendors import siemens
 from node.volume.vendors.csa import csa_numbers, parse_csa, parse_protocol
@@ -268,3 +269,169 @@ def test_the_protocol_is_found_in_the_series_header() -> None:
     put_protocol(ds, np.zeros((1, 3)))
     assert siemens.protocol(ds)["sSliceArray.lSize"] == "1"
     assert siemens.protocol(dwi()) == {}
+
+
+def planned(**assignments: str) -> bytes:
+    """A protocol with these assignments; two underscores stand for a dot."""
+    lines = "\n".join(f"{name.replace('__', '.')} = {value}" for name, value in assignments.items())
+    return b"### ASCCONV BEGIN ###\n" + lines.encode() + b"\n### ASCCONV END ###\0"
+
+
+def v_series(protocol: bytes, **attributes: Any) -> FileDataset:
+    ds = make.mr_series(1, Manufacturer="SIEMENS", **attributes)[0]
+    ds.private_block(0x0029, "SIEMENS CSA HEADER", create=True).add_new(0x20, "OB", csa({}) + protocol)
+    return ds
+
+
+@pytest.mark.parametrize(("written", "part"), [("0x4", 0.75), ("8", 0.875), ("16", 1.0), ("0x3", None), ("half", None)])
+def test_the_protocol_tells_partial_fourier_as_older_and_newer_software_write_it(
+    written: str, part: float | None
+) -> None:
+    assert describe(v_series(planned(sKSpace__ucPhasePartialFourier=written)), []).get("PartialFourier") == part
+
+
+def test_the_protocol_tells_acceleration_and_the_pause_in_the_repetition_time() -> None:
+    ds = v_series(
+        planned(
+            sPat__lAccelFactPE="3",
+            sPat__lAccelFact3D="1",
+            sPat__ucPATMode="0x2",
+            sSliceAcceleration__lMultiBandFactor="4",
+            lDelayTimeInTR="10000",
+        )
+    )
+    facts = describe(ds, [])
+    assert facts["ParallelReductionFactorInPlane"] == 3
+    assert facts["ParallelReductionFactorOutOfPlane"] == 1
+    assert facts["ParallelAcquisitionTechnique"] == "GRAPPA"
+    assert facts["MultibandAccelerationFactor"] == 4
+    assert facts["DelayTime"] == 0.01
+    assert facts["RepetitionTime"] == 2.0
+
+
+def test_one_band_in_the_protocol_is_no_word_on_sequences_of_others() -> None:
+    ds = v_series(planned(sPat__ucPATMode="1", sSliceAcceleration__lMultiBandFactor="1"))
+    assert "MultibandAccelerationFactor" not in describe(ds, [])
+    assert "ParallelAcquisitionTechnique" not in describe(ds, [])
+
+
+@pytest.mark.parametrize(
+    ("sequence", "kind", "times"),
+    [
+        (r"%SiemensSeq%\gre_field_mapping", "P", (0.00519, 0.00765)),
+        (r"%SiemensSeq%\gre_field_mapping", "M", (None, None)),  # of one echo
+        (r"%SiemensSeq%\gre", "P", (None, None)),  # the phase of one echo
+    ],
+)
+def test_phase_differences_tell_both_their_echoes(
+    sequence: str, kind: str, times: tuple[float | None, float | None]
+) -> None:
+    protocol = planned(**{"tSequenceFileName": f'"{sequence}"', "alTE[0]": "5190", "alTE[1]": "7650"})
+    facts = describe(v_series(protocol, ImageType=f"ORIGINAL\\PRIMARY\\{kind}\\ND"), [])
+    assert (facts.get("EchoTime1"), facts.get("EchoTime2")) == times
+
+
+def test_dwell_time_and_coils_are_told_by_private_elements_or_the_csa_header() -> None:
+    ds = make.mr_series(1, Manufacturer="SIEMENS")[0]
+    put_csa(ds, RealDwellTime=("3400",), ImaCoilString=("HEA;HEP",))
+    facts = describe(ds, [])
+    assert (facts["DwellTime"], facts["ReceiveCoilActiveElements"]) == (3.4e-6, "HEA;HEP")
+    ds.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x18, "IS", "2600")
+    ds.private_block(0x0051, "SIEMENS MR HEADER", create=True).add_new(0x0F, "LO", "C:HE")
+    facts = describe(ds, [])
+    assert (facts["DwellTime"], facts["ReceiveCoilActiveElements"]) == (2.6e-6, "C:HE")
+    ds.PatientName = "Hep^Anna"
+    ds[0x0051, 0x100F].value = "HEA;HEP"
+    assert "ReceiveCoilActiveElements" not in describe(ds, [])
+
+
+@pytest.mark.parametrize(("kind", "corrected"), [("ND", False), ("DIS2D", True), ("DIS3D", True), ("NORM", None)])
+def test_image_type_tells_whether_the_nonlinearity_of_gradients_was_corrected(
+    kind: str, corrected: bool | None
+) -> None:
+    ds = make.mr_series(1, Manufacturer="SIEMENS", ImageType=f"ORIGINAL\\PRIMARY\\M\\{kind}")[0]
+    assert describe(ds, []).get("NonlinearGradientCorrection") == corrected
+
+
+@pytest.mark.parametrize(
+    ("coils", "expected"), [(("Head_32", "Head_32"), "Head_32"), (("Head_32", "Spine_32"), None), ((), None)]
+)
+def test_the_protocol_names_the_coil_if_it_is_one(coils: tuple[str, ...], expected: str | None) -> None:
+    selected = "sCoilSelectMeas.aRxCoilSelectData[{}].asList[{}].sCoilElementID.tCoilID"
+    names = {selected.format(0, index): f'"{name}"' for index, name in enumerate(coils)}
+    ds = v_series(planned(**names, **{selected.format(1, 0): '"Body"'}))
+    assert describe(ds, []).get("ReceiveCoilName") == expected
+
+
+def test_enhanced_images_of_xa_tell_sequence_and_image_type_in_private_items() -> None:
+    ds, of_all, of_frame = make.enhanced_mr(2, Manufacturer="Siemens Healthineers"), Dataset(), Dataset()
+    block = of_all.private_block(0x0021, "SIEMENS MR SDS 01", create=True)
+    block.add_new(0x5A, "CS", "EP")
+    block.add_new(0x5C, "CS", ["PFP", "FS"])
+    of_frame.private_block(0x0021, "SIEMENS MR SDI 02", create=True).add_new(0x75, "CS", ["ORIGINAL", "M", "DIS2D"])
+    shared, frame = ds.SharedFunctionalGroupsSequence[0], ds.PerFrameFunctionalGroupsSequence[0]
+    shared.private_block(0x0021, "SIEMENS MR SDS 01", create=True).add_new(0xFE, "SQ", [of_all])
+    frame.private_block(0x0021, "SIEMENS MR SDI 02", create=True).add_new(0xFE, "SQ", [of_frame])
+    facts = describe(ds, [])
+    assert (facts["ScanningSequence"], facts["ScanOptions"]) == (["EP"], ["PFP", "FS"])
+    assert facts["NonlinearGradientCorrection"] is True
+
+
+def test_enhanced_images_of_xa_keep_the_protocol_beside_the_shared_groups() -> None:
+    ds, kept = make.enhanced_mr(2, Manufacturer="Siemens Healthineers"), Dataset()
+    block = kept.private_block(0x0021, "SIEMENS MR SDS 01", create=True)
+    block.add_new(0x19, "OB", planned(sSliceAcceleration__lMultiBandFactor="2"))
+    shared = ds.SharedFunctionalGroupsSequence[0]
+    shared.private_block(0x0021, "SIEMENS MR SDS 01", create=True).add_new(0xFE, "SQ", [kept])
+    assert describe(ds, [])["MultibandAccelerationFactor"] == 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "count", "turns"),
+    [
+        ("0x1", 4, (0, 1, 2, 3)),
+        ("0x2", 4, (3, 2, 1, 0)),
+        ("0x4", 4, (2, 0, 3, 1)),  # of an even number of slices the second one is first
+        ("4", 5, (0, 3, 1, 4, 2)),
+    ],
+)
+def test_older_mosaics_tell_the_order_of_their_slices_in_the_protocol(
+    mode: str, count: int, turns: tuple[int, ...]
+) -> None:
+    ds = older_mosaic(count, mode)
+    tiling = vendors.tiling(ds)
+    assert tiling is not None
+    assert tiling.slice_times_s == pytest.approx(tuple(turn * 2.0 / count for turn in turns))
+
+
+def test_a_protocol_that_lists_slices_the_other_way_round_turns_their_times() -> None:
+    tiling = vendors.tiling(older_mosaic(4, reverse=True))
+    assert tiling is not None
+    assert tiling.slice_times_s == pytest.approx((1.5, 1.0, 0.5, 0.0))
+
+
+def test_the_order_of_slices_is_not_told_where_anything_may_have_changed_it() -> None:
+    for change in ({"mode": "0x8"}, {"passes": "2"}, {"repetition_time": ""}, {"software": "syngo MR B17 4VB17A"}):
+        tiling = vendors.tiling(older_mosaic(4, **change))
+        assert tiling is not None
+        assert tiling.slice_times_s is None
+
+
+def older_mosaic(
+    count: int,
+    mode: str = "0x1",
+    *,
+    passes: str = "1",
+    reverse: bool = False,
+    repetition_time: str = "2010",
+    software: str = "syngo MR B13 4VB13A",
+) -> FileDataset:
+    """A mosaic from before the CSA header listed the times of its slices; the pause in its repetition is 10 ms."""
+    ds = mosaic(count)
+    ds.SoftwareVersions, ds.RepetitionTime = software, repetition_time
+    put_csa(ds, NumberOfImagesInMosaic=(count,), SliceNormalVector=normal(make.OBLIQUE))
+    centres = np.outer(np.arange(count) * DISTANCE, normal(make.OBLIQUE))[:: -1 if reverse else 1]
+    settings = {"sSliceArray__ucMode": mode, "sSliceArray__lConc": passes, "lDelayTimeInTR": "10000"}
+    both = protocol(centres).split(b"\n### ASCCONV END")[0] + planned(**settings).split(b"###", 2)[2]
+    ds.add_new((0x0029, 0x1020), "OB", both)
+    return ds

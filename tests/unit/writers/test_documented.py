@@ -11,7 +11,7 @@ from pydicom import DataElement, Dataset
 
 from node.conversion import WriteOptions
 from node.folder import convert_folder
-from node.volume.description import FACTS
+from node.volume.facts import FACTS
 from tests import make
 from tests.converting import here
 

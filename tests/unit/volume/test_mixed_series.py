@@ -1,0 +1,295 @@
+"""Series into which a sender mixed what is not one volume: each part by itself, none in another's place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydicom import FileDataset
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
+from pydicom.uid import generate_uid
+
+from node.volume.assemble import assemble
+from node.volume.elements import number
+from node.volume.model import Assembly
+from node.volume.reasons import Reason, Warn
+from tests import make
+from tests.unit.volume.grids import grids, of_one_series, planes
+
+
+def told(assembly: Assembly) -> set[Warn]:
+    return {warning.name for volume in assembly.volumes for warning in volume.warnings}
+
+
+def parts(count: int, slices: int = 5, **attributes: list[Any]) -> list[list[FileDataset]]:
+    """Return volumes at the same places, with numbers that go on and one value of each attribute for each."""
+    shared = of_one_series()
+    return [
+        make.mr_series(
+            slices,
+            pixels=make.pattern(slices, 16, 12, seed=part + 1),
+            InstanceNumber=[part * slices + index + 1 for index in range(slices)],
+            **shared,
+            **{name: values[part] for name, values in attributes.items()},
+        )
+        for part in range(count)
+    ]
+
+
+WATER, FAT = r"DERIVED\PRIMARY\DIXON\WATER", r"DERIVED\PRIMARY\DIXON\FAT"
+
+
+# Contrasts that lost slices
+
+
+def test_times_of_two_contrasts_of_which_one_lost_a_slice_are_not_one_series_in_time() -> None:
+    water, fat, water_again, fat_again = parts(4, ImageType=[WATER, FAT, WATER, FAT])
+    assembly = assemble([*water, *fat[:2], *fat[3:], *water_again, *fat_again])
+    assert grids(assembly) == [[planes(water), planes(water_again)], [planes(fat_again)]]
+    assert {exclusion.reason for exclusion in assembly.exclusions} == {Reason.INCOMPLETE}
+
+
+def test_a_contrast_that_lost_a_slice_is_a_volume_that_tells_it_though_numbers_count_the_contrasts() -> None:
+    water, fat = parts(2, ImageType=[WATER, FAT])
+    assembly = assemble([*water[:2], *water[3:], *fat])
+    assert grids(assembly) == [[planes([*water[:2], *water[3:]])], [planes(fat)]]
+    assert Warn.MISSING_SLICE in told(assembly)
+
+
+def test_two_contrasts_that_both_lost_slices_are_no_volume_of_both() -> None:
+    water, fat = parts(2, slices=6, ImageType=[WATER, FAT])
+    left = [water[:1] + water[2:], fat[:3] + fat[5:]]
+    assert grids(assemble([*left[0], *left[1]])) == [[planes(part)] for part in left]
+
+
+def test_a_flip_angle_of_each_time_that_lost_a_slice_divides_as_it_does_whole() -> None:
+    volumes = parts(3, FlipAngle=["3", "10", "15"])
+    left = [*volumes[0], *volumes[1][1:], *volumes[2]]
+    assert grids(assemble(left)) == [[planes(volumes[0])], [planes(volumes[1][1:])], [planes(volumes[2])]]
+
+
+def test_a_measured_repetition_time_of_each_time_divides_no_series_that_lost_a_slice() -> None:
+    volumes = parts(4, RepetitionTime=["801", "803", "799", "802"])
+    left = [*volumes[0], *volumes[1], *volumes[2][:3], *volumes[2][4:], *volumes[3]]
+    assert grids(assemble(left)) == [[planes(volumes[0]), planes(volumes[1]), planes(volumes[3])]]
+
+
+# Stations and beds
+
+
+@pytest.mark.parametrize("overlap", [1, 2])
+def test_stations_that_overlap_are_volumes_of_their_own(overlap: int) -> None:
+    shared = of_one_series()
+    stations = [
+        make.mr_series(
+            6,
+            origin=(-50.0, -40.0, 30.0 + 2.5 * (6 - overlap) * station),
+            pixels=make.pattern(6, 16, 12, seed=station),
+            AcquisitionNumber=station + 1,
+            InstanceNumber=[station * 6 + index + 1 for index in range(6)],
+            **shared,
+        )
+        for station in range(3)
+    ]
+    assembly = assemble([ds for station in stations for ds in station])
+    assert grids(assembly) == [[planes(station)] for station in stations]
+
+
+def ct_chunk(first: int, seed: int, shared: dict[str, Any], **attributes: Any) -> list[FileDataset]:
+    """Return six slices of a grid from number `first` on."""
+    return make.ct_series(
+        6, origin=(-50.0, -40.0, 2.5 * first), pixels=make.pattern(6, 16, 12, seed=seed), **shared, **attributes
+    )
+
+
+def test_kernels_of_acquisitions_that_overlap_are_not_mixed() -> None:
+    shared = of_one_series()
+    sharp, smooth = (
+        [*ct_chunk(0, seed, shared, ConvolutionKernel=kernel), *ct_chunk(5, seed + 5, shared, ConvolutionKernel=kernel)]
+        for seed, kernel in enumerate(("B70", "B30"))
+    )
+    assembly = assemble(sharp + smooth)
+    kernels = {plane: kernel for kernel, part in enumerate((sharp, smooth)) for plane in planes(part)}
+    assert sorted([kernels[plane] for plane in grid] for [grid] in grids(assembly)) == [[0] * 11, [1] * 11]
+    assert told(assembly) == {Warn.SAME_POSITION_TWICE}
+
+
+def test_acquisitions_of_which_some_overlap_and_some_follow_each_other_are_volumes_of_their_own() -> None:
+    shared = of_one_series()
+    chunks = [ct_chunk(first, first, shared, AcquisitionNumber=1 + first) for first in (0, 6, 11)]
+    assembly = assemble([ds for chunk in chunks for ds in chunk])
+    assert sorted(grids(assembly)) == sorted([planes(chunk)] for chunk in chunks)
+
+
+# Diffusion
+
+
+def test_a_diffusion_volume_that_lost_a_slice_leaves_the_others_in_their_order() -> None:
+    volumes = parts(4)
+    for volume, (b_value, direction) in zip(
+        volumes, [(0.0, None), (1000.0, [1.0, 0, 0]), (1000.0, [0, 1.0, 0]), (1000.0, [0, 0, 1.0])], strict=True
+    ):
+        for ds in volume:
+            ds.DiffusionBValue = b_value
+            if direction is not None:
+                ds.DiffusionGradientOrientation = direction
+    assembly = assemble([*volumes[0], *volumes[1], *volumes[2][:3], *volumes[2][4:], *volumes[3]])
+    assert grids(assembly) == [[planes(volumes[0]), planes(volumes[1]), planes(volumes[3])]]
+
+
+def test_two_unweighted_volumes_of_which_one_lost_a_slice_are_told_apart_by_their_numbers() -> None:
+    volumes = parts(3)
+    for volume, b_value in zip(volumes, (0.0, 0.0, 1000.0), strict=True):
+        for ds in volume:
+            ds.DiffusionBValue = b_value
+    assembly = assemble([*volumes[0], *volumes[1][:2], *volumes[1][3:], *volumes[2]])
+    assert grids(assembly) == [[planes(volumes[0]), planes(volumes[2])]]
+
+
+# Times that lost slices
+
+
+def test_heart_phases_that_each_slice_lost_elsewhere_are_not_closed_up() -> None:
+    series = make.time_series(6, 2)
+    for index, ds in enumerate(series):
+        del ds.AcquisitionTime
+        ds.TriggerTime = str(40 * (index // 2))
+        ds.InstanceNumber = 1
+    times = [series[time * 2 : time * 2 + 2] for time in range(6)]
+    left = [ds for ds in series if ds not in (times[1][0], times[3][1])]
+    assembly = assemble(left)
+    assert grids(assembly) == [[planes(times[time]) for time in (0, 2, 4, 5)]]
+    assert Warn.INCOMPLETE_VOLUME in told(assembly)
+
+
+def test_heart_phases_of_a_rate_of_each_slice_are_all_of_the_phases() -> None:
+    series = make.time_series(5, 3)
+    for index, ds in enumerate(series):
+        del ds.AcquisitionTime
+        ds.TriggerTime = str((index // 3) * (36, 40, 45)[index % 3])
+    assert grids(assemble(series)) == [[planes(series[time * 3 : time * 3 + 3]) for time in range(5)]]
+
+
+@pytest.mark.parametrize("keyword", ["TemporalPositionIdentifier", "AcquisitionNumber", "TriggerTime"])
+def test_a_slice_of_another_time_is_never_taken_for_one_of_a_whole_time(keyword: str) -> None:
+    series = make.time_series(2, 4)
+    for index, ds in enumerate(series):
+        del ds.AcquisitionTime
+        ds.InstanceNumber = 8 - index  # the other time comes first
+        setattr(ds, keyword, str(index // 4 + 1) if keyword == "TriggerTime" else index // 4 + 1)
+    assembly = assemble([*series[:4], series[5]])
+    assert grids(assembly) == [[planes(series[:4])]]
+    assert [exclusion.sop_instance_uid for exclusion in assembly.exclusions] == [series[5].SOPInstanceUID]
+
+
+def test_numbers_that_go_through_the_times_of_each_slice_keep_the_holes_of_lost_ones() -> None:
+    series = make.time_series(6, 2)
+    for index, ds in enumerate(series):
+        del ds.AcquisitionTime
+        time, place = divmod(index, 2)
+        ds.InstanceNumber = place * 6 + time + 1
+    times = [series[time * 2 : time * 2 + 2] for time in range(6)]
+    left = [ds for ds in series if ds not in (times[4][0], times[1][1])]
+    assert grids(assemble(left)) == [[planes(times[time]) for time in (0, 2, 3, 5)]]
+
+
+Grids = list[list[list[tuple[str, int]]]]
+
+
+def volumes_in_an_instance_each(numbers: list[int], orders: list[list[int]]) -> tuple[list[FileDataset], Grids]:
+    """Return enhanced instances of one time each, whose frames come in another order in each, and their one grid."""
+    frame_of_reference = generate_uid()
+    series = [
+        make.enhanced_mr(
+            4, order=order, series_uid="1.2.3", pixels=make.pattern(4, 16, 12, seed=seed), InstanceNumber=number
+        )
+        for seed, (number, order) in enumerate(zip(numbers, orders, strict=True))
+    ]
+    for ds in series:
+        ds.FrameOfReferenceUID = frame_of_reference
+    times = [
+        [(str(ds.SOPInstanceUID), order.index(place) + 1) for place in range(4)]
+        for ds, order in zip(series, orders, strict=True)
+    ]
+    return series, [times]
+
+
+def test_frames_of_an_instance_with_one_at_each_position_are_of_one_time_in_whatever_order() -> None:
+    series, expected = volumes_in_an_instance_each([1, 2, 3], [[0, 1, 2, 3], [2, 0, 3, 1], [3, 1, 0, 2]])
+    assert grids(assemble(series)) == expected
+
+
+def test_frames_of_several_instances_of_one_number_are_never_one_time() -> None:
+    series, _ = volumes_in_an_instance_each([1, 1], [[0, 1, 2, 3], [1, 0, 3, 2]])
+    [refusal] = assemble(series).refusals
+    assert refusal.reason is Reason.SAME_POSITION_TWICE
+
+
+def test_slices_of_several_temporal_positions_in_one_volume_are_told() -> None:
+    series = make.mr_series(6, TemporalPositionIdentifier=[1, 1, 1, 2, 2, 2])
+    assembly = assemble(series)
+    assert grids(assembly) == [[planes(series)]]
+    assert told(assembly) == {Warn.PARAMETER_VARIES}
+
+
+# What is not of this volume
+
+
+def test_slices_of_another_patient_are_in_no_volume_of_the_first_and_are_told() -> None:
+    series = make.ct_series(6)
+    for ds in series[2:4]:
+        ds.PatientID = "TEST-2"
+    assembly = assemble(series)
+    assert grids(assembly) == [[planes([*series[:2], *series[4:]])], [planes(series[2:4])]]
+    assert Warn.SEVERAL_PATIENTS in told(assembly)
+    assert "TEST" not in " ".join(warning.detail for volume in assembly.volumes for warning in volume.warnings)
+
+
+def test_a_patient_id_of_each_instance_divides_no_volume() -> None:
+    series = make.ct_series(6, PatientID=[f"random {index}" for index in range(6)])
+    assert grids(assemble(series)) == [[planes(series)]]
+
+
+def test_a_slice_without_patient_id_or_modality_stays_in_its_volume() -> None:
+    series = make.ct_series(6)
+    del series[1].PatientID
+    del series[2].Modality
+    assert grids(assemble(series)) == [[planes(series)]]
+
+
+def test_a_slice_of_another_modality_is_not_of_the_volume() -> None:
+    series = make.ct_series(6)
+    series[5].Modality = "PT"
+    assert grids(assemble(series)) == [[planes(series[:5])], [planes(series[5:])]]
+
+
+def test_a_localizer_is_no_slice_of_the_stack_that_it_is_parallel_to() -> None:
+    shared = of_one_series()
+    series = make.ct_series(6, **shared)
+    scout = make.ct_series(1, origin=(-50.0, -40.0, 80.0), ImageType=r"ORIGINAL\PRIMARY\LOCALIZER", **shared)
+    assert sorted(grids(assemble(series + scout))) == sorted([[planes(series)], [planes(scout)]])
+
+
+@pytest.mark.parametrize("text", [b"1_0", b"1__0", b"_1"])
+def test_a_decimal_string_has_no_underscores(text: bytes) -> None:
+    ds = make.instance()
+    ds._dict[Tag("RescaleSlope")] = RawDataElement(Tag("RescaleSlope"), "DS", len(text), text, 0, False, True)
+    assert number(ds, "RescaleSlope") is None
+
+
+@pytest.mark.parametrize("keyword", ["RescaleIntercept", "RescaleSlope"])
+@pytest.mark.parametrize("modality", ["CT", "PT"])
+def test_a_slice_that_does_not_tell_its_scaling_is_in_no_volume_of_those_that_do(modality: str, keyword: str) -> None:
+    series = make.ct_series(6, modality=modality)
+    setattr(series[2], keyword, None)
+    assembly = assemble(series)
+    assert grids(assembly) == [[planes([*series[:2], *series[3:]])]]
+    assert told(assembly) >= {Warn.MISSING_SLICE, Warn.INCOMPLETE_VOLUME}
+    assert [exclusion.reason for exclusion in assembly.exclusions] == [Reason.CONTRADICTORY]
+
+
+def test_a_ct_without_any_scaling_keeps_its_stored_values() -> None:
+    series = make.ct_series(6, RescaleIntercept=None, RescaleSlope=None)
+    [volume] = assemble(series).volumes
+    assert (volume.slope, volume.intercept) == (1.0, 0.0)
