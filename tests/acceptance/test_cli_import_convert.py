@@ -117,7 +117,10 @@ def test_who_ends_it_leaves_nothing_half_done(number: signal.Signals, status: in
             instance.SeriesInstanceUID = f"1.2.3.{series}"
             instance.save_as(tmp_path / f"{series}-{path.name}")
     out = tmp_path / "out"
-    process = subprocess.Popen([sys.executable, "-m", "node", "convert", str(tmp_path), "-o", str(out)])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "node", "convert", str(tmp_path), "-o", str(out)],
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a shell ignores SIGINT for what it runs behind it
+    )
     until(lambda: list(out.glob(".converting-*/*/*")), 30, "a conversion")
     process.send_signal(number)
     assert process.wait(10) == status
