@@ -24,6 +24,10 @@ Numbers = tuple[float, ...]
 NEAR_DAY = date(2000, 1, 1).toordinal()
 """Where the scale of `instant` begins: near the days of scanners, so that a double holds microseconds."""
 
+VALUES, SHORT_BYTES = 4096, 256
+"""So many values, of at most so many bytes, are remembered: most are the same in all instances of a series, and their
+frames share them then."""
+
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 _TEXT_VRS = frozenset({"CS", "LO", "SH", "UI", "TM", "DA", "DT"})
 
@@ -36,14 +40,9 @@ def numbers(ds: Dataset, keyword: str) -> Numbers | None:
         return None
     if isinstance(raw, RawDataElement) and isinstance(raw.value, bytes):
         vr = raw.VR or vr
-        if vr in ("DS", "IS"):
-            parts = raw.value.strip(b" \0").split(b"\\")
-            return tuple(map(_float, parts)) if parts != [b""] else None
-        if vr in _BINARY:
-            size = struct.calcsize(_BINARY[vr])
-            count = len(raw.value) // size
-            order = "<" if raw.is_little_endian else ">"
-            return tuple(map(float, struct.unpack_from(f"{order}{count}{_BINARY[vr]}", raw.value))) or None
+        if vr in ("DS", "IS") or vr in _BINARY:
+            parse = _parsed if len(raw.value) <= SHORT_BYTES else _parsed.__wrapped__
+            return parse(raw.value, vr, raw.is_little_endian)
     return _converted(values.value(ds, keyword))
 
 
@@ -60,8 +59,7 @@ def texts(ds: Dataset, keyword: str) -> tuple[str, ...]:
     if raw is None:
         return ()
     if isinstance(raw, RawDataElement) and isinstance(raw.value, bytes) and (raw.VR or vr) in _TEXT_VRS:
-        parts = raw.value.decode("latin-1").split("\\")
-        return tuple(part.strip(" \0") for part in parts) if parts != [""] else ()
+        return (_split if len(raw.value) <= SHORT_BYTES else _split.__wrapped__)(raw.value)
     return values.texts(ds, keyword)
 
 
@@ -108,6 +106,23 @@ def instant_of(date_time: str | None) -> float | None:
         return None
     local = date_time.split("+")[0].split("-")[0]
     return instant(local[:8], local[8:]) if len(local) > 8 else None
+
+
+@lru_cache(maxsize=VALUES)
+def _parsed(value: bytes, vr: str, is_little_endian: bool) -> Numbers | None:
+    """The numbers in the bytes of an element; the same object for the same bytes."""
+    if vr in ("DS", "IS"):
+        parts = value.strip(b" \0").split(b"\\")
+        return tuple(map(_float, parts)) if parts != [b""] else None
+    order, count = "<" if is_little_endian else ">", len(value) // struct.calcsize(_BINARY[vr])
+    return tuple(map(float, struct.unpack_from(f"{order}{count}{_BINARY[vr]}", value))) or None
+
+
+@lru_cache(maxsize=VALUES)
+def _split(value: bytes) -> tuple[str, ...]:
+    """The texts in the bytes of an element; the same objects for the same bytes."""
+    parts = value.decode("latin-1").split("\\")
+    return tuple(part.strip(" \0") for part in parts) if parts != [""] else ()
 
 
 @lru_cache(maxsize=512)

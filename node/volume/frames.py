@@ -8,9 +8,10 @@ vectors; a cine has frames without a place.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from threading import Lock
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -137,12 +138,18 @@ def _is_scaled(ds: Dataset) -> bool:
 def _frame(reader: FrameReader, common: Common, index: int, **own: Any) -> Frame:
     """Frame `index` (from 0) of an instance: what is common, and what is its own."""
     keys: Common = {
-        name: common[name] | own.pop(name, {})  # each frame needs its own copy
-        for name in ("split_key", "variant_key", "time_key")
+        name: _shared(tuple((common[name] | own.pop(name, {})).items())) for name in ("split_key", "variant_key")
     }
-    keys["time_key"]["instance"] = (common["instance_number"] or 0, index + 1)
+    numbers_of_frame = {"instance": (common["instance_number"] or 0, index + 1)}
+    keys["time_key"] = common["time_key"] | own.pop("time_key", {}) | numbers_of_frame
     given: Common = {"frame_number": index + 1, "read": partial(reader, index)}
     return Frame(**(given | common | keys | own))
+
+
+@lru_cache(maxsize=1024)
+def _shared(items: tuple[tuple[str, Any], ...]) -> Mapping[str, Any]:
+    """One mapping for all frames of a series that are alike: of twenty thousand their own would be a tenth of all."""
+    return MappingProxyType(dict(items))
 
 
 def _plain(ds: Dataset, reader: FrameReader, common: Common) -> list[Frame]:

@@ -81,9 +81,9 @@ class Frame:
     spacing_between_slices_mm: float | None = None
     instance_number: int | None = None
     diffusion: Diffusion | None = None
-    split_key: dict[str, Any] = field(default_factory=dict)  # differs -> another stack; named: echo, component, ...
+    split_key: Mapping[str, Any] = field(default_factory=dict)  # differs -> another stack; named: echo, component, ...
     # differs -> another stack, but only where each of the parts is whole: image type, kernel, flip angle, ...
-    variant_key: dict[str, Any] = field(default_factory=dict)
+    variant_key: Mapping[str, Any] = field(default_factory=dict)
     time_key: dict[str, Any] = field(default_factory=dict)  # orders the planes that share a position; named likewise
     acquisition_time_s: float | None = None  # since midnight, for slice timing
     duration_s: float | None = None  # for how long it was acquired
