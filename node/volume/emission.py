@@ -21,6 +21,13 @@ FACTOR_TOLERANCE = 1e-4
 
 PERCENT, MILLI = 100.0, 0.001
 
+OF_FRAMES = (
+    ("DecayCorrectionFactor", "DecayFactor", 1.0),
+    ("ScatterFraction", "ScatterFractionFactor", PERCENT),
+    ("FrameReferenceTime", "FrameReferenceTime", MILLI),
+)
+"""BIDS' names of what a frame has a value of, the standard's keywords, and the units' factors."""
+
 
 def emission_facts(planes: Sequence[Sequence[Frame]], dataset_of: Callable[[str], Dataset]) -> dict[str, Any]:
     """Return times and factors of a PET stack by BIDS' names.
@@ -43,12 +50,8 @@ def emission_facts(planes: Sequence[Sequence[Frame]], dataset_of: Callable[[str]
     if dose is not None:
         facts |= {"InjectedRadioactivity": dose, "InjectedRadioactivityUnits": "Bq"}
     facts |= _clock(planes, ds)
-    for name, keyword, factor in (
-        ("DecayCorrectionFactor", "DecayFactor", 1.0),
-        ("ScatterFraction", "ScatterFractionFactor", PERCENT),
-        ("FrameReferenceTime", "FrameReferenceTime", MILLI),
-    ):
-        found = _of_frames(planes, dataset_of, keyword)
+    for (name, _, factor), told in zip(OF_FRAMES, _told(planes, dataset_of), strict=True):
+        found = _of_frames(told)
         if found is not None:
             facts[name] = [float(f"{each * factor:.9g}") for each in found]
     return facts
@@ -107,13 +110,21 @@ def _near(seconds: float) -> float | None:
     return seconds if abs(seconds) <= LONGEST_WAIT_S else None
 
 
-def _of_frames(
-    planes: Sequence[Sequence[Frame]], dataset_of: Callable[[str], Dataset], keyword: str
-) -> list[float] | None:
+def _told(planes: Sequence[Sequence[Frame]], dataset_of: Callable[[str], Dataset]) -> list[list[list[float | None]]]:
+    """Each number of `OF_FRAMES`, by time and slice; every data set is asked for once, as it may be read again."""
+    table: list[list[list[float | None]]] = [[[] for _ in planes] for _ in OF_FRAMES]
+    for index, time in enumerate(planes):
+        for frame in time:
+            ds = dataset_of(frame.sop_instance_uid)
+            for (_, keyword, _), told in zip(OF_FRAMES, table, strict=True):
+                told[index].append(number(ds, keyword))
+    return table
+
+
+def _of_frames(times: Sequence[Sequence[float | None]]) -> list[float] | None:
     """A number of each time, if all its slices have the same."""
     found = []
-    for time in planes:
-        several = [number(dataset_of(frame.sop_instance_uid), keyword) for frame in time]
+    for several in times:
         known = [each for each in several if each is not None]
         if len(known) < len(several) or max(known) - min(known) > FACTOR_TOLERANCE * max(map(abs, known)):
             return None
