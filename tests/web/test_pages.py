@@ -379,6 +379,24 @@ def test_a_list_that_is_open_all_day_shows_what_arrives(site: Site, visit: Calla
     expect(page.locator("#total")).to_have_text("2 studies")
 
 
+def test_news_that_come_with_an_update_of_a_row_are_not_lost(site: Site, visit: Callable[[Site], Visitor]) -> None:
+    site.take(make.instance(PatientID="FIRST"))
+    page = visit(site).open("/")
+    held: list[Any] = []
+
+    def together(route: Any) -> None:
+        held.append(route)
+        if len(held) == 2:
+            answers = [(each, each.fetch()) for each in sorted(held, key=lambda each: "/news" in each.request.url)]
+            for each, answer in answers:
+                each.fulfill(response=answer)
+            page.unroute_all()
+
+    page.route(re.compile(r"/(news|row)\?"), together)
+    site.take(make.instance(PatientID="SECOND"))
+    expect(page.locator("#rows")).to_contain_text("SECOND")
+
+
 def test_whoever_reads_the_list_is_asked_before_it_changes(site: Site, visit: Callable[[Site], Visitor]) -> None:
     site.take(make.instance(PatientID="FIRST"))
     page = visit(site).open("/")

@@ -68,11 +68,11 @@
     if (state.id === "state" && !byId("state").hasAttribute("data-open")) location.reload();
   });
 
-  // A list that nobody reads just now brings itself up to date; whoever does is asked.
-  document.addEventListener("htmx:afterSettle", () => {
-    const news = document.querySelector("#news button");
-    if (!news || news.dataset.told) return;
-    news.dataset.told = "yes";
+  // A list that nobody reads just now brings itself up to date; whoever does is asked. Not before htmx has made the
+  // button one of its own: until then a click on it does nothing.
+  document.addEventListener("htmx:load", (event) => {
+    const news = event.detail.elt.querySelector("#news button");
+    if (!news) return;
     if (!byId("rows")) location.reload();
     else if (scrollY < 40 && !document.activeElement.closest("#rows, #filters")) news.click();
     else tell(news.textContent);
