@@ -17,7 +17,8 @@ from node.volume.echoes import FIRST_ECHO, by_raw_data_run
 from node.volume.geometry import cluster_numbers
 from node.volume.model import Frame
 from node.volume.order import same_diffusion
-from node.volume.parts import bins_of, parts_of_several_places, parts_of_variants, parts_that_lack_slices
+from node.volume.parts import parts_of_several_places, parts_of_variants, parts_that_lack_slices
+from node.volume.positions import bins_of
 from node.volume.reasons import Reason, Warn, Warning
 from node.volume.times import Arrangement, repeated, uneven
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from itertools import pairwise
 
-import numpy as np
-
-from node.volume.geometry import position_numbers, position_tolerance, stack_axes
 from node.volume.model import Frame
+from node.volume.positions import bins_of
 
 NEAR = 0.02
 """Part by which echo or inversion times may differ from slice to slice of one volume, where they are measured."""
@@ -50,12 +48,7 @@ def _turns(groups: Sequence[list[Frame]]) -> list[list[Frame]] | None:
     frames = [frame for group in groups for frame in group]
     if len(groups) < 2 or any(frame.position is None or not _time_ms(frame) for frame in frames):
         return None
-    axes = stack_axes(np.array([frame.orientation for frame in frames]))
-    along = np.array([frame.position for frame in frames]) @ axes.normal
-    labels = position_numbers(along, position_tolerance(frames[0].pixel_spacing or (1.0, 1.0)))
-    slices: list[list[Frame]] = [[] for _ in range(int(labels.max()) + 1)]
-    for frame, label in zip(frames, labels, strict=True):
-        slices[label].append(frame)
+    slices = bins_of(frames)
     turns = len(slices[0])
     if turns == 1 or all(len(group) == len(slices) for group in groups):
         return None

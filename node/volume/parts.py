@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -16,15 +17,13 @@ import numpy as np
 from node.volume.completeness import COUNTS, Bin
 from node.volume.geometry import (
     DRIFT_TOLERANCE_PIXELS,
-    Axes,
     cluster_numbers,
     is_even,
     missing_slices,
-    position_numbers,
-    position_tolerance,
     stack_axes,
 )
-from node.volume.model import Float, Frame
+from node.volume.model import Frame
+from node.volume.positions import ascending, bins_of, labelled
 
 ACQUISITIONS = ("acquisition_number", "temporal_position", "acquisition_time")
 """Attributes that tell acquisitions apart whose positions do not fit together."""
@@ -50,22 +49,11 @@ STACKS = frozenset({"stack"})
 """Those that name stacks: frames that belong together (PS3.3 C.7.6.16.2.2.7)."""
 
 
-def bins_of(frames: Sequence[Frame]) -> list[Bin]:
-    """Return frames by position, ascending along the normal."""
-    distances, _, tolerance = _distances(frames)
-    labels = position_numbers(distances, tolerance)
-    bins: list[Bin] = [[] for _ in range(int(labels.max()) + 1)]
-    for frame, label in zip(frames, labels, strict=True):
-        bins[label].append(frame)
-    return bins
-
-
 def parts_of_several_places(frames: Sequence[Frame]) -> list[list[Frame]]:
     """Return frames by what makes them several stacks: moved fields of view, variants, interleaved acquisitions."""
-    distances, axes, tolerance = _distances(frames)
-    labels = position_numbers(distances, tolerance)
+    distances, labels = labelled(frames)
     if len(set(labels.tolist())) < len(frames):
-        moved = _moved_fields(frames, labels, axes)
+        moved = _moved_fields(frames, labels)
         if len(moved) > 1:
             return moved
         for name in VARIANTS:
@@ -75,9 +63,9 @@ def parts_of_several_places(frames: Sequence[Frame]) -> list[list[Frame]]:
         for parts in _divisions(frames, ("sequence",)):
             if _are_phases(parts, frames, labels):
                 return parts
-    elif is_even(_ascending(distances)):
+    elif is_even(ascending(distances)):
         return [list(frames)]
-    if len(set(Counter(labels.tolist()).values())) > 1 or not is_even(_ascending(distances, labels)):
+    if len(set(Counter(labels.tolist()).values())) > 1 or not is_even(ascending(distances, labels)):
         return _parts_that_do_not_fit_together(frames, labels)
     return [list(frames)]
 
@@ -148,18 +136,15 @@ def _parts_that_do_not_fit_together(frames: Sequence[Frame], labels: Any) -> lis
 def _divisions(frames: Sequence[Frame], names: Sequence[str]) -> Iterator[list[list[Frame]]]:
     """Frames by each of the attributes that differ between them, in order of first appearance."""
     for name in names:
-        parts: dict[Hashable, list[Frame]] = defaultdict(list)
-        for frame in frames:
-            parts[frame.variant_key.get(name, frame.time_key.get(name))].append(frame)
+        parts = _by(frames, partial(_told, name))
         if len(parts) > 1:
-            yield list(parts.values())
+            yield parts
 
 
-def _ascending(distances: Float, labels: Any = None) -> Float:
-    """Ascending distances, one for each position."""
-    if labels is None:
-        return np.sort(distances)
-    return np.asarray(np.bincount(labels, distances) / np.bincount(labels))
+def _told(name: str, frame: Frame) -> Hashable:
+    """What a frame tells of a variant or of its time."""
+    told: Hashable = frame.variant_key.get(name, frame.time_key.get(name))
+    return told
 
 
 def _by(frames: Sequence[Frame], trait: Callable[[Frame], Hashable]) -> list[list[Frame]]:
@@ -170,8 +155,9 @@ def _by(frames: Sequence[Frame], trait: Callable[[Frame], Hashable]) -> list[lis
     return list(parts.values())
 
 
-def _moved_fields(frames: Sequence[Frame], labels: Any, axes: Axes) -> list[list[Frame]]:
+def _moved_fields(frames: Sequence[Frame], labels: Any) -> list[list[Frame]]:
     """Frames by their offset within the plane, where planes at one distance are moved against each other."""
+    axes = stack_axes(np.array([frame.orientation for frame in frames]))
     positions = np.array([frame.position for frame in frames])
     offsets = np.stack([positions @ axes.row, positions @ axes.column], axis=1)
     rows_mm, columns_mm = frames[0].pixel_spacing or (1.0, 1.0)
@@ -200,7 +186,7 @@ def _explains(parts: list[list[Frame]], frames: Sequence[Frame], labels: Any, *,
     if measured and len(parts) > 2 and all(max(count.values()) == 1 for count in counts):
         return False
     return all(len(set(count.values())) == 1 for count in counts) and all(
-        is_even(_ascending(*_with_labels(part))) for part in parts
+        is_even(ascending(*labelled(part))) for part in parts
     )
 
 
@@ -234,7 +220,7 @@ def _are_acquisitions(parts: list[list[Frame]], frames: Sequence[Frame], labels:
         interleaved
         and (single or not within)
         and all(
-            len(part) > 2 and len(set(map(len, bins_of(part)))) == 1 and is_even(_ascending(*_with_labels(part)))
+            len(part) > 2 and len(set(map(len, bins_of(part)))) == 1 and is_even(ascending(*labelled(part)))
             for part in parts
         )
     )
@@ -242,14 +228,14 @@ def _are_acquisitions(parts: list[list[Frame]], frames: Sequence[Frame], labels:
 
 def _have_gaps_of_their_own(parts: list[list[Frame]], frames: Sequence[Frame], labels: Any) -> bool:
     """Whether acquisitions between each other that share no position are even but for lost slices, and all are not."""
-    ascending = _ascending(*_with_labels(frames))
+    along = ascending(*labelled(frames))
     ranges = sorted((min(count), max(count)) for count in _positions_of(parts, frames, labels))
-    if len(ascending) < len(frames) or missing_slices(ascending) is not None:
+    if len(along) < len(frames) or missing_slices(along) is not None:
         return False
     return all(after[0] < before[1] for before, after in pairwise(ranges)) and all(
         len(part) > 2 and (is_even(own) or missing_slices(own) is not None)
         for part in parts
-        for own in (_ascending(*_with_labels(part)),)
+        for own in (ascending(*labelled(part)),)
     )
 
 
@@ -259,18 +245,6 @@ def _are_stacks(parts: list[list[Frame]], frames: Sequence[Frame], labels: Any, 
     ranges = sorted((min(count), max(count)) for count in counts)
     interleaved = all(after[0] < before[1] for before, after in pairwise(ranges))
     return (interleaved or beside) and all(
-        len(set(count.values())) == 1 and len(count) > (1 if beside else 2) and is_even(_ascending(*_with_labels(part)))
+        len(set(count.values())) == 1 and len(count) > (1 if beside else 2) and is_even(ascending(*labelled(part)))
         for part, count in zip(parts, counts, strict=True)
     )
-
-
-def _with_labels(frames: Sequence[Frame]) -> tuple[Float, Any]:
-    distances, _, tolerance = _distances(frames)
-    return distances, position_numbers(distances, tolerance)
-
-
-def _distances(frames: Sequence[Frame]) -> tuple[Float, Axes, float]:
-    """Distance of each frame along the stack's normal, its axes, and the tolerance for one position, in mm."""
-    axes = stack_axes(np.array([frame.orientation for frame in frames]))
-    positions = np.array([frame.position for frame in frames])
-    return positions @ axes.normal, axes, position_tolerance(frames[0].pixel_spacing or (1.0, 1.0))

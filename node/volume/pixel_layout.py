@@ -16,6 +16,9 @@ FLOATS: dict[str, tuple[np.dtype[Any], int]] = {
     "FloatPixelData": (np.dtype(np.float32), 32),
     "DoubleFloatPixelData": (np.dtype(np.float64), 64),
 }
+PIXELS = ("PixelData", *FLOATS)
+"""Attributes that hold pixels, of which an image has one (PS3.3 C.7.6.3, C.7.6.24, C.7.6.25)."""
+
 GREY = frozenset(("MONOCHROME1", "MONOCHROME2"))
 HALF_SAMPLED = frozenset(("YBR_FULL_422", "YBR_PARTIAL_422"))
 _COLOUR = frozenset(("RGB", "YBR_FULL", "YBR_RCT", "YBR_ICT", "YBR_PARTIAL_420", *HALF_SAMPLED))

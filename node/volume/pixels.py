@@ -29,7 +29,7 @@ from node.volume.decoders import (
 from node.volume.elements import text
 from node.volume.lookup import LookupTable, modality_lut, palette
 from node.volume.model import Array
-from node.volume.pixel_layout import FLOATS, GREY, HALF_SAMPLED, PixelLayout, contradictory, pixel_layout
+from node.volume.pixel_layout import GREY, HALF_SAMPLED, PIXELS, PixelLayout, contradictory, pixel_layout
 from node.volume.reasons import Reason
 
 MAXIMUM_FRAME_BYTES = 1 << 30
@@ -114,7 +114,7 @@ def frame_reader(ds: Dataset) -> FrameReader:
     PS3.3 C.7.6.3, C.7.6.24 and C.7.6.25 (Image Pixel, Floating Point and Double Floating Point Image Pixel);
     PS3.5 8 and annex A. Overlays in unused high bits are masked away; supplemental palettes leave grey as it is.
     """
-    keyword = next((each for each in ("PixelData", *FLOATS) if each in ds), None)
+    keyword = next((each for each in PIXELS if each in ds), None)
     if keyword is None:
         raise ConversionRefused(Reason.NOT_AN_IMAGE, "the data set has no pixel data")
     layout = pixel_layout(ds, keyword)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from node.volume.geometry import is_even, missing_slices, position_numbers, position_tolerance, stack_axes
+from node.volume.geometry import is_even, missing_slices
 from node.volume.inversions import NEAR, Groups
-from node.volume.model import Float, Frame
+from node.volume.model import Frame
+from node.volume.positions import ascending, labelled
 
 OF_SLICES = (("echo",), ("derived",))
 """Traits that some scanners and archives give to single slices of one volume: Echo Numbers, and what is derived."""
@@ -89,38 +89,32 @@ def _are_slices(frames: Sequence[Frame], counts: Sequence[int], *, gaps: bool, e
     """Whether groups of so many frames share no position, and lie evenly together; see `_joined`."""
     if len(frames) < 3 or any(frame.position is None for frame in frames):
         return False
-    labels, ascending = _positions(frames)
+    distances, labels = labelled(frames)
+    along = ascending(distances, labels)
     at_each = np.bincount(labels)
     parts = np.split(labels, np.cumsum(counts)[:-1])
     positions = [len(set(part.tolist())) for part in parts]
     if sum(positions) > len(at_each):
         return False
     if each and len(counts) <= max(positions):
-        fills = is_even(ascending) and not all(is_even(ascending[np.unique(part)]) for part in parts)
+        fills = is_even(along) and not all(is_even(along[np.unique(part)]) for part in parts)
         return fills and _are_alike(frames)
     if gaps:
-        return is_even(ascending) or missing_slices(ascending) is not None
-    return is_even(ascending) and bool((at_each == at_each[0]).all())
+        return is_even(along) or missing_slices(along) is not None
+    return is_even(along) and bool((at_each == at_each[0]).all())
 
 
 def _are_noise(frames: Sequence[Frame], counts: Sequence[int]) -> bool:
     """Whether groups of so many frames are whole times of an even stack together, and none is a volume by itself."""
     if len(frames) < 3 or any(frame.position is None for frame in frames):
         return False
-    labels, ascending = _positions(frames)
+    distances, labels = labelled(frames)
+    along = ascending(distances, labels)
     parts = np.split(labels, np.cumsum(counts)[:-1])
     at_each = np.bincount(labels)
-    if len(ascending) == 1 or not is_even(ascending) or (at_each != at_each[0]).any():
+    if len(along) == 1 or not is_even(along) or (at_each != at_each[0]).any():
         return False
-    return all(len(set(np.bincount(part, minlength=len(ascending)).tolist())) > 1 for part in parts)
-
-
-def _positions(frames: Sequence[Frame]) -> tuple[NDArray[np.intp], Float]:
-    """The number of the position of each frame, and the ascending distances of the positions along the normal."""
-    axes = stack_axes(np.array([frame.orientation for frame in frames]))
-    distances = np.array([frame.position for frame in frames]) @ axes.normal
-    labels = position_numbers(distances, position_tolerance(frames[0].pixel_spacing or (1.0, 1.0)))
-    return labels, np.bincount(labels, distances) / np.bincount(labels)
+    return all(len(set(np.bincount(part, minlength=len(along)).tolist())) > 1 for part in parts)
 
 
 def _are_alike(frames: Sequence[Frame]) -> bool:

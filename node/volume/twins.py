@@ -8,9 +8,8 @@ from pydicom.datadict import tag_for_keyword
 
 from node.dicom.values import CONVERSION_ERRORS
 from node.errors import ConversionRefused
+from node.volume.pixel_layout import PIXELS
 from node.volume.pixels import frame_reader
-
-PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 MAY_DIFFER_IN_COPIES = frozenset(
     map(
@@ -26,7 +25,11 @@ MAY_DIFFER_IN_COPIES = frozenset(
 
 def is_copy(one: Dataset, other: Dataset) -> bool:
     """Return whether two data sets are one object under two SOP Instance UIDs, alike but for those and for times."""
-    return all(one.get(keyword) == other.get(keyword) for keyword in PIXELS) and _alike(one, other)
+    return _same_bytes(one, other) and _alike(one, other)
+
+
+def _same_bytes(one: Dataset, other: Dataset) -> bool:
+    return all(one.get(keyword) == other.get(keyword) for keyword in PIXELS)
 
 
 def _alike(one: Dataset, other: Dataset) -> bool:
@@ -50,7 +53,7 @@ def same_pixels(one: Dataset, other: Dataset) -> bool:
     Lossless compression and another byte order leave an instance what it is, under the same SOP Instance UID: archives
     give it out in several transfer syntaxes (PS3.5 10).
     """
-    if all(one.get(keyword) == other.get(keyword) for keyword in PIXELS):
+    if _same_bytes(one, other):
         return True
     try:
         ours, theirs = frame_reader(one), frame_reader(other)

@@ -9,9 +9,9 @@ from node.dicom.values import number, text
 from node.errors import ConversionRefused
 from node.volume.model import Volume
 from node.volume.objects import dose, segmentation
+from node.volume.pixel_layout import PIXELS
 from node.volume.reasons import Reason
 
-_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _SLIDES = frozenset(("1.2.840.10008.5.1.4.1.1.77.1.6", "1.2.840.10008.5.1.4.1.1.77.1.8"))
 """VL Whole Slide Microscopy Image Storage, Confocal Microscopy Tiled Pyramidal Image Storage."""
 
@@ -22,7 +22,7 @@ def is_image(ds: Dataset) -> bool:
     Structure sets, plans, reports, key objects, presentation states, value maps, encapsulated documents, waveforms,
     annotations and raw data have none: they are kept and told as ``not-an-image``, and are never a failure.
     """
-    return any(keyword in ds for keyword in _PIXELS)
+    return any(keyword in ds for keyword in PIXELS)
 
 
 def without_pixels(ds: Dataset) -> ConversionRefused:

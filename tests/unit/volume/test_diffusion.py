@@ -106,12 +106,17 @@ def test_maps_are_derived_even_without_a_b_value(kind: str) -> None:
     assert (found.derived, found.direction_lps) == (True, None)
 
 
-def test_ge_keeps_the_b_value_below_its_flags() -> None:
-    ds = image(Manufacturer="GE MEDICAL SYSTEMS", InPlanePhaseEncodingDirection="COL")
-    ds.private_block(0x0043, "GEMS_PARM_01", create=True).add_new(0x39, "IS", [1_000_000_800, 8, 0, 0])
+def of_ge(b_value: int, direction: tuple[str, str, str], phase: str | None = "COL") -> Dataset:
+    ds = image(Manufacturer="GE MEDICAL SYSTEMS", InPlanePhaseEncodingDirection=phase)
+    ds.private_block(0x0043, "GEMS_PARM_01", create=True).add_new(0x39, "IS", [b_value, 8, 0, 0])
     block = ds.private_block(0x0019, "GEMS_ACQU_01", create=True)
-    for offset, value in zip((0xBB, 0xBC, 0xBD), ("0.6", "0.0", "0.8"), strict=True):
+    for offset, value in zip((0xBB, 0xBC, 0xBD), direction, strict=True):
         block.add_new(offset, "DS", value)
+    return ds
+
+
+def test_ge_keeps_the_b_value_below_its_flags() -> None:
+    ds = of_ge(1_000_000_800, ("0.6", "0.0", "0.8"))
     found = weighted(ds)
     assert found.b_value == 800
     assert_along(found, (0.6, 0, -0.8))
@@ -121,23 +126,14 @@ def test_ge_keeps_the_b_value_below_its_flags() -> None:
 
 @pytest.mark.parametrize("phase", ["ROW", "COL", None])
 def test_a_shorter_direction_of_ge_stands_for_a_lower_b_value(phase: str | None) -> None:
-    ds = image(Manufacturer="GE MEDICAL SYSTEMS", InPlanePhaseEncodingDirection=phase)
-    ds.private_block(0x0043, "GEMS_PARM_01", create=True).add_new(0x39, "IS", [3000, 8, 0, 0])
-    block = ds.private_block(0x0019, "GEMS_ACQU_01", create=True)
-    for offset, value in zip((0xBB, 0xBC, 0xBD), ("0.346410", "0.0", "0.461880"), strict=True):
-        block.add_new(offset, "DS", value)
-    found = weighted(ds)
+    found = weighted(of_ge(3000, ("0.346410", "0.0", "0.461880"), phase))
     assert found.b_value == 1000
     if phase == "COL":
         assert_along(found, (0.6, 0, -0.8))
 
 
 def test_a_direction_of_ge_that_is_rounded_keeps_its_b_value() -> None:
-    ds = image(Manufacturer="GE MEDICAL SYSTEMS", InPlanePhaseEncodingDirection="COL")
-    ds.private_block(0x0043, "GEMS_PARM_01", create=True).add_new(0x39, "IS", [1000, 8, 0, 0])
-    block = ds.private_block(0x0019, "GEMS_ACQU_01", create=True)
-    for offset, value in zip((0xBB, 0xBC, 0xBD), ("0.99", "0.0", "0.0"), strict=True):
-        block.add_new(offset, "DS", value)
+    ds = of_ge(1000, ("0.99", "0.0", "0.0"))
     assert weighted(ds).b_value == 1000
 
 
