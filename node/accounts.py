@@ -1,4 +1,4 @@
-"""What proves who asks over HTTP: roles, passwords (Argon2id, RFC 9106) and random tokens.
+"""What proves who asks over HTTP: passwords (Argon2id, RFC 9106) and random tokens.
 
 A password is hashed where it is typed, so that it never crosses a file or the index. Tokens are random numbers of
 256 bits, which nobody guesses, so that one SHA-256 keeps them.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from enum import IntEnum
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -25,14 +24,6 @@ TOKEN_PREFIX = "vxn_"
 """Tells scanners of source code and people what this secret opens."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
-
-
-class Role(IntEnum):
-    """What an account may do; each role may do what the lower ones may."""
-
-    READ = 1
-    WRITE = 2
-    ADMIN = 3
 
 
 def require_name(name: str) -> str:

@@ -9,32 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from node.index.records import ConvertedFile
 from node.verdict import Expectation, Verdict
 from node.volume.reasons import Exclusion, Refusal
+from node.writers.options import WriteOptions
 
 if TYPE_CHECKING:
-    from node.config import Convert, VolumeFormat
-
-
-@dataclass(frozen=True, slots=True)
-class WriteOptions:
-    """Which files of one volume are written; the keys of ``[convert]`` that concern writers."""
-
-    formats: tuple[VolumeFormat, ...] = ("nifti", "mhd")
-    compress: bool = True
-    thumbnails: bool = True
-    thumbnail_pixels: int = 256
-    previews: bool = False
-    projections: bool = False
-    montages: bool = False
-    montage_step: int = 5
-    body_masks: bool = False
-    suv: bool = False
-
-
-def write_options(section: Convert) -> WriteOptions:
-    """The options of the writers, from the configuration."""
-    return WriteOptions(**{name: getattr(section, name) for name in WriteOptions.__slots__})
+    from node.config import Convert
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,25 +26,6 @@ class ConversionJob:
     folder: Path
     options: WriteOptions
     expectation: Expectation | None = None  # None: what the data sets themselves announce
-
-
-@dataclass(frozen=True, slots=True)
-class ConvertedFile:
-    """One row of `volumes`; `path` counts from the folder of the job, and in the index from the root."""
-
-    stack: int
-    suffix: str
-    kind: str
-    format: str
-    path: str
-    shape: tuple[int, ...]
-    spacing_mm: tuple[float, ...]
-    dtype: str
-    geometry: str
-    instances: int
-    warnings: tuple[str, ...]
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True)

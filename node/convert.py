@@ -22,9 +22,9 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from node import __version__
-from node.conversion import ConversionJob, Converted, ConvertedFile, WriteOptions
+from node.conversion import ConversionJob, Converted
 from node.failpoints import reached
-from node.index.records import ClaimedSeries, SeriesOutcome
+from node.index.records import ClaimedSeries, ConvertedFile, SeriesOutcome
 from node.revisions import publish, revision_folder
 from node.series_files import SeriesFiles
 from node.verdict import Expectation, Verdict, expectation, judge
@@ -32,8 +32,9 @@ from node.volume.assemble import assemble
 from node.volume.model import Assembly, Geometry, Volume
 from node.volume.objects.pet import with_uptake
 from node.volume.reasons import Reason, Refusal, Warn
-from node.writers import write_volume
 from node.writers.base import WrittenFile, stem_of
+from node.writers.options import WriteOptions
+from node.writers.write import write_volume
 
 if TYPE_CHECKING:
     from node.archive.filesystem import Archive

@@ -6,10 +6,10 @@ import datetime as dt
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from node.accounts import Role, require_name
+from node.accounts import require_name
 from node.audit import APPLICATION, Action, Audit, AuditEvent, Participant, Result
 from node.errors import UsageError, VoxelnodeError
-from node.index.accounts import Accounts
+from node.index.accounts import Accounts, Role
 
 LONGEST_LABEL = 64
 

@@ -18,11 +18,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from node.conversion import ConversionJob, Converted, WriteOptions
+from node.conversion import ConversionJob, Converted
 from node.converter import ConverterDied
 from node.media import LeftOut, find_instances
 from node.revisions import folder_name
 from node.volume.reasons import Reason, Refusal
+from node.writers.options import WriteOptions
 
 WORK_PREFIX = ".converting-"
 UNLOCKED_SECONDS = 60

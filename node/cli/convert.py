@@ -49,8 +49,9 @@ def convert(
     ).settings.convert
 
     from node.cli.converters import CONVERTERS
-    from node.conversion import limits, write_options
+    from node.conversion import limits
     from node.folder import convert_folder
+    from node.writers.options import write_options
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that nothing is left half done
     if not json:

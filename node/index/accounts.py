@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from node.accounts import Role
 from node.errors import UsageError
 from node.index.models import Account, Token, WebSession
 from node.index.writer import IndexWriter
 
 SESSIONS_OF_ACCOUNT = 20
 """Browsers in which one account is logged in at once; the oldest gives way."""
+
+
+class Role(IntEnum):
+    """What an account may do; each role may do what the lower ones may."""
+
+    READ = 1
+    WRITE = 2
+    ADMIN = 3
 
 
 class NoSuchAccount(UsageError):

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Literal
 
-from node.conversion import ConvertedFile
 from node.verdict import Expectation, Verdict
 
 
@@ -126,6 +125,25 @@ class ClaimedSeries:
     instances: tuple[ClaimedInstance, ...]
     expectation: Expectation
     current: CurrentConversion | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertedFile:
+    """One row of `volumes`; `path` counts from the folder of the job, and in the index from the root."""
+
+    stack: int
+    suffix: str
+    kind: str
+    format: str
+    path: str
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    dtype: str
+    geometry: str
+    instances: int
+    warnings: tuple[str, ...]
+    bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)

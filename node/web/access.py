@@ -27,11 +27,11 @@ from urllib.parse import urlsplit
 from fastapi import Depends, Request
 from starlette.datastructures import Headers
 
-from node.accounts import Role, digest, is_password, new_token
+from node.accounts import digest, is_password, new_token
 from node.audit import Action, AuditEvent, Result
 from node.config import Web
 from node.errors import VoxelnodeError
-from node.index.accounts import Accounts, KnownAccount
+from node.index.accounts import Accounts, KnownAccount, Role
 from node.web.polling import is_polled
 from node.web.throttle import Throttle
 from node.web.trail import AccountTrail, Trail

@@ -12,13 +12,14 @@ import structlog
 
 from node.archive.filesystem import Archive
 from node.config import Convert, Series
-from node.conversion import limits, write_options
+from node.conversion import limits
 from node.convert import convert_series, is_unchanged
 from node.converter import ConversionCancelled, ConverterDied, Converters
 from node.errors import VoxelnodeError
 from node.index.database import Index
 from node.index.records import ClaimedSeries
 from node.worker.housekeeping import Housekeeping
+from node.writers.options import write_options
 
 log = structlog.get_logger()
 

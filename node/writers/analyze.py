@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from nibabel.analyze import AnalyzeHeader
 
-from node.conversion import WriteOptions
 from node.volume.model import Volume
 from node.volume.rendering import oriented
 from node.writers.base import NewFile, WrittenFile, real_dtype, real_slabs, write_file
 from node.writers.nifti import LARGEST_NIFTI1_DIMENSION, RGB
+from node.writers.options import WriteOptions
 
 PROMOTED = {"int8": "int16", "uint16": "int32", "uint32": "float64"}
 """Types that Analyze lacks, and the next that holds them exactly."""

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from isal import isal_zlib
 
-from node.conversion import WriteOptions
 from node.volume.model import Volume
 from node.writers.base import NewFile, WrittenFile, real_dtype, real_slabs, write_file
+from node.writers.options import WriteOptions
 
 COMPRESSION_LEVEL = 1
 """isal's, as for NIfTI; a zlib stream, which is what MetaIO calls compressed."""

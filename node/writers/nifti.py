@@ -17,9 +17,9 @@ from isal import igzip_threaded
 from nibabel import nifti1, nifti2
 
 from node import __version__
-from node.conversion import WriteOptions
 from node.volume.model import Float, Kind, Volume
 from node.writers.base import SCALING_TOLERANCE, NewFile, WrittenFile, stored_slabs, write_file
+from node.writers.options import WriteOptions
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

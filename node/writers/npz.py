@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from node.conversion import WriteOptions
 from node.volume.model import Volume
 from node.writers.base import NewFile, WrittenFile
 from node.writers.nifti import LPS_TO_RAS
+from node.writers.options import WriteOptions
 
 
 def write_npz(volume: Volume, folder: Path, stem: str, options: WriteOptions) -> WrittenFile:

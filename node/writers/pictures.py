@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from node.conversion import WriteOptions
 from node.volume import rendering
 from node.volume.model import Geometry, Kind, Volume
 from node.volume.rendering import Picture, Plane, Projection, Shades
 from node.writers.base import WrittenFile, write_file
+from node.writers.options import WriteOptions
 
 PLANE_PIXELS = 512
 """Long side, at most, of one plane of a preview or a projection."""

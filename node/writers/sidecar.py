@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from node import __version__
-from node.conversion import WriteOptions
 from node.volume.model import Kind, Volume
 from node.writers.base import real_dtype, write_file
+from node.writers.options import WriteOptions
 
 TIME_OF_DAY_TOLERANCE_S = 1.0
 """Some scanners write Acquisition Time in whole seconds."""

@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 
 from node.config import Convert
-from node.conversion import ConversionJob, Converted, Limits, write_options
+from node.conversion import ConversionJob, Converted, Limits
 from node.convert import convert, convert_series
 from node.converter import ConversionCancelled, Converter, ConverterDied
 from node.index.database import reading
 from node.index.records import ClaimedSeries
 from node.revisions import revision_folder, sweep
 from node.worker.loop import Worker
+from node.writers.options import write_options
 from tests import make
 from tests.integration.conftest import Clock, Root
 

@@ -15,12 +15,12 @@ from pydicom import FileDataset
 
 from node.audit import Audit, AuditFailed
 from node.config import Convert
-from node.conversion import write_options
 from node.convert import convert, convert_series
 from node.deletion import Order, Unsafe, delete, resume_deletions
 from node.index.database import reading
 from node.index.deletion import NotThere, SeveralSeries
 from node.index.records import Outcome
+from node.writers.options import write_options
 from tests import make
 from tests.integration.conftest import Root
 

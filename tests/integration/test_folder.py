@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from node.config import Convert
-from node.conversion import ConversionJob, Converted, write_options
+from node.conversion import ConversionJob, Converted
 from node.converter import ConverterDied
 from node.folder import convert_folder
+from node.writers.options import write_options
 from tests import make
 from tests.converting import here
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from node.config import Settings, Storage
-from node.conversion import WriteOptions
 from node.convert import convert, convert_series
 from node.fsck import Finding
 from node.index.database import reading
 from node.index.engine import backup
 from node.ingest import Announced, Ingest, Origin
 from node.store import RootInUse, Store, fsck, rebuild_index
+from node.writers.options import WriteOptions
 from tests import make
 from tests.crash.journal import Sent, new_series
 

@@ -14,7 +14,6 @@ from pydicom import FileDataset
 
 from node.audit import Audit
 from node.config import Convert, Hook
-from node.conversion import write_options
 from node.convert import convert, convert_series
 from node.deletion import Order, delete
 from node.index import deliveries
@@ -24,6 +23,7 @@ from node.metrics import Metrics
 from node.notify.courier import Courier, wait_seconds
 from node.notify.message import Message
 from node.notify.notifier import Notifier, outlet_of
+from node.writers.options import write_options
 from tests import make
 from tests.integration.conftest import Root
 from tests.receivers import Answer, Received, Receiver

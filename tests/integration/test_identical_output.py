@@ -11,10 +11,11 @@ from pathlib import Path
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 
-from node.conversion import ConversionJob, WriteOptions
+from node.conversion import ConversionJob
 from node.convert import convert
 from node.folder import convert_folder
 from node.volume.assemble import assemble
+from node.writers.options import WriteOptions
 from tests import make
 from tests.converting import here
 

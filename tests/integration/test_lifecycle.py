@@ -14,7 +14,7 @@ import pytest
 from pydicom import FileDataset
 
 from node.config import Convert
-from node.conversion import ConversionJob, Converted, write_options
+from node.conversion import ConversionJob, Converted
 from node.convert import convert, convert_series, input_sha256, is_unchanged
 from node.errors import VoxelnodeError
 from node.index.database import reading
@@ -23,6 +23,7 @@ from node.ingest import Origin
 from node.worker.confirm import Confirmer
 from node.worker.housekeeping import Housekeeping
 from node.worker.loop import Worker
+from node.writers.options import write_options
 from tests import make
 from tests.integration.conftest import Clock, Root
 

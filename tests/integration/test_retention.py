@@ -9,11 +9,11 @@ import pytest
 from node.audit import Audit, AuditFailed
 from node.config import Convert
 from node.config import Retention as Rules
-from node.conversion import write_options
 from node.convert import convert, convert_series
 from node.index.database import reading
 from node.ingest import Origin
 from node.retention import Retention
+from node.writers.options import write_options
 from tests import make
 from tests.integration.conftest import Root
 

@@ -10,10 +10,11 @@ from types import ModuleType
 
 import pytest
 
-from node.conversion import WriteOptions
 from node.volume.assemble import assemble
 from node.volume.model import Assembly
-from node.writers import stem_of, write_volume
+from node.writers.base import stem_of
+from node.writers.options import WriteOptions
+from node.writers.write import write_volume
 from tests.conftest import corpus_folder
 from tests.reference.cases import corpus_cases, read_series
 

@@ -12,9 +12,9 @@ from PIL import Image
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 
-from node.conversion import WriteOptions
 from node.folder import convert_folder
 from node.volume.reasons import Reason, Warn
+from node.writers.options import WriteOptions
 from tests.conftest import corpus_folder
 from tests.converting import here
 from tests.reference.cases import corpus_cases, read_series

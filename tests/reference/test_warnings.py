@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from node.conversion import WriteOptions
 from node.folder import convert_folder
 from node.volume.reasons import Warn
+from node.writers.options import WriteOptions
 from tests.conftest import corpus_folder
 from tests.converting import here
 

@@ -17,8 +17,9 @@ import pytest
 from fastapi.routing import APIRoute
 from pydicom import Dataset, FileDataset, dcmwrite
 
-from node.accounts import Role, digest, hash_password, new_token
+from node.accounts import digest, hash_password, new_token
 from node.config import Convert, Settings, Storage, Web
+from node.index.accounts import Role
 from node.ingest import Announced, Origin
 from node.store import Store
 from node.web.application import application

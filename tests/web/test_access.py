@@ -10,8 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx2
 import pytest
 
-from node.accounts import Role
-from node.index.accounts import SESSIONS_OF_ACCOUNT
+from node.index.accounts import SESSIONS_OF_ACCOUNT, Role
 from node.web.access import COOKIE, HASHES_AT_ONCE, HASHES_WAITING, _identified, neighbourhood_of
 from node.web.throttle import FREE_TRIES
 from tests.web.conftest import PASSWORD, Site, every_route

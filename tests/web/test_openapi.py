@@ -16,7 +16,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
-from node.accounts import Role
+from node.index.accounts import Role
 from tests import make
 from tests.web.conftest import Site, open_site
 

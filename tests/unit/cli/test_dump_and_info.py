@@ -126,11 +126,11 @@ def test_the_volumes_of_a_series_are_listed(run, series: list[Dataset], tmp_path
     import datetime as dt
 
     from node.archive.filesystem import Archive
-    from node.conversion import WriteOptions
     from node.convert import convert, convert_series
     from node.durable import sync_folder
     from node.index.database import Index
     from node.metrics import Metrics
+    from node.writers.options import WriteOptions
 
     run("import", "scan", "--root", "here")
     root = tmp_path / "here"

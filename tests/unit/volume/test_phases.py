@@ -10,11 +10,11 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import NuclearMedicineImageStorage
 
-from node.conversion import WriteOptions
 from node.volume.assemble import assemble
 from node.volume.model import Volume
 from node.volume.phases import phase_timing
-from node.writers import write_volume
+from node.writers.options import WriteOptions
+from node.writers.write import write_volume
 from tests import make
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from pydicom import DataElement, Dataset
 
-from node.conversion import WriteOptions
 from node.folder import convert_folder
 from node.volume.facts import FACTS
+from node.writers.options import WriteOptions
 from tests import make
 from tests.converting import here
 

@@ -14,9 +14,9 @@ import SimpleITK as sitk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.conversion import WriteOptions
 from node.volume.model import Volume
-from node.writers import write_volume
+from node.writers.options import WriteOptions
+from node.writers.write import write_volume
 from tests.volumes import volume, volumes
 
 LPS_TO_RAS = np.diag([-1, -1, 1, 1])

@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from node.config import VolumeFormat
-from node.conversion import WriteOptions
 from node.volume.description import describe
 from node.volume.model import Diffusion, Geometry, Kind, Source
 from node.volume.reasons import Warn, Warning
-from node.writers import stem_of, write_volume
-from node.writers.base import NewFile
+from node.writers.base import NewFile, stem_of
+from node.writers.options import WriteOptions
+from node.writers.write import write_volume
 from tests import make
 from tests.volumes import volume
 

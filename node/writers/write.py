@@ -1,0 +1,67 @@
+"""Write every file of one volume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from node.volume.model import Kind, Volume
+from node.writers.analyze import LOST_AFFINE, TOO_LARGE, fits_analyze, write_analyze
+from node.writers.base import WrittenFile
+from node.writers.gradients import write_gradients
+from node.writers.metaimage import write_metaimage
+from node.writers.nifti import write_nifti, write_pair
+from node.writers.npz import write_npz
+from node.writers.options import WriteOptions
+from node.writers.pictures import write_pictures
+from node.writers.sidecar import write_sidecar
+
+WRITERS: dict[str, Callable[[Volume, Path, str, WriteOptions], WrittenFile]] = {
+    "nifti": write_nifti,
+    "nifti-pair": write_pair,
+    "analyze": write_analyze,
+    "mhd": write_metaimage,
+    "npz": write_npz,
+}
+
+
+def write_volume(volume: Volume, folder: Path, stem: str, options: WriteOptions) -> list[WrittenFile]:
+    """Write every file of one volume into an existing folder.
+
+    Sidecar and gradient table are companions of every file of voxels. With `options.body_masks`, the mask of a CT
+    follows as files of its own, named ``STEM_mask``. A format that cannot hold the volume is left out, which the
+    sidecar tells.
+
+    Raises
+    ------
+    FileExistsError
+        A name is taken: stems of one folder have to differ.
+    """
+    formats = [each for each in options.formats if each != "analyze" or fits_analyze(volume)]
+    files = [WRITERS[each](volume, folder, stem, options) for each in formats]
+    beside = (
+        *write_gradients(volume, folder, stem),
+        write_sidecar(volume, folder, stem, options, _notes(volume, options)),
+    )
+    files = [replace(each, companions=(*each.companions, *beside)) for each in files]
+    if volume.kind is Kind.MASK:
+        return files
+    files += write_pictures(volume, folder, stem, options)
+    if options.body_masks and volume.modality == "CT" and not volume.colour:
+        from node.writers.bodymask import body_mask  # here: SimpleITK's import takes longer than a small volume does
+
+        files += write_volume(body_mask(volume), folder, f"{stem}_mask", options)
+    return files
+
+
+def _notes(volume: Volume, options: WriteOptions) -> dict[str, str]:
+    """What a format could not hold of this volume."""
+    notes = {}
+    if "analyze" in options.formats and not fits_analyze(volume):
+        notes["analyze"] = TOO_LARGE
+    elif "analyze" in options.formats and volume.affine_lps is not None:
+        notes["analyze"] = LOST_AFFINE
+    if "mhd" in options.formats and (volume.slope, volume.intercept) != (1, 0):
+        notes["mhd"] = "MetaImage holds no slope and intercept; real values were written"
+    return notes
