@@ -201,7 +201,7 @@ class Audit:
 
 
 class Sender(Protocol):
-    """Who brings instances; an `Origin` of `node.ingest`."""
+    """Who brings instances; an `Origin` of `node.receive.ingest`."""
 
     @property
     def door(self) -> str: ...

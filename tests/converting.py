@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from node.conversion import ConversionJob, Converted
-from node.convert import convert
+from node.conversion.job import ConversionJob, Converted
+from node.conversion.pipeline import convert
 
 
 def here(job: ConversionJob, cancelled: threading.Event) -> Converted:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from node.config import Settings
-from node.configuration import ENVIRONMENT_PREFIX, load
+from node.settings.load import ENVIRONMENT_PREFIX, load
+from node.settings.model import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"

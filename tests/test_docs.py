@@ -9,11 +9,11 @@ from typing import get_args
 
 import pytest
 
-from node.config import PLACEHOLDERS, HookEvent, Settings
-from node.configuration import ENVIRONMENT_PREFIX
 from node.dicom.part10 import IMPLEMENTATION_VERSION_NAME
 from node.index.engine import upgrade
 from node.index.events import EventKind
+from node.settings.load import ENVIRONMENT_PREFIX
+from node.settings.model import PLACEHOLDERS, HookEvent, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

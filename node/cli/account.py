@@ -14,7 +14,7 @@ from node.cli.output import print_json, print_table
 from node.errors import UsageError
 
 if TYPE_CHECKING:
-    from node.config import Settings
+    from node.settings.model import Settings
 
 app = typer.Typer(help="Who may ask over HTTP.", no_args_is_help=True)
 
@@ -41,7 +41,7 @@ def add(
     """Make an account, or give one another password, which may come on standard input."""
     settings = _settings(config, root)
 
-    from node.accounts import hash_password, require_name
+    from node.web.credentials import hash_password, require_name
 
     require_name(name)
     password_hash = None if no_password else hash_password(_password())
@@ -123,7 +123,7 @@ def token(
     """Make a token of an account, for a script, and print it: it is shown this once."""
     settings = _settings(config, root)
 
-    from node.accounts import digest, new_token
+    from node.web.credentials import digest, new_token
 
     made = new_token()
     end = None if days is None else (dt.datetime.now(dt.UTC) + dt.timedelta(days=days)).isoformat()
@@ -151,7 +151,7 @@ def _settings(config: Any, root: Any) -> Settings:
 
 
 def _perform(settings: Settings, action: str, **arguments: Any) -> dict[str, Any]:
-    from node.store import perform
+    from node.control.repository import perform
 
     return perform(settings, action, **arguments, who=getpass.getuser())
 

@@ -48,12 +48,12 @@ def check(config: ConfigFile = None, json: Json = False) -> None:
 @app.command()
 def example() -> None:
     """Print a configuration with every key, what it does, and its default."""
-    from node.cli.example import example_toml
+    from node.settings.example import example_toml
 
     print(example_toml(), end="")
 
 
 def _toml(value: object) -> str:
-    from node.cli.example import as_toml
+    from node.settings.example import as_toml
 
     return "" if value is None else as_toml(value)

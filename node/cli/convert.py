@@ -49,8 +49,8 @@ def convert(
     ).settings.convert
 
     from node.cli.converters import CONVERTERS
-    from node.conversion import limits
-    from node.folder import convert_folder
+    from node.conversion.job import limits
+    from node.conversion.offline import convert_folder
     from node.writers.options import write_options
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that nothing is left half done

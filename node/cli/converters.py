@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from node.converter import Converters
+from node.conversion.pool import Converters
 
 CONVERTERS = Converters()

@@ -26,8 +26,8 @@ def path(config: ConfigFile = None, root: Root = None, json: Json = False) -> No
 @app.command()
 def upgrade(config: ConfigFile = None, root: Root = None) -> None:
     """Make the database, or bring it to the newest schema."""
+    from node.control.repository import require_index
     from node.index.engine import upgrade as upgrade_database
-    from node.store import require_index
 
     file = _database(config, root)
     require_index(file.parent)
@@ -70,7 +70,7 @@ def backup(
 @app.command()
 def rebuild(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
     """Make the index anew from the files of the archive alone; every series is converted again. No node may run."""
-    from node.store import rebuild_index
+    from node.control.repository import rebuild_index
 
     kept, found = rebuild_index(load(config, storage__root=root).settings)
     if json:

@@ -20,8 +20,8 @@ from node.errors import UsageError, VoxelnodeError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from node.app import Address
     from node.cli.truth import Truth
+    from node.control.node import Address
 
 QUIET_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 60.0
@@ -54,8 +54,8 @@ def demo(
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from node import logs
-    from node.app import Node
-    from node.config import Dicom, Series, Settings, Storage, Web
+    from node.control.node import Node
+    from node.settings.model import Dicom, Series, Settings, Storage, Web
 
     logs.configure("warning")
     settings = Settings(
@@ -90,9 +90,9 @@ def _fresh(root: Path | None) -> Path:
 
 def _send(address: Address, progress: Progress) -> dict[str, Truth]:
     """Send everything over associations; returns what must come out, by Series Instance UID."""
+    from node.association.client.send import send_files
     from node.cli.phantom import head_phantom
     from node.cli.truth import Truth, truth_of_files
-    from node.scp.send import send_files
 
     task = progress.add_task("scanning a head")
     phantom = head_phantom()

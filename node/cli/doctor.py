@@ -22,7 +22,7 @@ from node.cli.options import ConfigFile, Json, Root, load
 from node.cli.output import print_json, print_table, sized
 
 if TYPE_CHECKING:
-    from node.config import Settings
+    from node.settings.model import Settings
 
 State = Literal["ok", "warning", "broken"]
 
@@ -84,7 +84,7 @@ def _decoders(_: Settings) -> Iterator[Finding]:
     from pydicom.uid import UID
 
     try:
-        from node.volume.decoders import decoders_by_transfer_syntax
+        from node.volume.read.decoders import decoders_by_transfer_syntax
     except ImportError as error:
         yield Finding("decoders", "broken", str(error), "install voxelnode again, with its dependencies")
         return

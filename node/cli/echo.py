@@ -28,10 +28,10 @@ def echo(
     """Ask a node whether it answers (C-ECHO, PS3.4 annex A)."""
     settings = load(config).settings
 
+    from node.association.addresses import address_of
+    from node.association.client.association import Address
+    from node.association.client.echo import verify
     from node.errors import VoxelnodeError
-    from node.scp.addresses import address_of
-    from node.scp.echo import verify
-    from node.scp.requestor import Address
 
     if peer is None:
         address = Address(settings.dicom.ae_title, settings.dicom.host or "127.0.0.1", settings.dicom.port)

@@ -57,9 +57,9 @@ def find(
     """Ask another node what it has (C-FIND); an empty value asks for the attribute back."""
     settings = load(config).settings
 
+    from node.association.addresses import address_of
+    from node.association.client.find import find as ask
     from node.dicom.uids import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
-    from node.scp.addresses import address_of
-    from node.scp.find import find as ask
 
     peer = address_of(source, settings)
     query = _query(keys or [], level)

@@ -23,7 +23,7 @@ def fsck(
     """Compare index, archive and volumes with each other; exit 1 if a difference stays."""
     settings = load(config, storage__root=root).settings
 
-    from node.store import fsck as examine
+    from node.control.repository import fsck as examine
 
     findings = examine(settings, digests=digests, repair=repair)
     left = [finding for finding in findings if finding.mended is None]

@@ -24,8 +24,8 @@ def get(
     settings = load(config, storage__root=root).settings
 
     from node import logs
-    from node.scp.addresses import address_of
-    from node.store import perform
+    from node.association.addresses import address_of
+    from node.control.repository import perform
 
     address_of(source, settings)  # what is wrong with it is told here, not by the node
     logs.configure("warning", settings.log.format)

@@ -13,7 +13,7 @@ from node.cli.output import print_json, print_table
 from node.errors import UsageError, VoxelnodeError
 
 if TYPE_CHECKING:
-    from node.config import Hook, Settings
+    from node.settings.model import Hook, Settings
 
 app = typer.Typer(help="Who is told what happens: webhooks, commands and plugins.", no_args_is_help=True)
 
@@ -105,9 +105,9 @@ def try_(
     if event is not None and event not in hook.on:
         raise UsageError(f"hook {name} is not told of {event!r}; it is told of {', '.join(hook.on)}")
 
+    from node.notify.channel import NotDelivered
     from node.notify.message import sample
     from node.notify.notifier import outlet_of
-    from node.notify.outlet import NotDelivered
 
     wanted = next(one for one in hook.on if event in (None, one))
     message = sample(wanted, settings.dicom.ae_title, dt.datetime.now(dt.UTC))
@@ -142,7 +142,7 @@ def retry(
     _configured(settings, name)
 
     from node import logs
-    from node.store import perform
+    from node.control.repository import perform
 
     logs.configure("warning", settings.log.format)
     done = perform(settings, "retry-deliveries", hook=name, message_id=message_id)

@@ -14,8 +14,8 @@ from node.cli.options import ConfigFile, Json, Root, load
 from node.cli.output import print_fields, print_json
 
 if TYPE_CHECKING:
-    from node.importing import ImportReport
-    from node.media import LeftOut
+    from node.receive.dicom_files import LeftOut
+    from node.receive.import_files import ImportReport
 
 NAMED_FILES = 20
 """How many files that were not taken are named; ``--json`` names all."""
@@ -53,8 +53,8 @@ def import_(
             found, left_out = _survey(paths, on_file)
             _print_survey(found, left_out, json)
             return
-        from node.importing import import_instances
-        from node.store import importer
+        from node.control.repository import importer
+        from node.receive.import_files import import_instances
 
         with importer(settings) as ingest:
             report = import_instances(paths, ingest, on_file)
@@ -78,7 +78,7 @@ def _count(paths: Iterable[Path]) -> int:
 
 
 def _survey(paths: Iterable[Path], on_file: Callable[[], None]) -> tuple[int, list[LeftOut]]:
-    from node.media import LeftOut, find_instances
+    from node.receive.dicom_files import LeftOut, find_instances
 
     instances = 0
     left_out = []

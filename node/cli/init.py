@@ -12,9 +12,9 @@ def init(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where; made if need be.")] = Path(),
 ) -> None:
     """Write a commented configuration, voxelnode.toml."""
-    from node.cli.example import example_toml
-    from node.configuration import DEFAULT_FILE
     from node.errors import UsageError
+    from node.settings.example import example_toml
+    from node.settings.load import DEFAULT_FILE
 
     file = folder / DEFAULT_FILE
     folder.mkdir(parents=True, exist_ok=True)

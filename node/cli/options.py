@@ -24,7 +24,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def load(config: Path | None, **flags: Any) -> Any:
-    """The `node.configuration.Configuration` of a command; flags are given as ``section__key=value``."""
-    from node import configuration
+    """The `node.settings.load.Configuration` of a command; flags are given as ``section__key=value``."""
+    from node.settings import load as configuration
 
     return configuration.load(config, {name.replace("__", "."): value for name, value in flags.items()})

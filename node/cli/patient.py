@@ -50,8 +50,8 @@ def merge(
     settings = load(config, storage__root=root).settings
 
     from node import logs
+    from node.control.repository import perform
     from node.index.database import reading
-    from node.store import perform
 
     logs.configure("warning", settings.log.format)
     with reading(settings.storage.root) as index:

@@ -31,7 +31,7 @@ def reconvert(
     settings = load(config, storage__root=root).settings
 
     from node import logs
-    from node.store import perform
+    from node.control.repository import perform
 
     logs.configure("warning", settings.log.format)
     condition = f"({where}) AND {CLOSED}" if where is not None else FAILED if failed else CLOSED

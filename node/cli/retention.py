@@ -13,7 +13,7 @@ def retention(config: ConfigFile = None, root: Root = None, json: Json = False) 
     settings = load(config, storage__root=root).settings
 
     from node.index.database import reading
-    from node.retention import expired_studies
+    from node.lifecycle.retention import expired_studies
 
     with reading(settings.storage.root) as index:
         studies = index.stored_studies()

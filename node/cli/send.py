@@ -13,9 +13,9 @@ from node.cli.options import ConfigFile, Json, Root, load
 from node.cli.output import print_fields, print_json, printable
 
 if TYPE_CHECKING:
+    from node.association.client.send import Sent, Transcode
     from node.index.database import ReadIndex
     from node.index.selection import Selected
-    from node.scp.send import Sent, Transcode
 
 SHOWN_FAILURES = 20
 """How many instances that were not sent are named; ``--json`` names all."""
@@ -42,10 +42,10 @@ def send(
         raise typer.BadParameter("name what to send: UIDs, or --patient ID.")
     folder = settings.storage.root.absolute()
 
+    from node.association.addresses import address_of
+    from node.association.client import send as sending
+    from node.association.services.stored import outgoing_of
     from node.index.database import reading
-    from node.scp import send as sending
-    from node.scp.addresses import address_of
-    from node.scp.stored import outgoing_of
 
     peer = address_of(to, settings)
     with reading(folder) as index:
@@ -85,8 +85,8 @@ def _selected(index: ReadIndex, uids: list[str], patient: str | None) -> Iterato
 
 @contextmanager
 def _transcoder(folder: Path) -> Iterator[Transcode]:
-    from node.decoding import Decoder
-    from node.scp.stored import Transcoder
+    from node.association.services.stored import Transcoder
+    from node.conversion.decoding import Decoder
 
     decoder = Decoder()
     try:
@@ -113,7 +113,7 @@ def _why(sent: Sent) -> str:
 
 
 def _print_results(results: list[Sent], json: bool) -> None:
-    from node.scp.send import Fate
+    from node.association.client.send import Fate
 
     failed = [sent for sent in results if sent.fate is Fate.FAILED]
     counts = {

@@ -37,7 +37,7 @@ def serve(
     ).settings
 
     from node import logs
-    from node.app import Node
+    from node.control.node import Node
     from node.systemd import ServiceManager
 
     logs.configure(settings.log.level, settings.log.format)

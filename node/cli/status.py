@@ -12,7 +12,7 @@ from node.cli.options import ConfigFile, Json, Root, load
 from node.cli.output import print_fields, print_json, print_table, sized
 
 if TYPE_CHECKING:
-    from node.config import Settings
+    from node.settings.model import Settings
 
 SHOWN_FAILURES = 10
 

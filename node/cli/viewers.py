@@ -40,8 +40,8 @@ def install(
     """Fetch a viewer at its pinned version, check its digest, and lay it below the root; a running node serves it."""
     settings = load(config, storage__root=root).settings
 
-    from node.viewers import BASE, OHIF
-    from node.viewers import install as install_ohif
+    from node.web.viewers import BASE, OHIF
+    from node.web.viewers import install as install_ohif
 
     count = install_ohif(settings.storage.root, package, registry)
     print(f"{OHIF.name} {OHIF.version} is installed, {count} files; the node serves it at {BASE}")
@@ -52,7 +52,7 @@ def remove(viewer: Name, config: ConfigFile = None, root: Root = None) -> None:
     """Take a viewer away again."""
     settings = load(config, storage__root=root).settings
 
-    from node import viewers
+    from node.web import viewers
 
     print(f"{viewer.value} is removed" if viewers.remove(settings.storage.root) else f"{viewer.value} is not installed")
 
@@ -62,7 +62,7 @@ def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
     """Tell which viewers are installed, and which could be."""
     settings = load(config, storage__root=root).settings
 
-    from node.viewers import OHIF, folder_of, installed
+    from node.web.viewers import OHIF, folder_of, installed
 
     found = installed(settings.storage.root)
     told = {

@@ -1,4 +1,4 @@
-"""What the node takes, by the tables that decide it (`node.dicom.uids`, `node.scp.contexts`) and by PS3.6 Annex A."""
+"""What the node takes, by PS3.6 Annex A and the tables that decide it (`node.dicom.uids`, `association.contexts`)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from pydicom._uid_dict import UID_dictionary
 
+from node.association.contexts import VERBS
 from node.dicom.uids import SERVICES, choose_transfer_syntax, is_accepted_transfer_syntax, is_storage_class
-from node.scp.contexts import VERBS
-from node.volume.decoders import can_decode
+from node.volume.read.decoders import can_decode
 
 
 @dataclass(frozen=True, slots=True)

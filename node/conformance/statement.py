@@ -5,9 +5,9 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Any
 
-from node.config import Settings
 from node.conformance.document import as_json, as_markdown
 from node.conformance.tables import tables_of, values_of
+from node.settings.model import Settings
 
 
 def statement(settings: Settings) -> str:

@@ -10,8 +10,9 @@ from pydantic_core import PydanticUndefined
 from pydicom.charset import python_encoding
 
 from node import __version__
+from node.association.client.get import COMPRESSED
+from node.association.contexts import VERBS
 from node.audit import AuditEvent
-from node.config import Audit, Dicom, Peer, Settings, Web
 from node.conformance.document import Table, table
 from node.conformance.registry import (
     STORAGE_CLASSES,
@@ -25,8 +26,7 @@ from node.conformance.statuses import http_statuses, statuses
 from node.dicom.keys import KEYS, SUPPORTED, UNIQUE_KEYS, Level
 from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.uids import APPLICATION_CONTEXT, SERVICES, VERIFICATION
-from node.scp.contexts import VERBS
-from node.scp.get import COMPRESSED
+from node.settings.model import Audit, Dicom, Peer, Settings, Web
 from node.tls import BCP_195_SUITES
 from node.web.dicomweb.service import described
 

@@ -14,7 +14,6 @@ from sqlalchemy import Connection, select, text
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import SQLAlchemyError
 
-from node.config import HookEvent, OverwritePolicy
 from node.dicom.attributes import InstanceAttributes
 from node.dicom.matching import Query
 from node.dicom.retrieval import Selection
@@ -70,6 +69,7 @@ from node.index.study_list import (
 )
 from node.index.writer import IndexWriter
 from node.metrics import Metrics
+from node.settings.model import HookEvent, OverwritePolicy
 
 CLOSED = "closed"
 """A fact of the index: whether the last process that wrote to it ended in good order."""

@@ -22,9 +22,9 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, fun
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import aliased
 
-from node.config import HookEvent
 from node.index.events import EventKind, record_event
 from node.index.models import Delivery, Event, Hook, Image, Series, Study
+from node.settings.model import HookEvent
 
 AT_ONCE = 200
 """Rows of each kind that a hook reads at a time."""

@@ -10,12 +10,12 @@ import structlog
 from sqlalchemy import Connection, bindparam, insert, select
 from sqlalchemy.orm import aliased
 
-from node.config import OverwritePolicy
 from node.dicom.attributes import InstanceAttributes
 from node.index.events import EventKind, record_event
 from node.index.models import Conflict, Patient, Series, Study
 from node.index.prepared import Prepared
 from node.index.records import StoredFile
+from node.settings.model import OverwritePolicy
 
 log = structlog.get_logger()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Literal
 
-from node.verdict import Expectation, Verdict
+from node.completeness import Expectation, Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, and_, case, delete, func, insert, null, or_, select, update
 from sqlalchemy.orm import aliased
 
+from node.completeness import C_FIND, Expectation, InstanceCounts, Verdict, expectation, judge
 from node.index.events import EventKind, record_event
 from node.index.instances import REVOKED
 from node.index.models import Conversion, Event, Exclusion, Failure, Image, Series, Study, Volume, VolumeSource
@@ -23,7 +24,6 @@ from node.index.records import (
     SeriesOutcome,
     SupersededConversion,
 )
-from node.verdict import C_FIND, Expectation, InstanceCounts, Verdict, expectation, judge
 
 _COUNTS = tuple(getattr(Image, name) for name in InstanceCounts.__slots__)
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, select, update
 
+from node.completeness import C_FIND
 from node.index.events import EventKind, record_event
 from node.index.models import Image, Series, Study
 from node.index.records import SeriesPlace, UnconfirmedSeries
-from node.verdict import C_FIND
 
 OPEN = ("receiving", "converting")
 

@@ -17,10 +17,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from time import monotonic
 
-from node.config import PLACEHOLDER, PLACEHOLDERS
 from node.errors import UsageError
+from node.notify.channel import Interrupted, NotDelivered
 from node.notify.message import Message
-from node.notify.outlet import Interrupted, NotDelivered
+from node.settings.model import PLACEHOLDER, PLACEHOLDERS
 
 OUTPUT_BYTES = 4000
 """How much of what a command writes is kept: the end."""
@@ -40,7 +40,7 @@ class Command:
     Parameters
     ----------
     arguments : sequence of str
-        The program, and its arguments with placeholders (`node.config.PLACEHOLDERS`).
+        The program, and its arguments with placeholders (`node.settings.model.PLACEHOLDERS`).
     timeout_seconds : float
         Then the program and what it started in its process group are ended.
 

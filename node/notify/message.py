@@ -11,8 +11,8 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from node.config import HookEvent
 from node.errors import VoxelnodeError
+from node.settings.model import HookEvent
 
 if TYPE_CHECKING:  # the child process of a plugin needs no index
     from node.index.database import ReadIndex

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from time import monotonic
 
 from node.audit import Audit
-from node.config import Hook
 from node.errors import UsageError
 from node.index.database import Index
 from node.metrics import Metrics
+from node.notify.channel import Outlet
 from node.notify.command import Command
-from node.notify.courier import Courier
-from node.notify.outlet import Outlet
 from node.notify.plugins import Plugin
 from node.notify.webhook import Webhook, read_secret
+from node.notify.worker import Courier
+from node.settings.model import Hook
 
 CANCEL_SECONDS = 5.0
 """How long an attempt may take to notice that it is cancelled; a name server that does not answer takes longer."""
@@ -25,7 +25,7 @@ class Notifier:
 
     Parameters
     ----------
-    hooks : mapping of name to node.config.Hook
+    hooks : mapping of name to node.settings.model.Hook
     outlets : mapping of name to Outlet
         One for each hook, see `outlet_of`.
     """

@@ -15,10 +15,10 @@ from typing import Any
 
 import pluggy
 
-from node.children import Child, ChildCancelled, ChildDied, ChildLate, place_of, questions, settle
+from node.child_process import Child, ChildCancelled, ChildDied, ChildLate, place_of, questions, settle
 from node.errors import UsageError
+from node.notify.channel import Interrupted, NotDelivered
 from node.notify.message import Message
-from node.notify.outlet import Interrupted, NotDelivered
 
 PROJECT = "voxelnode"
 GROUP = "voxelnode.plugins"

@@ -24,8 +24,8 @@ import httpx2
 
 from node import __version__
 from node.errors import UsageError
+from node.notify.channel import Interrupted, NotDelivered
 from node.notify.message import Message
-from node.notify.outlet import Interrupted, NotDelivered
 
 SECRET_PREFIX = "whsec_"
 SECRET_BYTES = range(24, 65)

@@ -9,16 +9,16 @@ from pydicom import Dataset
 from node.dicom.values import CONVERSION_ERRORS
 from node.errors import ConversionRefused
 from node.volume import objects
-from node.volume.clock import go_past_midnight
-from node.volume.dimensions import arrange
+from node.volume.arrange.dimensions import arrange
+from node.volume.arrange.duplicates import same_pixels
+from node.volume.arrange.stacks import Stack, placeless, split, unscaled
+from node.volume.arrange.temporal.timing import go_past_midnight
 from node.volume.elements import number, text
-from node.volume.frames import frames_of
 from node.volume.intensities import FrameRefused, read
 from node.volume.model import Assembly, Frame, Volume
+from node.volume.read.frames import frames_of
 from node.volume.reasons import Exclusion, Reason, Warn, Warning
 from node.volume.series import Instance, LeftOut, Series
-from node.volume.stacks import Stack, placeless, split, unscaled
-from node.volume.twins import same_pixels
 from node.volume.volumes import DatasetOf, volumes_of
 
 DAMAGE = (*CONVERSION_ERRORS, ArithmeticError)

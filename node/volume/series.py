@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from node.errors import VoxelnodeError
+from node.volume.arrange.duplicates import is_copy
 from node.volume.model import Assembly, Frame, Kind, Volume
 from node.volume.reasons import Exclusion, Reason, Refusal, Warn, Warning
-from node.volume.twins import is_copy
 from node.volume.volumes import DatasetOf
 
 LeftOut = tuple[Frame, Reason, str]

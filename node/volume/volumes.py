@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 
-from node.volume.clock import durations_s, starts_s, step_s
-from node.volume.description import describe
+from node.volume.arrange.temporal.positions import Arrangement
+from node.volume.arrange.temporal.timing import durations_s, starts_s, step_s
+from node.volume.describe.emission import emission_facts
+from node.volume.describe.parameters import PARAMETER_TOLERANCE, differ, of_each_time, varying
+from node.volume.describe.sidecar_fields import describe
 from node.volume.display import display_of
-from node.volume.emission import emission_facts
 from node.volume.geometry import Placement, place, stack_axes, unevenness, usual_step
 from node.volume.intensities import fill
 from node.volume.model import Diffusion, Display, Float, Frame, Geometry, Kind, Source, Volume
-from node.volume.parameters import PARAMETER_TOLERANCE, differ, of_each_time, varying
-from node.volume.planes import is_distance
+from node.volume.read.planes import is_distance
 from node.volume.reasons import Warn, Warning
 from node.volume.resample import upright
-from node.volume.times import Arrangement
 
 UNKNOWN_SPACING_MM = 1.0
 """Taken where nothing says how far pixels or slices lie apart."""

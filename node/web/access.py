@@ -27,14 +27,14 @@ from urllib.parse import urlsplit
 from fastapi import Depends, Request
 from starlette.datastructures import Headers
 
-from node.accounts import digest, is_password, new_token
 from node.audit import Action, AuditEvent, Result
-from node.config import Web
 from node.errors import VoxelnodeError
 from node.index.accounts import Accounts, KnownAccount, Role
-from node.web.polling import is_polled
+from node.settings.model import Web
+from node.web.audit_trail import AccountTrail, Trail
+from node.web.background_requests import is_polled
+from node.web.credentials import digest, is_password, new_token
 from node.web.throttle import Throttle
-from node.web.trail import AccountTrail, Trail
 
 __all__ = ["Access", "Account", "Admin", "Asked", "NotAuthenticated", "Reader", "Role", "TooManyTries", "Writer"]
 

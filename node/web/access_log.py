@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.metrics import Metrics
 from node.web.access import address_of
-from node.web.polling import is_polled
+from node.web.background_requests import is_polled
 
 log = structlog.get_logger()
 

@@ -16,11 +16,11 @@ from node.web.access import Access
 from node.web.access_log import AccessLog
 from node.web.api import service as api
 from node.web.api.events import Streams
+from node.web.audit_trail import Trail
 from node.web.dicomweb import service as dicomweb
 from node.web.limits import Limits
 from node.web.security import Security
 from node.web.services import Services
-from node.web.trail import Trail
 
 
 def application(services: Services) -> FastAPI:

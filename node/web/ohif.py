@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse
 
-from node.viewers import BASE, folder_of, installed
 from node.web.access import Reader
 from node.web.services import Node
+from node.web.viewers import BASE, folder_of, installed
 
 router = APIRouter(include_in_schema=False)
 

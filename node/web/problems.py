@@ -21,8 +21,8 @@ from node.index.finder import QueryRefused
 from node.index.patients import NoSuchPatient
 from node.web.access import NotAuthenticated, NotPermitted, TooManyTries
 from node.web.headers import add_headers
+from node.web.pages.errors import NotFound
 from node.web.pages.rendering import error_page
-from node.web.pages.wrong import NotFound
 
 log = structlog.get_logger()
 

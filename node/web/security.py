@@ -11,7 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from node.config import Web
+from node.settings.model import Web
 from node.web.access import COOKIE, SECURE_COOKIE, is_of_friend, shows_token
 from node.web.headers import add_headers
 from node.web.problems import respond

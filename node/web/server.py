@@ -17,8 +17,8 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from node.config import Web, is_loopback
 from node.errors import UsageError
+from node.settings.model import Web, is_loopback
 from node.tls import server_context
 from node.web.access import neighbourhood_of
 

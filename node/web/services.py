@@ -10,17 +10,17 @@ from fastapi import Depends, Request
 
 from node.archive.filesystem import Archive
 from node.audit import Audit
-from node.config import Settings
-from node.decoding import Decoder
+from node.conversion.decoding import Decoder
 from node.index.database import Index
 from node.index.records import Refused
-from node.ingest import Ingest
 from node.metrics import Metrics
+from node.receive.ingest import Ingest
+from node.settings.model import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The parts of a running node; `actions` are those that commands have too (`node.store.Store.actions`)."""
+    """The parts of a running node; `actions` are those that commands have too (`control.repository.Store.actions`)."""
 
     settings: Settings
     archive: Archive
@@ -33,7 +33,7 @@ class Services:
     parts: Mapping[str, Callable[[], bool]] = field(default_factory=dict)
     """What else has to work for the node to be ready, by name."""
     on_refusal: Callable[[Refused], None] = lambda refused: None
-    """Told of each instance that was refused (see `node.rejections`)."""
+    """Told of each instance that was refused (see `node.receive.refusals`)."""
 
 
 def _services(request: Request) -> Services:

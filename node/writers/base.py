@@ -1,7 +1,7 @@
 """What all writers share: names, new files and the record of one, real values in slabs.
 
-Nothing is synced here: `node.revisions.publish` does that for all files of a series, where they must outlast a power
-cut.
+Nothing is synced here: `node.conversion.volume_files.publish` does that for all files of a series, where they must
+outlast a power cut.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from node.config import Convert, VolumeFormat
+    from node.settings.model import Convert, VolumeFormat
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ import pytest
 from pydicom import FileDataset
 from pydicom.uid import RLELossless, generate_uid
 
+from node.association.client.send import send_files
 from node.index.engine import upgrade
-from node.scp.send import send_files
 from tests.acceptance.served import Served
 from tests.make import ct_series, mr_series
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
+from node.association.client.send import send_files
 from node.dicom.part10 import file_head
-from node.media import LeftOut, MediaFile, find_instances
-from node.scp.send import send_files
+from node.receive.dicom_files import LeftOut, MediaFile, find_instances
 from tests.acceptance.served import Served
 
 pytestmark = [

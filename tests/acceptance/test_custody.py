@@ -13,10 +13,10 @@ import pytest
 from pydicom import Dataset, dcmread
 
 from node import logs
+from node.association.client.negotiation import NoAssociation
+from node.association.client.send import NotSent, send_files
 from node.audit import verify
-from node.media import LeftOut, find_instances
-from node.scp.negotiation import NoAssociation
-from node.scp.send import NotSent, send_files
+from node.receive.dicom_files import LeftOut, find_instances
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.acceptance.test_corpus_through_the_node import as_file

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from node.configuration import load
+from node.settings.load import load
 from tests.acceptance.served import Served, until
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")

@@ -15,9 +15,9 @@ from pydicom import dcmwrite
 from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate
 
-from node.app import Store
-from node.config import Settings, Storage
-from node.importing import import_instances
+from node.control.node import Store
+from node.receive.import_files import import_instances
+from node.settings.model import Settings, Storage
 from tests import make
 from tests.acceptance.served import Served
 

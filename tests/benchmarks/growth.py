@@ -21,9 +21,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from node.config import Settings, Storage  # noqa: E402
-from node.ingest import Announced, Ingest, Origin  # noqa: E402
-from node.store import importer  # noqa: E402
+from node.control.repository import importer  # noqa: E402
+from node.receive.ingest import Announced, Ingest, Origin  # noqa: E402
+from node.settings.model import Settings, Storage  # noqa: E402
 from tests import make  # noqa: E402
 from tests.integration.conftest import data_set_bytes  # noqa: E402
 

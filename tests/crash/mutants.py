@@ -10,12 +10,14 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-from node import ingest, revisions, store
 from node.archive import filesystem
 from node.archive.filesystem import Archive, PartFile
+from node.control import repository
+from node.conversion import volume_files
 from node.index.database import Index
 from node.index.records import Kept, Outcome
 from node.index.writer import IndexWriter, _Instance
+from node.receive import ingest
 
 real_sync_folder = filesystem.sync_folder
 
@@ -48,7 +50,7 @@ def no_new_folder_sync() -> None:
 
 def no_root_sync() -> None:
     """The names of the folders of a new root are not synced."""
-    store.make_folder = filesystem.make_folder = lambda folder: folder.mkdir(parents=True, exist_ok=True)
+    repository.make_folder = filesystem.make_folder = lambda folder: folder.mkdir(parents=True, exist_ok=True)
 
 
 def no_commit_sync() -> None:
@@ -66,7 +68,7 @@ def no_quarantine_sync() -> None:
 
 def no_volume_sync() -> None:
     """The files of volumes are not synced."""
-    revisions.sync_file = lambda path: None
+    volume_files.sync_file = lambda path: None
 
 
 def no_volume_folder_sync() -> None:

@@ -16,8 +16,9 @@ import sys
 from typing import Any
 
 import node.__main__
-from node import app, failpoints
+from node import failpoints
 from node.cli import main as voxelnode
+from node.control import node as app
 from tests.crash import mutants
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from node.config import Settings, Storage
-from node.store import Store
+from node.control.repository import Store
+from node.settings.model import Settings, Storage
 from tests.crash.checker import Checker
 from tests.crash.disk import Disk, Sync, leave, syncs
 from tests.crash.harness import Node

@@ -15,8 +15,8 @@ from node.archive.filesystem import Archive
 from node.durable import sync_folder
 from node.index.database import Index
 from node.index.records import Outcome
-from node.ingest import Announced, Ingest, Origin, quiet_seconds_of
 from node.metrics import Metrics
+from node.receive.ingest import Announced, Ingest, Origin, quiet_seconds_of
 
 
 def data_set_bytes(ds: FileDataset) -> bytes:

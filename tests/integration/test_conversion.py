@@ -15,14 +15,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from node.config import Convert
-from node.conversion import ConversionJob, Converted, Limits
-from node.convert import convert, convert_series
-from node.converter import ConversionCancelled, Converter, ConverterDied
+from node.conversion.job import ConversionJob, Converted, Limits
+from node.conversion.pipeline import convert, convert_series
+from node.conversion.pool import ConversionCancelled, Converter, ConverterDied
+from node.conversion.scheduler import Worker
+from node.conversion.volume_files import revision_folder, sweep
 from node.index.database import reading
 from node.index.records import ClaimedSeries
-from node.revisions import revision_folder, sweep
-from node.worker.loop import Worker
+from node.settings.model import Convert
 from node.writers.options import write_options
 from tests import make
 from tests.integration.conftest import Clock, Root

@@ -14,12 +14,12 @@ import pytest
 from pydicom import FileDataset
 
 from node.audit import Audit, AuditFailed
-from node.config import Convert
-from node.convert import convert, convert_series
-from node.deletion import Order, Unsafe, delete, resume_deletions
+from node.conversion.pipeline import convert, convert_series
 from node.index.database import reading
 from node.index.deletion import NotThere, SeveralSeries
 from node.index.records import Outcome
+from node.lifecycle.deletion import Order, Unsafe, delete, resume_deletions
+from node.settings.model import Convert
 from node.writers.options import write_options
 from tests import make
 from tests.integration.conftest import Root
@@ -217,7 +217,7 @@ def test_finishing_a_deletion_later_leaves_what_was_sent_and_converted_again(
         raise OSError(5, os.strerror(5))
 
     with monkeypatch.context() as disk:
-        disk.setattr("node.deletion.shutil.rmtree", failing)
+        disk.setattr("node.lifecycle.deletion.shutil.rmtree", failing)
         with pytest.raises(OSError, match="Input/output"):
             remove(root, audit, "study", instances[0].StudyInstanceUID)
     take_and_convert(root, instances)

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from node.config import Settings, Storage
-from node.convert import convert, convert_series
-from node.fsck import Finding
+from node.control.repository import RootInUse, Store, fsck, rebuild_index
+from node.conversion.pipeline import convert, convert_series
 from node.index.database import reading
 from node.index.engine import backup
-from node.ingest import Announced, Ingest, Origin
-from node.store import RootInUse, Store, fsck, rebuild_index
+from node.lifecycle.fsck import Finding
+from node.receive.ingest import Announced, Ingest, Origin
+from node.settings.model import Settings, Storage
 from node.writers.options import WriteOptions
 from tests import make
 from tests.crash.journal import Sent, new_series

@@ -14,9 +14,9 @@ from time import monotonic
 import pytest
 
 from node.errors import UsageError
+from node.notify.channel import Interrupted, NotDelivered
 from node.notify.command import OUTPUT_BYTES, Command
 from node.notify.message import Message, sample
-from node.notify.outlet import Interrupted, NotDelivered
 
 NEVER = threading.Event()
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

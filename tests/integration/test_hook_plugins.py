@@ -13,8 +13,8 @@ from textwrap import dedent, indent
 import pytest
 
 from node.errors import UsageError
+from node.notify.channel import Interrupted, NotDelivered
 from node.notify.message import Message, sample
-from node.notify.outlet import Interrupted, NotDelivered
 from node.notify.plugins import Plugin
 
 NEVER = threading.Event()

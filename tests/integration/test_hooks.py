@@ -13,16 +13,16 @@ import pytest
 from pydicom import FileDataset
 
 from node.audit import Audit
-from node.config import Convert, Hook
-from node.convert import convert, convert_series
-from node.deletion import Order, delete
+from node.conversion.pipeline import convert, convert_series
 from node.index import deliveries
 from node.index.database import reading
-from node.ingest import Origin
+from node.lifecycle.deletion import Order, delete
 from node.metrics import Metrics
-from node.notify.courier import Courier, wait_seconds
 from node.notify.message import Message
 from node.notify.notifier import Notifier, outlet_of
+from node.notify.worker import Courier, wait_seconds
+from node.receive.ingest import Origin
+from node.settings.model import Convert, Hook
 from node.writers.options import write_options
 from tests import make
 from tests.integration.conftest import Root

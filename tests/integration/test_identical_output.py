@@ -11,9 +11,9 @@ from pathlib import Path
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 
-from node.conversion import ConversionJob
-from node.convert import convert
-from node.folder import convert_folder
+from node.conversion.job import ConversionJob
+from node.conversion.offline import convert_folder
+from node.conversion.pipeline import convert
 from node.volume.assemble import assemble
 from node.writers.options import WriteOptions
 from tests import make

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from pydicom import Dataset
 
-from node import ingest
 from node.archive.filesystem import Archive
 from node.errors import ClassMismatch, NotUnderstood, OutOfResources
 from node.index.database import reading
 from node.index.records import Outcome
-from node.ingest import Announced, Origin
+from node.receive import ingest
+from node.receive.ingest import Announced, Origin
 from tests import make
 from tests.integration.conftest import Root, announced, data_set_bytes
 

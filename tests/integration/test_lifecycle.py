@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 from pydicom import FileDataset
 
-from node.config import Convert
-from node.conversion import ConversionJob, Converted
-from node.convert import convert, convert_series, input_sha256, is_unchanged
+from node.conversion.cleanup import Housekeeping
+from node.conversion.confirm_counts import Confirmer
+from node.conversion.job import ConversionJob, Converted
+from node.conversion.pipeline import convert, convert_series, input_sha256, is_unchanged
+from node.conversion.scheduler import Worker
 from node.errors import VoxelnodeError
 from node.index.database import reading
 from node.index.records import ClaimedSeries, SeriesPlace
-from node.ingest import Origin
-from node.worker.confirm import Confirmer
-from node.worker.housekeeping import Housekeeping
-from node.worker.loop import Worker
+from node.receive.ingest import Origin
+from node.settings.model import Convert
 from node.writers.options import write_options
 from tests import make
 from tests.integration.conftest import Clock, Root

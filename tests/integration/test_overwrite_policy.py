@@ -15,8 +15,8 @@ from pydicom import FileDataset
 
 from node.index.database import reading
 from node.index.records import Outcome
-from node.ingest import quiet_seconds_of
-from node.recovery import recover
+from node.receive.ingest import quiet_seconds_of
+from node.receive.recovery import recover
 from tests import make
 from tests.integration.conftest import Root, data_set_bytes
 

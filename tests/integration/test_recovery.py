@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from node.index.database import reading
-from node.ingest import Origin
-from node.recovery import recover
+from node.receive.ingest import Origin
+from node.receive.recovery import recover
 from tests import make
 from tests.integration.conftest import Root, announced, data_set_bytes
 

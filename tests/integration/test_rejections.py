@@ -10,7 +10,7 @@ import pytest
 from node.index import rejections
 from node.index.database import reading
 from node.index.records import CountedRefusal, Refused
-from node.rejections import MOST_KINDS, Rejections
+from node.receive.refusals import MOST_KINDS, Rejections
 from tests.integration.conftest import Root
 
 

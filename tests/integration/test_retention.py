@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from node.audit import Audit, AuditFailed
-from node.config import Convert
-from node.config import Retention as Rules
-from node.convert import convert, convert_series
+from node.conversion.pipeline import convert, convert_series
 from node.index.database import reading
-from node.ingest import Origin
-from node.retention import Retention
+from node.lifecycle.retention import Retention
+from node.receive.ingest import Origin
+from node.settings.model import Convert
+from node.settings.model import Retention as Rules
 from node.writers.options import write_options
 from tests import make
 from tests.integration.conftest import Root

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from pydicom import Dataset, dcmwrite
 
-from node.config import Settings, Storage
+from node.control.repository import Store
 from node.index.study_list import StudyFilter, StudyOrder
-from node.ingest import Announced, Origin
-from node.store import Store
+from node.receive.ingest import Announced, Origin
+from node.settings.model import Settings, Storage
 from tests import make
 
 

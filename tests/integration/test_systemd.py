@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from node.app import Node
-from node.config import Settings
+from node.control.node import Node
+from node.settings.model import Settings
 from node.systemd import ServiceManager
 
 

@@ -19,7 +19,7 @@ import pytest
 from pydicom import FileDataset
 from pydicom.uid import generate_uid
 
-from node.scp.send import send_files
+from node.association.client.send import send_files
 from tests.acceptance.served import Served
 from tests.make import ct_series, mr_series
 

@@ -25,14 +25,14 @@ from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotification, MaximumLengthNotification
 
 from node.archive.filesystem import Archive
+from node.association.listener import Listener
 from node.audit import Audit
-from node.config import Dicom, Peer, Settings
 from node.durable import sync_folder
 from node.index.database import Index
-from node.ingest import Ingest
 from node.metrics import Metrics
-from node.rejections import Rejections
-from node.scp.server import Listener
+from node.receive.ingest import Ingest
+from node.receive.refusals import Rejections
+from node.settings.model import Dicom, Peer, Settings
 
 VERIFICATION = "1.2.840.10008.1.1"
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Callable
 from typing import Any
 
-from node.config import Peer
+from node.settings.model import Peer
 from tests.protocol.conftest import Raw, Running, associate, associate_rq, echo_seconds, pdu, until
 
 

@@ -13,8 +13,8 @@ from pydicom import Dataset, FileDataset
 from pydicom.uid import generate_uid
 from pynetdicom import AE, evt
 
-from node.config import Peer
 from node.dicom.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
+from node.settings.model import Peer
 from tests.make import ct_series
 from tests.protocol.conftest import CT_IMAGE_STORAGE, DEADLINE_SECONDS, Running, until
 from tests.protocol.test_retrieve import stored

@@ -11,9 +11,9 @@ from pydicom._uid_dict import UID_dictionary
 from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom import build_context
 
-from node.config import Settings
 from node.conformance.statement import statement_for_programs
 from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.settings.model import Settings
 from tests.protocol.conftest import CT_IMAGE_STORAGE, Running, associate
 
 CONTEXTS_OF_AN_ASSOCIATION = 128

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
+from node.association.client.send import send_files
 from node.dicom.uids import is_storage_class
-from node.scp.send import send_files
 from tests.protocol.conftest import Running, after_file_meta
 
 pytestmark = pytest.mark.corpus

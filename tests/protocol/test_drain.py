@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from node.association.client.echo import verify
 from node.errors import VoxelnodeError
-from node.scp.echo import verify
 from tests.make import instance
 from tests.protocol.conftest import Raw, Running, associate, c_store_rq, data_set_bytes, p_data, pdv, status_of, until
 

@@ -25,7 +25,7 @@ from pydicom.uid import generate_uid
 from pynetdicom import build_context
 from pynetdicom.association import Association
 
-from node.scp.contexts import Acceptance
+from node.association.contexts import Acceptance
 from tests.make import ct_series, instance
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,

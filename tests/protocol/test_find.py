@@ -9,9 +9,9 @@ import pytest
 from pydicom import Dataset
 from pynetdicom import AE, evt
 
+from node.association.client.find import NotFound, find_instance_count
+from node.association.client.negotiation import NoAssociation
 from node.dicom.uids import STUDY_ROOT_FIND
-from node.scp.find import NotFound, find_instance_count
-from node.scp.negotiation import NoAssociation
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from node.scp.echo import verify
-from node.scp.negotiation import NoAssociation
-from node.scp.send import NotSent, send_files
+from node.association.client.echo import verify
+from node.association.client.negotiation import NoAssociation
+from node.association.client.send import NotSent, send_files
 from tests.make import ct_series, instance
 from tests.protocol.conftest import Running, after_file_meta, until
 

@@ -1,4 +1,4 @@
-"""What `node.scp` knows of pynetdicom's inside.  If one of these fails, read its message before the reader's code."""
+"""What `node.association` knows of pynetdicom's inside. If one of these fails, read its message first."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def source(function: object) -> str:
 
 
 def test_the_version_is_one_that_this_was_written_for() -> None:
-    assert pynetdicom.__version__.startswith("3.0."), "read scp/reader.py against it, then widen the pin"
+    assert pynetdicom.__version__.startswith("3.0."), "read association/upper_layer.py against it, then widen the pin"
 
 
 @pytest.mark.parametrize("name", ["LOG_HANDLER_LEVEL", "LOG_REQUEST_IDENTIFIERS", "UNRESTRICTED_STORAGE_SERVICE"])
 def test_the_settings_still_exist(name: str) -> None:
-    assert hasattr(_config, name), f"scp/__init__.py sets pynetdicom._config.{name}, which is gone"
+    assert hasattr(_config, name), f"association/__init__.py sets pynetdicom._config.{name}, which is gone"
 
 
 def test_an_association_still_has_the_parts_that_the_reader_takes_over(assoc: association.Association) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 from pynetdicom import build_context
 
-from node.config import Peer
+from node.settings.model import Peer
 from tests import make
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,

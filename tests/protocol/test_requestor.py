@@ -13,12 +13,12 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 
+from node.association.client.association import Address, association
+from node.association.client.echo import NotVerified, verify
+from node.association.client.negotiation import NoAssociation, contexts_of
+from node.association.client.send import Fate, Outgoing, as_stored_only, batches, proposals, read_outgoing, send
+from node.association.outgoing import InstanceBytes, SourceLost, fragment_pdus
 from node.dicom.uids import VERIFICATION
-from node.scp.echo import NotVerified, verify
-from node.scp.negotiation import NoAssociation, contexts_of
-from node.scp.outgoing import InstanceBytes, SourceLost, fragment_pdus
-from node.scp.requestor import Address, association
-from node.scp.send import Fate, Outgoing, as_stored_only, batches, proposals, read_outgoing, send
 from tests.make import ct_series
 from tests.protocol.conftest import CT_IMAGE_STORAGE, pdu, pdv
 

@@ -15,14 +15,14 @@ from pydicom import Dataset, FileDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, generate_uid
 from pynetdicom import AE, _config, build_context, build_role, evt
 
+from node.association.client.association import Address
+from node.association.client.get import Wanted
+from node.association.client.get import get as get_into
+from node.association.client.send import send_files
+from node.association.outgoing import encoded
 from node.audit import Audit
-from node.config import Dicom, Peer
 from node.dicom.uids import PATIENT_ROOT_GET, PATIENT_ROOT_MOVE, STUDY_ROOT_GET, STUDY_ROOT_MOVE
-from node.scp.get import Wanted
-from node.scp.get import get as get_into
-from node.scp.outgoing import encoded
-from node.scp.requestor import Address
-from node.scp.send import send_files
+from node.settings.model import Dicom, Peer
 from tests.make import ct_series, mr_series, rgb_capture
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,
@@ -444,7 +444,7 @@ def test_an_error_of_our_own_aborts_the_association_and_no_other(
     def fail(*arguments: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("node.scp.server.serve_c_get", fail)
+    monkeypatch.setattr("node.association.listener.serve_c_get", fail)
     node = start_node(peers=peers() | {"good": Peer(ae_title="GOOD")})
     got = get(node, identifier("STUDY", StudyInstanceUID="1.2.3"))
     assert "Status" not in got.last

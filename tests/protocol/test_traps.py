@@ -1,7 +1,7 @@
 """What a server on pynetdicom must work around: each trap shown on a plain acceptor first, then closed in ours.
 
 The first half of each test is its control.  If it fails with a newer pynetdicom, the trap is gone there, and with it
-perhaps the reason for a part of `node.scp`.
+perhaps the reason for a part of `node.association`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 from pynetdicom import AE, _config, build_context, evt
 
-from node.scp.reader import Reader
+from node.association.upper_layer import Reader
 from tests.make import instance
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,
@@ -432,7 +432,7 @@ def run_python(*arguments: str) -> str:
 def test_p12_identifiers_of_patients_are_logged() -> None:
     show = "from pynetdicom import _config; print(_config.LOG_REQUEST_IDENTIFIERS, _config.LOG_HANDLER_LEVEL)"
     assert run_python("-c", show) == "True standard"
-    assert run_python("-c", f"import node.scp; {show}") == "False none"
+    assert run_python("-c", f"import node.association; {show}") == "False none"
 
 
 def test_p12_deflated_data_sets_of_any_size_are_accepted(
@@ -460,7 +460,7 @@ def test_p12_a_pdv_that_overruns_is_noticed_by_an_assertion_only() -> None:
     assert run_python("-c", decode) == "noticed"
     assert run_python("-O", "-c", decode) == "taken"
     ours = (
-        "from node.scp.framing import Framing, Violation\n"
+        "from node.association.framing import Framing, Violation\n"
         "framing = Framing(4096, 4096, 4096); framing.expect_data()\n"
         "stream = b'\\4\\0\\0\\0\\0\\10' + b'\\0\\0\\0\\77\\1\\3xx'\n"
         "framing.space()[:len(stream)] = stream; framing.filled(len(stream))\n"

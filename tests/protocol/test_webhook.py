@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from node.errors import UsageError
+from node.notify.channel import Interrupted, NotDelivered
 from node.notify.message import Message, sample
-from node.notify.outlet import Interrupted, NotDelivered
 from node.notify.webhook import Webhook, read_secret, signature
 from tests.receivers import Answer, Receiver
 

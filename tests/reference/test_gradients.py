@@ -13,7 +13,7 @@ import pytest
 from pydicom import FileDataset, dcmread
 from pydicom.uid import MRImageStorage, generate_uid
 
-from node.volume.diffusion import diffusion_of
+from node.volume.read.diffusion import diffusion_of
 from tests import make
 
 DCM2NIIX = shutil.which("dcm2niix", path=str(Path(sys.executable).parent)) or shutil.which("dcm2niix")

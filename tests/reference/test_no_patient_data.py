@@ -12,7 +12,7 @@ from PIL import Image
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 
-from node.folder import convert_folder
+from node.conversion.offline import convert_folder
 from node.volume.reasons import Reason, Warn
 from node.writers.options import WriteOptions
 from tests.conftest import corpus_folder

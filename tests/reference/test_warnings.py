@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from node.folder import convert_folder
+from node.conversion.offline import convert_folder
 from node.volume.reasons import Warn
 from node.writers.options import WriteOptions
 from tests.conftest import corpus_folder

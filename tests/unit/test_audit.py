@@ -13,7 +13,7 @@ import pytest
 from node import audit as module
 from node.audit import FIRST, SOURCE, Action, Audit, AuditEvent, AuditFailed, Participant, Result, Transfers, verify
 from node.dicom.attributes import InstanceAttributes
-from node.ingest import Origin
+from node.receive.ingest import Origin
 
 WHO = [Participant("CT1", SOURCE, "10.0.0.1", is_requestor=True)]
 SENDER = Origin("dicom", "CT1", "VOXELNODE", "10.0.0.1:4000", "a1")

@@ -17,15 +17,15 @@ import pytest
 from fastapi.routing import APIRoute
 from pydicom import Dataset, FileDataset, dcmwrite
 
-from node.accounts import digest, hash_password, new_token
-from node.config import Convert, Settings, Storage, Web
+from node.control.repository import Store
+from node.conversion.scheduler import Worker
 from node.index.accounts import Role
-from node.ingest import Announced, Origin
-from node.store import Store
+from node.receive.ingest import Announced, Origin
+from node.settings.model import Convert, Settings, Storage, Web
 from node.web.application import application
+from node.web.credentials import digest, hash_password, new_token
 from node.web.server import WebServer
 from node.web.services import Services
-from node.worker.loop import Worker
 from tests import make
 
 PASSWORD = "correct horse battery"

@@ -340,7 +340,7 @@ def test_what_nobody_expected_is_500_without_a_trace(site: Site, monkeypatch: py
     def broken(*_: Any) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr("node.web.api.ledger.page_of", broken)
+    monkeypatch.setattr("node.web.api.queue.page_of", broken)
     client = site.client()
     answer = client.get("/api/v1/jobs")
     assert answer.status_code == 500

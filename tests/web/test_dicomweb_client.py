@@ -91,7 +91,7 @@ def test_pages_of_a_search_are_put_together(site: Site, web: DICOMwebClient) -> 
 def test_every_series_of_the_corpus_comes_out_as_it_went_in(
     corpus: object, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    from node.importing import import_instances
+    from node.receive.import_files import import_instances
 
     site = open_site(tmp_path_factory.mktemp("corpus") / "root")
     try:

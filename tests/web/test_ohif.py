@@ -20,9 +20,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Locator, sync_playwright
 
-from node import viewers
-from node.scp.send import send_files
-from node.viewers import OHIF, NotInstalled, folder_of, install, installed, remove
+from node.association.client.send import send_files
+from node.web import viewers
+from node.web.viewers import OHIF, NotInstalled, folder_of, install, installed, remove
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.web.conftest import PASSWORD, Site

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from node.config import Web
 from node.errors import UsageError
 from node.index.accounts import Role
 from node.logs import ALLOWED_FIELDS
+from node.settings.model import Web
 from node.web import limits
 from node.web.headers import HEADERS
 from node.web.server import WebServer

@@ -19,7 +19,7 @@ from pydicom.encaps import encapsulate, generate_frames, get_frame
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID
 
-from node.importing import import_instances
+from node.receive.import_files import import_instances
 from node.web.dicomweb.resources import CHUNK_BYTES
 from tests import make
 from tests.web.conftest import Site, open_site, until

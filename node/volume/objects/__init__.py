@@ -9,7 +9,7 @@ from node.dicom.values import number, text
 from node.errors import ConversionRefused
 from node.volume.model import Volume
 from node.volume.objects import dose, segmentation
-from node.volume.pixel_layout import PIXELS
+from node.volume.read.pixel_layout import PIXELS
 from node.volume.reasons import Reason
 
 _SLIDES = frozenset(("1.2.840.10008.5.1.4.1.1.77.1.6", "1.2.840.10008.5.1.4.1.1.77.1.8"))

@@ -10,10 +10,10 @@ from pydicom.dataset import Dataset
 
 from node.dicom.values import number, numbers, text
 from node.errors import ConversionRefused
-from node.volume.description import describe
+from node.volume.describe.sidecar_fields import describe
 from node.volume.geometry import Placement, place, stack_axes
 from node.volume.model import Float, Geometry, Kind, Source, Volume
-from node.volume.pixels import frame_reader
+from node.volume.read.pixels import frame_reader
 from node.volume.reasons import Reason
 from node.volume.resample import upright
 

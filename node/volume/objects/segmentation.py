@@ -12,9 +12,9 @@ from pydicom.uid import generate_uid
 
 from node.dicom.values import items, number, numbers, text, whole
 from node.errors import ConversionRefused
-from node.volume.description import describe
+from node.volume.describe.sidecar_fields import describe
 from node.volume.model import Array, Float, Geometry, Kind, Source, Volume
-from node.volume.pixels import FrameReader, frame_reader
+from node.volume.read.pixels import FrameReader, frame_reader
 from node.volume.reasons import Reason
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from node.web.access import Reader
 from node.web.api import models
 from node.web.api.paging import LARGEST_ID
-from node.web.polling import polled
+from node.web.background_requests import polled
 from node.web.services import Node, Services
 
 router = APIRouter(tags=["events"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends
 from fastapi.security import HTTPBearer
 
-from node.web.api import events, holdings, ledger, volumes
+from node.web.api import events, queue, resources, volumes
 from node.web.problems import MEDIA_TYPE, Problem
 
 _PROBLEM = {"content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
@@ -25,5 +25,5 @@ router = APIRouter(
         503: {"description": "Out of resources; try again in a while", **_PROBLEM},
     },
 )
-for part in (holdings, volumes, ledger, events):
+for part in (resources, volumes, queue, events):
     router.include_router(part.router)

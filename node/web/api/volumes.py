@@ -11,10 +11,10 @@ from fastapi import APIRouter, Query, Request, Response
 from node.web.access import Asked, Reader
 from node.web.api import models
 from node.web.api.paging import After, Limit, Page, RowId, page_of, row_place
+from node.web.audit_trail import of_study
 from node.web.files import file_response
-from node.web.pages.wrong import NotFound
+from node.web.pages.errors import NotFound
 from node.web.services import Node, Services
-from node.web.trail import of_study
 
 router = APIRouter(tags=["volumes"])
 

@@ -20,7 +20,7 @@ def decoded_file(node: Services, function: Callable[..., bytes], *arguments: Any
     Parameters
     ----------
     function : callable
-        Of `node.decoding`; takes `arguments`, and the path of the file to write.
+        Of `node.conversion.decoding`; takes `arguments`, and the path of the file to write.
 
     Raises
     ------

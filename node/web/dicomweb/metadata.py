@@ -10,7 +10,7 @@ from urllib.parse import quote
 import structlog
 from fastapi import APIRouter, HTTPException, Response
 
-from node.decoding import DecoderBusy, NotDecoded, value_file
+from node.conversion.decoding import DecoderBusy, NotDecoded, value_file
 from node.dicom.bounded import TooLong
 from node.dicom.json_model import PIXEL_TAGS, Json
 from node.dicom.metadata import metadata

@@ -26,8 +26,8 @@ from node.dicom.status import (
 from node.dicom.uids import is_accepted_transfer_syntax, is_storage_class
 from node.errors import ArrivalRefused
 from node.index.records import Refused
-from node.ingest import Announced, Arrival, Ingest, Origin
-from node.media import HEAD_BYTES, LONG_HEAD_BYTES, Identity, NotDicom, identify
+from node.receive.dicom_files import HEAD_BYTES, LONG_HEAD_BYTES, Identity, NotDicom, identify
+from node.receive.ingest import Announced, Arrival, Ingest, Origin
 from node.web.dicomweb.media_types import DICOM
 
 log = structlog.get_logger()

@@ -12,14 +12,14 @@ from fastapi import Depends, HTTPException, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from node.archive.filesystem import Archive
-from node.decoding import DecoderBusy, NotDecoded
+from node.conversion.decoding import DecoderBusy, NotDecoded
 from node.dicom.pixel_element import FrameNotFound
 from node.errors import VoxelnodeError
 from node.index.selection import StoredInstance
 from node.web.access import Asked, Reader
+from node.web.audit_trail import AccountTrail
 from node.web.services import Node, Services
 from node.web.streaming import Streamed
-from node.web.trail import AccountTrail
 
 log = structlog.get_logger()
 

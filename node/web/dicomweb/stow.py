@@ -11,14 +11,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from node.audit import Action, AuditEvent, Result
-from node.ingest import Origin
+from node.receive.ingest import Origin
 from node.web.access import Asked, Writer
+from node.web.audit_trail import AccountTrail
 from node.web.dicomweb.media_types import DICOM, DICOM_JSON, JSON, MULTIPART, NotAcceptable, accepted, names
 from node.web.dicomweb.reception import Reception
 from node.web.dicomweb.resources import base_url
 from node.web.dicomweb.store_response import store_response
 from node.web.services import Node
-from node.web.trail import AccountTrail
 
 log = structlog.get_logger()
 router = APIRouter()

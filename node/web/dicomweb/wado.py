@@ -10,10 +10,10 @@ from typing import IO
 
 from fastapi import APIRouter, Response
 
-from node.decoding import NotDecoded, transcode
+from node.conversion.decoding import NotDecoded, transcode
 from node.dicom.part10 import file_head
 from node.index.selection import StoredInstance
-from node.volume.transcoding import choose_target
+from node.volume.read.transcoding import choose_target
 from node.web.dicomweb.decoded import decoded_file, pieces_of
 from node.web.dicomweb.media_types import ANY, DICOM, MULTIPART, ZIP, NotAcceptable, accepted, dicom_form, names
 from node.web.dicomweb.multipart import Multipart, Part

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, HTTPException, Request, Response
 from starlette.datastructures import QueryParams
 
-from node.decoding import PictureOrder
-from node.volume.single_frame import Window
-from node.volume.transcoding import choose_target
+from node.conversion.decoding import PictureOrder
+from node.volume.read.single_frame import Window
+from node.volume.read.transcoding import choose_target
 from node.web.access import Asked, Reader
 from node.web.dicomweb.media_types import (
     DICOM,

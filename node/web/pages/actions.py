@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
 from node.index.records import Level
-from node.web import orders
+from node.web import actions
 from node.web.access import Account, Admin, Asked, Writer
 from node.web.pages.rendering import page, series_url, study_url
 from node.web.pages.series import series_row
@@ -27,7 +27,7 @@ def reconvert_study(node: Node, account: Writer, asked: Asked, study_instance_ui
             "SELECT series_instance_uid FROM v_series WHERE study_instance_uid = :study", study=study_instance_uid
         )
     series = [row["series_instance_uid"] for row in rows]
-    orders.reconvert(node, asked, study_instance_uid, study["patient_id"] or "", series)
+    actions.reconvert(node, asked, study_instance_uid, study["patient_id"] or "", series)
     return RedirectResponse(study_url(study_instance_uid), SEE_OTHER)
 
 
@@ -39,7 +39,7 @@ def reconvert_series(
     with node.index.reading() as index:
         study = study_row(index, study_instance_uid)
         series_row(index, study_instance_uid, series_instance_uid)
-    orders.reconvert(node, asked, study_instance_uid, study["patient_id"] or "", [series_instance_uid])
+    actions.reconvert(node, asked, study_instance_uid, study["patient_id"] or "", [series_instance_uid])
     return RedirectResponse(series_url(study_instance_uid, series_instance_uid), SEE_OTHER)
 
 
@@ -83,7 +83,7 @@ def delete_study(node: Node, account: Admin, study_instance_uid: str) -> Respons
     """Delete a study for good."""
     with node.index.reading() as index:
         study_row(index, study_instance_uid)
-    orders.delete(node, account, "study", study_instance_uid, study_instance_uid)
+    actions.delete(node, account, "study", study_instance_uid, study_instance_uid)
     return RedirectResponse("/", SEE_OTHER)
 
 
@@ -93,5 +93,5 @@ def delete_series(node: Node, account: Admin, study_instance_uid: str, series_in
     with node.index.reading() as index:
         series_row(index, study_instance_uid, series_instance_uid)
         last = len(index.rows("SELECT 1 FROM v_series WHERE study_instance_uid = :study", study=study_instance_uid)) < 2
-    orders.delete(node, account, "series", series_instance_uid, study_instance_uid)
+    actions.delete(node, account, "series", series_instance_uid, study_instance_uid)
     return RedirectResponse("/" if last else study_url(study_instance_uid), SEE_OTHER)

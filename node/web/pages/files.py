@@ -10,10 +10,10 @@ from fastapi import APIRouter, Request, Response
 from fastapi import Path as FromPath
 from fastapi.responses import FileResponse
 
+from node.conversion.volume_files import folder_name, revision_folder
 from node.index.database import ReadIndex
-from node.revisions import folder_name, revision_folder
 from node.web.access import Asked, Reader
-from node.web.pages.wrong import NotFound
+from node.web.pages.errors import NotFound
 from node.web.services import Node, Services
 from node.web.streaming import Streamed
 from node.web.zip_stream import MEDIA_TYPE, Member, zip_stream

@@ -14,8 +14,8 @@ from fastapi import APIRouter, Query, Request, Response
 from node import __version__
 from node.index.database import ReadIndex
 from node.web.access import Asked, Reader, Writer
+from node.web.background_requests import polled
 from node.web.pages.rendering import fragment, page
-from node.web.polling import polled
 from node.web.services import Node, Services
 
 router = APIRouter()

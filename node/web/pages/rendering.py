@@ -15,8 +15,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from node import __version__
 from node.web.access import Account, Role
 from node.web.pages.assets import static_url
-from node.web.pages.standing import CONFLICT_REMEDIES, REMEDIES, event_standing, series_standing, study_standing
-from node.web.pages.wording import FILTERS
+from node.web.pages.filters import FILTERS
+from node.web.pages.status_chips import CONFLICT_REMEDIES, REMEDIES, event_standing, series_standing, study_standing
 from node.web.services import Services
 
 

@@ -11,13 +11,13 @@ from fastapi import APIRouter, Request, Response
 from node.dicom.dump import Dump, dump
 from node.index.database import ReadIndex
 from node.web.access import Asked, Reader
+from node.web.background_requests import polled
+from node.web.pages.errors import NotFound
 from node.web.pages.files import revision_files
+from node.web.pages.filters import listed
 from node.web.pages.rendering import fragment, page, series_url
 from node.web.pages.studies import study_row, tell_looked_at
 from node.web.pages.viewers import ohif_url
-from node.web.pages.wording import listed
-from node.web.pages.wrong import NotFound
-from node.web.polling import polled
 from node.web.services import Node, Services
 
 router = APIRouter()

@@ -12,10 +12,10 @@ from pydantic import BaseModel
 from node.index.database import ReadIndex
 from node.index.study_list import StudyCondition, StudyFilter, StudyOrder, StudyPlace
 from node.web.access import Asked, Reader
+from node.web.background_requests import polled
+from node.web.pages.errors import NotFound
 from node.web.pages.rendering import fragment, page
 from node.web.pages.viewers import ohif_url
-from node.web.pages.wrong import NotFound
-from node.web.polling import polled
 from node.web.services import Node
 
 router = APIRouter()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from urllib.parse import urlencode
 
-from node.viewers import BASE, installed
 from node.web.services import Services
+from node.web.viewers import BASE, installed
 
 
 def ohif_url(node: Services, study_instance_uid: str) -> str:

@@ -163,7 +163,7 @@ def test_the_doctor_finds_this_machine_fit_and_a_folder_that_is_not_ours_broken(
 
 
 def test_an_unexpected_error_is_one_line(run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.cli.example.example_toml", lambda: 1 / 0)
+    monkeypatch.setattr("node.settings.example.example_toml", lambda: 1 / 0)
     monkeypatch.delenv("VOXELNODE_TRACEBACK", raising=False)
     result = run("config", "example")
     assert result.status == 1

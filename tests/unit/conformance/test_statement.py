@@ -5,11 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from node.config import Settings
 from node.conformance import statement
 from node.conformance.statement import statement_for_programs
 from node.conformance.tables import tables_of, values_of
 from node.dicom import status
+from node.settings.model import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
 

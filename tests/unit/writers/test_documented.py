@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from pydicom import DataElement, Dataset
 
-from node.folder import convert_folder
-from node.volume.facts import FACTS
+from node.conversion.offline import convert_folder
+from node.volume.describe.bids_fields import FACTS
 from node.writers.options import WriteOptions
 from tests import make
 from tests.converting import here

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from node.config import VolumeFormat
-from node.volume.description import describe
+from node.settings.model import VolumeFormat
+from node.volume.describe.sidecar_fields import describe
 from node.volume.model import Diffusion, Geometry, Kind, Source
 from node.volume.reasons import Warn, Warning
 from node.writers.base import NewFile, stem_of

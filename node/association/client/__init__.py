@@ -1,0 +1,1 @@
+"""The DIMSE services that the node asks of peers, one module each."""

@@ -1,0 +1,54 @@
+"""C-ECHO as a service user: does a node answer? (PS3.4 A)"""
+
+from __future__ import annotations
+
+import ssl
+from time import perf_counter
+
+from node.association.client.association import Address, AssociationLost, association
+from node.association.client.negotiation import contexts_of
+from node.dicom.command import C_ECHO_RQ, Element
+from node.dicom.status import SUCCESS
+from node.dicom.uids import IMPLICIT_LITTLE_ENDIAN, VERIFICATION
+from node.errors import VoxelnodeError
+
+
+class NotVerified(VoxelnodeError):
+    """The peer took the association but did not answer C-ECHO with success."""
+
+
+def verify(
+    host: str,
+    port: int,
+    calling_ae_title: str,
+    called_ae_title: str,
+    timeout: float,
+    tls: ssl.SSLContext | None = None,
+) -> float:
+    """Return how many seconds a whole verification took: connect, associate, C-ECHO.
+
+    Raises
+    ------
+    NoAssociation
+        Nobody answers at the address, or the answer is no.
+    NotVerified
+        C-ECHO was not answered in time, or not with success.
+    """
+    began = perf_counter()
+    peer = Address(called_ae_title, host, port, tls)
+    try:
+        with association(
+            peer, calling_ae_title, contexts_of([(VERIFICATION, [IMPLICIT_LITTLE_ENDIAN])]), timeout
+        ) as assoc:
+            request: dict[Element, int | str] = {
+                Element.AFFECTED_SOP_CLASS_UID: VERIFICATION,
+                Element.COMMAND_FIELD: C_ECHO_RQ,
+                Element.MESSAGE_ID: assoc.next_message_id(),
+            }
+            response = assoc.request(assoc.accepted[0].context_id, request).command
+            took = perf_counter() - began
+    except AssociationLost as error:
+        raise NotVerified(f"{peer} did not answer C-ECHO: {error}") from error
+    if response.status != SUCCESS:
+        raise NotVerified(f"{peer} answered C-ECHO with 0x{response.status or 0:04X} {response.comment}".rstrip())
+    return took

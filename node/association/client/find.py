@@ -1,0 +1,121 @@
+"""C-FIND as a service user: what does another node have? (PS3.4 C.4.1)"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+
+from pydicom.dataset import Dataset
+
+from node.association.client.association import Address, AssociationLost, association
+from node.association.client.negotiation import contexts_of
+from node.dicom.command import C_CANCEL_RQ, C_FIND_RQ, MEDIUM_PRIORITY, Element
+from node.dicom.status import PENDING, PENDING_WITHOUT_KEYS, SUCCESS
+from node.dicom.uids import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, STUDY_ROOT_FIND
+from node.errors import VoxelnodeError
+
+
+class NotFound(VoxelnodeError):
+    """The peer took the association but gave no answer that can be used; the message says why."""
+
+
+def find(
+    query: Dataset,
+    peer: Address,
+    calling_ae_title: str,
+    timeout: float,
+    maximum: int | None = None,
+    sop_class_uid: str = STUDY_ROOT_FIND,
+) -> Iterator[Dataset]:
+    """The answers to a query, as they come.
+
+    Parameters
+    ----------
+    query : Dataset
+        With *Query/Retrieve Level* (0008,0052).
+    timeout : float, seconds
+        Longest wait for the connection, its acceptance and each response.
+    maximum : int or None
+        After so many answers the query is cancelled.
+
+    Raises
+    ------
+    NoAssociation
+        Nobody answers at the address, or the answer is no.
+    NotFound
+        The query failed.
+    """
+    contexts = contexts_of([(sop_class_uid, [EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN])])
+    try:
+        with association(peer, calling_ae_title, contexts, timeout) as assoc:
+            context_id = assoc.accepted[0].context_id
+            message_id = assoc.next_message_id()
+            request: dict[Element, int | str] = {
+                Element.AFFECTED_SOP_CLASS_UID: sop_class_uid,
+                Element.COMMAND_FIELD: C_FIND_RQ,
+                Element.MESSAGE_ID: message_id,
+                Element.PRIORITY: MEDIUM_PRIORITY,
+            }
+            message = assoc.request(context_id, request, query)
+            count = 0
+            while message.command.status in (PENDING, PENDING_WITHOUT_KEYS):
+                if maximum is None or count < maximum:
+                    yield assoc.decoded(message)
+                count += 1
+                if count == maximum:
+                    cancel = {Element.COMMAND_FIELD: C_CANCEL_RQ, Element.MESSAGE_ID_RESPONDED_TO: message_id}
+                    assoc.send_command(context_id, cancel)
+                message = assoc.receive()
+    except AssociationLost as error:
+        raise NotFound(f"{peer} did not answer C-FIND: {error}") from error
+    if message.command.status != SUCCESS and (maximum is None or count < maximum):
+        told = f"0x{message.command.status or 0:04X} {message.command.comment}".rstrip()
+        raise NotFound(f"{peer} answered C-FIND with {told}")
+
+
+def find_instance_count(
+    host: str,
+    port: int,
+    calling_ae_title: str,
+    called_ae_title: str,
+    study_instance_uid: str,
+    series_instance_uid: str,
+    timeout: float,
+    tls: ssl.SSLContext | None = None,
+) -> int | None:
+    """Return *Number of Series Related Instances* (0020,1209) of a series as the peer tells it; None if it does not.
+
+    Parameters
+    ----------
+    timeout : float, seconds
+        Longest wait for the connection, its acceptance and each response.
+
+    Raises
+    ------
+    NoAssociation
+        Nobody answers at the address, or the answer is no.
+    NotFound
+        The query failed, or there is not just one such series.
+
+    Notes
+    -----
+    A hierarchical query at the level of series in the Study Root model (PS3.4 C.6.2.1). The count is an optional key:
+    PS3.4 C.3.4.
+    """
+    query = Dataset()
+    query.QueryRetrieveLevel = "SERIES"
+    query.StudyInstanceUID, query.SeriesInstanceUID = study_instance_uid, series_instance_uid
+    query.NumberOfSeriesRelatedInstances = None
+    found = find(query, Address(called_ae_title, host, port, tls), calling_ae_title, timeout)
+    same = [one for one in found if one.get("SeriesInstanceUID") == series_instance_uid]
+    if len(same) != 1:
+        raise NotFound(f"{called_ae_title} knows {len(same)} series of this UID")
+    return _count(same[0])
+
+
+def _count(identifier: Dataset) -> int | None:
+    try:
+        count = int(identifier.NumberOfSeriesRelatedInstances)
+    except (AttributeError, TypeError, ValueError):
+        return None
+    return count if count > 0 else None

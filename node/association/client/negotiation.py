@@ -1,0 +1,118 @@
+"""The negotiation of an association that we ask for: what is proposed, and what the answer gives us (PS3.8 7.1.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydicom.uid import UID
+from pynetdicom.pdu import A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
+from pynetdicom.pdu_primitives import (
+    A_ASSOCIATE,
+    ImplementationClassUIDNotification,
+    ImplementationVersionNameNotification,
+    MaximumLengthNotification,
+    SCP_SCU_RoleSelectionNegotiation,
+)
+from pynetdicom.presentation import PresentationContext, build_context
+
+from node.association.outgoing import MAXIMUM_PDU_BYTES
+from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.dicom.uids import APPLICATION_CONTEXT
+from node.errors import VoxelnodeError
+
+MAXIMUM_CONTEXTS = 128
+"""Presentation contexts of one association: their IDs are the odd numbers of a byte (PS3.8 9.3.2.2)."""
+
+
+class NoAssociation(VoxelnodeError):
+    """The peer does not take up an association; the message says why, as far as it told."""
+
+
+class Undecodable(VoxelnodeError):
+    """its answer to the request cannot be decoded"""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A presentation context that the peer accepted, and the roles that are ours in it (PS3.7 D.3.3.4)."""
+
+    context_id: int
+    abstract_syntax: str
+    transfer_syntax_uid: str
+    as_scu: bool = True
+    as_scp: bool = False
+
+
+Roles = Mapping[str, tuple[bool, bool]]
+"""(SCU, SCP) by abstract syntax: which roles we propose to have."""
+
+
+def contexts_of(kinds: Iterable[tuple[str, Sequence[str]]]) -> list[PresentationContext]:
+    """Presentation contexts of (abstract syntax, transfer syntaxes)."""
+    return [build_context(abstract_syntax, list(syntaxes)) for abstract_syntax, syntaxes in kinds]
+
+
+def request_pdu(
+    calling_ae_title: str, called_ae_title: str, contexts: Sequence[PresentationContext], roles: Roles
+) -> bytes:
+    primitive = A_ASSOCIATE()
+    primitive.application_context_name = UID(APPLICATION_CONTEXT)
+    primitive.calling_ae_title, primitive.called_ae_title = calling_ae_title, called_ae_title
+    for number, context in enumerate(contexts):
+        context.context_id = 2 * number + 1
+    primitive.presentation_context_definition_list = list(contexts)
+    length = MaximumLengthNotification()
+    length.maximum_length_received = MAXIMUM_PDU_BYTES
+    implementation = ImplementationClassUIDNotification()
+    implementation.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
+    version = ImplementationVersionNameNotification()
+    version.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    primitive.user_information = [length, implementation, version]
+    for syntax, (scu, scp) in roles.items():
+        role = SCP_SCU_RoleSelectionNegotiation()
+        role.sop_class_uid, role.scu_role, role.scp_role = UID(syntax), scu, scp
+        primitive.user_information.append(role)
+    return encoded_pdu(A_ASSOCIATE_RQ(), primitive)
+
+
+def encoded_pdu(pdu: Any, primitive: Any) -> bytes:
+    pdu.from_primitive(primitive)
+    return bytes(pdu.encode())
+
+
+def decoded_answer(pdu: Any, data: bytes) -> Any:
+    try:
+        pdu.decode(bytes(data))
+        return pdu.to_primitive()
+    except Exception as error:  # whatever pynetdicom makes of a peer's bytes
+        raise Undecodable from error
+
+
+def accepted_contexts(primitive: Any, contexts: Sequence[PresentationContext], roles: Roles) -> Iterator[Accepted]:
+    abstract = {context.context_id: str(context.abstract_syntax) for context in contexts}
+    answered = {
+        str(item.sop_class_uid): (bool(item.scu_role), bool(item.scp_role))
+        for item in primitive.user_information
+        if isinstance(item, SCP_SCU_RoleSelectionNegotiation)
+    }
+    for answer in primitive.presentation_context_definition_results_list:
+        if answer.result != 0 or answer.context_id not in abstract:
+            continue
+        syntax = abstract[answer.context_id]
+        scu, scp = True, False
+        if syntax in roles and syntax in answered:
+            scu, scp = (asked and given for asked, given in zip(roles[syntax], answered[syntax], strict=True))
+        yield Accepted(answer.context_id, syntax, str(answer.transfer_syntax[0]), scu, scp)
+
+
+def peer_maximum_bytes(primitive: Any) -> int:
+    """The *Maximum Length Received* of an A-ASSOCIATE (PS3.8 D.1); 0 is no limit."""
+    lengths = (one for one in primitive.user_information if isinstance(one, MaximumLengthNotification))
+    return next((int(one.maximum_length_received) for one in lengths), 0)
+
+
+def why_rejected(data: bytes) -> str:
+    answer = decoded_answer(A_ASSOCIATE_RJ(), data)
+    return f"association {answer.result_str.lower()}, {answer.source_str}: {answer.reason_str.lower()}"

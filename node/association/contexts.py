@@ -1,0 +1,181 @@
+"""Presentation contexts: which the acceptor accepts, and with which transfer syntax (PS3.8 7.1.1.13, 9.3.3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pynetdicom.acse import ACSE
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
+from pynetdicom.presentation import PresentationContext
+
+from node.dicom import uids
+from node.dicom.uids import choose_transfer_syntax, is_storage_class
+from node.index.records import Refused
+from node.settings.model import Verb
+
+ACCEPTED, USER_REJECTION, ABSTRACT_SYNTAX_NOT_SUPPORTED, TRANSFER_SYNTAXES_NOT_SUPPORTED = 0, 1, 3, 4
+"""Results of a presentation context, PS3.8 table 9-18."""
+
+VERBS: dict[str, Verb] = {
+    uids.VERIFICATION: "echo",
+    uids.PATIENT_ROOT_FIND: "query",
+    uids.STUDY_ROOT_FIND: "query",
+    uids.PATIENT_ROOT_MOVE: "retrieve",
+    uids.STUDY_ROOT_MOVE: "retrieve",
+    uids.PATIENT_ROOT_GET: "retrieve",
+    uids.STUDY_ROOT_GET: "retrieve",
+    uids.STORAGE_COMMITMENT: "commit",
+}
+"""The abstract syntaxes that are served besides those of storage, and what a peer must be permitted for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What the requestor of an association proposes, and what it may do.
+
+    `roles` are (SCU, SCP) by abstract syntax, as SCP/SCU Role Selection asks for them (PS3.7 D.3.3.4); without it a
+    requestor is the SCU.
+    """
+
+    contexts: tuple[PresentationContext, ...]
+    permitted: frozenset[Verb]
+    roles: Mapping[str, tuple[bool, bool]] = field(default_factory=dict)
+
+    def role(self, abstract_syntax: str) -> tuple[bool, bool]:
+        """Whether the requestor will be SCU, and SCP, of a storage class."""
+        proposed = self.roles.get(abstract_syntax)
+        if proposed is None or not is_storage_class(abstract_syntax):
+            return True, False
+        scu, scp = proposed
+        return scu and "store" in self.permitted, scp and "retrieve" in self.permitted
+
+    def is_permitted(self, abstract_syntax: str) -> bool:
+        """Whether the requestor may have a context for this at all."""
+        if not is_storage_class(abstract_syntax):
+            return abstract_syntax not in VERBS or VERBS[abstract_syntax] in self.permitted
+        scu, scp = self.role(abstract_syntax)
+        return (scu and "store" in self.permitted) or scp
+
+
+def proposal_of(request: Any, permitted: frozenset[Verb]) -> Proposal:
+    """Return what an A-ASSOCIATE request primitive proposes."""
+    roles = {
+        str(item.sop_class_uid): (bool(item.scu_role), bool(item.scp_role))
+        for item in request.user_information
+        if isinstance(item, SCP_SCU_RoleSelectionNegotiation)
+    }
+    return Proposal(tuple(request.presentation_context_definition_list), permitted, roles)
+
+
+def answer_contexts(proposal: Proposal) -> list[PresentationContext]:
+    """Return one answer for each proposed presentation context, by rising ID.
+
+    Each context is judged by itself, so that the sender's order of transfer syntaxes holds in each.
+    """
+    answers = (_answer(context, proposal) for context in proposal.contexts)
+    return sorted(answers, key=lambda context: context.context_id or 0)
+
+
+def _answer(proposed: PresentationContext, proposal: Proposal) -> PresentationContext:
+    answer = PresentationContext()
+    answer.context_id = proposed.context_id
+    answer.abstract_syntax = proposed.abstract_syntax
+    syntax = str(proposed.abstract_syntax)
+    # Of the acceptor: it stores what an SCU sends, and sends to an SCP.
+    answer._as_scp, answer._as_scu = proposal.role(syntax)
+    offered = [str(uid) for uid in proposed.transfer_syntax]
+    chosen = choose_transfer_syntax(syntax, offered)
+    if syntax not in VERBS and not is_storage_class(syntax):
+        answer.result = ABSTRACT_SYNTAX_NOT_SUPPORTED
+    elif not proposal.is_permitted(syntax):
+        answer.result = USER_REJECTION
+    elif chosen is None:
+        answer.result = TRANSFER_SYNTAXES_NOT_SUPPORTED
+    else:
+        answer.result = ACCEPTED
+    # The field must be filled in a refusal too, and is "not to be tested" there.
+    answer.transfer_syntax = [chosen or offered[0]]
+    return answer
+
+
+def answer_roles(proposal: Proposal) -> list[SCP_SCU_RoleSelectionNegotiation]:
+    """Return the answers to role selection: for storage classes only, and only as far as the requestor is permitted.
+
+    Notes
+    -----
+    PS3.7 D.3.3.4. C-GET needs a requestor that is the SCP of C-STORE.
+    """
+    answers = []
+    for syntax in proposal.roles:
+        if not is_storage_class(syntax) or not proposal.is_permitted(syntax):
+            continue
+        item = SCP_SCU_RoleSelectionNegotiation()
+        item.sop_class_uid = syntax
+        item.scu_role, item.scp_role = proposal.role(syntax)
+        answers.append(item)
+    return answers
+
+
+def count_contexts(proposed: Iterable[PresentationContext]) -> int:
+    """How many contexts are proposed; 0 if one of them lacks its abstract or transfer syntax (PS3.8 table 9-13)."""
+    contexts = list(proposed)
+    return len(contexts) if all(context.abstract_syntax and context.transfer_syntax for context in contexts) else 0
+
+
+_TOLD = {
+    ABSTRACT_SYNTAX_NOT_SUPPORTED: (
+        "abstract syntax",
+        "abstract syntax not supported",
+        "this node has no such service: take it out of what the sender proposes",
+    ),
+    TRANSFER_SYNTAXES_NOT_SUPPORTED: (
+        "transfer syntaxes",
+        "transfer syntaxes not supported",
+        "have the sender offer Explicit or Implicit VR Little Endian too",
+    ),
+}
+"""Rule, reason and remedy of a result."""
+
+
+def refused_contexts(proposal: Proposal, peer: Refused) -> list[Refused]:
+    """The refusals among our answers, one for each abstract syntax; `peer` names who proposed them."""
+    proposals = {context.context_id or 0: context for context in proposal.contexts}
+    refusals = []
+    for answer in answer_contexts(proposal):
+        if answer.result == ACCEPTED:
+            continue
+        syntax = str(answer.abstract_syntax)
+        offered = ", ".join(str(uid) for uid in proposals[answer.context_id or 0].transfer_syntax)
+        if answer.result == USER_REJECTION:
+            rule, reason, remedy = _not_permitted(syntax, proposal)
+        else:
+            rule, reason, remedy = _TOLD[answer.result or 0]
+        refusals.append(replace(peer, rule=rule, reason=reason, remedy=remedy, offered=f"{syntax}: {offered}"))
+    return list(dict.fromkeys(refusals))
+
+
+def _not_permitted(syntax: str, proposal: Proposal) -> tuple[str, str, str]:
+    verb = VERBS.get(syntax) or ("retrieve" if proposal.roles.get(syntax, (True, False))[1] else "store")
+    return "not permitted", f"this peer may not {verb}", f'name this peer in [peers], with "{verb}" in its `may`'
+
+
+class Acceptance(ACSE):
+    """pynetdicom's association control, with our choice of presentation contexts and roles.
+
+    pynetdicom's own negotiation knows one list of transfer syntaxes for each SOP class, in the acceptor's order.
+    """
+
+    def __init__(self, assoc: Any) -> None:
+        super().__init__(assoc)
+        self.proposal = Proposal((), frozenset())  # until the association is judged
+
+    def send_accept(self) -> None:
+        """Send the A-ASSOCIATE-AC with our answers (PS3.8 7.1.2)."""
+        answers: list[Any] = answer_contexts(self.proposal)
+        self.assoc._accepted_cx = {answer.context_id: answer for answer in answers if answer.result == ACCEPTED}
+        self.assoc._rejected_cx = [answer for answer in answers if answer.result != ACCEPTED]
+        for role in answer_roles(self.proposal):
+            self.acceptor.add_negotiation_item(role)
+        super().send_accept()

@@ -1,0 +1,1 @@
+"""The DIMSE services that the node gives to peers, one module each."""

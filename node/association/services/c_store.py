@@ -1,0 +1,229 @@
+"""C-STORE: a request and the bytes that follow it -> `ingest` -> the status that answers (PS3.4 B.2.3, PS3.7 9.1.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Protocol
+
+import structlog
+from pydicom.dataset import Dataset
+from pynetdicom.events import Event
+
+from node.dicom.status import FAILED, STORED, Answer, NotPermitted, SopClassNotSupported, answer_to, remedy_of
+from node.dicom.uids import is_storage_class
+from node.errors import ArrivalRefused, ClassMismatch, NotUnderstood
+from node.index.records import Refused
+from node.metrics import Metrics
+from node.receive.ingest import Announced, Arrival, Ingest, Origin
+
+logger = structlog.get_logger()
+
+
+class Request(Protocol):
+    """What C-STORE needs of a decoded command set."""
+
+    @property
+    def sop_class_uid(self) -> str: ...
+    @property
+    def sop_instance_uid(self) -> str: ...
+    @property
+    def has_data_set(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """An accepted presentation context."""
+
+    context_id: int
+    abstract_syntax: str
+    transfer_syntax_uid: str
+    is_for_storing: bool = True
+    """Whether the peer may send instances on it; a requestor of C-GET may only take some."""
+
+
+def context_of(accepted: Any) -> Context:
+    """Return an accepted context of pynetdicom."""
+    return Context(
+        accepted.context_id, str(accepted.abstract_syntax), str(accepted.transfer_syntax[0]), bool(accepted.as_scp)
+    )
+
+
+class StoreService:
+    """Serves the C-STORE requests of one association; either door of bytes, the reader's or pynetdicom's, uses it.
+
+    Parameters
+    ----------
+    ingest : Ingest
+        Where instances go.
+    origin : Origin
+        Who sends them.
+    association : str
+        Its name in the log.
+    metrics : Metrics
+    on_refusal : callable (Refused)
+        Told of each instance that is not taken.
+    """
+
+    def __init__(
+        self,
+        ingest: Ingest,
+        origin: Origin,
+        association: str,
+        metrics: Metrics,
+        on_refusal: Callable[[Refused], None] = lambda refused: None,
+    ) -> None:
+        self.ingest = ingest
+        self.origin = origin
+        self.metrics = metrics
+        self.on_refusal = on_refusal
+        self.log = logger.bind(association=association, calling_ae_title=origin.calling_ae_title, peer=origin.peer)
+
+    def begin(self, request: Request, context: Context) -> Reception:
+        """Take up a request; its refusal, if there is one, is told by `Reception.finish`."""
+        return Reception(self, request, context)
+
+    def ended(self, outcome: str) -> None:
+        """Tell how the association ended; never raises."""
+        try:
+            if self.ingest.transfers is not None:
+                self.ingest.transfers.ended(self.origin, outcome)
+            self.ingest.association_ended(self.origin.association, outcome)
+        except Exception as error:  # the wait of its series stays as it was
+            self.log.error("association_end_not_recorded", exc_info=error)
+
+
+class Reception:
+    """One C-STORE operation, from its request to its answer.
+
+    A refusal on the way does not end it: the peer goes on sending until the last fragment, and only then reads its
+    answer.  The bytes are dropped until then.
+    """
+
+    def __init__(self, service: StoreService, request: Request, context: Context) -> None:
+        self._service, self._request, self._context = service, request, context
+        self._arrival: Arrival | None = None
+        self._answer: Answer | None = None
+        self._bytes = 0
+        self._began_at = perf_counter()
+        try:
+            self._check()
+            self._arrival = service.ingest.begin(
+                Announced(request.sop_class_uid, request.sop_instance_uid, context.transfer_syntax_uid), service.origin
+            )
+        except Exception as error:
+            self._refuse(error)
+
+    def write(self, fragment: bytes | memoryview) -> None:
+        """Take bytes of the data set, in their order; never raises."""
+        self._bytes += len(fragment)
+        if self._answer is not None or self._arrival is None:
+            return
+        try:
+            self._arrival.write(fragment)
+        except Exception as error:
+            self._refuse(error)
+
+    def finish(self) -> Answer:
+        """Make the instance durable and indexed, and return the answer; never raises."""
+        metrics, received_at = self._service.metrics, perf_counter()
+        metrics.receive_seconds.observe(received_at - self._began_at)
+        metrics.received_bytes.inc(self._bytes)
+        if self._answer is None and self._arrival is not None:
+            try:
+                self._arrival.finish()
+                self._answer = STORED
+                metrics.keep_seconds.observe(perf_counter() - received_at)
+            except Exception as error:
+                self._refuse(error)
+        answer = self._answer or FAILED
+        metrics.c_store_answers.labels(status=f"0x{answer.status:04X}").inc()
+        return answer
+
+    def abandon(self) -> None:
+        """Forget the instance: its sender is gone."""
+        self._service.metrics.interrupted.inc()
+        self._service.metrics.received_bytes.inc(self._bytes)
+        self._service.log.warning("instance_interrupted", bytes=self._bytes, sop_class_uid=self._request.sop_class_uid)
+        self._drop()
+
+    def _check(self) -> None:
+        """Compare request and presentation context (the data set is compared by `ingest`)."""
+        if not self._request.has_data_set:
+            raise NotUnderstood("C-STORE without a data set")
+        if not is_storage_class(self._context.abstract_syntax):
+            raise SopClassNotSupported("the presentation context is not of a storage class")
+        if not self._context.is_for_storing:
+            raise NotPermitted("the sender is not the SCU of this presentation context")
+        if self._request.sop_class_uid != self._context.abstract_syntax:
+            raise ClassMismatch("Affected SOP Class UID is not that of the presentation context")
+
+    def _refuse(self, error: Exception) -> None:
+        log = self._service.log.bind(
+            sop_class_uid=self._context.abstract_syntax, transfer_syntax_uid=self._context.transfer_syntax_uid
+        )
+        if isinstance(error, ArrivalRefused):
+            self._answer = answer_to(error)
+            log.warning("c_store_refused", status=f"0x{self._answer.status:04X}", reason=str(error))
+        else:
+            self._answer = FAILED
+            log.error("c_store_failed", status=f"0x{FAILED.status:04X}", exc_info=error)
+        self._service.on_refusal(self._refused(self._answer, error))
+        self._drop()
+
+    def _refused(self, answer: Answer, error: Exception) -> Refused:
+        origin = self._service.origin
+        return Refused(
+            "instance",
+            f"status 0x{answer.status:04X}",
+            str(error) if isinstance(error, ArrivalRefused) else answer.comment,
+            remedy_of(answer.status),
+            peer=origin.address,
+            calling_ae_title=origin.calling_ae_title,
+            called_ae_title=origin.called_ae_title,
+            offered=f"{self._context.abstract_syntax}: {self._context.transfer_syntax_uid}",
+        )
+
+    def _drop(self) -> None:
+        arrival, self._arrival = self._arrival, None
+        if arrival is None:
+            return
+        try:
+            arrival.abandon()
+        except Exception as error:  # the answer is decided; a part file that stays is swept at the next start
+            self._service.log.error("part_file_left", exc_info=error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """A request that pynetdicom decoded; the reader hands on complete ones only."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    has_data_set: bool = True
+
+
+def handle_c_store(event: Event, service: StoreService) -> Dataset:
+    """Keep one instance that pynetdicom received as a whole, and answer it (``evt.EVT_C_STORE``).
+
+    Runs on the association's own thread.  The data set is kept as sent, never re-encoded.
+
+    Returns
+    -------
+    Dataset
+        *Status* (0000,0900) and, for a failure, *Error Comment* (0000,0902).
+    """
+    primitive: Any = event.request  # a C_STORE
+    request = _Decoded(str(primitive.AffectedSOPClassUID), str(primitive.AffectedSOPInstanceUID))
+    assoc: Any = event.assoc
+    context = context_of(assoc._accepted_cx[event.context.context_id])
+    reception = service.begin(request, context)
+    with primitive.DataSet.getbuffer() as data_set:
+        reception.write(data_set)
+    answer = reception.finish()
+    status = Dataset()
+    status.Status = answer.status
+    if answer.comment:
+        status.ErrorComment = answer.comment
+    return status

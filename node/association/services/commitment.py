@@ -1,0 +1,274 @@
+"""Storage commitment: files are looked through again before a peer is told that it may forget its own (PS3.4 J).
+
+A request is a row before it is answered. Its result goes out on the same association if the peer keeps that open, else
+on one of ours to the peer's configured host, and is tried again until the peer has taken it or the tries are used up.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+from pydicom.dataset import Dataset
+
+from node.archive.filesystem import Archive
+from node.association.client.association import Address
+from node.association.operation import NotDecodable, Operation
+from node.association.upper_layer import PeerGone
+from node.dicom.attributes import is_identifier
+from node.dicom.command import N_ACTION_RQ, N_EVENT_REPORT_RQ, Element
+from node.dicom.keys import Level
+from node.dicom.retrieval import Selection
+from node.dicom.status import (
+    CLASS_INSTANCE_CONFLICT,
+    FAILED,
+    INVALID_ARGUMENT,
+    NO_SUCH_ACTION,
+    NO_SUCH_INSTANCE,
+    PROCESSING_FAILURE,
+    SOP_CLASS_NOT_SUPPORTED,
+    SUCCESS,
+)
+from node.dicom.uids import (
+    STORAGE_COMMITMENT,
+    STORAGE_COMMITMENT_INSTANCE,
+)
+from node.dicom.values import items, text
+from node.index.commitments import OwedCommitment, Reference
+from node.index.database import Index
+from node.index.selection import StoredInstance
+from node.metrics import Metrics
+
+logger = structlog.get_logger()
+
+REQUEST_COMMITMENT = 1
+"""The one Action Type ID of the service, PS3.4 J.3.2."""
+
+ALL_COMMITTED, FAILURES_EXIST = 1, 2
+"""Event Type IDs of its result, PS3.4 J.3.3."""
+
+PAGE = 500
+SAME_ASSOCIATION_SECONDS = 60.0
+"""How long a result is the business of the association that asked for it; after that it is due on another one."""
+
+LEAVE_SECONDS = 1.0
+"""Time that a peer has to release the association instead of waiting there: many answer no request while they do."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitmentService:
+    """What storage commitment is served from.
+
+    Attributes
+    ----------
+    peers : mapping of AE title to Address
+        Where results go that the association which asked did not wait for.
+    timeout : float, seconds
+        Longest wait for an answer to a report.
+    wake : callable
+        Called when a result is due on another association.
+    """
+
+    index: Index
+    archive: Archive
+    ae_title: str
+    peers: Mapping[str, Address]
+    timeout: float
+    metrics: Metrics
+    now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)
+    wake: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of the instances of a request: those that are safe here, and the others with a Failure Reason."""
+
+    committed: tuple[Reference, ...]
+    failed: tuple[tuple[Reference, int], ...]
+
+
+def verify(service: CommitmentService, references: Sequence[Reference], stop: Callable[[], bool]) -> Verdict | None:
+    """Compare each file with what was stored, its length and its SHA-256; None when `stop` says so in between."""
+    committed: list[Reference] = []
+    failed: list[tuple[Reference, int]] = []
+    for at in range(0, len(references), PAGE):
+        page = references[at : at + PAGE]
+        stored = _stored(service, {uid for _, uid in page})
+        for reference in page:
+            if stop():
+                return None
+            reason = _failure_reason(service, reference, stored.get(reference[1]))
+            if reason is None:
+                committed.append(reference)
+            else:
+                failed.append((reference, reason))
+    return Verdict(tuple(committed), tuple(failed))
+
+
+def _stored(service: CommitmentService, uids: Iterable[str]) -> dict[str, StoredInstance]:
+    selection = Selection(Level.IMAGE, sop_instance_uids=tuple(uids))
+    with service.index.reading() as index:
+        return {one.sop_instance_uid: one for one in index.selected_instances(selection, PAGE).instances}
+
+
+def _failure_reason(service: CommitmentService, reference: Reference, stored: StoredInstance | None) -> int | None:
+    """*Failure Reason* (0008,1197), PS3.3 C.14.1.1; None for an instance that is safe here."""
+    if stored is None:
+        return NO_SUCH_INSTANCE
+    if stored.sop_class_uid != reference[0]:
+        return CLASS_INSTANCE_CONFLICT
+    try:
+        with service.archive.path(stored.key).open("rb") as file:
+            length = file.seek(0, 2) - stored.data_set_offset
+            file.seek(stored.data_set_offset)
+            intact = length == stored.bytes and hashlib.file_digest(file, "sha256").hexdigest() == stored.sha256
+    except OSError:
+        intact = False
+    if not intact:
+        logger.error("instance_not_committed", sop_instance_uid=stored.sop_instance_uid, reason="its file is damaged")
+    return None if intact else PROCESSING_FAILURE
+
+
+def report_of(service: CommitmentService, commitment: OwedCommitment, verdict: Verdict) -> Dataset:
+    """The Event Information of a result (PS3.4 table J.3-2)."""
+    report = Dataset()
+    report.TransactionUID = commitment.transaction_uid
+    report.RetrieveAETitle = service.ae_title
+    if verdict.committed:
+        report.ReferencedSOPSequence = [_reference(one) for one in verdict.committed]
+    if verdict.failed:
+        report.FailedSOPSequence = [_reference(one, reason) for one, reason in verdict.failed]
+    return report
+
+
+def _reference(reference: Reference, reason: int | None = None) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = reference
+    if reason is not None:
+        item.FailureReason = reason
+    return item
+
+
+def report_request(message_id: int, verdict: Verdict) -> dict[Element, int | str]:
+    """The command set of the N-EVENT-REPORT-RQ that brings a result (PS3.7 10.1.1)."""
+    return {
+        Element.AFFECTED_SOP_CLASS_UID: STORAGE_COMMITMENT,
+        Element.COMMAND_FIELD: N_EVENT_REPORT_RQ,
+        Element.MESSAGE_ID: message_id,
+        Element.AFFECTED_SOP_INSTANCE_UID: STORAGE_COMMITMENT_INSTANCE,
+        Element.EVENT_TYPE_ID: FAILURES_EXIST if verdict.failed else ALL_COMMITTED,
+    }
+
+
+def serve_n_action(operation: Operation, service: CommitmentService) -> None:
+    """Serve one N-ACTION-RQ, on the association's own thread; then bring the result there if the peer waits for it.
+
+    Statuses are those of PS3.7 10.1.4.1.10:
+
+    * 0x0000: the request is kept, its result will be reported
+    * 0x0112: of another instance than the well-known one; 0x0123: another action
+    * 0x0115: the Action Information lacks its Transaction UID, or its references
+    * 0x0122: on the presentation context of another service
+    """
+    try:
+        commitment = _taken_up(operation, service)
+    except _ActionRefused as refused:
+        operation.log.warning("commitment_refused", status=f"0x{refused.status:04X}", reason=refused.comment)
+        _respond(operation, refused.status, refused.comment)
+        return
+    except Exception as error:
+        operation.log.error("commitment_failed", exc_info=error)
+        _respond(operation, FAILED.status, FAILED.comment)
+        return
+    operation.log.info("commitment_requested", count=len(commitment.references))
+    try:
+        _respond(operation, SUCCESS)
+        reported = _reported_here(operation, service, commitment)
+    except PeerGone:
+        reported = False
+    if not reported:
+        service.index.commitments.postponed(commitment, "the peer did not wait for it", service.now(), counts=False)
+        service.wake.set()
+
+
+class _ActionRefused(Exception):
+    def __init__(self, status: int, comment: str) -> None:
+        super().__init__(comment)
+        self.status, self.comment = status, comment
+
+
+def _respond(operation: Operation, status: int, comment: str = "") -> None:
+    elements: dict[Element, int | str] = {
+        Element.AFFECTED_SOP_INSTANCE_UID: STORAGE_COMMITMENT_INSTANCE,
+        Element.ACTION_TYPE_ID: int(operation.primitive.ActionTypeID or 0),
+    }
+    operation.respond(N_ACTION_RQ, status, elements, comment=comment)
+
+
+def _taken_up(operation: Operation, service: CommitmentService) -> OwedCommitment:
+    """Keep the request; after this it may be acknowledged."""
+    request = operation.primitive
+    if operation.context.abstract_syntax != STORAGE_COMMITMENT:
+        raise _ActionRefused(SOP_CLASS_NOT_SUPPORTED, "the presentation context is of another service")
+    if str(request.RequestedSOPInstanceUID) != STORAGE_COMMITMENT_INSTANCE:
+        raise _ActionRefused(NO_SUCH_INSTANCE, f"the only instance is {STORAGE_COMMITMENT_INSTANCE}")
+    if request.ActionTypeID != REQUEST_COMMITMENT:
+        raise _ActionRefused(NO_SUCH_ACTION, "the only action is 1, request storage commitment")
+    try:
+        asked = operation.data_set("ActionInformation")
+    except NotDecodable as error:
+        raise _ActionRefused(INVALID_ARGUMENT, str(error)) from error
+    transaction_uid = text(asked, "TransactionUID")
+    references = tuple(_references(asked))
+    if not is_identifier(transaction_uid):
+        raise _ActionRefused(INVALID_ARGUMENT, "Transaction UID is missing or no UID (PS3.4 J.3.2)")
+    if not references or not all(is_identifier(kind) and is_identifier(uid) for kind, uid in references):
+        raise _ActionRefused(INVALID_ARGUMENT, "Referenced SOP Sequence is missing or has no UIDs (PS3.4 J.3.2)")
+    origin, now = operation.origin, service.now()
+    due_at = now + dt.timedelta(seconds=SAME_ASSOCIATION_SECONDS)
+    return service.index.commitments.add(
+        transaction_uid, origin.calling_ae_title, origin.address, references, now, due_at
+    )
+
+
+def _references(asked: Dataset) -> Iterator[Reference]:
+    for item in items(asked, "ReferencedSOPSequence"):
+        yield text(item, "ReferencedSOPClassUID"), text(item, "ReferencedSOPInstanceUID")
+
+
+def _reported_here(operation: Operation, service: CommitmentService, commitment: OwedCommitment) -> bool:
+    """Bring the result on the association that asked for it; False if the peer does not wait, or it takes too long."""
+    deadline = service.now() + dt.timedelta(seconds=SAME_ASSOCIATION_SECONDS / 2)
+
+    def stop() -> bool:
+        return operation.is_cancelled() or service.now() > deadline
+
+    verdict = verify(service, commitment.references, stop)
+    if verdict is None or operation.reader.listen(LEAVE_SECONDS) or operation.is_cancelled():
+        return False
+    answer = operation.request(
+        operation.context.context_id,
+        report_request(operation.next_message_id(), verdict),
+        report_of(service, commitment, verdict),
+        min(service.timeout, SAME_ASSOCIATION_SECONDS / 4),
+    )
+    if answer is None or answer.status != SUCCESS:
+        return False
+    record_reported(service, commitment, verdict, "on the association that asked")
+    return True
+
+
+def record_reported(service: CommitmentService, commitment: OwedCommitment, verdict: Verdict, how: str) -> None:
+    service.metrics.commitment_reports.labels(outcome="reported").inc()
+    service.index.commitments.reported(commitment, len(verdict.failed), service.now())
+    logger.info(
+        "commitment_reported",
+        calling_ae_title=commitment.calling_ae_title,
+        count=len(verdict.committed),
+        failed=len(verdict.failed),
+        detail=how,
+    )

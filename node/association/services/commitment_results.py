@@ -1,0 +1,136 @@
+"""Results of storage commitment that are due: brought on associations of our own until a peer takes them (PS3.4 J)."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from node.association.client.association import AssociationLost, association
+from node.association.client.negotiation import NoAssociation, contexts_of
+from node.association.services.commitment import (
+    CommitmentService,
+    Verdict,
+    record_reported,
+    report_of,
+    report_request,
+    verify,
+)
+from node.dicom.status import SUCCESS
+from node.dicom.uids import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, STORAGE_COMMITMENT
+from node.errors import VoxelnodeError
+from node.index.commitments import OwedCommitment
+from node.index.records import Refused
+
+logger = structlog.get_logger()
+
+POLL_SECONDS = 1.0
+LONGEST_RETRY_SECONDS = 3600.0
+
+
+class NotReported(VoxelnodeError):
+    """A result could not be brought to the peer; the message says why."""
+
+
+class Committer:
+    """Reports the results that are due, one after the other, on a thread of its own.
+
+    Parameters
+    ----------
+    service : CommitmentService
+    attempts : int
+        Tries before a result is given up.
+    retry_seconds : float
+        Wait before the second try; doubles with each further one.
+    on_refusal : callable (Refused)
+        Told of results that are given up.
+    """
+
+    def __init__(
+        self,
+        service: CommitmentService,
+        attempts: int,
+        retry_seconds: float,
+        on_refusal: Callable[[Refused], None] = lambda refused: None,
+    ) -> None:
+        self._service, self._attempts, self._retry_seconds = service, attempts, retry_seconds
+        self._on_refusal = on_refusal
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="commitments", daemon=True)
+
+    def start(self) -> None:
+        """Begin with what was owed when the last node ended."""
+        self._thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """Stop; what is not reported is so after the next start."""
+        self._stopping.set()
+        self._service.wake.set()
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._service.wake.clear()
+            try:
+                commitment = self._service.index.commitments.due(self._service.now())
+                if commitment is not None:
+                    self._settle(commitment)
+                    continue
+            except Exception as error:  # the index may be away for a while; nothing is lost by waiting
+                logger.error("commitment_not_settled", exc_info=error)
+            self._service.wake.wait(POLL_SECONDS)
+
+    def _settle(self, commitment: OwedCommitment) -> None:
+        verdict = verify(self._service, commitment.references, self._stopping.is_set)
+        if verdict is None:
+            return
+        try:
+            self._report(commitment, verdict)
+        except NotReported as error:
+            self._retry(commitment, str(error))
+        else:
+            record_reported(self._service, commitment, verdict, "on an association of its own")
+
+    def _report(self, commitment: OwedCommitment, verdict: Verdict) -> None:
+        service = self._service
+        peer = service.peers.get(commitment.calling_ae_title)
+        if peer is None:
+            raise NotReported(f"{commitment.calling_ae_title} has no host in [peers]")
+        contexts = contexts_of([(STORAGE_COMMITMENT, [EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN])])
+        roles = {STORAGE_COMMITMENT: (False, True)}  # we ask for the association, and are the SCP in it
+        try:
+            with association(peer, service.ae_title, contexts, service.timeout, roles) as assoc:
+                request = report_request(assoc.next_message_id(), verdict)
+                report = report_of(service, commitment, verdict)
+                answer = assoc.request(assoc.accepted[0].context_id, request, report).command
+        except NoAssociation as error:
+            raise NotReported(str(error)) from error
+        except AssociationLost as error:
+            raise NotReported(f"{peer}: {error}") from error
+        if answer.status != SUCCESS:
+            raise NotReported(f"{peer} answered the report with 0x{answer.status or 0:04X}")
+
+    def _retry(self, commitment: OwedCommitment, why: str) -> None:
+        service, attempts = self._service, commitment.attempts + 1
+        logger.warning("commitment_not_reported", calling_ae_title=commitment.calling_ae_title, reason=why)
+        outcome = "postponed" if attempts < self._attempts else "given-up"
+        service.metrics.commitment_reports.labels(outcome=outcome).inc()
+        if attempts < self._attempts:
+            wait = min(self._retry_seconds * 2 ** (attempts - 1), LONGEST_RETRY_SECONDS)
+            service.index.commitments.postponed(commitment, why, service.now() + dt.timedelta(seconds=wait))
+            return
+        service.index.commitments.given_up(commitment, why, service.now())
+        self._on_refusal(
+            Refused(
+                "commitment",
+                "not reported",
+                f"{why}; given up after {attempts} tries",
+                "set host and port of this peer in [peers] to where it takes results, and have it ask again",
+                peer=commitment.peer,
+                calling_ae_title=commitment.calling_ae_title,
+                called_ae_title=service.ae_title,
+            )
+        )

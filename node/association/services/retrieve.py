@@ -1,0 +1,302 @@
+"""What C-MOVE and C-GET share: which instances, how many at once, what is told of each, what goes to the audit log."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import structlog
+from pydicom.dataset import Dataset
+
+from node.archive.filesystem import Archive
+from node.association.client.association import Address
+from node.association.client.send import Fate, Outgoing, Sent, Transcode
+from node.association.operation import NotDecodable, Operation
+from node.association.outgoing import SourceLost
+from node.association.services.stored import outgoing_of
+from node.association.upper_layer import PeerGone
+from node.audit import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditFailed, Participant, Result
+from node.dicom.command import Element
+from node.dicom.keys import IdentifierMismatch, Model
+from node.dicom.retrieval import read_selection
+from node.dicom.status import (
+    CANCELLED,
+    CANNOT_CALCULATE_MATCHES,
+    FAILED,
+    IDENTIFIER_MISMATCH,
+    PENDING,
+    SOP_CLASS_NOT_SUPPORTED,
+    SUB_OPERATIONS_FAILED,
+    SUB_OPERATIONS_WARNING,
+    SUCCESS,
+    UNABLE_TO_PROCESS,
+)
+from node.index.database import Index
+from node.index.records import Refused
+from node.index.selection import Selected
+from node.metrics import Metrics
+
+logger = structlog.get_logger()
+
+MAXIMUM_SUB_OPERATIONS = 65535
+"""As many as their number, an unsigned short, can say (PS3.7 9.3.4.2)."""
+
+TURN_SECONDS = 0.5
+"""Between two looks at whether a retrieve that waits for its turn is still wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetrieveService:
+    """What retrieves are served from.
+
+    Attributes
+    ----------
+    destinations : mapping of AE title to Address
+        Where instances may be moved to: peers with a host (``[peers.NAME]``).
+    turns : semaphore
+        As many as may be under way at once.
+    timeout : float, seconds
+        Longest wait for an answer to a sub-operation.
+    on_refusal : callable (Refused)
+        Told of destinations that are not configured.
+    """
+
+    index: Index
+    archive: Archive
+    transcode: Transcode
+    ae_title: str
+    destinations: Mapping[str, Address]
+    turns: threading.BoundedSemaphore
+    timeout: float
+    metrics: Metrics
+    audit: Audit | None = None
+    on_refusal: Callable[[Refused], None] = lambda refused: None
+
+
+@dataclass(slots=True)
+class Tally:
+    """The sub-operations of a retrieve (PS3.4 C.4.2.1.6)."""
+
+    remaining: int
+    completed: int = 0
+    warning: int = 0
+    failed: list[str] = field(default_factory=list)
+
+    def count(self, sent: Sent) -> None:
+        """Count a sub-operation that has ended."""
+        self.remaining -= 1
+        if sent.fate is Fate.FAILED:
+            self.failed.append(sent.instance.sop_instance_uid)
+        else:
+            self.completed += sent.fate is Fate.COMPLETED
+            self.warning += sent.fate is Fate.WARNING
+
+    def give_up(self, rest: Sequence[Outgoing]) -> None:
+        """Count what was not tried, and will not be, as failed."""
+        self.failed += [instance.sop_instance_uid for instance in rest]
+        self.remaining -= len(rest)
+
+    def elements(self, *, with_remaining: bool) -> dict[Element, int | str]:
+        """The counts as a response tells them; the number that remains only while it is pending or cancelled."""
+        counts: dict[Element, int | str] = {
+            Element.COMPLETED: self.completed,
+            Element.FAILED: len(self.failed),
+            Element.WARNING: self.warning,
+        }
+        return counts | ({Element.REMAINING: self.remaining} if with_remaining else {})
+
+    @property
+    def status(self) -> int:
+        """The final status of sub-operations that have all ended."""
+        if not self.failed and not self.warning:
+            return SUCCESS
+        return SUB_OPERATIONS_WARNING if self.completed or self.warning else SUB_OPERATIONS_FAILED
+
+
+_OUTCOMES = {SUCCESS: "completed", SUB_OPERATIONS_WARNING: "completed in part", SUB_OPERATIONS_FAILED: "failed"}
+
+
+class RetrieveRefused(Exception):
+    """A retrieve cannot be begun; `status` and `comment` answer it."""
+
+    def __init__(self, status: int, comment: str, offending: int | None = None) -> None:
+        super().__init__(comment)
+        self.status, self.comment, self.offending = status, comment, offending
+
+
+def serve_retrieve(operation: Operation, command_field: int, run: Callable[[], None]) -> None:
+    """Run a retrieve; whatever goes wrong, the peer gets a response that ends it.
+
+    Raises
+    ------
+    PeerGone
+        Nobody is there to be answered any more.
+    """
+    try:
+        run()
+    except RetrieveRefused as refused:
+        operation.log.warning("retrieve_refused", status=f"0x{refused.status:04X}", reason=refused.comment)
+        offending: dict[Element, int | str] = {}
+        if refused.offending is not None:
+            offending[Element.OFFENDING_ELEMENT] = refused.offending
+        operation.respond(command_field, refused.status, offending, comment=refused.comment)
+    except PeerGone:
+        raise
+    except SourceLost as error:  # half an instance is sent, and nothing takes that back
+        operation.reader.give_up(str(error))
+        raise PeerGone from error
+    except Exception as error:
+        operation.log.error("retrieve_failed", exc_info=error)
+        operation.respond(command_field, FAILED.status, comment=FAILED.comment)
+
+
+def select(operation: Operation, service: RetrieveService, models: Mapping[str, Model]) -> Selected:
+    """What the request asks for.
+
+    Raises
+    ------
+    RetrieveRefused
+        The context is of another service (0x0122), or the identifier cannot be understood (0xA900, 0xC000), or it
+        selects more than can be counted (0xA701).
+    """
+    model = models.get(operation.context.abstract_syntax)
+    if model is None:
+        raise RetrieveRefused(SOP_CLASS_NOT_SUPPORTED, "the presentation context is of another service")
+    try:
+        selection = read_selection(operation.data_set("Identifier"), model)
+    except NotDecodable as error:
+        raise RetrieveRefused(UNABLE_TO_PROCESS, str(error)) from error
+    except IdentifierMismatch as error:
+        raise RetrieveRefused(IDENTIFIER_MISMATCH, error.rule, error.tag) from error
+    with service.index.reading() as index:
+        selected = index.selected_instances(selection, MAXIMUM_SUB_OPERATIONS + 1)
+    if len(selected.instances) > MAXIMUM_SUB_OPERATIONS:
+        raise RetrieveRefused(CANNOT_CALCULATE_MATCHES, "more than 65535 instances: retrieve them series by series")
+    return selected
+
+
+class Retrieve:
+    """One C-MOVE or C-GET on its way."""
+
+    def __init__(
+        self, operation: Operation, service: RetrieveService, command_field: int, selected: Selected, destination: str
+    ) -> None:
+        self._operation, self._service, self._command_field = operation, service, command_field
+        self._selected, self._destination = selected, destination
+        self._tally = Tally(len(selected.instances))
+        self._reasons: Counter[str] = Counter()
+        self.outgoing = outgoing_of(selected, service.archive.root)
+
+    def run(self, sub_operations: Iterator[Sent]) -> None:
+        """Tell of each sub-operation, and answer the request when the last one has ended, or the peer cancels.
+
+        Raises
+        ------
+        PeerGone
+        """
+        self._tell_audit(AuditEvent.BEGIN_TRANSFERRING, Result.SUCCESS, "begun")
+        outcome = "the peer is gone"
+        try:
+            with self._turn():
+                for sent in sub_operations:
+                    self._count(sent)
+                    self._respond(PENDING)
+            outcome = self._finish()
+        finally:
+            self._log(outcome)
+
+    def is_stopped(self) -> bool:
+        """Whether no more instances should be sent."""
+        return self._operation.is_cancelled()
+
+    def fail(self, reason: str) -> None:
+        """None of what remains can be sent: answer so."""
+        self._reasons[reason] += self._tally.remaining
+        self._tally.give_up(self.outgoing[len(self.outgoing) - self._tally.remaining :])
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait until few enough others are under way; a peer that cancels meanwhile gets none."""
+        turns = self._service.turns
+        while not turns.acquire(timeout=TURN_SECONDS):
+            if self.is_stopped():
+                break
+        else:
+            try:
+                yield
+            finally:
+                turns.release()
+            return
+        yield
+
+    def _count(self, sent: Sent) -> None:
+        self._tally.count(sent)
+        self._service.metrics.sent_instances.labels(outcome=sent.fate.name.lower()).inc()
+        if sent.reason:
+            self._reasons[sent.reason] += 1
+
+    def _finish(self) -> str:
+        """Send the final response; returns what became of the retrieve, in words."""
+        if self._tally.remaining and not self._operation.reader.is_draining:
+            self._respond(CANCELLED)
+            return "cancelled"
+        if self._tally.remaining:
+            self.fail("the node is stopping: retrieve again later")
+        self._respond(self._tally.status)
+        return _OUTCOMES[self._tally.status]
+
+    def _respond(self, status: int) -> None:
+        is_final = status not in (PENDING, CANCELLED)
+        identifier = None
+        if status != PENDING and status != SUCCESS:
+            identifier = Dataset()  # PS3.4 C.4.2.1.5, table C.4-2
+            identifier.FailedSOPInstanceUIDList = self._tally.failed
+        reason = next(iter(self._reasons), "") if status != PENDING else ""
+        elements = self._tally.elements(with_remaining=not is_final)
+        if status != PENDING:
+            self._service.metrics.retrieve_answers.labels(status=f"0x{status:04X}").inc()
+        self._operation.respond(self._command_field, status, elements, identifier, reason)
+
+    def _log(self, outcome: str) -> None:
+        tally = self._tally
+        self._operation.log.info(
+            "retrieve_ended",
+            state=outcome,
+            count=tally.completed + tally.warning,
+            failed=len(tally.failed),
+            reason=next(iter(self._reasons), None),
+        )
+        result = Result.SUCCESS if outcome == "completed" else Result.MINOR_FAILURE
+        self._tell_audit(AuditEvent.INSTANCES_TRANSFERRED, result, outcome)
+
+    def _tell_audit(self, event: AuditEvent, result: Result, outcome: str) -> None:
+        """PS3.15 A.5.3.3 and A.5.3.7: who took which studies where."""
+        audit, origin = self._service.audit, self._operation.origin
+        if audit is None:
+            return
+        participants = [
+            Participant(self._service.ae_title, SOURCE),
+            Participant(self._destination, DESTINATION),
+            Participant(origin.calling_ae_title, "", origin.address, is_requestor=True),
+        ]
+        tally = self._tally
+        detail = f"{outcome}: {tally.completed + tally.warning} sent, {len(tally.failed)} failed"
+        try:
+            audit.record(event, Action.READ, result, participants, _studies(self._selected), detail)
+        except AuditFailed:
+            logger.exception(
+                "retrieve_not_audited"
+            )  # nothing is destroyed by it; what destroys waits for the audit log
+
+
+def _studies(selected: Selected) -> list[dict[str, object]]:
+    classes: dict[str, Counter[str]] = {}
+    for instance in selected.instances:
+        classes.setdefault(instance.study_instance_uid, Counter())[instance.sop_class_uid] += 1
+    return [
+        {"study_instance_uid": uid, "patient_id": selected.patient_ids[uid], "sop_classes": dict(counted)}
+        for uid, counted in classes.items()
+    ]

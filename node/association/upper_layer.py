@@ -1,0 +1,605 @@
+"""The thread that reads an association: limits and deadlines for every byte, and C-STORE served while it arrives.
+
+pynetdicom keeps the negotiation, the state machine (PS3.8 9.2), release, abort and every DIMSE service but C-STORE.
+This module is the only one that knows its private names; `tests/protocol/test_pynetdicom_contract.py` says so when
+one of them changes.  What it does instead of `pynetdicom.dul`:
+
+* reads into one buffer that never grows, however long a PDU, a message or an instance says it is;
+* waits in `recv`, not in a polling loop, and parks pynetdicom's other thread while it has nothing to do;
+* bounds every wait: connection, TLS, request, PDU, idleness, and a peer that does not read our answers;
+* keeps C-STORE to itself, from the first fragment to the response (`scp.messages`);
+* lets the thread that serves a request look at the connection meanwhile, for C-CANCEL and for answers to our own
+  requests on the same association (`Reader.listen`).
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Literal
+
+import structlog
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import TRANSITION_TABLE
+from pynetdicom.pdu import A_ABORT_RQ
+from pynetdicom.pdu_primitives import A_P_ABORT
+from pynetdicom.timer import Timer
+
+from node.association import framing
+from node.association.admission import Admission, Connection
+from node.association.framing import Framing, Piece, Violation
+from node.association.messages import Messages
+from node.association.services.c_store import StoreService, context_of
+from node.dicom.command import Command, MalformedCommand
+from node.errors import VoxelnodeError
+from node.index.records import Refused
+from node.metrics import Metrics
+from node.settings.model import Dicom
+
+logger = structlog.get_logger()
+
+BUFFER_BYTES = 262144
+"""What one association holds in memory of what arrives."""
+
+TICK_SECONDS = 2.0
+"""Longest wait without a look at deadlines."""
+
+SLOWEST_BYTES_PER_SECOND = 1024
+"""A PDU may take this rate, after the time that each of them has."""
+
+_SERVICE_USER, _SERVICE_PROVIDER = 0, 2
+"""Sources of an A-ABORT, PS3.8 table 9-26."""
+
+_OPEN, _CLOSED, _AWAITING_REQUEST, _AWAITING_CLOSE = "Sta6", "Sta1", "Sta2", "Sta13"
+_NOT_YET = (BlockingIOError, TimeoutError)
+
+QUEUED_PDUS = 8
+QUEUE_SECONDS = 0.0005
+"""Between two looks at a queue of pynetdicom that cannot tell when it is empty."""
+"""What the serving thread may queue for this one to send, before it waits."""
+
+
+MOST_ANSWERS = 8
+"""Answers that are kept until they are looked at: we wait for one at a time."""
+
+
+MOST_PIECES = 64
+"""Of what the peer says that are taken at one look: who never stops talking is answered all the same."""
+
+
+class PeerGone(VoxelnodeError):
+    """The association ended while a request was served."""
+
+
+class MonotonicTimer(Timer):
+    """pynetdicom's timer on a clock that nobody sets: a step of the time of day must not end associations."""
+
+    def __init__(self, timeout: float | None) -> None:
+        super().__init__(timeout)
+        self._deadline: float | None = None
+
+    def start(self) -> None:
+        """Run from now."""
+        self._deadline = None if self.timeout is None else time.monotonic() + self.timeout
+
+    def stop(self) -> None:
+        """Do not expire any more."""
+        self._deadline = None
+
+    @property
+    def expired(self) -> bool:
+        """Whether the time since `start` is over."""
+        return self._deadline is not None and time.monotonic() > self._deadline
+
+
+class Reader(DULServiceProvider):
+    """The upper layer of one accepted connection, on its own thread.
+
+    Parameters
+    ----------
+    assoc : Association
+        As pynetdicom made it; its own upper layer is replaced by this one.
+    address : str
+        The peer's.
+    """
+
+    def __init__(
+        self,
+        assoc: Any,
+        address: str,
+        dicom: Dicom,
+        admission: Admission,
+        metrics: Metrics,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        super().__init__(assoc)
+        self.daemon = True  # a second signal ends the process, whoever is still connected
+        self._dicom, self._admission, self._metrics, self._tls = dicom, admission, metrics, tls
+        self.artim_timer, self._idle_timer = MonotonicTimer(None), MonotonicTimer(None)
+        self._framing = Framing(
+            max(BUFFER_BYTES, dicom.maximum_request_bytes + 6), dicom.maximum_pdu_bytes, dicom.maximum_request_bytes
+        )
+        self._transport: Any = assoc.dul.socket
+        self._tcp: socket.socket = self._transport.socket
+        self._tick_seconds = min(TICK_SECONDS, dicom.request_seconds)
+        self._attention = threading.Event()
+        self._draining = self._serving = self._hung_up = self._leaving = False
+        self._read_at = time.monotonic()
+        self._pdu_deadline: float | None = None
+        self._messages: Messages | None = None  # while the association is open
+        self.store_service: StoreService | None = None
+        self.serve_operation: Callable[[Any, int], bool] = lambda message, context_id: False
+        """Serves a request that is not left to pynetdicom, on its thread; whether it was one."""
+        self._cancelled: set[int] = set()
+        self._answers: deque[Command] = deque(maxlen=MOST_ANSWERS)
+        self._given_up = False
+        self._violation: Violation | MalformedCommand | None = None
+        self._transport_lock = threading.Lock()  # TLS cannot be written to and read from at once
+        self.outcome = "lost"
+        self._take_over(assoc)
+        self.connection: Connection = admission.connected(self, address)
+
+    def _take_over(self, assoc: Any) -> None:
+        """Put this upper layer in the place of the one that came with the association."""
+        self.socket, self.event_queue, assoc.dul = self._transport, assoc.dul.event_queue, self
+        assoc.acse_timeout, assoc.network_timeout = self._dicom.request_seconds, self._dicom.idle_seconds
+        assoc._started_dul = True  # the association's own thread is started by a whole A-ASSOCIATE-RQ, not before
+        serve = assoc._serve_request
+
+        def serve_request(message: Any, context_id: int) -> None:
+            try:
+                if not self.serve_operation(message, context_id):
+                    serve(message, context_id)
+            except PeerGone:
+                pass  # nobody is there to be answered
+            except Exception as error:
+                self._log().error("operation_failed", exc_info=error)
+                self._given_up = True
+            finally:
+                self._serving = False
+                self._attention.set()
+
+        assoc._serve_request = serve_request
+
+    # What other threads may call
+
+    def drain(self) -> None:
+        """End at the next boundary of messages: an instance under way is still answered."""
+        self._draining = True
+        self._attention.set()
+
+    def hang_up(self) -> None:
+        """End at once: nothing more is read or sent."""
+        self._hung_up = True
+        with suppress(OSError):  # closed already
+            self._tcp.shutdown(socket.SHUT_RDWR)
+        self._attention.set()
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the association is to end at the next boundary of messages."""
+        return self._draining
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the association is open, as far as is known."""
+        left = self._leaving or self._hung_up or self._kill_thread or self._given_up or self._violation is not None
+        return self.state_machine.current_state == _OPEN and not left
+
+    def is_cancelled(self, message_id: int) -> bool:
+        """Whether the peer does not want more of the operation that is served, has gone, or the node drains.
+
+        For the serving thread only; looks at what has arrived meanwhile.
+        """
+        for _ in range(MOST_PIECES):
+            if not self.listen(0.0):
+                break
+        return message_id in self._cancelled or self._draining or not self.is_open
+
+    def answer_to(self, message_id: int, seconds: float) -> Command | None:
+        """Wait for the answer to a request of ours that was sent on this association; None if it does not come.
+
+        For the serving thread only.
+        """
+        deadline = time.monotonic() + seconds
+        while self.is_open:
+            while self._answers:
+                answer = self._answers.popleft()
+                if answer.responded_to == message_id:
+                    return answer
+            if (left := deadline - time.monotonic()) <= 0:
+                return None
+            self.listen(min(left, self._tick_seconds))
+        return None
+
+    def listen(self, seconds: float) -> bool:
+        """Take the next piece of what the peer says while a request of it is served; False if nothing came in time.
+
+        For the serving thread only. A further request waits until this one is served.
+        """
+        messages = self._messages
+        if messages is None or messages.is_holding or not self.is_open:
+            return False
+        try:
+            found = self._framing.next()
+            if isinstance(found, Piece):
+                messages.take(found)
+            elif found is not None:
+                self._leaving = True  # a release or an abort: acted upon by this layer's own thread
+                self._give(found.encoded)
+                self._attention.set()
+            elif not self._is_readable(seconds):
+                return False
+            else:
+                with self._transport_lock:
+                    self._read()
+        except (Violation, MalformedCommand) as violation:
+            self._violation = violation
+        return True
+
+    def _is_readable(self, seconds: float) -> bool:
+        if isinstance(self._tcp, ssl.SSLSocket) and self._tcp.pending():
+            return True
+        poll = select.poll()
+        try:
+            poll.register(self._tcp, select.POLLIN)
+        except ValueError:  # closed
+            return False
+        return bool(poll.poll(seconds * 1000))
+
+    def give_up(self, reason: str) -> None:
+        """Abort the association once the request under way is left: it cannot go on. For the serving thread."""
+        self._log().warning("association_given_up", reason=reason)
+        self._given_up = True
+
+    def send_now(self, data: bytes) -> None:
+        """Send encoded PDUs from the serving thread.
+
+        Raises
+        ------
+        PeerGone
+            The association is not open any more.
+        """
+        self._wait_for_queue(0)  # what was queued before goes first
+        if not self.is_open:
+            raise PeerGone
+        try:
+            with self._transport_lock:
+                self._tcp.sendall(data)
+        except OSError as error:
+            self._leave()
+            raise PeerGone from error
+
+    def _leave(self) -> None:
+        """The connection is closed, as far as this side can tell."""
+        self._leaving = True
+        self.event_queue.put("Evt17")
+        self._attention.set()
+
+    def send_pdu(self, primitive: Any) -> None:
+        """Queue a primitive for the peer, and wake this thread to send it; another one waits while many are queued."""
+        super().send_pdu(primitive)
+        self._attention.set()
+        if threading.current_thread() is not self:
+            self._wait_for_queue(QUEUED_PDUS)
+
+    def _wait_for_queue(self, most: int) -> None:
+        """Return when at most so many primitives wait to be sent by this thread, or it is over. For other threads."""
+        while self.is_open and self.to_provider_queue.qsize() > most:
+            self._attention.set()
+            time.sleep(QUEUE_SECONDS)
+
+    def kill_dul(self) -> None:
+        """Stop this thread."""
+        super().kill_dul()
+        self._attention.set()
+
+    # The thread
+
+    def run_reactor(self) -> None:
+        """Serve the connection until it is closed; whatever happens, leave nothing behind."""
+        self.assoc._dul_ready.set()
+        try:
+            self._prepare_socket()
+            while not self._kill_thread:
+                self._turn()
+        except (OSError, ssl.SSLError) as error:
+            self._log().info("connection_failed", reason=type(error).__name__, address=self.connection.address)
+            if isinstance(error, ssl.SSLError):
+                remedy = (
+                    "the sender must speak TLS 1.2 or later, and show a certificate that [dicom] tls_client_ca signs"
+                )
+                self._tell_refusal("connection", "TLS", f"TLS failed: {error.reason or type(error).__name__}", remedy)
+        except Exception as error:
+            self.outcome = "violated"
+            self._send_abort(_SERVICE_PROVIDER, framing.NOT_SPECIFIED)
+            self._log().error("association_failed", address=self.connection.address, exc_info=error)
+        finally:
+            self._end()
+
+    def _prepare_socket(self) -> None:
+        tcp = self._tcp
+        tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if self._tls is not None:
+            # Here, not where connections are accepted: a silent client must not keep the others waiting.
+            tcp.settimeout(self._dicom.request_seconds)
+            self._tcp = self._transport.socket = self._tls.wrap_socket(tcp, server_side=True)
+            return
+        # Timeouts of the kernel, not of Python: one call that lets other threads run, instead of two.  TLS sockets
+        # know Python's only.
+        tcp.setblocking(True)
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(self._tick_seconds))
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(self._dicom.pdu_seconds))
+
+    def _turn(self) -> None:
+        """Do one thing: act on an event, handle what was read, read, or wait."""
+        if self._process_recv_primitive() or not self.event_queue.empty():
+            self._act()
+            return
+        self._watch_deadlines()
+        state = self.state_machine.current_state
+        if state == _AWAITING_CLOSE:
+            self._discard()
+        elif state in (_OPEN, _AWAITING_REQUEST) and not self._serving:
+            self._receive(state)
+        else:
+            self._attention.wait(TICK_SECONDS)
+            self._attention.clear()
+
+    def _act(self) -> None:
+        """Let the state machine act on the next event."""
+        event = self.event_queue.get(block=False)
+        before = self.state_machine.current_state
+        if (event, before) not in TRANSITION_TABLE:
+            # Said by the other thread when it did not know yet that the association is over.
+            if not self.to_provider_queue.empty():
+                self.to_provider_queue.get(block=False)
+            return
+        with self._transport_lock:
+            self.state_machine.do_action(event)
+        after = self.state_machine.current_state
+        if after != before:
+            self._entered(after, event)
+        self._park_other_thread()
+
+    def _entered(self, state: str, event: str) -> None:
+        if state == "Sta3":
+            self.assoc.start()
+        elif state == _OPEN:
+            self._framing.expect_data()
+            self._messages = self._begin_messages()
+            self._idle_timer.start()
+        elif state == "Sta8":
+            self.outcome = "released"
+        elif state in (_AWAITING_CLOSE, _CLOSED):
+            if event == "Evt16":
+                self.outcome = "aborted"
+            self._over(state)
+
+    def _over(self, state: str) -> None:
+        """No more messages: forget what was under way, and say so by closing our half."""
+        self._abandon()
+        self._admission.ending(self.connection)
+        if state == _AWAITING_CLOSE and self._tls is None:
+            with suppress(OSError):  # the peer was faster
+                self._tcp.shutdown(socket.SHUT_WR)
+
+    def _park_other_thread(self) -> None:
+        """Let pynetdicom's association thread wait, unless there is a message, a release or an abort for it."""
+        if self.state_machine.current_state == _OPEN and not self._serving and not self._kill_thread:
+            self.assoc._reactor_checkpoint.clear()
+        else:
+            self.assoc._reactor_checkpoint.set()
+
+    def _watch_deadlines(self) -> None:
+        state = self.state_machine.current_state
+        if self.assoc.ident is not None and not self.assoc.is_alive():
+            raise RuntimeError("pynetdicom's thread of this association died")  # nobody would answer, or let go of it
+        if self._hung_up or (self._draining and state == _AWAITING_REQUEST):
+            self.event_queue.put("Evt17")
+        elif self.artim_timer.expired:
+            self.event_queue.put("Evt18")
+        elif state == _OPEN and not self._serving:
+            if self._violation is not None:
+                self._violated(self._violation)
+            elif self._given_up:
+                self._abort("given up", _SERVICE_USER)
+            elif self._pdu_deadline is not None and time.monotonic() > self._pdu_deadline:
+                self._violated(Violation("a PDU took too long", framing.NOT_SPECIFIED))
+            elif self._idle_timer.expired:
+                self._abort("idle", _SERVICE_PROVIDER)
+            elif self._draining and self._messages is not None and not self._messages.under_way:
+                self._abort("drained", _SERVICE_USER)
+
+    def _receive(self, state: str) -> None:
+        """Handle what the buffer holds; read more if that is nothing."""
+        try:
+            if self._messages is not None and self._messages.is_holding:
+                self._messages.resume()
+                return
+            found = self._framing.next()
+            if isinstance(found, Piece):
+                if self._messages is not None and self._messages.take(found):
+                    self._idle_timer.start()
+            elif found is not None:
+                self._idle_timer.start()
+                self._give(found.encoded)
+            elif not self.event_queue.qsize():
+                self._set_pdu_deadline()
+                self._read()
+        except (Violation, MalformedCommand) as violation:
+            if state == _OPEN:
+                self._violated(violation)
+            else:
+                self._log().warning("request_not_understood", address=self.connection.address, reason=str(violation))
+                remedy = "what connects here does not speak DICOM, or not rightly: a scanner of ports, another protocol"
+                self._tell_refusal("connection", "request", str(violation), remedy)
+                self.outcome = "violated"
+                self.event_queue.put("Evt19")
+
+    def _set_pdu_deadline(self) -> None:
+        length = self._framing.open_pdu_bytes
+        if length is None:
+            self._pdu_deadline = None
+        elif self._pdu_deadline is None:
+            self._pdu_deadline = self._read_at + self._dicom.pdu_seconds + length / SLOWEST_BYTES_PER_SECOND
+
+    def _read(self) -> None:
+        count = self._received(self._framing.space())
+        if not count:
+            return
+        # The kernel clears this with every acknowledgement it sends.  Without it, a sender that leaves Nagle's
+        # algorithm on waits 40 ms for our delayed ACK before it sends the data set after the command set.
+        self._tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        self._read_at = time.monotonic()
+        self._framing.filled(count)
+
+    def _discard(self) -> None:
+        """Read and forget until the peer closes, so that the kernel does not reset what we sent it last."""
+        self._received(self._framing.space() or memoryview(bytearray(4096)))
+
+    def _received(self, space: memoryview) -> int:
+        """Read into `space`; 0 if nothing came within a tick, or nothing will come any more (and then say so)."""
+        try:
+            if self._tls is not None:
+                self._tcp.settimeout(self._tick_seconds)
+            count = self._tcp.recv_into(space)
+        except _NOT_YET:
+            return 0
+        except OSError:
+            count = 0
+        finally:
+            if self._tls is not None:
+                self._tcp.settimeout(self._dicom.pdu_seconds)
+        if not count:
+            self._leave()
+        return count
+
+    def _give(self, encoded: bytes) -> None:
+        """Hand a whole PDU to pynetdicom's state machine."""
+        try:
+            pdu, event = self._decode_pdu(bytearray(encoded))
+        except Exception as error:  # whatever its decoder makes of a peer's bytes
+            raise Violation(f"PDU type 0x{encoded[0]:02x} cannot be decoded", framing.INVALID_PARAMETER) from error
+        self._recv_pdu.put(pdu)
+        self.event_queue.put(event)
+
+    # What messages need of this layer
+
+    def send(self, data: bytes) -> None:
+        """Send encoded PDUs to the peer."""
+        self._transport.send(data)
+
+    def is_serving(self) -> bool:
+        """Whether pynetdicom's thread serves a request."""
+        return self._serving
+
+    def cancel(self, message_id: int) -> None:
+        """Note that the peer cancels an operation."""
+        self._cancelled.add(message_id)
+
+    def answered(self, response: Command) -> None:
+        """Keep the answer to a request of ours, if one is being served that may have asked it."""
+        if self._serving:
+            self._answers.append(response)
+
+    def hand_on(self, context_id: int, is_command: bool, last: bool, fragment: bytes | memoryview) -> None:
+        """Give pynetdicom a fragment of a message that is not ours, as a PDU of its own, and let it act at once.
+
+        If that makes a message whole, the other thread serves it, and nothing is read until it has answered.
+        """
+        messages = self.assoc.dimse.msg_queue
+        before = messages.unfinished_tasks  # counts what was ever put, whoever has taken it since
+        if last:
+            self._cancelled.clear()
+            self._answers.clear()
+        self._serving = last  # before the other thread may see the message: it takes this back when it has answered
+        self._give(framing.data_pdu(context_id, is_command, last, fragment))
+        self._act()
+        if last and messages.unfinished_tasks == before:
+            self._serving = False
+            self._park_other_thread()
+
+    def _begin_messages(self) -> Messages:
+        contexts = {context_id: context_of(accepted) for context_id, accepted in self.assoc._accepted_cx.items()}
+        if self.store_service is None:
+            raise RuntimeError("an association opened that was never judged")
+        return Messages(self, self._dicom, self.store_service, contexts, self.assoc.requestor.maximum_length or 0)
+
+    # Ends
+
+    def _violated(self, violation: Violation | MalformedCommand) -> None:
+        """Abort because of what the peer sent: action AA-8, with the reason that PS3.8 9.3.8 has for it."""
+        self._log().warning("protocol_violated", reason=str(violation))
+        self._tell_refusal("association", "protocol", str(violation), "have the maker of the sender mend what it sends")
+        reason = violation.reason if isinstance(violation, Violation) else framing.INVALID_PARAMETER
+        self._abort("violated", _SERVICE_PROVIDER, reason)
+
+    def _abort(self, outcome: str, source: int, reason: int = framing.NOT_SPECIFIED) -> None:
+        self.outcome = outcome
+        self._send_abort(source, reason)
+        ended = A_P_ABORT()
+        ended.provider_reason = reason
+        self.to_user_queue.put(ended)
+        self.artim_timer.start()
+        self.state_machine.transition(_AWAITING_CLOSE)
+        self._over(_AWAITING_CLOSE)
+        self._park_other_thread()
+
+    def _send_abort(self, source: int, reason: int) -> None:
+        pdu = A_ABORT_RQ()
+        pdu.source, pdu.reason_diagnostic = source, reason
+        self.send(pdu.encode())
+
+    def _abandon(self) -> None:
+        messages, self._messages = self._messages, None
+        if messages is not None:
+            messages.abandon()
+
+    def _end(self) -> None:
+        """Close the connection and let the association's own thread end, if it ever began."""
+        self._abandon()
+        self.state_machine.current_state = _CLOSED
+        self._kill_thread = True
+        lost = A_P_ABORT()
+        lost.provider_reason = framing.NOT_SPECIFIED
+        self.to_user_queue.put(lost)
+        self.assoc._reactor_checkpoint.set()
+        with suppress(OSError):  # it was reset
+            self._tcp.close()
+        if self.store_service is not None:
+            self.store_service.ended(self.outcome)
+        self._admission.closed(self.connection)
+        if self.store_service is not None:
+            self._metrics.associations.labels(outcome=self.outcome).inc()
+            self._log().info("association_ended", state=self.outcome)
+
+    def _tell_refusal(self, what: Literal["connection", "association"], rule: str, reason: str, remedy: str) -> None:
+        origin = self.store_service.origin if self.store_service is not None else None
+        self._admission.on_refusal(
+            Refused(
+                what,
+                rule,
+                reason,
+                remedy,
+                peer=self.connection.address,
+                calling_ae_title=origin.calling_ae_title if origin else "",
+                called_ae_title=origin.called_ae_title if origin else "",
+            )
+        )
+
+    def _log(self) -> Any:
+        return self.store_service.log if self.store_service is not None else logger
+
+
+def _timeval(seconds: float) -> bytes:
+    whole = int(seconds)
+    return struct.pack("ll", whole, int((seconds - whole) * 1_000_000))

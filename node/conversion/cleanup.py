@@ -1,0 +1,70 @@
+"""What a worker does beside conversions: studies become quiet, files of superseded revisions go."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from time import monotonic
+
+import structlog
+
+from node.archive.filesystem import Archive
+from node.conversion.volume_files import remove_revision
+from node.index.database import Index
+
+log = structlog.get_logger()
+
+STUDIES_SECONDS = 1.0
+FILES_SECONDS = 60.0
+
+
+class Housekeeping:
+    """Does each of its tasks when that is due.
+
+    Parameters
+    ----------
+    study_quiet : timedelta
+        Time since the last conversion of a study, after which it is quiet.
+    keep_superseded : timedelta
+        Time that the files of a conversion stay after a newer one took its place.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        index: Index,
+        study_quiet: dt.timedelta,
+        keep_superseded: dt.timedelta,
+        now: Callable[[], dt.datetime],
+    ) -> None:
+        self._archive, self._index, self._now = archive, index, now
+        self._study_quiet, self._keep_superseded = study_quiet, keep_superseded
+        self._studies_at = self._files_at = 0.0
+
+    def work(self) -> None:
+        """Do what is due; called often."""
+        moment = monotonic()
+        if moment >= self._studies_at:
+            self._studies_at = moment + STUDIES_SECONDS
+            self.find_quiet_studies()
+        if moment >= self._files_at:
+            self._files_at = moment + FILES_SECONDS
+            self.remove_superseded()
+
+    def find_quiet_studies(self) -> None:
+        """Mark the studies that have become quiet."""
+        if found := self._index.find_quiet_studies(self._study_quiet, self._now()):
+            log.info("studies_quiet", count=found)
+
+    def remove_superseded(self) -> None:
+        """Remove files first, then note that they are gone: a crash between the two only does the first once more."""
+        for conversion in self._index.superseded_before(self._now() - self._keep_superseded):
+            try:
+                remove_revision(self._archive, conversion)
+            except OSError as error:
+                log.error(
+                    "revision_not_removed", series_instance_uid=conversion.series_instance_uid,
+                    revision=conversion.revision, reason=error.strerror,
+                )  # fmt: skip
+                continue
+            self._index.record_files_removed(conversion, self._now())

@@ -1,0 +1,59 @@
+"""The data sets of one series, read one after the other from their files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pydicom import Dataset, dcmread
+
+from node.completeness import COUNT_KEYWORDS, InstanceCounts
+from node.dicom.reading import read_instance
+from node.dicom.values import text, whole
+from node.volume.reasons import Exclusion, Reason
+
+_LONG_VALUE_BYTES = 1 << 20
+"""Longer values, pixels that is, are left in a file that is read again."""
+
+
+class SeriesFiles:
+    """The data sets of a series, one after the other: only the last is held, others are read again if asked for."""
+
+    def __init__(self, instances: Sequence[tuple[str, Path]]) -> None:
+        self._instances = instances
+        self._paths: dict[str, Path] = {}
+        self._last: tuple[str, Dataset] | None = None
+        self.unreadable: list[Exclusion] = []
+        self.counts: list[InstanceCounts] = []
+
+    def __iter__(self) -> Iterator[Dataset]:
+        for sop_instance_uid, path in self._instances:
+            try:
+                dataset = _opened(path, sop_instance_uid)
+            except MemoryError:  # ours, not the file's: the series is owed another try, and loses no slice
+                raise
+            except Exception as error:  # whatever a damaged file makes the parser raise
+                detail = f"{type(error).__name__} while reading the data set"
+                self.unreadable.append(Exclusion(sop_instance_uid, 0, Reason.UNREADABLE, detail))
+                continue
+            self.counts.append(InstanceCounts(*(whole(dataset, keyword) for keyword in COUNT_KEYWORDS)))
+            if self._paths.setdefault(sop_instance_uid, path) == path:
+                self._last = sop_instance_uid, dataset
+            yield dataset
+
+    def dataset_of(self, sop_instance_uid: str) -> Dataset:
+        """The first data set of a UID; long values of one that is read again stay in its file until asked for."""
+        if self._last is None or self._last[0] != sop_instance_uid:
+            self._last = sop_instance_uid, _opened(self._paths[sop_instance_uid], sop_instance_uid, _LONG_VALUE_BYTES)
+        return self._last[1]
+
+
+def _opened(path: Path, sop_instance_uid: str, defer_bytes: int | None = None) -> Dataset:
+    dataset = read_instance(path) if defer_bytes is None else dcmread(path, defer_bytes, force=True)
+    named = text(dataset, "SOPInstanceUID")
+    if not named:
+        # Some writers name the instance in the File Meta Information only; damage leaves nothing at all.
+        named = dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID
+    if named != sop_instance_uid:
+        raise ValueError("not the instance that was put there")
+    return dataset

@@ -1,0 +1,67 @@
+"""What a conversion is asked for and what it gives: plain records that pass between processes.
+
+Who only asks for a conversion loads neither arrays nor codecs with them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from node.completeness import Expectation, Verdict
+from node.index.records import ConvertedFile
+from node.volume.reasons import Exclusion, Refusal
+from node.writers.options import WriteOptions
+
+if TYPE_CHECKING:
+    from node.settings.model import Convert
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionJob:
+    """What to convert, and where to: `instances` are (SOP Instance UID, file), `folder` exists and is empty."""
+
+    instances: tuple[tuple[str, Path], ...]
+    folder: Path
+    options: WriteOptions
+    expectation: Expectation | None = None  # None: what the data sets themselves announce
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What one series gave.
+
+    `sources` are (stack, SOP Instance UID, frames): which instance went into which volume.
+    """
+
+    files: tuple[ConvertedFile, ...]
+    sources: tuple[tuple[int, str, int], ...]
+    exclusions: tuple[Exclusion, ...]
+    refusals: tuple[Refusal, ...]
+    verdict: Verdict
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The most that one conversion may take.
+
+    Attributes
+    ----------
+    memory_bytes : int
+        Address space of the process that converts.
+    cpu_seconds : int
+        Processor time.
+    deadline_seconds : float
+        Time on the clock.
+    """
+
+    memory_bytes: int
+    cpu_seconds: int
+    deadline_seconds: float
+
+
+def limits(section: Convert) -> Limits:
+    """The limits, from the configuration."""
+    return Limits(section.memory_bytes, section.cpu_seconds, section.deadline_seconds)

@@ -1,0 +1,207 @@
+"""Convert what lies in folders, without a node: the same pipeline, and ``conversion.json`` for what came of it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from node.conversion.job import ConversionJob, Converted
+from node.conversion.pool import ConverterDied
+from node.conversion.volume_files import folder_name
+from node.receive.dicom_files import LeftOut, find_instances
+from node.volume.reasons import Reason, Refusal
+from node.writers.options import WriteOptions
+
+WORK_PREFIX = ".converting-"
+UNLOCKED_SECONDS = 60
+"""So young a folder may be one that its run has not locked yet."""
+
+MOVES = 10
+"""How often a folder is moved to where another run may just have put its own."""
+
+Run = Callable[[ConversionJob, threading.Event], Converted]
+"""Converts one series, and gives up once the event is set; raises `ConverterDied` where no more is known."""
+
+
+def convert_folder(
+    paths: Iterable[Path],
+    out: Path,
+    options: WriteOptions,
+    run: Run,
+    workers: int = 1,
+    on_series: Callable[[str], None] = lambda series_instance_uid: None,
+) -> dict[str, Any]:
+    """Convert what lies in `paths` (see `receive.dicom_files.find_instances`); writes and returns ``conversion.json``.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+    out : Path
+        Made when missing; each series gets a folder of its own in it, which replaces that of an earlier conversion.
+    run : callable (ConversionJob, threading.Event) -> Converted
+        `node.conversion.pool.Converters` in the command line: what crashes on one series leaves the others alone.
+    workers : int
+        Series at once.
+    on_series : callable (Series Instance UID)
+        Called after each series.
+
+    Returns
+    -------
+    dict
+        ``series`` with the verdict on each (None where its conversion failed), ``volumes``, ``refusals``,
+        ``exclusions``, and ``not_dicom``: the files that are no instance, with the reason. None of it depends on
+        `workers`.
+    """
+    listing: dict[str, Any] = {"series": [], "volumes": [], "refusals": [], "exclusions": [], "not_dicom": []}
+    out.mkdir(parents=True, exist_ok=True)
+    cancelled = threading.Event()
+    with _work_folder(out) as work, ThreadPoolExecutor(workers, "series") as pool:
+        series = _grouped(paths, work, listing["not_dicom"])
+        try:
+            names = list(_folder_names(series))
+            converting = [
+                pool.submit(_converted, tuple(instances), out / name, work, options, lambda job: run(job, cancelled))
+                for name, instances in zip(names, series.values(), strict=True)
+            ]
+            for (study, uid), name, future in zip(series, names, converting, strict=True):
+                _list(listing, study, uid, future.result(), name)
+                on_series(uid)
+        except BaseException:  # Ctrl-C too
+            cancelled.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+        told = work / "conversion.json"
+        told.write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
+        os.replace(told, out / told.name)
+    return listing
+
+
+@contextmanager
+def _work_folder(out: Path) -> Iterator[Path]:
+    """A folder in `out` for what is half done, gone at the end; those of runs that were killed go at the beginning."""
+    for left in out.glob(f"{WORK_PREFIX}*"):
+        with ExitStack() as tried, suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > UNLOCKED_SECONDS and _is_locked(left, tried):
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=WORK_PREFIX, dir=out) as work, ExitStack() as held:
+        _is_locked(Path(work), held)
+        yield Path(work)
+
+
+def _is_locked(folder: Path, until: ExitStack) -> bool:
+    """Lock a folder against other processes; False where another has done so, or its file system has no locks."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        until.callback(os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _folder_names(series: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """A folder for each series; one that has turned up in another study too is never one volume, never one folder."""
+    taken: set[str] = set()
+    for study, series_instance_uid in series:
+        name = folder_name(series_instance_uid)
+        if name in taken:
+            name = folder_name(f"{study} {series_instance_uid}")
+        taken.add(name)
+        yield name
+
+
+def _converted(
+    instances: tuple[tuple[str, Path], ...],
+    place: Path,
+    work: Path,
+    options: WriteOptions,
+    run: Callable[[ConversionJob], Converted],
+) -> Converted | Refusal:
+    """Convert one series into the folder `place`, which appears in one step; a refusal if its conversion failed."""
+    folder = work / uuid.uuid4().hex
+    folder.mkdir()
+    try:
+        converted = run(ConversionJob(instances, folder, options))
+        if converted.files:
+            _put(folder, place)
+        else:
+            shutil.rmtree(place, ignore_errors=True)
+        return converted
+    except ConverterDied as died:
+        shutil.rmtree(place, ignore_errors=True)
+        return Refusal(Reason.FAILED, str(died), tuple(uid for uid, _ in instances))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put(folder: Path, place: Path) -> None:
+    """Move a finished folder to its place, where one of an earlier conversion, or of one beside us, may be."""
+    for _ in range(MOVES - 1):
+        shutil.rmtree(place, ignore_errors=True)
+        try:
+            os.rename(folder, place)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            return
+    os.rename(folder, place)
+
+
+def _grouped(
+    paths: Iterable[Path], unpacked: Path, not_dicom: list[dict[str, str]]
+) -> dict[tuple[str, str], list[tuple[str, Path]]]:
+    """Files by study and series, in the order in which series turn up; members of zip files are unpacked.
+
+    A file that names no series is one by itself: others without a name may be of another patient.
+    """
+    series: dict[tuple[str, str], list[tuple[str, Path]]] = {}
+    for number, found in enumerate(find_instances(paths)):
+        if isinstance(found, LeftOut):
+            not_dicom.append({"name": found.name, "reason": found.reason})
+            continue
+        path = found.path or unpacked / f"{number}.dcm"
+        if found.path is None:
+            try:
+                found.copy_to(path)
+            except OSError as error:
+                not_dicom.append({"name": found.name, "reason": str(error)})
+                continue
+        identity = found.identity
+        nameless = f"no series, instance {identity.sop_instance_uid}"
+        place = (
+            identity.study_instance_uid if identity.series_instance_uid else nameless,
+            identity.series_instance_uid,
+        )
+        series.setdefault(place, []).append((identity.sop_instance_uid, path))
+    return series
+
+
+def _list(
+    listing: dict[str, Any], study: str, series_instance_uid: str, converted: Converted | Refusal, folder: str
+) -> None:
+    """Add one series to what becomes conversion.json."""
+    own = {"series_instance_uid": series_instance_uid}
+    verdict, refusals = None, [converted] if isinstance(converted, Refusal) else list(converted.refusals)
+    if isinstance(converted, Converted):
+        verdict = asdict(converted.verdict)
+        for file in converted.files:
+            listing["volumes"].append({**own, **asdict(file), "path": f"{folder}/{file.path}"})
+        listing["exclusions"] += [{**own, **asdict(exclusion)} for exclusion in converted.exclusions]
+    listing["series"].append({"study_instance_uid": study if series_instance_uid else "", **own, "verdict": verdict})
+    for refusal in refusals:
+        row = {**own, "reason": refusal.reason.value, "detail": refusal.detail}
+        listing["refusals"].append({**row, "stack": refusal.stack, "instances": len(refusal.sop_instance_uids)})

@@ -1,0 +1,198 @@
+"""Compare rows, files and volumes of a root, and mend what can be mended.
+
+Looking changes nothing and runs beside a serving node; mending holds the root.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from time import time
+from typing import Literal
+
+from node.archive.filesystem import Archive
+from node.conversion.volume_files import sweep
+from node.index.database import Index, ReadIndex
+from node.index.engine import check
+from node.index.files import InstanceFile, VolumeFile
+from node.receive.recovery import adopt
+
+Kind = Literal[
+    "index-damaged",
+    "file-missing",  # a row without its file
+    "file-back",  # marked as missing, and there again
+    "file-altered",  # another length or digest than was received
+    "file-unknown",  # a file without row
+    "loser-missing",  # a conflict whose file is not where it says
+    "volume-missing",
+    "volume-altered",
+    "volume-unknown",  # a folder of volumes that no revision names
+]
+
+ARRIVING_SECONDS = 60.0
+"""A file without a row that is younger is taken for one on its way in, while a node serves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One difference; `path` counts from the root, `mended` says what was done about it, if anything."""
+
+    kind: Kind
+    path: str
+    detail: str = ""
+    sop_instance_uid: str | None = None
+    series: tuple[str, str] | None = None  # Study Instance UID, Series Instance UID
+    mended: str | None = None
+
+
+def examine(root: Path, index: ReadIndex, *, digests: bool, serving: bool) -> Iterator[Finding]:
+    """Yield every difference between the index and the files below `root`.
+
+    Parameters
+    ----------
+    index : ReadIndex
+        Of that root; the folder that the index itself names is not looked at, so that a copy can be examined.
+    digests : bool
+        Read every file and compare its SHA-256; without, lengths only.
+    serving : bool
+        A node works on the root: what is on its way in is no difference.
+    """
+    yield from (Finding("index-damaged", "index.sqlite", problem) for problem in check(root / "index.sqlite"))
+    losers = index.loser_keys()
+    yield from _instances(root, index, losers, digests=digests, serving=serving)
+    yield from (Finding("loser-missing", key) for key in sorted(losers) if not (root / key).is_file())
+    yield from _volumes(root, index, digests=digests)
+
+
+def mend(
+    findings: list[Finding],
+    archive: Archive,
+    index: Index,
+    quiet_seconds: Callable[[str], float],
+    now: dt.datetime,
+) -> list[Finding]:
+    """Mend what `examine` found; returns the findings with what was done, in their order.
+
+    * a file without row gets one, or goes to quarantine when it cannot be read;
+    * a row without file is marked: the next arrival under its UID restores it;
+    * an altered file goes to quarantine and its row is marked;
+    * a series whose volumes are missing or altered is converted again;
+    * folders of volumes that no row names are removed.
+    """
+    mended = [replace(one, mended=_mended(one, archive, index, quiet_seconds, now)) for one in findings]
+    if any(one.kind == "volume-unknown" for one in findings):
+        sweep(archive, index)
+    return mended
+
+
+def _mended(
+    one: Finding, archive: Archive, index: Index, quiet_seconds: Callable[[str], float], now: dt.datetime
+) -> str | None:
+    match one.kind:
+        case "file-unknown":
+            if not archive.path(one.path).exists():
+                return "to quarantine"  # by the recovery that opening the root began with
+            strays = index.unknown_keys([one.path])
+            return "to quarantine" if adopt(archive, index, strays, quiet_seconds, now) else "adopted"
+        case "file-altered":
+            archive.quarantine(one.path)
+            index.mark_files([one.path], missing=True, now=now)
+            return "to quarantine, marked as missing"
+        case "file-missing":
+            index.mark_files([one.path], missing=True, now=now)
+            return "marked"
+        case "file-back":
+            index.mark_files([one.path], missing=False, now=now)
+            return "unmarked"
+        case "volume-missing" | "volume-altered":
+            archive.remove(one.path)  # a revision with a file that is not as it was written is made anew
+            if one.series is None:
+                return "removed, superseded"
+            index.owe_conversions([one.series], now)
+            return "to be converted again"
+        case "volume-unknown":
+            return "removed"
+        case _:
+            return None
+
+
+def _instances(root: Path, index: ReadIndex, losers: set[str], *, digests: bool, serving: bool) -> Iterator[Finding]:
+    compared = set()
+    for folder, rows in groupby(index.instance_files(), key=lambda row: row.key.rpartition("/")[0]):
+        compared.add(folder)
+        there = _listed(root, folder)
+        for row in rows:
+            yield from _instance(root, row, row.key in there, digests=digests)
+            there.discard(row.key)
+        yield from _unknown(root, there - losers, serving=serving)
+    for place in sorted((root / "objects").glob("*/")):
+        folder = str(place.relative_to(root))
+        if folder not in compared:
+            yield from _unknown(root, _listed(root, folder) - losers, serving=serving)
+
+
+def _instance(root: Path, row: InstanceFile, is_there: bool, *, digests: bool) -> Iterator[Finding]:
+    uid = row.sop_instance_uid
+    if not is_there:
+        if not row.file_missing:
+            yield Finding("file-missing", row.key, sop_instance_uid=uid)
+        return
+    if row.file_missing:
+        yield Finding("file-back", row.key, sop_instance_uid=uid)
+    if problem := _altered(root / row.key, row.data_set_offset, row.bytes, row.sha256 if digests else None):
+        yield Finding("file-altered", row.key, problem, sop_instance_uid=uid)
+
+
+def _unknown(root: Path, keys: set[str], *, serving: bool) -> Iterator[Finding]:
+    for key in sorted(keys):
+        try:
+            age = time() - (root / key).stat().st_mtime
+        except FileNotFoundError:  # settled meanwhile
+            continue
+        if not serving or age > ARRIVING_SECONDS:
+            yield Finding("file-unknown", key)
+
+
+def _volumes(root: Path, index: ReadIndex, *, digests: bool) -> Iterator[Finding]:
+    named = set()
+    for row in index.volume_files():
+        path = root / row.path
+        named.add(_revision_folder(row))
+        series = (row.study_instance_uid, row.series_instance_uid)
+        detail = f"revision {row.revision}{', superseded' if row.superseded else ''}"
+        if not path.is_file():
+            yield Finding("volume-missing", row.path, detail, series=None if row.superseded else series)
+        elif problem := _altered(path, 0, row.bytes, row.sha256 if digests else None):
+            yield Finding("volume-altered", row.path, f"{detail}: {problem}", series=None if row.superseded else series)
+    for folder in sorted((root / "volumes").glob("*/*/*/")):
+        if str(folder.relative_to(root)) not in named:
+            yield Finding("volume-unknown", str(folder.relative_to(root)))
+
+
+def _revision_folder(row: VolumeFile) -> str:
+    return str(Path(*Path(row.path).parts[:4]))  # volumes, study, series, revision
+
+
+def _listed(root: Path, folder: str) -> set[str]:
+    try:
+        return {f"{folder}/{entry.name}" for entry in os.scandir(root / folder)}
+    except FileNotFoundError:
+        return set()
+
+
+def _altered(path: Path, offset: int, length: int, sha256: str | None) -> str | None:
+    """What is wrong with the bytes from `offset` on, in words."""
+    found = path.stat().st_size - offset
+    if found != length:
+        return f"{found} bytes, {length} were written"
+    if sha256 is None:
+        return None
+    with path.open("rb") as file:
+        file.seek(offset)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return f"SHA-256 is {digest}, {sha256} was written" if digest != sha256 else None

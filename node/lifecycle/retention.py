@@ -1,0 +1,132 @@
+"""Which studies have been kept long enough, by configuration; without any, none ever has."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import structlog
+
+from node.archive.filesystem import Archive
+from node.audit import Audit
+from node.index.database import Index
+from node.index.deletion import NotThere
+from node.index.records import StoredStudy
+from node.lifecycle.deletion import Order, delete
+from node.settings.model import Retention as Rules
+
+log = structlog.get_logger()
+
+PASS_SECONDS = 3600.0
+"""Between two looks at what has been kept long enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """A study that has been kept long enough, and which rule says so."""
+
+    study: StoredStudy
+    rule: str
+
+
+def expired_studies(studies: Sequence[StoredStudy], rules: Rules, now: dt.datetime) -> list[Expired]:
+    """Return the studies that the rules let go, the oldest first.
+
+    Parameters
+    ----------
+    studies : sequence of StoredStudy
+        All there are, the one that grew last at the end.
+
+    Notes
+    -----
+    A study that several senders filled is kept as long as the most patient of them wants. What a sender wants to be
+    kept for ever counts in ``maximum_studies``, but never goes. With ``only_converted`` a study stays while a series
+    of it waits, was refused or failed.
+    """
+    expired: list[Expired] = []
+    surplus = len(studies) - rules.maximum_studies if rules.maximum_studies is not None else 0
+    for study in studies:
+        days = _days(study, rules)
+        if days == "never" or (rules.only_converted and not study.settled):
+            continue
+        if days is not None and study.last_received_at < now - dt.timedelta(days=days):
+            expired.append(Expired(study, f"older than {days:g} days"))
+        elif len(expired) < surplus:
+            expired.append(Expired(study, f"more than {rules.maximum_studies} studies"))
+    return expired
+
+
+def _days(study: StoredStudy, rules: Rules) -> float | Literal["never"] | None:
+    """How long the most patient of its senders wants a study kept; None: no rule of age."""
+    table = {title.strip(): days for title, days in rules.days_by_calling_ae_title.items()}
+    wanted = [table.get(title.strip(), rules.days) for title in study.calling_ae_titles or {""}]
+    if "never" in wanted:
+        return "never"
+    ages = [days for days in wanted if isinstance(days, float)]
+    return max(ages) if len(ages) == len(wanted) else None
+
+
+class Retention:
+    """Deletes what has been kept long enough, now and every hour, on a thread of its own.
+
+    Parameters
+    ----------
+    rules : node.settings.model.Retention
+    now : callable () -> aware datetime
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        index: Index,
+        audit: Audit,
+        rules: Rules,
+        now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+    ) -> None:
+        self._archive, self._index, self._audit, self._rules, self._now = archive, index, audit, rules, now
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="retention", daemon=True)
+
+    def start(self) -> None:
+        """Begin, unless there are no rules."""
+        if self._rules.is_active:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Delete no more; returns when the deletion under way is finished."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def run_once(self) -> int:
+        """Delete what has been kept long enough; returns how many studies, also of a dry run."""
+        count = 0
+        for expired in expired_studies(self._index.stored_studies(), self._rules, self._now()):
+            if self._stopping.is_set():
+                break
+            uid = expired.study.study_instance_uid
+            if self._rules.dry_run:
+                log.info("retention_would_delete", study_instance_uid=uid, reason=expired.rule)
+            else:
+                self._delete(uid, expired.rule)
+            count += 1
+        return count
+
+    def _delete(self, study_instance_uid: str, rule: str) -> None:
+        order = Order("retention", f"retention: {rule}")
+        try:
+            plan = self._index.plan_deletion("study", study_instance_uid)
+            delete(self._archive, self._index, self._audit, plan, order, self._now())
+        except NotThere:  # a command was faster
+            log.info("retention_found_nothing", study_instance_uid=study_instance_uid)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.run_once()
+            except Exception:  # the audit log or the disk may be back in an hour; nothing was deleted without them
+                log.exception("retention_failed")
+            self._stopping.wait(PASS_SECONDS)

@@ -1,0 +1,240 @@
+"""One hook: reads what happened behind its cursors, tells it in order, records what came of it.
+
+Each hook has a courier with a thread of its own, so that one that is slow or gone holds up no other. What fails waits
+in the ledger, and with it whatever else happened in its study; other studies go on.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from time import monotonic
+from urllib.parse import urlsplit
+
+import structlog
+
+from node.audit import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditFailed, Participant, Result
+from node.failpoints import reached
+from node.index.database import Index
+from node.index.deliveries import Attempted, Happening, HookWork
+from node.metrics import Metrics
+from node.notify.channel import Interrupted, NotDelivered, Outlet
+from node.notify.message import Message, NothingLeft, compose
+from node.settings.model import Hook
+
+log = structlog.get_logger()
+
+POLL_SECONDS = 0.5
+SETTLE_SECONDS = 1.0
+"""How long what came of attempts may be known to this process only: so much is told twice after a crash, at most."""
+
+LONGEST_WAIT_SECONDS = 3600.0
+"""Between two attempts, whatever the other side asks for."""
+
+REASON_LENGTH = 500
+UNSEEN_EVENTS = 1000
+"""After so many events that this hook does not want, its cursor is moved past them."""
+
+
+class Courier:
+    """Tells one hook.
+
+    Parameters
+    ----------
+    name : str
+    hook : node.settings.model.Hook
+    outlet : Outlet
+    ae_title : str
+        Ours, so that whoever is told by several nodes can tell them apart.
+    now : callable () -> aware datetime
+    """
+
+    def __init__(
+        self,
+        name: str,
+        hook: Hook,
+        outlet: Outlet,
+        index: Index,
+        metrics: Metrics,
+        audit: Audit,
+        ae_title: str,
+        now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+    ) -> None:
+        self._name, self._hook, self._outlet, self._index = name, hook, outlet, index
+        self._metrics, self._audit, self._ae_title, self._now = metrics, audit, ae_title, now
+        self._titles = frozenset(title.strip() for title in hook.calling_ae_titles)
+        self._seen_event = 0
+        self._next_at = 0.0
+        self._stopping, self._cancelled = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"hook-{name}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to tell."""
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Begin nothing more."""
+        self._stopping.set()
+
+    def cancel(self) -> None:
+        """End the attempt under way; the next start makes it again."""
+        self._cancelled.set()
+
+    def join(self, seconds: float) -> None:
+        """Wait until nothing is under way any more, for `seconds` at most."""
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                has_worked = self.work()
+            except Exception:  # the index may be back in a moment; a dead courier would tell nothing ever after
+                log.exception("hook_failed", hook=self._name)
+                has_worked = False
+            if not has_worked:
+                self._stopping.wait(POLL_SECONDS)
+        self._outlet.close()
+
+    def work(self) -> bool:
+        """Tell what is to be told now; returns whether there was anything."""
+        work = self._index.hook_work(self._name, self._hook.on, self._seen_event, self._now())
+        round_ = _Round(work)
+        with suppress(Interrupted):
+            for happening in work.again:
+                if happening.study_instance_uid not in round_.failed:
+                    self._take(happening, round_, is_new=False)
+            for happening in work.new:
+                self._take(happening, round_, is_new=True)
+            round_.place = work.end
+        self._settle(round_)
+        return bool(work.again or work.new)
+
+    def _take(self, happening: Happening, round_: _Round, *, is_new: bool) -> None:
+        """Tell one thing, or let it wait behind what waits of its study."""
+        study = happening.study_instance_uid
+        if is_new and (study in round_.failed or study in round_.held):
+            attempted = Attempted(happening, "waiting", 0, self._now())
+        else:
+            attempted = self._attempt(happening)
+        if attempted.state == "waiting":
+            round_.failed.add(study)
+        if not (is_new and attempted.state == "dropped"):  # what nobody wants to know costs no row
+            round_.attempted.append(attempted)
+        round_.place = replace(
+            round_.place,
+            event_id=happening.event_id or round_.place.event_id,
+            image_id=happening.image_id or round_.place.image_id,
+        )
+        if monotonic() >= round_.settle_at:
+            self._settle(round_)
+
+    def _attempt(self, happening: Happening) -> Attempted:
+        try:
+            with self._index.reading() as index:
+                message = compose(index, happening, self._ae_title, include_patient=self._hook.include_patient)
+        except NothingLeft:
+            return Attempted(happening, "dropped", happening.attempts, reason="it has been deleted since")
+        if not self._is_wanted(message):
+            return Attempted(happening, "dropped", happening.attempts, reason="this hook does not want it")
+        self._keep_pace()
+        attempts = happening.attempts + 1
+        reached("message-composed")
+        try:
+            output = self._outlet.deliver(message, self._cancelled)
+        except Interrupted:
+            raise
+        except Exception as error:  # an error of ours too is one of this message, and must not hold up all others
+            if not isinstance(error, NotDelivered):
+                log.exception("hook_failed", hook=self._name)
+                error = NotDelivered(f"{type(error).__name__} while telling")
+            self._tell_export(message, Result.MINOR_FAILURE)
+            return self._failed(happening, attempts, error)
+        reached("message-delivered")
+        self._tell_export(message, Result.SUCCESS)
+        self._metrics.hook_messages.labels(self._name, "delivered").inc()
+        return Attempted(happening, "delivered", attempts, output=output)
+
+    def _tell_export(self, message: Message, result: Result) -> None:
+        """Tell the audit log that a patient was named to somebody (PS3.15 A.5.3.5), also where that may have failed."""
+        patient = message.content.get("patient")
+        if patient is None:
+            return
+        host = urlsplit(self._hook.url).hostname if self._hook.url is not None else None
+        participants = [
+            Participant(self._ae_title, SOURCE, is_requestor=True),
+            Participant(f"hook {self._name}", DESTINATION, host or ""),
+        ]
+        objects = [
+            {"study_instance_uid": message.content["study_instance_uid"], "patient_id": patient["patient_id"] or ""}
+        ]
+        try:
+            self._audit.record(AuditEvent.EXPORT, Action.READ, result, participants, objects, message.event)
+        except AuditFailed:
+            log.exception("not_audited")  # nothing is destroyed by it; what destroys waits for the audit log
+
+    def _is_wanted(self, message: Message) -> bool:
+        if self._titles and self._titles.isdisjoint(title.strip() for title in message.content["calling_ae_titles"]):
+            return False
+        # A report or a presentation state gives no volume, and that is no failure.
+        return not (message.event == "series-failed" and message.content["state"] == "not-an-image")
+
+    def _keep_pace(self) -> None:
+        wait = self._next_at - monotonic()
+        if self._stopping.wait(max(0.0, wait)):
+            raise Interrupted
+        self._next_at = monotonic() + 1 / self._hook.maximum_per_second
+
+    def _failed(self, happening: Happening, attempts: int, error: NotDelivered) -> Attempted:
+        is_final = error.is_final or attempts >= self._hook.attempts
+        reason = str(error)[:REASON_LENGTH]
+        self._metrics.hook_messages.labels(self._name, "given-up" if is_final else "failed").inc()
+        log.warning(
+            "message_given_up" if is_final else "message_not_delivered", hook=self._name, kind=happening.event,
+            attempt=attempts, reason=reason, study_instance_uid=happening.study_instance_uid,
+            series_instance_uid=happening.series_instance_uid,
+        )  # fmt: skip
+        if is_final:
+            return Attempted(happening, "given-up", attempts, reason=reason, output=error.output)
+        seconds = wait_seconds(attempts, self._hook.retry_seconds, error.retry_after)
+        due_at = self._now() + dt.timedelta(seconds=seconds)
+        return Attempted(happening, "waiting", attempts, due_at, reason, error.output)
+
+    def _settle(self, round_: _Round) -> None:
+        """Record what came of attempts; cursors that only passed over what nobody wants are recorded now and then."""
+        attempted, place, stored = round_.attempted, round_.place, round_.stored
+        if attempted or place.image_id != stored.image_id or place.event_id - stored.event_id >= UNSEEN_EVENTS:
+            self._index.settle_deliveries(self._name, attempted, place, self._now())
+            round_.attempted, round_.stored = [], place
+        round_.settle_at = monotonic() + SETTLE_SECONDS
+        self._seen_event = place.event_id
+
+
+class _Round:
+    """What came of one reading of the ledger, as far as it is not recorded yet."""
+
+    def __init__(self, work: HookWork) -> None:
+        self.stored, self.place = work.stored, work.begin
+        self.attempted: list[Attempted] = []
+        self.held = work.held
+        self.failed: set[str] = set()  # studies of which something failed in this round
+        self.settle_at = monotonic() + SETTLE_SECONDS
+
+
+def wait_seconds(attempts: int, first: float, retry_after: float | None) -> float:
+    """How long to wait after so many attempts: doubling, an hour at most, and never all at the same moment.
+
+    Parameters
+    ----------
+    first : float
+        Seconds after the first attempt.
+    retry_after : float or None
+        What the other side asks for; a longer wait stays.
+    """
+    longest = min(first * 2.0 ** min(attempts - 1, 60), LONGEST_WAIT_SECONDS)
+    wait = random.uniform(longest / 2, longest)
+    return max(wait, min(retry_after or 0.0, LONGEST_WAIT_SECONDS))

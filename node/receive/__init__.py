@@ -1,0 +1,1 @@
+"""Instances come in: bytes and their origin -> stored, indexed, owed a conversion."""

@@ -1,0 +1,110 @@
+"""Bring the instances on a medium through the door, as an association would."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from node.errors import ArrivalRefused, OutOfResources
+from node.index.records import Outcome
+from node.receive.dicom_files import LeftOut, MediaFile, find_instances
+from node.receive.ingest import Announced, Ingest, Origin
+
+THREADS = 8
+"""Instances on their way at once: they wait for the disk together and share its syncs."""
+
+
+@dataclass(slots=True)
+class ImportReport:
+    """What became of every file: numbers, and by name what was not taken."""
+
+    stored: int = 0
+    already_there: int = 0
+    other_bytes: list[str] = field(default_factory=list)
+    refused: list[LeftOut] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    @property
+    def files(self) -> int:
+        return self.stored + self.already_there + len(self.other_bytes) + len(self.refused) + len(self.left_out)
+
+
+def import_instances(paths: Iterable[Path], ingest: Ingest, on_file: Callable[[], None] = lambda: None) -> ImportReport:
+    """Store and index every instance in `paths`; what the index already holds is skipped, so it may be run again.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        Folders, files, zip files, DICOMDIRs.
+    ingest : Ingest
+    on_file : callable
+        Called on this thread after each file.
+
+    Raises
+    ------
+    OutOfResources
+        The disk or the index is at its end; what was stored until then stays.
+    """
+    report = ImportReport()
+    origin = Origin(door="import", peer=socket.gethostname()[:64])
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="import") as threads:
+        try:
+            for file, outcome in _taken(threads, find_instances(paths), ingest, origin):
+                _count(report, file, outcome)
+                on_file()
+        except BaseException:
+            threads.shutdown(cancel_futures=True)
+            raise
+    return report
+
+
+Taken = tuple[MediaFile, Outcome | ArrivalRefused | OSError] | tuple[LeftOut, None]
+
+
+def _taken(
+    threads: ThreadPoolExecutor, found: Iterator[MediaFile | LeftOut], ingest: Ingest, origin: Origin
+) -> Iterator[Taken]:
+    """Each file with what became of it, in the order in which that is known; only so many are under way at once."""
+    under_way: set[Future[Taken]] = set()
+    for file in found:
+        if isinstance(file, LeftOut):
+            yield file, None
+            continue
+        under_way.add(threads.submit(_take, file, ingest, origin))
+        if len(under_way) >= 2 * THREADS:
+            done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+    yield from (future.result() for future in under_way)
+
+
+def _take(file: MediaFile, ingest: Ingest, origin: Origin) -> Taken:
+    identity = file.identity
+    announced = Announced(identity.sop_class_uid, identity.sop_instance_uid, identity.transfer_syntax_uid)
+    try:
+        arrival = ingest.begin(announced, origin)
+        try:
+            for piece in file.data_set():
+                arrival.write(piece)
+            return file, arrival.finish()
+        finally:
+            arrival.abandon()
+    except OutOfResources:
+        raise
+    except (ArrivalRefused, OSError) as error:
+        return file, error
+
+
+def _count(report: ImportReport, file: MediaFile | LeftOut, outcome: Outcome | Exception | None) -> None:
+    if isinstance(file, LeftOut):
+        report.left_out.append(file)
+    elif isinstance(outcome, Exception):
+        report.refused.append(LeftOut(file.name, str(outcome)))
+    elif outcome in (Outcome.STORED, Outcome.REPLACED):
+        report.stored += 1
+    elif outcome is Outcome.ALREADY_THERE:
+        report.already_there += 1
+    else:
+        report.other_bytes.append(file.name)

@@ -1,0 +1,81 @@
+"""The commented configuration file, made from the model: each key with what it does, its range and its default."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from node.settings.model import Settings
+
+INTRODUCTION = """\
+# voxelnode: every key of the configuration, with its default.
+#
+# A line that begins with "#key =" shows a default; take the "#" away to change it.
+# Order of precedence: flags, environment (VOXELNODE_SECTION__KEY, lists as JSON), this file, defaults.
+# `voxelnode config check` finds mistakes, `voxelnode config show` tells each value and where it came from.
+"""
+SAMPLE_NAMES = {"peers": "CT1", "hooks": "pipeline"}
+
+
+def example_toml() -> str:
+    """Return the text of ``config.example.toml``: valid TOML that changes nothing."""
+    sections = [_section(name, field) for name, field in Settings.model_fields.items()]
+    return "\n".join([INTRODUCTION, *sections])
+
+
+def _section(name: str, field: FieldInfo) -> str:
+    if get_origin(field.annotation) is dict:  # tables that people name: [peers.CT1]
+        model = get_args(field.annotation)[1]
+        header = f"#[{name}.{SAMPLE_NAMES[name]}]"
+    else:
+        model = field.annotation
+        header = f"[{name}]"
+    purpose = (model.__doc__ or "").partition(": ")[2].strip()
+    lines = [f"# {purpose[0].upper()}{purpose[1:]}", header]
+    for key, item in model.model_fields.items():
+        lines += _key(key, item)
+    return "\n".join(lines) + "\n"
+
+
+def _key(key: str, field: FieldInfo) -> list[str]:
+    about = ", ".join(part for part in (field.description, _range(field)) if part)
+    if field.examples:
+        return [f"# {about}{' (must be given)' * field.is_required()}", f"#{key} = {as_toml(field.examples[0])}"]
+    default = field.get_default(call_default_factory=True)
+    if default is None or default is PydanticUndefined:
+        return [f"# {about}", f"#{key} ="]
+    return [f"# {about}", f"#{key} = {as_toml(default)}"]
+
+
+def _range(field: FieldInfo) -> str:
+    """The choices of a literal; otherwise the description says what there is to say."""
+    choices = _choices(field.annotation)
+    return "one of " + ", ".join(as_toml(choice) for choice in choices) if choices else ""
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    if get_origin(annotation) is tuple:
+        return _choices(get_args(annotation)[0])
+    return ()
+
+
+def as_toml(value: Any) -> str:
+    """`value` as TOML writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return f"{value:_}" if isinstance(value, int) and value >= 1_000_000 else f"{value:g}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(as_toml(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {as_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, BaseModel):
+        return as_toml(value.model_dump())
+    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)

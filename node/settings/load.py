@@ -1,0 +1,234 @@
+"""Read the configuration: TOML file, then environment, then flags, and say where each value came from.
+
+Everything wrong is reported at once, each line with its place, its key, the rule and the nearest right name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from node.errors import UsageError
+from node.settings.model import Settings
+
+ENVIRONMENT_PREFIX = "VOXELNODE_"
+NESTING = "__"
+DEFAULT_FILE = Path("voxelnode.toml")
+"""Read from the working directory when neither ``--config`` nor ``VOXELNODE_CONFIG`` names another file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """The settings, the file that was read (if any), and the origin of each value.
+
+    `origins` maps a dotted key such as ``"dicom.port"`` to ``"file"``, ``"environment"`` or ``"flag"``; a key that is
+    not in it has its default.
+    """
+
+    settings: Settings
+    file: Path | None
+    origins: Mapping[str, str]
+
+    def values(self) -> Iterator[tuple[str, Any, str]]:
+        """Each key in dotted form with its value, ready for JSON, and its origin."""
+        for key, value in _leaves(self.settings.model_dump(mode="json")):
+            yield key, value, self.origins.get(key, "default")
+
+
+def load(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Configuration:
+    """Return the configuration from `file`, the environment and `flags`, later ones first.
+
+    Parameters
+    ----------
+    file
+        TOML. None: the file that ``VOXELNODE_CONFIG`` names, else ``voxelnode.toml`` in the working directory if it
+        is there, else no file.
+    flags
+        Dotted keys to values, such as ``{"dicom.port": 0}``; None as a value means: not given.
+
+    Raises
+    ------
+    UsageError
+        The file cannot be read, or keys or values are wrong; the message has one line for each.
+    """
+    chosen = _chosen_file(file)
+    from_file = _read(chosen) if chosen else {}
+    from_environment = _from_environment()
+    from_flags = _nested({key: value for key, value in (flags or {}).items() if value is not None})
+
+    origins: dict[str, str] = {}
+    merged: dict[str, Any] = {}
+    for origin, layer in (("file", from_file), ("environment", from_environment), ("flag", from_flags)):
+        origins |= {key: origin for key, _ in _leaves(layer)}
+        merged = _over(merged, layer)
+
+    problems = [f"environment: {problem}" for problem in _misnamed_variables()]
+    try:
+        settings = Settings.model_validate(merged)
+    except ValidationError as error:
+        problems = _explained(error.errors(include_url=False), chosen, origins) + problems
+    if problems:
+        raise UsageError("\n".join(problems))
+    return Configuration(settings, chosen, origins)
+
+
+def _chosen_file(file: Path | None) -> Path | None:
+    named = os.environ.get(f"{ENVIRONMENT_PREFIX}CONFIG")
+    if file is None and named:
+        file = Path(named)
+    if file is None:
+        return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
+    return file
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read ({error.strerror}); `voxelnode init` writes one") from error
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
+        raise UsageError(f"{file}: is not TOML: {error}") from error
+
+
+def _from_environment() -> dict[str, Any]:
+    variables = {_spelled(name): text for name, text in os.environ.items() if _is_ours(name)}
+    if not variables:
+        return {}
+    from node.settings.environment import layer  # here: it takes longer to import than all else of the configuration
+
+    return layer(variables, ENVIRONMENT_PREFIX, NESTING)
+
+
+def _is_ours(name: str) -> bool:
+    return name.upper().startswith(ENVIRONMENT_PREFIX) and NESTING in name[len(ENVIRONMENT_PREFIX) :]
+
+
+def _spelled(name: str) -> str:
+    """The variable's name as the model spells it: sections and keys in lower case, names of peers as they are."""
+    section, key, *rest = name[len(ENVIRONMENT_PREFIX) :].split(NESTING)
+    section = section.lower()
+    is_table_of_tables = section in Settings.model_fields and _section(section) is None
+    parts = [section, key, *(part.lower() for part in rest)] if is_table_of_tables else [section, key.lower(), *rest]
+    return ENVIRONMENT_PREFIX + NESTING.join(parts)
+
+
+def _misnamed_variables() -> Iterator[str]:
+    """Variables that look like ours and would otherwise be passed over in silence."""
+    for name in sorted(os.environ):
+        if not name.startswith(ENVIRONMENT_PREFIX):
+            continue
+        rest = name[len(ENVIRONMENT_PREFIX) :]
+        section = rest.split(NESTING)[0].lower()
+        if NESTING in rest:
+            if section not in Settings.model_fields:
+                yield f"{name}: unknown section{_nearest(section, Settings.model_fields)}"
+        elif (known := section.split("_")[0]) in Settings.model_fields and "_" in section:
+            right = f"{ENVIRONMENT_PREFIX}{known.upper()}{NESTING}{rest[len(known) + 1 :]}"
+            yield f"{name}: two underscores between section and key, did you mean {right}?"
+
+
+def _explained(errors: list[ErrorDetails], file: Path | None, origins: Mapping[str, str]) -> list[str]:
+    """One line for each wrong key, for a person: where it stands, its value, the rule, what to write instead."""
+    lines: dict[str, str] = {}
+    for details in errors:
+        # pydantic puts the branches of a union into the location: one line is enough for all of them.
+        location = [str(part) for part in details["loc"] if "[" not in str(part)]
+        key = ".".join(location)
+        if not any(reported == key or reported.startswith(f"{key}.") for reported in lines):
+            lines[key] = f"{_place(location, file, origins)}: {_problem(details, location)}"
+    return list(lines.values())
+
+
+def _place(location: list[str], file: Path | None, origins: Mapping[str, str]) -> str:
+    """Where the value at `location` was written: the file's table, the environment variable or the flag."""
+    key = ".".join(location)
+    # A missing key stands below the table that has an origin, an item of a list above it.
+    around = (o for k, o in origins.items() if k == key or key.startswith(f"{k}.") or k.startswith(f"{key}."))
+    origin = next(around, None) or next((o for k, o in origins.items() if k.startswith(f"{location[0]}.")), "file")
+    if origin == "environment":
+        return f"environment: {ENVIRONMENT_PREFIX}{NESTING.join(location).upper()}"
+    if origin == "flag":
+        return f"flag: {key}"
+    depth = 2 if location[0] in Settings.model_fields and _section(location[0]) is None else 1
+    return f"{file}: [{'.'.join(location[:depth])}] {'.'.join(location[depth:])}".rstrip()
+
+
+def _problem(details: ErrorDetails, location: list[str]) -> str:
+    if details["type"] == "missing":
+        return "must be given"
+    if details["type"] == "extra_forbidden":
+        return f"unknown {'key' if location[1:] else 'section'}{_nearest(location[-1], _fields_at(location[:-1]))}"
+    value = details["input"]
+    shown = f"{value!r}: " if isinstance(value, str | int | float | bool) else ""
+    return f"{shown}{_rule(details)}"
+
+
+def _rule(details: ErrorDetails) -> str:
+    message = details["msg"][0].lower() + details["msg"][1:]
+    kind, value = details["type"], details["input"]
+    if kind == "literal_error" and isinstance(value, str):
+        choices = [word.strip("'") for word in details["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+        return message + _nearest(value, choices)
+    if kind in ("tuple_type", "dict_type", "list_type", "model_type") and isinstance(value, str):
+        return f'{message}; in the environment write JSON, such as ["a", "b"] or {{"A": 1}}'
+    return message
+
+
+def _nearest(word: str, choices: Any) -> str:
+    close = difflib.get_close_matches(word.lower(), list(choices), n=1, cutoff=0.5)
+    return f', did you mean "{close[0]}"?' if close else f"; known: {', '.join(choices)}"
+
+
+def _section(name: str) -> type[BaseModel] | None:
+    annotation = Settings.model_fields[name].annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _fields_at(path: list[str]) -> list[str]:
+    """The keys that the table at `path` may have."""
+    model: Any = Settings
+    for part in path:
+        if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+            model = model.model_fields[part].annotation
+        elif get_origin(model) is dict:
+            model = get_args(model)[1]
+        else:
+            return []
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        dotted = f"{above}{key}"
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{dotted}.")
+        else:
+            yield dotted, value
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for dotted, value in flat.items():
+        *path, last = dotted.split(".")
+        table = tree
+        for part in path:
+            table = table.setdefault(part, {})
+        table[last] = value
+    return tree
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`below` with `above` laid over it, table by table."""
+    merged = dict(below)
+    for key, value in above.items():
+        lower = merged.get(key)
+        merged[key] = _over(lower, value) if isinstance(lower, Mapping) and isinstance(value, Mapping) else value
+    return merged

@@ -1,0 +1,1 @@
+"""Frames -> stacks, and the place and time of each slice."""

@@ -1,0 +1,1 @@
+"""Facts about a volume for its sidecar."""

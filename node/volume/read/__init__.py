@@ -1,0 +1,1 @@
+"""Data sets -> frames with pixels, place and time."""

@@ -1,0 +1,73 @@
+"""From stored colours to RGB of 8 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from pydicom.pixels.processing import convert_color_space
+from pydicom.uid import RLELossless
+
+from node.volume.model import Array
+from node.volume.read.codestreams import Codestream
+from node.volume.read.decoders import JPEG_2000_SYNTAXES
+from node.volume.read.pixel_layout import HALF_SAMPLED, PixelLayout
+
+
+def native_colours(layout: PixelLayout) -> Callable[[Array], Array] | None:
+    """Return what makes RGB of the (rows, columns, 3) samples of a native frame; None where they are grey."""
+    if layout.samples == 1:
+        return None
+    return partial(to_rgb, layout.photometric, layout.bits_stored)
+
+
+def compressed_colours(layout: PixelLayout, stream: Codestream | None, syntax: str) -> Callable[[Array], Array] | None:
+    """Return what makes RGB of the (rows, columns, 3) samples of a decoded frame; None where they are grey."""
+    if layout.samples == 1:
+        return None
+    bits = layout.bits_stored if stream is None else stream.precision
+    return partial(to_rgb, decoded_photometric(layout, stream, syntax), bits)
+
+
+def decoded_photometric(layout: PixelLayout, stream: Codestream | None, syntax: str) -> str:
+    """Return the Photometric Interpretation (0028,0004) of the samples that a decoder gives.
+
+    What the codestream says of its colours goes before that of the data set, which few update.
+    """
+    photometric = layout.photometric
+    if layout.samples == 1:
+        return photometric
+    if stream is not None and stream.colour_space:
+        photometric = "RGB" if stream.colour_space == "RGB" else photometric if "YBR" in photometric else "YBR_FULL"
+    if syntax in JPEG_2000_SYNTAXES and photometric in ("YBR_RCT", "YBR_ICT"):
+        return "RGB"  # the decoder has undone the transform
+    if photometric == "YBR_FULL_422" or (syntax == RLELossless and photometric in HALF_SAMPLED):
+        return "YBR_FULL"  # and has given each pixel its chrominance
+    return photometric
+
+
+def to_rgb(photometric: str, bits: int, samples: Array) -> Array:
+    """Return RGB of 8 bits: the high ones where there are more (PS3.3 C.7.6.3.1.2)."""
+    wide = samples >> (bits - 8) if bits > 8 else samples
+    narrow = wide.astype(np.uint8)
+    if photometric.startswith("YBR_PARTIAL"):
+        return _from_partial_range(narrow)
+    if photometric.startswith("YBR"):
+        return np.asarray(convert_color_space(narrow, "YBR_FULL", "RGB"))
+    return np.asarray(narrow)
+
+
+def _from_partial_range(samples: Array) -> Array:
+    """Return RGB from luminance of 16 to 235 and chrominance of 16 to 240 (the retired YBR_PARTIAL_422 and _420)."""
+    y, b, r = (samples[..., each].astype(np.float32) for each in range(3))
+    y, b, r = (y - 16) * (255 / 219), (b - 128) * (255 / 224), (r - 128) * (255 / 224)
+    rgb = np.stack((y + 1.402 * r, y - 0.344136 * b - 0.714136 * r, y + 1.772 * b), axis=-1)
+    full_range: Array = np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
+    return full_range
+
+
+def from_half_sampled(words: Array) -> Array:
+    """Return Y, B, R of each pixel from the order Y1 Y2 B R of PS3.3 C.7.6.3.1.2."""
+    pairs = words.reshape(-1, 4)
+    return np.stack((pairs[:, :2], pairs[:, 2:3].repeat(2, 1), pairs[:, 3:].repeat(2, 1)), axis=-1).reshape(-1, 3)

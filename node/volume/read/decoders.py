@@ -1,0 +1,197 @@
+"""Compressed frames to samples: which library decodes which transfer syntax, and what each of them leaves to do."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+
+import gdcm
+import jpeg_ls
+import numpy as np
+import openjpeg.utils
+import rle.utils
+from PIL import Image
+from pydicom import uid
+
+from node.errors import ConversionRefused
+from node.volume.model import Array
+from node.volume.read.codestreams import Codestream
+from node.volume.reasons import Reason
+
+DEFLATED_IMAGE_FRAME = "1.2.840.10008.1.2.8.1"
+"""Deflated Image Frame Compression (PS3.5 A.4.13), which pydicom does not name yet."""
+
+gdcm.Trace.WarningOff()
+gdcm.Trace.ErrorOff()
+gdcm.Trace.DebugOff()
+
+
+@dataclass(frozen=True, slots=True)
+class FrameShape:
+    """What one decoded frame must be; `codestream` is its own header where the format has one."""
+
+    rows: int
+    columns: int
+    samples: int
+    bits_allocated: int
+    transfer_syntax_uid: str
+    codestream: Codestream | None = None
+
+    @property
+    def container(self) -> np.dtype[np.unsignedinteger]:
+        """Samples as decoders give them: in the smallest of 8, 16 and 32 bits that holds their precision."""
+        bits = self.codestream.precision if self.codestream else self.bits_allocated
+        return np.dtype(f"u{1 if bits <= 8 else 2 if bits <= 16 else 4}")
+
+
+def _decode_pillow(data: bytes, shape: FrameShape) -> Array:
+    with Image.open(BytesIO(data), formats=("JPEG",)) as image:
+        stream = shape.codestream
+        if shape.samples == 3 and stream is not None and stream.colour_space != "RGB":
+            image.draft("YCbCr", image.size)  # as stored: our caller turns colours, by what the data set says
+        return np.asarray(image)
+
+
+def _decode_gdcm(data: bytes, shape: FrameShape) -> Array:
+    fragment = gdcm.Fragment()
+    fragment.SetByteStringValue(data)
+    fragments = gdcm.SequenceOfFragments.New()
+    fragments.AddFragment(fragment)
+    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    element.SetValue(fragments.__ref__())
+    image = gdcm.Image()
+    image.SetNumberOfDimensions(2)
+    image.SetDimensions((shape.columns, shape.rows, 1))
+    image.SetDataElement(element)
+    interpretation = gdcm.PhotometricInterpretation.GetPIType("RGB" if shape.samples == 3 else "MONOCHROME2")
+    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(interpretation))
+    syntax = gdcm.TransferSyntax.GetTSType(shape.transfer_syntax_uid)
+    image.SetTransferSyntax(gdcm.TransferSyntax(syntax))
+    bits = shape.codestream.precision if shape.codestream else shape.bits_allocated
+    container = shape.container
+    image.SetPixelFormat(gdcm.PixelFormat(shape.samples, container.itemsize * 8, bits, bits - 1, 0))
+    decoded = image.GetBuffer()
+    if decoded is None:
+        raise ValueError("gdcm could not decode it")
+    # SWIG hands a char* over as text; this is its way back to bytes.
+    return np.frombuffer(decoded.encode("utf-8", "surrogateescape"), container)
+
+
+def _decode_jpeg(data: bytes, shape: FrameShape) -> Array:
+    """Pillow's libjpeg-turbo is the faster one and holds 8 bits only; gdcm has 12 and 16 bits and lossless modes."""
+    stream = shape.codestream
+    if stream is not None and stream.precision == 8 and stream.lossy:
+        return _decode_pillow(data, shape)
+    return _decode_gdcm(data, shape)
+
+
+def _decode_jpeg_ls(data: bytes, shape: FrameShape) -> Array:
+    decoded, header = jpeg_ls.decode_pixel_data(data)
+    samples = np.frombuffer(decoded, shape.container)
+    if shape.samples > 1 and header["interleave_mode"] == 0:
+        return _by_pixel(samples, shape)
+    return samples
+
+
+def _decode_openjpeg(data: bytes, shape: FrameShape) -> Array:
+    return np.frombuffer(openjpeg.utils.decode_pixel_data(data, version=2), shape.container)
+
+
+def _decode_rle(data: bytes, shape: FrameShape) -> Array:
+    _check_rle(data, shape)
+    decoded = rle.utils.decode_pixel_data(
+        data, version=2, rows=shape.rows, columns=shape.columns, bits_allocated=shape.bits_allocated
+    )
+    return _by_pixel(np.frombuffer(decoded, shape.container), shape)
+
+
+def _check_rle(data: bytes, shape: FrameShape) -> None:
+    """Refuse what cannot hold the frame before memory is taken for it: two bytes of PackBits give 128 at the most."""
+    segments = shape.samples * max(shape.bits_allocated // 8, 1)
+    if len(data) < 64 or int.from_bytes(data[:4], "little") != segments:
+        raise ValueError(f"the RLE header does not have the {segments} segments that the data set asks for")
+    if (len(data) - 64) * 64 < shape.rows * shape.columns * segments:
+        raise ValueError(f"{len(data)} bytes of RLE cannot hold the frame")
+
+
+def _decode_deflated(data: bytes, shape: FrameShape) -> Array:
+    pixels = shape.rows * shape.columns * shape.samples
+    expected = -(-pixels * shape.bits_allocated // 8)
+    # One byte more than expected is asked for, so that a bomb stops there and shows as a wrong length.
+    decoded = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, expected + 2)
+    if not expected <= len(decoded) <= expected + 1:
+        raise ValueError(f"{len(decoded)} bytes instead of {expected}")
+    if shape.bits_allocated == 1:
+        return np.unpackbits(np.frombuffer(decoded, np.uint8), count=pixels, bitorder="little")
+    return np.frombuffer(decoded, shape.container, count=pixels)
+
+
+def _by_pixel(samples: Array, shape: FrameShape) -> Array:
+    """Turn colour by plane into colour by pixel."""
+    return samples.reshape(shape.samples, shape.rows, shape.columns).transpose(1, 2, 0)
+
+
+_Decode = Callable[[bytes, FrameShape], Array]
+
+_JPEG = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1)
+_JPEG_LS = (uid.JPEGLSLossless, uid.JPEGLSNearLossless)
+_JPEG_2000 = (uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K)
+
+_DECODERS: dict[str, tuple[_Decode, tuple[str, ...]]] = {
+    **dict.fromkeys(_JPEG[:2], (_decode_jpeg, ("pillow", "python-gdcm"))),
+    **dict.fromkeys(_JPEG[2:], (_decode_gdcm, ("python-gdcm",))),
+    **dict.fromkeys(_JPEG_LS, (_decode_jpeg_ls, ("pyjpegls",))),
+    **dict.fromkeys(_JPEG_2000, (_decode_openjpeg, ("pylibjpeg-openjpeg",))),
+    uid.RLELossless: (_decode_rle, ("pylibjpeg-rle",)),
+    DEFLATED_IMAGE_FRAME: (_decode_deflated, ("zlib",)),
+}
+
+CODESTREAM_SYNTAXES = frozenset((*_JPEG, *_JPEG_LS, *_JPEG_2000))
+"""Transfer syntaxes whose frames carry a header of their own."""
+
+JPEG_2000_SYNTAXES = frozenset(_JPEG_2000)
+EXACT_JPEG_SYNTAXES = frozenset(_JPEG[2:])
+
+
+def can_decode(transfer_syntax_uid: str) -> bool:
+    """Whether a decoder for this transfer syntax of compressed frames is there."""
+    return transfer_syntax_uid in _DECODERS
+
+
+def decoders_by_transfer_syntax() -> dict[str, tuple[str, ...]]:
+    """Return, by transfer syntax UID, the packages that decode it, with their versions."""
+    return {syntax: tuple(map(_with_version, packages)) for syntax, (_, packages) in _DECODERS.items()}
+
+
+def _with_version(package: str) -> str:
+    version = zlib.ZLIB_RUNTIME_VERSION if package == "zlib" else importlib.metadata.version(package)
+    return f"{package} {version}"
+
+
+def decode(data: bytes, shape: FrameShape) -> Array:
+    """Return the samples of one compressed frame, unsigned and colours as they were stored.
+
+    Returns
+    -------
+    (rows, columns) or (rows, columns, samples) array
+        Of 8, 16 or 32 bits: `FrameShape.container`. Colours are as the codec stored them; JPEG 2000's own
+        transforms (YBR_RCT, YBR_ICT) are undone.
+
+    Raises
+    ------
+    ConversionRefused
+        ``undecodable``: the codec failed, or gave another size.
+    """
+    decoder, packages = _DECODERS[shape.transfer_syntax_uid]
+    try:
+        samples = decoder(data, shape)
+        return samples.reshape((shape.rows, shape.columns, shape.samples)[: 2 if shape.samples == 1 else 3])
+    except (MemoryError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # codecs raise whatever they like; a panic of one in Rust is not even an Exception
+        raise ConversionRefused(
+            Reason.UNDECODABLE, f"{' and '.join(packages)} cannot decode the compressed frame ({type(error).__name__})"
+        ) from error

@@ -1,0 +1,113 @@
+"""One frame of an instance by itself: its samples as an uncompressed data set holds them, or a picture of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from pydicom import Dataset
+
+from node.dicom.values import items
+from node.volume.display import display_of
+from node.volume.elements import item, text
+from node.volume.model import Array, Geometry, Kind, Volume
+from node.volume.read.pixels import FrameReader, decompressed_frames
+from node.volume.read.planes import pixel_spacing, rescale
+from node.volume.rendering import FUNCTIONS, Grey, Picture, Shades, padded, real
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Centre and width of a window in rescaled units, and its VOI LUT Function (PS3.3 C.11.2.1.2)."""
+
+    centre: float
+    width: float
+    function: str = "LINEAR"
+
+
+def decompressed_frame(ds: Dataset) -> bytes:
+    """Return the samples of an instance of one compressed frame, as Explicit VR Little Endian holds them.
+
+    Colours lie by pixel, in the colour space that the decoder gives (see `decompressed_frames`).
+
+    Raises
+    ------
+    ConversionRefused
+        The pixel data contradict the header or cannot be decoded.
+
+    Notes
+    -----
+    PS3.5 8.1.1 and A.2.
+    """
+    decompressed = decompressed_frames(ds)
+    samples = next(decompressed.frames)
+    if decompressed.layout.bits_allocated == 1:
+        return np.packbits(samples.ravel(), bitorder="little").tobytes()
+    return np.ascontiguousarray(samples, samples.dtype.newbyteorder("<")).tobytes()
+
+
+def rendered_frame(
+    ds: Dataset, frame_number: int, reader: FrameReader, index: int, window: Window | None = None
+) -> Picture:
+    """Return a picture of one frame, by the display rules of PS3.3 C.11.
+
+    Parameters
+    ----------
+    ds : Dataset
+        The header of its instance.
+    frame_number : int
+        In that instance, from 1.
+    reader : FrameReader
+        Reads the frame, which is number `index` of it, from 0.
+    window : Window or None
+        Instead of what the data set says of windows and VOI LUT.
+
+    Raises
+    ------
+    ConversionRefused
+        The pixel data contradict the header or cannot be decoded.
+    """
+    stored = reader(index)
+    volume = _as_volume(ds, reader, frame_number, stored)
+    grey = Shades(volume)(stored) if window is None or volume.colour else _windowed(volume, window, stored)
+    rows_mm, columns_mm, _ = volume.spacing_mm
+    return Picture(grey, (rows_mm, columns_mm))
+
+
+def _as_volume(ds: Dataset, reader: FrameReader, frame_number: int, stored: Array) -> Volume:
+    """The frame as a volume of one plane, without a place: what `Shades` asks for."""
+    slope, intercept = (1.0, 0.0) if reader.modality_lut else _rescale(ds, frame_number)
+    display = display_of(ds, frame_number)
+    rows_mm, columns_mm = pixel_spacing(ds, placed=False) or (display.pixel_aspect, 1.0)
+    return Volume(
+        voxels=stored[None, None],
+        affine_lps=None,
+        spacing_mm=(rows_mm, columns_mm, 1.0),
+        geometry=Geometry.NONE,
+        kind=Kind.VOLUME,
+        stack=0,
+        suffix="",
+        modality=text(ds, "Modality") or "",
+        sources=(),
+        slope=slope,
+        intercept=intercept,
+        display=replace(display, pixel_aspect=1.0),
+    )
+
+
+def _rescale(ds: Dataset, frame_number: int) -> tuple[float, float]:
+    """Slope and intercept of a frame: of its own functional group, else of the shared one, else of the data set."""
+    per_frame = items(ds, "PerFrameFunctionalGroupsSequence")
+    for group in (*per_frame[frame_number - 1 : frame_number], *items(ds, "SharedFunctionalGroupsSequence")[:1]):
+        found = item(group, "PixelValueTransformationSequence")
+        if found is not None:
+            return rescale(found)
+    return rescale(ds)
+
+
+def _windowed(volume: Volume, window: Window, stored: Array) -> Grey:
+    """Grey values by a window that was asked for, whether it shows anything or not."""
+    unit = np.nan_to_num(FUNCTIONS[window.function](real(volume, stored), window.centre, window.width), nan=0.0)
+    unit[padded(volume, stored)] = 0
+    grey: Grey = np.rint(unit * 255).astype(np.uint8)
+    return 255 - grey if volume.display.inverted else grey

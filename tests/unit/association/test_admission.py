@@ -1,0 +1,138 @@
+"""Who is let in, without a socket."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+
+from node.association.admission import Admission, Requested
+from node.index.records import Refused
+from node.metrics import Metrics
+from node.settings.model import Dicom, Peer
+
+
+class Thread:
+    """Notes what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def drain(self) -> None:
+        self.told.append("drain")
+
+    def hang_up(self) -> None:
+        self.told.append("hang up")
+
+
+def asking(calling: str = "CT1", called: str = "VOXELNODE") -> Requested:
+    return Requested(calling, called, "1.2.840.10008.3.1.1.1", 1)
+
+
+def admission(peers: dict[str, Peer] | None = None, **dicom: Any) -> Admission:
+    return Admission(Dicom(**dicom), peers or {}, Metrics())
+
+
+@pytest.mark.parametrize(
+    ("address", "fits"),
+    [
+        ("10.1.2.3", True),
+        ("::ffff:10.1.2.3", True),
+        ("11.1.2.3", False),
+        ("fd00::1", True),
+        ("fd00::1%eth0", True),
+        ("fe80::1", False),
+    ],
+)
+def test_addresses_are_compared_as_people_write_them(address: str, fits: bool) -> None:
+    peers = {"ct": Peer(ae_title="CT1", networks=(ip_network("10.1.0.0/16"), ip_network("fd00::/64")))}
+    doorkeeper = admission(peers)
+    rejection = doorkeeper.judge(doorkeeper.connected(Thread(), address), asking())
+    assert (rejection is None) == fits
+
+
+def test_two_peers_of_one_title_may_come_from_either_address() -> None:
+    peers = {
+        "left": Peer(ae_title="CT1", networks=(ip_network("10.0.0.1/32"),)),
+        "right": Peer(ae_title="CT1", networks=(ip_network("10.0.0.2/32"),)),
+    }
+    doorkeeper = admission(peers)
+    for address in ("10.0.0.1", "10.0.0.2"):
+        assert doorkeeper.judge(doorkeeper.connected(Thread(), address), asking()) is None
+
+
+def test_an_ended_association_makes_room_before_its_connection_is_closed() -> None:
+    doorkeeper = admission(maximum_associations=1)
+    first = doorkeeper.connected(Thread(), "10.0.0.1")
+    assert doorkeeper.judge(first, asking()) is None
+    second = doorkeeper.connected(Thread(), "10.0.0.2")
+    assert doorkeeper.judge(second, asking()) is not None
+    doorkeeper.ending(first)
+    assert doorkeeper.judge(second, asking()) is None
+
+
+def test_the_oldest_pending_connection_of_the_busiest_address_gives_way() -> None:
+    doorkeeper = admission(maximum_pending_connections=3)
+    threads = [Thread() for _ in range(5)]
+    doorkeeper.connected(threads[0], "10.0.0.1")
+    doorkeeper.connected(threads[1], "10.0.0.2")
+    doorkeeper.connected(threads[2], "10.0.0.2")
+    doorkeeper.connected(threads[3], "10.0.0.3")
+    assert [thread.told for thread in threads] == [[], ["hang up"], [], [], []]
+    doorkeeper.connected(threads[4], "10.0.0.2")
+    assert [thread.told for thread in threads] == [["hang up"], ["hang up"], [], [], []]
+
+
+def test_associations_never_give_way_to_pending_connections() -> None:
+    doorkeeper = admission(maximum_pending_connections=1)
+    open_one, silent = Thread(), Thread()
+    assert doorkeeper.judge(doorkeeper.connected(open_one, "10.0.0.1"), asking()) is None
+    doorkeeper.connected(silent, "10.0.0.1")
+    doorkeeper.connected(Thread(), "10.0.0.1")
+    assert (open_one.told, silent.told) == ([], ["hang up"])
+
+
+def test_waiting_for_the_last_connection_ends_with_it() -> None:
+    doorkeeper = admission()
+    connection = doorkeeper.connected(Thread(), "10.0.0.1")
+    assert not doorkeeper.wait_until_empty(0)
+    doorkeeper.closed(connection)
+    doorkeeper.closed(connection)
+    assert doorkeeper.wait_until_empty(0)
+
+
+def test_a_connection_that_gives_way_and_an_association_that_is_rejected_are_told() -> None:
+    told: list[Refused] = []
+    door = Admission(
+        Dicom(maximum_pending_connections=1), {"CT2": Peer(ae_title="CT2")}, Metrics(), on_refusal=told.append
+    )
+    door.connected(Thread(), "10.0.0.1")
+    second = door.connected(Thread(), "10.0.0.2")
+    assert door.judge(second, asking("CT1")) is not None
+    assert [(one.what, one.rule, one.peer, one.calling_ae_title) for one in told] == [
+        ("connection", "pending connections", "10.0.0.1", ""),
+        ("association", "calling AE title", "10.0.0.2", "CT1"),
+    ]
+
+
+def test_what_a_peer_may_do_is_told_by_its_title_and_address() -> None:
+    doorkeeper = admission(
+        {
+            "ct": Peer(ae_title="CT", networks=(ip_network("10.1.0.0/16"),), may=("store", "echo")),
+            "reader": Peer(ae_title="CT", networks=(ip_network("10.2.0.0/16"),), may=("query",)),
+            "any": Peer(ae_title="ANY"),
+        }
+    )
+    assert doorkeeper.permitted("10.1.2.3", "CT") == {"store", "echo"}
+    assert doorkeeper.permitted("::ffff:10.2.2.3", "CT") == {"query"}
+    assert doorkeeper.permitted("10.3.2.3", "CT") == set()
+    assert doorkeeper.permitted("10.3.2.3", "STRANGER") == set()
+    assert doorkeeper.permitted("10.3.2.3", "ANY") == {"echo", "store", "query", "retrieve", "commit"}
+
+
+def test_without_peers_strangers_may_store_and_not_read() -> None:
+    assert admission().permitted("10.3.2.3", "STRANGER") == {"echo", "store"}
+    assert admission().permitted("::ffff:10.3.2.3", "STRANGER") == {"echo", "store"}
+    for here in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
+        assert admission().permitted(here, "STRANGER") == {"echo", "store", "query", "retrieve", "commit"}

@@ -1,0 +1,125 @@
+"""What decodes in child processes: whatever happens to a child, its node goes on."""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from node.conversion.decoding import Decoder, DecoderBusy, NotDecoded, PictureOrder, frame, picture, transcode
+from tests.web.conftest import until
+
+FILES = Path(str(importlib.resources.files("pydicom"))) / "data" / "test_files"
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    decoder = Decoder(cpu_seconds=1, memory_bytes=3_000_000_000)
+    yield decoder
+    decoder.close()
+
+
+def test_a_child_that_crashes_harms_no_other_job(decoder: Decoder) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        good = [threads.submit(decoder.run, frame, FILES / "MR_small_RLE.dcm", 1) for _ in range(2)]
+        with pytest.raises(NotDecoded, match="crashed"):
+            decoder.run(os.abort)  # type: ignore[arg-type]  # returns nothing, not even that
+        assert {len(each.result()) for each in good} <= {64 * 64 * 2}
+    assert len(decoder.run(frame, FILES / "MR_small_RLE.dcm", 1)) == 64 * 64 * 2
+
+
+def test_a_job_without_end_is_ended(decoder: Decoder) -> None:
+    with pytest.raises(NotDecoded, match="time"):
+        decoder.run(sum, range(10**15))  # type: ignore[arg-type]
+
+
+def test_a_job_that_only_waits_is_ended_too_and_harms_no_other() -> None:
+    decoder = Decoder()
+    try:
+        decoder.run(bytes, 1)  # which starts a child
+        decoder._deadline_seconds = 2.0
+        began = time.monotonic()
+        with ThreadPoolExecutor(1) as threads:
+            asleep = threads.submit(decoder.run, time.sleep, 3600)  # type: ignore[arg-type]
+            with pytest.raises(DecoderBusy):
+                asleep.result(30)
+        assert 1.5 < time.monotonic() - began < 15
+        decoder._deadline_seconds = 60.0
+        assert decoder.run(bytes, 3) == b"\0\0\0"
+    finally:
+        decoder.close()
+
+
+def test_who_comes_when_many_wait_is_refused_at_once() -> None:
+    decoder = Decoder(workers=1, most_waiting=1)
+    with ThreadPoolExecutor(2) as threads:
+        held = [threads.submit(decoder.run, time.sleep, 3600) for _ in range(2)]  # type: ignore[arg-type]
+        until(lambda: decoder._places._value == 0)
+        began = time.monotonic()
+        with pytest.raises(DecoderBusy):
+            decoder.run(bytes, 1)
+        assert time.monotonic() - began < 1
+        until(lambda: decoder._pool is not None and bool(decoder._pool._processes))
+        decoder.close()
+        for each in held:
+            with pytest.raises(NotDecoded):
+                each.result(20)
+
+
+def test_an_answer_that_would_fill_our_own_memory_stays_in_the_child(decoder: Decoder) -> None:
+    bounded = Decoder(answer_bytes=1000)
+    try:
+        assert len(bounded.run(bytes, 1000)) == 1000
+        with pytest.raises(NotDecoded, match="1001 bytes"):
+            bounded.run(bytes, 1001)
+    finally:
+        bounded.close()
+
+
+def test_a_job_cannot_take_all_memory(decoder: Decoder) -> None:
+    with pytest.raises(NotDecoded, match="memory"):
+        decoder.run(bytes, 10**12)
+    assert decoder.run(bytes, 3) == b"\0\0\0"
+
+
+def test_what_the_data_forbid_is_told_in_words(decoder: Decoder) -> None:
+    with pytest.raises(NotDecoded, match="no frame 2 of 1"):
+        decoder.run(frame, FILES / "MR_small_RLE.dcm", 2)
+    with pytest.raises(NotDecoded, match="no pixel data"):
+        decoder.run(picture, FILES / "rtplan.dcm", PictureOrder(1))
+    with pytest.raises(FileNotFoundError):
+        decoder.run(frame, FILES / "nothing.dcm", 1)
+
+
+def test_a_picture_is_as_it_was_ordered(decoder: Decoder) -> None:
+    order = PictureOrder(2, "PNG", crop=(0, 0, 60, 40), size=(30, 30))
+    with Image.open(BytesIO(decoder.run(picture, FILES / "SC_rgb_rle_2frame.dcm", order))) as found:
+        assert (found.format, found.size) == ("PNG", (30, 20))
+
+
+def test_a_transcoded_data_set_goes_into_a_file(decoder: Decoder, tmp_path: Path) -> None:
+    assert decoder.run(transcode, FILES / "MR_small_RLE.dcm", "1.2.840.10008.1.2.1", tmp_path / "out") == b""
+    assert (tmp_path / "out").stat().st_size > 64 * 64 * 2
+
+
+def test_closing_ends_what_is_under_way_at_once() -> None:
+    decoder = Decoder(cpu_seconds=60)
+    assert decoder.run(bytes, 1) == b"\0"
+    began = time.monotonic()
+    with ThreadPoolExecutor(1) as threads:
+        endless = threads.submit(decoder.run, sum, range(10**15))  # type: ignore[arg-type]
+        until(lambda: endless.running())
+        decoder.close()
+        with pytest.raises(NotDecoded):
+            endless.result(20)
+    assert time.monotonic() - began < 20
+    with pytest.raises(NotDecoded, match="stopping"):
+        decoder.run(bytes, 1)
+    decoder.close()

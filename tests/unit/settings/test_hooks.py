@@ -1,0 +1,57 @@
+"""What a hook in the configuration may say, and how it is told that it may not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from node.settings.model import Hook, Settings
+
+
+@pytest.mark.parametrize(
+    ("keys", "rule"),
+    [
+        ({}, "exactly one of url, command and plugin"),
+        ({"url": "https://a/", "command": ["x"]}, "exactly one of url, command and plugin"),
+        ({"on": [], "plugin": "x"}, "at least 1 item"),
+        ({"on": ["volume-writen"], "plugin": "x"}, "Input should be"),
+        ({"url": "ftp://a/"}, "must begin with https:// or http://"),
+        ({"url": "https:///path"}, "name a host"),
+        ({"url": "https://user:secret@a/"}, "must hold no password"),
+        ({"url": "http://a.example/", "include_patient": True}, "needs an https:// url"),
+        ({"plugin": "x", "secret_file": "/x"}, "belong to a url"),
+        ({"command": ["x", "{study_uid}"]}, "unknown placeholder {study_uid}"),
+        (
+            {"on": ["study-quiet", "volume-written"], "command": ["x", "{path}"]},
+            "{path} in command is not told of study",
+        ),
+        ({"command": ["{path}"]}, "must be the same for every message"),
+        ({"plugin": "x", "attempts": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_rule(keys: dict[str, Any], rule: str) -> None:
+    with pytest.raises(ValidationError) as refusal:
+        Hook.model_validate({"on": ["volume-written"], **keys})
+    assert rule in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"url": "http://127.0.0.1:8000/", "include_patient": True},
+        {"url": "http://localhost/", "include_patient": True},
+        {"url": "http://pipeline.example/"},
+        {"command": ["sh", "-c", "echo {not a placeholder} {}"]},
+        {"command": ["x", "{path}", "{folder}", "{revision}", "{id}", "{event}"]},
+    ],
+)
+def test_what_can_work_is_taken(keys: dict[str, Any]) -> None:
+    Hook.model_validate({"on": ["volume-written"], **keys})
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "a" * 65, "ä"])
+def test_a_name_is_a_plain_word(name: str) -> None:
+    with pytest.raises(ValidationError):
+        Settings.model_validate({"hooks": {name: {"on": ["volume-written"], "plugin": "x"}}})

@@ -1,0 +1,170 @@
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from node.errors import UsageError
+from node.settings.example import example_toml
+from node.settings.load import Configuration, load
+from node.settings.model import Hook, Settings
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(autouse=True)
+def _no_configuration_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VOXELNODE_CONFIG", raising=False)
+
+
+def written(text: str) -> Path:
+    file = Path("voxelnode.toml")
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def problems(file: Path | None = None, **flags: object) -> list[str]:
+    with pytest.raises(UsageError) as caught:
+        load(file, flags)
+    return str(caught.value).splitlines()
+
+
+def test_without_file_environment_and_flags_everything_is_default() -> None:
+    configuration = load()
+    assert configuration == Configuration(Settings(), None, {})
+    assert {origin for _, _, origin in configuration.values()} == {"default"}
+
+
+def test_the_documented_defaults_hold() -> None:
+    settings = Settings()
+    assert (settings.dicom.ae_title, settings.dicom.port, settings.bind_host) == ("VOXELNODE", 11112, "127.0.0.1")
+    assert settings.series.quiet_seconds == 60
+    assert settings.convert.formats == ("nifti", "mhd")
+    assert settings.convert.thumbnails
+
+
+def test_the_node_listens_on_every_address_only_when_peers_are_configured_or_it_is_asked() -> None:
+    written('[peers.CT1]\nae_title = "CT1"\n')
+    assert load().settings.bind_host == "0.0.0.0"
+    assert load(flags={"dicom.host": "127.0.0.1"}).settings.bind_host == "127.0.0.1"
+
+
+def test_flags_win_over_the_environment_which_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    written('[dicom]\nport = 1\nae_title = "FILE"\nidle_seconds = 7\n')
+    monkeypatch.setenv("VOXELNODE_DICOM__PORT", "2")
+    monkeypatch.setenv("VOXELNODE_DICOM__AE_TITLE", "ENVIRONMENT")
+    configuration = load(flags={"dicom.port": 3, "dicom.host": None})
+    dicom = configuration.settings.dicom
+    assert (dicom.port, dicom.ae_title, dicom.idle_seconds) == (3, "ENVIRONMENT", 7)
+    origins = {key: origin for key, _, origin in configuration.values() if origin != "default"}
+    assert origins == {"dicom.port": "flag", "dicom.ae_title": "environment", "dicom.idle_seconds": "file"}
+
+
+def test_lists_and_names_of_senders_come_from_the_environment_as_they_are_spelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VOXELNODE_CONVERT__FORMATS", '["mhd"]')
+    monkeypatch.setenv("VOXELNODE_SERIES__QUIET_SECONDS_BY_CALLING_AE_TITLE__SlowPacs", "300")
+    monkeypatch.setenv("VOXELNODE_PEERS__Ct1__AE_TITLE", "CT1")
+    settings = load().settings
+    assert settings.convert.formats == ("mhd",)
+    assert settings.series.quiet_seconds_by_calling_ae_title == {"SlowPacs": 300}
+    assert settings.peers["Ct1"].ae_title == "CT1"
+
+
+def test_the_file_may_be_named_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text("[dicom]\nport = 5\n", encoding="utf-8")
+    monkeypatch.setenv("VOXELNODE_CONFIG", str(other))
+    assert load().settings.dicom.port == 5
+    assert load().file == other
+
+
+def test_everything_that_is_wrong_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VOXELNODE_SERIES__QUIET_SECONDS", "-3")
+    monkeypatch.setenv("VOXELNODE_SERIES__QUIET_SECOND", "3")
+    monkeypatch.setenv("VOXELNODE_CONVERT__THUMBNAILS", "perhaps")
+    monkeypatch.setenv("VOXELNODE_STORAG__ROOT", "x")
+    monkeypatch.setenv("VOXELNODE_DICOM_PORT", "1")
+    written(
+        '[dicom]\nae_titel = "X"\nport = 70000\n'
+        '[convert]\nformats = ["niftii"]\n'
+        '[stroage]\nroot = "x"\n'
+        '[peers.CT1]\nae_titl = "A"\nnetworks = ["10.0.0.300/8"]\n'
+    )
+    told = problems(None, **{"dicom.maximum_associations": 0})
+    for expected in (
+        'voxelnode.toml: [dicom] ae_titel: unknown key, did you mean "ae_title"?',
+        "voxelnode.toml: [dicom] port: 70000: input should be less than or equal to 65535",
+        "flag: dicom.maximum_associations: 0: input should be greater than or equal to 1",
+        "voxelnode.toml: [convert] formats.0: 'niftii': input should be 'nifti'",
+        'voxelnode.toml: [stroage]: unknown section, did you mean "storage"?',
+        'voxelnode.toml: [peers.CT1] ae_titl: unknown key, did you mean "ae_title"?',
+        "voxelnode.toml: [peers.CT1] ae_title: must be given",
+        "voxelnode.toml: [peers.CT1] networks.0: '10.0.0.300/8': ",
+        "environment: VOXELNODE_SERIES__QUIET_SECONDS: '-3': input should be greater than 0",
+        'environment: VOXELNODE_SERIES__QUIET_SECOND: unknown key, did you mean "quiet_seconds"?',
+        "environment: VOXELNODE_CONVERT__THUMBNAILS: 'perhaps': input should be a valid boolean",
+        'environment: VOXELNODE_STORAG__ROOT: unknown section, did you mean "storage"?',
+        "environment: VOXELNODE_DICOM_PORT: two underscores between section and key",
+    ):
+        assert [line for line in told if line.startswith(expected)], f"{expected!r} not in {told}"
+    assert len(told) == 13
+
+
+def test_a_list_in_the_environment_that_is_no_json_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VOXELNODE_CONVERT__FORMATS", "nifti,mhd")
+    (line,) = problems()
+    assert line.startswith("environment: VOXELNODE_CONVERT__FORMATS: 'nifti,mhd': ")
+    assert line.endswith('in the environment write JSON, such as ["a", "b"] or {"A": 1}')
+
+
+@pytest.mark.parametrize("text", ["[dicom\nport = 1", "\x00", "[dicom]\nport = 1\nport = 2\n"])
+def test_a_file_that_is_no_toml_is_told_by_name(text: str) -> None:
+    (line,) = problems(written(text))
+    assert line.startswith("voxelnode.toml: is not TOML: ")
+
+
+def test_a_file_that_is_not_there_is_told_by_name() -> None:
+    (line,) = problems(Path("absent.toml"))
+    assert line.startswith("absent.toml: cannot be read")
+
+
+@pytest.mark.parametrize("title", ["", " " * 5, "X" * 17, "A\\B", "A\nB", "Ä"])
+def test_an_ae_title_has_1_to_16_characters_without_backslash_and_control_characters(title: str) -> None:
+    (line,) = problems(None, **{"dicom.ae_title": title})
+    assert line.startswith("flag: dicom.ae_title: ")
+
+
+def test_the_example_is_generated_from_the_model() -> None:
+    example = (ROOT / "config.example.toml").read_text(encoding="utf-8")
+    assert example == example_toml(), "run: voxelnode config example > config.example.toml"
+
+
+def test_the_example_changes_nothing() -> None:
+    assert Settings.model_validate(tomllib.loads(example_toml())) == Settings()
+
+
+def test_every_key_that_the_example_shows_is_its_default() -> None:
+    shown = "\n".join(
+        line.removeprefix("#")
+        for line in example_toml().splitlines()
+        if line.startswith(("[", "#[")) or (line.startswith("#") and " = " in line and not line.startswith("# "))
+    )
+    settings = Settings.model_validate(tomllib.loads(shown))
+    assert settings.model_copy(update={"peers": {}, "hooks": {}}) == Settings()
+    assert settings.peers["CT1"].ae_title == "CT1"
+    hook = settings.hooks["pipeline"]
+    assert hook == Hook(on=hook.on, url=hook.url)
+
+
+def test_every_key_says_what_it_does() -> None:
+    sections = [field.annotation for field in Settings.model_fields.values()]
+    undescribed = [
+        f"{section.__name__}.{name}"
+        for section in sections
+        if hasattr(section, "model_fields")
+        for name, field in section.model_fields.items()
+        if not field.description
+    ]
+    assert undescribed == []

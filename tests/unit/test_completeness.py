@@ -1,0 +1,120 @@
+"""The verdict on a quiet series: one rule decides, and says which."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from node.completeness import Expectation, InstanceCounts, expectation, judge
+
+
+def series(count: int, **announced: Any) -> list[InstanceCounts]:
+    return [InstanceCounts(instance_number=number + 1, **announced) for number in range(count)]
+
+
+def verdict(instances: list[InstanceCounts], *gaps: str, placed: bool = True, times: int = 1, **how: Any) -> tuple:
+    found = judge(expectation(instances, **how), gaps, placed=placed, times=times)
+    assert found.received == len(instances)
+    return found.state, found.rule, found.expected, found.missing
+
+
+def test_without_a_count_the_geometry_decides() -> None:
+    assert verdict(series(5)) == ("complete", "geometry", None, 0)
+    assert verdict(series(5), "missing-slice") == ("incomplete", "geometry", None, None)
+
+
+def test_a_hole_in_instance_number_tells_how_many_a_gap_lacks() -> None:
+    instances = series(6)
+    del instances[3]
+    assert verdict(instances, "missing-slice") == ("incomplete", "geometry", None, 1)
+
+
+def test_holes_in_instance_number_count_alone_only_without_geometry() -> None:
+    instances = series(6)
+    del instances[3]
+    assert verdict(instances, placed=False, times=0) == ("incomplete", "instance-numbers", None, 1)
+    assert verdict(instances) == ("complete", "geometry", None, 0)
+
+
+def test_numbers_that_are_not_counted_one_by_one_have_no_holes() -> None:
+    every_tenth = [InstanceCounts(instance_number=10 * number) for number in range(5)]
+    same = [InstanceCounts(instance_number=1) for _ in range(5)]
+    assert expectation(every_tenth).holes == expectation(same).holes == 0
+
+
+def test_images_in_acquisition_are_expected() -> None:
+    assert verdict(series(5, images_in_acquisition=5)) == ("complete", "headers", 5, 0)
+    assert verdict(series(4, images_in_acquisition=5)) == ("incomplete", "headers", 5, 1)
+
+
+def test_images_of_several_acquisitions_are_added_up() -> None:
+    two = series(5, images_in_acquisition=5, acquisition_number=1) + series(
+        4, images_in_acquisition=5, acquisition_number=2
+    )
+    assert verdict(two) == ("incomplete", "headers", 10, 1)
+    assert verdict([*two, two[-1]]) == ("complete", "headers", 10, 0)
+
+
+def test_images_in_acquisition_that_count_the_series_are_believed_in_each_acquisition() -> None:
+    two = [InstanceCounts(number, acquisition_number=number % 2, images_in_acquisition=6) for number in range(6)]
+    assert verdict(two) == ("complete", "headers", 6, 0)
+
+
+def test_images_in_acquisition_may_count_one_time_or_all_of_them() -> None:
+    each, every = {"images_in_acquisition": 4}, {"images_in_acquisition": 12}
+    times = {"number_of_temporal_positions": 3}
+    assert verdict(series(12, **each, **times), times=3) == ("complete", "headers", 12, 0)
+    assert verdict(series(12, **every, **times), times=3) == ("complete", "headers", 12, 0)
+    assert verdict(series(8, **each, **times), times=2) == ("incomplete", "headers", 12, 4)
+
+
+def test_one_time_of_several_is_not_all_of_them() -> None:
+    assert verdict(series(4, images_in_acquisition=4, number_of_temporal_positions=3)) == (
+        "incomplete", "headers", 12, 8,
+    )  # fmt: skip
+
+
+def test_slices_and_time_slices_of_a_pet_are_multiplied() -> None:
+    counts = {"number_of_slices": 5, "number_of_time_slices": 3}
+    assert verdict(series(15, **counts), times=3) == ("complete", "headers", 15, 0)
+    assert verdict(series(14, **counts), times=3) == ("incomplete", "headers", 15, 1)
+
+
+def test_images_are_no_instances_where_one_holds_several_frames() -> None:
+    multi = series(1, number_of_frames=90, number_of_slices=30, number_of_time_slices=3, images_in_acquisition=90)
+    assert verdict(multi) == ("complete", "geometry", None, 0)
+
+
+def test_series_related_instances_count_instances_of_any_kind() -> None:
+    assert verdict(series(1, number_of_frames=90, number_of_series_related_instances=2)) == (
+        "incomplete", "headers", 2, 1,
+    )  # fmt: skip
+
+
+def test_more_than_announced_is_complete() -> None:
+    assert verdict(series(6, images_in_acquisition=5)) == ("complete", "headers", 5, 0)
+
+
+def test_a_gap_is_told_although_the_count_agrees_and_the_reason_names_both() -> None:
+    found = judge(expectation(series(5, images_in_acquisition=5)), ["missing-slice"], placed=True, times=1)
+    assert (found.state, found.rule, found.expected, found.missing) == ("incomplete", "geometry", 5, None)
+    assert "missing-slice" in found.reason
+    assert "announces 5" in found.reason
+
+
+def test_what_the_sender_has_decides_over_headers_and_geometry() -> None:
+    instances = series(5, images_in_acquisition=9)
+    assert verdict(instances, "missing-slice", confirmed=5) == ("complete", "c-find", 5, 0)
+    assert verdict(instances, confirmed=7) == ("incomplete", "c-find", 7, 2)
+
+
+@pytest.mark.parametrize(("how", "rule"), [({"aborted": True}, "association"), ({"forced": True}, "forced")])
+def test_a_series_cut_short_is_incomplete_unless_a_count_says_otherwise(how: dict[str, bool], rule: str) -> None:
+    assert verdict(series(5), **how) == ("incomplete", rule, None, None)
+    assert verdict(series(5, images_in_acquisition=5), **how) == ("complete", "headers", 5, 0)
+
+
+def test_what_gave_no_volume_is_judged_by_what_came() -> None:
+    assert judge(Expectation(3)).rule == "quiet"
+    assert judge(Expectation(0)).state == "complete"

@@ -1,0 +1,123 @@
+"""Times of which frames were lost: what is left is never a mixture of times, whatever told them apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from node.errors import ConversionRefused
+from node.volume.arrange.dimensions import arrange
+from node.volume.model import Frame
+from node.volume.reasons import Reason, Warn
+from tests.make import AXIAL
+
+KEYS = ("none", "each slice its time", "each volume its time", "temporal position")
+
+
+def frame(time: int, place: int, number: int, key: str) -> Frame:
+    """A frame of 2 x 2 pixels that hold its time; `key` says what else does."""
+    time_key = {
+        "none": {},
+        "each slice its time": {"acquisition_time": 1000.0 + number},
+        "each volume its time": {"acquisition_time": 1000.0 + 60 * time},
+        "temporal position": {"temporal_position": time + 1.0},
+    }[key]
+    pixels = np.array([[time, place], [number, 0]], np.int16)
+    return Frame(
+        sop_instance_uid=f"1.2.{number}",
+        frame_number=1,
+        read=lambda: pixels,
+        rows=2,
+        columns=2,
+        position=np.array([0.0, 0.0, 3.0 * place]),
+        orientation=np.array(AXIAL),
+        pixel_spacing=(1.0, 1.0),
+        time_key={"instance": (number, 1), **time_key},
+    )
+
+
+def times_of(frames: list[Frame]) -> list[list[int]]:
+    """The true times of the frames of each volume that comes of them."""
+    return [[int(one.read()[0, 0]) for one in time] for grid in arrange(frames) for time in grid.planes]
+
+
+def times_or_refusal(frames: list[Frame]) -> list[list[int]]:
+    """As `times_of`; nothing where the frames are refused for what they lack."""
+    try:
+        return times_of(frames)
+    except ConversionRefused as refused:
+        if refused.reason in (Reason.INCOMPLETE, Reason.SAME_POSITION_TWICE):
+            return []
+        raise
+
+
+def in_time(times: int, slices: int, key: str, *, descending: bool = False, first: int = 1) -> list[Frame]:
+    """All slices of a time are numbered before those of the next."""
+    order = range(slices - 1, -1, -1) if descending else range(slices)
+    return [
+        frame(time, place, first + time * slices + rank, key)
+        for time in range(times)
+        for rank, place in enumerate(order)
+    ]
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_what_is_left_of_a_series_with_a_hole_holds_one_time_in_each_volume(data: st.DataObject) -> None:
+    times, slices = data.draw(st.integers(3, 5)), data.draw(st.integers(3, 6))
+    key, descending = data.draw(st.sampled_from(KEYS)), data.draw(st.booleans())
+    frames = in_time(times, slices, key, descending=descending)
+    begin = data.draw(st.integers(0, len(frames) - 1))
+    length = data.draw(st.integers(1, slices + 1))
+    left = frames[:begin] + frames[begin + length :]
+    assert all(len(set(time)) == 1 for time in times_or_refusal(left))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_first_time_that_lacks_its_first_slices_is_left_out(key: str) -> None:
+    [grid] = arrange(in_time(3, 4, key)[2:])
+    assert [[int(one.read()[0, 0]) for one in time] for time in grid.planes] == [[1] * 4, [2] * 4]
+    assert [warning.name for warning in grid.warnings] == [Warn.INCOMPLETE_VOLUME]
+    assert len(grid.left_out) == 2
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_part_cut_out_of_a_series_gives_its_whole_times_alone(key: str) -> None:
+    [grid] = arrange(in_time(3, 4, key)[2:10])  # two frames at every position, but of other times at some
+    assert [[int(one.read()[0, 0]) for one in time] for time in grid.planes] == [[1] * 4]
+    assert [warning.name for warning in grid.warnings] == [Warn.INCOMPLETE_VOLUME]
+
+
+@pytest.mark.parametrize("lost", range(12))
+def test_numbers_that_count_the_times_of_each_slice_tell_which_time_lacks_one(lost: int) -> None:
+    frames = [frame(time, place, place * 3 + time + 1, "none") for place in range(4) for time in range(3)]
+    del frames[lost]
+    assert times_of(frames) == [[time] * 4 for time in range(3) if time != lost % 3]
+
+
+@pytest.mark.parametrize("first", [0, 1, 4, 101])
+def test_a_whole_series_is_whole_wherever_its_numbers_begin(first: int) -> None:
+    assert times_of(in_time(3, 4, "none", first=first)) == [[time] * 4 for time in range(3)]
+
+
+@pytest.mark.parametrize("first", [1, 4, 101])
+def test_an_interrupted_last_time_is_left_out_wherever_the_numbers_begin(first: int) -> None:
+    assert times_of(in_time(3, 4, "none", first=first)[:-2]) == [[0] * 4, [1] * 4]
+
+
+def test_numbers_that_skip_those_of_another_stack_count_the_same() -> None:
+    frames = [frame(time, place, 1 + 2 * (time * 4 + place), "none") for time in range(3) for place in range(4)]
+    assert times_of(frames) == [[time] * 4 for time in range(3)]
+    assert times_of(frames[2:]) == [[1] * 4, [2] * 4]
+
+
+def test_clocks_of_whole_seconds_that_agree_by_chance_are_no_times() -> None:
+    frames = []
+    for time in range(6):
+        for place in range(3):
+            one = frame(time, place, time * 3 + place + 1, "none")
+            one.time_key["acquisition_time"] = float(int(1.5 * time + 0.5 * place))
+            frames.append(one)
+    assert times_of(frames) == [[time] * 3 for time in range(6)]

@@ -1,0 +1,260 @@
+"""Facts for the sidecar: BIDS' names and units, and nothing that could name a person."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from itertools import product
+from random import Random
+
+import numpy as np
+import pytest
+from pydicom import Dataset
+from pydicom.datadict import DicomDictionary, dictionary_VR, keyword_for_tag, tag_for_keyword
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
+
+from node.volume.arrange.temporal.slice_timing import slice_timing
+from node.volume.describe.bids_fields import FACTS
+from node.volume.describe.sidecar_fields import IDENTIFYING, describe
+from node.volume.model import Frame
+from tests import make
+
+
+def frame(z: float, acquired_s: float | None = None, number: int = 1) -> Frame:
+    position = np.array([0.0, 0.0, z])
+    return Frame("1.2.3", number, lambda: np.zeros((2, 2)), 2, 2, position=position, acquisition_time_s=acquired_s)
+
+
+def test_times_are_in_seconds_and_names_are_those_of_bids() -> None:
+    [ds] = make.mr_series(
+        1, MagneticFieldStrength="3", FlipAngle="75", EchoTime="29.8", RepetitionTime="2435.37", MRAcquisitionType="2D"
+    )
+    facts = describe(ds, [frame(0)])
+    assert facts["EchoTime"] == 0.0298
+    assert facts["RepetitionTime"] == 2.43537
+    assert facts["MagneticFieldStrength"] == 3
+    assert facts["FlipAngle"] == 75
+    assert facts["MRAcquisitionType"] == "2D"
+    assert facts["SeriesInstanceUID"] == ds.SeriesInstanceUID
+    assert facts["ImageOrientationPatientDICOM"] == [1, 0, 0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("name", ["EchoTime", "RepetitionTime", "InversionTime", "FlipAngle", "SliceThickness"])
+def test_a_zero_says_that_there_is_none(name: str) -> None:
+    [ds] = make.mr_series(1, **{name: "0"})
+    assert name not in describe(ds, [frame(0)])
+
+
+@pytest.mark.parametrize(("written", "told"), [("128.175953", 128.175953), ("128175953", None)])
+def test_a_frequency_that_cannot_be_in_megahertz_is_left_out(written: str, told: float | None) -> None:
+    [ds] = make.mr_series(1, ImagingFrequency=written)
+    assert describe(ds, [frame(0)]).get("ImagingFrequency") == told
+
+
+def test_an_enhanced_object_tells_its_time_of_day_with_its_date_which_is_left_out() -> None:
+    ds = make.enhanced_mr(2)
+    ds.AcquisitionDateTime = "20240229101500.25+0100"
+    assert describe(ds, [frame(0)])["AcquisitionTime"] == "10:15:00.25"
+
+
+def test_the_start_of_an_acquisition_goes_before_that_of_its_first_frame() -> None:
+    ds = make.enhanced_mr(2)
+    ds.PerFrameFunctionalGroupsSequence[0].FrameContentSequence[0].FrameAcquisitionDateTime = "20240229101505"
+    assert describe(ds, [frame(0)])["AcquisitionTime"] == "10:15:05"
+    ds.AcquisitionDateTime = "20240229101500"
+    assert describe(ds, [frame(0)])["AcquisitionTime"] == "10:15:00"
+
+
+def test_frames_of_several_kinds_tell_their_own() -> None:
+    ds, kind = make.enhanced_mr(2), Dataset()
+    kind.FrameType = ["ORIGINAL", "PRIMARY", "T1", "FIELD_MAP"]
+    ds.PerFrameFunctionalGroupsSequence[0].MRImageFrameTypeSequence = [kind]
+    assert describe(ds, [frame(0)])["ImageType"] == ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
+    ds.ImageType = ["ORIGINAL", "PRIMARY", "T1", "MIXED"]
+    assert describe(ds, [frame(0)])["ImageType"] == ["ORIGINAL", "PRIMARY", "T1", "FIELD_MAP"]
+
+
+@pytest.mark.parametrize(("rescale", "units"), [("Hz", "Hz"), ("normalized", None)])
+def test_a_field_map_that_is_rescaled_to_hertz_has_that_unit(rescale: str, units: str | None) -> None:
+    [ds] = make.mr_series(1, RescaleType=rescale)
+    assert describe(ds, [frame(0)]).get("Units") == units
+
+
+@pytest.mark.parametrize(
+    ("contrast", "kind"), [("PSEUDOCONTINUOUS", "PCASL"), ("CONTINUOUS", "CASL"), ("PULSED", "PASL"), ("OTHER", None)]
+)
+def test_arterial_spin_labelling_of_enhanced_objects_is_told(contrast: str, kind: str | None) -> None:
+    ds, labelling = make.enhanced_mr(2, ArterialSpinLabelingContrast=contrast), Dataset()
+    labelling.ASLPulseTrainDuration = 1800
+    ds.SharedFunctionalGroupsSequence[0].MRArterialSpinLabelingSequence = [labelling]
+    facts = describe(ds, [frame(0)])
+    assert facts.get("ArterialSpinLabelingType") == kind
+    assert facts["LabelingDuration"] == 1.8
+
+
+def test_the_body_part_and_the_coil_are_called_as_in_bids() -> None:
+    [ds] = make.mr_series(1, BodyPartExamined="HEAD", ReceiveCoilName="Head_32", OperatorsName="Head_Anna")
+    facts = describe(ds, [frame(0)])
+    assert "BodyPart" not in facts
+    assert "ReceiveCoilName" not in facts
+    ds.OperatorsName = "Anna"
+    facts = describe(ds, [frame(0)])
+    assert (facts["BodyPart"], facts["ReceiveCoilName"]) == ("HEAD", "Head_32")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({"SequenceVariant": r"SK\SP\MP"}, {"SpoilingState": True}),
+        ({"SequenceVariant": r"SK\MTC"}, {"MTState": True}),
+        ({"SequenceVariant": "SK"}, {}),
+        ({"Spoiling": "RF"}, {"SpoilingState": True, "SpoilingType": "RF"}),
+        ({"Spoiling": "RF_AND_GRADIENT"}, {"SpoilingState": True, "SpoilingType": "COMBINED"}),
+        ({"Spoiling": "NONE"}, {"SpoilingState": False}),
+        ({"MagnetizationTransfer": "OFF_RESONANCE"}, {"MTState": True}),
+        ({"MagnetizationTransfer": "NONE"}, {"MTState": False}),
+    ],
+)
+def test_spoiling_and_magnetization_transfer_are_told_as_the_sequence_names_them(
+    attributes: dict[str, str], expected: dict[str, object]
+) -> None:
+    facts = describe(make.mr_series(1, **attributes)[0], [frame(0)])
+    assert {name: facts[name] for name in ("SpoilingState", "SpoilingType", "MTState") if name in facts} == expected
+
+
+def test_facts_of_an_enhanced_object_come_from_the_groups_of_the_first_frame_and_from_the_shared_ones() -> None:
+    ds = make.enhanced_mr(2, 2)
+    for number, group in enumerate(ds.PerFrameFunctionalGroupsSequence, start=1):
+        echo = Dataset()
+        echo.EffectiveEchoTime = 10.0 * number
+        group.MREchoSequence = [echo]
+    timing = Dataset()
+    timing.RepetitionTime, timing.FlipAngle = "3000", "80"
+    ds.SharedFunctionalGroupsSequence[0].MRTimingAndRelatedParametersSequence = [timing]
+    facts = describe(ds, [frame(0, number=3)])
+    assert (facts["EchoTime"], facts["RepetitionTime"], facts["FlipAngle"]) == (0.03, 3, 80)
+
+
+def test_no_text_of_a_data_set_comes_out_unless_it_is_in_the_list_of_facts() -> None:
+    """Every text attribute of the standard is planted with a name of its own; only coded and device facts return."""
+    ds = Dataset()
+    for tag in DicomDictionary:
+        keyword, vr = keyword_for_tag(tag), dictionary_VR(tag)
+        if keyword and tag >> 16 not in (0, 2) and vr in ("LO", "SH", "LT", "ST", "UT", "PN", "CS", "UC", "AE", "UR"):
+            setattr(ds, keyword, f"X{tag:08X}")
+    allowed = {keyword for fact in FACTS for keyword in fact.keywords}
+    text = json.dumps(describe(ds, []))
+    leaked = [keyword_for_tag(tag) for tag in DicomDictionary if f"X{tag:08X}" in text]
+    assert set(leaked) <= allowed
+    assert "SeriesDescription" not in leaked
+    assert "ProtocolName" not in leaked
+
+
+@pytest.mark.parametrize(
+    ("identifying", "fact"),
+    [
+        *product(["PatientName", "PatientID", "OperatorsName"], ["ManufacturerModelName", "SoftwareVersions"]),
+        ("StationName", "Manufacturer"),
+    ],
+)
+def test_a_text_that_repeats_a_word_of_a_name_or_an_identifier_is_left_out(identifying: str, fact: str) -> None:
+    [ds] = make.mr_series(1, **{identifying: "Mustermann^Erika", fact: "build of MUSTERMANN"})
+    assert "mustermann" not in json.dumps(describe(ds, [frame(0)])).casefold()
+    [ds] = make.mr_series(1, **{identifying: "Mustermann^Erika", fact: "Scanner 7"})
+    assert "Scanner 7" in json.dumps(describe(ds, [frame(0)]))
+
+
+def test_a_uid_that_holds_the_serial_number_of_the_device_still_tells_the_series() -> None:
+    [ds] = make.mr_series(1, series_uid="1.2.3.45160.7", DeviceSerialNumber="45160", PatientID="PRIMARY")
+    facts = describe(ds, [frame(0)])
+    assert facts["SeriesInstanceUID"] == "1.2.3.45160.7"
+    assert "PRIMARY" in facts["ImageType"]
+
+
+@pytest.mark.parametrize("broken", ["RepetitionTime", "EchoTime", "FlipAngle", "SeriesNumber"])
+def test_what_is_no_number_is_left_out(broken: str) -> None:
+    ds = Dataset()
+    ds.Modality = "MR"
+    ds.add_new(broken, "LO", "not a number")
+    assert describe(ds, []) == {"Modality": "MR"}
+
+
+def test_scalings_beside_the_rescale_are_recorded() -> None:
+    [ds] = make.mr_series(1)
+    mapping, unit = Dataset(), Dataset()
+    unit.CodeValue = "mm2/s"
+    mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept = 0.5, 2.0
+    mapping.MeasurementUnitsCodeSequence = [unit]
+    ds.RealWorldValueMappingSequence = [mapping]
+    ds.private_block(0x2005, "Philips MR Imaging DD 001", create=True).add_new(0x0E, "FL", 0.25)
+    facts = describe(ds, [frame(0)])
+    assert facts["RealWorldValueSlope"] == 0.5
+    assert facts["RealWorldValueIntercept"] == 2
+    assert facts["RealWorldValueUnits"] == "mm2/s"
+    assert facts["PhilipsScaleSlope"] == 0.25
+
+
+@pytest.mark.parametrize(("told", "expected"), [("101500.25", "10:15:00.25"), ("101500", "10:15:00"), ("1015", None)])
+def test_the_time_of_day_is_told_in_full_or_not_at_all(told: str, expected: str | None) -> None:
+    [ds] = make.mr_series(1, AcquisitionTime=told)
+    assert describe(ds, [frame(0)]).get("AcquisitionTime") == expected
+
+
+def test_slice_timing_is_of_the_first_volume_in_the_order_of_its_slices() -> None:
+    frames = [frame(0, 100.0), frame(3, 101.0), frame(6, 100.5), frame(0, 102.0), frame(3, 103.0), frame(6, 102.5)]
+    assert slice_timing(Dataset(), frames, 2.0) == [0.0, 1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("acquired", "repetition_time_s"),
+    [
+        ([5.0, 5.0, 5.0], 2.0),  # one time for all: a 3-D acquisition, or a sender that does not tell
+        ([5.0, None, 6.0], 2.0),
+        ([0.0, 3.0, 6.0], 2.0),  # later than a repetition: one pass after the other
+        ([0.0, 0.5, 1.0], None),
+    ],
+)
+def test_times_that_are_no_slice_timing_are_not_called_so(
+    acquired: list[float | None], repetition_time_s: float | None
+) -> None:
+    assert slice_timing(Dataset(), [frame(3 * k, each) for k, each in enumerate(acquired)], repetition_time_s) is None
+
+
+@pytest.mark.parametrize(
+    ("acquired", "expected"),
+    [
+        ([0.0, 0.5, 0.0, 0.5], [0.0, 0.5, 0.0, 0.5]),
+        ([0.0, 0.5, 0.0025, 0.5], [0.0, 0.5, 0.0025, 0.5]),
+        ([0.0, 0.5, 0.25, 0.75], None),
+    ],
+)
+def test_slices_that_were_excited_at_once_have_one_time_or_none_is_told(
+    acquired: list[float], expected: list[float] | None
+) -> None:
+    frames = [frame(3 * index, time) for index, time in enumerate(acquired)]
+    assert slice_timing(Dataset(), frames, 1.0, bands=2) == expected
+    assert slice_timing(Dataset(), frames, 1.0) == acquired
+
+
+def test_frames_without_a_place_have_no_slice_timing() -> None:
+    one = Frame("1.2.3", 1, lambda: np.zeros((2, 2)), 2, 2, acquisition_time_s=1.0)
+    assert slice_timing(Dataset(), [one, one], 2.0) is None
+
+
+def test_no_bytes_of_an_element_make_an_error() -> None:
+    """Random bytes under right and wrong value representations and character sets, as a damaged file has them."""
+    random = Random(5)
+    keywords = [keyword for fact in FACTS for keyword in fact.keywords if tag_for_keyword(keyword)]
+    keywords += [*IDENTIFYING, "InPlanePhaseEncodingDirection", "AcquisitionMatrix", "SharedFunctionalGroupsSequence"]
+    for _ in range(500):
+        elements = {}
+        for keyword in ("SpecificCharacterSet", *random.sample(keywords, 15)):
+            tag = Tag(tag_for_keyword(keyword) or 0)
+            vr = random.choice([dictionary_VR(tag), dictionary_VR(tag), "UN", "SQ", "OB", "FD"])
+            value = random.choice(
+                [random.randbytes(random.randrange(24)), b"\x1b$B\\1.5\\", b"ISO 2022 IR 87", b"1e999"]
+            )
+            elements[tag] = RawDataElement(tag, vr, len(value), value, 0, False, True)
+        with warnings.catch_warnings(action="ignore"):  # what pydicom says about each of them
+            json.dumps(describe(Dataset(elements), []), allow_nan=False)

@@ -1,0 +1,537 @@
+"""Segmentations, dose grids, uptake factors, and what is no image."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import pytest
+from highdicom.content import AlgorithmIdentificationSequence
+from highdicom.seg import Segmentation, SegmentDescription
+from pydicom import Dataset, FileDataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import EnhancedPETImageStorage, generate_uid
+
+from node.errors import ConversionRefused
+from node.volume import objects
+from node.volume.assemble import assemble
+from node.volume.describe.uptake import SuvUnknown, suv_factor, with_uptake
+from node.volume.model import Geometry, Kind, Volume
+from node.volume.objects import segmentation
+from node.volume.objects.dose import SOP_CLASS as DOSE
+from node.volume.reasons import Reason, Warn
+from tests import make
+
+ROWS, COLUMNS, SLICES, SPACING = 5, 7, 4, 2.5
+
+
+def volumes(ds: Dataset) -> tuple[Volume, ...]:
+    found = objects.special_volumes(ds, 3)
+    assert found is not None
+    assert all(volume.stack == 3 for volume in found)
+    return found
+
+
+def refusal(ds: Dataset) -> ConversionRefused:
+    with pytest.raises(ConversionRefused) as caught:
+        objects.special_volumes(ds, 0)
+    return caught.value
+
+
+# Segmentations
+
+
+def segments(masks: np.ndarray, kind: str = "BINARY", **options: Any) -> Segmentation:
+    """Segment a CT; `masks` are (slices, rows, columns, segments), or (slices, rows, columns) of segment numbers."""
+    source = make.ct_series(SLICES, rows=ROWS, columns=COLUMNS, spacing=SPACING, orientation=make.OBLIQUE)
+    count = masks.shape[3] if masks.ndim == 4 else int(masks.max())
+    descriptions = [
+        SegmentDescription(
+            segment_number=number,
+            segment_label=f"segment {number}",
+            segmented_property_category=codes.SCT.Organ,
+            segmented_property_type=codes.SCT.Liver,
+            algorithm_type="AUTOMATIC",
+            algorithm_identification=AlgorithmIdentificationSequence(
+                name="test", version="1", family=codes.DCM.ArtificialIntelligence
+            ),
+        )
+        for number in range(1, count + 1)
+    ]
+    return Segmentation(
+        source_images=source,
+        pixel_array=masks,
+        segmentation_type=kind,
+        segment_descriptions=descriptions,
+        series_instance_uid=generate_uid(),
+        series_number=2,
+        sop_instance_uid=generate_uid(),
+        instance_number=1,
+        manufacturer="Example",
+        manufacturer_model_name="Example",
+        software_versions="1",
+        device_serial_number="1",
+        **options,
+    )
+
+
+def source_positions() -> np.ndarray:
+    return make.stack_positions(SLICES, SPACING, (-50.0, -40.0, 30.0), make.OBLIQUE, (0.0, 0.0))
+
+
+def ascending(volume: Volume) -> np.ndarray:
+    """Voxels (slices, rows, columns) in the order of `source_positions`, as the affine places them."""
+    assert volume.affine_lps is not None
+    index = np.linalg.inv(volume.affine_lps) @ np.vstack([source_positions().T, np.ones(SLICES)])
+    assert np.allclose(index[:2], 0, atol=1e-3)
+    assert np.allclose(index[2], np.rint(index[2]), atol=1e-3)
+    return volume.voxels[0][np.rint(index[2]).astype(int)]
+
+
+def random_masks(count: int) -> np.ndarray:
+    return np.random.default_rng(4).integers(0, 2, (SLICES, ROWS, COLUMNS, count), np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
+def test_segments_apart_from_each_other_give_one_label_volume(kind: str) -> None:
+    labels = np.random.default_rng(4).integers(0, 4, (SLICES, ROWS, COLUMNS), np.uint8)
+    (volume,) = volumes(segments(labels, kind))
+    assert np.array_equal(ascending(volume), labels)
+    assert (volume.suffix, volume.geometry, volume.slope) == ("", Geometry.REGULAR, 1.0)
+
+
+def test_overlapping_segments_give_a_volume_each() -> None:
+    masks = random_masks(2)
+    masks[0, 0, 0] = 1
+    found = volumes(segments(masks))
+    assert [volume.suffix for volume in found] == ["seg1", "seg2"]
+    for number, volume in enumerate(found, 1):
+        assert np.array_equal(ascending(volume), masks[..., number - 1] * number)
+
+
+def test_fractional_segments_are_scaled_to_one() -> None:
+    fractions = np.random.default_rng(4).random((SLICES, ROWS, COLUMNS, 1))
+    (volume,) = volumes(segments(fractions, "FRACTIONAL", max_fractional_value=200))
+    assert np.allclose(ascending(volume) * volume.slope, fractions[..., 0], atol=0.5 / 200 + 1e-9)
+
+
+def test_empty_planes_that_were_left_out_are_there_again() -> None:
+    masks = random_masks(1)
+    masks[1] = 0
+    ds = segments(masks, omit_empty_frames=True)
+    assert ds.NumberOfFrames == SLICES - 1
+    (volume,) = volumes(ds)
+    assert np.array_equal(ascending(volume), masks[..., 0])
+    assert len(volume.sources) == SLICES - 1
+
+
+def test_every_frame_is_a_source() -> None:
+    masks = random_masks(2)
+    masks[...] = 1
+    ds = segments(masks)
+    sources = {source.frame_number for volume in volumes(ds) for source in volume.sources}
+    assert sources == set(range(1, ds.NumberOfFrames + 1))
+
+
+def test_segments_that_span_too_large_a_grid_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    ds = segments(random_masks(1))
+    monkeypatch.setattr(segmentation, "MAXIMUM_VOXELS", SLICES * ROWS * COLUMNS - 1)
+    assert refusal(ds).reason == "too-large"
+
+
+def test_a_segmentation_without_a_frame_of_reference_keeps_its_place() -> None:
+    labels = np.random.default_rng(4).integers(0, 4, (SLICES, ROWS, COLUMNS), np.uint8)
+    ds = segments(labels)
+    (expected,) = volumes(ds)
+    del ds.FrameOfReferenceUID
+    (volume,) = volumes(ds)
+    assert np.array_equal(volume.voxels, expected.voxels)
+    assert np.array_equal(volume.affine_lps, expected.affine_lps)
+    assert "FrameOfReferenceUID" not in volume.attributes
+
+
+def test_a_segmentation_without_positions_is_refused() -> None:
+    ds = segments(random_masks(1))
+    for group in ds.PerFrameFunctionalGroupsSequence:
+        del group.PlanePositionSequence
+    assert refusal(ds).reason in ("bad-geometry", "contradictory")
+
+
+def test_uneven_planes_of_a_segmentation_are_refused() -> None:
+    masks = np.ones((SLICES, ROWS, COLUMNS, 1), np.uint8)
+    ds = segments(masks)
+    place = ds.PerFrameFunctionalGroupsSequence[1].PlanePositionSequence[0]
+    place.ImagePositionPatient = [float(value) + 0.4 for value in place.ImagePositionPatient]
+    assert refusal(ds).reason == "bad-geometry"
+
+
+# Dose
+
+
+def dose(offsets: list[float] | None, *, orientation: make.Numbers = make.AXIAL, **attributes: Any) -> FileDataset:
+    frames = len(offsets) if offsets else 1
+    pixels = np.random.default_rng(2).integers(0, 2**32, (frames, 4, 6), np.uint32)
+    ds = make.instance(
+        sop_class_uid=DOSE,
+        modality="RTDOSE",
+        DoseUnits="GY",
+        DoseGridScaling="1e-9",
+        GridFrameOffsetVector=offsets,
+        ImagePositionPatient=[1, 2, 30],
+        ImageOrientationPatient=list(orientation),
+        PixelSpacing=[2, 3],
+        **attributes,
+    )
+    make.set_pixels(ds, pixels)
+    return ds
+
+
+def stored(ds: FileDataset) -> np.ndarray:
+    return np.frombuffer(ds.PixelData, "<u4").reshape(-1, 4, 6)
+
+
+@pytest.mark.parametrize("offsets", [[0, 5, 10], [0, -5, -10], [30, 35, 40], [30, 25, 20]])
+def test_relative_and_absolute_offsets_place_the_planes_of_a_dose(offsets: list[float]) -> None:
+    ds = dose(offsets)
+    (volume,) = volumes(ds)
+    z = np.array(offsets) if offsets[0] else np.array(offsets) + 30
+    order = np.argsort(z)
+    assert np.array_equal(volume.voxels[0], stored(ds)[order])
+    assert volume.affine_lps is not None
+    assert np.allclose(volume.affine_lps, [[3, 0, 0, 1], [0, 2, 0, 2], [0, 0, 5, z.min()], [0, 0, 0, 1]])
+    assert volume.slope == 1e-9
+    assert {source.frame_number for source in volume.sources} == {1, 2, 3}
+
+
+def test_offsets_of_an_oblique_dose_go_along_its_normal() -> None:
+    (volume,) = volumes(dose([0, 5, 10], orientation=make.OBLIQUE))
+    assert volume.affine_lps is not None
+    assert np.allclose(volume.affine_lps[:3, 2], 5 * np.cross(make.OBLIQUE[:3], make.OBLIQUE[3:]))
+
+
+def test_uneven_planes_of_a_dose_are_flagged_and_made_even_beside() -> None:
+    raw, even = volumes(dose([0, 5, 15, 20]))
+    assert (raw.geometry, raw.kind) == (Geometry.IRREGULAR, Kind.VOLUME)
+    assert raw.warnings
+    assert (even.geometry, even.kind) == (Geometry.REGULAR, Kind.RESAMPLED)
+
+
+def test_a_single_plane_of_dose_needs_no_offsets() -> None:
+    [volume] = assemble([dose(None)]).volumes
+    assert volume.geometry is Geometry.SINGLE
+    assert volume.slope == 1e-9
+
+
+def planes_of_dose(count: int = 4) -> list[FileDataset]:
+    """Doses of one plane each, as some planning systems write them."""
+    shared = {"study_uid": "1.2.3", "series_uid": "1.2.3.4", "FrameOfReferenceUID": "1.2.3.5"}
+    found = []
+    for index in range(count):
+        ds = dose(None, **shared)
+        make.set_pixels(ds, np.random.default_rng(index).integers(0, 2**32, (4, 6), np.uint32))
+        ds.ImagePositionPatient, ds.DoseGridScaling = [1, 2, 30 + 5 * index], f"{index + 1}e-9"
+        found.append(ds)
+    return found
+
+
+def test_doses_of_one_plane_each_are_the_slices_of_a_grid() -> None:
+    series = planes_of_dose()
+    [volume] = assemble(series[::-1]).volumes
+    expected = [np.float64(ds.DoseGridScaling) * stored(ds)[0] for ds in series]
+    assert np.allclose(volume.voxels[0] * volume.slope, expected, rtol=1e-6)
+    assert volume.spacing_mm == (3, 2, 5)
+
+
+def test_a_plane_of_dose_without_its_scaling_is_left_out() -> None:
+    series = planes_of_dose()
+    del series[1].DoseGridScaling
+    [exclusion] = assemble(series).exclusions
+    assert exclusion.reason == "contradictory"
+
+
+def no_scaling(ds: Dataset) -> None:
+    del ds.DoseGridScaling
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (no_scaling, "contradictory"),
+        (lambda ds: setattr(ds, "GridFrameOffsetVector", [0, 5]), "bad-geometry"),
+        (lambda ds: setattr(ds, "GridFrameOffsetVector", [0, 5, 5]), "bad-geometry"),
+        (lambda ds: setattr(ds, "GridFrameOffsetVector", [7, 12, 17]), "bad-geometry"),
+        (lambda ds: setattr(ds, "ImageOrientationPatient", [1, 0, 0, 1, 0, 0]), "bad-geometry"),
+        (lambda ds: setattr(ds, "ImageOrientationPatient", [0, 0, 0, 0, 0, 0]), "bad-geometry"),
+        (lambda ds: setattr(ds, "PixelSpacing", [0, 2]), "bad-geometry"),
+        (lambda ds: delattr(ds, "ImagePositionPatient"), "bad-geometry"),
+    ],
+)
+def test_doses_that_cannot_be_placed_or_scaled_are_refused(damage: Any, reason: str) -> None:
+    ds = dose([0, 5, 10])
+    damage(ds)
+    assert refusal(ds).reason == reason
+
+
+# Neither
+
+
+def again(ds: Dataset, **changes: Any) -> Dataset:
+    """The same object under another SOP Instance UID, made at another time, as a second export gives it."""
+    copy = deepcopy(ds)
+    copy.SOPInstanceUID, copy.InstanceNumber = generate_uid(), 7
+    copy.InstanceCreationTime = copy.ContentTime = "235900"
+    for keyword, value in changes.items():
+        setattr(copy, keyword, value)
+    return copy
+
+
+@pytest.mark.parametrize("make_object", [lambda: dose([0, 5, 10]), lambda: segments(random_masks(2))])
+def test_an_object_that_came_again_under_another_uid_is_left_out_and_told(make_object: Any) -> None:
+    one = make_object()
+    alone = assemble([one]).volumes
+    both = assemble([again(one), one])
+    assert [volume.suffix for volume in both.volumes] == [volume.suffix for volume in alone]
+    assert {Warn.DUPLICATE_SLICE} == {warning.name for volume in both.volumes for warning in volume.warnings}
+    assert [exclusion.reason for exclusion in both.exclusions] == [Reason.DUPLICATE_SLICE]
+
+
+def test_objects_that_differ_in_more_than_their_names_and_times_are_two() -> None:
+    one = dose([0, 5, 10])
+    for changes in ({"DoseSummationType": "BEAM"}, {"PixelData": bytes(len(one.PixelData))}):
+        found = assemble([one, again(one, **changes)])
+        assert len(found.volumes) == 2
+        assert not found.exclusions
+
+
+def test_instances_without_pixels_are_no_images() -> None:
+    assert not objects.is_image(make.structured_report())
+    assert objects.is_image(make.rgb_capture())
+    assert objects.special_volumes(make.ct_series(1)[0], 0) is None
+
+
+def test_slides_are_refused_as_tiles() -> None:
+    ds = make.rgb_capture()
+    ds.DimensionOrganizationType = "TILED_FULL"
+    assert refusal(ds).reason == "tiled-slide"
+
+
+# Uptake
+
+
+def pet(**attributes: Any) -> FileDataset:
+    injection = Dataset()
+    injection.RadiopharmaceuticalStartTime = "100000"
+    injection.RadionuclideTotalDose = "370000000"
+    injection.RadionuclideHalfLife = "6586.2"
+    facts = {
+        "Units": "BQML",
+        "DecayCorrection": "START",
+        "PatientWeight": "70",
+        "SeriesDate": "20240102",
+        "SeriesTime": "110000",
+        "AcquisitionTime": "110010",
+        "RadiopharmaceuticalInformationSequence": [injection],
+    } | attributes
+    ds = make.instance(modality="PT", **{key: value for key, value in facts.items() if value is not None})
+    return ds
+
+
+def test_uptake_is_activity_by_the_decayed_dose_and_the_weight() -> None:
+    found = suv_factor(pet())
+    assert found.decay_s == 3600
+    assert found.factor == pytest.approx(70_000 / (370e6 * 2 ** (-3600 / 6586.2)))
+    assert suv_factor(pet(DecayCorrection="ADMIN")).factor == pytest.approx(70_000 / 370e6)
+
+
+def injection(**attributes: Any) -> list[Dataset]:
+    """The radiopharmaceutical of `pet` with other facts; None leaves one out."""
+    [item] = pet().RadiopharmaceuticalInformationSequence
+    for keyword, value in attributes.items():
+        if value is None:
+            delattr(item, keyword)
+        else:
+            setattr(item, keyword, value)
+    return [item]
+
+
+def test_an_injection_before_midnight_is_of_the_day_before() -> None:
+    late = injection(RadiopharmaceuticalStartTime="233000")
+    ds = pet(SeriesTime="003000", AcquisitionTime="003100", RadiopharmaceuticalInformationSequence=late)
+    assert suv_factor(ds).decay_s == 3600
+
+
+def test_a_dynamic_scan_may_begin_before_the_injection() -> None:
+    soon = injection(RadiopharmaceuticalStartTime="110030")
+    ds = pet(SeriesType=["DYNAMIC", "IMAGE"], RadiopharmaceuticalInformationSequence=soon)
+    found = suv_factor(ds)
+    assert found.decay_s == -30
+    assert found.factor == pytest.approx(70_000 / (370e6 * 2 ** (30 / 6586.2)))
+
+
+def test_the_scan_time_of_ge_holds_for_a_series_that_was_made_the_day_after() -> None:
+    ds = pet(SeriesDate="20240103", SeriesTime="090000", AcquisitionDate="20240102")
+    ds.private_block(0x0009, "GEMS_PETD_01", create=True).add_new(0x0D, "DT", "20240102110000.00")
+    assert suv_factor(ds).decay_s == 3600
+
+
+def test_a_slow_decay_over_days_counts_from_the_date_of_the_injection() -> None:
+    slow = injection(RadionuclideHalfLife="282240", RadiopharmaceuticalStartDateTime="20231229110000")
+    assert suv_factor(pet(RadiopharmaceuticalInformationSequence=slow)).decay_s == 4 * 86400
+
+
+def test_activity_that_philips_counts_is_scaled_before_it_becomes_uptake() -> None:
+    ds = pet(Units="CNTS")
+    block = ds.private_block(0x7053, "Philips PET Private Group", create=True)
+    block.add_new(0x00, "DS", "0")
+    block.add_new(0x09, "DS", "1.25")
+    assert suv_factor(ds).factor == pytest.approx(1.25 * suv_factor(pet()).factor)
+
+
+def test_philips_states_the_factor_itself_and_gml_is_uptake_already() -> None:
+    ds = pet(Units="CNTS")
+    ds.private_block(0x7053, "Philips PET Private Group", create=True).add_new(0x00, "DS", "0.000551")
+    assert suv_factor(ds).factor == 0.000551
+    assert suv_factor(pet(Units="GML")).factor == 1
+
+
+@pytest.mark.parametrize(
+    ("attributes", "named"),
+    [
+        ({"Units": "PROPCPS"}, "(0054,1001)"),
+        ({"Units": "CNTS"}, "(7053,xx00)"),
+        ({"PatientWeight": None}, "(0010,1030)"),
+        ({"PatientWeight": "0"}, "(0010,1030)"),
+        ({"RadiopharmaceuticalInformationSequence": None}, "(0054,0016)"),
+        ({"DecayCorrection": "NONE"}, "(0054,1102)"),
+        ({"AcquisitionTime": "090000"}, "(0008,0031)"),
+        ({"SeriesTime": None}, "time of the injection or of the scan"),
+        ({"CorrectedImage": ["NORM", "DTIM", "SCAT", "DECY"]}, "ATTN"),
+        ({"CorrectedImage": ["NORM", "ATTN", "SCAT"]}, "DECY"),
+        ({"AttenuationCorrected": "NO"}, "(0018,9759)"),
+        ({"Units": "GML", "SUVType": "LBM"}, "(0054,1006)"),
+        ({"RadiopharmaceuticalInformationSequence": "several"}, "(0054,0016)"),
+        ({"RadiopharmaceuticalInformationSequence": {"RadionuclideTotalDose": "370"}}, "(0018,1074)"),
+        (
+            {"RadiopharmaceuticalInformationSequence": {"RadiopharmaceuticalStartTime": "113000"}},
+            "before the injection",
+        ),
+        ({"RadiopharmaceuticalInformationSequence": {"RadionuclideHalfLife": "109.8"}}, "half-lives"),
+        ({"RadiopharmaceuticalInformationSequence": {"RadionuclideHalfLife": "45720"}}, "(0018,1078)"),
+        (
+            {"RadiopharmaceuticalInformationSequence": {"RadiopharmaceuticalStartDateTime": "20240101100000"}},
+            "half-lives",
+        ),
+    ],
+)
+def test_uptake_without_its_facts_is_unknown_and_the_fact_is_named(attributes: dict[str, Any], named: str) -> None:
+    match attributes.get("RadiopharmaceuticalInformationSequence"):
+        case "several":
+            attributes = {"RadiopharmaceuticalInformationSequence": [*injection(), *injection()]}
+        case dict(changes):
+            attributes = {"RadiopharmaceuticalInformationSequence": injection(**changes)}
+    with pytest.raises(SuvUnknown) as caught:
+        suv_factor(pet(**attributes))
+    assert named in str(caught.value)
+
+
+def enhanced_pet(rescale_slope: str = "2.5", unit: str = "Bq/ml") -> FileDataset:
+    """An enhanced PET whose values are corrected to one hour after the injection; without Units of its own."""
+    ds = make.enhanced_mr(3)
+    ds.Modality, ds.PatientWeight = "PT", "70"
+    ds.DecayCorrected, ds.DecayCorrectionDateTime = "YES", "20240102110000"
+    injection, scaling, mapping, code = Dataset(), Dataset(), Dataset(), Dataset()
+    injection.RadionuclideTotalDose, injection.RadionuclideHalfLife = "370000000", "6586.2"
+    injection.RadiopharmaceuticalStartDateTime = "20240102100000"
+    ds.RadiopharmaceuticalInformationSequence = [injection]
+    scaling.RescaleSlope, scaling.RescaleIntercept = rescale_slope, "0"
+    mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept = 2.5, 0.0
+    code.CodeValue, code.CodingSchemeDesignator = unit, "UCUM"
+    mapping.MeasurementUnitsCodeSequence = [code]
+    shared = ds.SharedFunctionalGroupsSequence[0]
+    shared.PixelValueTransformationSequence, shared.RealWorldValueMappingSequence = [scaling], [mapping]
+    return ds
+
+
+def test_uptake_of_an_enhanced_image_comes_from_its_own_attributes() -> None:
+    activity, uptake = uptake_of([enhanced_pet()])
+    factor = 70_000 / (370e6 * 2 ** (-3600 / 6586.2))
+    assert activity.slope == 2.5
+    assert uptake.slope == pytest.approx(2.5 * factor)
+    assert uptake.attributes["suv"]["decay_s"] == 3600
+    assert suv_factor(enhanced_pet(unit="g/ml{SUVbw}")).factor == 1
+
+
+@pytest.mark.parametrize("dose", ["370", "370000000"])
+def test_the_dose_of_an_enhanced_image_is_in_megabecquerels_unless_that_cannot_be(dose: str) -> None:
+    ds = enhanced_pet()
+    ds.SOPClassUID = EnhancedPETImageStorage
+    ds.RadiopharmaceuticalInformationSequence[0].RadionuclideTotalDose = dose
+    found = suv_factor(ds)
+    assert found.injected_dose_bq == 370e6
+    assert found.factor == pytest.approx(70_000 / (370e6 * 2 ** (-3600 / 6586.2)))
+
+
+def test_uptake_of_an_enhanced_image_that_is_rescaled_to_something_else_is_unknown() -> None:
+    with pytest.raises(SuvUnknown, match="Real World Value"):
+        suv_factor(enhanced_pet(rescale_slope="1"))
+
+
+PET_FACTS = (
+    *("Units", "DecayCorrection", "PatientWeight", "SeriesDate", "SeriesTime", "AcquisitionTime"),
+    "RadiopharmaceuticalInformationSequence",
+)
+
+
+def pet_series(**attributes: Any) -> list[Dataset]:
+    one = pet()
+    facts = {keyword: one[keyword].value for keyword in PET_FACTS}
+    scaling = {"RescaleSlope": "0.5", "RescaleIntercept": "0", "RescaleType": "BQML"}
+    window = {"WindowCenter": "100", "WindowWidth": "200"}
+    return make.image_series(3, modality="PT", **(facts | scaling | window | attributes))
+
+
+def uptake_of(datasets: list[Dataset]) -> list[Volume]:
+    by_uid = {ds.SOPInstanceUID: ds for ds in datasets}
+    return list(with_uptake(assemble(datasets), by_uid.__getitem__).volumes)
+
+
+def test_a_volume_of_uptake_lies_beside_that_of_activity_and_tells_its_factors() -> None:
+    activity, uptake = uptake_of(pet_series())
+    factor = suv_factor(pet()).factor
+    assert (activity.suffix, activity.slope, activity.attributes["Units"]) == ("", 0.5, "Bq/mL")
+    assert (uptake.suffix, uptake.slope, uptake.attributes["Units"]) == ("suv", 0.5 * factor, "g/mL")
+    assert "RescaleType" not in uptake.attributes
+    assert uptake.voxels is activity.voxels
+    assert uptake.display.windows == ((100 * factor, 200 * factor),)
+    assert uptake.attributes["suv"] == {
+        "factor": factor,
+        "weight_kg": 70,
+        "injected_dose_bq": 370e6,
+        "half_life_s": 6586.2,
+        "decay_s": 3600,
+    }
+
+
+def test_slopes_that_vary_are_in_the_voxels_before_they_become_uptake() -> None:
+    activity, uptake = uptake_of(pet_series(RescaleSlope=["0.5", "0.25", "2"]))
+    assert (activity.slope, uptake.slope) == (1, suv_factor(pet()).factor)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "named"),
+    [
+        ({"PatientWeight": None}, "(0010,1030)"),
+        ({"PatientWeight": ["70", None, "70"]}, "(0010,1030)"),
+        ({"PatientWeight": ["70", "70", "80"]}, "differ"),
+    ],
+)
+def test_an_unknown_uptake_is_a_warning_that_names_what_is_missing(attributes: dict[str, Any], named: str) -> None:
+    (volume,) = uptake_of(pet_series(**attributes))
+    (told,) = (warning for warning in volume.warnings if warning.name is Warn.SUV_UNKNOWN)
+    assert named in told.detail
+
+
+def test_of_what_is_no_pet_no_uptake_is_asked() -> None:
+    (volume,) = uptake_of(make.ct_series(3))
+    assert Warn.SUV_UNKNOWN not in {warning.name for warning in volume.warnings}

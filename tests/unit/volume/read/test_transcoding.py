@@ -1,0 +1,227 @@
+"""The same values in another transfer syntax; pydicom's own files, which many programs have written."""
+
+from __future__ import annotations
+
+import importlib.resources
+import struct
+import warnings
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread, dcmwrite
+from pydicom.dataset import FileDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+)
+
+from node.dicom.part10 import file_head
+from node.volume.read.pixels import frame_reader
+from node.volume.read.transcoding import TARGETS, NotTranscodable, choose_target, transcoded
+from tests.make import ct_series, instance, rgb_capture, set_pixels
+
+EXPLICIT, IMPLICIT = TARGETS
+SHIPPED = Path(str(importlib.resources.files("pydicom"))) / "data" / "test_files"
+FILES = (
+    "CT_small.dcm",
+    "MR_small_bigendian.dcm",
+    "MR_small_implicit.dcm",
+    "MR_small_expb.dcm",
+    "image_dfl.dcm",
+    "JPEG2000.dcm",
+    "693_J2KI.dcm",
+    "MR_small_RLE.dcm",
+    "SC_rgb_rle_2frame.dcm",
+    "SC_rgb_small_odd_big_endian.dcm",
+    "SC_ybr_full_422_uncompressed.dcm",
+    "MR_small_jpeg_ls_lossless.dcm",
+    "SC_rgb_jpeg_gdcm.dcm",
+    "SC_rgb_dcmtk_+eb+cy+np.dcm",
+    "SC_jpeg_no_color_transform.dcm",
+    "examples_ybr_color.dcm",
+    "JPGExtended.dcm",
+    "liver_expb_1frame.dcm",
+    "liver_1frame.dcm",
+    "rtdose_expb_1frame.dcm",
+    "test-SR.dcm",
+    "nested_priv_SQ.dcm",
+    "UN_sequence.dcm",
+    "reportsi.dcm",
+    "rtplan.dcm",
+)
+
+
+def read(data_set: bytes, target: str) -> FileDataset:
+    return dcmread(BytesIO(file_head("1.2.3", "1.2.3.4", target) + data_set))
+
+
+def saved(ds: FileDataset, folder: Path) -> Path:
+    path = folder / "instance.dcm"
+    ds.save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=["explicit", "implicit"])
+@pytest.mark.parametrize("name", FILES)
+def test_every_element_and_every_pixel_is_what_it_was(name: str, target: str) -> None:
+    path = SHIPPED / name
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's, about values that are broken on purpose
+        before, after = dcmread(path), read(transcoded(path, target), target)
+        assert_same_elements(before, after, compressed=before.file_meta.TransferSyntaxUID.is_encapsulated)
+        if "PixelData" in before and "Rows" in before:
+            first, second = frame_reader(before), frame_reader(after)
+            assert first.frames == second.frames
+            for index in range(min(first.frames, 3)):
+                np.testing.assert_array_equal(first(index), second(index))
+
+
+def assert_same_elements(before: Dataset, after: Dataset, *, compressed: bool) -> None:
+    changed = ("PixelData", "PhotometricInterpretation", "PlanarConfiguration") if compressed else ("PixelData",)
+    left_out = {element.tag for element in before if element.tag.element == 0}  # group lengths, PS3.5 7.2
+    assert set(before.keys()) - left_out == set(after.keys())
+    for element in before:
+        found = after.get(element.tag)
+        if element.keyword in changed or element.tag in left_out:
+            continue
+        if element.VR == "SQ":
+            assert len(element.value) == len(found.value)
+            for one, other in zip(element.value, found.value, strict=True):
+                assert_same_elements(one, other, compressed=False)
+        elif found.VR == element.VR:
+            assert found.value == element.value, element.tag
+
+
+def test_values_that_pydicom_cannot_read_keep_their_bytes(tmp_path: Path) -> None:
+    ds = ct_series(1)[0]
+    path = saved(ds, tmp_path)
+    name = b"Voxel^Test"
+    raw = path.read_bytes()
+    assert name in raw
+    path.write_bytes(raw.replace(name, b"V\xff\xfe\x81^Tes\x1b("))  # no character set has these
+    data_set = transcoded(path, IMPLICIT)
+    assert b"V\xff\xfe\x81^Tes\x1b(" in data_set
+    assert struct.pack("<HHL", 0x0010, 0x0010, 10) in data_set
+
+
+def test_the_text_of_numbers_stays_as_it_was_written(tmp_path: Path) -> None:
+    ds = ct_series(1)[0]
+    ds.SliceThickness = "2.50"
+    ds.RescaleSlope = "+1.000E0"
+    path = saved(ds, tmp_path)
+    assert b"+1.000E0" in transcoded(path, IMPLICIT)
+    ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    ds.save_as(path, enforce_file_format=True, implicit_vr=True, little_endian=True)
+    assert b"DS\x08\x00+1.000E0" in transcoded(path, EXPLICIT)
+
+
+def test_an_ambiguous_representation_follows_pixel_representation(tmp_path: Path) -> None:
+    ds = ct_series(1, transfer_syntax_uid=ImplicitVRLittleEndian)[0]
+    ds.SmallestImagePixelValue = -5
+    ds["SmallestImagePixelValue"].VR = "SS"
+    after = read(transcoded(saved(ds, tmp_path), EXPLICIT), EXPLICIT)
+    assert after["SmallestImagePixelValue"].VR == "SS"
+    assert after.SmallestImagePixelValue == -5
+    assert after["PixelData"].VR == "OW"
+
+
+def test_words_of_every_width_change_their_order(tmp_path: Path) -> None:
+    ds = instance(transfer_syntax_uid=ExplicitVRBigEndian)
+    ds.BitsAllocated = 64
+    ds.SelectorFDValue, ds.SelectorFLValue, ds.SelectorULValue = 1.5, [2.5, 3.5], 70000
+    ds.SelectorSSValue, ds.SelectorUVValue, ds.SelectorATValue = -2, 1 << 40, 0x00100020
+    ds.DoubleFloatPixelData = struct.pack(">2d", 0.25, -4.0)
+    path = tmp_path / "big.dcm"
+    dcmwrite(path, ds, implicit_vr=False, little_endian=False, enforce_file_format=True)
+    after = read(transcoded(path, IMPLICIT), IMPLICIT)
+    assert (after.SelectorFDValue, list(after.SelectorFLValue), after.SelectorULValue) == (1.5, [2.5, 3.5], 70000)
+    assert (after.SelectorSSValue, after.SelectorUVValue, after.SelectorATValue) == (-2, 1 << 40, 0x00100020)
+    assert struct.unpack("<2d", after.DoubleFloatPixelData) == (0.25, -4.0)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
+def test_what_describes_the_frames_is_set_right(tmp_path: Path, syntax: UID) -> None:
+    native = rgb_capture(64, 64, frames=2)
+    expected = native.PixelData
+    native.compress(
+        syntax, encoding_plugin="pydicom" if syntax == RLELossless else "pylibjpeg", generate_instance_uid=False
+    )
+    native.ExtendedOffsetTable = native.ExtendedOffsetTableLengths = struct.pack("<2Q", 0, 100)
+    native.PlanarConfiguration = 1
+    uid = native.SOPInstanceUID
+    after = read(transcoded(saved(native, tmp_path), EXPLICIT), EXPLICIT)
+    assert (after.PhotometricInterpretation, after.PlanarConfiguration, after.NumberOfFrames) == ("RGB", 0, 2)
+    assert "ExtendedOffsetTable" not in after
+    assert "ExtendedOffsetTableLengths" not in after
+    assert after.PixelData == expected
+    assert not after["PixelData"].is_undefined_length
+    assert after.SOPInstanceUID == uid
+
+
+def test_bits_above_those_stored_are_kept(tmp_path: Path) -> None:
+    ds = instance()
+    pixels = np.arange(64, dtype=np.uint16).reshape(8, 8) | 0x8000  # an overlay in the unused bits
+    set_pixels(ds, pixels)
+    ds.BitsStored, ds.HighBit = 12, 11
+    ds.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
+    after = read(transcoded(saved(ds, tmp_path), EXPLICIT), EXPLICIT)
+    assert after.PixelData == pixels.tobytes()
+
+
+def test_an_odd_number_of_bytes_is_padded(tmp_path: Path) -> None:
+    ds = instance()
+    set_pixels(ds, np.arange(15, dtype=np.uint8).reshape(3, 5))
+    ds.PixelData = ds.PixelData[:15] + b"\0"
+    ds.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
+    after = read(transcoded(saved(ds, tmp_path), EXPLICIT), EXPLICIT)
+    assert after.PixelData == bytes(range(15)) + b"\0"
+    assert after["PixelData"].VR == "OB"
+
+
+@pytest.mark.parametrize(
+    ("frames", "why"), [([b"\xff\x4f not JPEG 2000"], "decompress"), ([b"\0" * 64] * 2, "decompress")]
+)
+def test_frames_that_cannot_be_decoded_are_refused_with_the_reason(
+    tmp_path: Path, frames: list[bytes], why: str
+) -> None:
+    ds: Any = ct_series(1)[0]
+    ds.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    ds.PixelData = encapsulate(frames)
+    ds["PixelData"].is_undefined_length = True
+    ds["PixelData"].VR = "OB"
+    with pytest.raises(NotTranscodable, match=why):
+        transcoded(saved(ds, tmp_path), EXPLICIT)
+
+
+def test_frames_too_long_for_a_native_value_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
+    ds: Any = ct_series(1)[0]
+    ds.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
+    frame = ds.PixelData
+    ds.Rows, ds.Columns, ds.NumberOfFrames = 30000, 15000, 5
+    ds.PixelData = encapsulate([frame] * 5)
+    with pytest.raises(NotTranscodable, match="4500000000 bytes uncompressed"):
+        transcoded(saved(ds, tmp_path), EXPLICIT)
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    path = saved(ct_series(1)[0], tmp_path)
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(NotTranscodable, match="ends within"):
+        transcoded(path, IMPLICIT)
+
+
+def test_what_is_accepted_as_stored_is_never_transcoded() -> None:
+    every = [str(JPEG2000Lossless), EXPLICIT, IMPLICIT]
+    assert choose_target(str(JPEG2000Lossless), every) == str(JPEG2000Lossless)
+    assert choose_target(str(JPEG2000Lossless), [IMPLICIT, EXPLICIT]) == EXPLICIT
+    assert choose_target(str(ExplicitVRLittleEndian), [IMPLICIT]) == IMPLICIT
+    assert choose_target("1.2.840.10008.1.2.4.100", [IMPLICIT]) is None  # MPEG-2: no decoder
+    assert choose_target(str(ExplicitVRLittleEndian), [str(JPEG2000Lossless)]) is None
