@@ -1,4 +1,4 @@
-"""Where other application entities listen: the peers of the configuration, or as a person names them."""
+"""Network addresses of peers, from the configuration or from the command line."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from node.settings.model import Settings
 
 
 def peer_addresses(settings: Settings) -> dict[str, Address]:
-    """Where the peers listen that have a host, by AE title.
+    """Return the addresses of all peers that have a host, by AE title.
 
     Raises
     ------
     UsageError
-        The TLS files of one cannot be used.
+        The TLS files of a peer cannot be used.
     """
     return {
         peer.ae_title: Address(peer.ae_title, peer.host, peer.port, peer_tls_context(peer, settings.dicom))
@@ -23,25 +23,25 @@ def peer_addresses(settings: Settings) -> dict[str, Address]:
     }
 
 
-def address_of(named: str, settings: Settings) -> Address:
-    """Where a peer listens that is named in [peers], or as AET@HOST:PORT.
+def address_of(name: str, settings: Settings) -> Address:
+    """Return the address of a peer, given as a name in [peers] or as AET@HOST:PORT.
 
     Raises
     ------
     UsageError
-        It is neither, or the peer has no host, or its TLS files cannot be used.
+        The name is neither, the peer has no host, or its TLS files cannot be used.
     """
-    peer = settings.peers.get(named)
+    peer = settings.peers.get(name)
     if peer is None:
-        return _parsed(named)
+        return _parsed(name)
     if peer.host is None:
-        raise UsageError(f"[peers.{named}] has no host: set it to where the peer listens")
+        raise UsageError(f"[peers.{name}] has no host: set host to the address of the peer")
     return Address(peer.ae_title, peer.host, peer.port, peer_tls_context(peer, settings.dicom))
 
 
-def _parsed(named: str) -> Address:
-    called, at, place = named.rpartition("@")
-    host, colon, port = place.rpartition(":")
+def _parsed(name: str) -> Address:
+    called, at, endpoint = name.rpartition("@")
+    host, colon, port = endpoint.rpartition(":")
     if not (at and called and colon and host and port.isdecimal() and 0 < int(port) < 65536):
-        raise UsageError(f"{named!r} is no name in [peers], and not AET@HOST:PORT, such as PACS@10.1.2.3:104")
+        raise UsageError(f"{name!r} is neither a name in [peers] nor AET@HOST:PORT, such as PACS@10.1.2.3:104")
     return Address(called, host.strip("[]"), int(port))

@@ -1,4 +1,4 @@
-"""Who may associate, and how many: accept or reject, with the rule that decided (PS3.8 9.3.4)."""
+"""Accept or reject associations by peer, address and count, and name the rule that decided (PS3.8 9.3.4)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """An A-ASSOCIATE-RJ (PS3.8 table 9-21), the rule behind it, and what a person can do about it."""
+    """An A-ASSOCIATE-RJ (PS3.8 table 9-21), the rule behind it, and the remedy."""
 
     result: int
     source: int
@@ -33,8 +33,8 @@ class Rejection:
 
 
 @dataclass(frozen=True, slots=True)
-class Requested:
-    """What an A-ASSOCIATE-RQ says that admission judges."""
+class AssociationRequest:
+    """The fields of an A-ASSOCIATE-RQ by which admission decides."""
 
     calling_ae_title: str
     called_ae_title: str
@@ -51,48 +51,48 @@ _REASONS = {
     (3, 1): "temporary congestion",
     (3, 2): "local limit exceeded",
 }
-"""What (source, diagnostic) mean, PS3.8 table 9-21."""
+"""Meaning of (source, diagnostic), PS3.8 table 9-21."""
 
 
 EVERY_VERB: frozenset[Verb] = frozenset(get_args(Verb))
-OF_STRANGERS: frozenset[Verb] = frozenset({"echo", "store"})
+STRANGER_VERBS: frozenset[Verb] = frozenset({"echo", "store"})
 
-TOLD_SYNTAXES = 10
-"""Abstract syntaxes that are told of a rejected association."""
+MAX_REPORTED_SYNTAXES = 10
+"""Abstract syntaxes listed for a rejected association."""
 
 
-def refusal_of(rejection: Rejection, address: str, requested: Requested) -> Refused:
-    """An association's rejection as a person is told of it."""
-    some = sorted(set(requested.abstract_syntaxes))[:TOLD_SYNTAXES]
-    lasting = "rejected for good" if rejection.result == 1 else "rejected for now"
+def refusal_of(rejection: Rejection, address: str, requested: AssociationRequest) -> Refused:
+    """Describe a rejected association for the list of refusals."""
+    abstract_syntaxes = sorted(set(requested.abstract_syntaxes))[:MAX_REPORTED_SYNTAXES]
+    permanence = "rejected permanently" if rejection.result == 1 else "rejected temporarily"
     return Refused(
         "association",
         rejection.rule,
-        f"{lasting}: {_REASONS[rejection.source, rejection.diagnostic]}",
+        f"{permanence}: {_REASONS[rejection.source, rejection.diagnostic]}",
         rejection.remedy,
         peer=address,
         calling_ae_title=requested.calling_ae_title,
         called_ae_title=requested.called_ae_title,
-        offered=", ".join((f"{requested.presentation_contexts} presentation contexts", *some)),
+        offered=", ".join((f"{requested.presentation_contexts} presentation contexts", *abstract_syntaxes)),
     )
 
 
 class Closable(Protocol):
-    """A connection's thread, as far as admission knows it."""
+    """The part of a connection's thread that admission uses."""
 
     def drain(self) -> None:
-        """End at the next boundary of messages."""
+        """End at the next boundary between messages."""
 
     def hang_up(self) -> None:
         """End at once: nothing more is read or sent."""
 
 
 class Stage(Enum):
-    """Where a connection is."""
+    """The state of a connection."""
 
-    PENDING = auto()  # connected; no association yet, or no more
+    PENDING = auto()  # connected, without an association: not yet, or no longer
     ASSOCIATED = auto()
-    EVICTED = auto()  # hung up on, not gone yet
+    EVICTED = auto()  # told to hang up, not closed yet
 
 
 @dataclass(eq=False, slots=True)
@@ -105,10 +105,10 @@ class Connection:
 
 
 class Admission:
-    """The doorkeeper of a listener; safe to use from many threads.
+    """Decides on the connections and associations of one listener; safe to use from many threads.
 
-    Connections that have not asked for an association are counted apart from associations, and the oldest of the
-    address that holds most of them gives way to a new one: sockets that stay silent can keep nobody out.
+    Pending connections, which have no association, are counted apart from associations. At their limit a new
+    connection evicts the oldest pending connection of the address that holds most: silent sockets keep nobody out.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Admission:
         self._changed = threading.Condition()
 
     def connected(self, thread: Closable, address: str) -> Connection:
-        """Take up a connection; at the limit of pending ones, hang up the oldest of them."""
+        """Register a connection; at the limit of pending connections, evict the oldest."""
         with self._changed:
             connection = Connection(thread, address)
             evicted = None
@@ -142,20 +142,20 @@ class Admission:
                 Refused(
                     "connection",
                     "pending connections",
-                    f"{self._dicom.maximum_pending_connections} connections had not asked for an association",
-                    "find out what connects and stays silent, or raise [dicom] maximum_pending_connections",
+                    f"{self._dicom.maximum_pending_connections} connections without an association",
+                    "find the client that connects and stays silent, or raise [dicom] maximum_pending_connections",
                     peer=evicted.address,
                 )
             )
             evicted.thread.hang_up()
         return connection
 
-    def judge(self, connection: Connection, requested: Requested) -> Rejection | None:
-        """Return why the association is rejected, or None and count it as open."""
-        rejection = self._unfit(requested) or self._stranger(connection.address, requested) or self._no_intake()
+    def judge(self, connection: Connection, requested: AssociationRequest) -> Rejection | None:
+        """Return the rejection of an association; or count it as open and return None."""
+        rejection = self._malformed(requested) or self._unknown_peer(connection.address, requested) or self._no_intake()
         if rejection is None:
             with self._changed:
-                rejection = self._crowd(connection.address)
+                rejection = self._over_limit(connection.address)
                 if rejection is None:
                     connection.stage = Stage.ASSOCIATED
                     self._count()
@@ -165,37 +165,37 @@ class Admission:
         return rejection
 
     def permitted(self, address: str, calling_ae_title: str) -> frozenset[Verb]:
-        """What an application entity may ask for (`Peer.may`).
+        """Return the services that an application entity may use (`Peer.may`).
 
-        Without configured peers that is everything on this machine, and to store and verify from elsewhere: strangers
-        must not read what is kept here.
+        Without configured peers a client on this machine may use every service, and other clients may store and verify
+        only: an unknown client must not read patient data.
         """
-        here = _plain(address)
+        plain = _plain(address)
         if not self._peers:
-            return EVERY_VERB if here.is_loopback else OF_STRANGERS
-        fitting = [
+            return EVERY_VERB if plain.is_loopback else STRANGER_VERBS
+        matching = [
             peer
             for peer in self._peers
-            if peer.ae_title == calling_ae_title and (not peer.networks or _in_networks(here, peer))
+            if peer.ae_title == calling_ae_title and (not peer.networks or _in_networks(plain, peer))
         ]
-        return frozenset(verb for peer in fitting for verb in peer.may)
+        return frozenset(verb for peer in matching for verb in peer.may)
 
     def ending(self, connection: Connection) -> None:
-        """The association is over; only the connection waits to be closed."""
+        """Record that the association is over and its connection about to close."""
         with self._changed:
             if connection.stage is Stage.ASSOCIATED:
                 connection.stage = Stage.PENDING
             self._count()
 
     def closed(self, connection: Connection) -> None:
-        """The connection is gone."""
+        """Forget a closed connection."""
         with self._changed:
             self._connections.pop(connection, None)
             self._count()
             self._changed.notify_all()
 
     def drain(self) -> None:
-        """Ask every connection to end at its next boundary."""
+        """Ask every connection to end at its next boundary between messages."""
         for connection in self._all():
             connection.thread.drain()
 
@@ -205,7 +205,7 @@ class Admission:
             connection.thread.hang_up()
 
     def wait_until_empty(self, seconds: float) -> bool:
-        """Wait until no connection is left; False when the time is over first."""
+        """Wait until no connection is left; False if `seconds` pass first."""
         deadline = time.monotonic() + seconds
         with self._changed:
             return self._changed.wait_for(lambda: not self._connections, max(0.0, deadline - time.monotonic()))
@@ -226,44 +226,48 @@ class Admission:
         self._metrics.connections.set(len(self._connections))
         self._metrics.open_associations.set(self._number(Stage.ASSOCIATED))
 
-    def _unfit(self, requested: Requested) -> Rejection | None:
+    def _malformed(self, requested: AssociationRequest) -> Rejection | None:
         if requested.application_context != APPLICATION_CONTEXT:
-            return Rejection(1, 1, 2, "application context", f"only {APPLICATION_CONTEXT} is spoken here")
+            return Rejection(1, 1, 2, "application context", f"use the application context {APPLICATION_CONTEXT}")
         if not 1 <= requested.presentation_contexts <= 128:
             remedy = "propose 1 to 128 presentation contexts, each with an abstract syntax and transfer syntaxes"
             return Rejection(1, 1, 1, "presentation contexts", remedy)
         return None
 
-    def _stranger(self, address: str, requested: Requested) -> Rejection | None:
+    def _unknown_peer(self, address: str, requested: AssociationRequest) -> Rejection | None:
         dicom = self._dicom
         if dicom.require_called_ae_title and requested.called_ae_title != dicom.ae_title:
             return Rejection(
-                1, 1, 7, "called AE title", f"we are {dicom.ae_title}: fix the sender or set [dicom] ae_title"
+                1,
+                1,
+                7,
+                "called AE title",
+                f"this node is {dicom.ae_title}: correct the sender, or set [dicom] ae_title",
             )
         same_title = [peer for peer in self._peers if peer.ae_title == requested.calling_ae_title]
         if self._peers and not same_title:
             return Rejection(1, 1, 3, "calling AE title", "add the sender to [peers]")
-        here = _plain(address)
-        if same_title and not any(not peer.networks or _in_networks(here, peer) for peer in same_title):
+        plain = _plain(address)
+        if same_title and not any(not peer.networks or _in_networks(plain, peer) for peer in same_title):
             return Rejection(1, 1, 3, "peer address", "add the address to the networks of the sender in [peers]")
         return None
 
     def _no_intake(self) -> Rejection | None:
-        why = self._intake_refusal()
-        return Rejection(2, 3, 1, "intake", why) if why is not None else None
+        reason = self._intake_refusal()
+        return Rejection(2, 3, 1, "intake", reason) if reason is not None else None
 
-    def _crowd(self, address: str) -> Rejection | None:
-        """Count associations, under the lock."""
+    def _over_limit(self, address: str) -> Rejection | None:
+        """Compare the open associations with their limits; the caller holds the lock."""
         open_now = Counter(c.address for c in self._connections if c.stage is Stage.ASSOCIATED)
         if open_now.total() >= self._dicom.maximum_associations:
-            return Rejection(2, 3, 2, "associations", "raise [dicom] maximum_associations, or let senders try again")
+            return Rejection(2, 3, 2, "associations", "try again later, or raise [dicom] maximum_associations")
         if open_now[address] >= self._dicom.maximum_associations_per_address:
             return Rejection(2, 3, 2, "associations of one address", "raise [dicom] maximum_associations_per_address")
         return None
 
 
 def _plain(address: str) -> IPv4Address | IPv6Address:
-    """The address as a sender would write it: an IPv4 one also on a socket that speaks both."""
+    """Parse an address; an IPv4 address that is mapped to IPv6 becomes IPv4 again."""
     parsed = ip_address(address.partition("%")[0])
     return (parsed.ipv4_mapped or parsed) if isinstance(parsed, IPv6Address) else parsed
 

@@ -1,4 +1,4 @@
-"""Presentation contexts: which the acceptor accepts, and with which transfer syntax (PS3.8 7.1.1.13, 9.3.3.2)."""
+"""Accept presentation contexts and choose their transfer syntaxes (PS3.8 7.1.1.13, 9.3.3.2)."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ VERBS: dict[str, Verb] = {
     uids.STUDY_ROOT_GET: "retrieve",
     uids.STORAGE_COMMITMENT: "commit",
 }
-"""The abstract syntaxes that are served besides those of storage, and what a peer must be permitted for them."""
+"""The abstract syntaxes served besides storage, and the permission that a peer needs for each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What the requestor of an association proposes, and what it may do.
+    """The proposal of an association requestor, and the services it may use.
 
-    `roles` are (SCU, SCP) by abstract syntax, as SCP/SCU Role Selection asks for them (PS3.7 D.3.3.4); without it a
-    requestor is the SCU.
+    `roles` maps an abstract syntax to (SCU, SCP) as proposed by SCP/SCU Role Selection (PS3.7 D.3.3.4); without Role
+    Selection a requestor is the SCU.
     """
 
     contexts: tuple[PresentationContext, ...]
@@ -44,7 +44,7 @@ class Proposal:
     roles: Mapping[str, tuple[bool, bool]] = field(default_factory=dict)
 
     def role(self, abstract_syntax: str) -> tuple[bool, bool]:
-        """Whether the requestor will be SCU, and SCP, of a storage class."""
+        """Return whether the requestor becomes (SCU, SCP) of an abstract syntax."""
         proposed = self.roles.get(abstract_syntax)
         if proposed is None or not is_storage_class(abstract_syntax):
             return True, False
@@ -52,7 +52,7 @@ class Proposal:
         return scu and "store" in self.permitted, scp and "retrieve" in self.permitted
 
     def is_permitted(self, abstract_syntax: str) -> bool:
-        """Whether the requestor may have a context for this at all."""
+        """Whether the requestor may have a context for an abstract syntax."""
         if not is_storage_class(abstract_syntax):
             return abstract_syntax not in VERBS or VERBS[abstract_syntax] in self.permitted
         scu, scp = self.role(abstract_syntax)
@@ -60,7 +60,7 @@ class Proposal:
 
 
 def proposal_of(request: Any, permitted: frozenset[Verb]) -> Proposal:
-    """Return what an A-ASSOCIATE request primitive proposes."""
+    """Return the proposal in an A-ASSOCIATE request primitive."""
     roles = {
         str(item.sop_class_uid): (bool(item.scu_role), bool(item.scp_role))
         for item in request.user_information
@@ -72,7 +72,7 @@ def proposal_of(request: Any, permitted: frozenset[Verb]) -> Proposal:
 def answer_contexts(proposal: Proposal) -> list[PresentationContext]:
     """Return one answer for each proposed presentation context, by rising ID.
 
-    Each context is judged by itself, so that the sender's order of transfer syntaxes holds in each.
+    Each context is decided by itself, so that the order of transfer syntaxes in each is the sender's.
     """
     answers = (_answer(context, proposal) for context in proposal.contexts)
     return sorted(answers, key=lambda context: context.context_id or 0)
@@ -83,7 +83,7 @@ def _answer(proposed: PresentationContext, proposal: Proposal) -> PresentationCo
     answer.context_id = proposed.context_id
     answer.abstract_syntax = proposed.abstract_syntax
     syntax = str(proposed.abstract_syntax)
-    # Of the acceptor: it stores what an SCU sends, and sends to an SCP.
+    # Roles of the acceptor: it receives from an SCU and sends to an SCP.
     answer._as_scp, answer._as_scu = proposal.role(syntax)
     offered = [str(uid) for uid in proposed.transfer_syntax]
     chosen = choose_transfer_syntax(syntax, offered)
@@ -95,13 +95,13 @@ def _answer(proposed: PresentationContext, proposal: Proposal) -> PresentationCo
         answer.result = TRANSFER_SYNTAXES_NOT_SUPPORTED
     else:
         answer.result = ACCEPTED
-    # The field must be filled in a refusal too, and is "not to be tested" there.
+    # A refusal must fill this field too, although it "shall not be significant" there.
     answer.transfer_syntax = [chosen or offered[0]]
     return answer
 
 
 def answer_roles(proposal: Proposal) -> list[SCP_SCU_RoleSelectionNegotiation]:
-    """Return the answers to role selection: for storage classes only, and only as far as the requestor is permitted.
+    """Return the answers to Role Selection, for the storage classes that the requestor is permitted.
 
     Notes
     -----
@@ -119,28 +119,28 @@ def answer_roles(proposal: Proposal) -> list[SCP_SCU_RoleSelectionNegotiation]:
 
 
 def count_contexts(proposed: Iterable[PresentationContext]) -> int:
-    """How many contexts are proposed; 0 if one of them lacks its abstract or transfer syntax (PS3.8 table 9-13)."""
+    """Count the proposed contexts; 0 if any lacks its abstract or transfer syntax (PS3.8 table 9-13)."""
     contexts = list(proposed)
     return len(contexts) if all(context.abstract_syntax and context.transfer_syntax for context in contexts) else 0
 
 
-_TOLD = {
+_REFUSALS = {
     ABSTRACT_SYNTAX_NOT_SUPPORTED: (
         "abstract syntax",
         "abstract syntax not supported",
-        "this node has no such service: take it out of what the sender proposes",
+        "remove it from the proposal of the sender: this node does not offer the service",
     ),
     TRANSFER_SYNTAXES_NOT_SUPPORTED: (
         "transfer syntaxes",
         "transfer syntaxes not supported",
-        "have the sender offer Explicit or Implicit VR Little Endian too",
+        "configure the sender to offer Explicit or Implicit VR Little Endian too",
     ),
 }
 """Rule, reason and remedy of a result."""
 
 
 def refused_contexts(proposal: Proposal, peer: Refused) -> list[Refused]:
-    """The refusals among our answers, one for each abstract syntax; `peer` names who proposed them."""
+    """Return the refused contexts, one refusal for each abstract syntax; `peer` holds the peer's fields."""
     proposals = {context.context_id or 0: context for context in proposal.contexts}
     refusals = []
     for answer in answer_contexts(proposal):
@@ -151,25 +151,25 @@ def refused_contexts(proposal: Proposal, peer: Refused) -> list[Refused]:
         if answer.result == USER_REJECTION:
             rule, reason, remedy = _not_permitted(syntax, proposal)
         else:
-            rule, reason, remedy = _TOLD[answer.result or 0]
+            rule, reason, remedy = _REFUSALS[answer.result or 0]
         refusals.append(replace(peer, rule=rule, reason=reason, remedy=remedy, offered=f"{syntax}: {offered}"))
     return list(dict.fromkeys(refusals))
 
 
 def _not_permitted(syntax: str, proposal: Proposal) -> tuple[str, str, str]:
     verb = VERBS.get(syntax) or ("retrieve" if proposal.roles.get(syntax, (True, False))[1] else "store")
-    return "not permitted", f"this peer may not {verb}", f'name this peer in [peers], with "{verb}" in its `may`'
+    return "not permitted", f"this peer may not {verb}", f'list this peer in [peers] with "{verb}" in its `may`'
 
 
 class Acceptance(ACSE):
     """pynetdicom's association control, with our choice of presentation contexts and roles.
 
-    pynetdicom's own negotiation knows one list of transfer syntaxes for each SOP class, in the acceptor's order.
+    pynetdicom's own negotiation has one list of transfer syntaxes for each SOP class, in the acceptor's order.
     """
 
     def __init__(self, assoc: Any) -> None:
         super().__init__(assoc)
-        self.proposal = Proposal((), frozenset())  # until the association is judged
+        self.proposal = Proposal((), frozenset())  # until admission has decided
 
     def send_accept(self) -> None:
         """Send the A-ASSOCIATE-AC with our answers (PS3.8 7.1.2)."""

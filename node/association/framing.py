@@ -1,6 +1,6 @@
-"""P-DATA as it comes off the wire: one buffer, PDU and PDV headers taken out, limits kept.
+"""Decode PDUs and PDVs from the wire (PS3.8 9.3) in one fixed buffer, with limits.
 
-No socket and no pynetdicom here: bytes go in, pieces of messages and other PDUs come out.
+Bytes go in; pieces of messages and other PDUs come out. This module uses neither sockets nor pynetdicom.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ INVALID_PARAMETER = 6
 
 MAXIMUM_COMMAND_BYTES = 65536
 MAXIMUM_COMMAND_FRAGMENTS = 64
-"""A command set has some 300 bytes; these bounds are for peers that never end one."""
+"""A command set has about 300 bytes; these bounds stop a peer that never ends one."""
 
 _PDU = struct.Struct(">BxL")
 _PDV = struct.Struct(">LBB")
 PDV_HEADER_BYTES = _PDV.size
 _CONTROL = 2
-"""Bytes of a PDV that its length counts besides the fragment: context ID and message control header."""
+"""Bytes that the length of a PDV counts besides the fragment: context ID and message control header."""
 
 
 class Violation(VoxelnodeError):
-    """The peer broke PS3.8; `reason` is that of the A-ABORT which tells it so (table 9-26)."""
+    """The peer violated PS3.8; `reason` goes into the A-ABORT that answers it (table 9-26)."""
 
     def __init__(self, message: str, reason: int) -> None:
         super().__init__(message)
@@ -39,7 +39,7 @@ class Violation(VoxelnodeError):
 
 @dataclass(frozen=True, slots=True)
 class OtherPdu:
-    """A whole PDU that is no P-DATA-TF."""
+    """A whole PDU of any type but P-DATA-TF."""
 
     kind: int
     encoded: bytes
@@ -47,9 +47,9 @@ class OtherPdu:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Consecutive bytes of one message's command set or data set; `data` holds until more bytes are read.
+    """Consecutive bytes of the command set or data set of one message.
 
-    Fragments that lie in the buffer together come as one piece.
+    `data` points into the buffer and is valid until more bytes are read. Adjacent fragments form one piece.
     """
 
     context_id: int
@@ -59,12 +59,12 @@ class Piece:
 
 
 class Framing:
-    """The one buffer of a connection, and how far it has been understood.
+    """The receive buffer of one connection, and the decoder's position in it.
 
     Parameters
     ----------
     buffer_bytes : int
-        Size of the buffer: the largest PDU other than P-DATA-TF, at least, must fit.
+        Size of the buffer; the largest PDU other than P-DATA-TF must fit.
     maximum_pdu_bytes : int
         The *Maximum Length Received* that we announced (PS3.8 D.1).
     maximum_request_bytes : int
@@ -72,7 +72,7 @@ class Framing:
     """
 
     def __init__(self, buffer_bytes: int, maximum_pdu_bytes: int, maximum_request_bytes: int) -> None:
-        # A mapping: what is not used costs nothing, and all goes back to the system when the connection does.
+        # A mapping: unused pages cost nothing, and all pages go back to the system when the connection closes.
         self._buffer = memoryview(mmap.mmap(-1, buffer_bytes))
         self._start = self._end = 0
         self._expected = frozenset({ASSOCIATE_RQ, ABORT})
@@ -90,18 +90,18 @@ class Framing:
         self._pdu_length = 0
 
     def expect_answer(self) -> None:
-        """An association is asked for: its acceptance, its rejection or an A-ABORT may come (PS3.8 table 9-10)."""
+        """Expect the answer to our A-ASSOCIATE-RQ: acceptance, rejection or A-ABORT (PS3.8 table 9-10)."""
         self._expected = frozenset({ASSOCIATE_AC, ASSOCIATE_RJ, ABORT})
 
     def expect_data(self, *, as_requestor: bool = False) -> None:
-        """From now on the association is open: P-DATA-TF, A-RELEASE-RQ and A-ABORT may come (PS3.8 table 9-10).
+        """Expect the PDUs of an open association: P-DATA-TF, A-RELEASE-RQ and A-ABORT (PS3.8 table 9-10).
 
-        To who asked for it also A-RELEASE-RP.
+        The requestor also expects A-RELEASE-RP.
         """
         self._expected = frozenset({P_DATA, RELEASE_RQ, ABORT} | ({RELEASE_RP} if as_requestor else set()))
 
     def space(self) -> memoryview:
-        """Return the free end of the buffer, to read into; pieces handed out before lose their bytes."""
+        """Return the free end of the buffer to read into; this invalidates the pieces returned before."""
         if self._start:
             rest = self._end - self._start
             self._buffer[:rest] = self._buffer[self._start : self._end]
@@ -109,18 +109,18 @@ class Framing:
         return self._buffer[self._end :]
 
     def filled(self, count: int) -> None:
-        """Count the bytes that were read into `space()`."""
+        """Record that `count` bytes were read into `space()`."""
         self._end += count
 
     @property
     def open_pdu_bytes(self) -> int | None:
-        """Length of the PDU that has begun and is not whole yet; None between PDUs."""
+        """Length of the PDU that has begun and is not complete; None between PDUs."""
         if self._pdu_left or self._end > self._start:
             return self._pdu_length
         return None
 
     def next(self) -> Piece | OtherPdu | None:
-        """Return what comes next in the buffer, or None if that takes more bytes.
+        """Return the next piece or PDU in the buffer, or None if more bytes are needed.
 
         Raises
         ------
@@ -133,7 +133,7 @@ class Framing:
         return self._next_other_pdu()
 
     def _next_piece(self) -> Piece | None:
-        """Move fragments of one message together, as far as the buffer goes, and return them as one piece."""
+        """Join the fragments of one message that the buffer holds, and return them as one piece."""
         kind = None
         begin = stop = self._start
         while self._fragment is not None or self._open_fragment():
@@ -161,7 +161,7 @@ class Framing:
         return Piece(context_id, is_command, self._buffer[begin:stop], last)
 
     def _open_fragment(self) -> bool:
-        """Read the header of the next PDV, and that of its PDU; False if they are not there."""
+        """Read the header of the next PDV, and of its PDU; False if the buffer does not hold them yet."""
         if not self._pdu_left:
             if self._check_pdu_header() != P_DATA:
                 return False
@@ -186,7 +186,7 @@ class Framing:
         return True
 
     def _check_pdu_header(self) -> int | None:
-        """Return the type of the PDU that starts here, once its header is there and allowed."""
+        """Return the type of the PDU that starts here, or None if its header is incomplete."""
         if self._end - self._start < _PDU.size:
             self._pdu_length = 0
             return None

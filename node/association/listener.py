@@ -1,4 +1,7 @@
-"""The listener: binds, accepts, drains (one association = pynetdicom's thread and our `Reader`)."""
+"""The DICOM listener: it binds, accepts and drains.
+
+Each association has two threads: pynetdicom's and our `UpperLayer`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.transport import AssociationServer, RequestHandler
 
 from node.association.addresses import peer_addresses
-from node.association.admission import Admission, Rejection, Requested
+from node.association.admission import Admission, AssociationRequest, Rejection
 from node.association.contexts import Acceptance, count_contexts, proposal_of, refused_contexts
 from node.association.operation import Operation
 from node.association.services.c_echo import handle_c_echo
@@ -36,7 +39,7 @@ from node.association.services.commitment_results import Committer
 from node.association.services.retrieve import RetrieveService
 from node.association.services.stored import Transcoder
 from node.association.tls import tls_context
-from node.association.upper_layer import Reader
+from node.association.upper_layer import UpperLayer
 from node.audit import Audit
 from node.conversion.decoding import Decoder
 from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -61,14 +64,14 @@ class Listener:
     Parameters
     ----------
     settings : Settings
-        Its sections ``dicom`` and ``peers`` are used.
+        The sections ``dicom`` and ``peers``.
     ingest : Ingest
-        Where received instances go.
+        Stores the received instances.
     metrics : Metrics
     on_refusal : callable (Refused)
-        Told of each connection, association, presentation context and instance that is refused; must not wait.
+        Called for each refused connection, association, presentation context and instance; must not block.
     audit : Audit or None
-        Told of queries and retrieves.
+        Records queries and retrieves.
 
     Raises
     ------
@@ -118,7 +121,7 @@ class Listener:
         self._thread: threading.Thread | None = None
 
     def start(self) -> tuple[str, int]:
-        """Bind and accept; return the address and the port, which the kernel chose if 0 was asked for.
+        """Bind and accept; return address and port. With port 0 the kernel chooses the port.
 
         Raises
         ------
@@ -139,7 +142,7 @@ class Listener:
                 address,
                 evt_handlers=[
                     (evt.EVT_REQUESTED, _judge, [self]),
-                    (evt.EVT_ACCEPTED, _tell_refused_contexts, [self]),
+                    (evt.EVT_ACCEPTED, _report_refused_contexts, [self]),
                     (evt.EVT_ASYNC_OPS, _one_operation_at_a_time),
                     (evt.EVT_C_ECHO, handle_c_echo),
                     (evt.EVT_C_STORE, _c_store),
@@ -165,13 +168,13 @@ class Listener:
 
     @property
     def is_listening(self) -> bool:
-        """Whether connections are accepted."""
+        """Whether the listener accepts connections."""
         return self._server is not None and self._thread is not None and self._thread.is_alive()
 
     def drain(self, seconds: float) -> None:
-        """Stop accepting, let each association finish the instance under way, and return when none is left.
+        """Stop accepting, let each association finish its current instance, and return when none is left.
 
-        What is not finished after `seconds` is cut off; it was not acknowledged.
+        After `seconds` the rest is cut off; their instances were not acknowledged.
         """
         self._stop_accepting()
         self.admission.drain()
@@ -179,7 +182,7 @@ class Listener:
         self.stop_now()
 
     def stop_now(self) -> None:
-        """Stop accepting and hang up; returns when the connections are gone, after a second at most."""
+        """Stop accepting and hang up; return when the connections are gone, after a second at most."""
         self._stop_accepting()
         self.admission.hang_up()
         self.admission.wait_until_empty(1.0)
@@ -196,7 +199,7 @@ class Listener:
 
 
 class _Server(AssociationServer):
-    """Accepts TCP connections; everything that could wait is done by the connection's own thread."""
+    """Accepts TCP connections; everything that can block runs on the connection's own thread."""
 
     request_queue_size = BACKLOG
     listener: Listener
@@ -211,14 +214,14 @@ class _Server(AssociationServer):
         except OSError as error:
             if error.errno in EXHAUSTED:
                 logger.error("accept_failed", error=error.strerror)
-                time.sleep(EXHAUSTED_SECONDS)  # the connection stays queued: without a pause this would spin
+                time.sleep(EXHAUSTED_SECONDS)  # the connection stays queued, so this loop would spin
             raise
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         logger.exception("connection_refused", address=str(client_address[0]))
 
     def service_actions(self) -> None:
-        # Associations are cycles of objects; pynetdicom collects by the number of connections, which a flood abuses.
+        # Associations are reference cycles. pynetdicom collects garbage at every connection, which a flood would abuse.
         if time.monotonic() - self._collected_at > COLLECT_SECONDS:
             gc.collect()
             self._collected_at = time.monotonic()
@@ -230,7 +233,7 @@ class _Server(AssociationServer):
 
 
 class _Handler(RequestHandler):
-    """Makes the association of a new connection and starts its reader."""
+    """Creates the association of a new connection and starts its upper layer."""
 
     server: _Server
 
@@ -238,7 +241,7 @@ class _Handler(RequestHandler):
         listener = self.server.listener
         assoc = self._create_association()
         assoc.acse = Acceptance(assoc)
-        reader = Reader(
+        upper_layer = UpperLayer(
             assoc,
             str(self.client_address[0]),
             listener.dicom,
@@ -247,24 +250,24 @@ class _Handler(RequestHandler):
             listener.tls,
         )
         try:
-            reader.start()
-        except RuntimeError:  # no thread to be had
-            listener.admission.closed(reader.connection)
+            upper_layer.start()
+        except RuntimeError:  # the system has no thread left
+            listener.admission.closed(upper_layer.connection)
             raise
 
 
 def _judge(event: Event, listener: Listener) -> None:
     """Accept or reject an association (``evt.EVT_REQUESTED``, before pynetdicom negotiates)."""
     assoc: Any = event.assoc
-    reader: Reader = assoc.dul
-    asked = assoc.requestor.primitive
+    upper_layer: UpperLayer = assoc.dul
+    request = assoc.requestor.primitive
     host, port = assoc.requestor.address_info.as_tuple[:2]
-    requested = Requested(
-        asked.calling_ae_title.strip(),
-        asked.called_ae_title.strip(),
-        str(asked.application_context_name),
-        count_contexts(asked.presentation_context_definition_list),
-        tuple(str(context.abstract_syntax) for context in asked.presentation_context_definition_list),
+    requested = AssociationRequest(
+        request.calling_ae_title.strip(),
+        request.called_ae_title.strip(),
+        str(request.application_context_name),
+        count_contexts(request.presentation_context_definition_list),
+        tuple(str(context.abstract_syntax) for context in request.presentation_context_definition_list),
     )
     association = uuid.uuid4().hex[:12]
     log = logger.bind(
@@ -273,34 +276,36 @@ def _judge(event: Event, listener: Listener) -> None:
         called_ae_title=requested.called_ae_title,
         peer=f"{host}:{port}",
     )
-    rejection = listener.admission.judge(reader.connection, requested)
+    rejection = listener.admission.judge(upper_layer.connection, requested)
     if rejection is not None:
         log.warning("association_rejected", reason=rejection.rule, detail=rejection.remedy)
         _reject(assoc, rejection)
         return
     log.info("association_accepted")
     origin = Origin("dicom", requested.calling_ae_title, requested.called_ae_title, f"{host}:{port}", association)
-    reader.store_service = StoreService(listener.ingest, origin, association, listener.metrics, listener.on_refusal)
-    reader.serve_operation = partial(_serve, listener, assoc)
-    assoc.acse.proposal = proposal_of(asked, listener.admission.permitted(host, requested.calling_ae_title))
-    # Roles are answered by `Acceptance`, not by pynetdicom.
-    asked.user_information = [
-        item for item in asked.user_information if not isinstance(item, SCP_SCU_RoleSelectionNegotiation)
+    upper_layer.store_service = StoreService(
+        listener.ingest, origin, association, listener.metrics, listener.on_refusal
+    )
+    upper_layer.serve_operation = partial(_serve, listener, assoc)
+    assoc.acse.proposal = proposal_of(request, listener.admission.permitted(host, requested.calling_ae_title))
+    # `Acceptance` answers Role Selection, not pynetdicom.
+    request.user_information = [
+        item for item in request.user_information if not isinstance(item, SCP_SCU_RoleSelectionNegotiation)
     ]
 
 
-def _tell_refused_contexts(event: Event, listener: Listener) -> None:
-    """Tell of the presentation contexts that were refused (``evt.EVT_ACCEPTED``)."""
+def _report_refused_contexts(event: Event, listener: Listener) -> None:
+    """Report the refused presentation contexts (``evt.EVT_ACCEPTED``)."""
     assoc: Any = event.assoc
-    asked = assoc.requestor.primitive
+    request = assoc.requestor.primitive
     peer = Refused(
         "context",
         rule="",
         reason="",
         remedy="",
         peer=str(assoc.requestor.address_info.as_tuple[0]),
-        calling_ae_title=asked.calling_ae_title.strip(),
-        called_ae_title=asked.called_ae_title.strip(),
+        calling_ae_title=request.calling_ae_title.strip(),
+        called_ae_title=request.called_ae_title.strip(),
     )
     for refused in refused_contexts(assoc.acse.proposal, peer):
         listener.on_refusal(refused)
@@ -308,7 +313,7 @@ def _tell_refused_contexts(event: Event, listener: Listener) -> None:
 
 def _reject(assoc: Any, rejection: Rejection) -> None:
     assoc.acse.send_reject(rejection.result, rejection.source, rejection.diagnostic)
-    assoc.kill()  # returns when the peer has read the rejection and closed, or did not do so in time
+    assoc.kill()  # returns when the peer has closed the connection, or its time is over
 
 
 def _one_operation_at_a_time(event: Event) -> tuple[int, int]:
@@ -318,12 +323,12 @@ def _one_operation_at_a_time(event: Event) -> tuple[int, int]:
 
 def _agree_on_matching(event: Event) -> dict[str, bytes]:
     """Answer SOP Class Extended Negotiation (``evt.EVT_SOP_EXTENDED``)."""
-    asked: Any = event
-    return negotiate({str(uid): fields for uid, fields in asked.app_info.items()})
+    negotiation: Any = event
+    return negotiate({str(uid): fields for uid, fields in negotiation.app_info.items()})
 
 
 def _serve(listener: Listener, assoc: Any, message: Any, context_id: int) -> bool:
-    """Serve a request that is not left to pynetdicom's services; whether it was one."""
+    """Serve a request on pynetdicom's thread; False for a request that pynetdicom serves itself."""
     match message:
         case C_FIND():
             serve_c_find(Operation(assoc, message, context_id), listener.find_service)
@@ -339,5 +344,5 @@ def _serve(listener: Listener, assoc: Any, message: Any, context_id: int) -> boo
 
 
 def _c_store(event: Event) -> Dataset:
-    reader: Any = event.assoc.dul
-    return handle_c_store(event, reader.store_service)
+    upper_layer: Any = event.assoc.dul
+    return handle_c_store(event, upper_layer.store_service)

@@ -1,7 +1,7 @@
-"""One DIMSE operation that a peer asks for on an association of ours, and that is not left to pynetdicom's services.
+"""One DIMSE operation that a peer requested and that the node serves itself: its context, data set and responses.
 
-Everything here happens on the thread that serves the association; `scp.reader` says how that thread may look at the
-connection meanwhile.
+Everything here runs on the thread that serves the association; `association.upper_layer` says how that thread may
+read from the connection while it serves.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydicom.uid import UID
 from pynetdicom.dsutils import decode
 
 from node.association.outgoing import InstanceBytes, encoded, fragment_bytes, fragment_pdus, message_pdus, request_pdus
-from node.association.upper_layer import Reader
+from node.association.upper_layer import UpperLayer
 from node.dicom.command import RESPONSE, Command, Element
 from node.dicom.header import read_header
 from node.dicom.status import error_comment
@@ -31,7 +31,7 @@ class NotDecodable(VoxelnodeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class OperationContext:
     """The presentation context of an operation."""
 
     context_id: int
@@ -40,65 +40,65 @@ class Served:
 
 
 class Operation:
-    """A request, and the association that it came on.
+    """A request and the association on which it came.
 
     Parameters
     ----------
     assoc : Association
-        pynetdicom's.
+        pynetdicom's association.
     primitive
-        The request, as pynetdicom decoded it.
+        The request, decoded by pynetdicom.
     context_id : int
-        Of an accepted presentation context.
+        ID of the accepted presentation context.
     """
 
     def __init__(self, assoc: Any, primitive: Any, context_id: int) -> None:
         accepted = assoc._accepted_cx[context_id]
-        self.context = Served(context_id, str(accepted.abstract_syntax), str(accepted.transfer_syntax[0]))
+        self.context = OperationContext(context_id, str(accepted.abstract_syntax), str(accepted.transfer_syntax[0]))
         self.primitive = primitive
         self.message_id = int(primitive.MessageID or 0)
-        self.reader: Reader = assoc.dul
+        self.upper_layer: UpperLayer = assoc.dul
         self._assoc = assoc
         self._fragment_bytes = fragment_bytes(int(assoc.requestor.maximum_length or 0))
         self._requests = 0
 
     @property
     def extended_negotiation(self) -> Mapping[str, bytes]:
-        """What the peer asked for by SOP Class Extended Negotiation, by SOP class (PS3.7 D.3.3.5)."""
+        """The peer's SOP Class Extended Negotiation: application information by SOP class UID (PS3.7 D.3.3.5)."""
         return {str(uid): fields for uid, fields in self._assoc.requestor.sop_class_extended.items()}
 
     @property
     def origin(self) -> Origin:
-        """Who asks."""
-        if self.reader.store_service is None:
-            raise RuntimeError("an operation on an association that was never judged")
-        return self.reader.store_service.origin
+        """The origin of the request."""
+        if self.upper_layer.store_service is None:
+            raise RuntimeError("an operation on an association without admission")
+        return self.upper_layer.store_service.origin
 
     @property
     def log(self) -> Any:
-        """The log of the association."""
-        return self.reader.store_service.log if self.reader.store_service is not None else None
+        """The logger that is bound to the association."""
+        return self.upper_layer.store_service.log if self.upper_layer.store_service is not None else None
 
     def is_cancelled(self) -> bool:
-        """Whether the peer does not want more of it, or has gone, or the node drains."""
-        return self.reader.is_cancelled(self.message_id)
+        """Whether to stop: the peer cancelled, the peer is gone, or the node drains."""
+        return self.upper_layer.is_cancelled(self.message_id)
 
     def data_set(self, keyword: str) -> Dataset:
-        """The data set of the request, `keyword` as pynetdicom calls it (``Identifier``, ``ActionInformation``).
+        """Return the data set of the request; `keyword` is pynetdicom's (``Identifier``, ``ActionInformation``).
 
         Raises
         ------
         NotDecodable
-            There is none, or it cannot be decoded.
+            The request has no data set, or it cannot be decoded.
         """
-        found: BytesIO | None = getattr(self.primitive, keyword)
-        if found is None:
+        data: BytesIO | None = getattr(self.primitive, keyword)
+        if data is None:
             raise NotDecodable("the request has no data set")
         syntax = UID(self.context.transfer_syntax_uid)
         try:
-            read_header(found.getvalue(), syntax, _BEFORE_PIXELS)  # pydicom does not mind bytes that end too early
-            return decode(found, syntax.is_implicit_VR, syntax.is_little_endian, False)
-        except Exception as error:  # whatever pydicom makes of a peer's bytes
+            read_header(data.getvalue(), syntax, _BEFORE_PIXELS)  # pydicom accepts a data set that ends too early
+            return decode(data, syntax.is_implicit_VR, syntax.is_little_endian, False)
+        except Exception as error:  # any error of pydicom on a peer's bytes
             raise NotDecodable("the data set of the request cannot be decoded (PS3.5 7)") from error
 
     def respond(
@@ -109,14 +109,14 @@ class Operation:
         data_set: Dataset | None = None,
         comment: str = "",
     ) -> None:
-        """Send a response to the request whose *Command Field* is `command_field`.
+        """Send a response to the request with the *Command Field* (0000,0100) `command_field`.
 
         Raises
         ------
         PeerGone
         """
         encoded_set = None if data_set is None else encoded(data_set, self.context.transfer_syntax_uid)
-        self.reader.send_now(self.response_pdus(command_field, status, elements, encoded_set, comment))
+        self.upper_layer.send_now(self.response_pdus(command_field, status, elements, encoded_set, comment))
 
     def response_pdus(
         self,
@@ -126,7 +126,7 @@ class Operation:
         data_set: bytes | None = None,
         comment: str = "",
     ) -> bytes:
-        """Encode a response as `respond` sends it; `data_set` is encoded already."""
+        """Encode a response for `respond`; `data_set` is already encoded."""
         response: dict[Element, int | str] = {
             Element.COMMAND_FIELD: command_field | RESPONSE,
             Element.MESSAGE_ID_RESPONDED_TO: self.message_id,
@@ -138,10 +138,10 @@ class Operation:
             response[Element.ERROR_COMMENT] = error_comment(comment)
         return message_pdus(self.context.context_id, response, self._fragment_bytes, data_set)
 
-    # Requests of ours on the same association
+    # Our own requests on the same association
 
     def accepted_for(self, sop_class_uid: str) -> Mapping[str, int]:
-        """Contexts in which the peer takes instances of a SOP class from us: their IDs by transfer syntax."""
+        """Return the contexts in which the peer accepts a SOP class from us: context ID by transfer syntax UID."""
         return {
             str(accepted.transfer_syntax[0]): context_id
             for context_id, accepted in self._assoc._accepted_cx.items()
@@ -149,36 +149,36 @@ class Operation:
         }
 
     def next_message_id(self) -> int:
-        """A *Message ID* (0000,0110) for a request of ours, other than that of the operation."""
+        """Return a *Message ID* (0000,0110) for our next request; never that of the operation (PS3.7 9.1.1.1.1)."""
         self._requests += 1
         return (self.message_id + self._requests - 1) % 65535 + 1
 
     def request(
         self, context_id: int, elements: Mapping[Element, int | str], data_set: Dataset | None, seconds: float
     ) -> Command | None:
-        """Send a request with a small data set, and wait for its answer; None if it does not come in time.
+        """Send a request with a small data set and return its answer, or None if it does not come in time.
 
         Raises
         ------
         PeerGone
         """
         encoded_set = None if data_set is None else encoded(data_set, self.context.transfer_syntax_uid)
-        self.reader.send_now(message_pdus(context_id, elements, self._fragment_bytes, encoded_set))
-        return self.reader.answer_to(int(elements[Element.MESSAGE_ID]), seconds)
+        self.upper_layer.send_now(message_pdus(context_id, elements, self._fragment_bytes, encoded_set))
+        return self.upper_layer.answer_to(int(elements[Element.MESSAGE_ID]), seconds)
 
     def store(
         self, context_id: int, elements: Mapping[Element, int | str], source: InstanceBytes, seconds: float
     ) -> Command | None:
-        """Send a C-STORE-RQ, and wait for its answer; None if it does not come in time.
+        """Send a C-STORE-RQ and return its answer, or None if it does not come in time.
 
         Raises
         ------
         PeerGone
         SourceLost
-            The bytes could not be read to their end: the association cannot go on.
+            The file could not be read to its end; the association cannot continue.
         """
-        self.reader.send_now(request_pdus(context_id, elements, self._fragment_bytes))
+        self.upper_layer.send_now(request_pdus(context_id, elements, self._fragment_bytes))
         with source.fragments(self._fragment_bytes) as fragments:
             for pdu in fragment_pdus(context_id, False, fragments, self._fragment_bytes):
-                self.reader.send_now(pdu)
-        return self.reader.answer_to(int(elements[Element.MESSAGE_ID]), seconds)
+                self.upper_layer.send_now(pdu)
+        return self.upper_layer.answer_to(int(elements[Element.MESSAGE_ID]), seconds)

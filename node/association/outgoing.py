@@ -1,4 +1,4 @@
-"""What goes out on an association, ours or theirs: messages cut into PDUs, and data sets from files or memory."""
+"""Encode outgoing DIMSE messages: fragments in PDUs, data sets from files or from memory."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from node.dicom.command import DATA_SET, NO_DATA_SET, Element, encode_command
 from node.errors import VoxelnodeError
 
 MAXIMUM_PDU_BYTES = 131072
-"""Largest PDU that is sent to a peer which takes any."""
+"""Largest PDU sent to a peer that sets no limit."""
 
 
 class SourceLost(VoxelnodeError):
-    """The bytes of an instance could not be read to their end; what was sent of them cannot be taken back."""
+    """An instance could not be read to its end; the bytes already sent cannot be taken back."""
 
 
 def fragment_bytes(peer_maximum_bytes: int) -> int:
-    """How much of a message goes into one PDU: what the peer takes (PS3.8 D.1; 0 is any), or what we would."""
+    """Return the fragment size in bytes: the peer's *Maximum Length Received* (PS3.8 D.1; 0: no limit) or ours."""
     return max(min(peer_maximum_bytes or MAXIMUM_PDU_BYTES, MAXIMUM_PDU_BYTES) - PDV_HEADER_BYTES, 2)
 
 
 def message_pdus(
     context_id: int, elements: Mapping[Element, int | str], size: int, data_set: bytes | None = None
 ) -> bytes:
-    """Encode a message as P-DATA-TF PDUs with fragments of `size`; `data_set` is encoded already."""
+    """Encode a message as P-DATA-TF PDUs with fragments of `size` bytes; `data_set` is already encoded."""
     kind = NO_DATA_SET if data_set is None else DATA_SET
     command = encode_command({**elements, Element.DATA_SET_TYPE: kind})
     pdus = [*fragment_pdus(context_id, True, [command], size)]
@@ -42,13 +42,13 @@ def message_pdus(
 
 
 def request_pdus(context_id: int, elements: Mapping[Element, int | str], size: int) -> bytes:
-    """Encode the command set of a message whose data set follows."""
+    """Encode the command set of a message; its data set follows separately."""
     command = encode_command({**elements, Element.DATA_SET_TYPE: DATA_SET})
     return b"".join(fragment_pdus(context_id, True, [command], size))
 
 
 def fragment_pdus(context_id: int, is_command: bool, fragments: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """P-DATA-TF PDUs of a command or a data set, one for each `size` bytes; the last one says that it is the last."""
+    """Yield P-DATA-TF PDUs with `size` bytes of a command set or data set each; the final PDU is marked as last."""
     pending: bytes | None = None
     for fragment in fragments:
         for at in range(0, max(len(fragment), 1), size):
@@ -60,7 +60,7 @@ def fragment_pdus(context_id: int, is_command: bool, fragments: Iterable[bytes],
 
 @dataclass(frozen=True, slots=True)
 class InstanceBytes:
-    """The bytes of a data set to send: a part of a file, or in memory."""
+    """The encoded data set to send: a range of a file, or bytes in memory."""
 
     path: Path | None = None
     offset: int = 0
@@ -69,12 +69,12 @@ class InstanceBytes:
 
     @contextmanager
     def fragments(self, size: int) -> Iterator[Iterator[bytes]]:
-        """The bytes in fragments of `size`.
+        """Yield an iterator over fragments of at most `size` bytes.
 
         Raises
         ------
         SourceLost
-            While they are read: the file is gone, or shorter than it was.
+            The file is gone, or shorter than it was.
         """
         if self.path is None:
             yield iter([self.data])
@@ -91,13 +91,13 @@ def _read_fragments(file: BinaryIO, left: int, size: int) -> Iterator[bytes]:
     while left > 0:
         fragment = file.read(min(size, left))
         if not fragment:
-            raise SourceLost("the file has become shorter since it was stored")
+            raise SourceLost("the file is shorter than when it was stored")
         left -= len(fragment)
         yield fragment
 
 
 def encoded(ds: Dataset, transfer_syntax_uid: str) -> bytes:
-    """A data set without pixels, such as an identifier, in one of the uncompressed transfer syntaxes.
+    """Encode a data set without pixels, such as an identifier, in an uncompressed transfer syntax.
 
     Raises
     ------

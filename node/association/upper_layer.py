@@ -1,15 +1,15 @@
-"""The thread that reads an association: limits and deadlines for every byte, and C-STORE served while it arrives.
+"""The upper layer of an accepted association (PS3.8): it reads with limits and deadlines, and serves C-STORE itself.
 
 pynetdicom keeps the negotiation, the state machine (PS3.8 9.2), release, abort and every DIMSE service but C-STORE.
-This module is the only one that knows its private names; `tests/protocol/test_pynetdicom_contract.py` says so when
-one of them changes.  What it does instead of `pynetdicom.dul`:
+This module replaces `pynetdicom.dul` and is the only one that uses private names of pynetdicom;
+`tests/protocol/test_pynetdicom_contract.py` fails when one of them changes. This upper layer
 
-* reads into one buffer that never grows, however long a PDU, a message or an instance says it is;
-* waits in `recv`, not in a polling loop, and parks pynetdicom's other thread while it has nothing to do;
+* reads into one buffer that never grows, whatever length a PDU, a message or an instance claims;
+* waits in `recv`, not in a polling loop, and parks pynetdicom's other thread while that has nothing to do;
 * bounds every wait: connection, TLS, request, PDU, idleness, and a peer that does not read our answers;
-* keeps C-STORE to itself, from the first fragment to the response (`scp.messages`);
+* serves C-STORE from the first fragment to the response (`association.messages`);
 * lets the thread that serves a request look at the connection meanwhile, for C-CANCEL and for answers to our own
-  requests on the same association (`Reader.listen`).
+  requests on the same association (`UpperLayer.listen`).
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ from node.settings.model import Dicom
 logger = structlog.get_logger()
 
 BUFFER_BYTES = 262144
-"""What one association holds in memory of what arrives."""
+"""Size of the receive buffer of one association."""
 
 TICK_SECONDS = 2.0
-"""Longest wait without a look at deadlines."""
+"""Longest wait before the deadlines are checked again."""
 
-SLOWEST_BYTES_PER_SECOND = 1024
-"""A PDU may take this rate, after the time that each of them has."""
+MIN_BYTES_PER_SECOND = 1024
+"""Slowest rate of a PDU; it extends the time that [dicom] pdu_seconds grants to every PDU."""
 
 _SERVICE_USER, _SERVICE_PROVIDER = 0, 2
 """Sources of an A-ABORT, PS3.8 table 9-26."""
@@ -60,18 +60,17 @@ _SERVICE_USER, _SERVICE_PROVIDER = 0, 2
 _OPEN, _CLOSED, _AWAITING_REQUEST, _AWAITING_CLOSE = "Sta6", "Sta1", "Sta2", "Sta13"
 _NOT_YET = (BlockingIOError, TimeoutError)
 
-QUEUED_PDUS = 8
+MAX_QUEUED_PDUS = 8
+"""Primitives that the serving thread may queue for this thread to send, before it waits."""
+
 QUEUE_SECONDS = 0.0005
-"""Between two looks at a queue of pynetdicom that cannot tell when it is empty."""
-"""What the serving thread may queue for this one to send, before it waits."""
+"""Pause between two looks at pynetdicom's queue, which cannot signal that it is empty."""
 
+MAX_KEPT_ANSWERS = 8
+"""Answers kept until the serving thread asks for them; it waits for one at a time."""
 
-MOST_ANSWERS = 8
-"""Answers that are kept until they are looked at: we wait for one at a time."""
-
-
-MOST_PIECES = 64
-"""Of what the peer says that are taken at one look: who never stops talking is answered all the same."""
+MAX_PIECES_PER_LOOK = 64
+"""Pieces read at one look for C-CANCEL, so that a peer that never stops sending is answered all the same."""
 
 
 class PeerGone(VoxelnodeError):
@@ -79,35 +78,35 @@ class PeerGone(VoxelnodeError):
 
 
 class MonotonicTimer(Timer):
-    """pynetdicom's timer on a clock that nobody sets: a step of the time of day must not end associations."""
+    """pynetdicom's timer on the monotonic clock: a step of the system clock must not end associations."""
 
     def __init__(self, timeout: float | None) -> None:
         super().__init__(timeout)
         self._deadline: float | None = None
 
     def start(self) -> None:
-        """Run from now."""
+        """Start or restart the timer."""
         self._deadline = None if self.timeout is None else time.monotonic() + self.timeout
 
     def stop(self) -> None:
-        """Do not expire any more."""
+        """Stop the timer; it does not expire."""
         self._deadline = None
 
     @property
     def expired(self) -> bool:
-        """Whether the time since `start` is over."""
+        """Whether the timeout has passed since `start`."""
         return self._deadline is not None and time.monotonic() > self._deadline
 
 
-class Reader(DULServiceProvider):
-    """The upper layer of one accepted connection, on its own thread.
+class UpperLayer(DULServiceProvider):
+    """The upper layer of one accepted connection, on a thread of its own.
 
     Parameters
     ----------
     assoc : Association
-        As pynetdicom made it; its own upper layer is replaced by this one.
+        pynetdicom's association; this upper layer replaces the one that it came with.
     address : str
-        The peer's.
+        IP address of the peer.
     """
 
     def __init__(
@@ -120,7 +119,7 @@ class Reader(DULServiceProvider):
         tls: ssl.SSLContext | None,
     ) -> None:
         super().__init__(assoc)
-        self.daemon = True  # a second signal ends the process, whoever is still connected
+        self.daemon = True  # a second signal ends the process even while peers are connected
         self._dicom, self._admission, self._metrics, self._tls = dicom, admission, metrics, tls
         self.artim_timer, self._idle_timer = MonotonicTimer(None), MonotonicTimer(None)
         self._framing = Framing(
@@ -136,9 +135,9 @@ class Reader(DULServiceProvider):
         self._messages: Messages | None = None  # while the association is open
         self.store_service: StoreService | None = None
         self.serve_operation: Callable[[Any, int], bool] = lambda message, context_id: False
-        """Serves a request that is not left to pynetdicom, on its thread; whether it was one."""
+        """Serves a request on pynetdicom's thread; returns False for a request that pynetdicom serves itself."""
         self._cancelled: set[int] = set()
-        self._answers: deque[Command] = deque(maxlen=MOST_ANSWERS)
+        self._answers: deque[Command] = deque(maxlen=MAX_KEPT_ANSWERS)
         self._given_up = False
         self._violation: Violation | MalformedCommand | None = None
         self._transport_lock = threading.Lock()  # TLS cannot be written to and read from at once
@@ -147,7 +146,7 @@ class Reader(DULServiceProvider):
         self.connection: Connection = admission.connected(self, address)
 
     def _take_over(self, assoc: Any) -> None:
-        """Put this upper layer in the place of the one that came with the association."""
+        """Replace the upper layer that came with the association."""
         self.socket, self.event_queue, assoc.dul = self._transport, assoc.dul.event_queue, self
         assoc.acse_timeout, assoc.network_timeout = self._dicom.request_seconds, self._dicom.idle_seconds
         assoc._started_dul = True  # the association's own thread is started by a whole A-ASSOCIATE-RQ, not before
@@ -158,7 +157,7 @@ class Reader(DULServiceProvider):
                 if not self.serve_operation(message, context_id):
                     serve(message, context_id)
             except PeerGone:
-                pass  # nobody is there to be answered
+                pass  # there is no peer left to answer
             except Exception as error:
                 self._log().error("operation_failed", exc_info=error)
                 self._given_up = True
@@ -168,15 +167,15 @@ class Reader(DULServiceProvider):
 
         assoc._serve_request = serve_request
 
-    # What other threads may call
+    # For other threads
 
     def drain(self) -> None:
-        """End at the next boundary of messages: an instance under way is still answered."""
+        """End at the next boundary between messages; an instance that is arriving is still answered."""
         self._draining = True
         self._attention.set()
 
     def hang_up(self) -> None:
-        """End at once: nothing more is read or sent."""
+        """End at once; nothing more is read or sent."""
         self._hung_up = True
         with suppress(OSError):  # closed already
             self._tcp.shutdown(socket.SHUT_RDWR)
@@ -184,27 +183,27 @@ class Reader(DULServiceProvider):
 
     @property
     def is_draining(self) -> bool:
-        """Whether the association is to end at the next boundary of messages."""
+        """Whether the association ends at the next boundary between messages."""
         return self._draining
 
     @property
     def is_open(self) -> bool:
-        """Whether the association is open, as far as is known."""
+        """Whether the association is open, as far as this side knows."""
         left = self._leaving or self._hung_up or self._kill_thread or self._given_up or self._violation is not None
         return self.state_machine.current_state == _OPEN and not left
 
     def is_cancelled(self, message_id: int) -> bool:
-        """Whether the peer does not want more of the operation that is served, has gone, or the node drains.
+        """Whether the operation should end: the peer cancelled it, the peer is gone, or the node drains.
 
-        For the serving thread only; looks at what has arrived meanwhile.
+        For the serving thread only. Reads what has arrived in the meantime.
         """
-        for _ in range(MOST_PIECES):
+        for _ in range(MAX_PIECES_PER_LOOK):
             if not self.listen(0.0):
                 break
         return message_id in self._cancelled or self._draining or not self.is_open
 
     def answer_to(self, message_id: int, seconds: float) -> Command | None:
-        """Wait for the answer to a request of ours that was sent on this association; None if it does not come.
+        """Return the answer to a request that we sent on this association, or None if it does not come in time.
 
         For the serving thread only.
         """
@@ -220,20 +219,20 @@ class Reader(DULServiceProvider):
         return None
 
     def listen(self, seconds: float) -> bool:
-        """Take the next piece of what the peer says while a request of it is served; False if nothing came in time.
+        """Process the next piece from the peer while one of its requests is served; False if none came in time.
 
-        For the serving thread only. A further request waits until this one is served.
+        For the serving thread only. A further request waits until this request is served.
         """
         messages = self._messages
         if messages is None or messages.is_holding or not self.is_open:
             return False
         try:
-            found = self._framing.next()
-            if isinstance(found, Piece):
-                messages.take(found)
-            elif found is not None:
-                self._leaving = True  # a release or an abort: acted upon by this layer's own thread
-                self._give(found.encoded)
+            unit = self._framing.next()
+            if isinstance(unit, Piece):
+                messages.take(unit)
+            elif unit is not None:
+                self._leaving = True  # a release or an abort, on which this layer's own thread acts
+                self._pass_pdu(unit.encoded)
                 self._attention.set()
             elif not self._is_readable(seconds):
                 return False
@@ -255,7 +254,7 @@ class Reader(DULServiceProvider):
         return bool(poll.poll(seconds * 1000))
 
     def give_up(self, reason: str) -> None:
-        """Abort the association once the request under way is left: it cannot go on. For the serving thread."""
+        """Abort the association when the current request returns, because it cannot go on. For the serving thread."""
         self._log().warning("association_given_up", reason=reason)
         self._given_up = True
 
@@ -267,32 +266,32 @@ class Reader(DULServiceProvider):
         PeerGone
             The association is not open any more.
         """
-        self._wait_for_queue(0)  # what was queued before goes first
+        self._wait_for_queue(0)  # PDUs that were queued before go first
         if not self.is_open:
             raise PeerGone
         try:
             with self._transport_lock:
                 self._tcp.sendall(data)
         except OSError as error:
-            self._leave()
+            self._note_closed()
             raise PeerGone from error
 
-    def _leave(self) -> None:
-        """The connection is closed, as far as this side can tell."""
+    def _note_closed(self) -> None:
+        """Tell the state machine that the transport connection is closed (Evt17)."""
         self._leaving = True
         self.event_queue.put("Evt17")
         self._attention.set()
 
     def send_pdu(self, primitive: Any) -> None:
-        """Queue a primitive for the peer, and wake this thread to send it; another one waits while many are queued."""
+        """Queue a primitive for the peer and wake this thread to send it; other threads wait while many are queued."""
         super().send_pdu(primitive)
         self._attention.set()
         if threading.current_thread() is not self:
-            self._wait_for_queue(QUEUED_PDUS)
+            self._wait_for_queue(MAX_QUEUED_PDUS)
 
-    def _wait_for_queue(self, most: int) -> None:
-        """Return when at most so many primitives wait to be sent by this thread, or it is over. For other threads."""
-        while self.is_open and self.to_provider_queue.qsize() > most:
+    def _wait_for_queue(self, maximum: int) -> None:
+        """Return when at most `maximum` primitives are queued, or the association is over. For other threads."""
+        while self.is_open and self.to_provider_queue.qsize() > maximum:
             self._attention.set()
             time.sleep(QUEUE_SECONDS)
 
@@ -304,7 +303,7 @@ class Reader(DULServiceProvider):
     # The thread
 
     def run_reactor(self) -> None:
-        """Serve the connection until it is closed; whatever happens, leave nothing behind."""
+        """Serve the connection until it closes, and release everything whatever happens."""
         self.assoc._dul_ready.set()
         try:
             self._prepare_socket()
@@ -313,10 +312,8 @@ class Reader(DULServiceProvider):
         except (OSError, ssl.SSLError) as error:
             self._log().info("connection_failed", reason=type(error).__name__, address=self.connection.address)
             if isinstance(error, ssl.SSLError):
-                remedy = (
-                    "the sender must speak TLS 1.2 or later, and show a certificate that [dicom] tls_client_ca signs"
-                )
-                self._tell_refusal("connection", "TLS", f"TLS failed: {error.reason or type(error).__name__}", remedy)
+                remedy = "the sender must use TLS 1.2 or later, with a certificate signed by [dicom] tls_client_ca"
+                self._report_refusal("connection", "TLS", f"TLS failed: {error.reason or type(error).__name__}", remedy)
         except Exception as error:
             self.outcome = "violated"
             self._send_abort(_SERVICE_PROVIDER, framing.NOT_SPECIFIED)
@@ -329,18 +326,18 @@ class Reader(DULServiceProvider):
         tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if self._tls is not None:
-            # Here, not where connections are accepted: a silent client must not keep the others waiting.
+            # On this thread, not on the accepting one: a silent client must not keep the others waiting.
             tcp.settimeout(self._dicom.request_seconds)
             self._tcp = self._transport.socket = self._tls.wrap_socket(tcp, server_side=True)
             return
-        # Timeouts of the kernel, not of Python: one call that lets other threads run, instead of two.  TLS sockets
-        # know Python's only.
+        # Kernel timeouts cost one system call that releases the GIL, Python's timeouts cost two. TLS sockets support
+        # only Python's.
         tcp.setblocking(True)
         tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(self._tick_seconds))
         tcp.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(self._dicom.pdu_seconds))
 
     def _turn(self) -> None:
-        """Do one thing: act on an event, handle what was read, read, or wait."""
+        """Do one thing: act on an event, process bytes from the buffer, read, or wait."""
         if self._process_recv_primitive() or not self.event_queue.empty():
             self._act()
             return
@@ -359,7 +356,7 @@ class Reader(DULServiceProvider):
         event = self.event_queue.get(block=False)
         before = self.state_machine.current_state
         if (event, before) not in TRANSITION_TABLE:
-            # Said by the other thread when it did not know yet that the association is over.
+            # The other thread sent it before it knew that the association is over.
             if not self.to_provider_queue.empty():
                 self.to_provider_queue.get(block=False)
             return
@@ -385,7 +382,7 @@ class Reader(DULServiceProvider):
             self._over(state)
 
     def _over(self, state: str) -> None:
-        """No more messages: forget what was under way, and say so by closing our half."""
+        """Forget the message that was arriving, and close our half of the connection: no more messages follow."""
         self._abandon()
         self._admission.ending(self.connection)
         if state == _AWAITING_CLOSE and self._tls is None:
@@ -393,7 +390,7 @@ class Reader(DULServiceProvider):
                 self._tcp.shutdown(socket.SHUT_WR)
 
     def _park_other_thread(self) -> None:
-        """Let pynetdicom's association thread wait, unless there is a message, a release or an abort for it."""
+        """Park pynetdicom's association thread unless a message, a release or an abort waits for it."""
         if self.state_machine.current_state == _OPEN and not self._serving and not self._kill_thread:
             self.assoc._reactor_checkpoint.clear()
         else:
@@ -402,7 +399,7 @@ class Reader(DULServiceProvider):
     def _watch_deadlines(self) -> None:
         state = self.state_machine.current_state
         if self.assoc.ident is not None and not self.assoc.is_alive():
-            raise RuntimeError("pynetdicom's thread of this association died")  # nobody would answer, or let go of it
+            raise RuntimeError("pynetdicom's thread of this association died")  # nothing would answer or close it
         if self._hung_up or (self._draining and state == _AWAITING_REQUEST):
             self.event_queue.put("Evt17")
         elif self.artim_timer.expired:
@@ -420,18 +417,18 @@ class Reader(DULServiceProvider):
                 self._abort("drained", _SERVICE_USER)
 
     def _receive(self, state: str) -> None:
-        """Handle what the buffer holds; read more if that is nothing."""
+        """Process the next piece in the buffer, or read more."""
         try:
             if self._messages is not None and self._messages.is_holding:
                 self._messages.resume()
                 return
-            found = self._framing.next()
-            if isinstance(found, Piece):
-                if self._messages is not None and self._messages.take(found):
+            unit = self._framing.next()
+            if isinstance(unit, Piece):
+                if self._messages is not None and self._messages.take(unit):
                     self._idle_timer.start()
-            elif found is not None:
+            elif unit is not None:
                 self._idle_timer.start()
-                self._give(found.encoded)
+                self._pass_pdu(unit.encoded)
             elif not self.event_queue.qsize():
                 self._set_pdu_deadline()
                 self._read()
@@ -440,8 +437,8 @@ class Reader(DULServiceProvider):
                 self._violated(violation)
             else:
                 self._log().warning("request_not_understood", address=self.connection.address, reason=str(violation))
-                remedy = "what connects here does not speak DICOM, or not rightly: a scanner of ports, another protocol"
-                self._tell_refusal("connection", "request", str(violation), remedy)
+                remedy = "check the client: it sends another protocol or invalid DICOM; port scanners do this too"
+                self._report_refusal("connection", "request", str(violation), remedy)
                 self.outcome = "violated"
                 self.event_queue.put("Evt19")
 
@@ -450,24 +447,24 @@ class Reader(DULServiceProvider):
         if length is None:
             self._pdu_deadline = None
         elif self._pdu_deadline is None:
-            self._pdu_deadline = self._read_at + self._dicom.pdu_seconds + length / SLOWEST_BYTES_PER_SECOND
+            self._pdu_deadline = self._read_at + self._dicom.pdu_seconds + length / MIN_BYTES_PER_SECOND
 
     def _read(self) -> None:
         count = self._received(self._framing.space())
         if not count:
             return
-        # The kernel clears this with every acknowledgement it sends.  Without it, a sender that leaves Nagle's
+        # The kernel clears this with every acknowledgement it sends. Without it, a sender that leaves Nagle's
         # algorithm on waits 40 ms for our delayed ACK before it sends the data set after the command set.
         self._tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         self._read_at = time.monotonic()
         self._framing.filled(count)
 
     def _discard(self) -> None:
-        """Read and forget until the peer closes, so that the kernel does not reset what we sent it last."""
+        """Read and discard until the peer closes: a reset by the kernel could destroy our last PDU."""
         self._received(self._framing.space() or memoryview(bytearray(4096)))
 
     def _received(self, space: memoryview) -> int:
-        """Read into `space`; 0 if nothing came within a tick, or nothing will come any more (and then say so)."""
+        """Read into `space` and return the count; 0 if nothing came within a tick or the connection is closed."""
         try:
             if self._tls is not None:
                 self._tcp.settimeout(self._tick_seconds)
@@ -480,19 +477,19 @@ class Reader(DULServiceProvider):
             if self._tls is not None:
                 self._tcp.settimeout(self._dicom.pdu_seconds)
         if not count:
-            self._leave()
+            self._note_closed()
         return count
 
-    def _give(self, encoded: bytes) -> None:
-        """Hand a whole PDU to pynetdicom's state machine."""
+    def _pass_pdu(self, encoded: bytes) -> None:
+        """Pass a whole PDU to pynetdicom's state machine."""
         try:
             pdu, event = self._decode_pdu(bytearray(encoded))
-        except Exception as error:  # whatever its decoder makes of a peer's bytes
+        except Exception as error:  # any error of the decoder on a peer's bytes
             raise Violation(f"PDU type 0x{encoded[0]:02x} cannot be decoded", framing.INVALID_PARAMETER) from error
         self._recv_pdu.put(pdu)
         self.event_queue.put(event)
 
-    # What messages need of this layer
+    # The `MessageCarrier` of `Messages`
 
     def send(self, data: bytes) -> None:
         """Send encoded PDUs to the peer."""
@@ -503,26 +500,26 @@ class Reader(DULServiceProvider):
         return self._serving
 
     def cancel(self, message_id: int) -> None:
-        """Note that the peer cancels an operation."""
+        """Record that the peer cancelled an operation."""
         self._cancelled.add(message_id)
 
     def answered(self, response: Command) -> None:
-        """Keep the answer to a request of ours, if one is being served that may have asked it."""
+        """Keep an answer to our request for the thread that serves an operation; drop it if none is served."""
         if self._serving:
             self._answers.append(response)
 
     def hand_on(self, context_id: int, is_command: bool, last: bool, fragment: bytes | memoryview) -> None:
-        """Give pynetdicom a fragment of a message that is not ours, as a PDU of its own, and let it act at once.
+        """Pass a fragment to pynetdicom as a PDU of its own, and let the state machine act at once.
 
-        If that makes a message whole, the other thread serves it, and nothing is read until it has answered.
+        The last fragment of a message makes the other thread serve it; nothing is read until it has answered.
         """
         messages = self.assoc.dimse.msg_queue
-        before = messages.unfinished_tasks  # counts what was ever put, whoever has taken it since
+        before = messages.unfinished_tasks  # counts every message ever put, taken or not
         if last:
             self._cancelled.clear()
             self._answers.clear()
-        self._serving = last  # before the other thread may see the message: it takes this back when it has answered
-        self._give(framing.data_pdu(context_id, is_command, last, fragment))
+        self._serving = last  # before the other thread can see the message; it resets this when it has answered
+        self._pass_pdu(framing.data_pdu(context_id, is_command, last, fragment))
         self._act()
         if last and messages.unfinished_tasks == before:
             self._serving = False
@@ -531,15 +528,20 @@ class Reader(DULServiceProvider):
     def _begin_messages(self) -> Messages:
         contexts = {context_id: context_of(accepted) for context_id, accepted in self.assoc._accepted_cx.items()}
         if self.store_service is None:
-            raise RuntimeError("an association opened that was never judged")
+            raise RuntimeError("an association opened without admission")
         return Messages(self, self._dicom, self.store_service, contexts, self.assoc.requestor.maximum_length or 0)
 
     # Ends
 
     def _violated(self, violation: Violation | MalformedCommand) -> None:
-        """Abort because of what the peer sent: action AA-8, with the reason that PS3.8 9.3.8 has for it."""
+        """Abort after a violation by the peer: action AA-8, with the reason of PS3.8 9.3.8."""
         self._log().warning("protocol_violated", reason=str(violation))
-        self._tell_refusal("association", "protocol", str(violation), "have the maker of the sender mend what it sends")
+        self._report_refusal(
+            "association",
+            "protocol",
+            str(violation),
+            "report this to the vendor of the sender: it violates the protocol",
+        )
         reason = violation.reason if isinstance(violation, Violation) else framing.INVALID_PARAMETER
         self._abort("violated", _SERVICE_PROVIDER, reason)
 
@@ -565,7 +567,7 @@ class Reader(DULServiceProvider):
             messages.abandon()
 
     def _end(self) -> None:
-        """Close the connection and let the association's own thread end, if it ever began."""
+        """Close the connection and let the association's own thread end if it has begun."""
         self._abandon()
         self.state_machine.current_state = _CLOSED
         self._kill_thread = True
@@ -582,7 +584,7 @@ class Reader(DULServiceProvider):
             self._metrics.associations.labels(outcome=self.outcome).inc()
             self._log().info("association_ended", state=self.outcome)
 
-    def _tell_refusal(self, what: Literal["connection", "association"], rule: str, reason: str, remedy: str) -> None:
+    def _report_refusal(self, what: Literal["connection", "association"], rule: str, reason: str, remedy: str) -> None:
         origin = self.store_service.origin if self.store_service is not None else None
         self._admission.on_refusal(
             Refused(

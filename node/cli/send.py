@@ -113,12 +113,12 @@ def _why(sent: Sent) -> str:
 
 
 def _print_results(results: list[Sent], json: bool) -> None:
-    from node.association.client.send import Fate
+    from node.association.client.send import SendOutcome
 
-    failed = [sent for sent in results if sent.fate is Fate.FAILED]
+    failed = [sent for sent in results if sent.fate is SendOutcome.FAILED]
     counts = {
-        "sent": sum(sent.fate is Fate.COMPLETED for sent in results),
-        "sent with a warning": sum(sent.fate is Fate.WARNING for sent in results),
+        "sent": sum(sent.fate is SendOutcome.COMPLETED for sent in results),
+        "sent with a warning": sum(sent.fate is SendOutcome.WARNING for sent in results),
         "not sent": len(failed),
     }
     if json:

@@ -13,7 +13,7 @@ import structlog
 
 from node import __version__
 from node.association.addresses import peer_addresses
-from node.association.client.find import NotFound, find_instance_count
+from node.association.client.find import FindFailed, find_instance_count
 from node.association.listener import Listener
 from node.audit import APPLICATION, SOURCE, Action, AuditEvent, AuditFailed, Participant, Result
 from node.control.control_socket import RequestDesk
@@ -186,7 +186,7 @@ def _confirmer(settings: Settings, index: Index) -> Confirmer:
             return find_instance_count(
                 peer.host, peer.port, ours, peer.ae_title, *place, timeout=CONFIRM_SECONDS, tls=peer.tls
             )
-        except NotFound as error:
+        except FindFailed as error:
             log.warning("series_not_confirmed", series_instance_uid=place[1], reason=str(error))
             return None
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from node.archive.filesystem import Archive
 from node.association.addresses import address_of
-from node.association.client.get import Wanted, get
+from node.association.client.get import RetrieveTarget, get
 from node.audit import APPLICATION, Action, Audit, AuditEvent, Participant, Result, Transfers
 from node.control.accounts import Enrolment
 from node.control.control_socket import ask
@@ -131,7 +131,7 @@ class Store:
 
     def _get(self, study: str, series: str, source: str) -> Mapping[str, Any]:
         peer = address_of(source, self._settings)
-        return asdict(get(Wanted(study, series), peer, self._settings.dicom, self.ingest))
+        return asdict(get(RetrieveTarget(study, series), peer, self._settings.dicom, self.ingest))
 
     def _merge_patients(self, source: int, target: int, who: str) -> Mapping[str, Any]:
         def tell(result: Result, detail: str, patients: Sequence[str] = (), studies: Sequence[str] = ()) -> None:

@@ -125,8 +125,8 @@ def test_mistakes_are_told_in_a_sentence(source: Served, tmp_path: Path) -> None
     for arguments, words in (
         (("send", "1.2.3", "--to", peer, "--root", source.root), "1.2.3 is no study"),
         (("send", "--to", peer, "--root", source.root), "--patient"),
-        (("send", STUDY, "--to", "nobody", "--root", source.root), "no name in [peers]"),
-        (("send", STUDY, "--to", "X@127.0.0.1:1", "--root", source.root), "nothing answers"),
+        (("send", STUDY, "--to", "nobody", "--root", source.root), "neither a name in [peers]"),
+        (("send", STUDY, "--to", "X@127.0.0.1:1", "--root", source.root), "does not answer"),
         (("find", "--from", peer, "NoSuchKeyword=1"), "keyword of PS3.6"),
         (("get", "1.2.3", "--from", peer, "--root", source.root), "has no instances of 1.2.3"),
     ):

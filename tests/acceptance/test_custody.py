@@ -14,7 +14,7 @@ from pydicom import Dataset, dcmread
 
 from node import logs
 from node.association.client.negotiation import NoAssociation
-from node.association.client.send import NotSent, send_files
+from node.association.client.send import SendFailed, send_files
 from node.audit import verify
 from node.receive.dicom_files import LeftOut, find_instances
 from tests import make
@@ -171,7 +171,7 @@ def test_the_log_of_a_node_that_took_in_the_corpus_names_nobody(corpus: Path, tm
         named[0].SeriesDescription = "Secretname again"
         send(node, tmp_path / "out", named[0])
         del named[1].SeriesInstanceUID
-        with pytest.raises(NotSent, match="0xC000"):
+        with pytest.raises(SendFailed, match="0xC000"):
             send(node, tmp_path / "out", named[1])
         node.wait_until_settled(300)
         voxelnode(node.root, "delete", str(named[0].StudyInstanceUID), "--yes")

@@ -14,7 +14,7 @@ from node.receive.refusals import MOST_KINDS, Rejections
 from tests.integration.conftest import Root
 
 
-def refused(title: str = "CT1", reason: str = "rejected for good") -> Refused:
+def refused(title: str = "CT1", reason: str = "rejected permanently") -> Refused:
     return Refused("association", "calling AE title", reason, "add it", "10.0.0.1", title, "VOXELNODE", "3 contexts")
 
 

@@ -192,7 +192,7 @@ def test_a_result_is_given_up_after_its_tries_and_the_remedy_is_told(
     asker.ask(node, references(series))
     row = settled(node, "given-up")
     assert row["attempts"] == 3
-    assert "nothing answers" in row["detail"]
+    assert "does not answer" in row["detail"]
     assert until(lambda: bool(node.rows("SELECT * FROM v_rejections WHERE what = 'commitment'")))
     [told] = node.rows("SELECT * FROM v_rejections WHERE what = 'commitment'")
     assert "[peers]" in told["remedy"]

@@ -9,7 +9,7 @@ import pytest
 from pydicom import Dataset
 from pynetdicom import AE, evt
 
-from node.association.client.find import NotFound, find_instance_count
+from node.association.client.find import FindFailed, find_instance_count
 from node.association.client.negotiation import NoAssociation
 from node.dicom.uids import STUDY_ROOT_FIND
 
@@ -73,10 +73,10 @@ def test_a_peer_may_leave_the_count_out(peer: Callable[..., int], values: dict[s
     ids=["no series", "another series", "a failure"],
 )
 def test_an_answer_that_is_of_no_use_says_so(peer: Callable[..., int], answers: list[Any]) -> None:
-    with pytest.raises(NotFound):
+    with pytest.raises(FindFailed):
         ask(peer(*answers))
 
 
 def test_a_peer_that_is_not_there_is_told_as_such(peer: Callable[..., int]) -> None:
-    with pytest.raises(NoAssociation, match="nothing answers"):
+    with pytest.raises(NoAssociation, match="does not answer"):
         ask(1)

@@ -14,7 +14,7 @@ import pytest
 
 from node.association.client.echo import verify
 from node.association.client.negotiation import NoAssociation
-from node.association.client.send import NotSent, send_files
+from node.association.client.send import SendFailed, send_files
 from tests.make import ct_series, instance
 from tests.protocol.conftest import Running, after_file_meta, until
 
@@ -137,7 +137,7 @@ def test_a_refused_context_names_the_file(node: Running, tmp_path: Path) -> None
     ds = ct_series(1)[0]
     ds.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
     ds.save_as(path, enforce_file_format=True)
-    with pytest.raises((NotSent, NoAssociation), match=r"deflated\.dcm|no presentation context"):
+    with pytest.raises((SendFailed, NoAssociation), match=r"deflated\.dcm|no presentation context"):
         send_files([path], node.host, node.port, "SENDER", "VOXELNODE")
 
 
@@ -147,5 +147,5 @@ def test_verification_measures_and_explains(node: Running, start_node: Callable[
     with pytest.raises(NoAssociation, match="called ae title not recognised"):
         verify(strict.host, strict.port, "SENDER", "OTHER", 5)
     strict.listener.drain(5)
-    with pytest.raises(NoAssociation, match="nothing answers"):
+    with pytest.raises(NoAssociation, match="does not answer"):
         verify(strict.host, strict.port, "SENDER", "VOXELNODE", 5)

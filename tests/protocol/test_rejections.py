@@ -42,7 +42,7 @@ def test_a_stranger_is_told_with_the_remedy(start_node: Callable[..., Running]) 
         "STRANGER",
         "ANY-SCP",
     )
-    assert row["reason"] == "rejected for good: calling AE title not recognised"
+    assert row["reason"] == "rejected permanently: calling AE title not recognised"
     assert "[peers]" in row["remedy"]
     assert row["offered"] == f"2 presentation contexts, {VERIFICATION}, {CT_IMAGE_STORAGE}"
     assert row["count"] == 1

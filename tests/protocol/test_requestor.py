@@ -14,9 +14,9 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 
 from node.association.client.association import Address, association
-from node.association.client.echo import NotVerified, verify
+from node.association.client.echo import EchoFailed, verify
 from node.association.client.negotiation import NoAssociation, contexts_of
-from node.association.client.send import Fate, Outgoing, as_stored_only, batches, proposals, read_outgoing, send
+from node.association.client.send import Outgoing, SendOutcome, batches, never_transcode, proposals, read_outgoing, send
 from node.association.outgoing import InstanceBytes, SourceLost, fragment_pdus
 from node.dicom.uids import VERIFICATION
 from tests.make import ct_series
@@ -85,15 +85,15 @@ RELEASE = pdu(0x05, b"\0\0\0\0")
         ([lambda connected: None], NoAssociation, "closed the connection"),
         ([sending(pdu(0x03, b"\0\1\1\3"))], NoAssociation, "calling ae title not recognised"),
         ([sending(ABORT)], NoAssociation, "aborted"),
-        ([sending(b"HTTP/1.1 400 Bad Request\r\n\r\n")], NoAssociation, "breaks the protocol"),
+        ([sending(b"HTTP/1.1 400 Bad Request\r\n\r\n")], NoAssociation, "violates the protocol"),
         ([sending(pdu(0x02, b"\0" * 20))], NoAssociation, "no presentation context was accepted"),
         ([sending(pdu(0x02, b"\0" * 68 + b"\x21\0\0\x20\1"))], NoAssociation, "cannot be decoded"),
-        ([sending(pdu(0x04, pdv(1, 3, b"\0" * 12)))], NoAssociation, "breaks the protocol"),
-        ([accepting, lambda connected: None], NotVerified, "closed the connection"),
-        ([accepting, sending(ABORT)], NotVerified, "aborted"),
-        ([accepting, sending(RELEASE)], NotVerified, "released the association"),
-        ([accepting, sending(pdu(0x04, pdv(1, 3, b"garbage!")))], NotVerified, "breaks the protocol"),
-        ([accepting, sending(pdu(0x04, b"\xff" * 40))], NotVerified, "breaks the protocol"),
+        ([sending(pdu(0x04, pdv(1, 3, b"\0" * 12)))], NoAssociation, "violates the protocol"),
+        ([accepting, lambda connected: None], EchoFailed, "closed the connection"),
+        ([accepting, sending(ABORT)], EchoFailed, "aborted"),
+        ([accepting, sending(RELEASE)], EchoFailed, "released the association"),
+        ([accepting, sending(pdu(0x04, pdv(1, 3, b"garbage!")))], EchoFailed, "violates the protocol"),
+        ([accepting, sending(pdu(0x04, b"\xff" * 40))], EchoFailed, "violates the protocol"),
     ],
 )
 def test_a_peer_that_does_not_behave_is_told_in_words(
@@ -103,7 +103,7 @@ def test_a_peer_that_does_not_behave_is_told_in_words(
         verify("127.0.0.1", peer(*steps), "US", "PEER", 5)
 
 
-@pytest.mark.parametrize(("steps", "error"), [([], NoAssociation), ([accepting], NotVerified)])
+@pytest.mark.parametrize(("steps", "error"), [([], NoAssociation), ([accepting], EchoFailed)])
 def test_a_peer_that_stays_silent_is_left_in_time(
     peer: Callable[..., int], steps: list[Script], error: type[Exception]
 ) -> None:
@@ -145,10 +145,10 @@ def test_a_peer_that_goes_away_fails_what_is_left_and_is_not_asked_again(tmp_pat
     server: Any = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, leave)])
     try:
         address = Address("PEER", "127.0.0.1", server.server_address[1])
-        results = list(send(instances, address, "US", as_stored_only, 5))
+        results = list(send(instances, address, "US", never_transcode, 5))
     finally:
         server.shutdown()
-    assert [sent.fate for sent in results] == [Fate.FAILED] * 3
+    assert [sent.fate for sent in results] == [SendOutcome.FAILED] * 3
     assert all("aborted" in sent.reason or "closed" in sent.reason or "broke" in sent.reason for sent in results)
 
 

@@ -16,7 +16,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000
 from pynetdicom import AE, _config, build_context, build_role, evt
 
 from node.association.client.association import Address
-from node.association.client.get import Wanted
+from node.association.client.get import RetrieveTarget
 from node.association.client.get import get as get_into
 from node.association.client.send import send_files
 from node.association.outgoing import encoded
@@ -263,7 +263,7 @@ def test_a_destination_that_does_not_answer_fails_all_with_their_uids(
     series = stored(node, ct_series(2), tmp_path)
     [(status, failed)] = move(node, identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID))
     assert (status.Status, counts(status)) == (0xA702, (None, 0, 2, 0))
-    assert "nothing answers" in status.ErrorComment
+    assert "does not answer" in status.ErrorComment
     assert failed is not None
     assert list(failed.FailedSOPInstanceUIDList) == [ds.SOPInstanceUID for ds in series]
 
@@ -462,7 +462,7 @@ def test_classes_that_the_requestor_does_not_take_are_failures_with_the_reason(
     got = get(node, identifier("STUDY", StudyInstanceUID=study), (CT_IMAGE_STORAGE, [ImplicitVRLittleEndian]))
     assert (got.last.Status, counts(got.last)) == (0xB000, (None, 1, 1, 0))
     assert got.responses[-1][1].FailedSOPInstanceUIDList == mr.SOPInstanceUID  # type: ignore[union-attr]
-    assert "does not take" in got.last.ErrorComment
+    assert "does not accept" in got.last.ErrorComment
     assert got.syntaxes == {ct.SOPInstanceUID: ImplicitVRLittleEndian}
 
 
@@ -614,7 +614,7 @@ def test_a_get_over_tls_is_the_same(start_node: Callable[..., Running], keys: Pa
     send_files([path], node.host, node.port, "SENDER", "VOXELNODE", tls=context)
     peer = Address("VOXELNODE", node.host, node.port, context)
     other = start_node()
-    got = get_into(Wanted(str(ds.StudyInstanceUID)), peer, Dicom(ae_title="ASKER"), other.ingest)
+    got = get_into(RetrieveTarget(str(ds.StudyInstanceUID)), peer, Dicom(ae_title="ASKER"), other.ingest)
     assert (got.completed, got.failed) == (1, 0)
     assert other.stored_data_sets() == {ds.SOPInstanceUID: data_set_bytes(ds)}
 

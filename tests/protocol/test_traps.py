@@ -26,7 +26,7 @@ import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 from pynetdicom import AE, _config, build_context, evt
 
-from node.association.upper_layer import Reader
+from node.association.upper_layer import UpperLayer
 from tests.make import instance
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,
@@ -261,7 +261,7 @@ def test_p5_connections_that_ask_for_nothing_cost_threads(
     node = start_node(maximum_associations=5, maximum_pending_connections=10)
     with raws(node, 40):
         assert echo_seconds(node) < 2
-        assert until(lambda: sum(isinstance(thread, Reader) for thread in threading.enumerate()) <= 10)
+        assert until(lambda: sum(isinstance(thread, UpperLayer) for thread in threading.enumerate()) <= 10)
 
 
 def test_p6_file_descriptors_beyond_1023_are_dropped(

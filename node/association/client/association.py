@@ -1,6 +1,6 @@
-"""Our side as the one who asks for an association (PS3.8 7.1.1): one thread, which sends and waits for the answer.
+"""An association with the node as its requestor (PS3.8 7.1.1), on one thread that sends and waits for the answer.
 
-pynetdicom encodes and decodes the negotiation; what follows needs no state machine, since nothing happens at once.
+pynetdicom encodes and decodes the negotiation. The rest needs no state machine, because the two sides take turns.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from pynetdicom.presentation import PresentationContext
 
 from node.association import framing
 from node.association.client.negotiation import (
-    Accepted,
+    AcceptedContext,
     NoAssociation,
     Roles,
-    Undecodable,
+    UndecodableAnswer,
     accepted_contexts,
     decoded_answer,
     encoded_pdu,
     peer_maximum_bytes,
+    rejection_reason,
     request_pdu,
-    why_rejected,
 )
 from node.association.framing import Framing, OtherPdu, Piece, Violation
 from node.association.outgoing import (
@@ -49,19 +49,16 @@ from node.errors import VoxelnodeError
 
 BUFFER_BYTES = 262144
 MAXIMUM_DATA_SET_BYTES = 64_000_000
-"""Longest data set that is kept in memory: an identifier, or a list of what failed."""
+"""Longest data set kept in memory: an identifier, or a list of failed instances."""
 
 
 class AssociationLost(VoxelnodeError):
-    """An association that was open broke; the message says why, as far as is known."""
+    """An open association was lost; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Another application entity, and where it listens.
-
-    `tls` is None for plain TCP.
-    """
+    """The address of another application entity; `tls` is None for plain TCP."""
 
     ae_title: str
     host: str
@@ -74,7 +71,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A whole DIMSE message of the peer; `data_set` is as encoded."""
+    """A whole DIMSE message of the peer; `data_set` is encoded."""
 
     context_id: int
     command: Command
@@ -89,7 +86,7 @@ def association(
     timeout: float,
     roles: Roles | None = None,
 ) -> Iterator[Association]:
-    """Open an association and release it at the end; after an error of the block it is aborted.
+    """Open an association for a ``with`` block: released at its end, aborted after an error.
 
     Parameters
     ----------
@@ -99,7 +96,7 @@ def association(
     Raises
     ------
     NoAssociation
-        Nobody answers at the address, or the answer is no.
+        The address does not answer, or the peer rejects the association.
     """
     assoc = _associated(peer, calling_ae_title, contexts, timeout, roles or {})
     try:
@@ -118,7 +115,7 @@ def _associated(
         plain = socket.create_connection((peer.host, peer.port), timeout)
     except OSError as error:
         raise NoAssociation(
-            f"nothing answers at {peer.host} port {peer.port} ({error.strerror or error}): is it running there?"
+            f"{peer.host} port {peer.port} does not answer ({error.strerror or error}): check that it is running"
         ) from error
     try:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -136,19 +133,19 @@ def _associated(
 
 
 class Association:
-    """An association that we asked for; for one thread.
+    """An association that the node requested; for one thread.
 
     Attributes
     ----------
     peer : Address
-    accepted : list of Accepted
+    accepted : list of AcceptedContext
     peer_maximum_bytes : int
-        Its *Maximum Length Received* (PS3.8 D.1); 0 is no limit.
+        The peer's *Maximum Length Received* (PS3.8 D.1); 0 is no limit.
     """
 
     def __init__(self, connected: socket.socket, peer: Address, timeout: float) -> None:
         self.peer = peer
-        self.accepted: list[Accepted] = []
+        self.accepted: list[AcceptedContext] = []
         self.timeout = timeout
         self.peer_maximum_bytes = 0
         self._socket = connected
@@ -160,23 +157,23 @@ class Association:
     # Negotiation
 
     def negotiate(self, calling_ae_title: str, contexts: Sequence[PresentationContext], roles: Roles) -> None:
-        """Propose `contexts` and `roles`, and take the answer.
+        """Propose `contexts` and `roles`, and process the answer.
 
         Raises
         ------
         NoAssociation
-            The answer is no, or there is none.
+            The peer rejects the association, does not answer, or accepts no context.
         """
         self._framing.expect_answer()
         try:
             self.send_pdus(request_pdu(calling_ae_title, self.peer.ae_title, contexts, roles))
             answer = self._other_pdu(self.timeout)
             if answer.kind == framing.ASSOCIATE_RJ:
-                raise NoAssociation(f"{self.peer}: {why_rejected(answer.encoded)}")
+                raise NoAssociation(f"{self.peer}: {rejection_reason(answer.encoded)}")
             if answer.kind != framing.ASSOCIATE_AC:
-                raise NoAssociation(f"{self.peer}: it aborted the association that was asked for")
+                raise NoAssociation(f"{self.peer}: it aborted the association request")
             primitive = decoded_answer(A_ASSOCIATE_AC(), answer.encoded)
-        except (AssociationLost, Undecodable) as error:
+        except (AssociationLost, UndecodableAnswer) as error:
             raise NoAssociation(f"{self.peer}: {error}") from error
         self.accepted = list(accepted_contexts(primitive, contexts, roles))
         self.peer_maximum_bytes = peer_maximum_bytes(primitive)
@@ -188,24 +185,24 @@ class Association:
             raise NoAssociation(f"{self.peer}: no presentation context was accepted")
 
     def accepted_for(self, abstract_syntax: str) -> Mapping[str, int]:
-        """Accepted contexts in which we are the SCU of an abstract syntax: their IDs by transfer syntax."""
+        """Return the accepted contexts in which we are the SCU: context ID by transfer syntax UID."""
         return {
-            one.transfer_syntax_uid: one.context_id
-            for one in self.accepted
-            if one.abstract_syntax == abstract_syntax and one.as_scu
+            context.transfer_syntax_uid: context.context_id
+            for context in self.accepted
+            if context.abstract_syntax == abstract_syntax and context.as_scu
         }
 
     # Messages
 
     def next_message_id(self) -> int:
-        """A *Message ID* (0000,0110) for a request."""
+        """Return a *Message ID* (0000,0110) for the next request."""
         self._message_id = self._message_id % 65535 + 1
         return self._message_id
 
     def send_command(
         self, context_id: int, elements: Mapping[Element, int | str], data_set: Dataset | None = None
     ) -> None:
-        """Send a message; `data_set` is encoded as its context was agreed.
+        """Send a message; `data_set` is encoded in the transfer syntax of the context.
 
         Raises
         ------
@@ -215,12 +212,12 @@ class Association:
         self.send_pdus(message_pdus(context_id, elements, self._fragment_bytes, data))
 
     def send_instance(self, context_id: int, elements: Mapping[Element, int | str], source: InstanceBytes) -> None:
-        """Send a C-STORE-RQ with the bytes of a data set; a file is read as it is sent.
+        """Send a C-STORE-RQ with the bytes of a data set; a file is read while it is sent.
 
         Raises
         ------
         AssociationLost
-            The peer is gone, or the file has become shorter: the association is aborted then.
+            The peer is gone, or the file is shorter than it was; the association is aborted.
         """
         self.send_pdus(request_pdus(context_id, elements, self._fragment_bytes))
         try:
@@ -228,7 +225,7 @@ class Association:
                 for pdu in fragment_pdus(context_id, False, fragments, self._fragment_bytes):
                     self.send_pdus(pdu)
         except SourceLost as error:
-            raise AssociationLost(f"given up: {error}") from error
+            raise AssociationLost(f"aborted: {error}") from error
 
     def receive(self) -> Message:
         """Return the next message of the peer.
@@ -236,7 +233,7 @@ class Association:
         Raises
         ------
         AssociationLost
-            The peer has ended the association, or says nothing in time.
+            The peer ended the association, or did not answer in time.
         """
         command: Command | None = None
         encoded_command, data_set = bytearray(), bytearray()
@@ -263,20 +260,20 @@ class Association:
         ------
         AssociationLost
         """
-        found = self._next(self.timeout)
-        if isinstance(found, Piece):
-            return found
+        unit = self._next(self.timeout)
+        if isinstance(unit, Piece):
+            return unit
         self._is_open = False
-        if found.kind == framing.RELEASE_RQ:
+        if unit.kind == framing.RELEASE_RQ:
             with suppress(AssociationLost):
                 self.send_pdus(encoded_pdu(A_RELEASE_RP(), A_RELEASE()))
-            raise AssociationLost("it released the association before it had answered")
+            raise AssociationLost("it released the association before it answered")
         raise AssociationLost("it aborted the association")
 
     def request(
         self, context_id: int, elements: Mapping[Element, int | str], data_set: Dataset | None = None
     ) -> Message:
-        """Send a request and return the (first) answer.
+        """Send a request and return its first answer.
 
         Raises
         ------
@@ -286,33 +283,33 @@ class Association:
         return self.receive()
 
     def decoded(self, message: Message) -> Dataset:
-        """The data set of a message.
+        """Return the decoded data set of a message.
 
         Raises
         ------
         AssociationLost
-            It cannot be decoded.
+            The data set cannot be decoded.
         """
         syntax = UID(self.syntax_of(message.context_id))
         try:
             return decode(BytesIO(message.data_set), syntax.is_implicit_VR, syntax.is_little_endian, False)
-        except Exception as error:  # whatever pydicom makes of a peer's bytes
+        except Exception as error:  # any error of pydicom on a peer's bytes
             raise AssociationLost("it sent a data set that cannot be decoded") from error
 
     def syntax_of(self, context_id: int) -> str:
-        """The transfer syntax of an accepted context."""
-        return next(one.transfer_syntax_uid for one in self.accepted if one.context_id == context_id)
+        """Return the transfer syntax UID of an accepted context."""
+        return next(context.transfer_syntax_uid for context in self.accepted if context.context_id == context_id)
 
     # Ends
 
     def release(self) -> None:
-        """End the association as both sides agree to (PS3.8 7.2); whatever happens, the connection is closed."""
+        """Release the association (PS3.8 7.2) and close the connection, whatever happens."""
         try:
             if self._is_open:
                 self._is_open = False
                 self.send_pdus(encoded_pdu(A_RELEASE_RQ(), A_RELEASE()))
                 while not isinstance(self._next(self.timeout), OtherPdu):
-                    pass  # what was under way when we asked
+                    pass  # pieces that were on their way before the release
         except AssociationLost:
             pass
         finally:
@@ -347,35 +344,35 @@ class Association:
             self._socket.sendall(data)
         except OSError as error:
             self._is_open = False
-            raise AssociationLost(f"the connection broke ({_reason(error)})") from error
+            raise AssociationLost(f"the connection failed ({_reason(error)})") from error
 
     def _other_pdu(self, seconds: float) -> OtherPdu:
-        found = self._next(seconds)
-        if not isinstance(found, OtherPdu):
+        unit = self._next(seconds)
+        if not isinstance(unit, OtherPdu):
             raise AssociationLost("it sent data before it accepted the association")
-        return found
+        return unit
 
     def _next(self, seconds: float) -> Piece | OtherPdu:
         deadline = monotonic() + seconds
         while True:
             try:
-                found = self._framing.next()
+                unit = self._framing.next()
             except Violation as violation:
-                raise AssociationLost(f"it breaks the protocol: {violation}") from violation
-            if found is not None:
-                return found
+                raise AssociationLost(f"it violates the protocol: {violation}") from violation
+            if unit is not None:
+                return unit
             self._read(max(deadline - monotonic(), 0.0), seconds)
 
     def _read(self, left: float, seconds: float) -> None:
         try:
             self._socket.settimeout(max(left, 0.001))
-            # A peer that leaves Nagle's algorithm on sends the rest of an answer once its beginning is acknowledged.
+            # A peer with Nagle's algorithm sends the rest of an answer only after we acknowledged its beginning.
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             count = self._socket.recv_into(self._framing.space())
         except TimeoutError as error:
             raise AssociationLost(f"it did not answer within {seconds:g} s") from error
         except OSError as error:
-            raise AssociationLost(f"the connection broke ({_reason(error)})") from error
+            raise AssociationLost(f"the connection failed ({_reason(error)})") from error
         if not count:
             self._is_open = False
             raise AssociationLost("it closed the connection")
@@ -385,11 +382,11 @@ class Association:
         try:
             return decode_command(encoded_command)
         except MalformedCommand as error:
-            raise AssociationLost(f"it breaks the protocol: {error}") from error
+            raise AssociationLost(f"it violates the protocol: {error}") from error
 
-    def _limit(self, count: int, most: int) -> None:
-        if count > most:
-            raise AssociationLost(f"it sent a message of more than {most} bytes")
+    def _limit(self, count: int, maximum: int) -> None:
+        if count > maximum:
+            raise AssociationLost(f"it sent a message of more than {maximum} bytes")
 
 
 def _reason(error: OSError) -> str:

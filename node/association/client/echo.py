@@ -1,4 +1,4 @@
-"""C-ECHO as a service user: does a node answer? (PS3.4 A)"""
+"""C-ECHO as a service user (PS3.4 A)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from node.dicom.uids import IMPLICIT_LITTLE_ENDIAN, VERIFICATION
 from node.errors import VoxelnodeError
 
 
-class NotVerified(VoxelnodeError):
-    """The peer took the association but did not answer C-ECHO with success."""
+class EchoFailed(VoxelnodeError):
+    """The peer accepted the association but did not answer C-ECHO with success."""
 
 
 def verify(
@@ -25,13 +25,13 @@ def verify(
     timeout: float,
     tls: ssl.SSLContext | None = None,
 ) -> float:
-    """Return how many seconds a whole verification took: connect, associate, C-ECHO.
+    """Verify a peer: connect, associate, C-ECHO. Return the seconds it took.
 
     Raises
     ------
     NoAssociation
-        Nobody answers at the address, or the answer is no.
-    NotVerified
+        The address does not answer, or the peer rejects the association.
+    EchoFailed
         C-ECHO was not answered in time, or not with success.
     """
     began = perf_counter()
@@ -48,7 +48,7 @@ def verify(
             response = assoc.request(assoc.accepted[0].context_id, request).command
             took = perf_counter() - began
     except AssociationLost as error:
-        raise NotVerified(f"{peer} did not answer C-ECHO: {error}") from error
+        raise EchoFailed(f"{peer} did not answer C-ECHO: {error}") from error
     if response.status != SUCCESS:
-        raise NotVerified(f"{peer} answered C-ECHO with 0x{response.status or 0:04X} {response.comment}".rstrip())
+        raise EchoFailed(f"{peer} answered C-ECHO with 0x{response.status or 0:04X} {response.comment}".rstrip())
     return took

@@ -1,4 +1,4 @@
-"""C-FIND as a service user: what does another node have? (PS3.4 C.4.1)"""
+"""C-FIND as a service user (PS3.4 C.4.1)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from node.dicom.uids import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, STUD
 from node.errors import VoxelnodeError
 
 
-class NotFound(VoxelnodeError):
-    """The peer took the association but gave no answer that can be used; the message says why."""
+class FindFailed(VoxelnodeError):
+    """The peer accepted the association, but the query failed; the message says why."""
 
 
 def find(
@@ -27,7 +27,7 @@ def find(
     maximum: int | None = None,
     sop_class_uid: str = STUDY_ROOT_FIND,
 ) -> Iterator[Dataset]:
-    """The answers to a query, as they come.
+    """Yield the answers to a query as they arrive.
 
     Parameters
     ----------
@@ -36,13 +36,13 @@ def find(
     timeout : float, seconds
         Longest wait for the connection, its acceptance and each response.
     maximum : int or None
-        After so many answers the query is cancelled.
+        The query is cancelled after this number of answers.
 
     Raises
     ------
     NoAssociation
-        Nobody answers at the address, or the answer is no.
-    NotFound
+        The address does not answer, or the peer rejects the association.
+    FindFailed
         The query failed.
     """
     contexts = contexts_of([(sop_class_uid, [EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN])])
@@ -67,10 +67,10 @@ def find(
                     assoc.send_command(context_id, cancel)
                 message = assoc.receive()
     except AssociationLost as error:
-        raise NotFound(f"{peer} did not answer C-FIND: {error}") from error
+        raise FindFailed(f"{peer} did not answer C-FIND: {error}") from error
     if message.command.status != SUCCESS and (maximum is None or count < maximum):
-        told = f"0x{message.command.status or 0:04X} {message.command.comment}".rstrip()
-        raise NotFound(f"{peer} answered C-FIND with {told}")
+        status = f"0x{message.command.status or 0:04X} {message.command.comment}".rstrip()
+        raise FindFailed(f"{peer} answered C-FIND with {status}")
 
 
 def find_instance_count(
@@ -83,7 +83,7 @@ def find_instance_count(
     timeout: float,
     tls: ssl.SSLContext | None = None,
 ) -> int | None:
-    """Return *Number of Series Related Instances* (0020,1209) of a series as the peer tells it; None if it does not.
+    """Return the peer's *Number of Series Related Instances* (0020,1209), or None if the peer does not give it.
 
     Parameters
     ----------
@@ -93,24 +93,24 @@ def find_instance_count(
     Raises
     ------
     NoAssociation
-        Nobody answers at the address, or the answer is no.
-    NotFound
-        The query failed, or there is not just one such series.
+        The address does not answer, or the peer rejects the association.
+    FindFailed
+        The query failed, or the peer has no such series, or several.
 
     Notes
     -----
-    A hierarchical query at the level of series in the Study Root model (PS3.4 C.6.2.1). The count is an optional key:
-    PS3.4 C.3.4.
+    A hierarchical query at the SERIES level of the Study Root model (PS3.4 C.6.2.1). The count is an optional key
+    (PS3.4 C.3.4).
     """
     query = Dataset()
     query.QueryRetrieveLevel = "SERIES"
     query.StudyInstanceUID, query.SeriesInstanceUID = study_instance_uid, series_instance_uid
     query.NumberOfSeriesRelatedInstances = None
-    found = find(query, Address(called_ae_title, host, port, tls), calling_ae_title, timeout)
-    same = [one for one in found if one.get("SeriesInstanceUID") == series_instance_uid]
-    if len(same) != 1:
-        raise NotFound(f"{called_ae_title} knows {len(same)} series of this UID")
-    return _count(same[0])
+    answers = find(query, Address(called_ae_title, host, port, tls), calling_ae_title, timeout)
+    matching = [answer for answer in answers if answer.get("SeriesInstanceUID") == series_instance_uid]
+    if len(matching) != 1:
+        raise FindFailed(f"{called_ae_title} has {len(matching)} series of this UID")
+    return _count(matching[0])
 
 
 def _count(identifier: Dataset) -> int | None:

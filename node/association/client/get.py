@@ -1,4 +1,4 @@
-"""C-GET as a service user: instances of another node come into the archive, as if it had sent them (PS3.4 C.4.3)."""
+"""C-GET as a service user: instances of a peer are stored as if the peer had sent them (PS3.4 C.4.3)."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ COMPRESSED = (
     RLELossless,
     HTJ2KLossless,
 )
-"""What instances mostly lie in, so that their peer can send them as they are."""
+"""The usual compressed transfer syntaxes, proposed so that the peer can send instances unchanged."""
 
 
-class NotGot(VoxelnodeError):
-    """The peer did not give what was asked for; the message says why."""
+class GetFailed(VoxelnodeError):
+    """The retrieve failed; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Got:
-    """The sub-operations of a C-GET: how many have ended how, and how many the peer says remain."""
+class SubOperationCounts:
+    """The counts of sub-operations in a C-GET response (PS3.4 C.4.3.1.4)."""
 
     completed: int = 0
     failed: int = 0
@@ -59,14 +59,14 @@ class Got:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """A study, or one series of it."""
+class RetrieveTarget:
+    """A study, or one of its series."""
 
     study_instance_uid: str
     series_instance_uid: str = ""
 
     def identifier(self) -> Dataset:
-        """The identifier that asks for it."""
+        """Return the identifier of the C-GET-RQ."""
         ds = Dataset()
         ds.QueryRetrieveLevel = "SERIES" if self.series_instance_uid else "STUDY"
         ds.StudyInstanceUID = self.study_instance_uid
@@ -76,29 +76,29 @@ class Wanted:
 
 
 def get(
-    wanted: Wanted,
+    target: RetrieveTarget,
     peer: Address,
     dicom: Dicom,
     ingest: Ingest,
-    on_progress: Callable[[Got], None] = lambda got: None,
-) -> Got:
-    """Get a study or a series of a peer into the archive.
+    on_progress: Callable[[SubOperationCounts], None] = lambda counts: None,
+) -> SubOperationCounts:
+    """Retrieve a study or a series of a peer into the archive.
 
-    The peer is asked first which SOP classes that are: role selection has to name them (PS3.7 D.3.3.4).
+    C-FIND first asks the peer for the SOP classes, because Role Selection has to name them (PS3.7 D.3.3.4).
 
     Raises
     ------
     NoAssociation
-        Nobody answers at the address, or the answer is no.
+        The address does not answer, or the peer rejects the association.
     NotFound
-        The peer does not tell what it has.
-    NotGot
-        It has nothing of it, or the retrieve failed.
+        The peer does not answer the queries.
+    GetFailed
+        The peer has no such instances, or the retrieve failed.
     """
     timeout = dicom.response_seconds
-    classes = list(dict.fromkeys(_classes(wanted, peer, dicom.ae_title, timeout)))
+    classes = list(dict.fromkeys(_classes(target, peer, dicom.ae_title, timeout)))
     if not classes:
-        raise NotGot(f"{peer} has no instances of {wanted.series_instance_uid or wanted.study_instance_uid}")
+        raise GetFailed(f"{peer} has no instances of {target.series_instance_uid or target.study_instance_uid}")
     kinds = _proposed(classes)
     roles = dict.fromkeys(classes, (False, True))
     origin = Origin("get", peer.ae_title, dicom.ae_title, f"{peer.host}:{peer.port}", uuid.uuid4().hex[:12])
@@ -106,68 +106,70 @@ def get(
     outcome = "lost"
     try:
         with association(peer, dicom.ae_title, contexts_of(kinds), timeout, roles) as assoc:
-            got = _Getting(assoc, dicom, service, on_progress).run(wanted)
+            counts = _GetOperation(assoc, dicom, service, on_progress).run(target)
         outcome = "released"
     except AssociationLost as error:
-        raise NotGot(f"{peer}: {error}") from error
+        raise GetFailed(f"{peer}: {error}") from error
     finally:
         service.ended(outcome)
-    return got
+    return counts
 
 
-def _classes(wanted: Wanted, peer: Address, calling_ae_title: str, timeout: float) -> Iterator[str]:
-    """SOP classes of the instances, as the peer tells them: hierarchical queries, which every one answers."""
-    for series_instance_uid in _series(wanted, peer, calling_ae_title, timeout):
+def _classes(target: RetrieveTarget, peer: Address, calling_ae_title: str, timeout: float) -> Iterator[str]:
+    """Yield the SOP class of each instance by hierarchical queries, which every peer supports."""
+    for series_instance_uid in _series(target, peer, calling_ae_title, timeout):
         query = Dataset()
         query.QueryRetrieveLevel = "IMAGE"
-        query.StudyInstanceUID, query.SeriesInstanceUID = wanted.study_instance_uid, series_instance_uid
+        query.StudyInstanceUID, query.SeriesInstanceUID = target.study_instance_uid, series_instance_uid
         query.SOPInstanceUID = query.SOPClassUID = None
         for answer in find(query, peer, calling_ae_title, timeout):
             if answer.get("SOPClassUID"):
                 yield str(answer.SOPClassUID)
 
 
-def _series(wanted: Wanted, peer: Address, calling_ae_title: str, timeout: float) -> Iterable[str]:
-    if wanted.series_instance_uid:
-        return [wanted.series_instance_uid]
+def _series(target: RetrieveTarget, peer: Address, calling_ae_title: str, timeout: float) -> Iterable[str]:
+    if target.series_instance_uid:
+        return [target.series_instance_uid]
     query = Dataset()
     query.QueryRetrieveLevel = "SERIES"
-    query.StudyInstanceUID, query.SeriesInstanceUID = wanted.study_instance_uid, None
-    found = find(query, peer, calling_ae_title, timeout)
-    return [str(answer.SeriesInstanceUID) for answer in found if answer.get("SeriesInstanceUID")]
+    query.StudyInstanceUID, query.SeriesInstanceUID = target.study_instance_uid, None
+    answers = find(query, peer, calling_ae_title, timeout)
+    return [str(answer.SeriesInstanceUID) for answer in answers if answer.get("SeriesInstanceUID")]
 
 
 def _proposed(classes: list[str]) -> list[tuple[str, list[str]]]:
-    """Presentation contexts: what is uncompressed for each class, and each compression as far as there is room."""
-    kinds = [(STUDY_ROOT_GET, list(UNCOMPRESSED)), *((one, list(UNCOMPRESSED)) for one in classes)]
-    kinds += [(one, [str(syntax)]) for one in classes for syntax in COMPRESSED]
+    """Return presentation contexts: uncompressed for each class, then compressed while there is room."""
+    kinds = [(STUDY_ROOT_GET, list(UNCOMPRESSED)), *((uid, list(UNCOMPRESSED)) for uid in classes)]
+    kinds += [(uid, [str(syntax)]) for uid in classes for syntax in COMPRESSED]
     if len(classes) >= MAXIMUM_CONTEXTS:
-        raise NotGot(f"{len(classes)} SOP classes are more than one association can hold: get single series")
+        raise GetFailed(f"{len(classes)} SOP classes are too many for one association: get single series")
     return kinds[:MAXIMUM_CONTEXTS]
 
 
-class _Getting:
-    """One C-GET on its way: what `Messages` needs of the layer that carries them."""
+class _GetOperation:
+    """One C-GET, and the `MessageCarrier` of its C-STORE requests."""
 
     def __init__(
-        self, assoc: Association, dicom: Dicom, service: StoreService, on_progress: Callable[[Got], None]
+        self, assoc: Association, dicom: Dicom, service: StoreService, on_progress: Callable[[SubOperationCounts], None]
     ) -> None:
         self._assoc, self._on_progress = assoc, on_progress
         contexts = {
-            one.context_id: Context(one.context_id, one.abstract_syntax, one.transfer_syntax_uid, one.as_scp)
-            for one in assoc.accepted
+            accepted.context_id: Context(
+                accepted.context_id, accepted.abstract_syntax, accepted.transfer_syntax_uid, accepted.as_scp
+            )
+            for accepted in assoc.accepted
         }
         limits = dicom.model_copy(update={"fast_path": True})  # there is no other path here
         self._messages = Messages(self, limits, service, contexts, assoc.peer_maximum_bytes)
         self._responses: deque[Command] = deque()
 
-    def run(self, wanted: Wanted) -> Got:
-        """Ask, and take what comes until the last response."""
+    def run(self, target: RetrieveTarget) -> SubOperationCounts:
+        """Send the request, and store instances until the final response."""
         context_id = next(
-            (one.context_id for one in self._assoc.accepted if one.abstract_syntax == STUDY_ROOT_GET), None
+            (context.context_id for context in self._assoc.accepted if context.abstract_syntax == STUDY_ROOT_GET), None
         )
         if context_id is None:
-            raise NotGot(f"{self._assoc.peer} does not serve C-GET")
+            raise GetFailed(f"{self._assoc.peer} does not support C-GET")
         message_id = self._assoc.next_message_id()
         request: dict[Element, int | str] = {
             Element.AFFECTED_SOP_CLASS_UID: STUDY_ROOT_GET,
@@ -175,9 +177,9 @@ class _Getting:
             Element.MESSAGE_ID: message_id,
             Element.PRIORITY: MEDIUM_PRIORITY,
         }
-        self._assoc.send_command(context_id, request, wanted.identifier())
+        self._assoc.send_command(context_id, request, target.identifier())
         try:
-            return self._taken()
+            return self._receive()
         except KeyboardInterrupt:
             cancel = {Element.COMMAND_FIELD: C_CANCEL_RQ, Element.MESSAGE_ID_RESPONDED_TO: message_id}
             self._assoc.send_command(context_id, cancel)
@@ -185,49 +187,49 @@ class _Getting:
         finally:
             self._messages.abandon()
 
-    def _taken(self) -> Got:
+    def _receive(self) -> SubOperationCounts:
         while True:
             try:
                 self._messages.take(self._assoc.next_piece())
             except (Violation, MalformedCommand) as error:
-                raise AssociationLost(f"it breaks the protocol: {error}") from error
+                raise AssociationLost(f"it violates the protocol: {error}") from error
             while self._responses:
                 response = self._responses.popleft()
-                got = _counts(response)
+                counts = _counts(response)
                 if response.status != PENDING:
-                    return self._ended(response, got)
-                self._on_progress(got)
+                    return self._final(response, counts)
+                self._on_progress(counts)
 
-    def _ended(self, response: Command, got: Got) -> Got:
-        if response.status != SUCCESS and not got.completed and not got.warning:
-            told = f"0x{response.status or 0:04X} {response.comment}".rstrip()
-            raise NotGot(f"{self._assoc.peer} answered C-GET with {told}")
-        return got
+    def _final(self, response: Command, counts: SubOperationCounts) -> SubOperationCounts:
+        if response.status != SUCCESS and not counts.completed and not counts.warning:
+            status = f"0x{response.status or 0:04X} {response.comment}".rstrip()
+            raise GetFailed(f"{self._assoc.peer} answered C-GET with {status}")
+        return counts
 
-    # What messages need of this layer
+    # The `MessageCarrier` of `Messages`
 
     def send(self, data: bytes) -> None:
         """Send encoded PDUs."""
         self._assoc.send_pdus(data)
 
     def hand_on(self, context_id: int, is_command: bool, last: bool, fragment: bytes | memoryview) -> None:
-        """There is nobody to hand anything on to."""
-        raise AssociationLost("it asks for more than to store")
+        """Refuse any request but C-STORE."""
+        raise AssociationLost("it sent a request other than C-STORE")
 
     def is_serving(self) -> bool:
-        """C-STORE is served as it arrives."""
+        """False: C-STORE is served as it arrives."""
         return False
 
     def cancel(self, message_id: int) -> None:
-        """Nothing of ours can be cancelled by the peer."""
+        """Ignore a C-CANCEL: the peer has no operation to cancel."""
 
     def answered(self, response: Command) -> None:
         """Keep a response to our request."""
         self._responses.append(response)
 
 
-def _counts(response: Command) -> Got:
-    return Got(
+def _counts(response: Command) -> SubOperationCounts:
+    return SubOperationCounts(
         *(
             response.number(element) or 0
             for element in (Element.COMPLETED, Element.FAILED, Element.WARNING, Element.REMAINING)

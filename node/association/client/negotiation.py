@@ -1,4 +1,4 @@
-"""The negotiation of an association that we ask for: what is proposed, and what the answer gives us (PS3.8 7.1.1)."""
+"""Negotiate an association as its requestor: the proposal, and the answer to it (PS3.8 7.1.1)."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from node.dicom.uids import APPLICATION_CONTEXT
 from node.errors import VoxelnodeError
 
 MAXIMUM_CONTEXTS = 128
-"""Presentation contexts of one association: their IDs are the odd numbers of a byte (PS3.8 9.3.2.2)."""
+"""Presentation contexts of one association: their IDs are the odd numbers up to 255 (PS3.8 9.3.2.2)."""
 
 
 class NoAssociation(VoxelnodeError):
-    """The peer does not take up an association; the message says why, as far as it told."""
+    """The peer cannot be reached or rejects the association; the message says why."""
 
 
-class Undecodable(VoxelnodeError):
+class UndecodableAnswer(VoxelnodeError):
     """its answer to the request cannot be decoded"""
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
-    """A presentation context that the peer accepted, and the roles that are ours in it (PS3.7 D.3.3.4)."""
+class AcceptedContext:
+    """A presentation context that the peer accepted, and our roles in it (PS3.7 D.3.3.4)."""
 
     context_id: int
     abstract_syntax: str
@@ -46,17 +46,18 @@ class Accepted:
 
 
 Roles = Mapping[str, tuple[bool, bool]]
-"""(SCU, SCP) by abstract syntax: which roles we propose to have."""
+"""The roles (SCU, SCP) that we propose, by abstract syntax."""
 
 
 def contexts_of(kinds: Iterable[tuple[str, Sequence[str]]]) -> list[PresentationContext]:
-    """Presentation contexts of (abstract syntax, transfer syntaxes)."""
+    """Return a presentation context for each (abstract syntax, transfer syntaxes)."""
     return [build_context(abstract_syntax, list(syntaxes)) for abstract_syntax, syntaxes in kinds]
 
 
 def request_pdu(
     calling_ae_title: str, called_ae_title: str, contexts: Sequence[PresentationContext], roles: Roles
 ) -> bytes:
+    """Encode an A-ASSOCIATE-RQ (PS3.8 9.3.2); numbers the contexts 1, 3, 5, ..."""
     primitive = A_ASSOCIATE()
     primitive.application_context_name = UID(APPLICATION_CONTEXT)
     primitive.calling_ae_title, primitive.called_ae_title = calling_ae_title, called_ae_title
@@ -78,19 +79,29 @@ def request_pdu(
 
 
 def encoded_pdu(pdu: Any, primitive: Any) -> bytes:
+    """Encode a primitive of pynetdicom as `pdu`."""
     pdu.from_primitive(primitive)
     return bytes(pdu.encode())
 
 
 def decoded_answer(pdu: Any, data: bytes) -> Any:
+    """Decode the bytes of a `pdu` of pynetdicom into its primitive.
+
+    Raises
+    ------
+    UndecodableAnswer
+    """
     try:
         pdu.decode(bytes(data))
         return pdu.to_primitive()
-    except Exception as error:  # whatever pynetdicom makes of a peer's bytes
-        raise Undecodable from error
+    except Exception as error:  # any error of pynetdicom on a peer's bytes
+        raise UndecodableAnswer from error
 
 
-def accepted_contexts(primitive: Any, contexts: Sequence[PresentationContext], roles: Roles) -> Iterator[Accepted]:
+def accepted_contexts(
+    primitive: Any, contexts: Sequence[PresentationContext], roles: Roles
+) -> Iterator[AcceptedContext]:
+    """Yield the accepted contexts of an A-ASSOCIATE response; a role holds if both sides agreed to it."""
     abstract = {context.context_id: str(context.abstract_syntax) for context in contexts}
     answered = {
         str(item.sop_class_uid): (bool(item.scu_role), bool(item.scp_role))
@@ -103,16 +114,19 @@ def accepted_contexts(primitive: Any, contexts: Sequence[PresentationContext], r
         syntax = abstract[answer.context_id]
         scu, scp = True, False
         if syntax in roles and syntax in answered:
-            scu, scp = (asked and given for asked, given in zip(roles[syntax], answered[syntax], strict=True))
-        yield Accepted(answer.context_id, syntax, str(answer.transfer_syntax[0]), scu, scp)
+            scu, scp = (
+                proposed and accepted for proposed, accepted in zip(roles[syntax], answered[syntax], strict=True)
+            )
+        yield AcceptedContext(answer.context_id, syntax, str(answer.transfer_syntax[0]), scu, scp)
 
 
 def peer_maximum_bytes(primitive: Any) -> int:
     """The *Maximum Length Received* of an A-ASSOCIATE (PS3.8 D.1); 0 is no limit."""
-    lengths = (one for one in primitive.user_information if isinstance(one, MaximumLengthNotification))
-    return next((int(one.maximum_length_received) for one in lengths), 0)
+    lengths = (item for item in primitive.user_information if isinstance(item, MaximumLengthNotification))
+    return next((int(item.maximum_length_received) for item in lengths), 0)
 
 
-def why_rejected(data: bytes) -> str:
+def rejection_reason(data: bytes) -> str:
+    """Return result, source and reason of an A-ASSOCIATE-RJ in words (PS3.8 table 9-21)."""
     answer = decoded_answer(A_ASSOCIATE_RJ(), data)
     return f"association {answer.result_str.lower()}, {answer.source_str}: {answer.reason_str.lower()}"

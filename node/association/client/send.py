@@ -1,6 +1,6 @@
-"""C-STORE as a service user: instances go out as they are stored, each in its own transfer syntax (PS3.4 B).
+"""C-STORE as a service user: instances are sent as they are stored, each in its own transfer syntax (PS3.4 B).
 
-Only a peer that does not take that transfer syntax gets an instance uncompressed; no other change is ever made.
+A peer that does not accept that transfer syntax gets the instance uncompressed; nothing else ever changes.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from node.errors import VoxelnodeError
 from node.volume.read.transcoding import TARGETS, choose_target
 
 
-class NotSent(VoxelnodeError):
-    """A file was not taken by the peer; the message names it and the status."""
+class SendFailed(VoxelnodeError):
+    """The peer did not accept a file; the message names the file and the status."""
 
 
 class NotSendable(VoxelnodeError):
-    """An instance cannot be sent to this peer; the message says why, without patient data."""
+    """An instance cannot be sent to this peer; the message gives the reason, without patient data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
     """An instance to send: a file whose data set has `bytes` bytes from `offset` on.
 
-    The UIDs are those of the data set, which its File Meta Information may contradict. With `sha256`, of the data set,
-    the file is looked through before it is sent.
+    The UIDs are those of the data set; the File Meta Information may differ. `sha256` is the digest of the data set;
+    if it is given, the file is verified before it is sent.
     """
 
     path: Path
@@ -51,8 +51,8 @@ class Outgoing:
     sha256: str | None = None
 
 
-class Fate(Enum):
-    """What became of an instance that was to be sent (PS3.4 C.4.2.1.6)."""
+class SendOutcome(Enum):
+    """The outcome of a C-STORE sub-operation (PS3.4 C.4.2.1.6)."""
 
     COMPLETED = auto()
     WARNING = auto()
@@ -61,19 +61,19 @@ class Fate(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """An instance, and what became of it; `reason` says why it failed, `comment` what the peer said of it.
+    """An instance and the outcome of sending it, with our `reason` and the peer's *Error Comment*.
 
-    What a peer says may be of a patient, and is no part of the log.
+    The comment may name a patient; it is never logged.
     """
 
     instance: Outgoing
-    fate: Fate
+    fate: SendOutcome
     reason: str = ""
     comment: str = ""
 
 
 Transcode = Callable[[Path, str], AbstractContextManager[InstanceBytes]]
-"""Gives the data set of a file in another transfer syntax; raises `NotSendable`."""
+"""Yields the data set of a file in another transfer syntax; raises `NotSendable`."""
 
 
 def send(
@@ -86,66 +86,66 @@ def send(
     originator: tuple[str, int] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Sent]:
-    """Send instances, and tell of each what became of it.
+    """Send instances and yield the outcome of each.
 
-    For each SOP class the transfer syntaxes that are stored are proposed, each in a context of its own, and one with
-    the uncompressed ones; more than 128 contexts make several associations.
+    For each SOP class, every stored transfer syntax is proposed in a context of its own, and the uncompressed transfer
+    syntaxes in one more. More than 128 contexts make several associations.
 
     Parameters
     ----------
     timeout : float, seconds
         Longest wait for the connection, its acceptance and each response.
     originator : (str, int) or None
-        AE title and Message ID of the C-MOVE that this is a part of.
+        AE title and Message ID of the C-MOVE that caused the sending.
     stop : callable
-        Asked before each instance; True ends the association, and nothing more is told.
+        Called before each instance; True ends the association and the iteration.
 
     Raises
     ------
     NoAssociation
-        Nobody answers at the address, or the answer is no: what has not been told is not sent.
+        The address does not answer, or the peer rejects the association. Instances not yet yielded were not sent.
     """
     for batch in batches(instances):
         if stop():
             return
         contexts = contexts_of(proposals(batch))
         with association(peer, calling_ae_title, contexts, timeout) as assoc:
-            outlet = _Outlet(assoc, originator)
+            sender = _InstanceSender(assoc, originator)
             for instance in batch:
                 if stop():
                     return
-                yield outlet.send(instance, transcode)
+                yield sender.send(instance, transcode)
 
 
-class _Outlet:
-    """The association to a peer, as long as it is there."""
+class _InstanceSender:
+    """Sends instances on one association; after its loss, reports all others as failed."""
 
     def __init__(self, assoc: Association, originator: tuple[str, int] | None) -> None:
         self._assoc, self._originator = assoc, originator
         self._lost = ""
 
     def send(self, instance: Outgoing, transcode: Transcode) -> Sent:
-        """Send one instance and take its answer; never raises for a peer that is gone."""
+        """Send one instance and wait for its answer; a lost association is an outcome, not an error."""
         if self._lost:
-            return Sent(instance, Fate.FAILED, self._lost)
+            return Sent(instance, SendOutcome.FAILED, self._lost)
         accepted = self._assoc.accepted_for(instance.sop_class_uid)
         try:
-            with source_of(instance, accepted, transcode) as (context_id, source):
+            with bytes_for_peer(instance, accepted, transcode) as (context_id, source):
                 request = store_request(instance, self._assoc.next_message_id(), self._originator)
                 self._assoc.send_instance(context_id, request, source)
                 answer = self._assoc.receive().command
         except NotSendable as error:
-            return Sent(instance, Fate.FAILED, str(error))
+            return Sent(instance, SendOutcome.FAILED, str(error))
         except AssociationLost as error:
             self._lost = f"{self._assoc.peer}: {error}"
-            return Sent(instance, Fate.FAILED, self._lost)
-        return judged(instance, answer.status, answer.comment)
+            return Sent(instance, SendOutcome.FAILED, self._lost)
+        return sent_with_status(instance, answer.status, answer.comment)
 
 
 def store_request(
     instance: Outgoing, message_id: int, originator: tuple[str, int] | None = None
 ) -> dict[Element, int | str]:
-    """The command set of a C-STORE-RQ (PS3.7 9.3.1.1)."""
+    """Return the command set of a C-STORE-RQ (PS3.7 9.3.1.1)."""
     request: dict[Element, int | str] = {
         Element.AFFECTED_SOP_CLASS_UID: instance.sop_class_uid,
         Element.COMMAND_FIELD: C_STORE_RQ,
@@ -162,36 +162,36 @@ _WARNINGS = frozenset({0x0001, 0x0107, 0x0116})
 """Statuses of the class "warning" besides 0xBnnn, PS3.7 C.4."""
 
 
-def judged(instance: Outgoing, status: int | None, comment: str = "") -> Sent:
-    """What the status of a C-STORE-RSP makes of an instance (PS3.4 B.2.3)."""
+def sent_with_status(instance: Outgoing, status: int | None, comment: str = "") -> Sent:
+    """Return the outcome for the status of a C-STORE-RSP (PS3.4 B.2.3)."""
     if status == SUCCESS:
-        return Sent(instance, Fate.COMPLETED)
-    told = "answered without a status" if status is None else f"answered 0x{status:04X}"
+        return Sent(instance, SendOutcome.COMPLETED)
+    answer = "answered without a status" if status is None else f"answered 0x{status:04X}"
     is_warning = status is not None and (status >> 12 == 0xB or status in _WARNINGS)
-    return Sent(instance, Fate.WARNING if is_warning else Fate.FAILED, told, comment)
+    return Sent(instance, SendOutcome.WARNING if is_warning else SendOutcome.FAILED, answer, comment)
 
 
 @contextmanager
-def source_of(
+def bytes_for_peer(
     instance: Outgoing, accepted: Mapping[str, int], transcode: Transcode
 ) -> Iterator[tuple[int, InstanceBytes]]:
-    """The accepted context in which an instance goes out, and its bytes for that context.
+    """Yield the ID of an accepted context for an instance, and its bytes for that context.
 
     Parameters
     ----------
     accepted : mapping of transfer syntax UID to context ID
-        The contexts of its SOP class.
+        The accepted contexts of its SOP class.
 
     Raises
     ------
     NotSendable
-        No context will do, the file is damaged or gone, or it cannot be decompressed.
+        No context fits, the file is damaged or missing, or it cannot be decompressed.
     """
     target = choose_target(instance.transfer_syntax_uid, accepted.keys())
     if target is None:
-        kinds = ", ".join(sorted(accepted)) or "none"
+        syntaxes = ", ".join(sorted(accepted)) or "none"
         raise NotSendable(
-            f"the peer does not take {instance.sop_class_uid} in {instance.transfer_syntax_uid}, but in {kinds}"
+            f"the peer does not accept {instance.sop_class_uid} in {instance.transfer_syntax_uid}; accepted: {syntaxes}"
         )
     _require_intact(instance)
     if target == instance.transfer_syntax_uid:
@@ -202,7 +202,7 @@ def source_of(
 
 
 def _require_intact(instance: Outgoing) -> None:
-    """Raise unless the file holds what was stored: what is damaged is not handed on."""
+    """Raise unless the file holds the stored bytes: a damaged instance is never sent."""
     try:
         with instance.path.open("rb") as file:
             length = file.seek(0, 2) - instance.offset
@@ -211,13 +211,13 @@ def _require_intact(instance: Outgoing) -> None:
                 instance.sha256 is None or hashlib.file_digest(file, "sha256").hexdigest() == instance.sha256
             )
     except OSError as error:
-        raise NotSendable(f"its file cannot be read ({error.strerror}): see `voxelnode fsck`") from error
+        raise NotSendable(f"its file cannot be read ({error.strerror}): run `voxelnode fsck`") from error
     if not intact:
-        raise NotSendable("its file is not what was stored: see `voxelnode fsck`")
+        raise NotSendable("its file differs from the bytes that were stored: run `voxelnode fsck`")
 
 
 def proposals(instances: Iterable[Outgoing]) -> list[tuple[str, list[str]]]:
-    """(SOP class, transfer syntaxes) of the presentation contexts for some instances."""
+    """Return (SOP class UID, transfer syntax UIDs) of the presentation contexts for `instances`."""
     stored: dict[str, list[str]] = {}
     for instance in instances:
         syntaxes = stored.setdefault(instance.sop_class_uid, [])
@@ -232,7 +232,7 @@ def proposals(instances: Iterable[Outgoing]) -> list[tuple[str, list[str]]]:
 
 
 def batches(instances: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
-    """Cut the instances, in their order, where one more would need too many presentation contexts."""
+    """Split the instances, in order, so that no batch needs more than 128 presentation contexts."""
     batch: list[Outgoing] = []
     kinds: dict[tuple[str, str], Outgoing] = {}  # one of each
     for instance in instances:
@@ -255,35 +255,35 @@ def send_files(
     timeout: float = 60.0,
     tls: ssl.SSLContext | None = None,
 ) -> int:
-    """Send files as they are and return how many.
+    """Send files unchanged and return their number.
 
     Raises
     ------
     NoAssociation
-        Nobody answers at the address, or the answer is no.
-    NotSent
-        A file is no DICOM file, its context was refused, or it was not answered with success; those before it are sent.
+        The address does not answer, or the peer rejects the association.
+    SendFailed
+        A file is not DICOM, its context was refused, or its answer was a failure; the files before it are sent.
     """
     instances = [read_outgoing(path) for path in paths]
     peer = Address(called_ae_title, host, port, tls)
-    for sent in send(instances, peer, calling_ae_title, as_stored_only, timeout):
-        if sent.fate is Fate.FAILED:
-            raise NotSent(f"{sent.instance.path}: {sent.reason} {sent.comment}".rstrip())
+    for sent in send(instances, peer, calling_ae_title, never_transcode, timeout):
+        if sent.fate is SendOutcome.FAILED:
+            raise SendFailed(f"{sent.instance.path}: {sent.reason} {sent.comment}".rstrip())
     return len(instances)
 
 
-def as_stored_only(path: Path, target: str) -> AbstractContextManager[InstanceBytes]:
-    """A `Transcode` that never does."""
-    raise NotSendable("the peer does not take its transfer syntax")
+def never_transcode(path: Path, target: str) -> AbstractContextManager[InstanceBytes]:
+    """Refuse to transcode (a `Transcode`)."""
+    raise NotSendable("the peer does not accept its transfer syntax")
 
 
 def read_outgoing(path: Path) -> Outgoing:
-    """Return a file as an instance to send.
+    """Read the UIDs of a file and return it as an instance to send.
 
     Raises
     ------
-    NotSent
-        It is no DICOM file, or lacks its identifiers.
+    SendFailed
+        The file is not DICOM, or lacks its UIDs.
     """
     try:
         meta, offset = split_dataset(path)
@@ -292,4 +292,4 @@ def read_outgoing(path: Path) -> Outgoing:
         length = path.stat().st_size - offset
         return Outgoing(path, sop_class_uid, sop_instance_uid, str(meta.TransferSyntaxUID), offset, length)
     except (InvalidDicomError, AttributeError, EOFError) as error:
-        raise NotSent(f"{path} is no DICOM file, or one without its identifiers (PS3.10 7.1)") from error
+        raise SendFailed(f"{path} is not a DICOM file, or lacks its UIDs (PS3.10 7.1)") from error

@@ -1,4 +1,4 @@
-"""C-ECHO: tells that we are here (PS3.4 A, PS3.7 9.1.5)."""
+"""C-ECHO as a service provider (PS3.4 A, PS3.7 9.1.5)."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from node.dicom.status import SUCCESS
 
 
 def handle_c_echo(event: Event) -> int:
-    """Answer a verification request (``evt.EVT_C_ECHO``); nothing can fail here."""
+    """Answer a verification request with success (``evt.EVT_C_ECHO``)."""
     return SUCCESS

@@ -1,4 +1,4 @@
-"""C-FIND: an identifier -> what it means (`node.dicom.matching`) -> rows of the index -> a response for each.
+"""C-FIND as a service provider: identifier -> query (`node.dicom.matching`) -> rows of the index -> responses.
 
 PS3.4 C.4.1, PS3.7 9.1.2.
 """
@@ -45,29 +45,29 @@ logger = structlog.get_logger()
 
 MODELS: Mapping[str, Model] = {PATIENT_ROOT_FIND: Model.PATIENT_ROOT, STUDY_ROOT_FIND: Model.STUDY_ROOT}
 
-_AGREED_TO = (True, True, True, False, False, False, False)
-"""PS3.4 table C.5-2: relational queries, combined date-time matching, fuzzy matching of names; not adjustment of time
-zones, conversion to enhanced multi-frame images, empty value matching and multiple value matching."""
+_SUPPORTED_OPTIONS = (True, True, True, False, False, False, False)
+"""PS3.4 table C.5-2: the node supports relational queries, combined date-time matching and fuzzy matching of names. It
+does not support timezone adjustment, enhanced multi-frame conversion, empty value and multiple value matching."""
 
-SENT_BYTES = 32768
-"""Answers but the first wait for others, until they are so many bytes."""
+SEND_BYTES = 32768
+"""Responses after the first are collected and sent together once they have this size."""
 
-_TOLD_CHARACTERS = 256
-"""Longest value of a key in the audit log: a list of UIDs may have a hundred thousand."""
+_MAX_AUDITED_CHARACTERS = 256
+"""Longest value of a key in the audit log; a list of UIDs may have a hundred thousand characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class FindService:
-    """What queries are answered from.
+    """What C-FIND needs of the node.
 
     Attributes
     ----------
     ae_title : str
-        Ours: what is found can be retrieved here.
+        Our AE title, returned as *Retrieve AE Title* (0008,0054).
     maximum_results : int
-        Most answers to one query.
+        Largest number of answers to one query.
     audit : Audit or None
-        Told of every query (PS3.15 A.5.3.10).
+        Records every query (PS3.15 A.5.3.10).
     """
 
     index: Index
@@ -77,23 +77,24 @@ class FindService:
     audit: Audit | None = None
 
 
-def negotiate(asked: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Answer SOP Class Extended Negotiation (``evt.EVT_SOP_EXTENDED``, PS3.4 C.5.1.1): what is asked for and done."""
+def negotiate(requested: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Answer SOP Class Extended Negotiation (``evt.EVT_SOP_EXTENDED``, PS3.4 C.5.1.1) with the supported options."""
     return {
-        uid: bytes(wanted == 1 and done for wanted, done in zip(fields, _AGREED_TO, strict=False)) or b"\0"
-        for uid, fields in asked.items()
+        uid: bytes(option == 1 and supported for option, supported in zip(fields, _SUPPORTED_OPTIONS, strict=False))
+        or b"\0"
+        for uid, fields in requested.items()
         if uid in MODELS
     }
 
 
-def _options(asked: Mapping[str, bytes], sop_class_uid: str) -> Options:
-    relational, combined, fuzzy = (negotiate(asked).get(sop_class_uid, b"") + b"\0\0\0")[:3]
+def _options(requested: Mapping[str, bytes], sop_class_uid: str) -> Options:
+    relational, combined, fuzzy = (negotiate(requested).get(sop_class_uid, b"") + b"\0\0\0")[:3]
     return Options(bool(relational), bool(combined), bool(fuzzy))
 
 
 @dataclass(frozen=True, slots=True)
-class _Last:
-    """How an operation ends."""
+class _FinalStatus:
+    """The status that ends an operation."""
 
     status: int
     comment: str = ""
@@ -105,17 +106,16 @@ def serve_c_find(operation: Operation, service: FindService) -> None:
 
     Notes
     -----
-    The last status, PS3.4 C.4.1.1.4:
+    The final status, PS3.4 C.4.1.1.4:
 
-    * 0x0000: every answer has been sent, each with 0xFF00, or with 0xFF01 if the query has keys that are optional and
-      not supported
+    * 0x0000: every answer was sent, each with 0xFF00, or with 0xFF01 if the query has unsupported optional keys
     * 0xFE00: the peer cancelled
-    * 0xA700: too many answers, too long a search, or the node stops
-    * 0xA900: the level, or a unique key above it, is not what the information model asks for
-    * 0xC000: a key cannot be understood; *Offending Element* (0000,0901) names it, here and with 0xA900
+    * 0xA700: too many answers, a search that takes too long, or the node is stopping
+    * 0xA900: the level, or a unique key above it, does not match the information model
+    * 0xC000: a key cannot be understood; *Offending Element* (0000,0901) names it, as with 0xA900
     * 0x0122: C-FIND on the presentation context of another service
     """
-    began_at, last = perf_counter(), _Last(CANCELLED)  # unless the peer goes away
+    began_at, last = perf_counter(), _FinalStatus(CANCELLED)  # holds if the peer goes away
     find = _Find(operation, service)
     try:
         last = find.answer()
@@ -141,43 +141,43 @@ class _Find:
         self._waiting_bytes = self.count = 0
         self._keys: dict[str, str] = {}
 
-    def answer(self) -> _Last:
-        """Send every response; returns what the last one says.
+    def answer(self) -> _FinalStatus:
+        """Send every response; return the final status.
 
         Raises
         ------
         PeerGone
         """
-        last = self._last()
+        last = self._serve()
         self._send(last.status, comment=last.comment, offending=last.offending)
         self._flush()
         return last
 
-    def _last(self) -> _Last:
-        """Send the answers; returns how the operation ends."""
+    def _serve(self) -> _FinalStatus:
+        """Send the pending responses; return the final status."""
         try:
             self._answers()
         except QueryRefused as error:
-            return _Last(OUT_OF_RESOURCES, str(error))
+            return _FinalStatus(OUT_OF_RESOURCES, str(error))
         except IdentifierMismatch as error:
-            return _Last(IDENTIFIER_MISMATCH, error.rule, error.tag)
+            return _FinalStatus(IDENTIFIER_MISMATCH, error.rule, error.tag)
         except InvalidQuery as error:
-            return _Last(UNABLE_TO_PROCESS, error.rule, error.tag)
+            return _FinalStatus(UNABLE_TO_PROCESS, error.rule, error.tag)
         except NotDecodable as error:
-            return _Last(UNABLE_TO_PROCESS, str(error))
+            return _FinalStatus(UNABLE_TO_PROCESS, str(error))
         except SopClassNotSupported as error:
-            return _Last(SOP_CLASS_NOT_SUPPORTED, str(error))
+            return _FinalStatus(SOP_CLASS_NOT_SUPPORTED, str(error))
         except QueryStopped:
             self._waiting.clear()
-            if self._operation.reader.is_draining:
-                return _Last(OUT_OF_RESOURCES, "the node is stopping: ask again later")
-            return _Last(CANCELLED)
+            if self._operation.upper_layer.is_draining:
+                return _FinalStatus(OUT_OF_RESOURCES, "the node is stopping: query again later")
+            return _FinalStatus(CANCELLED)
         except PeerGone:
             raise
         except Exception as error:
             self._operation.log.error("c_find_failed", exc_info=error)
-            return _Last(FAILED.status, FAILED.comment)
-        return _Last(SUCCESS)
+            return _FinalStatus(FAILED.status, FAILED.comment)
+        return _FinalStatus(SUCCESS)
 
     def _answers(self) -> None:
         query = self._query()
@@ -187,7 +187,7 @@ class _Find:
             answer.QueryRetrieveLevel = query.level.name
             answer.RetrieveAETitle = self._service.ae_title
             self._send(pending, _encoded(answer, self._syntax))
-            if self._waiting_bytes >= SENT_BYTES or self.count == 0:
+            if self._waiting_bytes >= SEND_BYTES or self.count == 0:
                 self._flush()
                 if stopped():
                     raise QueryStopped
@@ -197,9 +197,9 @@ class _Find:
         sop_class_uid = self._operation.context.abstract_syntax
         model = MODELS.get(sop_class_uid)
         if model is None:
-            raise SopClassNotSupported("the presentation context is not of a query")
+            raise SopClassNotSupported("the presentation context is not for C-FIND")
         identifier = self._operation.data_set("Identifier")
-        self._keys = _told(identifier)
+        self._keys = _audited_keys(identifier)
         return read_query(identifier, model, _options(self._operation.extended_negotiation, sop_class_uid))
 
     def _send(
@@ -214,10 +214,10 @@ class _Find:
     def _flush(self) -> None:
         """Send what is queued."""
         pdus, self._waiting, self._waiting_bytes = b"".join(self._waiting), [], 0
-        self._operation.reader.send_now(pdus)
+        self._operation.upper_layer.send_now(pdus)
 
     def tell(self, status: int) -> None:
-        """Tell the audit log (PS3.15 A.5.3.10)."""
+        """Record the query in the audit log (PS3.15 A.5.3.10)."""
         if self._service.audit is None:
             return
         origin = self._operation.origin
@@ -244,16 +244,16 @@ def _encoded(answer: Dataset, transfer_syntax_uid: str) -> bytes:
         return encoded(answer, transfer_syntax_uid)
 
 
-def _told(identifier: Dataset) -> dict[str, str]:
-    """What the keys of an identifier say, as far as the audit log tells it."""
-    told = {}
+def _audited_keys(identifier: Dataset) -> dict[str, str]:
+    """Return the keys of an identifier with values, shortened for the audit log."""
+    keys = {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # patterns and ranges are no values of their representation
+        warnings.simplefilter("ignore")  # patterns and ranges violate the value representation
         for tag in map(BaseTag, identifier.keys()):  # iterating over a Dataset converts what it holds
             try:
                 text = str(identifier[tag].value or "")
             except CONVERSION_ERRORS:
                 text = "not readable"
             if text:
-                told[keyword_for_tag(tag) or str(tag)] = text[:_TOLD_CHARACTERS]
-    return told
+                keys[keyword_for_tag(tag) or str(tag)] = text[:_MAX_AUDITED_CHARACTERS]
+    return keys

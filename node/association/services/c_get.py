@@ -1,10 +1,18 @@
-"""C-GET: an identifier -> instances -> C-STORE back on the same association (PS3.4 C.4.3)."""
+"""C-GET as a service provider: identifier -> instances -> C-STORE on the same association (PS3.4 C.4.3)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from node.association.client.send import Fate, NotSendable, Outgoing, Sent, judged, source_of, store_request
+from node.association.client.send import (
+    NotSendable,
+    Outgoing,
+    SendOutcome,
+    Sent,
+    bytes_for_peer,
+    sent_with_status,
+    store_request,
+)
 from node.association.operation import Operation
 from node.association.services.retrieve import Retrieve, RetrieveService, select, serve_retrieve
 from node.association.upper_layer import PeerGone
@@ -16,9 +24,9 @@ MODELS = {PATIENT_ROOT_GET: Model.PATIENT_ROOT, STUDY_ROOT_GET: Model.STUDY_ROOT
 
 
 def serve_c_get(operation: Operation, service: RetrieveService) -> None:
-    """Serve one C-GET-RQ, on the association's own thread; responses as of `scp.c_move`, without 0xA801.
+    """Serve one C-GET-RQ, on the association's own thread. Statuses are those of `serve_c_move`, without 0xA801.
 
-    Instances go out in the presentation contexts that the peer proposed as an SCP (PS3.7 D.3.3.4).
+    Instances go out in the presentation contexts in which the peer is an SCP (PS3.7 D.3.3.4).
     """
 
     def run() -> None:
@@ -39,12 +47,12 @@ def _sub_operations(retrieve: Retrieve, operation: Operation, service: RetrieveS
 def _sent(operation: Operation, service: RetrieveService, instance: Outgoing) -> Sent:
     accepted = operation.accepted_for(instance.sop_class_uid)
     try:
-        with source_of(instance, accepted, service.transcode) as (context_id, source):
+        with bytes_for_peer(instance, accepted, service.transcode) as (context_id, source):
             request = store_request(instance, operation.next_message_id())
             answer = operation.store(context_id, request, source, service.timeout)
     except NotSendable as error:
-        return Sent(instance, Fate.FAILED, str(error))
+        return Sent(instance, SendOutcome.FAILED, str(error))
     if answer is None:
-        operation.reader.give_up(f"no answer to C-STORE within {service.timeout:g} s")
+        operation.upper_layer.give_up(f"no answer to C-STORE within {service.timeout:g} s")
         raise PeerGone
-    return judged(instance, answer.status, answer.comment)
+    return sent_with_status(instance, answer.status, answer.comment)

@@ -1,4 +1,4 @@
-"""C-MOVE: an identifier -> instances -> C-STORE to a configured peer, counted back to who asked (PS3.4 C.4.2)."""
+"""C-MOVE as a service provider: identifier -> instances -> C-STORE to a configured peer (PS3.4 C.4.2)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def serve_c_move(operation: Operation, service: RetrieveService) -> None:
 
     Responses are those of PS3.4 C.4.2.1.5:
 
-    * 0xFF00: after each sub-operation, with their numbers
-    * 0x0000: all instances were sent; 0xB000: some were not, or with a warning; 0xA702: none was
+    * 0xFF00: after each sub-operation, with the counts
+    * 0x0000: all instances were sent; 0xB000: some failed or had a warning; 0xA702: all failed
     * 0xFE00: the peer cancelled
     * 0xA701: more instances than can be counted
     * 0xA801: the destination is not configured
@@ -41,7 +41,7 @@ def serve_c_move(operation: Operation, service: RetrieveService) -> None:
 
 
 def _destination(operation: Operation, service: RetrieveService) -> Address:
-    """The peer that a *Move Destination* (0000,0600) names."""
+    """Return the address of the peer in *Move Destination* (0000,0600)."""
     title = str(operation.primitive.MoveDestination or "").strip()
     address = service.destinations.get(title)
     if address is None:
@@ -50,15 +50,15 @@ def _destination(operation: Operation, service: RetrieveService) -> Address:
             Refused(
                 "retrieve",
                 "move destination",
-                f"{title or 'an empty AE title'} is no peer with a host",
-                f'add host and port of the peer with ae_title = "{title}" to [peers]',
+                f"no peer with a host has the AE title {title or '(empty)'}",
+                f'set host and port of the peer with ae_title = "{title}" in [peers]',
                 peer=origin.address,
                 calling_ae_title=origin.calling_ae_title,
                 called_ae_title=origin.called_ae_title,
                 offered=title,
             )
         )
-        raise RetrieveRefused(DESTINATION_UNKNOWN, "move destination is not configured: [peers] host and port")
+        raise RetrieveRefused(DESTINATION_UNKNOWN, "move destination is not configured: set host in [peers]")
     return address
 
 

@@ -1,4 +1,7 @@
-"""C-STORE: a request and the bytes that follow it -> `ingest` -> the status that answers (PS3.4 B.2.3, PS3.7 9.1.1)."""
+"""C-STORE as a service provider: request and data set -> `ingest` -> status (PS3.4 B.2.3, PS3.7 9.1.1).
+
+The invariant: 0x0000 is answered only after the bytes are durable and the rows are committed (`Reception.finish`).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ logger = structlog.get_logger()
 
 
 class Request(Protocol):
-    """What C-STORE needs of a decoded command set."""
+    """The fields of a decoded command set that C-STORE uses."""
 
     @property
     def sop_class_uid(self) -> str: ...
@@ -40,30 +43,30 @@ class Context:
     abstract_syntax: str
     transfer_syntax_uid: str
     is_for_storing: bool = True
-    """Whether the peer may send instances on it; a requestor of C-GET may only take some."""
+    """Whether the peer may send instances on it; a requestor of C-GET may only receive them."""
 
 
 def context_of(accepted: Any) -> Context:
-    """Return an accepted context of pynetdicom."""
+    """Return the `Context` of an accepted context of pynetdicom."""
     return Context(
         accepted.context_id, str(accepted.abstract_syntax), str(accepted.transfer_syntax[0]), bool(accepted.as_scp)
     )
 
 
 class StoreService:
-    """Serves the C-STORE requests of one association; either door of bytes, the reader's or pynetdicom's, uses it.
+    """Serves the C-STORE requests of one association.
 
     Parameters
     ----------
     ingest : Ingest
-        Where instances go.
+        Stores the instances.
     origin : Origin
-        Who sends them.
+        The sender.
     association : str
-        Its name in the log.
+        Name of the association in the log.
     metrics : Metrics
     on_refusal : callable (Refused)
-        Told of each instance that is not taken.
+        Called for each refused instance.
     """
 
     def __init__(
@@ -81,24 +84,24 @@ class StoreService:
         self.log = logger.bind(association=association, calling_ae_title=origin.calling_ae_title, peer=origin.peer)
 
     def begin(self, request: Request, context: Context) -> Reception:
-        """Take up a request; its refusal, if there is one, is told by `Reception.finish`."""
+        """Begin a request; `Reception.finish` returns its refusal, if any."""
         return Reception(self, request, context)
 
     def ended(self, outcome: str) -> None:
-        """Tell how the association ended; never raises."""
+        """Record how the association ended; never raises."""
         try:
             if self.ingest.transfers is not None:
                 self.ingest.transfers.ended(self.origin, outcome)
             self.ingest.association_ended(self.origin.association, outcome)
-        except Exception as error:  # the wait of its series stays as it was
+        except Exception as error:  # the series keep their due times
             self.log.error("association_end_not_recorded", exc_info=error)
 
 
 class Reception:
     """One C-STORE operation, from its request to its answer.
 
-    A refusal on the way does not end it: the peer goes on sending until the last fragment, and only then reads its
-    answer.  The bytes are dropped until then.
+    A refusal does not end the operation: the peer sends the last fragment before it reads the answer. The bytes until
+    then are dropped.
     """
 
     def __init__(self, service: StoreService, request: Request, context: Context) -> None:
@@ -116,7 +119,7 @@ class Reception:
             self._refuse(error)
 
     def write(self, fragment: bytes | memoryview) -> None:
-        """Take bytes of the data set, in their order; never raises."""
+        """Write the next bytes of the data set; never raises."""
         self._bytes += len(fragment)
         if self._answer is not None or self._arrival is None:
             return
@@ -142,22 +145,22 @@ class Reception:
         return answer
 
     def abandon(self) -> None:
-        """Forget the instance: its sender is gone."""
+        """Drop the instance: its sender is gone."""
         self._service.metrics.interrupted.inc()
         self._service.metrics.received_bytes.inc(self._bytes)
         self._service.log.warning("instance_interrupted", bytes=self._bytes, sop_class_uid=self._request.sop_class_uid)
         self._drop()
 
     def _check(self) -> None:
-        """Compare request and presentation context (the data set is compared by `ingest`)."""
+        """Compare the request with the presentation context; `ingest` compares the data set."""
         if not self._request.has_data_set:
             raise NotUnderstood("C-STORE without a data set")
         if not is_storage_class(self._context.abstract_syntax):
-            raise SopClassNotSupported("the presentation context is not of a storage class")
+            raise SopClassNotSupported("the presentation context is not for a storage SOP class")
         if not self._context.is_for_storing:
             raise NotPermitted("the sender is not the SCU of this presentation context")
         if self._request.sop_class_uid != self._context.abstract_syntax:
-            raise ClassMismatch("Affected SOP Class UID is not that of the presentation context")
+            raise ClassMismatch("Affected SOP Class UID differs from the presentation context")
 
     def _refuse(self, error: Exception) -> None:
         log = self._service.log.bind(
@@ -191,7 +194,7 @@ class Reception:
             return
         try:
             arrival.abandon()
-        except Exception as error:  # the answer is decided; a part file that stays is swept at the next start
+        except Exception as error:  # the answer stands; the next start removes the part file
             self._service.log.error("part_file_left", exc_info=error)
 
 

@@ -248,7 +248,7 @@ def _reported_here(operation: Operation, service: CommitmentService, commitment:
         return operation.is_cancelled() or service.now() > deadline
 
     verdict = verify(service, commitment.references, stop)
-    if verdict is None or operation.reader.listen(LEAVE_SECONDS) or operation.is_cancelled():
+    if verdict is None or operation.upper_layer.listen(LEAVE_SECONDS) or operation.is_cancelled():
         return False
     answer = operation.request(
         operation.context.context_id,

@@ -1,4 +1,4 @@
-"""What C-MOVE and C-GET share: which instances, how many at once, what is told of each, what goes to the audit log."""
+"""What C-MOVE and C-GET share: selection, sub-operations and their counts, responses, audit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 
 from node.archive.filesystem import Archive
 from node.association.client.association import Address
-from node.association.client.send import Fate, Outgoing, Sent, Transcode
+from node.association.client.send import Outgoing, SendOutcome, Sent, Transcode
 from node.association.operation import NotDecodable, Operation
 from node.association.outgoing import SourceLost
 from node.association.services.stored import outgoing_of
@@ -42,26 +42,26 @@ from node.metrics import Metrics
 logger = structlog.get_logger()
 
 MAXIMUM_SUB_OPERATIONS = 65535
-"""As many as their number, an unsigned short, can say (PS3.7 9.3.4.2)."""
+"""Their number is an unsigned short (PS3.7 9.3.4.2)."""
 
 TURN_SECONDS = 0.5
-"""Between two looks at whether a retrieve that waits for its turn is still wanted."""
+"""Interval at which a waiting retrieve checks whether it was cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetrieveService:
-    """What retrieves are served from.
+    """What retrieves need of the node.
 
     Attributes
     ----------
     destinations : mapping of AE title to Address
-        Where instances may be moved to: peers with a host (``[peers.NAME]``).
+        The move destinations: peers with a host (``[peers.NAME]``).
     turns : semaphore
-        As many as may be under way at once.
+        Limits the number of concurrent retrieves.
     timeout : float, seconds
-        Longest wait for an answer to a sub-operation.
+        Longest wait for the answer to a sub-operation.
     on_refusal : callable (Refused)
-        Told of destinations that are not configured.
+        Called for destinations that are not configured.
     """
 
     index: Index
@@ -86,21 +86,21 @@ class Tally:
     failed: list[str] = field(default_factory=list)
 
     def count(self, sent: Sent) -> None:
-        """Count a sub-operation that has ended."""
+        """Count a finished sub-operation."""
         self.remaining -= 1
-        if sent.fate is Fate.FAILED:
+        if sent.fate is SendOutcome.FAILED:
             self.failed.append(sent.instance.sop_instance_uid)
         else:
-            self.completed += sent.fate is Fate.COMPLETED
-            self.warning += sent.fate is Fate.WARNING
+            self.completed += sent.fate is SendOutcome.COMPLETED
+            self.warning += sent.fate is SendOutcome.WARNING
 
     def give_up(self, rest: Sequence[Outgoing]) -> None:
-        """Count what was not tried, and will not be, as failed."""
+        """Count the sub-operations that will not be tried as failed."""
         self.failed += [instance.sop_instance_uid for instance in rest]
         self.remaining -= len(rest)
 
     def elements(self, *, with_remaining: bool) -> dict[Element, int | str]:
-        """The counts as a response tells them; the number that remains only while it is pending or cancelled."""
+        """Return the counts for a response; only pending and cancelled responses have *Remaining*."""
         counts: dict[Element, int | str] = {
             Element.COMPLETED: self.completed,
             Element.FAILED: len(self.failed),
@@ -110,7 +110,7 @@ class Tally:
 
     @property
     def status(self) -> int:
-        """The final status of sub-operations that have all ended."""
+        """The final status when all sub-operations have ended."""
         if not self.failed and not self.warning:
             return SUCCESS
         return SUB_OPERATIONS_WARNING if self.completed or self.warning else SUB_OPERATIONS_FAILED
@@ -120,7 +120,7 @@ _OUTCOMES = {SUCCESS: "completed", SUB_OPERATIONS_WARNING: "completed in part", 
 
 
 class RetrieveRefused(Exception):
-    """A retrieve cannot be begun; `status` and `comment` answer it."""
+    """A retrieve cannot begin; `status` and `comment` go into the response."""
 
     def __init__(self, status: int, comment: str, offending: int | None = None) -> None:
         super().__init__(comment)
@@ -128,12 +128,12 @@ class RetrieveRefused(Exception):
 
 
 def serve_retrieve(operation: Operation, command_field: int, run: Callable[[], None]) -> None:
-    """Run a retrieve; whatever goes wrong, the peer gets a response that ends it.
+    """Run a retrieve; on any error the peer gets a final response.
 
     Raises
     ------
     PeerGone
-        Nobody is there to be answered any more.
+        The association has ended.
     """
     try:
         run()
@@ -145,8 +145,8 @@ def serve_retrieve(operation: Operation, command_field: int, run: Callable[[], N
         operation.respond(command_field, refused.status, offending, comment=refused.comment)
     except PeerGone:
         raise
-    except SourceLost as error:  # half an instance is sent, and nothing takes that back
-        operation.reader.give_up(str(error))
+    except SourceLost as error:  # half an instance is sent and cannot be taken back
+        operation.upper_layer.give_up(str(error))
         raise PeerGone from error
     except Exception as error:
         operation.log.error("retrieve_failed", exc_info=error)
@@ -154,17 +154,17 @@ def serve_retrieve(operation: Operation, command_field: int, run: Callable[[], N
 
 
 def select(operation: Operation, service: RetrieveService, models: Mapping[str, Model]) -> Selected:
-    """What the request asks for.
+    """Return the instances that a request selects.
 
     Raises
     ------
     RetrieveRefused
-        The context is of another service (0x0122), or the identifier cannot be understood (0xA900, 0xC000), or it
-        selects more than can be counted (0xA701).
+        The context is for another service (0x0122), the identifier cannot be understood (0xA900, 0xC000), or it
+        selects more than 65535 instances (0xA701).
     """
     model = models.get(operation.context.abstract_syntax)
     if model is None:
-        raise RetrieveRefused(SOP_CLASS_NOT_SUPPORTED, "the presentation context is of another service")
+        raise RetrieveRefused(SOP_CLASS_NOT_SUPPORTED, "the presentation context is for another service")
     try:
         selection = read_selection(operation.data_set("Identifier"), model)
     except NotDecodable as error:
@@ -179,7 +179,7 @@ def select(operation: Operation, service: RetrieveService, models: Mapping[str, 
 
 
 class Retrieve:
-    """One C-MOVE or C-GET on its way."""
+    """One C-MOVE or C-GET that is being served."""
 
     def __init__(
         self, operation: Operation, service: RetrieveService, command_field: int, selected: Selected, destination: str
@@ -191,7 +191,7 @@ class Retrieve:
         self.outgoing = outgoing_of(selected, service.archive.root)
 
     def run(self, sub_operations: Iterator[Sent]) -> None:
-        """Tell of each sub-operation, and answer the request when the last one has ended, or the peer cancels.
+        """Report each sub-operation, and send the final response when the last has ended or the peer cancels.
 
         Raises
         ------
@@ -209,17 +209,17 @@ class Retrieve:
             self._log(outcome)
 
     def is_stopped(self) -> bool:
-        """Whether no more instances should be sent."""
+        """Whether to send no further instance."""
         return self._operation.is_cancelled()
 
     def fail(self, reason: str) -> None:
-        """None of what remains can be sent: answer so."""
+        """Count all remaining instances as failed for one reason."""
         self._reasons[reason] += self._tally.remaining
         self._tally.give_up(self.outgoing[len(self.outgoing) - self._tally.remaining :])
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """Wait until few enough others are under way; a peer that cancels meanwhile gets none."""
+        """Wait for a free turn; a peer that cancels meanwhile gets no instance."""
         turns = self._service.turns
         while not turns.acquire(timeout=TURN_SECONDS):
             if self.is_stopped():
@@ -239,8 +239,8 @@ class Retrieve:
             self._reasons[sent.reason] += 1
 
     def _finish(self) -> str:
-        """Send the final response; returns what became of the retrieve, in words."""
-        if self._tally.remaining and not self._operation.reader.is_draining:
+        """Send the final response; return the outcome in words."""
+        if self._tally.remaining and not self._operation.upper_layer.is_draining:
             self._respond(CANCELLED)
             return "cancelled"
         if self._tally.remaining:
@@ -273,7 +273,7 @@ class Retrieve:
         self._tell_audit(AuditEvent.INSTANCES_TRANSFERRED, result, outcome)
 
     def _tell_audit(self, event: AuditEvent, result: Result, outcome: str) -> None:
-        """PS3.15 A.5.3.3 and A.5.3.7: who took which studies where."""
+        """Record who sent which studies where (PS3.15 A.5.3.3, A.5.3.7)."""
         audit, origin = self._service.audit, self._operation.origin
         if audit is None:
             return

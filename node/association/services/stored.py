@@ -1,4 +1,4 @@
-"""Stored instances as they go out: their files, and their data sets in another transfer syntax."""
+"""Stored instances as they are sent: from their files, or transcoded."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ from node.index.selection import Selected
 
 
 def outgoing_of(selected: Selected, root: Path) -> list[Outgoing]:
-    """The files of what was selected, below the root of their archive."""
+    """Return the selected instances with their files below the root of the archive."""
     return [
         Outgoing(
-            root / one.key,
-            one.sop_class_uid,
-            one.sop_instance_uid,
-            one.transfer_syntax_uid,
-            one.data_set_offset,
-            one.bytes,
-            one.sha256,
+            root / instance.key,
+            instance.sop_class_uid,
+            instance.sop_instance_uid,
+            instance.transfer_syntax_uid,
+            instance.data_set_offset,
+            instance.bytes,
+            instance.sha256,
         )
-        for one in selected.instances
+        for instance in selected.instances
     ]
 
 
 class Transcoder:
-    """Decompresses in a child process, into a file that goes when it has been sent.
+    """Decompresses in a child process into a file that is removed after it was sent.
 
     Parameters
     ----------
     decoder : Decoder
     root : Path
-        Of an archive: such files lie where half received ones do, and go at the next start after a crash.
+        Root of an archive. The files lie beside part files; after a crash the next start removes them.
     """
 
     def __init__(self, decoder: Decoder, root: Path) -> None:
         self._decoder, self._folder = decoder, root / "incoming"
 
     def __call__(self, path: Path, target: str) -> AbstractContextManager[InstanceBytes]:
-        """The data set of a file in the transfer syntax `target`.
+        """Yield the data set of a file in the transfer syntax `target`.
 
         Raises
         ------
         NotSendable
-            It cannot be had.
+            It cannot be transcoded.
         """
         return self._transcoded(path, target)
 
@@ -60,7 +60,7 @@ class Transcoder:
                 self._decoder.run(transcode, path, target, into)
                 length = into.stat().st_size
             except (NotDecoded, DecoderBusy, OSError) as error:
-                raise NotSendable(f"it cannot be had in {target}: {error}") from error
+                raise NotSendable(f"it cannot be transcoded to {target}: {error}") from error
             yield InstanceBytes(into, 0, length)
         finally:
             into.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from node.association.admission import Admission, Requested
+from node.association.admission import Admission, AssociationRequest
 from node.index.records import Refused
 from node.metrics import Metrics
 from node.settings.model import Dicom, Peer
@@ -26,8 +26,8 @@ class Thread:
         self.told.append("hang up")
 
 
-def asking(calling: str = "CT1", called: str = "VOXELNODE") -> Requested:
-    return Requested(calling, called, "1.2.840.10008.3.1.1.1", 1)
+def asking(calling: str = "CT1", called: str = "VOXELNODE") -> AssociationRequest:
+    return AssociationRequest(calling, called, "1.2.840.10008.3.1.1.1", 1)
 
 
 def admission(peers: dict[str, Peer] | None = None, **dicom: Any) -> Admission:

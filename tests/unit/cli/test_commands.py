@@ -43,8 +43,8 @@ def test_the_version_is_that_of_the_package(run) -> None:
         (["import", "absent"], "voxelnode import: Invalid value for 'PATH...'"),
         (["convert", "."], "voxelnode convert: Missing option '--out'"),
         (["severe"], "voxelnode: No such command 'severe'"),
-        (["echo", "PACS"], "voxelnode: 'PACS' is no name in [peers], and not AET@HOST:PORT"),
-        (["echo", "PACS@host:99999"], "voxelnode: 'PACS@host:99999' is no name in [peers], and not AET@HOST:PORT"),
+        (["echo", "PACS"], "voxelnode: 'PACS' is neither a name in [peers] nor AET@HOST:PORT"),
+        (["echo", "PACS@host:99999"], "voxelnode: 'PACS@host:99999' is neither a name in [peers] nor AET@HOST:PORT"),
         (
             ["serve", "--port", "70000"],
             "voxelnode: flag: dicom.port: 70000: input should be less than or equal to 65535",
