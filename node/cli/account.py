@@ -16,12 +16,14 @@ from node.errors import UsageError
 if TYPE_CHECKING:
     from node.settings.model import Settings
 
-app = typer.Typer(help="Who may ask over HTTP.", no_args_is_help=True)
+app = typer.Typer(help="Manage the accounts that may use HTTP.", no_args_is_help=True)
 
-ROLES = "read, write (store, convert) or admin (delete)"
+ROLES = "read, write (store and convert) or admin (delete)"
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the account.")]
-Label = Annotated[str, typer.Option("--label", metavar="TEXT", help="What the token is for, such as its script.")]
+Label = Annotated[
+    str, typer.Option("--label", metavar="TEXT", help="Purpose of the token, such as the name of a script.")
+]
 
 
 @app.command()
@@ -29,16 +31,19 @@ def add(
     name: Name,
     role: Annotated[
         str | None,
-        typer.Option("--role", metavar="ROLE", help=f"{ROLES}. [default: read, or what the account has]"),
+        typer.Option("--role", metavar="ROLE", help=f"{ROLES}. [default: read, or the role that the account has]"),
     ] = None,
     no_password: Annotated[
-        bool, typer.Option("--no-password", help="Tokens only: for scripts. [default: asks for a password]")
+        bool, typer.Option("--no-password", help="For scripts that use tokens only. [default: asks for a password]")
     ] = False,
     config: ConfigFile = None,
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """Make an account, or give one another password, which may come on standard input."""
+    """Create an account, or change its password.
+
+    The password is asked for on a terminal, and read from standard input otherwise.
+    """
     settings = _settings(config, root)
 
     from node.web.credentials import hash_password, require_name
@@ -49,7 +54,9 @@ def add(
     if json:
         print_json({"account": name, **done})
     else:
-        print(f"account {name}, role {done['role']}: {'made' if done['new'] else 'changed; logged out everywhere'}")
+        print(
+            f"account {name}, role {done['role']}: {'created' if done['new'] else 'changed; its sessions are closed'}"
+        )
 
 
 @app.command("role")
@@ -59,14 +66,14 @@ def role_(
     config: ConfigFile = None,
     root: Root = None,
 ) -> None:
-    """Let an account do more or less, from its next request on."""
+    """Change the role of an account, effective from its next request."""
     _perform(_settings(config, root), "set-role", name=name, role=role)
     print(f"account {name}, role {role}")
 
 
 @app.command("list")
 def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """Tell which accounts and tokens there are."""
+    """List accounts and their tokens."""
     settings = load(config, storage__root=root).settings
 
     from node.index.database import reading
@@ -79,7 +86,10 @@ def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
             "role": account.role.name.lower(),
             "password": account.has_password,
             "created_at": account.created_at,
-            "tokens": [{"label": label, "created_at": made, "expires_at": end} for label, made, end in account.tokens],
+            "tokens": [
+                {"label": label, "created_at": created_at, "expires_at": expires_at}
+                for label, created_at, expires_at in account.tokens
+            ],
         }
         for account in accounts
     ]
@@ -88,7 +98,7 @@ def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
     else:
         print_table(
             f"{len(rows)} accounts",
-            ("name", "role", "password", "made", "tokens"),
+            ("name", "role", "password", "created", "tokens"),
             [
                 (
                     row["name"],
@@ -104,7 +114,7 @@ def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
 
 @app.command()
 def remove(name: Name, config: ConfigFile = None, root: Root = None) -> None:
-    """Take an account away with its tokens, and log it out everywhere."""
+    """Remove an account and its tokens, and close its sessions."""
     _perform(_settings(config, root), "remove-account", name=name)
     print(f"account {name} removed")
 
@@ -114,13 +124,17 @@ def token(
     name: Name,
     label: Label,
     days: Annotated[
-        int | None, typer.Option("--days", metavar="N", min=1, max=36525, help="How long it lasts. [default: no end]")
+        int | None,
+        typer.Option("--days", metavar="N", min=1, max=36525, help="Days until it expires. [default: never]"),
     ] = None,
     config: ConfigFile = None,
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """Make a token of an account, for a script, and print it: it is shown this once."""
+    """Create a token for a script and print it.
+
+    The token is shown only once; the index keeps its digest.
+    """
     settings = _settings(config, root)
 
     from node.web.credentials import digest, new_token
@@ -136,9 +150,9 @@ def token(
 
 @app.command()
 def revoke(name: Name, label: Label, config: ConfigFile = None, root: Root = None) -> None:
-    """Take a token away: from now on it opens nothing."""
+    """Revoke a token at once."""
     _perform(_settings(config, root), "remove-token", name=name, label=label)
-    print(f"token {label!r} of {name} removed")
+    print(f"token {label!r} of {name} revoked")
 
 
 def _settings(config: Any, root: Any) -> Settings:
@@ -157,12 +171,12 @@ def _perform(settings: Settings, action: str, **arguments: Any) -> dict[str, Any
 
 
 def _password() -> str:
-    """Typed twice on a terminal, else the first line of standard input; never an argument, which others could see."""
+    """Ask twice on a terminal, else read a line of standard input; other users could see an argument."""
     if not sys.stdin.isatty():
         return sys.stdin.readline().rstrip("\r\n")
     password = getpass.getpass("Password: ")
-    if getpass.getpass("Once more: ") != password:
-        raise UsageError("the two passwords differ: nothing was changed")
+    if getpass.getpass("Password again: ") != password:
+        raise UsageError("the passwords differ; nothing was changed")
     return password
 
 

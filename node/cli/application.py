@@ -1,7 +1,7 @@
-"""The command line: `main` runs one command and turns what went wrong into one line and an exit status.
+"""The command line: `main` runs one command and turns an error into one line and an exit status.
 
-Exit status: 0 done, 1 it failed, 2 wrong use. Only the module of the command that is asked for is loaded, and imports
-what is heavy when it runs, so that commands start quickly, and completion and ``--help`` stay fast.
+Exit status: 0 done, 1 failed, 2 wrong use. Only the module of the requested command is loaded, and it imports heavy
+libraries when it runs; commands, completion and ``--help`` therefore start quickly.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COMMANDS = {
     "demo": "demo.demo",
     "init": "init.init",
     "serve": "serve.serve",
-    "import": "importing.import_",
+    "import": "import_command.import_",
     "convert": "convert.convert",
     "status": "status.status",
     "series": "series.series",
@@ -41,26 +41,30 @@ COMMANDS = {
     "audit": "audit.audit",
     "conformance": "conformance.conformance",
 }
-"""Each command, and the function of this package that it is."""
+"""Each command, and the module and function of this package that implement it."""
 
 GROUPS = ("config", "db", "patient", "viewers", "account", "hooks")
-"""Commands that have commands of their own: each is the `app` of the module of its name."""
+"""Commands with subcommands: each is the `app` of the module of its name."""
 
 
 def application(wanted: str | None = None) -> typer.Typer:
-    """The whole command line, or only as much of it as the command `wanted` needs."""
+    """Return the whole command line, or only the part that the command `wanted` needs.
+
+    Help texts are plain: as Rich markup, ``[storage] root`` would lose its brackets.
+    """
     app = typer.Typer(
         name="voxelnode",
-        help="A DICOM node that turns what arrives into volumes: C-STORE in, NIfTI and MHD out, nothing lost.",
+        help="DICOM node: receives and archives series byte for byte, and writes them as NIfTI and MetaImage.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback()(_options)
     known = wanted in COMMANDS or wanted in GROUPS
-    for name, place in COMMANDS.items():
+    for name, location in COMMANDS.items():
         if not known or name == wanted:
-            module, function = place.split(".")
+            module, function = location.split(".")
             app.command(name)(getattr(import_module(f"node.cli.{module}"), function))
     for name in GROUPS:
         if not known or name == wanted:
@@ -79,11 +83,11 @@ def _options(
         False, "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
     ),
 ) -> None:
-    """Options of the command as a whole."""
+    """Take the options that stand before the command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit with its status; never a traceback, unless ``VOXELNODE_TRACEBACK`` is set."""
+    """Run the command line and exit with its status; print no traceback unless ``VOXELNODE_TRACEBACK`` is set."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
         app = application(given[0] if given else None)
@@ -95,8 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except VoxelnodeError as error:
         status = _failed(str(error), 1)
     except (KeyboardInterrupt, typer.Abort):
-        status = 130  # as a shell tells SIGINT
-    except BrokenPipeError:  # the reader of our output has seen enough
+        status = 130  # as shells report SIGINT
+    except BrokenPipeError:  # the reader of our output has closed it
         stop_printing()
         status = 0
     except OSError as error:
@@ -105,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if os.environ.get("VOXELNODE_TRACEBACK"):
             raise
         status = _failed(
-            f"unexpected {type(error).__name__}: {error} (VOXELNODE_TRACEBACK=1 shows where; please report it)", 1
+            f"unexpected {type(error).__name__}: {error} (please report it; VOXELNODE_TRACEBACK=1 shows a traceback)", 1
         )
     sys.exit(status or 0)
 
@@ -117,10 +121,12 @@ def _failed(message: str, status: int) -> int:
 
 
 def _wrong_use(error: typer.TyperException) -> int:
-    """One line: what is wrong with the command line, and where its help is."""
+    """Print one line: the mistake in the command line, and how to get help."""
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "voxelnode"
     message = error.format_message() if hasattr(error, "format_message") else str(error)
-    if message:  # empty: help was shown for want of arguments
+    if context and message == context.get_help():  # there was no command
+        print(message)
+    else:
         print(f"{path}: {message} See `{path} --help`.", file=sys.stderr)
     return 2

@@ -15,13 +15,15 @@ from node.errors import UsageError
 
 
 def audit(
-    last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="How many lines, the newest.")] = 20,
-    verify: Annotated[bool, typer.Option("--verify", help="Check the chain of all lines; exit 1 if it broke.")] = False,
+    last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="Number of lines to show.")] = 20,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check the hash chain of all lines; exit 1 if it is broken.")
+    ] = False,
     config: ConfigFile = None,
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """Tell who stored, deleted and changed what: the last lines of audit.jsonl in the root."""
+    """Show the audit log: who stored, deleted or changed what."""
     settings = load(config, storage__root=root).settings
 
     from node.audit import FILE_NAME
@@ -37,7 +39,7 @@ def audit(
     if json:
         print_json(lines)
     else:
-        print_table(str(path), ("at", "event", "action", "outcome", "who", "what", "detail"), map(_row, lines))
+        print_table(str(path), ("at", "event", "action", "outcome", "who", "object", "detail"), map(_row, lines))
 
 
 def _verify(path: Path, json: bool) -> None:
@@ -47,7 +49,7 @@ def _verify(path: Path, json: bool) -> None:
     if json:
         print_json({"path": path, "ok": not problems, "problems": problems})
     else:
-        print("\n".join(problems) or f"{path}: every line follows the one before it")
+        print("\n".join(problems) or f"{path}: the chain is intact")
     if problems:
         raise typer.Exit(1)
 
@@ -55,11 +57,15 @@ def _verify(path: Path, json: bool) -> None:
 def _parsed(line: bytes) -> dict[str, Any]:
     try:
         return dict(jsons.loads(line))
-    except ValueError:  # torn by a power cut; --verify tells of it
+    except ValueError:  # torn by a power cut; --verify reports it
         return {}
 
 
 def _row(line: dict[str, Any]) -> tuple[Any, ...]:
-    who = ", ".join(f"{one['user']} {one['address']}".strip() for one in line["participants"] if one["requestor"])
-    what = ", ".join(jsons.dumps(one) for one in line["objects"])
-    return line["at"], line["event"]["meaning"], line["action"], line["outcome"], who, what, line["detail"]
+    who = ", ".join(
+        f"{participant['user']} {participant['address']}".strip()
+        for participant in line["participants"]
+        if participant["requestor"]
+    )
+    objects = ", ".join(jsons.dumps(named) for named in line["objects"])
+    return line["at"], line["event"]["meaning"], line["action"], line["outcome"], who, objects, line["detail"]

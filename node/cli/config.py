@@ -7,12 +7,15 @@ import typer
 from node.cli.options import ConfigFile, Json, Root, load
 from node.cli.output import print_json, print_table
 
-app = typer.Typer(help="The configuration: what holds, whether it is right, an example.", no_args_is_help=True)
+app = typer.Typer(help="Show, check or print an example of the configuration.", no_args_is_help=True)
 
 
 @app.command()
 def show(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """Print each value and its origin: default, file, environment or flag."""
+    """Print each value and its origin.
+
+    The origin is default, file, environment or flag.
+    """
     configuration = load(config, storage__root=root)
     values = list(configuration.values())
     if json:
@@ -29,7 +32,10 @@ def show(config: ConfigFile = None, root: Root = None, json: Json = False) -> No
 
 @app.command()
 def check(config: ConfigFile = None, json: Json = False) -> None:
-    """Tell everything that is wrong in the configuration, and exit 2 if anything is."""
+    """List every mistake in the configuration.
+
+    Exit 2 if there is any.
+    """
     from node.errors import UsageError
 
     try:
@@ -42,12 +48,12 @@ def check(config: ConfigFile = None, json: Json = False) -> None:
     if json:
         print_json({"ok": True, "file": configuration.file, "problems": []})
     else:
-        print(f"{configuration.file or 'defaults and environment'}: right")
+        print(f"{configuration.file or 'defaults and environment'}: valid")
 
 
 @app.command()
 def example() -> None:
-    """Print a configuration with every key, what it does, and its default."""
+    """Print every key with its description and default."""
     from node.settings.example import example_toml
 
     print(example_toml(), end="")

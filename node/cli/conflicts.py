@@ -7,7 +7,10 @@ from node.cli.output import print_json, print_table
 
 
 def conflicts(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """Tell what claims one identity and is not the same: versions of an instance, patients, studies, series."""
+    """List identity conflicts.
+
+    A conflict is one UID or Patient ID with different content.
+    """
     settings = load(config, storage__root=root).settings
 
     from node.index.database import reading
@@ -21,7 +24,7 @@ def conflicts(config: ConfigFile = None, root: Root = None, json: Json = False) 
     else:
         print_table(
             f"{len(rows)} conflicts",
-            ("found", "kind", "study", "instance", "from", "what", "kept at"),
+            ("found", "kind", "study", "instance", "sender", "conflict", "kept at"),
             [
                 (
                     row["found_at"],

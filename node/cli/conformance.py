@@ -12,8 +12,8 @@ import typer
 from node.cli.options import ConfigFile, load
 
 
-class Format(StrEnum):
-    """Of the statement."""
+class StatementFormat(StrEnum):
+    """Format of the statement."""
 
     MD = "md"
     JSON = "json"
@@ -21,17 +21,23 @@ class Format(StrEnum):
 
 def conformance(
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write to a file, not to standard output.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write to this file instead of standard output."),
     ] = None,
-    format: Annotated[Format, typer.Option("--format", help="Markdown for people, JSON for programs.")] = Format.MD,
+    format: Annotated[
+        StatementFormat, typer.Option("--format", help="Markdown for people, JSON for programs.")
+    ] = StatementFormat.MD,
     config: ConfigFile = None,
 ) -> None:
-    """Write the DICOM Conformance Statement of this version, with the values of the configuration."""
+    """Print the DICOM Conformance Statement.
+
+    It describes this version with the values of the configuration.
+    """
     settings = load(config).settings
 
     from node.conformance.statement import statement, statement_for_programs
 
-    if format is Format.JSON:
+    if format is StatementFormat.JSON:
         text = jsons.dumps(statement_for_programs(settings), indent=2, ensure_ascii=False) + "\n"
     else:
         text = statement(settings)

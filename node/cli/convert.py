@@ -19,27 +19,43 @@ from node.cli.output import print_json, print_table
 
 def convert(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="IN...", exists=True, help="Folders, files, zip files, DICOMDIRs.")
+        list[Path], typer.Argument(metavar="IN", exists=True, help="Folders, files, zip files or DICOMDIRs.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Folder of the volumes; made if need be.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="OUT", help="Folder for the volumes; created if missing.")
+    ],
     format: Annotated[
         list[str] | None,
-        typer.Option("--format", "-f", metavar="FORMAT", help="nifti, mhd, ...; may be repeated. (convert.formats)"),
+        typer.Option(
+            "--format", "-f", metavar="FORMAT", help="nifti, mhd, ...; may be repeated. Overrides [convert] formats."
+        ),
     ] = None,
     compress: Annotated[
-        bool | None, typer.Option("--compress/--no-compress", help="Compressed files. (convert.compress)")
+        bool | None, typer.Option("--compress/--no-compress", help="Compress the files. Overrides [convert] compress.")
     ] = None,
     thumbnails: Annotated[
-        bool | None, typer.Option("--thumbnails/--no-thumbnails", help="PNGs beside volumes. (convert.thumbnails)")
+        bool | None,
+        typer.Option(
+            "--thumbnails/--no-thumbnails", help="Write PNGs beside the volumes. Overrides [convert] thumbnails."
+        ),
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", "-j", metavar="N", help="Series at once, a process each. (convert.workers)"),
+        typer.Option(
+            "--workers",
+            "-j",
+            metavar="N",
+            help="Series to convert at once, each in its own process. Overrides [convert] workers.",
+        ),
     ] = None,
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
-    """Convert files without a node, as a node would; OUT/conversion.json lists volumes and refusals."""
+    """Convert DICOM files to volumes without a node.
+
+    The result is the same as that of a node. OUT/conversion.json lists the volumes, the refusals with their reasons,
+    and the skipped files. Exit 1 if there is no volume, or if a series failed.
+    """
     settings = load(
         config,
         convert__formats=format or None,
@@ -53,9 +69,11 @@ def convert(
     from node.conversion.offline import convert_folder
     from node.writers.options import write_options
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that nothing is left half done
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # runs the cleanup that removes unfinished files
     if not json:
-        import_module("rich.table")  # now: the child takes longer than we do to be ready
+        import_module("rich.table")  # now, while the child still starts
     bounds = limits(settings)
     with _progress() as show:
         listing = convert_folder(
@@ -76,7 +94,7 @@ def convert(
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
-    """A line on the terminal that shows the series that was converted last; nothing without a terminal."""
+    """Show the series that was converted last on one line of the terminal; show nothing without a terminal."""
     if not sys.stderr.isatty():
         yield lambda series: None
         return
@@ -109,5 +127,5 @@ def _print(listing: dict[str, Any], out: Path) -> None:
     for refusal in listing["refusals"]:
         print(f"refused {refusal['series_instance_uid']}: {refusal['reason']}: {refusal['detail']}")
     if listing["not_dicom"]:
-        print(f"{len(listing['not_dicom'])} files are no DICOM instances")
+        print(f"skipped {len(listing['not_dicom'])} files that are not DICOM")
     print(f"{len(listing['volumes'])} files, {len(listing['refusals'])} refusals: {out / 'conversion.json'}")

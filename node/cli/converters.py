@@ -1,4 +1,4 @@
-"""The child processes of this command: `main` starts one before anything else is loaded."""
+"""The child processes of ``voxelnode convert``; `main` starts the first before it loads anything else."""
 
 from __future__ import annotations
 

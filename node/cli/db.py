@@ -10,12 +10,12 @@ import typer
 from node.cli.options import ConfigFile, Json, Root, load
 from node.cli.output import print_json, sized
 
-app = typer.Typer(help="The database of the index.", no_args_is_help=True)
+app = typer.Typer(help="Maintain the index database.", no_args_is_help=True)
 
 
 @app.command()
 def path(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """Print where the database file is."""
+    """Print the path of the database file."""
     file = _database(config, root)
     if json:
         print_json({"path": file, "exists": file.exists()})
@@ -25,7 +25,7 @@ def path(config: ConfigFile = None, root: Root = None, json: Json = False) -> No
 
 @app.command()
 def upgrade(config: ConfigFile = None, root: Root = None) -> None:
-    """Make the database, or bring it to the newest schema."""
+    """Create the database, or migrate it to the newest schema."""
     from node.control.repository import require_index
     from node.index.engine import upgrade as upgrade_database
 
@@ -33,14 +33,17 @@ def upgrade(config: ConfigFile = None, root: Root = None) -> None:
     require_index(file.parent)
     before, after = upgrade_database(file)
     if before == after:
-        print(f"{file}: is at schema {after}")
+        print(f"{file}: already at schema {after}")
     else:
-        print(f"{file}: {f'from schema {before}' if before else 'made'}, now at schema {after}")
+        print(f"{file}: {f'migrated from schema {before} to' if before else 'created at schema'} {after}")
 
 
 @app.command()
 def check(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """Look for damage, broken references and a schema that is not ours; exit 1 if there is any."""
+    """Check the database for damage.
+
+    Looks for damaged pages, broken references and an unknown schema. Exit 1 if there is a problem.
+    """
     from node.index.engine import check as problems_of
 
     file = _database(config, root)
@@ -48,37 +51,43 @@ def check(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
     if json:
         print_json({"path": file, "ok": not problems, "problems": problems})
     else:
-        print("\n".join(problems) or f"{file}: all is well")
+        print("\n".join(problems) or f"{file}: no problems found")
     if problems:
         raise typer.Exit(1)
 
 
 @app.command()
 def backup(
-    target: Annotated[Path, typer.Argument(help="File to be written; one that is there is replaced.")],
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="File to write; an existing file is replaced.")],
     config: ConfigFile = None,
     root: Root = None,
 ) -> None:
-    """Copy the database to a file, also while a node writes to it; copy the archive after it, never before."""
+    """Copy the database to a file, even while a node writes to it.
+
+    Copy the archive afterwards, never before: then each row of the copy finds its file.
+    """
     from node.index.engine import backup as copy_database
 
     file = _database(config, root)
     size = copy_database(file, target.absolute())
-    print(f"{target}: {sized(size)}; now copy {file.parent / 'objects'} and the rest of the root")
+    print(f"{target}: {sized(size)} written; now copy {file.parent / 'objects'} and the rest of the root")
 
 
 @app.command()
 def rebuild(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """Make the index anew from the files of the archive alone; every series is converted again. No node may run."""
+    """Rebuild the index from the files of the archive alone.
+
+    Every series is converted again. Stop the node first.
+    """
     from node.control.repository import rebuild_index
 
     kept, found = rebuild_index(load(config, storage__root=root).settings)
     if json:
         print_json({"previous_index": kept, "instances": found.adopted, "quarantined": found.quarantined})
         return
-    print(f"{found.adopted} instances indexed, {found.quarantined} files could not be read and are in quarantine")
+    print(f"{found.adopted} instances indexed, {found.quarantined} unreadable files moved to quarantine")
     if kept is not None:
-        print(f"the previous index is kept as {kept}")
+        print(f"the previous index was kept as {kept}")
 
 
 def _database(config: Path | None, root: Path | None) -> Path:

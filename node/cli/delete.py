@@ -19,17 +19,21 @@ if TYPE_CHECKING:
 
 
 def delete(
-    uid: Annotated[str, typer.Argument(metavar="STUDY|SERIES|INSTANCE", help="UID of what is to go.")],
+    uid: Annotated[str, typer.Argument(metavar="STUDY|SERIES|INSTANCE", help="UID to delete.")],
     study: Annotated[
-        str | None, typer.Option("--study", metavar="UID", help="Study of the series, if it stands in several.")
+        str | None,
+        typer.Option("--study", metavar="UID", help="Study of the series, if the series is in several studies."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would go.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     config: ConfigFile = None,
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """Delete a study, series or instance for good: rows, DICOM files, volumes and pictures, also in a running node."""
+    """Delete a study, series or instance for good.
+
+    Its rows, DICOM files, volumes and thumbnails are removed. If a node runs on this root, the node does it.
+    """
     settings = load(config, storage__root=root).settings
 
     from node import logs
@@ -52,14 +56,14 @@ def delete(
             who=getpass.getuser(),
         )
     if json:
-        told = {name: value for name, value in asdict(plan).items() if name != "patient_id"}
-        print_json({**told, "deleted": not dry_run})
+        fields = {name: value for name, value in asdict(plan).items() if name != "patient_id"}
+        print_json({**fields, "deleted": not dry_run})
     elif not dry_run:
         print("deleted")
 
 
 def _level(index: ReadIndex, uid: str) -> Level:
-    """Which level a UID names; a UID of two levels is a forgery or a mistake that no command should guess about."""
+    """Return the level of a UID; refuse a UID that names two levels, which is a forgery or a mistake."""
     levels: list[Level] = []
     if index.rows("SELECT 1 FROM v_studies WHERE study_instance_uid = :uid", uid=uid):
         levels.append("study")
@@ -68,9 +72,9 @@ def _level(index: ReadIndex, uid: str) -> Level:
     if index.rows("SELECT 1 FROM v_images WHERE sop_instance_uid = :uid", uid=uid):
         levels.append("instance")
     if not levels:
-        raise UsageError(f"{uid}: no study, series or instance of the index has it (--root tells where)")
+        raise UsageError(f"{uid}: no study, series or instance in the index has this UID; is --root right?")
     if len(levels) > 1:
-        raise UsageError(f"{uid} names a {' and a '.join(levels)}: delete what is around it")
+        raise UsageError(f"{uid} names a {' and a '.join(levels)}; delete the level above instead")
     return levels[0]
 
 
@@ -90,5 +94,5 @@ def _confirm(yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UsageError("deleting cannot be undone: say --yes where nobody can be asked")
-    typer.confirm("Delete this, and all volumes made of it, for good?", abort=True)
+        raise UsageError("deletion cannot be undone; confirm with --yes where there is no terminal")
+    typer.confirm("Delete this and all volumes made from it for good?", abort=True)

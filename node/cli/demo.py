@@ -1,4 +1,4 @@
-"""``voxelnode demo``: the whole way, on this machine, with the truth known beforehand."""
+"""``voxelnode demo``: the whole flow on this machine, with series whose volumes are known beforehand."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from node.control.node import Address
 
 QUIET_SECONDS = 1.0
-LONGEST_WAIT_SECONDS = 60.0
+MAX_WAIT_SECONDS = 60.0
 POLL_SECONDS = 0.1
 CALLING_AE_TITLE = "DEMO"
 
@@ -32,23 +32,27 @@ REAL_SERIES = {
     "real CT, heart (5 slices cut to 16 x 16)": "dicomdirtests/98892001/CT5N",
     "real CT, one slice": "CT_small.dcm",
 }
-"""Series among the files that pydicom is installed with."""
+"""Series among the test files that pydicom ships."""
 
 Row = Mapping[str, Any]
 
 
 class DemoFailed(VoxelnodeError):
-    """A volume did not come out as it must."""
+    """A volume is missing or differs from the truth."""
 
 
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the node running until Ctrl-C.")] = False,
     root: Annotated[
-        Path | None, typer.Option("--root", metavar="DIR", help="A new or empty folder. [default: a temporary one]")
+        Path | None, typer.Option("--root", metavar="DIR", help="New or empty folder. [default: a temporary folder]")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Start a node, send it real series and a phantom of a head, and compare what comes out with the truth."""
+    """Send known series through a node and check the volumes.
+
+    Starts a node on this machine, sends it two real CT series and a head phantom, and compares every volume with
+    the known voxels and positions. Exit 1 if one is missing or differs.
+    """
     folder = _fresh(root)
 
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -84,12 +88,12 @@ def _fresh(root: Path | None) -> Path:
     if root is None:
         return Path(tempfile.mkdtemp(prefix="voxelnode-demo-"))
     if root.is_dir() and any(root.iterdir()):
-        raise UsageError(f"{root} is not empty: the demo wants a folder of its own")
+        raise UsageError(f"{root} is not empty; the demo needs a new or empty folder")
     return root.absolute()
 
 
 def _send(address: Address, progress: Progress) -> dict[str, Truth]:
-    """Send everything over associations; returns what must come out, by Series Instance UID."""
+    """Send all series over associations; return the truth of each by Series Instance UID."""
     from node.association.client.send import send_files
     from node.cli.phantom import head_phantom
     from node.cli.truth import Truth, truth_of_files
@@ -112,20 +116,20 @@ def _send(address: Address, progress: Progress) -> dict[str, Truth]:
 
 
 def _shipped_with_pydicom(name: str) -> list[Path]:
-    place = Path(str(importlib.resources.files("pydicom"))) / "data" / "test_files" / name
-    return sorted(place.iterdir()) if place.is_dir() else [place]
+    path = Path(str(importlib.resources.files("pydicom"))) / "data" / "test_files" / name
+    return sorted(path.iterdir()) if path.is_dir() else [path]
 
 
 def _converted(folder: Path, progress: Progress) -> tuple[list[Row], dict[str, int]]:
-    """Wait until no series waits any more; returns the rows of ``v_volumes``, and how many rows each view has."""
+    """Wait until every series is converted; return the rows of ``v_volumes`` and the number of rows of each view."""
     from node.index.database import reading
 
-    progress.add_task(f"waiting {QUIET_SECONDS:g} s for the series to be quiet, then converting")
-    deadline = monotonic() + LONGEST_WAIT_SECONDS
+    progress.add_task(f"waiting {QUIET_SECONDS:g} s until the series are quiet, then converting")
+    deadline = monotonic() + MAX_WAIT_SECONDS
     pause = threading.Event()
     while _waiting(folder):
         if monotonic() > deadline:
-            raise DemoFailed(f"series are not converted after {LONGEST_WAIT_SECONDS:g} s; see {folder}")
+            raise DemoFailed(f"not every series was converted within {MAX_WAIT_SECONDS:g} s; see {folder}")
         pause.wait(POLL_SECONDS)
     with reading(folder) as index:
         views = ("v_patients", "v_studies", "v_series", "v_images", "v_volumes", "v_failures")
@@ -134,7 +138,7 @@ def _converted(folder: Path, progress: Progress) -> tuple[list[Row], dict[str, i
 
 
 def _waiting(folder: Path) -> int:
-    """How many series are not converted yet; each look is a transaction of its own, so that it sees what is new."""
+    """Count the series that are not converted yet, in a new transaction, which sees the latest commit."""
     from node.index.database import reading
 
     with reading(folder) as index:
@@ -143,7 +147,7 @@ def _waiting(folder: Path) -> int:
 
 
 def _verdict(row: Row, truths: Mapping[str, Truth]) -> str:
-    """``right``, or how the file differs from the truth; empty for what is not a volume."""
+    """Return ``right``, or how the file differs from the truth; empty for files that are not volumes."""
     from node.cli.truth import difference
     from node.writers.readback import read_metaimage, read_nifti
 
@@ -181,7 +185,7 @@ def _report(
         print_json({"root": folder, "rows": counts, "files": files})
         return
     print_table(
-        "what came out (v_volumes)",
+        "files written (v_volumes)",
         ("series", "kind", "shape", "file", "size", "read back"),
         [
             (
@@ -197,17 +201,17 @@ def _report(
     )
     print_table("rows of the index", tuple(counts), [tuple(counts.values())])
     picture = max((row for row in rows if row["kind"] == "thumbnail"), key=lambda row: row["bytes"], default=None)
-    places = {"everything": folder, "index": f"sqlite3 {folder / 'index.sqlite'} 'SELECT * FROM v_series'"}
+    paths = {"everything": folder, "index": f"sqlite3 {folder / 'index.sqlite'} 'SELECT * FROM v_series'"}
     if picture:
-        places |= {"the head": Path(picture["path"]).parent, "a picture of it": picture["path"]}
-    print_fields(places)
+        paths |= {"the head": Path(picture["path"]).parent, "its thumbnail": picture["path"]}
+    print_fields(paths)
 
 
 def _keep(serve_until: Callable[[threading.Event], None], address: Address) -> None:
     stop = threading.Event()
     stop_at_signal(stop)
     print(
-        f"\nThe node stays until Ctrl-C. Send it something, such as:\n"
+        f"\nThe node runs until Ctrl-C. Send it your own files:\n"
         f"  dcmsend -aec {address.ae_title} +sd +r --no-halt {address.host} {address.port} FOLDER",
         flush=True,
     )

@@ -1,4 +1,4 @@
-"""``voxelnode doctor``: will the node run here?"""
+"""``voxelnode doctor``: can the node run here?"""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ SLOW_SYNC_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """What one look found; `remedy` is what to do about it."""
+class Check:
+    """The result of one check; `remedy` says what to do about it."""
 
     check: str
     state: State
@@ -42,9 +42,12 @@ class Finding:
 
 
 def doctor(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """Look at Python, SQLite, decoders, disk, permissions, port and clock; exit 1 if something is broken."""
+    """Check that the node can run on this machine.
+
+    Checks Python, SQLite, decoders, permissions, disk, index, port, open files and clock. Exit 1 if one is broken.
+    """
     settings: Settings = load(config, storage__root=root).settings
-    checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+    checks: tuple[Callable[[Settings], Iterator[Check]], ...] = (
         _python, _sqlite, _decoders, _root, _disk, _index, _port, _files, _clock,
     )  # fmt: skip
     findings = [finding for check in checks for finding in check(settings)]
@@ -56,43 +59,45 @@ def doctor(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
         raise typer.Exit(1)
 
 
-def _broken(findings: list[Finding]) -> bool:
+def _broken(findings: list[Check]) -> bool:
     return any(finding.state == "broken" for finding in findings)
 
 
-def _python(_: Settings) -> Iterator[Finding]:
+def _python(_: Settings) -> Iterator[Check]:
     version = f"{platform.python_version()} at {sys.executable}"
     if sys.flags.optimize:
-        yield Finding("python", "broken", f"{version}, with -O", "pynetdicom checks input by assert: run without -O")
-    else:
-        yield Finding("python", "ok", version)
-
-
-def _sqlite(_: Settings) -> Iterator[Finding]:
-    if sqlite3.sqlite_version_info < SQLITE_WITHOUT_WAL_RESET_BUG:
-        yield Finding(
-            "sqlite",
-            "warning",
-            f"{sqlite3.sqlite_version}: before 3.51.3, two processes that write can damage a WAL database",
-            "none needed for the node, it alone writes; let no other program write to the index",
+        yield Check(
+            "python", "broken", f"{version}, with -O", "run Python without -O: pynetdicom checks its input with assert"
         )
     else:
-        yield Finding("sqlite", "ok", sqlite3.sqlite_version)
+        yield Check("python", "ok", version)
 
 
-def _decoders(_: Settings) -> Iterator[Finding]:
+def _sqlite(_: Settings) -> Iterator[Check]:
+    if sqlite3.sqlite_version_info < SQLITE_WITHOUT_WAL_RESET_BUG:
+        yield Check(
+            "sqlite",
+            "warning",
+            f"{sqlite3.sqlite_version}: before 3.51.3, two writing processes can damage a WAL database",
+            "let no other program write to the index; the node alone is safe",
+        )
+    else:
+        yield Check("sqlite", "ok", sqlite3.sqlite_version)
+
+
+def _decoders(_: Settings) -> Iterator[Check]:
     from pydicom.uid import UID
 
     try:
         from node.volume.read.decoders import decoders_by_transfer_syntax
     except ImportError as error:
-        yield Finding("decoders", "broken", str(error), "install voxelnode again, with its dependencies")
+        yield Check("decoders", "broken", str(error), "reinstall voxelnode with its dependencies")
         return
     for syntax, packages in decoders_by_transfer_syntax().items():
-        yield Finding("decoder", "ok", f"{syntax} {UID(syntax).name}: {', '.join(packages)}")
+        yield Check("decoder", "ok", f"{syntax} {UID(syntax).name}: {', '.join(packages)}")
 
 
-def _root(settings: Settings) -> Iterator[Finding]:
+def _root(settings: Settings) -> Iterator[Check]:
     folder = _existing(settings.storage.root)
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -102,64 +107,71 @@ def _root(settings: Settings) -> Iterator[Finding]:
             os.fsync(file.fileno())
             took = perf_counter() - started
     except OSError as error:
-        yield Finding("root", "broken", f"{folder}: {error.strerror}", "give this user the folder, or set storage.root")
+        yield Check(
+            "root", "broken", f"{folder}: {error.strerror}", "let this user write to the folder, or set storage.root"
+        )
         return
     slow = took > SLOW_SYNC_SECONDS
-    yield Finding(
+    yield Check(
         "root",
         "warning" if slow else "ok",
         f"{settings.storage.root.absolute()} is writable, a sync takes {took * 1000:.1f} ms",
-        "each acknowledged instance waits for syncs: use a faster disk" if slow else "",
+        "every acknowledged instance waits for syncs; use a faster disk" if slow else "",
     )
     kind = _file_system(folder)
     if kind in NETWORK_FILE_SYSTEMS:
-        yield Finding("root", "broken", f"lies on {kind}", "SQLite's write-ahead log needs a local disk")
+        yield Check("root", "broken", f"{folder} is on {kind}", "use a local disk: SQLite's write-ahead log needs one")
 
 
-def _disk(settings: Settings) -> Iterator[Finding]:
+def _disk(settings: Settings) -> Iterator[Check]:
     disk = os.statvfs(_existing(settings.storage.root))
     free, reserve = disk.f_bavail * disk.f_frsize, settings.storage.reserve_bytes
-    found = f"{sized(free)} free, {sized(reserve)} are kept in reserve"
+    found = f"{sized(free)} free, {sized(reserve)} of it reserved"
     if free <= reserve:
-        yield Finding("disk", "broken", found, "make room, or lower storage.reserve_bytes: all stores are refused")
+        yield Check("disk", "broken", found, "all instances are refused: free space, or lower storage.reserve_bytes")
     elif free <= settings.storage.low_bytes:
-        yield Finding("disk", "broken", found, "make room, or lower storage.low_bytes: associations are refused")
+        yield Check("disk", "broken", found, "associations are refused: free space, or lower storage.low_bytes")
     elif free < 2 * settings.storage.low_bytes:
-        yield Finding("disk", "warning", found, "make room soon")
+        yield Check("disk", "warning", found, "free space soon")
     else:
-        yield Finding("disk", "ok", found)
+        yield Check("disk", "ok", found)
 
 
-def _index(settings: Settings) -> Iterator[Finding]:
+def _index(settings: Settings) -> Iterator[Check]:
     from node.index.engine import FILE_NAME, check
 
     path = settings.storage.root.absolute() / FILE_NAME
     if not path.exists():
-        yield Finding("index", "ok", f"{path}: not there yet, the first start makes it")
+        yield Check("index", "ok", f"{path} does not exist yet; the first start creates it")
         return
     problems = check(path)
     for problem in problems:
-        yield Finding("index", "broken", problem, "voxelnode db rebuild, if an upgrade or a backup does not help")
+        yield Check(
+            "index",
+            "broken",
+            problem,
+            "restore a backup, or run voxelnode db upgrade, or as a last resort voxelnode db rebuild",
+        )
     yield from _missing_files(settings)
     if not problems:
-        yield Finding("index", "ok", str(path))
+        yield Check("index", "ok", str(path))
 
 
-def _missing_files(settings: Settings) -> Iterator[Finding]:
+def _missing_files(settings: Settings) -> Iterator[Check]:
     from node.index.database import reading
     from node.index.engine import IndexUnusable
 
     try:
         with reading(settings.storage.root) as index:
             missing = index.rows("SELECT count(*) AS n FROM v_images WHERE file_missing")[0]["n"]
-    except IndexUnusable:  # told already
+    except IndexUnusable:  # reported already
         return
     if missing:
-        remedy = "send them again, or bring the files back from a backup and run voxelnode fsck --repair"
-        yield Finding("archive", "broken", f"{missing} instances without their file", remedy)
+        remedy = "send them again, or restore the files from a backup and run voxelnode fsck --repair"
+        yield Check("archive", "broken", f"{missing} instances have no file", remedy)
 
 
-def _port(settings: Settings) -> Iterator[Finding]:
+def _port(settings: Settings) -> Iterator[Check]:
     host, port = settings.bind_host, settings.dicom.port
     where = f"{host}:{port}"
     try:
@@ -168,27 +180,27 @@ def _port(settings: Settings) -> Iterator[Finding]:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
     except PermissionError:
-        yield Finding(
+        yield Check(
             "port", "broken", f"{where}: not allowed", "set dicom.port above 1023, or grant CAP_NET_BIND_SERVICE"
         )
     except OSError as error:
-        remedy = "`voxelnode echo` tells whether that is this node; otherwise set dicom.port or dicom.host"
-        yield Finding("port", "warning", f"{where}: {error.strerror}", remedy)
+        remedy = "check with `voxelnode echo` whether this node listens there; otherwise set dicom.port or dicom.host"
+        yield Check("port", "warning", f"{where}: {error.strerror}", remedy)
     else:
-        yield Finding("port", "ok", f"{where} is free")
+        yield Check("port", "ok", f"{where} is free")
 
 
-def _files(settings: Settings) -> Iterator[Finding]:
+def _files(settings: Settings) -> Iterator[Check]:
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     needed = 64 + 4 * settings.dicom.maximum_associations
     if allowed < needed:
-        remedy = f"ulimit -n {needed}, or lower dicom.maximum_associations"
-        yield Finding("open files", "warning", f"{allowed} allowed, {needed} may be needed", remedy)
+        remedy = f"run ulimit -n {needed}, or lower dicom.maximum_associations"
+        yield Check("open files", "warning", f"{allowed} allowed, {needed} may be needed", remedy)
     else:
-        yield Finding("open files", "ok", f"{allowed} allowed")
+        yield Check("open files", "ok", f"{allowed} allowed")
 
 
-def _clock(settings: Settings) -> Iterator[Finding]:
+def _clock(settings: Settings) -> Iterator[Check]:
     from node.index.database import reading
     from node.index.engine import IndexUnusable
 
@@ -199,13 +211,15 @@ def _clock(settings: Settings) -> Iterator[Finding]:
     except IndexUnusable:
         newest = None
     if newest and dt.datetime.fromisoformat(newest).replace(tzinfo=dt.UTC) > now:
-        yield Finding("clock", "warning", f"{now:%F %T} UTC is before the newest instance", "set the clock, use NTP")
+        yield Check(
+            "clock", "warning", f"{now:%F %T} UTC is earlier than the newest instance", "set the clock with NTP"
+        )
     else:
-        yield Finding("clock", "ok", f"{now:%F %T} UTC")
+        yield Check("clock", "ok", f"{now:%F %T} UTC")
 
 
 def _existing(folder: Path) -> Path:
-    """`folder`, or the nearest one above it that is there."""
+    """Return `folder`, or its nearest parent that exists."""
     folder = folder.absolute()
     while not folder.is_dir():
         folder = folder.parent
@@ -213,7 +227,7 @@ def _existing(folder: Path) -> Path:
 
 
 def _file_system(folder: Path) -> str:
-    """The kind of file system that holds `folder`, as Linux calls it; empty where that cannot be known."""
+    """Return the type of the file system of `folder` as in /proc/self/mounts; empty where it is unknown."""
     try:
         mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
     except OSError:

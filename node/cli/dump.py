@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from node.dicom.dump import Element
 
 SHOWN_CHARACTERS = 200
-"""Of a value in text; TSV and JSON have all of it."""
+"""Longest value shown as text; TSV and JSON show values in full."""
 
 _UID = re.compile(r"[0-9.]{1,64}")
 
 
-class Format(StrEnum):
-    """How a header is printed."""
+class DumpFormat(StrEnum):
+    """Format of a printed header."""
 
     TEXT = "text"
     TSV = "tsv"
@@ -32,39 +32,45 @@ class Format(StrEnum):
 
 
 def dump(
-    what: Annotated[str, typer.Argument(metavar="FILE|UID", help="A file, or the SOP Instance UID of a stored one.")],
+    file_or_uid: Annotated[
+        str, typer.Argument(metavar="FILE|UID", help="A file, or the SOP Instance UID of a stored instance.")
+    ],
     format: Annotated[
-        Format, typer.Option("--format", "-f", help="One line an element, a table, or JSON.")
-    ] = Format.TEXT,
+        DumpFormat, typer.Option("--format", "-f", help="One line per element, tab-separated values, or JSON.")
+    ] = DumpFormat.TEXT,
     config: ConfigFile = None,
     root: Root = None,
 ) -> None:
-    """Print the header of one instance: every element, but of pixels and other binary values only the length."""
-    path = Path(what)
+    """Print the header of a file or of a stored instance.
+
+    Every element is printed; pixel data and other binary values are printed as their length. Exit 1 if the file is
+    damaged.
+    """
+    path = Path(file_or_uid)
     if not path.is_file():
-        path = _stored(what, config, root)
+        path = _stored(file_or_uid, config, root)
 
     from node.dicom.dump import dump as dumped
 
     with path.open("rb") as file:
-        found = dumped(file)
-    if format is Format.JSON:
-        print_json({"path": path, "elements": _as_json(found.elements), "error": found.error})
-    elif format is Format.TSV:
+        header = dumped(file)
+    if format is DumpFormat.JSON:
+        print_json({"path": path, "elements": _as_json(header.elements), "error": header.error})
+    elif format is DumpFormat.TSV:
         print("place\tvr\tkeyword\tcreator\tvalue\tlength\terror")
-        for row in _rows(found.elements, ""):
+        for row in _rows(header.elements, ""):
             print("\t".join(row))
     else:
-        for line in _lines(found.elements, ""):
+        for line in _lines(header.elements, ""):
             print(line)
-    if found.error:
-        if format is not Format.JSON:
-            typer.echo(f"voxelnode: {path}: {found.error}", err=True)
+    if header.error:
+        if format is not DumpFormat.JSON:
+            typer.echo(f"voxelnode: {path}: {header.error}", err=True)
         raise typer.Exit(1)
 
 
 def _stored(uid: str, config: Path | None, root: Path | None) -> Path:
-    """The file of a stored instance."""
+    """Return the file of a stored instance."""
     if not _UID.fullmatch(uid):
         raise UsageError(f"{uid}: neither a file nor a SOP Instance UID")
     folder: Path = load(config, storage__root=root).settings.storage.root
@@ -75,54 +81,62 @@ def _stored(uid: str, config: Path | None, root: Path | None) -> Path:
         rows = index.rows("SELECT path FROM v_images WHERE sop_instance_uid = :uid", uid=uid)
     if not rows:
         raise UsageError(
-            f"{uid}: no stored instance has this SOP Instance UID, and no file this name (--root tells where)"
+            f"{uid}: no stored instance has this SOP Instance UID and no file has this name; is --root right?"
         )
     return Path(rows[0]["path"])
 
 
 def _lines(elements: Sequence[Element], indent: str) -> Iterator[str]:
-    for one in elements:
-        creator = f" [{printable(one.creator)}]" if one.creator else ""
-        yield f"{indent}{one.tag} {one.vr or '--'}{creator} {printable(one.keyword) or '?'}{_value(one)}"
-        for number, item in enumerate(one.items, 1):
+    for element in elements:
+        creator = f" [{printable(element.creator)}]" if element.creator else ""
+        keyword = printable(element.keyword) or "?"
+        yield f"{indent}{element.tag} {element.vr or '--'}{creator} {keyword}{_value(element)}"
+        for number, item in enumerate(element.items, 1):
             yield f"{indent}  item {number}"
             yield from _lines(item, f"{indent}    ")
 
 
-def _value(one: Element) -> str:
-    """What stands behind the name of an element."""
-    told = ""
-    if one.values:
-        shown = _joined(one)
+def _value(element: Element) -> str:
+    """Return the text that follows the name of an element."""
+    text = ""
+    if element.values:
+        shown = _joined(element)
         cut = len(shown) > SHOWN_CHARACTERS
-        told = f" = {shown[:SHOWN_CHARACTERS]}" + (f"... ({len(one.values)} values)" if cut else "")
-    elif one.length is not None:
-        told = f" <{one.length} bytes>"
-    return f"{told} !! {one.error}" if one.error else told
+        text = f" = {shown[:SHOWN_CHARACTERS]}" + (f"... ({len(element.values)} values)" if cut else "")
+    elif element.length is not None:
+        text = f" <{element.length} bytes>"
+    return f"{text} !! {element.error}" if element.error else text
 
 
 def _rows(elements: Sequence[Element], place: str) -> Iterator[Sequence[str]]:
-    """Cells of each element; a place in a sequence is told like ``(0008,1140)[1](0008,1155)``."""
-    for one in elements:
-        length = "" if one.length is None else str(one.length)
-        names = (one.vr, printable(one.keyword), printable(one.creator))
-        yield (place + one.tag, *names, _joined(one), length, one.error or "")
-        for number, item in enumerate(one.items, 1):
-            yield from _rows(item, f"{place}{one.tag}[{number}]")
+    """Yield the cells of each element; its place in sequences is written as ``(0008,1140)[1](0008,1155)``."""
+    for element in elements:
+        length = "" if element.length is None else str(element.length)
+        names = (element.vr, printable(element.keyword), printable(element.creator))
+        yield (place + element.tag, *names, _joined(element), length, element.error or "")
+        for number, item in enumerate(element.items, 1):
+            yield from _rows(item, f"{place}{element.tag}[{number}]")
 
 
 def _as_json(elements: Sequence[Element]) -> list[dict[str, Any]]:
-    """Elements as JSON; what an element has not is left out."""
+    """Return elements as JSON, without empty fields."""
     rows = []
-    for one in elements:
-        row: dict[str, Any] = {"tag": one.tag, "vr": one.vr, "keyword": one.keyword, "creator": one.creator}
-        row |= {"values": list(one.values), "length": one.length, "error": one.error}
-        row = {name: each for name, each in row.items() if each not in ("", None, [])}
-        if one.vr == "SQ":
-            row["items"] = [_as_json(item) for item in one.items]
+    for element in elements:
+        row: dict[str, Any] = {
+            "tag": element.tag,
+            "vr": element.vr,
+            "keyword": element.keyword,
+            "creator": element.creator,
+            "values": list(element.values),
+            "length": element.length,
+            "error": element.error,
+        }
+        row = {name: value for name, value in row.items() if value not in ("", None, [])}
+        if element.vr == "SQ":
+            row["items"] = [_as_json(item) for item in element.items]
         rows.append(row)
     return rows
 
 
-def _joined(one: Element) -> str:
-    return printable("\\".join(map(str, one.values)))
+def _joined(element: Element) -> str:
+    return printable("\\".join(map(str, element.values)))

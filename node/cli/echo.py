@@ -14,18 +14,18 @@ def echo(
     peer: Annotated[
         str | None,
         typer.Argument(
-            metavar="[PEER]",
-            help="Whom to ask: a name in [peers], or AET@HOST:PORT. [default: the node of this configuration]",
+            metavar="PEER",
+            help="A name in [peers], or AET@HOST:PORT. [default: the node of this configuration]",
         ),
     ] = None,
     config: ConfigFile = None,
     calling_aet: Annotated[
-        str | None, typer.Option("--calling-aet", metavar="AET", help="Our own AE title. [default: dicom.ae_title]")
+        str | None, typer.Option("--calling-aet", metavar="AET", help="Calling AE title. [default: [dicom] ae_title]")
     ] = None,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, max=600, help="Longest wait.")] = 10,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, max=600, help="Maximum wait.")] = 10,
     json: Json = False,
 ) -> None:
-    """Ask a node whether it answers (C-ECHO, PS3.4 annex A)."""
+    """Test the connection to a node (C-ECHO)."""
     settings = load(config).settings
 
     from node.association.addresses import address_of

@@ -35,26 +35,29 @@ RETURNED = {
     ),
     "image": ("InstanceNumber", "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"),
 }
-"""What is asked back at each level, besides the keys that are given."""
+"""Attributes that are returned at each level, besides the given keys."""
 
 
 def find(
     source: Annotated[str, typer.Option("--from", metavar="PEER", help="A name in [peers], or AET@HOST:PORT.")],
     keys: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Such as PatientName=DOE* StudyDate=20240101- Modality="),
+        typer.Argument(metavar="KEY=VALUE", help="Such as PatientName=DOE* StudyDate=20240101- Modality="),
     ] = None,
     level: Annotated[
-        Literal["patient", "study", "series", "image"], typer.Option("--level", help="What to look for.")
+        Literal["patient", "study", "series", "image"], typer.Option("--level", help="Query level.")
     ] = "study",
     config: ConfigFile = None,
     calling_aet: Annotated[
-        str | None, typer.Option("--calling-aet", metavar="AET", help="Our own AE title. [default: dicom.ae_title]")
+        str | None, typer.Option("--calling-aet", metavar="AET", help="Calling AE title. [default: [dicom] ae_title]")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Cancel after so many answers.")] = 500,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Cancel the query after N answers.")] = 500,
     json: Json = False,
 ) -> None:
-    """Ask another node what it has (C-FIND); an empty value asks for the attribute back."""
+    """Query another node (C-FIND).
+
+    KEY is a keyword of PS3.6. A key with an empty value matches everything, and its value is returned.
+    """
     settings = load(config).settings
 
     from node.association.addresses import address_of
@@ -71,7 +74,7 @@ def find(
         return
     columns = [keyword for keyword in _keywords(query) if any(_shown(answer, keyword) for answer in answers)]
     print_table(
-        f"{len(answers)} answers of {peer}",
+        f"{len(answers)} answers from {peer}",
         columns,
         [[_shown(answer, keyword) for keyword in columns] for answer in answers],
     )
@@ -106,5 +109,5 @@ def _shown(answer: Dataset, keyword: str) -> str:
     value: Any = answer.get(keyword)
     if value is None:
         return ""
-    several = value if isinstance(value, list | tuple) or hasattr(value, "append") else [value]
-    return printable(", ".join(map(str, several)))
+    values = value if isinstance(value, list | tuple) or hasattr(value, "append") else [value]
+    return printable(", ".join(map(str, values)))

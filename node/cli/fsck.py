@@ -15,12 +15,15 @@ def fsck(
     config: ConfigFile = None,
     root: Root = None,
     digests: Annotated[
-        bool, typer.Option("--hash", help="Read every file and compare its SHA-256, not its length only.")
+        bool, typer.Option("--hash", help="Read every file and compare its SHA-256, not only its length.")
     ] = False,
-    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended; no node may run.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Repair what can be repaired; stop the node first.")] = False,
     json: Json = False,
 ) -> None:
-    """Compare index, archive and volumes with each other; exit 1 if a difference stays."""
+    """Compare index, archive and volumes, and repair differences.
+
+    Exit 1 if a difference remains.
+    """
     settings = load(config, storage__root=root).settings
 
     from node.control.repository import fsck as examine
@@ -31,7 +34,7 @@ def fsck(
         print_json({"ok": not left, "findings": [asdict(finding) for finding in findings]})
     elif findings:
         columns = ("kind", "path", "detail", "mended")
-        print_table("", columns, [[_field(finding, name) for name in columns] for finding in findings])
+        print_table("", (*columns[:3], "repair"), [[_field(finding, name) for name in columns] for finding in findings])
     else:
         print(f"{settings.storage.root.absolute()}: index, archive and volumes agree")
     if left:

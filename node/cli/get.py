@@ -14,25 +14,30 @@ def get(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID.")],
     source: Annotated[str, typer.Option("--from", metavar="PEER", help="A name in [peers], or AET@HOST:PORT.")],
     series: Annotated[
-        str | None, typer.Option("--series", metavar="UID", help="One series of it. [default: all]")
+        str | None, typer.Option("--series", metavar="UID", help="Only this series of the study. [default: all series]")
     ] = None,
     config: ConfigFile = None,
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """Get a study of another node into the archive (C-GET); also while a node serves this root: it does it then."""
+    """Retrieve a study from another node into the archive (C-GET).
+
+    If a node runs on this root, the node does it. Exit 1 if an instance failed.
+    """
     settings = load(config, storage__root=root).settings
 
     from node import logs
     from node.association.addresses import address_of
     from node.control.repository import perform
 
-    address_of(source, settings)  # what is wrong with it is told here, not by the node
+    address_of(source, settings)  # reports a mistake here rather than from the node
     logs.configure("warning", settings.log.format)
-    got = perform(settings, "get", study=study, series=series or "", source=source)
+    counts = perform(settings, "get", study=study, series=series or "", source=source)
     if json:
-        print_json(got)
+        print_json(counts)
     else:
-        print_fields({"instances": got["completed"], "with a warning": got["warning"], "failed": got["failed"]})
-    if got["failed"]:
+        print_fields(
+            {"instances": counts["completed"], "with a warning": counts["warning"], "failed": counts["failed"]}
+        )
+    if counts["failed"]:
         raise typer.Exit(1)

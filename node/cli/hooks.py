@@ -15,18 +15,18 @@ from node.errors import UsageError, VoxelnodeError
 if TYPE_CHECKING:
     from node.settings.model import Hook, Settings
 
-app = typer.Typer(help="Who is told what happens: webhooks, commands and plugins.", no_args_is_help=True)
+app = typer.Typer(help="Inspect, test and retry webhooks, commands and plugins.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Of a hook in the configuration.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a hook in the configuration.")]
 
 
 class MessageNotDelivered(VoxelnodeError):
-    """The hook did not take the message."""
+    """The hook did not accept the message."""
 
 
 @app.command("list")
 def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """Tell which hooks there are, and how far each of them has been told."""
+    """List the hooks and the progress of their deliveries."""
     settings: Settings = load(config, storage__root=root).settings
 
     from node.index.database import reading
@@ -39,7 +39,7 @@ def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
         return
     print_table(
         f"{len(rows)} hooks",
-        ("hook", "on", "by", "delivered", "last", "waiting", "given up", "instances behind"),
+        ("hook", "events", "channel", "delivered", "last", "waiting", "given up", "instances behind"),
         [
             (
                 row["hook"],
@@ -58,16 +58,22 @@ def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
 
 @app.command()
 def deliveries(
-    hook: Annotated[str | None, typer.Option("--hook", metavar="NAME", help="Only of this hook.")] = None,
+    hook: Annotated[str | None, typer.Option("--hook", metavar="NAME", help="Only messages to this hook.")] = None,
     state: Annotated[
-        str | None, typer.Option("--state", help="Only these: waiting, delivered, given-up or dropped.")
+        str | None,
+        typer.Option(
+            "--state", metavar="STATE", help="Only messages in this state: waiting, delivered, given-up or dropped."
+        ),
     ] = None,
-    last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="How many, the newest.")] = 20,
+    last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="Number of messages to show.")] = 20,
     config: ConfigFile = None,
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """Tell what hooks were told of late, what waits for another try, and what was given up, with the reason."""
+    """List recent messages to hooks.
+
+    Shows delivered messages, those that wait for another attempt, and those that were given up, with the reason.
+    """
     settings: Settings = load(config, storage__root=root).settings
 
     from node.index.database import reading
@@ -83,8 +89,8 @@ def deliveries(
         return
     names = ("happened_at", "hook", "event", "series_instance_uid", "state", "attempts", "due_at", "reason")
     print_table(
-        f"the last {len(rows)} messages",
-        ("happened", "hook", "event", "series", "state", "attempts", "next try", "reason", "id"),
+        f"last {len(rows)} messages",
+        ("happened", "hook", "event", "series", "state", "attempts", "next attempt", "reason", "id"),
         [[row[name] for name in (*names, "message_id")] for row in rows],
     )
 
@@ -94,22 +100,25 @@ def try_(
     name: Name,
     event: Annotated[
         str | None,
-        typer.Option("--event", metavar="EVENT", help="What to pretend. [default: the first that the hook wants]"),
+        typer.Option("--event", metavar="EVENT", help="Event to send. [default: the first event of the hook]"),
     ] = None,
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
-    """Send a message with "test": true to a hook, and tell what came of it; the node need not run."""
+    """Send a test message to a hook and show the result.
+
+    The message contains "test": true. The node need not run.
+    """
     settings: Settings = load(config).settings
     hook = _configured(settings, name)
     if event is not None and event not in hook.on:
-        raise UsageError(f"hook {name} is not told of {event!r}; it is told of {', '.join(hook.on)}")
+        raise UsageError(f"hook {name} does not receive {event!r}; its events are {', '.join(hook.on)}")
 
     from node.notify.channel import NotDelivered
     from node.notify.message import sample
     from node.notify.notifier import outlet_of
 
-    wanted = next(one for one in hook.on if event in (None, one))
+    wanted = event or hook.on[0]
     message = sample(wanted, settings.dicom.ae_title, dt.datetime.now(dt.UTC))
     outlet = outlet_of(name, hook)
     output = None
@@ -118,7 +127,7 @@ def try_(
     except NotDelivered as error:
         if error.output and not json:
             print(error.output)
-        raise MessageNotDelivered(f"hook {name} did not take the message: {error}") from error
+        raise MessageNotDelivered(f"hook {name} did not accept the message: {error}") from error
     finally:
         outlet.close()
     if json:
@@ -126,18 +135,23 @@ def try_(
         return
     if output:
         print(output)
-    print(f"hook {name} took {message.event} {message.id}")
+    print(f"hook {name} accepted {message.event} {message.id}")
 
 
 @app.command()
 def retry(
     name: Name,
-    message_id: Annotated[str | None, typer.Option("--id", help="Only this message, of `hooks deliveries`.")] = None,
+    message_id: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="Only this message; the id is in `hooks deliveries`.")
+    ] = None,
     config: ConfigFile = None,
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """Try what was given up again, and what waits at once; also by a running node."""
+    """Retry messages that were given up or wait.
+
+    A running node delivers them at once, or else the next start does.
+    """
     settings: Settings = load(config, storage__root=root).settings
     _configured(settings, name)
 
@@ -149,15 +163,15 @@ def retry(
     if json:
         print_json(done)
     else:
-        print(f"{done['waiting']} messages wait for another try")
+        print(f"{done['waiting']} messages wait for another attempt")
 
 
 def _configured(settings: Settings, name: str) -> Hook:
     try:
         return settings.hooks[name]
     except KeyError:
-        known = f"known: {', '.join(settings.hooks)}" if settings.hooks else "there is none"
-        raise UsageError(f"no hook {name!r} in the configuration; {known}") from None
+        known = f"configured: {', '.join(settings.hooks)}" if settings.hooks else "none is configured"
+        raise UsageError(f"there is no hook {name!r}; {known}") from None
 
 
 def _described(name: str, hook: Hook) -> dict[str, Any]:

@@ -17,16 +17,19 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 PATIENT_COLUMNS = ("patient_id", "patient_name", "patient_birth_date", "patient_sex")
-"""What a study tells of its patient."""
+"""Columns of v_studies that belong to the patient."""
 
 
 def info(
-    uid: Annotated[str, typer.Argument(metavar="UID", help="Of a study, series or instance; or a Patient ID.")],
+    uid: Annotated[str, typer.Argument(metavar="UID", help="UID of a study, series or instance, or a Patient ID.")],
     config: ConfigFile = None,
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """Tell what is known of a patient, study, series or instance, of the levels above it, and of its volumes."""
+    """Show a patient, study, series or instance with its volumes.
+
+    The levels above it are shown as well, and failures and excluded instances with their reasons.
+    """
     folder = load(config, storage__root=root).settings.storage.root
 
     from node.index.database import reading
@@ -34,7 +37,9 @@ def info(
     with reading(folder) as index:
         found = _found(index, uid)
     if not found:
-        raise UsageError(f"{uid}: no patient, study, series or instance of the index has it (--root tells where)")
+        raise UsageError(
+            f"{uid}: no patient, study, series or instance in the index has this UID or ID; is --root right?"
+        )
     if json:
         print_json(found)
     else:
@@ -42,7 +47,7 @@ def info(
 
 
 def _found(index: ReadIndex, uid: str) -> Row:
-    """The level that has the UID and those above it; empty where there is none."""
+    """Return the level that has the UID and the levels above it; empty if there is none."""
     return _image(index, uid) or _series(index, uid) or _study(index, uid) or _patients(index, uid)
 
 
@@ -65,7 +70,7 @@ def _image(index: ReadIndex, uid: str) -> Row:
 
 
 def _series(index: ReadIndex, uid: str, study: str | None = None) -> Row:
-    """A series; one that lies in two studies is taken from the one that is named, else from the first."""
+    """Return a series, from `study` if it is in two studies, else from the first of them."""
     rows = index.rows("SELECT * FROM v_series WHERE series_instance_uid = :uid ORDER BY study_instance_uid", uid=uid)
     rows = [row for row in rows if study in (None, row["study_instance_uid"])]
     if not rows:
@@ -90,7 +95,7 @@ def _study(index: ReadIndex, uid: str) -> Row:
 
 
 def _patients(index: ReadIndex, patient_id: str) -> Row:
-    """The patient of a Patient ID; several where issuers differ."""
+    """Return the patients of a Patient ID; there are several if the issuers differ."""
     rows = index.rows("SELECT * FROM v_patients WHERE patient_id = :id ORDER BY id", id=patient_id)
     if not rows:
         return {}
@@ -99,32 +104,32 @@ def _patients(index: ReadIndex, patient_id: str) -> Row:
         id=patient_id,
     )
     for row in rows:
-        del row["id"]  # of the table alone
+        del row["id"]  # meaningful inside the index only
     uids = [row["study_instance_uid"] for row in studies]
     return {"level": "patient", "patients": rows, "study_instance_uids": uids}
 
 
 def _outcome(index: ReadIndex, condition: str, **values: Any) -> Row:
-    """Volumes that count, and failures, of what a condition of ours selects."""
+    """Return the current volumes and the failures that a condition selects."""
     volumes = index.rows(f"SELECT * FROM v_volumes WHERE {condition} AND NOT superseded ORDER BY path", **values)
     failures = index.rows(f"SELECT * FROM v_failures WHERE {condition} ORDER BY failed_at", **values)
     return {"volumes": _volumes(volumes), "failures": failures}
 
 
 def _volumes(rows: list[Row]) -> list[Row]:
-    """Rows of v_volumes, lists as such."""
+    """Return rows of v_volumes with their JSON columns parsed."""
     lists = ("shape", "spacing_mm", "warnings")
-    return [{name: jsons.loads(each) if name in lists else each for name, each in row.items()} for row in rows]
+    return [{name: jsons.loads(value) if name in lists else value for name, value in row.items()} for row in rows]
 
 
 def _print(found: Row) -> None:
     for level in ("patient", "study", "series", "instance"):
         if level in found:
             print(level)
-            print_fields({f"  {name}": each for name, each in found[level].items()})
+            print_fields({f"  {name}": value for name, value in found[level].items()})
     for patient in found.get("patients", ()):
         print("patient")
-        print_fields({f"  {name}": each for name, each in patient.items()})
+        print_fields({f"  {name}": value for name, value in patient.items()})
     for uid in found.get("study_instance_uids", ()):
         print(f"study {uid}")
     if found.get("volumes"):

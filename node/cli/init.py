@@ -9,9 +9,9 @@ import typer
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where; made if need be.")] = Path(),
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the file; created if missing.")] = Path(),
 ) -> None:
-    """Write a commented configuration, voxelnode.toml."""
+    """Write a commented configuration file, voxelnode.toml."""
     from node.errors import UsageError
     from node.settings.example import example_toml
     from node.settings.load import DEFAULT_FILE
@@ -22,5 +22,5 @@ def init(
         with file.open("x", encoding="utf-8") as stream:
             stream.write(example_toml())
     except FileExistsError:
-        raise UsageError(f"{file} exists already and stays as it is; remove it, or name another folder") from None
+        raise UsageError(f"{file} already exists and was not changed; remove it, or name another folder") from None
     print(f"wrote {file}; next: voxelnode serve --config {file}")

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the settings that they lead to."""
+"""Options that several commands share, and the settings that result."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ ConfigFile = Annotated[
         "--config",
         "-c",
         metavar="FILE",
-        help="Configuration, TOML. [default: $VOXELNODE_CONFIG, else ./voxelnode.toml if it is there]",
+        help="Configuration file (TOML). [default: $VOXELNODE_CONFIG, else ./voxelnode.toml if it exists]",
     ),
 ]
 Root = Annotated[
     Path | None,
-    typer.Option("--root", metavar="DIR", help="Folder of the archive, the index and the volumes (storage.root)."),
+    typer.Option("--root", metavar="DIR", help="Folder of archive, index and volumes; overrides [storage] root."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def load(config: Path | None, **flags: Any) -> Any:
-    """The `node.settings.load.Configuration` of a command; flags are given as ``section__key=value``."""
+    """Return the `node.settings.load.Configuration` of a command; flags are given as ``section__key=value``."""
     from node.settings import load as configuration
 
     return configuration.load(config, {name.replace("__", "."): value for name, value in flags.items()})

@@ -1,4 +1,4 @@
-"""What commands print: JSON for programs, tables for people."""
+"""Output of commands: JSON for programs, tables for people."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def stop_printing() -> None:
-    """Let what is printed from now on go nowhere: who read it has gone (after a `BrokenPipeError`)."""
+    """Discard everything printed from now on, because its reader has gone (after a `BrokenPipeError`)."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -26,7 +26,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print `rows` under `columns`; numbers stand to the right, and nothing in a cell is taken as markup."""
+    """Print `rows` under `columns`; numbers are right-aligned, and text in a cell is never markup."""
     from rich.table import Table
     from rich.text import Text
 
@@ -41,21 +41,21 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
 
 
 def console() -> Console:
-    """A console on standard output as it is now; without a terminal lines are not broken."""
+    """Return a console on the current standard output; without a terminal, lines are not wrapped."""
     from rich.console import Console
 
     return Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 160)
 
 
 def print_fields(fields: Mapping[str, Any]) -> None:
-    """Print names and values below each other."""
+    """Print one name and its value on each line."""
     width = max(map(len, fields))
     for name, value in fields.items():
         print(f"{name.ljust(width)}  {_cell(value)}")
 
 
 def sized(count: float) -> str:
-    """Bytes for people: ``1.5 MB``."""
+    """Return a number of bytes for people: ``1.5 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -70,10 +70,13 @@ def _cell(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Text that a stranger may have written, for a terminal: control characters become ``\x1b`` and the like."""
+    r"""Return text from a file or the network for a terminal: control characters become escapes such as ``\x1b``."""
     if text.isprintable():
         return text
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -14,14 +14,14 @@ from node.errors import UsageError
 if TYPE_CHECKING:
     from node.index.database import ReadIndex
 
-app = typer.Typer(help="The patients of the index.", no_args_is_help=True)
+app = typer.Typer(help="List and merge patients.", no_args_is_help=True)
 
 COLUMNS = ("id", "patient_id", "issuer_of_patient_id", "patient_name", "patient_birth_date", "patient_sex", "studies")
 
 
 @app.command("list")
 def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """Tell which patients there are, and which of them were merged into another one."""
+    """List the patients and their merges."""
     settings = load(config, storage__root=root).settings
 
     from node.index.database import reading
@@ -33,20 +33,28 @@ def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
     else:
         print_table(
             f"{len(rows)} patients",
-            ("#", "ID", "issuer", "name", "born", "sex", "studies", "is now #"),
+            ("#", "ID", "issuer", "name", "birth date", "sex", "studies", "merged into #"),
             [[row[name] for name in (*COLUMNS, "merged_into")] for row in rows],
         )
 
 
 @app.command()
 def merge(
-    source: Annotated[str, typer.Argument(metavar="FROM", help="Patient ID, or # and a number of `patient list`.")],
-    target: Annotated[str, typer.Argument(metavar="INTO", help="Patient ID, or # and a number of `patient list`.")],
+    source: Annotated[
+        str, typer.Argument(metavar="FROM", help="Patient to merge: Patient ID, or # and a number from `patient list`.")
+    ],
+    target: Annotated[
+        str,
+        typer.Argument(metavar="INTO", help="Patient that remains: Patient ID, or # and a number from `patient list`."),
+    ],
     config: ConfigFile = None,
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """Say that two patients are one: studies of FROM are of INTO, also those that are still to come."""
+    """Merge two patients into one.
+
+    Every study of FROM belongs to INTO, and so does every study of FROM that is received later.
+    """
     settings = load(config, storage__root=root).settings
 
     from node import logs
@@ -60,17 +68,17 @@ def merge(
     if json:
         print_json({"from": numbers[0], "into": numbers[1], **done})
     else:
-        print(f"patient #{numbers[0]} is now #{numbers[1]}; {len(done['studies'])} studies moved")
+        print(f"patient #{numbers[0]} merged into #{numbers[1]}; {len(done['studies'])} studies moved")
 
 
 def _number(index: ReadIndex, wanted: str) -> int:
-    """The row of v_patients that a person means."""
+    """Return the `id` in v_patients of a Patient ID, or of # and a number."""
     if wanted.startswith("#") and wanted[1:].isdecimal():
         return int(wanted[1:])
     rows = index.rows("SELECT * FROM v_patients WHERE patient_id = :wanted ORDER BY id", wanted=wanted)
     if not rows:
-        raise UsageError(f"no patient has the ID {wanted!r}: `voxelnode patient list` tells which there are")
+        raise UsageError(f"no patient has the ID {wanted!r}; `voxelnode patient list` lists them")
     if len(rows) > 1:
         known = ", ".join(f"#{row['id']} (issuer {row['issuer_of_patient_id'] or 'none'})" for row in rows)
-        raise UsageError(f"several patients have the ID {wanted!r}: say which by its number: {known}")
+        raise UsageError(f"several patients have the ID {wanted!r}; choose by number: {known}")
     return int(rows[0]["id"])

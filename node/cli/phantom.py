@@ -1,8 +1,8 @@
-"""A head to be scanned: a CT series of planes that lie obliquely in the patient, with the truth beside it.
+"""A head phantom: a CT series of oblique planes, and the volume that a converter must make of it.
 
-Made of ellipsoids in patient coordinates, so that the voxels of any plane can be computed, and a converter's result
-compared with what must come out. It is no anatomy atlas; a person should see at once what it is, and which side is left
-(the bead on the skin).
+The head consists of ellipsoids in patient coordinates, so the voxels of any plane can be computed and a converter's
+volume compared with them. It is not an anatomical atlas, but a person recognises a head at once, and its left side by
+the bead on the skin.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ TILT_DEGREES, TURN_DEGREES = 14.0, 6.0
 INTERCEPT = -1024
 NOISE_HU = 5.0
 EDGE_MM = 1.5
-"""Width over which one tissue blends into the next, as a scanner's point spread makes it."""
+"""Width over which one tissue blends into the next, like the point spread of a scanner."""
 
 Float = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Ellipsoid:
-    """A region of one tissue. Centre and radii in mm, LPS; `paired` puts a second one at the other side of x = 0."""
+    """A region of one tissue. Centre and radii in mm, LPS; `paired` adds its mirror image across x = 0."""
 
     hounsfield: float
     centre: tuple[float, float, float]
@@ -39,7 +39,7 @@ class Ellipsoid:
     paired: bool = False
 
     def weight(self, x: Float, y: Float, z: Float) -> Float:
-        """How much of each point is inside, 0 to 1."""
+        """Return how far each point is inside, from 0 to 1."""
         centre_x, centre_y, centre_z = self.centre
         radius_x, radius_y, radius_z = self.radii
         across = np.abs(x) if self.paired else x
@@ -107,12 +107,12 @@ OPENINGS = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Phantom:
-    """The series and what its volume must be.
+    """The series and the volume that it must give.
 
     Attributes
     ----------
     instances : list of Dataset
-        In no order that follows space, as some senders do it.
+        In an order that does not follow their positions, as from some senders.
     hounsfield : (slices, rows, columns) int16
         The voxels, sorted along the normal of the planes.
     affine_lps : (4, 4) float64, mm
@@ -129,7 +129,7 @@ class Phantom:
 
 
 def head_phantom() -> Phantom:
-    """Return an oblique CT series of 60 slices of a head, the same voxels every time, with new UIDs."""
+    """Return an oblique CT series of a head, 60 slices, always with the same voxels and with new UIDs."""
     affine = _affine()
     tissue = np.stack([_plane(affine, index) for index in range(SLICES)])
     noise = np.random.default_rng(20240229).normal(0, NOISE_HU, tissue.shape)
@@ -141,7 +141,7 @@ def head_phantom() -> Phantom:
 
 
 def _affine() -> NDArray[np.float64]:
-    """The planes are tilted about x (the front goes up) and turned about z."""
+    """Return the affine to LPS of planes that are tilted about x (front up) and turned about z."""
     tilt, turn = np.radians(TILT_DEGREES), np.radians(TURN_DEGREES)
     about_x = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
     about_z = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
@@ -152,7 +152,7 @@ def _affine() -> NDArray[np.float64]:
 
 
 def _plane(affine: NDArray[np.float64], index: int) -> Float:
-    """Hounsfield units of one plane, (rows, columns)."""
+    """Return the Hounsfield units of one plane, (rows, columns)."""
     row, column = np.mgrid[:ROWS, :COLUMNS]
     x, y, z = (
         (affine[axis, 0] * column + affine[axis, 1] * row + affine[axis, 2] * index + affine[axis, 3]).astype(
@@ -177,7 +177,7 @@ def _plane(affine: NDArray[np.float64], index: int) -> Float:
 
 
 def _furrows(x: Float, y: Float, z: Float) -> Float:
-    """Where the brain's surface is folded: the fluid in its furrows, deeper near the surface."""
+    """Return the weight of the fluid in the furrows of the brain's surface."""
     centre_x, centre_y, centre_z = BRAIN.centre
     radius_x, radius_y, radius_z = BRAIN.radii
     u, v, w = (x - centre_x) / radius_x, (y - centre_y) / radius_y, (z - centre_z) / radius_z
@@ -191,7 +191,7 @@ def _furrows(x: Float, y: Float, z: Float) -> Float:
 
 
 def _headrest(x: Float, y: Float, z: Float) -> Float:
-    """A thin shell under the head."""
+    """Return the weight of a thin shell under the head."""
     distance = np.hypot(x / 105, y / 112) * 105
     shell: Float = np.clip(1.6 - np.abs(distance - 104), 0, 1) * (y > 45) * (z > -60)
     return shell
@@ -202,7 +202,7 @@ def _blend(tissue: Float, other: float | Float, weight: Float) -> None:
 
 
 def _shared_attributes() -> Dataset:
-    """What all instances of the series have in common (PS3.3 A.3, CT Image IOD)."""
+    """Return the attributes that all instances share (PS3.3 A.3, CT Image IOD)."""
     ds = Dataset()
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
@@ -242,7 +242,7 @@ def _instance(shared: Dataset, affine: NDArray[np.float64], hounsfield: NDArray[
     ds = Dataset()
     ds.update(shared)
     ds.SOPInstanceUID = generate_uid()
-    ds.InstanceNumber = SLICES - index  # against the normal: the order must come from the positions
+    ds.InstanceNumber = SLICES - index  # descends along the normal: a converter must order by position
     ds.ImagePositionPatient = list(_decimal(affine[:3, 3] + affine[:3, 2] * index))
     ds.ImageOrientationPatient = [*_decimal(affine[:3, 0] / PIXEL_MM), *_decimal(affine[:3, 1] / PIXEL_MM)]
     ds.PixelData = (hounsfield - INTERCEPT).astype("<u2").tobytes()
@@ -254,6 +254,6 @@ def _instance(shared: Dataset, affine: NDArray[np.float64], hounsfield: NDArray[
 
 
 def _decimal(numbers: NDArray[Any]) -> Iterator[str]:
-    """Decimal strings of at most 16 characters, PS3.5 6.2."""
+    """Yield decimal strings of at most 16 characters (PS3.5 6.2)."""
     for number in numbers:
         yield f"{number:.10f}"[:16]

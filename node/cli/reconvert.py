@@ -16,16 +16,21 @@ FAILED = "state IN ('failed', 'refused')"
 def reconvert(
     where: Annotated[
         str | None,
-        typer.Option("--where", metavar="SQL", help="Series of v_series (docs/index.md) for which this is true."),
+        typer.Option(
+            "--where", metavar="SQL", help="Series for which this condition on v_series (docs/index.md) is true."
+        ),
     ] = None,
-    failed: Annotated[bool, typer.Option("--failed", help="Series that gave no volume, or crashed too often.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Series that gave no volume or crashed too often.")] = False,
     every: Annotated[bool, typer.Option("--all", help="Every series.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell which series these are.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the series.")] = False,
     config: ConfigFile = None,
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """Have series converted again, also by a running node; what would give the same volumes is left as it is."""
+    """Convert series again.
+
+    A running node converts them, or the next start does. A series that would give the same volumes keeps its revision.
+    """
     if (where is not None) + failed + every != 1:
         raise typer.BadParameter("Give one of --where, --failed and --all.")
     settings = load(config, storage__root=root).settings
@@ -45,11 +50,11 @@ def reconvert(
     elif dry_run:
         print("\n".join(series_instance_uid for _, series_instance_uid in series))
     else:
-        print(f"{owed} series are due for another conversion")
+        print(f"{owed} series will be converted again")
 
 
 def _chosen(settings: Any, condition: str, where: str | None) -> list[tuple[str, str]]:
-    """Study and Series Instance UIDs; the condition is evaluated here, on a connection that cannot write."""
+    """Return Study and Series Instance UIDs; the condition is evaluated here, on a read-only connection."""
     from node.errors import UsageError
     from node.index.database import reading
     from node.index.engine import IndexUnusable

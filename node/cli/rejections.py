@@ -11,12 +11,12 @@ from node.cli.output import print_json, print_table
 
 
 def rejections(
-    last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="How many, the newest.")] = 20,
+    last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="Number of refusals to show.")] = 20,
     config: ConfigFile = None,
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """Tell what was refused of late, whose it was, why, and what helps."""
+    """List recent refusals: from whom, why, and what helps."""
     settings = load(config, storage__root=root).settings
 
     from node.index.database import reading
@@ -27,11 +27,11 @@ def rejections(
     if json:
         print_json(rows)
     elif not rows:
-        print("nothing was refused")
+        print("no refusals")
     else:
         print_table(
-            f"the last {len(rows)} kinds of refusals",
-            ("last", "times", "what", "peer", "from", "to", "offered", "reason", "what helps"),
+            f"last {len(rows)} kinds of refusals",
+            ("last", "times", "refused", "address", "calling AET", "called AET", "offered", "reason", "remedy"),
             [
                 (
                     row["last_at"],

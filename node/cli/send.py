@@ -18,28 +18,32 @@ if TYPE_CHECKING:
     from node.index.selection import Selected
 
 SHOWN_FAILURES = 20
-"""How many instances that were not sent are named; ``--json`` names all."""
+"""How many instances that were not sent are listed; ``--json`` lists all."""
 
 
 def send(
     to: Annotated[str, typer.Option("--to", metavar="PEER", help="A name in [peers], or AET@HOST:PORT.")],
     uids: Annotated[
-        list[str] | None, typer.Argument(metavar="[UID]...", help="Studies, series or instances of the archive.")
+        list[str] | None, typer.Argument(metavar="UID", help="UIDs of stored studies, series or instances.")
     ] = None,
     patient: Annotated[
-        str | None, typer.Option("--patient", metavar="ID", help="Every study of the patient with this Patient ID.")
+        str | None, typer.Option("--patient", metavar="ID", help="Every study of this Patient ID.")
     ] = None,
     config: ConfigFile = None,
     root: Root = None,
     calling_aet: Annotated[
-        str | None, typer.Option("--calling-aet", metavar="AET", help="Our own AE title. [default: dicom.ae_title]")
+        str | None, typer.Option("--calling-aet", metavar="AET", help="Calling AE title. [default: [dicom] ae_title]")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Send stored instances to another node (C-STORE), as they are stored wherever it takes that."""
+    """Send stored instances to another node (C-STORE).
+
+    Instances are sent as they are stored, or uncompressed if the peer accepts nothing else. Exit 1 if an instance was
+    not sent.
+    """
     settings = load(config, storage__root=root).settings
     if not uids and patient is None:
-        raise typer.BadParameter("name what to send: UIDs, or --patient ID.")
+        raise typer.BadParameter("Give UIDs, or --patient ID.")
     folder = settings.storage.root.absolute()
 
     from node.association.addresses import address_of
@@ -49,7 +53,9 @@ def send(
 
     peer = address_of(to, settings)
     with reading(folder) as index:
-        instances = [one for selected in _selected(index, uids or [], patient) for one in outgoing_of(selected, folder)]
+        instances = [
+            instance for selected in _selected(index, uids or [], patient) for instance in outgoing_of(selected, folder)
+        ]
     instances = list(dict.fromkeys(instances))
     calling = calling_aet or settings.dicom.ae_title
     results: list[Sent] = []
@@ -61,25 +67,27 @@ def send(
 
 
 def _selected(index: ReadIndex, uids: list[str], patient: str | None) -> Iterator[Selected]:
-    """What each UID, or the Patient ID, selects; each must select something."""
+    """Yield the instances of each UID and of the Patient ID; each must select some."""
     from node.dicom.keys import Level
     from node.dicom.retrieval import Selection
     from node.errors import UsageError
 
     for uid in uids:
-        several = (
+        selections = (
             Selection(Level.STUDY, study_instance_uids=(uid,)),
             Selection(Level.SERIES, series_instance_uids=(uid,)),
             Selection(Level.IMAGE, sop_instance_uids=(uid,)),
         )
-        found = next((one for each in several if (one := index.selected_instances(each)).instances), None)
+        found = next((chosen for level in selections if (chosen := index.selected_instances(level)).instances), None)
         if found is None:
-            raise UsageError(f"{uid} is no study, series or instance of this archive; `voxelnode series` lists them")
+            raise UsageError(
+                f"{uid}: no stored study, series or instance has this UID; `voxelnode series` lists the series"
+            )
         yield found
     if patient is not None:
         found = index.selected_instances(Selection(Level.PATIENT, patient_id=patient))
         if not found.instances:
-            raise UsageError("there is no study of a patient with this Patient ID")
+            raise UsageError("no stored study has this Patient ID")
         yield found
 
 
@@ -97,7 +105,7 @@ def _transcoder(folder: Path) -> Iterator[Transcode]:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar on a terminal; gives what moves it by one."""
+    """Show a progress bar on a terminal; yield the function that advances it by one."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -122,13 +130,13 @@ def _print_results(results: list[Sent], json: bool) -> None:
         "not sent": len(failed),
     }
     if json:
-        told = [{"sop_instance_uid": sent.instance.sop_instance_uid, "reason": _why(sent)} for sent in failed]
-        print_json({"sent": counts["sent"], "warnings": counts["sent with a warning"], "failed": told})
+        failures = [{"sop_instance_uid": sent.instance.sop_instance_uid, "reason": _why(sent)} for sent in failed]
+        print_json({"sent": counts["sent"], "warnings": counts["sent with a warning"], "failed": failures})
     else:
         print_fields(counts)
         for sent in failed[:SHOWN_FAILURES]:
             print(f"not sent: {sent.instance.sop_instance_uid}: {_why(sent)}")
         if len(failed) > SHOWN_FAILURES:
-            print(f"not sent: and {len(failed) - SHOWN_FAILURES} more (--json names all)")
+            print(f"not sent: and {len(failed) - SHOWN_FAILURES} more (--json lists all)")
     if failed:
         raise typer.Exit(1)

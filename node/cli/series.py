@@ -24,19 +24,21 @@ COLUMNS = (
     "due_at",
     "error",
 )
-SHOWN = ("series", "modality", "state", "rev", "verdict", "rule", "expected", "received", "missing", "reason")
+SHOWN = ("series", "modality", "state", "rev", "completeness", "rule", "expected", "received", "missing", "reason")
 
 
 def series(
-    study: Annotated[str | None, typer.Option("--study", metavar="UID", help="Only of this study.")] = None,
-    state: Annotated[str | None, typer.Option("--state", metavar="STATE", help="Only in this state.")] = None,
-    incomplete: Annotated[bool, typer.Option("--incomplete", help="Only those that are not complete.")] = False,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Most series, the newest first.")] = 100,
+    study: Annotated[str | None, typer.Option("--study", metavar="UID", help="Only series of this study.")] = None,
+    state: Annotated[str | None, typer.Option("--state", metavar="STATE", help="Only series in this state.")] = None,
+    incomplete: Annotated[bool, typer.Option("--incomplete", help="Only incomplete series.")] = False,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", min=1, help="Maximum number of series, newest first.")
+    ] = 100,
     config: ConfigFile = None,
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """List series with their state, and whether they are complete and why."""
+    """List series with their state and completeness."""
     settings = load(config, storage__root=root).settings
 
     from node.index.database import reading

@@ -19,14 +19,22 @@ from node.cli.output import stop_printing
 def serve(
     config: ConfigFile = None,
     root: Root = None,
-    port: Annotated[int | None, typer.Option(metavar="N", help="TCP port, 0 takes a free one (dicom.port).")] = None,
-    aet: Annotated[str | None, typer.Option(metavar="AET", help="Our AE title (dicom.ae_title).")] = None,
-    web_port: Annotated[
-        int | None, typer.Option(metavar="N", help="TCP port of the pages, 0 takes a free one (web.port).")
+    port: Annotated[
+        int | None, typer.Option(metavar="N", help="TCP port for DICOM, 0 for any free port; overrides [dicom] port.")
     ] = None,
-    host: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Address to listen on (dicom.host).")] = None,
+    aet: Annotated[str | None, typer.Option(metavar="AET", help="AE title; overrides [dicom] ae_title.")] = None,
+    web_port: Annotated[
+        int | None, typer.Option(metavar="N", help="TCP port for HTTP, 0 for any free port; overrides [web] port.")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Address to listen on for DICOM; overrides [dicom] host.")
+    ] = None,
 ) -> None:
-    """Receive, index and convert until SIGTERM or Ctrl-C, then drain; a second signal aborts."""
+    """Receive, archive and convert until SIGTERM or Ctrl-C.
+
+    The first signal refuses new work and lets running work finish within [dicom] drain_seconds. A second signal ends
+    the process at once.
+    """
     settings = load(
         config,
         storage__root=root,
@@ -56,7 +64,7 @@ def serve(
         lines.append(f"pages, REST and DICOMweb: {address.web}")
     try:
         print(*lines, sep="\n", flush=True)
-    except BrokenPipeError:  # whoever started us does not listen, and does not end us by that
+    except BrokenPipeError:  # the parent does not read our output: no reason to stop
         stop_printing()
     manager.ready(f"AE {address.ae_title} on {address.host}:{address.port}")
     node.serve_until(stop, manager.alive)
@@ -65,7 +73,7 @@ def serve(
 
 
 def stop_at_signal(stop: threading.Event) -> None:
-    """Set `stop` at the first SIGTERM or SIGINT; the second ends the process at once, without a drain."""
+    """Set `stop` at the first SIGTERM or SIGINT; at the second, exit at once without a drain."""
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         if stop.is_set():

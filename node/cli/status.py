@@ -18,7 +18,7 @@ SHOWN_FAILURES = 10
 
 
 def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """Tell what was received, what waits, what was converted and what was refused."""
+    """Show what is stored, waiting, converted and failed."""
     settings = load(config, storage__root=root).settings
 
     from node.index.database import reading
@@ -67,18 +67,18 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
 
 
 def intake_of(settings: Settings) -> str:
-    """Whether a node on this root takes instances now, in words."""
+    """Return in words whether a node on this root accepts instances now."""
     from node.archive.intake import STOPPED_FILE
 
     root = settings.storage.root.absolute()
     with suppress(OSError, ValueError):
-        told = json_of((root / STOPPED_FILE).read_bytes())
-        return f"stopped at {told['at']}: {told['reason']}; look at the disk, then start the node again"
+        stopped = json_of((root / STOPPED_FILE).read_bytes())
+        return f"stopped at {stopped['at']}: {stopped['reason']}; check the disk, then restart the node"
     free = os.statvfs(root).f_bavail * os.statvfs(root).f_frsize
     if free < settings.storage.reserve_bytes:
-        return "the disk is down to its reserve: stores and associations are refused"
+        return "disk full up to its reserve: instances and associations are refused"
     if free < settings.storage.low_bytes:
-        return "room runs out: new associations are refused"
+        return "disk space is low: new associations are refused"
     return "open"
 
 
@@ -95,7 +95,7 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
             "missing files": f"{facts['missing_files']}: voxelnode fsck" if facts["missing_files"] else "none",
             "volume files": facts["volume_files"],
             "incomplete": f"{facts['incomplete_series']} series" if facts["incomplete_series"] else "none",
-            "oldest due": facts["oldest_due_at"] or "nothing waits",
+            "oldest due": facts["oldest_due_at"] or "nothing is waiting",
             "free": sized(facts["free_bytes"]),
         }
     )

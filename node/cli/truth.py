@@ -1,4 +1,4 @@
-"""What must come out of a series, worked out without the converter, and whether it did."""
+"""The volume that a series must give, computed without the converter, and its comparison with a file."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from node.volume.model import Array, Float
 
 TOLERANCE_MM = 1e-3
-"""NIfTI holds its affine in 32 bits."""
+"""NIfTI stores its affine as 32-bit floats."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Truth:
-    """What must come out of one series.
+    """The volume that one series must give.
 
     Attributes
     ----------
     title : str
-        For people.
+        Name for people.
     voxels : (slices, rows, columns), Hounsfield units
     affine_lps : (4, 4) float64, mm
         From (column, row, slice) to LPS+; the slice axis of a single slice does not count.
@@ -36,7 +36,7 @@ class Truth:
 
 
 def truth_of_files(title: str, paths: Sequence[Path]) -> tuple[str, Truth]:
-    """Return the Series Instance UID and the truth of an evenly spaced CT series, straight from its files.
+    """Return the Series Instance UID and the truth of an evenly spaced CT series, read from its files.
 
     Notes
     -----
@@ -59,14 +59,14 @@ def truth_of_files(title: str, paths: Sequence[Path]) -> tuple[str, Truth]:
 
 
 def difference(truth: Truth, voxels: Array, affine_lps: Float) -> str | None:
-    """Return how a volume differs from the truth; None when every voxel has its value and its place.
+    """Return how a volume differs from the truth; None if every voxel has the right value and position.
 
-    Axes may come in another order or direction, as long as the affine says so.
+    Axes may have another order or direction if the affine says so.
 
     Parameters
     ----------
     voxels : (slices, rows, columns)
-        Real values.
+        Real-world values.
     affine_lps : (4, 4) float64, mm
         From (column, row, slice) to LPS+.
     """
@@ -75,13 +75,13 @@ def difference(truth: Truth, voxels: Array, affine_lps: Float) -> str | None:
     right = truth.affine_lps.copy()
     if expected.shape[2] == 1:
         right[:3, 2] = affine_lps[:3, 2]
-    # From indices of the volume to indices of the truth: a turn by quarters, if the axes are right at all.
+    # From indices of the volume to indices of the truth: a rotation by quarter turns, if the axes are right.
     between = np.linalg.inv(right) @ affine_lps
     turn = np.rint(between[:3, :3]).astype(int)
     if not np.array_equal(np.abs(turn).sum(axis=0), [1, 1, 1]) or not np.array_equal(
         np.abs(turn).sum(axis=1), [1, 1, 1]
     ):
-        return "its axes point elsewhere, or its spacing is another"
+        return "its axes or its spacing are different"
     axes = np.abs(turn).argmax(axis=0)
     turned = expected.transpose(axes)
     turned = turned[tuple(slice(None, None, turn[axis, index]) for index, axis in enumerate(axes))]
@@ -97,7 +97,7 @@ def difference(truth: Truth, voxels: Array, affine_lps: Float) -> str | None:
 def _farthest_corner_mm(
     right: Float, affine: Float, turn: Array, expected_shape: tuple[int, ...], found_shape: tuple[int, ...]
 ) -> float:
-    """Largest distance between the centres of corner voxels of the volume and of the truth."""
+    """Return the largest distance in mm between corner voxels (centres) of the volume and of the truth."""
     corners = np.array([np.unravel_index(corner, (2, 2, 2)) for corner in range(8)])
     indices = corners * (np.array(found_shape) - 1)
     # Where an axis is reversed, its index 0 is the truth's last.

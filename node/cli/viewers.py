@@ -1,4 +1,4 @@
-"""``voxelnode viewers``: viewers that are installed beside the pages."""
+"""``voxelnode viewers install|remove|list``."""
 
 from __future__ import annotations
 
@@ -13,65 +13,69 @@ from node.cli.output import print_fields, print_json
 
 NPM_REGISTRY = "https://registry.npmjs.org/"
 
-app = typer.Typer(help="Viewers that are installed beside the pages, below the root.", no_args_is_help=True)
+app = typer.Typer(help="Install viewers beside the web pages.", no_args_is_help=True)
 
 
 class Viewer(Enum):
-    """What can be installed."""
+    """Viewers that can be installed."""
 
     OHIF = "ohif"
 
 
-Name = Annotated[Viewer, typer.Argument(help="Which viewer.")]
+Name = Annotated[Viewer, typer.Argument(metavar="VIEWER", help="Name of the viewer.")]
 
 
 @app.command()
 def install(
     viewer: Name,
     package: Annotated[
-        Path | None, typer.Option("--from", metavar="FILE", help="Its npm tarball, for machines without a network.")
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="npm tarball of the viewer, for machines without Internet."),
     ] = None,
     registry: Annotated[
-        str, typer.Option(metavar="URL", envvar="npm_config_registry", help="npm registry to fetch it from.")
+        str, typer.Option(metavar="URL", envvar="npm_config_registry", help="npm registry to download from.")
     ] = NPM_REGISTRY,
     config: ConfigFile = None,
     root: Root = None,
 ) -> None:
-    """Fetch a viewer at its pinned version, check its digest, and lay it below the root; a running node serves it."""
+    """Install a viewer below the root.
+
+    The pinned version is downloaded and its digest checked. A running node serves it at once.
+    """
     settings = load(config, storage__root=root).settings
 
     from node.web.viewers import BASE, OHIF
     from node.web.viewers import install as install_ohif
 
     count = install_ohif(settings.storage.root, package, registry)
-    print(f"{OHIF.name} {OHIF.version} is installed, {count} files; the node serves it at {BASE}")
+    print(f"installed {OHIF.name} {OHIF.version}, {count} files; the node serves it at {BASE}")
 
 
 @app.command()
 def remove(viewer: Name, config: ConfigFile = None, root: Root = None) -> None:
-    """Take a viewer away again."""
+    """Remove a viewer."""
     settings = load(config, storage__root=root).settings
 
     from node.web import viewers
 
-    print(f"{viewer.value} is removed" if viewers.remove(settings.storage.root) else f"{viewer.value} is not installed")
+    print(f"{viewer.value} removed" if viewers.remove(settings.storage.root) else f"{viewer.value} is not installed")
 
 
 @app.command("list")
 def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """Tell which viewers are installed, and which could be."""
+    """List the installed and the available viewers."""
     settings = load(config, storage__root=root).settings
 
     from node.web.viewers import OHIF, folder_of, installed
 
-    found = installed(settings.storage.root)
-    told = {
+    installation = installed(settings.storage.root)
+    row = {
         "viewer": Viewer.OHIF.value,
-        "installed": None if found is None else found["version"],
+        "installed": None if installation is None else installation["version"],
         "offered": OHIF.version,
         "folder": folder_of(settings.storage.root),
     }
     if json:
-        print_json([told])
+        print_json([row])
     else:
-        print_fields(told)
+        print_fields(row)

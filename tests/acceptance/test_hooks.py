@@ -138,7 +138,7 @@ def test_a_person_has_what_was_given_up_tried_again_by_the_running_node(tmp_path
         again = [sys.executable, "-m", "node", "hooks", "retry", "one", "--root", str(node.root)]
         environment = {**os.environ, **settings}
         done = subprocess.run(again, check=True, capture_output=True, text=True, env=environment, timeout=60)
-        assert done.stdout == "1 messages wait for another try\n"
+        assert done.stdout == "1 messages wait for another attempt\n"
         until(lambda: node.rows("SELECT 1 FROM v_deliveries WHERE state = 'delivered'"), 30, "the second try")
 
 

@@ -2,13 +2,16 @@ import json
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+from typer.main import get_command
 
 from node import __version__
 from node.cli import main
+from node.cli.application import application
 
 
 class Result(NamedTuple):
@@ -36,11 +39,11 @@ def test_the_version_is_that_of_the_package(run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["serve", "--prot", "1"], "voxelnode serve: No such option: --prot"),
         (["serve", "--port", "many"], "voxelnode serve: Invalid value for '--port'"),
-        (["import", "absent"], "voxelnode import: Invalid value for 'PATH...'"),
+        (["import", "absent"], "voxelnode import: Invalid value for 'PATH'"),
         (["convert", "."], "voxelnode convert: Missing option '--out'"),
         (["severe"], "voxelnode: No such command 'severe'"),
         (["echo", "PACS"], "voxelnode: 'PACS' is neither a name in [peers] nor AET@HOST:PORT"),
@@ -53,11 +56,11 @@ def test_the_version_is_that_of_the_package(run) -> None:
         (["convert", ".", "-o", "out", "--format", "niftii"], "voxelnode: flag: convert.formats.0: 'niftii'"),
     ],
 )
-def test_wrong_use_is_told_in_one_line_with_status_2(run, arguments: list[str], told: str) -> None:
+def test_wrong_use_is_reported_in_one_line_with_status_2(run, arguments: list[str], message: str) -> None:
     result = run(*arguments)
     assert result.status == 2
     assert result.out == ""
-    assert result.err.startswith(told)
+    assert result.err.startswith(message)
     assert result.err.count("\n") == 1
 
 
@@ -68,7 +71,28 @@ def test_without_a_command_the_help_is_shown(run) -> None:
     assert result.err == ""
 
 
-def test_init_writes_a_configuration_that_is_right_and_never_overwrites_one(run, tmp_path: Path) -> None:
+def test_help_shows_every_text_as_it_is_written() -> None:
+    shown = list(help_pages(get_command(application()), "voxelnode"))
+    assert len(shown) > 40
+    lost = [
+        f"{path}: {text}"
+        for path, page, texts in shown
+        for text in texts
+        if "".join(text.split()) not in "".join(page.split())  # wrapping moves spaces only
+    ]
+    assert lost == []
+    assert sum("[peers]" in page for _, page, _ in shown) >= 4
+
+
+def help_pages(command: Any, path: str, parent: Any = None) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield each command with its help page, and the texts of its definition."""
+    context = command.context_class(command, info_name=path.split()[-1], parent=parent)
+    yield path, command.get_help(context), [command.help, *(p.help for p in command.params if getattr(p, "help", None))]
+    for name, subcommand in getattr(command, "commands", {}).items():
+        yield from help_pages(subcommand, f"{path} {name}", context)
+
+
+def test_init_writes_a_valid_configuration_and_never_overwrites_one(run, tmp_path: Path) -> None:
     assert run("init", "site").status == 0
     file = tmp_path / "site" / "voxelnode.toml"
     assert tomllib.loads(file.read_text(encoding="utf-8"))
@@ -76,7 +100,7 @@ def test_init_writes_a_configuration_that_is_right_and_never_overwrites_one(run,
     file.write_text("[dicom]\nport = 104\n", encoding="utf-8")
     again = run("init", "site")
     assert again.status == 2
-    assert "exists already" in again.err
+    assert "already exists" in again.err
     assert file.read_text(encoding="utf-8") == "[dicom]\nport = 104\n"
 
 
@@ -94,7 +118,7 @@ def test_show_names_the_origin_of_each_value(run, tmp_path: Path, monkeypatch: p
     assert "quiet_seconds" in table
 
 
-def test_check_tells_all_mistakes_also_as_json(run, tmp_path: Path) -> None:
+def test_check_lists_all_mistakes_also_as_json(run, tmp_path: Path) -> None:
     (tmp_path / "voxelnode.toml").write_text('[dicom]\nport = "x"\naet = "Y"\n', encoding="utf-8")
     text = run("config", "check")
     assert text.status == 2
@@ -108,7 +132,7 @@ def test_the_example_is_printed(run) -> None:
     assert tomllib.loads(run("config", "example").out).keys() >= {"storage", "dicom", "series", "convert", "log"}
 
 
-def test_the_database_is_found_made_and_checked(run, tmp_path: Path) -> None:
+def test_the_database_is_found_created_and_checked(run, tmp_path: Path) -> None:
     database = tmp_path / "here" / "index.sqlite"
     assert run("db", "path", "--root", "here").out == f"{database}\n"
     assert json.loads(run("db", "path", "--root", "here", "--json").out) == {"path": str(database), "exists": False}
@@ -116,11 +140,11 @@ def test_the_database_is_found_made_and_checked(run, tmp_path: Path) -> None:
     assert missing.status == 1
     assert "voxelnode db upgrade" in missing.out
     assert run("db", "upgrade", "--root", "here").status == 0
-    assert "is at schema" in run("db", "upgrade", "--root", "here").out
+    assert "already at schema" in run("db", "upgrade", "--root", "here").out
     assert json.loads(run("db", "check", "--root", "here", "--json").out)["ok"]
 
 
-def test_a_damaged_database_is_told_with_status_1_and_no_traceback(run, tmp_path: Path) -> None:
+def test_a_damaged_database_is_reported_with_status_1_and_no_traceback(run, tmp_path: Path) -> None:
     (tmp_path / "index.sqlite").write_bytes(b"no database" * 1000)
     for command in (("db", "check"), ("db", "upgrade"), ("status",)):
         result = run(*command, "--root", ".")
@@ -129,20 +153,20 @@ def test_a_damaged_database_is_told_with_status_1_and_no_traceback(run, tmp_path
         assert "Traceback" not in result.err
 
 
-def test_status_counts_what_is_there(run) -> None:
+def test_status_counts_stored_instances_series_and_failures(run) -> None:
     run("db", "upgrade", "--root", "here")
     status = json.loads(run("status", "--root", "here", "--json").out)
     assert (status["instances"], status["series"], status["failures"]) == (0, {}, 0)
-    assert "nothing waits" in run("status", "--root", "here").out
+    assert "nothing is waiting" in run("status", "--root", "here").out
 
 
-def test_status_without_an_index_is_told_with_the_remedy(run) -> None:
+def test_status_without_an_index_names_the_remedy(run) -> None:
     result = run("status", "--root", "nowhere")
     assert result.status == 1
     assert "is the root right?" in result.err
 
 
-def test_echo_to_nobody_fails_with_the_address(run) -> None:
+def test_echo_to_a_closed_port_fails_with_the_address(run) -> None:
     result = run("echo", "PACS@127.0.0.1:1", "--timeout", "2")
     assert result.status == 1
     assert "127.0.0.1" in result.err
@@ -167,11 +191,11 @@ def test_an_unexpected_error_is_one_line(run, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("VOXELNODE_TRACEBACK", raising=False)
     result = run("config", "example")
     assert result.status == 1
-    assert result.err.startswith("voxelnode: unexpected ZeroDivisionError: division by zero (VOXELNODE_TRACEBACK=1")
+    assert result.err.startswith("voxelnode: unexpected ZeroDivisionError: division by zero (please report it")
     assert result.err.count("\n") == 1
 
 
-def test_help_loads_no_library_that_is_only_needed_at_work() -> None:
+def test_help_loads_no_library_that_only_the_work_needs() -> None:
     code = (
         "import sys; from node.cli.application import application; application(); "
         "heavy = {'pydicom', 'pynetdicom', 'numpy', 'sqlalchemy', 'alembic', 'nibabel', 'SimpleITK', 'pydantic'}; "

@@ -57,7 +57,7 @@ def test_a_header_is_printed_as_text_as_a_table_and_as_json(run, series: list[Da
     assert elements["(7FE0,0010)"] == {"tag": "(7FE0,0010)", "vr": "OW", "keyword": "PixelData", "length": 384}
 
 
-def test_what_a_stranger_wrote_does_not_steer_the_terminal(run, series: list[Dataset]) -> None:
+def test_text_from_a_file_does_not_control_the_terminal(run, series: list[Dataset]) -> None:
     for arguments in ((), ("--format", "tsv")):
         _, out, _ = run("dump", "scan/0.dcm", *arguments)
         assert "\x1b" not in out
@@ -75,7 +75,7 @@ def test_a_damaged_file_is_shown_as_far_as_it_goes_with_status_1(run, series, tm
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("dump", "absent"), "absent: neither a file nor a SOP Instance UID"),
         (("dump", "1.2.3"), "1.2.3: no stored instance"),
@@ -83,16 +83,16 @@ def test_a_damaged_file_is_shown_as_far_as_it_goes_with_status_1(run, series, tm
         (("dump", "scan/0.dcm", "--format", "xml"), "Invalid value for '--format'"),
     ],
 )
-def test_what_is_not_there_is_one_line_with_status_2(run, arguments: tuple[str, ...], told: str) -> None:
+def test_an_unknown_uid_or_file_is_one_line_with_status_2(run, arguments: tuple[str, ...], message: str) -> None:
     run("db", "upgrade", "--root", "here")
     root = ("--root", "here")
     status, out, err = run(*arguments, *root)
     assert (status, out) == (2, "")
-    assert told in err
+    assert message in err
     assert err.count("\n") == 1
 
 
-def test_each_level_is_told_with_those_above_it_and_its_children_counted(run, series: list[Dataset]) -> None:
+def test_each_level_is_shown_with_those_above_it_and_its_children_counted(run, series: list[Dataset]) -> None:
     assert run("import", "scan", "--root", "here")[0] == 0
     ds = series[1]
 

@@ -18,19 +18,24 @@ if TYPE_CHECKING:
     from node.receive.import_files import ImportReport
 
 NAMED_FILES = 20
-"""How many files that were not taken are named; ``--json`` names all."""
+"""How many skipped and refused files are listed; ``--json`` lists all."""
 
 
 def import_(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", exists=True, help="Folders, files, zip files, DICOMDIRs.")
+        list[Path], typer.Argument(metavar="PATH", exists=True, help="Folders, files, zip files or DICOMDIRs.")
     ],
     config: ConfigFile = None,
     root: Root = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be imported.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be imported.")] = False,
     json: Json = False,
 ) -> None:
-    """Store and index what lies on a disk, as if it had been sent; may be run again, what is there is skipped."""
+    """Import DICOM files from folders, zip files and DICOMDIRs.
+
+    Every instance is stored and indexed as if it had been sent. Stored instances are left as they are, so the command
+    may be repeated. Files that are not DICOM are skipped and listed. Exit 1 if an instance was refused, or has the UID
+    of a stored instance and other bytes.
+    """
     settings = load(config, storage__root=root).settings
 
     from rich.console import Console
@@ -44,7 +49,7 @@ def import_(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console,
         disable=not console.is_terminal,
     ) as progress:  # fmt: skip
-        task = progress.add_task("looking" if dry_run else "importing", total=_count(paths))
+        task = progress.add_task("scanning" if dry_run else "importing", total=_count(paths))
 
         def on_file() -> None:
             progress.advance(task)
@@ -64,7 +69,7 @@ def import_(
 
 
 def _count(paths: Iterable[Path]) -> int:
-    """How many files there are to look at, for the progress bar: nothing is read but names."""
+    """Count the files for the progress bar; only names are read."""
     count = 0
     for path in paths:
         if path.is_dir():
@@ -95,8 +100,8 @@ def _print_survey(instances: int, left_out: list[LeftOut], json: bool) -> None:
     if json:
         print_json({"dry_run": True, "instances": instances, "not_dicom": _named(left_out)})
         return
-    print_fields({"instances": instances, "not DICOM": len(left_out)})
-    _print_names("not DICOM", left_out)
+    print_fields({"instances": instances, "skipped, not DICOM": len(left_out)})
+    _print_names("skipped", left_out)
 
 
 def _print_report(report: ImportReport, json: bool) -> None:
@@ -115,16 +120,16 @@ def _print_report(report: ImportReport, json: bool) -> None:
     print_fields(
         {
             "stored": report.stored,
-            "already there": report.already_there,
+            "already stored": report.already_there,
             "same UID, other bytes": len(report.other_bytes),
             "refused": len(report.refused),
-            "not DICOM": len(report.left_out),
+            "skipped, not DICOM": len(report.left_out),
         }
     )
     _print_names("refused", report.refused)
-    _print_names("not DICOM", report.left_out)
+    _print_names("skipped", report.left_out)
     if report.stored:
-        print("`voxelnode serve` converts each series once it is quiet.")
+        print("`voxelnode serve` converts each series when it is quiet.")
 
 
 def _named(files: list[LeftOut]) -> list[dict[str, str]]:
@@ -135,4 +140,4 @@ def _print_names(title: str, files: list[LeftOut]) -> None:
     for file in files[:NAMED_FILES]:
         print(f"{title}: {file.name}: {file.reason}")
     if len(files) > NAMED_FILES:
-        print(f"{title}: and {len(files) - NAMED_FILES} more (--json names all)")
+        print(f"{title}: and {len(files) - NAMED_FILES} more (--json lists all)")
