@@ -191,6 +191,19 @@ def test_times_carry_their_starts_and_the_repetition_time():
         assert np.array_equal(volume.voxels[time], make.pattern(4, 16, 12, seed=time + 1))
 
 
+def test_a_volume_is_displayed_as_its_middle_slice():
+    centres = [str(centre) for centre in range(10, 60, 10)]
+    volume = only(assemble(make.ct_series(5, WindowCenter=centres, WindowWidth="100")))
+    assert volume.display.windows == ((30, 100),)
+
+
+def test_a_series_in_time_is_displayed_as_the_middle_slice_of_its_middle_time():
+    series = make.time_series(3, 4)
+    for number, ds in enumerate(series):
+        ds.WindowCenter, ds.WindowWidth = str(number), "100"
+    assert only(assemble(series)).display.windows == ((6, 100),)
+
+
 def test_slopes_that_differ_are_applied_exactly():
     whole = only(assemble(make.ct_series(3, RescaleSlope=["1", "2", "3"])))
     assert whole.voxels.dtype.kind == "i"

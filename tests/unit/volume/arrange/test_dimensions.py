@@ -111,6 +111,17 @@ def test_a_key_that_mixes_diffusion_weightings_is_not_an_order():
         assert np.array_equal(time[0].diffusion.direction_lps, time[1].diffusion.direction_lps)
 
 
+def test_weightings_that_differ_between_positions_are_no_times():
+    frames = [
+        frame(z, instance=1, diffusion=weighting)
+        for z, direction in ((0, [1.0, 0, 0]), (5, [0, 1.0, 0]))
+        for weighting in (Diffusion(0), Diffusion(1000, np.array(direction)))
+    ]
+    with pytest.raises(ConversionRefused) as refused:
+        arrange(frames)
+    assert refused.value.reason == Reason.SAME_POSITION_TWICE
+
+
 def test_equal_pixels_under_a_new_identity_are_left_out_and_told():
     frames = [frame(z, value=z) for z in (0, 5, 10)]
     again = frame(5, value=5)

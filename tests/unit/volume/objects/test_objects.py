@@ -304,6 +304,18 @@ def test_objects_that_differ_in_more_than_their_names_and_times_are_two() -> Non
         assert not found.exclusions
 
 
+def test_objects_that_differ_in_an_item_of_a_sequence_are_two() -> None:
+    one = segments(random_masks(2))
+    other = again(one)
+    other.SegmentSequence[1].SegmentLabel = "another organ"
+    found = assemble([one, other])
+    assert {source.sop_instance_uid for volume in found.volumes for source in volume.sources} == {
+        one.SOPInstanceUID,
+        other.SOPInstanceUID,
+    }
+    assert not found.exclusions
+
+
 def test_instances_without_pixels_are_no_images() -> None:
     assert not objects.is_image(make.structured_report())
     assert objects.is_image(make.rgb_capture())
