@@ -20,6 +20,7 @@ from tests.protocol.conftest import CT_IMAGE_STORAGE, DEADLINE_SECONDS, Running,
 from tests.protocol.test_retrieve import stored
 
 COMMITMENTS = "SELECT * FROM v_commitments"
+ACTION_MESSAGE_ID = 9
 
 
 @dataclass
@@ -28,12 +29,14 @@ class Asker:
 
     port: int = 0
     reports: list[tuple[int, Dataset]] = field(default_factory=list)
+    message_ids: list[int] = field(default_factory=list)
     came: threading.Event = field(default_factory=threading.Event)
     status: int = 0x0000
 
     def report(self, event: Any) -> tuple[int, None]:
         """Take a result (``evt.EVT_N_EVENT_REPORT``)."""
         self.reports.append((event.event_type, event.event_information))
+        self.message_ids.append(int(event.request.MessageID))
         self.came.set()
         return self.status, None
 
@@ -61,7 +64,7 @@ class Asker:
             item = Dataset()
             item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = kind, uid
             request.ReferencedSOPSequence.append(item)
-        status, _ = assoc.send_n_action(request, action, STORAGE_COMMITMENT, instance)
+        status, _ = assoc.send_n_action(request, action, STORAGE_COMMITMENT, instance, ACTION_MESSAGE_ID)
         if stay:
             assert self.came.wait(DEADLINE_SECONDS)
         assoc.release()
@@ -107,6 +110,7 @@ def test_a_result_comes_on_the_association_that_waits_for_it(
     series = stored(node, ct_series(3), tmp_path)
     transaction = generate_uid()
     assert asker.ask(node, references(series), transaction, stay=True) == 0x0000
+    assert ACTION_MESSAGE_ID not in asker.message_ids  # another operation has another one: PS3.7 10.1.1.1.1
     [(event, report)] = asker.reports
     assert event == 1
     assert (report.TransactionUID, report.RetrieveAETitle) == (transaction, "VOXELNODE")

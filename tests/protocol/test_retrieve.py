@@ -145,11 +145,15 @@ def counts(status: Dataset) -> tuple[Any, ...]:
     )
 
 
+GET_MESSAGE_ID = 9
+
+
 @dataclass
 class Got:
     responses: list[tuple[Dataset, Dataset | None]]
     stored: dict[str, bytes]
     syntaxes: dict[str, str]
+    message_ids: list[int]
 
     @property
     def last(self) -> Dataset:
@@ -166,9 +170,10 @@ def get(
     roles: bool = True,
 ) -> Got:
     """All that a C-GET brings."""
-    found = Got([], {}, {})
+    found = Got([], {}, {}, [])
 
     def store(event: Any) -> int:
+        found.message_ids.append(int(event.request.MessageID))
         uid = str(event.request.AffectedSOPInstanceUID)
         answer = status(uid)
         if answer == 0x0000:
@@ -185,10 +190,10 @@ def get(
     handlers = [(evt.EVT_C_STORE, store)]
     assoc = ae.associate(node.host, node.port, ext_neg=negotiation, evt_handlers=handlers)
     assert assoc.is_established
-    for answer in assoc.send_c_get(keys, model, msg_id=9):
+    for answer in assoc.send_c_get(keys, model, msg_id=GET_MESSAGE_ID):
         found.responses.append(answer)
         if len(found.responses) == cancel_after:
-            assoc.send_c_cancel(9, query_model=model)
+            assoc.send_c_cancel(GET_MESSAGE_ID, query_model=model)
     assoc.release()
     return found
 
@@ -429,6 +434,17 @@ def test_a_study_comes_back_on_the_same_association_byte_for_byte(
     assert got.stored == {ds.SOPInstanceUID: data_set_bytes(ds) for ds in series}
     assert (got.last.Status, counts(got.last)) == (0x0000, (None, 5, 0, 0))
     assert [counts(status)[0] for status, _ in got.responses[:-1]] == [4, 3, 2, 1, 0]
+
+
+def test_sub_operations_have_message_ids_other_than_that_of_the_open_request(
+    start_node: Callable[..., Running], tmp_path: Path
+) -> None:
+    # PS3.7 9.1.1.1.1: no Message ID is used again while the operation that it names is outstanding.
+    node = start_node(peers=peers())
+    series = stored(node, ct_series(3), tmp_path)
+    got = get(node, identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID))
+    assert len(set(got.message_ids)) == 3
+    assert GET_MESSAGE_ID not in got.message_ids
 
 
 def test_a_patient_is_got(start_node: Callable[..., Running], tmp_path: Path) -> None:

@@ -1,0 +1,66 @@
+"""C-GET as a service user: how many SOP classes one association can ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from pydicom import Dataset
+from pynetdicom import AE, evt
+
+from node.association.client.association import Address
+from node.association.client.get import NotGot, Wanted, get
+from node.dicom.uids import STUDY_ROOT_FIND, STUDY_ROOT_GET
+from node.settings.model import Dicom
+from tests.protocol.conftest import Running
+
+
+class Peer:
+    """A peer with one series of as many SOP classes as it is asked to have, which notes what is proposed to it."""
+
+    def __init__(self) -> None:
+        self.sop_class_uids: list[str] = []
+        self.proposed: list[str] = []
+        ae = AE("PACS")
+        ae.add_supported_context(STUDY_ROOT_FIND)
+        handlers: Any = [(evt.EVT_C_FIND, self._find), (evt.EVT_REQUESTED, self._requested)]
+        self._server: Any = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+        self.address = Address("PACS", "127.0.0.1", int(self._server.server_address[1]))
+
+    def _find(self, event: Any) -> Iterator[tuple[int, Dataset]]:
+        for number, sop_class_uid in enumerate(self.sop_class_uids):
+            ds = Dataset()
+            ds.QueryRetrieveLevel = event.identifier.QueryRetrieveLevel
+            ds.StudyInstanceUID, ds.SeriesInstanceUID = "1.2.3", "1.2.3.4"
+            ds.SOPInstanceUID, ds.SOPClassUID = f"1.2.3.4.{number + 1}", sop_class_uid
+            yield 0xFF00, ds
+
+    def _requested(self, event: Any) -> None:
+        contexts = event.assoc.requestor.primitive.presentation_context_definition_list
+        self.proposed = [str(context.abstract_syntax) for context in contexts]
+
+    def close(self) -> None:
+        self._server.shutdown()
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    listening = Peer()
+    yield listening
+    listening.close()
+
+
+@pytest.mark.parametrize(("classes", "is_proposed"), [(127, True), (128, False)])
+def test_as_many_sop_classes_are_asked_for_as_an_association_has_contexts(
+    start_node: Callable[..., Running], peer: Peer, classes: int, is_proposed: bool
+) -> None:
+    # PS3.8 9.3.2.2: context IDs are odd and below 256, and one of the 128 is that of the C-GET.
+    peer.sop_class_uids = [f"1.2.840.10008.5.1.4.1.1.{number + 1}" for number in range(classes)]
+    with pytest.raises(NotGot) as refused:
+        get(Wanted("1.2.3", "1.2.3.4"), peer.address, Dicom(ae_title="ASKER"), start_node().ingest)
+    if is_proposed:
+        assert peer.proposed == [STUDY_ROOT_GET, *peer.sop_class_uids]
+    else:
+        assert "128 SOP classes are more than one association can hold" in str(refused.value)
+        assert peer.proposed == [STUDY_ROOT_FIND]
