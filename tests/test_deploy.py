@@ -48,9 +48,11 @@ def test_systemd_finds_no_fault_in_the_unit(tmp_path: Path) -> None:
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
         pytest.skip("systemd-analyze: no systemd here")
-    program = Path(sys.executable).with_name("voxelnode")
+    program = str(Path(sys.executable).with_name("voxelnode"))
+    for special, escaped in (("\\", r"\\"), ('"', r"\""), ("%", "%%")):
+        program = program.replace(special, escaped)
     here = tmp_path / UNIT.name
-    here.write_text(UNIT.read_text(encoding="utf-8").replace("/opt/voxelnode/bin/voxelnode", str(program)))
+    here.write_text(UNIT.read_text(encoding="utf-8").replace("/opt/voxelnode/bin/voxelnode", f'"{program}"'))
     done = subprocess.run([analyze, "verify", str(here)], capture_output=True, text=True, timeout=60, check=False)
     told = [line for line in done.stderr.splitlines() if UNIT.name in line]
     assert (done.returncode, told) == (0, [])
