@@ -41,6 +41,9 @@ __all__ = ["Access", "Account", "Admin", "Asked", "NotAuthenticated", "Reader", 
 COOKIE, SECURE_COOKIE = "voxelnode", "__Host-voxelnode"
 """Names of the cookie of a session; the second is one that a browser takes over HTTPS only, from us only."""
 
+ACCOUNT_TRIES = 100
+"""Wrong passwords for one account in a row, from wherever, before further ones wait too (NIST SP 800-63B 3.2.2)."""
+
 HASHES_AT_ONCE = 2
 """Argon2 takes 64 MiB and a core each time: passwords are checked one or two at a time, whatever is asked."""
 
@@ -92,7 +95,7 @@ class Access:
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
         self._web, self._accounts, self.trail, self._now = web, accounts, trail, now
-        self._throttle = Throttle()
+        self._by_address, self._by_name = Throttle(), Throttle(ACCOUNT_TRIES)
         self._hashing = threading.Semaphore(HASHES_AT_ONCE)
         self._places = threading.Semaphore(HASHES_AT_ONCE + HASHES_WAITING)
         self._verified = _Verified()
@@ -132,17 +135,18 @@ class Access:
         TooManyTries
         """
         neighbourhood = neighbourhood_of(address)
-        wait = self._throttle.wait_seconds(neighbourhood)
+        wait = self._by_address.wait_seconds(neighbourhood)
         if wait > 0:
             raise TooManyTries(wait)
         known = self._accounts.by_name(name)
         if known is not None and self._has_fitted(password, known):
             return known
-        fits = self._fits(neighbourhood, password, known)  # also without such an account: it takes as long
+        fits = self._fits((neighbourhood, name[:64]), password, known)  # also without such an account: it takes as long
         if known is None or not fits:
             self._tell_login((name[:64], address), Result.MINOR_FAILURE, "wrong name or password")
             raise NotAuthenticated("the name or the password is wrong")
-        self._throttle.succeeded(neighbourhood)
+        self._by_address.succeeded(neighbourhood)
+        self._by_name.succeeded(name[:64])
         return known
 
     def log_in(self, name: str, password: str, address: str) -> str:
@@ -197,11 +201,11 @@ class Access:
     def _has_fitted(self, password: str, known: KnownAccount) -> bool:
         return known.password_hash is not None and self._verified.has(known.password_hash, password)
 
-    def _fits(self, neighbourhood: str, password: str, known: KnownAccount | None) -> bool:
+    def _fits(self, keys: tuple[str, str], password: str, known: KnownAccount | None) -> bool:
         hashed = known.password_hash if known is not None else None
         with self._turn():
             # A failure until the contrary is known: of tries that come at once no more are made than one by one.
-            wait = self._throttle.begin(neighbourhood)
+            wait = self._by_address.begin(keys[0]) or self._by_name.begin(keys[1])
             if wait > 0:
                 raise TooManyTries(wait)
             fits = is_password(password, hashed)

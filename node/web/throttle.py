@@ -1,4 +1,8 @@
-"""Slows down whoever guesses passwords: after some failures each further try has to wait, twice as long each time."""
+"""Slows down the guessing of passwords: after some failures each further try waits, twice as long each time.
+
+The library `limits` does not do this: its windows know no doubling wait, its memory storage reads the wall clock, which
+may be set back, and keeps as many keys as there are addresses.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,12 @@ from dataclasses import dataclass
 from time import monotonic
 
 FREE_TRIES = 5
-"""Failures in a row that cost nothing: people mistype."""
+"""Failures in a row from one address that cost nothing: people mistype."""
 
-LONGEST_WAIT_SECONDS = 300.0
+MAX_WAIT_SECONDS = 300.0
 FORGET_SECONDS = 3600.0
-MOST_KEYS = 10_000
-"""The key that failed longest ago gives way, so that a flood of names or addresses costs no memory."""
+MAX_KEYS = 10_000
+"""Beyond this the key that failed longest ago is forgotten, so that a flood of names or addresses costs no memory."""
 
 
 @dataclass(slots=True)
@@ -22,32 +26,35 @@ class _Failures:
     count: int
     last_at: float
 
-    @property
-    def wait_until(self) -> float:
-        return self.last_at + min(LONGEST_WAIT_SECONDS, 2.0 ** (self.count - FREE_TRIES))
-
 
 class Throttle:
-    """Counts failures by key, such as an address; safe to use from many threads."""
+    """Counts failures by key, such as an address; safe to use from many threads.
 
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
-        self._clock = clock
+    Parameters
+    ----------
+    free_tries : int
+        Failures in a row after which the next try waits one second, the one after it two, up to `MAX_WAIT_SECONDS`.
+    """
+
+    def __init__(self, free_tries: int = FREE_TRIES, clock: Callable[[], float] = monotonic) -> None:
+        self._free_tries, self._clock = free_tries, clock
         self._lock = threading.Lock()
         self._failures: OrderedDict[str, _Failures] = OrderedDict()
 
     def wait_seconds(self, key: str) -> float:
-        """How long until a try may be made; 0 when it may be made now."""
+        """Return the seconds until the next try is allowed; 0 if it is allowed now."""
         with self._lock:
             return self._wait_seconds(key)
 
     def _wait_seconds(self, key: str) -> float:
         failures = self._failures.get(key)
-        if failures is None or failures.count < FREE_TRIES:
+        if failures is None or failures.count < self._free_tries:
             return 0.0
-        return max(0.0, failures.wait_until - self._clock())
+        doublings = min(failures.count - self._free_tries, 60)
+        return max(0.0, failures.last_at + min(MAX_WAIT_SECONDS, 2.0**doublings) - self._clock())
 
     def begin(self, key: str) -> float:
-        """Begin a try, which counts as a failure until `succeeded`; the seconds to wait where none may be made now."""
+        """Begin a try, which counts as a failure until `succeeded`; returns the seconds to wait if it is refused."""
         with self._lock:
             wait = self._wait_seconds(key)
             if wait > 0:
@@ -55,7 +62,7 @@ class Throttle:
             now, known = self._clock(), self._failures.pop(key, None)
             count = known.count + 1 if known is not None and now - known.last_at < FORGET_SECONDS else 1
             self._failures[key] = _Failures(count, now)
-            if len(self._failures) > MOST_KEYS:
+            if len(self._failures) > MAX_KEYS:
                 self._failures.popitem(last=False)
             return 0.0
 

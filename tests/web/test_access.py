@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from node.index.accounts import SESSIONS_OF_ACCOUNT, Role
-from node.web.access import COOKIE, HASHES_AT_ONCE, HASHES_WAITING, _identified, neighbourhood_of
+from node.web.access import ACCOUNT_TRIES, COOKIE, HASHES_AT_ONCE, HASHES_WAITING, _identified, neighbourhood_of
 from node.web.throttle import FREE_TRIES
 from tests.web.conftest import PASSWORD, Site, every_route
 
@@ -271,6 +271,24 @@ def test_tries_at_once_are_no_more_than_one_by_one(guarded: Site) -> None:
         statuses = list(threads.map(guess, range(20)))
     assert set(statuses) == {401, 429}
     assert statuses.count(401) <= FREE_TRIES
+
+
+def test_an_account_that_is_guessed_at_from_many_addresses_is_slowed_down(start_site: Callable[..., Site]) -> None:
+    site = start_site(trusted_proxies=("127.0.0.1",))
+    site.account("reader", Role.READ)
+    site.account("writer", Role.WRITE)
+    known = site.client(auth=BASIC, headers={"X-Forwarded-For": "198.51.100.1"})
+    assert known.get(API).status_code == 200  # a script that is at work
+    access = site.server._app.state.access
+    for _ in range(ACCOUNT_TRIES):
+        access._by_name.begin("reader")  # as if others had guessed from a hundred addresses
+
+    def shows(name: str, password: str, address: str) -> int:
+        return site.client(auth=(name, password), headers={"X-Forwarded-For": address}).get(API).status_code
+
+    assert shows("reader", "wrong horse battery", "203.0.113.9") == 429
+    assert shows("writer", PASSWORD, "203.0.113.10") == 200
+    assert known.get(API).status_code == 200
 
 
 def test_an_address_that_a_stranger_claims_is_not_believed(guarded: Site) -> None:

@@ -80,6 +80,8 @@ def accepted(request: Request) -> list[MediaRange]:
     return media_ranges(told)
 
 
+# Parsed here: werkzeug.http returns each element as text that has to be parsed again for its transfer syntax, and
+# python-mimeparse splits at commas within quotes and raises where an element is broken.
 def media_ranges(told: str) -> list[MediaRange]:
     """The media types of a list as an Accept header has it, best first."""
     ascii_only = told.encode("ascii", "replace").decode("ascii")  # names of media types are nothing else, RFC 6838 4.2
