@@ -36,7 +36,7 @@ ALLOWED_FIELDS = frozenset(
         "exclusions", "files", "failed",
         "frames", "images", "count", "bytes", "free_bytes", "reserve_bytes", "seconds", "retry_seconds",
         "quiet_seconds", "deadline_seconds", "associations", "due_at", "root", "path", "folder", "pid", "worker",
-        "version", "schema", "workers", "code", "template", "hook",
+        "version", "schema", "workers", "code", "template", "hook", "service",
         # who asks over HTTP, and for which of our routes: never what is in its place
         "method", "route", "account",
     }
