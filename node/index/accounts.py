@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from node.errors import UsageError
-from node.index.models import Account, Token, WebSession
+from node.index.models import AccountRow, TokenRow, WebSessionRow
 from node.index.writer import IndexWriter
 
 SESSIONS_OF_ACCOUNT = 20
@@ -51,19 +51,19 @@ class ListedAccount:
     tokens: tuple[tuple[str, dt.datetime, dt.datetime | None], ...]
 
 
-_KNOWN = select(Account.id, Account.name, Account.role, Account.password_hash)
+_KNOWN = select(AccountRow.id, AccountRow.name, AccountRow.role, AccountRow.password_hash)
 
 
 def account_by_name(connection: Connection, name: str) -> KnownAccount | None:
     """The account of this name."""
-    row = connection.execute(_KNOWN.where(Account.name == name)).first()
+    row = connection.execute(_KNOWN.where(AccountRow.name == name)).first()
     return None if row is None else _of(row)
 
 
 def account_by_token(connection: Connection, sha256: str, now: dt.datetime) -> KnownAccount | None:
     """The account of a token, unless that is over."""
-    query = _KNOWN.join(Token, Token.account_id == Account.id).where(Token.sha256 == sha256)
-    row = connection.execute(query.where(or_(Token.expires_at.is_(None), Token.expires_at > now))).first()
+    query = _KNOWN.join(TokenRow, TokenRow.account_id == AccountRow.id).where(TokenRow.sha256 == sha256)
+    row = connection.execute(query.where(or_(TokenRow.expires_at.is_(None), TokenRow.expires_at > now))).first()
     return None if row is None else _of(row)
 
 
@@ -71,19 +71,21 @@ def account_by_session(
     connection: Connection, sha256: str, now: dt.datetime
 ) -> tuple[KnownAccount, dt.datetime] | None:
     """The account that is logged in where the browser has this cookie, and until when; None if that is over."""
-    query = _KNOWN.add_columns(WebSession.expires_at).join(WebSession, WebSession.account_id == Account.id)
-    row = connection.execute(query.where(WebSession.sha256 == sha256, WebSession.expires_at > now)).first()
+    query = _KNOWN.add_columns(WebSessionRow.expires_at).join(WebSessionRow, WebSessionRow.account_id == AccountRow.id)
+    row = connection.execute(query.where(WebSessionRow.sha256 == sha256, WebSessionRow.expires_at > now)).first()
     return None if row is None else (_of(row), row.expires_at)
 
 
 def list_accounts(connection: Connection) -> list[ListedAccount]:
     """Every account by name."""
     tokens: dict[int, list[tuple[str, dt.datetime, dt.datetime | None]]] = {}
-    made = select(Token.account_id, Token.label, Token.created_at, Token.expires_at).order_by(Token.id)
+    made = select(TokenRow.account_id, TokenRow.label, TokenRow.created_at, TokenRow.expires_at).order_by(TokenRow.id)
     for account_id, label, created_at, expires_at in connection.execute(made):
         tokens.setdefault(account_id, []).append((label, created_at, expires_at))
     rows = connection.execute(
-        select(Account.id, Account.name, Account.role, Account.password_hash, Account.created_at).order_by(Account.name)
+        select(
+            AccountRow.id, AccountRow.name, AccountRow.role, AccountRow.password_hash, AccountRow.created_at
+        ).order_by(AccountRow.name)
     )
     return [
         ListedAccount(
@@ -105,23 +107,23 @@ def set_account(connection: Connection, name: str, role: Role, password_hash: st
     values = {"role": role.name.lower(), "password_hash": password_hash}
     known = account_by_name(connection, name)
     if known is None:
-        connection.execute(insert(Account).values(name=name, created_at=now, **values))
+        connection.execute(insert(AccountRow).values(name=name, created_at=now, **values))
         return True
-    connection.execute(update(Account).where(Account.id == known.id).values(values))
-    connection.execute(delete(WebSession).where(WebSession.account_id == known.id))
+    connection.execute(update(AccountRow).where(AccountRow.id == known.id).values(values))
+    connection.execute(delete(WebSessionRow).where(WebSessionRow.account_id == known.id))
     return False
 
 
 def set_role(connection: Connection, name: str, role: Role) -> None:
     """Let an account do more or less, from its next request on."""
-    changed = connection.execute(update(Account).where(Account.name == name).values(role=role.name.lower()))
+    changed = connection.execute(update(AccountRow).where(AccountRow.name == name).values(role=role.name.lower()))
     if changed.rowcount == 0:
         raise _unknown(name)
 
 
 def remove_account(connection: Connection, name: str) -> None:
     """Take an account away with its tokens and sessions."""
-    if connection.execute(delete(Account).where(Account.name == name)).rowcount == 0:
+    if connection.execute(delete(AccountRow).where(AccountRow.name == name)).rowcount == 0:
         raise _unknown(name)
 
 
@@ -141,15 +143,15 @@ def add_token(
         raise _unknown(name)
     row = {"account_id": known.id, "label": label, "sha256": sha256, "created_at": now, "expires_at": expires_at}
     try:
-        connection.execute(insert(Token).values(row))
+        connection.execute(insert(TokenRow).values(row))
     except IntegrityError:
         raise UsageError(f"{name} has a token {label!r} already: remove it, or take another label") from None
 
 
 def remove_token(connection: Connection, name: str, label: str) -> None:
     """Take a token away: from now on it opens nothing."""
-    of_account = select(Account.id).where(Account.name == name).scalar_subquery()
-    removed = connection.execute(delete(Token).where(Token.account_id == of_account, Token.label == label))
+    of_account = select(AccountRow.id).where(AccountRow.name == name).scalar_subquery()
+    removed = connection.execute(delete(TokenRow).where(TokenRow.account_id == of_account, TokenRow.label == label))
     if removed.rowcount == 0:
         raise NoSuchAccount(
             f"no account {name!r} has a token {label!r}: `voxelnode account list` tells which there are"
@@ -160,27 +162,29 @@ def open_session(
     connection: Connection, account_id: int, sha256: str, expires_at: dt.datetime, now: dt.datetime
 ) -> None:
     """Note that a browser logged in; sessions that are over go, and so do the oldest of too many."""
-    connection.execute(delete(WebSession).where(WebSession.expires_at <= now))
+    connection.execute(delete(WebSessionRow).where(WebSessionRow.expires_at <= now))
     connection.execute(
-        insert(WebSession).values(account_id=account_id, sha256=sha256, created_at=now, expires_at=expires_at)
+        insert(WebSessionRow).values(account_id=account_id, sha256=sha256, created_at=now, expires_at=expires_at)
     )
     kept = (
-        select(WebSession.id)
-        .where(WebSession.account_id == account_id)
-        .order_by(WebSession.id.desc())
+        select(WebSessionRow.id)
+        .where(WebSessionRow.account_id == account_id)
+        .order_by(WebSessionRow.id.desc())
         .limit(SESSIONS_OF_ACCOUNT)
     )
-    connection.execute(delete(WebSession).where(WebSession.account_id == account_id, WebSession.id.not_in(kept)))
+    connection.execute(
+        delete(WebSessionRow).where(WebSessionRow.account_id == account_id, WebSessionRow.id.not_in(kept))
+    )
 
 
 def extend_session(connection: Connection, sha256: str, expires_at: dt.datetime) -> None:
     """Let a session that is used last longer."""
-    connection.execute(update(WebSession).where(WebSession.sha256 == sha256).values(expires_at=expires_at))
+    connection.execute(update(WebSessionRow).where(WebSessionRow.sha256 == sha256).values(expires_at=expires_at))
 
 
 def close_session(connection: Connection, sha256: str) -> None:
     """Log a browser out; one that is out already is no error."""
-    connection.execute(delete(WebSession).where(WebSession.sha256 == sha256))
+    connection.execute(delete(WebSessionRow).where(WebSessionRow.sha256 == sha256))
 
 
 def _of(row: Any) -> KnownAccount:
@@ -215,7 +219,7 @@ class Accounts:
     def any(self) -> bool:
         """Whether anybody could log in."""
         with self._reader.connect() as connection:
-            return connection.execute(select(Account.id).limit(1)).first() is not None
+            return connection.execute(select(AccountRow.id).limit(1)).first() is not None
 
     def set(self, name: str, role: Role, password_hash: str | None, now: dt.datetime) -> bool:
         return self._writer.run(lambda connection: set_account(connection, name, role, password_hash, now))

@@ -13,22 +13,22 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, func, select
 
 from node.index.models import (
-    Conflict,
-    Conversion,
-    Event,
-    Exclusion,
-    Failure,
-    Image,
-    Patient,
-    Rejection,
-    Series,
-    Study,
-    Volume,
+    ConflictRow,
+    ConversionRow,
+    EventRow,
+    ExclusionRow,
+    FailureRow,
+    ImageRow,
+    PatientRow,
+    RejectionRow,
+    SeriesRow,
+    StudyRow,
+    VolumeRow,
 )
 
 Rows = list[dict[str, Any]]
 
-_OF_SERIES = Study.study_instance_uid, Series.series_instance_uid
+_OF_SERIES = StudyRow.study_instance_uid, SeriesRow.series_instance_uid
 
 
 class Browse:
@@ -42,18 +42,20 @@ class Browse:
     ) -> Rows:
         """Patients with how many studies each has; `name` is the beginning of a name, whatever its case."""
         query = select(
-            Patient.id,
-            Patient.patient_id,
-            Patient.issuer_of_patient_id,
-            Patient.patient_name,
-            Patient.patient_birth_date,
-            Patient.patient_sex,
-            Patient.merged_into,
-        ).where(*_equal((Patient.patient_id, patient_id)))
+            PatientRow.id,
+            PatientRow.patient_id,
+            PatientRow.issuer_of_patient_id,
+            PatientRow.patient_name,
+            PatientRow.patient_birth_date,
+            PatientRow.patient_sex,
+            PatientRow.merged_into,
+        ).where(*_equal((PatientRow.patient_id, patient_id)))
         if name is not None:
-            query = query.where(Patient.patient_name.istartswith(name, autoescape=True))
-        rows = _page(self._connection, query, Patient.id, after, limit)
-        return _with_counts(self._connection, rows, "studies", select(Study.patient_id, func.count()), Study.patient_id)
+            query = query.where(PatientRow.patient_name.istartswith(name, autoescape=True))
+        rows = _page(self._connection, query, PatientRow.id, after, limit)
+        return _with_counts(
+            self._connection, rows, "studies", select(StudyRow.patient_id, func.count()), StudyRow.patient_id
+        )
 
     def series(
         self,
@@ -69,41 +71,43 @@ class Browse:
         """Series with state, verdict and how many instances each has."""
         query = (
             select(
-                Series.id,
+                SeriesRow.id,
                 *_OF_SERIES,
-                Series.modality,
-                Series.series_number,
-                Series.series_description,
-                Series.body_part_examined,
-                Series.protocol_name,
-                Series.state,
-                Series.verdict,
-                Series.verdict_rule,
-                Series.verdict_reason,
-                Series.expected_instances,
-                Series.expected_source,
-                Series.missing_instances,
-                Series.revision,
-                Series.open_since,
-                Series.last_received_at,
-                Series.due_at,
-                Series.attempts,
-                Series.error,
+                SeriesRow.modality,
+                SeriesRow.series_number,
+                SeriesRow.series_description,
+                SeriesRow.body_part_examined,
+                SeriesRow.protocol_name,
+                SeriesRow.state,
+                SeriesRow.verdict,
+                SeriesRow.verdict_rule,
+                SeriesRow.verdict_reason,
+                SeriesRow.expected_instances,
+                SeriesRow.expected_source,
+                SeriesRow.missing_instances,
+                SeriesRow.revision,
+                SeriesRow.open_since,
+                SeriesRow.last_received_at,
+                SeriesRow.due_at,
+                SeriesRow.attempts,
+                SeriesRow.error,
             )
-            .join(Study, Study.id == Series.study_id)
+            .join(StudyRow, StudyRow.id == SeriesRow.study_id)
             .where(
                 *_equal(
-                    (Study.study_instance_uid, study_instance_uid),
-                    (Series.series_instance_uid, series_instance_uid),
-                    (Series.modality, modality),
-                    (Series.verdict, verdict),
+                    (StudyRow.study_instance_uid, study_instance_uid),
+                    (SeriesRow.series_instance_uid, series_instance_uid),
+                    (SeriesRow.modality, modality),
+                    (SeriesRow.verdict, verdict),
                 )
             )
         )
         if states:
-            query = query.where(Series.state.in_(states))
-        rows = _page(self._connection, query, Series.id, after, limit)
-        return _with_counts(self._connection, rows, "instances", select(Image.series_id, func.count()), Image.series_id)
+            query = query.where(SeriesRow.state.in_(states))
+        rows = _page(self._connection, query, SeriesRow.id, after, limit)
+        return _with_counts(
+            self._connection, rows, "instances", select(ImageRow.series_id, func.count()), ImageRow.series_id
+        )
 
     def instances(
         self,
@@ -117,37 +121,37 @@ class Browse:
         """Stored instances, whence each came, and where its bytes lie (`key`)."""
         query = (
             select(
-                Image.id,
+                ImageRow.id,
                 *_OF_SERIES,
-                Image.sop_instance_uid,
-                Image.sop_class_uid,
-                Image.transfer_syntax_uid,
-                Image.instance_number,
-                Image.number_of_frames,
-                Image.rows,
-                Image.columns,
-                Image.bytes,
-                Image.sha256,
-                Image.file_missing,
-                Image.door,
-                Image.calling_ae_title,
-                Image.called_ae_title,
-                Image.received_at,
-                Image.key,
-                Patient.patient_id,
+                ImageRow.sop_instance_uid,
+                ImageRow.sop_class_uid,
+                ImageRow.transfer_syntax_uid,
+                ImageRow.instance_number,
+                ImageRow.number_of_frames,
+                ImageRow.rows,
+                ImageRow.columns,
+                ImageRow.bytes,
+                ImageRow.sha256,
+                ImageRow.file_missing,
+                ImageRow.door,
+                ImageRow.calling_ae_title,
+                ImageRow.called_ae_title,
+                ImageRow.received_at,
+                ImageRow.key,
+                PatientRow.patient_id,
             )
-            .join(Series, Series.id == Image.series_id)
-            .join(Study, Study.id == Series.study_id)
-            .join(Patient, Patient.id == Study.patient_id)
+            .join(SeriesRow, SeriesRow.id == ImageRow.series_id)
+            .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+            .join(PatientRow, PatientRow.id == StudyRow.patient_id)
             .where(
                 *_equal(
-                    (Study.study_instance_uid, study_instance_uid),
-                    (Series.series_instance_uid, series_instance_uid),
-                    (Image.sop_instance_uid, sop_instance_uid),
+                    (StudyRow.study_instance_uid, study_instance_uid),
+                    (SeriesRow.series_instance_uid, series_instance_uid),
+                    (ImageRow.sop_instance_uid, sop_instance_uid),
                 )
             )
         )
-        return _page(self._connection, query, Image.id, after, limit)
+        return _page(self._connection, query, ImageRow.id, after, limit)
 
     def volumes(
         self,
@@ -164,115 +168,115 @@ class Browse:
         """Files of conversions; `path` counts from the root."""
         query = (
             select(
-                Volume.id,
+                VolumeRow.id,
                 *_OF_SERIES,
-                Conversion.revision,
-                Conversion.superseded,
-                Volume.stack,
-                Volume.suffix,
-                Volume.kind,
-                Volume.format,
-                Volume.path,
-                Volume.shape,
-                Volume.spacing_mm,
-                Volume.dtype,
-                Volume.geometry,
-                Volume.instances,
-                Volume.warnings,
-                Volume.bytes,
-                Volume.sha256,
-                Conversion.converter,
-                Conversion.created_at,
-                Conversion.files_removed_at,
-                Patient.patient_id,
+                ConversionRow.revision,
+                ConversionRow.superseded,
+                VolumeRow.stack,
+                VolumeRow.suffix,
+                VolumeRow.kind,
+                VolumeRow.format,
+                VolumeRow.path,
+                VolumeRow.shape,
+                VolumeRow.spacing_mm,
+                VolumeRow.dtype,
+                VolumeRow.geometry,
+                VolumeRow.instances,
+                VolumeRow.warnings,
+                VolumeRow.bytes,
+                VolumeRow.sha256,
+                ConversionRow.converter,
+                ConversionRow.created_at,
+                ConversionRow.files_removed_at,
+                PatientRow.patient_id,
             )
-            .join(Conversion, Conversion.id == Volume.conversion_id)
-            .join(Series, Series.id == Conversion.series_id)
-            .join(Study, Study.id == Series.study_id)
-            .join(Patient, Patient.id == Study.patient_id)
+            .join(ConversionRow, ConversionRow.id == VolumeRow.conversion_id)
+            .join(SeriesRow, SeriesRow.id == ConversionRow.series_id)
+            .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+            .join(PatientRow, PatientRow.id == StudyRow.patient_id)
             .where(
                 *_equal(
-                    (Volume.id, id),
-                    (Study.study_instance_uid, study_instance_uid),
-                    (Series.series_instance_uid, series_instance_uid),
-                    (Volume.kind, kind),
-                    (Volume.format, format),
-                    (Conversion.superseded, superseded),
+                    (VolumeRow.id, id),
+                    (StudyRow.study_instance_uid, study_instance_uid),
+                    (SeriesRow.series_instance_uid, series_instance_uid),
+                    (VolumeRow.kind, kind),
+                    (VolumeRow.format, format),
+                    (ConversionRow.superseded, superseded),
                 )
             )
         )
-        return _page(self._connection, query, Volume.id, after, limit)
+        return _page(self._connection, query, VolumeRow.id, after, limit)
 
     def failures(self, after: int | None, limit: int, *, reason: str | None = None) -> Rows:
         """Why series, or stacks of them, gave no volume."""
         query = (
             select(
-                Failure.id,
+                FailureRow.id,
                 *_OF_SERIES,
-                Failure.revision,
-                Failure.stack,
-                Failure.reason,
-                Failure.detail,
-                Failure.failed_at,
+                FailureRow.revision,
+                FailureRow.stack,
+                FailureRow.reason,
+                FailureRow.detail,
+                FailureRow.failed_at,
             )
-            .join(Series, Series.id == Failure.series_id)
-            .join(Study, Study.id == Series.study_id)
-            .where(*_equal((Failure.reason, reason)))
+            .join(SeriesRow, SeriesRow.id == FailureRow.series_id)
+            .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+            .where(*_equal((FailureRow.reason, reason)))
         )
-        return _page(self._connection, query, Failure.id, after, limit)
+        return _page(self._connection, query, FailureRow.id, after, limit)
 
     def exclusions(self, after: int | None, limit: int, *, series_instance_uid: str | None = None) -> Rows:
         """Instances, or frames of them, that conversions left out of their volumes."""
         query = (
             select(
-                Exclusion.id,
+                ExclusionRow.id,
                 *_OF_SERIES,
-                Conversion.revision,
-                Conversion.superseded,
-                Exclusion.sop_instance_uid,
-                Exclusion.frames,
-                Exclusion.reason,
-                Exclusion.detail,
+                ConversionRow.revision,
+                ConversionRow.superseded,
+                ExclusionRow.sop_instance_uid,
+                ExclusionRow.frames,
+                ExclusionRow.reason,
+                ExclusionRow.detail,
             )
-            .join(Conversion, Conversion.id == Exclusion.conversion_id)
-            .join(Series, Series.id == Conversion.series_id)
-            .join(Study, Study.id == Series.study_id)
-            .where(*_equal((Series.series_instance_uid, series_instance_uid)))
+            .join(ConversionRow, ConversionRow.id == ExclusionRow.conversion_id)
+            .join(SeriesRow, SeriesRow.id == ConversionRow.series_id)
+            .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+            .where(*_equal((SeriesRow.series_instance_uid, series_instance_uid)))
         )
-        return _page(self._connection, query, Exclusion.id, after, limit)
+        return _page(self._connection, query, ExclusionRow.id, after, limit)
 
     def rejections(self, after: int | None, limit: int, *, rule: str | None = None) -> Rows:
         """What was refused, and what helps."""
         query = select(
-            Rejection.id,
-            Rejection.what,
-            Rejection.rule,
-            Rejection.peer,
-            Rejection.calling_ae_title,
-            Rejection.called_ae_title,
-            Rejection.offered,
-            Rejection.reason,
-            Rejection.remedy,
-            Rejection.count,
-            Rejection.first_at,
-            Rejection.last_at,
-        ).where(*_equal((Rejection.rule, rule)))
-        return _page(self._connection, query, Rejection.id, after, limit)
+            RejectionRow.id,
+            RejectionRow.what,
+            RejectionRow.rule,
+            RejectionRow.peer,
+            RejectionRow.calling_ae_title,
+            RejectionRow.called_ae_title,
+            RejectionRow.offered,
+            RejectionRow.reason,
+            RejectionRow.remedy,
+            RejectionRow.count,
+            RejectionRow.first_at,
+            RejectionRow.last_at,
+        ).where(*_equal((RejectionRow.rule, rule)))
+        return _page(self._connection, query, RejectionRow.id, after, limit)
 
     def conflicts(self, after: int | None, limit: int, *, study_instance_uid: str | None = None) -> Rows:
         """What claims one identity and is not the same."""
         query = select(
-            Conflict.id,
-            Conflict.kind,
-            Conflict.study_instance_uid,
-            Conflict.series_instance_uid,
-            Conflict.sop_instance_uid,
-            Conflict.detail,
-            Conflict.sha256,
-            Conflict.calling_ae_title,
-            Conflict.found_at,
-        ).where(*_equal((Conflict.study_instance_uid, study_instance_uid)))
-        return _page(self._connection, query, Conflict.id, after, limit)
+            ConflictRow.id,
+            ConflictRow.kind,
+            ConflictRow.study_instance_uid,
+            ConflictRow.series_instance_uid,
+            ConflictRow.sop_instance_uid,
+            ConflictRow.detail,
+            ConflictRow.sha256,
+            ConflictRow.calling_ae_title,
+            ConflictRow.found_at,
+        ).where(*_equal((ConflictRow.study_instance_uid, study_instance_uid)))
+        return _page(self._connection, query, ConflictRow.id, after, limit)
 
     def events(
         self,
@@ -283,50 +287,50 @@ class Browse:
         series_instance_uid: str | None = None,
     ) -> Rows:
         """What happened, the newest first."""
-        query = _events().where(*_equal((Event.kind, kind), (Event.series_instance_uid, series_instance_uid)))
-        return _page(self._connection, query, Event.id, after, limit)
+        query = _events().where(*_equal((EventRow.kind, kind), (EventRow.series_instance_uid, series_instance_uid)))
+        return _page(self._connection, query, EventRow.id, after, limit)
 
     def events_since(self, id: int, limit: int) -> Rows:
         """What happened after an event, in the order in which it did."""
-        rows = self._connection.execute(_events().where(Event.id > id).order_by(Event.id).limit(limit))
+        rows = self._connection.execute(_events().where(EventRow.id > id).order_by(EventRow.id).limit(limit))
         return [dict(row) for row in rows.mappings()]
 
     def last_event(self) -> int:
         """The newest event; 0 before there is one."""
-        return int(self._connection.execute(select(func.max(Event.id))).scalar() or 0)
+        return int(self._connection.execute(select(func.max(EventRow.id))).scalar() or 0)
 
     def series_by_state(self) -> dict[str, int]:
         """How many series are in each state."""
-        rows = self._connection.execute(select(Series.state, func.count()).group_by(Series.state))
+        rows = self._connection.execute(select(SeriesRow.state, func.count()).group_by(SeriesRow.state))
         return {state: count for state, count in rows}
 
     def failures_by_reason(self) -> dict[str, int]:
         """How many failures of the last conversions there are of each reason."""
-        rows = self._connection.execute(select(Failure.reason, func.count()).group_by(Failure.reason))
+        rows = self._connection.execute(select(FailureRow.reason, func.count()).group_by(FailureRow.reason))
         return {reason: count for reason, count in rows}
 
     def oldest_unconverted(self) -> dt.datetime | None:
         """Since when the series that has waited longest for its conversion has instances that none has seen."""
-        waits = Series.state.in_(("receiving", "converting"))
-        return self._connection.execute(select(func.min(Series.open_since)).where(waits)).scalar()
+        waits = SeriesRow.state.in_(("receiving", "converting"))
+        return self._connection.execute(select(func.min(SeriesRow.open_since)).where(waits)).scalar()
 
     def patient_of(self, study_instance_uid: str) -> str | None:
         """*Patient ID* of a study, for the audit log; None where there is no such study."""
-        query = select(Patient.patient_id).join(Study, Study.patient_id == Patient.id)
-        row = self._connection.execute(query.where(Study.study_instance_uid == study_instance_uid)).first()
+        query = select(PatientRow.patient_id).join(StudyRow, StudyRow.patient_id == PatientRow.id)
+        row = self._connection.execute(query.where(StudyRow.study_instance_uid == study_instance_uid)).first()
         return None if row is None else str(row[0] or "")
 
 
 def _events() -> Any:
     return select(
-        Event.id,
-        Event.kind,
-        Event.study_instance_uid,
-        Event.series_instance_uid,
-        Event.sop_instance_uid,
-        Event.revision,
-        Event.detail,
-        Event.happened_at,
+        EventRow.id,
+        EventRow.kind,
+        EventRow.study_instance_uid,
+        EventRow.series_instance_uid,
+        EventRow.sop_instance_uid,
+        EventRow.revision,
+        EventRow.detail,
+        EventRow.happened_at,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 
-from node.index.models import Commitment
+from node.index.models import CommitmentRow
 from node.index.writer import IndexWriter
 
 Reference = tuple[str, str]
@@ -54,22 +54,24 @@ class Commitments:
             "requested_at": now,
             "due_at": due_at,
         }
-        same = delete(Commitment).where(
-            Commitment.transaction_uid == transaction_uid, Commitment.calling_ae_title == calling_ae_title
+        same = delete(CommitmentRow).where(
+            CommitmentRow.transaction_uid == transaction_uid, CommitmentRow.calling_ae_title == calling_ae_title
         )
 
         def replace(connection: Connection) -> int:
             connection.execute(same)
-            return int(connection.execute(insert(Commitment).values(values).returning(Commitment.id)).scalar_one())
+            return int(
+                connection.execute(insert(CommitmentRow).values(values).returning(CommitmentRow.id)).scalar_one()
+            )
 
         row = self._writer.run(replace)
         return OwedCommitment(row, transaction_uid, calling_ae_title, peer, tuple(references), 0)
 
     def due(self, now: dt.datetime) -> OwedCommitment | None:
         """The request that has been due longest."""
-        query = select(Commitment).where(Commitment.state == "owed", Commitment.due_at <= now)
+        query = select(CommitmentRow).where(CommitmentRow.state == "owed", CommitmentRow.due_at <= now)
         with self._reader.connect() as connection:
-            row = connection.execute(query.order_by(Commitment.due_at, Commitment.id).limit(1)).first()
+            row = connection.execute(query.order_by(CommitmentRow.due_at, CommitmentRow.id).limit(1)).first()
         if row is None:
             return None
         references = tuple((str(kind), str(uid)) for kind, uid in row.references)
@@ -82,7 +84,9 @@ class Commitments:
     def postponed(self, commitment: OwedCommitment, detail: str, due_at: dt.datetime, *, counts: bool = True) -> None:
         """Note that the result could not be reported, and is to be tried again; `counts` as an attempt or not."""
         values = {"detail": detail, "due_at": due_at, "attempts": commitment.attempts + counts}
-        owed = update(Commitment).where(Commitment.id == commitment.id, Commitment.state == "owed").values(values)
+        owed = (
+            update(CommitmentRow).where(CommitmentRow.id == commitment.id, CommitmentRow.state == "owed").values(values)
+        )
         self._writer.run(lambda connection: connection.execute(owed))
 
     def given_up(self, commitment: OwedCommitment, detail: str, now: dt.datetime) -> None:
@@ -101,5 +105,5 @@ class Commitments:
             "due_at": None,
             "ended_at": now,
         }
-        ended = update(Commitment).where(Commitment.id == commitment.id).values(values)
+        ended = update(CommitmentRow).where(CommitmentRow.id == commitment.id).values(values)
         self._writer.run(lambda connection: connection.execute(ended))

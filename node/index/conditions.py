@@ -17,18 +17,18 @@ from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, aliased
 from node.dicom.key_values import Between, Like, Match, Moments, NameLike, NameWords, OneOf
 from node.dicom.keys import Level
 from node.dicom.matching import Condition, Query
-from node.index.models import Image, Patient, Series, Study
+from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 
 TABLES: dict[Level, type[DeclarativeBase]] = {
-    Level.PATIENT: Patient,
-    Level.STUDY: Study,
-    Level.SERIES: Series,
-    Level.IMAGE: Image,
+    Level.PATIENT: PatientRow,
+    Level.STUDY: StudyRow,
+    Level.SERIES: SeriesRow,
+    Level.IMAGE: ImageRow,
 }
 PARENT: dict[Level, InstrumentedAttribute[int]] = {
-    Level.STUDY: Study.patient_id,
-    Level.SERIES: Series.study_id,
-    Level.IMAGE: Image.series_id,
+    Level.STUDY: StudyRow.patient_id,
+    Level.SERIES: SeriesRow.study_id,
+    Level.IMAGE: ImageRow.series_id,
 }
 _GROUPS = ("alphabetic", "ideographic", "phonetic")
 
@@ -44,14 +44,14 @@ def restrictions(query: Query) -> list[ColumnElement[bool]]:
     if query.level != Level.IMAGE:
         found += _of_children(query.conditions, query.level)
     if query.level == Level.PATIENT:
-        found.append(Patient.merged_into.is_(None))
+        found.append(PatientRow.merged_into.is_(None))
     return found
 
 
 def _own(conditions: Sequence[Condition], level: Level) -> list[ColumnElement[bool]]:
     mine = [condition for condition in conditions if condition.key.level == level]
     if level == Level.PATIENT:
-        return [Patient.id.in_(_patients(mine))] if mine else []
+        return [PatientRow.id.in_(_patients(mine))] if mine else []
     return [_condition(condition, TABLES[level]) for condition in mine]
 
 
@@ -79,7 +79,7 @@ def _of_children(conditions: Sequence[Condition], level: Level) -> list[ColumnEl
 
 def _patients(conditions: Sequence[Condition]) -> Select[Any]:
     """The patients that match, or that one which matches was merged into: either identity finds the same studies."""
-    one = aliased(Patient)
+    one = aliased(PatientRow)
     matching = [_condition(condition, one) for condition in conditions]
     return select(func.coalesce(one.merged_into, one.id)).where(*matching)
 
@@ -87,12 +87,12 @@ def _patients(conditions: Sequence[Condition]) -> Select[Any]:
 def _condition(condition: Condition, table: Any) -> ColumnElement[bool]:
     if condition.key.column is not None:
         return or_(*(_match(each, condition.key.column, table) for each in condition.matches))
-    below = Series.modality if condition.key.keyword == "ModalitiesInStudy" else Image.sop_class_uid
-    rows = select(Series.id).where(Series.study_id == table.id)
-    if below is Image.sop_class_uid:
-        rows = rows.join(Image, Image.series_id == Series.id)
+    below = SeriesRow.modality if condition.key.keyword == "ModalitiesInStudy" else ImageRow.sop_class_uid
+    rows = select(SeriesRow.id).where(SeriesRow.study_id == table.id)
+    if below is ImageRow.sop_class_uid:
+        rows = rows.join(ImageRow, ImageRow.series_id == SeriesRow.id)
     # One by one: few studies are left when this is looked at, and the series of one are found by their index.
-    return or_(*(rows.where(_text(each, below)).correlate(Study).exists() for each in condition.matches))
+    return or_(*(rows.where(_text(each, below)).correlate(StudyRow).exists() for each in condition.matches))
 
 
 def _match(match: Match, column: str, table: Any) -> ColumnElement[bool]:

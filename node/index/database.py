@@ -38,7 +38,7 @@ from node.index.deliveries import Attempted, HookWork, Place
 from node.index.engine import FILE_NAME, IndexUnusable, open_engine, require_sound, upgrade
 from node.index.finder import Finder
 from node.index.levels import Arrived
-from node.index.models import About
+from node.index.models import AboutRow
 from node.index.records import (
     ClaimedSeries,
     CountedRefusal,
@@ -46,7 +46,7 @@ from node.index.records import (
     DeletionPlan,
     Kept,
     Level,
-    Merged,
+    PatientMerge,
     Refused,
     SeriesOutcome,
     SeriesPlace,
@@ -102,7 +102,7 @@ class Index:
         upgrade(self.path)
         self._engine = open_engine(self.path)
         with self._engine.connect() as connection:
-            closed = connection.scalar(select(About.value).where(About.key == CLOSED))
+            closed = connection.scalar(select(AboutRow.value).where(AboutRow.key == CLOSED))
         if closed != "yes":  # reading all of it takes seconds for a million instances: only after a crash
             require_sound(self.path)
         self._reader = open_engine(self.path, read_only=True)  # for whoever asks
@@ -265,7 +265,7 @@ class Index:
         """Every study as retention sees it, the one that grew last at the end."""
         return self._writer.run(retention.stored_studies)
 
-    def merge_patients(self, source: int, target: int, now: dt.datetime) -> Merged:
+    def merge_patients(self, source: int, target: int, now: dt.datetime) -> PatientMerge:
         """Say that two patients are one, see `node.index.patients.merge_patients`."""
         return self._writer.run(lambda connection: patients.merge_patients(connection, source, target, now))
 
@@ -322,13 +322,13 @@ class Index:
 
     def remember(self, key: str, value: str) -> None:
         """Keep a fact of this index."""
-        statement = insert(About).values(key=key, value=value)
+        statement = insert(AboutRow).values(key=key, value=value)
         statement = statement.on_conflict_do_update(index_elements=["key"], set_={"value": value})
         self._writer.run(lambda connection: connection.execute(statement))
 
     def about(self, key: str) -> str | None:
         """A fact that `remember` kept."""
-        return self._writer.run(lambda connection: connection.scalar(select(About.value).where(About.key == key)))
+        return self._writer.run(lambda connection: connection.scalar(select(AboutRow.value).where(AboutRow.key == key)))
 
     def close(self) -> None:
         """Commit what is queued and let go of the file."""

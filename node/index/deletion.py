@@ -19,17 +19,17 @@ from node.index.deliveries import after_deletion
 from node.index.events import record_event
 from node.index.instances import revoke_claim
 from node.index.models import (
-    Conflict,
-    Conversion,
-    Exclusion,
-    Failure,
-    Image,
-    Patient,
-    Series,
-    Study,
-    Tombstone,
-    Volume,
-    VolumeSource,
+    ConflictRow,
+    ConversionRow,
+    ExclusionRow,
+    FailureRow,
+    ImageRow,
+    PatientRow,
+    SeriesRow,
+    StudyRow,
+    TombstoneRow,
+    VolumeRow,
+    VolumeSourceRow,
 )
 from node.index.records import Deletion, DeletionPlan, Level
 
@@ -37,7 +37,7 @@ AT_ONCE = 500
 """Values of one statement; SQLite allows 32766."""
 
 
-LIVE = Conversion.files_removed_at.is_(None)
+LIVE = ConversionRow.files_removed_at.is_(None)
 
 
 class NotThere(UsageError):
@@ -61,19 +61,21 @@ def plan_deletion(connection: Connection, level: Level, uid: str, study_instance
     NotThere, SeveralSeries
     """
     column = {
-        "study": Study.study_instance_uid,
-        "series": Series.series_instance_uid,
-        "instance": Image.sop_instance_uid,
+        "study": StudyRow.study_instance_uid,
+        "series": SeriesRow.series_instance_uid,
+        "instance": ImageRow.sop_instance_uid,
     }[level]
     query = (
-        select(Image.id, Image.bytes, Series.id, Study.id, Study.study_instance_uid, Patient.patient_id)
-        .join(Series, Series.id == Image.series_id)
-        .join(Study, Study.id == Series.study_id)
-        .join(Patient, Patient.id == Study.patient_id)
+        select(
+            ImageRow.id, ImageRow.bytes, SeriesRow.id, StudyRow.id, StudyRow.study_instance_uid, PatientRow.patient_id
+        )
+        .join(SeriesRow, SeriesRow.id == ImageRow.series_id)
+        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+        .join(PatientRow, PatientRow.id == StudyRow.patient_id)
         .where(column == uid)
     )
     if study_instance_uid is not None:
-        query = query.where(Study.study_instance_uid == study_instance_uid)
+        query = query.where(StudyRow.study_instance_uid == study_instance_uid)
     rows = connection.execute(query).all()
     if not rows:
         raise NotThere(f"no {level} {uid} in the index: `voxelnode info {uid}` tells what is known of it")
@@ -99,13 +101,15 @@ def order_deletion(connection: Connection, plan: DeletionPlan, reason: str, now:
     NotThere
         It has gone since it was planned.
     """
-    study_id = connection.execute(select(Study.id).where(Study.study_instance_uid == plan.study_instance_uid)).scalar()
-    of_study = select(Series.id).where(Series.study_id == study_id)
+    study_id = connection.execute(
+        select(StudyRow.id).where(StudyRow.study_instance_uid == plan.study_instance_uid)
+    ).scalar()
+    of_study = select(SeriesRow.id).where(SeriesRow.study_id == study_id)
     if plan.level == "instance":
         paths = _delete_instance(connection, plan, now)
     else:
         if plan.level == "series":
-            of_study = of_study.where(Series.series_instance_uid == plan.uid)
+            of_study = of_study.where(SeriesRow.series_instance_uid == plan.uid)
         paths = _delete_series(connection, list(connection.scalars(of_study)), plan)
     if not paths:
         raise NotThere(f"{plan.level} {plan.uid} has gone since")
@@ -120,8 +124,8 @@ def order_deletion(connection: Connection, plan: DeletionPlan, reason: str, now:
         sop_instance_uid=plan.uid if plan.level == "instance" else None,
         detail=f"{plan.level}, {reason}",
     )
-    tombstone = insert(Tombstone).values(level=plan.level, uid=plan.uid, reason=reason, paths=paths, ordered_at=now)
-    return Deletion(connection.execute(tombstone.returning(Tombstone.id)).scalar_one(), tuple(paths))
+    tombstone = insert(TombstoneRow).values(level=plan.level, uid=plan.uid, reason=reason, paths=paths, ordered_at=now)
+    return Deletion(connection.execute(tombstone.returning(TombstoneRow.id)).scalar_one(), tuple(paths))
 
 
 def unfinished_deletions(connection: Connection) -> list[Deletion]:
@@ -130,62 +134,62 @@ def unfinished_deletions(connection: Connection) -> list[Deletion]:
     A folder of volumes that is in use again, since the same series was sent and converted anew after a deletion that a
     failing disk stopped, is left out: `sweep` looks after what is left in it.
     """
-    rows = connection.execute(select(Tombstone.id, Tombstone.paths).where(Tombstone.finished_at.is_(None)))
+    rows = connection.execute(select(TombstoneRow.id, TombstoneRow.paths).where(TombstoneRow.finished_at.is_(None)))
     return [Deletion(row.id, tuple(path for path in row.paths if not _in_use(connection, path))) for row in rows]
 
 
 def finish_deletion(connection: Connection, deletion: Deletion, now: dt.datetime) -> None:
     """Note that every file of a deletion is gone."""
-    connection.execute(update(Tombstone).where(Tombstone.id == deletion.id).values(finished_at=now))
+    connection.execute(update(TombstoneRow).where(TombstoneRow.id == deletion.id).values(finished_at=now))
 
 
 def _in_use(connection: Connection, path: str) -> bool:
     """Whether a volume lies in this folder, as far as rows know."""
-    inside = Volume.path.startswith(f"{path}/", autoescape=True)
-    return connection.execute(select(Volume.id).join(Conversion).where(inside, LIVE).limit(1)).first() is not None
+    inside = VolumeRow.path.startswith(f"{path}/", autoescape=True)
+    return connection.execute(select(VolumeRow.id).join(ConversionRow).where(inside, LIVE).limit(1)).first() is not None
 
 
 def _delete_series(connection: Connection, series: Sequence[int], plan: DeletionPlan) -> list[str]:
     """Delete whole series with all that became of them; returns their files, volumes first."""
     images = connection.execute(
-        select(Image.sop_instance_uid, Image.key).where(Image.series_id.in_(series)).order_by(Image.key)
+        select(ImageRow.sop_instance_uid, ImageRow.key).where(ImageRow.series_id.in_(series)).order_by(ImageRow.key)
     ).all()
     if not images:
         return []
-    conversions = list(connection.scalars(select(Conversion.id).where(Conversion.series_id.in_(series))))
-    volumes = connection.scalars(select(Volume.path).where(Volume.conversion_id.in_(conversions)))
+    conversions = list(connection.scalars(select(ConversionRow.id).where(ConversionRow.series_id.in_(series))))
+    volumes = connection.scalars(select(VolumeRow.path).where(VolumeRow.conversion_id.in_(conversions)))
     folders = {str(PurePath(*PurePath(path).parts[:3])) for path in volumes}  # volumes/<study>/<series>
-    in_scope = Conflict.study_instance_uid == plan.study_instance_uid
+    in_scope = ConflictRow.study_instance_uid == plan.study_instance_uid
     if plan.level == "series":
-        in_scope = and_(in_scope, Conflict.series_instance_uid == plan.uid)
+        in_scope = and_(in_scope, ConflictRow.series_instance_uid == plan.uid)
     losers = _delete_conflicts(connection, [image.sop_instance_uid for image in images], in_scope)
-    for table in (Volume, VolumeSource, Exclusion):
+    for table in (VolumeRow, VolumeSourceRow, ExclusionRow):
         connection.execute(delete(table).where(table.conversion_id.in_(conversions)))
-    for owned in (Conversion, Failure, Image):
+    for owned in (ConversionRow, FailureRow, ImageRow):
         connection.execute(delete(owned).where(owned.series_id.in_(series)))
-    connection.execute(delete(Series).where(Series.id.in_(series)))
+    connection.execute(delete(SeriesRow).where(SeriesRow.id.in_(series)))
     return [*sorted(folders), *sorted(losers), *(image.key for image in images)]
 
 
 def _delete_instance(connection: Connection, plan: DeletionPlan, now: dt.datetime) -> list[str]:
     """Delete one instance and the volumes that it is in; its series is open again, or goes too with its last one."""
-    image = connection.execute(select(Image).where(Image.sop_instance_uid == plan.uid)).first()
+    image = connection.execute(select(ImageRow).where(ImageRow.sop_instance_uid == plan.uid)).first()
     if image is None:
         return []
-    others = select(Image.id).where(Image.series_id == image.series_id, Image.id != image.id)
+    others = select(ImageRow.id).where(ImageRow.series_id == image.series_id, ImageRow.id != image.id)
     if connection.execute(others.limit(1)).first() is None:
         return _delete_series(connection, [image.series_id], plan)
-    sources = select(VolumeSource.conversion_id).where(VolumeSource.sop_instance_uid == plan.uid)
-    holds_it = and_(Conversion.series_id == image.series_id, Conversion.id.in_(sources))
-    volumes = connection.scalars(select(Volume.path).join(Conversion).where(holds_it))
+    sources = select(VolumeSourceRow.conversion_id).where(VolumeSourceRow.sop_instance_uid == plan.uid)
+    holds_it = and_(ConversionRow.series_id == image.series_id, ConversionRow.id.in_(sources))
+    volumes = connection.scalars(select(VolumeRow.path).join(ConversionRow).where(holds_it))
     folders = {str(PurePath(*PurePath(path).parts[:4])) for path in volumes}  # volumes/<study>/<series>/<revision>
     losers = _delete_conflicts(connection, [plan.uid])
-    connection.execute(update(Conversion).where(holds_it, LIVE).values(superseded=True, files_removed_at=now))
-    connection.execute(delete(Image).where(Image.id == image.id))
-    connection.execute(update(Series).where(Series.id == image.series_id).values(arrivals=Series.arrivals + 1))
-    closed = and_(Series.id == image.series_id, Series.state.not_in(("receiving", "converting")))
-    again = update(Series).where(closed).values(state="receiving", open_since=now, due_at=now, attempts=0)
-    for series_instance_uid in connection.scalars(again.returning(Series.series_instance_uid)):
+    connection.execute(update(ConversionRow).where(holds_it, LIVE).values(superseded=True, files_removed_at=now))
+    connection.execute(delete(ImageRow).where(ImageRow.id == image.id))
+    connection.execute(update(SeriesRow).where(SeriesRow.id == image.series_id).values(arrivals=SeriesRow.arrivals + 1))
+    closed = and_(SeriesRow.id == image.series_id, SeriesRow.state.not_in(("receiving", "converting")))
+    again = update(SeriesRow).where(closed).values(state="receiving", open_since=now, due_at=now, attempts=0)
+    for series_instance_uid in connection.scalars(again.returning(SeriesRow.series_instance_uid)):
         record_event(
             connection,
             "series-reopened",
@@ -204,9 +208,9 @@ def _delete_conflicts(
 ) -> set[str]:
     """Delete the conflicts of instances, and those in scope; returns where the bytes lie that they kept."""
     keys: set[str] = set()
-    conditions = [Conflict.sop_instance_uid.in_(some) for some in _batches(sop_instance_uids)]
+    conditions = [ConflictRow.sop_instance_uid.in_(some) for some in _batches(sop_instance_uids)]
     for condition in (*conditions, *([in_scope] if in_scope is not None else [])):
-        gone = connection.scalars(delete(Conflict).where(condition).returning(Conflict.key))
+        gone = connection.scalars(delete(ConflictRow).where(condition).returning(ConflictRow.key))
         keys.update(key for key in gone if key is not None)
     return keys
 
@@ -214,15 +218,15 @@ def _delete_conflicts(
 def _delete_empty_levels(connection: Connection, study_id: int | None) -> None:
     """Delete a study without series, then its patient if that has no other, and who was merged into it."""
     patient_id = connection.execute(
-        delete(Study)
-        .where(Study.id == study_id, ~select(Series.id).where(Series.study_id == Study.id).exists())
-        .returning(Study.patient_id)
+        delete(StudyRow)
+        .where(StudyRow.id == study_id, ~select(SeriesRow.id).where(SeriesRow.study_id == StudyRow.id).exists())
+        .returning(StudyRow.patient_id)
     ).scalar()
     if patient_id is None:
         return
-    if connection.execute(select(Study.id).where(Study.patient_id == patient_id).limit(1)).first() is None:
-        connection.execute(delete(Patient).where(Patient.merged_into == patient_id))
-        connection.execute(delete(Patient).where(Patient.id == patient_id))
+    if connection.execute(select(StudyRow.id).where(StudyRow.patient_id == patient_id).limit(1)).first() is None:
+        connection.execute(delete(PatientRow).where(PatientRow.merged_into == patient_id))
+        connection.execute(delete(PatientRow).where(PatientRow.id == patient_id))
 
 
 def _batches(values: Collection[str]) -> Iterable[list[str]]:

@@ -23,7 +23,7 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import aliased
 
 from node.index.events import EventKind, record_event
-from node.index.models import Delivery, Event, Hook, Image, Series, Study
+from node.index.models import DeliveryRow, EventRow, HookRow, ImageRow, SeriesRow, StudyRow
 from node.settings.model import HookEvent
 
 AT_ONCE = 200
@@ -115,16 +115,16 @@ def begin_hooks(connection: Connection, wants_instances: Mapping[str, bool]) -> 
         The hooks of the configuration, and whether they are told of single instances.
     """
     names = list(wants_instances)
-    connection.execute(delete(Hook).where(Hook.name.not_in(names)))
-    orphans = update(Delivery).where(Delivery.hook.not_in(names), Delivery.state == "waiting")
+    connection.execute(delete(HookRow).where(HookRow.name.not_in(names)))
+    orphans = update(DeliveryRow).where(DeliveryRow.hook.not_in(names), DeliveryRow.state == "waiting")
     connection.execute(orphans.values(state="dropped", due_at=None, reason="the hook is configured no more"))
-    last_event = connection.execute(select(func.coalesce(func.max(Event.id), 0))).scalar_one()
-    last_image = connection.execute(select(func.coalesce(func.max(Image.id), 0))).scalar_one()
+    last_event = connection.execute(select(func.coalesce(func.max(EventRow.id), 0))).scalar_one()
+    last_image = connection.execute(select(func.coalesce(func.max(ImageRow.id), 0))).scalar_one()
     for name, wanted in wants_instances.items():
         values = {"name": name, "event_id": last_event, "rewinds": 0, "delivered": 0}
-        connection.execute(insert(Hook).values(values).on_conflict_do_nothing())
-        image_id = func.coalesce(Hook.image_id, last_image) if wanted else None
-        connection.execute(update(Hook).where(Hook.name == name).values(image_id=image_id))
+        connection.execute(insert(HookRow).values(values).on_conflict_do_nothing())
+        image_id = func.coalesce(HookRow.image_id, last_image) if wanted else None
+        connection.execute(update(HookRow).where(HookRow.name == name).values(image_id=image_id))
 
 
 def hook_work(
@@ -137,7 +137,7 @@ def hook_work(
     seen_event : int
         Row of events up to which there is nothing for this hook, whatever its cursor says.
     """
-    row = connection.execute(select(Hook).where(Hook.name == hook)).one()
+    row = connection.execute(select(HookRow).where(HookRow.name == hook)).one()
     stored = Place(row.event_id, row.image_id, row.rewinds)
     begin = replace(stored, event_id=max(row.event_id, seen_event))
     waiting = _waiting(connection, hook)
@@ -152,27 +152,27 @@ def hook_work(
 def _waiting(connection: Connection, hook: str) -> Counter[str]:
     """How many messages wait, by study."""
     rows = connection.execute(
-        select(Delivery.study_instance_uid, func.count())
-        .where(Delivery.hook == hook, Delivery.state == "waiting")
-        .group_by(Delivery.study_instance_uid)
+        select(DeliveryRow.study_instance_uid, func.count())
+        .where(DeliveryRow.hook == hook, DeliveryRow.state == "waiting")
+        .group_by(DeliveryRow.study_instance_uid)
     )
     return Counter({study: count for study, count in rows})
 
 
 def _due(connection: Connection, hook: str, now: dt.datetime) -> tuple[Happening, ...]:
     """What may be tried again: nothing whose study has something earlier that waits longer, so that the order stays."""
-    earlier = aliased(Delivery)
+    earlier = aliased(DeliveryRow)
     blocked = select(earlier.id).where(
         earlier.hook == hook,
-        earlier.study_instance_uid == Delivery.study_instance_uid,
+        earlier.study_instance_uid == DeliveryRow.study_instance_uid,
         earlier.state == "waiting",
         earlier.due_at > now,
-        earlier.id < Delivery.id,
+        earlier.id < DeliveryRow.id,
     )
     rows = connection.execute(
-        select(Delivery)
-        .where(Delivery.hook == hook, Delivery.state == "waiting", Delivery.due_at <= now, ~blocked.exists())
-        .order_by(Delivery.id)
+        select(DeliveryRow)
+        .where(DeliveryRow.hook == hook, DeliveryRow.state == "waiting", DeliveryRow.due_at <= now, ~blocked.exists())
+        .order_by(DeliveryRow.id)
         .limit(AT_ONCE)
     )
     return tuple(
@@ -187,7 +187,7 @@ def _due(connection: Connection, hook: str, now: dt.datetime) -> tuple[Happening
 def _new(connection: Connection, place: Place, events: frozenset[HookEvent]) -> tuple[tuple[Happening, ...], Place]:
     """What lies behind the cursors, and where they are when it is done."""
     event_rows = connection.execute(
-        select(Event).where(Event.id > place.event_id).order_by(Event.id).limit(AT_ONCE)
+        select(EventRow).where(EventRow.id > place.event_id).order_by(EventRow.id).limit(AT_ONCE)
     ).all()
     image_rows = _image_rows(connection, place.image_id) if place.image_id is not None else []
     # Where one table has more than was read, the other must not run ahead of it.
@@ -205,14 +205,19 @@ def _new(connection: Connection, place: Place, events: frozenset[HookEvent]) -> 
 
 
 def _image_rows(connection: Connection, after: int) -> Sequence[Row[Any]]:
-    columns: list[Any] = [Image.id, Image.sop_instance_uid, Image.sha256, Image.received_at.label("happened_at")]
-    columns += [Series.series_instance_uid, Study.study_instance_uid]
+    columns: list[Any] = [
+        ImageRow.id,
+        ImageRow.sop_instance_uid,
+        ImageRow.sha256,
+        ImageRow.received_at.label("happened_at"),
+    ]
+    columns += [SeriesRow.series_instance_uid, StudyRow.study_instance_uid]
     statement: Select[Any] = (
         select(*columns)
-        .join(Series, Series.id == Image.series_id)
-        .join(Study, Study.id == Series.study_id)
-        .where(Image.id > after)
-        .order_by(Image.id)
+        .join(SeriesRow, SeriesRow.id == ImageRow.series_id)
+        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+        .where(ImageRow.id > after)
+        .order_by(ImageRow.id)
         .limit(AT_ONCE)
     )
     return connection.execute(statement).all()
@@ -258,16 +263,16 @@ def settle_deliveries(
     for one in kept:
         _keep(connection, hook, one, now)
     if kept:
-        newest = select(func.max(Delivery.id)).scalar_subquery()
-        old = delete(Delivery).where(Delivery.state != "waiting", Delivery.id <= newest - KEPT_ROWS)
+        newest = select(func.max(DeliveryRow.id)).scalar_subquery()
+        old = delete(DeliveryRow).where(DeliveryRow.state != "waiting", DeliveryRow.id <= newest - KEPT_ROWS)
         connection.execute(old)
-    this = Hook.name == hook
+    this = HookRow.name == hook
     values: dict[str, Any] = {"event_id": place.event_id}
     if delivered:
-        values |= {"delivered": Hook.delivered + delivered, "delivered_at": now}
-    connection.execute(update(Hook).where(this).values(values))
+        values |= {"delivered": HookRow.delivered + delivered, "delivered_at": now}
+    connection.execute(update(HookRow).where(this).values(values))
     connection.execute(
-        update(Hook).where(this, Hook.rewinds == place.rewinds, Hook.image_id.is_not(None)).values(
+        update(HookRow).where(this, HookRow.rewinds == place.rewinds, HookRow.image_id.is_not(None)).values(
             image_id=place.image_id
         )
     )  # fmt: skip
@@ -288,7 +293,7 @@ def _keep(connection: Connection, hook: str, one: Attempted, now: dt.datetime) -
         "happened_at",
     )  # fmt: skip
     row = {"hook": hook} | {name: getattr(what, name) for name in names} | values
-    upsert = insert(Delivery).values(row).on_conflict_do_update(index_elements=["hook", "message_id"], set_=values)
+    upsert = insert(DeliveryRow).values(row).on_conflict_do_update(index_elements=["hook", "message_id"], set_=values)
     connection.execute(upsert)
     if one.state == "given-up":
         record_event(
@@ -305,11 +310,11 @@ def _keep(connection: Connection, hook: str, one: Attempted, now: dt.datetime) -
 
 def retry_deliveries(connection: Connection, hook: str, message_id: str | None, now: dt.datetime) -> int:
     """Try what was given up again, and what waits at once; returns how many messages."""
-    these: ColumnElement[bool] = and_(Delivery.hook == hook, Delivery.state.in_(("given-up", "waiting")))
+    these: ColumnElement[bool] = and_(DeliveryRow.hook == hook, DeliveryRow.state.in_(("given-up", "waiting")))
     if message_id is not None:
-        these = and_(these, Delivery.message_id == message_id)
+        these = and_(these, DeliveryRow.message_id == message_id)
     again = {"state": "waiting", "attempts": 0, "due_at": now}
-    return connection.execute(update(Delivery).where(these).values(again)).rowcount
+    return connection.execute(update(DeliveryRow).where(these).values(again)).rowcount
 
 
 def after_deletion(connection: Connection, study_instance_uid: str) -> None:
@@ -317,8 +322,8 @@ def after_deletion(connection: Connection, study_instance_uid: str) -> None:
 
     What commands wrote of the study goes too: it may name the patient.
     """
-    last = select(func.coalesce(func.max(Image.id), 0)).scalar_subquery()
-    connection.execute(update(Hook).values(rewinds=Hook.rewinds + 1))
-    connection.execute(update(Hook).where(Hook.image_id > last).values(image_id=last))
-    of_study = and_(Delivery.study_instance_uid == study_instance_uid, Delivery.output.is_not(None))
-    connection.execute(update(Delivery).where(of_study).values(output=None))
+    last = select(func.coalesce(func.max(ImageRow.id), 0)).scalar_subquery()
+    connection.execute(update(HookRow).values(rewinds=HookRow.rewinds + 1))
+    connection.execute(update(HookRow).where(HookRow.image_id > last).values(image_id=last))
+    of_study = and_(DeliveryRow.study_instance_uid == study_instance_uid, DeliveryRow.output.is_not(None))
+    connection.execute(update(DeliveryRow).where(of_study).values(output=None))

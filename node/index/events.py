@@ -7,7 +7,7 @@ from typing import Literal
 
 from sqlalchemy import Connection, insert
 
-from node.index.models import Event
+from node.index.models import EventRow
 
 EventKind = Literal[
     "series-quiet",  # a conversion is owed and begins; `detail` says why now
@@ -43,7 +43,7 @@ def record_event(
 ) -> None:
     """Add an event to the transaction of `connection`; `detail` is a sentence without patient data."""
     connection.execute(
-        insert(Event).values(
+        insert(EventRow).values(
             kind=kind,
             happened_at=happened_at,
             study_instance_uid=study_instance_uid,

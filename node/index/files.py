@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, select, update
 
 from node.index.events import record_event
-from node.index.models import Conflict, Conversion, Image, Series, Study, Volume
+from node.index.models import ConflictRow, ConversionRow, ImageRow, SeriesRow, StudyRow, VolumeRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +38,20 @@ class VolumeFile:
 
 
 _INSTANCES = select(
-    Image.sop_instance_uid, Image.key, Image.data_set_offset, Image.bytes, Image.sha256, Image.file_missing
-).order_by(Image.key)
+    ImageRow.sop_instance_uid,
+    ImageRow.key,
+    ImageRow.data_set_offset,
+    ImageRow.bytes,
+    ImageRow.sha256,
+    ImageRow.file_missing,
+).order_by(ImageRow.key)
 
 
 def instance_files(connection: Connection, folder: str | None = None) -> Iterator[InstanceFile]:
     """The files of all instances in the order of their keys, or of those in one folder (``objects/00000000``)."""
     query = _INSTANCES
     if folder is not None:
-        query = query.where(Image.key > f"{folder}/", Image.key < f"{folder}0")  # "0" follows "/"
+        query = query.where(ImageRow.key > f"{folder}/", ImageRow.key < f"{folder}0")  # "0" follows "/"
     for row in connection.execute(query):
         yield InstanceFile(*row)
 
@@ -55,19 +60,19 @@ def volume_files(connection: Connection) -> Iterator[VolumeFile]:
     """The files of all revisions whose files were not removed."""
     query = (
         select(
-            Study.study_instance_uid,
-            Series.series_instance_uid,
-            Conversion.revision,
-            Conversion.superseded,
-            Volume.path,
-            Volume.bytes,
-            Volume.sha256,
+            StudyRow.study_instance_uid,
+            SeriesRow.series_instance_uid,
+            ConversionRow.revision,
+            ConversionRow.superseded,
+            VolumeRow.path,
+            VolumeRow.bytes,
+            VolumeRow.sha256,
         )
-        .join(Conversion, Conversion.id == Volume.conversion_id)
-        .join(Series, Series.id == Conversion.series_id)
-        .join(Study, Study.id == Series.study_id)
-        .where(Conversion.files_removed_at.is_(None))
-        .order_by(Volume.path)
+        .join(ConversionRow, ConversionRow.id == VolumeRow.conversion_id)
+        .join(SeriesRow, SeriesRow.id == ConversionRow.series_id)
+        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+        .where(ConversionRow.files_removed_at.is_(None))
+        .order_by(VolumeRow.path)
     )
     for row in connection.execute(query):
         yield VolumeFile(*row)
@@ -75,7 +80,7 @@ def volume_files(connection: Connection) -> Iterator[VolumeFile]:
 
 def loser_keys(connection: Connection) -> set[str]:
     """Keys of the files that lost against another one of their SOP Instance UID, and are kept."""
-    return set(connection.scalars(select(Conflict.key).where(Conflict.key.is_not(None)).distinct()).all())  # type: ignore[arg-type]
+    return set(connection.scalars(select(ConflictRow.key).where(ConflictRow.key.is_not(None)).distinct()).all())  # type: ignore[arg-type]
 
 
 def mark_files(connection: Connection, keys: Sequence[str], *, missing: bool, now: dt.datetime) -> int:
@@ -84,13 +89,13 @@ def mark_files(connection: Connection, keys: Sequence[str], *, missing: bool, no
     An instance whose file is missing takes the next arrival under its UID as its own.
     """
     named = (
-        select(Image.id, Image.sop_instance_uid, Series.series_instance_uid, Study.study_instance_uid)
-        .join(Series, Series.id == Image.series_id)
-        .join(Study, Study.id == Series.study_id)
-        .where(Image.key.in_(keys), Image.file_missing.is_not(missing))
+        select(ImageRow.id, ImageRow.sop_instance_uid, SeriesRow.series_instance_uid, StudyRow.study_instance_uid)
+        .join(SeriesRow, SeriesRow.id == ImageRow.series_id)
+        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+        .where(ImageRow.key.in_(keys), ImageRow.file_missing.is_not(missing))
     )
     rows = connection.execute(named).all()
-    connection.execute(update(Image).where(Image.id.in_([row.id for row in rows])).values(file_missing=missing))
+    connection.execute(update(ImageRow).where(ImageRow.id.in_([row.id for row in rows])).values(file_missing=missing))
     for row in rows:
         record_event(
             connection,

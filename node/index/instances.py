@@ -18,7 +18,7 @@ from node.index.levels import (
     series_row,
     tell_reopened,
 )
-from node.index.models import Conflict, Image, Series
+from node.index.models import ConflictRow, ImageRow, SeriesRow
 from node.index.prepared import Prepared
 from node.index.records import Kept, Outcome
 
@@ -47,25 +47,29 @@ class _Growth:
 
 
 _FIND_IMAGE = Prepared(
-    select(Image.sha256, Image.key, Image.series_id, Image.file_missing).where(
-        Image.sop_instance_uid == bindparam("uid")
+    select(ImageRow.sha256, ImageRow.key, ImageRow.series_id, ImageRow.file_missing).where(
+        ImageRow.sop_instance_uid == bindparam("uid")
     )
 )
-_FIND_LOSER = select(Conflict.key).where(
-    Conflict.sop_instance_uid == bindparam("uid"), Conflict.sha256 == bindparam("sha256"), Conflict.key.is_not(None)
+_FIND_LOSER = select(ConflictRow.key).where(
+    ConflictRow.sop_instance_uid == bindparam("uid"),
+    ConflictRow.sha256 == bindparam("sha256"),
+    ConflictRow.key.is_not(None),
 )
-_INSERT_IMAGES = Prepared(insert(Image), [column.name for column in Image.__table__.columns if column.name != "id"])
+_INSERT_IMAGES = Prepared(
+    insert(ImageRow), [column.name for column in ImageRow.__table__.columns if column.name != "id"]
+)
 _SERIES_GREW = Prepared(
-    update(Series)
-    .where(Series.id == bindparam("series"))
+    update(SeriesRow)
+    .where(SeriesRow.id == bindparam("series"))
     .values(
-        arrivals=Series.arrivals + bindparam("count"),
-        open_since=func.coalesce(Series.open_since, bindparam("received")),
+        arrivals=SeriesRow.arrivals + bindparam("count"),
+        open_since=func.coalesce(SeriesRow.open_since, bindparam("received")),
         last_received_at=bindparam("received"),
         due_at=bindparam("due"),
         attempts=0,
         # A series under conversion stays claimed; its outcome finds that `arrivals` has grown and makes it due again.
-        state=case((Series.state == "converting", "converting"), else_="receiving"),
+        state=case((SeriesRow.state == "converting", "converting"), else_="receiving"),
     )
 )
 
@@ -131,7 +135,7 @@ def _held(connection: Connection, uids: Iterable[str]) -> dict[str, _Held]:
 
 def revoke_claim(connection: Connection, series_id: int) -> None:
     """An instance of the series was replaced or deleted: what is being made of the old ones may not be recorded."""
-    claimed = update(Series).where(Series.id == series_id, Series.state == "converting")
+    claimed = update(SeriesRow).where(SeriesRow.id == series_id, SeriesRow.state == "converting")
     connection.execute(claimed.values(claimed_arrivals=REVOKED))
 
 
@@ -179,7 +183,9 @@ def _replaced(connection: Connection, one: Arrived, first: _Held, images: dict[s
     if first.pending:
         images[uid] = _image(one, first.series_id)
     else:
-        connection.execute(update(Image).where(Image.sop_instance_uid == uid).values(_image(one, first.series_id)))
+        connection.execute(
+            update(ImageRow).where(ImageRow.sop_instance_uid == uid).values(_image(one, first.series_id))
+        )
     detail = f"first received with SHA-256 {first.sha256}, then with {one.file.sha256}; the second is kept"
     if first.sha256 != one.file.sha256:
         record_arrival_event(connection, "instance-replaced", one, detail)
@@ -219,6 +225,6 @@ def _image(one: Arrived, series_id: int) -> dict[str, object]:
 def known_keys(connection: Connection, keys: Sequence[str]) -> set[str]:
     """Those of `keys` (at most a folder's worth) that a row names: of an instance, or of bytes kept beside one."""
     return {
-        *connection.scalars(select(Image.key).where(Image.key.in_(keys))),
-        *connection.scalars(select(Conflict.key).where(Conflict.key.in_(keys))),
+        *connection.scalars(select(ImageRow.key).where(ImageRow.key.in_(keys))),
+        *connection.scalars(select(ConflictRow.key).where(ConflictRow.key.in_(keys))),
     }

@@ -12,7 +12,7 @@ from sqlalchemy.orm import aliased
 
 from node.dicom.attributes import InstanceAttributes
 from node.index.events import EventKind, record_event
-from node.index.models import Conflict, Patient, Series, Study
+from node.index.models import ConflictRow, PatientRow, SeriesRow, StudyRow
 from node.index.prepared import Prepared
 from node.index.records import StoredFile
 from node.settings.model import OverwritePolicy
@@ -31,10 +31,10 @@ class Arrived:
 
 
 FIND_SERIES = Prepared(
-    select(Series.id, Patient.identity, Series.state)
-    .join(Study, Study.id == Series.study_id)
-    .join(Patient, Patient.id == Study.patient_id)
-    .where(Study.study_instance_uid == bindparam("study"), Series.series_instance_uid == bindparam("series"))
+    select(SeriesRow.id, PatientRow.identity, SeriesRow.state)
+    .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+    .join(PatientRow, PatientRow.id == StudyRow.patient_id)
+    .where(StudyRow.study_instance_uid == bindparam("study"), SeriesRow.series_instance_uid == bindparam("series"))
 )
 
 
@@ -57,34 +57,34 @@ def series_row(connection: Connection, one: Arrived, identity: str) -> int:
         tell_reopened(connection, one, state)
         return int(series_id)
     study_id = _study(connection, one, identity)
-    if connection.execute(select(Series.id).where(Series.series_instance_uid == series_uid)).first():
+    if connection.execute(select(SeriesRow.id).where(SeriesRow.series_instance_uid == series_uid)).first():
         detail = "this series has arrived in another study too; both are kept apart"
         record_conflict(connection, "series-in-two-studies", one, detail)
     values = {**one.attributes.series, "study_id": study_id, "last_received_at": one.file.received_at}
-    return _inserted(connection, Series, values)
+    return _inserted(connection, SeriesRow, values)
 
 
 def _study(connection: Connection, one: Arrived, identity: str) -> int:
     """The row of the study of a series that is new, made with its patient where they are new."""
     uid = one.attributes.study["study_instance_uid"]
-    find = select(Study.id.label("study"), Patient).join(Patient, Patient.id == Study.patient_id)
-    row = connection.execute(find.where(Study.study_instance_uid == uid)).first()
+    find = select(StudyRow.id.label("study"), PatientRow).join(PatientRow, PatientRow.id == StudyRow.patient_id)
+    row = connection.execute(find.where(StudyRow.study_instance_uid == uid)).first()
     if row is not None:
         if row.identity != identity:
             _record_patient_conflict(connection, one, identity, row.identity)
         else:
             _compare_persons(connection, one, row)
         return int(row.study)
-    patient = connection.execute(select(Patient).where(Patient.identity == identity)).first()
+    patient = connection.execute(select(PatientRow).where(PatientRow.identity == identity)).first()
     if patient is None:
-        patient_id = _inserted(connection, Patient, {**one.attributes.patient, "identity": identity})
+        patient_id = _inserted(connection, PatientRow, {**one.attributes.patient, "identity": identity})
         if not one.attributes.patient["patient_id"]:
             detail = "this study has no Patient ID (0010,0020); it has a patient of its own"
             record_conflict(connection, "no-patient-id", one, detail)
     else:
         patient_id = patient.merged_into or patient.id
         _compare_persons(connection, one, patient)
-    return _inserted(connection, Study, {**one.attributes.study, "patient_id": patient_id})
+    return _inserted(connection, StudyRow, {**one.attributes.study, "patient_id": patient_id})
 
 
 def _compare_persons(connection: Connection, one: Arrived, known: Any) -> None:
@@ -94,9 +94,9 @@ def _compare_persons(connection: Connection, one: Arrived, known: Any) -> None:
     pairs.append((_folded(known.patient_name), _folded(arriving["patient_name"])))
     if not any(mine and theirs and mine != theirs for mine, theirs in pairs):
         return
-    seen = select(Conflict.id).where(
-        Conflict.kind == "shared-patient-id",
-        Conflict.study_instance_uid == one.attributes.study["study_instance_uid"],
+    seen = select(ConflictRow.id).where(
+        ConflictRow.kind == "shared-patient-id",
+        ConflictRow.study_instance_uid == one.attributes.study["study_instance_uid"],
     )
     if connection.execute(seen).first() is None:
         detail = "this Patient ID has arrived with another name, birth date or sex; the study stays with its Patient ID"
@@ -108,21 +108,23 @@ def _folded(name: object) -> str:
     return " ".join(str(name or "").partition("=")[0].replace("^", " ").casefold().split())
 
 
-def _inserted(connection: Connection, table: type[Patient | Study | Series], values: Mapping[str, object]) -> int:
+def _inserted(
+    connection: Connection, table: type[PatientRow | StudyRow | SeriesRow], values: Mapping[str, object]
+) -> int:
     key = connection.execute(insert(table).values(values)).inserted_primary_key
     return int(key[0]) if key is not None else 0
 
 
 def _record_patient_conflict(connection: Connection, one: Arrived, identity: str, of_study: str) -> None:
     """Tell once for each series, unless the two patients were merged."""
-    known, arriving = aliased(Patient), aliased(Patient)
+    known, arriving = aliased(PatientRow), aliased(PatientRow)
     merged = select(known.id).where(
         known.identity == of_study, arriving.identity == identity, arriving.merged_into == known.id
     )
-    seen = select(Conflict.id).where(
-        Conflict.kind == "study-of-two-patients",
-        Conflict.study_instance_uid == one.attributes.study["study_instance_uid"],
-        Conflict.series_instance_uid == one.attributes.series["series_instance_uid"],
+    seen = select(ConflictRow.id).where(
+        ConflictRow.kind == "study-of-two-patients",
+        ConflictRow.study_instance_uid == one.attributes.study["study_instance_uid"],
+        ConflictRow.series_instance_uid == one.attributes.series["series_instance_uid"],
     )
     if connection.execute(merged).first() is None and connection.execute(seen).first() is None:
         detail = "this study has arrived under another patient; it stays with the first one"
@@ -163,7 +165,7 @@ def record_conflict(
         "sop_instance_uid": one.attributes.sop_instance_uid,
     }
     connection.execute(
-        insert(Conflict).values(
+        insert(ConflictRow).values(
             kind=kind,
             detail=detail,
             key=key,

@@ -77,7 +77,7 @@ def _folded_group(column: str, group: int) -> MappedColumn[str | None]:
     return mapped_column(String(324), default=group_of_row, index=column == "patient_name")
 
 
-class About(Base):
+class AboutRow(Base):
     """Facts of this index: `root` is the folder that relative paths count from."""
 
     __tablename__ = "about"
@@ -86,7 +86,7 @@ class About(Base):
     value: Mapped[str] = mapped_column(Text)
 
 
-class Patient(Base):
+class PatientRow(Base):
     """A person, as (issuer, Patient ID) tell; without a Patient ID every study has a patient of its own."""
 
     __tablename__ = "patients"
@@ -105,7 +105,7 @@ class Patient(Base):
     merged_into: Mapped[int | None] = mapped_column(ForeignKey("patients.id"), index=True)  # who this is, by decision
 
 
-class Study(Base):
+class StudyRow(Base):
     __tablename__ = "studies"
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
@@ -125,7 +125,7 @@ class Study(Base):
     quiet_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # when it was found so; a series may be open again
 
 
-class Series(Base):
+class SeriesRow(Base):
     """A series, and how far it has come: `state`, `due_at` and `claim` are the hand-over from receiver to worker."""
 
     __tablename__ = "series"
@@ -172,7 +172,7 @@ class Series(Base):
     missing_instances: Mapped[int | None] = mapped_column(Integer)
 
 
-class Image(Base):
+class ImageRow(Base):
     """One stored instance of any kind; the level is called Image for historical reasons (PS3.4 C.6)."""
 
     __tablename__ = "images"
@@ -207,7 +207,7 @@ class Image(Base):
     received_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 
-class Conversion(Base):
+class ConversionRow(Base):
     """One conversion of one exact set of instances: a revision of a series."""
 
     __tablename__ = "conversions"
@@ -226,7 +226,7 @@ class Conversion(Base):
     created_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 
-class Volume(Base):
+class VolumeRow(Base):
     """One file of a conversion: a volume in one format, or a picture of it."""
 
     __tablename__ = "volumes"
@@ -249,7 +249,7 @@ class Volume(Base):
     sha256: Mapped[str] = mapped_column(String(64))
 
 
-class VolumeSource(Base):
+class VolumeSourceRow(Base):
     """Which instance, with which digest, went into which stack of a conversion."""
 
     __tablename__ = "volume_sources"
@@ -263,7 +263,7 @@ class VolumeSource(Base):
     frames: Mapped[int] = mapped_column(Integer)
 
 
-class Exclusion(Base):
+class ExclusionRow(Base):
     """An instance, or frames of it, that a conversion left out of its volumes, and why."""
 
     __tablename__ = "exclusions"
@@ -276,7 +276,7 @@ class Exclusion(Base):
     detail: Mapped[str] = mapped_column(Text)
 
 
-class Failure(Base):
+class FailureRow(Base):
     """Why a series, or one stack of it, gave no volume; `revision` is the one that it was tried for."""
 
     __tablename__ = "failures"
@@ -290,7 +290,7 @@ class Failure(Base):
     failed_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 
-class Conflict(Base):
+class ConflictRow(Base):
     """Two things that claim one identity: recorded, never merged or dropped in silence."""
 
     __tablename__ = "conflicts"
@@ -307,7 +307,7 @@ class Conflict(Base):
     found_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 
-class Rejection(Base):
+class RejectionRow(Base):
     """Something refused, told so that a person can mend it; equal ones within a while are counted in one row."""
 
     __tablename__ = "rejections"
@@ -326,7 +326,7 @@ class Rejection(Base):
     last_at: Mapped[dt.datetime] = mapped_column(Utc, index=True)
 
 
-class Event(Base):
+class EventRow(Base):
     """What happened to a series or a study, in the order of commits: for people, and for whoever is to be told."""
 
     __tablename__ = "events"
@@ -341,7 +341,7 @@ class Event(Base):
     happened_at: Mapped[dt.datetime] = mapped_column(Utc, index=True)
 
 
-class Tombstone(Base):
+class TombstoneRow(Base):
     """A deletion that was ordered: the order is committed first, `finished_at` once every file is gone."""
 
     __tablename__ = "tombstones"
@@ -355,7 +355,7 @@ class Tombstone(Base):
     finished_at: Mapped[dt.datetime | None] = mapped_column(Utc)
 
 
-class Commitment(Base):
+class CommitmentRow(Base):
     """A request for storage commitment that was answered with yes, I will look (PS3.4 J.3.2), until it is reported."""
 
     __tablename__ = "commitments"
@@ -380,7 +380,7 @@ class Commitment(Base):
     ended_at: Mapped[dt.datetime | None] = mapped_column(Utc)
 
 
-class Account(Base):
+class AccountRow(Base):
     """Who may ask over HTTP. What proves it is kept as a hash only: Argon2 of a password, SHA-256 of random tokens."""
 
     __tablename__ = "accounts"
@@ -393,7 +393,7 @@ class Account(Base):
     created_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 
-class Token(Base):
+class TokenRow(Base):
     """A secret of a script, made by us; it has the role of its account."""
 
     __tablename__ = "tokens"
@@ -407,7 +407,7 @@ class Token(Base):
     expires_at: Mapped[dt.datetime | None] = mapped_column(Utc)
 
 
-class WebSession(Base):
+class WebSessionRow(Base):
     """A browser that has logged in."""
 
     __tablename__ = "web_sessions"
@@ -419,7 +419,7 @@ class WebSession(Base):
     expires_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 
-class Hook(Base):
+class HookRow(Base):
     """How far a hook has been told what happened: every row of events and images up to here is done with.
 
     A cursor rather than a queue: what nobody wants to be told of costs no row. The ids of images are given again when
@@ -436,7 +436,7 @@ class Hook(Base):
     delivered_at: Mapped[dt.datetime | None] = mapped_column(Utc)
 
 
-class Delivery(Base):
+class DeliveryRow(Base):
     """One thing that a hook was or will be told; of an instance only when the first attempt failed."""
 
     __tablename__ = "deliveries"

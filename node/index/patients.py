@@ -8,15 +8,15 @@ from sqlalchemy import Connection, select, update
 
 from node.errors import UsageError
 from node.index.events import record_event
-from node.index.models import Patient, Study
-from node.index.records import Merged
+from node.index.models import PatientRow, StudyRow
+from node.index.records import PatientMerge
 
 
 class NoSuchPatient(UsageError):
     """The index holds no such patient, or several of them."""
 
 
-def merge_patients(connection: Connection, source: int, target: int, now: dt.datetime) -> Merged:
+def merge_patients(connection: Connection, source: int, target: int, now: dt.datetime) -> PatientMerge:
     """Give the studies of patient `source` to patient `target`, now and whenever more of them arrive.
 
     The row of `source` stays and names `target`, so that a study that comes under its Patient ID finds there. Nothing
@@ -32,7 +32,7 @@ def merge_patients(connection: Connection, source: int, target: int, now: dt.dat
     NoSuchPatient
         One of them is not there, was merged into another one, or they are the same.
     """
-    rows = {row.id: row for row in connection.execute(select(Patient).where(Patient.id.in_((source, target))))}
+    rows = {row.id: row for row in connection.execute(select(PatientRow).where(PatientRow.id.in_((source, target))))}
     for wanted in (source, target):
         if wanted not in rows:
             raise NoSuchPatient(f"there is no patient #{wanted}")
@@ -41,12 +41,15 @@ def merge_patients(connection: Connection, source: int, target: int, now: dt.dat
     if source == target:
         raise NoSuchPatient(f"#{source} is one patient already")
     moved = connection.execute(
-        update(Study).where(Study.patient_id == source).values(patient_id=target).returning(Study.study_instance_uid)
+        update(StudyRow)
+        .where(StudyRow.patient_id == source)
+        .values(patient_id=target)
+        .returning(StudyRow.study_instance_uid)
     )
     studies = tuple(sorted(moved.scalars()))
-    connection.execute(update(Patient).where(Patient.merged_into == source).values(merged_into=target))
-    connection.execute(update(Patient).where(Patient.id == source).values(merged_into=target))
+    connection.execute(update(PatientRow).where(PatientRow.merged_into == source).values(merged_into=target))
+    connection.execute(update(PatientRow).where(PatientRow.id == source).values(merged_into=target))
     for uid in studies:
         detail = f"patient #{source} is now #{target}"
         record_event(connection, "patient-merged", now, study_instance_uid=uid, detail=detail)
-    return Merged(rows[source].patient_id or "", rows[target].patient_id or "", studies)
+    return PatientMerge(rows[source].patient_id or "", rows[target].patient_id or "", studies)

@@ -18,16 +18,16 @@ from node.dicom.keys import KEYS, Level
 from node.dicom.matching import Query
 from node.dicom.values import standard_tag
 from node.index.conditions import PARENT, TABLES, restrictions
-from node.index.models import Image, Patient, Series, Study
+from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 
 PAGE = 200
 """Answers that are read at once."""
 
 _ORDER: Mapping[Level, tuple[Any, ...]] = {
-    Level.PATIENT: (Patient.id,),
-    Level.STUDY: (Study.study_date.desc(), Study.id.desc()),  # the newest first, those without a date last
-    Level.SERIES: (Series.study_id, Series.series_number, Series.id),
-    Level.IMAGE: (Image.series_id, Image.instance_number, Image.id),
+    Level.PATIENT: (PatientRow.id,),
+    Level.STUDY: (StudyRow.study_date.desc(), StudyRow.id.desc()),  # the newest first, those without a date last
+    Level.SERIES: (SeriesRow.study_id, SeriesRow.series_number, SeriesRow.id),
+    Level.IMAGE: (ImageRow.series_id, ImageRow.instance_number, ImageRow.id),
 }
 _COUNTED = {
     "NumberOfPatientRelatedStudies": Level.STUDY,
@@ -56,7 +56,7 @@ def matching_ids(connection: Connection, query: Query) -> array[int]:
     order = _ORDER[query.level]
     if query.level == Level.STUDY and any(condition.key.level == Level.PATIENT for condition in query.conditions):
         # The few studies of some patients are sorted. Left to itself, SQLite goes through all studies by their dates.
-        order = (UnaryExpression(Study.__table__.c.study_date, operator=custom_op("+")).desc(), Study.id.desc())
+        order = (UnaryExpression(StudyRow.__table__.c.study_date, operator=custom_op("+")).desc(), StudyRow.id.desc())
     found = select(table.id).where(*restrictions(query)).order_by(*order)
     return array("q", connection.scalars(found.limit(query.limit).offset(query.offset)))
 
@@ -97,9 +97,11 @@ def _made(connection: Connection, query: Query, rows: Collection[Any]) -> dict[s
         if keyword in _COUNTED:
             made[keyword] = _counts(connection, owner, _COUNTED[keyword], ids)
         elif keyword == "ModalitiesInStudy":
-            made[keyword] = _several(connection, select(Series.study_id, Series.modality), ids)
+            made[keyword] = _several(connection, select(SeriesRow.study_id, SeriesRow.modality), ids)
         elif keyword == "SOPClassesInStudy":
-            classes = select(Series.study_id, Image.sop_class_uid).join(Image, Image.series_id == Series.id)
+            classes = select(SeriesRow.study_id, ImageRow.sop_class_uid).join(
+                ImageRow, ImageRow.series_id == SeriesRow.id
+            )
             made[keyword] = _several(connection, classes, ids)
         elif keyword == "InstanceAvailability":
             made[keyword] = _availability(connection, owner, ids)
@@ -122,7 +124,7 @@ def _counts(connection: Connection, owner: Level, counted: Level, ids: Collectio
 
 def _several(connection: Connection, statement: Any, ids: Collection[int]) -> dict[int, list[str]]:
     found: defaultdict[int, list[str]] = defaultdict(list)
-    for study_id, value in connection.execute(statement.where(Series.study_id.in_(ids)).distinct()):
+    for study_id, value in connection.execute(statement.where(SeriesRow.study_id.in_(ids)).distinct()):
         if value is not None:
             found[study_id].append(value)
     return {study_id: sorted(values) for study_id, values in found.items()}
@@ -132,7 +134,7 @@ def _availability(connection: Connection, owner: Level, ids: Collection[int]) ->
     """``ONLINE`` as long as the file of one instance is there (PS3.3 C.4.23.1.1)."""
     missing_file = text("images.file_missing")  # as the index of such images puts it
     if owner == Level.IMAGE:
-        gone = set(connection.scalars(select(Image.id).where(missing_file, Image.id.in_(ids))))
+        gone = set(connection.scalars(select(ImageRow.id).where(missing_file, ImageRow.id.in_(ids))))
     else:
         column = PARENT[Level(owner + 1)]
         lost = _below(owner, Level.IMAGE).add_columns(func.count()).where(missing_file, column.in_(ids))

@@ -192,7 +192,7 @@ class Deletion:
 
 
 @dataclass(frozen=True, slots=True)
-class Merged:
+class PatientMerge:
     """Two patients that are one now: their Patient IDs, and the studies that moved."""
 
     source_patient_id: str

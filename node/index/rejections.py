@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from node.index.models import Rejection
+from node.index.models import RejectionRow
 from node.index.records import CountedRefusal, Refused
 
 ONE_ROW = dt.timedelta(minutes=1)
@@ -24,8 +24,8 @@ def record_refusals(connection: Connection, refusals: Sequence[CountedRefusal]) 
     """
     news = [counted.refused for counted in refusals if not _counted(connection, counted)]
     if news:
-        newest = select(func.max(Rejection.id)).scalar_subquery()
-        connection.execute(delete(Rejection).where(Rejection.id <= newest - MOST_ROWS))
+        newest = select(func.max(RejectionRow.id)).scalar_subquery()
+        connection.execute(delete(RejectionRow).where(RejectionRow.id <= newest - MOST_ROWS))
     return news
 
 
@@ -42,16 +42,16 @@ def _counted(connection: Connection, counted: CountedRefusal) -> bool:
     }
     told = {"reason": refused.reason, "remedy": refused.remedy, "last_at": counted.last_at}
     open_row = connection.execute(
-        select(Rejection.id)
-        .where(*(getattr(Rejection, name) == value for name, value in same.items()))
-        .where(Rejection.last_at >= counted.first_at - ONE_ROW)
-        .order_by(Rejection.id.desc())
+        select(RejectionRow.id)
+        .where(*(getattr(RejectionRow, name) == value for name, value in same.items()))
+        .where(RejectionRow.last_at >= counted.first_at - ONE_ROW)
+        .order_by(RejectionRow.id.desc())
         .limit(1)
     ).scalar()
     if open_row is None:
-        connection.execute(insert(Rejection).values(**same, **told, count=counted.count, first_at=counted.first_at))
+        connection.execute(insert(RejectionRow).values(**same, **told, count=counted.count, first_at=counted.first_at))
         return False
     connection.execute(
-        update(Rejection).where(Rejection.id == open_row).values(**told, count=Rejection.count + counted.count)
+        update(RejectionRow).where(RejectionRow.id == open_row).values(**told, count=RejectionRow.count + counted.count)
     )
     return True

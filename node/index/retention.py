@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, func, select
 
-from node.index.models import Image, Series, Study
+from node.index.models import ImageRow, SeriesRow, StudyRow
 from node.index.records import StoredStudy
 
 SETTLED = ("converted", "not-an-image")
@@ -14,15 +14,17 @@ def stored_studies(connection: Connection) -> list[StoredStudy]:
     """Every study, the one that grew last at the end."""
     titles: dict[int, set[str]] = {}
     for study_id, title in connection.execute(
-        select(Series.study_id, Image.calling_ae_title).join(Image, Image.series_id == Series.id).distinct()
+        select(SeriesRow.study_id, ImageRow.calling_ae_title)
+        .join(ImageRow, ImageRow.series_id == SeriesRow.id)
+        .distinct()
     ):
         titles.setdefault(study_id, set()).add(title or "")
-    last = func.max(Series.last_received_at)
+    last = func.max(SeriesRow.last_received_at)
     rows = connection.execute(
-        select(Study.id, Study.study_instance_uid, last, func.min(Series.state.in_(SETTLED)))
-        .join(Series, Series.study_id == Study.id)
-        .group_by(Study.id)
-        .order_by(last, Study.id)
+        select(StudyRow.id, StudyRow.study_instance_uid, last, func.min(SeriesRow.state.in_(SETTLED)))
+        .join(SeriesRow, SeriesRow.study_id == StudyRow.id)
+        .group_by(StudyRow.id)
+        .order_by(last, StudyRow.id)
     )
     return [
         StoredStudy(uid, last_received_at, bool(settled), frozenset(titles.get(study_id, ())))

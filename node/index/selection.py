@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Select, String, bindparam, func, select
 from sqlalchemy.orm import aliased
 
 from node.dicom.retrieval import Selection
-from node.index.models import Image, Patient, Series, Study
+from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +33,21 @@ class StoredInstance:
 
 _STORED: Select[*tuple[Any, ...]] = (
     select(
-        Study.study_instance_uid,
-        Series.series_instance_uid,
-        Image.sop_instance_uid,
-        Image.sop_class_uid,
-        Image.transfer_syntax_uid,
-        Image.instance_number,
-        Image.number_of_frames,
-        Image.key,
-        Image.data_set_offset,
-        Image.bytes,
-        Image.sha256,
+        StudyRow.study_instance_uid,
+        SeriesRow.series_instance_uid,
+        ImageRow.sop_instance_uid,
+        ImageRow.sop_class_uid,
+        ImageRow.transfer_syntax_uid,
+        ImageRow.instance_number,
+        ImageRow.number_of_frames,
+        ImageRow.key,
+        ImageRow.data_set_offset,
+        ImageRow.bytes,
+        ImageRow.sha256,
     )
-    .join(Series, Series.id == Image.series_id)
-    .join(Study, Study.id == Series.study_id)
-    .order_by(Series.id, Image.instance_number, Image.id)
+    .join(SeriesRow, SeriesRow.id == ImageRow.series_id)
+    .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+    .order_by(SeriesRow.id, ImageRow.instance_number, ImageRow.id)
 )
 """The fields of `StoredInstance`."""
 
@@ -72,7 +72,7 @@ def stored_instances(
     """
     studies = () if study_instance_uid is None else (study_instance_uid,)
     series = () if series_instance_uid is None else (series_instance_uid,)
-    query = _of(_STORED.where(Image.file_missing.is_(False)), studies, series, sop_instance_uids)
+    query = _of(_STORED.where(ImageRow.file_missing.is_(False)), studies, series, sop_instance_uids)
     for row in connection.execute(query):
         yield StoredInstance(*row)
 
@@ -83,15 +83,15 @@ def selected_instances(connection: Connection, selection: Selection, limit: int 
     A retrieve tells of each instance that it cannot send; leaving one out would look like success.
     """
     query = _of(
-        _STORED.add_columns(Patient.patient_id).join(Patient, Patient.id == Study.patient_id).limit(limit),
+        _STORED.add_columns(PatientRow.patient_id).join(PatientRow, PatientRow.id == StudyRow.patient_id).limit(limit),
         selection.study_instance_uids,
         selection.series_instance_uids,
         selection.sop_instance_uids,
     )
     if selection.patient_id:
-        one = aliased(Patient)
+        one = aliased(PatientRow)
         same = select(func.coalesce(one.merged_into, one.id)).where(one.patient_id == selection.patient_id)
-        query = query.where(Study.patient_id.in_(same))
+        query = query.where(StudyRow.patient_id.in_(same))
     instances, patient_ids = [], {}
     for *fields, patient_id in connection.execute(query):
         instance = StoredInstance(*fields)
@@ -108,9 +108,9 @@ def _of(
     One parameter for each, however many UIDs there are.
     """
     for column, uids in (
-        (Study.study_instance_uid, studies),
-        (Series.series_instance_uid, series),
-        (Image.sop_instance_uid, sop_instances),
+        (StudyRow.study_instance_uid, studies),
+        (SeriesRow.series_instance_uid, series),
+        (ImageRow.sop_instance_uid, sop_instances),
     ):
         if len(uids) == 1:
             query = query.where(column == next(iter(uids)))

@@ -16,7 +16,17 @@ from sqlalchemy.orm import aliased
 from node.completeness import C_FIND, Expectation, InstanceCounts, Verdict, expectation, judge
 from node.index.events import EventKind, record_event
 from node.index.instances import REVOKED
-from node.index.models import Conversion, Event, Exclusion, Failure, Image, Series, Study, Volume, VolumeSource
+from node.index.models import (
+    ConversionRow,
+    EventRow,
+    ExclusionRow,
+    FailureRow,
+    ImageRow,
+    SeriesRow,
+    StudyRow,
+    VolumeRow,
+    VolumeSourceRow,
+)
 from node.index.records import (
     ClaimedInstance,
     ClaimedSeries,
@@ -25,7 +35,7 @@ from node.index.records import (
     SupersededConversion,
 )
 
-_COUNTS = tuple(getattr(Image, name) for name in InstanceCounts.__slots__)
+_COUNTS = tuple(getattr(ImageRow, name) for name in InstanceCounts.__slots__)
 
 
 def is_series_due(connection: Connection, now: dt.datetime, longest_wait: dt.timedelta | None = None) -> bool:
@@ -34,10 +44,10 @@ def is_series_due(connection: Connection, now: dt.datetime, longest_wait: dt.tim
 
 
 def _due(now: dt.datetime, longest_wait: dt.timedelta | None) -> Select[Any]:
-    is_due = Series.due_at <= now
+    is_due = SeriesRow.due_at <= now
     if longest_wait is not None:
-        is_due = or_(is_due, and_(Series.open_since <= now - longest_wait, Series.attempts == 0))
-    return select(Series.id).where(Series.state == "receiving", is_due).order_by(Series.due_at).limit(1)
+        is_due = or_(is_due, and_(SeriesRow.open_since <= now - longest_wait, SeriesRow.attempts == 0))
+    return select(SeriesRow.id).where(SeriesRow.state == "receiving", is_due).order_by(SeriesRow.due_at).limit(1)
 
 
 def claim_due_series(
@@ -51,18 +61,18 @@ def claim_due_series(
         A series that has been open for so long is taken although instances of it still come.
     """
     row = connection.execute(
-        update(Series)
-        .where(Series.id == _due(now, longest_wait).scalar_subquery())
-        .values(state="converting", claim=uuid.uuid4().hex, claimed_arrivals=Series.arrivals)
-        .returning(Series)
+        update(SeriesRow)
+        .where(SeriesRow.id == _due(now, longest_wait).scalar_subquery())
+        .values(state="converting", claim=uuid.uuid4().hex, claimed_arrivals=SeriesRow.arrivals)
+        .returning(SeriesRow)
     ).first()
     if row is None:
         return None
-    study_uid = connection.execute(select(Study.study_instance_uid).where(Study.id == row.study_id)).scalar_one()
+    study_uid = connection.execute(select(StudyRow.study_instance_uid).where(StudyRow.id == row.study_id)).scalar_one()
     instances = connection.execute(
-        select(Image.sop_instance_uid, Image.key, Image.sha256, *_COUNTS)
-        .where(Image.series_id == row.id)
-        .order_by(Image.instance_number, Image.sop_instance_uid)
+        select(ImageRow.sop_instance_uid, ImageRow.key, ImageRow.sha256, *_COUNTS)
+        .where(ImageRow.series_id == row.id)
+        .order_by(ImageRow.instance_number, ImageRow.sop_instance_uid)
     ).all()
     known = _expectation(connection, row, study_uid, [InstanceCounts(*one[3:]) for one in instances], now)
     _tell_quiet(connection, row, study_uid, known, now)
@@ -81,11 +91,11 @@ def claim_due_series(
 def _expectation(
     connection: Connection, row: Row[Any], study_uid: str, counts: Sequence[InstanceCounts], now: dt.datetime
 ) -> Expectation:
-    aborted = select(Event.id).where(
-        Event.kind == "sender-aborted",
-        Event.series_instance_uid == row.series_instance_uid,
-        Event.study_instance_uid == study_uid,
-        Event.happened_at >= row.last_received_at,
+    aborted = select(EventRow.id).where(
+        EventRow.kind == "sender-aborted",
+        EventRow.series_instance_uid == row.series_instance_uid,
+        EventRow.study_instance_uid == study_uid,
+        EventRow.happened_at >= row.last_received_at,
     )
     return expectation(
         counts,
@@ -98,9 +108,9 @@ def _expectation(
 def _tell_quiet(connection: Connection, row: Row[Any], study_uid: str, known: Expectation, now: dt.datetime) -> None:
     """Record the event once, also when the conversion begins several times."""
     last = (
-        select(Event.kind)
-        .where(Event.series_instance_uid == row.series_instance_uid, Event.study_instance_uid == study_uid)
-        .order_by(Event.id.desc())
+        select(EventRow.kind)
+        .where(EventRow.series_instance_uid == row.series_instance_uid, EventRow.study_instance_uid == study_uid)
+        .order_by(EventRow.id.desc())
         .limit(1)
     )
     if connection.execute(last).scalar() == "series-quiet":
@@ -114,13 +124,13 @@ def _tell_quiet(connection: Connection, row: Row[Any], study_uid: str, known: Ex
 
 
 def _current_conversion(connection: Connection, series_id: int) -> CurrentConversion | None:
-    current = select(Conversion.id, Conversion.input_sha256).where(
-        Conversion.series_id == series_id, Conversion.superseded.is_(False)
+    current = select(ConversionRow.id, ConversionRow.input_sha256).where(
+        ConversionRow.series_id == series_id, ConversionRow.superseded.is_(False)
     )
     row = connection.execute(current).first()
     if row is None:
         return None
-    files = connection.execute(select(Volume.path, Volume.bytes).where(Volume.conversion_id == row.id))
+    files = connection.execute(select(VolumeRow.path, VolumeRow.bytes).where(VolumeRow.conversion_id == row.id))
     return CurrentConversion(row.input_sha256, tuple((path, size) for path, size in files))
 
 
@@ -133,8 +143,8 @@ def record_outcome(connection: Connection, series: ClaimedSeries, outcome: Serie
         False when the claim was no longer ours, or an instance was replaced or deleted meanwhile: nothing is written,
         and the files must go.
     """
-    revoked = select(Series.id).where(
-        Series.id == series.id, Series.claim == series.claim, Series.claimed_arrivals == REVOKED
+    revoked = select(SeriesRow.id).where(
+        SeriesRow.id == series.id, SeriesRow.claim == series.claim, SeriesRow.claimed_arrivals == REVOKED
     )
     if connection.execute(revoked).first() is not None:
         _end_claim(connection, series, "receiving", now)
@@ -142,10 +152,10 @@ def record_outcome(connection: Connection, series: ClaimedSeries, outcome: Serie
     if not _end_claim(connection, series, outcome.state, now, revision=series.revision, error=outcome.error):
         return False
     values = {"attempts": 0} | _verdict_columns(outcome.verdict)
-    connection.execute(update(Series).where(Series.id == series.id).values(values))
+    connection.execute(update(SeriesRow).where(SeriesRow.id == series.id).values(values))
     _supersede(connection, series, now)
     conversion = connection.execute(
-        insert(Conversion)
+        insert(ConversionRow)
         .values(
             series_id=series.id,
             revision=series.revision,
@@ -157,7 +167,7 @@ def record_outcome(connection: Connection, series: ClaimedSeries, outcome: Serie
             seconds=outcome.seconds,
             created_at=now,
         )
-        .returning(Conversion.id)
+        .returning(ConversionRow.id)
     ).scalar_one()
     _insert_rows(connection, series, outcome, conversion, now)
     kind: EventKind = "series-converted" if outcome.state == "converted" else "series-refused"
@@ -185,7 +195,7 @@ def record_crash(
     bool
         Whether it will be tried again.
     """
-    tried = connection.execute(select(Series.attempts).where(Series.id == series.id)).scalar_one() + 1
+    tried = connection.execute(select(SeriesRow.attempts).where(SeriesRow.id == series.id)).scalar_one() + 1
     again = tried < attempts
     wait = dt.timedelta(seconds=retry_seconds * 2 ** (tried - 1))
     if _end_claim(connection, series, "receiving" if again else "failed", now, error=detail):
@@ -199,65 +209,65 @@ def record_crash(
                 connection, "series-failed", series.series_instance_uid, series.study_instance_uid, now,
                 series.revision, detail,
             )  # fmt: skip
-        connection.execute(update(Series).where(Series.id == series.id).values(values))
+        connection.execute(update(SeriesRow).where(SeriesRow.id == series.id).values(values))
     return again
 
 
 def release_claim(connection: Connection, series: ClaimedSeries, now: dt.datetime) -> None:
     """Hand a series back unconverted: it is due at once."""
     if _end_claim(connection, series, "receiving", now):
-        connection.execute(update(Series).where(Series.id == series.id).values(due_at=now))
+        connection.execute(update(SeriesRow).where(SeriesRow.id == series.id).values(due_at=now))
 
 
 def release_all_claims(connection: Connection, now: dt.datetime) -> int:
     """Hand back what a dead process had claimed; returns how many series."""
     values = {"state": "receiving", "claim": None, "claimed_arrivals": None, "due_at": now}
-    return connection.execute(update(Series).where(Series.state == "converting").values(values)).rowcount
+    return connection.execute(update(SeriesRow).where(SeriesRow.state == "converting").values(values)).rowcount
 
 
 def live_revisions(connection: Connection) -> set[tuple[str, str, int]]:
     """(Study Instance UID, Series Instance UID, revision) of every recorded conversion."""
     rows = connection.execute(
-        select(Study.study_instance_uid, Series.series_instance_uid, Conversion.revision)
-        .join(Series, Series.id == Conversion.series_id)
-        .join(Study, Study.id == Series.study_id)
+        select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid, ConversionRow.revision)
+        .join(SeriesRow, SeriesRow.id == ConversionRow.series_id)
+        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
     )
     return {(study, series, revision) for study, series, revision in rows}
 
 
 def superseded_before(connection: Connection, moment: dt.datetime) -> list[SupersededConversion]:
     """Conversions that a newer one took the place of before `moment`, and whose files are still there."""
-    newer = aliased(Conversion)
+    newer = aliased(ConversionRow)
     since = (
         select(func.min(newer.created_at))
-        .where(newer.series_id == Conversion.series_id, newer.revision > Conversion.revision)
+        .where(newer.series_id == ConversionRow.series_id, newer.revision > ConversionRow.revision)
         .scalar_subquery()
     )
     rows = connection.execute(
-        select(Conversion.id, Study.study_instance_uid, Series.series_instance_uid, Conversion.revision)
-        .join(Series, Series.id == Conversion.series_id)
-        .join(Study, Study.id == Series.study_id)
-        .where(Conversion.superseded, Conversion.files_removed_at.is_(None), since <= moment)
+        select(ConversionRow.id, StudyRow.study_instance_uid, SeriesRow.series_instance_uid, ConversionRow.revision)
+        .join(SeriesRow, SeriesRow.id == ConversionRow.series_id)
+        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+        .where(ConversionRow.superseded, ConversionRow.files_removed_at.is_(None), since <= moment)
     )
     return [SupersededConversion(*row) for row in rows]
 
 
 def record_files_removed(connection: Connection, conversion: SupersededConversion, now: dt.datetime) -> None:
     """Note that the files of a superseded conversion are gone; its rows stay."""
-    connection.execute(update(Conversion).where(Conversion.id == conversion.id).values(files_removed_at=now))
+    connection.execute(update(ConversionRow).where(ConversionRow.id == conversion.id).values(files_removed_at=now))
 
 
 def _end_claim(connection: Connection, series: ClaimedSeries, state: str, now: dt.datetime, **values: Any) -> bool:
     """Leave `converting`; a series that has grown meanwhile is receiving again, due as its last arrival says."""
-    grown = Series.arrivals != Series.claimed_arrivals
-    open_since = Series.open_since if state == "receiving" else null()
+    grown = SeriesRow.arrivals != SeriesRow.claimed_arrivals
+    open_since = SeriesRow.open_since if state == "receiving" else null()
     changed = connection.execute(
-        update(Series)
-        .where(Series.id == series.id, Series.claim == series.claim)
+        update(SeriesRow)
+        .where(SeriesRow.id == series.id, SeriesRow.claim == series.claim)
         .values(
             state=case((grown, "receiving"), else_=state),
-            due_at=case((grown, Series.due_at), else_=null()),
-            open_since=case((grown, Series.last_received_at), else_=open_since),
+            due_at=case((grown, SeriesRow.due_at), else_=null()),
+            open_since=case((grown, SeriesRow.last_received_at), else_=open_since),
             claim=None,
             claimed_arrivals=None,
             **values,
@@ -266,8 +276,8 @@ def _end_claim(connection: Connection, series: ClaimedSeries, state: str, now: d
     if changed.rowcount != 1:
         return False
     if state != "receiving":
-        of_series = select(Series.study_id).where(Series.id == series.id).scalar_subquery()
-        connection.execute(update(Study).where(Study.id == of_series).values(closed_at=now))
+        of_series = select(SeriesRow.study_id).where(SeriesRow.id == series.id).scalar_subquery()
+        connection.execute(update(StudyRow).where(StudyRow.id == of_series).values(closed_at=now))
     return True
 
 
@@ -286,9 +296,9 @@ def _verdict_columns(verdict: Verdict | None) -> dict[str, Any]:
 
 def _supersede(connection: Connection, series: ClaimedSeries, now: dt.datetime) -> None:
     """Let the conversion that was current give way, and tell so where it had volumes."""
-    current = Conversion.series_id == series.id, Conversion.superseded.is_(False)
-    had_volumes = select(Conversion.revision).where(
-        *current, select(Volume.id).where(Volume.conversion_id == Conversion.id).exists()
+    current = ConversionRow.series_id == series.id, ConversionRow.superseded.is_(False)
+    had_volumes = select(ConversionRow.revision).where(
+        *current, select(VolumeRow.id).where(VolumeRow.conversion_id == ConversionRow.id).exists()
     )
     for revision in connection.scalars(had_volumes).all():
         detail = f"revision {series.revision} takes its place"
@@ -296,7 +306,7 @@ def _supersede(connection: Connection, series: ClaimedSeries, now: dt.datetime) 
             connection, "volume-superseded", series.series_instance_uid, series.study_instance_uid, now, revision,
             detail,
         )  # fmt: skip
-    connection.execute(update(Conversion).where(*current).values(superseded=True))
+    connection.execute(update(ConversionRow).where(*current).values(superseded=True))
 
 
 def _record(
@@ -341,7 +351,7 @@ def _insert_rows(
         {"conversion_id": conversion, "sop_instance_uid": uid, "frames": frames, "reason": reason, "detail": detail}
         for uid, frames, reason, detail in outcome.exclusions
     ]
-    for table, rows in ((Volume, volumes), (VolumeSource, sources), (Exclusion, exclusions)):
+    for table, rows in ((VolumeRow, volumes), (VolumeSourceRow, sources), (ExclusionRow, exclusions)):
         if rows:
             connection.execute(insert(table), rows)
     _replace_failures(connection, series, outcome.failures, now)
@@ -354,7 +364,7 @@ def _replace_failures(
     now: dt.datetime,
 ) -> None:
     """A series has the failures of its last conversion only."""
-    connection.execute(delete(Failure).where(Failure.series_id == series.id))
+    connection.execute(delete(FailureRow).where(FailureRow.series_id == series.id))
     rows = [
         {
             "series_id": series.id,
@@ -367,4 +377,4 @@ def _replace_failures(
         for stack, reason, detail in failures
     ]
     if rows:
-        connection.execute(insert(Failure), rows)
+        connection.execute(insert(FailureRow), rows)

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, selec
 from sqlalchemy import false as nothing
 
 from node.dicom.names import folded
-from node.index.models import Image, Patient, Series, Study
+from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 
 StudyOrder = Literal["arrival", "date"]
 """By when the first instance of a study came, or by Study Date; the newest first."""
@@ -27,7 +27,11 @@ StudyCondition = Literal["open", "complete", "incomplete", "refused"]
 OPEN_STATES = ("receiving", "converting")
 REFUSED_STATES = ("refused", "failed")
 
-_FOLDED_NAMES = Patient.patient_name_alphabetic, Patient.patient_name_ideographic, Patient.patient_name_phonetic
+_FOLDED_NAMES = (
+    PatientRow.patient_name_alphabetic,
+    PatientRow.patient_name_ideographic,
+    PatientRow.patient_name_phonetic,
+)
 
 _BETWEEN_WORDS = str.maketrans(",^=", "   ")
 """Names are written ``Family^Given`` in data sets, and ``Family, Given`` by people."""
@@ -116,18 +120,18 @@ def listed_studies(
     """The next `limit` studies of a list that ended `after` a study; fewer when it is over."""
     query = (
         select(
-            Study.id,
-            Study.study_date,
-            Study.study_instance_uid,
-            Patient.patient_name,
-            Patient.patient_id,
-            Patient.patient_birth_date,
-            Patient.patient_sex,
-            Study.study_time,
-            Study.accession_number,
-            Study.study_description,
+            StudyRow.id,
+            StudyRow.study_date,
+            StudyRow.study_instance_uid,
+            PatientRow.patient_name,
+            PatientRow.patient_id,
+            PatientRow.patient_birth_date,
+            PatientRow.patient_sex,
+            StudyRow.study_time,
+            StudyRow.accession_number,
+            StudyRow.study_description,
         )
-        .join(Patient, Patient.id == Study.patient_id)
+        .join(PatientRow, PatientRow.id == StudyRow.patient_id)
         .where(*_conditions(wanted))
         .limit(limit)
     )
@@ -138,96 +142,101 @@ def listed_studies(
 
 def count_levels(connection: Connection) -> dict[str, int]:
     """How many patients, studies, series and instances there are."""
-    tables = {"patients": Patient, "studies": Study, "series": Series, "instances": Image}
+    tables = {"patients": PatientRow, "studies": StudyRow, "series": SeriesRow, "instances": ImageRow}
     counts = {name: select(func.count()).select_from(table) for name, table in tables.items()}
     return {name: int(connection.execute(query).scalar_one()) for name, query in counts.items()}
 
 
 def newest_study(connection: Connection) -> int:
     """The number of the study that arrived last; 0 where there is none."""
-    return connection.execute(select(func.max(Study.id))).scalar() or 0
+    return connection.execute(select(func.max(StudyRow.id))).scalar() or 0
 
 
 def count_studies_since(connection: Connection, number: int) -> int:
     """How many studies arrived after the one that was the newest."""
-    query = select(func.count()).select_from(Study).where(Study.id > number)
+    query = select(func.count()).select_from(StudyRow).where(StudyRow.id > number)
     return int(connection.execute(query).scalar_one())
 
 
 def known_modalities(connection: Connection) -> list[str]:
     """Modalities of all series, each once."""
-    query = select(Series.modality).where(Series.modality.is_not(None)).distinct().order_by(Series.modality)
+    query = select(SeriesRow.modality).where(SeriesRow.modality.is_not(None)).distinct().order_by(SeriesRow.modality)
     return list(connection.scalars(query))
 
 
 def _ordered(query: Select[*tuple[Any, ...]], order: StudyOrder, after: StudyPlace | None) -> Select[*tuple[Any, ...]]:
     if order == "arrival":
-        query = query.order_by(Study.id.desc())
-        return query if after is None else query.where(Study.id < after.id)
-    query = query.order_by(Study.study_date.desc(), Study.id.desc())  # studies without a date come last
+        query = query.order_by(StudyRow.id.desc())
+        return query if after is None else query.where(StudyRow.id < after.id)
+    query = query.order_by(StudyRow.study_date.desc(), StudyRow.id.desc())  # studies without a date come last
     if after is None:
         return query
-    same_date_before = and_(Study.study_date.is_(after.study_date), Study.id < after.id)
+    same_date_before = and_(StudyRow.study_date.is_(after.study_date), StudyRow.id < after.id)
     if after.study_date is None:
         return query.where(same_date_before)
-    return query.where(or_(Study.study_date < after.study_date, same_date_before, Study.study_date.is_(None)))
+    return query.where(or_(StudyRow.study_date < after.study_date, same_date_before, StudyRow.study_date.is_(None)))
 
 
 def _conditions(wanted: StudyFilter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     for word in wanted.words.translate(_BETWEEN_WORDS).split():
-        as_it_is = [column.contains(word, autoescape=True) for column in (Patient.patient_id, Study.accession_number)]
+        as_it_is = [
+            column.contains(word, autoescape=True) for column in (PatientRow.patient_id, StudyRow.accession_number)
+        ]
         in_a_name = [column.contains(folded(word), autoescape=True) for column in _FOLDED_NAMES]
         conditions.append(or_(*as_it_is, *in_a_name))
     if wanted.description:
-        of_series = Series.series_description.contains(wanted.description, autoescape=True)
-        of_study = Study.study_description.contains(wanted.description, autoescape=True)
+        of_series = SeriesRow.series_description.contains(wanted.description, autoescape=True)
+        of_study = StudyRow.study_description.contains(wanted.description, autoescape=True)
         conditions.append(or_(of_study, _any_series(of_series)))
     if wanted.modality:
-        conditions.append(_any_series(Series.modality == wanted.modality))
+        conditions.append(_any_series(SeriesRow.modality == wanted.modality))
     if wanted.first_date is not None:
-        conditions.append(Study.study_date >= wanted.first_date)
+        conditions.append(StudyRow.study_date >= wanted.first_date)
     if wanted.last_date is not None:
-        conditions.append(Study.study_date <= wanted.last_date)
+        conditions.append(StudyRow.study_date <= wanted.last_date)
     if wanted.condition is not None:
         conditions.append(_has_come_to(wanted.condition))
     exact = (
-        (Study.study_instance_uid, wanted.study_instance_uid),
-        (Patient.patient_id, wanted.patient_id),
-        (Study.accession_number, wanted.accession_number),
+        (StudyRow.study_instance_uid, wanted.study_instance_uid),
+        (PatientRow.patient_id, wanted.patient_id),
+        (StudyRow.accession_number, wanted.accession_number),
     )
     return conditions + [column == value for column, value in exact if value is not None]
 
 
 def _has_come_to(condition: StudyCondition) -> ColumnElement[bool]:
     if condition == "open":
-        return _any_series(Series.state.in_(OPEN_STATES))
+        return _any_series(SeriesRow.state.in_(OPEN_STATES))
     if condition == "incomplete":
-        return _any_series(Series.verdict == "incomplete")
+        return _any_series(SeriesRow.verdict == "incomplete")
     if condition == "refused":
-        return _any_series(Series.state.in_(REFUSED_STATES))
+        return _any_series(SeriesRow.state.in_(REFUSED_STATES))
     unlike = or_(
-        Series.state.in_((*OPEN_STATES, *REFUSED_STATES)), func.coalesce(Series.verdict, "complete") == "incomplete"
+        SeriesRow.state.in_((*OPEN_STATES, *REFUSED_STATES)),
+        func.coalesce(SeriesRow.verdict, "complete") == "incomplete",
     )
-    return and_(~_any_series(unlike), _any_series(Series.verdict == "complete"))
+    return and_(~_any_series(unlike), _any_series(SeriesRow.verdict == "complete"))
 
 
 def _any_series(condition: ColumnElement[bool]) -> ColumnElement[bool]:
-    return select(Series.id).where(Series.study_id == Study.id, condition).correlate(Study).exists()
+    return select(SeriesRow.id).where(SeriesRow.study_id == StudyRow.id, condition).correlate(StudyRow).exists()
 
 
 def _summaries(connection: Connection, study_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """Keyword arguments of `ListedStudy` by `Study.id`."""
-    of_these = Series.study_id.in_(study_ids) if study_ids else nothing()
-    query = select(Series.study_id, Series.modality, Series.state, Series.verdict, Series.last_received_at)
+    """Keyword arguments of `ListedStudy` by `StudyRow.id`."""
+    of_these = SeriesRow.study_id.in_(study_ids) if study_ids else nothing()
+    query = select(
+        SeriesRow.study_id, SeriesRow.modality, SeriesRow.state, SeriesRow.verdict, SeriesRow.last_received_at
+    )
     series: dict[int, list[Any]] = {study_id: [] for study_id in study_ids}
     for row in connection.execute(query.where(of_these)):
         series[row.study_id].append(row)
     counts = (
-        select(Series.study_id, func.count())
-        .join(Image, Image.series_id == Series.id)
+        select(SeriesRow.study_id, func.count())
+        .join(ImageRow, ImageRow.series_id == SeriesRow.id)
         .where(of_these)
-        .group_by(Series.study_id)
+        .group_by(SeriesRow.study_id)
     )
     instances = {study_id: count for study_id, count in connection.execute(counts)}
     return {

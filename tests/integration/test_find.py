@@ -32,7 +32,7 @@ from node.durable import sync_folder
 from node.index.database import Index
 from node.index.engine import FILE_NAME, open_engine, upgrade
 from node.index.finder import AT_ONCE, QueryRefused, QueryStopped
-from node.index.models import Image, Patient, Series, Study
+from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.study_list import StudyFilter
 from node.metrics import Metrics
 from tests import make
@@ -161,17 +161,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     engine = open_engine(root / FILE_NAME)
     with engine.begin() as connection:
         for level, table in (
-            (Level.PATIENT, Patient),
-            (Level.STUDY, Study),
-            (Level.SERIES, Series),
-            (Level.IMAGE, Image),
+            (Level.PATIENT, PatientRow),
+            (Level.STUDY, StudyRow),
+            (Level.SERIES, SeriesRow),
+            (Level.IMAGE, ImageRow),
         ):
             for row in rows[level]:
                 connection.execute(insert(table).values(id=row.id, **columns(row), **extra[level](row)))
         for number, (values, target) in enumerate(zip(merged, patients, strict=False)):
             alias = Row(Level.PATIENT, 1000 + number, values)
             connection.execute(
-                insert(Patient).values(id=alias.id, identity=f"m{number}", merged_into=target.id, **columns(alias))
+                insert(PatientRow).values(id=alias.id, identity=f"m{number}", merged_into=target.id, **columns(alias))
             )
     engine.dispose()
     index = Index(root, sync_folder, Metrics())
