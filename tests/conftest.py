@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -25,6 +26,12 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
             report.outcome = "failed"
             report.longrepr = f"{reason}, but VOXELNODE_REQUIRE asks for it"
     return report
+
+
+def pytest_collection_finish() -> None:
+    """Have no collection of garbage go through modules and tests, which stay: those that look for leaks collect often."""
+    gc.collect()
+    gc.freeze()
 
 
 def corpus_folder() -> Path:
