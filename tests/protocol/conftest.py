@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import shutil
 import socket
@@ -37,6 +39,7 @@ from node.settings.model import Dicom, Peer, Settings
 VERIFICATION = "1.2.840.10008.1.1"
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 DEADLINE_SECONDS = 10.0
+LIBC = ctypes.CDLL(None)
 
 
 def until(condition: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> bool:
@@ -385,6 +388,9 @@ def is_answered(node: Acceptor, context: ssl.SSLContext, seconds: float = 5) -> 
 
 
 def resident_bytes() -> int:
-    """Memory of this process that is in use."""
+    """Memory of this process that is in use, without what the allocator keeps of what was freed."""
+    gc.collect()
+    if hasattr(LIBC, "malloc_trim"):
+        LIBC.malloc_trim(0)
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

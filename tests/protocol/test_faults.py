@@ -7,7 +7,6 @@ after it, no part file stays, and threads and files return to where they were.
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import signal
 import socket
@@ -80,7 +79,6 @@ def guarded(start_node: Callable[..., Running], fast_path: bool, tmp_path: Path)
     node = start_node(fast_path=fast_path, **SHORT)
     assert echo_seconds(node) < 2
     assert node.settled()
-    gc.collect()
     threads, files, memory = thread_count(), open_files(), resident_bytes()
     good_peer = GoodPeer(node)
     yield node
@@ -90,7 +88,6 @@ def guarded(start_node: Callable[..., Running], fast_path: bool, tmp_path: Path)
     assert node.settled()
     assert until(lambda: thread_count() <= threads)
     assert until(lambda: open_files() <= files + 1)  # the index opens its log on the first write
-    gc.collect()
     assert resident_bytes() < 1.05 * memory + 8e6
     assert node.part_files() == []
     assert [path for path in tmp_path.rglob("*") if path.is_file() and node.root not in path.parents] == []

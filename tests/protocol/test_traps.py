@@ -203,6 +203,22 @@ def test_p4_a_message_is_as_long_as_its_fragments(
     assert node.count("associations_total{outcome=violated}") == 1
 
 
+def test_an_instance_that_is_too_large_is_received_but_not_held(
+    start_node: Callable[..., Running], fast_path: bool
+) -> None:
+    node = start_node(fast_path=fast_path, maximum_instance_bytes=20 * MEGABYTE)
+    fragment = p_data(pdv(1, 0, bytes(60_000)))
+    with raws(node, 1) as (peer,):
+        peer.associate()
+        peer.send(p_data(pdv(1, 3, c_store_rq("1.2.3"))))
+        before = resident_bytes()
+        for _ in range(39 * MEGABYTE // 60_000):
+            peer.send(fragment)
+        assert resident_bytes() - before < 28 * MEGABYTE
+        peer.send(p_data(pdv(1, 2, b"")))
+        assert status_of(peer.receive()) == 0xA700
+
+
 class Slow:
     """An ingest that takes up nothing until it is let go."""
 
