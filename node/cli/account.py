@@ -165,9 +165,9 @@ def _settings(config: Any, root: Any) -> Settings:
 
 
 def _perform(settings: Settings, action: str, **arguments: Any) -> dict[str, Any]:
-    from node.control.repository import perform
+    from node.control.repository import perform_action
 
-    return perform(settings, action, **arguments, who=getpass.getuser())
+    return perform_action(settings, action, **arguments, who=getpass.getuser())
 
 
 def _password() -> str:

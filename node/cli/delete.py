@@ -37,7 +37,7 @@ def delete(
     settings = load(config, storage__root=root).settings
 
     from node import logs
-    from node.control.repository import perform
+    from node.control.repository import perform_action
     from node.index.database import reading
 
     logs.configure("warning", settings.log.format)
@@ -47,7 +47,7 @@ def delete(
         _print(plan)
     if not dry_run:
         _confirm(yes)
-        perform(
+        perform_action(
             settings,
             "delete",
             level=plan.level,

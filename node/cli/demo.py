@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from node.cli.truth import Truth
-    from node.control.node import Address
+    from node.control.node import Endpoints
 
 QUIET_SECONDS = 1.0
 MAX_WAIT_SECONDS = 60.0
@@ -92,7 +92,7 @@ def _fresh(root: Path | None) -> Path:
     return root.absolute()
 
 
-def _send(address: Address, progress: Progress) -> dict[str, Truth]:
+def _send(address: Endpoints, progress: Progress) -> dict[str, Truth]:
     """Send all series over associations; return the truth of each by Series Instance UID."""
     from node.association.client.send import send_files
     from node.cli.phantom import head_phantom
@@ -207,7 +207,7 @@ def _report(
     print_fields(paths)
 
 
-def _keep(serve_until: Callable[[threading.Event], None], address: Address) -> None:
+def _keep(serve_until: Callable[[threading.Event], None], address: Endpoints) -> None:
     stop = threading.Event()
     stop_at_signal(stop)
     print(

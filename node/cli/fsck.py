@@ -26,9 +26,9 @@ def fsck(
     """
     settings = load(config, storage__root=root).settings
 
-    from node.control.repository import fsck as examine
+    from node.control.repository import check_repository
 
-    findings = examine(settings, digests=digests, repair=repair)
+    findings = check_repository(settings, digests=digests, repair=repair)
     left = [finding for finding in findings if finding.mended is None]
     if json:
         print_json({"ok": not left, "findings": [asdict(finding) for finding in findings]})

@@ -28,11 +28,11 @@ def get(
 
     from node import logs
     from node.association.addresses import address_of
-    from node.control.repository import perform
+    from node.control.repository import perform_action
 
     address_of(source, settings)  # reports a mistake here rather than from the node
     logs.configure("warning", settings.log.format)
-    counts = perform(settings, "get", study=study, series=series or "", source=source)
+    counts = perform_action(settings, "get", study=study, series=series or "", source=source)
     if json:
         print_json(counts)
     else:

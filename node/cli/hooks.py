@@ -156,10 +156,10 @@ def retry(
     _configured(settings, name)
 
     from node import logs
-    from node.control.repository import perform
+    from node.control.repository import perform_action
 
     logs.configure("warning", settings.log.format)
-    done = perform(settings, "retry-deliveries", hook=name, message_id=message_id)
+    done = perform_action(settings, "retry-deliveries", hook=name, message_id=message_id)
     if json:
         print_json(done)
     else:

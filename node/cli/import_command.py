@@ -58,10 +58,10 @@ def import_(
             found, left_out = _survey(paths, on_file)
             _print_survey(found, left_out, json)
             return
-        from node.control.repository import importer
+        from node.control.repository import open_for_import
         from node.receive.import_files import import_instances
 
-        with importer(settings) as ingest:
+        with open_for_import(settings) as ingest:
             report = import_instances(paths, ingest, on_file)
     _print_report(report, json)
     if report.refused or report.other_bytes:

@@ -58,13 +58,13 @@ def merge(
     settings = load(config, storage__root=root).settings
 
     from node import logs
-    from node.control.repository import perform
+    from node.control.repository import perform_action
     from node.index.database import reading
 
     logs.configure("warning", settings.log.format)
     with reading(settings.storage.root) as index:
         numbers = _number(index, source), _number(index, target)
-    done = perform(settings, "merge-patients", source=numbers[0], target=numbers[1], who=getpass.getuser())
+    done = perform_action(settings, "merge-patients", source=numbers[0], target=numbers[1], who=getpass.getuser())
     if json:
         print_json({"from": numbers[0], "into": numbers[1], **done})
     else:

@@ -36,14 +36,14 @@ def reconvert(
     settings = load(config, storage__root=root).settings
 
     from node import logs
-    from node.control.repository import perform
+    from node.control.repository import perform_action
 
     logs.configure("warning", settings.log.format)
     condition = f"({where}) AND {CLOSED}" if where is not None else FAILED if failed else CLOSED
     series = _chosen(settings, condition, where)
     owed = 0
     if series and not dry_run:
-        owed = perform(settings, "reconvert", series=series)["owed"]
+        owed = perform_action(settings, "reconvert", series=series)["owed"]
     if json:
         uids = [series_instance_uid for _, series_instance_uid in series]
         print_json({"series": uids, "owed": owed, "dry_run": dry_run})

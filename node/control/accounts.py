@@ -1,4 +1,4 @@
-"""Make, change and remove accounts and their tokens; the audit log is told who ordered it (PS3.15 A.5.3.11)."""
+"""Make, change and remove accounts and their tokens; the audit log names who ordered it (PS3.15 A.5.3.11)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from node.errors import UsageError, VoxelnodeError
 from node.index.accounts import Accounts, Role
 from node.web.credentials import require_name
 
-LONGEST_LABEL = 64
+MAX_LABEL_CHARACTERS = 64
 
 
-class Enrolment:
-    """The accounts of one root, as commands change them. Secrets arrive as hashes only.
+class AccountAdministration:
+    """Changes the accounts of one root, by order of commands. Secrets arrive as hashes only.
 
     Raises
     ------
     UsageError
-        By each method: a name, a role or a label is wrong, or not there.
+        By each method: a name, a role or a label is wrong or unknown.
     AuditFailed
-        Nothing was changed.
+        By each method: the audit log cannot be written, and nothing was changed.
     """
 
     def __init__(
@@ -31,55 +31,55 @@ class Enrolment:
         self._accounts, self._audit, self._now = accounts, audit, now
 
     def set_account(self, name: str, role: str | None, password_hash: str | None, who: str) -> Mapping[str, Any]:
-        """Make an account, or give one another password; without `role` one keeps its own, and a new one may read."""
+        """Make an account, or change its password; without `role` it keeps its role, and a new account may read."""
         require_name(name)
         known = self._accounts.by_name(name)
-        wanted = _role(role) if role is not None else known.role if known is not None else Role.READ
+        new_role = _role(role) if role is not None else known.role if known is not None else Role.READ
 
         def change() -> dict[str, Any]:
-            is_new = self._accounts.set(name, wanted, password_hash, self._now())
-            return {"new": is_new, "role": wanted.name.lower()}
+            is_new = self._accounts.set(name, new_role, password_hash, self._now())
+            return {"new": is_new, "role": new_role.name.lower()}
 
-        return self._told(f"account {name}: role {wanted.name.lower()}, another password", who, change)
+        return self._change(f"account {name}: role {new_role.name.lower()}, another password", who, change)
 
     def set_role(self, name: str, role: str, who: str) -> Mapping[str, Any]:
-        """Let an account do more or less."""
-        wanted = _role(role)
-        return self._told(f"account {name}: role {role}", who, lambda: self._accounts.set_role(name, wanted))
+        """Change the role of an account."""
+        new_role = _role(role)
+        return self._change(f"account {name}: role {role}", who, lambda: self._accounts.set_role(name, new_role))
 
     def remove_account(self, name: str, who: str) -> Mapping[str, Any]:
-        """Take an account away, with its tokens, and log it out everywhere."""
-        return self._told(f"account {name}: removed", who, lambda: self._accounts.remove(name))
+        """Remove an account with its tokens, and end its sessions."""
+        return self._change(f"account {name}: removed", who, lambda: self._accounts.remove(name))
 
     def add_token(self, name: str, label: str, sha256: str, expires_at: str | None, who: str) -> Mapping[str, Any]:
-        """Keep a token of an account; `expires_at` is a moment in ISO 8601, or None for no end."""
-        if not label.isprintable() or not 1 <= len(label) <= LONGEST_LABEL:
-            raise UsageError(f"a label has 1 to {LONGEST_LABEL} printable characters")
+        """Add a token to an account; `expires_at` is a time in ISO 8601, or None for a token that never expires."""
+        if not label.isprintable() or not 1 <= len(label) <= MAX_LABEL_CHARACTERS:
+            raise UsageError(f"a label has 1 to {MAX_LABEL_CHARACTERS} printable characters")
         end = dt.datetime.fromisoformat(expires_at) if expires_at is not None else None
 
         def change() -> None:
             self._accounts.add_token(name, label, sha256, end, self._now())
 
-        return self._told(f"account {name}: token {label!r} made", who, change)
+        return self._change(f"account {name}: token {label!r} made", who, change)
 
     def remove_token(self, name: str, label: str, who: str) -> Mapping[str, Any]:
-        """Take a token away."""
-        return self._told(
+        """Remove a token."""
+        return self._change(
             f"account {name}: token {label!r} removed", who, lambda: self._accounts.remove_token(name, label)
         )
 
-    def _told(self, what: str, who: str, change: Callable[[], Mapping[str, Any] | None]) -> Mapping[str, Any]:
-        """Change something between two lines of the audit log."""
-        self._tell(Result.SUCCESS, f"ordered: {what}", who)
+    def _change(self, order: str, who: str, change: Callable[[], Mapping[str, Any] | None]) -> Mapping[str, Any]:
+        """Make a change between two lines of the audit log."""
+        self._record(Result.SUCCESS, f"ordered: {order}", who)
         try:
-            done = change()
+            result = change()
         except VoxelnodeError:
-            self._tell(Result.SERIOUS_FAILURE, f"not done: {what}", who)
+            self._record(Result.SERIOUS_FAILURE, f"not done: {order}", who)
             raise
-        self._tell(Result.SUCCESS, f"done: {what}", who)
-        return done or {}
+        self._record(Result.SUCCESS, f"done: {order}", who)
+        return result or {}
 
-    def _tell(self, result: Result, detail: str, who: str) -> None:
+    def _record(self, result: Result, detail: str, who: str) -> None:
         participants = [Participant(who, APPLICATION, is_requestor=True)]
         self._audit.record(AuditEvent.SECURITY_ALERT, Action.UPDATE, result, participants, (), detail, durable=True)
 
@@ -88,5 +88,5 @@ def _role(role: str) -> Role:
     try:
         return Role[role.upper()]
     except KeyError:
-        known = ", ".join(each.name.lower() for each in Role)
-        raise UsageError(f"{role!r} is no role: it is one of {known}") from None
+        known = ", ".join(known.name.lower() for known in Role)
+        raise UsageError(f"unknown role {role!r}; known: {known}") from None

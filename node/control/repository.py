@@ -1,4 +1,4 @@
-"""A root, opened and held by one process: its archive, its index, and what may be done on it."""
+"""A root, opened and locked by one process: its archive, its index, and the actions that commands and pages order."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from time import monotonic, sleep
 from types import TracebackType
 from typing import Any
 
@@ -16,8 +17,8 @@ from node.archive.filesystem import Archive
 from node.association.addresses import address_of
 from node.association.client.get import RetrieveTarget, get
 from node.audit import APPLICATION, Action, Audit, AuditEvent, Participant, Result, Transfers
-from node.control.accounts import Enrolment
-from node.control.control_socket import ask
+from node.control.accounts import AccountAdministration
+from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPerformed, request_action
 from node.durable import make_folder, sync_folder
 from node.errors import VoxelnodeError
 from node.index.database import Index, reading
@@ -32,18 +33,24 @@ from node.settings.model import Settings
 
 
 class RootInUse(VoxelnodeError):
-    """Another voxelnode process works on this root."""
+    """Another voxelnode process holds this root."""
 
 
-class Store:
-    """Archive, index and ingest of one root, held by one process; what `import` needs of a node.
+class Repository:
+    """Archive, index and ingest of one root, locked by this process: a node without its services.
+
+    Parameters
+    ----------
+    settings : Settings
+    new_index : bool
+        Make a new index from the instances if there is none; otherwise instances without an index are an error.
 
     Raises
     ------
     RootInUse
         Another process holds the root.
     IndexUnusable
-        The index is damaged, or gone while there are instances; `new_index` makes a new one of them then.
+        The index is damaged, or it is gone although there are instances.
     """
 
     def __init__(self, settings: Settings, *, new_index: bool = False) -> None:
@@ -82,7 +89,7 @@ class Store:
         resume_deletions(self.archive, self.index, dt.datetime.now(dt.UTC))
         self.recovered = recover(self.archive, self.index, quiet_seconds, dt.datetime.now(dt.UTC))
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Repository:
         return self
 
     def __exit__(
@@ -91,7 +98,7 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Let the instances under way finish, commit, and let go of the root."""
+        """Finish the instances under way, commit, and unlock the root."""
         self.ingest.close()
         self._transfers.close()
         self.index.close()
@@ -100,19 +107,19 @@ class Store:
 
     @property
     def actions(self) -> dict[str, Callable[..., Mapping[str, Any]]]:
-        """What a command may have done on this root, by whichever process holds it (see `perform`)."""
-        enrolment = Enrolment(self.index.accounts, self.audit)
+        """The actions on this root, by name; commands reach them through `perform_action`."""
+        accounts = AccountAdministration(self.index.accounts, self.audit)
         return {
             "reconvert": self._reconvert,
             "delete": self._delete,
             "merge-patients": self._merge_patients,
             "get": self._get,
             "retry-deliveries": self._retry_deliveries,
-            "set-account": enrolment.set_account,
-            "set-role": enrolment.set_role,
-            "remove-account": enrolment.remove_account,
-            "add-token": enrolment.add_token,
-            "remove-token": enrolment.remove_token,
+            "set-account": accounts.set_account,
+            "set-role": accounts.set_role,
+            "remove-account": accounts.remove_account,
+            "add-token": accounts.add_token,
+            "remove-token": accounts.remove_token,
         }
 
     def _reconvert(self, series: list[tuple[str, str]]) -> Mapping[str, Any]:
@@ -151,60 +158,74 @@ class Store:
         return {"studies": list(merged.studies)}
 
 
-REQUEST_SECONDS = 20.0
-"""How long a command waits until the node that holds the root takes up what it asks."""
+RETRY_SECONDS = 0.2
+"""Pause of a command that waits for a root which is held by a process without a control socket."""
 
 
-def perform(settings: Settings, action: str, **arguments: Any) -> dict[str, Any]:
-    """Perform one of `Store.actions` for a command: here when no process holds the root, else by the node that does.
+def perform_action(settings: Settings, action: str, **arguments: Any) -> dict[str, Any]:
+    """Perform one of `Repository.actions` for a command, in the process that holds the root or, if none does, here.
+
+    A process that accepts no requests, such as an import or a node that is still starting, is waited for.
 
     Parameters
     ----------
     action : str
     arguments
-        Of the action; values are JSON.
+        Keyword arguments of the action, as JSON values.
 
     Raises
     ------
     IndexUnusable
-        There is nothing at the root.
+        There is no index at the root.
     NotPerformed
-        See `node.control.control_socket.ask`.
+        The node refused or failed, or no process was ready within `REQUEST_SECONDS`.
     VoxelnodeError
         The action refuses.
     """
     root = settings.storage.root.absolute()
     if not (root / FILE_NAME).exists():
         raise IndexUnusable(f"no index at {root / FILE_NAME}: is the root right?")
-    try:
-        store = Store(settings)
-    except RootInUse:
-        return ask(root, action, arguments, REQUEST_SECONDS)
-    with store:
-        return dict(store.actions[action](**arguments))
+    deadline = monotonic() + REQUEST_SECONDS
+    while True:
+        try:
+            repository = Repository(settings)
+        except RootInUse:
+            try:
+                return request_action(root, action, arguments)
+            except NoControlSocket:
+                if monotonic() > deadline:
+                    raise NotPerformed(
+                        f"the process that holds {root} accepted no request within {REQUEST_SECONDS:g} s: is it an "
+                        "import, or a node that is still starting? Try again later"
+                    ) from None
+            sleep(RETRY_SECONDS)
+        else:
+            with repository:
+                return dict(repository.actions[action](**arguments))
 
 
 @contextmanager
-def importer(settings: Settings) -> Iterator[Ingest]:
-    """Open a root for taking instances in without a listener.
+def open_for_import(settings: Settings) -> Iterator[Ingest]:
+    """Open a root to take in instances without a listener.
 
     Raises
     ------
     RootInUse
         A node or another import holds the root.
     """
-    with Store(settings) as store:
-        store.ingest.quiet_seconds = lambda calling_ae_title: 0.0  # nothing more comes: due as soon as a node serves
-        yield store.ingest
+    with Repository(settings) as repository:
+        # No more instances come after an import: its series are due as soon as a node serves.
+        repository.ingest.quiet_seconds = lambda calling_ae_title: 0.0
+        yield repository.ingest
 
 
-def fsck(settings: Settings, *, digests: bool, repair: bool) -> list[Finding]:
+def check_repository(settings: Settings, *, digests: bool, repair: bool) -> list[Finding]:
     """Compare index, archive and volumes of a root; see `node.lifecycle.fsck`.
 
     Raises
     ------
     RootInUse
-        To repair, the root must be free.
+        A repair needs a root that no process holds.
     IndexUnusable
         There is no index, or it cannot be read.
     """
@@ -214,19 +235,20 @@ def fsck(settings: Settings, *, digests: bool, repair: bool) -> list[Finding]:
         findings = list(examine(root, index, digests=digests, serving=held))
     if not repair:
         return findings
-    with Store(settings) as store:
-        return mend(findings, store.archive, store.index, store.ingest.quiet_seconds, dt.datetime.now(dt.UTC))
+    with Repository(settings) as repository:
+        now = dt.datetime.now(dt.UTC)
+        return mend(findings, repository.archive, repository.index, repository.ingest.quiet_seconds, now)
 
 
 def rebuild_index(settings: Settings) -> tuple[Path | None, Recovered]:
-    """Make the index anew from the files of the archive alone.
+    """Set the index aside and make a new one from the files of the archive.
 
     Returns
     -------
     Path or None
-        Where the index that was there is kept, if there was one.
+        Where the old index is now, if there was one.
     Recovered
-        What was found.
+        What the new index holds.
 
     Raises
     ------
@@ -237,26 +259,28 @@ def rebuild_index(settings: Settings) -> tuple[Path | None, Recovered]:
     make_folder(root)
     lock = _locked(root)
     try:
-        kept = set_aside(root, dt.datetime.now(dt.UTC))
+        set_aside_index = set_aside(root, dt.datetime.now(dt.UTC))
         sync_folder(root)
     finally:
         os.close(lock)
-    with Store(settings, new_index=True) as store:
-        return kept, store.recovered
+    with Repository(settings, new_index=True) as repository:
+        return set_aside_index, repository.recovered
 
 
 def require_index(root: Path) -> None:
-    """Return unless instances are there without an index: a new one would be made of them, and their volumes removed.
+    """Refuse a root that has instances but no index.
+
+    A start would make a new index from the instances, and then remove their volumes as unknown.
 
     Raises
     ------
     IndexUnusable
-        They are.
+        The index is gone.
     """
     if not (root / FILE_NAME).exists() and next((root / "objects").glob("*/*.dcm"), None) is not None:
         raise IndexUnusable(
-            f"{root / FILE_NAME} is gone, but there are instances: bring it back from a backup, or let "
-            "`voxelnode db rebuild` make it anew from them"
+            f"{root / FILE_NAME} is gone, but there are instances: bring it back from a backup, or make a new one "
+            "from the instances by `voxelnode db rebuild`"
         )
 
 
@@ -269,7 +293,7 @@ def _is_held(root: Path) -> bool:
 
 
 def _locked(root: Path) -> int:
-    """Hold the root for this process; the lock goes with the process, however that ends."""
+    """Lock the root for this process; the kernel unlocks it when the process ends, however it ends."""
     descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

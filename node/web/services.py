@@ -20,7 +20,7 @@ from node.settings.model import Settings
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The parts of a running node; `actions` are those that commands have too (`control.repository.Store.actions`)."""
+    """The parts of a running node; `actions` are those of commands (`node.control.repository.Repository.actions`)."""
 
     settings: Settings
     archive: Archive

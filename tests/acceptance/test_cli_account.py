@@ -86,7 +86,7 @@ def test_what_is_wrong_is_told_and_nothing_is_changed(account: Callable[..., Res
     for arguments, typed, told in (
         (("add", "a b"), PASSWORD, "no name of an account"),
         (("add", "anna"), "short", "12 to 256 are wanted"),
-        (("add", "anna", "--role", "king"), PASSWORD, "'king' is no role: it is one of read, write, admin"),
+        (("add", "anna", "--role", "king"), PASSWORD, "unknown role 'king'; known: read, write, admin"),
         (("remove", "anna"), "", "there is no account 'anna'"),
         (("role", "anna", "write"), "", "there is no account 'anna'"),
         (("token", "anna", "--label", "x"), "", "there is no account 'anna'"),

@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from node.control.repository import importer  # noqa: E402
+from node.control.repository import open_for_import  # noqa: E402
 from node.receive.ingest import Announced, Ingest, Origin  # noqa: E402
 from node.settings.model import Settings, Storage  # noqa: E402
 from tests import make  # noqa: E402
@@ -78,7 +78,7 @@ def main() -> None:
     print("   instances   per second   ms of processor   MB resident   MB of index")
     try:
         settings = Settings(storage=Storage(root=folder / "root", reserve_bytes=0, low_bytes=0))
-        with importer(settings) as ingest, ThreadPoolExecutor(THREADS) as threads:
+        with open_for_import(settings) as ingest, ThreadPoolExecutor(THREADS) as threads:
             coming = data_sets(options.instances)
             for line in range(LINES):
                 began, processor = time.perf_counter(), time.process_time()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from node.control.repository import Store
+from node.control.repository import Repository
 from node.settings.model import Settings, Storage
 from tests.crash.checker import Checker
 from tests.crash.disk import Disk, Sync, leave, syncs
@@ -37,7 +37,7 @@ class Session:
         until = self.syncs[number].began if number < len(self.syncs) else float("inf")
         leave(self.syncs[:number], self.disk.root, place)
         storage = Storage(root=place / "root", reserve_bytes=0, low_bytes=0)
-        with Store(Settings(storage=storage)):
+        with Repository(Settings(storage=storage)):
             return Checker(place / "root").problems(self.journal, until)
 
 

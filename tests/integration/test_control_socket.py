@@ -1,18 +1,88 @@
-"""Commands that reach the process which holds the root."""
+"""Commands reach the process that holds the root, through its control socket."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import signal
+import socket
+import subprocess
+import sys
+import termios
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from node.control.control_socket import NotPerformed, RequestDesk, ask
+from node.control import control_socket, repository
+from node.control.control_socket import ControlServer, NoControlSocket, NotPerformed, request_action
+from node.control.repository import Repository, perform_action
 from node.errors import UsageError, VoxelnodeError
+from node.settings.model import Settings, Storage
+
+WORKING_NODE = """
+import sys, threading
+from pathlib import Path
+from node.control.control_socket import ControlServer
+root = Path(sys.argv[1])
+
+def work():
+    with (root / "begun").open("a") as file:
+        file.write("begun\\n")
+    print("begun", flush=True)
+    threading.Event().wait()
+
+ControlServer(root, {"work": work}).start()
+print("ready", flush=True)
+threading.Event().wait()
+"""
+"""A process that holds the root and never comes to an end with what it is asked for."""
+
+HOLDING_IMPORT = """
+import sys
+from pathlib import Path
+from node import logs
+from node.control.repository import open_for_import
+from node.settings.model import Settings, Storage
+logs.configure("error")
+with open_for_import(Settings(storage=Storage(root=Path(sys.argv[1]), reserve_bytes=0))):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+REQUEST = """
+import sys
+from pathlib import Path
+from node.control.control_socket import request_action
+request_action(Path(sys.argv[1]), sys.argv[2], {})
+"""
+
+
+class Gate:
+    """An action that says when it has begun, and ends when it may."""
+
+    def __init__(self) -> None:
+        self.begun, self.may_end = threading.Event(), threading.Event()
+
+    def __call__(self) -> dict[str, Any]:
+        self.begun.set()
+        assert self.may_end.wait(30)
+        return {"ended": True}
+
+
+class Calls:
+    """An action that counts its calls."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> dict[str, Any]:
+        self.count += 1
+        return {"count": self.count}
 
 
 def add(a: int, b: int) -> dict[str, Any]:
@@ -24,79 +94,412 @@ def refuse(**_: Any) -> dict[str, Any]:
 
 
 def misuse(**_: Any) -> dict[str, Any]:
-    raise UsageError("no such thing")
+    raise UsageError("unknown study")
+
+
+def fail(**_: Any) -> dict[str, Any]:
+    raise RuntimeError("a defect")
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[RequestDesk]:
-    running = RequestDesk(tmp_path, {"add": add, "refuse": refuse, "misuse": misuse})
-    running.start()
-    yield running
-    running.stop()
+def gate() -> Iterator[Gate]:
+    gate = Gate()
+    yield gate
+    gate.may_end.set()
 
 
-def left(root: Path) -> list[str]:
-    return sorted(path.name for path in (root / "requests").iterdir())
+@pytest.fixture
+def calls() -> Calls:
+    return Calls()
 
 
-def test_a_request_is_answered_and_leaves_nothing_behind(desk: RequestDesk, tmp_path: Path) -> None:
-    assert ask(tmp_path, "add", {"a": 1, "b": 2}, 10) == {"sum": 3}
-    assert left(tmp_path) == []
+@pytest.fixture
+def server(tmp_path: Path, gate: Gate, calls: Calls) -> Iterator[ControlServer]:
+    actions = {"add": add, "refuse": refuse, "misuse": misuse, "fail": fail, "gate": gate, "count": calls}
+    server = ControlServer(tmp_path, actions)
+    server.start()
+    yield server
+    gate.may_end.set()
+    server.stop()
 
 
-def test_requests_of_many_are_each_answered(desk: RequestDesk, tmp_path: Path) -> None:
-    answers: dict[int, Any] = {}
-    threads = [
-        threading.Thread(target=lambda n=n: answers.update({n: ask(tmp_path, "add", {"a": n, "b": n}, 10)}))
-        for n in range(8)
+@pytest.fixture
+def run_child() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    children: list[subprocess.Popen[str]] = []
+
+    def run(program: str, *arguments: str) -> subprocess.Popen[str]:
+        child = subprocess.Popen(
+            [sys.executable, "-c", program, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        children.append(child)
+        return child
+
+    yield run
+    for child in children:
+        child.kill()
+        with child:  # closes the pipes and waits
+            pass
+
+
+def line_of(child: subprocess.Popen[str]) -> str:
+    assert child.stdout is not None
+    return child.stdout.readline().strip()
+
+
+def in_thread(action: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
+    """Run something on a thread; its result, or its error, is put into the list."""
+    outcome: list[Any] = []
+
+    def run() -> None:
+        try:
+            outcome.append(action())
+        except VoxelnodeError as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, outcome
+
+
+def connect(root: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(10)
+    connection.connect(str(root / "control.sock"))
+    return connection
+
+
+def post(action: str, body: bytes = b"{}", headers: bytes = b"") -> bytes:
+    length = b"Content-Length: %d\r\n" % len(body)
+    return b"POST /actions/%s HTTP/1.1\r\nHost: node\r\n%s%s\r\n%s" % (action.encode(), headers, length, body)
+
+
+def answer(root: Path, request: bytes) -> tuple[int, Any]:
+    """Send bytes, and return the status and the JSON of the answer."""
+    with connect(root) as connection:
+        with suppress(BrokenPipeError):  # the server may answer before it has read all
+            connection.sendall(request)
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    head, _, body = received.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)
+
+
+def test_a_request_is_answered_with_the_result_of_the_action(server: ControlServer, tmp_path: Path) -> None:
+    assert request_action(tmp_path, "add", {"a": 1, "b": 2}) == {"sum": 3}
+
+
+def test_requests_of_many_are_each_answered(server: ControlServer, tmp_path: Path) -> None:
+    requests = [
+        in_thread(lambda n=n: request_action(tmp_path, "add", {"a": n, "b": n}))  # type: ignore[misc]
+        for n in range(16)
     ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
+    for thread, _ in requests:
         thread.join()
-    assert answers == {n: {"sum": 2 * n} for n in range(8)}
+    assert [outcome for _, outcome in requests] == [[{"sum": 2 * n}] for n in range(16)]
 
 
-def test_a_refusal_and_wrong_use_are_told_in_the_words_of_the_action(desk: RequestDesk, tmp_path: Path) -> None:
+def test_a_refusal_and_wrong_use_arrive_in_the_words_of_the_action(server: ControlServer, tmp_path: Path) -> None:
     with pytest.raises(NotPerformed, match="legal hold"):
-        ask(tmp_path, "refuse", {}, 10)
-    with pytest.raises(UsageError, match="no such thing"):
-        ask(tmp_path, "misuse", {}, 10)
+        request_action(tmp_path, "refuse", {})
+    with pytest.raises(UsageError, match="unknown study"):
+        request_action(tmp_path, "misuse", {})
 
 
-@pytest.mark.parametrize(("action", "arguments"), [("unknown", {}), ("add", {"c": 1})])
-def test_what_the_node_cannot_do_is_told_and_the_desk_goes_on(
-    desk: RequestDesk, tmp_path: Path, action: str, arguments: dict[str, Any]
+@pytest.mark.parametrize(
+    ("action", "arguments", "detail"),
+    [
+        ("unknown", {}, "no action 'unknown'; known: add, count"),
+        ("../add", {}, "no action"),
+        ("add", {"c": 1}, "arguments of add"),
+        ("fail", {}, "RuntimeError in the node"),
+    ],
+)
+def test_a_request_that_cannot_be_performed_is_refused_and_the_server_goes_on(
+    server: ControlServer, tmp_path: Path, action: str, arguments: dict[str, Any], detail: str
 ) -> None:
-    with pytest.raises(NotPerformed, match="in the node"):
-        ask(tmp_path, action, arguments, 10)
-    assert ask(tmp_path, "add", {"a": 1, "b": 1}, 10) == {"sum": 2}
+    with pytest.raises(NotPerformed, match=detail):
+        request_action(tmp_path, action, arguments)
+    assert request_action(tmp_path, "add", {"a": 1, "b": 1}) == {"sum": 2}
 
 
-def test_a_request_that_nobody_takes_up_is_withdrawn(tmp_path: Path) -> None:
-    with pytest.raises(NotPerformed, match="did not take this up"):
-        ask(tmp_path, "add", {"a": 1, "b": 2}, 0.1)
-    assert left(tmp_path) == []
+def test_plain_http_is_understood_and_errors_are_problem_details(server: ControlServer, tmp_path: Path) -> None:
+    listed = answer(tmp_path, b"GET /actions HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")
+    assert listed == (200, {"actions": ["add", "count", "fail", "gate", "misuse", "refuse"]})
+    assert answer(tmp_path, post("add", b'{"a": 1, "b": 2}')) == (200, {"sum": 3})
+    assert answer(tmp_path, post("refuse")) == (
+        409,
+        {"type": "about:blank", "title": "Conflict", "status": 409, "detail": "it is under a legal hold"},
+    )
 
 
-def test_a_request_that_a_dead_node_had_claimed_is_not_performed_twice(tmp_path: Path) -> None:
-    performed: list[int] = []
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (post("count", headers=b"Content-Length: 100000000000\r\n"), 413),
+        (post("count", headers=b"Content-Length: -1\r\n"), 422),
+        (post("count", headers=b"Transfer-Encoding: chunked\r\n"), 411),
+        (post("count", b"[" * 100_000), 422),
+        (post("count", b"[]"), 422),
+        (post("count", b"\xff"), 422),
+        (b"POST /actions HTTP/1.1\r\n\r\n", 404),
+        (b"GET /other HTTP/1.1\r\n\r\n", 404),
+        (b"DELETE /actions/count HTTP/1.1\r\n\r\n", 501),
+        (b"nonsense\r\n\r\n", 400),
+    ],
+)
+def test_a_malformed_request_is_refused_and_nothing_is_done(
+    server: ControlServer, calls: Calls, tmp_path: Path, request_bytes: bytes, status: int
+) -> None:
+    assert answer(tmp_path, request_bytes)[0] == status
+    assert calls.count == 0
 
-    def count(n: int) -> dict[str, Any]:
-        performed.append(n)
-        return {}
 
-    desk = RequestDesk(tmp_path, {"count": count})
-    claimed = tmp_path / "requests" / "abc.claimed"
-    claimed.write_text(json.dumps({"action": "count", "arguments": {"n": 1}}))
-    old = tmp_path / "requests" / "old.answer"
-    old.write_text("{}")
-    os.utime(old, (0, 0))
-    desk.start()
+def test_a_client_that_stays_silent_is_disconnected(
+    server: ControlServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_socket, "READ_SECONDS", 0.1)
+    with connect(tmp_path) as connection:
+        connection.sendall(b"POST /actions/count HTTP/1.1\r\nContent-Length: 9\r\n\r\n")
+        assert connection.recv(1) == b""
+
+
+def test_a_request_that_cannot_begin_in_time_is_refused(
+    server: ControlServer, gate: Gate, calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_socket, "REQUEST_SECONDS", 0.1)
+    thread, outcome = in_thread(lambda: request_action(tmp_path, "gate", {}))
+    assert gate.begun.wait(10)
+    with pytest.raises(NotPerformed, match="still works on another request: nothing was done"):
+        request_action(tmp_path, "count", {})
+    gate.may_end.set()
+    thread.join()
+    assert outcome == [{"ended": True}], "a request that has begun is waited for"
+    assert calls.count == 0
+
+
+def test_a_client_that_hangs_up_before_its_turn_withdraws_its_request(
+    server: ControlServer, gate: Gate, calls: Calls, tmp_path: Path
+) -> None:
+    thread, _ = in_thread(lambda: request_action(tmp_path, "gate", {}))
+    assert gate.begun.wait(10)
+    with connect(tmp_path) as connection:
+        connection.sendall(post("count"))
+        while fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0" * 4) != b"\0" * 4:
+            os.sched_yield()  # until the server has read it all
+    gate.may_end.set()
+    thread.join()
+    assert request_action(tmp_path, "count", {}) == {"count": 1}
+
+
+def test_a_client_that_ends_its_half_of_the_connection_is_answered(server: ControlServer, tmp_path: Path) -> None:
+    with connect(tmp_path) as connection:
+        connection.sendall(post("count"))
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_command_that_is_interrupted_while_it_waits_has_done_nothing(
+    server: ControlServer,
+    gate: Gate,
+    calls: Calls,
+    tmp_path: Path,
+    run_child: Callable[..., subprocess.Popen[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waiting = threading.Event()
+    perform = control_socket._Server.perform
+
+    def observed(self: Any, name: str, *arguments: Any) -> str:
+        if name == "count":
+            waiting.set()
+        return perform(self, name, *arguments)
+
+    monkeypatch.setattr(control_socket._Server, "perform", observed)
+    thread, _ = in_thread(lambda: request_action(tmp_path, "gate", {}))
+    assert gate.begun.wait(10)
+    command = run_child(REQUEST, str(tmp_path), "count")
+    assert waiting.wait(30)
+    command.send_signal(signal.SIGINT)
+    assert command.wait(30) != 0
+    gate.may_end.set()
+    thread.join()
+    assert request_action(tmp_path, "count", {}) == {"count": 1}
+
+
+def test_a_stop_answers_the_request_under_way_and_refuses_those_that_wait(
+    server: ControlServer, gate: Gate, calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way, answered = in_thread(lambda: request_action(tmp_path, "gate", {}))
+    assert gate.begun.wait(10)
+    with connect(tmp_path) as silent, connect(tmp_path) as waiting:
+        waiting.sendall(post("count"))
+        while fcntl.ioctl(waiting, termios.TIOCOUTQ, b"\0" * 4) != b"\0" * 4:
+            os.sched_yield()
+        stopping = threading.Thread(target=server.stop)
+        stopping.start()
+        assert silent.recv(1) == b""
+        gate.may_end.set()
+        stopping.join()
+        assert b"the node is stopping: nothing was done" in waiting.recv(65536)
+    under_way.join()
+    assert answered == [{"ended": True}]
+    assert calls.count == 0
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(NoControlSocket):
+        request_action(tmp_path, "count", {})
+
+
+def test_an_idle_server_does_not_wake_up(server: ControlServer, tmp_path: Path) -> None:
+    assert request_action(tmp_path, "add", {"a": 1, "b": 2}) == {"sum": 3}
+    assert server._thread is not None
+
+    def switches() -> int:
+        text = Path(f"/proc/self/task/{server._thread.native_id}/status").read_text()  # type: ignore[union-attr]
+        return int(text.rpartition("\nvoluntary_ctxt_switches:")[2].split()[0])
+
+    before = switches()
+    threading.Event().wait(1.5)
+    assert switches() - before <= 1, "socketserver wakes up twice a second by itself"
+
+
+def test_a_node_that_is_killed_while_it_works_is_told_from_one_that_did_nothing(
+    tmp_path: Path, run_child: Callable[..., subprocess.Popen[str]]
+) -> None:
+    node = run_child(WORKING_NODE, str(tmp_path))
+    assert line_of(node) == "ready"
+    thread, outcome = in_thread(lambda: request_action(tmp_path, "work", {}))
+    assert line_of(node) == "begun"
+    node.kill()
+    thread.join()
+    assert str(outcome[0]) == "the node ended while it worked on this: check what was done, and try again"
+    assert (tmp_path / "control.sock").is_socket(), "a killed node leaves its socket"
+    with pytest.raises(NoControlSocket):
+        request_action(tmp_path, "work", {})
+    second = run_child(WORKING_NODE, str(tmp_path))
+    assert line_of(second) == "ready"
+    with pytest.raises(NotPerformed, match="no action"):
+        request_action(tmp_path, "other", {})
+    assert (tmp_path / "begun").read_text() == "begun\n", "performed at most once"
+
+
+def test_a_node_that_stands_still_is_not_waited_for(
+    tmp_path: Path, run_child: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = run_child(WORKING_NODE, str(tmp_path))
+    assert line_of(node) == "ready"
+    monkeypatch.setattr(control_socket, "REQUEST_SECONDS", 0.2)
+    node.send_signal(signal.SIGSTOP)
+    with pytest.raises(NotPerformed, match=r"did not answer within 0\.2 s: nothing was done"):
+        request_action(tmp_path, "work", {})
+    assert not (tmp_path / "begun").exists()
+
+
+def test_any_path_of_a_root_can_hold_the_socket(tmp_path: Path) -> None:
+    root = tmp_path / ("deep" * 50) / ("deeper" * 30)
+    root.mkdir(parents=True)
+    server = ControlServer(root, {"add": add})
+    server.start()
     try:
-        assert "ended while it worked" in json.loads((tmp_path / "requests" / "abc.answer").read_bytes())["error"]
-        assert ask(tmp_path, "count", {"n": 2}, 10) == {}
-        assert performed == [2]
-        assert left(tmp_path) == ["abc.answer"]
+        assert request_action(root, "add", {"a": 1, "b": 2}) == {"sum": 3}
     finally:
-        desk.stop()
+        server.stop()
+
+
+def test_only_the_owner_of_the_root_may_open_the_socket(server: ControlServer, tmp_path: Path) -> None:
+    assert (tmp_path / "control.sock").stat().st_mode & 0o777 == 0o600
+    assert server._server is not None
+    assert server._server.socket.family is socket.AF_UNIX
+
+
+def test_a_process_of_another_user_is_refused(tmp_path: Path, calls: Calls) -> None:
+    listening = control_socket._Server(str(tmp_path / "control.sock"), {"count": calls}, users=[os.getuid() + 1])
+    thread = threading.Thread(target=listening.serve_forever)
+    thread.start()
+    try:
+        assert answer(tmp_path, post("count"))[0] == 403
+        with pytest.raises(NotPerformed, match="only the owner of the root"):
+            request_action(tmp_path, "count", {})
+        assert calls.count == 0
+    finally:
+        listening.stop()
+        thread.join()
+
+
+def test_the_folder_of_earlier_versions_is_removed_only_when_it_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "requests").mkdir()
+    with closing(_Stopping(ControlServer(tmp_path, {}))):
+        assert not (tmp_path / "requests").exists()
+    (tmp_path / "requests").mkdir()
+    (tmp_path / "requests" / "abc.answer").touch()
+    with closing(_Stopping(ControlServer(tmp_path, {}))):
+        assert (tmp_path / "requests" / "abc.answer").exists()
+
+
+class _Stopping:
+    def __init__(self, server: ControlServer) -> None:
+        self.close = server.stop
+        server.start()
+
+
+def test_a_node_works_where_no_socket_can_be_made(tmp_path: Path) -> None:
+    (tmp_path / "control.sock").mkdir()
+    server = ControlServer(tmp_path, {})
+    server.start()
+    server.stop()
+    with pytest.raises(NotPerformed):
+        request_action(tmp_path, "count", {})
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    settings = Settings(storage=Storage(root=tmp_path / "root", reserve_bytes=0))
+    with Repository(settings):
+        pass
+    return settings
+
+
+def test_an_action_is_performed_by_the_command_where_no_process_holds_the_root(settings: Settings) -> None:
+    assert perform_action(settings, "reconvert", series=[]) == {"owed": 0}
+
+
+def test_an_action_is_performed_by_the_process_that_holds_the_root(settings: Settings, calls: Calls) -> None:
+    with Repository(settings):
+        server = ControlServer(settings.storage.root, {"count": calls})
+        server.start()
+        try:
+            assert perform_action(settings, "count") == {"count": 1}
+        finally:
+            server.stop()
+
+
+def test_a_command_waits_for_an_import_and_then_says_so(
+    settings: Settings, run_child: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repository, "REQUEST_SECONDS", 0.5)
+    assert line_of(run_child(HOLDING_IMPORT, str(settings.storage.root))) == "ready"
+    with pytest.raises(NotPerformed, match=r"accepted no request within 0\.5 s: is it an import"):
+        perform_action(settings, "reconvert", series=[])
+
+
+def test_a_command_that_waited_for_an_import_goes_on_when_it_ends(
+    settings: Settings, run_child: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = run_child(HOLDING_IMPORT, str(settings.storage.root))
+    assert line_of(child) == "ready"
+    refused = threading.Event()
+    request = repository.request_action
+
+    def observed(*arguments: Any) -> dict[str, Any]:
+        refused.set()
+        return request(*arguments)
+
+    monkeypatch.setattr(repository, "request_action", observed)
+    thread, outcome = in_thread(lambda: perform_action(settings, "reconvert", series=[]))
+    assert refused.wait(20)
+    assert child.stdin is not None
+    child.stdin.close()
+    thread.join()
+    assert outcome == [{"owed": 0}]

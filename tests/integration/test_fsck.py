@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from node.control.repository import RootInUse, Store, fsck, rebuild_index
+from node.control.repository import Repository, RootInUse, check_repository, rebuild_index
 from node.conversion.pipeline import convert, convert_series
 from node.index.database import reading
 from node.index.engine import backup
@@ -32,7 +32,7 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def filled(settings: Settings) -> Path:
     """A root with a series of five instances, converted."""
-    with Store(settings) as store:
+    with Repository(settings) as store:
         take(store.ingest, new_series(5))
         convert_all(store)
     return settings.storage.root
@@ -46,13 +46,13 @@ def take(ingest: Ingest, instances: list[Sent]) -> None:
         arrival.finish()
 
 
-def convert_all(store: Store) -> None:
+def convert_all(store: Repository) -> None:
     while claimed := store.index.claim_due_series(FAR):
         convert_series(claimed, store.archive, store.index, WriteOptions(), convert, lambda: FAR)
 
 
 def found(settings: Settings, *, digests: bool = False, repair: bool = False) -> list[Finding]:
-    return fsck(settings, digests=digests, repair=repair)
+    return check_repository(settings, digests=digests, repair=repair)
 
 
 def kinds(findings: list[Finding]) -> list[str]:
@@ -85,7 +85,7 @@ def test_a_lost_file_is_marked_and_the_next_arrival_brings_it_back(settings: Set
         assert row["sop_instance_uid"] == finding.sop_instance_uid
         assert index.rows("SELECT 1 FROM v_events WHERE kind = 'file-missing'")
     data = content[row["data_set_offset"] :]
-    with Store(settings) as store:
+    with Repository(settings) as store:
         take(store.ingest, [Sent(row["series_instance_uid"], row["sop_instance_uid"], data)])
     with reading(filled) as index:
         assert index.rows("SELECT count(*) AS n FROM v_images WHERE NOT file_missing") == [{"n": 5}]
@@ -137,7 +137,7 @@ def test_beside_a_serving_node_a_young_file_without_row_is_on_its_way_in(setting
     young.write_bytes(b"")
     old.write_bytes(b"")
     os.utime(old, (0, 0))
-    with Store(settings) as store:
+    with Repository(settings) as store:
         store.archive.path(str(young.relative_to(filled))).write_bytes(b"")
         old.write_bytes(b"")
         os.utime(old, (0, 0))
@@ -151,7 +151,7 @@ def test_a_volume_that_is_not_as_it_was_written_is_made_again(settings: Settings
     assert kinds(found(settings, digests=True)) == [f"volume-{'missing' if harm == 'lost' else 'altered'}"]
     [mended] = found(settings, digests=True, repair=True)
     assert mended.mended == "to be converted again"
-    with Store(settings) as store:
+    with Repository(settings) as store:
         convert_all(store)
     with reading(filled) as index:
         rows = index.rows("SELECT path, revision FROM v_volumes WHERE NOT superseded AND format = 'nifti'")
@@ -169,7 +169,7 @@ def test_volumes_without_rows_are_removed(settings: Settings, filled: Path) -> N
 
 
 def test_repair_needs_the_root_for_itself(settings: Settings, filled: Path) -> None:
-    with Store(settings), pytest.raises(RootInUse):
+    with Repository(settings), pytest.raises(RootInUse):
         found(settings, repair=True)
 
 
@@ -191,7 +191,7 @@ def test_the_index_is_rebuilt_from_the_files_alone(settings: Settings, filled: P
     assert recovered.adopted == len(before)
     assert (kept is None) == (harm == "deleted")
     assert images(filled) == before
-    with Store(settings) as store:
+    with Repository(settings) as store:
         convert_all(store)
     with reading(filled) as index:
         assert [row["state"] for row in index.rows("SELECT state FROM v_series")] == ["converted"]
@@ -218,7 +218,7 @@ def test_a_backup_that_is_made_while_the_node_receives_restores_everything_in_it
             half.set()
             done.set()
 
-    with Store(settings) as store:
+    with Repository(settings) as store:
         receiver = threading.Thread(target=receive, args=(store.ingest,))
         receiver.start()
         assert half.wait(60)
@@ -232,7 +232,7 @@ def test_a_backup_that_is_made_while_the_node_receives_restores_everything_in_it
     with reading(copy) as index:
         rows = len(index.rows("SELECT 1 FROM v_images"))
     assert rows >= 33
-    with Store(restored) as store:
+    with Repository(restored) as store:
         assert store.recovered.missing == 0
         assert store.recovered.adopted >= 0
     assert found(restored, digests=True) == []
@@ -241,10 +241,10 @@ def test_a_backup_that_is_made_while_the_node_receives_restores_everything_in_it
 
 def test_files_copied_before_the_index_leave_rows_without_files(settings: Settings, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    with Store(settings) as store:
+    with Repository(settings) as store:
         take(store.ingest, new_series(2))
         shutil.copytree(settings.storage.root / "objects", copy / "objects")
         take(store.ingest, new_series(3))
         backup(settings.storage.root / "index.sqlite", copy / "index.sqlite")
-    with Store(Settings(storage=Storage(root=copy, reserve_bytes=0, low_bytes=0))) as store:
+    with Repository(Settings(storage=Storage(root=copy, reserve_bytes=0, low_bytes=0))) as store:
         assert store.recovered.missing == 3

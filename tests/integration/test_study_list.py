@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydicom import Dataset, dcmwrite
 
-from node.control.repository import Store
+from node.control.repository import Repository
 from node.index.study_list import StudyFilter, StudyOrder
 from node.receive.ingest import Announced, Origin
 from node.settings.model import Settings, Storage
@@ -19,12 +19,12 @@ from tests import make
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with Store(Settings(storage=Storage(root=tmp_path / "root", reserve_bytes=0, low_bytes=0))) as store:
+def store(tmp_path: Path) -> Iterator[Repository]:
+    with Repository(Settings(storage=Storage(root=tmp_path / "root", reserve_bytes=0, low_bytes=0))) as store:
         yield store
 
 
-def take(store: Store, number: int, **attributes: Any) -> None:
+def take(store: Repository, number: int, **attributes: Any) -> None:
     """One study of one instance, ``1.2.<number>``."""
     ds = make.instance(study_uid=f"1.2.{number}", series_uid=f"1.2.{number}.1", **attributes)
     arrival = store.ingest.begin(
@@ -37,7 +37,7 @@ def take(store: Store, number: int, **attributes: Any) -> None:
     arrival.finish()
 
 
-def found(store: Store, **wanted: Any) -> list[str]:
+def found(store: Repository, **wanted: Any) -> list[str]:
     with store.index.reading() as index:
         return [study.study_instance_uid for study in index.listed_studies(StudyFilter(**wanted))]
 
@@ -45,7 +45,7 @@ def found(store: Store, **wanted: Any) -> list[str]:
 @pytest.mark.parametrize(
     "words", ["müller", "MÜLLER", "Muller", "Müller, Anna", "anna müll", "P-7", "acc-9", " müller "]
 )
-def test_words_are_found_in_name_id_and_accession_number_in_any_order(store: Store, words: str) -> None:
+def test_words_are_found_in_name_id_and_accession_number_in_any_order(store: Repository, words: str) -> None:
     about = {"PatientName": "Müller^Anna", "PatientID": "P-77", "AccessionNumber": "ACC-99"}
     take(store, 1, SpecificCharacterSet="ISO_IR 192", **about)
     take(store, 2, PatientName="Smith^John", PatientID="Q", AccessionNumber="1")
@@ -53,25 +53,25 @@ def test_words_are_found_in_name_id_and_accession_number_in_any_order(store: Sto
 
 
 @pytest.mark.parametrize("words", ["%", "_", "\\", "%%", "' OR 1=1 --"])
-def test_signs_of_patterns_are_no_patterns(store: Store, words: str) -> None:
+def test_signs_of_patterns_are_no_patterns(store: Repository, words: str) -> None:
     take(store, 1)
     assert found(store, words=words) == []
 
 
-def test_a_description_is_looked_for_in_the_study_and_in_its_series(store: Store) -> None:
+def test_a_description_is_looked_for_in_the_study_and_in_its_series(store: Repository) -> None:
     take(store, 1, StudyDescription="CT head")
     take(store, 2, SeriesDescription="head 1.0 B30")
     take(store, 3, StudyDescription="knee")
     assert found(store, description="head") == ["1.2.2", "1.2.1"]
 
 
-def test_dates_are_bounds_that_are_included(store: Store) -> None:
+def test_dates_are_bounds_that_are_included(store: Repository) -> None:
     for day in (1, 2, 3, 4):
         take(store, day, StudyDate=f"2026010{day}")
     assert found(store, first_date=dt.date(2026, 1, 2), last_date=dt.date(2026, 1, 3)) == ["1.2.3", "1.2.2"]
 
 
-def test_a_state_is_that_of_any_series(store: Store) -> None:
+def test_a_state_is_that_of_any_series(store: Repository) -> None:
     take(store, 1)
     assert found(store, condition="open") == ["1.2.1"]
     assert found(store, condition="complete") == []
@@ -79,7 +79,7 @@ def test_a_state_is_that_of_any_series(store: Store) -> None:
 
 
 @pytest.mark.parametrize("order", ["arrival", "date"])
-def test_pages_follow_each_other_without_a_gap_or_a_repeat(store: Store, order: StudyOrder) -> None:
+def test_pages_follow_each_other_without_a_gap_or_a_repeat(store: Repository, order: StudyOrder) -> None:
     dates = ["20260103", "", "20260101", "20260103", "", "20260102", "20260103"]
     for number, date in enumerate(dates, start=1):
         take(store, number, StudyDate=date)
@@ -92,7 +92,7 @@ def test_pages_follow_each_other_without_a_gap_or_a_repeat(store: Store, order: 
     assert "".join(seen) == expected[order]
 
 
-def test_a_study_is_listed_with_what_it_has(store: Store) -> None:
+def test_a_study_is_listed_with_what_it_has(store: Repository) -> None:
     take(store, 1, Modality="CT")
     take(store, 1, Modality="CT")
     take(store, 2)

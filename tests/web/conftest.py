@@ -17,7 +17,7 @@ import pytest
 from fastapi.routing import APIRoute
 from pydicom import Dataset, FileDataset, dcmwrite
 
-from node.control.repository import Store
+from node.control.repository import Repository
 from node.conversion.scheduler import Worker
 from node.index.accounts import Role
 from node.receive.ingest import Announced, Origin
@@ -37,7 +37,7 @@ hash_once = cache(hash_password)
 class Site:
     """A served root."""
 
-    store: Store
+    store: Repository
     server: WebServer
     url: str
     services: Services
@@ -117,7 +117,7 @@ def open_site(root: Path, **web: Any) -> Site:
         convert=Convert(formats=("nifti", "mhd"), thumbnails=True),
         web=Web(**({"port": 0} | web)),
     )
-    store = Store(settings)
+    store = Repository(settings)
     store.ingest.quiet_seconds = lambda calling_ae_title: 0.0  # what is stored is due as soon as a worker runs
     services = Services(settings, store.archive, store.index, store.ingest, store.metrics, store.audit, store.actions)
     server = WebServer(settings.web, application(services))
