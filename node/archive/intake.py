@@ -91,7 +91,9 @@ class Intake:
             return f"intake has stopped: {self._stopped}; look at the disk, then start the node again"
         free = self.free_bytes()
         self._low = free < self._low_bytes * (RESUME_FACTOR if self._low else 1)
-        return f"{free} bytes free, {self._low_bytes} wanted ([storage] low_bytes): make room" if self._low else None
+        if not self._low:
+            return None
+        return f"{free} bytes free, {self._low_bytes} wanted (twice [storage] reserve_bytes): make room"
 
     def failed(self, error: OSError) -> OutOfResources:
         """The refusal that an error of the disk means; any but want of room stops intake."""

@@ -57,6 +57,9 @@ _REASONS = {
 EVERY_VERB: frozenset[Verb] = frozenset(get_args(Verb))
 STRANGER_VERBS: frozenset[Verb] = frozenset({"echo", "store"})
 
+MAX_PENDING_CONNECTIONS = 128
+"""Connections that have not asked for an association; beyond that the oldest of them gives way."""
+
 MAX_REPORTED_SYNTAXES = 10
 """Abstract syntaxes listed for a rejected association."""
 
@@ -130,7 +133,7 @@ class Admission:
         with self._changed:
             connection = Connection(thread, address)
             evicted = None
-            if self._number(Stage.PENDING) >= self._dicom.maximum_pending_connections:
+            if self._number(Stage.PENDING) >= MAX_PENDING_CONNECTIONS:
                 evicted = self._oldest_pending()
                 evicted.stage = Stage.EVICTED
             self._connections[connection] = None
@@ -142,8 +145,8 @@ class Admission:
                 Refused(
                     "connection",
                     "pending connections",
-                    f"{self._dicom.maximum_pending_connections} connections without an association",
-                    "find the client that connects and stays silent, or raise [dicom] maximum_pending_connections",
+                    f"{MAX_PENDING_CONNECTIONS} connections without an association",
+                    "find the client that connects and stays silent",
                     peer=evicted.address,
                 )
             )

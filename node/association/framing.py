@@ -22,6 +22,9 @@ MAXIMUM_COMMAND_BYTES = 65536
 MAXIMUM_COMMAND_FRAGMENTS = 64
 """A command set has about 300 bytes; these bounds stop a peer that never ends one."""
 
+MAX_REQUEST_BYTES = 131072
+"""Largest A-ASSOCIATE-RQ that is read."""
+
 _PDU = struct.Struct(">BxL")
 _PDV = struct.Struct(">LBB")
 PDV_HEADER_BYTES = _PDV.size

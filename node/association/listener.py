@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any, cast
 
 import structlog
-from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.dimse_primitives import C_FIND, C_GET, C_MOVE, N_ACTION
 from pynetdicom.events import Event
@@ -26,14 +25,14 @@ from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.transport import AssociationServer, RequestHandler
 
 from node.association.addresses import peer_addresses
-from node.association.admission import Admission, AssociationRequest, Rejection
+from node.association.admission import MAX_PENDING_CONNECTIONS, Admission, AssociationRequest, Rejection
 from node.association.contexts import Acceptance, count_contexts, proposal_of, refused_contexts
 from node.association.operation import Operation
 from node.association.services.c_echo import handle_c_echo
 from node.association.services.c_find import FindService, negotiate, serve_c_find
 from node.association.services.c_get import serve_c_get
 from node.association.services.c_move import serve_c_move
-from node.association.services.c_store import StoreService, handle_c_store
+from node.association.services.c_store import StoreService
 from node.association.services.commitment import CommitmentService, serve_n_action
 from node.association.services.commitment_results import Committer
 from node.association.services.retrieve import RetrieveService
@@ -97,12 +96,7 @@ class Listener:
         self.commitment_service = CommitmentService(
             ingest.index, ingest.archive, settings.dicom.ae_title, addresses, settings.dicom.response_seconds, metrics
         )
-        self._committer = Committer(
-            self.commitment_service,
-            settings.dicom.commitment_attempts,
-            settings.dicom.commitment_retry_seconds,
-            on_refusal,
-        )
+        self._committer = Committer(self.commitment_service, on_refusal)
         self.retrieve_service = RetrieveService(
             ingest.index,
             ingest.archive,
@@ -134,7 +128,7 @@ class Listener:
             IMPLEMENTATION_VERSION_NAME,
         )
         ae.maximum_pdu_size = self.dicom.maximum_pdu_bytes
-        ae.maximum_associations = self.dicom.maximum_associations + self.dicom.maximum_pending_connections + 1
+        ae.maximum_associations = self.dicom.maximum_associations + MAX_PENDING_CONNECTIONS + 1
         ae.add_supported_context(VERIFICATION)
         address = (self._settings.bind_host, self.dicom.port)
         try:
@@ -145,7 +139,6 @@ class Listener:
                     (evt.EVT_ACCEPTED, _report_refused_contexts, [self]),
                     (evt.EVT_ASYNC_OPS, _one_operation_at_a_time),
                     (evt.EVT_C_ECHO, handle_c_echo),
-                    (evt.EVT_C_STORE, _c_store),
                     (evt.EVT_SOP_EXTENDED, _agree_on_matching),
                 ],
                 server_class=_Server,
@@ -341,8 +334,3 @@ def _serve(listener: Listener, assoc: Any, message: Any, context_id: int) -> boo
         case _:
             return False
     return True
-
-
-def _c_store(event: Event) -> Dataset:
-    upper_layer: Any = event.assoc.dul
-    return handle_c_store(event, upper_layer.store_service)

@@ -138,8 +138,7 @@ class Messages:
 
     def _begin(self, encoded: bytes, request: Command, context: Context) -> None:
         """Serve a request here, or pass it on."""
-        # pynetdicom would leave an incomplete request unanswered.
-        if request.field == C_STORE_RQ and (self._dicom.fast_path or not (request.complete and request.has_data_set)):
+        if request.field == C_STORE_RQ:
             self._reception = self._service.begin(request, context)
         else:
             self._carrier.hand_on(context.context_id, True, True, encoded)
@@ -147,18 +146,15 @@ class Messages:
     def _take_data(self, piece: Piece) -> None:
         if self._request is None or self._context is None or piece.context_id != self._context.context_id:
             raise Violation("data set bytes that belong to no command set", framing.INVALID_PARAMETER)
-        before, self._data_bytes = self._data_bytes, self._data_bytes + len(piece.data)
+        self._data_bytes += len(piece.data)
         if self._data_bytes > self._max_data_bytes(self._request):
             raise Violation("a data set without end", framing.INVALID_PARAMETER)
         if self._reception is not None:
             self._reception.write(piece.data)
         elif self._request.is_response or self._request.field == C_CANCEL_RQ:
             return  # the data set of an N-EVENT-REPORT-RSP is not needed (PS3.7 10.1.1.1.8)
-        elif before <= self._dicom.maximum_instance_bytes:
+        else:
             self._carrier.hand_on(piece.context_id, False, piece.last, piece.data)
-        elif piece.last:
-            # Too large already: pynetdicom gets no more to hold in memory, and `ingest` will refuse what it has.
-            self._carrier.hand_on(piece.context_id, False, True, b"")
 
     def _max_data_bytes(self, request: Command) -> int:
         """Return the data set length at which the association is aborted; pynetdicom holds identifiers in memory."""

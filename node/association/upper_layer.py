@@ -122,9 +122,8 @@ class UpperLayer(DULServiceProvider):
         self.daemon = True  # a second signal ends the process even while peers are connected
         self._dicom, self._admission, self._metrics, self._tls = dicom, admission, metrics, tls
         self.artim_timer, self._idle_timer = MonotonicTimer(None), MonotonicTimer(None)
-        self._framing = Framing(
-            max(BUFFER_BYTES, dicom.maximum_request_bytes + 6), dicom.maximum_pdu_bytes, dicom.maximum_request_bytes
-        )
+        buffer_bytes = max(BUFFER_BYTES, framing.MAX_REQUEST_BYTES + 6)
+        self._framing = Framing(buffer_bytes, dicom.maximum_pdu_bytes, framing.MAX_REQUEST_BYTES)
         self._transport: Any = assoc.dul.socket
         self._tcp: socket.socket = self._transport.socket
         self._tick_seconds = min(TICK_SECONDS, dicom.request_seconds)

@@ -46,8 +46,9 @@ def check(config: ConfigFile = None, json: Json = False) -> None:
         print_json({"ok": False, "problems": str(error).splitlines()})
         raise typer.Exit(2) from error
     if json:
-        print_json({"ok": True, "file": configuration.file, "problems": []})
+        print_json({"ok": True, "file": configuration.file, "problems": [], "warnings": list(configuration.warnings)})
     else:
+        print("".join(f"warning: {warning}\n" for warning in configuration.warnings), end="")
         print(f"{configuration.file or 'defaults and environment'}: valid")
 
 

@@ -59,13 +59,13 @@ def demo(
 
     from node import logs
     from node.control.node import Node
-    from node.settings.model import Dicom, Series, Settings, Storage, Web
+    from node.settings.model import Dicom, SeriesSettings, Settings, Storage, Web
 
     logs.configure("warning")
     settings = Settings(
         storage=Storage(root=folder, reserve_bytes=0),
         dicom=Dicom(host="127.0.0.1", port=0),
-        series=Series(quiet_seconds=QUIET_SECONDS),
+        series=SeriesSettings(quiet_seconds=QUIET_SECONDS),
         web=Web(port=0),
     )
     node = Node(settings)

@@ -130,7 +130,7 @@ def _disk(settings: Settings) -> Iterator[Check]:
     if free <= reserve:
         yield Check("disk", "broken", found, "all instances are refused: free space, or lower storage.reserve_bytes")
     elif free <= settings.storage.low_bytes:
-        yield Check("disk", "broken", found, "associations are refused: free space, or lower storage.low_bytes")
+        yield Check("disk", "broken", found, "associations are refused: free space, or lower storage.reserve_bytes")
     elif free < 2 * settings.storage.low_bytes:
         yield Check("disk", "warning", found, "free space soon")
     else:

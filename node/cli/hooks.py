@@ -13,7 +13,7 @@ from node.cli.output import print_json, print_table
 from node.errors import UsageError, VoxelnodeError
 
 if TYPE_CHECKING:
-    from node.settings.model import Hook, Settings
+    from node.settings.model import HookSettings, Settings
 
 app = typer.Typer(help="Inspect, test and retry webhooks, commands and plugins.", no_args_is_help=True)
 
@@ -166,7 +166,7 @@ def retry(
         print(f"{done['waiting']} messages wait for another attempt")
 
 
-def _configured(settings: Settings, name: str) -> Hook:
+def _configured(settings: Settings, name: str) -> HookSettings:
     try:
         return settings.hooks[name]
     except KeyError:
@@ -174,6 +174,6 @@ def _configured(settings: Settings, name: str) -> Hook:
         raise UsageError(f"there is no hook {name!r}; {known}") from None
 
 
-def _described(name: str, hook: Hook) -> dict[str, Any]:
+def _described(name: str, hook: HookSettings) -> dict[str, Any]:
     by = hook.url or (f"plugin {hook.plugin}" if hook.plugin else " ".join(hook.command))
     return {"hook": name, "on": list(hook.on), "by": by}

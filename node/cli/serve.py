@@ -35,20 +35,25 @@ def serve(
     The first signal refuses new work and lets running work finish within [dicom] drain_seconds. A second signal ends
     the process at once.
     """
-    settings = load(
+    configuration = load(
         config,
         storage__root=root,
         dicom__port=port,
         dicom__ae_title=aet,
         dicom__host=host,
         web__port=web_port,
-    ).settings
+    )
+    settings = configuration.settings
+
+    import structlog
 
     from node import logs
     from node.control.node import Node
     from node.systemd import ServiceManager
 
     logs.configure(settings.log.level, settings.log.format)
+    for warning in configuration.warnings:
+        structlog.get_logger().warning("configuration_key_ignored", detail=warning)
     stop = threading.Event()
     stop_at_signal(stop)
     manager = ServiceManager()

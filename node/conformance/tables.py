@@ -12,6 +12,7 @@ from pydicom.charset import python_encoding
 from node import __version__
 from node.association.client.get import COMPRESSED
 from node.association.contexts import VERBS
+from node.association.framing import MAX_REQUEST_BYTES
 from node.audit import AuditEvent
 from node.conformance.document import Table, table
 from node.conformance.registry import (
@@ -26,7 +27,7 @@ from node.conformance.statuses import http_statuses, statuses
 from node.dicom.keys import KEYS, SUPPORTED, UNIQUE_KEYS, Level
 from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.uids import APPLICATION_CONTEXT, SERVICES, VERIFICATION
-from node.settings.model import Audit, Dicom, Peer, Settings, Web
+from node.settings.model import AuditSettings, Dicom, Peer, Settings, Web
 from node.tls import BCP_195_SUITES
 from node.web.dicomweb.service import described
 
@@ -82,7 +83,7 @@ def tables_of(settings: Settings) -> Mapping[str, Table]:
         "dicom_keys": _keys("dicom", Dicom, settings.dicom),
         "peer_keys": _keys("peers.NAME", Peer, None),
         "web_keys": _keys("web", Web, settings.web),
-        "audit_keys": _keys("audit", Audit, settings.audit),
+        "audit_keys": _keys("audit", AuditSettings, settings.audit),
         "association": _association(settings.dicom),
         "proposed_contexts": _proposed_contexts(),
         "accepted_contexts": _accepted_contexts(),
@@ -201,7 +202,7 @@ def _association(dicom: Dicom) -> Table:
         ("Associations at once as acceptor", dicom.maximum_associations),
         ("Associations at once as acceptor, of one address", dicom.maximum_associations_per_address),
         ("Asynchronous Operations Window", "1 invoked, 1 performed"),
-        ("Largest A-ASSOCIATE-RQ, bytes", dicom.maximum_request_bytes),
+        ("Largest A-ASSOCIATE-RQ, bytes", MAX_REQUEST_BYTES),
         ("Largest data set of a C-STORE request, bytes", dicom.maximum_instance_bytes),
         ("Until an A-ASSOCIATE-RQ is whole, s", f"{dicom.request_seconds:g}"),
         ("Until a PDU is whole, s", f"{dicom.pdu_seconds:g}, and as long as its bytes take at 1024 a second"),

@@ -5,6 +5,7 @@ Who only asks for a conversion loads neither arrays nor codecs with them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,17 +52,19 @@ class Limits:
     ----------
     memory_bytes : int
         Address space of the process that converts.
-    cpu_seconds : int
-        Processor time.
     deadline_seconds : float
         Time on the clock.
     """
 
     memory_bytes: int
-    cpu_seconds: int
     deadline_seconds: float
+
+    @property
+    def cpu_seconds(self) -> int:
+        """Processor time: the kernel ends by it a process that outlives the node which watches its deadline."""
+        return math.ceil(self.deadline_seconds)
 
 
 def limits(section: Convert) -> Limits:
     """The limits, from the configuration."""
-    return Limits(section.memory_bytes, section.cpu_seconds, section.deadline_seconds)
+    return Limits(section.memory_bytes, section.deadline_seconds)

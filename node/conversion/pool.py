@@ -156,6 +156,6 @@ def _how_it_ended(exitcode: int | None, cpu_seconds: int) -> str:
     if exitcode is not None and exitcode < 0:
         name = signal.Signals(-exitcode).name
         if name == "SIGXCPU":
-            return f"conversion used more than {cpu_seconds} s of processor time ([convert] cpu_seconds)"
+            return f"conversion used more than {cpu_seconds} s of processor time ([convert] deadline_seconds)"
         return f"conversion was ended by {name}"
     return f"conversion process ended with status {exitcode}"

@@ -18,7 +18,7 @@ from node.conversion.pool import ConversionCancelled, ConverterDied, Converters
 from node.errors import VoxelnodeError
 from node.index.database import Index
 from node.index.records import ClaimedSeries
-from node.settings.model import Convert, Series
+from node.settings.model import Convert, SeriesSettings
 from node.writers.options import write_options
 
 log = structlog.get_logger()
@@ -31,7 +31,7 @@ CLOCK_STEP = dt.timedelta(seconds=2)
 """A difference between wall clock and monotonic clock that slewing does not explain."""
 
 
-_WAITS = Series()
+_WAITS = SeriesSettings()
 
 
 class Worker:
@@ -43,7 +43,7 @@ class Worker:
         index: Index,
         settings: Convert,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
-        waits: Series = _WAITS,
+        waits: SeriesSettings = _WAITS,
     ) -> None:
         self._archive, self._index, self._settings, self._now = archive, index, settings, now
         self._options, self._limits = write_options(settings), limits(settings)
@@ -142,7 +142,7 @@ class Worker:
     def _record_crash(self, claimed: ClaimedSeries, detail: str) -> None:
         settings = self._settings
         try:
-            again = self._index.record_crash(claimed, detail, settings.attempts, settings.retry_seconds, self._now())
+            again = self._index.record_crash(claimed, detail, settings.attempts, self._now())
         except VoxelnodeError:
             log.exception("crash_not_recorded")  # the claim stays; the next start gives it back
             return

@@ -180,13 +180,9 @@ class Index:
         """End a claim whose conversion would give what is there already."""
         self._writer.run(lambda connection: series.record_unchanged(connection, claimed, now))
 
-    def record_crash(
-        self, claimed: ClaimedSeries, detail: str, attempts: int, retry_seconds: float, now: dt.datetime
-    ) -> bool:
+    def record_crash(self, claimed: ClaimedSeries, detail: str, attempts: int, now: dt.datetime) -> bool:
         """Note that the converter died; returns whether it will be tried again."""
-        return self._writer.run(
-            lambda connection: series.record_crash(connection, claimed, detail, attempts, retry_seconds, now)
-        )
+        return self._writer.run(lambda connection: series.record_crash(connection, claimed, detail, attempts, now))
 
     def release_claim(self, claimed: ClaimedSeries, now: dt.datetime) -> None:
         """Hand a series back unconverted: it is due at once."""

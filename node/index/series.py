@@ -34,6 +34,7 @@ from node.index.records import (
     SeriesOutcome,
     SupersededConversion,
 )
+from node.retries import wait_seconds
 
 _COUNTS = tuple(getattr(ImageRow, name) for name in InstanceCounts.__slots__)
 
@@ -185,9 +186,7 @@ def record_unchanged(connection: Connection, series: ClaimedSeries, now: dt.date
         )
 
 
-def record_crash(
-    connection: Connection, series: ClaimedSeries, detail: str, attempts: int, retry_seconds: float, now: dt.datetime
-) -> bool:
+def record_crash(connection: Connection, series: ClaimedSeries, detail: str, attempts: int, now: dt.datetime) -> bool:
     """Note that the converter died on a series: due again later, or set aside as `failed` after `attempts` tries.
 
     Returns
@@ -197,7 +196,7 @@ def record_crash(
     """
     tried = connection.execute(select(SeriesRow.attempts).where(SeriesRow.id == series.id)).scalar_one() + 1
     again = tried < attempts
-    wait = dt.timedelta(seconds=retry_seconds * 2 ** (tried - 1))
+    wait = dt.timedelta(seconds=wait_seconds(tried))
     if _end_claim(connection, series, "receiving" if again else "failed", now, error=detail):
         values: dict[str, Any] = {"attempts": tried}
         if again:

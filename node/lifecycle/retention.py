@@ -16,7 +16,7 @@ from node.index.database import Index
 from node.index.deletion import NotThere
 from node.index.records import StoredStudy
 from node.lifecycle.deletion import Order, delete
-from node.settings.model import Retention as Rules
+from node.settings.model import RetentionSettings
 
 log = structlog.get_logger()
 
@@ -32,7 +32,7 @@ class Expired:
     rule: str
 
 
-def expired_studies(studies: Sequence[StoredStudy], rules: Rules, now: dt.datetime) -> list[Expired]:
+def expired_studies(studies: Sequence[StoredStudy], rules: RetentionSettings, now: dt.datetime) -> list[Expired]:
     """Return the studies that the rules let go, the oldest first.
 
     Parameters
@@ -59,7 +59,7 @@ def expired_studies(studies: Sequence[StoredStudy], rules: Rules, now: dt.dateti
     return expired
 
 
-def _days(study: StoredStudy, rules: Rules) -> float | Literal["never"] | None:
+def _days(study: StoredStudy, rules: RetentionSettings) -> float | Literal["never"] | None:
     """How long the most patient of its senders wants a study kept; None: no rule of age."""
     table = {title.strip(): days for title, days in rules.days_by_calling_ae_title.items()}
     wanted = [table.get(title.strip(), rules.days) for title in study.calling_ae_titles or {""}]
@@ -74,7 +74,7 @@ class Retention:
 
     Parameters
     ----------
-    rules : node.settings.model.Retention
+    rules : node.settings.model.RetentionSettings
     now : callable () -> aware datetime
     """
 
@@ -83,7 +83,7 @@ class Retention:
         archive: Archive,
         index: Index,
         audit: Audit,
-        rules: Rules,
+        rules: RetentionSettings,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
         self._archive, self._index, self._audit, self._rules, self._now = archive, index, audit, rules, now

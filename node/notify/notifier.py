@@ -14,7 +14,7 @@ from node.notify.command import Command
 from node.notify.plugins import Plugin
 from node.notify.webhook import Webhook, read_secret
 from node.notify.worker import Courier
-from node.settings.model import Hook
+from node.settings.model import HookSettings
 
 CANCEL_SECONDS = 5.0
 """How long an attempt may take to notice that it is cancelled; a name server that does not answer takes longer."""
@@ -25,14 +25,14 @@ class Notifier:
 
     Parameters
     ----------
-    hooks : mapping of name to node.settings.model.Hook
+    hooks : mapping of name to node.settings.model.HookSettings
     outlets : mapping of name to Outlet
         One for each hook, see `outlet_of`.
     """
 
     def __init__(
         self,
-        hooks: Mapping[str, Hook],
+        hooks: Mapping[str, HookSettings],
         outlets: Mapping[str, Outlet],
         index: Index,
         metrics: Metrics,
@@ -63,7 +63,7 @@ class Notifier:
             courier.join(CANCEL_SECONDS)
 
 
-def outlet_of(name: str, hook: Hook) -> Outlet:
+def outlet_of(name: str, hook: HookSettings) -> Outlet:
     """The way of telling that a hook is configured with.
 
     Raises

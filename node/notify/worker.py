@@ -24,7 +24,8 @@ from node.index.deliveries import Attempted, Happening, HookWork
 from node.metrics import Metrics
 from node.notify.channel import Interrupted, NotDelivered, Outlet
 from node.notify.message import Message, NothingLeft, compose
-from node.settings.model import Hook
+from node.retries import MAX_WAIT_SECONDS, wait_seconds
+from node.settings.model import HookSettings
 
 log = structlog.get_logger()
 
@@ -32,8 +33,8 @@ POLL_SECONDS = 0.5
 SETTLE_SECONDS = 1.0
 """How long what came of attempts may be known to this process only: so much is told twice after a crash, at most."""
 
-LONGEST_WAIT_SECONDS = 3600.0
-"""Between two attempts, whatever the other side asks for."""
+MAX_MESSAGES_PER_SECOND = 50
+"""Of one hook, so that a long backlog does not flood its receiver."""
 
 REASON_LENGTH = 500
 UNSEEN_EVENTS = 1000
@@ -46,7 +47,7 @@ class Courier:
     Parameters
     ----------
     name : str
-    hook : node.settings.model.Hook
+    hook : node.settings.model.HookSettings
     outlet : Outlet
     ae_title : str
         Ours, so that whoever is told by several nodes can tell them apart.
@@ -56,7 +57,7 @@ class Courier:
     def __init__(
         self,
         name: str,
-        hook: Hook,
+        hook: HookSettings,
         outlet: Outlet,
         index: Index,
         metrics: Metrics,
@@ -187,7 +188,7 @@ class Courier:
         wait = self._next_at - monotonic()
         if self._stopping.wait(max(0.0, wait)):
             raise Interrupted
-        self._next_at = monotonic() + 1 / self._hook.maximum_per_second
+        self._next_at = monotonic() + 1 / MAX_MESSAGES_PER_SECOND
 
     def _failed(self, happening: Happening, attempts: int, error: NotDelivered) -> Attempted:
         is_final = error.is_final or attempts >= self._hook.attempts
@@ -200,7 +201,7 @@ class Courier:
         )  # fmt: skip
         if is_final:
             return Attempted(happening, "given-up", attempts, reason=reason, output=error.output)
-        seconds = wait_seconds(attempts, self._hook.retry_seconds, error.retry_after)
+        seconds = jittered_wait_seconds(attempts, error.retry_after)
         due_at = self._now() + dt.timedelta(seconds=seconds)
         return Attempted(happening, "waiting", attempts, due_at, reason, error.output)
 
@@ -225,16 +226,14 @@ class _Round:
         self.settle_at = monotonic() + SETTLE_SECONDS
 
 
-def wait_seconds(attempts: int, first: float, retry_after: float | None) -> float:
-    """How long to wait after so many attempts: doubling, an hour at most, and never all at the same moment.
+def jittered_wait_seconds(attempts: int, retry_after: float | None) -> float:
+    """Return how long to wait after `attempts` failures: a random time, so that waiting messages do not come at once.
 
     Parameters
     ----------
-    first : float
-        Seconds after the first attempt.
     retry_after : float or None
-        What the other side asks for; a longer wait stays.
+        Seconds that the receiver asks for; a longer wait stays.
     """
-    longest = min(first * 2.0 ** min(attempts - 1, 60), LONGEST_WAIT_SECONDS)
+    longest = wait_seconds(attempts)
     wait = random.uniform(longest / 2, longest)
-    return max(wait, min(retry_after or 0.0, LONGEST_WAIT_SECONDS))
+    return max(wait, min(retry_after or 0.0, MAX_WAIT_SECONDS))

@@ -1,4 +1,4 @@
-"""The commented configuration file, made from the model: each key with what it does, its range and its default."""
+"""Make the commented example of a configuration file from the model: each key with its meaning and default."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from node.settings.model import Settings
 INTRODUCTION = """\
 # voxelnode: every key of the configuration, with its default.
 #
-# A line that begins with "#key =" shows a default; take the "#" away to change it.
-# Order of precedence: flags, environment (VOXELNODE_SECTION__KEY, lists as JSON), this file, defaults.
-# `voxelnode config check` finds mistakes, `voxelnode config show` tells each value and where it came from.
+# Lines that begin with "#key =" show defaults; remove the "#" to change one.
+# Precedence: flags, environment (VOXELNODE_SECTION__KEY, lists as JSON), this file, defaults.
+# `voxelnode config check` finds mistakes; `voxelnode config show` prints each value and its origin.
 """
 SAMPLE_NAMES = {"peers": "CT1", "hooks": "pipeline"}
 
 
 def example_toml() -> str:
-    """Return the text of ``config.example.toml``: valid TOML that changes nothing."""
+    """Return the text of ``config.example.toml``: valid TOML with defaults only."""
     sections = [_section(name, field) for name, field in Settings.model_fields.items()]
     return "\n".join([INTRODUCTION, *sections])
 
 
 def _section(name: str, field: FieldInfo) -> str:
-    if get_origin(field.annotation) is dict:  # tables that people name: [peers.CT1]
+    if get_origin(field.annotation) is dict:  # tables with names of their own: [peers.CT1]
         model = get_args(field.annotation)[1]
         header = f"#[{name}.{SAMPLE_NAMES[name]}]"
     else:
@@ -53,7 +53,7 @@ def _key(key: str, field: FieldInfo) -> list[str]:
 
 
 def _range(field: FieldInfo) -> str:
-    """The choices of a literal; otherwise the description says what there is to say."""
+    """Return the choices of a literal; the description gives any other range."""
     choices = _choices(field.annotation)
     return "one of " + ", ".join(as_toml(choice) for choice in choices) if choices else ""
 
@@ -67,7 +67,7 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
 
 
 def as_toml(value: Any) -> str:
-    """`value` as TOML writes it."""
+    """Return `value` in TOML."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):

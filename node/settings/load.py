@@ -1,6 +1,6 @@
-"""Read the configuration: TOML file, then environment, then flags, and say where each value came from.
+"""Read the configuration from a TOML file, the environment and flags, and note where each value came from.
 
-Everything wrong is reported at once, each line with its place, its key, the rule and the nearest right name.
+All mistakes are reported at once, each with its place, its key, the rule and the nearest known name.
 """
 
 from __future__ import annotations
@@ -14,50 +14,53 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from node.errors import UsageError
 from node.settings.model import Settings
+from node.settings.removed import take_removed
 
 ENVIRONMENT_PREFIX = "VOXELNODE_"
 NESTING = "__"
 DEFAULT_FILE = Path("voxelnode.toml")
-"""Read from the working directory when neither ``--config`` nor ``VOXELNODE_CONFIG`` names another file."""
+"""Read from the working directory if neither ``--config`` nor ``VOXELNODE_CONFIG`` names another file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
     """The settings, the file that was read (if any), and the origin of each value.
 
-    `origins` maps a dotted key such as ``"dicom.port"`` to ``"file"``, ``"environment"`` or ``"flag"``; a key that is
-    not in it has its default.
+    `origins` maps a dotted key such as ``"dicom.port"`` to ``"file"``, ``"environment"`` or ``"flag"``; all other keys
+    have their defaults. `warnings` are sentences about keys that no longer exist and were ignored.
     """
 
     settings: Settings
     file: Path | None
     origins: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
 
     def values(self) -> Iterator[tuple[str, Any, str]]:
-        """Each key in dotted form with its value, ready for JSON, and its origin."""
+        """Yield each key in dotted form, its value as JSON, and its origin."""
         for key, value in _leaves(self.settings.model_dump(mode="json")):
             yield key, value, self.origins.get(key, "default")
 
 
 def load(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Configuration:
-    """Return the configuration from `file`, the environment and `flags`, later ones first.
+    """Return the configuration from `file`, the environment and `flags`; later ones take precedence.
 
     Parameters
     ----------
     file
         TOML. None: the file that ``VOXELNODE_CONFIG`` names, else ``voxelnode.toml`` in the working directory if it
-        is there, else no file.
+        exists, else no file.
     flags
-        Dotted keys to values, such as ``{"dicom.port": 0}``; None as a value means: not given.
+        Dotted keys to values, such as ``{"dicom.port": 0}``; a flag with the value None is not given.
 
     Raises
     ------
     UsageError
-        The file cannot be read, or keys or values are wrong; the message has one line for each.
+        The file cannot be read, or keys or values are wrong; the message has one line for each mistake.
     """
     chosen = _chosen_file(file)
     from_file = _read(chosen) if chosen else {}
@@ -69,6 +72,11 @@ def load(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Co
     for origin, layer in (("file", from_file), ("environment", from_environment), ("flag", from_flags)):
         origins |= {key: origin for key, _ in _leaves(layer)}
         merged = _over(merged, layer)
+    warnings = tuple(
+        f"{_place(list(path), chosen, origins)}: this key no longer exists and is ignored; {rule}"
+        for path, rule in take_removed(merged).items()
+    )
+    origins = {key: origin for key, origin in origins.items() if key in dict(_leaves(merged))}
 
     problems = [f"environment: {problem}" for problem in _misnamed_variables()]
     try:
@@ -77,7 +85,7 @@ def load(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Co
         problems = _explained(error.errors(include_url=False), chosen, origins) + problems
     if problems:
         raise UsageError("\n".join(problems))
-    return Configuration(settings, chosen, origins)
+    return Configuration(settings, chosen, origins, warnings)
 
 
 def _chosen_file(file: Path | None) -> Path | None:
@@ -99,12 +107,28 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _from_environment() -> dict[str, Any]:
-    variables = {_spelled(name): text for name, text in os.environ.items() if _is_ours(name)}
+    """Return the values of the ``VOXELNODE_SECTION__KEY`` variables, as a tree."""
+    variables: dict[str, str | None] = {_spelled(name): text for name, text in os.environ.items() if _is_ours(name)}
     if not variables:
         return {}
-    from node.settings.environment import layer  # here: it takes longer to import than all else of the configuration
+    # Here: pydantic-settings takes longer to import than the rest of the configuration.
+    from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
-    return layer(variables, ENVIRONMENT_PREFIX, NESTING)
+    class Layers(Settings, BaseSettings):
+        model_config = SettingsConfigDict()  # the same keys, as pydantic-settings wants them
+
+    class Environment(EnvSettingsSource):
+        def _load_env_vars(self) -> Mapping[str, str | None]:
+            return variables
+
+        def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+            """Decode a list or a table from JSON; any other text stays as it is, for the validation to name."""
+            try:
+                return super().decode_complex_value(field_name, field, value)
+            except ValueError:
+                return value
+
+    return Environment(Layers, case_sensitive=True, env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter=NESTING)()
 
 
 def _is_ours(name: str) -> bool:
@@ -112,7 +136,7 @@ def _is_ours(name: str) -> bool:
 
 
 def _spelled(name: str) -> str:
-    """The variable's name as the model spells it: sections and keys in lower case, names of peers as they are."""
+    """Return a variable's name as the model spells it: sections and keys in lower case, names of peers unchanged."""
     section, key, *rest = name[len(ENVIRONMENT_PREFIX) :].split(NESTING)
     section = section.lower()
     is_table_of_tables = section in Settings.model_fields and _section(section) is None
@@ -121,7 +145,7 @@ def _spelled(name: str) -> str:
 
 
 def _misnamed_variables() -> Iterator[str]:
-    """Variables that look like ours and would otherwise be passed over in silence."""
+    """Yield a line for each variable that looks like ours but names no key."""
     for name in sorted(os.environ):
         if not name.startswith(ENVIRONMENT_PREFIX):
             continue
@@ -136,10 +160,10 @@ def _misnamed_variables() -> Iterator[str]:
 
 
 def _explained(errors: list[ErrorDetails], file: Path | None, origins: Mapping[str, str]) -> list[str]:
-    """One line for each wrong key, for a person: where it stands, its value, the rule, what to write instead."""
+    """Return one line for each wrong key: its place, its value, the rule, and a remedy."""
     lines: dict[str, str] = {}
     for details in errors:
-        # pydantic puts the branches of a union into the location: one line is enough for all of them.
+        # pydantic reports each branch of a union, and puts its name into the location: one line is enough.
         location = [str(part) for part in details["loc"] if "[" not in str(part)]
         key = ".".join(location)
         if not any(reported == key or reported.startswith(f"{key}.") for reported in lines):
@@ -148,9 +172,9 @@ def _explained(errors: list[ErrorDetails], file: Path | None, origins: Mapping[s
 
 
 def _place(location: list[str], file: Path | None, origins: Mapping[str, str]) -> str:
-    """Where the value at `location` was written: the file's table, the environment variable or the flag."""
+    """Return where the value at `location` was set: the table in the file, the environment variable or the flag."""
     key = ".".join(location)
-    # A missing key stands below the table that has an origin, an item of a list above it.
+    # A missing key is below a table with an origin; an item of a list is above its key.
     around = (o for k, o in origins.items() if k == key or key.startswith(f"{k}.") or k.startswith(f"{key}."))
     origin = next(around, None) or next((o for k, o in origins.items() if k.startswith(f"{location[0]}.")), "file")
     if origin == "environment":
@@ -193,7 +217,7 @@ def _section(name: str) -> type[BaseModel] | None:
 
 
 def _fields_at(path: list[str]) -> list[str]:
-    """The keys that the table at `path` may have."""
+    """Return the keys of the table at `path`."""
     model: Any = Settings
     for part in path:
         if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
@@ -226,7 +250,7 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`below` with `above` laid over it, table by table."""
+    """Return `below` with the values of `above` in their tables."""
     merged = dict(below)
     for key, value in above.items():
         lower = merged.get(key)

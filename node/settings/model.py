@@ -1,7 +1,7 @@
-"""Every default, unit and check of the configuration, in one typed model.
+"""Every key of the configuration with its default, unit and rules, in one typed model.
 
-Read once; each part of the node receives its own section, never the file or the environment. The order of
-precedence is flags, then ``VOXELNODE_SECTION__KEY``, then the TOML file, then the defaults here.
+The configuration is read once. Each part of the node receives its own section, never the file or the environment. Flags
+precede the environment (``VOXELNODE_SECTION__KEY``), which precedes the TOML file, which precedes the defaults here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 AETitle = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")
 ]
-"""An AE title, PS3.5 6.2: 1 to 16 characters, no backslash, no control characters; spaces around it do not count."""
+"""An AE title, PS3.5 6.2: 1 to 16 characters, no backslash, no control characters; spaces around it are removed."""
 
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
 Days = Annotated[float, Field(gt=0, le=36525)]
@@ -32,102 +32,111 @@ HookName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is of this machine alone."""
+    """Whether only this machine can reach an address."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
-class Section(BaseModel):
-    """A table of the configuration: unknown keys are errors, nothing changes after the start."""
+class SettingsSection(BaseModel):
+    """A table of the configuration: unknown keys are errors, and values do not change after the start."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Storage(Section):
-    """[storage]: where everything lies."""
+class Storage(SettingsSection):
+    """[storage]: where the archive, the index and the volumes are."""
 
     root: Path = Field(Path("voxelnode-data"), description="folder of the archive, the index and the volumes")
     reserve_bytes: int = Field(
-        2_000_000_000, ge=0, description="free bytes that must remain on the disk; below it stores are answered 0xA700"
-    )
-    low_bytes: int = Field(
-        4_000_000_000, ge=0, description="free bytes below which new associations are rejected, while open ones go on"
+        2_000_000_000,
+        ge=0,
+        description="free disk space that is never used; below it C-STORE is answered 0xA700 and no conversion begins, "
+        "below twice as much new associations are rejected while open ones may finish",
     )
     overwrite_policy: OverwritePolicy = Field(
         "never",
-        description="other bytes under a SOP Instance UID that is here; never: the first stays, the second goes to "
-        "quarantine; replace: the other way round; keep_both: the first stays, the second is kept in the archive too",
+        description="for an instance with the SOP Instance UID of a stored one but other bytes; never: the stored one "
+        "stays and the new one goes to quarantine; replace: the new one takes its place and the stored one goes to "
+        "quarantine; keep_both: the stored one stays and the new one is archived beside it",
     )
 
+    @property
+    def low_bytes(self) -> int:
+        """Free space below which new associations are rejected, so that open ones can finish above the reserve."""
+        return 2 * self.reserve_bytes
 
-class Dicom(Section):
-    """[dicom]: the listener."""
+
+class Dicom(SettingsSection):
+    """[dicom]: the DICOM listener."""
 
     ae_title: AETitle = Field("VOXELNODE", description="our AE title")
     host: str | None = Field(
-        None, description="address to listen on; unset: 127.0.0.1, or every address once [peers] are configured"
+        None, description="address to listen on; unset: 127.0.0.1, or all addresses if [peers] are configured"
     )
-    port: int = Field(11112, ge=0, le=65535, description="TCP port; 0 takes a free one")
-    require_called_ae_title: bool = Field(False, description="reject associations that call us by another AE title")
-    maximum_pdu_bytes: int = Field(131072, ge=4096, le=1048576, description="largest PDU that we announce and accept")
-    maximum_associations: int = Field(64, ge=1, le=500, description="connections at once, from all addresses")
-    maximum_associations_per_address: int = Field(16, ge=1, le=500, description="connections at once from one address")
+    port: int = Field(11112, ge=0, le=65535, description="TCP port; 0: any free port")
+    require_called_ae_title: bool = Field(False, description="reject associations that call another AE title than ours")
+    maximum_pdu_bytes: int = Field(
+        131072, ge=4096, le=1048576, description="largest PDU that we announce and accept, in bytes"
+    )
+    maximum_associations: int = Field(64, ge=1, le=500, description="simultaneous associations, from all addresses")
+    maximum_associations_per_address: int = Field(
+        16, ge=1, le=500, description="simultaneous associations from one address"
+    )
     maximum_instance_bytes: int = Field(
-        16_000_000_000, ge=1024, description="largest data set; a larger one is answered 0xA700"
+        16_000_000_000, ge=1024, description="largest data set, in bytes; a larger one is answered 0xA700"
     )
-    request_seconds: Seconds = Field(10, description="from connecting until the A-ASSOCIATE-RQ is whole")
-    pdu_seconds: Seconds = Field(30, description="from the first byte of a PDU until it is whole")
+    request_seconds: Seconds = Field(
+        10, description="longest time from the TCP connection to the end of the A-ASSOCIATE-RQ"
+    )
+    pdu_seconds: Seconds = Field(30, description="longest time from the first to the last byte of a PDU")
     response_seconds: Seconds = Field(
-        60, description="longest wait for a peer that we ask: its acceptance, and each of its answers"
+        60, description="longest wait for a peer that we call: for its acceptance, and for each of its answers"
     )
-    idle_seconds: Seconds = Field(300, description="without a PDU, after which an association is aborted")
-    drain_seconds: Seconds = Field(20, description="time that open associations get when the node stops")
-    maximum_pending_connections: int = Field(
-        128, ge=1, le=1000, description="connections that have not asked for an association; the oldest gives way"
-    )
-    maximum_request_bytes: int = Field(131072, ge=4096, le=1048576, description="largest A-ASSOCIATE-RQ")
+    idle_seconds: Seconds = Field(300, description="time without a PDU after which an association is aborted")
+    drain_seconds: Seconds = Field(20, description="time that open associations have to finish when the node stops")
     maximum_query_results: int = Field(
-        100_000, ge=100, le=10_000_000, description="most answers to one C-FIND; a query with more is answered 0xA700"
+        100_000, ge=100, le=10_000_000, description="most matches of one C-FIND; a query with more is answered 0xA700"
     )
-    fast_path: bool = Field(
-        True, description="serve C-STORE while it arrives; false: by pynetdicom, each instance held in memory"
+    maximum_retrieves: int = Field(
+        4, ge=1, le=100, description="simultaneous C-MOVE and C-GET operations; further ones wait"
     )
-    maximum_retrieves: int = Field(4, ge=1, le=100, description="C-MOVE and C-GET operations at once; more wait")
-    commitment_attempts: int = Field(
-        10, ge=1, le=1000, description="tries to report the result of a storage commitment before it is given up"
+    tls_certificate: Path | None = Field(
+        None, description="PEM file of our certificate chain; if set, only TLS connections are accepted"
     )
-    commitment_retry_seconds: Seconds = Field(
-        60, description="wait before the second try; doubles with each further one, up to an hour"
-    )
-    tls_certificate: Path | None = Field(None, description="PEM file of our certificate chain; set: TLS only")
-    tls_key: Path | None = Field(None, description="PEM file of its private key; unset: in the same file")
+    tls_key: Path | None = Field(None, description="PEM file of its private key; unset: in the file of the certificate")
     tls_client_ca: Path | None = Field(
-        None, description="PEM file of the authorities whose client certificates we require; unset: none required"
+        None,
+        description="PEM file of the CAs whose client certificates we require; unset: no client certificate needed",
     )
 
 
-class Peer(Section):
-    """[peers.NAME]: an application entity that may talk to us. With any peer configured, all others are refused."""
+class Peer(SettingsSection):
+    """[peers.NAME]: an application entity that may call us. If any peer is listed, all others are rejected."""
 
-    ae_title: AETitle = Field(description="its AE title, as it calls itself", examples=["CT1"])
+    ae_title: AETitle = Field(description="AE title by which it calls us and is called", examples=["CT1"])
     networks: tuple[IPv4Network | IPv6Network, ...] = Field(
-        (), description='addresses it may come from, such as ["10.1.2.0/24"]; empty: any'
+        (), description='networks that it may connect from, such as ["10.1.2.0/24"]; empty: any'
     )
-    host: str | None = Field(None, description="address where it listens itself, for asking it")
+    host: str | None = Field(
+        None, description="address where it listens; needed for all that we send to it or ask of it"
+    )
     port: int = Field(104, ge=1, le=65535, description="TCP port where it listens")
     may: tuple[Verb, ...] = Field(
         get_args(Verb),
-        description="what it may ask of us: echo, store, query (C-FIND), retrieve (C-MOVE and C-GET), and commit "
+        description="services that it may use: echo, store, query (C-FIND), retrieve (C-MOVE and C-GET), commit "
         "(storage commitment)",
     )
-    tls: bool = Field(False, description="associate with it over TLS; shows [dicom] tls_certificate, if there is one")
+    tls: bool = Field(
+        False, description="call it over TLS, with [dicom] tls_certificate as our client certificate if that is set"
+    )
     tls_ca: Path | None = Field(
-        None, description="PEM file of the authorities that sign its certificate; unset: those of the system"
+        None, description="PEM file of the CAs that may have signed its certificate; unset: the CAs of the system"
     )
     confirm_by_find: bool = Field(
-        False, description="ask it by C-FIND how many instances its series have, and convert as soon as all are here"
+        False,
+        description="ask it by C-FIND how many instances its series have, and convert a series once all have arrived",
     )
 
     @model_validator(mode="after")
@@ -137,118 +146,146 @@ class Peer(Section):
         return self
 
 
-class Series(Section):
-    """[series]: when a series is quiet."""
+class SeriesSettings(SettingsSection):
+    """[series]: when a series is quiet, and is therefore converted."""
 
-    quiet_seconds: Seconds = Field(60, description="without a new instance, after which a series is converted")
+    quiet_seconds: Seconds = Field(60, description="time without a new instance after which a series is converted")
     quiet_seconds_by_calling_ae_title: dict[str, Seconds] = Field(
         {}, description="the same for single senders, such as { SLOWPACS = 300 }"
     )
     aborted_grace_seconds: Seconds = Field(
-        300, description="the same after an association that was not released: its sender may come back"
+        300,
+        description="the same after an association that was not released: its sender may connect again and go on",
     )
     force_complete_after_seconds: Seconds = Field(
-        5400, description="since the first instance, after which a series is converted although more still come"
+        5400,
+        description="time since the first instance after which a series is converted even if instances still arrive",
     )
     study_quiet_seconds: Seconds = Field(
-        900, description="since the last conversion, after which a study is quiet, if none of its series is open"
+        900,
+        description="time since the last conversion after which a study is quiet, if no series of it waits for another",
     )
 
 
-class Convert(Section):
-    """[convert]: what becomes of a quiet series."""
+class Convert(SettingsSection):
+    """[convert]: what is made of a quiet series, and within which limits."""
 
-    formats: tuple[VolumeFormat, ...] = Field(("nifti", "mhd"), min_length=1, description="files written of a volume")
-    compress: bool = Field(True, description=".nii.gz and .zraw rather than .nii and .raw")
-    thumbnails: bool = Field(True, description="a PNG of the middle slice beside each volume")
-    thumbnail_pixels: int = Field(256, ge=16, le=4096, description="longest side of a thumbnail")
-    previews: bool = Field(False, description="a PNG of three orthogonal planes beside each volume")
-    projections: bool = Field(False, description="PNGs of the MIP and the MinIP along three axes; of a head, a face")
-    montages: bool = Field(False, description="a PNG of many slices beside each volume")
-    montage_step: int = Field(5, ge=1, description="a montage shows every so manieth slice")
-    body_masks: bool = Field(False, description="a label volume of the body beside each CT")
-    suv: bool = Field(False, description="a volume of standardised uptake values (body weight) beside each PET")
-    workers: int = Field(1, ge=1, le=64, description="series converted at once, each in its own process")
-    memory_bytes: int = Field(8_000_000_000, ge=500_000_000, description="address space of one conversion")
-    cpu_seconds: int = Field(900, ge=1, description="processor time of one conversion")
-    deadline_seconds: Seconds = Field(1800, description="wall time of one conversion")
-    attempts: int = Field(3, ge=1, le=100, description="tries of a crashed conversion before the series is set aside")
-    retry_seconds: Seconds = Field(30, description="wait before the second try; doubles with each further one")
+    formats: tuple[VolumeFormat, ...] = Field(("nifti", "mhd"), min_length=1, description="file formats of each volume")
+    compress: bool = Field(True, description="write .nii.gz and .zraw instead of .nii and .raw")
+    thumbnails: bool = Field(True, description="write a PNG of the middle slice beside each volume")
+    thumbnail_pixels: int = Field(256, ge=16, le=4096, description="long side of a thumbnail, in pixels")
+    previews: bool = Field(False, description="write a PNG of three orthogonal planes beside each volume")
+    projections: bool = Field(
+        False,
+        description="write PNGs of the maximum and minimum intensity projections along three axes; those of a head "
+        "show the face",
+    )
+    montages: bool = Field(False, description="write a PNG of every fifth slice beside each volume")
+    body_masks: bool = Field(False, description="write a label volume of the body beside each CT volume")
+    suv: bool = Field(
+        False, description="write a volume of standardised uptake values (body weight) beside each PET volume"
+    )
+    workers: int = Field(1, ge=1, le=64, description="series converted at the same time, each in its own process")
+    memory_bytes: int = Field(
+        8_000_000_000, ge=500_000_000, description="address space of the process of one conversion, in bytes"
+    )
+    deadline_seconds: Seconds = Field(
+        1800, description="longest time of one conversion; its processor time is limited to the same"
+    )
+    attempts: int = Field(
+        3, ge=1, le=100, description="attempts at a conversion that crashes before the series has failed"
+    )
     keep_superseded_hours: float = Field(
-        24, ge=0, description="time that the files of a conversion stay after a newer one took its place"
+        24, ge=0, description="time that the files of a conversion are kept after a newer conversion replaced them"
     )
 
 
-class Retention(Section):
-    """[retention]: what is deleted by itself, whole studies only; by default nothing ever is."""
+class RetentionSettings(SettingsSection):
+    """[retention]: which studies are deleted automatically, always as a whole; by default none."""
 
     days: Days | None = Field(
-        None, description="after which a study that has not grown is deleted with all that was made of it; unset: never"
+        None,
+        description="time without a new instance after which a study is deleted with its volumes; unset: never",
     )
     days_by_calling_ae_title: dict[str, Days | Literal["never"]] = Field(
         {}, description='the same for single senders, such as { CT1 = 30, RESEARCH = "never" }'
     )
     maximum_studies: int | None = Field(
-        None, ge=1, description="how many studies are kept; the one that has not grown for longest goes; unset: all"
+        None,
+        ge=1,
+        description="most studies that are kept; beyond that the study without a new instance for longest is deleted; "
+        "unset: no limit",
     )
     only_converted: bool = Field(
-        True, description="keep a study while a series of it waits for its conversion, was refused or failed"
+        True, description="keep a study while any of its series waits for its conversion, was refused or failed"
     )
-    dry_run: bool = Field(False, description="only tell in the log what would be deleted")
+    dry_run: bool = Field(False, description="only log what would be deleted")
 
     @property
     def is_active(self) -> bool:
-        """Whether any rule may let something go."""
+        """Whether any rule may delete a study."""
         return self.days is not None or bool(self.days_by_calling_ae_title) or self.maximum_studies is not None
 
 
-class Audit(Section):
-    """[audit]: who stored, deleted and changed what: audit.jsonl in the root; it names patients."""
+class AuditSettings(SettingsSection):
+    """[audit]: the record of who stored, read, changed and deleted what, audit.jsonl in the root; it names patients."""
 
     syslog: str | None = Field(
-        None, description="where every line goes too: HOST:PORT (UDP), or the path of a socket such as /dev/log"
+        None,
+        description="where each line is sent as well: HOST:PORT (UDP), or the path of a socket such as /dev/log",
     )
 
 
-class Web(Section):
+class Web(SettingsSection):
     """[web]: pages, REST and DICOMweb over HTTP."""
 
-    enabled: bool = Field(True, description="serve them at all")
-    host: str = Field("127.0.0.1", description="address to listen on; beyond loopback every request needs an account")
-    port: int = Field(8080, ge=0, le=65535, description="TCP port; 0 takes a free one")
+    enabled: bool = Field(True, description="serve HTTP at all")
+    host: str = Field(
+        "127.0.0.1", description="address to listen on; on any but a loopback address every request needs an account"
+    )
+    port: int = Field(8080, ge=0, le=65535, description="TCP port; 0: any free port")
     authentication: Literal["auto", "always", "never"] = Field(
         "auto",
-        description="whether requests need an account (`voxelnode account add`); auto: unless host is loopback; "
-        "always: behind a reverse proxy, and on a machine that several people use",
+        description="whether requests need an account (`voxelnode account add`); auto: unless host is a loopback "
+        "address and there are no trusted_proxies; always: for a reverse proxy that is not listed there, and for a "
+        "machine with several users",
     )
     allowed_hosts: tuple[str, ...] = Field(
         (),
-        description='names under which clients reach us, such as ["pacs.example.org"]; IP addresses, localhost and the '
-        "name of this machine always are",
+        description='host names by which clients reach us, such as ["pacs.example.org"]; IP addresses, localhost and '
+        "the name of this machine are always allowed",
     )
     cors_origins: tuple[Annotated[str, StringConstraints(pattern=r"^https?://[^/*]+$")], ...] = Field(
         (),
-        description='web pages elsewhere whose scripts may ask us with a token, such as ["https://viewer.example.org"]',
+        description="other web sites whose scripts may send requests with a token, such as "
+        '["https://viewer.example.org"]',
     )
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
         (),
-        description="addresses of reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are believed, such as "
-        '["127.0.0.1"]; with any, every request needs an account unless authentication is never',
+        description="addresses of reverse proxies whose X-Forwarded-For and X-Forwarded-Proto we believe, such as "
+        '["127.0.0.1"]; if any is listed, every request needs an account unless authentication is never',
     )
-    session_hours: float = Field(12, gt=0, le=720, description="time without a request, after which a login is over")
-    tls_certificate: Path | None = Field(None, description="PEM file of our certificate chain; set: HTTPS only")
-    tls_key: Path | None = Field(None, description="PEM file of its private key; unset: in the same file")
-    maximum_connections: int = Field(200, ge=4, le=10_000, description="connections at once; more are answered 503")
-    maximum_connections_per_address: int = Field(
-        100, ge=2, le=10_000, description="connections at once from one address that is none of trusted_proxies"
+    session_hours: float = Field(12, gt=0, le=720, description="time without a request after which a login ends")
+    tls_certificate: Path | None = Field(
+        None, description="PEM file of our certificate chain; if set, only HTTPS is served"
+    )
+    tls_key: Path | None = Field(None, description="PEM file of its private key; unset: in the file of the certificate")
+    maximum_connections: int = Field(
+        200,
+        ge=4,
+        le=10_000,
+        description="simultaneous connections, of which one address may have half unless it is a trusted proxy; "
+        "further ones are answered 503 or closed",
     )
     maximum_upload_bytes: int = Field(
-        16_000_000_000, ge=1_000_000, description="largest body of a STOW-RS request; a larger one is answered 413"
+        16_000_000_000,
+        ge=1_000_000,
+        description="largest body of a STOW-RS request, in bytes; a larger one is answered 413",
     )
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine can reach us, as far as the configuration tells."""
+        """Whether only this machine can reach us, as far as the configuration shows."""
         return is_loopback(self.host) and not self.trusted_proxies
 
     @property
@@ -257,20 +294,21 @@ class Web(Section):
         return self.authentication == "always" or (self.authentication == "auto" and not self.is_local)
 
 
-class Hook(Section):
-    """[hooks.NAME]: who is told what happened once it is committed, by exactly one of url, command and plugin."""
+class HookSettings(SettingsSection):
+    """[hooks.NAME]: a receiver of messages about events, after their commit; exactly one of url, command and plugin."""
 
-    on: tuple[HookEvent, ...] = Field(min_length=1, description="what is told", examples=[["volume-written"]])
+    on: tuple[HookEvent, ...] = Field(min_length=1, description="events to send", examples=[["volume-written"]])
     url: str | None = Field(
         None,
-        description="address that a JSON message is posted to, https or http",
+        description="https or http address that each message is posted to, as JSON",
         examples=["https://pipeline.example.org/told"],
     )
     secret_file: Path | None = Field(
-        None, description="file with the secret that messages are signed with: whsec_ and 24 to 64 bytes in base64"
+        None, description="file with the secret that signs messages: whsec_ and 24 to 64 bytes in base64"
     )
     ca_file: Path | None = Field(
-        None, description="PEM file of an authority that signed the certificate of the url, besides those of the system"
+        None,
+        description="PEM file of a CA that may have signed the certificate of the url, besides those of the system",
     )
     command: tuple[str, ...] = Field(
         (),
@@ -278,17 +316,15 @@ class Hook(Section):
         '["/usr/local/bin/segment", "{path}"]; the message is its standard input',
     )
     plugin: str | None = Field(None, description='name of an entry point in the group "voxelnode.plugins"')
-    calling_ae_titles: tuple[AETitle, ...] = Field((), description="only of what these senders sent; empty: of all")
-    include_patient: bool = Field(False, description="whether messages name the patient")
-    timeout_seconds: Seconds = Field(30, description="for one attempt, after which it has failed")
-    attempts: int = Field(12, ge=1, le=1000, description="tries before a message is given up")
-    retry_seconds: Seconds = Field(
-        10, description="wait before the second try; doubles with each further one, up to an hour"
+    calling_ae_titles: tuple[AETitle, ...] = Field(
+        (), description="send only events about instances of these senders; empty: of all senders"
     )
-    maximum_per_second: float = Field(50, gt=0, le=10000, description="messages a second at most")
+    include_patient: bool = Field(False, description="include ID, name, birth date and sex of the patient in messages")
+    timeout_seconds: Seconds = Field(30, description="time after which an attempt has failed")
+    attempts: int = Field(12, ge=1, le=1000, description="attempts to deliver a message before it is given up")
 
     @model_validator(mode="after")
-    def _has_one_way_to_tell(self) -> Hook:
+    def _has_one_channel(self) -> HookSettings:
         if [self.url is not None, bool(self.command), self.plugin is not None].count(True) != 1:
             raise ValueError("exactly one of url, command and plugin must be given")
         if self.url is None and (self.secret_file or self.ca_file):
@@ -296,7 +332,7 @@ class Hook(Section):
         return self
 
     @model_validator(mode="after")
-    def _reaches_an_address(self) -> Hook:
+    def _reaches_an_address(self) -> HookSettings:
         if self.url is None:
             return self
         parts = urlsplit(self.url)
@@ -309,59 +345,57 @@ class Hook(Section):
         return self
 
     @model_validator(mode="after")
-    def _names_placeholders(self) -> Hook:
+    def _names_placeholders(self) -> HookSettings:
         for name in {name for argument in self.command for name in PLACEHOLDER.findall(argument)}:
             events = PLACEHOLDERS.get(name)
             if events is None:
                 raise ValueError(f"unknown placeholder {{{name}}} in command; known: {', '.join(PLACEHOLDERS)}")
             if lacking := [event for event in self.on if event not in events]:
-                raise ValueError(f"{{{name}}} in command is not told of {', '.join(lacking)}")
+                raise ValueError(f"{{{name}}} in command is not in messages of {', '.join(lacking)}")
         if self.command and PLACEHOLDER.search(self.command[0]):
             raise ValueError("the program in command must be the same for every message")
         return self
 
 
 PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
-"""Stands in the command of a hook for a value of the message."""
+"""A placeholder in the command of a hook, replaced by a value of the message."""
 
-_OF_SERIES: tuple[HookEvent, ...] = ("series-quiet", "volume-written", "volume-superseded", "series-failed")
+_SERIES_EVENTS: tuple[HookEvent, ...] = ("series-quiet", "volume-written", "volume-superseded", "series-failed")
 PLACEHOLDERS: Mapping[str, tuple[HookEvent, ...]] = {
     "id": get_args(HookEvent),
     "event": get_args(HookEvent),
     "study_instance_uid": get_args(HookEvent),
-    "series_instance_uid": ("instance-stored", *_OF_SERIES),
+    "series_instance_uid": ("instance-stored", *_SERIES_EVENTS),
     "sop_instance_uid": ("instance-stored",),
-    "revision": _OF_SERIES,
+    "revision": _SERIES_EVENTS,
     "path": ("instance-stored", "volume-written"),
     "folder": ("volume-written",),
 }
-"""Which there are, and of which events they are told."""
+"""Names of placeholders, and the events whose messages have them."""
 
 
-class Log(Section):
-    """[log]: the diagnostic log, on standard error; it never holds patient data."""
+class Log(SettingsSection):
+    """[log]: the diagnostic log on standard error; it contains no patient data."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level that is shown")
-    format: Literal["auto", "console", "json"] = Field(
-        "auto", description="auto: console on a terminal, else JSON lines"
-    )
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level to log")
+    format: Literal["auto", "console", "json"] = Field("auto", description="auto: console on a terminal, else json")
 
 
-class Settings(Section):
+class Settings(SettingsSection):
     """The whole configuration."""
 
     storage: Storage = Storage()
     dicom: Dicom = Dicom()
     peers: dict[str, Peer] = {}
-    series: Series = Series()
+    series: SeriesSettings = SeriesSettings()
     convert: Convert = Convert()
-    retention: Retention = Retention()
-    audit: Audit = Audit()
+    retention: RetentionSettings = RetentionSettings()
+    audit: AuditSettings = AuditSettings()
     web: Web = Web()
-    hooks: dict[HookName, Hook] = {}
+    hooks: dict[HookName, HookSettings] = {}
     log: Log = Log()
 
     @property
     def bind_host(self) -> str:
-        """The address to listen on: loopback only, unless it is asked for or peers are configured."""
+        """The address to listen on: 127.0.0.1, unless host is set or peers are configured."""
         return self.dicom.host or ("0.0.0.0" if self.peers else "127.0.0.1")

@@ -236,7 +236,7 @@ class Listener(socket.socket):
     def __init__(self, bound: socket.socket, web: Web) -> None:
         super().__init__(bound.family, bound.type, bound.proto, fileno=bound.detach())
         self._most = web.maximum_connections + SPARE_CONNECTIONS
-        self._most_of_address = web.maximum_connections_per_address
+        self._most_of_address = web.maximum_connections // 2  # so that one address leaves room for the others
         self._proxies = web.trusted_proxies
         self._taken: list[tuple[socket.socket, str]] = []
 

@@ -20,7 +20,6 @@ class WriteOptions:
     previews: bool = False
     projections: bool = False
     montages: bool = False
-    montage_step: int = 5
     body_masks: bool = False
     suv: bool = False
 

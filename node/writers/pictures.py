@@ -21,6 +21,9 @@ PLANE_PIXELS = 512
 TILE_PIXELS = 128
 """Long side, at most, of one slice in a montage."""
 
+MONTAGE_STEP = 5
+"""A montage shows every fifth slice."""
+
 GAP_PIXELS = 2
 
 UNTRUE = (Geometry.SHEARED, Geometry.IRREGULAR)
@@ -39,7 +42,7 @@ def write_pictures(volume: Volume, folder: Path, stem: str, options: WriteOption
         small = resized(rendering.thumbnail(volume, shades), options.thumbnail_pixels)
         written.append(_write(small, folder / f"{stem}_thumbnail.png", Kind.THUMBNAIL))
     if volume.shape[2] > 1 and options.montages:
-        tiles = [resized(each, TILE_PIXELS) for each in rendering.montage(volume, shades, options.montage_step)]
+        tiles = [resized(each, TILE_PIXELS) for each in rendering.montage(volume, shades, MONTAGE_STEP)]
         columns = int(np.ceil(np.sqrt(len(tiles))))
         written.append(_write(arranged(tiles, columns), folder / f"{stem}_montage.png", Kind.MONTAGE))
     if volume.shape[2] == 1 or volume.affine_lps is None or volume.geometry in UNTRUE:

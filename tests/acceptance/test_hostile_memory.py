@@ -98,7 +98,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, s
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.{number}.1.1"
         dcmwrite(folder / "media" / f"{number}.dcm", ds, enforce_file_format=True)
         del ds
-    store = Repository(Settings(storage=Storage(root=folder / "root", reserve_bytes=0, low_bytes=0)))
+    store = Repository(Settings(storage=Storage(root=folder / "root", reserve_bytes=0)))
     assert import_instances([folder / "media"], store.ingest).stored == len(hostile)
     store.close()
     with Served(folder / "root", VOXELNODE_STORAGE__RESERVE_BYTES="0", VOXELNODE_STORAGE__LOW_BYTES="0",

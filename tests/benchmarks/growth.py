@@ -77,7 +77,7 @@ def main() -> None:
     part = options.instances // LINES
     print("   instances   per second   ms of processor   MB resident   MB of index")
     try:
-        settings = Settings(storage=Storage(root=folder / "root", reserve_bytes=0, low_bytes=0))
+        settings = Settings(storage=Storage(root=folder / "root", reserve_bytes=0))
         with open_for_import(settings) as ingest, ThreadPoolExecutor(THREADS) as threads:
             coming = data_sets(options.instances)
             for line in range(LINES):

@@ -1,6 +1,6 @@
 """How fast the node receives, beside other receivers, in turns within one run: only the ratios count.
 
-    python tests/benchmarks/receive.py [--rounds N] [--only NAME ...] [--no-fast-path]
+    python tests/benchmarks/receive.py [--rounds N] [--only NAME ...]
 
 The node runs as it does at a site (sync, index, digest, quiet state), Debian's Orthanc with its defaults (SQLite,
 synced storage), `storescp --fork` without any of it.  Senders are DCMTK's `storescu`, without Nagle's algorithm
@@ -124,11 +124,10 @@ def running(command: list[str], port: int, nodelay: str, **environment: str) -> 
 
 
 @contextmanager
-def voxelnode(folder: Path, nodelay: str, fast_path: bool = True) -> Iterator[int]:
+def voxelnode(folder: Path, nodelay: str) -> Iterator[int]:
     port = free_port()
     environment = {
         "VOXELNODE_SERIES__QUIET_SECONDS": "3600",
-        "VOXELNODE_DICOM__FAST_PATH": str(fast_path),
         "VOXELNODE_LOG__LEVEL": "warning",
         "VOXELNODE_WEB__PORT": "0",
     }
@@ -174,7 +173,6 @@ def main() -> None:
     options = parser.parse_args()
     receivers: dict[str, Callable[[Path, str], AbstractContextManager[int]]] = {
         "voxelnode": voxelnode,
-        "pynetdicom path": lambda folder, nodelay: voxelnode(folder, nodelay, False),
         "orthanc": orthanc,
         "storescp": storescp,
     }

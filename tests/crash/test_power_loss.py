@@ -36,7 +36,7 @@ class Session:
         """What is wrong after a power cut just before sync `number` (or in the end, when there is none)."""
         until = self.syncs[number].began if number < len(self.syncs) else float("inf")
         leave(self.syncs[:number], self.disk.root, place)
-        storage = Storage(root=place / "root", reserve_bytes=0, low_bytes=0)
+        storage = Storage(root=place / "root", reserve_bytes=0)
         with Repository(Settings(storage=storage)):
             return Checker(place / "root").problems(self.journal, until)
 

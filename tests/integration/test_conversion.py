@@ -28,7 +28,7 @@ from tests import make
 from tests.integration.conftest import Clock, Root
 
 OPTIONS = write_options(Convert())
-LIMITS = Limits(memory_bytes=8 << 30, cpu_seconds=60, deadline_seconds=60)
+LIMITS = Limits(memory_bytes=8 << 30, deadline_seconds=60)
 
 
 def rows(root: Root, query: str, **values: Any) -> list[dict[str, Any]]:
@@ -233,10 +233,10 @@ def test_a_crashing_series_is_tried_again_later_and_then_set_aside_with_its_reas
     [ds] = make.ct_series(1)
     root.take(ds)
     claimed = claim(root)
-    assert root.index.record_crash(claimed, "ended by SIGSEGV", attempts=2, retry_seconds=30, now=root.clock())
+    assert root.index.record_crash(claimed, "ended by SIGSEGV", attempts=2, now=root.clock())
     assert root.index.claim_due_series(root.clock() + dt.timedelta(seconds=29)) is None
     claimed = claim(root)
-    assert not root.index.record_crash(claimed, "ended by SIGSEGV", attempts=2, retry_seconds=30, now=root.clock())
+    assert not root.index.record_crash(claimed, "ended by SIGSEGV", attempts=2, now=root.clock())
     [series] = rows(root, "SELECT state, error, attempts FROM v_series")
     assert series == {"state": "failed", "error": "ended by SIGSEGV", "attempts": 2}
     [failure] = rows(root, "SELECT reason, detail FROM v_failures")

@@ -26,7 +26,7 @@ FAR = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(storage=Storage(root=tmp_path / "root", reserve_bytes=0, low_bytes=0))
+    return Settings(storage=Storage(root=tmp_path / "root", reserve_bytes=0))
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ def test_a_backup_that_is_made_while_the_node_receives_restores_everything_in_it
             shutil.copytree(settings.storage.root / name, copy / name)
         receiver.join()
     assert was_receiving
-    restored = Settings(storage=Storage(root=copy, reserve_bytes=0, low_bytes=0))
+    restored = Settings(storage=Storage(root=copy, reserve_bytes=0))
     with reading(copy) as index:
         rows = len(index.rows("SELECT 1 FROM v_images"))
     assert rows >= 33
@@ -246,5 +246,5 @@ def test_files_copied_before_the_index_leave_rows_without_files(settings: Settin
         shutil.copytree(settings.storage.root / "objects", copy / "objects")
         take(store.ingest, new_series(3))
         backup(settings.storage.root / "index.sqlite", copy / "index.sqlite")
-    with Repository(Settings(storage=Storage(root=copy, reserve_bytes=0, low_bytes=0))) as store:
+    with Repository(Settings(storage=Storage(root=copy, reserve_bytes=0))) as store:
         assert store.recovered.missing == 3

@@ -20,9 +20,9 @@ from node.lifecycle.deletion import Order, delete
 from node.metrics import Metrics
 from node.notify.message import Message
 from node.notify.notifier import Notifier, outlet_of
-from node.notify.worker import Courier, wait_seconds
+from node.notify.worker import Courier, jittered_wait_seconds
 from node.receive.ingest import Origin
-from node.settings.model import Convert, Hook
+from node.settings.model import Convert, HookSettings
 from node.writers.options import write_options
 from tests import make
 from tests.integration.conftest import Root
@@ -47,7 +47,7 @@ def start(root: Root, audit: Audit) -> Iterator[Start]:
     outlets: list[Any] = []
 
     def begin(receiver: Receiver, on: tuple[str, ...] = ALL, **options: Any) -> Courier:
-        hook = Hook(on=on, url=receiver.url, maximum_per_second=10000, **options)  # type: ignore[arg-type]
+        hook = HookSettings(on=on, url=receiver.url, **options)  # type: ignore[arg-type]
         root.index.begin_hooks({"one": "instance-stored" in on})
         outlets.append(outlet_of("one", hook))
         return Courier("one", hook, outlets[-1], root.index, Metrics(), audit, "VOXELNODE", root.clock)
@@ -149,17 +149,17 @@ def test_single_instances_cost_no_row_unless_they_fail(root: Root, start: Start)
 
 def test_what_failed_is_told_again_later_under_the_same_id(root: Root, start: Start) -> None:
     with Receiver(refusing(500, 503)) as receiver:
-        courier = start(receiver, ("volume-written",), retry_seconds=10)
+        courier = start(receiver, ("volume-written",))
         take(root, make.ct_series(3))
         settle(root)
         courier.work()
         assert not courier.work()
-        root.clock.move(10)
+        root.clock.move(30)
         courier.work()
-        root.clock.move(10)
+        root.clock.move(30)
         courier.work()
         assert len(receiver.received) <= 3
-        root.clock.move(10)
+        root.clock.move(30)
         courier.work()
         assert len(receiver.received) == 3
         assert len({one.headers["webhook-id"] for one in receiver.received}) == 1
@@ -215,7 +215,7 @@ def test_a_message_is_given_up_after_its_attempts_and_a_person_may_have_it_tried
     assert (row["state"], row["attempts"]) == ("delivered", 1)
 
 
-@pytest.mark.parametrize(("asked", "least", "most"), [("120", 120, 121), ("99999999", 3600, 3600), ("soon", 5, 10)])
+@pytest.mark.parametrize(("asked", "least", "most"), [("120", 120, 121), ("99999999", 3600, 3600), ("soon", 15, 30)])
 def test_the_other_side_may_ask_to_be_left_alone_for_an_hour_at_most(
     root: Root, start: Start, asked: str, least: float, most: float
 ) -> None:
@@ -230,8 +230,8 @@ def test_the_other_side_may_ask_to_be_left_alone_for_an_hour_at_most(
 
 
 def test_waits_double_up_to_an_hour_and_are_never_all_the_same() -> None:
-    for attempts, longest in ((1, 10), (2, 20), (5, 160), (9, 2560), (10, 3600), (500, 3600)):
-        waits = {wait_seconds(attempts, 10, None) for _ in range(50)}
+    for attempts, longest in ((1, 30), (2, 60), (5, 480), (7, 1920), (8, 3600), (500, 3600)):
+        waits = {jittered_wait_seconds(attempts, None) for _ in range(50)}
         assert longest / 2 <= min(waits) <= max(waits) <= longest
         assert len(waits) > 1
 
@@ -253,7 +253,7 @@ def test_what_was_deleted_is_told_no_more(root: Root, start: Start) -> None:
 
 def test_what_a_command_wrote_of_a_study_goes_with_the_study(root: Root, audit: Audit) -> None:
     series, other = make.ct_series(1), make.ct_series(1)
-    hook = Hook(on=("series-quiet",), command=("echo", "Nemo^Captain"))
+    hook = HookSettings(on=("series-quiet",), command=("echo", "Nemo^Captain"))
     root.index.begin_hooks({"one": False})
     courier = Courier("one", hook, outlet_of("one", hook), root.index, Metrics(), audit, "VOXELNODE", root.clock)
     take(root, [*series, *other])
@@ -451,7 +451,9 @@ def test_a_hook_that_wants_instances_from_now_on_is_not_told_of_earlier_ones(roo
 def test_a_slow_hook_holds_up_no_other_and_a_stop_does_not_wait_for_it(root: Root, audit: Audit) -> None:
     never = threading.Event()
     with Receiver(lambda received: Answer(after=never)) as slow, Receiver() as quick:
-        hooks = {name: Hook(on=("instance-stored",), url=one.url) for name, one in (("slow", slow), ("quick", quick))}
+        hooks = {
+            name: HookSettings(on=("instance-stored",), url=one.url) for name, one in (("slow", slow), ("quick", quick))
+        }
         outlets = {name: outlet_of(name, hook) for name, hook in hooks.items()}
         notifier = Notifier(hooks, outlets, root.index, Metrics(), audit, "VOXELNODE")
         notifier.start()

@@ -135,7 +135,7 @@ def test_a_series_whose_converter_crashes_has_a_verdict_too(root: Root) -> None:
     root.clock.move(61)
     claimed = due(root)
     assert claimed is not None
-    assert not root.index.record_crash(claimed, "ended by SIGSEGV", attempts=1, retry_seconds=1, now=root.clock())
+    assert not root.index.record_crash(claimed, "ended by SIGSEGV", attempts=1, now=root.clock())
     assert verdict(root) == ("incomplete", "headers", 5, 2)
     assert events(root) == ["series-quiet", "series-failed"]
 

@@ -11,8 +11,7 @@ from node.conversion.pipeline import convert, convert_series
 from node.index.database import reading
 from node.lifecycle.retention import Retention
 from node.receive.ingest import Origin
-from node.settings.model import Convert
-from node.settings.model import Retention as Rules
+from node.settings.model import Convert, RetentionSettings
 from node.writers.options import write_options
 from tests import make
 from tests.integration.conftest import Root
@@ -23,7 +22,7 @@ DAY = 86400
 
 def retention(root: Root, **rules: Any) -> Retention:
     audit = Audit(root.folder, "VOXELNODE", now=root.clock)
-    return Retention(root.archive, root.index, audit, Rules(**rules), root.clock)
+    return Retention(root.archive, root.index, audit, RetentionSettings(**rules), root.clock)
 
 
 def take_study(root: Root, title: str = "CT1", **attributes: Any) -> str:

@@ -20,7 +20,7 @@ from tests import make
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Repository]:
-    with Repository(Settings(storage=Storage(root=tmp_path / "root", reserve_bytes=0, low_bytes=0))) as store:
+    with Repository(Settings(storage=Storage(root=tmp_path / "root", reserve_bytes=0))) as store:
         yield store
 
 

@@ -114,11 +114,6 @@ class Running:
         return until(lambda: self.count("connections") == 0)
 
 
-@pytest.fixture(params=[True, False], ids=["fast path", "pynetdicom"])
-def fast_path(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
-
-
 @pytest.fixture
 def start_node(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """Start a node; keyword arguments are keys of [dicom], `peers` the table of peers."""
@@ -156,9 +151,9 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., Running]]:
 
 
 @pytest.fixture
-def node(start_node: Callable[..., Running], fast_path: bool) -> Running:
+def node(start_node: Callable[..., Running]) -> Running:
     """A node with everything by default."""
-    return start_node(fast_path=fast_path)
+    return start_node()
 
 
 def associate(node: Acceptor, *contexts: Any, title: str = "GOOD", **options: Any) -> Any:

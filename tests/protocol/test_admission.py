@@ -6,6 +6,9 @@ import ipaddress
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+from node.association import admission
 from node.settings.model import Peer
 from tests.protocol.conftest import Raw, Running, associate, associate_rq, echo_seconds, pdu, until
 
@@ -87,9 +90,12 @@ def test_another_protocol_version_is_rejected(start_node: Callable[..., Running]
     assert (answer[0], *answer[1][1:4]) == (3, 1, 2, 2)
 
 
-def test_silent_sockets_cannot_lock_others_out(start_node: Callable[..., Running], fast_path: bool) -> None:
+def test_silent_sockets_cannot_lock_others_out(
+    start_node: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
     # A plain pynetdicom acceptor answers nobody any more after ten of them.
-    node = start_node(fast_path=fast_path, maximum_pending_connections=20)
+    monkeypatch.setattr(admission, "MAX_PENDING_CONNECTIONS", 20)
+    node = start_node()
     silent = [Raw(node) for _ in range(60)]
     try:
         assert echo_seconds(node) < 2

@@ -178,8 +178,8 @@ def test_the_cuts_of_tcp_do_not_matter(node: Running, step: int) -> None:
 
 
 @pytest.mark.parametrize("size", [4096, 131072, 1048576])
-def test_pdus_of_any_announced_size_pass(start_node: Callable[..., Running], fast_path: bool, size: int) -> None:
-    node = start_node(fast_path=fast_path, maximum_pdu_bytes=size)
+def test_pdus_of_any_announced_size_pass(start_node: Callable[..., Running], size: int) -> None:
+    node = start_node(maximum_pdu_bytes=size)
     ds = instance()
     ds.add_new(0x7FE00010, "OW", bytes(range(256)) * 8192)
     data = data_set_bytes(ds)

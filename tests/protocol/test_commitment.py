@@ -175,10 +175,11 @@ def test_more_references_than_are_looked_up_at_once_are_all_reported(
 
 
 def test_a_result_that_nobody_takes_is_tried_again(
-    start_node: Callable[..., Running], asker: Asker, tmp_path: Path
+    start_node: Callable[..., Running], asker: Asker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("node.retries.FIRST_WAIT_SECONDS", 0.2)
     asker.status = 0x0110
-    node = start_node(peers=peers(asker), commitment_retry_seconds=0.2)
+    node = start_node(peers=peers(asker))
     series = stored(node, ct_series(1), tmp_path)
     asker.ask(node, references(series))
     assert asker.came.wait(DEADLINE_SECONDS)
@@ -188,10 +189,12 @@ def test_a_result_that_nobody_takes_is_tried_again(
 
 
 def test_a_result_is_given_up_after_its_tries_and_the_remedy_is_told(
-    start_node: Callable[..., Running], tmp_path: Path
+    start_node: Callable[..., Running], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("node.retries.FIRST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("node.association.services.commitment_results.MAX_ATTEMPTS", 3)
     asker = Asker(port=1)
-    node = start_node(peers=peers(asker), commitment_retry_seconds=0.05, commitment_attempts=3)
+    node = start_node(peers=peers(asker))
     series = stored(node, ct_series(1), tmp_path)
     asker.ask(node, references(series))
     row = settled(node, "given-up")
@@ -202,9 +205,12 @@ def test_a_result_is_given_up_after_its_tries_and_the_remedy_is_told(
     assert "[peers]" in told["remedy"]
 
 
-def test_what_is_owed_survives_a_restart(start_node: Callable[..., Running], asker: Asker, tmp_path: Path) -> None:
+def test_what_is_owed_survives_a_restart(
+    start_node: Callable[..., Running], asker: Asker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.retries.FIRST_WAIT_SECONDS", 1)
     absent = Asker(port=1)
-    node = start_node(peers=peers(absent), commitment_retry_seconds=1)
+    node = start_node(peers=peers(absent))
     series = stored(node, ct_series(1), tmp_path)
     absent.ask(node, references(series))
     assert until(lambda: node.rows(COMMITMENTS)[0]["attempts"] == 1)

@@ -92,16 +92,14 @@ class Held:
         return arrival
 
 
-def test_stopping_at_once_loses_nothing_that_was_acknowledged(
-    start_node: Callable[..., Running], fast_path: bool
-) -> None:
+def test_stopping_at_once_loses_nothing_that_was_acknowledged(start_node: Callable[..., Running]) -> None:
     holds: list[Held] = []
 
     def hold(real: Any) -> Held:
         holds.append(Held(real))
         return holds[0]
 
-    node = start_node(fast_path=fast_path, ingest=hold)
+    node = start_node(ingest=hold)
     ds = instance()
     with Raw(node).associate() as peer:
         peer.send(p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID))) + p_data(pdv(1, 2, data_set_bytes(ds))))

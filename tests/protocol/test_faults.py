@@ -74,9 +74,9 @@ class GoodPeer:
 
 
 @pytest.fixture
-def guarded(start_node: Callable[..., Running], fast_path: bool, tmp_path: Path) -> Iterator[Running]:
+def guarded(start_node: Callable[..., Running], tmp_path: Path) -> Iterator[Running]:
     """A node with short deadlines, and the oracle."""
-    node = start_node(fast_path=fast_path, **SHORT)
+    node = start_node(**SHORT)
     assert echo_seconds(node) < 2
     assert node.settled()
     threads, files, memory = thread_count(), open_files(), resident_bytes()
@@ -365,8 +365,7 @@ def test_a_data_set_that_never_ends_is_aborted_when_nothing_more_comes(guarded: 
 def test_a_peer_that_leaves_within_an_instance_leaves_no_file(guarded: Running, way: str) -> None:
     peer = Raw(guarded).associate()
     peer.send(store_head() + p_data(pdv(1, 0, bytes(100000))))
-    if guarded.listener.dicom.fast_path:
-        assert until(lambda: len(guarded.part_files()) == 1)
+    assert until(lambda: len(guarded.part_files()) == 1)
     if way == "reset":
         peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     elif way == "abort":
@@ -518,10 +517,8 @@ def test_the_same_instance_twice_is_stored_once(guarded: Running) -> None:
     assert len(list(guarded.root.rglob("*.dcm"))) == 1
 
 
-def test_twenty_senders_of_one_instance_leave_one_row_and_lose_no_bytes(
-    start_node: Callable[..., Running], fast_path: bool
-) -> None:
-    node = start_node(fast_path=fast_path, maximum_associations_per_address=20)
+def test_twenty_senders_of_one_instance_leave_one_row_and_lose_no_bytes(start_node: Callable[..., Running]) -> None:
+    node = start_node(maximum_associations_per_address=20)
     uid = instance().SOPInstanceUID
     study, series = generate_uid(), generate_uid()
     variants = []
@@ -583,9 +580,9 @@ class Faulty:
 @pytest.mark.parametrize("where", ["begin", "write", "finish"])
 @pytest.mark.parametrize("error", [RuntimeError("patient's name"), MemoryError(), OSError(5, "Input/output error")])
 def test_an_unexpected_error_is_our_failure_and_the_association_goes_on(
-    start_node: Callable[..., Running], fast_path: bool, where: str, error: Exception
+    start_node: Callable[..., Running], where: str, error: Exception
 ) -> None:
-    node = start_node(fast_path=fast_path, ingest=lambda real: Faulty(real, where, error))
+    node = start_node(ingest=lambda real: Faulty(real, where, error))
     assoc = associate(node)
     response = assoc.send_c_store(ct_series(1)[0])
     assert response.Status == 0xA700
@@ -595,8 +592,8 @@ def test_an_unexpected_error_is_our_failure_and_the_association_goes_on(
     assert node.part_files() == []
 
 
-def test_a_full_disk_is_told_and_recovers_by_itself(start_node: Callable[..., Running], fast_path: bool) -> None:
-    node = start_node(fast_path=fast_path)
+def test_a_full_disk_is_told_and_recovers_by_itself(start_node: Callable[..., Running]) -> None:
+    node = start_node()
     ds = ct_series(1)[0]
     intake = node.ingest.archive.intake
     assoc = associate(node)
@@ -611,10 +608,8 @@ def test_a_full_disk_is_told_and_recovers_by_itself(start_node: Callable[..., Ru
     assoc.release()
 
 
-def test_too_large_an_instance_is_read_to_its_end_and_refused(
-    start_node: Callable[..., Running], fast_path: bool
-) -> None:
-    node = start_node(fast_path=fast_path, maximum_instance_bytes=100_000)
+def test_too_large_an_instance_is_read_to_its_end_and_refused(start_node: Callable[..., Running]) -> None:
+    node = start_node(maximum_instance_bytes=100_000)
     large = instance()
     large.add_new(0x7FE00010, "OW", bytes(150_000))
     assoc = associate(node, build_context(CT_IMAGE_STORAGE, "1.2.840.10008.1.2.1"), build_context("1.2.840.10008.1.1"))
@@ -624,8 +619,8 @@ def test_too_large_an_instance_is_read_to_its_end_and_refused(
     assert node.part_files() == []
 
 
-def test_a_data_set_without_end_is_cut_off(start_node: Callable[..., Running], fast_path: bool) -> None:
-    node = start_node(fast_path=fast_path, maximum_instance_bytes=100_000)
+def test_a_data_set_without_end_is_cut_off(start_node: Callable[..., Running]) -> None:
+    node = start_node(maximum_instance_bytes=100_000)
     with Raw(node).associate() as peer, contextlib.suppress(ConnectionError):
         peer.send(store_head())
         for _ in range(100):
@@ -636,9 +631,9 @@ def test_a_data_set_without_end_is_cut_off(start_node: Callable[..., Running], f
 
 
 def test_while_the_index_is_locked_nothing_is_acknowledged_and_it_recovers_by_itself(
-    start_node: Callable[..., Running], fast_path: bool
+    start_node: Callable[..., Running],
 ) -> None:
-    node = start_node(fast_path=fast_path)
+    node = start_node()
     holder = (
         "import sqlite3, sys\n"
         "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
@@ -673,7 +668,6 @@ def test_while_the_index_is_locked_nothing_is_acknowledged_and_it_recovers_by_it
 )
 def test_an_association_whose_other_thread_died_is_let_go(
     start_node: Callable[..., Running],
-    fast_path: bool,
     monkeypatch: pytest.MonkeyPatch,
     kind: type,
     name: str,
@@ -682,7 +676,7 @@ def test_an_association_whose_other_thread_died_is_let_go(
     def die(*_: Any) -> None:
         raise RuntimeError("a fault of ours, or of pynetdicom")
 
-    node = start_node(fast_path=fast_path)
+    node = start_node()
     with monkeypatch.context() as patch:
         patch.setattr(kind, name, die)
         with Raw(node) as peer:

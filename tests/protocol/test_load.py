@@ -46,8 +46,8 @@ def stored(peer: Raw, uid: str, data: bytes, fragment_bytes: int = 100_000) -> i
     return status_of(peer.receive())
 
 
-def test_sixty_four_associations_at_once_all_finish(start_node: Callable[..., Running], fast_path: bool) -> None:
-    node = start_node(fast_path=fast_path, maximum_associations_per_address=64)
+def test_sixty_four_associations_at_once_all_finish(start_node: Callable[..., Running]) -> None:
+    node = start_node(maximum_associations_per_address=64)
     together = threading.Barrier(64, timeout=60)
     seconds: list[float] = []
     failures: list[Any] = []
@@ -76,8 +76,7 @@ def test_sixty_four_associations_at_once_all_finish(start_node: Callable[..., Ru
 
 
 def test_an_instance_of_any_size_takes_one_buffer_of_memory(start_node: Callable[..., Running]) -> None:
-    # pynetdicom's own path holds each instance in memory, as its setting says.
-    node = start_node(fast_path=True)
+    node = start_node()
     ds = instance()
     head = data_set_bytes(ds) + struct.pack("<HH2s2xL", 0x7FE0, 0x0010, b"OW", 300 << 20)
     chunk = p_data(pdv(1, 0, bytes(1 << 17)[: (1 << 17) - 6]))

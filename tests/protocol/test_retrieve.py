@@ -425,9 +425,9 @@ def test_a_cancel_that_carries_what_it_must_not_is_still_a_cancel(
 
 
 def test_a_study_comes_back_on_the_same_association_byte_for_byte(
-    start_node: Callable[..., Running], fast_path: bool, tmp_path: Path
+    start_node: Callable[..., Running], tmp_path: Path
 ) -> None:
-    node = start_node(peers=peers(), fast_path=fast_path)
+    node = start_node(peers=peers())
     study = generate_uid()
     series = stored(node, [*ct_series(3, study_uid=study), *mr_series(2, study_uid=study)], tmp_path)
     got = get(node, identifier("STUDY", StudyInstanceUID=study))

@@ -26,9 +26,8 @@ from tests.protocol.conftest import (
 
 
 @pytest.fixture
-def tls_node(start_node: Callable[..., Running], fast_path: bool, keys: Path) -> Running:
+def tls_node(start_node: Callable[..., Running], keys: Path) -> Running:
     return start_node(
-        fast_path=fast_path,
         request_seconds=1.5,
         tls_certificate=keys / "server.pem",
         tls_key=keys / "server.key",
@@ -81,11 +80,9 @@ def test_a_client_without_a_certificate_of_ours_is_refused(tls_node: Running, ke
     assert tls_node.settled()
 
 
-def test_an_idle_association_is_ended_within_tls_too(
-    start_node: Callable[..., Running], fast_path: bool, keys: Path
-) -> None:
+def test_an_idle_association_is_ended_within_tls_too(start_node: Callable[..., Running], keys: Path) -> None:
     files = {"tls_certificate": keys / "server.pem", "tls_key": keys / "server.key"}
-    node = start_node(fast_path=fast_path, idle_seconds=0.5, **files)
+    node = start_node(idle_seconds=0.5, **files)
     with (
         socket.create_connection((node.host, node.port), timeout=5) as plain,
         client_context(keys, None).wrap_socket(plain, server_hostname="localhost") as secure,

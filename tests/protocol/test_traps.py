@@ -203,10 +203,8 @@ def test_p4_a_message_is_as_long_as_its_fragments(
     assert node.count("associations_total{outcome=violated}") == 1
 
 
-def test_an_instance_that_is_too_large_is_received_but_not_held(
-    start_node: Callable[..., Running], fast_path: bool
-) -> None:
-    node = start_node(fast_path=fast_path, maximum_instance_bytes=20 * MEGABYTE)
+def test_an_instance_that_is_too_large_is_received_but_not_held(start_node: Callable[..., Running]) -> None:
+    node = start_node(maximum_instance_bytes=20 * MEGABYTE)
     fragment = p_data(pdv(1, 0, bytes(60_000)))
     with raws(node, 1) as (peer,):
         peer.associate()
@@ -267,14 +265,15 @@ def test_p4_requests_queue_up_without_end(plain: Callable[..., Plain], start_nod
 
 
 def test_p5_connections_that_ask_for_nothing_cost_threads(
-    plain: Callable[..., Plain], start_node: Callable[..., Running]
+    plain: Callable[..., Plain], start_node: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     acceptor = plain(maximum=5)
     with raws(acceptor, 40):
         assert until(lambda: sum(assoc.dul.is_alive() for assoc in acceptor.associations()) == 40)
     acceptor.close()
 
-    node = start_node(maximum_associations=5, maximum_pending_connections=10)
+    monkeypatch.setattr("node.association.admission.MAX_PENDING_CONNECTIONS", 10)
+    node = start_node(maximum_associations=5)
     with raws(node, 40):
         assert echo_seconds(node) < 2
         assert until(lambda: sum(isinstance(thread, UpperLayer) for thread in threading.enumerate()) <= 10)

@@ -113,7 +113,7 @@ def until(condition: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> N
 def open_site(root: Path, **web: Any) -> Site:
     """Serve a root; keyword arguments are keys of [web]."""
     settings = Settings(
-        storage=Storage(root=root, reserve_bytes=0, low_bytes=0),
+        storage=Storage(root=root, reserve_bytes=0),
         convert=Convert(formats=("nifti", "mhd"), thumbnails=True),
         web=Web(**({"port": 0} | web)),
     )

@@ -243,7 +243,7 @@ def test_connections_that_never_end_their_handshake_are_counted(
     keys: Path,  # noqa: F811
 ) -> None:
     files = {"tls_certificate": keys / "server.pem", "tls_key": keys / "server.key"}
-    site = start_site(**files, maximum_connections_per_address=5)
+    site = start_site(**files, maximum_connections=10)
     held = [raw(site) for _ in range(5)]
     try:
         until(lambda: len(site.server._socket._taken) == 5)
@@ -273,7 +273,7 @@ def test_the_server_sleeps_while_nobody_asks_and_ends_at_once(site: Site) -> Non
 
 
 def test_one_address_cannot_take_every_connection(start_site: Callable[..., Site]) -> None:
-    site = start_site(maximum_connections_per_address=3)
+    site = start_site(maximum_connections=6)
     held = [raw(site) for _ in range(3)]
     try:
         for connection in held:  # accepted one after the other
@@ -287,7 +287,7 @@ def test_one_address_cannot_take_every_connection(start_site: Callable[..., Site
 
 
 def test_all_that_a_trusted_proxy_brings_is_not_one_address(start_site: Callable[..., Site]) -> None:
-    site = start_site(maximum_connections_per_address=2, trusted_proxies=("127.0.0.0/8",), authentication="never")
+    site = start_site(maximum_connections=4, trusted_proxies=("127.0.0.0/8",), authentication="never")
     held = [raw(site) for _ in range(4)]
     try:
         for connection in held:

@@ -159,8 +159,7 @@ class _GetOperation:
             )
             for accepted in assoc.accepted
         }
-        limits = dicom.model_copy(update={"fast_path": True})  # there is no other path here
-        self._messages = Messages(self, limits, service, contexts, assoc.peer_maximum_bytes)
+        self._messages = Messages(self, dicom, service, contexts, assoc.peer_maximum_bytes)
         self._responses: deque[Command] = deque()
 
     def run(self, target: RetrieveTarget) -> SubOperationCounts:

@@ -11,8 +11,6 @@ from time import perf_counter
 from typing import Any, Protocol
 
 import structlog
-from pydicom.dataset import Dataset
-from pynetdicom.events import Event
 
 from node.dicom.status import FAILED, STORED, Answer, NotPermitted, SopClassNotSupported, answer_to, remedy_of
 from node.dicom.uids import is_storage_class
@@ -196,37 +194,3 @@ class Reception:
             arrival.abandon()
         except Exception as error:  # the answer stands; the next start removes the part file
             self._service.log.error("part_file_left", exc_info=error)
-
-
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    """A request that pynetdicom decoded; the reader hands on complete ones only."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    has_data_set: bool = True
-
-
-def handle_c_store(event: Event, service: StoreService) -> Dataset:
-    """Keep one instance that pynetdicom received as a whole, and answer it (``evt.EVT_C_STORE``).
-
-    Runs on the association's own thread.  The data set is kept as sent, never re-encoded.
-
-    Returns
-    -------
-    Dataset
-        *Status* (0000,0900) and, for a failure, *Error Comment* (0000,0902).
-    """
-    primitive: Any = event.request  # a C_STORE
-    request = _Decoded(str(primitive.AffectedSOPClassUID), str(primitive.AffectedSOPInstanceUID))
-    assoc: Any = event.assoc
-    context = context_of(assoc._accepted_cx[event.context.context_id])
-    reception = service.begin(request, context)
-    with primitive.DataSet.getbuffer() as data_set:
-        reception.write(data_set)
-    answer = reception.finish()
-    status = Dataset()
-    status.Status = answer.status
-    if answer.comment:
-        status.ErrorComment = answer.comment
-    return status

@@ -23,11 +23,13 @@ from node.dicom.uids import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, STOR
 from node.errors import VoxelnodeError
 from node.index.commitments import OwedCommitment
 from node.index.records import Refused
+from node.retries import wait_seconds
 
 logger = structlog.get_logger()
 
 POLL_SECONDS = 1.0
-LONGEST_RETRY_SECONDS = 3600.0
+MAX_ATTEMPTS = 10
+"""Attempts to report a result before it is given up."""
 
 
 class NotReported(VoxelnodeError):
@@ -40,10 +42,6 @@ class Committer:
     Parameters
     ----------
     service : CommitmentService
-    attempts : int
-        Tries before a result is given up.
-    retry_seconds : float
-        Wait before the second try; doubles with each further one.
     on_refusal : callable (Refused)
         Told of results that are given up.
     """
@@ -51,12 +49,9 @@ class Committer:
     def __init__(
         self,
         service: CommitmentService,
-        attempts: int,
-        retry_seconds: float,
         on_refusal: Callable[[Refused], None] = lambda refused: None,
     ) -> None:
-        self._service, self._attempts, self._retry_seconds = service, attempts, retry_seconds
-        self._on_refusal = on_refusal
+        self._service, self._on_refusal = service, on_refusal
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="commitments", daemon=True)
 
@@ -116,11 +111,11 @@ class Committer:
     def _retry(self, commitment: OwedCommitment, why: str) -> None:
         service, attempts = self._service, commitment.attempts + 1
         logger.warning("commitment_not_reported", calling_ae_title=commitment.calling_ae_title, reason=why)
-        outcome = "postponed" if attempts < self._attempts else "given-up"
+        outcome = "postponed" if attempts < MAX_ATTEMPTS else "given-up"
         service.metrics.commitment_reports.labels(outcome=outcome).inc()
-        if attempts < self._attempts:
-            wait = min(self._retry_seconds * 2 ** (attempts - 1), LONGEST_RETRY_SECONDS)
-            service.index.commitments.postponed(commitment, why, service.now() + dt.timedelta(seconds=wait))
+        if attempts < MAX_ATTEMPTS:
+            wait = dt.timedelta(seconds=wait_seconds(attempts))
+            service.index.commitments.postponed(commitment, why, service.now() + wait)
             return
         service.index.commitments.given_up(commitment, why, service.now())
         self._on_refusal(

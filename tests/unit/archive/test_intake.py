@@ -28,7 +28,7 @@ def test_associations_are_refused_before_instances(tmp_path: Path, free: Callabl
     free(2000)
     assert intake.refusal() is None
     free(1999)
-    assert "low_bytes" in (intake.refusal() or "")
+    assert "twice [storage] reserve_bytes" in (intake.refusal() or "")
     intake.require()
     free(999)
     with pytest.raises(OutOfResources, match="reserve_bytes"):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from node.association import admission as module
 from node.association.admission import Admission, AssociationRequest
 from node.index.records import Refused
 from node.metrics import Metrics
@@ -72,8 +73,9 @@ def test_an_ended_association_makes_room_before_its_connection_is_closed() -> No
     assert doorkeeper.judge(second, asking()) is None
 
 
-def test_the_oldest_pending_connection_of_the_busiest_address_gives_way() -> None:
-    doorkeeper = admission(maximum_pending_connections=3)
+def test_the_oldest_pending_connection_of_the_busiest_address_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PENDING_CONNECTIONS", 3)
+    doorkeeper = admission()
     threads = [Thread() for _ in range(5)]
     doorkeeper.connected(threads[0], "10.0.0.1")
     doorkeeper.connected(threads[1], "10.0.0.2")
@@ -84,8 +86,9 @@ def test_the_oldest_pending_connection_of_the_busiest_address_gives_way() -> Non
     assert [thread.told for thread in threads] == [["hang up"], ["hang up"], [], [], []]
 
 
-def test_associations_never_give_way_to_pending_connections() -> None:
-    doorkeeper = admission(maximum_pending_connections=1)
+def test_associations_never_give_way_to_pending_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PENDING_CONNECTIONS", 1)
+    doorkeeper = admission()
     open_one, silent = Thread(), Thread()
     assert doorkeeper.judge(doorkeeper.connected(open_one, "10.0.0.1"), asking()) is None
     doorkeeper.connected(silent, "10.0.0.1")
@@ -102,11 +105,12 @@ def test_waiting_for_the_last_connection_ends_with_it() -> None:
     assert doorkeeper.wait_until_empty(0)
 
 
-def test_a_connection_that_gives_way_and_an_association_that_is_rejected_are_told() -> None:
+def test_a_connection_that_gives_way_and_an_association_that_is_rejected_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MAX_PENDING_CONNECTIONS", 1)
     told: list[Refused] = []
-    door = Admission(
-        Dicom(maximum_pending_connections=1), {"CT2": Peer(ae_title="CT2")}, Metrics(), on_refusal=told.append
-    )
+    door = Admission(Dicom(), {"CT2": Peer(ae_title="CT2")}, Metrics(), on_refusal=told.append)
     door.connected(Thread(), "10.0.0.1")
     second = door.connected(Thread(), "10.0.0.2")
     assert door.judge(second, asking("CT1")) is not None

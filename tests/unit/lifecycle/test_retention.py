@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from node.index.records import StoredStudy
 from node.lifecycle.retention import expired_studies
-from node.settings.model import Retention
+from node.settings.model import RetentionSettings
 
 NOW = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
 
@@ -21,11 +21,11 @@ def study(name: str, days_old: float, *titles: str, settled: bool = True) -> Sto
 
 def gone(studies: list[StoredStudy], **rules: Any) -> list[str]:
     ordered = sorted(studies, key=lambda one: one.last_received_at)
-    return [one.study.study_instance_uid for one in expired_studies(ordered, Retention(**rules), NOW)]
+    return [one.study.study_instance_uid for one in expired_studies(ordered, RetentionSettings(**rules), NOW)]
 
 
 def test_without_rules_nothing_ever_goes() -> None:
-    assert not Retention().is_active
+    assert not RetentionSettings().is_active
     assert gone([study("old", 36000)]) == []
 
 
@@ -78,4 +78,4 @@ def test_a_clock_that_is_set_back_lets_nothing_go() -> None:
 @pytest.mark.parametrize("days", [0, -1, "for ever"])
 def test_days_that_make_no_sense_are_refused(days: Any) -> None:
     with pytest.raises(ValidationError):
-        Retention(days_by_calling_ae_title={"CT1": days})
+        RetentionSettings(days_by_calling_ae_title={"CT1": days})

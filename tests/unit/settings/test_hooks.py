@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from node.settings.model import Hook, Settings
+from node.settings.model import HookSettings, Settings
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from node.settings.model import Hook, Settings
         ({"command": ["x", "{study_uid}"]}, "unknown placeholder {study_uid}"),
         (
             {"on": ["study-quiet", "volume-written"], "command": ["x", "{path}"]},
-            "{path} in command is not told of study",
+            "{path} in command is not in messages of study",
         ),
         ({"command": ["{path}"]}, "must be the same for every message"),
         ({"plugin": "x", "attempts": 0}, "greater than or equal to 1"),
@@ -33,7 +33,7 @@ from node.settings.model import Hook, Settings
 )
 def test_what_cannot_work_is_refused_with_the_rule(keys: dict[str, Any], rule: str) -> None:
     with pytest.raises(ValidationError) as refusal:
-        Hook.model_validate({"on": ["volume-written"], **keys})
+        HookSettings.model_validate({"on": ["volume-written"], **keys})
     assert rule in str(refusal.value)
 
 
@@ -48,7 +48,7 @@ def test_what_cannot_work_is_refused_with_the_rule(keys: dict[str, Any], rule: s
     ],
 )
 def test_what_can_work_is_taken(keys: dict[str, Any]) -> None:
-    Hook.model_validate({"on": ["volume-written"], **keys})
+    HookSettings.model_validate({"on": ["volume-written"], **keys})
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", "a" * 65, "ä"])

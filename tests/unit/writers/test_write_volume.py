@@ -28,7 +28,6 @@ EVERYTHING = WriteOptions(
     previews=True,
     projections=True,
     montages=True,
-    montage_step=1,
     body_masks=True,
 )
 
