@@ -29,7 +29,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 
 def pytest_collection_finish() -> None:
-    """Have no collection of garbage go through modules and tests, which stay: tests that look for leaks collect often."""
+    """Keep modules and tests, which stay, out of garbage collections: tests that look for leaks collect often."""
     gc.collect()
     gc.freeze()
 

@@ -79,7 +79,7 @@ def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
     from node.index.database import reading
 
     with reading(settings.storage.root) as index:
-        accounts = index.listed_accounts()
+        accounts = index.accounts.listed()
     rows: list[dict[str, Any]] = [
         {
             "name": account.name,

@@ -16,7 +16,7 @@ def conflicts(config: ConfigFile = None, root: Root = None, json: Json = False) 
     from node.index.database import reading
 
     with reading(settings.storage.root) as index:
-        rows = index.rows("SELECT * FROM v_conflicts ORDER BY found_at, id")
+        rows = index.conflicts.all()
     if json:
         print_json(rows)
     elif not rows:

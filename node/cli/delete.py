@@ -14,7 +14,7 @@ from node.cli.output import print_fields, print_json, sized
 from node.errors import UsageError
 
 if TYPE_CHECKING:
-    from node.index.database import ReadIndex
+    from node.index.read import ReadIndex
     from node.index.records import DeletionPlan, Level
 
 
@@ -42,7 +42,7 @@ def delete(
 
     logs.configure("warning", settings.log.format)
     with reading(settings.storage.root) as index:
-        plan = index.plan_deletion(_level(index, uid), uid, study)
+        plan = index.deletions.plan(_level(index, uid), uid, study)
     if not json:
         _print(plan)
     if not dry_run:
@@ -65,11 +65,11 @@ def delete(
 def _level(index: ReadIndex, uid: str) -> Level:
     """Return the level of a UID; refuse a UID that names two levels, which is a forgery or a mistake."""
     levels: list[Level] = []
-    if index.rows("SELECT 1 FROM v_studies WHERE study_instance_uid = :uid", uid=uid):
+    if index.studies.row(uid) is not None:
         levels.append("study")
-    if index.rows("SELECT 1 FROM v_series WHERE series_instance_uid = :uid", uid=uid):
+    if index.series.with_uid(uid):
         levels.append("series")
-    if index.rows("SELECT 1 FROM v_images WHERE sop_instance_uid = :uid", uid=uid):
+    if index.instances.row(uid) is not None:
         levels.append("instance")
     if not levels:
         raise UsageError(f"{uid}: no study, series or instance in the index has this UID; is --root right?")

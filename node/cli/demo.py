@@ -132,9 +132,16 @@ def _converted(folder: Path, progress: Progress) -> tuple[list[Row], dict[str, i
             raise DemoFailed(f"not every series was converted within {MAX_WAIT_SECONDS:g} s; see {folder}")
         pause.wait(POLL_SECONDS)
     with reading(folder) as index:
-        views = ("v_patients", "v_studies", "v_series", "v_images", "v_volumes", "v_failures")
-        counts = {view: index.count(view) for view in views}
-        return [dict(row) for row in index.rows("SELECT * FROM v_volumes ORDER BY path")], counts
+        levels, volumes = index.count_levels(), index.volumes.all()
+        counts = {
+            "v_patients": levels["patients"],
+            "v_studies": levels["studies"],
+            "v_series": levels["series"],
+            "v_images": levels["instances"],
+            "v_volumes": len(volumes),
+            "v_failures": index.failures.count(),
+        }
+        return [*volumes], counts
 
 
 def _waiting(folder: Path) -> int:
@@ -142,8 +149,7 @@ def _waiting(folder: Path) -> int:
     from node.index.database import reading
 
     with reading(folder) as index:
-        unfinished = "SELECT count(*) AS n FROM v_series WHERE state IN ('receiving', 'converting')"
-        return int(index.rows(unfinished)[0]["n"])
+        return index.series.count_open()
 
 
 def _verdict(row: Row, truths: Mapping[str, Truth]) -> str:
@@ -201,7 +207,7 @@ def _report(
     )
     print_table("rows of the index", tuple(counts), [tuple(counts.values())])
     picture = max((row for row in rows if row["kind"] == "thumbnail"), key=lambda row: row["bytes"], default=None)
-    paths = {"everything": folder, "index": f"sqlite3 {folder / 'index.sqlite'} 'SELECT * FROM v_series'"}
+    paths = {"everything": folder, "index": f"sqlite3 {folder / 'index.sqlite'} .tables"}
     if picture:
         paths |= {"the head": Path(picture["path"]).parent, "its thumbnail": picture["path"]}
     print_fields(paths)

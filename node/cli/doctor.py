@@ -163,7 +163,7 @@ def _missing_files(settings: Settings) -> Iterator[Check]:
 
     try:
         with reading(settings.storage.root) as index:
-            missing = index.rows("SELECT count(*) AS n FROM v_images WHERE file_missing")[0]["n"]
+            missing = index.instances.count_missing_files()
     except IndexUnusable:  # reported already
         return
     if missing:
@@ -207,10 +207,10 @@ def _clock(settings: Settings) -> Iterator[Check]:
     now = dt.datetime.now(dt.UTC)
     try:
         with reading(settings.storage.root) as index:
-            newest = index.rows("SELECT max(last_received_at) AS at FROM v_series")[0]["at"]
+            newest = index.series.last_received_at()
     except IndexUnusable:
         newest = None
-    if newest and dt.datetime.fromisoformat(newest).replace(tzinfo=dt.UTC) > now:
+    if newest is not None and newest > now:
         yield Check(
             "clock", "warning", f"{now:%F %T} UTC is earlier than the newest instance", "set the clock with NTP"
         )

@@ -78,12 +78,12 @@ def _stored(uid: str, config: Path | None, root: Path | None) -> Path:
     from node.index.database import reading
 
     with reading(folder) as index:
-        rows = index.rows("SELECT path FROM v_images WHERE sop_instance_uid = :uid", uid=uid)
-    if not rows:
+        row = index.instances.row(uid)
+    if row is None:
         raise UsageError(
             f"{uid}: no stored instance has this SOP Instance UID and no file has this name; is --root right?"
         )
-    return Path(rows[0]["path"])
+    return Path(row["path"])
 
 
 def _lines(elements: Sequence[Element], indent: str) -> Iterator[str]:

@@ -32,7 +32,7 @@ def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
     from node.index.database import reading
 
     with reading(settings.storage.root) as index:
-        progress = {row["hook"]: row for row in index.rows("SELECT * FROM v_hooks")}
+        progress = index.hooks.progress()
     rows = [_described(name, hook) | progress.get(name, {}) for name, hook in settings.hooks.items()]
     if json:
         print_json(rows)
@@ -78,12 +78,8 @@ def deliveries(
 
     from node.index.database import reading
 
-    query = (
-        "SELECT * FROM (SELECT * FROM v_deliveries WHERE (:hook IS NULL OR hook = :hook) "
-        "AND (:state IS NULL OR state = :state) ORDER BY happened_at DESC LIMIT :last) ORDER BY happened_at"
-    )
     with reading(settings.storage.root) as index:
-        rows = index.rows(query, hook=hook, state=state, last=last)
+        rows = index.hooks.deliveries(last, hook=hook, state=state)
     if json:
         print_json(rows)
         return

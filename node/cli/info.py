@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsons
+from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +13,7 @@ from node.cli.output import print_fields, print_json, print_table
 from node.errors import UsageError
 
 if TYPE_CHECKING:
-    from node.index.database import ReadIndex
+    from node.index.read import ReadIndex
 
 Row = dict[str, Any]
 
@@ -52,68 +53,48 @@ def _found(index: ReadIndex, uid: str) -> Row:
 
 
 def _image(index: ReadIndex, uid: str) -> Row:
-    rows = index.rows("SELECT * FROM v_images WHERE sop_instance_uid = :uid", uid=uid)
-    if not rows:
+    row = index.instances.row(uid)
+    if row is None:
         return {}
-    above = _series(index, rows[0]["series_instance_uid"], rows[0]["study_instance_uid"])
-    volumes = index.rows(
-        "SELECT DISTINCT v.* FROM v_volumes v JOIN v_sources s ON s.series_instance_uid = v.series_instance_uid "
-        "AND s.revision = v.revision AND s.stack = v.stack "
-        "WHERE s.sop_instance_uid = :uid AND v.study_instance_uid = :study AND NOT v.superseded ORDER BY v.path",
-        uid=uid, study=rows[0]["study_instance_uid"],
-    )  # fmt: skip
-    exclusions = index.rows(
-        "SELECT revision, frames, reason, detail FROM v_exclusions WHERE sop_instance_uid = :uid ORDER BY revision",
-        uid=uid,
-    )
-    return {**above, "level": "instance", "instance": rows[0], "volumes": _volumes(volumes), "exclusions": exclusions}
+    above = _series(index, row["series_instance_uid"], row["study_instance_uid"])
+    volumes = _volumes(index.volumes.holding(row["study_instance_uid"], uid))
+    return {
+        **above, "level": "instance", "instance": row, "volumes": volumes,
+        "exclusions": index.exclusions.of_instance(uid),
+    }  # fmt: skip
 
 
 def _series(index: ReadIndex, uid: str, study: str | None = None) -> Row:
     """Return a series, from `study` if it is in two studies, else from the first of them."""
-    rows = index.rows("SELECT * FROM v_series WHERE series_instance_uid = :uid ORDER BY study_instance_uid", uid=uid)
-    rows = [row for row in rows if study in (None, row["study_instance_uid"])]
+    rows = [row for row in index.series.with_uid(uid) if study in (None, row["study_instance_uid"])]
     if not rows:
         return {}
-    found = _study(index, rows[0]["study_instance_uid"])
-    return {**found, "level": "series", "series": rows[0]} | _outcome(
-        index,
-        "series_instance_uid = :uid AND study_instance_uid = :study",
-        uid=uid,
-        study=rows[0]["study_instance_uid"],
-    )
+    study = rows[0]["study_instance_uid"]
+    return {**_study(index, study), "level": "series", "series": rows[0]} | _outcome(index, study, uid)
 
 
 def _study(index: ReadIndex, uid: str) -> Row:
-    rows = index.rows("SELECT * FROM v_studies WHERE study_instance_uid = :uid", uid=uid)
-    if not rows:
+    row = index.studies.row(uid)
+    if row is None:
         return {}
-    patient = {name: rows[0].pop(name) for name in PATIENT_COLUMNS}
-    return {"level": "study", "patient": patient, "study": rows[0]} | _outcome(
-        index, "study_instance_uid = :uid", uid=uid
-    )
+    patient = {name: row.pop(name) for name in PATIENT_COLUMNS}
+    return {"level": "study", "patient": patient, "study": row} | _outcome(index, uid)
 
 
 def _patients(index: ReadIndex, patient_id: str) -> Row:
     """Return the patients of a Patient ID; there are several if the issuers differ."""
-    rows = index.rows("SELECT * FROM v_patients WHERE patient_id = :id ORDER BY id", id=patient_id)
+    rows = index.patients.with_patient_id(patient_id)
     if not rows:
         return {}
-    studies = index.rows(
-        "SELECT study_instance_uid FROM v_studies WHERE patient_id = :id ORDER BY study_date, study_instance_uid",
-        id=patient_id,
-    )
     for row in rows:
         del row["id"]  # meaningful inside the index only
-    uids = [row["study_instance_uid"] for row in studies]
-    return {"level": "patient", "patients": rows, "study_instance_uids": uids}
+    return {"level": "patient", "patients": rows, "study_instance_uids": index.studies.uids_of_patient(patient_id)}
 
 
-def _outcome(index: ReadIndex, condition: str, **values: Any) -> Row:
-    """Return the current volumes and the failures that a condition selects."""
-    volumes = index.rows(f"SELECT * FROM v_volumes WHERE {condition} AND NOT superseded ORDER BY path", **values)
-    failures = index.rows(f"SELECT * FROM v_failures WHERE {condition} ORDER BY failed_at", **values)
-    return {"volumes": _volumes(volumes), "failures": failures}
+def _outcome(index: ReadIndex, study: str, series: str | None = None) -> Row:
+    """Return the current volumes and the failures of a study or a series."""
+    failures = sorted(index.failures.of_study(study, series), key=itemgetter("failed_at"))
+    return {"volumes": _volumes(index.volumes.current(study, series)), "failures": failures}
 
 
 def _volumes(rows: list[Row]) -> list[Row]:

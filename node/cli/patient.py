@@ -12,7 +12,7 @@ from node.cli.output import print_json, print_table
 from node.errors import UsageError
 
 if TYPE_CHECKING:
-    from node.index.database import ReadIndex
+    from node.index.read import ReadIndex
 
 app = typer.Typer(help="List and merge patients.", no_args_is_help=True)
 
@@ -27,7 +27,7 @@ def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
     from node.index.database import reading
 
     with reading(settings.storage.root) as index:
-        rows = index.rows("SELECT * FROM v_patients ORDER BY patient_name, patient_id, id")
+        rows = index.patients.all()
     if json:
         print_json(rows)
     else:
@@ -75,7 +75,7 @@ def _number(index: ReadIndex, wanted: str) -> int:
     """Return the `id` in v_patients of a Patient ID, or of # and a number."""
     if wanted.startswith("#") and wanted[1:].isdecimal():
         return int(wanted[1:])
-    rows = index.rows("SELECT * FROM v_patients WHERE patient_id = :wanted ORDER BY id", wanted=wanted)
+    rows = index.patients.with_patient_id(wanted)
     if not rows:
         raise UsageError(f"no patient has the ID {wanted!r}; `voxelnode patient list` lists them")
     if len(rows) > 1:

@@ -59,12 +59,10 @@ def _chosen(settings: Any, condition: str, where: str | None) -> list[tuple[str,
     from node.index.database import reading
     from node.index.engine import IndexUnusable
 
-    query = f"SELECT study_instance_uid, series_instance_uid FROM v_series WHERE {condition}"
     try:
         with reading(settings.storage.root) as index:
-            rows = index.rows(query.replace(":", r"\:"))  # a colon is no parameter here
+            return index.series.matching(condition)
     except IndexUnusable as error:
         if where is None:
             raise
         raise UsageError(f"--where {where!r}: {error}") from error
-    return [(row["study_instance_uid"], row["series_instance_uid"]) for row in rows]

@@ -21,9 +21,8 @@ def rejections(
 
     from node.index.database import reading
 
-    query = "SELECT * FROM (SELECT * FROM v_rejections ORDER BY last_at DESC LIMIT :last) ORDER BY last_at"
     with reading(settings.storage.root) as index:
-        rows = index.rows(query, last=last)
+        rows = index.rejections.newest(last)[::-1]
     if json:
         print_json(rows)
     elif not rows:

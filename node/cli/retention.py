@@ -19,7 +19,7 @@ def retention(config: ConfigFile = None, root: Root = None, json: Json = False) 
     from node.lifecycle.retention import expired_studies
 
     with reading(settings.storage.root) as index:
-        studies = index.stored_studies()
+        studies = index.studies.stored()
     expired = expired_studies(studies, settings.retention, dt.datetime.now(dt.UTC))
     rows = [(entry.study.study_instance_uid, entry.study.last_received_at, entry.rule) for entry in expired]
     if json:

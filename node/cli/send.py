@@ -14,7 +14,7 @@ from node.cli.output import print_fields, print_json, printable
 
 if TYPE_CHECKING:
     from node.association.client.send import Sent, Transcode
-    from node.index.database import ReadIndex
+    from node.index.read import ReadIndex
     from node.index.selection import Selected
 
 SHOWN_FAILURES = 20
@@ -78,14 +78,14 @@ def _selected(index: ReadIndex, uids: list[str], patient: str | None) -> Iterato
             Selection(Level.SERIES, series_instance_uids=(uid,)),
             Selection(Level.IMAGE, sop_instance_uids=(uid,)),
         )
-        found = next((chosen for level in selections if (chosen := index.selected_instances(level)).instances), None)
+        found = next((chosen for level in selections if (chosen := index.instances.selected(level)).instances), None)
         if found is None:
             raise UsageError(
                 f"{uid}: no stored study, series or instance has this UID; `voxelnode series` lists the series"
             )
         yield found
     if patient is not None:
-        found = index.selected_instances(Selection(Level.PATIENT, patient_id=patient))
+        found = index.instances.selected(Selection(Level.PATIENT, patient_id=patient))
         if not found.instances:
             raise UsageError("no stored study has this Patient ID")
         yield found

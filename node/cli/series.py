@@ -44,17 +44,9 @@ def series(
     from node.index.database import reading
 
     with reading(settings.storage.root) as index:
-        rows = index.rows(
-            f"SELECT {', '.join(COLUMNS)} FROM v_series "
-            "WHERE (:study IS NULL OR study_instance_uid = :study) AND (:state IS NULL OR state = :state) "
-            "AND (NOT :incomplete OR verdict = 'incomplete') ORDER BY last_received_at DESC LIMIT :limit",
-            study=study,
-            state=state,
-            incomplete=incomplete,
-            limit=limit,
-        )
+        rows = index.series.newest(limit, study=study, state=state, incomplete=incomplete)
     if json:
-        print_json(rows)
+        print_json([{name: row[name] for name in COLUMNS} for row in rows])
         return
     print_table(
         f"{len(rows)} series",

@@ -26,38 +26,21 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
 
     folder = settings.storage.root.absolute()
     with reading(folder) as index:
-        series = {
-            row["state"]: row["n"]
-            for row in index.rows("SELECT state, count(*) AS n FROM v_series GROUP BY state ORDER BY state")
-        }
-        stored = index.rows("SELECT count(*) AS n, coalesce(sum(bytes), 0) AS bytes FROM v_images")[0]
-        waiting = index.rows(
-            "SELECT min(due_at) AS due_at, max(last_received_at) AS last FROM v_series WHERE state = 'receiving'"
-        )[0]
-        failures = [
-            dict(row)
-            for row in index.rows(
-                "SELECT series_instance_uid, revision, stack, reason, detail, failed_at FROM v_failures "
-                "ORDER BY failed_at DESC LIMIT :limit",
-                limit=SHOWN_FAILURES,
-            )
-        ]
-        volumes = index.rows("SELECT count(*) AS n FROM v_volumes WHERE NOT superseded AND kind = 'volume'")[0]["n"]
-        incomplete = index.rows("SELECT count(*) AS n FROM v_series WHERE verdict = 'incomplete'")[0]["n"]
-        missing = index.rows("SELECT count(*) AS n FROM v_images WHERE file_missing")[0]["n"]
+        levels, stored = index.count_levels(), index.instances.totals()
+        failures = index.failures.newest(SHOWN_FAILURES)
         facts: dict[str, Any] = {
             "root": folder,
             "intake": intake_of(settings),
-            "patients": index.count("v_patients"),
-            "studies": index.count("v_studies"),
-            "series": series,
-            "instances": stored["n"],
+            "patients": levels["patients"],
+            "studies": levels["studies"],
+            "series": index.series.count_by_state(),
+            "instances": stored["instances"],
             "bytes": stored["bytes"],
-            "missing_files": missing,
-            "volume_files": volumes,
-            "incomplete_series": incomplete,
-            "failures": index.count("v_failures"),
-            "oldest_due_at": waiting["due_at"],
+            "missing_files": index.instances.count_missing_files(),
+            "volume_files": index.volumes.count_current(),
+            "incomplete_series": index.series.count_incomplete(),
+            "failures": index.failures.count(),
+            "oldest_due_at": index.series.next_due_at(),
             "free_bytes": os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize,
         }
     if json:

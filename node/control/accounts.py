@@ -8,7 +8,7 @@ from typing import Any
 
 from node.audit import APPLICATION, Action, Audit, AuditEvent, Participant, Result
 from node.errors import UsageError, VoxelnodeError
-from node.index.accounts import Accounts, Role
+from node.index.accounts import AccountRepository, Role
 from node.web.credentials import require_name
 
 MAX_LABEL_CHARACTERS = 64
@@ -26,7 +26,10 @@ class AccountAdministration:
     """
 
     def __init__(
-        self, accounts: Accounts, audit: Audit, now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)
+        self,
+        accounts: AccountRepository,
+        audit: Audit,
+        now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
         self._accounts, self._audit, self._now = accounts, audit, now
 

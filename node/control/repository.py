@@ -124,15 +124,15 @@ class Repository:
 
     def _reconvert(self, series: list[tuple[str, str]]) -> Mapping[str, Any]:
         places = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in series]
-        return {"owed": self.index.owe_conversions(places, dt.datetime.now(dt.UTC))}
+        return {"owed": self.index.series.reopen(places, dt.datetime.now(dt.UTC))}
 
     def _retry_deliveries(self, hook: str, message_id: str | None) -> Mapping[str, Any]:
-        return {"waiting": self.index.retry_deliveries(hook, message_id, dt.datetime.now(dt.UTC))}
+        return {"waiting": self.index.deliveries.retry(hook, message_id, dt.datetime.now(dt.UTC))}
 
     def _delete(
         self, level: Level, uid: str, study_instance_uid: str | None, who: str, reason: str = "by command"
     ) -> Mapping[str, Any]:
-        plan = self.index.plan_deletion(level, uid, study_instance_uid)
+        plan = self.index.deletions.plan(level, uid, study_instance_uid)
         delete(self.archive, self.index, self.audit, plan, Order(who, reason), dt.datetime.now(dt.UTC))
         return {"series": plan.series, "instances": plan.instances, "bytes": plan.bytes}
 
@@ -150,7 +150,7 @@ class Repository:
 
         tell(Result.SUCCESS, f"ordered: merge patient #{source} into #{target}")
         try:
-            merged = self.index.merge_patients(source, target, dt.datetime.now(dt.UTC))
+            merged = self.index.patients.merge(source, target, dt.datetime.now(dt.UTC))
         except VoxelnodeError:
             tell(Result.SERIOUS_FAILURE, "not done: the index did not change")
             raise

@@ -53,12 +53,12 @@ class Housekeeping:
 
     def find_quiet_studies(self) -> None:
         """Mark the studies that have become quiet."""
-        if found := self._index.find_quiet_studies(self._study_quiet, self._now()):
+        if found := self._index.studies.mark_quiet(self._study_quiet, self._now()):
             log.info("studies_quiet", count=found)
 
     def remove_superseded(self) -> None:
         """Remove files first, then note that they are gone: a crash between the two only does the first once more."""
-        for conversion in self._index.superseded_before(self._now() - self._keep_superseded):
+        for conversion in self._index.conversions.superseded_before(self._now() - self._keep_superseded):
             try:
                 remove_revision(self._archive, conversion)
             except OSError as error:
@@ -67,4 +67,4 @@ class Housekeeping:
                     revision=conversion.revision, reason=error.strerror,
                 )  # fmt: skip
                 continue
-            self._index.record_files_removed(conversion, self._now())
+            self._index.conversions.record_files_removed(conversion, self._now())

@@ -73,7 +73,7 @@ class Confirmer:
 
     def poll(self) -> None:
         """Ask once for each series that waits."""
-        waiting = self._index.unconfirmed_series(self._titles)
+        waiting = self._index.series.unconfirmed(self._titles)
         self._told = {one.place: self._told[one.place] for one in waiting if one.place in self._told}
         for one in waiting:
             if self._stopping.is_set():
@@ -92,5 +92,5 @@ class Confirmer:
             self._told.pop(series.place, None)
         elif self._told.get(series.place) != count:
             self._told[series.place] = count
-        elif self._index.confirm_count(series.place, count, self._now()):
+        elif self._index.series.confirm_count(series.place, count, self._now()):
             log.info("series_confirmed", series_instance_uid=series.place[1], instances=count)

@@ -150,7 +150,7 @@ def convert_series(
         if converted.files:
             publish(folder, archive.root / place, archive.sync_folder)
         reached("volumes-published")
-        recorded = index.record_outcome(claimed, _outcome(claimed, converted, place, options), now())
+        recorded = index.series.record_outcome(claimed, _outcome(claimed, converted, place, options), now())
         reached("outcome-recorded")
         if not recorded:
             shutil.rmtree(archive.root / place, ignore_errors=True)

@@ -64,7 +64,7 @@ class Worker:
 
     def start(self) -> None:
         """Begin to claim."""
-        self._index.rearm(self._clock.moment)
+        self._index.series.restart_waits(self._clock.moment)
         self._thread.start()
 
     @property
@@ -91,7 +91,7 @@ class Worker:
             try:
                 if step := self._clock.step():
                     log.warning("clock_stepped", seconds=step.total_seconds())
-                    self._index.shift_times(step)
+                    self._index.series.shift_times(step)
                 self._housekeeping.work()
                 # By the moment of that look: were the clock set right now, everything that waits would be due.
                 claimed = self._claim(idle, self._clock.moment)
@@ -108,7 +108,7 @@ class Worker:
             return None
         claimed = None
         try:
-            claimed = self._index.claim_due_series(moment, self._longest_wait)
+            claimed = self._index.series.claim_due(moment, self._longest_wait)
         finally:
             if claimed is None:
                 idle.release()
@@ -118,7 +118,7 @@ class Worker:
         bound = log.bind(series_instance_uid=claimed.series_instance_uid, revision=claimed.revision)
         try:
             if is_unchanged(claimed, self._archive, self._options):
-                self._index.record_unchanged(claimed, self._now())
+                self._index.series.record_unchanged(claimed, self._now())
                 bound.info("series_unchanged", instances=len(claimed.instances))
                 return
             recorded = convert_series(
@@ -131,7 +131,7 @@ class Worker:
             )
             bound.info("series_converted" if recorded else "claim_lost", instances=len(claimed.instances))
         except ConversionCancelled:
-            self._index.release_claim(claimed, self._now())
+            self._index.series.release_claim(claimed, self._now())
             bound.info("conversion_handed_back")
         except (ConverterDied, OSError) as error:
             self._record_crash(claimed, str(error) if isinstance(error, ConverterDied) else f"disk: {error.strerror}")
@@ -142,7 +142,7 @@ class Worker:
     def _record_crash(self, claimed: ClaimedSeries, detail: str) -> None:
         settings = self._settings
         try:
-            again = self._index.record_crash(claimed, detail, settings.attempts, self._now())
+            again = self._index.series.record_crash(claimed, detail, settings.attempts, self._now())
         except VoxelnodeError:
             log.exception("crash_not_recorded")  # the claim stays; the next start gives it back
             return

@@ -62,7 +62,7 @@ def remove_revision(archive: Archive, conversion: SupersededConversion) -> None:
 def sweep(archive: Archive, index: Index) -> int:
     """Remove work folders, and volume folders that no row names; returns how many. Runs before any conversion."""
     swept = list((archive.root / "work").glob("*"))
-    live = {archive.root / revision_folder(*revision) for revision in index.live_revisions()}
+    live = {archive.root / revision_folder(*revision) for revision in index.conversions.live_revisions()}
     swept += [folder for folder in (archive.root / "volumes").glob("*/*/*") if folder not in live]
     for folder in swept:
         shutil.rmtree(folder, ignore_errors=True)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, insert, or_, select, update
+from sqlalchemy import Connection, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from node.errors import UsageError
 from node.index.models import AccountRow, TokenRow, WebSessionRow
-from node.index.writer import IndexWriter
+from node.index.repository import Repository, on_reader, on_writer
 
 SESSIONS_OF_ACCOUNT = 20
 """Browsers in which one account is logged in at once; the oldest gives way."""
@@ -54,39 +54,154 @@ class ListedAccount:
 _KNOWN = select(AccountRow.id, AccountRow.name, AccountRow.role, AccountRow.password_hash)
 
 
-def account_by_name(connection: Connection, name: str) -> KnownAccount | None:
-    """The account of this name."""
-    row = connection.execute(_KNOWN.where(AccountRow.name == name)).first()
-    return None if row is None else _of(row)
+class AccountRepository(Repository):
+    """The accounts of an index, with their tokens and sessions."""
 
+    @on_reader
+    def by_name(self, connection: Connection, name: str) -> KnownAccount | None:
+        """Return the account of this name, or None."""
+        return _by_name(connection, name)
 
-def account_by_token(connection: Connection, sha256: str, now: dt.datetime) -> KnownAccount | None:
-    """The account of a token, unless that is over."""
-    query = _KNOWN.join(TokenRow, TokenRow.account_id == AccountRow.id).where(TokenRow.sha256 == sha256)
-    row = connection.execute(query.where(or_(TokenRow.expires_at.is_(None), TokenRow.expires_at > now))).first()
-    return None if row is None else _of(row)
+    @on_reader
+    def by_token(self, connection: Connection, sha256: str, now: dt.datetime) -> KnownAccount | None:
+        """Return the account of a token, or None if the token is unknown or has expired."""
+        query = _KNOWN.join(TokenRow, TokenRow.account_id == AccountRow.id).where(TokenRow.sha256 == sha256)
+        row = connection.execute(query.where(or_(TokenRow.expires_at.is_(None), TokenRow.expires_at > now))).first()
+        return None if row is None else _known(row)
 
+    @on_reader
+    def by_session(
+        self, connection: Connection, sha256: str, now: dt.datetime
+    ) -> tuple[KnownAccount, dt.datetime] | None:
+        """Return the account of a session cookie and when the session ends, or None if it has ended."""
+        query = _KNOWN.add_columns(WebSessionRow.expires_at)
+        query = query.join(WebSessionRow, WebSessionRow.account_id == AccountRow.id)
+        is_open = WebSessionRow.sha256 == sha256, WebSessionRow.expires_at > now
+        row = connection.execute(query.where(*is_open)).first()
+        return None if row is None else (_known(row), row.expires_at)
 
-def account_by_session(
-    connection: Connection, sha256: str, now: dt.datetime
-) -> tuple[KnownAccount, dt.datetime] | None:
-    """The account that is logged in where the browser has this cookie, and until when; None if that is over."""
-    query = _KNOWN.add_columns(WebSessionRow.expires_at).join(WebSessionRow, WebSessionRow.account_id == AccountRow.id)
-    row = connection.execute(query.where(WebSessionRow.sha256 == sha256, WebSessionRow.expires_at > now)).first()
-    return None if row is None else (_of(row), row.expires_at)
+    @on_reader
+    def any(self, connection: Connection) -> bool:
+        """Return whether there is an account at all."""
+        return connection.execute(select(AccountRow.id).limit(1)).first() is not None
+
+    @on_writer
+    def set(self, connection: Connection, name: str, role: Role, password_hash: str | None, now: dt.datetime) -> bool:
+        """Make an account, or change role and password of the account of this name.
+
+        A change ends the sessions of the account; its tokens stay.
+
+        Returns
+        -------
+        bool
+            Whether the account is new.
+        """
+        values = {"role": role.name.lower(), "password_hash": password_hash}
+        known = _by_name(connection, name)
+        if known is None:
+            connection.execute(insert(AccountRow).values(name=name, created_at=now, **values))
+            return True
+        connection.execute(update(AccountRow).where(AccountRow.id == known.id).values(values))
+        connection.execute(delete(WebSessionRow).where(WebSessionRow.account_id == known.id))
+        return False
+
+    @on_writer
+    def set_role(self, connection: Connection, name: str, role: Role) -> None:
+        """Change the role of an account, from its next request on.
+
+        Raises
+        ------
+        NoSuchAccount
+        """
+        changed = connection.execute(update(AccountRow).where(AccountRow.name == name).values(role=role.name.lower()))
+        if changed.rowcount == 0:
+            raise _unknown(name)
+
+    @on_writer
+    def remove(self, connection: Connection, name: str) -> None:
+        """Remove an account with its tokens and sessions.
+
+        Raises
+        ------
+        NoSuchAccount
+        """
+        if connection.execute(delete(AccountRow).where(AccountRow.name == name)).rowcount == 0:
+            raise _unknown(name)
+
+    @on_writer
+    def add_token(
+        self,
+        connection: Connection,
+        name: str,
+        label: str,
+        sha256: str,
+        expires_at: dt.datetime | None,
+        now: dt.datetime,
+    ) -> None:
+        """Keep a token of an account.
+
+        Raises
+        ------
+        NoSuchAccount
+        UsageError
+            The account has another token of this label.
+        """
+        known = _by_name(connection, name)
+        if known is None:
+            raise _unknown(name)
+        row = {"account_id": known.id, "label": label, "sha256": sha256, "created_at": now, "expires_at": expires_at}
+        try:
+            connection.execute(insert(TokenRow).values(row))
+        except IntegrityError:
+            raise UsageError(f"{name} has a token {label!r} already: remove it, or take another label") from None
+
+    @on_writer
+    def remove_token(self, connection: Connection, name: str, label: str) -> None:
+        """Remove a token: requests with it are refused from now on.
+
+        Raises
+        ------
+        NoSuchAccount
+            There is no such account, or it has no such token.
+        """
+        account_id = select(AccountRow.id).where(AccountRow.name == name).scalar_subquery()
+        removed = connection.execute(delete(TokenRow).where(TokenRow.account_id == account_id, TokenRow.label == label))
+        if removed.rowcount == 0:
+            raise NoSuchAccount(
+                f"no account {name!r} has a token {label!r}: `voxelnode account list` lists accounts and tokens"
+            )
+
+    @on_writer
+    def open_session(
+        self, connection: Connection, account_id: int, sha256: str, expires_at: dt.datetime, now: dt.datetime
+    ) -> None:
+        """Note that a browser logged in; removes sessions that have ended, and the oldest ones beyond the limit."""
+        connection.execute(delete(WebSessionRow).where(WebSessionRow.expires_at <= now))
+        connection.execute(
+            insert(WebSessionRow).values(account_id=account_id, sha256=sha256, created_at=now, expires_at=expires_at)
+        )
+        of_account = WebSessionRow.account_id == account_id
+        kept = select(WebSessionRow.id).where(of_account).order_by(WebSessionRow.id.desc()).limit(SESSIONS_OF_ACCOUNT)
+        connection.execute(delete(WebSessionRow).where(of_account, WebSessionRow.id.not_in(kept)))
+
+    @on_writer
+    def extend_session(self, connection: Connection, sha256: str, expires_at: dt.datetime) -> None:
+        """Let a session that is used last longer."""
+        connection.execute(update(WebSessionRow).where(WebSessionRow.sha256 == sha256).values(expires_at=expires_at))
+
+    @on_writer
+    def close_session(self, connection: Connection, sha256: str) -> None:
+        """End a session; one that has ended already is no error."""
+        connection.execute(delete(WebSessionRow).where(WebSessionRow.sha256 == sha256))
 
 
 def list_accounts(connection: Connection) -> list[ListedAccount]:
-    """Every account by name."""
+    """Return every account by name."""
     tokens: dict[int, list[tuple[str, dt.datetime, dt.datetime | None]]] = {}
-    made = select(TokenRow.account_id, TokenRow.label, TokenRow.created_at, TokenRow.expires_at).order_by(TokenRow.id)
-    for account_id, label, created_at, expires_at in connection.execute(made):
+    query = select(TokenRow.account_id, TokenRow.label, TokenRow.created_at, TokenRow.expires_at).order_by(TokenRow.id)
+    for account_id, label, created_at, expires_at in connection.execute(query):
         tokens.setdefault(account_id, []).append((label, created_at, expires_at))
-    rows = connection.execute(
-        select(
-            AccountRow.id, AccountRow.name, AccountRow.role, AccountRow.password_hash, AccountRow.created_at
-        ).order_by(AccountRow.name)
-    )
+    rows = connection.execute(_KNOWN.add_columns(AccountRow.created_at).order_by(AccountRow.name))
     return [
         ListedAccount(
             row.name,
@@ -99,148 +214,14 @@ def list_accounts(connection: Connection) -> list[ListedAccount]:
     ]
 
 
-def set_account(connection: Connection, name: str, role: Role, password_hash: str | None, now: dt.datetime) -> bool:
-    """Make an account, or change the role and the password of one; returns whether it is new.
-
-    Whoever was logged in is logged out; tokens stay.
-    """
-    values = {"role": role.name.lower(), "password_hash": password_hash}
-    known = account_by_name(connection, name)
-    if known is None:
-        connection.execute(insert(AccountRow).values(name=name, created_at=now, **values))
-        return True
-    connection.execute(update(AccountRow).where(AccountRow.id == known.id).values(values))
-    connection.execute(delete(WebSessionRow).where(WebSessionRow.account_id == known.id))
-    return False
+def _by_name(connection: Connection, name: str) -> KnownAccount | None:
+    row = connection.execute(_KNOWN.where(AccountRow.name == name)).first()
+    return None if row is None else _known(row)
 
 
-def set_role(connection: Connection, name: str, role: Role) -> None:
-    """Let an account do more or less, from its next request on."""
-    changed = connection.execute(update(AccountRow).where(AccountRow.name == name).values(role=role.name.lower()))
-    if changed.rowcount == 0:
-        raise _unknown(name)
-
-
-def remove_account(connection: Connection, name: str) -> None:
-    """Take an account away with its tokens and sessions."""
-    if connection.execute(delete(AccountRow).where(AccountRow.name == name)).rowcount == 0:
-        raise _unknown(name)
-
-
-def add_token(
-    connection: Connection, name: str, label: str, sha256: str, expires_at: dt.datetime | None, now: dt.datetime
-) -> None:
-    """Keep a token of an account.
-
-    Raises
-    ------
-    NoSuchAccount
-    UsageError
-        The account has another token of this label.
-    """
-    known = account_by_name(connection, name)
-    if known is None:
-        raise _unknown(name)
-    row = {"account_id": known.id, "label": label, "sha256": sha256, "created_at": now, "expires_at": expires_at}
-    try:
-        connection.execute(insert(TokenRow).values(row))
-    except IntegrityError:
-        raise UsageError(f"{name} has a token {label!r} already: remove it, or take another label") from None
-
-
-def remove_token(connection: Connection, name: str, label: str) -> None:
-    """Take a token away: from now on it opens nothing."""
-    of_account = select(AccountRow.id).where(AccountRow.name == name).scalar_subquery()
-    removed = connection.execute(delete(TokenRow).where(TokenRow.account_id == of_account, TokenRow.label == label))
-    if removed.rowcount == 0:
-        raise NoSuchAccount(
-            f"no account {name!r} has a token {label!r}: `voxelnode account list` tells which there are"
-        )
-
-
-def open_session(
-    connection: Connection, account_id: int, sha256: str, expires_at: dt.datetime, now: dt.datetime
-) -> None:
-    """Note that a browser logged in; sessions that are over go, and so do the oldest of too many."""
-    connection.execute(delete(WebSessionRow).where(WebSessionRow.expires_at <= now))
-    connection.execute(
-        insert(WebSessionRow).values(account_id=account_id, sha256=sha256, created_at=now, expires_at=expires_at)
-    )
-    kept = (
-        select(WebSessionRow.id)
-        .where(WebSessionRow.account_id == account_id)
-        .order_by(WebSessionRow.id.desc())
-        .limit(SESSIONS_OF_ACCOUNT)
-    )
-    connection.execute(
-        delete(WebSessionRow).where(WebSessionRow.account_id == account_id, WebSessionRow.id.not_in(kept))
-    )
-
-
-def extend_session(connection: Connection, sha256: str, expires_at: dt.datetime) -> None:
-    """Let a session that is used last longer."""
-    connection.execute(update(WebSessionRow).where(WebSessionRow.sha256 == sha256).values(expires_at=expires_at))
-
-
-def close_session(connection: Connection, sha256: str) -> None:
-    """Log a browser out; one that is out already is no error."""
-    connection.execute(delete(WebSessionRow).where(WebSessionRow.sha256 == sha256))
-
-
-def _of(row: Any) -> KnownAccount:
+def _known(row: Any) -> KnownAccount:
     return KnownAccount(row.id, row.name, Role[row.role.upper()], row.password_hash)
 
 
 def _unknown(name: str) -> NoSuchAccount:
-    return NoSuchAccount(f"there is no account {name!r}: `voxelnode account list` tells which there are")
-
-
-class Accounts:
-    """Those who may ask over HTTP, in one index; safe to use from many threads.
-
-    The functions of this module say what each method does.
-    """
-
-    def __init__(self, writer: IndexWriter, reader: Engine) -> None:
-        self._writer, self._reader = writer, reader
-
-    def by_name(self, name: str) -> KnownAccount | None:
-        with self._reader.connect() as connection:
-            return account_by_name(connection, name)
-
-    def by_token(self, sha256: str, now: dt.datetime) -> KnownAccount | None:
-        with self._reader.connect() as connection:
-            return account_by_token(connection, sha256, now)
-
-    def by_session(self, sha256: str, now: dt.datetime) -> tuple[KnownAccount, dt.datetime] | None:
-        with self._reader.connect() as connection:
-            return account_by_session(connection, sha256, now)
-
-    def any(self) -> bool:
-        """Whether anybody could log in."""
-        with self._reader.connect() as connection:
-            return connection.execute(select(AccountRow.id).limit(1)).first() is not None
-
-    def set(self, name: str, role: Role, password_hash: str | None, now: dt.datetime) -> bool:
-        return self._writer.run(lambda connection: set_account(connection, name, role, password_hash, now))
-
-    def set_role(self, name: str, role: Role) -> None:
-        self._writer.run(lambda connection: set_role(connection, name, role))
-
-    def remove(self, name: str) -> None:
-        self._writer.run(lambda connection: remove_account(connection, name))
-
-    def add_token(self, name: str, label: str, sha256: str, expires_at: dt.datetime | None, now: dt.datetime) -> None:
-        self._writer.run(lambda connection: add_token(connection, name, label, sha256, expires_at, now))
-
-    def remove_token(self, name: str, label: str) -> None:
-        self._writer.run(lambda connection: remove_token(connection, name, label))
-
-    def open_session(self, account_id: int, sha256: str, expires_at: dt.datetime, now: dt.datetime) -> None:
-        self._writer.run(lambda connection: open_session(connection, account_id, sha256, expires_at, now))
-
-    def extend_session(self, sha256: str, expires_at: dt.datetime) -> None:
-        self._writer.run(lambda connection: extend_session(connection, sha256, expires_at))
-
-    def close_session(self, sha256: str) -> None:
-        self._writer.run(lambda connection: close_session(connection, sha256))
+    return NoSuchAccount(f"there is no account {name!r}: `voxelnode account list` lists accounts and tokens")

@@ -24,6 +24,7 @@ from sqlalchemy.orm import aliased
 
 from node.index.events import EventKind, record_event
 from node.index.models import DeliveryRow, EventRow, HookRow, ImageRow, SeriesRow, StudyRow
+from node.index.repository import Repository, on_reader, on_writer
 from node.settings.model import HookEvent
 
 AT_ONCE = 200
@@ -106,47 +107,92 @@ class Attempted:
     output: str | None = None
 
 
-def begin_hooks(connection: Connection, wants_instances: Mapping[str, bool]) -> None:
-    """At a start: hooks that are new begin with what happens from now on; those that are gone are forgotten.
+class DeliveryRepository(Repository):
+    """The messages to the hooks of a node, and how far each hook is."""
 
-    Parameters
-    ----------
-    wants_instances : mapping of hook to bool
-        The hooks of the configuration, and whether they are told of single instances.
-    """
-    names = list(wants_instances)
-    connection.execute(delete(HookRow).where(HookRow.name.not_in(names)))
-    orphans = update(DeliveryRow).where(DeliveryRow.hook.not_in(names), DeliveryRow.state == "waiting")
-    connection.execute(orphans.values(state="dropped", due_at=None, reason="the hook is configured no more"))
-    last_event = connection.execute(select(func.coalesce(func.max(EventRow.id), 0))).scalar_one()
-    last_image = connection.execute(select(func.coalesce(func.max(ImageRow.id), 0))).scalar_one()
-    for name, wanted in wants_instances.items():
-        values = {"name": name, "event_id": last_event, "rewinds": 0, "delivered": 0}
-        connection.execute(insert(HookRow).values(values).on_conflict_do_nothing())
-        image_id = func.coalesce(HookRow.image_id, last_image) if wanted else None
-        connection.execute(update(HookRow).where(HookRow.name == name).values(image_id=image_id))
+    @on_writer
+    def begin_hooks(self, connection: Connection, wants_instances: Mapping[str, bool]) -> None:
+        """At a start: hooks that are new begin with what happens from now on; those that are gone are forgotten.
 
+        Parameters
+        ----------
+        wants_instances : mapping of hook to bool
+            The hooks of the configuration, and whether they are told of single instances.
+        """
+        names = list(wants_instances)
+        connection.execute(delete(HookRow).where(HookRow.name.not_in(names)))
+        orphans = update(DeliveryRow).where(DeliveryRow.hook.not_in(names), DeliveryRow.state == "waiting")
+        connection.execute(orphans.values(state="dropped", due_at=None, reason="the hook is configured no more"))
+        last_event = connection.execute(select(func.coalesce(func.max(EventRow.id), 0))).scalar_one()
+        last_image = connection.execute(select(func.coalesce(func.max(ImageRow.id), 0))).scalar_one()
+        for name, wanted in wants_instances.items():
+            values = {"name": name, "event_id": last_event, "rewinds": 0, "delivered": 0}
+            connection.execute(insert(HookRow).values(values).on_conflict_do_nothing())
+            image_id = func.coalesce(HookRow.image_id, last_image) if wanted else None
+            connection.execute(update(HookRow).where(HookRow.name == name).values(image_id=image_id))
 
-def hook_work(
-    connection: Connection, hook: str, events: Collection[HookEvent], seen_event: int, now: dt.datetime
-) -> HookWork:
-    """What a hook has to do now, in the order in which it happened.
+    @on_reader
+    def work(
+        self, connection: Connection, hook: str, events: Collection[HookEvent], seen_event: int, now: dt.datetime
+    ) -> HookWork:
+        """What a hook has to do now, in the order in which it happened.
 
-    Parameters
-    ----------
-    seen_event : int
-        Row of events up to which there is nothing for this hook, whatever its cursor says.
-    """
-    row = connection.execute(select(HookRow).where(HookRow.name == hook)).one()
-    stored = Place(row.event_id, row.image_id, row.rewinds)
-    begin = replace(stored, event_id=max(row.event_id, seen_event))
-    waiting = _waiting(connection, hook)
-    again = _due(connection, hook, now) if waiting else ()
-    rest = waiting - Counter(one.study_instance_uid for one in again)
-    if waiting.total() >= MOST_WAITING:
-        return HookWork(stored, begin, begin, again, frozenset(rest))
-    new, end = _new(connection, begin, frozenset(events))
-    return HookWork(stored, begin, end, again, frozenset(rest), new)
+        Parameters
+        ----------
+        seen_event : int
+            Row of events up to which there is nothing for this hook, whatever its cursor says.
+        """
+        row = connection.execute(select(HookRow).where(HookRow.name == hook)).one()
+        stored = Place(row.event_id, row.image_id, row.rewinds)
+        begin = replace(stored, event_id=max(row.event_id, seen_event))
+        waiting = _waiting(connection, hook)
+        again = _due(connection, hook, now) if waiting else ()
+        rest = waiting - Counter(one.study_instance_uid for one in again)
+        if waiting.total() >= MOST_WAITING:
+            return HookWork(stored, begin, begin, again, frozenset(rest))
+        new, end = _new(connection, begin, frozenset(events))
+        return HookWork(stored, begin, end, again, frozenset(rest), new)
+
+    @on_writer
+    def settle(
+        self, connection: Connection, hook: str, attempted: Iterable[Attempted], place: Place, now: dt.datetime
+    ) -> None:
+        """Record the outcome of attempts, and move the cursors to `place`.
+
+        Where ids of images were given again since `place` was read, the cursor on images stays: the instances behind it
+        are delivered once more.
+        """
+        delivered = 0
+        kept = []
+        for one in attempted:
+            delivered += one.state == "delivered"
+            if one.state != "delivered" or one.happening.image_id is None:
+                kept.append(one)
+        for one in kept:
+            _keep(connection, hook, one, now)
+        if kept:
+            newest = select(func.max(DeliveryRow.id)).scalar_subquery()
+            old = delete(DeliveryRow).where(DeliveryRow.state != "waiting", DeliveryRow.id <= newest - KEPT_ROWS)
+            connection.execute(old)
+        this = HookRow.name == hook
+        values: dict[str, Any] = {"event_id": place.event_id}
+        if delivered:
+            values |= {"delivered": HookRow.delivered + delivered, "delivered_at": now}
+        connection.execute(update(HookRow).where(this).values(values))
+        connection.execute(
+            update(HookRow).where(this, HookRow.rewinds == place.rewinds, HookRow.image_id.is_not(None)).values(
+                image_id=place.image_id
+            )
+        )  # fmt: skip
+
+    @on_writer
+    def retry(self, connection: Connection, hook: str, message_id: str | None, now: dt.datetime) -> int:
+        """Try what was given up again, and what waits at once; returns how many messages."""
+        these: ColumnElement[bool] = and_(DeliveryRow.hook == hook, DeliveryRow.state.in_(("given-up", "waiting")))
+        if message_id is not None:
+            these = and_(these, DeliveryRow.message_id == message_id)
+        again = {"state": "waiting", "attempts": 0, "due_at": now}
+        return connection.execute(update(DeliveryRow).where(these).values(again)).rowcount
 
 
 def _waiting(connection: Connection, hook: str) -> Counter[str]:
@@ -246,38 +292,6 @@ def _message_id(*facts: object) -> str:
     return str(uuid.uuid5(_NAMESPACE, "\n".join(map(str, facts))))
 
 
-def settle_deliveries(
-    connection: Connection, hook: str, attempted: Iterable[Attempted], place: Place, now: dt.datetime
-) -> None:
-    """Record what came of attempts, and move the cursors to `place`.
-
-    Ids of images that were given anew since `place` was read leave that cursor where it is: what is behind it is told
-    once more.
-    """
-    delivered = 0
-    kept = []
-    for one in attempted:
-        delivered += one.state == "delivered"
-        if one.state != "delivered" or one.happening.image_id is None:
-            kept.append(one)
-    for one in kept:
-        _keep(connection, hook, one, now)
-    if kept:
-        newest = select(func.max(DeliveryRow.id)).scalar_subquery()
-        old = delete(DeliveryRow).where(DeliveryRow.state != "waiting", DeliveryRow.id <= newest - KEPT_ROWS)
-        connection.execute(old)
-    this = HookRow.name == hook
-    values: dict[str, Any] = {"event_id": place.event_id}
-    if delivered:
-        values |= {"delivered": HookRow.delivered + delivered, "delivered_at": now}
-    connection.execute(update(HookRow).where(this).values(values))
-    connection.execute(
-        update(HookRow).where(this, HookRow.rewinds == place.rewinds, HookRow.image_id.is_not(None)).values(
-            image_id=place.image_id
-        )
-    )  # fmt: skip
-
-
 def _keep(connection: Connection, hook: str, one: Attempted, now: dt.datetime) -> None:
     what = one.happening
     values = {
@@ -306,15 +320,6 @@ def _keep(connection: Connection, hook: str, one: Attempted, now: dt.datetime) -
             revision=what.revision,
             detail=f"hook {hook} was not told of {what.event} in {one.attempts} attempts: {one.reason}",
         )
-
-
-def retry_deliveries(connection: Connection, hook: str, message_id: str | None, now: dt.datetime) -> int:
-    """Try what was given up again, and what waits at once; returns how many messages."""
-    these: ColumnElement[bool] = and_(DeliveryRow.hook == hook, DeliveryRow.state.in_(("given-up", "waiting")))
-    if message_id is not None:
-        these = and_(these, DeliveryRow.message_id == message_id)
-    again = {"state": "waiting", "attempts": 0, "due_at": now}
-    return connection.execute(update(DeliveryRow).where(these).values(again)).rowcount
 
 
 def after_deletion(connection: Connection, study_instance_uid: str) -> None:

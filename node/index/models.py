@@ -38,6 +38,9 @@ SERIES_STATES = ("receiving", "converting", "converted", "refused", "not-an-imag
 refused: gave none, each stack has its reason; not-an-image: nothing in it can be a volume;
 failed: the converter crashed too often."""
 
+OPEN_STATES = ("receiving", "converting")
+"""States of a series that still waits for the outcome of a conversion."""
+
 
 class Utc(TypeDecorator[dt.datetime]):
     """A moment in UTC; naive datetimes are errors."""

@@ -9,24 +9,32 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from node.index.models import RejectionRow
 from node.index.records import CountedRefusal, Refused
+from node.index.repository import Repository, on_writer
 
 ONE_ROW = dt.timedelta(minutes=1)
 """Equal refusals that follow each other within this time share a row."""
 
-MOST_ROWS = 10_000
+MAX_ROWS = 10_000
 """The oldest rows give way."""
 
 
-def record_refusals(connection: Connection, refusals: Sequence[CountedRefusal]) -> list[Refused]:
-    """Count refusals in the rows that are still open for them, or add rows; returns those that got a row of their own.
+class RejectionRepository(Repository):
+    """The refusals of a node."""
 
-    Runs inside the writer's transaction.
-    """
-    news = [counted.refused for counted in refusals if not _counted(connection, counted)]
-    if news:
-        newest = select(func.max(RejectionRow.id)).scalar_subquery()
-        connection.execute(delete(RejectionRow).where(RejectionRow.id <= newest - MOST_ROWS))
-    return news
+    @on_writer
+    def record(self, connection: Connection, refusals: Sequence[CountedRefusal]) -> list[Refused]:
+        """Count refusals in the rows that are still open for them, or add rows.
+
+        Returns
+        -------
+        list of Refused
+            Those that got a row of their own.
+        """
+        news = [counted.refused for counted in refusals if not _counted(connection, counted)]
+        if news:
+            newest = select(func.max(RejectionRow.id)).scalar_subquery()
+            connection.execute(delete(RejectionRow).where(RejectionRow.id <= newest - MAX_ROWS))
+        return news
 
 
 def _counted(connection: Connection, counted: CountedRefusal) -> bool:

@@ -1,47 +1,243 @@
-"""The ledger of conversions: which series are due, who has claimed one, and what came of it.
+"""Series on their way to a volume: when each is due, who has claimed it, and what came of it.
 
-State is rows. A worker that dies leaves a claim behind, which the next start of the node gives back.
+State is rows, so that a restart forgets nothing. A worker that dies leaves a claim behind; the next start of the node
+releases it.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, case, delete, func, insert, null, or_, select, update
-from sqlalchemy.orm import aliased
+from sqlalchemy import Connection, Row, Select, and_, case, func, null, or_, select, update
 
 from node.completeness import C_FIND, Expectation, InstanceCounts, Verdict, expectation, judge
+from node.index.arrivals import REVOKED
+from node.index.conversions import current_conversion, insert_conversion, replace_failures
 from node.index.events import EventKind, record_event
-from node.index.instances import REVOKED
-from node.index.models import (
-    ConversionRow,
-    EventRow,
-    ExclusionRow,
-    FailureRow,
-    ImageRow,
-    SeriesRow,
-    StudyRow,
-    VolumeRow,
-    VolumeSourceRow,
-)
-from node.index.records import (
-    ClaimedInstance,
-    ClaimedSeries,
-    CurrentConversion,
-    SeriesOutcome,
-    SupersededConversion,
-)
+from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
+from node.index.records import ClaimedInstance, ClaimedSeries, SeriesOutcome, SeriesPlace, UnconfirmedSeries
+from node.index.repository import Repository, on_reader, on_writer
 from node.retries import wait_seconds
 
 _COUNTS = tuple(getattr(ImageRow, name) for name in InstanceCounts.__slots__)
 
 
-def is_series_due(connection: Connection, now: dt.datetime, longest_wait: dt.timedelta | None = None) -> bool:
-    """Whether `claim_due_series` would find one."""
-    return connection.execute(_due(now, longest_wait)).first() is not None
+class SeriesRepository(Repository):
+    """The series of an index, from their first instance to the outcome of their conversion."""
+
+    def claim_due(self, now: dt.datetime, longest_wait: dt.timedelta | None = None) -> ClaimedSeries | None:
+        """Claim the series that has been due longest.
+
+        Parameters
+        ----------
+        longest_wait : timedelta or None
+            A series that has been open for this long is claimed although instances of it still arrive.
+
+        Returns
+        -------
+        ClaimedSeries or None
+            None when no series is due.
+        """
+        if not self._is_due(now, longest_wait):  # polled: where nothing is due, the writer need not wake
+            return None
+        return self._claim_due(now, longest_wait)
+
+    @on_reader
+    def _is_due(self, connection: Connection, now: dt.datetime, longest_wait: dt.timedelta | None) -> bool:
+        return connection.execute(_due(now, longest_wait)).first() is not None
+
+    @on_writer
+    def _claim_due(
+        self, connection: Connection, now: dt.datetime, longest_wait: dt.timedelta | None
+    ) -> ClaimedSeries | None:
+        row = connection.execute(
+            update(SeriesRow)
+            .where(SeriesRow.id == _due(now, longest_wait).scalar_subquery())
+            .values(state="converting", claim=uuid.uuid4().hex, claimed_arrivals=SeriesRow.arrivals)
+            .returning(SeriesRow)
+        ).first()
+        return None if row is None else _claimed(connection, row, now)
+
+    @on_writer
+    def record_outcome(
+        self, connection: Connection, series: ClaimedSeries, outcome: SeriesOutcome, now: dt.datetime
+    ) -> bool:
+        """Write the revision and end the claim in one transaction: readers see the old volumes or the new ones.
+
+        Returns
+        -------
+        bool
+            False when the claim is no longer ours, or an instance was replaced or deleted meanwhile. Nothing is
+            written then, and the caller removes the files.
+        """
+        revoked = select(SeriesRow.id).where(
+            SeriesRow.id == series.id, SeriesRow.claim == series.claim, SeriesRow.claimed_arrivals == REVOKED
+        )
+        if connection.execute(revoked).first() is not None:
+            _end_claim(connection, series, "receiving", now)
+            return False
+        if not _end_claim(connection, series, outcome.state, now, revision=series.revision, error=outcome.error):
+            return False
+        _update(connection, series.id, {"attempts": 0} | _verdict_columns(outcome.verdict))
+        insert_conversion(connection, series, outcome, now)
+        kind: EventKind = "series-converted" if outcome.state == "converted" else "series-refused"
+        detail = outcome.error or (outcome.verdict.reason if outcome.verdict else None)
+        _record(connection, kind, _place(series), now, detail, series.revision)
+        return True
+
+    @on_writer
+    def record_unchanged(self, connection: Connection, series: ClaimedSeries, now: dt.datetime) -> None:
+        """End a claim whose conversion would repeat the current revision: no new revision is made."""
+        if _end_claim(connection, series, "converted", now, error=None, attempts=0):
+            _record(connection, "series-unchanged", _place(series), now, None, series.revision - 1)
+
+    @on_writer
+    def record_crash(
+        self,
+        connection: Connection,
+        series: ClaimedSeries,
+        detail: str,
+        attempts: int,
+        now: dt.datetime,
+    ) -> bool:
+        """Note that the converter died on a series: due again later, or `failed` after so many attempts.
+
+        Parameters
+        ----------
+        detail : str
+            Why it died, in a sentence.
+        attempts : int
+            Crashes after which the series is set aside.
+
+        Returns
+        -------
+        bool
+            Whether it will be tried again.
+        """
+        tried = connection.execute(select(SeriesRow.attempts).where(SeriesRow.id == series.id)).scalar_one() + 1
+        again = tried < attempts
+        if not _end_claim(connection, series, "receiving" if again else "failed", now, error=detail):
+            return again
+        values: dict[str, Any] = {"attempts": tried}
+        if again:
+            values["due_at"] = now + dt.timedelta(seconds=wait_seconds(tried))
+        else:
+            values |= _verdict_columns(judge(series.expectation))
+            replace_failures(connection, series, [(None, "failed", detail)], now)
+            _record(connection, "series-failed", _place(series), now, detail, series.revision)
+        _update(connection, series.id, values)
+        return again
+
+    @on_writer
+    def release_claim(self, connection: Connection, series: ClaimedSeries, now: dt.datetime) -> None:
+        """Hand a series back unconverted: it is due at once."""
+        if _end_claim(connection, series, "receiving", now):
+            _update(connection, series.id, {"due_at": now})
+
+    @on_writer
+    def release_all_claims(self, connection: Connection, now: dt.datetime) -> int:
+        """Release the claims of a dead process; return how many series there were."""
+        values = {"state": "receiving", "claim": None, "claimed_arrivals": None, "due_at": now}
+        return connection.execute(update(SeriesRow).where(SeriesRow.state == "converting").values(values)).rowcount
+
+    @on_writer
+    def wait_after_abort(
+        self,
+        connection: Connection,
+        places: Collection[SeriesPlace],
+        grace: dt.timedelta,
+        why: str,
+        now: dt.datetime,
+    ) -> None:
+        """Give the sender of an association that was not released time to come back.
+
+        Parameters
+        ----------
+        grace : timedelta
+            Wait after the last instance; a longer wait stays.
+        why : str
+            How the association ended, in a word.
+        """
+        for place in places:
+            for row in connection.execute(_at(place).where(SeriesRow.state.in_(OPEN_STATES))).all():
+                last = min(row.last_received_at, now)  # the clock may have been set back since
+                _update(connection, row.id, {"due_at": max(last + grace, row.due_at or last)})
+                detail = f"the association ended otherwise than by release: {why}"
+                _record(connection, "sender-aborted", place, now, detail)
+
+    @on_writer
+    def reopen(self, connection: Connection, places: Collection[SeriesPlace], now: dt.datetime) -> int:
+        """Make series due for another conversion, whatever their state; return how many were not open before."""
+        reopened = 0
+        for place in places:
+            for row in connection.execute(_at(place).where(SeriesRow.state.not_in(OPEN_STATES))).all():
+                _update(connection, row.id, {"state": "receiving", "due_at": now, "open_since": now, "attempts": 0})
+                _record(connection, "series-reopened", place, now, "another conversion was asked for")
+                reopened += 1
+        return reopened
+
+    @on_reader
+    def unconfirmed(self, connection: Connection, calling_ae_titles: Collection[str]) -> list[UnconfirmedSeries]:
+        """Return the waiting series whose newest instance came from one of these senders."""
+        newest = (
+            select(ImageRow.calling_ae_title)
+            .where(ImageRow.series_id == SeriesRow.id)
+            .order_by(ImageRow.received_at.desc(), ImageRow.id.desc())
+            .limit(1)
+            .scalar_subquery()
+        )
+        received = select(func.count()).where(ImageRow.series_id == SeriesRow.id).scalar_subquery()
+        rows = connection.execute(
+            select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid, newest, received)
+            .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+            .where(SeriesRow.state == "receiving", SeriesRow.attempts == 0, newest.in_(calling_ae_titles))
+        )
+        return [UnconfirmedSeries((study, series), title, count) for study, series, title, count in rows]
+
+    @on_writer
+    def confirm_count(self, connection: Connection, place: SeriesPlace, count: int, now: dt.datetime) -> bool:
+        """Note how many instances the sender has; the series is due at once when all of them are here.
+
+        Returns
+        -------
+        bool
+            Whether all of them are here.
+        """
+        row = connection.execute(_at(place).where(SeriesRow.state == "receiving")).first()
+        if row is None:
+            return False
+        received = connection.execute(select(func.count()).where(ImageRow.series_id == row.id)).scalar_one()
+        values: dict[str, Any] = {"expected_instances": count, "expected_source": C_FIND}
+        if received >= count:
+            values["due_at"] = now
+        if (row.expected_instances, row.expected_source) != (count, C_FIND):
+            detail = f"the sender has {count} instances, {received} are here"
+            _record(connection, "series-confirmed", place, now, detail)
+        _update(connection, row.id, values)
+        return received >= count
+
+    @on_writer
+    def shift_times(self, connection: Connection, step: dt.timedelta) -> None:
+        """Follow a step of the system clock, so that a series that was due in ten seconds still is."""
+        for row in connection.execute(select(SeriesRow).where(SeriesRow.state.in_(OPEN_STATES))).all():
+            _shift(connection, row, step)
+        closed = select(StudyRow.id, StudyRow.closed_at).where(StudyRow.closed_at.is_not(None))
+        for study in connection.execute(closed).all():
+            connection.execute(update(StudyRow).where(StudyRow.id == study.id).values(closed_at=study.closed_at + step))
+
+    @on_writer
+    def restart_waits(self, connection: Connection, now: dt.datetime) -> None:
+        """Begin the wait of a series again that was received in the future: the clock was set back since.
+
+        Runs at a start, when no running clock has seen the step.
+        """
+        ahead = select(SeriesRow).where(SeriesRow.state.in_(OPEN_STATES), SeriesRow.last_received_at > now)
+        for row in connection.execute(ahead).all():
+            _shift(connection, row, now - row.last_received_at)
+        connection.execute(update(StudyRow).where(StudyRow.closed_at > now).values(closed_at=now))
 
 
 def _due(now: dt.datetime, longest_wait: dt.timedelta | None) -> Select[Any]:
@@ -51,41 +247,25 @@ def _due(now: dt.datetime, longest_wait: dt.timedelta | None) -> Select[Any]:
     return select(SeriesRow.id).where(SeriesRow.state == "receiving", is_due).order_by(SeriesRow.due_at).limit(1)
 
 
-def claim_due_series(
-    connection: Connection, now: dt.datetime, longest_wait: dt.timedelta | None = None
-) -> ClaimedSeries | None:
-    """Take the series that has been due longest, if there is one.
-
-    Parameters
-    ----------
-    longest_wait : timedelta or None
-        A series that has been open for so long is taken although instances of it still come.
-    """
-    row = connection.execute(
-        update(SeriesRow)
-        .where(SeriesRow.id == _due(now, longest_wait).scalar_subquery())
-        .values(state="converting", claim=uuid.uuid4().hex, claimed_arrivals=SeriesRow.arrivals)
-        .returning(SeriesRow)
-    ).first()
-    if row is None:
-        return None
+def _claimed(connection: Connection, row: Row[Any], now: dt.datetime) -> ClaimedSeries:
+    """Return a series that has just been claimed, with its instances; records that it became quiet."""
     study_uid = connection.execute(select(StudyRow.study_instance_uid).where(StudyRow.id == row.study_id)).scalar_one()
-    instances = connection.execute(
+    images = connection.execute(
         select(ImageRow.sop_instance_uid, ImageRow.key, ImageRow.sha256, *_COUNTS)
         .where(ImageRow.series_id == row.id)
         .order_by(ImageRow.instance_number, ImageRow.sop_instance_uid)
     ).all()
-    known = _expectation(connection, row, study_uid, [InstanceCounts(*one[3:]) for one in instances], now)
-    _tell_quiet(connection, row, study_uid, known, now)
+    expected = _expectation(connection, row, study_uid, [InstanceCounts(*image[3:]) for image in images], now)
+    _record_quiet(connection, row, study_uid, expected, now)
     return ClaimedSeries(
         id=row.id,
         claim=row.claim,
         study_instance_uid=study_uid,
         series_instance_uid=row.series_instance_uid,
         revision=row.revision + 1,
-        instances=tuple(ClaimedInstance(*one[:3]) for one in instances),
-        expectation=known,
-        current=_current_conversion(connection, row.id),
+        instances=tuple(ClaimedInstance(*image[:3]) for image in images),
+        expectation=expected,
+        current=current_conversion(connection, row.id),
     )
 
 
@@ -106,7 +286,9 @@ def _expectation(
     )
 
 
-def _tell_quiet(connection: Connection, row: Row[Any], study_uid: str, known: Expectation, now: dt.datetime) -> None:
+def _record_quiet(
+    connection: Connection, row: Row[Any], study_uid: str, expected: Expectation, now: dt.datetime
+) -> None:
     """Record the event once, also when the conversion begins several times."""
     last = (
         select(EventRow.kind)
@@ -116,144 +298,12 @@ def _tell_quiet(connection: Connection, row: Row[Any], study_uid: str, known: Ex
     )
     if connection.execute(last).scalar() == "series-quiet":
         return
-    why = f"{known.received} instances"
-    if known.forced:
+    why = f"{expected.received} instances"
+    if expected.forced:
         why += " and more to come; the longest wait is over"
-    elif known.confirmed is not None and known.received >= known.confirmed:
-        why += f", all of the {known.confirmed} that the sender has"
-    _record(connection, "series-quiet", row.series_instance_uid, study_uid, now, row.revision + 1, why)
-
-
-def _current_conversion(connection: Connection, series_id: int) -> CurrentConversion | None:
-    current = select(ConversionRow.id, ConversionRow.input_sha256).where(
-        ConversionRow.series_id == series_id, ConversionRow.superseded.is_(False)
-    )
-    row = connection.execute(current).first()
-    if row is None:
-        return None
-    files = connection.execute(select(VolumeRow.path, VolumeRow.bytes).where(VolumeRow.conversion_id == row.id))
-    return CurrentConversion(row.input_sha256, tuple((path, size) for path, size in files))
-
-
-def record_outcome(connection: Connection, series: ClaimedSeries, outcome: SeriesOutcome, now: dt.datetime) -> bool:
-    """Write the revision and end the claim, all at once: readers see the old volumes or the new ones.
-
-    Returns
-    -------
-    bool
-        False when the claim was no longer ours, or an instance was replaced or deleted meanwhile: nothing is written,
-        and the files must go.
-    """
-    revoked = select(SeriesRow.id).where(
-        SeriesRow.id == series.id, SeriesRow.claim == series.claim, SeriesRow.claimed_arrivals == REVOKED
-    )
-    if connection.execute(revoked).first() is not None:
-        _end_claim(connection, series, "receiving", now)
-        return False
-    if not _end_claim(connection, series, outcome.state, now, revision=series.revision, error=outcome.error):
-        return False
-    values = {"attempts": 0} | _verdict_columns(outcome.verdict)
-    connection.execute(update(SeriesRow).where(SeriesRow.id == series.id).values(values))
-    _supersede(connection, series, now)
-    conversion = connection.execute(
-        insert(ConversionRow)
-        .values(
-            series_id=series.id,
-            revision=series.revision,
-            superseded=False,
-            input_sha256=outcome.input_sha256,
-            converter=outcome.converter,
-            options=dict(outcome.options),
-            instances=len(series.instances),
-            seconds=outcome.seconds,
-            created_at=now,
-        )
-        .returning(ConversionRow.id)
-    ).scalar_one()
-    _insert_rows(connection, series, outcome, conversion, now)
-    kind: EventKind = "series-converted" if outcome.state == "converted" else "series-refused"
-    told = outcome.error or (outcome.verdict.reason if outcome.verdict else None)
-    _record(connection, kind, series.series_instance_uid, series.study_instance_uid, now, series.revision, told)
-    return True
-
-
-def record_unchanged(connection: Connection, series: ClaimedSeries, now: dt.datetime) -> None:
-    """End a claim whose conversion would give what is there already: no revision is made."""
-    if _end_claim(connection, series, "converted", now, error=None, attempts=0):
-        revision = series.revision - 1
-        _record(
-            connection, "series-unchanged", series.series_instance_uid, series.study_instance_uid, now, revision, None
-        )
-
-
-def record_crash(connection: Connection, series: ClaimedSeries, detail: str, attempts: int, now: dt.datetime) -> bool:
-    """Note that the converter died on a series: due again later, or set aside as `failed` after `attempts` tries.
-
-    Returns
-    -------
-    bool
-        Whether it will be tried again.
-    """
-    tried = connection.execute(select(SeriesRow.attempts).where(SeriesRow.id == series.id)).scalar_one() + 1
-    again = tried < attempts
-    wait = dt.timedelta(seconds=wait_seconds(tried))
-    if _end_claim(connection, series, "receiving" if again else "failed", now, error=detail):
-        values: dict[str, Any] = {"attempts": tried}
-        if again:
-            values["due_at"] = now + wait
-        else:
-            values |= _verdict_columns(judge(series.expectation))
-            _replace_failures(connection, series, [(None, "failed", detail)], now)
-            _record(
-                connection, "series-failed", series.series_instance_uid, series.study_instance_uid, now,
-                series.revision, detail,
-            )  # fmt: skip
-        connection.execute(update(SeriesRow).where(SeriesRow.id == series.id).values(values))
-    return again
-
-
-def release_claim(connection: Connection, series: ClaimedSeries, now: dt.datetime) -> None:
-    """Hand a series back unconverted: it is due at once."""
-    if _end_claim(connection, series, "receiving", now):
-        connection.execute(update(SeriesRow).where(SeriesRow.id == series.id).values(due_at=now))
-
-
-def release_all_claims(connection: Connection, now: dt.datetime) -> int:
-    """Hand back what a dead process had claimed; returns how many series."""
-    values = {"state": "receiving", "claim": None, "claimed_arrivals": None, "due_at": now}
-    return connection.execute(update(SeriesRow).where(SeriesRow.state == "converting").values(values)).rowcount
-
-
-def live_revisions(connection: Connection) -> set[tuple[str, str, int]]:
-    """(Study Instance UID, Series Instance UID, revision) of every recorded conversion."""
-    rows = connection.execute(
-        select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid, ConversionRow.revision)
-        .join(SeriesRow, SeriesRow.id == ConversionRow.series_id)
-        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
-    )
-    return {(study, series, revision) for study, series, revision in rows}
-
-
-def superseded_before(connection: Connection, moment: dt.datetime) -> list[SupersededConversion]:
-    """Conversions that a newer one took the place of before `moment`, and whose files are still there."""
-    newer = aliased(ConversionRow)
-    since = (
-        select(func.min(newer.created_at))
-        .where(newer.series_id == ConversionRow.series_id, newer.revision > ConversionRow.revision)
-        .scalar_subquery()
-    )
-    rows = connection.execute(
-        select(ConversionRow.id, StudyRow.study_instance_uid, SeriesRow.series_instance_uid, ConversionRow.revision)
-        .join(SeriesRow, SeriesRow.id == ConversionRow.series_id)
-        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
-        .where(ConversionRow.superseded, ConversionRow.files_removed_at.is_(None), since <= moment)
-    )
-    return [SupersededConversion(*row) for row in rows]
-
-
-def record_files_removed(connection: Connection, conversion: SupersededConversion, now: dt.datetime) -> None:
-    """Note that the files of a superseded conversion are gone; its rows stay."""
-    connection.execute(update(ConversionRow).where(ConversionRow.id == conversion.id).values(files_removed_at=now))
+    elif expected.confirmed is not None and expected.received >= expected.confirmed:
+        why += f", all of the {expected.confirmed} that the sender has"
+    _record(connection, "series-quiet", (study_uid, row.series_instance_uid), now, why, row.revision + 1)
 
 
 def _end_claim(connection: Connection, series: ClaimedSeries, state: str, now: dt.datetime, **values: Any) -> bool:
@@ -275,8 +325,8 @@ def _end_claim(connection: Connection, series: ClaimedSeries, state: str, now: d
     if changed.rowcount != 1:
         return False
     if state != "receiving":
-        of_series = select(SeriesRow.study_id).where(SeriesRow.id == series.id).scalar_subquery()
-        connection.execute(update(StudyRow).where(StudyRow.id == of_series).values(closed_at=now))
+        study_id = select(SeriesRow.study_id).where(SeriesRow.id == series.id).scalar_subquery()
+        connection.execute(update(StudyRow).where(StudyRow.id == study_id).values(closed_at=now))
     return True
 
 
@@ -293,30 +343,41 @@ def _verdict_columns(verdict: Verdict | None) -> dict[str, Any]:
     }
 
 
-def _supersede(connection: Connection, series: ClaimedSeries, now: dt.datetime) -> None:
-    """Let the conversion that was current give way, and tell so where it had volumes."""
-    current = ConversionRow.series_id == series.id, ConversionRow.superseded.is_(False)
-    had_volumes = select(ConversionRow.revision).where(
-        *current, select(VolumeRow.id).where(VolumeRow.conversion_id == ConversionRow.id).exists()
+def _shift(connection: Connection, row: Row[Any], step: dt.timedelta) -> None:
+    moments = {name: getattr(row, name) for name in ("due_at", "open_since")}
+    values = {name: moment + step for name, moment in moments.items() if moment is not None}
+    if values:
+        _update(connection, row.id, values)
+
+
+def _update(connection: Connection, series_id: int, values: dict[str, Any]) -> None:
+    connection.execute(update(SeriesRow).where(SeriesRow.id == series_id).values(values))
+
+
+def _at(place: SeriesPlace) -> Select[Any]:
+    """The row of a series; a Series Instance UID may be in two studies."""
+    study_instance_uid, series_instance_uid = place
+    columns: list[Any] = [getattr(SeriesRow, name) for name in ("id", "last_received_at", "due_at")]
+    return (
+        select(*columns, SeriesRow.expected_instances, SeriesRow.expected_source)
+        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+        .where(StudyRow.study_instance_uid == study_instance_uid, SeriesRow.series_instance_uid == series_instance_uid)
     )
-    for revision in connection.scalars(had_volumes).all():
-        detail = f"revision {series.revision} takes its place"
-        _record(
-            connection, "volume-superseded", series.series_instance_uid, series.study_instance_uid, now, revision,
-            detail,
-        )  # fmt: skip
-    connection.execute(update(ConversionRow).where(*current).values(superseded=True))
+
+
+def _place(series: ClaimedSeries) -> SeriesPlace:
+    return series.study_instance_uid, series.series_instance_uid
 
 
 def _record(
     connection: Connection,
     kind: EventKind,
-    series_instance_uid: str,
-    study_instance_uid: str,
+    place: SeriesPlace,
     now: dt.datetime,
-    revision: int,
     detail: str | None,
+    revision: int | None = None,
 ) -> None:
+    study_instance_uid, series_instance_uid = place
     record_event(
         connection,
         kind,
@@ -326,54 +387,3 @@ def _record(
         revision=revision,
         detail=detail,
     )
-
-
-def _insert_rows(
-    connection: Connection, series: ClaimedSeries, outcome: SeriesOutcome, conversion: int, now: dt.datetime
-) -> None:
-    digests = {one.sop_instance_uid: one.sha256 for one in series.instances}
-    volumes = [
-        {
-            "conversion_id": conversion,
-            **{name: getattr(file, name) for name in file.__slots__},
-            "shape": list(file.shape),
-            "spacing_mm": list(file.spacing_mm),
-            "warnings": list(file.warnings),
-        }
-        for file in outcome.files
-    ]
-    sources = [
-        {"conversion_id": conversion, "stack": stack, "sop_instance_uid": uid, "sha256": digests[uid], "frames": frames}
-        for stack, uid, frames in outcome.sources
-    ]
-    exclusions = [
-        {"conversion_id": conversion, "sop_instance_uid": uid, "frames": frames, "reason": reason, "detail": detail}
-        for uid, frames, reason, detail in outcome.exclusions
-    ]
-    for table, rows in ((VolumeRow, volumes), (VolumeSourceRow, sources), (ExclusionRow, exclusions)):
-        if rows:
-            connection.execute(insert(table), rows)
-    _replace_failures(connection, series, outcome.failures, now)
-
-
-def _replace_failures(
-    connection: Connection,
-    series: ClaimedSeries,
-    failures: Sequence[tuple[int | None, str, str]],
-    now: dt.datetime,
-) -> None:
-    """A series has the failures of its last conversion only."""
-    connection.execute(delete(FailureRow).where(FailureRow.series_id == series.id))
-    rows = [
-        {
-            "series_id": series.id,
-            "revision": series.revision,
-            "stack": stack,
-            "reason": reason,
-            "detail": detail,
-            "failed_at": now,
-        }
-        for stack, reason, detail in failures
-    ]
-    if rows:
-        connection.execute(insert(FailureRow), rows)

@@ -57,7 +57,7 @@ def delete(archive: Archive, index: Index, audit: Audit, plan: DeletionPlan, ord
     """
     _tell(audit, plan, order, Result.SUCCESS, f"ordered: {order.reason}")
     try:
-        ordered = index.order_deletion(plan, order.reason, now)
+        ordered = index.deletions.order(plan, order.reason, now)
     except VoxelnodeError:
         _tell(audit, plan, order, Result.SERIOUS_FAILURE, "not done: the index did not change")
         raise
@@ -69,7 +69,7 @@ def delete(archive: Archive, index: Index, audit: Audit, plan: DeletionPlan, ord
 
 def resume_deletions(archive: Archive, index: Index, now: dt.datetime) -> int:
     """Finish what a crash interrupted; before orphaned files are taken up again. Returns how many deletions."""
-    unfinished = index.unfinished_deletions()
+    unfinished = index.deletions.unfinished()
     for ordered in unfinished:
         _finish(archive, index, ordered, now)
         log.warning("deletion_resumed", files=len(ordered.paths))
@@ -79,7 +79,7 @@ def resume_deletions(archive: Archive, index: Index, now: dt.datetime) -> int:
 def _finish(archive: Archive, index: Index, ordered: Deletion, now: dt.datetime) -> None:
     _unlink(archive, ordered.paths)
     reached("deletion-unlinked")
-    index.finish_deletion(ordered, now)
+    index.deletions.finish(ordered, now)
 
 
 def _unlink(archive: Archive, paths: Iterable[str]) -> None:

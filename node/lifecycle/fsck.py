@@ -17,9 +17,11 @@ from typing import Literal
 
 from node.archive.filesystem import Archive
 from node.conversion.volume_files import sweep
-from node.index.database import Index, ReadIndex
+from node.index.database import Index
 from node.index.engine import check
-from node.index.files import InstanceFile, VolumeFile
+from node.index.instances import InstanceFile
+from node.index.read import ReadIndex
+from node.index.read.volumes import VolumeFile
 from node.receive.recovery import adopt
 
 Kind = Literal[
@@ -63,7 +65,7 @@ def examine(root: Path, index: ReadIndex, *, digests: bool, serving: bool) -> It
         A node works on the root: what is on its way in is no difference.
     """
     yield from (Finding("index-damaged", "index.sqlite", problem) for problem in check(root / "index.sqlite"))
-    losers = index.loser_keys()
+    losers = index.instances.loser_keys()
     yield from _instances(root, index, losers, digests=digests, serving=serving)
     yield from (Finding("loser-missing", key) for key in sorted(losers) if not (root / key).is_file())
     yield from _volumes(root, index, digests=digests)
@@ -97,23 +99,23 @@ def _mended(
         case "file-unknown":
             if not archive.path(one.path).exists():
                 return "to quarantine"  # by the recovery that opening the root began with
-            strays = index.unknown_keys([one.path])
+            strays = index.instances.unknown_keys([one.path])
             return "to quarantine" if adopt(archive, index, strays, quiet_seconds, now) else "adopted"
         case "file-altered":
             archive.quarantine(one.path)
-            index.mark_files([one.path], missing=True, now=now)
+            index.instances.mark_files([one.path], missing=True, now=now)
             return "to quarantine, marked as missing"
         case "file-missing":
-            index.mark_files([one.path], missing=True, now=now)
+            index.instances.mark_files([one.path], missing=True, now=now)
             return "marked"
         case "file-back":
-            index.mark_files([one.path], missing=False, now=now)
+            index.instances.mark_files([one.path], missing=False, now=now)
             return "unmarked"
         case "volume-missing" | "volume-altered":
             archive.remove(one.path)  # a revision with a file that is not as it was written is made anew
             if one.series is None:
                 return "removed, superseded"
-            index.owe_conversions([one.series], now)
+            index.series.reopen([one.series], now)
             return "to be converted again"
         case "volume-unknown":
             return "removed"
@@ -123,7 +125,7 @@ def _mended(
 
 def _instances(root: Path, index: ReadIndex, losers: set[str], *, digests: bool, serving: bool) -> Iterator[Finding]:
     compared = set()
-    for folder, rows in groupby(index.instance_files(), key=lambda row: row.key.rpartition("/")[0]):
+    for folder, rows in groupby(index.instances.files(), key=lambda row: row.key.rpartition("/")[0]):
         compared.add(folder)
         there = _listed(root, folder)
         for row in rows:
@@ -160,7 +162,7 @@ def _unknown(root: Path, keys: set[str], *, serving: bool) -> Iterator[Finding]:
 
 def _volumes(root: Path, index: ReadIndex, *, digests: bool) -> Iterator[Finding]:
     named = set()
-    for row in index.volume_files():
+    for row in index.volumes.files():
         path = root / row.path
         named.add(_revision_folder(row))
         series = (row.study_instance_uid, row.series_instance_uid)

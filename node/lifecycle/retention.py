@@ -13,7 +13,7 @@ import structlog
 from node.archive.filesystem import Archive
 from node.audit import Audit
 from node.index.database import Index
-from node.index.deletion import NotThere
+from node.index.deletions import NotThere
 from node.index.records import StoredStudy
 from node.lifecycle.deletion import Order, delete
 from node.settings.model import RetentionSettings
@@ -104,7 +104,7 @@ class Retention:
     def run_once(self) -> int:
         """Delete what has been kept long enough; returns how many studies, also of a dry run."""
         count = 0
-        for expired in expired_studies(self._index.stored_studies(), self._rules, self._now()):
+        for expired in expired_studies(self._index.studies.stored(), self._rules, self._now()):
             if self._stopping.is_set():
                 break
             uid = expired.study.study_instance_uid
@@ -118,7 +118,7 @@ class Retention:
     def _delete(self, study_instance_uid: str, rule: str) -> None:
         order = Order("retention", f"retention: {rule}")
         try:
-            plan = self._index.plan_deletion("study", study_instance_uid)
+            plan = self._index.deletions.plan("study", study_instance_uid)
             delete(self._archive, self._index, self._audit, plan, order, self._now())
         except NotThere:  # a command was faster
             log.info("retention_found_nothing", study_instance_uid=study_instance_uid)

@@ -15,13 +15,12 @@ from node.errors import VoxelnodeError
 from node.settings.model import HookEvent
 
 if TYPE_CHECKING:  # the child process of a plugin needs no index
-    from node.index.database import ReadIndex
     from node.index.deliveries import Happening
+    from node.index.read import ReadIndex
 
 MOST_VOLUMES = 10_000
 """Files of all revisions of one series."""
 
-_SERIES = "study_instance_uid = :study AND series_instance_uid = :series"
 _PATIENT = ("patient_id", "patient_name", "patient_birth_date", "patient_sex")
 
 
@@ -67,11 +66,6 @@ def compose(index: ReadIndex, happening: Happening, ae_title: str, *, include_pa
     NothingLeft
         The instance, series or study is not in the index any more.
     """
-    uids = {
-        "study": happening.study_instance_uid,
-        "series": happening.series_instance_uid,
-        "sop": happening.sop_instance_uid,
-    }
     content: dict[str, Any] = {
         "id": happening.message_id,
         "event": happening.event,
@@ -94,13 +88,14 @@ def compose(index: ReadIndex, happening: Happening, ae_title: str, *, include_pa
         "instance": None,
     }
     if happening.event == "instance-stored":
-        content |= _instance(index, uids)
+        content |= _instance(index, happening)
     elif happening.event == "study-quiet":
-        content |= _study(index, uids)
+        content |= _study(index, happening.study_instance_uid)
     else:
-        content |= _series(index, uids, happening.revision)
+        content |= _series(index, happening)
     if include_patient:
-        content["patient"] = _patient(index, uids)
+        study = _found(index.studies.row(happening.study_instance_uid))
+        content["patient"] = {name: study[name] for name in _PATIENT}
     return Message(content)
 
 
@@ -129,49 +124,41 @@ def sample(event: HookEvent, ae_title: str, now: dt.datetime) -> Message:
     return Message(content | series | sop)
 
 
-def _instance(index: ReadIndex, uids: Mapping[str, Any]) -> dict[str, Any]:
-    row = _one(
-        index,
-        "SELECT i.*, s.modality FROM v_images i JOIN v_series s USING (study_instance_uid, series_instance_uid) "
-        "WHERE i.sop_instance_uid = :sop AND i.study_instance_uid = :study AND i.series_instance_uid = :series",
-        uids,
-    )
+def _instance(index: ReadIndex, happening: Happening) -> dict[str, Any]:
+    row = _found(index.instances.row(happening.sop_instance_uid or ""))
+    study, series = happening.study_instance_uid, happening.series_instance_uid or ""
+    if (row["study_instance_uid"], row["series_instance_uid"]) != (study, series):
+        raise NothingLeft
     names = (
         "sop_class_uid", "transfer_syntax_uid", "instance_number", "number_of_frames", "path", "data_set_offset",
         "bytes", "sha256",
     )  # fmt: skip
     return {
         "calling_ae_titles": [row["calling_ae_title"]] if row["calling_ae_title"] else [],
-        "modality": row["modality"],
+        "modality": _found(index.series.row(study, series))["modality"],
         "instance": {name: row[name] for name in names},
     }
 
 
-def _series(index: ReadIndex, uids: Mapping[str, Any], revision: int | None) -> dict[str, Any]:
-    row = _one(index, f"SELECT * FROM v_series WHERE {_SERIES}", uids)
-    of_revision = f"{_SERIES} AND revision = :revision"
-    failures = index.rows(
-        f"SELECT stack, reason, detail FROM v_failures WHERE {of_revision} ORDER BY stack", **uids, revision=revision
-    )
+def _series(index: ReadIndex, happening: Happening) -> dict[str, Any]:
+    study, series, revision = happening.study_instance_uid, happening.series_instance_uid or "", happening.revision
+    row = _found(index.series.row(study, series))
     return {
-        "calling_ae_titles": _senders(index, _SERIES, uids),
+        "calling_ae_titles": index.instances.calling_ae_titles(study, series),
         "modality": row["modality"],
         "state": row["state"],
         "instances": row["instances"],
         # The series tells the verdict of its newest revision only.
         "verdict": _verdict(row) if row["revision"] == revision else None,
-        "failures": failures,
-        "volumes": _volumes(index, uids, revision),
+        "failures": index.failures.of_revision(study, series, revision),
+        "volumes": _volumes(index, study, series, revision),
     }
 
 
-def _volumes(index: ReadIndex, uids: Mapping[str, Any], revision: int | None) -> list[dict[str, Any]]:
-    [about] = index.rows("SELECT value AS root FROM about WHERE \"key\" = 'root'")
-    rows = index.browse.volumes(
-        None, MOST_VOLUMES, study_instance_uid=uids["study"], series_instance_uid=uids["series"]
-    )
+def _volumes(index: ReadIndex, study: str, series: str, revision: int | None) -> list[dict[str, Any]]:
+    rows = index.volumes.page(None, MOST_VOLUMES, study_instance_uid=study, series_instance_uid=series)
     rows = [row for row in rows if row["revision"] == revision]
-    return [_volume(row, about["root"]) for row in sorted(rows, key=itemgetter("stack", "id"))]
+    return [_volume(row, index.root) for row in sorted(rows, key=itemgetter("stack", "id"))]
 
 
 def _volume(row: Mapping[str, Any], root: str) -> dict[str, Any]:
@@ -188,18 +175,13 @@ def _volume(row: Mapping[str, Any], root: str) -> dict[str, Any]:
     }
 
 
-def _study(index: ReadIndex, uids: Mapping[str, Any]) -> dict[str, Any]:
-    series = index.rows(
-        "SELECT series_instance_uid, modality, state, revision, instances, verdict, verdict_rule, verdict_reason, "
-        "expected_instances, expected_source, missing_instances FROM v_series WHERE study_instance_uid = :study "
-        "ORDER BY series_number, series_instance_uid",
-        **uids,
-    )
+def _study(index: ReadIndex, study_instance_uid: str) -> dict[str, Any]:
+    series = index.series.of_study(study_instance_uid)
     if not series:
         raise NothingLeft
     names = ("series_instance_uid", "modality", "state", "revision", "instances")
     return {
-        "calling_ae_titles": _senders(index, "study_instance_uid = :study", uids),
+        "calling_ae_titles": index.instances.calling_ae_titles(study_instance_uid),
         "instances": sum(row["instances"] for row in series),
         "series": [{name: row[name] for name in names} | {"verdict": _verdict(row)} for row in series],
     }
@@ -218,20 +200,10 @@ def _verdict(row: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _patient(index: ReadIndex, uids: Mapping[str, Any]) -> dict[str, Any]:
-    return _one(index, f"SELECT {', '.join(_PATIENT)} FROM v_studies WHERE study_instance_uid = :study", uids)
-
-
-def _senders(index: ReadIndex, where: str, uids: Mapping[str, Any]) -> list[str]:
-    query = f"SELECT DISTINCT calling_ae_title FROM v_images WHERE {where} AND calling_ae_title IS NOT NULL"
-    return sorted(row["calling_ae_title"] for row in index.rows(query, **uids))
-
-
-def _one(index: ReadIndex, query: str, uids: Mapping[str, Any]) -> dict[str, Any]:
-    rows = index.rows(query, **uids)
-    if not rows:
+def _found(row: dict[str, Any] | None) -> dict[str, Any]:
+    if row is None:
         raise NothingLeft
-    return rows[0]
+    return row
 
 
 def _moment(moment: dt.datetime) -> str:

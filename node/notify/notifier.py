@@ -46,7 +46,7 @@ class Notifier:
 
     def start(self) -> None:
         """Begin to tell; what happens from now on is told to hooks that are new."""
-        self._index.begin_hooks({name: "instance-stored" in hook.on for name, hook in self._hooks.items()})
+        self._index.deliveries.begin_hooks({name: "instance-stored" in hook.on for name, hook in self._hooks.items()})
         for courier in self._couriers:
             courier.start()
 

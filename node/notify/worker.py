@@ -103,7 +103,7 @@ class Courier:
 
     def work(self) -> bool:
         """Tell what is to be told now; returns whether there was anything."""
-        work = self._index.hook_work(self._name, self._hook.on, self._seen_event, self._now())
+        work = self._index.deliveries.work(self._name, self._hook.on, self._seen_event, self._now())
         round_ = _Round(work)
         with suppress(Interrupted):
             for happening in work.again:
@@ -209,7 +209,7 @@ class Courier:
         """Record what came of attempts; cursors that only passed over what nobody wants are recorded now and then."""
         attempted, place, stored = round_.attempted, round_.place, round_.stored
         if attempted or place.image_id != stored.image_id or place.event_id - stored.event_id >= UNSEEN_EVENTS:
-            self._index.settle_deliveries(self._name, attempted, place, self._now())
+            self._index.deliveries.settle(self._name, attempted, place, self._now())
             round_.attempted, round_.stored = [], place
         round_.settle_at = monotonic() + SETTLE_SECONDS
         self._seen_event = place.event_id

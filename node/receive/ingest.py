@@ -84,7 +84,7 @@ class Ingest:
         Largest data set that is taken.
     now : callable () -> aware datetime
     overwrite_policy : {"never", "replace", "keep_both"}
-        What becomes of other bytes under a SOP Instance UID that is here, see `node.index.instances.add_instances`.
+        What becomes of other bytes under a SOP Instance UID that is here, see `node.index.arrivals.add_instances`.
     transfers : Transfers or None
         Told of each instance that is stored, for the audit log.
     aborted_grace_seconds : float
@@ -159,7 +159,7 @@ class Ingest:
         with self._lock:
             places = self._brought.pop(association, None)
         if places and outcome != "released":
-            self.index.wait_after_abort(places, self.aborted_grace, outcome, self.now())
+            self.index.series.wait_after_abort(places, self.aborted_grace, outcome, self.now())
 
     def close(self) -> None:
         """Take no new instances; those under way may finish."""
@@ -223,7 +223,7 @@ class Arrival:
         try:
             attributes = self._attributes()
             self._require_announced(attributes)
-            with self._ingest.index.expecting(), self._ingest.metrics.sync_seconds.time():
+            with self._ingest.index.instances.expecting(), self._ingest.metrics.sync_seconds.time():
                 key, folder, sha256 = self._keep()
         except ArrivalRefused:
             self.abandon()
@@ -243,7 +243,7 @@ class Arrival:
             received_at=now,
         )
         quiet_seconds = self._ingest.quiet_seconds(self._origin.calling_ae_title)
-        kept = self._ingest.index.add_instance(attributes, file, quiet_seconds, folder, self._ingest.overwrite_policy)
+        kept = self._ingest.index.instances.add(attributes, file, quiet_seconds, folder, self._ingest.overwrite_policy)
         settle(archive, kept)
         reached("arrival-settled")
         place = str(attributes.study["study_instance_uid"]), str(attributes.series["series_instance_uid"])
@@ -309,7 +309,7 @@ def settle(archive: Archive, kept: Kept) -> None:
 
 def settle_losers(archive: Archive, index: Index) -> int:
     """Move what lost a conflict to its place where a crash came before the move; returns how many files."""
-    misplaced = [key for key in index.loser_keys() if not archive.path(key).exists()]
+    misplaced = [key for key in index.instances.loser_keys() if not archive.path(key).exists()]
     folders = archive.folders() if misplaced else []
     moved = 0
     for name in (PurePath(key).name for key in misplaced):

@@ -58,17 +58,17 @@ def recover(archive: Archive, index: Index, quiet_seconds: Callable[[str], float
     reached("parts-swept")
     settle_losers(archive, index)
     adopted = quarantined = missing = 0
-    compared = index.about("swept_folder") or ""
+    compared = index.about.get("swept_folder") or ""
     folders = [folder for folder in archive.folders() if folder >= compared]
     for folder in folders:
-        strays = index.unknown_keys(archive.keys(folder))
+        strays = index.instances.unknown_keys(archive.keys(folder))
         unreadable = adopt(archive, index, strays, quiet_seconds, now)
         adopted, quarantined = adopted + len(strays) - unreadable, quarantined + unreadable
         missing += mark_missing(archive, index, folder, now)
     reached("files-compared")
     if folders:
-        index.remember("swept_folder", folders[-1])
-    done = Recovered(parts, adopted, quarantined, missing, index.release_all_claims(now))
+        index.about.set("swept_folder", folders[-1])
+    done = Recovered(parts, adopted, quarantined, missing, index.series.release_all_claims(now))
     reached("claims-released")
     log.info("recovered", parts=parts, adopted=adopted, quarantined=quarantined, missing=missing, claims=done.claims)
     return done
@@ -92,7 +92,7 @@ def adopt(
             unreadable += 1
         else:
             quiet = quiet_seconds(file.calling_ae_title)
-            pending.append(index.submit_instance(attributes, file, quiet, archive.path(key).parent))
+            pending.append(index.instances.submit(attributes, file, quiet, archive.path(key).parent))
     for indexed in pending:
         settle(archive, indexed.result())
         reached("file-adopted")
@@ -102,14 +102,14 @@ def adopt(
 def mark_missing(archive: Archive, index: Index, folder: str, now: dt.datetime) -> int:
     """Mark the rows whose file is not in its folder, unmark those whose file is back; returns how many are new."""
     there = set(archive.keys(folder))
-    rows = index.instance_files(f"objects/{folder}")
+    rows = index.instances.files(f"objects/{folder}")
     back = [row.key for row in rows if row.file_missing and row.key in there]
     if back:
-        index.mark_files(back, missing=False, now=now)
+        index.instances.mark_files(back, missing=False, now=now)
     gone = [row.key for row in rows if not row.file_missing and row.key not in there]
     if gone:
         log.error("files_missing", folder=folder, count=len(gone))
-        index.mark_files(gone, missing=True, now=now)
+        index.instances.mark_files(gone, missing=True, now=now)
     return len(gone)
 
 

@@ -81,7 +81,7 @@ class Rejections:
         if not collected:
             return
         try:
-            for refused in self._index.record_refusals(collected):
+            for refused in self._index.rejections.record(collected):
                 self._on_news(refused)
         except VoxelnodeError:  # refusing goes on, whatever becomes of its record; the log has told each one
             log.exception("rejections_not_recorded", count=sum(one.count for one in collected))

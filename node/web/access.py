@@ -29,7 +29,7 @@ from starlette.datastructures import Headers
 
 from node.audit import Action, AuditEvent, Result
 from node.errors import VoxelnodeError
-from node.index.accounts import Accounts, KnownAccount, Role
+from node.index.accounts import AccountRepository, KnownAccount, Role
 from node.settings.model import Web
 from node.web.audit_trail import AccountTrail, Trail
 from node.web.background_requests import is_polled
@@ -90,7 +90,7 @@ class Access:
     def __init__(
         self,
         web: Web,
-        accounts: Accounts,
+        accounts: AccountRepository,
         trail: Trail,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:

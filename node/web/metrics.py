@@ -34,12 +34,8 @@ class Held(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Gauges of the ledger and of the disk."""
         with self._node.index.reading() as index:
-            browse = index.browse
-            states, failures, oldest = (
-                browse.series_by_state(),
-                browse.failures_by_reason(),
-                browse.oldest_unconverted(),
-            )
+            states, oldest = index.series.count_by_state(), index.series.oldest_unconverted()
+            failures = index.failures.count_by_reason()
         series = GaugeMetricFamily("voxelnode_series", "Series, by state", labels=["state"])
         for state in SERIES_STATES:  # also those of none: a rule compares with an hour ago
             series.add_metric([state], states.get(state, 0))

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from node.audit import AuditFailed
 from node.errors import NotUnderstood, OutOfResources, UsageError, VoxelnodeError
-from node.index.deletion import NotThere, SeveralSeries
+from node.index.deletions import NotThere, SeveralSeries
 from node.index.engine import IndexUnusable
 from node.index.finder import QueryRefused
 from node.index.patients import NoSuchPatient

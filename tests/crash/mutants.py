@@ -14,8 +14,9 @@ from node.archive import filesystem
 from node.archive.filesystem import Archive, PartFile
 from node.control import repository
 from node.conversion import volume_files
-from node.index.database import Index
+from node.index.instances import InstanceRepository
 from node.index.records import Kept, Outcome
+from node.index.series import SeriesRepository
 from node.index.writer import IndexWriter, _Instance
 from node.receive import ingest
 
@@ -123,7 +124,7 @@ def resend_removes_both() -> None:
 
 def claims_stay() -> None:
     """Claims of a dead worker are not given back."""
-    Index.release_all_claims = lambda self, now: 0  # type: ignore[method-assign]
+    SeriesRepository.release_all_claims = lambda self, now: 0  # type: ignore[method-assign]
 
 
 def parts_stay() -> None:
@@ -133,7 +134,7 @@ def parts_stay() -> None:
 
 def strays_stay() -> None:
     """Files without a row are not looked for."""
-    Index.unknown_keys = lambda self, keys: []  # type: ignore[method-assign]
+    InstanceRepository.unknown_keys = lambda self, keys: []  # type: ignore[method-assign]
 
 
 MUTANTS: dict[str, Callable[[], None]] = {

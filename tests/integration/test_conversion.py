@@ -20,25 +20,24 @@ from node.conversion.pipeline import convert, convert_series
 from node.conversion.pool import ConversionCancelled, Converter, ConverterDied
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import revision_folder, sweep
-from node.index.database import reading
 from node.index.records import ClaimedSeries
 from node.settings.model import Convert
 from node.writers.options import write_options
 from tests import make
 from tests.integration.conftest import Clock, Root
+from tests.rows import view_rows
 
 OPTIONS = write_options(Convert())
 LIMITS = Limits(memory_bytes=8 << 30, deadline_seconds=60)
 
 
 def rows(root: Root, query: str, **values: Any) -> list[dict[str, Any]]:
-    with reading(root.folder) as index:
-        return [dict(row) for row in index.rows(query, **values)]
+    return [dict(row) for row in view_rows(root.folder, query, **values)]
 
 
 def claim(root: Root) -> ClaimedSeries:
     root.clock.move(61)
-    claimed = root.index.claim_due_series(root.clock())
+    claimed = root.index.series.claim_due(root.clock())
     assert claimed is not None
     return claimed
 
@@ -233,10 +232,10 @@ def test_a_crashing_series_is_tried_again_later_and_then_set_aside_with_its_reas
     [ds] = make.ct_series(1)
     root.take(ds)
     claimed = claim(root)
-    assert root.index.record_crash(claimed, "ended by SIGSEGV", attempts=2, now=root.clock())
-    assert root.index.claim_due_series(root.clock() + dt.timedelta(seconds=29)) is None
+    assert root.index.series.record_crash(claimed, "ended by SIGSEGV", attempts=2, now=root.clock())
+    assert root.index.series.claim_due(root.clock() + dt.timedelta(seconds=29)) is None
     claimed = claim(root)
-    assert not root.index.record_crash(claimed, "ended by SIGSEGV", attempts=2, now=root.clock())
+    assert not root.index.series.record_crash(claimed, "ended by SIGSEGV", attempts=2, now=root.clock())
     [series] = rows(root, "SELECT state, error, attempts FROM v_series")
     assert series == {"state": "failed", "error": "ended by SIGSEGV", "attempts": 2}
     [failure] = rows(root, "SELECT reason, detail FROM v_failures")
@@ -244,7 +243,7 @@ def test_a_crashing_series_is_tried_again_later_and_then_set_aside_with_its_reas
     [again] = make.ct_series(1)
     again.StudyInstanceUID, again.SeriesInstanceUID = ds.StudyInstanceUID, ds.SeriesInstanceUID
     root.take(again)
-    assert root.index.claim_due_series(root.clock() + dt.timedelta(seconds=61)) is not None, (
+    assert root.index.series.claim_due(root.clock() + dt.timedelta(seconds=61)) is not None, (
         "a new instance is a new try"
     )
 

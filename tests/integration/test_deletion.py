@@ -15,14 +15,14 @@ from pydicom import FileDataset
 
 from node.audit import Audit, AuditFailed
 from node.conversion.pipeline import convert, convert_series
-from node.index.database import reading
-from node.index.deletion import NotThere, SeveralSeries
+from node.index.deletions import NotThere, SeveralSeries
 from node.index.records import Outcome
 from node.lifecycle.deletion import Order, Unsafe, delete, resume_deletions
 from node.settings.model import Convert
 from node.writers.options import write_options
 from tests import make
 from tests.integration.conftest import Root
+from tests.rows import view_rows
 
 OPTIONS = write_options(Convert())
 COMMAND = Order("someone", "by command")
@@ -34,8 +34,7 @@ def audit(root: Root) -> Audit:
 
 
 def rows(root: Root, query: str, **values: Any) -> list[dict[str, Any]]:
-    with reading(root.folder) as index:
-        return index.rows(query, **values)
+    return view_rows(root.folder, query, **values)
 
 
 def take_and_convert(root: Root, *series: list[FileDataset]) -> None:
@@ -43,12 +42,12 @@ def take_and_convert(root: Root, *series: list[FileDataset]) -> None:
         for ds in instances:
             root.take(ds)
     root.clock.move(61)
-    while (claimed := root.index.claim_due_series(root.clock())) is not None:
+    while (claimed := root.index.series.claim_due(root.clock())) is not None:
         convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
 
 
 def remove(root: Root, audit: Audit, level: Any, uid: str, study: str | None = None) -> None:
-    delete(root.archive, root.index, audit, root.index.plan_deletion(level, uid, study), COMMAND, root.clock())
+    delete(root.archive, root.index, audit, root.index.deletions.plan(level, uid, study), COMMAND, root.clock())
 
 
 def files(root: Root) -> set[str]:
@@ -132,7 +131,7 @@ def test_a_deletion_under_a_conversion_lets_none_of_its_results_count(root: Root
     for ds in instances:
         root.take(ds)
     root.clock.move(61)
-    claimed = root.index.claim_due_series(root.clock())
+    claimed = root.index.series.claim_due(root.clock())
     assert claimed is not None
 
     def delete_meanwhile(job: Any) -> Any:
@@ -260,14 +259,14 @@ def test_a_series_of_two_studies_is_deleted_only_by_name(root: Root, audit: Audi
     second.StudyInstanceUID = "1.2.3"
     take_and_convert(root, [first, second])
     with pytest.raises(SeveralSeries, match=r"--study: 1\.2\.3"):
-        root.index.plan_deletion("series", first.SeriesInstanceUID)
+        root.index.deletions.plan("series", first.SeriesInstanceUID)
     remove(root, audit, "series", first.SeriesInstanceUID, "1.2.3")
     assert [row["study_instance_uid"] for row in rows(root, "SELECT * FROM v_studies")] == [first.StudyInstanceUID]
 
 
 def test_what_is_not_there_cannot_be_deleted(root: Root) -> None:
     with pytest.raises(NotThere):
-        root.index.plan_deletion("study", "1.2.3")
+        root.index.deletions.plan("study", "1.2.3")
 
 
 def test_the_audit_log_tells_who_deleted_what(root: Root, audit: Audit) -> None:
@@ -296,4 +295,4 @@ def test_a_deletion_moves_the_due_time_of_no_series_that_still_grows(root: Root,
     for ds in instances:
         root.take(ds)
     remove(root, audit, "instance", instances[0].SOPInstanceUID)
-    assert root.index.claim_due_series(root.clock() + dt.timedelta(seconds=59)) is None
+    assert root.index.series.claim_due(root.clock() + dt.timedelta(seconds=59)) is None

@@ -33,9 +33,10 @@ from node.index.database import Index
 from node.index.engine import FILE_NAME, open_engine, upgrade
 from node.index.finder import AT_ONCE, QueryRefused, QueryStopped
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
-from node.index.study_list import StudyFilter
+from node.index.read.studies import StudyFilter
 from node.metrics import Metrics
 from tests import make
+from tests.rows import view_rows
 
 RELATIONAL = Options(relational=True)
 NAMES = (
@@ -456,17 +457,16 @@ def test_a_series_is_available_until_its_last_file_is_gone(open_root: Callable[[
         return [one.InstanceAvailability for one in root.index.find(read_query(ds, options=RELATIONAL))]
 
     keys = [row["path"].removeprefix(f"{root.folder}/") for row in rows_of(root.index, "SELECT path FROM v_images")]
-    root.index.mark_files(keys[:1], missing=True, now=root.clock())
+    root.index.instances.mark_files(keys[:1], missing=True, now=root.clock())
     assert availability(Level.IMAGE) == ["UNAVAILABLE", "ONLINE"]
     assert availability(Level.SERIES) == availability(Level.STUDY) == ["ONLINE"]
-    root.index.mark_files(keys[1:], missing=True, now=root.clock())
+    root.index.instances.mark_files(keys[1:], missing=True, now=root.clock())
     assert availability(Level.IMAGE) == ["UNAVAILABLE", "UNAVAILABLE"]
     assert availability(Level.SERIES) == availability(Level.STUDY) == ["UNAVAILABLE"]
 
 
 def rows_of(index: Index, query: str) -> list[dict[str, Any]]:
-    with index.reading() as reading:
-        return reading.rows(query)
+    return view_rows(index.path.parent, query)
 
 
 def test_what_is_stored_is_found_by_any_writing_of_the_name(open_root: Callable[[], Any]) -> None:
@@ -573,7 +573,7 @@ def test_searches_of_pages_and_scripts_give_way_too(open_root: Callable[[], Any]
     began_at, worked = time.monotonic(), time.thread_time()
     while time.monotonic() - began_at < 0.3:
         with root.index.searching() as index:
-            assert index.listed_studies(StudyFilter())
+            assert index.studies.listed(StudyFilter())
     assert (time.thread_time() - worked) / (time.monotonic() - began_at) < 0.25
 
 
@@ -586,7 +586,7 @@ def test_a_search_is_refused_at_once_when_many_wait(world: World, monkeypatch: p
             pass
         assert time.monotonic() - began_at < 1
     with world.index.searching() as index:
-        assert index.listed_studies(StudyFilter(), limit=1)
+        assert index.studies.listed(StudyFilter(), limit=1)
 
 
 def test_queries_give_way_while_instances_arrive(open_root: Callable[[], Any]) -> None:

@@ -12,7 +12,6 @@ import pytest
 
 from node.control.repository import Repository, RootInUse, check_repository, rebuild_index
 from node.conversion.pipeline import convert, convert_series
-from node.index.database import reading
 from node.index.engine import backup
 from node.lifecycle.fsck import Finding
 from node.receive.ingest import Announced, Ingest, Origin
@@ -20,6 +19,7 @@ from node.settings.model import Settings, Storage
 from node.writers.options import WriteOptions
 from tests import make
 from tests.crash.journal import Sent, new_series
+from tests.rows import view_rows
 
 FAR = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
 
@@ -47,7 +47,7 @@ def take(ingest: Ingest, instances: list[Sent]) -> None:
 
 
 def convert_all(store: Repository) -> None:
-    while claimed := store.index.claim_due_series(FAR):
+    while claimed := store.index.series.claim_due(FAR):
         convert_series(claimed, store.archive, store.index, WriteOptions(), convert, lambda: FAR)
 
 
@@ -80,15 +80,13 @@ def test_a_lost_file_is_marked_and_the_next_arrival_brings_it_back(settings: Set
     [finding] = found(settings, repair=True)
     assert (finding.kind, finding.path, finding.mended) == ("file-missing", str(lost.relative_to(filled)), "marked")
     assert found(settings) == []
-    with reading(filled) as index:
-        [row] = index.rows("SELECT * FROM v_images WHERE file_missing")
-        assert row["sop_instance_uid"] == finding.sop_instance_uid
-        assert index.rows("SELECT 1 FROM v_events WHERE kind = 'file-missing'")
+    [row] = view_rows(filled, "SELECT * FROM v_images WHERE file_missing")
+    assert row["sop_instance_uid"] == finding.sop_instance_uid
+    assert view_rows(filled, "SELECT 1 FROM v_events WHERE kind = 'file-missing'")
     data = content[row["data_set_offset"] :]
     with Repository(settings) as store:
         take(store.ingest, [Sent(row["series_instance_uid"], row["sop_instance_uid"], data)])
-    with reading(filled) as index:
-        assert index.rows("SELECT count(*) AS n FROM v_images WHERE NOT file_missing") == [{"n": 5}]
+    assert view_rows(filled, "SELECT count(*) AS n FROM v_images WHERE NOT file_missing") == [{"n": 5}]
     assert found(settings, digests=True) == []
 
 
@@ -100,8 +98,7 @@ def test_a_file_that_is_back_is_no_longer_marked(settings: Settings, filled: Pat
     away.rename(lost)
     assert kinds(found(settings)) in (["file-back"], [])
     found(settings, repair=True)
-    with reading(filled) as index:
-        assert index.rows("SELECT 1 FROM v_images WHERE file_missing") == []
+    assert view_rows(filled, "SELECT 1 FROM v_images WHERE file_missing") == []
 
 
 def test_a_flipped_bit_is_seen_by_its_digest_and_goes_to_quarantine(settings: Settings, filled: Path) -> None:
@@ -128,8 +125,7 @@ def test_a_file_without_row_is_adopted_or_goes_to_quarantine(settings: Settings,
     assert kinds(found(settings)) == ["file-unknown", "file-unknown"]
     assert all(finding.mended for finding in found(settings, repair=True))
     assert found(settings, digests=True) == []
-    with reading(filled) as index:
-        assert len(index.rows("SELECT 1 FROM v_images")) == 6
+    assert len(view_rows(filled, "SELECT 1 FROM v_images")) == 6
 
 
 def test_beside_a_serving_node_a_young_file_without_row_is_on_its_way_in(settings: Settings, filled: Path) -> None:
@@ -153,8 +149,7 @@ def test_a_volume_that_is_not_as_it_was_written_is_made_again(settings: Settings
     assert mended.mended == "to be converted again"
     with Repository(settings) as store:
         convert_all(store)
-    with reading(filled) as index:
-        rows = index.rows("SELECT path, revision FROM v_volumes WHERE NOT superseded AND format = 'nifti'")
+    rows = view_rows(filled, "SELECT path, revision FROM v_volumes WHERE NOT superseded AND format = 'nifti'")
     assert [row["revision"] for row in rows] == [2]
     assert Path(rows[0]["path"]).is_file()
 
@@ -175,8 +170,7 @@ def test_repair_needs_the_root_for_itself(settings: Settings, filled: Path) -> N
 
 def images(root: Path) -> list[dict[str, object]]:
     columns = "sop_instance_uid, series_instance_uid, sha256, bytes, data_set_offset, path, calling_ae_title"
-    with reading(root) as index:
-        return index.rows(f"SELECT {columns} FROM v_images ORDER BY sop_instance_uid")
+    return view_rows(root, f"SELECT {columns} FROM v_images ORDER BY sop_instance_uid")
 
 
 @pytest.mark.parametrize("harm", ["deleted", "damaged", "sound"])
@@ -193,9 +187,8 @@ def test_the_index_is_rebuilt_from_the_files_alone(settings: Settings, filled: P
     assert images(filled) == before
     with Repository(settings) as store:
         convert_all(store)
-    with reading(filled) as index:
-        assert [row["state"] for row in index.rows("SELECT state FROM v_series")] == ["converted"]
-        [received] = index.rows("SELECT min(received_at) AS first FROM v_images")
+    assert [row["state"] for row in view_rows(filled, "SELECT state FROM v_series")] == ["converted"]
+    [received] = view_rows(filled, "SELECT min(received_at) AS first FROM v_images")
     first = dt.datetime.fromtimestamp(min(path.stat().st_mtime for path in objects(filled)), dt.UTC)
     assert str(received["first"])[:19] == f"{first:%Y-%m-%d %H:%M:%S}"
     assert found(settings, digests=True, repair=True) == []
@@ -229,8 +222,7 @@ def test_a_backup_that_is_made_while_the_node_receives_restores_everything_in_it
         receiver.join()
     assert was_receiving
     restored = Settings(storage=Storage(root=copy, reserve_bytes=0))
-    with reading(copy) as index:
-        rows = len(index.rows("SELECT 1 FROM v_images"))
+    rows = len(view_rows(copy, "SELECT 1 FROM v_images"))
     assert rows >= 33
     with Repository(restored) as store:
         assert store.recovered.missing == 0

@@ -15,7 +15,6 @@ from pydicom import FileDataset
 from node.audit import Audit
 from node.conversion.pipeline import convert, convert_series
 from node.index import deliveries
-from node.index.database import reading
 from node.lifecycle.deletion import Order, delete
 from node.metrics import Metrics
 from node.notify.message import Message
@@ -27,6 +26,7 @@ from node.writers.options import write_options
 from tests import make
 from tests.integration.conftest import Root
 from tests.receivers import Answer, Received, Receiver
+from tests.rows import view_rows
 
 OPTIONS = write_options(Convert(thumbnails=False, formats=("nifti",)))
 ALL = ("instance-stored", "series-quiet", "volume-written", "volume-superseded", "series-failed", "study-quiet")
@@ -48,7 +48,7 @@ def start(root: Root, audit: Audit) -> Iterator[Start]:
 
     def begin(receiver: Receiver, on: tuple[str, ...] = ALL, **options: Any) -> Courier:
         hook = HookSettings(on=on, url=receiver.url, **options)  # type: ignore[arg-type]
-        root.index.begin_hooks({"one": "instance-stored" in on})
+        root.index.deliveries.begin_hooks({"one": "instance-stored" in on})
         outlets.append(outlet_of("one", hook))
         return Courier("one", hook, outlets[-1], root.index, Metrics(), audit, "VOXELNODE", root.clock)
 
@@ -66,18 +66,17 @@ def take(root: Root, series: list[FileDataset], title: str = "MODALITY") -> None
 def settle(root: Root) -> None:
     """Let the quiet time pass, and convert what is due."""
     root.clock.move(61)
-    while (claimed := root.index.claim_due_series(root.clock())) is not None:
+    while (claimed := root.index.series.claim_due(root.clock())) is not None:
         convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
 
 
 def rows(root: Root, query: str) -> list[dict[str, Any]]:
-    with reading(root.folder) as index:
-        return index.rows(query)
+    return view_rows(root.folder, query)
 
 
 def remove(root: Root, level: Any, uid: str) -> None:
     audit = Audit(root.folder, "VOXELNODE", now=root.clock)
-    delete(root.archive, root.index, audit, root.index.plan_deletion(level, uid), Order("x", "test"), root.clock())
+    delete(root.archive, root.index, audit, root.index.deletions.plan(level, uid), Order("x", "test"), root.clock())
     audit.close()
 
 
@@ -208,7 +207,7 @@ def test_a_message_is_given_up_after_its_attempts_and_a_person_may_have_it_tried
         [event] = rows(root, "SELECT * FROM v_events WHERE kind = 'message-given-up'")
         assert event["series_instance_uid"] == row["series_instance_uid"]
         assert event["detail"] == "hook one was not told of volume-written in 2 attempts: HTTP status 500"
-        assert root.index.retry_deliveries("one", row["message_id"], root.clock()) == 1
+        assert root.index.deliveries.retry("one", row["message_id"], root.clock()) == 1
         courier.work()
         assert len(receiver.received) == 3
     [row] = rows(root, "SELECT state, attempts FROM v_deliveries")
@@ -254,7 +253,7 @@ def test_what_was_deleted_is_told_no_more(root: Root, start: Start) -> None:
 def test_what_a_command_wrote_of_a_study_goes_with_the_study(root: Root, audit: Audit) -> None:
     series, other = make.ct_series(1), make.ct_series(1)
     hook = HookSettings(on=("series-quiet",), command=("echo", "Nemo^Captain"))
-    root.index.begin_hooks({"one": False})
+    root.index.deliveries.begin_hooks({"one": False})
     courier = Courier("one", hook, outlet_of("one", hook), root.index, Metrics(), audit, "VOXELNODE", root.clock)
     take(root, [*series, *other])
     settle(root)
@@ -285,11 +284,11 @@ def test_a_deletion_between_reading_and_recording_loses_no_instance(root: Root, 
     with Receiver() as receiver:
         courier = start(receiver, ("instance-stored",))
         take(root, first)
-        read = root.index.hook_work("one", ("instance-stored",), 0, root.clock())
+        read = root.index.deliveries.work("one", ("instance-stored",), 0, root.clock())
         assert len(read.new) == 3
         remove(root, "series", str(first[0].SeriesInstanceUID))
         take(root, second)
-        root.index.settle_deliveries("one", [], read.end, root.clock())
+        root.index.deliveries.settle("one", [], read.end, root.clock())
         courier.work()
         told = [one.content["sop_instance_uid"] for one in receiver.received]
     assert told == [str(ds.SOPInstanceUID) for ds in second]
@@ -348,7 +347,7 @@ def test_a_quiet_study_is_told_with_its_series(root: Root, start: Start) -> None
         take(root, make.ct_series(2))
         settle(root)
         root.clock.move(1000)
-        root.index.find_quiet_studies(dt.timedelta(seconds=900), root.clock())
+        root.index.studies.mark_quiet(dt.timedelta(seconds=900), root.clock())
         courier.work()
         [told] = [one.content for one in receiver.received]
     [series] = told["series"]
@@ -433,7 +432,7 @@ def test_a_hook_that_is_configured_no_more_is_forgotten(root: Root, start: Start
         courier = start(receiver, ("instance-stored",))
         take(root, make.ct_series(2))
         courier.work()
-    root.index.begin_hooks({"two": False})
+    root.index.deliveries.begin_hooks({"two": False})
     assert [row["hook"] for row in rows(root, "SELECT hook FROM v_hooks")] == ["two"]
     assert {row["state"] for row in rows(root, "SELECT state FROM v_deliveries")} == {"dropped"}
 

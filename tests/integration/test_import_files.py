@@ -9,12 +9,13 @@ import pytest
 from node.archive.filesystem import Archive
 from node.durable import sync_folder
 from node.errors import OutOfResources
-from node.index.database import Index, reading
+from node.index.database import Index
 from node.metrics import Metrics
 from node.receive.dicom_files import MediaFile, find_instances
 from node.receive.import_files import import_instances
 from node.receive.ingest import Ingest
 from tests import make
+from tests.rows import view_rows
 
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files" / "dicomdirtests"
 
@@ -31,8 +32,7 @@ def ingest(tmp_path: Path) -> Iterator[Ingest]:
 
 def stored(root: Path) -> dict[str, tuple[str, str]]:
     """SOP Instance UID to the digest that the index holds, and that of the bytes that lie in the archive."""
-    with reading(root) as index:
-        rows = index.rows("SELECT sop_instance_uid, sha256, path, data_set_offset FROM v_images")
+    rows = view_rows(root, "SELECT sop_instance_uid, sha256, path, data_set_offset FROM v_images")
     return {
         row["sop_instance_uid"]: (
             row["sha256"],

@@ -13,6 +13,7 @@ from node.durable import sync_folder
 from node.index.database import Index, reading
 from node.index.engine import FILE_NAME, IndexUnusable, check, open_engine, upgrade
 from node.metrics import Metrics
+from tests.rows import view_rows
 
 PROMISED = {
     "v_patients": {"patient_id", "patient_name"},
@@ -94,8 +95,7 @@ def test_paths_follow_a_root_that_was_moved(tmp_path: Path) -> None:
     Index(first, sync_folder, Metrics()).close()
     second = first.rename(tmp_path / "second")
     Index(second, sync_folder, Metrics()).close()
-    with reading(second) as index:
-        assert index.rows("SELECT value FROM about WHERE key = 'root'") == [{"value": str(second)}]
+    assert view_rows(second, "SELECT value FROM about WHERE key = 'root'") == [{"value": str(second)}]
 
 
 def test_reading_where_there_is_no_index_says_what_to_do(tmp_path: Path) -> None:

@@ -14,17 +14,16 @@ from pydicom import Dataset
 
 from node.archive.filesystem import Archive
 from node.errors import ClassMismatch, NotUnderstood, OutOfResources
-from node.index.database import reading
 from node.index.records import Outcome
 from node.receive import ingest
 from node.receive.ingest import Announced, Origin
 from tests import make
 from tests.integration.conftest import Root, announced, data_set_bytes
+from tests.rows import view_rows
 
 
 def rows(root: Root, query: str, **values: Any) -> list[dict[str, Any]]:
-    with reading(root.folder) as index:
-        return [dict(row) for row in index.rows(query, **values)]
+    return [dict(row) for row in view_rows(root.folder, query, **values)]
 
 
 def test_an_instance_is_kept_byte_for_byte_and_indexed_at_all_levels(root: Root) -> None:
@@ -175,8 +174,8 @@ def test_an_instance_moves_the_due_time_of_its_series(root: Root) -> None:
     root.take(first)
     root.clock.move(50)
     root.take(second)
-    assert root.index.claim_due_series(root.clock() + dt.timedelta(seconds=59)) is None
-    claimed = root.index.claim_due_series(root.clock() + dt.timedelta(seconds=60))
+    assert root.index.series.claim_due(root.clock() + dt.timedelta(seconds=59)) is None
+    claimed = root.index.series.claim_due(root.clock() + dt.timedelta(seconds=60))
     assert claimed is not None
     assert len(claimed.instances) == 2
 
@@ -184,8 +183,8 @@ def test_an_instance_moves_the_due_time_of_its_series(root: Root) -> None:
 def test_a_slow_sender_has_a_quiet_time_of_its_own(root: Root) -> None:
     [ds] = make.ct_series(1)
     root.take(ds, Origin("dicom", "SLOW "))
-    assert root.index.claim_due_series(root.clock() + dt.timedelta(seconds=299)) is None
-    assert root.index.claim_due_series(root.clock() + dt.timedelta(seconds=300)) is not None
+    assert root.index.series.claim_due(root.clock() + dt.timedelta(seconds=299)) is None
+    assert root.index.series.claim_due(root.clock() + dt.timedelta(seconds=300)) is not None
 
 
 def test_a_series_uid_in_two_studies_stays_two_series_and_is_told(root: Root) -> None:

@@ -19,25 +19,24 @@ from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert, convert_series, input_sha256, is_unchanged
 from node.conversion.scheduler import Worker
 from node.errors import VoxelnodeError
-from node.index.database import reading
 from node.index.records import ClaimedSeries, SeriesPlace
 from node.receive.ingest import Origin
 from node.settings.model import Convert
 from node.writers.options import write_options
 from tests import make
 from tests.integration.conftest import Clock, Root
+from tests.rows import view_rows
 
 OPTIONS = write_options(Convert(thumbnails=False))
 LONGEST_WAIT = dt.timedelta(seconds=5400)
 
 
 def rows(root: Root, query: str, **values: Any) -> list[dict[str, Any]]:
-    with reading(root.folder) as index:
-        return index.rows(query, **values)
+    return view_rows(root.folder, query, **values)
 
 
 def due(root: Root) -> ClaimedSeries | None:
-    return root.index.claim_due_series(root.clock(), LONGEST_WAIT)
+    return root.index.series.claim_due(root.clock(), LONGEST_WAIT)
 
 
 def settle(root: Root, seconds: float = 61, run: Callable[[ConversionJob], Converted] = convert) -> ClaimedSeries:
@@ -46,7 +45,7 @@ def settle(root: Root, seconds: float = 61, run: Callable[[ConversionJob], Conve
     claimed = due(root)
     assert claimed is not None
     if is_unchanged(claimed, root.archive, OPTIONS):
-        root.index.record_unchanged(claimed, root.clock())
+        root.index.series.record_unchanged(claimed, root.clock())
     else:
         convert_series(claimed, root.archive, root.index, OPTIONS, run, root.clock)
     return claimed
@@ -135,7 +134,7 @@ def test_a_series_whose_converter_crashes_has_a_verdict_too(root: Root) -> None:
     root.clock.move(61)
     claimed = due(root)
     assert claimed is not None
-    assert not root.index.record_crash(claimed, "ended by SIGSEGV", attempts=1, now=root.clock())
+    assert not root.index.series.record_crash(claimed, "ended by SIGSEGV", attempts=1, now=root.clock())
     assert verdict(root) == ("incomplete", "headers", 5, 2)
     assert events(root) == ["series-quiet", "series-failed"]
 
@@ -204,7 +203,7 @@ def test_a_step_of_the_clock_changes_no_wait(root: Root, hours: int) -> None:
     root.take(make.ct_series(1)[0])
     worker_step = dt.timedelta(hours=hours)
     root.clock.move(worker_step.total_seconds())
-    root.index.shift_times(worker_step)
+    root.index.series.shift_times(worker_step)
     root.clock.move(59)
     assert due(root) is None
     root.clock.move(2)
@@ -216,7 +215,7 @@ def test_a_clock_set_back_while_the_node_was_down_makes_nothing_wait_longer(open
     root.take(make.ct_series(1)[0])
     root.clock.move(-3600)
     root = open_root()
-    root.index.rearm(root.clock())
+    root.index.series.restart_waits(root.clock())
     root.clock.move(59)
     assert due(root) is None
     root.clock.move(2)
@@ -375,7 +374,7 @@ def test_an_unchanged_series_is_not_converted_again(root: Root) -> None:
     for ds in instances:
         root.take(ds)
     settle(root)
-    assert root.index.owe_conversions([place_of(instances[0])], root.clock()) == 1
+    assert root.index.series.reopen([place_of(instances[0])], root.clock()) == 1
     settle(root, 0)
     series = the_series(root)
     assert (series["state"], series["revision"], series["verdict"], series["open_since"]) == (
@@ -391,7 +390,7 @@ def test_an_unchanged_series_whose_files_are_damaged_is_converted_again(root: Ro
         root.take(ds)
     settle(root)
     Path(rows(root, "SELECT path FROM v_volumes WHERE format = 'nifti'")[0]["path"]).unlink()
-    root.index.owe_conversions([place_of(instances[0])], root.clock())
+    root.index.series.reopen([place_of(instances[0])], root.clock())
     settle(root, 0)
     assert the_series(root)["revision"] == 2
 
@@ -409,7 +408,7 @@ def test_another_option_is_another_input(root: Root) -> None:
 def test_conversions_that_are_owed_anyway_are_not_counted(root: Root) -> None:
     [ds] = make.ct_series(1)
     root.take(ds)
-    assert root.index.owe_conversions([place_of(ds), ("1.2", "3.4")], root.clock()) == 0
+    assert root.index.series.reopen([place_of(ds), ("1.2", "3.4")], root.clock()) == 0
     assert due(root) is None
 
 
@@ -431,7 +430,7 @@ def test_files_of_a_superseded_revision_go_after_their_time_and_its_rows_stay(ro
     old = rows(root, "SELECT files_removed_at FROM v_volumes WHERE superseded")
     assert old
     assert all(row["files_removed_at"] for row in old)
-    assert root.index.superseded_before(root.clock()) == []
+    assert root.index.conversions.superseded_before(root.clock()) == []
 
 
 def test_a_claim_that_was_handed_back_is_told_quiet_once(root: Root) -> None:
@@ -439,7 +438,7 @@ def test_a_claim_that_was_handed_back_is_told_quiet_once(root: Root) -> None:
     root.clock.move(61)
     claimed = due(root)
     assert claimed is not None
-    root.index.release_claim(claimed, root.clock())
+    root.index.series.release_claim(claimed, root.clock())
     assert the_series(root)["open_since"] is not None
     settle(root, 0)
     assert events(root) == ["series-quiet", "series-converted"]
@@ -457,13 +456,13 @@ def test_a_study_is_quiet_when_no_series_of_it_is_open(root: Root) -> None:
     root.clock.move(890)
     root.take(second)
     root.clock.move(20)
-    assert root.index.find_quiet_studies(quiet, root.clock()) == 0, "its second series is open"
+    assert root.index.studies.mark_quiet(quiet, root.clock()) == 0, "its second series is open"
     settle(root)
-    assert root.index.find_quiet_studies(quiet, root.clock()) == 0
+    assert root.index.studies.mark_quiet(quiet, root.clock()) == 0
     root.clock.move(901)
-    assert root.index.find_quiet_studies(quiet, root.clock()) == 1
+    assert root.index.studies.mark_quiet(quiet, root.clock()) == 1
     assert rows(root, "SELECT quiet_at FROM v_studies")[0]["quiet_at"] is not None
-    assert root.index.find_quiet_studies(quiet, root.clock()) == 0, "it is told once"
+    assert root.index.studies.mark_quiet(quiet, root.clock()) == 0, "it is told once"
     assert events(root).count("study-quiet") == 1
 
 
@@ -475,7 +474,7 @@ def test_a_study_that_gets_another_instance_is_no_longer_quiet_and_then_quiet_ag
         assert rows(root, "SELECT quiet_at FROM v_studies")[0]["quiet_at"] is None
         settle(root)
         root.clock.move(901)
-        assert root.index.find_quiet_studies(quiet, root.clock()) == 1
+        assert root.index.studies.mark_quiet(quiet, root.clock()) == 1
     assert events(root).count("study-quiet") == 2
 
 
@@ -511,5 +510,5 @@ def test_many_readers_do_not_keep_the_worker_from_what_is_due(root: Root) -> Non
     root.clock.move(61)
     with ExitStack() as readers:
         for _ in range(40):
-            readers.enter_context(root.index.reading()).count("v_images")
-        assert root.index.claim_due_series(root.clock()) is not None
+            readers.enter_context(root.index.reading()).instances.totals()
+        assert root.index.series.claim_due(root.clock()) is not None

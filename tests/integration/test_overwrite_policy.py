@@ -13,17 +13,16 @@ from typing import Any
 import pytest
 from pydicom import FileDataset
 
-from node.index.database import reading
 from node.index.records import Outcome
 from node.receive.ingest import quiet_seconds_of
 from node.receive.recovery import recover
 from tests import make
 from tests.integration.conftest import Root, data_set_bytes
+from tests.rows import view_rows
 
 
 def rows(root: Root, query: str, **values: Any) -> list[dict[str, Any]]:
-    with reading(root.folder) as index:
-        return index.rows(query, **values)
+    return view_rows(root.folder, query, **values)
 
 
 def two_versions() -> tuple[FileDataset, FileDataset]:
@@ -116,7 +115,7 @@ def test_a_move_that_a_crash_left_in_an_old_folder_is_made_up_for(
         for version in two_versions():
             root.take(version)
     root = open_root()
-    root.index.remember("swept_folder", "00000009")
+    root.index.about.set("swept_folder", "00000009")
     recover(root.archive, root.index, quiet_seconds_of(60, {}), root.clock())
     assert len(kept_aside(root)) == 1
     assert len(list(root.folder.glob("objects/*/*.dcm"))) == 1
@@ -126,13 +125,13 @@ def test_a_replaced_instance_reopens_its_converted_series(root: Root) -> None:
     root.ingest.overwrite_policy = "replace"
     first, second = two_versions()
     root.take(first)
-    claimed = root.index.claim_due_series(root.clock() + dt.timedelta(seconds=60))
+    claimed = root.index.series.claim_due(root.clock() + dt.timedelta(seconds=60))
     assert claimed is not None
     root.take(second)
     [series] = rows(root, "SELECT state, open_since FROM v_series")
     assert series["state"] == "converting"
-    root.index.release_claim(claimed, root.clock())
-    again = root.index.claim_due_series(root.clock() + dt.timedelta(seconds=60))
+    root.index.series.release_claim(claimed, root.clock())
+    again = root.index.series.claim_due(root.clock() + dt.timedelta(seconds=60))
     assert again is not None
     assert [one.sha256 for one in again.instances] == [digest(second)]
 

@@ -6,15 +6,14 @@ from typing import Any
 
 import pytest
 
-from node.index.database import reading
 from node.index.patients import NoSuchPatient
 from tests import make
 from tests.integration.conftest import Root
+from tests.rows import view_rows
 
 
 def rows(root: Root, query: str, **values: Any) -> list[dict[str, Any]]:
-    with reading(root.folder) as index:
-        return index.rows(query, **values)
+    return view_rows(root.folder, query, **values)
 
 
 def number(root: Root, patient_id: str) -> int:
@@ -35,7 +34,7 @@ def owners(root: Root) -> dict[str, str]:
 
 def test_the_studies_of_one_are_those_of_the_other_from_then_on(root: Root) -> None:
     first, second = take(root, "OLD"), take(root, "NEW")
-    merged = root.index.merge_patients(number(root, "OLD"), number(root, "NEW"), root.clock())
+    merged = root.index.patients.merge(number(root, "OLD"), number(root, "NEW"), root.clock())
     assert merged.studies == (first,)
     later = take(root, "OLD")
     assert owners(root) == {first: "NEW", second: "NEW", later: "NEW"}
@@ -48,7 +47,7 @@ def test_an_instance_of_a_moved_study_is_no_conflict(root: Root) -> None:
     instances = make.ct_series(2, PatientID="OLD")
     root.take(instances[0])
     take(root, "NEW")
-    root.index.merge_patients(number(root, "OLD"), number(root, "NEW"), root.clock())
+    root.index.patients.merge(number(root, "OLD"), number(root, "NEW"), root.clock())
     root.take(instances[1])
     assert rows(root, "SELECT 1 FROM v_conflicts") == []
     assert rows(root, "SELECT instances FROM v_series WHERE instances = 2")
@@ -58,17 +57,17 @@ def test_a_chain_of_merges_leads_to_its_end(root: Root) -> None:
     for patient_id in ("A", "B", "C"):
         take(root, patient_id)
     a, b, c = (number(root, patient_id) for patient_id in ("A", "B", "C"))
-    root.index.merge_patients(a, b, root.clock())
-    root.index.merge_patients(b, c, root.clock())
+    root.index.patients.merge(a, b, root.clock())
+    root.index.patients.merge(b, c, root.clock())
     take(root, "A")
     assert set(owners(root).values()) == {"C"}
     with pytest.raises(NoSuchPatient, match=f"#{a} was merged into #{c}"):
-        root.index.merge_patients(a, b, root.clock())
+        root.index.patients.merge(a, b, root.clock())
 
 
 def test_nobody_is_merged_with_himself_or_with_nobody(root: Root) -> None:
     take(root, "A")
     with pytest.raises(NoSuchPatient, match="one patient already"):
-        root.index.merge_patients(number(root, "A"), number(root, "A"), root.clock())
+        root.index.patients.merge(number(root, "A"), number(root, "A"), root.clock())
     with pytest.raises(NoSuchPatient, match="no patient #99"):
-        root.index.merge_patients(number(root, "A"), 99, root.clock())
+        root.index.patients.merge(number(root, "A"), 99, root.clock())

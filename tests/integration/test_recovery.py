@@ -7,11 +7,11 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from node.index.database import reading
 from node.receive.ingest import Origin
 from node.receive.recovery import recover
 from tests import make
 from tests.integration.conftest import Root, announced, data_set_bytes
+from tests.rows import view_rows
 
 
 def recovered(root: Root) -> tuple[int, int, int, int]:
@@ -37,12 +37,11 @@ def test_a_file_that_died_before_its_row_is_adopted_whole(open_root: Callable[[]
     arrival._part.keep()  # the step before the commit
     root = open_root()
     assert recovered(root) == (0, 1, 0, 0)
-    with reading(root.folder) as index:
-        [row] = index.rows("SELECT * FROM v_images WHERE sop_instance_uid = :uid", uid=second.SOPInstanceUID)
-        sent = data_set_bytes(second)
-        assert Path(row["path"]).read_bytes()[row["data_set_offset"] :] == sent
-        assert row["sha256"] == hashlib.sha256(sent).hexdigest()
-        assert row["calling_ae_title"] == "MODALITY"
+    [row] = view_rows(root.folder, "SELECT * FROM v_images WHERE sop_instance_uid = :uid", uid=second.SOPInstanceUID)
+    sent = data_set_bytes(second)
+    assert Path(row["path"]).read_bytes()[row["data_set_offset"] :] == sent
+    assert row["sha256"] == hashlib.sha256(sent).hexdigest()
+    assert row["calling_ae_title"] == "MODALITY"
     assert recovered(root) == (0, 0, 0, 0)
 
 
@@ -61,17 +60,17 @@ def test_a_claim_of_a_dead_worker_is_due_at_once(open_root: Callable[[], Root]) 
     [ds] = make.ct_series(1)
     root.take(ds)
     root.clock.move(61)
-    assert root.index.claim_due_series(root.clock()) is not None
+    assert root.index.series.claim_due(root.clock()) is not None
     root = open_root()
-    assert root.index.claim_due_series(root.clock()) is None
+    assert root.index.series.claim_due(root.clock()) is None
     assert recovered(root) == (0, 0, 0, 1)
-    assert root.index.claim_due_series(root.clock()) is not None
+    assert root.index.series.claim_due(root.clock()) is not None
 
 
 def test_a_step_of_the_clock_moves_what_is_due(root: Root) -> None:
     [ds] = make.ct_series(1)
     root.take(ds)
     root.clock.move(3600)
-    root.index.shift_times(dt.timedelta(seconds=3600))
-    assert root.index.claim_due_series(root.clock() + dt.timedelta(seconds=59)) is None
-    assert root.index.claim_due_series(root.clock() + dt.timedelta(seconds=60)) is not None
+    root.index.series.shift_times(dt.timedelta(seconds=3600))
+    assert root.index.series.claim_due(root.clock() + dt.timedelta(seconds=59)) is None
+    assert root.index.series.claim_due(root.clock() + dt.timedelta(seconds=60)) is not None

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from node.index import rejections
-from node.index.database import reading
 from node.index.records import CountedRefusal, Refused
 from node.receive.refusals import MOST_KINDS, Rejections
 from tests.integration.conftest import Root
+from tests.rows import view_rows
 
 
 def refused(title: str = "CT1", reason: str = "rejected permanently") -> Refused:
@@ -23,29 +23,28 @@ def counted(root: Root, one: Refused, count: int = 1) -> CountedRefusal:
 
 
 def rows(root: Root) -> list[dict[str, Any]]:
-    with reading(root.folder) as index:
-        return index.rows("SELECT * FROM v_rejections ORDER BY first_at")
+    return view_rows(root.folder, "SELECT * FROM v_rejections ORDER BY first_at")
 
 
 def test_equal_refusals_share_a_row_while_they_follow_each_other(root: Root) -> None:
-    assert root.index.record_refusals([counted(root, refused())]) == [refused()]
+    assert root.index.rejections.record([counted(root, refused())]) == [refused()]
     root.clock.move(59)
-    assert root.index.record_refusals([counted(root, refused(reason="of another wording"), 4)]) == []
+    assert root.index.rejections.record([counted(root, refused(reason="of another wording"), 4)]) == []
     [row] = rows(root)
     assert (row["count"], row["reason"]) == (5, "of another wording")
 
 
 def test_after_a_minute_of_peace_a_new_row_begins(root: Root) -> None:
-    root.index.record_refusals([counted(root, refused())])
+    root.index.rejections.record([counted(root, refused())])
     root.clock.move(61)
-    assert root.index.record_refusals([counted(root, refused())]) == [refused()]
+    assert root.index.rejections.record([counted(root, refused())]) == [refused()]
     assert [row["count"] for row in rows(root)] == [1, 1]
 
 
 def test_the_table_is_bounded_and_the_oldest_give_way(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rejections, "MOST_ROWS", 10)
+    monkeypatch.setattr(rejections, "MAX_ROWS", 10)
     for number in range(25):
-        root.index.record_refusals([counted(root, refused(f"CT{number}"))])
+        root.index.rejections.record([counted(root, refused(f"CT{number}"))])
         root.clock.move(1)
     assert [row["calling_ae_title"] for row in rows(root)] == [f"CT{number}" for number in range(15, 25)]
 
@@ -61,7 +60,7 @@ def test_what_is_collected_is_written_when_it_closes_and_nothing_is_lost(root: R
 
 
 def test_a_clock_that_is_set_back_does_not_split_a_row(root: Root) -> None:
-    root.index.record_refusals([counted(root, refused())])
+    root.index.rejections.record([counted(root, refused())])
     root.clock.moment -= dt.timedelta(hours=1)
-    root.index.record_refusals([counted(root, refused())])
+    root.index.rejections.record([counted(root, refused())])
     assert [row["count"] for row in rows(root)] == [2]

@@ -8,13 +8,13 @@ import pytest
 
 from node.audit import Audit, AuditFailed
 from node.conversion.pipeline import convert, convert_series
-from node.index.database import reading
 from node.lifecycle.retention import Retention
 from node.receive.ingest import Origin
 from node.settings.model import Convert, RetentionSettings
 from node.writers.options import write_options
 from tests import make
 from tests.integration.conftest import Root
+from tests.rows import view_rows
 
 OPTIONS = write_options(Convert(thumbnails=False))
 DAY = 86400
@@ -34,13 +34,12 @@ def take_study(root: Root, title: str = "CT1", **attributes: Any) -> str:
 
 def convert_due(root: Root) -> None:
     root.clock.move(61)
-    while (claimed := root.index.claim_due_series(root.clock())) is not None:
+    while (claimed := root.index.series.claim_due(root.clock())) is not None:
         convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
 
 
 def studies(root: Root) -> set[str]:
-    with reading(root.folder) as index:
-        return {row["study_instance_uid"] for row in index.rows("SELECT study_instance_uid FROM v_studies")}
+    return {row["study_instance_uid"] for row in view_rows(root.folder, "SELECT study_instance_uid FROM v_studies")}
 
 
 def test_old_converted_studies_go_and_leave_a_tombstone(root: Root) -> None:
@@ -50,8 +49,7 @@ def test_old_converted_studies_go_and_leave_a_tombstone(root: Root) -> None:
     young = take_study(root)
     assert retention(root, days=30).run_once() == 1
     assert studies(root) == {young}
-    with reading(root.folder) as index:
-        [tombstone] = index.rows("SELECT uid, reason FROM v_deletions")
+    [tombstone] = view_rows(root.folder, "SELECT uid, reason FROM v_deletions")
     assert tombstone == {"uid": old, "reason": "retention: older than 30 days"}
     assert '"user": "retention"' in (root.folder / "audit.jsonl").read_text()
 

@@ -12,7 +12,7 @@ import pytest
 from pydicom import Dataset, dcmwrite
 
 from node.control.repository import Repository
-from node.index.study_list import StudyFilter, StudyOrder
+from node.index.read.studies import StudyFilter, StudyOrder
 from node.receive.ingest import Announced, Origin
 from node.settings.model import Settings, Storage
 from tests import make
@@ -39,7 +39,7 @@ def take(store: Repository, number: int, **attributes: Any) -> None:
 
 def found(store: Repository, **wanted: Any) -> list[str]:
     with store.index.reading() as index:
-        return [study.study_instance_uid for study in index.listed_studies(StudyFilter(**wanted))]
+        return [study.study_instance_uid for study in index.studies.listed(StudyFilter(**wanted))]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_pages_follow_each_other_without_a_gap_or_a_repeat(store: Repository, or
         take(store, number, StudyDate=date)
     with store.index.reading() as index:
         seen, after = [], None
-        while page := index.listed_studies(StudyFilter(), order, after, 2):
+        while page := index.studies.listed(StudyFilter(), order, after, 2):
             seen += [study.study_instance_uid.removeprefix("1.2.") for study in page]
             after = page[-1].place
     expected = {"arrival": "7654321", "date": "7416352"}
@@ -97,7 +97,7 @@ def test_a_study_is_listed_with_what_it_has(store: Repository) -> None:
     take(store, 1, Modality="CT")
     take(store, 2)
     with store.index.reading() as index:
-        (study,) = index.listed_studies(StudyFilter(study_instance_uid="1.2.1"))
+        (study,) = index.studies.listed(StudyFilter(study_instance_uid="1.2.1"))
         assert (study.series, study.instances, study.modalities) == (1, 2, ("CT",))
         assert dict(study.states) == {"receiving": 1}
         assert index.count_levels() == {"patients": 1, "studies": 2, "series": 2, "instances": 3}

@@ -88,7 +88,7 @@ class Site:
 
     def is_settled(self) -> bool:
         with self.store.index.reading() as index:
-            return not index.rows("SELECT 1 FROM v_series WHERE state IN ('receiving', 'converting')")
+            return index.series.count_open() == 0
 
     def audited(self, meaning: str) -> list[dict[str, Any]]:
         """Lines of the audit log that tell an event."""

@@ -167,7 +167,7 @@ def test_an_account_is_logged_in_in_so_many_browsers_and_the_oldest_gives_way(gu
 def test_no_secret_is_kept_as_it_is(guarded: Site) -> None:
     token = guarded.token("reader")
     value = logged_in(guarded, "reader").cookies[COOKIE]
-    guarded.store.index.remember("flushed", "yes")
+    guarded.store.index.about.set("flushed", "yes")
     kept = b"".join(path.read_bytes() for path in guarded.root.glob("index.sqlite*"))
     for secret in (token, value, PASSWORD):
         assert secret.encode() not in kept

@@ -133,7 +133,8 @@ def test_an_instance_comes_back_byte_for_byte(filled: Site) -> None:
     answer = filled.client().get(f"/api/v1/instances/{one['sop_instance_uid']}/file")
     assert answer.headers["content-type"] == "application/dicom"
     with filled.store.index.reading() as index:
-        [row] = index.rows("SELECT * FROM v_images WHERE sop_instance_uid = :uid", uid=one["sop_instance_uid"])
+        row = index.instances.row(one["sop_instance_uid"])
+    assert row is not None
     assert answer.content == Path(row["path"]).read_bytes()
     assert hashlib.sha256(answer.content[row["data_set_offset"] :]).hexdigest() == one["sha256"]
 
@@ -208,7 +209,7 @@ def test_what_gave_no_volume_is_told_with_its_reason(site: Site) -> None:
 def test_what_was_refused_is_told_with_the_remedy(site: Site) -> None:
     refused = Refused("association", "calling AE title", "not known", "add it to [peers]", "192.0.2.1", "STRANGER")
     now = dt.datetime.now(dt.UTC)
-    site.store.index.record_refusals([CountedRefusal(refused, 3, now, now)])
+    site.store.index.rejections.record([CountedRefusal(refused, 3, now, now)])
     [told] = items(site, "rejections", rule="calling AE title")
     assert (told["count"], told["calling_ae_title"], told["remedy"]) == (3, "STRANGER", "add it to [peers]")
 

@@ -100,7 +100,7 @@ def test_every_series_of_the_corpus_comes_out_as_it_went_in(
         assert report.stored > 10
         web = DICOMwebClient(f"{site.url}/dicom-web")
         with site.store.index.reading() as index:
-            stored = list(index.stored_instances())
+            stored = list(index.instances.stored())
         places = {(one.study_instance_uid, one.series_instance_uid) for one in stored}
         for place in places:
             expected = {

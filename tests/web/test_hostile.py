@@ -32,7 +32,7 @@ TRIES = 6
 def test_no_route_fails_whatever_it_is_asked(filled: Site) -> None:
     chance, client, failed = random.Random(20261120), filled.client(), []
     with filled.store.index.reading() as index:
-        instance = index.rows("SELECT sop_instance_uid AS uid FROM v_images")[0]["uid"]
+        instance = next(index.instances.stored()).sop_instance_uid
     routes = [(path, method) for path, route in every_route(filled.server._app.routes) for method in route.methods]
     assert len(routes) > 50
     for path, method in sorted(routes):

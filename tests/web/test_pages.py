@@ -78,7 +78,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     site.take(first)
     refused = Refused("association", "called AE title", "called X", "call us VOXELNODE", "10.0.0.1", SCRIPT, "X")
     now = dt.datetime.now(dt.UTC)
-    site.store.index.record_refusals([CountedRefusal(refused, 3, now, now)])
+    site.store.index.rejections.record([CountedRefusal(refused, 3, now, now)])
     instance = phantom.instances[0]
     yield Shown(site, _place(instance), _place(_knee()[0]))
     site.close()

@@ -16,6 +16,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from node.index.records import Refused
 from node.web.dicomweb import reception
 from tests import make
+from tests.rows import view_rows
 from tests.web.conftest import Site, until
 from tests.web.mixed import NAMES, data_set, sample
 
@@ -46,7 +47,7 @@ def items(response: httpx2.Response, tag: str) -> list[dict[str, Any]]:
 
 def stored(site: Site) -> set[str]:
     with site.store.index.reading() as index:
-        return {one.sop_instance_uid for one in index.stored_instances()}
+        return {one.sop_instance_uid for one in index.instances.stored()}
 
 
 def part_files(site: Site) -> list[Any]:
@@ -64,14 +65,14 @@ def test_instances_are_stored_with_the_very_bytes_that_came(site: Site) -> None:
     told = {item["00081155"]: item for item in items(response, REFERENCED)}
     assert set(told) == {one.instance for one in samples}
     with site.store.index.reading() as index:
-        for one in index.stored_instances():
+        for one in index.instances.stored():
             origin = next(each for each in samples if each.instance == one.sop_instance_uid)
             kept = site.store.archive.path(one.key).read_bytes()
             assert kept[one.data_set_offset :] == data_set(origin.file)
             assert kept[:128] == bytes(128)
             assert told[one.sop_instance_uid]["00081190"] == f"{site.url}{origin.path}"
             assert site.client().get(origin.path).status_code == 200
-        rows = index.rows("SELECT DISTINCT door, calling_ae_title, peer FROM v_images")
+        rows = view_rows(site.store.index.path.parent, "SELECT DISTINCT door, calling_ae_title, peer FROM v_images")
     assert [row["door"] for row in rows] == ["stow"]
     assert rows[0]["peer"].startswith("127.0.0.1:")
 
@@ -245,7 +246,7 @@ def test_a_program_in_disguise_is_stored_without_its_preamble(site: Site) -> Non
     data[:4] = b"MZ\x90\0"
     assert post(site, body_of(bytes(data))).status_code == 200
     with site.store.index.reading() as index:
-        (one,) = index.stored_instances()
+        (one,) = index.instances.stored()
     assert site.store.archive.path(one.key).read_bytes()[:128] == bytes(128)
 
 

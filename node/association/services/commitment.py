@@ -112,7 +112,7 @@ def verify(service: CommitmentService, references: Sequence[Reference], stop: Ca
 def _stored(service: CommitmentService, uids: Iterable[str]) -> dict[str, StoredInstance]:
     selection = Selection(Level.IMAGE, sop_instance_uids=tuple(uids))
     with service.index.reading() as index:
-        return {one.sop_instance_uid: one for one in index.selected_instances(selection, PAGE).instances}
+        return {one.sop_instance_uid: one for one in index.instances.selected(selection, PAGE).instances}
 
 
 def _failure_reason(service: CommitmentService, reference: Reference, stored: StoredInstance | None) -> int | None:

@@ -172,7 +172,7 @@ def select(operation: Operation, service: RetrieveService, models: Mapping[str, 
     except IdentifierMismatch as error:
         raise RetrieveRefused(IDENTIFIER_MISMATCH, error.rule, error.tag) from error
     with service.index.reading() as index:
-        selected = index.selected_instances(selection, MAXIMUM_SUB_OPERATIONS + 1)
+        selected = index.instances.selected(selection, MAXIMUM_SUB_OPERATIONS + 1)
     if len(selected.instances) > MAXIMUM_SUB_OPERATIONS:
         raise RetrieveRefused(CANNOT_CALCULATE_MATCHES, "more than 65535 instances: retrieve them series by series")
     return selected

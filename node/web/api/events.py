@@ -80,9 +80,9 @@ def _begin(node: Services, after: int | None, last_event_id: str | None) -> int:
     if after is not None:
         return after
     with node.index.reading() as index:
-        return index.browse.last_event()
+        return index.events.newest()
 
 
 def _since(node: Services, last: int) -> list[dict[str, Any]]:
     with node.index.reading() as index:
-        return index.browse.events_since(last, AT_ONCE)
+        return index.events.since(last, AT_ONCE)

@@ -32,7 +32,7 @@ def list_verdicts(
 ) -> Page[models.Verdict]:
     """Whether series are complete, by which rule, the newest first."""
     with node.index.searching() as index:
-        rows = index.browse.series(row_place(after), limit, study_instance_uid=study_instance_uid, verdict=verdict)
+        rows = index.series.page(row_place(after), limit, study_instance_uid=study_instance_uid, verdict=verdict)
     return Page[models.Verdict].model_validate(page_of(rows, limit))
 
 
@@ -46,7 +46,7 @@ def list_jobs(
 ) -> Page[models.Job]:
     """What waits for its conversion, is converted, or could not be: series that are not done, the newest first."""
     with node.index.searching() as index:
-        rows = index.browse.series(row_place(after), limit, states=(state,) if state else UNDONE)
+        rows = index.series.page(row_place(after), limit, states=(state,) if state else UNDONE)
     return Page[models.Job].model_validate(page_of(rows, limit))
 
 
@@ -56,7 +56,7 @@ def list_failures(
 ) -> Page[models.Failure]:
     """Why series, or stacks of them, gave no volume (docs/conversion.md), the newest first."""
     with node.index.searching() as index:
-        rows = index.browse.failures(row_place(after), limit, reason=reason)
+        rows = index.failures.page(row_place(after), limit, reason=reason)
     return Page[models.Failure].model_validate(page_of(rows, limit))
 
 
@@ -66,7 +66,7 @@ def list_exclusions(
 ) -> Page[models.Exclusion]:
     """Instances, or frames of them, that conversions left out of their volumes, the newest first."""
     with node.index.searching() as index:
-        rows = index.browse.exclusions(row_place(after), limit, series_instance_uid=series_instance_uid)
+        rows = index.exclusions.page(row_place(after), limit, series_instance_uid=series_instance_uid)
     return Page[models.Exclusion].model_validate(page_of(rows, limit))
 
 
@@ -76,7 +76,7 @@ def list_rejections(
 ) -> Page[models.Rejection]:
     """What was refused, whose it was, and what helps, the newest first."""
     with node.index.searching() as index:
-        rows = index.browse.rejections(row_place(after), limit, rule=rule)
+        rows = index.rejections.page(row_place(after), limit, rule=rule)
     return Page[models.Rejection].model_validate(page_of(rows, limit))
 
 
@@ -92,7 +92,7 @@ def list_conflicts(
     """What claims one identity and is not the same, the newest first."""
     trail.queried(f"conflicts study_instance_uid={study_instance_uid}")  # the details name patients
     with node.index.searching() as index:
-        rows = index.browse.conflicts(row_place(after), limit, study_instance_uid=study_instance_uid)
+        rows = index.conflicts.page(row_place(after), limit, study_instance_uid=study_instance_uid)
     return Page[models.Conflict].model_validate(page_of(rows, limit))
 
 
@@ -107,7 +107,7 @@ def list_history(
 ) -> Page[models.Event]:
     """What happened (docs/lifecycle.md), the newest first; `/events` tells it as it does."""
     with node.index.searching() as index:
-        rows = index.browse.events(row_place(after), limit, kind=kind, series_instance_uid=series_instance_uid)
+        rows = index.events.page(row_place(after), limit, kind=kind, series_instance_uid=series_instance_uid)
     return Page[models.Event].model_validate(page_of(rows, limit))
 
 
@@ -115,15 +115,14 @@ def list_history(
 def show_status(account: Reader, node: Node) -> models.Status:
     """How the node is: what waits, what failed, and whether instances may come in."""
     with node.index.reading() as index:
-        browse = index.browse
         return models.Status(
             version=__version__,
             ae_title=node.settings.dicom.ae_title,
             intake=node.ingest.refusal() or "open",
             free_bytes=node.archive.intake.free_bytes(),
             queued_instances=node.index.waiting,
-            series=browse.series_by_state(),
-            failures=browse.failures_by_reason(),
-            oldest_unconverted_at=browse.oldest_unconverted(),
-            last_event=browse.last_event(),
+            series=index.series.count_by_state(),
+            failures=index.failures.count_by_reason(),
+            oldest_unconverted_at=index.series.oldest_unconverted(),
+            last_event=index.events.newest(),
         )

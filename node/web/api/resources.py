@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from node.index.database import ReadIndex
+from node.index.read import ReadIndex
+from node.index.read.studies import ListedStudy, StudyCondition, StudyFilter, StudyOrder, StudyPlace
 from node.index.records import Level
-from node.index.study_list import ListedStudy, StudyCondition, StudyFilter, StudyOrder, StudyPlace
 from node.web import actions
 from node.web.access import Account, Admin, Asked, Reader, Writer
 from node.web.api import models
@@ -44,7 +44,7 @@ def list_patients(
     """Patients, the newest first."""
     trail.queried(_told("patients", patient_id=patient_id, name=name))
     with node.index.searching() as index:
-        rows = index.browse.patients(row_place(after), limit, patient_id=patient_id, name=name)
+        rows = index.patients.page(row_place(after), limit, patient_id=patient_id, name=name)
     return Page[models.Patient].model_validate(page_of(rows, limit))
 
 
@@ -86,7 +86,7 @@ def list_studies(
     trail.queried(_told("studies", **asdict(wanted)))
     began = place(after)
     with node.index.searching() as index:
-        studies = index.listed_studies(wanted, order, StudyPlace(*began) if began else None, limit)
+        studies = index.studies.listed(wanted, order, StudyPlace(*began) if began else None, limit)
     last = studies[-1].place if len(studies) == limit else None
     items = [_study(study) for study in studies]
     return Page(items=items, next=cursor(last.id, last.study_date) if last else None)
@@ -96,7 +96,7 @@ def list_studies(
 def show_study(account: Reader, node: Node, trail: Asked, study_instance_uid: Uid) -> models.Study:
     """One study."""
     with node.index.reading() as index:
-        found = index.listed_studies(StudyFilter(study_instance_uid=study_instance_uid), limit=1)
+        found = index.studies.listed(StudyFilter(study_instance_uid=study_instance_uid), limit=1)
     if not found:
         raise NotFound("study")
     trail.accessed([of_study(study_instance_uid, found[0].patient_id)])
@@ -113,8 +113,8 @@ def delete_study(account: Admin, node: Node, study_instance_uid: Uid, dry_run: D
 def reconvert_study(account: Writer, node: Node, trail: Asked, study_instance_uid: Uid) -> models.Owed:
     """Have every series of a study converted again; what would give the same volumes is left as it is."""
     with node.index.reading() as index:
-        rows = index.browse.series(None, MOST_SERIES, study_instance_uid=study_instance_uid)
-        patient_id = index.browse.patient_of(study_instance_uid)
+        rows = index.series.page(None, MOST_SERIES, study_instance_uid=study_instance_uid)
+        patient_id = index.studies.patient_id(study_instance_uid)
     if patient_id is None:
         raise NotFound("study")
     series = [row["series_instance_uid"] for row in rows]
@@ -143,7 +143,7 @@ def list_series(
     }
     trail.queried(_told("series", **wanted, state=state))
     with node.index.searching() as index:
-        rows = index.browse.series(row_place(after), limit, states=state or (), **wanted)
+        rows = index.series.page(row_place(after), limit, states=state or (), **wanted)
     return Page[models.Series].model_validate(page_of(rows, limit))
 
 
@@ -154,7 +154,7 @@ def show_series(
     """One series. Its UID alone does not tell which: one that stands in two studies is two series."""
     with node.index.reading() as index:
         row = _series(index, study_instance_uid, series_instance_uid)
-        patient_id = index.browse.patient_of(study_instance_uid)
+        patient_id = index.studies.patient_id(study_instance_uid)
     trail.accessed([of_study(study_instance_uid, patient_id)])
     return models.Series.model_validate(row)
 
@@ -174,7 +174,7 @@ def reconvert_series(
     """Have a series converted again; if that would give the same volumes, it is left as it is."""
     with node.index.reading() as index:
         _series(index, study_instance_uid, series_instance_uid)
-        patient_id = index.browse.patient_of(study_instance_uid)
+        patient_id = index.studies.patient_id(study_instance_uid)
     done = actions.reconvert(node, trail, study_instance_uid, patient_id or "", [series_instance_uid])
     return models.Owed.model_validate(done)
 
@@ -193,7 +193,7 @@ def list_instances(
     wanted = {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
     trail.queried(_told("instances", **wanted))
     with node.index.searching() as index:
-        rows = index.browse.instances(row_place(after), limit, **wanted)
+        rows = index.instances.page(row_place(after), limit, **wanted)
     return Page[models.Instance].model_validate(page_of(rows, limit))
 
 
@@ -236,7 +236,7 @@ def _fields(study: ListedStudy) -> list[tuple[str, Any]]:
 
 
 def _series(index: ReadIndex, study_instance_uid: str, series_instance_uid: str) -> dict[str, Any]:
-    rows = index.browse.series(None, 1, study_instance_uid=study_instance_uid, series_instance_uid=series_instance_uid)
+    rows = index.series.page(None, 1, study_instance_uid=study_instance_uid, series_instance_uid=series_instance_uid)
     if not rows:
         raise NotFound("series")
     return rows[0]
@@ -244,7 +244,7 @@ def _series(index: ReadIndex, study_instance_uid: str, series_instance_uid: str)
 
 def _instance(node: Services, sop_instance_uid: str) -> dict[str, Any]:
     with node.index.reading() as index:
-        rows = index.browse.instances(None, 1, sop_instance_uid=sop_instance_uid)
+        rows = index.instances.page(None, 1, sop_instance_uid=sop_instance_uid)
     if not rows:
         raise NotFound("instance")
     return rows[0]
@@ -254,7 +254,7 @@ def _delete(
     node: Services, account: Account, level: Level, uid: str, study_instance_uid: str | None, dry_run: bool
 ) -> models.Deleted:
     with node.index.reading() as index:
-        plan = index.plan_deletion(level, uid, study_instance_uid)
+        plan = index.deletions.plan(level, uid, study_instance_uid)
     if not dry_run:
         actions.delete(node, account, level, uid, plan.study_instance_uid)
     return models.Deleted(

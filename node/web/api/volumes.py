@@ -41,7 +41,7 @@ def list_volumes(
     """Files of conversions, the newest first: volumes in each format, and pictures of them."""
     trail.queried(f"volumes study_instance_uid={study_instance_uid} series_instance_uid={series_instance_uid}")
     with node.index.searching() as index:
-        rows = index.browse.volumes(
+        rows = index.volumes.page(
             row_place(after),
             limit,
             study_instance_uid=study_instance_uid,
@@ -90,7 +90,7 @@ def volume_file(
 
 def _volume(node: Services, id: int) -> dict[str, Any]:
     with node.index.reading() as index:
-        rows = index.browse.volumes(None, 1, id=id)
+        rows = index.volumes.page(None, 1, id=id)
     if not rows:
         raise NotFound("volume")
     return rows[0]

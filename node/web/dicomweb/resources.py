@@ -117,10 +117,9 @@ def find_target(
         404: there are none; 410: they were deleted.
     """
     with node.index.reading() as index:
-        found = list(index.stored_instances(study, series, [instance] if instance else ()))
+        found = list(index.instances.stored(study, series, [instance] if instance else ()))
         if not found:
-            uid = instance or series or study
-            deleted = index.rows("SELECT 1 FROM v_deletions WHERE uid IN (:a, :b, :c)", a=uid, b=series or uid, c=study)
+            deleted = index.deletions.has_deleted(*(uid for uid in (study, series, instance) if uid is not None))
             raise HTTPException(*((410, "it was deleted") if deleted else (404, "there is no such resource")))
     return Target(request, node, trail, found)
 

@@ -33,7 +33,7 @@ def store_response(index: Index, report: Report, base: str) -> dict[str, Any]:
 def _stored(index: Index, uids: list[str]) -> Iterator[StoredInstance]:
     with index.reading() as view:
         for at in range(0, len(uids), 500):
-            yield from view.stored_instances(sop_instance_uids=uids[at : at + 500])
+            yield from view.instances.stored(sop_instance_uids=uids[at : at + 500])
 
 
 def _element(vr: str, value: str | int) -> dict[str, Any]:

@@ -23,9 +23,7 @@ def reconvert_study(node: Node, account: Writer, asked: Asked, study_instance_ui
     """Have every series of a study converted again."""
     with node.index.reading() as index:
         study = study_row(index, study_instance_uid)
-        rows = index.rows(
-            "SELECT series_instance_uid FROM v_series WHERE study_instance_uid = :study", study=study_instance_uid
-        )
+        rows = index.series.of_study(study_instance_uid)
     series = [row["series_instance_uid"] for row in rows]
     actions.reconvert(node, asked, study_instance_uid, study["patient_id"] or "", series)
     return RedirectResponse(study_url(study_instance_uid), SEE_OTHER)
@@ -65,16 +63,10 @@ def _confirmation(
     request: Request, node: Services, account: Account, level: Level, uid: str, study_instance_uid: str
 ) -> Response:
     with node.index.reading() as index:
-        plan = index.plan_deletion(level, uid, study_instance_uid)
+        plan = index.deletions.plan(level, uid, study_instance_uid)
         study = study_row(index, study_instance_uid)
         series = series_row(index, study_instance_uid, uid) if level == "series" else None
-        files = index.rows(
-            "SELECT count(*) AS files, coalesce(sum(bytes), 0) AS bytes FROM v_volumes "
-            "WHERE study_instance_uid = :study AND (:series IS NULL OR series_instance_uid = :series) "
-            "AND files_removed_at IS NULL",
-            study=study_instance_uid,
-            series=uid if level == "series" else None,
-        )[0]
+        files = index.volumes.totals(study_instance_uid, uid if level == "series" else None)
     return page(request, node, account, "delete.html", plan=plan, study=study, series=series, volumes=files)
 
 
@@ -92,6 +84,6 @@ def delete_series(node: Node, account: Admin, study_instance_uid: str, series_in
     """Delete a series for good."""
     with node.index.reading() as index:
         series_row(index, study_instance_uid, series_instance_uid)
-        last = len(index.rows("SELECT 1 FROM v_series WHERE study_instance_uid = :study", study=study_instance_uid)) < 2
+        last = len(index.series.of_study(study_instance_uid)) < 2
     actions.delete(node, account, "series", series_instance_uid, study_instance_uid)
     return RedirectResponse("/" if last else study_url(study_instance_uid), SEE_OTHER)

@@ -11,7 +11,7 @@ from fastapi import Path as FromPath
 from fastapi.responses import FileResponse
 
 from node.conversion.volume_files import folder_name, revision_folder
-from node.index.database import ReadIndex
+from node.index.read import ReadIndex
 from node.web.access import Asked, Reader
 from node.web.pages.errors import NotFound
 from node.web.services import Node, Services
@@ -77,12 +77,7 @@ def series_zip(
 
 def _zipped(node: Services, asked: Asked, study_instance_uid: str, series_instance_uid: str | None) -> Response:
     with node.index.reading() as index:
-        rows = index.rows(
-            "SELECT DISTINCT series_instance_uid, revision FROM v_volumes WHERE study_instance_uid = :study "
-            "AND (:series IS NULL OR series_instance_uid = :series) AND NOT superseded ORDER BY series_instance_uid",
-            study=study_instance_uid,
-            series=series_instance_uid,
-        )
+        rows = index.volumes.current_revisions(study_instance_uid, series_instance_uid)
         files = [
             (f"{folder_name(row['series_instance_uid'])}/{each.name}", each)
             for row in rows
@@ -106,14 +101,7 @@ def _pieces(path: Path) -> Iterator[bytes]:
 
 def revision_files(node: Services, index: ReadIndex, study: str, series: str, revision: int) -> list[Path]:
     """The files of a revision by name; none where its row does not say that there are some."""
-    known = index.rows(
-        "SELECT 1 FROM v_volumes WHERE study_instance_uid = :study AND series_instance_uid = :series "
-        "AND revision = :revision AND files_removed_at IS NULL LIMIT 1",
-        study=study,
-        series=series,
-        revision=revision,
-    )
     folder = node.archive.root / revision_folder(study, series, revision)
-    if not known or not folder.is_dir():
+    if not index.volumes.has_files(study, series, revision) or not folder.is_dir():
         return []
     return sorted(each for each in folder.iterdir() if each.is_file())

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
 from node import __version__
-from node.index.database import ReadIndex
+from node.index.read import ReadIndex
 from node.web.access import Asked, Reader, Writer
 from node.web.background_requests import polled
 from node.web.pages.rendering import fragment, page
@@ -40,7 +40,7 @@ def badges(request: Request, node: Node, account: Reader) -> Response:
 
 
 def _numbers(index: ReadIndex) -> dict[str, int]:
-    by_state = index.browse.series_by_state()
+    by_state = index.series.count_by_state()
     return {
         "open": by_state.get("receiving", 0) + by_state.get("converting", 0),
         "wrong": by_state.get("refused", 0) + by_state.get("failed", 0),
@@ -67,57 +67,40 @@ def queue_rows(request: Request, node: Node, account: Reader, asked: Asked) -> R
 
 
 def _queue(index: ReadIndex) -> dict[str, Any]:
-    waiting = index.rows(
-        "SELECT se.study_instance_uid, se.series_instance_uid, se.series_number, se.series_description, se.modality, "
-        "se.state, se.instances, se.expected_instances, se.verdict, se.revision, se.attempts, se.error, se.due_at, "
-        "se.last_received_at, st.patient_name, st.patient_id "
-        "FROM v_series se JOIN v_studies st USING (study_instance_uid) "
-        "WHERE se.state IN ('receiving', 'converting') ORDER BY se.state, se.due_at LIMIT :limit",
-        limit=SHOWN_OPEN,
-    )
-    done = index.rows(
-        "SELECT e.kind, e.revision, e.detail, e.happened_at, e.study_instance_uid, e.series_instance_uid, "
-        "se.series_number, se.series_description, se.modality, st.patient_name, st.patient_id "
-        "FROM (SELECT * FROM v_events WHERE +kind IN "  # the plus: by id, from the newest, not by kind
-        "('series-converted', 'series-refused', 'series-failed', 'series-unchanged') ORDER BY id DESC LIMIT :limit) e "
-        "JOIN v_series se USING (study_instance_uid, series_instance_uid) "
-        "JOIN v_studies st USING (study_instance_uid) ORDER BY e.id DESC",
-        limit=SHOWN_DONE,
-    )
+    waiting, done = index.series.under_way(SHOWN_OPEN), index.events.conversions(SHOWN_DONE)
     return {"waiting": waiting, "done": done, "open": _numbers(index)["open"]}
 
 
 @router.get("/problems")
 def failures(request: Request, node: Node, account: Reader, asked: Asked, number: Page = 1) -> Response:
     """Series, or stacks of them, that gave no volume."""
-    query = (
-        "SELECT f.*, se.series_number, se.series_description, se.modality, se.state, st.patient_name, st.patient_id "
-        "FROM v_failures f JOIN v_series se USING (study_instance_uid, series_instance_uid) "
-        "JOIN v_studies st USING (study_instance_uid) WHERE f.reason <> 'not-an-image' "
-        "ORDER BY f.failed_at DESC, f.series_instance_uid, f.stack"
-    )
-    return _problems(request, node, account, asked, "failures", query, number)
+    return _problems(request, node, account, asked, "failures", lambda index: index.failures.of_images, number)
 
 
 @router.get("/problems/rejections")
 def rejections(request: Request, node: Node, account: Reader, asked: Asked, number: Page = 1) -> Response:
     """Who and what was kept out."""
-    query = "SELECT * FROM v_rejections ORDER BY last_at DESC"
-    return _problems(request, node, account, asked, "rejections", query, number)
+    return _problems(request, node, account, asked, "rejections", lambda index: index.rejections.newest, number)
 
 
 @router.get("/problems/conflicts")
 def conflicts(request: Request, node: Node, account: Reader, asked: Asked, number: Page = 1) -> Response:
     """Things that claim one identity."""
-    return _problems(request, node, account, asked, "conflicts", "SELECT * FROM v_conflicts ORDER BY id DESC", number)
+    return _problems(request, node, account, asked, "conflicts", lambda index: index.conflicts.newest, number)
 
 
 def _problems(
-    request: Request, node: Services, account: Reader, asked: Asked, which: str, query: str, number: int
+    request: Request,
+    node: Services,
+    account: Reader,
+    asked: Asked,
+    which: str,
+    rows_of: Callable[[ReadIndex], Callable[[int, int], list[dict[str, Any]]]],
+    number: int,
 ) -> Response:
     asked.queried(f"problems: {which}, page {number}")
     with node.index.searching() as index:
-        rows = index.rows(f"{query} LIMIT :limit OFFSET :skip", limit=PAGE_ROWS + 1, skip=(number - 1) * PAGE_ROWS)
+        rows = rows_of(index)(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS)
     return page(
         request,
         node,
@@ -153,7 +136,8 @@ def status_numbers(request: Request, node: Node, account: Reader) -> Response:
 
 def _status(node: Services) -> dict[str, Any]:
     with node.index.reading() as index:
-        levels, states, oldest = index.count_levels(), index.browse.series_by_state(), index.browse.oldest_unconverted()
+        levels, series = index.count_levels(), index.series
+        states, oldest = series.count_by_state(), series.oldest_unconverted()
     return {
         "levels": levels,
         "states": states,

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from node.dicom.dump import Dump, dump
-from node.index.database import ReadIndex
+from node.index.read import ReadIndex
 from node.web.access import Asked, Reader
 from node.web.background_requests import polled
 from node.web.pages.errors import NotFound
@@ -37,10 +37,10 @@ VIEWER_POLICY = (
 SHOWN_ROWS = 500
 """Most rows of a table of instances; the index has all of them."""
 
+SHOWN_EVENTS = 50
+
 SHOWN_CHARACTERS = 1000
 """Of one value in the table of the header."""
-
-_PLACE = "study_instance_uid = :study AND series_instance_uid = :series"
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}")
@@ -53,7 +53,8 @@ def series(
         of_study = study_row(index, study_instance_uid)
         tell_looked_at(asked, of_study)
         found = series_row(index, **place)
-        files = index.rows(f"SELECT * FROM v_volumes WHERE {_PLACE} ORDER BY revision DESC, stack, path", **place)
+        files = index.volumes.of_series(study_instance_uid, series_instance_uid)
+        newest = found["revision"]
         return page(
             request,
             node,
@@ -62,14 +63,15 @@ def series(
             {"Content-Security-Policy": VIEWER_POLICY},
             study=of_study,
             series=found,
-            origin=_origin(index, place),
+            origin=_origin(index.instances.summary(study_instance_uid, series_instance_uid)),
             revisions=_revisions(files, lambda revision: revision_files(node, index, **place, revision=revision)),
             volumes=_viewed(files),
             pictures=_pictures(files),
-            failures=index.rows(f"SELECT * FROM v_failures WHERE {_PLACE} ORDER BY stack IS NULL, stack", **place),
-            sources=_of_revision(index, "v_sources", "stack, frames, sop_instance_uid, sha256", found),
-            exclusions=_of_revision(index, "v_exclusions", "sop_instance_uid, frames, reason, detail", found),
-            events=_events(index, place),
+            failures=index.failures.of_study(study_instance_uid, series_instance_uid),
+            # one row more than is shown tells that there are more
+            sources=index.volumes.sources(study_instance_uid, series_instance_uid, newest, SHOWN_ROWS + 1),
+            exclusions=index.exclusions.of_revision(study_instance_uid, series_instance_uid, newest, SHOWN_ROWS + 1),
+            events=index.events.of_series(study_instance_uid, series_instance_uid, SHOWN_EVENTS),
             ohif=ohif_url(node, study_instance_uid),
             digest="",
             shown_rows=SHOWN_ROWS,
@@ -92,7 +94,7 @@ def header(
     """Every element of the first instance."""
     with node.index.reading() as index:
         tell_looked_at(asked, study_row(index, study_instance_uid))
-        first = next(index.stored_instances(study_instance_uid, series_instance_uid), None)
+        first = next(index.instances.stored(study_instance_uid, series_instance_uid), None)
     if first is None:
         raise NotFound("series")
     found = _dump(node, first.key)
@@ -114,10 +116,10 @@ def series_row(index: ReadIndex, study: str, series: str) -> dict[str, Any]:
     NotFound
         There is none.
     """
-    rows = index.rows(f"SELECT * FROM v_series WHERE {_PLACE}", study=study, series=series)
-    if not rows:
+    row = index.series.row(study, series)
+    if row is None:
         raise NotFound("series")
-    return rows[0]
+    return row
 
 
 def _dump(node: Services, key: str) -> Dump:
@@ -128,45 +130,16 @@ def _dump(node: Services, key: str) -> Dump:
         return Dump((), "the file is missing: run voxelnode fsck on this node, and send the instance again")
 
 
-def _origin(index: ReadIndex, place: Mapping[str, str]) -> dict[str, Any]:
-    """What its instances have in common: who sent them, how they are encoded."""
-    rows = index.rows(
-        "SELECT count(*) AS instances, sum(bytes) AS bytes, min(received_at) AS first_at, max(received_at) AS last_at, "
-        'max("rows") AS "rows", max("columns") AS "columns", sum(file_missing) AS missing, '
-        "json_group_array(DISTINCT sop_class_uid) AS classes, "
-        "json_group_array(DISTINCT transfer_syntax_uid) AS syntaxes, "
-        "json_group_array(DISTINCT door || ' ' || coalesce(calling_ae_title, '') || ' ' || coalesce(peer, '')) "
-        f"AS senders FROM v_images WHERE {_PLACE}",
-        **place,
-    )
-    lists = {name: listed(rows[0][name]) for name in ("classes", "syntaxes", "senders")}
-    return {**rows[0], **lists, "senders": sorted({_without_port(sender) for sender in lists["senders"]})}
+def _origin(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What the instances of a series have in common, with lists as such."""
+    lists = {name: listed(summary[name]) for name in ("classes", "syntaxes", "senders")}
+    return {**summary, **lists, "senders": sorted({_without_port(sender) for sender in lists["senders"]})}
 
 
 def _without_port(sender: str) -> str:
     """Door, AE title and address: the port is another one with every association."""
     before, colon, port = sender.rpartition(":")
     return before if colon and port.isdecimal() else sender.strip()
-
-
-def _of_revision(index: ReadIndex, view: str, columns: str, series: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the newest revision, one more than are shown so that it can be told when there are more."""
-    # these views hold no Study Instance UID: a series that lies in two studies is told apart by its instances
-    return index.rows(
-        f"SELECT {columns} FROM {view} WHERE series_instance_uid = :series AND revision = :revision "
-        "AND sop_instance_uid IN (SELECT sop_instance_uid FROM v_images "
-        "WHERE series_instance_uid = :series AND study_instance_uid = :study) LIMIT :limit",
-        series=series["series_instance_uid"],
-        study=series["study_instance_uid"],
-        revision=series["revision"],
-        limit=SHOWN_ROWS + 1,
-    )
-
-
-def _events(index: ReadIndex, place: Mapping[str, str]) -> list[dict[str, Any]]:
-    return index.rows(
-        f"SELECT kind, revision, detail, happened_at FROM v_events WHERE {_PLACE} ORDER BY id DESC LIMIT 50", **place
-    )
 
 
 def _named(file: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from node.index.study_list import ListedStudy
+from node.index.read.studies import ListedStudy
 
 Tone = Literal["good", "warning", "bad", "busy", "plain"]
 

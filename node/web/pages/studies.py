@@ -9,8 +9,8 @@ from typing import Annotated, Any, cast, get_args
 from fastapi import APIRouter, Form, Query, Request, Response
 from pydantic import BaseModel
 
-from node.index.database import ReadIndex
-from node.index.study_list import StudyCondition, StudyFilter, StudyOrder, StudyPlace
+from node.index.read import ReadIndex
+from node.index.read.studies import StudyCondition, StudyFilter, StudyOrder, StudyPlace
 from node.web.access import Asked, Reader
 from node.web.background_requests import polled
 from node.web.pages.errors import NotFound
@@ -100,7 +100,7 @@ def _page(request: Request, node: Node, account: Reader, search: StudySearch) ->
             account,
             "studies.html",
             **_found(index, search),
-            modalities=index.known_modalities(),
+            modalities=index.series.modalities(),
             conditions=CONDITIONS,
             listener=node.settings.dicom,
             host=node.settings.bind_host,
@@ -108,7 +108,7 @@ def _page(request: Request, node: Node, account: Reader, search: StudySearch) ->
 
 
 def _found(index: ReadIndex, search: StudySearch) -> dict[str, Any]:
-    rows = index.listed_studies(search.filter(), search.study_order, search.place(), PAGE_STUDIES + 1)
+    rows = index.studies.listed(search.filter(), search.study_order, search.place(), PAGE_STUDIES + 1)
     more = len(rows) > PAGE_STUDIES
     rows = rows[:PAGE_STUDIES]
     last = rows[-1].place if more else None
@@ -117,8 +117,8 @@ def _found(index: ReadIndex, search: StudySearch) -> dict[str, Any]:
         "studies": rows,
         "after": after,
         "search": search,
-        "total": index.count("v_studies"),
-        "newest": index.newest_study(),
+        "total": index.studies.count(),
+        "newest": index.studies.newest(),
     }
 
 
@@ -127,7 +127,7 @@ def _found(index: ReadIndex, search: StudySearch) -> dict[str, Any]:
 def news(request: Request, node: Node, account: Reader, since: Annotated[int, Query(ge=0, le=2**62)]) -> Response:
     """How many studies have arrived since a list was made."""
     with node.index.reading() as index:
-        arrived = index.count_studies_since(since)
+        arrived = index.studies.count_since(since)
     return fragment(request, account, "news.html", newest=since, arrived=arrived, is_oob=False)
 
 
@@ -148,7 +148,7 @@ def study(request: Request, node: Node, account: Reader, asked: Asked, study_ins
 def row(request: Request, node: Node, account: Reader, study_instance_uid: str) -> Response:
     """A study as a row of the list, for as long as something of it is under way."""
     with node.index.reading() as index:
-        found = index.listed_studies(StudyFilter(study_instance_uid=study_instance_uid), limit=1)
+        found = index.studies.listed(StudyFilter(study_instance_uid=study_instance_uid), limit=1)
     if not found:
         raise NotFound("study")
     return fragment(request, account, "studies_row.html", study=found[0], is_watched=True)
@@ -171,10 +171,10 @@ def study_row(index: ReadIndex, study_instance_uid: str) -> Mapping[str, Any]:
     NotFound
         There is none.
     """
-    rows = index.rows("SELECT * FROM v_studies WHERE study_instance_uid = :study", study=study_instance_uid)
-    if not rows:
+    row = index.studies.row(study_instance_uid)
+    if row is None:
         raise NotFound("study")
-    return rows[0]
+    return row
 
 
 def tell_looked_at(asked: Asked, study: Mapping[str, Any]) -> None:
@@ -184,26 +184,9 @@ def tell_looked_at(asked: Asked, study: Mapping[str, Any]) -> None:
 
 def _cards(index: ReadIndex, study_instance_uid: str) -> list[dict[str, Any]]:
     """The series of a study with what a card shows of each."""
-    series = index.rows(
-        "SELECT * FROM v_series WHERE study_instance_uid = :study ORDER BY series_number IS NULL, series_number, "
-        "series_instance_uid",
-        study=study_instance_uid,
-    )
-    sizes = index.rows(
-        "SELECT series_instance_uid, sum(bytes) AS bytes FROM v_images WHERE study_instance_uid = :study GROUP BY 1",
-        study=study_instance_uid,
-    )
-    files = index.rows(
-        "SELECT series_instance_uid, revision, stack, kind, format, path, shape, spacing_mm, bytes, warnings "
-        "FROM v_volumes WHERE study_instance_uid = :study AND NOT superseded ORDER BY stack, path",
-        study=study_instance_uid,
-    )
-    failures = index.rows(
-        "SELECT series_instance_uid, reason, detail FROM v_failures WHERE study_instance_uid = :study "
-        "ORDER BY stack IS NULL, stack",
-        study=study_instance_uid,
-    )
-    bytes_of = {row["series_instance_uid"]: row["bytes"] for row in sizes}
+    bytes_of = index.instances.bytes_by_series(study_instance_uid)
+    files = index.volumes.current(study_instance_uid)
+    failures = index.failures.of_study(study_instance_uid)
     return [
         {
             **row,
@@ -212,7 +195,7 @@ def _cards(index: ReadIndex, study_instance_uid: str) -> list[dict[str, Any]]:
             "thumbnails": _of(row, files, "thumbnail"),
             "failures": [one for one in failures if one["series_instance_uid"] == row["series_instance_uid"]],
         }
-        for row in series
+        for row in index.series.of_study(study_instance_uid)
     ]
 
 
@@ -222,4 +205,4 @@ def _of(series: Mapping[str, Any], files: list[dict[str, Any]], kind: str) -> li
     for file in files:
         if file["series_instance_uid"] == series["series_instance_uid"] and file["kind"] == kind:
             by_stack.setdefault(file["stack"], file)
-    return list(by_stack.values())
+    return [by_stack[stack] for stack in sorted(by_stack)]

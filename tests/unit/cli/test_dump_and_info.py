@@ -136,7 +136,7 @@ def test_the_volumes_of_a_series_are_listed(run, series: list[Dataset], tmp_path
     root = tmp_path / "here"
     index = Index(root, sync_folder, Metrics())
     later = dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
-    claimed = index.claim_due_series(later)
+    claimed = index.series.claim_due(later)
     assert claimed is not None
     assert convert_series(claimed, Archive(root), index, WriteOptions(), convert, lambda: later)
     index.close()

@@ -16,7 +16,10 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, selec
 from sqlalchemy import false as nothing
 
 from node.dicom.names import folded
-from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.models import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.read.rows import ReadRepository, Row
+from node.index.records import StoredStudy
+from node.index.studies import stored_studies
 
 StudyOrder = Literal["arrival", "date"]
 """By when the first instance of a study came, or by Study Date; the newest first."""
@@ -24,7 +27,6 @@ StudyOrder = Literal["arrival", "date"]
 StudyCondition = Literal["open", "complete", "incomplete", "refused"]
 """A series of it still waits or is converted; all that are done are complete; one is incomplete; one gave no volume."""
 
-OPEN_STATES = ("receiving", "converting")
 REFUSED_STATES = ("refused", "failed")
 
 _FOLDED_NAMES = (
@@ -110,58 +112,72 @@ class ListedStudy:
     last_received_at: dt.datetime | None = None
 
 
-def listed_studies(
-    connection: Connection,
-    wanted: StudyFilter,
-    order: StudyOrder = "arrival",
-    after: StudyPlace | None = None,
-    limit: int = 50,
-) -> list[ListedStudy]:
-    """The next `limit` studies of a list that ended `after` a study; fewer when it is over."""
-    query = (
-        select(
-            StudyRow.id,
-            StudyRow.study_date,
-            StudyRow.study_instance_uid,
-            PatientRow.patient_name,
-            PatientRow.patient_id,
-            PatientRow.patient_birth_date,
-            PatientRow.patient_sex,
-            StudyRow.study_time,
-            StudyRow.accession_number,
-            StudyRow.study_description,
+class ReadStudies(ReadRepository):
+    """Studies as a person looks for them, and rows of ``v_studies``."""
+
+    def listed(
+        self,
+        wanted: StudyFilter,
+        order: StudyOrder = "arrival",
+        after: StudyPlace | None = None,
+        limit: int = 50,
+    ) -> list[ListedStudy]:
+        """Return the next studies of a list that ended `after` a study; fewer than `limit` at its end."""
+        query = (
+            select(
+                StudyRow.id,
+                StudyRow.study_date,
+                StudyRow.study_instance_uid,
+                PatientRow.patient_name,
+                PatientRow.patient_id,
+                PatientRow.patient_birth_date,
+                PatientRow.patient_sex,
+                StudyRow.study_time,
+                StudyRow.accession_number,
+                StudyRow.study_description,
+            )
+            .join(PatientRow, PatientRow.id == StudyRow.patient_id)
+            .where(*_conditions(wanted))
+            .limit(limit)
         )
-        .join(PatientRow, PatientRow.id == StudyRow.patient_id)
-        .where(*_conditions(wanted))
-        .limit(limit)
-    )
-    rows = connection.execute(_ordered(query, order, after)).all()
-    summaries = _summaries(connection, [row.id for row in rows])
-    return [ListedStudy(StudyPlace(row.id, row.study_date), *row[2:], **summaries[row.id]) for row in rows]
+        rows = self._connection.execute(_ordered(query, order, after)).all()
+        summaries = _summaries(self._connection, [row.id for row in rows])
+        return [ListedStudy(StudyPlace(row.id, row.study_date), *row[2:], **summaries[row.id]) for row in rows]
 
+    def stored(self) -> list[StoredStudy]:
+        """Return every study as retention sees it, the one that grew last at the end."""
+        return stored_studies(self._connection)
 
-def count_levels(connection: Connection) -> dict[str, int]:
-    """How many patients, studies, series and instances there are."""
-    tables = {"patients": PatientRow, "studies": StudyRow, "series": SeriesRow, "instances": ImageRow}
-    counts = {name: select(func.count()).select_from(table) for name, table in tables.items()}
-    return {name: int(connection.execute(query).scalar_one()) for name, query in counts.items()}
+    def row(self, study_instance_uid: str) -> Row | None:
+        """Return the row of ``v_studies``, or None."""
+        return self._row("SELECT * FROM v_studies WHERE study_instance_uid = :study", study=study_instance_uid)
 
+    def uids_of_patient(self, patient_id: str) -> list[str]:
+        """Return the Study Instance UIDs of a Patient ID, by date."""
+        rows = self._rows(
+            "SELECT study_instance_uid FROM v_studies WHERE patient_id = :id ORDER BY study_date, study_instance_uid",
+            id=patient_id,
+        )
+        return [row["study_instance_uid"] for row in rows]
 
-def newest_study(connection: Connection) -> int:
-    """The number of the study that arrived last; 0 where there is none."""
-    return connection.execute(select(func.max(StudyRow.id))).scalar() or 0
+    def patient_id(self, study_instance_uid: str) -> str | None:
+        """Return the Patient ID of a study, for the audit log; None where there is no such study."""
+        query = select(PatientRow.patient_id).join(StudyRow, StudyRow.patient_id == PatientRow.id)
+        row = self._connection.execute(query.where(StudyRow.study_instance_uid == study_instance_uid)).first()
+        return None if row is None else str(row[0] or "")
 
+    def count(self) -> int:
+        """Count all studies."""
+        return int(self._connection.execute(select(func.count()).select_from(StudyRow)).scalar_one())
 
-def count_studies_since(connection: Connection, number: int) -> int:
-    """How many studies arrived after the one that was the newest."""
-    query = select(func.count()).select_from(StudyRow).where(StudyRow.id > number)
-    return int(connection.execute(query).scalar_one())
+    def newest(self) -> int:
+        """Return the number of the study that arrived last; 0 where there is none."""
+        return self._connection.execute(select(func.max(StudyRow.id))).scalar() or 0
 
-
-def known_modalities(connection: Connection) -> list[str]:
-    """Modalities of all series, each once."""
-    query = select(SeriesRow.modality).where(SeriesRow.modality.is_not(None)).distinct().order_by(SeriesRow.modality)
-    return list(connection.scalars(query))
+    def count_since(self, number: int) -> int:
+        """Count the studies that arrived after the one that was the `newest`."""
+        query = select(func.count()).select_from(StudyRow).where(StudyRow.id > number)
+        return int(self._connection.execute(query).scalar_one())
 
 
 def _ordered(query: Select[*tuple[Any, ...]], order: StudyOrder, after: StudyPlace | None) -> Select[*tuple[Any, ...]]:

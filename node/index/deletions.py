@@ -1,9 +1,9 @@
-"""Take a study, a series or an instance out of the index, and remember which files have to go with it.
+"""Deletions: remove a study, a series or an instance from the index, and remember which files have to go with it.
 
-The tombstone, and the removal of the rows, are one transaction. From its commit on nothing lists, converts or answers
-for what was deleted: an instance that is sent again meanwhile is new, and gets a file and a row of its own, which no
-deletion touches. (Were rows the last to go, it would be answered as there already, and then be gone.) A crash before
-the files are gone finds the tombstone unfinished, with their names.
+The removal of the rows and the tombstone are one transaction. From its commit on nothing lists or converts the deleted
+instances, or answers for them: an instance that is sent again meanwhile is new, with a file and a row of its own, which
+no deletion touches. (Were rows the last to go, it would be answered as there already, and then be gone.) If the process
+dies before the files are gone, the next start finds the unfinished tombstone with their names.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import PurePath
 from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, update
 
 from node.errors import UsageError
+from node.index.arrivals import revoke_claim
 from node.index.deliveries import after_deletion
 from node.index.events import record_event
-from node.index.instances import revoke_claim
 from node.index.models import (
     ConflictRow,
     ConversionRow,
@@ -32,10 +32,10 @@ from node.index.models import (
     VolumeSourceRow,
 )
 from node.index.records import Deletion, DeletionPlan, Level
+from node.index.repository import Repository, on_reader, on_writer
 
-AT_ONCE = 500
+MAX_VALUES = 500
 """Values of one statement; SQLite allows 32766."""
-
 
 LIVE = ConversionRow.files_removed_at.is_(None)
 
@@ -48,17 +48,82 @@ class SeveralSeries(UsageError):
     """This Series Instance UID stands in several studies: name the study too."""
 
 
+class DeletionRepository(Repository):
+    """Deletions, from their plan until every file is gone."""
+
+    @on_reader
+    def plan(
+        self, connection: Connection, level: Level, uid: str, study_instance_uid: str | None = None
+    ) -> DeletionPlan:
+        """Return what a deletion would remove; see `plan_deletion`."""
+        return plan_deletion(connection, level, uid, study_instance_uid)
+
+    @on_writer
+    def order(self, connection: Connection, plan: DeletionPlan, reason: str, now: dt.datetime) -> Deletion:
+        """Remove the rows and add a tombstone that names the files.
+
+        Raises
+        ------
+        NotThere
+            It has gone since it was planned.
+        """
+        study_id = connection.execute(
+            select(StudyRow.id).where(StudyRow.study_instance_uid == plan.study_instance_uid)
+        ).scalar()
+        of_study = select(SeriesRow.id).where(SeriesRow.study_id == study_id)
+        if plan.level == "instance":
+            paths = _delete_instance(connection, plan, now)
+        else:
+            if plan.level == "series":
+                of_study = of_study.where(SeriesRow.series_instance_uid == plan.uid)
+            paths = _delete_series(connection, list(connection.scalars(of_study)), plan)
+        if not paths:
+            raise NotThere(f"{plan.level} {plan.uid} has gone since")
+        _delete_empty_levels(connection, study_id)
+        after_deletion(connection, plan.study_instance_uid)
+        record_event(
+            connection,
+            "deleted",
+            now,
+            study_instance_uid=plan.study_instance_uid,
+            series_instance_uid=plan.uid if plan.level == "series" else None,
+            sop_instance_uid=plan.uid if plan.level == "instance" else None,
+            detail=f"{plan.level}, {reason}",
+        )
+        tombstone = insert(TombstoneRow).values(
+            level=plan.level, uid=plan.uid, reason=reason, paths=paths, ordered_at=now
+        )
+        return Deletion(connection.execute(tombstone.returning(TombstoneRow.id)).scalar_one(), tuple(paths))
+
+    @on_reader
+    def unfinished(self, connection: Connection) -> list[Deletion]:
+        """Return the deletions whose files may still be there.
+
+        A failing disk may stop a deletion, and the same series may be sent and converted anew before the next start.
+        The folder of its volumes is in use again then and left out here: `sweep` removes the old files in it.
+        """
+        rows = connection.execute(select(TombstoneRow.id, TombstoneRow.paths).where(TombstoneRow.finished_at.is_(None)))
+        return [Deletion(row.id, tuple(path for path in row.paths if not _in_use(connection, path))) for row in rows]
+
+    @on_writer
+    def finish(self, connection: Connection, deletion: Deletion, now: dt.datetime) -> None:
+        """Note that every file of a deletion is gone."""
+        connection.execute(update(TombstoneRow).where(TombstoneRow.id == deletion.id).values(finished_at=now))
+
+
 def plan_deletion(connection: Connection, level: Level, uid: str, study_instance_uid: str | None) -> DeletionPlan:
-    """What a deletion would take away.
+    """Return what a deletion would remove.
 
     Parameters
     ----------
     study_instance_uid : str or None
-        Tells two series of one UID apart.
+        The study, needed where a Series Instance UID lies in several studies.
 
     Raises
     ------
-    NotThere, SeveralSeries
+    NotThere
+    SeveralSeries
+        The study is not given, and the series lies in several.
     """
     column = {
         "study": StudyRow.study_instance_uid,
@@ -91,56 +156,6 @@ def plan_deletion(connection: Connection, level: Level, uid: str, study_instance
         instances=len(rows),
         bytes=sum(row.bytes for row in rows),
     )
-
-
-def order_deletion(connection: Connection, plan: DeletionPlan, reason: str, now: dt.datetime) -> Deletion:
-    """Take the rows away and put up a tombstone that names the files.
-
-    Raises
-    ------
-    NotThere
-        It has gone since it was planned.
-    """
-    study_id = connection.execute(
-        select(StudyRow.id).where(StudyRow.study_instance_uid == plan.study_instance_uid)
-    ).scalar()
-    of_study = select(SeriesRow.id).where(SeriesRow.study_id == study_id)
-    if plan.level == "instance":
-        paths = _delete_instance(connection, plan, now)
-    else:
-        if plan.level == "series":
-            of_study = of_study.where(SeriesRow.series_instance_uid == plan.uid)
-        paths = _delete_series(connection, list(connection.scalars(of_study)), plan)
-    if not paths:
-        raise NotThere(f"{plan.level} {plan.uid} has gone since")
-    _delete_empty_levels(connection, study_id)
-    after_deletion(connection, plan.study_instance_uid)
-    record_event(
-        connection,
-        "deleted",
-        now,
-        study_instance_uid=plan.study_instance_uid,
-        series_instance_uid=plan.uid if plan.level == "series" else None,
-        sop_instance_uid=plan.uid if plan.level == "instance" else None,
-        detail=f"{plan.level}, {reason}",
-    )
-    tombstone = insert(TombstoneRow).values(level=plan.level, uid=plan.uid, reason=reason, paths=paths, ordered_at=now)
-    return Deletion(connection.execute(tombstone.returning(TombstoneRow.id)).scalar_one(), tuple(paths))
-
-
-def unfinished_deletions(connection: Connection) -> list[Deletion]:
-    """Deletions whose files may still be there.
-
-    A folder of volumes that is in use again, since the same series was sent and converted anew after a deletion that a
-    failing disk stopped, is left out: `sweep` looks after what is left in it.
-    """
-    rows = connection.execute(select(TombstoneRow.id, TombstoneRow.paths).where(TombstoneRow.finished_at.is_(None)))
-    return [Deletion(row.id, tuple(path for path in row.paths if not _in_use(connection, path))) for row in rows]
-
-
-def finish_deletion(connection: Connection, deletion: Deletion, now: dt.datetime) -> None:
-    """Note that every file of a deletion is gone."""
-    connection.execute(update(TombstoneRow).where(TombstoneRow.id == deletion.id).values(finished_at=now))
 
 
 def _in_use(connection: Connection, path: str) -> bool:
@@ -231,4 +246,4 @@ def _delete_empty_levels(connection: Connection, study_id: int | None) -> None:
 
 def _batches(values: Collection[str]) -> Iterable[list[str]]:
     rest = list(values)
-    return [rest[start : start + AT_ONCE] for start in range(0, len(rest), AT_ONCE)]
+    return [rest[start : start + MAX_VALUES] for start in range(0, len(rest), MAX_VALUES)]

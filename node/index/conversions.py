@@ -1,0 +1,168 @@
+"""Conversions: the revisions of a series with their volumes, sources and exclusions.
+
+A series has one conversion that is current; the others are superseded. Their rows stay when their files go.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy.orm import aliased
+
+from node.index.events import record_event
+from node.index.models import (
+    ConversionRow,
+    ExclusionRow,
+    FailureRow,
+    SeriesRow,
+    StudyRow,
+    VolumeRow,
+    VolumeSourceRow,
+)
+from node.index.records import ClaimedSeries, CurrentConversion, SeriesOutcome, SupersededConversion
+from node.index.repository import Repository, on_reader, on_writer
+
+
+class ConversionRepository(Repository):
+    """The recorded conversions of all series."""
+
+    @on_reader
+    def live_revisions(self, connection: Connection) -> set[tuple[str, str, int]]:
+        """Return (Study Instance UID, Series Instance UID, revision) of every recorded conversion."""
+        rows = connection.execute(
+            select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid, ConversionRow.revision)
+            .join(SeriesRow, SeriesRow.id == ConversionRow.series_id)
+            .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+        )
+        return {(study, series, revision) for study, series, revision in rows}
+
+    @on_reader
+    def superseded_before(self, connection: Connection, moment: dt.datetime) -> list[SupersededConversion]:
+        """Return the conversions that were superseded before `moment` and still have their files."""
+        newer = aliased(ConversionRow)
+        since = (
+            select(func.min(newer.created_at))
+            .where(newer.series_id == ConversionRow.series_id, newer.revision > ConversionRow.revision)
+            .scalar_subquery()
+        )
+        rows = connection.execute(
+            select(ConversionRow.id, StudyRow.study_instance_uid, SeriesRow.series_instance_uid, ConversionRow.revision)
+            .join(SeriesRow, SeriesRow.id == ConversionRow.series_id)
+            .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+            .where(ConversionRow.superseded, ConversionRow.files_removed_at.is_(None), since <= moment)
+        )
+        return [SupersededConversion(*row) for row in rows]
+
+    @on_writer
+    def record_files_removed(self, connection: Connection, conversion: SupersededConversion, now: dt.datetime) -> None:
+        """Note that the files of a superseded conversion are gone; its rows stay."""
+        connection.execute(update(ConversionRow).where(ConversionRow.id == conversion.id).values(files_removed_at=now))
+
+
+def current_conversion(connection: Connection, series_id: int) -> CurrentConversion | None:
+    """Return the conversion of a series that is not superseded, or None."""
+    current = select(ConversionRow.id, ConversionRow.input_sha256).where(
+        ConversionRow.series_id == series_id, ConversionRow.superseded.is_(False)
+    )
+    row = connection.execute(current).first()
+    if row is None:
+        return None
+    files = connection.execute(select(VolumeRow.path, VolumeRow.bytes).where(VolumeRow.conversion_id == row.id))
+    return CurrentConversion(row.input_sha256, tuple((path, size) for path, size in files))
+
+
+def insert_conversion(connection: Connection, series: ClaimedSeries, outcome: SeriesOutcome, now: dt.datetime) -> None:
+    """Add the rows of an outcome as the current conversion of its series, and supersede the one before."""
+    _supersede(connection, series, now)
+    conversion_id = connection.execute(
+        insert(ConversionRow)
+        .values(
+            series_id=series.id,
+            revision=series.revision,
+            superseded=False,
+            input_sha256=outcome.input_sha256,
+            converter=outcome.converter,
+            options=dict(outcome.options),
+            instances=len(series.instances),
+            seconds=outcome.seconds,
+            created_at=now,
+        )
+        .returning(ConversionRow.id)
+    ).scalar_one()
+    _insert_details(connection, series, outcome, conversion_id)
+    replace_failures(connection, series, outcome.failures, now)
+
+
+def replace_failures(
+    connection: Connection,
+    series: ClaimedSeries,
+    failures: Sequence[tuple[int | None, str, str]],
+    now: dt.datetime,
+) -> None:
+    """Let a series have the failures of its last conversion only; they are (stack or None, reason, detail)."""
+    connection.execute(delete(FailureRow).where(FailureRow.series_id == series.id))
+    rows = [
+        {
+            "series_id": series.id,
+            "revision": series.revision,
+            "stack": stack,
+            "reason": reason,
+            "detail": detail,
+            "failed_at": now,
+        }
+        for stack, reason, detail in failures
+    ]
+    if rows:
+        connection.execute(insert(FailureRow), rows)
+
+
+def _supersede(connection: Connection, series: ClaimedSeries, now: dt.datetime) -> None:
+    """Mark the current conversion as superseded, with an event if it had volumes."""
+    current = ConversionRow.series_id == series.id, ConversionRow.superseded.is_(False)
+    had_volumes = select(ConversionRow.revision).where(
+        *current, select(VolumeRow.id).where(VolumeRow.conversion_id == ConversionRow.id).exists()
+    )
+    for revision in connection.scalars(had_volumes).all():
+        record_event(
+            connection,
+            "volume-superseded",
+            now,
+            study_instance_uid=series.study_instance_uid,
+            series_instance_uid=series.series_instance_uid,
+            revision=revision,
+            detail=f"revision {series.revision} takes its place",
+        )
+    connection.execute(update(ConversionRow).where(*current).values(superseded=True))
+
+
+def _insert_details(connection: Connection, series: ClaimedSeries, outcome: SeriesOutcome, conversion_id: int) -> None:
+    digests = {instance.sop_instance_uid: instance.sha256 for instance in series.instances}
+    volumes = [
+        {
+            "conversion_id": conversion_id,
+            **{name: getattr(file, name) for name in file.__slots__},
+            "shape": list(file.shape),
+            "spacing_mm": list(file.spacing_mm),
+            "warnings": list(file.warnings),
+        }
+        for file in outcome.files
+    ]
+    sources = [
+        {
+            "conversion_id": conversion_id,
+            "stack": stack,
+            "sop_instance_uid": uid,
+            "sha256": digests[uid],
+            "frames": frames,
+        }
+        for stack, uid, frames in outcome.sources
+    ]
+    exclusions = [
+        {"conversion_id": conversion_id, "sop_instance_uid": uid, "frames": frames, "reason": reason, "detail": detail}
+        for uid, frames, reason, detail in outcome.exclusions
+    ]
+    for table, rows in ((VolumeRow, volumes), (VolumeSourceRow, sources), (ExclusionRow, exclusions)):
+        if rows:
+            connection.execute(insert(table), rows)

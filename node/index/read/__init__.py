@@ -1,0 +1,65 @@
+"""Reading the index: what pages, commands and messages show of it, one repository a noun.
+
+Nothing outside of `node.index` holds SQL. A `ReadIndex` sees one moment of the index: what was committed when its first
+query ran.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydicom.dataset import Dataset
+from sqlalchemy import Connection, func, select
+
+from node.dicom.matching import Query
+from node.index import queries
+from node.index.about import about
+from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.read.accounts import ReadAccounts
+from node.index.read.conflicts import ReadConflicts
+from node.index.read.deletions import ReadDeletions
+from node.index.read.events import ReadEvents
+from node.index.read.exclusions import ReadExclusions
+from node.index.read.failures import ReadFailures
+from node.index.read.hooks import ReadHooks
+from node.index.read.instances import ReadInstances
+from node.index.read.patients import ReadPatients
+from node.index.read.rejections import ReadRejections
+from node.index.read.series import ReadSeries
+from node.index.read.studies import ReadStudies
+from node.index.read.volumes import ReadVolumes
+
+
+class ReadIndex:
+    """A view of one index on one read-only connection; for one thread."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.accounts = ReadAccounts(connection)
+        self.conflicts = ReadConflicts(connection)
+        self.deletions = ReadDeletions(connection)
+        self.events = ReadEvents(connection)
+        self.exclusions = ReadExclusions(connection)
+        self.failures = ReadFailures(connection)
+        self.hooks = ReadHooks(connection)
+        self.instances = ReadInstances(connection)
+        self.patients = ReadPatients(connection)
+        self.rejections = ReadRejections(connection)
+        self.series = ReadSeries(connection)
+        self.studies = ReadStudies(connection)
+        self.volumes = ReadVolumes(connection)
+
+    @property
+    def root(self) -> str:
+        """The folder that paths of the tables count from."""
+        return about(self._connection, "root") or ""
+
+    def find(self, query: Query) -> Iterator[Dataset]:
+        """Answer a query. See `node.index.queries.find`."""
+        return queries.find(self._connection, query)
+
+    def count_levels(self) -> dict[str, int]:
+        """Count patients, studies, series and instances."""
+        tables = {"patients": PatientRow, "studies": StudyRow, "series": SeriesRow, "instances": ImageRow}
+        counts = {name: select(func.count()).select_from(table) for name, table in tables.items()}
+        return {name: int(self._connection.execute(query).scalar_one()) for name, query in counts.items()}

@@ -1,0 +1,66 @@
+"""Events, as pages, streams and commands show them."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select
+
+from node.index.models import EventRow
+from node.index.read.rows import ReadRepository, Row, equal
+
+_EVENTS = select(
+    EventRow.id,
+    EventRow.kind,
+    EventRow.study_instance_uid,
+    EventRow.series_instance_uid,
+    EventRow.sop_instance_uid,
+    EventRow.revision,
+    EventRow.detail,
+    EventRow.happened_at,
+)
+
+
+class ReadEvents(ReadRepository):
+    """Rows of ``events`` and ``v_events``."""
+
+    def page(
+        self,
+        after: int | None,
+        limit: int,
+        *,
+        kind: str | None = None,
+        series_instance_uid: str | None = None,
+    ) -> list[Row]:
+        """What happened, the newest first."""
+        query = _EVENTS.where(*equal((EventRow.kind, kind), (EventRow.series_instance_uid, series_instance_uid)))
+        return self._page(query, EventRow.id, after, limit)
+
+    def since(self, id: int, limit: int) -> list[Row]:
+        """Return what happened after an event, in the order in which it did."""
+        rows = self._connection.execute(_EVENTS.where(EventRow.id > id).order_by(EventRow.id).limit(limit))
+        return [dict(row) for row in rows.mappings()]
+
+    def newest(self) -> int:
+        """Return the number of the newest event; 0 before there is one."""
+        return int(self._connection.execute(select(func.max(EventRow.id))).scalar() or 0)
+
+    def of_series(self, study_instance_uid: str, series_instance_uid: str, limit: int) -> list[Row]:
+        """Return the events of a series, the newest first."""
+        return self._rows(
+            "SELECT kind, revision, detail, happened_at FROM v_events "
+            "WHERE study_instance_uid = :study AND series_instance_uid = :series ORDER BY id DESC LIMIT :limit",
+            study=study_instance_uid,
+            series=series_instance_uid,
+            limit=limit,
+        )
+
+    def conversions(self, limit: int) -> list[Row]:
+        """Return how the last conversions ended, with series and patient, the newest first."""
+        return self._rows(
+            "SELECT e.kind, e.revision, e.detail, e.happened_at, e.study_instance_uid, e.series_instance_uid, "
+            "se.series_number, se.series_description, se.modality, st.patient_name, st.patient_id "
+            "FROM (SELECT * FROM v_events WHERE +kind IN "  # the plus: by id, from the newest, not by kind
+            "('series-converted', 'series-refused', 'series-failed', 'series-unchanged') "
+            "ORDER BY id DESC LIMIT :limit) e JOIN v_series se USING (study_instance_uid, series_instance_uid) "
+            "JOIN v_studies st USING (study_instance_uid) ORDER BY e.id DESC",
+            limit=limit,
+        )

@@ -1,0 +1,78 @@
+"""Why series gave no volume, as pages, commands and messages show it."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select
+
+from node.index.models import FailureRow, SeriesRow, StudyRow
+from node.index.read.rows import ReadRepository, Row, equal
+
+
+class ReadFailures(ReadRepository):
+    """Rows of ``failures`` and ``v_failures``."""
+
+    def page(self, after: int | None, limit: int, *, reason: str | None = None) -> list[Row]:
+        """Why series, or stacks of them, gave no volume."""
+        query = (
+            select(
+                FailureRow.id,
+                StudyRow.study_instance_uid,
+                SeriesRow.series_instance_uid,
+                FailureRow.revision,
+                FailureRow.stack,
+                FailureRow.reason,
+                FailureRow.detail,
+                FailureRow.failed_at,
+            )
+            .join(SeriesRow, SeriesRow.id == FailureRow.series_id)
+            .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+            .where(*equal((FailureRow.reason, reason)))
+        )
+        return self._page(query, FailureRow.id, after, limit)
+
+    def of_study(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[Row]:
+        """Return the rows of ``v_failures`` of a study, or of a series, by stack; those of whole series come last."""
+        return self._rows(
+            "SELECT * FROM v_failures WHERE study_instance_uid = :study "
+            "AND (:series IS NULL OR series_instance_uid = :series) ORDER BY stack IS NULL, stack",
+            study=study_instance_uid,
+            series=series_instance_uid,
+        )
+
+    def of_revision(self, study_instance_uid: str, series_instance_uid: str, revision: int | None) -> list[Row]:
+        """Return ``stack``, ``reason`` and ``detail`` of the failures of a revision."""
+        return self._rows(
+            "SELECT stack, reason, detail FROM v_failures WHERE study_instance_uid = :study "
+            "AND series_instance_uid = :series AND revision = :revision ORDER BY stack",
+            study=study_instance_uid,
+            series=series_instance_uid,
+            revision=revision,
+        )
+
+    def newest(self, limit: int) -> list[Row]:
+        """Return the newest failures."""
+        return self._rows(
+            "SELECT series_instance_uid, revision, stack, reason, detail, failed_at FROM v_failures "
+            "ORDER BY failed_at DESC LIMIT :limit",
+            limit=limit,
+        )
+
+    def of_images(self, limit: int, skip: int) -> list[Row]:
+        """Return the failures of series that are images, with series and patient, the newest first."""
+        return self._rows(
+            "SELECT f.*, se.series_number, se.series_description, se.modality, se.state, st.patient_name, "
+            "st.patient_id FROM v_failures f JOIN v_series se USING (study_instance_uid, series_instance_uid) "
+            "JOIN v_studies st USING (study_instance_uid) WHERE f.reason <> 'not-an-image' "
+            "ORDER BY f.failed_at DESC, f.series_instance_uid, f.stack LIMIT :limit OFFSET :skip",
+            limit=limit,
+            skip=skip,
+        )
+
+    def count(self) -> int:
+        """Count all failures."""
+        return int(self._connection.execute(select(func.count()).select_from(FailureRow)).scalar_one())
+
+    def count_by_reason(self) -> dict[str, int]:
+        """Count the failures of the last conversions by their reason."""
+        query = select(FailureRow.reason, func.count()).group_by(FailureRow.reason)
+        return {reason: count for reason, count in self._connection.execute(query)}

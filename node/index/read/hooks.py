@@ -1,0 +1,29 @@
+"""Hooks and their messages, as commands show them."""
+
+from __future__ import annotations
+
+from node.index.read.rows import ReadRepository, Row
+
+
+class ReadHooks(ReadRepository):
+    """Rows of ``v_hooks`` and ``v_deliveries``."""
+
+    def progress(self) -> dict[str, Row]:
+        """Return the rows of ``v_hooks`` by the name of the hook."""
+        return {row["hook"]: row for row in self._rows("SELECT * FROM v_hooks")}
+
+    def deliveries(self, limit: int, *, hook: str | None = None, state: str | None = None) -> list[Row]:
+        """Return the newest rows of ``v_deliveries``, the oldest of them first.
+
+        Parameters
+        ----------
+        hook, state : str or None
+            Only of this hook; only in this state.
+        """
+        return self._rows(
+            "SELECT * FROM (SELECT * FROM v_deliveries WHERE (:hook IS NULL OR hook = :hook) "
+            "AND (:state IS NULL OR state = :state) ORDER BY happened_at DESC LIMIT :limit) ORDER BY happened_at",
+            hook=hook,
+            state=state,
+            limit=limit,
+        )

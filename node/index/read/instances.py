@@ -1,0 +1,131 @@
+"""Instances, as pages, commands, messages and retrieves need them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from sqlalchemy import select
+
+from node.dicom.retrieval import Selection
+from node.index.instances import InstanceFile, instance_files, loser_keys
+from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.read.rows import ReadRepository, Row, equal
+from node.index.selection import Selected, StoredInstance, selected_instances, stored_instances
+
+
+class ReadInstances(ReadRepository):
+    """Rows of ``images`` and ``v_images``."""
+
+    def page(
+        self,
+        after: int | None,
+        limit: int,
+        *,
+        study_instance_uid: str | None = None,
+        series_instance_uid: str | None = None,
+        sop_instance_uid: str | None = None,
+    ) -> list[Row]:
+        """Stored instances, whence each came, and where its bytes lie (`key`)."""
+        query = (
+            select(
+                ImageRow.id,
+                StudyRow.study_instance_uid,
+                SeriesRow.series_instance_uid,
+                ImageRow.sop_instance_uid,
+                ImageRow.sop_class_uid,
+                ImageRow.transfer_syntax_uid,
+                ImageRow.instance_number,
+                ImageRow.number_of_frames,
+                ImageRow.rows,
+                ImageRow.columns,
+                ImageRow.bytes,
+                ImageRow.sha256,
+                ImageRow.file_missing,
+                ImageRow.door,
+                ImageRow.calling_ae_title,
+                ImageRow.called_ae_title,
+                ImageRow.received_at,
+                ImageRow.key,
+                PatientRow.patient_id,
+            )
+            .join(SeriesRow, SeriesRow.id == ImageRow.series_id)
+            .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+            .join(PatientRow, PatientRow.id == StudyRow.patient_id)
+            .where(
+                *equal(
+                    (StudyRow.study_instance_uid, study_instance_uid),
+                    (SeriesRow.series_instance_uid, series_instance_uid),
+                    (ImageRow.sop_instance_uid, sop_instance_uid),
+                )
+            )
+        )
+        return self._page(query, ImageRow.id, after, limit)
+
+    def stored(
+        self,
+        study_instance_uid: str | None = None,
+        series_instance_uid: str | None = None,
+        sop_instance_uids: Collection[str] = (),
+    ) -> Iterator[StoredInstance]:
+        """Yield the instances of a study, of a series or by their UIDs. See `node.index.selection.stored_instances`."""
+        return stored_instances(self._connection, study_instance_uid, series_instance_uid, sop_instance_uids)
+
+    def selected(self, selection: Selection, limit: int | None = None) -> Selected:
+        """Return the instances that a retrieve asks for. See `node.index.selection.selected_instances`."""
+        return selected_instances(self._connection, selection, limit)
+
+    def files(self) -> Iterator[InstanceFile]:
+        """Yield the file of every instance, in the order of the folders that hold them."""
+        return instance_files(self._connection)
+
+    def loser_keys(self) -> set[str]:
+        """Return the keys of the files that lost against another file of their SOP Instance UID, and are kept."""
+        return loser_keys(self._connection)
+
+    def row(self, sop_instance_uid: str) -> Row | None:
+        """Return the row of ``v_images``, or None."""
+        return self._row("SELECT * FROM v_images WHERE sop_instance_uid = :uid", uid=sop_instance_uid)
+
+    def totals(self) -> Row:
+        """Return how many ``instances`` there are, and their ``bytes``."""
+        return self._rows("SELECT count(*) AS instances, coalesce(sum(bytes), 0) AS bytes FROM v_images")[0]
+
+    def count_missing_files(self) -> int:
+        """Count the instances whose file is known to be missing or damaged."""
+        return int(self._rows("SELECT count(*) AS missing FROM v_images WHERE file_missing")[0]["missing"])
+
+    def bytes_by_series(self, study_instance_uid: str) -> dict[str, int]:
+        """Return the bytes of the instances of each series of a study, by Series Instance UID."""
+        rows = self._rows(
+            "SELECT series_instance_uid, sum(bytes) AS bytes FROM v_images WHERE study_instance_uid = :study "
+            "GROUP BY series_instance_uid",
+            study=study_instance_uid,
+        )
+        return {row["series_instance_uid"]: row["bytes"] for row in rows}
+
+    def calling_ae_titles(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[str]:
+        """Return the AE titles that sent instances of a study, or of a series, each once and sorted."""
+        rows = self._rows(
+            "SELECT DISTINCT calling_ae_title FROM v_images WHERE study_instance_uid = :study "
+            "AND (:series IS NULL OR series_instance_uid = :series) AND calling_ae_title IS NOT NULL",
+            study=study_instance_uid,
+            series=series_instance_uid,
+        )
+        return sorted(row["calling_ae_title"] for row in rows)
+
+    def summary(self, study_instance_uid: str, series_instance_uid: str) -> Row:
+        """Return what the instances of a series have in common: their size, encodings and senders.
+
+        ``classes``, ``syntaxes`` and ``senders`` are JSON lists; a sender is source, calling AE title and peer with
+        blanks in between.
+        """
+        return self._rows(
+            "SELECT count(*) AS instances, sum(bytes) AS bytes, min(received_at) AS first_at, "
+            'max(received_at) AS last_at, max("rows") AS "rows", max("columns") AS "columns", '
+            "sum(file_missing) AS missing, json_group_array(DISTINCT sop_class_uid) AS classes, "
+            "json_group_array(DISTINCT transfer_syntax_uid) AS syntaxes, "
+            "json_group_array(DISTINCT door || ' ' || coalesce(calling_ae_title, '') || ' ' || coalesce(peer, '')) "
+            "AS senders FROM v_images WHERE study_instance_uid = :study AND series_instance_uid = :series",
+            study=study_instance_uid,
+            series=series_instance_uid,
+        )[0]

@@ -1,0 +1,179 @@
+"""Series, as pages, commands and messages show them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import func, select
+
+from node.index.models import OPEN_STATES, ImageRow, SeriesRow, StudyRow
+from node.index.read.rows import ReadRepository, Row, equal
+from node.index.records import SeriesPlace
+
+
+class ReadSeries(ReadRepository):
+    """Rows of ``series`` and ``v_series``."""
+
+    def page(
+        self,
+        after: int | None,
+        limit: int,
+        *,
+        study_instance_uid: str | None = None,
+        series_instance_uid: str | None = None,
+        modality: str | None = None,
+        states: Sequence[str] = (),
+        verdict: str | None = None,
+    ) -> list[Row]:
+        """Series with state, verdict and how many instances each has."""
+        query = (
+            select(
+                SeriesRow.id,
+                StudyRow.study_instance_uid,
+                SeriesRow.series_instance_uid,
+                SeriesRow.modality,
+                SeriesRow.series_number,
+                SeriesRow.series_description,
+                SeriesRow.body_part_examined,
+                SeriesRow.protocol_name,
+                SeriesRow.state,
+                SeriesRow.verdict,
+                SeriesRow.verdict_rule,
+                SeriesRow.verdict_reason,
+                SeriesRow.expected_instances,
+                SeriesRow.expected_source,
+                SeriesRow.missing_instances,
+                SeriesRow.revision,
+                SeriesRow.open_since,
+                SeriesRow.last_received_at,
+                SeriesRow.due_at,
+                SeriesRow.attempts,
+                SeriesRow.error,
+            )
+            .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+            .where(
+                *equal(
+                    (StudyRow.study_instance_uid, study_instance_uid),
+                    (SeriesRow.series_instance_uid, series_instance_uid),
+                    (SeriesRow.modality, modality),
+                    (SeriesRow.verdict, verdict),
+                )
+            )
+        )
+        if states:
+            query = query.where(SeriesRow.state.in_(states))
+        rows = self._page(query, SeriesRow.id, after, limit)
+        return self._with_counts(rows, "instances", select(ImageRow.series_id, func.count()), ImageRow.series_id)
+
+    def row(self, study_instance_uid: str, series_instance_uid: str) -> Row | None:
+        """Return the row of ``v_series``, or None."""
+        return self._row(
+            "SELECT * FROM v_series WHERE study_instance_uid = :study AND series_instance_uid = :series",
+            study=study_instance_uid,
+            series=series_instance_uid,
+        )
+
+    def with_uid(self, series_instance_uid: str) -> list[Row]:
+        """Return the rows of ``v_series`` with a Series Instance UID; several where it lies in several studies."""
+        return self._rows(
+            "SELECT * FROM v_series WHERE series_instance_uid = :series ORDER BY study_instance_uid",
+            series=series_instance_uid,
+        )
+
+    def of_study(self, study_instance_uid: str) -> list[Row]:
+        """Return the rows of ``v_series`` of a study, by Series Number; those without one come last."""
+        return self._rows(
+            "SELECT * FROM v_series WHERE study_instance_uid = :study "
+            "ORDER BY series_number IS NULL, series_number, series_instance_uid",
+            study=study_instance_uid,
+        )
+
+    def newest(
+        self, limit: int, *, study: str | None = None, state: str | None = None, incomplete: bool = False
+    ) -> list[Row]:
+        """Return the rows of ``v_series`` that grew last.
+
+        Parameters
+        ----------
+        study, state : str or None
+            Only of this study; only in this state.
+        incomplete : bool
+            Only those whose verdict is ``incomplete``.
+        """
+        return self._rows(
+            "SELECT * FROM v_series "
+            "WHERE (:study IS NULL OR study_instance_uid = :study) AND (:state IS NULL OR state = :state) "
+            "AND (NOT :incomplete OR verdict = 'incomplete') ORDER BY last_received_at DESC LIMIT :limit",
+            study=study,
+            state=state,
+            incomplete=incomplete,
+            limit=limit,
+        )
+
+    def matching(self, condition: str) -> list[SeriesPlace]:
+        """Return the series for which a condition on the columns of ``v_series`` is true.
+
+        Parameters
+        ----------
+        condition : str
+            SQL of the person who runs the command; evaluated on this connection, which cannot write.
+
+        Raises
+        ------
+        SQLAlchemyError
+            It is no condition.
+        """
+        literal = condition.replace(":", r"\:")  # a colon is no parameter here
+        rows = self._rows(f"SELECT study_instance_uid, series_instance_uid FROM v_series WHERE {literal}")
+        return [(row["study_instance_uid"], row["series_instance_uid"]) for row in rows]
+
+    def under_way(self, limit: int) -> list[Row]:
+        """Return the series that wait or are converted, with their patient; those due first come first."""
+        return self._rows(
+            "SELECT se.study_instance_uid, se.series_instance_uid, se.series_number, se.series_description, "
+            "se.modality, se.state, se.instances, se.expected_instances, se.verdict, se.revision, se.attempts, "
+            "se.error, se.due_at, se.last_received_at, st.patient_name, st.patient_id "
+            "FROM v_series se JOIN v_studies st USING (study_instance_uid) "
+            "WHERE se.state IN ('receiving', 'converting') ORDER BY se.state, se.due_at LIMIT :limit",
+            limit=limit,
+        )
+
+    def modalities(self) -> list[str]:
+        """Return the modalities of all series, each once."""
+        query = select(SeriesRow.modality).where(SeriesRow.modality.is_not(None)).distinct()
+        return [modality for modality in self._connection.scalars(query.order_by(SeriesRow.modality)) if modality]
+
+    def count_by_state(self) -> dict[str, int]:
+        """Count the series in each state, by its name."""
+        query = select(SeriesRow.state, func.count()).group_by(SeriesRow.state).order_by(SeriesRow.state)
+        return {state: count for state, count in self._connection.execute(query)}
+
+    def count_open(self) -> int:
+        """Count the series that wait or are converted."""
+        return self._count(SeriesRow.state.in_(OPEN_STATES))
+
+    def count_incomplete(self) -> int:
+        """Count the series whose verdict is ``incomplete``."""
+        return self._count(SeriesRow.verdict == "incomplete")
+
+    def _count(self, condition: Any) -> int:
+        query = select(func.count()).select_from(SeriesRow).where(condition)
+        return int(self._connection.execute(query).scalar_one())
+
+    def oldest_unconverted(self) -> dt.datetime | None:
+        """Return since when the series that has waited longest has instances that no conversion has taken."""
+        waits = SeriesRow.state.in_(OPEN_STATES)
+        return self._connection.execute(select(func.min(SeriesRow.open_since)).where(waits)).scalar()
+
+    def next_due_at(self) -> str | None:
+        """Return when the first of the waiting series is due, as ``v_series`` puts it; None when none waits."""
+        due_at: str | None = self._rows("SELECT min(due_at) AS due_at FROM v_series WHERE state = 'receiving'")[0][
+            "due_at"
+        ]
+        return due_at
+
+    def last_received_at(self) -> dt.datetime | None:
+        """Return when the newest instance came; None before the first."""
+        return self._connection.execute(select(func.max(SeriesRow.last_received_at))).scalar()

@@ -1,0 +1,185 @@
+"""Files of conversions, as pages, commands and messages show them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import select
+
+from node.index.models import ConversionRow, PatientRow, SeriesRow, StudyRow, VolumeRow
+from node.index.read.rows import ReadRepository, Row, equal
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeFile:
+    """A file of a revision that should be there; `path` counts from the root."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    revision: int
+    superseded: bool
+    path: str
+    bytes: int
+    sha256: str
+
+
+class ReadVolumes(ReadRepository):
+    """Rows of ``volumes``, ``v_volumes`` and ``v_sources``."""
+
+    def page(
+        self,
+        after: int | None,
+        limit: int,
+        *,
+        id: int | None = None,
+        study_instance_uid: str | None = None,
+        series_instance_uid: str | None = None,
+        kind: str | None = None,
+        format: str | None = None,
+        superseded: bool | None = None,
+    ) -> list[Row]:
+        """Return the next files of conversions, the newest first; `path` counts from the root."""
+        query = (
+            select(
+                VolumeRow.id,
+                StudyRow.study_instance_uid,
+                SeriesRow.series_instance_uid,
+                ConversionRow.revision,
+                ConversionRow.superseded,
+                VolumeRow.stack,
+                VolumeRow.suffix,
+                VolumeRow.kind,
+                VolumeRow.format,
+                VolumeRow.path,
+                VolumeRow.shape,
+                VolumeRow.spacing_mm,
+                VolumeRow.dtype,
+                VolumeRow.geometry,
+                VolumeRow.instances,
+                VolumeRow.warnings,
+                VolumeRow.bytes,
+                VolumeRow.sha256,
+                ConversionRow.converter,
+                ConversionRow.created_at,
+                ConversionRow.files_removed_at,
+                PatientRow.patient_id,
+            )
+            .join(ConversionRow, ConversionRow.id == VolumeRow.conversion_id)
+            .join(SeriesRow, SeriesRow.id == ConversionRow.series_id)
+            .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+            .join(PatientRow, PatientRow.id == StudyRow.patient_id)
+            .where(
+                *equal(
+                    (VolumeRow.id, id),
+                    (StudyRow.study_instance_uid, study_instance_uid),
+                    (SeriesRow.series_instance_uid, series_instance_uid),
+                    (VolumeRow.kind, kind),
+                    (VolumeRow.format, format),
+                    (ConversionRow.superseded, superseded),
+                )
+            )
+        )
+        return self._page(query, VolumeRow.id, after, limit)
+
+    def all(self) -> list[Row]:
+        """Return every row of ``v_volumes``, by path."""
+        return self._rows("SELECT * FROM v_volumes ORDER BY path")
+
+    def of_series(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
+        """Return the rows of ``v_volumes`` of a series, the newest revision first."""
+        return self._rows(
+            "SELECT * FROM v_volumes WHERE study_instance_uid = :study AND series_instance_uid = :series "
+            "ORDER BY revision DESC, stack, path",
+            study=study_instance_uid,
+            series=series_instance_uid,
+        )
+
+    def current(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[Row]:
+        """Return the rows of ``v_volumes`` of a study, or of a series, that are not superseded, by path."""
+        return self._rows(
+            "SELECT * FROM v_volumes WHERE study_instance_uid = :study "
+            "AND (:series IS NULL OR series_instance_uid = :series) AND NOT superseded ORDER BY path",
+            study=study_instance_uid,
+            series=series_instance_uid,
+        )
+
+    def holding(self, study_instance_uid: str, sop_instance_uid: str) -> list[Row]:
+        """Return the rows of ``v_volumes`` that an instance is in and that are not superseded, by path."""
+        return self._rows(
+            "SELECT DISTINCT v.* FROM v_volumes v JOIN v_sources s ON s.series_instance_uid = v.series_instance_uid "
+            "AND s.revision = v.revision AND s.stack = v.stack "
+            "WHERE s.sop_instance_uid = :uid AND v.study_instance_uid = :study AND NOT v.superseded ORDER BY v.path",
+            study=study_instance_uid,
+            uid=sop_instance_uid,
+        )
+
+    def current_revisions(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[Row]:
+        """Return ``series_instance_uid`` and ``revision`` of the conversions with volumes that are not superseded."""
+        return self._rows(
+            "SELECT DISTINCT series_instance_uid, revision FROM v_volumes WHERE study_instance_uid = :study "
+            "AND (:series IS NULL OR series_instance_uid = :series) AND NOT superseded ORDER BY series_instance_uid",
+            study=study_instance_uid,
+            series=series_instance_uid,
+        )
+
+    def has_files(self, study_instance_uid: str, series_instance_uid: str, revision: int) -> bool:
+        """Return whether a revision has files that were not removed."""
+        rows = self._rows(
+            "SELECT 1 FROM v_volumes WHERE study_instance_uid = :study AND series_instance_uid = :series "
+            "AND revision = :revision AND files_removed_at IS NULL LIMIT 1",
+            study=study_instance_uid,
+            series=series_instance_uid,
+            revision=revision,
+        )
+        return bool(rows)
+
+    def totals(self, study_instance_uid: str, series_instance_uid: str | None = None) -> Row:
+        """Return how many ``files`` a study, or a series, has that were not removed, and their ``bytes``."""
+        return self._rows(
+            "SELECT count(*) AS files, coalesce(sum(bytes), 0) AS bytes FROM v_volumes "
+            "WHERE study_instance_uid = :study AND (:series IS NULL OR series_instance_uid = :series) "
+            "AND files_removed_at IS NULL",
+            study=study_instance_uid,
+            series=series_instance_uid,
+        )[0]
+
+    def count_current(self) -> int:
+        """Count the files of kind ``volume`` that are not superseded."""
+        rows = self._rows("SELECT count(*) AS files FROM v_volumes WHERE NOT superseded AND kind = 'volume'")
+        return int(rows[0]["files"])
+
+    def sources(self, study_instance_uid: str, series_instance_uid: str, revision: int, limit: int) -> list[Row]:
+        """Return the instances that are in the volumes of a revision."""
+        # v_sources has no Study Instance UID: a series that lies in two studies is told apart by its instances
+        return self._rows(
+            "SELECT stack, frames, sop_instance_uid, sha256 FROM v_sources "
+            "WHERE series_instance_uid = :series AND revision = :revision AND sop_instance_uid IN "
+            "(SELECT sop_instance_uid FROM v_images "
+            "WHERE series_instance_uid = :series AND study_instance_uid = :study) LIMIT :limit",
+            study=study_instance_uid,
+            series=series_instance_uid,
+            revision=revision,
+            limit=limit,
+        )
+
+    def files(self) -> Iterator[VolumeFile]:
+        """Yield every file of a revision that should be there, by path."""
+        query = (
+            select(
+                StudyRow.study_instance_uid,
+                SeriesRow.series_instance_uid,
+                ConversionRow.revision,
+                ConversionRow.superseded,
+                VolumeRow.path,
+                VolumeRow.bytes,
+                VolumeRow.sha256,
+            )
+            .join(ConversionRow, ConversionRow.id == VolumeRow.conversion_id)
+            .join(SeriesRow, SeriesRow.id == ConversionRow.series_id)
+            .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+            .where(ConversionRow.files_removed_at.is_(None))
+            .order_by(VolumeRow.path)
+        )
+        for row in self._connection.execute(query):
+            yield VolumeFile(*row)

@@ -1,0 +1,75 @@
+"""Where the methods of a repository run: writes on the connection of the one writer, reads beside it.
+
+A repository holds the rows of one noun. Its methods take a connection first, and a decorator supplies it:
+
+    @on_writer
+    def finish(self, connection: Connection, deletion: Deletion, now: dt.datetime) -> None: ...
+
+    index.deletions.finish(deletion, now)
+
+A read that a write depends on belongs into the body of that write: only there does nothing change in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from node.index.engine import IndexUnusable
+from node.index.writer import IndexWriter
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Repository:
+    """Rows of one noun; safe to use from many threads.
+
+    Parameters
+    ----------
+    writer : IndexWriter
+    reader : Engine
+        Read-only: its reads never wait for the writer, nor the writer for them.
+    """
+
+    def __init__(self, writer: IndexWriter, reader: Engine) -> None:
+        self._writer, self._reader = writer, reader
+
+
+Rows = TypeVar("Rows", bound=Repository)
+
+
+def on_writer(method: Callable[Concatenate[Rows, Connection, P], R]) -> Callable[Concatenate[Rows, P], R]:
+    """Run the body of a method inside the transaction that the writer shares between callers.
+
+    The method returns after the commit. An exception of the body undoes what the body wrote and nothing else. Where the
+    commit fails, `OutOfResources` is raised instead of a result.
+    """
+
+    @wraps(method)
+    def run(repository: Rows, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return repository._writer.run(lambda connection: method(repository, connection, *args, **kwargs))
+
+    return run
+
+
+def on_reader(method: Callable[Concatenate[Rows, Connection, P], R]) -> Callable[Concatenate[Rows, P], R]:
+    """Run the body of a method on a read-only connection, in one snapshot of what is committed.
+
+    The body returns values, never an open cursor: its connection is closed when it returns. `IndexUnusable` is raised
+    where the database cannot be read.
+    """
+
+    @wraps(method)
+    def run(repository: Rows, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            with repository._reader.connect() as connection:
+                return method(repository, connection, *args, **kwargs)
+        except SQLAlchemyError as error:
+            raise IndexUnusable(f"the index cannot be read: {getattr(error, 'orig', error)}") from error
+
+    return run

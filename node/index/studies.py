@@ -1,0 +1,75 @@
+"""Studies: when one is quiet, and how long each has been kept."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from sqlalchemy import ColumnElement, Connection, and_, func, select, update
+
+from node.index.events import record_event
+from node.index.models import OPEN_STATES, ImageRow, SeriesRow, StudyRow
+from node.index.records import StoredStudy
+from node.index.repository import Repository, on_reader, on_writer
+
+SETTLED_STATES = ("converted", "not-an-image")
+
+
+class StudyRepository(Repository):
+    """The studies of an index."""
+
+    def mark_quiet(self, quiet: dt.timedelta, now: dt.datetime) -> int:
+        """Mark the studies that have had no open series for as long as `quiet`; return how many became quiet."""
+        if not self._has_quiet(quiet, now):  # polled: where no study has become quiet, the writer need not wake
+            return 0
+        return self._mark_quiet(quiet, now)
+
+    @on_reader
+    def _has_quiet(self, connection: Connection, quiet: dt.timedelta, now: dt.datetime) -> bool:
+        return connection.execute(select(StudyRow.id).where(_is_quiet(quiet, now)).limit(1)).first() is not None
+
+    @on_writer
+    def _mark_quiet(self, connection: Connection, quiet: dt.timedelta, now: dt.datetime) -> int:
+        studies = connection.execute(
+            update(StudyRow)
+            .where(_is_quiet(quiet, now))
+            .values(closed_at=None, quiet_at=now)
+            .returning(StudyRow.id, StudyRow.study_instance_uid)
+        ).all()
+        for study in studies:
+            count = connection.execute(select(func.count()).where(SeriesRow.study_id == study.id)).scalar_one()
+            detail = f"{count} series, none of them open"
+            record_event(connection, "study-quiet", now, study_instance_uid=study.study_instance_uid, detail=detail)
+        return len(studies)
+
+    @on_reader
+    def stored(self, connection: Connection) -> list[StoredStudy]:
+        """Return every study as retention sees it, the one that grew last at the end."""
+        return stored_studies(connection)
+
+
+def stored_studies(connection: Connection) -> list[StoredStudy]:
+    """Return every study as retention sees it, the one that grew last at the end."""
+    titles: dict[int, set[str]] = {}
+    senders = (
+        select(SeriesRow.study_id, ImageRow.calling_ae_title)
+        .join(ImageRow, ImageRow.series_id == SeriesRow.id)
+        .distinct()
+    )
+    for study_id, title in connection.execute(senders):
+        titles.setdefault(study_id, set()).add(title or "")
+    last = func.max(SeriesRow.last_received_at)
+    rows = connection.execute(
+        select(StudyRow.id, StudyRow.study_instance_uid, last, func.min(SeriesRow.state.in_(SETTLED_STATES)))
+        .join(SeriesRow, SeriesRow.study_id == StudyRow.id)
+        .group_by(StudyRow.id)
+        .order_by(last, StudyRow.id)
+    )
+    return [
+        StoredStudy(uid, last_received_at, bool(settled), frozenset(titles.get(study_id, ())))
+        for study_id, uid, last_received_at, settled in rows
+    ]
+
+
+def _is_quiet(quiet: dt.timedelta, now: dt.datetime) -> ColumnElement[bool]:
+    is_open = select(SeriesRow.id).where(SeriesRow.study_id == StudyRow.id, SeriesRow.state.in_(OPEN_STATES)).exists()
+    return and_(StudyRow.closed_at <= now - quiet, ~is_open)
