@@ -105,16 +105,26 @@ class Archive:
         return sorted(str(path.relative_to(self.root)) for path in (self._objects / folder).glob("*.dcm"))
 
     def place(self, name: str) -> tuple[str, Path]:
-        """A key in the folder that is being filled, which is made and synced when it is new, and that folder."""
+        """Return the key of a new file and its folder, which is made and synced when the one before is full.
+
+        Raises
+        ------
+        OSError
+            The folder cannot be made or synced. No file gets into it; the next call makes another one.
+        """
         with self._lock:
             if self._folder is None or self._in_folder >= FILES_PER_FOLDER:
-                number = int(self.folders()[-1]) + 1 if self.folders() else 0
-                self._folder, self._in_folder = self._objects / f"{number:08d}", 0
-                self._folder.mkdir(mode=0o700)
-                reached("folder-made")
-                sync_folder(self._objects)
+                self._folder, self._in_folder = self._new_folder(), 0
             self._in_folder += 1
             return f"objects/{self._folder.name}/{name}.dcm", self._folder
+
+    def _new_folder(self) -> Path:
+        folders = self.folders()
+        folder = self._objects / f"{int(folders[-1]) + 1 if folders else 0:08d}"
+        folder.mkdir(mode=0o700)
+        reached("folder-made")
+        sync_folder(self._objects)
+        return folder
 
 
 class PartFile:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,45 @@ def test_folders_fill_up_and_a_restart_begins_a_new_one(tmp_path: Path, monkeypa
     again = Archive(tmp_path / "root")
     assert Path(again.open_part().keep()[0]).parent.name == "00000002"
     assert again.folders() == ["00000000", "00000001", "00000002"]
+
+
+def failing_once(monkeypatch: pytest.MonkeyPatch, target: object, name: str, suffix: str) -> None:
+    """Let a function fail with ENOSPC the first time that it is called for a path that ends so."""
+    real, failed = getattr(target, name), []
+
+    def fail(path: Path, **arguments: int) -> None:
+        if str(path).endswith(suffix) and not failed:
+            failed.append(path)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(path, **arguments)
+
+    monkeypatch.setattr(target, name, fail)
+
+
+def test_a_folder_that_the_full_disk_did_not_make_is_made_once_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = Archive(tmp_path / "root")
+    failing_once(monkeypatch, Path, "mkdir", "objects/00000000")
+    part = archive.open_part()
+    with pytest.raises(OutOfResources, match="ENOSPC"):
+        part.keep()
+    part.abandon()
+    key, _ = archive.open_part().keep()
+    assert archive.path(key).exists()
+    assert archive.intake.stopped is None
+
+
+def test_nothing_is_kept_in_a_folder_whose_name_was_not_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = Archive(tmp_path / "root")
+    failing_once(monkeypatch, filesystem, "sync_folder", "/objects")
+    part = archive.open_part()
+    with pytest.raises(OutOfResources, match="ENOSPC"):
+        part.keep()
+    part.abandon()
+    _, folder = archive.open_part().keep()
+    assert folder.name == "00000001"
+    assert not list((archive.root / "objects" / "00000000").iterdir())
 
 
 def test_an_abandoned_part_is_gone_and_may_be_abandoned_again(tmp_path: Path) -> None:
