@@ -204,7 +204,7 @@ class Sender(Protocol):
     """Who brings instances; an `Origin` of `node.receive.ingest`."""
 
     @property
-    def door(self) -> str: ...
+    def source(self) -> str: ...
     @property
     def calling_ae_title(self) -> str: ...
     @property
@@ -256,12 +256,12 @@ class Transfers:
             transfer = self._open.pop(sender, None)
         if transfer is None:
             return
-        is_import, is_ours = sender.door == "import", sender.door == "get"
+        is_import, is_ours = sender.source == "import", sender.source == "get"
         studies = [
             {"study_instance_uid": uid, "patient_id": study.patient_id, "sop_classes": dict(study.sop_classes)}
             for uid, study in transfer.studies.items()
         ]
-        who = sender.calling_ae_title or sender.door
+        who = sender.calling_ae_title or sender.source
         try:
             self._audit.record(
                 AuditEvent.IMPORT if is_import else AuditEvent.INSTANCES_TRANSFERRED,

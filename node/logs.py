@@ -23,7 +23,7 @@ ALLOWED_FIELDS = frozenset(
         # of every line
         "event", "level", "timestamp", "logger", "exception",
         # who talks to us: titles and addresses of machines
-        "association", "calling_ae_title", "called_ae_title", "peer", "host", "port", "address", "ae_title", "door",
+        "association", "calling_ae_title", "called_ae_title", "peer", "host", "port", "address", "ae_title",
         # which object: identifiers of objects, not of persons
         "study_instance_uid", "series_instance_uid", "sop_instance_uid", "sop_class_uid", "transfer_syntax_uid",
         "abstract_syntax", "presentation_context_id", "modality", "revision", "stack", "series",

@@ -213,7 +213,7 @@ def _image(one: Arrived, series_id: int) -> dict[str, object]:
         "sha256": file.sha256,
         "data_set_offset": file.data_set_offset,
         "key": file.key,
-        "door": file.door,
+        "source": file.source,
         "calling_ae_title": file.calling_ae_title or None,
         "called_ae_title": file.called_ae_title or None,
         "peer": file.peer or None,

@@ -203,7 +203,7 @@ class ImageRow(Base):
     sha256: Mapped[str] = mapped_column(String(64))  # of the data set as received
     data_set_offset: Mapped[int] = mapped_column(Integer)  # where it begins in the file
     key: Mapped[str] = mapped_column(String(200), unique=True)
-    door: Mapped[str] = mapped_column(String(16))
+    source: Mapped[str] = mapped_column(String(16))  # dicom, get, stow, import, recovered
     calling_ae_title: Mapped[str | None] = mapped_column(String(16))
     called_ae_title: Mapped[str | None] = mapped_column(String(16))
     peer: Mapped[str | None] = mapped_column(String(64))

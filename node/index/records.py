@@ -21,7 +21,7 @@ class StoredFile:
     sha256: str
     data_set_offset: int
     transfer_syntax_uid: str
-    door: str
+    source: str
     calling_ae_title: str
     called_ae_title: str
     peer: str

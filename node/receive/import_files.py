@@ -49,7 +49,7 @@ def import_instances(paths: Iterable[Path], ingest: Ingest, on_file: Callable[[]
         The disk or the index is at its end; what was stored until then stays.
     """
     report = ImportReport()
-    origin = Origin(door="import", peer=socket.gethostname()[:64])
+    origin = Origin(source="import", peer=socket.gethostname()[:64])
     with ThreadPoolExecutor(THREADS, thread_name_prefix="import") as threads:
         try:
             for file, outcome in _taken(threads, find_instances(paths), ingest, origin):

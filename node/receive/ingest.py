@@ -1,4 +1,4 @@
-"""The one door in: bytes and where they came from -> a stored, indexed instance whose series is owed a conversion.
+"""The one way in: bytes and where they came from -> a stored, indexed instance whose series is owed a conversion.
 
 Whoever brings an instance (an association, an import) does the same three steps:
 
@@ -45,12 +45,12 @@ DIGEST_BESIDE_SYNC_BYTES = 16_000_000
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Who sent an instance, by which door (``dicom``, ``import``); `peer` is an address with a port, or a host name.
+    """Who sent an instance, and by which way: ``dicom``, ``get``, ``stow`` or ``import``.
 
-    `association` names the association, if there is one: `Ingest.association_ended` is told how it ended.
+    `peer` is an address with a port, or a host name. `association` names the association, if there is one: `Ingest.association_ended` is told how it ended.
     """
 
-    door: str
+    source: str
     calling_ae_title: str = ""
     called_ae_title: str = ""
     peer: str = ""
@@ -236,7 +236,7 @@ class Arrival:
             sha256=sha256,
             data_set_offset=len(self._file_head),
             transfer_syntax_uid=self._announced.transfer_syntax_uid,
-            door=self._origin.door,
+            source=self._origin.source,
             calling_ae_title=self._origin.calling_ae_title,
             called_ae_title=self._origin.called_ae_title,
             peer=self._origin.peer,

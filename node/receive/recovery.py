@@ -132,7 +132,7 @@ def _stored(archive: Archive, key: str, now: dt.datetime) -> tuple[InstanceAttri
             sha256=hashlib.sha256(data_set).hexdigest(),
             data_set_offset=offset,
             transfer_syntax_uid=str(meta.TransferSyntaxUID),
-            door="recovered",
+            source="recovered",
             calling_ae_title=str(meta.get("SourceApplicationEntityTitle", "")),
             called_ae_title="",
             peer="",

@@ -100,7 +100,7 @@ def test_get_brings_a_study_byte_for_byte(source: Served, tmp_path: Path, runnin
         status, got, _ = voxelnode("get", STUDY, "--from", peer, "--root", root)
     assert (status, got) == (0, {"completed": 7, "failed": 0, "warning": 0, "remaining": 0})
     assert digests(root) == digests(source.root)
-    assert {row["door"] for row in images(root).values()} == {"get"}
+    assert {row["source"] for row in images(root).values()} == {"get"}
 
 
 def test_send_brings_a_study_a_series_and_a_patient_to_a_peer_of_the_configuration(

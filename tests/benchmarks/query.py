@@ -82,7 +82,7 @@ def fill(path: Path) -> None:
         connection.execute(
             f"""
             INSERT INTO images (id, series_id, sop_instance_uid, sop_class_uid, transfer_syntax_uid, instance_number,
-                "rows", "columns", bytes, sha256, data_set_offset, "key", door, received_at)
+                "rows", "columns", bytes, sha256, data_set_offset, "key", source, received_at)
             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {INSTANCES})
             SELECT i, 1 + (i - 1) * {SERIES} / {INSTANCES}, '1.2.826.0.3.' || i, '1.2.840.10008.5.1.4.1.1.2',
                 '1.2.840.10008.1.2.1', 1 + i % 10, 512, 512, 525000, hex(randomblob(32)), 400,

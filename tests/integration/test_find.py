@@ -156,7 +156,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         Level.SERIES: lambda row: {"study_id": row.parent.id if row.parent else 0, "last_received_at": now},
         Level.IMAGE: lambda row: {
             "series_id": row.parent.id if row.parent else 0, "transfer_syntax_uid": "1.2", "bytes": 1, "sha256": "",
-            "data_set_offset": 0, "key": str(row.id), "door": "dicom", "received_at": now,
+            "data_set_offset": 0, "key": str(row.id), "source": "dicom", "received_at": now,
         },
     }  # fmt: skip
     engine = open_engine(root / FILE_NAME)

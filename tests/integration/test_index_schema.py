@@ -25,7 +25,7 @@ PROMISED = {
     },
     "v_images": {
         "sop_instance_uid", "series_instance_uid", "sop_class_uid", "transfer_syntax_uid", "instance_number",
-        "number_of_frames", "bytes", "sha256", "path", "calling_ae_title", "received_at",
+        "number_of_frames", "bytes", "sha256", "path", "source", "calling_ae_title", "received_at",
     },
     "v_volumes": {
         "series_instance_uid", "revision", "superseded", "stack", "kind", "format", "path", "shape", "spacing_mm",
@@ -101,3 +101,24 @@ def test_paths_follow_a_root_that_was_moved(tmp_path: Path) -> None:
 def test_reading_where_there_is_no_index_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(IndexUnusable, match="db upgrade"), reading(tmp_path):
         pass
+
+
+def test_instances_of_an_older_schema_keep_the_way_by_which_they_came(database: Path) -> None:
+    with sqlite3.connect(database) as connection:
+        connection.executescript(
+            """
+            DROP VIEW v_images;
+            ALTER TABLE images RENAME COLUMN source TO door;
+            CREATE VIEW v_images AS SELECT door FROM images;
+            UPDATE alembic_version SET version_num = '0006';
+            INSERT INTO images (series_id, sop_instance_uid, sop_class_uid, transfer_syntax_uid, bytes, sha256,
+                data_set_offset, "key", door, received_at)
+            VALUES (1, '1.2.3', '1.2', '1.2', 1, '', 0, 'objects/00000000/a.dcm', 'stow', '2026-01-01 12:00:00');
+            """
+        )
+    connection.close()
+    assert upgrade(database) == ("0006", "0007")
+    with sqlite3.connect(database) as connection:
+        assert connection.execute("SELECT source FROM images").fetchall() == [("stow",)]
+        assert "source" in {column[0] for column in connection.execute("SELECT * FROM v_images").description}
+    connection.close()

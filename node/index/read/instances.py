@@ -41,7 +41,7 @@ class ReadInstances(ReadRepository):
                 ImageRow.bytes,
                 ImageRow.sha256,
                 ImageRow.file_missing,
-                ImageRow.door,
+                ImageRow.source,
                 ImageRow.calling_ae_title,
                 ImageRow.called_ae_title,
                 ImageRow.received_at,
@@ -124,7 +124,7 @@ class ReadInstances(ReadRepository):
             'max(received_at) AS last_at, max("rows") AS "rows", max("columns") AS "columns", '
             "sum(file_missing) AS missing, json_group_array(DISTINCT sop_class_uid) AS classes, "
             "json_group_array(DISTINCT transfer_syntax_uid) AS syntaxes, "
-            "json_group_array(DISTINCT door || ' ' || coalesce(calling_ae_title, '') || ' ' || coalesce(peer, '')) "
+            "json_group_array(DISTINCT source || ' ' || coalesce(calling_ae_title, '') || ' ' || coalesce(peer, '')) "
             "AS senders FROM v_images WHERE study_instance_uid = :study AND series_instance_uid = :series",
             study=study_instance_uid,
             series=series_instance_uid,

@@ -121,7 +121,7 @@ class Instance(Model):
     bytes: int
     sha256: str
     file_missing: bool
-    door: str
+    source: str
     calling_ae_title: str | None
     called_ae_title: str | None
     received_at: dt.datetime

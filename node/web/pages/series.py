@@ -137,7 +137,7 @@ def _origin(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_port(sender: str) -> str:
-    """Door, AE title and address: the port is another one with every association."""
+    """Source, AE title and address: the port is another one with every association."""
     before, colon, port = sender.rpartition(":")
     return before if colon and port.isdecimal() else sender.strip()
 
