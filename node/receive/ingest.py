@@ -47,7 +47,8 @@ DIGEST_BESIDE_SYNC_BYTES = 16_000_000
 class Origin:
     """Who sent an instance, and by which way: ``dicom``, ``get``, ``stow`` or ``import``.
 
-    `peer` is an address with a port, or a host name. `association` names the association, if there is one: `Ingest.association_ended` is told how it ended.
+    `peer` is an address with a port, or a host name. `association` names the association, if there is one:
+    `Ingest.association_ended` is told how it ended.
     """
 
     source: str
