@@ -203,13 +203,17 @@ def _and_count(count: tuple[int, str] | None) -> str:
 
 
 def _without_count(known: Expectation, placed: bool) -> tuple[bool, Rule, str]:
-    received = f"{known.received} instances"
+    received = f"{known.received} instance{'' if known.received == 1 else 's'}"
     if known.forced:
-        return False, "forced", f"instances still arrive; {received} were there when the longest wait was over"
+        return False, "forced", f"instances keep coming; {received} received when the longest wait was over"
     if known.aborted:
-        return False, "association", f"the sender did not release its association after {received}; none came since"
+        return (
+            False,
+            "association",
+            f"the sender did not release its association after {received}; nothing came since",
+        )
     if known.holes and not placed:
-        return False, "instance-numbers", f"{known.holes} numbers are missing between those of {received}"
+        return False, "instance-numbers", f"{known.holes} Instance Numbers are missing among {received}"
     if placed:
-        return True, "geometry", f"no gap between {received}; no count is announced"
-    return True, "quiet", f"no more than {received} came; no count is announced"
+        return True, "geometry", f"{received} without a gap; the sender did not announce a count"
+    return True, "quiet", f"{received} received; the sender did not announce a count"

@@ -1,4 +1,4 @@
-"""What ships for administrators fits the program: ports, folders, times."""
+"""The files for administrators agree with the program: ports, folders, times."""
 
 import configparser
 import re
@@ -54,8 +54,8 @@ def test_systemd_finds_no_fault_in_the_unit(tmp_path: Path) -> None:
     here = tmp_path / UNIT.name
     here.write_text(UNIT.read_text(encoding="utf-8").replace("/opt/voxelnode/bin/voxelnode", f'"{program}"'))
     done = subprocess.run([analyze, "verify", str(here)], capture_output=True, text=True, timeout=60, check=False)
-    told = [line for line in done.stderr.splitlines() if UNIT.name in line]
-    assert (done.returncode, told) == (0, [])
+    reported = [line for line in done.stderr.splitlines() if UNIT.name in line]
+    assert (done.returncode, reported) == (0, [])
 
 
 def test_the_unit_waits_until_the_node_has_drained(unit: configparser.ConfigParser) -> None:

@@ -1,4 +1,4 @@
-"""What the documents say is what the program does."""
+"""The documents agree with the program."""
 
 import datetime as dt
 import re
@@ -185,7 +185,7 @@ def test_every_event_is_documented() -> None:
     assert set(re.findall(r"`([a-z-]+)`", text)) == set(get_args(EventKind))
 
 
-def test_every_field_of_a_message_and_every_event_that_hooks_are_told_is_documented() -> None:
+def test_every_field_of_a_message_and_every_event_of_hooks_is_documented() -> None:
     from node.notify.message import sample
 
     text = (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The DICOM Conformance Statement: ``template.md``, in the order of PS3.2 Annex N, with tables that the node runs by.
+"""The DICOM Conformance Statement: ``template.md``, in the order of PS3.2 Annex N.
 
-Prose stands in the template; whatever can be listed comes from `node.conformance.tables`.
+The text is in the template; `node.conformance.tables` makes the tables from those that control the node.
 """

@@ -1,4 +1,4 @@
-"""A template with numbered sections and tables to be filled in, as Markdown for people and as JSON for programs."""
+"""Fill a template with section numbers, values and tables, as Markdown for people and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Table:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
-    """A table whose cells are texts; each row must be as long as `columns`."""
+    """Return a table whose cells are text; each row must be as long as `columns`."""
     cells = tuple(tuple(str(cell) for cell in row) for row in rows)
     for row in cells:
         if len(row) != len(columns):
@@ -32,7 +32,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading and what stands below it, up to the next one; `number` is empty for an annex, `level` begins at 1."""
+    """A heading and the text up to the next one; `number` is empty for an annex, `level` begins at 1."""
 
     level: int
     number: str
@@ -41,50 +41,52 @@ class Section:
 
     @property
     def heading(self) -> str:
-        """Number and title."""
+        """Return number and title."""
         return f"{self.number} {self.title}".strip()
 
 
 def as_markdown(template: str, values: Mapping[str, str], tables: Mapping[str, Table]) -> str:
-    """The template with numbered headings, its values and its tables.
+    """Return the template as Markdown, with numbered headings, values and tables.
 
     Raises
     ------
     KeyError
-        The template names a value or a table that there is not.
+        The template names an unknown value or table.
     """
     title, sections = _sections(template, values)
-    contents = "\n".join(f"{'  ' * (one.level - 1)}- {one.heading}" for one in sections if one.level <= 2)
+    contents = "\n".join(
+        f"{'  ' * (section.level - 1)}- {section.heading}" for section in sections if section.level <= 2
+    )
     parts = [title]
     for section in sections:
-        body = _TABLE.sub(lambda found: _markdown_table(tables[found[1]]), section.body)
+        body = _TABLE.sub(lambda match: _markdown_table(tables[match[1]]), section.body)
         parts.append(f"{'#' * (section.level + 1)} {section.heading}")
         parts.append(body.replace(_CONTENTS, contents))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def as_json(template: str, values: Mapping[str, str], tables: Mapping[str, Table]) -> dict[str, Any]:
-    """The same for programs: text and tables of each section; a table is a list of one object a row."""
+    """Return text and tables of each section for programs; a table is a list with one object per row."""
     title, sections = _sections(template, values)
     return {
         "title": title.removeprefix("# "),
         "sections": [
             {
-                "number": one.number,
-                "title": one.title,
-                "text": _TABLE.sub("", one.body).replace(_CONTENTS, "").strip(),
+                "number": section.number,
+                "title": section.title,
+                "text": _TABLE.sub("", section.body).replace(_CONTENTS, "").strip(),
                 "tables": {
                     name: [dict(zip(tables[name].columns, row, strict=True)) for row in tables[name].rows]
-                    for name in _TABLE.findall(one.body)
+                    for name in _TABLE.findall(section.body)
                 },
             }
-            for one in sections
+            for section in sections
         ],
     }
 
 
 def _sections(template: str, values: Mapping[str, str]) -> tuple[str, list[Section]]:
-    """Title and sections; each ``##`` counts its own level anew."""
+    """Return title and sections; each heading restarts the numbers of the levels below it."""
     text = Template(template).substitute(values)
     title, *rest = _HEADING.split(text)
     return title.strip(), list(_numbered(list(zip(rest[::3], rest[1::3], rest[2::3], strict=True))))

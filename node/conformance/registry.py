@@ -1,4 +1,7 @@
-"""What the node takes, by PS3.6 Annex A and the tables that decide it (`node.dicom.uids`, `association.contexts`)."""
+"""SOP classes and transfer syntaxes of PS3.6 Annex A that the node accepts.
+
+`node.dicom.uids` and `node.association.contexts` decide.
+"""
 
 from __future__ import annotations
 
@@ -29,28 +32,28 @@ def _registered(kind: str) -> list[Registered]:
     ]
 
 
-STORAGE_CLASSES = tuple(one for one in _registered("SOP Class") if is_storage_class(one.uid))
-"""Storage SOP classes of the standard that are taken; private and younger ones are taken besides."""
+STORAGE_CLASSES = tuple(known for known in _registered("SOP Class") if is_storage_class(known.uid))
+"""Accepted storage SOP classes of the standard; private and newer ones are accepted too."""
 
-TRANSFER_SYNTAXES = tuple(one for one in _registered("Transfer Syntax") if is_accepted_transfer_syntax(one.uid))
-"""Transfer syntaxes in which instances are taken."""
+TRANSFER_SYNTAXES = tuple(known for known in _registered("Transfer Syntax") if is_accepted_transfer_syntax(known.uid))
+"""Transfer syntaxes in which instances are accepted."""
 
 UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.98")
-"""Native pixels, or encapsulated ones that no codec made (PS3.5 A.1 to A.4)."""
+"""Native pixel data, or encapsulated but uncompressed pixel data (PS3.5 A.1 to A.4)."""
 
 
 def accepted_contexts() -> Mapping[str, tuple[str, ...]]:
-    """Every abstract syntax that is accepted, with the transfer syntaxes of the standard that are accepted for it."""
-    syntaxes = [one.uid for one in _registered("Transfer Syntax")]
-    abstract = [*VERBS, *(one.uid for one in STORAGE_CLASSES)]
-    return {uid: tuple(each for each in syntaxes if choose_transfer_syntax(uid, [each])) for uid in abstract}
+    """Return every accepted abstract syntax with its accepted transfer syntaxes of the standard."""
+    syntaxes = [known.uid for known in _registered("Transfer Syntax")]
+    abstract = [*VERBS, *(known.uid for known in STORAGE_CLASSES)]
+    return {uid: tuple(syntax for syntax in syntaxes if choose_transfer_syntax(uid, [syntax])) for uid in abstract}
 
 
 def name_of(uid: str) -> str:
-    """The name of a UID in PS3.6, without the mark that it is retired."""
+    """Return the name of a UID in PS3.6, without the mark of retired ones."""
     return SERVICES.get(uid) or UID_dictionary[uid][0]
 
 
 def is_read(transfer_syntax_uid: str) -> bool:
-    """Whether pixels in this transfer syntax become volumes and pictures; else they are kept and passed on."""
+    """Return whether pixels in this transfer syntax can be decoded; others are only stored and passed on."""
     return transfer_syntax_uid in UNCOMPRESSED or can_decode(transfer_syntax_uid)

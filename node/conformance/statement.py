@@ -1,4 +1,4 @@
-"""The statement as a whole, with the values of one configuration."""
+"""The complete statement, with the values of one configuration."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from node.settings.model import Settings
 
 
 def statement(settings: Settings) -> str:
-    """The statement in Markdown."""
+    """Return the statement as Markdown."""
     return as_markdown(_template(), values_of(settings), tables_of(settings))
 
 
 def statement_for_programs(settings: Settings) -> dict[str, Any]:
-    """The same as a value of JSON, see `node.conformance.document.as_json`."""
+    """Return the statement as JSON values, see `node.conformance.document.as_json`."""
     return as_json(_template(), values_of(settings), tables_of(settings))
 
 

@@ -1,4 +1,4 @@
-"""What can be listed: every table and value of the statement, from what the node runs by."""
+"""Every table and value of the statement, made from the tables that control the node."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from node.settings.model import AuditSettings, Dicom, Peer, Settings, Web
 from node.tls import BCP_195_SUITES
 from node.web.dicomweb.service import described
 
-_STORAGE = "Storage SOP classes of 1.1"
+_STORAGE = "Storage SOP classes of section 1.1"
 _NATIVE = "Explicit and Implicit VR Little Endian"
 
 _MATCHING = {
@@ -41,32 +41,34 @@ _MATCHING = {
     "US": "single value",
     "DA": "single value, range; combined with its time",
     "TM": "single value, range",
-    "PN": "single value, wild card, without regard to case, by component group; fuzzy",
+    "PN": "single value, wild card, case-insensitive, by component group; fuzzy",
 }
-"""How values of a representation are matched (PS3.4 C.2.2.2); texts are as `_MATCHING_OF_TEXT`."""
+"""Matching by value representation (PS3.4 C.2.2.2); other representations are matched as `_MATCHING_OF_TEXT`."""
 
 _MATCHING_OF_TEXT = "single value, wild card"
 
 
 def values_of(settings: Settings) -> Mapping[str, str]:
-    """What stands in the sentences of the template."""
+    """Return the values of the placeholders of the template."""
     terms = sorted(term for term in python_encoding if term.startswith(("ISO_IR ", "ISO 2022 IR ", "GB")))
     return {
         "version": __version__,
         "ae_title": settings.dicom.ae_title,
-        "configuration": "the defaults" if settings == Settings() else "that of one site",
+        "configuration": "the default configuration" if settings == Settings() else "that of one site",
         "character_sets": ", ".join(f"`{term}`" for term in terms),
         "tls_suites": BCP_195_SUITES,
     }
 
 
 def tables_of(settings: Settings) -> Mapping[str, Table]:
-    """The tables of the template by their names."""
+    """Return the tables of the template by name."""
     return {
-        "storage_classes": table(("SOP Class", "SOP Class UID", "Retired"), [_row(one) for one in STORAGE_CLASSES]),
+        "storage_classes": table(
+            ("SOP Class", "SOP Class UID", "Retired"), [_row(registered) for registered in STORAGE_CLASSES]
+        ),
         "transfer_syntaxes": table(
             ("Transfer Syntax", "Transfer Syntax UID", "Retired", "Read"),
-            [(*_row(one), _yes(is_read(one.uid))) for one in TRANSFER_SYNTAXES],
+            [(*_row(registered), _yes(is_read(registered.uid))) for registered in TRANSFER_SYNTAXES],
         ),
         "dimse_services": _dimse_services(),
         "web_services": _web_services(),
@@ -92,7 +94,7 @@ def tables_of(settings: Settings) -> Mapping[str, Table]:
         "ports": table(
             ("Port", "Service", "Parameter"),
             [
-                (settings.dicom.port, "DIMSE, with TLS or without", "`[dicom] port`"),
+                (settings.dicom.port, "DIMSE, with or without TLS", "`[dicom] port`"),
                 (settings.web.port, "HTTP or HTTPS", "`[web] port`"),
             ],
         ),
@@ -100,8 +102,8 @@ def tables_of(settings: Settings) -> Mapping[str, Table]:
     }
 
 
-def _row(one: Registered) -> tuple[str, str, str]:
-    return one.name, one.uid, _yes(one.retired)
+def _row(registered: Registered) -> tuple[str, str, str]:
+    return registered.name, registered.uid, _yes(registered.retired)
 
 
 def _yes(is_so: bool) -> str:
@@ -131,15 +133,15 @@ def _dimse_services() -> Table:
 
 
 def _is_asked(service: str) -> bool:
-    """Whether we ask peers for a service ourselves."""
+    """Return whether the node is an SCU of a service."""
     return service.startswith("Study Root") and service.endswith(("FIND", "GET"))
 
 
 def _web_services() -> Table:
     rows = [("URI Service (WADO-URI)", "No", "Yes")]
     rows += [
-        (f"Studies Service: {what}", "No", "Yes")
-        for what in ("Retrieve (WADO-RS)", "Store (STOW-RS)", "Search (QIDO-RS)")
+        (f"Studies Service: {transaction}", "No", "Yes")
+        for transaction in ("Retrieve (WADO-RS)", "Store (STOW-RS)", "Search (QIDO-RS)")
     ]
     rows += [
         (f"{service} Service", "No", "No")
@@ -149,11 +151,15 @@ def _web_services() -> Table:
 
 
 def _resources(is_of_studies: bool) -> Table:
-    """Resources of the Studies Service, or those of the URI Service, which are below no study."""
-    rows = sorted((path, methods, what) for methods, path, what in described())
+    """Return the resources of the Studies Service, or those of the URI Service, which are below no study."""
+    rows = sorted((path, methods, description) for methods, path, description in described())
     return table(
-        ("Methods", "Resource", "What"),
-        [(methods, f"`{path}`", what) for path, methods, what in rows if is_of_studies != path.endswith("/wado")],
+        ("Methods", "Resource", "Description"),
+        [
+            (methods, f"`{path}`", description)
+            for path, methods, description in rows
+            if is_of_studies != path.endswith("/wado")
+        ],
     )
 
 
@@ -168,7 +174,7 @@ def _query_keys(level: Level) -> Sequence[tuple[str, ...]]:
     for keyword in SUPPORTED[level]:
         key = KEYS.get(keyword)
         vr, is_matched = (key.vr, key.matched) if key else ("CS", False)
-        matching = _MATCHING.get(vr, _MATCHING_OF_TEXT) if is_matched else "only answered"
+        matching = _MATCHING.get(vr, _MATCHING_OF_TEXT) if is_matched else "none; returned only"
         rows.append((level.name, keyword, vr, "unique" if keyword == UNIQUE_KEYS[level] else "", matching))
     return rows
 
@@ -182,7 +188,7 @@ def _keys(section: str, model: type[BaseModel], values: BaseModel | None) -> Tab
 
 
 def _default(field: FieldInfo) -> object:
-    return "must be given" if field.default is PydanticUndefined else field.default
+    return "required" if field.default is PydanticUndefined else field.default
 
 
 def _value(value: object) -> str:
@@ -199,14 +205,17 @@ def _association(dicom: Dicom) -> Table:
         ("Implementation Class UID", IMPLEMENTATION_CLASS_UID),
         ("Implementation Version Name", IMPLEMENTATION_VERSION_NAME),
         ("Maximum Length Received, bytes", dicom.maximum_pdu_bytes),
-        ("Associations at once as acceptor", dicom.maximum_associations),
-        ("Associations at once as acceptor, of one address", dicom.maximum_associations_per_address),
+        ("Maximum number of associations as acceptor", dicom.maximum_associations),
+        ("Maximum number of associations as acceptor, from one address", dicom.maximum_associations_per_address),
         ("Asynchronous Operations Window", "1 invoked, 1 performed"),
-        ("Largest A-ASSOCIATE-RQ, bytes", MAX_REQUEST_BYTES),
-        ("Largest data set of a C-STORE request, bytes", dicom.maximum_instance_bytes),
-        ("Until an A-ASSOCIATE-RQ is whole, s", f"{dicom.request_seconds:g}"),
-        ("Until a PDU is whole, s", f"{dicom.pdu_seconds:g}, and as long as its bytes take at 1024 a second"),
-        ("Without a PDU until an association is aborted, s", f"{dicom.idle_seconds:g}"),
+        ("Maximum size of an A-ASSOCIATE-RQ, bytes", MAX_REQUEST_BYTES),
+        ("Maximum size of the data set of a C-STORE request, bytes", dicom.maximum_instance_bytes),
+        ("Timeout for a complete A-ASSOCIATE-RQ, s", f"{dicom.request_seconds:g}"),
+        (
+            "Timeout for a complete PDU, s",
+            f"{dicom.pdu_seconds:g}, plus the time of its bytes at 1024 bytes per second",
+        ),
+        ("Timeout without a PDU until an association is aborted, s", f"{dicom.idle_seconds:g}"),
         ("Network", "TCP over IPv4 or IPv6"),
     ]
     return table(("Parameter", "Value"), rows)
@@ -216,23 +225,23 @@ def _proposed_contexts() -> Table:
     compressed = ", ".join(map(name_of, COMPRESSED))
     rows = [
         (name_of(VERIFICATION), VERIFICATION, _NATIVE, "SCU"),
-        (f"{_STORAGE}, of what is sent", "", f"as it is stored; {_NATIVE}", "SCU"),
-        (f"{_STORAGE}, of what is got by C-GET", "", f"{_NATIVE}; {compressed}", "SCP, by role selection"),
+        (f"{_STORAGE}, of the instances to send", "", f"as stored; {_NATIVE}", "SCU"),
+        (f"{_STORAGE}, for C-GET", "", f"{_NATIVE}; {compressed}", "SCP, by role selection"),
         *((name, uid, _NATIVE, "SCU") for uid, name in SERVICES.items() if _is_asked(name)),
-        *((name, uid, _NATIVE, "SCP, to report") for uid, name in SERVICES.items() if "Commitment" in name),
+        *((name, uid, _NATIVE, "SCP, for reports") for uid, name in SERVICES.items() if "Commitment" in name),
     ]
     return table(("Abstract Syntax", "UID", "Transfer Syntaxes", "Role"), rows)
 
 
 def _accepted_contexts() -> Table:
     contexts = accepted_contexts()
-    every = f"each of the {len(TRANSFER_SYNTAXES)} of 1.1"
+    every = f"all {len(TRANSFER_SYNTAXES)} of section 1.1"
     rows: list[tuple[str, ...]] = [
         (name_of(uid), uid, "any" if uid == VERIFICATION else ", ".join(map(name_of, contexts[uid])), "SCP", verb)
         for uid, verb in VERBS.items()
     ]
     rows += [
         (classes, "", every, "SCP; SCU for C-GET", "store; retrieve")
-        for classes in (_STORAGE, "SOP classes that PS3.6 does not know")
+        for classes in (_STORAGE, "SOP classes that PS3.6 does not define")
     ]
     return table(("Abstract Syntax", "UID", "Transfer Syntaxes", "Role", "`may`"), rows)

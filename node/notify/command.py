@@ -47,15 +47,15 @@ class Command:
     Raises
     ------
     UsageError
-        There is no such program.
+        There is no executable file of this name.
     """
 
     def __init__(self, arguments: Sequence[str], timeout_seconds: float) -> None:
         program = shutil.which(arguments[0])
         if program is None or not os.path.isabs(program):
             raise UsageError(
-                f"{arguments[0]!r} in command is no program: give its absolute path, or the name of one on the PATH, "
-                "and let this user execute it"
+                f"command: {arguments[0]!r} is not an executable file: give an absolute path, or the name of a program on "
+                "the PATH, and let this user execute it"
             )
         self._arguments, self._timeout_seconds = (program, *arguments[1:]), timeout_seconds
 

@@ -80,7 +80,7 @@ def test_accounts_are_made_changed_and_removed(account: Callable[..., Result], t
         assert secret not in audited
 
 
-def test_what_is_wrong_is_told_and_nothing_is_changed(account: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_mistake_is_reported_and_changes_nothing(account: Callable[..., Result], tmp_path: Path) -> None:
     root = tmp_path / "root"
     upgrade(root / "index.sqlite")
     for arguments, typed, told in (

@@ -43,7 +43,7 @@ def test_the_demo_fails_when_a_volume_is_not_the_truth(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_the_demo_wants_a_folder_of_its_own(tmp_path: Path) -> None:
+def test_the_demo_needs_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "something").touch()
     done = subprocess.run([*COMMAND, "--root", str(tmp_path)], capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 2
@@ -52,7 +52,7 @@ def test_the_demo_wants_a_folder_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_kept_demo_answers_until_it_is_told_to_stop(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_kept_demo_answers_until_it_is_stopped(tmp_path: Path, number: signal.Signals) -> None:
     command = [*COMMAND, "--root", str(tmp_path / "demo"), "--keep"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:

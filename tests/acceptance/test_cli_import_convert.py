@@ -110,7 +110,7 @@ def test_a_series_beyond_the_limits_fails_alone_and_the_status_tells(scan: Path,
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_who_ends_it_leaves_nothing_half_done(number: signal.Signals, status: int, scan: Path, tmp_path: Path) -> None:
+def test_a_signal_leaves_nothing_unfinished(number: signal.Signals, status: int, scan: Path, tmp_path: Path) -> None:
     for series in range(8):
         for path in scan.glob("*.dcm"):
             instance = pydicom.dcmread(path)

@@ -74,7 +74,7 @@ def digests(root: Path) -> dict[str, str]:
     return {uid: row["sha256"] for uid, row in images(root).items()}
 
 
-def test_find_tells_what_another_node_has(source: Served) -> None:
+def test_find_lists_the_studies_of_another_node(source: Served) -> None:
     peer = f"VOXELNODE@127.0.0.1:{source.port}"
     status, answers, _ = voxelnode("find", "--from", peer, "PatientName=müller*", "StudyDate=20240101-")
     assert status == 0
@@ -120,10 +120,10 @@ def test_send_brings_a_study_a_series_and_a_patient_to_a_peer_of_the_configurati
         assert digests(target.root) == digests(source.root)
 
 
-def test_mistakes_are_told_in_a_sentence(source: Served, tmp_path: Path) -> None:
+def test_a_mistake_is_reported_in_one_sentence(source: Served, tmp_path: Path) -> None:
     peer = f"VOXELNODE@127.0.0.1:{source.port}"
     for arguments, words in (
-        (("send", "1.2.3", "--to", peer, "--root", source.root), "1.2.3 is no study"),
+        (("send", "1.2.3", "--to", peer, "--root", source.root), "1.2.3: no stored study"),
         (("send", "--to", peer, "--root", source.root), "--patient"),
         (("send", STUDY, "--to", "nobody", "--root", source.root), "neither a name in [peers]"),
         (("send", STUDY, "--to", "X@127.0.0.1:1", "--root", source.root), "does not answer"),

@@ -56,7 +56,7 @@ def echo(title: str, host: str, port: int) -> dict[str, object]:
     return json.loads(done.stdout)
 
 
-def test_nobody_who_stops_reading_ends_the_node(tmp_path: Path) -> None:
+def test_a_reader_that_closes_standard_output_does_not_end_the_node(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     reader, writer = os.pipe()
@@ -133,7 +133,7 @@ def test_a_second_node_on_one_root_is_refused_with_the_reason(serve) -> None:
     assert "Traceback" not in err
 
 
-def test_a_taken_port_is_told_in_one_line(serve) -> None:
+def test_a_port_in_use_is_reported_in_one_line(serve) -> None:
     _, _, port, _ = ready(serve("--root", "one"))
     second = serve("--root", "two", "--port", str(port))
     _, err = second.communicate(timeout=60)

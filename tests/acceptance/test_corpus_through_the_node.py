@@ -114,7 +114,7 @@ def test_instances_in_are_slices_out_and_explained_exclusions(served: Served, se
     assert sent.keys() <= in_volumes | excluded | refused
 
 
-def test_what_the_files_say_is_what_the_rows_say(served: Served) -> None:
+def test_rows_agree_with_the_files(served: Served) -> None:
     for row in served.rows("SELECT * FROM v_volumes"):
         content = Path(row["path"]).read_bytes()
         assert (len(content), hashlib.sha256(content).hexdigest()) == (row["bytes"], row["sha256"])

@@ -109,7 +109,7 @@ def test_patients_are_merged_beside_a_serving_node(tmp_path: Path) -> None:
         assert [row["merged_into"] is None for row in voxelnode(node.root, "patient", "list")].count(False) == 1
 
 
-def test_what_was_refused_and_what_contradicts_is_told_by_commands(tmp_path: Path) -> None:
+def test_commands_list_refusals_and_conflicts(tmp_path: Path) -> None:
     peers = {"VOXELNODE_PEERS__CT1__AE_TITLE": "CT1"}
     [first] = make.ct_series(1, SeriesDescription="first")
     with Served(tmp_path / "root", VOXELNODE_DICOM__HOST="127.0.0.1", **peers) as node:

@@ -31,7 +31,7 @@ def hook(name: str, on: tuple[str, ...], **keys: Any) -> dict[str, str]:
     return {f"VOXELNODE_HOOKS__{name}__{key.upper()}": value for key, value in values.items()}
 
 
-def test_what_a_webhook_is_told_is_there_at_that_moment(tmp_path: Path) -> None:
+def test_files_and_rows_of_a_message_exist_when_a_webhook_receives_it(tmp_path: Path) -> None:
     series = make.ct_series(4)
     found: list[str] = []
 
@@ -102,7 +102,7 @@ def test_a_node_that_is_killed_tells_after_its_next_start(
         assert receiver.events()[0] == on
 
 
-def test_commands_and_plugins_are_told_and_a_failing_one_stops_nobody(tmp_path: Path) -> None:
+def test_commands_and_plugins_receive_messages_and_a_failing_one_affects_no_other(tmp_path: Path) -> None:
     told = tmp_path / "told"
     code = "import sys; open(sys.argv[1], 'a').write(' '.join(sys.argv[2:]) + chr(10))"
     writes = [sys.executable, "-c", code, str(told), "{event}", "{study_instance_uid}", "{path}"]
@@ -125,7 +125,7 @@ def test_commands_and_plugins_are_told_and_a_failing_one_stops_nobody(tmp_path: 
     assert (event, study, path.endswith(".nii.gz")) == ("volume-written", str(series[0].StudyInstanceUID), True)
 
 
-def test_a_person_has_what_was_given_up_tried_again_by_the_running_node(tmp_path: Path) -> None:
+def test_a_message_that_was_given_up_is_retried_by_the_running_node_on_command(tmp_path: Path) -> None:
     works = tmp_path / "works"
     program = tmp_path / "program"
     program.write_text(f"#!/bin/sh\ntest -e {works}\n")
@@ -145,7 +145,7 @@ def test_a_person_has_what_was_given_up_tried_again_by_the_running_node(tmp_path
 @pytest.mark.parametrize(
     ("keys", "told"),
     [
-        ({"command": ["no-such-program"]}, "[hooks.one] 'no-such-program' in command is no program"),
+        ({"command": ["no-such-program"]}, "[hooks.one] command: 'no-such-program' is not an executable file"),
         ({"plugin": "missing"}, "[hooks.one] no plugin 'missing'"),
         ({"url": "https://127.0.0.1/", "secret_file": "/nowhere/secret"}, "[hooks.one] secret_file /nowhere/secret"),
         ({}, "exactly one of url, command and plugin must be given"),

@@ -206,7 +206,7 @@ def test_a_running_node_is_asked_to_convert_again_and_does_so_only_where_that_ch
         converted(node, 2)
 
 
-def test_a_condition_that_is_no_sql_is_told_as_wrong_use_and_can_write_nothing(tmp_path: Path) -> None:
+def test_an_invalid_sql_condition_is_wrong_use_and_writes_nothing(tmp_path: Path) -> None:
     with Served(tmp_path / "root") as node:
         send(node, make.ct_series(2))
         for condition in ("modalty = 'CT'", "1); DROP TABLE images; --"):

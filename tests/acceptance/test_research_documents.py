@@ -89,7 +89,7 @@ def test_the_export_names_nobody(exported: Path) -> None:
     assert re.search(r"\d\.\d+\.\d+\.\d+", text) is None, "a UID leads back to the patient"
 
 
-def test_a_time_series_tells_what_bids_requires(exported: Path) -> None:
+def test_a_time_series_has_the_fields_that_bids_requires(exported: Path) -> None:
     [sidecar] = exported.rglob("*_bold.json")
     facts = json.loads(sidecar.read_text())
     assert facts["TaskName"] == "rest"

@@ -156,7 +156,7 @@ def test_a_stop_of_the_node_ends_the_program() -> None:
 
 @pytest.mark.parametrize("program", ["no-such-program-anywhere", "/etc/passwd", "./relative"])
 def test_a_program_that_is_not_there_stops_the_start(program: str) -> None:
-    with pytest.raises(UsageError, match="is no program"):
+    with pytest.raises(UsageError, match="is not an executable file"):
         Command((program,), 10)
 
 
