@@ -1,16 +1,17 @@
-"""The diagnostic log: one line an event on standard error, and no patient data in any of them.
+"""The diagnostic log: one line for each event on standard error, without patient data.
 
-What may be logged is a list of field names, `ALLOWED_FIELDS`: a field that is not on it loses its value, so that
-a new one is a decision. Text that libraries log or warn with may quote a data set; of them only the place in the code
-is told.
+Only fields in `ALLOWED_FIELDS` keep their values, so that a new field is a decision. Messages and warnings of libraries
+may quote a data set: only their place in the code is logged.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import traceback
 from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -41,12 +42,12 @@ ALLOWED_FIELDS = frozenset(
         "method", "route", "account",
     }
 )  # fmt: skip
-"""Names of fields whose values may be written; everything in them is ours or a machine's, never a person's."""
+"""Fields whose values are logged: they describe the node or a machine, never a person."""
 
-LONGEST_VALUE = 500
+MAX_VALUE_CHARACTERS = 500
 NOT_LOGGED = "[not logged]"
 QUIET_LIBRARIES = ("pydicom", "pynetdicom", "highdicom", "PIL", "nibabel", "pylibjpeg", "py.warnings", "alembic")
-"""Their text quotes data sets or is of no use to an operator; `alembic` tells each migration twice."""
+"""Libraries whose messages quote data sets or do not help an operator; `alembic` logs each migration twice."""
 
 Event = MutableMapping[str, Any]
 
@@ -56,9 +57,9 @@ def configure(
     format: Literal["auto", "console", "json"] = "auto",
     stream: TextIO | None = None,
 ) -> None:
-    """Send every log line of this process to `stream` (standard error), as text on a terminal, else as JSON lines.
+    """Write all log lines of this process to `stream` (standard error); auto: text on a terminal, else JSON lines.
 
-    To be called once a process, also in the child processes that convert.
+    Call it once in each process, child processes included.
     """
     stream = stream or sys.stderr
     ours: list[Processor] = [
@@ -78,7 +79,7 @@ def configure(
     renderer: Processor = (
         structlog.dev.ConsoleRenderer(colors=stream.isatty()) if as_text else structlog.processors.JSONRenderer()
     )
-    handler = logging.StreamHandler(stream)
+    handler = _Handler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[place_in_the_code, *ours],
@@ -95,17 +96,28 @@ def configure(
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes lines to a stream; a line that cannot be written is lost, and the work goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Report the type of the error; the default prints the record, with values that are not allowed."""
+        error = type(sys.exc_info()[1]).__name__
+        with suppress(OSError, ValueError):  # the stream is gone or closed
+            self.stream.write(json.dumps({"event": "line_not_logged", "error": error}) + self.terminator)
+            self.flush()
+
+
 def allow_listed(_logger: Any, _method: str, event: Event) -> Event:
-    """Take the value of every field that is not allowed, and make the others one short, printable line."""
+    """Remove the values of fields that are not allowed, and make the others short and printable."""
     for name, value in event.items():
-        if name.startswith("_") or name == "exception":  # structlog's own, removed before rendering; made by us
+        if name.startswith("_") or name == "exception":  # removed by structlog before rendering; made by us
             continue
         event[name] = _harmless(value) if name in ALLOWED_FIELDS else NOT_LOGGED
     return event
 
 
 def _harmless(value: Any) -> Any:
-    """`value` with control characters escaped: what a peer sent must not forge lines or move a terminal's cursor."""
+    """Escape control characters: text of a peer must not forge lines or move the cursor of a terminal."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, list | tuple | set | frozenset):
@@ -113,13 +125,13 @@ def _harmless(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(_harmless(key)): _harmless(item) for key, item in value.items()}
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(value))
-    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
+    return text if len(text) <= MAX_VALUE_CHARACTERS else f"{text[:MAX_VALUE_CHARACTERS]}..."
 
 
 def traceback_without_values(_logger: Any, _method: str, event: Event) -> Event:
-    """Turn ``exc_info`` into frames and type names; only our own errors and the system's may say their message.
+    """Replace ``exc_info`` by frames and type names, with the messages of our own errors and of `OSError` only.
 
-    A library's message may quote the data set that it failed on.
+    The message of a library may quote the data set that it failed on.
     """
     exc_info = event.pop("exc_info", None)
     if not exc_info:
@@ -130,15 +142,15 @@ def traceback_without_values(_logger: Any, _method: str, event: Event) -> Event:
     lines: list[str] = []
     while error is not None:
         name = f"{type(error).__module__}.{type(error).__qualname__}"
-        says = f": {_harmless(error)}" if isinstance(error, VoxelnodeError | OSError) else ""
-        lines.insert(0, "".join(traceback.format_tb(error.__traceback__)) + name + says)
+        message = f": {_harmless(error)}" if isinstance(error, VoxelnodeError | OSError) else ""
+        lines.insert(0, "".join(traceback.format_tb(error.__traceback__)) + name + message)
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     event["exception"] = "\n\nthen:\n".join(lines)
     return event
 
 
 def place_in_the_code(_logger: Any, _method: str, event: Event) -> Event:
-    """Replace a library's message by where it was logged, and by its constant template if it has arguments."""
+    """Replace the message of a library by its place in the code, and by its template if it has arguments."""
     record: logging.LogRecord = event["_record"]
     if event.pop("positional_args", None):
         event["template"] = event["event"]

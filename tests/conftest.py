@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIRED = frozenset(os.environ.get("VOXELNODE_REQUIRE", "").split(","))
@@ -32,6 +34,18 @@ def pytest_collection_finish() -> None:
     """Keep modules and tests, which stay, out of garbage collections: tests that look for leaks collect often."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """Undo `node.logs.configure`: its stream is one that pytest closes after the test."""
+    root = logging.getLogger()
+    before = list(root.handlers), root.level
+    yield
+    if root.handlers != before[0]:
+        root.handlers, root.level = before
+        logging.captureWarnings(False)
+        structlog.reset_defaults()
 
 
 def corpus_folder() -> Path:

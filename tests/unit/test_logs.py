@@ -104,6 +104,26 @@ def test_libraries_that_quote_data_sets_are_silent(lines: Any) -> None:
     assert lines() == []
 
 
+def test_a_stream_that_is_gone_costs_the_line_and_prints_nothing_else(capfd: pytest.CaptureFixture[str]) -> None:
+    stream = io.StringIO()
+    logs.configure("info", "json", stream)
+    stream.close()
+    structlog.get_logger("node.test").info("kept")
+    logging.getLogger("some.library").warning("bad name %s", "Doe^Jane")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_line_that_cannot_be_rendered_is_reported_without_its_values(
+    lines: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    [handler] = [handler for handler in logging.getLogger().handlers if isinstance(handler, logs._Handler)]
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])  # that of pytest raises
+    monkeypatch.setattr(handler, "formatter", logging.Formatter())
+    logging.getLogger("some.library").warning("bad name %d", "Doe^Jane")
+    assert lines() == [{"event": "line_not_logged", "error": "TypeError"}]
+    assert capfd.readouterr() == ("", "")
+
+
 def test_every_field_that_the_node_logs_is_allowed() -> None:
     unknown = {
         f"{path.relative_to(NODE)}:{call.lineno}: {keyword.arg}"
