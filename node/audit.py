@@ -1,8 +1,12 @@
-"""The audit log: who stored, deleted and changed what, and who was kept out; JSON lines, only ever appended.
+"""The audit log: who stored, read, changed and deleted what, and who was refused; JSON lines, only ever appended.
 
-It names patients and is kept apart from the diagnostic log, which does not. Events, actions and outcomes are those of
-PS3.15 A.5 and of the codes that it takes from PS3.16. Each line holds the SHA-256 of the line before, so that a line
-that was changed, removed or put in between is found by `verify`.
+Nothing is destroyed or changed by order of a person before a durable line says so: `Audit.require` raises if it cannot
+write that line. All other lines are written by `Audit.note`, which never raises: receiving and reading go on without an
+audit log, and the diagnostic log counts what is missing.
+
+The audit log names patients; the diagnostic log does not. Events, actions and outcomes have the codes of PS3.15 A.5 and
+PS3.16. Each line holds the SHA-256 of the line before it, so that `verify` finds lines that were changed, removed or
+inserted. If the process dies while it writes, a torn line stays, and the next line holds the digest of the torn one.
 """
 
 from __future__ import annotations
@@ -33,19 +37,19 @@ from node.errors import UsageError, VoxelnodeError
 log = structlog.get_logger()
 
 FILE_NAME = "audit.jsonl"
-LINE_SECONDS, LINE_STUDIES = 60.0, 100
-"""What one line about a transfer sums up at most."""
+MAX_LINE_SECONDS, MAX_LINE_STUDIES = 60.0, 100
+"""Longest time and most studies that one line about a transfer covers."""
 
 FIRST = "0" * 64
-"""What the first line says of the line before it."""
+"""Digest in the first line, which has no line before it."""
 
 
 class AuditFailed(VoxelnodeError):
-    """The audit log cannot be written: nothing is deleted or changed until it can."""
+    """The audit log cannot be written; nothing is deleted or changed until it can."""
 
 
 class AuditEvent(Enum):
-    """What a line tells: DCM code and code meaning, PS3.15 A.5.3 and PS3.16 context group 400."""
+    """Kind of a line: DCM code and code meaning, PS3.15 A.5.3 and PS3.16 context group 400."""
 
     APPLICATION_ACTIVITY = ("110100", "Application Activity")
     BEGIN_TRANSFERRING = ("110102", "Begin Transferring DICOM Instances")
@@ -78,9 +82,12 @@ class Result(Enum):
     SERIOUS_FAILURE = 8
 
 
+CHANGES = frozenset({Action.UPDATE, Action.DELETE})
+
+
 @dataclass(frozen=True, slots=True)
 class Participant:
-    """An active participant: an AE title or a user of this machine; `role` is a code of PS3.16 context group 402."""
+    """An AE title, an account or a user of this machine; `role` is a code of PS3.16 context group 402."""
 
     user: str
     role: str
@@ -89,7 +96,7 @@ class Participant:
 
 
 APPLICATION, DESTINATION, SOURCE_MEDIA, SOURCE = "110150", "110152", "110154", "110153"
-"""Roles of participants, PS3.16 context group 402."""
+"""Codes of roles, PS3.16 context group 402."""
 
 
 class Audit:
@@ -98,11 +105,12 @@ class Audit:
     Parameters
     ----------
     root : Path
-        The file is ``audit.jsonl`` in it, readable by its owner only.
+        Folder of the file, ``audit.jsonl``, which only its owner can read.
     ae_title : str
-        Names this node as the source of every line.
+        AE title of this node, the source of every line.
     syslog : str or None
-        ``HOST:PORT`` (UDP) or the path of a socket that gets every line too, with the facility of PS3.15 A.6.1.
+        ``HOST:PORT`` (UDP) or the path of a socket that every line is sent to as well, with the facility of PS3.15
+        A.6.1.
     now : callable () -> aware datetime
 
     Raises
@@ -126,14 +134,14 @@ class Audit:
             last = _last_line(self._path)
             self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             sync_folder(self._path.parent)
-            if last and not last.endswith(b"\n"):  # a power cut tore it: it stays, and the next line tells its digest
+            if last and not last.endswith(b"\n"):  # torn by a power cut: it stays, and the next line holds its digest
                 self._append(b"\n")
                 last += b"\n"
         except OSError as error:
             raise _failed(self._path, error) from error
         self._previous = hashlib.sha256(last).hexdigest() if last else FIRST
 
-    def record(
+    def require(
         self,
         event: AuditEvent,
         action: Action,
@@ -141,39 +149,78 @@ class Audit:
         participants: Sequence[Participant],
         objects: Sequence[Mapping[str, Any]] = (),
         detail: str = "",
-        *,
-        durable: bool = False,
     ) -> None:
-        """Append one line.
+        """Append a line before something is destroyed or changed; it survives a power cut.
 
         Parameters
         ----------
         objects : sequence of mappings
-            What it was done to: UIDs, Patient IDs, counts.
-        durable : bool
-            Return only when the line would survive a power cut.
+            What the event is about: UIDs, Patient IDs, counts.
 
         Raises
         ------
         AuditFailed
-            It may not be written.
+            The line may be missing: what it announces must not be done.
         """
+        self._record(event, action, result, participants, objects, detail, durable=True)
+
+    def note(
+        self,
+        event: AuditEvent,
+        action: Action,
+        result: Result,
+        participants: Sequence[Participant],
+        objects: Sequence[Mapping[str, Any]] = (),
+        detail: str = "",
+    ) -> None:
+        """Append a line about something that has happened; never raises.
+
+        A line that cannot be written is reported in the diagnostic log. Lines about a change or a deletion are durable;
+        of all others a power cut may take the last ones.
+
+        Parameters
+        ----------
+        objects : sequence of mappings
+            What the event is about: UIDs, Patient IDs, counts.
+        """
+        try:
+            self._record(event, action, result, participants, objects, detail, durable=action in CHANGES)
+        except Exception:
+            log.exception("not_audited", kind=event.value[1], count=len(objects))
+
+    def _record(
+        self,
+        event: AuditEvent,
+        action: Action,
+        result: Result,
+        participants: Sequence[Participant],
+        objects: Sequence[Mapping[str, Any]],
+        detail: str,
+        *,
+        durable: bool,
+    ) -> None:
         code, meaning = event.value
-        told = {
+        content = {
             "at": self._now().isoformat(timespec="milliseconds"),
             "event": {"code": code, "scheme": "DCM", "meaning": meaning},
             "action": action.value,
             "outcome": result.value,
             "source": self._source,
             "participants": [
-                {"user": one.user, "role": one.role, "address": one.address, "requestor": one.is_requestor}
-                for one in participants
+                {
+                    "user": participant.user,
+                    "role": participant.role,
+                    "address": participant.address,
+                    "requestor": participant.is_requestor,
+                }
+                for participant in participants
             ],
-            "objects": [dict(one) for one in objects],
+            "objects": [dict(item) for item in objects],
             "detail": detail,
         }
         with self._lock:
-            line = json.dumps({**told, "previous": self._previous}, ensure_ascii=False).encode() + b"\n"
+            text = json.dumps({**content, "previous": self._previous}, ensure_ascii=False)
+            line = text.encode(errors="backslashreplace") + b"\n"  # a name of a file may be no text
             try:
                 self._append(line)
                 if durable:
@@ -185,14 +232,14 @@ class Audit:
             self._syslog.handle(logging.makeLogRecord({"msg": line.decode().rstrip(), "levelname": "INFO"}))
 
     def close(self) -> None:
-        """Make what was written durable, and let go of the file."""
+        """Make all lines durable, and close the file."""
         os.fsync(self._file)
         os.close(self._file)
         if self._syslog is not None:
             self._syslog.close()
 
     def _append(self, line: bytes) -> None:
-        """Write a whole line; what a full disk cut off is taken back, so that no half line stands before the next."""
+        """Write a whole line; remove what a full disk cut off, so that the next line does not follow half a line."""
         end = os.fstat(self._file).st_size
         written = os.write(self._file, line)
         if written < len(line):
@@ -201,7 +248,7 @@ class Audit:
 
 
 class Sender(Protocol):
-    """Who brings instances; an `Origin` of `node.receive.ingest`."""
+    """The sender of instances: an `Origin` of `node.receive.ingest`."""
 
     @property
     def source(self) -> str: ...
@@ -228,10 +275,10 @@ class _Transfer:
 
 
 class Transfers:
-    """Sums up what each association or import brings, study by study, for one line of the audit log.
+    """Sums up the instances of each association or import by study, for one line of the audit log.
 
-    What is under way for long is told in several lines, so that a crash leaves no more than the last minute untold;
-    of that the index still knows who sent what.
+    A long transfer has several lines. If the process dies, the lines of the last minute are missing; the index still
+    has the sender of each instance.
     """
 
     def __init__(self, audit: Audit) -> None:
@@ -240,18 +287,18 @@ class Transfers:
         self._open: dict[Sender, _Transfer] = {}
 
     def brought(self, sender: Sender, attributes: InstanceAttributes) -> None:
-        """Count an instance that is stored; never raises for a log that cannot be written."""
+        """Count a stored instance; never raises for an audit log that cannot be written."""
         uid = str(attributes.study["study_instance_uid"])
         with self._lock:
             transfer = self._open.setdefault(sender, _Transfer(monotonic()))
             study = transfer.studies.setdefault(uid, _Study(str(attributes.patient["patient_id"] or "")))
             study.sop_classes[attributes.sop_class_uid] += 1
-            due = monotonic() - transfer.began_at > LINE_SECONDS or len(transfer.studies) >= LINE_STUDIES
+            due = monotonic() - transfer.began_at > MAX_LINE_SECONDS or len(transfer.studies) >= MAX_LINE_STUDIES
         if due:
             self.ended(sender, "under way")
 
     def ended(self, sender: Sender, outcome: str) -> None:
-        """Write the line of an association that ended, if it brought anything; `outcome` says how it did."""
+        """Write the line of an association that ended, unless it stored nothing; `outcome` says how it ended."""
         with self._lock:
             transfer = self._open.pop(sender, None)
         if transfer is None:
@@ -262,40 +309,35 @@ class Transfers:
             for uid, study in transfer.studies.items()
         ]
         who = sender.calling_ae_title or sender.source
-        try:
-            self._audit.record(
-                AuditEvent.IMPORT if is_import else AuditEvent.INSTANCES_TRANSFERRED,
-                Action.CREATE,
-                Result.SUCCESS if outcome in ("released", "under way", "ended") else Result.MINOR_FAILURE,
-                [
-                    Participant(who, SOURCE_MEDIA if is_import else SOURCE, sender.address, is_requestor=not is_ours),
-                    Participant(sender.called_ae_title or "voxelnode", DESTINATION, is_requestor=is_ours),
-                ],
-                studies,
-                outcome,
-            )
-        except AuditFailed:
-            log.exception(
-                "transfer_not_audited", count=sum(study.sop_classes.total() for study in transfer.studies.values())
-            )
+        self._audit.note(
+            AuditEvent.IMPORT if is_import else AuditEvent.INSTANCES_TRANSFERRED,
+            Action.CREATE,
+            Result.SUCCESS if outcome in ("released", "under way", "ended") else Result.MINOR_FAILURE,
+            [
+                Participant(who, SOURCE_MEDIA if is_import else SOURCE, sender.address, is_requestor=not is_ours),
+                Participant(sender.called_ae_title or "voxelnode", DESTINATION, is_requestor=is_ours),
+            ],
+            studies,
+            outcome,
+        )
 
     def close(self) -> None:
-        """Write what is still open."""
+        """Write the lines of all open transfers."""
         for sender in list(self._open):
             self.ended(sender, "ended")
 
 
 def verify(path: Path) -> list[str]:
-    """Return what is wrong with the chain of an audit log, in sentences; empty when all is well."""
+    """Return the faults in the chain of an audit log, a sentence each; an empty list if the log is intact."""
     problems, previous = [], FIRST
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                told = json.loads(line)["previous"]
+                digest = json.loads(line)["previous"]
             except (ValueError, KeyError, TypeError):
-                problems.append(f"line {number} is no line of the audit log: torn by a power cut, or put there")
+                problems.append(f"line {number} is not a line of the audit log: torn by a power cut, or inserted")
             else:
-                if told != previous:
+                if digest != previous:
                     problems.append(f"line {number} does not follow the line before it: one was changed or removed")
             previous = hashlib.sha256(line).hexdigest()
     return problems
@@ -306,26 +348,26 @@ def _failed(path: Path, error: OSError) -> AuditFailed:
 
 
 def _last_line(path: Path) -> bytes:
-    """The last line of a file, with its end if it has one; empty when there is none."""
+    """Return the last line of a file with its line end, if it has one; empty if there is no line."""
     if not path.exists():
         return b""
     with path.open("rb") as file:
-        at = file.seek(0, os.SEEK_END)
+        position = file.seek(0, os.SEEK_END)
         tail = b""
-        while at and tail.count(b"\n", 0, -1) < 1:
-            step = min(65536, at)
-            at = file.seek(at - step)
+        while position and tail.count(b"\n", 0, -1) < 1:
+            step = min(65536, position)
+            position = file.seek(position - step)
             tail = file.read(step) + tail
-            file.seek(at)
+            file.seek(position)
         return tail.splitlines(keepends=True)[-1] if tail else b""
 
 
 class _Syslog(logging.handlers.SysLogHandler):
-    """PS3.15 A.6.1: facility 10 and, of what is normal but significant, severity 5."""
+    """Sends with facility 10 and severity 5 (normal but significant), PS3.15 A.6.1."""
 
     priority_map: ClassVar[dict[str, str]] = {"INFO": "notice"}
 
-    def handleError(self, record: logging.LogRecord) -> None:  # logging would print the line, which names patients
+    def handleError(self, record: logging.LogRecord) -> None:  # the default prints the line, which names patients
         log.error("audit_syslog_failed", error=type(sys.exc_info()[1]).__name__)
 
 

@@ -73,18 +73,18 @@ class AccountAdministration:
 
     def _change(self, order: str, who: str, change: Callable[[], Mapping[str, Any] | None]) -> Mapping[str, Any]:
         """Make a change between two lines of the audit log."""
-        self._record(Result.SUCCESS, f"ordered: {order}", who)
+        self._write(self._audit.require, Result.SUCCESS, f"ordered: {order}", who)
         try:
             result = change()
         except VoxelnodeError:
-            self._record(Result.SERIOUS_FAILURE, f"not done: {order}", who)
+            self._write(self._audit.note, Result.SERIOUS_FAILURE, f"not done: {order}", who)
             raise
-        self._record(Result.SUCCESS, f"done: {order}", who)
+        self._write(self._audit.note, Result.SUCCESS, f"done: {order}", who)
         return result or {}
 
-    def _record(self, result: Result, detail: str, who: str) -> None:
+    def _write(self, write: Callable[..., None], result: Result, detail: str, who: str) -> None:
         participants = [Participant(who, APPLICATION, is_requestor=True)]
-        self._audit.record(AuditEvent.SECURITY_ALERT, Action.UPDATE, result, participants, (), detail, durable=True)
+        write(AuditEvent.SECURITY_ALERT, Action.UPDATE, result, participants, detail=detail)
 
 
 def _role(role: str) -> Role:

@@ -6,7 +6,7 @@ association -> archive -> index -> quiet -> volume -> writers
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -15,7 +15,7 @@ from node import __version__
 from node.association.addresses import peer_addresses
 from node.association.client.find import FindFailed, find_instance_count
 from node.association.listener import Listener
-from node.audit import APPLICATION, SOURCE, Action, AuditEvent, AuditFailed, Participant, Result
+from node.audit import APPLICATION, SOURCE, Action, AuditEvent, Participant, Result
 from node.control.control_socket import ControlServer
 from node.control.repository import Repository
 from node.conversion.confirm_counts import Confirmer
@@ -139,21 +139,19 @@ class Node:
 
     def _note_activity(self, activity: str) -> None:
         participants = [Participant(self._settings.dicom.ae_title, APPLICATION)]
-        self._audited(
-            AuditEvent.APPLICATION_ACTIVITY, Result.SUCCESS, participants, f"voxelnode {__version__} {activity}"
+        detail = f"voxelnode {__version__} {activity}"
+        self._repository.audit.note(
+            AuditEvent.APPLICATION_ACTIVITY, Action.EXECUTE, Result.SUCCESS, participants, detail=detail
         )
 
     def _alert(self, refused: Refused) -> None:
         """Note in the audit log who was kept out (PS3.15 A.5.3.11)."""
         if refused.rule in STRANGERS:
             who = Participant(refused.calling_ae_title, SOURCE, refused.peer, is_requestor=True)
-            self._audited(AuditEvent.SECURITY_ALERT, Result.MINOR_FAILURE, [who], f"{refused.rule}: {refused.reason}")
-
-    def _audited(self, event: AuditEvent, result: Result, participants: Sequence[Participant], detail: str) -> None:
-        try:
-            self._repository.audit.record(event, Action.EXECUTE, result, participants, detail=detail)
-        except AuditFailed:
-            log.exception("not_audited")  # nothing is destroyed by it; what destroys waits for the audit log
+            detail = f"{refused.rule}: {refused.reason}"
+            self._repository.audit.note(
+                AuditEvent.SECURITY_ALERT, Action.EXECUTE, Result.MINOR_FAILURE, [who], detail=detail
+            )
 
 
 def _require_account(web: Web, repository: Repository) -> None:

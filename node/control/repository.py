@@ -141,20 +141,29 @@ class Repository:
         return asdict(get(RetrieveTarget(study, series), peer, self._settings.dicom, self.ingest))
 
     def _merge_patients(self, source: int, target: int, who: str) -> Mapping[str, Any]:
-        def tell(result: Result, detail: str, patients: Sequence[str] = (), studies: Sequence[str] = ()) -> None:
-            objects = [{"patient_id": one} for one in patients] + [{"study_instance_uid": one} for one in studies]
+        def write_line(
+            write: Callable[..., None],
+            result: Result,
+            detail: str,
+            patients: Sequence[str] = (),
+            studies: Sequence[str] = (),
+        ) -> None:
+            objects = [
+                *({"patient_id": patient_id} for patient_id in patients),
+                *({"study_instance_uid": uid} for uid in studies),
+            ]
             participants = [Participant(who, APPLICATION, is_requestor=True)]
-            self.audit.record(
-                AuditEvent.PATIENT_RECORD, Action.UPDATE, result, participants, objects, detail, durable=True
-            )
+            write(AuditEvent.PATIENT_RECORD, Action.UPDATE, result, participants, objects, detail)
 
-        tell(Result.SUCCESS, f"ordered: merge patient #{source} into #{target}")
+        audit = self.audit
+        write_line(audit.require, Result.SUCCESS, f"ordered: merge patient #{source} into #{target}")
         try:
             merged = self.index.patients.merge(source, target, dt.datetime.now(dt.UTC))
         except VoxelnodeError:
-            tell(Result.SERIOUS_FAILURE, "not done: the index did not change")
+            write_line(audit.note, Result.SERIOUS_FAILURE, "not done: the index did not change")
             raise
-        tell(Result.SUCCESS, "done", (merged.source_patient_id, merged.target_patient_id), merged.studies)
+        patients = merged.source_patient_id, merged.target_patient_id
+        write_line(audit.note, Result.SUCCESS, "done", patients, merged.studies)
         return {"studies": list(merged.studies)}
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -55,15 +55,15 @@ def delete(archive: Archive, index: Index, audit: Audit, plan: DeletionPlan, ord
     OSError
         A file cannot be deleted; the next start tries again.
     """
-    _tell(audit, plan, order, Result.SUCCESS, f"ordered: {order.reason}")
+    _write(audit.require, plan, order, Result.SUCCESS, f"ordered: {order.reason}")
     try:
         ordered = index.deletions.order(plan, order.reason, now)
     except VoxelnodeError:
-        _tell(audit, plan, order, Result.SERIOUS_FAILURE, "not done: the index did not change")
+        _write(audit.note, plan, order, Result.SERIOUS_FAILURE, "not done: the index did not change")
         raise
     reached("deletion-ordered")
     _finish(archive, index, ordered, now)
-    _tell(audit, plan, order, Result.SUCCESS, "done")
+    _write(audit.note, plan, order, Result.SUCCESS, "done")
     log.info("deleted", kind=plan.level, study_instance_uid=plan.study_instance_uid, instances=plan.instances)
 
 
@@ -103,15 +103,9 @@ def _unlink(archive: Archive, paths: Iterable[str]) -> None:
             archive.sync_folder(folder)
 
 
-def _tell(audit: Audit, plan: DeletionPlan, order: Order, result: Result, detail: str) -> None:
+def _write(write: Callable[..., None], plan: DeletionPlan, order: Order, result: Result, detail: str) -> None:
     event = AuditEvent.STUDY_DELETED if plan.level == "study" else AuditEvent.INSTANCES_ACCESSED
     subject = {"level": plan.level, "uid": plan.uid, "study_instance_uid": plan.study_instance_uid}
-    audit.record(
-        event,
-        Action.DELETE,
-        result,
-        [Participant(order.who, APPLICATION, is_requestor=True)],
-        [{**subject, "patient_id": plan.patient_id, "instances": plan.instances}],
-        detail,
-        durable=True,
-    )
+    participants = [Participant(order.who, APPLICATION, is_requestor=True)]
+    objects = [{**subject, "patient_id": plan.patient_id, "instances": plan.instances}]
+    write(event, Action.DELETE, result, participants, objects, detail)

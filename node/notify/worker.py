@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from node.audit import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditFailed, Participant, Result
+from node.audit import DESTINATION, SOURCE, Action, Audit, AuditEvent, Participant, Result
 from node.failpoints import reached
 from node.index.database import Index
 from node.index.deliveries import Attempted, Happening, HookWork
@@ -173,10 +173,7 @@ class Courier:
         objects = [
             {"study_instance_uid": message.content["study_instance_uid"], "patient_id": patient["patient_id"] or ""}
         ]
-        try:
-            self._audit.record(AuditEvent.EXPORT, Action.READ, result, participants, objects, message.event)
-        except AuditFailed:
-            log.exception("not_audited")  # nothing is destroyed by it; what destroys waits for the audit log
+        self._audit.note(AuditEvent.EXPORT, Action.READ, result, participants, objects, message.event)
 
     def _is_wanted(self, message: Message) -> bool:
         if self._titles and self._titles.isdisjoint(title.strip() for title in message.content["calling_ae_titles"]):

@@ -9,11 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
-import structlog
-
-from node.audit import APPLICATION, Action, Audit, AuditEvent, AuditFailed, Participant, Result
-
-log = structlog.get_logger()
+from node.audit import APPLICATION, Action, Audit, AuditEvent, Participant, Result
 
 REPEAT_SECONDS = 60.0
 """The same reading by the same account is told once within this time: a viewer asks for each slice by itself."""
@@ -60,10 +56,7 @@ class Trail:
             return
         account, address = who
         participants = [Participant(account, "", address, is_requestor=True), Participant(self._ae_title, APPLICATION)]
-        try:
-            self._audit.record(event, action, result, participants, objects, detail)
-        except AuditFailed:
-            log.exception("not_audited")  # nothing is destroyed by it; what destroys waits for the audit log
+        self._audit.note(event, action, result, participants, objects, detail)
 
     def _is_repeated(self, key: str) -> bool:
         with self._lock:

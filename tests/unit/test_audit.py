@@ -23,8 +23,8 @@ def lines(root: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (root / "audit.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def tell(audit: Audit, detail: str = "", **options: Any) -> None:
-    audit.record(AuditEvent.STUDY_DELETED, Action.DELETE, Result.SUCCESS, WHO, [{"uid": "1.2"}], detail, **options)
+def tell(audit: Audit, detail: str = "") -> None:
+    audit.require(AuditEvent.STUDY_DELETED, Action.DELETE, Result.SUCCESS, WHO, [{"uid": "1.2"}], detail)
 
 
 def attributes(study: str, patient_id: str = "P1", sop_class: str = "1.2.840.10008.5.1.4.1.1.2") -> InstanceAttributes:
@@ -33,7 +33,7 @@ def attributes(study: str, patient_id: str = "P1", sop_class: str = "1.2.840.100
 
 
 def test_a_line_holds_the_codes_of_the_standard(tmp_path: Path) -> None:
-    tell(Audit(tmp_path, "VOXELNODE"), "ordered", durable=True)
+    tell(Audit(tmp_path, "VOXELNODE"), "ordered")
     [line] = lines(tmp_path)
     assert line["event"] == {"code": "110105", "scheme": "DCM", "meaning": "DICOM Study Deleted"}
     assert (line["action"], line["outcome"], line["detail"], line["previous"]) == ("D", 0, "ordered", FIRST)
@@ -83,7 +83,7 @@ def test_a_line_torn_by_a_power_cut_stays_and_the_chain_goes_on(tmp_path: Path) 
     path = tmp_path / "audit.jsonl"
     os.truncate(path, path.stat().st_size - 20)
     tell(Audit(tmp_path, "VOXELNODE"), "after")
-    assert verify(path) == ["line 2 is no line of the audit log: torn by a power cut, or put there"]
+    assert verify(path) == ["line 2 is not a line of the audit log: torn by a power cut, or inserted"]
     assert json.loads(path.read_text().splitlines()[-1])["detail"] == "after"
 
 
@@ -97,6 +97,38 @@ def test_a_disk_that_is_full_is_told_and_leaves_no_half_line(tmp_path: Path, mon
             tell(audit, "lost")
     tell(audit, "after")
     assert [line["detail"] for line in lines(tmp_path)] == ["", "after"]
+    assert verify(tmp_path / "audit.jsonl") == []
+
+
+def test_a_note_that_cannot_be_written_is_reported_and_raises_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audit = Audit(tmp_path, "VOXELNODE")
+    with monkeypatch.context() as disk:
+        disk.setattr("node.audit.os.write", lambda descriptor, data: 0)
+        audit.note(AuditEvent.QUERY, Action.EXECUTE, Result.SUCCESS, WHO, detail="lost")
+    audit.note(AuditEvent.QUERY, Action.EXECUTE, Result.SUCCESS, WHO, detail="after")
+    assert [line["detail"] for line in lines(tmp_path)] == ["after"]
+    assert verify(tmp_path / "audit.jsonl") == []
+    assert "not_audited" in capsys.readouterr().out
+
+
+def test_what_is_required_and_what_tells_of_a_change_is_durable_and_a_reading_need_not_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr("node.audit.os.fdatasync", lambda descriptor: synced.append(lines(tmp_path)[-1]["detail"]))
+    audit = Audit(tmp_path, "VOXELNODE")
+    audit.require(AuditEvent.QUERY, Action.EXECUTE, Result.SUCCESS, WHO, detail="required")
+    audit.note(AuditEvent.PATIENT_RECORD, Action.UPDATE, Result.SUCCESS, WHO, detail="changed")
+    audit.note(AuditEvent.QUERY, Action.EXECUTE, Result.SUCCESS, WHO, detail="read")
+    assert synced == ["required", "changed"]
+
+
+def test_a_name_that_is_no_text_has_a_line(tmp_path: Path) -> None:
+    audit = Audit(tmp_path, "VOXELNODE")
+    tell(audit, os.fsdecode(b"CT \xff"))
+    assert lines(tmp_path)[0]["detail"] == "CT \udcff"
     assert verify(tmp_path / "audit.jsonl") == []
 
 
@@ -148,9 +180,12 @@ def test_an_association_is_one_line_with_its_studies(tmp_path: Path) -> None:
     [line] = lines(tmp_path)
     assert line["event"]["code"] == "110104"
     assert (line["action"], line["outcome"], line["detail"]) == ("C", 0, "released")
-    assert [one["user"] for one in line["participants"]] == ["CT1", "VOXELNODE"]
+    assert [participant["user"] for participant in line["participants"]] == ["CT1", "VOXELNODE"]
     assert line["participants"][0]["address"] == "10.0.0.1"
-    assert [(one["study_instance_uid"], one["patient_id"]) for one in line["objects"]] == [("1.1", "P1"), ("1.2", "P1")]
+    assert [(study["study_instance_uid"], study["patient_id"]) for study in line["objects"]] == [
+        ("1.1", "P1"),
+        ("1.2", "P1"),
+    ]
     assert line["objects"][0]["sop_classes"] == {"1.2.840.10008.5.1.4.1.1.2": 2}
 
 
@@ -167,7 +202,7 @@ def test_an_association_that_broke_off_has_an_outcome_that_says_so(tmp_path: Pat
 
 
 def test_a_long_association_is_told_in_several_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LINE_SECONDS", -1.0)
+    monkeypatch.setattr(module, "MAX_LINE_SECONDS", -1.0)
     transfers = Transfers(Audit(tmp_path, "VOXELNODE"))
     transfers.brought(SENDER, attributes("1.1"))
     transfers.brought(SENDER, attributes("1.1"))

@@ -18,7 +18,7 @@ from pydicom.tag import BaseTag
 from node.association.operation import NotDecodable, Operation
 from node.association.outgoing import encoded
 from node.association.upper_layer import PeerGone
-from node.audit import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditFailed, Participant, Result
+from node.audit import DESTINATION, SOURCE, Action, Audit, AuditEvent, Participant, Result
 from node.dicom.command import C_FIND_RQ, Element
 from node.dicom.flat import NotFlat, encode_flat
 from node.dicom.keys import IdentifierMismatch, InvalidQuery, Model
@@ -221,20 +221,17 @@ class _Find:
         if self._service.audit is None:
             return
         origin = self._operation.origin
-        try:
-            self._service.audit.record(
-                AuditEvent.QUERY,
-                Action.EXECUTE,
-                Result.SUCCESS if status in (SUCCESS, CANCELLED) else Result.MINOR_FAILURE,
-                [
-                    Participant(origin.calling_ae_title, SOURCE, origin.address, is_requestor=True),
-                    Participant(origin.called_ae_title, DESTINATION),
-                ],
-                [{"sop_class_uid": self._operation.context.abstract_syntax, "query": self._keys}],
-                f"{self.count} answers, 0x{status:04X}",
-            )
-        except AuditFailed:
-            logger.exception("query_not_audited")  # nothing is destroyed by it; what destroys waits for the audit log
+        self._service.audit.note(
+            AuditEvent.QUERY,
+            Action.EXECUTE,
+            Result.SUCCESS if status in (SUCCESS, CANCELLED) else Result.MINOR_FAILURE,
+            [
+                Participant(origin.calling_ae_title, SOURCE, origin.address, is_requestor=True),
+                Participant(origin.called_ae_title, DESTINATION),
+            ],
+            [{"sop_class_uid": self._operation.context.abstract_syntax, "query": self._keys}],
+            f"{self.count} answers, 0x{status:04X}",
+        )
 
 
 def _encoded(answer: Dataset, transfer_syntax_uid: str) -> bytes:
