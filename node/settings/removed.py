@@ -17,7 +17,7 @@ REMOVED_KEYS: Mapping[tuple[str, ...], str] = {
     ("convert", "montage_step"): "a montage shows every fifth slice",
     ("convert", "cpu_seconds"): "the processor time of a conversion is limited to deadline_seconds",
     ("convert", "retry_seconds"): _ONE_WAIT,
-    ("web", "maximum_connections_per_address"): "one address may have half of maximum_connections",
+    ("web", "maximum_connections_per_address"): "one address may have 100 connections, a trusted proxy any number",
     ("hooks", "*", "retry_seconds"): _ONE_WAIT,
     ("hooks", "*", "maximum_per_second"): "a hook is sent up to 50 messages a second",
 }

@@ -29,6 +29,9 @@ START_SECONDS = 10.0
 TICK_SECONDS = 1.0
 """The Date of responses is made so often; nothing else happens while nobody asks."""
 
+MAX_CONNECTIONS_PER_ADDRESS = 100
+"""Connections of one address that is not a trusted proxy; further ones are closed."""
+
 SPARE_CONNECTIONS = 32
 """Beyond [web] maximum_connections, for those that are told so or give way."""
 
@@ -236,7 +239,7 @@ class Listener(socket.socket):
     def __init__(self, bound: socket.socket, web: Web) -> None:
         super().__init__(bound.family, bound.type, bound.proto, fileno=bound.detach())
         self._most = web.maximum_connections + SPARE_CONNECTIONS
-        self._most_of_address = web.maximum_connections // 2  # so that one address leaves room for the others
+        self._most_of_address = MAX_CONNECTIONS_PER_ADDRESS
         self._proxies = web.trusted_proxies
         self._taken: list[tuple[socket.socket, str]] = []
 

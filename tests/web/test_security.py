@@ -241,9 +241,11 @@ def test_those_who_connect_and_ask_for_nothing_keep_nobody_out(start_site: Calla
 def test_connections_that_never_end_their_handshake_are_counted(
     start_site: Callable[..., Site],
     keys: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("node.web.server.MAX_CONNECTIONS_PER_ADDRESS", 5)
     files = {"tls_certificate": keys / "server.pem", "tls_key": keys / "server.key"}
-    site = start_site(**files, maximum_connections=10)
+    site = start_site(**files)
     held = [raw(site) for _ in range(5)]
     try:
         until(lambda: len(site.server._socket._taken) == 5)
@@ -272,8 +274,11 @@ def test_the_server_sleeps_while_nobody_asks_and_ends_at_once(site: Site) -> Non
     assert not site.server._thread.is_alive()
 
 
-def test_one_address_cannot_take_every_connection(start_site: Callable[..., Site]) -> None:
-    site = start_site(maximum_connections=6)
+def test_one_address_cannot_take_every_connection(
+    start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.web.server.MAX_CONNECTIONS_PER_ADDRESS", 3)
+    site = start_site()
     held = [raw(site) for _ in range(3)]
     try:
         for connection in held:  # accepted one after the other
@@ -286,8 +291,11 @@ def test_one_address_cannot_take_every_connection(start_site: Callable[..., Site
             connection.close()
 
 
-def test_all_that_a_trusted_proxy_brings_is_not_one_address(start_site: Callable[..., Site]) -> None:
-    site = start_site(maximum_connections=4, trusted_proxies=("127.0.0.0/8",), authentication="never")
+def test_all_that_a_trusted_proxy_brings_is_not_one_address(
+    start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.web.server.MAX_CONNECTIONS_PER_ADDRESS", 2)
+    site = start_site(trusted_proxies=("127.0.0.0/8",), authentication="never")
     held = [raw(site) for _ in range(4)]
     try:
         for connection in held:
