@@ -1,4 +1,4 @@
-"""What outlasts a power cut: bytes of files that were synced, under names whose folder was synced too."""
+"""Make files and folders durable: a power cut keeps the bytes of a synced file under a name in a synced folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Make the bytes of a file durable, whoever wrote them."""
+    """Make the bytes of a file durable, also those that another process wrote."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -25,13 +25,13 @@ def sync_file(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it, so that it is still there after a power cut."""
+    """Make a folder and its parents, and make them durable."""
     made = not folder.is_dir()
     if made:
         make_folder(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
     try:
         sync_folder(folder.parent)
-    except PermissionError:  # nothing of ours: a folder that was there before us, in one that we may not read
+    except PermissionError:  # an existing folder in one that we may not read: its name is not ours to sync
         if made:
             raise

@@ -1,37 +1,37 @@
-"""The one root of all errors that voxelnode raises on purpose; a docstring is the default message."""
+"""Errors that voxelnode raises on purpose. The docstring of a class is its default message."""
 
 
 class VoxelnodeError(Exception):
-    """Something went wrong that voxelnode expected might."""
+    """An expected error."""
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (self.__doc__ or "").splitlines()[0])
 
 
 class UsageError(VoxelnodeError):
-    """The command or the configuration is wrong; the message names the value, the rule and the remedy."""
+    """A command or the configuration is wrong; the message names the value, the rule and the remedy."""
 
 
 class ArrivalRefused(VoxelnodeError):
-    """An instance was not taken; the subclass says which DIMSE status tells the peer so."""
+    """An instance was refused; the subclass gives the DIMSE status of the answer."""
 
 
 class OutOfResources(ArrivalRefused):
-    """No room, no index or a failing disk: the peer may try again (status 0xA700, PS3.4 B.2.3)."""
+    """No disk space, no index or a failing disk: the peer may try again (status 0xA700, PS3.4 B.2.3)."""
 
 
 class ClassMismatch(ArrivalRefused):
-    """Request, presentation context and data set name different objects (status 0xA900, PS3.4 B.2.3)."""
+    """Request, presentation context and data set name different SOP classes or instances (0xA900, PS3.4 B.2.3)."""
 
 
 class NotUnderstood(ArrivalRefused):
-    """The data set cannot be read: sending it again will not help (status 0xC000, PS3.4 B.2.3)."""
+    """The data set cannot be read: sending it again does not help (status 0xC000, PS3.4 B.2.3)."""
 
 
 class ConversionRefused(VoxelnodeError):
-    """A series, or a part of it, gives no volume; `reason` is a fixed word, `detail` a sentence for a person.
+    """A series, or a part of it, gives no volume; `reason` is a fixed word, `detail` a sentence for people.
 
-    `detail` never holds patient data: tags, counts, UIDs and measures only.
+    `detail` contains tags, counts, UIDs and measures, never patient data.
     """
 
     def __init__(self, reason: str, detail: str) -> None:

@@ -1,7 +1,7 @@
-"""Named steps at which a test can end the process as a power cut would.
+"""Named steps at which a test can kill the process.
 
-``VOXELNODE_FAILPOINT=rows-written`` kills the process when it gets there, ``rows-written:5`` when it does so for the
-fifth time. Without the variable a step costs one comparison.
+``VOXELNODE_FAILPOINT=rows-written`` kills the process when it reaches that step, ``rows-written:5`` when it reaches it
+for the fifth time. Without the variable a step costs one comparison.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ RECEIVING = (
     "rows-committed",
     "arrival-settled",
 )
-"""The way in, in its order: the peer is answered after the last."""
+"""Steps of receiving, in their order: the peer is answered after the last one."""
 
 CONVERTING = ("series-claimed", "volumes-written", "volumes-published", "outcome-recorded")
 RECOVERING = ("parts-swept", "file-adopted", "files-compared", "claims-released")
 DELETING = ("deletion-ordered", "deletion-unlinked")
-TELLING = ("message-composed", "message-delivered")
-POINTS = RECEIVING + CONVERTING + RECOVERING + DELETING + TELLING
+DELIVERING = ("message-composed", "message-delivered")
+POINTS = RECEIVING + CONVERTING + RECOVERING + DELETING + DELIVERING
 
 _name, _, _count = os.environ.get(VARIABLE, "").partition(":")
 _fatal = int(_count or 1)
@@ -37,6 +37,6 @@ _reached = itertools.count(1)
 
 
 def reached(point: str) -> None:
-    """Die here if that was asked for."""
+    """Kill the process here if the variable names this step."""
     if point == _name and next(_reached) == _fatal:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,6 +1,6 @@
-"""Every counter and histogram of the node, in one place.
+"""All counters and histograms of the node.
 
-One `Metrics` object belongs to one node; it holds its own registry, so that two nodes in one process count apart.
+Each node has a `Metrics` object with a registry of its own, so that two nodes in one process count separately.
 """
 
 from __future__ import annotations
@@ -15,23 +15,21 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 LIVE_FILE = "status.json"
-"""Below the root, while a node runs: its counters a few seconds ago, for other processes to read."""
+"""File in the root while a node runs: its counters of a few seconds ago, for other processes to read."""
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """What the node counts since it started; safe to use from many threads."""
+    """Counts since the start of the node; safe to use from many threads."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.connections = Gauge(
-            "voxelnode_connections", "Open TCP connections, asked for an association or not", registry=self.registry
+            "voxelnode_connections", "Open TCP connections, with or without an association", registry=self.registry
         )
-        self.open_associations = Gauge(
-            "voxelnode_open_associations", "Associations that are open now", registry=self.registry
-        )
+        self.open_associations = Gauge("voxelnode_open_associations", "Open associations", registry=self.registry)
         self.associations = Counter(
             "voxelnode_associations",
             "Associations that ended, by outcome: released, aborted, lost, violated, idle, drained",
@@ -48,10 +46,14 @@ class Metrics:
             "voxelnode_c_find_answers", "C-FIND requests answered, by last status", ["status"], registry=self.registry
         )
         self.interrupted = Counter(
-            "voxelnode_instances_interrupted", "Instances whose sender went away within them", registry=self.registry
+            "voxelnode_instances_interrupted",
+            "Instances whose sender broke off before the last byte",
+            registry=self.registry,
         )
         self.received_bytes = Counter(
-            "voxelnode_received_bytes", "Data set bytes that arrived in C-STORE, kept or not", registry=self.registry
+            "voxelnode_received_bytes",
+            "Data set bytes received in C-STORE, of stored and of refused instances",
+            registry=self.registry,
         )
         self.receive_seconds = Histogram(
             "voxelnode_receive_seconds",
@@ -61,7 +63,7 @@ class Metrics:
         )
         self.keep_seconds = Histogram(
             "voxelnode_keep_seconds",
-            "From the last byte of a data set until it is durable and indexed",
+            "From the last byte of a data set until it is stored (durable and indexed)",
             buckets=_SECONDS,
             registry=self.registry,
         )
@@ -75,7 +77,7 @@ class Metrics:
             "voxelnode_commit_instances", "Instances in one commit", buckets=_BATCH, registry=self.registry
         )
         self.intake_open = Gauge(
-            "voxelnode_intake_open", "1 while the disk has room and has not failed", registry=self.registry
+            "voxelnode_intake_open", "1 while the disk has free space and has not failed", registry=self.registry
         )
         self.retrieve_answers = Counter(
             "voxelnode_retrieve_answers", "C-MOVE and C-GET operations, by final status", ["status"],
@@ -104,13 +106,13 @@ class Metrics:
         )
         self.hook_messages = Counter(
             "voxelnode_hook_messages",
-            "Attempts to tell hooks what happened, by outcome: delivered, failed (to be tried again), given-up",
+            "Attempts to deliver messages of hooks, by outcome: delivered, failed (tried again later), given-up",
             ["hook", "outcome"],
             registry=self.registry,
         )
 
     def snapshot(self) -> dict[str, float]:
-        """Return every sample by its name, with its labels as ``name{label=value}``; histograms without buckets."""
+        """Return every sample by name, with labels as ``name{label=value}``; histograms without their buckets."""
         return {
             sample.name + "".join(f"{{{label}={value}}}" for label, value in sample.labels.items()): sample.value
             for family in self.registry.collect()
@@ -119,12 +121,12 @@ class Metrics:
         }
 
     def exposition(self) -> bytes:
-        """Return the Prometheus text format, for a ``/metrics`` page."""
+        """Return the metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
 
 
-def publish(metrics: Metrics, root: Path) -> None:
-    """Write the counters down for `published`; they are for looking at, so that a failure is none of the node's."""
+def write_counters(metrics: Metrics, root: Path) -> None:
+    """Write the counters to a file for `read_counters`; an error is ignored, since the node works without the file."""
     content = {"at": dt.datetime.now(dt.UTC).isoformat(), "counters": metrics.snapshot()}
     part = root / f"{LIVE_FILE}.part"
     with suppress(OSError):
@@ -132,13 +134,13 @@ def publish(metrics: Metrics, root: Path) -> None:
         os.replace(part, root / LIVE_FILE)
 
 
-def withdraw(root: Path) -> None:
-    """Take the counters away: no node runs any more."""
+def remove_counters(root: Path) -> None:
+    """Remove the file of the counters: the node has stopped."""
     (root / LIVE_FILE).unlink(missing_ok=True)
 
 
-def published(root: Path) -> dict[str, Any] | None:
-    """What the node that runs on a root counted since it started, and how many seconds ago that was; None without one.
+def read_counters(root: Path) -> dict[str, Any] | None:
+    """Return the counters of the node that runs on a root, and their age; None if no node runs.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""What systemd is told of a node that it runs: ready, alive, stopping (sd_notify(3), ``Type=notify``)."""
+"""Notify systemd that a node is ready, alive or stopping (sd_notify(3), ``Type=notify``)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ log = structlog.get_logger()
 
 
 class ServiceManager:
-    """The service manager that started this process, if one did; without one, telling it anything does nothing.
+    """The service manager that started this process. Without one, its methods do nothing.
 
     Parameters
     ----------
     environment : mutable mapping of str
-        ``NOTIFY_SOCKET``, ``WATCHDOG_USEC`` and ``WATCHDOG_PID`` are taken out of it, so that no child process
-        speaks in our name.
+        ``NOTIFY_SOCKET``, ``WATCHDOG_USEC`` and ``WATCHDOG_PID`` are removed, so that no child process notifies in
+        our name.
     """
 
     def __init__(self, environment: MutableMapping[str, str] = os.environ) -> None:
@@ -26,22 +26,22 @@ class ServiceManager:
         microseconds = environment.pop("WATCHDOG_USEC", "")
         watched = environment.pop("WATCHDOG_PID", "") in ("", str(os.getpid()))
         self.watchdog_seconds = int(microseconds) / 1e6 if self._socket and watched and microseconds.isdigit() else None
-        """Silence after which it takes us for dead and starts another process; None if it does not watch us."""
+        """Silence after which the service manager restarts the node; None if there is no watchdog."""
 
     def ready(self, status: str) -> None:
-        """Say that associations are accepted; `status` is a line for ``systemctl status``."""
-        self._tell(f"READY=1\nSTATUS={status}")
+        """Notify that associations are accepted; `status` is a line for ``systemctl status``."""
+        self._notify(f"READY=1\nSTATUS={status}")
 
     def alive(self) -> None:
-        """Say that every part works."""
+        """Notify that every part works."""
         if self.watchdog_seconds is not None:
-            self._tell("WATCHDOG=1")
+            self._notify("WATCHDOG=1")
 
     def stopping(self, status: str) -> None:
-        """Say that the node ends in good order, and `status` how."""
-        self._tell(f"STOPPING=1\nSTATUS={status}")
+        """Notify that the node stops; `status` is a line for ``systemctl status``."""
+        self._notify(f"STOPPING=1\nSTATUS={status}")
 
-    def _tell(self, message: str) -> None:
+    def _notify(self, message: str) -> None:
         if not self._socket:
             return
         # A leading "@" stands for the null byte of an abstract address.
@@ -49,5 +49,5 @@ class ServiceManager:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as connection:
                 connection.sendto(message.encode(), address)
-        except OSError as error:  # it will judge our silence; the instances need us all the same
+        except OSError as error:  # the watchdog notices the silence; until then instances are received
             log.warning("service_manager_not_told", error=error.strerror or str(error))

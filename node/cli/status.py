@@ -22,7 +22,7 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
     settings = load(config, storage__root=root).settings
 
     from node.index.database import reading
-    from node.metrics import published
+    from node.metrics import read_counters
 
     folder = settings.storage.root.absolute()
     with reading(folder) as index:
@@ -44,7 +44,7 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
             "free_bytes": os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize,
         }
     if json:
-        print_json({**facts, "last_failures": failures, "live": published(folder)})
+        print_json({**facts, "last_failures": failures, "live": read_counters(folder)})
     else:
         _print(facts, failures)
 

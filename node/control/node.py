@@ -25,7 +25,7 @@ from node.errors import UsageError
 from node.index.database import Index
 from node.index.records import Refused, SeriesPlace
 from node.lifecycle.retention import Retention
-from node.metrics import publish, withdraw
+from node.metrics import remove_counters, write_counters
 from node.notify.notifier import Notifier, outlet_of
 from node.receive.refusals import Rejections
 from node.settings.model import Settings, Web
@@ -92,16 +92,16 @@ class Node:
         log.info("ready", host=host, port=port, ae_title=endpoints.ae_title)
         return endpoints
 
-    def serve_until(self, stop: threading.Event, tell_alive: Callable[[], None] = lambda: None) -> None:
+    def serve_until(self, stop: threading.Event, notify_alive: Callable[[], None] = lambda: None) -> None:
         """Publish the counters every `PUBLISH_SECONDS` for `voxelnode status`; return when `stop` is set.
 
-        `tell_alive` is called as often, while associations are accepted, rows are written and series are claimed.
+        `notify_alive` is called as often, while associations are accepted, rows are written and series are claimed.
         """
-        publish(self._repository.metrics, self._repository.archive.root)
+        write_counters(self._repository.metrics, self._repository.archive.root)
         while not stop.wait(PUBLISH_SECONDS):
             if self._listener.is_listening and self._repository.index.is_alive and self._worker.is_alive:
-                tell_alive()
-            publish(self._repository.metrics, self._repository.archive.root)
+                notify_alive()
+            write_counters(self._repository.metrics, self._repository.archive.root)
 
     def stop(self, drain_seconds: float) -> None:
         """Accept nothing new, finish or hand back the instances and conversions under way, and close the root."""
@@ -114,7 +114,7 @@ class Node:
         self._worker.stop(drain_seconds)
         self._notifier.stop(drain_seconds)
         self._rejections.close()
-        withdraw(self._repository.archive.root)
+        remove_counters(self._repository.archive.root)
         self._note_activity("stopped")
         self._repository.close()
         log.info("stopped")

@@ -123,8 +123,8 @@ class Repository:
         }
 
     def _reconvert(self, series: list[tuple[str, str]]) -> Mapping[str, Any]:
-        places = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in series]
-        return {"owed": self.index.series.reopen(places, dt.datetime.now(dt.UTC))}
+        series_keys = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in series]
+        return {"owed": self.index.series.reopen(series_keys, dt.datetime.now(dt.UTC))}
 
     def _retry_deliveries(self, hook: str, message_id: str | None) -> Mapping[str, Any]:
         return {"waiting": self.index.deliveries.retry(hook, message_id, dt.datetime.now(dt.UTC))}

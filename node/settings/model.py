@@ -274,8 +274,8 @@ class Web(SettingsSection):
         200,
         ge=4,
         le=10_000,
-        description="simultaneous connections; further ones are answered 503, and those beyond 100 from one address that "
-        "is not a trusted proxy are closed",
+        description="simultaneous connections; further ones are answered 503, and those beyond 100 from one address "
+        "that is not a trusted proxy are closed",
     )
     maximum_upload_bytes: int = Field(
         16_000_000_000,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from node.metrics import LIVE_FILE, Metrics, publish, published, withdraw
+from node.metrics import LIVE_FILE, Metrics, read_counters, remove_counters, write_counters
 
 
 def test_two_nodes_in_one_process_count_apart() -> None:
@@ -28,24 +28,24 @@ def test_the_exposition_is_prometheus_text() -> None:
 
 
 def test_what_a_node_publishes_is_read_with_its_age(tmp_path: Path) -> None:
-    assert published(tmp_path) is None
+    assert read_counters(tmp_path) is None
     metrics = Metrics()
     metrics.rejections.labels(rule="associations").inc()
-    publish(metrics, tmp_path)
-    live = published(tmp_path)
+    write_counters(metrics, tmp_path)
+    live = read_counters(tmp_path)
     assert live is not None
     assert live["counters"]["voxelnode_rejections_total{rule=associations}"] == 1
     assert 0 <= live["age_seconds"] < 10
-    withdraw(tmp_path)
-    assert published(tmp_path) is None
+    remove_counters(tmp_path)
+    assert read_counters(tmp_path) is None
 
 
 def test_a_file_that_is_no_publication_is_none(tmp_path: Path) -> None:
     for content in ("", "[]", "{}", '{"at": 3}'):
         (tmp_path / LIVE_FILE).write_text(content)
-        assert published(tmp_path) is None
+        assert read_counters(tmp_path) is None
 
 
 def test_a_disk_that_takes_nothing_does_not_stop_the_node(tmp_path: Path) -> None:
-    publish(Metrics(), tmp_path / "missing")
-    assert published(tmp_path / "missing") is None
+    write_counters(Metrics(), tmp_path / "missing")
+    assert read_counters(tmp_path / "missing") is None
