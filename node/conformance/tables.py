@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -180,11 +180,16 @@ def _query_keys(level: Level) -> Sequence[tuple[str, ...]]:
 
 
 def _keys(section: str, model: type[BaseModel], values: BaseModel | None) -> Table:
-    rows = [
-        (f"`[{section}] {key}`", _value(getattr(values, key) if values else _default(field)), field.description)
-        for key, field in model.model_fields.items()
-    ]
-    return table(("Parameter", "Value", "Meaning"), rows)
+    return table(("Parameter", "Value", "Meaning"), list(_key_rows(section, model, values)))
+
+
+def _key_rows(section: str, model: type[BaseModel], values: BaseModel | None) -> Iterator[tuple[str, ...]]:
+    for key, field in model.model_fields.items():
+        value = getattr(values, key) if values else _default(field)
+        if isinstance(value, BaseModel):
+            yield from _key_rows(f"{section}.{key}", type(value), value)
+        else:
+            yield f"`[{section}] {key}`", _value(value), field.description or ""
 
 
 def _default(field: FieldInfo) -> object:
@@ -192,7 +197,7 @@ def _default(field: FieldInfo) -> object:
 
 
 def _value(value: object) -> str:
-    if value is None or value == ():
+    if value in (None, (), ""):
         return "unset"
     if isinstance(value, bool):
         return str(value).lower()

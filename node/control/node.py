@@ -156,7 +156,7 @@ class Node:
 
 def _require_account(web: Web, repository: Repository) -> None:
     """Refuse to start, and close the root, if requests over HTTP need an account and there is none."""
-    if web.enabled and web.needs_account and not repository.index.accounts.any():
+    if web.enabled and web.needs_account and not web.oidc.issuer and not repository.index.accounts.any():
         repository.close()
         raise UsageError(
             f"[web] host = {web.host}, authentication = {web.authentication}: requests need an account, and there is "

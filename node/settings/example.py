@@ -24,8 +24,23 @@ SAMPLE_NAMES = {"peers": "CT1", "hooks": "pipeline"}
 
 def example_toml() -> str:
     """Return the text of ``config.example.toml``: valid TOML with defaults only."""
-    sections = [_section(name, field) for name, field in Settings.model_fields.items()]
+    sections = [text for name, field in Settings.model_fields.items() for text in _sections(name, field)]
     return "\n".join([INTRODUCTION, *sections])
+
+
+def _sections(name: str, field: FieldInfo) -> list[str]:
+    """A table, and the tables within it."""
+    inner = [
+        text
+        for key, item in getattr(field.annotation, "model_fields", {}).items()
+        if _is_table(item)
+        for text in _sections(f"{name}.{key}", item)
+    ]
+    return [_section(name, field), *inner]
+
+
+def _is_table(field: FieldInfo) -> bool:
+    return isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 
 
 def _section(name: str, field: FieldInfo) -> str:
@@ -38,7 +53,7 @@ def _section(name: str, field: FieldInfo) -> str:
     purpose = (model.__doc__ or "").partition(": ")[2].strip()
     lines = [f"# {purpose[0].upper()}{purpose[1:]}", header]
     for key, item in model.model_fields.items():
-        lines += _key(key, item)
+        lines += [] if _is_table(item) else _key(key, item)
     return "\n".join(lines) + "\n"
 
 

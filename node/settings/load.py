@@ -140,7 +140,9 @@ def _spelled(name: str) -> str:
     section, key, *rest = name[len(ENVIRONMENT_PREFIX) :].split(NESTING)
     section = section.lower()
     is_table_of_tables = section in Settings.model_fields and _section(section) is None
-    parts = [section, key, *(part.lower() for part in rest)] if is_table_of_tables else [section, key.lower(), *rest]
+    if is_table_of_tables or _fields_at([section, key.lower()]):  # a name that people chose, or a table in a table
+        rest = [part.lower() for part in rest]
+    parts = [section, key if is_table_of_tables else key.lower(), *rest]
     return ENVIRONMENT_PREFIX + NESTING.join(parts)
 
 
@@ -181,7 +183,7 @@ def _place(location: list[str], file: Path | None, origins: Mapping[str, str]) -
         return f"environment: {ENVIRONMENT_PREFIX}{NESTING.join(location).upper()}"
     if origin == "flag":
         return f"flag: {key}"
-    depth = 2 if location[0] in Settings.model_fields and _section(location[0]) is None else 1
+    depth = 2 if _fields_at(location[:2]) else 1
     return f"{file}: [{'.'.join(location[:depth])}] {'.'.join(location[depth:])}".rstrip()
 
 

@@ -236,6 +236,58 @@ class AuditSettings(SettingsSection):
     )
 
 
+class Oidc(SettingsSection):
+    """[web.oidc]: accounts of an identity provider such as Keycloak or Entra ID, by OpenID Connect."""
+
+    issuer: str = Field("", description="address of the provider, https://...; empty: only our own accounts")
+    client_id: str = Field("", description="name under which the provider knows this node")
+    client_secret_file: Path | None = Field(
+        None, description="file with the secret of client_id; unset: a public client, with PKCE alone"
+    )
+    ca_file: Path | None = Field(
+        None, description="PEM file of an authority that signed the provider's certificate, besides those of the system"
+    )
+    scopes: tuple[str, ...] = Field(("openid", "profile"), description="scopes to ask for; openid must be among them")
+    name_claim: str = Field(
+        "sub",
+        min_length=1,
+        description="claim that names the account, which becomes oidc:NAME; preferred_username is easier to read, but "
+        "use it only if people cannot change theirs",
+    )
+    role_claim: str = Field(
+        "roles", min_length=1, description="claim with the roles or groups of a person, such as realm_access.roles"
+    )
+    read: tuple[str, ...] = Field((), description="values of role_claim that give the role read")
+    write: tuple[str, ...] = Field((), description="values of role_claim that give the role write")
+    admin: tuple[str, ...] = Field((), description="values of role_claim that give the role admin")
+    allowed: tuple[str, ...] = Field(
+        (), description="names (name_claim) that may sign in; empty: everybody whose role_claim gives a role"
+    )
+    audience: str = Field(
+        "", description="audience of access tokens that REST and DICOMweb accept as Bearer; empty: none of the provider"
+    )
+    label: str = Field("Sign in with single sign-on", max_length=64, description="text of the button on the login page")
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Oidc:
+        if not self.issuer:
+            return self
+        parts = urlsplit(self.issuer)
+        if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
+            raise ValueError("issuer must begin with https://, unless the provider is on this machine")
+        if not parts.hostname or parts.query or parts.fragment or parts.username:
+            raise ValueError("issuer must be an address without query, fragment and user name")
+        if not self.client_id:
+            raise ValueError("client_id must be given with issuer")
+        if self.audience == self.client_id:
+            raise ValueError("audience must differ from client_id, the audience of ID tokens, which open nothing")
+        if "openid" not in self.scopes:
+            raise ValueError('scopes must contain "openid"')
+        if not (self.read or self.write or self.admin):
+            raise ValueError("read, write or admin must name a value of role_claim: else nobody could sign in")
+        return self
+
+
 class Web(SettingsSection):
     """[web]: pages, REST and DICOMweb over HTTP."""
 
@@ -282,6 +334,7 @@ class Web(SettingsSection):
         ge=1_000_000,
         description="largest body of a STOW-RS request, in bytes; a larger one is answered 413",
     )
+    oidc: Oidc = Field(Oidc(), description="accounts of an identity provider")
 
     @property
     def is_local(self) -> bool:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
@@ -33,8 +33,12 @@ from node.index.accounts import AccountRepository, KnownAccount, Role
 from node.settings.model import Web
 from node.web.audit_trail import AccountTrail, Trail
 from node.web.background_requests import is_polled
-from node.web.credentials import digest, is_password, new_token
+from node.web.credentials import TOKEN_PREFIX, digest, is_password, new_token
+from node.web.identity import PREFIX, Identity, SignInFailed
 from node.web.throttle import Throttle
+
+if TYPE_CHECKING:
+    from node.web.identity_provider import IdentityProvider
 
 __all__ = ["Access", "Account", "Admin", "Asked", "NotAuthenticated", "Reader", "Role", "TooManyTries", "Writer"]
 
@@ -93,7 +97,9 @@ class Access:
         accounts: AccountRepository,
         trail: Trail,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+        provider: IdentityProvider | None = None,
     ) -> None:
+        self._provider = provider
         self._web, self._accounts, self.trail, self._now = web, accounts, trail, now
         self._by_address, self._by_name = Throttle(), Throttle(ACCOUNT_TRIES)
         self._hashing = threading.Semaphore(HASHES_AT_ONCE)
@@ -151,21 +157,49 @@ class Access:
 
     def log_in(self, name: str, password: str, address: str) -> str:
         """Open a session; returns the value of its cookie. Raises as `check_password`."""
-        known = self.check_password(name, password, address)
-        value, now = new_token(), self._now()
-        self._accounts.open_session(known.id, digest(value), now + self._session_time, now)
-        self._tell_login((known.name, address), Result.SUCCESS, "Login")
+        value = self._open_session(self.check_password(name, password, address))
+        self._tell_login((name, address), Result.SUCCESS, "Login")
         return value
 
-    def log_out(self, request: Request) -> None:
-        """End the session of a browser, if it has one."""
+    def log_in_as(self, identity: Identity, address: str) -> str:
+        """Open a session for somebody whom the identity provider knows; returns the value of its cookie.
+
+        The account has no password, and the role that the provider gives it now. If that is another one than before,
+        the sessions that it has end: two people who ever had one name never get each other's role.
+
+        Raises
+        ------
+        NotPermitted
+            The provider gives it no role. The account goes, with its sessions and tokens.
+        """
+        name, known = identity.name, self._accounts.by_name(identity.name)
+        if identity.role is None:
+            if known is not None:
+                self._accounts.remove(name)
+            self._tell_login((name, address), Result.MINOR_FAILURE, "no role by OpenID Connect")
+            raise _no_role(identity)
+        if known is None or known.role != identity.role or known.password_hash is not None:
+            self._accounts.set(name, identity.role, None, self._now())
+            known = self._accounts.by_name(name)
+        if known is None:
+            raise NotAuthenticated("the account was removed meanwhile")
+        value = self._open_session(known)
+        self._tell_login((name, address), Result.SUCCESS, "Login by OpenID Connect")
+        return value
+
+    def tell_failed_sign_in(self, address: str, reason: str) -> None:
+        """Have the audit log say that somebody came back from the identity provider in vain."""
+        self._tell_login(("unknown account", address), Result.MINOR_FAILURE, reason, once=True)
+
+    def log_out(self, request: Request) -> str:
+        """End the session of a browser, if it has one; returns the name of its account, or an empty one."""
         value = _cookie(request)
-        if not value:
-            return
-        found = self._accounts.by_session(digest(value), self._now())
-        if found is not None:
-            self._accounts.close_session(digest(value))
-            self._tell_login((found[0].name, address_of(request)), Result.SUCCESS, "Logout")
+        found = self._accounts.by_session(digest(value), self._now()) if value else None
+        if found is None:
+            return ""
+        self._accounts.close_session(digest(value))
+        self._tell_login((found[0].name, address_of(request)), Result.SUCCESS, "Logout")
+        return found[0].name
 
     @property
     def session_seconds(self) -> int:
@@ -176,12 +210,31 @@ class Access:
     def _session_time(self) -> dt.timedelta:
         return dt.timedelta(hours=self._web.session_hours)
 
+    def _open_session(self, known: KnownAccount) -> str:
+        value, now = new_token(), self._now()
+        self._accounts.open_session(known.id, digest(value), now + self._session_time, now)
+        return value
+
+    def _by_access_token(self, request: Request, token: str, provider: IdentityProvider) -> Account:
+        try:
+            identity = provider.by_access_token(token)
+        except SignInFailed as error:
+            self._tell_wrong_token(request)
+            raise NotAuthenticated(str(error)) from error
+        if identity.role is None:
+            raise _no_role(identity)
+        return Account(identity.name, identity.role)
+
+    def _tell_wrong_token(self, request: Request) -> None:
+        who = "unknown token", address_of(request)
+        self._tell_login(who, Result.MINOR_FAILURE, "a token that is wrong or over", once=True)
+
     def _by_token(self, request: Request, token: str) -> Account:
+        if self._provider is not None and not token.startswith(TOKEN_PREFIX):
+            return self._by_access_token(request, token, self._provider)
         known = self._accounts.by_token(digest(token), self._now())
         if known is None:
-            who = "unknown token", address_of(request)
-            event, action, detail = AuditEvent.USER_AUTHENTICATION, Action.EXECUTE, "a token that is wrong or over"
-            self.trail.tell(event, action, who, (), detail, Result.MINOR_FAILURE, once=True)
+            self._tell_wrong_token(request)
             raise NotAuthenticated("the token is wrong or over: `voxelnode account token` makes another one")
         return _account(known)
 
@@ -194,7 +247,8 @@ class Access:
             return None
         known, expires_at = found
         is_late = expires_at - self._now() < self._session_time / 2  # not with every request: each would be a commit
-        if is_late and not is_polled(request.scope):
+        is_ours = not known.name.startswith(PREFIX)  # the provider is asked again when a session of its accounts ends
+        if is_late and is_ours and not is_polled(request.scope):
             self._accounts.extend_session(digest(value), self._now() + self._session_time)
         return _account(known)
 
@@ -228,8 +282,8 @@ class Access:
         finally:
             self._places.release()
 
-    def _tell_login(self, who: tuple[str, str], result: Result, detail: str) -> None:
-        self.trail.tell(AuditEvent.USER_AUTHENTICATION, Action.EXECUTE, who, (), detail, result)
+    def _tell_login(self, who: tuple[str, str], result: Result, detail: str, *, once: bool = False) -> None:
+        self.trail.tell(AuditEvent.USER_AUTHENTICATION, Action.EXECUTE, who, (), detail, result, once=once)
 
 
 class _Verified:
@@ -291,6 +345,13 @@ def is_of_friend(headers: Headers, cors_origins: Collection[str]) -> bool:
 def shows_token(headers: Headers) -> bool:
     """Whether an `Authorization` header shows a token, right or wrong."""
     return headers.get("authorization", "").lower().startswith("bearer ")
+
+
+def _no_role(identity: Identity) -> NotPermitted:
+    return NotPermitted(
+        f"The identity provider knows you as {identity.name.removeprefix(PREFIX)}, but gives you no role here. "
+        "Ask an administrator for one of the roles or groups in [web.oidc] read, write or admin."
+    )
 
 
 def _account(known: KnownAccount) -> Account:

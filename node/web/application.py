@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from node import __version__
+from node.settings.model import Oidc
 from node.web import health, login, metrics, ohif, pages, problems
 from node.web.access import Access
 from node.web.access_log import AccessLog
@@ -21,12 +22,14 @@ from node.web.dicomweb import service as dicomweb
 from node.web.limits import Limits
 from node.web.security import Security
 from node.web.services import Services
+from node.web.sign_ins import SignIns
 
 
 def application(services: Services) -> FastAPI:
     """All that the node serves over HTTP.
 
-    ``app.state`` has `services`, `access` and `stopping`, an event that streams which would never end look at.
+    ``app.state`` has `services`, `access`, `sign_ins` (None without an identity provider), `streams` and `stopping`, an
+    event that streams which would never end look at.
     """
     app = FastAPI(
         title="voxelnode",
@@ -39,7 +42,9 @@ def application(services: Services) -> FastAPI:
     )
     trail = Trail(services.audit, services.settings.dicom.ae_title)
     app.state.services = services
-    app.state.access = Access(services.settings.web, services.index.accounts, trail)
+    app.state.sign_ins = _sign_ins(services.settings.web.oidc)
+    provider = app.state.sign_ins.provider if app.state.sign_ins is not None else None
+    app.state.access = Access(services.settings.web, services.index.accounts, trail, provider=provider)
     app.state.stopping = threading.Event()
     app.state.streams = Streams()
     problems.install(app)
@@ -54,6 +59,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     services: Services = app.state.services
     services.decoder.close()
+
+
+def _sign_ins(oidc: Oidc) -> SignIns | None:
+    if not oidc.issuer:
+        return None
+    from node.web.identity_provider import IdentityProvider  # only needed here: it takes a while to import
+
+    return SignIns(IdentityProvider(oidc))
 
 
 def _middleware(services: Services) -> list[Middleware]:

@@ -1,21 +1,34 @@
-"""The form that opens a session, and the button that ends it."""
+"""Signing in by a form or at the identity provider, which opens a session, and the button that ends it."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import APIRouter, Form, HTTPException, Request, Response
 
-from node.web.access import COOKIE, SECURE_COOKIE, Access, NotAuthenticated, TooManyTries, address_of, cookie_name
-from node.web.pages.rendering import login_page
+from node.web.access import COOKIE, SECURE_COOKIE, Access, NotAuthenticated, NotPermitted, TooManyTries, address_of
+from node.web.access import cookie_name as session_cookie_name
+from node.web.identity import PREFIX, ProviderUnavailable, SignInFailed
+from node.web.pages.rendering import login_page, signed_in_page
+from node.web.sign_ins import SIGN_IN_SECONDS, SignIns
 
 router = APIRouter(include_in_schema=False)
 
+SIGN_IN_COOKIE, SECURE_SIGN_IN_COOKIE = "voxelnode-sign-in", "__Host-voxelnode-sign-in"
+"""Holds a sign-in that is under way at the identity provider; see `node.web.sign_ins`."""
+
+CALLBACK = "/login/oidc/callback"
+"""Where the provider sends browsers back to, to be registered there."""
+
+MAX_PATH_LENGTH = 2000
+
 
 @router.get("/login")
-def form(next: str = "/") -> Response:
-    """The form; `next` is where it leads afterwards."""
-    return login_page(next_path=_inside(next))
+def form(request: Request, next: str = "/", ended: bool = False) -> Response:
+    """The form; `next` is where it leads afterwards, `ended` says that a session of the provider has just ended."""
+    sign_ins = _sign_ins(request)
+    end_session_url = sign_ins.provider.end_session_url if sign_ins is not None and ended else ""
+    return _form(request, next, end_session_url=end_session_url)
 
 
 @router.post("/login")
@@ -23,26 +36,68 @@ def log_in(
     request: Request,
     name: Annotated[str, Form(max_length=200)],
     password: Annotated[str, Form(max_length=1024)],
-    next: Annotated[str, Form(max_length=2000)] = "/",
+    next: Annotated[str, Form(max_length=MAX_PATH_LENGTH)] = "/",
 ) -> Response:
     """Open a session, or show the form again."""
     access: Access = request.app.state.access
     try:
         value = access.log_in(name, password, address_of(request))
     except NotAuthenticated as error:
-        return login_page(next_path=_inside(next), error=str(error), status_code=401)
+        return _form(request, next, error=str(error), status_code=401)
     except TooManyTries as error:
-        response = login_page(next_path=_inside(next), error=str(error), status_code=429)
+        response = _form(request, next, error=str(error), status_code=429)
         response.headers["Retry-After"] = str(error.seconds)
         return response
     response = Response(status_code=303, headers={"Location": _inside(next)})
+    _set_session(request, response, value)
+    return response
+
+
+@router.get("/login/oidc")
+def begin_sign_in(request: Request, next: str = "/") -> Response:
+    """Send a browser to the identity provider."""
+    sign_ins = _required(_sign_ins(request))
+    redirect_uri = f"{request.url.scheme}://{request.url.netloc}{CALLBACK}"
+    try:
+        url, cookie = sign_ins.begin(redirect_uri, _inside(next))
+    except ProviderUnavailable as error:
+        return _form(request, next, error=_try_later(error), status_code=503)
+    response = Response(status_code=303, headers={"Location": url})
     response.set_cookie(
-        cookie_name(request),
-        value,
-        secure=request.url.scheme == "https",
+        _sign_in_cookie_name(request),
+        cookie,
+        max_age=SIGN_IN_SECONDS,
+        secure=_is_secure(request),
         httponly=True,
-        samesite="strict",
+        samesite="lax",  # the browser comes back from another site
     )
+    return response
+
+
+@router.get(CALLBACK)
+def end_sign_in(request: Request, code: str = "", state: str = "", error: str = "") -> Response:
+    """Open a session for a browser that comes back from the identity provider."""
+    sign_ins, access = _required(_sign_ins(request)), request.app.state.access
+    address, next_path = address_of(request), "/"
+    try:
+        sign_in = sign_ins.returned(request.cookies.get(_sign_in_cookie_name(request), ""), state)
+        next_path = sign_in.next_path
+        if error or not code:
+            raise SignInFailed("the identity provider did not let you sign in")
+        value = access.log_in_as(sign_ins.end(sign_in, code), address)
+    except SignInFailed as failed:
+        access.tell_failed_sign_in(address, str(failed))
+        response = _form(request, next_path, error=_sentence(f"{failed}: sign in again"), status_code=401)
+    except NotPermitted as refused:
+        response = _form(request, next_path, error=str(refused), status_code=403)
+    except ProviderUnavailable as unavailable:
+        response = _form(request, next_path, error=_try_later(unavailable), status_code=503)
+    else:
+        # A page rather than a redirect: browsers count a redirect as coming from the provider's site, and would not
+        # show the cookie of the session, which is SameSite=Strict.
+        response = signed_in_page(next_path)
+        _set_session(request, response, value)
+    response.delete_cookie(_sign_in_cookie_name(request), secure=_is_secure(request), httponly=True, samesite="lax")
     return response
 
 
@@ -50,14 +105,61 @@ def log_in(
 def log_out(request: Request) -> Response:
     """End the session of this browser, and have it forget what it keeps of us."""
     access: Access = request.app.state.access
-    access.log_out(request)
-    response = Response(status_code=303, headers={"Location": "/login", "Clear-Site-Data": '"cache"'})
-    for name, is_secure in ((COOKIE, False), (SECURE_COOKIE, True)):
-        response.delete_cookie(name, secure=is_secure, httponly=True, samesite="strict")
+    name = access.log_out(request)
+    location = "/login?ended=true" if name.startswith(PREFIX) else "/login"
+    response = Response(status_code=303, headers={"Location": location, "Clear-Site-Data": '"cache"'})
+    for cookie, is_secure in ((COOKIE, False), (SECURE_COOKIE, True)):
+        response.delete_cookie(cookie, secure=is_secure, httponly=True, samesite="strict")
     return response
+
+
+def _form(
+    request: Request, next_path: str, *, error: str = "", status_code: int = 200, end_session_url: str = ""
+) -> Response:
+    oidc = request.app.state.services.settings.web.oidc
+    return login_page(
+        next_path=_inside(next_path),
+        error=error,
+        button=oidc.label if oidc.issuer else "",
+        end_session_url=end_session_url,
+        status_code=status_code,
+    )
+
+
+def _set_session(request: Request, response: Response, value: str) -> None:
+    response.set_cookie(
+        session_cookie_name(request), value, secure=_is_secure(request), httponly=True, samesite="strict"
+    )
+
+
+def _sign_ins(request: Request) -> SignIns | None:
+    sign_ins: SignIns | None = request.app.state.sign_ins
+    return sign_ins
+
+
+def _required(sign_ins: SignIns | None) -> SignIns:
+    if sign_ins is None:
+        raise HTTPException(404, "no identity provider is configured ([web.oidc])")
+    return sign_ins
+
+
+def _sign_in_cookie_name(request: Request) -> str:
+    return SECURE_SIGN_IN_COOKIE if _is_secure(request) else SIGN_IN_COOKIE
+
+
+def _is_secure(request: Request) -> bool:
+    return request.url.scheme == "https"
+
+
+def _try_later(error: Exception) -> str:
+    return _sentence(f"{error}. Try again in a while, or sign in with an account of this node")
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _inside(path: str) -> str:
     """`path`, if it is one of ours; a browser takes ``//host`` and ``/\\\\host`` for another one."""
     is_ours = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable() and path.isascii()
-    return path if is_ours else "/"
+    return path if is_ours and len(path) <= MAX_PATH_LENGTH else "/"

@@ -21,6 +21,7 @@ from node.index.finder import QueryRefused
 from node.index.patients import NoSuchPatient
 from node.web.access import NotAuthenticated, NotPermitted, TooManyTries
 from node.web.headers import add_headers
+from node.web.identity import ProviderUnavailable
 from node.web.pages.errors import NotFound
 from node.web.pages.rendering import error_page
 
@@ -43,6 +44,7 @@ STATUSES: tuple[tuple[type[VoxelnodeError], int], ...] = (
     (QueryRefused, 503),
     (IndexUnusable, 503),
     (AuditFailed, 503),
+    (ProviderUnavailable, 503),
     (NotUnderstood, 400),
     (UsageError, 400),
 )

@@ -18,7 +18,7 @@ from tests.web.conftest import PASSWORD, Site, every_route
 API = "/api/v1/studies"
 BASIC = ("reader", PASSWORD)
 
-PUBLIC = {"/healthz", "/readyz", "/login", "/logout"}
+PUBLIC = {"/healthz", "/readyz", "/login", "/login/oidc", "/login/oidc/callback", "/logout"}
 """Routes that ask for no account."""
 
 

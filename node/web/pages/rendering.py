@@ -102,9 +102,25 @@ def error_page(status_code: int, title: str, detail: str, remedy: str) -> Respon
     )
 
 
-def login_page(*, next_path: str, error: str = "", status_code: int = 200) -> Response:
-    """The form that posts ``name``, ``password`` and ``next`` to ``/login``."""
-    return HTMLResponse(_render("login.html", next_path=next_path, error=error), status_code)
+def login_page(
+    *, next_path: str, error: str = "", button: str = "", end_session_url: str = "", status_code: int = 200
+) -> Response:
+    """The form that posts ``name``, ``password`` and ``next`` to ``/login``.
+
+    Parameters
+    ----------
+    button : str
+        Text of the link to the identity provider; empty if there is none.
+    end_session_url : str
+        Where the session at the provider can be ended as well, after ours was.
+    """
+    values = {"next_path": next_path, "error": error, "button": button, "end_session_url": end_session_url}
+    return HTMLResponse(_render("login.html", **values), status_code)
+
+
+def signed_in_page(next_path: str) -> Response:
+    """A page that goes on to `next_path` by itself."""
+    return HTMLResponse(_render("signed_in.html", next_path=next_path))
 
 
 def _render(template: str, **values: Any) -> str:

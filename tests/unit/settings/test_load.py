@@ -225,3 +225,31 @@ def test_the_rules_that_replace_removed_keys_hold() -> None:
     assert worker.MAX_MESSAGES_PER_SECOND == 50
     assert limits(Convert(deadline_seconds=1.5)).cpu_seconds == 2
     assert [wait_seconds(attempts) for attempts in (1, 2, 7, 8, 10_000)] == [30, 60, 1920, 3600, 3600]
+
+
+def test_a_table_within_a_table_is_read_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("voxelnode.toml").write_text(
+        '[web]\nport = 1\n[web.oidc]\nissuer = "https://a"\nread = ["r"]\nclient_id = "x"\n'
+    )
+    monkeypatch.setenv("VOXELNODE_WEB__OIDC__CLIENT_ID", "voxelnode")
+    oidc = load(flags={"web.oidc.issuer": "https://b"}).settings.web.oidc
+    assert (oidc.client_id, oidc.read, oidc.issuer) == ("voxelnode", ("r",), "https://b")
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (
+            'issuer = "http://idp.example.org"\nclient_id = "x"\nread = ["r"]',
+            "[web.oidc]: value error, issuer must begin",
+        ),
+        ('issuer = "https://idp.example.org"\nread = ["r"]', "[web.oidc]: value error, client_id must be given"),
+        ('issuer = "https://idp.example.org"\nclient_id = "x"', "[web.oidc]: value error, read, write or admin must"),
+        ('isuer = "https://idp.example.org"', '[web.oidc] isuer: unknown key, did you mean "issuer"?'),
+    ],
+)
+def test_a_wrong_identity_provider_is_explained(lines: str, expected: str) -> None:
+    Path("voxelnode.toml").write_text(f"[web.oidc]\n{lines}\n")
+    with pytest.raises(UsageError) as caught:
+        load()
+    assert str(caught.value).startswith(f"voxelnode.toml: {expected}")

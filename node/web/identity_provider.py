@@ -1,0 +1,312 @@
+"""Asks an identity provider who somebody is: OpenID Connect Core 1.0, authorization code flow with PKCE (RFC 7636).
+
+Authlib makes the requests and checks the claims, joserfc checks the signatures. What the provider says about its
+endpoints (Discovery 1.0) and its keys is fetched when it is needed and kept for a while; the node starts without it.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import httpx2
+import structlog
+from authlib.integrations.base_client import OAuthError
+from authlib.integrations.httpx_client import OAuth2Client
+from authlib.oidc.core import CodeIDToken
+from joserfc import jwt
+from joserfc.errors import ClaimError, ExpiredTokenError, InvalidKeyIdError, JoseError
+from joserfc.jwk import KeySet
+from joserfc.jwt import JWTClaimsRegistry
+
+from node.errors import UsageError
+from node.index.accounts import Role
+from node.settings.model import Oidc
+from node.web.identity import Identity, ProviderUnavailable, SignInFailed
+
+log = structlog.get_logger()
+
+ALGORITHMS = tuple(f"{family}{bits}" for family in ("RS", "PS", "ES") for bits in (256, 384, 512))
+"""Signatures by a key that only the provider has; never `none`, nor an HMAC under a secret that clients share."""
+
+ACCESS_TOKEN_TYPES = frozenset({"at+jwt", "application/at+jwt", "jwt"})
+"""`typ` of a token that opens something: RFC 9068 2.1, and what Keycloak and Entra ID write."""
+
+LEEWAY_SECONDS = 60
+"""How far the clocks of the node and of the provider may differ."""
+
+TIMEOUT_SECONDS = 10.0
+KEEP_SECONDS = 3600.0
+RETRY_SECONDS = 10.0
+"""After the provider did not answer; sign-ins within it fail at once rather than queue up for the timeout."""
+
+MIN_REFRESH_SECONDS = 60.0
+"""Tokens name their key, and a stranger may name any: for unknown ones the keys are fetched no more often."""
+
+MAX_WAITING = 8
+"""Requests that may wait for the provider, each on one of forty threads; a further one is refused at once."""
+
+MAX_NAME_LENGTH = 59
+"""With `oidc:` before it, the 64 characters of an account."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Provider:
+    """What the provider says of itself, and when it was asked."""
+
+    metadata: Mapping[str, Any]
+    keys: KeySet
+    fetched_at: float
+
+
+class IdentityProvider:
+    """The provider of `[web.oidc]`; safe to use from many threads.
+
+    Raises
+    ------
+    UsageError
+        The secret or the certificates cannot be read.
+    """
+
+    def __init__(self, oidc: Oidc, clock: Callable[[], float] = monotonic) -> None:
+        self._oidc, self._clock = oidc, clock
+        self._secret = _secret_of(oidc)
+        self._tls = ssl.create_default_context()
+        if oidc.ca_file is not None:
+            try:
+                self._tls.load_verify_locations(oidc.ca_file)
+            except OSError as error:  # SSLError too
+                raise UsageError(f"[web.oidc] ca_file cannot be used: {error.strerror or error}") from error
+        self._lock = threading.Lock()
+        self._provider: _Provider | None = None
+        self._retry_at = -RETRY_SECONDS
+        self._places = threading.BoundedSemaphore(MAX_WAITING)
+
+    @property
+    def end_session_url(self) -> str:
+        """Where a person ends the session at the provider (RP-Initiated Logout 1.0); empty if it has no such page."""
+        endpoint = self._provider.metadata.get("end_session_endpoint") if self._provider is not None else None
+        return f"{endpoint}?{urlencode({'client_id': self._oidc.client_id})}" if _is_address(endpoint) else ""
+
+    def authorization_url(self, redirect_uri: str, state: str, nonce: str, code_verifier: str) -> str:
+        """Return the address of the provider's page that a browser is sent to (Core 3.1.2.1).
+
+        Raises
+        ------
+        ProviderUnavailable
+        """
+        provider = self._known()
+        with self._client(provider, redirect_uri) as client:
+            url, _ = client.create_authorization_url(
+                provider.metadata["authorization_endpoint"], state=state, code_verifier=code_verifier, nonce=nonce
+            )
+        return str(url)
+
+    def redeem(self, code: str, redirect_uri: str, nonce: str, code_verifier: str) -> Identity:
+        """Exchange a code for the identity in its ID token (Core 3.1.3).
+
+        Raises
+        ------
+        ProviderUnavailable
+        SignInFailed
+            The provider refuses the code, or its ID token is not valid.
+        """
+        provider = self._known()
+        endpoint, grant = provider.metadata["token_endpoint"], "authorization_code"
+        try:
+            with self._place(), self._client(provider, redirect_uri) as client:
+                answer = client.fetch_token(endpoint, grant_type=grant, code=code, code_verifier=code_verifier)
+        except OAuthError as error:
+            raise SignInFailed(f"the identity provider refused the code ({_word(error.error)})") from error
+        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
+            raise _unavailable(error) from error
+        options = {"iss": {"value": self._oidc.issuer}, "aud": {"value": self._oidc.client_id}}
+        params = {"nonce": nonce, "client_id": self._oidc.client_id, "access_token": answer.get("access_token")}
+        token = self._decoded(answer.get("id_token"))
+        with _claims_explained():
+            CodeIDToken(token.claims, token.header, options, params).validate(leeway=LEEWAY_SECONDS)
+        return self._identity(token.claims)
+
+    def by_access_token(self, value: str) -> Identity:
+        """Return who an access token is of (RFC 9068), if `[web.oidc] audience` is the audience of it.
+
+        Raises
+        ------
+        ProviderUnavailable
+        SignInFailed
+        """
+        if not self._oidc.audience:
+            raise SignInFailed("[web.oidc] audience is not set: access tokens of the identity provider open nothing")
+        token = self._decoded(value)
+        if str(token.header.get("typ", "JWT")).lower() not in ACCESS_TOKEN_TYPES:
+            raise SignInFailed("the token is not an access token")
+        with _claims_explained():
+            JWTClaimsRegistry(
+                leeway=LEEWAY_SECONDS,
+                iss={"essential": True, "value": self._oidc.issuer},
+                aud={"essential": True, "value": self._oidc.audience},
+                exp={"essential": True},
+                sub={"essential": True},
+            ).validate(token.claims)
+        return self._identity(token.claims)
+
+    def _client(self, provider: _Provider, redirect_uri: str) -> OAuth2Client:
+        methods = provider.metadata.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
+        method = "client_secret_basic" if "client_secret_basic" in methods else "client_secret_post"
+        return OAuth2Client(
+            self._oidc.client_id,
+            self._secret,
+            token_endpoint_auth_method=method if self._secret else "none",
+            scope=" ".join(self._oidc.scopes),
+            redirect_uri=redirect_uri,
+            code_challenge_method="S256",
+            verify=self._tls,
+            timeout=TIMEOUT_SECONDS,
+        )
+
+    def _decoded(self, value: Any) -> jwt.Token:
+        """Check the signature of a token; a key that is not known may be new, and is asked for once a while."""
+        if not isinstance(value, str):
+            raise SignInFailed("the identity provider sent no ID token: is openid among the [web.oidc] scopes?")
+        try:
+            try:
+                return jwt.decode(value, self._known().keys, algorithms=ALGORITHMS)
+            except InvalidKeyIdError:
+                return jwt.decode(value, self._known(MIN_REFRESH_SECONDS).keys, algorithms=ALGORITHMS)
+        except (JoseError, ValueError) as error:
+            raise SignInFailed("the token is not signed by the identity provider") from error
+
+    def _identity(self, claims: Mapping[str, Any]) -> Identity:
+        name = claims.get(self._oidc.name_claim)
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_LENGTH or not name.isprintable() or " " in name:
+            raise SignInFailed(
+                f"[web.oidc] name_claim: the token has no {self._oidc.name_claim} of 1 to {MAX_NAME_LENGTH} characters "
+                "without spaces"
+            )
+        is_allowed = not self._oidc.allowed or name in self._oidc.allowed
+        return Identity(f"oidc:{name}", self._role(claims) if is_allowed else None)
+
+    def _role(self, claims: Mapping[str, Any]) -> Role | None:
+        """The highest role that the claim gives."""
+        value = claim_at(claims, self._oidc.role_claim)
+        values = {item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)}
+        roles = ((Role.ADMIN, self._oidc.admin), (Role.WRITE, self._oidc.write), (Role.READ, self._oidc.read))
+        return next((role for role, wanted in roles if values.intersection(wanted)), None)
+
+    def _known(self, max_age: float = KEEP_SECONDS) -> _Provider:
+        """Metadata and keys, fetched again if they are older than `max_age` seconds.
+
+        Raises
+        ------
+        ProviderUnavailable
+            Nothing is known and nothing can be fetched. What is known stays in use while the provider is down.
+        """
+        known = self._provider
+        if known is not None and self._clock() - known.fetched_at < max_age:
+            return known
+        try:
+            with self._place(), self._lock:
+                return self._refreshed(max_age)
+        except ProviderUnavailable:
+            if known is None:
+                raise
+            return known
+
+    def _refreshed(self, max_age: float) -> _Provider:
+        now = self._clock()
+        if self._provider is not None and now - self._provider.fetched_at < max_age:
+            return self._provider  # another thread was first
+        if now - self._retry_at < RETRY_SECONDS:
+            raise ProviderUnavailable("the identity provider does not answer")
+        try:
+            self._provider = self._fetched(now)
+        except (httpx2.HTTPError, httpx2.InvalidURL, JoseError, ValueError, KeyError, TypeError) as error:
+            self._retry_at = self._clock()
+            raise _unavailable(error) from error
+        return self._provider
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """Wait for the provider, unless too many requests do: it may answer slowly, or strangers may ask for it."""
+        if not self._places.acquire(blocking=False):
+            raise ProviderUnavailable("too many people sign in at once")
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    def _fetched(self, now: float) -> _Provider:
+        with httpx2.Client(verify=self._tls, timeout=TIMEOUT_SECONDS) as client:
+            metadata = _fetch(client, f"{self._oidc.issuer.rstrip('/')}/.well-known/openid-configuration")
+            if metadata["issuer"] != self._oidc.issuer:  # Discovery 4.3
+                raise ValueError("the provider names another issuer")
+            for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
+                scheme = urlsplit(metadata[name]).scheme
+                if scheme != "https" and scheme != urlsplit(self._oidc.issuer).scheme:
+                    raise ValueError(f"{name} is not https")
+            keys = [key for key in _fetch(client, metadata["jwks_uri"])["keys"] if _is_for_signatures(key)]
+        return _Provider(metadata, KeySet.import_key_set({"keys": keys}), now)
+
+
+def claim_at(claims: Mapping[str, Any], path: str) -> Any:
+    """Return a claim by its name, or by a path of names with dots such as ``realm_access.roles``; None without it."""
+    if path in claims:  # names may be addresses, which have dots
+        return claims[path]
+    first, _, rest = path.partition(".")
+    inner = claims.get(first)
+    return claim_at(inner, rest) if rest and isinstance(inner, Mapping) else None
+
+
+def _unavailable(error: Exception) -> ProviderUnavailable:
+    """Log what is wrong with the provider; the texts of these errors speak of machines only."""
+    log.warning("identity_provider_unavailable", reason=f"{type(error).__name__}: {error}")
+    return ProviderUnavailable("the identity provider does not answer as it should")
+
+
+@contextmanager
+def _claims_explained() -> Iterator[None]:
+    """Turn what is wrong with a claim into words; values of claims are not repeated."""
+    try:
+        yield
+    except ExpiredTokenError as error:
+        raise SignInFailed("the token has expired") from error
+    except ClaimError as error:
+        raise SignInFailed(f"the token is not for this sign-in ({error.description})") from error
+
+
+def _fetch(client: httpx2.Client, url: str) -> Any:
+    response = client.get(url)
+    response.raise_for_status()
+    return response.json()
+
+
+def _secret_of(oidc: Oidc) -> str | None:
+    if oidc.client_secret_file is None:
+        return None
+    try:
+        secret = oidc.client_secret_file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"[web.oidc] client_secret_file {oidc.client_secret_file} cannot be read: {error}") from error
+    if not secret:
+        raise UsageError(f"[web.oidc] client_secret_file {oidc.client_secret_file} is empty")
+    return secret
+
+
+def _is_for_signatures(key: Mapping[str, Any]) -> bool:
+    """Whether a key may sign tokens; providers list keys for encryption beside them."""
+    return key.get("kty") in ("RSA", "EC") and key.get("use", "sig") == "sig"
+
+
+def _is_address(endpoint: Any) -> bool:
+    return isinstance(endpoint, str) and urlsplit(endpoint).scheme in ("https", "http")
+
+
+def _word(error: Any) -> str:
+    """The code of an error, such as ``invalid_grant`` (RFC 6749 5.2), if it is one."""
+    return error if isinstance(error, str) and error.isidentifier() and error.isascii() and len(error) < 64 else "error"

@@ -1,0 +1,51 @@
+"""What `node.web.server` uses of uvicorn without a promise of its documentation: a new version must still have it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+
+import pytest
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.server import Server, ServerState
+
+from node.web.server import _Protocol, _Server
+
+
+@pytest.fixture
+def protocol() -> H11Protocol:
+    async def made() -> H11Protocol:
+        async def app(scope: object, receive: object, send: object) -> None:
+            """Answer nothing."""
+
+        config = uvicorn.Config(app, log_config=None)  # type: ignore[arg-type]
+        config.load()
+        return H11Protocol(config, ServerState(), {}, asyncio.get_running_loop())
+
+    return asyncio.run(made())
+
+
+def test_a_protocol_has_what_ours_looks_at(protocol: H11Protocol) -> None:
+    assert {"connections", "transport", "cycle", "loop"} <= set(vars(protocol))
+    assert protocol.cycle is None  # until a request comes
+    assert "response_complete" in inspect.getsource(RequestResponseCycle.__init__)
+    assert list(inspect.signature(H11Protocol.timeout_keep_alive_handler).parameters) == ["self"]
+    assert list(inspect.signature(H11Protocol.on_response_complete).parameters) == ["self"]
+
+
+def test_names_of_ours_are_none_of_the_protocol(protocol: H11Protocol) -> None:
+    overridden = {"connection_made", "connection_lost", "on_response_complete"}
+    ours = {name for name in vars(_Protocol) if not name.startswith("__")}
+    assert ours & (set(vars(protocol)) | set(dir(H11Protocol))) == overridden
+
+
+def test_a_server_has_what_ours_overrides() -> None:
+    config = uvicorn.Config(lambda: None, log_config=None)  # type: ignore[arg-type,misc,return-value]
+    server = Server(config)
+    assert {"should_exit", "force_exit", "started"} <= set(vars(server))
+    assert list(inspect.signature(Server.startup).parameters) == ["self", "sockets"]
+    assert list(inspect.signature(Server.main_loop).parameters) == ["self"]
+    assert list(inspect.signature(Server.on_tick).parameters) == ["self", "counter"]
+    ours = {name for name in (*vars(_Server), "ready", "_loop", "_ending") if not name.startswith("__")}
+    assert ours & (set(vars(server)) | set(dir(Server))) == {"startup", "main_loop"}
