@@ -3,7 +3,7 @@
 A browser shows the cookie of its session, a script a token (``Authorization: Bearer``) or a name and a password
 (``Basic``). What is shown must be right, also where nothing is needed. Routes say what they need by a parameter::
 
-    def studies(account: Reader, node: Node, trail: Asked) -> ...
+    def studies(account: Reader, node: Node, audit: RequestAudit) -> ...
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import binascii
 import datetime as dt
 import hmac
 import ipaddress
-import math
 import secrets
 import threading
 from collections import OrderedDict
@@ -28,19 +27,19 @@ from fastapi import Depends, Request
 from starlette.datastructures import Headers
 
 from node.audit import Action, AuditEvent, Result
-from node.errors import VoxelnodeError
 from node.index.accounts import AccountRepository, KnownAccount, Role
 from node.settings.model import Web
-from node.web.audit_trail import AccountTrail, Trail
-from node.web.background_requests import is_polled
+from node.web.audit_trail import AccountAuditTrail, AuditTrail
+from node.web.background_requests import is_background
 from node.web.credentials import TOKEN_PREFIX, digest, is_password, new_token
-from node.web.identity import PREFIX, Identity, SignInFailed
+from node.web.errors import Forbidden, NotAuthenticated, SignInFailed, TooManyTries
+from node.web.identity import PREFIX, FederatedIdentity
 from node.web.throttle import Throttle
 
 if TYPE_CHECKING:
     from node.web.identity_provider import IdentityProvider
 
-__all__ = ["Access", "Account", "Admin", "Asked", "NotAuthenticated", "Reader", "Role", "TooManyTries", "Writer"]
+__all__ = ["Access", "Admin", "Caller", "Reader", "RequestAudit", "Role", "Writer"]
 
 COOKIE, SECURE_COOKIE = "voxelnode", "__Host-voxelnode"
 """Names of the cookie of a session; the second is one that a browser takes over HTTPS only, from us only."""
@@ -48,43 +47,27 @@ COOKIE, SECURE_COOKIE = "voxelnode", "__Host-voxelnode"
 ACCOUNT_TRIES = 100
 """Wrong passwords for one account in a row, from wherever, before further ones wait too (NIST SP 800-63B 3.2.2)."""
 
-HASHES_AT_ONCE = 2
+MAX_CONCURRENT_HASHES = 2
 """Argon2 takes 64 MiB and a core each time: passwords are checked one or two at a time, whatever is asked."""
 
-HASHES_WAITING = 4
+MAX_WAITING_HASHES = 4
 """Requests that may wait for their turn, each on one of forty threads; a further one is refused at once."""
 
 HASH_WAIT_SECONDS = 3.0
 
-VERIFIED_PASSWORDS = 256
+MAX_VERIFIED_PASSWORDS = 256
 """Scripts show a name and a password with every request; that many pairs are not hashed each time."""
 
 
-class NotAuthenticated(VoxelnodeError):
-    """Log in first, or show a token of `voxelnode account token`."""
-
-
-class NotPermitted(VoxelnodeError):
-    """The account may not do this."""
-
-
-class TooManyTries(VoxelnodeError):
-    """Too many wrong passwords."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = math.ceil(seconds)
-        super().__init__(f"too many passwords were tried: wait {self.seconds} s")
-
-
 @dataclass(frozen=True, slots=True)
-class Account:
+class Caller:
     """Who asks."""
 
     name: str
     role: Role
 
 
-LOCAL = Account("local", Role.ADMIN)
+LOCAL = Caller("local", Role.ADMIN)
 """Whoever is on this machine, where [web] authentication asks for no account."""
 
 
@@ -95,18 +78,18 @@ class Access:
         self,
         web: Web,
         accounts: AccountRepository,
-        trail: Trail,
+        trail: AuditTrail,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
         provider: IdentityProvider | None = None,
     ) -> None:
         self._provider = provider
         self._web, self._accounts, self.trail, self._now = web, accounts, trail, now
         self._by_address, self._by_name = Throttle(), Throttle(ACCOUNT_TRIES)
-        self._hashing = threading.Semaphore(HASHES_AT_ONCE)
-        self._places = threading.Semaphore(HASHES_AT_ONCE + HASHES_WAITING)
+        self._hashing = threading.Semaphore(MAX_CONCURRENT_HASHES)
+        self._places = threading.Semaphore(MAX_CONCURRENT_HASHES + MAX_WAITING_HASHES)
         self._verified = _Verified()
 
-    def identify(self, request: Request) -> Account:
+    def identify(self, request: Request) -> Caller:
         """Who asks, by what the request shows.
 
         Raises
@@ -149,7 +132,7 @@ class Access:
             return known
         fits = self._fits((neighbourhood, name[:64]), password, known)  # also without such an account: it takes as long
         if known is None or not fits:
-            self._tell_login((name[:64], address), Result.MINOR_FAILURE, "wrong name or password")
+            self._audit_login((name[:64], address), Result.MINOR_FAILURE, "wrong name or password")
             raise NotAuthenticated("the name or the password is wrong")
         self._by_address.succeeded(neighbourhood)
         self._by_name.succeeded(name[:64])
@@ -158,10 +141,10 @@ class Access:
     def log_in(self, name: str, password: str, address: str) -> str:
         """Open a session; returns the value of its cookie. Raises as `check_password`."""
         value = self._open_session(self.check_password(name, password, address))
-        self._tell_login((name, address), Result.SUCCESS, "Login")
+        self._audit_login((name, address), Result.SUCCESS, "Login")
         return value
 
-    def log_in_as(self, identity: Identity, address: str) -> str:
+    def log_in_as(self, identity: FederatedIdentity, address: str) -> str:
         """Open a session for somebody whom the identity provider knows; returns the value of its cookie.
 
         The account has no password, and the role that the provider gives it now. If that is another one than before,
@@ -169,14 +152,14 @@ class Access:
 
         Raises
         ------
-        NotPermitted
+        Forbidden
             The provider gives it no role. The account goes, with its sessions and tokens.
         """
         name, known = identity.name, self._accounts.by_name(identity.name)
         if identity.role is None:
             if known is not None:
                 self._accounts.remove(name)
-            self._tell_login((name, address), Result.MINOR_FAILURE, "no role by OpenID Connect")
+            self._audit_login((name, address), Result.MINOR_FAILURE, "no role by OpenID Connect")
             raise _no_role(identity)
         if known is None or known.role != identity.role or known.password_hash is not None:
             self._accounts.set(name, identity.role, None, self._now())
@@ -184,12 +167,12 @@ class Access:
         if known is None:
             raise NotAuthenticated("the account was removed meanwhile")
         value = self._open_session(known)
-        self._tell_login((name, address), Result.SUCCESS, "Login by OpenID Connect")
+        self._audit_login((name, address), Result.SUCCESS, "Login by OpenID Connect")
         return value
 
-    def tell_failed_sign_in(self, address: str, reason: str) -> None:
+    def audit_failed_sign_in(self, address: str, reason: str) -> None:
         """Have the audit log say that somebody came back from the identity provider in vain."""
-        self._tell_login(("unknown account", address), Result.MINOR_FAILURE, reason, once=True)
+        self._audit_login(("unknown account", address), Result.MINOR_FAILURE, reason, once=True)
 
     def log_out(self, request: Request) -> str:
         """End the session of a browser, if it has one; returns the name of its account, or an empty one."""
@@ -198,7 +181,7 @@ class Access:
         if found is None:
             return ""
         self._accounts.close_session(digest(value))
-        self._tell_login((found[0].name, address_of(request)), Result.SUCCESS, "Logout")
+        self._audit_login((found[0].name, address_of(request)), Result.SUCCESS, "Logout")
         return found[0].name
 
     @property
@@ -215,30 +198,30 @@ class Access:
         self._accounts.open_session(known.id, digest(value), now + self._session_time, now)
         return value
 
-    def _by_access_token(self, request: Request, token: str, provider: IdentityProvider) -> Account:
+    def _by_access_token(self, request: Request, token: str, provider: IdentityProvider) -> Caller:
         try:
             identity = provider.by_access_token(token)
         except SignInFailed as error:
-            self._tell_wrong_token(request)
+            self._audit_wrong_token(request)
             raise NotAuthenticated(str(error)) from error
         if identity.role is None:
             raise _no_role(identity)
-        return Account(identity.name, identity.role)
+        return Caller(identity.name, identity.role)
 
-    def _tell_wrong_token(self, request: Request) -> None:
-        who = "unknown token", address_of(request)
-        self._tell_login(who, Result.MINOR_FAILURE, "a token that is wrong or over", once=True)
+    def _audit_wrong_token(self, request: Request) -> None:
+        caller = "unknown token", address_of(request)
+        self._audit_login(caller, Result.MINOR_FAILURE, "a token that is wrong or over", once=True)
 
-    def _by_token(self, request: Request, token: str) -> Account:
+    def _by_token(self, request: Request, token: str) -> Caller:
         if self._provider is not None and not token.startswith(TOKEN_PREFIX):
             return self._by_access_token(request, token, self._provider)
         known = self._accounts.by_token(digest(token), self._now())
         if known is None:
-            self._tell_wrong_token(request)
+            self._audit_wrong_token(request)
             raise NotAuthenticated("the token is wrong or over: `voxelnode account token` makes another one")
         return _account(known)
 
-    def _by_session(self, request: Request) -> Account | None:
+    def _by_session(self, request: Request) -> Caller | None:
         value = _cookie(request)
         if not value:
             return None
@@ -248,7 +231,7 @@ class Access:
         known, expires_at = found
         is_late = expires_at - self._now() < self._session_time / 2  # not with every request: each would be a commit
         is_ours = not known.name.startswith(PREFIX)  # the provider is asked again when a session of its accounts ends
-        if is_late and is_ours and not is_polled(request.scope):
+        if is_late and is_ours and not is_background(request.scope):
             self._accounts.extend_session(digest(value), self._now() + self._session_time)
         return _account(known)
 
@@ -282,8 +265,8 @@ class Access:
         finally:
             self._places.release()
 
-    def _tell_login(self, who: tuple[str, str], result: Result, detail: str, *, once: bool = False) -> None:
-        self.trail.tell(AuditEvent.USER_AUTHENTICATION, Action.EXECUTE, who, (), detail, result, once=once)
+    def _audit_login(self, caller: tuple[str, str], result: Result, detail: str, *, once: bool = False) -> None:
+        self.trail.record(AuditEvent.USER_AUTHENTICATION, Action.EXECUTE, caller, (), detail, result, once=once)
 
 
 class _Verified:
@@ -304,7 +287,7 @@ class _Verified:
     def add(self, password_hash: str, password: str) -> None:
         with self._lock:
             self._pairs[self._pair(password_hash, password)] = None
-            if len(self._pairs) > VERIFIED_PASSWORDS:
+            if len(self._pairs) > MAX_VERIFIED_PASSWORDS:
                 self._pairs.popitem(last=False)
 
     def _pair(self, password_hash: str, password: str) -> bytes:
@@ -347,15 +330,15 @@ def shows_token(headers: Headers) -> bool:
     return headers.get("authorization", "").lower().startswith("bearer ")
 
 
-def _no_role(identity: Identity) -> NotPermitted:
-    return NotPermitted(
+def _no_role(identity: FederatedIdentity) -> Forbidden:
+    return Forbidden(
         f"The identity provider knows you as {identity.name.removeprefix(PREFIX)}, but gives you no role here. "
         "Ask an administrator for one of the roles or groups in [web.oidc] read, write or admin."
     )
 
 
-def _account(known: KnownAccount) -> Account:
-    return Account(known.name, known.role)
+def _account(known: KnownAccount) -> Caller:
+    return Caller(known.name, known.role)
 
 
 def _basic(credentials: str) -> tuple[str, str]:
@@ -378,8 +361,8 @@ def _cookie(request: Request) -> str:
     return request.cookies.get(cookie_name(request), "")
 
 
-def _identified(request: Request) -> Account:
-    found: Account | None = getattr(request.state, "account", None)
+def _identified(request: Request) -> Caller:
+    found: Caller | None = getattr(request.state, "account", None)
     if found is None:
         access: Access = request.app.state.access
         found = request.state.account = access.identify(request)
@@ -387,15 +370,15 @@ def _identified(request: Request) -> Account:
 
 
 def _require(role: Role) -> Any:
-    def account(request: Request) -> Account:
+    def account(request: Request) -> Caller:
         found = _identified(request)
         if found.role < role:
             access: Access = request.app.state.access
-            who, needed = (found.name, address_of(request)), role.name.lower()
+            caller, needed = (found.name, address_of(request)), role.name.lower()
             detail = f"role {found.role.name.lower()} asked for what needs {needed}"
             event = AuditEvent.SECURITY_ALERT
-            access.trail.tell(event, Action.EXECUTE, who, (), detail, Result.MINOR_FAILURE, once=True)
-            raise NotPermitted(
+            access.trail.record(event, Action.EXECUTE, caller, (), detail, Result.MINOR_FAILURE, once=True)
+            raise Forbidden(
                 f"account {found.name} has the role {found.role.name.lower()}, this needs {needed}: ask an "
                 f"administrator for `voxelnode account role {found.name} {needed}`"
             )
@@ -404,19 +387,19 @@ def _require(role: Role) -> Any:
     return Depends(account)
 
 
-def _trail(request: Request) -> AccountTrail:
+def _trail(request: Request) -> AccountAuditTrail:
     access: Access = request.app.state.access
     return access.trail.of(_identified(request).name, address_of(request))
 
 
-Reader = Annotated[Account, _require(Role.READ)]
+Reader = Annotated[Caller, _require(Role.READ)]
 """Parameter of a route: who asks, who may at least read."""
 
-Writer = Annotated[Account, _require(Role.WRITE)]
+Writer = Annotated[Caller, _require(Role.WRITE)]
 """Parameter of a route: who asks, who may store and convert."""
 
-Admin = Annotated[Account, _require(Role.ADMIN)]
+Admin = Annotated[Caller, _require(Role.ADMIN)]
 """Parameter of a route: who asks, who may delete and change what is kept."""
 
-Asked = Annotated[AccountTrail, Depends(_trail)]
+RequestAudit = Annotated[AccountAuditTrail, Depends(_trail)]
 """Parameter of a route: where it tells what of a patient was asked for, taken or changed."""

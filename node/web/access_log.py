@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.metrics import Metrics
 from node.web.access import address_of
-from node.web.background_requests import is_polled
+from node.web.background_requests import is_background
 
 log = structlog.get_logger()
 
@@ -41,16 +41,16 @@ class AccessLog:
         try:
             await self._app(scope, receive, send_noted)
         finally:
-            self._tell(scope, status or 500, perf_counter() - began)
+            self._log(scope, status or 500, perf_counter() - began)
 
-    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
+    def _log(self, scope: Scope, status: int, seconds: float) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"
         route = template_of(scope)
         self._metrics.http_requests.labels(method=method, status=str(status)).inc()
         self._metrics.http_seconds.observe(seconds)
         request = Request(scope)
         account = getattr(request.state, "account", None)
-        is_asked = route and not is_polled(scope)  # rather than for stylesheets and scripts, or by a page by itself
+        is_asked = route and not is_background(scope)  # rather than for stylesheets and scripts, or by a page by itself
         level = log.info if is_asked or status >= 400 else log.debug
         level(
             "http_request",

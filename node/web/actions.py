@@ -7,22 +7,22 @@ from typing import Any
 
 from node.audit import Action, AuditEvent
 from node.index.records import Level
-from node.web.access import Account, Asked
+from node.web.access import Caller, RequestAudit
 from node.web.audit_trail import of_study
 from node.web.services import Services
 
 
 def reconvert(
-    node: Services, asked: Asked, study_instance_uid: str, patient_id: str, series_instance_uids: Sequence[str]
+    node: Services, audit: RequestAudit, study_instance_uid: str, patient_id: str, series_instance_uids: Sequence[str]
 ) -> Mapping[str, Any]:
     """Have series of a study converted again, and tell the audit log who wanted it; returns how many are ``owed``."""
     done = node.actions["reconvert"](series=[(study_instance_uid, series) for series in series_instance_uids])
     objects = [of_study(study_instance_uid, patient_id)]
-    asked.changed(AuditEvent.INSTANCES_ACCESSED, Action.EXECUTE, objects, f"{done['owed']} series converted again")
+    audit.changed(AuditEvent.INSTANCES_ACCESSED, Action.EXECUTE, objects, f"{done['owed']} series converted again")
     return done
 
 
-def delete(node: Services, account: Account, level: Level, uid: str, study_instance_uid: str | None) -> None:
+def delete(node: Services, account: Caller, level: Level, uid: str, study_instance_uid: str | None) -> None:
     """Delete for good what a UID names; `node.lifecycle.deletion` tells the audit log before and after."""
     node.actions["delete"](
         level=level, uid=uid, study_instance_uid=study_instance_uid, who=account.name, reason="by HTTP"

@@ -17,9 +17,9 @@ from node.web.access import Access
 from node.web.access_log import AccessLog
 from node.web.api import service as api
 from node.web.api.events import Streams
-from node.web.audit_trail import Trail
+from node.web.audit_trail import AuditTrail
+from node.web.body_limits import BodyLimits
 from node.web.dicomweb import service as dicomweb
-from node.web.limits import Limits
 from node.web.security import Security
 from node.web.services import Services
 from node.web.sign_ins import SignIns
@@ -40,7 +40,7 @@ def application(services: Services) -> FastAPI:
         middleware=_middleware(services),
         lifespan=_lifespan,
     )
-    trail = Trail(services.audit, services.settings.dicom.ae_title)
+    trail = AuditTrail(services.audit, services.settings.dicom.ae_title)
     app.state.services = services
     app.state.sign_ins = _sign_ins(services.settings.web.oidc)
     provider = app.state.sign_ins.provider if app.state.sign_ins is not None else None
@@ -75,7 +75,7 @@ def _middleware(services: Services) -> list[Middleware]:
     stands = [
         Middleware(AccessLog, metrics=services.metrics),
         Middleware(Security, web=web),
-        Middleware(Limits, upload_bytes=web.maximum_upload_bytes),
+        Middleware(BodyLimits, upload_bytes=web.maximum_upload_bytes),
     ]
     if web.cors_origins:  # a token is shown by the script itself: cookies and passwords of a browser are not taken
         cors = Middleware(

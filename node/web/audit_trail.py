@@ -14,7 +14,7 @@ from node.audit import APPLICATION, Action, Audit, AuditEvent, Participant, Resu
 REPEAT_SECONDS = 60.0
 """The same reading by the same account is told once within this time: a viewer asks for each slice by itself."""
 
-MOST_REMEMBERED = 10_000
+MAX_REMEMBERED = 10_000
 
 
 def of_study(study_instance_uid: str, patient_id: str | None) -> dict[str, str]:
@@ -22,71 +22,71 @@ def of_study(study_instance_uid: str, patient_id: str | None) -> dict[str, str]:
     return {"study_instance_uid": study_instance_uid, "patient_id": patient_id or ""}
 
 
-class Trail:
+class AuditTrail:
     """Tells the audit log of one node about what is asked over HTTP; safe to use from many threads."""
 
     def __init__(self, audit: Audit, ae_title: str, clock: Callable[[], float] = monotonic) -> None:
         self._audit, self._ae_title, self._clock = audit, ae_title, clock
         self._lock = threading.Lock()
-        self._told: OrderedDict[str, float] = OrderedDict()
+        self._recorded: OrderedDict[str, float] = OrderedDict()
 
-    def of(self, account: str, address: str) -> AccountTrail:
+    def of(self, account: str, address: str) -> AccountAuditTrail:
         """The trail of one account that asks from one address."""
-        return AccountTrail(self, account, address)
+        return AccountAuditTrail(self, account, address)
 
-    def tell(
+    def record(
         self,
         event: AuditEvent,
         action: Action,
-        who: tuple[str, str],
+        caller: tuple[str, str],
         objects: Sequence[Mapping[str, Any]] = (),
         detail: str = "",
         result: Result = Result.SUCCESS,
         *,
         once: bool = False,
     ) -> None:
-        """Write a line about account and address `who`; a log that cannot be written holds up no reading.
+        """Write a line about account and address `caller`; a log that cannot be written holds up no reading.
 
         Parameters
         ----------
         once : bool
             Not again if the same was told within `REPEAT_SECONDS`.
         """
-        if once and self._is_repeated(json.dumps([event.name, action.name, who, list(objects), detail])):
+        if once and self._is_repeated(json.dumps([event.name, action.name, caller, list(objects), detail])):
             return
-        account, address = who
+        account, address = caller
         participants = [Participant(account, "", address, is_requestor=True), Participant(self._ae_title, APPLICATION)]
         self._audit.note(event, action, result, participants, objects, detail)
 
     def _is_repeated(self, key: str) -> bool:
         with self._lock:
-            now, told_at = self._clock(), self._told.get(key)
-            if told_at is not None and now - told_at < REPEAT_SECONDS:
+            now, recorded_at = self._clock(), self._recorded.get(key)
+            if recorded_at is not None and now - recorded_at < REPEAT_SECONDS:
                 return True
-            self._told.pop(key, None)
-            self._told[key] = now
-            if len(self._told) > MOST_REMEMBERED:
-                self._told.popitem(last=False)
+            self._recorded.pop(key, None)
+            self._recorded[key] = now
+            if len(self._recorded) > MAX_REMEMBERED:
+                self._recorded.popitem(last=False)
             return False
 
 
-class AccountTrail:
+class AccountAuditTrail:
     """What one account does; `objects` are mappings such as ``{"study_instance_uid": ..., "patient_id": ...}``."""
 
-    def __init__(self, trail: Trail, account: str, address: str) -> None:
+    def __init__(self, trail: AuditTrail, account: str, address: str) -> None:
         self._trail, self._who = trail, (account, address)
 
     def queried(self, detail: str) -> None:
         """It searched; `detail` is what for (A.5.3.10)."""
-        self._trail.tell(AuditEvent.QUERY, Action.EXECUTE, self._who, (), detail, once=True)
+        self._trail.record(AuditEvent.QUERY, Action.EXECUTE, self._who, (), detail, once=True)
 
     def accessed(self, objects: Sequence[Mapping[str, Any]], detail: str = "") -> None:
         """It looked at something of these studies (A.5.3.4)."""
-        self._trail.tell(AuditEvent.INSTANCES_ACCESSED, Action.READ, self._who, objects, detail, once=True)
+        self._trail.record(AuditEvent.INSTANCES_ACCESSED, Action.READ, self._who, objects, detail, once=True)
 
     def transferred(self, objects: Sequence[Mapping[str, Any]], detail: str = "") -> None:
         """It took instances or volumes of these studies away (A.5.3.7)."""
-        self._trail.tell(AuditEvent.INSTANCES_TRANSFERRED, Action.READ, self._who, objects, detail, once=True)
+        self._trail.record(AuditEvent.INSTANCES_TRANSFERRED, Action.READ, self._who, objects, detail, once=True)
 
     def changed(
         self,
@@ -97,4 +97,4 @@ class AccountTrail:
         result: Result = Result.SUCCESS,
     ) -> None:
         """It changed something; each time is told."""
-        self._trail.tell(event, action, self._who, objects, detail, result)
+        self._trail.record(event, action, self._who, objects, detail, result)

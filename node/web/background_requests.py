@@ -9,15 +9,15 @@ from starlette.types import Scope
 
 _Route = TypeVar("_Route", bound=Callable[..., object])
 
-_polled: set[object] = set()
+_background_routes: set[object] = set()
 
 
-def polled(route: _Route) -> _Route:
+def background_request(route: _Route) -> _Route:
     """Mark a route that pages ask by themselves: it prolongs no session, and makes no line of the log."""
-    _polled.add(route)
+    _background_routes.add(route)
     return route
 
 
-def is_polled(scope: Scope) -> bool:
+def is_background(scope: Scope) -> bool:
     """Whether a request, once it is routed, is for such a route."""
-    return scope.get("endpoint") in _polled
+    return scope.get("endpoint") in _background_routes

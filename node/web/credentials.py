@@ -17,7 +17,7 @@ from node.errors import UsageError
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
 
-SHORTEST_PASSWORD, LONGEST_PASSWORD = 12, 256
+MIN_PASSWORD_LENGTH, MAX_PASSWORD_LENGTH = 12, 256
 """NIST SP 800-63B 3.1.1: length is what counts; a bound on top, because every hash takes as long as its input."""
 
 TOKEN_PREFIX = "vxn_"
@@ -48,9 +48,9 @@ def hash_password(password: str) -> str:
     UsageError
         It is too short or too long; the message does not quote it.
     """
-    if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
+    if not MIN_PASSWORD_LENGTH <= len(password) <= MAX_PASSWORD_LENGTH:
         raise UsageError(
-            f"the password has {len(password)} characters: {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} are wanted; "
+            f"the password has {len(password)} characters: {MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH} are wanted; "
             "several words are easier to remember than signs"
         )
     return _hasher().hash(password)
@@ -60,7 +60,7 @@ def is_password(password: str, password_hash: str | None) -> bool:
     """Whether a password fits a hash. Without a hash it takes as long, so that the time tells no names of accounts."""
     from argon2.exceptions import Argon2Error, InvalidHashError
 
-    if len(password) > LONGEST_PASSWORD:
+    if len(password) > MAX_PASSWORD_LENGTH:
         return False
     try:
         return _hasher().verify(password_hash or _nobodys_hash(), password) and password_hash is not None

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from node.errors import VoxelnodeError
 from node.index.accounts import Role
 
 PREFIX = "oidc:"
 """Begins the names of accounts of the provider. Our own have no colon (`credentials.require_name`)."""
 
 
-class SignInFailed(VoxelnodeError):
-    """The identity provider does not confirm who this is; sign in again."""
-
-
-class ProviderUnavailable(VoxelnodeError):
-    """The identity provider cannot be asked now."""
-
-
 @dataclass(frozen=True, slots=True)
-class Identity:
+class FederatedIdentity:
     """The name of an account, which begins with `PREFIX`, and the role that the provider gives it; None: no access."""
 
     name: str

@@ -28,7 +28,8 @@ from joserfc.jwt import JWTClaimsRegistry
 from node.errors import UsageError
 from node.index.accounts import Role
 from node.settings.model import Oidc
-from node.web.identity import Identity, ProviderUnavailable, SignInFailed
+from node.web.errors import ProviderUnavailable, SignInFailed
+from node.web.identity import FederatedIdentity
 
 log = structlog.get_logger()
 
@@ -108,7 +109,7 @@ class IdentityProvider:
             )
         return str(url)
 
-    def redeem(self, code: str, redirect_uri: str, nonce: str, code_verifier: str) -> Identity:
+    def redeem(self, code: str, redirect_uri: str, nonce: str, code_verifier: str) -> FederatedIdentity:
         """Exchange a code for the identity in its ID token (Core 3.1.3).
 
         Raises
@@ -120,7 +121,7 @@ class IdentityProvider:
         provider = self._known()
         endpoint, grant = provider.metadata["token_endpoint"], "authorization_code"
         try:
-            with self._place(), self._client(provider, redirect_uri) as client:
+            with self._waiting(), self._client(provider, redirect_uri) as client:
                 answer = client.fetch_token(endpoint, grant_type=grant, code=code, code_verifier=code_verifier)
         except OAuthError as error:
             raise SignInFailed(f"the identity provider refused the code ({_word(error.error)})") from error
@@ -133,7 +134,7 @@ class IdentityProvider:
             CodeIDToken(token.claims, token.header, options, params).validate(leeway=LEEWAY_SECONDS)
         return self._identity(token.claims)
 
-    def by_access_token(self, value: str) -> Identity:
+    def by_access_token(self, value: str) -> FederatedIdentity:
         """Return who an access token is of (RFC 9068), if `[web.oidc] audience` is the audience of it.
 
         Raises
@@ -182,7 +183,7 @@ class IdentityProvider:
         except (JoseError, ValueError) as error:
             raise SignInFailed("the token is not signed by the identity provider") from error
 
-    def _identity(self, claims: Mapping[str, Any]) -> Identity:
+    def _identity(self, claims: Mapping[str, Any]) -> FederatedIdentity:
         name = claims.get(self._oidc.name_claim)
         if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_LENGTH or not name.isprintable() or " " in name:
             raise SignInFailed(
@@ -190,7 +191,7 @@ class IdentityProvider:
                 "without spaces"
             )
         is_allowed = not self._oidc.allowed or name in self._oidc.allowed
-        return Identity(f"oidc:{name}", self._role(claims) if is_allowed else None)
+        return FederatedIdentity(f"oidc:{name}", self._role(claims) if is_allowed else None)
 
     def _role(self, claims: Mapping[str, Any]) -> Role | None:
         """The highest role that the claim gives."""
@@ -211,7 +212,7 @@ class IdentityProvider:
         if known is not None and self._clock() - known.fetched_at < max_age:
             return known
         try:
-            with self._place(), self._lock:
+            with self._waiting(), self._lock:
                 return self._refreshed(max_age)
         except ProviderUnavailable:
             if known is None:
@@ -232,7 +233,7 @@ class IdentityProvider:
         return self._provider
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
+    def _waiting(self) -> Iterator[None]:
         """Wait for the provider, unless too many requests do: it may answer slowly, or strangers may ask for it."""
         if not self._places.acquire(blocking=False):
             raise ProviderUnavailable("too many people sign in at once")

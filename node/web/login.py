@@ -6,9 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Form, HTTPException, Request, Response
 
-from node.web.access import COOKIE, SECURE_COOKIE, Access, NotAuthenticated, NotPermitted, TooManyTries, address_of
+from node.web.access import COOKIE, SECURE_COOKIE, Access, address_of
 from node.web.access import cookie_name as session_cookie_name
-from node.web.identity import PREFIX, ProviderUnavailable, SignInFailed
+from node.web.errors import Forbidden, NotAuthenticated, ProviderUnavailable, SignInFailed, TooManyTries
+from node.web.identity import PREFIX
 from node.web.pages.rendering import login_page, signed_in_page
 from node.web.sign_ins import SIGN_IN_SECONDS, SignIns
 
@@ -86,9 +87,9 @@ def end_sign_in(request: Request, code: str = "", state: str = "", error: str = 
             raise SignInFailed("the identity provider did not let you sign in")
         value = access.log_in_as(sign_ins.end(sign_in, code), address)
     except SignInFailed as failed:
-        access.tell_failed_sign_in(address, str(failed))
+        access.audit_failed_sign_in(address, str(failed))
         response = _form(request, next_path, error=_sentence(f"{failed}: sign in again"), status_code=401)
-    except NotPermitted as refused:
+    except Forbidden as refused:
         response = _form(request, next_path, error=str(refused), status_code=403)
     except ProviderUnavailable as unavailable:
         response = _form(request, next_path, error=_try_later(unavailable), status_code=503)

@@ -20,12 +20,12 @@ router = APIRouter(include_in_schema=False)
 @router.get("/metrics")
 def metrics(account: Reader, node: Node) -> Response:
     """Everything that is counted, and what is there now."""
-    held = CollectorRegistry()
-    held.register(Held(node))
-    return Response(node.metrics.exposition() + generate_latest(held), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+    registry = CollectorRegistry()
+    registry.register(NodeGauges(node))
+    return Response(node.metrics.exposition() + generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
-class Held(Collector):
+class NodeGauges(Collector):
     """What is there when it is asked; counted then, not kept up."""
 
     def __init__(self, node: Services) -> None:

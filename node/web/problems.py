@@ -19,10 +19,8 @@ from node.index.deletions import NotThere, SeveralSeries
 from node.index.engine import IndexUnusable
 from node.index.finder import QueryRefused
 from node.index.patients import NoSuchPatient
-from node.web.access import NotAuthenticated, NotPermitted, TooManyTries
+from node.web.errors import Forbidden, NotAuthenticated, ProviderUnavailable, ResourceNotFound, TooManyTries
 from node.web.headers import add_headers
-from node.web.identity import ProviderUnavailable
-from node.web.pages.errors import NotFound
 from node.web.pages.rendering import error_page
 
 log = structlog.get_logger()
@@ -34,9 +32,9 @@ PROGRAMS = ("/api/", "/dicom-web", "/metrics", "/healthz", "/readyz")
 
 STATUSES: tuple[tuple[type[VoxelnodeError], int], ...] = (
     (NotAuthenticated, 401),
-    (NotPermitted, 403),
+    (Forbidden, 403),
     (TooManyTries, 429),
-    (NotFound, 404),
+    (ResourceNotFound, 404),
     (NotThere, 404),
     (NoSuchPatient, 404),
     (SeveralSeries, 409),
@@ -151,12 +149,12 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
-    return respond(request, 422, told(error.errors() if isinstance(error, RequestValidationError) else []))
+    return respond(request, 422, validation_detail(error.errors() if isinstance(error, RequestValidationError) else []))
 
 
-def told(errors: Any) -> str:
+def validation_detail(errors: Any) -> str:
     """What pydantic found wrong, in a sentence; without the values, which may be a patient's."""
-    return "; ".join(f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in errors)
+    return "; ".join(f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}" for error in errors)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

@@ -81,7 +81,7 @@ class WebServer:
                 f"cannot serve HTTP on {address[0]} port {address[1]}: {error.strerror or error}; "
                 "set [web] host and port to an address of this machine that is free, or [web] enabled = false"
             ) from error
-        self._socket = Listener(bound, self._web)
+        self._socket = HttpListener(bound, self._web)
         # Inherited by every connection. asyncio would set it, but not where Python made the socket without naming TCP;
         # without it each answer waits 40 ms for the acknowledgement of its head.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -229,7 +229,7 @@ class _Complaints:
             self._told.clear()
 
 
-class Listener(socket.socket):
+class HttpListener(socket.socket):
     """A listening socket that hangs up at once on more connections than the configuration allows, whatever they do.
 
     Here rather than where a connection is served: one that never ends its TLS handshake is not known there, and takes

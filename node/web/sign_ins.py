@@ -19,7 +19,8 @@ from joserfc.errors import JoseError
 from joserfc.jwk import OctKey
 from joserfc.jwt import JWTClaimsRegistry
 
-from node.web.identity import Identity, SignInFailed
+from node.web.errors import SignInFailed
+from node.web.identity import FederatedIdentity
 
 if TYPE_CHECKING:
     from node.web.identity_provider import IdentityProvider
@@ -97,6 +98,6 @@ class SignIns:
                 self._ended.popitem(last=False)
         return sign_in
 
-    def end(self, sign_in: SignIn, code: str) -> Identity:
+    def end(self, sign_in: SignIn, code: str) -> FederatedIdentity:
         """Return who signed in. Raises as `IdentityProvider.redeem`."""
         return self.provider.redeem(code, sign_in.redirect_uri, sign_in.nonce, sign_in.code_verifier)

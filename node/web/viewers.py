@@ -27,9 +27,9 @@ BASE = "/ohif/"
 MANIFEST = "voxelnode.json"
 """In the folder of a viewer: what it is, and the files that may be served; written last."""
 
-MAXIMUM_PACKAGE_BYTES = 200_000_000
-MAXIMUM_BYTES = 1_000_000_000
-MAXIMUM_FILES = 10_000
+MAX_PACKAGE_BYTES = 200_000_000
+MAX_BYTES = 1_000_000_000
+MAX_FILES = 10_000
 CHUNK_BYTES = 1 << 20
 
 
@@ -177,8 +177,8 @@ def _fetched(package: Package, registry: str) -> IO[bytes]:
             response.raise_for_status()
             for piece in response.iter_bytes(CHUNK_BYTES):
                 file.write(piece)
-                if file.tell() > MAXIMUM_PACKAGE_BYTES:
-                    raise NotInstalled(f"{url} is larger than {MAXIMUM_PACKAGE_BYTES} bytes")
+                if file.tell() > MAX_PACKAGE_BYTES:
+                    raise NotInstalled(f"{url} is larger than {MAX_PACKAGE_BYTES} bytes")
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         file.close()
         raise NotInstalled(
@@ -215,7 +215,7 @@ def _unpacked(stream: IO[bytes], folder: Path) -> Iterator[str]:
                 if name is None:
                     continue
                 total, count = total + member.size, count + 1
-                if total > MAXIMUM_BYTES or count > MAXIMUM_FILES:
+                if total > MAX_BYTES or count > MAX_FILES:
                     raise NotInstalled("the package is larger than it can be")
                 source = archive.extractfile(member)
                 if source is None:

@@ -11,7 +11,14 @@ import httpx2
 import pytest
 
 from node.index.accounts import SESSIONS_OF_ACCOUNT, Role
-from node.web.access import ACCOUNT_TRIES, COOKIE, HASHES_AT_ONCE, HASHES_WAITING, _identified, neighbourhood_of
+from node.web.access import (
+    ACCOUNT_TRIES,
+    COOKIE,
+    MAX_CONCURRENT_HASHES,
+    MAX_WAITING_HASHES,
+    _identified,
+    neighbourhood_of,
+)
 from node.web.throttle import FREE_TRIES
 from tests.web.conftest import PASSWORD, Site, every_route
 
@@ -256,7 +263,7 @@ def test_a_flood_of_tries_leaves_room_for_others(guarded: Site, monkeypatch: pyt
 
 def test_whoever_finds_too_many_waiting_is_refused_at_once(guarded: Site) -> None:
     access = guarded.server._app.state.access
-    for _ in range(HASHES_AT_ONCE + HASHES_WAITING):
+    for _ in range(MAX_CONCURRENT_HASHES + MAX_WAITING_HASHES):
         assert access._places.acquire(timeout=1)  # as if so many passwords were hashed, or waited for
     began = time.monotonic()
     assert guarded.client(auth=BASIC).get(API).status_code == 429

@@ -254,7 +254,7 @@ def test_reading_is_audited_once_a_minute_with_the_patient(site: Site) -> None:
     assert site.audited("Query")[-1]["detail"] == "studies words=Voxel"
 
 
-class Listener:
+class HttpListener:
     """Reads a stream of events on a thread of its own."""
 
     def __init__(self, site: Site, **headers: str) -> None:
@@ -293,12 +293,12 @@ def test_events_come_as_they_happen_and_none_is_missed_after_a_break(start_site:
     site = start_site()
     site.take(*make.ct_series(3, study_uid="1.2", series_uid="1.3"))
     site.convert()
-    listener = Listener(site)
+    listener = HttpListener(site)
     assert site.client().post("/api/v1/studies/1.2/reconvert").json() == {"owed": 1}
     until(lambda: any(event["event"] == "series-reopened" for event in listener.events))
     last = listener.events[-1]["id"]
     site.convert()
-    resumed = Listener(site, **{"Last-Event-ID": last})
+    resumed = HttpListener(site, **{"Last-Event-ID": last})
     until(lambda: any(event["event"] == "series-unchanged" for event in resumed.events))
     assert [event["id"] for event in resumed.events] == sorted({event["id"] for event in resumed.events}, key=int)
     assert int(resumed.events[0]["id"]) == int(last) + 1
@@ -308,8 +308,8 @@ def test_events_come_as_they_happen_and_none_is_missed_after_a_break(start_site:
 
 
 def test_streams_have_a_bound(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "MOST_STREAMS", 1)
-    listener = Listener(site)
+    monkeypatch.setattr(events, "MAX_STREAMS", 1)
+    listener = HttpListener(site)
     assert site.client().get("/api/v1/events").status_code == 503
     site.server.stop(5)
     listener.ended()

@@ -21,7 +21,7 @@ from node.errors import UsageError
 from node.index.accounts import Role
 from node.settings.model import Oidc
 from node.web import identity_provider, sign_ins
-from node.web.identity import ProviderUnavailable, SignInFailed
+from node.web.errors import ProviderUnavailable, SignInFailed
 from node.web.identity_provider import MAX_WAITING, MIN_REFRESH_SECONDS, RETRY_SECONDS, IdentityProvider, claim_at
 from tests.web.conftest import PASSWORD, Site
 from tests.web.oidc import CLIENT, SECRET, Provider

@@ -146,7 +146,7 @@ def test_pages_follow_each_other_without_gap_or_overlap(client: httpx2.Client) -
 
 
 def test_there_is_an_end_to_what_one_answer_holds(client: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qido, "MAXIMUM_RESULTS", 2)
+    monkeypatch.setattr(qido, "MAX_RESULTS", 2)
     response = client.get("/dicom-web/studies", params={"limit": 10**9})
     assert len(response.json()) == 2
     assert "At most 2 results" in response.headers["warning"]

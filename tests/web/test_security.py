@@ -142,7 +142,7 @@ def test_a_body_that_turns_out_too_large_is_cut_off(empty: Site) -> None:
         connection.sendall(request_head("POST", "/login", form))
         chunk = b"10000\r\n" + b"a" * 65536 + b"\r\n"
         try:
-            for _ in range(limits.BODY_BYTES // 65536 + 40):
+            for _ in range(limits.MAX_BODY_BYTES // 65536 + 40):
                 connection.sendall(chunk)
         except ConnectionError:
             pass
@@ -158,7 +158,7 @@ def test_a_body_of_two_lengths_is_refused(empty: Site) -> None:
 def test_there_are_no_more_streams_than_allowed_and_places_come_back(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.web.api.events.MOST_STREAMS", 3)
+    monkeypatch.setattr("node.web.api.events.MAX_STREAMS", 3)
     held = [raw(site) for _ in range(8)]
     try:
         for connection in held:
@@ -179,7 +179,7 @@ def test_a_compressed_body_is_not_taken(empty: Site) -> None:
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    patience = next(one for one in site.server._app.user_middleware if one.cls is limits.Limits)
+    patience = next(one for one in site.server._app.user_middleware if one.cls is limits.BodyLimits)
     patience.kwargs["patience_seconds"] = 0.2
     site.server._app.middleware_stack = None  # made anew with the next request
     with raw(site) as connection:

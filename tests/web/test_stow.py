@@ -14,7 +14,7 @@ from pydicom import FileDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from node.index.records import Refused
-from node.web.dicomweb import reception
+from node.web.dicomweb import store_transaction
 from tests import make
 from tests.rows import view_rows
 from tests.web.conftest import Site, until
@@ -214,7 +214,7 @@ def test_a_client_that_goes_away_leaves_nothing_half(site: Site) -> None:
 
 
 def test_too_many_parts_are_cut_off(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reception, "MAXIMUM_PARTS", 50)
+    monkeypatch.setattr(store_transaction, "MAX_PARTS", 50)
     response = post(site, body_of(*[b"x"] * 51))
     assert response.status_code == 413
     assert "in several" in response.json()["detail"]

@@ -18,19 +18,19 @@ from starlette.exceptions import HTTPException
 
 from node.web.access import Reader
 from node.web.api import models
-from node.web.api.paging import LARGEST_ID
-from node.web.background_requests import polled
+from node.web.api.paging import MAX_ID
+from node.web.background_requests import background_request
 from node.web.services import Node, Services
 
 router = APIRouter(tags=["events"])
 
 POLL_SECONDS = 0.5
-AT_ONCE = 200
-MOST_STREAMS = 50
+MAX_EVENTS_PER_READ = 200
+MAX_STREAMS = 50
 STREAM_SECONDS = 900.0
 """A stream ends after so long, and the client comes again: whoever has lost the account until then stays out."""
 
-EventId = Annotated[int | None, Query(ge=0, le=LARGEST_ID, description="tell what came after this event")]
+EventId = Annotated[int | None, Query(ge=0, le=MAX_ID, description="tell what came after this event")]
 
 
 class Streams:
@@ -43,8 +43,8 @@ class Streams:
 async def _room(request: Request) -> AsyncIterator[None]:
     """A place among the streams until the answer has ended, however that comes about."""
     streams: Streams = request.app.state.streams
-    if streams.count >= MOST_STREAMS:
-        raise HTTPException(503, f"{MOST_STREAMS} streams of events are open already")
+    if streams.count >= MAX_STREAMS:
+        raise HTTPException(503, f"{MAX_STREAMS} streams of events are open already")
     streams.count += 1
     try:
         yield
@@ -53,7 +53,7 @@ async def _room(request: Request) -> AsyncIterator[None]:
 
 
 @router.get("/events", response_class=EventSourceResponse, dependencies=[Depends(_room)])
-@polled
+@background_request
 async def stream_events(
     request: Request,
     account: Reader,
@@ -67,16 +67,16 @@ async def stream_events(
     while not request.app.state.stopping.is_set() and monotonic() - began < STREAM_SECONDS:
         rows = await run_in_threadpool(_since, node, last)
         for row in rows:
-            yield ServerSentEvent(data=models.Event.model_validate(row), event=row["kind"], id=str(row["id"]))
+            yield ServerSentEvent(data=models.EventResource.model_validate(row), event=row["kind"], id=str(row["id"]))
             last = row["id"]
-        if len(rows) < AT_ONCE:
+        if len(rows) < MAX_EVENTS_PER_READ:
             await asyncio.sleep(POLL_SECONDS)
 
 
 def _begin(node: Services, after: int | None, last_event_id: str | None) -> int:
     """The event that whoever asks has; the newest if that is not said."""
     if last_event_id is not None and last_event_id.isdecimal():
-        return min(int(last_event_id), LARGEST_ID)
+        return min(int(last_event_id), MAX_ID)
     if after is not None:
         return after
     with node.index.reading() as index:
@@ -85,4 +85,4 @@ def _begin(node: Services, after: int | None, last_event_id: str | None) -> int:
 
 def _since(node: Services, last: int) -> list[dict[str, Any]]:
     with node.index.reading() as index:
-        return index.events.since(last, AT_ONCE)
+        return index.events.since(last, MAX_EVENTS_PER_READ)

@@ -20,13 +20,13 @@ TimeOfDay = Annotated[
 """A DICOM time: of the clock where it was made; JSON Schema's format "time" would have a time zone."""
 
 
-class Model(BaseModel):
+class Resource(BaseModel):
     """An answer is made of a row of the index; what a model does not name stays inside."""
 
     model_config = ConfigDict(from_attributes=True)
 
 
-class Patient(Model):
+class PatientResource(Resource):
     """A person, as (issuer, Patient ID) tell."""
 
     id: int
@@ -39,7 +39,7 @@ class Patient(Model):
     merged_into: int | None
 
 
-class Study(Model):
+class StudyResource(Resource):
     """A study with what its series have come to."""
 
     study_instance_uid: str
@@ -59,7 +59,7 @@ class Study(Model):
     last_received_at: dt.datetime | None
 
 
-class Verdict(Model):
+class CompletenessResource(Resource):
     """Whether a quiet series is complete, by which rule, of how many instances."""
 
     study_instance_uid: str
@@ -75,7 +75,7 @@ class Verdict(Model):
     revision: int
 
 
-class Job(Model):
+class JobResource(Resource):
     """What the worker has to do with a series, does, or could not do."""
 
     study_instance_uid: str
@@ -91,7 +91,7 @@ class Job(Model):
     error: str | None
 
 
-class Series(Verdict):
+class SeriesResource(CompletenessResource):
     """A series, how far it has come, and its verdict."""
 
     modality: str | None
@@ -106,7 +106,7 @@ class Series(Verdict):
     error: str | None
 
 
-class Instance(Model):
+class InstanceResource(Resource):
     """A stored instance; `bytes` and `sha256` are of its data set as it was received."""
 
     study_instance_uid: str
@@ -127,7 +127,7 @@ class Instance(Model):
     received_at: dt.datetime
 
 
-class Volume(Model):
+class VolumeResource(Resource):
     """One file of a conversion; `url` is where it is, while it is there."""
 
     id: int
@@ -153,7 +153,7 @@ class Volume(Model):
     created_at: dt.datetime
 
 
-class Failure(Model):
+class FailureResource(Resource):
     """Why a series, or one stack of it, gave no volume."""
 
     study_instance_uid: str
@@ -165,7 +165,7 @@ class Failure(Model):
     failed_at: dt.datetime
 
 
-class Exclusion(Model):
+class ExclusionResource(Resource):
     """An instance, or frames of it, that a conversion left out of its volumes."""
 
     study_instance_uid: str
@@ -178,7 +178,7 @@ class Exclusion(Model):
     detail: str
 
 
-class Rejection(Model):
+class RejectionResource(Resource):
     """Something that was refused, how often, and what helps."""
 
     what: str
@@ -194,7 +194,7 @@ class Rejection(Model):
     last_at: dt.datetime
 
 
-class Conflict(Model):
+class ConflictResource(Resource):
     """Two things that claim one identity."""
 
     kind: str
@@ -207,7 +207,7 @@ class Conflict(Model):
     found_at: dt.datetime
 
 
-class Event(Model):
+class EventResource(Resource):
     """Something that happened (docs/lifecycle.md); `id` grows with time."""
 
     id: int
@@ -220,7 +220,7 @@ class Event(Model):
     happened_at: dt.datetime
 
 
-class Status(Model):
+class NodeStatus(Resource):
     """How the node is."""
 
     version: str
@@ -234,13 +234,13 @@ class Status(Model):
     last_event: int
 
 
-class Owed(Model):
+class ReconvertResult(Resource):
     """How many series will be converted again; those that were open anyway do not count."""
 
     owed: int
 
 
-class Deleted(Model):
+class DeletionResult(Resource):
     """What went, or would go."""
 
     level: Literal["study", "series", "instance"]
@@ -251,7 +251,7 @@ class Deleted(Model):
     deleted: bool
 
 
-class Merge(BaseModel):
+class MergeRequest(BaseModel):
     """Which patient another one is."""
 
     model_config = ConfigDict(extra="forbid")
@@ -259,7 +259,7 @@ class Merge(BaseModel):
     into: RowId
 
 
-class Merged(Model):
+class MergeResult(Resource):
     """The studies that moved."""
 
     studies: list[str]

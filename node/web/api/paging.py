@@ -14,17 +14,17 @@ from pydantic import BaseModel, Field
 
 from node.errors import UsageError
 
-MOST_ROWS = 1000
-LARGEST_ID = 2**53 - 1
+MAX_ROWS = 1000
+MAX_ID = 2**53 - 1
 """As JSON knows integers; SQLite's are larger."""
 
 Row = TypeVar("Row")
 
-Limit = Annotated[int, Query(ge=1, le=MOST_ROWS, description="how many at most")]
+Limit = Annotated[int, Query(ge=1, le=MAX_ROWS, description="how many at most")]
 After = Annotated[
     str | None, Query(max_length=200, description="`next` of the page before; without it the list begins")
 ]
-RowId = Annotated[int, Field(ge=0, le=LARGEST_ID)]
+RowId = Annotated[int, Field(ge=0, le=MAX_ID)]
 
 
 class Page(BaseModel, Generic[Row]):
@@ -55,7 +55,7 @@ def place(after: str | None) -> tuple[int, dt.date | None] | None:
         return None
     try:
         id_, *dates = json.loads(base64.urlsafe_b64decode(after + "=" * (-len(after) % 4)))
-        if type(id_) is int and 0 <= id_ <= LARGEST_ID and len(dates) <= 1:
+        if type(id_) is int and 0 <= id_ <= MAX_ID and len(dates) <= 1:
             return id_, dt.date.fromisoformat(dates[0]) if dates else None
     except (ValueError, TypeError, binascii.Error):
         pass

@@ -12,17 +12,17 @@ from node.index.read import ReadIndex
 from node.index.read.studies import ListedStudy, StudyCondition, StudyFilter, StudyOrder, StudyPlace
 from node.index.records import Level
 from node.web import actions
-from node.web.access import Account, Admin, Asked, Reader, Writer
+from node.web.access import Admin, Caller, Reader, RequestAudit, Writer
 from node.web.api import models
 from node.web.api.paging import After, Limit, Page, RowId, cursor, page_of, place, row_place
 from node.web.audit_trail import of_study
+from node.web.errors import ResourceNotFound
 from node.web.files import file_response
-from node.web.pages.errors import NotFound
 from node.web.services import Node, Services
 
 router = APIRouter()
 
-MOST_SERIES = 100_000
+MAX_SERIES = 100_000
 """Of one study; no real one comes near."""
 
 Uid = Annotated[str, Path(max_length=64)]
@@ -35,31 +35,31 @@ OptionalUid = Annotated[str | None, Query(max_length=64)]
 def list_patients(
     account: Reader,
     node: Node,
-    trail: Asked,
+    audit: RequestAudit,
     patient_id: OptionalText = None,
     name: Annotated[str | None, Query(max_length=324, description="the beginning of it, in any case")] = None,
     after: After = None,
     limit: Limit = 100,
-) -> Page[models.Patient]:
+) -> Page[models.PatientResource]:
     """Patients, the newest first."""
-    trail.queried(_told("patients", patient_id=patient_id, name=name))
+    audit.queried(_audit_detail("patients", patient_id=patient_id, name=name))
     with node.index.searching() as index:
         rows = index.patients.page(row_place(after), limit, patient_id=patient_id, name=name)
-    return Page[models.Patient].model_validate(page_of(rows, limit))
+    return Page[models.PatientResource].model_validate(page_of(rows, limit))
 
 
 @router.post("/patients/{id}/merge", tags=["patients"])
-def merge_patient(account: Admin, node: Node, id: RowId, merge: models.Merge) -> models.Merged:
+def merge_patient(account: Admin, node: Node, id: RowId, merge: models.MergeRequest) -> models.MergeResult:
     """Say that this patient is another one: its studies are of that one, also those that are still to come."""
     done = node.actions["merge-patients"](source=id, target=merge.into, who=account.name)
-    return models.Merged.model_validate(done)
+    return models.MergeResult.model_validate(done)
 
 
 @router.get("/studies", tags=["studies"])
 def list_studies(
     account: Reader,
     node: Node,
-    trail: Asked,
+    audit: RequestAudit,
     words: Annotated[str, Query(max_length=324, description="each in patient's name, ID or accession number")] = "",
     patient_id: OptionalText = None,
     accession_number: OptionalText = None,
@@ -71,7 +71,7 @@ def list_studies(
     order: StudyOrder = "arrival",
     after: After = None,
     limit: Limit = 100,
-) -> Page[models.Study]:
+) -> Page[models.StudyResource]:
     """Studies, the newest first, by arrival or by Study Date."""
     wanted = StudyFilter(
         words,
@@ -83,7 +83,7 @@ def list_studies(
         patient_id=patient_id,
         accession_number=accession_number,
     )
-    trail.queried(_told("studies", **asdict(wanted)))
+    audit.queried(_audit_detail("studies", **asdict(wanted)))
     began = place(after)
     with node.index.searching() as index:
         studies = index.studies.listed(wanted, order, StudyPlace(*began) if began else None, limit)
@@ -93,39 +93,41 @@ def list_studies(
 
 
 @router.get("/studies/{study_instance_uid}", tags=["studies"])
-def show_study(account: Reader, node: Node, trail: Asked, study_instance_uid: Uid) -> models.Study:
+def show_study(account: Reader, node: Node, audit: RequestAudit, study_instance_uid: Uid) -> models.StudyResource:
     """One study."""
     with node.index.reading() as index:
         found = index.studies.listed(StudyFilter(study_instance_uid=study_instance_uid), limit=1)
     if not found:
-        raise NotFound("study")
-    trail.accessed([of_study(study_instance_uid, found[0].patient_id)])
+        raise ResourceNotFound("study")
+    audit.accessed([of_study(study_instance_uid, found[0].patient_id)])
     return _study(found[0])
 
 
 @router.delete("/studies/{study_instance_uid}", tags=["studies"])
-def delete_study(account: Admin, node: Node, study_instance_uid: Uid, dry_run: DryRun = False) -> models.Deleted:
+def delete_study(account: Admin, node: Node, study_instance_uid: Uid, dry_run: DryRun = False) -> models.DeletionResult:
     """Delete a study for good: rows, DICOM files, volumes and pictures."""
     return _delete(node, account, "study", study_instance_uid, study_instance_uid, dry_run)
 
 
 @router.post("/studies/{study_instance_uid}/reconvert", status_code=202, tags=["studies"])
-def reconvert_study(account: Writer, node: Node, trail: Asked, study_instance_uid: Uid) -> models.Owed:
+def reconvert_study(
+    account: Writer, node: Node, audit: RequestAudit, study_instance_uid: Uid
+) -> models.ReconvertResult:
     """Have every series of a study converted again; what would give the same volumes is left as it is."""
     with node.index.reading() as index:
-        rows = index.series.page(None, MOST_SERIES, study_instance_uid=study_instance_uid)
+        rows = index.series.page(None, MAX_SERIES, study_instance_uid=study_instance_uid)
         patient_id = index.studies.patient_id(study_instance_uid)
     if patient_id is None:
-        raise NotFound("study")
+        raise ResourceNotFound("study")
     series = [row["series_instance_uid"] for row in rows]
-    return models.Owed.model_validate(actions.reconvert(node, trail, study_instance_uid, patient_id, series))
+    return models.ReconvertResult.model_validate(actions.reconvert(node, audit, study_instance_uid, patient_id, series))
 
 
 @router.get("/series", tags=["series"])
 def list_series(
     account: Reader,
     node: Node,
-    trail: Asked,
+    audit: RequestAudit,
     study_instance_uid: OptionalUid = None,
     series_instance_uid: OptionalUid = None,
     modality: OptionalText = None,
@@ -133,7 +135,7 @@ def list_series(
     verdict: OptionalText = None,
     after: After = None,
     limit: Limit = 100,
-) -> Page[models.Series]:
+) -> Page[models.SeriesResource]:
     """Series, the newest first."""
     wanted = {
         "study_instance_uid": study_instance_uid,
@@ -141,68 +143,68 @@ def list_series(
         "modality": modality,
         "verdict": verdict,
     }
-    trail.queried(_told("series", **wanted, state=state))
+    audit.queried(_audit_detail("series", **wanted, state=state))
     with node.index.searching() as index:
         rows = index.series.page(row_place(after), limit, states=state or (), **wanted)
-    return Page[models.Series].model_validate(page_of(rows, limit))
+    return Page[models.SeriesResource].model_validate(page_of(rows, limit))
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}", tags=["series"])
 def show_series(
-    account: Reader, node: Node, trail: Asked, study_instance_uid: Uid, series_instance_uid: Uid
-) -> models.Series:
+    account: Reader, node: Node, audit: RequestAudit, study_instance_uid: Uid, series_instance_uid: Uid
+) -> models.SeriesResource:
     """One series. Its UID alone does not tell which: one that stands in two studies is two series."""
     with node.index.reading() as index:
         row = _series(index, study_instance_uid, series_instance_uid)
         patient_id = index.studies.patient_id(study_instance_uid)
-    trail.accessed([of_study(study_instance_uid, patient_id)])
-    return models.Series.model_validate(row)
+    audit.accessed([of_study(study_instance_uid, patient_id)])
+    return models.SeriesResource.model_validate(row)
 
 
 @router.delete("/studies/{study_instance_uid}/series/{series_instance_uid}", tags=["series"])
 def delete_series(
     account: Admin, node: Node, study_instance_uid: Uid, series_instance_uid: Uid, dry_run: DryRun = False
-) -> models.Deleted:
+) -> models.DeletionResult:
     """Delete a series for good: rows, DICOM files, volumes and pictures."""
     return _delete(node, account, "series", series_instance_uid, study_instance_uid, dry_run)
 
 
 @router.post("/studies/{study_instance_uid}/series/{series_instance_uid}/reconvert", status_code=202, tags=["series"])
 def reconvert_series(
-    account: Writer, node: Node, trail: Asked, study_instance_uid: Uid, series_instance_uid: Uid
-) -> models.Owed:
+    account: Writer, node: Node, audit: RequestAudit, study_instance_uid: Uid, series_instance_uid: Uid
+) -> models.ReconvertResult:
     """Have a series converted again; if that would give the same volumes, it is left as it is."""
     with node.index.reading() as index:
         _series(index, study_instance_uid, series_instance_uid)
         patient_id = index.studies.patient_id(study_instance_uid)
-    done = actions.reconvert(node, trail, study_instance_uid, patient_id or "", [series_instance_uid])
-    return models.Owed.model_validate(done)
+    done = actions.reconvert(node, audit, study_instance_uid, patient_id or "", [series_instance_uid])
+    return models.ReconvertResult.model_validate(done)
 
 
 @router.get("/instances", tags=["instances"])
 def list_instances(
     account: Reader,
     node: Node,
-    trail: Asked,
+    audit: RequestAudit,
     study_instance_uid: OptionalUid = None,
     series_instance_uid: OptionalUid = None,
     after: After = None,
     limit: Limit = 100,
-) -> Page[models.Instance]:
+) -> Page[models.InstanceResource]:
     """Stored instances, the newest first."""
     wanted = {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
-    trail.queried(_told("instances", **wanted))
+    audit.queried(_audit_detail("instances", **wanted))
     with node.index.searching() as index:
         rows = index.instances.page(row_place(after), limit, **wanted)
-    return Page[models.Instance].model_validate(page_of(rows, limit))
+    return Page[models.InstanceResource].model_validate(page_of(rows, limit))
 
 
 @router.get("/instances/{sop_instance_uid}", tags=["instances"])
-def show_instance(account: Reader, node: Node, trail: Asked, sop_instance_uid: Uid) -> models.Instance:
+def show_instance(account: Reader, node: Node, audit: RequestAudit, sop_instance_uid: Uid) -> models.InstanceResource:
     """One stored instance."""
     row = _instance(node, sop_instance_uid)
-    trail.accessed([of_study(row["study_instance_uid"], row["patient_id"])])
-    return models.Instance.model_validate(row)
+    audit.accessed([of_study(row["study_instance_uid"], row["patient_id"])])
+    return models.InstanceResource.model_validate(row)
 
 
 @router.head("/instances/{sop_instance_uid}/file", include_in_schema=False)
@@ -212,23 +214,27 @@ def show_instance(account: Reader, node: Node, trail: Asked, sop_instance_uid: U
     response_class=Response,
     responses={200: {"content": {"application/dicom": {}}, "description": "A DICOM file (PS3.10)"}, 410: {}},
 )
-def instance_file(request: Request, account: Reader, node: Node, trail: Asked, sop_instance_uid: Uid) -> Response:
+def instance_file(
+    request: Request, account: Reader, node: Node, audit: RequestAudit, sop_instance_uid: Uid
+) -> Response:
     """The file of an instance: its data set byte for byte as it was received, behind File Meta Information."""
     row = _instance(node, sop_instance_uid)
-    trail.transferred([of_study(row["study_instance_uid"], row["patient_id"])])
+    audit.transferred([of_study(row["study_instance_uid"], row["patient_id"])])
     return file_response(
         request, node.archive.path(row["key"]), "application/dicom", f"{sop_instance_uid}.dcm", row["sha256"]
     )
 
 
 @router.delete("/instances/{sop_instance_uid}", tags=["instances"])
-def delete_instance(account: Admin, node: Node, sop_instance_uid: Uid, dry_run: DryRun = False) -> models.Deleted:
+def delete_instance(
+    account: Admin, node: Node, sop_instance_uid: Uid, dry_run: DryRun = False
+) -> models.DeletionResult:
     """Delete an instance for good; its series is converted again without it."""
     return _delete(node, account, "instance", sop_instance_uid, None, dry_run)
 
 
-def _study(study: ListedStudy) -> models.Study:
-    return models.Study(study_date=study.place.study_date, **{k: v for k, v in _fields(study) if k != "place"})
+def _study(study: ListedStudy) -> models.StudyResource:
+    return models.StudyResource(study_date=study.place.study_date, **{k: v for k, v in _fields(study) if k != "place"})
 
 
 def _fields(study: ListedStudy) -> list[tuple[str, Any]]:
@@ -238,7 +244,7 @@ def _fields(study: ListedStudy) -> list[tuple[str, Any]]:
 def _series(index: ReadIndex, study_instance_uid: str, series_instance_uid: str) -> dict[str, Any]:
     rows = index.series.page(None, 1, study_instance_uid=study_instance_uid, series_instance_uid=series_instance_uid)
     if not rows:
-        raise NotFound("series")
+        raise ResourceNotFound("series")
     return rows[0]
 
 
@@ -246,22 +252,22 @@ def _instance(node: Services, sop_instance_uid: str) -> dict[str, Any]:
     with node.index.reading() as index:
         rows = index.instances.page(None, 1, sop_instance_uid=sop_instance_uid)
     if not rows:
-        raise NotFound("instance")
+        raise ResourceNotFound("instance")
     return rows[0]
 
 
 def _delete(
-    node: Services, account: Account, level: Level, uid: str, study_instance_uid: str | None, dry_run: bool
-) -> models.Deleted:
+    node: Services, account: Caller, level: Level, uid: str, study_instance_uid: str | None, dry_run: bool
+) -> models.DeletionResult:
     with node.index.reading() as index:
         plan = index.deletions.plan(level, uid, study_instance_uid)
     if not dry_run:
         actions.delete(node, account, level, uid, plan.study_instance_uid)
-    return models.Deleted(
+    return models.DeletionResult(
         level=level, uid=uid, series=plan.series, instances=plan.instances, bytes=plan.bytes, deleted=not dry_run
     )
 
 
-def _told(what: str, **wanted: Any) -> str:
+def _audit_detail(kind: str, **values: Any) -> str:
     """A query for the audit log."""
-    return " ".join([what, *(f"{name}={value}" for name, value in wanted.items() if value)])
+    return " ".join([kind, *(f"{name}={value}" for name, value in values.items() if value)])

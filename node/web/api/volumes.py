@@ -8,12 +8,12 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
 
-from node.web.access import Asked, Reader
+from node.web.access import Reader, RequestAudit
 from node.web.api import models
 from node.web.api.paging import After, Limit, Page, RowId, page_of, row_place
 from node.web.audit_trail import of_study
+from node.web.errors import ResourceNotFound
 from node.web.files import file_response
-from node.web.pages.errors import NotFound
 from node.web.services import Node, Services
 
 router = APIRouter(tags=["volumes"])
@@ -29,7 +29,7 @@ MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".gz": "applica
 def list_volumes(
     account: Reader,
     node: Node,
-    trail: Asked,
+    audit: RequestAudit,
     study_instance_uid: OptionalUid = None,
     series_instance_uid: OptionalUid = None,
     kind: OptionalWord = None,
@@ -37,9 +37,9 @@ def list_volumes(
     superseded: Annotated[bool | None, Query(description="unset: both current ones and older revisions")] = False,
     after: After = None,
     limit: Limit = 100,
-) -> Page[models.Volume]:
+) -> Page[models.VolumeResource]:
     """Files of conversions, the newest first: volumes in each format, and pictures of them."""
-    trail.queried(f"volumes study_instance_uid={study_instance_uid} series_instance_uid={series_instance_uid}")
+    audit.queried(f"volumes study_instance_uid={study_instance_uid} series_instance_uid={series_instance_uid}")
     with node.index.searching() as index:
         rows = index.volumes.page(
             row_place(after),
@@ -50,15 +50,15 @@ def list_volumes(
             format=format,
             superseded=superseded,
         )
-    return Page[models.Volume].model_validate(page_of([_told(row) for row in rows], limit))
+    return Page[models.VolumeResource].model_validate(page_of([_with_url(row) for row in rows], limit))
 
 
 @router.get("/volumes/{id}")
-def show_volume(account: Reader, node: Node, trail: Asked, id: RowId) -> models.Volume:
+def show_volume(account: Reader, node: Node, audit: RequestAudit, id: RowId) -> models.VolumeResource:
     """One file of a conversion."""
     row = _volume(node, id)
-    trail.accessed([of_study(row["study_instance_uid"], row["patient_id"])])
-    return models.Volume.model_validate(_told(row))
+    audit.accessed([of_study(row["study_instance_uid"], row["patient_id"])])
+    return models.VolumeResource.model_validate(_with_url(row))
 
 
 @router.head("/volumes/{id}/file", include_in_schema=False)
@@ -76,14 +76,14 @@ def show_volume(account: Reader, node: Node, trail: Asked, id: RowId) -> models.
     },
 )
 def volume_file(
-    request: Request, account: Reader, node: Node, trail: Asked, id: RowId, name: str | None = None
+    request: Request, account: Reader, node: Node, audit: RequestAudit, id: RowId, name: str | None = None
 ) -> Response:
     """The file itself. The name is that of the volume: viewers look at its ending."""
     row = _volume(node, id)
     its_name = PurePath(row["path"]).name
     if name not in (None, its_name) or row["files_removed_at"] is not None:
-        raise NotFound("file")
-    trail.transferred([of_study(row["study_instance_uid"], row["patient_id"])])
+        raise ResourceNotFound("file")
+    audit.transferred([of_study(row["study_instance_uid"], row["patient_id"])])
     media_type = MEDIA_TYPES.get(PurePath(its_name).suffix, "application/octet-stream")
     return file_response(request, node.archive.root / row["path"], media_type, its_name, row["sha256"])
 
@@ -92,11 +92,11 @@ def _volume(node: Services, id: int) -> dict[str, Any]:
     with node.index.reading() as index:
         rows = index.volumes.page(None, 1, id=id)
     if not rows:
-        raise NotFound("volume")
+        raise ResourceNotFound("volume")
     return rows[0]
 
 
-def _told(row: dict[str, Any]) -> dict[str, Any]:
+def _with_url(row: dict[str, Any]) -> dict[str, Any]:
     """A row with name and URL in the place of its path."""
     name = PurePath(row["path"]).name
     there = row["files_removed_at"] is None

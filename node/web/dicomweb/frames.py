@@ -19,29 +19,29 @@ from node.index.selection import StoredInstance
 from node.web.dicomweb.decoded import decoded_file, length_of, pieces_of
 from node.web.dicomweb.media_types import MULTIPART, OCTETS, FrameForm, NotAcceptable, accepted, frame_form
 from node.web.dicomweb.multipart import Multipart, Part
-from node.web.dicomweb.resources import READ, Asking, Damaged, Target, instance_url, one_instance, respond
+from node.web.dicomweb.resources import READ, Damaged, RequestedInstances, Target, instance_url, one_instance, respond
 
 router = APIRouter()
 
-LONGEST_HEADER = 1 << 20
+MAX_HEADER_BYTES = 1 << 20
 """Bytes of a header that are read here; a longer one is read in a child, whatever it takes."""
 
-HELD_BYTES = 16 << 20
+MAX_BYTES_IN_MEMORY = 16 << 20
 """Longest frame, and longest compressed pixel data, that are held in memory; others go through a file."""
 
-MAXIMUM_FRAMES = 10_000
+MAX_FRAMES = 10_000
 """Most frames of one request; a longer list does not fit into a URL anyway."""
 
 
 @router.api_route("/studies/{study}/series/{series}/instances/{instance}/frames/{frames}", methods=READ)
-def retrieve_frames(target: Asking, frames: str) -> Response:
+def retrieve_frames(target: RequestedInstances, frames: str) -> Response:
     """Some frames of an instance, in the order in which they are named."""
     numbers = frame_numbers(frames)
     instance = one_instance(target)
     element = pixel_data(target, instance)
     if max(numbers) > element.frames:
         raise HTTPException(404, f"there is no frame {max(numbers)}: the instance has {element.frames}")
-    target.tell_accessed("frames")
+    target.audit_access("frames")
     return _answer(target, instance, element, numbers, target.etag(f"frames {frames} {accept_of(target)}"))
 
 
@@ -57,7 +57,7 @@ def all_frames(target: Target, instance: StoredInstance, etag: str) -> Response:
 
 def frame_numbers(told: str) -> list[int]:
     """The frame numbers of a URL, from 1, separated by commas."""
-    if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", told) or told.count(",") >= MAXIMUM_FRAMES:
+    if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", told) or told.count(",") >= MAX_FRAMES:
         raise HTTPException(400, "frames are named by their numbers, from 1, separated by commas (PS3.18 10.4.1.1.6)")
     numbers = [int(each) for each in told.split(",")]
     if 0 in numbers:
@@ -86,7 +86,7 @@ def pixel_data(target: Target, instance: StoredInstance) -> PixelElement:
 def _element(path: Path, decoder: Decoder) -> PixelElement | None:
     """Viewers ask for each frame by itself, and the header of many frames takes seconds; files never change."""
     try:
-        return pixel_element(path, LONGEST_HEADER)
+        return pixel_element(path, MAX_HEADER_BYTES)
     except TooLong:
         return decoder.run(pixel_element, path)
 
@@ -148,17 +148,17 @@ def _frame(target: Target, element: PixelElement, number: int, form: FrameForm) 
         if not element.encapsulated:
             return _Frame(element.frame_bytes, _read(element.native_frame(number)))
         if not form.as_stored:
-            if element.frame_bytes > HELD_BYTES:
+            if element.frame_bytes > MAX_BYTES_IN_MEMORY:
                 return _from_file(decoded_file(target.node, frame_file, element.path, number))
-            return _held(decoder.run(frame, element.path, number))
-        if element.length > HELD_BYTES:
+            return _in_memory(decoder.run(frame, element.path, number))
+        if element.length > MAX_BYTES_IN_MEMORY:
             return _from_file(decoded_file(target.node, stored_frame_file, element.path, number))
-        return _held(element.encapsulated_frame(number))
+        return _in_memory(element.encapsulated_frame(number))
     except OSError as error:
         raise Damaged(f"a file of the archive cannot be read: {error.strerror}") from error
 
 
-def _held(data: bytes) -> _Frame:
+def _in_memory(data: bytes) -> _Frame:
     return _Frame(len(data), iter((data,)))
 
 

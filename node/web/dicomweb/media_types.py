@@ -20,7 +20,7 @@ DICOM, DICOM_JSON, JSON = "application/dicom", "application/dicom+json", "applic
 OCTETS, MULTIPART, ZIP, PDF = "application/octet-stream", "multipart/related", "application/zip", "application/pdf"
 JPEG, PNG = "image/jpeg", "image/png"
 
-MAXIMUM_ACCEPT_LENGTH = 8192
+MAX_ACCEPT_LENGTH = 8192
 
 _FRAME_TYPES = {
     **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70)), JPEG),
@@ -75,7 +75,7 @@ def accepted(request: Request) -> list[MediaRange]:
     """
     query = request.query_params.get("accept", "").replace("dicom json", "dicom+json")  # a plus sign left as it is
     told = query or request.headers.get("accept") or "*/*"
-    if len(told) > MAXIMUM_ACCEPT_LENGTH:
+    if len(told) > MAX_ACCEPT_LENGTH:
         raise HTTPException(400, "the list of accepted media types is too long")
     return media_ranges(told)
 

@@ -19,25 +19,25 @@ from node.web.dicomweb.decoded import decoded_file, length_of, pieces_of
 from node.web.dicomweb.frames import all_frames
 from node.web.dicomweb.media_types import DICOM_JSON, JSON, MULTIPART, OCTETS, NotAcceptable, accepted, names
 from node.web.dicomweb.multipart import Multipart, Part
-from node.web.dicomweb.resources import READ, Asking, Target, instance_url, one_instance, respond
+from node.web.dicomweb.resources import READ, RequestedInstances, Target, instance_url, one_instance, respond
 from node.web.services import Services
 
 log = structlog.get_logger()
 router = APIRouter()
 
-LONGEST_HEADER = 1 << 20
+MAX_HEADER_BYTES = 1 << 20
 """Bytes of a header that are read here; a longer one is read in a child, whatever it takes."""
 
 
 @router.api_route("/studies/{study}/metadata", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/metadata", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/instances/{instance}/metadata", methods=READ)
-def retrieve_metadata(target: Asking) -> Response:
+def retrieve_metadata(target: RequestedInstances) -> Response:
     """What instances say, without their bulk data."""
     media_type = names(accepted(target.request), DICOM_JSON, JSON)
     if media_type is None:
         raise NotAcceptable(DICOM_JSON)
-    target.tell_accessed("metadata")
+    target.audit_access("metadata")
     etag = target.etag(f"metadata {target.base}")
     if "gzip" not in target.request.headers.get("accept-encoding", ""):
         return respond(target, _json_array(target), media_type, etag)
@@ -81,7 +81,7 @@ def instance_metadata(node: Services, instance: StoredInstance, url: str) -> byt
     path, syntax = node.archive.path(instance.key), instance.transfer_syntax_uid
     try:
         try:
-            told = metadata(path, syntax, url, LONGEST_HEADER)
+            told = metadata(path, syntax, url, MAX_HEADER_BYTES)
         except TooLong:
             told = node.decoder.run(metadata, path, syntax, url)
     except DecoderBusy:
@@ -107,13 +107,13 @@ def _identity(instance: StoredInstance) -> Json:
 
 
 @router.api_route("/studies/{study}/series/{series}/instances/{instance}/bulkdata/{place}", methods=READ)
-def retrieve_bulk_data(target: Asking, place: str) -> Response:
+def retrieve_bulk_data(target: RequestedInstances, place: str) -> Response:
     """One long value, by the path that metadata give for it; pixel data as all their frames."""
     instance = one_instance(target)
     etag = target.etag(f"bulkdata {place} {target.request.headers.get('accept')}")
     if place.upper() in {f"{tag:08X}" for tag in PIXEL_TAGS}:
         response = all_frames(target, instance, etag)
-        target.tell_accessed("bulk data")
+        target.audit_access("bulk data")
         return response
     ranges = [each for each in accepted(target.request) if each.covers(OCTETS)]
     if not ranges:
@@ -122,7 +122,7 @@ def retrieve_bulk_data(target: Asking, place: str) -> Response:
         file = decoded_file(target.node, value_file, target.node.archive.path(instance.key), place)
     except NotDecoded as error:
         raise HTTPException(404, str(error)) from error
-    target.tell_accessed("bulk data")
+    target.audit_access("bulk data")
     if not (ranges[0].multipart or ranges[0].type == "*/*"):
         return respond(target, pieces_of(file), OCTETS, etag, length_of(file))
     message = Multipart(OCTETS)

@@ -18,21 +18,21 @@ from node.dicom.json_model import Json, json_model
 from node.dicom.keys import SUPPORTED, InvalidQuery, Level
 from node.dicom.matching import Options, read_query
 from node.index.finder import QueryRefused
-from node.web.access import Asked, Reader
+from node.web.access import Reader, RequestAudit
 from node.web.dicomweb.media_types import DICOM_JSON, JSON, NotAcceptable, accepted, names
 from node.web.dicomweb.resources import READ, base_url, resource_url
 from node.web.services import Node
 
 router = APIRouter()
 
-MAXIMUM_RESULTS = 1000
-MAXIMUM_RESULTS_OF_STUDY = 10_000
+MAX_RESULTS = 1000
+MAX_RESULTS_OF_STUDY = 10_000
 """Most results of one answer: of all that is here, and within one study; what is left can be asked for by offset."""
 
-MAXIMUM_PARAMETERS = 500
+MAX_PARAMETERS = 500
 """Most parameters of a query, includefield among them."""
 
-MAXIMUM_FIELDS = 500
+MAX_FIELDS = 500
 
 CONTROLS = frozenset(("includefield", "limit", "offset", "fuzzymatching", "accept"))
 
@@ -61,27 +61,27 @@ Path = tuple[BaseTag, ...]
 
 
 @router.api_route("/studies", methods=READ)
-def search_studies(request: Request, _account: Reader, trail: Asked, node: Node) -> Response:
+def search_studies(request: Request, _account: Reader, audit: RequestAudit, node: Node) -> Response:
     """Search for studies."""
-    return _search(request, trail, node, Level.STUDY)
+    return _search(request, audit, node, Level.STUDY)
 
 
 @router.api_route("/series", methods=READ)
 @router.api_route("/studies/{study}/series", methods=READ)
-def search_series(request: Request, _account: Reader, trail: Asked, node: Node) -> Response:
+def search_series(request: Request, _account: Reader, audit: RequestAudit, node: Node) -> Response:
     """Search for series, of one study or of all."""
-    return _search(request, trail, node, Level.SERIES)
+    return _search(request, audit, node, Level.SERIES)
 
 
 @router.api_route("/instances", methods=READ)
 @router.api_route("/studies/{study}/instances", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/instances", methods=READ)
-def search_instances(request: Request, _account: Reader, trail: Asked, node: Node) -> Response:
+def search_instances(request: Request, _account: Reader, audit: RequestAudit, node: Node) -> Response:
     """Search for instances, of one series, of one study or of all."""
-    return _search(request, trail, node, Level.IMAGE)
+    return _search(request, audit, node, Level.IMAGE)
 
 
-def _search(request: Request, trail: Asked, node: Node, level: Level) -> Response:
+def _search(request: Request, audit: RequestAudit, node: Node, level: Level) -> Response:
     media_type = names(accepted(request), DICOM_JSON, JSON)
     if media_type is None:
         raise NotAcceptable(DICOM_JSON)
@@ -93,10 +93,10 @@ def _search(request: Request, trail: Asked, node: Node, level: Level) -> Respons
         query = read_query(identifier, options=options, limit=limit + 1, offset=offset)
     except InvalidQuery as error:
         raise HTTPException(400, str(error)) from error
-    trail.queried(f"QIDO-RS {request.url.path}?{request.url.query}"[:1000])
+    audit.queried(f"QIDO-RS {request.url.path}?{request.url.query}"[:1000])
     base = base_url(request)
     try:
-        found = [_told(answer, level, base) for answer in node.index.find(query, limit + 1)]
+        found = [_encoded(answer, level, base) for answer in node.index.find(query, limit + 1)]
     except QueryRefused as error:
         raise HTTPException(503, str(error)) from error
     if len(found) > limit:
@@ -110,7 +110,7 @@ def _search(request: Request, trail: Asked, node: Node, level: Level) -> Respons
     return Response(b"[" + b",".join(found) + b"]", headers=headers)
 
 
-def _told(answer: Dataset, level: Level, base: str) -> bytes:
+def _encoded(answer: Dataset, level: Level, base: str) -> bytes:
     """An answer in the DICOM JSON Model, with Retrieve URL (0008,1190)."""
     keywords = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")[: level - Level.PATIENT]
     told: Json = json_model(answer, lambda place: None)
@@ -120,7 +120,7 @@ def _told(answer: Dataset, level: Level, base: str) -> bytes:
 
 def _page(request: Request) -> tuple[int, int, list[str]]:
     """Limit, offset and what is to be said of them (PS3.18 8.3.4.4)."""
-    most = MAXIMUM_RESULTS_OF_STUDY if "study" in request.path_params else MAXIMUM_RESULTS
+    most = MAX_RESULTS_OF_STUDY if "study" in request.path_params else MAX_RESULTS
     limit, offset = (_whole(request, name, default) for name, default in (("limit", most), ("offset", 0)))
     if limit <= most:
         return limit, offset, []
@@ -150,8 +150,8 @@ def _identifier(request: Request, level: Level) -> Dataset:
     for path in _fields(request, level):
         _put(identifier, path, [])
     parameters = request.query_params.multi_items()
-    if len(parameters) > MAXIMUM_PARAMETERS:
-        raise HTTPException(400, f"at most {MAXIMUM_PARAMETERS} parameters can be given; several values in one")
+    if len(parameters) > MAX_PARAMETERS:
+        raise HTTPException(400, f"at most {MAX_PARAMETERS} parameters can be given; several values in one")
     for name, told in parameters:
         if name.lower() not in CONTROLS:
             path = _path(name)
@@ -167,8 +167,8 @@ def _fields(request: Request, level: Level) -> Iterable[Path]:
     """The attributes that are answered, whether searched for or not (PS3.18 8.3.4.3)."""
     above = {Level.STUDY: "study" in request.path_params, Level.SERIES: "series" in request.path_params}
     told = [name for each in request.query_params.getlist("includefield") for name in each.split(",") if name]
-    if len(told) > MAXIMUM_FIELDS:
-        raise HTTPException(400, f"at most {MAXIMUM_FIELDS} attributes can be asked for by includefield")
+    if len(told) > MAX_FIELDS:
+        raise HTTPException(400, f"at most {MAX_FIELDS} attributes can be asked for by includefield")
     answered = [one for one in Level if Level.STUDY <= one <= level and not above.get(one, False)]
     found = [keyword for one in answered for keyword in DEFAULTS[one]]
     if "all" in told:

@@ -14,12 +14,12 @@ from node.web.dicomweb.decoded import decoded_file, length_of, pieces_of
 from node.web.dicomweb.frames import frame_numbers
 from node.web.dicomweb.media_types import JPEG, PDF, PNG, NotAcceptable, accepted, names
 from node.web.dicomweb.multipart import Multipart, Part
-from node.web.dicomweb.resources import READ, Asking, Target, by_series, instance_url, one_instance, respond
+from node.web.dicomweb.resources import READ, RequestedInstances, Target, by_series, instance_url, one_instance, respond
 
 router = APIRouter()
 
 THUMBNAIL_PIXELS = 256
-MAXIMUM_SIDE = 8192
+MAX_SIDE = 8192
 """Longest side of a picture that may be asked for."""
 
 ENCAPSULATED_PDF = "1.2.840.10008.5.1.4.1.1.104.1"
@@ -40,18 +40,18 @@ _INSTANCE = "/studies/{study}/series/{series}/instances/{instance}"
 
 @router.api_route("/studies/{study}/rendered", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/rendered", methods=READ)
-def retrieve_rendered_series(target: Asking) -> Response:
+def retrieve_rendered_series(target: RequestedInstances) -> Response:
     """Every instance of a study or a series that can be shown, each as a picture in a part of its own."""
     media_type = _media_type(target)
     message = Multipart(media_type)
-    target.tell_accessed("rendered")
+    target.audit_access("rendered")
     etag = target.etag(f"rendered {media_type} {target.request.query_params}")
     order = _order(target, 1, media_type)
     return respond(target, message.write(_pictures(target, order, media_type)), message.content_type, etag)
 
 
 @router.api_route(f"{_INSTANCE}/rendered", methods=READ)
-def retrieve_rendered_instance(target: Asking) -> Response:
+def retrieve_rendered_instance(target: RequestedInstances) -> Response:
     """An instance as a picture: of several frames the one in the middle; an encapsulated PDF as itself."""
     instance = one_instance(target)
     if instance.sop_class_uid == ENCAPSULATED_PDF:
@@ -60,7 +60,7 @@ def retrieve_rendered_instance(target: Asking) -> Response:
 
 
 @router.api_route(f"{_INSTANCE}/frames/{{frames}}/rendered", methods=READ)
-def retrieve_rendered_frames(target: Asking, frames: str) -> Response:
+def retrieve_rendered_frames(target: RequestedInstances, frames: str) -> Response:
     """One frame as a picture."""
     return _answer(target, one_instance(target), _one_frame(frames))
 
@@ -68,7 +68,7 @@ def retrieve_rendered_frames(target: Asking, frames: str) -> Response:
 @router.api_route("/studies/{study}/thumbnail", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/thumbnail", methods=READ)
 @router.api_route(f"{_INSTANCE}/thumbnail", methods=READ)
-def retrieve_thumbnail(target: Asking) -> Response:
+def retrieve_thumbnail(target: RequestedInstances) -> Response:
     """A small picture: of a study its largest series of images, of a series the instance in the middle."""
     series = sorted(by_series(target.instances).values(), key=len, reverse=True)
     *others, last = [each[len(each) // 2] for each in series[:THUMBNAIL_TRIES]]
@@ -81,7 +81,7 @@ def retrieve_thumbnail(target: Asking) -> Response:
 
 
 @router.api_route(f"{_INSTANCE}/frames/{{frames}}/thumbnail", methods=READ)
-def retrieve_frame_thumbnail(target: Asking, frames: str) -> Response:
+def retrieve_frame_thumbnail(target: RequestedInstances, frames: str) -> Response:
     """A small picture of one frame."""
     return _answer(target, one_instance(target), _one_frame(frames), THUMBNAIL_PIXELS)
 
@@ -114,7 +114,7 @@ def _answer(target: Target, instance: StoredInstance, frame_number: int, longest
 
 def answer_picture(target: Target, instance: StoredInstance, order: PictureOrder) -> Response:
     """Answer with a picture of one frame; 406 where there can be none."""
-    target.tell_accessed("rendered")
+    target.audit_access("rendered")
     try:
         data = target.node.decoder.run(picture, target.node.archive.path(instance.key), order)
     except NotDecoded as error:
@@ -175,13 +175,13 @@ def _viewport(told: str | None) -> tuple[Crop | None, tuple[int, int] | None]:
     if told is None:
         return None, None
     wrong = HTTPException(
-        400, f"viewport is vw,vh or vw,vh,sx,sy,sw,sh: pixels, sizes from 1 to {MAXIMUM_SIDE} (PS3.18 8.3.5.1.3)"
+        400, f"viewport is vw,vh or vw,vh,sx,sy,sw,sh: pixels, sizes from 1 to {MAX_SIDE} (PS3.18 8.3.5.1.3)"
     )
     try:
         numbers = [int(float(part)) for part in told.split(",")]
     except (ValueError, OverflowError):
         raise wrong from None
-    if len(numbers) not in (2, 6) or not all(1 <= side <= MAXIMUM_SIDE for side in numbers[:2]):
+    if len(numbers) not in (2, 6) or not all(1 <= side <= MAX_SIDE for side in numbers[:2]):
         raise wrong
     width, height = numbers[:2]
     if len(numbers) == 2:
@@ -200,5 +200,5 @@ def _document(target: Target, instance: StoredInstance) -> Response:
         file = decoded_file(target.node, document_file, target.node.archive.path(instance.key))
     except NotDecoded as error:
         raise HTTPException(404, str(error)) from error
-    target.tell_accessed("rendered")
+    target.audit_access("rendered")
     return respond(target, pieces_of(file), PDF, target.etag(PDF), length_of(file))

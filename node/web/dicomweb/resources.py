@@ -16,8 +16,8 @@ from node.conversion.decoding import DecoderBusy, NotDecoded
 from node.dicom.pixel_element import FrameNotFound
 from node.errors import VoxelnodeError
 from node.index.selection import StoredInstance
-from node.web.access import Asked, Reader
-from node.web.audit_trail import AccountTrail
+from node.web.access import Reader, RequestAudit
+from node.web.audit_trail import AccountAuditTrail
 from node.web.services import Node, Services
 from node.web.streaming import Streamed
 
@@ -57,21 +57,23 @@ class Target:
         Never empty.
     """
 
-    def __init__(self, request: Request, node: Services, trail: AccountTrail, instances: list[StoredInstance]) -> None:
-        self.request, self.node, self.trail, self.instances = request, node, trail, instances
+    def __init__(
+        self, request: Request, node: Services, audit: AccountAuditTrail, instances: list[StoredInstance]
+    ) -> None:
+        self.request, self.node, self.audit, self.instances = request, node, audit, instances
 
     @property
     def base(self) -> str:
         """The URL of our DICOMweb service, without a slash at the end."""
         return base_url(self.request)
 
-    def tell_accessed(self, what: str) -> None:
+    def audit_access(self, what: str) -> None:
         """Tell the audit log that something of them was looked at."""
-        self.trail.accessed(self._studies(), what)
+        self.audit.accessed(self._studies(), what)
 
-    def tell_transferred(self, what: str) -> None:
+    def audit_transfer(self, what: str) -> None:
         """Tell the audit log that they were taken."""
-        self.trail.transferred(self._studies(), what)
+        self.audit.transferred(self._studies(), what)
 
     def etag(self, representation: str) -> str:
         """A weak entity tag, as boundaries differ: of the bytes of all instances, and of what is made of them."""
@@ -92,19 +94,19 @@ def base_url(request: Request) -> str:
 def _target(
     request: Request,
     _account: Reader,
-    trail: Asked,
+    audit: RequestAudit,
     node: Node,
     study: str,
     series: str | None = None,
     instance: str | None = None,
 ) -> Target:
-    return find_target(request, node, trail, study, series, instance)
+    return find_target(request, node, audit, study, series, instance)
 
 
 def find_target(
     request: Request,
     node: Services,
-    trail: AccountTrail,
+    audit: AccountAuditTrail,
     study: str,
     series: str | None = None,
     instance: str | None = None,
@@ -121,10 +123,10 @@ def find_target(
         if not found:
             deleted = index.deletions.has_deleted(*(uid for uid in (study, series, instance) if uid is not None))
             raise HTTPException(*((410, "it was deleted") if deleted else (404, "there is no such resource")))
-    return Target(request, node, trail, found)
+    return Target(request, node, audit, found)
 
 
-Asking = Annotated[Target, Depends(_target)]
+RequestedInstances = Annotated[Target, Depends(_target)]
 """Parameter of a route with ``study``, ``series``, ``instance`` in its path: what they name; 404 or 410: nothing."""
 
 

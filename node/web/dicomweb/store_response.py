@@ -7,11 +7,11 @@ from typing import Any
 
 from node.index.database import Index
 from node.index.selection import StoredInstance
-from node.web.dicomweb.reception import Failure, Report
 from node.web.dicomweb.resources import instance_url, resource_url
+from node.web.dicomweb.store_transaction import PartFailure, StoreReport
 
 
-def store_response(index: Index, report: Report, base: str) -> dict[str, Any]:
+def store_response(index: Index, report: StoreReport, base: str) -> dict[str, Any]:
     """The answer in the DICOM JSON Model; `base` is the URL of the service."""
     stored = list(_stored(index, report.stored))
     known = [each for each in report.failures if each.identity is not None]
@@ -48,12 +48,12 @@ def _referenced(base: str, instance: StoredInstance) -> dict[str, Any]:
     }
 
 
-def _failed(failure: Failure) -> dict[str, Any]:
+def _failed(failure: PartFailure) -> dict[str, Any]:
     identity = failure.identity
     uids = {} if identity is None else {"00081150": identity.sop_class_uid, "00081155": identity.sop_instance_uid}
     return {tag: _element("UI", uid[:64]) for tag, uid in uids.items()} | _reason(failure)
 
 
-def _reason(failure: Failure) -> dict[str, Any]:
+def _reason(failure: PartFailure) -> dict[str, Any]:
     """Failure Reason, and beyond the standard the Error Comment (0000,0902) that C-STORE would give."""
     return {"00000902": _element("LO", failure.comment[:64]), "00081197": _element("US", failure.reason)}

@@ -12,12 +12,12 @@ from starlette.requests import ClientDisconnect
 
 from node.audit import Action, AuditEvent, Result
 from node.receive.ingest import Origin
-from node.web.access import Asked, Writer
-from node.web.audit_trail import AccountTrail
+from node.web.access import RequestAudit, Writer
+from node.web.audit_trail import AccountAuditTrail
 from node.web.dicomweb.media_types import DICOM, DICOM_JSON, JSON, MULTIPART, NotAcceptable, accepted, names
-from node.web.dicomweb.reception import Reception
 from node.web.dicomweb.resources import base_url
 from node.web.dicomweb.store_response import store_response
+from node.web.dicomweb.store_transaction import StoreTransaction
 from node.web.services import Node
 
 log = structlog.get_logger()
@@ -31,7 +31,9 @@ RETRY_SECONDS = 60
 
 @router.post("/studies")
 @router.post("/studies/{study}")
-async def store(request: Request, _account: Writer, trail: Asked, node: Node, study: str | None = None) -> Response:
+async def store(
+    request: Request, _account: Writer, audit: RequestAudit, node: Node, study: str | None = None
+) -> Response:
     """Store instances, of any studies or of one."""
     media_type = names(accepted(request), DICOM_JSON, JSON)
     if media_type is None:
@@ -42,28 +44,28 @@ async def store(request: Request, _account: Writer, trail: Asked, node: Node, st
         raise HTTPException(503, refusal, {"Retry-After": str(RETRY_SECONDS)})
     client = request.client
     origin = Origin("stow", peer=f"{client.host}:{client.port}" if client is not None else "")
-    reception = Reception(node.ingest, origin, boundary, study, node.on_refusal)
+    transaction = StoreTransaction(node.ingest, origin, boundary, study, node.on_refusal)
     try:
-        await _feed(request, reception)
-        report = await run_in_threadpool(reception.end)
+        await _feed(request, transaction)
+        report = await run_in_threadpool(transaction.end)
     except ClientDisconnect:
-        log.warning("stow_interrupted", instances=len(reception.report.stored))
+        log.warning("stow_interrupted", instances=len(transaction.report.stored))
         return Response(status_code=400)
     finally:
-        await run_in_threadpool(_close, reception, trail)
+        await run_in_threadpool(_close, transaction, audit)
     told = await run_in_threadpool(store_response, node.index, report, base_url(request))
     headers = {"Retry-After": str(RETRY_SECONDS)} if report.status == 503 else {}
     return Response(json.dumps(told), report.status, headers, media_type)
 
 
-def _close(reception: Reception, trail: AccountTrail) -> None:
+def _close(transaction: StoreTransaction, audit: AccountAuditTrail) -> None:
     """End a request, however it ended, and tell the audit log who stored what."""
-    reception.close()
-    report = reception.report
+    transaction.close()
+    report = transaction.report
     result = Result.MINOR_FAILURE if report.failures else Result.SUCCESS
-    studies = [{"study_instance_uid": uid} for uid in sorted(reception.studies)]
+    studies = [{"study_instance_uid": uid} for uid in sorted(transaction.studies)]
     counts = f"STOW-RS: {len(report.stored)} stored, {len(report.failures)} not"
-    trail.changed(AuditEvent.INSTANCES_TRANSFERRED, Action.CREATE, studies, counts, result)
+    audit.changed(AuditEvent.INSTANCES_TRANSFERRED, Action.CREATE, studies, counts, result)
 
 
 def _boundary(request: Request) -> bytes:
@@ -78,12 +80,12 @@ def _boundary(request: Request) -> bytes:
     return boundary
 
 
-async def _feed(request: Request, reception: Reception) -> None:
+async def _feed(request: Request, transaction: StoreTransaction) -> None:
     """Hand the body over as it comes, in pieces that are worth a change of threads."""
     gathered = bytearray()
     async for data in request.stream():
         gathered += data
         if len(gathered) >= PIECE_BYTES:
-            await run_in_threadpool(reception.write, bytes(gathered))
+            await run_in_threadpool(transaction.write, bytes(gathered))
             gathered.clear()
-    await run_in_threadpool(reception.write, bytes(gathered))
+    await run_in_threadpool(transaction.write, bytes(gathered))

@@ -19,7 +19,7 @@ from node.web.dicomweb.media_types import ANY, DICOM, MULTIPART, ZIP, NotAccepta
 from node.web.dicomweb.multipart import Multipart, Part
 from node.web.dicomweb.resources import (
     READ,
-    Asking,
+    RequestedInstances,
     Target,
     by_series,
     file_length,
@@ -44,7 +44,7 @@ Given = tuple[StoredInstance, str]
 @router.api_route("/studies/{study}", methods=READ)
 @router.api_route("/studies/{study}/series/{series}", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/instances/{instance}", methods=READ)
-def retrieve(target: Asking) -> Response:
+def retrieve(target: RequestedInstances) -> Response:
     """The instances of a study, of a series, or one of them.
 
     206 tells that some cannot be given in an accepted transfer syntax, and are left out.
@@ -64,7 +64,7 @@ def retrieve(target: Asking) -> Response:
             given.append((instance, syntax))
     if not given:
         raise NotAcceptable(OFFERED)
-    target.tell_transferred("WADO-RS")
+    target.audit_transfer("WADO-RS")
     status = 200 if len(given) == len(target.instances) else 206
     etag = target.etag(f"{form.multipart} {[syntax for _, syntax in given]}")
     files = begun_files(target.node, given)
@@ -140,7 +140,7 @@ def _file(node: Services, given: Given, future: Future[IO[bytes]] | None) -> Ite
 
 def _zipped(target: Target) -> Response:
     """Every instance as it is stored; names in the file are numbers, as nothing that a sender said becomes a path."""
-    target.tell_transferred("zip")
+    target.audit_transfer("zip")
     response = respond(target, zip_stream(_zip(target)), ZIP, target.etag(ZIP))
     what = "series" if "series" in target.request.path_params else "study"
     response.headers["Content-Disposition"] = f'attachment; filename="{what}.zip"'

@@ -8,7 +8,7 @@ from starlette.datastructures import QueryParams
 from node.conversion.decoding import PictureOrder
 from node.volume.read.single_frame import Window
 from node.volume.read.transcoding import choose_target
-from node.web.access import Asked, Reader
+from node.web.access import Reader, RequestAudit
 from node.web.dicomweb.media_types import (
     DICOM,
     EXPLICIT_LITTLE_ENDIAN,
@@ -20,7 +20,7 @@ from node.web.dicomweb.media_types import (
 )
 from node.web.dicomweb.rendered import (
     FORMATS,
-    MAXIMUM_SIDE,
+    MAX_SIDE,
     answer_picture,
     middle_frame,
     quality_of,
@@ -37,7 +37,7 @@ REFUSED = ("anonymize", "region", "annotation", "presentationUID")
 
 
 @router.api_route("/wado", methods=READ)
-def retrieve_by_uri(request: Request, _account: Reader, trail: Asked, node: Node) -> Response:
+def retrieve_by_uri(request: Request, _account: Reader, audit: RequestAudit, node: Node) -> Response:
     """One instance by query parameters, the older WADO-URI (PS3.18 9)."""
     query = request.query_params
     if query.get("requestType") != "WADO":
@@ -48,7 +48,7 @@ def retrieve_by_uri(request: Request, _account: Reader, trail: Asked, node: Node
     uids = [query.get(name, "") for name in ("studyUID", "seriesUID", "objectUID")]
     if not all(uids):
         raise HTTPException(400, "studyUID, seriesUID and objectUID must be given (PS3.18 9.1.2.1)")
-    target = find_target(request, node, trail, *uids)
+    target = find_target(request, node, audit, *uids)
     media_type = names(media_ranges(query.get("contentType") or JPEG), JPEG, PNG, DICOM)
     if media_type is None:
         raise NotAcceptable(f"{JPEG}, {PNG} and {DICOM}")
@@ -66,7 +66,7 @@ def _whole(target: Target) -> Response:
     syntax = stored if wanted == "*" else choose_target(stored, {wanted or EXPLICIT_LITTLE_ENDIAN})
     if syntax is None:
         raise NotAcceptable(f"{DICOM} as it is stored (transferSyntax=*), or uncompressed")
-    target.tell_transferred("WADO-URI")
+    target.audit_transfer("WADO-URI")
     length = file_length(instance) if syntax == stored else None
     file = begun_files(target.node, [(instance, syntax)])
     return respond(target, only(file), DICOM, target.etag(f"uri {syntax}"), length)
@@ -76,7 +76,7 @@ def _order(target: Target, media_type: str) -> PictureOrder:
     query = target.request.query_params
     frame = _number(query, "frameNumber") or middle_frame(one_instance(target))
     rows, columns = _number(query, "rows"), _number(query, "columns")
-    size = (columns or MAXIMUM_SIDE, rows or MAXIMUM_SIDE) if rows or columns else None
+    size = (columns or MAX_SIDE, rows or MAX_SIDE) if rows or columns else None
     return PictureOrder(frame, FORMATS[media_type], _window(query), None, size, quality_of(query.get("imageQuality")))
 
 
@@ -91,6 +91,6 @@ def _number(query: QueryParams, name: str) -> int | None:
     told = query.get(name)
     if told is None:
         return None
-    if not told.isdecimal() or not 1 <= int(told[:9]) <= 10**8 or (name != "frameNumber" and int(told) > MAXIMUM_SIDE):
+    if not told.isdecimal() or not 1 <= int(told[:9]) <= 10**8 or (name != "frameNumber" and int(told) > MAX_SIDE):
         raise HTTPException(400, f"{name} must be a whole number from 1 (PS3.18 9.1.2.2)")
     return int(told)

@@ -7,7 +7,7 @@ from fastapi.responses import RedirectResponse
 
 from node.index.records import Level
 from node.web import actions
-from node.web.access import Account, Admin, Asked, Writer
+from node.web.access import Admin, Caller, RequestAudit, Writer
 from node.web.pages.rendering import page, series_url, study_url
 from node.web.pages.series import series_row
 from node.web.pages.studies import study_row
@@ -19,25 +19,25 @@ SEE_OTHER = 303
 
 
 @router.post("/studies/{study_instance_uid}/reconvert")
-def reconvert_study(node: Node, account: Writer, asked: Asked, study_instance_uid: str) -> Response:
+def reconvert_study(node: Node, account: Writer, audit: RequestAudit, study_instance_uid: str) -> Response:
     """Have every series of a study converted again."""
     with node.index.reading() as index:
         study = study_row(index, study_instance_uid)
         rows = index.series.of_study(study_instance_uid)
     series = [row["series_instance_uid"] for row in rows]
-    actions.reconvert(node, asked, study_instance_uid, study["patient_id"] or "", series)
+    actions.reconvert(node, audit, study_instance_uid, study["patient_id"] or "", series)
     return RedirectResponse(study_url(study_instance_uid), SEE_OTHER)
 
 
 @router.post("/studies/{study_instance_uid}/series/{series_instance_uid}/reconvert")
 def reconvert_series(
-    node: Node, account: Writer, asked: Asked, study_instance_uid: str, series_instance_uid: str
+    node: Node, account: Writer, audit: RequestAudit, study_instance_uid: str, series_instance_uid: str
 ) -> Response:
     """Have a series converted again."""
     with node.index.reading() as index:
         study = study_row(index, study_instance_uid)
         series_row(index, study_instance_uid, series_instance_uid)
-    actions.reconvert(node, asked, study_instance_uid, study["patient_id"] or "", [series_instance_uid])
+    actions.reconvert(node, audit, study_instance_uid, study["patient_id"] or "", [series_instance_uid])
     return RedirectResponse(series_url(study_instance_uid, series_instance_uid), SEE_OTHER)
 
 
@@ -60,7 +60,7 @@ def ask_to_delete_series(
 
 
 def _confirmation(
-    request: Request, node: Services, account: Account, level: Level, uid: str, study_instance_uid: str
+    request: Request, node: Services, account: Caller, level: Level, uid: str, study_instance_uid: str
 ) -> Response:
     with node.index.reading() as index:
         plan = index.deletions.plan(level, uid, study_instance_uid)

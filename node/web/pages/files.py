@@ -12,8 +12,8 @@ from fastapi.responses import FileResponse
 
 from node.conversion.volume_files import folder_name, revision_folder
 from node.index.read import ReadIndex
-from node.web.access import Asked, Reader
-from node.web.pages.errors import NotFound
+from node.web.access import Reader, RequestAudit
+from node.web.errors import ResourceNotFound
 from node.web.services import Node, Services
 from node.web.streaming import Streamed
 from node.web.zip_stream import MEDIA_TYPE, Member, zip_stream
@@ -37,7 +37,7 @@ def file(
     series_instance_uid: str,
     revision: Revision,
     name: str,
-    asked: Asked,
+    audit: RequestAudit,
     download: bool = False,
 ) -> Response:
     """One file of a revision; `name` is one of those that its folder holds, and never a path."""
@@ -45,9 +45,9 @@ def file(
         there = revision_files(node, index, study_instance_uid, series_instance_uid, revision)
     found = next((each for each in there if each.name == name), None)
     if found is None:
-        raise NotFound("file")
+        raise ResourceNotFound("file")
     place = {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
-    asked.transferred([place], f"files of revision {revision}")
+    audit.transferred([place], f"files of revision {revision}")
     response = FileResponse(
         found,
         media_type=MEDIA_TYPES.get(found.suffix, "application/octet-stream"),
@@ -62,20 +62,20 @@ def file(
 
 
 @router.get("/studies/{study_instance_uid}/volumes.zip")
-def study_zip(node: Node, account: Reader, study_instance_uid: str, asked: Asked) -> Response:
+def study_zip(node: Node, account: Reader, study_instance_uid: str, audit: RequestAudit) -> Response:
     """The files of the newest revision of every series of a study."""
-    return _zipped(node, asked, study_instance_uid, None)
+    return _zipped(node, audit, study_instance_uid, None)
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/volumes.zip")
 def series_zip(
-    node: Node, account: Reader, study_instance_uid: str, series_instance_uid: str, asked: Asked
+    node: Node, account: Reader, study_instance_uid: str, series_instance_uid: str, audit: RequestAudit
 ) -> Response:
     """The files of the newest revision of a series."""
-    return _zipped(node, asked, study_instance_uid, series_instance_uid)
+    return _zipped(node, audit, study_instance_uid, series_instance_uid)
 
 
-def _zipped(node: Services, asked: Asked, study_instance_uid: str, series_instance_uid: str | None) -> Response:
+def _zipped(node: Services, audit: RequestAudit, study_instance_uid: str, series_instance_uid: str | None) -> Response:
     with node.index.reading() as index:
         rows = index.volumes.current_revisions(study_instance_uid, series_instance_uid)
         files = [
@@ -84,8 +84,8 @@ def _zipped(node: Services, asked: Asked, study_instance_uid: str, series_instan
             for each in revision_files(node, index, study_instance_uid, row["series_instance_uid"], row["revision"])
         ]
     if not files:
-        raise NotFound("volume")
-    asked.transferred([{"study_instance_uid": study_instance_uid}], "volumes as a ZIP file")
+        raise ResourceNotFound("volume")
+    audit.transferred([{"study_instance_uid": study_instance_uid}], "volumes as a ZIP file")
     return Streamed(
         zip_stream(Member(name, path.stat().st_size, _pieces(path)) for name, path in files),
         200,

@@ -13,8 +13,8 @@ from fastapi import APIRouter, Query, Request, Response
 
 from node import __version__
 from node.index.read import ReadIndex
-from node.web.access import Asked, Reader, Writer
-from node.web.background_requests import polled
+from node.web.access import Reader, RequestAudit, Writer
+from node.web.background_requests import background_request
 from node.web.pages.rendering import fragment, page
 from node.web.services import Node, Services
 
@@ -32,7 +32,7 @@ Page = Annotated[int, Query(ge=1, le=100_000)]
 
 
 @router.get("/badges")
-@polled
+@background_request
 def badges(request: Request, node: Node, account: Reader) -> Response:
     """The numbers beside the entries of the menu."""
     with node.index.reading() as index:
@@ -48,21 +48,21 @@ def _numbers(index: ReadIndex) -> dict[str, int]:
 
 
 @router.get("/queue")
-def queue(request: Request, node: Node, account: Reader, asked: Asked) -> Response:
+def queue(request: Request, node: Node, account: Reader, audit: RequestAudit) -> Response:
     """What is under way, live."""
-    asked.queried("queue")
+    audit.queried("queue")
     with node.index.reading() as index:
         return page(request, node, account, "queue.html", **_queue(index), digest="", listener=node.settings.dicom)
 
 
 @router.get("/queue/rows")
-@polled
-def queue_rows(request: Request, node: Node, account: Reader, asked: Asked) -> Response:
+@background_request
+def queue_rows(request: Request, node: Node, account: Reader, audit: RequestAudit) -> Response:
     """The same without the page around it."""
     with node.index.reading() as index:
         rows = fragment(request, account, "queue_rows.html", **_queue(index))
     if rows.status_code == OK:  # else nothing is shown that was not there before
-        asked.queried("queue")
+        audit.queried("queue")
     return rows
 
 
@@ -72,33 +72,33 @@ def _queue(index: ReadIndex) -> dict[str, Any]:
 
 
 @router.get("/problems")
-def failures(request: Request, node: Node, account: Reader, asked: Asked, number: Page = 1) -> Response:
+def failures(request: Request, node: Node, account: Reader, audit: RequestAudit, number: Page = 1) -> Response:
     """Series, or stacks of them, that gave no volume."""
-    return _problems(request, node, account, asked, "failures", lambda index: index.failures.of_images, number)
+    return _problems(request, node, account, audit, "failures", lambda index: index.failures.of_images, number)
 
 
 @router.get("/problems/rejections")
-def rejections(request: Request, node: Node, account: Reader, asked: Asked, number: Page = 1) -> Response:
+def rejections(request: Request, node: Node, account: Reader, audit: RequestAudit, number: Page = 1) -> Response:
     """Who and what was kept out."""
-    return _problems(request, node, account, asked, "rejections", lambda index: index.rejections.newest, number)
+    return _problems(request, node, account, audit, "rejections", lambda index: index.rejections.newest, number)
 
 
 @router.get("/problems/conflicts")
-def conflicts(request: Request, node: Node, account: Reader, asked: Asked, number: Page = 1) -> Response:
+def conflicts(request: Request, node: Node, account: Reader, audit: RequestAudit, number: Page = 1) -> Response:
     """Things that claim one identity."""
-    return _problems(request, node, account, asked, "conflicts", lambda index: index.conflicts.newest, number)
+    return _problems(request, node, account, audit, "conflicts", lambda index: index.conflicts.newest, number)
 
 
 def _problems(
     request: Request,
     node: Services,
     account: Reader,
-    asked: Asked,
+    audit: RequestAudit,
     which: str,
     rows_of: Callable[[ReadIndex], Callable[[int, int], list[dict[str, Any]]]],
     number: int,
 ) -> Response:
-    asked.queried(f"problems: {which}, page {number}")
+    audit.queried(f"problems: {which}, page {number}")
     with node.index.searching() as index:
         rows = rows_of(index)(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS)
     return page(
@@ -128,7 +128,7 @@ def status(request: Request, node: Node, account: Reader) -> Response:
 
 
 @router.get("/status/numbers")
-@polled
+@background_request
 def status_numbers(request: Request, node: Node, account: Reader) -> Response:
     """The numbers of it, which change."""
     return fragment(request, account, "status_numbers.html", **_status(node))

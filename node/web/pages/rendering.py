@@ -13,10 +13,10 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from node import __version__
-from node.web.access import Account, Role
+from node.web.access import Caller, Role
 from node.web.pages.assets import static_url
 from node.web.pages.filters import FILTERS
-from node.web.pages.status_chips import CONFLICT_REMEDIES, REMEDIES, event_standing, series_standing, study_standing
+from node.web.pages.status_chips import CONFLICT_REMEDIES, REMEDIES, event_chip, series_chip, study_chip
 from node.web.services import Services
 
 
@@ -44,9 +44,9 @@ def _environment() -> Environment:
         study_url=study_url,
         series_url=series_url,
         static_url=static_url,
-        series_standing=series_standing,
-        study_standing=study_standing,
-        event_standing=event_standing,
+        series_chip=series_chip,
+        study_chip=study_chip,
+        event_chip=event_chip,
         remedies=REMEDIES,
         conflict_remedies=CONFLICT_REMEDIES,
     )
@@ -62,7 +62,7 @@ _DIGEST = f"digest-{secrets.token_hex(16)}"
 def page(
     request: Request,
     node: Services,
-    account: Account,
+    account: Caller,
     template: str,
     headers: Mapping[str, str] | None = None,
     **values: Any,
@@ -82,7 +82,7 @@ def page(
     )
 
 
-def fragment(request: Request, account: Account, template: str, **values: Any) -> Response:
+def fragment(request: Request, account: Caller, template: str, **values: Any) -> Response:
     """A part of a page that htmx asks for again and again: 204 when whoever asks has it already.
 
     What it has is told by the ``seen`` of the query, the digest that the part carried.

@@ -10,13 +10,13 @@ from fastapi import APIRouter, Request, Response
 
 from node.dicom.dump import Dump, dump
 from node.index.read import ReadIndex
-from node.web.access import Asked, Reader
-from node.web.background_requests import polled
-from node.web.pages.errors import NotFound
+from node.web.access import Reader, RequestAudit
+from node.web.background_requests import background_request
+from node.web.errors import ResourceNotFound
 from node.web.pages.files import revision_files
 from node.web.pages.filters import listed
 from node.web.pages.rendering import fragment, page, series_url
-from node.web.pages.studies import study_row, tell_looked_at
+from node.web.pages.studies import audit_study_access, study_row
 from node.web.pages.viewers import ohif_url
 from node.web.services import Node, Services
 
@@ -45,13 +45,18 @@ SHOWN_CHARACTERS = 1000
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}")
 def series(
-    request: Request, node: Node, account: Reader, asked: Asked, study_instance_uid: str, series_instance_uid: str
+    request: Request,
+    node: Node,
+    account: Reader,
+    audit: RequestAudit,
+    study_instance_uid: str,
+    series_instance_uid: str,
 ) -> Response:
     """A series with its viewer."""
     place = {"study": study_instance_uid, "series": series_instance_uid}
     with node.index.reading() as index:
         of_study = study_row(index, study_instance_uid)
-        tell_looked_at(asked, of_study)
+        audit_study_access(audit, of_study)
         found = series_row(index, **place)
         files = index.volumes.of_series(study_instance_uid, series_instance_uid)
         newest = found["revision"]
@@ -79,7 +84,7 @@ def series(
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/state")
-@polled
+@background_request
 def state(request: Request, node: Node, account: Reader, study_instance_uid: str, series_instance_uid: str) -> Response:
     """How far the series is, for as long as it is under way."""
     with node.index.reading() as index:
@@ -89,14 +94,19 @@ def state(request: Request, node: Node, account: Reader, study_instance_uid: str
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/header")
 def header(
-    request: Request, node: Node, account: Reader, asked: Asked, study_instance_uid: str, series_instance_uid: str
+    request: Request,
+    node: Node,
+    account: Reader,
+    audit: RequestAudit,
+    study_instance_uid: str,
+    series_instance_uid: str,
 ) -> Response:
     """Every element of the first instance."""
     with node.index.reading() as index:
-        tell_looked_at(asked, study_row(index, study_instance_uid))
+        audit_study_access(audit, study_row(index, study_instance_uid))
         first = next(index.instances.stored(study_instance_uid, series_instance_uid), None)
     if first is None:
-        raise NotFound("series")
+        raise ResourceNotFound("series")
     found = _dump(node, first.key)
     return fragment(
         request,
@@ -113,12 +123,12 @@ def series_row(index: ReadIndex, study: str, series: str) -> dict[str, Any]:
 
     Raises
     ------
-    NotFound
+    ResourceNotFound
         There is none.
     """
     row = index.series.row(study, series)
     if row is None:
-        raise NotFound("series")
+        raise ResourceNotFound("series")
     return row
 
 

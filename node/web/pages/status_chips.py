@@ -12,58 +12,58 @@ Tone = Literal["good", "warning", "bad", "busy", "plain"]
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class StatusChip:
     """What a chip shows."""
 
     tone: Tone
     label: str
 
 
-def series_standing(series: Mapping[str, Any]) -> Standing:
+def series_chip(series: Mapping[str, Any]) -> StatusChip:
     """Of a row of ``v_series``."""
     state = series["state"]
     if state == "receiving":
-        return Standing("warning", "will be tried again") if series["attempts"] else Standing("busy", "receiving")
+        return StatusChip("warning", "will be tried again") if series["attempts"] else StatusChip("busy", "receiving")
     if state == "converting":
-        return Standing("busy", "converting")
+        return StatusChip("busy", "converting")
     if state == "refused":
-        return Standing("bad", "refused")
+        return StatusChip("bad", "refused")
     if state == "failed":
-        return Standing("bad", "failed")
+        return StatusChip("bad", "failed")
     if state == "not-an-image":
-        return Standing("plain", "no image")
-    return Standing("warning", "incomplete") if series["verdict"] == "incomplete" else Standing("good", "complete")
+        return StatusChip("plain", "no image")
+    return StatusChip("warning", "incomplete") if series["verdict"] == "incomplete" else StatusChip("good", "complete")
 
 
-_OUTCOMES: Mapping[str, Standing] = {
-    "series-converted": Standing("good", "converted"),
-    "series-unchanged": Standing("plain", "unchanged"),
-    "series-refused": Standing("bad", "refused"),
-    "series-failed": Standing("bad", "failed"),
+_OUTCOMES: Mapping[str, StatusChip] = {
+    "series-converted": StatusChip("good", "converted"),
+    "series-unchanged": StatusChip("plain", "unchanged"),
+    "series-refused": StatusChip("bad", "refused"),
+    "series-failed": StatusChip("bad", "failed"),
 }
 
 
-def event_standing(event: Mapping[str, Any]) -> Standing:
+def event_chip(event: Mapping[str, Any]) -> StatusChip:
     """Of a row of ``v_events`` that tells what came of a conversion."""
     if event["kind"] == "series-refused" and (event["detail"] or "").startswith("not-an-image"):
-        return Standing("plain", "no image")
+        return StatusChip("plain", "no image")
     return _OUTCOMES[event["kind"]]
 
 
-def study_standing(study: ListedStudy) -> Standing:
+def study_chip(study: ListedStudy) -> StatusChip:
     """The worst that a series of it has come to, else that something is still under way."""
     failed = study.states.get("failed", 0) + study.states.get("refused", 0)
     opened = study.states.get("receiving", 0) + study.states.get("converting", 0)
     if failed:
-        return Standing("bad", "no volume" if study.series == 1 else f"{failed} of {study.series} no volume")
+        return StatusChip("bad", "no volume" if study.series == 1 else f"{failed} of {study.series} no volume")
     if opened:
         what = "receiving" if study.states.get("receiving") else "converting"
-        return Standing("busy", what if study.series == 1 else f"{opened} of {study.series} {what}")
+        return StatusChip("busy", what if study.series == 1 else f"{opened} of {study.series} {what}")
     if study.incomplete:
-        return Standing("warning", "incomplete" if study.series == 1 else f"{study.incomplete} incomplete")
+        return StatusChip("warning", "incomplete" if study.series == 1 else f"{study.incomplete} incomplete")
     if study.states.get("converted"):
-        return Standing("good", "complete")
-    return Standing("plain", "no image" if study.series else "empty")
+        return StatusChip("good", "complete")
+    return StatusChip("plain", "no image" if study.series else "empty")
 
 
 REMEDIES: Mapping[str, str] = {

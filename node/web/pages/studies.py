@@ -11,9 +11,9 @@ from pydantic import BaseModel
 
 from node.index.read import ReadIndex
 from node.index.read.studies import StudyCondition, StudyFilter, StudyOrder, StudyPlace
-from node.web.access import Asked, Reader
-from node.web.background_requests import polled
-from node.web.pages.errors import NotFound
+from node.web.access import Reader, RequestAudit
+from node.web.background_requests import background_request
+from node.web.errors import ResourceNotFound
 from node.web.pages.rendering import fragment, page
 from node.web.pages.viewers import ohif_url
 from node.web.services import Node
@@ -74,18 +74,18 @@ def _date(text: str) -> dt.date | None:
 
 
 @router.get("/")
-def studies(request: Request, node: Node, account: Reader, asked: Asked) -> Response:
+def studies(request: Request, node: Node, account: Reader, audit: RequestAudit) -> Response:
     """The newest studies, and the form to find others."""
-    asked.queried("studies: the newest")
+    audit.queried("studies: the newest")
     return _page(request, node, account, StudySearch())
 
 
 @router.post("/")
 def found_studies(
-    request: Request, node: Node, account: Reader, asked: Asked, search: Annotated[StudySearch, Form()]
+    request: Request, node: Node, account: Reader, audit: RequestAudit, search: Annotated[StudySearch, Form()]
 ) -> Response:
     """What the form finds: the rows alone for htmx, else the whole page."""
-    asked.queried(f"studies: {search.model_dump_json(exclude={'after'}, exclude_defaults=True)}")
+    audit.queried(f"studies: {search.model_dump_json(exclude={'after'}, exclude_defaults=True)}")
     if "hx-request" not in request.headers:
         return _page(request, node, account, search)
     with node.index.searching() as index:
@@ -123,7 +123,7 @@ def _found(index: ReadIndex, search: StudySearch) -> dict[str, Any]:
 
 
 @router.get("/news")
-@polled
+@background_request
 def news(request: Request, node: Node, account: Reader, since: Annotated[int, Query(ge=0, le=2**62)]) -> Response:
     """How many studies have arrived since a list was made."""
     with node.index.reading() as index:
@@ -132,11 +132,11 @@ def news(request: Request, node: Node, account: Reader, since: Annotated[int, Qu
 
 
 @router.get("/studies/{study_instance_uid}")
-def study(request: Request, node: Node, account: Reader, asked: Asked, study_instance_uid: str) -> Response:
+def study(request: Request, node: Node, account: Reader, audit: RequestAudit, study_instance_uid: str) -> Response:
     """A study with its series."""
     with node.index.reading() as index:
         found = study_row(index, study_instance_uid)
-        tell_looked_at(asked, found)
+        audit_study_access(audit, found)
         cards = _cards(index, study_instance_uid)
         total = sum(card["bytes"] for card in cards)
         ohif = ohif_url(node, study_instance_uid)
@@ -144,18 +144,18 @@ def study(request: Request, node: Node, account: Reader, asked: Asked, study_ins
 
 
 @router.get("/studies/{study_instance_uid}/row")
-@polled
+@background_request
 def row(request: Request, node: Node, account: Reader, study_instance_uid: str) -> Response:
     """A study as a row of the list, for as long as something of it is under way."""
     with node.index.reading() as index:
         found = index.studies.listed(StudyFilter(study_instance_uid=study_instance_uid), limit=1)
     if not found:
-        raise NotFound("study")
+        raise ResourceNotFound("study")
     return fragment(request, account, "studies_row.html", study=found[0], is_watched=True)
 
 
 @router.get("/studies/{study_instance_uid}/cards")
-@polled
+@background_request
 def cards(request: Request, node: Node, account: Reader, study_instance_uid: str) -> Response:
     """The series of a study, for as long as one of them is under way."""
     with node.index.reading() as index:
@@ -168,18 +168,18 @@ def study_row(index: ReadIndex, study_instance_uid: str) -> Mapping[str, Any]:
 
     Raises
     ------
-    NotFound
+    ResourceNotFound
         There is none.
     """
     row = index.studies.row(study_instance_uid)
     if row is None:
-        raise NotFound("study")
+        raise ResourceNotFound("study")
     return row
 
 
-def tell_looked_at(asked: Asked, study: Mapping[str, Any]) -> None:
+def audit_study_access(audit: RequestAudit, study: Mapping[str, Any]) -> None:
     """Have the audit log say who looked at a study."""
-    asked.accessed([{name: study[name] for name in ("study_instance_uid", "patient_id")}], "pages")
+    audit.accessed([{name: study[name] for name in ("study_instance_uid", "patient_id")}], "pages")
 
 
 def _cards(index: ReadIndex, study_instance_uid: str) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from node.errors import UsageError
-from node.web.credentials import LONGEST_PASSWORD, digest, hash_password, is_password, new_token, require_name
+from node.web.credentials import MAX_PASSWORD_LENGTH, digest, hash_password, is_password, new_token, require_name
 
 
 def test_a_password_fits_its_own_hash_only() -> None:
@@ -19,7 +19,7 @@ def test_a_password_fits_its_own_hash_only() -> None:
     assert not is_password("x" * 10_000_000, hashed)
 
 
-@pytest.mark.parametrize("password", ["", "eleven char", "x" * (LONGEST_PASSWORD + 1)])
+@pytest.mark.parametrize("password", ["", "eleven char", "x" * (MAX_PASSWORD_LENGTH + 1)])
 def test_a_password_that_is_too_short_or_too_long_is_refused_without_quoting_it(password: str) -> None:
     with pytest.raises(UsageError) as told:
         hash_password(password)

@@ -13,14 +13,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.web.problems import respond
 
-BODY_BYTES = 1_000_000
+MAX_BODY_BYTES = 1_000_000
 """Largest body of all that is no upload: forms and JSON are a hundred times smaller."""
 
 UPLOADS = "/dicom-web/"
 """Below this, bodies are instances (STOW-RS)."""
 
 PATIENCE_SECONDS = 30.0
-SLOWEST_BYTES_PER_SECOND = 10_000
+MIN_BYTES_PER_SECOND = 10_000
 """A body must come at this speed on average, after `PATIENCE_SECONDS` that everyone has: who holds a connection open
 for nothing, byte by byte, is cut off."""
 
@@ -28,7 +28,7 @@ CLOSE = {"Connection": "close"}
 """Where a body is left unread."""
 
 
-class Limits:
+class BodyLimits:
     """ASGI middleware: answers 413, 408, 415 and 400 for bodies that are too large, too slow, compressed or unclear.
 
     A compressed body (``Content-Encoding``) might be a thousand times as large as it seems; DICOM has its own means.
@@ -47,7 +47,7 @@ class Limits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        most = self._upload_bytes if scope["path"].startswith(UPLOADS) else BODY_BYTES
+        most = self._upload_bytes if scope["path"].startswith(UPLOADS) else MAX_BODY_BYTES
         refusal = _refusal(Headers(scope=scope), most)
         if refusal is None:
             await self._app(scope, self._counted(receive, most), send)
@@ -61,7 +61,7 @@ class Limits:
             nonlocal waited, count, whole
             if whole:  # what comes now tells that the client has gone, whenever that will be
                 return await receive()
-            began, left = self._clock(), self._patience + count / SLOWEST_BYTES_PER_SECOND - waited
+            began, left = self._clock(), self._patience + count / MIN_BYTES_PER_SECOND - waited
             try:
                 message = await asyncio.wait_for(receive(), max(left, 0.0))
             except TimeoutError:

@@ -32,7 +32,7 @@ from node.web.dicomweb.media_types import DICOM
 
 log = structlog.get_logger()
 
-MAXIMUM_PARTS = 50_000
+MAX_PARTS = 50_000
 """Most instances of one request: twice the largest series in time."""
 
 FINISHING = 8
@@ -49,7 +49,7 @@ _REMEDIES = {TRANSFER_SYNTAX_NOT_SUPPORTED: "have the sender use a transfer synt
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class PartFailure:
     """A part that was not stored: Failure Reason (0008,1197), and why in words; `identity` if it could be read."""
 
     reason: int
@@ -58,11 +58,11 @@ class Failure:
 
 
 @dataclass(slots=True)
-class Report:
+class StoreReport:
     """What became of the parts."""
 
     stored: list[str] = field(default_factory=list)  # SOP Instance UIDs
-    failures: list[Failure] = field(default_factory=list)
+    failures: list[PartFailure] = field(default_factory=list)
 
     @property
     def status(self) -> int:
@@ -75,7 +75,7 @@ class Report:
         return _STATUS_OF_REASON.get(reasons.pop(), 409) if len(reasons) == 1 else 409
 
 
-class Reception:
+class StoreTransaction:
     """One request: its parts, one after the other; used by one thread at a time, ended with `close`."""
 
     def __init__(
@@ -93,7 +93,7 @@ class Reception:
         self._parts, self._whole = 0, False
         self._finishing: list[tuple[Identity, Future[object]]] = []
         self._threads = ThreadPoolExecutor(FINISHING, thread_name_prefix="stow")
-        self.report = Report()
+        self.report = StoreReport()
         self.studies: set[str] = set()
         try:
             self._parser = MultipartParser(
@@ -126,7 +126,7 @@ class Reception:
         except FormParserError as error:
             raise HTTPException(400, f"the body is no multipart message: {error} (RFC 2046 5.1.1)") from error
 
-    def end(self) -> Report:
+    def end(self) -> StoreReport:
         """Wait until every part is stored or refused.
 
         Raises
@@ -154,8 +154,8 @@ class Reception:
 
     def _begin_part(self) -> None:
         self._parts += 1
-        if self._parts > MAXIMUM_PARTS:
-            raise HTTPException(413, f"more than {MAXIMUM_PARTS} instances in one request: send them in several")
+        if self._parts > MAX_PARTS:
+            raise HTTPException(413, f"more than {MAX_PARTS} instances in one request: send them in several")
         self._content_type = DICOM
 
     def _begin_header(self) -> None:
@@ -207,7 +207,7 @@ class Reception:
                 self.report.stored.append(identity.sop_instance_uid)
                 self.studies.add(identity.study_instance_uid)
 
-    def _refused(self, failure: Failure) -> None:
+    def _refused(self, failure: PartFailure) -> None:
         """Note a part that was not stored, for the answer and for the table of what was refused."""
         self.report.failures.append(failure)
         identity, status = failure.identity, f"status 0x{failure.reason:04X}"
@@ -226,7 +226,7 @@ class _Part:
         self._wanted = HEAD_BYTES
         self._arrival: Arrival | None = None
         self.identity: Identity | None = None
-        self.failure: Failure | None = None
+        self.failure: PartFailure | None = None
 
     def write(self, data: memoryview) -> None:
         """Take bytes of the file; never raises."""
@@ -254,7 +254,7 @@ class _Part:
 
     def refuse(self, reason: int, comment: str) -> None:
         """Take no more of it."""
-        self.failure = Failure(reason, comment, self.identity)
+        self.failure = PartFailure(reason, comment, self.identity)
         self._head = bytearray()
         self.abandon()
 
@@ -294,12 +294,12 @@ class _Part:
         self._head = bytearray()
 
 
-def _failure(error: Exception, identity: Identity | None) -> Failure:
+def _failure(error: Exception, identity: Identity | None) -> PartFailure:
     if isinstance(error, NotDicom):
-        return Failure(CANNOT_UNDERSTAND, str(error))
+        return PartFailure(CANNOT_UNDERSTAND, str(error))
     if isinstance(error, ArrivalRefused):
         answer = answer_to(error)
         log.warning("stow_refused", status=f"0x{answer.status:04X}", reason=str(error))
-        return Failure(answer.status, str(error), identity)
+        return PartFailure(answer.status, str(error), identity)
     log.error("stow_failed", exc_info=error)
-    return Failure(PROCESSING_FAILURE, "internal failure, see the log of this node", identity)
+    return PartFailure(PROCESSING_FAILURE, "internal failure, see the log of this node", identity)

@@ -1,0 +1,38 @@
+"""What a request may be refused for; `node.web.problems` turns these errors into answers."""
+
+from __future__ import annotations
+
+import math
+
+from node.errors import VoxelnodeError
+
+
+class NotAuthenticated(VoxelnodeError):
+    """Log in first, or show a token of `voxelnode account token`."""
+
+
+class Forbidden(VoxelnodeError):
+    """The account may not do this."""
+
+
+class TooManyTries(VoxelnodeError):
+    """Too many wrong passwords."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = math.ceil(seconds)
+        super().__init__(f"too many wrong passwords: try again in {self.seconds} s")
+
+
+class ResourceNotFound(VoxelnodeError):
+    """Nothing has this name, or it was deleted; the name of its kind is given, such as ``study``."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"There is no such {kind}.")
+
+
+class SignInFailed(VoxelnodeError):
+    """The identity provider does not confirm who this is; sign in again."""
+
+
+class ProviderUnavailable(VoxelnodeError):
+    """The identity provider does not answer; try again later."""
