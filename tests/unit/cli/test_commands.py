@@ -118,6 +118,15 @@ def test_show_names_the_origin_of_each_value(run, tmp_path: Path, monkeypatch: p
     assert "quiet_seconds" in table
 
 
+def test_a_key_of_an_earlier_version_is_a_warning(run: Any) -> None:
+    Path("voxelnode.toml").write_text("[dicom]\nfast_path = true\n", encoding="utf-8")
+    text = run("config", "check")
+    assert text.status == 0
+    assert text.out.startswith("warning: voxelnode.toml: [dicom] fast_path: this key no longer exists and is ignored; ")
+    as_json = json.loads(run("config", "check", "--json").out)
+    assert (as_json["ok"], as_json["problems"], len(as_json["warnings"])) == (True, [], 1)
+
+
 def test_check_lists_all_mistakes_also_as_json(run, tmp_path: Path) -> None:
     (tmp_path / "voxelnode.toml").write_text('[dicom]\nport = "x"\naet = "Y"\n', encoding="utf-8")
     text = run("config", "check")
