@@ -144,11 +144,11 @@ def test_the_changelog_knows_the_version() -> None:
 
 
 def test_every_warning_and_every_reason_is_documented() -> None:
-    from node.volume.reasons import Reason, Warn
+    from node.volume.reasons import Reason, WarningKind
 
     text = (ROOT / "docs" / "conversion.md").read_text(encoding="utf-8")
     warnings, reasons = (text.split(f"## {title}")[1].split("\n## ")[0] for title in ("Warnings", "Refusals"))
-    assert set(re.findall(r"^\| `([\w-]+)`", warnings, flags=re.MULTILINE)) == {warn.value for warn in Warn}
+    assert set(re.findall(r"^\| `([\w-]+)`", warnings, flags=re.MULTILINE)) == {warn.value for warn in WarningKind}
     assert set(re.findall(r"^\| `([\w-]+)`", reasons, flags=re.MULTILINE)) == {reason.value for reason in Reason}
 
 

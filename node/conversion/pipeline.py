@@ -31,7 +31,7 @@ from node.index.records import ClaimedSeries, ConvertedFile, SeriesOutcome
 from node.volume.assemble import assemble
 from node.volume.describe.uptake import with_uptake
 from node.volume.model import Assembly, Geometry, Volume
-from node.volume.reasons import Reason, Refusal, Warn
+from node.volume.reasons import Reason, Refusal, WarningKind
 from node.writers.base import WrittenFile, stem_of
 from node.writers.options import WriteOptions
 from node.writers.write import write_volume
@@ -102,7 +102,7 @@ def _assembled(job: ConversionJob) -> tuple[Assembly, Expectation]:
     return replace(assembly, exclusions=(*files.unreadable, *assembly.exclusions)), known
 
 
-_GAPS = frozenset((Warn.MISSING_SLICE, Warn.INCOMPLETE_VOLUME))
+_GAPS = frozenset((WarningKind.MISSING_SLICE, WarningKind.INCOMPLETE_VOLUME))
 
 
 def _verdict(known: Expectation, assembly: Assembly) -> Verdict:

@@ -1,4 +1,4 @@
-"""How a picture of a volume should look, as its data set says: windows, VOI LUT, padding, aspect of a pixel."""
+"""Display settings of a data set: windows, VOI LUT, padding, aspect ratio of a pixel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from node.volume.model import Display
 
 
 def display_of(ds: Dataset, frame_number: int) -> Display:
-    """Return the display of one frame (from 1) of an instance.
+    """Return the display settings of one frame (from 1) of an instance.
 
     An enhanced instance keeps windows in Frame VOI LUT Sequence (0028,9132) of the frame, else of all frames
     (PS3.3 C.7.6.16.2.10).
@@ -22,9 +22,9 @@ def display_of(ds: Dataset, frame_number: int) -> Display:
     per_frame = items(ds, "PerFrameFunctionalGroupsSequence")
     groups = [*per_frame[frame_number - 1 : frame_number], *items(ds, "SharedFunctionalGroupsSequence")[:1]]
     for group in groups:
-        found = item(group, "FrameVOILUTSequence")
-        if found is not None:
-            source = found
+        frame_lut = item(group, "FrameVOILUTSequence")
+        if frame_lut is not None:
+            source = frame_lut
             break
     return Display(
         windows=_windows(source),
@@ -37,7 +37,7 @@ def display_of(ds: Dataset, frame_number: int) -> Display:
 
 
 def _windows(ds: Dataset) -> tuple[tuple[float, float], ...]:
-    """Pairs of Window Center (0028,1050) and Width (0028,1051) that can be used."""
+    """Return the usable pairs of Window Center (0028,1050) and Width (0028,1051)."""
     centres, widths = numbers(ds, "WindowCenter") or (), numbers(ds, "WindowWidth") or ()
     pairs = zip(centres, widths, strict=False)
     return tuple(
@@ -46,7 +46,7 @@ def _windows(ds: Dataset) -> tuple[tuple[float, float], ...]:
 
 
 def _voi_lut(ds: Dataset) -> tuple[int, np.ndarray] | None:
-    """First input value and table of VOI LUT Sequence (0028,3010), PS3.3 C.11.2.1.1; None where it cannot be used."""
+    """Return first input value and table of VOI LUT Sequence (0028,3010), PS3.3 C.11.2.1.1; None if it is unusable."""
     lut = item(ds, "VOILUTSequence")
     descriptor = None if lut is None else numbers(lut, "LUTDescriptor")
     if lut is None or descriptor is None or len(descriptor) != 3 or not all(map(math.isfinite, descriptor)):
@@ -65,7 +65,10 @@ def _voi_lut(ds: Dataset) -> tuple[int, np.ndarray] | None:
 
 
 def _padding(ds: Dataset) -> tuple[float, float] | None:
-    """Stored values that are no data: Pixel Padding Value (0028,0120) to Range Limit (0028,0121), either the larger."""
+    """Return the range of stored values that are not data.
+
+    Pixel Padding Value (0028,0120) to Pixel Padding Range Limit (0028,0121), either of which may be the larger.
+    """
     padding = number(ds, "PixelPaddingValue")
     if padding is None:
         return None
@@ -75,7 +78,7 @@ def _padding(ds: Dataset) -> tuple[float, float] | None:
 
 
 def _as_stored(ds: Dataset, padding: float) -> float:
-    """A padding value by Pixel Representation (0028,0103); some writers give the other sign."""
+    """Return a padding value by Pixel Representation (0028,0103); some writers give the other sign."""
     bits = int(number(ds, "BitsAllocated") or 16)
     if number(ds, "PixelRepresentation") == 1:
         return padding - 2**bits if padding >= 2 ** (bits - 1) else padding
@@ -83,7 +86,7 @@ def _as_stored(ds: Dataset, padding: float) -> float:
 
 
 def _pixel_aspect(ds: Dataset) -> float:
-    """Height of a pixel over its width: Pixel Aspect Ratio (0028,0034) is vertical, then horizontal."""
+    """Return the height of a pixel over its width: Pixel Aspect Ratio (0028,0034) is vertical, then horizontal."""
     ratio = numbers(ds, "PixelAspectRatio")
     if ratio is None or len(ratio) != 2 or not all(math.isfinite(part) and part > 0 for part in ratio):
         return 1.0

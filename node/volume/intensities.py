@@ -1,4 +1,4 @@
-"""Fill the voxels of a volume: stored values where one slope and intercept hold for all planes, exact values else."""
+"""Fill the voxels of a volume: stored values if one slope and intercept hold for all planes, else exact real values."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from node.errors import ConversionRefused
 from node.volume.model import Array, Frame
 from node.volume.reasons import Reason
 
-MOST_THREADS = 4
+MAX_THREADS = 4
 TASK_BYTES = 1 << 20
-"""A thread takes frames of about so many bytes at a time: small ones cost less than handing them out one by one."""
+"""Approximate bytes of the frames that a thread takes at a time. Handing out small frames one by one costs more than
+reading them."""
 
 
 class FrameRefused(ConversionRefused):
-    """One frame cannot be read; the others of its stack may be."""
+    """One frame cannot be read; the others of its stack may be readable."""
 
     def __init__(self, frame: Frame, refused: ConversionRefused) -> None:
         super().__init__(refused.reason, refused.detail)
         self.frame = frame
 
 
-def read(frame: Frame) -> Array:
-    """Return the stored values of a frame, in the shape that it announces.
+def read_frame(frame: Frame) -> Array:
+    """Return the stored values of a frame: (rows, columns) or (rows, columns, 3), as the frame announces.
 
     Raises
     ------
     FrameRefused
-        The pixels cannot be decoded, or are not of that shape.
+        The pixels cannot be decoded, or have another shape.
     """
     try:
         plane = frame.read()
@@ -40,7 +41,9 @@ def read(frame: Frame) -> Array:
         raise FrameRefused(frame, refused) from refused
     expected = (frame.rows, frame.columns, 3) if frame.colour else (frame.rows, frame.columns)
     if plane.shape != expected:
-        detail = f"decoded pixels have shape {plane.shape}, not {expected} as Rows and Columns say"
+        detail = (
+            f"the decoded pixels have shape {plane.shape}, but Rows (0028,0010) and Columns (0028,0011) give {expected}"
+        )
         raise FrameRefused(frame, ConversionRefused(Reason.CONTRADICTORY, detail))
     return plane
 
@@ -55,13 +58,14 @@ def fill(planes: Sequence[Sequence[Frame]]) -> tuple[Array, float, float]:
     Returns
     -------
     (times, slices, rows, columns[, 3]) array
-        Allocated once; each frame is decoded straight into it.
+        Allocated once; each frame is decoded into its place.
     float, float
-        Slope and intercept for all voxels: 1 and 0 where they differ between planes and are applied already.
+        Slope and intercept for all voxels; 1 and 0 if they differ between planes, which are stored rescaled then.
 
     Raises
     ------
     FrameRefused
+        A frame cannot be decoded.
     """
     frames = [frame for time in planes for frame in time]
     scalings = {(frame.slope, frame.intercept) for frame in frames}
@@ -73,14 +77,14 @@ def fill(planes: Sequence[Sequence[Frame]]) -> tuple[Array, float, float]:
     while voxels is None:
         try:
             voxels = _filled(frames, np.empty(shape, dtype), as_stored=len(scalings) == 1)
-        except _Wider as wider:  # a codestream may know its sign better than the data set
-            dtype = wider.dtype
+        except _DoesNotFit as misfit:  # the codestream may state another sign than the data set
+            dtype = misfit.dtype
     slope, intercept = scalings.pop() if len(scalings) == 1 else (1.0, 0.0)
     return voxels, slope, intercept
 
 
-class _Wider(Exception):
-    """A frame does not fit the type of the others; `dtype` holds all."""
+class _DoesNotFit(Exception):
+    """A frame does not fit the type of the voxels; `dtype` holds both."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         super().__init__()
@@ -88,7 +92,7 @@ class _Wider(Exception):
 
 
 def _filled(frames: Sequence[Frame], voxels: Array, *, as_stored: bool) -> Array:
-    """Put each frame in its place, several at once: reading, copying and some codecs let other threads run."""
+    """Put each frame in its place, several at once: reading, copying and some codecs release the interpreter lock."""
     flat = voxels.reshape(-1, *voxels.shape[2:])
     step = max(1, TASK_BYTES // flat[0].nbytes)
     put = _put_stored if as_stored else _put_scaled
@@ -97,7 +101,7 @@ def _filled(frames: Sequence[Frame], voxels: Array, *, as_stored: bool) -> Array
         for index in range(start, min(start + step, len(frames))):
             put(flat, index, frames[index])
 
-    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1), "frames") as pool:
+    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1), "frames") as pool:
         try:
             for _ in pool.map(task, range(0, len(frames), step)):
                 pass
@@ -108,14 +112,14 @@ def _filled(frames: Sequence[Frame], voxels: Array, *, as_stored: bool) -> Array
 
 
 def _put_stored(voxels: Array, index: int, frame: Frame) -> None:
-    plane = read(frame)
+    plane = read_frame(frame)
     if not np.can_cast(plane.dtype, voxels.dtype, "safe"):
-        raise _Wider(np.result_type(plane.dtype, voxels.dtype))
+        raise _DoesNotFit(np.result_type(plane.dtype, voxels.dtype))
     voxels[index] = plane
 
 
 def _put_scaled(voxels: Array, index: int, frame: Frame) -> None:
-    plane = read(frame)
+    plane = read_frame(frame)
     if voxels.dtype.kind == "i":
         voxels[index] = plane.astype(np.int64) * int(frame.slope) + int(frame.intercept)
     else:
@@ -123,7 +127,7 @@ def _put_scaled(voxels: Array, index: int, frame: Frame) -> None:
 
 
 def _exact_type(stored: np.dtype, scalings: set[tuple[float, float]]) -> np.dtype:
-    """The smallest type that holds all scaled values: integers if every slope and intercept is one, else float."""
+    """Return the smallest type for all scaled values: an integer if every slope and intercept is one, else float."""
     if stored.kind == "f":
         return stored
     whole = all(slope.is_integer() and intercept.is_integer() for slope, intercept in scalings)

@@ -1,6 +1,6 @@
-"""The objects that conversion speaks of: frame, volume, assembly.
+"""The objects of a conversion: frame, volume, assembly.
 
-Everything here is in DICOM's patient frame (LPS+) and in millimetres; the NIfTI writer alone turns to RAS+.
+Everything is in DICOM's patient frame (LPS+) and in millimetres; only the NIfTI writer converts to RAS+.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from node.volume.reasons import Exclusion, Refusal, Warning
+from node.volume.reasons import Exclusion, Refusal, VolumeWarning
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]
 
 
 class Geometry(StrEnum):
-    """How the planes of a stack lie."""
+    """How the planes of a stack are placed."""
 
-    REGULAR = "regular"  # even, orthogonal: one affine holds it
-    SHEARED = "sheared"  # even, but the step is not along the normal (gantry tilt): a full affine holds it
-    IRREGULAR = "irregular"  # uneven: no affine can hold it, the first plane is in place
+    REGULAR = "regular"  # even and orthogonal: one affine describes it
+    SHEARED = "sheared"  # even, but the step is not along the normal (gantry tilt): a sheared affine describes it
+    IRREGULAR = "irregular"  # uneven: no affine can describe it; the position of the first plane is right
     SINGLE = "single"  # one plane
     NONE = "none"  # no position in the patient (US, SC, XA, ...)
 
 
 class Kind(StrEnum):
-    """What an output is (the `kind` of `v_volumes` and of conversion.json)."""
+    """What an output is: the `kind` of `v_volumes` and of conversion.json."""
 
     VOLUME = "volume"
-    RESAMPLED = "resampled"  # interpolated onto an even upright grid, always beside the volume it came from
+    RESAMPLED = "resampled"  # interpolated onto an even upright grid, always beside its source volume
     THUMBNAIL = "thumbnail"
     PREVIEW = "preview"  # three orthogonal planes
     PROJECTION = "projection"  # MIP or MinIP
@@ -43,25 +43,38 @@ class Kind(StrEnum):
 
 @dataclass(slots=True, eq=False)
 class Frame:
-    """One plane of one instance, before it has a place in a volume.
+    """One plane of one instance, before it becomes part of a volume.
 
-    A classic instance gives one; an enhanced one its functional groups; a mosaic its tiles. Values are None where
-    the data set does not say.
+    A classic instance has one frame, an enhanced one as many as it has functional groups, a mosaic one per tile. Values
+    are None if the data set does not state them.
 
     Attributes
     ----------
     sop_instance_uid : str
     frame_number : int
-        From 1, as in DICOM; for a tile of a mosaic the number of the frame that holds it.
+        From 1, as in DICOM; for a tile of a mosaic, the number of the frame that holds it.
     read : callable () -> (rows, columns) or (rows, columns, 3) array
-        Stored values: masked to Bits Stored, sign-extended, colour as RGB, palettes expanded, Modality LUT applied
-        (`slope` 1 and `intercept` 0 then); never rescaled, never inverted.
-    position : (3,) mm, LPS
+        Decodes and returns the stored values: masked to Bits Stored, sign-extended, colour as RGB, palettes expanded,
+        Modality LUT applied (`slope` 1 and `intercept` 0 then); never rescaled, never inverted.
+    dtype : numpy.dtype
+        Type of the values that `read` returns.
+    position : (3,) float, mm, LPS
         Image Position (Patient): centre of the first voxel of this plane (of this tile).
-    orientation : (6,)
+    orientation : (6,) float
         Image Orientation (Patient): unit vectors along a row, then down a column.
-    pixel_spacing : (2,) mm
+    pixel_spacing : (float, float), mm
         Between rows, then between columns.
+    split_key : mapping
+        Traits by name (echo, component, ...). Frames that differ in one belong to different stacks.
+    variant_key : mapping
+        Traits by name (image type, kernel, flip angle, ...). Frames that differ in one belong to different stacks only
+        if each part is whole.
+    time_key : dict
+        Values by name that order the planes that share a position.
+    acquisition_time_s : float
+        Seconds since midnight, for slice timing.
+    duration_s : float
+        Duration of the acquisition.
     """
 
     sop_instance_uid: str
@@ -69,7 +82,7 @@ class Frame:
     read: Callable[[], Array]
     rows: int
     columns: int
-    dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.int16))  # of what `read` returns
+    dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.int16))
     colour: bool = False
     lossy: bool = False
     position: Float | None = None
@@ -81,20 +94,19 @@ class Frame:
     spacing_between_slices_mm: float | None = None
     instance_number: int | None = None
     diffusion: Diffusion | None = None
-    split_key: Mapping[str, Any] = field(default_factory=dict)  # differs -> another stack; named: echo, component, ...
-    # differs -> another stack, but only where each of the parts is whole: image type, kernel, flip angle, ...
+    split_key: Mapping[str, Any] = field(default_factory=dict)
     variant_key: Mapping[str, Any] = field(default_factory=dict)
-    time_key: dict[str, Any] = field(default_factory=dict)  # orders the planes that share a position; named likewise
-    acquisition_time_s: float | None = None  # since midnight, for slice timing
-    duration_s: float | None = None  # for how long it was acquired
+    time_key: dict[str, Any] = field(default_factory=dict)
+    acquisition_time_s: float | None = None
+    duration_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Diffusion:
     """Diffusion weighting of one frame or volume.
 
-    `direction_lps` is a (3,) unit vector in the patient frame, None when unweighted or unknown. `derived` marks
-    trace, ADC, FA and isotropic images, which are no member of a gradient table.
+    `direction_lps` is a (3,) unit vector in the patient frame, None if unweighted or unknown. `derived` marks trace,
+    ADC, FA and isotropic images, which are not part of a gradient table.
     """
 
     b_value: float  # s/mm2
@@ -104,9 +116,9 @@ class Diffusion:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Display:
-    """How a picture of the volume should look; voxels themselves are never changed by it.
+    """How a picture of the volume should look. It never changes the voxels.
 
-    `windows` are (centre, width) pairs in rescaled units as the data set gives them; `voi_lut` is
+    `windows` are (centre, width) pairs in rescaled units, as the data set gives them; `voi_lut` is
     (first input value, table) of VOI LUT Sequence. `inverted`: MONOCHROME1.
     """
 
@@ -114,13 +126,13 @@ class Display:
     function: str = "LINEAR"  # VOI LUT Function (0028,1056): LINEAR, LINEAR_EXACT, SIGMOID
     voi_lut: tuple[int, Array] | None = None
     inverted: bool = False
-    padding: tuple[float, float] | None = None  # stored values from .. to that are no data, both included
-    pixel_aspect: float = 1.0  # height of a pixel over its width, where there is no pixel spacing
+    padding: tuple[float, float] | None = None  # range of stored values that are not data, both ends included
+    pixel_aspect: float = 1.0  # height of a pixel over its width, if there is no pixel spacing
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where one plane of a volume came from."""
+    """The instance and frame that one plane of a volume came from."""
 
     sop_instance_uid: str
     frame_number: int
@@ -130,31 +142,31 @@ class Source:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Volume:
-    """Voxels with their place in the patient, and where they came from.
+    """Voxels with their position in the patient, and their sources.
 
     Attributes
     ----------
     voxels : (times, slices, rows, columns) or (times, slices, rows, columns, 3) array, C order
-        Stored values; real values are ``voxels * slope + intercept``. The last axis of 3 is RGB of 8 bits.
+        Stored values; real values are ``voxels * slope + intercept``. A last axis of 3 is RGB of 8 bits.
     affine_lps : (4, 4) float64 or None, mm
-        From voxel index (column, row, slice) to LPS+; index (0, 0, 0) is the centre of the first voxel. None where
-        the data set gives no place in the patient; `spacing_mm` holds then too.
+        From voxel index (column, row, slice) to LPS+; index (0, 0, 0) is the centre of the first voxel. None if the
+        data set gives no position in the patient; `spacing_mm` is valid then too.
     spacing_mm : (3,) float
         Between columns, between rows, between slices.
     stack : int
         Number of the stack in its series, from 0.
     suffix : str
-        What tells this volume from the others of its series, for file names: ``""``, ``"e2"``, ``"ph"``, ``"i1"`` ...
+        Separates this volume from the others of its series in file names: ``""``, ``"e2"``, ``"ph"``, ``"i1"`` ...
         ASCII letters, digits and ``-`` only.
     time_step_s : float or None
         Between volumes of a 4-D array.
     times_s : (times,) or None
-        Start of each volume after the first, where it is known.
+        Start of each volume after the first, if known.
     durations_s : (times,) or None
-        For how long each volume was acquired, where that is known and one for all its slices.
+        Acquisition duration of each volume, if known and equal for all its slices.
     diffusion : (times,) of Diffusion, or None
     attributes : mapping
-        BIDS-like facts for the sidecar, from an allow-list: no patient data.
+        BIDS-like fields for the sidecar, from an allow-list without patient data.
     """
 
     voxels: Array
@@ -173,7 +185,7 @@ class Volume:
     durations_s: tuple[float, ...] | None = None
     diffusion: tuple[Diffusion, ...] | None = None
     display: Display = field(default_factory=Display)
-    warnings: tuple[Warning, ...] = ()
+    warnings: tuple[VolumeWarning, ...] = ()
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -187,21 +199,21 @@ class Volume:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(columns, rows, slices), with a fourth number where there are several times."""
+        """(columns, rows, slices), with a fourth number if there are several times."""
         times, slices, rows, columns = self.voxels.shape[:4]
         return (columns, rows, slices, times) if times > 1 else (columns, rows, slices)
 
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """What one series gave. Every instance is in a volume's sources, in an exclusion or in a refusal."""
+    """The volumes of one series. Every instance is in the sources of a volume, in an exclusion or in a refusal."""
 
     volumes: tuple[Volume, ...]
     refusals: tuple[Refusal, ...] = ()
     exclusions: tuple[Exclusion, ...] = ()
 
     def unaccounted(self, sop_instance_uids: set[str]) -> set[str]:
-        """Instances of the series that are nowhere: must be empty, or a slice was dropped in silence."""
+        """Return the instances that are in no volume, exclusion or refusal: none, unless a slice was lost."""
         seen = {source.sop_instance_uid for volume in self.volumes for source in volume.sources}
         seen |= {uid for refusal in self.refusals for uid in refusal.sop_instance_uids}
         seen |= {exclusion.sop_instance_uid for exclusion in self.exclusions}

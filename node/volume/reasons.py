@@ -1,4 +1,4 @@
-"""What is to be told of a volume, and why frames are in none: fixed words, and a sentence with each.
+"""Warnings about volumes, and reasons why frames are in none: a fixed name and a sentence.
 
 Plain records without arrays: they pass between processes, into the index and into conversion.json.
 """
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Warn(StrEnum):
-    """Names of what a volume's user should know; the first nine are those of the reference corpus."""
+class WarningKind(StrEnum):
+    """Names of warnings about a volume; the first nine are those of the reference corpus."""
 
     GANTRY_TILT = "gantry-tilt"
     MISSING_SLICE = "missing-slice"
     IRREGULAR_SPACING = "irregular-spacing"
-    DUPLICATE_SLICE = "duplicate-slice"  # same position, same pixels, another SOP Instance UID: one is left out
-    SAME_POSITION_TWICE = "same-position-twice"  # same position, other pixels
+    DUPLICATE_SLICE = "duplicate-slice"  # same position and pixels, another SOP Instance UID: one frame is left out
+    SAME_POSITION_TWICE = "same-position-twice"  # same position, different pixels
     INCOMPLETE_VOLUME = "incomplete-volume"  # an interrupted last volume was left out
     SEVERAL_ORIENTATIONS = "several-orientations"
     SEVERAL_MATRICES = "several-matrices"
@@ -26,15 +26,15 @@ class Warn(StrEnum):
     PARTLY_NOT_AN_IMAGE = "partly-not-an-image"  # e.g. an SR in an image series
     NO_DIFFUSION_DIRECTIONS = "no-diffusion-directions"
     LOSSY = "lossy"  # pixels went through a lossy codec before they arrived
-    SPACING_ASSUMED = "spacing-assumed"  # pixel or slice spacing not in the data set, 1 mm taken
-    PARAMETER_VARIES = "parameter-varies"  # slices of one volume were acquired with another echo time, flip angle, ...
-    FRAME_OF_REFERENCE_VARIES = "frame-of-reference-varies"  # another one in each instance: taken for one
-    POSITIONS_VARY_IN_TIME = "positions-vary-in-time"  # prospective motion correction: the first time's place is taken
-    SUV_UNKNOWN = "suv-unknown"  # uptake values were asked for, and a fact that makes them is missing
+    SPACING_ASSUMED = "spacing-assumed"  # pixel or slice spacing is not in the data set; 1 mm is assumed
+    PARAMETER_VARIES = "parameter-varies"  # slices of one volume differ in echo time, flip angle, ...
+    FRAME_OF_REFERENCE_VARIES = "frame-of-reference-varies"  # a different one in each instance: one is assumed
+    POSITIONS_VARY_IN_TIME = "positions-vary-in-time"  # prospective motion correction: the first position is taken
+    SUV_UNKNOWN = "suv-unknown"  # uptake values were requested, but an attribute that they need is missing
 
 
 class Reason(StrEnum):
-    """Why a series, or a part of it, gave no volume; fixed words, shown to people and stored."""
+    """Reasons why a series, or a part of it, gave no volume; fixed words that users see and the index stores."""
 
     NOT_AN_IMAGE = "not-an-image"
     UNDECODABLE = "undecodable"  # codec missing or codestream broken
@@ -51,16 +51,19 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Warning:
-    """Something that the user of one volume should know: a fixed name and a sentence without patient data."""
+class VolumeWarning:
+    """A warning about one volume: a fixed name and a sentence without patient data."""
 
-    name: Warn
+    name: WarningKind
     detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class Exclusion:
-    """Frames of one instance that are in no volume, and why. `frames` counts them; 0 frames: not an image at all."""
+    """Frames of one instance that are in no volume, and the reason.
+
+    `frames` counts them; 0 means that the instance is not an image.
+    """
 
     sop_instance_uid: str
     frames: int
@@ -70,7 +73,7 @@ class Exclusion:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """No volume for a whole series (`sop_instance_uids` are all of it) or for one stack of it."""
+    """The reason why a whole series (`sop_instance_uids` lists all of it), or one stack of it, gave no volume."""
 
     reason: Reason
     detail: str

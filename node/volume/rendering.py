@@ -1,7 +1,7 @@
-"""How a volume looks: grey values by the display rules of PS3.3 C.11, planes as radiologists see them, projections.
+"""Appearance of a volume: grey values by the display rules of PS3.3 C.11, planes as radiologists see them, projections.
 
-Pure arithmetic on arrays; nothing here changes the volume. Pictures come out as (height, width) or (height, width, 3)
-uint8 together with the size of one of their pixels.
+Pure arithmetic on arrays; nothing here changes the volume. Pictures are (height, width) or (height, width, 3) uint8,
+together with the size of one of their pixels.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from node.volume.model import Array, Float, Volume
 Grey = NDArray[np.uint8]
 
 SAMPLE = 1_000_000
-"""Voxels, about, from which the range of a volume is estimated."""
+"""Approximate number of voxels from which the range of a volume is estimated."""
 
-WIDEST_WINDOW = 20
+MAX_WINDOW_RATIO = 20
 """A window this many times as wide as the range of the data would show one grey."""
 
 CT_WINDOW = (40.0, 400.0)
-"""Soft tissue, Hounsfield units: of a CT that brings no window."""
+"""Centre and width for soft tissue in Hounsfield units, for a CT without a window."""
 
 
 class Plane(IntEnum):
@@ -45,7 +45,7 @@ class Projection(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """Pixels of a picture, and how high and wide one is (mm, or any unit where the volume has no place)."""
+    """Pixels of a picture, and height and width of one pixel (mm, or any unit if the volume has no position)."""
 
     pixels: Grey
     pixel_size: tuple[float, float]
@@ -53,9 +53,9 @@ class Picture:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Oriented:
-    """One time of a volume in anatomical order: a view of (inferior to superior, anterior to posterior, right to left).
+    """One time of a volume in anatomical order: a view from inferior to superior, anterior to posterior, right to left.
 
-    Increasing indices go along LPS+ z, y and x: as near to them as the volume's axes lie, nothing is interpolated.
+    Increasing indices go along LPS+ z, y and x, as nearly as the axes of the volume allow; nothing is interpolated.
 
     Attributes
     ----------
@@ -74,7 +74,7 @@ class Oriented:
 def oriented(volume: Volume, time: int | None = None) -> Oriented:
     """Return one time of a volume in anatomical order; by default the middle one.
 
-    A volume without a place in the patient is taken as if its slices were axial.
+    The slices of a volume without a position in the patient are treated as axial.
     """
     voxels = volume.voxels[volume.times // 2 if time is None else time]
     affine = np.eye(4) if volume.affine_lps is None else volume.affine_lps
@@ -88,7 +88,13 @@ def oriented(volume: Volume, time: int | None = None) -> Oriented:
 
 
 def nearest_axes(directions: Float) -> list[int]:
-    """Return for each voxel axis the patient axis (0 x, 1 y, 2 z) that it runs nearest to, each once."""
+    """Return for each voxel axis the nearest patient axis (0 x, 1 y, 2 z); each patient axis occurs once.
+
+    Parameters
+    ----------
+    directions : (3, 3) float
+        Directions of the voxel axes in LPS, as columns.
+    """
     cosines = np.abs(directions / np.linalg.norm(directions, axis=0))
     nearest = [-1, -1, -1]
     for _ in range(3):
@@ -99,10 +105,10 @@ def nearest_axes(directions: Float) -> list[int]:
 
 
 class Shades:
-    """The way from stored values to grey, one for all pictures of a volume.
+    """Convert stored values to grey, in the same way for all pictures of a volume.
 
-    In this order: VOI LUT; the first window that the data set gives and that shows anything; the modality's custom;
-    the 1st to the 99th percentile. Padding is left out of every estimate and is shown as the darkest value.
+    The first applicable rule counts: VOI LUT; the first window of the data set that shows anything; the modality's
+    custom; the 1st to the 99th percentile. Padding is left out of every estimate and shown as the darkest value.
     """
 
     def __init__(self, volume: Volume) -> None:
@@ -111,7 +117,7 @@ class Shades:
         self._to_unit = self._choose()
 
     def __call__(self, stored: Array) -> Grey:
-        """Return the grey values of an array of stored values; colour stays as it is."""
+        """Return the grey values of an array of stored values; colour is unchanged."""
         if self._volume.colour:
             return stored.astype(np.uint8, copy=False)
         unit = np.nan_to_num(self._to_unit(real(self._volume, stored)), nan=0.0)
@@ -120,7 +126,7 @@ class Shades:
         return 255 - grey if self._inverted else grey
 
     def over(self, stored: Array) -> Grey:
-        """Return grey values of a projection: from its own 1st to its 99.5th percentile, as values pile up there."""
+        """Return the grey values of a projection, from its own 1st to its 99.5th percentile: values are high there."""
         values = real(self._volume, stored)
         visible = values[~padded(self._volume, stored) & np.isfinite(values)]
         low, high = _percentiles(visible, 1, 99.5) if visible.size else (0.0, 1.0)
@@ -154,13 +160,13 @@ def _between(low: float, high: float) -> Callable[[Array], Array]:
 
 
 def _percentiles(values: Array, low: float, high: float) -> tuple[float, float]:
-    """Return two percentiles; the whole range where they fall together, as in sparse labels."""
-    below, above = (float(each) for each in np.percentile(values, (low, high)))
+    """Return two percentiles; the whole range if they are equal, as in sparse labels."""
+    below, above = map(float, np.percentile(values, (low, high)))
     return (below, above) if above > below else (float(values.min()), float(values.max()))
 
 
 def real(volume: Volume, stored: Array) -> Array:
-    """Return real values, at least float32, of stored ones."""
+    """Return the real values of stored ones, at least float32."""
     values = stored.astype(np.result_type(stored.dtype, np.float32))
     if (volume.slope, volume.intercept) != (1, 0):
         values *= volume.slope
@@ -169,7 +175,7 @@ def real(volume: Volume, stored: Array) -> Array:
 
 
 def padded(volume: Volume, stored: Array) -> NDArray[np.bool_]:
-    """Return where stored values are Pixel Padding Value (0028,0120) or in its range, PS3.3 C.7.5.1.1.2."""
+    """Return where stored values are padding: Pixel Padding Value (0028,0120) or its range, PS3.3 C.7.5.1.1.2."""
     if volume.display.padding is None:
         return np.zeros(stored.shape, bool)
     low, high = sorted(volume.display.padding)
@@ -178,7 +184,7 @@ def padded(volume: Volume, stored: Array) -> NDArray[np.bool_]:
 
 
 def sample(volume: Volume) -> Array:
-    """Return finite, unpadded real values from all over the middle time of a volume, in no order."""
+    """Return finite, unpadded real values from all parts of the middle time of a volume, in no order."""
     voxels = volume.voxels[volume.times // 2]
     step = max(1, int(np.ceil((voxels.size / SAMPLE) ** (1 / 3))))
     stored = voxels if step == 1 else voxels[step // 2 % len(voxels) :: step, ::step, ::step]
@@ -190,18 +196,18 @@ def sample(volume: Volume) -> Array:
 def is_sane(centre: float, width: float, lowest: float, highest: float) -> bool:
     """Return whether a window shows anything of data that range from `lowest` to `highest`.
 
-    Some senders give windows for stored values, or none but a placeholder.
+    Some senders give windows for stored values, or placeholders.
     """
     if not (np.isfinite(centre) and np.isfinite(width) and width > 0):
         return False
     touches = centre - width / 2 < highest and centre + width / 2 > lowest
-    return touches and width <= WIDEST_WINDOW * max(highest - lowest, np.finfo(float).tiny)
+    return touches and width <= MAX_WINDOW_RATIO * max(highest - lowest, np.finfo(float).tiny)
 
 
 def linear(values: Array, centre: float, width: float) -> Array:
     """Return 0..1 by the function LINEAR, PS3.3 C.11.2.1.2.1.
 
-    A width below 1, which the standard forbids here, is what senders of small real values mean by LINEAR_EXACT.
+    The standard forbids a width below 1 here; senders of small real values mean LINEAR_EXACT by it.
     """
     if width < 1:
         return linear_exact(values, centre, width)
@@ -231,21 +237,21 @@ FUNCTIONS: dict[str, Callable[[Array, float, float], Array]] = {
     "LINEAR_EXACT": linear_exact,
     "SIGMOID": sigmoid,
 }
-"""By VOI LUT Function (0028,1056)."""
+"""Functions by VOI LUT Function (0028,1056)."""
 
 
 def voi_lut(values: Array, first: int, table: Array) -> Array:
     """Return 0..1 by a VOI LUT, PS3.3 C.11.2.1.1; values beyond the table take its ends."""
     index = np.clip(np.nan_to_num(values) - first, 0, len(table) - 1).astype(np.intp)
-    full = 2 ** int(np.ceil(np.log2(max(int(np.max(table)), 1) + 1))) - 1  # its bits, which the table itself tells
+    full = 2 ** int(np.ceil(np.log2(max(int(np.max(table)), 1) + 1))) - 1  # its bits, by the largest entry
     unit: Array = table[index] / full
     return unit
 
 
 def thumbnail(volume: Volume, shades: Shades) -> Picture:
-    """Return the middle slice of the middle time, turned as radiologists look at its plane.
+    """Return the middle slice of the middle time, oriented as radiologists view its plane.
 
-    One slice alone, and a volume without a place in the patient, are shown as they are stored.
+    A single slice, and a volume without a position in the patient, are shown as stored.
     """
     if volume.affine_lps is None or volume.shape[2] == 1:
         rows_mm = volume.spacing_mm[1] * volume.display.pixel_aspect
@@ -262,7 +268,7 @@ def preview(volume: Volume, shades: Shades) -> list[Picture]:
 
 
 def montage(volume: Volume, shades: Shades, step: int) -> Iterator[Picture]:
-    """Yield every `step`-th slice of the middle time, from inferior, anterior or right on."""
+    """Yield every `step`-th slice of the middle time, starting from inferior, anterior or right."""
     whole = oriented(volume)
     count = whole.voxels.shape[2 - whole.stacked]
     for index in range((count - 1) % step // 2, count, step):
@@ -270,14 +276,14 @@ def montage(volume: Volume, shades: Shades, step: int) -> Iterator[Picture]:
 
 
 def cut(whole: Oriented, plane: Plane, index: int, shades: Shades) -> Picture:
-    """Return one plane as radiologists look at it."""
+    """Return one plane as radiologists view it."""
     return _hang(shades(np.take(whole.voxels, index, axis=2 - plane)), whole, plane)
 
 
 def project(volume: Volume, shades: Shades, projection: Projection, plane: Plane) -> Picture:
     """Return the largest or smallest unpadded values of the middle time, seen at right angles to `plane`.
 
-    Works slice by slice, so that nothing of the volume's size is held.
+    Works slice by slice, so that no copy of the volume is held.
     """
     whole = oriented(volume)
     better = np.fmax if (projection is Projection.MIP) == (volume.slope > 0) else np.fmin  # f: NaN never wins
@@ -291,10 +297,10 @@ def project(volume: Volume, shades: Shades, projection: Projection, plane: Plane
 
 
 def _hang(pixels: Grey, whole: Oriented, plane: Plane) -> Picture:
-    """Turn a plane cut from an oriented volume: the patient's right at the left; anterior up, or superior up.
+    """Flip a plane of an oriented volume as radiologists view it.
 
     Axial: right at the left, anterior up. Coronal: right at the left, superior up. Sagittal: anterior at the left,
-    superior up. The arrays run along LPS+, so that axial planes are right already; in the others z must go down.
+    superior up. The arrays run along LPS+, so axial planes are right already; in the others z must point down.
     """
     z, y, x = whole.spacing_mm
     if plane is Plane.AXIAL:

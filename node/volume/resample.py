@@ -7,28 +7,28 @@ import numpy as np
 from node.volume.geometry import SPACING_TOLERANCE, Placement
 from node.volume.model import Array, Float
 
-MAXIMUM_GROWTH = 4
-"""Largest size of the upright grid, as a multiple of what there is."""
+MAX_GROWTH = 4
+"""Largest size of the upright grid, as a multiple of the voxels."""
 
 
 def upright(voxels: Array, placement: Placement, fill: float) -> tuple[Array, Float, float] | None:
     """Return voxels on the grid whose slices stand upright on the planes, at even distances.
 
-    Planes are moved within themselves by linear interpolation, and between planes values are interpolated linearly;
-    voxels outside of the planes that are there get `fill`. No distance is stretched: the first plane keeps its place.
+    Planes are shifted within themselves, and values between planes are computed, by linear interpolation. Voxels
+    outside the planes get `fill`. No distance is stretched: the first plane keeps its position.
 
     Parameters
     ----------
     voxels : (times, slices, rows, columns[, 3]) array
     placement : Placement
-        Of the planes, with at least two of them.
+        Placement of the planes, at least two.
     fill : float
-        Stored value for places that no plane covers.
+        Stored value for voxels that no plane covers.
 
     Returns
     -------
     None
-        The grid would be ``MAXIMUM_GROWTH`` times as large as the voxels, or larger.
+        The grid would be larger than ``MAX_GROWTH`` times the voxels.
     (times, slices', rows', columns'[, 3]) array
         Of the same type; integers are rounded.
     (4, 4) float64, mm
@@ -43,7 +43,7 @@ def upright(voxels: Array, placement: Placement, fill: float) -> tuple[Array, Fl
     lowest, highest = shifts.min(axis=0), shifts.max(axis=0)
     grown = np.ceil(highest - lowest - SPACING_TOLERANCE).astype(int)
     times, slices, rows, columns = voxels.shape[:4]
-    if planes * (rows + grown[1]) * (columns + grown[0]) > MAXIMUM_GROWTH * slices * rows * columns:
+    if planes * (rows + grown[1]) * (columns + grown[0]) > MAX_GROWTH * slices * rows * columns:
         return None
     out = np.empty((times, planes, rows + grown[1], columns + grown[0], *voxels.shape[4:]), voxels.dtype)
     work = np.float64 if voxels.dtype.itemsize > 2 else np.float32
@@ -61,7 +61,7 @@ def upright(voxels: Array, placement: Placement, fill: float) -> tuple[Array, Fl
 
 
 def _even_step(along: Float) -> float:
-    """The distance between slices of the even grid: the smallest there is, the usual one where that gives too many."""
+    """Return the slice distance of the even grid in mm: the smallest, or the median if that gives too many slices."""
     steps = np.diff(along)
     median = float(np.median(steps))
     finest = float(steps.min())
@@ -69,18 +69,18 @@ def _even_step(along: Float) -> float:
         return float(along[-1] / (len(along) - 1))
     if finest >= median * (1 - SPACING_TOLERANCE):
         return median
-    return finest if along[-1] / finest <= MAXIMUM_GROWTH * len(along) else median
+    return finest if along[-1] / finest <= MAX_GROWTH * len(along) else median
 
 
 def _between(along: Float, distance: float) -> tuple[int, float]:
-    """The plane before a distance, and the weight of the next one."""
+    """Return the plane before a distance, and the weight of the next plane."""
     before = min(max(int(np.searchsorted(along, distance, side="right")) - 1, 0), len(along) - 2)
     share = (distance - along[before]) / (along[before + 1] - along[before])
     return before, 0.0 if share < SPACING_TOLERANCE else 1.0 if share > 1 - SPACING_TOLERANCE else float(share)
 
 
 def _moved(plane: Array, shift: Float, grown: Array) -> Array:
-    """A plane moved by `shift` (columns, rows) on a larger one; NaN where it has no values."""
+    """Return a plane shifted by `shift` (columns, rows) on a larger grid; NaN where it has no values."""
     out = plane
     for axis, amount, more in ((1, shift[0], grown[0]), (0, shift[1], grown[1])):
         whole = int(np.floor(amount + SPACING_TOLERANCE))
@@ -103,13 +103,13 @@ def _moved(plane: Array, shift: Float, grown: Array) -> Array:
 
 
 def _stored(plane: Array, fill: float, dtype: np.dtype) -> Array:
-    """A plane in the type of the volume, `fill` where nothing is known."""
+    """Return a plane in the type of the volume, with `fill` for unknown values."""
     plane = np.where(np.isnan(plane), fill, plane)
     return (plane if dtype.kind == "f" else np.rint(plane)).astype(dtype)
 
 
 def _affine(placement: Placement, lowest: Float, step: float) -> Float:
-    """The affine of the upright grid (LPS+, mm)."""
+    """Return the affine of the upright grid (LPS+, mm)."""
     affine = placement.affine_lps.copy()
     columns_mm, rows_mm, _ = placement.spacing_mm
     affine[:3, 2] = placement.axes.normal * step

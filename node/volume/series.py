@@ -1,7 +1,7 @@
-"""What is known of one series while it is being assembled, and the account of its slices.
+"""One series while it is assembled, and the account of its frames.
 
-Every frame of every instance is in a volume, in an exclusion or in a refusal; that is checked before anything is
-returned.
+Every frame of every instance is in a volume, in an exclusion or in a refusal. `SeriesUnderAssembly.assembly` checks
+that before it returns anything.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ import numpy as np
 from node.errors import VoxelnodeError
 from node.volume.arrange.duplicates import is_copy
 from node.volume.model import Assembly, Frame, Kind, Volume
-from node.volume.reasons import Exclusion, Reason, Refusal, Warn, Warning
+from node.volume.reasons import Exclusion, Reason, Refusal, VolumeWarning, WarningKind
 from node.volume.volumes import DatasetOf
 
-LeftOut = tuple[Frame, Reason, str]
+ExcludedFrame = tuple[Frame, Reason, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Instance:
-    """What one data set gave: frames, volumes if it is one by itself, or why neither."""
+class SourceInstance:
+    """The content of one data set: frames, or volumes if it is one by itself, or why it has neither."""
 
-    order: tuple[float, str]  # does not depend on the order of arrival
+    order: tuple[float, str]  # sort key that does not depend on the order of arrival
     frames: Sequence[Frame] = ()
     volumes: tuple[Volume, ...] = ()
     exclusion: Exclusion | None = None
-    concatenation: tuple[str, int, int] | None = None  # its UID, the number of this part, how many there are at least
+    concatenation: tuple[str, int, int] | None = None  # its UID, the number of this part, the least number of parts
 
 
 @dataclass(slots=True)
-class Series:
-    """One series; `dataset_of` gives the data set of a SOP Instance UID."""
+class SeriesUnderAssembly:
+    """One series while it is assembled; `dataset_of` returns the data set of a SOP Instance UID."""
 
     dataset_of: DatasetOf
     uids: set[str] = field(default_factory=set)
@@ -46,8 +46,8 @@ class Series:
     refused_frames: int = 0
     stacks: int = 0
 
-    def add(self, instance: Instance) -> None:
-        """Add what one instance gave."""
+    def add(self, instance: SourceInstance) -> None:
+        """Add the content of one instance."""
         self.frames += instance.frames
         if instance.concatenation is not None:
             uid, *part = instance.concatenation
@@ -58,30 +58,32 @@ class Series:
             self._add_object(instance.volumes)
 
     def _add_object(self, volumes: Sequence[Volume]) -> None:
-        """Add the volumes of an instance that is one by itself, unless it came before under another UID."""
+        """Add the volumes of an instance that is one by itself, unless it is a copy under another UID."""
         uid = volumes[0].sources[0].sop_instance_uid
         for first in self.volumes:
             if np.array_equal(first.voxels, volumes[0].voxels) and is_copy(
                 self.dataset_of(first.sources[0].sop_instance_uid), self.dataset_of(uid)
             ):
-                detail = "the same object as another instance, under a SOP Instance UID of its own"
+                detail = "the instance is a copy of another one, under a different SOP Instance UID (0008,0018)"
                 self.exclusions.append(Exclusion(uid, 0, Reason.DUPLICATE_SLICE, detail))
-                self._tell_of_copy(first.stack)
+                self._warn_of_copy(first.stack)
                 return
         self.volumes += [replace(volume, stack=self.stacks) for volume in volumes]
         self.stacks += 1
 
-    def _tell_of_copy(self, stack: int) -> None:
-        told = Warning(Warn.DUPLICATE_SLICE, "an instance came again under another SOP Instance UID")
+    def _warn_of_copy(self, stack: int) -> None:
+        warning = VolumeWarning(
+            WarningKind.DUPLICATE_SLICE, "a copy of an instance under another SOP Instance UID (0008,0018) was left out"
+        )
         self.volumes = [
-            replace(volume, warnings=(*volume.warnings, told))
-            if volume.stack == stack and told not in volume.warnings
+            replace(volume, warnings=(*volume.warnings, warning))
+            if volume.stack == stack and warning not in volume.warnings
             else volume
             for volume in self.volumes
         ]
 
-    def exclude(self, left_out: Sequence[LeftOut]) -> None:
-        """Record frames that are in no volume, one exclusion for each instance and reason."""
+    def exclude(self, left_out: Sequence[ExcludedFrame]) -> None:
+        """Record frames that are in no volume: one exclusion per instance and reason."""
         counts = Counter((frame.sop_instance_uid, reason, detail) for frame, reason, detail in left_out)
         self.exclusions += [Exclusion(uid, count, reason, detail) for (uid, reason, detail), count in counts.items()]
 
@@ -93,7 +95,7 @@ class Series:
         self.stacks += 1
 
     def refuse_all(self) -> None:
-        """Turn the exclusions of a series without any volume into refusals, one for each reason."""
+        """Turn the exclusions of a series without any volume into refusals, one per reason."""
         uids: dict[tuple[Reason, str], dict[str, None]] = defaultdict(dict)
         for exclusion in self.exclusions:
             uids[exclusion.reason, exclusion.detail][exclusion.sop_instance_uid] = None
@@ -101,17 +103,20 @@ class Series:
         self.exclusions.clear()
         self.refusals += [Refusal(reason, detail, tuple(own)) for (reason, detail), own in uids.items()]
 
-    def told(self) -> tuple[Warning, ...]:
-        """Warnings for the volumes of a series of which some instances are in none, or have not come."""
-        return (*_told_of_exclusions(self.exclusions), *_told_of_parts(list(self.concatenations.values())))
+    def warnings(self) -> tuple[VolumeWarning, ...]:
+        """Return warnings about instances that are in no volume or have not arrived."""
+        return (
+            *_exclusion_warnings(self.exclusions),
+            *_concatenation_warnings(list(self.concatenations.values())),
+        )
 
     def assembly(self) -> Assembly:
-        """Return what the series gave, once the account adds up.
+        """Return the volumes, refusals and exclusions of the series, after the account of its frames is checked.
 
         Raises
         ------
         VoxelnodeError
-            A frame is nowhere, or twice.
+            A frame is lost or duplicated.
         """
         assembly = Assembly(_with_unique_suffixes(self.volumes), tuple(self.refusals), tuple(self.exclusions))
         lost = assembly.unaccounted(self.uids)
@@ -133,32 +138,35 @@ class Series:
         return assembly
 
 
-def _told_of_exclusions(exclusions: Sequence[Exclusion]) -> tuple[Warning, ...]:
-    """Warnings for the volumes of a series of which some instances are in none."""
+def _exclusion_warnings(exclusions: Sequence[Exclusion]) -> tuple[VolumeWarning, ...]:
+    """Return warnings about instances that are in no volume."""
     reasons = Counter(exclusion.reason for exclusion in exclusions)
     no_images = reasons.pop(Reason.NOT_AN_IMAGE, 0)
-    twins = reasons.pop(Reason.SAME_POSITION_TWICE, 0)
-    reasons.pop(Reason.DUPLICATE_SLICE, 0)  # told on the volume of which they are copies
+    conflicting = reasons.pop(Reason.SAME_POSITION_TWICE, 0)
+    reasons.pop(Reason.DUPLICATE_SLICE, 0)  # the volume that they copy has a warning of its own
     unread = sum(reasons.values())
     warnings = []
-    if twins:
-        warnings.append(Warning(Warn.SAME_POSITION_TWICE, f"{twins} instances came again with other pixels"))
+    if conflicting:
+        detail = f"{conflicting} instances were left out: their SOP Instance UID was already used with different pixels"
+        warnings.append(VolumeWarning(WarningKind.SAME_POSITION_TWICE, detail))
     if no_images:
-        warnings.append(Warning(Warn.PARTLY_NOT_AN_IMAGE, f"{no_images} instances of the series are no images"))
+        detail = f"{no_images} instances of the series are not images"
+        warnings.append(VolumeWarning(WarningKind.PARTLY_NOT_AN_IMAGE, detail))
     if unread:
-        warnings.append(Warning(Warn.INCOMPLETE_VOLUME, f"{unread} instances of the series are in no volume"))
+        detail = f"{unread} instances of the series are in no volume; the exclusions of the series say why"
+        warnings.append(VolumeWarning(WarningKind.INCOMPLETE_VOLUME, detail))
     return tuple(warnings)
 
 
-def _told_of_parts(concatenations: Sequence[Sequence[tuple[int, int]]]) -> tuple[Warning, ...]:
-    """A warning where parts of concatenations have not come."""
+def _concatenation_warnings(concatenations: Sequence[Sequence[tuple[int, int]]]) -> tuple[VolumeWarning, ...]:
+    """Return a warning if parts of concatenations have not arrived."""
     missing = sum(max(total for _, total in parts) - len({part for part, _ in parts}) for parts in concatenations)
-    detail = f"{missing} instances of a concatenation (0020,9161) are missing"
-    return (Warning(Warn.INCOMPLETE_VOLUME, detail),) if missing > 0 else ()
+    detail = f"{missing} instances of a concatenation (Concatenation UID (0020,9161)) are missing; send them"
+    return (VolumeWarning(WarningKind.INCOMPLETE_VOLUME, detail),) if missing > 0 else ()
 
 
 def _with_unique_suffixes(volumes: Sequence[Volume]) -> tuple[Volume, ...]:
-    """Volumes of which no two stacks share a suffix."""
+    """Return the volumes with suffixes such that no two stacks share one."""
     stacks: dict[str, set[int]] = defaultdict(set)
     for volume in volumes:
         stacks[volume.suffix].add(volume.stack)

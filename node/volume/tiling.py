@@ -1,4 +1,4 @@
-"""Where the planes of one volume lie in a frame that holds them side by side (mosaic, grid)."""
+"""Layout of the planes of one volume in a frame that holds them side by side (mosaic, grid)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ class Tiling:
 
     Attributes
     ----------
-    positions : (count, 3) mm, LPS, or None
+    positions : (count, 3) float, mm, LPS, or None
         Centre of the first pixel of each tile.
-    orientation : (6,), or None
+    orientation : (6,) float, or None
         Unit vectors along a row, then down a column; the same for all tiles.
     slice_times_s : (count,) or None
-        When each plane was acquired, counted from the beginning of the volume.
+        When each plane was acquired, in seconds from the beginning of the volume.
     """
 
     count: int

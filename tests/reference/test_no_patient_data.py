@@ -13,7 +13,7 @@ from pydicom import Dataset
 from pydicom.multival import MultiValue
 
 from node.conversion.offline import convert_folder
-from node.volume.reasons import Reason, Warn
+from node.volume.reasons import Reason, WarningKind
 from node.writers.options import WriteOptions
 from tests.conftest import corpus_folder
 from tests.converting import here
@@ -40,7 +40,7 @@ EVERYTHING = WriteOptions(
 )
 NIFTI_HEADER_BYTES = 544
 
-OUR_WORDS = frozenset({"modality", "patient", "name", "none", "perfusion", "head", *Warn, *Reason})
+OUR_WORDS = frozenset({"modality", "patient", "name", "none", "perfusion", "head", *WarningKind, *Reason})
 """Words of the sidecar, and values of coded attributes, that people also type as a name or a description."""
 
 

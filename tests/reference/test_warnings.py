@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from node.conversion.offline import convert_folder
-from node.volume.reasons import Warn
+from node.volume.reasons import WarningKind
 from node.writers.options import WriteOptions
 from tests.conftest import corpus_folder
 from tests.converting import here
@@ -60,7 +60,7 @@ def test_the_names_of_the_reference_are_names_of_warnings() -> None:
         for series in facts["series"].values()
         for name in (*series.get("warnings", ()), *(w for v in series.get("volumes", ()) for w in v["warnings"]))
     }
-    assert names <= set(Warn)
+    assert names <= set(WarningKind)
 
 
 @pytest.mark.parametrize(("case", "uid"), _with_warnings() or [("-", "-")])

@@ -1,1 +1,1 @@
-"""Frames -> stacks, and the place and time of each slice."""
+"""Frames in, stacks out: every slice of a stack has its position and time."""

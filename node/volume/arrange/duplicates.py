@@ -1,4 +1,4 @@
-"""Data sets that are one or seem so: copies under one SOP Instance UID or two, and two pictures under one."""
+"""Recognise duplicates: copies of one object under one or two SOP Instance UIDs, and two pictures under one UID."""
 
 from __future__ import annotations
 
@@ -20,45 +20,50 @@ MAY_DIFFER_IN_COPIES = frozenset(
         ),
     )
 )
-"""Attributes that a second export of the same object changes, beside its unique identifiers."""
+"""Attributes that a second export of the same object changes, in addition to its unique identifiers."""
 
 
-def is_copy(one: Dataset, other: Dataset) -> bool:
-    """Return whether two data sets are one object under two SOP Instance UIDs, alike but for those and for times."""
-    return _same_bytes(one, other) and _alike(one, other)
+def is_copy(first: Dataset, second: Dataset) -> bool:
+    """Return whether two data sets are one object under two SOP Instance UIDs.
+
+    They are if they agree in everything but unique identifiers and `MAY_DIFFER_IN_COPIES`.
+    """
+    return _have_same_pixel_bytes(first, second) and _are_alike(first, second)
 
 
-def _same_bytes(one: Dataset, other: Dataset) -> bool:
-    return all(one.get(keyword) == other.get(keyword) for keyword in PIXELS)
+def _have_same_pixel_bytes(first: Dataset, second: Dataset) -> bool:
+    return all(first.get(keyword) == second.get(keyword) for keyword in PIXELS)
 
 
-def _alike(one: Dataset, other: Dataset) -> bool:
-    """Whether all that two data sets say is the same, unique identifiers and `MAY_DIFFER_IN_COPIES` aside."""
-    said, heard = (
+def _are_alike(first: Dataset, second: Dataset) -> bool:
+    """Return whether two data sets agree in all elements but unique identifiers and `MAY_DIFFER_IN_COPIES`."""
+    first_elements, second_elements = (
         {element.tag: element for element in ds if element.VR != "UI" and element.tag not in MAY_DIFFER_IN_COPIES}
-        for ds in (one, other)
+        for ds in (first, second)
     )
-    return said.keys() == heard.keys() and all(_same(element, heard[tag]) for tag, element in said.items())
+    return first_elements.keys() == second_elements.keys() and all(
+        _is_same(element, second_elements[tag]) for tag, element in first_elements.items()
+    )
 
 
-def _same(one: DataElement, other: DataElement) -> bool:
-    if one.VR != "SQ" or other.VR != "SQ":
-        return bool(one.VR == other.VR and one.value == other.value)
-    return len(one.value) == len(other.value) and all(map(_alike, one.value, other.value))
+def _is_same(first: DataElement, second: DataElement) -> bool:
+    if first.VR != "SQ" or second.VR != "SQ":
+        return bool(first.VR == second.VR and first.value == second.value)
+    return len(first.value) == len(second.value) and all(map(_are_alike, first.value, second.value))
 
 
-def same_pixels(one: Dataset, other: Dataset) -> bool:
+def has_same_pixels(first: Dataset, second: Dataset) -> bool:
     """Return whether two data sets hold the same pixels: the same bytes, or the same values in another encoding.
 
-    Lossless compression and another byte order leave an instance what it is, under the same SOP Instance UID: archives
-    give it out in several transfer syntaxes (PS3.5 10).
+    Lossless compression and another byte order do not change an instance, which keeps its SOP Instance UID: archives
+    send it in several transfer syntaxes (PS3.5 10).
     """
-    if _same_bytes(one, other):
+    if _have_same_pixel_bytes(first, second):
         return True
     try:
-        ours, theirs = frame_reader(one), frame_reader(other)
-        return ours.frames == theirs.frames and all(
-            np.array_equal(ours(index), theirs(index)) for index in range(ours.frames)
+        first_frames, second_frames = frame_reader(first), frame_reader(second)
+        return first_frames.frames == second_frames.frames and all(
+            np.array_equal(first_frames(index), second_frames(index)) for index in range(first_frames.frames)
         )
     except (ConversionRefused, *CONVERSION_ERRORS, ArithmeticError):
-        return False  # what cannot be decoded is no copy
+        return False  # an instance that cannot be decoded is not a copy

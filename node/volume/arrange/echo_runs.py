@@ -1,4 +1,4 @@
-"""Echoes that only the runs of raw data tell apart."""
+"""Split echoes that only the runs of raw data separate."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from collections.abc import Sequence
 
 from node.volume.arrange.whole_times import Bin
 from node.volume.model import Frame
-from node.volume.reasons import Warn, Warning
+from node.volume.reasons import VolumeWarning, WarningKind
 
-FIRST_ECHO = Warning(
-    Warn.PARAMETER_VARIES,
-    "Echo Time (0018,0081) is that of the first echo in all of them; they were told apart by their runs of raw data",
+FIRST_ECHO_WARNING = VolumeWarning(
+    WarningKind.PARAMETER_VARIES,
+    "all echoes carry the Echo Time (0018,0081) of the first; they were separated by their runs of raw data",
 )
 
 
-def by_raw_data_run(bins: Sequence[Bin]) -> list[list[Frame]]:
-    """Return frames by echo, in order of acquisition; none where each position is not of as many runs as echoes.
+def split_by_raw_data_run(bins: Sequence[Bin]) -> list[list[Frame]]:
+    """Return frames by echo, in order of acquisition; empty unless each position has as many runs as there are echoes.
 
-    Research sequences of GE write number and time of the first echo into all images (dcm2niix, issue 359); what is left
-    is that images of one place and another echo come from another run of raw data.
+    Research sequences of GE write number and time of the first echo into all images (dcm2niix, issue 359). But images
+    of one position and different echoes come from different runs of raw data.
 
     Parameters
     ----------
-    bins : sequence of sequences of Frame
-        Frames that share a position; those with `variant_key` ``raw_data_run``: how many echoes there are, and a run.
+    bins : sequence of list of Frame
+        Frames that share a position. `variant_key` ``raw_data_run`` holds the number of echoes and the run.
     """
-    told = {frame.variant_key.get("raw_data_run") for frames in bins for frame in frames}
-    echoes = {None if each is None else each[0] for each in told}
-    if len(echoes) != 1 or None in echoes:
+    keys = {frame.variant_key.get("raw_data_run") for frames in bins for frame in frames}
+    echo_counts = {None if key is None else key[0] for key in keys}
+    if len(echo_counts) != 1 or None in echo_counts:
         return []
     parts: dict[int, list[Frame]] = defaultdict(list)
     for frames in bins:
         runs = sorted({frame.variant_key["raw_data_run"] for frame in frames})
-        if len(runs) not in echoes:
+        if len(runs) not in echo_counts:
             return []
         for frame in frames:
             parts[runs.index(frame.variant_key["raw_data_run"])].append(frame)

@@ -1,7 +1,7 @@
 """Volumes that follow a moving head: prospective motion correction places each time of a series anew.
 
-The scanner writes where it put the slices of each time, so positions and orientations of a series differ a little from
-volume to volume. It is one series in time all the same, in the frame of the head; its place is that of the first time.
+The scanner writes where it placed the slices of each time, so positions and orientations of a series differ slightly
+from volume to volume. It is still one time series, in the frame of the head. Its position is that of the first time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import starmap
 
 import numpy as np
 
-from node.volume.arrange.whole_times import by_instance
+from node.volume.arrange.whole_times import instance_order
 from node.volume.geometry import (
     DRIFT_TOLERANCE_PIXELS,
     JITTER_SHARE,
@@ -25,18 +25,18 @@ from node.volume.geometry import (
     stack_axes,
 )
 from node.volume.model import Diffusion, Float, Frame
-from node.volume.reasons import Warn, Warning
+from node.volume.reasons import VolumeWarning, WarningKind
 
-FARTHEST_MM = 20.0
-FARTHEST_DEGREES = 10.0
-"""How far the middle of a volume may move, and how far it may turn, within one series: more than a head can in its
-coil, less than lies between volumes that were planned at several places."""
+MAX_TRANSLATION_MM = 20.0
+MAX_ROTATION_DEGREES = 10.0
+"""How far the centre of a volume may move, and how far the volume may turn, within one series: more than a head can in
+its coil, less than the distance between volumes that were planned at different positions."""
 
-FARTHEST_SHARE = 0.5
-"""As a part of the height of the stack: volumes beside each other are no times of one."""
+MAX_TRANSLATION_SHARE = 0.5
+"""The same relative to the height of the stack: volumes side by side are not times of one volume."""
 
-FEWEST_TIMES = 3
-"""Two stacks that lie near each other may as well have been planned so."""
+MIN_TIMES = 3
+"""Two stacks near each other may have been planned so."""
 
 _Label = Callable[[Frame], Hashable]
 
@@ -48,50 +48,51 @@ _TIMES: tuple[_Label, ...] = (
     lambda frame: frame.time_key.get("acquisition_number"),
     lambda frame: frame.time_key.get("acquisition_time"),
 )
-"""What the frames of one time share."""
+"""Labels that the frames of one time may share."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Time:
-    """The planes of one time, ascending along their normal; axes (3, 3) are row, column and normal as columns."""
+    """The planes of one time, ascending along their normal. The columns of `axes` (3, 3) are row, column and normal."""
 
     frames: list[Frame]
     positions: Float
     axes: Float
 
     @property
-    def middle(self) -> Float:
+    def centre(self) -> Float:
         """Centre of the volume in mm, LPS."""
         rows_mm, columns_mm = self.frames[0].pixel_spacing or (1.0, 1.0)
         across, down = (self.frames[0].columns - 1) * columns_mm / 2, (self.frames[0].rows - 1) * rows_mm / 2
-        centre: Float = self.positions.mean(axis=0) + self.axes @ (across, down, 0.0)
-        return centre
+        point: Float = self.positions.mean(axis=0) + self.axes @ (across, down, 0.0)
+        return point
 
     def only(self, slices: Sequence[int]) -> _Time:
-        """The same without its other slices."""
+        """Return the same time without its other slices."""
         return _Time([self.frames[slice_] for slice_ in slices], self.positions[list(slices)], self.axes)
 
     @property
     def local(self) -> Float:
-        """Positions as the volume itself has them: (N, 3) mm from their mean along its axes."""
+        """Positions (N, 3) in mm relative to their mean, along the axes of the volume."""
         along: Float = (self.positions - self.positions.mean(axis=0)) @ self.axes
         return along
 
 
-def settled(frames: Sequence[Frame]) -> tuple[list[Frame], Warning | None]:
-    """Return the frames with the place of the first time, if their series drifts from time to time; else as they are.
+def undo_motion(frames: Sequence[Frame]) -> tuple[list[Frame], VolumeWarning | None]:
+    """Return the frames at the position of the first time, if their series moves from time to time; else unchanged.
 
     Parameters
     ----------
     frames : sequence of Frame
-        Alike in all but place and time.
+        Alike in all traits except position and time.
 
     Returns
     -------
     list of Frame, in the same order
-        Diffusion directions turn with their frames, so that they stay along the same axes of the image.
-    Warning or None
-        How far the series drifts.
+        Positions in mm, LPS. Diffusion directions turn with their frames, so that they keep their direction relative to
+        the image.
+    VolumeWarning or None
+        How far the series moves.
     """
     if any(frame.position is None or frame.split_key.get("component") is None for frame in frames):
         return list(frames), None
@@ -103,23 +104,23 @@ def settled(frames: Sequence[Frame]) -> tuple[list[Frame], Warning | None]:
         if not any(starmap(_moves, pairs)):
             return list(frames), None
         if _is_rigid(pairs) and not _are_packages(frames, max(map(len, groups))):
-            moved = {id(frame): other for pair in pairs for frame, other in _settled(*pair)}
-            return [moved[id(frame)] for frame in frames], _told(pairs)
+            still = {id(frame): copy for pair in pairs for frame, copy in _at_first_position(*pair)}
+            return [still[id(frame)] for frame in frames], _motion_warning(pairs)
     return list(frames), None
 
 
 def _groups(frames: Sequence[Frame]) -> Iterator[list[list[Frame]]]:
-    """Frames by what those of one time may share, in order of Instance Number."""
+    """Yield the frames grouped by each label that one time may share, in order of Instance Number."""
     for label in _TIMES:
-        found: dict[Hashable, list[Frame]] = defaultdict(list)
+        groups: dict[Hashable, list[Frame]] = defaultdict(list)
         for frame in frames:
-            found[label(frame)].append(frame)
-        if None not in found and FEWEST_TIMES <= len(found) <= len(frames) / 2:
-            yield sorted(found.values(), key=lambda group: min(map(by_instance, group)))
+            groups[label(frame)].append(frame)
+        if None not in groups and MIN_TIMES <= len(groups) <= len(frames) / 2:
+            yield sorted(groups.values(), key=lambda group: min(map(instance_order, group)))
 
 
 def _time(frames: Sequence[Frame]) -> _Time | None:
-    """The planes of one time; None where they are no stack of planes."""
+    """Return the planes of one time; None if they are not a stack of planes."""
     orientations = np.array([frame.orientation for frame in frames])
     if np.abs(orientations - orientations[0]).max() > ORIENTATION_TOLERANCE:
         return None
@@ -133,9 +134,9 @@ def _time(frames: Sequence[Frame]) -> _Time | None:
 
 
 def _pairs(times: Sequence[_Time]) -> list[tuple[_Time, _Time]] | None:
-    """Each time, and the first whole one with those slices that it has; None where these are not certain.
+    """Return each time with the same slices of the first whole time; None if the slices are uncertain.
 
-    Slices of a time that is not whole are those that lie nearest in the whole time nearest to it.
+    The slices of an incomplete time are those nearest to its planes in the whole time nearest to it.
     """
     count = max((len(time.frames) for time in times), default=0)
     whole = [time for time in times if len(time.frames) == count]
@@ -143,20 +144,20 @@ def _pairs(times: Sequence[_Time]) -> list[tuple[_Time, _Time]] | None:
         return None
     pairs = []
     for time in times:
-        slices = _slices_of(time, min(whole, key=lambda other: _apart(time, other)))
+        slices = _slices_of(time, min(whole, key=lambda other: _number_distance(time, other)))
         if slices is None:
             return None
         pairs.append((time, whole[0].only(slices)))
     return pairs
 
 
-def _apart(one: _Time, other: _Time) -> int:
-    """How far two times lie apart in Instance Number."""
-    return abs(by_instance(one.frames[0])[0] - by_instance(other.frames[0])[0])
+def _number_distance(time: _Time, other: _Time) -> int:
+    """Return the distance of two times in Instance Number."""
+    return abs(instance_order(time.frames[0])[0] - instance_order(other.frames[0])[0])
 
 
 def _slices_of(time: _Time, whole: _Time) -> list[int] | None:
-    """Which slices the planes of a time are, by a whole one; None where that is not certain."""
+    """Return the slice numbers of the planes of a time, by a whole time; None if they are uncertain."""
     if len(time.frames) == len(whole.frames):
         return list(range(len(time.frames)))
     normal = whole.axes[:, 2]
@@ -167,7 +168,7 @@ def _slices_of(time: _Time, whole: _Time) -> list[int] | None:
 
 
 def _moves(time: _Time, first: _Time) -> bool:
-    """Whether the planes of two times lie farther apart than those that share a position."""
+    """Return whether the planes of two times are farther apart than planes that share a position."""
     tolerance = min(JITTER_TOLERANCE_MM, DRIFT_TOLERANCE_PIXELS * min(first.frames[0].pixel_spacing or (1.0, 1.0)))
     return bool(
         np.abs(time.positions - first.positions).max() > tolerance
@@ -176,26 +177,26 @@ def _moves(time: _Time, first: _Time) -> bool:
 
 
 def _is_rigid(pairs: Sequence[tuple[_Time, _Time]]) -> bool:
-    """Whether all times are the same stack, moved and turned by little."""
+    """Return whether all times are the same stack, moved and turned a little."""
     largest = max((first for _, first in pairs), key=lambda first: len(first.frames))
     height = float(np.ptp(largest.local[:, 2])) * len(largest.frames) / (len(largest.frames) - 1)
-    farthest_mm = min(FARTHEST_MM, FARTHEST_SHARE * height)
+    limit_mm = min(MAX_TRANSLATION_MM, MAX_TRANSLATION_SHARE * height)
     return all(
         np.abs(time.local - first.local).max() <= JITTER_TOLERANCE_MM
-        and np.linalg.norm(time.middle - first.middle) <= farthest_mm
-        and _degrees(time, first) <= FARTHEST_DEGREES
+        and np.linalg.norm(time.centre - first.centre) <= limit_mm
+        and _degrees(time, first) <= MAX_ROTATION_DEGREES
         for time, first in pairs
     )
 
 
-def _degrees(one: _Time, other: _Time) -> float:
-    """The angle that turns one into the other."""
-    cosine = (np.trace(one.axes.T @ other.axes) - 1) / 2
+def _degrees(time: _Time, other: _Time) -> float:
+    """Return the angle of the rotation from one time to the other, in degrees."""
+    cosine = (np.trace(time.axes.T @ other.axes) - 1) / 2
     return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
 
 
 def _are_packages(frames: Sequence[Frame], slices: int) -> bool:
-    """Whether all planes make one even stack of more slices: then they are packages or slabs, and nothing moved.
+    """Return whether all planes make one even stack of more slices: then they are packages or slabs, and nothing moved.
 
     A mosaic is a whole volume.
     """
@@ -210,26 +211,26 @@ def _are_packages(frames: Sequence[Frame], slices: int) -> bool:
     return len(along) > slices and off_grid(along) <= JITTER_SHARE * float(np.median(np.diff(along)))
 
 
-def _settled(time: _Time, first: _Time) -> Iterator[tuple[Frame, Frame]]:
-    """Each frame of a time, and the same at the place that its slice has in the first one."""
+def _at_first_position(time: _Time, first: _Time) -> Iterator[tuple[Frame, Frame]]:
+    """Yield each frame of a time, and its copy at the position of the same slice of the first time."""
     turn = first.axes @ time.axes.T
-    for frame, place in zip(time.frames, first.frames, strict=True):
-        yield frame, _at(frame, place, turn)
+    for frame, target in zip(time.frames, first.frames, strict=True):
+        yield frame, _at(frame, target, turn)
 
 
-def _at(frame: Frame, place: Frame, turn: Float) -> Frame:
-    """A frame at the place of another one; `turn` takes directions from its orientation to that."""
+def _at(frame: Frame, target: Frame, turn: Float) -> Frame:
+    """Return a frame at the position of `target`, its diffusion direction turned by the rotation `turn` (3, 3)."""
     diffusion = frame.diffusion
     if diffusion is not None and diffusion.direction_lps is not None:
         diffusion = Diffusion(diffusion.b_value, turn @ diffusion.direction_lps, diffusion.derived)
-    return replace(frame, position=place.position, orientation=place.orientation, diffusion=diffusion)
+    return replace(frame, position=target.position, orientation=target.orientation, diffusion=diffusion)
 
 
-def _told(pairs: Sequence[tuple[_Time, _Time]]) -> Warning:
-    farthest_mm = max(float(np.linalg.norm(time.middle - first.middle)) for time, first in pairs)
+def _motion_warning(pairs: Sequence[tuple[_Time, _Time]]) -> VolumeWarning:
+    farthest_mm = max(float(np.linalg.norm(time.centre - first.centre)) for time, first in pairs)
     degrees = max(_degrees(time, first) for time, first in pairs)
-    return Warning(
-        Warn.POSITIONS_VARY_IN_TIME,
-        f"the volumes move by up to {farthest_mm:.2f} mm and turn by up to {degrees:.2f} degrees from time to time, as "
-        "prospective motion correction makes them; the place is that of the first",
+    return VolumeWarning(
+        WarningKind.POSITIONS_VARY_IN_TIME,
+        f"the volumes move by up to {farthest_mm:.2f} mm and turn by up to {degrees:.2f} degrees between times, as "
+        "with prospective motion correction; all volumes get the position of the first",
     )

@@ -1,4 +1,4 @@
-"""Traits that change from slice to slice of one volume, and so divide none."""
+"""Traits that change from slice to slice of one volume, and so must not split it."""
 
 from __future__ import annotations
 
@@ -6,121 +6,137 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
-from node.volume.arrange.inversion_times import NEAR, Groups
-from node.volume.arrange.plane_positions import ascending, labelled
+from node.volume.arrange.inversion_times import MEASURED_TOLERANCE, Groups
+from node.volume.arrange.plane_positions import distinct_distances, position_labels
 from node.volume.geometry import is_even, missing_slices
 from node.volume.model import Frame
 
-OF_SLICES = (("echo",), ("derived",))
-"""Traits that some scanners and archives give to single slices of one volume: Echo Numbers, and what is derived."""
+SLICE_TRAITS = (("echo",), ("derived",))
+"""Traits that some scanners and archives give to single slices of one volume: Echo Numbers, and being derived."""
 
-OF_EACH_SLICE = (("inversion_time",), ("echo_time",), ("echo", "echo_time"), ("echo", "echo_time", "inversion_time"))
-"""Traits that divide volumes, unless they go from slice to slice of one: a multi-slice inversion recovery acquires each
-slice at another time after one pulse."""
+SLICE_OR_VOLUME_TRAITS = (
+    ("inversion_time",),
+    ("echo_time",),
+    ("echo", "echo_time"),
+    ("echo", "echo_time", "inversion_time"),
+)
+"""Traits that separate volumes, unless they change from slice to slice of one volume: a multi-slice inversion recovery
+acquires each slice at another time after one pulse."""
 
-ALIKE = 0.1
-"""Part by which they may differ where one value has gaps that the others fill: planned echoes differ by more."""
+MIN_PLANNED_DIFFERENCE = 0.1
+"""Relative difference of planned echo and inversion times. Smaller differences are measured, so that slices of one
+value may fill the gaps of another."""
 
 
-def joined(groups: Groups, names: Sequence[str]) -> Groups:
-    """Return groups of frames without those that are the slices of one volume, though some of its traits change.
+def merge_per_slice_groups(groups: Groups, names: Sequence[str]) -> Groups:
+    """Return groups of frames after merging those that are the slices of one volume, although some traits change.
 
     Parameters
     ----------
-    groups : Groups
+    groups : dict of tuple to list of Frame
     names : sequence of str
-        What the parts of the keys of `groups` are called.
+        Names of the parts of the keys of `groups`.
     """
-    for together in (*OF_SLICES, *OF_EACH_SLICE):
-        if set(together) <= set(names):
-            indices = [names.index(name) for name in together]
-            if together in OF_EACH_SLICE and len(together) == 1:
-                groups = _joined(groups, indices, _near_values(groups, together[0]), gaps=True)
-            groups = _joined(groups, indices, gaps=together in OF_EACH_SLICE, each=together in OF_EACH_SLICE)
+    for traits in (*SLICE_TRAITS, *SLICE_OR_VOLUME_TRAITS):
+        if set(traits) <= set(names):
+            indices = [names.index(name) for name in traits]
+            may_separate = traits in SLICE_OR_VOLUME_TRAITS
+            if may_separate and len(traits) == 1:
+                groups = _merge_groups(groups, indices, _near_values(groups, traits[0]), gaps=True)
+            groups = _merge_groups(groups, indices, gaps=may_separate, per_slice=may_separate)
     return groups
 
 
-def _joined(
+def _merge_groups(
     groups: Groups,
     traits: Sequence[int],
     near: Mapping[tuple[Hashable, ...], int] | None = None,
     *,
     gaps: bool = False,
-    each: bool = False,
+    per_slice: bool = False,
 ) -> Groups:
-    """Groups without those that differ in these traits alone and are the slices of one volume.
+    """Merge groups that differ only in these traits and are the slices of one volume.
 
     Parameters
     ----------
     near : mapping of key to number, optional
-        Only groups of one number may be joined; they may then share positions, if none is a volume by itself.
+        Only groups with the same number may merge. Such groups may share positions if none of them is a volume by
+        itself.
     gaps : bool
         Slices, and frames at them, may be missing.
-    each : bool
-        The groups must be more than the positions of any of them, or one of them lacks slices that the others have.
+    per_slice : bool
+        There must be more groups than positions in any group, or one group must lack slices that the others have.
     """
     alike: dict[Hashable, list[tuple[Hashable, ...]]] = {}
     for key in groups:
         rest = tuple(part for index, part in enumerate(key) if index not in traits)
         alike.setdefault((rest, None if near is None else near[key]), []).append(key)
-    found: Groups = {}
+    merged: Groups = {}
     for keys in alike.values():
-        together = [frame for key in keys for frame in groups[key]]
+        frames = [frame for key in keys for frame in groups[key]]
         counts = [len(groups[key]) for key in keys]
         if len(keys) > 1 and (
-            _are_slices(together, counts, gaps=gaps, each=each) or (near is not None and _are_noise(together, counts))
+            _are_slices(frames, counts, gaps=gaps, per_slice=per_slice)
+            or (near is not None and _are_noise(frames, counts))
         ):
-            found[keys[0]] = together
+            merged[keys[0]] = frames
         else:
-            found |= {key: groups[key] for key in keys}
-    return found
+            merged |= {key: groups[key] for key in keys}
+    return merged
 
 
 def _near_values(groups: Groups, name: str) -> dict[tuple[Hashable, ...], int]:
-    """A number for each group, the same where a trait's values are near; none at all is near to an only one."""
+    """Return a number for each group, equal for near values of a trait; missing values equal a single known one."""
     values = {key: max(frames[0].split_key.get(name) or 0.0, 0.0) for key, frames in groups.items()}
     known = sorted({value for value in values.values() if value})
-    labels = dict(zip(known, np.cumsum(np.diff(np.log(known), prepend=-np.inf) > NEAR).tolist(), strict=True))
+    clusters = np.cumsum(np.diff(np.log(known), prepend=-np.inf) > MEASURED_TOLERANCE)
+    labels = dict(zip(known, clusters.tolist(), strict=True))
     only = next(iter(labels.values()), 0) if len(set(labels.values())) < 2 else 0
     return {key: labels[value] if value else only for key, value in values.items()}
 
 
-def _are_slices(frames: Sequence[Frame], counts: Sequence[int], *, gaps: bool, each: bool) -> bool:
-    """Whether groups of so many frames share no position, and lie evenly together; see `_joined`."""
+def _are_slices(frames: Sequence[Frame], counts: Sequence[int], *, gaps: bool, per_slice: bool) -> bool:
+    """Return whether groups share no position and together are even; see `_merge_groups`.
+
+    `counts` are the numbers of frames in the groups, in order.
+    """
     if len(frames) < 3 or any(frame.position is None for frame in frames):
         return False
-    distances, labels = labelled(frames)
-    along = ascending(distances, labels)
-    at_each = np.bincount(labels)
+    distances, labels = position_labels(frames)
+    along = distinct_distances(distances, labels)
+    frames_at_position = np.bincount(labels)
     parts = np.split(labels, np.cumsum(counts)[:-1])
     positions = [len(set(part.tolist())) for part in parts]
-    if sum(positions) > len(at_each):
+    if sum(positions) > len(frames_at_position):
         return False
-    if each and len(counts) <= max(positions):
+    if per_slice and len(counts) <= max(positions):
         fills = is_even(along) and not all(is_even(along[np.unique(part)]) for part in parts)
-        return fills and _are_alike(frames)
+        return fills and _are_measured(frames)
     if gaps:
         return is_even(along) or missing_slices(along) is not None
-    return is_even(along) and bool((at_each == at_each[0]).all())
+    return is_even(along) and bool((frames_at_position == frames_at_position[0]).all())
 
 
 def _are_noise(frames: Sequence[Frame], counts: Sequence[int]) -> bool:
-    """Whether groups of so many frames are whole times of an even stack together, and none is a volume by itself."""
+    """Return whether groups together are whole times of an even stack, while no group is a volume by itself.
+
+    `counts` are the numbers of frames in the groups, in order.
+    """
     if len(frames) < 3 or any(frame.position is None for frame in frames):
         return False
-    distances, labels = labelled(frames)
-    along = ascending(distances, labels)
+    distances, labels = position_labels(frames)
+    along = distinct_distances(distances, labels)
     parts = np.split(labels, np.cumsum(counts)[:-1])
-    at_each = np.bincount(labels)
-    if len(along) == 1 or not is_even(along) or (at_each != at_each[0]).any():
+    frames_at_position = np.bincount(labels)
+    if len(along) == 1 or not is_even(along) or (frames_at_position != frames_at_position[0]).any():
         return False
     return all(len(set(np.bincount(part, minlength=len(along)).tolist())) > 1 for part in parts)
 
 
-def _are_alike(frames: Sequence[Frame]) -> bool:
-    """Whether echo and inversion times are nearer than those that a sequence is planned with."""
+def _are_measured(frames: Sequence[Frame]) -> bool:
+    """Return whether echo and inversion times are nearer to each other than those that a sequence is planned with."""
     for name in ("echo_time", "inversion_time"):
         times = [time for frame in frames if (time := frame.split_key.get(name))]
-        if times and max(times) > (1 + ALIKE) * min(times):
+        if times and max(times) > (1 + MIN_PLANNED_DIFFERENCE) * min(times):
             return False
     return True

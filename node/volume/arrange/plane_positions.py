@@ -1,4 +1,4 @@
-"""Which frames of a stack share a position along its normal."""
+"""Group the frames of a stack by their position along its normal."""
 
 from __future__ import annotations
 
@@ -12,23 +12,35 @@ from node.volume.geometry import position_numbers, position_tolerance, stack_axe
 from node.volume.model import Float, Frame
 
 
-def labelled(frames: Sequence[Frame]) -> tuple[Float, NDArray[np.intp]]:
-    """Return the distance of each frame along the stack's normal in mm, and the number of its position, ascending."""
+def position_labels(frames: Sequence[Frame]) -> tuple[Float, NDArray[np.intp]]:
+    """Return the distance of each frame along the stack's normal, and the number of its position.
+
+    Parameters
+    ----------
+    frames : N frames with position and orientation
+
+    Returns
+    -------
+    (N,) float, mm
+        Distances from the origin of LPS.
+    (N,) int
+        Position numbers, ascending with the distance; frames of one number share a position.
+    """
     axes = stack_axes(np.array([frame.orientation for frame in frames]))
     distances: Float = np.array([frame.position for frame in frames]) @ axes.normal
     return distances, position_numbers(distances, position_tolerance(frames[0].pixel_spacing or (1.0, 1.0)))
 
 
-def ascending(distances: Float, labels: NDArray[np.intp] | None = None) -> Float:
-    """Return ascending distances, one for each position; without `labels`, all of them."""
+def distinct_distances(distances: Float, labels: NDArray[np.intp] | None = None) -> Float:
+    """Return ascending distances in mm, one for each position; without `labels`, all of them."""
     if labels is None:
         return np.sort(distances)
     return np.asarray(np.bincount(labels, distances) / np.bincount(labels))
 
 
-def bins_of(frames: Sequence[Frame]) -> list[Bin]:
-    """Return frames by position, ascending along the normal."""
-    _, labels = labelled(frames)
+def group_by_position(frames: Sequence[Frame]) -> list[Bin]:
+    """Return the frames of each position, ascending along the normal."""
+    _, labels = position_labels(frames)
     bins: list[Bin] = [[] for _ in range(int(labels.max()) + 1)]
     for frame, label in zip(frames, labels, strict=True):
         bins[label].append(frame)

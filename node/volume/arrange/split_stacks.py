@@ -1,7 +1,7 @@
-"""What makes a stack several: fields of view moved against each other, variants of the same places, acquisitions.
+"""Split a stack that is several stacks: shifted fields of view, variants, interleaved acquisitions.
 
-Each is proved by the places of its frames: parts share positions or lie within each other, and are whole and even by
-themselves.
+Every split is proved by the positions of the frames: the parts share positions or interleave, and each part is whole
+and even by itself.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from node.volume.arrange.plane_positions import ascending, bins_of, labelled
-from node.volume.arrange.whole_times import COUNTS, Bin
+from node.volume.arrange.plane_positions import distinct_distances, group_by_position, position_labels
+from node.volume.arrange.whole_times import COUNTING_KEYS, Bin
 from node.volume.geometry import (
     DRIFT_TOLERANCE_PIXELS,
     cluster_numbers,
@@ -26,69 +26,86 @@ from node.volume.geometry import (
 from node.volume.model import Frame
 
 ACQUISITIONS = ("acquisition_number", "temporal_position", "acquisition_time")
-"""Attributes that tell acquisitions apart whose positions do not fit together."""
+"""Attributes that separate acquisitions whose positions do not fit together."""
 
 VARIANTS = (
     *("image_type", "kernel", "kvp", "flip_angle", "velocity", "stack", "slice_thickness"),
     *("repetition_time", "intercept", "lossy"),
 )
-"""Attributes that tell volumes at the same places apart."""
+"""Attributes that separate volumes at the same positions."""
 
 MEASURED = frozenset({"repetition_time", "intercept"})
-"""Those that a gated scan measures, or an archive computes, anew for each time, so that a value of each time's own
-divides nothing."""
+"""Variants that a gated scan measures, or an archive computes, for each time. A value per time separates nothing."""
 
-HEART_BEATS = 3.0
-"""Largest repetition time over the least, up to which they may be those of heart beats; farther apart they are chosen,
-for a map of relaxation times."""
+MAX_HEART_BEAT_RATIO = 3.0
+"""Largest ratio of repetition times that heart beats can explain. Larger ratios are chosen, to map relaxation times."""
 
-WHOLE_ENOUGH = 0.5
-"""Part of the positions that a volume must have to be told by a variant, where slices were lost."""
+MIN_VARIANT_SHARE = 0.5
+"""Share of the positions that a volume must have to be separated by a variant if slices were lost."""
 
 STACKS = frozenset({"stack"})
-"""Those that name stacks: frames that belong together (PS3.3 C.7.6.16.2.2.7)."""
+"""Variants that name stacks: frames that belong together (PS3.3 C.7.6.16.2.2.7)."""
 
 
-def parts_of_several_places(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """Return frames by what makes them several stacks: moved fields of view, variants, interleaved acquisitions."""
-    distances, labels = labelled(frames)
+def split_stack(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """Split a stack by whatever makes it several: shifted fields of view, variants, interleaved acquisitions.
+
+    Parameters
+    ----------
+    frames : sequence of Frame
+        Frames with position and orientation.
+
+    Returns
+    -------
+    list of list of Frame
+        One part if the frames are one stack.
+    """
+    distances, labels = position_labels(frames)
     if len(set(labels.tolist())) < len(frames):
         moved = _moved_fields(frames, labels)
         if len(moved) > 1:
             return moved
         for name in VARIANTS:
             for parts in _divisions(frames, (name,)):
-                if _explains(parts, frames, labels, measured=_is_measured(name, frames)):
+                if _are_whole_variants(parts, frames, labels, measured=_is_measured(name, frames)):
                     return parts
         for parts in _divisions(frames, ("sequence",)):
             if _are_phases(parts, frames, labels):
                 return parts
-    elif is_even(ascending(distances)):
+    elif is_even(distinct_distances(distances)):
         return [list(frames)]
-    if len(set(Counter(labels.tolist()).values())) > 1 or not is_even(ascending(distances, labels)):
-        return _parts_that_do_not_fit_together(frames, labels)
+    if len(set(Counter(labels.tolist()).values())) > 1 or not is_even(distinct_distances(distances, labels)):
+        return _split_uneven(frames, labels)
     return [list(frames)]
 
 
-def parts_of_variants(frames: Sequence[Frame], bins: Sequence[Bin]) -> list[list[Frame]]:
-    """Return frames by a variant that was chosen for each volume, of which some lost slices; none where there is none.
+def split_by_chosen_variant(frames: Sequence[Frame], bins: Sequence[Bin]) -> list[list[Frame]]:
+    """Split a stack whose volumes differ in one chosen parameter, even if some are incomplete.
 
     Parameters
     ----------
+    frames : sequence of Frame
     bins : sequence of list of Frame
-        The frames by their positions.
+        The frames by position.
+
+    Returns
+    -------
+    list of list of Frame
+        Empty if no parameter explains the repeated positions.
     """
     chosen = [name for name in VARIANTS if not _is_measured(name, frames)]
-    return _parts_beside_a_whole_one(frames, bins, chosen) or parts_that_lack_slices(frames, bins, chosen, sure=True)
+    return _split_beside_whole_volume(frames, bins, chosen) or split_incomplete_variants(
+        frames, bins, chosen, is_chosen=True
+    )
 
 
-def _parts_beside_a_whole_one(
+def _split_beside_whole_volume(
     frames: Sequence[Frame], bins: Sequence[Bin], variants: Sequence[str]
 ) -> list[list[Frame]]:
-    """Frames by a variant of which one value makes whole volumes, or of which all have as many at each position."""
-    labels = {id(frame): place for place, own in enumerate(bins) for frame in own}
+    """Split by a variant of which one value makes a whole volume, or whose parts have equal counts at each position."""
+    position_of = {id(frame): position for position, own in enumerate(bins) for frame in own}
     for parts in _divisions(frames, variants):
-        counts = [Counter(labels[id(frame)] for frame in part) for part in parts]
+        counts = [Counter(position_of[id(frame)] for frame in part) for part in parts]
         whole = any(len(set(count.values())) == 1 and len(count) == len(bins) for count in counts)
         if whole or all(count == counts[0] for count in counts):
             return parts
@@ -96,32 +113,46 @@ def _parts_beside_a_whole_one(
 
 
 def _is_measured(name: str, frames: Sequence[Frame]) -> bool:
-    """Whether a variant may have a value of each time's own; repetition times, if they are as near as heart beats."""
+    """Return whether a variant may differ between the times of one volume; repetition times only within heart beats."""
     if name != "repetition_time":
         return name in MEASURED
     times_ms = [time for frame in frames if (time := frame.variant_key.get(name))]
-    return not times_ms or max(times_ms) < HEART_BEATS * min(times_ms)
+    return not times_ms or max(times_ms) < MAX_HEART_BEAT_RATIO * min(times_ms)
 
 
-def parts_that_lack_slices(
-    frames: Sequence[Frame], bins: Sequence[Bin], variants: Sequence[str] = VARIANTS, *, sure: bool = False
+def split_incomplete_variants(
+    frames: Sequence[Frame], bins: Sequence[Bin], variants: Sequence[str] = VARIANTS, *, is_chosen: bool = False
 ) -> list[list[Frame]]:
-    """Return frames by a variant that tells apart all that share a position, though some of its volumes lost slices.
+    """Split by a variant that separates all frames that share a position, although some of its volumes lost slices.
 
-    `sure`: each has more than half of the positions, so that they do not go from slice to slice of one volume.
+    Parameters
+    ----------
+    frames : sequence of Frame
+    bins : sequence of list of Frame
+        The frames by position.
+    variants : sequence of str
+        Keys to try.
+    is_chosen : bool
+        Each volume must have more than half of the positions, which proves that the variant does not change from slice
+        to slice of one volume.
+
+    Returns
+    -------
+    list of list of Frame
+        Empty if no variant does.
     """
-    least = WHOLE_ENOUGH * len(bins) + sure / 2
+    minimum = MIN_VARIANT_SHARE * len(bins) + is_chosen / 2
     for parts in _divisions(frames, variants):
-        if all(len(bins_of(part)) == len(part) >= least for part in parts):
+        if all(len(group_by_position(part)) == len(part) >= minimum for part in parts):
             return parts
     return []
 
 
-def _parts_that_do_not_fit_together(frames: Sequence[Frame], labels: Any) -> list[list[Frame]]:
-    """Frames by what divides an uneven stack into even ones; one part where nothing does."""
+def _split_uneven(frames: Sequence[Frame], labels: Any) -> list[list[Frame]]:
+    """Split an uneven stack into even ones; return one part if nothing does."""
     for name in ACQUISITIONS:
         for parts in _divisions(frames, (name,)):
-            if _are_acquisitions(parts, frames, labels, of_times=name in COUNTS):
+            if _are_acquisitions(parts, frames, labels, of_times=name in COUNTING_KEYS):
                 return parts
     for name in VARIANTS:
         for parts in _divisions(frames, (name,)):
@@ -134,21 +165,21 @@ def _parts_that_do_not_fit_together(frames: Sequence[Frame], labels: Any) -> lis
 
 
 def _divisions(frames: Sequence[Frame], names: Sequence[str]) -> Iterator[list[list[Frame]]]:
-    """Frames by each of the attributes that differ between them, in order of first appearance."""
+    """Yield the frames split by each attribute that differs between them; parts are in order of first appearance."""
     for name in names:
-        parts = _by(frames, partial(_told, name))
+        parts = _by(frames, partial(_key, name))
         if len(parts) > 1:
             yield parts
 
 
-def _told(name: str, frame: Frame) -> Hashable:
-    """What a frame tells of a variant or of its time."""
-    told: Hashable = frame.variant_key.get(name, frame.time_key.get(name))
-    return told
+def _key(name: str, frame: Frame) -> Hashable:
+    """Return a frame's value of a variant or time key."""
+    value: Hashable = frame.variant_key.get(name, frame.time_key.get(name))
+    return value
 
 
 def _by(frames: Sequence[Frame], trait: Callable[[Frame], Hashable]) -> list[list[Frame]]:
-    """Frames that agree in a trait, in order of first appearance."""
+    """Return frames grouped by a trait, in order of first appearance."""
     parts: dict[Hashable, list[Frame]] = defaultdict(list)
     for frame in frames:
         parts[trait(frame)].append(frame)
@@ -156,7 +187,7 @@ def _by(frames: Sequence[Frame], trait: Callable[[Frame], Hashable]) -> list[lis
 
 
 def _moved_fields(frames: Sequence[Frame], labels: Any) -> list[list[Frame]]:
-    """Frames by their offset within the plane, where planes at one distance are moved against each other."""
+    """Split frames by their offset within the plane, if frames at one distance are shifted against each other."""
     axes = stack_axes(np.array([frame.orientation for frame in frames]))
     positions = np.array([frame.position for frame in frames])
     offsets = np.stack([positions @ axes.row, positions @ axes.column], axis=1)
@@ -168,51 +199,52 @@ def _moved_fields(frames: Sequence[Frame], labels: Any) -> list[list[Frame]]:
     if spread.max() <= tolerance:
         return [list(frames)]
     across, down = (cluster_numbers(offsets[:, axis], tolerance) for axis in (0, 1))
-    places = {id(frame): (int(a), int(d)) for frame, a, d in zip(frames, across, down, strict=True)}
-    return _by(frames, lambda frame: places[id(frame)])
+    offset_of = {id(frame): (int(column), int(row)) for frame, column, row in zip(frames, across, down, strict=True)}
+    return _by(frames, lambda frame: offset_of[id(frame)])
 
 
 def _positions_of(parts: list[list[Frame]], frames: Sequence[Frame], labels: Any) -> list[Counter[int]]:
-    """For each part, how many frames it has at each position."""
-    where = {id(frame): int(label) for frame, label in zip(frames, labels, strict=True)}
-    return [Counter(where[id(frame)] for frame in part) for part in parts]
+    """Return, for each part, the number of its frames at each position."""
+    position_of = {id(frame): int(label) for frame, label in zip(frames, labels, strict=True)}
+    return [Counter(position_of[id(frame)] for frame in part) for part in parts]
 
 
-def _explains(parts: list[list[Frame]], frames: Sequence[Frame], labels: Any, *, measured: bool) -> bool:
-    """Whether a variant makes whole volumes: at shared places, each with equal counts and even distances."""
+def _are_whole_variants(parts: list[list[Frame]], frames: Sequence[Frame], labels: Any, *, measured: bool) -> bool:
+    """Return whether parts are whole volumes at shared positions, each with equal counts and even distances."""
     counts = _positions_of(parts, frames, labels)
     if sum(map(len, counts)) == len(set().union(*counts)):
-        return False  # they share no position: parts of one volume
+        return False  # without shared positions they are parts of one volume
     if measured and len(parts) > 2 and all(max(count.values()) == 1 for count in counts):
         return False
     return all(len(set(count.values())) == 1 for count in counts) and all(
-        is_even(ascending(*labelled(part))) for part in parts
+        is_even(distinct_distances(*position_labels(part))) for part in parts
     )
 
 
 def _are_phases(parts: list[list[Frame]], frames: Sequence[Frame], labels: Any) -> bool:
-    """Whether each part has the same number of cardiac phases, two or more, at every position.
+    """Return whether each part has the same number of cardiac phases, two or more, at every position.
 
-    Sequence Name (0018,0024) tells the encodings of flow apart. It names diffusion weightings too, which are times.
+    Sequence Name (0018,0024) separates flow encodings. It also names diffusion weightings, but those are times.
     """
     counts = _positions_of(parts, frames, labels)
     if any(count.keys() != counts[0].keys() for count in counts):
         return False
-    each = {number for count in counts for number in count.values()}
-    phases = [_by(own, lambda frame: frame.time_key.get("trigger_time")) for part in parts for own in bins_of(part)]
-    return len(each) == 1 and min(each) > 1 and {len(own) for own in phases} == each
+    numbers = {number for count in counts for number in count.values()}
+    bins = [own for part in parts for own in group_by_position(part)]
+    phases = {len(_by(own, lambda frame: frame.time_key.get("trigger_time"))) for own in bins}
+    return len(numbers) == 1 and min(numbers) > 1 and phases == numbers
 
 
 def _are_acquisitions(parts: list[list[Frame]], frames: Sequence[Frame], labels: Any, *, of_times: bool) -> bool:
-    """Whether acquisitions lie within each other, each whole, and are no times of one volume.
+    """Return whether acquisitions interleave, are whole, and are not times of one volume.
 
-    One place that they share is enough, unless they are counted as times, which may have lost their other slices. Side
-    by side they are one volume, of varying spacing perhaps. Where every position has several frames and an
-    acquisition has only places of another, that one is a time which was interrupted.
+    One shared position is enough, unless the acquisitions are counted as times, which may have lost their other slices.
+    Side by side they are one volume, perhaps of varying spacing. If every position has several frames, and an
+    acquisition has only positions of another one, it is an interrupted time.
     """
     counts = _positions_of(parts, frames, labels)
     ranges = sorted((min(count), max(count)) for count in counts)
-    shared = max(Counter(labels.tolist()).values()) > 1  # they are no one volume, though some lie side by side
+    shared = max(Counter(labels.tolist()).values()) > 1  # not one volume, even if some are side by side
     interleaved = (any if shared else all)(after[0] < before[1] + (not of_times) for before, after in pairwise(ranges))
     within = any(a.keys() <= b.keys() for a in counts for b in counts if a is not b)
     single = min(Counter(labels.tolist()).values()) == 1
@@ -220,31 +252,41 @@ def _are_acquisitions(parts: list[list[Frame]], frames: Sequence[Frame], labels:
         interleaved
         and (single or not within)
         and all(
-            len(part) > 2 and len(set(map(len, bins_of(part)))) == 1 and is_even(ascending(*labelled(part)))
+            len(part) > 2
+            and len(set(map(len, group_by_position(part)))) == 1
+            and is_even(distinct_distances(*position_labels(part)))
             for part in parts
         )
     )
 
 
 def _have_gaps_of_their_own(parts: list[list[Frame]], frames: Sequence[Frame], labels: Any) -> bool:
-    """Whether acquisitions between each other that share no position are even but for lost slices, and all are not."""
-    along = ascending(*labelled(frames))
+    """Return whether interleaved acquisitions are even except for lost slices, but not together.
+
+    They must not share a position.
+    """
+    along = distinct_distances(*position_labels(frames))
     ranges = sorted((min(count), max(count)) for count in _positions_of(parts, frames, labels))
     if len(along) < len(frames) or missing_slices(along) is not None:
         return False
     return all(after[0] < before[1] for before, after in pairwise(ranges)) and all(
         len(part) > 2 and (is_even(own) or missing_slices(own) is not None)
         for part in parts
-        for own in (ascending(*labelled(part)),)
+        for own in (distinct_distances(*position_labels(part)),)
     )
 
 
 def _are_stacks(parts: list[list[Frame]], frames: Sequence[Frame], labels: Any, *, beside: bool) -> bool:
-    """Whether parts that are not even together are so by themselves; `beside`: even if they lie beside each other."""
+    """Return whether parts that are uneven together are even by themselves.
+
+    `beside`: parts that do not interleave count too.
+    """
     counts = _positions_of(parts, frames, labels)
     ranges = sorted((min(count), max(count)) for count in counts)
     interleaved = all(after[0] < before[1] for before, after in pairwise(ranges))
     return (interleaved or beside) and all(
-        len(set(count.values())) == 1 and len(count) > (1 if beside else 2) and is_even(ascending(*labelled(part)))
+        len(set(count.values())) == 1
+        and len(count) > (1 if beside else 2)
+        and is_even(distinct_distances(*position_labels(part)))
         for part, count in zip(parts, counts, strict=True)
     )

@@ -1,4 +1,4 @@
-"""Split the frames of a series into stacks: frames that one volume may hold."""
+"""Split the frames of a series into stacks: frames that one volume can hold."""
 
 from __future__ import annotations
 
@@ -8,71 +8,83 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from node.volume.arrange.inversion_times import NEAR, Groups, by_turn
-from node.volume.arrange.motion import settled
-from node.volume.arrange.per_slice import joined
+from node.volume.arrange.inversion_times import MEASURED_TOLERANCE, Groups, group_by_inversion_rank
+from node.volume.arrange.motion import undo_motion
+from node.volume.arrange.per_slice import merge_per_slice_groups
 from node.volume.geometry import cluster_numbers, cluster_orientations
 from node.volume.model import Frame
-from node.volume.reasons import Warn, Warning
+from node.volume.reasons import VolumeWarning, WarningKind
 
 ECHO_TIME_TOLERANCE_MS = 0.05
 INVERSION_TIME_TOLERANCE_MS = 1.0
-PIXEL_SPACING_TOLERANCE = 1e-3  # as a part of the spacing
+PIXEL_SPACING_TOLERANCE = 1e-3  # relative
 
 UNPLACED = -1
 UNKNOWN = -1
-LABELLED = ("echo_time", "inversion_time")
+SUFFIX_TIMES = ("echo_time", "inversion_time")
 COMPONENT_SUFFIXES = {"magnitude": "", "phase": "ph", "real": "real", "imaginary": "imag"}
-"""Complex Image Component (0008,9208) in lower case, in the order of their stacks; others follow."""
+"""Suffix by Complex Image Component (0008,9208) in lower case, in the order of their stacks; others follow."""
 
-OF_A_SERIES = ("frame_of_reference", "patient", "modality")
-"""Traits that images of a series have in common (PS3.3 A.1.2, C.7.3.1); one that lacks them has those of the others."""
+SERIES_TRAITS = ("frame_of_reference", "patient", "modality")
+"""Traits that the images of a series share (PS3.3 A.1.2, C.7.3.1); an image without one takes it from the others."""
 
-OF_PLACES = frozenset({"orientation", "spacing"})
-"""Traits that a frame lacks where its place or size was left out."""
+POSITION_TRAITS = frozenset({"orientation", "spacing"})
+"""Traits that a frame lacks if its position or pixel spacing was left out."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stack:
-    """Frames of one kind; `suffix` says what tells it from the other stacks of its series, ``""`` for an only one."""
+    """Frames of one kind. `suffix` separates the stack from the others of its series; ``""`` if there is only one."""
 
     frames: tuple[Frame, ...]
     suffix: str
 
 
-def placeless(frames: Sequence[Frame]) -> list[Frame]:
-    """Return the frames that lack a place or Pixel Spacing, where as many frames alike in all else have it.
+def frames_without_position(frames: Sequence[Frame]) -> list[Frame]:
+    """Return the frames that lack position or Pixel Spacing, if at least as many otherwise alike frames have both.
 
-    They are slices of a volume that nobody can put there, and no pictures of their own.
+    They are slices of a volume that nobody can place, not separate pictures.
     """
-    whole = [frame.orientation is not None and frame.pixel_spacing is not None for frame in frames]
-    return _lacking(frames, whole, OF_PLACES)
+    complete = [frame.orientation is not None and frame.pixel_spacing is not None for frame in frames]
+    return _lacking(frames, complete, POSITION_TRAITS)
 
 
-def unscaled(frames: Sequence[Frame]) -> list[Frame]:
-    """Return the frames that lack the scaling that as many frames alike in all else have: their values are unknown."""
+def frames_without_rescale(frames: Sequence[Frame]) -> list[Frame]:
+    """Return the frames that lack rescaling, if at least as many otherwise alike frames have it.
+
+    The values of such frames are unknown.
+    """
     return _lacking(frames, [frame.split_key.get("scaled", True) for frame in frames], frozenset({"scaled"}))
 
 
-def _lacking(frames: Sequence[Frame], whole: Sequence[bool], names: frozenset[str]) -> list[Frame]:
-    """Frames that are not whole, where as many that are alike in all traits but these are."""
-    if all(whole) or not any(whole):
+def _lacking(frames: Sequence[Frame], complete: Sequence[bool], names: frozenset[str]) -> list[Frame]:
+    """Return the incomplete frames, if at least as many complete frames agree with them in all traits but `names`."""
+    if all(complete) or not any(complete):
         return []
     traits = {name: values for name, values in _traits(frames).items() if name not in names}
     keys = list(zip(*traits.values(), strict=True))
-    placed = Counter(key for key, is_whole in zip(keys, whole, strict=True) if is_whole)
-    lacking = Counter(key for key, is_whole in zip(keys, whole, strict=True) if not is_whole)
+    having = Counter(key for key, is_complete in zip(keys, complete, strict=True) if is_complete)
+    lacking = Counter(key for key, is_complete in zip(keys, complete, strict=True) if not is_complete)
     return [
         frame
-        for frame, key, is_whole in zip(frames, keys, whole, strict=True)
-        if not is_whole and placed[key] >= lacking[key]
+        for frame, key, is_complete in zip(frames, keys, complete, strict=True)
+        if not is_complete and having[key] >= lacking[key]
     ]
 
 
-def split(frames: Sequence[Frame]) -> tuple[list[Stack], tuple[Warning, ...]]:
-    """Return the stacks of a series, and what is to be told of there being several.
+def split(frames: Sequence[Frame]) -> tuple[list[Stack], tuple[VolumeWarning, ...]]:
+    """Return the stacks of a series, and warnings about their number.
 
-    They are in order of orientation (by first appearance), component, echo and inversion time, then of first frame.
+    Parameters
+    ----------
+    frames : sequence of Frame
+        All frames of one series.
+
+    Returns
+    -------
+    list of Stack
+        In order of orientation (by first appearance), component, echo time and inversion time, then of the first frame.
+    tuple of VolumeWarning
     """
     traits = _traits(frames)
     unrelated = _is_of_each_instance(frames, "frame_of_reference")
@@ -80,27 +92,32 @@ def split(frames: Sequence[Frame]) -> tuple[list[Stack], tuple[Warning, ...]]:
         traits["frame_of_reference"] = [None] * len(frames)
     if _is_of_each_instance(frames, "patient"):
         traits["patient"] = [None] * len(frames)
-    frames, warnings = _settled(frames, traits)
+    frames, warnings = _undo_motion(frames, traits)
     names = list(traits)
     groups: Groups = {}
     for frame, key in zip(frames, zip(*traits.values(), strict=True), strict=True):
         groups.setdefault(key, []).append(frame)
-    groups = joined(by_turn(groups, names.index("inversion_time")), names)
+    groups = merge_per_slice_groups(group_by_inversion_rank(groups, names.index("inversion_time")), names)
     groups = dict(sorted(groups.items(), key=lambda entry: _rank(dict(zip(names, entry[0], strict=True)))))
     varying = {name: len({key[index] for key in groups}) > 1 for index, name in enumerate(names)}
     suffixes = [
         _suffix({name: value for name, value in zip(names, key, strict=True) if varying[name]}) for key in groups
     ]
     stacks = [Stack(tuple(group), suffix) for group, suffix in zip(groups.values(), suffixes, strict=True)]
-    warnings += _told_of_several(groups, names, frames)
+    warnings += _split_warnings(groups, names, frames)
     if unrelated:
-        told = "each instance names a frame of reference (0020,0052) of its own, as some anonymisers do; one is assumed"
-        warnings.append(Warning(Warn.FRAME_OF_REFERENCE_VARIES, told))
+        detail = (
+            "each instance has its own Frame of Reference UID (0020,0052), as some anonymisers write them; one frame "
+            "of reference is assumed"
+        )
+        warnings.append(VolumeWarning(WarningKind.FRAME_OF_REFERENCE_VARIES, detail))
     return stacks, tuple(warnings)
 
 
-def _settled(frames: Sequence[Frame], traits: dict[str, list[Hashable]]) -> tuple[Sequence[Frame], list[Warning]]:
-    """Frames of which those that drift in time have the place of the first; `traits` gets their orientations then."""
+def _undo_motion(
+    frames: Sequence[Frame], traits: dict[str, list[Hashable]]
+) -> tuple[Sequence[Frame], list[VolumeWarning]]:
+    """Return the frames with motion undone, and its warnings; `traits` gets the new orientations."""
     alike: dict[Hashable, list[int]] = {}
     others = [values for name, values in traits.items() if name != "orientation"]
     for index, key in enumerate(zip(*others, strict=True)):
@@ -108,10 +125,10 @@ def _settled(frames: Sequence[Frame], traits: dict[str, list[Hashable]]) -> tupl
     moved = list(frames)
     warnings = []
     for indices in alike.values():
-        own, told = settled([frames[index] for index in indices])
-        if told is not None:
-            warnings.append(told)
-            for index, frame in zip(indices, own, strict=True):
+        still, warning = undo_motion([frames[index] for index in indices])
+        if warning is not None:
+            warnings.append(warning)
+            for index, frame in zip(indices, still, strict=True):
                 moved[index] = frame
     if warnings:
         traits["orientation"] = _orientations(moved)
@@ -119,10 +136,10 @@ def _settled(frames: Sequence[Frame], traits: dict[str, list[Hashable]]) -> tupl
 
 
 def _is_of_each_instance(frames: Sequence[Frame], name: str) -> bool:
-    """Whether each instance has a Frame of Reference UID, or a Patient ID, of its own, which says nothing then.
+    """Return whether each instance has its own Frame of Reference UID, or Patient ID, which then means nothing.
 
-    PS3.3 C.7.4.1.1.1: the frame of reference is one for the images of a series that are related in space; A.1.2: a
-    series is of one patient. Two instances that are a volume each may well be unrelated, and of two patients any two.
+    PS3.3 C.7.4.1.1.1: spatially related images of a series share a frame of reference. A.1.2: a series has one patient.
+    Two instances that are a volume each may be unrelated, and any two may be of two patients.
     """
     instances = {frame.sop_instance_uid for frame in frames}
     distinct = {frame.split_key.get(name) for frame in frames}
@@ -131,29 +148,31 @@ def _is_of_each_instance(frames: Sequence[Frame], name: str) -> bool:
 
 
 def _millimetres(spacing: tuple[float, ...]) -> str:
-    """Pixel spacing (rows, columns) in words, that between columns first as widths are."""
+    """Return pixel spacing (rows, columns) as text, the spacing between columns first, as widths are."""
     return " x ".join(f"{distance:.4g}" for distance in reversed(spacing)) + " mm" if spacing else "unknown size"
 
 
-def _told_of_several(groups: Groups, names: Sequence[str], frames: Sequence[Frame]) -> list[Warning]:
-    """What divides a series that nobody would expect in one: orientations, sizes, patients."""
+def _split_warnings(groups: Groups, names: Sequence[str], frames: Sequence[Frame]) -> list[VolumeWarning]:
+    """Return warnings about unexpected splits of one series: orientations, sizes, patients."""
     values = {name: {key[index] for key in groups} for index, name in enumerate(names)}
     warnings = []
     count = len(values["orientation"] - {UNPLACED})
     if count > 1:
-        warnings.append(Warning(Warn.SEVERAL_ORIENTATIONS, f"{count} orientations in one series"))
+        detail = f"the series has {count} orientations (0020,0037); each is a separate volume"
+        warnings.append(VolumeWarning(WarningKind.SEVERAL_ORIENTATIONS, detail))
     if max(len(values["matrix"]), len(values["spacing"])) > 1:
         sizes = sorted({(frame.columns, frame.rows, frame.pixel_spacing or ()) for frame in frames})
-        told = ", ".join(f"{columns} x {rows} of {_millimetres(spacing)}" for columns, rows, spacing in sizes[:20])
-        warnings.append(Warning(Warn.SEVERAL_MATRICES, f"several matrices or pixel spacings in one series: {told}"))
+        shown = ", ".join(f"{columns} x {rows} of {_millimetres(spacing)}" for columns, rows, spacing in sizes[:20])
+        detail = f"the series has several matrices or pixel spacings, each a separate volume: {shown}"
+        warnings.append(VolumeWarning(WarningKind.SEVERAL_MATRICES, detail))
     if len(values["patient"]) > 1:
-        told = f"{len(values['patient'])} Patient IDs (0010,0020) in one series: a volume of each"
-        warnings.append(Warning(Warn.SEVERAL_PATIENTS, told))
+        detail = f"the series has {len(values['patient'])} Patient IDs (0010,0020); each is a separate volume"
+        warnings.append(VolumeWarning(WarningKind.SEVERAL_PATIENTS, detail))
     return warnings
 
 
 def _traits(frames: Sequence[Frame]) -> dict[str, list[Hashable]]:
-    """By name, one value for each frame; frames that differ in any are of several stacks."""
+    """Return, by name, one value for each frame; frames that differ in any value belong to different stacks."""
     names = list(dict.fromkeys(name for frame in frames for name in frame.split_key))
     traits: dict[str, list[Hashable]] = {
         "matrix": [(frame.rows, frame.columns) for frame in frames],
@@ -163,34 +182,34 @@ def _traits(frames: Sequence[Frame]) -> dict[str, list[Hashable]]:
     }
     for name in names:
         traits[name] = [frame.split_key.get(name) for frame in frames]
-    for name in OF_A_SERIES:
+    for name in SERIES_TRAITS:
         traits[name] = _filled(traits.get(name), len(frames))
     shortest_ms = min((float(str(time)) for time in traits.get("echo_time", []) if time), default=np.inf)
-    tolerance_ms = min(ECHO_TIME_TOLERANCE_MS, NEAR * shortest_ms)
+    tolerance_ms = min(ECHO_TIME_TOLERANCE_MS, MEASURED_TOLERANCE * shortest_ms)
     traits["echo_time"] = _clustered(traits.get("echo_time"), tolerance_ms, len(frames))
     traits["inversion_time"] = _clustered(traits.get("inversion_time"), INVERSION_TIME_TOLERANCE_MS, len(frames))
     return traits
 
 
-def _filled(found: list[Hashable] | None, count: int) -> list[Hashable]:
-    """Values, and the only one there is for those that are None."""
-    known = {} if found is None else dict.fromkeys(value for value in found if value is not None)
-    return [next(iter(known), None)] * count if found is None or len(known) < 2 else found
+def _filled(values: list[Hashable] | None, count: int) -> list[Hashable]:
+    """Return values with None replaced, if all others are equal."""
+    known = {} if values is None else dict.fromkeys(value for value in values if value is not None)
+    return [next(iter(known), None)] * count if values is None or len(known) < 2 else values
 
 
-def _clustered(found: list[Hashable] | None, tolerance: float, count: int) -> list[Hashable]:
-    """Cluster numbers of times; `UNKNOWN` for None."""
-    known = [index for index, value in enumerate(found or ()) if value is not None]
+def _clustered(values: list[Hashable] | None, tolerance: float, count: int) -> list[Hashable]:
+    """Return cluster numbers of times; `UNKNOWN` for None."""
+    known = [index for index, value in enumerate(values or ()) if value is not None]
     labels: list[Hashable] = [UNKNOWN] * count
-    if found is not None and known:
-        numbers = cluster_numbers(np.array([found[index] for index in known], float), tolerance)
+    if values is not None and known:
+        numbers = cluster_numbers(np.array([values[index] for index in known], float), tolerance)
         for index, number in zip(known, numbers, strict=True):
             labels[index] = int(number)
     return labels
 
 
 def _orientations(frames: Sequence[Frame]) -> list[Hashable]:
-    """Numbers of orientation clusters; `UNPLACED` for frames without a place."""
+    """Return cluster numbers of orientations; `UNPLACED` for frames without a position."""
     placed = [index for index, frame in enumerate(frames) if frame.orientation is not None]
     labels: list[Hashable] = [UNPLACED] * len(frames)
     if placed:
@@ -201,11 +220,11 @@ def _orientations(frames: Sequence[Frame]) -> list[Hashable]:
 
 
 def _spacings(frames: Sequence[Frame]) -> list[Hashable]:
-    """Cluster numbers of pixel spacings; frames without are of cluster (-1, -1)."""
+    """Return cluster numbers of pixel spacings; (-1, -1) for frames without one."""
     known = [index for index, frame in enumerate(frames) if frame.pixel_spacing is not None]
     labels: list[Hashable] = [(-1, -1)] * len(frames)
     if known:
-        # A logarithm makes the tolerance a part of the spacing.
+        # With logarithms the tolerance is relative to the spacing.
         logs = np.log(np.array([frames[index].pixel_spacing for index in known]))
         rows, columns = (cluster_numbers(logs[:, axis], PIXEL_SPACING_TOLERANCE) for axis in (0, 1))
         for index, row, column in zip(known, rows, columns, strict=True):
@@ -214,14 +233,14 @@ def _spacings(frames: Sequence[Frame]) -> list[Hashable]:
 
 
 def _rank(traits: dict[str, Hashable]) -> tuple[int, ...]:
-    """Where a stack comes in its series."""
+    """Return the sort key of a stack in its series."""
     components = [*COMPONENT_SUFFIXES, traits.get("component")]
-    labels = (traits["orientation"], components.index(traits.get("component")), *map(traits.get, LABELLED))
+    labels = (traits["orientation"], components.index(traits.get("component")), *map(traits.get, SUFFIX_TIMES))
     return tuple(int(str(label)) for label in labels)
 
 
 def _suffix(varying: dict[str, Hashable]) -> str:
-    """A short name of what varies between the stacks of a series."""
+    """Return a short name of the traits that vary between the stacks of a series."""
     parts = []
     if "component" in varying:
         component = varying["component"]

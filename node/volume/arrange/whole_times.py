@@ -1,7 +1,7 @@
-"""Which frames make whole times, where some were lost: by an attribute that all of a time share, or by their numbers.
+"""Find the times that are whole, where frames were lost: by an attribute that all frames of a time share, or by number.
 
-A frame that is missing moves all later ones at its position up by one place: putting frames in order position by
-position would then mix times. What labels the times is therefore asked first.
+A missing frame moves all later frames at its position up by one. Ordering the frames of each position separately would
+then mix times. So the attributes that label times are tried first.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ Bin = list[Frame]
 Labels = Mapping[int, Hashable]
 """The time that a frame belongs to, by the frame's `id`."""
 
-COUNTS = frozenset({"temporal_position", "dimensions", "cardiac_phase"})
-"""Attributes that number the times, so that each position must have the same ones."""
+COUNTING_KEYS = frozenset({"temporal_position", "dimensions", "cardiac_phase"})
+"""Attributes that number the times, so that each position must have the same values."""
 
 
-def by_instance(frame: Frame) -> tuple[int, int]:
-    """Instance Number, then frame number."""
+def instance_order(frame: Frame) -> tuple[int, int]:
+    """Return Instance Number and frame number of a frame."""
     order: tuple[int, int] = frame.time_key["instance"]
     return order
 
 
 def labels_by_attribute(bins: Sequence[Bin], name: str) -> Labels | None:
-    """Return the values of an attribute as labels, if positions have some in common; None where they have none.
+    """Return the values of an attribute as labels, if positions share values; else None.
 
-    Of an attribute that counts the times it is enough that two positions agree. Clocks may agree by chance: there must
-    be a value that every position has.
+    If the attribute counts the times, two positions must share a value. Clocks may agree by chance: there, all
+    positions must share a value.
     """
     values = [{frame.time_key[name] for frame in frames} for frames in bins]
-    shared = any(a & b for a, b in pairwise(values)) if name in COUNTS else bool(set.intersection(*values))
+    shared = any(a & b for a, b in pairwise(values)) if name in COUNTING_KEYS else bool(set.intersection(*values))
     return {id(frame): frame.time_key[name] for frames in bins for frame in frames} if shared else None
 
 
 def labels_by_number(bins: Sequence[Bin]) -> Labels | None:
-    """Return labels by Instance Number, if numbers count either the times of each slice, or the slices of each time.
+    """Return labels by Instance Number, if the numbers count the times of each slice, or the slices of each time.
 
-    Lost instances leave holes in the numbers, so that those that are there keep their time. None where the numbers
-    follow neither rule, or where it cannot be known with which of its slices a time began.
+    Lost instances leave gaps in the numbers, so that the others keep their time. None if the numbers follow neither
+    rule, or if it is unknown which slice came first in a time.
     """
     numbers = _numbers(bins)
     if numbers is None:
@@ -55,42 +55,42 @@ def labels_by_number(bins: Sequence[Bin]) -> Labels | None:
         return None
     return {
         id(frame): label
-        for frames, own in zip(bins, labels, strict=True)
-        for frame, label in zip(frames, own, strict=True)
+        for frames, bin_labels in zip(bins, labels, strict=True)
+        for frame, label in zip(frames, bin_labels, strict=True)
     }
 
 
 def _numbers(bins: Sequence[Bin]) -> list[list[int]] | None:
-    """Running numbers from 0 of the frames of each position; None where two have the same."""
+    """Return running numbers from 0 for the frames of each position; None if two frames have the same number."""
     instances = {frame.sop_instance_uid for frames in bins for frame in frames}
-    which = 1 if len(instances) == 1 else 0
-    numbers = [[by_instance(frame)[which] for frame in frames] for frames in bins]
+    part = 1 if len(instances) == 1 else 0  # of one instance, frame numbers count
+    numbers = [[instance_order(frame)[part] for frame in frames] for frames in bins]
     known = sorted(number for own in numbers for number in own)
     if len(set(known)) < len(known):
         return None
     stride = math.gcd(*(later - known[0] for later in known)) or 1
-    # Numbering begins at 1; at 0 it does so rarely that no more is made of it.
+    # Numbering begins at 1; it begins at 0 too rarely to matter.
     first = 1 if known[0] >= 1 and (known[0] - 1) % stride == 0 else known[0]
     return [[(number - first) // stride for number in own] for own in numbers]
 
 
 def _labels_time_by_time(numbers: list[list[int]]) -> list[list[int]] | None:
-    """Labels where all slices of a time were numbered before those of the next, always in one order of positions."""
+    """Return labels if all slices of a time were numbered before those of the next, in one order of positions."""
     slices = len(numbers)
-    places = [{number % slices for number in own} for own in numbers]
-    if any(len(place) != 1 for place in places) or len(set.union(*places)) != slices:
+    ranks = [{number % slices for number in own} for own in numbers]
+    if any(len(rank) != 1 for rank in ranks) or len(set.union(*ranks)) != slices:
         return None
     least = min(number for own in numbers for number in own)
     labels = [[number // slices for number in own] for own in numbers]
     if least % slices == 0:
         return labels
-    # The first number is not that of a first slice: slices were lost before it, or the numbering has another origin.
+    # The first number is not that of a first slice: earlier slices were lost, or the numbering has another origin.
     from_first = [[(number - least) // slices for number in own] for own in numbers]
     complete = len({*map(frozenset, from_first)}) == 1
-    in_order = _is_monotonic([(place - least) % slices for (place,) in places])
+    in_order = _is_monotonic([(rank - least) % slices for (rank,) in ranks])
     if complete and in_order:
         return from_first
-    anchored = _is_monotonic([place for (place,) in places])
+    anchored = _is_monotonic([rank for (rank,) in ranks])
     if least < slices and anchored:
         return labels
     return from_first if complete or (in_order and not anchored) else None
@@ -101,7 +101,7 @@ def _is_monotonic(order: list[int]) -> bool:
 
 
 def _labels_slice_by_slice(numbers: list[list[int]]) -> list[list[int]] | None:
-    """Labels where all times of a slice were numbered before those of the next slice; some may have been lost."""
+    """Return labels if all times of a slice were numbered before those of the next slice; some may have been lost."""
     most = max(map(len, numbers))
     ranges = [(min(own), max(own)) for own in numbers]
     least = min(low for low, _ in ranges)
@@ -112,11 +112,23 @@ def _labels_slice_by_slice(numbers: list[list[int]]) -> list[list[int]] | None:
     return None
 
 
-def whole_times(bins: Sequence[Bin], labels: Labels, *, sure: bool = False) -> tuple[list[Bin], list[Frame]] | None:
-    """Return the bins of the times that are at every position just once, and all other frames.
+def whole_times(
+    bins: Sequence[Bin], labels: Labels, *, are_times: bool = False
+) -> tuple[list[Bin], list[Frame]] | None:
+    """Return the bins of the times that every position has exactly once, and all other frames.
 
-    None where no time is whole or all are; unless the labels are `sure` to be those of times, also where less than half
-    are whole, and where one frame lies at a place of another one: it is no time.
+    None if no time is whole, or all are. Labels may be chance agreements: then the result is also None if less than
+    half of the times are whole, or if a single frame is left over at a position with only one other frame, which is not
+    a time.
+
+    Parameters
+    ----------
+    bins : sequence of list of Frame
+        Frames that share a position.
+    labels : mapping
+        The time of each frame, by the frame's `id`.
+    are_times : bool
+        The labels are known to be times.
     """
     per_bin = [Counter(labels[id(frame)] for frame in frames) for frames in bins]
     whole = {label for label in per_bin[0] if all(own[label] == 1 for own in per_bin)}
@@ -124,7 +136,7 @@ def whole_times(bins: Sequence[Bin], labels: Labels, *, sure: bool = False) -> t
     least = min(map(len, bins))
     if not whole or not dropped:
         return None
-    if not sure and ((len(dropped) == 1 and least == 1) or 2 * len(whole) < least):
+    if not are_times and ((len(dropped) == 1 and least == 1) or 2 * len(whole) < least):
         return None
     order = {labels[id(frame)]: rank for rank, frame in enumerate(bins[0])}
     kept = [

@@ -13,7 +13,7 @@ from node.volume.elements import instant_of
 from node.volume.model import Frame
 
 SECONDS_PER_DAY = 86400
-LONGEST_WAIT_S = 2 * SECONDS_PER_DAY
+MAX_WAIT_S = 2 * SECONDS_PER_DAY
 """A time farther from the scan was shifted by an anonymiser."""
 
 FACTOR_TOLERANCE = 1e-4
@@ -21,7 +21,7 @@ FACTOR_TOLERANCE = 1e-4
 
 PERCENT, MILLI = 100.0, 0.001
 
-OF_FRAMES = (
+FRAME_FACTORS = (
     ("DecayCorrectionFactor", "DecayFactor", 1.0),
     ("ScatterFraction", "ScatterFractionFactor", PERCENT),
     ("FrameReferenceTime", "FrameReferenceTime", MILLI),
@@ -29,7 +29,7 @@ OF_FRAMES = (
 """BIDS' names of what a frame has a value of, the standard's keywords, and the units' factors."""
 
 
-def emission_facts(planes: Sequence[Sequence[Frame]], dataset_of: Callable[[str], Dataset]) -> dict[str, Any]:
+def emission_fields(planes: Sequence[Sequence[Frame]], dataset_of: Callable[[str], Dataset]) -> dict[str, Any]:
     """Return times and factors of a PET stack by BIDS' names.
 
     Time zero is the start of the scan; without a date it says nothing about a person.
@@ -50,7 +50,7 @@ def emission_facts(planes: Sequence[Sequence[Frame]], dataset_of: Callable[[str]
     if dose is not None:
         facts |= {"InjectedRadioactivity": dose, "InjectedRadioactivityUnits": "Bq"}
     facts |= _clock(planes, ds)
-    for (name, _, factor), told in zip(OF_FRAMES, _told(planes, dataset_of), strict=True):
+    for (name, _, factor), told in zip(FRAME_FACTORS, _told(planes, dataset_of), strict=True):
         found = _of_frames(told)
         if found is not None:
             facts[name] = [float(f"{each * factor:.9g}") for each in found]
@@ -107,16 +107,16 @@ def _corrected_to(ds: Dataset, zero: float, injection: float | None) -> float | 
 
 
 def _near(seconds: float) -> float | None:
-    return seconds if abs(seconds) <= LONGEST_WAIT_S else None
+    return seconds if abs(seconds) <= MAX_WAIT_S else None
 
 
 def _told(planes: Sequence[Sequence[Frame]], dataset_of: Callable[[str], Dataset]) -> list[list[list[float | None]]]:
-    """Each number of `OF_FRAMES`, by time and slice; every data set is asked for once, as it may be read again."""
-    table: list[list[list[float | None]]] = [[[] for _ in planes] for _ in OF_FRAMES]
+    """Each number of `FRAME_FACTORS`, by time and slice; every data set is asked for once, as it may be read again."""
+    table: list[list[list[float | None]]] = [[[] for _ in planes] for _ in FRAME_FACTORS]
     for index, time in enumerate(planes):
         for frame in time:
             ds = dataset_of(frame.sop_instance_uid)
-            for (_, keyword, _), told in zip(OF_FRAMES, table, strict=True):
+            for (_, keyword, _), told in zip(FRAME_FACTORS, table, strict=True):
                 told[index].append(number(ds, keyword))
     return table
 

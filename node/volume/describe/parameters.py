@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from node.volume.model import Frame
-from node.volume.reasons import Warn, Warning
+from node.volume.reasons import VolumeWarning, WarningKind
 
-OF_A_VOLUME = {
+CONSTANT_PARAMETERS = {
     "echo_time": "echo time (0018,0081) in ms",
     "inversion_time": "inversion time (0018,0082) in ms",
     "flip_angle": "flip angle (0018,1314) in degrees",
@@ -22,7 +22,7 @@ OF_A_VOLUME = {
 PARAMETER_TOLERANCE = 0.01
 """Part by which such a number may differ: scanners write measured and rounded values."""
 
-OF_A_TIME = {
+TIME_PARAMETERS = {
     "echo_time": ("EchoTime", 0.001),
     "inversion_time": ("InversionTime", 0.001),
     "flip_angle": ("FlipAngle", 1.0),
@@ -32,7 +32,7 @@ OF_A_TIME = {
 """What BIDS or the standard calls a parameter that may change from time to time, and its unit in s or degrees."""
 
 
-def of_each_time(planes: Sequence[Sequence[Frame]]) -> dict[str, list[float]]:
+def parameters_by_time(planes: Sequence[Sequence[Frame]]) -> dict[str, list[float]]:
     """Return, by name, the value at the first slice of each time; of those parameters that change with time.
 
     Parameters
@@ -45,10 +45,10 @@ def of_each_time(planes: Sequence[Sequence[Frame]]) -> dict[str, list[float]]:
         As long as there are times; in seconds and degrees.
     """
     found = {}
-    for key, (name, unit) in OF_A_TIME.items():
+    for key, (name, unit) in TIME_PARAMETERS.items():
         values = [_parameters(time[0]).get(key) for time in planes]
         known = [value for value in values if isinstance(value, float)]
-        if len(known) == len(planes) and differ(known):
+        if len(known) == len(planes) and is_varying(known):
             found[name] = [float(f"{value * unit:.9g}") for value in known]
     return found
 
@@ -57,20 +57,20 @@ def _parameters(frame: Frame) -> dict[str, Any]:
     return {**frame.time_key, **frame.variant_key, **frame.split_key}
 
 
-def varying(frames: Sequence[Frame]) -> list[Warning]:
+def varying_parameters(frames: Sequence[Frame]) -> list[VolumeWarning]:
     """Warnings of what differs between the slices of one volume and is no dimension of it."""
     found = []
-    for name, called in OF_A_VOLUME.items():
+    for name, called in CONSTANT_PARAMETERS.items():
         keys = (_parameters(frame).get(name) for frame in frames)
         values = {key for key in keys if key not in (None, ())}
         numeric = [value for value in values if isinstance(value, float)]
-        if len(values) < 2 or (numeric and not differ(numeric)):
+        if len(values) < 2 or (numeric and not is_varying(numeric)):
             continue
         told = f"from {min(numeric):.6g} to {max(numeric):.6g}" if numeric else f"{len(values)} values"
-        found.append(Warning(Warn.PARAMETER_VARIES, f"{called} differs within the volume: {told}"))
+        found.append(VolumeWarning(WarningKind.PARAMETER_VARIES, f"{called} differs within the volume: {told}"))
     return found
 
 
-def differ(numbers: Sequence[float]) -> bool:
+def is_varying(numbers: Sequence[float]) -> bool:
     """Whether numbers differ by more than scanners measure and round."""
     return bool(numbers) and max(numbers) - min(numbers) > PARAMETER_TOLERANCE * max(map(abs, numbers))

@@ -1,6 +1,6 @@
 """Facts about a stack for its sidecar, in the terms of BIDS, from an allow-list.
 
-What is not in `FACTS` never reaches a sidecar. Names that people type (study, series and protocol descriptions,
+What is not in `BIDS_FIELDS` never reaches a sidecar. Names that people type (study, series and protocol descriptions,
 sequence names, institution, station, operators, comments) and serial numbers are left out: in practice they hold
 names of patients and staff. Of the facts that are in the list, a text that repeats a word of the patient's or the
 staff's names or identifiers is left out too.
@@ -18,10 +18,10 @@ from pydicom.dataset import Dataset
 from node.dicom.private import private_items
 from node.dicom.values import items, value, whole
 from node.volume.arrange.temporal.slice_timing import slice_timing
-from node.volume.describe.bids_fields import FACTS, Fact
+from node.volume.describe.bids_fields import BIDS_FIELDS, BidsField
 from node.volume.describe.phase_encoding import XA_FRAME, phase_encoding
 from node.volume.model import Frame
-from node.volume.vendors import acquisition_facts, pause_s
+from node.volume.vendors import acquisition_fields, pause_s
 from node.volume.vendors.philips import FRAME as PHILIPS_FRAME
 from node.volume.vendors.siemens import XA_SERIES
 
@@ -32,7 +32,7 @@ PRIVATE_GROUPS = (
 )
 """Where vendors keep what they know of a frame or of all frames of an enhanced object."""
 
-LONGEST_TEXT = 64
+MAX_TEXT_LENGTH = 64
 """Characters of LO, PS3.5 6.2: no allowed attribute is longer."""
 
 IDENTIFYING = (
@@ -90,12 +90,12 @@ def describe(ds: Dataset, frames: Sequence[Frame]) -> dict[str, Any]:
     places = list(_places(ds, frames[0].frame_number if frames else 1))
     words = {word for keyword in IDENTIFYING for word in _words(str(value(ds, keyword) or ""))}
     facts: dict[str, Any] = {}
-    for fact in FACTS:
+    for fact in BIDS_FIELDS:
         found = _read(fact, places)
         if found is not None and (fact.name in NEVER_IDENTIFYING or not _repeats(found, words)):
             facts[fact.name] = found
     if facts.get("Modality") == "MR":
-        told = acquisition_facts(places)
+        told = acquisition_fields(places)
         facts |= {name: _bounded(fact) for name, fact in told.items() if not (name in facts or _repeats(fact, words))}
         facts |= phase_encoding(places, *_plane(ds, frames))
         repetition_time_s = facts.get("RepetitionTime")
@@ -129,7 +129,7 @@ def _plane(ds: Dataset, frames: Sequence[Frame]) -> tuple[int, int]:
     return (frames[0].rows, frames[0].columns) if frames else (whole(ds, "Rows") or 0, whole(ds, "Columns") or 0)
 
 
-def _read(fact: Fact, places: Sequence[Dataset]) -> Any:
+def _read(fact: BidsField, places: Sequence[Dataset]) -> Any:
     """Return the first value of a fact that is there; None where there is none, or nothing a sidecar can hold."""
     for keyword in fact.keywords:
         for place in places:
@@ -143,7 +143,7 @@ def _read(fact: Fact, places: Sequence[Dataset]) -> Any:
 
 
 def _bounded(found: Any) -> Any:
-    return found[:LONGEST_TEXT] if isinstance(found, str) else found
+    return found[:MAX_TEXT_LENGTH] if isinstance(found, str) else found
 
 
 def _seconds(found: float) -> float:

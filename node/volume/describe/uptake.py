@@ -14,22 +14,22 @@ from node.dicom.values import items, number, text, texts
 from node.errors import VoxelnodeError
 from node.volume.elements import instant, instant_of, seconds_of_day
 from node.volume.model import Assembly, Display, Volume
-from node.volume.reasons import Warn, Warning
+from node.volume.reasons import VolumeWarning, WarningKind
 
 _GE_SCAN_TIME = PrivateTag(0x0009, "GEMS_PETD_01", 0x0D, "DT")
 _PHILIPS_SUV_SCALE = PrivateTag(0x7053, "Philips PET Private Group", 0x00, "DS")
 _PHILIPS_ACTIVITY_SCALE = PrivateTag(0x7053, "Philips PET Private Group", 0x09, "DS")
 _SECONDS_PER_DAY = 86400.0
-_MOST_HALF_LIVES = 10
+_MAX_HALF_LIVES = 10
 """After that many a thousandth of the dose is left: the times are not those of one examination."""
 
-_LONGEST_HALF_LIFE_S = 6 * 3600.0
+_MAX_HALF_LIFE_S = 6 * 3600.0
 """Of a nuclide that decays more slowly, images may be made days after the injection: a time of day tells nothing."""
 
-_LATEST_INJECTION_S = 1800.0
+_MAX_LATE_INJECTION_S = 1800.0
 """After the beginning of a dynamic scan."""
 
-_LEAST_DOSE_BQ = 1e5
+_MIN_DOSE_BQ = 1e5
 """A dose below it is not in becquerels: nobody could make an image of it."""
 
 _FACTOR_TOLERANCE = 1e-6
@@ -81,7 +81,7 @@ def with_uptake(assembly: Assembly, dataset_of: Callable[[str], Dataset]) -> Ass
         try:
             factors = _factors(volume, dataset_of)
         except SuvUnknown as unknown:
-            told = Warning(Warn.SUV_UNKNOWN, f"no standardised uptake values: {unknown}")
+            told = VolumeWarning(WarningKind.SUV_UNKNOWN, f"no standardised uptake values: {unknown}")
             volumes.append(replace(volume, warnings=(*volume.warnings, told)))
         else:
             volumes += [volume, _uptake(volume, factors)]
@@ -209,9 +209,9 @@ def injected_dose_bq(ds: Dataset) -> float | None:
     """
     injections = items(ds, "RadiopharmaceuticalInformationSequence")
     dose = (number(injections[0], "RadionuclideTotalDose") if injections else None) or 0.0
-    if 0 < dose < _LEAST_DOSE_BQ and text(ds, "SOPClassUID") == EnhancedPETImageStorage:
+    if 0 < dose < _MIN_DOSE_BQ and text(ds, "SOPClassUID") == EnhancedPETImageStorage:
         dose *= 1e6
-    return dose if dose >= _LEAST_DOSE_BQ else None
+    return dose if dose >= _MIN_DOSE_BQ else None
 
 
 def _decay_seconds(ds: Dataset, injection: Dataset, half_life_s: float) -> float:
@@ -229,10 +229,10 @@ def _decay_seconds(ds: Dataset, injection: Dataset, half_life_s: float) -> float
     decay = None if started is None else since_injection(started, injection, half_life_s)
     if decay is None:
         raise SuvUnknown("the time of the injection or of the scan is missing")
-    if decay < -(_LATEST_INJECTION_S if "DYNAMIC" in texts(ds, "SeriesType") else 0):
+    if decay < -(_MAX_LATE_INJECTION_S if "DYNAMIC" in texts(ds, "SeriesType") else 0):
         raise SuvUnknown(f"the scan begins {-decay:.0f} s before the injection")
-    if decay > _MOST_HALF_LIVES * half_life_s:
-        raise SuvUnknown(f"the scan begins {decay:.0f} s after the injection: more than {_MOST_HALF_LIVES} half-lives")
+    if decay > _MAX_HALF_LIVES * half_life_s:
+        raise SuvUnknown(f"the scan begins {decay:.0f} s after the injection: more than {_MAX_HALF_LIVES} half-lives")
     return decay
 
 
@@ -244,7 +244,7 @@ def since_injection(started: float, injection: Dataset, half_life_s: float) -> f
     time_of_day = seconds_of_day(text(injection, "RadiopharmaceuticalStartTime"))
     if time_of_day is None:
         return None
-    if half_life_s > _LONGEST_HALF_LIFE_S:
+    if half_life_s > _MAX_HALF_LIFE_S:
         raise SuvUnknown("(0018,1078) Radiopharmaceutical Start DateTime is missing, and the nuclide decays over days")
     decay = started % _SECONDS_PER_DAY - time_of_day
     return decay + _SECONDS_PER_DAY if decay < -_SECONDS_PER_DAY / 2 else decay

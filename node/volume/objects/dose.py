@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 from node.dicom.values import number, numbers, text
 from node.errors import ConversionRefused
 from node.volume.describe.sidecar_fields import describe
-from node.volume.geometry import Placement, place, stack_axes
+from node.volume.geometry import Placement, place_planes, stack_axes
 from node.volume.model import Float, Geometry, Kind, Source, Volume
 from node.volume.read.pixels import frame_reader
 from node.volume.reasons import Reason
@@ -87,7 +87,7 @@ def _placement(ds: Dataset, frames: int) -> tuple[Float, Placement]:
     if np.any(np.diff(ascending) <= 0):
         raise _bad("(3004,000C) Grid Frame Offset Vector has two frames at one place")
     positions = np.array(corner) + np.outer(ascending, axes.normal)
-    return distances, place(positions, axes, (spacing[0], spacing[1]), UNUSED_SPACING_MM)
+    return distances, place_planes(positions, axes, (spacing[0], spacing[1]), UNUSED_SPACING_MM)
 
 
 def _offsets(ds: Dataset, frames: int, corner: tuple[float, ...], normal: Float) -> Float:

@@ -24,7 +24,7 @@ SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 SOP_CLASSES = frozenset((SEGMENTATION, LABEL_MAP))
 
-MAXIMUM_VOXELS = 1 << 31
+MAX_VOXELS = 1 << 31
 """Largest label volume: a few planes that lie far apart span a grid of any size."""
 
 
@@ -48,7 +48,7 @@ def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:
     reader = frame_reader(ds)
     geometry = _geometry(ds)
     slices = geometry.spatial_shape[0]
-    if slices * reader.rows * reader.columns > MAXIMUM_VOXELS:
+    if slices * reader.rows * reader.columns > MAX_VOXELS:
         raise ConversionRefused(Reason.TOO_LARGE, f"segments span {slices} planes of {reader.rows} x {reader.columns}")
     planes = _planes(ds, reader.frames, geometry)
     if text(ds, "SOPClassUID") == LABEL_MAP:

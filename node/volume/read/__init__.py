@@ -1,1 +1,1 @@
-"""Data sets -> frames with pixels, place and time."""
+"""Data sets in, frames out: pixels, position and time of each."""

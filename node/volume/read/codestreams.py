@@ -1,7 +1,7 @@
-"""What a compressed frame says of itself: JPEG, JPEG-LS and JPEG 2000 headers, read before anything is decoded.
+"""Headers of compressed frames (JPEG, JPEG-LS, JPEG 2000), read before a decoder runs.
 
-A decoder allocates by these numbers, so they are compared with the data set first; and decoders fill up a codestream
-that was cut short without a word, so its end is looked for here.
+A decoder allocates memory by the numbers in these headers, so they are compared with the data set first. Decoders also
+complete truncated codestreams silently, so the end of the codestream is checked here.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _SIZ, _COD, _SOT = 0xFF51, 0xFF52, 0xFF90
 class Codestream:
     """The header of one compressed frame.
 
-    `signed` is None where the format does not tell (JPEG, JPEG-LS). `colour_space` is ``"RGB"`` or ``"YBR"`` where the
-    codestream itself says so (component names, Adobe or JFIF marker), else empty.
+    `signed` is None if the format does not state it (JPEG, JPEG-LS). `colour_space` is ``"RGB"`` or ``"YBR"`` if the
+    codestream states it (component names, Adobe or JFIF marker), else empty.
     """
 
     rows: int
@@ -41,17 +41,17 @@ class Codestream:
 
 
 def begins(data: bytes) -> bool:
-    """Whether a fragment is the first of a JPEG, JPEG-LS or JPEG 2000 frame."""
+    """Return whether a fragment is the first of a JPEG, JPEG-LS or JPEG 2000 frame."""
     return data.startswith((_SOI, _SOC, _JP2_SIGNATURE))
 
 
 def read_codestream(data: bytes) -> Codestream:
-    """Return what a JPEG, JPEG-LS or JPEG 2000 codestream says of itself.
+    """Return the header of a JPEG, JPEG-LS or JPEG 2000 codestream.
 
     Raises
     ------
     ConversionRefused
-        ``undecodable``: no such codestream, a broken header, or its end is missing.
+        ``undecodable``: not such a codestream, a broken header, or a missing end.
 
     Notes
     -----
@@ -62,11 +62,11 @@ def read_codestream(data: bytes) -> Codestream:
             return _read_jpeg(data)
         return _read_jpeg_2000(data)
     except IndexError:
-        raise _undecodable("its header is cut short") from None
+        raise _undecodable("its header is truncated") from None
 
 
-def _undecodable(what: str) -> ConversionRefused:
-    return ConversionRefused(Reason.UNDECODABLE, f"compressed frame: {what}")
+def _undecodable(problem: str) -> ConversionRefused:
+    return ConversionRefused(Reason.UNDECODABLE, f"compressed frame: {problem}")
 
 
 def _word(data: bytes, at: int) -> int:
@@ -84,7 +84,7 @@ def _read_jpeg(data: bytes) -> Codestream:
     if kind is None:
         raise _undecodable("it has no frame header")
     if data.rfind(_END) < scan:
-        raise _undecodable("the end of image marker is missing, it was cut short")
+        raise _undecodable("it is truncated: the end of image marker is missing")
     at = segments[kind]
     samples = data[at + 5]
     near = data[scan + 1 + 2 * data[scan]]
@@ -99,7 +99,7 @@ def _read_jpeg(data: bytes) -> Codestream:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """Give marker and offset of its parameters, up to and including the first start of scan."""
+    """Yield each marker and the offset of its parameters, up to and including the first start of scan."""
     at, marker = 2, 0
     while marker != _SOS:
         if data[at] != 0xFF:
@@ -113,7 +113,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _colour_space(data: bytes, segments: dict[int, int], frame: int) -> str:
-    """Return what three components are, in libjpeg's order of trust: JFIF, Adobe, their names."""
+    """Return the colour space of three components, in libjpeg's order of trust: JFIF, Adobe, component names."""
     jfif, adobe = segments.get(_APP0), segments.get(_APP14)
     if jfif and data[jfif : jfif + 4] == b"JFIF":
         return "YBR"
@@ -125,14 +125,14 @@ def _colour_space(data: bytes, segments: dict[int, int], frame: int) -> str:
 def _read_jpeg_2000(data: bytes) -> Codestream:
     at = _jpeg_2000_start(data)
     if _word(data, at + 2) != _SIZ:
-        raise _undecodable("it is no JPEG, JPEG-LS or JPEG 2000 codestream")
+        raise _undecodable("it is not a JPEG, JPEG-LS or JPEG 2000 codestream")
     size = at + 6  # behind marker and length
-    right, bottom, left, top = (_long(data, size + 2 + 4 * each) for each in range(4))
+    right, bottom, left, top = (_long(data, size + 2 + 4 * index) for index in range(4))
     samples = _word(data, size + 34)
-    components = [data[size + 36 + 3 * each : size + 39 + 3 * each] for each in range(samples)]
+    components = [data[size + 36 + 3 * index : size + 39 + 3 * index] for index in range(samples)]
     if not components or len(set(components)) != 1 or components[0][1:] != b"\x01\x01":
         raise _undecodable("its components differ in depth or sampling")
-    tile_width, tile_height, tiles_left, tiles_top = (_long(data, size + 18 + 4 * each) for each in range(4))
+    tile_width, tile_height, tiles_left, tiles_top = (_long(data, size + 18 + 4 * index) for index in range(4))
     if not tile_width or not tile_height:
         raise _undecodable("its tiles have no size")
     tiles = -(-(right - tiles_left) // tile_width) * -(-(bottom - tiles_top) // tile_height)
@@ -150,21 +150,21 @@ def _read_jpeg_2000(data: bytes) -> Codestream:
 
 
 def _jpeg_2000_start(data: bytes) -> int:
-    """Return the offset of the codestream, behind the boxes of a JP2 file if PS3.5 A.4.4 was not heeded."""
+    """Return the offset of the codestream, behind the boxes of a JP2 file if the sender ignored PS3.5 A.4.4."""
     at = 0
     while data[at : at + 2] != _SOC:
         length, kind = _long(data, at), data[at + 4 : at + 8]
         if kind == b"jp2c":
             at += 16 if length == 1 else 8
         elif length < 8:
-            raise _undecodable("it is no JPEG, JPEG-LS or JPEG 2000 codestream")
+            raise _undecodable("it is not a JPEG, JPEG-LS or JPEG 2000 codestream")
         else:
             at += length
     return at
 
 
 def _read_main_header(data: bytes, at: int) -> tuple[bool, int]:
-    """Return whether the wavelet is the irreversible one, and the offset of the first tile-part."""
+    """Return whether the wavelet is irreversible, and the offset of the first tile-part."""
     lossy = False
     while (marker := _word(data, at)) != _SOT:
         if marker < 0xFF00:
@@ -176,19 +176,19 @@ def _read_main_header(data: bytes, at: int) -> tuple[bool, int]:
 
 
 def _check_tiles(data: bytes, at: int, tiles: int) -> None:
-    """Walk the tile-parts by their lengths; a codestream that ends before the last of them was cut short."""
+    """Walk the tile-parts by their lengths; refuse a codestream that ends before the last tile-part."""
     end, seen = len(data), set()
     while at + 12 <= end and _word(data, at) == _SOT:
         length = _long(data, at + 6)
         seen.add(_word(data, at + 4))
         if length == 0:  # the last one, up to the end of codestream marker
             if data.rfind(_END) < at:
-                raise _undecodable("the end of codestream marker is missing, it was cut short")
+                raise _undecodable("it is truncated: the end of codestream marker is missing")
             break
         if length < 14:
-            raise _undecodable(f"a tile-part at byte {at} says that it is {length} bytes long")
+            raise _undecodable(f"the tile-part at byte {at} gives an impossible length, {length}")
         at += length
     if at > end:
-        raise _undecodable(f"it is cut short, {at - end} bytes are missing")
+        raise _undecodable(f"it is truncated: {at - end} bytes are missing")
     if len(seen) < tiles:
-        raise _undecodable(f"{tiles} tiles are announced and {len(seen)} are there")
+        raise _undecodable(f"its header announces {tiles} tiles, but it has {len(seen)}")

@@ -1,4 +1,4 @@
-"""From stored colours to RGB of 8 bits."""
+"""Convert stored colours to RGB of 8 bits."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from node.volume.read.pixel_layout import HALF_SAMPLED, PixelLayout
 
 
 def native_colours(layout: PixelLayout) -> Callable[[Array], Array] | None:
-    """Return what makes RGB of the (rows, columns, 3) samples of a native frame; None where they are grey."""
+    """Return a function that converts (rows, columns, 3) samples of a native frame to RGB; None for grey frames."""
     if layout.samples == 1:
         return None
     return partial(to_rgb, layout.photometric, layout.bits_stored)
 
 
 def compressed_colours(layout: PixelLayout, stream: Codestream | None, syntax: str) -> Callable[[Array], Array] | None:
-    """Return what makes RGB of the (rows, columns, 3) samples of a decoded frame; None where they are grey."""
+    """Return a function that converts (rows, columns, 3) samples of a decoded frame to RGB; None for grey frames."""
     if layout.samples == 1:
         return None
     bits = layout.bits_stored if stream is None else stream.precision
@@ -31,9 +31,9 @@ def compressed_colours(layout: PixelLayout, stream: Codestream | None, syntax: s
 
 
 def decoded_photometric(layout: PixelLayout, stream: Codestream | None, syntax: str) -> str:
-    """Return the Photometric Interpretation (0028,0004) of the samples that a decoder gives.
+    """Return the Photometric Interpretation (0028,0004) of the samples that a decoder returns.
 
-    What the codestream says of its colours goes before that of the data set, which few update.
+    The codestream's own statement takes precedence over the data set's, because few writers update the latter.
     """
     photometric = layout.photometric
     if layout.samples == 1:
@@ -43,12 +43,12 @@ def decoded_photometric(layout: PixelLayout, stream: Codestream | None, syntax: 
     if syntax in JPEG_2000_SYNTAXES and photometric in ("YBR_RCT", "YBR_ICT"):
         return "RGB"  # the decoder has undone the transform
     if photometric == "YBR_FULL_422" or (syntax == RLELossless and photometric in HALF_SAMPLED):
-        return "YBR_FULL"  # and has given each pixel its chrominance
+        return "YBR_FULL"  # the decoder has given each pixel its chrominance
     return photometric
 
 
 def to_rgb(photometric: str, bits: int, samples: Array) -> Array:
-    """Return RGB of 8 bits: the high ones where there are more (PS3.3 C.7.6.3.1.2)."""
+    """Return RGB of 8 bits; of wider samples the high 8 bits (PS3.3 C.7.6.3.1.2)."""
     wide = samples >> (bits - 8) if bits > 8 else samples
     narrow = wide.astype(np.uint8)
     if photometric.startswith("YBR_PARTIAL"):
@@ -60,7 +60,7 @@ def to_rgb(photometric: str, bits: int, samples: Array) -> Array:
 
 def _from_partial_range(samples: Array) -> Array:
     """Return RGB from luminance of 16 to 235 and chrominance of 16 to 240 (the retired YBR_PARTIAL_422 and _420)."""
-    y, b, r = (samples[..., each].astype(np.float32) for each in range(3))
+    y, b, r = (samples[..., channel].astype(np.float32) for channel in range(3))
     y, b, r = (y - 16) * (255 / 219), (b - 128) * (255 / 224), (r - 128) * (255 / 224)
     rgb = np.stack((y + 1.402 * r, y - 0.344136 * b - 0.714136 * r, y + 1.772 * b), axis=-1)
     full_range: Array = np.clip(np.rint(rgb), 0, 255).astype(np.uint8)
@@ -68,6 +68,6 @@ def _from_partial_range(samples: Array) -> Array:
 
 
 def from_half_sampled(words: Array) -> Array:
-    """Return Y, B, R of each pixel from the order Y1 Y2 B R of PS3.3 C.7.6.3.1.2."""
+    """Return Y, B, R of each pixel from samples in the order Y1 Y2 B R (PS3.3 C.7.6.3.1.2)."""
     pairs = words.reshape(-1, 4)
     return np.stack((pairs[:, :2], pairs[:, 2:3].repeat(2, 1), pairs[:, 3:].repeat(2, 1)), axis=-1).reshape(-1, 3)

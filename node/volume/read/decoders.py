@@ -1,4 +1,4 @@
-"""Compressed frames to samples: which library decodes which transfer syntax, and what each of them leaves to do."""
+"""Decode compressed frames: which library decodes which transfer syntax, and how its output becomes samples."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ gdcm.Trace.DebugOff()
 
 @dataclass(frozen=True, slots=True)
 class FrameShape:
-    """What one decoded frame must be; `codestream` is its own header where the format has one."""
+    """Expected shape of one decoded frame; `codestream` is the frame's own header, if the format has one."""
 
     rows: int
     columns: int
@@ -42,7 +42,7 @@ class FrameShape:
 
     @property
     def container(self) -> np.dtype[np.unsignedinteger]:
-        """Samples as decoders give them: in the smallest of 8, 16 and 32 bits that holds their precision."""
+        """Type of decoded samples: the smallest of 8, 16 and 32 bits that holds their precision."""
         bits = self.codestream.precision if self.codestream else self.bits_allocated
         return np.dtype(f"u{1 if bits <= 8 else 2 if bits <= 16 else 4}")
 
@@ -51,7 +51,7 @@ def _decode_pillow(data: bytes, shape: FrameShape) -> Array:
     with Image.open(BytesIO(data), formats=("JPEG",)) as image:
         stream = shape.codestream
         if shape.samples == 3 and stream is not None and stream.colour_space != "RGB":
-            image.draft("YCbCr", image.size)  # as stored: our caller turns colours, by what the data set says
+            image.draft("YCbCr", image.size)  # as stored: the caller converts colours, by the data set
         return np.asarray(image)
 
 
@@ -76,12 +76,15 @@ def _decode_gdcm(data: bytes, shape: FrameShape) -> Array:
     decoded = image.GetBuffer()
     if decoded is None:
         raise ValueError("gdcm could not decode it")
-    # SWIG hands a char* over as text; this is its way back to bytes.
+    # SWIG returns a char* as text; this is its inverse.
     return np.frombuffer(decoded.encode("utf-8", "surrogateescape"), container)
 
 
 def _decode_jpeg(data: bytes, shape: FrameShape) -> Array:
-    """Pillow's libjpeg-turbo is the faster one and holds 8 bits only; gdcm has 12 and 16 bits and lossless modes."""
+    """Decode by Pillow if it can: its libjpeg-turbo is faster.
+
+    It has 8 bits only; gdcm has 12 and 16 bits and the lossless modes.
+    """
     stream = shape.codestream
     if stream is not None and stream.precision == 8 and stream.lossy:
         return _decode_pillow(data, shape)
@@ -109,10 +112,10 @@ def _decode_rle(data: bytes, shape: FrameShape) -> Array:
 
 
 def _check_rle(data: bytes, shape: FrameShape) -> None:
-    """Refuse what cannot hold the frame before memory is taken for it: two bytes of PackBits give 128 at the most."""
+    """Raise if the data cannot hold the frame, before memory is allocated: 2 bytes of PackBits give 128 at most."""
     segments = shape.samples * max(shape.bits_allocated // 8, 1)
     if len(data) < 64 or int.from_bytes(data[:4], "little") != segments:
-        raise ValueError(f"the RLE header does not have the {segments} segments that the data set asks for")
+        raise ValueError(f"the RLE header does not have {segments} segments, as the data set requires")
     if (len(data) - 64) * 64 < shape.rows * shape.columns * segments:
         raise ValueError(f"{len(data)} bytes of RLE cannot hold the frame")
 
@@ -120,7 +123,7 @@ def _check_rle(data: bytes, shape: FrameShape) -> None:
 def _decode_deflated(data: bytes, shape: FrameShape) -> Array:
     pixels = shape.rows * shape.columns * shape.samples
     expected = -(-pixels * shape.bits_allocated // 8)
-    # One byte more than expected is asked for, so that a bomb stops there and shows as a wrong length.
+    # Ask for one byte more than expected: a bomb stops there and has a wrong length.
     decoded = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, expected + 2)
     if not expected <= len(decoded) <= expected + 1:
         raise ValueError(f"{len(decoded)} bytes instead of {expected}")
@@ -130,7 +133,7 @@ def _decode_deflated(data: bytes, shape: FrameShape) -> Array:
 
 
 def _by_pixel(samples: Array, shape: FrameShape) -> Array:
-    """Turn colour by plane into colour by pixel."""
+    """Turn colour-by-plane into colour-by-pixel."""
     return samples.reshape(shape.samples, shape.rows, shape.columns).transpose(1, 2, 0)
 
 
@@ -157,12 +160,12 @@ EXACT_JPEG_SYNTAXES = frozenset(_JPEG[2:])
 
 
 def can_decode(transfer_syntax_uid: str) -> bool:
-    """Whether a decoder for this transfer syntax of compressed frames is there."""
+    """Return whether a decoder for this transfer syntax of compressed frames is installed."""
     return transfer_syntax_uid in _DECODERS
 
 
 def decoders_by_transfer_syntax() -> dict[str, tuple[str, ...]]:
-    """Return, by transfer syntax UID, the packages that decode it, with their versions."""
+    """Return the packages that decode each transfer syntax UID, with their versions."""
     return {syntax: tuple(map(_with_version, packages)) for syntax, (_, packages) in _DECODERS.items()}
 
 
@@ -172,18 +175,25 @@ def _with_version(package: str) -> str:
 
 
 def decode(data: bytes, shape: FrameShape) -> Array:
-    """Return the samples of one compressed frame, unsigned and colours as they were stored.
+    """Return the samples of one compressed frame: unsigned, and in the colour space of the codestream.
+
+    Parameters
+    ----------
+    data : bytes
+        The codestream of one frame.
+    shape : FrameShape
+        What the data set and the codestream's header state.
 
     Returns
     -------
     (rows, columns) or (rows, columns, samples) array
-        Of 8, 16 or 32 bits: `FrameShape.container`. Colours are as the codec stored them; JPEG 2000's own
+        Of 8, 16 or 32 bits: `FrameShape.container`. Colours are as the codec stored them, but JPEG 2000's own
         transforms (YBR_RCT, YBR_ICT) are undone.
 
     Raises
     ------
     ConversionRefused
-        ``undecodable``: the codec failed, or gave another size.
+        ``undecodable``: the codec failed, or returned another size.
     """
     decoder, packages = _DECODERS[shape.transfer_syntax_uid]
     try:
@@ -191,7 +201,7 @@ def decode(data: bytes, shape: FrameShape) -> Array:
         return samples.reshape((shape.rows, shape.columns, shape.samples)[: 2 if shape.samples == 1 else 3])
     except (MemoryError, KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # codecs raise whatever they like; a panic of one in Rust is not even an Exception
+    except BaseException as error:  # codecs raise anything; a panic in Rust is not even an Exception
         raise ConversionRefused(
             Reason.UNDECODABLE, f"{' and '.join(packages)} cannot decode the compressed frame ({type(error).__name__})"
         ) from error

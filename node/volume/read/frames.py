@@ -1,8 +1,8 @@
-"""Frames of an instance, whatever kind it is: each with its pixels, its place, and what tells it from the others.
+"""Read the frames of any instance: the pixels and position of each frame, and the attributes that separate frames.
 
-A classic instance has one; an enhanced one takes them from its functional groups (PS3.3 C.7.6.16.2: the frame's own
-group, else the shared one); a mosaic has one for each tile; a reconstructed nuclear medicine image counts them by its
-vectors; a cine has frames without a place.
+A classic instance has one frame. An enhanced instance takes the attributes of each frame from its functional groups
+(PS3.3 C.7.6.16.2: the frame's own group, else the shared one). A mosaic has one frame per tile. The frames of a
+reconstructed nuclear medicine image are counted by its vectors. The frames of a cine have no position.
 """
 
 from __future__ import annotations
@@ -23,38 +23,56 @@ from node.volume.elements import instant, item, number, numbers, seconds_of_day,
 from node.volume.geometry import POSITION_TOLERANCE_MM
 from node.volume.model import Array, Frame
 from node.volume.read.diffusion import diffusion_of
-from node.volume.read.functional_groups import Common, of_each_frame
+from node.volume.read.functional_groups import FrameArguments, frame_arguments
 from node.volume.read.nm_phases import Timing, phase_timing
 from node.volume.read.pixels import FrameReader, frame_reader
-from node.volume.read.planes import acquired_at, checked_place, is_distance, is_map, pixel_spacing, place, rescale
+from node.volume.read.planes import (
+    acquisition_instant,
+    checked_plane,
+    image_plane,
+    is_diffusion_map,
+    is_distance,
+    pixel_spacing,
+    rescale,
+)
 from node.volume.reasons import Reason
 from node.volume.tiling import Tiling
 
-PROJECTIONS = frozenset({"CR", "DX", "MG", "IO", "PX", "RG", "RTIMAGE", "XC", "ES", "GM", "OP"})
-"""Modalities whose instances are pictures of their own, even where they have one size."""
+PROJECTION_MODALITIES = frozenset({"CR", "DX", "MG", "IO", "PX", "RG", "RTIMAGE", "XC", "ES", "GM", "OP"})
+"""Modalities whose instances are separate pictures, even if they all have one size."""
 
-SCALED = frozenset({"CT", "PT"})
-"""Modalities whose images must tell their scaling (PS3.3 C.8.2.1, C.8.9.4): its absence does not mean 1 and 0."""
+RESCALED_MODALITIES = frozenset({"CT", "PT"})
+"""Modalities whose images must carry their rescaling (PS3.3 C.8.2.1, C.8.9.4): if it is absent, it is not 1 and 0."""
 
-SECTIONS = frozenset({"CT", "MR", "PT"})
-"""Modalities whose instances are slices of a body, even where they do not tell their place."""
+SECTIONAL_MODALITIES = frozenset({"CT", "MR", "PT"})
+"""Modalities whose instances are slices of a body, even if they carry no position."""
 
 
 def frames_of(ds: Dataset) -> list[Frame]:
-    """Return the frames of one instance in its own order.
+    """Return the frames of one instance in the order in which the instance stores them.
+
+    Parameters
+    ----------
+    ds : Dataset
+        One instance, with its pixel data.
+
+    Returns
+    -------
+    list of Frame
+        Positions in mm, LPS. The pixels are not decoded yet: `Frame.read` decodes them.
 
     Raises
     ------
     ConversionRefused
-        The pixels contradict the header (`contradictory`, `too-large`, `undecodable`), the geometry is impossible
-        (`bad-geometry`), or the layout of a mosaic cannot be known (`unproven-layout`).
+        ``contradictory``, ``too-large`` or ``undecodable``: the pixels do not match the header. ``bad-geometry``: the
+        position, orientation or spacing is impossible. ``unproven-layout``: the layout of a mosaic is unknown.
     """
     reader = frame_reader(ds)
     common = _common(ds, reader)
     tiling = vendors.tiling(ds)
     if tiling is not None:
         return _tiles(ds, reader, common, tiling)
-    grouped = of_each_frame(ds, reader.frames, common, reader.modality_lut)
+    grouped = frame_arguments(ds, reader.frames, common, reader.modality_lut)
     if grouped is not None:
         return [_frame(reader, common, index, **own) for index, own in enumerate(grouped)]
     positions = _reconstructed_positions(ds, reader.frames)
@@ -63,8 +81,8 @@ def frames_of(ds: Dataset) -> list[Frame]:
     return _plain(ds, reader, common)
 
 
-def _common(ds: Dataset, reader: FrameReader) -> Common:
-    """What all frames of an instance share, as arguments of `Frame`."""
+def _common(ds: Dataset, reader: FrameReader) -> FrameArguments:
+    """Return the arguments of `Frame` that all frames of an instance share."""
     image_type = texts(ds, "ImageType")
     modality = text(ds, "Modality") or ""
     instance_number = number(ds, "InstanceNumber")
@@ -100,10 +118,10 @@ def _common(ds: Dataset, reader: FrameReader) -> Common:
             "echo_time": echo_time or None,
             "echo": numbers(ds, "EchoNumbers"),
             "inversion_time": number(ds, "InversionTime") or None,
-            "map": is_map(diffusion),
+            "map": is_diffusion_map(diffusion),
             "quantity": texts(ds, "DoseUnits") + texts(ds, "DoseType") if modality == "RTDOSE" else None,
             "inverted": text(ds, "PhotometricInterpretation") == "MONOCHROME1",
-            "scaled": modality not in SCALED or reader.modality_lut or _is_scaled(ds),
+            "scaled": modality not in RESCALED_MODALITIES or reader.modality_lut or _is_scaled(ds),
         },
         "variant_key": {
             "image_type": image_type,
@@ -114,8 +132,8 @@ def _common(ds: Dataset, reader: FrameReader) -> Common:
             "repetition_time": number(ds, "RepetitionTime"),
             "slice_thickness": number(ds, "SliceThickness"),
             "raw_data_run": vendors.raw_data_run(ds) if modality == "MR" else None,
-            "intercept": intercept if modality == "MR" else None,  # of phase images it is below zero
-            "lossy": reader.lossy,  # PS3.3 C.7.6.1.1.5: a lossy version is an image of its own
+            "intercept": intercept if modality == "MR" else None,  # below zero in phase images
+            "lossy": reader.lossy,  # PS3.3 C.7.6.1.1.5: a lossy version is a separate image
         },
         "time_key": {
             "temporal_position": number(ds, "TemporalPositionIdentifier"),
@@ -123,41 +141,43 @@ def _common(ds: Dataset, reader: FrameReader) -> Common:
             "cardiac_phase": number(ds, "NominalPercentageOfCardiacPhase"),
             "frame_reference_time": number(ds, "FrameReferenceTime"),
             "acquisition_number": number(ds, "AcquisitionNumber"),
-            "acquisition_time": acquired_at(ds),
+            "acquisition_time": acquisition_instant(ds),
             "content_time": instant(text(ds, "ContentDate"), text(ds, "ContentTime")),
-            "slice_location": number(ds, "SliceLocation") if reader.frames == 1 and modality in SECTIONS else None,
+            "slice_location": number(ds, "SliceLocation")
+            if reader.frames == 1 and modality in SECTIONAL_MODALITIES
+            else None,
         },
     }
 
 
 def _is_scaled(ds: Dataset) -> bool:
-    """Whether a data set has both Rescale Slope and Rescale Intercept."""
+    """Return whether a data set has both Rescale Slope and Rescale Intercept."""
     return all(number(ds, keyword) is not None for keyword in ("RescaleSlope", "RescaleIntercept"))
 
 
-def _frame(reader: FrameReader, common: Common, index: int, **own: Any) -> Frame:
-    """Frame `index` (from 0) of an instance: what is common, and what is its own."""
-    keys: Common = {
+def _frame(reader: FrameReader, common: FrameArguments, index: int, **own: Any) -> Frame:
+    """Return frame `index` (from 0) of an instance: the shared arguments, replaced by its own where it has them."""
+    keys: FrameArguments = {
         name: _shared(tuple((common[name] | own.pop(name, {})).items())) for name in ("split_key", "variant_key")
     }
     numbers_of_frame = {"instance": (common["instance_number"] or 0, index + 1)}
     keys["time_key"] = common["time_key"] | own.pop("time_key", {}) | numbers_of_frame
-    given: Common = {"frame_number": index + 1, "read": partial(reader, index)}
+    given: FrameArguments = {"frame_number": index + 1, "read": partial(reader, index)}
     return Frame(**(given | common | keys | own))
 
 
 @lru_cache(maxsize=1024)
 def _shared(items: tuple[tuple[str, Any], ...]) -> Mapping[str, Any]:
-    """One mapping for all frames of a series that are alike: of twenty thousand their own would be a tenth of all."""
+    """Return one mapping for all equal frames of a series: 20,000 separate ones would take a tenth of all memory."""
     return MappingProxyType(dict(items))
 
 
-def _plain(ds: Dataset, reader: FrameReader, common: Common) -> list[Frame]:
-    """Frames at the one place that the data set gives, or at none."""
-    position, orientation = place(ds)
+def _plain(ds: Dataset, reader: FrameReader, common: FrameArguments) -> list[Frame]:
+    """Return frames at the single position that the data set gives, or without a position."""
+    position, orientation = image_plane(ds)
     own_stack = {}
-    if position is None and (reader.frames > 1 or text(ds, "Modality") in PROJECTIONS):
-        own_stack = {"instance": common["sop_instance_uid"]}  # a clip, or a picture: not a part of a stack
+    if position is None and (reader.frames > 1 or text(ds, "Modality") in PROJECTION_MODALITIES):
+        own_stack = {"instance": common["sop_instance_uid"]}  # a clip or a picture is a stack of its own
     common["split_key"] |= own_stack
     timing = _frame_timing(ds, reader.frames, common["duration_s"])
     steps, slices = [start for start, _ in timing], _slice_numbers(ds, reader.frames)
@@ -167,8 +187,9 @@ def _plain(ds: Dataset, reader: FrameReader, common: Common) -> list[Frame]:
     if position is not None and reader.frames > 1 and None in steps:
         raise ConversionRefused(
             Reason.UNPROVEN_LAYOUT,
-            f"{reader.frames} frames, one Image Position (Patient) (0020,0032), and nothing that tells whether they "
-            "follow each other in time or in space",
+            f"the instance has {reader.frames} frames but only one Image Position (Patient) (0020,0032), and no "
+            "attribute says whether the frames differ in time or in space; send it as an enhanced instance with "
+            "functional groups, or as one instance per frame",
         )
     return [
         _frame(
@@ -184,17 +205,14 @@ def _plain(ds: Dataset, reader: FrameReader, common: Common) -> list[Frame]:
     ]
 
 
-# Tiles of a mosaic
-
-
-def _tiles(ds: Dataset, reader: FrameReader, common: Common, tiling: Tiling) -> list[Frame]:
-    """One frame for each tile of each frame of a mosaic."""
+def _tiles(ds: Dataset, reader: FrameReader, common: FrameArguments, tiling: Tiling) -> list[Frame]:
+    """Return one frame for each tile of each frame of a mosaic."""
     orientation = None
     if tiling.positions is not None and tiling.orientation is not None:
-        _, orientation = checked_place((0.0, 0.0, 0.0), tuple(map(float, tiling.orientation)))
+        _, orientation = checked_plane((0.0, 0.0, 0.0), tuple(map(float, tiling.orientation)))
     own = {"rows": tiling.tile_rows, "columns": tiling.tile_columns, "orientation": orientation}
     start = common["acquisition_time_s"]
-    out = []
+    frames = []
     for index in range(reader.frames):
         mosaic = _Mosaic(partial(reader, index), tiling)
         for tile in range(tiling.count):
@@ -204,21 +222,21 @@ def _tiles(ds: Dataset, reader: FrameReader, common: Common, tiling: Tiling) -> 
                 frame.position = np.asarray(tiling.positions[tile], float)
             if tiling.slice_times_s is not None:
                 frame.acquisition_time_s = (start or 0.0) + tiling.slice_times_s[tile]
-            out.append(frame)
-    return out
+            frames.append(frame)
+    return frames
 
 
 class _Mosaic:
-    """A frame of tiles, decoded once and kept until every tile was read."""
+    """Decode a frame of tiles once, and keep it until every tile has been read."""
 
     def __init__(self, read: Callable[[], Array], tiling: Tiling) -> None:
         self._read, self._tiling = read, tiling
         self._plane: Array | None = None
         self._left = tiling.count
-        self._lock = Lock()  # tiles are read by several threads
+        self._lock = Lock()  # several threads read tiles
 
     def tile(self, index: int) -> Array:
-        """Stored values of one tile; tiles are counted row by row."""
+        """Return the stored values of one tile; tiles are counted row by row."""
         with self._lock:
             plane = self._read() if self._plane is None else self._plane
             self._left -= 1
@@ -226,13 +244,10 @@ class _Mosaic:
         return self._tiling.cut(plane, index)
 
 
-# Reconstructed nuclear medicine, and frames without a place
-
-
 def _reconstructed_positions(ds: Dataset, frames: int) -> tuple[Array, Array] | None:
-    """Positions (frames, 3) and orientation of a reconstructed NM image (PS3.3 C.8.4.15); None of any other.
+    """Return positions (frames, 3) in mm LPS and the orientation of a reconstructed NM image; None for any other image.
 
-    The place is that of the detector; some writers leave it at the top of the data set.
+    The position belongs to the detector (PS3.3 C.8.4.15); some writers put it at the top level of the data set instead.
     """
     detector = item(ds, "DetectorInformationSequence")
     slices, spacing = numbers(ds, "SliceVector"), number(ds, "SpacingBetweenSlices")
@@ -240,16 +255,18 @@ def _reconstructed_positions(ds: Dataset, frames: int) -> tuple[Array, Array] | 
         slices = tuple(range(1, frames + 1))
     if slices is None or len(slices) != frames or spacing is None or not is_distance(spacing, POSITION_TOLERANCE_MM):
         return None
-    places = [place(told) for told in (detector, ds) if told is not None]
-    position, orientation = next((found for found in places if found[0] is not None), (None, None))
+    planes = [image_plane(source) for source in (detector, ds) if source is not None]
+    position, orientation = next((plane for plane in planes if plane[0] is not None), (None, None))
     if position is None or orientation is None:
         return None
     normal = np.cross(orientation[:3], orientation[3:])
     return position + (np.asarray(slices) - 1)[:, None] * spacing * normal, orientation
 
 
-def _reconstructed(ds: Dataset, reader: FrameReader, common: Common, positions: tuple[Array, Array]) -> list[Frame]:
-    """Frames of a reconstructed NM image, ordered at one place by the other vectors that count them."""
+def _reconstructed(
+    ds: Dataset, reader: FrameReader, common: FrameArguments, positions: tuple[Array, Array]
+) -> list[Frame]:
+    """Return the frames of a reconstructed NM image; the other vectors order the frames that share a position."""
     counted = _counted(ds, reader.frames)
     return [
         _frame(
@@ -265,14 +282,14 @@ def _reconstructed(ds: Dataset, reader: FrameReader, common: Common, positions: 
 
 
 def _counted(ds: Dataset, frames: int) -> list[tuple[float, ...] | None]:
-    """What the vectors of an NM image count, beside slices: energy windows, intervals, time slots, detectors."""
+    """Return what the vectors of an NM image count besides slices: energy windows, intervals, time slots, detectors."""
     names = ("EnergyWindowVector", "RRIntervalVector", "TimeSlotVector", "DetectorVector")
     vectors = [vector for vector in (numbers(ds, name) for name in names) if vector and len(vector) == frames]
     return list(zip(*vectors, strict=True)) if vectors else [None] * frames
 
 
 def _slice_numbers(ds: Dataset, frames: int) -> list[float | None]:
-    """What orders the slices of an instance without places: Slice Vector (0054,0080), Slice Location Vector."""
+    """Return the numbers that order slices without a position: Slice Vector (0054,0080) or Slice Location Vector."""
     for keyword in ("SliceVector", "SliceLocationVector"):
         vector = numbers(ds, keyword)
         if vector is not None and len(vector) == frames and all(map(math.isfinite, vector)):
@@ -281,14 +298,14 @@ def _slice_numbers(ds: Dataset, frames: int) -> list[float | None]:
 
 
 def _frame_timing(ds: Dataset, frames: int, duration_s: float | None) -> list[Timing]:
-    """Start and duration of each frame: of the phases of nuclear medicine, or of a cine."""
+    """Return start and duration of each frame: those of nuclear medicine phases, or of a cine."""
     return phase_timing(ds, frames) or [(start, duration_s) for start in _frame_times(ds, frames)]
 
 
 def _frame_times(ds: Dataset, frames: int) -> list[float | None]:
-    """Start of each frame of a cine in seconds (PS3.3 C.7.6.5).
+    """Return the start of each frame of a cine in seconds (PS3.3 C.7.6.5).
 
-    Frame Time Vector (0018,1065) or Frame Time (0018,1063), both in ms; else Cine Rate (0018,0040), in frames a second.
+    Frame Time Vector (0018,1065) or Frame Time (0018,1063), both in ms; else Cine Rate (0018,0040), frames per second.
     """
     vector = numbers(ds, "FrameTimeVector")
     if vector is not None and len(vector) == frames and all(map(math.isfinite, vector)):

@@ -1,4 +1,4 @@
-"""What functional groups say of the frames of an enhanced instance (PS3.3 C.7.6.16.2): a frame's own, else shared."""
+"""Read the functional groups of an enhanced instance (PS3.3 C.7.6.16.2): a frame's own group, else the shared one."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from node.errors import ConversionRefused
 from node.volume import vendors
 from node.volume.elements import instant_of, item, number, numbers, seconds_of_day, text, texts
 from node.volume.read.diffusion import diffusion_of
-from node.volume.read.planes import acquired_at, checked_place, is_map, pixel_spacing, rescale
+from node.volume.read.planes import acquisition_instant, checked_plane, is_diffusion_map, pixel_spacing, rescale
 from node.volume.reasons import Reason
 
-PLACE_POINTERS = frozenset({0x00200032, 0x00200037, 0x00209056, 0x00209057, 0x00209113, 0x00209116, 0x0020930E})
-"""Dimension Index Pointers that say where a frame lies, and so do not tell the frames of one place apart."""
+POSITION_POINTERS = frozenset({0x00200032, 0x00200037, 0x00209056, 0x00209057, 0x00209113, 0x00209116, 0x0020930E})
+"""Dimension Index Pointers to a frame's position. They do not separate frames that share a position."""
 
 FRAME_TYPES = (
     "MRImageFrameTypeSequence",
@@ -34,29 +34,38 @@ _CONVERTED = {
     "acquisition_number": "AcquisitionNumber",
     "frame_reference_time": "FrameReferenceTime",
 }
-"""Attributes of classic instances that order frames in time, by what this converter calls them."""
+"""Attributes of classic instances that order frames in time, by the name of their time key."""
 
-Common = dict[str, Any]
-"""Arguments of `Frame`."""
+FrameArguments = dict[str, Any]
+"""Keyword arguments of `Frame`."""
 
 
-def of_each_frame(ds: Dataset, frames: int, common: Common, modality_lut: bool) -> list[Common] | None:
-    """Return what the functional groups say of each frame of an instance; None where there are none.
+def frame_arguments(
+    ds: Dataset, frames: int, common: FrameArguments, modality_lut: bool
+) -> list[FrameArguments] | None:
+    """Return the arguments of `Frame` that the functional groups of an instance give; None without functional groups.
 
     Parameters
     ----------
     ds : Dataset
+        An enhanced instance.
     frames : int
-        As many as the pixels hold.
-    common : mapping
+        Number of frames in the pixel data.
+    common : dict
         Arguments of `Frame` that all frames share.
     modality_lut : bool
-        A Modality LUT is applied to the pixels: rescaling is not asked for.
+        Whether a Modality LUT is applied to the pixels; slope and intercept are not read then.
+
+    Returns
+    -------
+    list of dict, or None
+        One for each frame. Positions and spacings in mm (LPS), times in seconds.
 
     Raises
     ------
     ConversionRefused
-        ``contradictory``: groups do not count the frames; ``bad-geometry``.
+        ``contradictory``: the groups do not match the number of frames. ``bad-geometry``: a position, orientation or
+        spacing is impossible.
     """
     per_frame: Sequence[Dataset] = items(ds, "PerFrameFunctionalGroupsSequence")
     shared = item(ds, "SharedFunctionalGroupsSequence")
@@ -66,10 +75,10 @@ def of_each_frame(ds: Dataset, frames: int, common: Common, modality_lut: bool) 
         raise ConversionRefused(
             Reason.CONTRADICTORY,
             f"Number of Frames (0028,0008) is {frames}, but Per-Frame Functional Groups Sequence (5200,9230) has "
-            f"{len(per_frame)} items (PS3.3 C.7.6.16)",
+            f"{len(per_frame)} items; they must be equal (PS3.3 C.7.6.16)",
         )
     pointers = [int(number(entry, "DimensionIndexPointer") or 0) for entry in items(ds, "DimensionIndexSequence")]
-    dimensions = [index for index, pointer in enumerate(pointers) if pointer not in PLACE_POINTERS]
+    dimensions = [index for index, pointer in enumerate(pointers) if pointer not in POSITION_POINTERS]
     whole = _Group(Dataset() if shared is None else shared, ds)
     return [
         _grouped(_Group(groups, ds, whole), common, modality_lut, dimensions)
@@ -78,44 +87,44 @@ def of_each_frame(ds: Dataset, frames: int, common: Common, modality_lut: bool) 
 
 
 class _Group:
-    """Macros of one frame: its own functional groups, then the shared ones."""
+    """The macros of one frame: those of its own functional groups, then the shared ones."""
 
     def __init__(self, groups: Dataset, ds: Dataset, shared: _Group | None = None) -> None:
         self.groups, self.ds, self.shared = groups, ds, shared
         self._kept: dict[str, Dataset | None] = {}
 
     def macro(self, keyword: str) -> Dataset | None:
-        """The item of a functional group's sequence."""
+        """Return the item of a functional group's sequence."""
         if keyword not in self._kept:
-            found = item(self.groups, keyword)
-            self._kept[keyword] = found if found is not None or self.shared is None else self.shared.macro(keyword)
+            own = item(self.groups, keyword)
+            self._kept[keyword] = own if own is not None or self.shared is None else self.shared.macro(keyword)
         return self._kept[keyword]
 
     def converted(self, keyword: str) -> Dataset:
-        """Where a legacy converted instance keeps an attribute of the classic one (PS3.3 C.7.6.16.2.25.1, .2)."""
+        """Return the macro where a legacy converted instance keeps a classic attribute (PS3.3 C.7.6.16.2.25.1, .2)."""
         macros = ("UnassignedPerFrameConvertedAttributesSequence", "UnassignedSharedConvertedAttributesSequence")
-        found = [place for place in map(self.macro, macros) if place is not None and keyword in place]
-        return found[0] if found else Dataset()
+        holders = [macro for macro in map(self.macro, macros) if macro is not None and keyword in macro]
+        return holders[0] if holders else Dataset()
 
     def number(self, macro: str, keyword: str) -> float | None:
-        found = self.macro(macro)
-        return None if found is None else number(found, keyword)
+        macro_item = self.macro(macro)
+        return None if macro_item is None else number(macro_item, keyword)
 
     def texts(self, macro: str, keyword: str) -> tuple[str, ...]:
-        found = self.macro(macro)
-        return () if found is None else texts(found, keyword)
+        macro_item = self.macro(macro)
+        return () if macro_item is None else texts(macro_item, keyword)
 
     @property
     def frame_type(self) -> tuple[str, ...]:
-        """Frame Type (0008,9007), of whichever kind of image."""
+        """Frame Type (0008,9007), for any kind of image."""
         return next(filter(None, (self.texts(macro, "FrameType") for macro in FRAME_TYPES)), ())
 
 
-def _grouped(group: _Group, common: Common, modality_lut: bool, dimensions: Sequence[int]) -> Common:
-    """What the functional groups say of one frame, as arguments of `Frame`."""
+def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensions: Sequence[int]) -> FrameArguments:
+    """Return the arguments of `Frame` that the functional groups of one frame give."""
     content = group.macro("FrameContentSequence") or Dataset()
-    position, orientation = _place_of_group(group)
-    own: Common = {"position": position, "orientation": orientation}
+    position, orientation = _plane(group)
+    own: FrameArguments = {"position": position, "orientation": orientation}
     measures = group.macro("PixelMeasuresSequence")
     if measures is not None:
         own["pixel_spacing"] = pixel_spacing(measures, placed=position is not None) or common["pixel_spacing"]
@@ -144,20 +153,20 @@ def _grouped(group: _Group, common: Common, modality_lut: bool, dimensions: Sequ
     }
     own["time_key"] = _time_key(group, content, dimensions, instant_of(acquired))
     if position is None:
-        own["time_key"]["slice"] = _slice_without_place(group, content)
+        own["time_key"]["slice"] = _slice_without_position(group, content)
     return own
 
 
 def _velocity_direction(group: _Group) -> tuple[float, ...] | None:
-    """Along which direction velocities are encoded (PS3.3 C.8.13.5.13); each is an image of its own."""
+    """Return the direction of velocity encoding (PS3.3 C.8.13.5.13); each direction is a separate image."""
     encoding = group.macro("MRVelocityEncodingSequence")
     return None if encoding is None else numbers(encoding, "VelocityEncodingDirection")
 
 
-def _time_key(group: _Group, content: Dataset, dimensions: Sequence[int], acquired: float | None) -> Common:
-    """What orders the frames that share a position; without what the instance says for all of its frames."""
+def _time_key(group: _Group, content: Dataset, dimensions: Sequence[int], acquired: float | None) -> FrameArguments:
+    """Return what orders frames that share a position, without the values that the instance gives for all frames."""
     indices = numbers(content, "DimensionIndexValues") or ()
-    found = {
+    keys = {
         "temporal_position": number(content, "TemporalPositionIndex"),
         "dimensions": tuple(indices[index] for index in dimensions if index < len(indices)) or None,
         "trigger_time": group.number("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime"),
@@ -166,21 +175,22 @@ def _time_key(group: _Group, content: Dataset, dimensions: Sequence[int], acquir
         "acquisition_time": acquired,
     }
     for name, keyword in _CONVERTED.items():
-        if found.get(name) is None:
-            found[name] = number(group.converted(keyword), keyword)
-    if found["acquisition_time"] is None:
-        found["acquisition_time"] = acquired_at(group.converted("AcquisitionTime"))
-    return {name: value for name, value in found.items() if value is not None}
+        if keys.get(name) is None:
+            keys[name] = number(group.converted(keyword), keyword)
+    if keys["acquisition_time"] is None:
+        keys["acquisition_time"] = acquisition_instant(group.converted("AcquisitionTime"))
+    return {name: value for name, value in keys.items() if value is not None}
 
 
-def _slice_without_place(group: _Group, content: Dataset) -> float | None:
-    """What orders the slices of a volume that has no place in the patient.
+def _slice_without_position(group: _Group, content: Dataset) -> float | None:
+    """Return what orders the slices of a volume that has no position in the patient.
 
-    The position in the volume's own frame of reference (PS3.3 C.7.6.16.2.21), else In-Stack Position Number.
+    The position along the normal in the volume's own frame of reference (PS3.3 C.7.6.16.2.21), in mm, else
+    In-Stack Position Number.
     """
     plane, turned = group.macro("PlanePositionVolumeSequence"), group.macro("PlaneOrientationVolumeSequence")
     if plane is not None and turned is not None:
-        position, orientation = checked_place(
+        position, orientation = checked_plane(
             numbers(plane, "ImagePositionVolume"), numbers(turned, "ImageOrientationVolume")
         )
         if position is not None:
@@ -188,9 +198,9 @@ def _slice_without_place(group: _Group, content: Dataset) -> float | None:
     return number(content, "InStackPositionNumber")
 
 
-def _enhanced_split_key(group: _Group, common: Common, diffusion: Any) -> Common:
-    """What puts a frame of an enhanced instance into another stack."""
-    own: Common = {"map": is_map(diffusion)}
+def _enhanced_split_key(group: _Group, common: FrameArguments, diffusion: Any) -> FrameArguments:
+    """Return what puts a frame of an enhanced instance into another stack."""
+    own: FrameArguments = {"map": is_diffusion_map(diffusion)}
     if group.frame_type:
         own["derived"] = group.frame_type[0] == "DERIVED"
         own["localizer"] = group.frame_type[2:3] == ("LOCALIZER",)
@@ -207,10 +217,10 @@ def _enhanced_split_key(group: _Group, common: Common, diffusion: Any) -> Common
     return own
 
 
-def _place_of_group(group: _Group) -> tuple[Any, Any]:
-    """Position and orientation of a frame; some converters leave the orientation at the top of the data set."""
+def _plane(group: _Group) -> tuple[Any, Any]:
+    """Return position and orientation of a frame; some converters keep the orientation at the top of the data set."""
     plane, turned = group.macro("PlanePositionSequence"), group.macro("PlaneOrientationSequence")
     if plane is None:
         return None, None
     orientation = numbers(group.ds if turned is None else turned, "ImageOrientationPatient")
-    return checked_place(numbers(plane, "ImagePositionPatient"), orientation)
+    return checked_plane(numbers(plane, "ImagePositionPatient"), orientation)

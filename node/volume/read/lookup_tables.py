@@ -1,4 +1,4 @@
-"""Lookup tables that belong to the stored values themselves: palettes and the Modality LUT."""
+"""Lookup tables that are part of the stored values: palettes and the Modality LUT."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from node.volume.reasons import Reason
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LookupTable:
-    """Outputs by stored value: `first` is the stored value of the first entry; what lies outside takes the end entries.
+    """Outputs by stored value. `first` is the stored value of the first entry; values outside take the first or last
+    entry.
 
     `entries` is (entries,) for the Modality LUT, (entries, 3) for a palette.
     """
@@ -31,23 +32,23 @@ class LookupTable:
 
 
 def palette(ds: Dataset) -> LookupTable:
-    """Return the palette of a PALETTE COLOR image as RGB of 8 bits; of entries of 16 bits the high byte.
+    """Return the palette of a PALETTE COLOR image as RGB of 8 bits; of 16-bit entries the high byte.
 
-    Plain, 8-bit entries in 16-bit words and segmented tables alike (PS3.3 C.7.6.3.1.5, C.7.6.3.1.6, C.7.9.2).
+    Plain tables, 8-bit entries in 16-bit words, and segmented tables (PS3.3 C.7.6.3.1.5, C.7.6.3.1.6, C.7.9.2).
 
     Raises
     ------
     ConversionRefused
-        ``contradictory``: no palette, or descriptor and data do not fit.
+        ``contradictory``: the palette is missing, or its data do not match its descriptor.
     """
     entries, first = _descriptor(ds, "RedPaletteColorLookupTableDescriptor", "(0028,1101)")
     try:
         table = apply_color_lut(np.arange(first, first + entries, dtype=np.int64), ds)[:, :3]
     except MemoryError:
         raise
-    except Exception as error:  # pydicom's expansion of broken tables raises whatever it meets
+    except Exception as error:  # a broken table makes pydicom raise anything
         raise _refused(
-            "the palette of (0028,1101) to (0028,1223) cannot be expanded, its data do not fit its descriptor"
+            "the palette in (0028,1101) to (0028,1223) cannot be expanded: its data do not match its descriptor"
         ) from error
     if table.dtype == np.uint16 and table.max(initial=0) > 0xFF:
         table = table >> 8  # else: 8-bit entries in words of 16 bits
@@ -55,12 +56,12 @@ def palette(ds: Dataset) -> LookupTable:
 
 
 def modality_lut(ds: Dataset) -> LookupTable | None:
-    """Return the table of Modality LUT Sequence (0028,3000), None without one (PS3.3 C.11.1).
+    """Return the table of Modality LUT Sequence (0028,3000); None if it is absent (PS3.3 C.11.1).
 
     Raises
     ------
     ConversionRefused
-        ``contradictory``: descriptor and data do not fit.
+        ``contradictory``: the data do not match the descriptor.
     """
     sequence = items(ds, "ModalityLUTSequence")
     if not sequence:
@@ -79,7 +80,7 @@ def _descriptor(ds: Dataset, keyword: str, tag: str) -> tuple[int, int]:
     """Return the number of entries and the first stored value of a table; 0 entries mean 65536."""
     descriptor = numbers(ds, keyword, 3)
     if descriptor is None or descriptor[0] < 0:
-        raise _refused(f"{tag} lookup table descriptor is missing or is not three numbers")
+        raise _refused(f"{tag} lookup table descriptor is missing, or is not three numbers")
     return int(descriptor[0]) or 65536, int(descriptor[1])
 
 
@@ -87,14 +88,16 @@ def _table(data: object, entries: int, bits: int, ds: Dataset) -> Array | None:
     if isinstance(data, bytes):
         order = "<" if ds.original_encoding[1] is not False else ">"
         wide = len(data) >= 2 * entries
-        found: Array = np.frombuffer(data[: len(data) // 2 * 2 if wide else None], f"{order}u2" if wide else "u1")
+        entry_values: Array = np.frombuffer(
+            data[: len(data) // 2 * 2 if wide else None], f"{order}u2" if wide else "u1"
+        )
     elif isinstance(data, Sequence):
-        found = np.asarray(data)
+        entry_values = np.asarray(data)
     else:
         return None
-    if found.ndim != 1 or len(found) < entries or found.dtype.kind not in "iu":
+    if entry_values.ndim != 1 or len(entry_values) < entries or entry_values.dtype.kind not in "iu":
         return None
-    return found[:entries].astype(np.uint8 if bits <= 8 else np.uint16)
+    return entry_values[:entries].astype(np.uint8 if bits <= 8 else np.uint16)
 
 
 def _refused(detail: str) -> ConversionRefused:

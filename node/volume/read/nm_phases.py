@@ -1,4 +1,4 @@
-"""Phases of a dynamic nuclear medicine image: when each of its frames began, and how long it took."""
+"""Timing of a dynamic nuclear medicine image: when each frame began, and how long it took."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from pydicom import Dataset
 from node.dicom.values import items, number, numbers
 
 Timing = tuple[float | None, float | None]
-"""Start after the first frame, and duration, in seconds."""
+"""Start relative to the first frame, and duration, both in seconds."""
 
 
 def phase_timing(ds: Dataset, frames: int) -> list[Timing] | None:
-    """Return start and duration of each frame of a dynamic NM image; None of any other, or where they are not told.
+    """Return start and duration in seconds of each frame of a dynamic NM image.
+
+    None for any other image, or if the timing is not stated.
 
     Notes
     -----
-    PS3.3 C.8.4.14: each item of Phase Information Sequence (0054,0032) has a delay before it, and frames of one
-    duration with pauses between them, all in ms. Phase Vector (0054,0030) and Time Slice Vector (0054,0100), both from
-    1, say which of them a frame is; detectors and energy windows share it.
+    PS3.3 C.8.4.14: each item of Phase Information Sequence (0054,0032) gives the delay before the phase, the duration
+    of its frames, which is the same for all of them, and the pause between them, all in ms. Phase Vector (0054,0030)
+    and Time Slice Vector (0054,0100), both from 1, assign each frame to a phase and to its number within that phase.
+    Detectors and energy windows share one timing.
     """
     phase_of, slice_of = numbers(ds, "PhaseVector"), numbers(ds, "TimeSliceVector")
     phases = _phases(ds)
@@ -33,7 +36,7 @@ def phase_timing(ds: Dataset, frames: int) -> list[Timing] | None:
 
 
 def _phases(ds: Dataset) -> list[tuple[float, float, float]] | None:
-    """Start, duration of a frame, and step to the next frame, in ms, of each phase; None if one is not told."""
+    """Return start, frame duration and step to the next frame of each phase, in ms; None if a value is missing."""
     phases = []
     at_ms = 0.0
     for item in items(ds, "PhaseInformationSequence"):

@@ -1,4 +1,4 @@
-"""How the samples of an instance lie: the Image Pixel module, checked for what cannot be true."""
+"""Layout of the samples of an instance: the Image Pixel module, checked for impossible values."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 
 from node.errors import ConversionRefused
 from node.volume.elements import number, text
+from node.volume.model import Array
 from node.volume.reasons import Reason
 
 FLOATS: dict[str, tuple[np.dtype[Any], int]] = {
@@ -17,7 +18,7 @@ FLOATS: dict[str, tuple[np.dtype[Any], int]] = {
     "DoubleFloatPixelData": (np.dtype(np.float64), 64),
 }
 PIXELS = ("PixelData", *FLOATS)
-"""Attributes that hold pixels, of which an image has one (PS3.3 C.7.6.3, C.7.6.24, C.7.6.25)."""
+"""Attributes that hold pixels; an image has one of them (PS3.3 C.7.6.3, C.7.6.24, C.7.6.25)."""
 
 GREY = frozenset(("MONOCHROME1", "MONOCHROME2"))
 HALF_SAMPLED = frozenset(("YBR_FULL_422", "YBR_PARTIAL_422"))
@@ -26,7 +27,7 @@ _COLOUR = frozenset(("RGB", "YBR_FULL", "YBR_RCT", "YBR_ICT", "YBR_PARTIAL_420",
 
 @dataclass(frozen=True, slots=True)
 class PixelLayout:
-    """The Image Pixel module (PS3.3 C.7.6.3), as far as it says how the samples lie."""
+    """The attributes of the Image Pixel module (PS3.3 C.7.6.3) that say how the samples are laid out."""
 
     rows: int
     columns: int
@@ -35,7 +36,7 @@ class PixelLayout:
     photometric: str
     bits_allocated: int
     bits_stored: int
-    shift: int  # of the stored bits above bit 0: High Bit was free before the standard of 2014
+    shift: int  # lowest stored bit; before 2014 the standard allowed any High Bit
     signed: bool
     by_plane: bool
     real: np.dtype[Any] | None
@@ -54,13 +55,13 @@ class PixelLayout:
 
     @property
     def frame_bits(self) -> int:
-        """Bits of one native frame; two samples a pixel where chrominance is sampled at every other one."""
+        """Bits of one native frame; two samples per pixel if chrominance is sampled at every second pixel."""
         samples = 2 if self.photometric in HALF_SAMPLED else self.samples
         return self.pixels * samples * self.bits_allocated
 
 
 def pixel_layout(ds: Dataset, keyword: str) -> PixelLayout:
-    """Return how the samples of the pixel data element `keyword` lie.
+    """Return the layout of the samples of the pixel data element `keyword`.
 
     Raises
     ------
@@ -78,11 +79,11 @@ def pixel_layout(ds: Dataset, keyword: str) -> PixelLayout:
     _check_samples(samples, photometric)
     allocated = _required(ds, "BitsAllocated", "(0028,0100)", 1, 64)
     if allocated not in (1, 8, 16, 32, 64):
-        raise contradictory(f"(0028,0100) Bits Allocated is {allocated}: it must be 1, 8, 16, 32 or 64")
+        raise contradictory(f"(0028,0100) Bits Allocated is {allocated}; it must be 1, 8, 16, 32 or 64")
     stored = _whole(ds, "BitsStored")
     stored = allocated if stored is None else stored
     if not 1 <= stored <= allocated:
-        raise contradictory(f"(0028,0101) Bits Stored is {stored}: it must be 1 to Bits Allocated, {allocated}")
+        raise contradictory(f"(0028,0101) Bits Stored is {stored}; it must be 1 to Bits Allocated, {allocated}")
     high = _whole(ds, "HighBit")
     shift = high + 1 - stored if high is not None and stored <= high + 1 <= allocated else 0
     signed = _whole(ds, "PixelRepresentation") == 1 and allocated > 1
@@ -91,28 +92,28 @@ def pixel_layout(ds: Dataset, keyword: str) -> PixelLayout:
 
 
 def _frames(ds: Dataset) -> int:
-    """Return Number of Frames (0028,0008): 1 where it is absent, empty or 0."""
-    found = _whole(ds, "NumberOfFrames")
-    if found is None:
+    """Return Number of Frames (0028,0008); 1 if it is absent, empty or 0."""
+    count = _whole(ds, "NumberOfFrames")
+    if count is None:
         element = ds.get_item("NumberOfFrames")
-        found = 1 if element is None or not element.value else -1
-    if not 0 <= found < 1 << 31:
-        raise contradictory("(0028,0008) Number of Frames is not a whole number from 1 to 2^31-1")
-    return max(found, 1)
+        count = 1 if element is None or not element.value else -1
+    if not 0 <= count < 1 << 31:
+        raise contradictory("(0028,0008) Number of Frames must be a whole number from 1 to 2^31-1")
+    return max(count, 1)
 
 
 def _whole(ds: Dataset, keyword: str) -> int | None:
-    """Return the number of an element if it is a whole one; else None."""
-    found = number(ds, keyword)
-    return int(found) if found is not None and found == int(found) else None
+    """Return the first number of an element if it is a whole number; else None."""
+    first = number(ds, keyword)
+    return int(first) if first is not None and first == int(first) else None
 
 
-def _required(ds: Dataset, keyword: str, tag: str, least: int, most: int) -> int:
-    found = _whole(ds, keyword)
-    if found is None or not least <= found <= most:
-        shown = "missing or unreadable" if found is None else found
-        raise contradictory(f"{tag} {keyword} is {shown}: it must be {least} to {most}")
-    return found
+def _required(ds: Dataset, keyword: str, tag: str, minimum: int, maximum: int) -> int:
+    value = _whole(ds, keyword)
+    if value is None or not minimum <= value <= maximum:
+        shown = "missing or unreadable" if value is None else value
+        raise contradictory(f"{tag} {keyword} is {shown}; it must be {minimum} to {maximum}")
+    return value
 
 
 def _check_samples(samples: int, photometric: str) -> None:
@@ -121,10 +122,37 @@ def _check_samples(samples: int, photometric: str) -> None:
         raise contradictory("(0028,0004) Photometric Interpretation is missing, unknown or retired (ARGB, CMYK, HSV)")
     if samples != expected:
         raise contradictory(
-            f"(0028,0002) Samples per Pixel is {samples}: {photometric} in (0028,0004) asks for {expected}"
+            f"(0028,0002) Samples per Pixel is {samples}; {photometric} in (0028,0004) requires {expected}"
         )
 
 
+def stored_bits(words: Array, layout: PixelLayout, bits: int, shift: int = 0) -> Array:
+    """Return the low `bits` of words after a shift: the other bits may hold overlays or garbage (PS3.5 8.1.1, annex D).
+
+    Parameters
+    ----------
+    words : integer array
+    layout : PixelLayout
+    bits : int
+        Number of bits that hold the value.
+    shift : int
+        Lowest bit of the value.
+    """
+    spare = layout.bits_allocated - bits
+    if not spare or layout.real is not None or (not shift and _fit(words, bits, layout.signed)):
+        return words
+    if layout.signed:
+        return (words << (spare - shift)) >> spare
+    masked: Array = (words >> shift if shift else words) & words.dtype.type((1 << bits) - 1)
+    return masked
+
+
+def _fit(words: Array, bits: int, signed: bool) -> bool:
+    """Return whether all words fit into `bits` already: most do, and this check is faster than a copy."""
+    limit = 1 << (bits - signed)
+    return int(words.max()) < limit and (not signed or int(words.min()) >= -limit)
+
+
 def contradictory(detail: str) -> ConversionRefused:
-    """Return the refusal of attributes that cannot all be true."""
+    """Return the refusal of attributes that contradict each other."""
     return ConversionRefused(Reason.CONTRADICTORY, detail)

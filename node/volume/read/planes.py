@@ -1,4 +1,4 @@
-"""Attributes of one plane: its place, pixel spacing, scaling and time; impossible geometry is refused here."""
+"""Read position, pixel spacing, rescaling and time of one plane. Impossible geometry is refused here."""
 
 from __future__ import annotations
 
@@ -14,31 +14,39 @@ from node.volume.elements import Numbers, instant, instant_of, number, numbers, 
 from node.volume.reasons import Reason
 
 COSINE_TOLERANCE = 0.01
-"""Largest departure of a direction cosine vector from length 1, and of row and column from a right angle."""
+"""Largest deviation of a direction cosine vector from length 1, and of row and column from a right angle."""
 
-FARTHEST_MM = 1e6
-SPACINGS_MM = (1e-6, 1e4)
-"""Places and pixel spacings beyond these are no measures of a patient; sums of them would overflow."""
+MAX_COORDINATE_MM = 1e6
+SPACING_LIMITS_MM = (1e-6, 1e4)
+"""Positions and pixel spacings beyond these limits cannot be those of a patient, and their sums would overflow."""
 
 CENTIMETRES = 3  # Physical Units X and Y Direction (0018,6024), (0018,6026), PS3.3 C.8.5.5.1.15
-REGION_TOLERANCE = 1e-3  # as a part of the spacing: what scanners round between regions of one magnification
+REGION_TOLERANCE = 1e-3
+"""Relative rounding of the spacing between ultrasound regions of one magnification."""
 
 
-def acquired_at(ds: Dataset) -> float | None:
-    """When the acquisition of the data started, in seconds on one scale."""
+def acquisition_instant(ds: Dataset) -> float | None:
+    """Return when the acquisition of the data started, in seconds on the scale of `instant`; None if it is unknown."""
     whole = instant_of(text(ds, "AcquisitionDateTime"))
     return instant(text(ds, "AcquisitionDate"), text(ds, "AcquisitionTime")) if whole is None else whole
 
 
-def is_map(diffusion: Any) -> bool:
-    """Whether a frame is made from diffusion images: trace, ADC, FA, isotropic."""
+def is_diffusion_map(diffusion: Any) -> bool:
+    """Return whether a frame is computed from diffusion images: trace, ADC, FA, isotropic."""
     return diffusion is not None and diffusion.derived
 
 
 def rescale(ds: Dataset) -> tuple[float, float]:
-    """Rescale Slope (0028,1053) and Intercept (0028,1052); 1 and 0 where they are absent, empty or a slope of 0.
+    """Return Rescale Slope (0028,1053) and Intercept (0028,1052).
 
-    Of a plane of dose Dose Grid Scaling (3004,000E), without which its values mean nothing (PS3.3 C.8.8.3).
+    1 and 0 if they are absent or empty; a slope of 0 counts as absent. A plane of dose has Dose Grid Scaling
+    (3004,000E) instead.
+
+    Raises
+    ------
+    ConversionRefused
+        ``contradictory``: the value is not a number (PS3.3 C.11.1), or a dose has no Dose Grid Scaling, without which
+        its values mean nothing (PS3.3 C.8.8.3).
     """
     if text(ds, "Modality") == "RTDOSE":
         scaling = number(ds, "DoseGridScaling")
@@ -46,68 +54,90 @@ def rescale(ds: Dataset) -> tuple[float, float]:
             raise ConversionRefused(Reason.CONTRADICTORY, "(3004,000E) Dose Grid Scaling is missing or 0")
         return scaling, 0.0
     slope, intercept = number(ds, "RescaleSlope"), number(ds, "RescaleIntercept")
-    for keyword, found in (("RescaleSlope", slope), ("RescaleIntercept", intercept)):
-        if found is None and numbers(ds, keyword):
+    for keyword, value in (("RescaleSlope", slope), ("RescaleIntercept", intercept)):
+        if value is None and numbers(ds, keyword):
             raise ConversionRefused(Reason.CONTRADICTORY, f"{keyword} is not a number (PS3.3 C.11.1)")
     return (slope or 1.0), (0.0 if intercept is None else intercept)
 
 
-def is_distance(value: float | None, least_mm: float = SPACINGS_MM[0]) -> bool:
-    """Return whether a number, of either sign, can be how far slices lie apart or how thick they are, in mm."""
-    return value is not None and least_mm <= abs(value) <= SPACINGS_MM[1]
+def is_distance(value: float | None, least_mm: float = SPACING_LIMITS_MM[0]) -> bool:
+    """Return whether a number, of either sign, can be a slice distance or slice thickness in mm."""
+    return value is not None and least_mm <= abs(value) <= SPACING_LIMITS_MM[1]
 
 
-def place(ds: Dataset) -> tuple[Any, Any]:
-    """Position and orientation of a classic instance, or None and None."""
-    return checked_place(numbers(ds, "ImagePositionPatient"), numbers(ds, "ImageOrientationPatient"))
+def image_plane(ds: Dataset) -> tuple[Any, Any]:
+    """Return position (3,) in mm LPS and orientation (6,) of a classic instance, or None and None.
+
+    Raises
+    ------
+    ConversionRefused
+        ``bad-geometry``: see `checked_plane`.
+    """
+    return checked_plane(numbers(ds, "ImagePositionPatient"), numbers(ds, "ImageOrientationPatient"))
 
 
-def checked_place(position: Numbers | None, orientation: Numbers | None) -> tuple[Any, Any]:
-    """Position (3,) and orientation (6,) as arrays, both None where either is absent."""
+def checked_plane(position: Numbers | None, orientation: Numbers | None) -> tuple[Any, Any]:
+    """Return position (3,) in mm LPS and orientation (6,) as arrays; both None if either is absent.
+
+    Raises
+    ------
+    ConversionRefused
+        ``bad-geometry``: a number is missing, not finite or too large, or the direction cosines are not two unit
+        vectors at a right angle within `COSINE_TOLERANCE` (PS3.3 C.7.6.2.1.1).
+    """
     if position is None or orientation is None:
         return None, None
-    if len(position) != 3 or not all(abs(value) <= FARTHEST_MM for value in position):
-        raise _bad("Image Position (Patient) (0020,0032) is not three numbers within a kilometre")
+    if len(position) != 3 or not all(abs(value) <= MAX_COORDINATE_MM for value in position):
+        raise _bad("Image Position (Patient) (0020,0032) must be three numbers, none beyond 1 km")
     if len(orientation) != 6 or not all(map(math.isfinite, orientation)):
-        raise _bad("Image Orientation (Patient) (0020,0037) is not six finite numbers")
+        raise _bad("Image Orientation (Patient) (0020,0037) must be six finite numbers")
     a, b, c, d, e, f = orientation
     lengths = math.hypot(a, b, c), math.hypot(d, e, f)
     if max(abs(length - 1) for length in lengths) > COSINE_TOLERANCE or abs(a * d + b * e + c * f) > COSINE_TOLERANCE:
         raise _bad(
-            "Image Orientation (Patient) (0020,0037) is not two unit vectors at a right angle (PS3.3 C.7.6.2.1.1): "
-            f"lengths {lengths[0]:.4g} and {lengths[1]:.4g}, product {a * d + b * e + c * f:.4g}"
+            "Image Orientation (Patient) (0020,0037) must be two unit vectors at a right angle (PS3.3 C.7.6.2.1.1): "
+            f"their lengths are {lengths[0]:.4g} and {lengths[1]:.4g}, their dot product is {a * d + b * e + c * f:.4g}"
         )
     return np.array(position, float), np.array(orientation, float)
 
 
 def pixel_spacing(ds: Dataset, placed: bool) -> tuple[float, float] | None:
-    """Distances between rows and between columns in mm, from the first attribute that gives them.
+    """Return the distances between rows and between columns in mm, from the first attribute that gives them; else None.
 
-    An impossible one is refused where planes are placed by it, and passed over where there is no place anyway.
+    Parameters
+    ----------
+    ds : Dataset
+    placed : bool
+        Whether the plane has a position. An impossible spacing is refused then; otherwise it is ignored.
+
+    Raises
+    ------
+    ConversionRefused
+        ``bad-geometry``: the spacing of a plane with a position is not two distances above zero (PS3.3 10.7).
     """
     for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "ImagePlanePixelSpacing"):
-        found = numbers(ds, keyword)
-        if found is None:
+        spacing = numbers(ds, keyword)
+        if spacing is None:
             continue
-        if len(found) == 2 and all(SPACINGS_MM[0] <= value <= SPACINGS_MM[1] for value in found):
-            return found[0], found[1]
+        if len(spacing) == 2 and all(SPACING_LIMITS_MM[0] <= value <= SPACING_LIMITS_MM[1] for value in spacing):
+            return spacing[0], spacing[1]
         if placed:
-            raise _bad(f"{keyword} is not two distances above zero (PS3.3 10.7)")
+            raise _bad(f"{keyword} must be two distances above 0 mm (PS3.3 10.7)")
     return _ultrasound_spacing(ds)
 
 
 def _ultrasound_spacing(ds: Dataset) -> tuple[float, float] | None:
-    """Distances between rows and between columns in mm, if all images in an ultrasound picture agree on them.
+    """Return the distances between rows and columns in mm, if all images in an ultrasound picture agree on them.
 
-    Regions in other units, such as spectra, say nothing of them (PS3.3 C.8.5.5).
+    Regions in other units, such as spectra, do not count (PS3.3 C.8.5.5).
     """
-    found: list[tuple[float, float]] = []
+    spacings: list[tuple[float, float]] = []
     for region in items(ds, "SequenceOfUltrasoundRegions"):
         across, down = number(region, "PhysicalDeltaX"), number(region, "PhysicalDeltaY")
-        one, other = number(region, "PhysicalUnitsXDirection"), number(region, "PhysicalUnitsYDirection")
-        if across and down and one == other == CENTIMETRES:
-            found.append((abs(down) * 10, abs(across) * 10))
-    return found[0] if found and np.allclose(found, found[0], rtol=REGION_TOLERANCE, atol=0) else None
+        units = number(region, "PhysicalUnitsXDirection"), number(region, "PhysicalUnitsYDirection")
+        if across and down and all(unit == CENTIMETRES for unit in units):
+            spacings.append((abs(down) * 10, abs(across) * 10))
+    return spacings[0] if spacings and np.allclose(spacings, spacings[0], rtol=REGION_TOLERANCE, atol=0) else None
 
 
 def _bad(detail: str) -> ConversionRefused:

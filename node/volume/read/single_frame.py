@@ -1,4 +1,4 @@
-"""One frame of an instance by itself: its samples as an uncompressed data set holds them, or a picture of it."""
+"""Read one frame of an instance alone: its samples as an uncompressed data set holds them, or a picture of it."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Window:
 
 
 def decompressed_frame(ds: Dataset) -> bytes:
-    """Return the samples of an instance of one compressed frame, as Explicit VR Little Endian holds them.
+    """Return the samples of an instance with one compressed frame, as Explicit VR Little Endian holds them.
 
-    Colours lie by pixel, in the colour space that the decoder gives (see `decompressed_frames`).
+    Colours are by pixel, in the colour space that the decoder returns (see `decompressed_frames`).
 
     Raises
     ------
     ConversionRefused
-        The pixel data contradict the header or cannot be decoded.
+        The pixel data do not match the header, or cannot be decoded.
 
     Notes
     -----
@@ -54,18 +54,20 @@ def rendered_frame(
     Parameters
     ----------
     ds : Dataset
-        The header of its instance.
+        The header of the instance.
     frame_number : int
-        In that instance, from 1.
+        Number of the frame in that instance, from 1.
     reader : FrameReader
-        Reads the frame, which is number `index` of it, from 0.
+        Reads the frame.
+    index : int
+        Index of the frame in `reader`, from 0.
     window : Window or None
-        Instead of what the data set says of windows and VOI LUT.
+        Replaces the windows and VOI LUT of the data set.
 
     Raises
     ------
     ConversionRefused
-        The pixel data contradict the header or cannot be decoded.
+        The pixel data do not match the header, or cannot be decoded.
     """
     stored = reader(index)
     volume = _as_volume(ds, reader, frame_number, stored)
@@ -75,7 +77,7 @@ def rendered_frame(
 
 
 def _as_volume(ds: Dataset, reader: FrameReader, frame_number: int, stored: Array) -> Volume:
-    """The frame as a volume of one plane, without a place: what `Shades` asks for."""
+    """Return the frame as a volume of one plane without a position, the input of `Shades`."""
     slope, intercept = (1.0, 0.0) if reader.modality_lut else _rescale(ds, frame_number)
     display = display_of(ds, frame_number)
     rows_mm, columns_mm = pixel_spacing(ds, placed=False) or (display.pixel_aspect, 1.0)
@@ -96,17 +98,17 @@ def _as_volume(ds: Dataset, reader: FrameReader, frame_number: int, stored: Arra
 
 
 def _rescale(ds: Dataset, frame_number: int) -> tuple[float, float]:
-    """Slope and intercept of a frame: of its own functional group, else of the shared one, else of the data set."""
+    """Return slope and intercept of a frame: from its own functional group, else the shared one, else the data set."""
     per_frame = items(ds, "PerFrameFunctionalGroupsSequence")
     for group in (*per_frame[frame_number - 1 : frame_number], *items(ds, "SharedFunctionalGroupsSequence")[:1]):
-        found = item(group, "PixelValueTransformationSequence")
-        if found is not None:
-            return rescale(found)
+        transformation = item(group, "PixelValueTransformationSequence")
+        if transformation is not None:
+            return rescale(transformation)
     return rescale(ds)
 
 
 def _windowed(volume: Volume, window: Window, stored: Array) -> Grey:
-    """Grey values by a window that was asked for, whether it shows anything or not."""
+    """Return grey values by the requested window, even if the window shows nothing."""
     unit = np.nan_to_num(FUNCTIONS[window.function](real(volume, stored), window.centre, window.width), nan=0.0)
     unit[padded(volume, stored)] = 0
     grey: Grey = np.rint(unit * 255).astype(np.uint8)

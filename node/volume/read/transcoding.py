@@ -1,9 +1,9 @@
-"""Stored instances for receivers that cannot take their transfer syntax: the same values, uncompressed.
+"""Convert stored instances for receivers that do not accept their transfer syntax: the same values, uncompressed.
 
-Nothing is decoded that need not be. Elements keep the bytes of their values; only what stands before them changes, and
-the order of bytes where that is the difference. Compressed frames are decoded, and what describes them is set right.
-Nothing is ever compressed, and the SOP Instance UID stays: PS3.5 10.1 has Implicit VR Little Endian as the one that
-every receiver can take.
+Nothing is decoded without need. Elements keep the bytes of their values; only the encoding before the value changes,
+and the byte order if the two syntaxes differ in it. Compressed frames are decoded, and the attributes that describe
+them are corrected. Nothing is ever compressed, and the SOP Instance UID stays the same: PS3.5 10.1 requires every
+receiver to accept Implicit VR Little Endian.
 """
 
 from __future__ import annotations
@@ -34,33 +34,33 @@ from node.volume.read.decoders import can_decode
 from node.volume.read.pixels import DecompressedFrames, decompressed_frames
 
 TARGETS = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
-"""What can be made of a stored instance, the better one first: it keeps the value representations."""
+"""Possible transfer syntaxes of the result, the better one first: it keeps the value representations."""
 
 _NATIVE = frozenset((*TARGETS, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian))
 
 _PIXEL_DATA = BaseTag(0x7FE00010)
 _OFFSET_TABLES = (BaseTag(0x7FE00001), BaseTag(0x7FE00002))
-"""Extended Offset Table and its lengths: of compressed frames only, PS3.3 C.7.6.3.1.8."""
+"""Extended Offset Table and its lengths, which only compressed frames have: PS3.3 C.7.6.3.1.8."""
 
 _UNDEFINED_LENGTH = 0xFFFFFFFF
-_LONGEST_VALUE = (1 << 32) - 2
-_LONGEST_SHORT_VALUE = 0xFFFF
+_MAX_VALUE_BYTES = (1 << 32) - 2
+_MAX_SHORT_VALUE_BYTES = 0xFFFF
 _WORD_BYTES = {
     **dict.fromkeys(("AT", "OW", "SS", "US"), 2),
     **dict.fromkeys(("FL", "OF", "OL", "SL", "UL"), 4),
     **dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), 8),
 }
-"""Bytes that change their order with the endianness, PS3.5 7.3."""
+"""Bytes that change order with the endianness, by value representation: PS3.5 7.3."""
 
 
 class NotTranscodable(VoxelnodeError):
-    """An instance cannot be sent in any transfer syntax that its receiver takes; the message says why."""
+    """An instance cannot be sent in any transfer syntax that its receiver accepts; the message says why."""
 
 
 def choose_target(transfer_syntax_uid: str, accepted: Collection[str]) -> str | None:
-    """Return in which of the `accepted` transfer syntaxes an instance goes out: as it is stored wherever that will do.
+    """Return the transfer syntax in which an instance is sent: its own if the receiver accepts it.
 
-    None where it can go out in none of them.
+    Else one of `TARGETS`; None if the receiver accepts none of them.
     """
     if transfer_syntax_uid in accepted:
         return transfer_syntax_uid
@@ -98,12 +98,12 @@ def transcoded(path: Path, target: str) -> bytes:
 
 
 def encoded(ds: Dataset, target: str) -> bytes:
-    """Return the encoded data set that pydicom has read of a file, in one of `TARGETS`; `ds` is used up by it.
+    """Return a data set, as pydicom read it, encoded in one of `TARGETS`; `ds` cannot be used afterwards.
 
     Raises
     ------
     ConversionRefused
-        Compressed frames cannot be decoded, or what describes them is contradictory.
+        The compressed frames cannot be decoded, or the attributes that describe them contradict each other.
     NotTranscodable
         The decompressed frames are longer than 2^32 - 2 bytes (PS3.5 7.1.1).
     """
@@ -120,14 +120,16 @@ def encoded(ds: Dataset, target: str) -> bytes:
 
 
 def _decompress(ds: Dataset) -> None:
-    """Put decoded frames in the place of compressed ones, and what they are into the Image Pixel module."""
-    found = decompressed_frames(ds)
-    layout = found.layout
+    """Replace compressed frames by decoded ones, and correct the Image Pixel module."""
+    decompressed = decompressed_frames(ds)
+    layout = decompressed.layout
     length = -(-layout.pixels * layout.samples * layout.bits_allocated * layout.frames // 8)
-    if length > _LONGEST_VALUE:
-        raise NotTranscodable(f"its {layout.frames} frames take {length} bytes uncompressed: at most {_LONGEST_VALUE}")
-    photometric = found.photometric
-    data = _native(found, length)
+    if length > _MAX_VALUE_BYTES:
+        raise NotTranscodable(
+            f"its {layout.frames} frames take {length} bytes uncompressed: at most {_MAX_VALUE_BYTES}"
+        )
+    photometric = decompressed.photometric
+    data = _native(decompressed, length)
     if photometric.startswith("YBR_PARTIAL"):
         photometric = "RGB"
     for tag in _OFFSET_TABLES:
@@ -138,26 +140,26 @@ def _decompress(ds: Dataset) -> None:
     ds[_PIXEL_DATA] = DataElement(_PIXEL_DATA, "OW" if layout.bits_allocated > 8 else "OB", data)
 
 
-def _native(found: DecompressedFrames, length: int) -> bytes:
-    """The frames one after the other, padded to an even length (PS3.5 8.1.1)."""
-    layout = found.layout
+def _native(decompressed: DecompressedFrames, length: int) -> bytes:
+    """Return the frames one after the other, padded to an even length (PS3.5 8.1.1)."""
+    layout = decompressed.layout
     if layout.bits_allocated == 1:
-        bits = np.concatenate([frame.ravel() for frame in found.frames])
+        bits = np.concatenate([frame.ravel() for frame in decompressed.frames])
         data = bytearray(np.packbits(bits, bitorder="little").tobytes())
     else:
         data = bytearray()
         dtype = layout.stored_dtype.newbyteorder("<")
-        for frame in found.frames:
-            if found.photometric.startswith("YBR_PARTIAL"):  # only ever half sampled, which decoders have undone
-                frame = to_rgb(found.photometric, layout.bits_allocated, frame)
+        for frame in decompressed.frames:
+            if decompressed.photometric.startswith("YBR_PARTIAL"):  # always half sampled, which decoders have undone
+                frame = to_rgb(decompressed.photometric, layout.bits_allocated, frame)
             data += np.ascontiguousarray(frame, dtype).tobytes()
     if len(data) != length:
-        raise NotTranscodable(f"its frames took {len(data)} bytes uncompressed instead of {length}")
+        raise NotTranscodable(f"its frames take {len(data)} bytes uncompressed instead of {length}")
     return bytes(data + b"\0" * (length % 2))
 
 
 def _prepare(ds: Dataset, implicit: bool, is_big_endian: bool) -> None:
-    """Make the elements of a data set such that pydicom writes the bytes of their values as they were read."""
+    """Prepare the elements of a data set so that pydicom writes the bytes of their values as they were read."""
     for tag in list(ds.keys()):
         element: RawDataElement | DataElement = ds.get_item(tag)
         if isinstance(element, RawDataElement):
@@ -167,26 +169,26 @@ def _prepare(ds: Dataset, implicit: bool, is_big_endian: bool) -> None:
                 _prepare(item, implicit, is_big_endian)
         else:
             ds[tag] = element
-    # pydicom writes raw elements as they are only where it takes the encoding for the one that they were read in.
+    # pydicom writes raw elements unchanged only if it believes that the encoding is the one they were read in.
     ds.set_original_encoding(implicit, True, ds.original_character_set)
 
 
 def _prepared(ds: Dataset, element: RawDataElement, implicit: bool, is_big_endian: bool) -> RawDataElement:
     value = element.value
-    if element.length not in (len(value or b""), _UNDEFINED_LENGTH):  # pydicom takes what is there
+    if element.length not in (len(value or b""), _UNDEFINED_LENGTH):  # pydicom accepts a truncated value
         raise NotTranscodable(f"its data set ends within {element.tag}")
     vr = element.VR or _representation(ds, element)
     if vr == "SQ":
         return element._replace(VR="SQ")
     if value and is_big_endian and vr in _WORD_BYTES:
         value = _swapped(value, _word_bytes(ds, element.tag, vr))
-    if not implicit and vr not in EXPLICIT_VR_LENGTH_32 and len(value or b"") > _LONGEST_SHORT_VALUE:
-        vr = "UN"  # PS3.5 6.2.2 note: what a length of 16 bits cannot say
+    if not implicit and vr not in EXPLICIT_VR_LENGTH_32 and len(value or b"") > _MAX_SHORT_VALUE_BYTES:
+        vr = "UN"  # PS3.5 6.2.2 note: the value is too long for a length of 16 bits
     return element._replace(VR=vr, value=value, is_little_endian=True, is_implicit_VR=implicit)
 
 
 def _representation(ds: Dataset, element: RawDataElement) -> str:
-    """The value representation of an element that was encoded without one (PS3.5 6.2.2); ``UN`` where none is known."""
+    """Return the VR of an element that was encoded without one (PS3.5 6.2.2); ``UN`` if it is unknown."""
     if element.tag.is_private:
         return "LO" if element.tag.is_private_creator else "UN"
     try:
@@ -203,7 +205,7 @@ def _representation(ds: Dataset, element: RawDataElement) -> str:
 
 
 def _word_bytes(ds: Dataset, tag: BaseTag, vr: str) -> int:
-    """How many bytes change their order: pixels of more than 16 bits are whole words too."""
+    """Return the number of bytes that change order together; pixels of more than 16 bits count as whole words too."""
     if tag == _PIXEL_DATA and vr == "OW":
         return max(int(ds.BitsAllocated) // 8, 2)
     return _WORD_BYTES[vr]

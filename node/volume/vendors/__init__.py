@@ -42,10 +42,10 @@ _GRADIENTS: dict[str, Callable[[Dataset], Gradient | None]] = {
     "CANON": canon.gradient,
     "TOSHIBA": canon.gradient,
 }
-_FACTS: dict[str, Callable[[Dataset], dict[str, Any]]] = {
-    "SIEMENS": siemens.acquisition_facts,
-    "GE ": ge.acquisition_facts,
-    "PHILIPS": philips.acquisition_facts,
+_VENDOR_FIELDS: dict[str, Callable[[Dataset], dict[str, Any]]] = {
+    "SIEMENS": siemens.acquisition_fields,
+    "GE ": ge.acquisition_fields,
+    "PHILIPS": philips.acquisition_fields,
 }
 
 
@@ -76,7 +76,7 @@ def component(ds: Dataset) -> str | None:
     return ge.component(ds) or philips.component(ds)
 
 
-def acquisition_facts(places: Sequence[Dataset]) -> dict[str, Any]:
+def acquisition_fields(places: Sequence[Dataset]) -> dict[str, Any]:
     """Return what the manufacturer's own elements tell of an MR acquisition, by BIDS' names and in its units.
 
     Parameters
@@ -87,7 +87,7 @@ def acquisition_facts(places: Sequence[Dataset]) -> dict[str, Any]:
     """
     name = text(places[0], "Manufacturer").upper()
     facts: dict[str, Any] = {}
-    for read in (read for vendor, read in _FACTS.items() if name.startswith(vendor)):
+    for read in (read for vendor, read in _VENDOR_FIELDS.items() if name.startswith(vendor)):
         for place in places:
             facts = read(place) | facts
     return facts

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
 
-_MOST_ELEMENTS = 1000
-_MOST_ITEMS = 10000
+_MAX_ELEMENTS = 1000
+_MAX_ITEMS = 10000
 _ELEMENT = struct.Struct("<64si4siii")
 _ITEM = struct.Struct("<4i")
 _PROTOCOL = re.compile(rb"### ASCCONV BEGIN.*?###(.*?)### ASCCONV END", re.DOTALL)
@@ -41,7 +41,7 @@ def parse_csa(data: bytes) -> CsaHeader:
     count = int.from_bytes(data[at : at + 4], "little")
     at += 8
     elements: dict[str, tuple[str, ...]] = {}
-    if not 0 < count <= _MOST_ELEMENTS:
+    if not 0 < count <= _MAX_ELEMENTS:
         return MappingProxyType({})
     origin: int | None = None
     for _ in range(count):
@@ -61,7 +61,7 @@ def parse_csa(data: bytes) -> CsaHeader:
 
 def _items(data: bytes, at: int, count: int, origin: int, second: bool) -> tuple[tuple[str, ...], int] | None:
     """Return the texts of an element's items and the offset behind them; None where they run over the end."""
-    if not 0 <= count <= _MOST_ITEMS:
+    if not 0 <= count <= _MAX_ITEMS:
         return None
     values = []
     for _ in range(count):

@@ -33,14 +33,14 @@ _LABELING = PrivateTag(0x0043, _PARAMETERS, 0xA3, "CS")
 _LABELING_DURATION = PrivateTag(0x0043, _PARAMETERS, 0xA5, "IS")
 _SEQUENTIAL, _INTERLEAVED = "0", "1"
 _KINDS = {0: "magnitude", 1: "phase", 2: "real", 3: "imaginary"}
-_MOST_PROTOCOL_BYTES = 1 << 20
+_MAX_PROTOCOL_BYTES = 1 << 20
 _GZIP = b"\x1f\x8b"
 _SETTING = re.compile(rb'^(\w+) +"(.*?)"', re.MULTILINE)
 
 B_VALUE_FLAG = 100_000
 """(0043,xx39) holds the b-value below this; multiples of it flag how the image was made."""
 
-LENGTHS = (0.03, 0.97)
+SCALED_LENGTHS = (0.03, 0.97)
 """Directions between these lengths are shorter on purpose: neither rounded unit vectors nor the noise of none."""
 
 
@@ -66,7 +66,7 @@ def protocol(ds: Dataset) -> Mapping[str, str]:
     if start < 0:
         return MappingProxyType({})
     try:
-        block = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data[start:], _MOST_PROTOCOL_BYTES)
+        block = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data[start:], _MAX_PROTOCOL_BYTES)
     except zlib.error:
         return MappingProxyType({})
     settings = _SETTING.findall(block)
@@ -116,7 +116,7 @@ def pause_s(ds: Dataset) -> float:
     return found[0] if found and found[0] > 0 else 0.0
 
 
-def acquisition_facts(ds: Dataset) -> dict[str, Any]:
+def acquisition_fields(ds: Dataset) -> dict[str, Any]:
     """Return acceleration, pause and labelling by BIDS' names.
 
     Inversion Time (0018,0082) of pseudo-continuous labelling is the delay after it (BIDS: PostLabelingDelay).
@@ -154,7 +154,7 @@ def gradient(ds: Dataset) -> Gradient | None:
     parts = [private_numbers(ds, tag, 1) for tag in _DIRECTION]
     encoded = tuple(part[0] for part in parts if part)
     length = math.hypot(*encoded)
-    if len(encoded) == 3 and LENGTHS[0] < length < LENGTHS[1]:
+    if len(encoded) == 3 and SCALED_LENGTHS[0] < length < SCALED_LENGTHS[1]:
         b_value = float(round(b_value * length**2))
     orientation = numbers(ds, "ImageOrientationPatient", 6)
     phase = text(ds, "InPlanePhaseEncodingDirection")

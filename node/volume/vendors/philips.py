@@ -30,7 +30,7 @@ def scale_slope(ds: Dataset) -> float | None:
     return found[0] if found and found[0] else None
 
 
-def acquisition_facts(ds: Dataset) -> dict[str, Any]:
+def acquisition_fields(ds: Dataset) -> dict[str, Any]:
     """Return BIDS' WaterFatShift, (2001,xx22), in pixels."""
     found = private_numbers(ds, _WATER_FAT_SHIFT, 1)
     return {"WaterFatShift": float(f"{found[0]:.6g}")} if found and found[0] > 0 else {}

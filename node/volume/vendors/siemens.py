@@ -47,7 +47,7 @@ _XA_COILS = PrivateTag(0x0021, "SIEMENS MR SDI 02", 0x4F, "LO")
 PLACE_TOLERANCE = 0.25
 """Largest distance of a mosaic's plane from the slice of the protocol that it is taken for, in slice distances."""
 
-_MOST_TILES = 4096
+_MAX_TILES = 4096
 _ASCENDING, _DESCENDING, _INTERLEAVED = 1, 2, 4
 _WITHOUT_TIMES = re.compile(r"V(A2\d|B1[0-3])")
 """Software from before mosaics listed the times of their slices."""
@@ -142,7 +142,7 @@ def _count(ds: Dataset, csa: CsaHeader, text: Mapping[str, str]) -> int:
     found = private_numbers(ds, _IMAGES_IN_MOSAIC, 1) or csa_numbers(csa, "NumberOfImagesInMosaic", 1)
     if not found and text.get("sSliceArray.lSize", "").isdecimal():
         found = (float(text["sSliceArray.lSize"]),)
-    if not found or not 1 <= found[0] <= _MOST_TILES or found[0] != int(found[0]):
+    if not found or not 1 <= found[0] <= _MAX_TILES or found[0] != int(found[0]):
         raise _unproven("the number of its images is neither in (0019,xx0A), the CSA header nor the protocol")
     return int(found[0])
 
@@ -206,7 +206,7 @@ def _planned_times(ds: Dataset, text: Mapping[str, str], count: int, steps: Floa
     even one. A pause comes after the last.
     """
     planned, repetition_ms = _planned_slices(text, count), number(ds, "RepetitionTime")
-    mode, passes = _whole(text, "sSliceArray.ucMode"), _whole(text, "sSliceArray.lConc")
+    mode, passes = _whole_number(text, "sSliceArray.ucMode"), _whole_number(text, "sSliceArray.lConc")
     if planned is None or not repetition_ms or passes != 1 or mode not in (_ASCENDING, _DESCENDING, _INTERLEAVED):
         return None
     if not _WITHOUT_TIMES.search(" ".join(texts(ds, "SoftwareVersions"))):
@@ -219,7 +219,7 @@ def _planned_times(ds: Dataset, text: Mapping[str, str], count: int, steps: Floa
         turns = slices if mode == _ASCENDING else slices[::-1]
     if float((planned[-1] - planned[0]) @ (steps[-1] - steps[0])) < 0:
         turns = turns[::-1]
-    step_s = (repetition_ms / 1000 - (_whole(text, "lDelayTimeInTR") or 0) / 1_000_000) / count
+    step_s = (repetition_ms / 1000 - (_whole_number(text, "lDelayTimeInTR") or 0) / 1_000_000) / count
     return tuple((turns * step_s).tolist())
 
 
@@ -249,7 +249,7 @@ def _gradient(
     return Gradient(b_value, direction, isotropic)
 
 
-def acquisition_facts(ds: Dataset) -> dict[str, Any]:
+def acquisition_fields(ds: Dataset) -> dict[str, Any]:
     """Return readout, coils, acceleration and echo times by BIDS' names: of private elements, CSA header and protocol.
 
     Parameters
@@ -274,7 +274,7 @@ def acquisition_facts(ds: Dataset) -> dict[str, Any]:
     if {"ND", "DIS2D", "DIS3D"}.intersection(kinds):
         facts["NonlinearGradientCorrection"] = "ND" not in kinds
     if "P" in kinds and planned.get("tSequenceFileName", "").endswith(_FIELD_MAPPING):
-        times_us = [_whole(planned, f"alTE[{echo}]") for echo in range(2)]
+        times_us = [_whole_number(planned, f"alTE[{echo}]") for echo in range(2)]
         facts |= {f"EchoTime{echo}": each / 1_000_000 for echo, each in enumerate(times_us, start=1) if each}
     return facts | _planned_facts(planned)
 
@@ -283,17 +283,20 @@ def _planned_facts(planned: Mapping[str, str]) -> dict[str, Any]:
     """Return what the protocol says of acceleration, coil and a pause in the repetition time, by BIDS' names."""
     facts: dict[str, Any] = {}
     for name, factor in _ACCELERATIONS.items():
-        if (_whole(planned, factor) or 0) > 0:
-            facts[name] = _whole(planned, factor)
-    if _whole(planned, "sPat.ucPATMode") == _GRAPPA:
+        if (_whole_number(planned, factor) or 0) > 0:
+            facts[name] = _whole_number(planned, factor)
+    if _whole_number(planned, "sPat.ucPATMode") == _GRAPPA:
         facts["ParallelAcquisitionTechnique"] = "GRAPPA"
-    part = _PARTIAL_FOURIER.get(_whole(planned, "sKSpace.ucPhasePartialFourier") or 0)
+    part = _PARTIAL_FOURIER.get(_whole_number(planned, "sKSpace.ucPhasePartialFourier") or 0)
     if part is not None:
         facts["PartialFourier"] = part
     names = {value for name, value in planned.items() if _RECEIVE_COIL.fullmatch(name)}
     if len(names) == 1:
         facts["ReceiveCoilName"] = names.pop()
-    bands, delay_us = _whole(planned, "sSliceAcceleration.lMultiBandFactor"), _whole(planned, "lDelayTimeInTR")
+    bands, delay_us = (
+        _whole_number(planned, "sSliceAcceleration.lMultiBandFactor"),
+        _whole_number(planned, "lDelayTimeInTR"),
+    )
     if bands and bands > 1:  # sequences that are not of Siemens leave a 1 there whatever they do
         facts["MultibandAccelerationFactor"] = bands
     if delay_us and delay_us > 0:
@@ -301,7 +304,7 @@ def _planned_facts(planned: Mapping[str, str]) -> dict[str, Any]:
     return facts
 
 
-def _whole(planned: Mapping[str, str], name: str) -> int | None:
+def _whole_number(planned: Mapping[str, str], name: str) -> int | None:
     """Return an integer of the protocol, which older software writes in hexadecimal."""
     try:
         return int(planned[name], 0)

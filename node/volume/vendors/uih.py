@@ -21,7 +21,7 @@ _PLANES = PrivateTag(0x0065, _CREATOR, 0x50, "DS")
 _PLANE_SEQUENCE = PrivateTag(0x0065, _CREATOR, 0x51, "SQ")
 _B_VALUE = PrivateTag(0x0065, _CREATOR, 0x09, "FD")
 _DIRECTION = PrivateTag(0x0065, _CREATOR, 0x37, "FD")
-_MOST_TILES = 4096
+_MAX_TILES = 4096
 
 
 def tiling(ds: Dataset) -> Tiling | None:
@@ -38,7 +38,7 @@ def tiling(ds: Dataset) -> Tiling | None:
     kinds = texts(ds, "ImageType")
     if "VFRAME" not in kinds and (kinds or (found or (0.0,))[0] <= 1):  # without Image Type the count alone tells
         return None
-    if not found or not 1 <= found[0] <= _MOST_TILES or found[0] != int(found[0]):
+    if not found or not 1 <= found[0] <= _MAX_TILES or found[0] != int(found[0]):
         raise _unproven("the number of its planes, (0065,xx50), is missing")
     count = int(found[0])
     across = math.ceil(math.sqrt(count))

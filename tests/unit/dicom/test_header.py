@@ -91,7 +91,7 @@ def test_nesting_beyond_the_limit_is_refused_without_recursion() -> None:
         read_header(opening * 5000, ExplicitVRLittleEndian, frozenset((PATIENT_ID,)))
 
 
-def test_another_encoding_than_announced_is_told_with_tag_and_place() -> None:
+def test_another_encoding_than_announced_is_reported_with_tag_and_place() -> None:
     data = encoded(nested(0, False), ImplicitVRLittleEndian)
     with pytest.raises(NotUnderstood, match=r"\(0010,0020\) at byte 0 has no value representation"):
         read_header(data, ExplicitVRLittleEndian, frozenset((ROWS,)))

@@ -59,7 +59,7 @@ def test_it_is_what_pydicom_makes_of_the_same_file(name: str) -> None:
     json.dumps(found, allow_nan=False)
 
 
-def test_long_values_are_told_by_their_place() -> None:
+def test_long_values_are_reported_by_their_place() -> None:
     item = Dataset()
     item.add_new(0x54001010, "OW", bytes(2000))
     ds = Dataset()

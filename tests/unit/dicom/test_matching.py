@@ -168,7 +168,7 @@ def test_the_unique_keys_are_answered_asked_for_or_not() -> None:
     assert patient_root.returned == ("PatientID", "StudyInstanceUID", "PatientName")
 
 
-def test_what_is_not_supported_is_told_and_not_looked_for() -> None:
+def test_what_is_not_supported_is_reported_and_not_looked_for() -> None:
     ds = identifier("STUDY", InstitutionName="X", SeriesDescription="Y", NumberOfStudyRelatedSeries=2)
     ds.RequestAttributesSequence = [Dataset()]
     ds.add_new(0x00091001, "LO", "private")

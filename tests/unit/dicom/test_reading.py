@@ -100,7 +100,7 @@ print(len(read_instance(Path(sys.argv[1])).PixelData))
     assert subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() == "384"
 
 
-def test_pixels_that_are_cut_off_are_told_as_long_as_they_are(tmp_path: Path) -> None:
+def test_pixels_that_are_cut_off_are_reported_as_long_as_they_are(tmp_path: Path) -> None:
     path = saved(tmp_path)
     path.write_bytes(path.read_bytes()[:-1000])
     data, _ = stored_bytes(read_instance(path), "PixelData")

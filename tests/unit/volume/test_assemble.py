@@ -17,7 +17,7 @@ from node.volume import assemble as module
 from node.volume.arrange.temporal.positions import Arrangement
 from node.volume.assemble import assemble
 from node.volume.model import Geometry, Kind
-from node.volume.reasons import Reason, Warn
+from node.volume.reasons import Reason, WarningKind
 from tests import make
 
 
@@ -98,13 +98,13 @@ def test_an_instance_that_came_twice_is_one_slice():
     assert assembly.exclusions == ()
 
 
-def test_one_identity_with_two_pictures_is_told():
+def test_one_identity_with_two_pictures_is_reported():
     series = make.ct_series(4)
     other = deepcopy(series[1])
     make.set_pixels(other, np.zeros((16, 12), np.int16))
     assembly = assemble([*series, other])
     assert only(assembly).voxels.shape[1] == 4
-    assert names(only(assembly)) == [Warn.SAME_POSITION_TWICE]
+    assert names(only(assembly)) == [WarningKind.SAME_POSITION_TWICE]
     assert [(entry.sop_instance_uid, entry.reason) for entry in assembly.exclusions] == [
         (other.SOPInstanceUID, Reason.SAME_POSITION_TWICE)
     ]
@@ -115,17 +115,17 @@ def test_a_tilted_stack_has_an_upright_one_beside_it():
     volume, upright = only(assembly), only(assembly, Kind.RESAMPLED)
     assert volume.geometry is Geometry.SHEARED
     assert upright.geometry is Geometry.REGULAR
-    assert Warn.GANTRY_TILT in names(volume)
+    assert WarningKind.GANTRY_TILT in names(volume)
     assert upright.stack == volume.stack
     axes = upright.affine_lps[:3, :3] / upright.spacing_mm
     assert axes.T @ axes == pytest.approx(np.eye(3), abs=1e-9)
 
 
-def test_a_missing_slice_is_told_and_its_gap_filled_only_in_the_resampled_volume():
+def test_a_missing_slice_is_reported_and_its_gap_filled_only_in_the_resampled_volume():
     assembly = assemble(make.gap_series(8, missing=(4,)))
     volume, even = only(assembly), only(assembly, Kind.RESAMPLED)
     assert (volume.voxels.shape[1], even.voxels.shape[1]) == (7, 8)
-    assert names(volume) == [Warn.MISSING_SLICE]
+    assert names(volume) == [WarningKind.MISSING_SLICE]
     assert volume.spacing_mm[2] == pytest.approx(2.5)
     assert np.array_equal(even.voxels[0, 5], volume.voxels[0, 4])
     between = (volume.voxels[0, 3].astype(float) + volume.voxels[0, 4]) / 2
@@ -136,25 +136,25 @@ def test_orientations_are_stacks_with_names_of_their_own():
     assembly = assemble(make.localizer())
     assert [volume.suffix for volume in assembly.volumes] == ["i1", "i2", "i3"]
     assert [volume.stack for volume in assembly.volumes] == [0, 1, 2]
-    assert all(Warn.SEVERAL_ORIENTATIONS in names(volume) for volume in assembly.volumes)
+    assert all(WarningKind.SEVERAL_ORIENTATIONS in names(volume) for volume in assembly.volumes)
 
 
 def test_matrices_are_stacks_of_their_own():
     uid = generate_uid()
     assembly = assemble(make.ct_series(4, series_uid=uid) + make.ct_series(3, series_uid=uid, rows=8))
     assert sorted(volume.shape for volume in assembly.volumes) == [(12, 8, 3), (12, 16, 4)]
-    assert all(Warn.SEVERAL_MATRICES in names(volume) for volume in assembly.volumes)
+    assert all(WarningKind.SEVERAL_MATRICES in names(volume) for volume in assembly.volumes)
     assert len({volume.suffix for volume in assembly.volumes}) == 2
 
 
-def test_sizes_of_a_series_are_told_and_those_that_nothing_tells():
+def test_sizes_of_a_series_are_reported_and_those_that_nothing_tells():
     uid = generate_uid()
     capture = make.rgb_capture(series_uid=uid)
     details = [
         warning.detail
         for volume in assemble([*make.ct_series(3, series_uid=uid), capture]).volumes
         for warning in volume.warnings
-        if warning.name is Warn.SEVERAL_MATRICES
+        if warning.name is WarningKind.SEVERAL_MATRICES
     ]
     assert details
     assert all(detail.endswith(": 10 x 8 of unknown size, 12 x 16 of 0.5 x 0.75 mm") for detail in details)
@@ -209,7 +209,7 @@ def test_slopes_that_differ_are_applied_exactly():
     assert whole.voxels.dtype.kind == "i"
     pattern = make.pattern(3, 16, 12).astype(int)
     assert np.array_equal(whole.voxels[0], pattern * np.array([1, 2, 3])[:, None, None] - 1024)
-    assert (whole.slope, whole.intercept, names(whole)) == (1, 0, [Warn.SLOPE_VARIES])
+    assert (whole.slope, whole.intercept, names(whole)) == (1, 0, [WarningKind.SLOPE_VARIES])
     real = only(assemble(make.ct_series(3, RescaleSlope=["1", "0.37", "3"])))
     assert real.voxels.dtype == np.float32
     assert real.voxels[0, 1] == pytest.approx(pattern[1] * 0.37 - 1024, rel=1e-6)
@@ -251,7 +251,7 @@ def test_frames_of_a_clip_are_times_without_a_place():
     assert volume.affine_lps is None
     assert volume.geometry is Geometry.NONE
     assert volume.time_step_s == pytest.approx(0.04)
-    assert names(volume) == [Warn.NO_GEOMETRY, Warn.SPACING_ASSUMED]
+    assert names(volume) == [WarningKind.NO_GEOMETRY, WarningKind.SPACING_ASSUMED]
 
 
 def test_planes_at_one_position_are_a_series_in_time_not_a_volume_without_thickness():
@@ -261,12 +261,12 @@ def test_planes_at_one_position_are_a_series_in_time_not_a_volume_without_thickn
     assert volume.geometry is Geometry.SINGLE
 
 
-def test_a_report_in_an_image_series_is_left_out_and_told():
+def test_a_report_in_an_image_series_is_left_out_and_reported():
     series = make.ct_series(3)
     report = make.structured_report()
     assembly = assemble([*series, report])
     volume = only(assembly)
-    assert names(volume) == [Warn.PARTLY_NOT_AN_IMAGE]
+    assert names(volume) == [WarningKind.PARTLY_NOT_AN_IMAGE]
     assert [(entry.sop_instance_uid, entry.reason) for entry in assembly.exclusions] == [
         (report.SOPInstanceUID, Reason.NOT_AN_IMAGE)
     ]
@@ -318,27 +318,27 @@ def test_a_number_that_is_none_in_the_file_is_refused():
     assert [refusal.reason for refusal in assemble(broken).refusals] == [Reason.BAD_GEOMETRY]
 
 
-def test_a_slice_that_cannot_be_read_leaves_a_gap_that_is_told():
+def test_a_slice_that_cannot_be_read_leaves_a_gap_that_is_reported():
     series = make.ct_series(6)
     series[2].PixelData = series[2].PixelData[:50]
     assembly = assemble(series)
     volume = only(assembly)
     assert volume.voxels.shape[1] == 5
-    assert set(names(volume)) == {Warn.MISSING_SLICE, Warn.INCOMPLETE_VOLUME}
+    assert set(names(volume)) == {WarningKind.MISSING_SLICE, WarningKind.INCOMPLETE_VOLUME}
     assert [entry.sop_instance_uid for entry in assembly.exclusions] == [series[2].SOPInstanceUID]
 
 
-def test_a_first_slice_that_cannot_be_read_is_told_though_it_leaves_no_gap():
+def test_a_first_slice_that_cannot_be_read_is_reported_though_it_leaves_no_gap():
     series = make.ct_series(6)
     series[0].PixelData = series[0].PixelData[:50]
-    assert names(only(assemble(series))) == [Warn.INCOMPLETE_VOLUME]
+    assert names(only(assemble(series))) == [WarningKind.INCOMPLETE_VOLUME]
 
 
 def test_a_slice_that_lost_its_pixels_is_missing_and_no_other_kind_of_object():
     series = make.ct_series(6)
     del series[0].PixelData
     assembly = assemble(series)
-    assert names(only(assembly)) == [Warn.INCOMPLETE_VOLUME]
+    assert names(only(assembly)) == [WarningKind.INCOMPLETE_VOLUME]
     assert [exclusion.reason for exclusion in assembly.exclusions] == [Reason.INCOMPLETE]
 
 

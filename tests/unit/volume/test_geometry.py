@@ -11,13 +11,13 @@ from node.volume.geometry import (
     cluster_numbers,
     cluster_orientations,
     is_even,
-    place,
+    place_planes,
     position_numbers,
     position_tolerance,
     stack_axes,
 )
 from node.volume.model import Geometry
-from node.volume.reasons import Warn
+from node.volume.reasons import WarningKind
 from tests.make import AXIAL, CORONAL, OBLIQUE, stack_positions
 
 SPACING = (0.75, 0.5)
@@ -38,7 +38,7 @@ def orientations(draw):
 
 def placed(positions, orientation=AXIAL, pixel_spacing=SPACING):
     axes = stack_axes(np.array([orientation]))
-    return place(np.asarray(positions, float), axes, pixel_spacing, 3.0)
+    return place_planes(np.asarray(positions, float), axes, pixel_spacing, 3.0)
 
 
 @settings(deadline=None)
@@ -82,10 +82,10 @@ def test_rounded_positions_and_cosines_stay_within_a_hundredth_of_a_millimetre(o
     assert np.linalg.norm(corner[:3] - truth) < 0.01
 
 
-def test_a_tilted_stack_is_sheared_and_told_with_its_angle():
+def test_a_tilted_stack_is_sheared_and_reported_with_its_angle():
     placement = placed(stack_positions(10, 2.5, (0, 0, 0), AXIAL, (0.0, 2.5 * np.tan(np.radians(18.5)))))
     assert placement.geometry is Geometry.SHEARED
-    assert [warning.name for warning in placement.warnings] == [Warn.GANTRY_TILT]
+    assert [warning.name for warning in placement.warnings] == [WarningKind.GANTRY_TILT]
     assert "18.50 degrees" in placement.warnings[0].detail
 
 
@@ -95,7 +95,7 @@ def test_a_missing_slice_keeps_the_usual_step_and_the_first_plane():
     assert placement.geometry is Geometry.IRREGULAR
     assert placement.spacing_mm[2] == pytest.approx(2.5)
     assert placement.affine_lps[:3, 3] == pytest.approx(positions[0])
-    assert [warning.name for warning in placement.warnings] == [Warn.MISSING_SLICE]
+    assert [warning.name for warning in placement.warnings] == [WarningKind.MISSING_SLICE]
     assert "after slices 4" in placement.warnings[0].detail
 
 
@@ -104,7 +104,7 @@ def test_a_missing_slice_of_a_microscopic_stack_stretches_nothing(step_mm):
     positions = np.delete(stack_positions(12, step_mm, (0, 0, 0), AXIAL), 5, axis=0)
     placement = placed(positions, pixel_spacing=(step_mm, step_mm))
     assert placement.spacing_mm[2] == pytest.approx(step_mm)
-    assert [warning.name for warning in placement.warnings] == [Warn.MISSING_SLICE]
+    assert [warning.name for warning in placement.warnings] == [WarningKind.MISSING_SLICE]
 
 
 def test_planes_of_a_microscopic_stack_are_not_taken_for_one_position():
@@ -116,7 +116,7 @@ def test_steps_that_are_no_multiples_of_the_usual_one_are_irregular():
     distances = np.cumsum([0, 5.9, 5.9, 13.2, 5.9, 25.9, 3.2, 11.0])
     placement = placed(distances[:, None] * np.array([0, 0, 1.0]))
     assert placement.geometry is Geometry.IRREGULAR
-    assert [warning.name for warning in placement.warnings] == [Warn.IRREGULAR_SPACING]
+    assert [warning.name for warning in placement.warnings] == [WarningKind.IRREGULAR_SPACING]
 
 
 def test_planes_that_wander_within_themselves_are_irregular():
@@ -124,7 +124,7 @@ def test_planes_that_wander_within_themselves_are_irregular():
     positions[3, 0] += 1.0
     placement = placed(positions)
     assert placement.geometry is Geometry.IRREGULAR
-    assert [warning.name for warning in placement.warnings] == [Warn.IRREGULAR_SPACING]
+    assert [warning.name for warning in placement.warnings] == [WarningKind.IRREGULAR_SPACING]
 
 
 def test_a_single_plane_gets_the_given_spacing_along_its_normal():
@@ -158,8 +158,8 @@ def test_distances_are_even_within_one_percent_or_a_hundredth_of_a_millimetre(st
 @pytest.mark.parametrize("missing", [(2,), (1, 3, 5, 8)])
 def test_gaps_are_counted_by_the_distance_of_slices_that_are_next_to_each_other(missing):
     heights = [2.5 * index for index in range(10 if len(missing) > 1 else 4) if index not in missing]
-    placement = place(
+    placement = place_planes(
         np.array([[0.0, 0.0, height] for height in heights]), stack_axes(np.array([AXIAL])), (1.0, 1.0), 1.0
     )
-    assert Warn.MISSING_SLICE in [warning.name for warning in placement.warnings]
+    assert WarningKind.MISSING_SLICE in [warning.name for warning in placement.warnings]
     assert placement.spacing_mm[2] == pytest.approx(2.5)

@@ -223,7 +223,7 @@ def test_projections_take_the_extremes_along_the_line_of_sight_without_padding(p
         np.testing.assert_array_equal(seen, expected.filled(-2000))
 
 
-def test_axes_of_a_volume_at_45_degrees_are_still_told_apart() -> None:
+def test_axes_of_a_volume_at_45_degrees_are_still_separated() -> None:
     for angle in (np.pi / 4, -np.pi / 4, 3 * np.pi / 4):
         directions = rotation(np.array([0, 0, angle]))
         assert sorted(nearest_axes(directions)) == [0, 1, 2]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.volume.geometry import place, stack_axes
+from node.volume.geometry import place_planes, stack_axes
 from node.volume.resample import upright
 from tests.make import AXIAL, OBLIQUE, stack_positions
 
@@ -27,7 +27,7 @@ def linear(positions, orientation, rows=20, columns=24):
 
 
 def resampled(positions, orientation):
-    placement = place(np.asarray(positions), stack_axes(np.array([orientation])), SPACING, 1.0)
+    placement = place_planes(np.asarray(positions), stack_axes(np.array([orientation])), SPACING, 1.0)
     made = upright(linear(positions, orientation), placement, np.nan)
     assert made is not None
     return made
@@ -74,13 +74,13 @@ def test_uneven_slices_are_interpolated_to_the_finest_spacing():
 
 def test_a_grid_much_larger_than_its_stack_is_not_made():
     positions = np.array([0.0, 1.0, 2.0, 5000.0])[:, None] * [0, 0, 1.0]
-    placement = place(positions, stack_axes(np.array([AXIAL])), SPACING, 1.0)
+    placement = place_planes(positions, stack_axes(np.array([AXIAL])), SPACING, 1.0)
     assert upright(linear(positions, AXIAL), placement, 0.0) is None
 
 
 def test_integers_are_rounded_and_uncovered_places_filled():
     positions = stack_positions(3, 2.0, (0, 0, 0), AXIAL, (0.25, 0.0))
-    placement = place(positions, stack_axes(np.array([AXIAL])), SPACING, 1.0)
+    placement = place_planes(positions, stack_axes(np.array([AXIAL])), SPACING, 1.0)
     voxels, _, _ = upright(np.full((1, 3, 4, 5), 7, np.int16), placement, -9)
     assert voxels.dtype == np.int16
     assert set(np.unique(voxels)) == {-9, 7}

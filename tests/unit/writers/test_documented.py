@@ -10,7 +10,7 @@ import numpy as np
 from pydicom import DataElement, Dataset
 
 from node.conversion.offline import convert_folder
-from node.volume.describe.bids_fields import FACTS
+from node.volume.describe.bids_fields import BIDS_FIELDS
 from node.writers.options import WriteOptions
 from tests import make
 from tests.converting import here
@@ -33,7 +33,7 @@ def converted(series: list[Dataset], folder: Path) -> dict[str, list[dict[str, o
 
 
 def test_every_fact_of_a_sidecar_is_documented() -> None:
-    assert {fact.name for fact in FACTS} <= named_in("Sidecar")
+    assert {fact.name for fact in BIDS_FIELDS} <= named_in("Sidecar")
 
 
 def test_every_key_of_sidecars_and_of_conversion_json_is_documented(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from node.settings.model import VolumeFormat
 from node.volume.describe.sidecar_fields import describe
 from node.volume.model import Diffusion, Geometry, Kind, Source
-from node.volume.reasons import Warn, Warning
+from node.volume.reasons import VolumeWarning, WarningKind
 from node.writers.base import NewFile, stem_of
 from node.writers.options import WriteOptions
 from node.writers.write import write_volume
@@ -115,7 +115,7 @@ def test_the_sidecar_maps_instances_to_slices_and_carries_the_warnings(tmp_path:
     sources = (Source("1.2.3", 1, 0, 0), Source("1.2.3", 2, 1, 0), Source("1.2.4", 1, 2, 0))
     one = volume(
         sources=sources,
-        warnings=(Warning(Warn.MISSING_SLICE, "a gap of 2 slices after slice 3"),),
+        warnings=(VolumeWarning(WarningKind.MISSING_SLICE, "a gap of 2 slices after slice 3"),),
         geometry=Geometry.IRREGULAR,
         attributes={"SeriesInstanceUID": "1.2", "RepetitionTime": 2.5},
     )

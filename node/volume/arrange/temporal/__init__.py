@@ -1,1 +1,1 @@
-"""What the frames that share a position are to each other: times, in which order and when."""
+"""Times of a stack: which frames that share a position belong to which time, in which order, and when they began."""

@@ -1,7 +1,7 @@
-"""What frames that share a position are to each other: times, copies, or a place that was taken twice.
+"""Separate the frames that share a position: times, copies, or a position that was acquired twice.
 
-`node.volume.arrange.temporal.ordering` tells which attribute puts them in order. Where counts are unequal there are
-copies, a scan that was interrupted, or a place that was taken twice: nothing is dropped without a word.
+`node.volume.arrange.temporal.ordering` finds the attribute that orders them. Unequal counts mean copies, an interrupted
+scan, or a position that was acquired twice. Every frame that is left out gets a reason.
 """
 
 from __future__ import annotations
@@ -16,229 +16,242 @@ import numpy as np
 from node.errors import ConversionRefused
 from node.volume.arrange.temporal.ordering import (
     TIME_KEYS,
-    belong_together,
-    by_weighting,
+    is_time_order,
+    order_by_diffusion,
     same_diffusion,
     time_orders,
     weighting,
 )
 from node.volume.arrange.whole_times import (
-    COUNTS,
+    COUNTING_KEYS,
     Bin,
     Labels,
-    by_instance,
+    instance_order,
     labels_by_attribute,
     labels_by_number,
     whole_times,
 )
-from node.volume.intensities import read
+from node.volume.intensities import read_frame
 from node.volume.model import Frame
-from node.volume.reasons import Reason, Warn, Warning
+from node.volume.reasons import Reason, VolumeWarning, WarningKind
 
-MAY_DIFFER_IN_COPIES = ("content_time", "instance")
-"""Attributes that a second sending or reconstruction of the same image changes."""
+COPY_TIME_KEYS = ("content_time", "instance")
+"""Attributes that a second transfer or reconstruction of the same image changes."""
 
-NAMES_OF_TIMES = ("temporal_position", "acquisition_number", "acquisition_time")
-"""Attributes that frames of one time share, if any."""
+SHARED_TIME_KEYS = ("temporal_position", "acquisition_number", "acquisition_time")
+"""Attributes that frames of one time may share."""
 
-MOST_TAKEN_TWICE = 0.25
-"""Part of the positions that may be taken twice; with more of them, two volumes would be mixed."""
+MAX_TAKEN_TWICE = 0.25
+"""Share of the positions that may have been acquired twice. With more of them, two volumes would be mixed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Arrangement:
-    """A stack on its grid: `planes[time][slice]`, and the frames that found no place there."""
+    """A stack on its grid: `planes[time][slice]`, and the frames that have no place in it.
+
+    `variant` separates the stack from others of its series: a number, or empty.
+    """
 
     planes: list[list[Frame]]
     left_out: list[tuple[Frame, Reason, str]] = field(default_factory=list)
-    warnings: tuple[Warning, ...] = ()
-    variant: str = ""  # what tells it from others of its stack: a number
+    warnings: tuple[VolumeWarning, ...] = ()
+    variant: str = ""
 
     @property
     def frames(self) -> list[Frame]:
         return [frame for time in self.planes for frame in time]
 
 
-def repeated(bins: list[Bin]) -> Arrangement:
-    """Return the grid of a stack with equally many frames, above one, at every position.
+def arrange_times(bins: list[Bin]) -> Arrangement:
+    """Return the grid of a stack with equally many frames, more than one, at every position.
+
+    Parameters
+    ----------
+    bins : list of list of Frame
+        Frames by position, ascending along the normal.
 
     Raises
     ------
     ConversionRefused
-        ``same-position-twice``: nothing puts them in order.
+        ``same-position-twice``: no attribute orders the frames.
     """
-    found = None
+    order = None
     for name, ordered in time_orders(bins):
-        if belong_together(ordered, name):
-            found = name, ordered
+        if is_time_order(ordered, name):
+            order = name, ordered
             break
         whole = _whole_of_incomplete(name, ordered, clocks=True)
         if whole is not None:
             return whole
-    if found is None or found[0] in MAY_DIFFER_IN_COPIES:  # no time tells them apart: they may be copies
+    if order is None or order[0] in COPY_TIME_KEYS:  # no time separates them: they may be copies
         unique = len(_unique(bins[0])[0])
         copies = _without_copies(bins, unique) if unique < len(bins[0]) else None
         if copies is not None:
-            return _told_of_copies(*copies)
-    if found is None and (weighted := by_weighting(bins)) is not None:
-        found = "diffusion", weighted
-    if found is None:
+            return _arrange_unique(*copies)
+    if order is None and (weighted := order_by_diffusion(bins)) is not None:
+        order = "diffusion", weighted
+    if order is None:
         raise ConversionRefused(
             Reason.SAME_POSITION_TWICE,
-            f"{len(bins[0])} frames at each of {len(bins)} positions, and no attribute that puts them in order so that "
-            "those of one time follow each other",
+            f"each of {len(bins)} positions has {len(bins[0])} frames, but no attribute (such as Temporal Position "
+            "Identifier (0020,0100), Acquisition Time (0008,0032) or Instance Number (0020,0013)) assigns them to "
+            "times",
         )
-    whole = _whole_of_incomplete(*found, clocks=False)
-    return whole or Arrangement([list(time) for time in zip(*found[1], strict=True)])
+    whole = _whole_of_incomplete(*order, clocks=False)
+    return whole or Arrangement([list(time) for time in zip(*order[1], strict=True)])
 
 
-# Copies
-
-
-def _told_of_copies(bins: list[Bin], copies: list[Frame]) -> Arrangement:
-    """The grid that is left when copies are left out, with their warning."""
+def _arrange_unique(bins: list[Bin], copies: list[Frame]) -> Arrangement:
+    """Return the grid of the frames that remain after copies are removed, with a warning."""
     counts = set(map(len, bins))
     if counts == {1}:
         grid = Arrangement([[only for (only,) in bins]])
     else:
-        grid = repeated(bins) if len(counts) == 1 else uneven(bins)
-    warning = Warning(Warn.DUPLICATE_SLICE, f"{len(copies)} frames came again under another SOP Instance UID")
-    detail = "the same pixels at the same position as another instance"
+        grid = arrange_times(bins) if len(counts) == 1 else arrange_unequal_times(bins)
+    warning = VolumeWarning(
+        WarningKind.DUPLICATE_SLICE,
+        f"{len(copies)} frames are copies of others under another SOP Instance UID (0008,0018); they were left out",
+    )
+    detail = "another instance has the same pixels at the same position"
     left_out = [*grid.left_out, *((frame, Reason.DUPLICATE_SLICE, detail) for frame in copies)]
     return Arrangement(grid.planes, left_out, (*grid.warnings, warning))
 
 
 def _without_copies(bins: list[Bin], wanted: int) -> tuple[list[Bin], list[Frame]] | None:
-    """Bins without frames of equal pixels, and those; None if that does not leave as many as wanted in each."""
+    """Return the bins without copies of equal pixels, and the copies; None unless `wanted` frames remain in each."""
     kept: list[Bin] = []
     copies: list[Frame] = []
     for frames in bins:
-        own, again = _unique(frames) if len(frames) > wanted else (frames, [])
-        if len(own) != wanted:
+        unique, repeats = _unique(frames) if len(frames) > wanted else (frames, [])
+        if len(unique) != wanted:
             return None
-        kept.append(own)
-        copies += again
+        kept.append(unique)
+        copies += repeats
     return kept, copies
 
 
 def _unique(frames: Bin) -> tuple[Bin, list[Frame]]:
-    """Frames of which no two have the same pixels, and the others."""
-    own: Bin = []
+    """Return frames with distinct pixels, and the others."""
+    unique: Bin = []
     copies: list[Frame] = []
     seen: set[bytes] = set()
-    for frame in sorted(frames, key=by_instance):
+    for frame in sorted(frames, key=instance_order):
         pixels = _digest(frame)
-        (copies if pixels in seen else own).append(frame)
+        (copies if pixels in seen else unique).append(frame)
         seen.add(pixels)
-    return own, copies
+    return unique, copies
 
 
 def _digest(frame: Frame) -> bytes:
-    """A digest of the stored values and of how they are scaled."""
-    pixels = np.ascontiguousarray(read(frame))
+    """Return a digest of the stored values and their rescaling."""
+    pixels = np.ascontiguousarray(read_frame(frame))
     scaling = f"{pixels.shape} {pixels.dtype} {frame.slope} {frame.intercept}"
     return hashlib.sha256(pixels.tobytes() + scaling.encode()).digest()
 
 
-# Unequal counts
-
-
-def uneven(bins: list[Bin]) -> Arrangement:
+def arrange_unequal_times(bins: list[Bin]) -> Arrangement:
     """Return the grid of a stack with more frames at some positions than at others.
+
+    Parameters
+    ----------
+    bins : list of list of Frame
+        Frames by position, ascending along the normal.
 
     Raises
     ------
     ConversionRefused
-        ``incomplete`` or ``same-position-twice``: nothing tells which of them belong together.
+        ``incomplete`` or ``same-position-twice``: no attribute groups the frames.
     """
     least = min(map(len, bins))
-    once = [_unique(frames) for frames in bins] if least > 1 else []
-    if once and all(len(own) <= len(again) for own, again in once):  # all of it came again
-        return _told_of_copies([own for own, _ in once], [frame for _, again in once for frame in again])
+    separated = [_unique(frames) for frames in bins] if least > 1 else []
+    if separated and all(len(unique) <= len(repeats) for unique, repeats in separated):  # the whole stack was resent
+        return _arrange_unique([own for own, _ in separated], [frame for _, repeats in separated for frame in repeats])
     copies = _without_copies(bins, least)
     if copies is not None:
-        return _told_of_copies(*copies)
-    found = next(time_orders(bins), None)
-    whole = None if found is None else _whole_of_incomplete(*found, clocks=True)
+        return _arrange_unique(*copies)
+    order = next(time_orders(bins), None)
+    whole = None if order is None else _whole_of_incomplete(*order, clocks=True)
     whole = whole or _whole_by_number(bins) or _whole_weightings(bins)
     if whole is not None:
         return whole
     if least > 1:
         raise ConversionRefused(
             Reason.INCOMPLETE,
-            f"from {least} to {max(map(len, bins))} frames at {len(bins)} positions, and no attribute that tells which "
-            "belong to one time",
+            f"the {len(bins)} positions have from {least} to {max(map(len, bins))} frames, and no attribute (such as "
+            "Temporal Position Identifier (0020,0100)) says which frames belong to one time; send the missing "
+            "instances",
         )
-    return _first_of_each(bins)
+    return _arrange_first_frames(bins)
 
 
 def _whole_of_incomplete(name: str, bins: list[Bin], *, clocks: bool) -> Arrangement | None:
-    """The grid of the times that are whole, if some are and others are not; None where that cannot be told."""
-    labels = labels_by_attribute(bins, name) if clocks or name in COUNTS else None
+    """Return the grid of the whole times, if some are whole and others are not; None if that cannot be decided."""
+    labels = labels_by_attribute(bins, name) if clocks or name in COUNTING_KEYS else None
     return _whole_by(bins, labels) if labels else _whole_by_number(bins)
 
 
 def _whole_by_number(bins: list[Bin]) -> Arrangement | None:
-    """The grid of the times that are whole by their Instance Numbers."""
+    """Return the grid of the times that are whole by Instance Number."""
     labels = labels_by_number(bins)
     return None if labels is None else _whole_by(bins, labels)
 
 
 def _whole_by(bins: list[Bin], labels: Labels) -> Arrangement | None:
-    """The grid of the times that are whole; None where all are, or where they mix diffusion weightings."""
+    """Return the grid of the whole times; None if all are whole, or if a time mixes diffusion weightings."""
     whole = whole_times(bins, labels)
     if whole is None or not same_diffusion(whole[0]):
         return None
-    return _told_of_lost(*whole)
+    return _arrange_whole(*whole)
 
 
 def _whole_weightings(bins: list[Bin]) -> Arrangement | None:
-    """The grid of the diffusion weightings that every position has just once, if some lack slices."""
+    """Return the grid of the diffusion weightings that every position has exactly once, if some lack slices."""
     frames = [frame for own in bins for frame in own]
     if all(frame.diffusion is None for frame in frames):
         return None
-    labels = {id(frame): _named_weighting(frame) for frame in frames}
+    labels = {id(frame): _rounded_weighting(frame) for frame in frames}
     if len(set(labels.values())) < 2 or any(len({labels[id(frame)] for frame in own}) < len(own) for own in bins):
         return None
-    whole = whole_times([sorted(own, key=weighting) for own in bins], labels, sure=True)
-    return None if whole is None else _told_of_lost(*whole)
+    whole = whole_times([sorted(own, key=weighting) for own in bins], labels, are_times=True)
+    return None if whole is None else _arrange_whole(*whole)
 
 
-def _told_of_lost(kept: list[Bin], dropped: list[Frame]) -> Arrangement:
-    """The grid of times that are whole, with a warning of the frames of the others."""
-    detail = f"belongs to a time of which not every one of {len(kept)} slices is there"
-    warning = Warning(
-        Warn.INCOMPLETE_VOLUME,
-        f"{len(dropped)} frames of times that lack slices were left out; {len(kept[0])} times are whole",
+def _arrange_whole(kept: list[Bin], dropped: list[Frame]) -> Arrangement:
+    """Return the grid of whole times, with a warning about the frames of the others."""
+    detail = f"the frame belongs to a time that lacks some of its {len(kept)} slices"
+    warning = VolumeWarning(
+        WarningKind.INCOMPLETE_VOLUME,
+        f"{len(dropped)} frames were left out because their times lack slices; {len(kept[0])} times are whole",
     )
     grid = [list(time) for time in zip(*kept, strict=True)]
     return Arrangement(grid, [(frame, Reason.INCOMPLETE, detail) for frame in dropped], (warning,))
 
 
-def _first_of_each(bins: list[Bin]) -> Arrangement:
-    """One time of the first frame at each position, or of the frames that are of one time; all others are told."""
+def _arrange_first_frames(bins: list[Bin]) -> Arrangement:
+    """Return one time: the first frame of each position, or the frames of a whole time; all others are excluded."""
     if _are_of_several_times(bins):
         raise ConversionRefused(
             Reason.INCOMPLETE,
-            f"frames of several times or diffusion weightings, none of which has all of {len(bins)} slices",
+            f"the frames belong to several times or diffusion weightings, but none of these has all {len(bins)} "
+            "slices; send the missing instances",
         )
     whole = _frames_of_a_whole_time(bins)
     ordered = [
-        sorted(frames, key=lambda frame: (id(frame) not in whole, *by_instance(frame), frame.sop_instance_uid))
+        sorted(frames, key=lambda frame: (id(frame) not in whole, *instance_order(frame), frame.sop_instance_uid))
         for frames in bins
     ]
     dropped = [frame for frames in ordered for frame in frames[1:]]
-    if len(dropped) > max(1, MOST_TAKEN_TWICE * len(bins)):
+    if len(dropped) > max(1, MAX_TAKEN_TWICE * len(bins)):
         raise ConversionRefused(
             Reason.SAME_POSITION_TWICE,
-            f"{len(dropped)} of {len(bins)} positions have several frames with different pixels, and nothing tells "
-            "which belong together",
+            f"{len(dropped)} of {len(bins)} positions have several frames with different pixels, and no attribute says "
+            "which frames belong together",
         )
-    warning = Warning(
-        Warn.SAME_POSITION_TWICE,
-        f"{len(dropped)} frames lie where another with other pixels lies, and were left out",
+    warning = VolumeWarning(
+        WarningKind.SAME_POSITION_TWICE,
+        f"{len(dropped)} frames were left out because another frame with different pixels has the same position",
     )
-    detail = "another instance with other pixels lies at the same position"
+    detail = "another instance with different pixels has the same position"
     return Arrangement(
         [[frames[0] for frames in ordered]],
         [(frame, Reason.SAME_POSITION_TWICE, detail) for frame in dropped],
@@ -247,7 +260,7 @@ def _first_of_each(bins: list[Bin]) -> Arrangement:
 
 
 def _frames_of_a_whole_time(bins: list[Bin]) -> set[int]:
-    """Frames, by their `id`, that share a value of an attribute of time which each position has just once, if any."""
+    """Return the frames, by `id`, that share a time value which each position has exactly once; else empty."""
     for name in TIME_KEYS:
         values = [Counter(frame.time_key.get(name) for frame in frames) for frames in bins]
         for value in values[0]:
@@ -257,15 +270,15 @@ def _frames_of_a_whole_time(bins: list[Bin]) -> set[int]:
 
 
 def _are_of_several_times(bins: list[Bin]) -> bool:
-    """Whether frames belong to times or weightings, by an attribute that some of them share, and none is whole."""
+    """Return whether a label that some frames share assigns them to several times or weightings, none of them whole."""
     frames = [frame for own in bins for frame in own]
-    names = [[frame.time_key.get(name) for frame in frames] for name in NAMES_OF_TIMES]
-    for labels in ([_named_weighting(frame) for frame in frames], *names):
+    names = [[frame.time_key.get(name) for frame in frames] for name in SHARED_TIME_KEYS]
+    for labels in ([_rounded_weighting(frame) for frame in frames], *names):
         shared = [count for label, count in Counter(labels).items() if label is not None and count > 1]
         if len(shared) > 1 and max(shared) < len(bins):
             return True
     return False
 
 
-def _named_weighting(frame: Frame) -> Hashable:
+def _rounded_weighting(frame: Frame) -> Hashable:
     return None if frame.diffusion is None else tuple(round(part, 2) for part in weighting(frame))

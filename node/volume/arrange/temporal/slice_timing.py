@@ -1,4 +1,4 @@
-"""When each slice of a volume was acquired, from the times of its planes or from what the protocol planned."""
+"""When each slice of a volume was acquired, by the times of its planes or by the planned protocol."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ SAME_POSITION_MM = 0.01
 """Planes nearer than this share a position."""
 
 
-MOST_APART = 0.1
-"""Times of slices that were excited at once differ by less than this part of a slice's share of the repetition."""
+SIMULTANEOUS_SHARE = 0.1
+"""Times of slices that were excited together differ by less than this share of a slice's part of the repetition."""
 
 
 def slice_timing(
@@ -23,33 +23,33 @@ def slice_timing(
 ) -> list[float] | None:
     """Return BIDS' SliceTiming of a stack: seconds from the first excited slice to each, in the order of the slices.
 
-    None where it is not known, and where the times are those of slices one by one though several were excited at
-    once: some software of Siemens XA writes what it would have done without.
+    None if it is unknown, and if the times are those of single slices although several were excited together: some
+    software of Siemens XA writes the times that it would have needed without.
 
     Parameters
     ----------
     ds : Dataset
         The first data set of the stack.
     frames : sequence of Frame
-        All planes of the stack in their order: slices of the first time first.
+        All planes of the stack in order: slices of the first time first.
     repetition_time_s : float or None
-        From one volume to the next, a pause between them included.
+        From one volume to the next, including a pause between them.
     bands : int
-        How many slices were excited at once.
+        Number of slices that were excited together.
     """
-    found = told_timing(frames, repetition_time_s) or _planned_timing(ds, frames, repetition_time_s)
-    if found is None or repetition_time_s is None or bands == 1:
-        return found
-    apart_s = MOST_APART * repetition_time_s / len(found)
-    excitations = 1 + int((np.diff(np.sort(found)) > apart_s).sum())
-    return found if excitations * bands <= len(found) else None
+    timing = acquired_timing(frames, repetition_time_s) or _planned_timing(ds, frames, repetition_time_s)
+    if timing is None or repetition_time_s is None or bands == 1:
+        return timing
+    apart_s = SIMULTANEOUS_SHARE * repetition_time_s / len(timing)
+    excitations = 1 + int((np.diff(np.sort(timing)) > apart_s).sum())
+    return timing if excitations * bands <= len(timing) else None
 
 
-def told_timing(frames: Sequence[Frame], repetition_time_s: float | None) -> list[float] | None:
-    """Return when each slice of the first volume was acquired, as its planes tell, in seconds after the first of them.
+def acquired_timing(frames: Sequence[Frame], repetition_time_s: float | None) -> list[float] | None:
+    """Return when each slice of the first volume was acquired, in seconds after its first slice, as its planes state.
 
-    None where the times are not known, are all one, or span more than a repetition: then they tell when volumes or
-    whole passes were taken, not slices.
+    None if a time is unknown, if all are equal, or if they span more than a repetition: then they are times of volumes
+    or of whole passes, not of slices.
     """
     slices = _first_volume(frames)
     times = [frame.acquisition_time_s for frame in slices if frame.acquisition_time_s is not None]
@@ -58,11 +58,11 @@ def told_timing(frames: Sequence[Frame], repetition_time_s: float | None) -> lis
     since_first = np.array(times) - min(times)
     if not 0 < since_first.max() < repetition_time_s:
         return None
-    return [round(float(each), 6) for each in since_first]
+    return [round(float(seconds), 6) for seconds in since_first]
 
 
 def _planned_timing(ds: Dataset, frames: Sequence[Frame], repetition_time_s: float | None) -> list[float] | None:
-    """Return the slice timing that the protocol plans, where the images of a volume carry one time for all slices."""
+    """Return the planned slice timing, if the images of a volume carry one time for all slices; else None."""
     slices = _first_volume(frames)
     numbers = [frame.instance_number for frame in slices if frame.instance_number is not None]
     if repetition_time_s is None or len(slices) < 2 or len(set(numbers)) != len(slices) or len(slices) == len(frames):
@@ -71,11 +71,11 @@ def _planned_timing(ds: Dataset, frames: Sequence[Frame], repetition_time_s: flo
     if planned is None:
         return None
     order = np.argsort(np.argsort(numbers))
-    return [round(planned[each], 6) for each in order]
+    return [round(planned[rank], 6) for rank in order]
 
 
 def _first_volume(frames: Sequence[Frame]) -> Sequence[Frame]:
-    """Return the frames before the first position comes again."""
+    """Return the frames before the first repeated position."""
     if not frames or frames[0].position is None:
         return ()
     for index, frame in enumerate(frames[1:], start=1):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from node.errors import ConversionRefused
 from node.volume.arrange.dimensions import arrange
 from node.volume.model import Diffusion, Frame
-from node.volume.reasons import Reason, Warn
+from node.volume.reasons import Reason, WarningKind
 from tests.make import AXIAL
 
 numbers = count(1)
@@ -122,13 +122,13 @@ def test_weightings_that_differ_between_positions_are_no_times():
     assert refused.value.reason == Reason.SAME_POSITION_TWICE
 
 
-def test_equal_pixels_under_a_new_identity_are_left_out_and_told():
+def test_equal_pixels_under_a_new_identity_are_left_out_and_reported():
     frames = [frame(z, value=z) for z in (0, 5, 10)]
     again = frame(5, value=5)
     (grid,) = arrange([*frames, again])
     assert heights(grid) == [[0, 5, 10]]
     assert grid.left_out[0][:2] == (again, Reason.DUPLICATE_SLICE)
-    assert [warning.name for warning in grid.warnings] == [Warn.DUPLICATE_SLICE]
+    assert [warning.name for warning in grid.warnings] == [WarningKind.DUPLICATE_SLICE]
 
 
 def test_a_whole_series_sent_again_under_new_identities_is_one_volume():
@@ -157,12 +157,12 @@ def test_equal_times_that_a_key_tells_apart_stay():
     assert len(grid.planes) == 2
 
 
-def test_other_pixels_at_a_taken_position_are_left_out_and_told():
+def test_other_pixels_at_a_taken_position_are_left_out_and_reported():
     frames = [frame(z) for z in (0, 5, 10)]
     other = frame(5)
     (grid,) = arrange([other, *frames])
     assert grid.left_out == [(other, Reason.SAME_POSITION_TWICE, grid.left_out[0][2])]
-    assert [warning.name for warning in grid.warnings] == [Warn.SAME_POSITION_TWICE]
+    assert [warning.name for warning in grid.warnings] == [WarningKind.SAME_POSITION_TWICE]
 
 
 def test_two_series_mixed_without_a_trait_are_refused_rather_than_mixed():
@@ -178,19 +178,19 @@ def test_times_that_nothing_orders_are_refused():
     assert refused.value.reason == Reason.SAME_POSITION_TWICE
 
 
-def test_an_interrupted_last_time_is_left_out_and_told():
+def test_an_interrupted_last_time_is_left_out_and_reported():
     frames = [frame(z) for _ in range(3) for z in (0, 5, 10, 15)][:10]
     (grid,) = arrange(frames)
     assert heights(grid) == [[0, 5, 10, 15]] * 2
     assert [entry[0] for entry in grid.left_out] == frames[8:]
     assert {entry[1] for entry in grid.left_out} == {Reason.INCOMPLETE}
-    assert [warning.name for warning in grid.warnings] == [Warn.INCOMPLETE_VOLUME]
+    assert [warning.name for warning in grid.warnings] == [WarningKind.INCOMPLETE_VOLUME]
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-def test_a_time_in_the_middle_that_lacks_a_slice_is_left_out_whole(labelled):
+@pytest.mark.parametrize("has_positions", [True, False])
+def test_a_time_in_the_middle_that_lacks_a_slice_is_left_out_whole(has_positions):
     frames = [
-        frame(z, instance=time * 4 + place, **({"temporal_position": time} if labelled else {}))
+        frame(z, instance=time * 4 + place, **({"temporal_position": time} if has_positions else {}))
         for time in range(4)
         for place, z in enumerate((0, 5, 10, 15))
     ]
@@ -236,7 +236,7 @@ def test_a_part_after_several_whole_times_is_an_interrupted_time():
     frames += [frame(z, acquisition_number=3) for z in range(0, 20, 5)]
     (grid,) = arrange(frames)
     assert heights(grid) == [list(range(0, 40, 5))] * 2
-    assert [warning.name for warning in grid.warnings] == [Warn.INCOMPLETE_VOLUME]
+    assert [warning.name for warning in grid.warnings] == [WarningKind.INCOMPLETE_VOLUME]
 
 
 def test_volumes_that_follow_the_head_are_stacks_of_their_own():

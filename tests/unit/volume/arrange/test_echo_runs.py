@@ -10,7 +10,7 @@ from pydicom import FileDataset
 from pydicom.uid import generate_uid
 
 from node.volume.assemble import assemble
-from node.volume.reasons import Warn
+from node.volume.reasons import WarningKind
 from tests import make
 
 SLICES = 4
@@ -41,7 +41,7 @@ def test_echoes_of_ge_that_only_their_raw_data_tell_apart_are_no_times(times: in
     stored = np.array([ds.pixel_array for ds in series]).reshape(times, 2, SLICES, 16, 12)
     for echo, volume in enumerate(assembly.volumes):
         assert np.array_equal(volume.voxels, stored[:, echo])
-        assert [warning.name for warning in volume.warnings] == [Warn.PARAMETER_VARIES]
+        assert [warning.name for warning in volume.warnings] == [WarningKind.PARAMETER_VARIES]
 
 
 @pytest.mark.parametrize("told", ["0.000000", "3"])

@@ -13,12 +13,12 @@ from pydicom.uid import generate_uid
 from node.volume.assemble import assemble
 from node.volume.elements import number
 from node.volume.model import Assembly
-from node.volume.reasons import Reason, Warn
+from node.volume.reasons import Reason, WarningKind
 from tests import make
 from tests.unit.volume.grids import grids, of_one_series, planes
 
 
-def told(assembly: Assembly) -> set[Warn]:
+def warning_kinds(assembly: Assembly) -> set[WarningKind]:
     return {warning.name for volume in assembly.volumes for warning in volume.warnings}
 
 
@@ -54,7 +54,7 @@ def test_a_contrast_that_lost_a_slice_is_a_volume_that_tells_it_though_numbers_c
     water, fat = parts(2, ImageType=[WATER, FAT])
     assembly = assemble([*water[:2], *water[3:], *fat])
     assert grids(assembly) == [[planes([*water[:2], *water[3:]])], [planes(fat)]]
-    assert Warn.MISSING_SLICE in told(assembly)
+    assert WarningKind.MISSING_SLICE in warning_kinds(assembly)
 
 
 def test_two_contrasts_that_both_lost_slices_are_no_volume_of_both() -> None:
@@ -112,7 +112,7 @@ def test_kernels_of_acquisitions_that_overlap_are_not_mixed() -> None:
     assembly = assemble(sharp + smooth)
     kernels = {plane: kernel for kernel, part in enumerate((sharp, smooth)) for plane in planes(part)}
     assert sorted([kernels[plane] for plane in grid] for [grid] in grids(assembly)) == [[0] * 11, [1] * 11]
-    assert told(assembly) == {Warn.SAME_POSITION_TWICE}
+    assert warning_kinds(assembly) == {WarningKind.SAME_POSITION_TWICE}
 
 
 def test_acquisitions_of_which_some_overlap_and_some_follow_each_other_are_volumes_of_their_own() -> None:
@@ -138,7 +138,7 @@ def test_a_diffusion_volume_that_lost_a_slice_leaves_the_others_in_their_order()
     assert grids(assembly) == [[planes(volumes[0]), planes(volumes[1]), planes(volumes[3])]]
 
 
-def test_two_unweighted_volumes_of_which_one_lost_a_slice_are_told_apart_by_their_numbers() -> None:
+def test_two_unweighted_volumes_of_which_one_lost_a_slice_are_separated_by_their_numbers() -> None:
     volumes = parts(3)
     for volume, b_value in zip(volumes, (0.0, 0.0, 1000.0), strict=True):
         for ds in volume:
@@ -160,7 +160,7 @@ def test_heart_phases_that_each_slice_lost_elsewhere_are_not_closed_up() -> None
     left = [ds for ds in series if ds not in (times[1][0], times[3][1])]
     assembly = assemble(left)
     assert grids(assembly) == [[planes(times[time]) for time in (0, 2, 4, 5)]]
-    assert Warn.INCOMPLETE_VOLUME in told(assembly)
+    assert WarningKind.INCOMPLETE_VOLUME in warning_kinds(assembly)
 
 
 def test_heart_phases_of_a_rate_of_each_slice_are_all_of_the_phases() -> None:
@@ -226,23 +226,23 @@ def test_frames_of_several_instances_of_one_number_are_never_one_time() -> None:
     assert refusal.reason is Reason.SAME_POSITION_TWICE
 
 
-def test_slices_of_several_temporal_positions_in_one_volume_are_told() -> None:
+def test_slices_of_several_temporal_positions_in_one_volume_are_reported() -> None:
     series = make.mr_series(6, TemporalPositionIdentifier=[1, 1, 1, 2, 2, 2])
     assembly = assemble(series)
     assert grids(assembly) == [[planes(series)]]
-    assert told(assembly) == {Warn.PARAMETER_VARIES}
+    assert warning_kinds(assembly) == {WarningKind.PARAMETER_VARIES}
 
 
 # What is not of this volume
 
 
-def test_slices_of_another_patient_are_in_no_volume_of_the_first_and_are_told() -> None:
+def test_slices_of_another_patient_are_in_no_volume_of_the_first_and_are_reported() -> None:
     series = make.ct_series(6)
     for ds in series[2:4]:
         ds.PatientID = "TEST-2"
     assembly = assemble(series)
     assert grids(assembly) == [[planes([*series[:2], *series[4:]])], [planes(series[2:4])]]
-    assert Warn.SEVERAL_PATIENTS in told(assembly)
+    assert WarningKind.SEVERAL_PATIENTS in warning_kinds(assembly)
     assert "TEST" not in " ".join(warning.detail for volume in assembly.volumes for warning in volume.warnings)
 
 
@@ -285,7 +285,7 @@ def test_a_slice_that_does_not_tell_its_scaling_is_in_no_volume_of_those_that_do
     setattr(series[2], keyword, None)
     assembly = assemble(series)
     assert grids(assembly) == [[planes([*series[:2], *series[3:]])]]
-    assert told(assembly) >= {Warn.MISSING_SLICE, Warn.INCOMPLETE_VOLUME}
+    assert warning_kinds(assembly) >= {WarningKind.MISSING_SLICE, WarningKind.INCOMPLETE_VOLUME}
     assert [exclusion.reason for exclusion in assembly.exclusions] == [Reason.CONTRADICTORY]
 
 

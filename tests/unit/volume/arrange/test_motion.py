@@ -13,7 +13,7 @@ from pydicom.uid import generate_uid
 
 from node.volume.assemble import assemble
 from node.volume.model import Assembly, Geometry
-from node.volume.reasons import Reason, Warn
+from node.volume.reasons import Reason, WarningKind
 from tests import make
 from tests.unit.volume.grids import grids, of_one_series, planes
 from tests.unit.volume.vendors.test_siemens import DISTANCE, mosaic, normal, put_csa
@@ -59,7 +59,7 @@ def by_time(series: list[FileDataset], slices: int) -> list[Any]:
     return [planes(series[start : start + slices]) for start in range(0, len(series), slices)]
 
 
-def warned(assembly: Assembly) -> set[Warn]:
+def warned(assembly: Assembly) -> set[WarningKind]:
     return {warning.name for volume in assembly.volumes for warning in volume.warnings}
 
 
@@ -69,7 +69,7 @@ def test_a_series_corrected_for_motion_is_one_volume_in_time_at_the_first_place(
     assert grids(assembly) == [by_time(series, 5)]
     [volume] = assembly.volumes
     assert volume.geometry is Geometry.REGULAR
-    assert warned(assembly) == {Warn.POSITIONS_VARY_IN_TIME}
+    assert warned(assembly) == {WarningKind.POSITIONS_VARY_IN_TIME}
     assert volume.affine_lps is not None
     np.testing.assert_allclose(volume.affine_lps[:3, 3], np.array(series[0].ImagePositionPatient, float), atol=1e-6)
     np.testing.assert_allclose(volume.affine_lps[:3, 0] / 0.5, np.array(make.OBLIQUE[:3]), atol=1e-6)
@@ -89,7 +89,7 @@ def test_a_series_that_is_shifted_alone_is_one_volume_in_time(direction: make.Nu
         moved(ds, np.eye(3), np.array(direction) * (0.0, 0.0, 0.31, 0.74, 1.13)[index // 4])
     assembly = assemble(series)
     assert grids(assembly) == [by_time(series, 4)]
-    assert warned(assembly) == {Warn.POSITIONS_VARY_IN_TIME}
+    assert warned(assembly) == {WarningKind.POSITIONS_VARY_IN_TIME}
 
 
 def test_mosaics_corrected_for_motion_are_one_volume_in_time() -> None:
@@ -107,7 +107,7 @@ def test_mosaics_corrected_for_motion_are_one_volume_in_time() -> None:
     assert volume.shape == (4, 4, 5, 7)
     assert volume.spacing_mm[2] == pytest.approx(DISTANCE, abs=1e-3)
     assert [source.sop_instance_uid for source in volume.sources[::5]] == [ds.SOPInstanceUID for ds in series]
-    assert warned(assembly) == {Warn.POSITIONS_VARY_IN_TIME}
+    assert warned(assembly) == {WarningKind.POSITIONS_VARY_IN_TIME}
 
 
 @pytest.mark.parametrize("instances", [1, 5])
@@ -132,7 +132,7 @@ def test_enhanced_images_corrected_for_motion_are_one_volume_in_time(instances: 
     [volume] = assemble(series).volumes
     assert volume.shape == (12, 16, slices, len(moves))
     np.testing.assert_array_equal(volume.voxels.reshape(whole.pixel_array.shape), whole.pixel_array)
-    assert {warning.name for warning in volume.warnings} == {Warn.POSITIONS_VARY_IN_TIME}
+    assert {warning.name for warning in volume.warnings} == {WarningKind.POSITIONS_VARY_IN_TIME}
 
 
 def test_two_echoes_of_a_corrected_series_are_two_volumes_in_time() -> None:
@@ -145,7 +145,7 @@ def test_a_corrected_series_that_was_interrupted_keeps_its_whole_times() -> None
     series = corrected()
     assembly = assemble(series[:-3])
     assert grids(assembly) == [by_time(series[:25], 5)]
-    assert warned(assembly) == {Warn.POSITIONS_VARY_IN_TIME, Warn.INCOMPLETE_VOLUME}
+    assert warned(assembly) == {WarningKind.POSITIONS_VARY_IN_TIME, WarningKind.INCOMPLETE_VOLUME}
     assert {exclusion.sop_instance_uid for exclusion in assembly.exclusions} == {
         ds.SOPInstanceUID for ds in series[25:27]
     }
@@ -185,7 +185,7 @@ def test_volumes_that_were_planned_at_several_places_stay_several() -> None:
         discs += [moved(ds, turn, np.array([0.0, 0.0, 33.0 * number])) for ds in own]
     assembly = assemble(discs)
     assert [volume.shape for volume in assembly.volumes] == [(12, 16, 4)] * 4
-    assert Warn.POSITIONS_VARY_IN_TIME not in warned(assembly)
+    assert WarningKind.POSITIONS_VARY_IN_TIME not in warned(assembly)
 
 
 def test_slabs_beside_each_other_are_no_times() -> None:
@@ -196,7 +196,7 @@ def test_slabs_beside_each_other_are_no_times() -> None:
     ]
     assembly = assemble([ds for slab in slabs for ds in slab])
     assert all(volume.times == 1 for volume in assembly.volumes)
-    assert Warn.POSITIONS_VARY_IN_TIME not in warned(assembly)
+    assert WarningKind.POSITIONS_VARY_IN_TIME not in warned(assembly)
 
 
 def test_slabs_that_overlap_on_one_grid_are_no_times() -> None:
@@ -209,7 +209,7 @@ def test_slabs_that_overlap_on_one_grid_are_no_times() -> None:
         ds.InstanceNumber = number
     assembly = assemble([ds for slab in slabs for ds in slab])
     assert grids(assembly) == [[planes(slab)] for slab in slabs]
-    assert Warn.POSITIONS_VARY_IN_TIME not in warned(assembly)
+    assert WarningKind.POSITIONS_VARY_IN_TIME not in warned(assembly)
 
 
 @pytest.mark.parametrize("acquisitions", [2, 3])
@@ -224,7 +224,7 @@ def test_acquisitions_between_each_other_are_apart_though_one_lost_a_slice(acqui
     del parts[1][3]
     assembly = assemble([ds for part in parts for ds in part])
     assert grids(assembly) == [[planes(part)] for part in parts]
-    assert warned(assembly) == {Warn.MISSING_SLICE}
+    assert warned(assembly) == {WarningKind.MISSING_SLICE}
 
 
 @pytest.mark.parametrize("rounded", [False, True])

@@ -15,18 +15,18 @@ from pydicom.uid import (
 
 from node.volume.assemble import assemble
 from node.volume.model import Geometry
-from node.volume.reasons import Reason, Warn
+from node.volume.reasons import Reason, WarningKind
 from tests import make
 from tests.unit.volume.grids import grids, of_one_series, planes
 
 # What anonymisers and archives take away
 
 
-def test_a_frame_of_reference_of_each_instance_divides_no_volume_and_is_told() -> None:
+def test_a_frame_of_reference_of_each_instance_divides_no_volume_and_is_reported() -> None:
     series = make.ct_series(6, FrameOfReferenceUID=[generate_uid() for _ in range(6)])
     assembly = assemble(series)
     assert grids(assembly) == [[planes(series)]]
-    assert Warn.FRAME_OF_REFERENCE_VARIES in {warning.name for warning in assembly.volumes[0].warnings}
+    assert WarningKind.FRAME_OF_REFERENCE_VARIES in {warning.name for warning in assembly.volumes[0].warnings}
 
 
 def test_two_scans_of_two_frames_of_reference_stay_apart() -> None:
@@ -49,12 +49,12 @@ def test_a_slice_without_a_frame_of_reference_stays_in_its_volume() -> None:
 
 @pytest.mark.parametrize("keyword", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"])
 @pytest.mark.parametrize("lost", [2, 5])
-def test_a_slice_without_its_place_is_left_out_and_told_even_at_the_end(keyword: str, lost: int) -> None:
+def test_a_slice_without_its_place_is_left_out_and_reported_even_at_the_end(keyword: str, lost: int) -> None:
     series = make.ct_series(6)
     delattr(series[lost], keyword)
     assembly = assemble(series)
     assert grids(assembly) == [[planes([ds for ds in series if ds is not series[lost]])]]
-    assert Warn.INCOMPLETE_VOLUME in {warning.name for warning in assembly.volumes[0].warnings}
+    assert WarningKind.INCOMPLETE_VOLUME in {warning.name for warning in assembly.volumes[0].warnings}
     [exclusion] = assembly.exclusions
     assert (exclusion.sop_instance_uid, exclusion.reason) == (series[lost].SOPInstanceUID, Reason.BAD_GEOMETRY)
 
@@ -85,7 +85,7 @@ def test_one_position_with_several_slice_locations_is_refused() -> None:
 
 
 def test_a_series_that_came_twice_with_a_slice_taken_twice_has_its_copies_left_out() -> None:
-    first = make.duplicate_series(5, same_pixels=False)
+    first = make.duplicate_series(5, has_same_pixels=False)
     again = deepcopy(first)
     for number, ds in enumerate(again, start=7):
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
@@ -93,19 +93,19 @@ def test_a_series_that_came_twice_with_a_slice_taken_twice_has_its_copies_left_o
     assembly = assemble(first + again)
     assert grids(assembly) == [[planes(first[:5])]]
     assert {warning.name for warning in assembly.volumes[0].warnings} == {
-        Warn.DUPLICATE_SLICE,
-        Warn.SAME_POSITION_TWICE,
+        WarningKind.DUPLICATE_SLICE,
+        WarningKind.SAME_POSITION_TWICE,
     }
 
 
 @pytest.mark.parametrize("keyword", ["RescaleSlope", "RescaleIntercept"])
-def test_a_slice_whose_scaling_is_no_number_is_left_out_and_told(keyword: str) -> None:
+def test_a_slice_whose_scaling_is_no_number_is_left_out_and_reported(keyword: str) -> None:
     series = make.ct_series(5)
     series[2][keyword] = DataElement(keyword, "DS", "")
     series[2][keyword]._value = float("nan")
     assembly = assemble(series)
     assert [exclusion.reason for exclusion in assembly.exclusions] == [Reason.CONTRADICTORY]
-    assert Warn.MISSING_SLICE in {warning.name for warning in assembly.volumes[0].warnings}
+    assert WarningKind.MISSING_SLICE in {warning.name for warning in assembly.volumes[0].warnings}
 
 
 def test_a_series_of_one_instance_uid_for_all_slices_is_refused() -> None:
@@ -125,11 +125,11 @@ def values_of_each_slice(keyword: str) -> list[FileDataset]:
 
 
 @pytest.mark.parametrize("keyword", ["InversionTime", "EchoTime", "FlipAngle"])
-def test_a_parameter_that_goes_from_slice_to_slice_divides_no_volume_and_is_told(keyword: str) -> None:
+def test_a_parameter_that_goes_from_slice_to_slice_divides_no_volume_and_is_reported(keyword: str) -> None:
     series = values_of_each_slice(keyword)
     assembly = assemble(series)
     assert grids(assembly) == [[planes(series)]]
-    assert [warning.name for warning in assembly.volumes[0].warnings] == [Warn.PARAMETER_VARIES]
+    assert [warning.name for warning in assembly.volumes[0].warnings] == [WarningKind.PARAMETER_VARIES]
 
 
 def test_a_parameter_of_each_slice_divides_no_volume_that_lacks_a_slice() -> None:
@@ -137,7 +137,7 @@ def test_a_parameter_of_each_slice_divides_no_volume_that_lacks_a_slice() -> Non
     del series[2]
     assembly = assemble(series)
     assert grids(assembly) == [[planes(series)]]
-    assert Warn.MISSING_SLICE in {warning.name for warning in assembly.volumes[0].warnings}
+    assert WarningKind.MISSING_SLICE in {warning.name for warning in assembly.volumes[0].warnings}
 
 
 def test_a_parameter_of_each_slice_divides_no_series_in_time() -> None:
@@ -183,8 +183,8 @@ def test_thin_slices_of_a_base_and_thick_ones_above_are_uneven_but_none_is_missi
         SliceThickness=["3"] * 5 + ["6"] * 3,
     )
     names = {warning.name for warning in assemble(series).volumes[0].warnings}
-    assert Warn.IRREGULAR_SPACING in names
-    assert Warn.MISSING_SLICE not in names
+    assert WarningKind.IRREGULAR_SPACING in names
+    assert WarningKind.MISSING_SLICE not in names
 
 
 # Variants that lost slices
@@ -206,8 +206,10 @@ def test_variants_that_lost_slices_are_volumes_that_tell_it(keyword: str, values
     )
     assembly = assemble(one[:2] + one[3:] + other)
     assert sorted(grids(assembly)) == sorted([[planes(one[:2] + one[3:])], [planes(other)]])
-    told = [Warn.MISSING_SLICE in {warning.name for warning in volume.warnings} for volume in assembly.volumes]
-    assert sorted(told) == [False, True, True]  # with the even one beside
+    has_gap = [
+        WarningKind.MISSING_SLICE in {warning.name for warning in volume.warnings} for volume in assembly.volumes
+    ]
+    assert sorted(has_gap) == [False, True, True]  # with the even one beside
 
 
 def test_phase_images_without_an_image_type_are_no_second_time_of_their_magnitude() -> None:
@@ -262,7 +264,9 @@ def test_times_that_each_lost_a_slice_at_another_position_are_not_closed_up() ->
     lost = {0 * 3 + 0, 1 * 3 + 1, 2 * 3 + 2}  # three frames stay at each position
     assembly = assemble([ds for index, ds in enumerate(series) if index not in lost])
     assert grids(assembly) in ([], [[planes(series[9:])]])
-    assert assembly.refusals or Warn.INCOMPLETE_VOLUME in {warning.name for warning in assembly.volumes[0].warnings}
+    assert assembly.refusals or WarningKind.INCOMPLETE_VOLUME in {
+        warning.name for warning in assembly.volumes[0].warnings
+    }
 
 
 def diffusion_series(b_values: Sequence[float], **attributes: Any) -> list[list[FileDataset]]:
@@ -316,10 +320,10 @@ def test_what_is_left_of_two_times_is_no_volume_with_a_slice_taken_twice(keyword
     assert refusal.reason is Reason.INCOMPLETE
 
 
-def test_a_weighting_of_each_slice_is_told() -> None:
+def test_a_weighting_of_each_slice_is_reported() -> None:
     series = make.mr_series(4)
     for index, ds in enumerate(series):
         ds.DiffusionBValue = 250.0 * index
     assembly = assemble(series)
     assert grids(assembly) == [[planes(series)]]
-    assert Warn.PARAMETER_VARIES in {warning.name for warning in assembly.volumes[0].warnings}
+    assert WarningKind.PARAMETER_VARIES in {warning.name for warning in assembly.volumes[0].warnings}

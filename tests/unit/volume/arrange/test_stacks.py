@@ -7,7 +7,7 @@ import pytest
 
 from node.volume.arrange.stacks import split
 from node.volume.model import Frame
-from node.volume.reasons import Warn
+from node.volume.reasons import WarningKind
 from tests.make import AXIAL, CORONAL
 
 
@@ -74,10 +74,10 @@ def test_what_scanners_round_does_not_divide(one, other):
     assert len(suffixes(one, other)) == 1
 
 
-def test_several_orientations_and_matrices_are_told():
-    assert warned(frame(), frame(CORONAL)) == [Warn.SEVERAL_ORIENTATIONS]
-    assert warned(frame(), frame(rows=5)) == [Warn.SEVERAL_MATRICES]
-    assert warned(frame(), frame(pixel_spacing=(2.0, 2.0))) == [Warn.SEVERAL_MATRICES]
+def test_several_orientations_and_matrices_are_reported():
+    assert warned(frame(), frame(CORONAL)) == [WarningKind.SEVERAL_ORIENTATIONS]
+    assert warned(frame(), frame(rows=5)) == [WarningKind.SEVERAL_MATRICES]
+    assert warned(frame(), frame(pixel_spacing=(2.0, 2.0))) == [WarningKind.SEVERAL_MATRICES]
 
 
 def test_an_echo_number_that_differs_with_one_echo_time_divides_too():

@@ -23,7 +23,7 @@ from pydicom.uid import (
 
 from node.volume.assemble import assemble
 from node.volume.model import Geometry
-from node.volume.reasons import Reason, Warn
+from node.volume.reasons import Reason, WarningKind
 from tests import make
 from tests.unit.volume.grids import frames, grids, of_one_series, one_item, planes
 
@@ -64,19 +64,19 @@ def test_positions_rounded_to_a_hundredth_of_a_millimetre_are_even() -> None:
     assert volume.spacing_mm[2] == pytest.approx(0.625, abs=2e-4)
 
 
-def test_positions_rounded_to_a_tenth_are_told_and_keep_their_length() -> None:
+def test_positions_rounded_to_a_tenth_are_reported_and_keep_their_length() -> None:
     series = make.ct_series(50, spacing=0.625)
     for ds in series:
         ds.ImagePositionPatient = [make.decimal(round(float(value), 1)) for value in ds.ImagePositionPatient]
     volume = assemble(series).volumes[0]
-    assert Warn.IRREGULAR_SPACING in {warning.name for warning in volume.warnings}
+    assert WarningKind.IRREGULAR_SPACING in {warning.name for warning in volume.warnings}
     assert volume.spacing_mm[2] == pytest.approx(0.625, abs=3e-3)  # not the usual step of 0.6 mm: 30 mm in all, not 29
 
 
-def test_a_spacing_that_creeps_by_less_than_a_percent_is_told_when_it_adds_up() -> None:
+def test_a_spacing_that_creeps_by_less_than_a_percent_is_reported_when_it_adds_up() -> None:
     heights = np.concatenate(([0.0], np.cumsum([1.0] * 150 + [1.009] * 150)))
     series = make.ct_series(301, positions=np.array([[-50.0, -40.0, height] for height in heights]))
-    assert Warn.IRREGULAR_SPACING in {warning.name for warning in assemble(series).volumes[0].warnings}
+    assert WarningKind.IRREGULAR_SPACING in {warning.name for warning in assemble(series).volumes[0].warnings}
 
 
 # Traits of single slices
@@ -210,7 +210,7 @@ def test_a_legacy_converted_instance_is_in_the_order_of_its_times(keyword: str) 
 
 
 @pytest.mark.parametrize(("missing", "total"), [(0, None), (1, None), (2, 3)])
-def test_a_concatenation_that_lacks_a_part_is_told(missing: int, total: int | None) -> None:
+def test_a_concatenation_that_lacks_a_part_is_reported(missing: int, total: int | None) -> None:
     whole = make.enhanced_mr(12)
     parts = []
     for number in range(3):
@@ -226,7 +226,7 @@ def test_a_concatenation_that_lacks_a_part_is_told(missing: int, total: int | No
     [volume] = assemble(parts).volumes
     assert volume.warnings == ()
     found = assemble(parts[:missing] + parts[missing + 1 :])
-    assert Warn.INCOMPLETE_VOLUME in {warning.name for warning in found.volumes[0].warnings}
+    assert WarningKind.INCOMPLETE_VOLUME in {warning.name for warning in found.volumes[0].warnings}
 
 
 # Slices without a place
@@ -271,7 +271,7 @@ def test_reconstructed_slices_of_a_gamma_camera_are_slices_without_a_place_too()
     )
     assembly = assemble([ds])
     assert grids(assembly) == [frames(ds, 2, 4)]
-    assert Warn.NO_GEOMETRY in {warning.name for warning in assembly.volumes[0].warnings}
+    assert WarningKind.NO_GEOMETRY in {warning.name for warning in assembly.volumes[0].warnings}
 
 
 def test_a_secondary_capture_is_in_the_order_of_its_slice_locations() -> None:
@@ -337,22 +337,25 @@ def test_slices_without_a_place_lie_as_far_apart_as_their_locations_say() -> Non
     [volume] = assemble(unplaced([9.0, 3.0, 6.0, 0.0], SliceThickness="5", SpacingBetweenSlices="4")).volumes
     assert volume.geometry is Geometry.NONE
     assert volume.spacing_mm[2] == pytest.approx(3.0)
-    assert [warning.name for warning in volume.warnings] == [Warn.NO_GEOMETRY]
+    assert [warning.name for warning in volume.warnings] == [WarningKind.NO_GEOMETRY]
 
 
 @pytest.mark.parametrize(
     ("locations_mm", "warning"),
-    [([0.0, 3.0, 6.0, 12.0, 15.0], Warn.MISSING_SLICE), ([0.0, 1.0, 3.0, 7.0, 8.3], Warn.IRREGULAR_SPACING)],
+    [
+        ([0.0, 3.0, 6.0, 12.0, 15.0], WarningKind.MISSING_SLICE),
+        ([0.0, 1.0, 3.0, 7.0, 8.3], WarningKind.IRREGULAR_SPACING),
+    ],
 )
-def test_slices_without_a_place_that_lie_unevenly_are_told(locations_mm: list[float], warning: Warn) -> None:
+def test_slices_without_a_place_that_lie_unevenly_are_reported(locations_mm: list[float], warning: WarningKind) -> None:
     [volume] = assemble(unplaced(locations_mm)).volumes
-    assert [each.name for each in volume.warnings] == [Warn.NO_GEOMETRY, warning]
+    assert [each.name for each in volume.warnings] == [WarningKind.NO_GEOMETRY, warning]
 
 
 def test_a_slice_of_which_nothing_tells_a_thickness_has_an_assumed_one() -> None:
     [volume] = assemble(make.mr_series(1, SliceThickness=None)).volumes
     assert volume.spacing_mm[2] == pytest.approx(1.0)
-    assert [warning.name for warning in volume.warnings] == [Warn.SPACING_ASSUMED]
+    assert [warning.name for warning in volume.warnings] == [WarningKind.SPACING_ASSUMED]
     [known] = assemble(make.mr_series(1)).volumes
     assert known.warnings == ()
 
@@ -381,7 +384,7 @@ def test_lossy_versions_of_images_are_a_volume_beside_them_and_no_time(slices: i
         ds.InstanceNumber = number
     assembly = assemble([*series, *lossy])
     assert grids(assembly) == [[planes(series)], [planes(lossy)]]
-    assert [[each.name for each in volume.warnings] for volume in assembly.volumes] == [[], [Warn.LOSSY]]
+    assert [[each.name for each in volume.warnings] for volume in assembly.volumes] == [[], [WarningKind.LOSSY]]
 
 
 def test_slices_of_which_some_were_compressed_with_loss_are_one_volume() -> None:
@@ -392,7 +395,7 @@ def test_slices_of_which_some_were_compressed_with_loss_are_one_volume() -> None
     assert grids(assembly) == [[planes(series)]]
 
 
-def test_an_instance_that_came_again_and_cannot_be_decoded_is_told() -> None:
+def test_an_instance_that_came_again_and_cannot_be_decoded_is_reported() -> None:
     series = make.ct_series(4)
     again = deepcopy(series[1])
     again.compress(RLELossless, generate_instance_uid=False)
@@ -405,7 +408,7 @@ def test_an_instance_that_came_again_and_cannot_be_decoded_is_told() -> None:
 # Images without pixels
 
 
-def test_an_image_whose_pixels_were_taken_away_is_told_so() -> None:
+def test_an_image_whose_pixels_were_taken_away_is_reported() -> None:
     series = make.ct_series(2)
     for ds in series:
         del ds.PixelData

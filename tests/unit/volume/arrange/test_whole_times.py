@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from node.errors import ConversionRefused
 from node.volume.arrange.dimensions import arrange
 from node.volume.model import Frame
-from node.volume.reasons import Reason, Warn
+from node.volume.reasons import Reason, WarningKind
 from tests.make import AXIAL
 
 KEYS = ("none", "each slice its time", "each volume its time", "temporal position")
@@ -79,7 +79,7 @@ def test_what_is_left_of_a_series_with_a_hole_holds_one_time_in_each_volume(data
 def test_a_first_time_that_lacks_its_first_slices_is_left_out(key: str) -> None:
     [grid] = arrange(in_time(3, 4, key)[2:])
     assert [[int(one.read()[0, 0]) for one in time] for time in grid.planes] == [[1] * 4, [2] * 4]
-    assert [warning.name for warning in grid.warnings] == [Warn.INCOMPLETE_VOLUME]
+    assert [warning.name for warning in grid.warnings] == [WarningKind.INCOMPLETE_VOLUME]
     assert len(grid.left_out) == 2
 
 
@@ -87,7 +87,7 @@ def test_a_first_time_that_lacks_its_first_slices_is_left_out(key: str) -> None:
 def test_a_part_cut_out_of_a_series_gives_its_whole_times_alone(key: str) -> None:
     [grid] = arrange(in_time(3, 4, key)[2:10])  # two frames at every position, but of other times at some
     assert [[int(one.read()[0, 0]) for one in time] for time in grid.planes] == [[1] * 4]
-    assert [warning.name for warning in grid.warnings] == [Warn.INCOMPLETE_VOLUME]
+    assert [warning.name for warning in grid.warnings] == [WarningKind.INCOMPLETE_VOLUME]
 
 
 @pytest.mark.parametrize("lost", range(12))

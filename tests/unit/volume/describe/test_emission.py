@@ -64,7 +64,7 @@ def test_time_zero_is_the_start_of_the_scan_and_all_else_counts_from_it() -> Non
     assert facts["Units"] == "Bq/mL"
 
 
-def test_the_dose_of_an_enhanced_image_is_told_in_becquerels() -> None:
+def test_the_dose_of_an_enhanced_image_is_reported_in_becquerels() -> None:
     ds = make.enhanced_mr(3)
     ds.Modality, ds.SOPClassUID = "PT", EnhancedPETImageStorage
     ds.RadiopharmaceuticalInformationSequence = [Dataset()]
@@ -84,7 +84,7 @@ def test_decay_is_corrected_to_the_moment_that_the_series_tells(
     assert facts.get("ImageDecayCorrectionTime") == moment
 
 
-def test_factors_of_each_frame_are_told_where_its_slices_share_them() -> None:
+def test_factors_of_each_frame_are_reported_where_its_slices_share_them() -> None:
     facts = facts_of(dynamic(DecayFactor=("1.005", "1.016"), ScatterFractionFactor=("0.31", "0.29")))
     assert facts["DecayCorrectionFactor"] == [1.005, 1.016]
     assert facts["ScatterFraction"] == [31, 29]
@@ -137,7 +137,7 @@ def test_a_tracer_is_named_where_a_scheme_of_the_standard_codes_it(scheme: str, 
     assert "typed by somebody" not in facts.values()
 
 
-def test_corrections_and_reconstruction_are_told_unless_they_repeat_a_name() -> None:
+def test_corrections_and_reconstruction_are_reported_unless_they_repeat_a_name() -> None:
     ds = Dataset()
     ds.ReconstructionMethod, ds.AttenuationCorrectionMethod = "OSEM 3i24s", "measured by Mustermann"
     ds.PatientName = "Mustermann^Erika"

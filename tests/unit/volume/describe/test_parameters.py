@@ -11,12 +11,12 @@ from pydicom import FileDataset
 
 from node.volume.assemble import assemble
 from node.volume.model import Assembly, Kind
-from node.volume.reasons import Warn
+from node.volume.reasons import WarningKind
 from tests import make
 from tests.unit.volume.grids import grids, of_one_series, planes
 
 
-def warned(assembly: Assembly) -> set[Warn]:
+def warned(assembly: Assembly) -> set[WarningKind]:
     return {warning.name for volume in assembly.volumes for warning in volume.warnings}
 
 
@@ -75,7 +75,7 @@ def test_inversion_times_that_follow_the_heart_beat_of_each_slice_are_one_volume
     assembly = assemble([ds for slice_ in series for ds in slice_])
     assert grids(assembly) == [[planes(turn)] for turn in zip(*series, strict=True)]
     assert [volume.suffix for volume in assembly.volumes] == [f"ti{turn}" for turn in range(1, 8)]
-    assert warned(assembly) == {Warn.PARAMETER_VARIES}
+    assert warned(assembly) == {WarningKind.PARAMETER_VARIES}
 
 
 def test_what_is_left_of_three_inversion_times_is_not_two_volumes_where_each_slice_lost_another() -> None:
@@ -83,7 +83,7 @@ def test_what_is_left_of_three_inversion_times_is_not_two_volumes_where_each_sli
     left = [ds for slice_ in range(3) for index, ds in enumerate(v[slice_] for v in volumes) if index != slice_]
     assembly = assemble(left)
     assert [volume.shape[2] for volume in assembly.volumes if volume.kind is Kind.VOLUME] == [2, 2, 2]
-    assert Warn.PARAMETER_VARIES not in warned(assembly)
+    assert WarningKind.PARAMETER_VARIES not in warned(assembly)
 
 
 def test_an_inversion_time_takes_no_slice_of_another_that_it_lost() -> None:
@@ -132,7 +132,7 @@ def test_a_slice_with_another_echo_time_stays_in_its_volume() -> None:
     series = make.mr_series(12, EchoTime=["85" if index == 5 else "80" for index in range(12)])
     assembly = assemble(series)
     assert grids(assembly) == [[planes(series)]]
-    assert warned(assembly) == {Warn.PARAMETER_VARIES}
+    assert warned(assembly) == {WarningKind.PARAMETER_VARIES}
 
 
 def test_what_is_left_of_two_echoes_is_not_one_volume_where_slices_complete_each_other() -> None:
@@ -151,7 +151,7 @@ def test_a_time_that_is_measured_for_each_image_divides_no_series_in_time(keywor
         setattr(ds, keyword, make.decimal(round(usual_ms * (1 + 0.015 * part), 4)))
     assembly = assemble(series)
     assert grids(assembly) == [[planes(series[start : start + 6]) for start in range(0, 24, 6)]]
-    assert warned(assembly) == {Warn.PARAMETER_VARIES}
+    assert warned(assembly) == {WarningKind.PARAMETER_VARIES}
 
 
 def test_two_halves_with_an_echo_time_each_are_two_volumes() -> None:
@@ -177,7 +177,9 @@ def test_a_flip_angle_that_lost_a_slice_is_a_volume_too(time: str) -> None:
     del volumes[1][2]
     assembly = assemble([ds for volume in volumes for ds in volume])
     assert grids(assembly) == [[planes(volume)] for volume in volumes]
-    assert [Warn.MISSING_SLICE in {warning.name for warning in volume.warnings} for volume in assembly.volumes] == [
+    assert [
+        WarningKind.MISSING_SLICE in {warning.name for warning in volume.warnings} for volume in assembly.volumes
+    ] == [
         False,
         True,
         True,  # the upright volume beside it
@@ -191,7 +193,7 @@ def test_a_flip_angle_that_changes_from_slice_to_slice_divides_no_volume(angles:
     series = make.mr_series(12, FlipAngle=list(map(str, angles)))
     assembly = assemble(series)
     assert grids(assembly) == [[planes(series)]]
-    assert warned(assembly) == {Warn.PARAMETER_VARIES}
+    assert warned(assembly) == {WarningKind.PARAMETER_VARIES}
 
 
 # Repetition times
@@ -204,16 +206,16 @@ def test_each_repetition_time_of_a_saturation_recovery_is_a_volume() -> None:
     assert [volume.attributes["RepetitionTime"] for volume in assembly.volumes] == [0.4, 0.8, 1.5, 3.0]
 
 
-def test_a_repetition_time_of_each_heart_beat_is_told_and_is_no_step_in_time() -> None:
+def test_a_repetition_time_of_each_heart_beat_is_reported_and_is_no_step_in_time() -> None:
     volumes = of_volumes(4, "RepetitionTime", ["810", "920", "870", "1010"])
     [volume] = assemble([ds for volume in volumes for ds in volume]).volumes
     assert volume.times == 4
     assert volume.time_step_s == pytest.approx(1.0)  # what the acquisition times say
-    assert {warning.name for warning in volume.warnings} == {Warn.PARAMETER_VARIES}
+    assert {warning.name for warning in volume.warnings} == {WarningKind.PARAMETER_VARIES}
     assert volume.attributes["of_each_time"] == {"RepetitionTime": [0.81, 0.92, 0.87, 1.01]}
 
 
-def test_the_trigger_times_of_a_map_are_told_for_each_time() -> None:
+def test_the_trigger_times_of_a_map_are_reported_for_each_time() -> None:
     uids = of_one_series()
     series = [
         ds

@@ -15,7 +15,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
 from node.volume.arrange.temporal.slice_timing import slice_timing
-from node.volume.describe.bids_fields import FACTS
+from node.volume.describe.bids_fields import BIDS_FIELDS
 from node.volume.describe.sidecar_fields import IDENTIFYING, describe
 from node.volume.model import Frame
 from tests import make
@@ -84,7 +84,7 @@ def test_a_field_map_that_is_rescaled_to_hertz_has_that_unit(rescale: str, units
 @pytest.mark.parametrize(
     ("contrast", "kind"), [("PSEUDOCONTINUOUS", "PCASL"), ("CONTINUOUS", "CASL"), ("PULSED", "PASL"), ("OTHER", None)]
 )
-def test_arterial_spin_labelling_of_enhanced_objects_is_told(contrast: str, kind: str | None) -> None:
+def test_arterial_spin_labelling_of_enhanced_objects_is_reported(contrast: str, kind: str | None) -> None:
     ds, labelling = make.enhanced_mr(2, ArterialSpinLabelingContrast=contrast), Dataset()
     labelling.ASLPulseTrainDuration = 1800
     ds.SharedFunctionalGroupsSequence[0].MRArterialSpinLabelingSequence = [labelling]
@@ -116,7 +116,7 @@ def test_the_body_part_and_the_coil_are_called_as_in_bids() -> None:
         ({"MagnetizationTransfer": "NONE"}, {"MTState": False}),
     ],
 )
-def test_spoiling_and_magnetization_transfer_are_told_as_the_sequence_names_them(
+def test_spoiling_and_magnetization_transfer_are_reported_as_the_sequence_names_them(
     attributes: dict[str, str], expected: dict[str, object]
 ) -> None:
     facts = describe(make.mr_series(1, **attributes)[0], [frame(0)])
@@ -143,7 +143,7 @@ def test_no_text_of_a_data_set_comes_out_unless_it_is_in_the_list_of_facts() -> 
         keyword, vr = keyword_for_tag(tag), dictionary_VR(tag)
         if keyword and tag >> 16 not in (0, 2) and vr in ("LO", "SH", "LT", "ST", "UT", "PN", "CS", "UC", "AE", "UR"):
             setattr(ds, keyword, f"X{tag:08X}")
-    allowed = {keyword for fact in FACTS for keyword in fact.keywords}
+    allowed = {keyword for fact in BIDS_FIELDS for keyword in fact.keywords}
     text = json.dumps(describe(ds, []))
     leaked = [keyword_for_tag(tag) for tag in DicomDictionary if f"X{tag:08X}" in text]
     assert set(leaked) <= allowed
@@ -196,7 +196,7 @@ def test_scalings_beside_the_rescale_are_recorded() -> None:
 
 
 @pytest.mark.parametrize(("told", "expected"), [("101500.25", "10:15:00.25"), ("101500", "10:15:00"), ("1015", None)])
-def test_the_time_of_day_is_told_in_full_or_not_at_all(told: str, expected: str | None) -> None:
+def test_the_time_of_day_is_reported_in_full_or_not_at_all(told: str, expected: str | None) -> None:
     [ds] = make.mr_series(1, AcquisitionTime=told)
     assert describe(ds, [frame(0)]).get("AcquisitionTime") == expected
 
@@ -229,7 +229,7 @@ def test_times_that_are_no_slice_timing_are_not_called_so(
         ([0.0, 0.5, 0.25, 0.75], None),
     ],
 )
-def test_slices_that_were_excited_at_once_have_one_time_or_none_is_told(
+def test_slices_that_were_excited_at_once_have_one_time_or_none_is_reported(
     acquired: list[float], expected: list[float] | None
 ) -> None:
     frames = [frame(3 * index, time) for index, time in enumerate(acquired)]
@@ -245,7 +245,7 @@ def test_frames_without_a_place_have_no_slice_timing() -> None:
 def test_no_bytes_of_an_element_make_an_error() -> None:
     """Random bytes under right and wrong value representations and character sets, as a damaged file has them."""
     random = Random(5)
-    keywords = [keyword for fact in FACTS for keyword in fact.keywords if tag_for_keyword(keyword)]
+    keywords = [keyword for fact in BIDS_FIELDS for keyword in fact.keywords if tag_for_keyword(keyword)]
     keywords += [*IDENTIFYING, "InPlanePhaseEncodingDirection", "AcquisitionMatrix", "SharedFunctionalGroupsSequence"]
     for _ in range(500):
         elements = {}

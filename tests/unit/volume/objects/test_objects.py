@@ -20,7 +20,7 @@ from node.volume.describe.uptake import SuvUnknown, suv_factor, with_uptake
 from node.volume.model import Geometry, Kind, Volume
 from node.volume.objects import segmentation
 from node.volume.objects.dose import SOP_CLASS as DOSE
-from node.volume.reasons import Reason, Warn
+from node.volume.reasons import Reason, WarningKind
 from tests import make
 
 ROWS, COLUMNS, SLICES, SPACING = 5, 7, 4, 2.5
@@ -136,7 +136,7 @@ def test_every_frame_is_a_source() -> None:
 
 def test_segments_that_span_too_large_a_grid_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     ds = segments(random_masks(1))
-    monkeypatch.setattr(segmentation, "MAXIMUM_VOXELS", SLICES * ROWS * COLUMNS - 1)
+    monkeypatch.setattr(segmentation, "MAX_VOXELS", SLICES * ROWS * COLUMNS - 1)
     assert refusal(ds).reason == "too-large"
 
 
@@ -287,12 +287,12 @@ def again(ds: Dataset, **changes: Any) -> Dataset:
 
 
 @pytest.mark.parametrize("make_object", [lambda: dose([0, 5, 10]), lambda: segments(random_masks(2))])
-def test_an_object_that_came_again_under_another_uid_is_left_out_and_told(make_object: Any) -> None:
+def test_an_object_that_came_again_under_another_uid_is_left_out_and_reported(make_object: Any) -> None:
     one = make_object()
     alone = assemble([one]).volumes
     both = assemble([again(one), one])
     assert [volume.suffix for volume in both.volumes] == [volume.suffix for volume in alone]
-    assert {Warn.DUPLICATE_SLICE} == {warning.name for volume in both.volumes for warning in volume.warnings}
+    assert {WarningKind.DUPLICATE_SLICE} == {warning.name for volume in both.volumes for warning in volume.warnings}
     assert [exclusion.reason for exclusion in both.exclusions] == [Reason.DUPLICATE_SLICE]
 
 
@@ -540,10 +540,10 @@ def test_slopes_that_vary_are_in_the_voxels_before_they_become_uptake() -> None:
 )
 def test_an_unknown_uptake_is_a_warning_that_names_what_is_missing(attributes: dict[str, Any], named: str) -> None:
     (volume,) = uptake_of(pet_series(**attributes))
-    (told,) = (warning for warning in volume.warnings if warning.name is Warn.SUV_UNKNOWN)
-    assert named in told.detail
+    (warning,) = (warning for warning in volume.warnings if warning.name is WarningKind.SUV_UNKNOWN)
+    assert named in warning.detail
 
 
 def test_of_what_is_no_pet_no_uptake_is_asked() -> None:
     (volume,) = uptake_of(make.ct_series(3))
-    assert Warn.SUV_UNKNOWN not in {warning.name for warning in volume.warnings}
+    assert WarningKind.SUV_UNKNOWN not in {warning.name for warning in volume.warnings}

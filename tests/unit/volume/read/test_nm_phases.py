@@ -92,7 +92,7 @@ def test_a_dynamic_pet_tells_start_and_duration_of_each_volume(tmp_path: Path) -
     assert (facts["FrameTimesStart"], facts["FrameDuration"]) == ([0, 30, 90], [30, 60, 120])
 
 
-def test_starts_of_frames_that_would_overlap_are_not_told(tmp_path: Path) -> None:
+def test_starts_of_frames_that_would_overlap_are_not_reported(tmp_path: Path) -> None:
     (volume,) = assemble(dynamic_pet(["101500", "101503"], [30_000, 60_000])).volumes
     facts = sidecar(volume, tmp_path)
     assert "FrameTimesStart" not in facts
@@ -105,7 +105,7 @@ def test_a_static_pet_is_one_frame_from_the_start(tmp_path: Path) -> None:
     assert (facts["FrameTimesStart"], facts["FrameDuration"]) == ([0], [90])
 
 
-def test_a_duration_that_is_not_one_for_all_slices_is_not_told(tmp_path: Path) -> None:
+def test_a_duration_that_is_not_one_for_all_slices_is_not_reported(tmp_path: Path) -> None:
     datasets = dynamic_pet(["101500"], [90_000])
     datasets[1].ActualFrameDuration = 80_000
     (volume,) = assemble(datasets).volumes

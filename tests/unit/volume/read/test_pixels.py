@@ -33,7 +33,7 @@ from pydicom.uid import (
 
 from node.dicom.reading import read_instance
 from node.errors import ConversionRefused
-from node.volume.read import pixels
+from node.volume.read import encapsulated_pixels
 from node.volume.read.decoders import DEFLATED_IMAGE_FRAME, decoders_by_transfer_syntax
 from node.volume.read.pixels import frame_reader
 from tests import make
@@ -352,7 +352,7 @@ def test_signed_high_throughput_jpeg_2000_is_exact() -> None:
     assert np.array_equal(frames(ds), expected[None])
 
 
-def test_irreversible_high_throughput_jpeg_2000_is_told_to_be_lossy() -> None:
+def test_irreversible_high_throughput_jpeg_2000_is_reported_to_be_lossy() -> None:
     expected = (1000 + np.add.outer(np.arange(12) * 50, np.arange(10) * 20)).astype(np.uint16)
     ds = grey(expected)
     ds.PixelData = encapsulate([base64.b64decode(HIGH_THROUGHPUT_LOSSY)])
@@ -361,7 +361,7 @@ def test_irreversible_high_throughput_jpeg_2000_is_told_to_be_lossy() -> None:
     assert frame_reader(ds).lossy
 
 
-def test_lossy_codestreams_are_told() -> None:
+def test_lossy_codestreams_are_reported() -> None:
     assert frame_reader(shipped("JPEG2000.dcm")).lossy
     assert frame_reader(shipped("JPEG-lossy.dcm")).lossy
     assert not frame_reader(shipped("JPEG-LL.dcm")).lossy
@@ -431,7 +431,7 @@ def test_a_frame_that_was_cut_short_is_undecodable(syntax: str, keep: float) -> 
 def test_a_codestream_of_another_size_is_refused_before_it_is_decoded(syntax: str) -> None:
     ds = compressed(syntax)
     ds.Rows = 65535
-    with pytest.raises(ConversionRefused, match="40 x 36"):
+    with pytest.raises(ConversionRefused, match="40 rows, 36 columns and 1 samples, but"):
         frame_reader(ds)
 
 
@@ -442,7 +442,7 @@ def test_a_bomb_is_too_large_before_it_is_decoded(monkeypatch: pytest.MonkeyPatc
         frame_reader(ds)
     assert caught.value.reason == "too-large"
     small = compressed()
-    monkeypatch.setattr(pixels, "MAXIMUM_INSTANCE_BYTES", 2879)
+    monkeypatch.setattr(encapsulated_pixels, "MAX_DECODED_BYTES", 2879)
     assert refusal(small).reason == "too-large"
 
 

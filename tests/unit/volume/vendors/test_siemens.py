@@ -331,7 +331,7 @@ def test_phase_differences_tell_both_their_echoes(
     assert (facts.get("EchoTime1"), facts.get("EchoTime2")) == times
 
 
-def test_dwell_time_and_coils_are_told_by_private_elements_or_the_csa_header() -> None:
+def test_dwell_time_and_coils_are_reported_by_private_elements_or_the_csa_header() -> None:
     ds = make.mr_series(1, Manufacturer="SIEMENS")[0]
     put_csa(ds, RealDwellTime=("3400",), ImaCoilString=("HEA;HEP",))
     facts = describe(ds, [])
@@ -410,7 +410,7 @@ def test_a_protocol_that_lists_slices_the_other_way_round_turns_their_times() ->
     assert tiling.slice_times_s == pytest.approx((1.5, 1.0, 0.5, 0.0))
 
 
-def test_the_order_of_slices_is_not_told_where_anything_may_have_changed_it() -> None:
+def test_the_order_of_slices_is_not_reported_where_anything_may_have_changed_it() -> None:
     for change in ({"mode": "0x8"}, {"passes": "2"}, {"repetition_time": ""}, {"software": "syngo MR B17 4VB17A"}):
         tiling = vendors.tiling(older_mosaic(4, **change))
         assert tiling is not None
