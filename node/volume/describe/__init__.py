@@ -1,1 +1,1 @@
-"""Facts about a volume for its sidecar."""
+"""Describe a volume in its sidecar: BIDS fields from an allow-list."""

@@ -1,4 +1,4 @@
-"""The facts that a sidecar may tell, and how each is read: all that the allow-list allows."""
+"""The allow-list: every field that a sidecar may hold, and how it is read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ELEMENTS = {
     )
     for name in (symbol, *names)
 }
-"""Symbols of the elements of tracers, by their names and themselves."""
+"""Symbols of the chemical elements in tracers, by name and by symbol."""
 
 HERTZ = "Hz"
 TRACERS = frozenset(
@@ -34,19 +34,19 @@ TRACERS = frozenset(
         *("rubidium", "water"),
     }
 )
-"""Words by which tracers go; what else stands beside them in a text, somebody may have typed."""
+"""Names of tracers. Other words beside them in a text may have been typed by somebody."""
 
 UNITS = {"BQML": "Bq/mL", "GML": "g/mL", "CM2ML": "cm2/mL", "MLMINML": "mL/min/mL", "UMOLMINML": "umol/min/mL"}
 
 DATE_CHARACTERS = 8
-"""Of a Date Time (DT) before its time of day, PS3.5 6.2."""
+"""Characters of a Date Time (DT) before its time of day, PS3.5 6.2."""
 
 MAX_MEGAHERTZ = 1000.0
-"""Above 23 tesla: a frequency that was written in hertz."""
+"""Larger frequencies (above 23 tesla) were written in hertz."""
 
 
 class BidsField(NamedTuple):
-    """One allowed fact: its BIDS name, the keywords it may come from, how it is read, and the unit's factor."""
+    """One allowed field: its BIDS name, the keywords it may come from, its reader, and a unit factor."""
 
     name: str
     keywords: tuple[str, ...]
@@ -57,50 +57,50 @@ class BidsField(NamedTuple):
 MILLI = 0.001
 
 
-def _joined(ds: Dataset, keyword: str) -> str:
-    return " ".join(each for each in texts(ds, keyword) if each)
+def _joined_texts(ds: Dataset, keyword: str) -> str:
+    return " ".join(part for part in texts(ds, keyword) if part)
 
 
 def _time_of_day(ds: Dataset, keyword: str) -> str:
     """Return HH:MM:SS.FFFFFF of a complete Time (TM) or Date Time (DT), PS3.5 6.2.
 
-    Without its date it says nothing about a person.
+    A time without its date identifies nobody.
     """
-    found = str(value(ds, keyword) or "")
+    time = str(value(ds, keyword) or "")
     if keyword.endswith("DateTime"):
-        found = re.sub(r"[+-]\d{4}$", "", found)[DATE_CHARACTERS:]
-    told = re.fullmatch(r"(\d\d)(\d\d)(\d\d)(\.\d{1,6})?", found, re.ASCII)
-    return "{}:{}:{}{}".format(*told.groups("")) if told else ""
+        time = re.sub(r"[+-]\d{4}$", "", time)[DATE_CHARACTERS:]
+    match = re.fullmatch(r"(\d\d)(\d\d)(\d\d)(\.\d{1,6})?", time, re.ASCII)
+    return "{}:{}:{}{}".format(*match.groups("")) if match else ""
 
 
 def _positive(ds: Dataset, keyword: str) -> float | None:
-    """Return a number above zero: a time of zero stands for none."""
-    found = number(ds, keyword)
-    return found if found is not None and found > 0 else None
+    """Return a number above zero; zero means that the value is unknown."""
+    first = number(ds, keyword)
+    return first if first is not None and first > 0 else None
 
 
 def _megahertz(ds: Dataset, keyword: str) -> float | None:
-    found = _positive(ds, keyword)
-    return found if found is not None and found <= MAX_MEGAHERTZ else None
+    frequency = _positive(ds, keyword)
+    return frequency if frequency is not None and frequency <= MAX_MEGAHERTZ else None
 
 
 def _applied(ds: Dataset, keyword: str) -> bool | None:
-    """Whether an attribute of which NONE means no (PS3.3 C.8.13.5.4 to C.8.13.5.6) names a way of doing it."""
+    """Return whether a technique is applied: its attribute is not NONE (PS3.3 C.8.13.5.4 to C.8.13.5.6)."""
     return text(ds, keyword) != "NONE" if text(ds, keyword) else None
 
 
 def _spoiled(ds: Dataset, keyword: str) -> bool | None:
-    """Whether a sequence is spoiled; of Sequence Variant (PS3.3 C.8.3.1) only what is there says something."""
+    """Return whether a sequence is spoiled; a missing SP in Sequence Variant (PS3.3 C.8.3.1) means nothing."""
     return (True if "SP" in texts(ds, keyword) else None) if keyword == "SequenceVariant" else _applied(ds, keyword)
 
 
 def _transferred(ds: Dataset, keyword: str) -> bool | None:
-    """Whether magnetization transfer is applied, told as spoiling is."""
+    """Return whether magnetization transfer is applied, by the same rules as `_spoiled`."""
     return (True if "MTC" in texts(ds, keyword) else None) if keyword == "SequenceVariant" else _applied(ds, keyword)
 
 
 def _labelling(ds: Dataset, keyword: str) -> str:
-    """Return the kind of arterial spin labelling (PS3.3 C.8.13.5.14) by its abbreviation."""
+    """Return the abbreviation of the kind of arterial spin labelling (PS3.3 C.8.13.5.14)."""
     return {"CONTINUOUS": "CASL", "PSEUDOCONTINUOUS": "PCASL", "PULSED": "PASL"}.get(text(ds, keyword), "")
 
 
@@ -114,7 +114,7 @@ def _code(ds: Dataset, keyword: str) -> str:
 
 
 def _tracer(ds: Dataset, keyword: str) -> str:
-    """Return the meaning of a code, if a scheme of PS3.16 8 and not the site made it; of a text a word of `TRACERS`."""
+    """Return the meaning of a code from a scheme of PS3.16 8, not of the site; of a text, a word of `TRACERS`."""
     if keyword == "Radiopharmaceutical":
         return next((word for word in re.findall(r"\w+", text(ds, keyword)) if word.casefold() in TRACERS), "")
     return next(
@@ -124,15 +124,15 @@ def _tracer(ds: Dataset, keyword: str) -> str:
 
 
 def _nuclide(ds: Dataset, keyword: str) -> str:
-    """Return a radionuclide as F18, of a meaning like ``^18^Fluorine`` or ``F-18`` (PS3.16 CID 4020)."""
+    """Return a radionuclide as F18, from a meaning such as ``^18^Fluorine`` or ``F-18`` (PS3.16 CID 4020)."""
     meaning = next((text(item, "CodeMeaning") for item in items(ds, keyword)), "")
-    told = re.search(r"\d+", meaning, re.ASCII)
+    mass = re.search(r"\d+", meaning, re.ASCII)
     element = next((word for word in re.findall(r"[A-Za-z]+", meaning) if word.capitalize() in ELEMENTS), "")
-    return f"{ELEMENTS[element.capitalize()]}{told[0]}" if told and element else ""
+    return f"{ELEMENTS[element.capitalize()]}{mass[0]}" if mass and element else ""
 
 
 def _unit(ds: Dataset, keyword: str) -> str:
-    """Return Units (0054,1001; PS3.3 C.8.9.1.1.3) as BIDS writes units; of field maps the Rescale Type (0028,1054)."""
+    """Return Units (0054,1001; PS3.3 C.8.9.1.1.3) in BIDS' notation; for field maps the Rescale Type (0028,1054)."""
     stated = text(ds, keyword)
     if keyword == "RescaleType":
         return stated if stated == HERTZ else ""
@@ -140,14 +140,14 @@ def _unit(ds: Dataset, keyword: str) -> str:
 
 
 def _filter_of_emission(ds: Dataset, keyword: str) -> tuple[str, ...]:
-    """Return the kernel of PET, which is a filter after the reconstruction (PS3.3 C.8.9.1)."""
+    """Return the kernel of PET, which is a filter after reconstruction (PS3.3 C.8.9.1)."""
     return texts(ds, keyword) if text(ds, "Modality") == "PT" else ()
 
 
 def _kinds(ds: Dataset, keyword: str) -> tuple[str, ...]:
     """Return Image Type (0008,0008), unless the frames of an instance differ in it (PS3.3 C.8.16.1)."""
-    found = texts(ds, keyword)
-    return () if "MIXED" in found and items(ds, "PerFrameFunctionalGroupsSequence") else found
+    kinds = texts(ds, keyword)
+    return () if "MIXED" in kinds and items(ds, "PerFrameFunctionalGroupsSequence") else kinds
 
 
 def _philips_scale_slope(ds: Dataset, _keyword: str) -> float | None:
@@ -158,7 +158,7 @@ BIDS_FIELDS = (
     BidsField("Modality", ("Modality",), text),
     BidsField("Manufacturer", ("Manufacturer",), text),
     BidsField("ManufacturersModelName", ("ManufacturerModelName",), text),
-    BidsField("SoftwareVersions", ("SoftwareVersions",), _joined),
+    BidsField("SoftwareVersions", ("SoftwareVersions",), _joined_texts),
     BidsField("MagneticFieldStrength", ("MagneticFieldStrength",), number),
     BidsField("ImagingFrequency", ("ImagingFrequency", "TransmitterFrequency"), _megahertz),
     BidsField("ImagedNucleus", ("ImagedNucleus", "ResonantNucleus"), text),
@@ -219,7 +219,7 @@ BIDS_FIELDS = (
     BidsField("RealWorldValueSlope", ("RealWorldValueSlope",), number),
     BidsField("RealWorldValueIntercept", ("RealWorldValueIntercept",), number),
     BidsField("RealWorldValueUnits", ("MeasurementUnitsCodeSequence",), _code),
-    # of Philips: (stored * RS + RI) / (RS * SS) are values that series can be compared by; the volume's, which are
+    # Philips: (stored * RS + RI) / (RS * SS) are comparable between series; the values of the volume, which are
     # those on the display, are stored * RS + RI
     BidsField("PhilipsScaleSlope", ("MRScaleSlope",), _philips_scale_slope),
     BidsField("DecayCorrection", ("DecayCorrection",), text),
@@ -236,7 +236,7 @@ BIDS_FIELDS = (
     BidsField("AttenuationCorrection", ("AttenuationCorrectionMethod",), text),
     BidsField("ScatterCorrectionMethod", ("ScatterCorrectionMethod",), text),
     BidsField("RandomsCorrectionMethod", ("RandomsCorrectionMethod",), text),
-    # what the objects are called, which sidecars of one study need to be told apart by
+    # identifiers of the objects, which separate the sidecars of one study
     BidsField("StudyInstanceUID", ("StudyInstanceUID",), text),
     BidsField("SeriesInstanceUID", ("SeriesInstanceUID",), text),
     BidsField("FrameOfReferenceUID", ("FrameOfReferenceUID",), text),

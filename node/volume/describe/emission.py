@@ -1,4 +1,4 @@
-"""When a PET series was injected, acquired and corrected to, frame by frame, in the terms of BIDS."""
+"""Timing of a PET series in BIDS' terms: injection, acquisition and decay correction, frame by frame."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from node.volume.model import Frame
 
 SECONDS_PER_DAY = 86400
 MAX_WAIT_S = 2 * SECONDS_PER_DAY
-"""A time farther from the scan was shifted by an anonymiser."""
+"""Longest time between injection and scan. If it is longer, an anonymiser shifted one of them."""
 
 FACTOR_TOLERANCE = 1e-4
-"""Part by which a factor may differ between the slices of one frame: they are written with few digits."""
+"""Relative difference of a factor between the slices of one frame: it is written with few digits."""
 
 PERCENT, MILLI = 100.0, 0.001
 
@@ -26,63 +26,68 @@ FRAME_FACTORS = (
     ("ScatterFraction", "ScatterFractionFactor", PERCENT),
     ("FrameReferenceTime", "FrameReferenceTime", MILLI),
 )
-"""BIDS' names of what a frame has a value of, the standard's keywords, and the units' factors."""
+"""Values of each frame: BIDS' name, the standard's keyword, and the unit factor."""
 
 
 def emission_fields(planes: Sequence[Sequence[Frame]], dataset_of: Callable[[str], Dataset]) -> dict[str, Any]:
     """Return times and factors of a PET stack by BIDS' names.
 
-    Time zero is the start of the scan; without a date it says nothing about a person.
+    Time zero is the start of the scan. Without a date it identifies nobody.
 
     Parameters
     ----------
     planes : sequence of times, each a sequence of Frame
     dataset_of : callable (SOP Instance UID) -> Dataset
 
+    Returns
+    -------
+    dict
+        Times in seconds after time zero, activity in Bq.
+
     Notes
     -----
-    PS3.3 C.8.9.1, C.8.9.2 and C.8.9.4; of enhanced images C.8.22. Decay factor and scatter fraction are told where
-    all slices of a frame share them, which those of several beds do not.
+    PS3.3 C.8.9.1, C.8.9.2 and C.8.9.4; for enhanced images C.8.22. Decay factor and scatter fraction are included only
+    if all slices of a frame share them; those of several beds differ.
     """
     ds = dataset_of(planes[0][0].sop_instance_uid)
-    facts: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     dose = injected_dose_bq(ds)
     if dose is not None:
-        facts |= {"InjectedRadioactivity": dose, "InjectedRadioactivityUnits": "Bq"}
-    facts |= _clock(planes, ds)
-    for (name, _, factor), told in zip(FRAME_FACTORS, _told(planes, dataset_of), strict=True):
-        found = _of_frames(told)
-        if found is not None:
-            facts[name] = [float(f"{each * factor:.9g}") for each in found]
-    return facts
+        fields |= {"InjectedRadioactivity": dose, "InjectedRadioactivityUnits": "Bq"}
+    fields |= _clock(planes, ds)
+    for (name, _, factor), values in zip(FRAME_FACTORS, _factor_values(planes, dataset_of), strict=True):
+        by_time = _value_of_each_time(values)
+        if by_time is not None:
+            fields[name] = [float(f"{value * factor:.9g}") for value in by_time]
+    return fields
 
 
 def _clock(planes: Sequence[Sequence[Frame]], ds: Dataset) -> dict[str, Any]:
-    """Time zero, scan, injection and the moment that values are corrected to, in seconds after time zero."""
-    facts: dict[str, Any] = {}
+    """Return time zero, and scan, injection and decay correction in seconds after it."""
+    fields: dict[str, Any] = {}
     corrected = _is_corrected(ds)
     if corrected is not None:
-        facts["ImageDecayCorrected"] = corrected
+        fields["ImageDecayCorrected"] = corrected
     starts = [frame.time_key.get("acquisition_time") for time in planes for frame in time]
     known = [start for start in starts if start is not None]
     if not known or len(known) < len(starts):
-        return facts
+        return fields
     zero = min(known)
     minutes, seconds = divmod(int(zero % SECONDS_PER_DAY), 60)
-    facts |= {"TimeZero": f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}", "ScanStart": 0.0}
+    fields |= {"TimeZero": f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}", "ScanStart": 0.0}
     injection = _injection(ds, zero)
     moments = {"InjectionStart": injection, "ImageDecayCorrectionTime": _corrected_to(ds, zero, injection)}
-    return facts | {name: round(moment, 3) for name, moment in moments.items() if moment is not None}
+    return fields | {name: round(moment, 3) for name, moment in moments.items() if moment is not None}
 
 
 def _is_corrected(ds: Dataset) -> bool | None:
-    """Whether values are corrected for decay: Decay Correction (0054,1102), enhanced Decay Corrected (0018,9758)."""
+    """Return whether values are decay corrected: Decay Correction (0054,1102), enhanced Decay Corrected (0018,9758)."""
     stated = text(ds, "DecayCorrection").upper() or text(ds, "DecayCorrected").upper()
     return {"NONE": False, "NO": False, "START": True, "ADMIN": True, "YES": True}.get(stated)
 
 
 def _injection(ds: Dataset, zero: float) -> float | None:
-    """The start of the injection; of several injections there is no one start."""
+    """Return the start of the injection; None if there are several injections."""
     injections = items(ds, "RadiopharmaceuticalInformationSequence")
     half_life_s = number(injections[0], "RadionuclideHalfLife") if len(injections) == 1 else None
     try:
@@ -110,23 +115,28 @@ def _near(seconds: float) -> float | None:
     return seconds if abs(seconds) <= MAX_WAIT_S else None
 
 
-def _told(planes: Sequence[Sequence[Frame]], dataset_of: Callable[[str], Dataset]) -> list[list[list[float | None]]]:
-    """Each number of `FRAME_FACTORS`, by time and slice; every data set is asked for once, as it may be read again."""
+def _factor_values(
+    planes: Sequence[Sequence[Frame]], dataset_of: Callable[[str], Dataset]
+) -> list[list[list[float | None]]]:
+    """Return the values of `FRAME_FACTORS` by time and slice.
+
+    Each data set is requested only once, because it may have to be read again.
+    """
     table: list[list[list[float | None]]] = [[[] for _ in planes] for _ in FRAME_FACTORS]
     for index, time in enumerate(planes):
         for frame in time:
             ds = dataset_of(frame.sop_instance_uid)
-            for (_, keyword, _), told in zip(FRAME_FACTORS, table, strict=True):
-                told[index].append(number(ds, keyword))
+            for (_, keyword, _), values in zip(FRAME_FACTORS, table, strict=True):
+                values[index].append(number(ds, keyword))
     return table
 
 
-def _of_frames(times: Sequence[Sequence[float | None]]) -> list[float] | None:
-    """A number of each time, if all its slices have the same."""
-    found = []
-    for several in times:
-        known = [each for each in several if each is not None]
-        if len(known) < len(several) or max(known) - min(known) > FACTOR_TOLERANCE * max(map(abs, known)):
+def _value_of_each_time(times: Sequence[Sequence[float | None]]) -> list[float] | None:
+    """Return the value of each time, if all its slices share it; else None."""
+    by_time = []
+    for values in times:
+        known = [value for value in values if value is not None]
+        if len(known) < len(values) or max(known) - min(known) > FACTOR_TOLERANCE * max(map(abs, known)):
             return None
-        found.append(known[0])
-    return found
+        by_time.append(known[0])
+    return by_time

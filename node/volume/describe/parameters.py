@@ -1,4 +1,4 @@
-"""Parameters of the sequence or the tube that change within one volume, or from time to time of it."""
+"""Acquisition parameters that vary within one volume, or from time to time."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ CONSTANT_PARAMETERS = {
     "kernel": "convolution kernel (0018,1210)",
     "slice_thickness": "slice thickness (0018,0050) in mm",
 }
-"""What the slices of a volume are expected to share, and is told where they do not."""
+"""Parameters that the slices of a volume should share; a volume whose slices differ gets a warning."""
 
 PARAMETER_TOLERANCE = 0.01
-"""Part by which such a number may differ: scanners write measured and rounded values."""
+"""Relative difference that is allowed: scanners write measured and rounded values."""
 
 TIME_PARAMETERS = {
     "echo_time": ("EchoTime", 0.001),
@@ -29,11 +29,11 @@ TIME_PARAMETERS = {
     "repetition_time": ("RepetitionTime", 0.001),
     "trigger_time": ("TriggerTime", 0.001),
 }
-"""What BIDS or the standard calls a parameter that may change from time to time, and its unit in s or degrees."""
+"""Parameters that may vary from time to time: the name in BIDS or the standard, and the factor to s or degrees."""
 
 
 def parameters_by_time(planes: Sequence[Sequence[Frame]]) -> dict[str, list[float]]:
-    """Return, by name, the value at the first slice of each time; of those parameters that change with time.
+    """Return, by name, the value at the first slice of each time, for parameters that vary with time.
 
     Parameters
     ----------
@@ -42,15 +42,15 @@ def parameters_by_time(planes: Sequence[Sequence[Frame]]) -> dict[str, list[floa
     Returns
     -------
     dict of lists
-        As long as there are times; in seconds and degrees.
+        One value for each time, in seconds or degrees.
     """
-    found = {}
+    fields = {}
     for key, (name, unit) in TIME_PARAMETERS.items():
         values = [_parameters(time[0]).get(key) for time in planes]
         known = [value for value in values if isinstance(value, float)]
         if len(known) == len(planes) and is_varying(known):
-            found[name] = [float(f"{value * unit:.9g}") for value in known]
-    return found
+            fields[name] = [float(f"{value * unit:.9g}") for value in known]
+    return fields
 
 
 def _parameters(frame: Frame) -> dict[str, Any]:
@@ -58,19 +58,19 @@ def _parameters(frame: Frame) -> dict[str, Any]:
 
 
 def varying_parameters(frames: Sequence[Frame]) -> list[VolumeWarning]:
-    """Warnings of what differs between the slices of one volume and is no dimension of it."""
-    found = []
-    for name, called in CONSTANT_PARAMETERS.items():
+    """Return warnings about parameters that differ between the slices of one volume."""
+    warnings = []
+    for name, label in CONSTANT_PARAMETERS.items():
         keys = (_parameters(frame).get(name) for frame in frames)
         values = {key for key in keys if key not in (None, ())}
         numeric = [value for value in values if isinstance(value, float)]
         if len(values) < 2 or (numeric and not is_varying(numeric)):
             continue
-        told = f"from {min(numeric):.6g} to {max(numeric):.6g}" if numeric else f"{len(values)} values"
-        found.append(VolumeWarning(WarningKind.PARAMETER_VARIES, f"{called} differs within the volume: {told}"))
-    return found
+        shown = f"from {min(numeric):.6g} to {max(numeric):.6g}" if numeric else f"{len(values)} values"
+        warnings.append(VolumeWarning(WarningKind.PARAMETER_VARIES, f"{label} differs within the volume: {shown}"))
+    return warnings
 
 
 def is_varying(numbers: Sequence[float]) -> bool:
-    """Whether numbers differ by more than scanners measure and round."""
+    """Return whether numbers differ by more than scanners measure and round."""
     return bool(numbers) and max(numbers) - min(numbers) > PARAMETER_TOLERANCE * max(map(abs, numbers))

@@ -1,6 +1,6 @@
-"""The echo-planar readout, as distortion correction asks for it: phase direction, echo spacing, total readout time.
+"""The echo-planar readout for distortion correction: phase direction, echo spacing, total readout time.
 
-The standard tells the axis of phase encoding; sign and bandwidth are told by vendors alone.
+The standard states the axis of phase encoding; only vendors state its sign and the bandwidth.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from node.volume.vendors.csa import csa_numbers
 from node.volume.vendors.siemens import csa_image
 
 SIEMENS_BANDWIDTH = PrivateTag(0x0019, "SIEMENS MR HEADER", 0x28, "FD")
-"""BandwidthPerPixelPhaseEncode, hertz."""
+"""BandwidthPerPixelPhaseEncode in hertz."""
 
 XA_FRAME = PrivateTag(0x0021, "SIEMENS MR SDI 02", 0xFE, "SQ")
 XA_BANDWIDTH = PrivateTag(0x0021, "SIEMENS MR SDI 02", 0x53, "FD")
@@ -25,94 +25,96 @@ XA_POSITIVE = PrivateTag(0x0021, "SIEMENS MR SDI 02", 0x1C, "IS")
 """PhaseEncodingDirectionPositive: 1 along increasing index of the stored pixels, 0 against it."""
 
 GE_ECHO_SPACING = PrivateTag(0x0043, "GEMS_PARM_01", 0x2C, "SS")
-"""Effective echo spacing, microseconds."""
+"""Effective echo spacing in microseconds."""
 
 GE_ASSET = PrivateTag(0x0043, "GEMS_PARM_01", 0x83, "DS")
-"""Parts of k-space that were acquired, in phase and slice: 0.5 is an acceleration of 2."""
+"""Shares of k-space that were acquired, in phase and slice: 0.5 is an acceleration of 2."""
 
 GE_POLARITY = {"LINEAR": True, "REVERSE_LINEAR": False}
-"""How GE uses Rectilinear Phase Encode Reordering (0018,9034)."""
+"""GE's use of Rectilinear Phase Encode Reordering (0018,9034)."""
 
 
-def phase_encoding(places: Sequence[Dataset], rows: int, columns: int) -> dict[str, Any]:
-    """Return BIDS' facts about phase encoding, those that can be derived.
+def phase_encoding(sources: Sequence[Dataset], rows: int, columns: int) -> dict[str, Any]:
+    """Return BIDS' fields about phase encoding, as far as they can be derived.
 
-    `PhaseEncodingDirection` has i along the rows of the stored pixels and j down their columns, as the volume has
-    them; where the sign is not known it is called `PhaseEncodingAxis`. Times are in seconds.
+    `PhaseEncodingDirection` has i along the rows of the stored pixels and j down their columns, as the volume has them.
+    If the sign is unknown, the field is `PhaseEncodingAxis`. Times are in seconds.
 
     Parameters
     ----------
-    places : sequence of Dataset
-        Where to look, in this order: the data set, its functional groups, what vendors keep of a frame.
+    sources : sequence of Dataset
+        Searched in this order: the data set, its functional groups, the vendor's private items of a frame.
     rows, columns : int
-        Of one plane, which in a mosaic is a tile.
+        Size of one plane, which is a tile in a mosaic.
     """
-    along = next(filter(None, (text(place, "InPlanePhaseEncodingDirection") for place in places)), "")
+    along = next(filter(None, (text(source, "InPlanePhaseEncodingDirection") for source in sources)), "")
     if along not in ("ROW", "COL", "COLUMN"):  # PS3.3 C.8.3.1 and, of enhanced objects, C.8.13.5.3
         return {}
     axis, matrix = ("i", columns) if along == "ROW" else ("j", rows)
-    positive = _positive(places)
-    facts: dict[str, Any] = {"ReconMatrixPE": matrix}
-    facts |= (
+    positive = _positive(sources)
+    fields: dict[str, Any] = {"ReconMatrixPE": matrix}
+    fields |= (
         {"PhaseEncodingAxis": axis} if positive is None else {"PhaseEncodingDirection": axis + "-" * (not positive)}
     )
-    readout_s = _total_readout_time(places, matrix) if _is_echo_planar(places) else None
+    readout_s = _total_readout_time(sources, matrix) if _is_echo_planar(sources) else None
     if readout_s is not None and matrix > 1:
-        facts["EffectiveEchoSpacing"] = float(f"{readout_s / (matrix - 1):.9g}")
-        facts["TotalReadoutTime"] = float(f"{readout_s:.9g}")
-    return facts
+        fields["EffectiveEchoSpacing"] = float(f"{readout_s / (matrix - 1):.9g}")
+        fields["TotalReadoutTime"] = float(f"{readout_s:.9g}")
+    return fields
 
 
-def _is_echo_planar(places: Sequence[Dataset]) -> bool:
+def _is_echo_planar(sources: Sequence[Dataset]) -> bool:
     return any(
-        "EP" in texts(place, "ScanningSequence") or text(place, "EchoPlanarPulseSequence") == "YES" for place in places
+        "EP" in texts(source, "ScanningSequence") or text(source, "EchoPlanarPulseSequence") == "YES"
+        for source in sources
     )
 
 
-def _positive(places: Sequence[Dataset]) -> bool | None:
-    """Whether phase encoding goes along increasing index; None where nobody tells."""
-    for place in places:
-        told = private_numbers(place, XA_POSITIVE, 1) or csa_numbers(
-            csa_image(place), "PhaseEncodingDirectionPositive", 1
+def _positive(sources: Sequence[Dataset]) -> bool | None:
+    """Return whether phase encoding goes along increasing index; None if it is unknown."""
+    for source in sources:
+        stated = private_numbers(source, XA_POSITIVE, 1) or csa_numbers(
+            csa_image(source), "PhaseEncodingDirectionPositive", 1
         )
-        if told in ((0.0,), (1.0,)):
-            return told == (1.0,)
-        if text(place, "Manufacturer").upper().startswith("GE "):
-            return GE_POLARITY.get(text(place, "RectilinearPhaseEncodeReordering"))
+        if stated in ((0.0,), (1.0,)):
+            return stated == (1.0,)
+        if text(source, "Manufacturer").upper().startswith("GE "):
+            return GE_POLARITY.get(text(source, "RectilinearPhaseEncodeReordering"))
     return None
 
 
-def _total_readout_time(places: Sequence[Dataset], matrix: int) -> float | None:
-    """Return seconds from the centre of the first to that of the last echo, as if all lines of the image were read."""
-    for place in places:
-        bandwidth_hz = _bandwidth(place)
+def _total_readout_time(sources: Sequence[Dataset], matrix: int) -> float | None:
+    """Return seconds from the centre of the first echo to the centre of the last, as if all image lines were read."""
+    for source in sources:
+        bandwidth_hz = _bandwidth(source)
         if bandwidth_hz is not None and bandwidth_hz[0] > 0:
             return (matrix - 1) / (bandwidth_hz[0] * matrix)
-        spacing_us = private_numbers(place, GE_ECHO_SPACING, 1)
+        spacing_us = private_numbers(source, GE_ECHO_SPACING, 1)
         if spacing_us is not None and spacing_us[0] > 0:
-            lines = _ge_lines(place, matrix)
+            lines = _ge_lines(source, matrix)
             return None if lines is None else lines * spacing_us[0] * 1e-6
     return None
 
 
-def _bandwidth(place: Dataset) -> tuple[float, ...] | None:
-    """Return Siemens' bandwidth of one pixel in phase, hertz."""
+def _bandwidth(source: Dataset) -> tuple[float, ...] | None:
+    """Return Siemens' bandwidth of one pixel in phase direction, in hertz."""
     return (
-        private_numbers(place, SIEMENS_BANDWIDTH, 1)
-        or private_numbers(place, XA_BANDWIDTH, 1)
-        or csa_numbers(csa_image(place), "BandwidthPerPixelPhaseEncode", 1)
+        private_numbers(source, SIEMENS_BANDWIDTH, 1)
+        or private_numbers(source, XA_BANDWIDTH, 1)
+        or csa_numbers(csa_image(source), "BandwidthPerPixelPhaseEncode", 1)
     )
 
 
 def _ge_lines(ds: Dataset, matrix: int) -> int | None:
-    """Intervals between the lines that GE reads: an even number of them, of four with partial Fourier in phase.
+    """Return the number of intervals between the lines that GE reads.
 
-    None of an image with fewer lines than were acquired: it was cut or reduced since, and nothing tells which.
+    The number of lines is even; with partial Fourier in phase it is a multiple of four. None if the image has fewer
+    lines than were acquired: it was cropped or reduced later, and nothing says which.
     """
-    told = numbers(ds, "AcquisitionMatrix", 4)  # frequency rows, frequency columns, phase rows, phase columns
-    acquired = max(told[2:]) if told is not None else 0
+    size = numbers(ds, "AcquisitionMatrix", 4)  # frequency rows, frequency columns, phase rows, phase columns
+    acquired = max(size[2:]) if size is not None else 0
     if acquired > matrix:
         return None
-    part = (private_numbers(ds, GE_ASSET) or (1.0,))[0]
+    share = (private_numbers(ds, GE_ASSET) or (1.0,))[0]
     multiple = 4 if "PFP" in texts(ds, "ScanOptions") else 2
-    return math.ceil((acquired or matrix) * (part if 0 < part <= 1 else 1.0) / multiple) * multiple - 1
+    return math.ceil((acquired or matrix) * (share if 0 < share <= 1 else 1.0) / multiple) * multiple - 1

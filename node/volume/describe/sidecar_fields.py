@@ -1,9 +1,9 @@
-"""Facts about a stack for its sidecar, in the terms of BIDS, from an allow-list.
+"""BIDS fields of a stack for its sidecar, from an allow-list.
 
-What is not in `BIDS_FIELDS` never reaches a sidecar. Names that people type (study, series and protocol descriptions,
-sequence names, institution, station, operators, comments) and serial numbers are left out: in practice they hold
-names of patients and staff. Of the facts that are in the list, a text that repeats a word of the patient's or the
-staff's names or identifiers is left out too.
+A field that is not in `BIDS_FIELDS` never reaches a sidecar. Texts that people type (study, series and protocol
+descriptions, sequence names, institution, station, operators, comments) and serial numbers are left out: in practice
+they hold names of patients and staff. An allowed text is also left out if it repeats a word of the names or
+identifiers of patient or staff.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PRIVATE_GROUPS = (
     XA_SERIES,
     PHILIPS_FRAME,
 )
-"""Where vendors keep what they know of a frame or of all frames of an enhanced object."""
+"""Private sequences where vendors describe a frame, or all frames, of an enhanced object."""
 
 MAX_TEXT_LENGTH = 64
 """Characters of LO, PS3.5 6.2: no allowed attribute is longer."""
@@ -58,7 +58,7 @@ IDENTIFYING = (
     "StationName",
     "DeviceSerialNumber",
 )
-"""Attributes whose words may not come back in a fact."""
+"""Attributes whose words must not occur in a field."""
 
 NEVER_IDENTIFYING = frozenset(
     {
@@ -66,20 +66,24 @@ NEVER_IDENTIFYING = frozenset(
         *("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPClassUID"),
     }
 )
-"""Kept even when they repeat such a word: coded by the standard (a phantom may be called ``CT``), or identifiers of
-objects, in which vendors put the serial number of the device.
-"""
+"""Fields that are kept even if they repeat such a word: the standard's codes (a phantom may be called ``CT``), and
+identifiers of objects, in which vendors put the serial number of the device."""
 
 
 def describe(ds: Dataset, frames: Sequence[Frame]) -> dict[str, Any]:
-    """Return the allowed facts about one stack, with BIDS' names and units (seconds, millimetres, degrees, tesla).
+    """Return the allowed fields of one stack, with BIDS' names and units (seconds, millimetres, degrees, tesla).
 
     Parameters
     ----------
     ds : Dataset
         The first data set of the stack.
     frames : sequence of Frame
-        All planes of the stack in their order: slices of the first time first.
+        All planes of the stack in order: slices of the first time first.
+
+    Returns
+    -------
+    dict
+        Values that JSON can hold, by BIDS name.
 
     Notes
     -----
@@ -87,28 +91,32 @@ def describe(ds: Dataset, frames: Sequence[Frame]) -> dict[str, Any]:
     (PS3.3 C.7.6.16). `PhaseEncodingDirection` and `SliceTiming` are along the axes and slices of the volume as the
     stack has them: i along a row, j down a column, k in the order of the frames.
     """
-    places = list(_places(ds, frames[0].frame_number if frames else 1))
+    sources = list(_sources(ds, frames[0].frame_number if frames else 1))
     words = {word for keyword in IDENTIFYING for word in _words(str(value(ds, keyword) or ""))}
-    facts: dict[str, Any] = {}
-    for fact in BIDS_FIELDS:
-        found = _read(fact, places)
-        if found is not None and (fact.name in NEVER_IDENTIFYING or not _repeats(found, words)):
-            facts[fact.name] = found
-    if facts.get("Modality") == "MR":
-        told = acquisition_fields(places)
-        facts |= {name: _bounded(fact) for name, fact in told.items() if not (name in facts or _repeats(fact, words))}
-        facts |= phase_encoding(places, *_plane(ds, frames))
-        repetition_time_s = facts.get("RepetitionTime")
+    fields: dict[str, Any] = {}
+    for field in BIDS_FIELDS:
+        content = _read(field, sources)
+        if content is not None and (field.name in NEVER_IDENTIFYING or not _repeats(content, words)):
+            fields[field.name] = content
+    if fields.get("Modality") == "MR":
+        private = acquisition_fields(sources)
+        fields |= {
+            name: _bounded(content)
+            for name, content in private.items()
+            if not (name in fields or _repeats(content, words))
+        }
+        fields |= phase_encoding(sources, *_plane(ds, frames))
+        repetition_time_s = fields.get("RepetitionTime")
         if repetition_time_s is not None:
-            facts["RepetitionTime"] = repetition_time_s = _seconds(repetition_time_s + pause_s(ds))
-        timing = slice_timing(ds, frames, repetition_time_s, int(facts.get("MultibandAccelerationFactor", 1)))
+            fields["RepetitionTime"] = repetition_time_s = _seconds(repetition_time_s + pause_s(ds))
+        timing = slice_timing(ds, frames, repetition_time_s, int(fields.get("MultibandAccelerationFactor", 1)))
         if timing is not None:
-            facts["SliceTiming"] = timing
-    return facts
+            fields["SliceTiming"] = timing
+    return fields
 
 
-def _places(ds: Dataset, frame_number: int) -> Iterator[Dataset]:
-    """Yield where facts may be: the data set, the functional groups of one frame, the shared ones, the vendor's."""
+def _sources(ds: Dataset, frame_number: int) -> Iterator[Dataset]:
+    """Yield the data sets that may hold fields: the instance, functional groups of one frame, private items."""
     yield ds
     per_frame = items(ds, "PerFrameFunctionalGroupsSequence")
     shared = items(ds, "SharedFunctionalGroupsSequence")
@@ -125,37 +133,37 @@ def _places(ds: Dataset, frame_number: int) -> Iterator[Dataset]:
 
 
 def _plane(ds: Dataset, frames: Sequence[Frame]) -> tuple[int, int]:
-    """Return rows and columns of one plane, which may be a tile of what the data set holds."""
+    """Return rows and columns of one plane, which may be a tile of the image."""
     return (frames[0].rows, frames[0].columns) if frames else (whole(ds, "Rows") or 0, whole(ds, "Columns") or 0)
 
 
-def _read(fact: BidsField, places: Sequence[Dataset]) -> Any:
-    """Return the first value of a fact that is there; None where there is none, or nothing a sidecar can hold."""
-    for keyword in fact.keywords:
-        for place in places:
-            found = fact.read(place, keyword)
-            if found is None or found in ("", ()):
+def _read(field: BidsField, sources: Sequence[Dataset]) -> Any:
+    """Return the first value of a field; None if it is absent, or if a sidecar cannot hold it."""
+    for keyword in field.keywords:
+        for source in sources:
+            content = field.read(source, keyword)
+            if content is None or content in ("", ()):
                 continue
-            if isinstance(found, tuple):
-                return [_bounded(each) for each in found]
-            return _bounded(found) if fact.factor is None else _seconds(found * fact.factor)
+            if isinstance(content, tuple):
+                return [_bounded(part) for part in content]
+            return _bounded(content) if field.factor is None else _seconds(content * field.factor)
     return None
 
 
-def _bounded(found: Any) -> Any:
-    return found[:MAX_TEXT_LENGTH] if isinstance(found, str) else found
+def _bounded(content: Any) -> Any:
+    return content[:MAX_TEXT_LENGTH] if isinstance(content, str) else content
 
 
-def _seconds(found: float) -> float:
-    """Return a product without the noise of binary fractions: 2435.37 ms are 2.43537 s."""
-    return float(f"{found:.12g}")
+def _seconds(product: float) -> float:
+    """Return a product without the rounding noise of binary fractions: 2435.37 ms are 2.43537 s."""
+    return float(f"{product:.12g}")
 
 
-def _words(found: str) -> Iterator[str]:
-    """Yield the words that could name somebody: three characters and more."""
-    return (word for word in re.split(r"[\W_]+", found.casefold()) if len(word) > 2)
+def _words(text: str) -> Iterator[str]:
+    """Yield the words that could identify somebody: three characters and more."""
+    return (word for word in re.split(r"[\W_]+", text.casefold()) if len(word) > 2)
 
 
-def _repeats(found: Any, words: set[str]) -> bool:
-    several = found if isinstance(found, list) else [found]
-    return any(word in words for each in several if isinstance(each, (str, int)) for word in _words(str(each)))
+def _repeats(content: Any, words: set[str]) -> bool:
+    parts = content if isinstance(content, list) else [content]
+    return any(word in words for part in parts if isinstance(part, (str, int)) for word in _words(str(part)))

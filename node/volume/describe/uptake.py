@@ -1,4 +1,4 @@
-"""Standardised uptake value by body weight: what PET values are to be multiplied with, and from which facts."""
+"""Standardised uptake value by body weight: the factor for PET values, and the attributes that it is computed from."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ _PHILIPS_SUV_SCALE = PrivateTag(0x7053, "Philips PET Private Group", 0x00, "DS")
 _PHILIPS_ACTIVITY_SCALE = PrivateTag(0x7053, "Philips PET Private Group", 0x09, "DS")
 _SECONDS_PER_DAY = 86400.0
 _MAX_HALF_LIVES = 10
-"""After that many a thousandth of the dose is left: the times are not those of one examination."""
+"""After this number a thousandth of the dose is left: the times do not belong to one examination."""
 
 _MAX_HALF_LIFE_S = 6 * 3600.0
-"""Of a nuclide that decays more slowly, images may be made days after the injection: a time of day tells nothing."""
+"""Nuclides that decay more slowly are imaged days after the injection: then a time of day alone says nothing."""
 
 _MAX_LATE_INJECTION_S = 1800.0
-"""After the beginning of a dynamic scan."""
+"""Latest injection after the beginning of a dynamic scan."""
 
 _MIN_DOSE_BQ = 1e5
-"""A dose below it is not in becquerels: nobody could make an image of it."""
+"""A smaller dose is not in becquerels: no image could be made of it."""
 
 _FACTOR_TOLERANCE = 1e-6
-"""Part by which the factors of the instances of one volume may differ: they are computed from rounded decimals."""
+"""Relative difference of the factors between the instances of one volume: they come from rounded decimals."""
 
 SUFFIX = "suv"
 _UNITS = {"Bq/ml": "BQML", "Bq/mL": "BQML", "g/ml{SUVbw}": "GML", "g/mL{SUVbw}": "GML"}
-"""Codes of UCUM (PS3.16 CID 84, CID 85) as Units (0054,1001) calls them."""
+"""Codes of UCUM (PS3.16 CID 84, CID 85), with their names in Units (0054,1001)."""
 _NOT_OF_UPTAKE = ("RescaleType", "RealWorldValueSlope", "RealWorldValueIntercept", "RealWorldValueUnits")
-"""Facts about the activity that do not hold for the uptake beside it."""
+"""Fields about the activity that do not hold for the uptake volume."""
 
 
 class SuvUnknown(VoxelnodeError):
@@ -48,10 +48,10 @@ class SuvUnknown(VoxelnodeError):
 
 @dataclass(frozen=True, slots=True)
 class SuvFactors:
-    """What makes standardised uptake values (g/ml) of rescaled values: ``suv = (stored * slope + intercept) * factor``.
+    """Factor that turns rescaled values into SUV (g/ml): ``suv = (stored * slope + intercept) * factor``.
 
-    `decay_s` is the time from the injection to the moment that the values are corrected to; the facts are None where
-    the scanner itself states the factor.
+    `decay_s` is the time from the injection to the moment to which the values are decay corrected. The other fields are
+    None if the scanner states the factor itself.
     """
 
     factor: float
@@ -62,10 +62,10 @@ class SuvFactors:
 
 
 def with_uptake(assembly: Assembly, dataset_of: Callable[[str], Dataset]) -> Assembly:
-    """Return the volumes of a series, and beside each PET volume a second one of standardised uptake values.
+    """Return the volumes of a series, each PET volume followed by a second one of standardised uptake values.
 
-    The second volume has the same voxels, not a copy, with slope and intercept that make g/ml of them; its suffix ends
-    in ``suv``, and its facts tell what the factor was made of. Where the factor is not known, the warning
+    The second volume shares the voxels of the first; its slope and intercept turn them into g/ml, its suffix ends in
+    ``suv``, and its attributes state what the factor was computed from. If the factor is unknown, the warning
     ``suv-unknown`` of the volume names what is missing.
 
     Parameters
@@ -81,8 +81,8 @@ def with_uptake(assembly: Assembly, dataset_of: Callable[[str], Dataset]) -> Ass
         try:
             factors = _factors(volume, dataset_of)
         except SuvUnknown as unknown:
-            told = VolumeWarning(WarningKind.SUV_UNKNOWN, f"no standardised uptake values: {unknown}")
-            volumes.append(replace(volume, warnings=(*volume.warnings, told)))
+            warning = VolumeWarning(WarningKind.SUV_UNKNOWN, f"no standardised uptake values: {unknown}")
+            volumes.append(replace(volume, warnings=(*volume.warnings, warning)))
         else:
             volumes += [volume, _uptake(volume, factors)]
     return replace(assembly, volumes=tuple(volumes))
@@ -93,12 +93,12 @@ def _factors(volume: Volume, dataset_of: Callable[[str], Dataset]) -> SuvFactors
     uids = dict.fromkeys(source.sop_instance_uid for source in volume.sources)
     first, *others = (suv_factor(dataset_of(uid)) for uid in uids)
     if not all(math.isclose(other.factor, first.factor, rel_tol=_FACTOR_TOLERANCE) for other in others):
-        raise SuvUnknown("the factors of its instances differ")
+        raise SuvUnknown("the instances of the volume have different factors")
     return first
 
 
 def _uptake(volume: Volume, factors: SuvFactors) -> Volume:
-    facts = {name: fact for name, fact in volume.attributes.items() if name not in _NOT_OF_UPTAKE}
+    fields = {name: value for name, value in volume.attributes.items() if name not in _NOT_OF_UPTAKE}
     windows = tuple((centre * factors.factor, width * factors.factor) for centre, width in volume.display.windows)
     return replace(
         volume,
@@ -106,7 +106,7 @@ def _uptake(volume: Volume, factors: SuvFactors) -> Volume:
         slope=volume.slope * factors.factor,
         intercept=volume.intercept * factors.factor,
         display=Display(windows, volume.display.function, padding=volume.display.padding),
-        attributes={**facts, "Units": "g/mL", "SUVType": "BW", "suv": asdict(factors)},
+        attributes={**fields, "Units": "g/mL", "SUVType": "BW", "suv": asdict(factors)},
     )
 
 
@@ -116,8 +116,7 @@ def suv_factor(ds: Dataset) -> SuvFactors:
     Raises
     ------
     SuvUnknown
-        Units are others than BQML, CNTS of Philips or GML, or a fact is missing or cannot be true; the message
-        names it.
+        Units are not BQML, Philips' CNTS or GML, or an attribute is missing or impossible; the message names it.
 
     Notes
     -----
@@ -127,18 +126,21 @@ def suv_factor(ds: Dataset) -> SuvFactors:
     units = _units(ds)
     if units == "GML":
         if text(ds, "SUVType").upper() not in ("", "BW"):
-            raise SuvUnknown("(0054,1006) SUV Type is not BW, body weight")
+            raise SuvUnknown("(0054,1006) SUV Type must be BW (body weight)")
         return SuvFactors(1.0)
     _check_corrections(ds)
     if units == "CNTS":
         return _of_counts(ds)
     if units == "BQML":
         return _of_activity(ds)
-    raise SuvUnknown("(0054,1001) Units is none of BQML, CNTS and GML")
+    raise SuvUnknown("(0054,1001) Units must be BQML, CNTS or GML")
 
 
 def _units(ds: Dataset) -> str:
-    """Units (0054,1001); of enhanced images the unit of their real world values, where rescaling gives just these."""
+    """Return Units (0054,1001).
+
+    For enhanced images: the unit of their real world values, if rescaling gives the same values.
+    """
     stated = text(ds, "Units").upper()
     if stated:
         return stated
@@ -147,41 +149,41 @@ def _units(ds: Dataset) -> str:
         *items(ds, "SharedFunctionalGroupsSequence")[:1],
         ds,
     ]
-    real = next((found[0] for group in groups if (found := items(group, "RealWorldValueMappingSequence"))), Dataset())
-    scaled = next((found[0] for group in groups if (found := items(group, "PixelValueTransformationSequence"))), ds)
+    real = next((own[0] for group in groups if (own := items(group, "RealWorldValueMappingSequence"))), Dataset())
+    scaled = next((own[0] for group in groups if (own := items(group, "PixelValueTransformationSequence"))), ds)
     unit = _UNITS.get(next((text(code, "CodeValue") for code in items(real, "MeasurementUnitsCodeSequence")), ""), "")
     stated_as = number(real, "RealWorldValueSlope"), number(real, "RealWorldValueIntercept") or 0.0
     rescaled_to = number(scaled, "RescaleSlope"), number(scaled, "RescaleIntercept") or 0.0
     same = None not in (stated_as[0], rescaled_to[0]) and all(
-        math.isclose(one or 0.0, other or 0.0, rel_tol=_FACTOR_TOLERANCE)
-        for one, other in zip(stated_as, rescaled_to, strict=True)
+        math.isclose(real_world or 0.0, rescaled or 0.0, rel_tol=_FACTOR_TOLERANCE)
+        for real_world, rescaled in zip(stated_as, rescaled_to, strict=True)
     )
     if unit and not same:
-        raise SuvUnknown("(0040,9096) Real World Value Mapping Sequence scales otherwise than the rescaled values")
+        raise SuvUnknown("(0040,9096) Real World Value Mapping Sequence and the rescaled values give different values")
     return unit
 
 
 def _check_corrections(ds: Dataset) -> None:
-    """Refuse values that attenuation or decay still diminishes (PS3.3 C.8.9.1; of enhanced images C.8.22.6)."""
+    """Raise if the values are not corrected for attenuation and decay (PS3.3 C.8.9.1; for enhanced images C.8.22.6)."""
     corrected = texts(ds, "CorrectedImage")
     if corrected and ("ATTN" not in corrected or not {"DECY", "DECAY"}.intersection(corrected)):
-        raise SuvUnknown("(0028,0051) Corrected Image does not name ATTN and DECY: attenuation and decay")
+        raise SuvUnknown("(0028,0051) Corrected Image must contain ATTN and DECY: attenuation and decay correction")
     if text(ds, "AttenuationCorrected") == "NO":
-        raise SuvUnknown("(0018,9759) Attenuation Corrected is NO")
+        raise SuvUnknown("(0018,9759) Attenuation Corrected is NO; it must be YES")
 
 
 def _of_counts(ds: Dataset) -> SuvFactors:
-    """Philips states the factor itself, or how much activity a count is."""
+    """Return the factor of Philips' counts: Philips states it, or the activity of a count."""
     suv = private_numbers(ds, _PHILIPS_SUV_SCALE, 1)
     if suv and suv[0] > 0:
         return SuvFactors(suv[0])
     activity = private_numbers(ds, _PHILIPS_ACTIVITY_SCALE, 1)
     if not activity or activity[0] <= 0:
-        raise SuvUnknown("(0054,1001) Units is CNTS and Philips' scale factors (7053,xx00) and (7053,xx09) are missing")
-    found = _of_activity(ds)
-    return SuvFactors(
-        found.factor * activity[0], found.weight_kg, found.injected_dose_bq, found.half_life_s, found.decay_s
-    )
+        raise SuvUnknown(
+            "(0054,1001) Units is CNTS, but Philips' scale factors (7053,xx00) and (7053,xx09) are missing"
+        )
+    factors = _of_activity(ds)
+    return replace(factors, factor=factors.factor * activity[0])
 
 
 def _of_activity(ds: Dataset) -> SuvFactors:
@@ -192,20 +194,21 @@ def _of_activity(ds: Dataset) -> SuvFactors:
     if not injections:
         raise SuvUnknown("(0054,0016) Radiopharmaceutical Information Sequence is missing")
     if len(injections) > 1:
-        raise SuvUnknown("(0054,0016) Radiopharmaceutical Information Sequence tells of several injections")
+        raise SuvUnknown("(0054,0016) Radiopharmaceutical Information Sequence has several injections")
     dose, half_life = injected_dose_bq(ds), number(injections[0], "RadionuclideHalfLife")
     if dose is None or not half_life or half_life <= 0:
-        told = "(0018,1074) Radionuclide Total Dose or (0018,1075) Radionuclide Half Life is missing"
-        raise SuvUnknown(f"{told}, or the dose cannot be in becquerels")
+        missing = "(0018,1074) Radionuclide Total Dose or (0018,1075) Radionuclide Half Life is missing"
+        raise SuvUnknown(f"{missing}, or the dose cannot be in becquerels")
     decay = _decay_seconds(ds, injections[0], half_life)
     factor = weight * 1000 / (dose * 2 ** (-decay / half_life))
     return SuvFactors(factor, weight, dose, half_life, decay)
 
 
 def injected_dose_bq(ds: Dataset) -> float | None:
-    """Return Radionuclide Total Dose (0018,1074) of the first injection; None where it is missing or not in becquerels.
+    """Return Radionuclide Total Dose (0018,1074) of the first injection in Bq.
 
-    PS3.3 C.8.9.2 counts it in Bq, C.8.22.4 of enhanced images in MBq, in which some writers count in Bq as well.
+    None if it is missing or not in becquerels. PS3.3 C.8.9.2 gives it in Bq; C.8.22.4, for enhanced images, in MBq,
+    although some writers use Bq there too.
     """
     injections = items(ds, "RadiopharmaceuticalInformationSequence")
     dose = (number(injections[0], "RadionuclideTotalDose") if injections else None) or 0.0
@@ -215,29 +218,43 @@ def injected_dose_bq(ds: Dataset) -> float | None:
 
 
 def _decay_seconds(ds: Dataset, injection: Dataset, half_life_s: float) -> float:
-    """Return the time from the injection to the moment that Decay Correction (0054,1102) corrects to.
+    """Return the seconds from the injection to the moment to which Decay Correction (0054,1102) corrects.
 
-    Below zero of a dynamic scan that began before the injection.
+    Negative for a dynamic scan that began before the injection.
     """
     correction = text(ds, "DecayCorrection").upper()
     if correction == "ADMIN":
         return 0.0
     corrected_to = instant_of(text(ds, "DecayCorrectionDateTime")) if text(ds, "DecayCorrected") == "YES" else None
     if correction != "START" and corrected_to is None:
-        raise SuvUnknown("(0054,1102) Decay Correction is neither START nor ADMIN, and (0018,9701) tells no time of it")
+        raise SuvUnknown(
+            "(0054,1102) Decay Correction is neither START nor ADMIN, and (0018,9701) Decay Correction DateTime is "
+            "missing"
+        )
     started = scan_start(ds) if corrected_to is None else corrected_to
     decay = None if started is None else since_injection(started, injection, half_life_s)
     if decay is None:
-        raise SuvUnknown("the time of the injection or of the scan is missing")
+        raise SuvUnknown(
+            "(0018,1078) Radiopharmaceutical Start DateTime, (0018,1072) Radiopharmaceutical Start Time or the time of "
+            "the scan is missing"
+        )
     if decay < -(_MAX_LATE_INJECTION_S if "DYNAMIC" in texts(ds, "SeriesType") else 0):
         raise SuvUnknown(f"the scan begins {-decay:.0f} s before the injection")
     if decay > _MAX_HALF_LIVES * half_life_s:
-        raise SuvUnknown(f"the scan begins {decay:.0f} s after the injection: more than {_MAX_HALF_LIVES} half-lives")
+        raise SuvUnknown(f"the scan begins {decay:.0f} s after the injection, more than {_MAX_HALF_LIVES} half-lives")
     return decay
 
 
 def since_injection(started: float, injection: Dataset, half_life_s: float) -> float | None:
-    """Return the seconds from the injection to an instant; of a time without date those to the nearest one."""
+    """Return the seconds from the injection to an instant.
+
+    If the injection has a time of day only, the nearest such time counts.
+
+    Raises
+    ------
+    SuvUnknown
+        The injection has no date, and its nuclide decays over days.
+    """
     injected = instant_of(text(injection, "RadiopharmaceuticalStartDateTime"))
     if injected is not None:
         return started - injected
@@ -251,7 +268,13 @@ def since_injection(started: float, injection: Dataset, half_life_s: float) -> f
 
 
 def scan_start(ds: Dataset) -> float | None:
-    """Return when the scan began; Series Time is only that if no image was acquired before it."""
+    """Return when the scan began, in seconds on the scale of `instant`; None if it is unknown.
+
+    Raises
+    ------
+    SuvUnknown
+        Series Time is later than an acquisition, so that it is not the start of the scan.
+    """
     stated = instant_of(private_text(ds, _GE_SCAN_TIME))
     if stated is not None:
         return stated

@@ -1,4 +1,4 @@
-"""Instances that are no stack of slices: what is no image at all, and what is a volume by itself."""
+"""Instances that are not slices of a stack: those without pixels, and those that are a volume by themselves."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ _SLIDES = frozenset(("1.2.840.10008.5.1.4.1.1.77.1.6", "1.2.840.10008.5.1.4.1.1.
 
 
 def is_image(ds: Dataset) -> bool:
-    """Return whether an instance has pixels of its own.
+    """Return whether an instance has pixels.
 
     Structure sets, plans, reports, key objects, presentation states, value maps, encapsulated documents, waveforms,
-    annotations and raw data have none: they are kept and told as ``not-an-image``, and are never a failure.
+    annotations and raw data have none. They are stored, excluded as ``not-an-image``, and never a failure.
     """
     return any(keyword in ds for keyword in PIXELS)
 
 
 def without_pixels(ds: Dataset) -> ConversionRefused:
-    """Return why an instance without pixels gives no volume: its class (PS3.4 B.5) is no image, or it lost them."""
+    """Return why an instance without pixels gives no volume: its class (PS3.4 B.5) has none, or they were lost."""
     name = UID(text(ds, "SOPClassUID") or "").name
     if name and "Image" not in name:
         return ConversionRefused(Reason.NOT_AN_IMAGE, name)
     if not name:
-        told = "neither SOP Class UID (0008,0016) nor Pixel Data (7FE0,0010)"
-        return ConversionRefused(Reason.NOT_AN_IMAGE, told)
+        detail = "the instance has neither SOP Class UID (0008,0016) nor Pixel Data (7FE0,0010)"
+        return ConversionRefused(Reason.NOT_AN_IMAGE, detail)
     return ConversionRefused(Reason.INCOMPLETE, f"{name} without Pixel Data (7FE0,0010)")
 
 
 def special_volumes(ds: Dataset, stack: int) -> tuple[Volume, ...] | None:
-    """Return the volumes of a segmentation or of a dose grid; None where the instance is neither.
+    """Return the volumes of a segmentation or of a dose grid; None if the instance is neither.
 
-    A single plane of dose is a slice as any other: some planning systems write one instance for each.
+    A single plane of dose is an ordinary slice: some planning systems write one instance for each.
 
     Parameters
     ----------
     ds : Dataset
     stack : int
-        Number that the volumes get in their series.
+        Number of the volumes' stack in their series.
 
     Raises
     ------
     ConversionRefused
-        ``tiled-slide``, or why a segmentation or dose gives no volume.
+        ``tiled-slide``, or the reason why a segmentation or dose gives no volume.
     """
     sop_class = text(ds, "SOPClassUID")
     if sop_class in _SLIDES or text(ds, "DimensionOrganizationType").startswith("TILED"):
-        raise ConversionRefused(Reason.TILED_SLIDE, "tiles of a slide under a microscope are no volume")
+        raise ConversionRefused(Reason.TILED_SLIDE, "the tiles of a whole slide microscopy image are not a volume")
     if sop_class in segmentation.SOP_CLASSES:
         return segmentation.volumes(ds, stack)
     if sop_class == dose.SOP_CLASS and (number(ds, "NumberOfFrames") or 1) > 1:

@@ -1,4 +1,4 @@
-"""RT Dose: a grid of dose whose planes are told by offsets, scaled to the unit of Dose Units."""
+"""RT Dose: a grid of dose whose plane positions are offsets, scaled to the unit of Dose Units."""
 
 from __future__ import annotations
 
@@ -20,30 +20,31 @@ from node.volume.resample import upright
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.481.2"
 
 UNIT_TOLERANCE = 0.01
-"""Largest departure of a direction cosine vector from length 1, and of row and column from a right angle."""
+"""Largest deviation of a direction cosine vector from length 1, and of row and column from a right angle."""
 
 UNUSED_SPACING_MM = 1.0
-"""Distance of a single plane from the next: a grid has several, which are measured."""
+"""Distance of a single plane from the next. It is never used: a grid has several planes."""
 
 
 def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:
-    """Return the dose grid of several planes, and an even one beside it where its planes are not evenly spaced.
+    """Return the dose grid of several planes, followed by an even grid if its planes are unevenly spaced.
 
     Values times `slope`, Dose Grid Scaling (3004,000E), are in the unit of Dose Units (3004,0002): Gy, or relative.
+    Planes are in ascending order along the normal, whatever the order of their offsets.
 
     Raises
     ------
     ConversionRefused
-        ``bad-geometry``: offsets, place or spacing are missing or cannot be true; or the pixels' own reasons.
+        ``bad-geometry``: offsets, position or spacing are missing or impossible; or the pixels are refused.
 
     Notes
     -----
-    PS3.3 C.8.8.3. Planes are put in ascending order along the normal, in which order their offsets come or not.
+    PS3.3 C.8.8.3.
     """
     reader = frame_reader(ds)
     scaling = number(ds, "DoseGridScaling")
     if not scaling:
-        raise ConversionRefused(Reason.CONTRADICTORY, "(3004,000E) Dose Grid Scaling is missing or 0")
+        raise ConversionRefused(Reason.CONTRADICTORY, "(3004,000E) Dose Grid Scaling is missing or 0 (PS3.3 C.8.8.3)")
     positions, placed = _placement(ds, reader.frames)
     order = np.argsort(positions, kind="stable")
     voxels = np.empty((1, reader.frames, reader.rows, reader.columns), reader.dtype)
@@ -71,53 +72,55 @@ def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:
 
 
 def _placement(ds: Dataset, frames: int) -> tuple[Float, Placement]:
-    """Return each frame's distance along the normal, and how the planes lie in ascending order."""
+    """Return each frame's distance in mm along the normal, and the placement of the planes in ascending order."""
     corner = numbers(ds, "ImagePositionPatient", 3)
     cosines = numbers(ds, "ImageOrientationPatient", 6)
     spacing = numbers(ds, "PixelSpacing", 2)
     if corner is None or cosines is None or spacing is None or min(spacing) <= 0:
-        raise _bad("Image Position, Image Orientation (Patient) or Pixel Spacing is missing or cannot be true")
+        raise _bad(
+            "(0020,0032) Image Position (Patient), (0020,0037) Image Orientation (Patient) or (0028,0030) Pixel "
+            "Spacing is missing or impossible"
+        )
     row, column = np.array(cosines[:3]), np.array(cosines[3:])
     lengths = np.array([np.linalg.norm(row), np.linalg.norm(column)])
     if np.abs(lengths - 1).max() > UNIT_TOLERANCE or abs(row @ column) > UNIT_TOLERANCE:
-        raise _bad("(0020,0037) Image Orientation (Patient) is not two unit vectors at a right angle")
+        raise _bad("(0020,0037) Image Orientation (Patient) must be two unit vectors at a right angle")
     axes = stack_axes(np.array([cosines]))
     distances = _offsets(ds, frames, corner, axes.normal)
     ascending = np.sort(distances)
     if np.any(np.diff(ascending) <= 0):
-        raise _bad("(3004,000C) Grid Frame Offset Vector has two frames at one place")
+        raise _bad("(3004,000C) Grid Frame Offset Vector has two equal offsets")
     positions = np.array(corner) + np.outer(ascending, axes.normal)
     return distances, place_planes(positions, axes, (spacing[0], spacing[1]), UNUSED_SPACING_MM)
 
 
 def _offsets(ds: Dataset, frames: int, corner: tuple[float, ...], normal: Float) -> Float:
-    """Return the distances of the frames from Image Position (Patient) along the normal.
+    """Return the distances in mm of the frames from Image Position (Patient) along the normal.
 
-    Grid Frame Offset Vector (3004,000C) is relative to the first frame, or, in axial grids, holds patient z.
+    Grid Frame Offset Vector (3004,000C) is relative to the first frame or, in axial grids, holds the patient's z.
     """
     offsets = numbers(ds, "GridFrameOffsetVector")
     if offsets is None or len(offsets) != frames:
-        raise _bad(f"(3004,000C) Grid Frame Offset Vector does not hold the {frames} offsets of the frames")
-    found: Float = np.array(offsets)
-    if found[0] == 0:
-        relative: Float = found - found[0]
-        return relative
-    if not np.isclose(found[0], corner[2], atol=1e-3) or abs(normal[2]) < 1 - UNIT_TOLERANCE:
-        raise _bad("(3004,000C) Grid Frame Offset Vector begins neither at 0 nor at the z of an axial grid")
-    absolute: Float = (found - corner[2]) * np.sign(normal[2])
-    return absolute
+        raise _bad(f"(3004,000C) Grid Frame Offset Vector must have one offset for each of the {frames} frames")
+    stated: Float = np.array(offsets)
+    if stated[0] == 0:
+        return stated
+    if not np.isclose(stated[0], corner[2], atol=1e-3) or abs(normal[2]) < 1 - UNIT_TOLERANCE:
+        raise _bad("(3004,000C) Grid Frame Offset Vector must begin at 0, or at the patient's z in an axial grid")
+    relative: Float = (stated - corner[2]) * np.sign(normal[2])
+    return relative
 
 
-def _bad(what: str) -> ConversionRefused:
-    return ConversionRefused(Reason.BAD_GEOMETRY, f"dose grid: {what}")
+def _bad(problem: str) -> ConversionRefused:
+    return ConversionRefused(Reason.BAD_GEOMETRY, f"dose grid: {problem}")
 
 
 def _even(volume: Volume, placed: Placement) -> tuple[Volume, ...]:
-    """Return the grid interpolated to even distances; none where that would be too large."""
-    made = upright(volume.voxels, placed, 0.0)
-    if made is None:
+    """Return the grid interpolated to even distances; empty if that would be too large."""
+    grid = upright(volume.voxels, placed, 0.0)
+    if grid is None:
         return ()
-    voxels, affine_lps, step_mm = made
+    voxels, affine_lps, step_mm = grid
     nearest = np.rint(placed.along / step_mm).astype(int)
     even = replace(
         volume,
@@ -126,6 +129,6 @@ def _even(volume: Volume, placed: Placement) -> tuple[Volume, ...]:
         spacing_mm=(*volume.spacing_mm[:2], step_mm),
         geometry=Geometry.REGULAR,
         kind=Kind.RESAMPLED,
-        sources=tuple(replace(each, slice_index=int(nearest[each.slice_index])) for each in volume.sources),
+        sources=tuple(replace(source, slice_index=int(nearest[source.slice_index])) for source in volume.sources),
     )
     return (even,)

@@ -1,4 +1,4 @@
-"""Segmentations as label volumes, placed by highdicom."""
+"""Segmentations as label volumes, with highdicom's geometry."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 SOP_CLASSES = frozenset((SEGMENTATION, LABEL_MAP))
 
 MAX_VOXELS = 1 << 31
-"""Largest label volume: a few planes that lie far apart span a grid of any size."""
+"""Largest label volume: a few distant planes can span a grid of any size."""
 
 
 def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:
     """Return the segments of a segmentation.
 
     Segments that do not overlap, and label maps, give one volume whose values are the segment numbers. Overlapping
-    ones give a volume each, of 0 and the segment number; fractional ones a volume each of 0 to Maximum Fractional Value
-    (0062,000E), scaled to 0 to 1 by `slope`. Planes that were left out because they are empty are there again, as
-    far as they lie between others.
+    segments give one volume each, of 0 and the segment number. Fractional segments give one volume each, of 0 to
+    Maximum Fractional Value (0062,000E), which `slope` scales to 0 to 1. Planes that the sender left out because they
+    are empty are restored between the others.
 
     Raises
     ------
     ConversionRefused
-        ``bad-geometry``: the planes are not evenly spaced; ``contradictory``, ``too-large``, or what the pixels give.
+        ``bad-geometry``: the planes are unevenly spaced; ``contradictory`` or ``too-large``; or the pixels are refused.
 
     Notes
     -----
@@ -49,7 +49,11 @@ def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:
     geometry = _geometry(ds)
     slices = geometry.spatial_shape[0]
     if slices * reader.rows * reader.columns > MAX_VOXELS:
-        raise ConversionRefused(Reason.TOO_LARGE, f"segments span {slices} planes of {reader.rows} x {reader.columns}")
+        raise ConversionRefused(
+            Reason.TOO_LARGE,
+            f"the segments span {slices} planes of {reader.rows} x {reader.columns} voxels; the limit is {MAX_VOXELS} "
+            "voxels",
+        )
     planes = _planes(ds, reader.frames, geometry)
     if text(ds, "SOPClassUID") == LABEL_MAP:
         return (_volume(ds, stack, "", geometry, reader, planes, [None] * reader.frames),)
@@ -63,31 +67,31 @@ def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:
         if not largest or largest < 0:
             raise ConversionRefused(Reason.CONTRADICTORY, "(0062,000E) Maximum Fractional Value is missing or 0")
         scale = 1.0 / largest
-    made = []
+    label_volumes = []
     for segment in sorted(set(numbers_of_frames)):
         chosen = [number if number == segment else 0 for number in numbers_of_frames]
         stored: list[int | None] = [None if number and fractional else number for number in chosen]
-        made.append(_volume(ds, stack, f"seg{segment}", geometry, reader, planes, stored, scale))
-    return tuple(made)
+        label_volumes.append(_volume(ds, stack, f"seg{segment}", geometry, reader, planes, stored, scale))
+    return tuple(label_volumes)
 
 
 def _geometry(ds: Dataset) -> VolumeGeometry:
-    """Return highdicom's geometry of the grid that the planes lie on: index order slice, row, column, in LPS."""
-    from highdicom.seg import Segmentation  # here, as its import costs more than the conversion of most series
+    """Return highdicom's geometry of the grid of the planes: index order slice, row, column; mm in LPS."""
+    from highdicom.seg import Segmentation  # here: its import takes longer than the conversion of most series
 
-    if "FrameOfReferenceUID" not in ds:  # some anonymisers take it away; highdicom has no geometry without it
+    if "FrameOfReferenceUID" not in ds:  # some anonymisers remove it; highdicom has no geometry without it
         ds = deepcopy(ds)
         ds.FrameOfReferenceUID = generate_uid(entropy_srcs=[text(ds, "SOPInstanceUID")])
     try:
         geometry = Segmentation.from_dataset(ds, copy=True).get_volume_geometry(allow_missing_positions=True)
     except MemoryError:
         raise
-    except Exception as error:  # highdicom checks as it goes, and raises whatever the missing attribute makes it raise
+    except Exception as error:  # a missing attribute makes highdicom raise anything
         raise ConversionRefused(
             Reason.CONTRADICTORY, f"highdicom cannot read the segmentation ({type(error).__name__})"
         ) from error
     if geometry is None:
-        raise ConversionRefused(Reason.BAD_GEOMETRY, "the planes of the segmentation are not evenly spaced")
+        raise ConversionRefused(Reason.BAD_GEOMETRY, "the planes of the segmentation must be evenly spaced")
     return geometry
 
 
@@ -96,31 +100,33 @@ def _frame_group(ds: Dataset, index: int, keyword: str) -> Sequence[Dataset]:
     own = items(ds, "PerFrameFunctionalGroupsSequence")[index : index + 1]
     for groups in (own, items(ds, "SharedFunctionalGroupsSequence")[:1]):
         for group in groups:
-            if found := items(group, keyword):
-                return found
+            if macro := items(group, keyword):
+                return macro
     return ()
 
 
 def _planes(ds: Dataset, frames: int, geometry: VolumeGeometry) -> list[int]:
-    """Return the slice of each frame."""
+    """Return the slice index of each frame."""
     to_index = np.linalg.inv(geometry.affine)
     planes = []
     for index in range(frames):
-        place = [numbers(each, "ImagePositionPatient", 3) for each in _frame_group(ds, index, "PlanePositionSequence")]
-        if not place or place[0] is None:
-            raise ConversionRefused(Reason.BAD_GEOMETRY, f"frame {index + 1} of the segmentation has no position")
-        plane = round(float((to_index @ np.array([*place[0], 1.0]))[0]))
+        macro = _frame_group(ds, index, "PlanePositionSequence")
+        position = numbers(macro[0], "ImagePositionPatient", 3) if macro else None
+        if position is None:
+            detail = f"frame {index + 1} of the segmentation has no Image Position (Patient) (0020,0032)"
+            raise ConversionRefused(Reason.BAD_GEOMETRY, detail)
+        plane = round(float((to_index @ np.array([*position, 1.0]))[0]))
         if not 0 <= plane < geometry.spatial_shape[0]:
-            raise ConversionRefused(Reason.BAD_GEOMETRY, f"frame {index + 1} of the segmentation lies outside its grid")
+            raise ConversionRefused(Reason.BAD_GEOMETRY, f"frame {index + 1} of the segmentation is outside its grid")
         planes.append(plane)
     return planes
 
 
 def _segment_number(ds: Dataset, index: int) -> int:
     for item in _frame_group(ds, index, "SegmentIdentificationSequence"):
-        found = number(item, "ReferencedSegmentNumber")
-        if found and found == int(found) and 0 < found < 65536:
-            return int(found)
+        segment = number(item, "ReferencedSegmentNumber")
+        if segment and segment == int(segment) and 0 < segment < 65536:
+            return int(segment)
     raise ConversionRefused(
         Reason.CONTRADICTORY, f"frame {index + 1} of the segmentation has no (0062,000B) Referenced Segment Number"
     )

@@ -1,4 +1,4 @@
-"""What vendors say in elements of their own: one module each, asked through the functions here."""
+"""Private elements of the vendors: one module per vendor, called through the functions here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 
 from node.dicom.values import text, texts
 from node.volume.tiling import Tiling
-from node.volume.vendors import canon, ge, philips, siemens, uih
+from node.volume.vendors import canon, ge, philips, siemens, siemens_mosaic, uih
 from node.volume.vendors.gradients import Gradient
 
 _COMPLEX_COMPONENTS = {
@@ -50,91 +50,91 @@ _VENDOR_FIELDS: dict[str, Callable[[Dataset], dict[str, Any]]] = {
 
 
 def tiling(ds: Dataset) -> Tiling | None:
-    """Return how the planes of a volume lie in one frame (Siemens mosaic, UIH grid); None where each has its own.
+    """Return the layout of the planes of a volume in one frame (Siemens mosaic, UIH grid); None for any other image.
 
     Raises
     ------
     ConversionRefused
-        ``unproven-layout``: count, place or order of the planes cannot be known.
+        ``unproven-layout``: count, position or order of the planes is unknown.
     """
-    return siemens.tiling(ds) or uih.tiling(ds)
+    return siemens_mosaic.tiling(ds) or uih.tiling(ds)
 
 
 def component(ds: Dataset) -> str | None:
-    """Return what a pixel of an MR image is: magnitude, phase, real, imaginary or fieldmap; None where nothing tells.
+    """Return the kind of pixel of an MR image: magnitude, phase, real, imaginary or fieldmap; None if it is unknown.
 
     From Complex Image Component (0008,9208), then Image Type (0008,0008) or Frame Type (0008,9007) from its third
-    value on, then GE's and Philips' own elements. `ds` may be an item of MR Image Frame Type Sequence (0018,9226).
+    value on, then GE's and Philips' private elements. `ds` may be an item of MR Image Frame Type Sequence (0018,9226).
     """
     stated = _COMPLEX_COMPONENTS.get(text(ds, "ComplexImageComponent").upper())
     if stated:
         return stated
     for kind in (*texts(ds, "FrameType")[2:], *texts(ds, "ImageType")[2:]):
-        found = _IMAGE_TYPES.get(kind.upper()) or _PHILIPS_PREFIXES.get(kind[:2].upper())
-        if found:
-            return found
+        by_type = _IMAGE_TYPES.get(kind.upper()) or _PHILIPS_PREFIXES.get(kind[:2].upper())
+        if by_type:
+            return by_type
     return ge.component(ds) or philips.component(ds)
 
 
-def acquisition_fields(places: Sequence[Dataset]) -> dict[str, Any]:
-    """Return what the manufacturer's own elements tell of an MR acquisition, by BIDS' names and in its units.
+def acquisition_fields(sources: Sequence[Dataset]) -> dict[str, Any]:
+    """Return the vendor's fields about an MR acquisition, by BIDS' names and in its units.
 
     Parameters
     ----------
-    places : sequence of Dataset
-        Where to look: the data set, its functional groups, what vendors keep of a frame or of all of them. What an
-        earlier one tells goes before.
+    sources : sequence of Dataset
+        Data set, functional groups, and the vendor's items of a frame or of all frames. Earlier ones take precedence.
     """
-    name = text(places[0], "Manufacturer").upper()
-    facts: dict[str, Any] = {}
+    name = text(sources[0], "Manufacturer").upper()
+    fields: dict[str, Any] = {}
     for read in (read for vendor, read in _VENDOR_FIELDS.items() if name.startswith(vendor)):
-        for place in places:
-            facts = read(place) | facts
-    return facts
+        for source in sources:
+            fields = read(source) | fields
+    return fields
 
 
 def pause_s(ds: Dataset) -> float:
-    """Return the pause between volumes that Repetition Time (0018,0080) leaves out, seconds; zero but for GE."""
+    """Return the pause in seconds between volumes that Repetition Time (0018,0080) leaves out; zero except for GE."""
     return ge.pause_s(ds) if text(ds, "Manufacturer").upper().startswith("GE ") else 0.0
 
 
 def slice_time_s(ds: Dataset) -> float | None:
-    """Return when the slice was acquired, in seconds from the beginning of its scan; None but for GE."""
+    """Return when the slice was acquired, in seconds from the beginning of its scan; None except for GE."""
     return ge.slice_time_s(ds) if text(ds, "Manufacturer").upper().startswith("GE") else None
 
 
 def planned_slice_times_s(ds: Dataset, slices: int, repetition_time_s: float) -> tuple[float, ...] | None:
-    """Return when each slice of a volume was to be acquired, in the order of Instance Number; None but for GE."""
+    """Return the planned time in seconds of each slice of a volume, by Instance Number; None except for GE."""
     if not text(ds, "Manufacturer").upper().startswith("GE"):
         return None
     return ge.planned_slice_times_s(ds, slices, repetition_time_s)
 
 
 def frame_image_type(ds: Dataset, groups: Dataset) -> tuple[str, ...]:
-    """Return the Image Type that a vendor keeps in the functional groups of a frame; empty but for Philips."""
+    """Return the Image Type that a vendor keeps in the functional groups of a frame; empty except for Philips."""
     return philips.image_type(groups) if text(ds, "Manufacturer").upper().startswith("PHILIPS") else ()
 
 
 def raw_data_run(ds: Dataset) -> tuple[int, int] | None:
-    """Return how many echoes an MR image is one of, above one, and its run of raw data; None but for GE."""
+    """Return the number of echoes, if above one, and the run of raw data of an MR image; None except for GE."""
     return ge.raw_data_run(ds) if text(ds, "Manufacturer").upper().startswith("GE") else None
 
 
 def gradient_before_standard(ds: Dataset) -> Gradient | None:
-    """Return the diffusion weighting of elements that go before the standard's own; None but for UIH.
+    """Return the diffusion weighting of private elements that take precedence over the standard's; None except for UIH.
 
-    UIH writes Diffusion Gradient Orientation (0018,9089) without the turn of the planes, as users of dcm2niix found.
+    UIH writes Diffusion Gradient Orientation (0018,9089) without the rotation of the planes, as users of dcm2niix
+    found.
     """
-    found = uih.gradient(ds) if text(ds, "Manufacturer").upper().startswith("UIH") else None
-    return found if found is not None and found.direction_lps is not None else None
+    private = uih.gradient(ds) if text(ds, "Manufacturer").upper().startswith("UIH") else None
+    return private if private is not None and private.direction_lps is not None else None
 
 
 def gradient(ds: Dataset) -> Gradient | None:
-    """Return the diffusion weighting of the manufacturer's own elements; of all of them where he is not named."""
+    """Return the diffusion weighting of the manufacturer's private elements; of any vendor's if none is named."""
     name = text(ds, "Manufacturer").upper()
     known = [read for vendor, read in _GRADIENTS.items() if name.startswith(vendor)]
     for read in known or ([] if name else dict.fromkeys(_GRADIENTS.values())):
-        found = read(ds)
-        if found is not None:
-            return found
+        private = read(ds)
+        if private is not None:
+            return private
     return None

@@ -1,4 +1,4 @@
-"""Canon (once Toshiba): diffusion directions in Image Comments."""
+"""Canon (formerly Toshiba): diffusion directions in Image Comments."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _COMMENT = re.compile(rf"b={_NUMBER}\({_NUMBER},{_NUMBER},{_NUMBER}\)")
 
 
 def gradient(ds: Dataset) -> Gradient | None:
-    """Return the diffusion weighting that classic images of version 6 write into Image Comments (0020,4000).
+    """Return the diffusion weighting that classic images of version 6 have in Image Comments (0020,4000).
 
-    ``b=1500(0.445,0.000,0.895)``: the direction is given along phase, frequency and slice encoding. Without In-plane
-    Phase Encoding Direction (0018,1312) it stays unknown.
+    ``b=1500(0.445,0.000,0.895)``: the direction along phase, frequency and slice encoding. Without In-plane Phase
+    Encoding Direction (0018,1312) it is unknown.
     """
-    found = _COMMENT.match(text(ds, "ImageComments"))
+    match = _COMMENT.match(text(ds, "ImageComments"))
     orientation = numbers(ds, "ImageOrientationPatient", 6)
-    if not found:
+    if not match:
         return None
-    b_value, along_phase, along_frequency, along_slice = map(float, found.groups())
+    b_value, along_phase, along_frequency, along_slice = map(float, match.groups())
     phase = text(ds, "InPlanePhaseEncodingDirection")
     if orientation is None or phase not in ("ROW", "COL"):
         return Gradient(b_value)

@@ -23,16 +23,16 @@ CsaHeader = Mapping[str, tuple[str, ...]]
 
 @lru_cache(maxsize=8)
 def parse_csa(data: bytes) -> CsaHeader:
-    """Return the elements of a CSA header, of version 1 or 2, as text by name; those without a value are left out.
+    """Return the elements of a CSA header, of version 1 or 2, as text by name; elements without a value are left out.
 
-    What is broken ends the reading: the elements before it are returned.
+    A broken element ends the parsing; the elements before it are returned.
 
     Notes
     -----
     Siemens documents neither version. Both are a list of elements of 84 bytes (name, multiplicity, value
-    representation, type, number of items, check), each followed by its items: four integers that hold the length,
-    and the text padded to four bytes. Version 2 begins with ``SV10``. Version 1 counts lengths from a number of its
-    own: the count of items of the first element.
+    representation, type, number of items, check), each followed by its items: four integers with the length, then the
+    text, padded to four bytes. Version 2 begins with ``SV10``. Version 1 adds a constant to its lengths: the number of
+    items of the first element.
     """
     second = data.startswith(b"SV10")
     at = 8 if second else 0
@@ -60,7 +60,7 @@ def parse_csa(data: bytes) -> CsaHeader:
 
 
 def _items(data: bytes, at: int, count: int, origin: int, second: bool) -> tuple[tuple[str, ...], int] | None:
-    """Return the texts of an element's items and the offset behind them; None where they run over the end."""
+    """Return the texts of an element's items and the offset behind them; None if they run past the end."""
     if not 0 <= count <= _MAX_ITEMS:
         return None
     values = []
@@ -82,23 +82,31 @@ def _items(data: bytes, at: int, count: int, origin: int, second: bool) -> tuple
 def csa_numbers(
     elements: Mapping[str, tuple[str, ...]], name: str, count: int | None = None
 ) -> tuple[float, ...] | None:
-    """Return the finite numbers of a CSA element, of which there must be `count` if it is given; else None."""
+    """Return the finite numbers of a CSA element; None unless there are `count` of them, if that is given."""
     try:
-        found = tuple(float(each) for each in elements.get(name, ()))
+        numbers = tuple(map(float, elements.get(name, ())))
     except ValueError:
         return None
-    fits = found and all(map(math.isfinite, found)) and (count is None or len(found) == count)
-    return found if fits else None
+    is_valid = numbers and all(map(math.isfinite, numbers)) and (count is None or len(numbers) == count)
+    return numbers if is_valid else None
 
 
 @lru_cache(maxsize=8)
 def parse_protocol(data: bytes) -> Mapping[str, str]:
     """Return the assignments of the protocol (``### ASCCONV BEGIN ### name = value``) inside a header or a text.
 
-    Names are as written, ``sSliceArray.asSlice[3].sPosition.dTra``; values without quotes. Later ones win.
+    Names are as written, ``sSliceArray.asSlice[3].sPosition.dTra``; values have no quotes. The last protocol counts.
     """
-    found = _PROTOCOL.findall(data)
-    if not found:
+    protocols = _PROTOCOL.findall(data)
+    if not protocols:
         return MappingProxyType({})
-    text = found[-1].decode("latin-1")
+    text = protocols[-1].decode("latin-1")
     return MappingProxyType({name: value.strip('"') for name, value in _ASSIGNMENT.findall(text)})
+
+
+def protocol_integer(protocol: Mapping[str, str], name: str) -> int | None:
+    """Return an integer of the protocol, which older software writes in hexadecimal; None if it is absent."""
+    try:
+        return int(protocol[name], 0)
+    except (KeyError, ValueError):
+        return None

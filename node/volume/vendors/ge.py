@@ -1,4 +1,4 @@
-"""GE: diffusion, kind of image, and the protocol block."""
+"""GE: diffusion, kind of image, slice timing, and the protocol block."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ _GZIP = b"\x1f\x8b"
 _SETTING = re.compile(rb'^(\w+) +"(.*?)"', re.MULTILINE)
 
 B_VALUE_FLAG = 100_000
-"""(0043,xx39) holds the b-value below this; multiples of it flag how the image was made."""
+"""(0043,xx39) holds the b-value below this number; multiples of it are flags."""
 
 SCALED_LENGTHS = (0.03, 0.97)
-"""Directions between these lengths are shorter on purpose: neither rounded unit vectors nor the noise of none."""
+"""Directions with lengths between these are shorter on purpose: neither rounded unit vectors nor noise around zero."""
 
 
 def component(ds: Dataset) -> str | None:
-    """Return what (0043,xx2F) says a pixel is."""
-    found = private_numbers(ds, _IMAGE_KIND, 1)
-    return _KINDS.get(int(found[0])) if found else None
+    """Return the kind of pixel by (0043,xx2F)."""
+    kind = private_numbers(ds, _IMAGE_KIND, 1)
+    return _KINDS.get(int(kind[0])) if kind else None
 
 
 def raw_data_run(ds: Dataset) -> tuple[int, int] | None:
-    """Return the number of echoes, (0019,xxA9), and the run of raw data, (0019,xxA2), where the echoes are several.
+    """Return the number of echoes (0019,xxA9) and the run of raw data (0019,xxA2), if there are several echoes.
 
-    The former is a variable of the sequence, in which multi-echo ones count echoes.
+    (0019,xxA9) is a variable of the sequence, in which multi-echo sequences count echoes.
     """
     echoes, run = private_numbers(ds, _ECHOES, 1), private_numbers(ds, _RAW_DATA_RUN, 1)
     return (int(echoes[0]), int(run[0])) if echoes and run and echoes[0] > 1 else None
 
 
 def protocol(ds: Dataset) -> Mapping[str, str]:
-    """Return the settings of the protocol block (0025,xx1B), compressed by gzip behind a length; empty without."""
+    """Return the settings of the protocol block (0025,xx1B), which is gzip behind a length; empty if it is absent."""
     data = private_bytes(ds, _PROTOCOL) or b""
     start = data.find(_GZIP, 0, 16)
     if start < 0:
@@ -75,20 +75,22 @@ def protocol(ds: Dataset) -> Mapping[str, str]:
 
 def slice_time_s(ds: Dataset) -> float | None:
     """Return the real-time timer (0021,xx5E): seconds from the beginning of the scan to this slice."""
-    found = private_numbers(ds, _SLICE_TIMER, 1)
-    return found[0] if found else None
+    timer_s = private_numbers(ds, _SLICE_TIMER, 1)
+    return timer_s[0] if timer_s else None
 
 
 def planned_slice_times_s(ds: Dataset, slices: int, repetition_time_s: float) -> tuple[float, ...] | None:
-    """Return when each slice of an echo-planar volume was to be acquired, in the order of Instance Number.
+    """Return the planned acquisition time in seconds of each slice of an echo-planar volume, by Instance Number.
 
-    Images carry one Acquisition Time for all slices, but the protocol block says whether slices follow each other
-    or first the odd ones come. None where it does not say so, or where slices were excited together.
+    Images carry one Acquisition Time for all slices, but the protocol block says whether slices follow each other or
+    the odd ones come first. None if it does not say so, or if slices were excited together.
 
     Parameters
     ----------
+    slices : int
+        Number of slices of a volume.
     repetition_time_s : float
-        From one volume to the next, the pause between them included.
+        From one volume to the next, including the pause between them.
     """
     order = protocol(ds).get("SLICEORDER")
     if not private_text(ds, _SEQUENCE).startswith("EPI") or order not in (_SEQUENTIAL, _INTERLEAVED):
@@ -102,53 +104,52 @@ def planned_slice_times_s(ds: Dataset, slices: int, repetition_time_s: float) ->
 
 
 def _bands(ds: Dataset) -> int | None:
-    """Return how many slices are excited together, of (0043,xxB6) or the protocol block; None where that is no number.
+    """Return the number of slices that are excited together, by (0043,xxB6) or the protocol block; None if unreadable.
 
-    Software before that element tells it in the protocol alone.
+    Older software states it in the protocol only.
     """
-    told = [told for told in (private_text(ds, _MULTIBAND), protocol(ds).get("MBACCEL", "")) if told]
-    return max([1, *map(int, told)]) if all(each.isdecimal() for each in told) else None
+    stated = [text for text in (private_text(ds, _MULTIBAND), protocol(ds).get("MBACCEL", "")) if text]
+    return max([1, *map(int, stated)]) if all(text.isdecimal() for text in stated) else None
 
 
 def pause_s(ds: Dataset) -> float:
-    """Return the group delay (0043,xx7C): seconds between volumes, which Repetition Time (0018,0080) leaves out."""
-    found = private_numbers(ds, _GROUP_DELAY, 1)
-    return found[0] if found and found[0] > 0 else 0.0
+    """Return the group delay (0043,xx7C): seconds between volumes that Repetition Time (0018,0080) leaves out."""
+    delay_s = private_numbers(ds, _GROUP_DELAY, 1)
+    return delay_s[0] if delay_s and delay_s[0] > 0 else 0.0
 
 
 def acquisition_fields(ds: Dataset) -> dict[str, Any]:
-    """Return acceleration, pause and labelling by BIDS' names.
+    """Return acceleration, pause and arterial spin labelling by BIDS' names.
 
-    Inversion Time (0018,0082) of pseudo-continuous labelling is the delay after it (BIDS: PostLabelingDelay).
+    With pseudo-continuous labelling, Inversion Time (0018,0082) is the delay after it (BIDS: PostLabelingDelay).
     """
-    facts: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     parts = private_numbers(ds, _ACQUIRED_PARTS) or ()
     names = ("ParallelReductionFactorInPlane", "ParallelReductionFactorOutOfPlane")
-    facts |= {name: round(1 / part, 3) for name, part in zip(names, parts, strict=False) if 0 < part <= 1}
+    fields |= {name: round(1 / part, 3) for name, part in zip(names, parts, strict=False) if 0 < part <= 1}
     bands = _bands(ds)
     if bands is not None and bands > 1:
-        facts["MultibandAccelerationFactor"] = bands
+        fields["MultibandAccelerationFactor"] = bands
     if pause_s(ds):
-        facts["DelayTime"] = float(f"{pause_s(ds):.6g}")
+        fields["DelayTime"] = float(f"{pause_s(ds):.6g}")
     duration, delay = private_numbers(ds, _LABELING_DURATION, 1), number(ds, "InversionTime")
     if private_text(ds, _LABELING) == "PSEUDOCONTINUOUS" and duration and duration[0] > 0:
-        facts |= {"ArterialSpinLabelingType": "PCASL", "LabelingDuration": duration[0] / 1000}
-        facts |= {"PostLabelingDelay": delay / 1000} if delay else {}
-    return facts
+        fields |= {"ArterialSpinLabelingType": "PCASL", "LabelingDuration": duration[0] / 1000}
+        fields |= {"PostLabelingDelay": delay / 1000} if delay else {}
+    return fields
 
 
 def gradient(ds: Dataset) -> Gradient | None:
-    """Return the diffusion weighting of (0043,xx39) and (0019,xxBB) to BD; None where it has no b-value.
+    """Return the diffusion weighting of (0043,xx39) and (0019,xxBB) to BD; None without a b-value.
 
-    The direction is given along frequency, phase and slice encoding. Which of rows and columns is which, In-plane
-    Phase Encoding Direction (0018,1312) tells; without it the direction stays unknown. Of several shells all images
-    carry the largest b-value, and the directions of the others are shorter: gradients were, and b goes with their
-    square.
+    The direction is along frequency, phase and slice encoding. In-plane Phase Encoding Direction (0018,1312) says which
+    of rows and columns is which; without it the direction is unknown. With several shells, all images carry the largest
+    b-value and the directions of the others are shorter: the gradients were, and b is proportional to their square.
     """
-    found = private_numbers(ds, _B_VALUE)
-    if not found or found[0] < 0:
+    flagged = private_numbers(ds, _B_VALUE)
+    if not flagged or flagged[0] < 0:
         return None
-    b_value = found[0] % B_VALUE_FLAG
+    b_value = flagged[0] % B_VALUE_FLAG
     if not b_value:
         return Gradient(0.0)
     parts = [private_numbers(ds, tag, 1) for tag in _DIRECTION]

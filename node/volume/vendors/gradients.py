@@ -1,4 +1,4 @@
-"""What every source of a diffusion weighting gives, before it is judged."""
+"""Diffusion weightings as the vendors' elements give them, and rotations into the patient frame."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Gradient(NamedTuple):
 
 
 def gradient_of_matrix(matrix: tuple[float, ...]) -> Gradient:
-    """Return the weighting that a b-matrix stands for: its trace, and the direction of its largest eigenvector.
+    """Return the weighting of a b-matrix: its trace, and the direction of its largest eigenvector.
 
     Parameters
     ----------
@@ -33,11 +33,12 @@ def gradient_of_matrix(matrix: tuple[float, ...]) -> Gradient:
 
 
 def along_image(encoded: Sequence[float], orientation: Sequence[float]) -> tuple[float, ...]:
-    """Return in the patient frame (LPS) a direction that is given along the row, the column and the normal of an image.
+    """Return a direction along row, column and normal of an image in the patient frame (LPS).
 
     Parameters
     ----------
     encoded : 3 floats
+        Components along row, column and normal.
     orientation : 6 floats
         Image Orientation (Patient) (0020,0037).
     """
@@ -48,13 +49,15 @@ def along_image(encoded: Sequence[float], orientation: Sequence[float]) -> tuple
 def along_encoding(
     frequency: float, phase: float, slice_: float, orientation: Sequence[float], phase_along_row: bool
 ) -> tuple[float, ...]:
-    """Return in the patient frame (LPS) a direction that is given along frequency, phase and slice encoding.
+    """Return a direction along frequency, phase and slice encoding in the patient frame (LPS).
 
-    Which way each of these axes runs differs between coronal planes and the others, as dcm2niix found on phantoms:
-    nothing in the header tells. The sign of the whole is arbitrary.
+    The sense of these axes differs between coronal planes and the others, as dcm2niix found on phantoms; nothing in the
+    header states it. The overall sign is arbitrary.
 
     Parameters
     ----------
+    frequency, phase, slice_ : float
+        Components of the direction.
     orientation : 6 floats
         Image Orientation (Patient) (0020,0037).
     phase_along_row : bool

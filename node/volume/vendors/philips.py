@@ -1,4 +1,4 @@
-"""Philips: diffusion, kind of image, and the scale slope behind its "floating point" values."""
+"""Philips: diffusion, kind of image, and the scale slope of its "floating point" values."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ _SCALE_SLOPE = PrivateTag(0x2005, _MR_IMAGING, 0x0E, "FL")
 _IMAGE_KIND = PrivateTag(0x2005, _MR_IMAGING, 0x11, "CS")
 _WATER_FAT_SHIFT = PrivateTag(0x2001, _IMAGING, 0x22, "FL")
 FRAME = PrivateTag(0x2005, "Philips MR Imaging DD 005", 0x0F, "SQ")
-"""Where a frame of an enhanced object keeps the attributes that it would have as a classic image."""
+"""Private item of an enhanced frame with the attributes of the classic image."""
 
 _KINDS = {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary", "B0": "fieldmap"}
 
 
 def scale_slope(ds: Dataset) -> float | None:
-    """Return MR Scale Slope (2005,xx0E): "floating point" values are displayed ones over rescale slope and this."""
-    found = private_numbers(ds, _SCALE_SLOPE, 1)
-    return found[0] if found and found[0] else None
+    """Return MR Scale Slope (2005,xx0E): a displayed value over rescale slope and this slope is "floating point"."""
+    slope = private_numbers(ds, _SCALE_SLOPE, 1)
+    return slope[0] if slope and slope[0] else None
 
 
 def acquisition_fields(ds: Dataset) -> dict[str, Any]:
     """Return BIDS' WaterFatShift, (2001,xx22), in pixels."""
-    found = private_numbers(ds, _WATER_FAT_SHIFT, 1)
-    return {"WaterFatShift": float(f"{found[0]:.6g}")} if found and found[0] > 0 else {}
+    shift = private_numbers(ds, _WATER_FAT_SHIFT, 1)
+    return {"WaterFatShift": float(f"{shift[0]:.6g}")} if shift and shift[0] > 0 else {}
 
 
 def image_type(group: Dataset) -> tuple[str, ...]:
-    """Return Image Type (0008,0008) of the frame as a classic image; Frame Type calls water and fat the same."""
+    """Return Image Type (0008,0008) of the frame as a classic image; Frame Type does not separate water and fat."""
     return tuple(kind for kept in private_items(group, FRAME) for kind in texts(kept, "ImageType"))
 
 
 def component(ds: Dataset) -> str | None:
-    """Return what (2005,xx11) says a pixel is."""
+    """Return the kind of pixel by (2005,xx11)."""
     return _KINDS.get(private_text(ds, _IMAGE_KIND))
 
 
 def gradient(ds: Dataset) -> Gradient | None:
     """Return the diffusion weighting of (2001,xx03) and (2005,xxB0) to B2: right-left, anterior-posterior, feet-head.
 
-    A trace image keeps the b-value and has no direction; (2001,xx04) may call it ``I``, isotropic.
+    A trace image has a b-value and no direction; (2001,xx04) may be ``I`` (isotropic) then.
     """
     b_value = private_numbers(ds, _B_VALUE, 1)
     if not b_value or b_value[0] < 0:

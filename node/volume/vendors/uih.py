@@ -25,22 +25,22 @@ _MAX_TILES = 4096
 
 
 def tiling(ds: Dataset) -> Tiling | None:
-    """Return the layout of a grid (``VFRAME`` in Image Type); None where the instance is none.
+    """Return the layout of a grid (``VFRAME`` in Image Type); None for any other image.
 
     Each plane has an item of (0065,xx51) with its own Image Position (Patient).
 
     Raises
     ------
     ConversionRefused
-        ``unproven-layout``: count or positions are missing or do not fit the matrix.
+        ``unproven-layout``: count or positions are missing, or do not match the matrix.
     """
-    found = private_numbers(ds, _PLANES, 1)
+    planes = private_numbers(ds, _PLANES, 1)
     kinds = texts(ds, "ImageType")
-    if "VFRAME" not in kinds and (kinds or (found or (0.0,))[0] <= 1):  # without Image Type the count alone tells
+    if "VFRAME" not in kinds and (kinds or (planes or (0.0,))[0] <= 1):  # without Image Type the count decides
         return None
-    if not found or not 1 <= found[0] <= _MAX_TILES or found[0] != int(found[0]):
-        raise _unproven("the number of its planes, (0065,xx50), is missing")
-    count = int(found[0])
+    if not planes or not 1 <= planes[0] <= _MAX_TILES or planes[0] != int(planes[0]):
+        raise _unproven("the number of planes (0065,xx50) is missing or impossible")
+    count = int(planes[0])
     across = math.ceil(math.sqrt(count))
     down = math.ceil(count / across)
     rows, columns = whole(ds, "Rows"), whole(ds, "Columns")
@@ -49,7 +49,7 @@ def tiling(ds: Dataset) -> Tiling | None:
     orientation = numbers(ds, "ImageOrientationPatient", 6)
     positions = [numbers(item, "ImagePositionPatient", 3) for item in private_items(ds, _PLANE_SEQUENCE)]
     if orientation is None or len(positions) != count or None in positions:
-        raise _unproven(f"{count} planes, and not as many positions in (0065,xx51)")
+        raise _unproven(f"(0065,xx51) must have the positions of all {count} planes")
     times = [
         instant(text(item, "AcquisitionDate"), text(item, "AcquisitionTime"))
         for item in private_items(ds, _PLANE_SEQUENCE)
@@ -67,17 +67,17 @@ def tiling(ds: Dataset) -> Tiling | None:
 
 
 def _since_first(times_s: Sequence[float | None]) -> tuple[float, ...] | None:
-    """Return times from the earliest on, to a tenth of a millisecond; None where one is not known."""
+    """Return times in seconds after the earliest, to a tenth of a millisecond; None if one is unknown."""
     known = [time for time in times_s if time is not None]
     return tuple(round(time - min(known), 4) for time in known) if len(known) == len(times_s) else None
 
 
-def _unproven(what: str) -> ConversionRefused:
-    return ConversionRefused(Reason.UNPROVEN_LAYOUT, f"UIH grid: {what}")
+def _unproven(problem: str) -> ConversionRefused:
+    return ConversionRefused(Reason.UNPROVEN_LAYOUT, f"UIH grid: {problem}")
 
 
 def gradient(ds: Dataset) -> Gradient | None:
-    """Return the diffusion weighting of (0065,xx09) and (0065,xx37); the latter is along row, column and normal."""
+    """Return the diffusion weighting of (0065,xx09) and (0065,xx37); the latter is along row, column, normal."""
     b_value = private_numbers(ds, _B_VALUE, 1)
     if not b_value or b_value[0] < 0:
         return None

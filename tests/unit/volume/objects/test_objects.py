@@ -417,7 +417,7 @@ def test_philips_states_the_factor_itself_and_gml_is_uptake_already() -> None:
         ({"RadiopharmaceuticalInformationSequence": None}, "(0054,0016)"),
         ({"DecayCorrection": "NONE"}, "(0054,1102)"),
         ({"AcquisitionTime": "090000"}, "(0008,0031)"),
-        ({"SeriesTime": None}, "time of the injection or of the scan"),
+        ({"SeriesTime": None}, "the time of the scan is missing"),
         ({"CorrectedImage": ["NORM", "DTIM", "SCAT", "DECY"]}, "ATTN"),
         ({"CorrectedImage": ["NORM", "ATTN", "SCAT"]}, "DECY"),
         ({"AttenuationCorrected": "NO"}, "(0018,9759)"),
