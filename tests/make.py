@@ -196,13 +196,13 @@ def gap_series(slices: int = 8, missing: Sequence[int] = (4,), **options: Any) -
     return [ds for index, ds in enumerate(ct_series(slices, **options)) if index not in missing]
 
 
-def duplicate_series(slices: int = 5, *, again: int = 2, has_same_pixels: bool = True, **options: Any) -> list[FileDataset]:
+def duplicate_series(slices: int = 5, *, again: int = 2, same_pixels: bool = True, **options: Any) -> list[FileDataset]:
     """Return a CT of which one position comes twice, under two SOP Instance UIDs."""
     series = ct_series(slices, **options)
     copy = deepcopy(series[again])
     copy.SOPInstanceUID = copy.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     copy.InstanceNumber = slices + 1
-    if not has_same_pixels:
+    if not same_pixels:
         set_pixels(copy, np.flip(pattern(1, copy.Rows, copy.Columns, seed=9)[0]))
     return [*series, copy]
 

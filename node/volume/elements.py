@@ -25,8 +25,8 @@ NEAR_DAY = date(2000, 1, 1).toordinal()
 """Origin of the scale of `instant`: near the days of scanners, so that a double holds microseconds."""
 
 CACHED_VALUES, MAX_CACHED_BYTES = 4096, 256
-"""So many values, of at most so many bytes, are remembered: most are the same in all instances of a series, and their
-frames share them then."""
+"""Number and longest size of the cached values: most are equal in all instances of a series, whose frames share
+them."""
 
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 _TEXT_VRS = frozenset({"CS", "LO", "SH", "UI", "TM", "DA", "DT"})

@@ -48,7 +48,7 @@ STACKS = frozenset({"stack"})
 
 
 def split_stack(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """Split a stack by whatever makes it several: shifted fields of view, variants, interleaved acquisitions.
+    """Split a stack that holds several: shifted fields of view, variants, interleaved acquisitions.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def split_by_chosen_variant(frames: Sequence[Frame], bins: Sequence[Bin]) -> lis
 def _split_beside_whole_volume(
     frames: Sequence[Frame], bins: Sequence[Bin], variants: Sequence[str]
 ) -> list[list[Frame]]:
-    """Split by a variant of which one value makes a whole volume, or whose parts have equal counts at each position."""
+    """Split by a variant that has a value with a whole volume, or whose parts have equal counts at each position."""
     position_of = {id(frame): position for position, own in enumerate(bins) for frame in own}
     for parts in _divisions(frames, variants):
         counts = [Counter(position_of[id(frame)] for frame in part) for part in parts]

@@ -62,8 +62,8 @@ def tiling(ds: Dataset) -> Tiling | None:
     corner, spacing = numbers(ds, "ImagePositionPatient", 3), numbers(ds, "PixelSpacing", 2)
     if not orientation or not corner or not spacing:
         raise _unproven(
-            "Image Position (Patient) (0020,0032), Image Orientation (Patient) (0020,0037) or Pixel Spacing (0028,0030) "
-            "is missing"
+            "Image Position (Patient) (0020,0032), Image Orientation (Patient) (0020,0037) or Pixel Spacing "
+            "(0028,0030) is missing"
         )
     along_row, along_column = np.array(orientation[:3]), np.array(orientation[3:])
     first = (
