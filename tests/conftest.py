@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import structlog
 
+from tests.preloaded import close_shared_forker
+
 ROOT = Path(__file__).resolve().parents[1]
 REQUIRED = frozenset(os.environ.get("VOXELNODE_REQUIRE", "").split(","))
 """``peers``, ``corpus``: what must be there, so that a test that is skipped for want of it has failed."""
@@ -46,6 +48,10 @@ def _logging_as_before() -> Iterator[None]:
         root.handlers, root.level = before
         logging.captureWarnings(False)
         structlog.reset_defaults()
+
+
+def pytest_unconfigure() -> None:
+    close_shared_forker()
 
 
 def corpus_folder() -> Path:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from tests.preloaded import Process
 
 READY = re.compile(r"voxelnode ready: AE (\S+) on ([\d.]+):(\d+), root (.*)")
 
@@ -32,20 +31,13 @@ class Served:
     def __init__(self, root: Path, **environment: str) -> None:
         self.root = root
         self._environment = {"VOXELNODE_SERIES__QUIET_SECONDS": "1", "VOXELNODE_WEB__PORT": "0", **environment}
-        self.process: subprocess.Popen[str] | None = None
+        self.process: Process | None = None
         self.port = 0
 
     def start(self) -> Served:
         self._close()
         with (self.root.parent / "serve.log").open("a") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "node", "serve", "--root", str(self.root), "--port", "0"],
-                env={**os.environ, **self._environment},
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        assert self.process.stdout is not None
+            self.process = Process(["serve", "--root", str(self.root), "--port", "0"], self._environment, log)
         line = self.process.stdout.readline()
         ready = READY.fullmatch(line.strip())
         if ready is None:
@@ -93,5 +85,4 @@ class Served:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
-            assert self.process.stdout is not None
             self.process.stdout.close()

@@ -1,0 +1,193 @@
+"""Starts nodes quickly: a process that has imported everything forks a `voxelnode` for each that tests want.
+
+The start of the command takes more than a second of a processor, nearly all of it for imports. That the command itself
+starts is what tests/acceptance/test_cli_serve.py is for.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+PROJECT = Path(__file__).resolve().parents[1]
+ORDER_BYTES = 1 << 17
+
+
+class Forker:
+    """The process that forks nodes; ended by `close`, or when this process ends.
+
+    Parameters
+    ----------
+    mutant : str, optional
+        Of all its nodes, see `tests.crash.mutants`.
+    environment : mapping, optional
+        To add to that of this process, for what must be there when a process starts, such as ``LD_PRELOAD``.
+    """
+
+    def __init__(self, mutant: str | None = None, environment: Mapping[str, str] | None = None) -> None:
+        self._orders, its_orders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with its_orders:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.preloaded", str(its_orders.fileno()), *([mutant] if mutant else [])],
+                cwd=PROJECT,
+                env={**os.environ, **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                pass_fds=[its_orders.fileno()],
+            )
+
+    def order(self, order: dict[str, Any], descriptors: Sequence[int]) -> None:
+        socket.send_fds(self._orders, [json.dumps(order).encode()], descriptors)
+
+    def close(self) -> None:
+        """Fork no more; nodes that run go on."""
+        self._orders.close()
+        self._process.wait()
+
+
+_shared: list[Forker] = []
+
+
+def shared_forker() -> Forker:
+    """The one of this process for nodes that need nothing special."""
+    if not _shared:
+        _shared.append(Forker())
+    return _shared[0]
+
+
+def close_shared_forker() -> None:
+    while _shared:
+        _shared.pop().close()
+
+
+class Process:
+    """A `voxelnode` with these arguments: the part of `subprocess.Popen` that tests need.
+
+    Its number stays its own until `wait` has returned, even if it is dead: a signal never reaches another process.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], environment: Mapping[str, str], log: IO[Any], forker: Forker | None = None
+    ) -> None:
+        output, its_output = os.pipe()
+        self.stdout = os.fdopen(output, encoding="utf-8")
+        self._connection, its_connection = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        order = {"arguments": list(arguments), "environment": {**os.environ, **environment}, "folder": os.getcwd()}
+        with its_connection:
+            descriptors = [its_connection.fileno(), its_output, log.fileno()]
+            (forker or shared_forker()).order(order, descriptors)
+        os.close(its_output)
+        self.returncode: int | None = None
+        self.pid = int(self._connection.recv(64))
+        assert self.pid > 1  # a signal to any other number would reach more than one process
+
+    def send_signal(self, number: int) -> None:
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit status once the process has ended, as `subprocess.Popen.wait` does."""
+        if self.returncode is None:
+            self._connection.settimeout(timeout)
+            try:
+                self.returncode = int(self._connection.recv(64))
+            except TimeoutError:
+                raise subprocess.TimeoutExpired("voxelnode", timeout or 0) from None
+            self._connection.close()
+        return self.returncode
+
+
+# The process that forks
+
+
+def main(descriptor: int, mutant: str | None = None) -> None:
+    """Fork a node for each order until there can be no more."""
+    from tests.crash import mutants
+
+    for module in ("node.cli.application", "node.control.node", "node.web.application"):
+        importlib.import_module(module)
+    if mutant is not None:
+        os.environ[mutants.VARIABLE] = mutant
+        mutants.MUTANTS[mutant]()
+    gc.collect()
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how attendants ended
+    with socket.socket(fileno=descriptor) as orders:
+        while True:
+            encoded, descriptors, _, _ = socket.recv_fds(orders, ORDER_BYTES, 3)
+            if not encoded:
+                return
+            if os.fork() == 0:
+                orders.close()
+                _attend(json.loads(encoded), mutant, *descriptors)
+            for own in descriptors:
+                os.close(own)
+
+
+def _attend(order: dict[str, Any], mutant: str | None, connection: int, output: int, log: int) -> None:
+    """Fork a node, tell its number, and its exit status when it has ended; never returns."""
+    status = 1
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        child = os.fork()
+        if child == 0:
+            os.close(connection)
+            _serve(order, mutant, output, log)
+        os.close(output)
+        with socket.socket(fileno=connection) as told:
+            told.send(str(child).encode())
+            ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+            assert ended is not None
+            told.send(str(ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status).encode())
+            told.recv(1)  # ends when nobody can send it a signal any more
+        os.waitpid(child, 0)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _serve(order: dict[str, Any], mutant: str | None, output: int, log: int) -> None:
+    """Become the node; never returns."""
+    import node.__main__
+    from node import failpoints
+    from node.cli import main as voxelnode
+    from tests.crash import mutants
+
+    status = 1
+    try:
+        for descriptor, stream in ((os.open(os.devnull, os.O_RDONLY), 0), (output, 1), (log, 2)):
+            os.dup2(descriptor, stream)
+            os.close(descriptor)
+        os.chdir(order["folder"])
+        os.environ.clear()
+        os.environ.update(order["environment"])
+        if mutant is not None:
+            os.environ[mutants.VARIABLE] = mutant
+        importlib.reload(failpoints)  # reads its variable
+        # What the converter's child imports as its main module: nothing more than that of a real node.
+        sys.modules["__main__"] = node.__main__ if mutant is None else mutants
+        voxelnode(order["arguments"])
+    except SystemExit as end:
+        status = int(end.code or 0)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), *sys.argv[2:])
