@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from tests.preloaded import close_shared_forker
+from tests.preloaded import close_forkers
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIRED = frozenset(os.environ.get("VOXELNODE_REQUIRE", "").split(","))
@@ -51,7 +51,7 @@ def _logging_as_before() -> Iterator[None]:
 
 
 def pytest_unconfigure() -> None:
-    close_shared_forker()
+    close_forkers()
 
 
 def corpus_folder() -> Path:

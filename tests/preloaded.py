@@ -23,28 +23,24 @@ ORDER_BYTES = 1 << 17
 
 
 class Forker:
-    """The process that forks nodes; ended by `close`, or when this process ends.
+    """The process that forks nodes, with a library that must be there when a process starts (``LD_PRELOAD``), or none.
 
-    Parameters
-    ----------
-    mutant : str, optional
-        Of all its nodes, see `tests.crash.mutants`.
-    environment : mapping, optional
-        To add to that of this process, for what must be there when a process starts, such as ``LD_PRELOAD``.
+    It ends with `close`, or when this process ends.
     """
 
-    def __init__(self, mutant: str | None = None, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, preload: str) -> None:
         self._orders, its_orders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its_orders:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.preloaded", str(its_orders.fileno()), *([mutant] if mutant else [])],
+                [sys.executable, "-m", "tests.preloaded", str(its_orders.fileno())],
                 cwd=PROJECT,
-                env={**os.environ, **(environment or {})},
+                env={**os.environ, "LD_PRELOAD": preload},
                 stdin=subprocess.DEVNULL,
                 pass_fds=[its_orders.fileno()],
             )
 
     def order(self, order: dict[str, Any], descriptors: Sequence[int]) -> None:
+        """Have a node forked: see `_attend` for what it is told."""
         socket.send_fds(self._orders, [json.dumps(order).encode()], descriptors)
 
     def close(self) -> None:
@@ -53,37 +49,32 @@ class Forker:
         self._process.wait()
 
 
-_shared: list[Forker] = []
+_forkers: dict[str, Forker] = {}
+"""Those of this process, by their library."""
 
 
-def shared_forker() -> Forker:
-    """The one of this process for nodes that need nothing special."""
-    if not _shared:
-        _shared.append(Forker())
-    return _shared[0]
-
-
-def close_shared_forker() -> None:
-    while _shared:
-        _shared.pop().close()
+def close_forkers() -> None:
+    while _forkers:
+        _forkers.popitem()[1].close()
 
 
 class Process:
-    """A `voxelnode` with these arguments: the part of `subprocess.Popen` that tests need.
+    """A `voxelnode` with these arguments and with more in its environment: the part of `Popen` that tests need.
 
     Its number stays its own until `wait` has returned, even if it is dead: a signal never reaches another process.
     """
 
-    def __init__(
-        self, arguments: Sequence[str], environment: Mapping[str, str], log: IO[Any], forker: Forker | None = None
-    ) -> None:
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], log: IO[Any]) -> None:
+        preload = environment.get("LD_PRELOAD", os.environ.get("LD_PRELOAD", ""))
+        if preload not in _forkers:
+            _forkers[preload] = Forker(preload)
         output, its_output = os.pipe()
         self.stdout = os.fdopen(output, encoding="utf-8")
         self._connection, its_connection = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         order = {"arguments": list(arguments), "environment": {**os.environ, **environment}, "folder": os.getcwd()}
         with its_connection:
             descriptors = [its_connection.fileno(), its_output, log.fileno()]
-            (forker or shared_forker()).order(order, descriptors)
+            _forkers[preload].order(order, descriptors)
         os.close(its_output)
         self.returncode: int | None = None
         self.pid = int(self._connection.recv(64))
@@ -114,15 +105,10 @@ class Process:
 # The process that forks
 
 
-def main(descriptor: int, mutant: str | None = None) -> None:
+def main(descriptor: int) -> None:
     """Fork a node for each order until there can be no more."""
-    from tests.crash import mutants
-
-    for module in ("node.cli.application", "node.control.node", "node.web.application"):
+    for module in ("node.cli.application", "node.control.node", "node.web.application", "tests.crash.mutants"):
         importlib.import_module(module)
-    if mutant is not None:
-        os.environ[mutants.VARIABLE] = mutant
-        mutants.MUTANTS[mutant]()
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how attendants ended
@@ -133,12 +119,12 @@ def main(descriptor: int, mutant: str | None = None) -> None:
                 return
             if os.fork() == 0:
                 orders.close()
-                _attend(json.loads(encoded), mutant, *descriptors)
+                _attend(json.loads(encoded), *descriptors)
             for own in descriptors:
                 os.close(own)
 
 
-def _attend(order: dict[str, Any], mutant: str | None, connection: int, output: int, log: int) -> None:
+def _attend(order: dict[str, Any], connection: int, output: int, log: int) -> None:
     """Fork a node, tell its number, and its exit status when it has ended; never returns."""
     status = 1
     try:
@@ -146,8 +132,9 @@ def _attend(order: dict[str, Any], mutant: str | None, connection: int, output: 
         child = os.fork()
         if child == 0:
             os.close(connection)
-            _serve(order, mutant, output, log)
+            _serve(order, output, log)
         os.close(output)
+        os.close(log)
         with socket.socket(fileno=connection) as told:
             told.send(str(child).encode())
             ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
@@ -160,7 +147,7 @@ def _attend(order: dict[str, Any], mutant: str | None, connection: int, output: 
         os._exit(status)
 
 
-def _serve(order: dict[str, Any], mutant: str | None, output: int, log: int) -> None:
+def _serve(order: dict[str, Any], output: int, log: int) -> None:
     """Become the node; never returns."""
     import node.__main__
     from node import failpoints
@@ -175,9 +162,10 @@ def _serve(order: dict[str, Any], mutant: str | None, output: int, log: int) -> 
         os.chdir(order["folder"])
         os.environ.clear()
         os.environ.update(order["environment"])
-        if mutant is not None:
-            os.environ[mutants.VARIABLE] = mutant
         importlib.reload(failpoints)  # reads its variable
+        mutant = os.environ.get(mutants.VARIABLE)
+        if mutant is not None:
+            mutants.MUTANTS[mutant]()
         # What the converter's child imports as its main module: nothing more than that of a real node.
         sys.modules["__main__"] = node.__main__ if mutant is None else mutants
         voxelnode(order["arguments"])
@@ -190,4 +178,4 @@ def _serve(order: dict[str, Any], mutant: str | None, output: int, log: int) -> 
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), *sys.argv[2:])
+    main(int(sys.argv[1]))

@@ -7,13 +7,8 @@ everything must be converted.
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -24,11 +19,12 @@ from pathlib import Path
 from types import TracebackType
 
 from node.failpoints import CONVERTING, RECEIVING, RECOVERING, VARIABLE
+from tests.acceptance.served import READY
 from tests.crash.checker import Checker
 from tests.crash.journal import Journal, Sender, Sent, new_series
+from tests.crash.mutants import VARIABLE as VARIABLE_OF_MUTANT
+from tests.preloaded import Process
 
-READY = re.compile(r"voxelnode ready: AE (\S+) on ([\d.]+):(\d+), root (.*)")
-PROJECT = Path(__file__).resolve().parents[2]
 SETTINGS = {
     "VOXELNODE_SERIES__QUIET_SECONDS": "1",
     "VOXELNODE_SERIES__ABORTED_GRACE_SECONDS": "1",
@@ -54,33 +50,20 @@ class Node:
     def __init__(self, root: Path, mutant: str | None = None, environment: Mapping[str, str] | None = None) -> None:
         self.root, self.port = root, 0
         self.log = root.parent / "serve.log"
-        self._starts = 0
-        self.process = 0
-        self._starter = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash.preloaded", *([mutant] if mutant else [])],
-            cwd=PROJECT,
-            env={**os.environ, **SETTINGS, **(environment or {})},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._environment = {**SETTINGS, **({VARIABLE_OF_MUTANT: mutant} if mutant else {}), **(environment or {})}
+        self._process: Process | None = None
+
+    @property
+    def process(self) -> int:
+        """The number of the process; 0 when none runs."""
+        return 0 if self._process is None else self._process.pid
 
     def start(self, environment: Mapping[str, str] | None = None) -> bool:
         """Start it; False when it dies before it listens."""
-        self._starts += 1
-        fifo = self.root.parent / f"serve-{self._starts}.out"  # a new one: a child of the last node may hold the other
-        os.mkfifo(fifo)
-        order = {
-            "arguments": ["serve", "--root", str(self.root), "--port", "0", "--web-port", "0"],
-            "environment": dict(environment or {}),
-            "output": str(fifo),
-            "log": str(self.log),
-        }
-        self.process = int(self._told(json.dumps(order)))
-        assert self.process > 1  # a signal to any other number would reach more than one process
-        with fifo.open() as output:
-            ready = READY.fullmatch(output.readline().strip())
-        fifo.unlink()
+        arguments = ["serve", "--root", str(self.root), "--port", "0", "--web-port", "0"]
+        with self.log.open("a") as log:
+            self._process = Process(arguments, {**self._environment, **(environment or {})}, log)
+        ready = READY.fullmatch(self._process.stdout.readline().strip())
         if ready is None:
             self.end()
             return False
@@ -93,12 +76,13 @@ class Node:
 
     def end(self, number: signal.Signals | None = None) -> int:
         """Return its exit status when it has ended, after a signal if one is given."""
-        if not self.process:
+        process, self._process = self._process, None
+        if process is None:
             return 0
         if number is not None:
-            os.kill(self.process, number)
-        self.process = 0
-        return int(self._told(""))
+            process.send_signal(number)
+        with process.stdout:
+            return process.wait()
 
     def __enter__(self) -> Node:
         return self
@@ -107,19 +91,6 @@ class Node:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
-        assert self._starter.stdin is not None
-        assert self._starter.stdout is not None
-        self._starter.stdin.close()
-        self._starter.wait()
-        self._starter.stdout.close()
-
-    def _told(self, line: str) -> str:
-        """What the starter answers to a line."""
-        assert self._starter.stdin is not None
-        assert self._starter.stdout is not None
-        self._starter.stdin.write(f"{line}\n")
-        self._starter.stdin.flush()
-        return self._starter.stdout.readline()
 
 
 @dataclass(slots=True)

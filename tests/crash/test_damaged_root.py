@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.crash.checker import Checker
-from tests.crash.harness import PROJECT, Node
+from tests.crash.harness import Node
 from tests.crash.journal import Journal, Sender, new_series
+from tests.preloaded import PROJECT
 
 pytestmark = [pytest.mark.timeout(120)]
 
