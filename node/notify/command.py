@@ -54,8 +54,8 @@ class Command:
         program = shutil.which(arguments[0])
         if program is None or not os.path.isabs(program):
             raise UsageError(
-                f"command: {arguments[0]!r} is not an executable file: give an absolute path, or the name of a program on "
-                "the PATH, and let this user execute it"
+                f"command: {arguments[0]!r} is not an executable file: give an absolute path, or a program on the "
+                "PATH, and let this user execute it"
             )
         self._arguments, self._timeout_seconds = (program, *arguments[1:]), timeout_seconds
 
