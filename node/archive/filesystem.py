@@ -1,11 +1,11 @@
-"""Instances as files below one root: spooled, synced, renamed. The only place that makes an archive path.
+"""Instances as files below one root: spooled, synced, renamed. The only module that makes an archive path.
 
-A name is a fresh UUID, never anything that a peer said; a file is never overwritten. Files that arrive together share a
-folder, so that one sync of it serves a whole batch, and a full folder never changes again (numbers only grow).
+A name is a fresh UUID, never text from a peer; a file is never overwritten. Files that arrive together share a folder,
+so that one sync of it serves a whole batch. A full folder never changes again: numbers only grow.
 
     incoming/<uuid>.part          while bytes arrive
     objects/<number>/<uuid>.dcm
-    quarantine/<uuid>.dcm         kept for a person to judge, in no row of images
+    quarantine/<uuid>.dcm         kept for a person to examine, in no row of images
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from node.archive.intake import Intake
 from node.durable import make_folder, sync_folder
 from node.failpoints import reached
 
-FILES_PER_FOLDER = 1024
+MAX_FILES_PER_FOLDER = 1024
 
 
 class Archive:
@@ -30,7 +30,7 @@ class Archive:
     Parameters
     ----------
     root : Path
-        Made when missing, readable by the owner only.
+        Created if missing, readable by the owner only.
     reserve_bytes, low_bytes : int
         See `Intake`.
     """
@@ -53,7 +53,7 @@ class Archive:
         Raises
         ------
         OutOfResources
-            The disk is down to its reserve, intake has stopped, or the file cannot be made.
+            The free space is down to the reserve, intake has stopped, or the file cannot be created.
         """
         self.intake.require()
         return PartFile(self, uuid.uuid4().hex)
@@ -73,35 +73,35 @@ class Archive:
             raise self.intake.failed(error) from error
 
     def path(self, key: str) -> Path:
-        """The file of an archive key, as `PartFile.keep` returned it."""
+        """Return the file of an archive key, as `PartFile.keep` returned it."""
         return self.root / key
 
     def remove(self, key: str) -> None:
-        """Delete a file; one that is gone already is no error."""
+        """Delete a file; a file that is gone already is no error."""
         self.path(key).unlink(missing_ok=True)
 
     def quarantine_key(self, key: str) -> str:
-        """The key that a file has after `quarantine`."""
+        """Return the key that a file has after `quarantine`."""
         return f"quarantine/{key.rpartition('/')[2]}"
 
     def quarantine(self, key: str) -> None:
-        """Move a file out of the way of the index, to its `quarantine_key`."""
+        """Move a file that no row of images names to its `quarantine_key`."""
         os.rename(self.path(key), self.path(self.quarantine_key(key)))
         self.sync_folder(self._quarantine)
 
     def sweep_incoming(self) -> int:
-        """Delete what a dead process left half received: none of it was acknowledged. Returns how many files."""
+        """Delete the part files of a dead process, none of them acknowledged; return how many there were."""
         parts = list(self._incoming.glob("*.part"))
         for part in parts:
             part.unlink(missing_ok=True)
         return len(parts)
 
     def folders(self) -> list[str]:
-        """Names of the folders of `objects`, oldest first."""
+        """Return the names of the folders of `objects`, the oldest first."""
         return sorted(folder.name for folder in self._objects.iterdir() if folder.name.isdecimal())
 
     def keys(self, folder: str) -> list[str]:
-        """Keys of the files in one of the `folders`, for comparing them with the index."""
+        """Return the keys of the files in one of the `folders`."""
         return sorted(str(path.relative_to(self.root)) for path in (self._objects / folder).glob("*.dcm"))
 
     def place(self, name: str) -> tuple[str, Path]:
@@ -113,7 +113,7 @@ class Archive:
             The folder cannot be made or synced. No file gets into it; the next call makes another one.
         """
         with self._lock:
-            if self._folder is None or self._in_folder >= FILES_PER_FOLDER:
+            if self._folder is None or self._in_folder >= MAX_FILES_PER_FOLDER:
                 self._folder, self._in_folder = self._new_folder(), 0
             self._in_folder += 1
             return f"objects/{self._folder.name}/{name}.dcm", self._folder
@@ -128,11 +128,11 @@ class Archive:
 
 
 class PartFile:
-    """One instance while its bytes arrive; used by one thread."""
+    """An instance while its bytes arrive; used by one thread."""
 
     def __init__(self, archive: Archive, name: str) -> None:
         self._archive, self._name = archive, name
-        self._path = f"{archive.root}/incoming/{name}.part"  # a path object costs as much as opening the file
+        self._path = f"{archive.root}/incoming/{name}.part"  # a Path object costs as much as opening the file
         try:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -141,12 +141,12 @@ class PartFile:
         reached("part-opened")
 
     def write(self, fragment: bytes | bytearray | memoryview) -> None:
-        """Append bytes, all of them.
+        """Append all bytes of a fragment.
 
         Raises
         ------
         OutOfResources
-            The disk is full or fails; nothing of the file counts any more.
+            The disk is full or fails; `abandon` the file then.
         """
         rest = memoryview(fragment)
         try:
@@ -157,18 +157,18 @@ class PartFile:
         reached("part-written")
 
     def mapped(self) -> mmap.mmap:
-        """What was written so far, to read in it without loading it."""
+        """Map the bytes that were written so far, to read them without loading them."""
         return mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
 
     def keep(self) -> tuple[str, Path]:
-        """Make the bytes durable and give the file its place.
+        """Make the bytes durable and move the file into a folder of the archive.
 
         Returns
         -------
         key : str
-            What the index stores.
+            The key of the file, for the index.
         folder : Path
-            Must be synced before the row is committed: only then is the name durable too.
+            To be synced before the row is committed: only then the name is durable too.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Whether instances may come in: there is room on the disk, and no sync of it has failed."""
+"""Whether instances are accepted: the disk has room, and no sync of it has failed."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from node.errors import OutOfResources
 log = structlog.get_logger()
 
 STOPPED_FILE = "intake-stopped.json"
-"""Below the root, while intake is stopped: what other processes can read of it."""
+"""Below the root while intake is stopped, so that other processes can read the reason."""
 
 RESUME_FACTOR = 1.1
-"""What was refused for want of room is taken again with a tenth more than the mark, so that nothing flaps about it."""
+"""After a refusal for want of room, a tenth more than the limit must be free: hysteresis."""
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""Errors that pass by themselves when there is room again; any other one means that the disk cannot be trusted."""
+"""Errors that pass when there is room again; any other error means that the disk cannot be trusted."""
 
 
 class Intake:
-    """The state of one root, asked by whoever lets something in; safe to use from many threads.
+    """The state of one root, checked before anything is accepted; safe to use from many threads.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class Intake:
     reserve_bytes : int
         Free space below which instances are refused.
     low_bytes : int
-        Free space below which new associations are refused, so that open ones can end; never less than the reserve.
+        Free space below which new associations are refused, so that open ones can finish; at least the reserve.
     """
 
     def __init__(self, root: Path, reserve_bytes: int = 0, low_bytes: int = 0) -> None:
@@ -46,25 +46,25 @@ class Intake:
 
     @property
     def stopped(self) -> str | None:
-        """Why nothing is taken any more until the node is started again; None while all is well."""
+        """The reason why nothing is accepted until the node is restarted; None while intake is open."""
         return self._stopped
 
     def free_bytes(self) -> int:
-        """Bytes that we may still write to the disk of the root."""
+        """Return the bytes that this process may still write to the disk of the root."""
         disk = os.statvfs(self._root)
         return disk.f_bavail * disk.f_frsize
 
     def has_room(self) -> bool:
-        """Whether the disk may be written to at all: it works, and is not down to the reserve."""
+        """Return whether the disk works and has more free space than the reserve."""
         return self._stopped is None and self.free_bytes() >= self._reserve_bytes
 
     def require(self) -> None:
-        """Return when an instance may come in.
+        """Return if an instance may be accepted.
 
         Raises
         ------
         OutOfResources
-            The disk is down to its reserve, or intake has stopped.
+            The free space is down to the reserve, or intake has stopped.
         """
         self.require_sound()
         free = self.free_bytes()
@@ -75,7 +75,7 @@ class Intake:
             )
 
     def require_sound(self) -> None:
-        """Return while no sync has failed: after the first failure, a later success would prove nothing.
+        """Return if no sync has failed: after the first failure, a later success would prove nothing.
 
         Raises
         ------
@@ -86,7 +86,7 @@ class Intake:
             raise OutOfResources(f"intake has stopped: {self._stopped}")
 
     def refusal(self) -> str | None:
-        """Why no new association should be accepted now, in words; None: it may come."""
+        """Return the reason to refuse a new association, or None to accept it."""
         if self._stopped is not None:
             return f"intake has stopped: {self._stopped}; look at the disk, then start the node again"
         free = self.free_bytes()
@@ -96,19 +96,19 @@ class Intake:
         return f"{free} bytes free, {self._low_bytes} wanted (twice [storage] reserve_bytes): make room"
 
     def failed(self, error: OSError) -> OutOfResources:
-        """The refusal that an error of the disk means; any but want of room stops intake."""
+        """Return the refusal for an error of the disk; any error but want of room stops intake."""
         name = errno.errorcode.get(error.errno or 0, "EUNKNOWN")
         if error.errno not in NO_ROOM:
             self.stop(f"disk: {name}: {error.strerror}")
         return OutOfResources(f"archive: {name}: {error.strerror}")
 
     def stop(self, reason: str) -> None:
-        """Take nothing more until the node is started again; the first reason stays.
+        """Accept nothing more until the node is restarted; the first reason stays.
 
         Notes
         -----
-        After a failed sync the kernel may have dropped the pages and call the next sync a success: only a new start,
-        which reads what the disk really holds, is honest.
+        After a failed sync the kernel may drop the pages and report the next sync as a success. Only a restart, which
+        reads what is on the disk, is safe.
         """
         with self._lock:
             if self._stopped is not None:
@@ -116,7 +116,7 @@ class Intake:
             self._stopped = reason
         log.error("intake_stopped", reason=reason)
         try:
-            told = {"reason": reason, "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds")}
-            (self._root / STOPPED_FILE).write_text(json.dumps(told), encoding="utf-8")
+            state = {"reason": reason, "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds")}
+            (self._root / STOPPED_FILE).write_text(json.dumps(state), encoding="utf-8")
         except OSError:
             log.warning("intake_stopped_not_noted")

@@ -23,7 +23,7 @@ from node.conversion.scheduler import Worker
 from node.conversion.volume_files import sweep
 from node.errors import UsageError
 from node.index.database import Index
-from node.index.records import Refused, SeriesPlace
+from node.index.records import Refused, SeriesKey
 from node.lifecycle.retention import Retention
 from node.metrics import remove_counters, write_counters
 from node.notify.notifier import Notifier, outlet_of
@@ -173,7 +173,7 @@ def _confirmer(settings: Settings, index: Index) -> Confirmer:
     addresses = peer_addresses(settings)
     peers = {peer.ae_title: addresses[peer.ae_title] for peer in settings.peers.values() if peer.confirm_by_find}
 
-    def ask_sender(calling_ae_title: str, series: SeriesPlace) -> int | None:
+    def ask_sender(calling_ae_title: str, series: SeriesKey) -> int | None:
         peer, ours = peers[calling_ae_title], settings.dicom.ae_title
         try:
             return find_instance_count(

@@ -14,7 +14,7 @@ import structlog
 
 from node.errors import VoxelnodeError
 from node.index.database import Index
-from node.index.records import SeriesPlace, UnconfirmedSeries
+from node.index.records import SeriesKey, UnconfirmedSeries
 
 log = structlog.get_logger()
 
@@ -22,7 +22,7 @@ POLL_SECONDS = 3.0
 SILENCE_SECONDS = 60.0
 """How long a sender that did not answer is left alone."""
 
-Ask = Callable[[str, SeriesPlace], int | None]
+Ask = Callable[[str, SeriesKey], int | None]
 """(calling AE title, series) -> how many instances its sender has, None if it does not tell."""
 
 
@@ -48,7 +48,7 @@ class Confirmer:
     ) -> None:
         self._index, self._titles, self._ask, self._now = index, frozenset(calling_ae_titles), ask, now
         self._poll_seconds = poll_seconds
-        self._told: dict[SeriesPlace, int] = {}
+        self._told: dict[SeriesKey, int] = {}
         self._silent_until: dict[str, float] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="confirm", daemon=True)
@@ -74,7 +74,7 @@ class Confirmer:
     def poll(self) -> None:
         """Ask once for each series that waits."""
         waiting = self._index.series.unconfirmed(self._titles)
-        self._told = {one.place: self._told[one.place] for one in waiting if one.place in self._told}
+        self._told = {one.key: self._told[one.key] for one in waiting if one.key in self._told}
         for one in waiting:
             if self._stopping.is_set():
                 return
@@ -83,14 +83,14 @@ class Confirmer:
 
     def _confirm(self, series: UnconfirmedSeries) -> None:
         try:
-            count = self._ask(series.calling_ae_title, series.place)
+            count = self._ask(series.calling_ae_title, series.key)
         except VoxelnodeError as error:
             self._silent_until[series.calling_ae_title] = monotonic() + SILENCE_SECONDS
             log.warning("sender_not_asked", calling_ae_title=series.calling_ae_title, reason=str(error))
             return
         if count is None:
-            self._told.pop(series.place, None)
-        elif self._told.get(series.place) != count:
-            self._told[series.place] = count
-        elif self._index.series.confirm_count(series.place, count, self._now()):
-            log.info("series_confirmed", series_instance_uid=series.place[1], instances=count)
+            self._told.pop(series.key, None)
+        elif self._told.get(series.key) != count:
+            self._told[series.key] = count
+        elif self._index.series.confirm_count(series.key, count, self._now()):
+            log.info("series_confirmed", series_instance_uid=series.key[1], instances=count)

@@ -1,4 +1,4 @@
-"""Accounts, tokens and sessions of those who ask over HTTP."""
+"""Accounts for HTTP, with their tokens and sessions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from node.errors import UsageError
 from node.index.models import AccountRow, TokenRow, WebSessionRow
 from node.index.repository import Repository, on_reader, on_writer
 
-SESSIONS_OF_ACCOUNT = 20
-"""Browsers in which one account is logged in at once; the oldest gives way."""
+MAX_SESSIONS = 20
+"""Sessions of one account; a further one ends the oldest."""
 
 
 class Role(IntEnum):
-    """What an account may do; each role may do what the lower ones may."""
+    """What an account may do; each role includes the lower ones."""
 
     READ = 1
     WRITE = 2
@@ -32,7 +32,7 @@ class NoSuchAccount(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class KnownAccount:
-    """An account, as the one that asks is compared with it."""
+    """An account, as requests are checked against it."""
 
     id: int
     name: str
@@ -42,7 +42,7 @@ class KnownAccount:
 
 @dataclass(frozen=True, slots=True)
 class ListedAccount:
-    """An account, as a person looks at it; `tokens` are (label, made, end)."""
+    """An account, as a person sees it; `tokens` are (label, created at, expires at)."""
 
     name: str
     role: Role
@@ -181,7 +181,7 @@ class AccountRepository(Repository):
             insert(WebSessionRow).values(account_id=account_id, sha256=sha256, created_at=now, expires_at=expires_at)
         )
         of_account = WebSessionRow.account_id == account_id
-        kept = select(WebSessionRow.id).where(of_account).order_by(WebSessionRow.id.desc()).limit(SESSIONS_OF_ACCOUNT)
+        kept = select(WebSessionRow.id).where(of_account).order_by(WebSessionRow.id.desc()).limit(MAX_SESSIONS)
         connection.execute(delete(WebSessionRow).where(of_account, WebSessionRow.id.not_in(kept)))
 
     @on_writer

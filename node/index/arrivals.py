@@ -1,4 +1,4 @@
-"""Put instances into all four levels, and make their series due, in one transaction."""
+"""Arrivals: add instances to all four levels, and make their series due, in one transaction."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from pathlib import PurePath
 from sqlalchemy import Connection, bindparam, case, func, insert, select, update
 
 from node.index.levels import (
-    FIND_SERIES,
     Arrived,
+    find_series,
     patient_identity,
     record_arrival_event,
     record_conflict,
+    record_reopened,
     series_row,
-    tell_reopened,
 )
 from node.index.models import ConflictRow, ImageRow, SeriesRow
 from node.index.prepared import Prepared
 from node.index.records import Kept, Outcome
 
 REVOKED = -1
-"""In `claimed_arrivals`: the series is still under conversion, but its outcome counts no more."""
+"""In `claimed_arrivals`: the series is still under conversion, but its outcome will not count."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """An instance that the index holds; `pending` while its row is still to be inserted."""
+    """An instance of the index; `pending` until its row is inserted."""
 
     sha256: str
     key: str
@@ -39,7 +39,7 @@ class _Held:
 
 @dataclass(slots=True)
 class _Growth:
-    """What a batch brought to one series."""
+    """The instances of a batch that belong to one series."""
 
     last: Arrived
     count: int = 0
@@ -77,43 +77,49 @@ _SERIES_GREW = Prepared(
 def add_instances(connection: Connection, batch: Sequence[Arrived]) -> list[Kept]:
     """Insert instances with their patients, studies and series, and move the `due_at` of each series that grew.
 
-    Runs inside the writer's transaction; what became of them is in the order of `batch`.
+    Runs inside the writer's transaction.
+
+    Returns
+    -------
+    list of Kept
+        In the order of `batch`.
 
     Notes
     -----
-    The first instance of a patient, study or series says what the level holds. A study that turns up under a second
-    patient, a series in a second study, a study without Patient ID and one Patient ID of two persons are recorded in
-    `conflicts`.
+    The first instance of a patient, study or series sets the attributes of the level. Recorded in `conflicts` are a
+    study under a second patient, a series in a second study, a study without Patient ID, and a Patient ID of two
+    persons.
 
-    Other bytes under a SOP Instance UID that is here are never lost, and recorded in `conflicts` with their place:
+    Other bytes under a known SOP Instance UID are never lost. They are recorded in `conflicts` with the file that does
+    not count:
 
-    * ``never``: the first stays, the second goes to quarantine;
-    * ``keep_both``: the first stays what is converted and served, the second keeps its place in the archive;
-    * ``replace``: the second takes the row and reopens the series, the first goes to quarantine. An instance that
-      comes back under another series is not replaced: that would take it out of the series that holds it.
+    * ``never``: the first instance counts, the file of the second goes to quarantine;
+    * ``keep_both``: the first instance is converted and served, the file of the second stays where it is;
+    * ``replace``: the second instance gets the row and reopens the series, the file of the first goes to quarantine. An
+      instance that comes again under another series is not replaced: that would remove it from its series.
     """
-    held = _held(connection, {one.attributes.sop_instance_uid for one in batch})
+    held = _held(connection, {arrived.attributes.sop_instance_uid for arrived in batch})
     images: dict[str, dict[str, object]] = {}
     grown: dict[int, _Growth] = {}
-    places: dict[tuple[object, ...], int] = {}
+    series_ids: dict[tuple[object, ...], int] = {}
     kept: list[Kept] = []
-    for one in batch:
-        uid = one.attributes.sop_instance_uid
+    for arrived in batch:
+        uid = arrived.attributes.sop_instance_uid
         first = held.get(uid)
         if first is None:
-            series_id = _place(connection, one, places)
-            images[uid] = _image(one, series_id)
+            series_id = _series_id(connection, arrived, series_ids)
+            images[uid] = _image(arrived, series_id)
             result = Kept(Outcome.STORED)
-        elif first.file_missing or (first.sha256 != one.file.sha256 and _replaces(connection, one, first)):
+        elif first.file_missing or (first.sha256 != arrived.file.sha256 and _replaces(connection, arrived, first)):
             series_id = first.series_id
-            result = _replaced(connection, one, first, images)
+            result = _replace(connection, arrived, first, images)
         else:
-            kept.append(_not_taken(connection, one, first))
+            kept.append(_not_taken(connection, arrived, first))
             continue
         kept.append(result)
-        held[uid] = _Held(one.file.sha256, one.file.key, series_id, pending=uid in images)
-        growth = grown.setdefault(series_id, _Growth(one))
-        growth.last, growth.count = one, growth.count + 1
+        held[uid] = _Held(arrived.file.sha256, arrived.file.key, series_id, pending=uid in images)
+        growth = grown.setdefault(series_id, _Growth(arrived))
+        growth.last, growth.count = arrived, growth.count + 1
         growth.replaced |= first is not None
     if images:
         _INSERT_IMAGES.execute_many(connection, images.values())
@@ -128,85 +134,86 @@ def add_instances(connection: Connection, batch: Sequence[Arrived]) -> list[Kept
 
 
 def _held(connection: Connection, uids: Iterable[str]) -> dict[str, _Held]:
-    """Those of `uids` that the index holds."""
+    """Return those of `uids` that are in the index."""
     rows = {uid: _FIND_IMAGE.execute(connection, {"uid": uid}).fetchone() for uid in uids}
     return {uid: _Held(*row) for uid, row in rows.items() if row is not None}
 
 
 def revoke_claim(connection: Connection, series_id: int) -> None:
-    """An instance of the series was replaced or deleted: what is being made of the old ones may not be recorded."""
+    """Revoke the claim of a series after an instance was replaced or deleted: its conversion may not be recorded."""
     claimed = update(SeriesRow).where(SeriesRow.id == series_id, SeriesRow.state == "converting")
     connection.execute(claimed.values(claimed_arrivals=REVOKED))
 
 
-def _place(connection: Connection, one: Arrived, places: dict[tuple[object, ...], int]) -> int:
-    """The row of the series that an instance belongs to; `places` are those that the batch knows already."""
-    identity = patient_identity(one.attributes)
-    place = (one.attributes.study["study_instance_uid"], one.attributes.series["series_instance_uid"], identity)
-    if place not in places:
-        places[place] = series_row(connection, one, identity)
-    return places[place]
+def _series_id(connection: Connection, arrived: Arrived, known: dict[tuple[object, ...], int]) -> int:
+    """Return the id of the series of an instance; `known` are those that the batch has looked up."""
+    identity = patient_identity(arrived.attributes)
+    key = (arrived.attributes.study["study_instance_uid"], arrived.attributes.series["series_instance_uid"], identity)
+    if key not in known:
+        known[key] = series_row(connection, arrived, identity)
+    return known[key]
 
 
-def _not_taken(connection: Connection, one: Arrived, first: _Held) -> Kept:
-    """The row stays as it is; bytes that are known are not kept twice."""
-    if first.sha256 == one.file.sha256:
-        return Kept(Outcome.ALREADY_THERE, remove=one.file.key)
-    aside = _aside(connection, one.attributes.sop_instance_uid, one.file.sha256)
-    if aside == one.file.quarantine_key:  # a crash came between the commit and the move
-        return Kept(Outcome.OTHER_BYTES, quarantine=one.file.key)
+def _not_taken(connection: Connection, arrived: Arrived, first: _Held) -> Kept:
+    """Leave the row as it is; known bytes are not kept twice."""
+    if first.sha256 == arrived.file.sha256:
+        return Kept(Outcome.ALREADY_THERE, remove=arrived.file.key)
+    aside = _aside(connection, arrived.attributes.sop_instance_uid, arrived.file.sha256)
+    if aside == arrived.file.quarantine_key:  # a crash came between the commit and the move
+        return Kept(Outcome.OTHER_BYTES, quarantine=arrived.file.key)
     if aside is not None:
-        return Kept(Outcome.ALREADY_THERE, remove=one.file.key)
-    detail = f"first received with SHA-256 {first.sha256}, then with {one.file.sha256}; the first is kept"
-    stays = one.overwrite_policy == "keep_both"
-    key = one.file.key if stays else one.file.quarantine_key
-    record_conflict(connection, "instance-versions" if stays else "instance-bytes", one, detail, key, one.file.sha256)
-    record_arrival_event(connection, "instance-conflict", one, detail)
-    return Kept(Outcome.OTHER_BYTES, quarantine=None if stays else one.file.key)
+        return Kept(Outcome.ALREADY_THERE, remove=arrived.file.key)
+    detail = f"first received with SHA-256 {first.sha256}, then with {arrived.file.sha256}; the first is kept"
+    stays = arrived.overwrite_policy == "keep_both"
+    key = arrived.file.key if stays else arrived.file.quarantine_key
+    record_conflict(
+        connection, "instance-versions" if stays else "instance-bytes", arrived, detail, key, arrived.file.sha256
+    )
+    record_arrival_event(connection, "instance-conflict", arrived, detail)
+    return Kept(Outcome.OTHER_BYTES, quarantine=None if stays else arrived.file.key)
 
 
-def _replaces(connection: Connection, one: Arrived, first: _Held) -> bool:
-    """Whether the policy lets other bytes take the row: in the same series only."""
-    if one.overwrite_policy != "replace":
+def _replaces(connection: Connection, arrived: Arrived, first: _Held) -> bool:
+    """Return whether the policy lets other bytes replace those of the row: in the same series only."""
+    if arrived.overwrite_policy != "replace":
         return False
-    study_uid, series_uid = one.attributes.study["study_instance_uid"], one.attributes.series["series_instance_uid"]
-    row = FIND_SERIES.execute(connection, {"study": study_uid, "series": series_uid}).fetchone()
+    row = find_series(connection, arrived)
     if row is None or row[0] != first.series_id:
         return False
-    tell_reopened(connection, one, row[2])
+    record_reopened(connection, arrived, row[2])
     return True
 
 
-def _replaced(connection: Connection, one: Arrived, first: _Held, images: dict[str, dict[str, object]]) -> Kept:
-    """Let the arriving file take the row; the file that had it goes to quarantine, unless its bytes are there."""
-    uid = one.attributes.sop_instance_uid
+def _replace(connection: Connection, arrived: Arrived, first: _Held, images: dict[str, dict[str, object]]) -> Kept:
+    """Give the row to the arriving file; the old file goes to quarantine, unless its bytes are there already."""
+    uid = arrived.attributes.sop_instance_uid
     if first.pending:
-        images[uid] = _image(one, first.series_id)
+        images[uid] = _image(arrived, first.series_id)
     else:
         connection.execute(
-            update(ImageRow).where(ImageRow.sop_instance_uid == uid).values(_image(one, first.series_id))
+            update(ImageRow).where(ImageRow.sop_instance_uid == uid).values(_image(arrived, first.series_id))
         )
-    detail = f"first received with SHA-256 {first.sha256}, then with {one.file.sha256}; the second is kept"
-    if first.sha256 != one.file.sha256:
-        record_arrival_event(connection, "instance-replaced", one, detail)
+    detail = f"first received with SHA-256 {first.sha256}, then with {arrived.file.sha256}; the second is kept"
+    if first.sha256 != arrived.file.sha256:
+        record_arrival_event(connection, "instance-replaced", arrived, detail)
     if first.file_missing:
         return Kept(Outcome.STORED)
     if _aside(connection, uid, first.sha256) is not None:
         return Kept(Outcome.REPLACED, remove=first.key)
-    quarantine_key = str(PurePath(one.file.quarantine_key).with_name(PurePath(first.key).name))
-    record_conflict(connection, "instance-replaced", one, detail, quarantine_key, first.sha256)
+    quarantine_key = str(PurePath(arrived.file.quarantine_key).with_name(PurePath(first.key).name))
+    record_conflict(connection, "instance-replaced", arrived, detail, quarantine_key, first.sha256)
     return Kept(Outcome.REPLACED, quarantine=first.key)
 
 
 def _aside(connection: Connection, sop_instance_uid: str, sha256: str) -> str | None:
-    """Where bytes that lost are kept, if they have lost before."""
+    """Return the key of the file with these bytes that was set aside before, or None."""
     return connection.execute(_FIND_LOSER, {"uid": sop_instance_uid, "sha256": sha256}).scalar()
 
 
-def _image(one: Arrived, series_id: int) -> dict[str, object]:
-    file = one.file
+def _image(arrived: Arrived, series_id: int) -> dict[str, object]:
+    file = arrived.file
     return {
-        **one.attributes.image,
+        **arrived.attributes.image,
         "series_id": series_id,
         "transfer_syntax_uid": file.transfer_syntax_uid,
         "bytes": file.bytes,

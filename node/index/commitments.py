@@ -1,4 +1,4 @@
-"""Requests for storage commitment, from their arrival until their result is reported or given up."""
+"""Requests for storage commitment, until their result is reported or given up."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from node.index.models import CommitmentRow
 from node.index.repository import Repository, on_reader, on_writer
 
 Reference = tuple[str, str]
-"""SOP Class UID and SOP Instance UID that a peer says it has sent."""
+"""SOP Class UID and SOP Instance UID of an instance that a peer says it has sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class OwedCommitment:
-    """A request whose result has not been reported."""
+    """A request whose result is to be reported."""
 
     id: int
     transaction_uid: str

@@ -1,6 +1,6 @@
-"""What a query looks for, as SQL (`node.dicom.matching` says what each match means).
+"""Conditions of a query as SQL; `node.dicom.matching` says what each match means.
 
-Conditions on the levels above are subqueries that give the rows below them, so that an index on any level can lead.
+Conditions on the levels above are subqueries that give the rows below them, so that SQLite may begin at any level.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ PARENT: dict[Level, InstrumentedAttribute[int]] = {
 _GROUPS = ("alphabetic", "ideographic", "phonetic")
 
 _AFTER_ALL_TEXT = "\U0010ffff"
-"""Sorts behind every text that begins alike."""
+"""Sorts behind every text with the same beginning."""
 
 
 def restrictions(query: Query) -> list[ColumnElement[bool]]:
-    """What the rows of the query's level must fulfil, joined by "and"."""
-    found = [*_own(query.conditions, query.level)]
+    """Return the conditions on the rows of the query's level, to be joined by AND."""
+    conditions = [*_own(query.conditions, query.level)]
     if query.level != Level.PATIENT:
-        found += _of_parents(query.conditions, query.level)
+        conditions += _of_parents(query.conditions, query.level)
     if query.level != Level.IMAGE:
-        found += _of_children(query.conditions, query.level)
+        conditions += _of_children(query.conditions, query.level)
     if query.level == Level.PATIENT:
-        found.append(PatientRow.merged_into.is_(None))
-    return found
+        conditions.append(PatientRow.merged_into.is_(None))
+    return conditions
 
 
 def _own(conditions: Sequence[Condition], level: Level) -> list[ColumnElement[bool]]:
-    mine = [condition for condition in conditions if condition.key.level == level]
+    own = [condition for condition in conditions if condition.key.level == level]
     if level == Level.PATIENT:
-        return [PatientRow.id.in_(_patients(mine))] if mine else []
-    return [_condition(condition, TABLES[level]) for condition in mine]
+        return [PatientRow.id.in_(_patients(own))] if own else []
+    return [_condition(condition, TABLES[level]) for condition in own]
 
 
 def _of_parents(conditions: Sequence[Condition], level: Level) -> list[ColumnElement[bool]]:
@@ -78,21 +78,21 @@ def _of_children(conditions: Sequence[Condition], level: Level) -> list[ColumnEl
 
 
 def _patients(conditions: Sequence[Condition]) -> Select[Any]:
-    """The patients that match, or that one which matches was merged into: either identity finds the same studies."""
-    one = aliased(PatientRow)
-    matching = [_condition(condition, one) for condition in conditions]
-    return select(func.coalesce(one.merged_into, one.id)).where(*matching)
+    """Select the patients that match, or into whom a match was merged: either identity finds the same studies."""
+    patient = aliased(PatientRow)
+    matching = [_condition(condition, patient) for condition in conditions]
+    return select(func.coalesce(patient.merged_into, patient.id)).where(*matching)
 
 
 def _condition(condition: Condition, table: Any) -> ColumnElement[bool]:
     if condition.key.column is not None:
-        return or_(*(_match(each, condition.key.column, table) for each in condition.matches))
+        return or_(*(_match(match, condition.key.column, table) for match in condition.matches))
     below = SeriesRow.modality if condition.key.keyword == "ModalitiesInStudy" else ImageRow.sop_class_uid
     rows = select(SeriesRow.id).where(SeriesRow.study_id == table.id)
     if below is ImageRow.sop_class_uid:
         rows = rows.join(ImageRow, ImageRow.series_id == SeriesRow.id)
-    # One by one: few studies are left when this is looked at, and the series of one are found by their index.
-    return or_(*(rows.where(_text(each, below)).correlate(StudyRow).exists() for each in condition.matches))
+    # A subquery for each study: few are left at this point, and an index finds the series of each.
+    return or_(*(rows.where(_text(match, below)).correlate(StudyRow).exists() for match in condition.matches))
 
 
 def _match(match: Match, column: str, table: Any) -> ColumnElement[bool]:
@@ -122,7 +122,7 @@ def _text(match: Match, column: InstrumentedAttribute[Any]) -> ColumnElement[boo
 
 
 def _like(column: ColumnElement[Any] | InstrumentedAttribute[Any], pattern: str) -> ColumnElement[bool]:
-    """GLOB, which minds case; what comes before the first wild card also as a range, along which an index can go."""
+    """Match by GLOB, which is case-sensitive; the text before the first wild card also as a range, for an index."""
     prefix = re.split("[*?]", pattern, maxsplit=1)[0]
     alike = column.op("GLOB", is_comparison=True)(pattern.replace("[", "[[]"))
     return and_(column >= prefix, column < prefix + _AFTER_ALL_TEXT, alike) if prefix else alike

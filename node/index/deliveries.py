@@ -1,11 +1,12 @@
-"""The ledger of hooks: how far each of them has been told what happened, what waits for another try, what failed.
+"""Messages to hooks: how far each hook is, which messages wait for another attempt, and which failed.
 
-A hook reads what is new behind its cursors on `events` and `images`. A cursor moves on in the transaction that records
-what came of the attempts, so that a process that dies in between tells the same once more, with the same message id:
-at least once. Rows of `deliveries` hold what must be tried again, and what became of everything but single instances.
+Every message is delivered at least once. A hook reads the rows of `events` and `images` behind its cursors, and a
+cursor moves in the transaction that records the outcome of the attempts. If the process dies between an attempt and
+that commit, the next start delivers the message again, with the same message id. Rows of `deliveries` hold the messages
+that wait for another attempt, and the outcome of all messages except those of single instances.
 
-Both tables are written by one connection, so that ids are committed in their order. SQLite gives the highest ids of
-`images` again once their rows are deleted: `after_deletion` sets cursors back in that transaction.
+Both tables are written by one connection, so that ids are committed in their order. SQLite reuses the highest ids of
+`images` once their rows are deleted: `after_deletion` sets the cursors back in the same transaction.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from node.index.models import DeliveryRow, EventRow, HookRow, ImageRow, SeriesRo
 from node.index.repository import Repository, on_reader, on_writer
 from node.settings.model import HookEvent
 
-AT_ONCE = 200
+MAX_READ_ROWS = 200
 """Rows of each kind that a hook reads at a time."""
 
-MOST_WAITING = 1000
-"""With so many messages to be tried again a hook reads nothing new: what happens meanwhile waits behind its cursors."""
+MAX_WAITING = 1000
+"""Messages of a hook that wait for another attempt; with more, it reads no new rows: they wait behind its cursors."""
 
-KEPT_ROWS = 10_000
-"""Rows of deliveries that are kept besides those that wait; the oldest give way."""
+MAX_KEPT_ROWS = 10_000
+"""Rows of deliveries that are kept besides those that wait; the oldest are deleted."""
 
-TOLD_AS: Mapping[EventKind, HookEvent] = {
+HOOK_EVENTS: Mapping[EventKind, HookEvent] = {
     "instance-replaced": "instance-stored",
     "series-quiet": "series-quiet",
     "series-converted": "volume-written",
@@ -45,17 +46,17 @@ TOLD_AS: Mapping[EventKind, HookEvent] = {
     "volume-superseded": "volume-superseded",
     "study-quiet": "study-quiet",
 }
-"""What hooks are told of the kinds of events; `instance-stored` comes from the rows of images too."""
+"""Hook event of each kind of event that hooks hear of; `instance-stored` comes from the rows of images too."""
 
 _NAMESPACE = uuid.UUID("7a9c1f0e-5d43-4b6c-9a57-0c2f6f0b8e11")
 
 DeliveryState = Literal["waiting", "delivered", "given-up", "dropped"]
-"""dropped: nothing is left to be told of, or nobody to be told."""
+"""dropped: the object was deleted, or the hook does not want the message or is no longer configured."""
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
-    """Something that a hook is to be told; `message_id` is the same whenever it is read."""
+class Occurrence:
+    """Something that happened and that a hook is to hear of; `message_id` is the same whenever it is read."""
 
     message_id: str
     event: HookEvent
@@ -71,8 +72,11 @@ class Happening:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """How far a hook is; `rewinds` tells whether ids of images have been given anew since it was read."""
+class Cursors:
+    """How far a hook is: the last rows that it is done with.
+
+    `rewinds` grows whenever ids of images may be reused: cursors with another value are out of date.
+    """
 
     event_id: int
     image_id: int | None
@@ -81,25 +85,25 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class HookWork:
-    """What a hook has to do.
+    """The messages that a hook has to deliver now.
 
-    `again` is due for another try; `held` are studies of which something else waits, so that what is new of them waits
-    behind it. The hook is at `stored` as rows tell, at `begin` as far as is known, and at `end` once `new` is done.
+    `again` is due for another attempt. `held` are studies with other messages that wait; `new` ones of these studies
+    wait behind them. The cursors are `stored` in the rows, `begin` before `new`, and `end` once `new` is done.
     """
 
-    stored: Place
-    begin: Place
-    end: Place
-    again: tuple[Happening, ...] = ()
+    stored: Cursors
+    begin: Cursors
+    end: Cursors
+    again: tuple[Occurrence, ...] = ()
     held: frozenset[str] = frozenset()
-    new: tuple[Happening, ...] = ()
+    new: tuple[Occurrence, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Attempted:
-    """What came of a happening; `output` may hold patient data, `reason` never does."""
+class Attempt:
+    """The outcome of an attempt; `output` may hold patient data, `reason` never does."""
 
-    happening: Happening
+    occurrence: Occurrence
     state: DeliveryState
     attempts: int
     due_at: dt.datetime | None = None
@@ -112,17 +116,19 @@ class DeliveryRepository(Repository):
 
     @on_writer
     def begin_hooks(self, connection: Connection, wants_instances: Mapping[str, bool]) -> None:
-        """At a start: hooks that are new begin with what happens from now on; those that are gone are forgotten.
+        """Compare the rows with the configuration: a new hook begins with what happens from now on, a removed one ends.
+
+        Runs at a start.
 
         Parameters
         ----------
         wants_instances : mapping of hook to bool
-            The hooks of the configuration, and whether they are told of single instances.
+            The hooks of the configuration, and whether they want messages of single instances.
         """
         names = list(wants_instances)
         connection.execute(delete(HookRow).where(HookRow.name.not_in(names)))
         orphans = update(DeliveryRow).where(DeliveryRow.hook.not_in(names), DeliveryRow.state == "waiting")
-        connection.execute(orphans.values(state="dropped", due_at=None, reason="the hook is configured no more"))
+        connection.execute(orphans.values(state="dropped", due_at=None, reason="the hook is no longer configured"))
         last_event = connection.execute(select(func.coalesce(func.max(EventRow.id), 0))).scalar_one()
         last_image = connection.execute(select(func.coalesce(func.max(ImageRow.id), 0))).scalar_one()
         for name, wanted in wants_instances.items():
@@ -135,59 +141,67 @@ class DeliveryRepository(Repository):
     def work(
         self, connection: Connection, hook: str, events: Collection[HookEvent], seen_event: int, now: dt.datetime
     ) -> HookWork:
-        """What a hook has to do now, in the order in which it happened.
+        """Return the messages that a hook has to deliver now, in the order of their events.
 
         Parameters
         ----------
+        events : collection of HookEvent
+            The events that the hook wants.
         seen_event : int
-            Row of events up to which there is nothing for this hook, whatever its cursor says.
+            Row of `events` up to which there is nothing for this hook; its cursor may be behind that row.
         """
         row = connection.execute(select(HookRow).where(HookRow.name == hook)).one()
-        stored = Place(row.event_id, row.image_id, row.rewinds)
+        stored = Cursors(row.event_id, row.image_id, row.rewinds)
         begin = replace(stored, event_id=max(row.event_id, seen_event))
         waiting = _waiting(connection, hook)
         again = _due(connection, hook, now) if waiting else ()
-        rest = waiting - Counter(one.study_instance_uid for one in again)
-        if waiting.total() >= MOST_WAITING:
+        rest = waiting - Counter(occurrence.study_instance_uid for occurrence in again)
+        if waiting.total() >= MAX_WAITING:
             return HookWork(stored, begin, begin, again, frozenset(rest))
         new, end = _new(connection, begin, frozenset(events))
         return HookWork(stored, begin, end, again, frozenset(rest), new)
 
     @on_writer
     def settle(
-        self, connection: Connection, hook: str, attempted: Iterable[Attempted], place: Place, now: dt.datetime
+        self, connection: Connection, hook: str, attempts: Iterable[Attempt], cursors: Cursors, now: dt.datetime
     ) -> None:
-        """Record the outcome of attempts, and move the cursors to `place`.
+        """Record the outcome of attempts, and move the hook to `cursors`.
 
-        Where ids of images were given again since `place` was read, the cursor on images stays: the instances behind it
-        are delivered once more.
+        Where ids of images may have been reused since `cursors` were read, the cursor on images stays: the instances
+        behind it are delivered once more.
         """
         delivered = 0
         kept = []
-        for one in attempted:
-            delivered += one.state == "delivered"
-            if one.state != "delivered" or one.happening.image_id is None:
-                kept.append(one)
-        for one in kept:
-            _keep(connection, hook, one, now)
+        for attempt in attempts:
+            delivered += attempt.state == "delivered"
+            if attempt.state != "delivered" or attempt.occurrence.image_id is None:
+                kept.append(attempt)
+        for attempt in kept:
+            _keep(connection, hook, attempt, now)
         if kept:
             newest = select(func.max(DeliveryRow.id)).scalar_subquery()
-            old = delete(DeliveryRow).where(DeliveryRow.state != "waiting", DeliveryRow.id <= newest - KEPT_ROWS)
+            old = delete(DeliveryRow).where(DeliveryRow.state != "waiting", DeliveryRow.id <= newest - MAX_KEPT_ROWS)
             connection.execute(old)
         this = HookRow.name == hook
-        values: dict[str, Any] = {"event_id": place.event_id}
+        values: dict[str, Any] = {"event_id": cursors.event_id}
         if delivered:
             values |= {"delivered": HookRow.delivered + delivered, "delivered_at": now}
         connection.execute(update(HookRow).where(this).values(values))
         connection.execute(
-            update(HookRow).where(this, HookRow.rewinds == place.rewinds, HookRow.image_id.is_not(None)).values(
-                image_id=place.image_id
+            update(HookRow).where(this, HookRow.rewinds == cursors.rewinds, HookRow.image_id.is_not(None)).values(
+                image_id=cursors.image_id
             )
         )  # fmt: skip
 
     @on_writer
     def retry(self, connection: Connection, hook: str, message_id: str | None, now: dt.datetime) -> int:
-        """Try what was given up again, and what waits at once; returns how many messages."""
+        """Make messages that wait or were given up due at once; return how many.
+
+        Parameters
+        ----------
+        message_id : str or None
+            Only this message.
+        """
         these: ColumnElement[bool] = and_(DeliveryRow.hook == hook, DeliveryRow.state.in_(("given-up", "waiting")))
         if message_id is not None:
             these = and_(these, DeliveryRow.message_id == message_id)
@@ -205,8 +219,11 @@ def _waiting(connection: Connection, hook: str) -> Counter[str]:
     return Counter({study: count for study, count in rows})
 
 
-def _due(connection: Connection, hook: str, now: dt.datetime) -> tuple[Happening, ...]:
-    """What may be tried again: nothing whose study has something earlier that waits longer, so that the order stays."""
+def _due(connection: Connection, hook: str, now: dt.datetime) -> tuple[Occurrence, ...]:
+    """Return the messages that are due, except those behind an earlier one of their study that waits longer.
+
+    So the messages of a study stay in their order.
+    """
     earlier = aliased(DeliveryRow)
     blocked = select(earlier.id).where(
         earlier.hook == hook,
@@ -219,10 +236,10 @@ def _due(connection: Connection, hook: str, now: dt.datetime) -> tuple[Happening
         select(DeliveryRow)
         .where(DeliveryRow.hook == hook, DeliveryRow.state == "waiting", DeliveryRow.due_at <= now, ~blocked.exists())
         .order_by(DeliveryRow.id)
-        .limit(AT_ONCE)
+        .limit(MAX_READ_ROWS)
     )
     return tuple(
-        Happening(
+        Occurrence(
             row.message_id, row.event, row.happened_at, row.study_instance_uid, row.series_instance_uid,
             row.sop_instance_uid, row.revision, row.detail, row.attempts,
         )
@@ -230,22 +247,24 @@ def _due(connection: Connection, hook: str, now: dt.datetime) -> tuple[Happening
     )  # fmt: skip
 
 
-def _new(connection: Connection, place: Place, events: frozenset[HookEvent]) -> tuple[tuple[Happening, ...], Place]:
-    """What lies behind the cursors, and where they are when it is done."""
+def _new(
+    connection: Connection, cursors: Cursors, events: frozenset[HookEvent]
+) -> tuple[tuple[Occurrence, ...], Cursors]:
+    """Return what lies behind the cursors, and the cursors once that is done."""
     event_rows = connection.execute(
-        select(EventRow).where(EventRow.id > place.event_id).order_by(EventRow.id).limit(AT_ONCE)
+        select(EventRow).where(EventRow.id > cursors.event_id).order_by(EventRow.id).limit(MAX_READ_ROWS)
     ).all()
-    image_rows = _image_rows(connection, place.image_id) if place.image_id is not None else []
-    # Where one table has more than was read, the other must not run ahead of it.
-    ends = [rows[-1].happened_at for rows in (event_rows, image_rows) if len(rows) == AT_ONCE]
+    image_rows = _image_rows(connection, cursors.image_id) if cursors.image_id is not None else []
+    # Where a table has more rows than were read, the other table must not run ahead of it.
+    ends = [rows[-1].happened_at for rows in (event_rows, image_rows) if len(rows) == MAX_READ_ROWS]
     if ends:
         event_rows, image_rows = _until(event_rows, min(ends)), _until(image_rows, min(ends))
-    wanted = [row for row in event_rows if TOLD_AS.get(row.kind) in events and row.study_instance_uid is not None]
-    new = heapq.merge(map(_of_event, wanted), map(_of_image, image_rows), key=lambda one: one.happened_at)
-    end = Place(
-        event_rows[-1].id if event_rows else place.event_id,
-        image_rows[-1].id if image_rows else place.image_id,
-        place.rewinds,
+    wanted = [row for row in event_rows if HOOK_EVENTS.get(row.kind) in events and row.study_instance_uid is not None]
+    new = heapq.merge(map(_of_event, wanted), map(_of_image, image_rows), key=lambda occurrence: occurrence.happened_at)
+    end = Cursors(
+        event_rows[-1].id if event_rows else cursors.event_id,
+        image_rows[-1].id if image_rows else cursors.image_id,
+        cursors.rewinds,
     )
     return tuple(new), end
 
@@ -264,7 +283,7 @@ def _image_rows(connection: Connection, after: int) -> Sequence[Row[Any]]:
         .join(StudyRow, StudyRow.id == SeriesRow.study_id)
         .where(ImageRow.id > after)
         .order_by(ImageRow.id)
-        .limit(AT_ONCE)
+        .limit(MAX_READ_ROWS)
     )
     return connection.execute(statement).all()
 
@@ -275,57 +294,59 @@ def _until(rows: Sequence[Row[Any]], end: dt.datetime) -> Sequence[Row[Any]]:
     return rows[:count]
 
 
-def _of_event(row: Row[Any]) -> Happening:
+def _of_event(row: Row[Any]) -> Occurrence:
     uids = (row.study_instance_uid, row.series_instance_uid, row.sop_instance_uid)
     message_id = _message_id(str(row.id), row.kind, row.happened_at.isoformat(), *uids, row.revision)
-    return Happening(message_id, TOLD_AS[row.kind], row.happened_at, *uids, row.revision, row.detail, event_id=row.id)
+    return Occurrence(
+        message_id, HOOK_EVENTS[row.kind], row.happened_at, *uids, row.revision, row.detail, event_id=row.id
+    )
 
 
-def _of_image(row: Row[Any]) -> Happening:
+def _of_image(row: Row[Any]) -> Occurrence:
     uids = (row.study_instance_uid, row.series_instance_uid, row.sop_instance_uid)
     message_id = _message_id("instance", row.sha256, row.happened_at.isoformat(), *uids)
-    return Happening(message_id, "instance-stored", row.happened_at, *uids, image_id=row.id)
+    return Occurrence(message_id, "instance-stored", row.happened_at, *uids, image_id=row.id)
 
 
 def _message_id(*facts: object) -> str:
-    """An id made of what happened: whoever reads the row gets the same, and no other row, index or node ever does."""
+    """Derive an id from what happened: the same at each reading, and different for every other row, index and node."""
     return str(uuid.uuid5(_NAMESPACE, "\n".join(map(str, facts))))
 
 
-def _keep(connection: Connection, hook: str, one: Attempted, now: dt.datetime) -> None:
-    what = one.happening
+def _keep(connection: Connection, hook: str, attempt: Attempt, now: dt.datetime) -> None:
+    occurrence = attempt.occurrence
     values = {
-        "state": one.state,
-        "attempts": one.attempts,
-        "due_at": one.due_at,
-        "reason": one.reason,
-        "output": one.output,
-        "last_at": now if one.attempts > what.attempts else None,
+        "state": attempt.state,
+        "attempts": attempt.attempts,
+        "due_at": attempt.due_at,
+        "reason": attempt.reason,
+        "output": attempt.output,
+        "last_at": now if attempt.attempts > occurrence.attempts else None,
     }
     names = (
         "message_id", "event", "study_instance_uid", "series_instance_uid", "sop_instance_uid", "revision", "detail",
         "happened_at",
     )  # fmt: skip
-    row = {"hook": hook} | {name: getattr(what, name) for name in names} | values
+    row = {"hook": hook} | {name: getattr(occurrence, name) for name in names} | values
     upsert = insert(DeliveryRow).values(row).on_conflict_do_update(index_elements=["hook", "message_id"], set_=values)
     connection.execute(upsert)
-    if one.state == "given-up":
+    if attempt.state == "given-up":
         record_event(
             connection,
             "message-given-up",
             now,
-            study_instance_uid=what.study_instance_uid,
-            series_instance_uid=what.series_instance_uid,
-            sop_instance_uid=what.sop_instance_uid,
-            revision=what.revision,
-            detail=f"hook {hook} was not told of {what.event} in {one.attempts} attempts: {one.reason}",
+            study_instance_uid=occurrence.study_instance_uid,
+            series_instance_uid=occurrence.series_instance_uid,
+            sop_instance_uid=occurrence.sop_instance_uid,
+            revision=occurrence.revision,
+            detail=f"hook {hook} did not take {occurrence.event} in {attempt.attempts} attempts: {attempt.reason}",
         )
 
 
 def after_deletion(connection: Connection, study_instance_uid: str) -> None:
-    """Rows of images of a study were deleted: the next one may get an id that a cursor has passed already.
+    """Set the cursors back after rows of images of a study were deleted: the next row may reuse an id behind a cursor.
 
-    What commands wrote of the study goes too: it may name the patient.
+    The output of commands about the study is deleted too: it may name the patient.
     """
     last = select(func.coalesce(func.max(ImageRow.id), 0)).scalar_subquery()
     connection.execute(update(HookRow).values(rewinds=HookRow.rewinds + 1))

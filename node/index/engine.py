@@ -23,14 +23,14 @@ from node.index.models import Base
 
 FILE_NAME = "index.sqlite"
 BUSY_SECONDS = 5.0
-MAXIMUM_CONNECTIONS = 64
-"""More than there are threads that ask at once, so that none waits for another one's page."""
+MAX_CONNECTIONS = 64
+"""More than there are threads that read at once, so that no thread waits for the page of another."""
 
-REMEDY = "bring it back from a backup, or let `voxelnode db rebuild` make it anew from the archive"
+REMEDY = "restore it from a backup, or let `voxelnode db rebuild` build a new one from the archive"
 
 
 class IndexUnusable(VoxelnodeError):
-    """The database is damaged, or of another version than this program."""
+    """The database is missing, damaged, or of another version than this program."""
 
 
 def open_engine(path: Path, *, read_only: bool = False) -> Engine:
@@ -44,18 +44,18 @@ def open_engine(path: Path, *, read_only: bool = False) -> Engine:
         url,
         hide_parameters=True,
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
-        max_overflow=MAXIMUM_CONNECTIONS,
+        max_overflow=MAX_CONNECTIONS,
     )
 
     @event.listens_for(engine, "connect")
     def on_connect(connection: sqlite3.Connection, _: object) -> None:
-        connection.isolation_level = None  # transactions begin where we say, not where sqlite3 guesses
+        connection.isolation_level = None  # transactions begin at our BEGIN, not where sqlite3 guesses
         cursor = connection.cursor()
         cursor.execute("PRAGMA foreign_keys = ON")
         if not read_only:
             cursor.execute("PRAGMA journal_mode = WAL")
             cursor.execute("PRAGMA synchronous = FULL")
-            cursor.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten, not only forgotten
+            cursor.execute("PRAGMA secure_delete = ON")  # deleted content is overwritten with zeros
         cursor.close()
 
     @event.listens_for(engine, "begin")
@@ -102,7 +102,7 @@ def upgrade(path: Path) -> tuple[str | None, str]:
 
 
 def require_sound(path: Path) -> None:
-    """Return when a database is whole, as far as SQLite can tell without its indexes.
+    """Return if a database is whole, as far as SQLite can tell without checking its indexes.
 
     Raises
     ------
@@ -112,23 +112,23 @@ def require_sound(path: Path) -> None:
     engine = open_engine(path, read_only=True)
     try:
         with engine.connect() as connection:
-            found = [str(row[0]) for row in connection.execute(text("PRAGMA quick_check(1)"))]
+            problems = [str(row[0]) for row in connection.execute(text("PRAGMA quick_check(1)"))]
     except DatabaseError as error:
-        found = [str(error.orig)]
+        problems = [str(error.orig)]
     finally:
         engine.dispose()
-    if found != ["ok"]:
-        raise IndexUnusable(f"{path} is damaged ({found[0]}): {REMEDY}")
+    if problems != ["ok"]:
+        raise IndexUnusable(f"{path} is damaged ({problems[0]}): {REMEDY}")
 
 
 def set_aside(root: Path, now: dt.datetime) -> Path | None:
-    """Rename the index of a root, usable or not, so that a new one can be made; returns its new name, if it was there.
+    """Rename the index of a root, usable or not, to make room for a new one; return its new name, or None.
 
-    The write-ahead log goes with it: it belongs to that database alone.
+    The write-ahead log is renamed with it: it belongs to that database alone.
     """
     path = root / FILE_NAME
     kept = root / f"index-{now:%Y%m%dT%H%M%S}.sqlite"
-    for ending in ("-wal", "-shm", ""):  # the database last: a crash between leaves it where it is looked for
+    for ending in ("-wal", "-shm", ""):  # the database last: after a crash in between it still has its name
         old = path.with_name(path.name + ending)
         if old.exists():
             os.rename(old, kept.with_name(kept.name + ending))
@@ -136,10 +136,9 @@ def set_aside(root: Path, now: dt.datetime) -> Path | None:
 
 
 def backup(path: Path, target: Path) -> int:
-    """Copy a database, also while a node writes to it; returns the bytes of the copy.
+    """Copy a database, also while a node writes to it; return the bytes of the copy.
 
-    The copy is one moment of the database, whole without a write-ahead log, synced, and appears under its name by one
-    rename.
+    The copy is a snapshot without a write-ahead log. It is synced, and gets its name by one rename.
 
     Raises
     ------
@@ -166,9 +165,9 @@ def backup(path: Path, target: Path) -> int:
 
 
 def check(path: Path) -> list[str]:
-    """Return what is wrong with the database, in sentences; empty when all is well."""
+    """Return the problems of a database as sentences; empty if there are none."""
     if not path.exists():
-        return [f"{path} does not exist; `voxelnode db upgrade` makes it"]
+        return [f"{path} does not exist; `voxelnode db upgrade` creates it"]
     engine = open_engine(path, read_only=True)
     problems: list[str] = []
     try:
@@ -182,9 +181,7 @@ def check(path: Path) -> list[str]:
             ]
         newest = ScriptDirectory.from_config(_alembic()).get_current_head()
         if (revision := _revision(engine)) != newest:
-            problems.append(
-                f"schema is {revision or 'empty'}, newest is {newest}; `voxelnode db upgrade` brings it there"
-            )
+            problems.append(f"schema is {revision or 'empty'}, newest is {newest}; `voxelnode db upgrade` upgrades it")
         elif differences := schema_differences(engine):
             problems += [f"schema differs from the models: {difference}" for difference in differences]
     except DatabaseError as error:
@@ -195,7 +192,7 @@ def check(path: Path) -> list[str]:
 
 
 def schema_differences(engine: Engine) -> list[str]:
-    """What differs between the tables of a database and the models."""
+    """Return the differences between the tables of a database and the models."""
     with engine.connect() as connection:
         return [
             str(difference) for difference in compare_metadata(MigrationContext.configure(connection), Base.metadata)
@@ -208,7 +205,7 @@ def _revision(engine: Engine) -> str | None:
 
 
 def _alembic() -> Config:
-    # In a wheel the migrations lie inside the package, in a checkout beside it.
+    # A wheel has the migrations inside the package, a checkout beside it.
     installed = Path(__file__).parent / "migrations"
     config = Config()
     config.set_main_option(

@@ -1,4 +1,4 @@
-"""What happened, as rows: written in the transaction of what they tell, so that neither is there without the other."""
+"""Events: each is written in the transaction of the change that it records, so that neither is without the other."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from sqlalchemy import Connection, insert
 from node.index.models import EventRow
 
 EventKind = Literal[
-    "series-quiet",  # a conversion is owed and begins; `detail` says why now
+    "series-quiet",  # a conversion is due and begins; `detail` says why now
     "series-converted",
     "series-refused",  # also where nothing in it is an image
     "series-failed",
-    "series-unchanged",  # asked for again, but input, converter and options are those of its revision
-    "series-reopened",  # an instance came, went or changed after the conversion, or someone asks for another
+    "series-unchanged",  # asked for again, but input, converter and options are those of the current revision
+    "series-reopened",  # an instance came, went or changed after the conversion, or another conversion was asked for
     "series-confirmed",  # its sender was asked how many instances there are
     "sender-aborted",  # an association that brought instances of it did not end by release
     "volume-superseded",
@@ -26,7 +26,7 @@ EventKind = Literal[
     "file-found",  # and now the file is there again
     "deleted",
     "patient-merged",
-    "message-given-up",  # a hook was not told of something in all its attempts
+    "message-given-up",  # a hook did not take a message in any of its attempts
 ]
 
 

@@ -1,4 +1,4 @@
-"""Queries beside receiving: few at once, none for long, and none that holds a transaction while a peer reads."""
+"""Queries beside receiving: few at once, none for long, and no transaction stays open while a peer reads answers."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ from node.dicom.matching import Query
 from node.errors import VoxelnodeError
 from node.index.queries import PAGE, answers, matching_ids
 
-AT_ONCE = 2
-"""Queries that run at once; the others wait: receiving needs the processors too."""
+MAX_RUNNING = 2
+"""Queries that run at the same time; the others wait: receiving needs the processors too."""
 
-MOST_WAITING = 24
-"""Queries that wait; a further one is refused at once. Each waits on a thread, and HTTP has forty of them."""
+MAX_WAITING = 24
+"""Queries that wait; a further query is refused at once. Each waits on a thread, and HTTP has forty of them."""
 
-WAIT_SECONDS = 30.0
-"""Longest wait for the others."""
+MAX_WAIT_SECONDS = 30.0
+"""Longest wait of a query for the others."""
 
 TOO_MANY = "too many queries at once: ask again later"
 
-RUN_SECONDS = 30.0
+MAX_RUN_SECONDS = 30.0
 """Longest run of one statement."""
 
-GIVE_WAY = 19.0
-"""While instances arrive, queries rest so many times as long as they work: they take a twentieth of a processor. What
-they take beyond that, the threads that receive wait for, as only one thread of Python runs at a time."""
+REST_FACTOR = 19.0
+"""While instances arrive, queries rest this many times as long as they ran: they take a twentieth of a processor. Only
+one thread of Python runs at a time, so that the receiving threads would wait for any more than that."""
 
 ARRIVING_SECONDS = 0.5
-"""Since the last instance, for which more of them are expected."""
+"""How long after an instance more instances are expected."""
 
-LONGEST_REST_SECONDS = 2.0
+MAX_REST_SECONDS = 2.0
 
 REST_STEP_SECONDS = 0.05
 
 STEPS = 20_000
-"""Steps of SQLite's machine between two looks at the clock: about a millisecond."""
+"""Steps of SQLite's virtual machine between two looks at the clock: about a millisecond."""
 
 
 class QueryRefused(VoxelnodeError):
-    """A query is too large, or takes too long: the message says what would help."""
+    """A query is too large, or takes too long: the message says what helps."""
 
 
 class QueryStopped(VoxelnodeError):
-    """Who asked does not want the answers any more."""
+    """The requestor no longer wants the answers."""
 
 
 class Finder:
-    """Finds what queries ask for; safe to use from many threads.
+    """Answer queries; safe to use from many threads.
 
     Parameters
     ----------
@@ -66,13 +66,13 @@ class Finder:
 
     def __init__(self, reader: Engine) -> None:
         self._reader = reader
-        self._turns = threading.BoundedSemaphore(AT_ONCE)
-        self._places = threading.BoundedSemaphore(AT_ONCE + MOST_WAITING)
+        self._turns = threading.BoundedSemaphore(MAX_RUNNING)
+        self._places = threading.BoundedSemaphore(MAX_RUNNING + MAX_WAITING)
         self._lock = threading.Lock()
         self._arrived_at = self._rested_at = -ARRIVING_SECONDS
 
     def note_arrival(self) -> None:
-        """An instance arrives: queries give way for a while."""
+        """Note that an instance arrives: queries rest for a while."""
         self._arrived_at = time.monotonic()
 
     def find(
@@ -80,21 +80,21 @@ class Finder:
     ) -> Iterator[Dataset]:
         """Answer a query, see `node.index.queries.find`; a page of rows is read at a time.
 
-        What is stored or deleted meanwhile may show or not.
+        Instances that are stored or deleted meanwhile may or may not be in the answers.
 
         Parameters
         ----------
         maximum : int or None
-            Most answers; a query that has more gets none.
+            Largest number of answers; a query that has more gets none.
         stop : callable
-            Asked again and again, also while a statement runs, whether nobody waits for answers any more.
+            Polled, also while a statement runs: whether nobody waits for answers any more.
 
         Raises
         ------
         QueryRefused
             There are more answers than `maximum`, or it takes too long.
         QueryStopped
-            `stop` said so.
+            `stop` returned True.
         """
         if maximum is not None and (query.limit is None or query.limit > maximum):
             query = replace(query, limit=maximum + 1)
@@ -107,16 +107,19 @@ class Finder:
                 page = answers(connection, query, ids[at : at + PAGE])
             began_at = time.thread_time()
             yield from page
-            self._charge(time.thread_time() - began_at)  # what was made of the answers meanwhile
+            self._charge(time.thread_time() - began_at)  # of the code that used the answers meanwhile
 
     @contextmanager
     def turn(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Connection]:
-        """One of the few connections, on which no statement outlives its time or its asker; raises as `find`."""
+        """Open one of the few connections; a statement ends after its time, or when `stop` returns True.
+
+        Raises as `find`.
+        """
         if not self._places.acquire(blocking=False):
             raise QueryRefused(TOO_MANY)
         try:
-            until = time.monotonic() + WAIT_SECONDS
-            self._give_way(stop, until)
+            until = time.monotonic() + MAX_WAIT_SECONDS
+            self._rest(stop, until)
             if not self._turns.acquire(timeout=max(0.0, until - time.monotonic())):
                 raise QueryRefused(TOO_MANY)
             began_at = time.thread_time()
@@ -130,13 +133,13 @@ class Finder:
             self._places.release()
 
     def _charge(self, seconds: float) -> None:
-        """Let the next query wait for so much work; this one has its answer at once."""
+        """Let the next query wait because this one ran for `seconds`; this one has its answer at once."""
         with self._lock:
             now = time.monotonic()
-            self._rested_at = min(max(self._rested_at, now) + seconds * GIVE_WAY, now + LONGEST_REST_SECONDS)
+            self._rested_at = min(max(self._rested_at, now) + seconds * REST_FACTOR, now + MAX_REST_SECONDS)
 
-    def _give_way(self, stop: Callable[[], bool], until: float) -> None:
-        """Wait as long as instances arrive and queries have not rested enough."""
+    def _rest(self, stop: Callable[[], bool], until: float) -> None:
+        """Wait while instances arrive and queries have not rested enough."""
         while (now := time.monotonic()) < self._rested_at and now - self._arrived_at < ARRIVING_SECONDS:
             if stop():
                 raise QueryStopped
@@ -148,7 +151,7 @@ class Finder:
 @contextmanager
 def _bounded(connection: Connection, stop: Callable[[], bool]) -> Iterator[None]:
     driver = cast(sqlite3.Connection, connection.connection.dbapi_connection)
-    deadline = time.monotonic() + RUN_SECONDS
+    deadline = time.monotonic() + MAX_RUN_SECONDS
     if stop():
         raise QueryStopped
     driver.set_progress_handler(lambda: stop() or time.monotonic() > deadline, STEPS)
@@ -158,7 +161,7 @@ def _bounded(connection: Connection, stop: Callable[[], bool]) -> Iterator[None]
         if stop():
             raise QueryStopped from error
         if time.monotonic() > deadline:
-            raise QueryRefused(f"not found within {RUN_SECONDS:g} s: narrow the query") from error
+            raise QueryRefused(f"not found within {MAX_RUN_SECONDS:g} s: narrow the query") from error
         raise
     finally:
         driver.set_progress_handler(None, STEPS)

@@ -1,4 +1,4 @@
-"""The rows above an instance: patient, study and series, made where they are new, and what contradicts them."""
+"""The rows above an instance: patient, study and series, added where they are new, and conflicts between them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """One instance to be indexed; its series is due `quiet_seconds` after it, unless another one arrives."""
+    """An instance to be indexed; its series is due `quiet_seconds` after it, unless another instance arrives."""
 
     attributes: InstanceAttributes
     file: StoredFile
@@ -30,7 +30,7 @@ class Arrived:
     overwrite_policy: OverwritePolicy = "never"
 
 
-FIND_SERIES = Prepared(
+_FIND_SERIES = Prepared(
     select(SeriesRow.id, PatientRow.identity, SeriesRow.state)
     .join(StudyRow, StudyRow.id == SeriesRow.study_id)
     .join(PatientRow, PatientRow.id == StudyRow.patient_id)
@@ -39,72 +39,81 @@ FIND_SERIES = Prepared(
 
 
 def patient_identity(attributes: InstanceAttributes) -> str:
-    """What makes a patient one patient: issuer and ID; without an ID, the study (strangers are never merged)."""
+    """Return the identity of a patient: issuer and ID; without an ID the study, so that strangers are never merged."""
     patient_id = attributes.patient["patient_id"]
     if not patient_id:
         return f"study {attributes.study['study_instance_uid']}"
     return f"{attributes.patient['issuer_of_patient_id'] or ''}\\{patient_id}"
 
 
-def series_row(connection: Connection, one: Arrived, identity: str) -> int:
-    """The row of the series, made with study and patient where they are new."""
-    study_uid, series_uid = one.attributes.study["study_instance_uid"], one.attributes.series["series_instance_uid"]
-    row = FIND_SERIES.execute(connection, {"study": study_uid, "series": series_uid}).fetchone()
+def find_series(connection: Connection, arrived: Arrived) -> tuple[int, str, str] | None:
+    """Return id, identity of the patient and state of the series of an instance, or None if it is new."""
+    attributes = arrived.attributes
+    uids = {"study": attributes.study["study_instance_uid"], "series": attributes.series["series_instance_uid"]}
+    row: tuple[int, str, str] | None = _FIND_SERIES.execute(connection, uids).fetchone()
+    return row
+
+
+def series_row(connection: Connection, arrived: Arrived, identity: str) -> int:
+    """Return the id of the series, added with its study and patient where they are new."""
+    row = find_series(connection, arrived)
     if row is not None:
         series_id, of_study, state = row
         if of_study != identity:
-            _record_patient_conflict(connection, one, identity, of_study)
-        tell_reopened(connection, one, state)
+            _record_patient_conflict(connection, arrived, identity, of_study)
+        record_reopened(connection, arrived, state)
         return int(series_id)
-    study_id = _study(connection, one, identity)
-    if connection.execute(select(SeriesRow.id).where(SeriesRow.series_instance_uid == series_uid)).first():
+    study_id = _study(connection, arrived, identity)
+    if connection.execute(
+        select(SeriesRow.id).where(SeriesRow.series_instance_uid == arrived.attributes.series["series_instance_uid"])
+    ).first():
         detail = "this series has arrived in another study too; both are kept apart"
-        record_conflict(connection, "series-in-two-studies", one, detail)
-    values = {**one.attributes.series, "study_id": study_id, "last_received_at": one.file.received_at}
+        record_conflict(connection, "series-in-two-studies", arrived, detail)
+    values = {**arrived.attributes.series, "study_id": study_id, "last_received_at": arrived.file.received_at}
     return _inserted(connection, SeriesRow, values)
 
 
-def _study(connection: Connection, one: Arrived, identity: str) -> int:
-    """The row of the study of a series that is new, made with its patient where they are new."""
-    uid = one.attributes.study["study_instance_uid"]
+def _study(connection: Connection, arrived: Arrived, identity: str) -> int:
+    """Return the id of the study of a new series, added with its patient where they are new."""
+    uid = arrived.attributes.study["study_instance_uid"]
     find = select(StudyRow.id.label("study"), PatientRow).join(PatientRow, PatientRow.id == StudyRow.patient_id)
     row = connection.execute(find.where(StudyRow.study_instance_uid == uid)).first()
     if row is not None:
         if row.identity != identity:
-            _record_patient_conflict(connection, one, identity, row.identity)
+            _record_patient_conflict(connection, arrived, identity, row.identity)
         else:
-            _compare_persons(connection, one, row)
+            _compare_persons(connection, arrived, row)
         return int(row.study)
     patient = connection.execute(select(PatientRow).where(PatientRow.identity == identity)).first()
     if patient is None:
-        patient_id = _inserted(connection, PatientRow, {**one.attributes.patient, "identity": identity})
-        if not one.attributes.patient["patient_id"]:
+        patient_id = _inserted(connection, PatientRow, {**arrived.attributes.patient, "identity": identity})
+        if not arrived.attributes.patient["patient_id"]:
             detail = "this study has no Patient ID (0010,0020); it has a patient of its own"
-            record_conflict(connection, "no-patient-id", one, detail)
+            record_conflict(connection, "no-patient-id", arrived, detail)
     else:
         patient_id = patient.merged_into or patient.id
-        _compare_persons(connection, one, patient)
-    return _inserted(connection, StudyRow, {**one.attributes.study, "patient_id": patient_id})
+        _compare_persons(connection, arrived, patient)
+    return _inserted(connection, StudyRow, {**arrived.attributes.study, "patient_id": patient_id})
 
 
-def _compare_persons(connection: Connection, one: Arrived, known: Any) -> None:
-    """Tell once for each study when name, birth date or sex contradict each other; what one leaves out does not."""
-    arriving = one.attributes.patient
+def _compare_persons(connection: Connection, arrived: Arrived, known: Any) -> None:
+    """Record a conflict, once a study, if name, birth date or sex contradict each other; a missing value does not."""
+    arriving = arrived.attributes.patient
     pairs = [(known.patient_birth_date, arriving["patient_birth_date"]), (known.patient_sex, arriving["patient_sex"])]
     pairs.append((_folded(known.patient_name), _folded(arriving["patient_name"])))
     if not any(mine and theirs and mine != theirs for mine, theirs in pairs):
         return
     seen = select(ConflictRow.id).where(
         ConflictRow.kind == "shared-patient-id",
-        ConflictRow.study_instance_uid == one.attributes.study["study_instance_uid"],
+        ConflictRow.study_instance_uid == arrived.attributes.study["study_instance_uid"],
     )
     if connection.execute(seen).first() is None:
         detail = "this Patient ID has arrived with another name, birth date or sex; the study stays with its Patient ID"
-        record_conflict(connection, "shared-patient-id", one, detail)
+        record_conflict(connection, "shared-patient-id", arrived, detail)
 
 
 def _folded(name: object) -> str:
-    """The alphabetic component group of a PN (PS3.5 6.2.1) as far as two writings of one name agree."""
+    """Return the alphabetic component group of a PN (PS3.5 6.2.1), equal for different spellings of a name."""
     return " ".join(str(name or "").partition("=")[0].replace("^", " ").casefold().split())
 
 
@@ -115,37 +124,39 @@ def _inserted(
     return int(key[0]) if key is not None else 0
 
 
-def _record_patient_conflict(connection: Connection, one: Arrived, identity: str, of_study: str) -> None:
-    """Tell once for each series, unless the two patients were merged."""
+def _record_patient_conflict(connection: Connection, arrived: Arrived, identity: str, of_study: str) -> None:
+    """Record a conflict, once a series, unless the two patients were merged."""
     known, arriving = aliased(PatientRow), aliased(PatientRow)
     merged = select(known.id).where(
         known.identity == of_study, arriving.identity == identity, arriving.merged_into == known.id
     )
     seen = select(ConflictRow.id).where(
         ConflictRow.kind == "study-of-two-patients",
-        ConflictRow.study_instance_uid == one.attributes.study["study_instance_uid"],
-        ConflictRow.series_instance_uid == one.attributes.series["series_instance_uid"],
+        ConflictRow.study_instance_uid == arrived.attributes.study["study_instance_uid"],
+        ConflictRow.series_instance_uid == arrived.attributes.series["series_instance_uid"],
     )
     if connection.execute(merged).first() is None and connection.execute(seen).first() is None:
         detail = "this study has arrived under another patient; it stays with the first one"
-        record_conflict(connection, "study-of-two-patients", one, detail)
+        record_conflict(connection, "study-of-two-patients", arrived, detail)
 
 
-def tell_reopened(connection: Connection, one: Arrived, state: str) -> None:
+def record_reopened(connection: Connection, arrived: Arrived, state: str) -> None:
     """Record that an instance came for a series that was converted, refused or set aside."""
     if state not in ("receiving", "converting"):
-        record_arrival_event(connection, "series-reopened", one, f"an instance arrived after the series was {state}")
+        record_arrival_event(
+            connection, "series-reopened", arrived, f"an instance arrived after the series was {state}"
+        )
 
 
-def record_arrival_event(connection: Connection, kind: EventKind, one: Arrived, detail: str) -> None:
-    """Record an event of an instance that has just come."""
+def record_arrival_event(connection: Connection, kind: EventKind, arrived: Arrived, detail: str) -> None:
+    """Record an event of an instance that has just arrived."""
     record_event(
         connection,
         kind,
-        one.file.received_at,
-        study_instance_uid=str(one.attributes.study["study_instance_uid"]),
-        series_instance_uid=str(one.attributes.series["series_instance_uid"]),
-        sop_instance_uid=one.attributes.sop_instance_uid,
+        arrived.file.received_at,
+        study_instance_uid=str(arrived.attributes.study["study_instance_uid"]),
+        series_instance_uid=str(arrived.attributes.series["series_instance_uid"]),
+        sop_instance_uid=arrived.attributes.sop_instance_uid,
         detail=detail,
     )
 
@@ -153,16 +164,16 @@ def record_arrival_event(connection: Connection, kind: EventKind, one: Arrived, 
 def record_conflict(
     connection: Connection,
     kind: str,
-    one: Arrived,
+    arrived: Arrived,
     detail: str,
     key: str | None = None,
     sha256: str | None = None,
 ) -> None:
-    """Record two things that claim one identity; `key` and `sha256` are of bytes kept beside those of the row."""
+    """Record an identity conflict; `key` and `sha256` are of a file that is kept beside that of the row."""
     uids = {
-        "study_instance_uid": one.attributes.study["study_instance_uid"],
-        "series_instance_uid": one.attributes.series["series_instance_uid"],
-        "sop_instance_uid": one.attributes.sop_instance_uid,
+        "study_instance_uid": arrived.attributes.study["study_instance_uid"],
+        "series_instance_uid": arrived.attributes.series["series_instance_uid"],
+        "sop_instance_uid": arrived.attributes.sop_instance_uid,
     }
     connection.execute(
         insert(ConflictRow).values(
@@ -170,8 +181,8 @@ def record_conflict(
             detail=detail,
             key=key,
             sha256=sha256,
-            calling_ae_title=one.file.calling_ae_title or None,
-            found_at=one.file.received_at,
+            calling_ae_title=arrived.file.calling_ae_title or None,
+            found_at=arrived.file.received_at,
             **uids,
         )
     )

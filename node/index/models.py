@@ -1,6 +1,6 @@
-"""The tables. Patient, Study, Series and Image are the levels of PS3.4 C.6; the rest is what became of them.
+"""The tables: patients, studies, series and images are the levels of PS3.4 C.6; the others record what became of them.
 
-Widths are those of PS3.5 6.2; text is UTF-8 whatever the character set of the sender was.
+Widths are those of PS3.5 6.2. Text is UTF-8, whatever character set the sender used.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from sqlalchemy.types import TypeDecorator
 from node.dicom.names import folded_groups
 
 SERIES_STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
-"""receiving: waits until it is quiet; converting: claimed by a worker; converted: gave at least one volume;
-refused: gave none, each stack has its reason; not-an-image: nothing in it can be a volume;
+"""receiving: waits until it is quiet; converting: claimed by a worker; converted: has at least one volume;
+refused: has no volume, each stack has its reason; not-an-image: no instance can be in a volume;
 failed: the converter crashed too often."""
 
 OPEN_STATES = ("receiving", "converting")
@@ -72,7 +72,7 @@ class Base(DeclarativeBase):
 
 
 def _folded_group(column: str, group: int) -> MappedColumn[str | None]:
-    """A component group of the name in `column`, folded for comparison; filled in by itself when a row is inserted."""
+    """Return a column with a component group of the name in `column`, folded for comparison; an insert fills it."""
 
     def group_of_row(context: DefaultExecutionContext) -> str | None:
         return folded_groups(context.get_current_parameters().get(column))[group]  # type: ignore[no-untyped-call]
@@ -81,7 +81,7 @@ def _folded_group(column: str, group: int) -> MappedColumn[str | None]:
 
 
 class AboutRow(Base):
-    """Facts of this index: `root` is the folder that relative paths count from."""
+    """Facts of this index: relative paths are relative to its `root`."""
 
     __tablename__ = "about"
 
@@ -90,7 +90,7 @@ class AboutRow(Base):
 
 
 class PatientRow(Base):
-    """A person, as (issuer, Patient ID) tell; without a Patient ID every study has a patient of its own."""
+    """A person, identified by issuer and Patient ID; without a Patient ID every study has a patient of its own."""
 
     __tablename__ = "patients"
 
@@ -105,7 +105,7 @@ class PatientRow(Base):
     patient_birth_date: Mapped[dt.date | None] = mapped_column(Date)
     patient_birth_time: Mapped[dt.time | None] = mapped_column(Time)
     patient_sex: Mapped[str | None] = mapped_column(String(16))
-    merged_into: Mapped[int | None] = mapped_column(ForeignKey("patients.id"), index=True)  # who this is, by decision
+    merged_into: Mapped[int | None] = mapped_column(ForeignKey("patients.id"), index=True)  # by decision
 
 
 class StudyRow(Base):
@@ -124,16 +124,16 @@ class StudyRow(Base):
     referring_physician_name_ideographic: Mapped[str | None] = _folded_group("referring_physician_name", 1)
     referring_physician_name_phonetic: Mapped[str | None] = _folded_group("referring_physician_name", 2)
     patient_age: Mapped[str | None] = mapped_column(String(4))
-    closed_at: Mapped[dt.datetime | None] = mapped_column(Utc, index=True)  # last conversion since it last was quiet
-    quiet_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # when it was found so; a series may be open again
+    closed_at: Mapped[dt.datetime | None] = mapped_column(Utc, index=True)  # end of the last conversion
+    quiet_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # when it became quiet; a series may be open again
 
 
 class SeriesRow(Base):
-    """A series, and how far it has come: `state`, `due_at` and `claim` are the hand-over from receiver to worker."""
+    """A series and its progress: `state`, `due_at` and `claim` are the hand-over from receiver to worker."""
 
     __tablename__ = "series"
     __table_args__ = (
-        # A Series Instance UID that turns up in two studies stays two series: merging them could mix two patients.
+        # A Series Instance UID in two studies is two series: merging them could mix two patients.
         UniqueConstraint("study_id", "series_instance_uid"),
         Index("ix_series_state_due_at", "state", "due_at"),
         CheckConstraint("state IN ({})".format(", ".join(f"'{s}'" for s in SERIES_STATES)), name="state"),
@@ -158,10 +158,10 @@ class SeriesRow(Base):
     performed_procedure_step_start_time: Mapped[dt.time | None] = mapped_column(Time)
 
     state: Mapped[str] = mapped_column(String(16), default="receiving")
-    open_since: Mapped[dt.datetime | None] = mapped_column(Utc)  # first instance that no conversion has seen
+    open_since: Mapped[dt.datetime | None] = mapped_column(Utc)  # first instance without conversion
     last_received_at: Mapped[dt.datetime] = mapped_column(Utc)
     due_at: Mapped[dt.datetime | None] = mapped_column(Utc)
-    arrivals: Mapped[int] = mapped_column(Integer, default=0)  # grows with every stored instance: tells a late one
+    arrivals: Mapped[int] = mapped_column(Integer, default=0)  # grows with every stored instance
     revision: Mapped[int] = mapped_column(Integer, default=0)
     claim: Mapped[str | None] = mapped_column(String(32))
     claimed_arrivals: Mapped[int | None] = mapped_column(Integer)
@@ -176,7 +176,7 @@ class SeriesRow(Base):
 
 
 class ImageRow(Base):
-    """One stored instance of any kind; the level is called Image for historical reasons (PS3.4 C.6)."""
+    """A stored instance of any kind; the level is called Image for historical reasons (PS3.4 C.6)."""
 
     __tablename__ = "images"
     __table_args__ = (Index("ix_images_series_id_missing", "series_id", sqlite_where=text("file_missing")),)
@@ -198,7 +198,7 @@ class ImageRow(Base):
     number_of_slices: Mapped[int | None] = mapped_column(Integer)
     number_of_time_slices: Mapped[int | None] = mapped_column(Integer)
     number_of_series_related_instances: Mapped[int | None] = mapped_column(Integer)
-    file_missing: Mapped[bool] = mapped_column(default=False, server_default=false())  # found so by a comparison
+    file_missing: Mapped[bool] = mapped_column(default=False, server_default=false())  # found by a comparison
     bytes: Mapped[int] = mapped_column(BigInteger)  # of the data set as received
     sha256: Mapped[str] = mapped_column(String(64))  # of the data set as received
     data_set_offset: Mapped[int] = mapped_column(Integer)  # where it begins in the file
@@ -211,7 +211,7 @@ class ImageRow(Base):
 
 
 class ConversionRow(Base):
-    """One conversion of one exact set of instances: a revision of a series."""
+    """A conversion of one exact set of instances: a revision of a series."""
 
     __tablename__ = "conversions"
     __table_args__ = (UniqueConstraint("series_id", "revision"),)
@@ -230,7 +230,7 @@ class ConversionRow(Base):
 
 
 class VolumeRow(Base):
-    """One file of a conversion: a volume in one format, or a picture of it."""
+    """A file of a conversion: a volume in one format, or a picture of it."""
 
     __tablename__ = "volumes"
     __table_args__ = (UniqueConstraint("conversion_id", "path"),)
@@ -253,7 +253,7 @@ class VolumeRow(Base):
 
 
 class VolumeSourceRow(Base):
-    """Which instance, with which digest, went into which stack of a conversion."""
+    """An instance, with its digest, that is in a stack of a conversion."""
 
     __tablename__ = "volume_sources"
     __table_args__ = (Index("ix_volume_sources_conversion_id_stack", "conversion_id", "stack"),)
@@ -267,7 +267,7 @@ class VolumeSourceRow(Base):
 
 
 class ExclusionRow(Base):
-    """An instance, or frames of it, that a conversion left out of its volumes, and why."""
+    """An instance, or frames of it, in no volume of a conversion, with the reason."""
 
     __tablename__ = "exclusions"
 
@@ -280,7 +280,7 @@ class ExclusionRow(Base):
 
 
 class FailureRow(Base):
-    """Why a series, or one stack of it, gave no volume; `revision` is the one that it was tried for."""
+    """The reason why a series, or one stack of it, has no volume in a `revision`."""
 
     __tablename__ = "failures"
 
@@ -294,7 +294,7 @@ class FailureRow(Base):
 
 
 class ConflictRow(Base):
-    """Two things that claim one identity: recorded, never merged or dropped in silence."""
+    """An identity conflict: one UID or Patient ID, different content; recorded, never resolved silently."""
 
     __tablename__ = "conflicts"
 
@@ -304,14 +304,14 @@ class ConflictRow(Base):
     series_instance_uid: Mapped[str | None] = mapped_column(String(64))
     sop_instance_uid: Mapped[str | None] = mapped_column(String(64), index=True)
     detail: Mapped[str] = mapped_column(Text)
-    key: Mapped[str | None] = mapped_column(String(200), index=True)  # where the bytes that lost are kept
-    sha256: Mapped[str | None] = mapped_column(String(64))  # of the data set that lies there
+    key: Mapped[str | None] = mapped_column(String(200), index=True)  # of the file with the bytes that do not count
+    sha256: Mapped[str | None] = mapped_column(String(64))  # of the data set in that file
     calling_ae_title: Mapped[str | None] = mapped_column(String(16))
     found_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 
 class RejectionRow(Base):
-    """Something refused, told so that a person can mend it; equal ones within a while are counted in one row."""
+    """A refusal, with what a person can do about it; equal refusals within a minute share a row."""
 
     __tablename__ = "rejections"
 
@@ -330,7 +330,7 @@ class RejectionRow(Base):
 
 
 class EventRow(Base):
-    """What happened to a series or a study, in the order of commits: for people, and for whoever is to be told."""
+    """What happened to a series or a study, in the order of commits: for people and for hooks."""
 
     __tablename__ = "events"
 
@@ -345,7 +345,7 @@ class EventRow(Base):
 
 
 class TombstoneRow(Base):
-    """A deletion that was ordered: the order is committed first, `finished_at` once every file is gone."""
+    """A deletion that was ordered: the order is committed first, `finished_at` when every file is gone."""
 
     __tablename__ = "tombstones"
 
@@ -353,13 +353,13 @@ class TombstoneRow(Base):
     level: Mapped[str] = mapped_column(String(16))  # study, series, instance
     uid: Mapped[str] = mapped_column(String(64), index=True)
     reason: Mapped[str] = mapped_column(String(64))
-    paths: Mapped[list[str]] = mapped_column(JSON)  # counted from the root
+    paths: Mapped[list[str]] = mapped_column(JSON)  # relative to the root
     ordered_at: Mapped[dt.datetime] = mapped_column(Utc)
     finished_at: Mapped[dt.datetime | None] = mapped_column(Utc)
 
 
 class CommitmentRow(Base):
-    """A request for storage commitment that was answered with yes, I will look (PS3.4 J.3.2), until it is reported."""
+    """A request for storage commitment that was accepted (PS3.4 J.3.2), until its result is reported."""
 
     __tablename__ = "commitments"
     __table_args__ = (
@@ -384,7 +384,7 @@ class CommitmentRow(Base):
 
 
 class AccountRow(Base):
-    """Who may ask over HTTP. What proves it is kept as a hash only: Argon2 of a password, SHA-256 of random tokens."""
+    """An account for HTTP. Secrets are stored as hashes only: Argon2 of a password, SHA-256 of random tokens."""
 
     __tablename__ = "accounts"
     __table_args__ = (CheckConstraint("role IN ('read', 'write', 'admin')", name="role"),)
@@ -392,12 +392,12 @@ class AccountRow(Base):
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     name: Mapped[str] = mapped_column(String(64), unique=True)
     role: Mapped[str] = mapped_column(String(8))
-    password_hash: Mapped[str | None] = mapped_column(String(200))  # without one: tokens only
+    password_hash: Mapped[str | None] = mapped_column(String(200))  # None: tokens only
     created_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 
 class TokenRow(Base):
-    """A secret of a script, made by us; it has the role of its account."""
+    """A secret for a script, generated by the node; it has the role of its account."""
 
     __tablename__ = "tokens"
     __table_args__ = (UniqueConstraint("account_id", "label"),)
@@ -411,7 +411,7 @@ class TokenRow(Base):
 
 
 class WebSessionRow(Base):
-    """A browser that has logged in."""
+    """The session of a browser that has logged in."""
 
     __tablename__ = "web_sessions"
 
@@ -423,24 +423,24 @@ class WebSessionRow(Base):
 
 
 class HookRow(Base):
-    """How far a hook has been told what happened: every row of events and images up to here is done with.
+    """The cursors of a hook: it is done with every row of events and images up to them.
 
-    A cursor rather than a queue: what nobody wants to be told of costs no row. The ids of images are given again when
-    the last ones are deleted; whoever deletes sets `image_id` back and counts `rewinds`, see `node.index.deliveries`.
+    A cursor rather than a queue: events that no hook wants cost no row. SQLite reuses the highest ids of images after
+    their deletion; the deletion sets `image_id` back and counts `rewinds`, see `node.index.deliveries`.
     """
 
     __tablename__ = "hooks"
 
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     event_id: Mapped[int] = mapped_column(Integer)
-    image_id: Mapped[int | None] = mapped_column(Integer)  # none: it is not told of single instances
+    image_id: Mapped[int | None] = mapped_column(Integer)  # None: it wants no messages of single instances
     rewinds: Mapped[int] = mapped_column(Integer, default=0)
     delivered: Mapped[int] = mapped_column(Integer, default=0)  # how many, in all
     delivered_at: Mapped[dt.datetime | None] = mapped_column(Utc)
 
 
 class DeliveryRow(Base):
-    """One thing that a hook was or will be told; of an instance only when the first attempt failed."""
+    """A message to a hook; a message of a single instance only after its first attempt failed."""
 
     __tablename__ = "deliveries"
     __table_args__ = (
@@ -463,5 +463,5 @@ class DeliveryRow(Base):
     attempts: Mapped[int] = mapped_column(Integer)
     due_at: Mapped[dt.datetime | None] = mapped_column(Utc)
     reason: Mapped[str | None] = mapped_column(Text)  # why the last attempt failed
-    output: Mapped[str | None] = mapped_column(Text)  # the end of what a command wrote then; may name patients
+    output: Mapped[str | None] = mapped_column(Text)  # end of the output of a command then; may name patients
     last_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # last attempt

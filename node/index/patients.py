@@ -1,4 +1,4 @@
-"""Say that two patients are one: a decision of a person, that later arrivals follow."""
+"""Patients: merge two that a person has decided are the same."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Statements that run for every instance: compiled once and handed to the driver.
 
-The way of SQLAlchemy through a statement (cache key, context, result) costs an instance five times what SQLite takes.
+The path of SQLAlchemy through a statement (cache key, context, result) takes five times as long as SQLite itself.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from sqlalchemy.dialects import sqlite
 
 
 class Prepared:
-    """One statement of SQLAlchemy as SQL with its parameters in order, each with what turns its value into a column's.
+    """A statement of SQLAlchemy as SQL, with its parameters in order and the conversion of each value.
 
     Parameters
     ----------
     statement : ClauseElement
         An INSERT, UPDATE or SELECT; rows come back as the driver gives them.
     columns : iterable of str or None
-        Of an INSERT: those that it sets.
+        The columns that an INSERT sets.
     """
 
     def __init__(self, statement: ClauseElement, columns: Iterable[str] | None = None) -> None:
@@ -40,7 +40,7 @@ class Prepared:
         Raises
         ------
         sqlite3.Error
-            As the driver raises it: SQLAlchemy is not asked.
+            As the driver raises it: not wrapped by SQLAlchemy.
         """
         return _driver(connection).execute(self._sql, self._bound(values))
 

@@ -1,4 +1,4 @@
-"""What a query matches, for C-FIND and QIDO-RS alike."""
+"""Answers to queries, for C-FIND and QIDO-RS alike."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from node.index.conditions import PARENT, TABLES, restrictions
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 
 PAGE = 200
-"""Answers that are read at once."""
+"""Answers that are read at a time."""
 
 _ORDER: Mapping[Level, tuple[Any, ...]] = {
     Level.PATIENT: (PatientRow.id,),
@@ -40,9 +40,9 @@ _COUNTED = {
 
 
 def find(connection: Connection, query: Query) -> Iterator[Dataset]:
-    """The answers to a query, in an order that stays while nothing is stored or deleted.
+    """Yield the answers to a query, in an order that stays the same while nothing is stored or deleted.
 
-    Each holds the attributes that are asked back, empty where the index holds no value, and *Specific Character Set*
+    Each answer has the requested attributes, empty where the index has no value, and *Specific Character Set*
     (0008,0005) if a value needs it: ``ISO_IR 192``.
     """
     ids = matching_ids(connection, query)
@@ -51,26 +51,26 @@ def find(connection: Connection, query: Query) -> Iterator[Dataset]:
 
 
 def matching_ids(connection: Connection, query: Query) -> array[int]:
-    """The rows of the query's level that match, in the order of the answers: eight bytes each."""
+    """Return the ids of the matching rows of the query's level, in the order of the answers: eight bytes each."""
     table: Any = TABLES[query.level]
     order = _ORDER[query.level]
     if query.level == Level.STUDY and any(condition.key.level == Level.PATIENT for condition in query.conditions):
-        # The few studies of some patients are sorted. Left to itself, SQLite goes through all studies by their dates.
+        # Have SQLite sort the few studies of some patients. Left alone, it walks all studies in order of their dates.
         order = (UnaryExpression(StudyRow.__table__.c.study_date, operator=custom_op("+")).desc(), StudyRow.id.desc())
-    found = select(table.id).where(*restrictions(query)).order_by(*order)
-    return array("q", connection.scalars(found.limit(query.limit).offset(query.offset)))
+    matching = select(table.id).where(*restrictions(query)).order_by(*order)
+    return array("q", connection.scalars(matching.limit(query.limit).offset(query.offset)))
 
 
 def answers(connection: Connection, query: Query, ids: Sequence[int]) -> list[Dataset]:
-    """The answers about some rows of the query's level, as far as they are still there."""
+    """Return the answers for some rows of the query's level, without rows that were deleted meanwhile."""
     table: Any = TABLES[query.level]
     rows = {row.row_id: row for row in connection.execute(_rows(query).where(table.id.in_(ids)))}
-    made = _made(connection, query, rows.values())
-    return [_data_set(query, rows[each], made) for each in ids if each in rows]
+    computed = _computed(connection, query, rows.values())
+    return [_data_set(query, rows[id], computed) for id in ids if id in rows]
 
 
 def _rows(query: Query) -> Select[Any]:
-    """The stored attributes that are asked back, by keyword, and the rows that they belong to, by level."""
+    """Select the requested attributes that are stored, by keyword, and the ids of their rows, by level."""
     table: Any = TABLES[query.level]
     keys = [KEYS[keyword] for keyword in query.returned if keyword in KEYS]
     levels = [level for level in Level if level <= query.level]
@@ -87,29 +87,29 @@ def _id(level: Level) -> Any:
     return table.id
 
 
-def _made(connection: Connection, query: Query, rows: Collection[Any]) -> dict[str, Mapping[int, Any]]:
-    """What is made of the rows below, for each keyword by the row that it belongs to."""
-    made: dict[str, Mapping[int, Any]] = {}
+def _computed(connection: Connection, query: Query, rows: Collection[Any]) -> dict[str, Mapping[int, Any]]:
+    """Return the requested attributes that are computed from the levels below: keyword -> id of its row -> value."""
+    computed: dict[str, Mapping[int, Any]] = {}
     for keyword in query.returned:
         key = KEYS.get(keyword)
         owner = key.level if key is not None else query.level
         ids = {getattr(row, owner.name) for row in rows}
         if keyword in _COUNTED:
-            made[keyword] = _counts(connection, owner, _COUNTED[keyword], ids)
+            computed[keyword] = _counts(connection, owner, _COUNTED[keyword], ids)
         elif keyword == "ModalitiesInStudy":
-            made[keyword] = _several(connection, select(SeriesRow.study_id, SeriesRow.modality), ids)
+            computed[keyword] = _several(connection, select(SeriesRow.study_id, SeriesRow.modality), ids)
         elif keyword == "SOPClassesInStudy":
             classes = select(SeriesRow.study_id, ImageRow.sop_class_uid).join(
                 ImageRow, ImageRow.series_id == SeriesRow.id
             )
-            made[keyword] = _several(connection, classes, ids)
+            computed[keyword] = _several(connection, classes, ids)
         elif keyword == "InstanceAvailability":
-            made[keyword] = _availability(connection, owner, ids)
-    return made
+            computed[keyword] = _availability(connection, owner, ids)
+    return computed
 
 
 def _below(owner: Level, counted: Level) -> Select[Any]:
-    """The rows of a level with the row of `owner` that each belongs to, as `owner_id`."""
+    """Select the rows of a level with the id of the row of `owner` above them, as `owner_id`."""
     statement: Select[Any] = select(PARENT[Level(owner + 1)].label("owner_id")).select_from(TABLES[counted])
     for level in range(counted, owner + 1, -1):
         statement = statement.join(TABLES[Level(level - 1)], _id(Level(level - 1)) == PARENT[Level(level)])
@@ -123,16 +123,16 @@ def _counts(connection: Connection, owner: Level, counted: Level, ids: Collectio
 
 
 def _several(connection: Connection, statement: Any, ids: Collection[int]) -> dict[int, list[str]]:
-    found: defaultdict[int, list[str]] = defaultdict(list)
+    by_study: defaultdict[int, list[str]] = defaultdict(list)
     for study_id, value in connection.execute(statement.where(SeriesRow.study_id.in_(ids)).distinct()):
         if value is not None:
-            found[study_id].append(value)
-    return {study_id: sorted(values) for study_id, values in found.items()}
+            by_study[study_id].append(value)
+    return {study_id: sorted(values) for study_id, values in by_study.items()}
 
 
 def _availability(connection: Connection, owner: Level, ids: Collection[int]) -> dict[int, str]:
-    """``ONLINE`` as long as the file of one instance is there (PS3.3 C.4.23.1.1)."""
-    missing_file = text("images.file_missing")  # as the index of such images puts it
+    """Return ``ONLINE`` for rows with at least one file that is not missing (PS3.3 C.4.23.1.1)."""
+    missing_file = text("images.file_missing")  # spelled like the condition of the partial index
     if owner == Level.IMAGE:
         gone = set(connection.scalars(select(ImageRow.id).where(missing_file, ImageRow.id.in_(ids))))
     else:
@@ -140,20 +140,20 @@ def _availability(connection: Connection, owner: Level, ids: Collection[int]) ->
         lost = _below(owner, Level.IMAGE).add_columns(func.count()).where(missing_file, column.in_(ids))
         missing = {row[0]: row[1] for row in connection.execute(lost.group_by(column))}
         counts = _counts(connection, owner, Level.IMAGE, missing.keys()) if missing else {}
-        gone = {each for each, count in missing.items() if count == counts[each]}
-    return {each: "UNAVAILABLE" if each in gone else "ONLINE" for each in ids}
+        gone = {id for id, count in missing.items() if count == counts[id]}
+    return {id: "UNAVAILABLE" if id in gone else "ONLINE" for id in ids}
 
 
-def _data_set(query: Query, row: Any, made: Mapping[str, Mapping[int, Any]]) -> Dataset:
+def _data_set(query: Query, row: Any, computed: Mapping[str, Mapping[int, Any]]) -> Dataset:
     ds, ascii_only = Dataset(), True
     values = row._mapping
     for keyword in query.returned:
         key = KEYS.get(keyword)
         vr, owner = (key.vr, key.level) if key is not None else ("CS", query.level)
-        value = _dicom(made[keyword].get(values[owner.name]) if keyword in made else values[keyword])
+        value = _dicom(computed[keyword].get(values[owner.name]) if keyword in computed else values[keyword])
         ascii_only &= not isinstance(value, str) or value.isascii()
-        # Converting is most of the work of a query, and plain values need it not. What is stored is told as it is: a
-        # value that breaks its representation is nothing that we would mend.
+        # Conversion is most of the work of a query, and plain values do not need it. Values are returned as they were
+        # stored, also those that violate their value representation.
         plain = vr != "PN" and (isinstance(value, int) or (isinstance(value, str) and "\\" not in value))
         tag = standard_tag(keyword)
         ds[tag] = DataElement(tag, vr, value, already_converted=plain, validation_mode=config.IGNORE)
@@ -163,7 +163,7 @@ def _data_set(query: Query, row: Any, made: Mapping[str, Mapping[int, Any]]) -> 
 
 
 def _dicom(value: Any) -> Any:
-    """A value of the index as pydicom takes it."""
+    """Return a value of the index in the form that pydicom takes."""
     match value:
         case dt.date():
             return value.isoformat().replace("-", "")

@@ -1,4 +1,4 @@
-"""What goes into the index and comes out of it, as plain objects."""
+"""Plain objects that go into the index and come out of it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from node.completeness import Expectation, Verdict
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """Where an instance lies and how it came; `bytes` and `sha256` are of the data set as received."""
+    """Where the file of an instance is and how it came; `bytes` and `sha256` are of the data set as received."""
 
     key: str
-    quarantine_key: str  # where it goes when the index already holds other bytes under its UID
+    quarantine_key: str  # where the file goes if the index already holds other bytes under its UID
     bytes: int
     sha256: str
     data_set_offset: int
@@ -29,7 +29,7 @@ class StoredFile:
 
 
 class Outcome(Enum):
-    """What became of an instance; in every case it may be acknowledged after the commit."""
+    """The outcome of adding an instance; in every case it may be acknowledged after the commit."""
 
     STORED = auto()
     ALREADY_THERE = auto()  # same SOP Instance UID, same bytes: nothing written
@@ -39,31 +39,31 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An outcome, and what the archive owes it after the commit: archive keys of files that no row of images names."""
+    """An outcome, and what to do after the commit with a file that no row of images names, by its archive key."""
 
     outcome: Outcome
-    remove: str | None = None  # its bytes lie elsewhere
-    quarantine: str | None = None  # its bytes have lost
+    remove: str | None = None  # the archive has these bytes in another file
+    quarantine: str | None = None  # other bytes count for this SOP Instance UID
 
 
-SeriesPlace = tuple[str, str]
-"""Study Instance UID and Series Instance UID: a series that turns up in two studies is two series."""
+SeriesKey = tuple[str, str]
+"""Study Instance UID and Series Instance UID: a Series Instance UID in two studies is two series."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnconfirmedSeries:
-    """A series that waits, who sent the last of its instances, and how many are here."""
+    """A waiting series, the sender of its newest instance, and how many instances are here."""
 
-    place: SeriesPlace
+    key: SeriesKey
     calling_ae_title: str
     received: int
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Something that was refused, told so that a person can mend it; nothing in it is of a patient.
+    """A refusal, with its reason and what a person can do about it; never patient data.
 
-    Refusals that agree in everything but `reason` and `remedy` are one to a person.
+    Refusals that agree in everything but `reason` and `remedy` are shown as one.
     """
 
     what: Literal["connection", "association", "context", "instance", "retrieve", "commitment"]
@@ -97,7 +97,7 @@ class ClaimedInstance:
 
 @dataclass(frozen=True, slots=True)
 class CurrentConversion:
-    """The conversion that readers of a claimed series see: what it was made of, and its files as (path, bytes)."""
+    """The conversion that readers of a claimed series see: the digest of its input, and its files as (path, bytes)."""
 
     input_sha256: str | None
     files: tuple[tuple[str, int], ...]
@@ -105,7 +105,7 @@ class CurrentConversion:
 
 @dataclass(frozen=True, slots=True)
 class SupersededConversion:
-    """A conversion whose files may go."""
+    """A conversion whose files may be removed."""
 
     id: int
     study_instance_uid: str
@@ -115,13 +115,13 @@ class SupersededConversion:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedSeries:
-    """A due series that this process has taken; `claim` proves it when the outcome is recorded."""
+    """A due series that this process has claimed; recording the outcome requires the same `claim`."""
 
     id: int
     claim: str
     study_instance_uid: str
     series_instance_uid: str
-    revision: int  # the one that this conversion makes
+    revision: int  # that this conversion makes
     instances: tuple[ClaimedInstance, ...]
     expectation: Expectation
     current: CurrentConversion | None = None
@@ -129,7 +129,7 @@ class ClaimedSeries:
 
 @dataclass(frozen=True, slots=True)
 class ConvertedFile:
-    """One row of `volumes`; `path` counts from the folder of the job, and in the index from the root."""
+    """One row of `volumes`; `path` is relative to the folder of the job, and in the index to the root."""
 
     stack: int
     suffix: str
@@ -148,7 +148,7 @@ class ConvertedFile:
 
 @dataclass(frozen=True, slots=True)
 class SeriesOutcome:
-    """All that one conversion gave.
+    """The result of one conversion.
 
     `sources` are (stack, SOP Instance UID, frames), `exclusions` (SOP Instance UID, frames, reason, detail), `failures`
     (stack or None, reason, detail).
@@ -172,7 +172,7 @@ Level = Literal["study", "series", "instance"]
 
 @dataclass(frozen=True, slots=True)
 class DeletionPlan:
-    """What a deletion would take away; `patient_id` is for the audit log alone."""
+    """What a deletion would remove; `patient_id` is for the audit log alone."""
 
     level: Level
     uid: str
@@ -185,7 +185,7 @@ class DeletionPlan:
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """A deletion that was ordered; `paths` are the files and folders that must go, counted from the root."""
+    """A deletion that was ordered; `paths` are the files and folders to be removed, relative to the root."""
 
     id: int
     paths: tuple[str, ...]
@@ -193,7 +193,7 @@ class Deletion:
 
 @dataclass(frozen=True, slots=True)
 class PatientMerge:
-    """Two patients that are one now: their Patient IDs, and the studies that moved."""
+    """Two patients that were merged: their Patient IDs, and the studies that moved."""
 
     source_patient_id: str
     target_patient_id: str
@@ -202,7 +202,7 @@ class PatientMerge:
 
 @dataclass(frozen=True, slots=True)
 class StoredStudy:
-    """A study as retention sees it; `settled` when each of its series is converted or no image."""
+    """A study as retention sees it; `settled` when each of its series is converted or is no image."""
 
     study_instance_uid: str
     last_received_at: dt.datetime

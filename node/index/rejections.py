@@ -1,4 +1,4 @@
-"""The table of what was refused: bounded, equal refusals within a minute in one row."""
+"""Refusals: a bounded table, with equal refusals within a minute in one row."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from node.index.models import RejectionRow
 from node.index.records import CountedRefusal, Refused
 from node.index.repository import Repository, on_writer
 
-ONE_ROW = dt.timedelta(minutes=1)
+ROW_TIME = dt.timedelta(minutes=1)
 """Equal refusals that follow each other within this time share a row."""
 
 MAX_ROWS = 10_000
-"""The oldest rows give way."""
+"""The oldest rows are deleted."""
 
 
 class RejectionRepository(Repository):
@@ -38,7 +38,7 @@ class RejectionRepository(Repository):
 
 
 def _counted(connection: Connection, counted: CountedRefusal) -> bool:
-    """Add to the open row of an equal refusal; without one make it, and return False."""
+    """Return whether an equal refusal has an open row, which then counts this one too; if not, add a row."""
     refused = counted.refused
     same = {
         "what": refused.what,
@@ -48,18 +48,20 @@ def _counted(connection: Connection, counted: CountedRefusal) -> bool:
         "called_ae_title": refused.called_ae_title,
         "offered": refused.offered,
     }
-    told = {"reason": refused.reason, "remedy": refused.remedy, "last_at": counted.last_at}
+    texts = {"reason": refused.reason, "remedy": refused.remedy, "last_at": counted.last_at}
     open_row = connection.execute(
         select(RejectionRow.id)
         .where(*(getattr(RejectionRow, name) == value for name, value in same.items()))
-        .where(RejectionRow.last_at >= counted.first_at - ONE_ROW)
+        .where(RejectionRow.last_at >= counted.first_at - ROW_TIME)
         .order_by(RejectionRow.id.desc())
         .limit(1)
     ).scalar()
     if open_row is None:
-        connection.execute(insert(RejectionRow).values(**same, **told, count=counted.count, first_at=counted.first_at))
+        connection.execute(insert(RejectionRow).values(**same, **texts, count=counted.count, first_at=counted.first_at))
         return False
     connection.execute(
-        update(RejectionRow).where(RejectionRow.id == open_row).values(**told, count=RejectionRow.count + counted.count)
+        update(RejectionRow)
+        .where(RejectionRow.id == open_row)
+        .values(**texts, count=RejectionRow.count + counted.count)
     )
     return True

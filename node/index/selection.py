@@ -1,4 +1,4 @@
-"""Which instances are stored, and where their bytes lie: for C-MOVE and C-GET, WADO-RS and storage commitment alike."""
+"""Which instances are stored, and where their bytes are: for C-MOVE, C-GET, WADO-RS and storage commitment alike."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 
 @dataclass(frozen=True, slots=True)
 class StoredInstance:
-    """One stored instance and where its bytes lie: the data set begins at `data_set_offset` of the file `key`."""
+    """A stored instance and where its bytes are: the data set begins at `data_set_offset` of the file `key`."""
 
     study_instance_uid: str
     series_instance_uid: str
@@ -66,9 +66,9 @@ def stored_instances(
     series_instance_uid: str | None = None,
     sop_instance_uids: Collection[str] = (),
 ) -> Iterator[StoredInstance]:
-    """The instances of a study, of a series or by their UIDs, by Instance Number; unset filters hold for all.
+    """Yield the instances of a study, of a series or by their UIDs, by Instance Number; an unset filter matches all.
 
-    Instances whose file is known to be missing are left out.
+    Instances whose file is known to be missing are skipped.
     """
     studies = () if study_instance_uid is None else (study_instance_uid,)
     series = () if series_instance_uid is None else (series_instance_uid,)
@@ -78,9 +78,9 @@ def stored_instances(
 
 
 def selected_instances(connection: Connection, selection: Selection, limit: int | None = None) -> Selected:
-    """Return what a selection selects, at most `limit` instances, those whose file is known to be missing too.
+    """Return the instances of a selection, at most `limit`, also those whose file is known to be missing.
 
-    A retrieve tells of each instance that it cannot send; leaving one out would look like success.
+    A retrieve reports each instance that it cannot send; skipping one would look like success.
     """
     query = _of(
         _STORED.add_columns(PatientRow.patient_id).join(PatientRow, PatientRow.id == StudyRow.patient_id).limit(limit),
@@ -89,8 +89,8 @@ def selected_instances(connection: Connection, selection: Selection, limit: int 
         selection.sop_instance_uids,
     )
     if selection.patient_id:
-        one = aliased(PatientRow)
-        same = select(func.coalesce(one.merged_into, one.id)).where(one.patient_id == selection.patient_id)
+        patient = aliased(PatientRow)
+        same = select(func.coalesce(patient.merged_into, patient.id)).where(patient.patient_id == selection.patient_id)
         query = query.where(StudyRow.patient_id.in_(same))
     instances, patient_ids = [], {}
     for *fields, patient_id in connection.execute(query):
@@ -103,9 +103,9 @@ def selected_instances(connection: Connection, selection: Selection, limit: int 
 def _of(
     query: Select[*tuple[Any, ...]], studies: Collection[str], series: Collection[str], sop_instances: Collection[str]
 ) -> Select[*tuple[Any, ...]]:
-    """Restrict a query to what is in these studies, series and instances; what is empty restricts nothing.
+    """Restrict a query to these studies, series and instances; an empty collection does not restrict it.
 
-    One parameter for each, however many UIDs there are.
+    Each collection is one parameter of the statement, however many UIDs it has.
     """
     for column, uids in (
         (StudyRow.study_instance_uid, studies),

@@ -18,7 +18,7 @@ from node.index.arrivals import REVOKED
 from node.index.conversions import current_conversion, insert_conversion, replace_failures
 from node.index.events import EventKind, record_event
 from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
-from node.index.records import ClaimedInstance, ClaimedSeries, SeriesOutcome, SeriesPlace, UnconfirmedSeries
+from node.index.records import ClaimedInstance, ClaimedSeries, SeriesKey, SeriesOutcome, UnconfirmedSeries
 from node.index.repository import Repository, on_reader, on_writer
 from node.retries import wait_seconds
 
@@ -147,7 +147,7 @@ class SeriesRepository(Repository):
     def wait_after_abort(
         self,
         connection: Connection,
-        places: Collection[SeriesPlace],
+        places: Collection[SeriesKey],
         grace: dt.timedelta,
         why: str,
         now: dt.datetime,
@@ -169,7 +169,7 @@ class SeriesRepository(Repository):
                 _record(connection, "sender-aborted", place, now, detail)
 
     @on_writer
-    def reopen(self, connection: Connection, places: Collection[SeriesPlace], now: dt.datetime) -> int:
+    def reopen(self, connection: Connection, places: Collection[SeriesKey], now: dt.datetime) -> int:
         """Make series due for another conversion, whatever their state; return how many were not open before."""
         reopened = 0
         for place in places:
@@ -198,7 +198,7 @@ class SeriesRepository(Repository):
         return [UnconfirmedSeries((study, series), title, count) for study, series, title, count in rows]
 
     @on_writer
-    def confirm_count(self, connection: Connection, place: SeriesPlace, count: int, now: dt.datetime) -> bool:
+    def confirm_count(self, connection: Connection, place: SeriesKey, count: int, now: dt.datetime) -> bool:
         """Note how many instances the sender has; the series is due at once when all of them are here.
 
         Returns
@@ -354,7 +354,7 @@ def _update(connection: Connection, series_id: int, values: dict[str, Any]) -> N
     connection.execute(update(SeriesRow).where(SeriesRow.id == series_id).values(values))
 
 
-def _at(place: SeriesPlace) -> Select[Any]:
+def _at(place: SeriesKey) -> Select[Any]:
     """The row of a series; a Series Instance UID may be in two studies."""
     study_instance_uid, series_instance_uid = place
     columns: list[Any] = [getattr(SeriesRow, name) for name in ("id", "last_received_at", "due_at")]
@@ -365,14 +365,14 @@ def _at(place: SeriesPlace) -> Select[Any]:
     )
 
 
-def _place(series: ClaimedSeries) -> SeriesPlace:
+def _place(series: ClaimedSeries) -> SeriesKey:
     return series.study_instance_uid, series.series_instance_uid
 
 
 def _record(
     connection: Connection,
     kind: EventKind,
-    place: SeriesPlace,
+    place: SeriesKey,
     now: dt.datetime,
     detail: str | None,
     revision: int | None = None,

@@ -1,7 +1,7 @@
-"""The one writer: takes what is queued, syncs folders, commits once, and then lets all of them go on.
+"""The one writer of the index: collects a batch, syncs its folders, commits once, and then answers all callers.
 
-A commit in SQLite costs a sync of the disk. While one is under way the next batch collects by itself, and it waits for
-those whose files are being synced just then: a lone sender waits for nothing, and many senders share one commit.
+A commit in SQLite costs a sync of the disk. During a commit the next batch collects by itself, and it waits for the
+instances whose files are being synced at that moment: a lone sender waits for nothing, and many senders share a commit.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from node.metrics import Metrics
 log = structlog.get_logger()
 
 T = TypeVar("T")
-MAXIMUM_BATCH = 256
-EXPECT_SECONDS = 0.001
-"""Longest wait for instances whose files are being synced: less than the commit that they would cost by themselves."""
+MAX_BATCH = 256
+MAX_EXPECT_SECONDS = 0.001
+"""Longest wait for instances whose files are being synced: shorter than a commit of their own."""
 
 UNTRUSTED = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY})
-"""Primary result codes after which nothing more may be written; a full or a busy database passes."""
+"""Primary result codes after which nothing more may be written; a full or a busy database recovers."""
 
 
 @dataclass(slots=True)
 class _Work:
-    """Anything but an instance: reads and writes rows by itself."""
+    """Any work other than an instance: a function that reads and writes rows."""
 
     run: Callable[[Connection], Any]
     future: Future[Any]
@@ -57,7 +57,7 @@ class _Instance:
 
 
 class IndexWriter:
-    """Runs pieces of work in shared transactions, on one connection in one thread.
+    """Run pieces of work in shared transactions, on one connection in one thread.
 
     Parameters
     ----------
@@ -65,8 +65,8 @@ class IndexWriter:
     sync_folder : callable
         Makes the names in a folder durable; called once for each folder of a batch, before the commit.
     on_disk_error : callable (str)
-        Told once, in words, that the disk of the database failed. Nothing is written any more then: after a failed sync
-        a later success would prove nothing.
+        Called once, with the reason, when the disk of the database fails. Nothing is written after that: after a
+        failed sync a later success would prove nothing.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class IndexWriter:
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
-        """While the file of an instance is being synced: its commit will be asked for within the blink of an eye."""
+        """Announce an instance while its file is being synced: a batch waits a moment for it."""
         with self._lock:
             self._expected += 1
         try:
@@ -104,7 +104,7 @@ class IndexWriter:
         Parameters
         ----------
         folder : Path
-            Holds the file that the row speaks of; synced before the commit.
+            Holds the file that the row names; synced before the commit.
 
         Raises
         ------
@@ -120,7 +120,7 @@ class IndexWriter:
         return future
 
     def run(self, work: Callable[[Connection], T]) -> T:
-        """Return what `work` returns, after its effects are committed; raising undoes its own effects only.
+        """Return the result of `work` after its writes are committed; an exception undoes its own writes only.
 
         Raises
         ------
@@ -140,12 +140,12 @@ class IndexWriter:
 
     @property
     def is_alive(self) -> bool:
-        """Whether what is queued will be worked on."""
+        """Whether queued work will be done."""
         return self._thread.is_alive()
 
     @property
     def waiting(self) -> int:
-        """Pieces of work that no batch has taken yet."""
+        """How many pieces of work no batch has taken yet."""
         return self._queue.qsize()
 
     def close(self) -> None:
@@ -159,18 +159,18 @@ class IndexWriter:
         stopping = False
         while not stopping:
             taken = [self._queue.get()]
-            until = perf_counter() + EXPECT_SECONDS
-            while len(taken) < MAXIMUM_BATCH and (more := self._next(until)) is not None:
+            until = perf_counter() + MAX_EXPECT_SECONDS
+            while len(taken) < MAX_BATCH and (more := self._next(until)) is not None:
                 taken += more
             self._metrics.queued_instances.set(self._queue.qsize())
             stopping = None in taken
-            batch = [one for one in taken if one is not None]
+            batch = [work for work in taken if work is not None]
             if batch:
                 self._commit(connection, batch)
         connection.close()
 
     def _next(self, until: float) -> list[_Work | _Instance | None] | None:
-        """What is queued, or will be before the moment `until` because it is expected; None when the batch is whole."""
+        """Return the next piece of work, waiting until the moment `until` for an expected one; None ends the batch."""
         with suppress(queue.Empty):
             if self._queue.empty() and self._expected > 0 and (left := until - perf_counter()) > 0:
                 return [self._queue.get(timeout=left)]
@@ -178,16 +178,16 @@ class IndexWriter:
         return None
 
     def _commit(self, connection: Connection, batch: list[_Work | _Instance]) -> None:
-        arrived = [one for one in batch if isinstance(one, _Instance)]
+        arrived = [work for work in batch if isinstance(work, _Instance)]
         started = perf_counter()
         try:
             done = self._transact(connection, batch, arrived)
-        except Exception as error:  # whatever it is, no one may wait for ever, and no one be told of success
+        except Exception as error:  # of any kind: no caller may wait for ever, or take it for a success
             log.exception("index_commit_failed", batch=len(batch))
             self._note_disk_error(error)
-            for one in batch:
-                if not one.future.done():
-                    one.future.set_exception(OutOfResources(f"the index did not commit: {type(error).__name__}"))
+            for work in batch:
+                if not work.future.done():
+                    work.future.set_exception(OutOfResources(f"the index did not commit: {type(error).__name__}"))
             return
         if arrived:
             reached("rows-committed")
@@ -197,10 +197,10 @@ class IndexWriter:
             future.set_result(result)
 
     def _transact(self, connection: Connection, batch: list[_Work | _Instance], arrived: list[_Instance]) -> Done:
-        """Sync the folders of what arrived, then write all rows in one transaction."""
+        """Sync the folders of the instances, then write all rows in one transaction."""
         if self._failed is not None:
             raise OutOfResources(self._failed)
-        for folder in {one.folder for one in arrived}:
+        for folder in {instance.folder for instance in arrived}:
             self._sync_folder(folder)
         if arrived:
             reached("folder-synced")
@@ -217,7 +217,7 @@ class IndexWriter:
 
 
 def _disk_error(error: Exception) -> sqlite3.Error | None:
-    """The error of SQLite that says that its disk, or what lies there, cannot be trusted."""
+    """Return the error of SQLite if it means that the disk or the file cannot be trusted, else None."""
     cause = getattr(error, "orig", error)
     return cause if isinstance(cause, sqlite3.Error) and cause.sqlite_errorcode & 0xFF in UNTRUSTED else None
 
@@ -235,7 +235,7 @@ def _written(
     arrived: list[_Instance],
     add: Callable[[Connection, list[_Instance]], Done],
 ) -> Done:
-    """Write all rows in one transaction; instances first, so that no work runs twice when one of them spoils it."""
+    """Write all rows in one transaction; instances first, so that no work runs twice when an instance fails."""
     with connection.begin():
         done = add(connection, arrived)
         for work in batch:
@@ -247,28 +247,28 @@ def _written(
 
 
 def _add_together(connection: Connection, arrived: list[_Instance]) -> Done:
-    """Index all at once, without a savepoint, which would cost as much as the rows."""
+    """Index all instances at once, without a savepoint: it would cost as much as the rows."""
     try:
-        outcomes = add_instances(connection, [one.arrived for one in arrived])
+        outcomes = add_instances(connection, [instance.arrived for instance in arrived])
     except (SQLAlchemyError, sqlite3.Error) as error:
         if _disk_error(error) is not None:
             raise
         raise _Spoiled from error
-    return [(one.future, outcome) for one, outcome in zip(arrived, outcomes, strict=True)]
+    return [(instance.future, outcome) for instance, outcome in zip(arrived, outcomes, strict=True)]
 
 
 def _add_singly(connection: Connection, arrived: list[_Instance]) -> Done:
-    """Index one by one, so that the others are not lost with the one that cannot be indexed."""
+    """Index each instance by itself, so that one that cannot be indexed does not take the others with it."""
     done: Done = []
-    for one in arrived:
+    for instance in arrived:
         try:
             with connection.begin_nested():
-                done.append((one.future, add_instances(connection, [one.arrived])[0]))
+                done.append((instance.future, add_instances(connection, [instance.arrived])[0]))
         except (SQLAlchemyError, sqlite3.Error) as error:
             if _disk_error(error) is not None:
                 raise
             log.exception("instance_not_indexed")
-            one.future.set_exception(OutOfResources("the index did not take the instance"))
+            instance.future.set_exception(OutOfResources("the index did not take the instance"))
     return done
 
 
@@ -276,7 +276,7 @@ def _ran(connection: Connection, future: Future[Any], work: Callable[[Connection
     try:
         with connection.begin_nested():
             return [(future, work(connection))]
-    except Exception as error:  # whatever it is belongs to whoever asked for the work
+    except Exception as error:  # of any kind: it goes to the caller of the work
         if _disk_error(error) is not None:
             raise
         future.set_exception(error)

@@ -15,7 +15,7 @@ from node.errors import VoxelnodeError
 from node.settings.model import HookEvent
 
 if TYPE_CHECKING:  # the child process of a plugin needs no index
-    from node.index.deliveries import Happening
+    from node.index.deliveries import Occurrence
     from node.index.read import ReadIndex
 
 MOST_VOLUMES = 10_000
@@ -58,7 +58,7 @@ class Message:
         return json.dumps(self.content, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def compose(index: ReadIndex, happening: Happening, ae_title: str, *, include_patient: bool) -> Message:
+def compose(index: ReadIndex, happening: Occurrence, ae_title: str, *, include_patient: bool) -> Message:
     """The message of a happening.
 
     Raises
@@ -124,7 +124,7 @@ def sample(event: HookEvent, ae_title: str, now: dt.datetime) -> Message:
     return Message(content | series | sop)
 
 
-def _instance(index: ReadIndex, happening: Happening) -> dict[str, Any]:
+def _instance(index: ReadIndex, happening: Occurrence) -> dict[str, Any]:
     row = _found(index.instances.row(happening.sop_instance_uid or ""))
     study, series = happening.study_instance_uid, happening.series_instance_uid or ""
     if (row["study_instance_uid"], row["series_instance_uid"]) != (study, series):
@@ -140,7 +140,7 @@ def _instance(index: ReadIndex, happening: Happening) -> dict[str, Any]:
     }
 
 
-def _series(index: ReadIndex, happening: Happening) -> dict[str, Any]:
+def _series(index: ReadIndex, happening: Occurrence) -> dict[str, Any]:
     study, series, revision = happening.study_instance_uid, happening.series_instance_uid or "", happening.revision
     row = _found(index.series.row(study, series))
     return {

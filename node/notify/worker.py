@@ -20,7 +20,7 @@ import structlog
 from node.audit import DESTINATION, SOURCE, Action, Audit, AuditEvent, Participant, Result
 from node.failpoints import reached
 from node.index.database import Index
-from node.index.deliveries import Attempted, Happening, HookWork
+from node.index.deliveries import Attempt, HookWork, Occurrence
 from node.metrics import Metrics
 from node.notify.channel import Interrupted, NotDelivered, Outlet
 from node.notify.message import Message, NothingLeft, compose
@@ -115,11 +115,11 @@ class Courier:
         self._settle(round_)
         return bool(work.again or work.new)
 
-    def _take(self, happening: Happening, round_: _Round, *, is_new: bool) -> None:
+    def _take(self, happening: Occurrence, round_: _Round, *, is_new: bool) -> None:
         """Tell one thing, or let it wait behind what waits of its study."""
         study = happening.study_instance_uid
         if is_new and (study in round_.failed or study in round_.held):
-            attempted = Attempted(happening, "waiting", 0, self._now())
+            attempted = Attempt(happening, "waiting", 0, self._now())
         else:
             attempted = self._attempt(happening)
         if attempted.state == "waiting":
@@ -134,14 +134,14 @@ class Courier:
         if monotonic() >= round_.settle_at:
             self._settle(round_)
 
-    def _attempt(self, happening: Happening) -> Attempted:
+    def _attempt(self, happening: Occurrence) -> Attempt:
         try:
             with self._index.reading() as index:
                 message = compose(index, happening, self._ae_title, include_patient=self._hook.include_patient)
         except NothingLeft:
-            return Attempted(happening, "dropped", happening.attempts, reason="it has been deleted since")
+            return Attempt(happening, "dropped", happening.attempts, reason="it has been deleted since")
         if not self._is_wanted(message):
-            return Attempted(happening, "dropped", happening.attempts, reason="this hook does not want it")
+            return Attempt(happening, "dropped", happening.attempts, reason="this hook does not want it")
         self._keep_pace()
         attempts = happening.attempts + 1
         reached("message-composed")
@@ -158,7 +158,7 @@ class Courier:
         reached("message-delivered")
         self._tell_export(message, Result.SUCCESS)
         self._metrics.hook_messages.labels(self._name, "delivered").inc()
-        return Attempted(happening, "delivered", attempts, output=output)
+        return Attempt(happening, "delivered", attempts, output=output)
 
     def _tell_export(self, message: Message, result: Result) -> None:
         """Tell the audit log that a patient was named to somebody (PS3.15 A.5.3.5), also where that may have failed."""
@@ -187,7 +187,7 @@ class Courier:
             raise Interrupted
         self._next_at = monotonic() + 1 / MAX_MESSAGES_PER_SECOND
 
-    def _failed(self, happening: Happening, attempts: int, error: NotDelivered) -> Attempted:
+    def _failed(self, happening: Occurrence, attempts: int, error: NotDelivered) -> Attempt:
         is_final = error.is_final or attempts >= self._hook.attempts
         reason = str(error)[:REASON_LENGTH]
         self._metrics.hook_messages.labels(self._name, "given-up" if is_final else "failed").inc()
@@ -197,10 +197,10 @@ class Courier:
             series_instance_uid=happening.series_instance_uid,
         )  # fmt: skip
         if is_final:
-            return Attempted(happening, "given-up", attempts, reason=reason, output=error.output)
+            return Attempt(happening, "given-up", attempts, reason=reason, output=error.output)
         seconds = jittered_wait_seconds(attempts, error.retry_after)
         due_at = self._now() + dt.timedelta(seconds=seconds)
-        return Attempted(happening, "waiting", attempts, due_at, reason, error.output)
+        return Attempt(happening, "waiting", attempts, due_at, reason, error.output)
 
     def _settle(self, round_: _Round) -> None:
         """Record what came of attempts; cursors that only passed over what nobody wants are recorded now and then."""
@@ -217,7 +217,7 @@ class _Round:
 
     def __init__(self, work: HookWork) -> None:
         self.stored, self.place = work.stored, work.begin
-        self.attempted: list[Attempted] = []
+        self.attempted: list[Attempt] = []
         self.held = work.held
         self.failed: set[str] = set()  # studies of which something failed in this round
         self.settle_at = monotonic() + SETTLE_SECONDS

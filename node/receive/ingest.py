@@ -30,7 +30,7 @@ from node.dicom.part10 import file_head
 from node.errors import ArrivalRefused, ClassMismatch, NotUnderstood, OutOfResources
 from node.failpoints import reached
 from node.index.database import Index
-from node.index.records import Kept, Outcome, SeriesPlace, StoredFile
+from node.index.records import Kept, Outcome, SeriesKey, StoredFile
 from node.metrics import Metrics
 from node.settings.model import OverwritePolicy
 
@@ -110,7 +110,7 @@ class Ingest:
         self.aborted_grace = dt.timedelta(seconds=aborted_grace_seconds)
         self._closed = threading.Event()
         self.digests = ThreadPoolExecutor(2, "digest")
-        self._brought: dict[str, set[SeriesPlace]] = {}  # by open association
+        self._brought: dict[str, set[SeriesKey]] = {}  # by open association
         self._lock = threading.Lock()
 
     def begin(self, announced: Announced, origin: Origin) -> Arrival:
@@ -138,7 +138,7 @@ class Ingest:
         """Why no new association should be accepted now, in words; None: it may come."""
         return self.archive.intake.refusal()
 
-    def brought(self, association: str, place: SeriesPlace) -> None:
+    def brought(self, association: str, place: SeriesKey) -> None:
         """Note that an open association brought an instance of a series."""
         if association:
             with self._lock:

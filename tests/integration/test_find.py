@@ -31,7 +31,7 @@ from node.dicom.matching import Options, Query, read_query
 from node.durable import sync_folder
 from node.index.database import Index
 from node.index.engine import FILE_NAME, open_engine, upgrade
-from node.index.finder import AT_ONCE, QueryRefused, QueryStopped
+from node.index.finder import MAX_RUNNING, QueryRefused, QueryStopped
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.read.studies import StudyFilter
 from node.metrics import Metrics
@@ -527,7 +527,7 @@ def test_a_query_that_nobody_waits_for_is_stopped(world: World, monkeypatch: pyt
 
 def test_a_query_that_takes_too_long_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("node.index.finder.STEPS", 10)
-    monkeypatch.setattr("node.index.finder.RUN_SECONDS", 0.0)
+    monkeypatch.setattr("node.index.finder.MAX_RUN_SECONDS", 0.0)
     with pytest.raises(QueryRefused, match="not found within"):
         list(world.index.find(every_image()))
     monkeypatch.undo()
@@ -541,7 +541,7 @@ def test_a_reader_of_answers_that_stops_to_read_keeps_nobody_waiting(world: Worl
 
 
 def test_queries_wait_for_their_turn(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.index.finder.WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("node.index.finder.MAX_WAIT_SECONDS", 0.05)
     monkeypatch.setattr("node.index.finder.STEPS", 10)
     held, go_on = threading.Semaphore(0), threading.Event()
 
@@ -551,7 +551,7 @@ def test_queries_wait_for_their_turn(world: World, monkeypatch: pytest.MonkeyPat
         return False
 
     threads = [
-        threading.Thread(target=lambda: list(world.index.find(every_image(), stop=hold))) for _ in range(AT_ONCE)
+        threading.Thread(target=lambda: list(world.index.find(every_image(), stop=hold))) for _ in range(MAX_RUNNING)
     ]
     for thread in threads:
         thread.start()

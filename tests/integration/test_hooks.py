@@ -206,7 +206,7 @@ def test_a_message_is_given_up_after_its_attempts_and_a_person_may_have_it_tried
         assert (row["state"], row["attempts"], row["reason"]) == ("given-up", 2, "HTTP status 500")
         [event] = rows(root, "SELECT * FROM v_events WHERE kind = 'message-given-up'")
         assert event["series_instance_uid"] == row["series_instance_uid"]
-        assert event["detail"] == "hook one was not told of volume-written in 2 attempts: HTTP status 500"
+        assert event["detail"] == "hook one did not take volume-written in 2 attempts: HTTP status 500"
         assert root.index.deliveries.retry("one", row["message_id"], root.clock()) == 1
         courier.work()
         assert len(receiver.received) == 3
@@ -388,7 +388,7 @@ def test_an_instance_that_was_replaced_is_told_under_another_id(root: Root, star
 
 
 def test_a_long_backlog_is_told_whole_and_in_order(root: Root, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deliveries, "AT_ONCE", 3)
+    monkeypatch.setattr(deliveries, "MAX_READ_ROWS", 3)
     with Receiver() as receiver:
         courier = start(receiver)
         for _ in range(4):
@@ -402,7 +402,7 @@ def test_a_long_backlog_is_told_whole_and_in_order(root: Root, start: Start, mon
 def test_a_hook_that_is_gone_lets_news_wait_without_rows(
     root: Root, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deliveries, "MOST_WAITING", 3)
+    monkeypatch.setattr(deliveries, "MAX_WAITING", 3)
     answers: list[int] = []
     series = [make.ct_series(1) for _ in range(6)]
     with Receiver(lambda received: Answer(204 if answers else 502)) as receiver:

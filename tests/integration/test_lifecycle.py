@@ -19,7 +19,7 @@ from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert, convert_series, input_sha256, is_unchanged
 from node.conversion.scheduler import Worker
 from node.errors import VoxelnodeError
-from node.index.records import ClaimedSeries, SeriesPlace
+from node.index.records import ClaimedSeries, SeriesKey
 from node.receive.ingest import Origin
 from node.settings.model import Convert
 from node.writers.options import write_options
@@ -65,7 +65,7 @@ def events(root: Root) -> list[str]:
     return [row["kind"] for row in rows(root, "SELECT kind FROM v_events ORDER BY id")]
 
 
-def place_of(ds: FileDataset) -> SeriesPlace:
+def place_of(ds: FileDataset) -> SeriesKey:
     return str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID)
 
 
@@ -230,9 +230,9 @@ class Sender:
 
     def __init__(self, *counts: int | Exception | None) -> None:
         self._counts = list(counts)
-        self.asked: list[SeriesPlace] = []
+        self.asked: list[SeriesKey] = []
 
-    def __call__(self, calling_ae_title: str, place: SeriesPlace) -> int | None:
+    def __call__(self, calling_ae_title: str, place: SeriesKey) -> int | None:
         self.asked.append(place)
         count = self._counts.pop(0) if len(self._counts) > 1 else self._counts[0]
         if isinstance(count, Exception):

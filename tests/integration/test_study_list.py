@@ -87,7 +87,7 @@ def test_pages_follow_each_other_without_a_gap_or_a_repeat(store: Repository, or
         seen, after = [], None
         while page := index.studies.listed(StudyFilter(), order, after, 2):
             seen += [study.study_instance_uid.removeprefix("1.2.") for study in page]
-            after = page[-1].place
+            after = page[-1].cursor
     expected = {"arrival": "7654321", "date": "7416352"}
     assert "".join(seen) == expected[order]
 

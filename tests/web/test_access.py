@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx2
 import pytest
 
-from node.index.accounts import SESSIONS_OF_ACCOUNT, Role
+from node.index.accounts import MAX_SESSIONS, Role
 from node.web.access import (
     ACCOUNT_TRIES,
     COOKIE,
@@ -166,7 +166,7 @@ def test_a_token_opens_until_it_is_over_or_revoked(guarded: Site) -> None:
 
 def test_an_account_is_logged_in_in_so_many_browsers_and_the_oldest_gives_way(guarded: Site) -> None:
     access = guarded.server._app.state.access
-    cookies = [access.log_in("reader", PASSWORD, "127.0.0.1") for _ in range(SESSIONS_OF_ACCOUNT + 1)]
+    cookies = [access.log_in("reader", PASSWORD, "127.0.0.1") for _ in range(MAX_SESSIONS + 1)]
     statuses = [guarded.client(cookies={COOKIE: value}).get(API).status_code for value in (cookies[0], cookies[1])]
     assert statuses == [401, 200]
 

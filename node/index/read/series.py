@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 
 from node.index.models import OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.read.rows import ReadRepository, Row, equal
-from node.index.records import SeriesPlace
+from node.index.records import SeriesKey
 
 
 class ReadSeries(ReadRepository):
@@ -112,7 +112,7 @@ class ReadSeries(ReadRepository):
             limit=limit,
         )
 
-    def matching(self, condition: str) -> list[SeriesPlace]:
+    def matching(self, condition: str) -> list[SeriesKey]:
         """Return the series for which a condition on the columns of ``v_series`` is true.
 
         Parameters

@@ -1,7 +1,7 @@
-"""Studies as a person looks for them: page by page, with counts of what is shown alone.
+"""Studies, as a person searches for them: page by page.
 
-A list of everything must come at once, however much there is: rows are taken along an index from where the last page
-ended, and nothing is counted but what belongs to them.
+A list must appear at once, however many studies there are. So rows are read along an index from where the last page
+ended, and only what belongs to the rows of the page is counted.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from node.index.records import StoredStudy
 from node.index.studies import stored_studies
 
 StudyOrder = Literal["arrival", "date"]
-"""By when the first instance of a study came, or by Study Date; the newest first."""
+"""By the arrival of the first instance, or by Study Date; the newest first."""
 
 StudyCondition = Literal["open", "complete", "incomplete", "refused"]
-"""A series of it still waits or is converted; all that are done are complete; one is incomplete; one gave no volume."""
+"""open: a series waits or is under conversion; complete: every converted series is complete; incomplete: a series is
+incomplete; refused: a series gave no volume."""
 
 REFUSED_STATES = ("refused", "failed")
 
@@ -35,19 +36,19 @@ _FOLDED_NAMES = (
     PatientRow.patient_name_phonetic,
 )
 
-_BETWEEN_WORDS = str.maketrans(",^=", "   ")
+_WORD_SEPARATORS = str.maketrans(",^=", "   ")
 """Names are written ``Family^Given`` in data sets, and ``Family, Given`` by people."""
 
 
 @dataclass(frozen=True, slots=True)
 class StudyFilter:
-    """What is looked for; what is unset holds for all.
+    """What a person searches for; an unset field matches every study.
 
     Attributes
     ----------
     words : str
-        Each word must be somewhere in Patient's Name, Patient ID or Accession Number; case does not count, nor do
-        accents of a name.
+        Each word must occur in Patient's Name, Patient ID or Accession Number; case is ignored, and so are accents in
+        names.
     description : str
         Part of Study Description or of a Series Description.
     modality : str
@@ -56,7 +57,7 @@ class StudyFilter:
         Bounds of Study Date, both included.
     condition : StudyCondition or None
     study_instance_uid, patient_id, accession_number : str or None
-        As they are, in full.
+        Complete values.
     """
 
     words: str = ""
@@ -71,8 +72,8 @@ class StudyFilter:
 
 
 @dataclass(frozen=True, slots=True)
-class StudyPlace:
-    """Where a page ended: the last study of it."""
+class StudyCursor:
+    """The last study of a page; the next page begins after it."""
 
     id: int
     study_date: dt.date | None
@@ -80,7 +81,7 @@ class StudyPlace:
 
 @dataclass(frozen=True, slots=True)
 class ListedStudy:
-    """A study with what its series have come to.
+    """A study with a summary of its series.
 
     Attributes
     ----------
@@ -91,11 +92,11 @@ class ListedStudy:
     states : mapping of str to int
         Series by state.
     incomplete : int
-        Series whose verdict is so.
+        How many series have this verdict.
     last_received_at : aware datetime or None
     """
 
-    place: StudyPlace
+    cursor: StudyCursor
     study_instance_uid: str
     patient_name: str | None
     patient_id: str | None
@@ -113,13 +114,13 @@ class ListedStudy:
 
 
 class ReadStudies(ReadRepository):
-    """Studies as a person looks for them, and rows of ``v_studies``."""
+    """Searches for studies, and rows of ``v_studies``."""
 
     def listed(
         self,
         wanted: StudyFilter,
         order: StudyOrder = "arrival",
-        after: StudyPlace | None = None,
+        after: StudyCursor | None = None,
         limit: int = 50,
     ) -> list[ListedStudy]:
         """Return the next studies of a list that ended `after` a study; fewer than `limit` at its end."""
@@ -142,7 +143,7 @@ class ReadStudies(ReadRepository):
         )
         rows = self._connection.execute(_ordered(query, order, after)).all()
         summaries = _summaries(self._connection, [row.id for row in rows])
-        return [ListedStudy(StudyPlace(row.id, row.study_date), *row[2:], **summaries[row.id]) for row in rows]
+        return [ListedStudy(StudyCursor(row.id, row.study_date), *row[2:], **summaries[row.id]) for row in rows]
 
     def stored(self) -> list[StoredStudy]:
         """Return every study as retention sees it, the one that grew last at the end."""
@@ -180,7 +181,7 @@ class ReadStudies(ReadRepository):
         return int(self._connection.execute(query).scalar_one())
 
 
-def _ordered(query: Select[*tuple[Any, ...]], order: StudyOrder, after: StudyPlace | None) -> Select[*tuple[Any, ...]]:
+def _ordered(query: Select[*tuple[Any, ...]], order: StudyOrder, after: StudyCursor | None) -> Select[*tuple[Any, ...]]:
     if order == "arrival":
         query = query.order_by(StudyRow.id.desc())
         return query if after is None else query.where(StudyRow.id < after.id)
@@ -195,12 +196,12 @@ def _ordered(query: Select[*tuple[Any, ...]], order: StudyOrder, after: StudyPla
 
 def _conditions(wanted: StudyFilter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
-    for word in wanted.words.translate(_BETWEEN_WORDS).split():
-        as_it_is = [
+    for word in wanted.words.translate(_WORD_SEPARATORS).split():
+        verbatim = [
             column.contains(word, autoescape=True) for column in (PatientRow.patient_id, StudyRow.accession_number)
         ]
         in_a_name = [column.contains(folded(word), autoescape=True) for column in _FOLDED_NAMES]
-        conditions.append(or_(*as_it_is, *in_a_name))
+        conditions.append(or_(*verbatim, *in_a_name))
     if wanted.description:
         of_series = SeriesRow.series_description.contains(wanted.description, autoescape=True)
         of_study = StudyRow.study_description.contains(wanted.description, autoescape=True)
@@ -212,7 +213,7 @@ def _conditions(wanted: StudyFilter) -> list[ColumnElement[bool]]:
     if wanted.last_date is not None:
         conditions.append(StudyRow.study_date <= wanted.last_date)
     if wanted.condition is not None:
-        conditions.append(_has_come_to(wanted.condition))
+        conditions.append(_in_condition(wanted.condition))
     exact = (
         (StudyRow.study_instance_uid, wanted.study_instance_uid),
         (PatientRow.patient_id, wanted.patient_id),
@@ -221,7 +222,7 @@ def _conditions(wanted: StudyFilter) -> list[ColumnElement[bool]]:
     return conditions + [column == value for column, value in exact if value is not None]
 
 
-def _has_come_to(condition: StudyCondition) -> ColumnElement[bool]:
+def _in_condition(condition: StudyCondition) -> ColumnElement[bool]:
     if condition == "open":
         return _any_series(SeriesRow.state.in_(OPEN_STATES))
     if condition == "incomplete":

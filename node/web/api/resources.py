@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from node.index.read import ReadIndex
-from node.index.read.studies import ListedStudy, StudyCondition, StudyFilter, StudyOrder, StudyPlace
+from node.index.read.studies import ListedStudy, StudyCondition, StudyCursor, StudyFilter, StudyOrder
 from node.index.records import Level
 from node.web import actions
 from node.web.access import Admin, Caller, Reader, RequestAudit, Writer
@@ -86,8 +86,8 @@ def list_studies(
     audit.queried(_audit_detail("studies", **asdict(wanted)))
     began = place(after)
     with node.index.searching() as index:
-        studies = index.studies.listed(wanted, order, StudyPlace(*began) if began else None, limit)
-    last = studies[-1].place if len(studies) == limit else None
+        studies = index.studies.listed(wanted, order, StudyCursor(*began) if began else None, limit)
+    last = studies[-1].cursor if len(studies) == limit else None
     items = [_study(study) for study in studies]
     return Page(items=items, next=cursor(last.id, last.study_date) if last else None)
 
@@ -234,7 +234,9 @@ def delete_instance(
 
 
 def _study(study: ListedStudy) -> models.StudyResource:
-    return models.StudyResource(study_date=study.place.study_date, **{k: v for k, v in _fields(study) if k != "place"})
+    return models.StudyResource(
+        study_date=study.cursor.study_date, **{k: v for k, v in _fields(study) if k != "cursor"}
+    )
 
 
 def _fields(study: ListedStudy) -> list[tuple[str, Any]]:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Form, Query, Request, Response
 from pydantic import BaseModel
 
 from node.index.read import ReadIndex
-from node.index.read.studies import StudyCondition, StudyFilter, StudyOrder, StudyPlace
+from node.index.read.studies import StudyCondition, StudyCursor, StudyFilter, StudyOrder
 from node.web.access import Reader, RequestAudit
 from node.web.background_requests import background_request
 from node.web.errors import ResourceNotFound
@@ -60,10 +60,10 @@ class StudySearch(BaseModel):
         """By arrival unless another order is asked for."""
         return "date" if self.order == "date" else "arrival"
 
-    def place(self) -> StudyPlace | None:
+    def place(self) -> StudyCursor | None:
         """Where the page before ended; None for the first page."""
         number, _, date = self.after.partition(" ")
-        return StudyPlace(int(number), _date(date)) if number.isdecimal() and len(number) < 19 else None
+        return StudyCursor(int(number), _date(date)) if number.isdecimal() and len(number) < 19 else None
 
 
 def _date(text: str) -> dt.date | None:
@@ -111,7 +111,7 @@ def _found(index: ReadIndex, search: StudySearch) -> dict[str, Any]:
     rows = index.studies.listed(search.filter(), search.study_order, search.place(), PAGE_STUDIES + 1)
     more = len(rows) > PAGE_STUDIES
     rows = rows[:PAGE_STUDIES]
-    last = rows[-1].place if more else None
+    last = rows[-1].cursor if more else None
     after = f"{last.id} {last.study_date or ''}" if last else ""
     return {
         "studies": rows,

@@ -32,7 +32,7 @@ def test_files_are_for_the_owner_only(tmp_path: Path) -> None:
 
 
 def test_folders_fill_up_and_a_restart_begins_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filesystem, "FILES_PER_FOLDER", 2)
+    monkeypatch.setattr(filesystem, "MAX_FILES_PER_FOLDER", 2)
     archive = Archive(tmp_path / "root")
     folders = [Path(archive.open_part().keep()[0]).parent.name for _ in range(3)]
     assert folders == ["00000000", "00000000", "00000001"]
