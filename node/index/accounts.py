@@ -82,7 +82,7 @@ class AccountRepository(Repository):
 
     @on_reader
     def any(self, connection: Connection) -> bool:
-        """Return whether there is an account at all."""
+        """Return whether there is any account."""
         return connection.execute(select(AccountRow.id).limit(1)).first() is not None
 
     @on_writer

@@ -1,6 +1,6 @@
-"""Reading the index: what pages, commands and messages show of it, one repository a noun.
+"""Reading the index for pages, commands and messages: one repository a noun.
 
-Nothing outside of `node.index` holds SQL. A `ReadIndex` sees one moment of the index: what was committed when its first
+No module outside of `node.index` contains SQL. A `ReadIndex` sees one moment of the index: what was committed when its first
 query ran.
 """
 

@@ -1,4 +1,4 @@
-"""Accounts, as a person looks at them."""
+"""Accounts, as a person sees them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Identity conflicts, as pages and commands show them."""
+"""Identity conflicts: one UID or Patient ID, different content."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class ReadConflicts(ReadRepository):
     """Rows of ``conflicts`` and ``v_conflicts``."""
 
     def page(self, after: int | None, limit: int, *, study_instance_uid: str | None = None) -> list[Row]:
-        """What claims one identity and is not the same."""
+        """Return the next conflicts, the newest first."""
         query = select(
             ConflictRow.id,
             ConflictRow.kind,

@@ -1,4 +1,4 @@
-"""Deletions: what one would remove, and what was deleted."""
+"""Deletions: plans, and those that were ordered."""
 
 from __future__ import annotations
 

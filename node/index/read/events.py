@@ -1,4 +1,4 @@
-"""Events, as pages, streams and commands show them."""
+"""Events, in the order of their commits."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class ReadEvents(ReadRepository):
         kind: str | None = None,
         series_instance_uid: str | None = None,
     ) -> list[Row]:
-        """What happened, the newest first."""
+        """Return the next events, the newest first."""
         query = _EVENTS.where(*equal((EventRow.kind, kind), (EventRow.series_instance_uid, series_instance_uid)))
         return self._page(query, EventRow.id, after, limit)
 
     def since(self, id: int, limit: int) -> list[Row]:
-        """Return what happened after an event, in the order in which it did."""
+        """Return the events after the event `id`, the oldest first."""
         rows = self._connection.execute(_EVENTS.where(EventRow.id > id).order_by(EventRow.id).limit(limit))
         return [dict(row) for row in rows.mappings()]
 
@@ -54,7 +54,7 @@ class ReadEvents(ReadRepository):
         )
 
     def conversions(self, limit: int) -> list[Row]:
-        """Return how the last conversions ended, with series and patient, the newest first."""
+        """Return the ends of the last conversions, with series and patient, the newest first."""
         return self._rows(
             "SELECT e.kind, e.revision, e.detail, e.happened_at, e.study_instance_uid, e.series_instance_uid, "
             "se.series_number, se.series_description, se.modality, st.patient_name, st.patient_id "

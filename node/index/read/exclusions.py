@@ -1,4 +1,4 @@
-"""Instances that are in no volume, as pages and commands show them."""
+"""Exclusions: instances, or frames of them, that are in no volume."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class ReadExclusions(ReadRepository):
     """Rows of ``exclusions`` and ``v_exclusions``."""
 
     def page(self, after: int | None, limit: int, *, series_instance_uid: str | None = None) -> list[Row]:
-        """Instances, or frames of them, that conversions left out of their volumes."""
+        """Return the next exclusions, the newest first."""
         query = (
             select(
                 ExclusionRow.id,

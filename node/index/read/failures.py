@@ -1,4 +1,4 @@
-"""Why series gave no volume, as pages, commands and messages show it."""
+"""Failures: the reasons why series, or stacks of them, have no volume."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class ReadFailures(ReadRepository):
     """Rows of ``failures`` and ``v_failures``."""
 
     def page(self, after: int | None, limit: int, *, reason: str | None = None) -> list[Row]:
-        """Why series, or stacks of them, gave no volume."""
+        """Return the next failures, the newest first."""
         query = (
             select(
                 FailureRow.id,

@@ -1,4 +1,4 @@
-"""Hooks and their messages, as commands show them."""
+"""Hooks: their progress and their messages."""
 
 from __future__ import annotations
 

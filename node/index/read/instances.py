@@ -1,4 +1,4 @@
-"""Instances, as pages, commands, messages and retrieves need them."""
+"""Instances: their rows, files and totals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ReadInstances(ReadRepository):
         series_instance_uid: str | None = None,
         sop_instance_uid: str | None = None,
     ) -> list[Row]:
-        """Stored instances, whence each came, and where its bytes lie (`key`)."""
+        """Return the next stored instances, the newest first; `key` is for the archive."""
         query = (
             select(
                 ImageRow.id,

@@ -1,4 +1,4 @@
-"""Patients, as pages and commands show them."""
+"""Patients, also those that were merged into others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refusals, as pages and commands show them."""
+"""Refusals, with what a person can do about each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class ReadRejections(ReadRepository):
     """Rows of ``rejections`` and ``v_rejections``."""
 
     def page(self, after: int | None, limit: int, *, rule: str | None = None) -> list[Row]:
-        """What was refused, and what helps."""
+        """Return the next rows of refusals, the newest first."""
         query = select(
             RejectionRow.id,
             RejectionRow.what,

@@ -1,4 +1,4 @@
-"""Series, as pages, commands and messages show them."""
+"""Series: their rows, states and counts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ReadSeries(ReadRepository):
         states: Sequence[str] = (),
         verdict: str | None = None,
     ) -> list[Row]:
-        """Series with state, verdict and how many instances each has."""
+        """Return the next series with their number of instances, the newest first."""
         query = (
             select(
                 SeriesRow.id,

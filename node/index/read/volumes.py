@@ -1,4 +1,4 @@
-"""Files of conversions, as pages, commands and messages show them."""
+"""Files of conversions, and the instances in them."""
 
 from __future__ import annotations
 
