@@ -25,7 +25,6 @@ pytestmark = [
     pytest.mark.corpus,
     pytest.mark.peer,
     pytest.mark.skipif(shutil.which("storescu") is None, reason="DCMTK's storescu is not installed"),
-    pytest.mark.xdist_group("corpus"),
     pytest.mark.timeout(600),
 ]
 

@@ -26,6 +26,7 @@ def test_nothing_acknowledged_is_lost_altered_or_indexed_twice_and_all_is_conver
     assert set(RECEIVING) <= result.died_at.keys(), "a named step was never reached"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("mutant", "points", "cycles", "found"),
     [

@@ -21,7 +21,7 @@ from tests.crash.disk import Disk, Sync, leave, syncs
 from tests.crash.harness import Node
 from tests.crash.journal import Journal, Sender, new_series
 
-pytestmark = [pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 
 @dataclass

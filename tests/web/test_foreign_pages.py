@@ -14,8 +14,6 @@ from tests import make
 from tests.web.conftest import PASSWORD, Site
 from tests.web.pages import start_browser
 
-pytestmark = pytest.mark.xdist_group("pages")
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:

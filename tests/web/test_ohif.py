@@ -28,8 +28,6 @@ from tests.acceptance.served import Served, until
 from tests.web.conftest import PASSWORD, Site
 from tests.web.pages import start_browser
 
-pytestmark = pytest.mark.xdist_group("ohif")  # one fetches the package and installs it for all
-
 SECONDS = 60
 
 

@@ -35,7 +35,9 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site.close()
 
 
-def test_no_request_is_a_server_error(fuzzed: Site) -> None:
+@pytest.mark.parametrize("requests", [8, pytest.param(100, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
+def test_no_request_is_a_server_error(fuzzed: Site, requests: int) -> None:
+    """As many requests of each operation, the same ones every time."""
     schema = schemathesis.openapi.from_url(f"{fuzzed.url}/api/v1/openapi.json")
     schema = schema.include(path_regex="^/api/").exclude(path="/api/v1/events")  # which has no end
     operations = [each.ok() for each in schema.get_all_operations()]
@@ -48,7 +50,7 @@ def test_no_request_is_a_server_error(fuzzed: Site) -> None:
         wrong = operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)
 
         @given(case=valid | wrong, is_there=st.booleans())
-        @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+        @settings(max_examples=requests, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
         def probe(case: schemathesis.Case, is_there: bool) -> None:
             case.headers["Authorization"] = f"Bearer {token}"
             if is_there:

@@ -29,8 +29,6 @@ from tests.web.pages import (
     start_browser,
 )
 
-pytestmark = pytest.mark.xdist_group("pages")  # one browser, one root
-
 UTF8 = "ISO_IR 192"
 SCRIPT = "<script>alert(1)</script>"
 HOSTILE_STUDY = "1.2.66"
