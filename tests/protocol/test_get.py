@@ -10,7 +10,7 @@ from pydicom import Dataset
 from pynetdicom import AE, evt
 
 from node.association.client.association import Address
-from node.association.client.get import NotGot, Wanted, get
+from node.association.client.get import GetFailed, RetrieveTarget, get
 from node.dicom.uids import STUDY_ROOT_FIND, STUDY_ROOT_GET
 from node.settings.model import Dicom
 from tests.protocol.conftest import Running
@@ -57,8 +57,8 @@ def test_as_many_sop_classes_are_asked_for_as_an_association_has_contexts(
 ) -> None:
     # PS3.8 9.3.2.2: context IDs are odd and below 256, and one of the 128 is that of the C-GET.
     peer.sop_class_uids = [f"1.2.840.10008.5.1.4.1.1.{number + 1}" for number in range(classes)]
-    with pytest.raises(NotGot) as refused:
-        get(Wanted("1.2.3", "1.2.3.4"), peer.address, Dicom(ae_title="ASKER"), start_node().ingest)
+    with pytest.raises(GetFailed) as refused:
+        get(RetrieveTarget("1.2.3", "1.2.3.4"), peer.address, Dicom(ae_title="ASKER"), start_node().ingest)
     if is_proposed:
         assert peer.proposed == [STUDY_ROOT_GET, *peer.sop_class_uids]
     else:
