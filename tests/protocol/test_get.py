@@ -62,5 +62,5 @@ def test_as_many_sop_classes_are_asked_for_as_an_association_has_contexts(
     if is_proposed:
         assert peer.proposed == [STUDY_ROOT_GET, *peer.sop_class_uids]
     else:
-        assert "128 SOP classes are more than one association can hold" in str(refused.value)
+        assert "128 SOP classes are too many for one association" in str(refused.value)
         assert peer.proposed == [STUDY_ROOT_FIND]

@@ -17,7 +17,7 @@ from node.errors import UsageError
 from node.index.accounts import Role
 from node.logs import ALLOWED_FIELDS
 from node.settings.model import Web
-from node.web import limits
+from node.web import body_limits
 from node.web.headers import HEADERS
 from node.web.server import WebServer
 from tests.protocol.conftest import keys  # noqa: F401
@@ -142,7 +142,7 @@ def test_a_body_that_turns_out_too_large_is_cut_off(empty: Site) -> None:
         connection.sendall(request_head("POST", "/login", form))
         chunk = b"10000\r\n" + b"a" * 65536 + b"\r\n"
         try:
-            for _ in range(limits.MAX_BODY_BYTES // 65536 + 40):
+            for _ in range(body_limits.MAX_BODY_BYTES // 65536 + 40):
                 connection.sendall(chunk)
         except ConnectionError:
             pass
@@ -179,7 +179,7 @@ def test_a_compressed_body_is_not_taken(empty: Site) -> None:
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    patience = next(one for one in site.server._app.user_middleware if one.cls is limits.BodyLimits)
+    patience = next(one for one in site.server._app.user_middleware if one.cls is body_limits.BodyLimits)
     patience.kwargs["patience_seconds"] = 0.2
     site.server._app.middleware_stack = None  # made anew with the next request
     with raw(site) as connection:
