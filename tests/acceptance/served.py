@@ -25,6 +25,13 @@ def until(condition: Any, seconds: float, what: str) -> None:
         pause.wait(0.05)
 
 
+def peak_bytes(process: int) -> int:
+    """The most memory that a process has had."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
 class Served:
     """One `voxelnode serve` process on a root, ended with the block."""
 

@@ -19,18 +19,11 @@ from node.control.repository import Repository
 from node.receive.import_files import import_instances
 from node.settings.model import Settings, Storage
 from tests import make
-from tests.acceptance.served import Served
+from tests.acceptance.served import Served, peak_bytes
 
 MEGABYTE = 1_000_000
 GROWTH_BYTES = 150 * MEGABYTE
 """Less than any one of the values here."""
-
-
-def peak_bytes(process: int) -> int:
-    """The most memory that a process has had."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024
 
 
 def private_element() -> FileDataset:

@@ -19,7 +19,7 @@ def manager_socket(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[t
     name = str(tmp_path / "notify") if request.param == "path" else f"@voxelnode-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(name.replace("@", "\0", 1))
-        listening.settimeout(10)
+        listening.settimeout(30)
         yield listening, name
 
 
@@ -40,7 +40,7 @@ def test_ready_alive_and_stopping_reach_the_service_manager(manager_socket: tupl
 def test_a_watchdog_of_somebody_else_is_not_fed(tmp_path: Path, watch: dict[str, str]) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(tmp_path / "notify"))
-        listening.settimeout(10)
+        listening.settimeout(30)
         manager = ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "notify"), **watch})
         manager.alive()
         manager.stopping("draining")

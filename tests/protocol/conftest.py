@@ -38,7 +38,7 @@ from node.settings.model import Dicom, Peer, Settings
 
 VERIFICATION = "1.2.840.10008.1.1"
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
-DEADLINE_SECONDS = 10.0
+DEADLINE_SECONDS = 30.0
 LIBC = ctypes.CDLL(None)
 
 
@@ -369,7 +369,7 @@ def client_context(keys: Path, who: str | None = "client") -> ssl.SSLContext:
     return context
 
 
-def is_answered(node: Acceptor, context: ssl.SSLContext, seconds: float = 5) -> bool:
+def is_answered(node: Acceptor, context: ssl.SSLContext, seconds: float = DEADLINE_SECONDS) -> bool:
     """Whether an A-ASSOCIATE-RQ gets an answer; with TLS 1.3 a refusal shows in the first read only."""
     try:
         with (

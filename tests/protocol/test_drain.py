@@ -27,14 +27,14 @@ def test_the_instance_under_way_is_answered_and_the_association_then_ended(node:
     with Raw(node).associate() as peer:
         peer.send(p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID))) + p_data(pdv(1, 0, data[:100])))
         assert until(lambda: node.count("open_associations") == 1)
-        thread = draining(node, 8)
+        thread = draining(node, 60)
         thread.join(0.8)
         assert thread.is_alive()
         peer.send(p_data(pdv(1, 2, data[100:])))
         assert status_of(peer.receive()) == 0x0000
         assert peer.aborted() == (0, 0)
         peer.socket.close()
-        thread.join(3)
+        thread.join(20)
         assert not thread.is_alive()
     assert node.stored_data_sets() == {ds.SOPInstanceUID: data}
 

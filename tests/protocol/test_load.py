@@ -11,12 +11,15 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pynetdicom import AE, build_context
 from pynetdicom.pdu_primitives import AsynchronousOperationsWindowNegotiation, SCP_SCU_RoleSelectionNegotiation
 
+from tests.acceptance.served import Served, peak_bytes
 from tests.make import instance
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,
@@ -32,7 +35,6 @@ from tests.protocol.conftest import (
     echo_seconds,
     p_data,
     pdv,
-    resident_bytes,
     status_of,
     until,
 )
@@ -75,25 +77,25 @@ def test_sixty_four_associations_at_once_all_finish(start_node: Callable[..., Ru
     assert node.settled()
 
 
-def test_an_instance_of_any_size_takes_one_buffer_of_memory(start_node: Callable[..., Running]) -> None:
-    node = start_node()
+def test_an_instance_of_any_size_takes_one_buffer_of_memory(tmp_path: Path) -> None:
     ds = instance()
     head = data_set_bytes(ds) + struct.pack("<HH2s2xL", 0x7FE0, 0x0010, b"OW", 300 << 20)
     chunk = p_data(pdv(1, 0, bytes(1 << 17)[: (1 << 17) - 6]))
     size = (1 << 17) - 6
-    with Raw(node, 60).associate() as peer:
-        peer.send(p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID))) + p_data(pdv(1, 0, head)))
-        before = resident_bytes()
-        left = 300 << 20
-        while left > size:
-            peer.send(chunk)
-            left -= size
-        grown = resident_bytes() - before
-        peer.send(p_data(pdv(1, 2, bytes(left))))
-        assert status_of(peer.receive()) == 0x0000
-    assert grown < 20 << 20
-    (row,) = node.rows()
-    assert (node.root / row["path"]).stat().st_size > 300 << 20
+    with Served(tmp_path / "root", VOXELNODE_STORAGE__RESERVE_BYTES="0", VOXELNODE_WEB__ENABLED="false") as node:
+        assert node.process is not None
+        with Raw(SimpleNamespace(host="127.0.0.1", port=node.port), 60).associate() as peer:  # type: ignore[arg-type]
+            peer.send(p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID))) + p_data(pdv(1, 0, head)))
+            before = peak_bytes(node.process.pid)
+            left = 300 << 20
+            while left > size:
+                peer.send(chunk)
+                left -= size
+            peer.send(p_data(pdv(1, 2, bytes(left))))
+            assert status_of(peer.receive()) == 0x0000
+            assert peak_bytes(node.process.pid) - before < 20 << 20
+        (row,) = node.rows("SELECT * FROM v_images")
+        assert Path(row["path"]).stat().st_size > 300 << 20
 
 
 def test_a_sender_with_nagles_algorithm_does_not_wait_for_our_acknowledgements(node: Running) -> None:

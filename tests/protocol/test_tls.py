@@ -15,6 +15,7 @@ from node.errors import UsageError
 from tests.make import ct_series
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,
+    DEADLINE_SECONDS,
     Raw,
     Running,
     associate_rq,
@@ -84,7 +85,7 @@ def test_an_idle_association_is_ended_within_tls_too(start_node: Callable[..., R
     files = {"tls_certificate": keys / "server.pem", "tls_key": keys / "server.key"}
     node = start_node(idle_seconds=0.5, **files)
     with (
-        socket.create_connection((node.host, node.port), timeout=5) as plain,
+        socket.create_connection((node.host, node.port), timeout=DEADLINE_SECONDS) as plain,
         client_context(keys, None).wrap_socket(plain, server_hostname="localhost") as secure,
     ):
         secure.sendall(associate_rq())

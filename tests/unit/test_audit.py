@@ -141,7 +141,7 @@ def test_a_file_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
 def test_every_line_goes_to_syslog_too(tmp_path: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as collector:
         collector.bind(("127.0.0.1", 0))
-        collector.settimeout(5)
+        collector.settimeout(30)
         audit = Audit(tmp_path, "VOXELNODE", f"127.0.0.1:{collector.getsockname()[1]}")
         tell(audit, "to both")
         message = collector.recv(65536)
