@@ -179,7 +179,7 @@ def agrees(paths: list[Path], folder: Path) -> bool:
     for number, path in enumerate(paths):
         shutil.copy(path, files / f"{number:03d}.dcm")
     theirs = oracle(files, made)
-    volumes = [each for each in assemble(map(pydicom.dcmread, paths)).volumes if each.kind is Kind.VOLUME]
+    volumes = [volume for volume in assemble(map(pydicom.dcmread, paths)).volumes if volume.kind is Kind.VOLUME]
     return all(any(as_theirs(volume, other) for other in theirs) for volume in volumes) and bool(volumes or not theirs)
 
 

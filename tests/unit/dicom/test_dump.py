@@ -29,7 +29,7 @@ def dump(path: Path) -> Dump:
 
 
 def by_tag(elements: tuple[Element, ...]) -> dict[str, Element]:
-    return {one.tag: one for one in elements}
+    return {element.tag: element for element in elements}
 
 
 def image() -> Dataset:
@@ -48,9 +48,9 @@ def image() -> Dataset:
 @pytest.mark.parametrize("syntax", [None, ImplicitVRLittleEndian])
 def test_names_values_and_nesting_are_shown_and_of_pixels_the_length(tmp_path: Path, syntax: str | None) -> None:
     ds = image()
-    found = dump(saved(ds, tmp_path / "a.dcm", syntax))
-    assert found.error is None
-    shown = by_tag(found.elements)
+    dumped = dump(saved(ds, tmp_path / "a.dcm", syntax))
+    assert dumped.error is None
+    shown = by_tag(dumped.elements)
     assert shown["(0010,0010)"].values == ("Müller^Jürgen",)
     assert shown["(0008,0008)"] == Element("(0008,0008)", "CS", "ImageType", values=("ORIGINAL", "PRIMARY", "AXIAL"))
     assert shown["(0028,0010)"].values == (10,)
@@ -88,11 +88,11 @@ def test_compressed_pixels_are_as_long_as_their_fragments(monkeypatch: pytest.Mo
 def test_of_a_file_that_was_cut_all_is_shown_up_to_there(tmp_path: Path, kept: int) -> None:
     path = saved(image(), tmp_path / "a.dcm")
     path.write_bytes(path.read_bytes()[:kept])
-    found = dump(path)
-    assert by_tag(found.elements)["(0010,0010)"].values == ("Müller^Jürgen",)
+    dumped = dump(path)
+    assert by_tag(dumped.elements)["(0010,0010)"].values == ("Müller^Jürgen",)
     if kept > -400:
-        assert found.error == "the file ends within (7FE0,0010)"
-        assert by_tag(found.elements)["(7FE0,0010)"].error == f"{400 + kept} of 400 bytes are there"
+        assert dumped.error == "the file ends within (7FE0,0010)"
+        assert by_tag(dumped.elements)["(7FE0,0010)"].error == f"{400 + kept} of 400 bytes are there"
 
 
 def test_a_value_that_cannot_be_read_leaves_the_others(tmp_path: Path) -> None:
@@ -110,10 +110,10 @@ def test_an_element_that_ends_the_parser_leaves_what_comes_before(tmp_path: Path
     path = saved(image(), tmp_path / "a.dcm", ImplicitVRLittleEndian)
     broken = path.read_bytes().replace(b"\x08\0\x40\x11", b"\x08\0\x40\x11\xff\xff\xff\xff\x08\0", 1)
     path.write_bytes(broken)
-    found = dump(path)
-    assert found.error is not None
-    assert "(0008,1140)" in found.error
-    assert "(0008,0060)" in by_tag(found.elements)
+    dumped = dump(path)
+    assert dumped.error is not None
+    assert "(0008,1140)" in dumped.error
+    assert "(0008,0060)" in by_tag(dumped.elements)
 
 
 def test_sequences_without_end_are_shown_to_a_depth(tmp_path: Path) -> None:
@@ -124,7 +124,9 @@ def test_sequences_without_end_are_shown_to_a_depth(tmp_path: Path) -> None:
         inner = outer
     ds = make.structured_report()
     ds.ContentSequence = [inner]
-    (one,) = (one for one in dump(saved(ds, tmp_path / "a.dcm")).elements if one.keyword == "ContentSequence")
+    (one,) = (
+        element for element in dump(saved(ds, tmp_path / "a.dcm")).elements if element.keyword == "ContentSequence"
+    )
     depth = 0
     while one.items:
         ((one,),) = one.items

@@ -57,9 +57,9 @@ def nested(depth: int, undefined: bool) -> Dataset:
 @pytest.mark.parametrize("syntax", [*ENCODINGS, DeflatedExplicitVRLittleEndian])
 def test_top_level_values_are_found_behind_sequences(syntax: str, undefined: bool) -> None:
     data = encoded(nested(3, undefined), syntax)
-    found = read_header(data, syntax, frozenset((PATIENT_ID, ROWS)))
-    assert found[PATIENT_ID].strip() == b"OUTER"
-    assert found[ROWS] == (b"\0\7" if syntax == ExplicitVRBigEndian else b"\7\0")
+    elements = read_header(data, syntax, frozenset((PATIENT_ID, ROWS)))
+    assert elements[PATIENT_ID].strip() == b"OUTER"
+    assert elements[ROWS] == (b"\0\7" if syntax == ExplicitVRBigEndian else b"\7\0")
 
 
 def test_an_unknown_value_of_undefined_length_holds_implicit_items() -> None:
@@ -137,10 +137,10 @@ def test_it_finds_what_pydicom_finds_in_pydicoms_own_files() -> None:
         if syntax is None or content[128:132] != b"DICM" or "FileMetaInformationGroupLength" not in ds.file_meta:
             continue
         try:
-            found = read_header(content[144 + ds.file_meta.FileMetaInformationGroupLength :], syntax, INDEXED_TAGS)
+            elements = read_header(content[144 + ds.file_meta.FileMetaInformationGroupLength :], syntax, INDEXED_TAGS)
         except (HeaderCut, NotUnderstood):
             continue
-        for tag, raw in found.items():
+        for tag, raw in elements.items():
             theirs = ds.get_item(tag)
             assert theirs is not None, f"{name} {tag:08X}"
             if isinstance(theirs.value, bytes):

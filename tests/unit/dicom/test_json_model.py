@@ -53,10 +53,10 @@ def test_it_is_what_pydicom_makes_of_the_same_file(name: str) -> None:
         pytest.skip("pydicom cannot tell")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = json_model(read_instance(FILES / name), lambda path: f"there/{path}")
-    found_values, expected_values = compared(found), compared(expected)
+        model = json_model(read_instance(FILES / name), lambda path: f"there/{path}")
+    found_values, expected_values = compared(model), compared(expected)
     assert {name: found_values.get(name) for name in expected_values} == expected_values
-    json.dumps(found, allow_nan=False)
+    json.dumps(model, allow_nan=False)
 
 
 def test_long_values_are_reported_by_their_place() -> None:
@@ -67,11 +67,11 @@ def test_long_values_are_reported_by_their_place() -> None:
     ds.add_new(0x00420011, "OB", bytes(1025))
     ds.add_new(0x00282000, "OB", bytes(4))
     ds.add_new(0x7FE00010, "OW", b"\0\0")
-    told = json_model(ds, lambda path: path)
-    assert told["54000100"]["Value"][1]["54001010"] == {"vr": "OW", "BulkDataURI": "54000100.2.54001010"}
-    assert told["00420011"] == {"vr": "OB", "BulkDataURI": "00420011"}
-    assert told["00282000"] == {"vr": "OB", "InlineBinary": "AAAAAA=="}
-    assert told["7FE00010"] == {"vr": "OW", "BulkDataURI": "7FE00010"}
+    model = json_model(ds, lambda path: path)
+    assert model["54000100"]["Value"][1]["54001010"] == {"vr": "OW", "BulkDataURI": "54000100.2.54001010"}
+    assert model["00420011"] == {"vr": "OB", "BulkDataURI": "00420011"}
+    assert model["00282000"] == {"vr": "OB", "InlineBinary": "AAAAAA=="}
+    assert model["7FE00010"] == {"vr": "OW", "BulkDataURI": "7FE00010"}
     assert json_model(ds, lambda path: None)["7FE00010"] == {"vr": "OW"}
 
 

@@ -28,9 +28,9 @@ def test_files_give_what_pydicom_reads() -> None:
             with pytest.raises(type(error)):
                 read_instance(path)
             continue
-        found = read_instance(path)
-        assert found == expected, path.name
-        assert found.file_meta.get("TransferSyntaxUID") == expected.file_meta.get("TransferSyntaxUID"), path.name
+        ds = read_instance(path)
+        assert ds == expected, path.name
+        assert ds.file_meta.get("TransferSyntaxUID") == expected.file_meta.get("TransferSyntaxUID"), path.name
         seen += 1
     assert seen > 50
 
@@ -64,14 +64,14 @@ def nested() -> list[Dataset]:
 
 def test_long_pixels_stay_in_their_file_until_they_are_asked_for(tmp_path: Path) -> None:
     path = saved(tmp_path)
-    found = read_instance(path)
-    assert found.get_item("PixelData", keep_deferred=True).value is None
-    data, undefined = stored_bytes(found, "PixelData")
+    ds = read_instance(path)
+    assert ds.get_item("PixelData", keep_deferred=True).value is None
+    data, undefined = stored_bytes(ds, "PixelData")
     assert isinstance(data, FileBytes)
     assert len(data) == 2 * LONG_PIXELS
     assert not undefined
     assert data[250:260] == bytes([250, 251, 252, 253, 254, 255, 0, 1, 2, 3])
-    assert data[:] == found.PixelData == pydicom.dcmread(path).PixelData
+    assert data[:] == ds.PixelData == pydicom.dcmread(path).PixelData
 
 
 def test_a_file_that_became_shorter_gives_no_pixels(tmp_path: Path) -> None:

@@ -42,10 +42,10 @@ def test_values_are_the_same_in_every_encoding_and_after_pydicom_touched_them(sy
 
 def test_what_is_no_number_is_not_a_number_and_never_an_exception():
     ds = raw(0x00280030, "DS", b"0.5\\abc ")
-    found = numbers(ds, "PixelSpacing")
-    assert found is not None
-    assert found[0] == 0.5
-    assert math.isnan(found[1])
+    values = numbers(ds, "PixelSpacing")
+    assert values is not None
+    assert values[0] == 0.5
+    assert math.isnan(values[1])
     assert number(raw(0x00280030, "DS", b"nan "), "PixelSpacing") is None
     assert numbers(raw(0x00280030, "DS", b"  "), "PixelSpacing") is None
 

@@ -76,8 +76,8 @@ def test_the_lookup_table_goes_before_windows() -> None:
 
 def test_the_first_sane_window_is_taken_in_rescaled_units() -> None:
     display = Display(windows=((5000.0, 10.0), (np.nan, 5.0), (40.0, 0.0), (0.0, 100.0)), function="LINEAR_EXACT")
-    one = line([974, 1024, 1074, 3000], modality="CT", intercept=-1024.0, display=display)
-    assert greys(one) == [0, 128, 255, 255]
+    image = line([974, 1024, 1074, 3000], modality="CT", intercept=-1024.0, display=display)
+    assert greys(image) == [0, 128, 255, 255]
 
 
 def test_a_ct_without_a_window_shows_soft_tissue() -> None:
@@ -109,15 +109,15 @@ def test_a_constant_volume_gives_a_picture(values: list[int]) -> None:
 
 
 def test_what_is_no_number_is_dark() -> None:
-    one = volume(np.array([np.nan, 0.0, 1.0, np.inf], np.float32).reshape(1, 1, 1, 4))
-    assert greys(one)[0] == 0
-    assert greys(one)[2] == 255
+    image = volume(np.array([np.nan, 0.0, 1.0, np.inf], np.float32).reshape(1, 1, 1, 4))
+    assert greys(image)[0] == 0
+    assert greys(image)[2] == 255
 
 
 def test_colour_stays_as_it_is() -> None:
     voxels = np.arange(24, dtype=np.uint8).reshape(1, 1, 2, 4, 3)
-    one = volume(voxels)
-    np.testing.assert_array_equal(thumbnail(one, Shades(one)).pixels, voxels[0, 0])
+    image = volume(voxels)
+    np.testing.assert_array_equal(thumbnail(image, Shades(image)).pixels, voxels[0, 0])
 
 
 def marked(columns_to: str, rows_to: str, slices_to: str) -> Volume:
@@ -158,8 +158,8 @@ ORIENTATIONS = [
 def test_planes_hang_with_the_patients_right_or_anterior_at_the_left_and_anterior_or_superior_up(
     axes: tuple[str, ...],
 ) -> None:
-    one = marked(*axes)
-    axial, coronal, sagittal = (each.pixels.astype(int) for each in preview(one, Stored(one)))
+    image = marked(*axes)
+    axial, coronal, sagittal = (picture.pixels.astype(int) for picture in preview(image, Stored(image)))
     left, posterior, superior = (lambda v: v // 100, lambda v: v // 10 % 10, lambda v: v % 10)
     for plane, right_edge, bottom, constant in (
         (axial, left, posterior, superior),
@@ -173,24 +173,24 @@ def test_planes_hang_with_the_patients_right_or_anterior_at_the_left_and_anterio
 
 @pytest.mark.parametrize("axes", ORIENTATIONS, ids="".join)
 def test_pixels_of_a_plane_keep_the_spacing_of_their_axes(axes: tuple[str, ...]) -> None:
-    one = marked(*axes)
+    image = marked(*axes)
     along = {tuple(map(abs, LETTERS[letter])): spacing for letter, spacing in zip(axes, (1, 2, 4), strict=True)}
     x, y, z = along[1, 0, 0], along[0, 1, 0], along[0, 0, 1]
-    sizes = [each.pixel_size for each in preview(one, Stored(one))]
+    sizes = [picture.pixel_size for picture in preview(image, Stored(image))]
     assert sizes == [(y, x), (z, x), (z, y)]
 
 
 def test_the_thumbnail_is_the_middle_slice_in_its_own_plane() -> None:
-    one = marked("P", "I", "R")
-    shown: Picture = thumbnail(one, Stored(one))
+    image = marked("P", "I", "R")
+    shown: Picture = thumbnail(image, Stored(image))
     assert shown.pixels.shape == (4, 5)
     assert (shown.pixels // 100 == 1).all()
 
 
 def test_one_slice_is_shown_as_it_is_stored() -> None:
-    one = marked("R", "A", "S")
-    single = replace(one, voxels=one.voxels[:, :1])
-    np.testing.assert_array_equal(thumbnail(single, Stored(single)).pixels, one.voxels[0, 0])
+    image = marked("R", "A", "S")
+    single = replace(image, voxels=image.voxels[:, :1])
+    np.testing.assert_array_equal(thumbnail(single, Stored(single)).pixels, image.voxels[0, 0])
 
 
 def test_without_a_place_the_pixel_aspect_makes_the_proportions() -> None:
@@ -199,8 +199,8 @@ def test_without_a_place_the_pixel_aspect_makes_the_proportions() -> None:
 
 
 def test_a_montage_takes_every_so_manieth_slice() -> None:
-    one = volume(np.arange(10, dtype=np.int16).repeat(4).reshape(1, 10, 2, 2))
-    shown = [each.pixels[0, 0] for each in montage(one, Stored(one), 4)]
+    image = volume(np.arange(10, dtype=np.int16).repeat(4).reshape(1, 10, 2, 2))
+    shown = [picture.pixels[0, 0] for picture in montage(image, Stored(image), 4)]
     assert shown == [0, 4, 8]
 
 
@@ -214,11 +214,11 @@ def test_projections_take_the_extremes_along_the_line_of_sight_without_padding(p
     rng = np.random.default_rng(7)
     voxels = rng.integers(-100, 100, (1, 6, 7, 8), dtype=np.int16)
     voxels[rng.random(voxels.shape) < 0.3] = -2000
-    one = volume(voxels, display=Display(padding=(-2000, -2000)))
+    image = volume(voxels, display=Display(padding=(-2000, -2000)))
     axis = 2 - plane
     masked = np.ma.masked_equal(voxels[0], -2000)
     for projection, expected in ((Projection.MIP, masked.max(axis)), (Projection.MINIP, masked.min(axis))):
-        seen = project(one, Projected(one), projection, plane).pixels
+        seen = project(image, Projected(image), projection, plane).pixels
         seen = seen if plane is Plane.AXIAL else seen[::-1]
         np.testing.assert_array_equal(seen, expected.filled(-2000))
 

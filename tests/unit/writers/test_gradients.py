@@ -30,7 +30,7 @@ def only(datasets: list[FileDataset]) -> Volume:
 
 
 def b_values_of(volume: Volume) -> list[float] | None:
-    return None if volume.diffusion is None else [one.b_value for one in volume.diffusion]
+    return None if volume.diffusion is None else [weighting.b_value for weighting in volume.diffusion]
 
 
 def test_a_series_of_which_no_image_is_weighted_has_no_table() -> None:

@@ -121,8 +121,8 @@ def test_one_slice_without_a_place_is_a_two_dimensional_metaimage(tmp_path: Path
 
 
 def test_raw_integers_go_into_nifti_with_their_scaling_and_real_ones_into_metaimage(tmp_path: Path) -> None:
-    one = volume(np.array([0, 1024, 4095], np.uint16).reshape(1, 1, 1, 3), slope=1.0, intercept=-1024.0)
-    nifti, mhd = write_volume(one, tmp_path, "volume", WriteOptions(thumbnails=False))
+    image = volume(np.array([0, 1024, 4095], np.uint16).reshape(1, 1, 1, 3), slope=1.0, intercept=-1024.0)
+    nifti, mhd = write_volume(image, tmp_path, "volume", WriteOptions(thumbnails=False))
     proxy = nib.load(nifti.path).dataobj
     assert (proxy.slope, proxy.inter) == (1, -1024)
     assert proxy.get_unscaled().dtype == np.uint16
@@ -143,17 +143,17 @@ def test_a_dimension_beyond_int16_makes_a_nifti_2(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("slope", "intercept"), [(1.0, -16777217.0), (1e-50, 0.0), (1e-8, 0.1)])
 def test_a_scaling_that_float32_would_spoil_makes_a_nifti_2(tmp_path: Path, slope: float, intercept: float) -> None:
-    one = volume(slope=slope, intercept=intercept)
-    nifti, mhd = write_volume(one, tmp_path, "volume", WriteOptions(thumbnails=False))
-    np.testing.assert_array_equal(np.asarray(nib.load(nifti.path).dataobj), real(one))
-    np.testing.assert_array_equal(read_metaimage(mhd.path)[0], real(one))
+    image = volume(slope=slope, intercept=intercept)
+    nifti, mhd = write_volume(image, tmp_path, "volume", WriteOptions(thumbnails=False))
+    np.testing.assert_array_equal(np.asarray(nib.load(nifti.path).dataobj), real(image))
+    np.testing.assert_array_equal(read_metaimage(mhd.path)[0], real(image))
 
 
 def test_big_endian_voxels_are_written_as_their_values(tmp_path: Path) -> None:
-    one = volume(np.arange(60, dtype=">i2").reshape(1, 3, 4, 5))
-    nifti, mhd = write_volume(one, tmp_path, "volume", WriteOptions(thumbnails=False))
-    np.testing.assert_array_equal(read_nifti(nifti.path)[0], real(one))
-    np.testing.assert_array_equal(read_metaimage(mhd.path)[0], real(one))
+    image = volume(np.arange(60, dtype=">i2").reshape(1, 3, 4, 5))
+    nifti, mhd = write_volume(image, tmp_path, "volume", WriteOptions(thumbnails=False))
+    np.testing.assert_array_equal(read_nifti(nifti.path)[0], real(image))
+    np.testing.assert_array_equal(read_metaimage(mhd.path)[0], real(image))
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint16", "uint32", "float64"])
@@ -182,9 +182,9 @@ def test_analyze_lays_a_sagittal_stack_on_the_axes_of_the_patient(tmp_path: Path
 
 
 def test_npz_needs_no_pickle_and_tells_place_and_scaling(tmp_path: Path) -> None:
-    one = volume(intercept=-5.0, attributes={"SeriesInstanceUID": "1.2.3"})
-    [file] = write_volume(one, tmp_path, "volume", WriteOptions(formats=("npz",), thumbnails=False))
+    image = volume(intercept=-5.0, attributes={"SeriesInstanceUID": "1.2.3"})
+    [file] = write_volume(image, tmp_path, "volume", WriteOptions(formats=("npz",), thumbnails=False))
     with np.load(file.path, allow_pickle=False) as arrays:
-        np.testing.assert_array_equal(arrays["data"], one.voxels[0])
-        np.testing.assert_array_equal(arrays["affine"], LPS_TO_RAS @ one.affine_lps)
+        np.testing.assert_array_equal(arrays["data"], image.voxels[0])
+        np.testing.assert_array_equal(arrays["affine"], LPS_TO_RAS @ image.affine_lps)
         assert (arrays["slope"], arrays["intercept"], str(arrays["series_uid"])) == (1, -5, "1.2.3")

@@ -67,12 +67,12 @@ def test_the_record_of_a_file_is_what_lies_on_the_disk(tmp_path: Path) -> None:
 
 
 def test_the_same_volume_gives_the_same_bytes_twice(tmp_path: Path) -> None:
-    one = volume(ct_of_a_ball(), modality="CT", intercept=-1024.0)
+    image = volume(ct_of_a_ball(), modality="CT", intercept=-1024.0)
     digests = []
     for name in ("first", "second"):
         folder = tmp_path / name
         folder.mkdir()
-        write_volume(one, folder, "volume", EVERYTHING)
+        write_volume(image, folder, "volume", EVERYTHING)
         digests.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()})
     assert digests[0] == digests[1]
 
@@ -113,13 +113,13 @@ def test_two_volumes_with_one_name_are_an_error_and_the_first_stays(tmp_path: Pa
 
 def test_the_sidecar_maps_instances_to_slices_and_carries_the_warnings(tmp_path: Path) -> None:
     sources = (Source("1.2.3", 1, 0, 0), Source("1.2.3", 2, 1, 0), Source("1.2.4", 1, 2, 0))
-    one = volume(
+    image = volume(
         sources=sources,
         warnings=(VolumeWarning(WarningKind.MISSING_SLICE, "a gap of 2 slices after slice 3"),),
         geometry=Geometry.IRREGULAR,
         attributes={"SeriesInstanceUID": "1.2", "RepetitionTime": 2.5},
     )
-    files = write_volume(one, tmp_path, "volume", WriteOptions(formats=("nifti", "analyze"), thumbnails=False))
+    files = write_volume(image, tmp_path, "volume", WriteOptions(formats=("nifti", "analyze"), thumbnails=False))
     sidecar = json.loads((tmp_path / "volume.json").read_text("utf-8"))
     assert all(tmp_path / "volume.json" in file.companions for file in files)
     assert sidecar["SeriesInstanceUID"] == "1.2"
@@ -131,10 +131,10 @@ def test_the_sidecar_maps_instances_to_slices_and_carries_the_warnings(tmp_path:
 
 
 def test_slice_timing_stays_with_the_slices_that_it_is_about(tmp_path: Path) -> None:
-    one = volume(attributes={"SliceTiming": [0.0, 1.0, 0.5]})
+    image = volume(attributes={"SliceTiming": [0.0, 1.0, 0.5]})
     options = WriteOptions(formats=("nifti",), thumbnails=False)
-    write_volume(one, tmp_path, "volume", options)
-    write_volume(replace(one, kind=Kind.RESAMPLED), tmp_path, "volume_resampled", options)
+    write_volume(image, tmp_path, "volume", options)
+    write_volume(replace(image, kind=Kind.RESAMPLED), tmp_path, "volume_resampled", options)
     assert json.loads((tmp_path / "volume.json").read_text())["SliceTiming"] == [0.0, 1.0, 0.5]
     assert "SliceTiming" not in json.loads((tmp_path / "volume_resampled.json").read_text())
 
@@ -142,9 +142,9 @@ def test_slice_timing_stays_with_the_slices_that_it_is_about(tmp_path: Path) -> 
 def test_no_file_holds_a_word_that_people_typed(tmp_path: Path) -> None:
     typed = ("PatientName", "PatientID", "StudyDescription", "SeriesDescription", "ProtocolName", "InstitutionName")
     ds = make.mr_series(1, **{keyword: f"Secret{keyword}" for keyword in typed}, ManufacturerModelName="Model")[0]
-    one = volume(ct_of_a_ball(), modality="MR", attributes=describe(ds, []))
+    image = volume(ct_of_a_ball(), modality="MR", attributes=describe(ds, []))
     options = replace(EVERYTHING, compress=False)
-    files = write_volume(one, tmp_path, stem_of(one), options)
+    files = write_volume(image, tmp_path, stem_of(image), options)
     assert json.loads((tmp_path / "volume.json").read_text())["ManufacturersModelName"] == "Model"
     for path in {file.path for file in files} | {path for file in files for path in file.companions}:
         assert b"secret" not in path.read_bytes().lower()
@@ -154,42 +154,42 @@ def test_no_file_holds_a_word_that_people_typed(tmp_path: Path) -> None:
 def test_a_gradient_table_lies_along_the_axes_of_the_image(tmp_path: Path) -> None:
     affine = np.array([[0, 0, 2, 0], [2, 0, 0, 0], [0, -2, 0, 0], [0, 0, 0, 1.0]])  # sagittal: columns to P, rows to I
     directions = [None, np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0]), np.array([1.0, 0.0, 0.0])]
-    one = volume(
+    image = volume(
         np.zeros((4, 3, 4, 5), np.int16),
         affine,
         diffusion=tuple(Diffusion(0 if each is None else 1000, each) for each in directions),
     )
     assert np.linalg.det(affine[:3, :3]) < 0  # so that FSL takes x as it is
-    write_volume(one, tmp_path, "left", WriteOptions(formats=("nifti",), thumbnails=False))
+    write_volume(image, tmp_path, "left", WriteOptions(formats=("nifti",), thumbnails=False))
     assert (tmp_path / "left.bval").read_text() == "0 1000 1000 1000\n"
     np.testing.assert_allclose(np.loadtxt(tmp_path / "left.bvec").T, [[0, 0, 0], [1, 0, 0], [0, -1, 0], [0, 0, 1]])
     mirrored = affine @ np.diag([1, 1, -1, 1])
     write_volume(
-        replace(one, affine_lps=mirrored), tmp_path, "right", WriteOptions(formats=("nifti",), thumbnails=False)
+        replace(image, affine_lps=mirrored), tmp_path, "right", WriteOptions(formats=("nifti",), thumbnails=False)
     )
     np.testing.assert_allclose(np.loadtxt(tmp_path / "right.bvec").T, [[0, 0, 0], [-1, 0, 0], [0, -1, 0], [0, 0, -1]])
 
 
 def test_a_gradient_table_lies_beside_every_format(tmp_path: Path) -> None:
     diffusion = (Diffusion(0), Diffusion(1000, np.array([1.0, 0.0, 0.0])))
-    one = volume(np.zeros((2, 3, 4, 5), np.int16), diffusion=diffusion)
+    image = volume(np.zeros((2, 3, 4, 5), np.int16), diffusion=diffusion)
     files = write_volume(
-        one, tmp_path, "volume", WriteOptions(formats=("nifti", "nifti-pair", "mhd"), thumbnails=False)
+        image, tmp_path, "volume", WriteOptions(formats=("nifti", "nifti-pair", "mhd"), thumbnails=False)
     )
     table = {tmp_path / "volume.bval", tmp_path / "volume.bvec"}
     assert all(table <= set(file.companions) for file in files)
 
 
 def test_without_known_directions_there_is_no_bvec(tmp_path: Path) -> None:
-    one = volume(np.zeros((2, 3, 4, 5), np.int16), diffusion=(Diffusion(0), Diffusion(1000)))
-    [file] = write_volume(one, tmp_path, "volume", WriteOptions(formats=("nifti",), thumbnails=False))
+    image = volume(np.zeros((2, 3, 4, 5), np.int16), diffusion=(Diffusion(0), Diffusion(1000)))
+    [file] = write_volume(image, tmp_path, "volume", WriteOptions(formats=("nifti",), thumbnails=False))
     assert [path.name for path in file.companions] == ["volume.bval", "volume.json"]
 
 
 def test_a_body_mask_takes_the_patient_with_the_air_inside_and_not_the_table(tmp_path: Path) -> None:
-    one = volume(ct_of_a_ball(), modality="CT", intercept=-1024.0)
+    image = volume(ct_of_a_ball(), modality="CT", intercept=-1024.0)
     options = WriteOptions(formats=("npz",), thumbnails=False, body_masks=True)
-    files = write_volume(one, tmp_path, "volume", options)
+    files = write_volume(image, tmp_path, "volume", options)
     with np.load(files[1].path) as arrays:
         mask = arrays["data"]
     z, y, x = np.mgrid[-10:10, -20:30, -20:20]
@@ -202,23 +202,23 @@ def test_a_body_mask_takes_the_patient_with_the_air_inside_and_not_the_table(tmp
 
 
 def test_pictures_are_switched_one_by_one(tmp_path: Path) -> None:
-    one = volume(np.zeros((1, 6, 20, 30), np.int16))
+    image = volume(np.zeros((1, 6, 20, 30), np.int16))
     options = WriteOptions(formats=("nifti",), thumbnails=False, projections=True)
-    names = {file.path.name for file in write_volume(one, tmp_path, "volume", options)}
+    names = {file.path.name for file in write_volume(image, tmp_path, "volume", options)}
     planes = ("axial", "coronal", "sagittal")
     assert names == {"volume.nii.gz", *(f"volume_{kind}_{plane}.png" for kind in ("mip", "minip") for plane in planes)}
 
 
 def test_a_sheared_volume_leaves_planes_across_the_stack_to_the_upright_one_beside_it(tmp_path: Path) -> None:
-    one = volume(np.zeros((1, 6, 20, 30), np.int16), geometry=Geometry.SHEARED)
+    image = volume(np.zeros((1, 6, 20, 30), np.int16), geometry=Geometry.SHEARED)
     options = WriteOptions(formats=("nifti",), previews=True, projections=True, montages=True)
-    files = write_volume(one, tmp_path, "volume", options)
+    files = write_volume(image, tmp_path, "volume", options)
     assert [file.kind for file in files] == ["volume", "thumbnail", "montage"]
 
 
 def test_a_picture_has_the_proportions_of_the_patient_and_the_size_that_is_asked_for(tmp_path: Path) -> None:
     affine = np.diag([1.0, 2.0, 5.0, 1.0])
-    one = volume(np.zeros((1, 3, 100, 400), np.int16), affine)
-    [_, file] = write_volume(one, tmp_path, "volume", WriteOptions(formats=("nifti",), thumbnail_pixels=200))
+    image = volume(np.zeros((1, 3, 100, 400), np.int16), affine)
+    [_, file] = write_volume(image, tmp_path, "volume", WriteOptions(formats=("nifti",), thumbnail_pixels=200))
     with Image.open(file.path) as picture:
         assert picture.size == (200, 100)  # 400 mm by 200 mm

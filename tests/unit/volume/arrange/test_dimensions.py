@@ -141,7 +141,7 @@ def test_a_series_in_time_sent_again_under_new_identities_keeps_its_times():
     frames = [frame(z, value=10 * time + z) for _ in range(2) for time in (1, 2) for z in (0, 5)]
     (grid,) = arrange(frames)
     assert [[int(plane.read()[0, 0]) for plane in time] for time in grid.planes] == [[10, 15], [20, 25]]
-    assert {entry[0].sop_instance_uid for entry in grid.left_out} == {each.sop_instance_uid for each in frames[4:]}
+    assert {entry[0].sop_instance_uid for entry in grid.left_out} == {plane.sop_instance_uid for plane in frames[4:]}
 
 
 def test_a_copy_among_slices_of_several_weightings_is_left_out():
@@ -276,7 +276,7 @@ def test_copies_in_a_time_that_lacks_slices_are_left_out_beside_it():
         frame(10, value=0),
     ]
     for grid in arrange(frames):
-        placed = [id(each) for each in grid.frames] + [id(each) for each, _, _ in grid.left_out]
+        placed = [id(plane) for plane in grid.frames] + [id(each) for each, _, _ in grid.left_out]
         assert len(placed) == len(set(placed))
     assert sum(len(grid.frames) + len(grid.left_out) for grid in arrange(frames)) == len(frames)
 
@@ -307,7 +307,9 @@ def test_every_frame_is_on_one_grid_or_left_out_once_whatever_the_frames_are(pla
         grids = arrange(frames)
     except ConversionRefused:
         return
-    placed = [each for grid in grids for each in grid.frames] + [entry[0] for grid in grids for entry in grid.left_out]
+    placed = [plane for grid in grids for plane in grid.frames] + [
+        entry[0] for grid in grids for entry in grid.left_out
+    ]
     assert sorted(map(id, placed)) == sorted(map(id, frames))
     for grid in grids:
         assert len(set(map(len, grid.planes))) == 1

@@ -85,7 +85,7 @@ def test_one_position_with_several_slice_locations_is_refused() -> None:
 
 
 def test_a_series_that_came_twice_with_a_slice_taken_twice_has_its_copies_left_out() -> None:
-    first = make.duplicate_series(5, has_same_pixels=False)
+    first = make.duplicate_series(5, same_pixels=False)
     again = deepcopy(first)
     for number, ds in enumerate(again, start=7):
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()

@@ -112,8 +112,8 @@ def test_thick_and_thin_slices_of_one_series_are_two_volumes(origin_z: float) ->
     shared = of_one_series()
     thin = make.ct_series(21, spacing=1.0, origin=(-50.0, -40.0, origin_z), **shared)
     thick = make.ct_series(5, spacing=5.0, pixels=make.pattern(5, 16, 12, seed=9), **shared)
-    found = grids(assemble(thin + thick))
-    assert sorted(found) == sorted([[planes(thin)], [planes(thick)]])
+    stacks = grids(assemble(thin + thick))
+    assert sorted(stacks) == sorted([[planes(thin)], [planes(thick)]])
 
 
 def test_two_repetition_times_at_the_same_places_are_two_volumes() -> None:
@@ -225,8 +225,8 @@ def test_a_concatenation_that_lacks_a_part_is_reported(missing: int, total: int 
         parts.append(part)
     [volume] = assemble(parts).volumes
     assert volume.warnings == ()
-    found = assemble(parts[:missing] + parts[missing + 1 :])
-    assert WarningKind.INCOMPLETE_VOLUME in {warning.name for warning in found.volumes[0].warnings}
+    assembly = assemble(parts[:missing] + parts[missing + 1 :])
+    assert WarningKind.INCOMPLETE_VOLUME in {warning.name for warning in assembly.volumes[0].warnings}
 
 
 # Slices without a place
@@ -384,7 +384,7 @@ def test_lossy_versions_of_images_are_a_volume_beside_them_and_no_time(slices: i
         ds.InstanceNumber = number
     assembly = assemble([*series, *lossy])
     assert grids(assembly) == [[planes(series)], [planes(lossy)]]
-    assert [[each.name for each in volume.warnings] for volume in assembly.volumes] == [[], [WarningKind.LOSSY]]
+    assert [[warning.name for warning in volume.warnings] for volume in assembly.volumes] == [[], [WarningKind.LOSSY]]
 
 
 def test_slices_of_which_some_were_compressed_with_loss_are_one_volume() -> None:

@@ -40,7 +40,7 @@ def frame(time: int, place: int, number: int, key: str) -> Frame:
 
 def times_of(frames: list[Frame]) -> list[list[int]]:
     """The true times of the frames of each volume that comes of them."""
-    return [[int(one.read()[0, 0]) for one in time] for grid in arrange(frames) for time in grid.planes]
+    return [[int(plane.read()[0, 0]) for plane in time] for grid in arrange(frames) for time in grid.planes]
 
 
 def times_or_refusal(frames: list[Frame]) -> list[list[int]]:
@@ -78,7 +78,7 @@ def test_what_is_left_of_a_series_with_a_hole_holds_one_time_in_each_volume(data
 @pytest.mark.parametrize("key", KEYS)
 def test_a_first_time_that_lacks_its_first_slices_is_left_out(key: str) -> None:
     [grid] = arrange(in_time(3, 4, key)[2:])
-    assert [[int(one.read()[0, 0]) for one in time] for time in grid.planes] == [[1] * 4, [2] * 4]
+    assert [[int(plane.read()[0, 0]) for plane in time] for time in grid.planes] == [[1] * 4, [2] * 4]
     assert [warning.name for warning in grid.warnings] == [WarningKind.INCOMPLETE_VOLUME]
     assert len(grid.left_out) == 2
 
@@ -86,7 +86,7 @@ def test_a_first_time_that_lacks_its_first_slices_is_left_out(key: str) -> None:
 @pytest.mark.parametrize("key", KEYS)
 def test_a_part_cut_out_of_a_series_gives_its_whole_times_alone(key: str) -> None:
     [grid] = arrange(in_time(3, 4, key)[2:10])  # two frames at every position, but of other times at some
-    assert [[int(one.read()[0, 0]) for one in time] for time in grid.planes] == [[1] * 4]
+    assert [[int(plane.read()[0, 0]) for plane in time] for time in grid.planes] == [[1] * 4]
     assert [warning.name for warning in grid.warnings] == [WarningKind.INCOMPLETE_VOLUME]
 
 
@@ -117,7 +117,7 @@ def test_clocks_of_whole_seconds_that_agree_by_chance_are_no_times() -> None:
     frames = []
     for time in range(6):
         for place in range(3):
-            one = frame(time, place, time * 3 + place + 1, "none")
-            one.time_key["acquisition_time"] = float(int(1.5 * time + 0.5 * place))
-            frames.append(one)
+            plane = frame(time, place, time * 3 + place + 1, "none")
+            plane.time_key["acquisition_time"] = float(int(1.5 * time + 0.5 * place))
+            frames.append(plane)
     assert times_of(frames) == [[time] * 3 for time in range(6)]

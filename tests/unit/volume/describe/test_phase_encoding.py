@@ -71,12 +71,12 @@ def test_siemens_xa_tells_sign_and_bandwidth_in_a_private_functional_group(posit
     geometry = Dataset()
     geometry.InPlanePhaseEncodingDirection = "COLUMN"
     ds.SharedFunctionalGroupsSequence[0].MRFOVGeometrySequence = [geometry]
-    told = Dataset()
-    block = told.private_block(0x0021, "SIEMENS MR SDI 02", create=True)
+    item = Dataset()
+    block = item.private_block(0x0021, "SIEMENS MR SDI 02", create=True)
     block.add_new(0x1C, "IS", str(positive))
     block.add_new(0x53, "FD", 20.0)
     group = ds.PerFrameFunctionalGroupsSequence[0]
-    group.private_block(0x0021, "SIEMENS MR SDI 02", create=True).add_new(0xFE, "SQ", [told])
+    group.private_block(0x0021, "SIEMENS MR SDI 02", create=True).add_new(0xFE, "SQ", [item])
     facts = describe(ds, [frame()])
     assert facts["PhaseEncodingDirection"] == direction
     assert facts["TotalReadoutTime"] == pytest.approx(63 / (20.0 * 64))

@@ -104,9 +104,9 @@ def test_segments_apart_from_each_other_give_one_label_volume(kind: str) -> None
 def test_overlapping_segments_give_a_volume_each() -> None:
     masks = random_masks(2)
     masks[0, 0, 0] = 1
-    found = volumes(segments(masks))
-    assert [volume.suffix for volume in found] == ["seg1", "seg2"]
-    for number, volume in enumerate(found, 1):
+    label_volumes = volumes(segments(masks))
+    assert [volume.suffix for volume in label_volumes] == ["seg1", "seg2"]
+    for number, volume in enumerate(label_volumes, 1):
         assert np.array_equal(ascending(volume), masks[..., number - 1] * number)
 
 
@@ -288,20 +288,20 @@ def again(ds: Dataset, **changes: Any) -> Dataset:
 
 @pytest.mark.parametrize("make_object", [lambda: dose([0, 5, 10]), lambda: segments(random_masks(2))])
 def test_an_object_that_came_again_under_another_uid_is_left_out_and_reported(make_object: Any) -> None:
-    one = make_object()
-    alone = assemble([one]).volumes
-    both = assemble([again(one), one])
+    instance = make_object()
+    alone = assemble([instance]).volumes
+    both = assemble([again(instance), instance])
     assert [volume.suffix for volume in both.volumes] == [volume.suffix for volume in alone]
     assert {WarningKind.DUPLICATE_SLICE} == {warning.name for volume in both.volumes for warning in volume.warnings}
     assert [exclusion.reason for exclusion in both.exclusions] == [Reason.DUPLICATE_SLICE]
 
 
 def test_objects_that_differ_in_more_than_their_names_and_times_are_two() -> None:
-    one = dose([0, 5, 10])
-    for changes in ({"DoseSummationType": "BEAM"}, {"PixelData": bytes(len(one.PixelData))}):
-        found = assemble([one, again(one, **changes)])
-        assert len(found.volumes) == 2
-        assert not found.exclusions
+    instance = dose([0, 5, 10])
+    for changes in ({"DoseSummationType": "BEAM"}, {"PixelData": bytes(len(instance.PixelData))}):
+        assembly = assemble([instance, again(instance, **changes)])
+        assert len(assembly.volumes) == 2
+        assert not assembly.exclusions
 
 
 def test_objects_that_differ_in_an_item_of_a_sequence_are_two() -> None:
@@ -350,9 +350,9 @@ def pet(**attributes: Any) -> FileDataset:
 
 
 def test_uptake_is_activity_by_the_decayed_dose_and_the_weight() -> None:
-    found = suv_factor(pet())
-    assert found.decay_s == 3600
-    assert found.factor == pytest.approx(70_000 / (370e6 * 2 ** (-3600 / 6586.2)))
+    factors = suv_factor(pet())
+    assert factors.decay_s == 3600
+    assert factors.factor == pytest.approx(70_000 / (370e6 * 2 ** (-3600 / 6586.2)))
     assert suv_factor(pet(DecayCorrection="ADMIN")).factor == pytest.approx(70_000 / 370e6)
 
 
@@ -376,9 +376,9 @@ def test_an_injection_before_midnight_is_of_the_day_before() -> None:
 def test_a_dynamic_scan_may_begin_before_the_injection() -> None:
     soon = injection(RadiopharmaceuticalStartTime="110030")
     ds = pet(SeriesType=["DYNAMIC", "IMAGE"], RadiopharmaceuticalInformationSequence=soon)
-    found = suv_factor(ds)
-    assert found.decay_s == -30
-    assert found.factor == pytest.approx(70_000 / (370e6 * 2 ** (30 / 6586.2)))
+    factors = suv_factor(ds)
+    assert factors.decay_s == -30
+    assert factors.factor == pytest.approx(70_000 / (370e6 * 2 ** (30 / 6586.2)))
 
 
 def test_the_scan_time_of_ge_holds_for_a_series_that_was_made_the_day_after() -> None:
@@ -479,9 +479,9 @@ def test_the_dose_of_an_enhanced_image_is_in_megabecquerels_unless_that_cannot_b
     ds = enhanced_pet()
     ds.SOPClassUID = EnhancedPETImageStorage
     ds.RadiopharmaceuticalInformationSequence[0].RadionuclideTotalDose = dose
-    found = suv_factor(ds)
-    assert found.injected_dose_bq == 370e6
-    assert found.factor == pytest.approx(70_000 / (370e6 * 2 ** (-3600 / 6586.2)))
+    factors = suv_factor(ds)
+    assert factors.injected_dose_bq == 370e6
+    assert factors.factor == pytest.approx(70_000 / (370e6 * 2 ** (-3600 / 6586.2)))
 
 
 def test_uptake_of_an_enhanced_image_that_is_rescaled_to_something_else_is_unknown() -> None:
@@ -496,8 +496,8 @@ PET_FACTS = (
 
 
 def pet_series(**attributes: Any) -> list[Dataset]:
-    one = pet()
-    facts = {keyword: one[keyword].value for keyword in PET_FACTS}
+    instance = pet()
+    facts = {keyword: instance[keyword].value for keyword in PET_FACTS}
     scaling = {"RescaleSlope": "0.5", "RescaleIntercept": "0", "RescaleType": "BQML"}
     window = {"WindowCenter": "100", "WindowWidth": "200"}
     return make.image_series(3, modality="PT", **(facts | scaling | window | attributes))

@@ -22,9 +22,9 @@ def image(orientation: make.Numbers = make.AXIAL, **attributes: Any) -> FileData
 
 
 def weighted(ds: Dataset, *groups: Dataset) -> Diffusion:
-    found = diffusion_of(ds, *groups)
-    assert found is not None
-    return found
+    diffusion = diffusion_of(ds, *groups)
+    assert diffusion is not None
+    return diffusion
 
 
 def assert_along(found: Diffusion, direction: make.Numbers) -> None:
@@ -53,14 +53,14 @@ def test_an_image_that_says_nothing_is_not_weighted() -> None:
 
 
 def test_a_classic_image_carries_the_standards_attributes_at_the_top() -> None:
-    found = weighted(image(DiffusionBValue=1000.0, DiffusionGradientOrientation=[0.0, 3.0, 4.0]))
-    assert (found.b_value, found.derived) == (1000, False)
-    assert_along(found, (0, 0.6, 0.8))
+    diffusion = weighted(image(DiffusionBValue=1000.0, DiffusionGradientOrientation=[0.0, 3.0, 4.0]))
+    assert (diffusion.b_value, diffusion.derived) == (1000, False)
+    assert_along(diffusion, (0, 0.6, 0.8))
 
 
 def test_an_unweighted_image_has_no_direction() -> None:
-    found = weighted(image(DiffusionBValue=0.0, DiffusionGradientOrientation=[0.0, 0.6, 0.8]))
-    assert (found.b_value, found.direction_lps, found.derived) == (0, None, False)
+    diffusion = weighted(image(DiffusionBValue=0.0, DiffusionGradientOrientation=[0.0, 0.6, 0.8]))
+    assert (diffusion.b_value, diffusion.direction_lps, diffusion.derived) == (0, None, False)
     none = group(DiffusionDirectionality="NONE")
     assert weighted(image(), Dataset(), none).b_value == 0
 
@@ -72,9 +72,9 @@ def test_the_frames_own_group_goes_before_the_shared_one() -> None:
         DiffusionDirectionality="DIRECTIONAL",
         DiffusionGradientDirectionSequence=direction_item(1.0, 0.0, 0.0),
     )
-    found = weighted(image(), shared, own)
-    assert found.b_value == 1000
-    assert_along(found, (1, 0, 0))
+    diffusion = weighted(image(), shared, own)
+    assert diffusion.b_value == 1000
+    assert_along(diffusion, (1, 0, 0))
     assert weighted(image(), shared, Dataset()).derived
 
 
@@ -91,9 +91,11 @@ def test_a_b_matrix_gives_b_value_and_direction() -> None:
         "ZZ": (2, 2),
     }.items():
         setattr(matrix, f"DiffusionBValue{axis}", float(outer[row, column]))
-    found = weighted(image(), Dataset(), group(DiffusionDirectionality="BMATRIX", DiffusionBMatrixSequence=[matrix]))
-    assert found.b_value == pytest.approx(1200)
-    assert_along(found, direction)
+    diffusion = weighted(
+        image(), Dataset(), group(DiffusionDirectionality="BMATRIX", DiffusionBMatrixSequence=[matrix])
+    )
+    assert diffusion.b_value == pytest.approx(1200)
+    assert_along(diffusion, direction)
 
 
 def test_an_empty_b_matrix_has_no_direction() -> None:
@@ -102,8 +104,8 @@ def test_an_empty_b_matrix_has_no_direction() -> None:
 
 @pytest.mark.parametrize("kind", ["ADC", "TRACEW", "FA", "EADC"])
 def test_maps_are_derived_even_without_a_b_value(kind: str) -> None:
-    found = weighted(image(ImageType=f"DERIVED\\PRIMARY\\{kind}"))
-    assert (found.derived, found.direction_lps) == (True, None)
+    diffusion = weighted(image(ImageType=f"DERIVED\\PRIMARY\\{kind}"))
+    assert (diffusion.derived, diffusion.direction_lps) == (True, None)
 
 
 def of_ge(b_value: int, direction: tuple[str, str, str], phase: str | None = "COL") -> Dataset:
@@ -117,19 +119,19 @@ def of_ge(b_value: int, direction: tuple[str, str, str], phase: str | None = "CO
 
 def test_ge_keeps_the_b_value_below_its_flags() -> None:
     ds = of_ge(1_000_000_800, ("0.6", "0.0", "0.8"))
-    found = weighted(ds)
-    assert found.b_value == 800
-    assert_along(found, (0.6, 0, -0.8))
+    diffusion = weighted(ds)
+    assert diffusion.b_value == 800
+    assert_along(diffusion, (0.6, 0, -0.8))
     del ds.InPlanePhaseEncodingDirection
     assert weighted(ds).direction_lps is None
 
 
 @pytest.mark.parametrize("phase", ["ROW", "COL", None])
 def test_a_shorter_direction_of_ge_stands_for_a_lower_b_value(phase: str | None) -> None:
-    found = weighted(of_ge(3000, ("0.346410", "0.0", "0.461880"), phase))
-    assert found.b_value == 1000
+    diffusion = weighted(of_ge(3000, ("0.346410", "0.0", "0.461880"), phase))
+    assert diffusion.b_value == 1000
     if phase == "COL":
-        assert_along(found, (0.6, 0, -0.8))
+        assert_along(diffusion, (0.6, 0, -0.8))
 
 
 def test_a_direction_of_ge_that_is_rounded_keeps_its_b_value() -> None:
@@ -154,9 +156,9 @@ def test_uih_directions_are_along_the_image() -> None:
     block = ds.private_block(0x0065, "Image Private Header", create=True)
     block.add_new(0x09, "FD", 929.75)
     block.add_new(0x37, "FD", [0.0, 0.6, 0.8])
-    found = weighted(ds)
-    assert found.b_value == 929.75
-    assert_along(found, (0, 0.8, -0.6))
+    diffusion = weighted(ds)
+    assert diffusion.b_value == 929.75
+    assert_along(diffusion, (0, 0.8, -0.6))
 
 
 def test_the_own_elements_of_uih_go_before_the_standards_that_lack_the_turn_of_the_planes() -> None:
@@ -165,9 +167,9 @@ def test_the_own_elements_of_uih_go_before_the_standards_that_lack_the_turn_of_t
     block.add_new(0x09, "FD", 929.75)
     assert_along(weighted(ds), (1, 0, 0))  # without a direction of its own
     block.add_new(0x37, "FD", [0.0, 0.6, 0.8])
-    found = weighted(ds)
-    assert found.b_value == 929.75
-    assert_along(found, (0, 0.6, 0.8))
+    diffusion = weighted(ds)
+    assert diffusion.b_value == 929.75
+    assert_along(diffusion, (0, 0.6, 0.8))
 
 
 def test_canon_writes_directions_into_the_comments() -> None:
@@ -179,8 +181,8 @@ def test_canon_writes_directions_into_the_comments() -> None:
     )
     assert_along(weighted(ds), (0, 0.6, -0.8))
     ds.ImageComments = "b=many(1,2,3)"
-    found = weighted(ds)
-    assert (found.b_value, found.direction_lps) == (1500, None)
+    diffusion = weighted(ds)
+    assert (diffusion.b_value, diffusion.direction_lps) == (1500, None)
 
 
 def test_without_a_manufacturer_every_vendor_is_asked() -> None:
@@ -192,8 +194,8 @@ def test_without_a_manufacturer_every_vendor_is_asked() -> None:
 
 @pytest.mark.parametrize("direction", [[0.0, 0.0, 0.0], [float("nan"), 0.0, 0.0], [1.0, 0.0]])
 def test_directions_that_cannot_be_are_unknown(direction: list[float]) -> None:
-    found = weighted(image(DiffusionBValue=1000.0, DiffusionGradientOrientation=direction))
-    assert found.direction_lps is None
+    diffusion = weighted(image(DiffusionBValue=1000.0, DiffusionGradientOrientation=direction))
+    assert diffusion.direction_lps is None
 
 
 @pytest.mark.parametrize("fill", [7.23e75, float("inf"), float("nan")])

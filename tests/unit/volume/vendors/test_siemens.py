@@ -64,8 +64,8 @@ def mosaic(
         modality="MR",
         Manufacturer="SIEMENS",
         ImageType=["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"],
-        ImagePositionPatient=[make.decimal(each) for each in corner],
-        ImageOrientationPatient=[make.decimal(each) for each in orientation],
+        ImagePositionPatient=[make.decimal(value) for value in corner],
+        ImageOrientationPatient=[make.decimal(value) for value in orientation],
         PixelSpacing=list(SPACING),
         SpacingBetweenSlices=DISTANCE,
     )
@@ -100,10 +100,10 @@ def centres_of(first: make.Numbers, orientation: make.Numbers, count: int) -> np
 @pytest.mark.parametrize("version", [1, 2])
 def test_both_versions_of_the_csa_header_are_read(version: int) -> None:
     header = csa({"B_value": ("1000",), "Empty": (), "SliceNormalVector": ("0.1", "-0.2", "0.97")}, version)
-    found = parse_csa(header)
-    assert dict(found) == {"B_value": ("1000",), "SliceNormalVector": ("0.1", "-0.2", "0.97")}
-    assert csa_numbers(found, "SliceNormalVector", 3) == (0.1, -0.2, 0.97)
-    assert csa_numbers(found, "SliceNormalVector", 2) is None
+    elements = parse_csa(header)
+    assert dict(elements) == {"B_value": ("1000",), "SliceNormalVector": ("0.1", "-0.2", "0.97")}
+    assert csa_numbers(elements, "SliceNormalVector", 3) == (0.1, -0.2, 0.97)
+    assert csa_numbers(elements, "SliceNormalVector", 2) is None
     assert csa_numbers(parse_csa(csa({"B_value": ("nan",)})), "B_value") is None
 
 
@@ -116,10 +116,10 @@ def test_a_broken_csa_header_is_read_as_far_as_it_goes(tail: bytes, second: bool
 
 
 def test_the_protocol_is_read_out_of_its_envelope() -> None:
-    found = parse_protocol(protocol(np.array([[1.5, 0, -3]])))
-    assert found["sSliceArray.lSize"] == "1"
-    assert found["sSliceArray.asSlice[0].sPosition.dTra"] == "-3.0"
-    assert found["tSequenceFileName"] == "ep2d"
+    assignments = parse_protocol(protocol(np.array([[1.5, 0, -3]])))
+    assert assignments["sSliceArray.lSize"] == "1"
+    assert assignments["sSliceArray.asSlice[0].sPosition.dTra"] == "-3.0"
+    assert assignments["tSequenceFileName"] == "ep2d"
     assert not parse_protocol(b"no protocol")
 
 
@@ -230,38 +230,38 @@ def test_the_private_header_gives_direction_and_b_value() -> None:
     block.add_new(0x0C, "IS", "1000")
     block.add_new(0x0D, "CS", "DIRECTIONAL")
     block.add_new(0x0E, "FD", [0.6, 0.0, 0.8])
-    found = diffusion_of(ds)
-    assert found is not None
-    assert (found.b_value, found.derived) == (1000, False)
-    assert np.allclose(found.direction_lps, (0.6, 0, 0.8))
+    diffusion = diffusion_of(ds)
+    assert diffusion is not None
+    assert (diffusion.b_value, diffusion.derived) == (1000, False)
+    assert np.allclose(diffusion.direction_lps, (0.6, 0, 0.8))
 
 
 def test_elements_without_creators_and_value_representations_are_still_read() -> None:
     ds = dwi()
     ds.add_new((0x0019, 0x100C), "UN", b"1000")
     ds.add_new((0x0019, 0x100E), "UN", struct.pack("<3d", 0.0, 1.0, 0.0))
-    found = diffusion_of(ds)
-    assert found is not None
-    assert found.b_value == 1000
-    assert np.allclose(found.direction_lps, (0, 1, 0))
+    diffusion = diffusion_of(ds)
+    assert diffusion is not None
+    assert diffusion.b_value == 1000
+    assert np.allclose(diffusion.direction_lps, (0, 1, 0))
 
 
 def test_the_csa_header_gives_them_too_and_the_matrix_where_the_vector_is_missing() -> None:
     ds = dwi()
     put_csa(ds, B_value=(800,), B_matrix=(0, 0, 0, 800, 0, 0))
-    found = diffusion_of(ds)
-    assert found is not None
-    assert found.b_value == 800
-    assert found.direction_lps is not None
-    assert np.allclose(np.abs(found.direction_lps), (0, 1, 0))
+    diffusion = diffusion_of(ds)
+    assert diffusion is not None
+    assert diffusion.b_value == 800
+    assert diffusion.direction_lps is not None
+    assert np.allclose(np.abs(diffusion.direction_lps), (0, 1, 0))
 
 
 def test_trace_images_are_derived() -> None:
     ds = dwi(ImageType="DERIVED\\PRIMARY\\DIFFUSION\\TRACEW\\ND")
     ds.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0C, "IS", "1000")
-    found = diffusion_of(ds)
-    assert found is not None
-    assert (found.b_value, found.derived, found.direction_lps) == (1000, True, None)
+    diffusion = diffusion_of(ds)
+    assert diffusion is not None
+    assert (diffusion.b_value, diffusion.derived, diffusion.direction_lps) == (1000, True, None)
 
 
 def test_the_protocol_is_found_in_the_series_header() -> None:
