@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from node.index.models import CommitmentRow
 from node.index.repository import Repository, on_reader, on_writer
@@ -78,6 +78,11 @@ class CommitmentRepository(Repository):
             return None
         references = tuple((str(sop_class_uid), str(uid)) for sop_class_uid, uid in row.references)
         return OwedCommitment(row.id, row.transaction_uid, row.calling_ae_title, row.peer, references, row.attempts)
+
+    @on_reader
+    def next_due_at(self, connection: Connection) -> dt.datetime | None:
+        """Return when the next result is due; None if none is owed."""
+        return connection.execute(select(func.min(CommitmentRow.due_at)).where(CommitmentRow.state == "owed")).scalar()
 
     @on_writer
     def reported(self, connection: Connection, commitment: OwedCommitment, failed: int, now: dt.datetime) -> None:

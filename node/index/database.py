@@ -102,6 +102,11 @@ class Index:
             yield ReadIndex(connection)
 
     @property
+    def commit_listeners(self) -> list[Callable[[], None]]:
+        """Called after each commit that changed rows, on the thread of the writer: they must not wait and not raise."""
+        return self._writer.commit_listeners
+
+    @property
     def is_alive(self) -> bool:
         """Whether the one writer works."""
         return self._writer.is_alive

@@ -161,6 +161,16 @@ class DeliveryRepository(Repository):
         new, end = _new(connection, begin, frozenset(events))
         return HookWork(stored, begin, end, again, frozenset(rest), new)
 
+    @on_reader
+    def next_due_at(self, connection: Connection, hook: str) -> dt.datetime | None:
+        """Return when the next message of a hook may be tried again; None if none waits.
+
+        Of each study only its first message counts: the others wait behind it, whenever they are due.
+        """
+        waiting = DeliveryRow.hook == hook, DeliveryRow.state == "waiting"
+        first = select(func.min(DeliveryRow.id)).where(*waiting).group_by(DeliveryRow.study_instance_uid)
+        return connection.execute(select(func.min(DeliveryRow.due_at)).where(DeliveryRow.id.in_(first))).scalar()
+
     @on_writer
     def settle(
         self, connection: Connection, hook: str, attempts: Iterable[Attempt], cursors: Cursors, now: dt.datetime

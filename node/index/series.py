@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, case, func, null, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, null, or_, select, update
 
 from node.completeness import C_FIND, Expectation, InstanceCounts, Verdict, expectation, judge
 from node.index.arrivals import REVOKED
@@ -44,6 +44,17 @@ class SeriesRepository(Repository):
         if not self._is_due(now, longest_wait):  # polled: where nothing is due, the writer need not wake
             return None
         return self._claim_due(now, longest_wait)
+
+    @on_reader
+    def next_due_at(self, connection: Connection, longest_wait: dt.timedelta | None = None) -> dt.datetime | None:
+        """Return when `claim_due` will find the next series; None if no series waits."""
+        is_waiting = SeriesRow.state == "receiving"
+        moments = [connection.execute(select(func.min(SeriesRow.due_at)).where(is_waiting)).scalar()]
+        if longest_wait is not None:
+            oldest = select(func.min(SeriesRow.open_since)).where(is_waiting, SeriesRow.attempts == 0)
+            opened = connection.execute(oldest).scalar()
+            moments.append(opened and opened + longest_wait)
+        return min((moment for moment in moments if moment is not None), default=None)
 
     @on_reader
     def _is_due(self, connection: Connection, now: dt.datetime, longest_wait: dt.timedelta | None) -> bool:
@@ -117,7 +128,10 @@ class SeriesRepository(Repository):
         bool
             Whether it will be tried again.
         """
-        tried = connection.execute(select(SeriesRow.attempts).where(SeriesRow.id == series.id)).scalar_one() + 1
+        before = connection.execute(select(SeriesRow.attempts).where(SeriesRow.id == series.id)).scalar()
+        if before is None:  # the series was deleted meanwhile
+            return False
+        tried = before + 1
         again = tried < attempts
         if not _end_claim(connection, series, "receiving" if again else "failed", now, error=detail):
             return again
@@ -140,8 +154,19 @@ class SeriesRepository(Repository):
     @on_writer
     def release_all_claims(self, connection: Connection, now: dt.datetime) -> int:
         """Release the claims of a dead process; return how many series there were."""
-        values = {"state": "receiving", "claim": None, "claimed_arrivals": None, "due_at": now}
-        return connection.execute(update(SeriesRow).where(SeriesRow.state == "converting").values(values)).rowcount
+        return _release_claims(connection, (), now)
+
+    def release_stalled_claims(self, held: Collection[str], now: dt.datetime) -> int:
+        """Release every claim but those that are `held`: no conversion belongs to it. Return how many there were."""
+        return self._release_stalled_claims(held, now) if self._has_stalled_claim(held) else 0
+
+    @on_reader
+    def _has_stalled_claim(self, connection: Connection, held: Collection[str]) -> bool:
+        return connection.execute(select(SeriesRow.id).where(*_is_stalled(held)).limit(1)).first() is not None
+
+    @on_writer
+    def _release_stalled_claims(self, connection: Connection, held: Collection[str], now: dt.datetime) -> int:
+        return _release_claims(connection, held, now)
 
     @on_writer
     def wait_after_abort(
@@ -238,6 +263,15 @@ class SeriesRepository(Repository):
         for row in connection.execute(ahead).all():
             _shift(connection, row, now - row.last_received_at)
         connection.execute(update(StudyRow).where(StudyRow.closed_at > now).values(closed_at=now))
+
+
+def _is_stalled(held: Collection[str]) -> tuple[ColumnElement[bool], ...]:
+    return SeriesRow.state == "converting", SeriesRow.claim.not_in(held)
+
+
+def _release_claims(connection: Connection, held: Collection[str], now: dt.datetime) -> int:
+    values = {"state": "receiving", "claim": None, "claimed_arrivals": None, "due_at": now}
+    return connection.execute(update(SeriesRow).where(*_is_stalled(held)).values(values)).rowcount
 
 
 def _due(now: dt.datetime, longest_wait: dt.timedelta | None) -> Select[Any]:

@@ -24,6 +24,13 @@ class StudyRepository(Repository):
         return self._mark_quiet(quiet, now)
 
     @on_reader
+    def next_quiet_at(self, connection: Connection, quiet: dt.timedelta) -> dt.datetime | None:
+        """Return when `mark_quiet` will find the next study, if nothing more happens to it; None if there is none."""
+        first = select(func.min(StudyRow.closed_at)).where(StudyRow.closed_at.is_not(None), ~_is_open())
+        closed_at = connection.execute(first).scalar()
+        return closed_at and closed_at + quiet
+
+    @on_reader
     def _has_quiet(self, connection: Connection, quiet: dt.timedelta, now: dt.datetime) -> bool:
         return connection.execute(select(StudyRow.id).where(_is_quiet(quiet, now)).limit(1)).first() is not None
 
@@ -71,5 +78,8 @@ def stored_studies(connection: Connection) -> list[StoredStudy]:
 
 
 def _is_quiet(quiet: dt.timedelta, now: dt.datetime) -> ColumnElement[bool]:
-    is_open = select(SeriesRow.id).where(SeriesRow.study_id == StudyRow.id, SeriesRow.state.in_(OPEN_STATES)).exists()
-    return and_(StudyRow.closed_at <= now - quiet, ~is_open)
+    return and_(StudyRow.closed_at <= now - quiet, ~_is_open())
+
+
+def _is_open() -> ColumnElement[bool]:
+    return select(SeriesRow.id).where(SeriesRow.study_id == StudyRow.id, SeriesRow.state.in_(OPEN_STATES)).exists()

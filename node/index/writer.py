@@ -78,6 +78,7 @@ class IndexWriter:
     ) -> None:
         self._engine, self._sync_folder, self._metrics = engine, sync_folder, metrics
         self._on_disk_error = on_disk_error
+        self.commit_listeners: list[Callable[[], None]] = []
         self._failed: str | None = None
         self._queue: queue.SimpleQueue[_Work | _Instance | None] = queue.SimpleQueue()
         self._closed = False
@@ -179,7 +180,7 @@ class IndexWriter:
 
     def _commit(self, connection: Connection, batch: list[_Work | _Instance]) -> None:
         arrived = [work for work in batch if isinstance(work, _Instance)]
-        started = perf_counter()
+        started, changes = perf_counter(), _changes(connection)
         try:
             done = self._transact(connection, batch, arrived)
         except Exception as error:  # of any kind: no caller may wait for ever, or take it for a success
@@ -195,6 +196,9 @@ class IndexWriter:
         self._metrics.commit_instances.observe(len(arrived))
         for future, result in done:
             future.set_result(result)
+        if _changes(connection) != changes:
+            for listener in tuple(self.commit_listeners):
+                listener()
 
     def _transact(self, connection: Connection, batch: list[_Work | _Instance], arrived: list[_Instance]) -> Done:
         """Sync the folders of the instances, then write all rows in one transaction."""
@@ -214,6 +218,11 @@ class IndexWriter:
         if cause is not None and self._failed is None:
             self._failed = f"index: {cause.sqlite_errorname}: {cause}"
             self._on_disk_error(self._failed)
+
+
+def _changes(connection: Connection) -> int:
+    """Rows that this connection has changed since it was opened."""
+    return int(connection.connection.driver_connection.total_changes)  # type: ignore[union-attr]
 
 
 def _disk_error(error: Exception) -> sqlite3.Error | None:
