@@ -52,7 +52,7 @@ class BackgroundService(ABC):
             Seconds until the next step: 0 if there is more to do, None to sleep until `wake`.
         """
 
-    def close(self) -> None:  # noqa: B027  (most services hold nothing)
+    def _close(self) -> None:  # noqa: B027  (most services hold nothing)
         """Release what the steps used; called once, on the thread of the service, after the last step."""
 
     def start(self) -> None:
@@ -94,7 +94,7 @@ class BackgroundService(ABC):
                 if seconds is not None:
                     self.wake(seconds)
         finally:
-            self.close()
+            self._close()
 
     def _wait(self) -> bool:
         """Sleep until the next step is due; False once the service stops."""

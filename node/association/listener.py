@@ -96,7 +96,7 @@ class Listener:
         self.commitment_service = CommitmentService(
             ingest.index, ingest.archive, settings.dicom.ae_title, addresses, settings.dicom.response_seconds, metrics
         )
-        self._committer = Committer(self.commitment_service, on_refusal)
+        self.committer = Committer(self.commitment_service, on_refusal)
         self.retrieve_service = RetrieveService(
             ingest.index,
             ingest.archive,
@@ -155,7 +155,7 @@ class Listener:
             target=server.serve_forever, kwargs={"poll_interval": 0.2}, name="dicom-accept", daemon=True
         )
         self._thread.start()
-        self._committer.start()
+        self.committer.start()
         host, port = server.server_address[:2]
         return str(host), int(port)
 
@@ -179,7 +179,7 @@ class Listener:
         self._stop_accepting()
         self.admission.hang_up()
         self.admission.wait_until_empty(1.0)
-        self._committer.stop(1.0)
+        self.committer.stop(1.0)
         self._decoder.close()
 
     def _stop_accepting(self) -> None:

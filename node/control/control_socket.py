@@ -94,6 +94,11 @@ class ControlServer:
         self._thread = threading.Thread(target=self._server.serve_forever, name="control", daemon=True)
         self._thread.start()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests are taken, as far as the file system holds a socket."""
+        return self._thread is None or self._thread.is_alive()
+
     def stop(self) -> None:
         """Accept no more; returns when the request under way is answered. Those that wait are refused."""
         if self._server is None or self._thread is None:

@@ -6,8 +6,9 @@ association -> archive -> index -> quiet -> volume -> writers
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -16,6 +17,7 @@ from node.association.addresses import peer_addresses
 from node.association.client.find import FindFailed, find_instance_count
 from node.association.listener import Listener
 from node.audit import APPLICATION, SOURCE, Action, AuditEvent, Participant, Result
+from node.background import BackgroundService
 from node.control.control_socket import ControlServer
 from node.control.repository import Repository
 from node.conversion.confirm_counts import Confirmer
@@ -60,6 +62,7 @@ class Node:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._ended: list[str] = []
         # First: a mistake in a hook must show before the root is opened.
         outlets = {name: outlet_of(name, hook) for name, hook in settings.hooks.items()}
         repository = self._repository = Repository(settings)
@@ -68,21 +71,21 @@ class Node:
         sweep(archive, index)
         self._rejections = Rejections(index, self._alert)
         self._listener = Listener(settings, repository.ingest, metrics, self._rejections.record, audit)
-        self._retention = Retention(archive, index, audit, settings.retention)
         self._worker = Worker(archive, index, settings.convert, waits=settings.series)
-        self._confirmer = _confirmer(settings, index)
+        self._optional = tuple(_optional_services(settings, repository))
         self._control = ControlServer(settings.storage.root, repository.actions)
-        self._web = self._web_server(settings)
         self._notifier = Notifier(settings.hooks, outlets, index, metrics, audit, settings.dicom.ae_title)
+        self._web = self._web_server(settings)
 
     def start(self) -> Endpoints:
         """Start every service, and return where the node accepts associations and requests."""
         self._notifier.start()  # first: a new hook is told of what happens from here on
+        self._rejections.start()
         host, port = self._listener.start()
         self._worker.start()
-        self._confirmer.start()
+        for service in self._optional:
+            service.start()
         self._control.start()
-        self._retention.start()
         web = None
         if self._web is not None:
             web_host, web_port = self._web.start()
@@ -95,12 +98,16 @@ class Node:
     def serve_until(self, stop: threading.Event, notify_alive: Callable[[], None] = lambda: None) -> None:
         """Publish the counters every `PUBLISH_SECONDS` for `voxelnode status`; return when `stop` is set.
 
-        `notify_alive` is called as often, while associations are accepted, rows are written and series are claimed.
+        `notify_alive` is called as often, while every part of the node works; parts that have ended are logged.
         """
         write_counters(self._repository.metrics, self._repository.archive.root)
         while not stop.wait(PUBLISH_SECONDS):
-            if self._listener.is_listening and self._repository.index.is_alive and self._worker.is_alive:
+            ended = [name for name, is_alive in self._parts().items() if not is_alive()]
+            if not ended:
                 notify_alive()
+            elif ended != self._ended:
+                log.error("services_ended", detail=", ".join(ended))
+            self._ended = ended
             write_counters(self._repository.metrics, self._repository.archive.root)
 
     def stop(self, drain_seconds: float) -> None:
@@ -109,21 +116,37 @@ class Node:
             self._web.stop(drain_seconds)
         self._listener.drain(drain_seconds)
         self._control.stop()
-        self._retention.stop()
-        self._confirmer.stop()
+        for service in self._optional:
+            service.stop()
         self._worker.stop(drain_seconds)
         self._notifier.stop(drain_seconds)
-        self._rejections.close()
+        self._rejections.stop()
         remove_counters(self._repository.archive.root)
         self._note_activity("stopped")
         self._repository.close()
         log.info("stopped")
 
+    @property
+    def services(self) -> tuple[BackgroundService, ...]:
+        """All background services that this configuration needs."""
+        return (self._worker, self._rejections, self._listener.committer, *self._notifier.couriers, *self._optional)
+
+    def _parts(self) -> dict[str, Callable[[], bool]]:
+        """Everything that has to run while the node does, by name."""
+        parts: dict[str, Callable[[], bool]] = {
+            "listener": lambda: self._listener.is_listening,
+            "index": lambda: self._repository.index.is_alive,
+            "control socket": lambda: self._control.is_alive,
+        }
+        parts |= {service.name: partial(_is_alive, service) for service in self.services}
+        if self._settings.web.enabled:
+            parts["web"] = lambda: self._web is not None and self._web.is_alive
+        return parts
+
     def _web_server(self, settings: Settings) -> WebServer | None:
         if not settings.web.enabled:
             return None
         repository = self._repository
-        parts = {"listener": lambda: self._listener.is_listening, "worker": lambda: self._worker.is_alive}
         services = Services(
             settings,
             repository.archive,
@@ -132,7 +155,7 @@ class Node:
             repository.metrics,
             repository.audit,
             repository.actions,
-            parts=parts,
+            parts={name: is_alive for name, is_alive in self._parts().items() if name != "index"},
             on_refusal=self._rejections.record,
         )
         return WebServer(settings.web, application(services))
@@ -166,6 +189,18 @@ def _require_account(web: Web, repository: Repository) -> None:
 
 CONFIRM_SECONDS = 10.0
 """Longest wait for a sender to answer how many instances it has."""
+
+
+def _is_alive(service: BackgroundService) -> bool:
+    return service.is_alive
+
+
+def _optional_services(settings: Settings, repository: Repository) -> Iterator[BackgroundService]:
+    """Yield the services that only some configurations need."""
+    if settings.retention.is_active:
+        yield Retention(repository.archive, repository.index, repository.audit, settings.retention)
+    if any(peer.confirm_by_find for peer in settings.peers.values()):
+        yield _confirmer(settings, repository.index)
 
 
 def _confirmer(settings: Settings, index: Index) -> Confirmer:

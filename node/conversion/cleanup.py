@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 
 import structlog
@@ -41,15 +42,22 @@ class Housekeeping:
         self._study_quiet, self._keep_superseded = study_quiet, keep_superseded
         self._studies_at = self._files_at = 0.0
 
-    def work(self) -> None:
-        """Do what is due; called often."""
+    def work(self) -> float:
+        """Do what is due; return the seconds until something is due again."""
         moment = monotonic()
-        if moment >= self._studies_at:
-            self._studies_at = moment + STUDIES_SECONDS
+        studies_wait = self._studies_at - moment
+        if studies_wait <= 0:
             self.find_quiet_studies()
+            self._studies_at = moment + STUDIES_SECONDS
+            studies_wait = max(STUDIES_SECONDS, self._seconds_until_quiet())
         if moment >= self._files_at:
-            self._files_at = moment + FILES_SECONDS
             self.remove_superseded()
+            self._files_at = moment + FILES_SECONDS
+        return min(self._files_at - moment, studies_wait)
+
+    def _seconds_until_quiet(self) -> float:
+        quiet_at = self._index.studies.next_quiet_at(self._study_quiet)
+        return (quiet_at - self._now()).total_seconds() if quiet_at is not None else inf
 
     def find_quiet_studies(self) -> None:
         """Mark the studies that have become quiet."""

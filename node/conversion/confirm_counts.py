@@ -1,12 +1,11 @@
-"""Ask senders how many instances their series have, so that a whole one need not wait until it is quiet.
+"""Ask senders how many instances their series have, so that a complete series need not wait until it is quiet.
 
-A sender that still makes a series counts what it has so far: a count is believed when it comes twice.
+A sender that is still acquiring a series counts what it has so far: a count is believed when it comes twice.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import threading
 from collections.abc import Callable, Collection
 from time import monotonic
 
@@ -14,20 +13,23 @@ import structlog
 
 from node.errors import VoxelnodeError
 from node.index.database import Index
+from node.index.follower import IndexFollower
 from node.index.records import SeriesKey, UnconfirmedSeries
 
 log = structlog.get_logger()
 
-POLL_SECONDS = 3.0
+ASK_SECONDS = 3.0
+"""Between two questions about the same series."""
+
 SILENCE_SECONDS = 60.0
-"""How long a sender that did not answer is left alone."""
+"""Wait before a sender that did not answer is asked again."""
 
 Ask = Callable[[str, SeriesKey], int | None]
-"""(calling AE title, series) -> how many instances its sender has, None if it does not tell."""
+"""(calling AE title, series) -> number of instances that the sender has; None if it does not say."""
 
 
-class Confirmer:
-    """Asks the senders of waiting series, on a thread of its own.
+class Confirmer(IndexFollower):
+    """Ask the senders of waiting series, on a thread of its own.
 
     Parameters
     ----------
@@ -44,42 +46,27 @@ class Confirmer:
         calling_ae_titles: Collection[str],
         ask: Ask,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
-        poll_seconds: float = POLL_SECONDS,
     ) -> None:
-        self._index, self._titles, self._ask, self._now = index, frozenset(calling_ae_titles), ask, now
-        self._poll_seconds = poll_seconds
-        self._told: dict[SeriesKey, int] = {}
+        super().__init__("confirmer", index, ASK_SECONDS)
+        self._titles, self._ask, self._now = frozenset(calling_ae_titles), ask, now
+        self._last_counts: dict[SeriesKey, int] = {}
         self._silent_until: dict[str, float] = {}
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="confirm", daemon=True)
 
-    def start(self) -> None:
-        """Begin to ask, if there is anyone to be asked."""
-        if self._titles:
-            self._thread.start()
-
-    def stop(self) -> None:
-        """Ask no more; returns when the question under way is answered or times out."""
-        self._stopping.set()
-        if self._titles:
-            self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopping.wait(self._poll_seconds):
-            try:
-                self.poll()
-            except VoxelnodeError:  # the index may be back in a moment
-                log.exception("confirmation_failed")
-
-    def poll(self) -> None:
-        """Ask once for each series that waits."""
+    def step(self) -> float | None:
+        """Ask once for each series that waits; return the seconds until the next question, None if no series waits."""
         waiting = self._index.series.unconfirmed(self._titles)
-        self._told = {one.key: self._told[one.key] for one in waiting if one.key in self._told}
-        for one in waiting:
+        self._last_counts = {
+            series.key: self._last_counts[series.key] for series in waiting if series.key in self._last_counts
+        }
+        for series in waiting:
             if self._stopping.is_set():
-                return
-            if monotonic() >= self._silent_until.get(one.calling_ae_title, 0.0):
-                self._confirm(one)
+                return None
+            if monotonic() >= self._silent_until.get(series.calling_ae_title, 0.0):
+                self._confirm(series)
+        if not waiting:
+            return None
+        may_ask_at = min(self._silent_until.get(series.calling_ae_title, 0.0) for series in waiting)
+        return max(ASK_SECONDS, may_ask_at - monotonic())
 
     def _confirm(self, series: UnconfirmedSeries) -> None:
         try:
@@ -89,8 +76,8 @@ class Confirmer:
             log.warning("sender_not_asked", calling_ae_title=series.calling_ae_title, reason=str(error))
             return
         if count is None:
-            self._told.pop(series.key, None)
-        elif self._told.get(series.key) != count:
-            self._told[series.key] = count
+            self._last_counts.pop(series.key, None)
+        elif self._last_counts.get(series.key) != count:
+            self._last_counts[series.key] = count
         elif self._index.series.confirm_count(series.key, count, self._now()):
             log.info("series_confirmed", series_instance_uid=series.key[1], instances=count)

@@ -139,6 +139,13 @@ def convert_series(
     Files appear under ``volumes/`` by one rename of their folder, before the rows that name them are committed; a
     folder without rows is removed by `sweep` at the next start.
     """
+    return record_outcome(claimed, write_volumes(claimed, archive, options, run), archive, index, now)
+
+
+def write_volumes(
+    claimed: ClaimedSeries, archive: Archive, options: WriteOptions, run: Callable[[ConversionJob], Converted]
+) -> SeriesOutcome:
+    """Convert a claimed series into files under ``volumes/``; return the outcome that is to be recorded."""
     reached("series-claimed")
     folder = archive.root / "work" / uuid.uuid4().hex
     folder.mkdir(mode=0o700, parents=True)
@@ -150,13 +157,33 @@ def convert_series(
         if converted.files:
             publish(folder, archive.root / place, archive.sync_folder)
         reached("volumes-published")
-        recorded = index.series.record_outcome(claimed, _outcome(claimed, converted, place, options), now())
-        reached("outcome-recorded")
-        if not recorded:
-            shutil.rmtree(archive.root / place, ignore_errors=True)
-        return recorded
+        return _outcome(claimed, converted, place, options)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def record_outcome(
+    claimed: ClaimedSeries, outcome: SeriesOutcome, archive: Archive, index: Index, now: Callable[[], dt.datetime]
+) -> bool:
+    """Record what `write_volumes` returned; may be called again after an error.
+
+    Returns
+    -------
+    bool
+        False when the claim was lost meanwhile: nothing is recorded then, and the files are removed.
+
+    Raises
+    ------
+    OutOfResources
+        The index did not commit, or may not have.
+    """
+    recorded = index.series.record_outcome(claimed, outcome, now())
+    reached("outcome-recorded")
+    # A commit that was reported as failed may have succeeded: then the claim has ended, but rows name the files.
+    if not recorded and not index.conversions.is_recorded(claimed):
+        place = revision_folder(claimed.study_instance_uid, claimed.series_instance_uid, claimed.revision)
+        shutil.rmtree(archive.root / place, ignore_errors=True)
+    return recorded
 
 
 def input_sha256(claimed: ClaimedSeries, options: WriteOptions) -> str:

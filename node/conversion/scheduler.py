@@ -1,4 +1,4 @@
-"""Claim series that are due, have them converted, record what came of it, until told to stop."""
+"""Claim series that are due, have them converted, and record the outcomes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import datetime as dt
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from time import monotonic
 
 import structlog
@@ -13,17 +14,26 @@ import structlog
 from node.archive.filesystem import Archive
 from node.conversion.cleanup import Housekeeping
 from node.conversion.job import limits
-from node.conversion.pipeline import convert_series, is_unchanged
+from node.conversion.pipeline import is_unchanged, record_outcome, write_volumes
 from node.conversion.pool import ConversionCancelled, ConverterDied, Converters
 from node.errors import VoxelnodeError
 from node.index.database import Index
-from node.index.records import ClaimedSeries
+from node.index.follower import IndexFollower
+from node.index.records import ClaimedSeries, SeriesOutcome
 from node.settings.model import Convert, SeriesSettings
 from node.writers.options import write_options
 
 log = structlog.get_logger()
 
-POLL_SECONDS = 0.5
+CLOCK_SECONDS = 5.0
+"""Between two looks at the wall clock: a step of the clock is noticed within this time."""
+
+ROOM_SECONDS = 2.0
+"""Between two looks at a disk that is full."""
+
+RETRY_SECONDS = 1.0
+"""Until an outcome that the index did not take is recorded again."""
+
 NICENESS = 5
 """Conversion gives way to receiving."""
 
@@ -34,8 +44,15 @@ CLOCK_STEP = dt.timedelta(seconds=2)
 _WAITS = SeriesSettings()
 
 
-class Worker:
-    """Converts due series, up to ``[convert] workers`` at once, each in a child process of its own."""
+class Worker(IndexFollower):
+    """Convert due series, up to ``[convert] workers`` at once, each in a child process of its own.
+
+    A claim in the index is held by this process while the series is converted, and until the outcome is recorded: an
+    outcome that the index does not take is kept and recorded later. Any other claim is stalled (its commit was
+    reported as failed, its thread could not begin) and is given back with the next step. A series is therefore never
+    converted twice at the same time, and no claim outlives its conversion. If the process dies, the next start gives
+    all claims back.
+    """
 
     def __init__(
         self,
@@ -45,7 +62,8 @@ class Worker:
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
         waits: SeriesSettings = _WAITS,
     ) -> None:
-        self._archive, self._index, self._settings, self._now = archive, index, settings, now
+        super().__init__("worker", index)
+        self._archive, self._settings, self._now = archive, settings, now
         self._options, self._limits = write_options(settings), limits(settings)
         self._longest_wait = dt.timedelta(seconds=waits.force_complete_after_seconds)
         self._housekeeping = Housekeeping(
@@ -55,111 +73,168 @@ class Worker:
             dt.timedelta(hours=settings.keep_superseded_hours),
             now,
         )
-        self._stopping = threading.Event()
         self._cancelled = threading.Event()
         self._converters = Converters(NICENESS)
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="conversion")
         self._clock = _Clock(now)
-        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
+        self._lock = threading.Lock()
+        self._under_way: set[str] = set()
+        self._unrecorded: dict[str, Callable[[], None]] = {}
 
     def start(self) -> None:
         """Begin to claim."""
         self._index.series.restart_waits(self._clock.moment)
-        self._thread.start()
+        super().start()
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether series that become due will be claimed."""
-        return self._thread.is_alive()
-
-    def stop(self, seconds: float) -> None:
-        """Claim no more; what is under way may finish within `seconds`, else it is handed back to be due at once."""
-        self._stopping.set()
-        cancel = threading.Timer(seconds, self._cancelled.set)
+    def stop(self, seconds: float | None = None) -> None:
+        """Claim no more; conversions under way may finish within `seconds`, else their series are due again at once."""
+        cancel = threading.Timer(seconds if seconds is not None else threading.TIMEOUT_MAX, self._cancelled.set)
         cancel.start()
-        self._thread.join()
+        super().stop()
         self._pool.shutdown(wait=True)
         cancel.cancel()
         self._converters.close()
+        self._record_again()
 
-    def _run(self) -> None:
-        idle = threading.Semaphore(self._settings.workers)
-        while not self._stopping.is_set():
-            if not self._archive.intake.has_room():  # nothing can be written: what is due stays due
-                self._stopping.wait(POLL_SECONDS)
-                continue
-            try:
-                if step := self._clock.step():
-                    log.warning("clock_stepped", seconds=step.total_seconds())
-                    self._index.series.shift_times(step)
-                self._housekeeping.work()
-                # By the moment of that look: were the clock set right now, everything that waits would be due.
-                claimed = self._claim(idle, self._clock.moment)
-            except Exception:  # the index may be back in a moment; a dead worker would convert nothing ever after
-                log.exception("claim_failed")
-                claimed = None
-            if claimed is None:
-                self._stopping.wait(POLL_SECONDS)
-                continue
-            self._pool.submit(self._convert, claimed).add_done_callback(lambda _: idle.release())
-
-    def _claim(self, idle: threading.Semaphore, moment: dt.datetime) -> ClaimedSeries | None:
-        if not idle.acquire(timeout=POLL_SECONDS):
-            return None
-        claimed = None
-        try:
+    def step(self) -> float:
+        """Claim what is due, as long as a converter is free; return the seconds until more is due."""
+        if not self._archive.intake.has_room():  # nothing can be written: what is due stays due
+            return ROOM_SECONDS
+        if step := self._clock.step():
+            log.warning("clock_stepped", seconds=step.total_seconds())
+            self._index.series.shift_times(step)
+        self._record_again()
+        self._release_stalled()
+        seconds = min(CLOCK_SECONDS, self._housekeeping.work())
+        # By the moment of that look: were the clock set right now, everything that waits would be due.
+        moment = self._clock.moment
+        while self._is_free():
             claimed = self._index.series.claim_due(moment, self._longest_wait)
-        finally:
             if claimed is None:
-                idle.release()
-        return claimed
+                return min(seconds, self._seconds_until_due(moment))
+            self._submit(claimed)
+        return seconds  # the end of a conversion wakes
+
+    def _is_free(self) -> bool:
+        with self._lock:
+            is_free = len(self._under_way) < self._settings.workers
+        return is_free and not self._stopping.is_set() and self._archive.intake.has_room()
+
+    def _seconds_until_due(self, moment: dt.datetime) -> float:
+        seconds = RETRY_SECONDS if self._unrecorded else CLOCK_SECONDS
+        due_at = self._index.series.next_due_at(self._longest_wait)
+        return min(seconds, (due_at - moment).total_seconds()) if due_at is not None else seconds
+
+    def _submit(self, claimed: ClaimedSeries) -> None:
+        with self._lock:
+            self._under_way.add(claimed.claim)
+        try:
+            self._pool.submit(self._convert, claimed)
+        except RuntimeError:  # no thread to be had; the claim is given back with the next step
+            with self._lock:
+                self._under_way.discard(claimed.claim)
+            raise
 
     def _convert(self, claimed: ClaimedSeries) -> None:
-        bound = log.bind(series_instance_uid=claimed.series_instance_uid, revision=claimed.revision)
+        with self._lock:
+            if claimed.claim not in self._under_way:  # queued although its thread could not begin
+                return
+        try:
+            record = self._converted(claimed)
+        except Exception as error:  # whatever it is belongs to this series
+            log.exception("conversion_failed", series_instance_uid=claimed.series_instance_uid)
+            record = partial(self._record_crash, claimed, f"{type(error).__name__} while converting")
+        self._record(claimed, record)
+
+    def _converted(self, claimed: ClaimedSeries) -> Callable[[], None]:
+        """Convert a series; return the function that records the outcome."""
         try:
             if is_unchanged(claimed, self._archive, self._options):
-                self._index.series.record_unchanged(claimed, self._now())
-                bound.info("series_unchanged", instances=len(claimed.instances))
-                return
-            recorded = convert_series(
+                return partial(self._record_unchanged, claimed)
+            outcome = write_volumes(
                 claimed,
                 self._archive,
-                self._index,
                 self._options,
                 lambda job: self._converters.run(job, self._limits, self._cancelled),
-                self._now,
             )
-            bound.info("series_converted" if recorded else "claim_lost", instances=len(claimed.instances))
         except ConversionCancelled:
-            self._index.series.release_claim(claimed, self._now())
-            bound.info("conversion_handed_back")
-        except (ConverterDied, OSError) as error:
-            self._record_crash(claimed, str(error) if isinstance(error, ConverterDied) else f"disk: {error.strerror}")
-        except Exception as error:
-            bound.exception("conversion_failed")
+            return partial(self._hand_back, claimed)
+        except ConverterDied as died:
+            return partial(self._record_crash, claimed, str(died))
+        except OSError as error:
+            return partial(self._record_crash, claimed, f"disk: {error.strerror}")
+        return partial(self._record_outcome, claimed, outcome)
+
+    def _record(self, claimed: ClaimedSeries, record: Callable[[], None]) -> None:
+        """Record an outcome, or keep it to be recorded later; the converter is free after that."""
+        try:
+            record()
+        except Exception:
+            _log(claimed).exception("outcome_not_recorded")
+            with self._lock:
+                self._unrecorded[claimed.claim] = record
+        with self._lock:
+            self._under_way.discard(claimed.claim)
+        self.wake()
+
+    def _record_again(self) -> None:
+        """Record the outcomes that the index did not take; those that it does not take now either are kept."""
+        for claim, record in tuple(self._unrecorded.items()):
+            try:
+                record()
+            except Exception as error:
+                log.debug("outcome_not_recorded", error=type(error).__name__)
+            else:
+                with self._lock:
+                    del self._unrecorded[claim]
+
+    def _release_stalled(self) -> None:
+        # Only this thread claims: a claim that is not held now is never held again.
+        with self._lock:
+            held = [*self._under_way, *self._unrecorded]
+        if count := self._index.series.release_stalled_claims(held, self._now()):
+            log.warning("stalled_claims_released", claims=count)
+
+    def _record_outcome(self, claimed: ClaimedSeries, outcome: SeriesOutcome) -> None:
+        try:
+            recorded = record_outcome(claimed, outcome, self._archive, self._index, self._now)
+        except VoxelnodeError:
+            raise
+        except Exception as error:  # this outcome cannot be recorded, whenever it is tried
+            log.exception("conversion_failed", series_instance_uid=claimed.series_instance_uid)
             self._record_crash(claimed, f"{type(error).__name__} while recording the conversion")
+            return
+        _log(claimed).info("series_converted" if recorded else "claim_lost", instances=len(claimed.instances))
+
+    def _record_unchanged(self, claimed: ClaimedSeries) -> None:
+        self._index.series.record_unchanged(claimed, self._now())
+        _log(claimed).info("series_unchanged", instances=len(claimed.instances))
+
+    def _hand_back(self, claimed: ClaimedSeries) -> None:
+        self._index.series.release_claim(claimed, self._now())
+        _log(claimed).info("conversion_handed_back")
 
     def _record_crash(self, claimed: ClaimedSeries, detail: str) -> None:
-        settings = self._settings
-        try:
-            again = self._index.series.record_crash(claimed, detail, settings.attempts, self._now())
-        except VoxelnodeError:
-            log.exception("crash_not_recorded")  # the claim stays; the next start gives it back
-            return
-        log.warning(
-            "conversion_crashed", series_instance_uid=claimed.series_instance_uid, reason=detail, tried_again=again
-        )
+        again = self._index.series.record_crash(claimed, detail, self._settings.attempts, self._now())
+        _log(claimed).warning("conversion_crashed", reason=detail, tried_again=again)
+
+
+def _log(claimed: ClaimedSeries) -> structlog.stdlib.BoundLogger:
+    bound: structlog.stdlib.BoundLogger = log.bind(
+        series_instance_uid=claimed.series_instance_uid, revision=claimed.revision
+    )
+    return bound
 
 
 class _Clock:
-    """Notices when the wall clock is set while the node runs; `moment` is what it showed when last looked at."""
+    """Notice when the wall clock is set while the node runs; `moment` is the time of the last look at it."""
 
     def __init__(self, now: Callable[[], dt.datetime]) -> None:
         self._now = now
         self.moment, self._monotonic = now(), monotonic()
 
     def step(self) -> dt.timedelta | None:
-        """How far the clock was set since the last call, if it was."""
+        """Return how far the clock was set since the last call; None if it was not."""
         wall, passed = self._now(), monotonic()
         step = wall - self.moment - dt.timedelta(seconds=passed - self._monotonic)
         self.moment, self._monotonic = wall, passed

@@ -39,6 +39,14 @@ class ConversionRepository(Repository):
         return {(study, series, revision) for study, series, revision in rows}
 
     @on_reader
+    def is_recorded(self, connection: Connection, series: ClaimedSeries) -> bool:
+        """Return whether the revision that a claim is for has its rows."""
+        rows = select(ConversionRow.id).where(
+            ConversionRow.series_id == series.id, ConversionRow.revision == series.revision
+        )
+        return connection.execute(rows).first() is not None
+
+    @on_reader
     def superseded_before(self, connection: Connection, moment: dt.datetime) -> list[SupersededConversion]:
         """Return the conversions that were superseded before `moment` and still have their files."""
         newer = aliased(ConversionRow)

@@ -1,9 +1,8 @@
-"""Which studies have been kept long enough, by configuration; without any, none ever has."""
+"""Delete studies that have been kept long enough, by the rules of the configuration; without rules, none is."""
 
 from __future__ import annotations
 
 import datetime as dt
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +11,7 @@ import structlog
 
 from node.archive.filesystem import Archive
 from node.audit import Audit
+from node.background import BackgroundService
 from node.index.database import Index
 from node.index.deletions import NotThere
 from node.index.records import StoredStudy
@@ -21,7 +21,7 @@ from node.settings.model import RetentionSettings
 log = structlog.get_logger()
 
 PASS_SECONDS = 3600.0
-"""Between two looks at what has been kept long enough."""
+"""Between two looks at the studies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ def _days(study: StoredStudy, rules: RetentionSettings) -> float | Literal["neve
     return max(ages) if len(ages) == len(wanted) else None
 
 
-class Retention:
-    """Deletes what has been kept long enough, now and every hour, on a thread of its own.
+class Retention(BackgroundService):
+    """Delete studies that have been kept long enough, at the start and then hourly.
 
     Parameters
     ----------
@@ -86,20 +86,13 @@ class Retention:
         rules: RetentionSettings,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
+        super().__init__("retention")
         self._archive, self._index, self._audit, self._rules, self._now = archive, index, audit, rules, now
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="retention", daemon=True)
 
-    def start(self) -> None:
-        """Begin, unless there are no rules."""
-        if self._rules.is_active:
-            self._thread.start()
-
-    def stop(self) -> None:
-        """Delete no more; returns when the deletion under way is finished."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
+    def step(self) -> float:
+        """Delete what has been kept long enough; a deletion that fails ends the step, and the next one tries again."""
+        self.run_once()
+        return PASS_SECONDS
 
     def run_once(self) -> int:
         """Delete what has been kept long enough; returns how many studies, also of a dry run."""
@@ -122,11 +115,3 @@ class Retention:
             delete(self._archive, self._index, self._audit, plan, order, self._now())
         except NotThere:  # a command was faster
             log.info("retention_found_nothing", study_instance_uid=study_instance_uid)
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                self.run_once()
-            except Exception:  # the audit log or the disk may be back in an hour; nothing was deleted without them
-                log.exception("retention_failed")
-            self._stopping.wait(PASS_SECONDS)

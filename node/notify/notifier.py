@@ -40,27 +40,27 @@ class Notifier:
         ae_title: str,
     ) -> None:
         self._index, self._hooks = index, hooks
-        self._couriers = [
+        self.couriers = [
             Courier(name, hook, outlets[name], index, metrics, audit, ae_title) for name, hook in hooks.items()
         ]
 
     def start(self) -> None:
         """Begin to tell; what happens from now on is told to hooks that are new."""
         self._index.deliveries.begin_hooks({name: "instance-stored" in hook.on for name, hook in self._hooks.items()})
-        for courier in self._couriers:
+        for courier in self.couriers:
             courier.start()
 
     def stop(self, seconds: float) -> None:
         """Begin nothing more; attempts under way may end within `seconds`, else the next start makes them again."""
         deadline = monotonic() + seconds
-        for courier in self._couriers:
-            courier.finish()
-        for courier in self._couriers:
-            courier.join(max(0.0, deadline - monotonic()))
-        for courier in self._couriers:
+        for courier in self.couriers:
+            courier.begin_stop()
+        for courier in self.couriers:
+            courier.stop(max(0.0, deadline - monotonic()))
+        for courier in self.couriers:
             courier.cancel()
-        for courier in self._couriers:
-            courier.join(CANCEL_SECONDS)
+        for courier in self.couriers:
+            courier.stop(CANCEL_SECONDS)
 
 
 def outlet_of(name: str, hook: HookSettings) -> Outlet:

@@ -21,6 +21,7 @@ from node.audit import DESTINATION, SOURCE, Action, Audit, AuditEvent, Participa
 from node.failpoints import reached
 from node.index.database import Index
 from node.index.deliveries import Attempt, HookWork, Occurrence
+from node.index.follower import IndexFollower
 from node.metrics import Metrics
 from node.notify.channel import Interrupted, NotDelivered, Outlet
 from node.notify.message import Message, NothingLeft, compose
@@ -29,7 +30,9 @@ from node.settings.model import HookSettings
 
 log = structlog.get_logger()
 
-POLL_SECONDS = 0.5
+MAX_SLEEP_SECONDS = 60.0
+"""While messages wait to be tried again: the clock may be set."""
+
 SETTLE_SECONDS = 1.0
 """How long what came of attempts may be known to this process only: so much is told twice after a crash, at most."""
 
@@ -41,8 +44,8 @@ UNSEEN_EVENTS = 1000
 """After so many events that this hook does not want, its cursor is moved past them."""
 
 
-class Courier:
-    """Tells one hook.
+class Courier(IndexFollower):
+    """Delivers to one hook.
 
     Parameters
     ----------
@@ -65,45 +68,32 @@ class Courier:
         ae_title: str,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
-        self._name, self._hook, self._outlet, self._index = name, hook, outlet, index
+        super().__init__(f"hook {name}", index)
+        self._hook_name, self._hook, self._outlet = name, hook, outlet
         self._metrics, self._audit, self._ae_title, self._now = metrics, audit, ae_title, now
         self._titles = frozenset(title.strip() for title in hook.calling_ae_titles)
         self._seen_event = 0
         self._next_at = 0.0
-        self._stopping, self._cancelled = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"hook-{name}", daemon=True)
-
-    def start(self) -> None:
-        """Begin to tell."""
-        self._thread.start()
-
-    def finish(self) -> None:
-        """Begin nothing more."""
-        self._stopping.set()
+        self._cancelled = threading.Event()
 
     def cancel(self) -> None:
         """End the attempt under way; the next start makes it again."""
         self._cancelled.set()
 
-    def join(self, seconds: float) -> None:
-        """Wait until nothing is under way any more, for `seconds` at most."""
-        if self._thread.is_alive():
-            self._thread.join(seconds)
+    def step(self) -> float | None:
+        """Deliver what is due; return the seconds until more is due."""
+        if self.work():
+            return 0.0
+        due_at = self._index.deliveries.next_due_at(self._hook_name)
+        return min((due_at - self._now()).total_seconds(), MAX_SLEEP_SECONDS) if due_at is not None else None
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                has_worked = self.work()
-            except Exception:  # the index may be back in a moment; a dead courier would tell nothing ever after
-                log.exception("hook_failed", hook=self._name)
-                has_worked = False
-            if not has_worked:
-                self._stopping.wait(POLL_SECONDS)
+    def _close(self) -> None:
+        super()._close()
         self._outlet.close()
 
     def work(self) -> bool:
-        """Tell what is to be told now; returns whether there was anything."""
-        work = self._index.deliveries.work(self._name, self._hook.on, self._seen_event, self._now())
+        """Deliver what is due now; return whether there was anything, or may be more."""
+        work = self._index.deliveries.work(self._hook_name, self._hook.on, self._seen_event, self._now())
         round_ = _Round(work)
         with suppress(Interrupted):
             for happening in work.again:
@@ -113,7 +103,7 @@ class Courier:
                 self._take(happening, round_, is_new=True)
             round_.place = work.end
         self._settle(round_)
-        return bool(work.again or work.new)
+        return bool(work.again or work.new) or work.end != work.begin
 
     def _take(self, happening: Occurrence, round_: _Round, *, is_new: bool) -> None:
         """Tell one thing, or let it wait behind what waits of its study."""
@@ -151,13 +141,13 @@ class Courier:
             raise
         except Exception as error:  # an error of ours too is one of this message, and must not hold up all others
             if not isinstance(error, NotDelivered):
-                log.exception("hook_failed", hook=self._name)
+                log.exception("hook_failed", hook=self._hook_name)
                 error = NotDelivered(f"{type(error).__name__} while telling")
             self._tell_export(message, Result.MINOR_FAILURE)
             return self._failed(happening, attempts, error)
         reached("message-delivered")
         self._tell_export(message, Result.SUCCESS)
-        self._metrics.hook_messages.labels(self._name, "delivered").inc()
+        self._metrics.hook_messages.labels(self._hook_name, "delivered").inc()
         return Attempt(happening, "delivered", attempts, output=output)
 
     def _tell_export(self, message: Message, result: Result) -> None:
@@ -168,7 +158,7 @@ class Courier:
         host = urlsplit(self._hook.url).hostname if self._hook.url is not None else None
         participants = [
             Participant(self._ae_title, SOURCE, is_requestor=True),
-            Participant(f"hook {self._name}", DESTINATION, host or ""),
+            Participant(f"hook {self._hook_name}", DESTINATION, host or ""),
         ]
         objects = [
             {"study_instance_uid": message.content["study_instance_uid"], "patient_id": patient["patient_id"] or ""}
@@ -190,9 +180,9 @@ class Courier:
     def _failed(self, happening: Occurrence, attempts: int, error: NotDelivered) -> Attempt:
         is_final = error.is_final or attempts >= self._hook.attempts
         reason = str(error)[:REASON_LENGTH]
-        self._metrics.hook_messages.labels(self._name, "given-up" if is_final else "failed").inc()
+        self._metrics.hook_messages.labels(self._hook_name, "given-up" if is_final else "failed").inc()
         log.warning(
-            "message_given_up" if is_final else "message_not_delivered", hook=self._name, kind=happening.event,
+            "message_given_up" if is_final else "message_not_delivered", hook=self._hook_name, kind=happening.event,
             attempt=attempts, reason=reason, study_instance_uid=happening.study_instance_uid,
             series_instance_uid=happening.series_instance_uid,
         )  # fmt: skip
@@ -206,7 +196,7 @@ class Courier:
         """Record what came of attempts; cursors that only passed over what nobody wants are recorded now and then."""
         attempted, place, stored = round_.attempted, round_.place, round_.stored
         if attempted or place.image_id != stored.image_id or place.event_id - stored.event_id >= UNSEEN_EVENTS:
-            self._index.deliveries.settle(self._name, attempted, place, self._now())
+            self._index.deliveries.settle(self._hook_name, attempted, place, self._now())
             round_.attempted, round_.stored = [], place
         round_.settle_at = monotonic() + SETTLE_SECONDS
         self._seen_event = place.event_id

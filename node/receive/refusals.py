@@ -1,28 +1,26 @@
-"""What was refused, for `v_rejections`: collected in memory and written now and then, so that a flood costs little."""
+"""Refusals for `v_rejections`: collected in memory and written every few seconds, so that a flood costs little."""
 
 from __future__ import annotations
 
 import datetime as dt
 import threading
 from collections.abc import Callable
+from dataclasses import replace
+from time import monotonic
 
-import structlog
-
-from node.errors import VoxelnodeError
+from node.background import BackgroundService
 from node.index.database import Index
 from node.index.records import CountedRefusal, Refused
 
-log = structlog.get_logger()
-
-PAUSE_SECONDS = 2.0
+WRITE_SECONDS = 2.0
 """Between two writes to the index."""
 
-MOST_KINDS = 32
-"""Different refusals that are told one by one between two writes; the others are counted together."""
+MAX_KINDS = 32
+"""Different refusals that are listed between two writes; further ones are counted together."""
 
 
-class Rejections:
-    """Takes refusals from any thread and writes them to the index on its own.
+class Rejections(BackgroundService):
+    """Take refusals from any thread, and write them to the index on a thread of its own.
 
     Parameters
     ----------
@@ -38,50 +36,49 @@ class Rejections:
         on_news: Callable[[Refused], None] = lambda refused: None,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
+        super().__init__("rejections")
         self._index, self._on_news, self._now = index, on_news, now
         self._lock = threading.Lock()
         self._collected: dict[Refused, CountedRefusal] = {}
-        self._any, self._stopping = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="rejections", daemon=True)
-        self._thread.start()
+        self._written_at = -WRITE_SECONDS
 
     def record(self, refused: Refused) -> None:
         """Count a refusal; never waits for the disk and never raises."""
         now = self._now()
         with self._lock:
-            if refused not in self._collected and len(self._collected) >= MOST_KINDS:
+            if refused not in self._collected and len(self._collected) >= MAX_KINDS:
                 refused = Refused(
                     refused.what,
                     "too many kinds",
-                    "more different refusals at once than are told one by one",
+                    f"too many different refusals at once; only the first {MAX_KINDS} are listed",
                     "look at the others of this moment, and at what a firewall may keep away",
                 )
             before = self._collected.pop(refused, None)
             count, first_at = (before.count + 1, before.first_at) if before else (1, now)
             self._collected[refused] = CountedRefusal(refused, count, first_at, now)
-        self._any.set()
+        self.wake(self._written_at + WRITE_SECONDS - monotonic())
 
-    def close(self) -> None:
+    def stop(self, seconds: float | None = None) -> None:
         """Write what is collected, and stop."""
-        self._stopping.set()
-        self._any.set()
-        self._thread.join()
+        super().stop(seconds)
+        self._checked_step()
 
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            self._any.wait()
-            self._any.clear()
-            self._write()
-            self._stopping.wait(PAUSE_SECONDS)
-        self._write()
-
-    def _write(self) -> None:
+    def step(self) -> None:
+        """Write what is collected; what the index does not take is written with the next step."""
         with self._lock:
-            collected, self._collected = list(self._collected.values()), {}
+            collected, self._collected = self._collected, {}
         if not collected:
             return
+        self._written_at = monotonic()
         try:
-            for refused in self._index.rejections.record(collected):
-                self._on_news(refused)
-        except VoxelnodeError:  # refusing goes on, whatever becomes of its record; the log has told each one
-            log.exception("rejections_not_recorded", count=sum(one.count for one in collected))
+            news = self._index.rejections.record(list(collected.values()))
+        except BaseException:
+            with self._lock:
+                for refused, later in self._collected.items():
+                    if (earlier := collected.get(refused)) is not None:
+                        later = replace(later, count=later.count + earlier.count, first_at=earlier.first_at)
+                    collected[refused] = later
+                self._collected = collected
+            raise
+        for refused in news:
+            self._on_news(refused)

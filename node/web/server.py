@@ -93,6 +93,11 @@ class WebServer:
             log.warning("web_without_tls", detail="passwords cross the network as they are: set [web] tls_certificate")
         return str(host), int(port)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests are served."""
+        return self._thread.is_alive()
+
     def stop(self, seconds: float) -> None:
         """Take no more requests and let those under way finish, for `seconds` at most."""
         if self._socket is None:

@@ -7,8 +7,10 @@ import re
 import resource
 import socket
 import threading
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 from urllib.request import urlopen
@@ -27,6 +29,13 @@ def virtual_bytes(process: int) -> int:
 def processor_seconds(process: int) -> float:
     fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def wake_ups(process: int) -> Counter[str]:
+    """How often each thread of a process has waited and gone on."""
+    tasks = Path(f"/proc/{process}/task").iterdir()
+    pattern = re.compile(r"^voluntary_ctxt_switches:\s+(\d+)", re.MULTILINE)
+    return Counter({task.name: int(pattern.findall((task / "status").read_text())[0]) for task in tasks})
 
 
 def test_without_threads_connections_are_refused_and_come_back(tmp_path: Path) -> None:
@@ -73,12 +82,15 @@ def test_silent_connections_to_the_pages_leave_dicom_its_descriptors(tmp_path: P
 
 
 def test_an_idle_node_leaves_the_processor_alone(tmp_path: Path) -> None:
-    with Served(tmp_path / "root") as node:
+    hook = {"VOXELNODE_HOOKS__NOBODY__ON": '["instance-stored"]', "VOXELNODE_HOOKS__NOBODY__URL": "http://127.0.0.1:9/"}
+    with Served(tmp_path / "root", **hook) as node:
         assert node.process is not None
         threading.Event().wait(2.0)  # what the start left to do
-        spent = processor_seconds(node.process.pid)
+        began, before = monotonic(), wake_ups(node.process.pid)
         threading.Event().wait(5.0)
-        assert processor_seconds(node.process.pid) - spent <= 0.05  # of which the clock knows hundredths
+        after = wake_ups(node.process.pid)
+        often = [thread for thread, count in after.items() if count - before[thread] > 1.7 * (monotonic() - began)]
+        assert len(often) <= 2, "only the loops that accept connections look for something at short intervals"
 
 
 def echo(port: int) -> int:

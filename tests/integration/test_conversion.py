@@ -248,6 +248,16 @@ def test_a_crashing_series_is_tried_again_later_and_then_set_aside_with_its_reas
     )
 
 
+def test_a_new_instance_gives_a_series_all_its_tries_again(root: Root) -> None:
+    first, second = make.ct_series(2)
+    root.take(first)
+    crash = {"attempts": 2, "now": root.clock()}
+    assert root.index.series.record_crash(claim(root), "ended by SIGSEGV", **crash)  # type: ignore[arg-type]
+    root.take(second)
+    assert root.index.series.record_crash(claim(root), "ended by SIGSEGV", **crash)  # type: ignore[arg-type]
+    assert not root.index.series.record_crash(claim(root), "ended by SIGSEGV", **crash)  # type: ignore[arg-type]
+
+
 def wait_for(root: Root, state: str, clock: Clock) -> None:
     deadline = threading.Event()
     for _ in range(600):

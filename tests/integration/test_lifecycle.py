@@ -248,9 +248,9 @@ def test_a_count_told_twice_and_reached_makes_a_series_due_at_once(root: Root) -
     for ds in make.ct_series(4):
         root.take(ds, origin("a1", "PACS"))
     asks = confirmer(root, Sender(4))
-    asks.poll()
+    asks.step()
     assert due(root) is None, "a count that came once may still grow"
-    asks.poll()
+    asks.step()
     settle(root, 0)
     assert verdict(root) == ("complete", "c-find", 4, 0)
     assert events(root) == ["series-confirmed", "series-quiet", "series-converted"]
@@ -261,7 +261,7 @@ def test_a_count_that_grows_is_not_believed(root: Root) -> None:
         root.take(ds, origin("a1", "PACS"))
     asks = confirmer(root, Sender(4, 5, 6, 7))
     for _ in range(4):
-        asks.poll()
+        asks.step()
     assert due(root) is None
 
 
@@ -269,8 +269,8 @@ def test_a_count_that_is_not_reached_blocks_nothing_and_is_told(root: Root) -> N
     for ds in make.ct_series(4):
         root.take(ds, origin("a1", "PACS"))
     asks = confirmer(root, Sender(6))
-    asks.poll()
-    asks.poll()
+    asks.step()
+    asks.step()
     assert due(root) is None
     settle(root)
     assert verdict(root) == ("incomplete", "c-find", 6, 2)
@@ -280,12 +280,12 @@ def test_only_senders_that_may_be_asked_are_asked_and_silent_ones_left_alone(roo
     root.take(make.ct_series(1)[0], origin("a1", "OTHER"))
     sender = Sender(VoxelnodeError("nobody answers"))
     asks = confirmer(root, sender)
-    asks.poll()
+    asks.step()
     assert sender.asked == []
     ds = make.ct_series(1)[0]
     root.take(ds, origin("a2", "PACS"))
-    asks.poll()
-    asks.poll()
+    asks.step()
+    asks.step()
     assert sender.asked == [place_of(ds)]
 
 
@@ -490,6 +490,7 @@ def test_a_worker_follows_a_step_of_the_clock_while_a_series_waits(root: Root, h
     worker.start()
     try:
         clock.move(3600 * hours)
+        worker.wake()
         expected = (clock() + dt.timedelta(seconds=60)).replace(tzinfo=None).isoformat(" ")
         query = "SELECT 1 FROM v_series WHERE abs(julianday(due_at) - julianday(:expected)) * 86400 < 2"
         pause = threading.Event()

@@ -9,7 +9,7 @@ import pytest
 
 from node.index import rejections
 from node.index.records import CountedRefusal, Refused
-from node.receive.refusals import MOST_KINDS, Rejections
+from node.receive.refusals import MAX_KINDS, Rejections
 from tests.integration.conftest import Root
 from tests.rows import view_rows
 
@@ -52,10 +52,10 @@ def test_the_table_is_bounded_and_the_oldest_give_way(root: Root, monkeypatch: p
 def test_what_is_collected_is_written_when_it_closes_and_nothing_is_lost(root: Root) -> None:
     news: list[Refused] = []
     collector = Rejections(root.index, news.append, root.clock)
-    for number in range(3 * MOST_KINDS):
+    for number in range(3 * MAX_KINDS):
         collector.record(refused(f"CT{number}"))
-    collector.close()
-    assert sum(row["count"] for row in rows(root)) == 3 * MOST_KINDS
+    collector.stop()
+    assert sum(row["count"] for row in rows(root)) == 3 * MAX_KINDS
     assert len(news) == len(rows(root))
 
 

@@ -6,9 +6,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from node.control.node import Node
+from node.conversion.scheduler import CLOCK_SECONDS
 from node.settings.model import Settings
 from node.systemd import ServiceManager
 
@@ -52,6 +54,16 @@ def test_a_service_manager_that_does_not_listen_stops_nothing(tmp_path: Path) ->
     ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "gone")}).ready("nobody listens")
 
 
+EVERYTHING = {
+    "dicom": {"port": 0},
+    "web": {"port": 0},
+    "peers": {"pacs": {"ae_title": "PACS", "host": "127.0.0.1", "port": 9, "confirm_by_find": True}},
+    "retention": {"days": 30},
+    "hooks": {"nobody": {"on": ["instance-stored", "study-quiet"], "url": "http://127.0.0.1:9/"}},
+}
+"""A configuration that has every background service."""
+
+
 class _Rounds(threading.Event):
     """An order to stop that comes after so many rounds of waiting."""
 
@@ -64,26 +76,49 @@ class _Rounds(threading.Event):
         return self._left < 0
 
 
+SERVICES = ["worker", "rejections", "commitments", "hook nobody", "retention", "confirmer"]
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_node_whose_worker_died_does_not_say_that_it_is_alive(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_node_with_a_service_that_ended_is_not_alive_and_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    settings = Settings.model_validate(
-        {"storage": {"root": tmp_path / "root"}, "dicom": {"port": 0}, "web": {"enabled": False}}
-    )
-    node = Node(settings)
-    node.start()
+    node = Node(Settings.model_validate(EVERYTHING | {"storage": {"root": tmp_path / "root"}}))
+    address = node.start()
     signs: list[str] = []
     try:
+        assert {service.name for service in node.services} == set(SERVICES)
         node.serve_until(_Rounds(2), lambda: signs.append("alive"))
         assert signs == ["alive", "alive"]
-        monkeypatch.setattr(node._worker._clock, "step", _end_the_thread)
-        node._worker._thread.join(10)
+        [service] = [service for service in node.services if service.name == name]
+        with monkeypatch.context() as broken:
+            broken.setattr(service, "step", _end_the_thread)
+            service.wake()
+            service._thread.join(10)
         node.serve_until(_Rounds(2), lambda: signs.append("alive after death"))
         assert signs == ["alive", "alive"]
+        answer = httpx2.get(f"{address.web}readyz", trust_env=False)
+        assert answer.status_code == 503
+        assert answer.json()["reasons"] == {name: f"the {name} does not work: see the log"}
     finally:
         node.stop(1)
 
 
 def _end_the_thread() -> None:
     raise SystemExit
+
+
+def test_the_services_of_an_idle_node_sleep(tmp_path: Path) -> None:
+    node = Node(Settings.model_validate(EVERYTHING | {"storage": {"root": tmp_path / "root"}}))
+    node.start()
+    pause = threading.Event()
+    try:
+        pause.wait(1.0)  # what the start left to do
+        before = {service.name: service.steps for service in node.services}
+        pause.wait(6.0)
+        steps = {service.name: service.steps - before[service.name] for service in node.services}
+        assert steps.pop("worker") <= 6 / CLOCK_SECONDS + 1, "it looks at the clock"
+        assert set(steps.values()) == {0}, steps
+    finally:
+        node.stop(1)

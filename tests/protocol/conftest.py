@@ -137,11 +137,12 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         index = Index(root, sync_folder, metrics)
         real = Ingest(archive, index, metrics, lambda title: 60.0, settings.dicom.maximum_instance_bytes)
         rejections = Rejections(index)
+        rejections.start()
         listener = Listener(settings, ingest(real) if ingest else real, metrics, rejections.record, audit)
         running = Running(listener, real, metrics, root)
         running.host, running.port = listener.start()
         started.append(running)
-        running.closers = [listener.stop_now, rejections.close, index.close]
+        running.closers = [listener.stop_now, rejections.stop, index.close]
         return running
 
     yield start

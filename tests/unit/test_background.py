@@ -37,7 +37,7 @@ class Recorded(BackgroundService):
             raise answer
         return answer
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self.closed_by.append(threading.current_thread().name)
 
     def wait_for(self, steps: int) -> None:

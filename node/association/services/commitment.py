@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 from pydicom.dataset import Dataset
@@ -69,8 +68,6 @@ class CommitmentService:
         Where results go that the association which asked did not wait for.
     timeout : float, seconds
         Longest wait for an answer to a report.
-    wake : callable
-        Called when a result is due on another association.
     """
 
     index: Index
@@ -80,7 +77,6 @@ class CommitmentService:
     timeout: float
     metrics: Metrics
     now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)
-    wake: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +188,6 @@ def serve_n_action(operation: Operation, service: CommitmentService) -> None:
         reported = False
     if not reported:
         service.index.commitments.postponed(commitment, "the peer did not wait for it", service.now(), counts=False)
-        service.wake.set()
 
 
 class _ActionRefused(Exception):

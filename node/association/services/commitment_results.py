@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import threading
 from collections.abc import Callable
 
 import structlog
@@ -22,12 +21,15 @@ from node.dicom.status import SUCCESS
 from node.dicom.uids import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, STORAGE_COMMITMENT
 from node.errors import VoxelnodeError
 from node.index.commitments import OwedCommitment
+from node.index.follower import IndexFollower
 from node.index.records import Refused
 from node.retries import wait_seconds
 
 logger = structlog.get_logger()
 
-POLL_SECONDS = 1.0
+MAX_SLEEP_SECONDS = 60.0
+"""While results are owed: the clock may be set."""
+
 MAX_ATTEMPTS = 10
 """Attempts to report a result before it is given up."""
 
@@ -36,8 +38,8 @@ class NotReported(VoxelnodeError):
     """A result could not be brought to the peer; the message says why."""
 
 
-class Committer:
-    """Reports the results that are due, one after the other, on a thread of its own.
+class Committer(IndexFollower):
+    """Report the results that are due, one after the other, on a thread of its own.
 
     Parameters
     ----------
@@ -51,32 +53,18 @@ class Committer:
         service: CommitmentService,
         on_refusal: Callable[[Refused], None] = lambda refused: None,
     ) -> None:
+        super().__init__("commitments", service.index)
         self._service, self._on_refusal = service, on_refusal
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="commitments", daemon=True)
 
-    def start(self) -> None:
-        """Begin with what was owed when the last node ended."""
-        self._thread.start()
-
-    def stop(self, seconds: float) -> None:
-        """Stop; what is not reported is so after the next start."""
-        self._stopping.set()
-        self._service.wake.set()
-        if self._thread.is_alive():
-            self._thread.join(seconds)
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            self._service.wake.clear()
-            try:
-                commitment = self._service.index.commitments.due(self._service.now())
-                if commitment is not None:
-                    self._settle(commitment)
-                    continue
-            except Exception as error:  # the index may be away for a while; nothing is lost by waiting
-                logger.error("commitment_not_settled", exc_info=error)
-            self._service.wake.wait(POLL_SECONDS)
+    def step(self) -> float | None:
+        """Report the result that has been due longest; return the seconds until the next one is due."""
+        commitments, now = self._service.index.commitments, self._service.now()
+        commitment = commitments.due(now)
+        if commitment is not None:
+            self._settle(commitment)
+            return 0.0
+        due_at = commitments.next_due_at()
+        return min((due_at - now).total_seconds(), MAX_SLEEP_SECONDS) if due_at is not None else None
 
     def _settle(self, commitment: OwedCommitment) -> None:
         verdict = verify(self._service, commitment.references, self._stopping.is_set)

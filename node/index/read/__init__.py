@@ -1,7 +1,7 @@
 """Reading the index for pages, commands and messages: one repository a noun.
 
-No module outside of `node.index` contains SQL. A `ReadIndex` sees one moment of the index: what was committed when its first
-query ran.
+No module outside of `node.index` contains SQL. A `ReadIndex` sees one moment of the index: the commits before its first
+query.
 """
 
 from __future__ import annotations

@@ -1,0 +1,566 @@
+"""Background services that follow the index: each sleeps until its next due time, or until a commit."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from node import background
+from node.archive.filesystem import Archive
+from node.audit import Audit
+from node.conversion import scheduler
+from node.conversion.job import ConversionJob, Converted
+from node.conversion.pipeline import convert
+from node.conversion.pool import ConverterDied
+from node.conversion.scheduler import CLOCK_SECONDS, ROOM_SECONDS, Worker
+from node.errors import OutOfResources
+from node.index import engine
+from node.index.follower import IndexFollower
+from node.index.records import Refused
+from node.metrics import Metrics
+from node.notify.notifier import outlet_of
+from node.notify.worker import Courier
+from node.receive.refusals import Rejections
+from node.settings.model import Convert, HookSettings
+from tests import make
+from tests.integration.conftest import Root
+from tests.receivers import Answer, Receiver
+from tests.rows import view_rows
+
+DEADLINE_SECONDS = 30.0
+LONG = dt.timedelta(hours=1)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that another thread does, with a deadline."""
+    deadline, pause = monotonic() + DEADLINE_SECONDS, threading.Event()
+    while not condition():
+        assert monotonic() < deadline
+        pause.wait(0.02)
+
+
+def rows(root: Root, query: str) -> list[dict[str, Any]]:
+    return view_rows(root.folder, query)
+
+
+def the_series(root: Root) -> dict[str, Any]:
+    [series] = rows(root, "SELECT state, revision, attempts, error FROM v_series")
+    return series
+
+
+# What the index tells
+
+
+def test_a_commit_that_changes_rows_tells_its_listeners_and_a_look_does_not(root: Root) -> None:
+    told: list[str] = []
+    root.index.commit_listeners.append(lambda: told.append(threading.current_thread().name))
+    root.index._writer.run(lambda connection: connection.execute(select(func.count())).scalar_one())
+    assert told == []
+    root.take(make.ct_series(1)[0])
+    until(lambda: told == ["index-writer"])
+    root.index.about.set("a", "b")
+    until(lambda: told == ["index-writer"] * 2)
+
+
+def test_a_commit_that_fails_tells_nobody(root: Root) -> None:
+    told: list[None] = []
+    root.index.commit_listeners.append(lambda: told.append(None))
+    with pytest.raises(ZeroDivisionError):
+        root.index._writer.run(lambda connection: 1 / 0)
+    root.index._writer.run(lambda connection: None)
+    assert told == []
+
+
+class _Counting(IndexFollower):
+    def step(self) -> None:
+        return None
+
+
+def test_a_follower_is_woken_by_commits_until_it_stops(root: Root) -> None:
+    service = _Counting("counting", root.index, 0.01)
+    service.start()
+    until(lambda: service.steps == 1)
+    root.index.about.set("a", "b")
+    until(lambda: service.steps == 2)
+    service.stop()
+    assert root.index.commit_listeners == []
+    root.index.about.set("a", "c")
+
+
+def test_a_series_is_due_when_it_is_quiet_or_has_waited_longest(root: Root) -> None:
+    assert root.index.series.next_due_at(LONG) is None
+    *most, last = make.ct_series(3)
+    began = root.clock()
+    for ds in most:
+        root.take(ds)
+    assert root.index.series.next_due_at(LONG) == began + dt.timedelta(seconds=60)
+    root.clock.move(3580)
+    root.take(last)
+    assert root.index.series.next_due_at() == root.clock() + dt.timedelta(seconds=60)
+    assert root.index.series.next_due_at(LONG) == began + LONG
+    root.clock.move(61)
+    assert root.index.series.claim_due(root.clock()) is not None
+    assert root.index.series.next_due_at(LONG) is None
+
+
+def test_a_study_is_quiet_a_while_after_its_last_conversion(root: Root) -> None:
+    quiet = dt.timedelta(seconds=900)
+    root.take(make.ct_series(1)[0])
+    root.clock.move(61)
+    claimed = root.index.series.claim_due(root.clock())
+    assert claimed is not None
+    assert root.index.studies.next_quiet_at(quiet) is None
+    root.index.series.record_crash(claimed, "ended by SIGSEGV", attempts=1, now=root.clock())
+    quiet_at = root.clock() + quiet
+    assert root.index.studies.next_quiet_at(quiet) == quiet_at
+    root.clock.move(901)
+    assert root.index.studies.mark_quiet(quiet, root.clock()) == 1
+    assert root.index.studies.next_quiet_at(quiet) is None
+
+
+# Hooks
+
+
+@pytest.fixture
+def hook(root: Root) -> Iterator[Callable[..., Courier]]:
+    audit = Audit(root.folder, "VOXELNODE", now=root.clock)
+    made: list[Courier] = []
+
+    def make_hook(receiver: Receiver, *on: Any, **options: Any) -> Courier:
+        settings = HookSettings(on=on, url=receiver.url, **options)
+        root.index.deliveries.begin_hooks({"one": "instance-stored" in on})
+        outlet = outlet_of("one", settings)
+        made.append(Courier("one", settings, outlet, root.index, Metrics(), audit, "VOXELNODE", root.clock))
+        return made[-1]
+
+    yield make_hook
+    for service in made:
+        service.stop()
+        service._outlet.close()
+    audit.close()
+
+
+def test_a_hook_sleeps_until_its_next_try_and_not_at_all_behind_what_blocks_others(
+    root: Root, hook: Callable[..., Courier]
+) -> None:
+    with Receiver(lambda received: Answer(500)) as receiver:
+        courier = hook(receiver, "instance-stored")
+        assert courier.step() is None
+        for ds in make.ct_series(3):  # two of them wait behind the first, and are due by themselves
+            root.take(ds)
+        assert courier.step() == 0.0
+        seconds = courier.step()
+        assert seconds is not None
+        assert 15 <= seconds <= 30
+        assert len(receiver.received) == 1
+
+
+def test_a_hook_reads_on_behind_many_events_that_it_does_not_want(root: Root, hook: Callable[..., Courier]) -> None:
+    with Receiver() as receiver:
+        courier = hook(receiver, "study-quiet")
+        places = []
+        for ds in make.ct_series(1):
+            root.take(ds)
+            places.append((str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID)))
+        for _ in range(250):  # each an event that this hook does not want
+            root.clock.move(61)
+            claimed = root.index.series.claim_due(root.clock())
+            assert claimed is not None
+            root.index.series.record_crash(claimed, "ended", attempts=1, now=root.clock())
+            root.index.series.reopen(places, root.clock())
+        claimed = root.index.series.claim_due(root.clock())
+        assert claimed is not None
+        root.index.series.record_crash(claimed, "ended", attempts=1, now=root.clock())
+        root.clock.move(901)
+        root.index.studies.mark_quiet(dt.timedelta(seconds=900), root.clock())
+        while courier.step() == 0.0:
+            pass
+        assert receiver.events() == ["study-quiet"]
+
+
+def test_a_running_hook_is_told_of_what_is_committed(root: Root, hook: Callable[..., Courier]) -> None:
+    with Receiver() as receiver:
+        courier = hook(receiver, "instance-stored")
+        courier.start()
+        until(lambda: courier.steps > 0)
+        root.take(make.ct_series(1)[0])
+        receiver.wait_for(1)
+
+
+# Refusals
+
+
+def test_refusals_that_the_index_does_not_take_are_written_later(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "PAUSE_SECONDS", 0.05)
+    refused = Refused("association", "calling AE title", "not listed", "add it", "10.0.0.1", "CT1")
+    rejections = Rejections(root.index, now=root.clock)
+    failing = threading.Event()
+    failing.set()
+    real = root.index.rejections.record
+
+    def refuse(refusals: Any) -> Any:
+        if failing.is_set():
+            rejections.record(refused)
+            raise OutOfResources("the index did not commit")
+        return real(refusals)
+
+    monkeypatch.setattr(root.index.rejections, "record", refuse)
+    rejections.record(refused)
+    rejections.start()
+    until(lambda: rejections.steps > 2)
+    failing.clear()
+    until(lambda: bool(rows(root, "SELECT 1 FROM v_rejections")))
+    rejections.stop()
+    [row] = rows(root, "SELECT count FROM v_rejections")
+    assert row["count"] >= 3
+
+
+# The worker
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a lock up after a moment, and try again after a moment; used before the root is opened."""
+    monkeypatch.setattr(engine, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(background, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(background, "MAX_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(scheduler, "RETRY_SECONDS", 0.05)
+
+
+class Locked:
+    """The database, locked by somebody else while the block runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self._connection = sqlite3.connect(
+            folder / "index.sqlite", isolation_level=None, timeout=DEADLINE_SECONDS, check_same_thread=False
+        )
+
+    def lock(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def unlock(self) -> None:
+        self._connection.execute("ROLLBACK")
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+Run = Callable[[ConversionJob], Converted]
+Begin = Callable[..., Worker]
+
+
+@pytest.fixture
+def begin(root: Root, monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
+    """Make a worker that converts in this process, by `run`; all due series of the root are due for it."""
+    made: list[Worker] = []
+
+    def make_worker(run: Run = convert, archive: Archive | None = None, **options: Any) -> Worker:
+        worker = Worker(archive or root.archive, root.index, Convert(thumbnails=False, formats=("nifti",)), **options)
+        monkeypatch.setattr(worker._converters, "run", lambda job, limits, cancelled: run(job))
+        made.append(worker)
+        return worker
+
+    yield make_worker
+    for worker in made:
+        worker.stop(DEADLINE_SECONDS)
+
+
+@pytest.fixture
+def hourly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the worker look at the clock so rarely that only a wake-up or a due time explains a step."""
+    monkeypatch.setattr(scheduler, "CLOCK_SECONDS", 3600.0)
+    monkeypatch.setattr("node.conversion.cleanup.STUDIES_SECONDS", 3600.0)
+    monkeypatch.setattr("node.conversion.cleanup.FILES_SECONDS", 3600.0)
+
+
+@pytest.mark.usefixtures("hourly")
+def test_a_commit_wakes_the_worker(root: Root, begin: Begin) -> None:
+    worker = begin()
+    worker.start()
+    until(lambda: worker.steps > 0)
+    root.take(make.ct_series(1)[0])
+    until(lambda: the_series(root)["state"] == "converted")
+
+
+@pytest.mark.usefixtures("hourly")
+def test_the_worker_sleeps_until_a_series_is_due(root: Root, begin: Begin) -> None:
+    root.ingest.now = lambda: dt.datetime.now(dt.UTC)
+    root.ingest.quiet_seconds = lambda title: 1.0
+    worker = begin()
+    worker.start()
+    root.take(make.ct_series(1)[0])
+    until(lambda: the_series(root)["state"] == "converted")
+    assert worker.steps < 12
+
+
+@pytest.mark.usefixtures("hourly")
+def test_the_end_of_a_conversion_wakes_the_worker_for_what_is_due_besides(root: Root, begin: Begin) -> None:
+    for _ in range(3 * Convert().workers):
+        root.take(make.ct_series(1)[0])
+    begin().start()
+    until(lambda: all(row["state"] == "converted" for row in rows(root, "SELECT state FROM v_series")))
+
+
+def test_the_worker_notices_a_step_of_the_clock_without_being_woken(
+    root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "CLOCK_SECONDS", 0.05)
+    offsets = [dt.timedelta()]
+
+    def now() -> dt.datetime:
+        return dt.datetime.now(dt.UTC) + offsets[-1]
+
+    root.ingest.now = now
+    root.take(make.ct_series(1)[0])
+    due_at = root.index.series.next_due_at()
+    assert due_at is not None
+    worker = begin(now=now)
+    worker.start()
+    until(lambda: worker.steps > 0)
+    offsets.append(LONG)
+
+    def is_shifted() -> bool:
+        moved = root.index.series.next_due_at()
+        return moved is not None and abs(moved - due_at - LONG) < dt.timedelta(seconds=10)
+
+    until(is_shifted)
+    assert the_series(root)["state"] == "receiving"
+
+
+def test_looks_that_find_nothing_due_leave_all_converters_free(root: Root, begin: Begin) -> None:
+    worker = begin()
+    for _ in range(3 * Convert().workers):
+        assert worker.step() <= CLOCK_SECONDS
+    root.take(make.ct_series(1)[0])
+    worker.step()
+    until(lambda: the_series(root)["state"] == "converted")
+
+
+def test_nothing_is_claimed_while_the_disk_has_no_room(root: Root, begin: Begin) -> None:
+    for _ in range(2):
+        root.take(make.ct_series(1)[0])
+    assert begin(archive=Archive(root.folder, reserve_bytes=2**62)).step() == ROOM_SECONDS
+    assert {row["state"] for row in rows(root, "SELECT state FROM v_series")} == {"receiving"}
+    begin().start()
+    until(lambda: all(row["state"] == "converted" for row in rows(root, "SELECT state FROM v_series")))
+
+
+def test_a_disk_that_fills_up_during_a_step_ends_the_claims(
+    root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        root.take(make.ct_series(1)[0])
+    looks = iter([True, True])  # at the begin of the step, and before the first claim
+    monkeypatch.setattr(root.archive.intake, "has_room", lambda: next(looks, False))
+    worker = begin()
+    worker.step()
+    until(lambda: not worker._under_way)
+    assert sorted(row["state"] for row in rows(root, "SELECT state FROM v_series")) == ["converted", "receiving"]
+
+
+# Claims whose outcome is not recorded
+
+
+@pytest.fixture
+def locked(root: Root) -> Iterator[Locked]:
+    lock = Locked(root.folder)
+    yield lock
+    lock.close()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_outcome_that_the_index_does_not_take_is_recorded_when_it_does(
+    root: Root, locked: Locked, begin: Begin
+) -> None:
+    for ds in make.ct_series(3):
+        root.take(ds)
+    conversions: list[ConversionJob] = []
+
+    def convert_and_lock(job: ConversionJob) -> Converted:
+        conversions.append(job)
+        converted = convert(job)
+        locked.lock()
+        return converted
+
+    worker = begin(convert_and_lock)
+    worker.start()
+    until(lambda: bool(worker._unrecorded))
+    steps = worker.steps
+    until(lambda: worker.steps > steps + 2)
+    assert worker.is_alive
+    assert the_series(root)["state"] == "converting"
+    locked.unlock()
+    until(lambda: the_series(root)["state"] == "converted")
+    assert the_series(root) == {"state": "converted", "revision": 1, "attempts": 0, "error": None}
+    [volume] = rows(root, "SELECT path FROM v_volumes WHERE format = 'nifti' AND kind = 'volume'")
+    assert (root.folder / volume["path"]).is_file()
+    assert len(conversions) == 1
+    until(lambda: not worker._unrecorded)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_crash_that_the_index_does_not_take_is_counted_when_it_does(root: Root, locked: Locked, begin: Begin) -> None:
+    root.take(make.ct_series(1)[0])
+
+    def crash(job: ConversionJob) -> Converted:
+        locked.lock()
+        raise ConverterDied("ended by SIGSEGV")
+
+    worker = begin(crash)
+    worker.start()
+    until(lambda: bool(worker._unrecorded))
+    locked.unlock()
+    until(lambda: the_series(root)["state"] == "receiving")
+    assert the_series(root) == {"state": "receiving", "revision": 0, "attempts": 1, "error": "ended by SIGSEGV"}
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_stop_records_what_the_index_did_not_take_before(root: Root, locked: Locked, begin: Begin) -> None:
+    root.take(make.ct_series(1)[0])
+
+    def convert_and_lock(job: ConversionJob) -> Converted:
+        converted = convert(job)
+        locked.lock()
+        return converted
+
+    worker = begin(convert_and_lock)
+    worker.start()
+    until(lambda: bool(worker._unrecorded))
+    worker.begin_stop()
+    worker._thread.join(DEADLINE_SECONDS)
+    locked.unlock()
+    worker.stop(DEADLINE_SECONDS)
+    assert the_series(root)["state"] == "converted"
+
+
+def test_an_outcome_that_can_never_be_recorded_counts_as_a_crash(
+    root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.take(make.ct_series(1)[0])
+    monkeypatch.setattr(root.index.series, "record_outcome", lambda *arguments: 1 / 0)
+    begin().start()
+    until(lambda: the_series(root)["attempts"] == 1)
+    assert the_series(root)["error"] == "ZeroDivisionError while recording the conversion"
+
+
+def test_an_outcome_that_was_committed_although_an_error_came_keeps_its_files(
+    root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "RETRY_SECONDS", 0.05)
+    for ds in make.ct_series(3):
+        root.take(ds)
+    real, answers = root.index.series.record_outcome, []
+
+    def commit_and_fail(*arguments: Any) -> bool:
+        answers.append(real(*arguments))
+        if len(answers) == 1:
+            raise OutOfResources("the index did not commit: OperationalError")
+        return answers[-1]
+
+    monkeypatch.setattr(root.index.series, "record_outcome", commit_and_fail)
+    worker = begin()
+    worker.start()
+    until(lambda: len(answers) == 2 and not worker._unrecorded)
+    assert answers == [True, False]
+    assert the_series(root)["state"] == "converted"
+    [volume] = rows(root, "SELECT path FROM v_volumes WHERE format = 'nifti' AND kind = 'volume'")
+    assert (root.folder / volume["path"]).is_file()
+
+
+def test_a_crash_of_a_series_that_was_deleted_meanwhile_is_forgotten(root: Root, begin: Begin) -> None:
+    [ds] = make.ct_series(1)
+    root.take(ds)
+
+    def delete_and_crash(job: ConversionJob) -> Converted:
+        plan = root.index.deletions.plan("study", str(ds.StudyInstanceUID))
+        root.index.deletions.order(plan, "test", root.clock())
+        raise ConverterDied("ended by SIGSEGV")
+
+    worker = begin(delete_and_crash)
+    worker.step()
+    until(lambda: not worker._under_way)
+    assert not worker._unrecorded
+    assert rows(root, "SELECT 1 FROM v_series") == []
+
+
+def test_a_claim_that_no_conversion_belongs_to_is_given_back_while_the_node_runs(root: Root, begin: Begin) -> None:
+    for ds in make.ct_series(3):
+        root.take(ds)
+    root.clock.move(61)
+    assert root.index.series.claim_due(root.clock()) is not None  # by nobody who remembers it
+    begin().start()
+    until(lambda: the_series(root)["state"] == "converted")
+    assert the_series(root)["revision"] == 1
+
+
+def test_a_series_whose_thread_cannot_begin_is_converted_later_and_once(
+    root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "PAUSE_SECONDS", 0.05)
+    root.take(make.ct_series(1)[0])
+    conversions: list[ConversionJob] = []
+
+    def counted(job: ConversionJob) -> Converted:
+        conversions.append(job)
+        return convert(job)
+
+    worker = begin(counted)
+    real, refusals = threading.Thread.start, []
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith("conversion") and len(refusals) < 2:
+            refusals.append(thread)
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    worker.start()
+    until(lambda: the_series(root)["state"] == "converted")
+    worker.stop(DEADLINE_SECONDS)
+    assert len(refusals) == 2
+    assert len(conversions) == 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_two_conversions_of_one_series_never_run_at_once(root: Root, locked: Locked, begin: Begin) -> None:
+    first, *late = make.ct_series(4)
+    root.take(first)
+    under_way, most, conversions = threading.Semaphore(0), [], []
+    running: list[ConversionJob] = []
+
+    def convert_slowly(job: ConversionJob) -> Converted:
+        running.append(job)
+        conversions.append(len(job.instances))
+        most.append(len(running))
+        assert under_way.acquire(timeout=DEADLINE_SECONDS)
+        converted = convert(job)
+        if len(conversions) == 1:
+            locked.lock()
+        running.remove(job)
+        return converted
+
+    worker = begin(convert_slowly)
+    worker.start()
+    for ds in late:
+        until(lambda: bool(running))
+        root.take(ds)
+        root.index.series.reopen([(str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID))], root.clock())
+        steps = worker.steps
+        worker.wake()
+        until(lambda: worker.steps > steps)  # noqa: B023  (called at once)
+    under_way.release()
+    until(lambda: bool(worker._unrecorded))
+    locked.unlock()
+    under_way.release()
+    until(lambda: the_series(root)["state"] == "converted")
+    assert most == [1, 1]
+    assert conversions == [1, 4]
+    assert the_series(root)["revision"] == 2
