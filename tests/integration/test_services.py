@@ -22,7 +22,7 @@ from node.conversion.pipeline import convert
 from node.conversion.pool import ConverterDied
 from node.conversion.scheduler import CLOCK_SECONDS, ROOM_SECONDS, Worker
 from node.errors import OutOfResources
-from node.index import engine
+from node.index import deliveries, engine
 from node.index.follower import IndexFollower
 from node.index.records import Refused
 from node.metrics import Metrics
@@ -36,6 +36,7 @@ from tests.receivers import Answer, Receiver
 from tests.rows import view_rows
 
 DEADLINE_SECONDS = 30.0
+WORKERS = 2
 LONG = dt.timedelta(hours=1)
 
 
@@ -163,14 +164,17 @@ def test_a_hook_sleeps_until_its_next_try_and_not_at_all_behind_what_blocks_othe
         assert len(receiver.received) == 1
 
 
-def test_a_hook_reads_on_behind_many_events_that_it_does_not_want(root: Root, hook: Callable[..., Courier]) -> None:
+def test_a_hook_reads_on_behind_many_events_that_it_does_not_want(
+    root: Root, hook: Callable[..., Courier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliveries, "AT_ONCE", 3)
     with Receiver() as receiver:
         courier = hook(receiver, "study-quiet")
         places = []
         for ds in make.ct_series(1):
             root.take(ds)
             places.append((str(ds.StudyInstanceUID), str(ds.SeriesInstanceUID)))
-        for _ in range(250):  # each an event that this hook does not want
+        for _ in range(4):  # each an event that this hook does not want
             root.clock.move(61)
             claimed = root.index.series.claim_due(root.clock())
             assert claimed is not None
@@ -263,7 +267,8 @@ def begin(root: Root, monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
     made: list[Worker] = []
 
     def make_worker(run: Run = convert, archive: Archive | None = None, **options: Any) -> Worker:
-        worker = Worker(archive or root.archive, root.index, Convert(thumbnails=False, formats=("nifti",)), **options)
+        settings = Convert(thumbnails=False, formats=("nifti",), workers=WORKERS)
+        worker = Worker(archive or root.archive, root.index, settings, **options)
         monkeypatch.setattr(worker._converters, "run", lambda job, limits, cancelled: run(job))
         made.append(worker)
         return worker
@@ -303,7 +308,7 @@ def test_the_worker_sleeps_until_a_series_is_due(root: Root, begin: Begin) -> No
 
 @pytest.mark.usefixtures("hourly")
 def test_the_end_of_a_conversion_wakes_the_worker_for_what_is_due_besides(root: Root, begin: Begin) -> None:
-    for _ in range(3 * Convert().workers):
+    for _ in range(3 * WORKERS):
         root.take(make.ct_series(1)[0])
     begin().start()
     until(lambda: all(row["state"] == "converted" for row in rows(root, "SELECT state FROM v_series")))
@@ -337,7 +342,7 @@ def test_the_worker_notices_a_step_of_the_clock_without_being_woken(
 
 def test_looks_that_find_nothing_due_leave_all_converters_free(root: Root, begin: Begin) -> None:
     worker = begin()
-    for _ in range(3 * Convert().workers):
+    for _ in range(3 * WORKERS):
         assert worker.step() <= CLOCK_SECONDS
     root.take(make.ct_series(1)[0])
     worker.step()
