@@ -1,7 +1,6 @@
-"""A webhook: the message posted to an address, signed as Standard Webhooks have it.
+"""A webhook: post each message to a URL, signed by the Standard Webhooks specification.
 
-https://www.standardwebhooks.com: the headers ``webhook-id``, ``webhook-timestamp`` and ``webhook-signature``, the last
-one ``v1,`` and the base64 of the HMAC-SHA256 over ``id.timestamp.body``.
+https://www.standardwebhooks.com: the headers ``webhook-id``, ``webhook-timestamp`` and ``webhook-signature``.
 """
 
 from __future__ import annotations
@@ -10,8 +9,6 @@ import asyncio
 import base64
 import binascii
 import datetime as dt
-import hashlib
-import hmac
 import ssl
 import threading
 import time
@@ -21,6 +18,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import httpx2
+import standardwebhooks
 
 from node import __version__
 from node.errors import UsageError
@@ -79,17 +77,15 @@ class Webhook:
         """Post a message; returns when the answer is 2xx. See `Outlet.deliver`."""
         if self._runner is None:
             self._runner = asyncio.Runner()
-        body = message.encoded()
+        body, now = message.encoded(), dt.datetime.now(dt.UTC)
         headers = {
             "content-type": "application/json",
             "user-agent": f"voxelnode/{__version__}",
             "webhook-id": message.id,
-            "webhook-timestamp": str(int(time.time())),
+            "webhook-timestamp": str(int(now.timestamp())),
         }
         if self._secret is not None:
-            headers["webhook-signature"] = signature(
-                self._secret, headers["webhook-id"], headers["webhook-timestamp"], body
-            )
+            headers["webhook-signature"] = signature(self._secret, message.id, now, body)
         self._runner.run(self._deliver(body, headers, cancelled))
 
     def close(self) -> None:
@@ -134,10 +130,9 @@ class Webhook:
                     return
 
 
-def signature(secret: bytes, message_id: str, timestamp: str, body: bytes) -> str:
-    """The value of ``webhook-signature``."""
-    digest = hmac.digest(secret, f"{message_id}.{timestamp}.".encode() + body, hashlib.sha256)
-    return f"v1,{base64.b64encode(digest).decode()}"
+def signature(secret: bytes, message_id: str, sent_at: dt.datetime, body: bytes) -> str:
+    """Return the value of ``webhook-signature``; `sent_at` is in UTC."""
+    return standardwebhooks.Webhook(secret).sign(message_id, sent_at, body.decode())
 
 
 def read_secret(path: Path) -> bytes:

@@ -79,7 +79,8 @@ def test_the_signature_is_that_of_the_standard() -> None:
     # The example of the specification of Standard Webhooks.
     secret = base64.b64decode("plJ3nmyCDGBKInavdOK15jsl")
     body = b'{"event_type":"ping","data":{"success":true}}'
-    signed = signature(secret, "msg_loFOjxBNrRLzqYUf", "1731705121", body)
+    sent_at = dt.datetime.fromtimestamp(1731705121.9, dt.UTC)
+    signed = signature(secret, "msg_loFOjxBNrRLzqYUf", sent_at, body)
     assert signed == "v1,rAvfW3dJ/X/qxhsaXPOyyCGmRKsaKWcsNccKXlIktD0="
 
 
