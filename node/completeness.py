@@ -78,7 +78,7 @@ class Expectation:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Completeness:
     """Whether a series is whole, which rule says so, and in `reason` a sentence for a person.
 
     `missing` is None where no count is known, or nobody can tell.
@@ -149,8 +149,10 @@ def _holes(instances: Sequence[InstanceCounts]) -> int:
     return holes if holes < len(numbers) else 0
 
 
-def judge(known: Expectation, gaps: Sequence[str] = (), *, placed: bool = False, times: int = 0) -> Verdict:
-    """Return the verdict on a series.
+def completeness_of(
+    known: Expectation, gaps: Sequence[str] = (), *, placed: bool = False, times: int = 0
+) -> Completeness:
+    """Return whether a series is complete.
 
     Parameters
     ----------
@@ -181,7 +183,7 @@ def judge(known: Expectation, gaps: Sequence[str] = (), *, placed: bool = False,
     if not whole and not missing:
         missing = known.holes or None
     state: State = "complete" if whole else "incomplete"
-    return Verdict(state, rule, expected, source, known.received, missing, reason)
+    return Completeness(state, rule, expected, source, known.received, missing, reason)
 
 
 def _count(known: Expectation, times: int) -> tuple[int, str] | None:

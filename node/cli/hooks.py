@@ -112,20 +112,20 @@ def try_(
 
     from node.notify.channel import NotDelivered
     from node.notify.message import sample
-    from node.notify.notifier import outlet_of
+    from node.notify.notifier import channel_of
 
     wanted = event or hook.on[0]
     message = sample(wanted, settings.dicom.ae_title, dt.datetime.now(dt.UTC))
-    outlet = outlet_of(name, hook)
+    channel = channel_of(name, hook)
     output = None
     try:
-        output = outlet.deliver(message, threading.Event())
+        output = channel.deliver(message, threading.Event())
     except NotDelivered as error:
         if error.output and not json:
             print(error.output)
         raise MessageNotDelivered(f"hook {name} did not accept the message: {error}") from error
     finally:
-        outlet.close()
+        channel.close()
     if json:
         print_json({"hook": name, "message": message.content, "output": output})
         return

@@ -28,7 +28,7 @@ from node.index.database import Index
 from node.index.records import Refused, SeriesKey
 from node.lifecycle.retention import Retention
 from node.metrics import remove_counters, write_counters
-from node.notify.notifier import Notifier, outlet_of
+from node.notify.notifier import Notifier, channel_of
 from node.receive.refusals import Rejections
 from node.settings.model import Settings, Web
 from node.web.application import application
@@ -64,7 +64,7 @@ class Node:
         self._settings = settings
         self._ended: list[str] = []
         # First: a mistake in a hook must show before the root is opened.
-        outlets = {name: outlet_of(name, hook) for name, hook in settings.hooks.items()}
+        channels = {name: channel_of(name, hook) for name, hook in settings.hooks.items()}
         repository = self._repository = Repository(settings)
         archive, index, metrics, audit = repository.archive, repository.index, repository.metrics, repository.audit
         _require_account(settings.web, repository)
@@ -74,7 +74,7 @@ class Node:
         self._worker = Worker(archive, index, settings.convert, waits=settings.series)
         self._optional = tuple(_optional_services(settings, repository))
         self._control = ControlServer(settings.storage.root, repository.actions)
-        self._notifier = Notifier(settings.hooks, outlets, index, metrics, audit, settings.dicom.ae_title)
+        self._notifier = Notifier(settings.hooks, channels, index, metrics, audit, settings.dicom.ae_title)
         self._web = self._web_server(settings)
 
     def start(self) -> Endpoints:
@@ -129,7 +129,7 @@ class Node:
     @property
     def services(self) -> tuple[BackgroundService, ...]:
         """All background services that this configuration needs."""
-        return (self._worker, self._rejections, self._listener.committer, *self._notifier.couriers, *self._optional)
+        return (self._worker, self._rejections, self._listener.committer, *self._notifier.workers, *self._optional)
 
     def _parts(self) -> dict[str, Callable[[], bool]]:
         """Everything that has to run while the node does, by name."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from node.completeness import Expectation, Verdict
+from node.completeness import Completeness, Expectation
 from node.index.records import ConvertedFile
 from node.volume.reasons import Exclusion, Refusal
 from node.writers.options import WriteOptions
@@ -40,7 +40,7 @@ class Converted:
     sources: tuple[tuple[int, str, int], ...]
     exclusions: tuple[Exclusion, ...]
     refusals: tuple[Refusal, ...]
-    verdict: Verdict
+    completeness: Completeness
     seconds: float
 
 

@@ -197,7 +197,7 @@ def _list(
     own = {"series_instance_uid": series_instance_uid}
     verdict, refusals = None, [converted] if isinstance(converted, Refusal) else list(converted.refusals)
     if isinstance(converted, Converted):
-        verdict = asdict(converted.verdict)
+        verdict = asdict(converted.completeness)
         for file in converted.files:
             listing["volumes"].append({**own, **asdict(file), "path": f"{folder}/{file.path}"})
         listing["exclusions"] += [{**own, **asdict(exclusion)} for exclusion in converted.exclusions]

@@ -22,7 +22,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from node import __version__
-from node.completeness import Expectation, Verdict, expectation, judge
+from node.completeness import Completeness, Expectation, completeness_of, expectation
 from node.conversion.datasets import SeriesFiles
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.volume_files import publish, revision_folder
@@ -72,10 +72,10 @@ def _few_collections() -> Iterator[None]:
 
 def _convert(job: ConversionJob, began: float) -> Converted:
     assembly, known = _assembled(job)
-    verdict = _verdict(known, assembly)
+    completeness = _completeness(known, assembly)
     files: list[ConvertedFile] = []
     for volume in assembly.volumes:
-        told = replace(volume, attributes={**volume.attributes, "completeness": asdict(verdict)})
+        told = replace(volume, attributes={**volume.attributes, "completeness": asdict(completeness)})
         written = write_volume(told, job.folder, stem_of(volume), job.options)
         files += [_converted_file(volume, file, job.folder) for file in written]
     return Converted(
@@ -83,7 +83,7 @@ def _convert(job: ConversionJob, began: float) -> Converted:
         sources=tuple(_sources(assembly.volumes)),
         exclusions=assembly.exclusions,
         refusals=assembly.refusals,
-        verdict=verdict,
+        completeness=completeness,
         seconds=perf_counter() - began,
     )
 
@@ -105,13 +105,13 @@ def _assembled(job: ConversionJob) -> tuple[Assembly, Expectation]:
 _GAPS = frozenset((WarningKind.MISSING_SLICE, WarningKind.INCOMPLETE_VOLUME))
 
 
-def _verdict(known: Expectation, assembly: Assembly) -> Verdict:
+def _completeness(known: Expectation, assembly: Assembly) -> Completeness:
     """Whether the series is whole, by what it announces and by what its geometry shows."""
     gaps = {warning.name.value for volume in assembly.volumes for warning in volume.warnings if warning.name in _GAPS}
     gaps |= {refusal.reason.value for refusal in assembly.refusals if refusal.reason is Reason.INCOMPLETE}
     placed = [volume for volume in assembly.volumes if volume.geometry not in (Geometry.NONE, Geometry.SINGLE)]
     times = max((volume.times for volume in placed), default=0)
-    return judge(known, sorted(gaps), placed=bool(placed), times=times)
+    return completeness_of(known, sorted(gaps), placed=bool(placed), times=times)
 
 
 def convert_series(
@@ -239,7 +239,7 @@ def _outcome(claimed: ClaimedSeries, converted: Converted, place: Path, options:
         sources=converted.sources,
         exclusions=[(one.sop_instance_uid, one.frames, one.reason.value, one.detail) for one in converted.exclusions],
         failures=[(one.stack, one.reason.value, one.detail) for one in converted.refusals],
-        verdict=converted.verdict,
+        completeness=converted.completeness,
         input_sha256=input_sha256(claimed, options),
         error=None if converted.files or not converted.refusals else _first_line(converted.refusals),
     )

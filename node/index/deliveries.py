@@ -55,7 +55,7 @@ DeliveryState = Literal["waiting", "delivered", "given-up", "dropped"]
 
 
 @dataclass(frozen=True, slots=True)
-class Occurrence:
+class PendingEvent:
     """Something that happened and that a hook is to hear of; `message_id` is the same whenever it is read."""
 
     message_id: str
@@ -94,16 +94,16 @@ class HookWork:
     stored: Cursors
     begin: Cursors
     end: Cursors
-    again: tuple[Occurrence, ...] = ()
+    again: tuple[PendingEvent, ...] = ()
     held: frozenset[str] = frozenset()
-    new: tuple[Occurrence, ...] = ()
+    new: tuple[PendingEvent, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """The outcome of an attempt; `output` may hold patient data, `reason` never does."""
 
-    occurrence: Occurrence
+    pending: PendingEvent
     state: DeliveryState
     attempts: int
     due_at: dt.datetime | None = None
@@ -155,7 +155,7 @@ class DeliveryRepository(Repository):
         begin = replace(stored, event_id=max(row.event_id, seen_event))
         waiting = _waiting(connection, hook)
         again = _due(connection, hook, now) if waiting else ()
-        rest = waiting - Counter(occurrence.study_instance_uid for occurrence in again)
+        rest = waiting - Counter(pending.study_instance_uid for pending in again)
         if waiting.total() >= MAX_WAITING:
             return HookWork(stored, begin, begin, again, frozenset(rest))
         new, end = _new(connection, begin, frozenset(events))
@@ -184,7 +184,7 @@ class DeliveryRepository(Repository):
         kept = []
         for attempt in attempts:
             delivered += attempt.state == "delivered"
-            if attempt.state != "delivered" or attempt.occurrence.image_id is None:
+            if attempt.state != "delivered" or attempt.pending.image_id is None:
                 kept.append(attempt)
         for attempt in kept:
             _keep(connection, hook, attempt, now)
@@ -229,7 +229,7 @@ def _waiting(connection: Connection, hook: str) -> Counter[str]:
     return Counter({study: count for study, count in rows})
 
 
-def _due(connection: Connection, hook: str, now: dt.datetime) -> tuple[Occurrence, ...]:
+def _due(connection: Connection, hook: str, now: dt.datetime) -> tuple[PendingEvent, ...]:
     """Return the messages that are due, except those behind an earlier one of their study that waits longer.
 
     So the messages of a study stay in their order.
@@ -249,7 +249,7 @@ def _due(connection: Connection, hook: str, now: dt.datetime) -> tuple[Occurrenc
         .limit(MAX_READ_ROWS)
     )
     return tuple(
-        Occurrence(
+        PendingEvent(
             row.message_id, row.event, row.happened_at, row.study_instance_uid, row.series_instance_uid,
             row.sop_instance_uid, row.revision, row.detail, row.attempts,
         )
@@ -259,7 +259,7 @@ def _due(connection: Connection, hook: str, now: dt.datetime) -> tuple[Occurrenc
 
 def _new(
     connection: Connection, cursors: Cursors, events: frozenset[HookEvent]
-) -> tuple[tuple[Occurrence, ...], Cursors]:
+) -> tuple[tuple[PendingEvent, ...], Cursors]:
     """Return what lies behind the cursors, and the cursors once that is done."""
     event_rows = connection.execute(
         select(EventRow).where(EventRow.id > cursors.event_id).order_by(EventRow.id).limit(MAX_READ_ROWS)
@@ -270,7 +270,7 @@ def _new(
     if ends:
         event_rows, image_rows = _until(event_rows, min(ends)), _until(image_rows, min(ends))
     wanted = [row for row in event_rows if HOOK_EVENTS.get(row.kind) in events and row.study_instance_uid is not None]
-    new = heapq.merge(map(_of_event, wanted), map(_of_image, image_rows), key=lambda occurrence: occurrence.happened_at)
+    new = heapq.merge(map(_of_event, wanted), map(_of_image, image_rows), key=lambda pending: pending.happened_at)
     end = Cursors(
         event_rows[-1].id if event_rows else cursors.event_id,
         image_rows[-1].id if image_rows else cursors.image_id,
@@ -304,18 +304,18 @@ def _until(rows: Sequence[Row[Any]], end: dt.datetime) -> Sequence[Row[Any]]:
     return rows[:count]
 
 
-def _of_event(row: Row[Any]) -> Occurrence:
+def _of_event(row: Row[Any]) -> PendingEvent:
     uids = (row.study_instance_uid, row.series_instance_uid, row.sop_instance_uid)
     message_id = _message_id(str(row.id), row.kind, row.happened_at.isoformat(), *uids, row.revision)
-    return Occurrence(
+    return PendingEvent(
         message_id, HOOK_EVENTS[row.kind], row.happened_at, *uids, row.revision, row.detail, event_id=row.id
     )
 
 
-def _of_image(row: Row[Any]) -> Occurrence:
+def _of_image(row: Row[Any]) -> PendingEvent:
     uids = (row.study_instance_uid, row.series_instance_uid, row.sop_instance_uid)
     message_id = _message_id("instance", row.sha256, row.happened_at.isoformat(), *uids)
-    return Occurrence(message_id, "instance-stored", row.happened_at, *uids, image_id=row.id)
+    return PendingEvent(message_id, "instance-stored", row.happened_at, *uids, image_id=row.id)
 
 
 def _message_id(*facts: object) -> str:
@@ -324,20 +324,20 @@ def _message_id(*facts: object) -> str:
 
 
 def _keep(connection: Connection, hook: str, attempt: Attempt, now: dt.datetime) -> None:
-    occurrence = attempt.occurrence
+    pending = attempt.pending
     values = {
         "state": attempt.state,
         "attempts": attempt.attempts,
         "due_at": attempt.due_at,
         "reason": attempt.reason,
         "output": attempt.output,
-        "last_at": now if attempt.attempts > occurrence.attempts else None,
+        "last_at": now if attempt.attempts > pending.attempts else None,
     }
     names = (
         "message_id", "event", "study_instance_uid", "series_instance_uid", "sop_instance_uid", "revision", "detail",
         "happened_at",
     )  # fmt: skip
-    row = {"hook": hook} | {name: getattr(occurrence, name) for name in names} | values
+    row = {"hook": hook} | {name: getattr(pending, name) for name in names} | values
     upsert = insert(DeliveryRow).values(row).on_conflict_do_update(index_elements=["hook", "message_id"], set_=values)
     connection.execute(upsert)
     if attempt.state == "given-up":
@@ -345,11 +345,11 @@ def _keep(connection: Connection, hook: str, attempt: Attempt, now: dt.datetime)
             connection,
             "message-given-up",
             now,
-            study_instance_uid=occurrence.study_instance_uid,
-            series_instance_uid=occurrence.series_instance_uid,
-            sop_instance_uid=occurrence.sop_instance_uid,
-            revision=occurrence.revision,
-            detail=f"hook {hook} did not take {occurrence.event} in {attempt.attempts} attempts: {attempt.reason}",
+            study_instance_uid=pending.study_instance_uid,
+            series_instance_uid=pending.series_instance_uid,
+            sop_instance_uid=pending.sop_instance_uid,
+            revision=pending.revision,
+            detail=f"hook {hook} did not take {pending.event} in {attempt.attempts} attempts: {attempt.reason}",
         )
 
 

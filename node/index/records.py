@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Literal
 
-from node.completeness import Expectation, Verdict
+from node.completeness import Completeness, Expectation
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ class SeriesOutcome:
     sources: Sequence[tuple[int, str, int]] = ()
     exclusions: Sequence[tuple[str, int, str, str]] = ()
     failures: Sequence[tuple[int | None, str, str]] = ()
-    verdict: Verdict | None = None
+    completeness: Completeness | None = None
     input_sha256: str | None = None
     error: str | None = None
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, null, or_, select, update
 
-from node.completeness import C_FIND, Expectation, InstanceCounts, Verdict, expectation, judge
+from node.completeness import C_FIND, Completeness, Expectation, InstanceCounts, completeness_of, expectation
 from node.index.arrivals import REVOKED
 from node.index.conversions import current_conversion, insert_conversion, replace_failures
 from node.index.events import EventKind, record_event
@@ -92,10 +92,10 @@ class SeriesRepository(Repository):
             return False
         if not _end_claim(connection, series, outcome.state, now, revision=series.revision, error=outcome.error):
             return False
-        _update(connection, series.id, {"attempts": 0} | _verdict_columns(outcome.verdict))
+        _update(connection, series.id, {"attempts": 0} | _completeness_columns(outcome.completeness))
         insert_conversion(connection, series, outcome, now)
         kind: EventKind = "series-converted" if outcome.state == "converted" else "series-refused"
-        detail = outcome.error or (outcome.verdict.reason if outcome.verdict else None)
+        detail = outcome.error or (outcome.completeness.reason if outcome.completeness else None)
         _record(connection, kind, _place(series), now, detail, series.revision)
         return True
 
@@ -139,7 +139,7 @@ class SeriesRepository(Repository):
         if again:
             values["due_at"] = now + dt.timedelta(seconds=wait_seconds(tried))
         else:
-            values |= _verdict_columns(judge(series.expectation))
+            values |= _completeness_columns(completeness_of(series.expectation))
             replace_failures(connection, series, [(None, "failed", detail)], now)
             _record(connection, "series-failed", _place(series), now, detail, series.revision)
         _update(connection, series.id, values)
@@ -364,16 +364,16 @@ def _end_claim(connection: Connection, series: ClaimedSeries, state: str, now: d
     return True
 
 
-def _verdict_columns(verdict: Verdict | None) -> dict[str, Any]:
-    if verdict is None:
+def _completeness_columns(completeness: Completeness | None) -> dict[str, Any]:
+    if completeness is None:
         return {}
     return {
-        "verdict": verdict.state,
-        "verdict_rule": verdict.rule,
-        "verdict_reason": verdict.reason,
-        "expected_instances": verdict.expected,
-        "expected_source": verdict.expected_source,
-        "missing_instances": verdict.missing,
+        "verdict": completeness.state,
+        "verdict_rule": completeness.rule,
+        "verdict_reason": completeness.reason,
+        "expected_instances": completeness.expected,
+        "expected_source": completeness.expected_source,
+        "missing_instances": completeness.missing,
     }
 
 

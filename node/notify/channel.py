@@ -6,7 +6,7 @@ import threading
 from typing import Protocol
 
 from node.errors import VoxelnodeError
-from node.notify.message import Message
+from node.notify.message import HookMessage
 
 
 class NotDelivered(VoxelnodeError):
@@ -33,10 +33,10 @@ class Interrupted(VoxelnodeError):
     """The node stops; whether the message arrived is not known, and it will be told once more."""
 
 
-class Outlet(Protocol):
+class Channel(Protocol):
     """A way of telling, used by one thread."""
 
-    def deliver(self, message: Message, cancelled: threading.Event) -> str | None:
+    def deliver(self, message: HookMessage, cancelled: threading.Event) -> str | None:
         """Return once the message has arrived, with the end of what a command wrote, if it wrote anything.
 
         Raises

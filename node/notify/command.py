@@ -19,7 +19,7 @@ from time import monotonic
 
 from node.errors import UsageError
 from node.notify.channel import Interrupted, NotDelivered
-from node.notify.message import Message
+from node.notify.message import HookMessage
 from node.settings.model import PLACEHOLDER, PLACEHOLDERS
 
 OUTPUT_BYTES = 4000
@@ -34,7 +34,7 @@ _CHECK_SECONDS = 0.1
 _HARMLESS_UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
 
-class Command:
+class HookCommand:
     """Runs one program for each message; it has the message once it ends with status 0.
 
     Parameters
@@ -59,8 +59,8 @@ class Command:
             )
         self._arguments, self._timeout_seconds = (program, *arguments[1:]), timeout_seconds
 
-    def deliver(self, message: Message, cancelled: threading.Event) -> str | None:
-        """Run the program; returns the end of its output when it succeeded. See `Outlet.deliver`."""
+    def deliver(self, message: HookMessage, cancelled: threading.Event) -> str | None:
+        """Run the program; returns the end of its output when it succeeded. See `Channel.deliver`."""
         values = _values(message)
         arguments = [self._arguments[0], *(_filled(argument, values) for argument in self._arguments[1:])]
         stdin = os.memfd_create("message")
@@ -87,7 +87,7 @@ class Command:
         """Nothing is open between two messages."""
 
 
-def _values(message: Message) -> dict[str, str]:
+def _values(message: HookMessage) -> dict[str, str]:
     """The placeholders that a message fills."""
     path = message.path
     known = {"path": path, "folder": str(PurePath(path).parent) if path is not None else None}

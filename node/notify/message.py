@@ -15,7 +15,7 @@ from node.errors import VoxelnodeError
 from node.settings.model import HookEvent
 
 if TYPE_CHECKING:  # the child process of a plugin needs no index
-    from node.index.deliveries import Occurrence
+    from node.index.deliveries import PendingEvent
     from node.index.read import ReadIndex
 
 MOST_VOLUMES = 10_000
@@ -29,7 +29,7 @@ class NothingLeft(VoxelnodeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class HookMessage:
     """One message, the same for each way of telling; `content` is what docs/hooks.md describes."""
 
     content: Mapping[str, Any]
@@ -58,8 +58,8 @@ class Message:
         return json.dumps(self.content, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def compose(index: ReadIndex, happening: Occurrence, ae_title: str, *, include_patient: bool) -> Message:
-    """The message of a happening.
+def compose(index: ReadIndex, pending: PendingEvent, ae_title: str, *, include_patient: bool) -> HookMessage:
+    """The message of a pending.
 
     Raises
     ------
@@ -67,16 +67,16 @@ def compose(index: ReadIndex, happening: Occurrence, ae_title: str, *, include_p
         The instance, series or study is not in the index any more.
     """
     content: dict[str, Any] = {
-        "id": happening.message_id,
-        "event": happening.event,
-        "happened_at": _moment(happening.happened_at),
+        "id": pending.message_id,
+        "event": pending.event,
+        "happened_at": _moment(pending.happened_at),
         "node": ae_title,
         "test": False,
-        "study_instance_uid": happening.study_instance_uid,
-        "series_instance_uid": happening.series_instance_uid,
-        "sop_instance_uid": happening.sop_instance_uid,
-        "revision": happening.revision,
-        "detail": happening.detail,
+        "study_instance_uid": pending.study_instance_uid,
+        "series_instance_uid": pending.series_instance_uid,
+        "sop_instance_uid": pending.sop_instance_uid,
+        "revision": pending.revision,
+        "detail": pending.detail,
         "calling_ae_titles": [],
         "modality": None,
         "state": None,
@@ -87,19 +87,19 @@ def compose(index: ReadIndex, happening: Occurrence, ae_title: str, *, include_p
         "series": [],
         "instance": None,
     }
-    if happening.event == "instance-stored":
-        content |= _instance(index, happening)
-    elif happening.event == "study-quiet":
-        content |= _study(index, happening.study_instance_uid)
+    if pending.event == "instance-stored":
+        content |= _instance(index, pending)
+    elif pending.event == "study-quiet":
+        content |= _study(index, pending.study_instance_uid)
     else:
-        content |= _series(index, happening)
+        content |= _series(index, pending)
     if include_patient:
-        study = _found(index.studies.row(happening.study_instance_uid))
+        study = _found(index.studies.row(pending.study_instance_uid))
         content["patient"] = {name: study[name] for name in _PATIENT}
-    return Message(content)
+    return HookMessage(content)
 
 
-def sample(event: HookEvent, ae_title: str, now: dt.datetime) -> Message:
+def sample(event: HookEvent, ae_title: str, now: dt.datetime) -> HookMessage:
     """A message of nothing that happened, with ``"test": true``, for trying a hook."""
     series = {"series_instance_uid": "1.2.3.4"} if event != "study-quiet" else {}
     instance = {
@@ -121,12 +121,12 @@ def sample(event: HookEvent, ae_title: str, now: dt.datetime) -> Message:
         "instance": instance if event == "instance-stored" else None,
     }  # fmt: skip
     sop = {"sop_instance_uid": "1.2.3.4.5"} if event == "instance-stored" else {}
-    return Message(content | series | sop)
+    return HookMessage(content | series | sop)
 
 
-def _instance(index: ReadIndex, happening: Occurrence) -> dict[str, Any]:
-    row = _found(index.instances.row(happening.sop_instance_uid or ""))
-    study, series = happening.study_instance_uid, happening.series_instance_uid or ""
+def _instance(index: ReadIndex, pending: PendingEvent) -> dict[str, Any]:
+    row = _found(index.instances.row(pending.sop_instance_uid or ""))
+    study, series = pending.study_instance_uid, pending.series_instance_uid or ""
     if (row["study_instance_uid"], row["series_instance_uid"]) != (study, series):
         raise NothingLeft
     names = (
@@ -140,8 +140,8 @@ def _instance(index: ReadIndex, happening: Occurrence) -> dict[str, Any]:
     }
 
 
-def _series(index: ReadIndex, happening: Occurrence) -> dict[str, Any]:
-    study, series, revision = happening.study_instance_uid, happening.series_instance_uid or "", happening.revision
+def _series(index: ReadIndex, pending: PendingEvent) -> dict[str, Any]:
+    study, series, revision = pending.study_instance_uid, pending.series_instance_uid or "", pending.revision
     row = _found(index.series.row(study, series))
     return {
         "calling_ae_titles": index.instances.calling_ae_titles(study, series),

@@ -9,11 +9,11 @@ from node.audit import Audit
 from node.errors import UsageError
 from node.index.database import Index
 from node.metrics import Metrics
-from node.notify.channel import Outlet
-from node.notify.command import Command
+from node.notify.channel import Channel
+from node.notify.command import HookCommand
 from node.notify.plugins import Plugin
 from node.notify.webhook import Webhook, read_secret
-from node.notify.worker import Courier
+from node.notify.worker import HookWorker
 from node.settings.model import HookSettings
 
 CANCEL_SECONDS = 5.0
@@ -26,44 +26,44 @@ class Notifier:
     Parameters
     ----------
     hooks : mapping of name to node.settings.model.HookSettings
-    outlets : mapping of name to Outlet
-        One for each hook, see `outlet_of`.
+    channels : mapping of name to Channel
+        One for each hook, see `channel_of`.
     """
 
     def __init__(
         self,
         hooks: Mapping[str, HookSettings],
-        outlets: Mapping[str, Outlet],
+        channels: Mapping[str, Channel],
         index: Index,
         metrics: Metrics,
         audit: Audit,
         ae_title: str,
     ) -> None:
         self._index, self._hooks = index, hooks
-        self.couriers = [
-            Courier(name, hook, outlets[name], index, metrics, audit, ae_title) for name, hook in hooks.items()
+        self.workers = [
+            HookWorker(name, hook, channels[name], index, metrics, audit, ae_title) for name, hook in hooks.items()
         ]
 
     def start(self) -> None:
         """Begin to tell; what happens from now on is told to hooks that are new."""
         self._index.deliveries.begin_hooks({name: "instance-stored" in hook.on for name, hook in self._hooks.items()})
-        for courier in self.couriers:
-            courier.start()
+        for worker in self.workers:
+            worker.start()
 
     def stop(self, seconds: float) -> None:
         """Begin nothing more; attempts under way may end within `seconds`, else the next start makes them again."""
         deadline = monotonic() + seconds
-        for courier in self.couriers:
-            courier.begin_stop()
-        for courier in self.couriers:
-            courier.stop(max(0.0, deadline - monotonic()))
-        for courier in self.couriers:
-            courier.cancel()
-        for courier in self.couriers:
-            courier.stop(CANCEL_SECONDS)
+        for worker in self.workers:
+            worker.begin_stop()
+        for worker in self.workers:
+            worker.stop(max(0.0, deadline - monotonic()))
+        for worker in self.workers:
+            worker.cancel()
+        for worker in self.workers:
+            worker.stop(CANCEL_SECONDS)
 
 
-def outlet_of(name: str, hook: HookSettings) -> Outlet:
+def channel_of(name: str, hook: HookSettings) -> Channel:
     """The way of telling that a hook is configured with.
 
     Raises
@@ -77,6 +77,6 @@ def outlet_of(name: str, hook: HookSettings) -> Outlet:
             return Webhook(hook.url, hook.timeout_seconds, secret, hook.ca_file)
         if hook.plugin is not None:
             return Plugin(hook.plugin, hook.timeout_seconds)
-        return Command(hook.command, hook.timeout_seconds)
+        return HookCommand(hook.command, hook.timeout_seconds)
     except UsageError as error:
         raise UsageError(f"[hooks.{name}] {error}") from error

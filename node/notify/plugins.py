@@ -18,7 +18,7 @@ import pluggy
 from node.child_process import Child, ChildCancelled, ChildDied, ChildLate, place_of, questions, settle
 from node.errors import UsageError
 from node.notify.channel import Interrupted, NotDelivered
-from node.notify.message import Message
+from node.notify.message import HookMessage
 
 PROJECT = "voxelnode"
 GROUP = "voxelnode.plugins"
@@ -74,8 +74,8 @@ class Plugin:
         self._timeout_seconds = timeout_seconds
         self._child = Child(serve, name, name=f"voxelnode-{name}")
 
-    def deliver(self, message: Message, cancelled: threading.Event) -> None:
-        """Call the plugin; returns when it does. See `Outlet.deliver`."""
+    def deliver(self, message: HookMessage, cancelled: threading.Event) -> None:
+        """Call the plugin; returns when it does. See `Channel.deliver`."""
         try:
             answer = self._child.ask(dict(message.content), self._timeout_seconds, cancelled)
         except ChildCancelled:

@@ -23,7 +23,7 @@ import standardwebhooks
 from node import __version__
 from node.errors import UsageError
 from node.notify.channel import Interrupted, NotDelivered
-from node.notify.message import Message
+from node.notify.message import HookMessage
 
 SECRET_PREFIX = "whsec_"
 SECRET_BYTES = range(24, 65)
@@ -73,8 +73,8 @@ class Webhook:
         self._runner: asyncio.Runner | None = None
         self._client: httpx2.AsyncClient | None = None
 
-    def deliver(self, message: Message, cancelled: threading.Event) -> None:
-        """Post a message; returns when the answer is 2xx. See `Outlet.deliver`."""
+    def deliver(self, message: HookMessage, cancelled: threading.Event) -> None:
+        """Post a message; returns when the answer is 2xx. See `Channel.deliver`."""
         if self._runner is None:
             self._runner = asyncio.Runner()
         body, now = message.encoded(), dt.datetime.now(dt.UTC)

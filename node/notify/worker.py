@@ -1,6 +1,6 @@
 """One hook: reads what happened behind its cursors, tells it in order, records what came of it.
 
-Each hook has a courier with a thread of its own, so that one that is slow or gone holds up no other. What fails waits
+Each hook has a worker with a thread of its own, so that one that is slow or gone holds up no other. What fails waits
 in the ledger, and with it whatever else happened in its study; other studies go on.
 """
 
@@ -20,11 +20,11 @@ import structlog
 from node.audit import DESTINATION, SOURCE, Action, Audit, AuditEvent, Participant, Result
 from node.failpoints import reached
 from node.index.database import Index
-from node.index.deliveries import Attempt, HookWork, Occurrence
+from node.index.deliveries import Attempt, HookWork, PendingEvent
 from node.index.follower import IndexFollower
 from node.metrics import Metrics
-from node.notify.channel import Interrupted, NotDelivered, Outlet
-from node.notify.message import Message, NothingLeft, compose
+from node.notify.channel import Channel, Interrupted, NotDelivered
+from node.notify.message import HookMessage, NothingLeft, compose
 from node.retries import MAX_WAIT_SECONDS, wait_seconds
 from node.settings.model import HookSettings
 
@@ -44,14 +44,14 @@ UNSEEN_EVENTS = 1000
 """After so many events that this hook does not want, its cursor is moved past them."""
 
 
-class Courier(IndexFollower):
+class HookWorker(IndexFollower):
     """Delivers to one hook.
 
     Parameters
     ----------
     name : str
     hook : node.settings.model.HookSettings
-    outlet : Outlet
+    channel : Channel
     ae_title : str
         Ours, so that whoever is told by several nodes can tell them apart.
     now : callable () -> aware datetime
@@ -61,7 +61,7 @@ class Courier(IndexFollower):
         self,
         name: str,
         hook: HookSettings,
-        outlet: Outlet,
+        channel: Channel,
         index: Index,
         metrics: Metrics,
         audit: Audit,
@@ -69,7 +69,7 @@ class Courier(IndexFollower):
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
         super().__init__(f"hook {name}", index)
-        self._hook_name, self._hook, self._outlet = name, hook, outlet
+        self._hook_name, self._hook, self._channel = name, hook, channel
         self._metrics, self._audit, self._ae_title, self._now = metrics, audit, ae_title, now
         self._titles = frozenset(title.strip() for title in hook.calling_ae_titles)
         self._seen_event = 0
@@ -89,54 +89,54 @@ class Courier(IndexFollower):
 
     def _close(self) -> None:
         super()._close()
-        self._outlet.close()
+        self._channel.close()
 
     def work(self) -> bool:
         """Deliver what is due now; return whether there was anything, or may be more."""
         work = self._index.deliveries.work(self._hook_name, self._hook.on, self._seen_event, self._now())
         round_ = _Round(work)
         with suppress(Interrupted):
-            for happening in work.again:
-                if happening.study_instance_uid not in round_.failed:
-                    self._take(happening, round_, is_new=False)
-            for happening in work.new:
-                self._take(happening, round_, is_new=True)
+            for pending in work.again:
+                if pending.study_instance_uid not in round_.failed:
+                    self._take(pending, round_, is_new=False)
+            for pending in work.new:
+                self._take(pending, round_, is_new=True)
             round_.place = work.end
         self._settle(round_)
         return bool(work.again or work.new) or work.end != work.begin
 
-    def _take(self, happening: Occurrence, round_: _Round, *, is_new: bool) -> None:
+    def _take(self, pending: PendingEvent, round_: _Round, *, is_new: bool) -> None:
         """Tell one thing, or let it wait behind what waits of its study."""
-        study = happening.study_instance_uid
+        study = pending.study_instance_uid
         if is_new and (study in round_.failed or study in round_.held):
-            attempted = Attempt(happening, "waiting", 0, self._now())
+            attempted = Attempt(pending, "waiting", 0, self._now())
         else:
-            attempted = self._attempt(happening)
+            attempted = self._attempt(pending)
         if attempted.state == "waiting":
             round_.failed.add(study)
         if not (is_new and attempted.state == "dropped"):  # what nobody wants to know costs no row
             round_.attempted.append(attempted)
         round_.place = replace(
             round_.place,
-            event_id=happening.event_id or round_.place.event_id,
-            image_id=happening.image_id or round_.place.image_id,
+            event_id=pending.event_id or round_.place.event_id,
+            image_id=pending.image_id or round_.place.image_id,
         )
         if monotonic() >= round_.settle_at:
             self._settle(round_)
 
-    def _attempt(self, happening: Occurrence) -> Attempt:
+    def _attempt(self, pending: PendingEvent) -> Attempt:
         try:
             with self._index.reading() as index:
-                message = compose(index, happening, self._ae_title, include_patient=self._hook.include_patient)
+                message = compose(index, pending, self._ae_title, include_patient=self._hook.include_patient)
         except NothingLeft:
-            return Attempt(happening, "dropped", happening.attempts, reason="it has been deleted since")
+            return Attempt(pending, "dropped", pending.attempts, reason="it has been deleted since")
         if not self._is_wanted(message):
-            return Attempt(happening, "dropped", happening.attempts, reason="this hook does not want it")
+            return Attempt(pending, "dropped", pending.attempts, reason="this hook does not want it")
         self._keep_pace()
-        attempts = happening.attempts + 1
+        attempts = pending.attempts + 1
         reached("message-composed")
         try:
-            output = self._outlet.deliver(message, self._cancelled)
+            output = self._channel.deliver(message, self._cancelled)
         except Interrupted:
             raise
         except Exception as error:  # an error of ours too is one of this message, and must not hold up all others
@@ -144,13 +144,13 @@ class Courier(IndexFollower):
                 log.exception("hook_failed", hook=self._hook_name)
                 error = NotDelivered(f"{type(error).__name__} while telling")
             self._tell_export(message, Result.MINOR_FAILURE)
-            return self._failed(happening, attempts, error)
+            return self._failed(pending, attempts, error)
         reached("message-delivered")
         self._tell_export(message, Result.SUCCESS)
         self._metrics.hook_messages.labels(self._hook_name, "delivered").inc()
-        return Attempt(happening, "delivered", attempts, output=output)
+        return Attempt(pending, "delivered", attempts, output=output)
 
-    def _tell_export(self, message: Message, result: Result) -> None:
+    def _tell_export(self, message: HookMessage, result: Result) -> None:
         """Tell the audit log that a patient was named to somebody (PS3.15 A.5.3.5), also where that may have failed."""
         patient = message.content.get("patient")
         if patient is None:
@@ -165,7 +165,7 @@ class Courier(IndexFollower):
         ]
         self._audit.note(AuditEvent.EXPORT, Action.READ, result, participants, objects, message.event)
 
-    def _is_wanted(self, message: Message) -> bool:
+    def _is_wanted(self, message: HookMessage) -> bool:
         if self._titles and self._titles.isdisjoint(title.strip() for title in message.content["calling_ae_titles"]):
             return False
         # A report or a presentation state gives no volume, and that is no failure.
@@ -177,20 +177,20 @@ class Courier(IndexFollower):
             raise Interrupted
         self._next_at = monotonic() + 1 / MAX_MESSAGES_PER_SECOND
 
-    def _failed(self, happening: Occurrence, attempts: int, error: NotDelivered) -> Attempt:
+    def _failed(self, pending: PendingEvent, attempts: int, error: NotDelivered) -> Attempt:
         is_final = error.is_final or attempts >= self._hook.attempts
         reason = str(error)[:REASON_LENGTH]
         self._metrics.hook_messages.labels(self._hook_name, "given-up" if is_final else "failed").inc()
         log.warning(
-            "message_given_up" if is_final else "message_not_delivered", hook=self._hook_name, kind=happening.event,
-            attempt=attempts, reason=reason, study_instance_uid=happening.study_instance_uid,
-            series_instance_uid=happening.series_instance_uid,
+            "message_given_up" if is_final else "message_not_delivered", hook=self._hook_name, kind=pending.event,
+            attempt=attempts, reason=reason, study_instance_uid=pending.study_instance_uid,
+            series_instance_uid=pending.series_instance_uid,
         )  # fmt: skip
         if is_final:
-            return Attempt(happening, "given-up", attempts, reason=reason, output=error.output)
+            return Attempt(pending, "given-up", attempts, reason=reason, output=error.output)
         seconds = jittered_wait_seconds(attempts, error.retry_after)
         due_at = self._now() + dt.timedelta(seconds=seconds)
-        return Attempt(happening, "waiting", attempts, due_at, reason, error.output)
+        return Attempt(pending, "waiting", attempts, due_at, reason, error.output)
 
     def _settle(self, round_: _Round) -> None:
         """Record what came of attempts; cursors that only passed over what nobody wants are recorded now and then."""

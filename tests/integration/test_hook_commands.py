@@ -15,23 +15,23 @@ import pytest
 
 from node.errors import UsageError
 from node.notify.channel import Interrupted, NotDelivered
-from node.notify.command import OUTPUT_BYTES, Command
-from node.notify.message import Message, sample
+from node.notify.command import OUTPUT_BYTES, HookCommand
+from node.notify.message import HookMessage, sample
 
 NEVER = threading.Event()
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
-def message(event: str = "volume-written", **content: object) -> Message:
-    return Message({**sample(event, "VOXELNODE", NOW).content, **content})  # type: ignore[arg-type]
+def message(event: str = "volume-written", **content: object) -> HookMessage:
+    return HookMessage({**sample(event, "VOXELNODE", NOW).content, **content})  # type: ignore[arg-type]
 
 
 def python(code: str, *arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-c", code, *arguments)
 
 
-def run(command: Sequence[str], told: Message | None = None, seconds: float = 30) -> str | None:
-    return Command(command, seconds).deliver(told or message(), NEVER)
+def run(command: Sequence[str], told: HookMessage | None = None, seconds: float = 30) -> str | None:
+    return HookCommand(command, seconds).deliver(told or message(), NEVER)
 
 
 def test_placeholders_become_whole_arguments_without_a_shell() -> None:
@@ -151,20 +151,20 @@ def test_a_stop_of_the_node_ends_the_program() -> None:
     cancelled = threading.Event()
     threading.Timer(0.3, cancelled.set).start()
     with pytest.raises(Interrupted):
-        Command(("sleep", "600"), 600).deliver(message(), cancelled)
+        HookCommand(("sleep", "600"), 600).deliver(message(), cancelled)
 
 
 @pytest.mark.parametrize("program", ["no-such-program-anywhere", "/etc/passwd", "./relative"])
 def test_a_program_that_is_not_there_stops_the_start(program: str) -> None:
     with pytest.raises(UsageError, match="is not an executable file"):
-        Command((program,), 10)
+        HookCommand((program,), 10)
 
 
 def test_a_program_that_has_gone_since_is_a_failure(tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o700)
-    command = Command((str(program),), 10)
+    command = HookCommand((str(program),), 10)
     program.unlink()
     with pytest.raises(NotDelivered, match="cannot be run"):
         command.deliver(message(), NEVER)

@@ -14,7 +14,7 @@ import pytest
 
 from node.errors import UsageError
 from node.notify.channel import Interrupted, NotDelivered
-from node.notify.message import Message, sample
+from node.notify.message import HookMessage, sample
 from node.notify.plugins import Plugin
 
 NEVER = threading.Event()
@@ -22,7 +22,7 @@ NEVER = threading.Event()
 Install = Callable[..., Path]
 
 
-def message(event: str = "volume-written") -> Message:
+def message(event: str = "volume-written") -> HookMessage:
     return sample(event, "VOXELNODE", dt.datetime(2026, 1, 1, tzinfo=dt.UTC))  # type: ignore[arg-type]
 
 

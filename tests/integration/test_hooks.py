@@ -17,9 +17,9 @@ from node.conversion.pipeline import convert, convert_series
 from node.index import deliveries
 from node.lifecycle.deletion import Order, delete
 from node.metrics import Metrics
-from node.notify.message import Message
-from node.notify.notifier import Notifier, outlet_of
-from node.notify.worker import Courier, jittered_wait_seconds
+from node.notify.message import HookMessage
+from node.notify.notifier import Notifier, channel_of
+from node.notify.worker import HookWorker, jittered_wait_seconds
 from node.receive.ingest import Origin
 from node.settings.model import Convert, HookSettings
 from node.writers.options import write_options
@@ -31,7 +31,7 @@ from tests.rows import view_rows
 OPTIONS = write_options(Convert(thumbnails=False, formats=("nifti",)))
 ALL = ("instance-stored", "series-quiet", "volume-written", "volume-superseded", "series-failed", "study-quiet")
 
-Start = Callable[..., Courier]
+Start = Callable[..., HookWorker]
 
 
 @pytest.fixture
@@ -44,17 +44,17 @@ def audit(root: Root) -> Iterator[Audit]:
 @pytest.fixture
 def start(root: Root, audit: Audit) -> Iterator[Start]:
     """Begin one hook on the root; its `work` is called by the test."""
-    outlets: list[Any] = []
+    channels: list[Any] = []
 
-    def begin(receiver: Receiver, on: tuple[str, ...] = ALL, **options: Any) -> Courier:
+    def begin(receiver: Receiver, on: tuple[str, ...] = ALL, **options: Any) -> HookWorker:
         hook = HookSettings(on=on, url=receiver.url, **options)  # type: ignore[arg-type]
         root.index.deliveries.begin_hooks({"one": "instance-stored" in on})
-        outlets.append(outlet_of("one", hook))
-        return Courier("one", hook, outlets[-1], root.index, Metrics(), audit, "VOXELNODE", root.clock)
+        channels.append(channel_of("one", hook))
+        return HookWorker("one", hook, channels[-1], root.index, Metrics(), audit, "VOXELNODE", root.clock)
 
     yield begin
-    for outlet in outlets:
-        outlet.close()
+    for channel in channels:
+        channel.close()
 
 
 def take(root: Root, series: list[FileDataset], title: str = "MODALITY") -> None:
@@ -90,11 +90,11 @@ def refusing(*statuses: int, **headers: str) -> Callable[[Received], Answer]:
 def test_a_hook_is_told_everything_in_the_order_in_which_it_happened(root: Root, start: Start) -> None:
     series = make.ct_series(3)
     with Receiver() as receiver:
-        courier = start(receiver)
+        worker = start(receiver)
         take(root, series)
         settle(root)
-        assert courier.work()
-        assert not courier.work()
+        assert worker.work()
+        assert not worker.work()
         assert receiver.events() == ["instance-stored"] * 3 + ["series-quiet", "volume-written"]
         *instances, _, written = [one.content for one in receiver.received]
     assert [one["sop_instance_uid"] for one in instances] == [ds.SOPInstanceUID for ds in series]
@@ -112,18 +112,18 @@ def test_a_new_hook_is_not_told_of_the_past(root: Root, start: Start) -> None:
     take(root, make.ct_series(3))
     settle(root)
     with Receiver() as receiver:
-        courier = start(receiver)
-        assert not courier.work()
+        worker = start(receiver)
+        assert not worker.work()
         take(root, make.ct_series(1))
-        courier.work()
+        worker.work()
         assert receiver.events() == ["instance-stored"]
 
 
 def test_a_restart_goes_on_where_the_last_process_ended(root: Root, start: Start) -> None:
     with Receiver() as receiver:
-        courier = start(receiver)
+        worker = start(receiver)
         take(root, make.ct_series(2))
-        courier.work()
+        worker.work()
         settle(root)
         again = start(receiver)
         again.work()
@@ -132,11 +132,11 @@ def test_a_restart_goes_on_where_the_last_process_ended(root: Root, start: Start
 
 def test_single_instances_cost_no_row_unless_they_fail(root: Root, start: Start) -> None:
     with Receiver(refusing(500)) as receiver:
-        courier = start(receiver, ("instance-stored",))
+        worker = start(receiver, ("instance-stored",))
         take(root, make.ct_series(2))
-        courier.work()
+        worker.work()
         take(root, make.ct_series(3))
-        courier.work()
+        worker.work()
     told = rows(root, "SELECT event, state, attempts, reason FROM v_deliveries ORDER BY happened_at")
     assert [(row["state"], row["attempts"], row["reason"]) for row in told] == [
         ("waiting", 1, "HTTP status 500"),
@@ -148,18 +148,18 @@ def test_single_instances_cost_no_row_unless_they_fail(root: Root, start: Start)
 
 def test_what_failed_is_told_again_later_under_the_same_id(root: Root, start: Start) -> None:
     with Receiver(refusing(500, 503)) as receiver:
-        courier = start(receiver, ("volume-written",))
+        worker = start(receiver, ("volume-written",))
         take(root, make.ct_series(3))
         settle(root)
-        courier.work()
-        assert not courier.work()
+        worker.work()
+        assert not worker.work()
         root.clock.move(30)
-        courier.work()
+        worker.work()
         root.clock.move(30)
-        courier.work()
+        worker.work()
         assert len(receiver.received) <= 3
         root.clock.move(30)
-        courier.work()
+        worker.work()
         assert len(receiver.received) == 3
         assert len({one.headers["webhook-id"] for one in receiver.received}) == 1
         assert len({one.body for one in receiver.received}) == 1
@@ -172,14 +172,14 @@ def test_what_happened_in_a_study_waits_behind_what_failed_of_it_and_other_studi
 ) -> None:
     first, other = make.ct_series(2), make.ct_series(2)
     with Receiver(refusing(500)) as receiver:
-        courier = start(receiver, ("series-quiet", "volume-written"))
+        worker = start(receiver, ("series-quiet", "volume-written"))
         take(root, first)
         settle(root)
         take(root, other)
         settle(root)
-        courier.work()
+        worker.work()
         root.clock.move(60)
-        courier.work()
+        worker.work()
         told = [(one.content["study_instance_uid"], one.content["event"]) for one in receiver.received]
     a, b = str(first[0].StudyInstanceUID), str(other[0].StudyInstanceUID)
     assert told == [
@@ -195,11 +195,11 @@ def test_a_message_is_given_up_after_its_attempts_and_a_person_may_have_it_tried
     root: Root, start: Start
 ) -> None:
     with Receiver(refusing(500, 500)) as receiver:
-        courier = start(receiver, ("volume-written",), attempts=2)
+        worker = start(receiver, ("volume-written",), attempts=2)
         take(root, make.ct_series(2))
         settle(root)
         for _ in range(4):
-            courier.work()
+            worker.work()
             root.clock.move(3600)
         assert len(receiver.received) == 2
         [row] = rows(root, "SELECT * FROM v_deliveries")
@@ -208,7 +208,7 @@ def test_a_message_is_given_up_after_its_attempts_and_a_person_may_have_it_tried
         assert event["series_instance_uid"] == row["series_instance_uid"]
         assert event["detail"] == "hook one did not take volume-written in 2 attempts: HTTP status 500"
         assert root.index.deliveries.retry("one", row["message_id"], root.clock()) == 1
-        courier.work()
+        worker.work()
         assert len(receiver.received) == 3
     [row] = rows(root, "SELECT state, attempts FROM v_deliveries")
     assert (row["state"], row["attempts"]) == ("delivered", 1)
@@ -219,10 +219,10 @@ def test_the_other_side_may_ask_to_be_left_alone_for_an_hour_at_most(
     root: Root, start: Start, asked: str, least: float, most: float
 ) -> None:
     with Receiver(refusing(429, retry_after=asked)) as receiver:
-        courier = start(receiver, ("study-quiet", "series-quiet"))
+        worker = start(receiver, ("study-quiet", "series-quiet"))
         take(root, make.ct_series(1))
         settle(root)
-        courier.work()
+        worker.work()
     [row] = rows(root, "SELECT due_at FROM v_deliveries")
     wait = dt.datetime.fromisoformat(row["due_at"]).replace(tzinfo=dt.UTC) - root.clock()
     assert least <= wait.total_seconds() <= most
@@ -238,13 +238,13 @@ def test_waits_double_up_to_an_hour_and_are_never_all_the_same() -> None:
 def test_what_was_deleted_is_told_no_more(root: Root, start: Start) -> None:
     series = make.ct_series(2)
     with Receiver(refusing(500)) as receiver:
-        courier = start(receiver, ("volume-written",))
+        worker = start(receiver, ("volume-written",))
         take(root, series)
         settle(root)
-        courier.work()
+        worker.work()
         remove(root, "study", str(series[0].StudyInstanceUID))
         root.clock.move(60)
-        courier.work()
+        worker.work()
         assert len(receiver.received) == 1
     [row] = rows(root, "SELECT state, reason FROM v_deliveries")
     assert (row["state"], row["reason"]) == ("dropped", "it has been deleted since")
@@ -254,10 +254,10 @@ def test_what_a_command_wrote_of_a_study_goes_with_the_study(root: Root, audit: 
     series, other = make.ct_series(1), make.ct_series(1)
     hook = HookSettings(on=("series-quiet",), command=("echo", "Nemo^Captain"))
     root.index.deliveries.begin_hooks({"one": False})
-    courier = Courier("one", hook, outlet_of("one", hook), root.index, Metrics(), audit, "VOXELNODE", root.clock)
+    worker = HookWorker("one", hook, channel_of("one", hook), root.index, Metrics(), audit, "VOXELNODE", root.clock)
     take(root, [*series, *other])
     settle(root)
-    courier.work()
+    worker.work()
     remove(root, "study", str(series[0].StudyInstanceUID))
     kept = {row["study_instance_uid"]: row["output"] for row in rows(root, "SELECT * FROM v_deliveries")}
     assert kept == {str(series[0].StudyInstanceUID): None, str(other[0].StudyInstanceUID): "Nemo^Captain"}
@@ -266,15 +266,15 @@ def test_what_a_command_wrote_of_a_study_goes_with_the_study(root: Root, audit: 
 def test_an_instance_whose_row_number_was_another_ones_is_told(root: Root, start: Start) -> None:
     first, second, third = make.ct_series(3), make.ct_series(2), make.ct_series(4)
     with Receiver() as receiver:
-        courier = start(receiver, ("instance-stored",))
+        worker = start(receiver, ("instance-stored",))
         take(root, first)
-        courier.work()
+        worker.work()
         remove(root, "series", str(first[0].SeriesInstanceUID))
         take(root, second)
-        courier.work()
+        worker.work()
         remove(root, "instance", str(second[1].SOPInstanceUID))
         take(root, third)
-        courier.work()
+        worker.work()
         told = [one.content["sop_instance_uid"] for one in receiver.received]
     assert told == [str(ds.SOPInstanceUID) for ds in (*first, *second, *third)]
 
@@ -282,14 +282,14 @@ def test_an_instance_whose_row_number_was_another_ones_is_told(root: Root, start
 def test_a_deletion_between_reading_and_recording_loses_no_instance(root: Root, start: Start) -> None:
     first, second = make.ct_series(3), make.ct_series(3)
     with Receiver() as receiver:
-        courier = start(receiver, ("instance-stored",))
+        worker = start(receiver, ("instance-stored",))
         take(root, first)
         read = root.index.deliveries.work("one", ("instance-stored",), 0, root.clock())
         assert len(read.new) == 3
         remove(root, "series", str(first[0].SeriesInstanceUID))
         take(root, second)
         root.index.deliveries.settle("one", [], read.end, root.clock())
-        courier.work()
+        worker.work()
         told = [one.content["sop_instance_uid"] for one in receiver.received]
     assert told == [str(ds.SOPInstanceUID) for ds in second]
 
@@ -297,11 +297,11 @@ def test_a_deletion_between_reading_and_recording_loses_no_instance(root: Root, 
 def test_only_of_some_senders(root: Root, start: Start) -> None:
     wanted = make.ct_series(2)
     with Receiver() as receiver:
-        courier = start(receiver, calling_ae_titles=("CT1",))
+        worker = start(receiver, calling_ae_titles=("CT1",))
         take(root, make.ct_series(2), "CT2")
         take(root, wanted, "CT1")
         settle(root)
-        courier.work()
+        worker.work()
         told = [one.content for one in receiver.received]
     assert [one["event"] for one in told] == ["instance-stored"] * 2 + ["series-quiet", "volume-written"]
     assert {one["study_instance_uid"] for one in told} == {str(wanted[0].StudyInstanceUID)}
@@ -314,12 +314,12 @@ def test_a_refused_series_has_failed_and_a_report_has_not(root: Root, start: Sta
     for ds in refused:
         ds.PixelData = ds.PixelData[:100]
     with Receiver() as receiver:
-        courier = start(receiver, ("series-failed",))
+        worker = start(receiver, ("series-failed",))
         take(root, [make.structured_report()])
         take(root, refused)
         settle(root)
         assert {row["state"] for row in rows(root, "SELECT state FROM v_series")} == {"refused", "not-an-image"}
-        courier.work()
+        worker.work()
         [told] = [one.content for one in receiver.received]
     assert (told["state"], told["volumes"]) == ("refused", [])
     assert told["failures"]
@@ -329,12 +329,12 @@ def test_a_refused_series_has_failed_and_a_report_has_not(root: Root, start: Sta
 def test_a_late_instance_tells_of_the_superseded_volume_and_of_the_new_one(root: Root, start: Start) -> None:
     *most, last = make.ct_series(4)
     with Receiver() as receiver:
-        courier = start(receiver, ("volume-written", "volume-superseded"))
+        worker = start(receiver, ("volume-written", "volume-superseded"))
         take(root, most)
         settle(root)
         take(root, [last])
         settle(root)
-        courier.work()
+        worker.work()
         told = [(one.content["event"], one.content["revision"]) for one in receiver.received]
         newest = receiver.received[-1].content["volumes"]
     assert told == [("volume-written", 1), ("volume-superseded", 1), ("volume-written", 2)]
@@ -343,12 +343,12 @@ def test_a_late_instance_tells_of_the_superseded_volume_and_of_the_new_one(root:
 
 def test_a_quiet_study_is_told_with_its_series(root: Root, start: Start) -> None:
     with Receiver() as receiver:
-        courier = start(receiver, ("study-quiet",))
+        worker = start(receiver, ("study-quiet",))
         take(root, make.ct_series(2))
         settle(root)
         root.clock.move(1000)
         root.index.studies.mark_quiet(dt.timedelta(seconds=900), root.clock())
-        courier.work()
+        worker.work()
         [told] = [one.content for one in receiver.received]
     [series] = told["series"]
     assert (series["state"], series["instances"], series["verdict"]["state"]) == ("converted", 2, "complete")
@@ -359,10 +359,10 @@ def test_a_quiet_study_is_told_with_its_series(root: Root, start: Start) -> None
 def test_the_patient_is_named_only_where_that_is_asked_for(root: Root, start: Start, is_included: bool) -> None:
     series = make.ct_series(1, PatientName="Nemo^Captain", PatientID="N1")
     with Receiver() as receiver:
-        courier = start(receiver, include_patient=is_included)
+        worker = start(receiver, include_patient=is_included)
         take(root, series)
         settle(root)
-        courier.work()
+        worker.work()
         assert len(receiver.received) == 3
         for one in receiver.received:
             assert (b"Nemo" in one.body) is is_included
@@ -376,12 +376,12 @@ def test_an_instance_that_was_replaced_is_told_under_another_id(root: Root, star
     root.ingest.overwrite_policy = "replace"
     [ds] = make.ct_series(1)
     with Receiver() as receiver:
-        courier = start(receiver, ("instance-stored",))
+        worker = start(receiver, ("instance-stored",))
         take(root, [ds])
-        courier.work()
+        worker.work()
         ds.RescaleIntercept = "-1000"
         take(root, [ds])
-        courier.work()
+        worker.work()
         first, second = receiver.received
     assert first.content["instance"]["sha256"] != second.content["instance"]["sha256"]
     assert first.headers["webhook-id"] != second.headers["webhook-id"]
@@ -390,11 +390,11 @@ def test_an_instance_that_was_replaced_is_told_under_another_id(root: Root, star
 def test_a_long_backlog_is_told_whole_and_in_order(root: Root, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deliveries, "MAX_READ_ROWS", 3)
     with Receiver() as receiver:
-        courier = start(receiver)
+        worker = start(receiver)
         for _ in range(4):
             take(root, make.ct_series(4))
             settle(root)
-        while courier.work():
+        while worker.work():
             pass
         assert receiver.events() == (["instance-stored"] * 4 + ["series-quiet", "volume-written"]) * 4
 
@@ -406,22 +406,22 @@ def test_a_hook_that_is_gone_lets_news_wait_without_rows(
     answers: list[int] = []
     series = [make.ct_series(1) for _ in range(6)]
     with Receiver(lambda received: Answer(204 if answers else 502)) as receiver:
-        courier = start(receiver, ("instance-stored",), attempts=100)
+        worker = start(receiver, ("instance-stored",), attempts=100)
         for one in series[:3]:
             take(root, one)
-        courier.work()
+        worker.work()
         for one in series[3:]:
             take(root, one)
         for _ in range(3):
             root.clock.move(3600)
-            courier.work()
+            worker.work()
         assert len(rows(root, "SELECT 1 FROM v_deliveries")) == 3
         [hook] = rows(root, "SELECT * FROM v_hooks")
         assert hook["instances_behind"] == 3
         answers.append(204)
         count = len(receiver.received)
         root.clock.move(3600)
-        while courier.work():
+        while worker.work():
             pass
         told = [one.content["sop_instance_uid"] for one in receiver.received[count:]]
     assert sorted(told) == sorted(str(ds.SOPInstanceUID) for one in series for ds in one)
@@ -429,9 +429,9 @@ def test_a_hook_that_is_gone_lets_news_wait_without_rows(
 
 def test_a_hook_that_is_configured_no_more_is_forgotten(root: Root, start: Start) -> None:
     with Receiver(refusing(500)) as receiver:
-        courier = start(receiver, ("instance-stored",))
+        worker = start(receiver, ("instance-stored",))
         take(root, make.ct_series(2))
-        courier.work()
+        worker.work()
     root.index.deliveries.begin_hooks({"two": False})
     assert [row["hook"] for row in rows(root, "SELECT hook FROM v_hooks")] == ["two"]
     assert {row["state"] for row in rows(root, "SELECT state FROM v_deliveries")} == {"dropped"}
@@ -441,9 +441,9 @@ def test_a_hook_that_wants_instances_from_now_on_is_not_told_of_earlier_ones(roo
     with Receiver() as receiver:
         start(receiver, ("volume-written",))
         take(root, make.ct_series(2))
-        courier = start(receiver, ("volume-written", "instance-stored"))
+        worker = start(receiver, ("volume-written", "instance-stored"))
         take(root, make.ct_series(1))
-        courier.work()
+        worker.work()
         assert receiver.events() == ["instance-stored"]
 
 
@@ -453,8 +453,8 @@ def test_a_slow_hook_holds_up_no_other_and_a_stop_does_not_wait_for_it(root: Roo
         hooks = {
             name: HookSettings(on=("instance-stored",), url=one.url) for name, one in (("slow", slow), ("quick", quick))
         }
-        outlets = {name: outlet_of(name, hook) for name, hook in hooks.items()}
-        notifier = Notifier(hooks, outlets, root.index, Metrics(), audit, "VOXELNODE")
+        channels = {name: channel_of(name, hook) for name, hook in hooks.items()}
+        notifier = Notifier(hooks, channels, root.index, Metrics(), audit, "VOXELNODE")
         notifier.start()
         try:
             take(root, make.ct_series(4))
@@ -471,13 +471,13 @@ def test_an_error_of_ours_is_one_of_its_message_and_holds_up_no_other(
     root: Root, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Receiver() as receiver:
-        courier = start(receiver, ("instance-stored",))
+        worker = start(receiver, ("instance-stored",))
         take(root, make.ct_series(1))
         with monkeypatch.context() as broken:
-            broken.setattr(Message, "encoded", lambda self: 1 / 0)
-            courier.work()
+            broken.setattr(HookMessage, "encoded", lambda self: 1 / 0)
+            worker.work()
         take(root, make.ct_series(1))
-        courier.work()
+        worker.work()
         assert len(receiver.received) == 1
     [row] = rows(root, "SELECT state, reason FROM v_deliveries")
     assert (row["state"], row["reason"]) == ("waiting", "ZeroDivisionError while telling")

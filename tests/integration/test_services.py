@@ -26,8 +26,8 @@ from node.index import deliveries, engine
 from node.index.follower import IndexFollower
 from node.index.records import Refused
 from node.metrics import Metrics
-from node.notify.notifier import outlet_of
-from node.notify.worker import Courier
+from node.notify.notifier import channel_of
+from node.notify.worker import HookWorker
 from node.receive.refusals import Rejections
 from node.settings.model import Convert, HookSettings
 from tests import make
@@ -131,45 +131,45 @@ def test_a_study_is_quiet_a_while_after_its_last_conversion(root: Root) -> None:
 
 
 @pytest.fixture
-def hook(root: Root) -> Iterator[Callable[..., Courier]]:
+def hook(root: Root) -> Iterator[Callable[..., HookWorker]]:
     audit = Audit(root.folder, "VOXELNODE", now=root.clock)
-    made: list[Courier] = []
+    made: list[HookWorker] = []
 
-    def make_hook(receiver: Receiver, *on: Any, **options: Any) -> Courier:
+    def make_hook(receiver: Receiver, *on: Any, **options: Any) -> HookWorker:
         settings = HookSettings(on=on, url=receiver.url, **options)
         root.index.deliveries.begin_hooks({"one": "instance-stored" in on})
-        outlet = outlet_of("one", settings)
-        made.append(Courier("one", settings, outlet, root.index, Metrics(), audit, "VOXELNODE", root.clock))
+        channel = channel_of("one", settings)
+        made.append(HookWorker("one", settings, channel, root.index, Metrics(), audit, "VOXELNODE", root.clock))
         return made[-1]
 
     yield make_hook
     for service in made:
         service.stop()
-        service._outlet.close()
+        service._channel.close()
     audit.close()
 
 
 def test_a_hook_sleeps_until_its_next_try_and_not_at_all_behind_what_blocks_others(
-    root: Root, hook: Callable[..., Courier]
+    root: Root, hook: Callable[..., HookWorker]
 ) -> None:
     with Receiver(lambda received: Answer(500)) as receiver:
-        courier = hook(receiver, "instance-stored")
-        assert courier.step() is None
+        worker = hook(receiver, "instance-stored")
+        assert worker.step() is None
         for ds in make.ct_series(3):  # two of them wait behind the first, and are due by themselves
             root.take(ds)
-        assert courier.step() == 0.0
-        seconds = courier.step()
+        assert worker.step() == 0.0
+        seconds = worker.step()
         assert seconds is not None
         assert 15 <= seconds <= 30
         assert len(receiver.received) == 1
 
 
 def test_a_hook_reads_on_behind_many_events_that_it_does_not_want(
-    root: Root, hook: Callable[..., Courier], monkeypatch: pytest.MonkeyPatch
+    root: Root, hook: Callable[..., HookWorker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deliveries, "AT_ONCE", 3)
     with Receiver() as receiver:
-        courier = hook(receiver, "study-quiet")
+        worker = hook(receiver, "study-quiet")
         places = []
         for ds in make.ct_series(1):
             root.take(ds)
@@ -185,16 +185,16 @@ def test_a_hook_reads_on_behind_many_events_that_it_does_not_want(
         root.index.series.record_crash(claimed, "ended", attempts=1, now=root.clock())
         root.clock.move(901)
         root.index.studies.mark_quiet(dt.timedelta(seconds=900), root.clock())
-        while courier.step() == 0.0:
+        while worker.step() == 0.0:
             pass
         assert receiver.events() == ["study-quiet"]
 
 
-def test_a_running_hook_is_told_of_what_is_committed(root: Root, hook: Callable[..., Courier]) -> None:
+def test_a_running_hook_is_told_of_what_is_committed(root: Root, hook: Callable[..., HookWorker]) -> None:
     with Receiver() as receiver:
-        courier = hook(receiver, "instance-stored")
-        courier.start()
-        until(lambda: courier.steps > 0)
+        worker = hook(receiver, "instance-stored")
+        worker.start()
+        until(lambda: worker.steps > 0)
         root.take(make.ct_series(1)[0])
         receiver.wait_for(1)
 

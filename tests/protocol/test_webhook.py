@@ -20,7 +20,7 @@ import pytest
 
 from node.errors import UsageError
 from node.notify.channel import Interrupted, NotDelivered
-from node.notify.message import Message, sample
+from node.notify.message import HookMessage, sample
 from node.notify.webhook import Webhook, read_secret, signature
 from tests.receivers import Answer, Receiver
 
@@ -28,7 +28,7 @@ SECRET = bytes(range(32))
 NEVER = threading.Event()
 
 
-def message() -> Message:
+def message() -> HookMessage:
     return sample("volume-written", "VOXELNODE", dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from node.completeness import Expectation, InstanceCounts, expectation, judge
+from node.completeness import Expectation, InstanceCounts, completeness_of, expectation
 
 
 def series(count: int, **announced: Any) -> list[InstanceCounts]:
@@ -14,7 +14,7 @@ def series(count: int, **announced: Any) -> list[InstanceCounts]:
 
 
 def verdict(instances: list[InstanceCounts], *gaps: str, placed: bool = True, times: int = 1, **how: Any) -> tuple:
-    found = judge(expectation(instances, **how), gaps, placed=placed, times=times)
+    found = completeness_of(expectation(instances, **how), gaps, placed=placed, times=times)
     assert found.received == len(instances)
     return found.state, found.rule, found.expected, found.missing
 
@@ -97,7 +97,7 @@ def test_more_than_announced_is_complete() -> None:
 
 
 def test_a_gap_is_told_although_the_count_agrees_and_the_reason_names_both() -> None:
-    found = judge(expectation(series(5, images_in_acquisition=5)), ["missing-slice"], placed=True, times=1)
+    found = completeness_of(expectation(series(5, images_in_acquisition=5)), ["missing-slice"], placed=True, times=1)
     assert (found.state, found.rule, found.expected, found.missing) == ("incomplete", "geometry", 5, None)
     assert "missing-slice" in found.reason
     assert "announces 5" in found.reason
@@ -116,5 +116,5 @@ def test_a_series_cut_short_is_incomplete_unless_a_count_says_otherwise(how: dic
 
 
 def test_what_gave_no_volume_is_judged_by_what_came() -> None:
-    assert judge(Expectation(3)).rule == "quiet"
-    assert judge(Expectation(0)).state == "complete"
+    assert completeness_of(Expectation(3)).rule == "quiet"
+    assert completeness_of(Expectation(0)).state == "complete"

@@ -80,14 +80,16 @@ class CommitmentService:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CommitmentResult:
     """What became of the instances of a request: those that are safe here, and the others with a Failure Reason."""
 
     committed: tuple[Reference, ...]
     failed: tuple[tuple[Reference, int], ...]
 
 
-def verify(service: CommitmentService, references: Sequence[Reference], stop: Callable[[], bool]) -> Verdict | None:
+def verify(
+    service: CommitmentService, references: Sequence[Reference], stop: Callable[[], bool]
+) -> CommitmentResult | None:
     """Compare each file with what was stored, its length and its SHA-256; None when `stop` says so in between."""
     committed: list[Reference] = []
     failed: list[tuple[Reference, int]] = []
@@ -102,7 +104,7 @@ def verify(service: CommitmentService, references: Sequence[Reference], stop: Ca
                 committed.append(reference)
             else:
                 failed.append((reference, reason))
-    return Verdict(tuple(committed), tuple(failed))
+    return CommitmentResult(tuple(committed), tuple(failed))
 
 
 def _stored(service: CommitmentService, uids: Iterable[str]) -> dict[str, StoredInstance]:
@@ -129,15 +131,15 @@ def _failure_reason(service: CommitmentService, reference: Reference, stored: St
     return None if intact else PROCESSING_FAILURE
 
 
-def report_of(service: CommitmentService, commitment: OwedCommitment, verdict: Verdict) -> Dataset:
+def report_of(service: CommitmentService, commitment: OwedCommitment, result: CommitmentResult) -> Dataset:
     """The Event Information of a result (PS3.4 table J.3-2)."""
     report = Dataset()
     report.TransactionUID = commitment.transaction_uid
     report.RetrieveAETitle = service.ae_title
-    if verdict.committed:
-        report.ReferencedSOPSequence = [_reference(one) for one in verdict.committed]
-    if verdict.failed:
-        report.FailedSOPSequence = [_reference(one, reason) for one, reason in verdict.failed]
+    if result.committed:
+        report.ReferencedSOPSequence = [_reference(one) for one in result.committed]
+    if result.failed:
+        report.FailedSOPSequence = [_reference(one, reason) for one, reason in result.failed]
     return report
 
 
@@ -149,14 +151,14 @@ def _reference(reference: Reference, reason: int | None = None) -> Dataset:
     return item
 
 
-def report_request(message_id: int, verdict: Verdict) -> dict[Element, int | str]:
+def report_request(message_id: int, result: CommitmentResult) -> dict[Element, int | str]:
     """The command set of the N-EVENT-REPORT-RQ that brings a result (PS3.7 10.1.1)."""
     return {
         Element.AFFECTED_SOP_CLASS_UID: STORAGE_COMMITMENT,
         Element.COMMAND_FIELD: N_EVENT_REPORT_RQ,
         Element.MESSAGE_ID: message_id,
         Element.AFFECTED_SOP_INSTANCE_UID: STORAGE_COMMITMENT_INSTANCE,
-        Element.EVENT_TYPE_ID: FAILURES_EXIST if verdict.failed else ALL_COMMITTED,
+        Element.EVENT_TYPE_ID: FAILURES_EXIST if result.failed else ALL_COMMITTED,
     }
 
 
@@ -242,28 +244,28 @@ def _reported_here(operation: Operation, service: CommitmentService, commitment:
     def stop() -> bool:
         return operation.is_cancelled() or service.now() > deadline
 
-    verdict = verify(service, commitment.references, stop)
-    if verdict is None or operation.upper_layer.listen(LEAVE_SECONDS) or operation.is_cancelled():
+    result = verify(service, commitment.references, stop)
+    if result is None or operation.upper_layer.listen(LEAVE_SECONDS) or operation.is_cancelled():
         return False
     answer = operation.request(
         operation.context.context_id,
-        report_request(operation.next_message_id(), verdict),
-        report_of(service, commitment, verdict),
+        report_request(operation.next_message_id(), result),
+        report_of(service, commitment, result),
         min(service.timeout, SAME_ASSOCIATION_SECONDS / 4),
     )
     if answer is None or answer.status != SUCCESS:
         return False
-    record_reported(service, commitment, verdict, "on the association that asked")
+    record_reported(service, commitment, result, "on the association that asked")
     return True
 
 
-def record_reported(service: CommitmentService, commitment: OwedCommitment, verdict: Verdict, how: str) -> None:
+def record_reported(service: CommitmentService, commitment: OwedCommitment, result: CommitmentResult, how: str) -> None:
     service.metrics.commitment_reports.labels(outcome="reported").inc()
-    service.index.commitments.reported(commitment, len(verdict.failed), service.now())
+    service.index.commitments.reported(commitment, len(result.failed), service.now())
     logger.info(
         "commitment_reported",
         calling_ae_title=commitment.calling_ae_title,
-        count=len(verdict.committed),
-        failed=len(verdict.failed),
+        count=len(result.committed),
+        failed=len(result.failed),
         detail=how,
     )

@@ -10,8 +10,8 @@ import structlog
 from node.association.client.association import AssociationLost, association
 from node.association.client.negotiation import NoAssociation, contexts_of
 from node.association.services.commitment import (
+    CommitmentResult,
     CommitmentService,
-    Verdict,
     record_reported,
     report_of,
     report_request,
@@ -67,17 +67,17 @@ class Committer(IndexFollower):
         return min((due_at - now).total_seconds(), MAX_SLEEP_SECONDS) if due_at is not None else None
 
     def _settle(self, commitment: OwedCommitment) -> None:
-        verdict = verify(self._service, commitment.references, self._stopping.is_set)
-        if verdict is None:
+        result = verify(self._service, commitment.references, self._stopping.is_set)
+        if result is None:
             return
         try:
-            self._report(commitment, verdict)
+            self._report(commitment, result)
         except NotReported as error:
             self._retry(commitment, str(error))
         else:
-            record_reported(self._service, commitment, verdict, "on an association of its own")
+            record_reported(self._service, commitment, result, "on an association of its own")
 
-    def _report(self, commitment: OwedCommitment, verdict: Verdict) -> None:
+    def _report(self, commitment: OwedCommitment, result: CommitmentResult) -> None:
         service = self._service
         peer = service.peers.get(commitment.calling_ae_title)
         if peer is None:
@@ -86,8 +86,8 @@ class Committer(IndexFollower):
         roles = {STORAGE_COMMITMENT: (False, True)}  # we ask for the association, and are the SCP in it
         try:
             with association(peer, service.ae_title, contexts, service.timeout, roles) as assoc:
-                request = report_request(assoc.next_message_id(), verdict)
-                report = report_of(service, commitment, verdict)
+                request = report_request(assoc.next_message_id(), result)
+                report = report_of(service, commitment, result)
                 answer = assoc.request(assoc.accepted[0].context_id, request, report).command
         except NoAssociation as error:
             raise NotReported(str(error)) from error
