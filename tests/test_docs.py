@@ -14,6 +14,7 @@ from node.index.engine import upgrade
 from node.index.events import EventKind
 from node.settings.load import ENVIRONMENT_PREFIX
 from node.settings.model import PLACEHOLDERS, HookEvent, Settings
+from node.settings.removed import REMOVED_KEYS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -68,11 +69,8 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 
 def test_configuration_keys_that_documents_name_exist() -> None:
-    named = {
-        (section, key)
-        for document in DOCUMENTS
-        for section, key in re.findall(r"`\[(\w+)\] (\w+)", document.read_text(encoding="utf-8"))
-    }
+    text = "".join(document.read_text(encoding="utf-8") for document in DOCUMENTS)
+    named = set(re.findall(r"`\[(\w+)\] (\w+)", text.replace(removed_keys_section(), "")))
     assert named
     unknown = [
         f"[{section}] {key}"
@@ -80,6 +78,19 @@ def test_configuration_keys_that_documents_name_exist() -> None:
         if section not in Settings.model_fields or key not in Settings.model_fields[section].annotation.model_fields
     ]
     assert unknown == []
+
+
+def removed_keys_section() -> str:
+    """Return the section of the document on upgrades that lists the keys of earlier versions."""
+    text = (ROOT / "docs" / "upgrade.md").read_text(encoding="utf-8")
+    return text.split("## Removed keys")[1].split("\n## ")[0]
+
+
+def test_every_removed_key_is_documented_and_no_other() -> None:
+    documented = re.findall(r"`\[([\w.]+)\] (\w+)`", removed_keys_section())
+    assert set(documented) == {
+        (".".join("NAME" if name == "*" else name for name in path[:-1]), path[-1]) for path in REMOVED_KEYS
+    }
 
 
 def test_variables_that_documents_name_exist() -> None:
