@@ -167,7 +167,7 @@ def test_a_hook_sleeps_until_its_next_try_and_not_at_all_behind_what_blocks_othe
 def test_a_hook_reads_on_behind_many_events_that_it_does_not_want(
     root: Root, hook: Callable[..., HookWorker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deliveries, "AT_ONCE", 3)
+    monkeypatch.setattr(deliveries, "MAX_READ_ROWS", 3)
     with Receiver() as receiver:
         worker = hook(receiver, "study-quiet")
         places = []
