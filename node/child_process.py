@@ -1,6 +1,6 @@
-"""Child processes for what may crash, hang or leak: pixels of strangers, plugins of others.
+"""Child processes for work that may crash, hang or leak: foreign pixels, plugins of others.
 
-`Child` is the node's end of one; the functions are for the child's.
+`Child` and `ChildPool` are the node's side. The functions run in the child.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from time import monotonic
 from typing import Any, Literal
@@ -21,8 +22,8 @@ from node.errors import VoxelnodeError
 
 _CHECK_SECONDS = 0.2
 
-LEFT_TO_THE_NODE = (signal.SIGINT, signal.SIGTERM)
-"""Ctrl-C and the like are for the node, which decides what becomes of its children."""
+SIGNALS_LEFT_TO_THE_NODE = (signal.SIGINT, signal.SIGTERM)
+"""Children ignore them: the node decides when a child ends, and ends it by SIGKILL."""
 
 
 class ChildDied(VoxelnodeError):
@@ -31,69 +32,81 @@ class ChildDied(VoxelnodeError):
     Parameters
     ----------
     exitcode : int or None
-        Below 0: of the signal that ended it.
+        Negative: the number of the signal that ended it.
     """
 
     def __init__(self, exitcode: int | None) -> None:
         super().__init__(f"the child process ended with status {exitcode}")
         self.exitcode = exitcode
 
+    @property
+    def signal_name(self) -> str | None:
+        """Name of the signal that ended the child, such as ``SIGSEGV``; None if it exited."""
+        return None if self.exitcode is None or self.exitcode >= 0 else signal.Signals(-self.exitcode).name
+
 
 class ChildLate(VoxelnodeError):
-    """The child process gave no answer in time, and was ended."""
+    """The child process did not answer in time and was killed."""
 
 
 class ChildCancelled(VoxelnodeError):
-    """The node stops; the child process was ended."""
+    """The answer is no longer wanted; the child process was killed."""
 
 
 class Child:
     """One child process at a time, used by one thread.
 
-    It starts with the first question and serves many, since starting one costs most of a second; it is replaced when it
-    dies, is late or has served its share.
+    The process starts with the first request, because starting it costs most of a second, and serves many. It is
+    replaced when it dies, is late or has given its share of answers.
 
     Parameters
     ----------
     serve : callable
-        Runs in the child, with its end of the pipe and `arguments`: answers question after question until the pipe
-        closes (see `questions`).
+        Runs in the child with its end of the pipe and `arguments`, and answers request after request until the pipe
+        closes (see `requests`). Its module is loaded before `configure_child` runs.
     name : str
         Of the process.
-    answers : int or None
-        The share of one child; None: no end to it.
+    max_answers : int or None
+        Answers of one process; None: unlimited.
     """
 
-    def __init__(self, serve: Callable[..., None], *arguments: object, name: str, answers: int | None = None) -> None:
-        self._serve, self._arguments, self._name, self._answers = serve, arguments, name, answers
+    def __init__(
+        self, serve: Callable[..., None], *arguments: object, name: str, max_answers: int | None = None
+    ) -> None:
+        self._serve, self._arguments, self._name, self._max_answers = serve, arguments, name, max_answers
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
-        self._served = 0
+        self._answers = 0
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a process that can answer at once."""
+        return self._process is not None and self._process.is_alive()
 
     def start(self) -> None:
-        """Begin before the first question, so that the child can make itself ready meanwhile.
+        """Start the process before the first request, so that it can load its modules meanwhile.
 
-        It is forked, which takes no time, where this process has no other thread yet.
+        Forks, which takes no time, if this process has no other thread yet.
         """
         self._running("fork" if threading.active_count() == 1 else "spawn")
 
-    def ask(self, question: object, seconds: float, cancelled: threading.Event) -> Any:
-        """Return the child's answer.
+    def call(self, request: object, seconds: float, *cancelled: threading.Event) -> Any:
+        """Send a request and return the child's answer.
 
         Raises
         ------
         ChildDied
         ChildLate
-            There is none after so many seconds.
+            There is no answer after `seconds`.
         ChildCancelled
-            `cancelled` was set first.
+            One of the events was set first.
         """
         pipe, process = self._running()
         deadline = monotonic() + seconds
         try:
-            pipe.send(question)
+            pipe.send(request)
             while not wait([pipe, process.sentinel], timeout=_CHECK_SECONDS):
-                if cancelled.is_set():
+                if any(event.is_set() for event in cancelled):
                     raise ChildCancelled
                 if monotonic() > deadline:
                     raise ChildLate
@@ -103,16 +116,16 @@ class Child:
             died = ChildDied(process.exitcode)
             self.close()
             raise died from error
-        except VoxelnodeError:
+        except BaseException:  # an answer that comes later would be taken for that to the next request
             self.close()
             raise
-        self._served += 1
-        if self._served == self._answers:
+        self._answers += 1
+        if self._answers == self._max_answers:
             self.close()
         return answer
 
     def close(self) -> None:
-        """End the child, whatever it does."""
+        """Kill the process, whatever it does, and wait until it has ended."""
         if self._process is not None:
             self._process.kill()
             self._process.join()
@@ -128,9 +141,9 @@ class Child:
             self.close()
             context: Any = multiprocessing.get_context(method)  # of either kind
             ours, theirs = context.Pipe()
-            process = context.Process(target=self._serve, args=(theirs, *self._arguments), name=self._name)
+            process = context.Process(target=_run, args=(self._serve, theirs, *self._arguments), name=self._name)
             try:
-                with _without_interrupts():
+                with _blocked_signals():
                     process.start()
             except BaseException:
                 ours.close()
@@ -138,36 +151,101 @@ class Child:
             finally:
                 theirs.close()
             self._pipe, self._process = ours, process
-            self._served = 0
+            self._answers = 0
         return self._pipe, self._process
 
 
+class ChildPool:
+    """As many children as there are calls at once; safe to use from many threads.
+
+    Each call has a child to itself, so a child that dies, or is killed, costs only the request that it was serving.
+    The child that was used last serves the next call: its memory is warm, and the others stay idle.
+
+    Parameters
+    ----------
+    serve, arguments, name, max_answers
+        See `Child`.
+    """
+
+    def __init__(
+        self, serve: Callable[..., None], *arguments: object, name: str, max_answers: int | None = None
+    ) -> None:
+        self._new_child = partial(Child, serve, *arguments, name=name, max_answers=max_answers)
+        self._changed = threading.Condition()
+        self._idle: list[Child] = []
+        self._busy = 0
+        self._closed = threading.Event()
+
+    def start(self) -> None:
+        """Start one child before the first call; see `Child.start`."""
+        with self._child() as child:
+            child.start()
+
+    def call(self, request: object, seconds: float, *cancelled: threading.Event) -> Any:
+        """Send a request to an idle child, or to a new one, and return its answer; see `Child.call`.
+
+        Raises
+        ------
+        ChildDied, ChildLate
+        ChildCancelled
+            One of the events was set first, or the pool is closed.
+        """
+        with self._child() as child:
+            return child.call(request, seconds, self._closed, *cancelled)
+
+    def close(self) -> None:
+        """Kill all children, whatever they do, and wait until they have ended; no call succeeds any more."""
+        self._closed.set()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._busy)
+            for child in self._idle:
+                child.close()
+            self._idle.clear()
+
+    @contextmanager
+    def _child(self) -> Iterator[Child]:
+        with self._changed:
+            if self._closed.is_set():
+                raise ChildCancelled
+            child = self._idle.pop() if self._idle else self._new_child()
+            self._busy += 1
+        try:
+            yield child
+        finally:
+            with self._changed:
+                self._busy -= 1
+                if child.is_running:
+                    self._idle.append(child)
+                else:
+                    child.close()
+                self._changed.notify_all()
+
+
 @contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Let a child begin without Ctrl-C, which would interrupt it before it can `settle`."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_THE_NODE)
+def _blocked_signals() -> Iterator[None]:
+    """Start a child with Ctrl-C blocked, which would end it before `configure_child` has run."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS_LEFT_TO_THE_NODE)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def settle(memory_bytes: int | None = None) -> None:
-    """Begin a child: signals are left to the node, nothing is printed, memory has a bound, and it ends with the node.
+def _run(serve: Callable[..., None], pipe: Connection, *arguments: object) -> None:
+    configure_child()
+    serve(pipe, *arguments)
 
-    Parameters
-    ----------
-    memory_bytes : int or None
-        See `limit_memory`; None: no bound yet.
-    """
-    for number in LEFT_TO_THE_NODE:
+
+def configure_child() -> None:
+    """Prepare a child: it leaves signals to the node, prints nothing, dumps no core and ends with the node."""
+    for number in SIGNALS_LEFT_TO_THE_NODE:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, LEFT_TO_THE_NODE)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS_LEFT_TO_THE_NODE)
     silence = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):  # codecs and plugins print what they read, and that may be patient data
+    for stream in (1, 2):  # codecs and plugins print values that they read, and those may be patient data
         os.dup2(silence, stream)
-    if memory_bytes is not None:
-        limit_memory(memory_bytes)
+    os.close(silence)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -179,36 +257,35 @@ def _end_with_parent() -> None:
 
 
 def limit_memory(size: int) -> int:
-    """Let this process have so many bytes of address space, of which nothing is ever dumped; returns what it has."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    """Limit the address space of this process to `size` bytes; returns the limit, which may be lower."""
     return _limit(resource.RLIMIT_AS, size)
 
 
 def limit_processor_time(seconds: int) -> None:
-    """Let this process use so many seconds of processor time from now on; SIGXCPU ends it then."""
+    """Let this process use `seconds` more of processor time; SIGXCPU ends it then."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + seconds)
 
 
 def _limit(kind: int, wanted: int) -> int:
-    """Set a limit of this process, no wider than who started it allows (``ulimit``, a batch system); returns it."""
+    """Set a limit of this process, within that of its starter (``ulimit``, a batch system); returns the limit."""
     hard = resource.getrlimit(kind)[1]
     limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     resource.setrlimit(kind, (limit, hard))
     return limit
 
 
-def questions(pipe: Connection) -> Iterator[Any]:
-    """What is asked through a pipe, until it closes."""
+def requests(pipe: Connection) -> Iterator[Any]:
+    """Yield the requests that come through a pipe, until it closes."""
     while True:
         try:
-            question = pipe.recv()
+            request = pipe.recv()
         except EOFError:
             return
-        yield question
+        yield request
 
 
-def place_of(error: Exception) -> str:
-    """Say what an error was and where: its text may quote patient data, its place does not."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__} at {place.name}, line {place.lineno} of {os.path.basename(place.filename)}"
+def type_and_location(error: Exception) -> str:
+    """Return the type of an error and the line that raised it, without its text, which may quote patient data."""
+    line = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {line.name}, line {line.lineno} of {os.path.basename(line.filename)}"

@@ -40,7 +40,7 @@ from node.association.services.stored import Transcoder
 from node.association.tls import tls_context
 from node.association.upper_layer import UpperLayer
 from node.audit import Audit
-from node.conversion.decoding import Decoder
+from node.conversion.decoder import Decoder
 from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from node.dicom.uids import VERIFICATION
 from node.errors import UsageError

@@ -24,10 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with ExitStack() as at_the_end:
         at_the_end.callback(gc.freeze)  # otherwise the exit searches all modules for garbage
         if given[:1] == ["convert"]:
-            from node.cli.converters import CONVERTERS
+            from node.cli.converters import close_converters, converters
 
-            at_the_end.callback(CONVERTERS.close)
-            CONVERTERS.start()  # the child loads numpy and codecs while we load the command line and find the files
+            at_the_end.callback(close_converters)
+            converters().start()  # the child loads numpy and codecs while we load the command line and find the files
 
         from node.cli.application import main as run
 

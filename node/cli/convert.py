@@ -64,7 +64,7 @@ def convert(
         convert__workers=workers,
     ).settings.convert
 
-    from node.cli.converters import CONVERTERS
+    from node.cli.converters import converters
     from node.conversion.job import limits
     from node.conversion.offline import convert_folder
     from node.writers.options import write_options
@@ -80,7 +80,7 @@ def convert(
             paths,
             out,
             write_options(settings),
-            lambda job, cancelled: CONVERTERS.run(job, bounds, cancelled),
+            lambda job, cancelled: converters().run(job, bounds, cancelled),
             settings.workers,
             show,
         )

@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from node.conversion.pool import Converters
 
-CONVERTERS = Converters()
+
+@cache
+def converters() -> Converters:
+    """Return the converters of this run."""
+    return Converters()
+
+
+def close_converters() -> None:
+    """Kill the children of this run."""
+    converters().close()
+    converters.cache_clear()

@@ -94,7 +94,7 @@ def _selected(index: ReadIndex, uids: list[str], patient: str | None) -> Iterato
 @contextmanager
 def _transcoder(folder: Path) -> Iterator[Transcode]:
     from node.association.services.stored import Transcoder
-    from node.conversion.decoding import Decoder
+    from node.conversion.decoder import Decoder
 
     decoder = Decoder()
     try:

@@ -45,7 +45,7 @@ class Converted:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ConversionLimits:
     """The most that one conversion may take.
 
     Attributes
@@ -65,6 +65,6 @@ class Limits:
         return math.ceil(self.deadline_seconds)
 
 
-def limits(section: Convert) -> Limits:
+def limits(section: Convert) -> ConversionLimits:
     """The limits, from the configuration."""
-    return Limits(section.memory_bytes, section.deadline_seconds)
+    return ConversionLimits(section.memory_bytes, section.deadline_seconds)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pluggy
 
-from node.child_process import Child, ChildCancelled, ChildDied, ChildLate, place_of, questions, settle
+from node.child_process import Child, ChildCancelled, ChildDied, ChildLate, requests, type_and_location
 from node.errors import UsageError
 from node.notify.channel import Interrupted, NotDelivered
 from node.notify.message import HookMessage
@@ -77,7 +77,7 @@ class Plugin:
     def deliver(self, message: HookMessage, cancelled: threading.Event) -> None:
         """Call the plugin; returns when it does. See `Channel.deliver`."""
         try:
-            answer = self._child.ask(dict(message.content), self._timeout_seconds, cancelled)
+            answer = self._child.call(dict(message.content), self._timeout_seconds, cancelled)
         except ChildCancelled:
             raise Interrupted from None
         except ChildLate:
@@ -94,15 +94,14 @@ class Plugin:
 
 def serve(pipe: Connection, name: str) -> None:
     """Call the plugin for message after message until the pipe closes; answers with None, or with what failed."""
-    settle()
     manager: pluggy.PluginManager | None = None
-    for event in questions(pipe):
+    for event in requests(pipe):
         try:
             if manager is None:
                 manager = _loaded(name)
             answer = _told(manager, name, event)
         except Exception as error:  # the boundary of the process
-            answer = place_of(error)
+            answer = type_and_location(error)
         pipe.send(answer)
 
 

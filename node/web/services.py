@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 
 from node.archive.filesystem import Archive
 from node.audit import Audit
-from node.conversion.decoding import Decoder
+from node.conversion.decoder import Decoder
 from node.index.database import Index
 from node.index.records import Refused
 from node.metrics import Metrics

@@ -15,9 +15,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from node.conversion.job import ConversionJob, Converted, Limits
+from node.conversion.job import ConversionJob, ConversionLimits, Converted
 from node.conversion.pipeline import convert, convert_series
-from node.conversion.pool import ConversionCancelled, Converter, ConverterDied
+from node.conversion.pool import ConversionCancelled, ConverterDied, Converters
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import revision_folder, sweep
 from node.index.records import ClaimedSeries
@@ -28,7 +28,7 @@ from tests.integration.conftest import Clock, Root
 from tests.rows import view_rows
 
 OPTIONS = write_options(Convert())
-LIMITS = Limits(memory_bytes=8 << 30, deadline_seconds=60)
+LIMITS = ConversionLimits(memory_bytes=8 << 30, deadline_seconds=60)
 
 
 def rows(root: Root, query: str, **values: Any) -> list[dict[str, Any]]:
@@ -177,26 +177,26 @@ def job(tmp_path: Path) -> ConversionJob:
 
 
 def test_the_child_process_gives_what_the_function_gives(job: ConversionJob) -> None:
-    converter = Converter()
+    converters = Converters()
     try:
-        in_child = converter.run(job, LIMITS, threading.Event())
+        in_child = converters.run(job, LIMITS, threading.Event())
     finally:
-        converter.close()
+        converters.close()
     assert [file.path for file in in_child.files] == ["volume.nii.gz", "volume.mhd", "volume_thumbnail.png"]
     array = np.asanyarray(nib.load(job.folder / "volume.nii.gz").dataobj)
     assert array.shape == (12, 16, 5)
 
 
 def test_a_child_over_its_deadline_is_ended_and_the_next_one_works(job: ConversionJob) -> None:
-    converter = Converter()
+    converters = Converters()
     try:
         with pytest.raises(ConverterDied, match="deadline_seconds"):
-            converter.run(job, dataclasses.replace(LIMITS, deadline_seconds=0.001), threading.Event())
+            converters.run(job, dataclasses.replace(LIMITS, deadline_seconds=0.001), threading.Event())
         for left in job.folder.iterdir():
             left.unlink()
-        assert converter.run(job, LIMITS, threading.Event()).files
+        assert converters.run(job, LIMITS, threading.Event()).files
     finally:
-        converter.close()
+        converters.close()
 
 
 def test_a_child_over_its_memory_says_so_and_works_on(job: ConversionJob, tmp_path: Path) -> None:
@@ -204,28 +204,28 @@ def test_a_child_over_its_memory_says_so_and_works_on(job: ConversionJob, tmp_pa
     for ds in make.ct_series(20, pixels=np.zeros((20, 512, 512), np.int16)):
         large.append((str(ds.SOPInstanceUID), tmp_path / f"large{len(large)}.dcm"))
         ds.save_as(large[-1][1], enforce_file_format=True)
-    converter = Converter()
+    converters = Converters()
     try:
         with pytest.raises(ConverterDied, match="more than 209715200 bytes"):
-            converter.run(
+            converters.run(
                 dataclasses.replace(job, instances=tuple(large)),
                 dataclasses.replace(LIMITS, memory_bytes=200 << 20),
                 threading.Event(),
             )
-        assert converter.run(job, LIMITS, threading.Event()).files
+        assert converters.run(job, LIMITS, threading.Event()).files
     finally:
-        converter.close()
+        converters.close()
 
 
 def test_a_cancelled_conversion_ends_at_once(job: ConversionJob) -> None:
     cancelled = threading.Event()
     cancelled.set()
-    converter = Converter()
+    converters = Converters()
     try:
         with pytest.raises(ConversionCancelled):
-            converter.run(job, LIMITS, cancelled)
+            converters.run(job, LIMITS, cancelled)
     finally:
-        converter.close()
+        converters.close()
 
 
 def test_a_crashing_series_is_tried_again_later_and_then_set_aside_with_its_reason(root: Root) -> None:

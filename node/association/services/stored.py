@@ -9,7 +9,8 @@ from pathlib import Path
 
 from node.association.client.send import NotSendable, Outgoing
 from node.association.outgoing import InstanceBytes
-from node.conversion.decoding import Decoder, DecoderBusy, NotDecoded, transcode
+from node.conversion.decoder import Decoder, DecoderBusy, NotDecoded
+from node.conversion.decoding import transcode
 from node.index.selection import Selected
 
 

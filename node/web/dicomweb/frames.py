@@ -11,7 +11,8 @@ from typing import IO, NamedTuple
 
 from fastapi import APIRouter, HTTPException, Response
 
-from node.conversion.decoding import Decoder, DecoderBusy, NotDecoded, frame, frame_file, stored_frame_file
+from node.conversion.decoder import Decoder, DecoderBusy, NotDecoded
+from node.conversion.decoding import frame, frame_file, stored_frame_file
 from node.dicom.bounded import TooLong
 from node.dicom.header import DEFLATED_LITTLE_ENDIAN
 from node.dicom.pixel_element import FrameNotFound, PixelElement, pixel_element

@@ -10,7 +10,8 @@ from urllib.parse import quote
 import structlog
 from fastapi import APIRouter, HTTPException, Response
 
-from node.conversion.decoding import DecoderBusy, NotDecoded, value_file
+from node.conversion.decoder import DecoderBusy, NotDecoded
+from node.conversion.decoding import value_file
 from node.dicom.bounded import TooLong
 from node.dicom.json_model import PIXEL_TAGS, Json
 from node.dicom.metadata import metadata

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from fastapi import APIRouter, HTTPException, Response
 
-from node.conversion.decoding import Crop, NotDecoded, PictureFormat, PictureOrder, document_file, picture
+from node.conversion.decoder import NotDecoded
+from node.conversion.decoding import Crop, PictureFormat, PictureOrder, document_file, picture
 from node.index.selection import StoredInstance
 from node.volume.read.single_frame import Window
 from node.web.dicomweb.decoded import decoded_file, length_of, pieces_of

@@ -12,7 +12,7 @@ from fastapi import Depends, HTTPException, Request, Response
 from starlette.types import Receive, Scope, Send
 
 from node.archive.filesystem import Archive
-from node.conversion.decoding import DecoderBusy, NotDecoded
+from node.conversion.decoder import DecoderBusy, NotDecoded
 from node.dicom.pixel_element import FrameNotFound
 from node.errors import VoxelnodeError
 from node.index.selection import StoredInstance

@@ -10,7 +10,8 @@ from typing import IO
 
 from fastapi import APIRouter, Response
 
-from node.conversion.decoding import NotDecoded, transcode
+from node.conversion.decoder import NotDecoded
+from node.conversion.decoding import transcode
 from node.dicom.part10 import file_head
 from node.index.selection import StoredInstance
 from node.volume.read.transcoding import choose_target

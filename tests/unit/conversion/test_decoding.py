@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from node.conversion.decoding import Decoder, DecoderBusy, NotDecoded, PictureOrder, frame, picture, transcode
+from node.conversion.decoder import Decoder, DecoderBusy, NotDecoded
+from node.conversion.decoding import PictureOrder, frame, picture, transcode
 from tests.web.conftest import until
 
 FILES = Path(str(importlib.resources.files("pydicom"))) / "data" / "test_files"
@@ -31,7 +32,7 @@ def test_a_child_that_crashes_harms_no_other_job(decoder: Decoder) -> None:
         good = [threads.submit(decoder.run, frame, FILES / "MR_small_RLE.dcm", 1) for _ in range(2)]
         with pytest.raises(NotDecoded, match="crashed"):
             decoder.run(os.abort)  # type: ignore[arg-type]  # returns nothing, not even that
-        assert {len(each.result()) for each in good} <= {64 * 64 * 2}
+        assert [len(job.result()) for job in good] == [64 * 64 * 2] * 2
     assert len(decoder.run(frame, FILES / "MR_small_RLE.dcm", 1)) == 64 * 64 * 2
 
 
@@ -58,15 +59,15 @@ def test_a_job_that_only_waits_is_ended_too_and_harms_no_other() -> None:
 
 
 def test_who_comes_when_many_wait_is_refused_at_once() -> None:
-    decoder = Decoder(workers=1, most_waiting=1)
+    decoder = Decoder(workers=1, max_waiting=1)
     with ThreadPoolExecutor(2) as threads:
         held = [threads.submit(decoder.run, time.sleep, 3600) for _ in range(2)]  # type: ignore[arg-type]
-        until(lambda: decoder._places._value == 0)
+        until(lambda: decoder._queue._value == 0)
         began = time.monotonic()
         with pytest.raises(DecoderBusy):
             decoder.run(bytes, 1)
         assert time.monotonic() - began < 1
-        until(lambda: decoder._pool is not None and bool(decoder._pool._processes))
+        until(lambda: bool(decoder._children._busy))
         decoder.close()
         for each in held:
             with pytest.raises(NotDecoded):
@@ -74,7 +75,7 @@ def test_who_comes_when_many_wait_is_refused_at_once() -> None:
 
 
 def test_an_answer_that_would_fill_our_own_memory_stays_in_the_child(decoder: Decoder) -> None:
-    bounded = Decoder(answer_bytes=1000)
+    bounded = Decoder(max_answer_bytes=1000)
     try:
         assert len(bounded.run(bytes, 1000)) == 1000
         with pytest.raises(NotDecoded, match="1001 bytes"):

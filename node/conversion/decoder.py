@@ -1,0 +1,143 @@
+"""Child processes that decode for pictures, frames and transfers: a codec that crashes or never ends harms no node.
+
+The functions that they run are in `node.conversion.decoding`. A process that only asks for them loads no codecs with
+this module.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any, ParamSpec, TypeVar
+
+from node.child_process import (
+    ChildCancelled,
+    ChildDied,
+    ChildLate,
+    ChildPool,
+    limit_memory,
+    limit_processor_time,
+    requests,
+)
+from node.errors import OutOfResources, VoxelnodeError
+
+MAX_JOBS_PER_CHILD = 2000
+"""A child is replaced after so many jobs, because codecs leak."""
+
+STOPPING = "the node is stopping"
+
+Arguments = ParamSpec("Arguments")
+Answer = TypeVar("Answer")
+
+
+class NotDecoded(VoxelnodeError):
+    """The pixels cannot be had in another form; the message says why, without patient data."""
+
+
+class DecoderBusy(OutOfResources):
+    """Too many jobs wait for a decoder, or this one took too long: ask again in a while."""
+
+
+class Decoder:
+    """Runs functions of `node.conversion.decoding` in child processes; safe to use from many threads.
+
+    Children start with the first job; `close` ends them.
+
+    Parameters
+    ----------
+    workers : int
+        Jobs at once.
+    memory_bytes : int
+        Address space of a child.
+    cpu_seconds : int
+        Processor time of one job.
+    deadline_seconds : float
+        Wall time of one job; also the longest wait for its turn.
+    max_waiting : int
+        Jobs that wait for their turn. Another one is refused at once, so that waiting jobs never hold all threads of
+        a server.
+    max_answer_bytes : int
+        Longest answer; a function whose result may be longer writes it to a file.
+    """
+
+    def __init__(
+        self,
+        workers: int = 2,
+        memory_bytes: int = 4_000_000_000,
+        cpu_seconds: int = 60,
+        deadline_seconds: float = 120.0,
+        max_waiting: int = 20,
+        max_answer_bytes: int = 64_000_000,
+    ) -> None:
+        self._cpu_seconds, self._deadline_seconds = cpu_seconds, deadline_seconds
+        self._turns, self._queue = threading.Semaphore(workers), threading.Semaphore(workers + max_waiting)
+        self._children = ChildPool(
+            serve, memory_bytes, cpu_seconds, max_answer_bytes, name="voxelnode-decoder", max_answers=MAX_JOBS_PER_CHILD
+        )
+
+    def run(
+        self, function: Callable[Arguments, Answer], *arguments: Arguments.args, **keywords: Arguments.kwargs
+    ) -> Answer:
+        """Run one job in a child and return its result.
+
+        Raises
+        ------
+        NotDecoded
+            The data forbid it, or the child died of it.
+        DecoderBusy
+            There are too many jobs, or this one took longer than `deadline_seconds`.
+        OSError
+            The file cannot be read.
+        """
+        with self._turn():
+            ok, answer = self._call(partial(function, *arguments, **keywords))
+        if ok:
+            return answer  # type: ignore[no-any-return]  # a pipe cannot know what it carries
+        raise answer if isinstance(answer, OSError) else NotDecoded(answer)
+
+    def close(self) -> None:
+        """Kill the children, whatever they do; nothing is decoded any more."""
+        self._children.close()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if not self._queue.acquire(blocking=False):
+            raise DecoderBusy
+        try:
+            if not self._turns.acquire(timeout=self._deadline_seconds):
+                raise DecoderBusy
+            try:
+                yield
+            finally:
+                self._turns.release()
+        finally:
+            self._queue.release()
+
+    def _call(self, job: Callable[[], object]) -> tuple[bool, Any]:
+        try:
+            return self._children.call(job, self._deadline_seconds)  # type: ignore[no-any-return]
+        except ChildCancelled:
+            raise NotDecoded(STOPPING) from None
+        except ChildLate:
+            raise DecoderBusy from None
+        except ChildDied as died:
+            if died.signal_name == "SIGXCPU":
+                raise NotDecoded(f"it took more than {self._cpu_seconds} s of processor time") from died
+            raise NotDecoded("the decoder crashed") from died
+
+
+def serve(pipe: Connection, memory_bytes: int, cpu_seconds: int, max_answer_bytes: int) -> None:
+    """Run job after job until the pipe closes; answers with (True, result) or (False, reason or OSError)."""
+    from node.conversion.decoding import result_of
+
+    limit_memory(memory_bytes)
+    for job in requests(pipe):
+        limit_processor_time(cpu_seconds)
+        answer = result_of(job, max_answer_bytes)
+        try:
+            pipe.send(answer)
+        except MemoryError:
+            pipe.send((False, "it needs more memory than a decoder may use"))
