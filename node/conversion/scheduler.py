@@ -14,8 +14,8 @@ import structlog
 from node.archive.filesystem import Archive
 from node.conversion.cleanup import Housekeeping
 from node.conversion.job import limits
-from node.conversion.pipeline import is_unchanged, record_outcome, write_volumes
 from node.conversion.pool import ConversionCancelled, ConverterDied, Converters
+from node.conversion.series import is_unchanged, record_outcome, write_volumes
 from node.errors import VoxelnodeError
 from node.index.database import Index
 from node.index.follower import IndexFollower

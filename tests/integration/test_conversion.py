@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 
 from node.conversion.job import ConversionJob, ConversionLimits, Converted
-from node.conversion.pipeline import convert, convert_series
+from node.conversion.pipeline import convert
 from node.conversion.pool import ConversionCancelled, ConverterDied, Converters
 from node.conversion.scheduler import Worker
+from node.conversion.series import convert_series
 from node.conversion.volume_files import revision_folder, sweep
 from node.index.records import ClaimedSeries
 from node.settings.model import Convert

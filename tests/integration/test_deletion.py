@@ -14,7 +14,8 @@ import pytest
 from pydicom import FileDataset
 
 from node.audit import Audit, AuditFailed
-from node.conversion.pipeline import convert, convert_series
+from node.conversion.pipeline import convert
+from node.conversion.series import convert_series
 from node.index.deletions import NotThere, SeveralSeries
 from node.index.records import Outcome
 from node.lifecycle.deletion import Order, Unsafe, delete, resume_deletions

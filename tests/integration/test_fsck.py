@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from node.control.repository import Repository, RootInUse, check_repository, rebuild_index
-from node.conversion.pipeline import convert, convert_series
+from node.conversion.pipeline import convert
+from node.conversion.series import convert_series
 from node.index.engine import backup
 from node.lifecycle.fsck import Finding
 from node.receive.ingest import Announced, Ingest, Origin

@@ -13,7 +13,8 @@ import pytest
 from pydicom import FileDataset
 
 from node.audit import Audit
-from node.conversion.pipeline import convert, convert_series
+from node.conversion.pipeline import convert
+from node.conversion.series import convert_series
 from node.index import deliveries
 from node.lifecycle.deletion import Order, delete
 from node.metrics import Metrics

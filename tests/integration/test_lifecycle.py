@@ -16,8 +16,9 @@ from pydicom import FileDataset
 from node.conversion.cleanup import Housekeeping
 from node.conversion.confirm_counts import Confirmer
 from node.conversion.job import ConversionJob, Converted
-from node.conversion.pipeline import convert, convert_series, input_sha256, is_unchanged
+from node.conversion.pipeline import convert
 from node.conversion.scheduler import Worker
+from node.conversion.series import convert_series, input_sha256, is_unchanged
 from node.errors import VoxelnodeError
 from node.index.records import ClaimedSeries, SeriesKey
 from node.receive.ingest import Origin

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from node.audit import Audit, AuditFailed
-from node.conversion.pipeline import convert, convert_series
+from node.conversion.pipeline import convert
+from node.conversion.series import convert_series
 from node.lifecycle.retention import Retention
 from node.receive.ingest import Origin
 from node.settings.model import Convert, RetentionSettings

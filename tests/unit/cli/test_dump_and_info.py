@@ -126,7 +126,8 @@ def test_the_volumes_of_a_series_are_listed(run, series: list[Dataset], tmp_path
     import datetime as dt
 
     from node.archive.filesystem import Archive
-    from node.conversion.pipeline import convert, convert_series
+    from node.conversion.pipeline import convert
+    from node.conversion.series import convert_series
     from node.durable import sync_folder
     from node.index.database import Index
     from node.metrics import Metrics

@@ -1,0 +1,150 @@
+"""The node's half of a conversion: a claimed series -> a job for `node.conversion.pipeline` -> files -> rows."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from node import __version__
+from node.conversion.job import ConversionJob, Converted
+from node.conversion.volume_files import publish, revision_folder
+from node.failpoints import reached
+from node.index.records import ClaimedSeries, SeriesOutcome
+from node.volume.reasons import Reason, Refusal
+from node.writers.options import WriteOptions
+
+if TYPE_CHECKING:
+    from node.archive.filesystem import Archive
+    from node.index.database import Index
+
+CONVERTER = f"voxelnode {__version__}"
+
+
+def convert_series(
+    claimed: ClaimedSeries,
+    archive: Archive,
+    index: Index,
+    options: WriteOptions,
+    run: Callable[[ConversionJob], Converted],
+    now: Callable[[], dt.datetime],
+) -> bool:
+    """Convert a claimed series and record the outcome.
+
+    Parameters
+    ----------
+    run : callable (ConversionJob) -> Converted
+        `node.conversion.pipeline.convert`, or `Converters.run`, which calls it in a child process.
+
+    Returns
+    -------
+    bool
+        False if the claim was lost meanwhile; nothing is recorded then.
+
+    Notes
+    -----
+    No row names a file that is not durable: the folder is moved below ``volumes/`` by one rename before its rows are
+    committed. If the process dies in between, `sweep` removes the folder without rows at the next start.
+    """
+    return record_outcome(claimed, write_volumes(claimed, archive, options, run), archive, index, now)
+
+
+def write_volumes(
+    claimed: ClaimedSeries, archive: Archive, options: WriteOptions, run: Callable[[ConversionJob], Converted]
+) -> SeriesOutcome:
+    """Convert a claimed series into files under ``volumes/``; return the outcome that is to be recorded."""
+    reached("series-claimed")
+    folder = archive.root / "work" / uuid.uuid4().hex
+    folder.mkdir(mode=0o700, parents=True)
+    try:
+        instances = tuple((instance.sop_instance_uid, archive.path(instance.key)) for instance in claimed.instances)
+        converted = run(ConversionJob(instances, folder, options, claimed.expectation))
+        destination = _destination(claimed)
+        reached("volumes-written")
+        if converted.files:
+            publish(folder, archive.root / destination, archive.sync_folder)
+        reached("volumes-published")
+        return _outcome(claimed, converted, destination, options)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def record_outcome(
+    claimed: ClaimedSeries, outcome: SeriesOutcome, archive: Archive, index: Index, now: Callable[[], dt.datetime]
+) -> bool:
+    """Record what `write_volumes` returned; may be called again after an error.
+
+    Returns
+    -------
+    bool
+        False if the claim was lost meanwhile; nothing is recorded then, and the files are removed.
+
+    Raises
+    ------
+    OutOfResources
+        The index did not commit, or may not have.
+    """
+    recorded = index.series.record_outcome(claimed, outcome, now())
+    reached("outcome-recorded")
+    # A commit that was reported as failed may have succeeded: then the claim has ended, but rows name the files.
+    if not recorded and not index.conversions.is_recorded(claimed):
+        shutil.rmtree(archive.root / _destination(claimed), ignore_errors=True)
+    return recorded
+
+
+def _destination(claimed: ClaimedSeries) -> Path:
+    return revision_folder(claimed.study_instance_uid, claimed.series_instance_uid, claimed.revision)
+
+
+def input_sha256(claimed: ClaimedSeries, options: WriteOptions) -> str:
+    """Return a digest of all that decides the result: instances with their bytes, converter and options."""
+    instances = sorted((instance.sop_instance_uid, instance.sha256) for instance in claimed.instances)
+    return hashlib.sha256(json.dumps([instances, CONVERTER, asdict(options)]).encode()).hexdigest()
+
+
+def is_unchanged(claimed: ClaimedSeries, archive: Archive, options: WriteOptions) -> bool:
+    """Whether a conversion would give the volumes that the series has, and their files have their full length."""
+    current = claimed.current
+    if current is None or not current.files or current.input_sha256 != input_sha256(claimed, options):
+        return False
+    try:
+        return all((archive.root / path).stat().st_size == size for path, size in current.files)
+    except OSError:
+        return False
+
+
+def _outcome(claimed: ClaimedSeries, converted: Converted, destination: Path, options: WriteOptions) -> SeriesOutcome:
+    return SeriesOutcome(
+        state=_state(converted),
+        converter=CONVERTER,
+        options=asdict(options),
+        seconds=converted.seconds,
+        files=[replace(file, path=str(destination / file.path)) for file in converted.files],
+        sources=converted.sources,
+        exclusions=[
+            (exclusion.sop_instance_uid, exclusion.frames, exclusion.reason.value, exclusion.detail)
+            for exclusion in converted.exclusions
+        ],
+        failures=[(refusal.stack, refusal.reason.value, refusal.detail) for refusal in converted.refusals],
+        completeness=converted.completeness,
+        input_sha256=input_sha256(claimed, options),
+        error=None if converted.files or not converted.refusals else _first_line(converted.refusals),
+    )
+
+
+def _state(converted: Converted) -> str:
+    if converted.files:
+        return "converted"
+    if all(refusal.reason is Reason.NOT_AN_IMAGE for refusal in converted.refusals):
+        return "not-an-image"
+    return "refused"
+
+
+def _first_line(refusals: Sequence[Refusal]) -> str:
+    return f"{refusals[0].reason.value}: {refusals[0].detail}"
