@@ -9,7 +9,7 @@ from time import monotonic
 
 import structlog
 
-from node.child_process import place_of
+from node.child_process import type_and_location
 
 log = structlog.get_logger()
 
@@ -119,7 +119,7 @@ class BackgroundService(ABC):
 
     def _note_failure(self, error: Exception) -> None:
         self._failures += 1
-        failure = place_of(error)
+        failure = type_and_location(error)
         if failure != self._last_failure:
             log.exception("service_failed", service=self.name, reason=failure)
             self._last_failure = failure

@@ -12,18 +12,20 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from time import monotonic
 from typing import Any, Literal
 
-from node.errors import VoxelnodeError
+from node.errors import VoxelnodeError, says_out_of_memory
 
 _CHECK_SECONDS = 0.2
 
 SIGNALS_LEFT_TO_THE_NODE = (signal.SIGINT, signal.SIGTERM)
 """Children ignore them: the node decides when a child ends, and ends it by SIGKILL."""
+
+_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 
 
 class ChildDied(VoxelnodeError):
@@ -33,11 +35,13 @@ class ChildDied(VoxelnodeError):
     ----------
     exitcode : int or None
         Negative: the number of the signal that ended it.
+    out_of_memory : bool
+        A library ended the process because it got no memory, and said so.
     """
 
-    def __init__(self, exitcode: int | None) -> None:
+    def __init__(self, exitcode: int | None, out_of_memory: bool = False) -> None:
         super().__init__(f"the child process ended with status {exitcode}")
-        self.exitcode = exitcode
+        self.exitcode, self.out_of_memory = exitcode, out_of_memory
 
     @property
     def signal_name(self) -> str | None:
@@ -68,14 +72,24 @@ class Child:
         Of the process.
     max_answers : int or None
         Answers of one process; None: unlimited.
+    reads_stderr : bool
+        Whether to look for the cause of death in what the process prints. Its standard error never blocks then, and
+        fails when it is full: C libraries do not care, Python code of others does.
     """
 
     def __init__(
-        self, serve: Callable[..., None], *arguments: object, name: str, max_answers: int | None = None
+        self,
+        serve: Callable[..., None],
+        *arguments: object,
+        name: str,
+        max_answers: int | None = None,
+        reads_stderr: bool = False,
     ) -> None:
         self._serve, self._arguments, self._name, self._max_answers = serve, arguments, name, max_answers
+        self._reads_stderr = reads_stderr
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
+        self._stderr: Connection | None = None
         self._answers = 0
 
     @property
@@ -113,12 +127,13 @@ class Child:
             answer = pipe.recv()
         except (EOFError, OSError) as error:
             process.join()
-            died = ChildDied(process.exitcode)
+            died = ChildDied(process.exitcode, says_out_of_memory(self._printed()))
             self.close()
             raise died from error
         except BaseException:  # an answer that comes later would be taken for that to the next request
             self.close()
             raise
+        self._printed()
         self._answers += 1
         if self._answers == self._max_answers:
             self.close()
@@ -130,9 +145,22 @@ class Child:
             self._process.kill()
             self._process.join()
             self._process.close()
-        if self._pipe is not None:
-            self._pipe.close()
-        self._process = self._pipe = None
+        for end in (self._pipe, self._stderr):
+            if end is not None:
+                end.close()
+        self._process = self._pipe = self._stderr = None
+
+    def _printed(self) -> str:
+        """Return what the process has printed on its standard error since the last call, 64 KiB at most.
+
+        May hold patient data: it is searched for the words of libraries, and never passed on.
+        """
+        if self._stderr is None:
+            return ""
+        try:
+            return os.read(self._stderr.fileno(), 1 << 16).decode("ascii", "replace")
+        except BlockingIOError:
+            return ""
 
     def _running(
         self, method: Literal["fork", "spawn"] = "spawn"
@@ -140,17 +168,22 @@ class Child:
         if self._process is None or self._pipe is None or not self._process.is_alive():
             self.close()
             context: Any = multiprocessing.get_context(method)  # of either kind
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_run, args=(self._serve, theirs, *self._arguments), name=self._name)
-            try:
+            with ExitStack() as on_failure, ExitStack() as theirs:
+                pipe, child_pipe = context.Pipe()
+                on_failure.callback(pipe.close)
+                theirs.callback(child_pipe.close)
+                stderr = child_stderr = None
+                if self._reads_stderr:
+                    stderr, child_stderr = context.Pipe(duplex=False)
+                    on_failure.callback(stderr.close)
+                    theirs.callback(child_stderr.close)
+                    os.set_blocking(stderr.fileno(), False)
+                arguments = (self._serve, child_pipe, child_stderr, *self._arguments)
+                process = context.Process(target=_run, args=arguments, name=self._name)
                 with _blocked_signals():
                     process.start()
-            except BaseException:
-                ours.close()
-                raise
-            finally:
-                theirs.close()
-            self._pipe, self._process = ours, process
+                on_failure.pop_all()
+            self._pipe, self._stderr, self._process = pipe, stderr, process
             self._answers = 0
         return self._pipe, self._process
 
@@ -170,7 +203,7 @@ class ChildPool:
     def __init__(
         self, serve: Callable[..., None], *arguments: object, name: str, max_answers: int | None = None
     ) -> None:
-        self._new_child = partial(Child, serve, *arguments, name=name, max_answers=max_answers)
+        self._new_child = partial(Child, serve, *arguments, name=name, max_answers=max_answers, reads_stderr=True)
         self._changed = threading.Condition()
         self._idle: list[Child] = []
         self._busy = 0
@@ -231,20 +264,32 @@ def _blocked_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _run(serve: Callable[..., None], pipe: Connection, *arguments: object) -> None:
-    configure_child()
+def _run(serve: Callable[..., None], pipe: Connection, stderr: Connection | None, *arguments: object) -> None:
+    configure_child(stderr)
     serve(pipe, *arguments)
 
 
-def configure_child() -> None:
-    """Prepare a child: it leaves signals to the node, prints nothing, dumps no core and ends with the node."""
+def configure_child(stderr: Connection | None = None) -> None:
+    """Prepare a child: it leaves signals to the node, prints nothing, dumps no core and ends with the node.
+
+    Codecs and plugins print values that they read, and those may be patient data.
+
+    Parameters
+    ----------
+    stderr : Connection or None
+        Takes what the child prints as errors, and drops it while it is full; None: all is dropped.
+    """
     for number in SIGNALS_LEFT_TO_THE_NODE:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS_LEFT_TO_THE_NODE)
     silence = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):  # codecs and plugins print values that they read, and those may be patient data
-        os.dup2(silence, stream)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
     os.close(silence)
+    if stderr is not None:
+        os.dup2(stderr.fileno(), 2)
+        stderr.close()
+        os.set_blocking(2, False)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -254,6 +299,21 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def use_one_thread() -> None:
+    """Keep numerical libraries that are loaded later from starting a thread for each processor.
+
+    Each thread would reserve address space, so that a conversion within its limit on one machine would fail on another
+    that has more processors.
+    """
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+
+
+def mapped_bytes() -> int:
+    """Return the address space that this process has mapped."""
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        return int(statm.read().split()[0]) * resource.getpagesize()
 
 
 def limit_memory(size: int) -> int:

@@ -1,5 +1,28 @@
 """Errors that voxelnode raises on purpose. The docstring of a class is its default message."""
 
+from __future__ import annotations
+
+import errno
+import re
+
+_OUT_OF_MEMORY = re.compile(
+    r"bad_alloc|MemoryError|[Oo]ut of memory|[Mm]emory allocation|allocat\w* (?:\w+ )?memory|failed to map segment"
+    r"|pthread_create failed|can't start new thread"
+)
+"""How libraries say that there is no memory: those of C++ and Python, ITK, OpenBLAS, the dynamic loader."""
+
+
+def says_out_of_memory(text: str) -> bool:
+    """Whether a library says that there is no memory."""
+    return _OUT_OF_MEMORY.search(text) is not None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception stands for lack of memory, whatever type the library gave it."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return not isinstance(error, VoxelnodeError) and says_out_of_memory(str(error))
+
 
 class VoxelnodeError(Exception):
     """An expected error."""

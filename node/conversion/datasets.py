@@ -10,6 +10,7 @@ from pydicom import Dataset, dcmread
 from node.completeness import COUNT_KEYWORDS, InstanceCounts
 from node.dicom.reading import read_instance
 from node.dicom.values import text, whole
+from node.errors import is_out_of_memory
 from node.volume.reasons import Exclusion, Reason
 
 _LONG_VALUE_BYTES = 1 << 20
@@ -30,9 +31,9 @@ class SeriesFiles:
         for sop_instance_uid, path in self._instances:
             try:
                 dataset = _opened(path, sop_instance_uid)
-            except MemoryError:  # ours, not the file's: the series is owed another try, and loses no slice
-                raise
             except Exception as error:  # whatever a damaged file makes the parser raise
+                if is_out_of_memory(error):  # our limit, not the file: the series is tried again and loses no slice
+                    raise MemoryError from error
                 detail = f"{type(error).__name__} while reading the data set"
                 self.unreadable.append(Exclusion(sop_instance_uid, 0, Reason.UNREADABLE, detail))
                 continue

@@ -20,7 +20,9 @@ from node.child_process import (
     ChildPool,
     limit_memory,
     limit_processor_time,
+    mapped_bytes,
     requests,
+    use_one_thread,
 )
 from node.errors import OutOfResources, VoxelnodeError
 
@@ -28,6 +30,7 @@ MAX_JOBS_PER_CHILD = 2000
 """A child is replaced after so many jobs, because codecs leak."""
 
 STOPPING = "the node is stopping"
+NO_MEMORY = "it needs more memory than a decoder may use"
 
 Arguments = ParamSpec("Arguments")
 Answer = TypeVar("Answer")
@@ -51,7 +54,7 @@ class Decoder:
     workers : int
         Jobs at once.
     memory_bytes : int
-        Address space of a child.
+        Address space of a child, beyond that of its program.
     cpu_seconds : int
         Processor time of one job.
     deadline_seconds : float
@@ -126,18 +129,18 @@ class Decoder:
         except ChildDied as died:
             if died.signal_name == "SIGXCPU":
                 raise NotDecoded(f"it took more than {self._cpu_seconds} s of processor time") from died
-            raise NotDecoded("the decoder crashed") from died
+            raise NotDecoded(NO_MEMORY if died.out_of_memory else "the decoder crashed") from died
 
 
 def serve(pipe: Connection, memory_bytes: int, cpu_seconds: int, max_answer_bytes: int) -> None:
     """Run job after job until the pipe closes; answers with (True, result) or (False, reason or OSError)."""
+    use_one_thread()
     from node.conversion.decoding import result_of
 
-    limit_memory(memory_bytes)
+    limit_memory(mapped_bytes() + memory_bytes)
     for job in requests(pipe):
         limit_processor_time(cpu_seconds)
-        answer = result_of(job, max_answer_bytes)
         try:
-            pipe.send(answer)
+            pipe.send(result_of(job, max_answer_bytes))
         except MemoryError:
-            pipe.send((False, "it needs more memory than a decoder may use"))
+            pipe.send((False, NO_MEMORY))

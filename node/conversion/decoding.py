@@ -19,7 +19,7 @@ from pydicom import Dataset
 from node.dicom.metadata import NoSuchValue, document, long_value
 from node.dicom.pixel_element import FrameNotFound, PixelElement, header_and_pixels, single_frame
 from node.dicom.reading import read_instance
-from node.errors import ConversionRefused
+from node.errors import ConversionRefused, is_out_of_memory
 from node.volume.read.pixels import frame_reader
 from node.volume.read.single_frame import Window, decompressed_frame, rendered_frame
 from node.volume.read.transcoding import NotTranscodable, transcoded
@@ -133,6 +133,10 @@ def result_of(job: Callable[[], object], max_bytes: int) -> tuple[bool, object]:
     """Run a job; returns (True, result), or (False, reason), or (False, OSError) if the file cannot be read.
 
     Refusals come back as text, since exceptions need not be picklable.
+
+    Raises
+    ------
+    MemoryError
     """
     try:
         result = job()
@@ -143,9 +147,11 @@ def result_of(job: Callable[[], object], max_bytes: int) -> tuple[bool, object]:
         return False, error.detail
     except (FrameNotFound, NotTranscodable, NoSuchValue) as error:
         return False, str(error)
-    except MemoryError:
-        return False, "it needs more memory than a decoder may use"
     except OSError as error:
+        if is_out_of_memory(error):
+            raise MemoryError from error
         return False, OSError(error.errno, os.strerror(error.errno or 0))  # without the path
     except Exception as error:  # the boundary of the process
+        if is_out_of_memory(error):
+            raise MemoryError from error
         return False, f"{type(error).__name__} while it was decoded"

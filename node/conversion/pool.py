@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import threading
 from collections.abc import Callable
+from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
@@ -20,10 +22,12 @@ from node.child_process import (
     ChildPool,
     limit_memory,
     limit_processor_time,
+    mapped_bytes,
     requests,
     type_and_location,
+    use_one_thread,
 )
-from node.errors import VoxelnodeError
+from node.errors import VoxelnodeError, is_out_of_memory
 
 if TYPE_CHECKING:
     from node.conversion.job import ConversionJob, ConversionLimits, Converted
@@ -87,26 +91,40 @@ class Converters:
 def serve(pipe: Connection, niceness: int) -> None:
     """Convert job after job until the pipe closes; answers with `Converted`, or with a sentence on what failed."""
     os.nice(niceness)
+    use_one_thread()
     convert = _loaded()
+    loaded_bytes = mapped_bytes()  # differs between machines and versions of libraries, so it is not counted
     for job, limits in requests(pipe):
-        memory_bytes = limit_memory(limits.memory_bytes)
+        limit_memory(loaded_bytes + limits.memory_bytes)
         limit_processor_time(limits.cpu_seconds)
         try:
             answer: Converted | str = convert(job)
-        except MemoryError:
-            whose = "[convert] memory_bytes" if memory_bytes == limits.memory_bytes else "ulimit -v"
-            answer = f"conversion needs more than {memory_bytes} bytes ({whose})"
-        except OSError as error:
-            answer = f"disk: {error.strerror}"
         except Exception as error:  # the boundary of the process: the node records the cause
-            answer = type_and_location(error)
+            answer = _failure(error, limits)
         pipe.send(answer)
 
 
+def _failure(error: Exception, limits: ConversionLimits) -> str:
+    if is_out_of_memory(error):
+        return _memory_exceeded(limits)
+    if isinstance(error, OSError):
+        return f"disk: {error.strerror}"
+    return type_and_location(error)
+
+
+def _memory_exceeded(limits: ConversionLimits) -> str:
+    allowed = resource.getrlimit(resource.RLIMIT_AS)[1]
+    if allowed != resource.RLIM_INFINITY and allowed <= limits.memory_bytes:
+        return f"conversion needs more than {allowed} bytes (ulimit -v)"
+    return f"conversion needs more than {limits.memory_bytes} bytes ([convert] memory_bytes)"
+
+
 def _loaded() -> Callable[[ConversionJob], Converted]:
-    """Load `convert` and all that it needs; the modules stay, so the garbage collector need not search them."""
+    """Load `convert` and the libraries that it needs; they stay, so the garbage collector need not search them."""
     gc.disable()
     from node.conversion.pipeline import convert
+
+    import_module("node.writers.bodymask")  # SimpleITK, which would map 300 MB within the limit of the first conversion
 
     gc.freeze()
     gc.enable()
@@ -116,6 +134,10 @@ def _loaded() -> Callable[[ConversionJob], Converted]:
 def _cause(died: ChildDied, limits: ConversionLimits) -> str:
     if died.signal_name == "SIGXCPU":
         return f"conversion used more than {limits.cpu_seconds} s of processor time ([convert] deadline_seconds)"
+    if died.out_of_memory:
+        return _memory_exceeded(limits)
+    if died.signal_name == "SIGKILL":
+        return "conversion was ended by SIGKILL, as the kernel does when the machine or its container is out of memory"
     if died.signal_name is not None:
         return f"conversion was ended by {died.signal_name}"
     return f"conversion process ended with status {died.exitcode}"

@@ -187,7 +187,9 @@ class Convert(SettingsSection):
     )
     workers: int = Field(1, ge=1, le=64, description="series converted at the same time, each in its own process")
     memory_bytes: int = Field(
-        8_000_000_000, ge=500_000_000, description="address space of the process of one conversion, in bytes"
+        8_000_000_000,
+        ge=500_000_000,
+        description="address space of one conversion beyond that of its program, in bytes",
     )
     deadline_seconds: Seconds = Field(
         1800, description="longest time of one conversion; its processor time is limited to the same"

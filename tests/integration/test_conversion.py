@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import multiprocessing
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -207,15 +209,45 @@ def test_a_child_over_its_memory_says_so_and_works_on(job: ConversionJob, tmp_pa
         ds.save_as(large[-1][1], enforce_file_format=True)
     converters = Converters()
     try:
-        with pytest.raises(ConverterDied, match="more than 209715200 bytes"):
-            converters.run(
-                dataclasses.replace(job, instances=tuple(large)),
-                dataclasses.replace(LIMITS, memory_bytes=200 << 20),
-                threading.Event(),
-            )
+        for memory_bytes in (0, 10 << 20, 20 << 20, 40 << 20, 60 << 20):  # different libraries give up at each
+            with pytest.raises(ConverterDied, match=rf"more than {memory_bytes} bytes \(\[convert\] memory_bytes\)"):
+                converters.run(
+                    dataclasses.replace(job, instances=tuple(large)),
+                    dataclasses.replace(LIMITS, memory_bytes=memory_bytes),
+                    threading.Event(),
+                )
+            for left in job.folder.iterdir():
+                left.unlink()
         assert converters.run(job, LIMITS, threading.Event()).files
     finally:
         converters.close()
+
+
+def test_the_least_memory_that_the_settings_allow_is_enough_for_a_conversion(job: ConversionJob) -> None:
+    [at_least] = Convert.model_fields["memory_bytes"].metadata
+    everything = write_options(Convert(previews=True, montages=True, projections=True, body_masks=True))
+    limits = dataclasses.replace(LIMITS, memory_bytes=at_least.ge)
+    converters = Converters()
+    try:
+        assert len(converters.run(dataclasses.replace(job, options=everything), limits, threading.Event()).files) > 5
+    finally:
+        converters.close()
+
+
+def test_a_child_that_the_kernel_kills_is_told_as_such(job: ConversionJob) -> None:
+    converters = Converters()
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            os.mkfifo(fifo := job.folder.parent / "fifo")
+            waiting = dataclasses.replace(job, instances=(("1.2", fifo),))
+            running = thread.submit(converters.run, waiting, LIMITS, threading.Event())
+            with fifo.open("wb"):  # returns when the child reads
+                [child] = multiprocessing.active_children()
+                child.kill()
+                with pytest.raises(ConverterDied, match="SIGKILL, as the kernel does"):
+                    running.result(60)
+        finally:
+            converters.close()
 
 
 def test_a_cancelled_conversion_ends_at_once(job: ConversionJob) -> None:

@@ -31,14 +31,17 @@ def serve(pipe: Connection, memory_bytes: int | None = None) -> None:
         match request:
             case "pid":
                 pipe.send(os.getpid())
-            case "print":
-                os.write(1, b"Nemo^Captain")
-                os.write(2, b"Nemo^Captain")
+            case "print", text:
+                os.write(1, text)
+                os.write(2, text)
                 pipe.send(None)
             case "limits":
                 pipe.send([resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_AS, resource.RLIMIT_CORE)])
             case "read", path:
                 pipe.send((os.getpid(), Path(path).read_text()))
+            case "die", text:
+                os.write(2, text)
+                os._exit(1)
             case "wait":
                 threading.Event().wait()
             case number:
@@ -126,6 +129,31 @@ def test_closing_a_pool_ends_the_calls_that_are_under_way_and_refuses_others(poo
         call(pool, "pid")
 
 
+@pytest.mark.parametrize(
+    ("text", "out_of_memory"),
+    [
+        (b"OpenBLAS error: Memory allocation still failed after 10 retries, giving up.\n", True),
+        (b"terminate called after throwing an instance of 'std::bad_alloc'\n", True),
+        (b"malloc(): memory corruption\n", False),
+        (b"", False),
+        (b"x" * 1_000_000, False),
+    ],
+)
+def test_a_child_that_a_library_ended_for_want_of_memory_is_known(
+    pool: ChildPool, text: bytes, out_of_memory: bool
+) -> None:
+    with pytest.raises(ChildDied) as died:
+        call(pool, ("die", text))
+    assert (died.value.exitcode, died.value.out_of_memory) == (1, out_of_memory)
+
+
+def test_what_a_child_printed_for_an_earlier_request_does_not_count(pool: ChildPool) -> None:
+    call(pool, ("print", b"std::bad_alloc"))
+    with pytest.raises(ChildDied) as died:
+        call(pool, 1)
+    assert not died.value.out_of_memory
+
+
 @contextmanager
 def _reading(pool: ChildPool, fifo: Path) -> Iterator[tuple[Callable[[str], object], Future[Any]]]:
     """Let a child wait for text in a FIFO; gives the function that writes it, and the answer to come."""
@@ -172,8 +200,9 @@ def test_a_child_that_cannot_be_started_is_told_and_may_be_started_later() -> No
         assert call(child, "pid") != os.getpid()
 
 
-def test_what_a_child_prints_reaches_nobody() -> None:
-    with _in_another_process("call(child, 'print')") as parent:
+@pytest.mark.parametrize("kind", ["Child", "ChildPool"])
+def test_what_a_child_prints_reaches_nobody(kind: str) -> None:
+    with _in_another_process("call(child, ('print', b'Nemo^Captain'))", kind) as parent:
         assert parent.communicate(timeout=SECONDS) == (b"", b"")
     assert parent.returncode == 0
 
@@ -186,11 +215,11 @@ def test_a_child_ends_with_the_process_that_started_it() -> None:
         _wait_for_the_end(child)
 
 
-def _in_another_process(step: str) -> subprocess.Popen[bytes]:
+def _in_another_process(step: str, kind: str = "Child") -> subprocess.Popen[bytes]:
     program = f"""
 import sys
 from tests.unit.test_child_process import *
-with closing(Child(serve, name="child")) as child:
+with closing({kind}(serve, name="child")) as child:
     {step}
 """
     pipe = subprocess.PIPE

@@ -16,7 +16,7 @@ import rle.utils
 from PIL import Image
 from pydicom import uid
 
-from node.errors import ConversionRefused
+from node.errors import ConversionRefused, is_out_of_memory
 from node.volume.model import Array
 from node.volume.read.codestreams import Codestream
 from node.volume.reasons import Reason
@@ -199,9 +199,11 @@ def decode(data: bytes, shape: FrameShape) -> Array:
     try:
         samples = decoder(data, shape)
         return samples.reshape((shape.rows, shape.columns, shape.samples)[: 2 if shape.samples == 1 else 3])
-    except (MemoryError, KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # codecs raise anything; a panic in Rust is not even an Exception
+        if is_out_of_memory(error):
+            raise MemoryError from error
         raise ConversionRefused(
             Reason.UNDECODABLE, f"{' and '.join(packages)} cannot decode the compressed frame ({type(error).__name__})"
         ) from error
