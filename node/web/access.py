@@ -1,7 +1,7 @@
-"""Who may ask for what over HTTP.
+"""Authentication and authorization over HTTP.
 
-A browser shows the cookie of its session, a script a token (``Authorization: Bearer``) or a name and a password
-(``Basic``). What is shown must be right, also where nothing is needed. Routes say what they need by a parameter::
+A browser sends the cookie of its session, a script a token (``Authorization: Bearer``) or a name and a password
+(``Basic``). Credentials must be valid even where none are needed. A route states the role it needs by a parameter::
 
     def studies(account: Reader, node: Node, audit: RequestAudit) -> ...
 """
@@ -42,37 +42,37 @@ if TYPE_CHECKING:
 __all__ = ["Access", "Admin", "Caller", "Reader", "RequestAudit", "Role", "Writer"]
 
 COOKIE, SECURE_COOKIE = "voxelnode", "__Host-voxelnode"
-"""Names of the cookie of a session; the second is one that a browser takes over HTTPS only, from us only."""
+"""Names of the session cookie; a browser accepts the second only over HTTPS and only from this host."""
 
 ACCOUNT_TRIES = 100
-"""Wrong passwords for one account in a row, from wherever, before further ones wait too (NIST SP 800-63B 3.2.2)."""
+"""Wrong passwords in a row for one account, from any address, before further tries wait (NIST SP 800-63B 3.2.2)."""
 
 MAX_CONCURRENT_HASHES = 2
-"""Argon2 takes 64 MiB and a core each time: passwords are checked one or two at a time, whatever is asked."""
+"""Argon2 takes 64 MiB and a core for each password: a flood of requests must not take more."""
 
 MAX_WAITING_HASHES = 4
-"""Requests that may wait for their turn, each on one of forty threads; a further one is refused at once."""
+"""Requests that may wait for a hash, each on one of forty threads; a further one is refused at once."""
 
 HASH_WAIT_SECONDS = 3.0
 
 MAX_VERIFIED_PASSWORDS = 256
-"""Scripts show a name and a password with every request; that many pairs are not hashed each time."""
+"""Pairs of name and password that are not hashed again: scripts send theirs with every request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks."""
+    """The account of a request, and its role."""
 
     name: str
     role: Role
 
 
 LOCAL = Caller("local", Role.ADMIN)
-"""Whoever is on this machine, where [web] authentication asks for no account."""
+"""Everybody on this machine, where [web] authentication needs no account."""
 
 
 class Access:
-    """Finds out who asks; one for each node, safe to use from many threads."""
+    """Authenticates requests; one for each node, safe to use from many threads."""
 
     def __init__(
         self,
@@ -86,20 +86,20 @@ class Access:
         self._web, self._accounts, self.trail, self._now = web, accounts, trail, now
         self._by_address, self._by_name = Throttle(), Throttle(ACCOUNT_TRIES)
         self._hashing = threading.Semaphore(MAX_CONCURRENT_HASHES)
-        self._places = threading.Semaphore(MAX_CONCURRENT_HASHES + MAX_WAITING_HASHES)
+        self._hash_places = threading.Semaphore(MAX_CONCURRENT_HASHES + MAX_WAITING_HASHES)
         self._verified = _Verified()
 
     def identify(self, request: Request) -> Caller:
-        """Who asks, by what the request shows.
+        """Return the caller of a request by its credentials.
 
         Raises
         ------
         NotAuthenticated
-            It shows nothing though it has to, or something that is wrong or over.
+            Credentials are needed and missing, or they are wrong or expired.
         TooManyTries
         """
-        if is_of_friend(request.headers, self._web.cors_origins) and not shows_token(request.headers):
-            raise NotAuthenticated("a page of [web] cors_origins shows a token of `voxelnode account token`")
+        if is_from_cors_origin(request.headers, self._web.cors_origins) and not has_token(request.headers):
+            raise NotAuthenticated("a page of [web] cors_origins must send a token of `voxelnode account token`")
         scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             return self._by_token(request, credentials.strip())
@@ -116,7 +116,7 @@ class Access:
         return LOCAL
 
     def check_password(self, name: str, password: str, address: str) -> KnownAccount:
-        """The account that this name and password are of.
+        """Return the account with this name and password.
 
         Raises
         ------
@@ -128,10 +128,11 @@ class Access:
         if wait > 0:
             raise TooManyTries(wait)
         known = self._accounts.by_name(name)
-        if known is not None and self._has_fitted(password, known):
+        if known is not None and self._has_matched(password, known):
             return known
-        fits = self._fits((neighbourhood, name[:64]), password, known)  # also without such an account: it takes as long
-        if known is None or not fits:
+        # Also without such an account, so that the time does not reveal whether it exists.
+        matches = self._matches((neighbourhood, name[:64]), password, known)
+        if known is None or not matches:
             self._audit_login((name[:64], address), Result.MINOR_FAILURE, "wrong name or password")
             raise NotAuthenticated("the name or the password is wrong")
         self._by_address.succeeded(neighbourhood)
@@ -139,21 +140,21 @@ class Access:
         return known
 
     def log_in(self, name: str, password: str, address: str) -> str:
-        """Open a session; returns the value of its cookie. Raises as `check_password`."""
+        """Open a session and return the value of its cookie. Raises as `check_password`."""
         value = self._open_session(self.check_password(name, password, address))
         self._audit_login((name, address), Result.SUCCESS, "Login")
         return value
 
     def log_in_as(self, identity: FederatedIdentity, address: str) -> str:
-        """Open a session for somebody whom the identity provider knows; returns the value of its cookie.
+        """Open a session for a person of the identity provider; return the value of its cookie.
 
-        The account has no password, and the role that the provider gives it now. If that is another one than before,
-        the sessions that it has end: two people who ever had one name never get each other's role.
+        The account has no password, and the role that the provider gives now. If the role has changed, the sessions of
+        the account end: two people who had the same name one after the other never get each other's role.
 
         Raises
         ------
         Forbidden
-            The provider gives it no role. The account goes, with its sessions and tokens.
+            The provider gives no role. The account is removed with its sessions and tokens.
         """
         name, known = identity.name, self._accounts.by_name(identity.name)
         if identity.role is None:
@@ -171,22 +172,23 @@ class Access:
         return value
 
     def audit_failed_sign_in(self, address: str, reason: str) -> None:
-        """Have the audit log say that somebody came back from the identity provider in vain."""
+        """Record a sign-in at the identity provider that failed."""
         self._audit_login(("unknown account", address), Result.MINOR_FAILURE, reason, once=True)
 
     def log_out(self, request: Request) -> str:
-        """End the session of a browser, if it has one; returns the name of its account, or an empty one."""
+        """End the session of a browser, if it has one; return the name of its account, or an empty string."""
         value = _cookie(request)
-        found = self._accounts.by_session(digest(value), self._now()) if value else None
-        if found is None:
+        session = self._accounts.by_session(digest(value), self._now()) if value else None
+        if session is None:
             return ""
+        name = session[0].name
         self._accounts.close_session(digest(value))
-        self._audit_login((found[0].name, address_of(request)), Result.SUCCESS, "Logout")
-        return found[0].name
+        self._audit_login((name, address_of(request)), Result.SUCCESS, "Logout")
+        return name
 
     @property
     def session_seconds(self) -> int:
-        """How long a session lasts without a request."""
+        """Seconds without a request after which a session ends."""
         return int(self._session_time.total_seconds())
 
     @property
@@ -210,7 +212,7 @@ class Access:
 
     def _audit_wrong_token(self, request: Request) -> None:
         caller = "unknown token", address_of(request)
-        self._audit_login(caller, Result.MINOR_FAILURE, "a token that is wrong or over", once=True)
+        self._audit_login(caller, Result.MINOR_FAILURE, "a wrong or expired token", once=True)
 
     def _by_token(self, request: Request, token: str) -> Caller:
         if self._provider is not None and not token.startswith(TOKEN_PREFIX):
@@ -218,42 +220,42 @@ class Access:
         known = self._accounts.by_token(digest(token), self._now())
         if known is None:
             self._audit_wrong_token(request)
-            raise NotAuthenticated("the token is wrong or over: `voxelnode account token` makes another one")
+            raise NotAuthenticated("the token is wrong or has expired; `voxelnode account token` makes a new one")
         return _account(known)
 
     def _by_session(self, request: Request) -> Caller | None:
         value = _cookie(request)
         if not value:
             return None
-        found = self._accounts.by_session(digest(value), self._now())
-        if found is None:
+        session = self._accounts.by_session(digest(value), self._now())
+        if session is None:
             return None
-        known, expires_at = found
-        is_late = expires_at - self._now() < self._session_time / 2  # not with every request: each would be a commit
-        is_ours = not known.name.startswith(PREFIX)  # the provider is asked again when a session of its accounts ends
+        known, expires_at = session
+        is_late = expires_at - self._now() < self._session_time / 2  # not at every request: each extension is a commit
+        is_ours = not known.name.startswith(PREFIX)  # accounts of the provider sign in there again
         if is_late and is_ours and not is_background(request.scope):
             self._accounts.extend_session(digest(value), self._now() + self._session_time)
         return _account(known)
 
-    def _has_fitted(self, password: str, known: KnownAccount) -> bool:
+    def _has_matched(self, password: str, known: KnownAccount) -> bool:
         return known.password_hash is not None and self._verified.has(known.password_hash, password)
 
-    def _fits(self, keys: tuple[str, str], password: str, known: KnownAccount | None) -> bool:
+    def _matches(self, keys: tuple[str, str], password: str, known: KnownAccount | None) -> bool:
         hashed = known.password_hash if known is not None else None
         with self._turn():
-            # A failure until the contrary is known: of tries that come at once no more are made than one by one.
+            # Counted as a failure until it succeeds: simultaneous tries are limited like successive ones.
             wait = self._by_address.begin(keys[0]) or self._by_name.begin(keys[1])
             if wait > 0:
                 raise TooManyTries(wait)
-            fits = is_password(password, hashed)
-        if fits and hashed is not None:
+            matches = is_password(password, hashed)
+        if matches and hashed is not None:
             self._verified.add(hashed, password)
-        return fits
+        return matches
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """A turn to hash a password; a flood of tries must not take every thread that serves requests."""
-        if not self._places.acquire(blocking=False):
+        """Wait for a turn to hash a password; a flood of tries must not occupy every thread that serves requests."""
+        if not self._hash_places.acquire(blocking=False):
             raise TooManyTries(HASH_WAIT_SECONDS)
         try:
             if not self._hashing.acquire(timeout=HASH_WAIT_SECONDS):
@@ -263,16 +265,16 @@ class Access:
             finally:
                 self._hashing.release()
         finally:
-            self._places.release()
+            self._hash_places.release()
 
     def _audit_login(self, caller: tuple[str, str], result: Result, detail: str, *, once: bool = False) -> None:
         self.trail.record(AuditEvent.USER_AUTHENTICATION, Action.EXECUTE, caller, (), detail, result, once=once)
 
 
 class _Verified:
-    """Pairs of hash and password that fit, each as an HMAC under a key of this process alone.
+    """Pairs of hash and password that matched, each as an HMAC under a key of this process.
 
-    A password that is changed has another hash: what fitted before is not found any more.
+    A changed password has another hash, so that the old pair is not found any more.
     """
 
     def __init__(self) -> None:
@@ -295,12 +297,12 @@ class _Verified:
 
 
 def address_of(request: Request) -> str:
-    """Where a request comes from; behind one of [web] trusted_proxies, where the proxy says."""
+    """Return the address of the client; behind one of [web] trusted_proxies, the address that the proxy states."""
     return request.client.host if request.client is not None else ""
 
 
 def neighbourhood_of(address: str) -> str:
-    """What is likely one client: an address, of IPv6 the network of 64 bits that a subscriber has for himself."""
+    """Return the address that counts as one client: for IPv6 the /64 network that a subscriber has."""
     try:
         known = ipaddress.ip_address(address)
     except ValueError:
@@ -309,24 +311,24 @@ def neighbourhood_of(address: str) -> str:
 
 
 def is_forwarded(request: Request) -> bool:
-    """Whether a proxy brings it: then it may come from anywhere, though the connection is of this machine."""
+    """Return whether a proxy forwarded the request: it may come from anywhere, though the connection is local."""
     return any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-real-ip", "via"))
 
 
-def is_of_friend(headers: Headers, cors_origins: Collection[str]) -> bool:
-    """Whether a page of [web] cors_origins asks, and no page of ours.
+def is_from_cors_origin(headers: Headers, cors_origins: Collection[str]) -> bool:
+    """Return whether the request comes from a page of [web] cors_origins, and not from ours.
 
-    Its script shows a token. Neither what a browser adds by itself counts for it, a cookie or a password, nor that the
-    browser is on this machine: the page comes from elsewhere.
+    Its script has to send a token. Cookies and passwords, which a browser adds by itself, do not count for it, nor does
+    being on this machine: the page comes from elsewhere.
     """
     origin = headers.get("origin", "").lower()
     if headers.get("sec-fetch-site") == "same-origin" or urlsplit(origin).netloc == headers.get("host", "").lower():
         return False
-    return origin in {each.lower() for each in cors_origins}
+    return origin in {cors_origin.lower() for cors_origin in cors_origins}
 
 
-def shows_token(headers: Headers) -> bool:
-    """Whether an `Authorization` header shows a token, right or wrong."""
+def has_token(headers: Headers) -> bool:
+    """Return whether the `Authorization` header has a token, valid or not."""
     return headers.get("authorization", "").lower().startswith("bearer ")
 
 
@@ -342,18 +344,18 @@ def _account(known: KnownAccount) -> Caller:
 
 
 def _basic(credentials: str) -> tuple[str, str]:
-    """Name and password, RFC 7617."""
+    """Return name and password (RFC 7617)."""
     try:
         name, colon, password = base64.b64decode(credentials.strip(), validate=True).decode("utf-8").partition(":")
     except (binascii.Error, UnicodeDecodeError):
         colon = ""
     if not colon:
-        raise NotAuthenticated("the Authorization header is no Basic credentials (RFC 7617)")
+        raise NotAuthenticated("the Authorization header has no valid Basic credentials (RFC 7617)")
     return name, password
 
 
 def cookie_name(request: Request) -> str:
-    """Under which name a session is kept. The plain one counts for nothing over HTTPS: anyone on the way may set it."""
+    """Return the name of the session cookie. Over HTTPS the plain one does not count: anybody on the way may set it."""
     return SECURE_COOKIE if request.url.scheme == "https" else COOKIE
 
 
@@ -362,27 +364,27 @@ def _cookie(request: Request) -> str:
 
 
 def _identified(request: Request) -> Caller:
-    found: Caller | None = getattr(request.state, "account", None)
-    if found is None:
+    caller: Caller | None = getattr(request.state, "account", None)
+    if caller is None:
         access: Access = request.app.state.access
-        found = request.state.account = access.identify(request)
-    return found
+        caller = request.state.account = access.identify(request)
+    return caller
 
 
 def _require(role: Role) -> Any:
     def account(request: Request) -> Caller:
-        found = _identified(request)
-        if found.role < role:
+        caller = _identified(request)
+        if caller.role < role:
             access: Access = request.app.state.access
-            caller, needed = (found.name, address_of(request)), role.name.lower()
-            detail = f"role {found.role.name.lower()} asked for what needs {needed}"
+            who, needed = (caller.name, address_of(request)), role.name.lower()
+            detail = f"the role is {caller.role.name.lower()}, the request needs {needed}"
             event = AuditEvent.SECURITY_ALERT
-            access.trail.record(event, Action.EXECUTE, caller, (), detail, Result.MINOR_FAILURE, once=True)
+            access.trail.record(event, Action.EXECUTE, who, (), detail, Result.MINOR_FAILURE, once=True)
             raise Forbidden(
-                f"account {found.name} has the role {found.role.name.lower()}, this needs {needed}: ask an "
-                f"administrator for `voxelnode account role {found.name} {needed}`"
+                f"account {caller.name} has the role {caller.role.name.lower()}, but this needs {needed}: ask an "
+                f"administrator to run `voxelnode account role {caller.name} {needed}`"
             )
-        return found
+        return caller
 
     return Depends(account)
 
@@ -393,13 +395,13 @@ def _trail(request: Request) -> AccountAuditTrail:
 
 
 Reader = Annotated[Caller, _require(Role.READ)]
-"""Parameter of a route: who asks, who may at least read."""
+"""Parameter of a route: the caller, with the role read or higher."""
 
 Writer = Annotated[Caller, _require(Role.WRITE)]
-"""Parameter of a route: who asks, who may store and convert."""
+"""Parameter of a route: the caller, with the role write or higher: may store and convert."""
 
 Admin = Annotated[Caller, _require(Role.ADMIN)]
-"""Parameter of a route: who asks, who may delete and change what is kept."""
+"""Parameter of a route: the caller, with the role admin: may delete and merge."""
 
 RequestAudit = Annotated[AccountAuditTrail, Depends(_trail)]
-"""Parameter of a route: where it tells what of a patient was asked for, taken or changed."""
+"""Parameter of a route: records what of a patient was queried, accessed, transferred or changed."""

@@ -1,6 +1,7 @@
-"""One line for each answered request, and its time for `/metrics`.
+"""One log line for each answered request, and its time for `/metrics`.
 
-Neither path nor query: they hold UIDs and names. What is told is the route, such as ``/studies/{study_instance_uid}``.
+The line has neither path nor query, which hold UIDs and names, but the route, such as
+``/studies/{study_instance_uid}``.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class AccessLog:
         self._metrics.http_seconds.observe(seconds)
         request = Request(scope)
         account = getattr(request.state, "account", None)
-        is_asked = route and not is_background(scope)  # rather than for stylesheets and scripts, or by a page by itself
+        is_asked = route and not is_background(scope)  # not stylesheets and scripts, nor polling by an open page
         level = log.info if is_asked or status >= 400 else log.debug
         level(
             "http_request",
@@ -64,7 +65,7 @@ class AccessLog:
 
 
 def template_of(scope: Scope) -> str:
-    """The path of a request with the names of its parameters in the place of their values; empty without a route."""
+    """Return the path of a request with the names of its parameters instead of their values; empty without a route."""
     if "route" not in scope:
         return ""
     names = {str(value): name for name, value in scope.get("path_params", {}).items()}

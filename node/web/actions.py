@@ -1,4 +1,4 @@
-"""What may be ordered over HTTP, by REST and from a page alike: a series converted again, something deleted."""
+"""Actions that REST and the pages share: convert again, delete."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from node.web.services import Services
 def reconvert(
     node: Services, audit: RequestAudit, study_instance_uid: str, patient_id: str, series_instance_uids: Sequence[str]
 ) -> Mapping[str, Any]:
-    """Have series of a study converted again, and tell the audit log who wanted it; returns how many are ``owed``."""
+    """Request another conversion of series of a study, and record it; return how many are ``owed``."""
     done = node.actions["reconvert"](series=[(study_instance_uid, series) for series in series_instance_uids])
     objects = [of_study(study_instance_uid, patient_id)]
     audit.changed(AuditEvent.INSTANCES_ACCESSED, Action.EXECUTE, objects, f"{done['owed']} series converted again")
@@ -23,7 +23,7 @@ def reconvert(
 
 
 def delete(node: Services, account: Caller, level: Level, uid: str, study_instance_uid: str | None) -> None:
-    """Delete for good what a UID names; `node.lifecycle.deletion` tells the audit log before and after."""
+    """Delete permanently what a UID names; `node.lifecycle.deletion` writes the audit log before and after."""
     node.actions["delete"](
         level=level, uid=uid, study_instance_uid=study_instance_uid, who=account.name, reason="by HTTP"
     )

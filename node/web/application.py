@@ -26,10 +26,10 @@ from node.web.sign_ins import SignIns
 
 
 def application(services: Services) -> FastAPI:
-    """All that the node serves over HTTP.
+    """Return the application that serves pages, REST and DICOMweb.
 
     ``app.state`` has `services`, `access`, `sign_ins` (None without an identity provider), `streams` and `stopping`, an
-    event that streams which would never end look at.
+    event on which endless streams end.
     """
     app = FastAPI(
         title="voxelnode",
@@ -64,20 +64,20 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 def _sign_ins(oidc: Oidc) -> SignIns | None:
     if not oidc.issuer:
         return None
-    from node.web.identity_provider import IdentityProvider  # only needed here: it takes a while to import
+    from node.web.identity_provider import IdentityProvider  # here: it takes long to import
 
     return SignIns(IdentityProvider(oidc))
 
 
 def _middleware(services: Services) -> list[Middleware]:
-    """What stands before the routes, the outermost first."""
+    """Return the middleware, outermost first."""
     web = services.settings.web
-    stands = [
+    middleware = [
         Middleware(AccessLog, metrics=services.metrics),
         Middleware(Security, web=web),
         Middleware(BodyLimits, upload_bytes=web.maximum_upload_bytes),
     ]
-    if web.cors_origins:  # a token is shown by the script itself: cookies and passwords of a browser are not taken
+    if web.cors_origins:  # only with tokens, which scripts send; not with cookies or passwords of the browser
         cors = Middleware(
             CORSMiddleware,
             allow_origins=list(web.cors_origins),
@@ -85,5 +85,5 @@ def _middleware(services: Services) -> list[Middleware]:
             allow_headers=["Authorization", "Content-Type", "Accept", "Range"],
             expose_headers=["Content-Disposition", "Content-Range", "ETag", "Location", "Warning"],
         )
-        stands.insert(1, cors)
-    return stands
+        middleware.insert(1, cors)
+    return middleware

@@ -1,4 +1,4 @@
-"""The audit trail of HTTP: who queried, read, took and changed what (PS3.15 A.5.3)."""
+"""The audit trail of HTTP: queries, access, transfers and changes, by account (PS3.15 A.5.3)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any
 from node.audit import APPLICATION, Action, Audit, AuditEvent, Participant, Result
 
 REPEAT_SECONDS = 60.0
-"""The same reading by the same account is told once within this time: a viewer asks for each slice by itself."""
+"""The same access by the same account is recorded once within this time: a viewer requests each slice separately."""
 
 MAX_REMEMBERED = 10_000
 
 
 def of_study(study_instance_uid: str, patient_id: str | None) -> dict[str, str]:
-    """The object of an audit line: a study and whose it is; a patient without an ID has an empty one."""
+    """Return the object of an audit line: a study and its Patient ID, empty if it has none."""
     return {"study_instance_uid": study_instance_uid, "patient_id": patient_id or ""}
 
 
 class AuditTrail:
-    """Tells the audit log of one node about what is asked over HTTP; safe to use from many threads."""
+    """Records the requests to one node in its audit log; safe to use from many threads."""
 
     def __init__(self, audit: Audit, ae_title: str, clock: Callable[[], float] = monotonic) -> None:
         self._audit, self._ae_title, self._clock = audit, ae_title, clock
@@ -31,7 +31,7 @@ class AuditTrail:
         self._recorded: OrderedDict[str, float] = OrderedDict()
 
     def of(self, account: str, address: str) -> AccountAuditTrail:
-        """The trail of one account that asks from one address."""
+        """Return the trail of one account at one address."""
         return AccountAuditTrail(self, account, address)
 
     def record(
@@ -45,12 +45,12 @@ class AuditTrail:
         *,
         once: bool = False,
     ) -> None:
-        """Write a line about account and address `caller`; a log that cannot be written holds up no reading.
+        """Write a line about account and address `caller`; reading goes on if the log cannot be written.
 
         Parameters
         ----------
         once : bool
-            Not again if the same was told within `REPEAT_SECONDS`.
+            Write nothing if the same was recorded within `REPEAT_SECONDS`.
         """
         if once and self._is_repeated(json.dumps([event.name, action.name, caller, list(objects), detail])):
             return
@@ -71,21 +71,21 @@ class AuditTrail:
 
 
 class AccountAuditTrail:
-    """What one account does; `objects` are mappings such as ``{"study_instance_uid": ..., "patient_id": ...}``."""
+    """Records what one account does; `objects` are such as ``{"study_instance_uid": ..., "patient_id": ...}``."""
 
     def __init__(self, trail: AuditTrail, account: str, address: str) -> None:
         self._trail, self._who = trail, (account, address)
 
     def queried(self, detail: str) -> None:
-        """It searched; `detail` is what for (A.5.3.10)."""
+        """Record a search; `detail` has its keys (A.5.3.10)."""
         self._trail.record(AuditEvent.QUERY, Action.EXECUTE, self._who, (), detail, once=True)
 
     def accessed(self, objects: Sequence[Mapping[str, Any]], detail: str = "") -> None:
-        """It looked at something of these studies (A.5.3.4)."""
+        """Record access to studies (A.5.3.4)."""
         self._trail.record(AuditEvent.INSTANCES_ACCESSED, Action.READ, self._who, objects, detail, once=True)
 
     def transferred(self, objects: Sequence[Mapping[str, Any]], detail: str = "") -> None:
-        """It took instances or volumes of these studies away (A.5.3.7)."""
+        """Record a download of instances or volumes of studies (A.5.3.7)."""
         self._trail.record(AuditEvent.INSTANCES_TRANSFERRED, Action.READ, self._who, objects, detail, once=True)
 
     def changed(
@@ -96,5 +96,5 @@ class AccountAuditTrail:
         detail: str,
         result: Result = Result.SUCCESS,
     ) -> None:
-        """It changed something; each time is told."""
+        """Record a change; every one is recorded."""
         self._trail.record(event, action, self._who, objects, detail, result)

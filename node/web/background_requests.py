@@ -1,4 +1,4 @@
-"""Requests that a page makes by itself, again and again, for as long as it is open: nobody has asked for anything."""
+"""Requests that an open page repeats by itself: they are no activity of a person."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _background_routes: set[object] = set()
 
 
 def background_request(route: _Route) -> _Route:
-    """Mark a route that pages ask by themselves: it prolongs no session, and makes no line of the log."""
+    """Mark a route that pages poll: it extends no session and writes no log line."""
     _background_routes.add(route)
     return route
 
 
 def is_background(scope: Scope) -> bool:
-    """Whether a request, once it is routed, is for such a route."""
+    """Return whether a request, once it is routed, is for such a route."""
     return scope.get("endpoint") in _background_routes

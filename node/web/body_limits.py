@@ -1,4 +1,4 @@
-"""How large, and how slow, a request body may be; bodies are counted as they come, none is held here."""
+"""Limits on the size and the slowness of request bodies, which are counted as they arrive and not held."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from node.web.problems import respond
 
 MAX_BODY_BYTES = 1_000_000
-"""Largest body of all that is no upload: forms and JSON are a hundred times smaller."""
+"""Largest body that is not an upload: forms and JSON are a hundred times smaller."""
 
 UPLOADS = "/dicom-web/"
-"""Below this, bodies are instances (STOW-RS)."""
+"""Bodies below this path are instances (STOW-RS)."""
 
 PATIENCE_SECONDS = 30.0
 MIN_BYTES_PER_SECOND = 10_000
-"""A body must come at this speed on average, after `PATIENCE_SECONDS` that everyone has: who holds a connection open
-for nothing, byte by byte, is cut off."""
+"""Average speed of a body after the first `PATIENCE_SECONDS`; slower clients are cut off, so that nobody holds a
+connection open byte by byte."""
 
 CLOSE = {"Connection": "close"}
-"""Where a body is left unread."""
+"""Header of answers that leave a body unread."""
 
 
 class BodyLimits:
     """ASGI middleware: answers 413, 408, 415 and 400 for bodies that are too large, too slow, compressed or unclear.
 
-    A compressed body (``Content-Encoding``) might be a thousand times as large as it seems; DICOM has its own means.
+    A compressed body (``Content-Encoding``) may be a thousand times as large as it seems; DICOM compresses by itself.
     """
 
     def __init__(
@@ -47,46 +47,50 @@ class BodyLimits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        most = self._upload_bytes if scope["path"].startswith(UPLOADS) else MAX_BODY_BYTES
-        refusal = _refusal(Headers(scope=scope), most)
+        max_bytes = self._upload_bytes if scope["path"].startswith(UPLOADS) else MAX_BODY_BYTES
+        refusal = _refusal(Headers(scope=scope), max_bytes)
         if refusal is None:
-            await self._app(scope, self._counted(receive, most), send)
+            await self._app(scope, self._counted(receive, max_bytes), send)
         else:
             await respond(Request(scope), *refusal, headers=CLOSE)(scope, receive, send)
 
-    def _counted(self, receive: Receive, most: int) -> Receive:
-        waited, count, whole = 0.0, 0, False
+    def _counted(self, receive: Receive, max_bytes: int) -> Receive:
+        waited, count, is_whole = 0.0, 0, False
 
         async def receive_counted() -> Message:
-            nonlocal waited, count, whole
-            if whole:  # what comes now tells that the client has gone, whenever that will be
+            nonlocal waited, count, is_whole
+            if is_whole:  # the next message says that the client is gone, whenever that happens
                 return await receive()
             began, left = self._clock(), self._patience + count / MIN_BYTES_PER_SECOND - waited
             try:
                 message = await asyncio.wait_for(receive(), max(left, 0.0))
             except TimeoutError:
-                raise HTTPException(408, "the request body comes too slowly", CLOSE) from None
-            waited += self._clock() - began  # the time of the client alone: our disk may be slow too
+                raise HTTPException(408, "the request body arrives too slowly", CLOSE) from None
+            waited += self._clock() - began  # only time spent waiting for the client: our disk may be slow too
             count += len(message.get("body", b""))
-            whole = not message.get("more_body", False)
-            if count > most:
-                raise HTTPException(413, _too_large(most), CLOSE)
+            is_whole = not message.get("more_body", False)
+            if count > max_bytes:
+                raise HTTPException(413, _too_large(max_bytes), CLOSE)
             return message
 
         return receive_counted
 
 
-def _refusal(headers: Headers, most: int) -> tuple[int, str] | None:
+def _refusal(headers: Headers, max_bytes: int) -> tuple[int, str] | None:
     encoding = headers.get("content-encoding", "identity").lower()
     if encoding != "identity":
-        return 415, f"request bodies are not taken compressed, but Content-Encoding is {encoding[:32]!r}"
+        return 415, f"compressed request bodies are not accepted, but Content-Encoding is {encoding[:32]!r}"
+    # Two lengths allow request smuggling through a proxy.
     if "content-length" in headers and "transfer-encoding" in headers:
-        return 400, "a request tells either Content-Length or Transfer-Encoding (RFC 9112 6.1)"  # or a proxy may err
+        return (
+            400,
+            "a request must not have both Content-Length and Transfer-Encoding (RFC 9112 6.1)",
+        )
     length = headers.get("content-length", "0")
-    if length.isdecimal() and int(length[:20]) > most:
-        return 413, _too_large(most)
+    if length.isdecimal() and int(length[:20]) > max_bytes:
+        return 413, _too_large(max_bytes)
     return None
 
 
-def _too_large(most: int) -> str:
-    return f"the request body is larger than {most} bytes"
+def _too_large(max_bytes: int) -> str:
+    return f"the request body is larger than {max_bytes} bytes"

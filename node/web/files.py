@@ -1,4 +1,4 @@
-"""A file of the root as a response: in parts if asked for, and not at all where whoever asks has it already."""
+"""A file of the root as a response, with Range and If-None-Match."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastapi import Request, Response
 from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
 
-GONE = "its file is not there: `voxelnode fsck` tells more"
+FILE_MISSING = "the file is missing: run `voxelnode fsck`"
 
 
 def file_response(request: Request, path: Path, media_type: str, name: str, sha256: str) -> Response:
@@ -17,26 +17,26 @@ def file_response(request: Request, path: Path, media_type: str, name: str, sha2
     Parameters
     ----------
     name : str
-        What it is called where it is saved.
+        File name for a download.
     sha256 : str
-        Of its content: the entity tag, RFC 9110 8.8.3.
+        SHA-256 of the content, the entity tag (RFC 9110 8.8.3).
 
     Raises
     ------
     HTTPException
-        410: the index knows it, but it is gone.
+        410: the file is in the index but not on disk.
     """
     etag = f'"{sha256}"'
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
-    if _has(request.headers.get("if-none-match", ""), etag):
+    if _matches(request.headers.get("if-none-match", ""), etag):
         return Response(status_code=304, headers=headers)
     try:
         stat = path.stat()
     except FileNotFoundError:
-        raise HTTPException(410, GONE) from None
+        raise HTTPException(410, FILE_MISSING) from None
     return FileResponse(path, media_type=media_type, filename=name, stat_result=stat, headers=headers)
 
 
-def _has(tags: str, etag: str) -> bool:
-    """Whether `If-None-Match` names an entity tag; the weak comparison is enough (RFC 9110 13.1.2)."""
+def _matches(tags: str, etag: str) -> bool:
+    """Return whether `If-None-Match` has an entity tag; weak comparison suffices (RFC 9110 13.1.2)."""
     return any(tag.strip().removeprefix("W/") in (etag, "*") for tag in tags.split(","))

@@ -1,4 +1,4 @@
-"""For whoever watches: ``/healthz``, whether the process answers; ``/readyz``, whether it can do its work."""
+"""For monitoring: ``/healthz``, whether the process answers; ``/readyz``, whether it can do its work."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/healthz")
 async def healthz() -> PlainTextResponse:
-    """The process answers."""
+    """Answer ``ok``."""
     return PlainTextResponse("ok\n")
 
 
 @router.get("/readyz")
 def readyz(node: Node) -> Response:
-    """Whether instances may come in and will be converted; each part that says no says why. 503 if any does.
+    """Answer 200 if instances are accepted and converted, else 503 with the reason of each part that is not ready.
 
-    Needs no account: an orchestrator has none, and nothing in it is secret.
+    Needs no account: an orchestrator has none, and the answer holds no secret.
     """
     reasons = {name: reason for name, reason in _reasons(node).items() if reason is not None}
     return JSONResponse({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
@@ -28,7 +28,7 @@ def readyz(node: Node) -> Response:
 
 def _reasons(node: Services) -> dict[str, str | None]:
     return {
-        "index": None if node.index.is_alive else "the writer of the index has ended: start the node again",
+        "index": None if node.index.is_alive else "the writer of the index has stopped: restart the node",
         "intake": node.ingest.refusal(),
         **{
             name: None if is_well() else f"the {name} does not work: see the log"

@@ -1,4 +1,4 @@
-"""``/metrics`` in the text format of Prometheus: what was counted since the start, and what is there now."""
+"""``/metrics`` in the text format of Prometheus: counters since the start, and the current state."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/metrics")
 def metrics(account: Reader, node: Node) -> Response:
-    """Everything that is counted, and what is there now."""
+    """All counters, and the gauges of the current state."""
     registry = CollectorRegistry()
     registry.register(NodeGauges(node))
     return Response(node.metrics.exposition() + generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 class NodeGauges(Collector):
-    """What is there when it is asked; counted then, not kept up."""
+    """Gauges that are counted in the index at each request."""
 
     def __init__(self, node: Services) -> None:
         self._node = node
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Gauges of the ledger and of the disk."""
+        """Yield the gauges of series, failures and the disk."""
         with self._node.index.reading() as index:
             states, oldest = index.series.count_by_state(), index.series.oldest_unconverted()
             failures = index.failures.count_by_reason()
         series = GaugeMetricFamily("voxelnode_series", "Series, by state", labels=["state"])
-        for state in SERIES_STATES:  # also those of none: a rule compares with an hour ago
+        for state in SERIES_STATES:  # also states without series: alert rules compare with an hour ago
             series.add_metric([state], states.get(state, 0))
         reasons = GaugeMetricFamily(
             "voxelnode_failures", "Stacks of series that gave no volume, by reason", labels=["reason"]

@@ -1,4 +1,4 @@
-"""OHIF, where it is installed (``voxelnode viewers install ohif``): its files, and its page for every other path."""
+"""OHIF, if it is installed (``voxelnode viewers install ohif``): its files, and its page for any other path."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ HEADERS = {
         "connect-src 'self' data: blob:; object-src 'none'; frame-src 'self' blob:; base-uri 'none'; "
         "form-action 'self'; frame-ancestors 'none'"
     ),
-    "Cross-Origin-Embedder-Policy": "require-corp",  # with COOP, what shared memory of workers asks for
+    "Cross-Origin-Embedder-Policy": "require-corp",  # with COOP: required for shared memory of workers
     "Cache-Control": "private, no-cache",
 }
 
 MEDIA_TYPES = {".js": "text/javascript", ".wasm": "application/wasm", ".css": "text/css", ".html": "text/html"}
-"""What must be right, whatever the tables of the machine say."""
+"""Media types that must be right, whatever the tables of the machine say."""
 
 
 @router.api_route(BASE.rstrip("/"), methods=["GET", "HEAD"])
 @router.api_route(BASE + "{path:path}", methods=["GET", "HEAD"])
 def ohif(node: Node, _account: Reader, path: str = "") -> FileResponse:
-    """A file of the package; its page for any other path, since OHIF routes by itself."""
+    """A file of the package; its page for any other path, since OHIF routes in the browser."""
     manifest = installed(node.archive.root)
     if manifest is None:
         raise HTTPException(404, "OHIF is not installed: `voxelnode viewers install ohif`")

@@ -1,4 +1,4 @@
-"""What went wrong, as problem details (RFC 9457) for programs and as a page for people, with the remedy."""
+"""Errors as answers: problem details (RFC 9457) for programs, a page for people, each with a remedy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = structlog.get_logger()
 MEDIA_TYPE = "application/problem+json"
 
 PROGRAMS = ("/api/", "/dicom-web", "/metrics", "/healthz", "/readyz")
-"""Paths below which programs ask: never a page, never a redirect to the login."""
+"""Paths for programs: errors below them are never a page, nor a redirect to the login."""
 
 STATUSES: tuple[tuple[type[VoxelnodeError], int], ...] = (
     (NotAuthenticated, 401),
@@ -46,36 +46,36 @@ STATUSES: tuple[tuple[type[VoxelnodeError], int], ...] = (
     (NotUnderstood, 400),
     (UsageError, 400),
 )
-"""The first class that an error is of tells its status; what is in none of them is 500."""
+"""The status of an error is that of the first class it is an instance of; 500 if there is none."""
 
 REMEDIES: Mapping[int, str] = {
-    400: "change the request as the detail says; /api/v1/openapi.json describes every parameter",
+    400: "correct the request; /api/v1/openapi.json describes every parameter",
     401: "log in, or show a token of `voxelnode account token` as `Authorization: Bearer ...`",
-    404: "look what there is with the list that is one level up; it may have been deleted",
-    405: "ask with one of the methods that the Allow header names",
-    422: "change the parameters that the detail names; /api/v1/openapi.json describes each",
-    429: "wait for as long as the Retry-After header says",
-    500: "the log of the node tells more; please report it if it happens again",
-    503: "try again in a while; `voxelnode status` tells what the node is short of",
+    404: "it may have been deleted; check the list one level up",
+    405: "use one of the methods in the Allow header",
+    422: "correct the parameters; /api/v1/openapi.json describes each",
+    429: "wait the seconds that the Retry-After header says",
+    500: "see the log of the node; please report the error if it happens again",
+    503: "try again later; `voxelnode status` shows what the node lacks",
 }
 
 
 RETRY = {"Retry-After": "5"}
-"""Of what is short for a while."""
+"""For resources that are exhausted for a short time."""
 
 
 class Problem(BaseModel):
-    """An error, RFC 9457 3.1; `remedy` is an extension (3.2): what helps."""
+    """An error, RFC 9457 3.1; `remedy` is an extension (3.2)."""
 
-    type: str = Field("about:blank", description="of no kind beyond its status")
-    title: str = Field(description="the status in words")
+    type: str = Field("about:blank", description="no more specific than the status")
+    title: str = Field(description="the status code in words")
     status: int
     detail: str = Field(description="what is wrong with this request")
     remedy: str = Field("", description="what helps")
 
 
 class ProblemResponse(Response):
-    """A problem as a response of its own."""
+    """A problem as a response."""
 
     media_type = MEDIA_TYPE
 
@@ -86,7 +86,7 @@ class ProblemResponse(Response):
 
 
 def title_of(status: int) -> str:
-    """The words of a status code."""
+    """Return the words of a status code."""
     try:
         return HTTPStatus(status).phrase
     except ValueError:
@@ -94,7 +94,7 @@ def title_of(status: int) -> str:
 
 
 def install(app: FastAPI) -> None:
-    """Let an application answer every error as this module says."""
+    """Make an application answer every error by this module."""
     app.add_exception_handler(VoxelnodeError, _expected)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -102,14 +102,14 @@ def install(app: FastAPI) -> None:
 
 
 def wants_page(request: Request) -> bool:
-    """Whether a person waits for a page, rather than a program for data."""
+    """Return whether a person expects a page, rather than a program data."""
     return not request.url.path.startswith(PROGRAMS) and "text/html" in request.headers.get("accept", "")
 
 
 def respond(
     request: Request, status: int, detail: str, remedy: str = "", headers: Mapping[str, str] | None = None
 ) -> Response:
-    """A page or problem details, whichever is waited for."""
+    """Return a page or problem details, whichever the client expects."""
     if not wants_page(request):
         return ProblemResponse(status, detail, remedy, headers)
     page = error_page(status, title_of(status), detail, remedy or REMEDIES.get(status, ""))
@@ -129,15 +129,15 @@ async def _expected(request: Request, error: Exception) -> Response:
 
 
 def _log_in_first(request: Request, detail: str) -> Response:
-    """Lead a person to the form, and tell a program what to show."""
-    if request.headers.get("hx-request"):  # a page whose session is over: the whole of it goes to the form
+    """Redirect a person to the login; tell a program which credentials to send."""
+    if request.headers.get("hx-request"):  # the session of an open page has ended: htmx leaves for the login as a whole
         return Response(status_code=401, headers={"HX-Redirect": "/login"})
     if wants_page(request):
-        asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        there = f"/login?next={quote(asked, safe='')}" if request.method == "GET" else "/login"
-        return Response(status_code=303, headers={"Location": there})
+        path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        location = f"/login?next={quote(path, safe='')}" if request.method == "GET" else "/login"
+        return Response(status_code=303, headers={"Location": location})
     challenges = 'Bearer realm="voxelnode"'
-    if "sec-fetch-mode" not in request.headers:  # a browser would ask with a window of its own, over our page
+    if "sec-fetch-mode" not in request.headers:  # else a browser opens its own password dialog over our page
         challenges += ', Basic realm="voxelnode", charset="UTF-8"'
     return ProblemResponse(401, detail, headers={"WWW-Authenticate": challenges})
 
@@ -153,12 +153,12 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 
 def validation_detail(errors: Any) -> str:
-    """What pydantic found wrong, in a sentence; without the values, which may be a patient's."""
+    """Return the errors of pydantic as one sentence, without the values, which may be a patient's."""
     return "; ".join(f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}" for error in errors)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    """The error goes on to the server, which logs it; of the middleware nothing stands before this response."""
-    response = respond(request, 500, "something unexpected happened in the node")
+    """Answer 500. The server logs the error; this response passes no middleware, so it gets its headers here."""
+    response = respond(request, 500, "an unexpected error in the node")
     add_headers(response.headers, is_secure=request.url.scheme == "https")
     return response

@@ -1,4 +1,4 @@
-"""What every request must be, and every response carries, whatever the route: hosts, origins, headers of browsers."""
+"""Checks of every request, whatever its route: Host and Origin; headers of every response."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.settings.model import Web
-from node.web.access import COOKIE, SECURE_COOKIE, is_of_friend, shows_token
+from node.web.access import COOKIE, SECURE_COOKIE, has_token, is_from_cors_origin
 from node.web.headers import add_headers
 from node.web.problems import respond
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-"""Change nothing, RFC 9110 9.2.1."""
+"""Methods that change nothing, RFC 9110 9.2.1."""
 
 
 class Security:
-    """ASGI middleware: refuses what comes under a foreign name or from a foreign page, and adds the headers.
+    """ASGI middleware: refuses requests for a foreign host name or from a foreign page, and adds the headers.
 
-    Foreign pages. A browser tells with each request where the page that makes it is from (``Sec-Fetch-Site``, else
-    ``Origin``), and no script can change that. What changes anything must come from a page of ours, or from a program,
-    which shows neither header; a program that uses the cookie of a session must show one. So no page elsewhere can act
-    with the login of a person, nor with being on this machine where that is enough; those of [web] cors_origins may
-    with a token that their script shows.
+    Foreign pages. A browser states with each request which site the requesting page is from (``Sec-Fetch-Site``, else
+    ``Origin``), and no script can change that. A request that changes something must come from one of our pages, or
+    from a program, which sends neither header; a program with the cookie of a session must send one. So a page of
+    another site can use neither the login of a person nor, where no account is needed, the fact that its browser is on
+    this machine. Pages of [web] cors_origins may, with a token that their script sends.
 
-    Foreign names. A page elsewhere may let its own name lead to our address (DNS rebinding), and be one of ours then
-    for a browser: requests must be for an IP address or one of our names.
+    Foreign names. A page of another site may point its own host name at our address (DNS rebinding) and then counts as
+    ours for a browser: requests must be for an IP address or for one of our names.
     """
 
     def __init__(self, app: ASGIApp, web: Web) -> None:
         self._app = app
         self._names = frozenset(name.lower() for name in (*web.allowed_hosts, "localhost", *_machine_names()))
-        self._friends = web.cors_origins
+        self._cors_origins = web.cors_origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -57,7 +57,7 @@ class Security:
         await respond(Request(scope), 403, reason, remedy)(scope, receive, send_secured)
 
     def _refusal(self, method: str, headers: Headers) -> tuple[str, str] | None:
-        """Why a request is not taken, and what helps."""
+        """Return why a request is refused, and the remedy; None if it is accepted."""
         host = headers.get("host", "").lower()
         if not is_known_host(host, self._names):
             return (
@@ -67,15 +67,15 @@ class Security:
         if method not in SAFE_METHODS and not self._is_from_us(headers, host):
             return (
                 "this request comes from a page of another site",
-                "use the pages of this node; a script shows a token of `voxelnode account token`; a reverse proxy "
-                "passes the Host header on, or has its name in [web] allowed_hosts",
+                "use the pages of this node; have a script send a token of `voxelnode account token`; have a reverse "
+                "proxy pass the Host header on, or list its name in [web] allowed_hosts",
             )
         return None
 
     def _is_from_us(self, headers: Headers, host: str) -> bool:
         site, origin = headers.get("sec-fetch-site"), headers.get("origin", "").lower()
-        if is_of_friend(headers, self._friends):
-            return shows_token(headers)
+        if is_from_cors_origin(headers, self._cors_origins):
+            return has_token(headers)
         if site == "same-origin":
             return True
         if site is not None:
@@ -87,7 +87,7 @@ class Security:
 
 
 def is_known_host(host: str, names: Collection[str]) -> bool:
-    """Whether a Host header names an address, or one of `names`, each with or without the port."""
+    """Return whether a Host header is an IP address or one of `names`, with or without a port."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
         if host in names or name in names:
@@ -99,7 +99,7 @@ def is_known_host(host: str, names: Collection[str]) -> bool:
 
 
 def _machine_names() -> tuple[str, str]:
-    """As the machine itself knows them; to ask a name server might take seconds, and believe a stranger."""
+    """Return the names that the machine itself knows; a name server may take seconds, and may be a stranger's."""
     name = socket.gethostname()
     return name, name.partition(".")[0]
 

@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn on a thread of its own, beside the DICOM listener."""
+"""The HTTP server: uvicorn on its own thread, beside the DICOM listener."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ log = structlog.get_logger()
 BACKLOG = 128
 START_SECONDS = 10.0
 TICK_SECONDS = 1.0
-"""The Date of responses is made so often; nothing else happens while nobody asks."""
+"""Interval at which the Date of responses is updated; nothing else happens without requests."""
 
 MAX_CONNECTIONS_PER_ADDRESS = 100
 """Connections of one address that is not a trusted proxy; further ones are closed."""
 
 SPARE_CONNECTIONS = 32
-"""Beyond [web] maximum_connections, for those that are told so or give way."""
+"""Connections beyond [web] maximum_connections that are accepted to be answered 503, or to replace an idle one."""
 
 COMPLAINT_SECONDS = 60.0
-"""The event loop complains once for each connection that it cannot accept; the log is told so often at most."""
+"""The event loop reports each connection that it cannot accept; the log gets one line in this time."""
 
 HEAD_BYTES = 32_768
-"""Longest request line with headers; a longer one is answered 400. A viewer may ask for many frames in one URL."""
+"""Longest request line with headers; a longer one is answered 400. A viewer may request many frames in one URL."""
 
 HEAD_SECONDS = 20.0
-"""Within which the first request of a connection has to begin, and each further one after `IDLE_SECONDS` at most."""
+"""Time for the first request of a connection to begin; each further one has `IDLE_SECONDS`."""
 
 IDLE_SECONDS = 10
 
 
 class WebServer:
-    """Serves one application.
+    """Serves an application.
 
     Raises
     ------
@@ -61,7 +61,7 @@ class WebServer:
         if web.tls_certificate is None and web.tls_key is not None:
             raise UsageError("[web] tls_key needs tls_certificate; set it or remove the key")
         self._tls = server_context("web", web.tls_certificate, web.tls_key) if web.tls_certificate else None
-        logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of each broken request of a stranger
+        logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of every malformed request
         self._server = _Server(_config(web, app, self._tls))
         self._thread = threading.Thread(target=self._serve, name="web", daemon=True)
         self._socket: socket.socket | None = None
@@ -72,25 +72,25 @@ class WebServer:
         return "https" if self._tls is not None else "http"
 
     def start(self) -> tuple[str, int]:
-        """Bind and serve; returns the address and the port, which the kernel chose if 0 was asked for."""
+        """Bind and serve; return the address and the port, which the kernel chooses for port 0."""
         address = (self._web.host, self._web.port)
         try:
             bound = socket.create_server(address, family=_family(self._web.host), backlog=BACKLOG)
         except OSError as error:
             raise UsageError(
                 f"cannot serve HTTP on {address[0]} port {address[1]}: {error.strerror or error}; "
-                "set [web] host and port to an address of this machine that is free, or [web] enabled = false"
+                "set [web] host and port to a free address of this machine, or [web] enabled = false"
             ) from error
         self._socket = HttpListener(bound, self._web)
-        # Inherited by every connection. asyncio would set it, but not where Python made the socket without naming TCP;
-        # without it each answer waits 40 ms for the acknowledgement of its head.
+        # Every connection inherits it. asyncio sets it only on sockets that name TCP as their protocol; without it each
+        # answer waits 40 ms for the acknowledgement of its head.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         host, port = self._socket.getsockname()[:2]
         self._thread.start()
         if not self._server.ready.wait(START_SECONDS) or not self._server.started:
-            raise UsageError("the web server did not start: the log tells why")
+            raise UsageError("the web server did not start: see the log")
         if self._tls is None and not self._web.trusted_proxies and not is_loopback(self._web.host):
-            log.warning("web_without_tls", detail="passwords cross the network as they are: set [web] tls_certificate")
+            log.warning("web_without_tls", detail="passwords cross the network unencrypted: set [web] tls_certificate")
         return str(host), int(port)
 
     @property
@@ -99,7 +99,7 @@ class WebServer:
         return self._thread.is_alive()
 
     def stop(self, seconds: float) -> None:
-        """Take no more requests and let those under way finish, for `seconds` at most."""
+        """Accept no more requests and let those under way finish, for at most `seconds`."""
         if self._socket is None:
             return
         self._app.state.stopping.set()
@@ -121,7 +121,7 @@ def _config(web: Web, app: FastAPI, tls: ssl.SSLContext | None) -> uvicorn.Confi
     proxies = [str(network) for network in web.trusted_proxies]
     return uvicorn.Config(
         app,
-        http=type("_BoundedProtocol", (_Protocol,), {"most": web.maximum_connections}),
+        http=type("_BoundedProtocol", (_Protocol,), {"max_connections": web.maximum_connections}),
         ws="none",
         log_config=None,
         access_log=False,
@@ -139,13 +139,13 @@ def _config(web: Web, app: FastAPI, tls: ssl.SSLContext | None) -> uvicorn.Confi
 
 
 class _Protocol(H11Protocol):
-    """Hangs up on connections that do not come to a request, for which uvicorn would wait for ever.
+    """Closes connections that send no request, for which uvicorn would wait for ever.
 
-    uvicorn counts connections when they ask, and answers 503 if there are too many. Those that never ask count too: of
-    them the one that has waited longest gives way, so that strangers who connect and say nothing keep nobody out.
+    uvicorn counts the open connections at each request, and answers 503 if there are too many. Idle ones count as well:
+    above the limit, a new connection closes the one that has been idle longest, so that silent clients keep nobody out.
     """
 
-    most: ClassVar[int]
+    max_connections: ClassVar[int]
     _head_timer: asyncio.TimerHandle | None = None
     _idle_since = 0.0
 
@@ -155,14 +155,16 @@ class _Protocol(H11Protocol):
         self._make_room()
 
     def _make_room(self) -> None:
-        living = [one for one in self.connections if isinstance(one, _Protocol) and not one.transport.is_closing()]
-        idle = [one for one in living if one.is_idle and one is not self]
-        if len(living) >= self.most and idle:
-            min(idle, key=lambda one: one._idle_since).transport.close()
+        living = [
+            other for other in self.connections if isinstance(other, _Protocol) and not other.transport.is_closing()
+        ]
+        idle = [other for other in living if other.is_idle and other is not self]
+        if len(living) >= self.max_connections and idle:
+            min(idle, key=lambda protocol: protocol._idle_since).transport.close()
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is under way, nor has begun to come."""
+        """Whether no request is under way."""
         return self.cycle is None or self.cycle.response_complete
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -189,7 +191,7 @@ class _Protocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """Tells when it is ready; leaves the signals to the command that serves."""
+    """Has an event for when it is ready; leaves signals to the `serve` command."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -199,74 +201,74 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        self._loop.set_exception_handler(_Complaints())
+        self._loop.set_exception_handler(_LoopErrors())
         await super().startup(sockets=sockets)
         self.ready.set()
 
     async def main_loop(self) -> None:
-        """Keep the Date up to date until the end; uvicorn's own wakes ten times a second."""
+        """Update the Date until the end; uvicorn's own loop wakes ten times a second."""
         while not await self.on_tick(0):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), TICK_SECONDS)
 
     def end(self) -> None:
-        """Have the main loop end at once; from any thread."""
+        """End the main loop at once; may be called from any thread."""
         self.should_exit = True
         if self._loop is not None:
-            with suppress(RuntimeError):  # closed: it has ended
+            with suppress(RuntimeError):  # the loop is closed: it has ended
                 self._loop.call_soon_threadsafe(self._ending.set)
 
 
-class _Complaints:
-    """Tells the log what the event loop could not do, of many alike one."""
+class _LoopErrors:
+    """Logs errors of the event loop, of equal ones one in `COMPLAINT_SECONDS`."""
 
     def __init__(self) -> None:
-        self._told: dict[str, float] = {}
+        self._logged_at: dict[str, float] = {}
 
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
         reason = error.strerror or str(error) if isinstance(error, OSError) else context["message"]
         now = monotonic()
-        if now - self._told.get(reason, -COMPLAINT_SECONDS) >= COMPLAINT_SECONDS:
-            self._told[reason] = now
+        if now - self._logged_at.get(reason, -COMPLAINT_SECONDS) >= COMPLAINT_SECONDS:
+            self._logged_at[reason] = now
             log.error("web_event_loop", reason=reason, exc_info=None if isinstance(error, OSError) else error)
-        if len(self._told) > 100:
-            self._told.clear()
+        if len(self._logged_at) > 100:
+            self._logged_at.clear()
 
 
 class HttpListener(socket.socket):
-    """A listening socket that hangs up at once on more connections than the configuration allows, whatever they do.
+    """A listening socket that closes more connections than the configuration allows, whatever they do.
 
-    Here rather than where a connection is served: one that never ends its TLS handshake is not known there, and takes
-    a file descriptor all the same.
+    It does so here because a connection that never completes its TLS handshake is unknown to the protocol, and holds a
+    file descriptor all the same.
     """
 
     def __init__(self, bound: socket.socket, web: Web) -> None:
         super().__init__(bound.family, bound.type, bound.proto, fileno=bound.detach())
-        self._most = web.maximum_connections + SPARE_CONNECTIONS
-        self._most_of_address = MAX_CONNECTIONS_PER_ADDRESS
+        self._max_connections = web.maximum_connections + SPARE_CONNECTIONS
+        self._max_of_address = MAX_CONNECTIONS_PER_ADDRESS
         self._proxies = web.trusted_proxies
-        self._taken: list[tuple[socket.socket, str]] = []
+        self._connections: list[tuple[socket.socket, str]] = []
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """As that of a socket.
+        """Accept a connection, as `socket.accept`.
 
         Raises
         ------
         ConnectionAbortedError
-            It is one too many.
+            There are too many connections, and this one was closed.
         """
-        taken, address = super().accept()
-        self._taken = [(each, of) for each, of in self._taken if each.fileno() >= 0]
-        if len(self._taken) >= self._most or self._is_one_too_many(address[0]):
-            taken.close()
+        connection, address = super().accept()
+        self._connections = [(other, of) for other, of in self._connections if other.fileno() >= 0]
+        if len(self._connections) >= self._max_connections or self._is_above_limit(address[0]):
+            connection.close()
             raise ConnectionAbortedError
-        self._taken.append((taken, neighbourhood_of(address[0])))
-        return taken, address
+        self._connections.append((connection, neighbourhood_of(address[0])))
+        return connection, address
 
-    def _is_one_too_many(self, host: str) -> bool:
+    def _is_above_limit(self, host: str) -> bool:
         neighbourhood = neighbourhood_of(host)
-        if sum(of == neighbourhood for _, of in self._taken) < self._most_of_address:
+        if sum(of == neighbourhood for _, of in self._connections) < self._max_of_address:
             return False
         return not any(ip_address(host) in proxies for proxies in self._proxies)
 

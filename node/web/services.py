@@ -1,4 +1,4 @@
-"""What the routes have of the node."""
+"""The parts of the node that routes use."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Services:
     actions: Mapping[str, Callable[..., Mapping[str, Any]]]
     decoder: Decoder = field(default_factory=Decoder)
     parts: Mapping[str, Callable[[], bool]] = field(default_factory=dict)
-    """What else has to work for the node to be ready, by name."""
+    """Other parts that must work for the node to be ready, by name."""
     on_refusal: Callable[[Refused], None] = lambda refused: None
-    """Told of each instance that was refused (see `node.receive.refusals`)."""
+    """Called with each refused instance (see `node.receive.refusals`)."""
 
 
 def _services(request: Request) -> Services:
@@ -42,4 +42,4 @@ def _services(request: Request) -> Services:
 
 
 Node = Annotated[Services, Depends(_services)]
-"""Parameter of a route: the node that it belongs to."""
+"""Parameter of a route: the node."""

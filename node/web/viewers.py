@@ -1,6 +1,6 @@
-"""Viewers that are no part of the node: fetched at a pinned version and digest, and laid below the root.
+"""Viewers that are not part of the node: fetched at a pinned version and digest, and installed below the root.
 
-OHIF comes as its npm package, whose files expect to lie at the root of a site: they are patched to lie below `BASE`.
+OHIF comes as its npm package, whose files expect to be at the root of a site; they are patched for `BASE`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import IO
 from node.errors import VoxelnodeError
 
 BASE = "/ohif/"
-"""Where it is served."""
+"""Path where OHIF is served."""
 
 MANIFEST = "voxelnode.json"
-"""In the folder of a viewer: what it is, and the files that may be served; written last."""
+"""File in the folder of a viewer: package, version, and the files that may be served; written last."""
 
 MAX_PACKAGE_BYTES = 200_000_000
 MAX_BYTES = 1_000_000_000
@@ -34,7 +34,7 @@ CHUNK_BYTES = 1 << 20
 
 
 class NotInstalled(VoxelnodeError):
-    """The viewer was not installed; what was there before still is."""
+    """The viewer was not installed; a previous installation is unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Package:
 
     @property
     def tarball(self) -> str:
-        """Its path in a registry."""
+        """The path of the tarball in a registry."""
         return f"{self.name}/-/{self.name.rpartition('/')[2]}-{self.version}.tgz"
 
 
@@ -58,7 +58,7 @@ OHIF = Package(
 )
 
 LEFT_OUT = re.compile(r"ort/|sw\.js$|init-service-worker\.js$|_headers$|_redirects$|.*\.map$")
-"""Not installed: neural networks (136 MB), source maps, and a service worker that fetches its library elsewhere."""
+"""Files that are not installed: neural networks (136 MB), source maps, a service worker with a remote library."""
 
 CONFIG = f"""window.PUBLIC_URL = "{BASE}";
 window.browserImportFunction = module => import(module);
@@ -105,12 +105,12 @@ window.config = {{
 
 
 def folder_of(root: Path) -> Path:
-    """Where OHIF lies below a root, if it is installed."""
+    """Return the folder of OHIF below a root, whether it exists or not."""
     return root.absolute() / "viewers" / "ohif"
 
 
 def installed(root: Path) -> dict[str, object] | None:
-    """What is installed: ``package``, ``version`` and ``files``; None: nothing that is whole."""
+    """Return ``package``, ``version`` and ``files`` of the installation; None if there is no complete one."""
     try:
         manifest = json.loads((folder_of(root) / MANIFEST).read_bytes())
     except (OSError, ValueError):
@@ -119,19 +119,19 @@ def installed(root: Path) -> dict[str, object] | None:
 
 
 def install(root: Path, package: Path | None, registry: str) -> int:
-    """Install OHIF below a root, in the place of one that is there; returns how many files it has.
+    """Install OHIF below a root, replacing a previous one; return the number of its files.
 
     Parameters
     ----------
     package : Path or None
-        The tarball that npm has of it; None fetches it.
+        The npm tarball; None: fetch it.
     registry : str
         URL of an npm registry.
 
     Raises
     ------
     NotInstalled
-        The package cannot be had, is another one, or is not what it should be.
+        The package cannot be fetched or read, is another one, or has unexpected files.
     """
     with _opened(package) if package is not None else _fetched(OHIF, registry) as stream:
         _require_digest(stream, OHIF)
@@ -153,10 +153,10 @@ def install(root: Path, package: Path | None, registry: str) -> int:
 
 
 def remove(root: Path) -> bool:
-    """Take OHIF away; returns whether it was there."""
-    there = folder_of(root).exists()
+    """Remove OHIF; return whether it was installed."""
+    existed = folder_of(root).exists()
     shutil.rmtree(folder_of(root), ignore_errors=True)
-    return there
+    return existed
 
 
 def _opened(package: Path) -> IO[bytes]:
@@ -167,11 +167,11 @@ def _opened(package: Path) -> IO[bytes]:
 
 
 def _fetched(package: Package, registry: str) -> IO[bytes]:
-    """The tarball, fetched into a file that goes when it is closed."""
+    """Fetch the tarball into a file that is deleted when it is closed."""
     import httpx2  # only needed here
 
     url = f"{registry.rstrip('/')}/{package.tarball}"
-    file = TemporaryFile()  # noqa: SIM115 - its reader closes it
+    file = TemporaryFile()  # noqa: SIM115 - the reader closes it
     try:
         with httpx2.stream("GET", url, follow_redirects=True, timeout=60) as response:
             response.raise_for_status()
@@ -197,26 +197,26 @@ def _require_digest(stream: IO[bytes], package: Package) -> None:
     while piece := stream.read(CHUNK_BYTES):
         digest.update(piece)
     stream.seek(0)
-    found = f"sha512-{base64.b64encode(digest.digest()).decode('ascii')}"
-    if found != package.integrity:
+    integrity = f"sha512-{base64.b64encode(digest.digest()).decode('ascii')}"
+    if integrity != package.integrity:
         raise NotInstalled(
-            f"this is not {package.name} {package.version} as npm has it: its digest is {found}, not "
+            f"this is not {package.name} {package.version} as published on npm: its digest is {integrity}, not "
             f"{package.integrity}. Fetch it again with `npm pack {package.name}@{package.version}`"
         )
 
 
 def _unpacked(stream: IO[bytes], folder: Path) -> Iterator[str]:
-    """Write the files of the package below `folder`; yields their names, none of which leads out of it."""
+    """Write the files of the package below `folder`, never outside of it; yield their names."""
     total = count = 0
     try:
         with tarfile.open(fileobj=stream, mode="r:gz") as archive:
             for member in archive:
-                name = _name(member)
+                name = _installed_name(member)
                 if name is None:
                     continue
                 total, count = total + member.size, count + 1
                 if total > MAX_BYTES or count > MAX_FILES:
-                    raise NotInstalled("the package is larger than it can be")
+                    raise NotInstalled("the package is larger than the limit")
                 source = archive.extractfile(member)
                 if source is None:
                     continue
@@ -229,24 +229,24 @@ def _unpacked(stream: IO[bytes], folder: Path) -> Iterator[str]:
         raise NotInstalled(f"the package is damaged: {error}") from error
 
 
-def _name(member: tarfile.TarInfo) -> str | None:
-    """The name of a regular file below ``dist``; None of anything else, and of what is left out."""
+def _installed_name(member: tarfile.TarInfo) -> str | None:
+    """Return the name of a regular file below ``dist``; None for anything else, and for files not to install."""
     parts = PurePosixPath(member.name).parts
     if not member.isfile() or parts[:2] != ("package", "dist") or len(parts) < 3:
         return None
     if any(part in ("", ".", "..") or not re.fullmatch(r"[\w.@+-]+", part) for part in parts):
-        raise NotInstalled("the package has a file that leads out of its folder")
+        raise NotInstalled("the package has a file outside of its folder")
     name = "/".join(parts[2:])
     return None if LEFT_OUT.match(name) else name
 
 
 def _patch(folder: Path, files: list[str]) -> None:
-    """Let the files lie below `BASE`, with our configuration and without scripts in the page itself.
+    """Patch the files for `BASE`, with our configuration and without inline scripts.
 
     Raises
     ------
     NotInstalled
-        They are not what the patch is for.
+        They are not those that the patch was made for.
     """
     patched = 0
     for name in files:
@@ -260,15 +260,15 @@ def _patch(folder: Path, files: list[str]) -> None:
     html = page.read_text(encoding="utf-8")
     html, scripts = re.subn(r"<script>.*?</script>", "", html, flags=re.DOTALL)
     html = re.sub(r'<script[^>]*src="/init-service-worker\.js"[^>]*></script>', "", html)
-    html = re.sub(r'<link rel="manifest"[^>]*>', "", html)  # browsers ask for it without the cookie of the session
+    html = re.sub(r'<link rel="manifest"[^>]*>', "", html)  # browsers request it without the session cookie
     html, links = re.subn(r'(href|src)="/', rf'\1="{BASE}', html)
     page.write_text(html, encoding="utf-8")
     if not patched or not scripts or not links:
-        raise NotInstalled("the files are not those that the patch is for")
+        raise NotInstalled("the files are not those that the patch was made for")
 
 
 def _replace(path: Path, old: bytes, new: bytes) -> int:
-    """Replace in a file; returns how often."""
+    """Replace in a file; return how often."""
     data = path.read_bytes()
     count = data.count(old)
     if count:

@@ -1,4 +1,4 @@
-"""ZIP files that are written while they are sent: however much goes in, little of it is in memory."""
+"""ZIP files that are written while they are sent, with little of them in memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MEDIA_TYPE = "application/zip"
 
 
 class Member(NamedTuple):
-    """A file of a ZIP file: its name in there, its length in bytes, and its content in pieces."""
+    """A member of a ZIP file: its name, its length in bytes, and its content in pieces."""
 
     name: str
     length: int
@@ -18,21 +18,21 @@ class Member(NamedTuple):
 
 
 def zip_stream(members: Iterable[Member]) -> Iterator[bytes]:
-    """The pieces of a ZIP file; what goes in is stored as it is, since volumes and pictures are compressed already."""
-    written = _Written()
-    with zipfile.ZipFile(written, "w") as archive:  # type: ignore[call-overload]  # it only needs to be written to
+    """Yield the pieces of a ZIP file; members are stored uncompressed, since volumes and pictures are compressed."""
+    buffer = _Buffer()
+    with zipfile.ZipFile(buffer, "w") as archive:  # type: ignore[call-overload]  # it needs only `write` and `flush`
         for member in members:
             is_large = member.length > zipfile.ZIP64_LIMIT
             with archive.open(zipfile.ZipInfo(member.name), "w", force_zip64=is_large) as file:
                 for piece in member.pieces:
                     file.write(piece)
-                    yield written.take()
-            yield written.take()
-    yield written.take()
+                    yield buffer.take()
+            yield buffer.take()
+    yield buffer.take()
 
 
-class _Written:
-    """What a ZIP file consists of so far, to be taken away piece by piece; it cannot be sought in."""
+class _Buffer:
+    """The bytes of a ZIP file that were written and not taken yet; not seekable."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
@@ -42,10 +42,10 @@ class _Written:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing waits here."""
+        """Do nothing: nothing is buffered."""
 
     def take(self) -> bytes:
-        """Return what was written since the last time."""
-        taken = b"".join(self._pieces)
+        """Return the bytes written since the last call."""
+        data = b"".join(self._pieces)
         self._pieces.clear()
-        return taken
+        return data

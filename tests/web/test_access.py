@@ -264,7 +264,7 @@ def test_a_flood_of_tries_leaves_room_for_others(guarded: Site, monkeypatch: pyt
 def test_whoever_finds_too_many_waiting_is_refused_at_once(guarded: Site) -> None:
     access = guarded.server._app.state.access
     for _ in range(MAX_CONCURRENT_HASHES + MAX_WAITING_HASHES):
-        assert access._places.acquire(timeout=1)  # as if so many passwords were hashed, or waited for
+        assert access._hash_places.acquire(timeout=1)  # as if so many passwords were hashed, or waited for
     began = time.monotonic()
     assert guarded.client(auth=BASIC).get(API).status_code == 429
     assert time.monotonic() - began < 2

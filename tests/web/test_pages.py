@@ -155,7 +155,7 @@ def test_a_page_is_accessible_in_light_and_dark_and_fits_a_telephone(visitor: Vi
 
 def test_the_choice_of_light_or_dark_stays(visitor: Visitor) -> None:
     page = visitor.open("/", "light")
-    page.get_by_role("button", name="Light or dark").click()
+    page.get_by_role("button", name="Light or dark colours").click()
     page.goto("/status")
     assert page.evaluate("getComputedStyle(document.body).colorScheme") == "dark"
 
@@ -228,7 +228,7 @@ def test_a_filter_narrows_the_list(visitor: Visitor, field: str, value: str, cou
 def test_nothing_found_says_what_helps(visitor: Visitor) -> None:
     page = visitor.open("/")
     page.get_by_label("Description").fill("no such thing")
-    expect(page.locator("#rows")).to_contain_text("No study fits")
+    expect(page.locator("#rows")).to_contain_text("No study matches")
 
 
 def test_everything_is_reached_by_keys(visitor: Visitor) -> None:
@@ -295,7 +295,7 @@ def test_the_header_is_loaded_when_asked_for_and_can_be_searched(visitor: Visito
     page.get_by_text("Elements of the first instance").click()
     rows = page.locator("#header-rows tr:visible")
     expect(rows.filter(has_text="PatientName")).to_contain_text("Müller^Anna")
-    page.get_by_label("Find in it").fill("echotime")
+    page.get_by_label("Find").fill("echotime")
     expect(rows).to_have_count(1)
     expect(rows).to_contain_text("30")
 
@@ -425,12 +425,12 @@ def test_a_page_of_a_study_follows_what_happens(site: Site, visit: Callable[[Sit
 
 def test_the_queue_follows_what_happens(site: Site, visit: Callable[[Site], Visitor]) -> None:
     page = visit(site).open("/queue")
-    expect(page.locator("main")).to_contain_text("Nothing waits")
+    expect(page.locator("main")).to_contain_text("The queue is empty")
     site.take(*make.ct_series(5, study_uid="1.2.3", series_uid="1.2.3.1"))
     expect(page.locator("main tbody tr").first).to_contain_text("receiving")
     site.convert()
     expect(page.locator("main tbody tr").first).to_contain_text("converted")
-    expect(page.locator("main")).to_contain_text("Nothing waits")
+    expect(page.locator("main")).to_contain_text("The queue is empty")
 
 
 def test_a_series_is_converted_again_and_the_old_revision_stays_to_look_at(
@@ -456,11 +456,11 @@ def test_deleting_names_what_goes_and_asks(site: Site, visit: Callable[[Site], V
     page = visit(site).open("/studies/1.2.3")
     page.get_by_role("link", name="Delete…").click()
     expect(page.locator("main")).to_contain_text("5 DICOM instances")
-    page.get_by_role("link", name="Keep").click()
+    page.get_by_role("link", name="Cancel").click()
     expect(page.locator(".card")).to_have_count(1)
     page.get_by_role("link", name="Delete…").click()
     page.get_by_role("button", name="Delete 5 instances").click()
-    expect(page.locator("main")).to_contain_text("Nothing has arrived yet")
+    expect(page.locator("main")).to_contain_text("No studies yet")
     assert not list((site.root / "volumes").glob("*/*/*"))
 
 
@@ -478,9 +478,9 @@ def test_files_that_are_dropped_are_stored_and_others_told(
     visitor = visit(site)
     page = visitor.open("/upload")
     page.locator("#files").set_input_files(files)
-    expect(page.locator("#summary")).to_have_text("6 of 6 files: 4 kept, 2 not")
-    expect(page.locator("#list tr").filter(has_text="notes.txt")).to_contain_text("no DICOM file")
-    expect(page.locator("#list tr").filter(has_text="broken.dcm")).to_contain_text("not kept")
+    expect(page.locator("#summary")).to_have_text("6 of 6 files: 4 stored, 2 not stored")
+    expect(page.locator("#list tr").filter(has_text="notes.txt")).to_contain_text("not a DICOM file")
+    expect(page.locator("#list tr").filter(has_text="broken.dcm")).to_contain_text("refused")
     assert accessibility_faults(page) == []
     page.goto("/studies/1.2.3")
     expect(page.locator(".strip")).to_contain_text("4 instances")
@@ -500,7 +500,7 @@ def test_a_file_can_be_dropped(site: Site, visit: Callable[[Site], Visitor], tmp
         list((tmp_path / "one.dcm").read_bytes()),
     )
     page.dispatch_event("#drop", "drop", {"dataTransfer": dropped})
-    expect(page.locator("#summary")).to_have_text("1 of 1 files: 1 kept, 0 not")
+    expect(page.locator("#summary")).to_have_text("1 of 1 files: 1 stored, 0 not stored")
     expect(page.locator("#list progress")).to_have_js_property("value", 1)
 
 
@@ -508,7 +508,7 @@ def test_a_browser_that_cannot_show_volumes_says_so(visitor: Visitor, shown: Sho
     page = visitor.open("/status")
     page.add_init_script("HTMLCanvasElement.prototype.getContext = () => null;")
     page.goto(shown.head)
-    expect(page.locator("#veil")).to_contain_text("no WebGL 2")
+    expect(page.locator("#veil")).to_contain_text("WebGL 2 is missing")
 
 
 def test_the_menu_holds_what_an_account_may_do(guarded: Site, visit: Callable[[Site], Visitor]) -> None:

@@ -1,1 +1,1 @@
-"""REST at ``/api/v1``: what is there, what became of it, and what to do about it, for scripts."""
+"""REST at ``/api/v1``, for scripts: what is stored, its state, and actions on it."""

@@ -1,7 +1,7 @@
-"""What happens, as it does: server-sent events (HTML 9.2) from the table of events.
+"""Events as they happen: server-sent events (HTML 9.2) from the table of events.
 
-Whoever comes back after a break names the last event that it has (``Last-Event-ID``, which browsers do by themselves),
-and misses nothing: the table is the memory, not the connection.
+A client that reconnects sends the id of its last event (``Last-Event-ID``, which browsers do by themselves) and misses
+nothing: the events are in the table, not in the connection.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ POLL_SECONDS = 0.5
 MAX_EVENTS_PER_READ = 200
 MAX_STREAMS = 50
 STREAM_SECONDS = 900.0
-"""A stream ends after so long, and the client comes again: whoever has lost the account until then stays out."""
+"""A stream ends after this time, and the client reconnects; a client that has lost its account is refused then."""
 
-EventId = Annotated[int | None, Query(ge=0, le=MAX_ID, description="tell what came after this event")]
+EventId = Annotated[int | None, Query(ge=0, le=MAX_ID, description="send the events after this one")]
 
 
 class Streams:
-    """How many streams are open."""
+    """The number of open streams."""
 
     def __init__(self) -> None:
         self.count = 0
 
 
 async def _room(request: Request) -> AsyncIterator[None]:
-    """A place among the streams until the answer has ended, however that comes about."""
+    """Count a stream from its beginning until the response ends, for whatever reason."""
     streams: Streams = request.app.state.streams
     if streams.count >= MAX_STREAMS:
-        raise HTTPException(503, f"{MAX_STREAMS} streams of events are open already")
+        raise HTTPException(503, f"{MAX_STREAMS} event streams are open already")
     streams.count += 1
     try:
         yield
@@ -61,7 +61,7 @@ async def stream_events(
     after: EventId = None,
     last_event_id: Annotated[str | None, Header(max_length=20)] = None,
 ) -> AsyncIterator[ServerSentEvent]:
-    """Events as they happen, each with the fields of `/history`; without `after` from now on."""
+    """Stream events as they happen, with the fields of `/history`; without `after` only new ones."""
     yield ServerSentEvent(comment="from here on", retry=2000)
     began, last = monotonic(), await run_in_threadpool(_begin, node, after, last_event_id)
     while not request.app.state.stopping.is_set() and monotonic() - began < STREAM_SECONDS:
@@ -74,7 +74,7 @@ async def stream_events(
 
 
 def _begin(node: Services, after: int | None, last_event_id: str | None) -> int:
-    """The event that whoever asks has; the newest if that is not said."""
+    """Return the last event that the client has; the newest one if it does not say."""
     if last_event_id is not None and last_event_id.isdecimal():
         return min(int(last_event_id), MAX_ID)
     if after is not None:

@@ -1,4 +1,4 @@
-"""What the REST API answers with. Names are those of the views (docs/index.md); moments are in UTC, lengths in mm."""
+"""Resources of the REST API. Names are those of the views (docs/index.md); times are in UTC, lengths in mm."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from node.index.events import EventKind
 from node.web.api.paging import RowId
 
 State = Literal["receiving", "converting", "converted", "refused", "not-an-image", "failed"]
-"""How far a series has come, see `node.index.models.SERIES_STATES`."""
+"""State of a series, see `node.index.models.SERIES_STATES`."""
 
 
 TimeOfDay = Annotated[
     dt.time | None, WithJsonSchema({"anyOf": [{"type": "string", "pattern": r"^\d\d:\d\d:\d\d"}, {"type": "null"}]})
 ]
-"""A DICOM time: of the clock where it was made; JSON Schema's format "time" would have a time zone."""
+"""A DICOM time, local to the device; JSON Schema's format "time" would need a time zone."""
 
 
 class Resource(BaseModel):
-    """An answer is made of a row of the index; what a model does not name stays inside."""
+    """Made of a row of the index; columns that a resource does not name are not answered."""
 
     model_config = ConfigDict(from_attributes=True)
 
 
 class PatientResource(Resource):
-    """A person, as (issuer, Patient ID) tell."""
+    """A patient, identified by issuer and Patient ID."""
 
     id: int
     patient_id: str | None
@@ -40,7 +40,7 @@ class PatientResource(Resource):
 
 
 class StudyResource(Resource):
-    """A study with what its series have come to."""
+    """A study, with its series by state."""
 
     study_instance_uid: str
     patient_id: str | None
@@ -60,7 +60,7 @@ class StudyResource(Resource):
 
 
 class CompletenessResource(Resource):
-    """Whether a quiet series is complete, by which rule, of how many instances."""
+    """Whether a series is complete, the rule that says so, and the expected number of instances."""
 
     study_instance_uid: str
     series_instance_uid: str
@@ -76,7 +76,7 @@ class CompletenessResource(Resource):
 
 
 class JobResource(Resource):
-    """What the worker has to do with a series, does, or could not do."""
+    """The conversion of a series: waiting, running, refused or failed."""
 
     study_instance_uid: str
     series_instance_uid: str
@@ -92,7 +92,7 @@ class JobResource(Resource):
 
 
 class SeriesResource(CompletenessResource):
-    """A series, how far it has come, and its verdict."""
+    """A series, its state, and whether it is complete."""
 
     modality: str | None
     series_number: int | None
@@ -107,7 +107,7 @@ class SeriesResource(CompletenessResource):
 
 
 class InstanceResource(Resource):
-    """A stored instance; `bytes` and `sha256` are of its data set as it was received."""
+    """A stored instance; `bytes` and `sha256` are those of its data set as it was received."""
 
     study_instance_uid: str
     series_instance_uid: str
@@ -128,7 +128,7 @@ class InstanceResource(Resource):
 
 
 class VolumeResource(Resource):
-    """One file of a conversion; `url` is where it is, while it is there."""
+    """A file of a conversion; `url` is null after the file was removed."""
 
     id: int
     study_instance_uid: str
@@ -154,7 +154,7 @@ class VolumeResource(Resource):
 
 
 class FailureResource(Resource):
-    """Why a series, or one stack of it, gave no volume."""
+    """Why a series, or a stack of it, has no volume."""
 
     study_instance_uid: str
     series_instance_uid: str
@@ -166,7 +166,7 @@ class FailureResource(Resource):
 
 
 class ExclusionResource(Resource):
-    """An instance, or frames of it, that a conversion left out of its volumes."""
+    """An instance, or frames of it, that is in no volume."""
 
     study_instance_uid: str
     series_instance_uid: str
@@ -179,7 +179,7 @@ class ExclusionResource(Resource):
 
 
 class RejectionResource(Resource):
-    """Something that was refused, how often, and what helps."""
+    """A kind of refusal, how often it happened, and the remedy."""
 
     what: str
     rule: str
@@ -195,7 +195,7 @@ class RejectionResource(Resource):
 
 
 class ConflictResource(Resource):
-    """Two things that claim one identity."""
+    """An identity conflict: one UID or Patient ID with different content."""
 
     kind: str
     study_instance_uid: str | None
@@ -208,7 +208,7 @@ class ConflictResource(Resource):
 
 
 class EventResource(Resource):
-    """Something that happened (docs/lifecycle.md); `id` grows with time."""
+    """An event (docs/lifecycle.md); `id` grows with time."""
 
     id: int
     kind: EventKind
@@ -221,7 +221,7 @@ class EventResource(Resource):
 
 
 class NodeStatus(Resource):
-    """How the node is."""
+    """State of the node."""
 
     version: str
     ae_title: str
@@ -235,13 +235,13 @@ class NodeStatus(Resource):
 
 
 class ReconvertResult(Resource):
-    """How many series will be converted again; those that were open anyway do not count."""
+    """How many series will be converted again, without those that were open anyway."""
 
     owed: int
 
 
 class DeletionResult(Resource):
-    """What went, or would go."""
+    """What was deleted, or would be."""
 
     level: Literal["study", "series", "instance"]
     uid: str
@@ -252,7 +252,7 @@ class DeletionResult(Resource):
 
 
 class MergeRequest(BaseModel):
-    """Which patient another one is."""
+    """The patient that another one is merged into."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -260,6 +260,6 @@ class MergeRequest(BaseModel):
 
 
 class MergeResult(Resource):
-    """The studies that moved."""
+    """The studies that were moved."""
 
     studies: list[str]

@@ -1,4 +1,4 @@
-"""Lists by pages: an opaque cursor says where the next page begins."""
+"""Lists in pages: an opaque cursor marks where the next page begins."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from node.errors import UsageError
 
 MAX_ROWS = 1000
 MAX_ID = 2**53 - 1
-"""As JSON knows integers; SQLite's are larger."""
+"""Largest integer that JSON clients represent exactly; SQLite's are larger."""
 
 Row = TypeVar("Row")
 
-Limit = Annotated[int, Query(ge=1, le=MAX_ROWS, description="how many at most")]
+Limit = Annotated[int, Query(ge=1, le=MAX_ROWS, description="maximum number of items")]
 After = Annotated[
-    str | None, Query(max_length=200, description="`next` of the page before; without it the list begins")
+    str | None,
+    Query(max_length=200, description="`next` of the previous page; unset for the first page"),
 ]
 RowId = Annotated[int, Field(ge=0, le=MAX_ID)]
 
@@ -35,17 +36,17 @@ class Page(BaseModel, Generic[Row]):
 
 
 class WrongCursor(UsageError):
-    """`after` is no cursor that this list gave: begin without it."""
+    """`after` is not a cursor of this list; start without it."""
 
 
 def cursor(id: int, date: dt.date | None = None) -> str:
-    """Where a page ended: the row, and its date where the list is by date."""
-    place = [id] if date is None else [id, date.isoformat()]
-    return base64.urlsafe_b64encode(json.dumps(place, separators=(",", ":")).encode()).decode().rstrip("=")
+    """Return the cursor of a row: its id, and its date if the list is ordered by date."""
+    key = [id] if date is None else [id, date.isoformat()]
+    return base64.urlsafe_b64encode(json.dumps(key, separators=(",", ":")).encode()).decode().rstrip("=")
 
 
-def place(after: str | None) -> tuple[int, dt.date | None] | None:
-    """What `cursor` was made of.
+def parse_cursor(after: str | None) -> tuple[int, dt.date | None] | None:
+    """Return the id and the date in a cursor.
 
     Raises
     ------
@@ -62,12 +63,12 @@ def place(after: str | None) -> tuple[int, dt.date | None] | None:
     raise WrongCursor
 
 
-def row_place(after: str | None) -> int | None:
-    """The row where a page ended, of lists that are by row alone."""
-    found = place(after)
-    return None if found is None else found[0]
+def after_row(after: str | None) -> int | None:
+    """Return the id in a cursor of a list that is ordered by id."""
+    position = parse_cursor(after)
+    return None if position is None else position[0]
 
 
 def page_of(rows: Sequence[dict[str, Any]], limit: int) -> dict[str, Any]:
-    """A `Page` of rows that have an `id`, the last of which is where the next one begins."""
+    """Return a `Page` of rows, each with its `id`; the next one begins after the last."""
     return {"items": rows, "next": cursor(rows[-1]["id"]) if len(rows) == limit else None}

@@ -1,4 +1,4 @@
-"""What became of things: verdicts, jobs, failures, exclusions, rejections, conflicts, history; and how the node is."""
+"""Completeness, jobs, failures, exclusions, rejections, conflicts, history, and the state of the node."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from node import __version__
 from node.index.events import EventKind
 from node.web.access import Reader, RequestAudit
 from node.web.api import models
-from node.web.api.paging import After, Limit, Page, page_of, row_place
+from node.web.api.paging import After, Limit, Page, after_row, page_of
 from node.web.services import Node
 
 router = APIRouter(tags=["ledger"])
@@ -30,9 +30,9 @@ def list_verdicts(
     after: After = None,
     limit: Limit = 100,
 ) -> Page[models.CompletenessResource]:
-    """Whether series are complete, by which rule, the newest first."""
+    """Whether series are complete and by which rule, newest first."""
     with node.index.searching() as index:
-        rows = index.series.page(row_place(after), limit, study_instance_uid=study_instance_uid, verdict=verdict)
+        rows = index.series.page(after_row(after), limit, study_instance_uid=study_instance_uid, verdict=verdict)
     return Page[models.CompletenessResource].model_validate(page_of(rows, limit))
 
 
@@ -44,9 +44,9 @@ def list_jobs(
     after: After = None,
     limit: Limit = 100,
 ) -> Page[models.JobResource]:
-    """What waits for its conversion, is converted, or could not be: series that are not done, the newest first."""
+    """Series that wait for their conversion, are being converted, were refused or failed, newest first."""
     with node.index.searching() as index:
-        rows = index.series.page(row_place(after), limit, states=(state,) if state else UNDONE)
+        rows = index.series.page(after_row(after), limit, states=(state,) if state else UNDONE)
     return Page[models.JobResource].model_validate(page_of(rows, limit))
 
 
@@ -54,9 +54,9 @@ def list_jobs(
 def list_failures(
     account: Reader, node: Node, reason: Word = None, after: After = None, limit: Limit = 100
 ) -> Page[models.FailureResource]:
-    """Why series, or stacks of them, gave no volume (docs/conversion.md), the newest first."""
+    """Why series, or stacks of them, have no volume (docs/conversion.md), newest first."""
     with node.index.searching() as index:
-        rows = index.failures.page(row_place(after), limit, reason=reason)
+        rows = index.failures.page(after_row(after), limit, reason=reason)
     return Page[models.FailureResource].model_validate(page_of(rows, limit))
 
 
@@ -66,7 +66,7 @@ def list_exclusions(
 ) -> Page[models.ExclusionResource]:
     """Instances, or frames of them, that conversions left out of their volumes, the newest first."""
     with node.index.searching() as index:
-        rows = index.exclusions.page(row_place(after), limit, series_instance_uid=series_instance_uid)
+        rows = index.exclusions.page(after_row(after), limit, series_instance_uid=series_instance_uid)
     return Page[models.ExclusionResource].model_validate(page_of(rows, limit))
 
 
@@ -74,9 +74,9 @@ def list_exclusions(
 def list_rejections(
     account: Reader, node: Node, rule: Word = None, after: After = None, limit: Limit = 100
 ) -> Page[models.RejectionResource]:
-    """What was refused, whose it was, and what helps, the newest first."""
+    """Refused connections, associations and instances, with sender and remedy, newest first."""
     with node.index.searching() as index:
-        rows = index.rejections.page(row_place(after), limit, rule=rule)
+        rows = index.rejections.page(after_row(after), limit, rule=rule)
     return Page[models.RejectionResource].model_validate(page_of(rows, limit))
 
 
@@ -89,10 +89,10 @@ def list_conflicts(
     after: After = None,
     limit: Limit = 100,
 ) -> Page[models.ConflictResource]:
-    """What claims one identity and is not the same, the newest first."""
+    """Identity conflicts: one UID or Patient ID with different content, newest first."""
     audit.queried(f"conflicts study_instance_uid={study_instance_uid}")  # the details name patients
     with node.index.searching() as index:
-        rows = index.conflicts.page(row_place(after), limit, study_instance_uid=study_instance_uid)
+        rows = index.conflicts.page(after_row(after), limit, study_instance_uid=study_instance_uid)
     return Page[models.ConflictResource].model_validate(page_of(rows, limit))
 
 
@@ -105,15 +105,15 @@ def list_history(
     after: After = None,
     limit: Limit = 100,
 ) -> Page[models.EventResource]:
-    """What happened (docs/lifecycle.md), the newest first; `/events` tells it as it does."""
+    """Events (docs/lifecycle.md), newest first; `/events` streams them as they happen."""
     with node.index.searching() as index:
-        rows = index.events.page(row_place(after), limit, kind=kind, series_instance_uid=series_instance_uid)
+        rows = index.events.page(after_row(after), limit, kind=kind, series_instance_uid=series_instance_uid)
     return Page[models.EventResource].model_validate(page_of(rows, limit))
 
 
 @router.get("/status")
 def show_status(account: Reader, node: Node) -> models.NodeStatus:
-    """How the node is: what waits, what failed, and whether instances may come in."""
+    """State of the node: queues, failures, and whether instances are accepted."""
     with node.index.reading() as index:
         return models.NodeStatus(
             version=__version__,

@@ -1,4 +1,4 @@
-"""Patients, studies, series and instances: lists, single ones, and their deletion."""
+"""Patients, studies, series and instances: lists, single resources, deletion, new conversions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from node.index.records import Level
 from node.web import actions
 from node.web.access import Admin, Caller, Reader, RequestAudit, Writer
 from node.web.api import models
-from node.web.api.paging import After, Limit, Page, RowId, cursor, page_of, place, row_place
+from node.web.api.paging import After, Limit, Page, RowId, after_row, cursor, page_of, parse_cursor
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import file_response
@@ -23,10 +23,10 @@ from node.web.services import Node, Services
 router = APIRouter()
 
 MAX_SERIES = 100_000
-"""Of one study; no real one comes near."""
+"""Maximum series of one study; no real study comes near."""
 
 Uid = Annotated[str, Path(max_length=64)]
-DryRun = Annotated[bool, Query(description="only tell what would go")]
+DryRun = Annotated[bool, Query(description="only answer what would be deleted")]
 OptionalText = Annotated[str | None, Query(max_length=324)]
 OptionalUid = Annotated[str | None, Query(max_length=64)]
 
@@ -37,20 +37,20 @@ def list_patients(
     node: Node,
     audit: RequestAudit,
     patient_id: OptionalText = None,
-    name: Annotated[str | None, Query(max_length=324, description="the beginning of it, in any case")] = None,
+    name: Annotated[str | None, Query(max_length=324, description="beginning of the name, case-insensitive")] = None,
     after: After = None,
     limit: Limit = 100,
 ) -> Page[models.PatientResource]:
-    """Patients, the newest first."""
+    """Patients, newest first."""
     audit.queried(_audit_detail("patients", patient_id=patient_id, name=name))
     with node.index.searching() as index:
-        rows = index.patients.page(row_place(after), limit, patient_id=patient_id, name=name)
+        rows = index.patients.page(after_row(after), limit, patient_id=patient_id, name=name)
     return Page[models.PatientResource].model_validate(page_of(rows, limit))
 
 
 @router.post("/patients/{id}/merge", tags=["patients"])
 def merge_patient(account: Admin, node: Node, id: RowId, merge: models.MergeRequest) -> models.MergeResult:
-    """Say that this patient is another one: its studies are of that one, also those that are still to come."""
+    """Merge this patient into another one, which gets its studies, including future ones."""
     done = node.actions["merge-patients"](source=id, target=merge.into, who=account.name)
     return models.MergeResult.model_validate(done)
 
@@ -63,8 +63,8 @@ def list_studies(
     words: Annotated[str, Query(max_length=324, description="each in patient's name, ID or accession number")] = "",
     patient_id: OptionalText = None,
     accession_number: OptionalText = None,
-    description: Annotated[str, Query(max_length=64, description="part of that of the study or of a series")] = "",
-    modality: Annotated[str, Query(max_length=16, description="of at least one series")] = "",
+    description: Annotated[str, Query(max_length=64, description="part of the study or a series description")] = "",
+    modality: Annotated[str, Query(max_length=16, description="modality of at least one series")] = "",
     first_date: Annotated[dt.date | None, Query(description="earliest Study Date")] = None,
     last_date: Annotated[dt.date | None, Query(description="latest Study Date")] = None,
     condition: StudyCondition | None = None,
@@ -72,7 +72,7 @@ def list_studies(
     after: After = None,
     limit: Limit = 100,
 ) -> Page[models.StudyResource]:
-    """Studies, the newest first, by arrival or by Study Date."""
+    """Studies, newest first, by time received or by Study Date."""
     wanted = StudyFilter(
         words,
         description,
@@ -84,9 +84,9 @@ def list_studies(
         accession_number=accession_number,
     )
     audit.queried(_audit_detail("studies", **asdict(wanted)))
-    began = place(after)
+    position = parse_cursor(after)
     with node.index.searching() as index:
-        studies = index.studies.listed(wanted, order, StudyCursor(*began) if began else None, limit)
+        studies = index.studies.listed(wanted, order, StudyCursor(*position) if position else None, limit)
     last = studies[-1].cursor if len(studies) == limit else None
     items = [_study(study) for study in studies]
     return Page(items=items, next=cursor(last.id, last.study_date) if last else None)
@@ -96,16 +96,16 @@ def list_studies(
 def show_study(account: Reader, node: Node, audit: RequestAudit, study_instance_uid: Uid) -> models.StudyResource:
     """One study."""
     with node.index.reading() as index:
-        found = index.studies.listed(StudyFilter(study_instance_uid=study_instance_uid), limit=1)
-    if not found:
+        studies = index.studies.listed(StudyFilter(study_instance_uid=study_instance_uid), limit=1)
+    if not studies:
         raise ResourceNotFound("study")
-    audit.accessed([of_study(study_instance_uid, found[0].patient_id)])
-    return _study(found[0])
+    audit.accessed([of_study(study_instance_uid, studies[0].patient_id)])
+    return _study(studies[0])
 
 
 @router.delete("/studies/{study_instance_uid}", tags=["studies"])
 def delete_study(account: Admin, node: Node, study_instance_uid: Uid, dry_run: DryRun = False) -> models.DeletionResult:
-    """Delete a study for good: rows, DICOM files, volumes and pictures."""
+    """Delete a study permanently: rows, DICOM files, volumes and pictures."""
     return _delete(node, account, "study", study_instance_uid, study_instance_uid, dry_run)
 
 
@@ -113,7 +113,7 @@ def delete_study(account: Admin, node: Node, study_instance_uid: Uid, dry_run: D
 def reconvert_study(
     account: Writer, node: Node, audit: RequestAudit, study_instance_uid: Uid
 ) -> models.ReconvertResult:
-    """Have every series of a study converted again; what would give the same volumes is left as it is."""
+    """Convert every series of a study again; series whose volumes would be the same are left unchanged."""
     with node.index.reading() as index:
         rows = index.series.page(None, MAX_SERIES, study_instance_uid=study_instance_uid)
         patient_id = index.studies.patient_id(study_instance_uid)
@@ -131,12 +131,12 @@ def list_series(
     study_instance_uid: OptionalUid = None,
     series_instance_uid: OptionalUid = None,
     modality: OptionalText = None,
-    state: Annotated[list[models.State] | None, Query(max_length=6, description="one of these")] = None,
+    state: Annotated[list[models.State] | None, Query(max_length=6, description="any of these states")] = None,
     verdict: OptionalText = None,
     after: After = None,
     limit: Limit = 100,
 ) -> Page[models.SeriesResource]:
-    """Series, the newest first."""
+    """Series, newest first."""
     wanted = {
         "study_instance_uid": study_instance_uid,
         "series_instance_uid": series_instance_uid,
@@ -145,7 +145,7 @@ def list_series(
     }
     audit.queried(_audit_detail("series", **wanted, state=state))
     with node.index.searching() as index:
-        rows = index.series.page(row_place(after), limit, states=state or (), **wanted)
+        rows = index.series.page(after_row(after), limit, states=state or (), **wanted)
     return Page[models.SeriesResource].model_validate(page_of(rows, limit))
 
 
@@ -153,7 +153,7 @@ def list_series(
 def show_series(
     account: Reader, node: Node, audit: RequestAudit, study_instance_uid: Uid, series_instance_uid: Uid
 ) -> models.SeriesResource:
-    """One series. Its UID alone does not tell which: one that stands in two studies is two series."""
+    """One series. Its UID alone is not enough: the same UID in two studies is two series."""
     with node.index.reading() as index:
         row = _series(index, study_instance_uid, series_instance_uid)
         patient_id = index.studies.patient_id(study_instance_uid)
@@ -165,7 +165,7 @@ def show_series(
 def delete_series(
     account: Admin, node: Node, study_instance_uid: Uid, series_instance_uid: Uid, dry_run: DryRun = False
 ) -> models.DeletionResult:
-    """Delete a series for good: rows, DICOM files, volumes and pictures."""
+    """Delete a series permanently: rows, DICOM files, volumes and pictures."""
     return _delete(node, account, "series", series_instance_uid, study_instance_uid, dry_run)
 
 
@@ -173,7 +173,7 @@ def delete_series(
 def reconvert_series(
     account: Writer, node: Node, audit: RequestAudit, study_instance_uid: Uid, series_instance_uid: Uid
 ) -> models.ReconvertResult:
-    """Have a series converted again; if that would give the same volumes, it is left as it is."""
+    """Convert a series again; it is left unchanged if its volumes would be the same."""
     with node.index.reading() as index:
         _series(index, study_instance_uid, series_instance_uid)
         patient_id = index.studies.patient_id(study_instance_uid)
@@ -191,11 +191,11 @@ def list_instances(
     after: After = None,
     limit: Limit = 100,
 ) -> Page[models.InstanceResource]:
-    """Stored instances, the newest first."""
+    """Stored instances, newest first."""
     wanted = {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
     audit.queried(_audit_detail("instances", **wanted))
     with node.index.searching() as index:
-        rows = index.instances.page(row_place(after), limit, **wanted)
+        rows = index.instances.page(after_row(after), limit, **wanted)
     return Page[models.InstanceResource].model_validate(page_of(rows, limit))
 
 
@@ -217,7 +217,7 @@ def show_instance(account: Reader, node: Node, audit: RequestAudit, sop_instance
 def instance_file(
     request: Request, account: Reader, node: Node, audit: RequestAudit, sop_instance_uid: Uid
 ) -> Response:
-    """The file of an instance: its data set byte for byte as it was received, behind File Meta Information."""
+    """The file of an instance: File Meta Information, then the data set byte for byte as received."""
     row = _instance(node, sop_instance_uid)
     audit.transferred([of_study(row["study_instance_uid"], row["patient_id"])])
     return file_response(
@@ -229,7 +229,7 @@ def instance_file(
 def delete_instance(
     account: Admin, node: Node, sop_instance_uid: Uid, dry_run: DryRun = False
 ) -> models.DeletionResult:
-    """Delete an instance for good; its series is converted again without it."""
+    """Delete an instance permanently; its series is converted again without it."""
     return _delete(node, account, "instance", sop_instance_uid, None, dry_run)
 
 
@@ -271,5 +271,5 @@ def _delete(
 
 
 def _audit_detail(kind: str, **values: Any) -> str:
-    """A query for the audit log."""
+    """Return the text of a query for the audit log."""
     return " ".join([kind, *(f"{name}={value}" for name, value in values.items() if value)])

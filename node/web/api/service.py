@@ -10,19 +10,19 @@ from node.web.problems import MEDIA_TYPE, Problem
 
 _PROBLEM = {"content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
 
-_token = HTTPBearer(auto_error=False, description="A token of `voxelnode account token`, where one is needed.")
-"""For the OpenAPI document alone: `node.web.access` looks at what a request shows."""
+_token = HTTPBearer(auto_error=False, description="A token of `voxelnode account token`, if accounts are needed.")
+"""Only for the OpenAPI document: `node.web.access` checks credentials."""
 
 router = APIRouter(
     prefix="/api/v1",
     dependencies=[Depends(_token)],
     responses={
-        400: {"description": "The request makes no sense; the detail says why", **_PROBLEM},
+        400: {"description": "The request is malformed; see detail", **_PROBLEM},
         401: {"description": "An account is needed", **_PROBLEM},
         403: {"description": "The account may not do this", **_PROBLEM},
-        404: {"description": "There is no such thing", **_PROBLEM},
-        422: {"description": "A parameter is wrong; the detail says which", **_PROBLEM},
-        503: {"description": "Out of resources; try again in a while", **_PROBLEM},
+        404: {"description": "Not found", **_PROBLEM},
+        422: {"description": "A parameter is invalid; see detail", **_PROBLEM},
+        503: {"description": "Out of resources; try again later", **_PROBLEM},
     },
 )
 for part in (resources, volumes, queue, events):

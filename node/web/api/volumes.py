@@ -1,4 +1,4 @@
-"""Volumes, and the files beside them."""
+"""Volumes and the files that accompany them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from node.web.access import Reader, RequestAudit
 from node.web.api import models
-from node.web.api.paging import After, Limit, Page, RowId, page_of, row_place
+from node.web.api.paging import After, Limit, Page, RowId, after_row, page_of
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import file_response
@@ -22,7 +22,7 @@ OptionalUid = Annotated[str | None, Query(max_length=64)]
 OptionalWord = Annotated[str | None, Query(max_length=16)]
 
 MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".gz": "application/gzip"}
-"""By the end of a name; all else is bytes."""
+"""Media types by suffix; any other is application/octet-stream."""
 
 
 @router.get("/volumes")
@@ -34,15 +34,15 @@ def list_volumes(
     series_instance_uid: OptionalUid = None,
     kind: OptionalWord = None,
     format: OptionalWord = None,
-    superseded: Annotated[bool | None, Query(description="unset: both current ones and older revisions")] = False,
+    superseded: Annotated[bool | None, Query(description="null: current and superseded revisions")] = False,
     after: After = None,
     limit: Limit = 100,
 ) -> Page[models.VolumeResource]:
-    """Files of conversions, the newest first: volumes in each format, and pictures of them."""
+    """Files of conversions, newest first: volumes in each format, and pictures."""
     audit.queried(f"volumes study_instance_uid={study_instance_uid} series_instance_uid={series_instance_uid}")
     with node.index.searching() as index:
         rows = index.volumes.page(
-            row_place(after),
+            after_row(after),
             limit,
             study_instance_uid=study_instance_uid,
             series_instance_uid=series_instance_uid,
@@ -70,22 +70,22 @@ def show_volume(account: Reader, node: Node, audit: RequestAudit, id: RowId) -> 
     responses={
         200: {"content": {"application/octet-stream": {}}, "description": "The file"},
         206: {"content": {"application/octet-stream": {}}, "description": "The part that Range asks for"},
-        304: {"description": "If-None-Match names what it is"},
-        410: {"description": "The index knows it, but its file is gone"},
-        416: {"description": "Range asks for what is behind the end"},
+        304: {"description": "If-None-Match has the entity tag of the file"},
+        410: {"description": "The file is in the index but not on disk"},
+        416: {"description": "Range begins behind the end of the file"},
     },
 )
 def volume_file(
     request: Request, account: Reader, node: Node, audit: RequestAudit, id: RowId, name: str | None = None
 ) -> Response:
-    """The file itself. The name is that of the volume: viewers look at its ending."""
+    """Download a file. `name` must be its own: viewers judge a file by its suffix."""
     row = _volume(node, id)
-    its_name = PurePath(row["path"]).name
-    if name not in (None, its_name) or row["files_removed_at"] is not None:
+    file_name = PurePath(row["path"]).name
+    if name not in (None, file_name) or row["files_removed_at"] is not None:
         raise ResourceNotFound("file")
     audit.transferred([of_study(row["study_instance_uid"], row["patient_id"])])
-    media_type = MEDIA_TYPES.get(PurePath(its_name).suffix, "application/octet-stream")
-    return file_response(request, node.archive.root / row["path"], media_type, its_name, row["sha256"])
+    media_type = MEDIA_TYPES.get(PurePath(file_name).suffix, "application/octet-stream")
+    return file_response(request, node.archive.root / row["path"], media_type, file_name, row["sha256"])
 
 
 def _volume(node: Services, id: int) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def _volume(node: Services, id: int) -> dict[str, Any]:
 
 
 def _with_url(row: dict[str, Any]) -> dict[str, Any]:
-    """A row with name and URL in the place of its path."""
+    """Return a row with name and URL instead of its path."""
     name = PurePath(row["path"]).name
-    there = row["files_removed_at"] is None
-    return {**row, "name": name, "url": f"/api/v1/volumes/{row['id']}/file/{quote(name)}" if there else None}
+    is_on_disk = row["files_removed_at"] is None
+    return {**row, "name": name, "url": f"/api/v1/volumes/{row['id']}/file/{quote(name)}" if is_on_disk else None}

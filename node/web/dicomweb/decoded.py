@@ -1,4 +1,4 @@
-"""What children decode, as files: however much it is, little of it is in our memory."""
+"""Decoded values as files written by child processes, so that little of them is in memory."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from node.web.services import Services
 
 
 def decoded_file(node: Services, function: Callable[..., bytes], *arguments: Any) -> IO[bytes]:
-    """A file that a child has written, which goes when it is closed.
+    """Return a file that a child process has written, which is deleted when it is closed.
 
-    On the archive's disk rather than in memory: an instance may take gigabytes uncompressed.
+    It is on the disk of the archive rather than in memory: an uncompressed instance may have gigabytes.
 
     Parameters
     ----------
     function : callable
-        Of `node.conversion.decoding`; takes `arguments`, and the path of the file to write.
+        A function of `node.conversion.decoding`; takes `arguments` and the path of the file to write.
 
     Raises
     ------
@@ -28,7 +28,7 @@ def decoded_file(node: Services, function: Callable[..., bytes], *arguments: Any
         See `Decoder.run`.
     Damaged
     """
-    file: IO[bytes] = NamedTemporaryFile(  # noqa: SIM115 - whoever reads it closes it
+    file: IO[bytes] = NamedTemporaryFile(  # noqa: SIM115 - the reader closes it
         dir=node.archive.root / "incoming", prefix="decoded-", suffix=".part"
     )
     try:
@@ -43,12 +43,12 @@ def decoded_file(node: Services, function: Callable[..., bytes], *arguments: Any
 
 
 def length_of(file: IO[bytes]) -> int:
-    """Bytes of an open file."""
+    """Return the length of an open file in bytes."""
     return os.fstat(file.fileno()).st_size
 
 
 def pieces_of(file: IO[bytes]) -> Iterator[bytes]:
-    """The content of a file, which is closed at the end."""
+    """Yield the content of a file, and close it at the end."""
     with file:
         while piece := file.read(CHUNK_BYTES):
             yield piece

@@ -1,4 +1,4 @@
-"""Frames of an instance: as they are stored, or decompressed (PS3.18 10.4.1.1.6)."""
+"""Frames of an instance, as stored or decompressed (PS3.18 10.4.1.1.6)."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ from node.web.dicomweb.resources import READ, Damaged, RequestedInstances, Targe
 router = APIRouter()
 
 MAX_HEADER_BYTES = 1 << 20
-"""Bytes of a header that are read here; a longer one is read in a child, whatever it takes."""
+"""Longest header that is read in this process; a longer one is read in a child process."""
 
 MAX_BYTES_IN_MEMORY = 16 << 20
-"""Longest frame, and longest compressed pixel data, that are held in memory; others go through a file."""
+"""Longest frame, and longest compressed pixel data, held in memory; larger ones go through a file."""
 
 MAX_FRAMES = 10_000
-"""Most frames of one request; a longer list does not fit into a URL anyway."""
+"""Maximum frames of one request; a longer list does not fit into a URL."""
 
 
 @router.api_route("/studies/{study}/series/{series}/instances/{instance}/frames/{frames}", methods=READ)
 def retrieve_frames(target: RequestedInstances, frames: str) -> Response:
-    """Some frames of an instance, in the order in which they are named."""
+    """Frames of an instance, in the requested order."""
     numbers = frame_numbers(frames)
     instance = one_instance(target)
     element = pixel_data(target, instance)
     if max(numbers) > element.frames:
-        raise HTTPException(404, f"there is no frame {max(numbers)}: the instance has {element.frames}")
+        raise HTTPException(404, f"there is no frame {max(numbers)}: the instance has {element.frames} frames")
     target.audit_access("frames")
     return _answer(target, instance, element, numbers, target.etag(f"frames {frames} {accept_of(target)}"))
 
 
 def all_frames(target: Target, instance: StoredInstance, etag: str) -> Response:
-    """Pixel data as bulk data: every frame of them, each in a part of its own (PS3.18 8.7.3.3)."""
+    """Answer pixel data as bulk data: every frame, each in its own part (PS3.18 8.7.3.3)."""
     element = pixel_data(target, instance)
     form = _form(target, element, instance)
     if element.encapsulated or form.multipart or element.frames == 1:
@@ -56,27 +56,27 @@ def all_frames(target: Target, instance: StoredInstance, etag: str) -> Response:
     return respond(target, chain.from_iterable(frames), form.content_type, etag)
 
 
-def frame_numbers(told: str) -> list[int]:
-    """The frame numbers of a URL, from 1, separated by commas."""
-    if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", told) or told.count(",") >= MAX_FRAMES:
-        raise HTTPException(400, "frames are named by their numbers, from 1, separated by commas (PS3.18 10.4.1.1.6)")
-    numbers = [int(each) for each in told.split(",")]
+def frame_numbers(text: str) -> list[int]:
+    """Return the frame numbers of a URL: from 1, separated by commas."""
+    if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", text) or text.count(",") >= MAX_FRAMES:
+        raise HTTPException(400, "frames must be numbers from 1, separated by commas (PS3.18 10.4.1.1.6)")
+    numbers = [int(number) for number in text.split(",")]
     if 0 in numbers:
         raise HTTPException(400, "frame numbers begin with 1 (PS3.18 10.4.1.1.6)")
     return numbers
 
 
 def pixel_data(target: Target, instance: StoredInstance) -> PixelElement:
-    """Where the pixel data of an instance lie; 404 where it has none."""
+    """Return the pixel data element of an instance; 404 if it has none."""
     element = None
     try:
-        if instance.transfer_syntax_uid != DEFLATED_LITTLE_ENDIAN:  # which has no place for them
+        if instance.transfer_syntax_uid != DEFLATED_LITTLE_ENDIAN:  # its frames cannot be located
             element = _element(target.node.archive.path(instance.key), target.node.decoder)
     except OSError as error:
         raise Damaged(f"a file of the archive cannot be read: {error.strerror}") from error
     except DecoderBusy:
         raise
-    except Exception as error:  # whatever a damaged file makes pydicom raise
+    except Exception as error:  # pydicom raises anything on damaged files
         raise Damaged("the data set of the instance cannot be read") from error
     if element is None:
         raise HTTPException(404, "the instance has no pixel data")
@@ -85,7 +85,7 @@ def pixel_data(target: Target, instance: StoredInstance) -> PixelElement:
 
 @lru_cache(maxsize=128)
 def _element(path: Path, decoder: Decoder) -> PixelElement | None:
-    """Viewers ask for each frame by itself, and the header of many frames takes seconds; files never change."""
+    """Cached: viewers request frames one by one, the header of many frames takes seconds, and files never change."""
     try:
         return pixel_element(path, MAX_HEADER_BYTES)
     except TooLong:
@@ -93,7 +93,7 @@ def _element(path: Path, decoder: Decoder) -> PixelElement | None:
 
 
 def accept_of(target: Target) -> str:
-    """What the request says of representations, for its entity tag."""
+    """Return the accepted representations of the request, for its entity tag."""
     return f"{target.request.query_params.get('accept', '')} {target.request.headers.get('accept', '')}"
 
 
@@ -113,7 +113,7 @@ def _answer(
     if not form.multipart and len(numbers) > 1:
         raise NotAcceptable(f"{MULTIPART} for several frames")
     try:
-        first = _frame(target, element, numbers[0], form)  # what cannot be had at all is told by a status
+        first = _frame(target, element, numbers[0], form)  # before the response begins, so that an error has a status
     except FrameNotFound as error:
         raise HTTPException(404, str(error)) from error
     except NotDecoded as error:
@@ -138,7 +138,7 @@ class _Frame(NamedTuple):
 
 
 def _frame(target: Target, element: PixelElement, number: int, form: FrameForm) -> _Frame:
-    """One frame, of which little is in memory however long it is.
+    """Return one frame; little of a long one is in memory.
 
     Raises
     ------

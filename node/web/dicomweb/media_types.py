@@ -1,4 +1,4 @@
-"""Which representation a client accepts: media types with their parameters (RFC 9110 12.5.1, PS3.18 8.7)."""
+"""Content negotiation: media types with their parameters (RFC 9110 12.5.1, PS3.18 8.7)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 UNCOMPRESSED = frozenset((EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, "1.2.840.10008.1.2.2"))
 
 ANY = "*"
-"""As a transfer syntax: the one in which the instance is stored."""
+"""As a transfer syntax: that in which the instance is stored."""
 
 DICOM, DICOM_JSON, JSON = "application/dicom", "application/dicom+json", "application/json"
 OCTETS, MULTIPART, ZIP, PDF = "application/octet-stream", "multipart/related", "application/zip", "application/pdf"
@@ -42,7 +42,7 @@ _ELEMENT = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*")+')
 
 @dataclass(frozen=True, slots=True)
 class MediaRange:
-    """One acceptable media type. `multipart`: as the type of the parts of ``multipart/related``."""
+    """An acceptable media type; with `multipart` it is the type of the parts of ``multipart/related``."""
 
     type: str
     parameters: Mapping[str, str]
@@ -51,42 +51,44 @@ class MediaRange:
 
     @property
     def transfer_syntax(self) -> str | None:
-        """Its ``transfer-syntax`` parameter."""
+        """The ``transfer-syntax`` parameter."""
         return self.parameters.get("transfer-syntax")
 
     def covers(self, media_type: str) -> bool:
-        """Whether a media type is, or falls under, this one."""
+        """Return whether this range includes a media type."""
         if self.type in ("*/*", media_type):
             return True
         return self.type.endswith("/*") and media_type.startswith(self.type[:-1])
 
 
 class NotAcceptable(HTTPException):
-    """406: what is offered instead, and why not what was asked for, where that is not plain."""
+    """406: what is offered instead, and the reason if it is not obvious."""
 
-    def __init__(self, offered: str, reason: str = "none of the accepted media types is offered here") -> None:
-        super().__init__(406, f"{reason}; offered: {offered} (PS3.18 8.7)")
+    def __init__(self, offered: str, reason: str = "none of the accepted media types is available") -> None:
+        super().__init__(406, f"{reason}; available: {offered} (PS3.18 8.7)")
 
 
 def accepted(request: Request) -> list[MediaRange]:
-    """The media types that a request accepts, best first: its ``accept`` query parameter, else its Accept header.
+    """Return the accepted media types, best first: those of the ``accept`` query parameter, else of the Accept header.
 
-    Without either everything is accepted (PS3.18 8.3.3.1, 8.7.5).
+    Without either, everything is accepted (PS3.18 8.3.3.1, 8.7.5).
     """
-    query = request.query_params.get("accept", "").replace("dicom json", "dicom+json")  # a plus sign left as it is
-    told = query or request.headers.get("accept") or "*/*"
-    if len(told) > MAX_ACCEPT_LENGTH:
+    query = request.query_params.get("accept", "").replace("dicom json", "dicom+json")  # an unescaped plus sign
+    accept = query or request.headers.get("accept") or "*/*"
+    if len(accept) > MAX_ACCEPT_LENGTH:
         raise HTTPException(400, "the list of accepted media types is too long")
-    return media_ranges(told)
+    return media_ranges(accept)
 
 
 # Parsed here: werkzeug.http returns each element as text that has to be parsed again for its transfer syntax, and
 # python-mimeparse splits at commas within quotes and raises where an element is broken.
-def media_ranges(told: str) -> list[MediaRange]:
-    """The media types of a list as an Accept header has it, best first."""
-    ascii_only = told.encode("ascii", "replace").decode("ascii")  # names of media types are nothing else, RFC 6838 4.2
+def media_ranges(accept: str) -> list[MediaRange]:
+    """Return the media types of a list as in an Accept header, best first."""
+    ascii_only = accept.encode("ascii", "replace").decode("ascii")  # as names of media types are, RFC 6838 4.2
     ranges = [_media_range(element) for element in _ELEMENT.findall(ascii_only)]
-    return sorted((each for each in ranges if each.quality > 0), key=lambda each: -each.quality)
+    return sorted(
+        (media_range for media_range in ranges if media_range.quality > 0), key=lambda media_range: -media_range.quality
+    )
 
 
 def _media_range(element: str) -> MediaRange:
@@ -107,36 +109,36 @@ def _media_range(element: str) -> MediaRange:
 
 @dataclass(frozen=True, slots=True)
 class DicomForm:
-    """How instances are wanted: in `multipart` or one by itself, in these transfer syntaxes; `ANY`: as stored."""
+    """The accepted form of instances: `multipart` or single, in these transfer syntaxes; `ANY`: as stored."""
 
     transfer_syntaxes: frozenset[str]
     multipart: bool
 
 
 def dicom_form(ranges: Sequence[MediaRange]) -> DicomForm | None:
-    """How a client wants instances; None: not as ``application/dicom``.
+    """Return the accepted form of instances; None: not as ``application/dicom``.
 
-    Explicit VR Little Endian is meant where no transfer syntax is named (PS3.18 8.7.3.2).
+    Without a transfer syntax, Explicit VR Little Endian is meant (PS3.18 8.7.3.2).
     """
-    fitting = [each for each in ranges if each.covers(DICOM)]
+    fitting = [media_range for media_range in ranges if media_range.covers(DICOM)]
     if not fitting:
         return None
-    syntaxes = frozenset(each.transfer_syntax or EXPLICIT_LITTLE_ENDIAN for each in fitting)
-    return DicomForm(syntaxes, any(each.multipart or each.type == "*/*" for each in fitting))
+    syntaxes = frozenset(media_range.transfer_syntax or EXPLICIT_LITTLE_ENDIAN for media_range in fitting)
+    return DicomForm(syntaxes, any(media_range.multipart or media_range.type == "*/*" for media_range in fitting))
 
 
 def names(ranges: Sequence[MediaRange], *media_types: str) -> str | None:
-    """The first of `media_types` that the best fitting range covers; None where none does."""
-    for each in ranges:
-        found = next((media_type for media_type in media_types if each.covers(media_type)), None)
-        if found is not None and not each.multipart:
-            return found
+    """Return the first of `media_types` that the best matching range covers; None if no range does."""
+    for media_range in ranges:
+        covered = next((media_type for media_type in media_types if media_range.covers(media_type)), None)
+        if covered is not None and not media_range.multipart:
+            return covered
     return None
 
 
 @dataclass(frozen=True, slots=True)
 class FrameForm:
-    """How frames, or bulk data, are given: the media type of each, as stored or decompressed."""
+    """The form in which frames or bulk data are sent: media type of each frame, as stored or decompressed."""
 
     media_type: str
     transfer_syntax: str
@@ -145,17 +147,17 @@ class FrameForm:
 
     @property
     def content_type(self) -> str:
-        """What goes into a Content-Type field."""
+        """The value of the Content-Type header."""
         return f"{self.media_type}; transfer-syntax={self.transfer_syntax}"
 
 
 def frame_media_type(transfer_syntax_uid: str) -> str:
-    """The media type of a frame of encapsulated pixel data."""
+    """Return the media type of a frame of encapsulated pixel data."""
     return _FRAME_TYPES.get(transfer_syntax_uid, OCTETS)
 
 
 def frame_form(ranges: Sequence[MediaRange], stored: str, encapsulated: bool) -> FrameForm | None:
-    """How a client wants the frames of an instance; None: in no form that can be given.
+    """Return the form in which a client accepts the frames of an instance; None: in none that is available.
 
     Parameters
     ----------
@@ -168,12 +170,12 @@ def frame_form(ranges: Sequence[MediaRange], stored: str, encapsulated: bool) ->
     -----
     PS3.18 8.7.3.3. ``application/octet-stream; transfer-syntax=*`` means as stored, as viewers use it.
     """
-    for each in ranges:
-        multipart = each.multipart or each.type == "*/*"
-        if encapsulated and _takes_stored(each, stored):
+    for media_range in ranges:
+        multipart = media_range.multipart or media_range.type == "*/*"
+        if encapsulated and _takes_stored(media_range, stored):
             return FrameForm(frame_media_type(stored), stored, multipart, True)
-        wanted = each.transfer_syntax or EXPLICIT_LITTLE_ENDIAN
-        if each.covers(OCTETS) and each.type != "image/*" and (wanted in UNCOMPRESSED or wanted == ANY):
+        wanted = media_range.transfer_syntax or EXPLICIT_LITTLE_ENDIAN
+        if media_range.covers(OCTETS) and media_range.type != "image/*" and (wanted in UNCOMPRESSED or wanted == ANY):
             return FrameForm(OCTETS, EXPLICIT_LITTLE_ENDIAN, multipart, not encapsulated)
     return None
 

@@ -1,4 +1,4 @@
-"""Metadata of instances in the DICOM JSON Model, and the bulk data they leave out (PS3.18 10.4.1.1.2, 10.4.1.1.5)."""
+"""Metadata of instances in the DICOM JSON Model, and bulk data (PS3.18 10.4.1.1.2, 10.4.1.1.5)."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ log = structlog.get_logger()
 router = APIRouter()
 
 MAX_HEADER_BYTES = 1 << 20
-"""Bytes of a header that are read here; a longer one is read in a child, whatever it takes."""
+"""Longest header that is read in this process; a longer one is read in a child process."""
 
 
 @router.api_route("/studies/{study}/metadata", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/metadata", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/instances/{instance}/metadata", methods=READ)
 def retrieve_metadata(target: RequestedInstances) -> Response:
-    """What instances say, without their bulk data."""
+    """Metadata of instances, without bulk data."""
     media_type = names(accepted(target.request), DICOM_JSON, JSON)
     if media_type is None:
         raise NotAcceptable(DICOM_JSON)
@@ -49,7 +49,7 @@ def retrieve_metadata(target: RequestedInstances) -> Response:
 
 
 def _json_array(target: Target) -> Iterator[bytes]:
-    """One instance at a time: a study may have more of them than fit into memory."""
+    """Yield one instance at a time: a whole study may not fit into memory."""
     separator = b"["
     for instance in target.instances:
         yield separator + instance_metadata(target.node, instance, instance_url(target.base, instance))
@@ -58,7 +58,7 @@ def _json_array(target: Target) -> Iterator[bytes]:
 
 
 def _compressed(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Metadata repeat themselves from instance to instance: gzip leaves a twentieth of them."""
+    """Compress; metadata of similar instances shrink to a twentieth."""
     compressor = zlib.compressobj(1, wbits=16 + zlib.MAX_WBITS)
     for piece in pieces:
         compressed = compressor.compress(piece)
@@ -68,12 +68,12 @@ def _compressed(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def instance_metadata(node: Services, instance: StoredInstance, url: str) -> bytes:
-    """The DICOM JSON Model of an instance; of one whose file cannot be read, what identifies it.
+    """Return the DICOM JSON Model of an instance; its UIDs alone if its file cannot be read.
 
     Parameters
     ----------
     url : str
-        Of the instance; URIs of bulk data begin with it.
+        URL of the instance; URIs of bulk data begin with it.
 
     Raises
     ------
@@ -82,16 +82,16 @@ def instance_metadata(node: Services, instance: StoredInstance, url: str) -> byt
     path, syntax = node.archive.path(instance.key), instance.transfer_syntax_uid
     try:
         try:
-            told = metadata(path, syntax, url, MAX_HEADER_BYTES)
+            encoded = metadata(path, syntax, url, MAX_HEADER_BYTES)
         except TooLong:
-            told = node.decoder.run(metadata, path, syntax, url)
+            encoded = node.decoder.run(metadata, path, syntax, url)
     except DecoderBusy:
         raise
-    except Exception as error:  # whatever a damaged file makes pydicom raise
+    except Exception as error:  # pydicom raises anything on damaged files
         log.warning("metadata_not_read", sop_instance_uid=instance.sop_instance_uid, error=type(error).__name__)
-        told = b""
+        encoded = b""
     named = f'"00080018":{{"vr":"UI","Value":["{instance.sop_instance_uid}"]}}'
-    return told if named.encode() in told else json.dumps(_identity(instance), separators=(",", ":")).encode()
+    return encoded if named.encode() in encoded else json.dumps(_identity(instance), separators=(",", ":")).encode()
 
 
 def _identity(instance: StoredInstance) -> Json:
@@ -107,25 +107,25 @@ def _identity(instance: StoredInstance) -> Json:
 # Bulk data
 
 
-@router.api_route("/studies/{study}/series/{series}/instances/{instance}/bulkdata/{place}", methods=READ)
-def retrieve_bulk_data(target: RequestedInstances, place: str) -> Response:
-    """One long value, by the path that metadata give for it; pixel data as all their frames."""
+@router.api_route("/studies/{study}/series/{series}/instances/{instance}/bulkdata/{path}", methods=READ)
+def retrieve_bulk_data(target: RequestedInstances, path: str) -> Response:
+    """One long value, by its path in the metadata; pixel data as all their frames."""
     instance = one_instance(target)
-    etag = target.etag(f"bulkdata {place} {target.request.headers.get('accept')}")
-    if place.upper() in {f"{tag:08X}" for tag in PIXEL_TAGS}:
+    etag = target.etag(f"bulkdata {path} {target.request.headers.get('accept')}")
+    if path.upper() in {f"{tag:08X}" for tag in PIXEL_TAGS}:
         response = all_frames(target, instance, etag)
         target.audit_access("bulk data")
         return response
-    ranges = [each for each in accepted(target.request) if each.covers(OCTETS)]
+    ranges = [media_range for media_range in accepted(target.request) if media_range.covers(OCTETS)]
     if not ranges:
         raise NotAcceptable(f"{OCTETS}, by itself or in {MULTIPART}")
     try:
-        file = decoded_file(target.node, value_file, target.node.archive.path(instance.key), place)
+        file = decoded_file(target.node, value_file, target.node.archive.path(instance.key), path)
     except NotDecoded as error:
         raise HTTPException(404, str(error)) from error
     target.audit_access("bulk data")
     if not (ranges[0].multipart or ranges[0].type == "*/*"):
         return respond(target, pieces_of(file), OCTETS, etag, length_of(file))
     message = Multipart(OCTETS)
-    location = f"{instance_url(target.base, instance)}/bulkdata/{quote(place)}"
+    location = f"{instance_url(target.base, instance)}/bulkdata/{quote(path)}"
     return respond(target, message.write([Part(OCTETS, pieces_of(file), location)]), message.content_type, etag)

@@ -1,4 +1,4 @@
-"""Write ``multipart/related`` (RFC 2387) piece by piece, never a part as a whole."""
+"""Write ``multipart/related`` (RFC 2387) piece by piece; no part is in memory as a whole."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part: its media type, its bytes as they come, and where it can be had by itself."""
+    """One part: its media type, its bytes in pieces, and the URL of its resource."""
 
     content_type: str
     body: Iterable[bytes]
@@ -24,7 +24,7 @@ class Multipart:
         self.content_type = f'multipart/related; type="{media_type}"; boundary={self._boundary}'
 
     def write(self, parts: Iterable[Part]) -> Iterator[bytes]:
-        """The message, in pieces as the parts give them."""
+        """Yield the message in pieces."""
         for part in parts:
             location = f"Content-Location: {part.location}\r\n" if part.location else ""
             yield f"--{self._boundary}\r\nContent-Type: {part.content_type}\r\n{location}\r\n".encode("ascii")

@@ -27,10 +27,10 @@ router = APIRouter()
 
 MAX_RESULTS = 1000
 MAX_RESULTS_OF_STUDY = 10_000
-"""Most results of one answer: of all that is here, and within one study; what is left can be asked for by offset."""
+"""Maximum results of one response: over all studies, and within one; further ones are requested by offset."""
 
 MAX_PARAMETERS = 500
-"""Most parameters of a query, includefield among them."""
+"""Maximum parameters of a query, including includefield."""
 
 MAX_FIELDS = 500
 
@@ -51,13 +51,14 @@ DEFAULTS = {
         "AvailableTransferSyntaxUID",
     ),
 }  # fmt: skip
-"""What is answered unasked, PS3.18 tables 10.6.3-3 to 10.6.3-5, as far as the index holds it; a little beyond."""
+"""Attributes that are answered by default: PS3.18 tables 10.6.3-3 to 10.6.3-5, as far as the index has them, and some
+more."""
 
 _LISTS = frozenset(("UI", "CS"))
-"""Representations whose values hold no comma: one in a query parameter separates values (PS3.18 8.3.4.1)."""
+"""Value representations without commas: a comma in a query parameter separates values (PS3.18 8.3.4.1)."""
 
 Path = tuple[BaseTag, ...]
-"""An attribute: the sequences that it is in, and its own tag."""
+"""An attribute: the tags of its sequences, then its own."""
 
 
 @router.api_route("/studies", methods=READ)
@@ -89,74 +90,79 @@ def _search(request: Request, audit: RequestAudit, node: Node, level: Level) -> 
     identifier = _identifier(request, level)
     options = Options(relational=True, combined_datetime=True, fuzzy=_is_fuzzy(request))
     try:
-        # One more than is answered: it tells that there are more.
+        # One more than is answered, to know whether there are more.
         query = read_query(identifier, options=options, limit=limit + 1, offset=offset)
     except InvalidQuery as error:
         raise HTTPException(400, str(error)) from error
     audit.queried(f"QIDO-RS {request.url.path}?{request.url.query}"[:1000])
     base = base_url(request)
     try:
-        found = [_encoded(answer, level, base) for answer in node.index.find(query, limit + 1)]
+        answers = [_encoded(answer, level, base) for answer in node.index.find(query, limit + 1)]
     except QueryRefused as error:
         raise HTTPException(503, str(error)) from error
-    if len(found) > limit:
+    if len(answers) > limit:
         warnings.append("There are additional results that can be requested")
-        found.pop()
+        answers.pop()
     if query.unsupported:
         warnings.append(f"These attributes are not searched for, nor answered: {', '.join(query.unsupported)[:500]}")
     headers = {"Content-Type": media_type}
     if warnings:
-        headers["Warning"] = ", ".join(f'299 voxelnode "{each}"' for each in warnings)
-    return Response(b"[" + b",".join(found) + b"]", headers=headers)
+        headers["Warning"] = ", ".join(f'299 voxelnode "{warning}"' for warning in warnings)
+    return Response(b"[" + b",".join(answers) + b"]", headers=headers)
 
 
 def _encoded(answer: Dataset, level: Level, base: str) -> bytes:
-    """An answer in the DICOM JSON Model, with Retrieve URL (0008,1190)."""
+    """Return an answer in the DICOM JSON Model, with Retrieve URL (0008,1190)."""
     keywords = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")[: level - Level.PATIENT]
-    told: Json = json_model(answer, lambda place: None)
-    told["00081190"] = {"vr": "UR", "Value": [resource_url(base, *(str(answer[each].value) for each in keywords))]}
-    return json.dumps(dict(sorted(told.items())), ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    attributes: Json = json_model(answer, lambda path: None)
+    attributes["00081190"] = {
+        "vr": "UR",
+        "Value": [resource_url(base, *(str(answer[keyword].value) for keyword in keywords))],
+    }
+    return json.dumps(
+        dict(sorted(attributes.items())), ensure_ascii=False, separators=(",", ":"), allow_nan=False
+    ).encode()
 
 
 def _page(request: Request) -> tuple[int, int, list[str]]:
-    """Limit, offset and what is to be said of them (PS3.18 8.3.4.4)."""
-    most = MAX_RESULTS_OF_STUDY if "study" in request.path_params else MAX_RESULTS
-    limit, offset = (_whole(request, name, default) for name, default in (("limit", most), ("offset", 0)))
-    if limit <= most:
+    """Return limit, offset and warnings about them (PS3.18 8.3.4.4)."""
+    maximum = MAX_RESULTS_OF_STUDY if "study" in request.path_params else MAX_RESULTS
+    limit, offset = (_whole(request, name, default) for name, default in (("limit", maximum), ("offset", 0)))
+    if limit <= maximum:
         return limit, offset, []
-    return most, offset, [f"At most {most} results are answered at once"]
+    return maximum, offset, [f"At most {maximum} results are answered in one response"]
 
 
 def _whole(request: Request, name: str, default: int) -> int:
-    told = request.query_params.get(name)
-    if told is None:
+    text = request.query_params.get(name)
+    if text is None:
         return default
-    if not re.fullmatch(r"[0-9]{1,15}", told):
+    if not re.fullmatch(r"[0-9]{1,15}", text):
         raise HTTPException(400, f"{name} must be a whole number, 0 or more (PS3.18 8.3.4.4)")
-    return int(told)
+    return int(text)
 
 
 def _is_fuzzy(request: Request) -> bool:
-    told = request.query_params.get("fuzzymatching", "false").lower()
-    if told not in ("true", "false"):
+    text = request.query_params.get("fuzzymatching", "false").lower()
+    if text not in ("true", "false"):
         raise HTTPException(400, "fuzzymatching must be true or false (PS3.18 8.3.4.2)")
-    return told == "true"
+    return text == "true"
 
 
 def _identifier(request: Request, level: Level) -> Dataset:
-    """What is asked, as C-FIND would: keys with values to match, and empty ones that are only answered."""
+    """Return the query as C-FIND has it: keys with values to match, and empty keys that are only answered."""
     identifier = Dataset()
     identifier.QueryRetrieveLevel = level.name
     for path in _fields(request, level):
         _put(identifier, path, [])
     parameters = request.query_params.multi_items()
     if len(parameters) > MAX_PARAMETERS:
-        raise HTTPException(400, f"at most {MAX_PARAMETERS} parameters can be given; several values in one")
-    for name, told in parameters:
+        raise HTTPException(400, f"at most {MAX_PARAMETERS} parameters are allowed; put several values into one")
+    for name, text in parameters:
         if name.lower() not in CONTROLS:
             path = _path(name)
-            values = told.split(",") if _representation(path[-1]) in _LISTS else [told]
-            _put(identifier, path, [value for each in values for value in each.split("\\")])
+            values = text.split(",") if _representation(path[-1]) in _LISTS else [text]
+            _put(identifier, path, [part for value in values for part in value.split("\\")])
     for name, keyword in (("study", "StudyInstanceUID"), ("series", "SeriesInstanceUID")):
         if name in request.path_params:
             _put(identifier, _path(keyword), [request.path_params[name]], replace=True)
@@ -164,20 +170,20 @@ def _identifier(request: Request, level: Level) -> Dataset:
 
 
 def _fields(request: Request, level: Level) -> Iterable[Path]:
-    """The attributes that are answered, whether searched for or not (PS3.18 8.3.4.3)."""
+    """Return the attributes that are answered, besides those that are searched (PS3.18 8.3.4.3)."""
     above = {Level.STUDY: "study" in request.path_params, Level.SERIES: "series" in request.path_params}
-    told = [name for each in request.query_params.getlist("includefield") for name in each.split(",") if name]
-    if len(told) > MAX_FIELDS:
-        raise HTTPException(400, f"at most {MAX_FIELDS} attributes can be asked for by includefield")
-    answered = [one for one in Level if Level.STUDY <= one <= level and not above.get(one, False)]
-    found = [keyword for one in answered for keyword in DEFAULTS[one]]
-    if "all" in told:
-        found += [keyword for one in Level if one <= level for keyword in SUPPORTED[one]]
-    return [_path(name) for name in dict.fromkeys([*found, *(name for name in told if name != "all")])]
+    included = [name for text in request.query_params.getlist("includefield") for name in text.split(",") if name]
+    if len(included) > MAX_FIELDS:
+        raise HTTPException(400, f"at most {MAX_FIELDS} attributes are allowed in includefield")
+    levels = [other for other in Level if Level.STUDY <= other <= level and not above.get(other, False)]
+    keywords = [keyword for other in levels for keyword in DEFAULTS[other]]
+    if "all" in included:
+        keywords += [keyword for other in Level if other <= level for keyword in SUPPORTED[other]]
+    return [_path(name) for name in dict.fromkeys([*keywords, *(name for name in included if name != "all")])]
 
 
 def _path(name: str) -> Path:
-    """The tags of an attribute, which is named by keywords or tags, those of sequences before it (PS3.18 8.3.4.1)."""
+    """Return the tags of an attribute that is named by keywords or tags, sequences first (PS3.18 8.3.4.1)."""
     tags = []
     for part in name.split("."):
         tag = int(part, 16) if re.fullmatch(r"[0-9A-Fa-f]{8}", part) else tag_for_keyword(part)
@@ -197,7 +203,7 @@ def _representation(tag: BaseTag) -> str:
 
 
 def _put(identifier: Dataset, path: Path, values: list[str], *, replace: bool = False) -> None:
-    """Put a key into an identifier, in the item of the sequences that it is in; values of one key are added up."""
+    """Put a key into an identifier, within its sequences; further values of a key are added."""
     *sequences, tag = path
     for sequence in sequences:
         if sequence not in identifier:
@@ -210,11 +216,11 @@ def _put(identifier: Dataset, path: Path, values: list[str], *, replace: bool = 
     if vr == "SQ":
         identifier.add(DataElement(tag, "SQ", Sequence([Dataset()])))
         return
-    # Patterns and ranges are no values of their representation: whoever reads the identifier judges them.
+    # Patterns and ranges are not valid values of the representation; the reader of the query checks them.
     identifier.add(DataElement(tag, "LO" if vr != "PN" else vr, [*before, *values], validation_mode=IGNORE))
 
 
 def _several(value: object) -> list[str]:
     if value in (None, ""):
         return []
-    return [str(value)] if isinstance(value, str) or not isinstance(value, Iterable) else [str(each) for each in value]
+    return [str(value)] if isinstance(value, str) or not isinstance(value, Iterable) else [str(item) for item in value]

@@ -1,4 +1,4 @@
-"""Pictures for people: rendered instances and frames, and thumbnails (PS3.18 10.4.1.1.3 and 10.4.1.1.4)."""
+"""Rendered instances and frames, and thumbnails (PS3.18 10.4.1.1.3 and 10.4.1.1.4)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ router = APIRouter()
 
 THUMBNAIL_PIXELS = 256
 MAX_SIDE = 8192
-"""Longest side of a picture that may be asked for."""
+"""Longest side of a picture, in pixels."""
 
 ENCAPSULATED_PDF = "1.2.840.10008.5.1.4.1.1.104.1"
 
@@ -29,11 +29,11 @@ FORMATS: dict[str, PictureFormat] = {JPEG: "JPEG", PNG: "PNG"}
 FUNCTIONS = {"linear": "LINEAR", "linear-exact": "LINEAR_EXACT", "sigmoid": "SIGMOID"}
 
 THUMBNAIL_TRIES = 5
-"""Series of a study that are tried for its thumbnail: the largest may be reports."""
+"""Series of a study that are tried for its thumbnail, since the largest may be reports."""
 
 
 class NotShown(NotAcceptable):
-    """There can be no picture of an instance."""
+    """An instance cannot be rendered."""
 
 
 _INSTANCE = "/studies/{study}/series/{series}/instances/{instance}"
@@ -42,7 +42,7 @@ _INSTANCE = "/studies/{study}/series/{series}/instances/{instance}"
 @router.api_route("/studies/{study}/rendered", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/rendered", methods=READ)
 def retrieve_rendered_series(target: RequestedInstances) -> Response:
-    """Every instance of a study or a series that can be shown, each as a picture in a part of its own."""
+    """Every instance of a study or a series that can be rendered, each as a picture in its own part."""
     media_type = _media_type(target)
     message = Multipart(media_type)
     target.audit_access("rendered")
@@ -53,7 +53,7 @@ def retrieve_rendered_series(target: RequestedInstances) -> Response:
 
 @router.api_route(f"{_INSTANCE}/rendered", methods=READ)
 def retrieve_rendered_instance(target: RequestedInstances) -> Response:
-    """An instance as a picture: of several frames the one in the middle; an encapsulated PDF as itself."""
+    """An instance as a picture of its middle frame; an encapsulated PDF as it is."""
     instance = one_instance(target)
     if instance.sop_class_uid == ENCAPSULATED_PDF:
         return _document(target, instance)
@@ -70,10 +70,10 @@ def retrieve_rendered_frames(target: RequestedInstances, frames: str) -> Respons
 @router.api_route("/studies/{study}/series/{series}/thumbnail", methods=READ)
 @router.api_route(f"{_INSTANCE}/thumbnail", methods=READ)
 def retrieve_thumbnail(target: RequestedInstances) -> Response:
-    """A small picture: of a study its largest series of images, of a series the instance in the middle."""
+    """A small picture: the middle instance of a series, or of the largest series of images of a study."""
     series = sorted(by_series(target.instances).values(), key=len, reverse=True)
-    *others, last = [each[len(each) // 2] for each in series[:THUMBNAIL_TRIES]]
-    for instance in others:
+    *first, last = [instances[len(instances) // 2] for instances in series[:THUMBNAIL_TRIES]]
+    for instance in first:
         try:
             return _answer(target, instance, middle_frame(instance), THUMBNAIL_PIXELS)
         except NotShown:
@@ -90,22 +90,23 @@ def retrieve_frame_thumbnail(target: RequestedInstances, frames: str) -> Respons
 def _one_frame(frames: str) -> int:
     numbers = frame_numbers(frames)
     if len(numbers) > 1:
-        raise HTTPException(400, "one frame is shown at a time")
+        raise HTTPException(400, "only one frame can be rendered at a time")
     return numbers[0]
 
 
 def middle_frame(instance: StoredInstance) -> int:
-    """The frame that stands for an instance, from 1."""
+    """Return the number of the middle frame, from 1."""
     return (max(instance.number_of_frames or 1, 1) + 1) // 2
 
 
 def _media_type(target: Target) -> str:
-    found = names(accepted(target.request), JPEG, PNG)
-    if found is None:
-        found = next((each.type for each in accepted(target.request) if each.multipart and each.type in FORMATS), None)
-    if found is None:
+    media_type = names(accepted(target.request), JPEG, PNG)
+    if media_type is None:
+        ranges = accepted(target.request)
+        media_type = next((part.type for part in ranges if part.multipart and part.type in FORMATS), None)
+    if media_type is None:
         raise NotAcceptable(f"{JPEG} and {PNG}")
-    return found
+    return media_type
 
 
 def _answer(target: Target, instance: StoredInstance, frame_number: int, longest: int | None = None) -> Response:
@@ -114,13 +115,13 @@ def _answer(target: Target, instance: StoredInstance, frame_number: int, longest
 
 
 def answer_picture(target: Target, instance: StoredInstance, order: PictureOrder) -> Response:
-    """Answer with a picture of one frame; 406 where there can be none."""
+    """Answer with a picture of one frame; 406 if it cannot be rendered."""
     target.audit_access("rendered")
     try:
         data = target.node.decoder.run(picture, target.node.archive.path(instance.key), order)
     except NotDecoded as error:
-        raise NotShown("the instance itself", f"this one cannot be shown: {error}") from error
-    media_type = next(name for name, each in FORMATS.items() if each == order.format)
+        raise NotShown("the instance itself", f"this one cannot be rendered: {error}") from error
+    media_type = next(name for name, picture_format in FORMATS.items() if picture_format == order.format)
     return respond(target, iter((data,)), media_type, target.etag(f"{order}"), len(data))
 
 
@@ -129,12 +130,12 @@ def _pictures(target: Target, order: PictureOrder, media_type: str) -> Iterator[
         try:
             data = target.node.decoder.run(picture, target.node.archive.path(instance.key), order)
         except NotDecoded:
-            continue  # a report, a structure set, or what no decoder knows: there is no picture of it
+            continue  # a report, a structure set, or an encoding without a decoder
         yield Part(media_type, (data,), f"{instance_url(target.base, instance)}/rendered")
 
 
 def _order(target: Target, frame_number: int, media_type: str, longest: int | None = None) -> PictureOrder:
-    """What the query parameters ask for, PS3.18 8.3.5."""
+    """Return the picture that the query parameters describe, PS3.18 8.3.5."""
     query = target.request.query_params
     crop, size = _viewport(query.get("viewport"))
     if size is None and longest is not None:
@@ -144,24 +145,24 @@ def _order(target: Target, frame_number: int, media_type: str, longest: int | No
     )
 
 
-def quality_of(told: str | None) -> int:
-    """Quality of JPEG, 1 to 100 (PS3.18 8.3.5.1.2); 400 for anything else."""
-    if told is None:
+def quality_of(text: str | None) -> int:
+    """Return the JPEG quality, 1 to 100 (PS3.18 8.3.5.1.2); 400 for anything else."""
+    if text is None:
         return 90
-    if not told.isdecimal() or not 1 <= int(told[:4]) <= 100:
+    if not text.isdecimal() or not 1 <= int(text[:4]) <= 100:
         raise HTTPException(400, "quality is a whole number from 1 to 100 (PS3.18 8.3.5.1.2)")
-    return int(told)
+    return int(text)
 
 
-def window_of(told: str | None) -> Window | None:
-    """``window=center,width,function``, PS3.18 8.3.5.1.4."""
-    if told is None:
+def window_of(text: str | None) -> Window | None:
+    """Return the window of ``window=center,width,function``, PS3.18 8.3.5.1.4."""
+    if text is None:
         return None
     wrong = HTTPException(
         400,
         f"window is center,width,function; width above 0, function one of {', '.join(FUNCTIONS)} (PS3.18 8.3.5.1.4)",
     )
-    parts = told.lower().split(",")
+    parts = text.lower().split(",")
     try:
         window = Window(float(parts[0]), float(parts[1]), FUNCTIONS[",".join(parts[2:]) or "linear"])
     except (ValueError, LookupError):
@@ -171,15 +172,15 @@ def window_of(told: str | None) -> Window | None:
     return window
 
 
-def _viewport(told: str | None) -> tuple[Crop | None, tuple[int, int] | None]:
-    """``viewport=vw,vh`` or ``vw,vh,sx,sy,sw,sh``, PS3.18 8.3.5.1.3: crop of the source, and size of the picture."""
-    if told is None:
+def _viewport(text: str | None) -> tuple[Crop | None, tuple[int, int] | None]:
+    """``viewport=vw,vh`` or ``vw,vh,sx,sy,sw,sh``, PS3.18 8.3.5.1.3: crop of the source, size."""
+    if text is None:
         return None, None
     wrong = HTTPException(
         400, f"viewport is vw,vh or vw,vh,sx,sy,sw,sh: pixels, sizes from 1 to {MAX_SIDE} (PS3.18 8.3.5.1.3)"
     )
     try:
-        numbers = [int(float(part)) for part in told.split(",")]
+        numbers = [int(float(part)) for part in text.split(",")]
     except (ValueError, OverflowError):
         raise wrong from None
     if len(numbers) not in (2, 6) or not all(1 <= side <= MAX_SIDE for side in numbers[:2]):

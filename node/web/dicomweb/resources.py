@@ -1,4 +1,4 @@
-"""What a URL of DICOMweb names: the stored instances of a study, of a series, or one of them (PS3.18 10.1)."""
+"""Resources of DICOMweb: the stored instances of a study, of a series, or one of them (PS3.18 10.1)."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ PREFIX = "/dicom-web"
 CHUNK_BYTES = 1 << 20
 
 READ = ["GET", "HEAD"]
-"""Methods of every resource that can be read."""
+"""Methods of resources that are only read."""
 
 
 class Damaged(VoxelnodeError):
-    """A file of the archive is not what was received."""
+    """A file of the archive differs from what was received, or cannot be read."""
 
 
 BROKEN = (Damaged, DecoderBusy, FrameNotFound, NotDecoded)
-"""Why an instance, or a part of it, cannot be given."""
+"""Errors after which an instance, or a part of it, cannot be sent."""
 
 
 class Instances(Streamed):
-    """A streamed answer that is broken off where an instance cannot be given: its client sees that it is not whole."""
+    """A streamed response that is aborted if an instance cannot be sent, so that the client sees it is incomplete."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
-        except BROKEN as error:  # no status can tell it any more: the server hangs up
+        except BROKEN as error:  # the status is sent already: the server closes the connection
             log.error("answer_broken_off", reason=str(error))
 
 
 class Target:
-    """The instances that a request is about, and who asks for them.
+    """The instances that a request names, and the audit trail of its caller.
 
     Attributes
     ----------
@@ -64,19 +64,19 @@ class Target:
 
     @property
     def base(self) -> str:
-        """The URL of our DICOMweb service, without a slash at the end."""
+        """The URL of the DICOMweb service, without a trailing slash."""
         return base_url(self.request)
 
-    def audit_access(self, what: str) -> None:
-        """Tell the audit log that something of them was looked at."""
-        self.audit.accessed(self._studies(), what)
+    def audit_access(self, detail: str) -> None:
+        """Record access to the studies in the audit log."""
+        self.audit.accessed(self._studies(), detail)
 
-    def audit_transfer(self, what: str) -> None:
-        """Tell the audit log that they were taken."""
-        self.audit.transferred(self._studies(), what)
+    def audit_transfer(self, detail: str) -> None:
+        """Record the transfer of the instances in the audit log."""
+        self.audit.transferred(self._studies(), detail)
 
     def etag(self, representation: str) -> str:
-        """A weak entity tag, as boundaries differ: of the bytes of all instances, and of what is made of them."""
+        """Return an entity tag of the instances and their representation; weak, since boundaries differ."""
         digest = hashlib.sha256(representation.encode())
         for instance in self.instances:
             digest.update(instance.sha256.encode())
@@ -87,7 +87,7 @@ class Target:
 
 
 def base_url(request: Request) -> str:
-    """The URL of our DICOMweb service as the client reaches it, without a slash at the end."""
+    """Return the URL of the DICOMweb service as the client reaches it, without a trailing slash."""
     return f"{str(request.base_url).rstrip('/')}{PREFIX}"
 
 
@@ -111,7 +111,7 @@ def find_target(
     series: str | None = None,
     instance: str | None = None,
 ) -> Target:
-    """The instances that UIDs name.
+    """Return the instances that UIDs name.
 
     Raises
     ------
@@ -127,25 +127,25 @@ def find_target(
 
 
 RequestedInstances = Annotated[Target, Depends(_target)]
-"""Parameter of a route with ``study``, ``series``, ``instance`` in its path: what they name; 404 or 410: nothing."""
+"""Parameter of a route with ``study``, ``series``, ``instance`` in its path: the instances, else 404 or 410."""
 
 
 def one_instance(target: Target) -> StoredInstance:
-    """The one instance of a URL that names an instance."""
+    """Return the instance of a URL that names an instance."""
     return target.instances[0]
 
 
 def respond(
     target: Target, content: Iterator[bytes], content_type: str, etag: str, length: int | None = None, status: int = 200
 ) -> Response:
-    """Answer with `content` as it comes; with its head only where that was asked for, or with 304.
+    """Stream `content`; answer HEAD with the headers, and a matching If-None-Match with 304.
 
     Parameters
     ----------
     etag : str
         See `Target.etag`.
     length : int or None
-        Bytes of the content, if that is known before.
+        Length of the content in bytes, if it is known.
     """
     headers = {"ETag": etag, "Vary": "Accept", "Content-Type": content_type}
     if etag in [tag.strip() for tag in target.request.headers.get("if-none-match", "").split(",")]:
@@ -158,17 +158,17 @@ def respond(
 
 
 def file_length(instance: StoredInstance) -> int:
-    """Bytes of the file of an instance: what stands before the data set, and the data set."""
+    """Return the length of the file of an instance: preamble, File Meta Information and data set."""
     return instance.data_set_offset + instance.bytes
 
 
 def stored_file(archive: Archive, instance: StoredInstance) -> Iterator[bytes]:
-    """The DICOM file of an instance in pieces; its data set is as it was received, bit for bit.
+    """Yield the DICOM file of an instance in pieces; its data set is bit for bit as received.
 
     Raises
     ------
     Damaged
-        Before the last piece, if it is not; also where the file is gone.
+        Before the last piece, if the data set differs, and if the file is missing.
     """
     digest, left = hashlib.sha256(), file_length(instance)
     try:
@@ -178,11 +178,11 @@ def stored_file(archive: Archive, instance: StoredInstance) -> Iterator[bytes]:
             while left > 0:
                 data = file.read(min(CHUNK_BYTES, left))
                 if not data:
-                    raise Damaged("a file of the archive is shorter than what was received: `voxelnode fsck`")
+                    raise Damaged("a file of the archive is shorter than what was received: run `voxelnode fsck`")
                 digest.update(data)
                 left -= len(data)
                 if left == 0 and digest.hexdigest() != instance.sha256:
-                    raise Damaged("a file of the archive is not what was received: `voxelnode fsck --hash`")
+                    raise Damaged("a file of the archive differs from what was received: run `voxelnode fsck --hash`")
                 yield piece + data if piece else data
                 piece = b""
     except OSError as error:
@@ -190,19 +190,19 @@ def stored_file(archive: Archive, instance: StoredInstance) -> Iterator[bytes]:
 
 
 def by_series(instances: Sequence[StoredInstance]) -> dict[str, list[StoredInstance]]:
-    """Instances by their series, in their order."""
-    found: dict[str, list[StoredInstance]] = {}
-    for each in instances:
-        found.setdefault(each.series_instance_uid, []).append(each)
-    return found
+    """Group instances by series, in order."""
+    grouped: dict[str, list[StoredInstance]] = {}
+    for instance in instances:
+        grouped.setdefault(instance.series_instance_uid, []).append(instance)
+    return grouped
 
 
 def instance_url(base: str, instance: StoredInstance) -> str:
-    """Where one instance can be had, PS3.18 10.1."""
+    """Return the URL of an instance, PS3.18 10.1."""
     return resource_url(base, instance.study_instance_uid, instance.series_instance_uid, instance.sop_instance_uid)
 
 
 def resource_url(base: str, *uids: str) -> str:
-    """Where a study, a series or an instance can be had: by the UIDs from the study on."""
+    """Return the URL of a study, a series or an instance; `uids` begin with that of the study."""
     levels = zip(("studies", "series", "instances"), uids, strict=False)
     return base + "".join(f"/{level}/{quote(uid, safe='')}" for level, uid in levels)

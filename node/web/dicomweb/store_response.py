@@ -1,4 +1,4 @@
-"""How STOW-RS tells what became of the instances: the Store Instances Response Module (PS3.18 table 10.5.3-2)."""
+"""The answer of STOW-RS: the Store Instances Response Module (PS3.18 table 10.5.3-2)."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from node.web.dicomweb.store_transaction import PartFailure, StoreReport
 
 
 def store_response(index: Index, report: StoreReport, base: str) -> dict[str, Any]:
-    """The answer in the DICOM JSON Model; `base` is the URL of the service."""
+    """Return the answer in the DICOM JSON Model; `base` is the URL of the service."""
     stored = list(_stored(index, report.stored))
-    known = [each for each in report.failures if each.identity is not None]
-    others = [each for each in report.failures if each.identity is None]
-    told: dict[str, Any] = {}
-    studies = {each.study_instance_uid for each in stored}
+    identified = [failure for failure in report.failures if failure.identity is not None]
+    unidentified = [failure for failure in report.failures if failure.identity is None]
+    response: dict[str, Any] = {}
+    studies = {instance.study_instance_uid for instance in stored}
     if len(studies) == 1:
-        told["00081190"] = _element("UR", resource_url(base, *studies))
+        response["00081190"] = _element("UR", resource_url(base, *studies))
     for tag, items in (
-        ("00081198", [_failed(each) for each in known]),
-        ("00081199", [_referenced(base, each) for each in stored]),
-        ("0008119A", [_reason(each) for each in others]),
+        ("00081198", [_failed(failure) for failure in identified]),
+        ("00081199", [_referenced(base, instance) for instance in stored]),
+        ("0008119A", [_reason(failure) for failure in unidentified]),
     ):
         if items:
-            told[tag] = {"vr": "SQ", "Value": items}
-    return told
+            response[tag] = {"vr": "SQ", "Value": items}
+    return response
 
 
 def _stored(index: Index, uids: list[str]) -> Iterator[StoredInstance]:
@@ -55,5 +55,5 @@ def _failed(failure: PartFailure) -> dict[str, Any]:
 
 
 def _reason(failure: PartFailure) -> dict[str, Any]:
-    """Failure Reason, and beyond the standard the Error Comment (0000,0902) that C-STORE would give."""
+    """Return Failure Reason and, beyond the standard, the Error Comment (0000,0902) of C-STORE."""
     return {"00000902": _element("LO", failure.comment[:64]), "00081197": _element("US", failure.reason)}

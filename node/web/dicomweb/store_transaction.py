@@ -1,7 +1,7 @@
-"""The body of a STOW-RS request: its parts on their way into the archive, and what became of them.
+"""A STOW-RS request: its parts go into the archive, and a report says which were stored.
 
-The bytes of each part go into the archive while they arrive, and nothing but the head of a part, which names the
-instance, is held here. One part that is refused stops no other.
+The bytes of a part go into the archive while they arrive; only its head, which identifies the instance, is held in
+memory. A refused part does not stop the others.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from node.web.dicomweb.media_types import DICOM
 log = structlog.get_logger()
 
 MAX_PARTS = 50_000
-"""Most instances of one request: twice the largest series in time."""
+"""Maximum instances of one request: twice the largest series in time."""
 
 FINISHING = 8
-"""Instances of one request that wait for the disk at once: they share its syncs."""
+"""Instances of one request that wait for the disk together, and share its syncs."""
 
 TRANSFER_SYNTAX_NOT_SUPPORTED = 0xC122
 PROCESSING_FAILURE = 0x0110
 """Failure Reasons of PS3.18 I.2.2 that C-STORE does not have."""
 
 _STATUS_OF_REASON = {OUT_OF_RESOURCES: 503, TRANSFER_SYNTAX_NOT_SUPPORTED: 415}
-"""What is answered when nothing could be stored, all for one reason; else it is 409."""
+"""Status codes if nothing was stored and all failures have this reason; otherwise 409."""
 
 _REMEDIES = {TRANSFER_SYNTAX_NOT_SUPPORTED: "have the sender use a transfer syntax that is not deflated"}
 
 
 @dataclass(frozen=True, slots=True)
 class PartFailure:
-    """A part that was not stored: Failure Reason (0008,1197), and why in words; `identity` if it could be read."""
+    """A part that was not stored: Failure Reason (0008,1197), the reason in words, `identity` if readable."""
 
     reason: int
     comment: str
@@ -59,7 +59,7 @@ class PartFailure:
 
 @dataclass(slots=True)
 class StoreReport:
-    """What became of the parts."""
+    """The stored instances and the failed parts."""
 
     stored: list[str] = field(default_factory=list)  # SOP Instance UIDs
     failures: list[PartFailure] = field(default_factory=list)
@@ -71,12 +71,12 @@ class StoreReport:
             return 200
         if self.stored:
             return 202
-        reasons = {each.reason for each in self.failures}
+        reasons = {failure.reason for failure in self.failures}
         return _STATUS_OF_REASON.get(reasons.pop(), 409) if len(reasons) == 1 else 409
 
 
 class StoreTransaction:
-    """One request: its parts, one after the other; used by one thread at a time, ended with `close`."""
+    """One request; its parts come one after the other. Used by one thread at a time, and ended with `close`."""
 
     def __init__(
         self,
@@ -119,12 +119,12 @@ class StoreTransaction:
         Raises
         ------
         HTTPException
-            400: it is no multipart message; 413: it has too many parts. What was stored until then stays.
+            400: it is not a multipart message; 413: it has too many parts. Instances stored before stay.
         """
         try:
             self._parser.write(data)
         except FormParserError as error:
-            raise HTTPException(400, f"the body is no multipart message: {error} (RFC 2046 5.1.1)") from error
+            raise HTTPException(400, f"the body is not a multipart message: {error} (RFC 2046 5.1.1)") from error
 
     def end(self) -> StoreReport:
         """Wait until every part is stored or refused.
@@ -136,13 +136,13 @@ class StoreTransaction:
         """
         self._settle(0)
         if not self._whole:
-            raise HTTPException(400, "the body ends before its last boundary: what came whole is stored, send again")
+            raise HTTPException(400, "the body ends before its last boundary: complete parts are stored, send it again")
         if not self._parts:
             raise HTTPException(400, "the body has no part")
         return self.report
 
     def close(self) -> None:
-        """Forget what has come in part, and let what is whole be stored."""
+        """Discard an incomplete part, and wait until complete ones are stored."""
         if self._part is not None:
             self._part.abandon()
         self._settle(0)
@@ -150,7 +150,7 @@ class StoreTransaction:
         if self._ingest.transfers is not None:
             self._ingest.transfers.ended(self._origin, "ended")
 
-    # What the parser calls
+    # Callbacks of the parser
 
     def _begin_part(self) -> None:
         self._parts += 1
@@ -196,7 +196,7 @@ class StoreTransaction:
         self._whole = True
 
     def _settle(self, left: int) -> None:
-        """Note what became of the instances that wait for the disk, until only so many do."""
+        """Record the outcome of instances that wait for the disk, until at most `left` wait."""
         while len(self._finishing) > left:
             identity, future = self._finishing.pop(0)
             try:
@@ -208,7 +208,7 @@ class StoreTransaction:
                 self.studies.add(identity.study_instance_uid)
 
     def _refused(self, failure: PartFailure) -> None:
-        """Note a part that was not stored, for the answer and for the table of what was refused."""
+        """Record a part that was not stored, for the answer and for the table of rejections."""
         self.report.failures.append(failure)
         identity, status = failure.identity, f"status 0x{failure.reason:04X}"
         offered = "" if identity is None else f"{identity.sop_class_uid}: {identity.transfer_syntax_uid}"
@@ -218,7 +218,7 @@ class StoreTransaction:
 
 
 class _Part:
-    """One part: its head is gathered until it names the instance, the rest goes through."""
+    """One part: its head is collected until it identifies the instance, the rest goes to the archive."""
 
     def __init__(self, ingest: Ingest, origin: Origin, study_instance_uid: str | None) -> None:
         self._ingest, self._origin, self._study = ingest, origin, study_instance_uid
@@ -243,7 +243,7 @@ class _Part:
             self._fail(error)
 
     def end(self) -> Arrival | None:
-        """The instance, ready to be finished; None if it was refused, see `failure`."""
+        """Return the instance, ready to be finished; None if it was refused, see `failure`."""
         if self.failure is None and self._arrival is None:
             try:
                 self._begin(is_whole=True)
@@ -253,13 +253,13 @@ class _Part:
         return arrival
 
     def refuse(self, reason: int, comment: str) -> None:
-        """Take no more of it."""
+        """Refuse the part and ignore the rest of it."""
         self.failure = PartFailure(reason, comment, self.identity)
         self._head = bytearray()
         self.abandon()
 
     def abandon(self) -> None:
-        """Forget what has come."""
+        """Discard what has arrived."""
         arrival, self._arrival = self._arrival, None
         if arrival is not None:
             arrival.abandon()
@@ -267,7 +267,7 @@ class _Part:
     def _begin(self, *, is_whole: bool) -> None:
         identity = identify(bytes(self._head))
         if self._study and not identity.study_instance_uid and not is_whole and len(self._head) < LONG_HEAD_BYTES:
-            self._wanted = min(4 * self._wanted, LONG_HEAD_BYTES)  # a long header: the study is named further on
+            self._wanted = min(4 * self._wanted, LONG_HEAD_BYTES)  # a long header: the Study Instance UID comes later
             return
         self.identity = identity
         refusal = self._refusal(identity)
@@ -281,11 +281,11 @@ class _Part:
 
     def _refusal(self, identity: Identity) -> tuple[int, str] | None:
         if not is_accepted_transfer_syntax(identity.transfer_syntax_uid):
-            return TRANSFER_SYNTAX_NOT_SUPPORTED, "this transfer syntax is not taken"
+            return TRANSFER_SYNTAX_NOT_SUPPORTED, "this transfer syntax is not accepted"
         if not is_storage_class(identity.sop_class_uid):
-            return SOP_CLASS_NOT_SUPPORTED, "the SOP class is no storage class"
+            return SOP_CLASS_NOT_SUPPORTED, "the SOP class is not a storage class"
         if self._study is not None and identity.study_instance_uid != self._study:
-            return CLASS_MISMATCH, "the instance is of another study than the URL names"
+            return CLASS_MISMATCH, "the instance belongs to another study than the URL"
         return None
 
     def _fail(self, error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""STOW-RS: instances from ``multipart/related`` through the one door in (PS3.18 10.5)."""
+"""STOW-RS: store instances from ``multipart/related`` (PS3.18 10.5)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 router = APIRouter()
 
 PIECE_BYTES = 1 << 20
-"""As much of a body is gathered before a thread takes it."""
+"""Bytes of a body that are collected before they are handed to a thread."""
 
 RETRY_SECONDS = 60
 
@@ -53,13 +53,13 @@ async def store(
         return Response(status_code=400)
     finally:
         await run_in_threadpool(_close, transaction, audit)
-    told = await run_in_threadpool(store_response, node.index, report, base_url(request))
+    response = await run_in_threadpool(store_response, node.index, report, base_url(request))
     headers = {"Retry-After": str(RETRY_SECONDS)} if report.status == 503 else {}
-    return Response(json.dumps(told), report.status, headers, media_type)
+    return Response(json.dumps(response), report.status, headers, media_type)
 
 
 def _close(transaction: StoreTransaction, audit: AccountAuditTrail) -> None:
-    """End a request, however it ended, and tell the audit log who stored what."""
+    """Close a transaction, however it ended, and record it in the audit log."""
     transaction.close()
     report = transaction.report
     result = Result.MINOR_FAILURE if report.failures else Result.SUCCESS
@@ -69,19 +69,19 @@ def _close(transaction: StoreTransaction, audit: AccountAuditTrail) -> None:
 
 
 def _boundary(request: Request) -> bytes:
-    """The boundary of a body of DICOM files, after its Content-Type is checked."""
+    """Check the Content-Type of a body of DICOM files, and return its boundary."""
     media_type, parameters = parse_options_header(request.headers.get("content-type"))
     inner = parameters.get(b"type", DICOM.encode()).decode("latin-1").lower()
     if media_type.decode("latin-1").lower() != MULTIPART or inner != DICOM:
         raise HTTPException(415, f'the body must be {MULTIPART}; type="{DICOM}" (PS3.18 10.5.1.2)')
     boundary = parameters.get(b"boundary", b"")
     if not boundary:
-        raise HTTPException(400, "the Content-Type names no boundary (RFC 2046 5.1.1)")
+        raise HTTPException(400, "the Content-Type has no boundary (RFC 2046 5.1.1)")
     return boundary
 
 
 async def _feed(request: Request, transaction: StoreTransaction) -> None:
-    """Hand the body over as it comes, in pieces that are worth a change of threads."""
+    """Hand the body to a thread while it arrives, in pieces large enough for the overhead."""
     gathered = bytearray()
     async for data in request.stream():
         gathered += data

@@ -36,27 +36,27 @@ router = APIRouter()
 OFFERED = f'{MULTIPART}; type="{DICOM}", as stored (transfer-syntax=*) or uncompressed, and {ZIP}'
 
 AHEAD = 2
-"""Instances that are transcoded while the one before them is sent: as many as the decoder has children."""
+"""Instances that are transcoded while another is sent: as many as the decoder has child processes."""
 
 Given = tuple[StoredInstance, str]
-"""An instance, and the transfer syntax in which it is given."""
+"""An instance, and the transfer syntax in which it is sent."""
 
 
 @router.api_route("/studies/{study}", methods=READ)
 @router.api_route("/studies/{study}/series/{series}", methods=READ)
 @router.api_route("/studies/{study}/series/{series}/instances/{instance}", methods=READ)
 def retrieve(target: RequestedInstances) -> Response:
-    """The instances of a study, of a series, or one of them.
+    """The instances of a study, of a series, or one instance.
 
-    206 tells that some cannot be given in an accepted transfer syntax, and are left out.
+    206: some are not available in an accepted transfer syntax, and are left out.
     """
     ranges = accepted(target.request)
     if names(ranges, DICOM, ZIP) == ZIP:
         return _zipped(target)
     form = dicom_form(ranges)
-    one = "instance" in target.request.path_params
-    if form is None or not (form.multipart or one):
-        raise NotAcceptable(f"{DICOM}, {OFFERED}" if one else OFFERED)
+    is_one = "instance" in target.request.path_params
+    if form is None or not (form.multipart or is_one):
+        raise NotAcceptable(f"{DICOM}, {OFFERED}" if is_one else OFFERED)
     given = []
     for instance in target.instances:
         stored = instance.transfer_syntax_uid
@@ -82,14 +82,14 @@ def retrieve(target: RequestedInstances) -> Response:
 
 
 def begun_files(node: Services, given: Sequence[Given]) -> Iterator[Iterator[bytes]]:
-    """The file of each instance in pieces; the first is begun at once, so that a status can tell what is wrong with it.
+    """Yield the file of each instance in pieces; the first is begun at once, so that its errors have a status.
 
     Raises
     ------
     Damaged
-        A file is not what was received; also while it is iterated.
+        A file differs from what was received; also raised during iteration.
     NotAcceptable
-        The first one cannot be transcoded; of the others that is `NotDecoded`.
+        The first one cannot be transcoded; for others `NotDecoded` is raised.
     """
     files = _files(node, given)
     first = next(files)
@@ -101,12 +101,12 @@ def begun_files(node: Services, given: Sequence[Given]) -> Iterator[Iterator[byt
 
 
 def only(files: Iterator[Iterator[bytes]]) -> Iterator[bytes]:
-    """The pieces of the one file that there is; closing it closes the file."""
+    """Yield the pieces of the only file; closing the iterator closes the file."""
     yield from next(files)
 
 
 def _files(node: Services, given: Sequence[Given]) -> Iterator[Iterator[bytes]]:
-    """The files in their order; while one is sent the next ones are transcoded."""
+    """Yield the files in order; the next ones are transcoded while one is sent."""
     threads = ThreadPoolExecutor(AHEAD, thread_name_prefix="transcode")
     waiting: deque[tuple[Given, Future[IO[bytes]] | None]] = deque()
     try:
@@ -136,15 +136,15 @@ def _file(node: Services, given: Given, future: Future[IO[bytes]] | None) -> Ite
         yield from pieces_of(file)
 
 
-# Zip files
+# ZIP files
 
 
 def _zipped(target: Target) -> Response:
-    """Every instance as it is stored; names in the file are numbers, as nothing that a sender said becomes a path."""
+    """Every instance as stored; file names are numbers, since nothing from a sender becomes a path."""
     target.audit_transfer("zip")
     response = respond(target, zip_stream(_zip(target)), ZIP, target.etag(ZIP))
-    what = "series" if "series" in target.request.path_params else "study"
-    response.headers["Content-Disposition"] = f'attachment; filename="{what}.zip"'
+    name = "series" if "series" in target.request.path_params else "study"
+    response.headers["Content-Disposition"] = f'attachment; filename="{name}.zip"'
     return response
 
 

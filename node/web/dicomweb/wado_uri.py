@@ -1,4 +1,4 @@
-"""WADO-URI, the older way to retrieve one instance, whole or as a picture (PS3.18 9)."""
+"""WADO-URI, the older way to retrieve one instance, as DICOM or as a picture (PS3.18 9)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from node.web.services import Node
 router = APIRouter()
 
 REFUSED = ("anonymize", "region", "annotation", "presentationUID")
-"""Parameters that change what is given, and that we do not know: ignoring them would give what was not asked for."""
+"""Unsupported parameters that change the content: ignoring them would answer something else than requested."""
 
 
 @router.api_route("/wado", methods=READ)
@@ -44,7 +44,7 @@ def retrieve_by_uri(request: Request, _account: Reader, audit: RequestAudit, nod
         raise HTTPException(400, "requestType must be WADO (PS3.18 9.1.2.1)")
     unknown = [name for name in REFUSED if name in query]
     if unknown:
-        raise HTTPException(400, f"{', '.join(unknown)} is not done here (PS3.18 9.1.2.2)")
+        raise HTTPException(400, f"{', '.join(unknown)} is not supported (PS3.18 9.1.2.2)")
     uids = [query.get(name, "") for name in ("studyUID", "seriesUID", "objectUID")]
     if not all(uids):
         raise HTTPException(400, "studyUID, seriesUID and objectUID must be given (PS3.18 9.1.2.1)")
@@ -60,7 +60,7 @@ def retrieve_by_uri(request: Request, _account: Reader, audit: RequestAudit, nod
 
 
 def _whole(target: Target) -> Response:
-    """The instance in `transferSyntax`; as stored for ``*``, Explicit VR Little Endian where none is named."""
+    """The instance in `transferSyntax`; as stored for ``*``, in Explicit VR Little Endian without it."""
     instance = one_instance(target)
     stored, wanted = instance.transfer_syntax_uid, target.request.query_params.get("transferSyntax")
     syntax = stored if wanted == "*" else choose_target(stored, {wanted or EXPLICIT_LITTLE_ENDIAN})
@@ -88,9 +88,9 @@ def _window(query: QueryParams) -> Window | None:
 
 
 def _number(query: QueryParams, name: str) -> int | None:
-    told = query.get(name)
-    if told is None:
+    text = query.get(name)
+    if text is None:
         return None
-    if not told.isdecimal() or not 1 <= int(told[:9]) <= 10**8 or (name != "frameNumber" and int(told) > MAX_SIDE):
+    if not text.isdecimal() or not 1 <= int(text[:9]) <= 10**8 or (name != "frameNumber" and int(text) > MAX_SIDE):
         raise HTTPException(400, f"{name} must be a whole number from 1 (PS3.18 9.1.2.2)")
-    return int(told)
+    return int(text)

@@ -1,4 +1,4 @@
-"""Pages for people: Jinja2 templates that htmx keeps fresh, one stylesheet, no build step, nothing from elsewhere."""
+"""Pages: Jinja2 templates that htmx updates, one stylesheet, no build step, nothing from other sites."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person may have done from a page: convert again, delete."""
+"""Actions of the pages: convert again, delete."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SEE_OTHER = 303
 
 @router.post("/studies/{study_instance_uid}/reconvert")
 def reconvert_study(node: Node, account: Writer, audit: RequestAudit, study_instance_uid: str) -> Response:
-    """Have every series of a study converted again."""
+    """Convert every series of a study again."""
     with node.index.reading() as index:
         study = study_row(index, study_instance_uid)
         rows = index.series.of_study(study_instance_uid)
@@ -33,7 +33,7 @@ def reconvert_study(node: Node, account: Writer, audit: RequestAudit, study_inst
 def reconvert_series(
     node: Node, account: Writer, audit: RequestAudit, study_instance_uid: str, series_instance_uid: str
 ) -> Response:
-    """Have a series converted again."""
+    """Convert a series again."""
     with node.index.reading() as index:
         study = study_row(index, study_instance_uid)
         series_row(index, study_instance_uid, series_instance_uid)
@@ -43,7 +43,7 @@ def reconvert_series(
 
 @router.get("/studies/{study_instance_uid}/delete")
 def ask_to_delete_study(request: Request, node: Node, account: Admin, study_instance_uid: str) -> Response:
-    """What would go with a study."""
+    """Ask before a study is deleted."""
     with node.index.reading() as index:
         study_row(index, study_instance_uid)
     return _confirmation(request, node, account, "study", study_instance_uid, study_instance_uid)
@@ -53,7 +53,7 @@ def ask_to_delete_study(request: Request, node: Node, account: Admin, study_inst
 def ask_to_delete_series(
     request: Request, node: Node, account: Admin, study_instance_uid: str, series_instance_uid: str
 ) -> Response:
-    """What would go with a series."""
+    """Ask before a series is deleted."""
     with node.index.reading() as index:
         series_row(index, study_instance_uid, series_instance_uid)
     return _confirmation(request, node, account, "series", series_instance_uid, study_instance_uid)
@@ -72,7 +72,7 @@ def _confirmation(
 
 @router.post("/studies/{study_instance_uid}/delete")
 def delete_study(node: Node, account: Admin, study_instance_uid: str) -> Response:
-    """Delete a study for good."""
+    """Delete a study permanently."""
     with node.index.reading() as index:
         study_row(index, study_instance_uid)
     actions.delete(node, account, "study", study_instance_uid, study_instance_uid)
@@ -81,7 +81,7 @@ def delete_study(node: Node, account: Admin, study_instance_uid: str) -> Respons
 
 @router.post("/studies/{study_instance_uid}/series/{series_instance_uid}/delete")
 def delete_series(node: Node, account: Admin, study_instance_uid: str, series_instance_uid: str) -> Response:
-    """Delete a series for good."""
+    """Delete a series permanently."""
     with node.index.reading() as index:
         series_row(index, study_instance_uid, series_instance_uid)
         last = len(index.series.of_study(study_instance_uid)) < 2

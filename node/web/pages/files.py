@@ -1,4 +1,4 @@
-"""Files of a revision: volumes, sidecars, pictures; one by one, with ranges, or as a ZIP file."""
+"""Files of a revision: volumes, sidecars, pictures; single, with ranges, or as a ZIP file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Revision = Annotated[int, FromPath(ge=1, le=2**31)]
 CHUNK_BYTES = 1 << 20
 
 MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".gz": "application/gzip"}
-"""Of what a browser may show; all else is bytes."""
+"""Media types that a browser displays; any other is application/octet-stream."""
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/files/{revision}/{name}")
@@ -40,7 +40,7 @@ def file(
     audit: RequestAudit,
     download: bool = False,
 ) -> Response:
-    """One file of a revision; `name` is one of those that its folder holds, and never a path."""
+    """One file of a revision; `name` is compared with the files in its folder, and never becomes a path."""
     with node.index.reading() as index:
         there = revision_files(node, index, study_instance_uid, series_instance_uid, revision)
     found = next((each for each in there if each.name == name), None)
@@ -63,7 +63,7 @@ def file(
 
 @router.get("/studies/{study_instance_uid}/volumes.zip")
 def study_zip(node: Node, account: Reader, study_instance_uid: str, audit: RequestAudit) -> Response:
-    """The files of the newest revision of every series of a study."""
+    """The files of the newest revision of every series of a study, as a ZIP file."""
     return _zipped(node, audit, study_instance_uid, None)
 
 
@@ -71,7 +71,7 @@ def study_zip(node: Node, account: Reader, study_instance_uid: str, audit: Reque
 def series_zip(
     node: Node, account: Reader, study_instance_uid: str, series_instance_uid: str, audit: RequestAudit
 ) -> Response:
-    """The files of the newest revision of a series."""
+    """The files of the newest revision of a series, as a ZIP file."""
     return _zipped(node, audit, study_instance_uid, series_instance_uid)
 
 
@@ -100,7 +100,7 @@ def _pieces(path: Path) -> Iterator[bytes]:
 
 
 def revision_files(node: Services, index: ReadIndex, study: str, series: str, revision: int) -> list[Path]:
-    """The files of a revision by name; none where its row does not say that there are some."""
+    """Return the files of a revision by name; none if it is not in the index or its files were removed."""
     folder = node.archive.root / revision_folder(study, series, revision)
     if not index.volumes.has_files(study, series, revision) or not folder.is_dir():
         return []

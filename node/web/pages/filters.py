@@ -1,7 +1,7 @@
-"""Values of data sets and of the index as a person reads them.
+"""Filters of the templates: values of data sets and of the index in readable form.
 
-Text that came over the network may hold anything. Templates escape it; what would still deceive the eye, such as
-characters that turn the direction of writing, is shown by its code point.
+Text from the network may contain anything. Templates escape it; characters that deceive the eye, such as those that
+change the direction of writing, are shown by their code points.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SEXES = {"M": "male", "F": "female", "O": "other"}
 
 
 def shown(text: Any) -> str:
-    """Text with its control and format characters made visible, such as ``[U+202E]``; empty for None."""
+    """Return text with control and format characters made visible, such as ``[U+202E]``; empty for None."""
     return "" if text is None else "".join(_visible(character) for character in str(text))
 
 
@@ -31,7 +31,7 @@ def _visible(character: str) -> str:
 
 
 def person(name: str | None) -> str:
-    """A person name as ``Family, Given Middle (other writing)``, PS3.5 6.2.1.1; empty for None."""
+    """Return a person name as ``Family, Given Middle (other writing)``, PS3.5 6.2.1.1; empty for None."""
     if not name or not name.strip("^= "):
         return ""
     groups = [_person_of(group) for group in name.split("=")]
@@ -46,31 +46,31 @@ def _person_of(group: str) -> str:
 
 
 def sex(code: str | None) -> str:
-    """*Patient's Sex* in a word; what is no code of the standard as it is."""
+    """Return Patient's Sex as a word; codes outside the standard unchanged."""
     return _SEXES.get(code or "", shown(code))
 
 
 def sized(count: float | None) -> str:
-    """Bytes with a unit, three digits of them."""
+    """Return a number of bytes with a unit, with three digits."""
     number, power = float(count or 0), 0
     while number >= 999.5 and power < len(_UNITS) - 1:
         number, power = number / 1000, power + 1
     return f"{number:.0f} {_UNITS[power]}" if power == 0 or number >= 99.5 else f"{number:.3g} {_UNITS[power]}"
 
 
-def counted(count: int | None, one: str, several: str | None = None) -> str:
-    """A number with its noun; `several` is the plural where an s does not make it."""
+def counted(count: int | None, singular: str, plural: str | None = None) -> str:
+    """Return a number with its noun; `plural` if it is not the singular and an s."""
     number = count or 0
-    return f"{number:,} {one if number == 1 else several or one + 's'}".replace(",", "\u2009")
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}".replace(",", "\u2009")
 
 
 def grouped(count: float | None) -> str:
-    """A whole number with thin spaces between thousands."""
+    """Return an integer with thin spaces between thousands."""
     return f"{count or 0:,.0f}".replace(",", "\u2009")
 
 
 def moment(at: str | dt.datetime | None) -> str:
-    """A moment in UTC as a ``time`` element, which the page shows in the clock of whoever looks."""
+    """Return a time in UTC as a ``time`` element, which the page shows in the local time of the browser."""
     if at is None:
         return ""
     if isinstance(at, str):
@@ -82,7 +82,7 @@ def moment(at: str | dt.datetime | None) -> str:
 
 
 def countdown(at: str | dt.datetime | None) -> str:
-    """The time left until a moment, which the page counts down."""
+    """Return a ``time`` element that the page shows as a countdown."""
     if at is None:
         return ""
     if isinstance(at, str):
@@ -96,32 +96,32 @@ def clock(time: str | dt.time | None) -> str:
 
 
 def listed(value: str | list[Any]) -> list[Any]:
-    """A list that a view gives as JSON."""
+    """Return a list that a view has as JSON."""
     return list(json.loads(value)) if isinstance(value, str) else value
 
 
 def shape(numbers: str | list[int]) -> str:
-    """``columns × rows × slices``."""
+    """Return ``columns × rows × slices``."""
     return " × ".join(str(number) for number in listed(numbers))
 
 
 def spacing(numbers: str | list[float]) -> str:
-    """Millimetres between columns, rows and slices."""
+    """Return the spacing of columns, rows and slices in mm."""
     return " × ".join(f"{number:.3g}" for number in listed(numbers)) + " mm"
 
 
 def uid_name(uid: str | None) -> str:
-    """The name of a UID of the standard; of any other the UID."""
+    """Return the name of a UID of the standard; any other UID unchanged."""
     return UID(uid).name if uid else ""
 
 
 def joined(values: Iterable[str]) -> str:
-    """Values with commas between."""
+    """Return values separated by commas."""
     return ", ".join(values)
 
 
 def breakable(uid: str | None) -> str:
-    """A UID that may be broken at its dots, and nowhere else."""
+    """Return a UID that can be wrapped at its dots only."""
     return Markup("<wbr>").join(Markup("{}").format(part) for part in _parts(shown(uid)))
 
 
@@ -150,4 +150,4 @@ FILTERS: Mapping[str, Any] = {
         breakable,
     )
 }
-"""What templates may call, by name."""
+"""The filters by name."""

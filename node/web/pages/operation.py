@@ -1,4 +1,4 @@
-"""Pages for whoever looks after the node: what is under way, what went wrong, how it is."""
+"""Pages for administrators: queue, problems, upload, status."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Page = Annotated[int, Query(ge=1, le=100_000)]
 @router.get("/badges")
 @background_request
 def badges(request: Request, node: Node, account: Reader) -> Response:
-    """The numbers beside the entries of the menu."""
+    """The counts in the menu."""
     with node.index.reading() as index:
         return fragment(request, account, "badges.html", **_numbers(index))
 
@@ -49,7 +49,7 @@ def _numbers(index: ReadIndex) -> dict[str, int]:
 
 @router.get("/queue")
 def queue(request: Request, node: Node, account: Reader, audit: RequestAudit) -> Response:
-    """What is under way, live."""
+    """The queue, which updates itself."""
     audit.queried("queue")
     with node.index.reading() as index:
         return page(request, node, account, "queue.html", **_queue(index), digest="", listener=node.settings.dicom)
@@ -58,10 +58,10 @@ def queue(request: Request, node: Node, account: Reader, audit: RequestAudit) ->
 @router.get("/queue/rows")
 @background_request
 def queue_rows(request: Request, node: Node, account: Reader, audit: RequestAudit) -> Response:
-    """The same without the page around it."""
+    """The tables of the queue."""
     with node.index.reading() as index:
         rows = fragment(request, account, "queue_rows.html", **_queue(index))
-    if rows.status_code == OK:  # else nothing is shown that was not there before
+    if rows.status_code == OK:  # not 204, when nothing new is shown
         audit.queried("queue")
     return rows
 
@@ -73,19 +73,19 @@ def _queue(index: ReadIndex) -> dict[str, Any]:
 
 @router.get("/problems")
 def failures(request: Request, node: Node, account: Reader, audit: RequestAudit, number: Page = 1) -> Response:
-    """Series, or stacks of them, that gave no volume."""
+    """Series, or stacks of series, without a volume."""
     return _problems(request, node, account, audit, "failures", lambda index: index.failures.of_images, number)
 
 
 @router.get("/problems/rejections")
 def rejections(request: Request, node: Node, account: Reader, audit: RequestAudit, number: Page = 1) -> Response:
-    """Who and what was kept out."""
+    """Refused connections, associations and instances."""
     return _problems(request, node, account, audit, "rejections", lambda index: index.rejections.newest, number)
 
 
 @router.get("/problems/conflicts")
 def conflicts(request: Request, node: Node, account: Reader, audit: RequestAudit, number: Page = 1) -> Response:
-    """Things that claim one identity."""
+    """Identity conflicts."""
     return _problems(request, node, account, audit, "conflicts", lambda index: index.conflicts.newest, number)
 
 
@@ -94,19 +94,19 @@ def _problems(
     node: Services,
     account: Reader,
     audit: RequestAudit,
-    which: str,
+    problem: str,
     rows_of: Callable[[ReadIndex], Callable[[int, int], list[dict[str, Any]]]],
     number: int,
 ) -> Response:
-    audit.queried(f"problems: {which}, page {number}")
+    audit.queried(f"problems: {problem}, page {number}")
     with node.index.searching() as index:
         rows = rows_of(index)(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS)
     return page(
         request,
         node,
         account,
-        f"{which}.html",
-        which=which,
+        f"{problem}.html",
+        problem=problem,
         rows=rows[:PAGE_ROWS],
         number=number,
         more=len(rows) > PAGE_ROWS,
@@ -115,13 +115,13 @@ def _problems(
 
 @router.get("/upload")
 def upload(request: Request, node: Node, account: Writer) -> Response:
-    """Drop files here."""
+    """Upload files from a browser."""
     return page(request, node, account, "upload.html", listener=node.settings.dicom, host=node.settings.bind_host)
 
 
 @router.get("/status")
 def status(request: Request, node: Node, account: Reader) -> Response:
-    """How the node is."""
+    """The state of the node and its configuration."""
     return page(
         request, node, account, "status.html", settings=node.settings, versions=_versions(), digest="", **_status(node)
     )
@@ -130,7 +130,7 @@ def status(request: Request, node: Node, account: Reader) -> Response:
 @router.get("/status/numbers")
 @background_request
 def status_numbers(request: Request, node: Node, account: Reader) -> Response:
-    """The numbers of it, which change."""
+    """The numbers of the status page."""
     return fragment(request, account, "status_numbers.html", **_status(node))
 
 
@@ -149,15 +149,15 @@ def _status(node: Services) -> dict[str, Any]:
 
 
 def _disk(node: Services) -> dict[str, int]:
-    """Bytes of the disk that holds the root."""
+    """Return size, free and used bytes of the disk of the root."""
     disk = os.statvfs(node.archive.root)
     size = disk.f_blocks * disk.f_frsize
     return {"size": size, "free": disk.f_bavail * disk.f_frsize, "used": size - disk.f_bfree * disk.f_frsize}
 
 
 def _counters(samples: Mapping[str, float]) -> dict[str, float]:
-    """Since the start of the process, in the words of the page."""
-    kept = samples.get("voxelnode_keep_seconds_count", 0)
+    """Return the counters since the start of the process, with the labels of the page."""
+    stored = samples.get("voxelnode_keep_seconds_count", 0)
     return {
         "open associations": samples.get("voxelnode_open_associations", 0),
         "connections": samples.get("voxelnode_connections", 0),
@@ -165,12 +165,12 @@ def _counters(samples: Mapping[str, float]) -> dict[str, float]:
         "refused": _total(samples, "voxelnode_rejections_total"),
         "C-STORE answers": _total(samples, "voxelnode_c_store_answers_total"),
         "received bytes": samples.get("voxelnode_received_bytes_total", 0),
-        "milliseconds to keep": 1000 * samples.get("voxelnode_keep_seconds_sum", 0) / kept if kept else 0,
+        "milliseconds per instance": 1000 * samples.get("voxelnode_keep_seconds_sum", 0) / stored if stored else 0,
     }
 
 
 def _total(samples: Mapping[str, float], name: str) -> float:
-    return sum(value for each, value in samples.items() if each == name or each.startswith(f"{name}{{"))
+    return sum(value for sample, value in samples.items() if sample == name or sample.startswith(f"{name}{{"))
 
 
 def _versions() -> dict[str, str]:

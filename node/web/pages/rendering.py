@@ -1,4 +1,4 @@
-"""From a template to a response."""
+"""Responses from templates."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from node.web.services import Services
 
 
 def study_url(study_instance_uid: str) -> str:
-    """The page of a study."""
+    """Return the URL of the page of a study."""
     return f"/studies/{quote(study_instance_uid, safe='')}"
 
 
 def series_url(study_instance_uid: str, series_instance_uid: str) -> str:
-    """The page of a series."""
+    """Return the URL of the page of a series."""
     return f"{study_url(study_instance_uid)}/series/{quote(series_instance_uid, safe='')}"
 
 
@@ -56,7 +56,7 @@ def _environment() -> Environment:
 _templates = _environment()
 
 _DIGEST = f"digest-{secrets.token_hex(16)}"
-"""Stands for the digest of a fragment while that is not known; nobody can have put it into what is shown."""
+"""Placeholder for the digest of a fragment; random, so that no content can contain it."""
 
 
 def page(
@@ -67,7 +67,7 @@ def page(
     headers: Mapping[str, str] | None = None,
     **values: Any,
 ) -> Response:
-    """A whole page for an account."""
+    """Return a whole page for an account."""
     return HTMLResponse(
         _render(
             template,
@@ -83,9 +83,9 @@ def page(
 
 
 def fragment(request: Request, account: Caller, template: str, **values: Any) -> Response:
-    """A part of a page that htmx asks for again and again: 204 when whoever asks has it already.
+    """Return a part of a page that htmx polls; 204 if the browser has it already.
 
-    What it has is told by the ``seen`` of the query, the digest that the part carried.
+    The browser sends the digest of its part as ``seen``.
     """
     may = {"may_write": account.role >= Role.WRITE, "may_delete": account.role >= Role.ADMIN}
     rendered = _render(template, digest=_DIGEST, **may, **values)
@@ -96,7 +96,7 @@ def fragment(request: Request, account: Caller, template: str, **values: Any) ->
 
 
 def error_page(status_code: int, title: str, detail: str, remedy: str) -> Response:
-    """A page for what went wrong; also for those who have no account."""
+    """Return an error page; also for browsers without an account."""
     return HTMLResponse(
         _render("error.html", status_code=status_code, title=title, detail=detail, remedy=remedy), status_code
     )
@@ -105,21 +105,21 @@ def error_page(status_code: int, title: str, detail: str, remedy: str) -> Respon
 def login_page(
     *, next_path: str, error: str = "", button: str = "", end_session_url: str = "", status_code: int = 200
 ) -> Response:
-    """The form that posts ``name``, ``password`` and ``next`` to ``/login``.
+    """Return the form that posts ``name``, ``password`` and ``next`` to ``/login``.
 
     Parameters
     ----------
     button : str
         Text of the link to the identity provider; empty if there is none.
     end_session_url : str
-        Where the session at the provider can be ended as well, after ours was.
+        Where the session at the provider can be ended, after ours has ended.
     """
     values = {"next_path": next_path, "error": error, "button": button, "end_session_url": end_session_url}
     return HTMLResponse(_render("login.html", **values), status_code)
 
 
 def signed_in_page(next_path: str) -> Response:
-    """A page that goes on to `next_path` by itself."""
+    """Return a page that redirects to `next_path`."""
     return HTMLResponse(_render("signed_in.html", next_path=next_path))
 
 

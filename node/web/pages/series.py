@@ -1,4 +1,4 @@
-"""The page of a series: its volumes to look at, and all that is known of how they came about."""
+"""The page of a series: viewer, files, header and history."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ PICTURES = ("preview", "montage", "projection", "thumbnail")
 """Kinds of files that are pictures, in the order in which they are shown."""
 
 VIEWED_FORMATS = ("nifti", "mhd", "nifti-pair")
-"""Formats that the viewer reads, the best first."""
+"""Formats that the viewer reads, best first."""
 
 VIEWER_POLICY = (
     "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'"
 )
-"""As of every page, and pictures that a script holds: NiiVue brings its letters and its light in such."""
+"""As for every page, with images from data: URLs: NiiVue has its font and its light in them."""
 
 SHOWN_ROWS = 500
-"""Most rows of a table of instances; the index has all of them."""
+"""Maximum rows of a table of instances; the index has all of them."""
 
 SHOWN_EVENTS = 50
 
 SHOWN_CHARACTERS = 1000
-"""Of one value in the table of the header."""
+"""Maximum characters of a value in the table of the header."""
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}")
@@ -52,14 +52,14 @@ def series(
     study_instance_uid: str,
     series_instance_uid: str,
 ) -> Response:
-    """A series with its viewer."""
-    place = {"study": study_instance_uid, "series": series_instance_uid}
+    """The page of a series."""
+    key = {"study": study_instance_uid, "series": series_instance_uid}
     with node.index.reading() as index:
         of_study = study_row(index, study_instance_uid)
         audit_study_access(audit, of_study)
-        found = series_row(index, **place)
+        row = series_row(index, **key)
         files = index.volumes.of_series(study_instance_uid, series_instance_uid)
-        newest = found["revision"]
+        newest = row["revision"]
         return page(
             request,
             node,
@@ -67,13 +67,13 @@ def series(
             "series.html",
             {"Content-Security-Policy": VIEWER_POLICY},
             study=of_study,
-            series=found,
+            series=row,
             origin=_origin(index.instances.summary(study_instance_uid, series_instance_uid)),
-            revisions=_revisions(files, lambda revision: revision_files(node, index, **place, revision=revision)),
+            revisions=_revisions(files, lambda revision: revision_files(node, index, **key, revision=revision)),
             volumes=_viewed(files),
             pictures=_pictures(files),
             failures=index.failures.of_study(study_instance_uid, series_instance_uid),
-            # one row more than is shown tells that there are more
+            # one more row than is shown, to know whether there are more
             sources=index.volumes.sources(study_instance_uid, series_instance_uid, newest, SHOWN_ROWS + 1),
             exclusions=index.exclusions.of_revision(study_instance_uid, series_instance_uid, newest, SHOWN_ROWS + 1),
             events=index.events.of_series(study_instance_uid, series_instance_uid, SHOWN_EVENTS),
@@ -86,10 +86,10 @@ def series(
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/state")
 @background_request
 def state(request: Request, node: Node, account: Reader, study_instance_uid: str, series_instance_uid: str) -> Response:
-    """How far the series is, for as long as it is under way."""
+    """The state of an open series."""
     with node.index.reading() as index:
-        found = series_row(index, study_instance_uid, series_instance_uid)
-    return fragment(request, account, "series_state.html", series=found)
+        row = series_row(index, study_instance_uid, series_instance_uid)
+    return fragment(request, account, "series_state.html", series=row)
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/header")
@@ -107,24 +107,23 @@ def header(
         first = next(index.instances.stored(study_instance_uid, series_instance_uid), None)
     if first is None:
         raise ResourceNotFound("series")
-    found = _dump(node, first.key)
     return fragment(
         request,
         account,
         "series_header.html",
-        dump=found,
+        dump=_dump(node, first.key),
         sop_instance_uid=first.sop_instance_uid,
         characters=SHOWN_CHARACTERS,
     )
 
 
 def series_row(index: ReadIndex, study: str, series: str) -> dict[str, Any]:
-    """The row of ``v_series``.
+    """Return the row of ``v_series``.
 
     Raises
     ------
     ResourceNotFound
-        There is none.
+        There is no such series.
     """
     row = index.series.row(study, series)
     if row is None:
@@ -137,34 +136,34 @@ def _dump(node: Services, key: str) -> Dump:
         with open(node.archive.root / key, "rb") as file:
             return dump(file)
     except FileNotFoundError:
-        return Dump((), "the file is missing: run voxelnode fsck on this node, and send the instance again")
+        return Dump((), "the file is missing: run voxelnode fsck on this node, then send the instance again")
 
 
 def _origin(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What the instances of a series have in common, with lists as such."""
+    """Return the summary of the instances of a series, with its lists parsed."""
     lists = {name: listed(summary[name]) for name in ("classes", "syntaxes", "senders")}
     return {**summary, **lists, "senders": sorted({_without_port(sender) for sender in lists["senders"]})}
 
 
 def _without_port(sender: str) -> str:
-    """Source, AE title and address: the port is another one with every association."""
+    """Return source, AE title and address; the port changes with every association."""
     before, colon, port = sender.rpartition(":")
     return before if colon and port.isdecimal() else sender.strip()
 
 
 def _named(file: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of ``v_volumes`` with its file name and its URL."""
+    """Return a row of ``v_volumes`` with its file name and its URL."""
     name = PurePath(file["path"]).name
     return {**file, "name": name, "url": _file_url(file, name), "warnings": listed(file["warnings"])}
 
 
 def _file_url(revision: Mapping[str, Any], name: str) -> str:
-    place = series_url(revision["study_instance_uid"], revision["series_instance_uid"])
-    return f"{place}/files/{revision['revision']}/{name}"
+    url = series_url(revision["study_instance_uid"], revision["series_instance_uid"])
+    return f"{url}/files/{revision['revision']}/{name}"
 
 
 def _revisions(files: list[dict[str, Any]], on_disk: Callable[[int], list[Path]]) -> list[dict[str, Any]]:
-    """The files of each revision, the newest first; `beside` are those without a row, such as sidecars."""
+    """Return the files of each revision, newest first; `beside` are those without a row, such as sidecars."""
     revisions: dict[int, dict[str, Any]] = {}
     for file in files:
         revision = revisions.setdefault(file["revision"], {**file, "files": []})
@@ -180,7 +179,7 @@ def _revisions(files: list[dict[str, Any]], on_disk: Callable[[int], list[Path]]
 
 
 def _viewed(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the viewer offers: of each volume, mask and resampled copy the format that it reads best."""
+    """Return the files for the viewer: each volume, mask and resampled copy in the format that it reads best."""
     best: dict[tuple[Any, ...], dict[str, Any]] = {}
     for file in files:
         if file["kind"] in PICTURES or file["format"] not in VIEWED_FORMATS or file["files_removed_at"] is not None:
@@ -197,6 +196,6 @@ def _rank(file: Mapping[str, Any]) -> int:
 
 
 def _pictures(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Pictures of the newest revision, projections and montages before thumbnails."""
+    """Return the pictures of the newest revision, thumbnails last."""
     current = [_named(file) for file in files if file["kind"] in PICTURES and not file["superseded"]]
     return sorted(current, key=lambda file: (PICTURES.index(file["kind"]), file["stack"], file["name"]))

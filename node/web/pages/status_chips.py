@@ -1,4 +1,4 @@
-"""How far a series or a study has come, in one word and one colour; and what helps where it went wrong."""
+"""The state of a series or a study as a word and a colour, and remedies for failures and conflicts."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ Tone = Literal["good", "warning", "bad", "busy", "plain"]
 
 @dataclass(frozen=True, slots=True)
 class StatusChip:
-    """What a chip shows."""
+    """The colour and the word of a chip."""
 
     tone: Tone
     label: str
 
 
 def series_chip(series: Mapping[str, Any]) -> StatusChip:
-    """Of a row of ``v_series``."""
+    """Return the chip of a row of ``v_series``."""
     state = series["state"]
     if state == "receiving":
-        return StatusChip("warning", "will be tried again") if series["attempts"] else StatusChip("busy", "receiving")
+        return StatusChip("warning", "will be retried") if series["attempts"] else StatusChip("busy", "receiving")
     if state == "converting":
         return StatusChip("busy", "converting")
     if state == "refused":
@@ -44,21 +44,21 @@ _OUTCOMES: Mapping[str, StatusChip] = {
 
 
 def event_chip(event: Mapping[str, Any]) -> StatusChip:
-    """Of a row of ``v_events`` that tells what came of a conversion."""
+    """Return the chip of a row of ``v_events`` about the end of a conversion."""
     if event["kind"] == "series-refused" and (event["detail"] or "").startswith("not-an-image"):
         return StatusChip("plain", "no image")
     return _OUTCOMES[event["kind"]]
 
 
 def study_chip(study: ListedStudy) -> StatusChip:
-    """The worst that a series of it has come to, else that something is still under way."""
+    """Return the chip of a study: that of its worst series, or of one that is still open."""
     failed = study.states.get("failed", 0) + study.states.get("refused", 0)
     opened = study.states.get("receiving", 0) + study.states.get("converting", 0)
     if failed:
-        return StatusChip("bad", "no volume" if study.series == 1 else f"{failed} of {study.series} no volume")
+        return StatusChip("bad", "no volume" if study.series == 1 else f"{failed} of {study.series} without volume")
     if opened:
-        what = "receiving" if study.states.get("receiving") else "converting"
-        return StatusChip("busy", what if study.series == 1 else f"{opened} of {study.series} {what}")
+        state = "receiving" if study.states.get("receiving") else "converting"
+        return StatusChip("busy", state if study.series == 1 else f"{opened} of {study.series} {state}")
     if study.incomplete:
         return StatusChip("warning", "incomplete" if study.series == 1 else f"{study.incomplete} incomplete")
     if study.states.get("converted"):
@@ -68,27 +68,27 @@ def study_chip(study: ListedStudy) -> StatusChip:
 
 REMEDIES: Mapping[str, str] = {
     "undecodable": "Run voxelnode doctor: a codec may be missing. If none is, the image is damaged: send it again.",
-    "contradictory": "The sender wrote attributes that cannot all be true: compare its header with the detail here.",
-    "bad-geometry": "Orientation or spacing in the header is impossible: the scanner or an anonymiser spoilt it.",
-    "unproven-layout": "Export the series as single images or as Enhanced MR, which tell the place of each slice.",
-    "tiled-slide": "Whole-slide microscopy is kept and served as DICOM; there is no volume of it.",
-    "same-position-twice": "Send the parts as series of their own, or with attributes that tell them apart.",
-    "incomplete": "Send the missing parts: the series is then converted again by itself.",
-    "duplicate-slice": "Nothing is lost: one of the copies counts.",
-    "too-large": "Raise [convert] memory_bytes if this machine has the room, then convert again.",
+    "contradictory": "Attributes contradict each other: compare the header with the detail, and correct the sender.",
+    "bad-geometry": "Orientation or spacing in the header is impossible: a scanner or an anonymiser wrote it.",
+    "unproven-layout": "Export the series as single images or as Enhanced MR, which state the position of each slice.",
+    "tiled-slide": "Whole-slide microscopy is stored and served as DICOM; it has no volume.",
+    "same-position-twice": "Send the parts as separate series, or with attributes that distinguish them.",
+    "incomplete": "Send the missing instances; the series is then converted again automatically.",
+    "duplicate-slice": "No action needed: one of the copies is used.",
+    "too-large": "Raise [convert] memory_bytes if this machine has enough memory, then convert again.",
     "unreadable": "The file is damaged: send the instance again.",
-    "failed": "The converter crashed or ran out of time or memory: raise [convert] limits, then convert again; "
-    "the log of the node tells more.",
+    "failed": "The converter crashed or ran out of time or memory: raise the limits in [convert], then "
+    "convert again. See the log of the node.",
 }
-"""By the reason of a failure, see docs/conversion.md."""
+"""Remedies by the reason of a failure (docs/conversion.md)."""
 
 CONFLICT_REMEDIES: Mapping[str, str] = {
-    "instance-bytes": "Nothing, if the first is right. Else delete the instance and send the right one again.",
-    "instance-versions": "Both are kept. Tell the sender that it changes instances under one SOP Instance UID.",
-    "instance-replaced": "Nothing, if the second is right; the first is in quarantine.",
-    "study-of-two-patients": "Find out whose study it is, and have the sender correct it.",
-    "series-in-two-studies": "There are two series now. Delete the one that is wrong.",
-    "no-patient-id": "Have the sender fill in Patient ID (0010,0020); the study stays by itself until then.",
-    "shared-patient-id": "Find out whether it is one person. If two are one: voxelnode patient merge FROM INTO.",
+    "instance-bytes": "No action needed if the first version is right. If not, delete it and send the right one again.",
+    "instance-versions": "Both are stored. Have the sender use a new SOP Instance UID for a changed instance.",
+    "instance-replaced": "No action needed if the second version is right. The first is in quarantine.",
+    "study-of-two-patients": "Find out which patient the study belongs to, and have the sender correct it.",
+    "series-in-two-studies": "Both series are stored. Delete the wrong one.",
+    "no-patient-id": "Have the sender fill in Patient ID (0010,0020). Until then the study has no patient.",
+    "shared-patient-id": "Find out whether both are the same person. If so: voxelnode patient merge FROM INTO.",
 }
-"""By the kind of a conflict, see docs/custody.md."""
+"""Remedies by the kind of a conflict (docs/custody.md)."""

@@ -1,4 +1,4 @@
-"""The list of studies, and the page of one."""
+"""The list of studies, and the page of a study."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CONDITIONS: tuple[tuple[str, str], ...] = (
 
 
 class StudySearch(BaseModel):
-    """The fields of the search form. They travel in a body: names do not belong in the logs of proxies."""
+    """The fields of the search form. They are sent in a body: names do not belong in the logs of proxies."""
 
     words: str = ""
     description: str = ""
@@ -44,7 +44,7 @@ class StudySearch(BaseModel):
     after: str = ""
 
     def filter(self) -> StudyFilter:
-        """What is looked for; a field that makes no sense holds for all."""
+        """Return the filter; invalid fields are ignored."""
         known = self.condition in get_args(StudyCondition)
         return StudyFilter(
             self.words.strip(),
@@ -57,11 +57,11 @@ class StudySearch(BaseModel):
 
     @property
     def study_order(self) -> StudyOrder:
-        """By arrival unless another order is asked for."""
+        """The order; by time received if it is not valid."""
         return "date" if self.order == "date" else "arrival"
 
-    def place(self) -> StudyCursor | None:
-        """Where the page before ended; None for the first page."""
+    def cursor(self) -> StudyCursor | None:
+        """Return where the previous page ended; None for the first page."""
         number, _, date = self.after.partition(" ")
         return StudyCursor(int(number), _date(date)) if number.isdecimal() and len(number) < 19 else None
 
@@ -75,7 +75,7 @@ def _date(text: str) -> dt.date | None:
 
 @router.get("/")
 def studies(request: Request, node: Node, account: Reader, audit: RequestAudit) -> Response:
-    """The newest studies, and the form to find others."""
+    """The newest studies, and the search form."""
     audit.queried("studies: the newest")
     return _page(request, node, account, StudySearch())
 
@@ -84,7 +84,7 @@ def studies(request: Request, node: Node, account: Reader, audit: RequestAudit) 
 def found_studies(
     request: Request, node: Node, account: Reader, audit: RequestAudit, search: Annotated[StudySearch, Form()]
 ) -> Response:
-    """What the form finds: the rows alone for htmx, else the whole page."""
+    """The matching studies: only the rows for htmx, else the whole page."""
     audit.queried(f"studies: {search.model_dump_json(exclude={'after'}, exclude_defaults=True)}")
     if "hx-request" not in request.headers:
         return _page(request, node, account, search)
@@ -108,7 +108,7 @@ def _page(request: Request, node: Node, account: Reader, search: StudySearch) ->
 
 
 def _found(index: ReadIndex, search: StudySearch) -> dict[str, Any]:
-    rows = index.studies.listed(search.filter(), search.study_order, search.place(), PAGE_STUDIES + 1)
+    rows = index.studies.listed(search.filter(), search.study_order, search.cursor(), PAGE_STUDIES + 1)
     more = len(rows) > PAGE_STUDIES
     rows = rows[:PAGE_STUDIES]
     last = rows[-1].cursor if more else None
@@ -125,7 +125,7 @@ def _found(index: ReadIndex, search: StudySearch) -> dict[str, Any]:
 @router.get("/news")
 @background_request
 def news(request: Request, node: Node, account: Reader, since: Annotated[int, Query(ge=0, le=2**62)]) -> Response:
-    """How many studies have arrived since a list was made."""
+    """The number of studies that have arrived since the list was made."""
     with node.index.reading() as index:
         arrived = index.studies.count_since(since)
     return fragment(request, account, "news.html", newest=since, arrived=arrived, is_oob=False)
@@ -133,7 +133,7 @@ def news(request: Request, node: Node, account: Reader, since: Annotated[int, Qu
 
 @router.get("/studies/{study_instance_uid}")
 def study(request: Request, node: Node, account: Reader, audit: RequestAudit, study_instance_uid: str) -> Response:
-    """A study with its series."""
+    """The page of a study."""
     with node.index.reading() as index:
         found = study_row(index, study_instance_uid)
         audit_study_access(audit, found)
@@ -146,7 +146,7 @@ def study(request: Request, node: Node, account: Reader, audit: RequestAudit, st
 @router.get("/studies/{study_instance_uid}/row")
 @background_request
 def row(request: Request, node: Node, account: Reader, study_instance_uid: str) -> Response:
-    """A study as a row of the list, for as long as something of it is under way."""
+    """The row of an open study in the list."""
     with node.index.reading() as index:
         found = index.studies.listed(StudyFilter(study_instance_uid=study_instance_uid), limit=1)
     if not found:
@@ -157,19 +157,19 @@ def row(request: Request, node: Node, account: Reader, study_instance_uid: str) 
 @router.get("/studies/{study_instance_uid}/cards")
 @background_request
 def cards(request: Request, node: Node, account: Reader, study_instance_uid: str) -> Response:
-    """The series of a study, for as long as one of them is under way."""
+    """The series of an open study."""
     with node.index.reading() as index:
         found = study_row(index, study_instance_uid)
         return fragment(request, account, "study_cards.html", study=found, cards=_cards(index, study_instance_uid))
 
 
 def study_row(index: ReadIndex, study_instance_uid: str) -> Mapping[str, Any]:
-    """The row of ``v_studies``.
+    """Return the row of ``v_studies``.
 
     Raises
     ------
     ResourceNotFound
-        There is none.
+        There is no such study.
     """
     row = index.studies.row(study_instance_uid)
     if row is None:
@@ -178,12 +178,12 @@ def study_row(index: ReadIndex, study_instance_uid: str) -> Mapping[str, Any]:
 
 
 def audit_study_access(audit: RequestAudit, study: Mapping[str, Any]) -> None:
-    """Have the audit log say who looked at a study."""
+    """Record access to a study in the audit log."""
     audit.accessed([{name: study[name] for name in ("study_instance_uid", "patient_id")}], "pages")
 
 
 def _cards(index: ReadIndex, study_instance_uid: str) -> list[dict[str, Any]]:
-    """The series of a study with what a card shows of each."""
+    """Return the series of a study with the values that their cards show."""
     bytes_of = index.instances.bytes_by_series(study_instance_uid)
     files = index.volumes.current(study_instance_uid)
     failures = index.failures.of_study(study_instance_uid)
@@ -200,7 +200,7 @@ def _cards(index: ReadIndex, study_instance_uid: str) -> list[dict[str, Any]]:
 
 
 def _of(series: Mapping[str, Any], files: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """Files of one kind of a series, one for each stack."""
+    """Return the files of one kind of a series, one for each stack."""
     by_stack: dict[int, dict[str, Any]] = {}
     for file in files:
         if file["series_instance_uid"] == series["series_instance_uid"] and file["kind"] == kind:

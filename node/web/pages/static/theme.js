@@ -1,7 +1,7 @@
-// Before the first paint: light or dark as this browser was told last, else as its system is.
+// Runs before the first paint: the colours that were chosen last in this browser, else those of the system.
 (() => {
   "use strict";
   let kept = null;
-  try { kept = localStorage.getItem("theme"); } catch { /* a browser that keeps nothing */ }
+  try { kept = localStorage.getItem("theme"); } catch { /* storage is disabled */ }
   if (kept === "light" || kept === "dark") document.documentElement.dataset.theme = kept;
 })();

@@ -1,14 +1,14 @@
-// Upload: each file is a STOW-RS request of its own (PS3.18 10.5), so that each has its progress and its answer.
+// Upload: each file is its own STOW-RS request (PS3.18 10.5), with its own progress and answer.
 (() => {
   "use strict";
 
   const byId = (id) => document.getElementById(id);
   const drop = byId("drop"), list = byId("list"), total = byId("total");
 
-  const AT_ONCE = 3;
-  const SHOWN_ROWS = 1000; // rows of files that went well give way beyond this
+  const MAX_PARALLEL = 3;
+  const SHOWN_ROWS = 1000; // beyond this, rows of stored files are removed
   const waiting = [], failed = [];
-  let count = 0, done = 0, kept = 0, refused = 0, running = 0, isStopped = false;
+  let count = 0, done = 0, stored = 0, refused = 0, running = 0, isStopped = false;
 
   const sized = (bytes) => bytes < 1e6 ? `${Math.max(1, Math.round(bytes / 1e3))} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
 
@@ -31,7 +31,7 @@
     return { made, progress, outcome: made.insertCell() };
   }
 
-  function tell(shown, tone, label, detail) {
+  function showOutcome(shown, tone, label, detail) {
     const chip = document.createElement("span");
     chip.className = `chip ${tone}`;
     chip.textContent = label;
@@ -42,21 +42,21 @@
   function summarise() {
     total.max = Math.max(count, 1);
     total.value = done;
-    const under = done < count && !isStopped ? `, ${count - done} to go` : "";
-    byId("summary").textContent = `${done} of ${count} files: ${kept} kept, ${refused} not${under}`;
+    const remaining = done < count && !isStopped ? `, ${count - done} remaining` : "";
+    byId("summary").textContent = `${done} of ${count} files: ${stored} stored, ${refused} not stored${remaining}`;
     byId("retry").hidden = !failed.length || running > 0;
     byId("stop").hidden = done >= count || isStopped;
   }
 
-  // PS3.18 table 10.5.3-1 and PS3.4 B.2.3: what the numbers of a refusal mean to a person.
+  // PS3.18 table 10.5.3-1 and PS3.4 B.2.3: the meaning of Failure Reasons.
   function reason(status, answer) {
     const code = answer?.["00081198"]?.Value?.[0]?.["00081197"]?.Value?.[0];
     if (code !== undefined) {
       const hex = `0x${code.toString(16).toUpperCase().padStart(4, "0")}`;
-      if (code >= 0xA700 && code < 0xA800) return `the node is out of resources (${hex}): look at Status, then try again`;
-      if (code >= 0xC000 && code < 0xD000) return `no data set that can be understood (${hex})`;
+      if (code >= 0xA700 && code < 0xA800) return `the node is out of resources (${hex}): see Status, then retry`;
+      if (code >= 0xC000 && code < 0xD000) return `the data set cannot be read (${hex})`;
       if (code === 0x0122) return `SOP class not supported (${hex})`;
-      if (code === 0x0110) return `processing failure (${hex}): the log of the node tells more`;
+      if (code === 0x0110) return `processing failure (${hex}): see the log of the node`;
       return `refused (${hex})`;
     }
     if (answer?.detail) return answer.detail;
@@ -69,13 +69,13 @@
     running -= 1;
     done += 1;
     if (status === 200 && !answer?.["00081198"]?.Value?.length) {
-      kept += 1;
-      tell(shown, "good", "kept");
+      stored += 1;
+      showOutcome(shown, "good", "stored");
       if (list.rows.length > SHOWN_ROWS) shown.made.remove();
     } else {
       refused += 1;
       if (status === 0 || status >= 500 || status === 429) failed.push(file);
-      tell(shown, "bad", "not kept", reason(status, answer));
+      showOutcome(shown, "bad", "refused", reason(status, answer));
       list.prepend(shown.made);
     }
     summarise();
@@ -94,7 +94,7 @@
       running -= 1;
       done += 1;
       refused += 1;
-      tell(shown, "plain", "left out", "no DICOM file (PS3.10)");
+      showOutcome(shown, "plain", "skipped", "not a DICOM file (PS3.10)");
       summarise();
       next();
       return;
@@ -111,7 +111,7 @@
   }
 
   function next() {
-    while (running < AT_ONCE && waiting.length && !isStopped) {
+    while (running < MAX_PARALLEL && waiting.length && !isStopped) {
       running += 1;
       send(waiting.shift());
     }
@@ -129,11 +129,11 @@
 
   async function filesIn(entry) {
     if (entry.isFile) return [await new Promise((resolve, reject) => entry.file(resolve, reject))];
-    const reader = entry.createReader(), found = [];
+    const reader = entry.createReader(), files = [];
     for (;;) {
-      const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
-      if (!some.length) return found;
-      for (const one of some) found.push(...await filesIn(one));
+      const entries = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+      if (!entries.length) return files;
+      for (const inner of entries) files.push(...await filesIn(inner));
     }
   }
 
@@ -143,9 +143,9 @@
   for (const name of ["dragleave", "drop"]) drop.addEventListener(name, () => drop.classList.remove("over"));
   drop.addEventListener("drop", async (event) => {
     event.preventDefault();
-    // Both at once: what was dropped is gone after the first pause.
+    // Read all entries now: the browser clears the list after the first await.
     const dropped = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry() || item.getAsFile()).filter(Boolean);
-    for (const one of dropped) take(one instanceof File ? [one] : await filesIn(one));
+    for (const entry of dropped) take(entry instanceof File ? [entry] : await filesIn(entry));
   });
   for (const id of ["files", "folder"]) {
     byId(id).addEventListener("change", (event) => { take([...event.target.files]); event.target.value = ""; });

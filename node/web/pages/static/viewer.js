@@ -1,4 +1,4 @@
-// The volume viewer of a series: NiiVue, with the windows that the modality is read with.
+// The volume viewer of a series: NiiVue, with the usual windows of the modality.
 (() => {
   "use strict";
 
@@ -6,7 +6,7 @@
   const box = byId("viewer"), canvas = byId("canvas"), veil = byId("veil");
   const picker = byId("volume"), windows = byId("window"), colours = byId("colours"), frame = byId("frame");
 
-  const ASKED_FROM_BYTES = 400e6; // larger files are loaded when somebody asks for it
+  const ASKED_FROM_BYTES = 400e6; // larger files are loaded on request
 
   // Centre and width, in the unit of the volume.
   const PRESETS = {
@@ -49,7 +49,7 @@
     }));
     if (modality === "CT") windows.value = /HEAD|BRAIN|SKULL/i.test(box.dataset.body) ? "Brain" : "Soft tissue";
     const { low, high } = windows.selectedOptions[0].dataset;
-    if (volume.robust_max <= low || volume.robust_min >= high) windows.value = "Automatic"; // it would be all of one grey
+    if (volume.robust_max <= low || volume.robust_min >= high) windows.value = "Automatic"; // the picture would be uniformly grey
     windows.dataset.usual = windows.value;
     windows.disabled = false;
   }
@@ -67,7 +67,7 @@
     if (viewer.volumes[0]) viewer.setColormap(viewer.volumes[0].id, colours.value);
   }
 
-  // A line as thin beside a finger as beside a whole body.
+  // The line is as thin for a finger as for a whole body.
   function drawCrosshair() {
     const volume = viewer.volumes[0];
     if (!volume) return;
@@ -97,10 +97,10 @@
     try {
       await viewer.loadVolumes([{ url, name: url.slice(url.lastIndexOf("/") + 1) }]);
     } catch (error) {
-      say(`The volume cannot be shown: ${error.message || error}`);
+      say(`The volume cannot be displayed: ${error.message || error}`);
       return;
     }
-    if (picker.value !== url) return; // another one was chosen meanwhile
+    if (picker.value !== url) return; // another volume was chosen meanwhile
     const volume = viewer.volumes[0];
     colours.value = chosen().dataset.kind === "mask" ? "random" : "gray";
     applyColours();
@@ -137,7 +137,7 @@
       viewer = null;
     }
     if (!viewer || !viewer.gl) {
-      say("This browser does not show volumes (no WebGL 2). The files below can be opened in any other viewer.");
+      say("This browser cannot display volumes (WebGL 2 is missing). Download the files below to open them elsewhere.");
       return;
     }
     viewer.onLocationChange = showPlace;

@@ -1,4 +1,4 @@
-// What all pages share: light or dark, the clock of whoever looks, keys, rows that open, filters that survive.
+// Shared by all pages: colours, local times, keys, clickable rows, filters that survive a reload.
 (() => {
   "use strict";
 
@@ -9,18 +9,18 @@
   const isDark = () => root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   byId("theme")?.addEventListener("click", () => {
     root.dataset.theme = isDark() ? "light" : "dark";
-    try { localStorage.setItem("theme", root.dataset.theme); } catch { /* it lasts until the page goes */ }
+    try { localStorage.setItem("theme", root.dataset.theme); } catch { /* lasts until the page is left */ }
     byId("announcer").textContent = `${root.dataset.theme} colours`;
   });
 
-  // Moments in the clock of this computer; what is left until others.
+  // Times in the time zone of this computer, and countdowns.
   const two = (number) => String(number).padStart(2, "0");
   const showMoment = (time) => {
     const at = new Date(time.dateTime), now = new Date();
     const clock = `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
     const day = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
     time.textContent = at.toDateString() === now.toDateString() ? `today ${clock}` : `${day} ${clock.slice(0, 5)}`;
-    time.title = `${day} ${clock} by this computer`;
+    time.title = `${day} ${clock} by the clock of this computer`;
   };
   const showCountdown = (time) => {
     const seconds = Math.round((new Date(time.dateTime) - Date.now()) / 1000);
@@ -35,50 +35,50 @@
   document.addEventListener("htmx:load", (event) => showTimes(event.detail.elt));
   setInterval(() => document.querySelectorAll("time[data-countdown]").forEach(showCountdown), 1000);
 
-  // A page that nobody sees asks for nothing.
+  // A hidden page polls nothing.
   document.addEventListener("htmx:beforeRequest", (event) => {
     const isPolling = (event.detail.elt.getAttribute("hx-trigger") || "").includes("every");
     if (isPolling && document.hidden) event.preventDefault();
   });
 
-  // A node that does not answer is told once, and again when it does.
+  // Announce once that the node does not answer, and once that it answers again.
   let isLost = false;
-  const tell = (words) => { const told = byId("announcer"); if (told) told.textContent = words; };
+  const announce = (words) => { const announcer = byId("announcer"); if (announcer) announcer.textContent = words; };
   document.addEventListener("htmx:sendError", () => {
-    if (!isLost) tell("The node does not answer. This page tries again.");
+    if (!isLost) announce("The node does not answer. Retrying.");
     isLost = true;
     document.body.classList.add("lost");
   });
   document.addEventListener("htmx:afterOnLoad", () => {
-    if (isLost) tell("The node answers again.");
+    if (isLost) announce("The node answers again.");
     isLost = false;
     document.body.classList.remove("lost");
   });
 
-  // What is no more there is told by its page; anything else that went wrong is told here.
+  // On 404 the page itself says that the object is gone; other errors are announced here.
   document.addEventListener("htmx:responseError", (event) => {
     const status = event.detail.xhr.status;
     if (status === 404) location.reload();
-    else if (status !== 401) tell(`The node answered with ${status}.`);
+    else if (status !== 401) announce(`The node answered with HTTP status ${status}.`);
   });
 
-  // A series that was under way and is done has a volume now: its page is another one.
+  // A converted series has a volume now: reload its page.
   document.addEventListener("htmx:afterSwap", (event) => {
     const state = event.detail.target;
     if (state.id === "state" && !byId("state").hasAttribute("data-open")) location.reload();
   });
 
-  // A list that nobody reads just now brings itself up to date; whoever does is asked. Not before htmx has made the
-  // button one of its own: until then a click on it does nothing.
+  // A list that nobody is reading updates itself; otherwise a button offers it. Only after htmx has processed the
+  // button: until then a click on it does nothing.
   document.addEventListener("htmx:load", (event) => {
     const news = event.detail.elt.querySelector("#news button");
     if (!news) return;
     if (!byId("rows")) location.reload();
     else if (scrollY < 40 && !document.activeElement.closest("#rows, #filters")) news.click();
-    else tell(news.textContent);
+    else announce(news.textContent);
   });
 
-  // Rows and cards open as a whole; their link stays what keyboards and readers use.
+  // A click anywhere in a row or card opens it; keyboards and screen readers use its link.
   const links = () => [...document.querySelectorAll("[data-rows] th.name a, [data-rows] [data-row] h2 a")];
   document.addEventListener("click", (event) => {
     const row = event.target.closest("[data-rows] tbody tr");
@@ -124,7 +124,7 @@
   });
   byId("show-keys")?.addEventListener("click", () => byId("keys").showModal());
 
-  // Find in a table that is there as a whole.
+  // Filter a table that is loaded completely.
   document.addEventListener("input", (event) => {
     const name = event.target.dataset?.search;
     if (!name) return;
@@ -135,10 +135,10 @@
       row.hidden = !words.every((word) => text.includes(word));
       found += row.hidden ? 0 : 1;
     }
-    tell(`${found} rows`);
+    announce(`${found} rows`);
   });
 
-  // Filters live behind the # of the address: it names patients, and that part is never sent to a server.
+  // Filters are kept behind the # of the address: they may name patients, and this part is never sent to a server.
   const filters = byId("filters");
   if (filters) {
     const kept = new URLSearchParams(location.hash.slice(1));
