@@ -6,13 +6,13 @@ from sqlalchemy import Connection, select
 from sqlalchemy.dialects.sqlite import insert
 
 from node.index.models import AboutRow
-from node.index.repository import Repository, on_reader, on_writer
+from node.index.repository import IndexRepository, on_reader, on_writer
 
 CLOSED = "closed"
 """``yes`` when the last process that wrote to the index ended in good order, else ``no``."""
 
 
-class AboutRepository(Repository):
+class AboutRepository(IndexRepository):
     """Facts by their key."""
 
     @on_reader

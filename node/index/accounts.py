@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from node.errors import UsageError
 from node.index.models import AccountRow, TokenRow, WebSessionRow
-from node.index.repository import Repository, on_reader, on_writer
+from node.index.repository import IndexRepository, on_reader, on_writer
 
 MAX_SESSIONS = 20
 """Sessions of one account; a further one ends the oldest."""
@@ -54,7 +54,7 @@ class ListedAccount:
 _KNOWN = select(AccountRow.id, AccountRow.name, AccountRow.role, AccountRow.password_hash)
 
 
-class AccountRepository(Repository):
+class AccountRepository(IndexRepository):
     """The accounts of an index, with their tokens and sessions."""
 
     @on_reader

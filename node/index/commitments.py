@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from node.index.models import CommitmentRow
-from node.index.repository import Repository, on_reader, on_writer
+from node.index.repository import IndexRepository, on_reader, on_writer
 
 Reference = tuple[str, str]
 """SOP Class UID and SOP Instance UID of an instance that a peer says it has sent."""
@@ -27,7 +27,7 @@ class OwedCommitment:
     attempts: int
 
 
-class CommitmentRepository(Repository):
+class CommitmentRepository(IndexRepository):
     """The requests for storage commitment of an index."""
 
     @on_writer

@@ -22,10 +22,10 @@ from node.index.models import (
     VolumeSourceRow,
 )
 from node.index.records import ClaimedSeries, CurrentConversion, SeriesOutcome, SupersededConversion
-from node.index.repository import Repository, on_reader, on_writer
+from node.index.repository import IndexRepository, on_reader, on_writer
 
 
-class ConversionRepository(Repository):
+class ConversionRepository(IndexRepository):
     """The recorded conversions of all series."""
 
     @on_reader

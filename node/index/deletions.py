@@ -32,7 +32,7 @@ from node.index.models import (
     VolumeSourceRow,
 )
 from node.index.records import Deletion, DeletionPlan, Level
-from node.index.repository import Repository, on_reader, on_writer
+from node.index.repository import IndexRepository, on_reader, on_writer
 
 MAX_VALUES = 500
 """Values of one statement; SQLite allows 32766."""
@@ -48,7 +48,7 @@ class SeveralSeries(UsageError):
     """This Series Instance UID stands in several studies: name the study too."""
 
 
-class DeletionRepository(Repository):
+class DeletionRepository(IndexRepository):
     """Deletions, from their plan until every file is gone."""
 
     @on_reader

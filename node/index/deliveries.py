@@ -25,7 +25,7 @@ from sqlalchemy.orm import aliased
 
 from node.index.events import EventKind, record_event
 from node.index.models import DeliveryRow, EventRow, HookRow, ImageRow, SeriesRow, StudyRow
-from node.index.repository import Repository, on_reader, on_writer
+from node.index.repository import IndexRepository, on_reader, on_writer
 from node.settings.model import HookEvent
 
 MAX_READ_ROWS = 200
@@ -111,7 +111,7 @@ class Attempt:
     output: str | None = None
 
 
-class DeliveryRepository(Repository):
+class DeliveryRepository(IndexRepository):
     """The messages to the hooks of a node, and how far each hook is."""
 
     @on_writer

@@ -16,7 +16,7 @@ from node.index.events import record_event
 from node.index.levels import Arrived
 from node.index.models import ConflictRow, ImageRow, SeriesRow, StudyRow
 from node.index.records import Kept, StoredFile
-from node.index.repository import Repository, on_reader, on_writer
+from node.index.repository import IndexRepository, on_reader, on_writer
 from node.index.writer import IndexWriter
 from node.settings.model import OverwritePolicy
 
@@ -33,7 +33,7 @@ class InstanceFile:
     file_missing: bool
 
 
-class InstanceRepository(Repository):
+class InstanceRepository(IndexRepository):
     """The instances of an index.
 
     Parameters

@@ -10,14 +10,14 @@ from node.errors import UsageError
 from node.index.events import record_event
 from node.index.models import PatientRow, StudyRow
 from node.index.records import PatientMerge
-from node.index.repository import Repository, on_writer
+from node.index.repository import IndexRepository, on_writer
 
 
 class NoSuchPatient(UsageError):
     """The index holds no such patient, or several of them."""
 
 
-class PatientRepository(Repository):
+class PatientRepository(IndexRepository):
     """The patients of an index."""
 
     @on_writer

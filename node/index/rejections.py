@@ -9,7 +9,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from node.index.models import RejectionRow
 from node.index.records import CountedRefusal, Refused
-from node.index.repository import Repository, on_writer
+from node.index.repository import IndexRepository, on_writer
 
 ROW_TIME = dt.timedelta(minutes=1)
 """Equal refusals that follow each other within this time share a row."""
@@ -18,7 +18,7 @@ MAX_ROWS = 10_000
 """The oldest rows are deleted."""
 
 
-class RejectionRepository(Repository):
+class RejectionRepository(IndexRepository):
     """The refusals of a node."""
 
     @on_writer

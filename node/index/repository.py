@@ -26,7 +26,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Repository:
+class IndexRepository:
     """Rows of one noun; safe to use from many threads.
 
     Parameters
@@ -40,7 +40,7 @@ class Repository:
         self._writer, self._reader = writer, reader
 
 
-Rows = TypeVar("Rows", bound=Repository)
+Rows = TypeVar("Rows", bound=IndexRepository)
 
 
 def on_writer(method: Callable[Concatenate[Rows, Connection, P], R]) -> Callable[Concatenate[Rows, P], R]:

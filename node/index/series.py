@@ -19,13 +19,13 @@ from node.index.conversions import current_conversion, insert_conversion, replac
 from node.index.events import EventKind, record_event
 from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
 from node.index.records import ClaimedInstance, ClaimedSeries, SeriesKey, SeriesOutcome, UnconfirmedSeries
-from node.index.repository import Repository, on_reader, on_writer
+from node.index.repository import IndexRepository, on_reader, on_writer
 from node.retries import wait_seconds
 
 _COUNTS = tuple(getattr(ImageRow, name) for name in InstanceCounts.__slots__)
 
 
-class SeriesRepository(Repository):
+class SeriesRepository(IndexRepository):
     """The series of an index, from their first instance to the outcome of their conversion."""
 
     def claim_due(self, now: dt.datetime, longest_wait: dt.timedelta | None = None) -> ClaimedSeries | None:

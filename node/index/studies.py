@@ -9,12 +9,12 @@ from sqlalchemy import ColumnElement, Connection, and_, func, select, update
 from node.index.events import record_event
 from node.index.models import OPEN_STATES, ImageRow, SeriesRow, StudyRow
 from node.index.records import StoredStudy
-from node.index.repository import Repository, on_reader, on_writer
+from node.index.repository import IndexRepository, on_reader, on_writer
 
 SETTLED_STATES = ("converted", "not-an-image")
 
 
-class StudyRepository(Repository):
+class StudyRepository(IndexRepository):
     """The studies of an index."""
 
     def mark_quiet(self, quiet: dt.timedelta, now: dt.datetime) -> int:
