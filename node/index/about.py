@@ -23,8 +23,13 @@ class AboutRepository(IndexRepository):
     @on_writer
     def set(self, connection: Connection, key: str, value: str) -> None:
         """Keep a fact."""
-        statement = insert(AboutRow).values(key=key, value=value)
-        connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_={"value": value}))
+        set_about(connection, key, value)
+
+
+def set_about(connection: Connection, key: str, value: str) -> None:
+    """Keep a fact of the index."""
+    statement = insert(AboutRow).values(key=key, value=value)
+    connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_={"value": value}))
 
 
 def about(connection: Connection, key: str) -> str | None:

@@ -10,8 +10,7 @@ from pydicom.dataset import Dataset
 from sqlalchemy.exc import SQLAlchemyError
 
 from node.dicom.matching import Query
-from node.errors import OutOfResources
-from node.index.about import CLOSED, AboutRepository, about
+from node.index.about import CLOSED, AboutRepository, about, set_about
 from node.index.accounts import AccountRepository
 from node.index.commitments import CommitmentRepository
 from node.index.conversions import ConversionRepository
@@ -117,10 +116,16 @@ class Index:
         return self._writer.waiting
 
     def close(self) -> None:
-        """Commit what is queued and close the file."""
-        with suppress(OutOfResources):  # after an error of the disk nothing is written: the next start looks closely
-            self.about.set(CLOSED, "yes")
+        """Commit what is queued and close the file.
+
+        The index counts as closed only after its last commit. After an error of the disk it does not: the next start
+        then reads all of it.
+        """
+        was_open = self._writer.is_alive  # a second call changes nothing: the index may be in other hands by now
         self._writer.close()
+        if was_open and self._writer.failed is None:
+            with suppress(SQLAlchemyError), self._engine.connect() as connection, connection.begin():
+                set_about(connection, CLOSED, "yes")
         for engine in (self._watcher, self._reader, self._engine):
             engine.dispose()
 

@@ -149,6 +149,11 @@ class IndexWriter:
         """How many pieces of work no batch has taken yet."""
         return self._queue.qsize()
 
+    @property
+    def failed(self) -> str | None:
+        """The error of the disk after which nothing is written any more; None if there was none."""
+        return self._failed
+
     def close(self) -> None:
         """Commit what is queued and stop."""
         with self._lock:

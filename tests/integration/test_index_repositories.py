@@ -1,0 +1,125 @@
+"""Where the repositories of an index run: writes share the writer's commits, reads go beside it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
+
+from node.errors import OutOfResources
+from node.index import writer
+from node.index.engine import FILE_NAME, IndexUnusable
+from tests import make
+from tests.integration.conftest import Root
+from tests.rows import view_rows
+
+
+@contextmanager
+def held_writer(root: Root, pool: ThreadPoolExecutor) -> Iterator[None]:
+    """Keep the writer in a piece of work, and so everything that is queued behind it."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold(connection: Connection) -> None:
+        entered.set()
+        leave.wait(60)
+
+    holding = pool.submit(root.index._writer.run, hold)
+    assert entered.wait(60)
+    try:
+        yield
+    finally:
+        leave.set()
+        holding.result()
+
+
+def disk_error(connection: Connection) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_IOERR, "SQLITE_IOERR"
+    raise OperationalError("", {}, error)
+
+
+def test_reads_do_not_wait_for_the_writer(root: Root) -> None:
+    root.take(make.ct_series(1)[0])
+    now = root.clock()
+    with ThreadPoolExecutor() as pool, held_writer(root, pool):
+        assert root.index.deletions.unfinished() == []
+        assert root.index.conversions.superseded_before(now) == []
+        assert root.index.conversions.live_revisions() == set()
+        assert root.index.instances.unknown_keys(["objects/none.dcm"]) == ["objects/none.dcm"]
+        assert root.index.instances.loser_keys() == set()
+        assert len(root.index.instances.files("objects/00000000")) == 1
+        assert len(root.index.studies.stored()) == 1
+        assert len(root.index.series.unconfirmed(["MODALITY"])) == 1
+        assert root.index.about.get("root") == str(root.folder)
+        [study] = root.index.studies.stored()
+        assert root.index.deletions.plan("study", study.study_instance_uid).instances == 1
+
+
+def test_a_read_sees_what_was_written_before_it(root: Root) -> None:
+    for number in range(20):
+        root.index.about.set("number", str(number))
+        assert root.index.about.get("number") == str(number)
+
+
+def test_a_write_that_fails_undoes_nothing_of_others(root: Root) -> None:
+    def fail(connection: Connection) -> None:
+        raise ValueError("mine alone")
+
+    with ThreadPoolExecutor() as pool, held_writer(root, pool):
+        failing: Future[None] = pool.submit(root.index._writer.run, fail)
+        writing = pool.submit(root.index.about.set, "kept", "yes")
+    with pytest.raises(ValueError, match="mine alone"):
+        failing.result()
+    writing.result()
+    assert root.index.about.get("kept") == "yes"
+
+
+def test_a_read_of_a_damaged_index_says_so(root: Root) -> None:
+    connection = sqlite3.connect(root.folder / FILE_NAME)
+    connection.execute("DROP VIEW v_deletions")
+    connection.execute("DROP TABLE tombstones")
+    connection.close()
+    with pytest.raises(IndexUnusable, match="no such table: tombstones"):
+        root.index.deletions.unfinished()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    pause, deadline = threading.Event(), dt.datetime.now(dt.UTC) + dt.timedelta(seconds=60)
+    while not condition():
+        assert dt.datetime.now(dt.UTC) < deadline
+        pause.wait(0.01)
+
+
+def test_an_index_counts_as_closed_only_after_its_last_commit(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "MAX_BATCH", 1)
+    with ThreadPoolExecutor() as pool:
+        with held_writer(root, pool):
+            closing = pool.submit(root.index.close)
+            until(lambda: root.index.waiting == 1)
+            failing: Future[None] = pool.submit(root.index._writer.run, disk_error)
+            until(lambda: root.index.waiting == 2 or failing.done())
+        closing.result()
+        with pytest.raises(OutOfResources) as refusal:
+            failing.result()
+    [closed] = view_rows(root.folder, "SELECT value FROM about WHERE key = 'closed'")
+    assert closed["value"] == ("yes" if str(refusal.value) == "the index is closed" else "no")
+
+
+def test_an_index_whose_disk_failed_does_not_count_as_closed(root: Root) -> None:
+    with pytest.raises(OutOfResources):
+        root.index._writer.run(disk_error)
+    root.index.close()
+    assert view_rows(root.folder, "SELECT value FROM about WHERE key = 'closed'") == [{"value": "no"}]
+
+
+def test_closing_an_index_again_leaves_what_another_one_wrote(open_root: Callable[[], Root]) -> None:
+    first, second = open_root(), open_root()  # which closes the first
+    first.index.close()
+    assert second.index.about.get("closed") == "no"
