@@ -257,6 +257,15 @@ def structured_report(**attributes: Any) -> FileDataset:
     return ds
 
 
+def injection(start: str) -> Dataset:
+    """Return an item of Radiopharmaceutical Information Sequence: 370 MBq of fluorine-18 at this time of day."""
+    item = Dataset()
+    item.RadiopharmaceuticalStartTime = start
+    item.RadionuclideTotalDose = "370000000"
+    item.RadionuclideHalfLife = "6586.2"
+    return item
+
+
 def enhanced_mr(
     slices: int = 4,
     times: int = 1,

@@ -9,6 +9,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from node.volume.model import Geometry, Kind, Source, Volume
+from node.writers.options import WriteOptions
+
+EVERYTHING = WriteOptions(
+    formats=("nifti", "nifti-pair", "analyze", "mhd", "npz"),
+    previews=True,
+    projections=True,
+    montages=True,
+    body_masks=True,
+)
+"""Every format and every picture."""
 
 DTYPES = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "float32", "float64")
 

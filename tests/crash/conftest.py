@@ -1,12 +1,14 @@
-"""The failing disk, built once."""
+"""The failing disk, built once, and the journal of senders."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.crash.disk import Disk, built
+from tests.crash.journal import Journal
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +22,10 @@ def disk(tmp_path: Path, library: Path) -> Disk:
     made = Disk(library, tmp_path / "disk", tmp_path / "log", tmp_path / "control")
     made.root.mkdir()
     return made
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    opened = Journal(tmp_path / "journal")
+    yield opened
+    opened.close()

@@ -19,13 +19,6 @@ pytestmark = [pytest.mark.timeout(120)]
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    opened = Journal(tmp_path / "journal")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
 def node(tmp_path: Path, journal: Journal) -> Iterator[Node]:
     """A node that was killed, with twelve acknowledged instances."""
     with Node(tmp_path / "root") as node:

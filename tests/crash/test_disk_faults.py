@@ -27,13 +27,6 @@ OUT_OF_RESOURCES = 0xA700
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    opened = Journal(tmp_path / "journal")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
 def node(disk: Disk) -> Iterator[Node]:
     """A node on a disk that does all it is told, until a test says otherwise."""
     with Node(disk.root / "root", environment={**disk.environment, "VOXELNODE_CONVERT__RETRY_SECONDS": "0.5"}) as node:

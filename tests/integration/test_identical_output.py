@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import hashlib
 import weakref
@@ -15,18 +16,10 @@ from node.conversion.job import ConversionJob
 from node.conversion.offline import convert_folder
 from node.conversion.pipeline import convert
 from node.volume.assemble import assemble
-from node.writers.options import WriteOptions
-from tests import make
+from tests import make, volumes
 from tests.converting import here
 
-EVERYTHING = WriteOptions(
-    formats=("nifti", "nifti-pair", "analyze", "mhd", "npz"),
-    previews=True,
-    projections=True,
-    montages=True,
-    body_masks=True,
-    suv=True,
-)
+EVERYTHING = dataclasses.replace(volumes.EVERYTHING, suv=True)
 
 
 def saved(datasets: list[Dataset], folder: Path) -> list[tuple[str, Path]]:

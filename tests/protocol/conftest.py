@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from pydicom import FileDataset
+from pydicom import Dataset, FileDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context
 from pynetdicom.pdu import A_ASSOCIATE_RQ
@@ -278,6 +278,15 @@ def command(elements: dict[int, bytes]) -> bytes:
     """A command set in implicit VR little endian, with its group length."""
     body = b"".join(struct.pack("<HHL", 0, number, len(value)) + value for number, value in sorted(elements.items()))
     return struct.pack("<HHLL", 0, 0, 4, len(body)) + body
+
+
+def identifier(level: str, **keys: Any) -> Dataset:
+    """Keys of a query; None asks for an attribute."""
+    ds = Dataset()
+    ds.QueryRetrieveLevel = level
+    for keyword, value in keys.items():
+        setattr(ds, keyword, value)
+    return ds
 
 
 def padded(uid: str) -> bytes:

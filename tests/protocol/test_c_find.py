@@ -29,21 +29,13 @@ from tests.protocol.conftest import (
     associate_rq,
     command,
     decoded,
+    identifier,
     p_data,
     padded,
     pdv,
 )
 
 PENDING, PENDING_WITHOUT_KEYS = 0xFF00, 0xFF01
-
-
-def identifier(level: str, **keys: Any) -> Dataset:
-    """Keys of a query; None asks for an attribute."""
-    ds = Dataset()
-    ds.QueryRetrieveLevel = level
-    for keyword, value in keys.items():
-        setattr(ds, keyword, value)
-    return ds
 
 
 def agreed_on(fields: bytes, sop_class_uid: str = STUDY_ROOT_FIND) -> SOPClassExtendedNegotiation:

@@ -36,6 +36,7 @@ from tests.protocol.conftest import (
     data_set_bytes,
     decoded,
     echo_seconds,
+    identifier,
     p_data,
     padded,
     pdv,
@@ -111,14 +112,6 @@ def stored(node: Running, series: list[FileDataset], folder: Path) -> list[FileD
         ds.save_as(paths[-1], enforce_file_format=True)
     send_files(paths, node.host, node.port, "SENDER", "VOXELNODE")
     return series
-
-
-def identifier(level: str, **keys: Any) -> Dataset:
-    ds = Dataset()
-    ds.QueryRetrieveLevel = level
-    for keyword, value in keys.items():
-        setattr(ds, keyword, value)
-    return ds
 
 
 def move(

@@ -103,10 +103,15 @@ def test_a_logout_ends_the_session_on_the_server(guarded: Site) -> None:
     assert [line["detail"] for line in guarded.audited("User Authentication")] == ["Login", "Logout"]
 
 
-def test_a_session_that_nobody_used_is_over(start_site: Callable[..., Site]) -> None:
-    site = start_site(authentication="always", session_hours=0.0001)  # 0.36 s
+def session(start_site: Callable[..., Site], hours: float) -> tuple[Site, httpx2.Client]:
+    """A root whose sessions last so long, and who has logged in there."""
+    site = start_site(authentication="always", session_hours=hours)
     site.account("reader", Role.READ)
-    client = logged_in(site, "reader")
+    return site, logged_in(site, "reader")
+
+
+def test_a_session_that_nobody_used_is_over(start_site: Callable[..., Site]) -> None:
+    site, client = session(start_site, hours=0.0001)  # 0.36 s
     assert client.get(API).status_code == 200
     access = site.server._app.state.access
     access._now = lambda: dt.datetime.now(dt.UTC) + dt.timedelta(seconds=1)
@@ -114,9 +119,7 @@ def test_a_session_that_nobody_used_is_over(start_site: Callable[..., Site]) -> 
 
 
 def test_a_session_that_is_used_goes_on(start_site: Callable[..., Site]) -> None:
-    site = start_site(authentication="always", session_hours=1)
-    site.account("reader", Role.READ)
-    client = logged_in(site, "reader")
+    site, client = session(start_site, hours=1)
     access = site.server._app.state.access
     for minutes in (40, 80, 120):
         access._now = lambda minutes=minutes: dt.datetime.now(dt.UTC) + dt.timedelta(minutes=minutes)
@@ -124,9 +127,7 @@ def test_a_session_that_is_used_goes_on(start_site: Callable[..., Site]) -> None
 
 
 def test_a_page_that_is_left_open_does_not_keep_its_session_alive(start_site: Callable[..., Site]) -> None:
-    site = start_site(authentication="always", session_hours=1)
-    site.account("reader", Role.READ)
-    client = logged_in(site, "reader")
+    site, client = session(start_site, hours=1)
     access = site.server._app.state.access
     for minutes, status in ((20, 200), (40, 200), (59, 200), (61, 401)):
         access._now = lambda minutes=minutes: dt.datetime.now(dt.UTC) + dt.timedelta(minutes=minutes)

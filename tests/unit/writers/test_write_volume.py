@@ -21,15 +21,7 @@ from node.writers.base import NewFile, stem_of
 from node.writers.options import WriteOptions
 from node.writers.write import write_volume
 from tests import make
-from tests.volumes import volume
-
-EVERYTHING = WriteOptions(
-    formats=("nifti", "nifti-pair", "analyze", "mhd", "npz"),
-    previews=True,
-    projections=True,
-    montages=True,
-    body_masks=True,
-)
+from tests.volumes import EVERYTHING, volume
 
 
 def ct_of_a_ball() -> np.ndarray:

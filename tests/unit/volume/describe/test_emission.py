@@ -17,17 +17,13 @@ SLICES = 3
 
 def dynamic(times: int = 2, **attributes: Any) -> list[FileDataset]:
     """A dynamic PET injected 30 s before its first frame; frames of one minute."""
-    injection = Dataset()
-    injection.RadiopharmaceuticalStartTime = "105930"
-    injection.RadionuclideTotalDose = "370000000"
-    injection.RadionuclideHalfLife = "6586.2"
     facts = {
         "Units": "BQML",
         "DecayCorrection": "START",
         "SeriesDate": "20240102",
         "SeriesTime": "110000",
         "AcquisitionDate": "20240102",
-        "RadiopharmaceuticalInformationSequence": [[injection]] * SLICES,
+        "RadiopharmaceuticalInformationSequence": [[make.injection("105930")]] * SLICES,
         "ActualFrameDuration": 60000,
     } | attributes
     series: list[FileDataset] = []

@@ -332,10 +332,6 @@ def test_slides_are_refused_as_tiles() -> None:
 
 
 def pet(**attributes: Any) -> FileDataset:
-    injection = Dataset()
-    injection.RadiopharmaceuticalStartTime = "100000"
-    injection.RadionuclideTotalDose = "370000000"
-    injection.RadionuclideHalfLife = "6586.2"
     facts = {
         "Units": "BQML",
         "DecayCorrection": "START",
@@ -343,10 +339,9 @@ def pet(**attributes: Any) -> FileDataset:
         "SeriesDate": "20240102",
         "SeriesTime": "110000",
         "AcquisitionTime": "110010",
-        "RadiopharmaceuticalInformationSequence": [injection],
+        "RadiopharmaceuticalInformationSequence": [make.injection("100000")],
     } | attributes
-    ds = make.instance(modality="PT", **{key: value for key, value in facts.items() if value is not None})
-    return ds
+    return make.instance(modality="PT", **facts)
 
 
 def test_uptake_is_activity_by_the_decayed_dose_and_the_weight() -> None:
