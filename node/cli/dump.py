@@ -15,7 +15,7 @@ from node.cli.output import print_json, printable
 from node.errors import UsageError
 
 if TYPE_CHECKING:
-    from node.dicom.dump import Element
+    from node.dicom.dump import DumpedElement
 
 SHOWN_CHARACTERS = 200
 """Longest value shown as text; TSV and JSON show values in full."""
@@ -86,7 +86,7 @@ def _stored(uid: str, config: Path | None, root: Path | None) -> Path:
     return Path(row["path"])
 
 
-def _lines(elements: Sequence[Element], indent: str) -> Iterator[str]:
+def _lines(elements: Sequence[DumpedElement], indent: str) -> Iterator[str]:
     for element in elements:
         creator = f" [{printable(element.creator)}]" if element.creator else ""
         keyword = printable(element.keyword) or "?"
@@ -96,7 +96,7 @@ def _lines(elements: Sequence[Element], indent: str) -> Iterator[str]:
             yield from _lines(item, f"{indent}    ")
 
 
-def _value(element: Element) -> str:
+def _value(element: DumpedElement) -> str:
     """Return the text that follows the name of an element."""
     text = ""
     if element.values:
@@ -108,7 +108,7 @@ def _value(element: Element) -> str:
     return f"{text} !! {element.error}" if element.error else text
 
 
-def _rows(elements: Sequence[Element], place: str) -> Iterator[Sequence[str]]:
+def _rows(elements: Sequence[DumpedElement], place: str) -> Iterator[Sequence[str]]:
     """Yield the cells of each element; its place in sequences is written as ``(0008,1140)[1](0008,1155)``."""
     for element in elements:
         length = "" if element.length is None else str(element.length)
@@ -118,7 +118,7 @@ def _rows(elements: Sequence[Element], place: str) -> Iterator[Sequence[str]]:
             yield from _rows(item, f"{place}{element.tag}[{number}]")
 
 
-def _as_json(elements: Sequence[Element]) -> list[dict[str, Any]]:
+def _as_json(elements: Sequence[DumpedElement]) -> list[dict[str, Any]]:
     """Return elements as JSON, without empty fields."""
     rows = []
     for element in elements:
@@ -138,5 +138,5 @@ def _as_json(elements: Sequence[Element]) -> list[dict[str, Any]]:
     return rows
 
 
-def _joined(element: Element) -> str:
+def _joined(element: DumpedElement) -> str:
     return printable("\\".join(map(str, element.values)))

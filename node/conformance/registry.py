@@ -8,10 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pydicom._uid_dict import UID_dictionary
-
 from node.association.contexts import VERBS
-from node.dicom.uids import SERVICES, choose_transfer_syntax, is_accepted_transfer_syntax, is_storage_class
+from node.dicom.uids import (
+    REGISTERED_UIDS,
+    SERVICES,
+    choose_transfer_syntax,
+    is_accepted_transfer_syntax,
+    is_storage_class,
+)
 from node.volume.read.decoders import can_decode
 
 
@@ -27,7 +31,7 @@ class Registered:
 def _registered(kind: str) -> list[Registered]:
     return [
         Registered(uid, name, bool(retired))
-        for uid, (name, type_, _, retired, _) in UID_dictionary.items()
+        for uid, (name, type_, _, retired, _) in REGISTERED_UIDS.items()
         if type_ == kind
     ]
 
@@ -51,7 +55,7 @@ def accepted_contexts() -> Mapping[str, tuple[str, ...]]:
 
 def name_of(uid: str) -> str:
     """Return the name of a UID in PS3.6, without the mark of retired ones."""
-    return SERVICES.get(uid) or UID_dictionary[uid][0]
+    return SERVICES.get(uid) or REGISTERED_UIDS[uid][0]
 
 
 def is_read(transfer_syntax_uid: str) -> bool:

@@ -1,1 +1,1 @@
-"""The standard in code: UIDs, statuses, attributes. Pure: no disk, no socket, no database."""
+"""The DICOM standard in code: pure functions on bytes, data sets, keys and statuses."""

@@ -1,7 +1,7 @@
-"""What the index keeps of an instance: the only reader of these attributes.
+"""The attributes of an instance that the index keeps. Only this module reads them.
 
 Values are decoded leniently, because the bytes themselves are kept: text of a broken character set gets replacement
-characters, a date that is none becomes None.
+characters, an invalid date becomes None.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ STUDY_INSTANCE_UID, SERIES_INSTANCE_UID = 0x0020000D, 0x0020000E
 PATIENT_ID, ISSUER_OF_PATIENT_ID = 0x00100020, 0x00100021
 
 UID_LENGTH = 64
-"""Longest UID, PS3.5 9.1."""
+"""Most characters of a UID, PS3.5 9.1."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # compared by identity, which costs nothing to hash
 class Attribute:
-    """One indexed element: where it is kept, and how its value is read. `width` in characters as PS3.5 6.2 allows."""
+    """One indexed element: its column, and how its value is read. `width` is in characters, as PS3.5 6.2 allows."""
 
     tag: int
     column: str
@@ -100,7 +100,7 @@ Value = str | int | dt.date | dt.time | None
 
 @dataclass(frozen=True, slots=True)
 class InstanceAttributes:
-    """The indexed attributes of one instance, a mapping of column to value for each level."""
+    """The indexed attributes of one instance: for each level, a mapping of column to value."""
 
     patient: Mapping[str, Value]
     study: Mapping[str, Value]
@@ -117,14 +117,14 @@ class InstanceAttributes:
 
 
 def instance_attributes(data: bytes | bytearray | memoryview, transfer_syntax_uid: str) -> InstanceAttributes:
-    """Return what the index keeps of a data set.
+    """Return the attributes of a data set that the index keeps.
 
     Parameters
     ----------
     data : bytes-like
         The data set, or its beginning up to the pixels.
     transfer_syntax_uid : str
-        How it is encoded.
+        Its encoding.
 
     Raises
     ------
@@ -133,13 +133,14 @@ def instance_attributes(data: bytes | bytearray | memoryview, transfer_syntax_ui
     NotUnderstood
         The encoding is broken, or one of the four identifying UIDs is missing (PS3.4 C.6: the unique keys).
     """
-    found = read_header(data, transfer_syntax_uid, INDEXED_TAGS)
-    character_set = found.get(SPECIFIC_CHARACTER_SET, b"")
+    elements = read_header(data, transfer_syntax_uid, INDEXED_TAGS)
+    character_set = elements.get(SPECIFIC_CHARACTER_SET, b"")
     order: ByteOrder = "big" if transfer_syntax_uid == EXPLICIT_BIG_ENDIAN else "little"
     patient, study, series = (
-        _shared_level(level, tuple([found.get(one.tag) for one in level]), character_set, order) for level in SHARED
+        _shared_level(level, tuple([elements.get(attribute.tag) for attribute in level]), character_set, order)
+        for level in SHARED
     )
-    image = _level(IMAGE, [found.get(one.tag) for one in IMAGE], character_set, order)
+    image = _level(IMAGE, [elements.get(attribute.tag) for attribute in IMAGE], character_set, order)
     attributes = InstanceAttributes(patient, study, series, image)
     for level, column, name in (
         (attributes.image, "sop_instance_uid", "SOP Instance UID (0008,0018)"),
@@ -148,7 +149,7 @@ def instance_attributes(data: bytes | bytearray | memoryview, transfer_syntax_ui
         (attributes.series, "series_instance_uid", "Series Instance UID (0020,000E)"),
     ):
         if not is_identifier(level[column]):
-            raise NotUnderstood(f"{name} is missing or no UID of up to {UID_LENGTH} characters (PS3.5 9.1)")
+            raise NotUnderstood(f"{name} is missing, or not a UID of up to {UID_LENGTH} characters (PS3.5 9.1)")
     return attributes
 
 
@@ -156,9 +157,9 @@ _IDENTIFIER = re.compile(r"[!-\[\]-~]{1,64}")
 
 
 def is_identifier(uid: object) -> bool:
-    """Whether `uid` can identify an object: 1 to 64 visible ASCII characters without backslash.
+    """Return whether `uid` can identify an object: 1 to 64 visible ASCII characters without backslash.
 
-    Wider than PS3.5 9.1, since real senders use letters and leading zeros; nothing that a UID says becomes a path.
+    Wider than PS3.5 9.1, because real senders use letters and leading zeros. The text of a UID never becomes a path.
     """
     return isinstance(uid, str) and _IDENTIFIER.fullmatch(uid) is not None
 
@@ -168,20 +169,20 @@ def _level(
 ) -> Mapping[str, Value]:
     encodings = _encodings(character_set)
     return {
-        one.column: None if raw is None else _value(raw, one, encodings, order)
-        for one, raw in zip(level, raws, strict=True)
+        attribute.column: None if raw is None else _value(raw, attribute, encodings, order)
+        for attribute, raw in zip(level, raws, strict=True)
     }
 
 
 _shared_level = lru_cache(maxsize=512)(_level)
-"""What all instances of a patient, study or series say alike is read once."""
+"""`_level` for attributes that all instances of a patient, study or series share: equal bytes are read once."""
 
 
 @lru_cache(maxsize=64)
 def _encodings(raw: bytes) -> list[str]:
     terms = [term.strip(" \0") for term in raw.decode("ascii", "replace").split("\\")]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an unknown term falls back to the default repertoire, as is meant here
+        warnings.simplefilter("ignore")  # an unknown term falls back to the default repertoire, as intended
         try:
             return convert_encodings(terms)
         except (LookupError, ValueError):
@@ -208,7 +209,9 @@ def _value(raw: bytes, attribute: Attribute, encodings: list[str], order: ByteOr
 def _decoded(raw: bytes, encodings: list[str], vr: str) -> str:
     if raw.isascii() and b"\x1b" not in raw:
         return raw.decode("ascii")
-    delimiters = {0x5C, 0x5E, 0x3D} if vr == "PN" else {0x5C}  # PS3.5 6.1.2.5.3: where code extensions reset
+    delimiters = (
+        {0x5C, 0x5E, 0x3D} if vr == "PN" else {0x5C}
+    )  # PS3.5 6.1.2.5.3: delimiters at which code extensions reset
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -221,7 +224,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def _clean(text: str, width: int | None) -> str | None:
-    """First value, without padding and without what a database or a terminal could choke on."""
+    """Return the first value without padding and without characters that could harm a database or a terminal."""
     return _CONTROL.sub("", text.strip(" \0"))[:width] or None
 
 
@@ -234,7 +237,7 @@ def _integer(text: str) -> int | None:
 
 
 def date_of(text: str) -> dt.date | None:
-    """The date that a DA value (also the old form ``yyyy.mm.dd``) says, PS3.5 6.2; None when it is none."""
+    """Return the date of a DA value (also the old form ``yyyy.mm.dd``), PS3.5 6.2; None if it is invalid."""
     digits = text.split("\\", 1)[0].replace(".", "").strip()
     if not re.fullmatch(r"\d{8}", digits):
         return None
@@ -248,7 +251,7 @@ _TIME = re.compile(r"(\d\d)(?::?(\d\d)(?::?(\d\d)(?:\.(\d{1,6}))?)?)?")
 
 
 def time_of(text: str) -> dt.time | None:
-    """The time of day that a TM value (also the old form ``hh:mm:ss``) says, PS3.5 6.2; None when it is none."""
+    """Return the time of day of a TM value (also the old form ``hh:mm:ss``), PS3.5 6.2; None if it is invalid."""
     match = _TIME.fullmatch(text.split("\\", 1)[0].strip())
     if match is None:
         return None
@@ -256,6 +259,6 @@ def time_of(text: str) -> dt.time | None:
     try:
         return dt.time(
             int(hour), int(minute or 0), min(int(second or 0), 59), int((fraction or "0").ljust(6, "0"))
-        )  # 60 is a leap second, which Python's time cannot say
+        )  # 60 is a leap second, which Python's time cannot hold
     except ValueError:
         return None

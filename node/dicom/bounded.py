@@ -1,4 +1,4 @@
-"""Read no more of a file than was meant: the header of a stranger's file may be as long as a disk."""
+"""Read no more of a file than intended: the header of an unknown file may be as long as a disk."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import os
 from typing import BinaryIO
 
 READING_BYTES = 32
-"""What each reading counts for beyond its bytes: pydicom makes objects of elements, also of empty ones."""
+"""What each read costs beyond its bytes: pydicom makes objects of elements, also of empty ones."""
 
 
 class TooLong(Exception):
-    """More would have to be read than is allowed."""
+    """More bytes than allowed would have to be read."""
 
 
 class BoundedFile:
-    """An open file, as pydicom reads it, of which only so much can be read.
+    """An open file for pydicom, of which only a limited number of bytes can be read.
 
-    Room is made for what the file has, not for what a length in it says.
+    Memory is allocated for the bytes of the file, not for a length that the file states.
 
     Parameters
     ----------
     file : binary file
-    most_bytes : int or None
-        Readings beyond it, all together, raise `TooLong`; None: all of the file may be read.
+    max_bytes : int or None
+        Limit of all reads together, beyond which they raise `TooLong`; None: no limit.
     """
 
-    def __init__(self, file: BinaryIO, most_bytes: int | None) -> None:
-        self._file, self._left = file, most_bytes
+    def __init__(self, file: BinaryIO, max_bytes: int | None) -> None:
+        self._file, self._left = file, max_bytes
         self._end = os.fstat(file.fileno()).st_size
         self.name = file.name
 
     def read(self, size: int = -1) -> bytes:
-        """As that of a file; never a part of what would be too much."""
+        """Read as from a file; never a part of a read that exceeds the limit."""
         rest = max(self._end - self._file.tell(), 0)
         wanted = rest if size is None or size < 0 else min(size, rest)
         if self._left is not None:
@@ -41,13 +41,13 @@ class BoundedFile:
         return self._file.read(wanted)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """As that of a file."""
+        """Seek as in a file."""
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        """As that of a file."""
+        """Return the position in the file."""
         return self._file.tell()
 
     def fileno(self) -> int:
-        """As that of a file."""
+        """Return the file descriptor."""
         return self._file.fileno()

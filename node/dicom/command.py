@@ -20,25 +20,25 @@ N_EVENT_REPORT_RQ = 0x0100
 N_ACTION_RQ = 0x0130
 C_CANCEL_RQ = 0x0FFF
 RESPONSE = 0x8000
-"""What a response adds to the *Command Field* (0000,0100) of its request."""
+"""Bit that a response adds to the *Command Field* (0000,0100) of its request."""
 
 C_STORE_RSP = C_STORE_RQ | RESPONSE
 
 MEDIUM_PRIORITY = 0x0000
 
 NO_DATA_SET, DATA_SET = 0x0101, 0x0001
-"""*Command Data Set Type* (0000,0800): nothing follows the command set, or a data set does (PS3.7 E.1)."""
+"""*Command Data Set Type* (0000,0800): no data set, or a data set, follows the command set (PS3.7 E.1)."""
 
 _COMMAND_FIELDS = frozenset(
     {0x0001, 0x0010, 0x0020, 0x0021, 0x0030, 0x0100, 0x0110, 0x0120, 0x0130, 0x0140, 0x0150}
     | {0x8001, 0x8010, 0x8020, 0x8021, 0x8030, 0x8100, 0x8110, 0x8120, 0x8130, 0x8140, 0x8150}
     | {0x0FFF}
 )
-"""PS3.7 E.1: every message there is."""
+"""All messages of PS3.7 E.1."""
 
 
 class Element(IntEnum):
-    """Element numbers of group 0000 that are made and read here (PS3.7 E.1)."""
+    """Element numbers of group 0000 that the node writes and reads (PS3.7 E.1)."""
 
     AFFECTED_SOP_CLASS_UID = 0x0002
     REQUESTED_SOP_CLASS_UID = 0x0003
@@ -75,19 +75,19 @@ _UIDS = frozenset(
 _ELEMENT = struct.Struct("<HHL")
 _US = struct.Struct("<H")
 
-_LONGEST_UID = 64
+_MAX_UID_LENGTH = 64
 _PLAIN_UID = re.compile(rb"(?=.{1,64}\Z)[0-9.]+\0?", re.DOTALL)
 
 
 class MalformedCommand(VoxelnodeError):
-    """The command set breaks PS3.7 6.3: the association cannot go on."""
+    """The command set breaks PS3.7 6.3: the association cannot continue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
     """A decoded command set.
 
-    UIDs are text without padding; what is not ASCII in them becomes U+FFFD, which no check of a UID lets pass.
+    UIDs are text without padding; bytes other than ASCII become U+FFFD, which fails every check of a UID.
     """
 
     field: int
@@ -106,28 +106,28 @@ class Command:
 
     @property
     def is_response(self) -> bool:
-        """Whether it answers a request of ours."""
+        """Whether it answers a request of this node."""
         return bool(self.field & RESPONSE)
 
     @property
     def comment(self) -> str:
-        """*Error Comment* (0000,0902), without what a terminal could choke on."""
+        """*Error Comment* (0000,0902), without characters that could harm a terminal."""
         text = self.elements.get(Element.ERROR_COMMENT, b"").decode("ascii", "replace").strip(" \0")
-        return "".join(each if each.isprintable() else "?" for each in text)
+        return "".join(character if character.isprintable() else "?" for character in text)
 
     def number(self, element: Element) -> int | None:
-        """An unsigned short, such as a number of sub-operations; None where it is absent."""
+        """Return an unsigned short, such as a number of sub-operations; None if it is absent."""
         return _unsigned_short(self.elements, element)
 
 
 def decode_command(encoded: bytes | bytearray) -> Command:
-    """Decode a whole command set: implicit VR little endian, group 0000 only (PS3.7 6.3.1).
+    """Return the decoded command set: implicit VR little endian, group 0000 only (PS3.7 6.3.1).
 
     Raises
     ------
     MalformedCommand
-        A length overruns the set, an element is of another group or comes twice, or a message without a valid
-        *Command Field* (0000,0100) or *Command Data Set Type* (0000,0800).
+        A length overruns the set, an element is of another group or occurs twice, or the *Command Field* (0000,0100) or
+        *Command Data Set Type* (0000,0800) is missing or invalid.
     """
     elements: dict[int, bytes] = {}
     at, end = 0, len(encoded)
@@ -137,7 +137,7 @@ def decode_command(encoded: bytes | bytearray) -> Command:
         group, number, length = _ELEMENT.unpack_from(encoded, at)
         at += _ELEMENT.size
         if group != 0 or number in elements:
-            raise MalformedCommand(f"({group:04x},{number:04x}) does not belong in the command set or comes twice")
+            raise MalformedCommand(f"({group:04x},{number:04x}) does not belong in the command set, or occurs twice")
         if length > end - at:
             raise MalformedCommand(f"(0000,{number:04x}) overruns the command set")
         elements[number] = bytes(encoded[at : at + length])
@@ -145,7 +145,9 @@ def decode_command(encoded: bytes | bytearray) -> Command:
     field = _unsigned_short(elements, Element.COMMAND_FIELD)
     data_set_type = _unsigned_short(elements, Element.DATA_SET_TYPE)
     if field not in _COMMAND_FIELDS or data_set_type is None:
-        raise MalformedCommand("no valid Command Field (0000,0100) or Command Data Set Type (0000,0800)")
+        raise MalformedCommand(
+            "Command Field (0000,0100) or Command Data Set Type (0000,0800) is missing or invalid (PS3.7 E.1)"
+        )
     raw_class = elements.get(Element.AFFECTED_SOP_CLASS_UID, b"")
     raw_instance = elements.get(Element.AFFECTED_SOP_INSTANCE_UID, b"")
     return Command(
@@ -163,13 +165,12 @@ def decode_command(encoded: bytes | bytearray) -> Command:
 
 
 def encode_command(elements: Mapping[Element, int | str | bytes]) -> bytes:
-    """Encode a command set, with its group length (PS3.7 6.3.1).
+    """Return an encoded command set with its group length (PS3.7 6.3.1).
 
     Parameters
     ----------
     elements : mapping
-        Numbers are unsigned shorts; *Offending Element* (0000,0901) is a tag; text is ASCII;
-        bytes are a value as it came.
+        Numbers are unsigned shorts; *Offending Element* (0000,0901) is a tag; text is ASCII; bytes are used unchanged.
     """
     body = b"".join(_element(number, _value(number, value)) for number, value in sorted(elements.items()))
     return _element(0x0000, struct.pack("<L", len(body))) + body
@@ -186,9 +187,9 @@ def _value(number: Element, value: int | str | bytes) -> bytes:
 
 
 def encode_c_store_response(request: Command, answer: Answer) -> bytes:
-    """Encode the C-STORE-RSP to `request` (PS3.7 9.3.1.2).
+    """Return the encoded C-STORE-RSP to `request` (PS3.7 9.3.1.2).
 
-    The affected UIDs are echoed as they came; one that cannot be a UID, because of its length, is left out.
+    The affected UIDs are echoed as they came; one that is too long to be a UID is left out.
     """
     response: dict[Element, int | str | bytes] = {
         Element.COMMAND_FIELD: C_STORE_RSP,
@@ -199,7 +200,7 @@ def encode_c_store_response(request: Command, answer: Answer) -> bytes:
     if answer.comment:
         response[Element.ERROR_COMMENT] = answer.comment
     for number in (Element.AFFECTED_SOP_CLASS_UID, Element.AFFECTED_SOP_INSTANCE_UID):
-        if 0 < len(uid := request.elements.get(number, b"")) <= _LONGEST_UID:
+        if 0 < len(uid := request.elements.get(number, b"")) <= _MAX_UID_LENGTH:
             response[number] = uid
     return encode_command(response)
 
@@ -209,7 +210,7 @@ def _unsigned_short(elements: Mapping[int, bytes], number: int) -> int | None:
     if not value:
         return None
     if len(value) != _US.size:
-        raise MalformedCommand(f"(0000,{number:04x}) is {len(value)} bytes long, it must be 2")
+        raise MalformedCommand(f"(0000,{number:04x}) has {len(value)} bytes; it must have 2")
     return int(_US.unpack(value)[0])
 
 

@@ -1,6 +1,6 @@
-"""Every element of a file for people to read: names, values, nesting; of what is binary only how long it is.
+"""List every element of a file for people to read: names, values, nesting; for binary values only their length.
 
-pydicom parses. What it cannot parse does not hide what comes before: the elements up to there are given, and the error.
+pydicom parses. If it fails at an element, the elements before it are listed, with the error.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from node.dicom.header import UNDEFINED_LENGTH
 from node.dicom.values import CONVERSION_ERRORS
 
 DEFER_BYTES = 1 << 20
-"""Longer values stay in the file: only their length is told."""
+"""Longer values stay in the file: only their length is listed."""
 
-MAXIMUM_NESTING = 64
-"""Deepest sequence that is shown; real data sets stay below ten."""
+MAX_NESTING = 64
+"""Deepest sequence that is listed; real data sets stay below ten."""
 
 _BINARY_VRS = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN", "OB or OW"))
 _NO_NAMES = frozenset(("Private tag data", "Unknown"))
@@ -33,27 +33,27 @@ _NAMED_VRS = {"OB or OW": "OW"}
 
 
 @dataclass(frozen=True, slots=True)
-class Element:
-    """One element.
+class DumpedElement:
+    """One element of a dump.
 
     Attributes
     ----------
     tag : str
         ``(gggg,eeee)``.
     vr : str
-        Value representation; empty where nobody tells.
+        Value representation; empty if it is unknown.
     keyword : str
-        Of the standard (PS3.6); the name that pydicom knows for a private one; empty where there is none.
+        Keyword of the standard (PS3.6); for a private element the name that pydicom knows; else empty.
     creator : str
-        Who reserved the block of a private element (PS3.5 7.8.1).
+        Private creator of the block of a private element (PS3.5 7.8.1).
     values : tuple of str, int or float
-        Empty for what is binary or a sequence.
+        Empty for binary values and sequences.
     length : int or None
-        Bytes of what is binary; of compressed pixels those of all fragments.
-    items : tuple of tuple of Element
-        Of a sequence.
+        Bytes of a binary value; for compressed pixels the bytes of all fragments.
+    items : tuple of tuple of DumpedElement
+        Items of a sequence.
     error : str or None
-        Why the value cannot be read, or what of it is missing.
+        Why the value cannot be read, or how much of it is missing.
     """
 
     tag: str
@@ -62,41 +62,41 @@ class Element:
     creator: str = ""
     values: tuple[str | int | float, ...] = ()
     length: int | None = None
-    items: tuple[tuple[Element, ...], ...] = ()
+    items: tuple[tuple[DumpedElement, ...], ...] = ()
     error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Dump:
-    """The elements of a file, those of its File Meta Information first, and why there are no more of them, if so."""
+    """The elements of a file, those of its File Meta Information first, and why there are no more, if it ends early."""
 
-    elements: tuple[Element, ...]
+    elements: tuple[DumpedElement, ...]
     error: str | None
 
 
 def dump(file: BinaryIO) -> Dump:
-    """Return the elements of an open file with or without preamble and File Meta Information (PS3.10 7.1)."""
+    """Return the elements of an open file, with or without preamble and File Meta Information (PS3.10 7.1)."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is odd about a value is seen in it
+        warnings.simplefilter("ignore")  # an odd value is visible in the dump
         try:
             ds, error = _parsed(file)
-        except Exception as found:  # whatever bytes that are no DICOM make the parser raise
-            return Dump((), f"no data set can be read ({type(found).__name__})")
+        except Exception as failure:  # bytes that are not DICOM make the parser raise anything
+            return Dump((), f"no data set can be read ({type(failure).__name__})")
         meta = getattr(ds, "file_meta", Dataset())
         return Dump((*_elements(meta, file, 0), *_elements(ds, file, 0)), error)
 
 
 def _parsed(file: BinaryIO) -> tuple[Dataset, str | None]:
-    """Return the data set, as far as it can be read, and what ended it."""
+    """Return the data set, as far as it can be read, and why it ends."""
     seen: list[BaseTag] = []
     try:
         ds: Dataset = read_partial(file, _counting(seen, None), DEFER_BYTES, force=True)
         if not seen:
-            return ds, "it holds no data set"
+            return ds, "the file holds no data set"
         if seen[-1] in ds:
             cut = _cut(ds.get_item(seen[-1], keep_deferred=True), file)
             return ds, f"the file ends within {seen[-1]}" if cut else None
-        ended = f"the file ends within {seen[-1]}"  # pydicom warns, and forgets all that it has read
+        ended = f"the file ends within {seen[-1]}"  # pydicom warns, and drops all that it has read
     except Exception as error:  # struct.error, ValueError, RecursionError, ...
         if not seen:
             raise
@@ -106,7 +106,7 @@ def _parsed(file: BinaryIO) -> tuple[Dataset, str | None]:
 
 
 def _counting(seen: list[BaseTag], stop_at: int | None) -> Callable[[BaseTag, str | None, int], bool]:
-    """A condition for pydicom that notes each top-level tag, and ends before the one of number `stop_at`, from 1."""
+    """Return a stop condition for pydicom that notes each top-level tag, and stops before number `stop_at` (from 1)."""
 
     def stop(tag: BaseTag, _vr: str | None, _length: int) -> bool:
         seen.append(tag)
@@ -115,24 +115,24 @@ def _counting(seen: list[BaseTag], stop_at: int | None) -> Callable[[BaseTag, st
     return stop
 
 
-def _elements(ds: Dataset, file: BinaryIO, depth: int) -> Iterator[Element]:
+def _elements(ds: Dataset, file: BinaryIO, depth: int) -> Iterator[DumpedElement]:
     for tag in sorted(ds.keys()):
         raw: Any = ds.get_item(tag, keep_deferred=True)
         creator = _creator(ds, tag)
         error = _cut(raw, file)
         if error or _is_long(raw):
             length = _length(raw, file)
-            yield Element(str(tag), raw.VR or "", keyword_for_tag(tag), creator, length=length, error=error)
+            yield DumpedElement(str(tag), raw.VR or "", keyword_for_tag(tag), creator, length=length, error=error)
             continue
         try:
             yield _element(ds[tag], creator, file, depth)
-        except CONVERSION_ERRORS as found:
-            error = f"value cannot be read ({type(found).__name__})"
-            yield Element(str(tag), getattr(raw, "VR", "") or "", keyword_for_tag(tag), creator, error=error)
+        except CONVERSION_ERRORS as failure:
+            error = f"value cannot be read ({type(failure).__name__})"
+            yield DumpedElement(str(tag), getattr(raw, "VR", "") or "", keyword_for_tag(tag), creator, error=error)
 
 
 def _creator(ds: Dataset, tag: BaseTag) -> str:
-    """Who reserved the block of a private element; empty for others."""
+    """Return the private creator of a private element's block; empty for other elements."""
     if not tag.is_private or tag.is_private_creator:
         return ""
     try:
@@ -141,30 +141,30 @@ def _creator(ds: Dataset, tag: BaseTag) -> str:
         return ""
 
 
-def _element(found: DataElement, creator: str, file: BinaryIO, depth: int) -> Element:
-    vr = str(found.VR)
-    name = found.keyword or (found.name.strip("[]") if creator else "")
+def _element(element: DataElement, creator: str, file: BinaryIO, depth: int) -> DumpedElement:
+    vr = str(element.VR)
+    name = element.keyword or (element.name.strip("[]") if creator else "")
     keyword = "" if name in _NO_NAMES else name
-    head = (str(found.tag), _NAMED_VRS.get(vr, vr), keyword, creator)
-    value: Any = found.value
+    head = (str(element.tag), _NAMED_VRS.get(vr, vr), keyword, creator)
+    value: Any = element.value
     if vr == "SQ":
-        if depth == MAXIMUM_NESTING:
-            return Element(*head, error=f"nested deeper than {MAXIMUM_NESTING} sequences")
-        return Element(*head, items=tuple(tuple(_elements(item, file, depth + 1)) for item in value))
+        if depth == MAX_NESTING:
+            return DumpedElement(*head, error=f"nested deeper than {MAX_NESTING} sequences")
+        return DumpedElement(*head, items=tuple(tuple(_elements(item, file, depth + 1)) for item in value))
     if isinstance(value, bytes):
         shown = _as_text(value) if vr == "UN" else ""
         if shown:
-            return Element(*head, values=tuple(shown.split("\\")))
-        length = _fragments_length(BytesIO(value)) if found.is_undefined_length else 0
-        return Element(*head, length=length or len(value))
+            return DumpedElement(*head, values=tuple(shown.split("\\")))
+        length = _fragments_length(BytesIO(value)) if element.is_undefined_length else 0
+        return DumpedElement(*head, length=length or len(value))
     if value is None or (isinstance(value, str) and not value):
-        return Element(*head, length=0 if vr in _BINARY_VRS else None)
-    several = value if isinstance(value, list) or hasattr(value, "append") else [value]
-    return Element(*head, values=tuple(each if type(each) in (int, float) else _plain(each) for each in several))
+        return DumpedElement(*head, length=0 if vr in _BINARY_VRS else None)
+    values = value if isinstance(value, list) or hasattr(value, "append") else [value]
+    return DumpedElement(*head, values=tuple(part if type(part) in (int, float) else _plain(part) for part in values))
 
 
 def _plain(value: Any) -> str | int | float:
-    """A number as such, anything else as the text that stands in the file."""
+    """Return a number as such, anything else as the text in the file."""
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
@@ -173,27 +173,27 @@ def _plain(value: Any) -> str | int | float:
 
 
 def _as_text(value: bytes) -> str:
-    """Printable ASCII without its padding; empty where the bytes are anything else."""
+    """Return printable ASCII without its padding; empty for any other bytes."""
     stripped = value.rstrip(b" \0")
     shown = stripped.decode("ascii", "replace")
     return shown if shown.isascii() and shown.isprintable() else ""
 
 
 def _is_long(raw: Any) -> bool:
-    """Whether a value stayed in the file, or might as well have."""
+    """Return whether a value stayed in the file, or could have."""
     return isinstance(raw, RawDataElement) and bool(raw.length) and (raw.value is None or len(raw.value) > DEFER_BYTES)
 
 
 def _cut(raw: Any, file: BinaryIO) -> str | None:
-    """How much of a value is there, if that is not all of it."""
+    """Return how much of a value is present, if it is incomplete."""
     if not isinstance(raw, RawDataElement) or raw.length == UNDEFINED_LENGTH:
         return None
-    there = len(raw.value) if raw.value is not None else file.seek(0, SEEK_END) - raw.value_tell
-    return f"{max(there, 0)} of {raw.length} bytes are there" if there < raw.length else None
+    present = len(raw.value) if raw.value is not None else file.seek(0, SEEK_END) - raw.value_tell
+    return f"only {max(present, 0)} of {raw.length} bytes are present" if present < raw.length else None
 
 
 def _length(raw: RawDataElement, file: BinaryIO) -> int:
-    """Bytes that a value should have, without those that tell its fragments apart."""
+    """Return the length that a value should have, without the item headers of its fragments."""
     if raw.length != UNDEFINED_LENGTH:
         return raw.length
     if raw.value is not None:
@@ -203,7 +203,7 @@ def _length(raw: RawDataElement, file: BinaryIO) -> int:
 
 
 def _fragments_length(stream: BinaryIO) -> int:
-    """Bytes of all fragments of an encapsulated value (PS3.5 A.4); 0 where it is none."""
+    """Return the bytes of all fragments of an encapsulated value (PS3.5 A.4); 0 if it is not encapsulated."""
     try:
         parse_basic_offsets(stream)
         return sum(map(len, generate_fragments(stream)))

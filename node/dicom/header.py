@@ -1,7 +1,7 @@
-"""Find a few top-level elements in the bytes of a data set, without decoding the rest.
+"""Read a few top-level elements from the bytes of a data set, without decoding the rest.
 
 A receiver needs some forty elements of each instance, four hundred times a second, from bytes that a hostile peer may
-have written. So this reader walks the encoding of PS3.5 7 only as far as the wanted tags go: it never recurses (nested
+have written. So this reader walks the encoding of PS3.5 7 only as far as the wanted tags go. It never recurses (nested
 sequences are counted, not entered), never allocates by a length that it read, and stops before the pixels.
 """
 
@@ -18,7 +18,7 @@ DEFLATED_LITTLE_ENDIAN = "1.2.840.10008.1.2.1.99"
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
 PIXELS_GROUP = 0x7FE0
-MAXIMUM_NESTING = 256
+MAX_NESTING = 256
 """Deepest sequence that is walked; real data sets stay below ten."""
 
 _LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
@@ -27,7 +27,7 @@ _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
 
 class HeaderCut(Exception):
-    """The bytes end before the last wanted element: more of them are needed, if there are any."""
+    """The bytes end before the last wanted element: more of them are needed."""
 
 
 def read_header(
@@ -40,14 +40,14 @@ def read_header(
     data : bytes-like
         The data set from its first byte (no preamble, no File Meta Information), or its beginning.
     transfer_syntax_uid : str
-        How it is encoded; unknown syntaxes are explicit VR little endian, as all compressed ones are (PS3.5 A.4).
+        Its encoding; unknown syntaxes are explicit VR little endian, as all compressed ones are (PS3.5 A.4).
     wanted : frozenset of int
-        Tags as ``0xggggeeee``; reading stops behind the largest.
+        Tags as ``0xggggeeee``; the reader stops behind the largest.
 
     Returns
     -------
     dict of int to bytes
-        Values with their padding; absent tags are absent.
+        Values with their padding; absent elements are left out.
 
     Raises
     ------
@@ -62,15 +62,15 @@ def read_header(
 
 
 def _inflated(data: bytes | bytearray | memoryview, limit: int = 16_000_000) -> bytes:
-    """The beginning of a deflated data set (PS3.5 A.5), never more than `limit` bytes of it."""
+    """Return the beginning of a deflated data set (PS3.5 A.5), at most `limit` bytes of it."""
     try:
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(bytes(data), limit)
     except zlib.error as error:
-        raise NotUnderstood(f"deflated data set cannot be inflated: {error}") from error
+        raise NotUnderstood(f"the deflated data set cannot be inflated: {error}") from error
 
 
 class _Walker:
-    """A place in the bytes, and how elements are encoded there."""
+    """A position in the bytes, and the encoding of the elements there."""
 
     def __init__(self, data: bytes | bytearray | memoryview, transfer_syntax_uid: str) -> None:
         self.data, self.at, self.end = data, 0, len(data)
@@ -82,12 +82,12 @@ class _Walker:
         self._length = struct.Struct(order + "L").unpack_from
 
     def values(self, wanted: frozenset[int]) -> dict[int, bytes]:
-        """The values of the wanted tags that are here; sequences of undefined length are passed over."""
+        """Return the values of the wanted tags; sequences of undefined length are skipped."""
         data, at, end, tag_and_vr = self.data, self.at, self.end, self._tag_and_vr
         last = min(max(wanted), (PIXELS_GROUP << 16) - 1)
         found: dict[int, bytes] = {}
         while at < end:
-            # What `element` does, at a third of its cost, for the encoding that nearly all elements have.
+            # Does the same as `element`, at a third of its cost, for the encoding of nearly all elements.
             if not self.implicit and at + 8 <= end and (head := tag_and_vr(data, at))[2] in _SHORT_VRS:
                 tag, length, at = head[0] << 16 | head[1], head[3], at + 8
             else:
@@ -109,7 +109,7 @@ class _Walker:
         return found
 
     def element(self) -> tuple[int, int]:
-        """Tag and length of the element here; moves to its value (PS3.5 7.1.2, 7.1.3)."""
+        """Return tag and length of the element here, and move to its value (PS3.5 7.1.2, 7.1.3)."""
         if self.at + 8 > self.end:
             raise HeaderCut
         group, number, self.vr, length = self._tag_and_vr(self.data, self.at)
@@ -127,15 +127,15 @@ class _Walker:
         else:
             raise NotUnderstood(
                 f"element ({group:04X},{number:04X}) at byte {self.at} has no value representation (PS3.5 6.2); "
-                "is the transfer syntax the one that was agreed?"
+                "check that the sender uses the negotiated transfer syntax"
             )
         return tag, length
 
     def skip_undefined(self, tag: int) -> None:
-        """Move behind the value of undefined length here: a sequence, or an UN that holds one (PS3.5 6.2.2)."""
+        """Move behind the value of undefined length here: a sequence, or a UN that holds one (PS3.5 6.2.2)."""
         outside = self.implicit
         self.implicit = outside or self.vr == b"UN"
-        open_values = [(_SEQUENCE_END, outside)]  # delimiter that closes it, encoding outside of it
+        open_values = [(_SEQUENCE_END, outside)]  # closing delimiter, and whether the encoding outside is implicit
         while open_values:
             inner, length = self.element()
             if inner == open_values[-1][0]:
@@ -147,7 +147,7 @@ class _Walker:
             else:
                 open_values.append((_ITEM_END if inner == _ITEM else _SEQUENCE_END, self.implicit))
                 self.implicit = self.implicit or (inner != _ITEM and self.vr == b"UN")
-                if len(open_values) > 2 * MAXIMUM_NESTING:
+                if len(open_values) > 2 * MAX_NESTING:
                     raise NotUnderstood(
-                        f"sequence ({tag >> 16:04X},{tag & 0xFFFF:04X}) is nested deeper than {MAXIMUM_NESTING} levels"
+                        f"sequence ({tag >> 16:04X},{tag & 0xFFFF:04X}) is nested deeper than {MAX_NESTING} levels"
                     )

@@ -1,4 +1,4 @@
-"""One value of a query key -> what it matches (PS3.4 C.2.2.2)."""
+"""Parse the values of a query key into matches (PS3.4 C.2.2.2)."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class OneOf:
 
 @dataclass(frozen=True, slots=True)
 class Like:
-    """Wild Card Matching (PS3.4 C.2.2.2.4): ``*`` is any text, ``?`` any character, all else is meant literally."""
+    """Wild Card Matching (PS3.4 C.2.2.2.4): ``*`` is any text, ``?`` any character; everything else is literal."""
 
     pattern: str
 
 
 @dataclass(frozen=True, slots=True)
 class Between:
-    """Range Matching (PS3.4 C.2.2.2.5) of a date or a time; both ends belong to it, None is an open end.
+    """Range Matching (PS3.4 C.2.2.2.5) of a date or a time, both ends included; None is an open end.
 
-    A single value is a range too (`is_single`): of the moments that a time without seconds or minutes may mean.
+    A single value is a range too (`is_single`): that of the moments that a time without seconds or minutes may mean.
     """
 
     first: dt.date | dt.time | None
@@ -40,7 +40,7 @@ class Between:
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Combined date and time (PS3.4 C.2.2.2.5.4), of the key and the key `time`; both ends belong to it."""
+    """Combined date and time (PS3.4 C.2.2.2.5.4) of the key and the key `time`, both ends included."""
 
     time: Key
     first: tuple[dt.date, dt.time] | None
@@ -54,7 +54,7 @@ class NameLike:
     Attributes
     ----------
     patterns : tuple of str
-        One: any component group must match. Three: each its own, where it is not empty.
+        One: any component group must match. Three: each group must match its pattern, unless that is empty.
     """
 
     patterns: tuple[str, ...]
@@ -74,14 +74,15 @@ _ANYTHING = re.compile(r"\**")
 
 
 def matches_of(key: Key, texts: list[str], *, fuzzy: bool) -> tuple[Match, ...]:
-    """What the values of a key match, one of which is enough.
+    """Return the matches of the values of a key; one of them is enough.
 
-    Empty for Universal Matching (PS3.4 C.2.2.2.3), which a lone ``*`` is too: that matches values of no length.
+    Empty for Universal Matching (PS3.4 C.2.2.2.3), which includes a lone ``*``: that also matches empty values.
 
     Parameters
     ----------
+    key : Key
     texts : list of str
-        Without padding.
+        Values without padding.
     fuzzy : bool
         Whether person names are matched word by word.
 
@@ -109,8 +110,8 @@ def matches_of(key: Key, texts: list[str], *, fuzzy: bool) -> tuple[Match, ...]:
     return tuple(_literal(text) for text in wanted)
 
 
-def joined(date: Between, time_key: Key, time: Between) -> Moments | None:
-    """A date and a time as one moment, if both are ranges of one form (PS3.4 C.2.2.2.5.4); else None."""
+def combined_moments(date: Between, time_key: Key, time: Between) -> Moments | None:
+    """Return a date and a time as one range, if both are ranges of one form (PS3.4 C.2.2.2.5.4); else None."""
     if (date.first is None) != (time.first is None) or (date.last is None) != (time.last is None):
         return None
     if date.is_single or time.is_single:
@@ -123,20 +124,20 @@ def _moment(date: object, time: object) -> tuple[dt.date, dt.time] | None:
 
 
 def require_order(key: Key, match: Match) -> None:
-    """Return unless a range ends before it begins.
+    """Raise if a range ends before it begins.
 
     Raises
     ------
     InvalidQuery
-        It does.
+        The range ends before it begins.
     """
     match match:
         case Between(dt.date() as first, dt.date() as last) if first > last:
-            raise _invalid(key, "a range must begin with its earlier date (PS3.4 C.2.2.2.5)")
+            raise _invalid(key, "the first date of a range must not be after the second (PS3.4 C.2.2.2.5)")
         case Between(dt.time() as first, dt.time() as last) if first > last:
             raise _invalid(key, "a range of times must not cross midnight (PS3.4 C.2.2.2.5)")
         case Moments(_, first, last) if first is not None and last is not None and first > last:
-            raise _invalid(key, "a range must begin with its earlier moment (PS3.4 C.2.2.2.5)")
+            raise _invalid(key, "the first moment of a range must not be after the second (PS3.4 C.2.2.2.5)")
 
 
 def _invalid(key: Key, rule: str) -> InvalidQuery:
@@ -145,7 +146,7 @@ def _invalid(key: Key, rule: str) -> InvalidQuery:
 
 def _plain(key: Key, text: str) -> str:
     if "*" in text or "?" in text:
-        raise _invalid(key, f"VR {key.vr} knows no wild cards (PS3.4 C.2.2.2.4)")
+        raise _invalid(key, f"VR {key.vr} does not allow wild cards (PS3.4 C.2.2.2.4)")
     return text
 
 
@@ -179,15 +180,18 @@ _DATE = r"\d{8}|\d{4}\.\d\d\.\d\d"
 _TIME = r"\d\d(?:\d\d(?:\d\d(?:\.\d{1,6})?)?)?|\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?"
 
 
-def _ends(key: Key, text: str, one: str, form: str) -> tuple[str, str, bool]:
-    """The two ends of a range, of which one may be empty; of a single value, twice that, and that it is one."""
+def _ends(key: Key, text: str, single: str, form: str) -> tuple[str, str, bool]:
+    """Return the two ends of a range, either of which may be empty; for a single value, twice the value and True.
+
+    `single` is the pattern of a single value.
+    """
     plain = "".join(text.split())
-    if re.fullmatch(one, plain):
+    if re.fullmatch(single, plain):
         return plain, plain, True
-    found = re.fullmatch(f"({one})?-({one})?", plain)
-    if found is None or plain == "-":
+    ends = re.fullmatch(f"({single})?-({single})?", plain)
+    if ends is None or plain == "-":
         raise _invalid(key, f"must be {form}, or a range of two with a hyphen, one of them optional (PS3.4 C.2.2.2.5)")
-    return found[1] or "", found[2] or "", False
+    return ends[1] or "", ends[2] or "", False
 
 
 def _dates(key: Key, text: str) -> Between:
@@ -199,7 +203,7 @@ def _dates(key: Key, text: str) -> Between:
 
 
 def _times(key: Key, text: str) -> Between:
-    """A time that leaves out seconds or minutes begins a range with their first moment, and ends it with their last."""
+    """Return the range of a time. Without seconds or minutes it runs from their first moment to their last."""
     begin, end, is_single = _ends(key, text, _TIME, "a time HHMMSS.FFFFFF")
     first, last = time_of(begin), time_of(end)
     if (begin and first is None) or (end and last is None):

@@ -1,4 +1,4 @@
-"""The attributes that queries can name, and the levels that they belong to (PS3.4 C.6)."""
+"""The attributes that queries can name, and their levels (PS3.4 C.6)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from node.errors import VoxelnodeError
 
 
 class InvalidQuery(VoxelnodeError):
-    """A key of the query cannot be understood: `tag` is the offending element, `rule` what it breaks.
+    """A key of the query cannot be understood: `tag` is the offending element, `rule` the rule that it breaks.
 
-    The value is in neither: it may be a patient's.
+    The value is in neither, because it may be a patient's.
     """
 
     def __init__(self, tag: int, rule: str) -> None:
@@ -24,7 +24,7 @@ class InvalidQuery(VoxelnodeError):
 
 
 class IdentifierMismatch(InvalidQuery):
-    """The identifier breaks the rules of the information model: its level, or a unique key (PS3.4 C.4.1.2, C.6)."""
+    """The identifier breaks a rule of the information model about its level or a unique key (PS3.4 C.4.1.2, C.6)."""
 
 
 class Level(IntEnum):
@@ -36,7 +36,7 @@ class Level(IntEnum):
     IMAGE = 3
 
 
-class Model(Enum):
+class QueryModel(Enum):
     """Information model (PS3.4 C.6.1, C.6.2); the Study Root model has the attributes of patients at level STUDY."""
 
     PATIENT_ROOT = Level.PATIENT
@@ -45,16 +45,17 @@ class Model(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """An attribute that can be asked for.
+    """An attribute that a query can name.
 
     Attributes
     ----------
+    keyword, vr : str
     level : Level
-        Whose attribute it is.
+        Level of the attribute.
     column : str or None
-        Of the table of its level; None: made of what belongs to a row.
+        Column in the table of its level; None: computed from the rows below.
     matched : bool
-        Whether its values can be looked for; else it is only answered.
+        Whether its values can be matched; else it can only be returned.
     """
 
     keyword: str
@@ -65,11 +66,11 @@ class Key:
 
 
 def _stored(level: Level, stored: tuple[attributes.Attribute, ...]) -> list[Key]:
-    # What an image says of the size of its series is a hint of its sender; asked for is what is here.
+    # An image's own statement about the size of its series is a hint of the sender, not the number stored here.
     return [
-        Key(keyword_for_tag(one.tag), one.vr, level, one.column)
-        for one in stored
-        if one.column != "number_of_series_related_instances"
+        Key(keyword_for_tag(attribute.tag), attribute.vr, level, attribute.column)
+        for attribute in stored
+        if attribute.column != "number_of_series_related_instances"
     ]
 
 
@@ -91,14 +92,14 @@ KEYS: Mapping[str, Key] = {
         Key("AvailableTransferSyntaxUID", "UI", Level.IMAGE, "transfer_syntax_uid"),
     )
 }
-"""Every supported key. *Instance Availability* (0008,0056) is answered too, at each level but PATIENT."""
+"""Every supported key. *Instance Availability* (0008,0056) is returned too, at each level but PATIENT."""
 
 SUPPORTED: Mapping[Level, tuple[str, ...]] = {
     level: tuple(key.keyword for key in KEYS.values() if key.level == level)
     + (("InstanceAvailability",) if level != Level.PATIENT else ())
     for level in Level
 }
-"""Keywords of the supported keys of each level; those of the levels above can be asked for too."""
+"""Keywords of the supported keys of each level; a query may also name those of the levels above."""
 
 UNIQUE_KEYS: Mapping[Level, str] = {
     Level.PATIENT: "PatientID",

@@ -1,6 +1,6 @@
-"""Query keys, for C-FIND and QIDO-RS alike: an identifier -> what must hold, and what is asked back (PS3.4 C.2.2).
+"""Parse a query, for C-FIND and QIDO-RS alike: an identifier becomes conditions and returned keys (PS3.4 C.2.2).
 
-`read_query` decides what a key means; `node.index.queries.find` finds what it means in the index.
+`read_query` decides what a key means; `node.index.queries.find` looks for matches in the index.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 
-from node.dicom.key_values import Between, Match, OneOf, joined, matches_of, require_order
-from node.dicom.keys import KEYS, UNIQUE_KEYS, IdentifierMismatch, InvalidQuery, Key, Level, Model
+from node.dicom.key_values import Between, Match, OneOf, combined_moments, matches_of, require_order
+from node.dicom.keys import KEYS, UNIQUE_KEYS, IdentifierMismatch, InvalidQuery, Key, Level, QueryModel
 from node.dicom.values import CONVERSION_ERRORS, held, standard_tag
 
-LONGEST_VALUE = 1024
-"""Most characters of one value of a key; a PN holds 324, and a pattern may be longer than what it matches."""
+MAX_KEY_LENGTH = 1024
+"""Most characters of one value of a key: a PN holds 324, and a pattern may be longer than the text that it matches."""
 
 _TIME_OF_DATE = {
     "StudyDate": "StudyTime",
@@ -32,18 +32,18 @@ _TIME_OF_DATE = {
 
 _NO_KEYS = frozenset(
     {
-        "SpecificCharacterSet",  # how the identifier is encoded; decoded by whoever read it
+        "SpecificCharacterSet",  # the encoding of the identifier, which is already decoded
         "QueryRetrieveLevel",
         "QueryRetrieveView",
-        "RetrieveAETitle",  # answered by who answers
-        "TimezoneOffsetFromUTC",  # times are compared as they were sent: the index knows no offset
+        "RetrieveAETitle",  # the responder adds it
+        "TimezoneOffsetFromUTC",  # times are compared as they were sent: the index has no offsets
     }
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A key and its matches, one of which must hold; several values of a key that is no UID are meant as "or"."""
+    """A key and its matches, one of which must hold; several values of a key that is not a UID are alternatives."""
 
     key: Key
     matches: tuple[Match, ...]
@@ -51,7 +51,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a peer and we have agreed on (PS3.4 C.5.1.1); QIDO-RS has the first two always (PS3.18 8.3.4)."""
+    """Negotiated query options (PS3.4 C.5.1.1); QIDO-RS always has the first two (PS3.18 8.3.4)."""
 
     relational: bool = False
     combined_datetime: bool = False
@@ -60,20 +60,20 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is looked for.
+    """A parsed query.
 
     Attributes
     ----------
     level : Level
-        What an answer is about.
+        Level of the answers.
     conditions : tuple of Condition
-        All of them must hold. Those of a lower level hold if something below matches all of that level.
+        All of them must hold. Conditions of a lower level hold if one entity below matches all of them.
     returned : tuple of str
-        Keywords of what is answered, the unique keys among them whether asked for or not.
+        Keywords of the returned attributes, always with the unique keys.
     unsupported : tuple of str
-        Keys that are not looked at, as keyword or tag: optional keys (PS3.4 C.2.2.1.3) or of a lower level.
+        Ignored keys, as keyword or tag: unsupported optional keys (PS3.4 C.2.2.1.3), or keys of a lower level.
     limit, offset : int
-        Of the answers in their order; None is all of them.
+        Limit and offset of the answers in their order; None: no limit.
     """
 
     level: Level
@@ -86,20 +86,19 @@ class Query:
 
 def read_query(
     identifier: Dataset,
-    model: Model = Model.STUDY_ROOT,
+    model: QueryModel = QueryModel.STUDY_ROOT,
     options: Options = Options(),
     *,
     limit: int | None = None,
     offset: int = 0,
 ) -> Query:
-    """Return what an identifier asks.
+    """Return the query of an identifier.
 
     Parameters
     ----------
     identifier : Dataset
-        The keys; *Query/Retrieve Level* (0008,0052) says what is asked for. Text is decoded by its *Specific Character
-        Set* (0008,0005).
-    model : Model
+        The keys, with *Query/Retrieve Level* (0008,0052). Text is decoded by its *Specific Character Set* (0008,0005).
+    model : QueryModel
     options : Options
     limit, offset : int
         See `Query`.
@@ -107,22 +106,22 @@ def read_query(
     Raises
     ------
     IdentifierMismatch
-        The level is none of the model, or the query is hierarchical and lacks a unique key above its level.
+        The level is not in the model, or the query is hierarchical and lacks a unique key above its level.
     InvalidQuery
         The value of a key breaks its value representation, or the rules of its matching.
 
     Notes
     -----
-    PS3.4 C.2.2 and C.4.1.1.3.1. Keys of levels above are looked for in hierarchical queries too; the standard leaves
-    them out there.
+    PS3.4 C.2.2 and C.4.1.1.3.1. Hierarchical queries match keys of the levels above too, which the standard does not
+    require.
     """
     level = _level_of(identifier, model)
     conditions: list[Condition] = []
-    returned = [UNIQUE_KEYS[each] for each in Level if model.value <= each <= level]
+    returned = [UNIQUE_KEYS[above] for above in Level if model.value <= above <= level]
     unsupported: list[str] = []
-    for tag in map(BaseTag, identifier.keys()):  # iterating over a Dataset converts what it holds
+    for tag in map(BaseTag, identifier.keys()):  # iterating over a Dataset converts its elements
         keyword = keyword_for_tag(tag)
-        if keyword in _NO_KEYS or tag.element == 0:  # group lengths, retired
+        if keyword in _NO_KEYS or tag.element == 0:  # group lengths are retired
             continue
         key = _key(keyword, level, options)
         if key is None:
@@ -144,14 +143,14 @@ def read_query(
 
 
 def _key(keyword: str, level: Level, options: Options) -> Key | None:
-    """The key that a keyword names in a query of a level; None where it is not supported."""
+    """Return the key that a keyword names in a query of a level; None if it is unsupported."""
     if keyword == "InstanceAvailability" and level != Level.PATIENT:
         return Key(keyword, "CS", level, matched=False)
     key = KEYS.get(keyword)
     return key if key is not None and (key.level <= level or options.relational) else None
 
 
-def _level_of(identifier: Dataset, model: Model) -> Level:
+def _level_of(identifier: Dataset, model: QueryModel) -> Level:
     tag = standard_tag("QueryRetrieveLevel")
     values = _texts(identifier, tag) if tag in identifier else []
     allowed = [level.name for level in Level if level >= model.value]
@@ -160,14 +159,14 @@ def _level_of(identifier: Dataset, model: Model) -> Level:
     return Level[values[0]]
 
 
-def _require_unique_keys(conditions: list[Condition], level: Level, model: Model) -> None:
-    """PS3.4 C.4.1.2.1: a hierarchical query names one entity at each level above its own."""
-    found = {condition.key.keyword: condition.matches for condition in conditions}
+def _require_unique_keys(conditions: list[Condition], level: Level, model: QueryModel) -> None:
+    """Raise unless a hierarchical query names one entity at each level above its own (PS3.4 C.4.1.2.1)."""
+    matches = {condition.key.keyword: condition.matches for condition in conditions}
     for above in Level:
         if not model.value <= above < level:
             continue
         keyword = UNIQUE_KEYS[above]
-        match found.get(keyword, ()):
+        match matches.get(keyword, ()):
             case (OneOf(values),) if len(values) == 1:
                 continue
         tag = standard_tag(keyword)
@@ -179,41 +178,41 @@ def _require_unique_keys(conditions: list[Condition], level: Level, model: Model
 
 
 def _texts(identifier: Dataset, tag: BaseTag) -> list[str]:
-    """The values of a key as text without padding."""
+    """Return the values of a key as text without padding."""
     raw = held(identifier, tag)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # patterns and ranges are no values of their representation
+        warnings.simplefilter("ignore")  # patterns and ranges are not valid values of their VR
         try:
             if isinstance(raw, RawDataElement) and raw.value and dictionary_VR(tag) == "IS":
-                value = raw.value.decode("ascii").split("\\")  # pydicom would not have a ``*`` there
+                value = raw.value.decode("ascii").split("\\")  # pydicom rejects a ``*`` there
             else:
                 value = identifier[tag].value
-            several = value if isinstance(value, (MultiValue, list, tuple)) else [] if value is None else [value]
-            texts = [str(each).strip(" \0") for each in several]
+            parts = value if isinstance(value, (MultiValue, list, tuple)) else [] if value is None else [value]
+            texts = [str(part).strip(" \0") for part in parts]
         except CONVERSION_ERRORS as error:
             raise InvalidQuery(tag, "the value cannot be decoded (PS3.5 6.2)") from error
-    if any(len(text) > LONGEST_VALUE for text in texts):
-        raise InvalidQuery(tag, f"a value must not be longer than {LONGEST_VALUE} characters")
+    if any(len(text) > MAX_KEY_LENGTH for text in texts):
+        raise InvalidQuery(tag, f"a value must not be longer than {MAX_KEY_LENGTH} characters")
     return texts
 
 
 def _combined(conditions: list[Condition]) -> list[Condition]:
-    """Join ranges of dates and of their times where both have the same form (PS3.4 C.2.2.2.5.4)."""
-    found = {condition.key.keyword: condition for condition in conditions}
+    """Join ranges of dates and of their times if both have the same form (PS3.4 C.2.2.2.5.4)."""
+    combined = {condition.key.keyword: condition for condition in conditions}
     for date_keyword, time_keyword in _TIME_OF_DATE.items():
-        dates, times = found.get(date_keyword), found.get(time_keyword)
+        dates, times = combined.get(date_keyword), combined.get(time_keyword)
         if dates is None or times is None:
             continue
         match dates.matches, times.matches:
             case (Between() as date,), (Between() as time,):
-                moments = joined(date, times.key, time)
+                moments = combined_moments(date, times.key, time)
                 if moments is not None:
-                    found[date_keyword] = replace(dates, matches=(moments,))
-                    del found[time_keyword]
-    return list(found.values())
+                    combined[date_keyword] = replace(dates, matches=(moments,))
+                    del combined[time_keyword]
+    return list(combined.values())
 
 
 def _require_order(conditions: list[Condition]) -> None:
     for condition in conditions:
-        for each in condition.matches:
-            require_order(condition.key, each)
+        for match in condition.matches:
+            require_order(condition.key, match)

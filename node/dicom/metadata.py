@@ -1,4 +1,4 @@
-"""What a file says, in the DICOM JSON Model, and the long values that are left out of it (PS3.18 10.4.1.1.2)."""
+"""The metadata of a file in the DICOM JSON Model, and the long values that it leaves out (PS3.18 10.4.1.1.2)."""
 
 from __future__ import annotations
 
@@ -17,69 +17,79 @@ from node.dicom.reading import read_instance
 from node.dicom.values import CONVERSION_ERRORS, value, whole
 
 NATIVE = frozenset(("1.2.840.10008.1.2", "1.2.840.10008.1.2.1"))
-"""Transfer syntaxes whose pixel data need not be read to know their length."""
+"""Transfer syntaxes whose pixel data have a stated length, which need not be read."""
 
-MAXIMUM_DEPTH = 16
-"""Of a path to bulk data: sequences within each other."""
+MAX_DEPTH = 16
+"""Deepest nesting of sequences in a path to bulk data."""
 
 
 class NoSuchValue(Exception):
-    """The data set holds no such bulk data."""
+    """The data set does not hold the requested bulk data."""
 
 
-def metadata(path: Path, transfer_syntax_uid: str, url: str, longest: int | None = None) -> bytes:
-    """Return the elements of a file in the DICOM JSON Model, without File Meta Information but with its syntax.
+def metadata(path: Path, transfer_syntax_uid: str, url: str, max_bytes: int | None = None) -> bytes:
+    """Return a file in the DICOM JSON Model, with its transfer syntax but without File Meta Information.
 
     Parameters
     ----------
+    path : Path
+    transfer_syntax_uid : str
     url : str
-        Of the instance; URIs of bulk data begin with it.
-    longest : int or None
-        Bytes of the file that may be read for it.
+        URL of the instance; URIs of bulk data begin with it.
+    max_bytes : int or None
+        Largest number of bytes of the file that may be read.
 
     Raises
     ------
     TooLong
-        It takes more than `longest`.
+        More than `max_bytes` would have to be read.
     Exception
-        Whatever pydicom raises for a damaged file.
+        Anything that pydicom raises for a damaged file.
     """
-    ds = _header(path, transfer_syntax_uid, longest)
-    told = json_model(ds, lambda place: f"{url}/bulkdata/{quote(place)}")
-    # Not an element of the data set, but how viewers know what frames are (PS3.18 10.4.1.1.2).
-    told["00083002"] = {"vr": "UI", "Value": [transfer_syntax_uid]}
-    told = dict(sorted(told.items()))
-    return json.dumps(told, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    ds = _header(path, transfer_syntax_uid, max_bytes)
+    model = json_model(ds, lambda tag_path: f"{url}/bulkdata/{quote(tag_path)}")
+    # Not an element of the data set, but viewers need it to decode frames (PS3.18 10.4.1.1.2).
+    model["00083002"] = {"vr": "UI", "Value": [transfer_syntax_uid]}
+    model = dict(sorted(model.items()))
+    return json.dumps(model, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _header(path: Path, transfer_syntax_uid: str, longest: int | None) -> Dataset:
-    if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN and longest is not None:
-        raise TooLong  # nobody knows how long it is until it is inflated
+def _header(path: Path, transfer_syntax_uid: str, max_bytes: int | None) -> Dataset:
+    if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN and max_bytes is not None:
+        raise TooLong  # its length is unknown until it is inflated
     if transfer_syntax_uid in NATIVE:
-        return read_instance(path, longest)
-    header, element = header_and_pixels(path, longest)
+        return read_instance(path, max_bytes)
+    header, element = header_and_pixels(path, max_bytes)
     if element is None:  # or deflated
-        return read_instance(path, longest)
-    header[element.tag] = DataElement(element.tag, element.vr, b"")  # that it is there is all that is told
+        return read_instance(path, max_bytes)
+    header[element.tag] = DataElement(element.tag, element.vr, b"")  # the metadata only say that it is present
     return header
 
 
-def long_value(path: Path, place: str) -> bytes:
-    """Return the value that `metadata` tells a URI of; `place` is the end of that URI.
+def long_value(path: Path, tag_path: str) -> bytes:
+    """Return a value that `metadata` leaves out.
+
+    Parameters
+    ----------
+    path : Path
+    tag_path : str
+        The end of the value's URI: tags, and numbers of items from 1, joined by dots.
 
     Raises
     ------
     NoSuchValue
+        The instance has no such bulk data.
     OSError
+        The file cannot be read.
     """
-    steps = place.split(".")
+    steps = tag_path.split(".")
     try:
-        if len(steps) > 2 * MAXIMUM_DEPTH:
+        if len(steps) > 2 * MAX_DEPTH:
             raise LookupError
-        found = read_instance(path)
+        ds = read_instance(path)
         for tag, item in zip(steps[:-1:2], steps[1::2], strict=True):
-            found = found[int(tag, 16)].value[int(item) - 1]
-        data = found[int(steps[-1], 16)].value
+            ds = ds[int(tag, 16)].value[int(item) - 1]
+        data = ds[int(steps[-1], 16)].value
     except CONVERSION_ERRORS:
         data = None
     if isinstance(data, str):
@@ -95,9 +105,10 @@ def document(path: Path) -> bytes:
     Raises
     ------
     NoSuchValue
+        The instance is not an encapsulated document.
     """
     ds = read_instance(path)
     data = value(ds, "EncapsulatedDocument")
     if not isinstance(data, bytes):
-        raise NoSuchValue("the instance holds no document")
+        raise NoSuchValue("the instance has no Encapsulated Document (0042,0011)")
     return data[: whole(ds, "EncapsulatedDocumentLength") or len(data)]

@@ -5,25 +5,25 @@ from __future__ import annotations
 import struct
 
 IMPLEMENTATION_CLASS_UID = "2.25.203918237049125317709215371926431094752"
-"""Ours, from a UUID as PS3.5 B.2 allows."""
+"""UID of voxelnode, from a UUID as PS3.5 B.2 allows."""
 
 IMPLEMENTATION_VERSION_NAME = "VOXELNODE_0"
 
 
 def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, source_ae_title: str = "") -> bytes:
-    """Return what stands before the data set in a DICOM file.
+    """Return the bytes before the data set in a DICOM file.
 
     Parameters
     ----------
     sop_class_uid, sop_instance_uid, transfer_syntax_uid : str
         (0002,0002), (0002,0003) and (0002,0010).
     source_ae_title : str
-        (0002,0016), who sent the instance; left out when empty.
+        (0002,0016), the sender of the instance; left out if empty.
 
     Returns
     -------
     bytes
-        128 zeros, ``DICM`` and group 0002 in explicit VR little endian: the data set's own bytes follow unchanged.
+        128 zeros, ``DICM`` and group 0002 in explicit VR little endian. The data set's own bytes follow unchanged.
 
     Notes
     -----

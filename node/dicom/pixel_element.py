@@ -1,4 +1,4 @@
-"""Where the pixel data of a file lie, and single frames of them as they are stored, without reading the others."""
+"""Locate the pixel data of a file, and read single stored frames without the others."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ UNDEFINED_LENGTH = 0xFFFFFFFF
 
 PIECE_BYTES = 1 << 20
 
-LONGEST_OFFSET_TABLE = 4 << 20
-"""Bytes of an Extended Offset Table that is held: that of half a million frames."""
+MAX_OFFSET_TABLE_BYTES = 4 << 20
+"""Largest Extended Offset Table that is kept in memory: that of half a million frames."""
 
 _VRS = {0x7FE00008: "OF", 0x7FE00009: "OD", 0x7FE00010: "OW"}
 _HALF_SAMPLED = ("YBR_FULL_422", "YBR_PARTIAL_422")
 
 
 class FrameNotFound(Exception):
-    """The pixel data do not hold the frame, or it cannot be told where in them it lies."""
+    """The pixel data do not hold the frame, or its place in them is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class PixelElement:
-    """The pixel data of one file; nothing of its header is held.
+    """Location of the pixel data of one file; nothing of its header is kept.
 
     Attributes
     ----------
     path : Path
     tag : int
-        Of Pixel Data, or Float or Double Float Pixel Data.
+        Tag of Pixel Data, or Float or Double Float Pixel Data.
     vr : str
         ``OB``, ``OW``, ``OF`` or ``OD``.
     offset, length : int
-        Of the value in the file, bytes; for encapsulated pixel data `offset` is that of the first item, and `length`
-        reaches to the end of the file.
+        Position of the value in the file, in bytes. If the pixel data are encapsulated, `offset` is that of the first
+        item, and `length` reaches to the end of the file.
     encapsulated : bool
     frames : int
-        Number of Frames (0028,0008); 1 where it is not told.
+        Number of Frames (0028,0008); 1 if it is absent.
     frame_bits : int
-        Of one native frame; 0 where the header does not tell.
+        Bits of one native frame; 0 if the header does not state it.
     word_bytes : int
-        How many bytes change their order to be little endian.
+        Number of bytes that swap together when big endian is converted to little endian.
     extended_offsets : (bytes, bytes) or None
         Extended Offset Table and its lengths, PS3.3 C.7.6.3.1.8.
     """
@@ -70,30 +70,31 @@ class PixelElement:
 
     @property
     def frame_bytes(self) -> int:
-        """Of one native frame, or one that is decompressed."""
+        """Bytes of one native or decompressed frame."""
         return -(-self.frame_bits // 8)
 
     def native_frame(self, number: int) -> Iterator[bytes]:
-        """One frame of pixel data that are not encapsulated, from 1, in little endian (PS3.5 8.1.1), in pieces.
+        """Return one frame (from 1) of native pixel data, in little endian (PS3.5 8.1.1), in pieces.
 
-        Frames of single bits need not begin at whole bytes; the one that is returned does.
+        Frames of single bits need not begin at whole bytes in the file; the returned frame does.
 
         Raises
         ------
         FrameNotFound
+            The pixel data are too short.
         """
         bits = self.frame_bits
         if not 1 <= number <= self.frames or number * bits > self.length * 8 or not bits:
-            raise FrameNotFound(f"there is no frame {number} of {self.frames} in {self.length} bytes of pixel data")
+            raise FrameNotFound(f"frame {number} of {self.frames} is not within {self.length} bytes of pixel data")
         return self._pieces((number - 1) * bits)
 
     def _pieces(self, first: int) -> Iterator[bytes]:
-        """A frame that begins at the bit `first` of the value."""
+        """Yield a frame that begins at bit `first` of the value."""
         at, shift = first // 8, first % 8
         for start in range(0, self.frame_bytes, PIECE_BYTES):
             stop = min(start + PIECE_BYTES, self.frame_bytes)
             data = self._bytes(at + start, at + stop + (shift > 0))
-            if shift:  # the byte behind the value, which the last frame asks for, is none of it
+            if shift:  # the last frame needs one byte more, which is behind the value: use a zero
                 read = np.frombuffer(data.ljust(stop - start + 1, b"\0"), np.uint8)
                 data = (read[:-1] >> shift | read[1:] << (8 - shift)).tobytes()
             if stop == self.frame_bytes and self.frame_bits % 8:
@@ -101,7 +102,7 @@ class PixelElement:
             yield data
 
     def _bytes(self, start: int, stop: int) -> bytes:
-        """Some bytes of the value, as little endian has them."""
+        """Return bytes of the value in little endian."""
         word = self.word_bytes
         aligned = start // word * word
         with self.path.open("rb") as file:
@@ -112,28 +113,30 @@ class PixelElement:
         return data[start - aligned : stop - aligned]
 
     def encapsulated_frame(self, number: int) -> bytes:
-        """The codestream of one frame of encapsulated pixel data, from 1 (PS3.5 A.4).
+        """Return the codestream of one frame (from 1) of encapsulated pixel data (PS3.5 A.4).
 
         Raises
         ------
         FrameNotFound
+            The offset tables and fragments do not locate the frame.
         """
         if not 1 <= number <= self.frames:
-            raise FrameNotFound(f"there is no frame {number} of {self.frames}")
+            raise FrameNotFound(f"the instance has {self.frames} frames, but frame {number} was requested")
         with self.path.open("rb") as file:
             file.seek(self.offset)
             try:
                 return get_frame(file, number - 1, extended_offsets=self.extended_offsets, number_of_frames=self.frames)
-            except Exception as error:  # ValueError, struct.error, ...: whatever broken items make pydicom raise
-                raise FrameNotFound(f"frame {number} of {self.frames} cannot be told from the others") from error
+            except Exception as error:  # ValueError, struct.error, ...: broken items make pydicom raise anything
+                raise FrameNotFound(f"frame {number} of {self.frames} cannot be separated from the others") from error
 
 
 def single_frame(header: Dataset, element: PixelElement, number: int) -> Dataset:
-    """Return a data set that has one frame of encapsulated pixel data, from 1, for its only one.
+    """Return a data set whose only frame is one frame (from 1) of encapsulated pixel data.
 
     Raises
     ------
     FrameNotFound
+        See `PixelElement.encapsulated_frame`.
     """
     ds = Dataset({tag: header.get_item(tag) for tag in header.keys()})  # noqa: SIM118 - iterating converts elements
     ds.file_meta = header.file_meta
@@ -145,23 +148,24 @@ def single_frame(header: Dataset, element: PixelElement, number: int) -> Dataset
     return ds
 
 
-def header_and_pixels(path: Path, longest: int | None = None) -> tuple[Dataset, PixelElement | None]:
-    """Return what stands before the pixel data of a file, and where they lie; None where it has none, or is deflated.
+def header_and_pixels(path: Path, max_bytes: int | None = None) -> tuple[Dataset, PixelElement | None]:
+    """Return the header of a file, and the location of its pixel data; None if it has none, or if it is deflated.
 
     Parameters
     ----------
-    longest : int or None
-        Bytes of the file that may be read.
+    path : Path
+    max_bytes : int or None
+        Largest number of bytes of the file that may be read.
 
     Raises
     ------
     TooLong
-        More than `longest` would have to be read.
+        More than `max_bytes` would have to be read.
     Exception
-        Whatever pydicom raises for a damaged file.
+        Anything that pydicom raises for a damaged file.
     """
     with path.open("rb") as whole_file:
-        file: Any = BoundedFile(whole_file, longest)
+        file: Any = BoundedFile(whole_file, max_bytes)
         header = dcmread(file, stop_before_pixels=True, force=True)
         syntax = text(header.file_meta, "TransferSyntaxUID")
         head = b"" if syntax == DEFLATED_LITTLE_ENDIAN else file.read(12)
@@ -175,7 +179,7 @@ def header_and_pixels(path: Path, longest: int | None = None) -> tuple[Dataset, 
         vr = _VRS[tag]
         if syntax == IMPLICIT_LITTLE_ENDIAN:
             length, offset = struct.unpack_from("<L", head, 4)[0], file.tell() - len(head) + 8
-        else:  # OB, OW, OF and OD: two bytes are reserved, four tell the length (PS3.5 7.1.2)
+        else:  # OB, OW, OF and OD: two bytes are reserved, four hold the length (PS3.5 7.1.2)
             vr = head[4:6].decode("ascii", "replace")
             length, offset = struct.unpack_from(order + "L", head, 8)[0], file.tell()
         rest = os.fstat(file.fileno()).st_size - offset
@@ -194,16 +198,16 @@ def header_and_pixels(path: Path, longest: int | None = None) -> tuple[Dataset, 
     )
 
 
-def pixel_element(path: Path, longest: int | None = None) -> PixelElement | None:
-    """Return where the pixel data of a file lie; see `header_and_pixels`."""
-    return header_and_pixels(path, longest)[1]
+def pixel_element(path: Path, max_bytes: int | None = None) -> PixelElement | None:
+    """Return the location of the pixel data of a file; see `header_and_pixels`."""
+    return header_and_pixels(path, max_bytes)[1]
 
 
 def _extended_offsets(header: Dataset) -> tuple[bytes, bytes] | None:
     offsets, lengths = value(header, "ExtendedOffsetTable"), value(header, "ExtendedOffsetTableLengths")
     if not isinstance(offsets, bytes) or not isinstance(lengths, bytes):
         return None
-    return (offsets, lengths) if max(len(offsets), len(lengths)) <= LONGEST_OFFSET_TABLE else None
+    return (offsets, lengths) if max(len(offsets), len(lengths)) <= MAX_OFFSET_TABLE_BYTES else None
 
 
 def _frame_bits(header: Dataset, vr: str) -> int:
@@ -216,7 +220,7 @@ def _frame_bits(header: Dataset, vr: str) -> int:
 
 
 def _word_bytes(header: Dataset, vr: str) -> int:
-    """The size of what is swapped in big endian: words of OW hold single bytes too (PS3.5 7.3)."""
+    """Return the size of the words that big endian swaps: words of OW hold single bytes too (PS3.5 7.3)."""
     if vr == "OB":
         return 1
     return {"OF": 4, "OD": 8}.get(vr) or max((whole(header, "BitsAllocated") or 0) // 8, 2)

@@ -1,8 +1,7 @@
-"""Private elements by who reserved them: group, private creator and offset within the creator's block.
+"""Read private elements by their creator: group, private creator, and offset within the creator's block.
 
-Blocks are numbered anew by archives and anonymisers, so that (0019,100C) of one file is (0019,120C) of another; and
-where the value representation was lost (UN after a re-encoding as implicit VR, PS3.5 6.2.2) the bytes are read as the
-vendor says.
+Archives and anonymisers renumber blocks, so that (0019,100C) of one file is (0019,120C) of another. If the value
+representation was lost (UN after re-encoding as implicit VR, PS3.5 6.2.2), the bytes are read as the vendor documents.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _ITEM = b"\xfe\xff\x00\xe0"
 
 
 class PrivateTag(NamedTuple):
-    """What a vendor documents: (gggg,xxee) of a private creator, and its value representation."""
+    """A private element as its vendor documents it: (gggg,xxee) of a private creator, and its value representation."""
 
     group: int
     creator: str
@@ -34,33 +33,33 @@ class PrivateTag(NamedTuple):
 
 
 def private_bytes(ds: Dataset, tag: PrivateTag) -> bytes | None:
-    """Return the bytes of a private element; None where it is absent or pydicom holds no bytes of it."""
-    found = _element(ds, tag)
-    return found.value if found is not None and isinstance(found.value, bytes) else None
+    """Return the bytes of a private element; None if it is absent or pydicom has converted it."""
+    element = _element(ds, tag)
+    return element.value if element is not None and isinstance(element.value, bytes) else None
 
 
 def private_numbers(ds: Dataset, tag: PrivateTag, count: int | None = None) -> tuple[float, ...] | None:
-    """Return finite numbers of a private element, of which there must be `count` if it is given; else None."""
-    found = _element(ds, tag)
-    if found is None:
+    """Return the finite numbers of a private element; None unless there are `count` of them, if that is given."""
+    element = _element(ds, tag)
+    if element is None:
         return None
-    if not isinstance(found.value, bytes):
-        return as_numbers(found.value, count)
-    vr = tag.vr if found.VR in _UNTYPED else str(found.VR)
+    data: Any = element.value
+    if not isinstance(data, bytes):
+        return as_numbers(data, count)
+    vr = tag.vr if element.VR in _UNTYPED else str(element.VR)
     if vr not in _BINARY:
-        return as_numbers(_text(found.value).split("\\"), count) if found.value else None
-    order = ">" if isinstance(found, RawDataElement) and not found.is_little_endian else "<"
-    size = struct.calcsize(_BINARY[vr])
-    several = len(found.value) // size
-    return as_numbers(struct.unpack_from(f"{order}{several}{_BINARY[vr]}", found.value), count) if several else None
+        return as_numbers(_text(data).split("\\"), count) if data else None
+    order = ">" if isinstance(element, RawDataElement) and not element.is_little_endian else "<"
+    words = len(data) // struct.calcsize(_BINARY[vr])
+    return as_numbers(struct.unpack_from(f"{order}{words}{_BINARY[vr]}", data), count) if words else None
 
 
 def private_text(ds: Dataset, tag: PrivateTag) -> str:
-    """Return the (first) text of a private element without padding; empty where there is none."""
-    found = _element(ds, tag)
-    if found is None:
+    """Return the (first) text of a private element without padding; empty if it is absent."""
+    element = _element(ds, tag)
+    if element is None:
         return ""
-    value: Any = found.value
+    value: Any = element.value
     if isinstance(value, bytes):
         return _text(value).split("\\")[0].strip(" \0")
     if not isinstance(value, str) and hasattr(value, "__getitem__") and len(value):
@@ -69,32 +68,32 @@ def private_text(ds: Dataset, tag: PrivateTag) -> str:
 
 
 def private_texts(ds: Dataset, tag: PrivateTag) -> tuple[str, ...]:
-    """Return all texts of a private element without padding; empty where there is none."""
-    found = _element(ds, tag)
-    if found is None:
+    """Return all texts of a private element without padding; empty if it is absent."""
+    element = _element(ds, tag)
+    if element is None:
         return ()
-    if isinstance(found.value, bytes):
-        several: Sequence[Any] = _text(found.value).split("\\")
+    if isinstance(element.value, bytes):
+        parts: Sequence[Any] = _text(element.value).split("\\")
     else:
-        several = found.value if isinstance(found.value, MultiValue) else [found.value]
-    return tuple(each.strip(" \0") for each in several if isinstance(each, str))
+        parts = element.value if isinstance(element.value, MultiValue) else [element.value]
+    return tuple(part.strip(" \0") for part in parts if isinstance(part, str))
 
 
 def private_items(ds: Dataset, tag: PrivateTag) -> list[Dataset]:
-    """Return the items of a private sequence; empty where there is none.
+    """Return the items of a private sequence; empty if it is absent.
 
-    Where its value representation was lost its bytes are items in implicit VR little endian (PS3.5 6.2.2).
+    If its value representation was lost, its bytes are items in implicit VR little endian (PS3.5 6.2.2).
     """
-    found = _element(ds, tag)
-    if found is None:
+    element = _element(ds, tag)
+    if element is None:
         return []
     try:
-        several = ds[found.tag].value
-        if isinstance(several, bytes) and several.startswith(_ITEM):
-            several = read_sequence(BytesIO(several), True, True, len(several), "iso8859")
-    except Exception:  # a broken item makes pydicom raise whatever it meets
+        items = ds[element.tag].value
+        if isinstance(items, bytes) and items.startswith(_ITEM):
+            items = read_sequence(BytesIO(items), True, True, len(items), "iso8859")
+    except Exception:  # a broken item makes pydicom raise anything
         return []
-    return [each for each in several if isinstance(each, Dataset)] if isinstance(several, Sequence) else []
+    return [item for item in items if isinstance(item, Dataset)] if isinstance(items, Sequence) else []
 
 
 def _text(value: bytes) -> str:
@@ -102,21 +101,21 @@ def _text(value: bytes) -> str:
 
 
 def _element(ds: Dataset, tag: PrivateTag) -> DataElement | RawDataElement | None:
-    """Return the element from whichever block the creator has reserved (PS3.5 7.8.1).
+    """Return the element from any block that the creator has reserved (PS3.5 7.8.1).
 
-    Where no element of the group names a creator, they were stripped: the block is then the first, 10, where
-    modalities put it. The caller judges whether the value is credible.
+    If no element of the group names a creator, the creators were stripped: then the block is the first, 10, where
+    modalities put it. The caller checks whether the value is credible.
     """
     keys = ds.keys()
     reserved = False
     for block in _blocks(ds, tag.group):
         reserved = True
         if _creator(ds, tag.group << 16 | block) == tag.creator:
-            place = tag.group << 16 | block << 8 | tag.offset
-            if place in keys:
-                return ds.get_item(place)
-    place = tag.group << 16 | 0x1000 | tag.offset
-    return ds.get_item(place) if not reserved and place in keys else None
+            key = tag.group << 16 | block << 8 | tag.offset
+            if key in keys:
+                return ds.get_item(key)
+    key = tag.group << 16 | 0x1000 | tag.offset
+    return ds.get_item(key) if not reserved and key in keys else None
 
 
 def _blocks(ds: Dataset, group: int) -> Iterator[int]:

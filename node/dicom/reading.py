@@ -1,8 +1,8 @@
-"""Read an instance from a file: what pydicom's `dcmread` gives, at a fifth of its cost for a small instance.
+"""Read an instance from a file: the result of pydicom's `dcmread`, at a fifth of its cost for a small instance.
 
-A series in time has twenty thousand files of some forty elements each, and pydicom's reader spends 3 us on each
-element. The elements here are pydicom's own raw ones, which it converts when they are asked for; what is out of the
-ordinary is left to pydicom, which forgives much.
+A time series has 20,000 files of some forty elements each, and pydicom's reader spends 3 us on each element. The
+elements here are pydicom's own raw ones, which it converts on access. Anything unusual is left to pydicom, which
+tolerates much.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from node.dicom.bounded import BoundedFile, TooLong
 from node.dicom.values import STANDARD_TAGS, held, standard_tag, text
 
 HEAD_BYTES = 1 << 16
-"""As much of a file is read at first: mostly all but the pixels of a slice, and all of a small file."""
+"""Bytes of a file that are read first: usually all but the pixels of a slice, and all of a small file."""
 
 LONG_PIXELS = 1 << 16
-"""Native pixel data of this length stay in their file until they are asked for."""
+"""Native pixel data of at least this length stay in their file until they are accessed."""
 
 _META = 132
-"""Where File Meta Information begins, behind preamble and prefix (PS3.10 7.1)."""
+"""Offset of File Meta Information, behind preamble and prefix (PS3.10 7.1)."""
 
 _GROUP_LENGTH = b"DICM\x02\x00\x00\x00UL\x04\x00"
-_MOST_META_BYTES = 1 << 15
+_MAX_META_BYTES = 1 << 15
 _NOT_READ_HERE = frozenset(("1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"))
-"""Big endian, and deflated."""
+"""Big endian and deflated transfer syntaxes."""
 
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _ITEMS_GROUP = 0xFFFE
@@ -51,7 +51,7 @@ _IMPLICIT = struct.Struct("<HHL").unpack_from
 _LENGTH = struct.Struct("<L").unpack_from
 
 _VRS = {vr.encode(): (str(vr), vr in EXPLICIT_VR_LENGTH_32) for vr in VR if len(vr) == 2}
-"""Value representations, as they are encoded, with their names and whether their length takes four bytes."""
+"""Encoded value representations, with their names and whether their length takes four bytes."""
 
 _EMPTY: dict[str | None, Any] = {name: empty_value_for_VR(name, raw=True) for name, _ in _VRS.values()} | {None: None}
 
@@ -59,16 +59,16 @@ _Elements = dict[BaseTag, RawDataElement | DataElement]
 
 
 class _Unusual(Exception):
-    """Something that pydicom should look at."""
+    """An encoding that pydicom must parse."""
 
 
 class _Cut(Exception):
-    """The data set goes on behind the bytes that were read of it."""
+    """The data set continues behind the bytes that were read."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileBytes:
-    """A long value that stays in its file; slices of it are read from there, as of `bytes`."""
+    """A long value that stays in its file; slices of it are read from there, as from `bytes`."""
 
     path: str
     offset: int
@@ -81,51 +81,53 @@ class FileBytes:
         start, stop, _ = part.indices(self.length)
         with open(self.path, "rb", buffering=0) as file:
             file.seek(self.offset + start)
-            found = file.read(max(stop - start, 0))
-        if len(found) < stop - start:
-            raise EOFError("the file has become shorter since it was opened")
-        return found
+            data = file.read(max(stop - start, 0))
+        if len(data) < stop - start:
+            raise EOFError("the file is shorter than when it was opened")
+        return data
 
 
 class _PartlyInFile(FileDataset):
-    """A data set whose pixels stay in its file; pydicom reads them if they are asked for."""
+    """A data set whose pixels stay in its file; pydicom reads them on access."""
 
     def __init__(self, path: Path, elements: _Elements) -> None:
-        Dataset.__init__(self, elements)  # that of FileDataset looks at the file again: a quarter of all
+        Dataset.__init__(self, elements)  # the one of FileDataset opens the file again: a quarter of all time
         self.__dict__.update(filename=str(path), buffer=None, timestamp=None, fileobj_type=open)
 
 
 def stored_bytes(ds: Dataset, keyword: str) -> tuple[bytes | FileBytes | None, bool]:
     """Return the bytes of an element, which may have stayed in their file, and whether its length is undefined.
 
-    None where it is absent or holds something else. pydicom is not asked to convert it, since bytes stay bytes.
+    None if it is absent or not bytes. pydicom is not asked to convert it, because bytes stay bytes.
     """
-    found = held(ds, standard_tag(keyword))
-    if isinstance(found, RawDataElement) and found.value is None and found.length and isinstance(ds, _PartlyInFile):
-        return FileBytes(str(ds.filename), found.value_tell, found.length), False
-    if isinstance(found, RawDataElement) and found.value is None:
-        found = ds.get(standard_tag(keyword))  # one that pydicom has deferred
-    if found is None or not isinstance(found.value, bytes):
+    element = held(ds, standard_tag(keyword))
+    is_deferred = isinstance(element, RawDataElement) and element.value is None
+    if is_deferred and element.length and isinstance(ds, _PartlyInFile):
+        return FileBytes(str(ds.filename), element.value_tell, element.length), False
+    if is_deferred:
+        element = ds.get(standard_tag(keyword))  # pydicom has deferred it
+    if element is None or not isinstance(element.value, bytes):
         return None, False
-    if isinstance(found, RawDataElement):
-        return found.value, found.length == _UNDEFINED_LENGTH
-    return found.value, bool(found.is_undefined_length)
+    if isinstance(element, RawDataElement):
+        return element.value, element.length == _UNDEFINED_LENGTH
+    return element.value, bool(element.is_undefined_length)
 
 
-def read_instance(path: Path, longest: int | None = None) -> Dataset:
-    """Return the data set of a file, with its `file_meta`; native pixel data of `LONG_PIXELS` stay in the file.
+def read_instance(path: Path, max_bytes: int | None = None) -> Dataset:
+    """Return the data set of a file, with its `file_meta`; native pixel data of `LONG_PIXELS` or more stay in the file.
 
     Parameters
     ----------
-    longest : int or None
-        Bytes of the file that may be read, `HEAD_BYTES` in any case; without it all that it takes.
+    path : Path
+    max_bytes : int or None
+        Largest number of bytes of the file that may be read, at least `HEAD_BYTES`; None: no limit.
 
     Raises
     ------
     TooLong
-        More than `longest` would have to be read.
+        More than `max_bytes` would have to be read.
     Exception
-        Whatever pydicom raises for a damaged file.
+        Anything that pydicom raises for a damaged file.
     """
     with path.open("rb", buffering=0) as file:
         data = file.read(HEAD_BYTES)
@@ -133,19 +135,19 @@ def read_instance(path: Path, longest: int | None = None) -> Dataset:
             try:
                 return _read(path, data, len(data) < HEAD_BYTES)
             except _Cut:
-                if longest is not None and os.fstat(file.fileno()).st_size > max(longest, HEAD_BYTES):
+                if max_bytes is not None and os.fstat(file.fileno()).st_size > max(max_bytes, HEAD_BYTES):
                     raise TooLong from None
                 return _read(path, data + file.readall(), True)
         except _Unusual:
             with path.open("rb") as buffered:
-                return dcmread(BoundedFile(buffered, longest), force=True)
+                return dcmread(BoundedFile(buffered, max_bytes), force=True)
 
 
 def _read(path: Path, data: bytes, whole: bool) -> Dataset:
-    """The data set in the bytes of a file; `whole`: they are all of it."""
+    """Return the data set in the bytes of a file; `whole`: they are the whole file."""
     length = struct.unpack_from("<I", data, 140)[0] if data[128:140] == _GROUP_LENGTH and len(data) > 144 else 0
     start = _META + 12 + length
-    if not 0 < length <= _MOST_META_BYTES or data[start : start + 2] in (b"\x02\x00", b""):
+    if not 0 < length <= _MAX_META_BYTES or data[start : start + 2] in (b"\x02\x00", b""):
         raise _Unusual
     meta = FileMetaDataset(_walked(data, _META + 12, start, ExplicitVRLittleEndian, True))
     syntax = text(meta, "TransferSyntaxUID")
@@ -156,7 +158,7 @@ def _read(path: Path, data: bytes, whole: bool) -> Dataset:
     implicit = syntax == ImplicitVRLittleEndian
     if isinstance(pixels, RawDataElement) and pixels.value is None and pixels.length:
         if not whole and pixels.value_tell + pixels.length != path.stat().st_size:
-            raise _Cut  # elements behind the pixels, or less of them than announced
+            raise _Cut  # elements follow the pixels, or the pixels are truncated
         ds: Dataset = _PartlyInFile(path, elements)
     else:
         ds = Dataset(elements)
@@ -166,10 +168,10 @@ def _read(path: Path, data: bytes, whole: bool) -> Dataset:
 
 
 def _walked(data: bytes, at: int, end: int, syntax: str, whole: bool) -> _Elements:
-    """The top-level elements of `data` from `at` to `end`; long pixel data are left where they are."""
+    """Return the top-level elements of `data` from `at` to `end`; long pixel data stay in the file."""
     implicit = syntax == ImplicitVRLittleEndian
     if implicit and data[at + 4 : at + 6].isalpha() and data[at + 4 : at + 6].isupper():
-        raise _Unusual  # explicit in truth
+        raise _Unusual  # the data set is explicit, contrary to its transfer syntax
     header_at = _implicit_header if implicit else _explicit_header
     short = _Unusual if whole else _Cut
     elements: _Elements = {}
@@ -192,7 +194,7 @@ def _walked(data: bytes, at: int, end: int, syntax: str, whole: bool) -> _Elemen
 
 
 def _explicit_header(data: bytes, at: int) -> tuple[int, str | None, int, int]:
-    """Tag, value representation, length and beginning of the value of an element (PS3.5 7.1.2)."""
+    """Return tag, VR, length and start of the value of an element with explicit VR (PS3.5 7.1.2)."""
     group, number, code, length = _EXPLICIT(data, at)
     known = _VRS.get(code)
     if known is None:
@@ -204,7 +206,7 @@ def _explicit_header(data: bytes, at: int) -> tuple[int, str | None, int, int]:
 
 
 def _implicit_header(data: bytes, at: int) -> tuple[int, str | None, int, int]:
-    """The same without value representations (PS3.5 7.1.3)."""
+    """Return tag, None, length and start of the value of an element with implicit VR (PS3.5 7.1.3)."""
     group, number, length = _IMPLICIT(data, at)
     if group == _ITEMS_GROUP:
         raise _Unusual
@@ -212,12 +214,12 @@ def _implicit_header(data: bytes, at: int) -> tuple[int, str | None, int, int]:
 
 
 def _add_by_pydicom(elements: _Elements, data: bytes, at: int, implicit: bool, short: type[Exception]) -> int:
-    """Add an element of undefined length, a sequence or compressed frames; returns where it ends."""
+    """Add an element of undefined length, a sequence or compressed frames; return its end."""
     stream = BytesIO(data)
     stream.seek(at)
     try:
         element = next(data_element_generator(stream, implicit, True, encoding=_encoding_in(elements)))
-    except Exception:  # StopIteration too: whatever a broken item, or one that is cut off, makes pydicom raise
+    except Exception:  # StopIteration too: a broken or truncated item makes pydicom raise anything
         raise short from None
     if stream.tell() >= len(data) and short is _Cut:
         raise short
@@ -226,11 +228,11 @@ def _add_by_pydicom(elements: _Elements, data: bytes, at: int, implicit: bool, s
 
 
 def _encoding_in(elements: _Elements) -> str | list[str]:
-    """Names of the encodings that Specific Character Set (0008,0005) stands for."""
-    found = elements.get(_CHARACTER_SET)
-    if not isinstance(found, RawDataElement) or not found.value:
+    """Return the names of the encodings of Specific Character Set (0008,0005)."""
+    element = elements.get(_CHARACTER_SET)
+    if not isinstance(element, RawDataElement) or not element.value:
         return default_encoding
-    return list(_encodings(found.VR, found.value))
+    return list(_encodings(element.VR, element.value))
 
 
 @lru_cache(maxsize=64)

@@ -1,10 +1,14 @@
-"""Which SOP classes and transfer syntaxes the node takes: everything that it can keep as sent and still read."""
+"""The SOP classes and transfer syntaxes that the node accepts: all that it can keep as sent and still read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
 from pydicom._uid_dict import UID_dictionary
+
+REGISTERED_UIDS: Mapping[str, tuple[str, str, str, str, str]] = UID_dictionary
+"""PS3.6 Annex A by UID: name, type, info, retired mark and keyword. pydicom has public access to single entries
+only."""
 
 VERIFICATION = "1.2.840.10008.1.1"
 """Verification SOP Class, PS3.4 A.4: the abstract syntax of C-ECHO."""
@@ -29,19 +33,19 @@ SERVICES: Mapping[str, str] = {
 """SOP classes beyond Verification and storage that the node serves, by UID with their names (PS3.6 Annex A)."""
 
 STORAGE_COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
-"""The one well-known instance of storage commitment, PS3.4 J.3.5."""
+"""The well-known instance of storage commitment, PS3.4 J.3.5."""
 
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 EXPLICIT_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
-"""DICOM Application Context Name, PS3.7 A.2.1: the only one there is."""
+"""DICOM Application Context Name, PS3.7 A.2.1; there is no other."""
 
 _STANDARD_ROOT = "1.2.840.10008."
 
 _UNCOMPRESSED = frozenset((IMPLICIT_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN))
-"""How data sets without pixels are encoded."""
+"""Encodings of data sets without pixels."""
 
 _STORED_BY_OTHER_MEANS = frozenset(
     {
@@ -51,7 +55,7 @@ _STORED_BY_OTHER_MEANS = frozenset(
     }
 )
 
-# Deflated data sets can grow a thousandfold when they are read; the others carry no data set that DIMSE could send.
+# Deflated data sets can grow a thousandfold when they are read; the others have no data set that DIMSE could send.
 _REFUSED_TRANSFER_SYNTAXES = frozenset(
     {
         "1.2.840.10008.1.2.1.99",  # Deflated Explicit VR Little Endian
@@ -68,11 +72,11 @@ _REFUSED_TRANSFER_SYNTAXES = frozenset(
 
 
 def is_storage_class(sop_class_uid: str) -> bool:
-    """Tell whether instances of this SOP class are taken by C-STORE.
+    """Return whether the node accepts instances of this SOP class by C-STORE.
 
-    True for every storage class of the standard, retired ones too, and for every UID that the dictionary does
-    not know: a private class, or one younger than the dictionary.  False for what the standard gives another
-    service (Query/Retrieve, worklists, print, ...).
+    True for every storage class of the standard, including retired ones, and for every UID that the dictionary does not
+    contain: a private class, or one younger than the dictionary. False for the standard's other services
+    (Query/Retrieve, worklists, print, ...).
 
     Notes
     -----
@@ -80,21 +84,21 @@ def is_storage_class(sop_class_uid: str) -> bool:
     """
     if sop_class_uid in _STORED_BY_OTHER_MEANS:
         return False
-    entry = UID_dictionary.get(sop_class_uid)
+    entry = REGISTERED_UIDS.get(sop_class_uid)
     return entry is None or (entry[1] == "SOP Class" and "Storage" in entry[0])
 
 
 def is_accepted_transfer_syntax(transfer_syntax_uid: str) -> bool:
-    """Tell whether data sets of this transfer syntax are taken.
+    """Return whether the node accepts data sets of this transfer syntax.
 
-    True for all of the standard but the deflated ones and those that DIMSE does not carry.  A standard one younger
-    than the dictionary is taken too: all encapsulated syntaxes share one data set encoding (PS3.5 A.4).  An unknown
-    private one is not: it may encode every element in its own way (PS3.5 10), so that nothing could be indexed, and
+    True for all of the standard except the deflated ones and those that DIMSE does not carry. A standard one younger
+    than the dictionary is accepted too: all encapsulated syntaxes share one data set encoding (PS3.5 A.4). An unknown
+    private one is refused: it may encode every element in its own way (PS3.5 10), so that nothing could be indexed, and
     a refusal at negotiation lets the sender offer another.
     """
     if transfer_syntax_uid in _REFUSED_TRANSFER_SYNTAXES:
         return False
-    entry = UID_dictionary.get(transfer_syntax_uid)
+    entry = REGISTERED_UIDS.get(transfer_syntax_uid)
     if entry is None:
         return transfer_syntax_uid.startswith(f"{_STANDARD_ROOT}1.2.")
     return entry[1] == "Transfer Syntax"
@@ -103,9 +107,9 @@ def is_accepted_transfer_syntax(transfer_syntax_uid: str) -> bool:
 def choose_transfer_syntax(sop_class_uid: str, offered: Iterable[str]) -> str | None:
     """Return the first acceptable transfer syntax of a presentation context, or None.
 
-    The order is the sender's: the bytes are kept as they come, so its preference costs nothing, and it is usually
-    the encoding in which the instance already lies there.  C-ECHO carries no data set: any syntax will do.  Other
-    services are spoken in the three uncompressed ones.
+    The order is the sender's. The bytes are kept as they come, so its preference costs nothing, and it is usually the
+    encoding in which the sender already has the instance. C-ECHO carries no data set: any syntax will do. Other
+    services use one of the three uncompressed syntaxes.
     """
     if sop_class_uid == VERIFICATION:
         return next(iter(offered), None)

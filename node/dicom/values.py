@@ -1,18 +1,18 @@
-"""Read values out of a data set that anyone may have sent: what cannot be read is absent, never an exception.
+"""Read values from a data set of unknown origin: an unreadable value is absent, never an exception.
 
-pydicom converts an element when it is first touched, and raises whatever a broken value makes it raise.
+pydicom converts an element when it is first accessed, and a broken value makes it raise anything.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException
 from pydicom.tag import BaseTag
@@ -30,37 +30,41 @@ CONVERSION_ERRORS = (
     struct.error,
     BytesLengthException,
 )
-"""What pydicom raises when it converts a value that cannot be what its header says."""
+"""Exceptions that pydicom raises when it converts a value that contradicts its header."""
 
 STANDARD_TAGS: dict[int, BaseTag] = {}
-"""The tags that were asked for by keyword, one object for each.
+"""Tags that were requested by keyword, one object for each.
 
-Elements that are put into a data set under these very objects are found at a tenth of the cost: pydicom compares two
-objects of one tag in Python.
-"""
+An element that is put into a data set under one of these objects is found at a tenth of the cost: pydicom compares two
+different objects of one tag in Python."""
 
 _NUMBER_VRS: dict[str, Callable[[bytes], float]] = {"DS": float, "IS": int}
 _TEXT_VRS = frozenset(("CS", "DA", "DT", "LO", "SH", "TM", "UI"))
 
 
 def value(ds: Dataset, keyword: str) -> Any:
-    """Return the value of an element as pydicom converts it; None where it is absent, empty or unreadable."""
+    """Return the value of an element as pydicom converts it; None if it is absent, empty or unreadable."""
     tag = standard_tag(keyword)
-    if held(ds, tag) is None:  # asking pydicom for what is absent costs ten times as much
+    if held(ds, tag) is None:  # pydicom takes ten times as long to find that an element is absent
         return None
     try:
-        found = ds[tag].value
+        converted = ds[tag].value
     except CONVERSION_ERRORS:
         return None
-    return None if found is None or (hasattr(found, "__len__") and len(found) == 0) else found
+    return None if converted is None or (hasattr(converted, "__len__") and len(converted) == 0) else converted
 
 
 def held(ds: Dataset, tag: BaseTag) -> Any:
-    """Return the element that a data set holds, as pydicom has it: converted, raw, or left in its file; else None.
+    """Return the element that a data set holds, as pydicom has it: converted, raw, or deferred to its file; else None.
 
-    `Dataset.get_item` does the same at five times the cost, and a series in time asks two million times.
+    `Dataset.get_item` does the same at five times the cost, and a time series needs it two million times.
     """
     return ds._dict.get(tag)
+
+
+def held_elements(ds: Dataset) -> Mapping[BaseTag, DataElement | RawDataElement]:
+    """Return the elements that a data set holds by tag, without converting them."""
+    return ds._dict  # private, but iterating over a Dataset converts; tests/unit/dicom/test_pydicom_contract.py
 
 
 @lru_cache(maxsize=1024)
@@ -68,18 +72,18 @@ def standard_tag(keyword: str) -> BaseTag:
     """Return the tag of a keyword of the standard, one object of `STANDARD_TAGS`."""
     tag = tag_for_keyword(keyword)
     if tag is None:
-        raise KeyError(f"{keyword} is no keyword of PS3.6")
+        raise KeyError(f"{keyword} is not a keyword of PS3.6")
     return STANDARD_TAGS.setdefault(tag, BaseTag(tag))
 
 
 def numbers(ds: Dataset, keyword: str, count: int | None = None) -> tuple[float, ...] | None:
-    """Return finite numbers, of which there must be `count` if it is given; else None."""
+    """Return the finite numbers of an element; None unless there are `count` of them, if that is given."""
     plain = _plain_numbers(ds, keyword)
     return as_numbers(value(ds, keyword) if plain is None else plain, count)
 
 
 def _plain_numbers(ds: Dataset, keyword: str) -> tuple[float, ...] | None:
-    """Numbers in the text of an element that pydicom has not converted yet; None where it should look at them."""
+    """Return the numbers in the text of an element that pydicom has not converted; None if pydicom must parse it."""
     tag = standard_tag(keyword)
     raw = held(ds, tag)
     if not isinstance(raw, RawDataElement) or not raw.value or (raw.VR or dictionary_VR(tag)) not in _NUMBER_VRS:
@@ -90,13 +94,13 @@ def _plain_numbers(ds: Dataset, keyword: str) -> tuple[float, ...] | None:
         return None
 
 
-def as_numbers(found: Any, count: int | None = None) -> tuple[float, ...] | None:
-    """Return a value as finite numbers, of which there must be `count` if it is given; else None."""
-    if found is None or isinstance(found, bytes):
+def as_numbers(value: Any, count: int | None = None) -> tuple[float, ...] | None:
+    """Return a value as finite numbers; None unless there are `count` of them, if that is given."""
+    if value is None or isinstance(value, bytes):
         return None
-    several = found if isinstance(found, Sequence) and not isinstance(found, str) else [found]
+    parts = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
     try:
-        result = tuple(float(each) for each in several)
+        result = tuple(map(float, parts))
     except (ValueError, TypeError, OverflowError):
         return None
     if not all(map(math.isfinite, result)) or (count is not None and len(result) != count):
@@ -105,40 +109,40 @@ def as_numbers(found: Any, count: int | None = None) -> tuple[float, ...] | None
 
 
 def number(ds: Dataset, keyword: str) -> float | None:
-    """Return the first number of an element; None where there is no finite one."""
-    found = numbers(ds, keyword)
-    return found[0] if found else None
+    """Return the first number of an element; None unless it is finite."""
+    several = numbers(ds, keyword)
+    return several[0] if several else None
 
 
 def whole(ds: Dataset, keyword: str) -> int | None:
-    """Return the first number of an element if it is a whole one; else None."""
-    found = number(ds, keyword)
-    return int(found) if found is not None and found == int(found) else None
+    """Return the first number of an element if it is a whole number; else None."""
+    first = number(ds, keyword)
+    return int(first) if first is not None and first == int(first) else None
 
 
 def text(ds: Dataset, keyword: str) -> str:
-    """Return the (first) text of an element without padding; empty where there is none."""
+    """Return the (first) text of an element without padding; empty if it is absent."""
     plain = _plain_texts(ds, keyword)
     if plain is not None:
         return plain[0]
-    found = value(ds, keyword)
-    if isinstance(found, Sequence) and not isinstance(found, (str, bytes)):
-        found = found[0]
-    return found.strip(" \0") if isinstance(found, str) else ""
+    content = value(ds, keyword)
+    if isinstance(content, Sequence) and not isinstance(content, (str, bytes)):
+        content = content[0]
+    return content.strip(" \0") if isinstance(content, str) else ""
 
 
 def texts(ds: Dataset, keyword: str) -> tuple[str, ...]:
-    """Return all texts of an element without padding."""
+    """Return all texts of an element without padding; empty if it is absent."""
     plain = _plain_texts(ds, keyword)
     if plain is not None:
         return plain
-    found = value(ds, keyword)
-    several = found if isinstance(found, Sequence) and not isinstance(found, (str, bytes)) else [found]
-    return tuple(each.strip(" \0") for each in several if isinstance(each, str))
+    content = value(ds, keyword)
+    parts = content if isinstance(content, Sequence) and not isinstance(content, (str, bytes)) else [content]
+    return tuple(part.strip(" \0") for part in parts if isinstance(part, str))
 
 
 def _plain_texts(ds: Dataset, keyword: str) -> tuple[str, ...] | None:
-    """Texts of an element that pydicom has not converted yet, which costs ten times as much; None of any but ASCII."""
+    """Return the ASCII texts of an element that pydicom has not converted, at a tenth of pydicom's cost; else None."""
     tag = standard_tag(keyword)
     raw = held(ds, tag)
     if not isinstance(raw, RawDataElement) or not isinstance(raw.value, bytes) or not raw.value:
@@ -149,8 +153,8 @@ def _plain_texts(ds: Dataset, keyword: str) -> tuple[str, ...] | None:
 
 
 def items(ds: Dataset, keyword: str) -> Sequence[Dataset]:
-    """Return the items of a sequence; empty where there is none."""
-    found = value(ds, keyword)
-    if found is None or isinstance(found, (str, bytes)) or not isinstance(found, Sequence):
+    """Return the items of a sequence; empty if it is absent."""
+    content = value(ds, keyword)
+    if content is None or isinstance(content, (str, bytes)) or not isinstance(content, Sequence):
         return ()
-    return [each for each in found if isinstance(each, Dataset)]
+    return [item for item in content if isinstance(item, Dataset)]

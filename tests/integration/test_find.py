@@ -26,7 +26,7 @@ from pydicom.multival import MultiValue
 from pydicom.uid import generate_uid
 from sqlalchemy import insert
 
-from node.dicom.keys import KEYS, SUPPORTED, UNIQUE_KEYS, Level, Model
+from node.dicom.keys import KEYS, SUPPORTED, UNIQUE_KEYS, Level, QueryModel
 from node.dicom.matching import Options, Query, read_query
 from node.durable import sync_folder
 from node.index.database import Index
@@ -331,7 +331,7 @@ def asked(draw: st.DrawFn) -> dict[str, str]:
 def test_the_index_finds_what_a_plain_reading_of_the_standard_finds(
     world: World, keys: dict[str, str], level: Level
 ) -> None:
-    query = read_query(identifier(level, keys), Model.STUDY_ROOT, RELATIONAL)
+    query = read_query(identifier(level, keys), QueryModel.STUDY_ROOT, RELATIONAL)
     assert identities(world, query) == expected(world.rows[level], keys)
 
 
@@ -339,7 +339,7 @@ def test_the_index_finds_what_a_plain_reading_of_the_standard_finds(
 @given(keys=asked())
 def test_patients_are_found_as_by_a_plain_reading(world: World, keys: dict[str, str]) -> None:
     keywords = list(world.rows[Level.PATIENT][0].values)
-    query = read_query(identifier(Level.PATIENT, keys), Model.PATIENT_ROOT, RELATIONAL)
+    query = read_query(identifier(Level.PATIENT, keys), QueryModel.PATIENT_ROOT, RELATIONAL)
     query = replace(query, returned=tuple(keywords))  # a Patient ID is not unique here: compared by all that is known
     found = Counter(tuple(text_of(one[keyword].value) for keyword in keywords) for one in world.index.find(query))
     wanted = expected(world.rows[Level.PATIENT], keys)
@@ -416,7 +416,7 @@ def test_counts_and_collections_are_those_of_the_rows(world: World) -> None:
     for keyword in (*counted, "ModalitiesInStudy", "SOPClassesInStudy", "InstanceAvailability"):
         setattr(ds, keyword, None)
     images = {row.values["SOPInstanceUID"]: row for row in world.rows[Level.IMAGE]}
-    answers = list(world.index.find(read_query(ds, Model.PATIENT_ROOT, RELATIONAL)))
+    answers = list(world.index.find(read_query(ds, QueryModel.PATIENT_ROOT, RELATIONAL)))
     assert len(answers) == len(images)
     for answer in answers:
         series = images[answer.SOPInstanceUID].parent

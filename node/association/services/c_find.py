@@ -21,7 +21,7 @@ from node.association.upper_layer import PeerGone
 from node.audit import DESTINATION, SOURCE, Action, Audit, AuditEvent, Participant, Result
 from node.dicom.command import C_FIND_RQ, Element
 from node.dicom.flat import NotFlat, encode_flat
-from node.dicom.keys import IdentifierMismatch, InvalidQuery, Model
+from node.dicom.keys import IdentifierMismatch, InvalidQuery, QueryModel
 from node.dicom.matching import Options, Query, read_query
 from node.dicom.status import (
     CANCELLED,
@@ -43,7 +43,7 @@ from node.metrics import Metrics
 
 logger = structlog.get_logger()
 
-MODELS: Mapping[str, Model] = {PATIENT_ROOT_FIND: Model.PATIENT_ROOT, STUDY_ROOT_FIND: Model.STUDY_ROOT}
+MODELS: Mapping[str, QueryModel] = {PATIENT_ROOT_FIND: QueryModel.PATIENT_ROOT, STUDY_ROOT_FIND: QueryModel.STUDY_ROOT}
 
 _SUPPORTED_OPTIONS = (True, True, True, False, False, False, False)
 """PS3.4 table C.5-2: the node supports relational queries, combined date-time matching and fuzzy matching of names. It

@@ -17,10 +17,10 @@ from node.association.operation import Operation
 from node.association.services.retrieve import Retrieve, RetrieveService, select, serve_retrieve
 from node.association.upper_layer import PeerGone
 from node.dicom.command import C_GET_RQ
-from node.dicom.keys import Model
+from node.dicom.keys import QueryModel
 from node.dicom.uids import PATIENT_ROOT_GET, STUDY_ROOT_GET
 
-MODELS = {PATIENT_ROOT_GET: Model.PATIENT_ROOT, STUDY_ROOT_GET: Model.STUDY_ROOT}
+MODELS = {PATIENT_ROOT_GET: QueryModel.PATIENT_ROOT, STUDY_ROOT_GET: QueryModel.STUDY_ROOT}
 
 
 def serve_c_get(operation: Operation, service: RetrieveService) -> None:

@@ -10,12 +10,12 @@ from node.association.client.send import Sent, send
 from node.association.operation import Operation
 from node.association.services.retrieve import Retrieve, RetrieveRefused, RetrieveService, select, serve_retrieve
 from node.dicom.command import C_MOVE_RQ
-from node.dicom.keys import Model
+from node.dicom.keys import QueryModel
 from node.dicom.status import DESTINATION_UNKNOWN
 from node.dicom.uids import PATIENT_ROOT_MOVE, STUDY_ROOT_MOVE
 from node.index.records import Refused
 
-MODELS = {PATIENT_ROOT_MOVE: Model.PATIENT_ROOT, STUDY_ROOT_MOVE: Model.STUDY_ROOT}
+MODELS = {PATIENT_ROOT_MOVE: QueryModel.PATIENT_ROOT, STUDY_ROOT_MOVE: QueryModel.STUDY_ROOT}
 
 
 def serve_c_move(operation: Operation, service: RetrieveService) -> None:

@@ -20,7 +20,7 @@ from node.association.services.stored import outgoing_of
 from node.association.upper_layer import PeerGone
 from node.audit import DESTINATION, SOURCE, Action, Audit, AuditEvent, Participant, Result
 from node.dicom.command import Element
-from node.dicom.keys import IdentifierMismatch, Model
+from node.dicom.keys import IdentifierMismatch, QueryModel
 from node.dicom.retrieval import read_selection
 from node.dicom.status import (
     CANCELLED,
@@ -153,7 +153,7 @@ def serve_retrieve(operation: Operation, command_field: int, run: Callable[[], N
         operation.respond(command_field, FAILED.status, comment=FAILED.comment)
 
 
-def select(operation: Operation, service: RetrieveService, models: Mapping[str, Model]) -> Selected:
+def select(operation: Operation, service: RetrieveService, models: Mapping[str, QueryModel]) -> Selected:
     """Return the instances that a request selects.
 
     Raises

@@ -69,7 +69,7 @@ def test_a_damaged_file_is_shown_as_far_as_it_goes_with_status_1(run, series, tm
     path.write_bytes(path.read_bytes()[:-10])
     status, out, err = run("dump", "scan/0.dcm")
     assert status == 1
-    assert "PixelData <384 bytes> !! 374 of 384 bytes are there" in out
+    assert "PixelData <384 bytes> !! only 374 of 384 bytes are present" in out
     assert err == "voxelnode: scan/0.dcm: the file ends within (7FE0,0010)\n"
     assert json.loads(run("dump", "scan/0.dcm", "--format", "json")[1])["error"]
 

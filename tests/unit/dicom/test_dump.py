@@ -12,7 +12,7 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import ImplicitVRLittleEndian
 
 from node.dicom import dump as module
-from node.dicom.dump import Dump, Element
+from node.dicom.dump import Dump, DumpedElement
 from tests import make
 
 
@@ -28,7 +28,7 @@ def dump(path: Path) -> Dump:
         return module.dump(file)
 
 
-def by_tag(elements: tuple[Element, ...]) -> dict[str, Element]:
+def by_tag(elements: tuple[DumpedElement, ...]) -> dict[str, DumpedElement]:
     return {element.tag: element for element in elements}
 
 
@@ -52,7 +52,9 @@ def test_names_values_and_nesting_are_shown_and_of_pixels_the_length(tmp_path: P
     assert dumped.error is None
     shown = by_tag(dumped.elements)
     assert shown["(0010,0010)"].values == ("Müller^Jürgen",)
-    assert shown["(0008,0008)"] == Element("(0008,0008)", "CS", "ImageType", values=("ORIGINAL", "PRIMARY", "AXIAL"))
+    assert shown["(0008,0008)"] == DumpedElement(
+        "(0008,0008)", "CS", "ImageType", values=("ORIGINAL", "PRIMARY", "AXIAL")
+    )
     assert shown["(0028,0010)"].values == (10,)
     assert shown["(0002,0010)"].values == (ds.file_meta.TransferSyntaxUID,)
     first, second = shown["(0008,1140)"].items
@@ -92,7 +94,7 @@ def test_of_a_file_that_was_cut_all_is_shown_up_to_there(tmp_path: Path, kept: i
     assert by_tag(dumped.elements)["(0010,0010)"].values == ("Müller^Jürgen",)
     if kept > -400:
         assert dumped.error == "the file ends within (7FE0,0010)"
-        assert by_tag(dumped.elements)["(7FE0,0010)"].error == f"{400 + kept} of 400 bytes are there"
+        assert by_tag(dumped.elements)["(7FE0,0010)"].error == f"only {400 + kept} of 400 bytes are present"
 
 
 def test_a_value_that_cannot_be_read_leaves_the_others(tmp_path: Path) -> None:
@@ -131,8 +133,8 @@ def test_sequences_without_end_are_shown_to_a_depth(tmp_path: Path) -> None:
     while one.items:
         ((one,),) = one.items
         depth += 1
-    assert depth == module.MAXIMUM_NESTING
-    assert one.error == f"nested deeper than {module.MAXIMUM_NESTING} sequences"
+    assert depth == module.MAX_NESTING
+    assert one.error == f"nested deeper than {module.MAX_NESTING} sequences"
 
 
 @pytest.mark.parametrize("content", [b"", b"no DICOM", bytes(200), bytes(128) + b"DICM"])

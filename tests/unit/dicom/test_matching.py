@@ -11,7 +11,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
 from node.dicom.key_values import Between, Like, Match, Moments, NameLike, NameWords, OneOf
-from node.dicom.keys import KEYS, SUPPORTED, UNIQUE_KEYS, IdentifierMismatch, InvalidQuery, Level, Model
+from node.dicom.keys import KEYS, SUPPORTED, UNIQUE_KEYS, IdentifierMismatch, InvalidQuery, Level, QueryModel
 from node.dicom.matching import Condition, Options, Query, read_query
 
 RELATIONAL = Options(relational=True)
@@ -72,8 +72,8 @@ def test_a_key_means_what_the_standard_says(keyword: str, value: Any, meant: tup
 @pytest.mark.parametrize(
     ("keyword", "value", "rule"),
     [
-        ("StudyInstanceUID", "1.2.*", "no wild cards"),
-        ("PatientAge", "04?Y", "no wild cards"),
+        ("StudyInstanceUID", "1.2.*", "does not allow wild cards"),
+        ("PatientAge", "04?Y", "does not allow wild cards"),
         ("SeriesNumber", "one", "whole number"),
         ("SeriesNumber", "1*", "whole number"),
         ("StudyDate", "2024", "a date YYYYMMDD"),
@@ -81,7 +81,7 @@ def test_a_key_means_what_the_standard_says(keyword: str, value: Any, meant: tup
         ("StudyDate", "-", "a date YYYYMMDD"),
         ("StudyDate", "20240101-20240102-20240103", "a date YYYYMMDD"),
         ("StudyDate", "20240231", "no such day"),
-        ("StudyDate", "20240201-20240101", "earlier date"),
+        ("StudyDate", "20240201-20240101", "first date of a range must not be after"),
         ("StudyTime", "1", "a time HHMMSS"),
         ("StudyTime", "2500", "no such time"),
         ("StudyTime", "2300-0100", "must not cross midnight"),
@@ -133,19 +133,19 @@ def test_a_level_that_is_none_is_refused(level: Any) -> None:
 @pytest.mark.parametrize(
     ("model", "level", "keys", "missing"),
     [
-        (Model.STUDY_ROOT, "STUDY", {}, None),
-        (Model.STUDY_ROOT, "SERIES", {"StudyInstanceUID": "1.2"}, None),
-        (Model.STUDY_ROOT, "SERIES", {"StudyInstanceUID": ""}, "StudyInstanceUID"),
-        (Model.STUDY_ROOT, "SERIES", {"StudyInstanceUID": ["1.2", "1.3"]}, "StudyInstanceUID"),
-        (Model.STUDY_ROOT, "IMAGE", {"StudyInstanceUID": "1.2"}, "SeriesInstanceUID"),
-        (Model.PATIENT_ROOT, "PATIENT", {}, None),
-        (Model.PATIENT_ROOT, "STUDY", {"PatientName": "X"}, "PatientID"),
-        (Model.PATIENT_ROOT, "STUDY", {"PatientID": "A*"}, "PatientID"),
-        (Model.PATIENT_ROOT, "SERIES", {"PatientID": "A", "StudyInstanceUID": "1.2"}, None),
+        (QueryModel.STUDY_ROOT, "STUDY", {}, None),
+        (QueryModel.STUDY_ROOT, "SERIES", {"StudyInstanceUID": "1.2"}, None),
+        (QueryModel.STUDY_ROOT, "SERIES", {"StudyInstanceUID": ""}, "StudyInstanceUID"),
+        (QueryModel.STUDY_ROOT, "SERIES", {"StudyInstanceUID": ["1.2", "1.3"]}, "StudyInstanceUID"),
+        (QueryModel.STUDY_ROOT, "IMAGE", {"StudyInstanceUID": "1.2"}, "SeriesInstanceUID"),
+        (QueryModel.PATIENT_ROOT, "PATIENT", {}, None),
+        (QueryModel.PATIENT_ROOT, "STUDY", {"PatientName": "X"}, "PatientID"),
+        (QueryModel.PATIENT_ROOT, "STUDY", {"PatientID": "A*"}, "PatientID"),
+        (QueryModel.PATIENT_ROOT, "SERIES", {"PatientID": "A", "StudyInstanceUID": "1.2"}, None),
     ],
 )
 def test_a_hierarchical_query_names_one_entity_of_each_level_above(
-    model: Model, level: str, keys: dict[str, Any], missing: str | None
+    model: QueryModel, level: str, keys: dict[str, Any], missing: str | None
 ) -> None:
     ds = identifier(level, **keys)
     if missing is None:
@@ -164,7 +164,7 @@ def test_the_unique_keys_are_answered_asked_for_or_not() -> None:
         "SeriesInstanceUID",
         "SOPInstanceUID",
     )
-    patient_root = read_query(identifier("STUDY", PatientID="A", PatientName=None), Model.PATIENT_ROOT)
+    patient_root = read_query(identifier("STUDY", PatientID="A", PatientName=None), QueryModel.PATIENT_ROOT)
     assert patient_root.returned == ("PatientID", "StudyInstanceUID", "PatientName")
 
 
@@ -216,7 +216,7 @@ def test_a_date_and_a_time_of_other_forms_stay_apart(date: str, time: str) -> No
 
 
 def test_a_joined_range_begins_with_its_earlier_moment() -> None:
-    with pytest.raises(InvalidQuery, match="earlier moment"):
+    with pytest.raises(InvalidQuery, match="first moment of a range must not be after"):
         both("20240103-20240101", "09-12")
 
 
