@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -58,22 +59,17 @@ def _section(name: str, field: FieldInfo) -> str:
 
 
 def _key(key: str, field: FieldInfo) -> list[str]:
-    about = ", ".join(part for part in (field.description, _range(field)) if part)
-    if field.examples:
-        return [f"# {about}{' (must be given)' * field.is_required()}", f"#{key} = {as_toml(field.examples[0])}"]
-    default = field.get_default(call_default_factory=True)
-    if default is None or default is PydanticUndefined:
-        return [f"# {about}", f"#{key} ="]
-    return [f"# {about}", f"#{key} = {as_toml(default)}"]
-
-
-def _range(field: FieldInfo) -> str:
-    """Return the choices of a literal; the description gives any other range."""
-    choices = _choices(field.annotation)
-    return "one of " + ", ".join(as_toml(choice) for choice in choices) if choices else ""
+    about = f"{field.description}{' (required)' * field.is_required()}"
+    lines = textwrap.wrap(about, 118, break_long_words=False, break_on_hyphens=False)
+    if choices := _choices(field.annotation):
+        lines.append("choices: " + ", ".join(as_toml(choice) for choice in choices))
+    default = field.examples[0] if field.examples else field.get_default(call_default_factory=True)
+    unset = default is None or default is PydanticUndefined
+    return [*(f"# {line}" for line in lines), f"#{key} =" if unset else f"#{key} = {as_toml(default)}"]
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:
+    """Return the choices of a literal, or of the items of a list; the description gives any other range."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     if get_origin(annotation) is tuple:

@@ -52,14 +52,16 @@ class Storage(SettingsSection):
     reserve_bytes: int = Field(
         2_000_000_000,
         ge=0,
-        description="free disk space that is never used; below it C-STORE is answered 0xA700 and no conversion begins, "
-        "below twice as much new associations are rejected while open ones may finish",
+        description="free disk space that stays unused, in bytes; below it C-STORE is answered 0xA700 and no "
+        "conversion begins; below twice as much, new associations are rejected while open ones may "
+        "finish",
     )
     overwrite_policy: OverwritePolicy = Field(
         "never",
-        description="for an instance with the SOP Instance UID of a stored one but other bytes; never: the stored one "
-        "stays and the new one goes to quarantine; replace: the new one takes its place and the stored one goes to "
-        "quarantine; keep_both: the stored one stays and the new one is archived beside it",
+        description="rule for an instance with the SOP Instance UID of a stored one but other bytes; never: the "
+        "stored one stays and the new one goes to quarantine; replace: the new one takes its place and "
+        "the stored one goes to quarantine; keep_both: the stored one stays and the new one is archived"
+        " beside it",
     )
 
     @property
@@ -120,7 +122,9 @@ class Peer(SettingsSection):
         (), description='networks that it may connect from, such as ["10.1.2.0/24"]; empty: any'
     )
     host: str | None = Field(
-        None, description="address where it listens; needed for all that we send to it or ask of it"
+        None,
+        description="address where it listens; needed for C-MOVE to it, for commitment reports and for commands "
+        "that call it",
     )
     port: int = Field(104, ge=1, le=65535, description="TCP port where it listens")
     may: tuple[Verb, ...] = Field(
@@ -155,7 +159,7 @@ class SeriesSettings(SettingsSection):
     )
     aborted_grace_seconds: Seconds = Field(
         300,
-        description="the same after an association that was not released: its sender may connect again and go on",
+        description="the same if the association was not released: the sender may connect again and go on",
     )
     force_complete_after_seconds: Seconds = Field(
         5400,
@@ -163,7 +167,8 @@ class SeriesSettings(SettingsSection):
     )
     study_quiet_seconds: Seconds = Field(
         900,
-        description="time since the last conversion after which a study is quiet, if no series of it waits for another",
+        description="time since the last conversion after which a study is quiet, unless one of its series is not "
+        "converted yet",
     )
 
 
@@ -195,7 +200,10 @@ class Convert(SettingsSection):
         1800, description="longest time of one conversion; its processor time is limited to the same"
     )
     attempts: int = Field(
-        3, ge=1, le=100, description="attempts at a conversion that crashes before the series has failed"
+        3,
+        ge=1,
+        le=100,
+        description="attempts at a conversion that crashes, after which the series is set aside as failed",
     )
     keep_superseded_hours: float = Field(
         24, ge=0, description="time that the files of a conversion are kept after a newer conversion replaced them"
@@ -215,8 +223,8 @@ class RetentionSettings(SettingsSection):
     maximum_studies: int | None = Field(
         None,
         ge=1,
-        description="most studies that are kept; beyond that the study without a new instance for longest is deleted; "
-        "unset: no limit",
+        description="largest number of studies to keep; the study that has been longest without a new instance is "
+        "deleted first; unset: no limit",
     )
     only_converted: bool = Field(
         True, description="keep a study while any of its series waits for its conversion, was refused or failed"
@@ -356,7 +364,7 @@ class HookSettings(SettingsSection):
     url: str | None = Field(
         None,
         description="https or http address that each message is posted to, as JSON",
-        examples=["https://pipeline.example.org/told"],
+        examples=["https://pipeline.example.org/events"],
     )
     secret_file: Path | None = Field(
         None, description="file with the secret that signs messages: whsec_ and 24 to 64 bytes in base64"
