@@ -1,7 +1,8 @@
-"""Is a quiet series whole? Pure: what its instances announce, how they came and what their geometry shows -> a verdict.
+"""Decide whether a quiet series is complete, from the counts in its headers, its arrival and its geometry. Pure.
 
-An answer of the sender to C-FIND counts as knowledge. What headers announce are hints: senders fill them in with
-different meanings, so that agreement speaks for a series and disagreement is told, but nothing waits for it.
+The count that the sender answers to C-FIND decides. Counts in headers are hints, because senders fill them in with
+different meanings: a count that fits makes a series complete, a count that does not is reported, and no conversion
+waits for it.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Literal
 
 State = Literal["complete", "incomplete"]
 Rule = Literal["c-find", "geometry", "headers", "forced", "association", "instance-numbers", "quiet"]
-"""What decided: the count that the sender told; gaps in space; counts in headers; a wait that was cut short; an
-association that was not released; holes in Instance Number; nothing but that no more came."""
+"""The rule that decided: the count of the sender; gaps in space; counts in headers; the end of the longest wait; an
+association that was not released; missing Instance Numbers; only that no more instances came."""
 
 C_FIND = "C-FIND"
 SERIES_RELATED_INSTANCES = "Number of Series Related Instances (0020,1209)"
@@ -24,7 +25,7 @@ SLICES_OF_ALL_TIMES = "(0054,0081) x Number of Time Slices (0054,0101)"
 
 @dataclass(frozen=True, slots=True)
 class InstanceCounts:
-    """Numbers of one instance that say something of its series; None where the data set does not tell."""
+    """Attributes of one instance that count instances of its series; None where the data set lacks one."""
 
     instance_number: int | None = None
     number_of_frames: int | None = None
@@ -46,7 +47,7 @@ COUNT_KEYWORDS = (
     "NumberOfTimeSlices",
     "NumberOfSeriesRelatedInstances",
 )
-"""Where a data set holds them, in the order of the fields."""
+"""The attributes of `InstanceCounts`, in the order of its fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,44 +97,44 @@ class Completeness:
 def expectation(
     instances: Sequence[InstanceCounts], *, confirmed: int | None = None, aborted: bool = False, forced: bool = False
 ) -> Expectation:
-    """Return what the numbers of the instances of a series say together."""
+    """Return what is known of a series from the attributes of its instances."""
     return Expectation(len(instances), tuple(_announced(instances)), _holes(instances), confirmed, aborted, forced)
 
 
 def _announced(instances: Sequence[InstanceCounts]) -> list[tuple[int, str]]:
-    """Counts with their sources, without those that cannot be meant.
+    """Return the counts that the headers announce with their sources, without those that cannot be meant.
 
     Notes
     -----
     *Images in Acquisition* (0020,1002) counts one acquisition (PS3.3 C.7.6.1); some senders put the count of the
-    series into it, others that of one time. *Number of Slices* (0054,0081) and *Number of Time Slices* (0054,0101):
-    PS3.3 C.8.9.1.  (0020,1209) is of the query model (PS3.4 C.3.4) and stands in data sets that came by way of it.
-    Images are instances only where each has one frame.
+    series into it, others the count of one temporal position. *Number of Slices* (0054,0081) and *Number of Time
+    Slices* (0054,0101): PS3.3 C.8.9.1. (0020,1209) belongs to the query model (PS3.4 C.3.4); some data sets hold it
+    after a retrieve. Counts of images are counts of instances only where each instance has one frame.
     """
-    told: list[tuple[int, str]] = []
-    related = _greatest(one.number_of_series_related_instances for one in instances)
+    announced: list[tuple[int, str]] = []
+    related = _greatest(instance.number_of_series_related_instances for instance in instances)
     if related:
-        told.append((related, SERIES_RELATED_INSTANCES))
-    if any((one.number_of_frames or 1) > 1 for one in instances):
-        return told
-    slices = _greatest(one.number_of_slices for one in instances)
-    time_slices = _greatest(one.number_of_time_slices for one in instances)
+        announced.append((related, SERIES_RELATED_INSTANCES))
+    if any((instance.number_of_frames or 1) > 1 for instance in instances):
+        return announced
+    slices = _greatest(instance.number_of_slices for instance in instances)
+    time_slices = _greatest(instance.number_of_time_slices for instance in instances)
     if slices and time_slices:
-        told.append((slices * time_slices, SLICES_OF_ALL_TIMES))
+        announced.append((slices * time_slices, SLICES_OF_ALL_TIMES))
     acquisitions: dict[int | None, int] = {}
-    for one in instances:
-        if one.images_in_acquisition:
-            known = acquisitions.get(one.acquisition_number, 0)
-            acquisitions[one.acquisition_number] = max(known, one.images_in_acquisition)
+    for instance in instances:
+        if instance.images_in_acquisition:
+            known = acquisitions.get(instance.acquisition_number, 0)
+            acquisitions[instance.acquisition_number] = max(known, instance.images_in_acquisition)
     if acquisitions:
-        one_acquisition, all_of_them = max(acquisitions.values()), sum(acquisitions.values())
-        told.append((one_acquisition, IMAGES_IN_ACQUISITION))
-        if all_of_them != one_acquisition:
-            told.append((all_of_them, IMAGES_IN_ACQUISITION))
-        times = _greatest(one.number_of_temporal_positions for one in instances)
+        largest, total = max(acquisitions.values()), sum(acquisitions.values())
+        announced.append((largest, IMAGES_IN_ACQUISITION))
+        if total != largest:
+            announced.append((total, IMAGES_IN_ACQUISITION))
+        times = _greatest(instance.number_of_temporal_positions for instance in instances)
         if times > 1:
-            told.append((one_acquisition * times, IMAGES_OF_ALL_TIMES))
-    return told
+            announced.append((largest * times, IMAGES_OF_ALL_TIMES))
+    return announced
 
 
 def _greatest(values: Iterable[int | None]) -> int:
@@ -141,8 +142,8 @@ def _greatest(values: Iterable[int | None]) -> int:
 
 
 def _holes(instances: Sequence[InstanceCounts]) -> int:
-    """Numbers that no instance has; 0 where more are missing than there are: they are not counted one by one then."""
-    numbers = {one.instance_number for one in instances if one.instance_number is not None}
+    """Count the missing Instance Numbers; 0 if more are missing than present: the numbers are no sequence then."""
+    numbers = {instance.instance_number for instance in instances if instance.instance_number is not None}
     if len(numbers) < len(instances) or len(numbers) < 2:
         return 0
     holes = max(numbers) - min(numbers) + 1 - len(numbers)
@@ -158,11 +159,11 @@ def completeness_of(
     ----------
     known : Expectation
     gaps : sequence of str
-        Names of what its geometry lacks, such as ``missing-slice``.
+        Gaps in the geometry by name, such as ``missing-slice``.
     placed : bool
-        Its planes have places in the patient, so that a gap would have been seen.
+        The planes have positions in the patient, so that a gap would have been found.
     times : int
-        Most planes that one place has; 0 when nobody looked.
+        Largest number of planes at one position; 0 if unknown.
     """
     count = _count(known, times)
     expected, source = count if count else (None, None)
@@ -187,16 +188,17 @@ def completeness_of(
 
 
 def _count(known: Expectation, times: int) -> tuple[int, str] | None:
-    """The count to compare with: what the sender told, else the one that fits, else the least that is not reached."""
+    """Return the count to compare with: the sender's, else one that fits, else the smallest that is not reached."""
     if known.confirmed is not None:
         return known.confirmed, C_FIND
     announced = known.announced
     if times == 1 and any(source == IMAGES_OF_ALL_TIMES for _, source in announced):
-        announced = tuple(one for one in announced if one[1] != IMAGES_IN_ACQUISITION)  # that is one time of several
+        # (0020,1002) counts one temporal position of several here.
+        announced = tuple(count for count in announced if count[1] != IMAGES_IN_ACQUISITION)
     if not announced:
         return None
-    fitting = [one for one in announced if one[0] == known.received]
-    above = sorted(one for one in announced if one[0] > known.received)
+    fitting = [count for count in announced if count[0] == known.received]
+    above = sorted(count for count in announced if count[0] > known.received)
     return (*fitting, *above, max(announced))[0]
 
 

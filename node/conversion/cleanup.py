@@ -1,4 +1,4 @@
-"""What a worker does beside conversions: studies become quiet, files of superseded revisions go."""
+"""Mark studies that have become quiet, and remove the files of superseded revisions."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ FILES_SECONDS = 60.0
 
 
 class Housekeeping:
-    """Does each of its tasks when that is due.
+    """The tasks of the worker beside conversions; each runs when it is due.
 
     Parameters
     ----------
     study_quiet : timedelta
-        Time since the last conversion of a study, after which it is quiet.
+        Time from the last conversion of a study until it is quiet.
     keep_superseded : timedelta
-        Time that the files of a conversion stay after a newer one took its place.
+        Time that the files of a conversion are kept after it was superseded.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Housekeeping:
             log.info("studies_quiet", count=found)
 
     def remove_superseded(self) -> None:
-        """Remove files first, then note that they are gone: a crash between the two only does the first once more."""
+        """Remove the files of superseded revisions, then note it: after a crash in between, both are done again."""
         for conversion in self._index.conversions.superseded_before(self._now() - self._keep_superseded):
             try:
                 remove_revision(self._archive, conversion)

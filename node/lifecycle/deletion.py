@@ -1,9 +1,9 @@
-"""Delete a study, a series or an instance for good: its rows, and every file that was made of it.
+"""Delete a study, a series or an instance permanently: its rows, and every file that was made of it.
 
     audit line -> tombstone and rows, one commit -> volumes, pictures, objects unlinked -> folders synced -> finished
 
-The order of safety: nothing is unlinked before the decision is durable, in the audit log and in the index, and a
-deletion counts as finished only when the names of its files are durably gone. A start makes up for what a crash left.
+Nothing is unlinked before the decision is durable, in the audit log and in the index. A deletion is finished once the
+names of its files are durably gone. If the process dies in between, the next start finishes the deletion.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ from node.index.records import Deletion, DeletionPlan
 log = structlog.get_logger()
 
 FOLDERS = frozenset({"objects", "quarantine", "volumes"})
-"""Where files may be deleted, below the root."""
+"""Folders below the root in which files may be deleted."""
 
 
 class Unsafe(VoxelnodeError):
-    """A path to be deleted lies where nothing may be deleted: the index is damaged."""
+    """A path to be deleted is outside of `FOLDERS`: the index is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Who wants a deletion, and why: a user of this machine or a part of the node; ``retention: older than 9 days``."""
+    """A user of this machine or a part of the node orders a deletion; `reason` says why."""
 
     who: str
     reason: str
 
 
 def delete(archive: Archive, index: Index, audit: Audit, plan: DeletionPlan, order: Order, now: dt.datetime) -> None:
-    """Carry out what was planned.
+    """Carry out a planned deletion.
 
     Raises
     ------
     AuditFailed
         Nothing was deleted.
     NotThere
-        It has gone since it was planned.
+        The object has been deleted since it was planned.
     OutOfResources
         The index did not commit; nothing was deleted.
     OSError

@@ -1,6 +1,6 @@
-"""Compare rows, files and volumes of a root, and mend what can be mended.
+"""Compare rows, files and volumes of a root, and repair the differences.
 
-Looking changes nothing and runs beside a serving node; mending holds the root.
+`examine` changes nothing and runs beside a serving node; `mend` holds the root.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ Kind = Literal[
 ]
 
 ARRIVING_SECONDS = 60.0
-"""A file without a row that is younger is taken for one on its way in, while a node serves."""
+"""While a node serves, a younger file without a row counts as still being received."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One difference; `path` counts from the root, `mended` says what was done about it, if anything."""
+    """One difference; `path` is relative to the root, `mended` says how it was repaired, if it was."""
 
     kind: Kind
     path: str
@@ -58,11 +58,11 @@ def examine(root: Path, index: ReadIndex, *, digests: bool, serving: bool) -> It
     Parameters
     ----------
     index : ReadIndex
-        Of that root; the folder that the index itself names is not looked at, so that a copy can be examined.
+        Of that root. The root that the index itself names is ignored, so that a copy can be examined.
     digests : bool
-        Read every file and compare its SHA-256; without, lengths only.
+        Compare the SHA-256 of every file; otherwise only its length.
     serving : bool
-        A node works on the root: what is on its way in is no difference.
+        A node works on the root: instances that are being received are no differences.
     """
     yield from (Finding("index-damaged", "index.sqlite", problem) for problem in check(root / "index.sqlite"))
     losers = index.instances.loser_keys()
@@ -78,44 +78,44 @@ def mend(
     quiet_seconds: Callable[[str], float],
     now: dt.datetime,
 ) -> list[Finding]:
-    """Mend what `examine` found; returns the findings with what was done, in their order.
+    """Repair what `examine` found; return the findings in their order, with what was done.
 
-    * a file without row gets one, or goes to quarantine when it cannot be read;
-    * a row without file is marked: the next arrival under its UID restores it;
+    * a file without a row gets one, or goes to quarantine if it cannot be read;
+    * a row without a file is marked: the next arrival under its UID restores it;
     * an altered file goes to quarantine and its row is marked;
     * a series whose volumes are missing or altered is converted again;
     * folders of volumes that no row names are removed.
     """
-    mended = [replace(one, mended=_mended(one, archive, index, quiet_seconds, now)) for one in findings]
-    if any(one.kind == "volume-unknown" for one in findings):
+    mended = [replace(finding, mended=_mended(finding, archive, index, quiet_seconds, now)) for finding in findings]
+    if any(finding.kind == "volume-unknown" for finding in findings):
         sweep(archive, index)
     return mended
 
 
 def _mended(
-    one: Finding, archive: Archive, index: Index, quiet_seconds: Callable[[str], float], now: dt.datetime
+    finding: Finding, archive: Archive, index: Index, quiet_seconds: Callable[[str], float], now: dt.datetime
 ) -> str | None:
-    match one.kind:
+    match finding.kind:
         case "file-unknown":
-            if not archive.path(one.path).exists():
+            if not archive.path(finding.path).exists():
                 return "to quarantine"  # by the recovery that opening the root began with
-            strays = index.instances.unknown_keys([one.path])
+            strays = index.instances.unknown_keys([finding.path])
             return "to quarantine" if adopt(archive, index, strays, quiet_seconds, now) else "adopted"
         case "file-altered":
-            archive.quarantine(one.path)
-            index.instances.mark_files([one.path], missing=True, now=now)
+            archive.quarantine(finding.path)
+            index.instances.mark_files([finding.path], missing=True, now=now)
             return "to quarantine, marked as missing"
         case "file-missing":
-            index.instances.mark_files([one.path], missing=True, now=now)
+            index.instances.mark_files([finding.path], missing=True, now=now)
             return "marked"
         case "file-back":
-            index.instances.mark_files([one.path], missing=False, now=now)
+            index.instances.mark_files([finding.path], missing=False, now=now)
             return "unmarked"
         case "volume-missing" | "volume-altered":
-            archive.remove(one.path)  # a revision with a file that is not as it was written is made anew
-            if one.series is None:
+            archive.remove(finding.path)  # a revision with a file that is not as it was written is made anew
+            if finding.series is None:
                 return "removed, superseded"
-            index.series.reopen([one.series], now)
+            index.series.reopen([finding.series], now)
             return "to be converted again"
         case "volume-unknown":
             return "removed"
@@ -132,8 +132,8 @@ def _instances(root: Path, index: ReadIndex, losers: set[str], *, digests: bool,
             yield from _instance(root, row, row.key in there, digests=digests)
             there.discard(row.key)
         yield from _unknown(root, there - losers, serving=serving)
-    for place in sorted((root / "objects").glob("*/")):
-        folder = str(place.relative_to(root))
+    for path in sorted((root / "objects").glob("*/")):
+        folder = str(path.relative_to(root))
         if folder not in compared:
             yield from _unknown(root, _listed(root, folder) - losers, serving=serving)
 
@@ -188,7 +188,7 @@ def _listed(root: Path, folder: str) -> set[str]:
 
 
 def _altered(path: Path, offset: int, length: int, sha256: str | None) -> str | None:
-    """What is wrong with the bytes from `offset` on, in words."""
+    """Return how the bytes from `offset` on differ from what was written; None if they do not."""
     found = path.stat().st_size - offset
     if found != length:
         return f"{found} bytes, {length} were written"

@@ -26,25 +26,25 @@ PASS_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """A study that has been kept long enough, and which rule says so."""
+    """A study that has been kept long enough, and the rule that says so."""
 
     study: StoredStudy
     rule: str
 
 
 def expired_studies(studies: Sequence[StoredStudy], rules: RetentionSettings, now: dt.datetime) -> list[Expired]:
-    """Return the studies that the rules let go, the oldest first.
+    """Return the studies that the rules delete, the oldest first.
 
     Parameters
     ----------
     studies : sequence of StoredStudy
-        All there are, the one that grew last at the end.
+        All studies, the one that grew last at the end.
 
     Notes
     -----
-    A study that several senders filled is kept as long as the most patient of them wants. What a sender wants to be
-    kept for ever counts in ``maximum_studies``, but never goes. With ``only_converted`` a study stays while a series
-    of it waits, was refused or failed.
+    A study of several senders is kept for the longest of their times. A study that is kept without limit counts in
+    ``maximum_studies``, but is never deleted. With ``only_converted`` a study stays while a series of it waits, was
+    refused or failed.
     """
     expired: list[Expired] = []
     surplus = len(studies) - rules.maximum_studies if rules.maximum_studies is not None else 0
@@ -60,7 +60,7 @@ def expired_studies(studies: Sequence[StoredStudy], rules: RetentionSettings, no
 
 
 def _days(study: StoredStudy, rules: RetentionSettings) -> float | Literal["never"] | None:
-    """How long the most patient of its senders wants a study kept; None: no rule of age."""
+    """Return the longest time that a sender of a study has in the rules; None if no rule of age applies."""
     table = {title.strip(): days for title, days in rules.days_by_calling_ae_title.items()}
     wanted = [table.get(title.strip(), rules.days) for title in study.calling_ae_titles or {""}]
     if "never" in wanted:
@@ -90,12 +90,12 @@ class Retention(BackgroundService):
         self._archive, self._index, self._audit, self._rules, self._now = archive, index, audit, rules, now
 
     def step(self) -> float:
-        """Delete what has been kept long enough; a deletion that fails ends the step, and the next one tries again."""
+        """Delete what has been kept long enough; a deletion that fails ends the step, and the next step repeats it."""
         self.run_once()
         return PASS_SECONDS
 
     def run_once(self) -> int:
-        """Delete what has been kept long enough; returns how many studies, also of a dry run."""
+        """Delete what has been kept long enough; return the number of studies, also in a dry run."""
         count = 0
         for expired in expired_studies(self._index.studies.stored(), self._rules, self._now()):
             if self._stopping.is_set():

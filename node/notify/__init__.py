@@ -1,1 +1,1 @@
-"""Who is told what happened, after the commit: webhooks, commands and plugins."""
+"""Hooks: webhooks, commands and plugins that hear of events after their commit, at least once."""

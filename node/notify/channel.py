@@ -1,4 +1,4 @@
-"""What every way of telling has in common."""
+"""What webhooks, commands and plugins have in common."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from node.notify.message import HookMessage
 
 
 class NotDelivered(VoxelnodeError):
-    """The message did not reach whom it is for; the error says why, without patient data.
+    """The message was not delivered; the error says why, without patient data.
 
     Parameters
     ----------
     retry_after : float, optional
-        How long the other side wants to be left alone, in seconds.
+        Seconds that the receiver asks to wait.
     is_final : bool
-        Another attempt would end in the same way.
+        Another attempt would fail in the same way.
     output : str, optional
-        The end of what a command wrote: may hold patient data, so it is for the index and never for a log.
+        The end of the output of a command. It may hold patient data: it belongs in the index, never in a log.
     """
 
     def __init__(
@@ -30,14 +30,14 @@ class NotDelivered(VoxelnodeError):
 
 
 class Interrupted(VoxelnodeError):
-    """The node stops; whether the message arrived is not known, and it will be told once more."""
+    """The node stops. Whether the message arrived is unknown; it is delivered again after the next start."""
 
 
 class Channel(Protocol):
-    """A way of telling, used by one thread."""
+    """A way to deliver messages; used by one thread."""
 
     def deliver(self, message: HookMessage, cancelled: threading.Event) -> str | None:
-        """Return once the message has arrived, with the end of what a command wrote, if it wrote anything.
+        """Return once the message has arrived, with the end of the output of a command, if there is any.
 
         Raises
         ------
@@ -47,4 +47,4 @@ class Channel(Protocol):
         """
 
     def close(self) -> None:
-        """Let go of what is open."""
+        """Close connections and child processes."""

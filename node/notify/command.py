@@ -1,7 +1,7 @@
 """A command: a program of this machine, run without a shell, with the message as its standard input.
 
-What a sender chose reaches the command line as UIDs only, and of these only such as no program takes for an option and
-no shell for more than a word. Everything else is in the message and, as far as it is short, in the environment.
+Of the values that a sender chose, only UIDs reach the command line, and only those that no program can take for an
+option and no shell for more than one word. All other values are in the message, and short ones in the environment.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from node.notify.message import HookMessage
 from node.settings.model import PLACEHOLDER, PLACEHOLDERS
 
 OUTPUT_BYTES = 4000
-"""How much of what a command writes is kept: the end."""
+"""Bytes of the output of a command that are kept, from its end."""
 
 TERMINATION_SECONDS = 3.0
 """From SIGTERM to SIGKILL."""
@@ -35,14 +35,14 @@ _HARMLESS_UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
 
 class HookCommand:
-    """Runs one program for each message; it has the message once it ends with status 0.
+    """Run one program for each message; exit status 0 means that the message is delivered.
 
     Parameters
     ----------
     arguments : sequence of str
         The program, and its arguments with placeholders (`node.settings.model.PLACEHOLDERS`).
     timeout_seconds : float
-        Then the program and what it started in its process group are ended.
+        Time after which the process group of the program is ended.
 
     Raises
     ------
@@ -60,7 +60,7 @@ class HookCommand:
         self._arguments, self._timeout_seconds = (program, *arguments[1:]), timeout_seconds
 
     def deliver(self, message: HookMessage, cancelled: threading.Event) -> str | None:
-        """Run the program; returns the end of its output when it succeeded. See `Channel.deliver`."""
+        """Run the program; return the end of its output when it succeeded. See `Channel.deliver`."""
         values = _values(message)
         arguments = [self._arguments[0], *(_filled(argument, values) for argument in self._arguments[1:])]
         stdin = os.memfd_create("message")
@@ -84,11 +84,11 @@ class HookCommand:
         return _finished(process, self._timeout_seconds, cancelled)
 
     def close(self) -> None:
-        """Nothing is open between two messages."""
+        """Do nothing: no program runs between two messages."""
 
 
 def _values(message: HookMessage) -> dict[str, str]:
-    """The placeholders that a message fills."""
+    """Return the values of the placeholders that a message has."""
     path = message.path
     known = {"path": path, "folder": str(PurePath(path).parent) if path is not None else None}
     content = {**message.content, **known}
@@ -96,8 +96,8 @@ def _values(message: HookMessage) -> dict[str, str]:
 
 
 def _filled(argument: str, values: Mapping[str, str]) -> str:
-    def value(found: re.Match[str]) -> str:
-        name = found[1]
+    def value(placeholder: re.Match[str]) -> str:
+        name = placeholder[1]
         if name not in values:
             raise NotDelivered(f"the message has no {name}: its files are gone", is_final=True)
         if name.endswith("_uid") and _HARMLESS_UID.fullmatch(values[name]) is None:
@@ -117,9 +117,9 @@ def _environment(values: Mapping[str, str]) -> dict[str, str]:
 
 
 def _finished(process: subprocess.Popen[bytes], timeout_seconds: float, cancelled: threading.Event) -> str | None:
-    """The end of the output of a program that succeeded.
+    """Wait for a program; return the end of its output when it succeeded.
 
-    The program is waited for, not the end of its output: what it leaves running in the background may hold that open.
+    The end of the output is not waited for: a background process of the program may hold the pipe open.
     """
     assert process.stdout is not None
     descriptor, tail, is_open = process.stdout.fileno(), b"", True
@@ -148,7 +148,7 @@ def _finished(process: subprocess.Popen[bytes], timeout_seconds: float, cancelle
 
 
 def _read(descriptor: int, tail: bytes, seconds: float) -> tuple[bytes, bool]:
-    """Add what can be read within `seconds` to the end of the output; False once there is no more."""
+    """Append the output of the next `seconds` to `tail`; False once the output has ended."""
     if not select.select([descriptor], [], [], seconds)[0]:
         return tail, True
     read = os.read(descriptor, 65536)
@@ -156,7 +156,7 @@ def _read(descriptor: int, tail: bytes, seconds: float) -> tuple[bytes, bool]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a program with its process group, which is its own."""
+    """End a program with its process group."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)

@@ -1,4 +1,4 @@
-"""What a hook is told, as JSON: facts of the index at the moment of the attempt, under the id of what happened."""
+"""The messages of hooks, as JSON: the rows of an event at the moment of the attempt, under the id of the event."""
 
 from __future__ import annotations
 
@@ -18,53 +18,53 @@ if TYPE_CHECKING:  # the child process of a plugin needs no index
     from node.index.deliveries import PendingEvent
     from node.index.read import ReadIndex
 
-MOST_VOLUMES = 10_000
+MAX_VOLUMES = 10_000
 """Files of all revisions of one series."""
 
 _PATIENT = ("patient_id", "patient_name", "patient_birth_date", "patient_sex")
 
 
 class NothingLeft(VoxelnodeError):
-    """What happened, happened to something that has been deleted since."""
+    """The object of the event has been deleted since."""
 
 
 @dataclass(frozen=True, slots=True)
 class HookMessage:
-    """One message, the same for each way of telling; `content` is what docs/hooks.md describes."""
+    """One message, the same for every channel; docs/hooks.md describes `content`."""
 
     content: Mapping[str, Any]
 
     @property
     def id(self) -> str:
-        """Tells it from every other message; the same at each attempt."""
+        """Identifies the message; the same at each attempt."""
         return str(self.content["id"])
 
     @property
     def event(self) -> HookEvent:
-        """What happened."""
+        """The kind of event."""
         event: HookEvent = self.content["event"]
         return event
 
     @property
     def path(self) -> str | None:
-        """The file that it is about: the instance, or the first volume."""
+        """The file of the message: the instance, or the first volume."""
         if self.content["instance"] is not None:
             return str(self.content["instance"]["path"])
         paths = [volume["path"] for volume in self.content["volumes"] if volume["kind"] == "volume"]
         return next((path for path in paths if path is not None), None)
 
     def encoded(self) -> bytes:
-        """UTF-8 JSON on one line."""
+        """Return the message as UTF-8 JSON on one line."""
         return json.dumps(self.content, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def compose(index: ReadIndex, pending: PendingEvent, ae_title: str, *, include_patient: bool) -> HookMessage:
-    """The message of a pending.
+    """Return the message of an event.
 
     Raises
     ------
     NothingLeft
-        The instance, series or study is not in the index any more.
+        The instance, series or study is no longer in the index.
     """
     content: dict[str, Any] = {
         "id": pending.message_id,
@@ -100,7 +100,7 @@ def compose(index: ReadIndex, pending: PendingEvent, ae_title: str, *, include_p
 
 
 def sample(event: HookEvent, ae_title: str, now: dt.datetime) -> HookMessage:
-    """A message of nothing that happened, with ``"test": true``, for trying a hook."""
+    """Return an invented message, with ``"test": true``, to try a hook with."""
     series = {"series_instance_uid": "1.2.3.4"} if event != "study-quiet" else {}
     instance = {
         "sop_class_uid": "1.2.840.10008.5.1.4.1.1.2", "transfer_syntax_uid": "1.2.840.10008.1.2.1",
@@ -156,7 +156,7 @@ def _series(index: ReadIndex, pending: PendingEvent) -> dict[str, Any]:
 
 
 def _volumes(index: ReadIndex, study: str, series: str, revision: int | None) -> list[dict[str, Any]]:
-    rows = index.volumes.page(None, MOST_VOLUMES, study_instance_uid=study, series_instance_uid=series)
+    rows = index.volumes.page(None, MAX_VOLUMES, study_instance_uid=study, series_instance_uid=series)
     rows = [row for row in rows if row["revision"] == revision]
     return [_volume(row, index.root) for row in sorted(rows, key=itemgetter("stack", "id"))]
 

@@ -1,4 +1,4 @@
-"""All hooks of a node: what the configuration says, checked and put to work."""
+"""All hooks of a node: checked against the configuration, started and stopped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CANCEL_SECONDS = 5.0
 
 
 class Notifier:
-    """Tells every hook what happens, from `start` on and from where the last process ended.
+    """Deliver events to every hook, from where the last process ended.
 
     Parameters
     ----------
@@ -45,13 +45,13 @@ class Notifier:
         ]
 
     def start(self) -> None:
-        """Begin to tell; what happens from now on is told to hooks that are new."""
+        """Begin to deliver; a new hook hears of the events from now on."""
         self._index.deliveries.begin_hooks({name: "instance-stored" in hook.on for name, hook in self._hooks.items()})
         for worker in self.workers:
             worker.start()
 
     def stop(self, seconds: float) -> None:
-        """Begin nothing more; attempts under way may end within `seconds`, else the next start makes them again."""
+        """Begin no further attempt; those under way may end within `seconds`, else the next start repeats them."""
         deadline = monotonic() + seconds
         for worker in self.workers:
             worker.begin_stop()
@@ -64,12 +64,12 @@ class Notifier:
 
 
 def channel_of(name: str, hook: HookSettings) -> Channel:
-    """The way of telling that a hook is configured with.
+    """Return the channel that a hook is configured with.
 
     Raises
     ------
     UsageError
-        It cannot work; the message names the hook.
+        The hook cannot work; the message names it.
     """
     try:
         if hook.url is not None:

@@ -1,4 +1,4 @@
-"""Plugins: Python packages that are told what happened, each in a child process of its own.
+"""Plugins: Python packages that hear of events, each in a child process of its own.
 
 A plugin is an entry point in the group ``voxelnode.plugins``: a module, or an object, with functions that
 ``pluggy.HookimplMarker("voxelnode")`` marks and that are named as `Specifications` has them. It runs where a hook of
@@ -27,7 +27,7 @@ _specification = pluggy.HookspecMarker(PROJECT)
 
 
 class Specifications:
-    """What a plugin may define; `event` is the message as docs/hooks.md describes it.
+    """The functions that a plugin may define; `event` is the message that docs/hooks.md describes.
 
     A function that raises is called again later with the same ``event["id"]``.
     """
@@ -42,7 +42,7 @@ class Specifications:
 
     @_specification
     def volume_written(self, event: Mapping[str, Any]) -> None:
-        """A series gave at least one volume."""
+        """The conversion of a series gave at least one volume."""
 
     @_specification
     def volume_superseded(self, event: Mapping[str, Any]) -> None:
@@ -50,7 +50,7 @@ class Specifications:
 
     @_specification
     def series_failed(self, event: Mapping[str, Any]) -> None:
-        """A series gave no volume: it was refused, or the converter crashed too often."""
+        """The conversion of a series gave no volume: it was refused, or the converter crashed too often."""
 
     @_specification
     def study_quiet(self, event: Mapping[str, Any]) -> None:
@@ -58,7 +58,7 @@ class Specifications:
 
 
 class Plugin:
-    """Tells one plugin, in a child process that is replaced when it dies or does not return.
+    """Call one plugin, in a child process that is replaced when it dies or does not return.
 
     Raises
     ------
@@ -75,7 +75,7 @@ class Plugin:
         self._child = Child(serve, name, name=f"voxelnode-{name}")
 
     def deliver(self, message: HookMessage, cancelled: threading.Event) -> None:
-        """Call the plugin; returns when it does. See `Channel.deliver`."""
+        """Call the plugin; return when it returns. See `Channel.deliver`."""
         try:
             answer = self._child.call(dict(message.content), self._timeout_seconds, cancelled)
         except ChildCancelled:
@@ -88,7 +88,7 @@ class Plugin:
             raise NotDelivered(answer)
 
     def close(self) -> None:
-        """End the child, whatever it does."""
+        """End the child process, also during a call."""
         self._child.close()
 
 

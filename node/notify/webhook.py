@@ -28,33 +28,33 @@ from node.notify.message import HookMessage
 SECRET_PREFIX = "whsec_"
 SECRET_BYTES = range(24, 65)
 BODY_BYTES = 65536
-"""How much of an answer is read, so that the connection can be used again; nothing in it matters."""
+"""Bytes of a response that are read, so that the connection can be used again; the body has no meaning."""
 
 _CHECK_SECONDS = 0.2
 
 
 @dataclass(slots=True)
 class _Answer:
-    """What is known of the answer so far."""
+    """The part of the response that has arrived."""
 
     status: int | None = None
     retry_after: str | None = None
 
 
 class Webhook:
-    """Posts messages to one address, one after the other.
+    """Post messages to one URL, one after the other.
 
     Certificates are verified, redirects are not followed, and an attempt takes `timeout_seconds` at most, however
-    slowly the other side answers.
+    slowly the receiver answers.
 
     Parameters
     ----------
     url : str
     timeout_seconds : float
     secret : bytes or None
-        Signs the messages.
+        Key of the signature; None: messages are not signed.
     ca_file : Path or None
-        An authority besides those of the system.
+        A certificate authority besides those of the system.
 
     Raises
     ------
@@ -74,7 +74,7 @@ class Webhook:
         self._client: httpx2.AsyncClient | None = None
 
     def deliver(self, message: HookMessage, cancelled: threading.Event) -> None:
-        """Post a message; returns when the answer is 2xx. See `Channel.deliver`."""
+        """Post a message; return when the response is 2xx. See `Channel.deliver`."""
         if self._runner is None:
             self._runner = asyncio.Runner()
         body, now = message.encoded(), dt.datetime.now(dt.UTC)
@@ -89,7 +89,7 @@ class Webhook:
         self._runner.run(self._deliver(body, headers, cancelled))
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         if self._runner is not None:
             if self._client is not None:
                 self._runner.run(self._client.aclose())
@@ -136,12 +136,12 @@ def signature(secret: bytes, message_id: str, sent_at: dt.datetime, body: bytes)
 
 
 def read_secret(path: Path) -> bytes:
-    """The secret in a file: ``whsec_`` and 24 to 64 bytes in base64.
+    """Return the secret in a file: ``whsec_`` and 24 to 64 bytes in base64.
 
     Raises
     ------
     UsageError
-        It cannot be read, or is no such secret.
+        The file cannot be read, or holds no such secret.
     """
     remedy = f"`(umask 077; echo {SECRET_PREFIX}$(openssl rand -base64 32) > {path})` makes one"
     try:
@@ -157,7 +157,7 @@ def read_secret(path: Path) -> bytes:
 
 
 def _not_delivered(error: BaseException) -> NotDelivered:
-    """What went wrong before there was an answer; the texts of these errors speak of machines only."""
+    """Return the reason why no response arrived; the texts of these errors name machines only."""
     if isinstance(error, httpx2.TimeoutException):
         return NotDelivered("no answer in time")
     if isinstance(error, httpx2.HTTPError | OSError):
@@ -166,7 +166,7 @@ def _not_delivered(error: BaseException) -> NotDelivered:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """What ``Retry-After`` says (RFC 9110 10.2.3): seconds, or a date."""
+    """Return the seconds of ``Retry-After`` (RFC 9110 10.2.3), which are a number or a date."""
     if retry_after is None:
         return None
     if retry_after.isdecimal() and retry_after.isascii():

@@ -1,7 +1,8 @@
-"""One hook: reads what happened behind its cursors, tells it in order, records what came of it.
+"""The worker of one hook: reads the events behind its cursors, delivers them in order, records the outcomes.
 
-Each hook has a worker with a thread of its own, so that one that is slow or gone holds up no other. What fails waits
-in the ledger, and with it whatever else happened in its study; other studies go on.
+Each hook has a worker with a thread of its own, so that a hook that is slow or gone delays no other. A message that
+fails waits as a row, and with it the later messages of its study; other studies go on. If the process dies between a
+delivery and its record, the next start delivers the message again under the same id.
 """
 
 from __future__ import annotations
@@ -34,18 +35,18 @@ MAX_SLEEP_SECONDS = 60.0
 """While messages wait to be tried again: the clock may be set."""
 
 SETTLE_SECONDS = 1.0
-"""How long what came of attempts may be known to this process only: so much is told twice after a crash, at most."""
+"""Longest time until an outcome is recorded: after a crash, the messages of this time are delivered twice."""
 
 MAX_MESSAGES_PER_SECOND = 50
-"""Of one hook, so that a long backlog does not flood its receiver."""
+"""Limit of one hook, so that a long backlog does not flood its receiver."""
 
 REASON_LENGTH = 500
 UNSEEN_EVENTS = 1000
-"""After so many events that this hook does not want, its cursor is moved past them."""
+"""Events that a hook does not want before its cursor is moved past them."""
 
 
 class HookWorker(IndexFollower):
-    """Delivers to one hook.
+    """Deliver to one hook.
 
     Parameters
     ----------
@@ -53,7 +54,7 @@ class HookWorker(IndexFollower):
     hook : node.settings.model.HookSettings
     channel : Channel
     ae_title : str
-        Ours, so that whoever is told by several nodes can tell them apart.
+        Of this node, so that a receiver can tell several nodes apart.
     now : callable () -> aware datetime
     """
 
@@ -77,7 +78,7 @@ class HookWorker(IndexFollower):
         self._cancelled = threading.Event()
 
     def cancel(self) -> None:
-        """End the attempt under way; the next start makes it again."""
+        """End the attempt under way; the next start repeats it."""
         self._cancelled.set()
 
     def step(self) -> float | None:
@@ -94,35 +95,35 @@ class HookWorker(IndexFollower):
     def work(self) -> bool:
         """Deliver what is due now; return whether there was anything, or may be more."""
         work = self._index.deliveries.work(self._hook_name, self._hook.on, self._seen_event, self._now())
-        round_ = _Round(work)
+        outcomes = _Outcomes(work)
         with suppress(Interrupted):
             for pending in work.again:
-                if pending.study_instance_uid not in round_.failed:
-                    self._take(pending, round_, is_new=False)
+                if pending.study_instance_uid not in outcomes.failed:
+                    self._take(pending, outcomes, is_new=False)
             for pending in work.new:
-                self._take(pending, round_, is_new=True)
-            round_.place = work.end
-        self._settle(round_)
+                self._take(pending, outcomes, is_new=True)
+            outcomes.cursors = work.end
+        self._settle(outcomes)
         return bool(work.again or work.new) or work.end != work.begin
 
-    def _take(self, pending: PendingEvent, round_: _Round, *, is_new: bool) -> None:
-        """Tell one thing, or let it wait behind what waits of its study."""
+    def _take(self, pending: PendingEvent, outcomes: _Outcomes, *, is_new: bool) -> None:
+        """Deliver one message, or let it wait behind an earlier message of its study."""
         study = pending.study_instance_uid
-        if is_new and (study in round_.failed or study in round_.held):
-            attempted = Attempt(pending, "waiting", 0, self._now())
+        if is_new and (study in outcomes.failed or study in outcomes.held):
+            attempt = Attempt(pending, "waiting", 0, self._now())
         else:
-            attempted = self._attempt(pending)
-        if attempted.state == "waiting":
-            round_.failed.add(study)
-        if not (is_new and attempted.state == "dropped"):  # what nobody wants to know costs no row
-            round_.attempted.append(attempted)
-        round_.place = replace(
-            round_.place,
-            event_id=pending.event_id or round_.place.event_id,
-            image_id=pending.image_id or round_.place.image_id,
+            attempt = self._attempt(pending)
+        if attempt.state == "waiting":
+            outcomes.failed.add(study)
+        if not (is_new and attempt.state == "dropped"):  # an event that the hook does not want costs no row
+            outcomes.attempts.append(attempt)
+        outcomes.cursors = replace(
+            outcomes.cursors,
+            event_id=pending.event_id or outcomes.cursors.event_id,
+            image_id=pending.image_id or outcomes.cursors.image_id,
         )
-        if monotonic() >= round_.settle_at:
-            self._settle(round_)
+        if monotonic() >= outcomes.settle_at:
+            self._settle(outcomes)
 
     def _attempt(self, pending: PendingEvent) -> Attempt:
         try:
@@ -139,19 +140,19 @@ class HookWorker(IndexFollower):
             output = self._channel.deliver(message, self._cancelled)
         except Interrupted:
             raise
-        except Exception as error:  # an error of ours too is one of this message, and must not hold up all others
+        except Exception as error:  # a bug must not hold up all other messages
             if not isinstance(error, NotDelivered):
                 log.exception("hook_failed", hook=self._hook_name)
-                error = NotDelivered(f"{type(error).__name__} while telling")
-            self._tell_export(message, Result.MINOR_FAILURE)
+                error = NotDelivered(f"{type(error).__name__} while delivering")
+            self._audit_export(message, Result.MINOR_FAILURE)
             return self._failed(pending, attempts, error)
         reached("message-delivered")
-        self._tell_export(message, Result.SUCCESS)
+        self._audit_export(message, Result.SUCCESS)
         self._metrics.hook_messages.labels(self._hook_name, "delivered").inc()
         return Attempt(pending, "delivered", attempts, output=output)
 
-    def _tell_export(self, message: HookMessage, result: Result) -> None:
-        """Tell the audit log that a patient was named to somebody (PS3.15 A.5.3.5), also where that may have failed."""
+    def _audit_export(self, message: HookMessage, result: Result) -> None:
+        """Note in the audit log that a patient was named to a receiver (PS3.15 A.5.3.5), or may have been."""
         patient = message.content.get("patient")
         if patient is None:
             return
@@ -168,7 +169,7 @@ class HookWorker(IndexFollower):
     def _is_wanted(self, message: HookMessage) -> bool:
         if self._titles and self._titles.isdisjoint(title.strip() for title in message.content["calling_ae_titles"]):
             return False
-        # A report or a presentation state gives no volume, and that is no failure.
+        # A report or a presentation state gives no volume: that is not a failure.
         return not (message.event == "series-failed" and message.content["state"] == "not-an-image")
 
     def _keep_pace(self) -> None:
@@ -192,24 +193,24 @@ class HookWorker(IndexFollower):
         due_at = self._now() + dt.timedelta(seconds=seconds)
         return Attempt(pending, "waiting", attempts, due_at, reason, error.output)
 
-    def _settle(self, round_: _Round) -> None:
-        """Record what came of attempts; cursors that only passed over what nobody wants are recorded now and then."""
-        attempted, place, stored = round_.attempted, round_.place, round_.stored
-        if attempted or place.image_id != stored.image_id or place.event_id - stored.event_id >= UNSEEN_EVENTS:
-            self._index.deliveries.settle(self._hook_name, attempted, place, self._now())
-            round_.attempted, round_.stored = [], place
-        round_.settle_at = monotonic() + SETTLE_SECONDS
-        self._seen_event = place.event_id
+    def _settle(self, outcomes: _Outcomes) -> None:
+        """Record outcomes and cursors; cursors that only passed unwanted events are recorded from time to time."""
+        attempts, cursors, stored = outcomes.attempts, outcomes.cursors, outcomes.stored
+        if attempts or cursors.image_id != stored.image_id or cursors.event_id - stored.event_id >= UNSEEN_EVENTS:
+            self._index.deliveries.settle(self._hook_name, attempts, cursors, self._now())
+            outcomes.attempts, outcomes.stored = [], cursors
+        outcomes.settle_at = monotonic() + SETTLE_SECONDS
+        self._seen_event = cursors.event_id
 
 
-class _Round:
-    """What came of one reading of the ledger, as far as it is not recorded yet."""
+class _Outcomes:
+    """The outcomes of one step that are not recorded yet."""
 
     def __init__(self, work: HookWork) -> None:
-        self.stored, self.place = work.stored, work.begin
-        self.attempted: list[Attempt] = []
+        self.stored, self.cursors = work.stored, work.begin
+        self.attempts: list[Attempt] = []
         self.held = work.held
-        self.failed: set[str] = set()  # studies of which something failed in this round
+        self.failed: set[str] = set()  # studies with a message that failed in this step
         self.settle_at = monotonic() + SETTLE_SECONDS
 
 

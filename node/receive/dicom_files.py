@@ -1,6 +1,6 @@
 """Find the instances on a medium: in folders, zip files and DICOMDIRs (PS3.10), without trusting any of them.
 
-Every file below the given paths is accounted for: it is yielded as an instance, or with the reason why it is none.
+Every file below the given paths is accounted for: it is yielded as an instance, or as skipped with the reason.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from node.dicom.header import (
 from node.errors import NotUnderstood
 
 HEAD_BYTES = 65536
-"""As much of a file is looked at: its UIDs mostly stand in the first kilobytes."""
+"""Bytes of a file that are read to identify it: its UIDs are mostly in the first kilobytes."""
 
 LONG_HEAD_BYTES = 16 << 20
-"""As much of a file whose Series Instance UID is not within `HEAD_BYTES`."""
+"""The same, of a file whose Series Instance UID is not within `HEAD_BYTES`."""
 
 OLDER_THAN_DICOM = (
     "an ACR-NEMA data set, older than DICOM: it names neither class nor instance (0008,0016), (0008,0018)"
@@ -47,12 +47,12 @@ _LONG_VRS = (b"OB", b"OW", b"UN", b"SQ", b"UT")
 
 
 class NotDicom(Exception):
-    """The message says what the file is instead, or what is wrong with it."""
+    """A file is no DICOM instance; the message says what it is, or what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What the head of a DICOM file says: which instance, how it is encoded, where its data set begins."""
+    """The instance in a DICOM file, its transfer syntax, and where its data set begins."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -64,7 +64,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class MediaFile:
-    """One instance on a medium. `name` is for people: a path, or ``archive.zip!member``; `path` None in a zip file."""
+    """One instance on a medium. `name` is a path, or ``archive.zip!member``; `path` is None in a zip file."""
 
     name: str
     identity: Identity
@@ -72,7 +72,7 @@ class MediaFile:
     path: Path | None = None
 
     def data_set(self) -> Iterator[bytes]:
-        """The bytes of its data set, piece by piece.
+        """Yield the bytes of its data set.
 
         Raises
         ------
@@ -104,17 +104,17 @@ class MediaFile:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A file that is no instance, and why."""
+    """A file that is skipped because it is no instance, and the reason."""
 
     name: str
     reason: str
 
 
 def find_instances(paths: Iterable[Path]) -> Iterator[MediaFile | LeftOut]:
-    """Yield every instance in `paths`, and every file that is none with the reason.
+    """Yield every instance in `paths`, and every other file with the reason why it is skipped.
 
-    A folder is searched through, links included, each folder and file once; a zip file is read member by member (zip
-    files in it are not opened); a DICOMDIR that is named itself stands for the files that it lists.
+    Folders are searched recursively, links are followed, and each folder and file is visited once. A zip file is read
+    member by member; zip files in it are not opened. A DICOMDIR in `paths` stands for the files that it lists.
     """
     seen: set[tuple[int, int]] = set()
     for path in paths:
@@ -138,15 +138,15 @@ def _identified(stream: BinaryIO) -> Identity:
 
 
 def identify(head: bytes) -> Identity:
-    """Return what the beginning of a file says of the instance in it.
+    """Identify the instance in a file from the beginning of the file.
 
-    The data set's own UIDs count; those of File Meta Information (PS3.10 7.1) stand in where it has none. A data set
-    without preamble and meta information is taken when it names its class and instance.
+    The UIDs of the data set count; those of the File Meta Information (PS3.10 7.1) replace missing ones. A data set
+    without preamble and File Meta Information is accepted if it has its SOP Class UID and SOP Instance UID.
 
     Raises
     ------
     NotDicom
-        With what it is instead.
+        The message says what the file is.
     """
     has_prefix = head[128:132] == b"DICM"
     if head[:2] == b"\x1f\x8b" and not has_prefix:
@@ -155,7 +155,7 @@ def identify(head: bytes) -> Identity:
         raise NotDicom("not a DICOM file")
     meta, offset = _file_meta(head, 132 if has_prefix else 0)
     if meta.get(0x0002) == MEDIA_STORAGE_DIRECTORY:
-        raise NotDicom("a DICOMDIR: the files that it lists are looked for themselves")
+        raise NotDicom("a DICOMDIR: the files that it lists are searched for directly")
     data_set = head[offset:]
     announced = meta.get(0x0010)
     for transfer_syntax_uid in [announced] if announced else _encodings_of(data_set):
@@ -172,7 +172,7 @@ def identify(head: bytes) -> Identity:
 
 
 def _file_meta(head: bytes, at: int) -> tuple[dict[int, str], int]:
-    """Element numbers of group 0002 to their text, and where the group ends (its own length is often wrong)."""
+    """Return the text of each element of group 0002, and where the group ends (its own length is often wrong)."""
     values: dict[int, str] = {}
     while head[at : at + 2] == b"\x02\x00" and at + 12 <= len(head):
         number, vr, length = struct.unpack_from("<H2sH", head, at + 2)
@@ -186,7 +186,7 @@ def _file_meta(head: bytes, at: int) -> tuple[dict[int, str], int]:
 
 
 def _encodings_of(data_set: bytes) -> Iterator[str]:
-    """The transfer syntaxes that a data set may have that does not say which, likeliest first."""
+    """Yield the transfer syntaxes that a data set without File Meta Information may have, the likeliest first."""
     if data_set[:2] == b"\x00\x08":
         yield EXPLICIT_BIG_ENDIAN
     elif data_set[4:6].isalpha() and data_set[4:6].isupper():
@@ -201,7 +201,7 @@ def _uids(data_set: bytes, transfer_syntax_uid: str) -> dict[int, str]:
         try:
             raw = read_header(data_set, transfer_syntax_uid, frozenset(wanted))
         except HeaderCut:
-            continue  # a long header: its series stands behind what was read of it
+            continue  # a long header: its Series Instance UID is behind the bytes that were read
         except NotUnderstood:
             break
         return {tag: _text(value) for tag, value in raw.items()}
@@ -213,7 +213,7 @@ def _text(value: bytes) -> str:
 
 
 def _files_below(folder: Path, seen: set[tuple[int, int]], on_error: Callable[[OSError], None]) -> Iterator[Path]:
-    """Every file below `folder` in the order of names; a folder that a link leads back to is not entered again."""
+    """Yield every file below `folder`, sorted by name; a folder that was visited is not entered again."""
     for current, folders, files in os.walk(folder, onerror=on_error, followlinks=True):
         try:
             status = os.stat(current)
@@ -231,7 +231,7 @@ def _files_below(folder: Path, seen: set[tuple[int, int]], on_error: Callable[[O
 
 
 def _name(path: Path | str) -> str:
-    """A path for people, in Unicode whatever its bytes are."""
+    """Return a path as text, whatever its bytes are."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -260,9 +260,9 @@ def _in_file(path: Path, seen: set[tuple[int, int]]) -> Iterator[MediaFile | Lef
 
 
 def _in_zip(path: Path, name: str) -> Iterator[MediaFile | LeftOut]:
-    """Members are streamed, never unpacked: a member that grows without end is stopped by whoever reads it."""
+    """Yield the members of a zip file. They are streamed, never unpacked: the reader bounds how much it reads."""
     try:
-        # Not closed here: members are read after this generator went on; the last reference closes the file.
+        # Not closed here: members are read after this generator has gone on. The last reference closes the file.
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
         yield LeftOut(name, f"a zip file that cannot be read: {error}")
@@ -287,7 +287,7 @@ def _zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) ->
 
 
 def _in_dicomdir(path: Path, seen: set[tuple[int, int]]) -> Iterator[MediaFile | LeftOut]:
-    """The files that a DICOMDIR lists (PS3.3 F.3), as far as they lie in its own folder."""
+    """Yield the files that a DICOMDIR lists (PS3.3 F.3), as far as they are in its own folder."""
     from pydicom import dcmread  # 0.2 s, only needed here
 
     try:
@@ -312,7 +312,7 @@ def _in_dicomdir(path: Path, seen: set[tuple[int, int]]) -> Iterator[MediaFile |
 
 
 def _listed_file(folder: Path, parts: list[str]) -> Path | None:
-    """The file that a Referenced File ID (0004,1500) means: media show their names in either case, PS3.10 8.5."""
+    """Return the file of a Referenced File ID (0004,1500), in either case (PS3.10 8.5); None if it is outside."""
     if any(part in ("", ".", "..") or "/" in part or "\x00" in part for part in parts):
         return None
     file = folder

@@ -1,4 +1,4 @@
-"""Bring the instances on a medium through the door, as an association would."""
+"""Import the instances of a medium: the same steps as for an association."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from node.receive.dicom_files import LeftOut, MediaFile, find_instances
 from node.receive.ingest import Announced, Ingest, Origin
 
 THREADS = 8
-"""Instances on their way at once: they wait for the disk together and share its syncs."""
+"""Instances that are imported at once: they share the syncs of the disk."""
 
 
 @dataclass(slots=True)
 class ImportReport:
-    """What became of every file: numbers, and by name what was not taken."""
+    """The outcomes of all files: numbers, and the names of files that were not stored."""
 
     stored: int = 0
     already_there: int = 0
@@ -33,7 +33,7 @@ class ImportReport:
 
 
 def import_instances(paths: Iterable[Path], ingest: Ingest, on_file: Callable[[], None] = lambda: None) -> ImportReport:
-    """Store and index every instance in `paths`; what the index already holds is skipped, so it may be run again.
+    """Store and index every instance in `paths`; instances that are stored already are skipped, so it may be repeated.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def import_instances(paths: Iterable[Path], ingest: Ingest, on_file: Callable[[]
     Raises
     ------
     OutOfResources
-        The disk or the index is at its end; what was stored until then stays.
+        The disk is full, or the index does not commit; instances that were stored before stay.
     """
     report = ImportReport()
     origin = Origin(source="import", peer=socket.gethostname()[:64])
@@ -67,7 +67,7 @@ Taken = tuple[MediaFile, Outcome | ArrivalRefused | OSError] | tuple[LeftOut, No
 def _taken(
     threads: ThreadPoolExecutor, found: Iterator[MediaFile | LeftOut], ingest: Ingest, origin: Origin
 ) -> Iterator[Taken]:
-    """Each file with what became of it, in the order in which that is known; only so many are under way at once."""
+    """Yield each file with its outcome, as the outcomes come; a bounded number of files is under way at once."""
     under_way: set[Future[Taken]] = set()
     for file in found:
         if isinstance(file, LeftOut):

@@ -1,12 +1,13 @@
-"""The one way in: bytes and where they came from -> a stored, indexed instance whose series is owed a conversion.
+"""The one way into the archive: the bytes of an instance and their origin become a file and a row.
 
-Whoever brings an instance (an association, an import) does the same three steps:
+Every source of instances (an association, an import, a request over HTTP) does the same three steps:
 
     arrival = ingest.begin(announced, origin)     # a part file in the archive
-    arrival.write(fragment)                       # as often as bytes come; hashed on the way
+    arrival.write(fragment)                       # for each fragment; hashed on the way
     arrival.finish()                              # header -> sync -> rename -> group commit
 
-When `finish` returns, the file is durable and its row is committed, and only then may a peer be told so.
+The file is durable and its row committed when `finish` returns; only then may the instance be acknowledged. If the
+process dies earlier, the next start deletes the part file, or adopts a file that has no row.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ from node.settings.model import OverwritePolicy
 log = structlog.get_logger()
 
 HEAD_BYTES = 65536
-"""How much of a data set is kept in memory for reading its attributes; a longer header is read from the file."""
+"""Bytes of a data set that are kept in memory to read its attributes; a longer header is read from the file."""
 
 DIGEST_BESIDE_SYNC_BYTES = 16_000_000
-"""Up to this size the digest is made of the written file while the disk syncs it; beyond, of the bytes as they come."""
+"""Up to this size, the written file is hashed while the disk syncs it; a larger one is hashed as its bytes come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class Announced:
 
 
 class Ingest:
-    """Takes instances in; safe to use from many threads.
+    """Receive instances; safe to use from many threads.
 
     Parameters
     ----------
@@ -82,14 +83,14 @@ class Ingest:
     index : Index
     quiet_seconds : callable (calling AE title) -> float
     maximum_bytes : int
-        Largest data set that is taken.
+        Largest data set that is accepted.
     now : callable () -> aware datetime
     overwrite_policy : {"never", "replace", "keep_both"}
-        What becomes of other bytes under a SOP Instance UID that is here, see `node.index.arrivals.add_instances`.
+        What happens to other bytes under a SOP Instance UID that is stored, see `node.index.arrivals.add_instances`.
     transfers : Transfers or None
-        Told of each instance that is stored, for the audit log.
+        Notes each instance that is stored, for the audit log.
     aborted_grace_seconds : float
-        How long the series of an association that was not released wait after their last instance.
+        Wait of a series after its last instance if its association was not released.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class Ingest:
         self._lock = threading.Lock()
 
     def begin(self, announced: Announced, origin: Origin) -> Arrival:
-        """Return an arrival that waits for the bytes of one data set.
+        """Return an arrival, which takes the bytes of one data set.
 
         Raises
         ------
@@ -135,17 +136,17 @@ class Ingest:
         return Arrival(self, announced, origin)
 
     def refusal(self) -> str | None:
-        """Why no new association should be accepted now, in words; None: it may come."""
+        """Return why no new association should be accepted now; None if it may be."""
         return self.archive.intake.refusal()
 
     def brought(self, association: str, place: SeriesKey) -> None:
-        """Note that an open association brought an instance of a series."""
+        """Note that an instance of a series was received on an open association."""
         if association:
             with self._lock:
                 self._brought.setdefault(association, set()).add(place)
 
     def association_ended(self, association: str, outcome: str) -> None:
-        """Let the series that an association brought wait longer, unless it was released (PS3.8 7.2).
+        """Let the series of an association wait longer, unless the association was released (PS3.8 7.2).
 
         Parameters
         ----------
@@ -163,12 +164,12 @@ class Ingest:
             self.index.series.wait_after_abort(places, self.aborted_grace, outcome, self.now())
 
     def close(self) -> None:
-        """Take no new instances; those under way may finish."""
+        """Accept no new instances; those under way may finish."""
         self._closed.set()
 
 
 class Arrival:
-    """One instance on its way in; used by one thread, ends with `finish` or `abandon`."""
+    """One instance that is being received; used by one thread, ends with `finish` or `abandon`."""
 
     def __init__(self, ingest: Ingest, announced: Announced, origin: Origin) -> None:
         self._ingest, self._announced, self._origin = ingest, announced, origin
@@ -187,7 +188,7 @@ class Arrival:
             raise
 
     def write(self, fragment: bytes | bytearray | memoryview) -> None:
-        """Append bytes of the data set, as they came.
+        """Append received bytes of the data set.
 
         Raises
         ------
@@ -217,7 +218,7 @@ class Arrival:
         NotUnderstood
             The data set cannot be read, or lacks an identifying UID.
         ClassMismatch
-            It is not what was announced.
+            Its class or UID is not the announced one.
         OutOfResources
             It could not be made durable, or its row may not be committed.
         """
@@ -254,13 +255,13 @@ class Arrival:
         return kept.outcome
 
     def abandon(self) -> None:
-        """Forget the instance; may be called at any time before `finish` has succeeded."""
+        """Drop the instance; may be called at any time before `finish` has succeeded."""
         self._part.abandon()
 
     def _keep(self) -> tuple[str, Path, str]:
-        """Sync and name the file, and make the digest of its data set meanwhile: key, folder, digest."""
+        """Sync and name the file, and hash its data set meanwhile; return key, folder and digest."""
         if self.bytes <= HEAD_BYTES:
-            self._digest.update(self._head)  # sooner done than handed to another thread
+            self._digest.update(self._head)  # faster than a hand-over to another thread
             key, folder = self._part.keep()
         else:
             with self._undigested() as rest:
@@ -273,7 +274,7 @@ class Arrival:
 
     @contextmanager
     def _undigested(self) -> Iterator[memoryview]:
-        """What of the data set was written and is not in the digest yet."""
+        """Yield the part of the data set that is written but not hashed yet."""
         begin = len(self._file_head) + self._digested
         with self._part.mapped() as file, memoryview(file) as view, view[begin:] as rest:
             yield rest
@@ -300,7 +301,7 @@ class Arrival:
 
 
 def settle(archive: Archive, kept: Kept) -> None:
-    """After the commit: a file that no row names goes, or goes to quarantine."""
+    """After a commit, remove the file that no row names, or move it to quarantine."""
     if kept.remove is not None:
         archive.remove(kept.remove)
     if kept.quarantine is not None:
@@ -309,7 +310,7 @@ def settle(archive: Archive, kept: Kept) -> None:
 
 
 def settle_losers(archive: Archive, index: Index) -> int:
-    """Move what lost a conflict to its place where a crash came before the move; returns how many files."""
+    """Move files that lost a conflict to quarantine, if a crash came before the move; return how many."""
     misplaced = [key for key in index.instances.loser_keys() if not archive.path(key).exists()]
     folders = archive.folders() if misplaced else []
     moved = 0
@@ -322,6 +323,6 @@ def settle_losers(archive: Archive, index: Index) -> int:
 
 
 def quiet_seconds_of(default: float, by_calling_ae_title: Mapping[str, float]) -> Callable[[str], float]:
-    """The quiet time of a sender, from the configuration."""
+    """Return the function that gives the quiet time of a sender, from the configuration."""
     table = {title.strip(): seconds for title, seconds in by_calling_ae_title.items()}
     return lambda calling_ae_title: table.get(calling_ae_title.strip(), default)

@@ -1,8 +1,9 @@
-"""What a start of the node puts right after a process that did not end well, before it listens.
+"""Recover from a process that crashed, at each start and before the node listens.
 
-Nothing here was acknowledged, or everything acknowledged is found again: part files are deleted, files without a row
-are adopted (or quarantined when they cannot be read), rows without a file are marked, claims of a dead worker are
-given back. On a root without an index the same steps make a new one from the files alone.
+Every acknowledged instance is found again. Part files were not acknowledged and are deleted. Files without a row are
+adopted, or quarantined if they cannot be read; rows without a file are marked; the claims of the dead process are
+released. On a root without an index, the same steps make a new index from the files alone. If the process dies here,
+the next start repeats the steps.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ PREAMBLE_AND_GROUP_LENGTH = 144
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What was put right: counts."""
+    """Numbers of what was recovered."""
 
     parts: int
     adopted: int
@@ -45,10 +46,10 @@ class Recovered:
 
 
 def recover(archive: Archive, index: Index, quiet_seconds: Callable[[str], float], now: dt.datetime) -> Recovered:
-    """Bring archive and index together again; returns what was done.
+    """Make archive and index agree again; return what was done.
 
-    Only folders that an earlier start has not yet compared are looked at: older ones never grow, and `fsck` compares
-    all of them.
+    Compares only folders that no earlier start has compared: older folders never grow, and `fsck` compares all of
+    them.
 
     Parameters
     ----------
@@ -77,10 +78,10 @@ def recover(archive: Archive, index: Index, quiet_seconds: Callable[[str], float
 def adopt(
     archive: Archive, index: Index, keys: Sequence[str], quiet_seconds: Callable[[str], float], now: dt.datetime
 ) -> int:
-    """Index files of one folder that have no row; what cannot be read goes to quarantine. Returns how many that are.
+    """Index files of one folder that have no row; quarantine those that cannot be read, and return their number.
 
-    The older of two files comes first. None takes the place of another one of its SOP Instance UID, whatever the policy
-    for arrivals is: nobody was told that it is kept.
+    The older of two files comes first. No file replaces another file of its SOP Instance UID, whatever the policy for
+    arrivals is: it was not acknowledged.
     """
     pending: list[Future[Kept]] = []
     unreadable = 0
@@ -100,7 +101,7 @@ def adopt(
 
 
 def mark_missing(archive: Archive, index: Index, folder: str, now: dt.datetime) -> int:
-    """Mark the rows whose file is not in its folder, unmark those whose file is back; returns how many are new."""
+    """Mark the rows whose file is missing, unmark those whose file is back; return how many were marked."""
     there = set(archive.keys(folder))
     rows = index.instances.files(f"objects/{folder}")
     back = [row.key for row in rows if row.file_missing and row.key in there]
@@ -114,7 +115,7 @@ def mark_missing(archive: Archive, index: Index, folder: str, now: dt.datetime) 
 
 
 def _stored(archive: Archive, key: str, now: dt.datetime) -> tuple[InstanceAttributes, StoredFile]:
-    """What a file of the archive says by itself; it was received when it was written."""
+    """Return the rows of a file from the file alone; the time of its last change counts as received."""
     path = archive.path(key)
     meta = read_file_meta_info(path)
     offset = PREAMBLE_AND_GROUP_LENGTH + meta.FileMetaInformationGroupLength

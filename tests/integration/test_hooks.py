@@ -481,4 +481,4 @@ def test_an_error_of_ours_is_one_of_its_message_and_holds_up_no_other(
         worker.work()
         assert len(receiver.received) == 1
     [row] = rows(root, "SELECT state, reason FROM v_deliveries")
-    assert (row["state"], row["reason"]) == ("waiting", "ZeroDivisionError while telling")
+    assert (row["state"], row["reason"]) == ("waiting", "ZeroDivisionError while delivering")

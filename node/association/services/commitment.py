@@ -1,7 +1,8 @@
-"""Storage commitment: files are looked through again before a peer is told that it may forget its own (PS3.4 J).
+"""Storage commitment: every file is read again before a peer hears that it may delete its own copy (PS3.4 J).
 
-A request is a row before it is answered. Its result goes out on the same association if the peer keeps that open, else
-on one of ours to the peer's configured host, and is tried again until the peer has taken it or the tries are used up.
+A request is a row before it is answered. Its result is reported on the same association if the peer keeps it open, else
+on an association of ours to the host of the peer, until the peer has accepted it or all attempts have failed. If the
+process dies, the next start reports what is owed.
 """
 
 from __future__ import annotations
@@ -52,20 +53,20 @@ ALL_COMMITTED, FAILURES_EXIST = 1, 2
 
 PAGE = 500
 SAME_ASSOCIATION_SECONDS = 60.0
-"""How long a result is the business of the association that asked for it; after that it is due on another one."""
+"""Time for the association that asked to report the result; after that, the result is due on another association."""
 
 LEAVE_SECONDS = 1.0
-"""Time that a peer has to release the association instead of waiting there: many answer no request while they do."""
+"""Time for a peer to release the association: many peers answer no request while they do."""
 
 
 @dataclass(frozen=True, slots=True)
 class CommitmentService:
-    """What storage commitment is served from.
+    """The parts of the node that storage commitment needs.
 
     Attributes
     ----------
     peers : mapping of AE title to Address
-        Where results go that the association which asked did not wait for.
+        Receivers of results for which the association that asked did not wait.
     timeout : float, seconds
         Longest wait for an answer to a report.
     """
@@ -81,7 +82,7 @@ class CommitmentService:
 
 @dataclass(frozen=True, slots=True)
 class CommitmentResult:
-    """What became of the instances of a request: those that are safe here, and the others with a Failure Reason."""
+    """The instances of a request that are committed, and the others with a Failure Reason."""
 
     committed: tuple[Reference, ...]
     failed: tuple[tuple[Reference, int], ...]
@@ -90,7 +91,7 @@ class CommitmentResult:
 def verify(
     service: CommitmentService, references: Sequence[Reference], stop: Callable[[], bool]
 ) -> CommitmentResult | None:
-    """Compare each file with what was stored, its length and its SHA-256; None when `stop` says so in between."""
+    """Compare the length and SHA-256 of each file with its row; None as soon as `stop` returns True."""
     committed: list[Reference] = []
     failed: list[tuple[Reference, int]] = []
     for at in range(0, len(references), PAGE):
@@ -110,11 +111,11 @@ def verify(
 def _stored(service: CommitmentService, uids: Iterable[str]) -> dict[str, StoredInstance]:
     selection = Selection(Level.IMAGE, sop_instance_uids=tuple(uids))
     with service.index.reading() as index:
-        return {one.sop_instance_uid: one for one in index.instances.selected(selection, PAGE).instances}
+        return {instance.sop_instance_uid: instance for instance in index.instances.selected(selection, PAGE).instances}
 
 
 def _failure_reason(service: CommitmentService, reference: Reference, stored: StoredInstance | None) -> int | None:
-    """*Failure Reason* (0008,1197), PS3.3 C.14.1.1; None for an instance that is safe here."""
+    """Return the *Failure Reason* (0008,1197), PS3.3 C.14.1.1; None for an instance that is committed."""
     if stored is None:
         return NO_SUCH_INSTANCE
     if stored.sop_class_uid != reference[0]:
@@ -132,14 +133,14 @@ def _failure_reason(service: CommitmentService, reference: Reference, stored: St
 
 
 def report_of(service: CommitmentService, commitment: OwedCommitment, result: CommitmentResult) -> Dataset:
-    """The Event Information of a result (PS3.4 table J.3-2)."""
+    """Return the Event Information of a result (PS3.4 table J.3-2)."""
     report = Dataset()
     report.TransactionUID = commitment.transaction_uid
     report.RetrieveAETitle = service.ae_title
     if result.committed:
-        report.ReferencedSOPSequence = [_reference(one) for one in result.committed]
+        report.ReferencedSOPSequence = [_reference(reference) for reference in result.committed]
     if result.failed:
-        report.FailedSOPSequence = [_reference(one, reason) for one, reason in result.failed]
+        report.FailedSOPSequence = [_reference(reference, reason) for reference, reason in result.failed]
     return report
 
 
@@ -152,7 +153,7 @@ def _reference(reference: Reference, reason: int | None = None) -> Dataset:
 
 
 def report_request(message_id: int, result: CommitmentResult) -> dict[Element, int | str]:
-    """The command set of the N-EVENT-REPORT-RQ that brings a result (PS3.7 10.1.1)."""
+    """Return the command set of the N-EVENT-REPORT-RQ of a result (PS3.7 10.1.1)."""
     return {
         Element.AFFECTED_SOP_CLASS_UID: STORAGE_COMMITMENT,
         Element.COMMAND_FIELD: N_EVENT_REPORT_RQ,
@@ -163,14 +164,14 @@ def report_request(message_id: int, result: CommitmentResult) -> dict[Element, i
 
 
 def serve_n_action(operation: Operation, service: CommitmentService) -> None:
-    """Serve one N-ACTION-RQ, on the association's own thread; then bring the result there if the peer waits for it.
+    """Serve one N-ACTION-RQ, on the thread of the association; then report the result there if the peer waits for it.
 
     Statuses are those of PS3.7 10.1.4.1.10:
 
-    * 0x0000: the request is kept, its result will be reported
-    * 0x0112: of another instance than the well-known one; 0x0123: another action
-    * 0x0115: the Action Information lacks its Transaction UID, or its references
-    * 0x0122: on the presentation context of another service
+    * 0x0000: the request is kept, and its result will be reported
+    * 0x0112: the instance is not the well-known one; 0x0123: the action is another one
+    * 0x0115: the Action Information lacks its Transaction UID or its references
+    * 0x0122: the presentation context belongs to another service
     """
     try:
         commitment = _taken_up(operation, service)
@@ -207,7 +208,7 @@ def _respond(operation: Operation, status: int, comment: str = "") -> None:
 
 
 def _taken_up(operation: Operation, service: CommitmentService) -> OwedCommitment:
-    """Keep the request; after this it may be acknowledged."""
+    """Record the request durably; after this it may be acknowledged."""
     request = operation.primitive
     if operation.context.abstract_syntax != STORAGE_COMMITMENT:
         raise _ActionRefused(SOP_CLASS_NOT_SUPPORTED, "the presentation context is of another service")
@@ -238,7 +239,7 @@ def _references(asked: Dataset) -> Iterator[Reference]:
 
 
 def _reported_here(operation: Operation, service: CommitmentService, commitment: OwedCommitment) -> bool:
-    """Bring the result on the association that asked for it; False if the peer does not wait, or it takes too long."""
+    """Report the result on the association that asked; False if the peer does not wait, or it takes too long."""
     deadline = service.now() + dt.timedelta(seconds=SAME_ASSOCIATION_SECONDS / 2)
 
     def stop() -> bool:
@@ -260,6 +261,7 @@ def _reported_here(operation: Operation, service: CommitmentService, commitment:
 
 
 def record_reported(service: CommitmentService, commitment: OwedCommitment, result: CommitmentResult, how: str) -> None:
+    """Record and log that the peer has accepted a result; `how` says on which association."""
     service.metrics.commitment_reports.labels(outcome="reported").inc()
     service.index.commitments.reported(commitment, len(result.failed), service.now())
     logger.info(

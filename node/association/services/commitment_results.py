@@ -1,4 +1,4 @@
-"""Results of storage commitment that are due: brought on associations of our own until a peer takes them (PS3.4 J)."""
+"""Report results of storage commitment on associations of our own, until the peers accept them (PS3.4 J)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MAX_ATTEMPTS = 10
 
 
 class NotReported(VoxelnodeError):
-    """A result could not be brought to the peer; the message says why."""
+    """A result could not be reported to the peer; the message says why."""
 
 
 class Committer(IndexFollower):
@@ -45,7 +45,7 @@ class Committer(IndexFollower):
     ----------
     service : CommitmentService
     on_refusal : callable (Refused)
-        Told of results that are given up.
+        Called for each result that is given up.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Committer(IndexFollower):
         if peer is None:
             raise NotReported(f"{commitment.calling_ae_title} has no host in [peers]")
         contexts = contexts_of([(STORAGE_COMMITMENT, [EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN])])
-        roles = {STORAGE_COMMITMENT: (False, True)}  # we ask for the association, and are the SCP in it
+        roles = {STORAGE_COMMITMENT: (False, True)}  # we request the association, and are its SCP
         try:
             with association(peer, service.ae_title, contexts, service.timeout, roles) as assoc:
                 request = report_request(assoc.next_message_id(), result)
