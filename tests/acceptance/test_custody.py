@@ -183,6 +183,6 @@ def test_the_log_of_a_node_that_took_in_the_corpus_names_nobody(corpus: Path, tm
     ours = "".join(path.read_text(encoding="utf-8") for path in Path(logs.__file__).parent.rglob("*.py"))
     harmless = " ".join([ours, *uids]).casefold()  # a person who is named as our own words are cannot be told apart
     names = {value.casefold() for value in personal | {"Secretname", "SECRET-ID-7"}}
-    # Patient IDs may be numbers, and a random UID or a time may contain their digits: such an ID counts as a whole word.
+    # A patient ID may be a number, whose digits a random UID or a time may contain: it counts as a whole word only.
     words = set(re.findall(r"[0-9a-z.]+", log))
     assert {name for name in names if name in (words if name.isdigit() else log) and name not in harmless} == set()
