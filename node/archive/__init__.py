@@ -1,1 +1,1 @@
-"""Where the bytes of instances lie."""
+"""The archive: the bytes of instances, as files."""

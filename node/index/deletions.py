@@ -159,7 +159,7 @@ def plan_deletion(connection: Connection, level: Level, uid: str, study_instance
 
 
 def _in_use(connection: Connection, path: str) -> bool:
-    """Whether a volume lies in this folder, as far as rows know."""
+    """Return whether a row names a volume in this folder."""
     inside = VolumeRow.path.startswith(f"{path}/", autoescape=True)
     return connection.execute(select(VolumeRow.id).join(ConversionRow).where(inside, LIVE).limit(1)).first() is not None
 

@@ -220,7 +220,7 @@ class DeliveryRepository(IndexRepository):
 
 
 def _waiting(connection: Connection, hook: str) -> Counter[str]:
-    """How many messages wait, by study."""
+    """Count the messages that wait, by study."""
     rows = connection.execute(
         select(DeliveryRow.study_instance_uid, func.count())
         .where(DeliveryRow.hook == hook, DeliveryRow.state == "waiting")
@@ -299,7 +299,7 @@ def _image_rows(connection: Connection, after: int) -> Sequence[Row[Any]]:
 
 
 def _until(rows: Sequence[Row[Any]], end: dt.datetime) -> Sequence[Row[Any]]:
-    """The first rows, as far as they happened until `end`."""
+    """Return the first rows: those that happened until `end`."""
     count = next((number for number, row in enumerate(rows) if row.happened_at > end), len(rows))
     return rows[:count]
 

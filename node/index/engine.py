@@ -216,5 +216,5 @@ def _alembic() -> Config:
 
 
 def _quoted(path: Path) -> str:
-    """The path as part of a SQLite URI."""
+    """Return the path as part of a SQLite URI."""
     return str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")

@@ -78,7 +78,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class CountedRefusal:
-    """How often something was refused within a while; `refused` is the last of them."""
+    """How often something was refused between two moments; `refused` is the last refusal."""
 
     refused: Refused
     count: int

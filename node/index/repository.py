@@ -1,4 +1,4 @@
-"""Where the methods of a repository run: writes on the connection of the one writer, reads beside it.
+"""Repositories: writes run on the connection of the one writer, reads beside it.
 
 A repository holds the rows of one noun. Its methods take a connection first, and a decorator supplies it:
 
@@ -7,7 +7,7 @@ A repository holds the rows of one noun. Its methods take a connection first, an
 
     index.deletions.finish(deletion, now)
 
-A read that a write depends on belongs into the body of that write: only there does nothing change in between.
+A read that a write depends on belongs in the body of that write: only there nothing changes in between.
 """
 
 from __future__ import annotations

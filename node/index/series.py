@@ -96,14 +96,14 @@ class SeriesRepository(IndexRepository):
         insert_conversion(connection, series, outcome, now)
         kind: EventKind = "series-converted" if outcome.state == "converted" else "series-refused"
         detail = outcome.error or (outcome.completeness.reason if outcome.completeness else None)
-        _record(connection, kind, _place(series), now, detail, series.revision)
+        _record(connection, kind, _key(series), now, detail, series.revision)
         return True
 
     @on_writer
     def record_unchanged(self, connection: Connection, series: ClaimedSeries, now: dt.datetime) -> None:
         """End a claim whose conversion would repeat the current revision: no new revision is made."""
         if _end_claim(connection, series, "converted", now, error=None, attempts=0):
-            _record(connection, "series-unchanged", _place(series), now, None, series.revision - 1)
+            _record(connection, "series-unchanged", _key(series), now, None, series.revision - 1)
 
     @on_writer
     def record_crash(
@@ -141,7 +141,7 @@ class SeriesRepository(IndexRepository):
         else:
             values |= _completeness_columns(completeness_of(series.expectation))
             replace_failures(connection, series, [(None, "failed", detail)], now)
-            _record(connection, "series-failed", _place(series), now, detail, series.revision)
+            _record(connection, "series-failed", _key(series), now, detail, series.revision)
         _update(connection, series.id, values)
         return again
 
@@ -172,7 +172,7 @@ class SeriesRepository(IndexRepository):
     def wait_after_abort(
         self,
         connection: Connection,
-        places: Collection[SeriesKey],
+        keys: Collection[SeriesKey],
         grace: dt.timedelta,
         why: str,
         now: dt.datetime,
@@ -186,21 +186,21 @@ class SeriesRepository(IndexRepository):
         why : str
             How the association ended, in a word.
         """
-        for place in places:
-            for row in connection.execute(_at(place).where(SeriesRow.state.in_(OPEN_STATES))).all():
+        for key in keys:
+            for row in connection.execute(_at(key).where(SeriesRow.state.in_(OPEN_STATES))).all():
                 last = min(row.last_received_at, now)  # the clock may have been set back since
                 _update(connection, row.id, {"due_at": max(last + grace, row.due_at or last)})
                 detail = f"the association ended otherwise than by release: {why}"
-                _record(connection, "sender-aborted", place, now, detail)
+                _record(connection, "sender-aborted", key, now, detail)
 
     @on_writer
-    def reopen(self, connection: Connection, places: Collection[SeriesKey], now: dt.datetime) -> int:
+    def reopen(self, connection: Connection, keys: Collection[SeriesKey], now: dt.datetime) -> int:
         """Make series due for another conversion, whatever their state; return how many were not open before."""
         reopened = 0
-        for place in places:
-            for row in connection.execute(_at(place).where(SeriesRow.state.not_in(OPEN_STATES))).all():
+        for key in keys:
+            for row in connection.execute(_at(key).where(SeriesRow.state.not_in(OPEN_STATES))).all():
                 _update(connection, row.id, {"state": "receiving", "due_at": now, "open_since": now, "attempts": 0})
-                _record(connection, "series-reopened", place, now, "another conversion was asked for")
+                _record(connection, "series-reopened", key, now, "another conversion was asked for")
                 reopened += 1
         return reopened
 
@@ -223,7 +223,7 @@ class SeriesRepository(IndexRepository):
         return [UnconfirmedSeries((study, series), title, count) for study, series, title, count in rows]
 
     @on_writer
-    def confirm_count(self, connection: Connection, place: SeriesKey, count: int, now: dt.datetime) -> bool:
+    def confirm_count(self, connection: Connection, key: SeriesKey, count: int, now: dt.datetime) -> bool:
         """Note how many instances the sender has; the series is due at once when all of them are here.
 
         Returns
@@ -231,7 +231,7 @@ class SeriesRepository(IndexRepository):
         bool
             Whether all of them are here.
         """
-        row = connection.execute(_at(place).where(SeriesRow.state == "receiving")).first()
+        row = connection.execute(_at(key).where(SeriesRow.state == "receiving")).first()
         if row is None:
             return False
         received = connection.execute(select(func.count()).where(ImageRow.series_id == row.id)).scalar_one()
@@ -240,7 +240,7 @@ class SeriesRepository(IndexRepository):
             values["due_at"] = now
         if (row.expected_instances, row.expected_source) != (count, C_FIND):
             detail = f"the sender has {count} instances, {received} are here"
-            _record(connection, "series-confirmed", place, now, detail)
+            _record(connection, "series-confirmed", key, now, detail)
         _update(connection, row.id, values)
         return received >= count
 
@@ -388,9 +388,9 @@ def _update(connection: Connection, series_id: int, values: dict[str, Any]) -> N
     connection.execute(update(SeriesRow).where(SeriesRow.id == series_id).values(values))
 
 
-def _at(place: SeriesKey) -> Select[Any]:
-    """The row of a series; a Series Instance UID may be in two studies."""
-    study_instance_uid, series_instance_uid = place
+def _at(key: SeriesKey) -> Select[Any]:
+    """Select the row of a series; a Series Instance UID may be in two studies."""
+    study_instance_uid, series_instance_uid = key
     columns: list[Any] = [getattr(SeriesRow, name) for name in ("id", "last_received_at", "due_at")]
     return (
         select(*columns, SeriesRow.expected_instances, SeriesRow.expected_source)
@@ -399,19 +399,19 @@ def _at(place: SeriesKey) -> Select[Any]:
     )
 
 
-def _place(series: ClaimedSeries) -> SeriesKey:
+def _key(series: ClaimedSeries) -> SeriesKey:
     return series.study_instance_uid, series.series_instance_uid
 
 
 def _record(
     connection: Connection,
     kind: EventKind,
-    place: SeriesKey,
+    key: SeriesKey,
     now: dt.datetime,
     detail: str | None,
     revision: int | None = None,
 ) -> None:
-    study_instance_uid, series_instance_uid = place
+    study_instance_uid, series_instance_uid = key
     record_event(
         connection,
         kind,
