@@ -14,7 +14,7 @@ from node.cli.options import ConfigFile, Json, Root, load
 from node.cli.output import print_fields, print_json
 
 if TYPE_CHECKING:
-    from node.receive.dicom_files import LeftOut
+    from node.receive.dicom_files import SkippedFile
     from node.receive.import_files import ImportReport
 
 NAMED_FILES = 20
@@ -55,8 +55,8 @@ def import_(
             progress.advance(task)
 
         if dry_run:
-            found, left_out = _survey(paths, on_file)
-            _print_survey(found, left_out, json)
+            found, skipped = _survey(paths, on_file)
+            _print_survey(found, skipped, json)
             return
         from node.control.repository import open_for_import
         from node.receive.import_files import import_instances
@@ -82,26 +82,26 @@ def _count(paths: Iterable[Path]) -> int:
     return count
 
 
-def _survey(paths: Iterable[Path], on_file: Callable[[], None]) -> tuple[int, list[LeftOut]]:
-    from node.receive.dicom_files import LeftOut, find_instances
+def _survey(paths: Iterable[Path], on_file: Callable[[], None]) -> tuple[int, list[SkippedFile]]:
+    from node.receive.dicom_files import SkippedFile, find_instances
 
     instances = 0
-    left_out = []
+    skipped = []
     for file in find_instances(paths):
-        if isinstance(file, LeftOut):
-            left_out.append(file)
+        if isinstance(file, SkippedFile):
+            skipped.append(file)
         else:
             instances += 1
         on_file()
-    return instances, left_out
+    return instances, skipped
 
 
-def _print_survey(instances: int, left_out: list[LeftOut], json: bool) -> None:
+def _print_survey(instances: int, skipped: list[SkippedFile], json: bool) -> None:
     if json:
-        print_json({"dry_run": True, "instances": instances, "not_dicom": _named(left_out)})
+        print_json({"dry_run": True, "instances": instances, "not_dicom": _named(skipped)})
         return
-    print_fields({"instances": instances, "skipped, not DICOM": len(left_out)})
-    _print_names("skipped", left_out)
+    print_fields({"instances": instances, "skipped, not DICOM": len(skipped)})
+    _print_names("skipped", skipped)
 
 
 def _print_report(report: ImportReport, json: bool) -> None:
@@ -113,7 +113,7 @@ def _print_report(report: ImportReport, json: bool) -> None:
                 "already_there": report.already_there,
                 "other_bytes": report.other_bytes,
                 "refused": _named(report.refused),
-                "not_dicom": _named(report.left_out),
+                "not_dicom": _named(report.skipped),
             }
         )
         return
@@ -123,20 +123,20 @@ def _print_report(report: ImportReport, json: bool) -> None:
             "already stored": report.already_there,
             "same UID, other bytes": len(report.other_bytes),
             "refused": len(report.refused),
-            "skipped, not DICOM": len(report.left_out),
+            "skipped, not DICOM": len(report.skipped),
         }
     )
     _print_names("refused", report.refused)
-    _print_names("skipped", report.left_out)
+    _print_names("skipped", report.skipped)
     if report.stored:
         print("`voxelnode serve` converts each series when it is quiet.")
 
 
-def _named(files: list[LeftOut]) -> list[dict[str, str]]:
+def _named(files: list[SkippedFile]) -> list[dict[str, str]]:
     return [{"file": file.name, "reason": file.reason} for file in files]
 
 
-def _print_names(title: str, files: list[LeftOut]) -> None:
+def _print_names(title: str, files: list[SkippedFile]) -> None:
     for file in files[:NAMED_FILES]:
         print(f"{title}: {file.name}: {file.reason}")
     if len(files) > NAMED_FILES:

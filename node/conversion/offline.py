@@ -21,7 +21,7 @@ from typing import Any
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pool import ConverterDied
 from node.conversion.volume_files import folder_name
-from node.receive.dicom_files import LeftOut, find_instances
+from node.receive.dicom_files import SkippedFile, find_instances
 from node.volume.reasons import Reason, Refusal
 from node.writers.options import WriteOptions
 
@@ -170,7 +170,7 @@ def _grouped(
     """
     series: dict[tuple[str, str], list[tuple[str, Path]]] = {}
     for number, found in enumerate(find_instances(paths)):
-        if isinstance(found, LeftOut):
+        if isinstance(found, SkippedFile):
             not_dicom.append({"name": found.name, "reason": found.reason})
             continue
         path = found.path or unpacked / f"{number}.dcm"

@@ -103,14 +103,14 @@ class MediaFile:
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
+class SkippedFile:
     """A file that is skipped because it is no instance, and the reason."""
 
     name: str
     reason: str
 
 
-def find_instances(paths: Iterable[Path]) -> Iterator[MediaFile | LeftOut]:
+def find_instances(paths: Iterable[Path]) -> Iterator[MediaFile | SkippedFile]:
     """Yield every instance in `paths`, and every other file with the reason why it is skipped.
 
     Folders are searched recursively, links are followed, and each folder and file is visited once. A zip file is read
@@ -122,7 +122,7 @@ def find_instances(paths: Iterable[Path]) -> Iterator[MediaFile | LeftOut]:
             unread: list[OSError] = []
             for file in _files_below(path, seen, unread.append):
                 yield from _in_file(file, seen)
-            yield from (LeftOut(_name(error.filename), f"cannot be read: {error.strerror}") for error in unread)
+            yield from (SkippedFile(_name(error.filename), f"cannot be read: {error.strerror}") for error in unread)
         elif path.name.upper() == "DICOMDIR":
             yield from _in_dicomdir(path, seen)
         else:
@@ -235,12 +235,12 @@ def _name(path: Path | str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _in_file(path: Path, seen: set[tuple[int, int]]) -> Iterator[MediaFile | LeftOut]:
+def _in_file(path: Path, seen: set[tuple[int, int]]) -> Iterator[MediaFile | SkippedFile]:
     name = _name(path)
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            yield LeftOut(name, "neither a file nor a folder")
+            yield SkippedFile(name, "neither a file nor a folder")
             return
         if (status.st_dev, status.st_ino) in seen:
             return  # the same file by another name
@@ -254,25 +254,25 @@ def _in_file(path: Path, seen: set[tuple[int, int]]) -> Iterator[MediaFile | Lef
         else:
             yield MediaFile(name, identity, lambda: path.open("rb"), path)
     except NotDicom as error:
-        yield LeftOut(name, str(error))
+        yield SkippedFile(name, str(error))
     except OSError as error:
-        yield LeftOut(name, f"cannot be read: {error.strerror}")
+        yield SkippedFile(name, f"cannot be read: {error.strerror}")
 
 
-def _in_zip(path: Path, name: str) -> Iterator[MediaFile | LeftOut]:
+def _in_zip(path: Path, name: str) -> Iterator[MediaFile | SkippedFile]:
     """Yield the members of a zip file. They are streamed, never unpacked: the reader bounds how much it reads."""
     try:
         # Not closed here: members are read after this generator has gone on. The last reference closes the file.
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
-        yield LeftOut(name, f"a zip file that cannot be read: {error}")
+        yield SkippedFile(name, f"a zip file that cannot be read: {error}")
         return
     for member in archive.infolist():
         if not member.is_dir():
             yield _zip_member(archive, member, f"{name}!{member.filename}")
 
 
-def _zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> MediaFile | LeftOut:
+def _zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> MediaFile | SkippedFile:
     def open_member() -> BinaryIO:
         return archive.open(member)  # type: ignore[return-value]  # IO[bytes], not BinaryIO, in typeshed
 
@@ -280,13 +280,13 @@ def _zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) ->
         with open_member() as stream:
             identity = _identified(stream)
     except NotDicom as error:
-        return LeftOut(name, str(error))
+        return SkippedFile(name, str(error))
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:  # RuntimeError: encrypted
-        return LeftOut(name, f"cannot be read from the zip file: {error}")
+        return SkippedFile(name, f"cannot be read from the zip file: {error}")
     return MediaFile(name, identity, open_member)
 
 
-def _in_dicomdir(path: Path, seen: set[tuple[int, int]]) -> Iterator[MediaFile | LeftOut]:
+def _in_dicomdir(path: Path, seen: set[tuple[int, int]]) -> Iterator[MediaFile | SkippedFile]:
     """Yield the files that a DICOMDIR lists (PS3.3 F.3), as far as they are in its own folder."""
     from pydicom import dcmread  # 0.2 s, only needed here
 
@@ -296,7 +296,7 @@ def _in_dicomdir(path: Path, seen: set[tuple[int, int]]) -> Iterator[MediaFile |
             records = dcmread(path).get("DirectoryRecordSequence") or []
             listed = [record.get("ReferencedFileID") for record in records]
     except Exception as error:  # whatever a broken directory makes the parser raise
-        yield LeftOut(str(path), f"a DICOMDIR that cannot be read: {type(error).__name__}")
+        yield SkippedFile(str(path), f"a DICOMDIR that cannot be read: {type(error).__name__}")
         return
     folder = path.parent.resolve()
     for file_id in listed:
@@ -306,7 +306,7 @@ def _in_dicomdir(path: Path, seen: set[tuple[int, int]]) -> Iterator[MediaFile |
         name = f"{path}: {'/'.join(parts)}"
         file = _listed_file(folder, parts)
         if file is None:
-            yield LeftOut(name, "listed in the DICOMDIR, but not below its folder")
+            yield SkippedFile(name, "listed in the DICOMDIR, but not below its folder")
         else:
             yield from _in_file(file, seen)
 

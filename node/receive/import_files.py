@@ -10,7 +10,7 @@ from pathlib import Path
 
 from node.errors import ArrivalRefused, OutOfResources
 from node.index.records import Outcome
-from node.receive.dicom_files import LeftOut, MediaFile, find_instances
+from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
 from node.receive.ingest import Announced, Ingest, Origin
 
 THREADS = 8
@@ -24,12 +24,12 @@ class ImportReport:
     stored: int = 0
     already_there: int = 0
     other_bytes: list[str] = field(default_factory=list)
-    refused: list[LeftOut] = field(default_factory=list)
-    left_out: list[LeftOut] = field(default_factory=list)
+    refused: list[SkippedFile] = field(default_factory=list)
+    skipped: list[SkippedFile] = field(default_factory=list)
 
     @property
     def files(self) -> int:
-        return self.stored + self.already_there + len(self.other_bytes) + len(self.refused) + len(self.left_out)
+        return self.stored + self.already_there + len(self.other_bytes) + len(self.refused) + len(self.skipped)
 
 
 def import_instances(paths: Iterable[Path], ingest: Ingest, on_file: Callable[[], None] = lambda: None) -> ImportReport:
@@ -61,16 +61,16 @@ def import_instances(paths: Iterable[Path], ingest: Ingest, on_file: Callable[[]
     return report
 
 
-Taken = tuple[MediaFile, Outcome | ArrivalRefused | OSError] | tuple[LeftOut, None]
+Taken = tuple[MediaFile, Outcome | ArrivalRefused | OSError] | tuple[SkippedFile, None]
 
 
 def _taken(
-    threads: ThreadPoolExecutor, found: Iterator[MediaFile | LeftOut], ingest: Ingest, origin: Origin
+    threads: ThreadPoolExecutor, found: Iterator[MediaFile | SkippedFile], ingest: Ingest, origin: Origin
 ) -> Iterator[Taken]:
     """Yield each file with its outcome, as the outcomes come; a bounded number of files is under way at once."""
     under_way: set[Future[Taken]] = set()
     for file in found:
-        if isinstance(file, LeftOut):
+        if isinstance(file, SkippedFile):
             yield file, None
             continue
         under_way.add(threads.submit(_take, file, ingest, origin))
@@ -97,11 +97,11 @@ def _take(file: MediaFile, ingest: Ingest, origin: Origin) -> Taken:
         return file, error
 
 
-def _count(report: ImportReport, file: MediaFile | LeftOut, outcome: Outcome | Exception | None) -> None:
-    if isinstance(file, LeftOut):
-        report.left_out.append(file)
+def _count(report: ImportReport, file: MediaFile | SkippedFile, outcome: Outcome | Exception | None) -> None:
+    if isinstance(file, SkippedFile):
+        report.skipped.append(file)
     elif isinstance(outcome, Exception):
-        report.refused.append(LeftOut(file.name, str(outcome)))
+        report.refused.append(SkippedFile(file.name, str(outcome)))
     elif outcome in (Outcome.STORED, Outcome.REPLACED):
         report.stored += 1
     elif outcome is Outcome.ALREADY_THERE:

@@ -18,7 +18,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
 from node.association.client.send import send_files
 from node.dicom.part10 import file_head
-from node.receive.dicom_files import LeftOut, MediaFile, find_instances
+from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
 from tests.acceptance.served import Served
 
 pytestmark = [
@@ -50,7 +50,9 @@ def as_file(file: MediaFile, folder: Path) -> Path:
 def sent(corpus: Path) -> dict[str, MediaFile]:
     """Every instance of the corpus by its UID (copies of an instance count once)."""
     cases = [folder for folder in sorted(corpus.iterdir()) if folder.is_dir() and folder.name not in OUT_OF_SCOPE]
-    return {found.identity.sop_instance_uid: found for found in find_instances(cases) if not isinstance(found, LeftOut)}
+    return {
+        found.identity.sop_instance_uid: found for found in find_instances(cases) if not isinstance(found, SkippedFile)
+    }
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from node import logs
 from node.association.client.negotiation import NoAssociation
 from node.association.client.send import SendFailed, send_files
 from node.audit import verify
-from node.receive.dicom_files import LeftOut, find_instances
+from node.receive.dicom_files import SkippedFile, find_instances
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.acceptance.test_corpus_through_the_node import as_file
@@ -160,7 +160,7 @@ def personal_values(ds: Dataset) -> set[str]:
 @pytest.mark.parametrize("level", ["info", "debug"])
 def test_the_log_of_a_node_that_took_in_the_corpus_names_nobody(corpus: Path, tmp_path: Path, level: str) -> None:
     """Every name and every ID of the corpus, and of instances that are refused, contradict and are deleted."""
-    instances = [one for one in find_instances([corpus]) if not isinstance(one, LeftOut)]
+    instances = [one for one in find_instances([corpus]) if not isinstance(one, SkippedFile)]
     one_each = {one.identity.series_instance_uid: one for one in instances}
     sent = [as_file(one, tmp_path) for one in one_each.values()]
     personal = {value for path in sent for value in personal_values(dcmread(path, stop_before_pixels=True))}

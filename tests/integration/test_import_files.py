@@ -51,7 +51,7 @@ def test_a_folder_is_imported_byte_for_byte_and_what_is_not_dicom_is_named(inges
     seen: list[None] = []
     report = import_instances([SHIPPED], ingest, lambda: seen.append(None))
     assert (report.stored, report.refused, report.other_bytes) == (81, [], [])
-    assert len(report.left_out) == 10
+    assert len(report.skipped) == 10
     assert len(seen) == report.files == 91
     assert stored(tmp_path / "root") == {uid: (digest, digest) for uid, digest in digests(SHIPPED).items()}
 

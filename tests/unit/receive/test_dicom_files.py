@@ -11,7 +11,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from node.receive.dicom_files import HEAD_BYTES, LeftOut, MediaFile, NotDicom, find_instances, identify
+from node.receive.dicom_files import HEAD_BYTES, MediaFile, NotDicom, SkippedFile, find_instances, identify
 from tests import make
 
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
@@ -28,7 +28,7 @@ def instances(*paths: Path) -> list[MediaFile]:
 
 
 def left_out(*paths: Path) -> dict[str, str]:
-    return {Path(file.name).name: file.reason for file in find_instances(paths) if isinstance(file, LeftOut)}
+    return {Path(file.name).name: file.reason for file in find_instances(paths) if isinstance(file, SkippedFile)}
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_folder_that_cannot_be_searched_is_named(tmp_path: Path) -> None:
     assert isinstance(next(found), MediaFile)
     shutil.rmtree(tmp_path / "b")
     [left_out] = found
-    assert isinstance(left_out, LeftOut)
+    assert isinstance(left_out, SkippedFile)
     assert (Path(left_out.name), left_out.reason) == (tmp_path / "b", "cannot be read: No such file or directory")
 
 
@@ -166,7 +166,7 @@ def test_a_dicomdir_cannot_lead_out_of_its_folder(tmp_path: Path) -> None:
         ds.save_as(medium / "DICOMDIR")
     found = list(find_instances([medium / "DICOMDIR"]))
     assert [Path(file.name).name for file in found if isinstance(file, MediaFile)] == ["in.dcm"]
-    reasons = [file.reason for file in found if isinstance(file, LeftOut)]
+    reasons = [file.reason for file in found if isinstance(file, SkippedFile)]
     assert reasons == ["listed in the DICOMDIR, but not below its folder"] * 4
 
 
