@@ -1,1 +1,1 @@
-"""Volume in, files out: the only package that imports nibabel and SimpleITK."""
+"""Volumes in, files out. Only this package imports nibabel and SimpleITK."""

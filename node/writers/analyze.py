@@ -1,8 +1,8 @@
-"""Analyze 7.5: ``.hdr`` and ``.img`` for programs that know nothing newer.
+"""Analyze 7.5: ``.hdr`` and ``.img`` for programs that read no newer format.
 
-The format has neither slope nor affine, and no unsigned or 8-bit signed integers. Real values are written in the
-next type that holds them, and the voxels are turned (flipped and transposed, never interpolated) into the order that
-readers assume: right to left, posterior to anterior, inferior to superior.
+The format has neither slope nor affine, and no unsigned or 8-bit signed integers. Real values are written in the next
+type that holds them, and the voxels are flipped and transposed (never interpolated) into the order that readers assume:
+right to left, posterior to anterior, inferior to superior.
 """
 
 from __future__ import annotations
@@ -17,29 +17,28 @@ from nibabel.analyze import AnalyzeHeader
 from node.volume.model import Volume
 from node.volume.rendering import oriented
 from node.writers.base import NewFile, WrittenFile, real_dtype, real_slabs, write_file
-from node.writers.nifti import LARGEST_NIFTI1_DIMENSION, RGB
+from node.writers.nifti import MAX_NIFTI1_DIMENSION, RGB
 from node.writers.options import WriteOptions
 
-PROMOTED = {"int8": "int16", "uint16": "int32", "uint32": "float64"}
-"""Types that Analyze lacks, and the next that holds them exactly."""
+PROMOTED_TYPES = {"int8": "int16", "uint16": "int32", "uint32": "float64"}
+"""Types that Analyze lacks, and the next type that holds them exactly."""
 
-LOST_AFFINE = "Analyze 7.5 holds no position and no oblique orientation; affine_lps tells both"
+LOST_AFFINE = "Analyze 7.5 has no position and no oblique orientation; both are in affine_lps"
 
-
-TOO_LARGE = f"not written: Analyze 7.5 holds at most {LARGEST_NIFTI1_DIMENSION} voxels along an axis"
+TOO_LARGE = f"not written: Analyze 7.5 holds at most {MAX_NIFTI1_DIMENSION} voxels along an axis"
 
 
 def fits_analyze(volume: Volume) -> bool:
-    """Whether the dimensions are within int16, all that the header has."""
-    return max(volume.shape) <= LARGEST_NIFTI1_DIMENSION
+    """Return whether the dimensions fit into int16, the type of the header."""
+    return max(volume.shape) <= MAX_NIFTI1_DIMENSION
 
 
 def write_analyze(volume: Volume, folder: Path, stem: str, options: WriteOptions) -> WrittenFile:
-    """Write ``STEM_analyze.hdr`` and its ``.img``, never compressed, of a volume that `fits_analyze`."""
+    """Write ``STEM_analyze.hdr`` and its ``.img``, never compressed. The volume must satisfy `fits_analyze`."""
     turned = [oriented(volume, time) for time in range(volume.times)]
     size = turned[0].voxels.shape[2::-1]
     real = real_dtype(volume)
-    dtype = np.dtype(PROMOTED.get(real.name, real.name))
+    dtype = np.dtype(PROMOTED_TYPES.get(real.name, real.name))
     head = AnalyzeHeader(endianness="<")
     head.set_data_dtype(RGB if volume.colour else dtype)
     head.set_data_shape(size if volume.times == 1 else (*size, volume.times))
@@ -47,14 +46,14 @@ def write_analyze(volume: Volume, folder: Path, stem: str, options: WriteOptions
     head.set_zooms(spacing if volume.times == 1 else (*spacing, volume.time_step_s or 0.0))
     image = folder / f"{stem}_analyze.img"
     with NewFile(image) as stream:
-        for one in turned:
-            _write_time(stream, one.voxels, volume, dtype)
+        for oriented_time in turned:
+            _write_time(stream, oriented_time.voxels, volume, dtype)
     header = write_file(folder / f"{stem}_analyze.hdr", head.binaryblock)
     return header.written(volume.kind, "analyze", (image,))
 
 
 def _write_time(stream: Any, voxels: Any, volume: Volume, dtype: np.dtype[Any]) -> None:
-    """Write one time; DICOM's y runs to posterior, Analyze's to anterior."""
-    one = replace(volume, voxels=np.ascontiguousarray(voxels[:, ::-1])[None])
-    for slab in real_slabs(one, dtype):
+    """Write one time. DICOM's y runs to posterior, Analyze's to anterior."""
+    time = replace(volume, voxels=np.ascontiguousarray(voxels[:, ::-1])[None])
+    for slab in real_slabs(time, dtype):
         stream.write(slab)

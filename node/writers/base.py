@@ -1,7 +1,7 @@
-"""What all writers share: names, new files and the record of one, real values in slabs.
+"""Shared by all writers: file names, new files and their records, real values in slabs.
 
-Nothing is synced here: `node.conversion.volume_files.publish` does that for all files of a series, where they must
-outlast a power cut.
+Nothing is synced here. `node.conversion.volume_files.publish` syncs all files of a series that must survive a power
+failure.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 SLAB_BYTES = 4 << 20
-"""Voxels are streamed in pieces of about this size, so that a writer needs no second copy of the volume."""
+"""Approximate size of the pieces in which voxels are streamed, so that a writer needs no second copy of the volume."""
 
 SCALING_TOLERANCE = 0.01
-"""Largest rounding of a scaled value, in steps of the stored ones (a step is the slope)."""
+"""Largest rounding error of a scaled value, in steps of the stored values (a step is the slope)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,11 @@ class WrittenFile:
         A value of `node.volume.model.Kind`.
     format : str
         The configured name of a volume format, or ``"png"``.
+    path : Path
     bytes, sha256 : int, str
-        Of the file at `path` alone.
+        Size and digest of the file at `path`, without companions.
     companions : tuple of Path
-        Further files that belong to it: ``.json``, ``.bval``, ``.bvec``, the data file of a header.
+        Other files that belong to it: ``.json``, ``.bval``, ``.bvec``, the data file of a header.
     """
 
     kind: str
@@ -54,10 +55,10 @@ class WrittenFile:
 
 
 def stem_of(volume: Volume) -> str:
-    """Return the name, without an ending, that the files of `volume` get in the folder of its series.
+    """Return the name, without an ending, of the files of `volume` in the folder of its series.
 
-    Examples: ``volume``, ``volume_e2``, ``volume_e1_ph``, ``volume_resampled``. It is made of the suffix that tells
-    the volume from the others of its series and of its kind, and never of anything that came over the network.
+    Examples: ``volume``, ``volume_e2``, ``volume_e1_ph``, ``volume_resampled``. It consists of the suffix that
+    separates the volume from the others of its series, and of its kind. Nothing in it came over the network.
     """
     words = ["volume", *(word for word in volume.suffix.split("-") if word)]
     if volume.kind is not Kind.VOLUME:
@@ -65,22 +66,22 @@ def stem_of(volume: Volume) -> str:
     return "_".join(words)
 
 
-DIGEST_BESIDE_BYTES = 1 << 18
-"""From this size a piece is digested by another thread while it, and what follows it, is written."""
+MIN_THREADED_DIGEST_BYTES = 1 << 18
+"""Pieces of at least this size are digested by another thread, while they and the next pieces are written."""
 
-PIECES_AHEAD = 8
-"""So many pieces, of about `SLAB_BYTES`, may wait to be digested."""
+MAX_PIECES_AHEAD = 8
+"""Number of pieces, of about `SLAB_BYTES`, that may wait for their digest."""
 
 
 class NewFile(RawIOBase):
-    """A file that was not there before, counted and digested while it is written.
+    """A file that did not exist before, counted and digested while it is written.
 
-    A piece that was written must stay as it is until the file is closed.
+    A written piece must not change until the file is closed.
 
     Raises
     ------
     FileExistsError
-        `path` is taken: two volumes with one name are a fault, never an overwritten volume.
+        `path` exists: two volumes with one name are a fault, and no volume is ever overwritten.
     """
 
     def __init__(self, path: Path) -> None:
@@ -96,13 +97,13 @@ class NewFile(RawIOBase):
         return True
 
     def write(self, data: ReadableBuffer, /) -> int:
-        if self._ahead or memoryview(data).nbytes >= DIGEST_BESIDE_BYTES:
+        if self._ahead or memoryview(data).nbytes >= MIN_THREADED_DIGEST_BYTES:
             self._ahead.append(self._digester.submit(self._digest.update, data))
         else:
             self._digest.update(data)
         count = self._file.write(data)
         self._bytes += count
-        while len(self._ahead) > PIECES_AHEAD:
+        while len(self._ahead) > MAX_PIECES_AHEAD:
             self._ahead.popleft().result()
         return count
 
@@ -112,7 +113,7 @@ class NewFile(RawIOBase):
         super().close()
 
     def written(self, kind: Kind, file_format: str, companions: tuple[Path, ...] = ()) -> WrittenFile:
-        """Return the record of this file, once it is closed."""
+        """Return the record of this file, after it is closed."""
         return WrittenFile(kind.value, file_format, self.path, self._bytes, self._digest.hexdigest(), companions)
 
 
@@ -124,10 +125,10 @@ def write_file(path: Path, data: bytes) -> NewFile:
 
 
 def real_dtype(volume: Volume) -> np.dtype[Any]:
-    """Return the type that holds ``voxels * slope + intercept``; the stored one where that is enough.
+    """Return the type for ``voxels * slope + intercept``; the stored type if that is enough.
 
-    Integers stay integers while slope and intercept are whole numbers. Otherwise it is float32, or float64 where
-    float32 would move a value by more than `SCALING_TOLERANCE` of a step.
+    Integers stay integers if slope and intercept are whole numbers. Otherwise it is float32, or float64 if float32
+    would change a value by more than `SCALING_TOLERANCE` of a step.
     """
     voxels, slope, intercept = volume.voxels, volume.slope, volume.intercept
     stored = voxels.dtype.newbyteorder("=")
@@ -159,7 +160,7 @@ def real_slabs(volume: Volume, dtype: np.dtype[Any]) -> Iterator[memoryview]:
         yield from stored_slabs(volume.voxels.astype(dtype, copy=False))
         return
     flat = volume.voxels.reshape(-1)
-    step = max(1, SLAB_BYTES // 8)  # by way of float64, in which whole results are exact
+    step = max(1, SLAB_BYTES // 8)  # computed in float64, in which whole results are exact
     for start in range(0, flat.size, step):
         real = flat[start : start + step] * np.float64(volume.slope) + np.float64(volume.intercept)
         yield real.astype(dtype.newbyteorder("<")).view(np.uint8).data

@@ -1,4 +1,4 @@
-"""The body in a CT, as a label volume: a threshold, the table and clothes taken away, holes filled."""
+"""The body in a CT as a label volume: a threshold; table and clothes are removed, holes filled."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import SimpleITK as sitk
 from node.volume.model import Array, Display, Kind, Volume
 
 BODY_HU = -300.0
-"""Between lung and fat: air and most cushions are below it."""
+"""Threshold between lung and fat: air and most cushions are below it."""
 
 COARSE_MM = 2.0
-"""Pixels in which the body is looked for; its outline is then taken in full resolution."""
+"""Pixel size in which the body is searched; its outline is then taken in full resolution."""
 
 OPENING_MM = 4.0
-"""Radius of the opening that parts the patient from the table."""
+"""Radius of the opening that separates the patient from the table."""
 
 
 def body_mask(volume: Volume) -> Volume:
-    """Return a volume of the same grid with 1 in the body and 0 outside, for every time.
+    """Return a volume on the same grid with 1 in the body and 0 outside, for every time.
 
-    The body is the largest connected part above `BODY_HU` after an opening in the planes of the slices. Air that a
-    slice encloses (lungs, bowel, airways) belongs to it.
+    The body is the largest connected component above `BODY_HU` after an opening in the planes of the slices. Air that a
+    slice encloses (lungs, bowel, airways) is part of it.
     """
     masks = np.zeros(volume.voxels.shape, np.uint8)
     for voxels, mask in zip(volume.voxels, masks, strict=True):
@@ -34,7 +34,7 @@ def body_mask(volume: Volume) -> Volume:
 
 
 def _keep_body(above: Array, spacing_mm: tuple[float, float, float]) -> None:
-    """Clear what is not body in (slices, rows, columns) of 0 and 1, and fill its holes, in place."""
+    """Clear everything but the body in (slices, rows, columns) of 0 and 1, and fill its holes, in place."""
     shrink = [max(1, int(COARSE_MM / spacing_mm[axis])) for axis in (1, 0)]
     radius = [max(1, round(OPENING_MM / (spacing_mm[axis] * shrink[1 - axis]))) for axis in (0, 1)]
     coarse = sitk.GetImageFromArray(np.ascontiguousarray(above[:, :: shrink[0], :: shrink[1]]))

@@ -1,4 +1,4 @@
-"""FSL's gradient table beside a diffusion series: ``.bval`` and, where directions are known, ``.bvec``."""
+"""FSL's gradient table of a diffusion series: ``.bval``, and ``.bvec`` if directions are known."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from node.writers.base import write_file
 
 
 def write_gradients(volume: Volume, folder: Path, stem: str) -> tuple[Path, ...]:
-    """Write FSL's ``.bval``, and ``.bvec`` where directions are known; return the paths.
+    """Write FSL's ``.bval``, and ``.bvec`` if directions are known; return the paths.
 
-    Without any known direction there is no ``.bvec``: zeros in it would say that nothing was weighted.
+    Without any known direction there is no ``.bvec``: zeros in it would mean that no volume is weighted.
     """
-    if volume.diffusion is None or any(one.derived for one in volume.diffusion):
+    if volume.diffusion is None or any(weighting.derived for weighting in volume.diffusion):
         return ()
     paths = [folder / f"{stem}.bval"]
-    write_file(paths[0], (" ".join(f"{one.b_value:g}" for one in volume.diffusion) + "\n").encode("ascii"))
+    b_values = " ".join(f"{weighting.b_value:g}" for weighting in volume.diffusion)
+    write_file(paths[0], f"{b_values}\n".encode("ascii"))
     vectors = image_directions(volume.diffusion, volume.affine_lps) if volume.affine_lps is not None else None
-    weighted = any(one.b_value > 0 for one in volume.diffusion)
+    weighted = any(weighting.b_value > 0 for weighting in volume.diffusion)
     if vectors is not None and (vectors.any() or not weighted):
         lines = (" ".join(f"{component:.8f}" for component in row) for row in vectors)
         paths.append(folder / f"{stem}.bvec")
@@ -29,10 +30,17 @@ def write_gradients(volume: Volume, folder: Path, stem: str) -> tuple[Path, ...]
 
 
 def image_directions(diffusion: tuple[Diffusion, ...], affine_lps: Float) -> Float:
-    """Return the (3, times) gradient directions along the axes of the image, as FSL counts them.
+    """Return the (3, times) gradient directions along the axes of the image, in FSL's convention.
 
-    FSL takes x from the other side where the affine has a positive determinant (in RAS+ and LPS+ alike). Unweighted
-    volumes, and those without a direction, get zeros.
+    FSL reverses x if the affine has a positive determinant (in RAS+ and LPS+ alike). Unweighted volumes, and those
+    without a direction, get zeros.
+
+    Parameters
+    ----------
+    diffusion : (times,) of Diffusion
+        Directions are unit vectors in LPS.
+    affine_lps : (4, 4) float64, mm
+        From voxel index (column, row, slice) to LPS+.
     """
     along_row = affine_lps[:3, 0] / np.linalg.norm(affine_lps[:3, 0])
     down_column = affine_lps[:3, 1] - along_row * (along_row @ affine_lps[:3, 1])
@@ -41,6 +49,9 @@ def image_directions(diffusion: tuple[Diffusion, ...], affine_lps: Float) -> Flo
     normal = np.cross(along_row, down_column) * (1 if positive else -1)
     axes = np.array([-along_row if positive else along_row, down_column, normal])
     zero = np.zeros(3)
-    directions = [zero if one.direction_lps is None or one.b_value <= 0 else one.direction_lps for one in diffusion]
-    rotated: Float = axes @ np.array(directions, dtype=np.float64).T + 0.0  # + 0.0: no minus zeros in the text
+    directions = [
+        zero if weighting.direction_lps is None or weighting.b_value <= 0 else weighting.direction_lps
+        for weighting in diffusion
+    ]
+    rotated: Float = axes @ np.array(directions, dtype=np.float64).T + 0.0  # + 0.0 removes negative zeros from the text
     return rotated

@@ -1,6 +1,6 @@
 """MetaImage: an ``.mhd`` header beside ``.zraw`` or ``.raw`` voxels, in DICOM's own LPS+.
 
-SimpleITK makes the header, of one voxel of the same grid; the voxels are streamed beside it. Writing the whole volume
+SimpleITK makes the header from one voxel of the same grid; the voxels are streamed beside it. Writing the whole volume
 through SimpleITK needs a copy for its image and another for the compressed data, and takes four times as long.
 """
 
@@ -19,14 +19,14 @@ from node.writers.base import NewFile, WrittenFile, real_dtype, real_slabs, writ
 from node.writers.options import WriteOptions
 
 COMPRESSION_LEVEL = 1
-"""isal's, as for NIfTI; a zlib stream, which is what MetaIO calls compressed."""
+"""Level of isal, as for NIfTI; the result is a zlib stream, which MetaIO calls compressed."""
 
 
 def write_metaimage(volume: Volume, folder: Path, stem: str, options: WriteOptions) -> WrittenFile:
     """Write an ``.mhd`` header and its data file.
 
-    MetaImage has no slope and intercept, so real values are written: integers where these are exact, else floating
-    point. One slice without a place in the patient becomes a 2-D image, several times a 4-D one; colour has three
+    MetaImage has no slope and intercept, so real values are written: integers if these are exact, else floating point.
+    One slice without a position in the patient becomes a 2-D image, several times a 4-D image; colour has three
     channels.
     """
     dtype = real_dtype(volume)
@@ -36,7 +36,7 @@ def write_metaimage(volume: Volume, folder: Path, stem: str, options: WriteOptio
     fields = _header(volume, dtype) | {"CompressedData": str(options.compress), "ElementDataFile": data.name}
     if options.compress:
         fields["CompressedDataSize"] = str(data.stat().st_size)
-    fields["ElementDataFile"] = fields.pop("ElementDataFile")  # by the format the last line
+    fields["ElementDataFile"] = fields.pop("ElementDataFile")  # the format requires it in the last line
     text = "".join(f"{name} = {value}\n" for name, value in fields.items())
     header = write_file(folder / f"{stem}.mhd", text.encode("ascii"))
     return header.written(volume.kind, "mhd", (data,))
@@ -56,7 +56,7 @@ def _write_data(stream: NewFile, slabs: Iterable[memoryview], options: WriteOpti
 def _header(volume: Volume, dtype: np.dtype[Any]) -> dict[str, str]:
     """Return the header fields that SimpleITK writes for this grid.
 
-    ITK keeps a sheared matrix as it is (TransformMatrix lists the direction of the first axis, then the second, ...).
+    ITK keeps a sheared matrix unchanged (TransformMatrix lists the direction of the first axis, then the second, ...).
     """
     affine = np.diag([*volume.spacing_mm, 1.0]) if volume.affine_lps is None else volume.affine_lps
     size = volume.shape
@@ -67,7 +67,7 @@ def _header(volume: Volume, dtype: np.dtype[Any]) -> dict[str, str]:
     direction[:3, :3] = affine[:3, :3] / spacing
     origin[:3] = affine[:3, 3]
     if len(size) == 4:
-        spacing, axes = np.append(spacing, volume.time_step_s or 1.0), 4  # ITK knows no unknown spacing
+        spacing, axes = np.append(spacing, volume.time_step_s or 1.0), 4  # ITK has no unknown spacing
     import SimpleITK as sitk  # here: its import takes longer than a small volume does
 
     pixel = sitk.GetImageFromArray(np.zeros((1,) * axes + (3,) * volume.colour, dtype), isVector=volume.colour)

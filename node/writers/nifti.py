@@ -1,8 +1,8 @@
-"""NIfTI: ``.nii.gz`` and ``.nii``, and the ``.hdr``/``.img`` pair. LPS becomes RAS here alone.
+"""NIfTI: ``.nii.gz`` and ``.nii``, and the ``.hdr``/``.img`` pair. LPS becomes RAS only here.
 
-Stored values go to the file as they are, with slope and intercept in the header. An array of (times, slices, rows,
-columns) in C order is, byte for byte, NIfTI's (columns, rows, slices, times) with the first axis fastest, so nothing
-is transposed. nibabel makes the header; the voxels are streamed behind it, since nibabel would copy and may rescale.
+Stored values are written unchanged, with slope and intercept in the header. An array of (times, slices, rows, columns)
+in C order is, byte for byte, NIfTI's (columns, rows, slices, times) with the first axis fastest, so nothing is
+transposed. nibabel makes the header; the voxels are streamed behind it, because nibabel would copy and may rescale.
 """
 
 from __future__ import annotations
@@ -23,17 +23,16 @@ from node.writers.options import WriteOptions
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
-LARGEST_NIFTI1_DIMENSION = 32767
-"""Dimensions are int16 in NIfTI-1; beyond, NIfTI-2 is written."""
+MAX_NIFTI1_DIMENSION = 32767
+"""Dimensions are int16 in NIfTI-1; larger volumes are written as NIfTI-2."""
 
 COMPRESSION_LEVEL = 1
-"""isal's; on CT it is within 2 % of the size of level 2, and 10 % faster."""
+"""Level of isal: on CT within 2 % of the size of level 2, and 10 % faster."""
 
 QFORM_TOLERANCE_VOXELS = 0.1
-"""A quaternion may put a corner this far off, in edges of the smallest voxel, before it is left out.
+"""Largest error of a corner by the quaternion, in edges of the smallest voxel; above it the qform is left out.
 
-The same drift from which a stack counts as sheared.
-"""
+It equals the shift from which a stack counts as sheared."""
 
 HEADERS: dict[tuple[bool, bool], Any] = {  # by (too large for NIfTI-1, a pair of files)
     (False, False): nifti1.Nifti1Header,
@@ -61,7 +60,7 @@ def write_nifti(volume: Volume, folder: Path, stem: str, options: WriteOptions) 
 
 
 def write_pair(volume: Volume, folder: Path, stem: str, options: WriteOptions) -> WrittenFile:
-    """Write a NIfTI ``.hdr`` and its ``.img``, never compressed: that is what readers of pairs expect."""
+    """Write a NIfTI ``.hdr`` and its ``.img``, never compressed, as readers of pairs expect."""
     image = folder / f"{stem}.img"
     with NewFile(image) as stream:
         for slab in stored_slabs(volume.voxels):
@@ -79,12 +78,12 @@ def _write_body(stream: Any, head: Any, volume: Volume) -> None:
 
 
 def nifti_header(volume: Volume, *, pair: bool) -> Any:
-    """Return nibabel's header for `volume`; NIfTI-2 where a dimension, or the scaling, needs it.
+    """Return nibabel's header for `volume`; NIfTI-2 if a dimension or the scaling requires it.
 
-    sform and qform both carry code 1 (scanner); the qform only while a rotation and zooms can hold the affine. With
-    no place in the patient both codes are 0 and only the voxel size is told.
+    sform and qform both have code 1 (scanner), the qform only if a rotation and zooms can represent the affine. Without
+    a position in the patient both codes are 0, and only the voxel size is stated.
     """
-    large = max(volume.shape) > LARGEST_NIFTI1_DIMENSION or not _float32_holds_scaling(volume)
+    large = max(volume.shape) > MAX_NIFTI1_DIMENSION or not _float32_holds_scaling(volume)
     head = HEADERS[large, pair](endianness="<")
     head.set_data_dtype(RGB if volume.colour else volume.voxels.dtype)
     head.set_data_shape(volume.shape)
@@ -102,7 +101,7 @@ def nifti_header(volume: Volume, *, pair: bool) -> Any:
 
 
 def _float32_holds_scaling(volume: Volume) -> bool:
-    """Whether NIfTI-1's float32 keeps slope and intercept well within one step of the stored values."""
+    """Return whether NIfTI-1's float32 keeps slope and intercept well within one step of the stored values."""
     with np.errstate(over="ignore", under="ignore"):
         slope, intercept = float(np.float32(volume.slope)), float(np.float32(volume.intercept))
     off = abs(intercept - volume.intercept)
@@ -110,7 +109,7 @@ def _float32_holds_scaling(volume: Volume) -> bool:
 
 
 def _place(head: Any, affine_ras: Float, volume: Volume) -> None:
-    """Set sform and, where it can hold the affine, qform."""
+    """Set the sform and, if it can represent the affine, the qform."""
     head.set_qform(affine_ras, code=1, strip_shears=True)
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(volume.shape[:3]) - 1)
     off = (head.get_qform() - affine_ras)[:3, :3] @ corners.T

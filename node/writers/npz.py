@@ -1,4 +1,4 @@
-"""NumPy's ``.npz``, readable without pickle: stored values, their scaling, their place."""
+"""NumPy's ``.npz``, readable without pickle: stored values, their scaling, their position."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write_npz(volume: Volume, folder: Path, stem: str, options: WriteOptions) ->
     }
     with NewFile(folder / f"{stem}.npz") as stream, zipfile.ZipFile(stream, "w") as archive:
         for name, array in arrays.items():
-            member = zipfile.ZipInfo(f"{name}.npy")  # dated 1980, where the name alone might take the clock's time
+            member = zipfile.ZipInfo(f"{name}.npy")  # dated 1980: a name alone would get the clock's time
             with archive.open(member, "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
     return stream.written(volume.kind, "npz")

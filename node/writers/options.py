@@ -1,4 +1,4 @@
-"""Which files of a volume are written: a plain record, which loads neither arrays nor codecs."""
+"""Which files of a volume are written: a plain record, which imports neither arrays nor codecs."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ class WriteOptions:
 
 
 def write_options(section: Convert) -> WriteOptions:
-    """The options of the writers, from the configuration."""
+    """Return the options of the writers, from the configuration."""
     return WriteOptions(**{name: getattr(section, name) for name in WriteOptions.__slots__})

@@ -1,4 +1,4 @@
-"""PNG pictures of a volume: thumbnail, three planes, projections, montage. Pillow resizes to physical proportions."""
+"""PNG pictures of a volume, in physical proportions: thumbnail, three planes, projections, montage."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from node.writers.base import WrittenFile, write_file
 from node.writers.options import WriteOptions
 
 PLANE_PIXELS = 512
-"""Long side, at most, of one plane of a preview or a projection."""
+"""Longest side of one plane of a preview or a projection."""
 
 TILE_PIXELS = 128
-"""Long side, at most, of one slice in a montage."""
+"""Longest side of one slice in a montage."""
 
 MONTAGE_STEP = 5
 """A montage shows every fifth slice."""
 
 GAP_PIXELS = 2
 
-UNTRUE = (Geometry.SHEARED, Geometry.IRREGULAR)
-"""Of these the planes across the stack are not what the patient looks like."""
+DISTORTED = (Geometry.SHEARED, Geometry.IRREGULAR)
+"""Geometries whose planes across the stack do not show the patient's shape."""
 
 
 def write_pictures(volume: Volume, folder: Path, stem: str, options: WriteOptions) -> list[WrittenFile]:
-    """Write the pictures that `options` asks for.
+    """Write the pictures that `options` request.
 
-    Planes and projections need several slices with a place in the patient. Of a sheared or uneven volume they are
-    left to the resampled one that lies beside it, whose planes are true.
+    Planes and projections need several slices with a position in the patient. For a sheared or uneven volume they are
+    made from the resampled volume beside it, which has the patient's shape.
     """
     shades = Shades(volume)
     written = []
@@ -42,10 +42,10 @@ def write_pictures(volume: Volume, folder: Path, stem: str, options: WriteOption
         small = resized(rendering.thumbnail(volume, shades), options.thumbnail_pixels)
         written.append(_write(small, folder / f"{stem}_thumbnail.png", Kind.THUMBNAIL))
     if volume.shape[2] > 1 and options.montages:
-        tiles = [resized(each, TILE_PIXELS) for each in rendering.montage(volume, shades, MONTAGE_STEP)]
+        tiles = [resized(picture, TILE_PIXELS) for picture in rendering.montage(volume, shades, MONTAGE_STEP)]
         columns = int(np.ceil(np.sqrt(len(tiles))))
         written.append(_write(arranged(tiles, columns), folder / f"{stem}_montage.png", Kind.MONTAGE))
-    if volume.shape[2] == 1 or volume.affine_lps is None or volume.geometry in UNTRUE:
+    if volume.shape[2] == 1 or volume.affine_lps is None or volume.geometry in DISTORTED:
         return written
     if options.previews:
         planes = to_scale(rendering.preview(volume, shades), PLANE_PIXELS)
@@ -53,22 +53,22 @@ def write_pictures(volume: Volume, folder: Path, stem: str, options: WriteOption
     if options.projections and not volume.colour:
         for projection in Projection:
             for plane in Plane:
-                seen = resized(rendering.project(volume, shades, projection, plane), PLANE_PIXELS)
+                image = resized(rendering.project(volume, shades, projection, plane), PLANE_PIXELS)
                 path = folder / f"{stem}_{projection}_{plane.name.lower()}.png"
-                written.append(_write(seen, path, Kind.PROJECTION))
+                written.append(_write(image, path, Kind.PROJECTION))
     return written
 
 
-def resized(picture: Picture, longest: int) -> Image.Image:
-    """Return a picture with square pixels; the finer of its two spacings is kept while it fits into `longest`."""
-    return to_scale([picture], longest)[0]
+def resized(picture: Picture, max_pixels: int) -> Image.Image:
+    """Return a picture with square pixels; the finer of its two spacings is kept if it fits into `max_pixels`."""
+    return to_scale([picture], max_pixels)[0]
 
 
-def to_scale(pictures: Sequence[Picture], longest: int) -> list[Image.Image]:
-    """Return pictures with square pixels that are equally large in all of them, and none longer than `longest`."""
-    extents = np.array([np.multiply(each.pixels.shape[:2], each.pixel_size) for each in pictures])
-    finest = min(min(each.pixel_size) for each in pictures)
-    per_mm = min(1 / finest, longest / extents.max())
+def to_scale(pictures: Sequence[Picture], max_pixels: int) -> list[Image.Image]:
+    """Return pictures with square pixels of one size for all of them, none longer than `max_pixels`."""
+    extents = np.array([np.multiply(picture.pixels.shape[:2], picture.pixel_size) for picture in pictures])
+    finest = min(min(picture.pixel_size) for picture in pictures)
+    per_mm = min(1 / finest, max_pixels / extents.max())
     sizes = np.maximum(1, np.rint(extents * per_mm)).astype(int)
     return [
         Image.fromarray(np.ascontiguousarray(picture.pixels)).resize((width, height), Image.Resampling.LANCZOS)
@@ -77,7 +77,7 @@ def to_scale(pictures: Sequence[Picture], longest: int) -> list[Image.Image]:
 
 
 def arranged(images: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Return images side by side in rows of `columns`, each in the middle of a cell as large as the largest."""
+    """Return images side by side in rows of `columns`, each centred in a cell of the size of the largest."""
     width = max(image.width for image in images)
     height = max(image.height for image in images)
     rows = -(-len(images) // columns)

@@ -1,4 +1,4 @@
-"""Read a written volume again, by the libraries that others will read it with, back into the frame of DICOM."""
+"""Read a written volume with the libraries that others will use, back into DICOM's frame."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def read_nifti(path: Path) -> tuple[Array, Float]:
-    """Return what nibabel reads from a NIfTI file of three dimensions.
+    """Return a three-dimensional NIfTI file as nibabel reads it.
 
     Returns
     -------
@@ -28,7 +28,7 @@ def read_nifti(path: Path) -> tuple[Array, Float]:
 
 
 def read_metaimage(path: Path) -> tuple[Array, Float]:
-    """Return what SimpleITK reads from a MetaImage header and its data, as `read_nifti` does."""
+    """Return a MetaImage header and its data as SimpleITK reads them, in the form of `read_nifti`."""
     image = sitk.ReadImage(str(path))
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) @ np.diag(image.GetSpacing())

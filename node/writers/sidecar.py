@@ -1,4 +1,4 @@
-"""The JSON beside a volume: BIDS' facts in CamelCase, ours in snake_case, nothing that names a person."""
+"""The JSON file of a volume: BIDS' fields in CamelCase, ours in snake_case, nothing that identifies a person."""
 
 from __future__ import annotations
 
@@ -26,61 +26,61 @@ def write_sidecar(volume: Volume, folder: Path, stem: str, options: WriteOptions
     Parameters
     ----------
     notes : mapping of format to a sentence
-        What a format could not hold of this volume.
+        What a format could not represent of this volume.
     """
     path = folder / f"{stem}.json"
-    facts = _attributes(volume) | _bids(volume) | _ours(volume, options, notes)
-    lines = (f"  {json.dumps(name)}: {_json(fact)}" for name, fact in facts.items())
+    fields = _attributes(volume) | _bids(volume) | _ours(volume, options, notes)
+    lines = (f"  {json.dumps(name)}: {_json(content)}" for name, content in fields.items())
     write_file(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode("utf-8", "replace"))
     return path
 
 
 def _attributes(volume: Volume) -> dict[str, Any]:
-    """The facts of the stack, without the timing of slices where the slices are others by now."""
-    facts = dict(volume.attributes)
-    if volume.kind is not Kind.VOLUME or len(facts.get("SliceTiming", ())) != volume.shape[2]:
-        facts.pop("SliceTiming", None)
-    return facts
+    """Return the fields of the stack, without slice timing if the volume has other slices by now."""
+    fields = dict(volume.attributes)
+    if volume.kind is not Kind.VOLUME or len(fields.get("SliceTiming", ())) != volume.shape[2]:
+        fields.pop("SliceTiming", None)
+    return fields
 
 
-def _json(fact: Any) -> str:
-    """One fact on one line; numbers of NumPy count as numbers, and NaN, which JSON lacks, is an error."""
-    return json.dumps(fact, ensure_ascii=False, allow_nan=False, default=lambda number: number.item())
+def _json(content: Any) -> str:
+    """Return one field on one line; NumPy numbers become JSON numbers. NaN, which JSON lacks, is an error."""
+    return json.dumps(content, ensure_ascii=False, allow_nan=False, default=lambda number: number.item())
 
 
 def _bids(volume: Volume) -> dict[str, Any]:
-    """What BIDS calls by a name of its own and only the volume knows."""
-    facts: dict[str, Any] = {
+    """Return BIDS fields that only the volume knows."""
+    fields: dict[str, Any] = {
         "ConversionSoftware": "voxelnode",
         "ConversionSoftwareVersion": __version__,
     }
     if volume.modality in ("PT", "NM"):
-        facts |= _frame_times(volume)
+        fields |= _frame_times(volume)
     elif volume.times > 1 and volume.time_step_s is None and volume.times_s is not None:
-        facts["VolumeTiming"] = list(volume.times_s)
-    return facts
+        fields["VolumeTiming"] = list(volume.times_s)
+    return fields
 
 
 def _frame_times(volume: Volume) -> dict[str, Any]:
-    """Start and duration of each frame; starts of frames that would overlap cannot be right, and are left out."""
-    facts: dict[str, Any] = {}
+    """Return start and duration of each frame; starts of frames that would overlap are wrong, and are left out."""
+    fields: dict[str, Any] = {}
     starts, durations = volume.times_s or ((0.0,) if volume.times == 1 else None), volume.durations_s
     if starts is not None:
         ends = np.array(starts) + (durations or 0.0)
         if (ends[:-1] <= np.array(starts[1:]) + TIME_OF_DAY_TOLERANCE_S).all():
-            facts["FrameTimesStart"] = list(starts)
+            fields["FrameTimesStart"] = list(starts)
     if durations is not None:
-        facts["FrameDuration"] = list(durations)
-    return facts
+        fields["FrameDuration"] = list(durations)
+    return fields
 
 
 def _ours(volume: Volume, options: WriteOptions, notes: Mapping[str, str]) -> dict[str, Any]:
-    facts: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "kind": volume.kind.value,
         "geometry": volume.geometry.value,
         "stack": volume.stack,
         "shape": list(volume.shape),
-        "spacing_mm": [float(each) for each in volume.spacing_mm],
+        "spacing_mm": [float(distance) for distance in volume.spacing_mm],
         "affine_lps": None if volume.affine_lps is None else np.asarray(volume.affine_lps).tolist(),
         "time_step_s": volume.time_step_s,
         "rescale": {
@@ -93,15 +93,15 @@ def _ours(volume: Volume, options: WriteOptions, notes: Mapping[str, str]) -> di
         "options": asdict(options),
     }
     if notes:
-        facts["formats"] = dict(notes)
+        fields["formats"] = dict(notes)
     if volume.diffusion is not None:
-        facts["b_values"] = [one.b_value for one in volume.diffusion]
-    facts["sources"] = _sources(volume)
-    return facts
+        fields["b_values"] = [weighting.b_value for weighting in volume.diffusion]
+    fields["sources"] = _sources(volume)
+    return fields
 
 
 def _sources(volume: Volume) -> dict[str, list[list[int]]]:
-    """SOP Instance UID to [frame number, slice index, time index] of each of its planes."""
+    """Return, by SOP Instance UID, [frame number, slice index, time index] of each of its planes."""
     planes: dict[str, list[list[int]]] = defaultdict(list)
     for source in volume.sources:
         planes[source.sop_instance_uid].append([source.frame_number, source.slice_index, source.time_index])

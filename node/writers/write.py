@@ -30,38 +30,38 @@ def write_volume(volume: Volume, folder: Path, stem: str, options: WriteOptions)
     """Write every file of one volume into an existing folder.
 
     Sidecar and gradient table are companions of every file of voxels. With `options.body_masks`, the mask of a CT
-    follows as files of its own, named ``STEM_mask``. A format that cannot hold the volume is left out, which the
-    sidecar tells.
+    follows as separate files, named ``STEM_mask``. A format that cannot hold the volume is left out, and the sidecar
+    says so.
 
     Raises
     ------
     FileExistsError
-        A name is taken: stems of one folder have to differ.
+        A name exists: the stems of one folder must differ.
     """
-    formats = [each for each in options.formats if each != "analyze" or fits_analyze(volume)]
-    files = [WRITERS[each](volume, folder, stem, options) for each in formats]
+    formats = [name for name in options.formats if name != "analyze" or fits_analyze(volume)]
+    files = [WRITERS[name](volume, folder, stem, options) for name in formats]
     beside = (
         *write_gradients(volume, folder, stem),
         write_sidecar(volume, folder, stem, options, _notes(volume, options)),
     )
-    files = [replace(each, companions=(*each.companions, *beside)) for each in files]
+    files = [replace(file, companions=(*file.companions, *beside)) for file in files]
     if volume.kind is Kind.MASK:
         return files
     files += write_pictures(volume, folder, stem, options)
     if options.body_masks and volume.modality == "CT" and not volume.colour:
-        from node.writers.bodymask import body_mask  # here: SimpleITK's import takes longer than a small volume does
+        from node.writers.bodymask import body_mask  # here: importing SimpleITK takes longer than a small volume
 
         files += write_volume(body_mask(volume), folder, f"{stem}_mask", options)
     return files
 
 
 def _notes(volume: Volume, options: WriteOptions) -> dict[str, str]:
-    """What a format could not hold of this volume."""
+    """Return what a format could not represent of this volume."""
     notes = {}
     if "analyze" in options.formats and not fits_analyze(volume):
         notes["analyze"] = TOO_LARGE
     elif "analyze" in options.formats and volume.affine_lps is not None:
         notes["analyze"] = LOST_AFFINE
     if "mhd" in options.formats and (volume.slope, volume.intercept) != (1, 0):
-        notes["mhd"] = "MetaImage holds no slope and intercept; real values were written"
+        notes["mhd"] = "MetaImage has no slope and intercept; real values were written"
     return notes
