@@ -227,7 +227,7 @@ def test_the_command_tells_what_is_installed_and_takes_it_away(root: Path, tmp_p
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
     assert json.loads(told("list", "--json"))[0]["installed"] == OHIF.version
-    assert "is removed" in told("remove", "ohif")
+    assert "ohif removed" in told("remove", "ohif")
     assert json.loads(told("list", "--json"))[0]["installed"] is None
 
 

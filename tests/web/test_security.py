@@ -248,7 +248,7 @@ def test_connections_that_never_end_their_handshake_are_counted(
     site = start_site(**files)
     held = [raw(site) for _ in range(5)]
     try:
-        until(lambda: len(site.server._socket._taken) == 5)
+        until(lambda: len(site.server._socket._connections) == 5)
         with raw(site) as one_more:
             assert one_more.recv(1) == b""
     finally:

@@ -142,7 +142,7 @@ def test_what_cannot_be_given_is_told_by_406_with_what_is_offered(
 ) -> None:
     response = get(client, path, accept)
     assert response.status_code == 406
-    assert "offered" in response.json()["detail"]
+    assert "; available: " in response.json()["detail"]
 
 
 def test_what_is_not_there_is_404_and_what_was_deleted_410(site: Site) -> None:

@@ -40,5 +40,5 @@ def test_a_name_is_taken(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", " anna", "an na", "-a", "x" * 65, "a\n", "a:b", "ä", "<b>"])
 def test_a_name_that_could_be_mistaken_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match="no name of an account"):
+    with pytest.raises(UsageError, match="is not a valid account name"):
         require_name(name)
