@@ -1,4 +1,4 @@
-"""The TLS side of what listens: DICOM (PS3.15 B.12) and HTTPS alike, by BCP 195."""
+"""The TLS contexts of the node: for its listeners, DICOM (PS3.15 B.12) and HTTPS, and for its connections to others."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from node.errors import UsageError
 
 BCP_195_SUITES = "ECDHE+AESGCM:ECDHE+CHACHA20"
-"""RFC 9325 4.2 for TLS 1.2: forward secrecy and authenticated encryption only; those of TLS 1.3 are all fit."""
+"""RFC 9325 4.2 for TLS 1.2: forward secrecy and authenticated encryption only. All suites of TLS 1.3 qualify."""
 
 
 def server_context(section: str, certificate: Path, key: Path | None) -> ssl.SSLContext:
-    """Return a context of TLS 1.2 or newer that shows a certificate.
+    """Return a context of TLS 1.2 or newer that presents a certificate.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ def server_context(section: str, certificate: Path, key: Path | None) -> ssl.SSL
     Raises
     ------
     UsageError
-        A file is missing, unreadable or holds no such thing; the message names the key.
+        A file is missing, unreadable or not in PEM format; the message names the key.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -32,3 +32,42 @@ def server_context(section: str, certificate: Path, key: Path | None) -> ssl.SSL
     except OSError as error:
         raise UsageError(f"[{section}] tls_certificate or tls_key cannot be loaded: {error}") from error
     return context
+
+
+def client_context(ca_file: Path | None = None, system_authorities: bool = True) -> ssl.SSLContext:
+    """Return a context of TLS 1.2 or newer for connections to others: peers, webhooks, identity providers.
+
+    The other side must present a certificate for the name or address that the node calls, within its validity, with a
+    chain that ends at a trusted certificate. Nothing else is asked of it, on any version of Python. From 3.13 on, the
+    standard library also asks for extensions that certificates of older devices and of hospital authorities lack
+    (``VERIFY_X509_STRICT``), and lets a chain end at any trusted certificate, self-signed or not
+    (``VERIFY_X509_PARTIAL_CHAIN``).
+
+    Parameters
+    ----------
+    ca_file : Path or None
+        PEM file of certificates to trust.
+    system_authorities : bool
+        Whether the authorities of the system are trusted besides those of `ca_file`; they are if there is no `ca_file`.
+
+    Raises
+    ------
+    OSError
+        `ca_file` is missing, unreadable or holds no certificate.
+    """
+    context = ssl.create_default_context(cafile=None if system_authorities else ca_file)
+    if system_authorities and ca_file is not None:
+        context.load_verify_locations(ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
+
+
+def failure_reason(error: OSError) -> str:
+    """Return why a TLS handshake failed, such as ``certificate has expired``."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    if isinstance(error, ssl.SSLError):
+        return error.reason or type(error).__name__
+    return error.strerror or str(error)

@@ -1,4 +1,4 @@
-"""The TLS side of associations (PS3.15 B.12, BCP 195): those that we accept, and those that we ask for."""
+"""TLS contexts of associations (PS3.15 B.12, BCP 195): of those that the node accepts and those that it requests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ssl
 
 from node.errors import UsageError
 from node.settings.model import Dicom, Peer
-from node.tls import BCP_195_SUITES, server_context
+from node.tls import BCP_195_SUITES, client_context, server_context
 
 
 def tls_context(dicom: Dicom) -> ssl.SSLContext | None:
@@ -15,7 +15,7 @@ def tls_context(dicom: Dicom) -> ssl.SSLContext | None:
     Raises
     ------
     UsageError
-        A file is missing, unreadable or holds no such thing; the message names the key.
+        A file is missing, unreadable or not in PEM format; the message names the key.
     """
     if dicom.tls_certificate is None:
         if dicom.tls_key or dicom.tls_client_ca:
@@ -32,22 +32,22 @@ def tls_context(dicom: Dicom) -> ssl.SSLContext | None:
 
 
 def peer_tls_context(peer: Peer, dicom: Dicom) -> ssl.SSLContext | None:
-    """Return the context for associations that we ask a peer for, or None without TLS.
+    """Return the context for associations with a peer that the node requests, or None without TLS.
 
-    Its certificate must be of its host and signed by `Peer.tls_ca`, or an authority of the system; ours is shown.
+    The peer's certificate must be for its host and signed by `Peer.tls_ca`, or by an authority of the system. The node
+    presents its own.
 
     Raises
     ------
     UsageError
-        A file is missing, unreadable or holds no such thing; the message names the key.
+        A file is missing, unreadable or not in PEM format; the message names the key.
     """
     if not peer.tls:
         return None
     try:
-        context = ssl.create_default_context(cafile=peer.tls_ca)
+        context = client_context(peer.tls_ca, system_authorities=peer.tls_ca is None)
     except OSError as error:
         raise UsageError(f"tls_ca of the peer {peer.ae_title} cannot be loaded: {error}") from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(BCP_195_SUITES)
     if dicom.tls_certificate is not None:
         try:

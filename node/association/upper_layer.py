@@ -42,6 +42,7 @@ from node.errors import VoxelnodeError
 from node.index.records import Refused
 from node.metrics import Metrics
 from node.settings.model import Dicom
+from node.tls import failure_reason
 
 logger = structlog.get_logger()
 
@@ -309,10 +310,10 @@ class UpperLayer(DULServiceProvider):
             while not self._kill_thread:
                 self._turn()
         except (OSError, ssl.SSLError) as error:
-            self._log().info("connection_failed", reason=type(error).__name__, address=self.connection.address)
+            self._log().info("connection_failed", reason=failure_reason(error), address=self.connection.address)
             if isinstance(error, ssl.SSLError):
                 remedy = "the sender must use TLS 1.2 or later, with a certificate signed by [dicom] tls_client_ca"
-                self._report_refusal("connection", "TLS", f"TLS failed: {error.reason or type(error).__name__}", remedy)
+                self._report_refusal("connection", "TLS", f"TLS failed: {failure_reason(error)}", remedy)
         except Exception as error:
             self.outcome = "violated"
             self._send_abort(_SERVICE_PROVIDER, framing.NOT_SPECIFIED)

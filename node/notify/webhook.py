@@ -9,7 +9,6 @@ import asyncio
 import base64
 import binascii
 import datetime as dt
-import ssl
 import threading
 import time
 from contextlib import suppress
@@ -24,6 +23,7 @@ from node import __version__
 from node.errors import UsageError
 from node.notify.channel import Interrupted, NotDelivered
 from node.notify.message import HookMessage
+from node.tls import client_context
 
 SECRET_PREFIX = "whsec_"
 SECRET_BYTES = range(24, 65)
@@ -54,7 +54,7 @@ class Webhook:
     secret : bytes or None
         Key of the signature; None: messages are not signed.
     ca_file : Path or None
-        A certificate authority besides those of the system.
+        Authorities besides those of the system, see `node.tls.client_context`.
 
     Raises
     ------
@@ -64,12 +64,10 @@ class Webhook:
 
     def __init__(self, url: str, timeout_seconds: float, secret: bytes | None, ca_file: Path | None = None) -> None:
         self._url, self._timeout_seconds, self._secret = url, timeout_seconds, secret
-        self._context = ssl.create_default_context()
-        if ca_file is not None:
-            try:
-                self._context.load_verify_locations(ca_file)
-            except OSError as error:  # SSLError too
-                raise UsageError(f"ca_file {ca_file} cannot be used: {error.strerror or error}") from error
+        try:
+            self._context = client_context(ca_file)
+        except OSError as error:  # SSLError too
+            raise UsageError(f"ca_file {ca_file} cannot be used: {error.strerror or error}") from error
         self._runner: asyncio.Runner | None = None
         self._client: httpx2.AsyncClient | None = None
 

@@ -6,7 +6,6 @@ endpoints (Discovery 1.0) and its keys is fetched when it is needed and kept for
 
 from __future__ import annotations
 
-import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from joserfc.jwt import JWTClaimsRegistry
 from node.errors import UsageError
 from node.index.accounts import Role
 from node.settings.model import Oidc
+from node.tls import client_context
 from node.web.errors import ProviderUnavailable, SignInFailed
 from node.web.identity import FederatedIdentity
 
@@ -78,12 +78,10 @@ class IdentityProvider:
     def __init__(self, oidc: Oidc, clock: Callable[[], float] = monotonic) -> None:
         self._oidc, self._clock = oidc, clock
         self._secret = _secret_of(oidc)
-        self._tls = ssl.create_default_context()
-        if oidc.ca_file is not None:
-            try:
-                self._tls.load_verify_locations(oidc.ca_file)
-            except OSError as error:  # SSLError too
-                raise UsageError(f"[web.oidc] ca_file cannot be used: {error.strerror or error}") from error
+        try:
+            self._tls = client_context(oidc.ca_file)
+        except OSError as error:  # SSLError too
+            raise UsageError(f"[web.oidc] ca_file cannot be used: {error.strerror or error}") from error
         self._lock = threading.Lock()
         self._provider: _Provider | None = None
         self._retry_at = -RETRY_SECONDS

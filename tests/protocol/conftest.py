@@ -351,23 +351,65 @@ def open_files() -> int:
 
 @pytest.fixture(scope="session")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the certificates of an authority, a server, a client, a stranger, and one that is over."""
+    """A folder with keys and certificates, see `make_keys`."""
+    return make_keys(tmp_path_factory.mktemp("keys"))
+
+
+_AUTHORITY = {
+    "basicConstraints": "critical,CA:TRUE",
+    "keyUsage": "critical,keyCertSign,cRLSign",
+    "subjectKeyIdentifier": "hash",
+}
+_LEAF = {
+    "basicConstraints": "critical,CA:FALSE",
+    "keyUsage": "critical,digitalSignature",
+    "extendedKeyUsage": "serverAuth,clientAuth",
+    "subjectKeyIdentifier": "hash",
+    "authorityKeyIdentifier": "keyid",
+    "subjectAltName": "DNS:localhost,IP:127.0.0.1",
+}
+_SELF_SIGNED = _AUTHORITY | {
+    "keyUsage": "critical,keyCertSign,digitalSignature",
+    "subjectAltName": _LEAF["subjectAltName"],
+}
+
+
+def make_keys(folder: Path) -> Path:
+    """Create keys and certificates with the extensions that RFC 5280 requires.
+
+    ``ca`` is an authority; ``server``, ``client`` and ``expired`` are signed by it, and ``stranger`` is a server that
+    signed its own. ``old_ca`` and ``old_server`` lack the extensions that older devices and authorities leave out.
+    """
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("openssl is not installed")
-    folder = tmp_path_factory.mktemp("keys")
 
     def run(*arguments: str) -> None:
         subprocess.run([openssl, *arguments], cwd=folder, check=True, capture_output=True)
 
-    new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    for name in ("ca", "stranger"):
-        run("req", "-x509", *new, "-keyout", f"{name}.key", "-out", f"{name}.pem", "-subj", f"/CN={name}")
-    for name, days in (("server", "2"), ("client", "2"), ("expired", "-1")):
-        (folder / f"{name}.ext").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-        run("req", *new[:-2], "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", days, "-extfile", f"{name}.ext"]
-        run("x509", "-req", "-in", f"{name}.csr", *signed, "-out", f"{name}.pem")
+    (folder / "empty.cnf").write_text("[req]\ndistinguished_name=dn\n[dn]\n")  # no extensions but those given
+    new = ["-config", "empty.cnf", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    for name, extensions in (
+        ("ca", _AUTHORITY),
+        ("stranger", _SELF_SIGNED),
+        ("old_ca", {"basicConstraints": "CA:TRUE"}),
+    ):
+        added = [word for name, value in extensions.items() for word in ("-addext", f"{name}={value}")]
+        run(
+            *("req", "-x509", *new, "-days", "2", "-keyout", f"{name}.key", "-out", f"{name}.pem"),
+            *("-subj", f"/CN={name}", *added),
+        )
+    old = {"subjectAltName": _LEAF["subjectAltName"]}
+    for name, authority, days, extensions in (
+        ("server", "ca", "2", _LEAF),
+        ("client", "ca", "2", _LEAF),
+        ("expired", "ca", "-1", _LEAF),
+        ("old_server", "old_ca", "2", old),
+    ):
+        (folder / f"{name}.ext").write_text("".join(f"{key}={value}\n" for key, value in extensions.items()))
+        run("req", *new, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        signed = ["-CA", f"{authority}.pem", "-CAkey", f"{authority}.key", "-CAcreateserial", "-days", days]
+        run("x509", "-req", "-in", f"{name}.csr", *signed, "-extfile", f"{name}.ext", "-out", f"{name}.pem")
     return folder
 
 

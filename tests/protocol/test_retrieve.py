@@ -651,7 +651,7 @@ def test_a_move_to_a_peer_with_tls_proves_who_both_are(
         status = [status for status, _ in assoc.send_c_move(wanted, "STORE", STUDY_ROOT_MOVE)][-1]
         assoc.release()
         assert status.Status == expected
-    assert "TLS failed" in status.ErrorComment
+    assert "TLS failed: self-signed" in status.ErrorComment
     assert len(target.rows()) == 1
 
 

@@ -46,6 +46,7 @@ from node.association.outgoing import (
 )
 from node.dicom.command import Command, Element, MalformedCommand, decode_command
 from node.errors import VoxelnodeError
+from node.tls import failure_reason
 
 BUFFER_BYTES = 262144
 MAXIMUM_DATA_SET_BYTES = 64_000_000
@@ -122,7 +123,7 @@ def _associated(
         connected = plain if peer.tls is None else peer.tls.wrap_socket(plain, server_hostname=peer.host)
     except OSError as error:
         plain.close()
-        raise NoAssociation(f"{peer}: TLS failed: {getattr(error, 'reason', None) or error}") from error
+        raise NoAssociation(f"{peer}: TLS failed: {failure_reason(error)}") from error
     assoc = Association(connected, peer, timeout)
     try:
         assoc.negotiate(calling_ae_title, contexts, roles)

@@ -1,0 +1,76 @@
+"""TLS contexts for connections to others: the same rule on every version of Python."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from node.tls import client_context, failure_reason, server_context
+from tests.protocol.conftest import keys  # noqa: F401
+
+
+def connect(keys: Path, server: str, context: ssl.SSLContext, name: str = "localhost") -> None:  # noqa: F811
+    """Shake hands with a server that presents a certificate."""
+    ours, theirs = socket.socketpair()
+    with ThreadPoolExecutor(1) as thread, ours, theirs:
+        serving = thread.submit(_serve, theirs, server_context("web", keys / f"{server}.pem", keys / f"{server}.key"))
+        try:
+            context.wrap_socket(ours, server_hostname=name).close()
+        finally:
+            serving.result(60)
+
+
+def _serve(connection: socket.socket, context: ssl.SSLContext) -> None:
+    with suppress(OSError):
+        context.wrap_socket(connection, server_side=True).close()
+
+
+@pytest.mark.parametrize(
+    ("server", "trusted"),
+    [
+        ("server", "ca"),
+        ("old_server", "old_ca"),  # no Key Usage, no key identifiers
+        ("stranger", "stranger"),  # self-signed
+        ("server", "server"),  # not its authority, but the certificate itself
+    ],
+)
+@pytest.mark.parametrize("system_authorities", [True, False])
+def test_certificates_are_accepted_by_chain_name_and_validity_only(
+    keys: Path,  # noqa: F811
+    server: str,
+    trusted: str,
+    system_authorities: bool,
+) -> None:
+    connect(keys, server, client_context(keys / f"{trusted}.pem", system_authorities))
+
+
+@pytest.mark.parametrize(
+    ("server", "trusted", "name", "reason"),
+    [
+        ("expired", "ca", "localhost", "certificate has expired"),
+        ("server", "ca", "elsewhere", "Hostname mismatch, certificate is not valid for 'elsewhere'."),
+        ("old_server", "ca", "localhost", "unable to get local issuer certificate"),
+        ("stranger", "ca", "localhost", "self-signed certificate"),
+    ],
+)
+def test_other_certificates_are_refused_with_the_reason(
+    keys: Path,  # noqa: F811
+    server: str,
+    trusted: str,
+    name: str,
+    reason: str,
+) -> None:
+    with pytest.raises(ssl.SSLCertVerificationError) as refused:
+        connect(keys, server, client_context(keys / f"{trusted}.pem"), name)
+    assert failure_reason(refused.value) == reason
+
+
+def test_authorities_of_the_system_are_not_trusted_if_they_are_not_wanted(keys: Path) -> None:  # noqa: F811
+    assert len(client_context(keys / "ca.pem", system_authorities=False).get_ca_certs()) == 1
+    with pytest.raises(OSError, match="No such file"):
+        client_context(keys / "none.pem")
