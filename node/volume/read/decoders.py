@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from io import BytesIO
 
 import gdcm
-import jpeg_ls
 import numpy as np
 import openjpeg.utils
 import rle.utils
@@ -20,6 +19,11 @@ from node.errors import ConversionRefused, is_out_of_memory
 from node.volume.model import Array
 from node.volume.read.codestreams import Codestream
 from node.volume.reasons import Reason
+
+try:
+    import jpeg_ls
+except ImportError:  # pyjpegls has no wheels for Python 3.14
+    jpeg_ls = None
 
 DEFLATED_IMAGE_FRAME = "1.2.840.10008.1.2.8.1"
 """Deflated Image Frame Compression (PS3.5 A.4.13), which pydicom does not name yet."""
@@ -143,10 +147,15 @@ _JPEG = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEG
 _JPEG_LS = (uid.JPEGLSLossless, uid.JPEGLSNearLossless)
 _JPEG_2000 = (uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K)
 
+_JPEG_LS_DECODER: tuple[_Decode, tuple[str, ...]] = (
+    (_decode_jpeg_ls, ("pyjpegls",)) if jpeg_ls is not None else (_decode_gdcm, ("python-gdcm",))
+)
+"""gdcm gives the same samples, but refuses frames of fewer than 8 bits."""
+
 _DECODERS: dict[str, tuple[_Decode, tuple[str, ...]]] = {
     **dict.fromkeys(_JPEG[:2], (_decode_jpeg, ("pillow", "python-gdcm"))),
     **dict.fromkeys(_JPEG[2:], (_decode_gdcm, ("python-gdcm",))),
-    **dict.fromkeys(_JPEG_LS, (_decode_jpeg_ls, ("pyjpegls",))),
+    **dict.fromkeys(_JPEG_LS, _JPEG_LS_DECODER),
     **dict.fromkeys(_JPEG_2000, (_decode_openjpeg, ("pylibjpeg-openjpeg",))),
     uid.RLELossless: (_decode_rle, ("pylibjpeg-rle",)),
     DEFLATED_IMAGE_FRAME: (_decode_deflated, ("zlib",)),
