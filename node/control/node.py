@@ -79,7 +79,7 @@ class Node:
 
     def start(self) -> Endpoints:
         """Start every service, and return where the node accepts associations and requests."""
-        self._notifier.start()  # first: a new hook is told of what happens from here on
+        self._notifier.start()  # first: a new hook hears of the events from here on
         self._rejections.start()
         host, port = self._listener.start()
         self._worker.start()

@@ -61,8 +61,8 @@ class Housekeeping:
 
     def find_quiet_studies(self) -> None:
         """Mark the studies that have become quiet."""
-        if found := self._index.studies.mark_quiet(self._study_quiet, self._now()):
-            log.info("studies_quiet", count=found)
+        if count := self._index.studies.mark_quiet(self._study_quiet, self._now()):
+            log.info("studies_quiet", count=count)
 
     def remove_superseded(self) -> None:
         """Remove the files of superseded revisions, then note it: after a crash in between, both are done again."""

@@ -1,1 +1,1 @@
-"""What becomes of what is stored: deletion, retention, and the comparison of index and files."""
+"""The life of stored studies: deletion, retention, and the comparison of index and files."""

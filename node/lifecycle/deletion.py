@@ -83,7 +83,7 @@ def _finish(archive: Archive, index: Index, ordered: Deletion, now: dt.datetime)
 
 
 def _unlink(archive: Archive, paths: Iterable[str]) -> None:
-    """Delete files and folders below the root, and make that durable; what is gone already is no error.
+    """Delete files and folders below the root, and make that durable; a file that is gone already is no error.
 
     Volumes come first: the same series may be sent and converted again while we are at it.
     """

@@ -189,9 +189,9 @@ def _listed(root: Path, folder: str) -> set[str]:
 
 def _altered(path: Path, offset: int, length: int, sha256: str | None) -> str | None:
     """Return how the bytes from `offset` on differ from what was written; None if they do not."""
-    found = path.stat().st_size - offset
-    if found != length:
-        return f"{found} bytes, {length} were written"
+    actual = path.stat().st_size - offset
+    if actual != length:
+        return f"{actual} bytes, {length} were written"
     if sha256 is None:
         return None
     with path.open("rb") as file:

@@ -148,7 +148,7 @@ def _series(index: ReadIndex, pending: PendingEvent) -> dict[str, Any]:
         "modality": row["modality"],
         "state": row["state"],
         "instances": row["instances"],
-        # The series tells the verdict of its newest revision only.
+        # The row of a series has the verdict of its newest revision only.
         "verdict": _verdict(row) if row["revision"] == revision else None,
         "failures": index.failures.of_revision(study, series, revision),
         "volumes": _volumes(index, study, series, revision),

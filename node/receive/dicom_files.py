@@ -159,14 +159,14 @@ def identify(head: bytes) -> Identity:
     data_set = head[offset:]
     announced = meta.get(0x0010)
     for transfer_syntax_uid in [announced] if announced else _encodings_of(data_set):
-        found = _uids(data_set, transfer_syntax_uid)
-        sop_class_uid = found.get(_SOP_CLASS) or meta.get(0x0002)
-        sop_instance_uid = found.get(_SOP_INSTANCE) or meta.get(0x0003)
-        believed = has_prefix or all(_UID.fullmatch(found.get(tag, "")) for tag in (_SOP_CLASS, _SOP_INSTANCE))
+        uids = _uids(data_set, transfer_syntax_uid)
+        sop_class_uid = uids.get(_SOP_CLASS) or meta.get(0x0002)
+        sop_instance_uid = uids.get(_SOP_INSTANCE) or meta.get(0x0003)
+        believed = has_prefix or all(_UID.fullmatch(uids.get(tag, "")) for tag in (_SOP_CLASS, _SOP_INSTANCE))
         if sop_class_uid and sop_instance_uid and believed:
-            place = found.get(_STUDY, ""), found.get(_SERIES, "")
+            place = uids.get(_STUDY, ""), uids.get(_SERIES, "")
             return Identity(sop_class_uid, sop_instance_uid, transfer_syntax_uid, *place, offset)
-        if found.get(_RECOGNITION_CODE, "").startswith("ACR-NEMA"):
+        if uids.get(_RECOGNITION_CODE, "").startswith("ACR-NEMA"):
             raise NotDicom(OLDER_THAN_DICOM)
     raise NotDicom("a DICOM file without readable class and instance UIDs" if has_prefix else "not a DICOM file")
 

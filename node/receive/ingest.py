@@ -49,7 +49,7 @@ class Origin:
     """Who sent an instance, and by which way: ``dicom``, ``get``, ``stow`` or ``import``.
 
     `peer` is an address with a port, or a host name. `association` names the association, if there is one:
-    `Ingest.association_ended` is told how it ended.
+    `Ingest.association_ended` hears how it ended.
     """
 
     source: str
@@ -292,11 +292,11 @@ class Arrival:
             raise NotUnderstood(f"data set ends within an element, after {self.bytes} bytes") from None
 
     def _require_announced(self, attributes: InstanceAttributes) -> None:
-        for name, announced, found in (
+        for name, announced, actual in (
             ("SOP Class UID", self._announced.sop_class_uid, attributes.sop_class_uid),
             ("SOP Instance UID", self._announced.sop_instance_uid, attributes.sop_instance_uid),
         ):
-            if announced != found:
+            if announced != actual:
                 raise ClassMismatch(f"{name} of the data set is not the announced one (PS3.4 B.2.3)")
 
 
