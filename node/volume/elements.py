@@ -70,7 +70,7 @@ def text(ds: Dataset, keyword: str) -> str | None:
 
 
 def item(ds: Dataset | None, keyword: str) -> Dataset | None:
-    """Return the first item of a sequence; None if there is none."""
+    """Return the first item of a sequence; None if it is absent or empty."""
     if ds is None or values.held(ds, _tag(keyword)[0]) is None:
         return None
     several = values.items(ds, keyword)

@@ -21,9 +21,9 @@ def write_npz(volume: Volume, folder: Path, stem: str, options: WriteOptions) ->
 
     ``data`` : (slices, rows, columns), with times first and colour last where there are any; stored values.
     ``slope``, ``intercept`` : real values are ``data * slope + intercept``.
-    ``affine`` : (4, 4), voxel index (column, row, slice) to RAS+ mm; all NaN without a place in the patient.
-    ``spacing`` : (3,) mm, between columns, rows, slices. ``time_step`` : seconds, NaN where there is none.
-    ``series_uid`` : text. ``json`` : text, the facts of the sidecar about the series.
+    ``affine`` : (4, 4), voxel index (column, row, slice) to RAS+ mm; all NaN without a position in the patient.
+    ``spacing`` : (3,) mm, between columns, rows, slices. ``time_step`` : seconds, NaN without a fixed step.
+    ``series_uid`` : text. ``json`` : text, the sidecar fields of the series as JSON.
     """
     nowhere = np.full((4, 4), np.nan)
     arrays = {

@@ -43,7 +43,7 @@ class Stack:
 def frames_without_position(frames: Sequence[Frame]) -> list[Frame]:
     """Return the frames that lack position or Pixel Spacing, if at least as many otherwise alike frames have both.
 
-    They are slices of a volume that nobody can place, not separate pictures.
+    They are slices of a volume whose place in it is unknown, not separate pictures.
     """
     complete = [frame.orientation is not None and frame.pixel_spacing is not None for frame in frames]
     return _lacking(frames, complete, POSITION_TRAITS)
