@@ -99,7 +99,19 @@ def cluster_orientations(orientations: Float) -> NDArray[np.intp]:
 
 
 def cluster_numbers(values: Float, tolerance: float) -> NDArray[np.intp]:
-    """Return a cluster number for each of (N,) values, ascending; gaps above `tolerance` divide clusters."""
+    """Return a cluster number for each value, ascending; gaps above `tolerance` divide clusters.
+
+    Parameters
+    ----------
+    values : (N,) float
+    tolerance : float
+        In the unit of `values`.
+
+    Returns
+    -------
+    (N,) int
+        From 0.
+    """
     order = np.argsort(values, kind="stable")
     labels = np.empty(len(values), np.intp)
     labels[order] = np.concatenate(([0], np.cumsum(np.diff(values[order]) > tolerance)))
@@ -107,10 +119,22 @@ def cluster_numbers(values: Float, tolerance: float) -> NDArray[np.intp]:
 
 
 def position_numbers(distances: Float, tolerance: float) -> NDArray[np.intp]:
-    """Return a position number for each of (N,) distances in mm along the normal, ascending with the distance.
+    """Return a position number for each distance along the normal, ascending with the distance.
 
-    Distances within `tolerance` (mm) share a number. Distances that jitter by up to five times as much share one too,
-    if only that makes an even stack with equally many planes at each position.
+    Distances within `tolerance` share a number. Distances that jitter by up to five times as much share one too, if
+    only that makes an even stack with equally many planes at each position.
+
+    Parameters
+    ----------
+    distances : (N,) float, mm
+        Of planes from any common origin; planes may share positions.
+    tolerance : float, mm
+        See `position_tolerance`.
+
+    Returns
+    -------
+    (N,) int
+        From 0.
     """
     near = cluster_numbers(distances, tolerance)
     if _is_whole(distances, near):
@@ -215,10 +239,20 @@ def is_even(along: Float) -> bool:
 
 
 def missing_slices(along: Float) -> tuple[float, NDArray[np.intp]] | None:
-    """Return the step in mm of an even stack with gaps of whole slices, and how many are missing after each slice.
+    """Return the step of an even stack with gaps of whole slices, and how many are missing after each slice.
 
     The step is the median distance. It is the smallest distance if all others are multiples of it and fewer slices are
-    missing than present. None if the distances are not multiples, or if nothing is missing.
+    missing than present.
+
+    Parameters
+    ----------
+    along : (N,) float, mm
+        Ascending distances of planes along the normal, N >= 2.
+
+    Returns
+    -------
+    (float, (N - 1,) int) or None
+        Step in mm. None if the distances are not multiples of a step, or if nothing is missing.
     """
     steps = np.diff(along)
     for step_mm in (float(np.median(steps)), float(steps.min())):
@@ -233,7 +267,15 @@ def missing_slices(along: Float) -> tuple[float, NDArray[np.intp]] | None:
 
 
 def usual_step(along: Float, *, equally_thick: bool = True) -> float:
-    """Return the distance in mm between most neighbours of two or more ascending distances; see `place_planes`."""
+    """Return the distance in mm between most neighbours; see `place_planes`.
+
+    Parameters
+    ----------
+    along : (N,) float, mm
+        Ascending distances of planes along the normal, N >= 2.
+    equally_thick : bool
+        All slices have one thickness, so that a distance of several steps is a gap.
+    """
     step_mm = float(np.median(np.diff(along)))
     if is_even(along) or _jitters(along, step_mm):
         return float((along[-1] - along[0]) / (len(along) - 1))
@@ -242,9 +284,16 @@ def usual_step(along: Float, *, equally_thick: bool = True) -> float:
 
 
 def spacing_warnings(along: Float, *, equally_thick: bool = True) -> list[VolumeWarning]:
-    """Return warnings about two or more ascending distances (mm): none if they are even.
+    """Return warnings about distances between planes: none if they are even.
 
     Slices are missing (distances are multiples of the usual distance), or distances are irregular, or it may be either.
+
+    Parameters
+    ----------
+    along : (N,) float, mm
+        Ascending distances of planes along the normal, N >= 2.
+    equally_thick : bool
+        All slices have one thickness, so that a distance of several steps is a gap.
     """
     steps = np.diff(along)
     step_mm = float(np.median(steps))

@@ -32,7 +32,20 @@ def position_labels(frames: Sequence[Frame]) -> tuple[Float, NDArray[np.intp]]:
 
 
 def distinct_distances(distances: Float, labels: NDArray[np.intp] | None = None) -> Float:
-    """Return ascending distances in mm, one for each position; without `labels`, all of them."""
+    """Return ascending distances, one for each position.
+
+    Parameters
+    ----------
+    distances : (N,) float, mm
+        Distances of planes along the normal.
+    labels : (N,) int, optional
+        Position numbers; without them every distance is a position.
+
+    Returns
+    -------
+    (positions,) float, mm
+        The mean distance of each position.
+    """
     if labels is None:
         return np.sort(distances)
     return np.asarray(np.bincount(labels, distances) / np.bincount(labels))

@@ -246,9 +246,17 @@ def _decay_seconds(ds: Dataset, injection: Dataset, half_life_s: float) -> float
 
 
 def since_injection(started: float, injection: Dataset, half_life_s: float) -> float | None:
-    """Return the seconds from the injection to an instant.
+    """Return the seconds from the injection to an instant; None if the injection has no time.
 
     If the injection has a time of day only, the nearest such time counts.
+
+    Parameters
+    ----------
+    started : float
+        The instant, in seconds on the scale of `node.volume.elements.instant`.
+    injection : Dataset
+        Item of Radiopharmaceutical Information Sequence (0054,0016).
+    half_life_s : float
 
     Raises
     ------

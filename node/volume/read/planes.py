@@ -60,9 +60,9 @@ def rescale(ds: Dataset) -> tuple[float, float]:
     return (slope or 1.0), (0.0 if intercept is None else intercept)
 
 
-def is_distance(value: float | None, least_mm: float = SPACING_LIMITS_MM[0]) -> bool:
+def is_distance(value: float | None, min_mm: float = SPACING_LIMITS_MM[0]) -> bool:
     """Return whether a number, of either sign, can be a slice distance or slice thickness in mm."""
-    return value is not None and least_mm <= abs(value) <= SPACING_LIMITS_MM[1]
+    return value is not None and min_mm <= abs(value) <= SPACING_LIMITS_MM[1]
 
 
 def image_plane(ds: Dataset) -> tuple[Any, Any]:
@@ -77,7 +77,19 @@ def image_plane(ds: Dataset) -> tuple[Any, Any]:
 
 
 def checked_plane(position: Numbers | None, orientation: Numbers | None) -> tuple[Any, Any]:
-    """Return position (3,) in mm LPS and orientation (6,) as arrays; both None if either is absent.
+    """Return position and orientation as arrays; both None if either is absent.
+
+    Parameters
+    ----------
+    position : 3 floats or None
+        *Image Position (Patient)* (0020,0032) in mm, LPS.
+    orientation : 6 floats or None
+        *Image Orientation (Patient)* (0020,0037): along a row, then down a column.
+
+    Returns
+    -------
+    (3,) float64, mm, LPS, or None
+    (6,) float64, or None
 
     Raises
     ------
