@@ -21,6 +21,9 @@ from typing import IO, Any
 PROJECT = Path(__file__).resolve().parents[1]
 ORDER_BYTES = 1 << 17
 
+FIRST_WAIT = "TESTS_FIRST_WAIT_SECONDS"
+"""Variable of a node that does not wait `node.retries.FIRST_WAIT_SECONDS` before it tries something again."""
+
 
 class Forker:
     """The process that forks nodes, with a library that must be there when a process starts (``LD_PRELOAD``), or none.
@@ -150,7 +153,7 @@ def _attend(order: dict[str, Any], connection: int, output: int, log: int) -> No
 def _serve(order: dict[str, Any], output: int, log: int) -> None:
     """Become the node; never returns."""
     import node.__main__
-    from node import failpoints
+    from node import failpoints, retries
     from node.cli import main as voxelnode
     from tests.crash import mutants
 
@@ -163,6 +166,7 @@ def _serve(order: dict[str, Any], output: int, log: int) -> None:
         os.environ.clear()
         os.environ.update(order["environment"])
         importlib.reload(failpoints)  # reads its variable
+        retries.FIRST_WAIT_SECONDS = float(os.environ.get(FIRST_WAIT, retries.FIRST_WAIT_SECONDS))
         mutant = os.environ.get(mutants.VARIABLE)
         if mutant is not None:
             mutants.MUTANTS[mutant]()

@@ -19,6 +19,7 @@ from tests.crash.checker import Checker
 from tests.crash.disk import Disk
 from tests.crash.harness import Node
 from tests.crash.journal import Journal, Sender, Sent, new_series
+from tests.preloaded import FIRST_WAIT
 from tests.protocol.conftest import Raw, associate_rq, echo_seconds
 
 pytestmark = [pytest.mark.timeout(120)]
@@ -29,7 +30,7 @@ OUT_OF_RESOURCES = 0xA700
 @pytest.fixture
 def node(disk: Disk) -> Iterator[Node]:
     """A node on a disk that does all it is told, until a test says otherwise."""
-    with Node(disk.root / "root", environment={**disk.environment, "VOXELNODE_CONVERT__RETRY_SECONDS": "0.5"}) as node:
+    with Node(disk.root / "root", environment={**disk.environment, FIRST_WAIT: "0.5"}) as node:
         assert node.start()
         yield node
 
