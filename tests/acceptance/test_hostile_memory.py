@@ -94,7 +94,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, s
     store = Repository(Settings(storage=Storage(root=folder / "root", reserve_bytes=0)))
     assert import_instances([folder / "media"], store.ingest).stored == len(hostile)
     store.close()
-    with Served(folder / "root", VOXELNODE_STORAGE__RESERVE_BYTES="0", VOXELNODE_STORAGE__LOW_BYTES="0",
+    with Served(folder / "root", VOXELNODE_STORAGE__RESERVE_BYTES="0",
                 VOXELNODE_SERIES__QUIET_SECONDS="600") as node:  # fmt: skip
         assert node.process is not None
         assert node.process.stdout is not None

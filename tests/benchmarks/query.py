@@ -145,7 +145,7 @@ def main(root: Path) -> None:
         fill(root / FILE_NAME)
         seconds, size = time.perf_counter() - began, (root / FILE_NAME).stat().st_size
         print(f"index of {INSTANCES} instances made in {seconds:.0f} s, {size / 1e6:.0f} MB")
-    limits = {"VOXELNODE_STORAGE__RESERVE_BYTES": "0", "VOXELNODE_STORAGE__LOW_BYTES": "0"}
+    limits = {"VOXELNODE_STORAGE__RESERVE_BYTES": "0"}
     with Served(root, VOXELNODE_LOG__LEVEL="error", VOXELNODE_SERIES__QUIET_SECONDS="3600", **limits) as node:
         assert node.process is not None
         assert node.process.stdout is not None

@@ -155,7 +155,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_fills_up_refuses_associations_then_stores_and_takes_both_again(
     small_disk: Path, journal: Journal
 ) -> None:
-    settings = {"VOXELNODE_STORAGE__LOW_BYTES": "10000000", "VOXELNODE_STORAGE__RESERVE_BYTES": "4000000"}
+    settings = {"VOXELNODE_STORAGE__RESERVE_BYTES": "4000000"}
     ballast = small_disk / "ballast"
     series = new_series(6)
     with Node(small_disk / "root", environment=settings) as node:
@@ -164,7 +164,7 @@ def test_a_disk_that_fills_up_refuses_associations_then_stores_and_takes_both_ag
             peer.associate()
             sender = Sender(node.port, series, journal)
             sender._store(peer, series[0], 1)
-            ballast.write_bytes(bytes(_free(small_disk) - 8_000_000))
+            ballast.write_bytes(bytes(_free(small_disk) - 7_000_000))
             assert rejection(node) == (2, 3, 1)
             sender._store(peer, series[1], 2)  # what is open goes on
             with ballast.open("ab") as file:
