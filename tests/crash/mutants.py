@@ -123,8 +123,9 @@ def resend_removes_both() -> None:
 
 
 def claims_stay() -> None:
-    """Claims of a dead worker are not given back."""
+    """Claims of a dead worker are not given back, neither at the start nor later."""
     SeriesRepository.release_all_claims = lambda self, now: 0  # type: ignore[method-assign]
+    SeriesRepository.release_stalled_claims = lambda self, held, now: 0  # type: ignore[method-assign]
 
 
 def parts_stay() -> None:
