@@ -119,11 +119,11 @@ def find_target(
         404: there are none; 410: they were deleted.
     """
     with node.index.reading() as index:
-        found = list(index.instances.stored(study, series, [instance] if instance else ()))
+        instances = list(index.instances.stored(study, series, [instance] if instance else ()))
         if not found:
             deleted = index.deletions.has_deleted(*(uid for uid in (study, series, instance) if uid is not None))
             raise HTTPException(*((410, "it was deleted") if deleted else (404, "there is no such resource")))
-    return Target(request, node, audit, found)
+    return Target(request, node, audit, instances)
 
 
 RequestedInstances = Annotated[Target, Depends(_target)]

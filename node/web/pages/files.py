@@ -42,18 +42,18 @@ def file(
 ) -> Response:
     """One file of a revision; `name` is compared with the files in its folder, and never becomes a path."""
     with node.index.reading() as index:
-        there = revision_files(node, index, study_instance_uid, series_instance_uid, revision)
-    found = next((each for each in there if each.name == name), None)
-    if found is None:
+        files = revision_files(node, index, study_instance_uid, series_instance_uid, revision)
+    path = next((path for path in files if path.name == name), None)
+    if path is None:
         raise ResourceNotFound("file")
-    place = {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
-    audit.transferred([place], f"files of revision {revision}")
+    series = {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
+    audit.transferred([series], f"files of revision {revision}")
     response = FileResponse(
-        found,
-        media_type=MEDIA_TYPES.get(found.suffix, "application/octet-stream"),
-        filename=found.name,
+        path,
+        media_type=MEDIA_TYPES.get(path.suffix, "application/octet-stream"),
+        filename=path.name,
         content_disposition_type="attachment" if download else "inline",
-        stat_result=found.stat(),
+        stat_result=path.stat(),
         headers={"Cache-Control": "private, no-cache"},
     )
     if request.headers.get("if-none-match") == response.headers["etag"]:
@@ -79,9 +79,9 @@ def _zipped(node: Services, audit: RequestAudit, study_instance_uid: str, series
     with node.index.reading() as index:
         rows = index.volumes.current_revisions(study_instance_uid, series_instance_uid)
         files = [
-            (f"{folder_name(row['series_instance_uid'])}/{each.name}", each)
+            (f"{folder_name(row['series_instance_uid'])}/{path.name}", path)
             for row in rows
-            for each in revision_files(node, index, study_instance_uid, row["series_instance_uid"], row["revision"])
+            for path in revision_files(node, index, study_instance_uid, row["series_instance_uid"], row["revision"])
         ]
     if not files:
         raise ResourceNotFound("volume")
@@ -104,4 +104,4 @@ def revision_files(node: Services, index: ReadIndex, study: str, series: str, re
     folder = node.archive.root / revision_folder(study, series, revision)
     if not index.volumes.has_files(study, series, revision) or not folder.is_dir():
         return []
-    return sorted(each for each in folder.iterdir() if each.is_file())
+    return sorted(path for path in folder.iterdir() if path.is_file())

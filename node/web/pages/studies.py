@@ -135,12 +135,12 @@ def news(request: Request, node: Node, account: Reader, since: Annotated[int, Qu
 def study(request: Request, node: Node, account: Reader, audit: RequestAudit, study_instance_uid: str) -> Response:
     """The page of a study."""
     with node.index.reading() as index:
-        found = study_row(index, study_instance_uid)
-        audit_study_access(audit, found)
+        row = study_row(index, study_instance_uid)
+        audit_study_access(audit, row)
         cards = _cards(index, study_instance_uid)
         total = sum(card["bytes"] for card in cards)
         ohif = ohif_url(node, study_instance_uid)
-        return page(request, node, account, "study.html", study=found, cards=cards, bytes=total, ohif=ohif, digest="")
+        return page(request, node, account, "study.html", study=row, cards=cards, bytes=total, ohif=ohif, digest="")
 
 
 @router.get("/studies/{study_instance_uid}/row")
@@ -148,10 +148,10 @@ def study(request: Request, node: Node, account: Reader, audit: RequestAudit, st
 def row(request: Request, node: Node, account: Reader, study_instance_uid: str) -> Response:
     """The row of an open study in the list."""
     with node.index.reading() as index:
-        found = index.studies.listed(StudyFilter(study_instance_uid=study_instance_uid), limit=1)
-    if not found:
+        studies = index.studies.listed(StudyFilter(study_instance_uid=study_instance_uid), limit=1)
+    if not studies:
         raise ResourceNotFound("study")
-    return fragment(request, account, "studies_row.html", study=found[0], is_watched=True)
+    return fragment(request, account, "studies_row.html", study=studies[0], is_watched=True)
 
 
 @router.get("/studies/{study_instance_uid}/cards")
@@ -159,8 +159,8 @@ def row(request: Request, node: Node, account: Reader, study_instance_uid: str) 
 def cards(request: Request, node: Node, account: Reader, study_instance_uid: str) -> Response:
     """The series of an open study."""
     with node.index.reading() as index:
-        found = study_row(index, study_instance_uid)
-        return fragment(request, account, "study_cards.html", study=found, cards=_cards(index, study_instance_uid))
+        row = study_row(index, study_instance_uid)
+        return fragment(request, account, "study_cards.html", study=row, cards=_cards(index, study_instance_uid))
 
 
 def study_row(index: ReadIndex, study_instance_uid: str) -> Mapping[str, Any]:
@@ -193,7 +193,9 @@ def _cards(index: ReadIndex, study_instance_uid: str) -> list[dict[str, Any]]:
             "bytes": bytes_of.get(row["series_instance_uid"], 0),
             "volumes": _of(row, files, "volume"),
             "thumbnails": _of(row, files, "thumbnail"),
-            "failures": [one for one in failures if one["series_instance_uid"] == row["series_instance_uid"]],
+            "failures": [
+                failure for failure in failures if failure["series_instance_uid"] == row["series_instance_uid"]
+            ],
         }
         for row in index.series.of_study(study_instance_uid)
     ]
