@@ -1,4 +1,4 @@
-"""The data sets of one series, read one after the other from their files."""
+"""The data sets of one series, read from their files one at a time."""
 
 from __future__ import annotations
 
@@ -14,11 +14,19 @@ from node.errors import is_out_of_memory
 from node.volume.reasons import Exclusion, Reason
 
 _LONG_VALUE_BYTES = 1 << 20
-"""Longer values, pixels that is, are left in a file that is read again."""
+"""Longer values, that is pixels, stay in a file that is read again."""
 
 
 class SeriesFiles:
-    """The data sets of a series, one after the other: only the last is held, others are read again if asked for."""
+    """The data sets of a series, in order; only the last one stays in memory, others are read again on request.
+
+    Attributes
+    ----------
+    unreadable : list of Exclusion
+        Instances whose files cannot be read, filled by the iteration.
+    counts : list of InstanceCounts
+        Counts that the readable instances announce, filled by the iteration.
+    """
 
     def __init__(self, instances: Sequence[tuple[str, Path]]) -> None:
         self._instances = instances
@@ -31,7 +39,7 @@ class SeriesFiles:
         for sop_instance_uid, path in self._instances:
             try:
                 dataset = _opened(path, sop_instance_uid)
-            except Exception as error:  # whatever a damaged file makes the parser raise
+            except Exception as error:  # a damaged file may raise anything
                 if is_out_of_memory(error):  # our limit, not the file: the series is tried again and loses no slice
                     raise MemoryError from error
                 detail = f"{type(error).__name__} while reading the data set"
@@ -43,7 +51,7 @@ class SeriesFiles:
             yield dataset
 
     def dataset_of(self, sop_instance_uid: str) -> Dataset:
-        """The first data set of a UID; long values of one that is read again stay in its file until asked for."""
+        """Return the first data set of a UID; if it is read again, its long values stay in the file until accessed."""
         if self._last is None or self._last[0] != sop_instance_uid:
             self._last = sop_instance_uid, _opened(self._paths[sop_instance_uid], sop_instance_uid, _LONG_VALUE_BYTES)
         return self._last[1]
@@ -51,10 +59,10 @@ class SeriesFiles:
 
 def _opened(path: Path, sop_instance_uid: str, defer_bytes: int | None = None) -> Dataset:
     dataset = read_instance(path) if defer_bytes is None else dcmread(path, defer_bytes, force=True)
-    named = text(dataset, "SOPInstanceUID")
-    if not named:
-        # Some writers name the instance in the File Meta Information only; damage leaves nothing at all.
-        named = dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID
-    if named != sop_instance_uid:
-        raise ValueError("not the instance that was put there")
+    uid = text(dataset, "SOPInstanceUID")
+    if not uid:
+        # Some writers put the UID into the File Meta Information only. Damage leaves none.
+        uid = dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID
+    if uid != sop_instance_uid:
+        raise ValueError("the file holds another instance")
     return dataset

@@ -41,7 +41,7 @@ class PictureOrder:
     frame_number : int
         From 1.
     size : (int, int) or None
-        Width and height into which the picture fits; None: as many pixels as the frame has, made square.
+        Width and height into which the picture fits; None: that of the frame, with square pixels.
     quality : int
         Of JPEG, 1 to 100.
     """
@@ -55,7 +55,7 @@ class PictureOrder:
 
 
 def frame(path: Path, frame_number: int) -> bytes:
-    """Samples of one compressed frame, from 1, see `node.volume.read.single_frame.decompressed_frame`."""
+    """Return the samples of one compressed frame, from 1; see `node.volume.read.single_frame.decompressed_frame`."""
     header, element = _opened(path)
     if element is None:
         raise FrameNotFound("the data set has no pixel data")
@@ -64,12 +64,12 @@ def frame(path: Path, frame_number: int) -> bytes:
 
 @lru_cache(maxsize=1)
 def _opened(path: Path) -> tuple[Dataset, PixelElement | None]:
-    """The header of the last file that was asked for: its other frames are asked for next, and headers are long."""
+    """Read the header of a file and keep the last one: a viewer asks for frame after frame, and headers are long."""
     return header_and_pixels(path)
 
 
 def picture(path: Path, order: PictureOrder) -> bytes:
-    """A PNG or JPEG of one frame."""
+    """Return one frame as PNG or JPEG."""
     shown = _shown(path, order)
     image = resized(shown, max(shown.pixels.shape))
     if order.size is not None:
@@ -81,13 +81,13 @@ def picture(path: Path, order: PictureOrder) -> bytes:
 
 
 def frame_file(path: Path, frame_number: int, into: Path) -> bytes:
-    """Write what `frame` gives."""
+    """Write the samples that `frame` returns."""
     into.write_bytes(frame(path, frame_number))
     return b""
 
 
 def stored_frame_file(path: Path, frame_number: int, into: Path) -> bytes:
-    """Write one compressed frame, from 1, as it is stored."""
+    """Write one compressed frame, from 1, as stored."""
     element = _opened(path)[1]
     if element is None:
         raise FrameNotFound("the data set has no pixel data")
@@ -108,7 +108,7 @@ def document_file(path: Path, into: Path) -> bytes:
 
 
 def transcode(path: Path, transfer_syntax_uid: str, into: Path) -> bytes:
-    """Write the data set of a file in another transfer syntax to the file `into`; returns nothing."""
+    """Write the data set of a file in another transfer syntax."""
     into.write_bytes(transcoded(path, transfer_syntax_uid))
     return b""
 

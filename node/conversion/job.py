@@ -1,6 +1,6 @@
-"""What a conversion is asked for and what it gives: plain records that pass between processes.
+"""Records that pass between the node and a converting child: the job, its limits, its result.
 
-Who only asks for a conversion loads neither arrays nor codecs with them.
+This module loads neither arrays nor codecs, so the node's process does not need them.
 """
 
 from __future__ import annotations
@@ -21,19 +21,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ConversionJob:
-    """What to convert, and where to: `instances` are (SOP Instance UID, file), `folder` exists and is empty."""
+    """One series to convert.
+
+    Attributes
+    ----------
+    instances : tuple of (str, Path)
+        SOP Instance UID and file of each instance.
+    folder : Path
+        Existing empty folder for the files.
+    expectation : Expectation or None
+        Expected counts; None: those that the data sets announce.
+    """
 
     instances: tuple[tuple[str, Path], ...]
     folder: Path
     options: WriteOptions
-    expectation: Expectation | None = None  # None: what the data sets themselves announce
+    expectation: Expectation | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """What one series gave.
+    """The result of converting one series.
 
-    `sources` are (stack, SOP Instance UID, frames): which instance went into which volume.
+    Attributes
+    ----------
+    sources : tuple of (int, str, int)
+        Stack, SOP Instance UID and frames: which instance is in which volume.
     """
 
     files: tuple[ConvertedFile, ...]
@@ -46,14 +59,14 @@ class Converted:
 
 @dataclass(frozen=True, slots=True)
 class ConversionLimits:
-    """The most that one conversion may take.
+    """The limits of one conversion.
 
     Attributes
     ----------
     memory_bytes : int
-        Address space of the process that converts.
+        Address space of the child beyond that of its loaded program.
     deadline_seconds : float
-        Time on the clock.
+        Wall time.
     """
 
     memory_bytes: int
@@ -61,10 +74,10 @@ class ConversionLimits:
 
     @property
     def cpu_seconds(self) -> int:
-        """Processor time: the kernel ends by it a process that outlives the node which watches its deadline."""
+        """Processor time, so that the kernel ends a child that has outlived the node, which watches the deadline."""
         return math.ceil(self.deadline_seconds)
 
 
 def limits(section: Convert) -> ConversionLimits:
-    """The limits, from the configuration."""
+    """Return the limits that the configuration sets."""
     return ConversionLimits(section.memory_bytes, section.deadline_seconds)

@@ -1,4 +1,4 @@
-"""Convert what lies in folders, without a node: the same pipeline, and ``conversion.json`` for what came of it."""
+"""Convert files without a node: by the same pipeline, with the results listed in ``conversion.json``."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from node.writers.options import WriteOptions
 
 WORK_PREFIX = ".converting-"
 UNLOCKED_SECONDS = 60
-"""So young a folder may be one that its run has not locked yet."""
+"""The run that made a younger folder may not have locked it yet."""
 
-MOVES = 10
-"""How often a folder is moved to where another run may just have put its own."""
+MAX_MOVES = 10
+"""Attempts to move a folder to a destination where another run may just have put its own."""
 
 Run = Callable[[ConversionJob, threading.Event], Converted]
-"""Converts one series, and gives up once the event is set; raises `ConverterDied` where no more is known."""
+"""Converts one series until the event is set; raises `ConverterDied` if the converter died."""
 
 
 def convert_folder(
@@ -44,17 +44,17 @@ def convert_folder(
     workers: int = 1,
     on_series: Callable[[str], None] = lambda series_instance_uid: None,
 ) -> dict[str, Any]:
-    """Convert what lies in `paths` (see `receive.dicom_files.find_instances`); writes and returns ``conversion.json``.
+    """Convert the instances in `paths` (see `node.receive.dicom_files`); write and return ``conversion.json``.
 
     Parameters
     ----------
     paths : iterable of Path
     out : Path
-        Made when missing; each series gets a folder of its own in it, which replaces that of an earlier conversion.
+        Created if missing. Each series gets a folder in it, which replaces that of an earlier conversion.
     run : callable (ConversionJob, threading.Event) -> Converted
-        `node.conversion.pool.Converters` in the command line: what crashes on one series leaves the others alone.
+        The command line passes `node.conversion.pool.Converters`, so that a crash costs one series only.
     workers : int
-        Series at once.
+        Series converted at the same time.
     on_series : callable (Series Instance UID)
         Called after each series.
 
@@ -83,15 +83,18 @@ def convert_folder(
             cancelled.set()
             pool.shutdown(cancel_futures=True)
             raise
-        told = work / "conversion.json"
-        told.write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
-        os.replace(told, out / told.name)
+        file = work / "conversion.json"
+        file.write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
+        os.replace(file, out / file.name)
     return listing
 
 
 @contextmanager
 def _work_folder(out: Path) -> Iterator[Path]:
-    """A folder in `out` for what is half done, gone at the end; those of runs that were killed go at the beginning."""
+    """Give a folder in `out` for unfinished files, and remove it at the end.
+
+    Folders of runs that were killed are removed at the beginning: their locks ended with their processes.
+    """
     for left in out.glob(f"{WORK_PREFIX}*"):
         with ExitStack() as tried, suppress(FileNotFoundError):
             if time.time() - left.stat().st_mtime > UNLOCKED_SECONDS and _is_locked(left, tried):
@@ -102,7 +105,7 @@ def _work_folder(out: Path) -> Iterator[Path]:
 
 
 def _is_locked(folder: Path, until: ExitStack) -> bool:
-    """Lock a folder against other processes; False where another has done so, or its file system has no locks."""
+    """Lock a folder against other processes; False if another process holds the lock or there are no locks here."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         until.callback(os.close, descriptor)
@@ -113,7 +116,7 @@ def _is_locked(folder: Path, until: ExitStack) -> bool:
 
 
 def _folder_names(series: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """A folder for each series; one that has turned up in another study too is never one volume, never one folder."""
+    """Yield a folder name for each series; a Series Instance UID in two studies gets two folders."""
     taken: set[str] = set()
     for study, series_instance_uid in series:
         name = folder_name(series_instance_uid)
@@ -125,75 +128,75 @@ def _folder_names(series: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 def _converted(
     instances: tuple[tuple[str, Path], ...],
-    place: Path,
+    destination: Path,
     work: Path,
     options: WriteOptions,
     run: Callable[[ConversionJob], Converted],
 ) -> Converted | Refusal:
-    """Convert one series into the folder `place`, which appears in one step; a refusal if its conversion failed."""
+    """Convert one series into the folder `destination`, which appears by one rename; a refusal if that failed."""
     folder = work / uuid.uuid4().hex
     folder.mkdir()
     try:
         converted = run(ConversionJob(instances, folder, options))
         if converted.files:
-            _put(folder, place)
+            _move(folder, destination)
         else:
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(destination, ignore_errors=True)
         return converted
     except ConverterDied as died:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(destination, ignore_errors=True)
         return Refusal(Reason.FAILED, str(died), tuple(uid for uid, _ in instances))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _put(folder: Path, place: Path) -> None:
-    """Move a finished folder to its place, where one of an earlier conversion, or of one beside us, may be."""
-    for _ in range(MOVES - 1):
-        shutil.rmtree(place, ignore_errors=True)
+def _move(folder: Path, destination: Path) -> None:
+    """Replace the folder of an earlier conversion, or of another run, by a finished one."""
+    for _ in range(MAX_MOVES - 1):
+        shutil.rmtree(destination, ignore_errors=True)
         try:
-            os.rename(folder, place)
+            os.rename(folder, destination)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
         else:
             return
-    os.rename(folder, place)
+    os.rename(folder, destination)
 
 
 def _grouped(
     paths: Iterable[Path], unpacked: Path, not_dicom: list[dict[str, str]]
 ) -> dict[tuple[str, str], list[tuple[str, Path]]]:
-    """Files by study and series, in the order in which series turn up; members of zip files are unpacked.
+    """Group files by study and series, in the order in which series turn up; unpack members of zip files.
 
-    A file that names no series is one by itself: others without a name may be of another patient.
+    A file without a Series Instance UID is a series by itself, since others without one may be of another patient.
     """
     series: dict[tuple[str, str], list[tuple[str, Path]]] = {}
-    for number, found in enumerate(find_instances(paths)):
-        if isinstance(found, SkippedFile):
-            not_dicom.append({"name": found.name, "reason": found.reason})
+    for number, file in enumerate(find_instances(paths)):
+        if isinstance(file, SkippedFile):
+            not_dicom.append({"name": file.name, "reason": file.reason})
             continue
-        path = found.path or unpacked / f"{number}.dcm"
-        if found.path is None:
+        path = file.path or unpacked / f"{number}.dcm"
+        if file.path is None:
             try:
-                found.copy_to(path)
+                file.copy_to(path)
             except OSError as error:
-                not_dicom.append({"name": found.name, "reason": str(error)})
+                not_dicom.append({"name": file.name, "reason": str(error)})
                 continue
-        identity = found.identity
+        identity = file.identity
         nameless = f"no series, instance {identity.sop_instance_uid}"
-        place = (
+        key = (
             identity.study_instance_uid if identity.series_instance_uid else nameless,
             identity.series_instance_uid,
         )
-        series.setdefault(place, []).append((identity.sop_instance_uid, path))
+        series.setdefault(key, []).append((identity.sop_instance_uid, path))
     return series
 
 
 def _list(
     listing: dict[str, Any], study: str, series_instance_uid: str, converted: Converted | Refusal, folder: str
 ) -> None:
-    """Add one series to what becomes conversion.json."""
+    """Add one series to the content of ``conversion.json``."""
     own = {"series_instance_uid": series_instance_uid}
     verdict, refusals = None, [converted] if isinstance(converted, Refusal) else list(converted.refusals)
     if isinstance(converted, Converted):

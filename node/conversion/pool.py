@@ -89,7 +89,7 @@ class Converters:
 
 
 def serve(pipe: Connection, niceness: int) -> None:
-    """Convert job after job until the pipe closes; answers with `Converted`, or with a sentence on what failed."""
+    """Convert job after job until the pipe closes; answer with `Converted` or the cause of a failure."""
     os.nice(niceness)
     use_one_thread()
     convert = _loaded()

@@ -1,4 +1,4 @@
-"""Where the files of a revision lie: made in one step, removed when no row names them or they are superseded."""
+"""Folders of revisions: they appear by one rename, and go when they are superseded or no row names them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def revision_folder(study_instance_uid: str, series_instance_uid: str, revision: int) -> Path:
-    """Where the files of a revision lie, counted from the root."""
+    """Return the folder of the files of a revision, relative to the root."""
     return Path("volumes", folder_name(study_instance_uid), folder_name(series_instance_uid), str(revision))
 
 
@@ -28,31 +28,34 @@ _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
 def folder_name(uid: str) -> str:
-    """A folder name for a UID; one that is no UID of PS3.5 9.1 came over the network and becomes a digest."""
+    """Return a folder name for a UID: itself, or a digest of a UID from the network that is invalid (PS3.5 9.1)."""
     if len(uid) <= 64 and _UID.fullmatch(uid):
         return uid
     return "uid-" + hashlib.sha256(uid.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
-def publish(folder: Path, place: Path, sync_folder: Callable[[Path], None]) -> None:
-    """Move a finished folder to its place in one step, durably; what a crash left there without rows goes first."""
-    shutil.rmtree(place, ignore_errors=True)
-    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+def publish(folder: Path, destination: Path, sync_folder: Callable[[Path], None]) -> None:
+    """Move a finished folder to its destination by one rename, durably; remove a folder that a crash left there.
+
+    Files and folders are synced before the rename: if the machine dies here, the destination is absent or whole.
+    """
+    shutil.rmtree(destination, ignore_errors=True)
+    destination.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     for file in folder.iterdir():
         sync_file(file)
-    for made in (folder, *place.parents[3::-1]):
-        sync_folder(made)
-    os.rename(folder, place)
-    sync_folder(place.parent)
+    for changed in (folder, *destination.parents[3::-1]):
+        sync_folder(changed)
+    os.rename(folder, destination)
+    sync_folder(destination.parent)
 
 
 def remove_revision(archive: Archive, conversion: SupersededConversion) -> None:
-    """Remove the files of a revision that is no longer current; that they are gone already is no error.
+    """Remove the files of a revision that is no longer current, if there are any.
 
     Raises
     ------
     OSError
-        They cannot be removed.
+        The files cannot be removed.
     """
     folder = revision_folder(conversion.study_instance_uid, conversion.series_instance_uid, conversion.revision)
     with suppress(FileNotFoundError):
@@ -60,10 +63,10 @@ def remove_revision(archive: Archive, conversion: SupersededConversion) -> None:
 
 
 def sweep(archive: Archive, index: Index) -> int:
-    """Remove work folders, and volume folders that no row names; returns how many. Runs before any conversion."""
-    swept = list((archive.root / "work").glob("*"))
+    """Remove work folders, and volume folders that no row names; return their number. Runs before any conversion."""
+    orphans = list((archive.root / "work").glob("*"))
     live = {archive.root / revision_folder(*revision) for revision in index.conversions.live_revisions()}
-    swept += [folder for folder in (archive.root / "volumes").glob("*/*/*") if folder not in live]
-    for folder in swept:
+    orphans += [folder for folder in (archive.root / "volumes").glob("*/*/*") if folder not in live]
+    for folder in orphans:
         shutil.rmtree(folder, ignore_errors=True)
-    return len(swept)
+    return len(orphans)

@@ -1,8 +1,8 @@
-"""Plugins: Python packages that hear of events, each in a child process of its own.
+"""Plugins: Python packages that receive messages, each in a child process of its own.
 
 A plugin is an entry point in the group ``voxelnode.plugins``: a module, or an object, with functions that
 ``pluggy.HookimplMarker("voxelnode")`` marks and that are named as `Specifications` has them. It runs where a hook of
-the configuration names it, never by being installed alone. `serve` runs in the child, `Plugin` is the node's handle.
+the configuration names it; installing it alone does not run it. `serve` runs in the child, `Plugin` in the node.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class Specifications:
 
 
 class Plugin:
-    """Call one plugin, in a child process that is replaced when it dies or does not return.
+    """Delivers messages to one plugin, in a child process that is replaced when it dies or does not return.
 
     Raises
     ------
     UsageError
-        No such plugin is installed.
+        The plugin is not installed.
     """
 
     def __init__(self, name: str, timeout_seconds: float) -> None:
@@ -93,13 +93,13 @@ class Plugin:
 
 
 def serve(pipe: Connection, name: str) -> None:
-    """Call the plugin for message after message until the pipe closes; answers with None, or with what failed."""
+    """Call the plugin with message after message until the pipe closes; answer with None or the cause of a failure."""
     manager: pluggy.PluginManager | None = None
     for event in requests(pipe):
         try:
             if manager is None:
                 manager = _loaded(name)
-            answer = _told(manager, name, event)
+            answer = _called(manager, name, event)
         except Exception as error:  # the boundary of the process
             answer = type_and_location(error)
         pipe.send(answer)
@@ -109,11 +109,11 @@ def _loaded(name: str) -> pluggy.PluginManager:
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(Specifications)
     manager.load_setuptools_entrypoints(GROUP, name=name)
-    manager.check_pending()  # a name that no specification has: a slip of the pen that would never be called
+    manager.check_pending()  # refuses a misspelled function, which would never be called
     return manager
 
 
-def _told(manager: pluggy.PluginManager, name: str, event: Mapping[str, Any]) -> str | None:
+def _called(manager: pluggy.PluginManager, name: str, event: Mapping[str, Any]) -> str | None:
     function = event["event"].replace("-", "_")
     caller = getattr(manager.hook, function)
     if not caller.get_hookimpls():
