@@ -120,7 +120,7 @@ def find_target(
     """
     with node.index.reading() as index:
         instances = list(index.instances.stored(study, series, [instance] if instance else ()))
-        if not found:
+        if not instances:
             deleted = index.deletions.has_deleted(*(uid for uid in (study, series, instance) if uid is not None))
             raise HTTPException(*((410, "it was deleted") if deleted else (404, "there is no such resource")))
     return Target(request, node, audit, instances)
