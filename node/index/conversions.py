@@ -9,7 +9,7 @@ import datetime as dt
 from collections.abc import Sequence
 
 from sqlalchemy import Connection, delete, func, insert, select, update
-from sqlalchemy.orm import aliased
+from sqlalchemy.orm import aliased, join
 
 from node.index.events import record_event
 from node.index.models import (
@@ -32,9 +32,9 @@ class ConversionRepository(IndexRepository):
     def live_revisions(self, connection: Connection) -> set[tuple[str, str, int]]:
         """Return (Study Instance UID, Series Instance UID, revision) of every recorded conversion."""
         rows = connection.execute(
-            select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid, ConversionRow.revision)
-            .join(SeriesRow, SeriesRow.id == ConversionRow.series_id)
-            .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+            select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid, ConversionRow.revision).select_from(
+                join(ConversionRow, SeriesRow).join(StudyRow)
+            )
         )
         return {(study, series, revision) for study, series, revision in rows}
 
@@ -57,8 +57,7 @@ class ConversionRepository(IndexRepository):
         )
         rows = connection.execute(
             select(ConversionRow.id, StudyRow.study_instance_uid, SeriesRow.series_instance_uid, ConversionRow.revision)
-            .join(SeriesRow, SeriesRow.id == ConversionRow.series_id)
-            .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+            .select_from(join(ConversionRow, SeriesRow).join(StudyRow))
             .where(ConversionRow.superseded, ConversionRow.files_removed_at.is_(None), since <= moment)
         )
         return [SupersededConversion(*row) for row in rows]

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import PurePath
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, update
+from sqlalchemy.orm import join
 
 from node.errors import UsageError
 from node.index.arrivals import revoke_claim
@@ -134,9 +135,7 @@ def plan_deletion(connection: Connection, level: Level, uid: str, study_instance
         select(
             ImageRow.id, ImageRow.bytes, SeriesRow.id, StudyRow.id, StudyRow.study_instance_uid, PatientRow.patient_id
         )
-        .join(SeriesRow, SeriesRow.id == ImageRow.series_id)
-        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
-        .join(PatientRow, PatientRow.id == StudyRow.patient_id)
+        .select_from(join(ImageRow, SeriesRow).join(StudyRow).join(PatientRow))
         .where(column == uid)
     )
     if study_instance_uid is not None:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, func, select, update
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.orm import aliased
+from sqlalchemy.orm import aliased, join
 
 from node.index.events import EventKind, record_event
 from node.index.models import DeliveryRow, EventRow, HookRow, ImageRow, SeriesRow, StudyRow
@@ -289,8 +289,7 @@ def _image_rows(connection: Connection, after: int) -> Sequence[Row[Any]]:
     columns += [SeriesRow.series_instance_uid, StudyRow.study_instance_uid]
     statement: Select[Any] = (
         select(*columns)
-        .join(SeriesRow, SeriesRow.id == ImageRow.series_id)
-        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+        .select_from(join(ImageRow, SeriesRow).join(StudyRow))
         .where(ImageRow.id > after)
         .order_by(ImageRow.id)
         .limit(MAX_READ_ROWS)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, select, update
+from sqlalchemy.orm import join
 
 from node.dicom.attributes import InstanceAttributes
 from node.index.events import record_event
@@ -117,8 +118,7 @@ class InstanceRepository(IndexRepository):
         """
         rows = connection.execute(
             select(ImageRow.id, ImageRow.sop_instance_uid, SeriesRow.series_instance_uid, StudyRow.study_instance_uid)
-            .join(SeriesRow, SeriesRow.id == ImageRow.series_id)
-            .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+            .select_from(join(ImageRow, SeriesRow).join(StudyRow))
             .where(ImageRow.key.in_(keys), ImageRow.file_missing.is_not(missing))
         ).all()
         marked = update(ImageRow).where(ImageRow.id.in_([row.id for row in rows]))

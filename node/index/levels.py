@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy import Connection, bindparam, insert, select
-from sqlalchemy.orm import aliased
+from sqlalchemy.orm import aliased, join
 
 from node.dicom.attributes import InstanceAttributes
 from node.index.events import EventKind, record_event
@@ -32,8 +32,7 @@ class Arrived:
 
 _FIND_SERIES = Prepared(
     select(SeriesRow.id, PatientRow.identity, SeriesRow.state)
-    .join(StudyRow, StudyRow.id == SeriesRow.study_id)
-    .join(PatientRow, PatientRow.id == StudyRow.patient_id)
+    .select_from(join(SeriesRow, StudyRow).join(PatientRow))
     .where(StudyRow.study_instance_uid == bindparam("study"), SeriesRow.series_instance_uid == bindparam("series"))
 )
 
@@ -76,7 +75,7 @@ def series_row(connection: Connection, arrived: Arrived, identity: str) -> int:
 def _study(connection: Connection, arrived: Arrived, identity: str) -> int:
     """Return the id of the study of a new series, added with its patient where they are new."""
     uid = arrived.attributes.study["study_instance_uid"]
-    find = select(StudyRow.id.label("study"), PatientRow).join(PatientRow, PatientRow.id == StudyRow.patient_id)
+    find = select(StudyRow.id.label("study"), PatientRow).select_from(join(StudyRow, PatientRow))
     row = connection.execute(find.where(StudyRow.study_instance_uid == uid)).first()
     if row is not None:
         if row.identity != identity:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Select, String, bindparam, func, select
-from sqlalchemy.orm import aliased
+from sqlalchemy.orm import aliased, join
 
 from node.dicom.retrieval import Selection
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
@@ -45,8 +45,7 @@ _STORED: Select[*tuple[Any, ...]] = (
         ImageRow.bytes,
         ImageRow.sha256,
     )
-    .join(SeriesRow, SeriesRow.id == ImageRow.series_id)
-    .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+    .select_from(join(ImageRow, SeriesRow).join(StudyRow))
     .order_by(SeriesRow.id, ImageRow.instance_number, ImageRow.id)
 )
 """The fields of `StoredInstance`."""

@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, null, or_, select, update
+from sqlalchemy.orm import join
 
 from node.completeness import C_FIND, Completeness, Expectation, InstanceCounts, completeness_of, expectation
 from node.index.arrivals import REVOKED
@@ -217,7 +218,7 @@ class SeriesRepository(IndexRepository):
         received = select(func.count()).where(ImageRow.series_id == SeriesRow.id).scalar_subquery()
         rows = connection.execute(
             select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid, newest, received)
-            .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+            .select_from(join(SeriesRow, StudyRow))
             .where(SeriesRow.state == "receiving", SeriesRow.attempts == 0, newest.in_(calling_ae_titles))
         )
         return [UnconfirmedSeries((study, series), title, count) for study, series, title, count in rows]
@@ -394,7 +395,7 @@ def _at(key: SeriesKey) -> Select[Any]:
     columns: list[Any] = [getattr(SeriesRow, name) for name in ("id", "last_received_at", "due_at")]
     return (
         select(*columns, SeriesRow.expected_instances, SeriesRow.expected_source)
-        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+        .select_from(join(SeriesRow, StudyRow))
         .where(StudyRow.study_instance_uid == study_instance_uid, SeriesRow.series_instance_uid == series_instance_uid)
     )
 

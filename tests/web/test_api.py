@@ -338,10 +338,10 @@ def test_problems_are_told_to_programs_as_rfc_9457_says(site: Site) -> None:
 
 
 def test_what_nobody_expected_is_500_without_a_trace(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr("node.web.api.queue.page_of", broken)
+    monkeypatch.setattr("node.web.api.paging.PageRequest.read", broken)
     client = site.client()
     answer = client.get("/api/v1/jobs")
     assert answer.status_code == 500

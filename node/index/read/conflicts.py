@@ -5,26 +5,24 @@ from __future__ import annotations
 from sqlalchemy import select
 
 from node.index.models import ConflictRow
-from node.index.read.rows import ReadRepository, Row, equal
+from node.index.read.rows import PagedRepository, Row
 
 
-class ReadConflicts(ReadRepository):
+class ReadConflicts(PagedRepository):
     """Rows of ``conflicts`` and ``v_conflicts``."""
 
-    def page(self, after: int | None, limit: int, *, study_instance_uid: str | None = None) -> list[Row]:
-        """Return the next conflicts, the newest first."""
-        query = select(
-            ConflictRow.id,
-            ConflictRow.kind,
-            ConflictRow.study_instance_uid,
-            ConflictRow.series_instance_uid,
-            ConflictRow.sop_instance_uid,
-            ConflictRow.detail,
-            ConflictRow.sha256,
-            ConflictRow.calling_ae_title,
-            ConflictRow.found_at,
-        ).where(*equal((ConflictRow.study_instance_uid, study_instance_uid)))
-        return self._page(query, ConflictRow.id, after, limit)
+    listing = select(
+        ConflictRow.id,
+        ConflictRow.kind,
+        ConflictRow.study_instance_uid,
+        ConflictRow.series_instance_uid,
+        ConflictRow.sop_instance_uid,
+        ConflictRow.detail,
+        ConflictRow.sha256,
+        ConflictRow.calling_ae_title,
+        ConflictRow.found_at,
+    )
+    filters = (ConflictRow.study_instance_uid,)
 
     def all(self) -> list[Row]:
         """Return every row of ``v_conflicts``, the oldest first."""

@@ -5,38 +5,27 @@ from __future__ import annotations
 from sqlalchemy import func, select
 
 from node.index.models import EventRow
-from node.index.read.rows import ReadRepository, Row, equal
-
-_EVENTS = select(
-    EventRow.id,
-    EventRow.kind,
-    EventRow.study_instance_uid,
-    EventRow.series_instance_uid,
-    EventRow.sop_instance_uid,
-    EventRow.revision,
-    EventRow.detail,
-    EventRow.happened_at,
-)
+from node.index.read.rows import PagedRepository, Row
 
 
-class ReadEvents(ReadRepository):
+class ReadEvents(PagedRepository):
     """Rows of ``events`` and ``v_events``."""
 
-    def page(
-        self,
-        after: int | None,
-        limit: int,
-        *,
-        kind: str | None = None,
-        series_instance_uid: str | None = None,
-    ) -> list[Row]:
-        """Return the next events, the newest first."""
-        query = _EVENTS.where(*equal((EventRow.kind, kind), (EventRow.series_instance_uid, series_instance_uid)))
-        return self._page(query, EventRow.id, after, limit)
+    listing = select(
+        EventRow.id,
+        EventRow.kind,
+        EventRow.study_instance_uid,
+        EventRow.series_instance_uid,
+        EventRow.sop_instance_uid,
+        EventRow.revision,
+        EventRow.detail,
+        EventRow.happened_at,
+    )
+    filters = (EventRow.kind, EventRow.series_instance_uid)
 
     def since(self, id: int, limit: int) -> list[Row]:
         """Return the events after the event `id`, the oldest first."""
-        rows = self._connection.execute(_EVENTS.where(EventRow.id > id).order_by(EventRow.id).limit(limit))
+        rows = self._connection.execute(self.listing.where(EventRow.id > id).order_by(EventRow.id).limit(limit))
         return [dict(row) for row in rows.mappings()]
 
     def newest(self) -> int:

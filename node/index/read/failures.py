@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 from sqlalchemy import func, select
+from sqlalchemy.orm import join
 
 from node.index.models import FailureRow, SeriesRow, StudyRow
-from node.index.read.rows import ReadRepository, Row, equal
+from node.index.read.rows import PagedRepository, Row
 
 
-class ReadFailures(ReadRepository):
+class ReadFailures(PagedRepository):
     """Rows of ``failures`` and ``v_failures``."""
 
-    def page(self, after: int | None, limit: int, *, reason: str | None = None) -> list[Row]:
-        """Return the next failures, the newest first."""
-        query = (
-            select(
-                FailureRow.id,
-                StudyRow.study_instance_uid,
-                SeriesRow.series_instance_uid,
-                FailureRow.revision,
-                FailureRow.stack,
-                FailureRow.reason,
-                FailureRow.detail,
-                FailureRow.failed_at,
-            )
-            .join(SeriesRow, SeriesRow.id == FailureRow.series_id)
-            .join(StudyRow, StudyRow.id == SeriesRow.study_id)
-            .where(*equal((FailureRow.reason, reason)))
-        )
-        return self._page(query, FailureRow.id, after, limit)
+    listing = select(
+        FailureRow.id,
+        StudyRow.study_instance_uid,
+        SeriesRow.series_instance_uid,
+        FailureRow.revision,
+        FailureRow.stack,
+        FailureRow.reason,
+        FailureRow.detail,
+        FailureRow.failed_at,
+    ).select_from(join(FailureRow, SeriesRow).join(StudyRow))
+    filters = (FailureRow.reason,)
 
     def of_study(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[Row]:
         """Return the rows of ``v_failures`` of a study, or of a series, by stack; those of whole series come last."""

@@ -5,61 +5,40 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from sqlalchemy import select
+from sqlalchemy.orm import join
 
 from node.dicom.retrieval import Selection
 from node.index.instances import InstanceFile, instance_files, loser_keys
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
-from node.index.read.rows import ReadRepository, Row, equal
+from node.index.read.rows import PagedRepository, Row
 from node.index.selection import Selected, StoredInstance, selected_instances, stored_instances
 
 
-class ReadInstances(ReadRepository):
-    """Rows of ``images`` and ``v_images``."""
+class ReadInstances(PagedRepository):
+    """Rows of ``images`` and ``v_images``; those of a page have the `key` of their file in the archive."""
 
-    def page(
-        self,
-        after: int | None,
-        limit: int,
-        *,
-        study_instance_uid: str | None = None,
-        series_instance_uid: str | None = None,
-        sop_instance_uid: str | None = None,
-    ) -> list[Row]:
-        """Return the next stored instances, the newest first; `key` is for the archive."""
-        query = (
-            select(
-                ImageRow.id,
-                StudyRow.study_instance_uid,
-                SeriesRow.series_instance_uid,
-                ImageRow.sop_instance_uid,
-                ImageRow.sop_class_uid,
-                ImageRow.transfer_syntax_uid,
-                ImageRow.instance_number,
-                ImageRow.number_of_frames,
-                ImageRow.rows,
-                ImageRow.columns,
-                ImageRow.bytes,
-                ImageRow.sha256,
-                ImageRow.file_missing,
-                ImageRow.source,
-                ImageRow.calling_ae_title,
-                ImageRow.called_ae_title,
-                ImageRow.received_at,
-                ImageRow.key,
-                PatientRow.patient_id,
-            )
-            .join(SeriesRow, SeriesRow.id == ImageRow.series_id)
-            .join(StudyRow, StudyRow.id == SeriesRow.study_id)
-            .join(PatientRow, PatientRow.id == StudyRow.patient_id)
-            .where(
-                *equal(
-                    (StudyRow.study_instance_uid, study_instance_uid),
-                    (SeriesRow.series_instance_uid, series_instance_uid),
-                    (ImageRow.sop_instance_uid, sop_instance_uid),
-                )
-            )
-        )
-        return self._page(query, ImageRow.id, after, limit)
+    listing = select(
+        ImageRow.id,
+        StudyRow.study_instance_uid,
+        SeriesRow.series_instance_uid,
+        ImageRow.sop_instance_uid,
+        ImageRow.sop_class_uid,
+        ImageRow.transfer_syntax_uid,
+        ImageRow.instance_number,
+        ImageRow.number_of_frames,
+        ImageRow.rows,
+        ImageRow.columns,
+        ImageRow.bytes,
+        ImageRow.sha256,
+        ImageRow.file_missing,
+        ImageRow.source,
+        ImageRow.calling_ae_title,
+        ImageRow.called_ae_title,
+        ImageRow.received_at,
+        ImageRow.key,
+        PatientRow.patient_id,
+    ).select_from(join(ImageRow, SeriesRow).join(StudyRow).join(PatientRow))
+    filters = (StudyRow.study_instance_uid, SeriesRow.series_instance_uid, ImageRow.sop_instance_uid)
 
     def stored(
         self,

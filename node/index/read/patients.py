@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import func, select
 
 from node.index.models import PatientRow, StudyRow
-from node.index.read.rows import ReadRepository, Row, equal
+from node.index.read.rows import PagedRepository, Row
 
 
-class ReadPatients(ReadRepository):
+class ReadPatients(PagedRepository):
     """Rows of ``patients`` and ``v_patients``."""
 
-    def page(
-        self, after: int | None, limit: int, *, patient_id: str | None = None, name: str | None = None
-    ) -> list[Row]:
+    listing = select(
+        PatientRow.id,
+        PatientRow.patient_id,
+        PatientRow.issuer_of_patient_id,
+        PatientRow.patient_name,
+        PatientRow.patient_birth_date,
+        PatientRow.patient_sex,
+        PatientRow.merged_into,
+    )
+    filters = (PatientRow.patient_id,)
+
+    def page(self, after: int | None, limit: int, *, name: str | None = None, **wanted: Any) -> list[Row]:
         """Return the next patients with their number of studies, the newest first.
 
         Parameters
@@ -21,18 +32,8 @@ class ReadPatients(ReadRepository):
         name : str or None
             Beginning of a name, in any case.
         """
-        query = select(
-            PatientRow.id,
-            PatientRow.patient_id,
-            PatientRow.issuer_of_patient_id,
-            PatientRow.patient_name,
-            PatientRow.patient_birth_date,
-            PatientRow.patient_sex,
-            PatientRow.merged_into,
-        ).where(*equal((PatientRow.patient_id, patient_id)))
-        if name is not None:
-            query = query.where(PatientRow.patient_name.istartswith(name, autoescape=True))
-        rows = self._page(query, PatientRow.id, after, limit)
+        is_named = () if name is None else (PatientRow.patient_name.istartswith(name, autoescape=True),)
+        rows = self._page(self.listing.where(*is_named), after, limit, **wanted)
         return self._with_counts(rows, "studies", select(StudyRow.patient_id, func.count()), StudyRow.patient_id)
 
     def all(self) -> list[Row]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from sqlalchemy import ColumnElement, Connection, text
+from sqlalchemy import Connection, text
 
 Row = dict[str, Any]
 
@@ -22,18 +22,55 @@ class ReadRepository:
         """
         return [dict(row) for row in self._connection.execute(text(query), values).mappings()]
 
+    def _rows_of_revision(
+        self, columns: str, view: str, study_instance_uid: str, series_instance_uid: str, revision: int, limit: int
+    ) -> list[Row]:
+        """Return the rows about one revision of a view that names instances, but not their study."""
+        # a series that lies in two studies is told apart by its instances
+        return self._rows(
+            f"SELECT {columns} FROM {view} WHERE series_instance_uid = :series AND revision = :revision "
+            "AND sop_instance_uid IN (SELECT sop_instance_uid FROM v_images "
+            "WHERE series_instance_uid = :series AND study_instance_uid = :study) LIMIT :limit",
+            study=study_instance_uid,
+            series=series_instance_uid,
+            revision=revision,
+            limit=limit,
+        )
+
     def _row(self, query: str, **values: Any) -> Row | None:
         return next(iter(self._rows(query, **values)), None)
 
-    def _page(self, query: Any, id_column: Any, after: int | None, limit: int) -> list[Row]:
-        """Return the next rows of a table, the newest first, as Python values.
+
+class PagedRepository(ReadRepository):
+    """A repository whose table is listed in pages, the newest row first.
+
+    Attributes
+    ----------
+    listing : Select
+        The columns of a row as Python values; ``id`` is the primary key of the listed table.
+    filters : sequence of columns
+        Columns that a page can be limited to one value of, by their names.
+    """
+
+    listing: ClassVar[Any]
+    filters: ClassVar[tuple[Any, ...]]
+
+    def page(self, after: int | None, limit: int, **wanted: Any) -> list[Row]:
+        """Return the next rows, the newest first, with the wanted value in each named filter; None matches all."""
+        return self._page(self.listing, after, limit, **wanted)
+
+    def _page(self, query: Any, after: int | None, limit: int, **wanted: Any) -> list[Row]:
+        """Return the next rows of a query that may set conditions of its own.
 
         A page begins below the row where the last one ended (its `id`) and goes along the primary key. So the hundredth
         page costs as much as the first, and rows that are added meanwhile shift nothing.
         """
+        columns = {column.key: column for column in self.filters}
+        query = query.where(*(columns[name] == value for name, value in wanted.items() if value is not None))
+        row_id = self.listing.selected_columns.id
         if after is not None:
-            query = query.where(id_column < after)
-        rows = self._connection.execute(query.order_by(id_column.desc()).limit(limit))
+            query = query.where(row_id < after)
+        rows = self._connection.execute(query.order_by(row_id.desc()).limit(limit))
         return [dict(row) for row in rows.mappings()]
 
     def _with_counts(self, rows: list[Row], name: str, query: Any, column: Any) -> list[Row]:
@@ -41,8 +78,3 @@ class ReadRepository:
         owned = query.where(column.in_([row["id"] for row in rows])).group_by(column)
         counts = dict(self._connection.execute(owned).all())
         return [{**row, name: counts.get(row["id"], 0)} for row in rows]
-
-
-def equal(*wanted: tuple[Any, Any]) -> list[ColumnElement[bool]]:
-    """Return conditions on columns that must have a value; None sets no condition."""
-    return [column == value for column, value in wanted if value is not None]

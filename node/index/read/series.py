@@ -7,64 +7,45 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import func, select
+from sqlalchemy.orm import join
 
 from node.index.models import OPEN_STATES, ImageRow, SeriesRow, StudyRow
-from node.index.read.rows import ReadRepository, Row, equal
+from node.index.read.rows import PagedRepository, Row
 from node.index.records import SeriesKey
 
 
-class ReadSeries(ReadRepository):
+class ReadSeries(PagedRepository):
     """Rows of ``series`` and ``v_series``."""
 
-    def page(
-        self,
-        after: int | None,
-        limit: int,
-        *,
-        study_instance_uid: str | None = None,
-        series_instance_uid: str | None = None,
-        modality: str | None = None,
-        states: Sequence[str] = (),
-        verdict: str | None = None,
-    ) -> list[Row]:
+    listing = select(
+        SeriesRow.id,
+        StudyRow.study_instance_uid,
+        SeriesRow.series_instance_uid,
+        SeriesRow.modality,
+        SeriesRow.series_number,
+        SeriesRow.series_description,
+        SeriesRow.body_part_examined,
+        SeriesRow.protocol_name,
+        SeriesRow.state,
+        SeriesRow.verdict,
+        SeriesRow.verdict_rule,
+        SeriesRow.verdict_reason,
+        SeriesRow.expected_instances,
+        SeriesRow.expected_source,
+        SeriesRow.missing_instances,
+        SeriesRow.revision,
+        SeriesRow.open_since,
+        SeriesRow.last_received_at,
+        SeriesRow.due_at,
+        SeriesRow.attempts,
+        SeriesRow.error,
+    ).select_from(join(SeriesRow, StudyRow))
+    filters = (StudyRow.study_instance_uid, SeriesRow.series_instance_uid, SeriesRow.modality, SeriesRow.verdict)
+
+    def page(self, after: int | None, limit: int, *, states: Sequence[str] = (), **wanted: Any) -> list[Row]:
         """Return the next series with their number of instances, the newest first."""
-        query = (
-            select(
-                SeriesRow.id,
-                StudyRow.study_instance_uid,
-                SeriesRow.series_instance_uid,
-                SeriesRow.modality,
-                SeriesRow.series_number,
-                SeriesRow.series_description,
-                SeriesRow.body_part_examined,
-                SeriesRow.protocol_name,
-                SeriesRow.state,
-                SeriesRow.verdict,
-                SeriesRow.verdict_rule,
-                SeriesRow.verdict_reason,
-                SeriesRow.expected_instances,
-                SeriesRow.expected_source,
-                SeriesRow.missing_instances,
-                SeriesRow.revision,
-                SeriesRow.open_since,
-                SeriesRow.last_received_at,
-                SeriesRow.due_at,
-                SeriesRow.attempts,
-                SeriesRow.error,
-            )
-            .join(StudyRow, StudyRow.id == SeriesRow.study_id)
-            .where(
-                *equal(
-                    (StudyRow.study_instance_uid, study_instance_uid),
-                    (SeriesRow.series_instance_uid, series_instance_uid),
-                    (SeriesRow.modality, modality),
-                    (SeriesRow.verdict, verdict),
-                )
-            )
-        )
-        if states:
-            query = query.where(SeriesRow.state.in_(states))
-        rows = self._page(query, SeriesRow.id, after, limit)
+        query = self.listing.where(SeriesRow.state.in_(states)) if states else self.listing
+        rows = self._page(query, after, limit, **wanted)
         return self._with_counts(rows, "instances", select(ImageRow.series_id, func.count()), ImageRow.series_id)
 
     def row(self, study_instance_uid: str, series_instance_uid: str) -> Row | None:

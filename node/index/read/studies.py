@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
 from sqlalchemy import false as nothing
+from sqlalchemy.orm import join
 
 from node.dicom.names import folded
 from node.index.models import OPEN_STATES, ImageRow, PatientRow, SeriesRow, StudyRow
@@ -137,7 +138,7 @@ class ReadStudies(ReadRepository):
                 StudyRow.accession_number,
                 StudyRow.study_description,
             )
-            .join(PatientRow, PatientRow.id == StudyRow.patient_id)
+            .select_from(join(StudyRow, PatientRow))
             .where(*_conditions(wanted))
             .limit(limit)
         )

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sqlalchemy import select
+from sqlalchemy.orm import join
 
 from node.index.models import ConversionRow, PatientRow, SeriesRow, StudyRow, VolumeRow
-from node.index.read.rows import ReadRepository, Row, equal
+from node.index.read.rows import PagedRepository, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,63 +25,41 @@ class VolumeFile:
     sha256: str
 
 
-class ReadVolumes(ReadRepository):
-    """Rows of ``volumes``, ``v_volumes`` and ``v_sources``."""
+class ReadVolumes(PagedRepository):
+    """Rows of ``volumes``, ``v_volumes`` and ``v_sources``; a `path` counts from the root."""
 
-    def page(
-        self,
-        after: int | None,
-        limit: int,
-        *,
-        id: int | None = None,
-        study_instance_uid: str | None = None,
-        series_instance_uid: str | None = None,
-        kind: str | None = None,
-        format: str | None = None,
-        superseded: bool | None = None,
-    ) -> list[Row]:
-        """Return the next files of conversions, the newest first; `path` counts from the root."""
-        query = (
-            select(
-                VolumeRow.id,
-                StudyRow.study_instance_uid,
-                SeriesRow.series_instance_uid,
-                ConversionRow.revision,
-                ConversionRow.superseded,
-                VolumeRow.stack,
-                VolumeRow.suffix,
-                VolumeRow.kind,
-                VolumeRow.format,
-                VolumeRow.path,
-                VolumeRow.shape,
-                VolumeRow.spacing_mm,
-                VolumeRow.dtype,
-                VolumeRow.geometry,
-                VolumeRow.instances,
-                VolumeRow.warnings,
-                VolumeRow.bytes,
-                VolumeRow.sha256,
-                ConversionRow.converter,
-                ConversionRow.created_at,
-                ConversionRow.files_removed_at,
-                PatientRow.patient_id,
-            )
-            .join(ConversionRow, ConversionRow.id == VolumeRow.conversion_id)
-            .join(SeriesRow, SeriesRow.id == ConversionRow.series_id)
-            .join(StudyRow, StudyRow.id == SeriesRow.study_id)
-            .join(PatientRow, PatientRow.id == StudyRow.patient_id)
-            .where(
-                *equal(
-                    (VolumeRow.id, id),
-                    (StudyRow.study_instance_uid, study_instance_uid),
-                    (SeriesRow.series_instance_uid, series_instance_uid),
-                    (VolumeRow.kind, kind),
-                    (VolumeRow.format, format),
-                    (ConversionRow.superseded, superseded),
-                )
-            )
-        )
-        return self._page(query, VolumeRow.id, after, limit)
+    listing = select(
+        VolumeRow.id,
+        StudyRow.study_instance_uid,
+        SeriesRow.series_instance_uid,
+        ConversionRow.revision,
+        ConversionRow.superseded,
+        VolumeRow.stack,
+        VolumeRow.suffix,
+        VolumeRow.kind,
+        VolumeRow.format,
+        VolumeRow.path,
+        VolumeRow.shape,
+        VolumeRow.spacing_mm,
+        VolumeRow.dtype,
+        VolumeRow.geometry,
+        VolumeRow.instances,
+        VolumeRow.warnings,
+        VolumeRow.bytes,
+        VolumeRow.sha256,
+        ConversionRow.converter,
+        ConversionRow.created_at,
+        ConversionRow.files_removed_at,
+        PatientRow.patient_id,
+    ).select_from(join(VolumeRow, ConversionRow).join(SeriesRow).join(StudyRow).join(PatientRow))
+    filters = (
+        VolumeRow.id,
+        StudyRow.study_instance_uid,
+        SeriesRow.series_instance_uid,
+        VolumeRow.kind,
+        VolumeRow.format,
+        ConversionRow.superseded,
+    )
 
     def all(self) -> list[Row]:
         """Return every row of ``v_volumes``, by path."""
@@ -151,17 +130,8 @@ class ReadVolumes(ReadRepository):
 
     def sources(self, study_instance_uid: str, series_instance_uid: str, revision: int, limit: int) -> list[Row]:
         """Return the instances that are in the volumes of a revision."""
-        # v_sources has no Study Instance UID: a series that lies in two studies is told apart by its instances
-        return self._rows(
-            "SELECT stack, frames, sop_instance_uid, sha256 FROM v_sources "
-            "WHERE series_instance_uid = :series AND revision = :revision AND sop_instance_uid IN "
-            "(SELECT sop_instance_uid FROM v_images "
-            "WHERE series_instance_uid = :series AND study_instance_uid = :study) LIMIT :limit",
-            study=study_instance_uid,
-            series=series_instance_uid,
-            revision=revision,
-            limit=limit,
-        )
+        columns = "stack, frames, sop_instance_uid, sha256"
+        return self._rows_of_revision(columns, "v_sources", study_instance_uid, series_instance_uid, revision, limit)
 
     def files(self) -> Iterator[VolumeFile]:
         """Yield every file of a revision that should be there, by path."""
@@ -175,9 +145,7 @@ class ReadVolumes(ReadRepository):
                 VolumeRow.bytes,
                 VolumeRow.sha256,
             )
-            .join(ConversionRow, ConversionRow.id == VolumeRow.conversion_id)
-            .join(SeriesRow, SeriesRow.id == ConversionRow.series_id)
-            .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+            .select_from(join(VolumeRow, ConversionRow).join(SeriesRow).join(StudyRow))
             .where(ConversionRow.files_removed_at.is_(None))
             .order_by(VolumeRow.path)
         )

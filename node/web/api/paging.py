@@ -6,32 +6,31 @@ import base64
 import binascii
 import datetime as dt
 import json
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
-from fastapi import Query
+from fastapi import Depends, Query
 from pydantic import BaseModel, Field
 
 from node.errors import UsageError
+from node.index.read import ReadIndex
+from node.index.read.rows import PagedRepository, Row
+from node.web.services import Node, Services
 
 MAX_ROWS = 1000
 MAX_ID = 2**53 - 1
 """Largest integer that JSON clients represent exactly; SQLite's are larger."""
 
-Row = TypeVar("Row")
+Item = TypeVar("Item")
 
-Limit = Annotated[int, Query(ge=1, le=MAX_ROWS, description="maximum number of items")]
-After = Annotated[
-    str | None,
-    Query(max_length=200, description="`next` of the previous page; unset for the first page"),
-]
 RowId = Annotated[int, Field(ge=0, le=MAX_ID)]
 
 
-class Page(BaseModel, Generic[Row]):
+class Page(BaseModel, Generic[Item]):
     """A part of a list; `next` is the cursor of the following part, or null at the end."""
 
-    items: list[Row]
+    items: list[Item]
     next: str | None = None
 
 
@@ -63,12 +62,44 @@ def parse_cursor(after: str | None) -> tuple[int, dt.date | None] | None:
     raise WrongCursor
 
 
-def after_row(after: str | None) -> int | None:
-    """Return the id in a cursor of a list that is ordered by id."""
-    position = parse_cursor(after)
-    return None if position is None else position[0]
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """A request for a part of a list: at most `limit` items behind the cursor `after`."""
+
+    node: Services
+    after: str | None
+    limit: int
+
+    def read(
+        self, item: Callable[[Row], Item], repository: Callable[[ReadIndex], PagedRepository], **wanted: Any
+    ) -> Page[Item]:
+        """Search the index for the page, in a list that is ordered by id.
+
+        Parameters
+        ----------
+        item : callable
+            Makes an item of a row.
+        repository : callable
+            Returns the listed repository of the index.
+        wanted : any
+            Filters of the repository.
+        """
+        position = parse_cursor(self.after)
+        with self.node.index.searching() as index:
+            rows = repository(index).page(position[0] if position else None, self.limit, **wanted)
+        is_last = len(rows) < self.limit
+        return Page(items=[item(row) for row in rows], next=None if is_last else cursor(rows[-1]["id"]))
 
 
-def page_of(rows: Sequence[dict[str, Any]], limit: int) -> dict[str, Any]:
-    """Return a `Page` of rows, each with its `id`; the next one begins after the last."""
-    return {"items": rows, "next": cursor(rows[-1]["id"]) if len(rows) == limit else None}
+def _requested(
+    node: Node,
+    after: Annotated[
+        str | None, Query(max_length=200, description="`next` of the previous page; unset for the first page")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_ROWS, description="maximum number of items")] = 100,
+) -> PageRequest:
+    return PageRequest(node, after, limit)
+
+
+RequestedPage = Annotated[PageRequest, Depends(_requested)]
+"""Parameter of a route: the part of its list that is wanted."""

@@ -14,7 +14,7 @@ from node.index.records import Level
 from node.web import actions
 from node.web.access import Admin, Caller, Reader, RequestAudit, Writer
 from node.web.api import models
-from node.web.api.paging import After, Limit, Page, RowId, after_row, cursor, page_of, parse_cursor
+from node.web.api.paging import Page, RequestedPage, RowId, cursor, parse_cursor
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import file_response
@@ -34,18 +34,16 @@ OptionalUid = Annotated[str | None, Query(max_length=64)]
 @router.get("/patients", tags=["patients"])
 def list_patients(
     account: Reader,
-    node: Node,
     audit: RequestAudit,
+    page: RequestedPage,
     patient_id: OptionalText = None,
     name: Annotated[str | None, Query(max_length=324, description="beginning of the name, case-insensitive")] = None,
-    after: After = None,
-    limit: Limit = 100,
 ) -> Page[models.PatientResource]:
     """Patients, newest first."""
     audit.queried(_audit_detail("patients", patient_id=patient_id, name=name))
-    with node.index.searching() as index:
-        rows = index.patients.page(after_row(after), limit, patient_id=patient_id, name=name)
-    return Page[models.PatientResource].model_validate(page_of(rows, limit))
+    return page.read(
+        models.PatientResource.model_validate, lambda index: index.patients, patient_id=patient_id, name=name
+    )
 
 
 @router.post("/patients/{id}/merge", tags=["patients"])
@@ -60,6 +58,7 @@ def list_studies(
     account: Reader,
     node: Node,
     audit: RequestAudit,
+    page: RequestedPage,
     words: Annotated[str, Query(max_length=324, description="each in patient's name, ID or accession number")] = "",
     patient_id: OptionalText = None,
     accession_number: OptionalText = None,
@@ -69,8 +68,6 @@ def list_studies(
     last_date: Annotated[dt.date | None, Query(description="latest Study Date")] = None,
     condition: StudyCondition | None = None,
     order: StudyOrder = "arrival",
-    after: After = None,
-    limit: Limit = 100,
 ) -> Page[models.StudyResource]:
     """Studies, newest first, by time received or by Study Date."""
     wanted = StudyFilter(
@@ -84,10 +81,10 @@ def list_studies(
         accession_number=accession_number,
     )
     audit.queried(_audit_detail("studies", **asdict(wanted)))
-    position = parse_cursor(after)
+    position = parse_cursor(page.after)
     with node.index.searching() as index:
-        studies = index.studies.listed(wanted, order, StudyCursor(*position) if position else None, limit)
-    last = studies[-1].cursor if len(studies) == limit else None
+        studies = index.studies.listed(wanted, order, StudyCursor(*position) if position else None, page.limit)
+    last = studies[-1].cursor if len(studies) == page.limit else None
     items = [_study(study) for study in studies]
     return Page(items=items, next=cursor(last.id, last.study_date) if last else None)
 
@@ -126,15 +123,13 @@ def reconvert_study(
 @router.get("/series", tags=["series"])
 def list_series(
     account: Reader,
-    node: Node,
     audit: RequestAudit,
+    page: RequestedPage,
     study_instance_uid: OptionalUid = None,
     series_instance_uid: OptionalUid = None,
     modality: OptionalText = None,
     state: Annotated[list[models.State] | None, Query(max_length=6, description="any of these states")] = None,
     verdict: OptionalText = None,
-    after: After = None,
-    limit: Limit = 100,
 ) -> Page[models.SeriesResource]:
     """Series, newest first."""
     wanted = {
@@ -144,9 +139,7 @@ def list_series(
         "verdict": verdict,
     }
     audit.queried(_audit_detail("series", **wanted, state=state))
-    with node.index.searching() as index:
-        rows = index.series.page(after_row(after), limit, states=state or (), **wanted)
-    return Page[models.SeriesResource].model_validate(page_of(rows, limit))
+    return page.read(models.SeriesResource.model_validate, lambda index: index.series, states=state or (), **wanted)
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}", tags=["series"])
@@ -184,19 +177,15 @@ def reconvert_series(
 @router.get("/instances", tags=["instances"])
 def list_instances(
     account: Reader,
-    node: Node,
     audit: RequestAudit,
+    page: RequestedPage,
     study_instance_uid: OptionalUid = None,
     series_instance_uid: OptionalUid = None,
-    after: After = None,
-    limit: Limit = 100,
 ) -> Page[models.InstanceResource]:
     """Stored instances, newest first."""
     wanted = {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
     audit.queried(_audit_detail("instances", **wanted))
-    with node.index.searching() as index:
-        rows = index.instances.page(after_row(after), limit, **wanted)
-    return Page[models.InstanceResource].model_validate(page_of(rows, limit))
+    return page.read(models.InstanceResource.model_validate, lambda index: index.instances, **wanted)
 
 
 @router.get("/instances/{sop_instance_uid}", tags=["instances"])

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from node.web.access import Reader, RequestAudit
 from node.web.api import models
-from node.web.api.paging import After, Limit, Page, RowId, after_row, page_of
+from node.web.api.paging import Page, RequestedPage, RowId
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import file_response
@@ -28,29 +28,25 @@ MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".gz": "applica
 @router.get("/volumes")
 def list_volumes(
     account: Reader,
-    node: Node,
     audit: RequestAudit,
+    page: RequestedPage,
     study_instance_uid: OptionalUid = None,
     series_instance_uid: OptionalUid = None,
     kind: OptionalWord = None,
     format: OptionalWord = None,
     superseded: Annotated[bool | None, Query(description="null: current and superseded revisions")] = False,
-    after: After = None,
-    limit: Limit = 100,
 ) -> Page[models.VolumeResource]:
     """Files of conversions, newest first: volumes in each format, and pictures."""
     audit.queried(f"volumes study_instance_uid={study_instance_uid} series_instance_uid={series_instance_uid}")
-    with node.index.searching() as index:
-        rows = index.volumes.page(
-            after_row(after),
-            limit,
-            study_instance_uid=study_instance_uid,
-            series_instance_uid=series_instance_uid,
-            kind=kind,
-            format=format,
-            superseded=superseded,
-        )
-    return Page[models.VolumeResource].model_validate(page_of([_with_url(row) for row in rows], limit))
+    return page.read(
+        _resource,
+        lambda index: index.volumes,
+        study_instance_uid=study_instance_uid,
+        series_instance_uid=series_instance_uid,
+        kind=kind,
+        format=format,
+        superseded=superseded,
+    )
 
 
 @router.get("/volumes/{id}")
@@ -58,7 +54,7 @@ def show_volume(account: Reader, node: Node, audit: RequestAudit, id: RowId) -> 
     """One file of a conversion."""
     row = _volume(node, id)
     audit.accessed([of_study(row["study_instance_uid"], row["patient_id"])])
-    return models.VolumeResource.model_validate(_with_url(row))
+    return _resource(row)
 
 
 @router.head("/volumes/{id}/file", include_in_schema=False)
@@ -96,8 +92,9 @@ def _volume(node: Services, id: int) -> dict[str, Any]:
     return rows[0]
 
 
-def _with_url(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row with name and URL instead of its path."""
+def _resource(row: dict[str, Any]) -> models.VolumeResource:
+    """Return the resource of a row, with name and URL instead of its path."""
     name = PurePath(row["path"]).name
     is_on_disk = row["files_removed_at"] is None
-    return {**row, "name": name, "url": f"/api/v1/volumes/{row['id']}/file/{quote(name)}" if is_on_disk else None}
+    url = f"/api/v1/volumes/{row['id']}/file/{quote(name)}" if is_on_disk else None
+    return models.VolumeResource.model_validate({**row, "name": name, "url": url})
