@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.options import ConfigFile, Json, Root, load, reading_index
 from node.cli.output import print_json, print_table
 from node.errors import UsageError
 
@@ -74,11 +74,7 @@ def role_(
 @app.command("list")
 def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
     """List accounts and their tokens."""
-    settings = load(config, storage__root=root).settings
-
-    from node.index.database import reading
-
-    with reading(settings.storage.root) as index:
+    with reading_index(config, root) as index:
         accounts = index.accounts.listed()
     rows: list[dict[str, Any]] = [
         {

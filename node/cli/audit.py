@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from node.cli.options import ConfigFile, Json, Root, load
-from node.cli.output import print_json, print_table
+from node.cli.output import print_json, print_table, report_problems
 from node.errors import UsageError
 
 
@@ -45,13 +45,7 @@ def audit(
 def _verify(path: Path, json: bool) -> None:
     from node.audit import verify
 
-    problems = verify(path)
-    if json:
-        print_json({"path": path, "ok": not problems, "problems": problems})
-    else:
-        print("\n".join(problems) or f"{path}: the chain is intact")
-    if problems:
-        raise typer.Exit(1)
+    report_problems(path, verify(path), "the chain is intact", json)
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

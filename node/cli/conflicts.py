@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.options import ConfigFile, Json, Root, reading_index
 from node.cli.output import print_json, print_table
 
 
@@ -11,11 +11,7 @@ def conflicts(config: ConfigFile = None, root: Root = None, json: Json = False) 
 
     A conflict is one UID or Patient ID with different content.
     """
-    settings = load(config, storage__root=root).settings
-
-    from node.index.database import reading
-
-    with reading(settings.storage.root) as index:
+    with reading_index(config, root) as index:
         rows = index.conflicts.all()
     if json:
         print_json(rows)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from node.cli.options import ConfigFile, Json, Root, load
-from node.cli.output import print_json, sized
+from node.cli.output import print_json, report_problems, sized
 
 app = typer.Typer(help="Maintain the index database.", no_args_is_help=True)
 
@@ -47,13 +47,7 @@ def check(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
     from node.index.engine import check as problems_of
 
     file = _database(config, root)
-    problems = problems_of(file)
-    if json:
-        print_json({"path": file, "ok": not problems, "problems": problems})
-    else:
-        print("\n".join(problems) or f"{file}: no problems found")
-    if problems:
-        raise typer.Exit(1)
+    report_problems(file, problems_of(file), "no problems found", json)
 
 
 @app.command()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from node.index.read import ReadIndex
 
 ConfigFile = Annotated[
     Path | None,
@@ -28,3 +33,12 @@ def load(config: Path | None, **flags: Any) -> Any:
     from node.settings import load as configuration
 
     return configuration.load(config, {name.replace("__", "."): value for name, value in flags.items()})
+
+
+@contextmanager
+def reading_index(config: Path | None, root: Path | None) -> Iterator[ReadIndex]:
+    """Open the index of a command's root for reading; see `node.index.database.reading`."""
+    from node.index.database import reading
+
+    with reading(load(config, storage__root=root).settings.storage.root) as index:
+        yield index

@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -23,6 +25,22 @@ def print_json(value: Any) -> None:
     """Print `value` as indented JSON; times in ISO 8601, paths as text."""
     json.dump(value, sys.stdout, indent=2, ensure_ascii=False, default=_plain)
     print()
+
+
+def report_problems(path: Path, problems: Sequence[str], none: str, as_json: bool) -> None:
+    """Print the problems of a file, or the text `none`.
+
+    Raises
+    ------
+    Exit
+        With status 1, if there are problems.
+    """
+    if as_json:
+        print_json({"path": path, "ok": not problems, "problems": problems})
+    else:
+        print("\n".join(problems) or f"{path}: {none}")
+    if problems:
+        raise typer.Exit(1)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.options import ConfigFile, Json, Root, load, reading_index
 from node.cli.output import print_json, print_table
 from node.errors import UsageError
 
@@ -22,11 +22,7 @@ COLUMNS = ("id", "patient_id", "issuer_of_patient_id", "patient_name", "patient_
 @app.command("list")
 def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
     """List the patients and their merges."""
-    settings = load(config, storage__root=root).settings
-
-    from node.index.database import reading
-
-    with reading(settings.storage.root) as index:
+    with reading_index(config, root) as index:
         rows = index.patients.all()
     if json:
         print_json(rows)

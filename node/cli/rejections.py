@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.options import ConfigFile, Json, Root, reading_index
 from node.cli.output import print_json, print_table
 
 
@@ -17,11 +17,7 @@ def rejections(
     json: Json = False,
 ) -> None:
     """List recent refusals: from whom, why, and what helps."""
-    settings = load(config, storage__root=root).settings
-
-    from node.index.database import reading
-
-    with reading(settings.storage.root) as index:
+    with reading_index(config, root) as index:
         rows = index.rejections.newest(last)[::-1]
     if json:
         print_json(rows)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.options import ConfigFile, Json, Root, reading_index
 from node.cli.output import print_json, print_table
 
 COLUMNS = (
@@ -39,11 +39,7 @@ def series(
     json: Json = False,
 ) -> None:
     """List series with their state and completeness."""
-    settings = load(config, storage__root=root).settings
-
-    from node.index.database import reading
-
-    with reading(settings.storage.root) as index:
+    with reading_index(config, root) as index:
         rows = index.series.newest(limit, study=study, state=state, incomplete=incomplete)
     if json:
         print_json([{name: row[name] for name in COLUMNS} for row in rows])
