@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from node.volume.geometry import SPACING_TOLERANCE, Placement
-from node.volume.model import Array, Float
+from node.volume.model import Array, Float, Geometry, Kind, Volume
 
 MAX_GROWTH = 4
 """Largest size of the upright grid, as a multiple of the voxels."""
+
+
+def upright_volume(volume: Volume, placement: Placement, fill: float) -> list[Volume]:
+    """Return a volume interpolated onto an even upright grid, or an empty list if that grid is too large.
+
+    Parameters
+    ----------
+    placement : Placement
+        Placement of the planes, at least two.
+    fill : float
+        Stored value for voxels that no plane covers.
+    """
+    grid = upright(volume.voxels, placement, fill)
+    if grid is None:
+        return []
+    voxels, affine_lps, step_mm = grid
+    nearest = np.rint(placement.along / step_mm).astype(int)
+    return [
+        replace(
+            volume,
+            voxels=voxels,
+            affine_lps=affine_lps,
+            spacing_mm=(*volume.spacing_mm[:2], step_mm),
+            geometry=Geometry.REGULAR,
+            kind=Kind.RESAMPLED,
+            sources=tuple(replace(source, slice_index=int(nearest[source.slice_index])) for source in volume.sources),
+        )
+    ]
 
 
 def upright(voxels: Array, placement: Placement, fill: float) -> tuple[Array, Float, float] | None:

@@ -20,7 +20,7 @@ from node.volume.intensities import fill
 from node.volume.model import Diffusion, Display, Float, Frame, Geometry, Kind, Source, Volume
 from node.volume.read.planes import is_distance
 from node.volume.reasons import VolumeWarning, WarningKind
-from node.volume.resample import upright
+from node.volume.resample import upright_volume
 
 UNKNOWN_SPACING_MM = 1.0
 """Assumed distance between pixels or slices if the data set states none."""
@@ -93,7 +93,8 @@ def volumes_of(
     )
     if placement is None or placement.geometry not in (Geometry.SHEARED, Geometry.IRREGULAR):
         return [volume]
-    return [volume, *_upright(volume, placement)]
+    uncovered = volume.display.padding[0] if volume.display.padding else float(volume.voxels.min())
+    return [volume, *upright_volume(volume, placement, _clipped(uncovered, volume.voxels.dtype))]
 
 
 def _placement(frames: Sequence[Frame]) -> Placement | None:
@@ -134,27 +135,6 @@ def _flat_spacing(frames: Sequence[Frame]) -> tuple[float, float, float]:
     if locations is not None:
         return columns_mm, rows_mm, usual_step(locations, equally_thick=_equally_thick(frames))
     return columns_mm, rows_mm, _stated_spacing(frames[0]) or UNKNOWN_SPACING_MM
-
-
-def _upright(volume: Volume, placement: Placement) -> list[Volume]:
-    """Return the volume interpolated onto an even upright grid, or an empty list if that grid is too large."""
-    fill_value = volume.display.padding[0] if volume.display.padding else float(volume.voxels.min())
-    grid = upright(volume.voxels, placement, _clipped(fill_value, volume.voxels.dtype))
-    if grid is None:
-        return []
-    voxels, affine, step_mm = grid
-    nearest = np.rint(placement.along / step_mm).astype(int)
-    return [
-        replace(
-            volume,
-            voxels=voxels,
-            affine_lps=affine,
-            spacing_mm=(*volume.spacing_mm[:2], step_mm),
-            geometry=Geometry.REGULAR,
-            kind=Kind.RESAMPLED,
-            sources=tuple(replace(source, slice_index=int(nearest[source.slice_index])) for source in volume.sources),
-        )
-    ]
 
 
 def _clipped(value: float, dtype: np.dtype[Any]) -> float:

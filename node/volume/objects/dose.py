@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from node.volume.geometry import Placement, place_planes, stack_axes
 from node.volume.model import Float, Geometry, Kind, Source, Volume
 from node.volume.read.pixels import frame_reader
 from node.volume.reasons import Reason
-from node.volume.resample import upright
+from node.volume.resample import upright_volume
 
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.481.2"
 
@@ -68,7 +67,7 @@ def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:
     )
     if placed.geometry is not Geometry.IRREGULAR:
         return (volume,)
-    return (volume, *_even(volume, placed))
+    return (volume, *upright_volume(volume, placed, 0.0))
 
 
 def _placement(ds: Dataset, frames: int) -> tuple[Float, Placement]:
@@ -113,22 +112,3 @@ def _offsets(ds: Dataset, frames: int, corner: tuple[float, ...], normal: Float)
 
 def _bad(problem: str) -> ConversionRefused:
     return ConversionRefused(Reason.BAD_GEOMETRY, f"dose grid: {problem}")
-
-
-def _even(volume: Volume, placed: Placement) -> tuple[Volume, ...]:
-    """Return the grid interpolated to even distances; empty if that would be too large."""
-    grid = upright(volume.voxels, placed, 0.0)
-    if grid is None:
-        return ()
-    voxels, affine_lps, step_mm = grid
-    nearest = np.rint(placed.along / step_mm).astype(int)
-    even = replace(
-        volume,
-        voxels=voxels,
-        affine_lps=affine_lps,
-        spacing_mm=(*volume.spacing_mm[:2], step_mm),
-        geometry=Geometry.REGULAR,
-        kind=Kind.RESAMPLED,
-        sources=tuple(replace(source, slice_index=int(nearest[source.slice_index])) for source in volume.sources),
-    )
-    return (even,)
