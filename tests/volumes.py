@@ -1,4 +1,4 @@
-"""Builders of `Volume` objects for tests: voxels that are told apart, a place that is no accident."""
+"""Builders of `Frame` and `Volume` objects for tests: voxels that are told apart, a place that is no accident."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from node.volume.model import Geometry, Kind, Source, Volume
+from node.volume.model import Frame, Geometry, Kind, Source, Volume
 from node.writers.options import WriteOptions
+from tests.make import AXIAL
 
 EVERYTHING = WriteOptions(
     formats=("nifti", "nifti-pair", "analyze", "mhd", "npz"),
@@ -45,6 +46,21 @@ def volume(voxels: NDArray[Any] | None = None, affine_lps: NDArray[Any] | None =
         "time_step_s": 1.5 if times > 1 else None,
     }
     return Volume(**facts | changes)
+
+
+def axial_frame(number: int, pixels: NDArray[Any], position: tuple[float, float, float], **changes: Any) -> Frame:
+    """Return an axial frame of 1 mm pixels: the only one of its instance, which has this number."""
+    facts: dict[str, Any] = {
+        "sop_instance_uid": f"1.2.{number}",
+        "frame_number": 1,
+        "read": lambda: pixels,
+        "rows": pixels.shape[0],
+        "columns": pixels.shape[1],
+        "position": np.array(position),
+        "orientation": np.array(AXIAL),
+        "pixel_spacing": (1.0, 1.0),
+    }
+    return Frame(**facts | changes)
 
 
 def rotation(vector: NDArray[Any]) -> NDArray[Any]:

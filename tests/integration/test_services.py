@@ -381,13 +381,8 @@ def locked(root: Root) -> Iterator[Locked]:
     lock.close()
 
 
-@pytest.mark.usefixtures("impatient")
-def test_an_outcome_that_the_index_does_not_take_is_recorded_when_it_does(
-    root: Root, locked: Locked, begin: Begin
-) -> None:
-    for ds in make.ct_series(3):
-        root.take(ds)
-    conversions: list[ConversionJob] = []
+def converting_and_locking(locked: Locked, conversions: list[ConversionJob]) -> Callable[[ConversionJob], Converted]:
+    """Return a conversion that locks the index before its outcome is recorded, and lists its jobs."""
 
     def convert_and_lock(job: ConversionJob) -> Converted:
         conversions.append(job)
@@ -395,9 +390,25 @@ def test_an_outcome_that_the_index_does_not_take_is_recorded_when_it_does(
         locked.lock()
         return converted
 
-    worker = begin(convert_and_lock)
+    return convert_and_lock
+
+
+def begin_unrecorded(begin: Begin, conversion: Callable[[ConversionJob], Converted]) -> Worker:
+    """Start a worker, and wait until the index does not take its outcome."""
+    worker = begin(conversion)
     worker.start()
     until(lambda: bool(worker._unrecorded))
+    return worker
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_outcome_that_the_index_does_not_take_is_recorded_when_it_does(
+    root: Root, locked: Locked, begin: Begin
+) -> None:
+    for ds in make.ct_series(3):
+        root.take(ds)
+    conversions: list[ConversionJob] = []
+    worker = begin_unrecorded(begin, converting_and_locking(locked, conversions))
     steps = worker.steps
     until(lambda: worker.steps > steps + 2)
     assert worker.is_alive
@@ -419,9 +430,7 @@ def test_a_crash_that_the_index_does_not_take_is_counted_when_it_does(root: Root
         locked.lock()
         raise ConverterDied("ended by SIGSEGV")
 
-    worker = begin(crash)
-    worker.start()
-    until(lambda: bool(worker._unrecorded))
+    begin_unrecorded(begin, crash)
     locked.unlock()
     until(lambda: the_series(root)["state"] == "receiving")
     assert the_series(root) == {"state": "receiving", "revision": 0, "attempts": 1, "error": "ended by SIGSEGV"}
@@ -431,14 +440,7 @@ def test_a_crash_that_the_index_does_not_take_is_counted_when_it_does(root: Root
 def test_a_stop_records_what_the_index_did_not_take_before(root: Root, locked: Locked, begin: Begin) -> None:
     root.take(make.ct_series(1)[0])
 
-    def convert_and_lock(job: ConversionJob) -> Converted:
-        converted = convert(job)
-        locked.lock()
-        return converted
-
-    worker = begin(convert_and_lock)
-    worker.start()
-    until(lambda: bool(worker._unrecorded))
+    worker = begin_unrecorded(begin, converting_and_locking(locked, []))
     worker.begin_stop()
     worker._thread.join(DEADLINE_SECONDS)
     locked.unlock()

@@ -7,7 +7,8 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -159,14 +160,10 @@ def test_there_are_no_more_streams_than_allowed_and_places_come_back(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("node.web.api.events.MAX_STREAMS", 3)
-    held = [raw(site) for _ in range(8)]
-    try:
+    with held_connections(site, 8) as held:
         for connection in held:
             connection.sendall(request_head("GET", "/api/v1/events"))
         assert sorted(str(status_of(connection)) for connection in held) == ["200"] * 3 + ["503"] * 5
-    finally:
-        for connection in held:
-            connection.close()
     until(lambda: site.server._app.state.streams.count == 0)
     with site.client().stream("GET", "/api/v1/events") as answer:
         assert answer.status_code == 200
@@ -208,18 +205,14 @@ def test_a_connection_that_asks_for_nothing_is_closed(site: Site, monkeypatch: p
 
 def test_more_connections_than_allowed_are_told_so(start_site: Callable[..., Site]) -> None:
     site = start_site(maximum_connections=4)
-    held = [raw(site) for _ in range(3)]
     form = "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 100"
-    try:
+    with held_connections(site, 3) as held:
         for connection in held:
             connection.sendall(request_head("POST", "/login", form) + b"name=")
         until(lambda: len(site.server._server.server_state.tasks) == 3)
         with raw(site) as one_more:
             one_more.sendall(request_head("GET", "/healthz"))
             assert status_of(one_more) == 503
-    finally:
-        for connection in held:
-            connection.close()
     deadline = time.monotonic() + 10
     while site.client().get("/healthz").status_code != 200:
         assert time.monotonic() < deadline
@@ -227,15 +220,11 @@ def test_more_connections_than_allowed_are_told_so(start_site: Callable[..., Sit
 
 def test_those_who_connect_and_ask_for_nothing_keep_nobody_out(start_site: Callable[..., Site]) -> None:
     site = start_site(maximum_connections=4)
-    held = [raw(site) for _ in range(20)]
-    try:
+    with held_connections(site, 20):
         for _ in range(3):
             with raw(site) as asking:
                 asking.sendall(request_head("GET", "/healthz"))
                 assert status_of(asking) == 200
-    finally:
-        for connection in held:
-            connection.close()
 
 
 def test_connections_that_never_end_their_handshake_are_counted(
@@ -246,14 +235,10 @@ def test_connections_that_never_end_their_handshake_are_counted(
     monkeypatch.setattr("node.web.server.MAX_CONNECTIONS_PER_ADDRESS", 5)
     files = {"tls_certificate": keys / "server.pem", "tls_key": keys / "server.key"}
     site = start_site(**files)
-    held = [raw(site) for _ in range(5)]
-    try:
+    with held_connections(site, 5):
         until(lambda: len(site.server._socket._connections) == 5)
         with raw(site) as one_more:
             assert one_more.recv(1) == b""
-    finally:
-        for connection in held:
-            connection.close()
 
 
 def test_the_server_sleeps_while_nobody_asks_and_ends_at_once(site: Site) -> None:
@@ -279,16 +264,12 @@ def test_one_address_cannot_take_every_connection(
 ) -> None:
     monkeypatch.setattr("node.web.server.MAX_CONNECTIONS_PER_ADDRESS", 3)
     site = start_site()
-    held = [raw(site) for _ in range(3)]
-    try:
+    with held_connections(site, 3) as held:
         for connection in held:  # accepted one after the other
             connection.sendall(request_head("GET", "/healthz"))
             assert status_of(connection) == 200
         with raw(site) as one_more:
             assert one_more.recv(1) == b""
-    finally:
-        for connection in held:
-            connection.close()
 
 
 def test_all_that_a_trusted_proxy_brings_is_not_one_address(
@@ -296,14 +277,10 @@ def test_all_that_a_trusted_proxy_brings_is_not_one_address(
 ) -> None:
     monkeypatch.setattr("node.web.server.MAX_CONNECTIONS_PER_ADDRESS", 2)
     site = start_site(trusted_proxies=("127.0.0.0/8",), authentication="never")
-    held = [raw(site) for _ in range(4)]
-    try:
+    with held_connections(site, 4) as held:
         for connection in held:
             connection.sendall(request_head("GET", "/healthz"))
             assert status_of(connection) == 200
-    finally:
-        for connection in held:
-            connection.close()
 
 
 def test_a_stream_does_not_hold_up_the_end(start_site: Callable[..., Site]) -> None:
@@ -372,6 +349,13 @@ def test_https_speaks_tls_1_2_and_newer_with_forward_secrecy(
 def test_tls_files_that_do_not_fit_are_named(empty: Site, files: dict[str, str]) -> None:
     with pytest.raises(UsageError, match=r"\[web\] tls_"):
         WebServer(Web(port=0, **files), empty.server._app)
+
+
+@contextmanager
+def held_connections(site: Site, count: int) -> Iterator[list[socket.socket]]:
+    """Connections that are open together."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(raw(site)) for _ in range(count)]
 
 
 def raw(site: Site) -> socket.socket:

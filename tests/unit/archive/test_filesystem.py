@@ -54,15 +54,20 @@ def failing_once(monkeypatch: pytest.MonkeyPatch, target: object, name: str, suf
     monkeypatch.setattr(target, name, fail)
 
 
+def fail_to_keep(archive: Archive) -> None:
+    """Find the disk full on keeping a part, and abandon it."""
+    part = archive.open_part()
+    with pytest.raises(OutOfResources, match="ENOSPC"):
+        part.keep()
+    part.abandon()
+
+
 def test_a_folder_that_the_full_disk_did_not_make_is_made_once_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = Archive(tmp_path / "root")
     failing_once(monkeypatch, Path, "mkdir", "objects/00000000")
-    part = archive.open_part()
-    with pytest.raises(OutOfResources, match="ENOSPC"):
-        part.keep()
-    part.abandon()
+    fail_to_keep(archive)
     key, _ = archive.open_part().keep()
     assert archive.path(key).exists()
     assert archive.intake.stopped is None
@@ -71,10 +76,7 @@ def test_a_folder_that_the_full_disk_did_not_make_is_made_once_there_is_room(
 def test_nothing_is_kept_in_a_folder_whose_name_was_not_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = Archive(tmp_path / "root")
     failing_once(monkeypatch, filesystem, "sync_folder", "/objects")
-    part = archive.open_part()
-    with pytest.raises(OutOfResources, match="ENOSPC"):
-        part.keep()
-    part.abandon()
+    fail_to_keep(archive)
     _, folder = archive.open_part().keep()
     assert folder.name == "00000001"
     assert not list((archive.root / "objects" / "00000000").iterdir())

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from node.errors import ConversionRefused
 from node.volume.arrange.dimensions import arrange
-from node.volume.model import Diffusion, Frame
+from node.volume.model import Diffusion
 from node.volume.reasons import Reason, WarningKind
-from tests.make import AXIAL
+from tests.volumes import axial_frame
 
 numbers = count(1)
 
@@ -22,15 +22,10 @@ def frame(z, *, value=None, instance=None, x=0.0, diffusion=None, variant=None, 
     """A frame of 2 x 2 equal pixels at a height of `z` mm."""
     number = next(numbers)
     pixels = np.full((2, 2), number if value is None else value, np.int16)
-    return Frame(
-        sop_instance_uid=f"1.2.{number}",
-        frame_number=1,
-        read=lambda: pixels,
-        rows=2,
-        columns=2,
-        position=np.array([x, 0.0, z]),
-        orientation=np.array(AXIAL),
-        pixel_spacing=(1.0, 1.0),
+    return axial_frame(
+        number,
+        pixels,
+        (x, 0.0, z),
         diffusion=diffusion,
         variant_key=variant or {},
         time_key={"instance": (number if instance is None else instance, 1), **time_key},

@@ -11,7 +11,7 @@ from node.errors import ConversionRefused
 from node.volume.arrange.dimensions import arrange
 from node.volume.model import Frame
 from node.volume.reasons import Reason, WarningKind
-from tests.make import AXIAL
+from tests.volumes import axial_frame
 
 KEYS = ("none", "each slice its time", "each volume its time", "temporal position")
 
@@ -25,17 +25,7 @@ def frame(time: int, place: int, number: int, key: str) -> Frame:
         "temporal position": {"temporal_position": time + 1.0},
     }[key]
     pixels = np.array([[time, place], [number, 0]], np.int16)
-    return Frame(
-        sop_instance_uid=f"1.2.{number}",
-        frame_number=1,
-        read=lambda: pixels,
-        rows=2,
-        columns=2,
-        position=np.array([0.0, 0.0, 3.0 * place]),
-        orientation=np.array(AXIAL),
-        pixel_spacing=(1.0, 1.0),
-        time_key={"instance": (number, 1), **time_key},
-    )
+    return axial_frame(number, pixels, (0.0, 0.0, 3.0 * place), time_key={"instance": (number, 1), **time_key})
 
 
 def times_of(frames: list[Frame]) -> list[list[int]]:
