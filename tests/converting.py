@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
+from collections.abc import Callable
 
+from node.archive.filesystem import Archive
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
+from node.conversion.series import record_outcome, write_volumes
+from node.index.database import Index
+from node.index.records import ClaimedSeries
+from node.writers.options import WriteOptions
 
 
 def here(job: ConversionJob, cancelled: threading.Event) -> Converted:
     """Convert in this process; never cancelled."""
     return convert(job)
+
+
+def convert_series(
+    claimed: ClaimedSeries,
+    archive: Archive,
+    index: Index,
+    options: WriteOptions,
+    run: Callable[[ConversionJob], Converted],
+    now: Callable[[], dt.datetime],
+) -> bool:
+    """Convert a claimed series and record the outcome, as the scheduler does in two steps."""
+    return record_outcome(claimed, write_volumes(claimed, archive, options, run), archive, index, now)

@@ -27,38 +27,22 @@ if TYPE_CHECKING:
 CONVERTER = f"voxelnode {__version__}"
 
 
-def convert_series(
-    claimed: ClaimedSeries,
-    archive: Archive,
-    index: Index,
-    options: WriteOptions,
-    run: Callable[[ConversionJob], Converted],
-    now: Callable[[], dt.datetime],
-) -> bool:
-    """Convert a claimed series and record the outcome.
+def write_volumes(
+    claimed: ClaimedSeries, archive: Archive, options: WriteOptions, run: Callable[[ConversionJob], Converted]
+) -> SeriesOutcome:
+    """Convert a claimed series into files under ``volumes/``; return the outcome that is to be recorded.
 
     Parameters
     ----------
     run : callable (ConversionJob) -> Converted
         `node.conversion.pipeline.convert`, or `Converters.run`, which calls it in a child process.
 
-    Returns
-    -------
-    bool
-        False if the claim was lost meanwhile; nothing is recorded then.
-
     Notes
     -----
-    No row names a file that is not durable: the folder is moved below ``volumes/`` by one rename before its rows are
-    committed. If the process dies in between, `sweep` removes the folder without rows at the next start.
+    No row names a file that is not durable: the folder is moved below ``volumes/`` by one rename before
+    `record_outcome` commits its rows. If the process dies in between, `sweep` removes the folder without rows at the
+    next start.
     """
-    return record_outcome(claimed, write_volumes(claimed, archive, options, run), archive, index, now)
-
-
-def write_volumes(
-    claimed: ClaimedSeries, archive: Archive, options: WriteOptions, run: Callable[[ConversionJob], Converted]
-) -> SeriesOutcome:
-    """Convert a claimed series into files under ``volumes/``; return the outcome that is to be recorded."""
     reached("series-claimed")
     folder = archive.root / "work" / uuid.uuid4().hex
     folder.mkdir(mode=0o700, parents=True)

@@ -108,11 +108,6 @@ class Answer:
     status: int
     comment: str = ""
 
-    @property
-    def success(self) -> bool:
-        """Whether the peer may delete its copy."""
-        return self.status == SUCCESS
-
 
 STORED = Answer(SUCCESS)
 FAILED = Answer(OUT_OF_RESOURCES, "internal failure, see the log of this node")

@@ -187,11 +187,6 @@ class Access:
         return name
 
     @property
-    def session_seconds(self) -> int:
-        """Seconds without a request after which a session ends."""
-        return int(self._session_time.total_seconds())
-
-    @property
     def _session_time(self) -> dt.timedelta:
         return dt.timedelta(hours=self._web.session_hours)
 

@@ -21,12 +21,12 @@ from node.conversion.job import ConversionJob, ConversionLimits, Converted
 from node.conversion.pipeline import convert
 from node.conversion.pool import ConversionCancelled, ConverterDied, Converters
 from node.conversion.scheduler import Worker
-from node.conversion.series import convert_series
 from node.conversion.volume_files import revision_folder, sweep
 from node.index.records import ClaimedSeries
 from node.settings.model import Convert
 from node.writers.options import write_options
 from tests import make
+from tests.converting import convert_series
 from tests.integration.conftest import Clock, Root
 from tests.rows import view_rows
 

@@ -15,13 +15,13 @@ from pydicom import FileDataset
 
 from node.audit import Audit, AuditFailed
 from node.conversion.pipeline import convert
-from node.conversion.series import convert_series
 from node.index.deletions import NotThere, SeveralSeries
 from node.index.records import Outcome
 from node.lifecycle.deletion import Order, Unsafe, delete, resume_deletions
 from node.settings.model import Convert
 from node.writers.options import write_options
 from tests import make
+from tests.converting import convert_series
 from tests.integration.conftest import Root
 from tests.rows import view_rows
 

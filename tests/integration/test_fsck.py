@@ -12,13 +12,13 @@ import pytest
 
 from node.control.repository import Repository, RootInUse, check_repository, rebuild_index
 from node.conversion.pipeline import convert
-from node.conversion.series import convert_series
 from node.index.engine import backup
 from node.lifecycle.fsck import Finding
 from node.receive.ingest import Announced, Ingest, Origin
 from node.settings.model import Settings, Storage
 from node.writers.options import WriteOptions
 from tests import make
+from tests.converting import convert_series
 from tests.crash.journal import Sent, new_series
 from tests.rows import view_rows
 

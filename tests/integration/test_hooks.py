@@ -14,7 +14,6 @@ from pydicom import FileDataset
 
 from node.audit import Audit
 from node.conversion.pipeline import convert
-from node.conversion.series import convert_series
 from node.index import deliveries
 from node.lifecycle.deletion import Order, delete
 from node.metrics import Metrics
@@ -25,6 +24,7 @@ from node.receive.ingest import Origin
 from node.settings.model import Convert, HookSettings
 from node.writers.options import write_options
 from tests import make
+from tests.converting import convert_series
 from tests.integration.conftest import Root
 from tests.receivers import Answer, Received, Receiver
 from tests.rows import view_rows

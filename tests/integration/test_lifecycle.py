@@ -18,18 +18,19 @@ from node.conversion.confirm_counts import Confirmer
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.conversion.scheduler import Worker
-from node.conversion.series import convert_series, input_sha256, is_unchanged
+from node.conversion.series import input_sha256, is_unchanged
 from node.errors import VoxelnodeError
 from node.index.records import ClaimedSeries, SeriesKey
 from node.receive.ingest import Origin
 from node.settings.model import Convert
 from node.writers.options import write_options
 from tests import make
+from tests.converting import convert_series
 from tests.integration.conftest import Clock, Root
 from tests.rows import view_rows
 
 OPTIONS = write_options(Convert(thumbnails=False))
-LONGEST_WAIT = dt.timedelta(seconds=5400)
+MAX_WAIT = dt.timedelta(seconds=5400)
 
 
 def rows(root: Root, query: str, **values: Any) -> list[dict[str, Any]]:
@@ -37,7 +38,7 @@ def rows(root: Root, query: str, **values: Any) -> list[dict[str, Any]]:
 
 
 def due(root: Root) -> ClaimedSeries | None:
-    return root.index.series.claim_due(root.clock(), LONGEST_WAIT)
+    return root.index.series.claim_due(root.clock(), MAX_WAIT)
 
 
 def settle(root: Root, seconds: float = 61, run: Callable[[ConversionJob], Converted] = convert) -> ClaimedSeries:
@@ -191,7 +192,7 @@ def test_a_series_that_never_gets_quiet_is_converted_after_the_longest_wait(root
         root.take(next(series))
         root.clock.move(59)
         claimed = due(root)
-    assert LONGEST_WAIT <= root.clock() - began < LONGEST_WAIT + dt.timedelta(seconds=60)
+    assert MAX_WAIT <= root.clock() - began < MAX_WAIT + dt.timedelta(seconds=60)
     assert claimed.expectation.forced
     convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
     assert verdict(root) == ("incomplete", "forced", None, None)

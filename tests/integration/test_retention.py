@@ -8,12 +8,12 @@ import pytest
 
 from node.audit import Audit, AuditFailed
 from node.conversion.pipeline import convert
-from node.conversion.series import convert_series
 from node.lifecycle.retention import Retention
 from node.receive.ingest import Origin
 from node.settings.model import Convert, RetentionSettings
 from node.writers.options import write_options
 from tests import make
+from tests.converting import convert_series
 from tests.integration.conftest import Root
 from tests.rows import view_rows
 

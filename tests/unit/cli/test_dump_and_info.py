@@ -14,6 +14,7 @@ from pydicom import Dataset
 
 from node.cli import main
 from tests import make
+from tests.converting import convert_series
 
 
 @pytest.fixture
@@ -127,7 +128,6 @@ def test_the_volumes_of_a_series_are_listed(run, series: list[Dataset], tmp_path
 
     from node.archive.filesystem import Archive
     from node.conversion.pipeline import convert
-    from node.conversion.series import convert_series
     from node.durable import sync_folder
     from node.index.database import Index
     from node.metrics import Metrics
