@@ -14,8 +14,9 @@ from node.cli.truth import Truth, difference
 from node.writers.readback import read_metaimage, read_nifti
 from tests import make
 from tests.acceptance.served import until
+from tests.make import PYDICOM_FILES
 
-SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files" / "dicomdirtests"
+SHIPPED = PYDICOM_FILES / "dicomdirtests"
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,10 @@ from tests.integration.conftest import data_set_bytes
 from tests.protocol.conftest import Raw, associate_rq, c_store_rq, p_data, pdu, pdv, status_of
 
 SECONDS = 20.0
+"""Longest wait for an answer of the node."""
+
 FRAGMENT = 8192
+"""Bytes of a data set in each PDV."""
 
 
 @dataclass(frozen=True, slots=True)

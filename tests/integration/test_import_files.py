@@ -3,7 +3,6 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import pydicom
 import pytest
 
 from node.archive.filesystem import Archive
@@ -15,9 +14,10 @@ from node.receive.dicom_files import MediaFile, find_instances
 from node.receive.import_files import import_instances
 from node.receive.ingest import Ingest
 from tests import make
+from tests.make import PYDICOM_FILES
 from tests.rows import view_rows
 
-SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files" / "dicomdirtests"
+SHIPPED = PYDICOM_FILES / "dicomdirtests"
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import os
 import shutil
 import socket
@@ -15,7 +14,8 @@ import pytest
 from node.association.client.echo import verify
 from node.association.client.negotiation import NoAssociation
 from node.association.client.send import SendFailed, send_files
-from tests.make import ct_series, instance
+from tests.interop.conftest import is_answered
+from tests.make import PYDICOM_FILES, ct_series, instance
 from tests.protocol.conftest import Running, after_file_meta, until
 
 PROPOSE = {
@@ -39,7 +39,7 @@ def needs(program: str) -> str:
 
 
 def shipped(name: str) -> Path:
-    return Path(str(importlib.resources.files("pydicom"))) / "data" / "test_files" / name
+    return PYDICOM_FILES / name
 
 
 def run(*command: str, **environment: str) -> None:
@@ -59,18 +59,10 @@ def reference(tmp_path: Path) -> Iterator[tuple[int, Path]]:
     accepts_all = ["+xa", "+B", "-od", str(folder), "-aet", "VOXELNODE"]
     with subprocess.Popen([needs("storescp"), *accepts_all, str(port)]) as process:
         try:
-            assert until(lambda: accepts(port))
+            assert until(lambda: is_answered(port))
             yield port, folder
         finally:
             process.terminate()
-
-
-def accepts(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except OSError:
-        return False
-    return True
 
 
 def at_rest(folder: Path) -> list[bytes]:

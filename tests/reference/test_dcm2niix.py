@@ -22,6 +22,7 @@ import pytest
 from node.volume.assemble import assemble
 from node.volume.model import Kind, Volume
 from tests.conftest import corpus_folder
+from tests.make import PYDICOM_FILES
 from tests.reference.cases import corpus_cases, read_series
 
 DCM2NIIX = shutil.which("dcm2niix", path=str(Path(sys.executable).parent)) or shutil.which("dcm2niix")
@@ -127,7 +128,7 @@ def test_a_case_of_the_corpus_is_as_dcm2niix_makes_it_but_for_the_listed_differe
 
 
 PACKAGED = (
-    Path(pydicom.data.__file__).parent / "test_files",
+    PYDICOM_FILES,
     Path(data_store.__file__).parent / "data",
     Path(nib.__file__).parent / "nicom" / "tests" / "data",
     Path(pynetdicom.__file__).parent / "tests" / "dicom_files",

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import warnings
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 
 from pydicom import FileDataset, dcmread
 
-FILES = Path(str(importlib.resources.files("pydicom"))) / "data" / "test_files"
+from tests.make import PYDICOM_FILES
 
 NAMES = (
     "MR_small_implicit.dcm",
@@ -55,7 +53,7 @@ class Sample:
 
 def sample(name: str) -> Sample:
     """A test file under UIDs of its own."""
-    ds = dcmread(FILES / name)
+    ds = dcmread(PYDICOM_FILES / name)
     number = 1 + NAMES.index(name)
     ds.StudyInstanceUID, ds.SeriesInstanceUID = f"1.2.9.{number}", f"1.2.9.{number}.1"
     ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.9.{number}.1.1"

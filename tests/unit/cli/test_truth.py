@@ -1,12 +1,8 @@
-from pathlib import Path
-
 import numpy as np
-import pydicom
 import pytest
 
 from node.cli.truth import Truth, difference, truth_of_files
-
-SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
+from tests.make import PYDICOM_FILES
 
 AFFINE = np.array(
     [[0.8, -0.36 * 2, 0.48 * 3, -7], [0.6, 0.48 * 2, -0.64 * 3, 5], [0, 0.8 * 2, 0.6 * 3, 11], [0, 0, 0, 1]]
@@ -63,7 +59,7 @@ def test_the_slice_axis_of_a_single_slice_does_not_count() -> None:
 
 
 def test_the_truth_of_files_is_sorted_in_space_and_rescaled() -> None:
-    uid, truth = truth_of_files("CT", sorted((SHIPPED / "dicomdirtests" / "98892001" / "CT5N").iterdir()))
+    uid, truth = truth_of_files("CT", sorted((PYDICOM_FILES / "dicomdirtests" / "98892001" / "CT5N").iterdir()))
     assert uid == "1.3.6.1.4.1.5962.1.1.0.0.0.1194734704.16302.0.6"
     assert truth.voxels.shape == (5, 16, 16)
     assert np.allclose(truth.affine_lps[:3, 2], (0, 0, 2.5))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import os
 import time
 from collections.abc import Iterator
@@ -15,9 +14,8 @@ from PIL import Image
 
 from node.conversion.decoder import Decoder, DecoderBusy, NotDecoded
 from node.conversion.decoding import PictureOrder, frame, picture, transcode
+from tests.make import PYDICOM_FILES
 from tests.web.conftest import until
-
-FILES = Path(str(importlib.resources.files("pydicom"))) / "data" / "test_files"
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +27,11 @@ def decoder() -> Iterator[Decoder]:
 
 def test_a_child_that_crashes_harms_no_other_job(decoder: Decoder) -> None:
     with ThreadPoolExecutor(4) as threads:
-        good = [threads.submit(decoder.run, frame, FILES / "MR_small_RLE.dcm", 1) for _ in range(2)]
+        good = [threads.submit(decoder.run, frame, PYDICOM_FILES / "MR_small_RLE.dcm", 1) for _ in range(2)]
         with pytest.raises(NotDecoded, match="crashed"):
             decoder.run(os.abort)  # type: ignore[arg-type]  # returns nothing, not even that
         assert [len(job.result()) for job in good] == [64 * 64 * 2] * 2
-    assert len(decoder.run(frame, FILES / "MR_small_RLE.dcm", 1)) == 64 * 64 * 2
+    assert len(decoder.run(frame, PYDICOM_FILES / "MR_small_RLE.dcm", 1)) == 64 * 64 * 2
 
 
 def test_a_job_without_end_is_ended(decoder: Decoder) -> None:
@@ -92,21 +90,21 @@ def test_a_job_cannot_take_all_memory(decoder: Decoder) -> None:
 
 def test_what_the_data_forbid_is_told_in_words(decoder: Decoder) -> None:
     with pytest.raises(NotDecoded, match="no frame 2 of 1"):
-        decoder.run(frame, FILES / "MR_small_RLE.dcm", 2)
+        decoder.run(frame, PYDICOM_FILES / "MR_small_RLE.dcm", 2)
     with pytest.raises(NotDecoded, match="no Pixel Data"):
-        decoder.run(picture, FILES / "rtplan.dcm", PictureOrder(1))
+        decoder.run(picture, PYDICOM_FILES / "rtplan.dcm", PictureOrder(1))
     with pytest.raises(FileNotFoundError):
-        decoder.run(frame, FILES / "nothing.dcm", 1)
+        decoder.run(frame, PYDICOM_FILES / "nothing.dcm", 1)
 
 
 def test_a_picture_is_as_it_was_ordered(decoder: Decoder) -> None:
     order = PictureOrder(2, "PNG", crop=(0, 0, 60, 40), size=(30, 30))
-    with Image.open(BytesIO(decoder.run(picture, FILES / "SC_rgb_rle_2frame.dcm", order))) as found:
+    with Image.open(BytesIO(decoder.run(picture, PYDICOM_FILES / "SC_rgb_rle_2frame.dcm", order))) as found:
         assert (found.format, found.size) == ("PNG", (30, 20))
 
 
 def test_a_transcoded_data_set_goes_into_a_file(decoder: Decoder, tmp_path: Path) -> None:
-    assert decoder.run(transcode, FILES / "MR_small_RLE.dcm", "1.2.840.10008.1.2.1", tmp_path / "out") == b""
+    assert decoder.run(transcode, PYDICOM_FILES / "MR_small_RLE.dcm", "1.2.840.10008.1.2.1", tmp_path / "out") == b""
     assert (tmp_path / "out").stat().st_size > 64 * 64 * 2
 
 

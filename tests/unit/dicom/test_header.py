@@ -6,9 +6,7 @@ import contextlib
 import struct
 import zlib
 from io import BytesIO
-from pathlib import Path
 
-import pydicom.data
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +21,7 @@ from pydicom.uid import (
 from node.dicom.attributes import INDEXED_TAGS
 from node.dicom.header import HeaderCut, read_header
 from node.errors import NotUnderstood
+from tests.make import PYDICOM_FILES
 
 PATIENT_ID, ROWS = 0x00100020, 0x00280010
 ENCODINGS = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
@@ -121,13 +120,10 @@ def test_a_flipped_byte_gives_values_or_a_typed_refusal(at: int, flip: int) -> N
         read_header(data, ExplicitVRLittleEndian, INDEXED_TAGS)
 
 
-SHIPPED = Path(pydicom.data.__file__).parent / "test_files"
-
-
 @pytest.mark.filterwarnings("ignore")  # what pydicom says of its own odd files
 def test_it_finds_what_pydicom_finds_in_pydicoms_own_files() -> None:
     compared = 0
-    for name in sorted(SHIPPED.rglob("*.dcm")):
+    for name in sorted(PYDICOM_FILES.rglob("*.dcm")):
         try:
             ds = dcmread(name)
         except Exception:  # some of them are broken on purpose

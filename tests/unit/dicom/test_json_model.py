@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import json
 import warnings
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +13,9 @@ from pydicom.tag import BaseTag
 
 from node.dicom.json_model import json_model
 from node.dicom.reading import read_instance
+from tests.make import PYDICOM_FILES
 
-FILES = Path(str(importlib.resources.files("pydicom"))) / "data" / "test_files"
-NAMES = sorted(path.name for path in FILES.glob("*.dcm"))
+NAMES = sorted(path.name for path in PYDICOM_FILES.glob("*.dcm"))
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom finds fault with its own test files
 
@@ -45,7 +43,7 @@ def compared(told: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("name", NAMES)
 def test_it_is_what_pydicom_makes_of_the_same_file(name: str) -> None:
     try:
-        ds = dcmread(FILES / name)
+        ds = dcmread(PYDICOM_FILES / name)
         expected = ds.to_json_dict(
             bulk_data_threshold=1024, bulk_data_element_handler=lambda _: "uri", suppress_invalid_tags=True
         )
@@ -53,7 +51,7 @@ def test_it_is_what_pydicom_makes_of_the_same_file(name: str) -> None:
         pytest.skip("pydicom cannot tell")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = json_model(read_instance(FILES / name), lambda path: f"there/{path}")
+        model = json_model(read_instance(PYDICOM_FILES / name), lambda path: f"there/{path}")
     found_values, expected_values = compared(model), compared(expected)
     assert {name: found_values.get(name) for name in expected_values} == expected_values
     json.dumps(model, allow_nan=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +12,15 @@ from pydicom.uid import ExplicitVRBigEndian, RLELossless
 
 from node.dicom.pixel_element import FrameNotFound, header_and_pixels, pixel_element, single_frame
 from tests import make
-
-FILES = Path(str(importlib.resources.files("pydicom"))) / "data" / "test_files"
+from tests.make import PYDICOM_FILES
 
 
 @pytest.mark.parametrize("name", ["MR_small_implicit.dcm", "CT_small.dcm", "MR_small_bigendian.dcm", "rtdose_expb.dcm"])
 def test_native_frames_are_read_alone_and_in_little_endian(name: str) -> None:
-    element = pixel_element(FILES / name)
+    element = pixel_element(PYDICOM_FILES / name)
     assert element is not None
     assert not element.encapsulated
-    ds = dcmread(FILES / name)
+    ds = dcmread(PYDICOM_FILES / name)
     frames = ds.pixel_array if element.frames > 1 else ds.pixel_array[None]
     for number, frame in enumerate(frames, start=1):
         assert b"".join(element.native_frame(number)) == frame.astype(frame.dtype.newbyteorder("<")).tobytes()
@@ -49,7 +47,7 @@ def test_frames_of_single_bits_begin_at_a_byte_of_their_own(tmp_path: Path, synt
 
 
 def test_encapsulated_frames_are_read_alone(tmp_path: Path) -> None:
-    ds = dcmread(FILES / "rtdose_rle.dcm")
+    ds = dcmread(PYDICOM_FILES / "rtdose_rle.dcm")
     frames = list(generate_frames(ds.PixelData, number_of_frames=15))
     forms = {"table": encapsulate(frames), "bare": encapsulate(frames, has_bot=False)}
     data, offsets, lengths = encapsulate_extended(frames)
@@ -72,14 +70,14 @@ def test_encapsulated_frames_are_read_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [0, 16, 10**9])
 def test_frames_that_there_are_not_are_not_found(number: int) -> None:
     for name in ("rtdose_expb.dcm", "rtdose_rle.dcm"):
-        element = pixel_element(FILES / name)
+        element = pixel_element(PYDICOM_FILES / name)
         assert element is not None
         with pytest.raises(FrameNotFound):
             (element.encapsulated_frame if element.encapsulated else element.native_frame)(number)
 
 
 def test_pixel_data_that_are_cut_short_hold_the_frames_that_are_whole(tmp_path: Path) -> None:
-    data = (FILES / "rtdose_expb.dcm").read_bytes()
+    data = (PYDICOM_FILES / "rtdose_expb.dcm").read_bytes()
     (tmp_path / "cut.dcm").write_bytes(data[:-100])
     element = pixel_element(tmp_path / "cut.dcm")
     assert element is not None
@@ -90,4 +88,4 @@ def test_pixel_data_that_are_cut_short_hold_the_frames_that_are_whole(tmp_path: 
 
 @pytest.mark.parametrize("name", ["rtplan.dcm", "image_dfl.dcm"])
 def test_no_pixel_data_and_deflated_ones_are_none(name: str) -> None:
-    assert pixel_element(FILES / name) is None
+    assert pixel_element(PYDICOM_FILES / name) is None

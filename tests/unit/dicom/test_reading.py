@@ -15,13 +15,13 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from node.dicom.private import PrivateTag, private_items
 from node.dicom.reading import HEAD_BYTES, LONG_PIXELS, FileBytes, read_instance, stored_bytes
-from tests.make import ct_series
+from tests.make import PYDICOM_FILES, ct_series
 
 
 @pytest.mark.filterwarnings("ignore")  # what pydicom says of the values of odd files
 def test_files_give_what_pydicom_reads() -> None:
     seen = 0
-    for path in sorted((Path(pydicom.data.__file__).parent / "test_files").rglob("*.dcm")):
+    for path in sorted(PYDICOM_FILES.rglob("*.dcm")):
         try:
             expected = pydicom.dcmread(path, force=True)
         except Exception as error:  # a file that cannot be read

@@ -13,8 +13,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from node.receive.dicom_files import HEAD_BYTES, MediaFile, NotDicom, SkippedFile, find_instances, identify
 from tests import make
-
-SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
+from tests.make import PYDICOM_FILES
 
 
 def dicom_bytes(**attributes: object) -> bytes:
@@ -45,17 +44,17 @@ def left_out(*paths: Path) -> dict[str, str]:
     ],
 )
 def test_a_file_is_identified_in_every_encoding(name: str, transfer_syntax_uid: str) -> None:
-    (file,) = instances(SHIPPED / name)
+    (file,) = instances(PYDICOM_FILES / name)
     assert file.identity.transfer_syntax_uid == transfer_syntax_uid
-    ds = dcmread(SHIPPED / name, force=True, stop_before_pixels=True)
+    ds = dcmread(PYDICOM_FILES / name, force=True, stop_before_pixels=True)
     meta_uid = getattr(ds.file_meta, "MediaStorageSOPInstanceUID", None)
     assert file.identity.sop_instance_uid == ds.get("SOPInstanceUID", meta_uid)
     assert file.identity.series_instance_uid == ds.get("SeriesInstanceUID", "")
 
 
 def test_the_bytes_of_the_data_set_are_those_behind_the_meta_information() -> None:
-    (file,) = instances(SHIPPED / "CT_small.dcm")
-    whole = (SHIPPED / "CT_small.dcm").read_bytes()
+    (file,) = instances(PYDICOM_FILES / "CT_small.dcm")
+    whole = (PYDICOM_FILES / "CT_small.dcm").read_bytes()
     assert b"".join(file.data_set()) == whole[file.identity.data_set_offset :]
     assert whole[file.identity.data_set_offset :][:2] == b"\x08\x00"
 
@@ -65,7 +64,7 @@ def test_what_is_not_dicom_is_named_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "empty.dcm").touch()
     (tmp_path / "only_prefix.dcm").write_bytes(b"\x00" * 128 + b"DICM")
     (tmp_path / "not.zip").write_bytes(b"PK\x03\x04 but no archive")
-    (tmp_path / "slice.dcm.gz").write_bytes(gzip.compress((SHIPPED / "CT_small.dcm").read_bytes()))
+    (tmp_path / "slice.dcm.gz").write_bytes(gzip.compress((PYDICOM_FILES / "CT_small.dcm").read_bytes()))
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     assert left_out(tmp_path) == {
@@ -143,7 +142,7 @@ def test_a_damaged_member_is_named_and_the_others_are_read(tmp_path: Path) -> No
 
 
 def test_a_dicomdir_stands_for_the_files_that_it_lists() -> None:
-    listed = instances(SHIPPED / "dicomdirtests" / "DICOMDIR")
+    listed = instances(PYDICOM_FILES / "dicomdirtests" / "DICOMDIR")
     assert len(listed) == 31
     assert all("TINY_ALPHA" not in file.name for file in listed)
 
@@ -155,7 +154,7 @@ def test_a_dicomdir_cannot_lead_out_of_its_folder(tmp_path: Path) -> None:
     medium.mkdir()
     (medium / "link").symlink_to(tmp_path)
     (medium / "in.dcm").write_bytes(dicom_bytes())
-    ds = dcmread(SHIPPED / "dicomdirtests" / "DICOMDIR")
+    ds = dcmread(PYDICOM_FILES / "dicomdirtests" / "DICOMDIR")
     ways_out = (["..", "secret.dcm"], str(secret), ["link", "secret.dcm"], "in.dcm", "absent.dcm")
     records = list(ds.DirectoryRecordSequence)[: len(ways_out)]
     with warnings.catch_warnings():

@@ -37,8 +37,9 @@ from node.volume.read import encapsulated_pixels
 from node.volume.read.decoders import DEFLATED_IMAGE_FRAME, decoders_by_transfer_syntax
 from node.volume.read.pixels import frame_reader
 from tests import make
+from tests.make import PYDICOM_FILES
 
-FOLDERS = (Path(pydicom.__file__).parent / "data" / "test_files", Path(data_store.__file__).parent / "data")
+FOLDERS = (PYDICOM_FILES, Path(data_store.__file__).parent / "data")
 
 
 def grey(values: np.ndarray, **attributes: Any) -> FileDataset:

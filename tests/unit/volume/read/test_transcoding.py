@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import struct
 import warnings
 from io import BytesIO
@@ -26,10 +25,9 @@ from pydicom.uid import (
 from node.dicom.part10 import file_head
 from node.volume.read.pixels import frame_reader
 from node.volume.read.transcoding import TARGETS, NotTranscodable, choose_target, transcoded
-from tests.make import ct_series, instance, rgb_capture, set_pixels
+from tests.make import PYDICOM_FILES, ct_series, instance, rgb_capture, set_pixels
 
 EXPLICIT, IMPLICIT = TARGETS
-SHIPPED = Path(str(importlib.resources.files("pydicom"))) / "data" / "test_files"
 FILES = (
     "CT_small.dcm",
     "MR_small_bigendian.dcm",
@@ -72,7 +70,7 @@ def saved(ds: FileDataset, folder: Path) -> Path:
 @pytest.mark.parametrize("target", TARGETS, ids=["explicit", "implicit"])
 @pytest.mark.parametrize("name", FILES)
 def test_every_element_and_every_pixel_is_what_it_was(name: str, target: str) -> None:
-    path = SHIPPED / name
+    path = PYDICOM_FILES / name
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's, about values that are broken on purpose
         before, after = dcmread(path), read(transcoded(path, target), target)
