@@ -29,6 +29,7 @@ State = Literal["ok", "warning", "broken"]
 SQLITE_WITHOUT_WAL_RESET_BUG = (3, 51, 3)
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph"})
 SLOW_SYNC_SECONDS = 0.2
+"""A sync of the root that takes longer is a warning: every instance waits for one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,10 +41,8 @@ def metadata(path: Path, transfer_syntax_uid: str, url: str, max_bytes: int | No
 
     Raises
     ------
-    TooLong
-        More than `max_bytes` would have to be read.
-    Exception
-        Anything that pydicom raises for a damaged file.
+    TooLong, Exception
+        As from `node.dicom.reading.read_instance`.
     """
     ds = _header(path, transfer_syntax_uid, max_bytes)
     model = json_model(ds, lambda tag_path: f"{url}/bulkdata/{quote(tag_path)}")

@@ -159,10 +159,8 @@ def header_and_pixels(path: Path, max_bytes: int | None = None) -> tuple[Dataset
 
     Raises
     ------
-    TooLong
-        More than `max_bytes` would have to be read.
-    Exception
-        Anything that pydicom raises for a damaged file.
+    TooLong, Exception
+        As from `node.dicom.reading.read_instance`.
     """
     with path.open("rb") as whole_file:
         file: Any = BoundedFile(whole_file, max_bytes)

@@ -10,7 +10,6 @@ from pathlib import PurePath
 from sqlalchemy import Connection, bindparam, case, func, insert, select, update
 
 from node.index.levels import (
-    Arrived,
     find_series,
     patient_identity,
     record_arrival_event,
@@ -20,7 +19,7 @@ from node.index.levels import (
 )
 from node.index.models import ConflictRow, ImageRow, SeriesRow
 from node.index.prepared import Prepared
-from node.index.records import Kept, Outcome
+from node.index.records import Arrived, Kept, Outcome
 
 REVOKED = -1
 """In `claimed_arrivals`: the series is still under conversion, but its outcome will not count."""

@@ -40,8 +40,10 @@ ARRIVING_SECONDS = 0.5
 """How long after an instance more instances are expected."""
 
 MAX_REST_SECONDS = 2.0
+"""Longest rest of the queries after one of them."""
 
 REST_STEP_SECONDS = 0.05
+"""Pause between two looks at whether instances still arrive."""
 
 STEPS = 20_000
 """Steps of SQLite's virtual machine between two looks at the clock: about a millisecond."""

@@ -14,9 +14,8 @@ from sqlalchemy.orm import join
 
 from node.dicom.attributes import InstanceAttributes
 from node.index.events import record_event
-from node.index.levels import Arrived
 from node.index.models import ConflictRow, ImageRow, SeriesRow, StudyRow
-from node.index.records import Kept, StoredFile
+from node.index.records import Arrived, Kept, StoredFile
 from node.index.repository import IndexRepository, on_reader, on_writer
 from node.index.writer import IndexWriter
 from node.settings.model import OverwritePolicy

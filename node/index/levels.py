@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -14,20 +13,9 @@ from node.dicom.attributes import InstanceAttributes
 from node.index.events import EventKind, record_event
 from node.index.models import ConflictRow, PatientRow, SeriesRow, StudyRow
 from node.index.prepared import Prepared
-from node.index.records import StoredFile
-from node.settings.model import OverwritePolicy
+from node.index.records import Arrived
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """An instance to be indexed; its series is due `quiet_seconds` after it, unless another instance arrives."""
-
-    attributes: InstanceAttributes
-    file: StoredFile
-    quiet_seconds: float
-    overwrite_policy: OverwritePolicy = "never"
 
 
 _FIND_SERIES = Prepared(

@@ -9,6 +9,8 @@ from enum import Enum, auto
 from typing import Any, Literal
 
 from node.completeness import Completeness, Expectation
+from node.dicom.attributes import InstanceAttributes
+from node.settings.model import OverwritePolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,16 @@ class StoredFile:
     called_ae_title: str
     peer: str
     received_at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """An instance to be indexed; its series is due `quiet_seconds` after it, unless another instance arrives."""
+
+    attributes: InstanceAttributes
+    file: StoredFile
+    quiet_seconds: float
+    overwrite_policy: OverwritePolicy = "never"
 
 
 class Outcome(Enum):

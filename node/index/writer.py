@@ -24,8 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from node.errors import OutOfResources
 from node.failpoints import reached
 from node.index.arrivals import add_instances
-from node.index.levels import Arrived
-from node.index.records import Kept
+from node.index.records import Arrived, Kept
 from node.metrics import Metrics
 
 log = structlog.get_logger()

@@ -287,13 +287,7 @@ def spacing_warnings(along: Float, *, equally_thick: bool = True) -> list[Volume
     """Return warnings about distances between planes: none if they are even.
 
     Slices are missing (distances are multiples of the usual distance), or distances are irregular, or it may be either.
-
-    Parameters
-    ----------
-    along : (N,) float, mm
-        Ascending distances of planes along the normal, N >= 2.
-    equally_thick : bool
-        All slices have one thickness, so that a distance of several steps is a gap.
+    The parameters are those of `usual_step`.
     """
     steps = np.diff(along)
     step_mm = float(np.median(steps))

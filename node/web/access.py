@@ -54,6 +54,7 @@ MAX_WAITING_HASHES = 4
 """Requests that may wait for a hash, each on one of forty threads; a further one is refused at once."""
 
 HASH_WAIT_SECONDS = 3.0
+"""Longest wait for a hash, and what a refused client is told to wait."""
 
 MAX_VERIFIED_PASSWORDS = 256
 """Pairs of name and password that are not hashed again: scripts send theirs with every request."""
