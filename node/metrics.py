@@ -9,6 +9,7 @@ import datetime as dt
 import json
 import os
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,89 +27,61 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.connections = Gauge(
-            "voxelnode_connections", "Open TCP connections, with or without an association", registry=self.registry
-        )
-        self.open_associations = Gauge("voxelnode_open_associations", "Open associations", registry=self.registry)
-        self.associations = Counter(
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+        self.connections = gauge("voxelnode_connections", "Open TCP connections, with or without an association")
+        self.open_associations = gauge("voxelnode_open_associations", "Open associations")
+        self.associations = counter(
             "voxelnode_associations",
             "Associations that ended, by outcome: released, aborted, lost, violated, idle, drained",
             ["outcome"],
-            registry=self.registry,
         )
-        self.rejections = Counter(
-            "voxelnode_rejections", "Connections and associations refused, by rule", ["rule"], registry=self.registry
+        self.rejections = counter("voxelnode_rejections", "Connections and associations refused, by rule", ["rule"])
+        self.c_store_answers = counter("voxelnode_c_store_answers", "C-STORE requests answered, by status", ["status"])
+        self.c_find_answers = counter(
+            "voxelnode_c_find_answers", "C-FIND requests answered, by last status", ["status"]
         )
-        self.c_store_answers = Counter(
-            "voxelnode_c_store_answers", "C-STORE requests answered, by status", ["status"], registry=self.registry
+        self.interrupted = counter(
+            "voxelnode_instances_interrupted", "Instances whose sender broke off before the last byte"
         )
-        self.c_find_answers = Counter(
-            "voxelnode_c_find_answers", "C-FIND requests answered, by last status", ["status"], registry=self.registry
+        self.received_bytes = counter(
+            "voxelnode_received_bytes", "Data set bytes received in C-STORE, of stored and of refused instances"
         )
-        self.interrupted = Counter(
-            "voxelnode_instances_interrupted",
-            "Instances whose sender broke off before the last byte",
-            registry=self.registry,
+        self.receive_seconds = histogram(
+            "voxelnode_receive_seconds", "From a C-STORE request to the last byte of its data set", buckets=_SECONDS
         )
-        self.received_bytes = Counter(
-            "voxelnode_received_bytes",
-            "Data set bytes received in C-STORE, of stored and of refused instances",
-            registry=self.registry,
-        )
-        self.receive_seconds = Histogram(
-            "voxelnode_receive_seconds",
-            "From a C-STORE request to the last byte of its data set",
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
-        self.keep_seconds = Histogram(
+        self.keep_seconds = histogram(
             "voxelnode_keep_seconds",
             "From the last byte of a data set until it is stored (durable and indexed)",
             buckets=_SECONDS,
-            registry=self.registry,
         )
-        self.sync_seconds = Histogram(
-            "voxelnode_sync_seconds", "One sync of a received file", buckets=_SECONDS, registry=self.registry
+        self.sync_seconds = histogram("voxelnode_sync_seconds", "One sync of a received file", buckets=_SECONDS)
+        self.commit_seconds = histogram("voxelnode_commit_seconds", "One commit of the index", buckets=_SECONDS)
+        self.commit_instances = histogram("voxelnode_commit_instances", "Instances in one commit", buckets=_BATCH)
+        self.intake_open = gauge("voxelnode_intake_open", "1 while the disk has free space and has not failed")
+        self.retrieve_answers = counter(
+            "voxelnode_retrieve_answers", "C-MOVE and C-GET operations, by final status", ["status"]
         )
-        self.commit_seconds = Histogram(
-            "voxelnode_commit_seconds", "One commit of the index", buckets=_SECONDS, registry=self.registry
-        )
-        self.commit_instances = Histogram(
-            "voxelnode_commit_instances", "Instances in one commit", buckets=_BATCH, registry=self.registry
-        )
-        self.intake_open = Gauge(
-            "voxelnode_intake_open", "1 while the disk has free space and has not failed", registry=self.registry
-        )
-        self.retrieve_answers = Counter(
-            "voxelnode_retrieve_answers", "C-MOVE and C-GET operations, by final status", ["status"],
-            registry=self.registry,
-        )  # fmt: skip
-        self.sent_instances = Counter(
+        self.sent_instances = counter(
             "voxelnode_sent_instances",
             "Instances sent for C-MOVE and C-GET, by outcome: completed, warning, failed",
             ["outcome"],
-            registry=self.registry,
         )
-        self.commitment_reports = Counter(
+        self.commitment_reports = counter(
             "voxelnode_commitment_reports",
             "Results of storage commitment, by outcome: reported, postponed, given-up",
             ["outcome"],
-            registry=self.registry,
         )
-        self.queued_instances = Gauge(
-            "voxelnode_queued_instances", "Instances that wait for the index writer", registry=self.registry
+        self.queued_instances = gauge("voxelnode_queued_instances", "Instances that wait for the index writer")
+        self.http_requests = counter("voxelnode_http_requests", "HTTP requests answered", ["method", "status"])
+        self.http_seconds = histogram(
+            "voxelnode_http_seconds", "One HTTP request, until its last byte", buckets=_SECONDS
         )
-        self.http_requests = Counter(
-            "voxelnode_http_requests", "HTTP requests answered", ["method", "status"], registry=self.registry
-        )
-        self.http_seconds = Histogram(
-            "voxelnode_http_seconds", "One HTTP request, until its last byte", buckets=_SECONDS, registry=self.registry
-        )
-        self.hook_messages = Counter(
+        self.hook_messages = counter(
             "voxelnode_hook_messages",
             "Attempts to deliver messages of hooks, by outcome: delivered, failed (tried again later), given-up",
             ["hook", "outcome"],
-            registry=self.registry,
         )
 
     def snapshot(self) -> dict[str, float]:

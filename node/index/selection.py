@@ -31,15 +31,20 @@ class StoredInstance:
     sha256: str
 
 
+INSTANCE_COLUMNS: tuple[Any, ...] = (
+    StudyRow.study_instance_uid,
+    SeriesRow.series_instance_uid,
+    ImageRow.sop_instance_uid,
+    ImageRow.sop_class_uid,
+    ImageRow.transfer_syntax_uid,
+    ImageRow.instance_number,
+    ImageRow.number_of_frames,
+)
+"""Identity and encoding of an instance, in every list of instances."""
+
 _STORED: Select[*tuple[Any, ...]] = (
     select(
-        StudyRow.study_instance_uid,
-        SeriesRow.series_instance_uid,
-        ImageRow.sop_instance_uid,
-        ImageRow.sop_class_uid,
-        ImageRow.transfer_syntax_uid,
-        ImageRow.instance_number,
-        ImageRow.number_of_frames,
+        *INSTANCE_COLUMNS,
         ImageRow.key,
         ImageRow.data_set_offset,
         ImageRow.bytes,

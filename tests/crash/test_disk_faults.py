@@ -73,12 +73,18 @@ FAULTS = {
 }
 
 
+def begin_series(node: Node, journal: Journal) -> list[Sent]:
+    """A series of six instances, the first two of which are sent."""
+    series = new_series(6)
+    assert send(node, series[:2], journal) == [0, 0]
+    return series
+
+
 @pytest.mark.parametrize("place", FAULTS)
 def test_after_an_error_of_the_disk_nothing_is_acknowledged_until_the_node_is_started_again(
     disk: Disk, node: Node, journal: Journal, place: str
 ) -> None:
-    series = new_series(6)
-    assert send(node, series[:2], journal) == [0, 0]
+    series = begin_series(node, journal)
     disk.fail(FAULTS[place][0], errno.EIO, FAULTS[place][1])
     with Raw(SimpleNamespace(host="127.0.0.1", port=node.port)) as peer:  # type: ignore[arg-type]
         peer.associate()  # from before the error: stores over it are refused, too
@@ -102,8 +108,7 @@ def test_after_an_error_of_the_disk_nothing_is_acknowledged_until_the_node_is_st
 def test_a_full_disk_refuses_and_goes_on_by_itself_when_there_is_room(
     disk: Disk, node: Node, journal: Journal, place: str
 ) -> None:
-    series = new_series(6)
-    assert send(node, series[:2], journal) == [0, 0]
+    series = begin_series(node, journal)
     disk.fail(FAULTS[place][0], errno.ENOSPC, FAULTS[place][1])
     assert send(node, series[2:4], journal) == [OUT_OF_RESOURCES] * 2
     assert echo_seconds(SimpleNamespace(host="127.0.0.1", port=node.port)) < 2  # type: ignore[arg-type]

@@ -145,33 +145,36 @@ def test_a_server_that_does_not_answer_is_left_after_the_timeout() -> None:
         answer.set()
 
 
-def test_a_server_that_answers_byte_by_byte_is_left_after_the_timeout() -> None:
+@contextmanager
+def endless_server(head: bytes, piece: bytes, pause: float) -> Iterator[str]:
+    """A server that begins its answer and never ends it; gives its URL."""
     stop = threading.Event()
 
-    def trickle(connection: socket.socket) -> None:
+    def answer(connection: socket.socket) -> None:
         read_request(connection)
-        connection.sendall(b"HTTP/1.1 200 OK\r\nx-slow: ")
-        while not stop.wait(0.05):
-            connection.sendall(b"a")
+        connection.sendall(head)
+        while not stop.wait(pause):
+            connection.sendall(piece)
 
-    with raw_server(trickle) as address:
-        with pytest.raises(NotDelivered, match=r"no answer within 0\.5 s"):
-            deliver(Webhook(f"http://{address}/", 0.5, None))
-        stop.set()
+    with raw_server(answer) as address:
+        try:
+            yield f"http://{address}/"
+        finally:
+            stop.set()
+
+
+def test_a_server_that_answers_byte_by_byte_is_left_after_the_timeout() -> None:
+    with (
+        endless_server(b"HTTP/1.1 200 OK\r\nx-slow: ", b"a", 0.05) as url,
+        pytest.raises(NotDelivered, match=r"no answer within 0\.5 s"),
+    ):
+        deliver(Webhook(url, 0.5, None))
 
 
 def test_the_status_counts_however_long_the_answer_is() -> None:
-    stop = threading.Event()
-
-    def endless(connection: socket.socket) -> None:
-        read_request(connection)
-        connection.sendall(b"HTTP/1.1 202 Accepted\r\ntransfer-encoding: chunked\r\n\r\n")
-        while not stop.is_set():
-            connection.sendall(b"400\r\n" + b"x" * 1024 + b"\r\n")
-
-    with raw_server(endless) as address:
-        deliver(Webhook(f"http://{address}/", 10, None))
-        stop.set()
+    head = b"HTTP/1.1 202 Accepted\r\ntransfer-encoding: chunked\r\n\r\n"
+    with endless_server(head, b"400\r\n" + b"x" * 1024 + b"\r\n", 0) as url:
+        deliver(Webhook(url, 10, None))
 
 
 def test_a_stop_of_the_node_ends_an_attempt() -> None:

@@ -11,7 +11,7 @@ from node.dicom.retrieval import Selection
 from node.index.instances import InstanceFile, instance_files, loser_keys
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.read.rows import PagedRepository, Row
-from node.index.selection import Selected, StoredInstance, selected_instances, stored_instances
+from node.index.selection import INSTANCE_COLUMNS, Selected, StoredInstance, selected_instances, stored_instances
 
 
 class ReadInstances(PagedRepository):
@@ -19,13 +19,7 @@ class ReadInstances(PagedRepository):
 
     listing = select(
         ImageRow.id,
-        StudyRow.study_instance_uid,
-        SeriesRow.series_instance_uid,
-        ImageRow.sop_instance_uid,
-        ImageRow.sop_class_uid,
-        ImageRow.transfer_syntax_uid,
-        ImageRow.instance_number,
-        ImageRow.number_of_frames,
+        *INSTANCE_COLUMNS,
         ImageRow.rows,
         ImageRow.columns,
         ImageRow.bytes,

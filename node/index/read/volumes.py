@@ -93,14 +93,12 @@ class ReadVolumes(PagedRepository):
             uid=sop_instance_uid,
         )
 
-    def current_revisions(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[Row]:
-        """Return ``series_instance_uid`` and ``revision`` of the conversions with volumes that are not superseded."""
-        return self._rows(
-            "SELECT DISTINCT series_instance_uid, revision FROM v_volumes WHERE study_instance_uid = :study "
-            "AND (:series IS NULL OR series_instance_uid = :series) AND NOT superseded ORDER BY series_instance_uid",
-            study=study_instance_uid,
-            series=series_instance_uid,
-        )
+    def current_revisions(
+        self, study_instance_uid: str, series_instance_uid: str | None = None
+    ) -> list[tuple[str, int]]:
+        """Return Series Instance UID and revision of the conversions with volumes that are not superseded."""
+        rows = self.current(study_instance_uid, series_instance_uid)
+        return sorted({(row["series_instance_uid"], row["revision"]) for row in rows})
 
     def has_files(self, study_instance_uid: str, series_instance_uid: str, revision: int) -> bool:
         """Return whether a revision has files that were not removed."""

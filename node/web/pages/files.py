@@ -77,11 +77,10 @@ def series_zip(
 
 def _zipped(node: Services, audit: RequestAudit, study_instance_uid: str, series_instance_uid: str | None) -> Response:
     with node.index.reading() as index:
-        rows = index.volumes.current_revisions(study_instance_uid, series_instance_uid)
         files = [
-            (f"{folder_name(row['series_instance_uid'])}/{path.name}", path)
-            for row in rows
-            for path in revision_files(node, index, study_instance_uid, row["series_instance_uid"], row["revision"])
+            (f"{folder_name(series)}/{path.name}", path)
+            for series, revision in index.volumes.current_revisions(study_instance_uid, series_instance_uid)
+            for path in revision_files(node, index, study_instance_uid, series, revision)
         ]
     if not files:
         raise ResourceNotFound("volume")

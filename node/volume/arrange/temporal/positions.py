@@ -150,12 +150,7 @@ def _digest(frame: Frame) -> bytes:
 
 
 def arrange_unequal_times(bins: list[Bin]) -> Arrangement:
-    """Return the grid of a stack with more frames at some positions than at others.
-
-    Parameters
-    ----------
-    bins : list of list of Frame
-        Frames by position, ascending along the normal.
+    """Return the grid of a stack with more frames at some positions than at others; `bins` as in `arrange_times`.
 
     Raises
     ------
