@@ -91,22 +91,11 @@ def base_url(request: Request) -> str:
     return f"{str(request.base_url).rstrip('/')}{PREFIX}"
 
 
-def _target(
+def find_target(
     request: Request,
     _account: Reader,
     audit: RequestAudit,
     node: Node,
-    study: str,
-    series: str | None = None,
-    instance: str | None = None,
-) -> Target:
-    return find_target(request, node, audit, study, series, instance)
-
-
-def find_target(
-    request: Request,
-    node: Services,
-    audit: AccountAuditTrail,
     study: str,
     series: str | None = None,
     instance: str | None = None,
@@ -126,7 +115,7 @@ def find_target(
     return Target(request, node, audit, instances)
 
 
-RequestedInstances = Annotated[Target, Depends(_target)]
+RequestedInstances = Annotated[Target, Depends(find_target)]
 """Parameter of a route with ``study``, ``series``, ``instance`` in its path: the instances, else 404 or 410."""
 
 

@@ -37,7 +37,7 @@ REFUSED = ("anonymize", "region", "annotation", "presentationUID")
 
 
 @router.api_route("/wado", methods=READ)
-def retrieve_by_uri(request: Request, _account: Reader, audit: RequestAudit, node: Node) -> Response:
+def retrieve_by_uri(request: Request, account: Reader, audit: RequestAudit, node: Node) -> Response:
     """One instance by query parameters, the older WADO-URI (PS3.18 9)."""
     query = request.query_params
     if query.get("requestType") != "WADO":
@@ -48,7 +48,7 @@ def retrieve_by_uri(request: Request, _account: Reader, audit: RequestAudit, nod
     uids = [query.get(name, "") for name in ("studyUID", "seriesUID", "objectUID")]
     if not all(uids):
         raise HTTPException(400, "studyUID, seriesUID and objectUID must be given (PS3.18 9.1.2.1)")
-    target = find_target(request, node, audit, *uids)
+    target = find_target(request, account, audit, node, *uids)
     media_type = names(media_ranges(query.get("contentType") or JPEG), JPEG, PNG, DICOM)
     if media_type is None:
         raise NotAcceptable(f"{JPEG}, {PNG} and {DICOM}")
