@@ -27,7 +27,7 @@ class Sender(threading.Thread):
 
     def run(self) -> None:
         ae = AE("SENDER")
-        ae.network_timeout = ae.dimse_timeout = ae.acse_timeout = 5
+        ae.network_timeout = ae.dimse_timeout = ae.acse_timeout = 60
         ae.add_requested_context(self._instances[0].SOPClassUID, self._instances[0].file_meta.TransferSyntaxUID)
         assoc = ae.associate("127.0.0.1", self._port, ae_title="VOXELNODE")
         for ds in self._instances:

@@ -99,19 +99,21 @@ def test_an_instance_of_any_size_takes_one_buffer_of_memory(tmp_path: Path) -> N
 
 
 def test_a_sender_with_nagles_algorithm_does_not_wait_for_our_acknowledgements(node: Running) -> None:
-    # A delayed ACK costs such a sender 40 ms an instance: 60 of them 2.4 s, in a receiver that does not care.
-    series = [instance() for _ in range(60)]
+    # A delayed ACK costs such a sender 40 ms for every instance, once the kernel has left its quick start. Other work
+    # on the machine delays many instances, but not the quickest of them.
+    series = [instance() for _ in range(80)]
     datas = [data_set_bytes(ds) for ds in series]
+    seconds = []
     with Raw(node).associate() as peer:
         peer.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
-        began = time.monotonic()
         for ds, data in zip(series, datas, strict=True):
+            began = time.monotonic()
             peer.send(p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID))))
             peer.send(p_data(pdv(1, 0, data[:50])))
             peer.send(p_data(pdv(1, 2, data[50:])))
             assert status_of(peer.receive()) == 0
-        took = time.monotonic() - began
-    assert took < 1.8
+            seconds.append(time.monotonic() - began)
+    assert sorted(seconds[20:])[6] < 0.035
 
 
 def test_answers_are_cut_to_what_the_peer_can_take(node: Running) -> None:
