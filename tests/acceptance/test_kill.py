@@ -20,14 +20,14 @@ pytestmark = pytest.mark.timeout(300)
 class Sender(threading.Thread):
     """Sends instances until its peer dies, and remembers which were acknowledged."""
 
-    def __init__(self, port: int, instances: list) -> None:
+    def __init__(self, port: int, instances: list, seconds: float = 5) -> None:
         super().__init__()
-        self._port, self._instances = port, instances
+        self._port, self._instances, self._seconds = port, instances, seconds
         self.acknowledged: list[str] = []
 
     def run(self) -> None:
         ae = AE("SENDER")
-        ae.network_timeout = ae.dimse_timeout = ae.acse_timeout = 60
+        ae.network_timeout = ae.dimse_timeout = ae.acse_timeout = self._seconds
         ae.add_requested_context(self._instances[0].SOPClassUID, self._instances[0].file_meta.TransferSyntaxUID)
         assoc = ae.associate("127.0.0.1", self._port, ae_title="VOXELNODE")
         for ds in self._instances:
@@ -73,7 +73,7 @@ def test_a_node_killed_while_it_receives_keeps_everything_acknowledged(tmp_path:
 def test_a_node_killed_while_it_converts_converts_after_the_restart(tmp_path: Path) -> None:
     instances = make.ct_series(30, rows=256, columns=256)
     with Served(tmp_path / "root") as node:
-        sender = Sender(node.port, instances)
+        sender = Sender(node.port, instances, seconds=60)
         sender.start()
         sender.join()
         assert len(sender.acknowledged) == 30
