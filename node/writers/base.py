@@ -87,7 +87,11 @@ class NewFile(RawIOBase):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-        self._file = path.open("xb")
+        try:
+            self._file = path.open("xb")
+        except BaseException:
+            super().close()  # otherwise the finalizer calls `close`, for which the rest is missing
+            raise
         self._digest = hashlib.sha256()
         self._digester = ThreadPoolExecutor(1, "digest")
         self._ahead: deque[Future[None]] = deque()
