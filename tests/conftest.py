@@ -7,9 +7,11 @@ import logging
 import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
+from pynetdicom.association import Association
 
 from tests.preloaded import close_forkers
 
@@ -19,6 +21,21 @@ REQUIRED = frozenset(os.environ.get("VOXELNODE_REQUIRE", "").split(","))
 
 MISSING = {"peers": "is not installed", "corpus": "no corpus of real series"}
 """How tests say that something is missing, when they skip."""
+
+
+_serve_request = Association._serve_request
+
+
+def _serve_request_or_return_answer(association: Any, message: Any, context_id: int) -> None:
+    if association.is_requestor and getattr(message, "MessageIDBeingRespondedTo", None) is not None:
+        association.dimse.msg_queue.put((context_id, message))
+    else:
+        _serve_request(association, message, context_id)
+
+
+# A requestor of pynetdicom has a thread that looks for requests of its peer. On a loaded machine this thread sometimes
+# takes the answer for which `send_c_store` and the like wait, and drops it: the test would wait in vain.
+Association._serve_request = _serve_request_or_return_answer
 
 
 @pytest.hookimpl(wrapper=True)
