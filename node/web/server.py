@@ -105,7 +105,7 @@ class WebServer:
         self._app.state.stopping.set()
         self._server.end()
         self._thread.join(seconds)
-        self._server.force_exit = True
+        self._server.end_by_force()
         self._thread.join(1.0)
 
     def _serve(self) -> None:
@@ -217,6 +217,21 @@ class _Server(uvicorn.Server):
         if self._loop is not None:
             with suppress(RuntimeError):  # the loop is closed: it has ended
                 self._loop.call_soon_threadsafe(self._ending.set)
+
+    def end_by_force(self) -> None:
+        """Drop connections whose requests have not ended; may be called from any thread.
+
+        From Python 3.12 on, uvicorn waits for them even if `force_exit` is set (`asyncio.Server.wait_closed`).
+        """
+        self.force_exit = True
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed: it has ended
+                self._loop.call_soon_threadsafe(self._drop_connections)
+
+    def _drop_connections(self) -> None:
+        for connection in list(self.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
 
 
 class _LoopErrors:
