@@ -95,7 +95,7 @@ class Stage(Enum):
 
     PENDING = auto()  # connected, without an association: not yet, or no longer
     ASSOCIATED = auto()
-    EVICTED = auto()  # told to hang up, not closed yet
+    EVICTED = auto()  # asked to hang up, not closed yet
 
 
 @dataclass(eq=False, slots=True)

@@ -75,13 +75,15 @@ def rebuild(config: ConfigFile = None, root: Root = None, json: Json = False) ->
     """
     from node.control.repository import rebuild_index
 
-    kept, found = rebuild_index(load(config, storage__root=root).settings)
+    previous_index, recovered = rebuild_index(load(config, storage__root=root).settings)
     if json:
-        print_json({"previous_index": kept, "instances": found.adopted, "quarantined": found.quarantined})
+        print_json(
+            {"previous_index": previous_index, "instances": recovered.adopted, "quarantined": recovered.quarantined}
+        )
         return
-    print(f"{found.adopted} instances indexed, {found.quarantined} unreadable files moved to quarantine")
-    if kept is not None:
-        print(f"the previous index was kept as {kept}")
+    print(f"{recovered.adopted} instances indexed, {recovered.quarantined} unreadable files moved to quarantine")
+    if previous_index is not None:
+        print(f"the previous index was kept as {previous_index}")
 
 
 def _database(config: Path | None, root: Path | None) -> Path:

@@ -127,15 +127,15 @@ def _root(settings: Settings) -> Iterator[Check]:
 def _disk(settings: Settings) -> Iterator[Check]:
     disk = os.statvfs(_existing(settings.storage.root))
     free, reserve = disk.f_bavail * disk.f_frsize, settings.storage.reserve_bytes
-    found = f"{sized(free)} free, {sized(reserve)} of it reserved"
+    space = f"{sized(free)} free, {sized(reserve)} of it reserved"
     if free <= reserve:
-        yield Check("disk", "broken", found, "all instances are refused: free space, or lower storage.reserve_bytes")
+        yield Check("disk", "broken", space, "all instances are refused: free space, or lower storage.reserve_bytes")
     elif free <= settings.storage.low_bytes:
-        yield Check("disk", "broken", found, "associations are refused: free space, or lower storage.reserve_bytes")
+        yield Check("disk", "broken", space, "associations are refused: free space, or lower storage.reserve_bytes")
     elif free < 2 * settings.storage.low_bytes:
-        yield Check("disk", "warning", found, "free space soon")
+        yield Check("disk", "warning", space, "free space soon")
     else:
-        yield Check("disk", "ok", found)
+        yield Check("disk", "ok", space)
 
 
 def _index(settings: Settings) -> Iterator[Check]:

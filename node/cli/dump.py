@@ -108,14 +108,14 @@ def _value(element: DumpedElement) -> str:
     return f"{text} !! {element.error}" if element.error else text
 
 
-def _rows(elements: Sequence[DumpedElement], place: str) -> Iterator[Sequence[str]]:
-    """Yield the cells of each element; its place in sequences is written as ``(0008,1140)[1](0008,1155)``."""
+def _rows(elements: Sequence[DumpedElement], path: str) -> Iterator[Sequence[str]]:
+    """Yield the cells of each element; its path through sequences is written as ``(0008,1140)[1](0008,1155)``."""
     for element in elements:
         length = "" if element.length is None else str(element.length)
         names = (element.vr, printable(element.keyword), printable(element.creator))
-        yield (place + element.tag, *names, _joined(element), length, element.error or "")
+        yield (path + element.tag, *names, _joined(element), length, element.error or "")
         for number, item in enumerate(element.items, 1):
-            yield from _rows(item, f"{place}{element.tag}[{number}]")
+            yield from _rows(item, f"{path}{element.tag}[{number}]")
 
 
 def _as_json(elements: Sequence[DumpedElement]) -> list[dict[str, Any]]:

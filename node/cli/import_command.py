@@ -55,8 +55,8 @@ def import_(
             progress.advance(task)
 
         if dry_run:
-            found, skipped = _survey(paths, on_file)
-            _print_survey(found, skipped, json)
+            instances, skipped = _survey(paths, on_file)
+            _print_survey(instances, skipped, json)
             return
         from node.control.repository import open_for_import
         from node.receive.import_files import import_instances

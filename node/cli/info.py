@@ -36,18 +36,18 @@ def info(
     from node.index.database import reading
 
     with reading(folder) as index:
-        found = _found(index, uid)
-    if not found:
+        description = _describe(index, uid)
+    if not description:
         raise UsageError(
             f"{uid}: no patient, study, series or instance in the index has this UID or ID; is --root right?"
         )
     if json:
-        print_json(found)
+        print_json(description)
     else:
-        _print(found)
+        _print(description)
 
 
-def _found(index: ReadIndex, uid: str) -> Row:
+def _describe(index: ReadIndex, uid: str) -> Row:
     """Return the level that has the UID and the levels above it; empty if there is none."""
     return _image(index, uid) or _series(index, uid) or _study(index, uid) or _patients(index, uid)
 
@@ -103,20 +103,20 @@ def _volumes(rows: list[Row]) -> list[Row]:
     return [{name: jsons.loads(value) if name in lists else value for name, value in row.items()} for row in rows]
 
 
-def _print(found: Row) -> None:
+def _print(description: Row) -> None:
     for level in ("patient", "study", "series", "instance"):
-        if level in found:
+        if level in description:
             print(level)
-            print_fields({f"  {name}": value for name, value in found[level].items()})
-    for patient in found.get("patients", ()):
+            print_fields({f"  {name}": value for name, value in description[level].items()})
+    for patient in description.get("patients", ()):
         print("patient")
         print_fields({f"  {name}": value for name, value in patient.items()})
-    for uid in found.get("study_instance_uids", ()):
+    for uid in description.get("study_instance_uids", ()):
         print(f"study {uid}")
-    if found.get("volumes"):
-        rows = [(row["path"], row["kind"], " x ".join(map(str, row["shape"]))) for row in found["volumes"]]
+    if description.get("volumes"):
+        rows = [(row["path"], row["kind"], " x ".join(map(str, row["shape"]))) for row in description["volumes"]]
         print_table("volumes", ("file", "kind", "shape"), rows)
     for what in ("failures", "exclusions"):
-        if found.get(what):
-            rows = [(row["revision"], row["reason"], row["detail"]) for row in found[what]]
+        if description.get(what):
+            rows = [(row["revision"], row["reason"], row["detail"]) for row in description[what]]
             print_table(what, ("revision", "reason", "detail"), rows)

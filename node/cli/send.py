@@ -78,17 +78,17 @@ def _selected(index: ReadIndex, uids: list[str], patient: str | None) -> Iterato
             Selection(Level.SERIES, series_instance_uids=(uid,)),
             Selection(Level.IMAGE, sop_instance_uids=(uid,)),
         )
-        found = next((chosen for level in selections if (chosen := index.instances.selected(level)).instances), None)
-        if found is None:
+        selected = next((chosen for level in selections if (chosen := index.instances.selected(level)).instances), None)
+        if selected is None:
             raise UsageError(
                 f"{uid}: no stored study, series or instance has this UID; `voxelnode series` lists the series"
             )
-        yield found
+        yield selected
     if patient is not None:
-        found = index.instances.selected(Selection(Level.PATIENT, patient_id=patient))
-        if not found.instances:
+        selected = index.instances.selected(Selection(Level.PATIENT, patient_id=patient))
+        if not selected.instances:
             raise UsageError("no stored study has this Patient ID")
-        yield found
+        yield selected
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def difference(truth: Truth, voxels: Array, affine_lps: Float) -> str | None:
         From (column, row, slice) to LPS+.
     """
     expected = truth.voxels.transpose(2, 1, 0)
-    found = voxels.transpose(2, 1, 0)
+    actual = voxels.transpose(2, 1, 0)
     right = truth.affine_lps.copy()
     if expected.shape[2] == 1:
         right[:3, 2] = affine_lps[:3, 2]
@@ -85,12 +85,12 @@ def difference(truth: Truth, voxels: Array, affine_lps: Float) -> str | None:
     axes = np.abs(turn).argmax(axis=0)
     turned = expected.transpose(axes)
     turned = turned[tuple(slice(None, None, turn[axis, index]) for index, axis in enumerate(axes))]
-    if found.shape != turned.shape:
-        return f"it has {found.shape} voxels, not {turned.shape}"
-    off = _farthest_corner_mm(right, affine_lps, turn, expected.shape, found.shape)
+    if actual.shape != turned.shape:
+        return f"it has {actual.shape} voxels, not {turned.shape}"
+    off = _farthest_corner_mm(right, affine_lps, turn, expected.shape, actual.shape)
     if off > TOLERANCE_MM:
         return f"a corner is {off:.4f} mm off"
-    wrong = int(np.count_nonzero(found != turned))
+    wrong = int(np.count_nonzero(actual != turned))
     return f"{wrong} voxels have other values" if wrong else None
 
 
@@ -103,5 +103,5 @@ def _farthest_corner_mm(
     # Where an axis is reversed, its index 0 is the truth's last.
     start = np.where(turn.sum(axis=1) < 0, np.array(expected_shape) - 1, 0)
     of_truth = indices @ turn.T + start
-    places = indices @ affine[:3, :3].T + affine[:3, 3]
-    return float(np.linalg.norm(of_truth @ right[:3, :3].T + right[:3, 3] - places, axis=1).max())
+    corners_mm = indices @ affine[:3, :3].T + affine[:3, 3]
+    return float(np.linalg.norm(of_truth @ right[:3, :3].T + right[:3, 3] - corners_mm, axis=1).max())

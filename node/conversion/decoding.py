@@ -95,9 +95,9 @@ def stored_frame_file(path: Path, frame_number: int, into: Path) -> bytes:
     return b""
 
 
-def value_file(path: Path, place: str, into: Path) -> bytes:
+def value_file(path: Path, value_path: str, into: Path) -> bytes:
     """Write one long value, see `node.dicom.metadata.long_value`."""
-    into.write_bytes(long_value(path, place))
+    into.write_bytes(long_value(path, value_path))
     return b""
 
 

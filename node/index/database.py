@@ -58,7 +58,7 @@ class Index:
             closed = about(connection, CLOSED)
         if closed != "yes":  # reading all of it takes seconds for a million instances: only after a crash
             require_sound(self.path)
-        self._reader = open_engine(self.path, read_only=True)  # for whoever asks from outside
+        self._reader = open_engine(self.path, read_only=True)  # for queries from outside
         self._watcher = open_engine(self.path, read_only=True)  # for the threads of the node, which wait for no query
         self._finder = Finder(self._reader)
         self._writer = writer = IndexWriter(self._engine, sync_folder, metrics, on_disk_error)

@@ -92,12 +92,12 @@ def _unlink(archive: Archive, paths: Iterable[str]) -> None:
         parts = PurePath(path).parts
         if parts[0] not in FOLDERS or len(parts) < 2 or ".." in parts:
             raise Unsafe(f"{path} is no file of an archive: `voxelnode db check` and `voxelnode fsck` tell more")
-        place = archive.root / path
-        if place.is_dir():
-            shutil.rmtree(place)
+        target = archive.root / path
+        if target.is_dir():
+            shutil.rmtree(target)
         else:
-            place.unlink(missing_ok=True)
-        touched.add(place.parent)
+            target.unlink(missing_ok=True)
+        touched.add(target.parent)
     for folder in sorted(touched):
         if folder.is_dir():
             archive.sync_folder(folder)

@@ -164,8 +164,8 @@ def identify(head: bytes) -> Identity:
         sop_instance_uid = uids.get(_SOP_INSTANCE) or meta.get(0x0003)
         believed = has_prefix or all(_UID.fullmatch(uids.get(tag, "")) for tag in (_SOP_CLASS, _SOP_INSTANCE))
         if sop_class_uid and sop_instance_uid and believed:
-            place = uids.get(_STUDY, ""), uids.get(_SERIES, "")
-            return Identity(sop_class_uid, sop_instance_uid, transfer_syntax_uid, *place, offset)
+            series_key = uids.get(_STUDY, ""), uids.get(_SERIES, "")
+            return Identity(sop_class_uid, sop_instance_uid, transfer_syntax_uid, *series_key, offset)
         if uids.get(_RECOGNITION_CODE, "").startswith("ACR-NEMA"):
             raise NotDicom(OLDER_THAN_DICOM)
     raise NotDicom("a DICOM file without readable class and instance UIDs" if has_prefix else "not a DICOM file")

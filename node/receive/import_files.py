@@ -65,11 +65,11 @@ Taken = tuple[MediaFile, Outcome | ArrivalRefused | OSError] | tuple[SkippedFile
 
 
 def _taken(
-    threads: ThreadPoolExecutor, found: Iterator[MediaFile | SkippedFile], ingest: Ingest, origin: Origin
+    threads: ThreadPoolExecutor, files: Iterator[MediaFile | SkippedFile], ingest: Ingest, origin: Origin
 ) -> Iterator[Taken]:
     """Yield each file with its outcome, as the outcomes come; a bounded number of files is under way at once."""
     under_way: set[Future[Taken]] = set()
-    for file in found:
+    for file in files:
         if isinstance(file, SkippedFile):
             yield file, None
             continue

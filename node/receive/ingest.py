@@ -139,11 +139,11 @@ class Ingest:
         """Return why no new association should be accepted now; None if it may be."""
         return self.archive.intake.refusal()
 
-    def brought(self, association: str, place: SeriesKey) -> None:
+    def brought(self, association: str, key: SeriesKey) -> None:
         """Note that an instance of a series was received on an open association."""
         if association:
             with self._lock:
-                self._brought.setdefault(association, set()).add(place)
+                self._brought.setdefault(association, set()).add(key)
 
     def association_ended(self, association: str, outcome: str) -> None:
         """Let the series of an association wait longer, unless the association was released (PS3.8 7.2).
@@ -159,9 +159,9 @@ class Ingest:
             The longer wait could not be recorded.
         """
         with self._lock:
-            places = self._brought.pop(association, None)
-        if places and outcome != "released":
-            self.index.series.wait_after_abort(places, self.aborted_grace, outcome, self.now())
+            keys = self._brought.pop(association, None)
+        if keys and outcome != "released":
+            self.index.series.wait_after_abort(keys, self.aborted_grace, outcome, self.now())
 
     def close(self) -> None:
         """Accept no new instances; those under way may finish."""
@@ -248,8 +248,8 @@ class Arrival:
         kept = self._ingest.index.instances.add(attributes, file, quiet_seconds, folder, self._ingest.overwrite_policy)
         settle(archive, kept)
         reached("arrival-settled")
-        place = str(attributes.study["study_instance_uid"]), str(attributes.series["series_instance_uid"])
-        self._ingest.brought(self._origin.association, place)
+        series_key = str(attributes.study["study_instance_uid"]), str(attributes.series["series_instance_uid"])
+        self._ingest.brought(self._origin.association, series_key)
         if self._ingest.transfers is not None:
             self._ingest.transfers.brought(self._origin, attributes)
         return kept.outcome

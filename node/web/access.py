@@ -54,7 +54,7 @@ MAX_WAITING_HASHES = 4
 """Requests that may wait for a hash, each on one of forty threads; a further one is refused at once."""
 
 HASH_WAIT_SECONDS = 3.0
-"""Longest wait for a hash, and what a refused client is told to wait."""
+"""Longest wait for a hash, and the `Retry-After` of a refused client."""
 
 MAX_VERIFIED_PASSWORDS = 256
 """Pairs of name and password that are not hashed again: scripts send theirs with every request."""

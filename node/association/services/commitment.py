@@ -217,11 +217,11 @@ def _taken_up(operation: Operation, service: CommitmentService) -> OwedCommitmen
     if request.ActionTypeID != REQUEST_COMMITMENT:
         raise _ActionRefused(NO_SUCH_ACTION, "the only action is 1, request storage commitment")
     try:
-        asked = operation.data_set("ActionInformation")
+        information = operation.data_set("ActionInformation")
     except NotDecodable as error:
         raise _ActionRefused(INVALID_ARGUMENT, str(error)) from error
-    transaction_uid = text(asked, "TransactionUID")
-    references = tuple(_references(asked))
+    transaction_uid = text(information, "TransactionUID")
+    references = tuple(_references(information))
     if not is_identifier(transaction_uid):
         raise _ActionRefused(INVALID_ARGUMENT, "Transaction UID is missing or no UID (PS3.4 J.3.2)")
     if not references or not all(is_identifier(kind) and is_identifier(uid) for kind, uid in references):
@@ -233,8 +233,8 @@ def _taken_up(operation: Operation, service: CommitmentService) -> OwedCommitmen
     )
 
 
-def _references(asked: Dataset) -> Iterator[Reference]:
-    for item in items(asked, "ReferencedSOPSequence"):
+def _references(information: Dataset) -> Iterator[Reference]:
+    for item in items(information, "ReferencedSOPSequence"):
         yield text(item, "ReferencedSOPClassUID"), text(item, "ReferencedSOPInstanceUID")
 
 
