@@ -26,11 +26,11 @@ MISSING = {"peers": "is not installed", "corpus": "no corpus of real series"}
 _serve_request = Association._serve_request
 
 
-def _serve_request_or_return_answer(association: Any, message: Any, context_id: int) -> None:
-    if association.is_requestor and getattr(message, "MessageIDBeingRespondedTo", None) is not None:
-        association.dimse.msg_queue.put((context_id, message))
+def _serve_request_or_return_answer(self: Any, msg: Any, context_id: int) -> None:
+    if self.is_requestor and getattr(msg, "MessageIDBeingRespondedTo", None) is not None:
+        self.dimse.msg_queue.put((context_id, msg))
     else:
-        _serve_request(association, message, context_id)
+        _serve_request(self, msg, context_id)
 
 
 # A requestor of pynetdicom has a thread that looks for requests of its peer. On a loaded machine this thread sometimes
