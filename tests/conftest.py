@@ -13,6 +13,7 @@ import pytest
 import structlog
 from pynetdicom.association import Association
 
+from tests.new_index import copy_new_indexes
 from tests.preloaded import close_forkers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,6 +23,11 @@ REQUIRED = frozenset(os.environ.get("VOXELNODE_REQUIRE", "").split(","))
 MISSING = {"peers": "is not installed", "corpus": "no corpus of real series"}
 """How tests say that something is missing, when they skip."""
 
+
+copy_new_indexes()
+
+# Without bytecode, each process that a test starts would compile the whole package again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 _serve_request = Association._serve_request
 

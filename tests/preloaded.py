@@ -1,7 +1,7 @@
-"""Starts nodes quickly: a process that has imported everything forks a `voxelnode` for each that tests want.
+"""Starts commands quickly: a process that has imported everything forks a `voxelnode` for each that tests want.
 
 The start of the command takes more than a second of a processor, nearly all of it for imports. That the command itself
-starts is what tests/acceptance/test_cli_serve.py is for.
+starts, and ends by itself, is what tests/acceptance/test_cli_serve.py is for.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
+
+from tests.new_index import copy_new_indexes, migrated
 
 PROJECT = Path(__file__).resolve().parents[1]
 ORDER_BYTES = 1 << 17
@@ -67,14 +71,17 @@ class Process:
     Its number stays its own until `wait` has returned, even if it is dead: a signal never reaches another process.
     """
 
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str], log: IO[Any]) -> None:
+    def __init__(
+        self, arguments: Sequence[str], environment: Mapping[str, str], log: IO[Any], folder: Path | None = None
+    ) -> None:
         preload = environment.get("LD_PRELOAD", os.environ.get("LD_PRELOAD", ""))
         if preload not in _forkers:
             _forkers[preload] = Forker(preload)
         output, its_output = os.pipe()
         self.stdout = os.fdopen(output, encoding="utf-8")
         self._connection, its_connection = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        order = {"arguments": list(arguments), "environment": {**os.environ, **environment}, "folder": os.getcwd()}
+        order = {"arguments": list(arguments), "environment": {**os.environ, **environment}}
+        order["folder"] = str(folder or Path.cwd())
         with its_connection:
             descriptors = [its_connection.fileno(), its_output, log.fileno()]
             _forkers[preload].order(order, descriptors)
@@ -105,13 +112,44 @@ class Process:
         return self.returncode
 
 
+def run(
+    *arguments: object, environment: Mapping[str, str] | None = None, folder: Path | None = None, check: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, as `subprocess.run` does; it has what this process has in its environment, and more.
+
+    Raises
+    ------
+    subprocess.CalledProcessError
+        It failed, and `check` is true.
+    """
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
+        process = Process([str(argument) for argument in arguments], environment or {}, log, folder)
+        try:
+            with process.stdout:
+                output = process.stdout.read()
+            status = process.wait()
+        finally:
+            process.kill()  # it may hang until pytest ends the test
+        log.seek(0)
+        done = subprocess.CompletedProcess(["voxelnode", *arguments], status, output, log.read())
+    if check:
+        done.check_returncode()
+    return done
+
+
 # The process that forks
 
 
 def main(descriptor: int) -> None:
     """Fork a node for each order until there can be no more."""
-    for module in ("node.cli.application", "node.control.node", "node.web.application", "tests.crash.mutants"):
+    from node.cli.application import COMMANDS, GROUPS
+
+    commands = [f"node.cli.{name.partition('.')[0]}" for name in (*COMMANDS.values(), *GROUPS)]
+    for module in (*commands, "node.control.node", "node.web.application", "tests.crash.mutants"):
         importlib.import_module(module)
+    if not os.environ["LD_PRELOAD"]:  # on a disk that fails, the index must have been synced
+        copy_new_indexes()
+        migrated()
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how attendants ended
@@ -175,6 +213,8 @@ def _serve(order: dict[str, Any], output: int, log: int) -> None:
         voxelnode(order["arguments"])
     except SystemExit as end:
         status = int(end.code or 0)
+    except BaseException:  # the interpreter would print it
+        traceback.print_exc()
     finally:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +14,7 @@ import pytest
 from node.cli import main
 from node.index.engine import upgrade
 from tests.acceptance.served import Served
+from tests.preloaded import run
 
 PASSWORD = "correct horse battery"
 
@@ -46,14 +44,8 @@ def listed(account: Callable[..., Result], root: Path) -> list[dict[str, Any]]:
 
 def test_a_node_beyond_loopback_refuses_to_start_until_there_is_an_account(tmp_path: Path) -> None:
     root = tmp_path / "root"
-    served = subprocess.run(
-        [sys.executable, "-m", "node", "serve", "--root", str(root), "--port", "0"],
-        env={**os.environ, "VOXELNODE_WEB__HOST": "0.0.0.0", "VOXELNODE_WEB__PORT": "0"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    beyond = {"VOXELNODE_WEB__HOST": "0.0.0.0", "VOXELNODE_WEB__PORT": "0"}
+    served = run("serve", "--root", root, "--port", "0", environment=beyond)
     assert served.returncode == 2
     assert "voxelnode account add NAME --role admin" in served.stderr
 

@@ -1,19 +1,15 @@
 import json
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-COMMAND = [sys.executable, "-m", "node", "demo"]
+from tests.preloaded import Process, run
 
 
 def test_the_demo_converts_a_real_series_and_a_phantom_and_both_read_back_right(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [*COMMAND, "--root", str(tmp_path / "demo"), "--json"], capture_output=True, text=True, timeout=100, check=False
-    )
+    command = [sys.executable, "-m", "node", "demo", "--root", str(tmp_path / "demo"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert (told["rows"]["v_series"], told["rows"]["v_images"], told["rows"]["v_failures"]) == (3, 66, 0)
@@ -45,24 +41,23 @@ def test_the_demo_fails_when_a_volume_is_not_the_truth(tmp_path: Path) -> None:
 
 def test_the_demo_needs_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "something").touch()
-    done = subprocess.run([*COMMAND, "--root", str(tmp_path)], capture_output=True, text=True, timeout=100, check=False)
+    done = run("demo", "--root", tmp_path)
     assert done.returncode == 2
     assert "is not empty" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["something"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_kept_demo_answers_until_it_is_stopped(tmp_path: Path, number: signal.Signals) -> None:
-    command = [*COMMAND, "--root", str(tmp_path / "demo"), "--keep"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
+def test_a_kept_demo_answers_until_it_is_stopped(tmp_path: Path) -> None:
+    # Other signals: test_the_first_signal_asks_to_stop_and_the_second_aborts, which is about the same handler.
+    with (tmp_path / "log").open("w") as log:
+        process = Process(["demo", "--root", str(tmp_path / "demo"), "--keep"], {}, log)
+    try:
+        with process.stdout:
             line = next(line for line in process.stdout if "dcmsend" in line)
             _, _, title, _, _, _, host, port, *_ = line.split()
-            echo = [sys.executable, "-m", "node", "echo", f"{title}@{host}:{port}"]
-            done = subprocess.run(echo, capture_output=True, text=True, timeout=60, check=False)
+            done = run("echo", f"{title}@{host}:{port}")
             assert "answers" in done.stdout, done.stderr
-            os.kill(process.pid, number)
-            assert process.wait(timeout=60) == 0
-        finally:
-            process.kill()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+    finally:
+        process.kill()

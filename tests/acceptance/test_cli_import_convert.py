@@ -15,6 +15,7 @@ from node.writers.readback import read_metaimage, read_nifti
 from tests import make
 from tests.acceptance.served import until
 from tests.make import PYDICOM_FILES
+from tests.preloaded import run
 
 SHIPPED = PYDICOM_FILES / "dicomdirtests"
 
@@ -34,10 +35,7 @@ def scan(phantom: Phantom, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def voxelnode(*arguments: object) -> tuple[int, dict, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "node", *map(str, arguments), "--json"],
-        capture_output=True, text=True, timeout=100, check=False,
-    )  # fmt: skip
+    done = run(*arguments, "--json")
     assert "Traceback" not in done.stderr
     return done.returncode, json.loads(done.stdout), done.stderr
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from node.association.client.send import send_files
 from node.index.engine import upgrade
 from tests.acceptance.served import Served
 from tests.make import ct_series, mr_series
+from tests.preloaded import run
 
 STUDY = generate_uid()
 NO_WEB = {"VOXELNODE_WEB__ENABLED": "false"}
@@ -47,14 +45,7 @@ def source(tmp_path_factory: pytest.TempPathFactory, series: list[FileDataset]) 
 
 
 def voxelnode(*arguments: object, **environment: str) -> tuple[int, Any, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "node", *map(str, arguments), "--json"],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-        env=os.environ | environment,
-    )
+    done = run(*arguments, "--json", environment=environment)
     assert "Traceback" not in done.stderr
     return done.returncode, json.loads(done.stdout) if done.stdout else None, done.stderr
 

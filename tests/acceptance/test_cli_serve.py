@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.served import until
+from tests.acceptance.served import Served, until
+from tests.preloaded import run
 
 VOXELNODE = [sys.executable, "-m", "node"]
 READY = re.compile(r"voxelnode ready: AE (\S+) on (\S+):(\d+), root (.*)\n")
@@ -65,7 +66,7 @@ def test_a_reader_that_closes_standard_output_does_not_end_the_node(tmp_path: Pa
     with subprocess.Popen(command, stdout=writer, stderr=subprocess.DEVNULL) as process:
         os.close(writer)
         try:
-            until(lambda: echo("ANY", "127.0.0.1", port)["ok"], 60, "an answer")
+            until(lambda: run("echo", f"ANY@127.0.0.1:{port}").returncode == 0, 60, "an answer")
             process.terminate()
             assert process.wait(60) == 0
         finally:
@@ -124,32 +125,30 @@ def test_systemd_hears_when_the_node_is_ready_alive_and_stopping(tmp_path: Path)
                 process.kill()
 
 
-def test_a_second_node_on_one_root_is_refused_with_the_reason(serve) -> None:
-    ready(serve("--root", "here"))
-    second = serve("--root", "here")
-    out, err = second.communicate(timeout=60)
-    assert (second.returncode, out) == (1, "")
-    assert "is in use by another voxelnode process" in err
-    assert "Traceback" not in err
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with Served(tmp_path_factory.mktemp("served") / "root") as node:
+        yield node
 
 
-def test_a_port_in_use_is_reported_in_one_line(serve) -> None:
-    _, _, port, _ = ready(serve("--root", "one"))
-    second = serve("--root", "two", "--port", str(port))
-    _, err = second.communicate(timeout=60)
+def test_a_second_node_on_one_root_is_refused_with_the_reason(served: Served) -> None:
+    second = run("serve", "--root", served.root, "--port", "0", "--web-port", "0")
+    assert (second.returncode, second.stdout) == (1, "")
+    assert "is in use by another voxelnode process" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_a_port_in_use_is_reported_in_one_line(served: Served, tmp_path: Path) -> None:
+    second = run("serve", "--root", tmp_path / "two", "--port", served.port, "--web-port", "0")
     assert second.returncode == 2
-    told = err.splitlines()[-1]
+    told = second.stderr.splitlines()[-1]
     assert told.startswith("voxelnode: ")
     assert "in use" in told
-    assert "Traceback" not in err
+    assert "Traceback" not in second.stderr
 
 
-def test_status_doctor_and_the_database_may_be_asked_while_the_node_runs(serve, tmp_path: Path) -> None:
-    ready(serve("--root", "here"))
+def test_status_doctor_and_the_database_may_be_asked_while_the_node_runs(served: Served, tmp_path: Path) -> None:
     for command in (["status"], ["db", "check"], ["doctor"], ["db", "path"]):
-        done = subprocess.run(
-            [*VOXELNODE, *command, "--root", str(tmp_path / "here"), "--json"],
-            cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+        done = run(*command, "--root", served.root, "--json", folder=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         json.loads(done.stdout)

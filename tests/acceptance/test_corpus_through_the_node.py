@@ -1,9 +1,13 @@
-"""Real series by DCMTK's storescu into a served node: bytes at rest, volumes out, each series accounted for."""
+"""Real series by DCMTK's storescu into a served node: bytes at rest, volumes out, each series accounted for.
+
+The node writes everything to its log, which names nobody.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,12 +18,16 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from pydicom import Dataset, dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
-from node.association.client.send import send_files
+from node import logs
+from node.association.client.send import SendFailed, send_files
 from node.dicom.part10 import file_head
 from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
+from tests import make
 from tests.acceptance.served import Served
+from tests.preloaded import run
 
 pytestmark = [
     pytest.mark.corpus,
@@ -59,7 +67,7 @@ def sent(corpus: Path) -> dict[str, MediaFile]:
 def served(sent: dict[str, MediaFile], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A node that has received the corpus and converted it."""
     folder = tmp_path_factory.mktemp("served")
-    with Served(folder / "root") as node:
+    with Served(folder / "root", VOXELNODE_LOG__LEVEL="debug", VOXELNODE_LOG__FORMAT="json") as node:
         by_dcmtk = [str(one.path) for one in sent.values() if is_classic(one)]
         for start in range(0, len(by_dcmtk), 100):
             arguments = ["storescu", "-aec", "VOXELNODE", "127.0.0.1", str(node.port), *by_dcmtk[start : start + 100]]
@@ -124,9 +132,8 @@ def test_rows_agree_with_the_files(served: Served) -> None:
 def test_the_three_doors_give_the_same_voxels_and_affine(served: Served, corpus: Path, tmp_path: Path) -> None:
     """The same folder by the network, by `import` and by `convert`."""
     folder = corpus / "derived"
-    run = [sys.executable, "-m", "node"]
-    subprocess.run([*run, "convert", str(folder), "-o", str(tmp_path / "out")], check=True, capture_output=True)
-    subprocess.run([*run, "import", "--root", str(tmp_path / "root"), str(folder)], check=True, capture_output=True)
+    run("convert", folder, "-o", tmp_path / "out", check=True)
+    run("import", "--root", tmp_path / "root", folder, check=True)
     listing = json.loads((tmp_path / "out" / "conversion.json").read_text())["volumes"]
     by_convert = {key(row): tmp_path / "out" / row["path"] for row in listing if row["format"] == "nifti"}
     with Served(tmp_path / "root") as imported:
@@ -139,6 +146,51 @@ def test_the_three_doors_give_the_same_voxels_and_affine(served: Served, corpus:
         for other in (nib.load(by_import[at]), nib.load(by_network[at])):
             assert np.array_equal(expected.affine, other.affine)
             assert np.array_equal(np.asanyarray(expected.dataobj), np.asanyarray(other.dataobj))
+
+
+def personal_values(ds: Dataset) -> set[str]:
+    """Values of a data set that tell who somebody is, as text long enough to be told from a count."""
+    keywords = (
+        "PatientName", "PatientID", "OtherPatientIDs", "PatientBirthDate", "PatientAddress", "AccessionNumber",
+        "ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName", "InstitutionName", "StudyDescription",
+        "SeriesDescription", "PatientComments",
+    )  # fmt: skip
+    values = {str(ds.get(keyword, "")).strip() for keyword in keywords}
+    parts = {part for value in values for part in value.replace("=", "^").split("^")}
+    return {value for value in values | parts if len(value) >= 5}
+
+
+def test_the_log_names_nobody(served: Served, sent: dict[str, MediaFile], tmp_path: Path) -> None:
+    """Every name and every ID of the corpus, and of instances that are refused, contradict and are deleted."""
+    one_each = {one.identity.series_instance_uid: one for one in sent.values()}
+    heads = [dcmread(as_file(one, tmp_path), stop_before_pixels=True) for one in one_each.values()]
+    personal = {value for head in heads for value in personal_values(head)}
+    assert len(personal) > 20
+
+    def send(ds: Dataset) -> None:
+        ds.save_as(tmp_path / "named.dcm", enforce_file_format=True)
+        send_files([tmp_path / "named.dcm"], "127.0.0.1", served.port, "CT1", "VOXELNODE")
+
+    named = make.ct_series(3, PatientName="Secretname^Person", PatientID="SECRET-ID-7")
+    for ds in named:
+        send(ds)
+    named[0].SeriesDescription = "Secretname again"
+    send(named[0])
+    del named[1].SeriesInstanceUID
+    with pytest.raises(SendFailed, match="0xC000"):
+        send(named[1])
+    served.wait_until_settled()
+    run("delete", named[0].StudyInstanceUID, "--yes", "--root", served.root, check=True)
+    assert served.terminate() == 0
+    log = (served.root.parent / "serve.log").read_text(encoding="utf-8", errors="replace").casefold()
+    assert all(event in log for event in ("series_converted", "conflict", "c_store_refused", "deleted"))
+    uids = {uid for one in sent.values() for uid in (one.identity.series_instance_uid, one.identity.sop_instance_uid)}
+    ours = "".join(path.read_text(encoding="utf-8") for path in Path(logs.__file__).parent.rglob("*.py"))
+    harmless = " ".join([ours, *uids]).casefold()  # a person who is named as our own words are cannot be told apart
+    names = {value.casefold() for value in personal | {"Secretname", "SECRET-ID-7"}}
+    # A patient ID may be a number, whose digits a random UID or a time may contain: it counts as a whole word only.
+    words = set(re.findall(r"[0-9a-z.]+", log))
+    assert {name for name in names if name in (words if name.isdigit() else log) and name not in harmless} == set()
 
 
 def key(row: dict[str, Any]) -> tuple[str, int, str]:

@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 
-from node import logs
 from node.association.client.negotiation import NoAssociation
-from node.association.client.send import SendFailed, send_files
+from node.association.client.send import send_files
 from node.audit import verify
-from node.receive.dicom_files import SkippedFile, find_instances
 from tests import make
 from tests.acceptance.served import Served, until
-from tests.acceptance.test_corpus_through_the_node import as_file
+from tests.preloaded import run
 
 
 def voxelnode(root: Path, *arguments: str, status: int = 0) -> Any:
     """Run a command on a root; what it printed, as JSON."""
-    done = subprocess.run(
-        [sys.executable, "-m", "node", *arguments, "--root", str(root), "--json"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={name: value for name, value in os.environ.items() if not name.startswith("VOXELNODE_FAIL")},
-    )
+    done = run(*arguments, "--root", root, "--json")
     assert done.returncode == status, done.stderr
     return json.loads(done.stdout) if done.stdout else done.stderr
 
@@ -141,48 +131,3 @@ def test_retention_deletes_in_a_serving_node_and_tells_before(tmp_path: Path) ->
     with Served(tmp_path / "root", VOXELNODE_RETENTION__DAYS="0.000001") as node:
         until(lambda: node.rows("SELECT 1 FROM v_deletions WHERE finished_at IS NOT NULL"), 20, "the study has gone")
         assert left(node.root) == []
-
-
-def personal_values(ds: Dataset) -> set[str]:
-    """Values of a data set that tell who somebody is, as text long enough to be told from a count."""
-    keywords = (
-        "PatientName", "PatientID", "OtherPatientIDs", "PatientBirthDate", "PatientAddress", "AccessionNumber",
-        "ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName", "InstitutionName", "StudyDescription",
-        "SeriesDescription", "PatientComments",
-    )  # fmt: skip
-    values = {str(ds.get(keyword, "")).strip() for keyword in keywords}
-    parts = {part for value in values for part in value.replace("=", "^").split("^")}
-    return {value for value in values | parts if len(value) >= 5}
-
-
-@pytest.mark.corpus
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("level", ["info", "debug"])
-def test_the_log_of_a_node_that_took_in_the_corpus_names_nobody(corpus: Path, tmp_path: Path, level: str) -> None:
-    """Every name and every ID of the corpus, and of instances that are refused, contradict and are deleted."""
-    instances = [one for one in find_instances([corpus]) if not isinstance(one, SkippedFile)]
-    one_each = {one.identity.series_instance_uid: one for one in instances}
-    sent = [as_file(one, tmp_path) for one in one_each.values()]
-    personal = {value for path in sent for value in personal_values(dcmread(path, stop_before_pixels=True))}
-    assert len(personal) > 20
-    with Served(tmp_path / "root", VOXELNODE_LOG__LEVEL=level, VOXELNODE_LOG__FORMAT="json") as node:
-        send_files(sent, "127.0.0.1", node.port, "SENDER", "VOXELNODE")
-        named = make.ct_series(3, PatientName="Secretname^Person", PatientID="SECRET-ID-7")
-        assert send(node, tmp_path / "out", *named) == 3
-        named[0].SeriesDescription = "Secretname again"
-        send(node, tmp_path / "out", named[0])
-        del named[1].SeriesInstanceUID
-        with pytest.raises(SendFailed, match="0xC000"):
-            send(node, tmp_path / "out", named[1])
-        node.wait_until_settled(300)
-        voxelnode(node.root, "delete", str(named[0].StudyInstanceUID), "--yes")
-        node.terminate()
-    log = (tmp_path / "serve.log").read_text(encoding="utf-8", errors="replace").casefold()
-    assert all(event in log for event in ("series_converted", "conflict", "c_store_refused", "deleted"))
-    uids = {uid for one in instances for uid in (one.identity.series_instance_uid, one.identity.sop_instance_uid)}
-    ours = "".join(path.read_text(encoding="utf-8") for path in Path(logs.__file__).parent.rglob("*.py"))
-    harmless = " ".join([ours, *uids]).casefold()  # a person who is named as our own words are cannot be told apart
-    names = {value.casefold() for value in personal | {"Secretname", "SECRET-ID-7"}}
-    # A patient ID may be a number, whose digits a random UID or a time may contain: it counts as a whole word only.
-    words = set(re.findall(r"[0-9a-z.]+", log))
-    assert {name for name in names if name in (words if name.isdigit() else log) and name not in harmless} == set()

@@ -3,7 +3,6 @@
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from node.settings.load import load
 from tests.acceptance.served import Served, until
+from tests.preloaded import run
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")
 
@@ -62,11 +62,8 @@ def test_a_sender_with_a_certificate_is_answered_over_tls_and_one_without_is_not
         arguments[certificate : certificate + 3] = ["+tla"]
         done = subprocess.run(["/usr/bin/echoscu", *arguments], cwd=authority, timeout=60, check=False)
         assert done.returncode != 0
-        told = [sys.executable, "-m", "node", "audit", "--root", str(node.root)]
         until(
-            lambda: (
-                "Security Alert" in subprocess.run(told, capture_output=True, text=True, timeout=60, check=True).stdout
-            ),
+            lambda: "Security Alert" in run("audit", "--root", node.root, check=True).stdout,
             20,
             "the audit log tells of the sender without a certificate",
         )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from node.failpoints import VARIABLE
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.acceptance.test_lifecycle import send
+from tests.preloaded import run
 from tests.receivers import Answer, Received, Receiver
 
 pytestmark = pytest.mark.timeout(240)
@@ -117,8 +116,7 @@ def test_commands_and_plugins_receive_messages_and_a_failing_one_affects_no_othe
         send(node, series)
         until(lambda: node.rows("SELECT 1 FROM v_events WHERE kind = 'message-given-up'"), 60, "the failing command")
         until(told.exists, 30, "the command")
-        ask = [sys.executable, "-m", "node", "hooks", "deliveries", "--json", "--root", str(node.root)]
-        rows = json.loads(subprocess.run(ask, check=True, capture_output=True, timeout=60).stdout)
+        rows = json.loads(run("hooks", "deliveries", "--json", "--root", node.root, check=True).stdout)
         assert {(row["hook"], row["state"], row["reason"]) for row in rows} >= {("fails", "given-up", "exit status 1")}
         assert node.terminate(60) == 0  # although one of them hangs
     event, study, path = told.read_text().split()
@@ -135,9 +133,7 @@ def test_a_message_that_was_given_up_is_retried_by_the_running_node_on_command(t
         send(node, make.ct_series(1))
         until(lambda: node.rows("SELECT 1 FROM v_deliveries WHERE state = 'given-up'"), 60, "the failure")
         works.touch()
-        again = [sys.executable, "-m", "node", "hooks", "retry", "one", "--root", str(node.root)]
-        environment = {**os.environ, **settings}
-        done = subprocess.run(again, check=True, capture_output=True, text=True, env=environment, timeout=60)
+        done = run("hooks", "retry", "one", "--root", node.root, environment=settings, check=True)
         assert done.stdout == "1 messages wait for another attempt\n"
         until(lambda: node.rows("SELECT 1 FROM v_deliveries WHERE state = 'delivered'"), 30, "the second try")
 
@@ -152,9 +148,8 @@ def test_a_message_that_was_given_up_is_retried_by_the_running_node_on_command(t
     ],
 )
 def test_a_hook_that_cannot_work_stops_the_start(tmp_path: Path, keys: dict[str, Any], told: str) -> None:
-    serve = [sys.executable, "-m", "node", "serve", "--root", str(tmp_path / "root"), "--port", "0", "--web-port", "0"]
-    environment = {**os.environ, **hook("one", ("volume-written",), **keys)}
-    done = subprocess.run(serve, capture_output=True, text=True, env=environment, timeout=60)
+    serve = ("serve", "--root", tmp_path / "root", "--port", "0", "--web-port", "0")
+    done = run(*serve, environment=hook("one", ("volume-written",), **keys))
     assert done.returncode == 2
     assert told in done.stderr
     assert not (tmp_path / "root" / "index.sqlite").exists()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from pynetdicom import AE
 
 from tests import make
 from tests.acceptance.served import Served, until
+from tests.preloaded import run
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -93,8 +92,7 @@ def test_a_deleted_slice_makes_a_second_revision_without_it(tmp_path: Path) -> N
     with Served(tmp_path / "root") as node:
         send(node, instances)
         converted(node, 1)
-        deleted = [sys.executable, "-m", "node", "delete", gone, "--yes", "--root", str(node.root)]
-        subprocess.run(deleted, check=True, capture_output=True, timeout=60)
+        run("delete", gone, "--yes", "--root", node.root, check=True)
         assert verdict(converted(node, 2)) == ("complete", "geometry", None, 0)
         [volume] = node.rows("SELECT * FROM v_volumes WHERE format = 'nifti' AND NOT superseded")
         assert (volume["revision"], json.loads(volume["shape"])[2]) == (2, 4)
@@ -183,10 +181,7 @@ def test_an_aborted_sender_that_stays_away_leaves_an_incomplete_series(tmp_path:
 
 
 def reconvert(node: Served, *options: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "node", "reconvert", "--root", str(node.root), "--json", *options],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    done = run("reconvert", "--root", node.root, "--json", *options)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
@@ -210,10 +205,7 @@ def test_an_invalid_sql_condition_is_wrong_use_and_writes_nothing(tmp_path: Path
     with Served(tmp_path / "root") as node:
         send(node, make.ct_series(2))
         for condition in ("modalty = 'CT'", "1); DROP TABLE images; --"):
-            done = subprocess.run(
-                [sys.executable, "-m", "node", "reconvert", "--root", str(node.root), "--where", condition],
-                capture_output=True, text=True, timeout=60, check=False,
-            )  # fmt: skip
+            done = run("reconvert", "--root", node.root, "--where", condition)
             assert done.returncode == 2, done.stdout
             assert done.stderr.startswith("voxelnode: --where")
         assert len(node.rows("SELECT 1 FROM v_images")) == 2

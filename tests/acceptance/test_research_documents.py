@@ -13,6 +13,7 @@ from pydicom import dcmwrite
 
 from tests import make
 from tests.acceptance.served import Served
+from tests.preloaded import run
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "research.md").read_text(encoding="utf-8")
 QUERIES = re.findall(r"^    (SELECT .*?;)$", TEXT, flags=re.MULTILINE | re.DOTALL)
@@ -42,8 +43,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, ds in enumerate(ds for series in wholes for ds in series):
         dcmwrite(folder / f"{number}.dcm", ds)
     root = tmp_path_factory.mktemp("node") / "root"
-    command = [sys.executable, "-m", "node", "import", str(folder), "--root", str(root)]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    run("import", folder, "--root", root, check=True)
     with Served(root) as node:
         node.wait_until_settled()
         node.terminate()

@@ -13,7 +13,7 @@ import pytest
 from tests.crash.checker import Checker
 from tests.crash.harness import Node
 from tests.crash.journal import Journal, Sender, new_series
-from tests.preloaded import PROJECT
+from tests.preloaded import run
 
 pytestmark = [pytest.mark.timeout(120)]
 
@@ -29,12 +29,6 @@ def node(tmp_path: Path, journal: Journal) -> Iterator[Node]:
         node.kill()
         assert set(journal.statuses) == {0}
         yield node
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "node", *arguments], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False
-    )
 
 
 def refused(node: Node) -> str:
@@ -53,8 +47,8 @@ def test_a_lost_index_is_not_replaced_unasked_and_is_rebuilt_when_asked(node: No
     for path in node.root.glob("index.sqlite*"):
         path.unlink()
     assert "voxelnode db rebuild" in refused(node)
-    assert "voxelnode db rebuild" in run("db", "upgrade", "--root", str(node.root)).stderr
-    assert run("db", "rebuild", "--root", str(node.root)).returncode == 0
+    assert "voxelnode db rebuild" in run("db", "upgrade", "--root", node.root).stderr
+    assert run("db", "rebuild", "--root", node.root).returncode == 0
     assert node.start()
     assert Checker(node.root).problems(journal) == []
 
@@ -69,7 +63,7 @@ def test_a_damaged_page_of_the_index_is_noticed_at_the_start(node: Node, journal
         content[page * 4096 + 8 : page * 4096 + 16] = b"\xff" * 8
     index.write_bytes(content)
     assert "voxelnode db rebuild" in refused(node)
-    told = run("db", "rebuild", "--root", str(node.root))
+    told = run("db", "rebuild", "--root", node.root)
     assert "12 instances indexed" in told.stdout
     assert node.start()
     assert Checker(node.root).problems(journal) == []

@@ -8,7 +8,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,6 +24,7 @@ from node.web import viewers
 from node.web.viewers import OHIF, NotInstalled, folder_of, install, installed, remove
 from tests import make
 from tests.acceptance.served import Served, until
+from tests.preloaded import run
 from tests.web.conftest import PASSWORD, Site
 from tests.web.pages import start_browser
 
@@ -50,8 +50,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root that OHIF was installed below by the command."""
     root = tmp_path_factory.mktemp("ohif") / "root"
-    command = [sys.executable, "-m", "node", "viewers", "install", "ohif", "--from", package, "--root", root]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    done = run("viewers", "install", "ohif", "--from", package, "--root", root)
     assert done.returncode == 0, done.stderr
     assert OHIF.version in done.stdout
     return root
@@ -223,8 +222,7 @@ def test_the_command_tells_what_is_installed_and_takes_it_away(root: Path, tmp_p
     shutil.copytree(folder_of(root), folder_of(tmp_path))
 
     def told(*arguments: str) -> str:
-        command = [sys.executable, "-m", "node", "viewers", *arguments, "--root", str(tmp_path)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        return run("viewers", *arguments, "--root", tmp_path, check=True).stdout
 
     assert json.loads(told("list", "--json"))[0]["installed"] == OHIF.version
     assert "ohif removed" in told("remove", "ohif")

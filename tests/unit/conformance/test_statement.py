@@ -1,8 +1,6 @@
 """The conformance statement is made of what the node runs by."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 from node.conformance import statement
@@ -10,6 +8,7 @@ from node.conformance.statement import statement_for_programs
 from node.conformance.tables import tables_of, values_of
 from node.dicom import status
 from node.settings.model import Settings
+from tests.preloaded import run
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -36,8 +35,7 @@ def test_every_status_of_the_node_is_stated() -> None:
 def test_the_values_are_those_of_the_configuration(tmp_path: Path) -> None:
     configuration = tmp_path / "voxelnode.toml"
     configuration.write_text('[dicom]\nae_title = "ARCHIVE1"\nmaximum_pdu_bytes = 65536\n', encoding="utf-8")
-    command = [sys.executable, "-m", "node", "conformance", "--format", "json", "--config", str(configuration)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = run("conformance", "--format", "json", "--config", configuration, check=True)
     sections = {section["title"]: section for section in json.loads(done.stdout)["sections"]}
     assert '"ARCHIVE1" Application Entity' in sections
     association = sections["General Association Parameters"]["tables"]["association"]
