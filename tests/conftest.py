@@ -13,7 +13,7 @@ import pytest
 import structlog
 from pynetdicom.association import Association
 
-from tests.new_index import copy_new_indexes
+from tests.made_once import share_indexes, share_routes
 from tests.preloaded import close_forkers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,7 +24,8 @@ MISSING = {"peers": "is not installed", "corpus": "no corpus of real series"}
 """How tests say that something is missing, when they skip."""
 
 
-copy_new_indexes()
+share_indexes()
+share_routes()
 
 # Without bytecode, each process that a test starts would compile the whole package again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

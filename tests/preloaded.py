@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from tests.new_index import copy_new_indexes, migrated
+from tests.made_once import migrated, resolve_routes, share_indexes, share_routes
 
 PROJECT = Path(__file__).resolve().parents[1]
 ORDER_BYTES = 1 << 17
@@ -148,8 +148,10 @@ def main(descriptor: int) -> None:
     for module in (*commands, "node.control.node", "node.web.application", "tests.crash.mutants"):
         importlib.import_module(module)
     if not os.environ["LD_PRELOAD"]:  # on a disk that fails, the index must have been synced
-        copy_new_indexes()
+        share_indexes()
         migrated()
+    share_routes()
+    resolve_routes()
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how attendants ended
