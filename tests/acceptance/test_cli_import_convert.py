@@ -94,16 +94,16 @@ def test_import_takes_a_medium_once_and_a_dry_run_takes_nothing(tmp_path: Path) 
 
 
 def test_a_series_beyond_the_limits_fails_alone_and_the_status_tells(scan: Path, tmp_path: Path) -> None:
-    huge, pixels = make.ct_series(1)[0], np.zeros((18_000, 18_000), np.int16)
+    huge, pixels = make.ct_series(1)[0], np.zeros((12_500, 12_500), np.int16)
     huge.Rows, huge.Columns, huge.PixelData = *pixels.shape, pixels.tobytes()
     huge.save_as(tmp_path / "huge.dcm", enforce_file_format=True)
-    (tmp_path / "small.toml").write_text("[convert]\nmemory_bytes = 1_200_000_000\n")
+    (tmp_path / "small.toml").write_text("[convert]\nmemory_bytes = 500_000_000\n")
     options = ("--config", tmp_path / "small.toml", "--workers", 2)
     status, listing, _ = voxelnode("convert", tmp_path / "huge.dcm", scan, "-o", tmp_path / "out", *options)
     assert status == 1
     [refusal] = listing["refusals"]
     assert (refusal["series_instance_uid"], refusal["reason"]) == (huge.SeriesInstanceUID, "failed")
-    assert "1200000000 bytes ([convert] memory_bytes)" in refusal["detail"]
+    assert "500000000 bytes ([convert] memory_bytes)" in refusal["detail"]
     assert {row["series_instance_uid"] for row in listing["volumes"]} != {huge.SeriesInstanceUID}
     assert {row["format"] for row in listing["volumes"]} == {"nifti", "mhd", "png"}
 

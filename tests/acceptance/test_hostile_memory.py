@@ -22,15 +22,16 @@ from tests import make
 from tests.acceptance.served import Served, peak_bytes
 
 MEGABYTE = 1_000_000
+LARGE_BYTES = 200 * MEGABYTE
 GROWTH_BYTES = 150 * MEGABYTE
 """Less than any one of the values here."""
 
 
 def private_element() -> FileDataset:
-    """400 MB in a private element."""
+    """A large private element."""
     ds = make.ct_series(1, study_uid="1.2.1", series_uid="1.2.1.1")[0]
     block = ds.private_block(0x0029, "HOSTILE", create=True)
-    block.add_new(0x10, "OB", bytes(400 * MEGABYTE))
+    block.add_new(0x10, "OB", bytes(LARGE_BYTES))
     return ds
 
 
@@ -55,13 +56,13 @@ def bits() -> FileDataset:
 
 
 def document() -> FileDataset:
-    """An encapsulated PDF of 300 MB."""
+    """A large encapsulated PDF."""
     ds = make.ct_series(1, study_uid="1.2.4", series_uid="1.2.4.1")[0]
     for keyword in ("PixelData", "Rows", "Columns"):
         del ds[keyword]
     ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.104.1"
-    ds.EncapsulatedDocument = b"%PDF-1.7" + bytes(300 * MEGABYTE)
-    ds.EncapsulatedDocumentLength = 300 * MEGABYTE + 8
+    ds.EncapsulatedDocument = b"%PDF-1.7" + bytes(LARGE_BYTES)
+    ds.EncapsulatedDocumentLength = LARGE_BYTES + 8
     return ds
 
 
@@ -73,10 +74,10 @@ def items() -> FileDataset:
 
 
 def frames() -> FileDataset:
-    """One compressed frame of 300 MB, which nobody can decode."""
+    """One large compressed frame, which nobody can decode."""
     ds = make.ct_series(1, study_uid="1.2.6", series_uid="1.2.6.1")[0]
     ds.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.90"
-    ds.PixelData = encapsulate([bytes(300 * MEGABYTE)])
+    ds.PixelData = encapsulate([bytes(LARGE_BYTES)])
     ds["PixelData"].is_undefined_length = True
     return ds
 
@@ -121,18 +122,18 @@ def read(url: str, accept: str) -> tuple[int, int, bytes]:
     ("study", "path", "accept", "status", "length"),
     [
         (1, "/metadata", "application/dicom+json", 200, 0),
-        (1, "/bulkdata/00291010", "application/octet-stream", 200, 400 * MEGABYTE),
+        (1, "/bulkdata/00291010", "application/octet-stream", 200, LARGE_BYTES),
         (1, "/frames/1", MULTIPART, 200, 0),
         (2, "/metadata", "application/dicom+json", 200, 0),
         (2, "/frames/1", MULTIPART, 200, 1000),
         (3, "/metadata", "application/dicom+json", 200, 0),
         (3, "/frames/2", MULTIPART, 200, -(-(29_999**2) // 8)),
         (4, "/metadata", "application/dicom+json", 200, 0),
-        (4, "/rendered", "application/pdf", 200, 300 * MEGABYTE + 8),
-        (4, "/bulkdata/00420011", "application/octet-stream", 200, 300 * MEGABYTE + 8),
+        (4, "/rendered", "application/pdf", 200, LARGE_BYTES + 8),
+        (4, "/bulkdata/00420011", "application/octet-stream", 200, LARGE_BYTES + 8),
         (5, "/metadata", "application/dicom+json", 200, 0),
         (6, "/metadata", "application/dicom+json", 200, 0),
-        (6, "/frames/1", MULTIPART, 200, 300 * MEGABYTE),
+        (6, "/frames/1", MULTIPART, 200, LARGE_BYTES),
         (6, "/rendered", "image/jpeg", 406, 0),
     ],
 )

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset, FileDataset
 from pydicom.encaps import encapsulate
+from pydicom.pixels import pixel_array
 from pydicom.pixels.processing import convert_color_space
 from pydicom.uid import (
     HTJ2K,
@@ -306,8 +307,9 @@ def test_jpeg_extended_of_12_bits_is_decoded() -> None:
 def test_compressed_files_of_other_writers_agree_with_pydicom(name: str) -> None:
     ds = shipped(name)
     ours = frames(ds)
-    theirs = ds.pixel_array.reshape(ours.shape)
-    assert np.abs(ours.astype(int) - theirs).max() <= (1 if ours.ndim == 4 else 0)
+    for number in {*range(0, len(ours), 8), len(ours) - 1}:  # pydicom takes long for a clip of 120 frames
+        theirs = pixel_array(ds, index=number)
+        assert np.abs(ours[number].astype(int) - theirs).max() <= (1 if ours.ndim == 4 else 0)
 
 
 HIGH_THROUGHPUT = (
