@@ -20,8 +20,8 @@ from node.errors import UsageError, VoxelnodeError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from node.association.client.association import Address
     from node.cli.truth import Truth
-    from node.control.node import Endpoints
 
 QUIET_SECONDS = 1.0
 MAX_WAIT_SECONDS = 60.0
@@ -69,7 +69,7 @@ def demo(
         web=Web(port=0),
     )
     node = Node(settings)
-    address = node.start()
+    address = node.start().dicom
     try:
         columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
         with Progress(*columns, console=console(), transient=True, disable=json) as progress:
@@ -92,7 +92,7 @@ def _fresh(root: Path | None) -> Path:
     return root.absolute()
 
 
-def _send(address: Endpoints, progress: Progress) -> dict[str, Truth]:
+def _send(address: Address, progress: Progress) -> dict[str, Truth]:
     """Send all series over associations; return the truth of each by Series Instance UID."""
     from node.association.client.send import send_files
     from node.cli.phantom import head_phantom
@@ -110,7 +110,7 @@ def _send(address: Endpoints, progress: Progress) -> dict[str, Truth]:
             files += shipped
             truths |= [truth_of_files(title, shipped)]
         progress.update(task, description=f"sending {len(files)} instances to {address.ae_title}")
-        send_files(files, address.host, address.port, CALLING_AE_TITLE, address.ae_title)
+        send_files(files, address, CALLING_AE_TITLE)
     progress.remove_task(task)
     return truths
 
@@ -213,7 +213,7 @@ def _report(
     print_fields(paths)
 
 
-def _keep(serve_until: Callable[[threading.Event], None], address: Endpoints) -> None:
+def _keep(serve_until: Callable[[threading.Event], None], address: Address) -> None:
     stop = threading.Event()
     stop_at_signal(stop)
     print(

@@ -37,10 +37,9 @@ def echo(
         address = Address(settings.dicom.ae_title, settings.dicom.host or "127.0.0.1", settings.dicom.port)
     else:
         address = address_of(peer, settings)
-    called, host, port = address.ae_title, address.host, address.port
-    answer = {"ae_title": called, "host": host, "port": port}
+    answer = {"ae_title": address.ae_title, "host": address.host, "port": address.port}
     try:
-        took = verify(host, port, calling_aet or settings.dicom.ae_title, called, timeout, address.tls)
+        took = verify(address, calling_aet or settings.dicom.ae_title, timeout)
     except VoxelnodeError as error:
         if not json:
             raise
@@ -49,4 +48,4 @@ def echo(
     if json:
         print_json({**answer, "ok": True, "seconds": took})
     else:
-        print(f"{called} on {host}:{port} answers ({took * 1000:.0f} ms)")
+        print(f"{address.ae_title} on {address.host}:{address.port} answers ({took * 1000:.0f} ms)")

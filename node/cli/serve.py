@@ -58,20 +58,18 @@ def serve(
     stop_at_signal(stop)
     manager = ServiceManager()
     node = Node(settings)
-    address = node.start()
+    endpoints = node.start()
     gc.freeze()
     gc.set_threshold(*SERVING)
-    lines = [
-        f"voxelnode ready: AE {address.ae_title} on {address.host}:{address.port}, "
-        f"root {settings.storage.root.absolute()}"
-    ]
-    if address.web is not None:
-        lines.append(f"pages, REST and DICOMweb: {address.web}")
+    listening = f"AE {endpoints.dicom.ae_title} on {endpoints.dicom.host}:{endpoints.dicom.port}"
+    lines = [f"voxelnode ready: {listening}, root {settings.storage.root.absolute()}"]
+    if endpoints.web is not None:
+        lines.append(f"pages, REST and DICOMweb: {endpoints.web}")
     try:
         print(*lines, sep="\n", flush=True)
     except BrokenPipeError:  # the parent does not read our output: no reason to stop
         stop_printing()
-    manager.ready(f"AE {address.ae_title} on {address.host}:{address.port}")
+    manager.ready(listening)
     node.serve_until(stop, manager.alive)
     manager.stopping("draining")
     node.stop(settings.dicom.drain_seconds)

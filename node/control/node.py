@@ -14,6 +14,7 @@ import structlog
 
 from node import __version__
 from node.association.addresses import peer_addresses
+from node.association.client.association import Address
 from node.association.client.find import FindFailed, find_instance_count
 from node.association.listener import Listener
 from node.audit import APPLICATION, SOURCE, Action, AuditEvent, Participant, Result
@@ -42,9 +43,7 @@ log = structlog.get_logger()
 class Endpoints:
     """Where a started node accepts associations and HTTP requests."""
 
-    host: str
-    port: int
-    ae_title: str
+    dicom: Address
     web: str | None = None
     """URL of the pages; None: [web] is not enabled."""
 
@@ -90,9 +89,9 @@ class Node:
         if self._web is not None:
             web_host, web_port = self._web.start()
             web = f"{self._web.scheme}://{f'[{web_host}]' if ':' in web_host else web_host}:{web_port}/"
-        endpoints = Endpoints(host, port, self._settings.dicom.ae_title, web)
+        endpoints = Endpoints(Address(self._settings.dicom.ae_title, host, port), web)
         self._note_activity("started")
-        log.info("ready", host=host, port=port, ae_title=endpoints.ae_title)
+        log.info("ready", host=host, port=port, ae_title=endpoints.dicom.ae_title)
         return endpoints
 
     def serve_until(self, stop: threading.Event, notify_alive: Callable[[], None] = lambda: None) -> None:
@@ -211,9 +210,7 @@ def _confirmer(settings: Settings, index: Index) -> Confirmer:
     def ask_sender(calling_ae_title: str, series: SeriesKey) -> int | None:
         peer, ours = peers[calling_ae_title], settings.dicom.ae_title
         try:
-            return find_instance_count(
-                peer.host, peer.port, ours, peer.ae_title, *series, timeout=CONFIRM_SECONDS, tls=peer.tls
-            )
+            return find_instance_count(peer, ours, *series, timeout=CONFIRM_SECONDS)
         except FindFailed as error:
             log.warning("series_not_confirmed", series_instance_uid=series[1], reason=str(error))
             return None

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from node.association.client.association import Address
 from tests.preloaded import Process
 
 READY = re.compile(r"voxelnode ready: AE (\S+) on ([\d.]+):(\d+), root (.*)")
@@ -40,6 +41,11 @@ class Served:
         self._environment = {"VOXELNODE_SERIES__QUIET_SECONDS": "1", "VOXELNODE_WEB__PORT": "0", **environment}
         self.process: Process | None = None
         self.port = 0
+
+    @property
+    def address(self) -> Address:
+        """Where it listens, for our own requestor."""
+        return Address("VOXELNODE", "127.0.0.1", self.port)
 
     def start(self) -> Served:
         self._close()

@@ -40,7 +40,7 @@ def source(tmp_path_factory: pytest.TempPathFactory, series: list[FileDataset]) 
         paths.append(folder / f"{ds.SOPInstanceUID}.dcm")
         ds.save_as(paths[-1], enforce_file_format=True)
     with Served(folder / "root", **NO_WEB) as node:
-        send_files(paths, "127.0.0.1", node.port, "SENDER", "VOXELNODE")
+        send_files(paths, node.address, "SENDER")
         yield node
 
 

@@ -74,7 +74,7 @@ def served(sent: dict[str, MediaFile], tmp_path_factory: pytest.TempPathFactory)
             done = subprocess.run(arguments, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr[-2000:]
         others = [as_file(one, folder) for one in sent.values() if not is_classic(one)]
-        assert send_files(others, "127.0.0.1", node.port, "SENDER", "VOXELNODE") == len(others)
+        assert send_files(others, node.address, "SENDER") == len(others)
         node.wait_until_settled(300)
         yield node
 

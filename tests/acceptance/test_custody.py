@@ -33,7 +33,7 @@ def send(node: Served, folder: Path, *instances: Dataset, title: str = "CT1") ->
     for number, ds in enumerate(instances):
         paths.append(folder / f"{number}.dcm")
         ds.save_as(paths[-1], enforce_file_format=True)
-    return send_files(paths, "127.0.0.1", node.port, title, "VOXELNODE")
+    return send_files(paths, node.address, title)
 
 
 def left(root: Path) -> list[Path]:

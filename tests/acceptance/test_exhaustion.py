@@ -11,7 +11,6 @@ from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
-from types import SimpleNamespace
 from typing import Any
 from urllib.request import urlopen
 
@@ -41,19 +40,19 @@ def wake_ups(process: int) -> Counter[str]:
 def test_without_threads_connections_are_refused_and_come_back(tmp_path: Path) -> None:
     with Served(tmp_path / "root", VOXELNODE_WEB__ENABLED="false") as node:
         assert node.process is not None
-        process, acceptor = node.process.pid, SimpleNamespace(host="127.0.0.1", port=node.port)
+        process = node.process.pid
         usual = resource.prlimit(process, resource.RLIMIT_AS)
         # Less than the stack of one thread more; it binds the superuser too, unlike a limit of threads.
         resource.prlimit(process, resource.RLIMIT_AS, (virtual_bytes(process) + 2_000_000, usual[1]))
         with ExitStack() as open_peers:
-            peers = [open_peers.enter_context(Raw(acceptor, 5.0)) for _ in range(8)]  # type: ignore[arg-type]
+            peers = [open_peers.enter_context(Raw(node.address, 5.0)) for _ in range(8)]
             refused = sum(_is_refused(peer) for peer in peers)
             spent = processor_seconds(process)
             threading.Event().wait(1.0)  # a node that spins does so in any second
             assert processor_seconds(process) - spent < 0.3
         assert refused > 0
         resource.prlimit(process, resource.RLIMIT_AS, usual)
-        with Raw(acceptor).associate() as peer:  # type: ignore[arg-type]
+        with Raw(node.address).associate() as peer:
             peer.send(pdu(0x05, bytes(4)))
             assert peer.receive() == (0x06, bytes(4))
         assert node.terminate() == 0
@@ -69,10 +68,9 @@ def test_silent_connections_to_the_pages_leave_dicom_its_descriptors(tmp_path: P
         for number in range(450):  # of five addresses, each of which has its own bound
             source = (f"127.0.0.{2 + number % 5}", 0)
             held.enter_context(socket.create_connection(("127.0.0.1", web), timeout=10, source_address=source))
-        acceptor = SimpleNamespace(host="127.0.0.1", port=node.port)
         for _ in range(5):
             assert echo(node.port) == 0x0000
-        with Raw(acceptor).associate() as peer:  # type: ignore[arg-type]
+        with Raw(node.address).associate() as peer:
             peer.send(pdu(0x05, bytes(4)))
             assert peer.receive() == (0x06, bytes(4))
         with urlopen(f"http://127.0.0.1:{web}/readyz", timeout=10) as answer:

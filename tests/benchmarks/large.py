@@ -14,11 +14,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from node.association.client.association import Address  # noqa: E402
 from tests.benchmarks.receive import voxelnode  # noqa: E402
 from tests.make import instance  # noqa: E402
 from tests.protocol.conftest import Raw, c_store_rq, data_set_bytes, p_data, pdv, status_of  # noqa: E402
@@ -54,7 +54,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="voxelnode-benchmark-", dir=options.folder) as temporary:
         with voxelnode(Path(temporary), "1") as port:
             process_id = node_process(Path(temporary))
-            peer = Raw(SimpleNamespace(host="127.0.0.1", port=port), 600)
+            peer = Raw(Address("VOXELNODE", "127.0.0.1", port), 600)
             with peer.associate():
                 before = memory(process_id, "VmRSS")
                 began = time.perf_counter()

@@ -46,7 +46,7 @@ class Node:
     """
 
     def __init__(self, root: Path, mutant: str | None = None, environment: Mapping[str, str] | None = None) -> None:
-        self.root, self.port = root, 0
+        self.root, self.host, self.port = root, "127.0.0.1", 0
         self.log = root.parent / "serve.log"
         self._environment = {**SETTINGS, **({VARIABLE_OF_MUTANT: mutant} if mutant else {}), **(environment or {})}
         self._process: Process | None = None

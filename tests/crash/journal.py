@@ -10,10 +10,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 from pydicom.uid import CTImageStorage
 
+from node.association.client.association import Address
 from tests import make
 from tests.integration.conftest import data_set_bytes
 from tests.protocol.conftest import Raw, associate_rq, c_store_rq, p_data, pdu, pdv, status_of
@@ -93,7 +93,7 @@ class Sender(threading.Thread):
 
     def run(self) -> None:
         try:
-            with Raw(SimpleNamespace(host="127.0.0.1", port=self._port), SECONDS) as peer:  # type: ignore[arg-type]
+            with Raw(Address("VOXELNODE", "127.0.0.1", self._port), SECONDS) as peer:
                 peer.send(associate_rq(calling=self._title))
                 accepted = peer.receive()
                 if accepted is None or accepted[0] != 0x02:

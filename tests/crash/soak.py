@@ -18,11 +18,11 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 
 from pydicom.uid import CTImageStorage, generate_uid
 from pynetdicom import build_context
 
+from node.association.client.association import Address
 from tests.acceptance.served import Served
 from tests.crash.checker import Checker
 from tests.crash.journal import Journal, Sender, new_series
@@ -135,7 +135,7 @@ class Soak:
 
 
 def _connected(port: int) -> Raw:
-    return Raw(SimpleNamespace(host="127.0.0.1", port=port), SECONDS)  # type: ignore[arg-type]
+    return Raw(Address("VOXELNODE", "127.0.0.1", port), SECONDS)
 
 
 def _good(port: int, journal: Journal) -> None:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -47,7 +46,7 @@ def send(node: Node, instances: list[Sent], journal: Journal) -> list[int]:
 
 def rejection(node: Node) -> tuple[int, int, int] | None:
     """(result, source, reason) with which a new association is rejected; None when it is accepted."""
-    with Raw(SimpleNamespace(host="127.0.0.1", port=node.port)) as peer:  # type: ignore[arg-type]
+    with Raw(node) as peer:
         peer.send(associate_rq())
         answer = peer.receive()
         assert answer is not None
@@ -86,7 +85,7 @@ def test_after_an_error_of_the_disk_nothing_is_acknowledged_until_the_node_is_st
 ) -> None:
     series = begin_series(node, journal)
     disk.fail(FAULTS[place][0], errno.EIO, FAULTS[place][1])
-    with Raw(SimpleNamespace(host="127.0.0.1", port=node.port)) as peer:  # type: ignore[arg-type]
+    with Raw(node) as peer:
         peer.associate()  # from before the error: stores over it are refused, too
         assert send(node, series[2:4], journal) == [OUT_OF_RESOURCES] * 2
         disk.heal()  # a disk that works again proves nothing about what it was told before
@@ -111,7 +110,7 @@ def test_a_full_disk_refuses_and_goes_on_by_itself_when_there_is_room(
     series = begin_series(node, journal)
     disk.fail(FAULTS[place][0], errno.ENOSPC, FAULTS[place][1])
     assert send(node, series[2:4], journal) == [OUT_OF_RESOURCES] * 2
-    assert echo_seconds(SimpleNamespace(host="127.0.0.1", port=node.port)) < 2  # type: ignore[arg-type]
+    assert echo_seconds(node) < 2
     disk.heal()
     assert send(node, series[2:], journal) == [0] * 4
     assert within(30, lambda: not Checker(node.root).unsettled())
@@ -165,7 +164,7 @@ def test_a_disk_that_fills_up_refuses_associations_then_stores_and_takes_both_ag
     series = new_series(6)
     with Node(small_disk / "root", environment=settings) as node:
         assert node.start()
-        with Raw(SimpleNamespace(host="127.0.0.1", port=node.port)) as peer:  # type: ignore[arg-type]
+        with Raw(node) as peer:
             peer.associate()
             sender = Sender(node.port, series, journal)
             sender._store(peer, series[0], 1)

@@ -94,7 +94,7 @@ def stored(node: Served, instances: list[FileDataset], folder: Path) -> None:
     for ds in instances:
         paths.append(folder / f"{ds.SOPInstanceUID}.dcm")
         ds.save_as(paths[-1], enforce_file_format=True)
-    send_files(paths, "127.0.0.1", node.port, "SENDER", "VOXELNODE")
+    send_files(paths, node.address, "SENDER")
 
 
 @dataclass

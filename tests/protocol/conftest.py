@@ -27,6 +27,7 @@ from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotification, MaximumLengthNotification
 
 from node.archive.filesystem import Archive
+from node.association.client.association import Address
 from node.association.listener import Listener
 from node.audit import Audit
 from node.durable import sync_folder
@@ -69,8 +70,10 @@ def after_file_meta(file: bytes) -> bytes:
 class Acceptor(Protocol):
     """Whatever listens: a node, or what it is compared with."""
 
-    host: str
-    port: int
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
 
 
 @dataclass
@@ -84,6 +87,11 @@ class Running:
     host: str = ""
     port: int = 0
     closers: list[Callable[[], None]] = field(default_factory=list)
+
+    @property
+    def address(self) -> Address:
+        """Where it listens, for our own requestor."""
+        return Address("VOXELNODE", self.host, self.port)
 
     def rows(self, query: str = "SELECT * FROM v_images") -> list[dict[str, Any]]:
         """What the index says, by default of the stored instances."""

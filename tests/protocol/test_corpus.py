@@ -33,7 +33,7 @@ def instances(corpus: Path) -> Iterator[tuple[str, Path]]:
 def test_our_sender_brings_every_instance_byte_for_byte(node: Running, corpus: Path) -> None:
     files = dict(instances(corpus))
     assert len(files) > 100
-    assert send_files(list(files.values()), node.host, node.port, "SENDER", "VOXELNODE") == len(files)
+    assert send_files(list(files.values()), node.address, "SENDER") == len(files)
     stored = node.stored_data_sets()
     assert stored.keys() == files.keys()
     assert [uid for uid, path in files.items() if stored[uid] != after_file_meta(path.read_bytes())] == []

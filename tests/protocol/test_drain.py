@@ -53,7 +53,7 @@ def test_idle_and_silent_peers_are_not_waited_for(node: Running) -> None:
 def test_after_a_drain_nobody_is_accepted(node: Running) -> None:
     node.listener.drain(5)
     with pytest.raises(VoxelnodeError):
-        verify(node.host, node.port, "SENDER", "VOXELNODE", 2)
+        verify(node.address, "SENDER", 2)
 
 
 def test_a_peer_that_does_not_finish_is_cut_off_and_leaves_no_file(node: Running) -> None:

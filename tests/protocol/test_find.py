@@ -9,6 +9,7 @@ import pytest
 from pydicom import Dataset
 from pynetdicom import AE, evt
 
+from node.association.client.association import Address
 from node.association.client.find import FindFailed, find_instance_count
 from node.association.client.negotiation import NoAssociation
 from node.dicom.uids import STUDY_ROOT_FIND
@@ -44,7 +45,7 @@ def peer() -> Iterator[Callable[..., int]]:
 
 
 def ask(port: int) -> int | None:
-    return find_instance_count("127.0.0.1", port, "VOXELNODE", "PACS", "1.2.3", "1.2.3.4", 5)
+    return find_instance_count(Address("PACS", "127.0.0.1", port), "VOXELNODE", "1.2.3", "1.2.3.4", 5)
 
 
 def test_the_count_of_the_series_is_told_and_the_query_is_a_hierarchical_one(peer: Callable[..., int]) -> None:

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -84,7 +83,7 @@ def test_an_instance_of_any_size_takes_one_buffer_of_memory(tmp_path: Path) -> N
     size = (1 << 17) - 6
     with Served(tmp_path / "root", VOXELNODE_STORAGE__RESERVE_BYTES="0", VOXELNODE_WEB__ENABLED="false") as node:
         assert node.process is not None
-        with Raw(SimpleNamespace(host="127.0.0.1", port=node.port), 60).associate() as peer:  # type: ignore[arg-type]
+        with Raw(node.address, 60).associate() as peer:
             peer.send(p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID))) + p_data(pdv(1, 0, head)))
             before = peak_bytes(node.process.pid)
             left = 300 << 20

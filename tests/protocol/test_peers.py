@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,7 @@ def test_echoscu_is_answered(node: Running) -> None:
 
 @pytest.mark.parametrize("name", [*PROPOSE, "MR_small.dcm"])
 def test_our_own_sender_sends_the_bytes_of_the_file(node: Running, name: str) -> None:
-    assert send_files([shipped(name)], node.host, node.port, "SENDER", "VOXELNODE") == 1
+    assert send_files([shipped(name)], node.address, "SENDER") == 1
     assert list(node.stored_data_sets().values()) == [after_file_meta(shipped(name).read_bytes())]
     assert [row["calling_ae_title"] for row in node.rows()] == ["SENDER"]
 
@@ -118,7 +119,7 @@ def test_more_kinds_than_one_association_can_hold_are_sent_in_several(node: Runn
         path = tmp_path / f"{number}.dcm"
         instance(sop_class_uid=f"1.2.826.0.1.3680043.9.7.{number + 1}").save_as(path, enforce_file_format=True)
         paths.append(path)
-    assert send_files(paths, node.host, node.port, "SENDER", "VOXELNODE") == 130
+    assert send_files(paths, node.address, "SENDER") == 130
     assert len(node.rows()) == 130
     assert node.settled()
     assert node.count("associations_total{outcome=released}") == 3
@@ -130,14 +131,14 @@ def test_a_refused_context_names_the_file(node: Running, tmp_path: Path) -> None
     ds.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1.99"
     ds.save_as(path, enforce_file_format=True)
     with pytest.raises((SendFailed, NoAssociation), match=r"deflated\.dcm|no presentation context"):
-        send_files([path], node.host, node.port, "SENDER", "VOXELNODE")
+        send_files([path], node.address, "SENDER")
 
 
 def test_verification_measures_and_explains(node: Running, start_node: Callable[..., Running]) -> None:
-    assert 0 < verify(node.host, node.port, "SENDER", "VOXELNODE", 5) < 5
+    assert 0 < verify(node.address, "SENDER", 5) < 5
     strict = start_node(require_called_ae_title=True)
     with pytest.raises(NoAssociation, match="called ae title not recognised"):
-        verify(strict.host, strict.port, "SENDER", "OTHER", 5)
+        verify(replace(strict.address, ae_title="OTHER"), "SENDER", 5)
     strict.listener.drain(5)
     with pytest.raises(NoAssociation, match="does not answer"):
-        verify(strict.host, strict.port, "SENDER", "VOXELNODE", 5)
+        verify(strict.address, "SENDER", 5)

@@ -100,7 +100,7 @@ def test_a_peer_that_does_not_behave_is_told_in_words(
     peer: Callable[..., int], steps: list[Script], error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
-        verify("127.0.0.1", peer(*steps), "US", "PEER", 5)
+        verify(Address("PEER", "127.0.0.1", peer(*steps)), "US", 5)
 
 
 @pytest.mark.parametrize(("steps", "error"), [([], NoAssociation), ([accepting], EchoFailed)])
@@ -110,7 +110,7 @@ def test_a_peer_that_stays_silent_is_left_in_time(
     over = threading.Event()
     port = peer(*steps, lambda connected: over.wait(10) and None)
     with pytest.raises(error, match=r"did not answer within 0\.3 s"):
-        verify("127.0.0.1", port, "US", "PEER", 0.3)
+        verify(Address("PEER", "127.0.0.1", port), "US", 0.3)
     over.set()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from pydicom import Dataset, FileDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, generate_uid
 from pynetdicom import AE, _config, build_context, build_role, evt
 
-from node.association.client.association import Address
 from node.association.client.get import RetrieveTarget
 from node.association.client.get import get as get_into
 from node.association.client.send import send_files
@@ -110,7 +109,7 @@ def stored(node: Running, series: list[FileDataset], folder: Path) -> list[FileD
     for ds in series:
         paths.append(folder / f"{ds.SOPInstanceUID}.dcm")
         ds.save_as(paths[-1], enforce_file_format=True)
-    send_files(paths, node.host, node.port, "SENDER", "VOXELNODE")
+    send_files(paths, node.address, "SENDER")
     return series
 
 
@@ -620,8 +619,8 @@ def test_a_get_over_tls_is_the_same(start_node: Callable[..., Running], keys: Pa
     ds.save_as(path, enforce_file_format=True)
     context = client_context(keys)
     context.check_hostname = False
-    send_files([path], node.host, node.port, "SENDER", "VOXELNODE", tls=context)
-    peer = Address("VOXELNODE", node.host, node.port, context)
+    peer = replace(node.address, tls=context)
+    send_files([path], peer, "SENDER")
     other = start_node()
     got = get_into(RetrieveTarget(str(ds.StudyInstanceUID)), peer, Dicom(ae_title="ASKER"), other.ingest)
     assert (got.completed, got.failed) == (1, 0)
@@ -643,7 +642,7 @@ def test_a_move_to_a_peer_with_tls_proves_who_both_are(
         series = ct_series(1)
         path = tmp_path / f"{expected}.dcm"
         series[0].save_as(path, enforce_file_format=True)
-        send_files([path], node.host, node.port, "SENDER", "VOXELNODE", tls=context)
+        send_files([path], replace(node.address, tls=context), "SENDER")
         ae = AE("ASKER")
         ae.add_requested_context(STUDY_ROOT_MOVE)
         assoc = ae.associate(node.host, node.port, tls_args=(context, None))  # type: ignore[arg-type]

@@ -68,7 +68,7 @@ def sent_series(served: Served, folder: Path) -> str:
     files = [folder / f"{number}.dcm" for number in range(len(series))]
     for file, ds in zip(files, series, strict=True):
         ds.save_as(file, enforce_file_format=True)
-    send_files(files, "127.0.0.1", served.port, "SCANNER", "VOXELNODE")
+    send_files(files, served.address, "SCANNER")
     return str(series[0].StudyInstanceUID)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from time import perf_counter
 
 from node.association.client.association import Address, AssociationLost, association
@@ -17,14 +16,7 @@ class EchoFailed(VoxelnodeError):
     """The peer accepted the association but did not answer C-ECHO with success."""
 
 
-def verify(
-    host: str,
-    port: int,
-    calling_ae_title: str,
-    called_ae_title: str,
-    timeout: float,
-    tls: ssl.SSLContext | None = None,
-) -> float:
+def verify(peer: Address, calling_ae_title: str, timeout: float) -> float:
     """Verify a peer: connect, associate, C-ECHO. Return the seconds it took.
 
     Raises
@@ -35,7 +27,6 @@ def verify(
         C-ECHO was not answered in time, or not with success.
     """
     began = perf_counter()
-    peer = Address(called_ae_title, host, port, tls)
     try:
         with association(
             peer, calling_ae_title, contexts_of([(VERIFICATION, [IMPLICIT_LITTLE_ENDIAN])]), timeout

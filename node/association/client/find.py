@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterator
 
 from pydicom.dataset import Dataset
@@ -74,14 +73,7 @@ def find(
 
 
 def find_instance_count(
-    host: str,
-    port: int,
-    calling_ae_title: str,
-    called_ae_title: str,
-    study_instance_uid: str,
-    series_instance_uid: str,
-    timeout: float,
-    tls: ssl.SSLContext | None = None,
+    peer: Address, calling_ae_title: str, study_instance_uid: str, series_instance_uid: str, timeout: float
 ) -> int | None:
     """Return the peer's *Number of Series Related Instances* (0020,1209), or None if the peer does not give it.
 
@@ -106,10 +98,10 @@ def find_instance_count(
     query.QueryRetrieveLevel = "SERIES"
     query.StudyInstanceUID, query.SeriesInstanceUID = study_instance_uid, series_instance_uid
     query.NumberOfSeriesRelatedInstances = None
-    answers = find(query, Address(called_ae_title, host, port, tls), calling_ae_title, timeout)
+    answers = find(query, peer, calling_ae_title, timeout)
     matching = [answer for answer in answers if answer.get("SeriesInstanceUID") == series_instance_uid]
     if len(matching) != 1:
-        raise FindFailed(f"{called_ae_title} has {len(matching)} series of this UID")
+        raise FindFailed(f"{peer.ae_title} has {len(matching)} series of this UID")
     return _count(matching[0])
 
 

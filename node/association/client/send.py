@@ -6,7 +6,6 @@ A peer that does not accept that transfer syntax gets the instance uncompressed;
 from __future__ import annotations
 
 import hashlib
-import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -246,15 +245,7 @@ def batches(instances: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
         yield batch
 
 
-def send_files(
-    paths: Sequence[Path],
-    host: str,
-    port: int,
-    calling_ae_title: str,
-    called_ae_title: str,
-    timeout: float = 60.0,
-    tls: ssl.SSLContext | None = None,
-) -> int:
+def send_files(paths: Sequence[Path], peer: Address, calling_ae_title: str, timeout: float = 60.0) -> int:
     """Send files unchanged and return their number.
 
     Raises
@@ -265,7 +256,6 @@ def send_files(
         A file is not DICOM, its context was refused, or its answer was a failure; the files before it are sent.
     """
     instances = [read_outgoing(path) for path in paths]
-    peer = Address(called_ae_title, host, port, tls)
     for sent in send(instances, peer, calling_ae_title, never_transcode, timeout):
         if sent.fate is SendOutcome.FAILED:
             raise SendFailed(f"{sent.instance.path}: {sent.reason} {sent.comment}".rstrip())
