@@ -34,13 +34,8 @@ class ReadEvents(PagedRepository):
 
     def of_series(self, study_instance_uid: str, series_instance_uid: str, limit: int) -> list[Row]:
         """Return the events of a series, the newest first."""
-        return self._rows(
-            "SELECT kind, revision, detail, happened_at FROM v_events "
-            "WHERE study_instance_uid = :study AND series_instance_uid = :series ORDER BY id DESC LIMIT :limit",
-            study=study_instance_uid,
-            series=series_instance_uid,
-            limit=limit,
-        )
+        source, rest = "SELECT kind, revision, detail, happened_at FROM v_events", "ORDER BY id DESC LIMIT :limit"
+        return self._rows_of_study(source, study_instance_uid, series_instance_uid, rest, limit=limit)
 
     def conversions(self, limit: int) -> list[Row]:
         """Return the ends of the last conversions, with series and patient, the newest first."""

@@ -26,22 +26,13 @@ class ReadFailures(PagedRepository):
 
     def of_study(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[Row]:
         """Return the rows of ``v_failures`` of a study, or of a series, by stack; those of whole series come last."""
-        return self._rows(
-            "SELECT * FROM v_failures WHERE study_instance_uid = :study "
-            "AND (:series IS NULL OR series_instance_uid = :series) ORDER BY stack IS NULL, stack",
-            study=study_instance_uid,
-            series=series_instance_uid,
-        )
+        order = "ORDER BY stack IS NULL, stack"
+        return self._rows_of_study("SELECT * FROM v_failures", study_instance_uid, series_instance_uid, order)
 
     def of_revision(self, study_instance_uid: str, series_instance_uid: str, revision: int | None) -> list[Row]:
         """Return ``stack``, ``reason`` and ``detail`` of the failures of a revision."""
-        return self._rows(
-            "SELECT stack, reason, detail FROM v_failures WHERE study_instance_uid = :study "
-            "AND series_instance_uid = :series AND revision = :revision ORDER BY stack",
-            study=study_instance_uid,
-            series=series_instance_uid,
-            revision=revision,
-        )
+        source, rest = "SELECT stack, reason, detail FROM v_failures", "AND revision = :revision ORDER BY stack"
+        return self._rows_of_study(source, study_instance_uid, series_instance_uid, rest, revision=revision)
 
     def newest(self, limit: int) -> list[Row]:
         """Return the newest failures."""

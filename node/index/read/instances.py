@@ -78,12 +78,8 @@ class ReadInstances(PagedRepository):
 
     def calling_ae_titles(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[str]:
         """Return the AE titles that sent instances of a study, or of a series, each once and sorted."""
-        rows = self._rows(
-            "SELECT DISTINCT calling_ae_title FROM v_images WHERE study_instance_uid = :study "
-            "AND (:series IS NULL OR series_instance_uid = :series) AND calling_ae_title IS NOT NULL",
-            study=study_instance_uid,
-            series=series_instance_uid,
-        )
+        source, rest = "SELECT DISTINCT calling_ae_title FROM v_images", "AND calling_ae_title IS NOT NULL"
+        rows = self._rows_of_study(source, study_instance_uid, series_instance_uid, rest)
         return sorted(row["calling_ae_title"] for row in rows)
 
     def summary(self, study_instance_uid: str, series_instance_uid: str) -> Row:
@@ -92,13 +88,13 @@ class ReadInstances(PagedRepository):
         ``classes``, ``syntaxes`` and ``senders`` are JSON lists; a sender is source, calling AE title and peer with
         blanks in between.
         """
-        return self._rows(
+        return self._rows_of_study(
             "SELECT count(*) AS instances, sum(bytes) AS bytes, min(received_at) AS first_at, "
             'max(received_at) AS last_at, max("rows") AS "rows", max("columns") AS "columns", '
             "sum(file_missing) AS missing, json_group_array(DISTINCT sop_class_uid) AS classes, "
             "json_group_array(DISTINCT transfer_syntax_uid) AS syntaxes, "
             "json_group_array(DISTINCT source || ' ' || coalesce(calling_ae_title, '') || ' ' || coalesce(peer, '')) "
-            "AS senders FROM v_images WHERE study_instance_uid = :study AND series_instance_uid = :series",
-            study=study_instance_uid,
-            series=series_instance_uid,
+            "AS senders FROM v_images",
+            study_instance_uid,
+            series_instance_uid,
         )[0]

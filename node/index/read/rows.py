@@ -22,6 +22,28 @@ class ReadRepository:
         """
         return [dict(row) for row in self._connection.execute(text(query), values).mappings()]
 
+    def _rows_of_study(
+        self, source: str, study_instance_uid: str, series_instance_uid: str | None, rest: str = "", **values: Any
+    ) -> list[Row]:
+        """Return the rows of a study, or of a series of it.
+
+        Parameters
+        ----------
+        source : str
+            ``SELECT`` columns ``FROM`` a view.
+        rest : str
+            What follows the condition on study and series: more conditions, an order, a limit.
+        values : any
+            Fill the ``:names`` in `rest`.
+        """
+        of_series = "" if series_instance_uid is None else " AND series_instance_uid = :series"
+        return self._rows(
+            f"{source} WHERE study_instance_uid = :study{of_series} {rest}",
+            study=study_instance_uid,
+            series=series_instance_uid,
+            **values,
+        )
+
     def _rows_of_revision(
         self, columns: str, view: str, study_instance_uid: str, series_instance_uid: str, revision: int, limit: int
     ) -> list[Row]:

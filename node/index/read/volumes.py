@@ -67,21 +67,13 @@ class ReadVolumes(PagedRepository):
 
     def of_series(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
         """Return the rows of ``v_volumes`` of a series, the newest revision first."""
-        return self._rows(
-            "SELECT * FROM v_volumes WHERE study_instance_uid = :study AND series_instance_uid = :series "
-            "ORDER BY revision DESC, stack, path",
-            study=study_instance_uid,
-            series=series_instance_uid,
-        )
+        order = "ORDER BY revision DESC, stack, path"
+        return self._rows_of_study("SELECT * FROM v_volumes", study_instance_uid, series_instance_uid, order)
 
     def current(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[Row]:
         """Return the rows of ``v_volumes`` of a study, or of a series, that are not superseded, by path."""
-        return self._rows(
-            "SELECT * FROM v_volumes WHERE study_instance_uid = :study "
-            "AND (:series IS NULL OR series_instance_uid = :series) AND NOT superseded ORDER BY path",
-            study=study_instance_uid,
-            series=series_instance_uid,
-        )
+        rest = "AND NOT superseded ORDER BY path"
+        return self._rows_of_study("SELECT * FROM v_volumes", study_instance_uid, series_instance_uid, rest)
 
     def holding(self, study_instance_uid: str, sop_instance_uid: str) -> list[Row]:
         """Return the rows of ``v_volumes`` that an instance is in and that are not superseded, by path."""
@@ -102,24 +94,14 @@ class ReadVolumes(PagedRepository):
 
     def has_files(self, study_instance_uid: str, series_instance_uid: str, revision: int) -> bool:
         """Return whether a revision has files that were not removed."""
-        rows = self._rows(
-            "SELECT 1 FROM v_volumes WHERE study_instance_uid = :study AND series_instance_uid = :series "
-            "AND revision = :revision AND files_removed_at IS NULL LIMIT 1",
-            study=study_instance_uid,
-            series=series_instance_uid,
-            revision=revision,
-        )
-        return bool(rows)
+        source, rest = "SELECT 1 FROM v_volumes", "AND revision = :revision AND files_removed_at IS NULL LIMIT 1"
+        return bool(self._rows_of_study(source, study_instance_uid, series_instance_uid, rest, revision=revision))
 
     def totals(self, study_instance_uid: str, series_instance_uid: str | None = None) -> Row:
         """Return how many ``files`` a study, or a series, has that were not removed, and their ``bytes``."""
-        return self._rows(
-            "SELECT count(*) AS files, coalesce(sum(bytes), 0) AS bytes FROM v_volumes "
-            "WHERE study_instance_uid = :study AND (:series IS NULL OR series_instance_uid = :series) "
-            "AND files_removed_at IS NULL",
-            study=study_instance_uid,
-            series=series_instance_uid,
-        )[0]
+        source = "SELECT count(*) AS files, coalesce(sum(bytes), 0) AS bytes FROM v_volumes"
+        rest = "AND files_removed_at IS NULL"
+        return self._rows_of_study(source, study_instance_uid, series_instance_uid, rest)[0]
 
     def count_current(self) -> int:
         """Count the files of kind ``volume`` that are not superseded."""
