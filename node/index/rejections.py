@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
@@ -39,16 +40,8 @@ class RejectionRepository(IndexRepository):
 
 def _counted(connection: Connection, counted: CountedRefusal) -> bool:
     """Return whether an equal refusal has an open row, which then counts this one too; if not, add a row."""
-    refused = counted.refused
-    same = {
-        "what": refused.what,
-        "rule": refused.rule,
-        "peer": refused.peer,
-        "calling_ae_title": refused.calling_ae_title,
-        "called_ae_title": refused.called_ae_title,
-        "offered": refused.offered,
-    }
-    texts = {"reason": refused.reason, "remedy": refused.remedy, "last_at": counted.last_at}
+    same = asdict(counted.refused)
+    texts = {"reason": same.pop("reason"), "remedy": same.pop("remedy"), "last_at": counted.last_at}
     open_row = connection.execute(
         select(RejectionRow.id)
         .where(*(getattr(RejectionRow, name) == value for name, value in same.items()))

@@ -39,17 +39,9 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(FILTERS)
-    environment.globals.update(
-        version=__version__,
-        study_url=study_url,
-        series_url=series_url,
-        static_url=static_url,
-        series_chip=series_chip,
-        study_chip=study_chip,
-        event_chip=event_chip,
-        remedies=REMEDIES,
-        conflict_remedies=CONFLICT_REMEDIES,
-    )
+    functions = (study_url, series_url, static_url, series_chip, study_chip, event_chip)
+    environment.globals.update({function.__name__: function for function in functions})
+    environment.globals.update(version=__version__, remedies=REMEDIES, conflict_remedies=CONFLICT_REMEDIES)
     return environment
 
 
