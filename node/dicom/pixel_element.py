@@ -153,9 +153,8 @@ def header_and_pixels(path: Path, max_bytes: int | None = None) -> tuple[Dataset
 
     Parameters
     ----------
-    path : Path
-    max_bytes : int or None
-        Largest number of bytes of the file that may be read.
+    path, max_bytes
+        See `node.dicom.reading.read_instance`.
 
     Raises
     ------

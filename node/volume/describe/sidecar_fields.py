@@ -75,10 +75,8 @@ def describe(ds: Dataset, frames: Sequence[Frame]) -> dict[str, Any]:
 
     Parameters
     ----------
-    ds : Dataset
-        The first data set of the stack.
-    frames : sequence of Frame
-        All planes of the stack in order: slices of the first time first.
+    ds, frames
+        See `node.volume.arrange.temporal.slice_timing.slice_timing`.
 
     Returns
     -------
