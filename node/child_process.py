@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from time import monotonic
@@ -55,6 +56,15 @@ class ChildLate(VoxelnodeError):
 
 class ChildCancelled(VoxelnodeError):
     """The answer is no longer wanted; the child process was killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChildLimits:
+    """The limits of one request to a child: address space, processor time, and wall time, which the node watches."""
+
+    memory_bytes: int  # beyond that of its loaded program
+    cpu_seconds: int
+    deadline_seconds: float
 
 
 class Child:
@@ -310,7 +320,7 @@ def use_one_thread() -> None:
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
 
 
-def mapped_bytes() -> int:
+def _mapped_bytes() -> int:
     """Return the address space that this process has mapped."""
     with open("/proc/self/statm", encoding="ascii") as statm:
         return int(statm.read().split()[0]) * resource.getpagesize()
@@ -343,6 +353,18 @@ def requests(pipe: Connection) -> Iterator[Any]:
         except EOFError:
             return
         yield request
+
+
+def limited_requests(pipe: Connection) -> Iterator[tuple[Any, ChildLimits]]:
+    """Yield the pairs of request and limits that come through a pipe; the limits hold until the next pair.
+
+    Everything that the child loads must be loaded before.
+    """
+    loaded_bytes = _mapped_bytes()  # differs between machines and versions of libraries, so it is not counted
+    for request, limits in requests(pipe):
+        limit_memory(loaded_bytes + limits.memory_bytes)
+        limit_processor_time(limits.cpu_seconds)
+        yield request, limits
 
 
 def type_and_location(error: Exception) -> str:

@@ -17,11 +17,9 @@ from node.child_process import (
     ChildCancelled,
     ChildDied,
     ChildLate,
+    ChildLimits,
     ChildPool,
-    limit_memory,
-    limit_processor_time,
-    mapped_bytes,
-    requests,
+    limited_requests,
     use_one_thread,
 )
 from node.errors import OutOfResources, VoxelnodeError
@@ -75,11 +73,9 @@ class Decoder:
         max_waiting: int = 20,
         max_answer_bytes: int = 64_000_000,
     ) -> None:
-        self._cpu_seconds, self._deadline_seconds = cpu_seconds, deadline_seconds
+        self._limits = ChildLimits(memory_bytes, cpu_seconds, deadline_seconds)
         self._turns, self._queue = threading.Semaphore(workers), threading.Semaphore(workers + max_waiting)
-        self._children = ChildPool(
-            serve, memory_bytes, cpu_seconds, max_answer_bytes, name="voxelnode-decoder", max_answers=MAX_JOBS_PER_CHILD
-        )
+        self._children = ChildPool(serve, max_answer_bytes, name="voxelnode-decoder", max_answers=MAX_JOBS_PER_CHILD)
 
     def run(
         self, function: Callable[Arguments, Answer], *arguments: Arguments.args, **keywords: Arguments.kwargs
@@ -110,7 +106,7 @@ class Decoder:
         if not self._queue.acquire(blocking=False):
             raise DecoderBusy
         try:
-            if not self._turns.acquire(timeout=self._deadline_seconds):
+            if not self._turns.acquire(timeout=self._limits.deadline_seconds):
                 raise DecoderBusy
             try:
                 yield
@@ -121,25 +117,23 @@ class Decoder:
 
     def _call(self, job: Callable[[], object]) -> tuple[bool, Any]:
         try:
-            return self._children.call(job, self._deadline_seconds)  # type: ignore[no-any-return]
+            return self._children.call((job, self._limits), self._limits.deadline_seconds)  # type: ignore[no-any-return]
         except ChildCancelled:
             raise NotDecoded(STOPPING) from None
         except ChildLate:
             raise DecoderBusy from None
         except ChildDied as died:
             if died.signal_name == "SIGXCPU":
-                raise NotDecoded(f"it took more than {self._cpu_seconds} s of processor time") from died
+                raise NotDecoded(f"it took more than {self._limits.cpu_seconds} s of processor time") from died
             raise NotDecoded(NO_MEMORY if died.out_of_memory else "the decoder crashed") from died
 
 
-def serve(pipe: Connection, memory_bytes: int, cpu_seconds: int, max_answer_bytes: int) -> None:
+def serve(pipe: Connection, max_answer_bytes: int) -> None:
     """Run job after job until the pipe closes; answers with (True, result) or (False, reason or OSError)."""
     use_one_thread()
     from node.conversion.decoding import result_of
 
-    limit_memory(mapped_bytes() + memory_bytes)
-    for job in requests(pipe):
-        limit_processor_time(cpu_seconds)
+    for job, _limits in limited_requests(pipe):
         try:
             pipe.send(result_of(job, max_answer_bytes))
         except MemoryError:

@@ -1,4 +1,4 @@
-"""Records that pass between the node and a converting child: the job, its limits, its result.
+"""Records that pass between the node and a converting child: the job and its result.
 
 This module loads neither arrays nor codecs, so the node's process does not need them.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from node.child_process import ChildLimits
 from node.completeness import Completeness, Expectation
 from node.index.records import ConvertedFile
 from node.volume.reasons import Exclusion, Refusal
@@ -57,27 +58,10 @@ class Converted:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class ConversionLimits:
-    """The limits of one conversion.
+def limits(section: Convert) -> ChildLimits:
+    """Return the limits that the configuration sets.
 
-    Attributes
-    ----------
-    memory_bytes : int
-        Address space of the child beyond that of its loaded program.
-    deadline_seconds : float
-        Wall time.
+    Processor time is limited too, so that the kernel ends a child that has outlived the node, which watches the
+    deadline.
     """
-
-    memory_bytes: int
-    deadline_seconds: float
-
-    @property
-    def cpu_seconds(self) -> int:
-        """Processor time, so that the kernel ends a child that has outlived the node, which watches the deadline."""
-        return math.ceil(self.deadline_seconds)
-
-
-def limits(section: Convert) -> ConversionLimits:
-    """Return the limits that the configuration sets."""
-    return ConversionLimits(section.memory_bytes, section.deadline_seconds)
+    return ChildLimits(section.memory_bytes, math.ceil(section.deadline_seconds), section.deadline_seconds)

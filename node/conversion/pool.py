@@ -16,21 +16,18 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from node.child_process import (
-    ChildCancelled,
     ChildDied,
     ChildLate,
+    ChildLimits,
     ChildPool,
-    limit_memory,
-    limit_processor_time,
-    mapped_bytes,
-    requests,
+    limited_requests,
     type_and_location,
     use_one_thread,
 )
 from node.errors import VoxelnodeError, is_out_of_memory
 
 if TYPE_CHECKING:
-    from node.conversion.job import ConversionJob, ConversionLimits, Converted
+    from node.conversion.job import ConversionJob, Converted
 
 MAX_SERIES_PER_CHILD = 200
 """A child is replaced after so many series, because codecs leak."""
@@ -38,10 +35,6 @@ MAX_SERIES_PER_CHILD = 200
 
 class ConverterDied(VoxelnodeError):
     """The child process ended, or was ended, without an answer."""
-
-
-class ConversionCancelled(VoxelnodeError):
-    """The conversion was ended because its result is not wanted now; it may begin again."""
 
 
 class Converters:
@@ -60,20 +53,18 @@ class Converters:
         """Start a child, so that it can load its modules meanwhile."""
         self._children.start()
 
-    def run(self, job: ConversionJob, limits: ConversionLimits, cancelled: threading.Event) -> Converted:
+    def run(self, job: ConversionJob, limits: ChildLimits, cancelled: threading.Event) -> Converted:
         """Convert one series in a child.
 
         Raises
         ------
         ConverterDied
             The message gives the cause: a signal, a limit, an error of ours.
-        ConversionCancelled
-            `cancelled` was set first.
+        ChildCancelled
+            `cancelled` was set first, or the converters are closed; the conversion may begin again.
         """
         try:
             answer = self._children.call((job, limits), limits.deadline_seconds, cancelled)
-        except ChildCancelled:
-            raise ConversionCancelled from None
         except ChildLate:
             late = f"no result within {limits.deadline_seconds:g} s ([convert] deadline_seconds)"
             raise ConverterDied(late) from None
@@ -93,10 +84,7 @@ def serve(pipe: Connection, niceness: int) -> None:
     os.nice(niceness)
     use_one_thread()
     convert = _loaded()
-    loaded_bytes = mapped_bytes()  # differs between machines and versions of libraries, so it is not counted
-    for job, limits in requests(pipe):
-        limit_memory(loaded_bytes + limits.memory_bytes)
-        limit_processor_time(limits.cpu_seconds)
+    for job, limits in limited_requests(pipe):
         try:
             answer: Converted | str = convert(job)
         except Exception as error:  # the boundary of the process: the node records the cause
@@ -104,7 +92,7 @@ def serve(pipe: Connection, niceness: int) -> None:
         pipe.send(answer)
 
 
-def _failure(error: Exception, limits: ConversionLimits) -> str:
+def _failure(error: Exception, limits: ChildLimits) -> str:
     if is_out_of_memory(error):
         return _memory_exceeded(limits)
     if isinstance(error, OSError):
@@ -112,7 +100,7 @@ def _failure(error: Exception, limits: ConversionLimits) -> str:
     return type_and_location(error)
 
 
-def _memory_exceeded(limits: ConversionLimits) -> str:
+def _memory_exceeded(limits: ChildLimits) -> str:
     allowed = resource.getrlimit(resource.RLIMIT_AS)[1]
     if allowed != resource.RLIM_INFINITY and allowed <= limits.memory_bytes:
         return f"conversion needs more than {allowed} bytes (ulimit -v)"
@@ -131,7 +119,7 @@ def _loaded() -> Callable[[ConversionJob], Converted]:
     return convert
 
 
-def _cause(died: ChildDied, limits: ConversionLimits) -> str:
+def _cause(died: ChildDied, limits: ChildLimits) -> str:
     if died.signal_name == "SIGXCPU":
         return f"conversion used more than {limits.cpu_seconds} s of processor time ([convert] deadline_seconds)"
     if died.out_of_memory:

@@ -12,9 +12,10 @@ from time import monotonic
 import structlog
 
 from node.archive.filesystem import Archive
+from node.child_process import ChildCancelled
 from node.conversion.cleanup import Housekeeping
 from node.conversion.job import limits
-from node.conversion.pool import ConversionCancelled, ConverterDied, Converters
+from node.conversion.pool import ConverterDied, Converters
 from node.conversion.series import is_unchanged, record_outcome, write_volumes
 from node.errors import VoxelnodeError
 from node.index.database import Index
@@ -157,7 +158,7 @@ class Worker(IndexFollower):
                 self._options,
                 lambda job: self._converters.run(job, self._limits, self._cancelled),
             )
-        except ConversionCancelled:
+        except ChildCancelled:
             return partial(self._hand_back, claimed)
         except ConverterDied as died:
             return partial(self._record_crash, claimed, str(died))

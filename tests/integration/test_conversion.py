@@ -17,9 +17,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from node.conversion.job import ConversionJob, ConversionLimits, Converted
+from node.child_process import ChildCancelled, ChildLimits
+from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
-from node.conversion.pool import ConversionCancelled, ConverterDied, Converters
+from node.conversion.pool import ConverterDied, Converters
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import revision_folder, sweep
 from node.index.records import ClaimedSeries
@@ -31,7 +32,7 @@ from tests.integration.conftest import Clock, Root
 from tests.rows import view_rows
 
 OPTIONS = write_options(Convert())
-LIMITS = ConversionLimits(memory_bytes=8 << 30, deadline_seconds=60)
+LIMITS = ChildLimits(memory_bytes=8 << 30, cpu_seconds=60, deadline_seconds=60)
 
 
 def rows(root: Root, query: str, **values: Any) -> list[dict[str, Any]]:
@@ -255,7 +256,7 @@ def test_a_cancelled_conversion_ends_at_once(job: ConversionJob) -> None:
     cancelled.set()
     converters = Converters()
     try:
-        with pytest.raises(ConversionCancelled):
+        with pytest.raises(ChildCancelled):
             converters.run(job, LIMITS, cancelled)
     finally:
         converters.close()

@@ -70,10 +70,8 @@ def after_file_meta(file: bytes) -> bytes:
 class Acceptor(Protocol):
     """Whatever listens: a node, or what it is compared with."""
 
-    @property
-    def host(self) -> str: ...
-    @property
-    def port(self) -> int: ...
+    host: str
+    port: int
 
 
 @dataclass

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -43,14 +44,14 @@ def test_a_job_that_only_waits_is_ended_too_and_harms_no_other() -> None:
     decoder = Decoder()
     try:
         decoder.run(bytes, 1)  # which starts a child
-        decoder._deadline_seconds = 2.0
+        decoder._limits = replace(decoder._limits, deadline_seconds=2.0)
         began = time.monotonic()
         with ThreadPoolExecutor(1) as threads:
             asleep = threads.submit(decoder.run, time.sleep, 3600)  # type: ignore[arg-type]
             with pytest.raises(DecoderBusy):
                 asleep.result(30)
         assert 1.5 < time.monotonic() - began < 15
-        decoder._deadline_seconds = 60.0
+        decoder._limits = replace(decoder._limits, deadline_seconds=60.0)
         assert decoder.run(bytes, 3) == b"\0\0\0"
     finally:
         decoder.close()
