@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from node.web.access import Reader
 from node.web.api import models
-from node.web.api.paging import MAX_ID
+from node.web.api.models import MAX_ID
 from node.web.background_requests import background_request
 from node.web.services import Node, Services
 
@@ -67,7 +67,7 @@ async def stream_events(
     while not request.app.state.stopping.is_set() and monotonic() - began < STREAM_SECONDS:
         rows = await run_in_threadpool(_since, node, last)
         for row in rows:
-            yield ServerSentEvent(data=models.EventResource.model_validate(row), event=row["kind"], id=str(row["id"]))
+            yield ServerSentEvent(data=models.EventResource.of(row), event=row["kind"], id=str(row["id"]))
             last = row["id"]
         if len(rows) < MAX_EVENTS_PER_READ:
             await asyncio.sleep(POLL_SECONDS)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from node.index.events import EventKind
-from node.web.api.paging import RowId
+
+MAX_ID = 2**53 - 1
+"""Largest integer that JSON clients represent exactly; SQLite's are larger."""
+
+RowId = Annotated[int, Field(ge=0, le=MAX_ID)]
 
 State = Literal["receiving", "converting", "converted", "refused", "not-an-image", "failed"]
 """State of a series, see `node.index.models.SERIES_STATES`."""
@@ -24,6 +31,18 @@ class Resource(BaseModel):
     """Made of a row of the index; columns that a resource does not name are not answered."""
 
     model_config = ConfigDict(from_attributes=True)
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """Return the resource of a row."""
+        return cls.model_validate(row)
+
+
+class ResourceOfSeries(Resource):
+    """A resource that is a series or belongs to one."""
+
+    study_instance_uid: str
+    series_instance_uid: str
 
 
 class PatientResource(Resource):
@@ -59,11 +78,9 @@ class StudyResource(Resource):
     last_received_at: dt.datetime | None
 
 
-class CompletenessResource(Resource):
+class CompletenessResource(ResourceOfSeries):
     """Whether a series is complete, the rule that says so, and the expected number of instances."""
 
-    study_instance_uid: str
-    series_instance_uid: str
     state: State
     verdict: str | None
     verdict_rule: str | None
@@ -75,11 +92,9 @@ class CompletenessResource(Resource):
     revision: int
 
 
-class JobResource(Resource):
+class JobResource(ResourceOfSeries):
     """The conversion of a series: waiting, running, refused or failed."""
 
-    study_instance_uid: str
-    series_instance_uid: str
     modality: str | None
     state: State
     instances: int
@@ -106,11 +121,9 @@ class SeriesResource(CompletenessResource):
     error: str | None
 
 
-class InstanceResource(Resource):
+class InstanceResource(ResourceOfSeries):
     """A stored instance; `bytes` and `sha256` are those of its data set as it was received."""
 
-    study_instance_uid: str
-    series_instance_uid: str
     sop_instance_uid: str
     sop_class_uid: str
     transfer_syntax_uid: str
@@ -152,12 +165,18 @@ class VolumeResource(Resource):
     converter: str
     created_at: dt.datetime
 
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """Return the resource of a row, with name and URL instead of its path."""
+        name = PurePath(row["path"]).name
+        is_on_disk = row["files_removed_at"] is None
+        url = f"/api/v1/volumes/{row['id']}/file/{quote(name)}" if is_on_disk else None
+        return cls.model_validate({**row, "name": name, "url": url})
 
-class FailureResource(Resource):
+
+class FailureResource(ResourceOfSeries):
     """Why a series, or a stack of it, has no volume."""
 
-    study_instance_uid: str
-    series_instance_uid: str
     revision: int
     stack: int | None
     reason: str
@@ -165,11 +184,9 @@ class FailureResource(Resource):
     failed_at: dt.datetime
 
 
-class ExclusionResource(Resource):
+class ExclusionResource(ResourceOfSeries):
     """An instance, or frames of it, that is in no volume."""
 
-    study_instance_uid: str
-    series_instance_uid: str
     revision: int
     superseded: bool
     sop_instance_uid: str

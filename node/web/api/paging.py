@@ -11,20 +11,22 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Depends, Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from node.errors import UsageError
 from node.index.read import ReadIndex
 from node.index.read.rows import PagedRepository, Row
+from node.web.access import RequestAudit
+from node.web.api.models import MAX_ID, Resource
+from node.web.audit_trail import AccountAuditTrail
+from node.web.errors import ResourceNotFound
 from node.web.services import Node, Services
 
 MAX_ROWS = 1000
-MAX_ID = 2**53 - 1
-"""Largest integer that JSON clients represent exactly; SQLite's are larger."""
 
-Item = TypeVar("Item")
+Item = TypeVar("Item", bound=Resource)
 
-RowId = Annotated[int, Field(ge=0, le=MAX_ID)]
+OptionalUid = Annotated[str | None, Query(max_length=64)]
 
 
 class Page(BaseModel, Generic[Item]):
@@ -71,14 +73,14 @@ class PageRequest:
     limit: int
 
     def read(
-        self, item: Callable[[Row], Item], repository: Callable[[ReadIndex], PagedRepository], **wanted: Any
+        self, resource: type[Item], repository: Callable[[ReadIndex], PagedRepository], /, **wanted: Any
     ) -> Page[Item]:
         """Search the index for the page, in a list that is ordered by id.
 
         Parameters
         ----------
-        item : callable
-            Makes an item of a row.
+        resource : type
+            Of the items; one is made of each row.
         repository : callable
             Returns the listed repository of the index.
         wanted : any
@@ -88,7 +90,7 @@ class PageRequest:
         with self.node.index.searching() as index:
             rows = repository(index).page(position[0] if position else None, self.limit, **wanted)
         is_last = len(rows) < self.limit
-        return Page(items=[item(row) for row in rows], next=None if is_last else cursor(rows[-1]["id"]))
+        return Page(items=[resource.of(row) for row in rows], next=None if is_last else cursor(rows[-1]["id"]))
 
 
 def _requested(
@@ -103,3 +105,55 @@ def _requested(
 
 RequestedPage = Annotated[PageRequest, Depends(_requested)]
 """Parameter of a route: the part of its list that is wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditedPageRequest:
+    """A request for a part of a list that names patients: the audit log records its filters."""
+
+    request: PageRequest
+    audit: AccountAuditTrail
+
+    def read(
+        self, name: str, resource: type[Item], repository: Callable[[ReadIndex], PagedRepository], /, **wanted: Any
+    ) -> Page[Item]:
+        """Record a query of the list `name`, and search the index; see `PageRequest.read`."""
+        self.audit.queried(query_detail(name, **wanted))
+        return self.request.read(resource, repository, **wanted)
+
+
+def query_detail(name: str, /, **wanted: Any) -> str:
+    """Return the text of a query for the audit log: the list, and the filters that are set."""
+    return " ".join([name, *(f"{filter_}={value}" for filter_, value in wanted.items() if value)])
+
+
+def _audited(request: RequestedPage, audit: RequestAudit) -> AuditedPageRequest:
+    return AuditedPageRequest(request, audit)
+
+
+AuditedPage = Annotated[AuditedPageRequest, Depends(_audited)]
+"""Parameter of a route: the part of its list that is wanted, where the list names patients."""
+
+
+def only_row(repository: PagedRepository, noun: str, /, **wanted: Any) -> Row:
+    """Return the row of a single resource, the newest if several match.
+
+    Raises
+    ------
+    ResourceNotFound
+        There is none; `noun` names it in the answer.
+    """
+    rows = repository.page(None, 1, **wanted)
+    if not rows:
+        raise ResourceNotFound(noun)
+    return rows[0]
+
+
+def _uid_filters(
+    study_instance_uid: OptionalUid = None, series_instance_uid: OptionalUid = None
+) -> dict[str, str | None]:
+    return {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
+
+
+UidFilters = Annotated[dict[str, str | None], Depends(_uid_filters)]
+"""Parameter of a route: the study, or the series, that its list is limited to."""

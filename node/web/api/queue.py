@@ -8,15 +8,14 @@ from fastapi import APIRouter, Query
 
 from node import __version__
 from node.index.events import EventKind
-from node.web.access import Reader, RequestAudit
+from node.web.access import Reader
 from node.web.api import models
-from node.web.api.paging import Page, RequestedPage
+from node.web.api.paging import AuditedPage, OptionalUid, Page, RequestedPage
 from node.web.services import Node
 
 router = APIRouter(tags=["ledger"])
 
 Word = Annotated[str | None, Query(max_length=64)]
-OptionalUid = Annotated[str | None, Query(max_length=64)]
 
 UNDONE = ("receiving", "converting", "refused", "failed")
 
@@ -29,12 +28,8 @@ def list_verdicts(
     study_instance_uid: OptionalUid = None,
 ) -> Page[models.CompletenessResource]:
     """Whether series are complete and by which rule, newest first."""
-    return page.read(
-        models.CompletenessResource.model_validate,
-        lambda index: index.series,
-        study_instance_uid=study_instance_uid,
-        verdict=verdict,
-    )
+    wanted = {"study_instance_uid": study_instance_uid, "verdict": verdict}
+    return page.read(models.CompletenessResource, lambda index: index.series, **wanted)
 
 
 @router.get("/jobs")
@@ -44,15 +39,13 @@ def list_jobs(
     state: Literal["receiving", "converting", "refused", "failed"] | None = None,
 ) -> Page[models.JobResource]:
     """Series that wait for their conversion, are being converted, were refused or failed, newest first."""
-    return page.read(
-        models.JobResource.model_validate, lambda index: index.series, states=(state,) if state else UNDONE
-    )
+    return page.read(models.JobResource, lambda index: index.series, states=(state,) if state else UNDONE)
 
 
 @router.get("/failures")
 def list_failures(account: Reader, page: RequestedPage, reason: Word = None) -> Page[models.FailureResource]:
     """Why series, or stacks of them, have no volume (docs/conversion.md), newest first."""
-    return page.read(models.FailureResource.model_validate, lambda index: index.failures, reason=reason)
+    return page.read(models.FailureResource, lambda index: index.failures, reason=reason)
 
 
 @router.get("/exclusions")
@@ -60,26 +53,22 @@ def list_exclusions(
     account: Reader, page: RequestedPage, series_instance_uid: OptionalUid = None
 ) -> Page[models.ExclusionResource]:
     """Instances, or frames of them, that conversions left out of their volumes, the newest first."""
-    return page.read(
-        models.ExclusionResource.model_validate, lambda index: index.exclusions, series_instance_uid=series_instance_uid
-    )
+    return page.read(models.ExclusionResource, lambda index: index.exclusions, series_instance_uid=series_instance_uid)
 
 
 @router.get("/rejections")
 def list_rejections(account: Reader, page: RequestedPage, rule: Word = None) -> Page[models.RejectionResource]:
     """Refused connections, associations and instances, with sender and remedy, newest first."""
-    return page.read(models.RejectionResource.model_validate, lambda index: index.rejections, rule=rule)
+    return page.read(models.RejectionResource, lambda index: index.rejections, rule=rule)
 
 
 @router.get("/conflicts")
 def list_conflicts(
-    account: Reader, audit: RequestAudit, page: RequestedPage, study_instance_uid: OptionalUid = None
+    account: Reader, page: AuditedPage, study_instance_uid: OptionalUid = None
 ) -> Page[models.ConflictResource]:
     """Identity conflicts: one UID or Patient ID with different content, newest first."""
-    audit.queried(f"conflicts study_instance_uid={study_instance_uid}")  # the details name patients
-    return page.read(
-        models.ConflictResource.model_validate, lambda index: index.conflicts, study_instance_uid=study_instance_uid
-    )
+    wanted = {"study_instance_uid": study_instance_uid}  # audited: the details name patients
+    return page.read("conflicts", models.ConflictResource, lambda index: index.conflicts, **wanted)
 
 
 @router.get("/history")
@@ -88,10 +77,7 @@ def list_history(
 ) -> Page[models.EventResource]:
     """Events (docs/lifecycle.md), newest first; `/events` streams them as they happen."""
     return page.read(
-        models.EventResource.model_validate,
-        lambda index: index.events,
-        kind=kind,
-        series_instance_uid=series_instance_uid,
+        models.EventResource, lambda index: index.events, kind=kind, series_instance_uid=series_instance_uid
     )
 
 

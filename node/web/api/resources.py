@@ -14,7 +14,17 @@ from node.index.records import Level
 from node.web import actions
 from node.web.access import Admin, Caller, Reader, RequestAudit, Writer
 from node.web.api import models
-from node.web.api.paging import Page, RequestedPage, RowId, cursor, parse_cursor
+from node.web.api.models import RowId
+from node.web.api.paging import (
+    AuditedPage,
+    Page,
+    RequestedPage,
+    UidFilters,
+    cursor,
+    only_row,
+    parse_cursor,
+    query_detail,
+)
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import file_response
@@ -28,29 +38,25 @@ MAX_SERIES = 100_000
 Uid = Annotated[str, Path(max_length=64)]
 DryRun = Annotated[bool, Query(description="only answer what would be deleted")]
 OptionalText = Annotated[str | None, Query(max_length=324)]
-OptionalUid = Annotated[str | None, Query(max_length=64)]
 
 
 @router.get("/patients", tags=["patients"])
 def list_patients(
     account: Reader,
-    audit: RequestAudit,
-    page: RequestedPage,
+    page: AuditedPage,
     patient_id: OptionalText = None,
     name: Annotated[str | None, Query(max_length=324, description="beginning of the name, case-insensitive")] = None,
 ) -> Page[models.PatientResource]:
     """Patients, newest first."""
-    audit.queried(_audit_detail("patients", patient_id=patient_id, name=name))
-    return page.read(
-        models.PatientResource.model_validate, lambda index: index.patients, patient_id=patient_id, name=name
-    )
+    wanted = {"patient_id": patient_id, "name": name}
+    return page.read("patients", models.PatientResource, lambda index: index.patients, **wanted)
 
 
 @router.post("/patients/{id}/merge", tags=["patients"])
 def merge_patient(account: Admin, node: Node, id: RowId, merge: models.MergeRequest) -> models.MergeResult:
     """Merge this patient into another one, which gets its studies, including future ones."""
     done = node.actions["merge-patients"](source=id, target=merge.into, who=account.name)
-    return models.MergeResult.model_validate(done)
+    return models.MergeResult.of(done)
 
 
 @router.get("/studies", tags=["studies"])
@@ -80,7 +86,7 @@ def list_studies(
         patient_id=patient_id,
         accession_number=accession_number,
     )
-    audit.queried(_audit_detail("studies", **asdict(wanted)))
+    audit.queried(query_detail("studies", **asdict(wanted)))
     position = parse_cursor(page.after)
     with node.index.searching() as index:
         studies = index.studies.listed(wanted, order, StudyCursor(*position) if position else None, page.limit)
@@ -117,29 +123,21 @@ def reconvert_study(
     if patient_id is None:
         raise ResourceNotFound("study")
     series = [row["series_instance_uid"] for row in rows]
-    return models.ReconvertResult.model_validate(actions.reconvert(node, audit, study_instance_uid, patient_id, series))
+    return models.ReconvertResult.of(actions.reconvert(node, audit, study_instance_uid, patient_id, series))
 
 
 @router.get("/series", tags=["series"])
 def list_series(
     account: Reader,
-    audit: RequestAudit,
-    page: RequestedPage,
-    study_instance_uid: OptionalUid = None,
-    series_instance_uid: OptionalUid = None,
+    page: AuditedPage,
+    uids: UidFilters,
     modality: OptionalText = None,
     state: Annotated[list[models.State] | None, Query(max_length=6, description="any of these states")] = None,
     verdict: OptionalText = None,
 ) -> Page[models.SeriesResource]:
     """Series, newest first."""
-    wanted = {
-        "study_instance_uid": study_instance_uid,
-        "series_instance_uid": series_instance_uid,
-        "modality": modality,
-        "verdict": verdict,
-    }
-    audit.queried(_audit_detail("series", **wanted, state=state))
-    return page.read(models.SeriesResource.model_validate, lambda index: index.series, states=state or (), **wanted)
+    wanted = {**uids, "modality": modality, "verdict": verdict, "states": state or ()}
+    return page.read("series", models.SeriesResource, lambda index: index.series, **wanted)
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}", tags=["series"])
@@ -151,7 +149,7 @@ def show_series(
         row = _series(index, study_instance_uid, series_instance_uid)
         patient_id = index.studies.patient_id(study_instance_uid)
     audit.accessed([of_study(study_instance_uid, patient_id)])
-    return models.SeriesResource.model_validate(row)
+    return models.SeriesResource.of(row)
 
 
 @router.delete("/studies/{study_instance_uid}/series/{series_instance_uid}", tags=["series"])
@@ -171,21 +169,13 @@ def reconvert_series(
         _series(index, study_instance_uid, series_instance_uid)
         patient_id = index.studies.patient_id(study_instance_uid)
     done = actions.reconvert(node, audit, study_instance_uid, patient_id or "", [series_instance_uid])
-    return models.ReconvertResult.model_validate(done)
+    return models.ReconvertResult.of(done)
 
 
 @router.get("/instances", tags=["instances"])
-def list_instances(
-    account: Reader,
-    audit: RequestAudit,
-    page: RequestedPage,
-    study_instance_uid: OptionalUid = None,
-    series_instance_uid: OptionalUid = None,
-) -> Page[models.InstanceResource]:
+def list_instances(account: Reader, page: AuditedPage, uids: UidFilters) -> Page[models.InstanceResource]:
     """Stored instances, newest first."""
-    wanted = {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
-    audit.queried(_audit_detail("instances", **wanted))
-    return page.read(models.InstanceResource.model_validate, lambda index: index.instances, **wanted)
+    return page.read("instances", models.InstanceResource, lambda index: index.instances, **uids)
 
 
 @router.get("/instances/{sop_instance_uid}", tags=["instances"])
@@ -193,7 +183,7 @@ def show_instance(account: Reader, node: Node, audit: RequestAudit, sop_instance
     """One stored instance."""
     row = _instance(node, sop_instance_uid)
     audit.accessed([of_study(row["study_instance_uid"], row["patient_id"])])
-    return models.InstanceResource.model_validate(row)
+    return models.InstanceResource.of(row)
 
 
 @router.head("/instances/{sop_instance_uid}/file", include_in_schema=False)
@@ -233,18 +223,13 @@ def _fields(study: ListedStudy) -> list[tuple[str, Any]]:
 
 
 def _series(index: ReadIndex, study_instance_uid: str, series_instance_uid: str) -> dict[str, Any]:
-    rows = index.series.page(None, 1, study_instance_uid=study_instance_uid, series_instance_uid=series_instance_uid)
-    if not rows:
-        raise ResourceNotFound("series")
-    return rows[0]
+    uids = {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
+    return only_row(index.series, "series", **uids)
 
 
 def _instance(node: Services, sop_instance_uid: str) -> dict[str, Any]:
     with node.index.reading() as index:
-        rows = index.instances.page(None, 1, sop_instance_uid=sop_instance_uid)
-    if not rows:
-        raise ResourceNotFound("instance")
-    return rows[0]
+        return only_row(index.instances, "instance", sop_instance_uid=sop_instance_uid)
 
 
 def _delete(
@@ -257,8 +242,3 @@ def _delete(
     return models.DeletionResult(
         level=level, uid=uid, series=plan.series, instances=plan.instances, bytes=plan.bytes, deleted=not dry_run
     )
-
-
-def _audit_detail(kind: str, **values: Any) -> str:
-    """Return the text of a query for the audit log."""
-    return " ".join([kind, *(f"{name}={value}" for name, value in values.items() if value)])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import PurePath
 from typing import Annotated, Any
-from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request, Response
 
 from node.web.access import Reader, RequestAudit
 from node.web.api import models
-from node.web.api.paging import Page, RequestedPage, RowId
+from node.web.api.models import RowId
+from node.web.api.paging import AuditedPage, Page, UidFilters, only_row
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import file_response
@@ -18,7 +18,6 @@ from node.web.services import Node, Services
 
 router = APIRouter(tags=["volumes"])
 
-OptionalUid = Annotated[str | None, Query(max_length=64)]
 OptionalWord = Annotated[str | None, Query(max_length=16)]
 
 MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".gz": "application/gzip"}
@@ -28,25 +27,15 @@ MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".gz": "applica
 @router.get("/volumes")
 def list_volumes(
     account: Reader,
-    audit: RequestAudit,
-    page: RequestedPage,
-    study_instance_uid: OptionalUid = None,
-    series_instance_uid: OptionalUid = None,
+    page: AuditedPage,
+    uids: UidFilters,
     kind: OptionalWord = None,
     format: OptionalWord = None,
     superseded: Annotated[bool | None, Query(description="null: current and superseded revisions")] = False,
 ) -> Page[models.VolumeResource]:
     """Files of conversions, newest first: volumes in each format, and pictures."""
-    audit.queried(f"volumes study_instance_uid={study_instance_uid} series_instance_uid={series_instance_uid}")
-    return page.read(
-        _resource,
-        lambda index: index.volumes,
-        study_instance_uid=study_instance_uid,
-        series_instance_uid=series_instance_uid,
-        kind=kind,
-        format=format,
-        superseded=superseded,
-    )
+    wanted = {**uids, "kind": kind, "format": format, "superseded": superseded}
+    return page.read("volumes", models.VolumeResource, lambda index: index.volumes, **wanted)
 
 
 @router.get("/volumes/{id}")
@@ -54,7 +43,7 @@ def show_volume(account: Reader, node: Node, audit: RequestAudit, id: RowId) -> 
     """One file of a conversion."""
     row = _volume(node, id)
     audit.accessed([of_study(row["study_instance_uid"], row["patient_id"])])
-    return _resource(row)
+    return models.VolumeResource.of(row)
 
 
 @router.head("/volumes/{id}/file", include_in_schema=False)
@@ -86,15 +75,4 @@ def volume_file(
 
 def _volume(node: Services, id: int) -> dict[str, Any]:
     with node.index.reading() as index:
-        rows = index.volumes.page(None, 1, id=id)
-    if not rows:
-        raise ResourceNotFound("volume")
-    return rows[0]
-
-
-def _resource(row: dict[str, Any]) -> models.VolumeResource:
-    """Return the resource of a row, with name and URL instead of its path."""
-    name = PurePath(row["path"]).name
-    is_on_disk = row["files_removed_at"] is None
-    url = f"/api/v1/volumes/{row['id']}/file/{quote(name)}" if is_on_disk else None
-    return models.VolumeResource.model_validate({**row, "name": name, "url": url})
+        return only_row(index.volumes, "volume", id=id)

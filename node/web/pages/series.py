@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from node.dicom.dump import Dump, dump
 from node.index.read import ReadIndex
+from node.index.records import SeriesKey
 from node.web.access import Reader, RequestAudit
 from node.web.background_requests import background_request
 from node.web.errors import ResourceNotFound
@@ -43,22 +44,23 @@ SHOWN_CHARACTERS = 1000
 """Maximum characters of a value in the table of the header."""
 
 
+def _requested_series(study_instance_uid: str, series_instance_uid: str) -> SeriesKey:
+    return study_instance_uid, series_instance_uid
+
+
+RequestedSeries = Annotated[SeriesKey, Depends(_requested_series)]
+"""Parameter of a route: the series in its path."""
+
+
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}")
-def series(
-    request: Request,
-    node: Node,
-    account: Reader,
-    audit: RequestAudit,
-    study_instance_uid: str,
-    series_instance_uid: str,
-) -> Response:
+def series(request: Request, node: Node, account: Reader, audit: RequestAudit, key: RequestedSeries) -> Response:
     """The page of a series."""
-    key = {"study": study_instance_uid, "series": series_instance_uid}
+    study_instance_uid, _ = key
     with node.index.reading() as index:
         of_study = study_row(index, study_instance_uid)
         audit_study_access(audit, of_study)
-        row = series_row(index, **key)
-        files = index.volumes.of_series(study_instance_uid, series_instance_uid)
+        row = series_row(index, *key)
+        files = index.volumes.of_series(*key)
         newest = row["revision"]
         return page(
             request,
@@ -68,15 +70,15 @@ def series(
             {"Content-Security-Policy": VIEWER_POLICY},
             study=of_study,
             series=row,
-            origin=_origin(index.instances.summary(study_instance_uid, series_instance_uid)),
-            revisions=_revisions(files, lambda revision: revision_files(node, index, **key, revision=revision)),
+            origin=_origin(index.instances.summary(*key)),
+            revisions=_revisions(files, lambda revision: revision_files(node, index, *key, revision)),
             volumes=_viewed(files),
             pictures=_pictures(files),
-            failures=index.failures.of_study(study_instance_uid, series_instance_uid),
+            failures=index.failures.of_study(*key),
             # one more row than is shown, to know whether there are more
-            sources=index.volumes.sources(study_instance_uid, series_instance_uid, newest, SHOWN_ROWS + 1),
-            exclusions=index.exclusions.of_revision(study_instance_uid, series_instance_uid, newest, SHOWN_ROWS + 1),
-            events=index.events.of_series(study_instance_uid, series_instance_uid, SHOWN_EVENTS),
+            sources=index.volumes.sources(*key, newest, SHOWN_ROWS + 1),
+            exclusions=index.exclusions.of_revision(*key, newest, SHOWN_ROWS + 1),
+            events=index.events.of_series(*key, SHOWN_EVENTS),
             ohif=ohif_url(node, study_instance_uid),
             digest="",
             shown_rows=SHOWN_ROWS,
@@ -85,26 +87,20 @@ def series(
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/state")
 @background_request
-def state(request: Request, node: Node, account: Reader, study_instance_uid: str, series_instance_uid: str) -> Response:
+def state(request: Request, node: Node, account: Reader, key: RequestedSeries) -> Response:
     """The state of an open series."""
     with node.index.reading() as index:
-        row = series_row(index, study_instance_uid, series_instance_uid)
+        row = series_row(index, *key)
     return fragment(request, account, "series_state.html", series=row)
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/header")
-def header(
-    request: Request,
-    node: Node,
-    account: Reader,
-    audit: RequestAudit,
-    study_instance_uid: str,
-    series_instance_uid: str,
-) -> Response:
+def header(request: Request, node: Node, account: Reader, audit: RequestAudit, key: RequestedSeries) -> Response:
     """Every element of the first instance."""
+    study_instance_uid, _ = key
     with node.index.reading() as index:
         audit_study_access(audit, study_row(index, study_instance_uid))
-        first = next(index.instances.stored(study_instance_uid, series_instance_uid), None)
+        first = next(index.instances.stored(*key), None)
     if first is None:
         raise ResourceNotFound("series")
     return fragment(
