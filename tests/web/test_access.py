@@ -111,10 +111,10 @@ def session(start_site: Callable[..., Site], hours: float) -> tuple[Site, httpx2
 
 
 def test_a_session_that_nobody_used_is_over(start_site: Callable[..., Site]) -> None:
-    site, client = session(start_site, hours=0.0001)  # 0.36 s
+    site, client = session(start_site, hours=1)
     assert client.get(API).status_code == 200
     access = site.server._app.state.access
-    access._now = lambda: dt.datetime.now(dt.UTC) + dt.timedelta(seconds=1)
+    access._now = lambda: dt.datetime.now(dt.UTC) + dt.timedelta(minutes=61)
     assert client.get(API).status_code == 401
 
 
