@@ -37,6 +37,11 @@ OBLIQUE = (0.8, 0.6, 0.0, -0.36, 0.48, -0.8)  # a rotation about two axes, exact
 
 Numbers = Sequence[float] | NDArray[Any]
 
+ROWS, COLUMNS = 16, 12
+SPACING_MM = 2.5
+PIXEL_SPACING_MM = (0.75, 0.5)
+ORIGIN_MM = (-50.0, -40.0, 30.0)
+
 
 def instance(
     *,
@@ -119,12 +124,12 @@ def stack_positions(
 def image_series(
     slices: int = 5,
     *,
-    rows: int = 16,
-    columns: int = 12,
-    spacing: float = 2.5,
-    pixel_spacing: tuple[float, float] = (0.75, 0.5),
+    rows: int = ROWS,
+    columns: int = COLUMNS,
+    spacing: float = SPACING_MM,
+    pixel_spacing: tuple[float, float] = PIXEL_SPACING_MM,
     orientation: Numbers = AXIAL,
-    origin: Numbers = (-50.0, -40.0, 30.0),
+    origin: Numbers = ORIGIN_MM,
     shear_mm: tuple[float, float] = (0.0, 0.0),
     positions: Numbers | None = None,
     pixels: NDArray[Any] | None = None,
@@ -223,7 +228,7 @@ def time_series(times: int = 3, slices: int = 4, **options: Any) -> list[FileDat
             slices,
             **(options | uids),
             AcquisitionTime=f"1015{2 * time:02d}.0000",
-            pixels=pattern(slices, options.get("rows", 16), options.get("columns", 12), seed=time + 1),
+            pixels=pattern(slices, options.get("rows", ROWS), options.get("columns", COLUMNS), seed=time + 1),
         )
         for index, ds in enumerate(series):
             ds.InstanceNumber = time * slices + index + 1
@@ -275,12 +280,7 @@ def enhanced_mr(
     slices: int = 4,
     times: int = 1,
     *,
-    rows: int = 16,
-    columns: int = 12,
-    spacing: float = 2.5,
-    pixel_spacing: tuple[float, float] = (0.75, 0.5),
     orientation: Numbers = AXIAL,
-    origin: Numbers = (-50.0, -40.0, 30.0),
     pixels: NDArray[Any] | None = None,
     order: Sequence[int] | None = None,
     **attributes: Any,
@@ -294,8 +294,8 @@ def enhanced_mr(
     order : sequence of int
         Which of these frames comes first, second ... in the instance.
     """
-    planes = pattern(times * slices, rows, columns) if pixels is None else pixels
-    places = stack_positions(slices, spacing, origin, orientation)
+    planes = pattern(times * slices, ROWS, COLUMNS) if pixels is None else pixels
+    places = stack_positions(slices, SPACING_MM, ORIGIN_MM, orientation)
     order = range(times * slices) if order is None else [int(frame) for frame in order]
     ds = instance(
         sop_class_uid=EnhancedMRImageStorage,
@@ -308,8 +308,8 @@ def enhanced_mr(
     ds.NumberOfFrames = len(planes)
     shared = Dataset()
     measures = Dataset()
-    measures.PixelSpacing = [decimal(value) for value in pixel_spacing]
-    measures.SliceThickness = decimal(spacing)
+    measures.PixelSpacing = [decimal(value) for value in PIXEL_SPACING_MM]
+    measures.SliceThickness = decimal(SPACING_MM)
     plane_orientation = Dataset()
     plane_orientation.ImageOrientationPatient = [decimal(value) for value in orientation]
     shared.PixelMeasuresSequence = [measures]
