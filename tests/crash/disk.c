@@ -159,17 +159,16 @@ ssize_t write(int fd, const void *data, size_t size) {
     return faulty_fd('w', fd) ? -1 : call(fd, data, size);
 }
 
-ssize_t pwrite(int fd, const void *data, size_t size, off_t at) {
-    static ssize_t (*call)(int, const void *, size_t, off_t);
-    if (!call) call = (ssize_t(*)(int, const void *, size_t, off_t))real("pwrite");
-    return faulty_fd('w', fd) ? -1 : call(fd, data, size, at);
-}
+/* The C library has pwrite and open under a second name each, for files of more than 2 GiB. */
+#define PWRITE(name, offset)                                                                  \
+    ssize_t name(int fd, const void *data, size_t size, offset at) {                          \
+        static ssize_t (*call)(int, const void *, size_t, offset);                            \
+        if (!call) call = (ssize_t(*)(int, const void *, size_t, offset))real(#name);         \
+        return faulty_fd('w', fd) ? -1 : call(fd, data, size, at);                            \
+    }
 
-ssize_t pwrite64(int fd, const void *data, size_t size, off64_t at) {
-    static ssize_t (*call)(int, const void *, size_t, off64_t);
-    if (!call) call = (ssize_t(*)(int, const void *, size_t, off64_t))real("pwrite64");
-    return faulty_fd('w', fd) ? -1 : call(fd, data, size, at);
-}
+PWRITE(pwrite, off_t)
+PWRITE(pwrite64, off64_t)
 
 int rename(const char *from, const char *to) {
     int error = fault('r', to);
@@ -189,18 +188,14 @@ static int opened(const char *name, const char *path, int flags, mode_t mode) {
     return ((int (*)(const char *, int, ...))real(name))(path, flags, mode);
 }
 
-int open(const char *path, int flags, ...) {
-    va_list rest;
-    va_start(rest, flags);
-    mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, mode_t) : 0;
-    va_end(rest);
-    return opened("open", path, flags, mode);
-}
+#define OPEN(name)                                                                            \
+    int name(const char *path, int flags, ...) {                                              \
+        va_list rest;                                                                         \
+        va_start(rest, flags);                                                                \
+        mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, mode_t) : 0;               \
+        va_end(rest);                                                                         \
+        return opened(#name, path, flags, mode);                                              \
+    }
 
-int open64(const char *path, int flags, ...) {
-    va_list rest;
-    va_start(rest, flags);
-    mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, mode_t) : 0;
-    va_end(rest);
-    return opened("open64", path, flags, mode);
-}
+OPEN(open)
+OPEN(open64)

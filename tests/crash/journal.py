@@ -11,18 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydicom.uid import CTImageStorage
-
 from node.association.client.association import Address
 from tests import make
 from tests.integration.conftest import data_set_bytes
-from tests.protocol.conftest import Raw, associate_rq, c_store_rq, p_data, pdu, pdv, status_of
-
-SECONDS = 20.0
-"""Longest wait for an answer of the node."""
-
-FRAGMENT = 8192
-"""Bytes of a data set in each PDV."""
+from tests.protocol.conftest import Raw, associate_rq, pdu
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +85,7 @@ class Sender(threading.Thread):
 
     def run(self) -> None:
         try:
-            with Raw(Address("VOXELNODE", "127.0.0.1", self._port), SECONDS) as peer:
+            with Raw(Address("VOXELNODE", "127.0.0.1", self._port)) as peer:
                 peer.send(associate_rq(calling=self._title))
                 accepted = peer.receive()
                 if accepted is None or accepted[0] != 0x02:
@@ -107,13 +99,5 @@ class Sender(threading.Thread):
 
     def _store(self, peer: Raw, one: Sent, message_id: int) -> None:
         self._journal.sending(one)
-        peer.send(p_data(pdv(1, 3, c_store_rq(one.sop_instance_uid, CTImageStorage, message_id))))
-        for start in range(0, len(one.data), FRAGMENT):
-            fragment = one.data[start : start + FRAGMENT]
-            last = start + FRAGMENT >= len(one.data)
-            peer.send(p_data(pdv(1, 2 if last else 0, fragment)))
-        answer = peer.receive()
-        if answer is None:
-            raise ConnectionError
-        self._journal.answered(one, status_of(answer))
+        self._journal.answered(one, peer.store(one.sop_instance_uid, one.data, message_id))
         self.answered += 1

@@ -40,6 +40,7 @@ from node.settings.model import Dicom, Peer, Settings
 VERIFICATION = "1.2.840.10008.1.1"
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 DEADLINE_SECONDS = 30.0
+FRAGMENT_BYTES = 8192
 LIBC = ctypes.CDLL(None)
 
 
@@ -232,13 +233,35 @@ class Raw:
             return False
         return True
 
-    def associate(self, request: bytes | None = None) -> Raw:
-        """Ask for an association and take the acceptance."""
-        self.send(request or associate_rq())
+    def associate(self, request: bytes | None = None, **options: Any) -> Raw:
+        """Ask for an association and take the acceptance; `options` are those of `associate_rq`."""
+        self.send(request or associate_rq(**options))
         answer = self.receive()
         assert answer is not None
         assert answer[0] == 0x02
         return self
+
+    def verify(self, message_id: int = 1) -> int:
+        """The status of a C-ECHO on context 3."""
+        self.send(p_data(pdv(3, 3, c_echo_rq(message_id))))
+        return status_of(self.receive())
+
+    def store(self, instance_uid: str, data: bytes, message_id: int = 1) -> int:
+        """The status of a C-STORE on context 1.
+
+        Raises
+        ------
+        ConnectionError
+            The node is gone.
+        """
+        self.send(p_data(pdv(1, 3, c_store_rq(instance_uid, message_id=message_id))))
+        for start in range(0, len(data), FRAGMENT_BYTES):
+            last = start + FRAGMENT_BYTES >= len(data)
+            self.send(p_data(pdv(1, 2 if last else 0, data[start : start + FRAGMENT_BYTES])))
+        answer = self.receive()
+        if answer is None:
+            raise ConnectionError
+        return status_of(answer)
 
     def aborted(self) -> tuple[int, int] | None:
         """(source, reason) of the A-ABORT that must come now."""
@@ -248,7 +271,7 @@ class Raw:
         return None
 
 
-def associate_rq(*contexts: Any, calling: str = "RAW", called: str = "VOXELNODE") -> bytes:
+def associate_rq(*contexts: Any, calling: str = "RAW", called: str = "VOXELNODE", maximum_length: int = 16382) -> bytes:
     """An encoded A-ASSOCIATE-RQ; context 1 is CT Image Storage, context 3 Verification, unless others are given."""
     primitive = A_ASSOCIATE()
     primitive.application_context_name = "1.2.840.10008.3.1.1.1"
@@ -261,7 +284,7 @@ def associate_rq(*contexts: Any, calling: str = "RAW", called: str = "VOXELNODE"
         context.context_id = 2 * number + 1
     primitive.presentation_context_definition_list = wanted
     length = MaximumLengthNotification()
-    length.maximum_length_received = 16382
+    length.maximum_length_received = maximum_length
     implementation = ImplementationClassUIDNotification()
     implementation.implementation_class_uid = "1.2.3.4"
     primitive.user_information = [length, implementation]

@@ -121,8 +121,7 @@ def test_a_request_is_answered_at_once_however_the_threads_take_turns(
     with Raw(node).associate() as peer:
         for number in range(4):
             began = time.monotonic()
-            peer.send(p_data(pdv(3, 3, c_echo_rq(number))))
-            assert status_of(peer.receive()) == 0
+            assert peer.verify(number) == 0
             assert time.monotonic() - began < 0.4
 
 

@@ -459,8 +459,7 @@ def test_a_store_without_a_data_set_is_not_understood(guarded: Running) -> None:
     with Raw(guarded).associate() as peer:
         peer.send(store_head(e0800=b"\x01\x01"))
         assert status_of(peer.receive()) == 0xC000
-        peer.send(p_data(pdv(3, 3, c_echo_rq())))
-        assert status_of(peer.receive()) == 0x0000
+        assert peer.verify() == 0x0000
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,6 @@ from tests.protocol.conftest import (
     Raw,
     Running,
     associate,
-    associate_rq,
-    c_echo_rq,
     c_store_rq,
     data_set_bytes,
     decoded,
@@ -37,14 +35,6 @@ from tests.protocol.conftest import (
     status_of,
     until,
 )
-
-
-def stored(peer: Raw, uid: str, data: bytes, fragment_bytes: int = 100_000) -> int:
-    peer.send(p_data(pdv(1, 3, c_store_rq(uid))))
-    for at in range(0, len(data), fragment_bytes):
-        last = at + fragment_bytes >= len(data)
-        peer.send(p_data(pdv(1, 2 if last else 0, data[at : at + fragment_bytes])))
-    return status_of(peer.receive())
 
 
 def test_sixty_four_associations_at_once_all_finish(start_node: Callable[..., Running]) -> None:
@@ -60,7 +50,7 @@ def test_sixty_four_associations_at_once_all_finish(start_node: Callable[..., Ru
                 began = time.monotonic()
                 for _ in range(3):
                     ds = instance()
-                    assert stored(peer, ds.SOPInstanceUID, data_set_bytes(ds)) == 0
+                    assert peer.store(ds.SOPInstanceUID, data_set_bytes(ds)) == 0
                 seconds.append(time.monotonic() - began)
         except BaseException as error:
             failures.append(error)
@@ -117,8 +107,7 @@ def test_a_sender_with_nagles_algorithm_does_not_wait_for_our_acknowledgements(n
 
 def test_answers_are_cut_to_what_the_peer_can_take(node: Running) -> None:
     ds = instance()
-    request = associate_rq().replace(struct.pack(">BBHL", 0x51, 0, 4, 16382), struct.pack(">BBHL", 0x51, 0, 4, 40))
-    with Raw(node).associate(request) as peer:
+    with Raw(node).associate(maximum_length=40) as peer:
         data = data_set_bytes(ds)
         peer.send(p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID))) + p_data(pdv(1, 2, data)))
         parts = []
@@ -156,8 +145,7 @@ def test_a_step_of_the_clock_ends_no_association(node: Running, monkeypatch: pyt
         monkeypatch.setattr(time, "time", lambda: real() + step)
         for _ in range(2):
             threading.Event().wait(0.6)
-            peer.send(p_data(pdv(3, 3, c_echo_rq())))
-            assert status_of(peer.receive()) == 0
+            assert peer.verify() == 0
 
 
 def test_idle_associations_cost_no_processor_time(node: Running) -> None:
