@@ -95,6 +95,18 @@ class Participant:
     is_requestor: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class AuditMessage:
+    """Who did what to which `objects`: UIDs, Patient IDs, counts (PS3.15 A.5.2)."""
+
+    event: AuditEvent
+    action: Action
+    result: Result
+    participants: Sequence[Participant]
+    objects: Sequence[Mapping[str, Any]] = ()
+    detail: str = ""
+
+
 APPLICATION, DESTINATION, SOURCE_MEDIA, SOURCE = "110150", "110152", "110154", "110153"
 """Codes of roles, PS3.16 context group 402."""
 
@@ -141,70 +153,34 @@ class Audit:
             raise _failed(self._path, error) from error
         self._previous = hashlib.sha256(last).hexdigest() if last else FIRST
 
-    def require(
-        self,
-        event: AuditEvent,
-        action: Action,
-        result: Result,
-        participants: Sequence[Participant],
-        objects: Sequence[Mapping[str, Any]] = (),
-        detail: str = "",
-    ) -> None:
+    def require(self, message: AuditMessage) -> None:
         """Append a line before something is destroyed or changed; it survives a power cut.
-
-        Parameters
-        ----------
-        objects : sequence of mappings
-            What the event is about: UIDs, Patient IDs, counts.
 
         Raises
         ------
         AuditFailed
             The line may be missing: what it announces must not be done.
         """
-        self._record(event, action, result, participants, objects, detail, durable=True)
+        self._record(message, durable=True)
 
-    def note(
-        self,
-        event: AuditEvent,
-        action: Action,
-        result: Result,
-        participants: Sequence[Participant],
-        objects: Sequence[Mapping[str, Any]] = (),
-        detail: str = "",
-    ) -> None:
+    def note(self, message: AuditMessage) -> None:
         """Append a line about something that has happened; never raises.
 
         A line that cannot be written is reported in the diagnostic log. Lines about a change or a deletion are durable;
         of all others a power cut may take the last ones.
-
-        Parameters
-        ----------
-        objects : sequence of mappings
-            What the event is about: UIDs, Patient IDs, counts.
         """
         try:
-            self._record(event, action, result, participants, objects, detail, durable=action in CHANGES)
+            self._record(message, durable=message.action in CHANGES)
         except Exception:
-            log.exception("not_audited", kind=event.value[1], count=len(objects))
+            log.exception("not_audited", kind=message.event.value[1], count=len(message.objects))
 
-    def _record(
-        self,
-        event: AuditEvent,
-        action: Action,
-        result: Result,
-        participants: Sequence[Participant],
-        objects: Sequence[Mapping[str, Any]],
-        detail: str,
-        *,
-        durable: bool,
-    ) -> None:
-        code, meaning = event.value
+    def _record(self, message: AuditMessage, *, durable: bool) -> None:
+        code, meaning = message.event.value
         content = {
             "at": self._now().isoformat(timespec="milliseconds"),
             "event": {"code": code, "scheme": "DCM", "meaning": meaning},
-            "action": action.value,
-            "outcome": result.value,
+            "action": message.action.value,
+            "outcome": message.result.value,
             "source": self._source,
             "participants": [
                 {
@@ -213,10 +189,10 @@ class Audit:
                     "address": participant.address,
                     "requestor": participant.is_requestor,
                 }
-                for participant in participants
+                for participant in message.participants
             ],
-            "objects": [dict(item) for item in objects],
-            "detail": detail,
+            "objects": [dict(item) for item in message.objects],
+            "detail": message.detail,
         }
         with self._lock:
             text = json.dumps({**content, "previous": self._previous}, ensure_ascii=False)
@@ -309,7 +285,7 @@ class Transfers:
             for uid, study in transfer.studies.items()
         ]
         who = sender.calling_ae_title or sender.source
-        self._audit.note(
+        message = AuditMessage(
             AuditEvent.IMPORT if is_import else AuditEvent.INSTANCES_TRANSFERRED,
             Action.CREATE,
             Result.SUCCESS if outcome in ("released", "under way", "ended") else Result.MINOR_FAILURE,
@@ -320,6 +296,7 @@ class Transfers:
             studies,
             outcome,
         )
+        self._audit.note(message)
 
     def close(self) -> None:
         """Write the lines of all open transfers."""

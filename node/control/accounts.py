@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from node.audit import APPLICATION, Action, Audit, AuditEvent, Participant, Result
+from node.audit import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.errors import UsageError, VoxelnodeError
 from node.index.accounts import AccountRepository, Role
 from node.web.credentials import require_name
@@ -73,18 +73,19 @@ class AccountAdministration:
 
     def _change(self, order: str, who: str, change: Callable[[], Mapping[str, Any] | None]) -> Mapping[str, Any]:
         """Make a change between two lines of the audit log."""
-        self._write(self._audit.require, Result.SUCCESS, f"ordered: {order}", who)
+        self._audit.require(_message(Result.SUCCESS, f"ordered: {order}", who))
         try:
             result = change()
         except VoxelnodeError:
-            self._write(self._audit.note, Result.SERIOUS_FAILURE, f"not done: {order}", who)
+            self._audit.note(_message(Result.SERIOUS_FAILURE, f"not done: {order}", who))
             raise
-        self._write(self._audit.note, Result.SUCCESS, f"done: {order}", who)
+        self._audit.note(_message(Result.SUCCESS, f"done: {order}", who))
         return result or {}
 
-    def _write(self, write: Callable[..., None], result: Result, detail: str, who: str) -> None:
-        participants = [Participant(who, APPLICATION, is_requestor=True)]
-        write(AuditEvent.SECURITY_ALERT, Action.UPDATE, result, participants, detail=detail)
+
+def _message(result: Result, detail: str, who: str) -> AuditMessage:
+    participants = [Participant(who, APPLICATION, is_requestor=True)]
+    return AuditMessage(AuditEvent.SECURITY_ALERT, Action.UPDATE, result, participants, detail=detail)
 
 
 def _role(role: str) -> Role:

@@ -17,7 +17,7 @@ from node.association.addresses import peer_addresses
 from node.association.client.association import Address
 from node.association.client.find import FindFailed, find_instance_count
 from node.association.listener import Listener
-from node.audit import APPLICATION, SOURCE, Action, AuditEvent, Participant, Result
+from node.audit import APPLICATION, SOURCE, Action, AuditEvent, AuditMessage, Participant, Result
 from node.background import BackgroundService
 from node.control.control_socket import ControlServer
 from node.control.repository import Repository
@@ -162,18 +162,20 @@ class Node:
     def _note_activity(self, activity: str) -> None:
         participants = [Participant(self._settings.dicom.ae_title, APPLICATION)]
         detail = f"voxelnode {__version__} {activity}"
-        self._repository.audit.note(
+        message = AuditMessage(
             AuditEvent.APPLICATION_ACTIVITY, Action.EXECUTE, Result.SUCCESS, participants, detail=detail
         )
+        self._repository.audit.note(message)
 
     def _alert(self, refused: Refused) -> None:
         """Note in the audit log who was kept out (PS3.15 A.5.3.11)."""
         if refused.rule in STRANGERS:
             who = Participant(refused.calling_ae_title, SOURCE, refused.peer, is_requestor=True)
             detail = f"{refused.rule}: {refused.reason}"
-            self._repository.audit.note(
+            message = AuditMessage(
                 AuditEvent.SECURITY_ALERT, Action.EXECUTE, Result.MINOR_FAILURE, [who], detail=detail
             )
+            self._repository.audit.note(message)
 
 
 def _require_account(web: Web, repository: Repository) -> None:

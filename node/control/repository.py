@@ -16,7 +16,7 @@ from typing import Any
 from node.archive.filesystem import Archive
 from node.association.addresses import address_of
 from node.association.client.get import RetrieveTarget, get
-from node.audit import APPLICATION, Action, Audit, AuditEvent, Participant, Result, Transfers
+from node.audit import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result, Transfers
 from node.control.accounts import AccountAdministration
 from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPerformed, request_action
 from node.durable import make_folder, sync_folder
@@ -141,29 +141,24 @@ class Repository:
         return asdict(get(RetrieveTarget(study, series), peer, self._settings.dicom, self.ingest))
 
     def _merge_patients(self, source: int, target: int, who: str) -> Mapping[str, Any]:
-        def write_line(
-            write: Callable[..., None],
-            result: Result,
-            detail: str,
-            patients: Sequence[str] = (),
-            studies: Sequence[str] = (),
-        ) -> None:
+        def message(
+            result: Result, detail: str, patients: Sequence[str] = (), studies: Sequence[str] = ()
+        ) -> AuditMessage:
             objects = [
                 *({"patient_id": patient_id} for patient_id in patients),
                 *({"study_instance_uid": uid} for uid in studies),
             ]
             participants = [Participant(who, APPLICATION, is_requestor=True)]
-            write(AuditEvent.PATIENT_RECORD, Action.UPDATE, result, participants, objects, detail)
+            return AuditMessage(AuditEvent.PATIENT_RECORD, Action.UPDATE, result, participants, objects, detail)
 
-        audit = self.audit
-        write_line(audit.require, Result.SUCCESS, f"ordered: merge patient #{source} into #{target}")
+        self.audit.require(message(Result.SUCCESS, f"ordered: merge patient #{source} into #{target}"))
         try:
             merged = self.index.patients.merge(source, target, dt.datetime.now(dt.UTC))
         except VoxelnodeError:
-            write_line(audit.note, Result.SERIOUS_FAILURE, "not done: the index did not change")
+            self.audit.note(message(Result.SERIOUS_FAILURE, "not done: the index did not change"))
             raise
         patients = merged.source_patient_id, merged.target_patient_id
-        write_line(audit.note, Result.SUCCESS, "done", patients, merged.studies)
+        self.audit.note(message(Result.SUCCESS, "done", patients, merged.studies))
         return {"studies": list(merged.studies)}
 
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import datetime as dt
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 import structlog
 
 from node.archive.filesystem import Archive
-from node.audit import APPLICATION, Action, Audit, AuditEvent, Participant, Result
+from node.audit import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.index.database import Index
@@ -55,15 +55,15 @@ def delete(archive: Archive, index: Index, audit: Audit, plan: DeletionPlan, ord
     OSError
         A file cannot be deleted; the next start tries again.
     """
-    _write(audit.require, plan, order, Result.SUCCESS, f"ordered: {order.reason}")
+    audit.require(_message(plan, order, Result.SUCCESS, f"ordered: {order.reason}"))
     try:
         ordered = index.deletions.order(plan, order.reason, now)
     except VoxelnodeError:
-        _write(audit.note, plan, order, Result.SERIOUS_FAILURE, "not done: the index did not change")
+        audit.note(_message(plan, order, Result.SERIOUS_FAILURE, "not done: the index did not change"))
         raise
     reached("deletion-ordered")
     _finish(archive, index, ordered, now)
-    _write(audit.note, plan, order, Result.SUCCESS, "done")
+    audit.note(_message(plan, order, Result.SUCCESS, "done"))
     log.info("deleted", kind=plan.level, study_instance_uid=plan.study_instance_uid, instances=plan.instances)
 
 
@@ -103,9 +103,9 @@ def _unlink(archive: Archive, paths: Iterable[str]) -> None:
             archive.sync_folder(folder)
 
 
-def _write(write: Callable[..., None], plan: DeletionPlan, order: Order, result: Result, detail: str) -> None:
+def _message(plan: DeletionPlan, order: Order, result: Result, detail: str) -> AuditMessage:
     event = AuditEvent.STUDY_DELETED if plan.level == "study" else AuditEvent.INSTANCES_ACCESSED
     subject = {"level": plan.level, "uid": plan.uid, "study_instance_uid": plan.study_instance_uid}
     participants = [Participant(order.who, APPLICATION, is_requestor=True)]
     objects = [{**subject, "patient_id": plan.patient_id, "instances": plan.instances}]
-    write(event, Action.DELETE, result, participants, objects, detail)
+    return AuditMessage(event, Action.DELETE, result, participants, objects, detail)

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from node.audit import DESTINATION, SOURCE, Action, Audit, AuditEvent, Participant, Result
+from node.audit import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.failpoints import reached
 from node.index.database import Index
 from node.index.deliveries import Attempt, HookWork, PendingEvent
@@ -164,7 +164,7 @@ class HookWorker(IndexFollower):
         objects = [
             {"study_instance_uid": message.content["study_instance_uid"], "patient_id": patient["patient_id"] or ""}
         ]
-        self._audit.note(AuditEvent.EXPORT, Action.READ, result, participants, objects, message.event)
+        self._audit.note(AuditMessage(AuditEvent.EXPORT, Action.READ, result, participants, objects, message.event))
 
     def _is_wanted(self, message: HookMessage) -> bool:
         if self._titles and self._titles.isdisjoint(title.strip() for title in message.content["calling_ae_titles"]):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
-from node.audit import APPLICATION, Action, Audit, AuditEvent, Participant, Result
+from node.audit import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 
 REPEAT_SECONDS = 60.0
 """The same access by the same account is recorded once within this time: a viewer requests each slice separately."""
@@ -56,7 +56,7 @@ class AuditTrail:
             return
         account, address = caller
         participants = [Participant(account, "", address, is_requestor=True), Participant(self._ae_title, APPLICATION)]
-        self._audit.note(event, action, result, participants, objects, detail)
+        self._audit.note(AuditMessage(event, action, result, participants, objects, detail))
 
     def _is_repeated(self, key: str) -> bool:
         with self._lock:

@@ -11,7 +11,19 @@ from typing import Any
 import pytest
 
 from node import audit as module
-from node.audit import FIRST, SOURCE, Action, Audit, AuditEvent, AuditFailed, Participant, Result, Transfers, verify
+from node.audit import (
+    FIRST,
+    SOURCE,
+    Action,
+    Audit,
+    AuditEvent,
+    AuditFailed,
+    AuditMessage,
+    Participant,
+    Result,
+    Transfers,
+    verify,
+)
 from node.dicom.attributes import InstanceAttributes
 from node.receive.ingest import Origin
 
@@ -24,7 +36,7 @@ def lines(root: Path) -> list[dict[str, Any]]:
 
 
 def tell(audit: Audit, detail: str = "") -> None:
-    audit.require(AuditEvent.STUDY_DELETED, Action.DELETE, Result.SUCCESS, WHO, [{"uid": "1.2"}], detail)
+    audit.require(AuditMessage(AuditEvent.STUDY_DELETED, Action.DELETE, Result.SUCCESS, WHO, [{"uid": "1.2"}], detail))
 
 
 def attributes(study: str, patient_id: str = "P1", sop_class: str = "1.2.840.10008.5.1.4.1.1.2") -> InstanceAttributes:
@@ -106,8 +118,8 @@ def test_a_note_that_cannot_be_written_is_reported_and_raises_nothing(
     audit = Audit(tmp_path, "VOXELNODE")
     with monkeypatch.context() as disk:
         disk.setattr("node.audit.os.write", lambda descriptor, data: 0)
-        audit.note(AuditEvent.QUERY, Action.EXECUTE, Result.SUCCESS, WHO, detail="lost")
-    audit.note(AuditEvent.QUERY, Action.EXECUTE, Result.SUCCESS, WHO, detail="after")
+        audit.note(AuditMessage(AuditEvent.QUERY, Action.EXECUTE, Result.SUCCESS, WHO, detail="lost"))
+    audit.note(AuditMessage(AuditEvent.QUERY, Action.EXECUTE, Result.SUCCESS, WHO, detail="after"))
     assert [line["detail"] for line in lines(tmp_path)] == ["after"]
     assert verify(tmp_path / "audit.jsonl") == []
     assert "not_audited" in capsys.readouterr().out
@@ -119,9 +131,9 @@ def test_what_is_required_and_what_tells_of_a_change_is_durable_and_a_reading_ne
     synced: list[str] = []
     monkeypatch.setattr("node.audit.os.fdatasync", lambda descriptor: synced.append(lines(tmp_path)[-1]["detail"]))
     audit = Audit(tmp_path, "VOXELNODE")
-    audit.require(AuditEvent.QUERY, Action.EXECUTE, Result.SUCCESS, WHO, detail="required")
-    audit.note(AuditEvent.PATIENT_RECORD, Action.UPDATE, Result.SUCCESS, WHO, detail="changed")
-    audit.note(AuditEvent.QUERY, Action.EXECUTE, Result.SUCCESS, WHO, detail="read")
+    audit.require(AuditMessage(AuditEvent.QUERY, Action.EXECUTE, Result.SUCCESS, WHO, detail="required"))
+    audit.note(AuditMessage(AuditEvent.PATIENT_RECORD, Action.UPDATE, Result.SUCCESS, WHO, detail="changed"))
+    audit.note(AuditMessage(AuditEvent.QUERY, Action.EXECUTE, Result.SUCCESS, WHO, detail="read"))
     assert synced == ["required", "changed"]
 
 

@@ -18,7 +18,7 @@ from pydicom.tag import BaseTag
 from node.association.operation import NotDecodable, Operation
 from node.association.outgoing import encoded
 from node.association.upper_layer import PeerGone
-from node.audit import DESTINATION, SOURCE, Action, Audit, AuditEvent, Participant, Result
+from node.audit import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.command import C_FIND_RQ, Element
 from node.dicom.flat import NotFlat, encode_flat
 from node.dicom.keys import IdentifierMismatch, InvalidQuery, QueryModel
@@ -221,7 +221,7 @@ class _Find:
         if self._service.audit is None:
             return
         origin = self._operation.origin
-        self._service.audit.note(
+        message = AuditMessage(
             AuditEvent.QUERY,
             Action.EXECUTE,
             Result.SUCCESS if status in (SUCCESS, CANCELLED) else Result.MINOR_FAILURE,
@@ -232,6 +232,7 @@ class _Find:
             [{"sop_class_uid": self._operation.context.abstract_syntax, "query": self._keys}],
             f"{self.count} answers, 0x{status:04X}",
         )
+        self._service.audit.note(message)
 
 
 def _encoded(answer: Dataset, transfer_syntax_uid: str) -> bytes:

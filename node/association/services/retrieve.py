@@ -18,7 +18,7 @@ from node.association.operation import NotDecodable, Operation
 from node.association.outgoing import SourceLost
 from node.association.services.stored import outgoing_of
 from node.association.upper_layer import PeerGone
-from node.audit import DESTINATION, SOURCE, Action, Audit, AuditEvent, Participant, Result
+from node.audit import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.command import Element
 from node.dicom.keys import IdentifierMismatch, QueryModel
 from node.dicom.retrieval import read_selection
@@ -284,7 +284,7 @@ class Retrieve:
         ]
         tally = self._tally
         detail = f"{outcome}: {tally.completed + tally.warning} sent, {len(tally.failed)} failed"
-        audit.note(event, Action.READ, result, participants, _studies(self._selected), detail)
+        audit.note(AuditMessage(event, Action.READ, result, participants, _studies(self._selected), detail))
 
 
 def _studies(selected: Selected) -> list[dict[str, object]]:
