@@ -264,7 +264,7 @@ class Transfers:
 
     def brought(self, sender: Sender, attributes: InstanceAttributes) -> None:
         """Count a stored instance; never raises for an audit log that cannot be written."""
-        uid = str(attributes.study["study_instance_uid"])
+        uid = attributes.study_instance_uid
         with self._lock:
             transfer = self._open.setdefault(sender, _Transfer(monotonic()))
             study = transfer.studies.setdefault(uid, _Study(str(attributes.patient["patient_id"] or "")))

@@ -108,6 +108,14 @@ class InstanceAttributes:
     image: Mapping[str, Value]
 
     @property
+    def study_instance_uid(self) -> str:
+        return str(self.study["study_instance_uid"] or "")
+
+    @property
+    def series_instance_uid(self) -> str:
+        return str(self.series["series_instance_uid"] or "")
+
+    @property
     def sop_class_uid(self) -> str:
         return str(self.image["sop_class_uid"] or "")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Literal
+from typing import Literal, TypedDict, Unpack
 
 from sqlalchemy import Connection, insert
 
@@ -30,26 +30,23 @@ EventKind = Literal[
 ]
 
 
+class EventUids(TypedDict, total=False):
+    """What an event is about."""
+
+    study_instance_uid: str | None
+    series_instance_uid: str | None
+    sop_instance_uid: str | None
+
+
 def record_event(
     connection: Connection,
     kind: EventKind,
     happened_at: dt.datetime,
     *,
-    study_instance_uid: str | None = None,
-    series_instance_uid: str | None = None,
-    sop_instance_uid: str | None = None,
     revision: int | None = None,
     detail: str | None = None,
+    **uids: Unpack[EventUids],
 ) -> None:
     """Add an event to the transaction of `connection`; `detail` is a sentence without patient data."""
-    connection.execute(
-        insert(EventRow).values(
-            kind=kind,
-            happened_at=happened_at,
-            study_instance_uid=study_instance_uid,
-            series_instance_uid=series_instance_uid,
-            sop_instance_uid=sop_instance_uid,
-            revision=revision,
-            detail=detail,
-        )
-    )
+    values = {"kind": kind, "happened_at": happened_at, "revision": revision, "detail": detail, **uids}
+    connection.execute(insert(EventRow).values(values))

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, bindparam, insert, select
 from sqlalchemy.orm import aliased, join
 
 from node.dicom.attributes import InstanceAttributes
-from node.index.events import EventKind, record_event
+from node.index.events import EventKind, EventUids, record_event
 from node.index.models import ConflictRow, PatientRow, SeriesRow, StudyRow
 from node.index.prepared import Prepared
 from node.index.records import Arrived
@@ -29,14 +29,14 @@ def patient_identity(attributes: InstanceAttributes) -> str:
     """Return the identity of a patient: issuer and ID; without an ID the study, so that strangers are never merged."""
     patient_id = attributes.patient["patient_id"]
     if not patient_id:
-        return f"study {attributes.study['study_instance_uid']}"
+        return f"study {attributes.study_instance_uid}"
     return f"{attributes.patient['issuer_of_patient_id'] or ''}\\{patient_id}"
 
 
 def find_series(connection: Connection, arrived: Arrived) -> tuple[int, str, str] | None:
     """Return id, identity of the patient and state of the series of an instance, or None if it is new."""
     attributes = arrived.attributes
-    uids = {"study": attributes.study["study_instance_uid"], "series": attributes.series["series_instance_uid"]}
+    uids = {"study": attributes.study_instance_uid, "series": attributes.series_instance_uid}
     row: tuple[int, str, str] | None = _FIND_SERIES.execute(connection, uids).fetchone()
     return row
 
@@ -52,7 +52,7 @@ def series_row(connection: Connection, arrived: Arrived, identity: str) -> int:
         return int(series_id)
     study_id = _study(connection, arrived, identity)
     if connection.execute(
-        select(SeriesRow.id).where(SeriesRow.series_instance_uid == arrived.attributes.series["series_instance_uid"])
+        select(SeriesRow.id).where(SeriesRow.series_instance_uid == arrived.attributes.series_instance_uid)
     ).first():
         detail = "this series has arrived in another study too; both are kept apart"
         record_conflict(connection, "series-in-two-studies", arrived, detail)
@@ -62,7 +62,7 @@ def series_row(connection: Connection, arrived: Arrived, identity: str) -> int:
 
 def _study(connection: Connection, arrived: Arrived, identity: str) -> int:
     """Return the id of the study of a new series, added with its patient where they are new."""
-    uid = arrived.attributes.study["study_instance_uid"]
+    uid = arrived.attributes.study_instance_uid
     find = select(StudyRow.id.label("study"), PatientRow).select_from(join(StudyRow, PatientRow))
     row = connection.execute(find.where(StudyRow.study_instance_uid == uid)).first()
     if row is not None:
@@ -92,7 +92,7 @@ def _compare_persons(connection: Connection, arrived: Arrived, known: Any) -> No
         return
     seen = select(ConflictRow.id).where(
         ConflictRow.kind == "shared-patient-id",
-        ConflictRow.study_instance_uid == arrived.attributes.study["study_instance_uid"],
+        ConflictRow.study_instance_uid == arrived.attributes.study_instance_uid,
     )
     if connection.execute(seen).first() is None:
         detail = "this Patient ID has arrived with another name, birth date or sex; the study stays with its Patient ID"
@@ -119,8 +119,8 @@ def _record_patient_conflict(connection: Connection, arrived: Arrived, identity:
     )
     seen = select(ConflictRow.id).where(
         ConflictRow.kind == "study-of-two-patients",
-        ConflictRow.study_instance_uid == arrived.attributes.study["study_instance_uid"],
-        ConflictRow.series_instance_uid == arrived.attributes.series["series_instance_uid"],
+        ConflictRow.study_instance_uid == arrived.attributes.study_instance_uid,
+        ConflictRow.series_instance_uid == arrived.attributes.series_instance_uid,
     )
     if connection.execute(merged).first() is None and connection.execute(seen).first() is None:
         detail = "this study has arrived under another patient; it stays with the first one"
@@ -137,15 +137,7 @@ def record_reopened(connection: Connection, arrived: Arrived, state: str) -> Non
 
 def record_arrival_event(connection: Connection, kind: EventKind, arrived: Arrived, detail: str) -> None:
     """Record an event of an instance that has just arrived."""
-    record_event(
-        connection,
-        kind,
-        arrived.file.received_at,
-        study_instance_uid=str(arrived.attributes.study["study_instance_uid"]),
-        series_instance_uid=str(arrived.attributes.series["series_instance_uid"]),
-        sop_instance_uid=arrived.attributes.sop_instance_uid,
-        detail=detail,
-    )
+    record_event(connection, kind, arrived.file.received_at, detail=detail, **_uids(arrived))
 
 
 def record_conflict(
@@ -157,11 +149,7 @@ def record_conflict(
     sha256: str | None = None,
 ) -> None:
     """Record an identity conflict; `key` and `sha256` are of a file that is kept beside that of the row."""
-    uids = {
-        "study_instance_uid": arrived.attributes.study["study_instance_uid"],
-        "series_instance_uid": arrived.attributes.series["series_instance_uid"],
-        "sop_instance_uid": arrived.attributes.sop_instance_uid,
-    }
+    uids = _uids(arrived)
     connection.execute(
         insert(ConflictRow).values(
             kind=kind,
@@ -174,3 +162,12 @@ def record_conflict(
         )
     )
     log.warning("conflict", kind=kind, detail=detail, **uids)
+
+
+def _uids(arrived: Arrived) -> EventUids:
+    attributes = arrived.attributes
+    return {
+        "study_instance_uid": attributes.study_instance_uid,
+        "series_instance_uid": attributes.series_instance_uid,
+        "sop_instance_uid": attributes.sop_instance_uid,
+    }
