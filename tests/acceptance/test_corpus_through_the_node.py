@@ -169,7 +169,7 @@ def test_the_log_names_nobody(served: Served, sent: dict[str, MediaFile], tmp_pa
 
     def send(ds: Dataset) -> None:
         ds.save_as(tmp_path / "named.dcm", enforce_file_format=True)
-        send_files([tmp_path / "named.dcm"], "127.0.0.1", served.port, "CT1", "VOXELNODE")
+        send_files([tmp_path / "named.dcm"], served.address, "CT1")
 
     named = make.ct_series(3, PatientName="Secretname^Person", PatientID="SECRET-ID-7")
     for ds in named:
