@@ -27,6 +27,10 @@ class _Failures:
     last_at: float
 
 
+def _monotonic() -> float:
+    return monotonic()
+
+
 class Throttle:
     """Counts failures by key, such as an address; safe to use from many threads.
 
@@ -36,8 +40,8 @@ class Throttle:
         Failures in a row after which the next try waits one second, the one after it two, up to `MAX_WAIT_SECONDS`.
     """
 
-    def __init__(self, free_tries: int = FREE_TRIES, clock: Callable[[], float] = monotonic) -> None:
-        self._free_tries, self._clock = free_tries, clock
+    def __init__(self, free_tries: int = FREE_TRIES, clock: Callable[[], float] | None = None) -> None:
+        self._free_tries, self._clock = free_tries, clock or _monotonic
         self._lock = threading.Lock()
         self._failures: OrderedDict[str, _Failures] = OrderedDict()
 
