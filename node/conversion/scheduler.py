@@ -1,4 +1,4 @@
-"""Claim series that are due, have them converted, and record the outcomes."""
+"""Claim due series, convert them in child processes, and record the outcomes."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ from node.writers.options import write_options
 log = structlog.get_logger()
 
 CLOCK_SECONDS = 5.0
-"""Between two looks at the wall clock: a step of the clock is noticed within this time."""
+"""Interval between checks of the wall clock; a clock step is noticed within this time."""
 
 ROOM_SECONDS = 2.0
-"""Between two looks at a disk that is full."""
+"""Interval between checks of a full disk."""
 
 RETRY_SECONDS = 1.0
-"""Until an outcome that the index did not take is recorded again."""
+"""Delay before retrying to record an outcome that the index did not accept."""
 
 NICENESS = 5
-"""Conversion gives way to receiving."""
+"""Conversion yields to receiving."""
 
 CLOCK_STEP = dt.timedelta(seconds=2)
-"""A difference between wall clock and monotonic clock that slewing does not explain."""
+"""A larger difference between wall clock and monotonic clock is a step, not slewing."""
 
 
 _WAITS = SeriesSettings()
 
 
 class Worker(IndexFollower):
-    """Convert due series, up to ``[convert] workers`` at once, each in a child process of its own.
+    """Convert due series, up to ``[convert] workers`` at once, each in its own child process.
 
-    A claim in the index is held by this process while the series is converted, and until the outcome is recorded: an
-    outcome that the index does not take is kept and recorded later. Any other claim is stalled (its commit was
-    reported as failed, its thread could not begin) and is given back with the next step. A series is therefore never
-    converted twice at the same time, and no claim outlives its conversion. If the process dies, the next start gives
-    all claims back.
+    This process holds a claim in the index while a series is converted and until its outcome is recorded. If the index
+    does not accept an outcome, it is kept and recorded later. Any other claim is stalled (its commit was reported as
+    failed, or its thread could not start) and is released by the next step. A series is therefore never converted
+    twice at the same time, and no claim outlives its conversion. If the process dies, the next start releases all
+    claims.
     """
 
     def __init__(
@@ -83,12 +83,12 @@ class Worker(IndexFollower):
         self._unrecorded: dict[str, Callable[[], None]] = {}
 
     def start(self) -> None:
-        """Begin to claim."""
-        self._index.series.restart_waits(self._clock.moment)
+        """Start claiming series."""
+        self._index.series.correct_future_times(self._clock.moment)
         super().start()
 
     def stop(self, seconds: float | None = None) -> None:
-        """Claim no more; conversions under way may finish within `seconds`, else their series are due again at once."""
+        """Stop claiming series. Conversions not finished within `seconds` are interrupted; their series stay due."""
         cancel = threading.Timer(seconds if seconds is not None else threading.TIMEOUT_MAX, self._cancelled.set)
         cancel.start()
         super().stop()
@@ -98,8 +98,8 @@ class Worker(IndexFollower):
         self._record_again()
 
     def step(self) -> float:
-        """Claim what is due, as long as a converter is free; return the seconds until more is due."""
-        if not self._archive.intake.has_room():  # nothing can be written: what is due stays due
+        """Claim due series while a converter is free; return the seconds until the next step."""
+        if not self._archive.intake.has_room():  # no space for volumes: the series stay due
             return ROOM_SECONDS
         if step := self._clock.step():
             log.warning("clock_stepped", seconds=step.total_seconds())
@@ -107,14 +107,14 @@ class Worker(IndexFollower):
         self._record_again()
         self._release_stalled()
         seconds = min(CLOCK_SECONDS, self._housekeeping.work())
-        # By the moment of that look: were the clock set right now, everything that waits would be due.
+        # Use the time of that check: if the clock were set just now, every waiting series would be due.
         moment = self._clock.moment
         while self._is_free():
             claimed = self._index.series.claim_due(moment, self._longest_wait)
             if claimed is None:
                 return min(seconds, self._seconds_until_due(moment))
             self._submit(claimed)
-        return seconds  # the end of a conversion wakes
+        return seconds  # the end of a conversion wakes the worker
 
     def _is_free(self) -> bool:
         with self._lock:
@@ -131,18 +131,18 @@ class Worker(IndexFollower):
             self._under_way.add(claimed.claim)
         try:
             self._pool.submit(self._convert, claimed)
-        except RuntimeError:  # no thread to be had; the claim is given back with the next step
+        except RuntimeError:  # the thread could not start; the next step releases the claim
             with self._lock:
                 self._under_way.discard(claimed.claim)
             raise
 
     def _convert(self, claimed: ClaimedSeries) -> None:
         with self._lock:
-            if claimed.claim not in self._under_way:  # queued although its thread could not begin
+            if claimed.claim not in self._under_way:  # queued although its thread could not start
                 return
         try:
             record = self._converted(claimed)
-        except Exception as error:  # whatever it is belongs to this series
+        except Exception as error:  # any error concerns this series only
             log.exception("conversion_failed", series_instance_uid=claimed.series_instance_uid)
             record = partial(self._record_crash, claimed, f"{type(error).__name__} while converting")
         self._record(claimed, record)
@@ -167,7 +167,7 @@ class Worker(IndexFollower):
         return partial(self._record_outcome, claimed, outcome)
 
     def _record(self, claimed: ClaimedSeries, record: Callable[[], None]) -> None:
-        """Record an outcome, or keep it to be recorded later; the converter is free after that."""
+        """Record an outcome, or keep it to be recorded later; then free the converter."""
         try:
             record()
         except Exception:
@@ -179,7 +179,7 @@ class Worker(IndexFollower):
         self.wake()
 
     def _record_again(self) -> None:
-        """Record the outcomes that the index did not take; those that it does not take now either are kept."""
+        """Retry the outcomes that the index did not accept; keep those that fail again."""
         for claim, record in tuple(self._unrecorded.items()):
             try:
                 record()
@@ -190,7 +190,7 @@ class Worker(IndexFollower):
                     del self._unrecorded[claim]
 
     def _release_stalled(self) -> None:
-        # Only this thread claims: a claim that is not held now is never held again.
+        # Only this thread claims series: a claim that is not held now never will be.
         with self._lock:
             held = [*self._under_way, *self._unrecorded]
         if count := self._index.series.release_stalled_claims(held, self._now()):
@@ -201,7 +201,7 @@ class Worker(IndexFollower):
             recorded = record_outcome(claimed, outcome, self._archive, self._index, self._now)
         except VoxelnodeError:
             raise
-        except Exception as error:  # this outcome cannot be recorded, whenever it is tried
+        except Exception as error:  # a retry would fail in the same way
             log.exception("conversion_failed", series_instance_uid=claimed.series_instance_uid)
             self._record_crash(claimed, f"{type(error).__name__} while recording the conversion")
             return
@@ -228,14 +228,14 @@ def _log(claimed: ClaimedSeries) -> structlog.stdlib.BoundLogger:
 
 
 class _Clock:
-    """Notice when the wall clock is set while the node runs; `moment` is the time of the last look at it."""
+    """Detect steps of the wall clock; `moment` is the time of the last check."""
 
     def __init__(self, now: Callable[[], dt.datetime]) -> None:
         self._now = now
         self.moment, self._monotonic = now(), monotonic()
 
     def step(self) -> dt.timedelta | None:
-        """Return how far the clock was set since the last call; None if it was not."""
+        """Return how far the clock was stepped since the last call, or None if it was not."""
         wall, passed = self._now(), monotonic()
         step = wall - self.moment - dt.timedelta(seconds=passed - self._monotonic)
         self.moment, self._monotonic = wall, passed

@@ -1,1 +1,1 @@
-"""Rows: the only package that imports SQLAlchemy and Alembic."""
+"""The index: a SQLite database. Only this package imports SQLAlchemy and Alembic."""

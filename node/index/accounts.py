@@ -15,11 +15,11 @@ from node.index.models import AccountRow, TokenRow, WebSessionRow
 from node.index.repository import IndexRepository, on_reader, on_writer
 
 MAX_SESSIONS = 20
-"""Sessions of one account; a further one ends the oldest."""
+"""Sessions per account; opening another one ends the oldest."""
 
 
 class Role(IntEnum):
-    """What an account may do; each role includes the lower ones."""
+    """The permissions of an account; each role includes the lower ones."""
 
     READ = 1
     WRITE = 2
@@ -27,12 +27,12 @@ class Role(IntEnum):
 
 
 class NoSuchAccount(UsageError):
-    """There is no such account."""
+    """No account has this name."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownAccount:
-    """An account, as requests are checked against it."""
+    """The fields of an account that authenticate and authorize a request."""
 
     id: int
     name: str
@@ -42,7 +42,7 @@ class KnownAccount:
 
 @dataclass(frozen=True, slots=True)
 class ListedAccount:
-    """An account, as a person sees it; `tokens` are (label, created at, expires at)."""
+    """An account as shown to an administrator; `tokens` are (label, created at, expires at)."""
 
     name: str
     role: Role
@@ -59,7 +59,7 @@ class AccountRepository(IndexRepository):
 
     @on_reader
     def by_name(self, connection: Connection, name: str) -> KnownAccount | None:
-        """Return the account of this name, or None."""
+        """Return the account with this name, or None."""
         return _by_name(connection, name)
 
     @on_reader
@@ -82,14 +82,14 @@ class AccountRepository(IndexRepository):
 
     @on_reader
     def any(self, connection: Connection) -> bool:
-        """Return whether there is any account."""
+        """Return whether any account exists."""
         return connection.execute(select(AccountRow.id).limit(1)).first() is not None
 
     @on_writer
     def set(self, connection: Connection, name: str, role: Role, password_hash: str | None, now: dt.datetime) -> bool:
-        """Make an account, or change role and password of the account of this name.
+        """Create an account, or change the role and password of an existing one.
 
-        A change ends the sessions of the account; its tokens stay.
+        A change ends the sessions of the account; its tokens stay valid.
 
         Returns
         -------
@@ -107,7 +107,7 @@ class AccountRepository(IndexRepository):
 
     @on_writer
     def set_role(self, connection: Connection, name: str, role: Role) -> None:
-        """Change the role of an account, from its next request on.
+        """Change the role of an account, effective from its next request.
 
         Raises
         ------
@@ -138,13 +138,13 @@ class AccountRepository(IndexRepository):
         expires_at: dt.datetime | None,
         now: dt.datetime,
     ) -> None:
-        """Keep a token of an account.
+        """Add a token to an account.
 
         Raises
         ------
         NoSuchAccount
         UsageError
-            The account has another token of this label.
+            The account already has a token with this label.
         """
         known = _by_name(connection, name)
         if known is None:
@@ -153,16 +153,16 @@ class AccountRepository(IndexRepository):
         try:
             connection.execute(insert(TokenRow).values(row))
         except IntegrityError:
-            raise UsageError(f"{name} has a token {label!r} already: remove it, or take another label") from None
+            raise UsageError(f"{name} already has a token {label!r}: remove it, or choose another label") from None
 
     @on_writer
     def remove_token(self, connection: Connection, name: str, label: str) -> None:
-        """Remove a token: requests with it are refused from now on.
+        """Remove a token: later requests with it are refused.
 
         Raises
         ------
         NoSuchAccount
-            There is no such account, or it has no such token.
+            The account does not exist, or has no token with this label.
         """
         account_id = select(AccountRow.id).where(AccountRow.name == name).scalar_subquery()
         removed = connection.execute(delete(TokenRow).where(TokenRow.account_id == account_id, TokenRow.label == label))
@@ -175,7 +175,7 @@ class AccountRepository(IndexRepository):
     def open_session(
         self, connection: Connection, account_id: int, sha256: str, expires_at: dt.datetime, now: dt.datetime
     ) -> None:
-        """Note that a browser logged in; removes sessions that have ended, and the oldest ones beyond the limit."""
+        """Open a session for a browser; remove expired sessions, and the oldest ones beyond `MAX_SESSIONS`."""
         connection.execute(delete(WebSessionRow).where(WebSessionRow.expires_at <= now))
         connection.execute(
             insert(WebSessionRow).values(account_id=account_id, sha256=sha256, created_at=now, expires_at=expires_at)
@@ -186,17 +186,17 @@ class AccountRepository(IndexRepository):
 
     @on_writer
     def extend_session(self, connection: Connection, sha256: str, expires_at: dt.datetime) -> None:
-        """Let a session that is used last longer."""
+        """Set a later expiry for a session that is in use."""
         connection.execute(update(WebSessionRow).where(WebSessionRow.sha256 == sha256).values(expires_at=expires_at))
 
     @on_writer
     def close_session(self, connection: Connection, sha256: str) -> None:
-        """End a session; one that has ended already is no error."""
+        """End a session; does nothing if it has already ended."""
         connection.execute(delete(WebSessionRow).where(WebSessionRow.sha256 == sha256))
 
 
 def list_accounts(connection: Connection) -> list[ListedAccount]:
-    """Return every account by name."""
+    """Return all accounts, sorted by name."""
     tokens: dict[int, list[tuple[str, dt.datetime, dt.datetime | None]]] = {}
     query = select(TokenRow.account_id, TokenRow.label, TokenRow.created_at, TokenRow.expires_at).order_by(TokenRow.id)
     for account_id, label, created_at, expires_at in connection.execute(query):

@@ -1,4 +1,4 @@
-"""Requests for storage commitment, until their result is reported or given up."""
+"""Requests for storage commitment, from acceptance until the result is reported or given up."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from node.index.models import CommitmentRow
 from node.index.repository import IndexRepository, on_reader, on_writer
 
 Reference = tuple[str, str]
-"""SOP Class UID and SOP Instance UID of an instance that a peer says it has sent."""
+"""SOP Class UID and SOP Instance UID of an instance that a peer claims to have sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class OwedCommitment:
-    """A request whose result is to be reported."""
+    """A request whose result has not been reported yet."""
 
     id: int
     transaction_uid: str
@@ -28,7 +28,7 @@ class OwedCommitment:
 
 
 class CommitmentRepository(IndexRepository):
-    """The requests for storage commitment of an index."""
+    """The requests for storage commitment."""
 
     @on_writer
     def add(
@@ -41,14 +41,14 @@ class CommitmentRepository(IndexRepository):
         now: dt.datetime,
         due_at: dt.datetime,
     ) -> OwedCommitment:
-        """Take up a request, durably; a repetition by the same peer replaces the first request.
+        """Record a request durably; a repeated request by the same peer replaces the first one.
 
         Parameters
         ----------
         peer : str
-            Address of the peer, without a port.
+            Address of the peer, without the port.
         due_at : datetime
-            When its result is to be reported.
+            When the result is to be reported.
         """
         same = delete(CommitmentRow).where(
             CommitmentRow.transaction_uid == transaction_uid, CommitmentRow.calling_ae_title == calling_ae_title
@@ -71,7 +71,7 @@ class CommitmentRepository(IndexRepository):
 
     @on_reader
     def due(self, connection: Connection, now: dt.datetime) -> OwedCommitment | None:
-        """Return the request that has been due longest, or None."""
+        """Return the request that has been due the longest, or None."""
         query = select(CommitmentRow).where(CommitmentRow.state == "owed", CommitmentRow.due_at <= now)
         row = connection.execute(query.order_by(CommitmentRow.due_at, CommitmentRow.id).limit(1)).first()
         if row is None:
@@ -81,12 +81,12 @@ class CommitmentRepository(IndexRepository):
 
     @on_reader
     def next_due_at(self, connection: Connection) -> dt.datetime | None:
-        """Return when the next result is due; None if none is owed."""
+        """Return when the next result is due, or None if no result is owed."""
         return connection.execute(select(func.min(CommitmentRow.due_at)).where(CommitmentRow.state == "owed")).scalar()
 
     @on_writer
     def reported(self, connection: Connection, commitment: OwedCommitment, failed: int, now: dt.datetime) -> None:
-        """Note that the peer has taken the result; `failed` is how many instances are not committed."""
+        """Record that the peer accepted the result; `failed` is the number of instances not committed."""
         _end(connection, commitment, "reported", now, failed, None)
 
     @on_writer
@@ -99,14 +99,14 @@ class CommitmentRepository(IndexRepository):
         *,
         counts: bool = True,
     ) -> None:
-        """Note that the result could not be reported and is to be tried again; `counts` as an attempt or not."""
+        """Record that reporting failed and is to be retried; `counts`: whether this was one of the attempts."""
         values = {"detail": detail, "due_at": due_at, "attempts": commitment.attempts + counts}
         is_owed = CommitmentRow.id == commitment.id, CommitmentRow.state == "owed"
         connection.execute(update(CommitmentRow).where(*is_owed).values(values))
 
     @on_writer
     def given_up(self, connection: Connection, commitment: OwedCommitment, detail: str, now: dt.datetime) -> None:
-        """Note that the result will not be reported."""
+        """Record that the result will never be reported."""
         _end(connection, commitment, "given-up", now, None, detail)
 
 

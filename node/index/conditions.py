@@ -1,6 +1,6 @@
-"""Conditions of a query as SQL; `node.dicom.matching` says what each match means.
+"""Conditions of a query as SQL; `node.dicom.matching` defines each kind of match.
 
-Conditions on the levels above are subqueries that give the rows below them, so that SQLite may begin at any level.
+Conditions on a higher level are subqueries for the rows below it, so that SQLite can start at any level.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PARENT: dict[Level, InstrumentedAttribute[int]] = {
 _GROUPS = ("alphabetic", "ideographic", "phonetic")
 
 _AFTER_ALL_TEXT = "\U0010ffff"
-"""Sorts behind every text with the same beginning."""
+"""Sorts after every text with the same prefix."""
 
 
 def restrictions(query: Query) -> list[ColumnElement[bool]]:
@@ -78,7 +78,7 @@ def _of_children(conditions: Sequence[Condition], level: Level) -> list[ColumnEl
 
 
 def _patients(conditions: Sequence[Condition]) -> Select[Any]:
-    """Select the patients that match, or into whom a match was merged: either identity finds the same studies."""
+    """Select the matching patients. A merged patient stands for its target: both identities find the same studies."""
     patient = aliased(PatientRow)
     matching = [_condition(condition, patient) for condition in conditions]
     return select(func.coalesce(patient.merged_into, patient.id)).where(*matching)
@@ -91,7 +91,7 @@ def _condition(condition: Condition, table: Any) -> ColumnElement[bool]:
     rows = select(SeriesRow.id).where(SeriesRow.study_id == table.id)
     if below is ImageRow.sop_class_uid:
         rows = rows.join(ImageRow, ImageRow.series_id == SeriesRow.id)
-    # A subquery for each study: few are left at this point, and an index finds the series of each.
+    # A correlated subquery: few studies are left at this point, and an index finds the series of each.
     return or_(*(rows.where(_text(match, below)).correlate(StudyRow).exists() for match in condition.matches))
 
 
@@ -113,7 +113,7 @@ def _text(match: Match, column: InstrumentedAttribute[Any]) -> ColumnElement[boo
     match match:
         case OneOf((value,)):
             return column == value
-        case OneOf(values):  # one parameter, however many there are
+        case OneOf(values):  # one parameter for any number of values
             listed = func.json_each(bindparam(None, json.dumps(values), type_=String)).table_valued("value")
             return column.in_(select(listed.c.value))
         case Like(pattern):
@@ -122,7 +122,7 @@ def _text(match: Match, column: InstrumentedAttribute[Any]) -> ColumnElement[boo
 
 
 def _like(column: ColumnElement[Any] | InstrumentedAttribute[Any], pattern: str) -> ColumnElement[bool]:
-    """Match by GLOB, which is case-sensitive; the text before the first wild card also as a range, for an index."""
+    """Match by GLOB, which is case-sensitive; add a range for the text before the first wildcard, to use an index."""
     prefix = re.split("[*?]", pattern, maxsplit=1)[0]
     alike = column.op("GLOB", is_comparison=True)(pattern.replace("[", "[[]"))
     return and_(column >= prefix, column < prefix + _AFTER_ALL_TEXT, alike) if prefix else alike

@@ -1,6 +1,6 @@
 """Conversions: the revisions of a series with their volumes, sources and exclusions.
 
-A series has one conversion that is current; the others are superseded. Their rows stay when their files go.
+A series has at most one current conversion; earlier ones are superseded. Their rows outlive their files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from node.index.repository import IndexRepository, on_reader, on_writer
 
 
 class ConversionRepository(IndexRepository):
-    """The recorded conversions of all series."""
+    """The conversions of all series."""
 
     @on_reader
     def live_revisions(self, connection: Connection) -> set[tuple[str, str, int]]:
@@ -40,7 +40,7 @@ class ConversionRepository(IndexRepository):
 
     @on_reader
     def is_recorded(self, connection: Connection, series: ClaimedSeries) -> bool:
-        """Return whether the revision that a claim is for has its rows."""
+        """Return whether the rows of the revision that a claim would make exist."""
         rows = select(ConversionRow.id).where(
             ConversionRow.series_id == series.id, ConversionRow.revision == series.revision
         )
@@ -48,7 +48,7 @@ class ConversionRepository(IndexRepository):
 
     @on_reader
     def superseded_before(self, connection: Connection, moment: dt.datetime) -> list[SupersededConversion]:
-        """Return the conversions that were superseded before `moment` and still have their files."""
+        """Return the conversions superseded at or before `moment` whose files still exist."""
         newer = aliased(ConversionRow)
         since = (
             select(func.min(newer.created_at))
@@ -64,12 +64,12 @@ class ConversionRepository(IndexRepository):
 
     @on_writer
     def record_files_removed(self, connection: Connection, conversion: SupersededConversion, now: dt.datetime) -> None:
-        """Note that the files of a superseded conversion are gone; its rows stay."""
+        """Record that the files of a superseded conversion are gone; its rows stay."""
         connection.execute(update(ConversionRow).where(ConversionRow.id == conversion.id).values(files_removed_at=now))
 
 
 def current_conversion(connection: Connection, series_id: int) -> CurrentConversion | None:
-    """Return the conversion of a series that is not superseded, or None."""
+    """Return the current conversion of a series, or None."""
     current = select(ConversionRow.id, ConversionRow.input_sha256).where(
         ConversionRow.series_id == series_id, ConversionRow.superseded.is_(False)
     )
@@ -81,7 +81,7 @@ def current_conversion(connection: Connection, series_id: int) -> CurrentConvers
 
 
 def insert_conversion(connection: Connection, series: ClaimedSeries, outcome: SeriesOutcome, now: dt.datetime) -> None:
-    """Add the rows of an outcome as the current conversion of its series, and supersede the one before."""
+    """Insert an outcome as the current conversion of its series, and supersede the previous one."""
     _supersede(connection, series, now)
     conversion_id = connection.execute(
         insert(ConversionRow)
@@ -108,7 +108,7 @@ def replace_failures(
     failures: Sequence[tuple[int | None, str, str]],
     now: dt.datetime,
 ) -> None:
-    """Let a series have the failures of its last conversion only; they are (stack or None, reason, detail)."""
+    """Replace the failures of a series by those of its last conversion: (stack or None, reason, detail)."""
     connection.execute(delete(FailureRow).where(FailureRow.series_id == series.id))
     rows = [
         {
@@ -126,7 +126,7 @@ def replace_failures(
 
 
 def _supersede(connection: Connection, series: ClaimedSeries, now: dt.datetime) -> None:
-    """Mark the current conversion as superseded, with an event if it had volumes."""
+    """Mark the current conversion as superseded; record an event if it had volumes."""
     current = ConversionRow.series_id == series.id, ConversionRow.superseded.is_(False)
     had_volumes = select(ConversionRow.revision).where(
         *current, select(VolumeRow.id).where(VolumeRow.conversion_id == ConversionRow.id).exists()
@@ -139,7 +139,7 @@ def _supersede(connection: Connection, series: ClaimedSeries, now: dt.datetime) 
             study_instance_uid=series.study_instance_uid,
             series_instance_uid=series.series_instance_uid,
             revision=revision,
-            detail=f"revision {series.revision} takes its place",
+            detail=f"replaced by revision {series.revision}",
         )
     connection.execute(update(ConversionRow).where(*current).values(superseded=True))
 

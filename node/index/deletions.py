@@ -1,9 +1,9 @@
-"""Deletions: remove a study, a series or an instance from the index, and remember which files have to go with it.
+"""Deletions: remove a study, a series or an instance from the index, and record which files are to be deleted.
 
-The removal of the rows and the tombstone are one transaction. From its commit on nothing lists or converts the deleted
-instances, or answers for them: an instance that is sent again meanwhile is new, with a file and a row of its own, which
-no deletion touches. (Were rows the last to go, it would be answered as there already, and then be gone.) If the process
-dies before the files are gone, the next start finds the unfinished tombstone with their names.
+One transaction removes the rows and adds a tombstone. After its commit, nothing lists, converts or serves the deleted
+instances. An instance that is sent again meanwhile is new: it gets its own file and row, which the deletion does not
+touch. (If the rows were removed last, that instance would be acknowledged as already stored, and then deleted.) If the
+process dies before the files are gone, the next start finds the unfinished tombstone with their names.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ from node.index.records import Deletion, DeletionPlan, Level
 from node.index.repository import IndexRepository, on_reader, on_writer
 
 MAX_VALUES = 500
-"""Values of one statement; SQLite allows 32766."""
+"""Values per statement; SQLite allows 32766."""
 
 LIVE = ConversionRow.files_removed_at.is_(None)
 
 
 class NotThere(UsageError):
-    """The index holds no such study, series or instance."""
+    """The study, series or instance is not in the index."""
 
 
 class SeveralSeries(UsageError):
-    """This Series Instance UID stands in several studies: name the study too."""
+    """The Series Instance UID occurs in several studies: name the study too."""
 
 
 class DeletionRepository(IndexRepository):
-    """Deletions, from their plan until every file is gone."""
+    """Deletions, from the plan until every file is gone."""
 
     @on_reader
     def plan(
@@ -66,7 +66,7 @@ class DeletionRepository(IndexRepository):
         Raises
         ------
         NotThere
-            It has gone since it was planned.
+            It was deleted after the plan was made.
         """
         study_id = connection.execute(
             select(StudyRow.id).where(StudyRow.study_instance_uid == plan.study_instance_uid)
@@ -79,7 +79,7 @@ class DeletionRepository(IndexRepository):
                 of_study = of_study.where(SeriesRow.series_instance_uid == plan.uid)
             paths = _delete_series(connection, list(connection.scalars(of_study)), plan)
         if not paths:
-            raise NotThere(f"{plan.level} {plan.uid} has gone since")
+            raise NotThere(f"{plan.level} {plan.uid} has already been deleted")
         _delete_empty_levels(connection, study_id)
         after_deletion(connection, plan.study_instance_uid)
         record_event(
@@ -98,17 +98,17 @@ class DeletionRepository(IndexRepository):
 
     @on_reader
     def unfinished(self, connection: Connection) -> list[Deletion]:
-        """Return the deletions whose files may still be there.
+        """Return the deletions whose files may still exist.
 
-        A failing disk may stop a deletion, and the same series may be sent and converted anew before the next start.
-        The folder of its volumes is in use again then and left out here: `sweep` removes the old files in it.
+        A failing disk may interrupt a deletion, and the same series may be sent and converted again before the next
+        start. The folder of its volumes is then in use and omitted here; `sweep` removes the old files in it.
         """
         rows = connection.execute(select(TombstoneRow.id, TombstoneRow.paths).where(TombstoneRow.finished_at.is_(None)))
         return [Deletion(row.id, tuple(path for path in row.paths if not _in_use(connection, path))) for row in rows]
 
     @on_writer
     def finish(self, connection: Connection, deletion: Deletion, now: dt.datetime) -> None:
-        """Note that every file of a deletion is gone."""
+        """Record that every file of a deletion is gone."""
         connection.execute(update(TombstoneRow).where(TombstoneRow.id == deletion.id).values(finished_at=now))
 
 
@@ -118,13 +118,13 @@ def plan_deletion(connection: Connection, level: Level, uid: str, study_instance
     Parameters
     ----------
     study_instance_uid : str or None
-        The study, needed where a Series Instance UID lies in several studies.
+        The study; required if the Series Instance UID occurs in several studies.
 
     Raises
     ------
     NotThere
     SeveralSeries
-        The study is not given, and the series lies in several.
+        The series is in several studies, and `study_instance_uid` is None.
     """
     column = {
         "study": StudyRow.study_instance_uid,
@@ -142,10 +142,10 @@ def plan_deletion(connection: Connection, level: Level, uid: str, study_instance
         query = query.where(StudyRow.study_instance_uid == study_instance_uid)
     rows = connection.execute(query).all()
     if not rows:
-        raise NotThere(f"no {level} {uid} in the index: `voxelnode info {uid}` tells what is known of it")
+        raise NotThere(f"no {level} {uid} in the index: `voxelnode info {uid}` shows what is known about it")
     if len({row[3] for row in rows}) > 1:
         studies = ", ".join(sorted({row.study_instance_uid for row in rows}))
-        raise SeveralSeries(f"series {uid} stands in several studies: name one of them with --study: {studies}")
+        raise SeveralSeries(f"series {uid} is in several studies: choose one with --study: {studies}")
     return DeletionPlan(
         level=level,
         uid=uid,
@@ -158,13 +158,13 @@ def plan_deletion(connection: Connection, level: Level, uid: str, study_instance
 
 
 def _in_use(connection: Connection, path: str) -> bool:
-    """Return whether a row names a volume in this folder."""
+    """Return whether a conversion has a volume in this folder."""
     inside = VolumeRow.path.startswith(f"{path}/", autoescape=True)
     return connection.execute(select(VolumeRow.id).join(ConversionRow).where(inside, LIVE).limit(1)).first() is not None
 
 
 def _delete_series(connection: Connection, series: Sequence[int], plan: DeletionPlan) -> list[str]:
-    """Delete whole series with all that became of them; returns their files, volumes first."""
+    """Delete whole series with their conversions and failures; return their files, volumes first."""
     images = connection.execute(
         select(ImageRow.sop_instance_uid, ImageRow.key).where(ImageRow.series_id.in_(series)).order_by(ImageRow.key)
     ).all()
@@ -186,7 +186,7 @@ def _delete_series(connection: Connection, series: Sequence[int], plan: Deletion
 
 
 def _delete_instance(connection: Connection, plan: DeletionPlan, now: dt.datetime) -> list[str]:
-    """Delete one instance and the volumes that it is in; its series is open again, or goes too with its last one."""
+    """Delete one instance and the volumes made from it. Reopen its series, or delete the series if it is now empty."""
     image = connection.execute(select(ImageRow).where(ImageRow.sop_instance_uid == plan.uid)).first()
     if image is None:
         return []
@@ -220,7 +220,7 @@ def _delete_instance(connection: Connection, plan: DeletionPlan, now: dt.datetim
 def _delete_conflicts(
     connection: Connection, sop_instance_uids: Sequence[str], in_scope: ColumnElement[bool] | None = None
 ) -> set[str]:
-    """Delete the conflicts of instances, and those in scope; returns where the bytes lie that they kept."""
+    """Delete the conflicts of the instances, and those in scope; return the keys of the files kept for them."""
     keys: set[str] = set()
     conditions = [ConflictRow.sop_instance_uid.in_(some) for some in _batches(sop_instance_uids)]
     for condition in (*conditions, *([in_scope] if in_scope is not None else [])):
@@ -230,7 +230,7 @@ def _delete_conflicts(
 
 
 def _delete_empty_levels(connection: Connection, study_id: int | None) -> None:
-    """Delete a study without series, then its patient if that has no other, and who was merged into it."""
+    """Delete a study without series; then its patient, if left without studies, and patients merged into that one."""
     patient_id = connection.execute(
         delete(StudyRow)
         .where(StudyRow.id == study_id, ~select(SeriesRow.id).where(SeriesRow.study_id == StudyRow.id).exists())

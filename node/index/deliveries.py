@@ -1,12 +1,12 @@
-"""Messages to hooks: how far each hook is, which messages wait for another attempt, and which failed.
+"""Messages to hooks: the progress of each hook, the messages that wait for another attempt, and those that failed.
 
-Every message is delivered at least once. A hook reads the rows of `events` and `images` behind its cursors, and a
+Every message is delivered at least once. A hook reads the rows of `events` and `images` after its cursors, and a
 cursor moves in the transaction that records the outcome of the attempts. If the process dies between an attempt and
-that commit, the next start delivers the message again, with the same message id. Rows of `deliveries` hold the messages
-that wait for another attempt, and the outcome of all messages except those of single instances.
+that commit, the next start delivers the message again, with the same message id. The table `deliveries` holds the
+messages that wait for another attempt, and the outcome of all messages except those of single instances.
 
-Both tables are written by one connection, so that ids are committed in their order. SQLite reuses the highest ids of
-`images` once their rows are deleted: `after_deletion` sets the cursors back in the same transaction.
+One connection writes both tables, so ids are committed in ascending order. SQLite reuses the highest ids of `images`
+once their rows are deleted: `after_deletion` moves the cursors back in the same transaction.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from node.index.repository import IndexRepository, on_reader, on_writer
 from node.settings.model import HookEvent
 
 MAX_READ_ROWS = 200
-"""Rows of each kind that a hook reads at a time."""
+"""Rows of each table that a hook reads at a time."""
 
 MAX_WAITING = 1000
-"""Messages of a hook that wait for another attempt; with more, it reads no new rows: they wait behind its cursors."""
+"""Messages of a hook that may wait for another attempt; at this limit, the hook reads no new rows."""
 
 MAX_KEPT_ROWS = 10_000
-"""Rows of deliveries that are kept besides those that wait; the oldest are deleted."""
+"""Rows of finished messages that are kept; older ones are deleted."""
 
 HOOK_EVENTS: Mapping[EventKind, HookEvent] = {
     "instance-replaced": "instance-stored",
@@ -46,7 +46,7 @@ HOOK_EVENTS: Mapping[EventKind, HookEvent] = {
     "volume-superseded": "volume-superseded",
     "study-quiet": "study-quiet",
 }
-"""Hook event of each kind of event that hooks hear of; `instance-stored` comes from the rows of images too."""
+"""Hook event for each kind of event that hooks receive; `instance-stored` also comes from the rows of `images`."""
 
 _NAMESPACE = uuid.UUID("7a9c1f0e-5d43-4b6c-9a57-0c2f6f0b8e11")
 
@@ -56,7 +56,7 @@ DeliveryState = Literal["waiting", "delivered", "given-up", "dropped"]
 
 @dataclass(frozen=True, slots=True)
 class PendingEvent:
-    """Something that happened and that a hook is to hear of; `message_id` is the same whenever it is read."""
+    """An event to be delivered to a hook; `message_id` is the same each time the event is read."""
 
     message_id: str
     event: HookEvent
@@ -66,16 +66,16 @@ class PendingEvent:
     sop_instance_uid: str | None = None
     revision: int | None = None
     detail: str | None = None
-    attempts: int = 0  # before now
-    event_id: int | None = None  # its row, if it was read from there
-    image_id: int | None = None
+    attempts: int = 0  # so far
+    event_id: int | None = None  # row of `events`, if it was read from there
+    image_id: int | None = None  # row of `images`, if it was read from there
 
 
 @dataclass(frozen=True, slots=True)
 class Cursors:
-    """How far a hook is: the last rows that it is done with.
+    """The progress of a hook: the last rows that it has finished.
 
-    `rewinds` grows whenever ids of images may be reused: cursors with another value are out of date.
+    `rewinds` is incremented whenever ids of `images` may be reused; cursors with an older value are out of date.
     """
 
     event_id: int
@@ -87,8 +87,8 @@ class Cursors:
 class HookWork:
     """The messages that a hook has to deliver now.
 
-    `again` is due for another attempt. `held` are studies with other messages that wait; `new` ones of these studies
-    wait behind them. The cursors are `stored` in the rows, `begin` before `new`, and `end` once `new` is done.
+    `again`: messages due for another attempt. `held`: studies with messages that are not due yet; `new` messages of
+    these studies queue up behind them. Cursors: `stored` in the index, `begin` before `new`, `end` after `new`.
     """
 
     stored: Cursors
@@ -112,18 +112,18 @@ class Attempt:
 
 
 class DeliveryRepository(IndexRepository):
-    """The messages to the hooks of a node, and how far each hook is."""
+    """The messages to the hooks of a node, and the progress of each hook."""
 
     @on_writer
     def begin_hooks(self, connection: Connection, wants_instances: Mapping[str, bool]) -> None:
-        """Compare the rows with the configuration: a new hook begins with what happens from now on, a removed one ends.
+        """Match the rows to the configuration: a new hook starts with the next event, a removed hook is deleted.
 
-        Runs at a start.
+        Runs at startup.
 
         Parameters
         ----------
         wants_instances : mapping of hook to bool
-            The hooks of the configuration, and whether they want messages of single instances.
+            The configured hooks, and whether each wants messages of single instances.
         """
         names = list(wants_instances)
         connection.execute(delete(HookRow).where(HookRow.name.not_in(names)))
@@ -146,9 +146,9 @@ class DeliveryRepository(IndexRepository):
         Parameters
         ----------
         events : collection of HookEvent
-            The events that the hook wants.
+            The events that the hook subscribes to.
         seen_event : int
-            Row of `events` up to which there is nothing for this hook; its cursor may be behind that row.
+            Last row of `events` known to hold nothing for this hook; its stored cursor may be before that row.
         """
         row = connection.execute(select(HookRow).where(HookRow.name == hook)).one()
         stored = Cursors(row.event_id, row.image_id, row.rewinds)
@@ -163,9 +163,9 @@ class DeliveryRepository(IndexRepository):
 
     @on_reader
     def next_due_at(self, connection: Connection, hook: str) -> dt.datetime | None:
-        """Return when the next message of a hook may be tried again; None if none waits.
+        """Return when the next message of a hook may be tried again, or None if no message waits.
 
-        Of each study only its first message counts: the others wait behind it, whenever they are due.
+        Only the first message of each study counts: later ones queue up behind it, even if due earlier.
         """
         waiting = DeliveryRow.hook == hook, DeliveryRow.state == "waiting"
         first = select(func.min(DeliveryRow.id)).where(*waiting).group_by(DeliveryRow.study_instance_uid)
@@ -177,8 +177,8 @@ class DeliveryRepository(IndexRepository):
     ) -> None:
         """Record the outcome of attempts, and move the hook to `cursors`.
 
-        Where ids of images may have been reused since `cursors` were read, the cursor on images stays: the instances
-        behind it are delivered once more.
+        If ids of `images` may have been reused since `cursors` were read, the cursor on `images` stays, and the
+        instances after it are delivered once more.
         """
         delivered = 0
         kept = []
@@ -205,12 +205,12 @@ class DeliveryRepository(IndexRepository):
 
     @on_writer
     def retry(self, connection: Connection, hook: str, message_id: str | None, now: dt.datetime) -> int:
-        """Make messages that wait or were given up due at once; return how many.
+        """Make the waiting and given-up messages of a hook due at once; return how many there were.
 
         Parameters
         ----------
         message_id : str or None
-            Only this message.
+            Only this message; None: all of them.
         """
         these: ColumnElement[bool] = and_(DeliveryRow.hook == hook, DeliveryRow.state.in_(("given-up", "waiting")))
         if message_id is not None:
@@ -220,7 +220,7 @@ class DeliveryRepository(IndexRepository):
 
 
 def _waiting(connection: Connection, hook: str) -> Counter[str]:
-    """Count the messages that wait, by study."""
+    """Count the waiting messages by study."""
     rows = connection.execute(
         select(DeliveryRow.study_instance_uid, func.count())
         .where(DeliveryRow.hook == hook, DeliveryRow.state == "waiting")
@@ -230,9 +230,9 @@ def _waiting(connection: Connection, hook: str) -> Counter[str]:
 
 
 def _due(connection: Connection, hook: str, now: dt.datetime) -> tuple[PendingEvent, ...]:
-    """Return the messages that are due, except those behind an earlier one of their study that waits longer.
+    """Return the due messages, except those behind an earlier message of the same study that is not due yet.
 
-    So the messages of a study stay in their order.
+    This keeps the messages of a study in order.
     """
     earlier = aliased(DeliveryRow)
     blocked = select(earlier.id).where(
@@ -260,12 +260,12 @@ def _due(connection: Connection, hook: str, now: dt.datetime) -> tuple[PendingEv
 def _new(
     connection: Connection, cursors: Cursors, events: frozenset[HookEvent]
 ) -> tuple[tuple[PendingEvent, ...], Cursors]:
-    """Return what lies behind the cursors, and the cursors once that is done."""
+    """Return the messages after the cursors, and the cursors after these messages."""
     event_rows = connection.execute(
         select(EventRow).where(EventRow.id > cursors.event_id).order_by(EventRow.id).limit(MAX_READ_ROWS)
     ).all()
     image_rows = _image_rows(connection, cursors.image_id) if cursors.image_id is not None else []
-    # Where a table has more rows than were read, the other table must not run ahead of it.
+    # If a table has more rows than were read, the other one must not run ahead of it.
     ends = [rows[-1].happened_at for rows in (event_rows, image_rows) if len(rows) == MAX_READ_ROWS]
     if ends:
         event_rows, image_rows = _until(event_rows, min(ends)), _until(image_rows, min(ends))
@@ -298,7 +298,7 @@ def _image_rows(connection: Connection, after: int) -> Sequence[Row[Any]]:
 
 
 def _until(rows: Sequence[Row[Any]], end: dt.datetime) -> Sequence[Row[Any]]:
-    """Return the first rows: those that happened until `end`."""
+    """Return the leading rows that happened no later than `end`."""
     count = next((number for number, row in enumerate(rows) if row.happened_at > end), len(rows))
     return rows[:count]
 
@@ -318,7 +318,7 @@ def _of_image(row: Row[Any]) -> PendingEvent:
 
 
 def _message_id(*facts: object) -> str:
-    """Derive an id from what happened: the same at each reading, and different for every other row, index and node."""
+    """Derive an id from the facts of an event: stable between readings, unique across rows, indexes and nodes."""
     return str(uuid.uuid5(_NAMESPACE, "\n".join(map(str, facts))))
 
 
@@ -353,9 +353,9 @@ def _keep(connection: Connection, hook: str, attempt: Attempt, now: dt.datetime)
 
 
 def after_deletion(connection: Connection, study_instance_uid: str) -> None:
-    """Set the cursors back after rows of images of a study were deleted: the next row may reuse an id behind a cursor.
+    """Move the cursors back after rows of `images` were deleted: the next row may reuse an id that a cursor has passed.
 
-    The output of commands about the study is deleted too: it may name the patient.
+    Also delete the output of commands about the study, which may name the patient.
     """
     last = select(func.coalesce(func.max(ImageRow.id), 0)).scalar_subquery()
     connection.execute(update(HookRow).values(rewinds=HookRow.rewinds + 1))

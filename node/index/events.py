@@ -1,4 +1,4 @@
-"""Events: each is written in the transaction of the change that it records, so that neither is without the other."""
+"""Events. An event is written in the same transaction as the change that it records."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from sqlalchemy import Connection, insert
 from node.index.models import EventRow
 
 EventKind = Literal[
-    "series-quiet",  # a conversion is due and begins; `detail` says why now
+    "series-quiet",  # a conversion begins; `detail` gives the reason
     "series-converted",
-    "series-refused",  # also where nothing in it is an image
+    "series-refused",  # includes series without images
     "series-failed",
-    "series-unchanged",  # asked for again, but input, converter and options are those of the current revision
-    "series-reopened",  # an instance came, went or changed after the conversion, or another conversion was asked for
-    "series-confirmed",  # its sender was asked how many instances there are
-    "sender-aborted",  # an association that brought instances of it did not end by release
+    "series-unchanged",  # reconversion requested, but input, converter and options match the current revision
+    "series-reopened",  # an instance was added, deleted or replaced after the conversion, or reconversion requested
+    "series-confirmed",  # the sender was asked for its number of instances
+    "sender-aborted",  # an association that delivered instances did not end by release
     "volume-superseded",
     "study-quiet",
     "instance-replaced",
     "instance-conflict",
-    "file-missing",  # a comparison found the row without its file
-    "file-found",  # and now the file is there again
+    "file-missing",  # fsck found a row without its file
+    "file-found",  # a missing file is back
     "deleted",
     "patient-merged",
-    "message-given-up",  # a hook did not take a message in any of its attempts
+    "message-given-up",  # every attempt to deliver a message to a hook failed
 ]
 
 

@@ -1,4 +1,4 @@
-"""Queries beside receiving: few at once, none for long, and no transaction stays open while a peer reads answers."""
+"""Queries that do not slow down receiving: few at once, none for long, no open transaction while a peer reads."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from node.errors import VoxelnodeError
 from node.index.queries import PAGE, answers, matching_ids
 
 MAX_RUNNING = 2
-"""Queries that run at the same time; the others wait: receiving needs the processors too."""
+"""Queries that run at the same time; more would take processors from receiving."""
 
 MAX_WAITING = 24
-"""Queries that wait; a further query is refused at once. Each waits on a thread, and HTTP has forty of them."""
+"""Queries that may wait; another is refused at once. Each waiting query occupies one of the forty HTTP threads."""
 
 MAX_WAIT_SECONDS = 30.0
-"""Longest wait of a query for the others."""
+"""Longest time that a query waits for its turn."""
 
-TOO_MANY = "too many queries at once: ask again later"
+TOO_MANY = "too many queries at once: try again later"
 
 MAX_RUN_SECONDS = 30.0
-"""Longest run of one statement."""
+"""Longest run time of one statement."""
 
 REST_FACTOR = 19.0
-"""While instances arrive, queries rest this many times as long as they ran: they take a twentieth of a processor. Only
-one thread of Python runs at a time, so that the receiving threads would wait for any more than that."""
+"""While instances arrive, queries pause this many times as long as they ran: they use a twentieth of a processor. Only
+one Python thread runs at a time, so anything more would delay the receiving threads."""
 
 ARRIVING_SECONDS = 0.5
-"""How long after an instance more instances are expected."""
+"""Further instances are expected for this long after an instance."""
 
 MAX_REST_SECONDS = 2.0
-"""Longest rest of the queries after one of them."""
+"""Longest pause after a query."""
 
 REST_STEP_SECONDS = 0.05
-"""Pause between two looks at whether instances still arrive."""
+"""Interval at which a paused query checks whether instances still arrive."""
 
 STEPS = 20_000
-"""Steps of SQLite's virtual machine between two looks at the clock: about a millisecond."""
+"""Steps of SQLite's virtual machine between two checks of the clock: about a millisecond."""
 
 
 class QueryRefused(VoxelnodeError):
-    """A query is too large, or takes too long: the message says what helps."""
+    """A query is too large or takes too long; the message says what to do."""
 
 
 class QueryStopped(VoxelnodeError):
@@ -58,12 +58,12 @@ class QueryStopped(VoxelnodeError):
 
 
 class Finder:
-    """Answer queries; safe to use from many threads.
+    """Answer queries. Thread-safe.
 
     Parameters
     ----------
     reader : Engine
-        Read-only, so that the writer never waits for it.
+        Read-only: the writer never waits for it.
     """
 
     def __init__(self, reader: Engine) -> None:
@@ -74,27 +74,27 @@ class Finder:
         self._arrived_at = self._rested_at = -ARRIVING_SECONDS
 
     def note_arrival(self) -> None:
-        """Note that an instance arrives: queries rest for a while."""
+        """Note the arrival of an instance; queries pause for a while."""
         self._arrived_at = time.monotonic()
 
     def find(
         self, query: Query, maximum: int | None = None, stop: Callable[[], bool] = lambda: False
     ) -> Iterator[Dataset]:
-        """Answer a query, see `node.index.queries.find`; a page of rows is read at a time.
+        """Answer a query as `node.index.queries.find` does, reading one page of rows at a time.
 
-        Instances that are stored or deleted meanwhile may or may not be in the answers.
+        Instances stored or deleted during the query may or may not be in the answers.
 
         Parameters
         ----------
         maximum : int or None
-            Largest number of answers; a query that has more gets none.
+            Largest number of answers; a query with more is refused.
         stop : callable
-            Polled, also while a statement runs: whether nobody waits for answers any more.
+            Polled, even while a statement runs; True ends the query.
 
         Raises
         ------
         QueryRefused
-            There are more answers than `maximum`, or it takes too long.
+            There are more answers than `maximum`, too many queries wait, or this one takes too long.
         QueryStopped
             `stop` returned True.
         """
@@ -109,13 +109,13 @@ class Finder:
                 page = answers(connection, query, ids[at : at + PAGE])
             began_at = time.thread_time()
             yield from page
-            self._charge(time.thread_time() - began_at)  # of the code that used the answers meanwhile
+            self._charge(time.thread_time() - began_at)  # the run time of the code that used the answers
 
     @contextmanager
     def turn(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Connection]:
-        """Open one of the few connections; a statement ends after its time, or when `stop` returns True.
+        """Open one of the few connections; interrupt a statement that takes too long, or when `stop` returns True.
 
-        Raises as `find`.
+        Raises the same exceptions as `find`.
         """
         if not self._places.acquire(blocking=False):
             raise QueryRefused(TOO_MANY)
@@ -135,13 +135,13 @@ class Finder:
             self._places.release()
 
     def _charge(self, seconds: float) -> None:
-        """Let the next query wait because this one ran for `seconds`; this one has its answer at once."""
+        """Make the next query wait for the `seconds` that this one ran; this one is not delayed."""
         with self._lock:
             now = time.monotonic()
             self._rested_at = min(max(self._rested_at, now) + seconds * REST_FACTOR, now + MAX_REST_SECONDS)
 
     def _rest(self, stop: Callable[[], bool], until: float) -> None:
-        """Wait while instances arrive and queries have not rested enough."""
+        """Wait while instances arrive and the pause after earlier queries is not over."""
         while (now := time.monotonic()) < self._rested_at and now - self._arrived_at < ARRIVING_SECONDS:
             if stop():
                 raise QueryStopped

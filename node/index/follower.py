@@ -1,4 +1,4 @@
-"""Background services that work on what is committed to the index."""
+"""Background services that process what was committed to the index."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from node.background import BackgroundService
 from node.index.database import Index
 
 FOLLOW_SECONDS = 0.25
-"""Longest wait from a commit to the step that looks at it: while instances arrive, one step serves many commits."""
+"""Longest delay from a commit to the next step; one step serves all commits of this time."""
 
 
 class IndexFollower(BackgroundService):
-    """A background service that each commit to the index wakes.
+    """A background service that wakes after each commit to the index.
 
-    A step that commits wakes its own service once more. It must therefore commit only if there was something to do.
+    A step that commits wakes its own service again. It must therefore commit only if it had something to do.
 
     Parameters
     ----------
     within : float, seconds
-        Longest wait from a commit to the next step.
+        Longest delay from a commit to the next step.
     """
 
     def __init__(self, name: str, index: Index, within: float = FOLLOW_SECONDS) -> None:

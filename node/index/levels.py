@@ -1,4 +1,4 @@
-"""The rows above an instance: patient, study and series, added where they are new, and conflicts between them."""
+"""The rows above an instance: patient, study and series, inserted if new, and the conflicts between them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FIND_SERIES = Prepared(
 
 
 def patient_identity(attributes: InstanceAttributes) -> str:
-    """Return the identity of a patient: issuer and ID; without an ID the study, so that strangers are never merged."""
+    """Return the identity of a patient: issuer and ID. Without an ID it is the study, so that strangers never merge."""
     patient_id = attributes.patient["patient_id"]
     if not patient_id:
         return f"study {attributes.study_instance_uid}"
@@ -34,7 +34,7 @@ def patient_identity(attributes: InstanceAttributes) -> str:
 
 
 def find_series(connection: Connection, arrived: Arrived) -> tuple[int, str, str] | None:
-    """Return id, identity of the patient and state of the series of an instance, or None if it is new."""
+    """Return (row id, identity of the patient, state) of the series of an instance, or None if the series is new."""
     attributes = arrived.attributes
     uids = {"study": attributes.study_instance_uid, "series": attributes.series_instance_uid}
     row: tuple[int, str, str] | None = _FIND_SERIES.execute(connection, uids).fetchone()
@@ -42,7 +42,7 @@ def find_series(connection: Connection, arrived: Arrived) -> tuple[int, str, str
 
 
 def series_row(connection: Connection, arrived: Arrived, identity: str) -> int:
-    """Return the id of the series, added with its study and patient where they are new."""
+    """Return the row id of the series of an instance; insert the series, its study and its patient if they are new."""
     row = find_series(connection, arrived)
     if row is not None:
         series_id, of_study, state = row
@@ -54,14 +54,14 @@ def series_row(connection: Connection, arrived: Arrived, identity: str) -> int:
     if connection.execute(
         select(SeriesRow.id).where(SeriesRow.series_instance_uid == arrived.attributes.series_instance_uid)
     ).first():
-        detail = "this series has arrived in another study too; both are kept apart"
+        detail = "this series has also arrived in another study; the two are kept apart"
         record_conflict(connection, "series-in-two-studies", arrived, detail)
     values = {**arrived.attributes.series, "study_id": study_id, "last_received_at": arrived.file.received_at}
     return _inserted(connection, SeriesRow, values)
 
 
 def _study(connection: Connection, arrived: Arrived, identity: str) -> int:
-    """Return the id of the study of a new series, added with its patient where they are new."""
+    """Return the row id of the study of a new series; insert the study and its patient if they are new."""
     uid = arrived.attributes.study_instance_uid
     find = select(StudyRow.id.label("study"), PatientRow).select_from(join(StudyRow, PatientRow))
     row = connection.execute(find.where(StudyRow.study_instance_uid == uid)).first()
@@ -75,7 +75,7 @@ def _study(connection: Connection, arrived: Arrived, identity: str) -> int:
     if patient is None:
         patient_id = _inserted(connection, PatientRow, {**arrived.attributes.patient, "identity": identity})
         if not arrived.attributes.patient["patient_id"]:
-            detail = "this study has no Patient ID (0010,0020); it has a patient of its own"
+            detail = "this study has no Patient ID (0010,0020); it gets a patient of its own"
             record_conflict(connection, "no-patient-id", arrived, detail)
     else:
         patient_id = patient.merged_into or patient.id
@@ -84,7 +84,7 @@ def _study(connection: Connection, arrived: Arrived, identity: str) -> int:
 
 
 def _compare_persons(connection: Connection, arrived: Arrived, known: Any) -> None:
-    """Record a conflict, once a study, if name, birth date or sex contradict each other; a missing value does not."""
+    """Record one conflict per study if names, birth dates or sexes differ; a missing value is no contradiction."""
     arriving = arrived.attributes.patient
     pairs = [(known.patient_birth_date, arriving["patient_birth_date"]), (known.patient_sex, arriving["patient_sex"])]
     pairs.append((_folded(known.patient_name), _folded(arriving["patient_name"])))
@@ -112,7 +112,7 @@ def _inserted(
 
 
 def _record_patient_conflict(connection: Connection, arrived: Arrived, identity: str, of_study: str) -> None:
-    """Record a conflict, once a series, unless the two patients were merged."""
+    """Record one conflict per series, unless the two patients were merged."""
     known, arriving = aliased(PatientRow), aliased(PatientRow)
     merged = select(known.id).where(
         known.identity == of_study, arriving.identity == identity, arriving.merged_into == known.id
@@ -128,7 +128,7 @@ def _record_patient_conflict(connection: Connection, arrived: Arrived, identity:
 
 
 def record_reopened(connection: Connection, arrived: Arrived, state: str) -> None:
-    """Record that an instance came for a series that was converted, refused or set aside."""
+    """Record that an instance arrived for a series that was converted, refused or set aside."""
     if state not in ("receiving", "converting"):
         record_arrival_event(
             connection, "series-reopened", arrived, f"an instance arrived after the series was {state}"
@@ -148,7 +148,7 @@ def record_conflict(
     key: str | None = None,
     sha256: str | None = None,
 ) -> None:
-    """Record an identity conflict; `key` and `sha256` are of a file that is kept beside that of the row."""
+    """Record an identity conflict; `key` and `sha256` are those of a second file of the instance that is kept."""
     uids = _uids(arrived)
     connection.execute(
         insert(ConflictRow).values(

@@ -1,6 +1,6 @@
-"""The tables: patients, studies, series and images are the levels of PS3.4 C.6; the others record what became of them.
+"""The tables: patients, studies, series and images are the levels of PS3.4 C.6; the other tables record their history.
 
-Widths are those of PS3.5 6.2. Text is UTF-8, whatever character set the sender used.
+Column widths follow PS3.5 6.2. Text is UTF-8, whichever character set the sender used.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from sqlalchemy.types import TypeDecorator
 from node.dicom.names import folded_groups
 
 SERIES_STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
-"""receiving: waits until it is quiet; converting: claimed by a worker; converted: has at least one volume;
-refused: has no volume, each stack has its reason; not-an-image: no instance can be in a volume;
+"""receiving: waits to become quiet; converting: claimed by a worker; converted: has at least one volume;
+refused: has no volume, with a reason for each stack; not-an-image: contains no instance that could be in a volume;
 failed: the converter crashed too often."""
 
 OPEN_STATES = ("receiving", "converting")
-"""States of a series that still waits for the outcome of a conversion."""
+"""States in which a series still awaits the outcome of a conversion."""
 
 
 class Utc(TypeDecorator[dt.datetime]):
-    """A moment in UTC; naive datetimes are errors."""
+    """A moment in UTC; a naive datetime raises ValueError."""
 
     impl = DateTime
     cache_ok = True
@@ -72,7 +72,7 @@ class Base(DeclarativeBase):
 
 
 def _folded_group(column: str, group: int) -> MappedColumn[str | None]:
-    """Return a column with a component group of the name in `column`, folded for comparison; an insert fills it."""
+    """Return a column for a component group of the name in `column`, folded for comparison and filled at insertion."""
 
     def group_of_row(context: DefaultExecutionContext) -> str | None:
         return folded_groups(context.get_current_parameters().get(column))[group]  # type: ignore[no-untyped-call]
@@ -81,7 +81,7 @@ def _folded_group(column: str, group: int) -> MappedColumn[str | None]:
 
 
 class AboutRow(Base):
-    """Facts of this index: relative paths are relative to its `root`."""
+    """A fact about the index, such as `root`, the folder of relative paths."""
 
     __tablename__ = "about"
 
@@ -90,12 +90,12 @@ class AboutRow(Base):
 
 
 class PatientRow(Base):
-    """A person, identified by issuer and Patient ID; without a Patient ID every study has a patient of its own."""
+    """A person, identified by issuer and Patient ID; each study without a Patient ID has a patient of its own."""
 
     __tablename__ = "patients"
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    identity: Mapped[str] = mapped_column(String(200), unique=True)  # issuer and ID, or the study where there is no ID
+    identity: Mapped[str] = mapped_column(String(200), unique=True)  # issuer and ID; the study if there is no ID
     patient_id: Mapped[str | None] = mapped_column(String(64), index=True)
     issuer_of_patient_id: Mapped[str | None] = mapped_column(String(64))
     patient_name: Mapped[str | None] = mapped_column(String(324), index=True)
@@ -105,7 +105,7 @@ class PatientRow(Base):
     patient_birth_date: Mapped[dt.date | None] = mapped_column(Date)
     patient_birth_time: Mapped[dt.time | None] = mapped_column(Time)
     patient_sex: Mapped[str | None] = mapped_column(String(16))
-    merged_into: Mapped[int | None] = mapped_column(ForeignKey("patients.id"), index=True)  # by decision
+    merged_into: Mapped[int | None] = mapped_column(ForeignKey("patients.id"), index=True)  # decided by a person
 
 
 class StudyRow(Base):
@@ -125,15 +125,15 @@ class StudyRow(Base):
     referring_physician_name_phonetic: Mapped[str | None] = _folded_group("referring_physician_name", 2)
     patient_age: Mapped[str | None] = mapped_column(String(4))
     closed_at: Mapped[dt.datetime | None] = mapped_column(Utc, index=True)  # end of the last conversion
-    quiet_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # when it became quiet; a series may be open again
+    quiet_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # when it became quiet; a series may have reopened since
 
 
 class SeriesRow(Base):
-    """A series and its progress: `state`, `due_at` and `claim` are the hand-over from receiver to worker."""
+    """A series and its progress; `state`, `due_at` and `claim` hand it from the receiver to the worker."""
 
     __tablename__ = "series"
     __table_args__ = (
-        # A Series Instance UID in two studies is two series: merging them could mix two patients.
+        # The same Series Instance UID in two studies means two series: merging them could mix two patients.
         UniqueConstraint("study_id", "series_instance_uid"),
         Index("ix_series_state_due_at", "state", "due_at"),
         CheckConstraint("state IN ({})".format(", ".join(f"'{s}'" for s in SERIES_STATES)), name="state"),
@@ -158,10 +158,10 @@ class SeriesRow(Base):
     performed_procedure_step_start_time: Mapped[dt.time | None] = mapped_column(Time)
 
     state: Mapped[str] = mapped_column(String(16), default="receiving")
-    open_since: Mapped[dt.datetime | None] = mapped_column(Utc)  # first instance without conversion
+    open_since: Mapped[dt.datetime | None] = mapped_column(Utc)  # arrival of the first unconverted instance
     last_received_at: Mapped[dt.datetime] = mapped_column(Utc)
     due_at: Mapped[dt.datetime | None] = mapped_column(Utc)
-    arrivals: Mapped[int] = mapped_column(Integer, default=0)  # grows with every stored instance
+    arrivals: Mapped[int] = mapped_column(Integer, default=0)  # incremented with every stored instance
     revision: Mapped[int] = mapped_column(Integer, default=0)
     claim: Mapped[str | None] = mapped_column(String(32))
     claimed_arrivals: Mapped[int | None] = mapped_column(Integer)
@@ -198,7 +198,7 @@ class ImageRow(Base):
     number_of_slices: Mapped[int | None] = mapped_column(Integer)
     number_of_time_slices: Mapped[int | None] = mapped_column(Integer)
     number_of_series_related_instances: Mapped[int | None] = mapped_column(Integer)
-    file_missing: Mapped[bool] = mapped_column(default=False, server_default=false())  # found by a comparison
+    file_missing: Mapped[bool] = mapped_column(default=False, server_default=false())  # set by fsck
     bytes: Mapped[int] = mapped_column(BigInteger)  # of the data set as received
     sha256: Mapped[str] = mapped_column(String(64))  # of the data set as received
     data_set_offset: Mapped[int] = mapped_column(Integer)  # where it begins in the file
@@ -211,7 +211,7 @@ class ImageRow(Base):
 
 
 class ConversionRow(Base):
-    """A conversion of one exact set of instances: a revision of a series."""
+    """A conversion of an exact set of instances: one revision of a series."""
 
     __tablename__ = "conversions"
     __table_args__ = (UniqueConstraint("series_id", "revision"),)
@@ -221,7 +221,7 @@ class ConversionRow(Base):
     revision: Mapped[int] = mapped_column(Integer)
     superseded: Mapped[bool] = mapped_column(default=False)
     input_sha256: Mapped[str | None] = mapped_column(String(64))  # of ordered UIDs, digests, converter and options
-    files_removed_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # superseded long enough ago
+    files_removed_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # None: the files exist
     converter: Mapped[str] = mapped_column(String(64))
     options: Mapped[dict[str, Any]] = mapped_column(JSON)
     instances: Mapped[int] = mapped_column(Integer)
@@ -253,7 +253,7 @@ class VolumeRow(Base):
 
 
 class VolumeSourceRow(Base):
-    """An instance, with its digest, that is in a stack of a conversion."""
+    """An instance used in a stack of a conversion, with its digest."""
 
     __tablename__ = "volume_sources"
     __table_args__ = (Index("ix_volume_sources_conversion_id_stack", "conversion_id", "stack"),)
@@ -267,7 +267,7 @@ class VolumeSourceRow(Base):
 
 
 class ExclusionRow(Base):
-    """An instance, or frames of it, in no volume of a conversion, with the reason."""
+    """An instance, or some of its frames, that a conversion left out of every volume, with the reason."""
 
     __tablename__ = "exclusions"
 
@@ -304,7 +304,7 @@ class ConflictRow(Base):
     series_instance_uid: Mapped[str | None] = mapped_column(String(64))
     sop_instance_uid: Mapped[str | None] = mapped_column(String(64), index=True)
     detail: Mapped[str] = mapped_column(Text)
-    key: Mapped[str | None] = mapped_column(String(200), index=True)  # of the file with the bytes that do not count
+    key: Mapped[str | None] = mapped_column(String(200), index=True)  # of the file with the bytes that were not indexed
     sha256: Mapped[str | None] = mapped_column(String(64))  # of the data set in that file
     calling_ae_title: Mapped[str | None] = mapped_column(String(16))
     found_at: Mapped[dt.datetime] = mapped_column(Utc)
@@ -330,7 +330,7 @@ class RejectionRow(Base):
 
 
 class EventRow(Base):
-    """What happened to a series or a study, in the order of commits: for people and for hooks."""
+    """An event of a series or a study, in the order of commits; shown to people and delivered to hooks."""
 
     __tablename__ = "events"
 
@@ -345,7 +345,7 @@ class EventRow(Base):
 
 
 class TombstoneRow(Base):
-    """A deletion that was ordered: the order is committed first, `finished_at` when every file is gone."""
+    """A deletion: committed before any file is removed; `finished_at` is set when every file is gone."""
 
     __tablename__ = "tombstones"
 
@@ -359,7 +359,7 @@ class TombstoneRow(Base):
 
 
 class CommitmentRow(Base):
-    """A request for storage commitment that was accepted (PS3.4 J.3.2), until its result is reported."""
+    """An accepted request for storage commitment (PS3.4 J.3.2)."""
 
     __tablename__ = "commitments"
     __table_args__ = (
@@ -371,12 +371,12 @@ class CommitmentRow(Base):
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     transaction_uid: Mapped[str] = mapped_column(String(64))
     calling_ae_title: Mapped[str] = mapped_column(String(16))
-    peer: Mapped[str] = mapped_column(String(64))  # address, without a port
+    peer: Mapped[str] = mapped_column(String(64))  # address, without the port
     instances: Mapped[int] = mapped_column(Integer)
-    references: Mapped[list[list[str]]] = mapped_column(JSON)  # (SOP class, SOP instance), until it is reported
+    references: Mapped[list[list[str]]] = mapped_column(JSON)  # (SOP class, SOP instance); empty once reported
     state: Mapped[str] = mapped_column(String(16), default="owed")
     attempts: Mapped[int] = mapped_column(Integer, default=0)
-    failed: Mapped[int | None] = mapped_column(Integer)  # instances that are not committed, in the report
+    failed: Mapped[int | None] = mapped_column(Integer)  # instances reported as not committed
     detail: Mapped[str | None] = mapped_column(Text)  # why the last attempt to report failed
     requested_at: Mapped[dt.datetime] = mapped_column(Utc)
     due_at: Mapped[dt.datetime | None] = mapped_column(Utc)
@@ -397,7 +397,7 @@ class AccountRow(Base):
 
 
 class TokenRow(Base):
-    """A secret for a script, generated by the node; it has the role of its account."""
+    """A secret for scripts, generated by the node, with the role of its account."""
 
     __tablename__ = "tokens"
     __table_args__ = (UniqueConstraint("account_id", "label"),)
@@ -411,7 +411,7 @@ class TokenRow(Base):
 
 
 class WebSessionRow(Base):
-    """The session of a browser that has logged in."""
+    """The session of a logged-in browser."""
 
     __tablename__ = "web_sessions"
 
@@ -423,24 +423,24 @@ class WebSessionRow(Base):
 
 
 class HookRow(Base):
-    """The cursors of a hook: it is done with every row of events and images up to them.
+    """The cursors of a hook: the last rows of `events` and `images` that it has finished.
 
-    A cursor rather than a queue: events that no hook wants cost no row. SQLite reuses the highest ids of images after
-    their deletion; the deletion sets `image_id` back and counts `rewinds`, see `node.index.deliveries`.
+    Cursors instead of a queue: events that no hook wants cost no row. SQLite reuses the highest ids of `images` after
+    a deletion, which therefore moves `image_id` back and increments `rewinds`; see `node.index.deliveries`.
     """
 
     __tablename__ = "hooks"
 
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     event_id: Mapped[int] = mapped_column(Integer)
-    image_id: Mapped[int | None] = mapped_column(Integer)  # None: it wants no messages of single instances
+    image_id: Mapped[int | None] = mapped_column(Integer)  # None: the hook wants no messages of single instances
     rewinds: Mapped[int] = mapped_column(Integer, default=0)
-    delivered: Mapped[int] = mapped_column(Integer, default=0)  # how many, in all
+    delivered: Mapped[int] = mapped_column(Integer, default=0)  # messages in total
     delivered_at: Mapped[dt.datetime | None] = mapped_column(Utc)
 
 
 class DeliveryRow(Base):
-    """A message to a hook; a message of a single instance only after its first attempt failed."""
+    """A message to a hook; a message of a single instance gets a row only if its first attempt fails."""
 
     __tablename__ = "deliveries"
     __table_args__ = (
@@ -463,5 +463,5 @@ class DeliveryRow(Base):
     attempts: Mapped[int] = mapped_column(Integer)
     due_at: Mapped[dt.datetime | None] = mapped_column(Utc)
     reason: Mapped[str | None] = mapped_column(Text)  # why the last attempt failed
-    output: Mapped[str | None] = mapped_column(Text)  # end of the output of a command then; may name patients
-    last_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # last attempt
+    output: Mapped[str | None] = mapped_column(Text)  # end of the command's output in that attempt; may name patients
+    last_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # time of the last attempt

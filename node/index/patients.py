@@ -1,4 +1,4 @@
-"""Patients: merge two that a person has decided are the same."""
+"""Patients: merge two that someone has decided are the same person."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from node.index.repository import IndexRepository, on_writer
 
 
 class NoSuchPatient(UsageError):
-    """The index holds no such patient, or several of them."""
+    """No patient matches, or several do."""
 
 
 class PatientRepository(IndexRepository):
@@ -22,10 +22,10 @@ class PatientRepository(IndexRepository):
 
     @on_writer
     def merge(self, connection: Connection, source: int, target: int, now: dt.datetime) -> PatientMerge:
-        """Give the studies of patient `source` to patient `target`, now and whenever more of them arrive.
+        """Move the studies of patient `source` to patient `target`, including studies that arrive later.
 
-        The row of `source` stays and names `target`, so that a study that arrives under its Patient ID becomes one of
-        `target`. The instances themselves do not change.
+        The row of `source` stays and refers to `target`, so that a new study with its Patient ID is added to `target`.
+        The instances themselves do not change.
 
         Parameters
         ----------
@@ -35,7 +35,7 @@ class PatientRepository(IndexRepository):
         Raises
         ------
         NoSuchPatient
-            One of them is not there, was merged into another one, or they are the same.
+            One of them does not exist or was merged into another patient, or both are the same.
         """
         both = select(PatientRow).where(PatientRow.id.in_((source, target)))
         rows = {row.id: row for row in connection.execute(both)}
@@ -43,9 +43,9 @@ class PatientRepository(IndexRepository):
             if wanted not in rows:
                 raise NoSuchPatient(f"there is no patient #{wanted}")
             if (into := rows[wanted].merged_into) is not None:
-                raise NoSuchPatient(f"patient #{wanted} was merged into #{into}: name that one")
+                raise NoSuchPatient(f"patient #{wanted} was merged into #{into}: use that number")
         if source == target:
-            raise NoSuchPatient(f"#{source} is one patient already")
+            raise NoSuchPatient(f"#{source} cannot be merged into itself")
         moved = connection.execute(
             update(StudyRow)
             .where(StudyRow.patient_id == source)

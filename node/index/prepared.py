@@ -1,6 +1,6 @@
-"""Statements that run for every instance: compiled once and handed to the driver.
+"""Statements that run for every instance: compiled once, then executed by the driver directly.
 
-The path of SQLAlchemy through a statement (cache key, context, result) takes five times as long as SQLite itself.
+SQLAlchemy's handling of a statement (cache key, context, result) takes five times as long as SQLite itself.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from sqlalchemy.dialects import sqlite
 
 
 class Prepared:
-    """A statement of SQLAlchemy as SQL, with its parameters in order and the conversion of each value.
+    """A SQLAlchemy statement compiled to SQL, with its parameters in order and the conversion of each value.
 
     Parameters
     ----------
     statement : ClauseElement
-        An INSERT, UPDATE or SELECT; rows come back as the driver gives them.
+        An INSERT, UPDATE or SELECT; rows are returned as the driver gives them.
     columns : iterable of str or None
         The columns that an INSERT sets.
     """
@@ -35,17 +35,17 @@ class Prepared:
             self._parameters.append((name, process, None if bind.required else bind.value))
 
     def execute(self, connection: Connection, values: Mapping[str, Any]) -> sqlite3.Cursor:
-        """Run it once in the transaction of `connection`.
+        """Run the statement once, in the transaction of `connection`.
 
         Raises
         ------
         sqlite3.Error
-            As the driver raises it: not wrapped by SQLAlchemy.
+            From the driver, not wrapped by SQLAlchemy.
         """
         return _driver(connection).execute(self._sql, self._bound(values))
 
     def execute_many(self, connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Run it for each of `rows`; as `execute`."""
+        """Run the statement for each of `rows`. Raises the same exceptions as `execute`."""
         _driver(connection).executemany(self._sql, [self._bound(values) for values in rows])
 
     def _bound(self, values: Mapping[str, Any]) -> list[Any]:

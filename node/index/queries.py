@@ -1,4 +1,4 @@
-"""Answers to queries, for C-FIND and QIDO-RS alike."""
+"""Answers to queries, for both C-FIND and QIDO-RS."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from node.index.conditions import PARENT, TABLES, restrictions
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 
 PAGE = 200
-"""Answers that are read at a time."""
+"""Answers read at a time."""
 
 _ORDER: Mapping[Level, tuple[Any, ...]] = {
     Level.PATIENT: (PatientRow.id,),
-    Level.STUDY: (StudyRow.study_date.desc(), StudyRow.id.desc()),  # the newest first, those without a date last
+    Level.STUDY: (StudyRow.study_date.desc(), StudyRow.id.desc()),  # newest first, studies without a date last
     Level.SERIES: (SeriesRow.study_id, SeriesRow.series_number, SeriesRow.id),
     Level.IMAGE: (ImageRow.series_id, ImageRow.instance_number, ImageRow.id),
 }
@@ -40,7 +40,7 @@ _COUNTED = {
 
 
 def find(connection: Connection, query: Query) -> Iterator[Dataset]:
-    """Yield the answers to a query, in an order that stays the same while nothing is stored or deleted.
+    """Yield the answers to a query, in an order that is stable while nothing is stored or deleted.
 
     Each answer has the requested attributes, empty where the index has no value, and *Specific Character Set*
     (0008,0005) if a value needs it: ``ISO_IR 192``.
@@ -51,18 +51,18 @@ def find(connection: Connection, query: Query) -> Iterator[Dataset]:
 
 
 def matching_ids(connection: Connection, query: Query) -> array[int]:
-    """Return the ids of the matching rows of the query's level, in the order of the answers: eight bytes each."""
+    """Return the row ids of the matches at the query's level, in the order of the answers: eight bytes each."""
     table: Any = TABLES[query.level]
     order = _ORDER[query.level]
     if query.level == Level.STUDY and any(condition.key.level == Level.PATIENT for condition in query.conditions):
-        # Have SQLite sort the few studies of some patients. Left alone, it walks all studies in order of their dates.
+        # The unary plus makes SQLite sort the few studies of these patients; else it would scan all studies by date.
         order = (UnaryExpression(StudyRow.__table__.c.study_date, operator=custom_op("+")).desc(), StudyRow.id.desc())
     matching = select(table.id).where(*restrictions(query)).order_by(*order)
     return array("q", connection.scalars(matching.limit(query.limit).offset(query.offset)))
 
 
 def answers(connection: Connection, query: Query, ids: Sequence[int]) -> list[Dataset]:
-    """Return the answers for some rows of the query's level, without rows that were deleted meanwhile."""
+    """Return the answers for the rows `ids` of the query's level; rows deleted meanwhile are omitted."""
     table: Any = TABLES[query.level]
     rows = {row.row_id: row for row in connection.execute(_rows(query).where(table.id.in_(ids)))}
     computed = _computed(connection, query, rows.values())
@@ -70,7 +70,7 @@ def answers(connection: Connection, query: Query, ids: Sequence[int]) -> list[Da
 
 
 def _rows(query: Query) -> Select[Any]:
-    """Select the requested attributes that are stored, by keyword, and the ids of their rows, by level."""
+    """Select the requested attributes that are stored, labelled by keyword, and the row ids, labelled by level."""
     table: Any = TABLES[query.level]
     keys = [KEYS[keyword] for keyword in query.returned if keyword in KEYS]
     levels = [level for level in Level if level <= query.level]
@@ -88,7 +88,7 @@ def _id(level: Level) -> Any:
 
 
 def _computed(connection: Connection, query: Query, rows: Collection[Any]) -> dict[str, Mapping[int, Any]]:
-    """Return the requested attributes that are computed from the levels below: keyword -> id of its row -> value."""
+    """Return the requested attributes that are computed from lower levels: keyword -> row id -> value."""
     computed: dict[str, Mapping[int, Any]] = {}
     for keyword in query.returned:
         key = KEYS.get(keyword)
@@ -109,7 +109,7 @@ def _computed(connection: Connection, query: Query, rows: Collection[Any]) -> di
 
 
 def _below(owner: Level, counted: Level) -> Select[Any]:
-    """Select the rows of a level with the id of the row of `owner` above them, as `owner_id`."""
+    """Select the rows of level `counted`, each with the row id of its ancestor at level `owner` as `owner_id`."""
     statement: Select[Any] = select(PARENT[Level(owner + 1)].label("owner_id")).select_from(TABLES[counted])
     for level in range(counted, owner + 1, -1):
         statement = statement.join(TABLES[Level(level - 1)], _id(Level(level - 1)) == PARENT[Level(level)])
@@ -131,8 +131,8 @@ def _several(connection: Connection, statement: Any, ids: Collection[int]) -> di
 
 
 def _availability(connection: Connection, owner: Level, ids: Collection[int]) -> dict[int, str]:
-    """Return ``ONLINE`` for rows with at least one file that is not missing (PS3.3 C.4.23.1.1)."""
-    missing_file = text("images.file_missing")  # spelled like the condition of the partial index
+    """Return ``UNAVAILABLE`` for rows whose files are all missing, else ``ONLINE`` (PS3.3 C.4.23.1.1)."""
+    missing_file = text("images.file_missing")  # the exact text of the partial index, else SQLite ignores it
     if owner == Level.IMAGE:
         gone = set(connection.scalars(select(ImageRow.id).where(missing_file, ImageRow.id.in_(ids))))
     else:
@@ -152,8 +152,8 @@ def _data_set(query: Query, row: Any, computed: Mapping[str, Mapping[int, Any]])
         vr, owner = (key.vr, key.level) if key is not None else ("CS", query.level)
         value = _dicom(computed[keyword].get(values[owner.name]) if keyword in computed else values[keyword])
         ascii_only &= not isinstance(value, str) or value.isascii()
-        # Conversion is most of the work of a query, and plain values do not need it. Values are returned as they were
-        # stored, also those that violate their value representation.
+        # Conversion is most of the work of a query, and plain values do not need it. Values are returned as stored,
+        # even if they violate their value representation.
         plain = vr != "PN" and (isinstance(value, int) or (isinstance(value, str) and "\\" not in value))
         tag = standard_tag(keyword)
         ds[tag] = DataElement(tag, vr, value, already_converted=plain, validation_mode=config.IGNORE)
@@ -163,7 +163,7 @@ def _data_set(query: Query, row: Any, computed: Mapping[str, Mapping[int, Any]])
 
 
 def _dicom(value: Any) -> Any:
-    """Return a value of the index in the form that pydicom takes."""
+    """Return a value of the index in the form that pydicom expects."""
     match value:
         case dt.date():
             return value.isoformat().replace("-", "")

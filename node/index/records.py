@@ -1,4 +1,4 @@
-"""Plain objects that go into the index and come out of it."""
+"""Plain records that the index accepts and returns."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from node.settings.model import OverwritePolicy
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """Where the file of an instance is and how it came; `bytes` and `sha256` are of the data set as received."""
+    """The file of an instance and its origin; `bytes` and `sha256` are those of the data set as received."""
 
     key: str
-    quarantine_key: str  # where the file goes if the index already holds other bytes under its UID
+    quarantine_key: str  # the key for the file if the index already has other bytes for its UID
     bytes: int
     sha256: str
     data_set_offset: int
@@ -32,7 +32,7 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """An instance to be indexed; its series is due `quiet_seconds` after it, unless another instance arrives."""
+    """An instance to be indexed; its series is due `quiet_seconds` later unless another instance arrives."""
 
     attributes: InstanceAttributes
     file: StoredFile
@@ -41,30 +41,30 @@ class Arrived:
 
 
 class Outcome(Enum):
-    """The outcome of adding an instance; in every case it may be acknowledged after the commit."""
+    """The outcome of adding an instance. Whatever the outcome, the instance may be acknowledged after the commit."""
 
     STORED = auto()
     ALREADY_THERE = auto()  # same SOP Instance UID, same bytes: nothing written
-    OTHER_BYTES = auto()  # same SOP Instance UID, other bytes: the first stays, the second is kept beside it
-    REPLACED = auto()  # same SOP Instance UID, other bytes: the second counts, the first is kept beside it
+    OTHER_BYTES = auto()  # same SOP Instance UID, other bytes: the first is served, the second is kept in quarantine
+    REPLACED = auto()  # same SOP Instance UID, other bytes: the second is served, the first is kept in quarantine
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An outcome, and what to do after the commit with a file that no row of images names, by its archive key."""
+    """An outcome, with the archive key of a file that no row of `images` names, to be handled after the commit."""
 
     outcome: Outcome
-    remove: str | None = None  # the archive has these bytes in another file
-    quarantine: str | None = None  # other bytes count for this SOP Instance UID
+    remove: str | None = None  # another file has the same bytes: delete this one
+    quarantine: str | None = None  # another file is served for this SOP Instance UID: move this one
 
 
 SeriesKey = tuple[str, str]
-"""Study Instance UID and Series Instance UID: a Series Instance UID in two studies is two series."""
+"""Study Instance UID and Series Instance UID: the same Series Instance UID in two studies means two series."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnconfirmedSeries:
-    """A waiting series, the sender of its newest instance, and how many instances are here."""
+    """A waiting series: its key, the sender of its newest instance, and the number of instances received."""
 
     key: SeriesKey
     calling_ae_title: str
@@ -73,16 +73,16 @@ class UnconfirmedSeries:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A refusal, with its reason and what a person can do about it; never patient data.
+    """A refusal with its reason and its remedy, without patient data.
 
-    Refusals that agree in everything but `reason` and `remedy` are shown as one.
+    Refusals that differ only in `reason` and `remedy` are counted as one.
     """
 
     what: Literal["connection", "association", "context", "instance", "retrieve", "commitment"]
     rule: str
     reason: str = field(compare=False)
     remedy: str = field(compare=False)
-    peer: str = ""  # address, without a port
+    peer: str = ""  # address, without the port
     calling_ae_title: str = ""
     called_ae_title: str = ""
     offered: str = ""
@@ -90,7 +90,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class CountedRefusal:
-    """How often something was refused between two moments; `refused` is the last refusal."""
+    """The number of equal refusals between two moments; `refused` is the last of them."""
 
     refused: Refused
     count: int
@@ -100,7 +100,7 @@ class CountedRefusal:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedInstance:
-    """One instance of a claimed series; `key` is for the archive."""
+    """One instance of a claimed series; `key` is its archive key."""
 
     sop_instance_uid: str
     key: str
@@ -109,7 +109,7 @@ class ClaimedInstance:
 
 @dataclass(frozen=True, slots=True)
 class CurrentConversion:
-    """The conversion that readers of a claimed series see: the digest of its input, and its files as (path, bytes)."""
+    """The current conversion of a claimed series: the digest of its input, and its files as (path, bytes)."""
 
     input_sha256: str | None
     files: tuple[tuple[str, int], ...]
@@ -127,13 +127,13 @@ class SupersededConversion:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedSeries:
-    """A due series that this process has claimed; recording the outcome requires the same `claim`."""
+    """A series claimed by this process; recording the outcome requires the same `claim`."""
 
     id: int
     claim: str
     study_instance_uid: str
     series_instance_uid: str
-    revision: int  # that this conversion makes
+    revision: int  # of the conversion to be made
     instances: tuple[ClaimedInstance, ...]
     expectation: Expectation
     current: CurrentConversion | None = None
@@ -141,7 +141,7 @@ class ClaimedSeries:
 
 @dataclass(frozen=True, slots=True)
 class ConvertedFile:
-    """One row of `volumes`; `path` is relative to the folder of the job, and in the index to the root."""
+    """One row of `volumes`; `path` is relative to the folder of the job, and in the index relative to the root."""
 
     stack: int
     suffix: str
@@ -184,7 +184,7 @@ Level = Literal["study", "series", "instance"]
 
 @dataclass(frozen=True, slots=True)
 class DeletionPlan:
-    """What a deletion would remove; `patient_id` is for the audit log alone."""
+    """What a deletion would remove; `patient_id` is only for the audit log."""
 
     level: Level
     uid: str
@@ -197,7 +197,7 @@ class DeletionPlan:
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """A deletion that was ordered; `paths` are the files and folders to be removed, relative to the root."""
+    """A committed deletion; `paths` are the files and folders to be removed, relative to the root."""
 
     id: int
     paths: tuple[str, ...]
@@ -205,7 +205,7 @@ class Deletion:
 
 @dataclass(frozen=True, slots=True)
 class PatientMerge:
-    """Two patients that were merged: their Patient IDs, and the studies that moved."""
+    """A merge of two patients: their Patient IDs, and the UIDs of the moved studies."""
 
     source_patient_id: str
     target_patient_id: str
@@ -214,7 +214,7 @@ class PatientMerge:
 
 @dataclass(frozen=True, slots=True)
 class StoredStudy:
-    """A study as retention sees it; `settled` when each of its series is converted or is no image."""
+    """A study as retention sees it; `settled` if each series is converted or contains no images."""
 
     study_instance_uid: str
     last_received_at: dt.datetime

@@ -1,4 +1,4 @@
-"""Refusals: a bounded table, with equal refusals within a minute in one row."""
+"""Refusals: a bounded table; equal refusals within a minute share a row."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from node.index.records import CountedRefusal, Refused
 from node.index.repository import IndexRepository, on_writer
 
 ROW_TIME = dt.timedelta(minutes=1)
-"""Equal refusals that follow each other within this time share a row."""
+"""Equal refusals at most this far apart share a row."""
 
 MAX_ROWS = 10_000
-"""The oldest rows are deleted."""
+"""Rows that are kept; the oldest are deleted."""
 
 
 class RejectionRepository(IndexRepository):
@@ -24,12 +24,12 @@ class RejectionRepository(IndexRepository):
 
     @on_writer
     def record(self, connection: Connection, refusals: Sequence[CountedRefusal]) -> list[Refused]:
-        """Count refusals in the rows that are still open for them, or add rows.
+        """Add refusals to the counts of their open rows, or insert new rows.
 
         Returns
         -------
         list of Refused
-            Those that got a row of their own.
+            The refusals for which a row was inserted.
         """
         news = [counted.refused for counted in refusals if not _counted(connection, counted)]
         if news:
@@ -39,7 +39,7 @@ class RejectionRepository(IndexRepository):
 
 
 def _counted(connection: Connection, counted: CountedRefusal) -> bool:
-    """Return whether an equal refusal has an open row, which then counts this one too; if not, add a row."""
+    """Add a refusal to the open row of an equal one and return True; else insert a row and return False."""
     same = asdict(counted.refused)
     texts = {"reason": same.pop("reason"), "remedy": same.pop("remedy"), "last_at": counted.last_at}
     open_row = connection.execute(

@@ -1,4 +1,4 @@
-"""Repositories: writes run on the connection of the one writer, reads beside it.
+"""Repositories: writes share the connection of the one writer; reads use connections of their own.
 
 A repository holds the rows of one noun. Its methods take a connection first, and a decorator supplies it:
 
@@ -7,7 +7,7 @@ A repository holds the rows of one noun. Its methods take a connection first, an
 
     index.deletions.finish(deletion, now)
 
-A read that a write depends on belongs in the body of that write: only there nothing changes in between.
+A read that a write depends on belongs in the body of that write; elsewhere, another write may come in between.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ R = TypeVar("R")
 
 
 class IndexRepository:
-    """Rows of one noun; safe to use from many threads.
+    """Rows of one noun. Thread-safe.
 
     Parameters
     ----------
     writer : IndexWriter
     reader : Engine
-        Read-only: its reads never wait for the writer, nor the writer for them.
+        Read-only: readers and the writer never wait for each other.
     """
 
     def __init__(self, writer: IndexWriter, reader: Engine) -> None:
@@ -46,8 +46,8 @@ Rows = TypeVar("Rows", bound=IndexRepository)
 def on_writer(method: Callable[Concatenate[Rows, Connection, P], R]) -> Callable[Concatenate[Rows, P], R]:
     """Run the body of a method inside the transaction that the writer shares between callers.
 
-    The method returns after the commit. An exception of the body undoes what the body wrote and nothing else. Where the
-    commit fails, `OutOfResources` is raised instead of a result.
+    The method returns after the commit. An exception in the body undoes what the body wrote and nothing else. If the
+    commit fails, the method raises `OutOfResources`.
     """
 
     @wraps(method)
@@ -58,10 +58,10 @@ def on_writer(method: Callable[Concatenate[Rows, Connection, P], R]) -> Callable
 
 
 def on_reader(method: Callable[Concatenate[Rows, Connection, P], R]) -> Callable[Concatenate[Rows, P], R]:
-    """Run the body of a method on a read-only connection, in one snapshot of what is committed.
+    """Run the body of a method on a read-only connection, in one snapshot of the committed data.
 
-    The body returns values, never an open cursor: its connection is closed when it returns. `IndexUnusable` is raised
-    where the database cannot be read.
+    The body returns values, never an open cursor: its connection is closed when it returns. If the database cannot be
+    read, the method raises `IndexUnusable`.
     """
 
     @wraps(method)

@@ -1,4 +1,4 @@
-"""Which instances are stored, and where their bytes are: for C-MOVE, C-GET, WADO-RS and storage commitment alike."""
+"""Stored instances and the location of their bytes, for C-MOVE, C-GET, WADO-RS and storage commitment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 
 @dataclass(frozen=True, slots=True)
 class StoredInstance:
-    """A stored instance and where its bytes are: the data set begins at `data_set_offset` of the file `key`."""
+    """A stored instance; its data set starts at byte `data_set_offset` of the file `key`."""
 
     study_instance_uid: str
     series_instance_uid: str
@@ -40,7 +40,7 @@ INSTANCE_COLUMNS: tuple[Any, ...] = (
     ImageRow.instance_number,
     ImageRow.number_of_frames,
 )
-"""Identity and encoding of an instance, in every list of instances."""
+"""Identity and encoding of an instance; part of every list of instances."""
 
 _STORED: Select[*tuple[Any, ...]] = (
     select(
@@ -58,7 +58,7 @@ _STORED: Select[*tuple[Any, ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """Instances in the order of their series and numbers; `patient_ids` by Study Instance UID are for the audit log."""
+    """Instances by series and Instance Number; `patient_ids`, by Study Instance UID, are for the audit log."""
 
     instances: list[StoredInstance]
     patient_ids: dict[str, str]
@@ -70,9 +70,9 @@ def stored_instances(
     series_instance_uid: str | None = None,
     sop_instance_uids: Collection[str] = (),
 ) -> Iterator[StoredInstance]:
-    """Yield the instances of a study, of a series or by their UIDs, by Instance Number; an unset filter matches all.
+    """Yield the instances that match the given UIDs, by Instance Number; an unset UID matches all instances.
 
-    Instances whose file is known to be missing are skipped.
+    Instances with a file known to be missing are skipped.
     """
     studies = () if study_instance_uid is None else (study_instance_uid,)
     series = () if series_instance_uid is None else (series_instance_uid,)
@@ -82,7 +82,7 @@ def stored_instances(
 
 
 def selected_instances(connection: Connection, selection: Selection, limit: int | None = None) -> Selected:
-    """Return the instances of a selection, at most `limit`, also those whose file is known to be missing.
+    """Return at most `limit` instances of a selection, including those with a file known to be missing.
 
     A retrieve reports each instance that it cannot send; skipping one would look like success.
     """
@@ -109,7 +109,7 @@ def _of(
 ) -> Select[*tuple[Any, ...]]:
     """Restrict a query to these studies, series and instances; an empty collection does not restrict it.
 
-    Each collection is one parameter of the statement, however many UIDs it has.
+    Each collection is one parameter of the statement, whatever its length.
     """
     for column, uids in (
         (StudyRow.study_instance_uid, studies),

@@ -1,7 +1,7 @@
-"""Series on their way to a volume: when each is due, who has claimed it, and what came of it.
+"""Series on their way to a volume: when each is due, who has claimed it, and the outcome.
 
-State is rows, so that a restart forgets nothing. A worker that dies leaves a claim behind; the next start of the node
-releases it.
+All state is in rows, so a restart loses nothing. A process that dies leaves its claims behind; the next start of the
+node releases them.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ class SeriesRepository(IndexRepository):
     """The series of an index, from their first instance to the outcome of their conversion."""
 
     def claim_due(self, now: dt.datetime, longest_wait: dt.timedelta | None = None) -> ClaimedSeries | None:
-        """Claim the series that has been due longest.
+        """Claim the series that has been due the longest.
 
         Parameters
         ----------
         longest_wait : timedelta or None
-            A series that has been open for this long is claimed although instances of it still arrive.
+            A series that has been open this long is claimed even if instances still arrive.
 
         Returns
         -------
         ClaimedSeries or None
-            None when no series is due.
+            None if no series is due.
         """
-        if not self._is_due(now, longest_wait):  # polled: where nothing is due, the writer need not wake
+        if not self._is_due(now, longest_wait):  # polled often: usually no write is needed
             return None
         return self._claim_due(now, longest_wait)
 
     @on_reader
     def next_due_at(self, connection: Connection, longest_wait: dt.timedelta | None = None) -> dt.datetime | None:
-        """Return when `claim_due` will find the next series; None if no series waits."""
+        """Return when `claim_due` will find the next series, or None if no series waits."""
         is_waiting = SeriesRow.state == "receiving"
         moments = [connection.execute(select(func.min(SeriesRow.due_at)).where(is_waiting)).scalar()]
         if longest_wait is not None:
@@ -82,8 +82,8 @@ class SeriesRepository(IndexRepository):
         Returns
         -------
         bool
-            False when the claim is no longer ours, or an instance was replaced or deleted meanwhile. Nothing is
-            written then, and the caller removes the files.
+            False if the claim is no longer ours, or an instance was replaced or deleted meanwhile. Nothing is then
+            written, and the caller removes the files.
         """
         revoked = select(SeriesRow.id).where(
             SeriesRow.id == series.id, SeriesRow.claim == series.claim, SeriesRow.claimed_arrivals == REVOKED
@@ -102,7 +102,7 @@ class SeriesRepository(IndexRepository):
 
     @on_writer
     def record_unchanged(self, connection: Connection, series: ClaimedSeries, now: dt.datetime) -> None:
-        """End a claim whose conversion would repeat the current revision: no new revision is made."""
+        """End a claim without a new revision, because the conversion would repeat the current one."""
         if _end_claim(connection, series, "converted", now, error=None, attempts=0):
             _record(connection, "series-unchanged", _key(series), now, None, series.revision - 1)
 
@@ -115,14 +115,14 @@ class SeriesRepository(IndexRepository):
         attempts: int,
         now: dt.datetime,
     ) -> bool:
-        """Note that the converter died on a series: due again later, or `failed` after so many attempts.
+        """Record that the converter crashed on a series: it is due again later, or `failed` after too many attempts.
 
         Parameters
         ----------
         detail : str
-            Why it died, in a sentence.
+            The cause, in a sentence.
         attempts : int
-            Crashes after which the series is set aside.
+            Number of crashes after which the series is set aside.
 
         Returns
         -------
@@ -148,17 +148,17 @@ class SeriesRepository(IndexRepository):
 
     @on_writer
     def release_claim(self, connection: Connection, series: ClaimedSeries, now: dt.datetime) -> None:
-        """Hand a series back unconverted: it is due at once."""
+        """Give up a claim without a conversion: the series is due at once."""
         if _end_claim(connection, series, "receiving", now):
             _update(connection, series.id, {"due_at": now})
 
     @on_writer
     def release_all_claims(self, connection: Connection, now: dt.datetime) -> int:
-        """Release the claims of a dead process; return how many series there were."""
+        """Release the claims of a dead process; return the number of claims."""
         return _release_claims(connection, (), now)
 
     def release_stalled_claims(self, held: Collection[str], now: dt.datetime) -> int:
-        """Release every claim but those that are `held`: no conversion belongs to it. Return how many there were."""
+        """Release every claim that is not `held` by a running conversion; return the number of claims released."""
         return self._release_stalled_claims(held, now) if self._has_stalled_claim(held) else 0
 
     @on_reader
@@ -178,30 +178,30 @@ class SeriesRepository(IndexRepository):
         why: str,
         now: dt.datetime,
     ) -> None:
-        """Give the sender of an association that was not released time to come back.
+        """Extend the wait for series whose association was not released, so that the sender can come back.
 
         Parameters
         ----------
         grace : timedelta
-            Wait after the last instance; a longer wait stays.
+            Wait after the last instance; never shortens a longer wait.
         why : str
-            How the association ended, in a word.
+            How the association ended, in one word.
         """
         for key in keys:
             for row in connection.execute(_at(key).where(SeriesRow.state.in_(OPEN_STATES))).all():
                 last = min(row.last_received_at, now)  # the clock may have been set back since
                 _update(connection, row.id, {"due_at": max(last + grace, row.due_at or last)})
-                detail = f"the association ended otherwise than by release: {why}"
+                detail = f"the association did not end by release: {why}"
                 _record(connection, "sender-aborted", key, now, detail)
 
     @on_writer
     def reopen(self, connection: Connection, keys: Collection[SeriesKey], now: dt.datetime) -> int:
-        """Make series due for another conversion, whatever their state; return how many were not open before."""
+        """Make closed series due for another conversion; return how many were closed. Open series are not changed."""
         reopened = 0
         for key in keys:
             for row in connection.execute(_at(key).where(SeriesRow.state.not_in(OPEN_STATES))).all():
                 _update(connection, row.id, {"state": "receiving", "due_at": now, "open_since": now, "attempts": 0})
-                _record(connection, "series-reopened", key, now, "another conversion was asked for")
+                _record(connection, "series-reopened", key, now, "reconversion requested")
                 reopened += 1
         return reopened
 
@@ -225,12 +225,12 @@ class SeriesRepository(IndexRepository):
 
     @on_writer
     def confirm_count(self, connection: Connection, key: SeriesKey, count: int, now: dt.datetime) -> bool:
-        """Note how many instances the sender has; the series is due at once when all of them are here.
+        """Record how many instances the sender has; if all of them are stored, the series is due at once.
 
         Returns
         -------
         bool
-            Whether all of them are here.
+            Whether all of them are stored.
         """
         row = connection.execute(_at(key).where(SeriesRow.state == "receiving")).first()
         if row is None:
@@ -247,7 +247,7 @@ class SeriesRepository(IndexRepository):
 
     @on_writer
     def shift_times(self, connection: Connection, step: dt.timedelta) -> None:
-        """Follow a step of the system clock, so that a series that was due in ten seconds still is."""
+        """Shift the times of open series and studies by a step of the system clock, so that no wait changes length."""
         for row in connection.execute(select(SeriesRow).where(SeriesRow.state.in_(OPEN_STATES))).all():
             _shift(connection, row, step)
         closed = select(StudyRow.id, StudyRow.closed_at).where(StudyRow.closed_at.is_not(None))
@@ -255,10 +255,10 @@ class SeriesRepository(IndexRepository):
             connection.execute(update(StudyRow).where(StudyRow.id == study.id).values(closed_at=study.closed_at + step))
 
     @on_writer
-    def restart_waits(self, connection: Connection, now: dt.datetime) -> None:
-        """Begin the wait of a series again that was received in the future: the clock was set back since.
+    def correct_future_times(self, connection: Connection, now: dt.datetime) -> None:
+        """Shift times that lie in the future because the clock was set back: these series wait from `now` on.
 
-        Runs at a start, when no running clock has seen the step.
+        Runs at startup, since no process has observed the step.
         """
         ahead = select(SeriesRow).where(SeriesRow.state.in_(OPEN_STATES), SeriesRow.last_received_at > now)
         for row in connection.execute(ahead).all():
@@ -283,7 +283,7 @@ def _due(now: dt.datetime, longest_wait: dt.timedelta | None) -> Select[Any]:
 
 
 def _claimed(connection: Connection, row: Row[Any], now: dt.datetime) -> ClaimedSeries:
-    """Return a series that has just been claimed, with its instances; records that it became quiet."""
+    """Return a newly claimed series with its instances, and record that it became quiet."""
     study_uid = connection.execute(select(StudyRow.study_instance_uid).where(StudyRow.id == row.study_id)).scalar_one()
     images = connection.execute(
         select(ImageRow.sop_instance_uid, ImageRow.key, ImageRow.sha256, *_COUNTS)
@@ -324,7 +324,7 @@ def _expectation(
 def _record_quiet(
     connection: Connection, row: Row[Any], study_uid: str, expected: Expectation, now: dt.datetime
 ) -> None:
-    """Record the event once, also when the conversion begins several times."""
+    """Record the event once, even if the conversion begins several times."""
     last = (
         select(EventRow.kind)
         .where(EventRow.series_instance_uid == row.series_instance_uid, EventRow.study_instance_uid == study_uid)
@@ -335,14 +335,14 @@ def _record_quiet(
         return
     why = f"{expected.received} instances"
     if expected.forced:
-        why += " and more to come; the longest wait is over"
+        why += ", more may follow; the longest wait is over"
     elif expected.confirmed is not None and expected.received >= expected.confirmed:
         why += f", all of the {expected.confirmed} that the sender has"
     _record(connection, "series-quiet", (study_uid, row.series_instance_uid), now, why, row.revision + 1)
 
 
 def _end_claim(connection: Connection, series: ClaimedSeries, state: str, now: dt.datetime, **values: Any) -> bool:
-    """Leave `converting`; a series that has grown meanwhile is receiving again, due as its last arrival says."""
+    """Leave the state `converting`. A series that grew meanwhile is receiving again, with its current due time."""
     grown = SeriesRow.arrivals != SeriesRow.claimed_arrivals
     open_since = SeriesRow.open_since if state == "receiving" else null()
     changed = connection.execute(
@@ -390,7 +390,7 @@ def _update(connection: Connection, series_id: int, values: dict[str, Any]) -> N
 
 
 def _at(key: SeriesKey) -> Select[Any]:
-    """Select the row of a series; a Series Instance UID may be in two studies."""
+    """Select the row of a series by both UIDs; a Series Instance UID may occur in two studies."""
     study_instance_uid, series_instance_uid = key
     columns: list[Any] = [getattr(SeriesRow, name) for name in ("id", "last_received_at", "due_at")]
     return (

@@ -1,4 +1,4 @@
-"""Studies: when one is quiet, and how long each has been kept."""
+"""Studies: when each became quiet, and what retention needs to know."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class StudyRepository(IndexRepository):
     """The studies of an index."""
 
     def mark_quiet(self, quiet: dt.timedelta, now: dt.datetime) -> int:
-        """Mark the studies that have had no open series for as long as `quiet`; return how many became quiet."""
-        if not self._has_quiet(quiet, now):  # polled: where no study has become quiet, the writer need not wake
+        """Mark the studies that have had no open series for `quiet`; return how many became quiet."""
+        if not self._has_quiet(quiet, now):  # polled often: usually no write is needed
             return 0
         return self._mark_quiet(quiet, now)
 
     @on_reader
     def next_quiet_at(self, connection: Connection, quiet: dt.timedelta) -> dt.datetime | None:
-        """Return when `mark_quiet` will find the next study, if nothing more happens to it; None if there is none."""
+        """Return when `mark_quiet` will next find a study if nothing else arrives, or None if no study is pending."""
         first = select(func.min(StudyRow.closed_at)).where(StudyRow.closed_at.is_not(None), ~_is_open())
         closed_at = connection.execute(first).scalar()
         return closed_at and closed_at + quiet
@@ -50,12 +50,12 @@ class StudyRepository(IndexRepository):
 
     @on_reader
     def stored(self, connection: Connection) -> list[StoredStudy]:
-        """Return every study as retention sees it, the one that grew last at the end."""
+        """Return every study as retention sees it, in the order of their last arrivals."""
         return stored_studies(connection)
 
 
 def stored_studies(connection: Connection) -> list[StoredStudy]:
-    """Return every study as retention sees it, the one that grew last at the end."""
+    """Return every study as retention sees it, in the order of their last arrivals."""
     titles: dict[int, set[str]] = {}
     senders = (
         select(SeriesRow.study_id, ImageRow.calling_ae_title)

@@ -217,7 +217,7 @@ def test_a_clock_set_back_while_the_node_was_down_makes_nothing_wait_longer(open
     root.take(make.ct_series(1)[0])
     root.clock.move(-3600)
     root = open_root()
-    root.index.series.restart_waits(root.clock())
+    root.index.series.correct_future_times(root.clock())
     root.clock.move(59)
     assert due(root) is None
     root.clock.move(2)

@@ -67,7 +67,7 @@ def test_a_chain_of_merges_leads_to_its_end(root: Root) -> None:
 
 def test_nobody_is_merged_with_himself_or_with_nobody(root: Root) -> None:
     take(root, "A")
-    with pytest.raises(NoSuchPatient, match="one patient already"):
+    with pytest.raises(NoSuchPatient, match="into itself"):
         root.index.patients.merge(number(root, "A"), number(root, "A"), root.clock())
     with pytest.raises(NoSuchPatient, match="no patient #99"):
         root.index.patients.merge(number(root, "A"), 99, root.clock())

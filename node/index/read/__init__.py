@@ -1,7 +1,7 @@
-"""Reading the index for pages, commands and messages: one repository a noun.
+"""Read access to the index for pages, commands and messages: one repository per noun.
 
-No module outside of `node.index` contains SQL. A `ReadIndex` sees one moment of the index: the commits before its first
-query.
+No module outside of `node.index` contains SQL. A `ReadIndex` sees one snapshot of the index: the commits before its
+first query.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from node.index.read.volumes import ReadVolumes
 
 
 class ReadIndex:
-    """A view of one index on one read-only connection; for one thread."""
+    """A view of the index on one read-only connection. Not thread-safe."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -51,7 +51,7 @@ class ReadIndex:
 
     @property
     def root(self) -> str:
-        """The folder that paths of the tables count from."""
+        """The folder that the paths in the tables are relative to."""
         return about(self._connection, "root") or ""
 
     def find(self, query: Query) -> Iterator[Dataset]:

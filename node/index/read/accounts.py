@@ -1,4 +1,4 @@
-"""Accounts, as a person sees them."""
+"""Accounts as shown to an administrator."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ class ReadAccounts(ReadRepository):
     """Accounts for HTTP."""
 
     def listed(self) -> list[ListedAccount]:
-        """Return every account by name."""
+        """Return all accounts, sorted by name."""
         return list_accounts(self._connection)

@@ -25,11 +25,11 @@ class ReadConflicts(PagedRepository):
     filters = (ConflictRow.study_instance_uid,)
 
     def all(self) -> list[Row]:
-        """Return every row of ``v_conflicts``, the oldest first."""
+        """Return all rows of ``v_conflicts``, oldest first."""
         return self._rows("SELECT * FROM v_conflicts ORDER BY found_at, id")
 
     def newest(self, limit: int, skip: int = 0) -> list[Row]:
-        """Return rows of ``v_conflicts``, the newest first."""
+        """Return at most `limit` rows of ``v_conflicts``, newest first."""
         return self._rows(
             "SELECT * FROM v_conflicts ORDER BY id DESC LIMIT :limit OFFSET :skip", limit=limit, skip=skip
         )

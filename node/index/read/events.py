@@ -1,4 +1,4 @@
-"""Events, in the order of their commits."""
+"""Events in commit order."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ class ReadEvents(PagedRepository):
     filters = (EventRow.kind, EventRow.series_instance_uid)
 
     def since(self, id: int, limit: int) -> list[Row]:
-        """Return the events after the event `id`, the oldest first."""
+        """Return at most `limit` events after the event `id`, oldest first."""
         rows = self._connection.execute(self.listing.where(EventRow.id > id).order_by(EventRow.id).limit(limit))
         return [dict(row) for row in rows.mappings()]
 
     def newest(self) -> int:
-        """Return the number of the newest event; 0 before there is one."""
+        """Return the id of the newest event, or 0 if there are no events."""
         return int(self._connection.execute(select(func.max(EventRow.id))).scalar() or 0)
 
     def of_series(self, study_instance_uid: str, series_instance_uid: str, limit: int) -> list[Row]:
-        """Return the events of a series, the newest first."""
+        """Return the last events of a series, newest first."""
         source, rest = "SELECT kind, revision, detail, happened_at FROM v_events", "ORDER BY id DESC LIMIT :limit"
         return self._rows_of_study(source, study_instance_uid, series_instance_uid, rest, limit=limit)
 
     def conversions(self, limit: int) -> list[Row]:
-        """Return the ends of the last conversions, with series and patient, the newest first."""
+        """Return the final events of the last conversions, with series and patient, newest first."""
         return self._rows(
             "SELECT e.kind, e.revision, e.detail, e.happened_at, e.study_instance_uid, e.series_instance_uid, "
             "se.series_number, se.series_description, se.modality, st.patient_name, st.patient_id "
-            "FROM (SELECT * FROM v_events WHERE +kind IN "  # the plus: by id, from the newest, not by kind
+            "FROM (SELECT * FROM v_events WHERE +kind IN "  # unary plus: scan by id, not by kind
             "('series-converted', 'series-refused', 'series-failed', 'series-unchanged') "
             "ORDER BY id DESC LIMIT :limit) e JOIN v_series se USING (study_instance_uid, series_instance_uid) "
             "JOIN v_studies st USING (study_instance_uid) ORDER BY e.id DESC",

@@ -1,4 +1,4 @@
-"""Exclusions: instances, or frames of them, that are in no volume."""
+"""Exclusions: instances, or some of their frames, that are in no volume."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class ReadExclusions(PagedRepository):
     filters = (SeriesRow.series_instance_uid,)
 
     def of_instance(self, sop_instance_uid: str) -> list[Row]:
-        """Return in which revisions an instance was left out, and why."""
+        """Return the revisions that excluded an instance, with the reasons."""
         return self._rows(
             "SELECT revision, frames, reason, detail FROM v_exclusions WHERE sop_instance_uid = :uid ORDER BY revision",
             uid=sop_instance_uid,
         )
 
     def of_revision(self, study_instance_uid: str, series_instance_uid: str, revision: int, limit: int) -> list[Row]:
-        """Return the instances that a revision left out."""
+        """Return the instances that a revision excluded."""
         columns = "sop_instance_uid, frames, reason, detail"
         return self._rows_of_revision(columns, "v_exclusions", study_instance_uid, series_instance_uid, revision, limit)

@@ -1,4 +1,4 @@
-"""Failures: the reasons why series, or stacks of them, have no volume."""
+"""Failures: the reasons why a series, or one of its stacks, has no volume."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ReadFailures(PagedRepository):
     filters = (FailureRow.reason,)
 
     def of_study(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[Row]:
-        """Return the rows of ``v_failures`` of a study, or of a series, by stack; those of whole series come last."""
+        """Return the rows of ``v_failures`` of a study or a series, by stack; failures of whole series come last."""
         order = "ORDER BY stack IS NULL, stack"
         return self._rows_of_study("SELECT * FROM v_failures", study_instance_uid, series_instance_uid, order)
 
@@ -35,7 +35,7 @@ class ReadFailures(PagedRepository):
         return self._rows_of_study(source, study_instance_uid, series_instance_uid, rest, revision=revision)
 
     def newest(self, limit: int) -> list[Row]:
-        """Return the newest failures."""
+        """Return at most `limit` failures, newest first."""
         return self._rows(
             "SELECT series_instance_uid, revision, stack, reason, detail, failed_at FROM v_failures "
             "ORDER BY failed_at DESC LIMIT :limit",
@@ -43,7 +43,7 @@ class ReadFailures(PagedRepository):
         )
 
     def of_images(self, limit: int, skip: int) -> list[Row]:
-        """Return the failures of series that are images, with series and patient, the newest first."""
+        """Return the failures of series that contain images, with series and patient, newest first."""
         return self._rows(
             "SELECT f.*, se.series_number, se.series_description, se.modality, se.state, st.patient_name, "
             "st.patient_id FROM v_failures f JOIN v_series se USING (study_instance_uid, series_instance_uid) "
@@ -58,6 +58,6 @@ class ReadFailures(PagedRepository):
         return int(self._connection.execute(select(func.count()).select_from(FailureRow)).scalar_one())
 
     def count_by_reason(self) -> dict[str, int]:
-        """Count the failures of the last conversions by their reason."""
+        """Count the failures of the last conversions by reason."""
         query = select(FailureRow.reason, func.count()).group_by(FailureRow.reason)
         return {reason: count for reason, count in self._connection.execute(query)}

@@ -9,16 +9,16 @@ class ReadHooks(ReadRepository):
     """Rows of ``v_hooks`` and ``v_deliveries``."""
 
     def progress(self) -> dict[str, Row]:
-        """Return the rows of ``v_hooks`` by the name of the hook."""
+        """Return the rows of ``v_hooks``, by name of the hook."""
         return {row["hook"]: row for row in self._rows("SELECT * FROM v_hooks")}
 
     def deliveries(self, limit: int, *, hook: str | None = None, state: str | None = None) -> list[Row]:
-        """Return the newest rows of ``v_deliveries``, the oldest of them first.
+        """Return the last `limit` rows of ``v_deliveries``, oldest first.
 
         Parameters
         ----------
         hook, state : str or None
-            Only of this hook; only in this state.
+            Filters; None matches all.
         """
         return self._rows(
             "SELECT * FROM (SELECT * FROM v_deliveries WHERE (:hook IS NULL OR hook = :hook) "

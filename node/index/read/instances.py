@@ -15,7 +15,7 @@ from node.index.selection import INSTANCE_COLUMNS, Selected, StoredInstance, sel
 
 
 class ReadInstances(PagedRepository):
-    """Rows of ``images`` and ``v_images``; those of a page have the `key` of their file in the archive."""
+    """Rows of ``images`` and ``v_images``; the rows of `page` include `key`, the archive key of the file."""
 
     listing = select(
         ImageRow.id,
@@ -40,27 +40,27 @@ class ReadInstances(PagedRepository):
         series_instance_uid: str | None = None,
         sop_instance_uids: Collection[str] = (),
     ) -> Iterator[StoredInstance]:
-        """Yield the instances of a study, of a series or by their UIDs. See `node.index.selection.stored_instances`."""
+        """Yield the instances that match the given UIDs. See `node.index.selection.stored_instances`."""
         return stored_instances(self._connection, study_instance_uid, series_instance_uid, sop_instance_uids)
 
     def selected(self, selection: Selection, limit: int | None = None) -> Selected:
-        """Return the instances that a retrieve asks for. See `node.index.selection.selected_instances`."""
+        """Return the instances that a retrieve requests. See `node.index.selection.selected_instances`."""
         return selected_instances(self._connection, selection, limit)
 
     def files(self) -> Iterator[InstanceFile]:
-        """Yield the file of every instance, in the order of the folders that hold them."""
+        """Yield the file of every instance, sorted by folder."""
         return instance_files(self._connection)
 
     def loser_keys(self) -> set[str]:
-        """Return the keys of the files that lost against another file of their SOP Instance UID, and are kept."""
+        """Return the keys of the kept files whose SOP Instance UID is served from another file."""
         return loser_keys(self._connection)
 
     def row(self, sop_instance_uid: str) -> Row | None:
-        """Return the row of ``v_images``, or None."""
+        """Return the row of ``v_images`` of an instance, or None."""
         return self._row("SELECT * FROM v_images WHERE sop_instance_uid = :uid", uid=sop_instance_uid)
 
     def totals(self) -> Row:
-        """Return how many ``instances`` there are, and their ``bytes``."""
+        """Return the total numbers of ``instances`` and ``bytes``."""
         return self._rows("SELECT count(*) AS instances, coalesce(sum(bytes), 0) AS bytes FROM v_images")[0]
 
     def count_missing_files(self) -> int:
@@ -77,16 +77,16 @@ class ReadInstances(PagedRepository):
         return {row["series_instance_uid"]: row["bytes"] for row in rows}
 
     def calling_ae_titles(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[str]:
-        """Return the AE titles that sent instances of a study, or of a series, each once and sorted."""
+        """Return the distinct AE titles that sent instances of a study or a series, sorted."""
         source, rest = "SELECT DISTINCT calling_ae_title FROM v_images", "AND calling_ae_title IS NOT NULL"
         rows = self._rows_of_study(source, study_instance_uid, series_instance_uid, rest)
         return sorted(row["calling_ae_title"] for row in rows)
 
     def summary(self, study_instance_uid: str, series_instance_uid: str) -> Row:
-        """Return what the instances of a series have in common: their size, encodings and senders.
+        """Return a summary of the instances of a series: counts, sizes, times, encodings and senders.
 
-        ``classes``, ``syntaxes`` and ``senders`` are JSON lists; a sender is source, calling AE title and peer with
-        blanks in between.
+        ``classes``, ``syntaxes`` and ``senders`` are JSON lists; a sender is source, calling AE title and peer,
+        separated by blanks.
         """
         return self._rows_of_study(
             "SELECT count(*) AS instances, sum(bytes) AS bytes, min(received_at) AS first_at, "

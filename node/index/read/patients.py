@@ -1,4 +1,4 @@
-"""Patients, also those that were merged into others."""
+"""Patients, including those merged into others."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ class ReadPatients(PagedRepository):
     filters = (PatientRow.patient_id,)
 
     def page(self, after: int | None, limit: int, *, name: str | None = None, **wanted: Any) -> list[Row]:
-        """Return the next patients with their number of studies, the newest first.
+        """Return the next page of patients with their numbers of studies, newest first.
 
         Parameters
         ----------
         name : str or None
-            Beginning of a name, in any case.
+            Beginning of the name; case is ignored.
         """
         is_named = () if name is None else (PatientRow.patient_name.istartswith(name, autoescape=True),)
         rows = self._page(self.listing.where(*is_named), after, limit, **wanted)
         return self._with_counts(rows, "studies", select(StudyRow.patient_id, func.count()), StudyRow.patient_id)
 
     def all(self) -> list[Row]:
-        """Return every row of ``v_patients``, by name."""
+        """Return all rows of ``v_patients``, sorted by name."""
         return self._rows("SELECT * FROM v_patients ORDER BY patient_name, patient_id, id")
 
     def with_patient_id(self, patient_id: str) -> list[Row]:
-        """Return the rows of ``v_patients`` with a Patient ID; several where issuers differ."""
+        """Return the rows of ``v_patients`` with a Patient ID: one for each issuer."""
         return self._rows("SELECT * FROM v_patients WHERE patient_id = :patient_id ORDER BY id", patient_id=patient_id)

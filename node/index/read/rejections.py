@@ -1,4 +1,4 @@
-"""Refusals, with what a person can do about each."""
+"""Refusals with their remedies."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ReadRejections(PagedRepository):
     filters = (RejectionRow.rule,)
 
     def newest(self, limit: int, skip: int = 0) -> list[Row]:
-        """Return rows of ``v_rejections``, the last refusal first."""
+        """Return at most `limit` rows of ``v_rejections``, last refusal first."""
         return self._rows(
             "SELECT * FROM v_rejections ORDER BY last_at DESC LIMIT :limit OFFSET :skip", limit=limit, skip=skip
         )

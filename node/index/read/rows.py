@@ -1,4 +1,4 @@
-"""What the read repositories share: rows of the documented views, and pages of tables."""
+"""Base classes of the read repositories: rows of the documented views, and pages of tables."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ Row = dict[str, Any]
 
 
 class ReadRepository:
-    """Queries about one noun on one connection; for one thread."""
+    """Queries about one noun on one connection. Not thread-safe."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def _rows(self, query: str, **values: Any) -> list[Row]:
-        """Return the rows of a query on the views; `values` fill its ``:names``.
+        """Return the rows of a query on the views; `values` are bound to its ``:names``.
 
-        Values are as docs/index.md describes them: moments and lists are text.
+        docs/index.md describes the values: times and lists are text.
         """
         return [dict(row) for row in self._connection.execute(text(query), values).mappings()]
 
@@ -47,8 +47,8 @@ class ReadRepository:
     def _rows_of_revision(
         self, columns: str, view: str, study_instance_uid: str, series_instance_uid: str, revision: int, limit: int
     ) -> list[Row]:
-        """Return the rows about one revision of a view that names instances, but not their study."""
-        # a series that lies in two studies is told apart by its instances
+        """Return the rows for one revision from a view that has instances but no study."""
+        # A Series Instance UID may occur in two studies; the instances distinguish them.
         return self._rows(
             f"SELECT {columns} FROM {view} WHERE series_instance_uid = :series AND revision = :revision "
             "AND sop_instance_uid IN (SELECT sop_instance_uid FROM v_images "
@@ -64,28 +64,28 @@ class ReadRepository:
 
 
 class PagedRepository(ReadRepository):
-    """A repository whose table is listed in pages, the newest row first.
+    """A repository whose table is listed in pages, newest row first.
 
     Attributes
     ----------
     listing : Select
-        The columns of a row as Python values; ``id`` is the primary key of the listed table.
+        Selects the columns of a row; ``id`` is the primary key of the listed table.
     filters : sequence of columns
-        Columns that a page can be limited to one value of, by their names.
+        Columns by which a page can be filtered, addressed by name.
     """
 
     listing: ClassVar[Any]
     filters: ClassVar[tuple[Any, ...]]
 
     def page(self, after: int | None, limit: int, **wanted: Any) -> list[Row]:
-        """Return the next rows, the newest first, with the wanted value in each named filter; None matches all."""
+        """Return at most `limit` rows below the id `after`, newest first; `wanted` are filters, None matches all."""
         return self._page(self.listing, after, limit, **wanted)
 
     def _page(self, query: Any, after: int | None, limit: int, **wanted: Any) -> list[Row]:
-        """Return the next rows of a query that may set conditions of its own.
+        """Return the next page of a query, which may have conditions of its own.
 
-        A page begins below the row where the last one ended (its `id`) and goes along the primary key. So the hundredth
-        page costs as much as the first, and rows that are added meanwhile shift nothing.
+        A page starts below the `id` where the previous page ended, and follows the primary key. The hundredth page
+        therefore costs as much as the first, and rows added meanwhile do not shift the pages.
         """
         columns = {column.key: column for column in self.filters}
         query = query.where(*(columns[name] == value for name, value in wanted.items() if value is not None))
@@ -96,7 +96,7 @@ class PagedRepository(ReadRepository):
         return [dict(row) for row in rows.mappings()]
 
     def _with_counts(self, rows: list[Row], name: str, query: Any, column: Any) -> list[Row]:
-        """Add to each row how many rows of another table belong to it."""
+        """Add to each row, as `name`, the number of rows of another table that belong to it."""
         owned = query.where(column.in_([row["id"] for row in rows])).group_by(column)
         counts = dict(self._connection.execute(owned).all())
         return [{**row, name: counts.get(row["id"], 0)} for row in rows]

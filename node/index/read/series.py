@@ -43,13 +43,13 @@ class ReadSeries(PagedRepository):
     filters = (StudyRow.study_instance_uid, SeriesRow.series_instance_uid, SeriesRow.modality, SeriesRow.verdict)
 
     def page(self, after: int | None, limit: int, *, states: Sequence[str] = (), **wanted: Any) -> list[Row]:
-        """Return the next series with their number of instances, the newest first."""
+        """Return the next page of series with their numbers of instances, newest first."""
         query = self.listing.where(SeriesRow.state.in_(states)) if states else self.listing
         rows = self._page(query, after, limit, **wanted)
         return self._with_counts(rows, "instances", select(ImageRow.series_id, func.count()), ImageRow.series_id)
 
     def row(self, study_instance_uid: str, series_instance_uid: str) -> Row | None:
-        """Return the row of ``v_series``, or None."""
+        """Return the row of ``v_series`` of a series, or None."""
         return self._row(
             "SELECT * FROM v_series WHERE study_instance_uid = :study AND series_instance_uid = :series",
             study=study_instance_uid,
@@ -57,14 +57,14 @@ class ReadSeries(PagedRepository):
         )
 
     def with_uid(self, series_instance_uid: str) -> list[Row]:
-        """Return the rows of ``v_series`` with a Series Instance UID; several where it lies in several studies."""
+        """Return the rows of ``v_series`` with a Series Instance UID: one for each study that contains it."""
         return self._rows(
             "SELECT * FROM v_series WHERE series_instance_uid = :series ORDER BY study_instance_uid",
             series=series_instance_uid,
         )
 
     def of_study(self, study_instance_uid: str) -> list[Row]:
-        """Return the rows of ``v_series`` of a study, by Series Number; those without one come last."""
+        """Return the rows of ``v_series`` of a study, by Series Number; series without a number come last."""
         return self._rows(
             "SELECT * FROM v_series WHERE study_instance_uid = :study "
             "ORDER BY series_number IS NULL, series_number, series_instance_uid",
@@ -74,12 +74,12 @@ class ReadSeries(PagedRepository):
     def newest(
         self, limit: int, *, study: str | None = None, state: str | None = None, incomplete: bool = False
     ) -> list[Row]:
-        """Return the rows of ``v_series`` that grew last.
+        """Return at most `limit` rows of ``v_series``, the last to receive an instance first.
 
         Parameters
         ----------
         study, state : str or None
-            Only of this study; only in this state.
+            Filters; None matches all.
         incomplete : bool
             Only those whose verdict is ``incomplete``.
         """
@@ -99,19 +99,19 @@ class ReadSeries(PagedRepository):
         Parameters
         ----------
         condition : str
-            SQL of the person who runs the command; evaluated on this connection, which cannot write.
+            SQL from the command line; evaluated on this connection, which is read-only.
 
         Raises
         ------
         SQLAlchemyError
-            It is no condition.
+            The condition is not valid SQL.
         """
-        literal = condition.replace(":", r"\:")  # a colon is no parameter here
+        literal = condition.replace(":", r"\:")  # here a colon does not begin a parameter
         rows = self._rows(f"SELECT study_instance_uid, series_instance_uid FROM v_series WHERE {literal}")
         return [(row["study_instance_uid"], row["series_instance_uid"]) for row in rows]
 
     def under_way(self, limit: int) -> list[Row]:
-        """Return the series that wait or are converted, with their patient; those due first come first."""
+        """Return the series that wait or are being converted, with their patients, earliest due first."""
         return self._rows(
             "SELECT se.study_instance_uid, se.series_instance_uid, se.series_number, se.series_description, "
             "se.modality, se.state, se.instances, se.expected_instances, se.verdict, se.revision, se.attempts, "
@@ -122,17 +122,17 @@ class ReadSeries(PagedRepository):
         )
 
     def modalities(self) -> list[str]:
-        """Return the modalities of all series, each once."""
+        """Return the distinct modalities of all series."""
         query = select(SeriesRow.modality).where(SeriesRow.modality.is_not(None)).distinct()
         return [modality for modality in self._connection.scalars(query.order_by(SeriesRow.modality)) if modality]
 
     def count_by_state(self) -> dict[str, int]:
-        """Count the series in each state, by its name."""
+        """Count the series by state."""
         query = select(SeriesRow.state, func.count()).group_by(SeriesRow.state).order_by(SeriesRow.state)
         return {state: count for state, count in self._connection.execute(query)}
 
     def count_open(self) -> int:
-        """Count the series that wait or are converted."""
+        """Count the series that wait or are being converted."""
         return self._count(SeriesRow.state.in_(OPEN_STATES))
 
     def count_incomplete(self) -> int:
@@ -144,17 +144,17 @@ class ReadSeries(PagedRepository):
         return int(self._connection.execute(query).scalar_one())
 
     def oldest_unconverted(self) -> dt.datetime | None:
-        """Return since when the series that has waited longest has instances that no conversion has taken."""
+        """Return when the oldest instance without a conversion arrived, or None if there is none."""
         waits = SeriesRow.state.in_(OPEN_STATES)
         return self._connection.execute(select(func.min(SeriesRow.open_since)).where(waits)).scalar()
 
     def next_due_at(self) -> str | None:
-        """Return when the first of the waiting series is due, as ``v_series`` puts it; None when none waits."""
+        """Return when the next waiting series is due, in the format of ``v_series``, or None if no series waits."""
         due_at: str | None = self._rows("SELECT min(due_at) AS due_at FROM v_series WHERE state = 'receiving'")[0][
             "due_at"
         ]
         return due_at
 
     def last_received_at(self) -> dt.datetime | None:
-        """Return when the newest instance came; None before the first."""
+        """Return when the newest instance arrived, or None if there are no instances."""
         return self._connection.execute(select(func.max(SeriesRow.last_received_at))).scalar()

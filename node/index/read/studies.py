@@ -1,7 +1,7 @@
-"""Studies, as a person searches for them: page by page.
+"""Searches for studies, page by page.
 
-A list must appear at once, however many studies there are. So rows are read along an index from where the last page
-ended, and only what belongs to the rows of the page is counted.
+A list must appear at once for any number of studies. Rows are therefore read along an index from where the last page
+ended, and only the series and instances of the studies on the page are counted.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from node.index.records import StoredStudy
 from node.index.studies import stored_studies
 
 StudyOrder = Literal["arrival", "date"]
-"""By the arrival of the first instance, or by Study Date; the newest first."""
+"""By arrival of the first instance, or by Study Date; newest first."""
 
 StudyCondition = Literal["open", "complete", "incomplete", "refused"]
-"""open: a series waits or is under conversion; complete: every converted series is complete; incomplete: a series is
-incomplete; refused: a series gave no volume."""
+"""open: a series waits or is being converted; complete: every converted series is complete; incomplete: a series is
+incomplete; refused: a series was refused or failed."""
 
 REFUSED_STATES = ("refused", "failed")
 
@@ -38,27 +38,27 @@ _FOLDED_NAMES = (
 )
 
 _WORD_SEPARATORS = str.maketrans(",^=", "   ")
-"""Names are written ``Family^Given`` in data sets, and ``Family, Given`` by people."""
+"""Data sets write names as ``Family^Given``, people as ``Family, Given``."""
 
 
 @dataclass(frozen=True, slots=True)
 class StudyFilter:
-    """What a person searches for; an unset field matches every study.
+    """A search for studies; an unset field matches every study.
 
     Attributes
     ----------
     words : str
-        Each word must occur in Patient's Name, Patient ID or Accession Number; case is ignored, and so are accents in
-        names.
+        Each word must occur in Patient's Name, Patient ID or Accession Number. Case is ignored; in names,
+        accents are ignored too.
     description : str
         Part of Study Description or of a Series Description.
     modality : str
-        Of at least one series.
+        Modality of at least one series.
     first_date, last_date : date or None
-        Bounds of Study Date, both included.
+        First and last Study Date, both inclusive.
     condition : StudyCondition or None
     study_instance_uid, patient_id, accession_number : str or None
-        Complete values.
+        Exact values.
     """
 
     words: str = ""
@@ -87,13 +87,13 @@ class ListedStudy:
     Attributes
     ----------
     series, instances : int
-        How many.
+        Numbers of series and instances.
     modalities : tuple of str
-        Of its series, each once.
+        Distinct modalities of the series.
     states : mapping of str to int
-        Series by state.
+        Number of series in each state.
     incomplete : int
-        How many series have this verdict.
+        Number of series with this verdict.
     last_received_at : aware datetime or None
     """
 
@@ -124,7 +124,7 @@ class ReadStudies(ReadRepository):
         after: StudyCursor | None = None,
         limit: int = 50,
     ) -> list[ListedStudy]:
-        """Return the next studies of a list that ended `after` a study; fewer than `limit` at its end."""
+        """Return the next studies of a list after the study `after`; fewer than `limit` at its end."""
         query = (
             select(
                 StudyRow.id,
@@ -147,15 +147,15 @@ class ReadStudies(ReadRepository):
         return [ListedStudy(StudyCursor(row.id, row.study_date), *row[2:], **summaries[row.id]) for row in rows]
 
     def stored(self) -> list[StoredStudy]:
-        """Return every study as retention sees it, the one that grew last at the end."""
+        """Return every study as retention sees it, in the order of their last arrivals."""
         return stored_studies(self._connection)
 
     def row(self, study_instance_uid: str) -> Row | None:
-        """Return the row of ``v_studies``, or None."""
+        """Return the row of ``v_studies`` of a study, or None."""
         return self._row("SELECT * FROM v_studies WHERE study_instance_uid = :study", study=study_instance_uid)
 
     def uids_of_patient(self, patient_id: str) -> list[str]:
-        """Return the Study Instance UIDs of a Patient ID, by date."""
+        """Return the Study Instance UIDs of a Patient ID, sorted by date."""
         rows = self._rows(
             "SELECT study_instance_uid FROM v_studies WHERE patient_id = :id ORDER BY study_date, study_instance_uid",
             id=patient_id,
@@ -163,7 +163,7 @@ class ReadStudies(ReadRepository):
         return [row["study_instance_uid"] for row in rows]
 
     def patient_id(self, study_instance_uid: str) -> str | None:
-        """Return the Patient ID of a study, for the audit log; None where there is no such study."""
+        """Return the Patient ID of a study, for the audit log, or None if the study is not in the index."""
         query = select(PatientRow.patient_id).join(StudyRow, StudyRow.patient_id == PatientRow.id)
         row = self._connection.execute(query.where(StudyRow.study_instance_uid == study_instance_uid)).first()
         return None if row is None else str(row[0] or "")
@@ -173,11 +173,11 @@ class ReadStudies(ReadRepository):
         return int(self._connection.execute(select(func.count()).select_from(StudyRow)).scalar_one())
 
     def newest(self) -> int:
-        """Return the number of the study that arrived last; 0 where there is none."""
+        """Return the number of the study that arrived last, or 0 if there are no studies."""
         return self._connection.execute(select(func.max(StudyRow.id))).scalar() or 0
 
     def count_since(self, number: int) -> int:
-        """Count the studies that arrived after the one that was the `newest`."""
+        """Count the studies that arrived after the study with this number; see `newest`."""
         query = select(func.count()).select_from(StudyRow).where(StudyRow.id > number)
         return int(self._connection.execute(query).scalar_one())
 
@@ -242,7 +242,7 @@ def _any_series(condition: ColumnElement[bool]) -> ColumnElement[bool]:
 
 
 def _summaries(connection: Connection, study_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """Keyword arguments of `ListedStudy` by `StudyRow.id`."""
+    """Return keyword arguments for `ListedStudy`, by `StudyRow.id`."""
     of_these = SeriesRow.study_id.in_(study_ids) if study_ids else nothing()
     query = select(
         SeriesRow.study_id, SeriesRow.modality, SeriesRow.state, SeriesRow.verdict, SeriesRow.last_received_at

@@ -14,7 +14,7 @@ from node.index.read.rows import PagedRepository, Row
 
 @dataclass(frozen=True, slots=True)
 class VolumeFile:
-    """A file of a revision that should be there; `path` counts from the root."""
+    """A file of a revision that should exist; `path` is relative to the root."""
 
     study_instance_uid: str
     series_instance_uid: str
@@ -26,7 +26,7 @@ class VolumeFile:
 
 
 class ReadVolumes(PagedRepository):
-    """Rows of ``volumes``, ``v_volumes`` and ``v_sources``; a `path` counts from the root."""
+    """Rows of ``volumes``, ``v_volumes`` and ``v_sources``; paths are relative to the root."""
 
     listing = select(
         VolumeRow.id,
@@ -62,21 +62,21 @@ class ReadVolumes(PagedRepository):
     )
 
     def all(self) -> list[Row]:
-        """Return every row of ``v_volumes``, by path."""
+        """Return all rows of ``v_volumes``, sorted by path."""
         return self._rows("SELECT * FROM v_volumes ORDER BY path")
 
     def of_series(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
-        """Return the rows of ``v_volumes`` of a series, the newest revision first."""
+        """Return the rows of ``v_volumes`` of a series, newest revision first."""
         order = "ORDER BY revision DESC, stack, path"
         return self._rows_of_study("SELECT * FROM v_volumes", study_instance_uid, series_instance_uid, order)
 
     def current(self, study_instance_uid: str, series_instance_uid: str | None = None) -> list[Row]:
-        """Return the rows of ``v_volumes`` of a study, or of a series, that are not superseded, by path."""
+        """Return the rows of ``v_volumes`` of a study or a series that are not superseded, sorted by path."""
         rest = "AND NOT superseded ORDER BY path"
         return self._rows_of_study("SELECT * FROM v_volumes", study_instance_uid, series_instance_uid, rest)
 
     def holding(self, study_instance_uid: str, sop_instance_uid: str) -> list[Row]:
-        """Return the rows of ``v_volumes`` that an instance is in and that are not superseded, by path."""
+        """Return the current rows of ``v_volumes`` that contain an instance, sorted by path."""
         return self._rows(
             "SELECT DISTINCT v.* FROM v_volumes v JOIN v_sources s ON s.series_instance_uid = v.series_instance_uid "
             "AND s.revision = v.revision AND s.stack = v.stack "
@@ -88,17 +88,17 @@ class ReadVolumes(PagedRepository):
     def current_revisions(
         self, study_instance_uid: str, series_instance_uid: str | None = None
     ) -> list[tuple[str, int]]:
-        """Return Series Instance UID and revision of the conversions with volumes that are not superseded."""
+        """Return (Series Instance UID, revision) of the current conversions that have volumes."""
         rows = self.current(study_instance_uid, series_instance_uid)
         return sorted({(row["series_instance_uid"], row["revision"]) for row in rows})
 
     def has_files(self, study_instance_uid: str, series_instance_uid: str, revision: int) -> bool:
-        """Return whether a revision has files that were not removed."""
+        """Return whether a revision still has files."""
         source, rest = "SELECT 1 FROM v_volumes", "AND revision = :revision AND files_removed_at IS NULL LIMIT 1"
         return bool(self._rows_of_study(source, study_instance_uid, series_instance_uid, rest, revision=revision))
 
     def totals(self, study_instance_uid: str, series_instance_uid: str | None = None) -> Row:
-        """Return how many ``files`` a study, or a series, has that were not removed, and their ``bytes``."""
+        """Return the numbers of ``files`` and ``bytes`` that a study or a series has and that were not removed."""
         source = "SELECT count(*) AS files, coalesce(sum(bytes), 0) AS bytes FROM v_volumes"
         rest = "AND files_removed_at IS NULL"
         return self._rows_of_study(source, study_instance_uid, series_instance_uid, rest)[0]
@@ -114,7 +114,7 @@ class ReadVolumes(PagedRepository):
         return self._rows_of_revision(columns, "v_sources", study_instance_uid, series_instance_uid, revision, limit)
 
     def files(self) -> Iterator[VolumeFile]:
-        """Yield every file of a revision that should be there, by path."""
+        """Yield every file of a revision that should exist, sorted by path."""
         query = (
             select(
                 StudyRow.study_instance_uid,
