@@ -1,1 +1,1 @@
-"""What happens after a series is quiet: claim, convert in a child process, record."""
+"""Conversion of quiet series: claim, convert in a child process, record the outcome."""

@@ -20,14 +20,14 @@ FILES_SECONDS = 60.0
 
 
 class Housekeeping:
-    """The tasks of the worker beside conversions; each runs when it is due.
+    """The tasks of the worker other than conversions; each runs when it is due.
 
     Parameters
     ----------
     study_quiet : timedelta
-        Time from the last conversion of a study until it is quiet.
+        Time from the last conversion of a study until the study is quiet.
     keep_superseded : timedelta
-        Time that the files of a conversion are kept after it was superseded.
+        Time for which the files of a superseded conversion are kept.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Housekeeping:
         self._studies_at = self._files_at = 0.0
 
     def work(self) -> float:
-        """Do what is due; return the seconds until something is due again."""
+        """Run the tasks that are due; return the seconds until the next one is."""
         moment = monotonic()
         studies_wait = self._studies_at - moment
         if studies_wait <= 0:
@@ -65,7 +65,7 @@ class Housekeeping:
             log.info("studies_quiet", count=count)
 
     def remove_superseded(self) -> None:
-        """Remove the files of superseded revisions, then note it: after a crash in between, both are done again."""
+        """Remove the files of superseded revisions, then record it; a crash in between repeats both steps."""
         for conversion in self._index.conversions.superseded_before(self._now() - self._keep_superseded):
             try:
                 remove_revision(self._archive, conversion)

@@ -1,6 +1,7 @@
-"""Ask senders how many instances their series have, so that a complete series need not wait until it is quiet.
+"""Ask senders how many instances their series have, so that a complete series need not wait to become quiet.
 
-A sender that is still acquiring a series counts what it has so far: a count is believed when it comes twice.
+A sender that is still acquiring a series counts what it has so far. A count is therefore trusted only if two answers in
+a row agree.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from node.index.records import SeriesKey, UnconfirmedSeries
 log = structlog.get_logger()
 
 ASK_SECONDS = 3.0
-"""Between two questions about the same series."""
+"""Interval between two questions about the same series."""
 
 SILENCE_SECONDS = 60.0
-"""Wait before a sender that did not answer is asked again."""
+"""Wait before asking a sender again that did not answer."""
 
 Ask = Callable[[str, SeriesKey], int | None]
-"""(calling AE title, series) -> number of instances that the sender has; None if it does not say."""
+"""(calling AE title, series) -> number of instances that the sender has, or None if it gives no number."""
 
 
 class Confirmer(IndexFollower):
-    """Ask the senders of waiting series, on a thread of its own.
+    """Ask the senders of waiting series, in a thread of its own.
 
     Parameters
     ----------
@@ -37,7 +38,7 @@ class Confirmer(IndexFollower):
     calling_ae_titles : collection of str
         Senders that may be asked.
     ask : callable (calling AE title, (Study Instance UID, Series Instance UID)) -> int or None
-        Raises a `VoxelnodeError` where the sender does not answer.
+        Raises `VoxelnodeError` if the sender does not answer.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Confirmer(IndexFollower):
         self._silent_until: dict[str, float] = {}
 
     def step(self) -> float | None:
-        """Ask once for each series that waits; return the seconds until the next question, None if no series waits."""
+        """Ask once about each waiting series; return the seconds until the next question, None if no series waits."""
         waiting = self._index.series.unconfirmed(self._titles)
         self._last_counts = {
             series.key: self._last_counts[series.key] for series in waiting if series.key in self._last_counts

@@ -1,4 +1,4 @@
-"""The data sets of one series, read from their files one at a time."""
+"""The data sets of one series, read one file at a time."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from node.errors import is_out_of_memory
 from node.volume.reasons import Exclusion, Reason
 
 _LONG_VALUE_BYTES = 1 << 20
-"""Longer values, that is pixels, stay in a file that is read again."""
+"""When a file is read again, longer values (the pixels) are loaded only on access."""
 
 
 class SeriesFiles:
-    """The data sets of a series, in order; only the last one stays in memory, others are read again on request.
+    """The data sets of a series, in order. Only the last one stays in memory; others are read again on request.
 
     Attributes
     ----------
     unreadable : list of Exclusion
-        Instances whose files cannot be read, filled by the iteration.
+        Instances whose files cannot be read; filled during iteration.
     counts : list of InstanceCounts
-        Counts that the readable instances announce, filled by the iteration.
+        Counts announced by the readable instances; filled during iteration.
     """
 
     def __init__(self, instances: Sequence[tuple[str, Path]]) -> None:
@@ -40,7 +40,7 @@ class SeriesFiles:
             try:
                 dataset = _opened(path, sop_instance_uid)
             except Exception as error:  # a damaged file may raise anything
-                if is_out_of_memory(error):  # our limit, not the file: the series is tried again and loses no slice
+                if is_out_of_memory(error):  # our limit, not a bad file: fail and retry rather than lose a slice
                     raise MemoryError from error
                 detail = f"{type(error).__name__} while reading the data set"
                 self.unreadable.append(Exclusion(sop_instance_uid, 0, Reason.UNREADABLE, detail))
@@ -51,7 +51,7 @@ class SeriesFiles:
             yield dataset
 
     def dataset_of(self, sop_instance_uid: str) -> Dataset:
-        """Return the first data set of a UID; if it is read again, its long values stay in the file until accessed."""
+        """Return the first data set with a UID. If it must be read again, long values are loaded only on access."""
         if self._last is None or self._last[0] != sop_instance_uid:
             self._last = sop_instance_uid, _opened(self._paths[sop_instance_uid], sop_instance_uid, _LONG_VALUE_BYTES)
         return self._last[1]
@@ -61,7 +61,7 @@ def _opened(path: Path, sop_instance_uid: str, defer_bytes: int | None = None) -
     dataset = read_instance(path) if defer_bytes is None else dcmread(path, defer_bytes, force=True)
     uid = text(dataset, "SOPInstanceUID")
     if not uid:
-        # Some writers put the UID into the File Meta Information only. Damage leaves none.
+        # Some writers put the UID only into the File Meta Information. A damaged file has it nowhere.
         uid = dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID
     if uid != sop_instance_uid:
         raise ValueError("the file holds another instance")

@@ -1,7 +1,6 @@
-"""Child processes that decode for pictures, frames and transfers: a codec that crashes or never ends harms no node.
+"""Child processes that decode for pictures, frames and transfers, so that a crash or hang of a codec spares the node.
 
-The functions that they run are in `node.conversion.decoding`. A process that only asks for them loads no codecs with
-this module.
+The children run functions of `node.conversion.decoding`. Importing this module loads no codecs.
 """
 
 from __future__ import annotations
@@ -25,43 +24,43 @@ from node.child_process import (
 from node.errors import OutOfResources, VoxelnodeError
 
 MAX_JOBS_PER_CHILD = 2000
-"""A child is replaced after so many jobs, because codecs leak."""
+"""A child is replaced after this many jobs, because codecs leak memory."""
 
 STOPPING = "the node is stopping"
-NO_MEMORY = "it needs more memory than a decoder may use"
+NO_MEMORY = "decoding needs more memory than a decoder may use"
 
 Arguments = ParamSpec("Arguments")
 Answer = TypeVar("Answer")
 
 
 class NotDecoded(VoxelnodeError):
-    """The pixels cannot be had in another form; the message says why, without patient data."""
+    """The pixels cannot be decoded or converted; the message gives the reason, without patient data."""
 
 
 class DecoderBusy(OutOfResources):
-    """Too many jobs wait for a decoder, or this one took too long: ask again in a while."""
+    """Too many jobs wait for a decoder, or this one took too long; try again later."""
 
 
 class Decoder:
-    """Runs functions of `node.conversion.decoding` in child processes; safe to use from many threads.
+    """Runs functions of `node.conversion.decoding` in child processes. Thread-safe.
 
-    Children start with the first job; `close` ends them.
+    The first job starts the children; `close` ends them.
 
     Parameters
     ----------
     workers : int
-        Jobs at once.
+        Number of jobs at once.
     memory_bytes : int
-        Address space of a child, beyond that of its program.
+        Address space of a child beyond that of its loaded program.
     cpu_seconds : int
         Processor time of one job.
     deadline_seconds : float
-        Wall time of one job; also the longest wait for its turn.
+        Wall time of one job, and the longest wait for its turn.
     max_waiting : int
-        Jobs that wait for their turn. Another one is refused at once, so that waiting jobs never hold all threads of
+        Number of jobs that may wait. Another one is refused at once, so that waiting jobs never occupy all threads of
         a server.
     max_answer_bytes : int
-        Longest answer; a function whose result may be longer writes it to a file.
+        Longest result; a function that may exceed it writes a file instead.
     """
 
     def __init__(
@@ -85,9 +84,9 @@ class Decoder:
         Raises
         ------
         NotDecoded
-            The data forbid it, or the child died of it.
+            The data cannot be decoded, or the child crashed on them.
         DecoderBusy
-            There are too many jobs, or this one took longer than `deadline_seconds`.
+            Too many jobs are waiting, or this one took longer than `deadline_seconds`.
         OSError
             The file cannot be read.
         """
@@ -98,7 +97,7 @@ class Decoder:
         raise answer if isinstance(answer, OSError) else NotDecoded(answer)
 
     def close(self) -> None:
-        """Kill the children, whatever they do; nothing is decoded any more."""
+        """Kill the children at once; jobs under way and later ones fail."""
         self._children.close()
 
     @contextmanager
@@ -129,7 +128,7 @@ class Decoder:
 
 
 def serve(pipe: Connection, max_answer_bytes: int) -> None:
-    """Run job after job until the pipe closes; answers with (True, result) or (False, reason or OSError)."""
+    """Run jobs until the pipe closes; answer each with (True, result) or (False, reason or OSError)."""
     use_one_thread()
     from node.conversion.decoding import result_of
 

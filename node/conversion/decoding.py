@@ -1,7 +1,7 @@
 """Functions that run in the children of `node.conversion.decoder`: frames, pictures, long values, transcoded data sets.
 
-Headers that are too long for the node's memory are read here as well. A function that takes a path `into` writes a file
-and returns nothing.
+Headers too long for the node's memory are read here as well. A function with a parameter `into` writes that file and
+returns empty bytes.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from node.writers.pictures import resized
 PictureFormat = Literal["JPEG", "PNG"]
 
 Crop = tuple[int, int, int, int]
-"""Left, top, width and height of a part of a frame, pixels from 0."""
+"""Left, top, width and height of a region of a frame, in pixels from 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class PictureOrder:
-    """How a frame is shown.
+    """How to render a frame.
 
     Attributes
     ----------
     frame_number : int
-        From 1.
+        Counts from 1.
     size : (int, int) or None
-        Width and height into which the picture fits; None: that of the frame, with square pixels.
+        Width and height of the box into which the picture is scaled; None: the size of the frame with square pixels.
     quality : int
-        Of JPEG, 1 to 100.
+        JPEG quality, 1 to 100.
     """
 
     frame_number: int
@@ -55,7 +55,7 @@ class PictureOrder:
 
 
 def frame(path: Path, frame_number: int) -> bytes:
-    """Return the samples of one compressed frame, from 1; see `node.volume.read.single_frame.decompressed_frame`."""
+    """Return the samples of one compressed frame (from 1); see `node.volume.read.single_frame.decompressed_frame`."""
     header, element = _opened(path)
     if element is None:
         raise FrameNotFound("the data set has no pixel data")
@@ -64,7 +64,7 @@ def frame(path: Path, frame_number: int) -> bytes:
 
 @lru_cache(maxsize=1)
 def _opened(path: Path) -> tuple[Dataset, PixelElement | None]:
-    """Read the header of a file and keep the last one: a viewer asks for frame after frame, and headers are long."""
+    """Read the header of a file. The last header is cached: viewers request many frames of one file in a row."""
     return header_and_pixels(path)
 
 
@@ -81,13 +81,13 @@ def picture(path: Path, order: PictureOrder) -> bytes:
 
 
 def frame_file(path: Path, frame_number: int, into: Path) -> bytes:
-    """Write the samples that `frame` returns."""
+    """Write the result of `frame`."""
     into.write_bytes(frame(path, frame_number))
     return b""
 
 
 def stored_frame_file(path: Path, frame_number: int, into: Path) -> bytes:
-    """Write one compressed frame, from 1, as stored."""
+    """Write one compressed frame, numbered from 1, as stored."""
     element = _opened(path)[1]
     if element is None:
         raise FrameNotFound("the data set has no pixel data")
@@ -96,13 +96,13 @@ def stored_frame_file(path: Path, frame_number: int, into: Path) -> bytes:
 
 
 def value_file(path: Path, value_path: str, into: Path) -> bytes:
-    """Write one long value, see `node.dicom.metadata.long_value`."""
+    """Write one long value; see `node.dicom.metadata.long_value`."""
     into.write_bytes(long_value(path, value_path))
     return b""
 
 
 def document_file(path: Path, into: Path) -> bytes:
-    """Write the document that is encapsulated in an instance."""
+    """Write the encapsulated document of an instance."""
     into.write_bytes(document(path))
     return b""
 
@@ -115,13 +115,13 @@ def transcode(path: Path, transfer_syntax_uid: str, into: Path) -> bytes:
 
 def _shown(path: Path, order: PictureOrder) -> Picture:
     header, element = _opened(path)
-    if element is not None and element.encapsulated:  # the other frames stay in the file
+    if element is not None and element.encapsulated:  # read this frame only
         ds, index = single_frame(header, element, order.frame_number), 0
     else:
         ds, index = read_instance(path), order.frame_number - 1
     reader = frame_reader(ds)
     if index >= reader.frames:
-        raise FrameNotFound(f"there is no frame {order.frame_number} of {reader.frames}")
+        raise FrameNotFound(f"frame {order.frame_number} does not exist: the instance has {reader.frames} frames")
     shown = rendered_frame(header, order.frame_number, reader, index, order.window)
     if order.crop is None:
         return shown
@@ -130,9 +130,9 @@ def _shown(path: Path, order: PictureOrder) -> Picture:
 
 
 def result_of(job: Callable[[], object], max_bytes: int) -> tuple[bool, object]:
-    """Run a job; returns (True, result), or (False, reason), or (False, OSError) if the file cannot be read.
+    """Run a job; return (True, result), (False, reason), or (False, OSError) if the file cannot be read.
 
-    Refusals come back as text, since exceptions need not be picklable.
+    Refusals are returned as text because exceptions may not be picklable.
 
     Raises
     ------
@@ -141,7 +141,7 @@ def result_of(job: Callable[[], object], max_bytes: int) -> tuple[bool, object]:
     try:
         result = job()
         if isinstance(result, bytes) and len(result) > max_bytes:
-            return False, f"it has {len(result)} bytes, and at most {max_bytes} are given"
+            return False, f"the result has {len(result)} bytes; at most {max_bytes} can be returned"
         return True, result
     except ConversionRefused as error:
         return False, error.detail
@@ -154,4 +154,4 @@ def result_of(job: Callable[[], object], max_bytes: int) -> tuple[bool, object]:
     except Exception as error:  # the boundary of the process
         if is_out_of_memory(error):
             raise MemoryError from error
-        return False, f"{type(error).__name__} while it was decoded"
+        return False, f"{type(error).__name__} while decoding"

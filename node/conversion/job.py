@@ -1,6 +1,6 @@
 """Records that pass between the node and a converting child: the job and its result.
 
-This module loads neither arrays nor codecs, so the node's process does not need them.
+This module imports neither NumPy nor codecs, so the node's process does not load them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ConversionJob:
     folder : Path
         Existing empty folder for the files.
     expectation : Expectation or None
-        Expected counts; None: those that the data sets announce.
+        Expected counts; None: the counts that the data sets announce.
     """
 
     instances: tuple[tuple[str, Path], ...]
@@ -47,7 +47,7 @@ class Converted:
     Attributes
     ----------
     sources : tuple of (int, str, int)
-        Stack, SOP Instance UID and frames: which instance is in which volume.
+        Stack, SOP Instance UID, and number of frames of that instance in that stack.
     """
 
     files: tuple[ConvertedFile, ...]

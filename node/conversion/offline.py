@@ -1,4 +1,4 @@
-"""Convert files without a node: by the same pipeline, with the results listed in ``conversion.json``."""
+"""Convert files without a node, by the same pipeline; ``conversion.json`` lists the results."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from node.writers.options import WriteOptions
 
 WORK_PREFIX = ".converting-"
 UNLOCKED_SECONDS = 60
-"""The run that made a younger folder may not have locked it yet."""
+"""A younger folder may belong to a run that has not locked it yet."""
 
 MAX_MOVES = 10
-"""Attempts to move a folder to a destination where another run may just have put its own."""
+"""Attempts to move a folder to a destination that another run may have just created."""
 
 Run = Callable[[ConversionJob, threading.Event], Converted]
-"""Converts one series until the event is set; raises `ConverterDied` if the converter died."""
+"""Converts one series, and gives up when the event is set; raises `ConverterDied` if the converter crashes."""
 
 
 def convert_folder(
@@ -50,19 +50,19 @@ def convert_folder(
     ----------
     paths : iterable of Path
     out : Path
-        Created if missing. Each series gets a folder in it, which replaces that of an earlier conversion.
+        Created if missing. Each series gets a folder in it, which replaces the folder of an earlier conversion.
     run : callable (ConversionJob, threading.Event) -> Converted
-        The command line passes `node.conversion.pool.Converters`, so that a crash costs one series only.
+        The command line passes `node.conversion.pool.Converters`, so that a crash affects only one series.
     workers : int
-        Series converted at the same time.
+        Number of series converted at the same time.
     on_series : callable (Series Instance UID)
         Called after each series.
 
     Returns
     -------
     dict
-        ``series`` with the verdict on each (None where its conversion failed), ``volumes``, ``refusals``,
-        ``exclusions``, and ``not_dicom``: the files that are no instance, with the reason. None of it depends on
+        ``series`` with the verdict on each (None if its conversion failed), ``volumes``, ``refusals``, ``exclusions``,
+        and ``not_dicom``: the files that are not DICOM instances, with the reason. The result does not depend on
         `workers`.
     """
     listing: dict[str, Any] = {"series": [], "volumes": [], "refusals": [], "exclusions": [], "not_dicom": []}
@@ -91,9 +91,9 @@ def convert_folder(
 
 @contextmanager
 def _work_folder(out: Path) -> Iterator[Path]:
-    """Give a folder in `out` for unfinished files, and remove it at the end.
+    """Create a folder in `out` for unfinished files; remove it at the end.
 
-    Folders of runs that were killed are removed at the beginning: their locks ended with their processes.
+    First remove the folders of killed runs: their locks ended with their processes.
     """
     for left in out.glob(f"{WORK_PREFIX}*"):
         with ExitStack() as tried, suppress(FileNotFoundError):
@@ -105,7 +105,7 @@ def _work_folder(out: Path) -> Iterator[Path]:
 
 
 def _is_locked(folder: Path, until: ExitStack) -> bool:
-    """Lock a folder against other processes; False if another process holds the lock or there are no locks here."""
+    """Lock a folder against other processes; return False if it is locked, or if the file system has no locks."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         until.callback(os.close, descriptor)
@@ -133,7 +133,7 @@ def _converted(
     options: WriteOptions,
     run: Callable[[ConversionJob], Converted],
 ) -> Converted | Refusal:
-    """Convert one series into the folder `destination`, which appears by one rename; a refusal if that failed."""
+    """Convert one series into the folder `destination`, created by one rename; return a refusal after a crash."""
     folder = work / uuid.uuid4().hex
     folder.mkdir()
     try:
@@ -151,7 +151,7 @@ def _converted(
 
 
 def _move(folder: Path, destination: Path) -> None:
-    """Replace the folder of an earlier conversion, or of another run, by a finished one."""
+    """Replace the folder of an earlier conversion or of another run by a finished folder."""
     for _ in range(MAX_MOVES - 1):
         shutil.rmtree(destination, ignore_errors=True)
         try:
@@ -167,9 +167,9 @@ def _move(folder: Path, destination: Path) -> None:
 def _grouped(
     paths: Iterable[Path], unpacked: Path, not_dicom: list[dict[str, str]]
 ) -> dict[tuple[str, str], list[tuple[str, Path]]]:
-    """Group files by study and series, in the order in which series turn up; unpack members of zip files.
+    """Group files by study and series, in order of first appearance; unpack members of zip files.
 
-    A file without a Series Instance UID is a series by itself, since others without one may be of another patient.
+    Each file without a Series Instance UID is a series by itself: two such files may be of different patients.
     """
     series: dict[tuple[str, str], list[tuple[str, Path]]] = {}
     for number, file in enumerate(find_instances(paths)):
@@ -196,7 +196,7 @@ def _grouped(
 def _list(
     listing: dict[str, Any], study: str, series_instance_uid: str, converted: Converted | Refusal, folder: str
 ) -> None:
-    """Add one series to the content of ``conversion.json``."""
+    """Add one series to the listing for ``conversion.json``."""
     own = {"series_instance_uid": series_instance_uid}
     verdict, refusals = None, [converted] if isinstance(converted, Refusal) else list(converted.refusals)
     if isinstance(converted, Converted):

@@ -1,7 +1,8 @@
 """The child's half of a conversion: instances of a series -> data sets -> volumes -> files.
 
-`convert` is all that touches hostile bytes; a node runs it in a child process (`node.conversion.pool`).
-`node.conversion.series` is the half that touches archive and index; `node.conversion.offline` needs neither.
+Only `convert` handles untrusted bytes; a node runs it in a child process (`node.conversion.pool`).
+`node.conversion.series` is the other half, with access to the archive and the index. `node.conversion.offline` needs
+neither.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from node.writers.write import write_volume
 def convert(job: ConversionJob) -> Converted:
     """Read the instances of one series, assemble them and write every volume.
 
-    Bad input never raises: an instance that cannot be read is excluded, a stack whose geometry is doubtful refused.
+    Bad input never raises: an unreadable instance is excluded, and a stack with doubtful geometry is refused.
 
     Raises
     ------
     OSError
-        The folder cannot be written.
+        The folder is not writable.
     """
     began = perf_counter()
     with warnings.catch_warnings(), _rare_garbage_collection():
@@ -45,7 +46,7 @@ def convert(job: ConversionJob) -> Converted:
 
 @contextmanager
 def _rare_garbage_collection() -> Iterator[None]:
-    """Search for cycles less often: data sets have almost none, and a million frames may stay in memory."""
+    """Collect garbage less often: data sets have few reference cycles, and a scan may cover a million frames."""
     thresholds = gc.get_threshold()
     gc.set_threshold(50_000, 20, 100)
     try:
@@ -73,7 +74,7 @@ def _convert(job: ConversionJob, began: float) -> Converted:
 
 
 def _assembled(job: ConversionJob) -> tuple[Assembly, Expectation]:
-    """Return the volumes of all instances, and the counts that they announce; holds no data set on return."""
+    """Return the volumes of all instances and the announced counts; keeps no data set in memory."""
     files = SeriesFiles(job.instances)
     assembly = assemble(files, files.dataset_of)
     known = job.expectation or expectation(files.counts)
@@ -90,7 +91,7 @@ _GAPS = frozenset((WarningKind.MISSING_SLICE, WarningKind.INCOMPLETE_VOLUME))
 
 
 def _completeness(known: Expectation, assembly: Assembly) -> Completeness:
-    """Judge whether the series is complete, by the counts that it announces and by its geometry."""
+    """Judge whether the series is complete from its announced counts and its geometry."""
     gaps = {warning.name.value for volume in assembly.volumes for warning in volume.warnings if warning.name in _GAPS}
     gaps |= {refusal.reason.value for refusal in assembly.refusals if refusal.reason is Reason.INCOMPLETE}
     placed = [volume for volume in assembly.volumes if volume.geometry not in (Geometry.NONE, Geometry.SINGLE)]

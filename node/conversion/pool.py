@@ -1,7 +1,6 @@
-"""Child processes that convert: foreign pixels and headers are decoded there, within limits.
+"""Child processes that convert: untrusted headers and pixels are decoded there, within limits.
 
-`serve` runs in a child, `Converters` is the node's side. A process that only asks for conversions loads no arrays and
-no codecs with this module.
+`serve` runs in a child; `Converters` is the node's side. Importing this module loads neither NumPy nor codecs.
 """
 
 from __future__ import annotations
@@ -30,27 +29,27 @@ if TYPE_CHECKING:
     from node.conversion.job import ConversionJob, Converted
 
 MAX_SERIES_PER_CHILD = 200
-"""A child is replaced after so many series, because codecs leak."""
+"""A child is replaced after this many series, because codecs leak memory."""
 
 
 class ConverterDied(VoxelnodeError):
-    """The child process ended, or was ended, without an answer."""
+    """The child process exited or was killed without an answer."""
 
 
 class Converters:
-    """As many child processes as there are conversions at once; safe to use from many threads.
+    """A pool of child processes that grows to the number of concurrent conversions. Thread-safe.
 
     Parameters
     ----------
     niceness : int
-        Of the children: how far they give way to other processes.
+        Niceness of the children.
     """
 
     def __init__(self, niceness: int = 0) -> None:
         self._children = ChildPool(serve, niceness, name="voxelnode-converter", max_answers=MAX_SERIES_PER_CHILD)
 
     def start(self) -> None:
-        """Start a child, so that it can load its modules meanwhile."""
+        """Start a child in advance, so that it loads its modules before the first job."""
         self._children.start()
 
     def run(self, job: ConversionJob, limits: ChildLimits, cancelled: threading.Event) -> Converted:
@@ -75,12 +74,12 @@ class Converters:
         return answer  # type: ignore[no-any-return]  # a pipe cannot know what it carries
 
     def close(self) -> None:
-        """Kill all children, whatever they do."""
+        """Kill all children at once."""
         self._children.close()
 
 
 def serve(pipe: Connection, niceness: int) -> None:
-    """Convert job after job until the pipe closes; answer with `Converted` or the cause of a failure."""
+    """Run jobs until the pipe closes; answer each with `Converted` or the cause of its failure."""
     os.nice(niceness)
     use_one_thread()
     convert = _loaded()
@@ -108,11 +107,11 @@ def _memory_exceeded(limits: ChildLimits) -> str:
 
 
 def _loaded() -> Callable[[ConversionJob], Converted]:
-    """Load `convert` and the libraries that it needs; they stay, so the garbage collector need not search them."""
+    """Load `convert` and its libraries, and exempt them from garbage collection: they stay loaded anyway."""
     gc.disable()
     from node.conversion.pipeline import convert
 
-    import_module("node.writers.bodymask")  # SimpleITK, which would map 300 MB within the limit of the first conversion
+    import_module("node.writers.bodymask")  # SimpleITK would use 300 MB of the first conversion's limit
 
     gc.freeze()
     gc.enable()
@@ -125,7 +124,7 @@ def _cause(died: ChildDied, limits: ChildLimits) -> str:
     if died.out_of_memory:
         return _memory_exceeded(limits)
     if died.signal_name == "SIGKILL":
-        return "conversion was ended by SIGKILL, as the kernel does when the machine or its container is out of memory"
+        return "conversion was killed by SIGKILL; most likely the machine or its container ran out of memory"
     if died.signal_name is not None:
-        return f"conversion was ended by {died.signal_name}"
-    return f"conversion process ended with status {died.exitcode}"
+        return f"conversion was killed by {died.signal_name}"
+    return f"conversion process exited with status {died.exitcode}"

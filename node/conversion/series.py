@@ -30,7 +30,7 @@ CONVERTER = f"voxelnode {__version__}"
 def write_volumes(
     claimed: ClaimedSeries, archive: Archive, options: WriteOptions, run: Callable[[ConversionJob], Converted]
 ) -> SeriesOutcome:
-    """Convert a claimed series into files under ``volumes/``; return the outcome that is to be recorded.
+    """Convert a claimed series into files under ``volumes/``; return the outcome to be recorded.
 
     Parameters
     ----------
@@ -39,8 +39,8 @@ def write_volumes(
 
     Notes
     -----
-    No row names a file that is not durable: the folder is moved below ``volumes/`` by one rename before
-    `record_outcome` commits its rows. If the process dies in between, `sweep` removes the folder without rows at the
+    No row names a file that is not durable: one rename moves the folder to ``volumes/`` before `record_outcome` commits
+    its rows. If the process dies in between, `sweep` removes the folder without rows at the
     next start.
     """
     reached("series-claimed")
@@ -67,16 +67,16 @@ def record_outcome(
     Returns
     -------
     bool
-        False if the claim was lost meanwhile; nothing is recorded then, and the files are removed.
+        False if the claim was lost meanwhile; then nothing is recorded, and the files are removed.
 
     Raises
     ------
     OutOfResources
-        The index did not commit, or may not have.
+        The commit failed, or its outcome is unknown.
     """
     recorded = index.series.record_outcome(claimed, outcome, now())
     reached("outcome-recorded")
-    # A commit that was reported as failed may have succeeded: then the claim has ended, but rows name the files.
+    # A commit reported as failed may have succeeded: then the claim is gone, but rows name the files.
     if not recorded and not index.conversions.is_recorded(claimed):
         shutil.rmtree(archive.root / _destination(claimed), ignore_errors=True)
     return recorded
@@ -87,13 +87,13 @@ def _destination(claimed: ClaimedSeries) -> Path:
 
 
 def input_sha256(claimed: ClaimedSeries, options: WriteOptions) -> str:
-    """Return a digest of all that decides the result: instances with their bytes, converter and options."""
+    """Return a digest of everything that determines the result: instances with their bytes, converter, options."""
     instances = sorted((instance.sop_instance_uid, instance.sha256) for instance in claimed.instances)
     return hashlib.sha256(json.dumps([instances, CONVERTER, asdict(options)]).encode()).hexdigest()
 
 
 def is_unchanged(claimed: ClaimedSeries, archive: Archive, options: WriteOptions) -> bool:
-    """Whether a conversion would give the volumes that the series has, and their files have their full length."""
+    """Return whether a conversion would repeat the current volumes, and their files exist in full length."""
     current = claimed.current
     if current is None or not current.files or current.input_sha256 != input_sha256(claimed, options):
         return False

@@ -1,4 +1,4 @@
-"""Folders of revisions: they appear by one rename, and go when they are superseded or no row names them."""
+"""Folders of revisions: each is published by one rename, and removed once it is superseded or no row names it."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
 def folder_name(uid: str) -> str:
-    """Return a folder name for a UID: itself, or a digest of a UID from the network that is invalid (PS3.5 9.1)."""
+    """Return a folder name for a UID: the UID itself, or a digest if the UID is invalid (PS3.5 9.1)."""
     if len(uid) <= 64 and _UID.fullmatch(uid):
         return uid
     return "uid-" + hashlib.sha256(uid.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def publish(folder: Path, destination: Path, sync_folder: Callable[[Path], None]) -> None:
-    """Move a finished folder to its destination by one rename, durably; remove a folder that a crash left there.
+    """Move a finished folder to its destination by one durable rename; replace any folder left there by a crash.
 
-    Files and folders are synced before the rename: if the machine dies here, the destination is absent or whole.
+    Files and folders are synced before the rename: after a power failure, the destination is absent or complete.
     """
     shutil.rmtree(destination, ignore_errors=True)
     destination.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

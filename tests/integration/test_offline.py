@@ -92,7 +92,7 @@ def test_a_series_whose_process_dies_leaves_the_others_alone_and_says_why(tmp_pa
 
     def dies(job: ConversionJob, cancelled: threading.Event) -> Converted:
         if job.instances[0][0] == deadly[0].SOPInstanceUID:
-            raise ConverterDied("conversion was ended by SIGSEGV")
+            raise ConverterDied("conversion was killed by SIGSEGV")
         return here(job, cancelled)
 
     listing = convert_folder([folder], tmp_path / "out", OPTIONS, dies)
@@ -100,7 +100,7 @@ def test_a_series_whose_process_dies_leaves_the_others_alone_and_says_why(tmp_pa
     assert refusal == {
         "series_instance_uid": deadly[0].SeriesInstanceUID,
         "reason": "failed",
-        "detail": "conversion was ended by SIGSEGV",
+        "detail": "conversion was killed by SIGSEGV",
         "stack": None,
         "instances": 3,
     }
