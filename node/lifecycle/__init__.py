@@ -1,1 +1,1 @@
-"""The life of stored studies: deletion, retention, and the comparison of index and files."""
+"""The life cycle of stored studies: deletion, retention, and consistency checks of index and files."""

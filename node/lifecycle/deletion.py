@@ -1,9 +1,9 @@
-"""Delete a study, a series or an instance permanently: its rows, and every file that was made of it.
+"""Delete a study, a series or an instance permanently: its rows, and every file made from it.
 
     audit line -> tombstone and rows, one commit -> volumes, pictures, objects unlinked -> folders synced -> finished
 
-Nothing is unlinked before the decision is durable, in the audit log and in the index. A deletion is finished once the
-names of its files are durably gone. If the process dies in between, the next start finishes the deletion.
+Nothing is unlinked before the decision is durable in the audit log and in the index. A deletion is finished when the
+removal of its files is durable. If the process dies in between, the next start finishes the deletion.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Unsafe(VoxelnodeError):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A user of this machine or a part of the node orders a deletion; `reason` says why."""
+    """Who ordered a deletion (a user of this machine or a part of the node), and the reason."""
 
     who: str
     reason: str
@@ -49,11 +49,11 @@ def delete(archive: Archive, index: Index, audit: Audit, plan: DeletionPlan, ord
     AuditFailed
         Nothing was deleted.
     NotThere
-        The object has been deleted since it was planned.
+        The object was deleted after the plan was made.
     OutOfResources
         The index did not commit; nothing was deleted.
     OSError
-        A file cannot be deleted; the next start tries again.
+        A file cannot be deleted; the next start of the node tries again.
     """
     audit.require(_message(plan, order, Result.SUCCESS, f"ordered: {order.reason}"))
     try:
@@ -68,7 +68,7 @@ def delete(archive: Archive, index: Index, audit: Audit, plan: DeletionPlan, ord
 
 
 def resume_deletions(archive: Archive, index: Index, now: dt.datetime) -> int:
-    """Finish what a crash interrupted; before orphaned files are taken up again. Returns how many deletions."""
+    """Finish deletions that a crash interrupted; return how many. Must run before files without a row are adopted."""
     unfinished = index.deletions.unfinished()
     for ordered in unfinished:
         _finish(archive, index, ordered, now)
@@ -83,15 +83,15 @@ def _finish(archive: Archive, index: Index, ordered: Deletion, now: dt.datetime)
 
 
 def _unlink(archive: Archive, paths: Iterable[str]) -> None:
-    """Delete files and folders below the root, and make that durable; a file that is gone already is no error.
+    """Delete files and folders below the root durably; files already gone are ignored.
 
-    Volumes come first: the same series may be sent and converted again while we are at it.
+    Volumes come first, because the same series may be sent and converted again meanwhile.
     """
     touched: set[Path] = set()
     for path in paths:
         parts = PurePath(path).parts
         if parts[0] not in FOLDERS or len(parts) < 2 or ".." in parts:
-            raise Unsafe(f"{path} is no file of an archive: `voxelnode db check` and `voxelnode fsck` tell more")
+            raise Unsafe(f"{path} is outside of the archive: run `voxelnode db check` and `voxelnode fsck`")
         target = archive.root / path
         if target.is_dir():
             shutil.rmtree(target)

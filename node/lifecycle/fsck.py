@@ -1,6 +1,6 @@
-"""Compare rows, files and volumes of a root, and repair the differences.
+"""Compare the rows, files and volumes of a root, and repair the differences.
 
-`examine` changes nothing and runs beside a serving node; `mend` holds the root.
+`examine` changes nothing and may run while a node serves; `mend` requires the lock of the root.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from node.receive.recovery import adopt
 Kind = Literal[
     "index-damaged",
     "file-missing",  # a row without its file
-    "file-back",  # marked as missing, and there again
-    "file-altered",  # another length or digest than was received
-    "file-unknown",  # a file without row
-    "loser-missing",  # a conflict whose file is not where it says
+    "file-back",  # marked as missing, but present
+    "file-altered",  # length or digest differs from what was received
+    "file-unknown",  # a file without a row
+    "loser-missing",  # the file that a conflict names does not exist
     "volume-missing",
     "volume-altered",
-    "volume-unknown",  # a folder of volumes that no revision names
+    "volume-unknown",  # a folder of volumes without a revision
 ]
 
 ARRIVING_SECONDS = 60.0
-"""While a node serves, a younger file without a row counts as still being received."""
+"""While a node serves, a younger file without a row is taken as still being received."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One difference; `path` is relative to the root, `mended` says how it was repaired, if it was."""
+    """One difference; `path` is relative to the root; `mended` is the repair, if any."""
 
     kind: Kind
     path: str
@@ -58,11 +58,11 @@ def examine(root: Path, index: ReadIndex, *, digests: bool, serving: bool) -> It
     Parameters
     ----------
     index : ReadIndex
-        Of that root. The root that the index itself names is ignored, so that a copy can be examined.
+        The index of that root. The root recorded in the index itself is ignored, so that a copy can be examined.
     digests : bool
-        Compare the SHA-256 of every file; otherwise only its length.
+        Compare the SHA-256 of every file; otherwise only the length.
     serving : bool
-        A node works on the root: instances that are being received are no differences.
+        A node is serving the root: instances being received are not differences.
     """
     yield from (Finding("index-damaged", "index.sqlite", problem) for problem in check(root / "index.sqlite"))
     losers = index.instances.loser_keys()
@@ -78,10 +78,10 @@ def mend(
     quiet_seconds: Callable[[str], float],
     now: dt.datetime,
 ) -> list[Finding]:
-    """Repair what `examine` found; return the findings in their order, with what was done.
+    """Repair the findings of `examine`; return them in order, with the repairs.
 
     * a file without a row gets one, or goes to quarantine if it cannot be read;
-    * a row without a file is marked: the next arrival under its UID restores it;
+    * a row without a file is marked: the next arrival of its UID restores it;
     * an altered file goes to quarantine and its row is marked;
     * a series whose volumes are missing or altered is converted again;
     * folders of volumes that no row names are removed.
@@ -98,7 +98,7 @@ def _mended(
     match finding.kind:
         case "file-unknown":
             if not archive.path(finding.path).exists():
-                return "to quarantine"  # by the recovery that opening the root began with
+                return "to quarantine"  # by the recovery that ran when the root was opened
             strays = index.instances.unknown_keys([finding.path])
             return "to quarantine" if adopt(archive, index, strays, quiet_seconds, now) else "adopted"
         case "file-altered":
@@ -112,7 +112,7 @@ def _mended(
             index.instances.mark_files([finding.path], missing=False, now=now)
             return "unmarked"
         case "volume-missing" | "volume-altered":
-            archive.remove(finding.path)  # a revision with a file that is not as it was written is made anew
+            archive.remove(finding.path)  # a revision with a damaged file is converted again
             if finding.series is None:
                 return "removed, superseded"
             index.series.reopen([finding.series], now)
@@ -154,7 +154,7 @@ def _unknown(root: Path, keys: set[str], *, serving: bool) -> Iterator[Finding]:
     for key in sorted(keys):
         try:
             age = time() - (root / key).stat().st_mtime
-        except FileNotFoundError:  # settled meanwhile
+        except FileNotFoundError:  # indexed or removed meanwhile
             continue
         if not serving or age > ARRIVING_SECONDS:
             yield Finding("file-unknown", key)
@@ -188,13 +188,13 @@ def _listed(root: Path, folder: str) -> set[str]:
 
 
 def _altered(path: Path, offset: int, length: int, sha256: str | None) -> str | None:
-    """Return how the bytes from `offset` on differ from what was written; None if they do not."""
+    """Return how the bytes from `offset` differ from what was written, or None if they do not."""
     actual = path.stat().st_size - offset
     if actual != length:
-        return f"{actual} bytes, {length} were written"
+        return f"{actual} bytes, expected {length}"
     if sha256 is None:
         return None
     with path.open("rb") as file:
         file.seek(offset)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return f"SHA-256 is {digest}, {sha256} was written" if digest != sha256 else None
+    return f"SHA-256 is {digest}, expected {sha256}" if digest != sha256 else None

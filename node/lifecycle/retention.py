@@ -1,4 +1,4 @@
-"""Delete studies that have been kept long enough, by the rules of the configuration; without rules, none is."""
+"""Delete studies by the retention rules of the configuration. Without rules, nothing is deleted."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from node.settings.model import RetentionSettings
 log = structlog.get_logger()
 
 PASS_SECONDS = 3600.0
-"""Between two looks at the studies."""
+"""Interval between passes over the studies."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """A study that has been kept long enough, and the rule that says so."""
+    """A study due for deletion, and the rule that applies."""
 
     study: StoredStudy
     rule: str
 
 
 def expired_studies(studies: Sequence[StoredStudy], rules: RetentionSettings, now: dt.datetime) -> list[Expired]:
-    """Return the studies that the rules delete, the oldest first.
+    """Return the studies to be deleted by the rules, oldest first.
 
     Parameters
     ----------
     studies : sequence of StoredStudy
-        All studies, the one that grew last at the end.
+        All studies, in the order of their last arrivals.
 
     Notes
     -----
-    A study of several senders is kept for the longest of their times. A study that is kept without limit counts in
-    ``maximum_studies``, but is never deleted. With ``only_converted`` a study stays while a series of it waits, was
-    refused or failed.
+    A study from several senders is kept for the longest of their times. A study kept without limit counts towards
+    ``maximum_studies`` but is never deleted. With ``only_converted``, a study is kept while any of its series waits,
+    was refused or failed.
     """
     expired: list[Expired] = []
     surplus = len(studies) - rules.maximum_studies if rules.maximum_studies is not None else 0
@@ -60,7 +60,7 @@ def expired_studies(studies: Sequence[StoredStudy], rules: RetentionSettings, no
 
 
 def _days(study: StoredStudy, rules: RetentionSettings) -> float | Literal["never"] | None:
-    """Return the longest time that a sender of a study has in the rules; None if no rule of age applies."""
+    """Return the longest time that the rules give to a sender of the study, or None if no age rule applies."""
     table = {title.strip(): days for title, days in rules.days_by_calling_ae_title.items()}
     wanted = [table.get(title.strip(), rules.days) for title in study.calling_ae_titles or {""}]
     if "never" in wanted:
@@ -70,7 +70,7 @@ def _days(study: StoredStudy, rules: RetentionSettings) -> float | Literal["neve
 
 
 class Retention(BackgroundService):
-    """Delete studies that have been kept long enough, at the start and then hourly.
+    """Delete expired studies, at startup and then hourly.
 
     Parameters
     ----------
@@ -90,12 +90,12 @@ class Retention(BackgroundService):
         self._archive, self._index, self._audit, self._rules, self._now = archive, index, audit, rules, now
 
     def step(self) -> float:
-        """Delete what has been kept long enough; a deletion that fails ends the step, and the next step repeats it."""
+        """Delete expired studies. A deletion that fails ends the step; the next step repeats it."""
         self.run_once()
         return PASS_SECONDS
 
     def run_once(self) -> int:
-        """Delete what has been kept long enough; return the number of studies, also in a dry run."""
+        """Delete expired studies, or only log them in a dry run; return how many there were."""
         count = 0
         for expired in expired_studies(self._index.studies.stored(), self._rules, self._now()):
             if self._stopping.is_set():
@@ -113,5 +113,5 @@ class Retention(BackgroundService):
         try:
             plan = self._index.deletions.plan("study", study_instance_uid)
             delete(self._archive, self._index, self._audit, plan, order, self._now())
-        except NotThere:  # a command was faster
+        except NotThere:  # deleted by a command meanwhile
             log.info("retention_found_nothing", study_instance_uid=study_instance_uid)
