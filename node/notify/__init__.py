@@ -1,1 +1,1 @@
-"""Hooks: webhooks, commands and plugins that hear of events after their commit, at least once."""
+"""Hooks: webhooks, commands and plugins that receive each event at least once, after its commit."""

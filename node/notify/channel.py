@@ -1,4 +1,4 @@
-"""What webhooks, commands and plugins have in common."""
+"""The interface of webhooks, commands and plugins."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from node.notify.message import HookMessage
 
 
 class NotDelivered(VoxelnodeError):
-    """The message was not delivered; the error says why, without patient data.
+    """The message was not delivered; the error gives the reason, without patient data.
 
     Parameters
     ----------
     retry_after : float, optional
-        Seconds that the receiver asks to wait.
+        Wait in seconds that the receiver requested.
     is_final : bool
-        Another attempt would fail in the same way.
+        Whether another attempt would fail in the same way.
     output : str, optional
-        The end of the output of a command. It may hold patient data: it belongs in the index, never in a log.
+        The end of the output of a command. It may contain patient data, so it goes into the index, never into a log.
     """
 
     def __init__(
@@ -30,14 +30,14 @@ class NotDelivered(VoxelnodeError):
 
 
 class Interrupted(VoxelnodeError):
-    """The node stops. Whether the message arrived is unknown; it is delivered again after the next start."""
+    """The node is stopping. Whether the message arrived is unknown; the next start delivers it again."""
 
 
 class Channel(Protocol):
-    """A way to deliver messages; used by one thread."""
+    """A way to deliver messages. Not thread-safe."""
 
     def deliver(self, message: HookMessage, cancelled: threading.Event) -> str | None:
-        """Return once the message has arrived, with the end of the output of a command, if there is any.
+        """Deliver a message; return the end of the output if the channel is a command with output.
 
         Raises
         ------

@@ -1,7 +1,7 @@
-"""A command: a program of this machine, run without a shell, with the message as its standard input.
+"""A command: a local program, run without a shell, with the message as its standard input.
 
-Of the values that a sender chose, only UIDs reach the command line, and only those that no program can take for an
-option and no shell for more than one word. All other values are in the message, and short ones in the environment.
+Of the values that a sender controls, only UIDs are put on the command line, and only if no program can mistake them for
+an option and no shell for several words. All other values are in the message; short ones are also in the environment.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from node.notify.message import HookMessage
 from node.settings.model import PLACEHOLDER, PLACEHOLDERS
 
 OUTPUT_BYTES = 4000
-"""Bytes of the output of a command that are kept, from its end."""
+"""Bytes kept from the end of a command's output."""
 
 TERMINATION_SECONDS = 3.0
-"""From SIGTERM to SIGKILL."""
+"""Time from SIGTERM to SIGKILL."""
 
 ENVIRONMENT_PREFIX = "VOXELNODE_HOOK_"
 _PASSED_ON = ("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR")
@@ -35,32 +35,32 @@ _HARMLESS_UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
 
 class HookCommand:
-    """Run one program for each message; exit status 0 means that the message is delivered.
+    """Run a program once for each message; exit status 0 means that the message is delivered.
 
     Parameters
     ----------
     arguments : sequence of str
-        The program, and its arguments with placeholders (`node.settings.model.PLACEHOLDERS`).
+        The program and its arguments, which may contain placeholders (`node.settings.model.PLACEHOLDERS`).
     timeout_seconds : float
-        Time after which the process group of the program is ended.
+        Time after which the process group of the program is killed.
 
     Raises
     ------
     UsageError
-        There is no executable file of this name.
+        The program is not an executable file.
     """
 
     def __init__(self, arguments: Sequence[str], timeout_seconds: float) -> None:
         program = shutil.which(arguments[0])
         if program is None or not os.path.isabs(program):
             raise UsageError(
-                f"command: {arguments[0]!r} is not an executable file: give an absolute path, or a program on the "
-                "PATH, and let this user execute it"
+                f"command: {arguments[0]!r} is not an executable file: give an absolute path or a program on the "
+                "PATH that this user may execute"
             )
         self._arguments, self._timeout_seconds = (program, *arguments[1:]), timeout_seconds
 
     def deliver(self, message: HookMessage, cancelled: threading.Event) -> str | None:
-        """Run the program; return the end of its output when it succeeded. See `Channel.deliver`."""
+        """Run the program; return the end of its output if it succeeds. See `Channel.deliver`."""
         values = _values(message)
         arguments = [self._arguments[0], *(_filled(argument, values) for argument in self._arguments[1:])]
         stdin = os.memfd_create("message")
@@ -84,11 +84,11 @@ class HookCommand:
         return _finished(process, self._timeout_seconds, cancelled)
 
     def close(self) -> None:
-        """Do nothing: no program runs between two messages."""
+        """Do nothing: no program runs between messages."""
 
 
 def _values(message: HookMessage) -> dict[str, str]:
-    """Return the values of the placeholders that a message has."""
+    """Return the values of the placeholders for a message."""
     path = message.path
     known = {"path": path, "folder": str(PurePath(path).parent) if path is not None else None}
     content = {**message.content, **known}
@@ -99,11 +99,11 @@ def _filled(argument: str, values: Mapping[str, str]) -> str:
     def value(placeholder: re.Match[str]) -> str:
         name = placeholder[1]
         if name not in values:
-            raise NotDelivered(f"the message has no {name}: its files are gone", is_final=True)
+            raise NotDelivered(f"{{{name}}} has no value: the files of the message are gone", is_final=True)
         if name.endswith("_uid") and _HARMLESS_UID.fullmatch(values[name]) is None:
             raise NotDelivered(
-                f"the {name} holds characters that a UID must not have (PS3.5 9.1), and is not put on a command line; "
-                "the message on standard input has it",
+                f"the {name} contains characters that are invalid in a UID (PS3.5 9.1), so it is kept off the command "
+                "line; the message on standard input has it",
                 is_final=True,
             )
         return values[name]
@@ -117,9 +117,9 @@ def _environment(values: Mapping[str, str]) -> dict[str, str]:
 
 
 def _finished(process: subprocess.Popen[bytes], timeout_seconds: float, cancelled: threading.Event) -> str | None:
-    """Wait for a program; return the end of its output when it succeeded.
+    """Wait for a program; return the end of its output if it succeeds.
 
-    The end of the output is not waited for: a background process of the program may hold the pipe open.
+    Do not wait for the pipe to close: a background process of the program may keep it open.
     """
     assert process.stdout is not None
     descriptor, tail, is_open = process.stdout.fileno(), b"", True
@@ -139,16 +139,16 @@ def _finished(process: subprocess.Popen[bytes], timeout_seconds: float, cancelle
     if is_late and cancelled.is_set():
         raise Interrupted
     if is_late:
-        raise NotDelivered(f"not done within {timeout_seconds:g} s", output=output)
+        raise NotDelivered(f"did not finish within {timeout_seconds:g} s", output=output)
     if process.returncode < 0:
-        raise NotDelivered(f"ended by {signal.Signals(-process.returncode).name}", output=output)
+        raise NotDelivered(f"killed by {signal.Signals(-process.returncode).name}", output=output)
     if process.returncode > 0:
         raise NotDelivered(f"exit status {process.returncode}", output=output)
     return output
 
 
 def _read(descriptor: int, tail: bytes, seconds: float) -> tuple[bytes, bool]:
-    """Append the output of the next `seconds` to `tail`; False once the output has ended."""
+    """Append output that arrives within `seconds` to `tail`; return the tail, and False at the end of the output."""
     if not select.select([descriptor], [], [], seconds)[0]:
         return tail, True
     read = os.read(descriptor, 65536)
@@ -156,7 +156,7 @@ def _read(descriptor: int, tail: bytes, seconds: float) -> tuple[bytes, bool]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a program with its process group."""
+    """Kill a program and its process group."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)

@@ -1,4 +1,4 @@
-"""The messages of hooks, as JSON: the rows of an event at the moment of the attempt, under the id of the event."""
+"""Messages to hooks as JSON. The id is that of the event; the content is read from the index at each attempt."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:  # the child process of a plugin needs no index
     from node.index.read import ReadIndex
 
 MAX_VOLUMES = 10_000
-"""Files of all revisions of one series."""
+"""Largest number of files of one series, over all revisions."""
 
 _PATIENT = ("patient_id", "patient_name", "patient_birth_date", "patient_sex")
 
 
 class NothingLeft(VoxelnodeError):
-    """The object of the event has been deleted since."""
+    """The object of the event was deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class HookMessage:
 
     @property
     def id(self) -> str:
-        """Identifies the message; the same at each attempt."""
+        """The id of the message, the same for every attempt."""
         return str(self.content["id"])
 
     @property
@@ -47,7 +47,7 @@ class HookMessage:
 
     @property
     def path(self) -> str | None:
-        """The file of the message: the instance, or the first volume."""
+        """The file of the message (the instance or the first volume), or None."""
         if self.content["instance"] is not None:
             return str(self.content["instance"]["path"])
         paths = [volume["path"] for volume in self.content["volumes"] if volume["kind"] == "volume"]
@@ -100,7 +100,7 @@ def compose(index: ReadIndex, pending: PendingEvent, ae_title: str, *, include_p
 
 
 def sample(event: HookEvent, ae_title: str, now: dt.datetime) -> HookMessage:
-    """Return an invented message, with ``"test": true``, to try a hook with."""
+    """Return a made-up message with ``"test": true``, for testing a hook."""
     series = {"series_instance_uid": "1.2.3.4"} if event != "study-quiet" else {}
     instance = {
         "sop_class_uid": "1.2.840.10008.5.1.4.1.1.2", "transfer_syntax_uid": "1.2.840.10008.1.2.1",
@@ -115,7 +115,7 @@ def sample(event: HookEvent, ae_title: str, now: dt.datetime) -> HookMessage:
     content = {
         "id": f"test-{now.timestamp():.6f}", "event": event, "happened_at": _moment(now), "node": ae_title,
         "test": True, "study_instance_uid": "1.2.3", "series_instance_uid": None, "sop_instance_uid": None,
-        "revision": 1, "detail": "a test: nothing happened", "calling_ae_titles": [], "modality": "CT", "state": None,
+        "revision": 1, "detail": "a test message", "calling_ae_titles": [], "modality": "CT", "state": None,
         "instances": 2, "verdict": None, "failures": [], "series": [],
         "volumes": [volume] if event.startswith("volume-") else [],
         "instance": instance if event == "instance-stored" else None,
@@ -148,7 +148,7 @@ def _series(index: ReadIndex, pending: PendingEvent) -> dict[str, Any]:
         "modality": row["modality"],
         "state": row["state"],
         "instances": row["instances"],
-        # The row of a series has the verdict of its newest revision only.
+        # The row of a series has only the verdict of the newest revision.
         "verdict": _verdict(row) if row["revision"] == revision else None,
         "failures": index.failures.of_revision(study, series, revision),
         "volumes": _volumes(index, study, series, revision),
@@ -162,7 +162,7 @@ def _volumes(index: ReadIndex, study: str, series: str, revision: int | None) ->
 
 
 def _volume(row: Mapping[str, Any], root: str) -> dict[str, Any]:
-    """One file; where it is on this machine, and below the address of the node's pages."""
+    """Return one file of a message; `url` is relative to the address of the node's pages."""
     names = (
         "stack", "kind", "format", "shape", "spacing_mm", "dtype", "geometry", "instances", "warnings", "bytes",
         "sha256",

@@ -1,4 +1,4 @@
-"""All hooks of a node: checked against the configuration, started and stopped."""
+"""All hooks of a node: configuration, start and stop."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from node.notify.worker import HookWorker
 from node.settings.model import HookSettings
 
 CANCEL_SECONDS = 5.0
-"""How long an attempt may take to notice that it is cancelled; a name server that does not answer takes longer."""
+"""Longest wait for a cancelled attempt to end. An unanswered DNS lookup may take longer."""
 
 
 class Notifier:
-    """Deliver events to every hook, from where the last process ended.
+    """Deliver events to every hook, continuing where the last process stopped.
 
     Parameters
     ----------
     hooks : mapping of name to node.settings.model.HookSettings
     channels : mapping of name to Channel
-        One for each hook, see `channel_of`.
+        One for each hook; see `channel_of`.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class Notifier:
         ]
 
     def start(self) -> None:
-        """Begin to deliver; a new hook hears of the events from now on."""
+        """Start delivery. A new hook receives events from now on."""
         self._index.deliveries.begin_hooks({name: "instance-stored" in hook.on for name, hook in self._hooks.items()})
         for worker in self.workers:
             worker.start()
 
     def stop(self, seconds: float) -> None:
-        """Begin no further attempt; those under way may end within `seconds`, else the next start repeats them."""
+        """Start no further attempts. Those not finished within `seconds` are cancelled; the next start repeats them."""
         deadline = monotonic() + seconds
         for worker in self.workers:
             worker.begin_stop()
@@ -64,12 +64,12 @@ class Notifier:
 
 
 def channel_of(name: str, hook: HookSettings) -> Channel:
-    """Return the channel that a hook is configured with.
+    """Return the channel for a hook, from its configuration.
 
     Raises
     ------
     UsageError
-        The hook cannot work; the message names it.
+        The hook is misconfigured; the message names it.
     """
     try:
         if hook.url is not None:

@@ -1,8 +1,8 @@
 """Plugins: Python packages that receive messages, each in a child process of its own.
 
-A plugin is an entry point in the group ``voxelnode.plugins``: a module, or an object, with functions that
-``pluggy.HookimplMarker("voxelnode")`` marks and that are named as `Specifications` has them. It runs where a hook of
-the configuration names it; installing it alone does not run it. `serve` runs in the child, `Plugin` in the node.
+A plugin is an entry point in the group ``voxelnode.plugins``: a module or an object with functions from
+`Specifications`, marked by ``pluggy.HookimplMarker("voxelnode")``. It runs only if a hook of the configuration names
+it; installing it is not enough. `serve` runs in the child, `Plugin` in the node.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _specification = pluggy.HookspecMarker(PROJECT)
 
 
 class Specifications:
-    """The functions that a plugin may define; `event` is the message that docs/hooks.md describes.
+    """The functions that a plugin may define; docs/hooks.md describes the message `event`.
 
     A function that raises is called again later with the same ``event["id"]``.
     """
@@ -42,23 +42,23 @@ class Specifications:
 
     @_specification
     def volume_written(self, event: Mapping[str, Any]) -> None:
-        """The conversion of a series gave at least one volume."""
+        """A conversion of a series produced at least one volume."""
 
     @_specification
     def volume_superseded(self, event: Mapping[str, Any]) -> None:
-        """A newer revision took the place of one that had volumes."""
+        """A newer revision replaced one that had volumes."""
 
     @_specification
     def series_failed(self, event: Mapping[str, Any]) -> None:
-        """The conversion of a series gave no volume: it was refused, or the converter crashed too often."""
+        """A conversion of a series produced no volume: it was refused, or the converter crashed too often."""
 
     @_specification
     def study_quiet(self, event: Mapping[str, Any]) -> None:
-        """No series of a study has been open for a while."""
+        """No series of a study has been open for the configured time."""
 
 
 class Plugin:
-    """Delivers messages to one plugin, in a child process that is replaced when it dies or does not return.
+    """Delivers messages to one plugin, in a child process that is replaced if it dies or hangs.
 
     Raises
     ------
@@ -69,13 +69,13 @@ class Plugin:
     def __init__(self, name: str, timeout_seconds: float) -> None:
         installed = entry_points(group=GROUP).names
         if name not in installed:
-            known = f"; installed: {', '.join(sorted(installed))}" if installed else "; none is installed"
-            raise UsageError(f"no plugin {name!r} in the entry points {GROUP!r}{known}")
+            known = f"; installed: {', '.join(sorted(installed))}" if installed else "; none are installed"
+            raise UsageError(f"no entry point {name!r} in the group {GROUP!r}{known}")
         self._timeout_seconds = timeout_seconds
         self._child = Child(serve, name, name=f"voxelnode-{name}")
 
     def deliver(self, message: HookMessage, cancelled: threading.Event) -> None:
-        """Call the plugin; return when it returns. See `Channel.deliver`."""
+        """Call the plugin and wait for it. See `Channel.deliver`."""
         try:
             answer = self._child.call(dict(message.content), self._timeout_seconds, cancelled)
         except ChildCancelled:
@@ -83,17 +83,17 @@ class Plugin:
         except ChildLate:
             raise NotDelivered(f"the plugin did not return within {self._timeout_seconds:g} s") from None
         except ChildDied as died:
-            raise NotDelivered(f"the process of the plugin ended with status {died.exitcode}") from died
+            raise NotDelivered(f"the process of the plugin exited with status {died.exitcode}") from died
         if answer is not None:
             raise NotDelivered(answer)
 
     def close(self) -> None:
-        """End the child process, also during a call."""
+        """Kill the child process, even during a call."""
         self._child.close()
 
 
 def serve(pipe: Connection, name: str) -> None:
-    """Call the plugin with message after message until the pipe closes; answer with None or the cause of a failure."""
+    """Call the plugin for each message until the pipe closes; answer with None or the cause of a failure."""
     manager: pluggy.PluginManager | None = None
     for event in requests(pipe):
         try:
@@ -109,7 +109,7 @@ def _loaded(name: str) -> pluggy.PluginManager:
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(Specifications)
     manager.load_setuptools_entrypoints(GROUP, name=name)
-    manager.check_pending()  # refuses a misspelled function, which would never be called
+    manager.check_pending()  # rejects misspelled functions, which would never be called
     return manager
 
 
@@ -117,6 +117,6 @@ def _called(manager: pluggy.PluginManager, name: str, event: Mapping[str, Any]) 
     function = event["event"].replace("-", "_")
     caller = getattr(manager.hook, function)
     if not caller.get_hookimpls():
-        return f"the plugin {name} has no function {function}, marked by pluggy.HookimplMarker({PROJECT!r})"
+        return f"the plugin {name} has no function {function} marked by pluggy.HookimplMarker({PROJECT!r})"
     caller(event=event)
     return None

@@ -1,6 +1,6 @@
-"""A webhook: post each message to a URL, signed by the Standard Webhooks specification.
+"""A webhook: post each message to a URL, signed as the Standard Webhooks specification requires.
 
-https://www.standardwebhooks.com: the headers ``webhook-id``, ``webhook-timestamp`` and ``webhook-signature``.
+https://www.standardwebhooks.com defines the headers ``webhook-id``, ``webhook-timestamp`` and ``webhook-signature``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from node.tls import client_context
 SECRET_PREFIX = "whsec_"
 SECRET_BYTES = range(24, 65)
 BODY_BYTES = 65536
-"""Bytes of a response that are read, so that the connection can be used again; the body has no meaning."""
+"""Bytes of a response that are read, so that the connection can be reused; the content is ignored."""
 
 _CHECK_SECONDS = 0.2
 
@@ -42,24 +42,24 @@ class _Answer:
 
 
 class Webhook:
-    """Post messages to one URL, one after the other.
+    """Post messages to one URL, one at a time.
 
-    Certificates are verified, redirects are not followed, and an attempt takes `timeout_seconds` at most, however
-    slowly the receiver answers.
+    Certificates are verified and redirects are not followed. An attempt takes at most `timeout_seconds`, however slowly
+    the receiver answers.
 
     Parameters
     ----------
     url : str
     timeout_seconds : float
     secret : bytes or None
-        Key of the signature; None: messages are not signed.
+        Signing key; None: messages are not signed.
     ca_file : Path or None
-        Authorities besides those of the system, see `node.tls.client_context`.
+        Certificate authorities in addition to those of the system; see `node.tls.client_context`.
 
     Raises
     ------
     UsageError
-        `ca_file` holds no certificate.
+        `ca_file` cannot be read or contains no certificate.
     """
 
     def __init__(self, url: str, timeout_seconds: float, secret: bytes | None, ca_file: Path | None = None) -> None:
@@ -72,7 +72,7 @@ class Webhook:
         self._client: httpx2.AsyncClient | None = None
 
     def deliver(self, message: HookMessage, cancelled: threading.Event) -> None:
-        """Post a message; return when the response is 2xx. See `Channel.deliver`."""
+        """Post a message and wait for a 2xx response. See `Channel.deliver`."""
         if self._runner is None:
             self._runner = asyncio.Runner()
         body, now = message.encoded(), dt.datetime.now(dt.UTC)
@@ -115,7 +115,7 @@ class Webhook:
 
     async def _post(self, body: bytes, headers: dict[str, str], answer: _Answer) -> None:
         if self._client is None:
-            # The deadline of an attempt is kept by `_deliver`: those of the client begin anew with every byte.
+            # `_deliver` enforces the deadline of an attempt: the timeouts of the client restart with every byte.
             self._client = httpx2.AsyncClient(
                 verify=self._context, follow_redirects=False, timeout=self._timeout_seconds
             )
@@ -134,14 +134,14 @@ def signature(secret: bytes, message_id: str, sent_at: dt.datetime, body: bytes)
 
 
 def read_secret(path: Path) -> bytes:
-    """Return the secret in a file: ``whsec_`` and 24 to 64 bytes in base64.
+    """Return the secret from a file: ``whsec_`` followed by 24 to 64 bytes in base64.
 
     Raises
     ------
     UsageError
-        The file cannot be read, or holds no such secret.
+        The file cannot be read or contains no valid secret.
     """
-    remedy = f"`(umask 077; echo {SECRET_PREFIX}$(openssl rand -base64 32) > {path})` makes one"
+    remedy = f"create one with `(umask 077; echo {SECRET_PREFIX}$(openssl rand -base64 32) > {path})`"
     try:
         text = path.read_text(encoding="ascii").strip()
         secret = base64.b64decode(text.removeprefix(SECRET_PREFIX), validate=True)
@@ -150,12 +150,12 @@ def read_secret(path: Path) -> bytes:
     except (binascii.Error, UnicodeDecodeError):
         secret = b""
     if len(secret) not in SECRET_BYTES:
-        raise UsageError(f"secret_file {path} must hold {SECRET_PREFIX} and 24 to 64 bytes in base64; {remedy}")
+        raise UsageError(f"secret_file {path} must contain {SECRET_PREFIX} and 24 to 64 bytes in base64; {remedy}")
     return secret
 
 
 def _not_delivered(error: BaseException) -> NotDelivered:
-    """Return the reason why no response arrived; the texts of these errors name machines only."""
+    """Return the reason why no response arrived; the messages of these errors name only machines, never patients."""
     if isinstance(error, httpx2.TimeoutException):
         return NotDelivered("no answer in time")
     if isinstance(error, httpx2.HTTPError | OSError):
@@ -164,7 +164,7 @@ def _not_delivered(error: BaseException) -> NotDelivered:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """Return the seconds of ``Retry-After`` (RFC 9110 10.2.3), which are a number or a date."""
+    """Return the wait in seconds from ``Retry-After`` (RFC 9110 10.2.3), given as a number or a date."""
     if retry_after is None:
         return None
     if retry_after.isdecimal() and retry_after.isascii():

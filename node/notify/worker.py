@@ -1,8 +1,8 @@
-"""The worker of one hook: reads the events behind its cursors, delivers them in order, records the outcomes.
+"""The worker of one hook: reads the events after its cursors, delivers them in order, records the outcomes.
 
-Each hook has a worker with a thread of its own, so that a hook that is slow or gone delays no other. A message that
-fails waits as a row, and with it the later messages of its study; other studies go on. If the process dies between a
-delivery and its record, the next start delivers the message again under the same id.
+Each hook has its own worker thread, so a slow or dead receiver delays no other hook. A message that fails waits in a
+row, and later messages of its study wait behind it; other studies continue. If the process dies between a delivery and
+the record of it, the next start delivers the message again with the same id.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from node.settings.model import HookSettings
 log = structlog.get_logger()
 
 MAX_SLEEP_SECONDS = 60.0
-"""While messages wait to be tried again: the clock may be set."""
+"""Longest sleep while messages wait for another attempt, since the clock may be stepped."""
 
 SETTLE_SECONDS = 1.0
-"""Longest time until an outcome is recorded: after a crash, the messages of this time are delivered twice."""
+"""Longest delay before an outcome is recorded. After a crash, the messages of this period are delivered twice."""
 
 MAX_MESSAGES_PER_SECOND = 50
-"""Limit of one hook, so that a long backlog does not flood its receiver."""
+"""Limit per hook, so that a long backlog does not flood the receiver."""
 
 REASON_LENGTH = 500
 UNSEEN_EVENTS = 1000
-"""Events that a hook does not want before its cursor is moved past them."""
+"""Number of unwanted events after which the cursor is recorded."""
 
 
 class HookWorker(IndexFollower):
-    """Deliver to one hook.
+    """Deliver messages to one hook.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class HookWorker(IndexFollower):
     hook : node.settings.model.HookSettings
     channel : Channel
     ae_title : str
-        Of this node, so that a receiver can tell several nodes apart.
+        AE title of this node, by which a receiver distinguishes nodes.
     now : callable () -> aware datetime
     """
 
@@ -78,11 +78,11 @@ class HookWorker(IndexFollower):
         self._cancelled = threading.Event()
 
     def cancel(self) -> None:
-        """End the attempt under way; the next start repeats it."""
+        """Cancel the attempt under way; the next start repeats it."""
         self._cancelled.set()
 
     def step(self) -> float | None:
-        """Deliver what is due; return the seconds until more is due."""
+        """Deliver the due messages; return the seconds until the next one is due, or None if none waits."""
         if self.work():
             return 0.0
         due_at = self._index.deliveries.next_due_at(self._hook_name)
@@ -93,7 +93,7 @@ class HookWorker(IndexFollower):
         self._channel.close()
 
     def work(self) -> bool:
-        """Deliver what is due now; return whether there was anything, or may be more."""
+        """Deliver the due messages; return whether there were any, or may be more."""
         work = self._index.deliveries.work(self._hook_name, self._hook.on, self._seen_event, self._now())
         outcomes = _Outcomes(work)
         with suppress(Interrupted):
@@ -107,7 +107,7 @@ class HookWorker(IndexFollower):
         return bool(work.again or work.new) or work.end != work.begin
 
     def _take(self, pending: PendingEvent, outcomes: _Outcomes, *, is_new: bool) -> None:
-        """Deliver one message, or let it wait behind an earlier message of its study."""
+        """Deliver one message, or queue it behind an earlier message of its study."""
         study = pending.study_instance_uid
         if is_new and (study in outcomes.failed or study in outcomes.held):
             attempt = Attempt(pending, "waiting", 0, self._now())
@@ -115,7 +115,7 @@ class HookWorker(IndexFollower):
             attempt = self._attempt(pending)
         if attempt.state == "waiting":
             outcomes.failed.add(study)
-        if not (is_new and attempt.state == "dropped"):  # an event that the hook does not want costs no row
+        if not (is_new and attempt.state == "dropped"):  # unwanted events get no row
             outcomes.attempts.append(attempt)
         outcomes.cursors = replace(
             outcomes.cursors,
@@ -130,9 +130,9 @@ class HookWorker(IndexFollower):
             with self._index.reading() as index:
                 message = compose(index, pending, self._ae_title, include_patient=self._hook.include_patient)
         except NothingLeft:
-            return Attempt(pending, "dropped", pending.attempts, reason="it has been deleted since")
+            return Attempt(pending, "dropped", pending.attempts, reason="the object was deleted")
         if not self._is_wanted(message):
-            return Attempt(pending, "dropped", pending.attempts, reason="this hook does not want it")
+            return Attempt(pending, "dropped", pending.attempts, reason="filtered out by the configuration of the hook")
         self._keep_pace()
         attempts = pending.attempts + 1
         reached("message-composed")
@@ -140,7 +140,7 @@ class HookWorker(IndexFollower):
             output = self._channel.deliver(message, self._cancelled)
         except Interrupted:
             raise
-        except Exception as error:  # a bug must not hold up all other messages
+        except Exception as error:  # a bug must not block all other messages
             if not isinstance(error, NotDelivered):
                 log.exception("hook_failed", hook=self._hook_name)
                 error = NotDelivered(f"{type(error).__name__} while delivering")
@@ -152,7 +152,7 @@ class HookWorker(IndexFollower):
         return Attempt(pending, "delivered", attempts, output=output)
 
     def _audit_export(self, message: HookMessage, result: Result) -> None:
-        """Note in the audit log that a patient was named to a receiver (PS3.15 A.5.3.5), or may have been."""
+        """Record in the audit log that a receiver was, or may have been, sent patient data (PS3.15 A.5.3.5)."""
         patient = message.content.get("patient")
         if patient is None:
             return
@@ -169,7 +169,7 @@ class HookWorker(IndexFollower):
     def _is_wanted(self, message: HookMessage) -> bool:
         if self._titles and self._titles.isdisjoint(title.strip() for title in message.content["calling_ae_titles"]):
             return False
-        # A report or a presentation state gives no volume: that is not a failure.
+        # A report or a presentation state yields no volume; that is not a failure.
         return not (message.event == "series-failed" and message.content["state"] == "not-an-image")
 
     def _keep_pace(self) -> None:
@@ -194,7 +194,7 @@ class HookWorker(IndexFollower):
         return Attempt(pending, "waiting", attempts, due_at, reason, error.output)
 
     def _settle(self, outcomes: _Outcomes) -> None:
-        """Record outcomes and cursors; cursors that only passed unwanted events are recorded from time to time."""
+        """Record outcomes and cursors. Cursors past unwanted events alone are recorded every `UNSEEN_EVENTS` events."""
         attempts, cursors, stored = outcomes.attempts, outcomes.cursors, outcomes.stored
         if attempts or cursors.image_id != stored.image_id or cursors.event_id - stored.event_id >= UNSEEN_EVENTS:
             self._index.deliveries.settle(self._hook_name, attempts, cursors, self._now())
@@ -204,7 +204,7 @@ class HookWorker(IndexFollower):
 
 
 class _Outcomes:
-    """The outcomes of one step that are not recorded yet."""
+    """The outcomes of one step that are not yet recorded."""
 
     def __init__(self, work: HookWork) -> None:
         self.stored, self.cursors = work.stored, work.begin
@@ -215,12 +215,12 @@ class _Outcomes:
 
 
 def jittered_wait_seconds(attempts: int, retry_after: float | None) -> float:
-    """Return how long to wait after `attempts` failures: a random time, so that waiting messages do not come at once.
+    """Return the seconds to wait after `attempts` failures, randomized so that retries are spread out.
 
     Parameters
     ----------
     retry_after : float or None
-        Seconds that the receiver asks for; a longer wait stays.
+        Wait requested by the receiver; the result is not shorter, up to `MAX_WAIT_SECONDS`.
     """
     longest = wait_seconds(attempts)
     wait = random.uniform(longest / 2, longest)

@@ -92,7 +92,7 @@ def test_a_plugin_that_ends_its_process_has_failed(install: Install) -> None:
     install("os._exit(7)")
     with (
         closing(Plugin("recorder", 30)) as plugin,
-        pytest.raises(NotDelivered, match="the process of the plugin ended with status 7"),
+        pytest.raises(NotDelivered, match="the process of the plugin exited with status 7"),
     ):
         plugin.deliver(message(), NEVER)
 
@@ -121,5 +121,5 @@ def test_a_stop_of_the_node_ends_the_plugin(install: Install) -> None:
 
 def test_a_plugin_that_is_not_installed_stops_the_start(install: Install) -> None:
     install("pass", name="another")
-    with pytest.raises(UsageError, match=r"no plugin .recorder.*installed: another"):
+    with pytest.raises(UsageError, match=r"no entry point .recorder.*installed: another"):
         Plugin("recorder", 30)

@@ -248,7 +248,7 @@ def test_what_was_deleted_is_told_no_more(root: Root, start: Start) -> None:
         worker.work()
         assert len(receiver.received) == 1
     [row] = rows(root, "SELECT state, reason FROM v_deliveries")
-    assert (row["state"], row["reason"]) == ("dropped", "it has been deleted since")
+    assert (row["state"], row["reason"]) == ("dropped", "the object was deleted")
 
 
 def test_what_a_command_wrote_of_a_study_goes_with_the_study(root: Root, audit: Audit) -> None:
