@@ -1,1 +1,1 @@
-"""A node as a whole: its parts put together, its root, and the commands that reach it."""
+"""The node as a whole: its assembled parts, its root, and the control socket for commands."""

@@ -1,4 +1,4 @@
-"""Make, change and remove accounts and their tokens; the audit log names who ordered it (PS3.15 A.5.3.11)."""
+"""Create, change and remove accounts and tokens; the audit log records who did it (PS3.15 A.5.3.11)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ MAX_LABEL_CHARACTERS = 64
 
 
 class AccountAdministration:
-    """Changes the accounts of one root, by order of commands. Secrets arrive as hashes only.
+    """Changes to the accounts of one root, on behalf of commands. Secrets are passed only as hashes.
 
     Raises
     ------
     UsageError
-        By each method: a name, a role or a label is wrong or unknown.
+        Raised by every method: a name, role or label is invalid or unknown.
     AuditFailed
-        By each method: the audit log cannot be written, and nothing was changed.
+        Raised by every method: the audit log cannot be written; nothing was changed.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class AccountAdministration:
         self._accounts, self._audit, self._now = accounts, audit, now
 
     def set_account(self, name: str, role: str | None, password_hash: str | None, who: str) -> Mapping[str, Any]:
-        """Make an account, or change its password; without `role` it keeps its role, and a new account may read."""
+        """Create an account, or change its password; without `role` it keeps its role, and a new one gets ``read``."""
         require_name(name)
         known = self._accounts.by_name(name)
         new_role = _role(role) if role is not None else known.role if known is not None else Role.READ
@@ -43,7 +43,7 @@ class AccountAdministration:
             is_new = self._accounts.set(name, new_role, password_hash, self._now())
             return {"new": is_new, "role": new_role.name.lower()}
 
-        return self._change(f"account {name}: role {new_role.name.lower()}, another password", who, change)
+        return self._change(f"account {name}: role {new_role.name.lower()}, new password", who, change)
 
     def set_role(self, name: str, role: str, who: str) -> Mapping[str, Any]:
         """Change the role of an account."""
@@ -55,7 +55,7 @@ class AccountAdministration:
         return self._change(f"account {name}: removed", who, lambda: self._accounts.remove(name))
 
     def add_token(self, name: str, label: str, sha256: str, expires_at: str | None, who: str) -> Mapping[str, Any]:
-        """Add a token to an account; `expires_at` is a time in ISO 8601, or None for a token that never expires."""
+        """Add a token to an account; `expires_at` is an ISO 8601 time, or None for a token that never expires."""
         if not label.isprintable() or not 1 <= len(label) <= MAX_LABEL_CHARACTERS:
             raise UsageError(f"a label has 1 to {MAX_LABEL_CHARACTERS} printable characters")
         end = dt.datetime.fromisoformat(expires_at) if expires_at is not None else None
@@ -63,7 +63,7 @@ class AccountAdministration:
         def change() -> None:
             self._accounts.add_token(name, label, sha256, end, self._now())
 
-        return self._change(f"account {name}: token {label!r} made", who, change)
+        return self._change(f"account {name}: token {label!r} added", who, change)
 
     def remove_token(self, name: str, label: str, who: str) -> Mapping[str, Any]:
         """Remove a token."""
@@ -72,7 +72,7 @@ class AccountAdministration:
         )
 
     def _change(self, order: str, who: str, change: Callable[[], Mapping[str, Any] | None]) -> Mapping[str, Any]:
-        """Make a change between two lines of the audit log."""
+        """Make a change, with an audit line before and after it."""
         self._audit.require(_message(Result.SUCCESS, f"ordered: {order}", who))
         try:
             result = change()

@@ -1,15 +1,15 @@
-"""How a command reaches the node that holds a root: HTTP/1.1 and JSON on a Unix domain socket in the root.
+"""The control socket: commands reach the node that holds a root by HTTP/1.1 and JSON on a Unix domain socket.
 
     curl --unix-socket ROOT/control.sock http://node/actions
     curl --unix-socket ROOT/control.sock http://node/actions/remove-account -d '{"name": "eve", "who": "root"}'
 
-An answer is the JSON of the result, or a problem (RFC 9457) whose ``detail`` says why nothing came of it. The socket is
-open to the owner of the root only: its mode is 0600, and the server asks the kernel who is on the other end.
+The answer is the result as JSON, or a problem (RFC 9457) whose ``detail`` gives the reason. Only the owner of the root
+and the superuser may connect: the mode of the socket is 0600, and the server asks the kernel for the peer's user ID.
 
-A request is performed at most once, and only while its client waits: the server performs one request at a time, looks
-whether the client is still there when its turn comes, and the client never sends a request again. If the node dies
-here, the connection ends without an answer and the client says so. The next node replaces the socket that is left; the
-lock of the root, which it holds by then, says that nobody listens on it any more.
+A request is performed at most once, and only while its client waits. The server performs one request at a time and
+first checks that the client is still connected; the client never repeats a request. If the node dies meanwhile, the
+connection ends without an answer, and the client reports it. The next node replaces the old socket: it holds the lock
+of the root, so no other process is listening.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ log = structlog.get_logger()
 
 SOCKET_NAME = "control.sock"
 REQUEST_SECONDS = 20.0
-"""Longest wait until the node begins with a request; a request that has begun is waited for without a limit."""
+"""Longest wait for the node to start a request; once started, the wait has no limit."""
 
 READ_SECONDS = 30.0
-"""Longest time from connecting until the request has arrived as a whole."""
+"""Longest time from connecting until the whole request has arrived."""
 
 MAX_BODY_BYTES = 64 << 20
-"""Arguments of half a million series to convert again."""
+"""Enough for the UIDs of half a million series to reconvert."""
 
 ACTIONS = "/actions"
 
 Action = Callable[..., Mapping[str, Any]]
-"""Does one thing for a command: keyword arguments and result are JSON."""
+"""Performs one action for a command; keyword arguments and result are JSON values."""
 
 
 class NotPerformed(VoxelnodeError):
-    """The node did not do what the command asked for; the message says why."""
+    """The node did not perform the action; the message gives the reason."""
 
 
 class NoControlSocket(NotPerformed):
@@ -63,14 +63,14 @@ class NoControlSocket(NotPerformed):
 
 
 class ControlServer:
-    """Performs the requests of commands, one after the other.
+    """Performs the requests of commands, one at a time.
 
     Parameters
     ----------
     root : Path
-        Held by this process.
+        Locked by this process.
     actions : mapping of name to Action
-        An action refuses by a `VoxelnodeError`.
+        An action raises `VoxelnodeError` to refuse.
     """
 
     def __init__(self, root: Path, actions: Mapping[str, Action]) -> None:
@@ -79,13 +79,13 @@ class ControlServer:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Listen. Where the file system holds no socket, the node works all the same and only commands do not."""
+        """Start listening. If the file system does not support sockets, the node runs without commands."""
         with suppress(OSError):
-            (self._root / "requests").rmdir()  # where earlier versions left requests as files
+            (self._root / "requests").rmdir()  # folder of request files in earlier versions
         try:
             with _folder(self._root) as folder:
                 with suppress(FileNotFoundError):
-                    os.unlink(SOCKET_NAME, dir_fd=folder)  # of a node that died
+                    os.unlink(SOCKET_NAME, dir_fd=folder)  # left by a node that died
                 users = {0, os.geteuid(), os.stat(folder).st_uid}
                 self._server = _Server(_address(folder), self._actions, users)
         except OSError as error:
@@ -96,11 +96,11 @@ class ControlServer:
 
     @property
     def is_alive(self) -> bool:
-        """Whether requests are taken, as far as the file system holds a socket."""
+        """Whether requests are accepted; also true if the file system does not support sockets."""
         return self._thread is None or self._thread.is_alive()
 
     def stop(self) -> None:
-        """Accept no more; returns when the request under way is answered. Those that wait are refused."""
+        """Stop accepting requests, refuse those that wait, and return once the one under way is answered."""
         if self._server is None or self._thread is None:
             return
         (self._root / SOCKET_NAME).unlink(missing_ok=True)
@@ -115,11 +115,11 @@ def request_action(root: Path, action: str, arguments: Mapping[str, Any]) -> dic
     Raises
     ------
     NoControlSocket
-        No node listens: nothing was done.
+        No node is listening; nothing was done.
     NotPerformed
-        The node refused or failed, did not begin within `REQUEST_SECONDS`, or ended while it worked.
+        The node refused or failed, did not start the action within `REQUEST_SECONDS`, or died during it.
     UsageError
-        The node says that the arguments are wrong.
+        The node rejected the arguments.
     """
     with closing(_Connection(root)) as connection:
         try:
@@ -136,7 +136,7 @@ def request_action(root: Path, action: str, arguments: Mapping[str, Any]) -> dic
         try:
             status, answer = connection.send_request("POST", f"{ACTIONS}/{quote(action, safe='')}", arguments)
         except (OSError, HTTPException) as error:
-            raise NotPerformed("the node ended while it worked on this: check what was done, and try again") from error
+            raise NotPerformed("the node ended during this action: check what was done, then try again") from error
     if status == HTTPStatus.OK:
         return dict(answer)
     raise (UsageError if status == HTTPStatus.BAD_REQUEST else NotPerformed)(str(answer.get("detail")))
@@ -152,14 +152,14 @@ def _folder(root: Path) -> Iterator[int]:
 
 
 def _address(folder: int) -> str:
-    """Return a path of the socket that fits into the 108 bytes of an address, however long that of the root is."""
+    """Return a path of the socket that fits the 108 bytes of an address, for a root of any length."""
     return f"/proc/self/fd/{folder}/{SOCKET_NAME}"
 
 
 class _Connection(HTTPConnection):
-    """The client's end of the control socket; two requests, on one connection."""
+    """The client's end of the control socket: one connection for two requests."""
 
-    auto_open = 0  # a request that was sent is never sent again
+    auto_open = 0  # never reconnect and repeat a request
 
     def __init__(self, root: Path) -> None:
         super().__init__("node", timeout=REQUEST_SECONDS)
@@ -174,7 +174,7 @@ class _Connection(HTTPConnection):
                 connection.connect(_address(folder))
         except (FileNotFoundError, ConnectionRefusedError, BlockingIOError) as error:  # the last: a full backlog
             connection.close()
-            raise NoControlSocket(f"the process that holds {self._root} accepts no requests") from error
+            raise NoControlSocket(f"the process that holds {self._root} does not accept requests") from error
         except OSError as error:
             connection.close()
             raise NotPerformed(f"{self._root / SOCKET_NAME}: {error.strerror}") from error
@@ -184,7 +184,7 @@ class _Connection(HTTPConnection):
         self.sock.settimeout(None)
 
     def send_request(self, method: str, path: str, arguments: Mapping[str, Any] | None = None) -> tuple[int, Any]:
-        """Return the status and the JSON of the answer."""
+        """Send a request; return the status and the decoded JSON of the answer."""
         body = None if arguments is None else json.dumps(arguments).encode()
         self.request(method, path, body, {"Content-Type": "application/json"} if body is not None else {})
         response = self.getresponse()
@@ -195,7 +195,7 @@ class _Connection(HTTPConnection):
 
 
 class _Refusal(Exception):
-    """A request that is answered by a problem; nothing was done, unless the detail says otherwise."""
+    """A request to be answered with a problem; nothing was done unless the detail says otherwise."""
 
     def __init__(self, status: HTTPStatus, detail: str) -> None:
         super().__init__(detail)
@@ -203,11 +203,11 @@ class _Refusal(Exception):
 
 
 class _Withdrawn(Exception):
-    """The client hung up before its turn came; nothing was done."""
+    """The client disconnected before its turn; nothing was done."""
 
 
 class _Server(ThreadingMixIn, UnixStreamServer):
-    """Accepts connections, each on a thread of its own; actions are performed one after the other."""
+    """Accepts connections, each on a thread of its own; performs actions one at a time."""
 
     request_queue_size = 64
 
@@ -220,26 +220,26 @@ class _Server(ThreadingMixIn, UnixStreamServer):
 
     def server_bind(self) -> None:
         super().server_bind()
-        os.chmod(str(self.server_address), 0o600)  # before anybody can connect: the socket does not listen yet
+        os.chmod(str(self.server_address), 0o600)  # before the socket listens, so nobody can connect earlier
 
     def serve_forever(self, poll_interval: float = 86400.0) -> None:
-        """Accept until `stop`. An idle server sleeps: `stop` wakes it, not the interval."""
+        """Accept connections until `stop`, which wakes an idle server; the interval need not."""
         super().serve_forever(poll_interval)
 
     def stop(self) -> None:
-        """End `serve_forever`; requests that have not begun are refused, the one under way is answered."""
+        """End `serve_forever`; refuse requests that have not started, and answer the one under way."""
         self.stopping.set()
-        self.socket.shutdown(socket.SHUT_RDWR)  # wakes serve_forever: a listening socket that is shut down is readable
+        self.socket.shutdown(socket.SHUT_RDWR)  # wakes serve_forever: after shutdown, a listening socket is readable
         self.shutdown()
         for connection in tuple(self._open):
             _hang_up(connection)
-        self.server_close()  # waits for the threads
+        self.server_close()  # joins the threads
 
     def get_request(self) -> tuple[Any, Any]:
         try:
             connection, address = super().get_request()
         except OSError:
-            self.stopping.wait(1)  # no descriptor is free: serve_forever would try again at once
+            self.stopping.wait(1)  # out of file descriptors: serve_forever would retry at once
             raise
         self._open.add(connection)
         return connection, address
@@ -249,28 +249,28 @@ class _Server(ThreadingMixIn, UnixStreamServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if isinstance(sys.exc_info()[1], OSError):  # the client is gone before its request was whole
+        if isinstance(sys.exc_info()[1], OSError):  # the client disconnected before its request was complete
             log.debug("control_client_gone")
         else:
             log.exception("control_request_failed")
 
     def perform(self, name: str, arguments: dict[str, Any], connection: socket.socket) -> str:
-        """Perform an action when its turn comes, and return the JSON of its result."""
+        """Wait for the turn of an action, perform it, and return its result as JSON."""
         action = self.actions.get(name)
         if action is None:
             known = ", ".join(sorted(self.actions))
-            raise _Refusal(HTTPStatus.NOT_FOUND, f"the node knows no action {name!r}; known: {known}")
+            raise _Refusal(HTTPStatus.NOT_FOUND, f"unknown action {name!r}; known: {known}")
         try:
             inspect.signature(action).bind(**arguments)
         except TypeError as error:
-            raise _Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, f"arguments of {name}: {error}") from error
+            raise _Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, f"invalid arguments of {name}: {error}") from error
         if not self._turn.acquire(timeout=REQUEST_SECONDS):
             raise _Refusal(
-                HTTPStatus.SERVICE_UNAVAILABLE, "the node still works on another request: nothing was done, try again"
+                HTTPStatus.SERVICE_UNAVAILABLE, "the node is busy with another request; nothing was done, try again"
             )
         try:
             if self.stopping.is_set():
-                raise _Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the node is stopping: nothing was done, try again")
+                raise _Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the node is stopping; nothing was done, try again")
             if _has_hung_up(connection):
                 raise _Withdrawn
             return _performed(name, action, arguments)
@@ -285,30 +285,28 @@ def _performed(name: str, action: Action, arguments: dict[str, Any]) -> str:
         raise _Refusal(HTTPStatus.BAD_REQUEST, str(error)) from error
     except VoxelnodeError as error:
         raise _Refusal(HTTPStatus.CONFLICT, str(error)) from error
-    except Exception as error:  # whatever it is, a client waits for an answer
+    except Exception as error:  # any error: the client waits for an answer
         log.exception("control_request_failed", action=name)
-        raise _Refusal(
-            HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__} in the node: see the log of the node"
-        ) from error
+        raise _Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__} in the node; see its log") from error
     log.info("control_request_performed", action=name)
     return result
 
 
 def _hang_up(connection: socket.socket) -> None:
-    """End what is still read; an answer can still be written."""
-    with suppress(OSError):  # it has ended already
+    """Shut down the reading side; an answer can still be written."""
+    with suppress(OSError):  # already closed
         connection.shutdown(socket.SHUT_RD)
 
 
 def _has_hung_up(connection: socket.socket) -> bool:
-    """Whether the other end is closed; a client that only says that it sends no more still waits for the answer."""
+    """Return whether the client is gone. A client that shut down only its writing side still waits for the answer."""
     poll = select.poll()
     poll.register(connection, 0)
     return any(events & select.POLLHUP for _, events in poll.poll(0))
 
 
 def _user_of(connection: socket.socket) -> int:
-    """Return the user ID of the process at the other end, as the kernel knows it (SO_PEERCRED, unix(7))."""
+    """Return the user ID of the connected process, from the kernel (SO_PEERCRED, unix(7))."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     _, user, _ = struct.unpack("3i", credentials)
     return int(user)
@@ -321,7 +319,7 @@ class _Handler(BaseHTTPRequestHandler):
     connection: socket.socket
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "voxelnode", ""
-    timeout = READ_SECONDS  # of one read or write; the timer bounds all reads together
+    timeout = READ_SECONDS  # per read or write; a timer limits the total of all reads
 
     def setup(self) -> None:
         super().setup()
@@ -331,7 +329,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def finish(self) -> None:
         self._reading.cancel()
-        with suppress(OSError):  # the client is gone
+        with suppress(OSError):  # the client has disconnected
             super().finish()
 
     def do_GET(self) -> None:
@@ -339,7 +337,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self._refusing():
             self._require_user()
             if self.path != ACTIONS:
-                raise _Refusal(HTTPStatus.NOT_FOUND, f"ask for {ACTIONS}, or post to {ACTIONS}/NAME")
+                raise _Refusal(HTTPStatus.NOT_FOUND, f"not found; use GET {ACTIONS} or POST {ACTIONS}/NAME")
             self._answer(HTTPStatus.OK, json.dumps({"actions": sorted(self.server.actions)}))
 
     def do_POST(self) -> None:
@@ -349,23 +347,23 @@ class _Handler(BaseHTTPRequestHandler):
             self._require_user()
             folder, _, name = self.path.rpartition("/")
             if folder != ACTIONS:
-                raise _Refusal(HTTPStatus.NOT_FOUND, f"post to {ACTIONS}/NAME")
+                raise _Refusal(HTTPStatus.NOT_FOUND, f"not found; use POST {ACTIONS}/NAME")
             arguments = self._arguments()
             self._reading.cancel()
             self._answer(HTTPStatus.OK, self.server.perform(unquote(name), arguments, self.connection))
 
     def _require_user(self) -> None:
         if _user_of(self.connection) not in self.server.users:
-            raise _Refusal(HTTPStatus.FORBIDDEN, "only the owner of the root and the superuser may ask")
+            raise _Refusal(HTTPStatus.FORBIDDEN, "only the owner of the root and the superuser may send requests")
 
     def _arguments(self) -> dict[str, Any]:
         if "Transfer-Encoding" in self.headers:
-            raise _Refusal(HTTPStatus.LENGTH_REQUIRED, "send the body with a Content-Length")
+            raise _Refusal(HTTPStatus.LENGTH_REQUIRED, "the request needs a Content-Length")
         length = self.headers.get("Content-Length", "0")
         if not length.isascii() or not length.isdigit():
             raise _Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "Content-Length must be a number")
         if int(length) > MAX_BODY_BYTES:
-            raise _Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body has at most {MAX_BODY_BYTES} bytes")
+            raise _Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body must not exceed {MAX_BODY_BYTES} bytes")
         body = self.rfile.read(int(length))
         if len(body) < int(length):
             raise _Withdrawn
@@ -379,7 +377,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     @contextmanager
     def _refusing(self) -> Iterator[None]:
-        """Answer a refusal by its problem."""
+        """Answer a refusal with a problem."""
         try:
             try:
                 yield
@@ -387,7 +385,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._refuse(refusal.status, refusal.detail)
         except _Withdrawn:
             self.close_connection = True
-        except OSError as error:  # the client is gone; what was done stays done
+        except OSError as error:  # the client has disconnected; completed actions stay done
             self.close_connection = True
             log.warning("control_request_not_answered", error=error.strerror or str(error))
 
@@ -407,9 +405,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer what is not HTTP, or asks by another method, by a problem too."""
-        self.request_version = self.protocol_version  # it is HTTP/0.9, without a status line, until it is known
+        """Answer malformed HTTP and other methods with a problem, too."""
+        self.request_version = self.protocol_version  # until set, it means HTTP/0.9, without a status line
         self._refuse(HTTPStatus(code), explain or message or HTTPStatus(code).phrase)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Leave it to the log of the server: this would print to standard error."""
+        """Do nothing: the base class would print to standard error."""

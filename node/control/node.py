@@ -1,4 +1,4 @@
-"""The node as a whole: the only module that puts the concrete parts together.
+"""The node as a whole. Only this module assembles the concrete parts.
 
 association -> archive -> index -> quiet -> volume -> writers
 """
@@ -41,19 +41,19 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where a started node accepts associations and HTTP requests."""
+    """Addresses at which a running node accepts associations and HTTP requests."""
 
     dicom: Address
     web: str | None = None
-    """URL of the pages; None: [web] is not enabled."""
+    """URL of the pages; None: [web] is disabled."""
 
 
 STRANGERS = frozenset({"calling AE title", "called AE title", "peer address", "TLS"})
-"""Rules of refusals that keep out a peer who may not talk to us; only these are security alerts."""
+"""Rules that reject an unauthorized peer; only their refusals are security alerts."""
 
 
 PUBLISH_SECONDS = 3.0
-"""Greatest age of the counters that `voxelnode status` shows."""
+"""Maximum age of the counters shown by `voxelnode status`."""
 
 
 class Node:
@@ -62,7 +62,7 @@ class Node:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._ended: list[str] = []
-        # First: a mistake in a hook must show before the root is opened.
+        # First, so that a misconfigured hook is reported before the root is opened.
         channels = {name: channel_of(name, hook) for name, hook in settings.hooks.items()}
         repository = self._repository = Repository(settings)
         archive, index, metrics, audit = repository.archive, repository.index, repository.metrics, repository.audit
@@ -77,8 +77,8 @@ class Node:
         self._web = self._web_server(settings)
 
     def start(self) -> Endpoints:
-        """Start every service, and return where the node accepts associations and requests."""
-        self._notifier.start()  # first: a new hook hears of the events from here on
+        """Start every service; return the addresses of the listeners."""
+        self._notifier.start()  # first: a new hook receives events from here on
         self._rejections.start()
         host, port = self._listener.start()
         self._worker.start()
@@ -97,7 +97,7 @@ class Node:
     def serve_until(self, stop: threading.Event, notify_alive: Callable[[], None] = lambda: None) -> None:
         """Publish the counters every `PUBLISH_SECONDS` for `voxelnode status`; return when `stop` is set.
 
-        `notify_alive` is called as often, while every part of the node works; parts that have ended are logged.
+        `notify_alive` is called at the same interval while every part of the node is alive; dead parts are logged.
         """
         write_counters(self._repository.metrics, self._repository.archive.root)
         while not stop.wait(PUBLISH_SECONDS):
@@ -110,7 +110,7 @@ class Node:
             write_counters(self._repository.metrics, self._repository.archive.root)
 
     def stop(self, drain_seconds: float) -> None:
-        """Accept nothing new, finish or hand back the instances and conversions under way, and close the root."""
+        """Stop accepting work, finish or hand back instances and conversions under way, and close the root."""
         if self._web is not None:
             self._web.stop(drain_seconds)
         self._listener.drain(drain_seconds)
@@ -127,11 +127,11 @@ class Node:
 
     @property
     def services(self) -> tuple[BackgroundService, ...]:
-        """All background services that this configuration needs."""
+        """All background services required by the configuration."""
         return (self._worker, self._rejections, self._listener.committer, *self._notifier.workers, *self._optional)
 
     def _parts(self) -> dict[str, Callable[[], bool]]:
-        """Everything that has to run while the node does, by name."""
+        """The liveness checks of all parts that must run, by name."""
         parts: dict[str, Callable[[], bool]] = {
             "listener": lambda: self._listener.is_listening,
             "index": lambda: self._repository.index.is_alive,
@@ -168,7 +168,7 @@ class Node:
         self._repository.audit.note(message)
 
     def _alert(self, refused: Refused) -> None:
-        """Note in the audit log who was kept out (PS3.15 A.5.3.11)."""
+        """Record in the audit log who was rejected (PS3.15 A.5.3.11)."""
         if refused.rule in STRANGERS:
             who = Participant(refused.calling_ae_title, SOURCE, refused.peer, is_requestor=True)
             detail = f"{refused.rule}: {refused.reason}"
@@ -179,17 +179,17 @@ class Node:
 
 
 def _require_account(web: Web, repository: Repository) -> None:
-    """Refuse to start, and close the root, if requests over HTTP need an account and there is none."""
+    """Close the root and refuse to start if HTTP requests need an account and none exists."""
     if web.enabled and web.needs_account and not web.oidc.issuer and not repository.index.accounts.any():
         repository.close()
         raise UsageError(
-            f"[web] host = {web.host}, authentication = {web.authentication}: requests need an account, and there is "
-            "none. Make one by `voxelnode account add NAME --role admin`, or set [web] enabled = false"
+            f"[web] host = {web.host}, authentication = {web.authentication}: requests need an account, but none "
+            "exists. Create one with `voxelnode account add NAME --role admin`, or set [web] enabled = false"
         )
 
 
 CONFIRM_SECONDS = 10.0
-"""Longest wait for a sender to answer how many instances it has."""
+"""Longest wait for the answer of a sender asked for its number of instances."""
 
 
 def _is_alive(service: BackgroundService) -> bool:
@@ -197,7 +197,7 @@ def _is_alive(service: BackgroundService) -> bool:
 
 
 def _optional_services(settings: Settings, repository: Repository) -> Iterator[BackgroundService]:
-    """Yield the services that only some configurations need."""
+    """Yield the services that not every configuration needs."""
     if settings.retention.is_active:
         yield Retention(repository.archive, repository.index, repository.audit, settings.retention)
     if any(peer.confirm_by_find for peer in settings.peers.values()):

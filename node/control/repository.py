@@ -1,4 +1,4 @@
-"""A root, opened and locked by one process: its archive, its index, and the actions that commands and pages order."""
+"""A root, opened and locked by one process: its archive, its index, and the actions for commands and pages."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from node.settings.model import Settings
 
 
 class RootInUse(VoxelnodeError):
-    """Another voxelnode process holds this root."""
+    """Another voxelnode process holds the lock of this root."""
 
 
 class Repository:
@@ -43,14 +43,14 @@ class Repository:
     ----------
     settings : Settings
     new_index : bool
-        Make a new index from the instances if there is none; otherwise instances without an index are an error.
+        If there is no index, build one from the instances; by default, instances without an index are an error.
 
     Raises
     ------
     RootInUse
-        Another process holds the root.
+        Another process holds the lock of the root.
     IndexUnusable
-        The index is damaged, or it is gone although there are instances.
+        The index is damaged, or it is missing although there are instances.
     """
 
     def __init__(self, settings: Settings, *, new_index: bool = False) -> None:
@@ -98,7 +98,7 @@ class Repository:
         self.close()
 
     def close(self) -> None:
-        """Finish the instances under way, commit, and unlock the root."""
+        """Finish instances under way, commit, and unlock the root."""
         self.ingest.close()
         self._transfers.close()
         self.index.close()
@@ -107,7 +107,7 @@ class Repository:
 
     @property
     def actions(self) -> dict[str, Callable[..., Mapping[str, Any]]]:
-        """The actions on this root, by name; commands reach them through `perform_action`."""
+        """The actions on this root by name; commands call them through `perform_action`."""
         accounts = AccountAdministration(self.index.accounts, self.audit)
         return {
             "reconvert": self._reconvert,
@@ -163,13 +163,13 @@ class Repository:
 
 
 RETRY_SECONDS = 0.2
-"""Pause of a command that waits for a root which is held by a process without a control socket."""
+"""Interval at which a command retries while the process that holds the root has no control socket."""
 
 
 def perform_action(settings: Settings, action: str, **arguments: Any) -> dict[str, Any]:
-    """Perform one of `Repository.actions` for a command, in the process that holds the root or, if none does, here.
+    """Perform one of `Repository.actions`: in the process that holds the root or, if none does, in this process.
 
-    A process that accepts no requests, such as an import or a node that is still starting, is waited for.
+    If that process accepts no requests (an import, or a node that is still starting), wait for it.
 
     Parameters
     ----------
@@ -184,11 +184,11 @@ def perform_action(settings: Settings, action: str, **arguments: Any) -> dict[st
     NotPerformed
         The node refused or failed, or no process was ready within `REQUEST_SECONDS`.
     VoxelnodeError
-        The action refuses.
+        The action was refused.
     """
     root = settings.storage.root.absolute()
     if not (root / FILE_NAME).exists():
-        raise IndexUnusable(f"no index at {root / FILE_NAME}: is the root right?")
+        raise IndexUnusable(f"no index at {root / FILE_NAME}: check the root")
     deadline = monotonic() + REQUEST_SECONDS
     while True:
         try:
@@ -199,8 +199,8 @@ def perform_action(settings: Settings, action: str, **arguments: Any) -> dict[st
             except NoControlSocket:
                 if monotonic() > deadline:
                     raise NotPerformed(
-                        f"the process that holds {root} accepted no request within {REQUEST_SECONDS:g} s: is it an "
-                        "import, or a node that is still starting? Try again later"
+                        f"the process that holds {root} accepted no request within {REQUEST_SECONDS:g} s; it may be an "
+                        "import, or a node that is still starting: try again later"
                     ) from None
             sleep(RETRY_SECONDS)
         else:
@@ -210,28 +210,28 @@ def perform_action(settings: Settings, action: str, **arguments: Any) -> dict[st
 
 @contextmanager
 def open_for_import(settings: Settings) -> Iterator[Ingest]:
-    """Open a root to take in instances without a listener.
+    """Open a root to store instances without a listener.
 
     Raises
     ------
     RootInUse
-        A node or another import holds the root.
+        A node or another import holds the lock of the root.
     """
     with Repository(settings) as repository:
-        # No more instances come after an import: its series are due as soon as a node serves.
+        # An import is complete when it ends: its series are due as soon as a node serves.
         repository.ingest.quiet_seconds = lambda calling_ae_title: 0.0
         yield repository.ingest
 
 
 def check_repository(settings: Settings, *, digests: bool, repair: bool) -> list[Finding]:
-    """Compare index, archive and volumes of a root; see `node.lifecycle.fsck`.
+    """Compare the index, archive and volumes of a root; see `node.lifecycle.fsck`.
 
     Raises
     ------
     RootInUse
-        A repair needs a root that no process holds.
+        Repair was requested, but another process holds the lock of the root.
     IndexUnusable
-        There is no index, or it cannot be read.
+        The index does not exist or cannot be read.
     """
     root = settings.storage.root.absolute()
     held = _is_held(root)
@@ -245,19 +245,19 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool) -> list
 
 
 def rebuild_index(settings: Settings) -> tuple[Path | None, Recovered]:
-    """Set the index aside and make a new one from the files of the archive.
+    """Set the index aside and build a new one from the files of the archive.
 
     Returns
     -------
     Path or None
-        Where the old index is now, if there was one.
+        New path of the old index, if there was one.
     Recovered
-        What the new index holds.
+        The result of the recovery that built the new index.
 
     Raises
     ------
     RootInUse
-        A node or an import holds the root.
+        A node or an import holds the lock of the root.
     """
     root = settings.storage.root.absolute()
     make_folder(root)
@@ -274,17 +274,17 @@ def rebuild_index(settings: Settings) -> tuple[Path | None, Recovered]:
 def require_index(root: Path) -> None:
     """Refuse a root that has instances but no index.
 
-    A start would make a new index from the instances, and then remove their volumes as unknown.
+    A start would build a new index from the instances and then remove all volumes as unknown.
 
     Raises
     ------
     IndexUnusable
-        The index is gone.
+        The index is missing.
     """
     if not (root / FILE_NAME).exists() and next((root / "objects").glob("*/*.dcm"), None) is not None:
         raise IndexUnusable(
-            f"{root / FILE_NAME} is gone, but there are instances: bring it back from a backup, or make a new one "
-            "from the instances by `voxelnode db rebuild`"
+            f"{root / FILE_NAME} is missing, but there are instances: restore it from a backup, or build a new one "
+            "from the instances with `voxelnode db rebuild`"
         )
 
 
@@ -297,7 +297,7 @@ def _is_held(root: Path) -> bool:
 
 
 def _locked(root: Path) -> int:
-    """Lock the root for this process; the kernel unlocks it when the process ends, however it ends."""
+    """Lock the root for this process; the kernel releases the lock when the process ends for any reason."""
     descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

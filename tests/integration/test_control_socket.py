@@ -211,8 +211,8 @@ def test_a_refusal_and_wrong_use_arrive_in_the_words_of_the_action(server: Contr
 @pytest.mark.parametrize(
     ("action", "arguments", "detail"),
     [
-        ("unknown", {}, "no action 'unknown'; known: add, count"),
-        ("../add", {}, "no action"),
+        ("unknown", {}, "unknown action 'unknown'; known: add, count"),
+        ("../add", {}, "unknown action"),
         ("add", {"c": 1}, "arguments of add"),
         ("fail", {}, "RuntimeError in the node"),
     ],
@@ -272,7 +272,7 @@ def test_a_request_that_cannot_begin_in_time_is_refused(
     monkeypatch.setattr(control_socket, "REQUEST_SECONDS", 0.1)
     thread, outcome = in_thread(lambda: request_action(tmp_path, "gate", {}))
     assert gate.begun.wait(10)
-    with pytest.raises(NotPerformed, match="still works on another request: nothing was done"):
+    with pytest.raises(NotPerformed, match="busy with another request; nothing was done"):
         request_action(tmp_path, "count", {})
     gate.may_end.set()
     thread.join()
@@ -343,7 +343,7 @@ def test_a_stop_answers_the_request_under_way_and_refuses_those_that_wait(
         assert silent.recv(1) == b""
         gate.may_end.set()
         stopping.join()
-        assert b"the node is stopping: nothing was done" in waiting.recv(65536)
+        assert b"the node is stopping; nothing was done" in waiting.recv(65536)
     under_way.join()
     assert answered == [{"ended": True}]
     assert calls.count == 0
@@ -374,13 +374,13 @@ def test_a_node_that_is_killed_while_it_works_is_told_from_one_that_did_nothing(
     assert line_of(node) == "begun"
     node.kill()
     thread.join()
-    assert str(outcome[0]) == "the node ended while it worked on this: check what was done, and try again"
+    assert str(outcome[0]) == "the node ended during this action: check what was done, then try again"
     assert (tmp_path / "control.sock").is_socket(), "a killed node leaves its socket"
     with pytest.raises(NoControlSocket):
         request_action(tmp_path, "work", {})
     second = run_child(WORKING_NODE, str(tmp_path))
     assert line_of(second) == "ready"
-    with pytest.raises(NotPerformed, match="no action"):
+    with pytest.raises(NotPerformed, match="unknown action"):
         request_action(tmp_path, "other", {})
     assert (tmp_path / "begun").read_text() == "begun\n", "performed at most once"
 
@@ -480,7 +480,7 @@ def test_a_command_waits_for_an_import_and_then_says_so(
 ) -> None:
     monkeypatch.setattr(repository, "REQUEST_SECONDS", 0.5)
     assert line_of(run_child(HOLDING_IMPORT, str(settings.storage.root))) == "ready"
-    with pytest.raises(NotPerformed, match=r"accepted no request within 0\.5 s: is it an import"):
+    with pytest.raises(NotPerformed, match=r"accepted no request within 0\.5 s; it may be an import"):
         perform_action(settings, "reconvert", series=[])
 
 
