@@ -1,1 +1,1 @@
-"""Volumes in, files out. Only this package imports nibabel and SimpleITK."""
+"""Writers: from volumes to files. Only this package imports nibabel and SimpleITK."""

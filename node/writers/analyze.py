@@ -1,8 +1,8 @@
-"""Analyze 7.5: ``.hdr`` and ``.img`` for programs that read no newer format.
+"""Analyze 7.5: ``.hdr`` and ``.img`` for programs that cannot read newer formats.
 
-The format has neither slope nor affine, and no unsigned or 8-bit signed integers. Real values are written in the next
-type that holds them, and the voxels are flipped and transposed (never interpolated) into the order that readers assume:
-right to left, posterior to anterior, inferior to superior.
+The format has neither slope nor affine, and no unsigned or 8-bit signed integers. Real values are written in the
+smallest type that holds them exactly. The voxels are flipped and transposed, never interpolated, into the order that
+readers assume: right to left, posterior to anterior, inferior to superior.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from node.writers.nifti import MAX_NIFTI1_DIMENSION, RGB
 from node.writers.options import WriteOptions
 
 PROMOTED_TYPES = {"int8": "int16", "uint16": "int32", "uint32": "float64"}
-"""Types that Analyze lacks, and the next type that holds them exactly."""
+"""Types that Analyze lacks, and the smallest type that holds them exactly."""
 
 LOST_AFFINE = "Analyze 7.5 has no position and no oblique orientation; both are in affine_lps"
 
@@ -29,7 +29,7 @@ TOO_LARGE = f"not written: Analyze 7.5 holds at most {MAX_NIFTI1_DIMENSION} voxe
 
 
 def fits_analyze(volume: Volume) -> bool:
-    """Return whether the dimensions fit into int16, the type of the header."""
+    """Return whether the dimensions fit the int16 of the header."""
     return max(volume.shape) <= MAX_NIFTI1_DIMENSION
 
 
@@ -53,7 +53,7 @@ def write_analyze(volume: Volume, folder: Path, stem: str, options: WriteOptions
 
 
 def _write_time(stream: Any, voxels: Any, volume: Volume, dtype: np.dtype[Any]) -> None:
-    """Write one time. DICOM's y runs to posterior, Analyze's to anterior."""
+    """Write one time. DICOM's y axis points to posterior, Analyze's to anterior."""
     time = replace(volume, voxels=np.ascontiguousarray(voxels[:, ::-1])[None])
     for slab in real_slabs(time, dtype):
         stream.write(slab)

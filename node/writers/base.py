@@ -43,7 +43,7 @@ class WrittenFile:
     bytes, sha256 : int, str
         Size and digest of the file at `path`, without companions.
     companions : tuple of Path
-        Other files that belong to it: ``.json``, ``.bval``, ``.bvec``, the data file of a header.
+        Other files that belong to this one: ``.json``, ``.bval``, ``.bvec``, the data file of a header.
     """
 
     kind: str
@@ -55,10 +55,10 @@ class WrittenFile:
 
 
 def stem_of(volume: Volume) -> str:
-    """Return the name, without an ending, of the files of `volume` in the folder of its series.
+    """Return the name, without suffix, for the files of `volume` in the folder of its series.
 
-    Examples: ``volume``, ``volume_e2``, ``volume_e1_ph``, ``volume_resampled``. It consists of the suffix that
-    separates the volume from the others of its series, and of its kind. Nothing in it came over the network.
+    Examples: ``volume``, ``volume_e2``, ``volume_e1_ph``, ``volume_resampled``. It combines the
+    suffix that distinguishes the volume within its series, and its kind. No part of it comes from the network.
     """
     words = ["volume", *(word for word in volume.suffix.split("-") if word)]
     if volume.kind is not Kind.VOLUME:
@@ -67,21 +67,21 @@ def stem_of(volume: Volume) -> str:
 
 
 MIN_THREADED_DIGEST_BYTES = 1 << 18
-"""Pieces of at least this size are digested by another thread, while they and the next pieces are written."""
+"""Larger pieces are digested by another thread while they and later pieces are written."""
 
 MAX_PIECES_AHEAD = 8
-"""Number of pieces, of about `SLAB_BYTES`, that may wait for their digest."""
+"""Number of pieces (of about `SLAB_BYTES`) that may await their digest."""
 
 
 class NewFile(RawIOBase):
-    """A file that did not exist before, counted and digested while it is written.
+    """A new file whose bytes are counted and digested while it is written.
 
     A written piece must not change until the file is closed.
 
     Raises
     ------
     FileExistsError
-        `path` exists: two volumes with one name are a fault, and no volume is ever overwritten.
+        `path` exists. No volume is ever overwritten; two volumes with one name are a bug.
     """
 
     def __init__(self, path: Path) -> None:
@@ -90,7 +90,7 @@ class NewFile(RawIOBase):
         try:
             self._file = path.open("xb")
         except BaseException:
-            super().close()  # otherwise the finalizer calls `close`, for which the rest is missing
+            super().close()  # otherwise the finalizer calls `close` on a half-initialized object
             raise
         self._digest = hashlib.sha256()
         self._digester = ThreadPoolExecutor(1, "digest")
@@ -117,22 +117,22 @@ class NewFile(RawIOBase):
         super().close()
 
     def written(self, kind: Kind, file_format: str, companions: tuple[Path, ...] = ()) -> WrittenFile:
-        """Return the record of this file, after it is closed."""
+        """Return the record of this file, which must be closed."""
         return WrittenFile(kind.value, file_format, self.path, self._bytes, self._digest.hexdigest(), companions)
 
 
 def write_file(path: Path, data: bytes) -> NewFile:
-    """Write a whole small file."""
+    """Write a small file in one piece."""
     with NewFile(path) as file:
         file.write(data)
     return file
 
 
 def real_dtype(volume: Volume) -> np.dtype[Any]:
-    """Return the type for ``voxels * slope + intercept``; the stored type if that is enough.
+    """Return the type for ``voxels * slope + intercept``: the stored type if it suffices.
 
-    Integers stay integers if slope and intercept are whole numbers. Otherwise it is float32, or float64 if float32
-    would change a value by more than `SCALING_TOLERANCE` of a step.
+    Integers stay integers if slope and intercept are whole numbers. Otherwise the type is float32, or float64 if
+    float32 would change a value by more than `SCALING_TOLERANCE` of a step.
     """
     voxels, slope, intercept = volume.voxels, volume.slope, volume.intercept
     stored = voxels.dtype.newbyteorder("=")
@@ -164,7 +164,7 @@ def real_slabs(volume: Volume, dtype: np.dtype[Any]) -> Iterator[memoryview]:
         yield from stored_slabs(volume.voxels.astype(dtype, copy=False))
         return
     flat = volume.voxels.reshape(-1)
-    step = max(1, SLAB_BYTES // 8)  # computed in float64, in which whole results are exact
+    step = max(1, SLAB_BYTES // 8)  # computed in float64, where whole numbers are exact
     for start in range(0, flat.size, step):
         real = flat[start : start + step] * np.float64(volume.slope) + np.float64(volume.intercept)
         yield real.astype(dtype.newbyteorder("<")).view(np.uint8).data

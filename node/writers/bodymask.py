@@ -1,4 +1,4 @@
-"""The body in a CT as a label volume: a threshold; table and clothes are removed, holes filled."""
+"""The body in a CT as a label volume, by threshold; table and clothes are removed, and holes are filled."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import SimpleITK as sitk
 from node.volume.model import Array, Display, Kind, Volume
 
 BODY_HU = -300.0
-"""Threshold between lung and fat: air and most cushions are below it."""
+"""Threshold between lung and fat in HU; air and most cushions are below."""
 
 COARSE_MM = 2.0
-"""Pixel size in which the body is searched; its outline is then taken in full resolution."""
+"""Pixel size at which the body is located; its outline is then taken at full resolution."""
 
 OPENING_MM = 4.0
 """Radius of the opening that separates the patient from the table."""
@@ -23,8 +23,8 @@ OPENING_MM = 4.0
 def body_mask(volume: Volume) -> Volume:
     """Return a volume on the same grid with 1 in the body and 0 outside, for every time.
 
-    The body is the largest connected component above `BODY_HU` after an opening in the planes of the slices. Air that a
-    slice encloses (lungs, bowel, airways) is part of it.
+    The body is the largest connected component above `BODY_HU` after an opening within each slice. Air enclosed in a
+    slice (lungs, bowel, airways) counts as body.
     """
     masks = np.zeros(volume.voxels.shape, np.uint8)
     for voxels, mask in zip(volume.voxels, masks, strict=True):
@@ -34,7 +34,7 @@ def body_mask(volume: Volume) -> Volume:
 
 
 def _keep_body(above: Array, spacing_mm: tuple[float, float, float]) -> None:
-    """Clear everything but the body in (slices, rows, columns) of 0 and 1, and fill its holes, in place."""
+    """Clear everything but the body in the mask (slices, rows, columns), and fill its holes, in place."""
     shrink = [max(1, int(COARSE_MM / spacing_mm[axis])) for axis in (1, 0)]
     radius = [max(1, round(OPENING_MM / (spacing_mm[axis] * shrink[1 - axis]))) for axis in (0, 1)]
     coarse = sitk.GetImageFromArray(np.ascontiguousarray(above[:, :: shrink[0], :: shrink[1]]))

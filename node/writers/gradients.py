@@ -13,7 +13,7 @@ from node.writers.base import write_file
 def write_gradients(volume: Volume, folder: Path, stem: str) -> tuple[Path, ...]:
     """Write FSL's ``.bval``, and ``.bvec`` if directions are known; return the paths.
 
-    Without any known direction there is no ``.bvec``: zeros in it would mean that no volume is weighted.
+    If no direction is known, no ``.bvec`` is written: zeros would mean that no volume is weighted.
     """
     if volume.diffusion is None or any(weighting.derived for weighting in volume.diffusion):
         return ()
@@ -32,8 +32,8 @@ def write_gradients(volume: Volume, folder: Path, stem: str) -> tuple[Path, ...]
 def image_directions(diffusion: tuple[Diffusion, ...], affine_lps: Float) -> Float:
     """Return the (3, times) gradient directions along the axes of the image, in FSL's convention.
 
-    FSL reverses x if the affine has a positive determinant (in RAS+ and LPS+ alike). Unweighted volumes, and those
-    without a direction, get zeros.
+    FSL reverses x if the affine has a positive determinant (in RAS+ and LPS+ alike). Unweighted volumes and volumes
+    without a direction get zeros.
 
     Parameters
     ----------

@@ -1,7 +1,8 @@
-"""MetaImage: an ``.mhd`` header beside ``.zraw`` or ``.raw`` voxels, in DICOM's own LPS+.
+"""MetaImage: an ``.mhd`` header with ``.zraw`` or ``.raw`` voxels, in DICOM's LPS+.
 
-SimpleITK makes the header from one voxel of the same grid; the voxels are streamed beside it. Writing the whole volume
-through SimpleITK needs a copy for its image and another for the compressed data, and takes four times as long.
+SimpleITK makes the header from a one-voxel image of the same grid; the voxels are streamed to their own file. Writing
+the volume through SimpleITK would need one copy for its image and one for the compressed data, and takes four times as
+long.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from node.writers.base import NewFile, WrittenFile, real_dtype, real_slabs, writ
 from node.writers.options import WriteOptions
 
 COMPRESSION_LEVEL = 1
-"""Level of isal, as for NIfTI; the result is a zlib stream, which MetaIO calls compressed."""
+"""Compression level of isal, as for NIfTI. The result is a zlib stream, as MetaIO expects of compressed data."""
 
 
 def write_metaimage(volume: Volume, folder: Path, stem: str, options: WriteOptions) -> WrittenFile:
     """Write an ``.mhd`` header and its data file.
 
     MetaImage has no slope and intercept, so real values are written: integers if these are exact, else floating point.
-    One slice without a position in the patient becomes a 2-D image, several times a 4-D image; colour has three
-    channels.
+    A single slice without a position in the patient becomes a 2-D image, and several times become a 4-D image. Colour
+    has three channels.
     """
     dtype = real_dtype(volume)
     data = folder / f"{stem}.{'zraw' if options.compress else 'raw'}"
@@ -68,7 +69,7 @@ def _header(volume: Volume, dtype: np.dtype[Any]) -> dict[str, str]:
     origin[:3] = affine[:3, 3]
     if len(size) == 4:
         spacing, axes = np.append(spacing, volume.time_step_s or 1.0), 4  # ITK has no unknown spacing
-    import SimpleITK as sitk  # here: its import takes longer than a small volume does
+    import SimpleITK as sitk  # here, because the import takes longer than a small volume
 
     pixel = sitk.GetImageFromArray(np.zeros((1,) * axes + (3,) * volume.colour, dtype), isVector=volume.colour)
     pixel.SetSpacing(spacing[:axes])

@@ -2,7 +2,7 @@
 
 Stored values are written unchanged, with slope and intercept in the header. An array of (times, slices, rows, columns)
 in C order is, byte for byte, NIfTI's (columns, rows, slices, times) with the first axis fastest, so nothing is
-transposed. nibabel makes the header; the voxels are streamed behind it, because nibabel would copy and may rescale.
+transposed. nibabel makes the header; the voxels are streamed after it: nibabel would copy and might rescale them.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from node.writers.options import WriteOptions
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 MAX_NIFTI1_DIMENSION = 32767
-"""Dimensions are int16 in NIfTI-1; larger volumes are written as NIfTI-2."""
+"""NIfTI-1 has int16 dimensions; larger volumes are written as NIfTI-2."""
 
 COMPRESSION_LEVEL = 1
-"""Level of isal: on CT within 2 % of the size of level 2, and 10 % faster."""
+"""Compression level of isal. On CT, files are within 2 % of the size of level 2, and writing is 10 % faster."""
 
 QFORM_TOLERANCE_VOXELS = 0.1
-"""Largest error of a corner by the quaternion, in edges of the smallest voxel; above it the qform is left out.
+"""Largest error of a corner caused by the quaternion, in edges of the smallest voxel; above it, no qform is written.
 
-It equals the shift from which a stack counts as sheared."""
+A stack counts as sheared from the same shift."""
 
 HEADERS: dict[tuple[bool, bool], Any] = {  # by (too large for NIfTI-1, a pair of files)
     (False, False): nifti1.Nifti1Header,
@@ -45,12 +45,12 @@ RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 
 
 def write_nifti(volume: Volume, folder: Path, stem: str, options: WriteOptions) -> WrittenFile:
-    """Write one ``.nii.gz``, or ``.nii``."""
+    """Write a ``.nii.gz``, or ``.nii`` without compression."""
     head = nifti_header(volume, pair=False)
     path = folder / f"{stem}.nii{'.gz' if options.compress else ''}"
     with NewFile(path) as stream:
         if options.compress:
-            # The bytes do not depend on the number of threads, and isal writes neither time nor name.
+            # The bytes do not depend on the number of threads, and isal writes no time or name into the header.
             threads = min(4, os.cpu_count() or 1)
             with igzip_threaded.open(stream, "wb", compresslevel=COMPRESSION_LEVEL, threads=threads) as packed:
                 _write_body(packed, head, volume)
@@ -60,7 +60,7 @@ def write_nifti(volume: Volume, folder: Path, stem: str, options: WriteOptions) 
 
 
 def write_pair(volume: Volume, folder: Path, stem: str, options: WriteOptions) -> WrittenFile:
-    """Write a NIfTI ``.hdr`` and its ``.img``, never compressed, as readers of pairs expect."""
+    """Write a NIfTI ``.hdr`` and its ``.img``, uncompressed, as readers of pairs expect."""
     image = folder / f"{stem}.img"
     with NewFile(image) as stream:
         for slab in stored_slabs(volume.voxels):
@@ -81,7 +81,7 @@ def nifti_header(volume: Volume, *, pair: bool) -> Any:
     """Return nibabel's header for `volume`; NIfTI-2 if a dimension or the scaling requires it.
 
     sform and qform both have code 1 (scanner), the qform only if a rotation and zooms can represent the affine. Without
-    a position in the patient both codes are 0, and only the voxel size is stated.
+    a position in the patient, both codes are 0, and the header gives only the voxel size.
     """
     large = max(volume.shape) > MAX_NIFTI1_DIMENSION or not _float32_holds_scaling(volume)
     head = HEADERS[large, pair](endianness="<")
@@ -101,7 +101,7 @@ def nifti_header(volume: Volume, *, pair: bool) -> Any:
 
 
 def _float32_holds_scaling(volume: Volume) -> bool:
-    """Return whether NIfTI-1's float32 keeps slope and intercept well within one step of the stored values."""
+    """Return whether slope and intercept in NIfTI-1's float32 are accurate well within one step of the voxels."""
     with np.errstate(over="ignore", under="ignore"):
         slope, intercept = float(np.float32(volume.slope)), float(np.float32(volume.intercept))
     off = abs(intercept - volume.intercept)

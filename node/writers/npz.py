@@ -19,7 +19,7 @@ def write_npz(volume: Volume, folder: Path, stem: str, options: WriteOptions) ->
 
     Its arrays:
 
-    ``data`` : (slices, rows, columns), with times first and colour last where there are any; stored values.
+    ``data`` : (slices, rows, columns), stored values; times come first and colour last, if present.
     ``slope``, ``intercept`` : real values are ``data * slope + intercept``.
     ``affine`` : (4, 4), voxel index (column, row, slice) to RAS+ mm; all NaN without a position in the patient.
     ``spacing`` : (3,) mm, between columns, rows, slices. ``time_step`` : seconds, NaN without a fixed step.
@@ -38,7 +38,7 @@ def write_npz(volume: Volume, folder: Path, stem: str, options: WriteOptions) ->
     }
     with NewFile(folder / f"{stem}.npz") as stream, zipfile.ZipFile(stream, "w") as archive:
         for name, array in arrays.items():
-            member = zipfile.ZipInfo(f"{name}.npy")  # dated 1980: a name alone would get the clock's time
+            member = zipfile.ZipInfo(f"{name}.npy")  # dated 1980; a plain name would get the current time
             with archive.open(member, "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
     return stream.written(volume.kind, "npz")

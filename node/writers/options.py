@@ -1,4 +1,4 @@
-"""Which files of a volume are written: a plain record, which imports neither arrays nor codecs."""
+"""The files to write for each volume, as a plain record; this module imports neither NumPy nor codecs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class WriteOptions:
-    """Which files of one volume are written; the keys of ``[convert]`` that concern writers."""
+    """The files to write for one volume: the keys of ``[convert]`` that concern writers."""
 
     formats: tuple[VolumeFormat, ...] = ("nifti", "mhd")
     compress: bool = True
@@ -25,5 +25,5 @@ class WriteOptions:
 
 
 def write_options(section: Convert) -> WriteOptions:
-    """Return the options of the writers, from the configuration."""
+    """Return the options for the writers from the configuration."""
     return WriteOptions(**{name: getattr(section, name) for name in WriteOptions.__slots__})

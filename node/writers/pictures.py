@@ -1,4 +1,4 @@
-"""PNG pictures of a volume, in physical proportions: thumbnail, three planes, projections, montage."""
+"""PNG pictures of a volume in physical proportions: thumbnail, three planes, projections, montage."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ MONTAGE_STEP = 5
 GAP_PIXELS = 2
 
 DISTORTED = (Geometry.SHEARED, Geometry.IRREGULAR)
-"""Geometries whose planes across the stack do not show the patient's shape."""
+"""Geometries in which planes across the stack would distort the patient's shape."""
 
 
 def write_pictures(volume: Volume, folder: Path, stem: str, options: WriteOptions) -> list[WrittenFile]:
     """Write the pictures that `options` request.
 
-    Planes and projections need several slices with a position in the patient. For a sheared or uneven volume they are
-    made from the resampled volume beside it, which has the patient's shape.
+    Planes and projections need several slices with a position in the patient. For a sheared or uneven volume, they are
+    made from the resampled volume, which preserves the patient's shape.
     """
     shades = Shades(volume)
     written = []
@@ -60,12 +60,12 @@ def write_pictures(volume: Volume, folder: Path, stem: str, options: WriteOption
 
 
 def resized(picture: Picture, max_pixels: int) -> Image.Image:
-    """Return a picture with square pixels; the finer of its two spacings is kept if it fits into `max_pixels`."""
+    """Return a picture with square pixels, of the finer of its two spacings if the result fits into `max_pixels`."""
     return to_scale([picture], max_pixels)[0]
 
 
 def to_scale(pictures: Sequence[Picture], max_pixels: int) -> list[Image.Image]:
-    """Return pictures with square pixels of one size for all of them, none longer than `max_pixels`."""
+    """Return pictures with square pixels of one common size, none longer than `max_pixels`."""
     extents = np.array([np.multiply(picture.pixels.shape[:2], picture.pixel_size) for picture in pictures])
     finest = min(min(picture.pixel_size) for picture in pictures)
     per_mm = min(1 / finest, max_pixels / extents.max())
@@ -77,7 +77,7 @@ def to_scale(pictures: Sequence[Picture], max_pixels: int) -> list[Image.Image]:
 
 
 def arranged(images: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Return images side by side in rows of `columns`, each centred in a cell of the size of the largest."""
+    """Return images side by side in rows of `columns`, each centred in a cell as large as the largest image."""
     width = max(image.width for image in images)
     height = max(image.height for image in images)
     rows = -(-len(images) // columns)

@@ -1,4 +1,4 @@
-"""Read a written volume with the libraries that others will use, back into DICOM's frame."""
+"""Read a written volume back into DICOM's frame, with the libraries that users will use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def read_nifti(path: Path) -> tuple[Array, Float]:
     Returns
     -------
     voxels : (slices, rows, columns) float64
-        Real values: slope and intercept applied.
+        Real values, with slope and intercept applied.
     affine_lps : (4, 4) float64, mm
         From (column, row, slice) to LPS+.
     """
@@ -28,7 +28,7 @@ def read_nifti(path: Path) -> tuple[Array, Float]:
 
 
 def read_metaimage(path: Path) -> tuple[Array, Float]:
-    """Return a MetaImage header and its data as SimpleITK reads them, in the form of `read_nifti`."""
+    """Return a MetaImage file as SimpleITK reads it, in the form of `read_nifti`."""
     image = sitk.ReadImage(str(path))
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) @ np.diag(image.GetSpacing())

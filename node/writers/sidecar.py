@@ -1,4 +1,4 @@
-"""The JSON file of a volume: BIDS' fields in CamelCase, ours in snake_case, nothing that identifies a person."""
+"""The JSON sidecar of a volume: BIDS fields in CamelCase, our own in snake_case, nothing that identifies a person."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_sidecar(volume: Volume, folder: Path, stem: str, options: WriteOptions
     Parameters
     ----------
     notes : mapping of format to a sentence
-        What a format could not represent of this volume.
+        For each format, the properties of this volume that it cannot represent.
     """
     path = folder / f"{stem}.json"
     fields = _attributes(volume) | _bids(volume) | _ours(volume, options, notes)
@@ -36,7 +36,7 @@ def write_sidecar(volume: Volume, folder: Path, stem: str, options: WriteOptions
 
 
 def _attributes(volume: Volume) -> dict[str, Any]:
-    """Return the fields of the stack, without slice timing if the volume has other slices by now."""
+    """Return the fields of the stack, without slice timing if the volume no longer has the original slices."""
     fields = dict(volume.attributes)
     if volume.kind is not Kind.VOLUME or len(fields.get("SliceTiming", ())) != volume.shape[2]:
         fields.pop("SliceTiming", None)
@@ -44,12 +44,12 @@ def _attributes(volume: Volume) -> dict[str, Any]:
 
 
 def _json(content: Any) -> str:
-    """Return one field on one line; NumPy numbers become JSON numbers. NaN, which JSON lacks, is an error."""
+    """Return one field on one line; NumPy numbers become JSON numbers, and NaN raises ValueError."""
     return json.dumps(content, ensure_ascii=False, allow_nan=False, default=lambda number: number.item())
 
 
 def _bids(volume: Volume) -> dict[str, Any]:
-    """Return BIDS fields that only the volume knows."""
+    """Return the BIDS fields that are computed from the volume."""
     fields: dict[str, Any] = {
         "ConversionSoftware": "voxelnode",
         "ConversionSoftwareVersion": __version__,
@@ -62,7 +62,7 @@ def _bids(volume: Volume) -> dict[str, Any]:
 
 
 def _frame_times(volume: Volume) -> dict[str, Any]:
-    """Return start and duration of each frame; starts of frames that would overlap are wrong, and are left out."""
+    """Return start and duration of each frame; omit the starts if frames would overlap, because they are then wrong."""
     fields: dict[str, Any] = {}
     starts, durations = volume.times_s or ((0.0,) if volume.times == 1 else None), volume.durations_s
     if starts is not None:

@@ -29,14 +29,14 @@ WRITERS: dict[str, Callable[[Volume, Path, str, WriteOptions], WrittenFile]] = {
 def write_volume(volume: Volume, folder: Path, stem: str, options: WriteOptions) -> list[WrittenFile]:
     """Write every file of one volume into an existing folder.
 
-    Sidecar and gradient table are companions of every file of voxels. With `options.body_masks`, the mask of a CT
-    follows as separate files, named ``STEM_mask``. A format that cannot hold the volume is left out, and the sidecar
-    says so.
+    Sidecar and gradient table are companions of every voxel file. With `options.body_masks`, the mask of a CT is
+    written to separate files named ``STEM_mask``. A format that cannot hold the volume is skipped, and the sidecar says
+    so.
 
     Raises
     ------
     FileExistsError
-        A name exists: the stems of one folder must differ.
+        A file exists already: the stems in one folder must differ.
     """
     formats = [name for name in options.formats if name != "analyze" or fits_analyze(volume)]
     files = [WRITERS[name](volume, folder, stem, options) for name in formats]
@@ -56,7 +56,7 @@ def write_volume(volume: Volume, folder: Path, stem: str, options: WriteOptions)
 
 
 def _notes(volume: Volume, options: WriteOptions) -> dict[str, str]:
-    """Return what a format could not represent of this volume."""
+    """Return, by format, the properties of this volume that it cannot represent."""
     notes = {}
     if "analyze" in options.formats and not fits_analyze(volume):
         notes["analyze"] = TOO_LARGE
