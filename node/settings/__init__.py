@@ -1,1 +1,1 @@
-"""The configuration: its model, how it is read, and the commented example."""
+"""The configuration: its model, its sources, and the commented example."""

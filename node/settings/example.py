@@ -1,4 +1,4 @@
-"""Make the commented example of a configuration file from the model: each key with its meaning and default."""
+"""Generate the commented example configuration from the model: each key with its description and default."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def example_toml() -> str:
 
 
 def _sections(name: str, field: FieldInfo) -> list[str]:
-    """A table, and the tables within it."""
+    """Return the text of a table and of the tables within it."""
     inner = [
         text
         for key, item in getattr(field.annotation, "model_fields", {}).items()
@@ -45,7 +45,7 @@ def _is_table(field: FieldInfo) -> bool:
 
 
 def _section(name: str, field: FieldInfo) -> str:
-    if get_origin(field.annotation) is dict:  # tables with names of their own: [peers.CT1]
+    if get_origin(field.annotation) is dict:  # tables with user-chosen names: [peers.CT1]
         model = get_args(field.annotation)[1]
         header = f"#[{name}.{SAMPLE_NAMES[name]}]"
     else:
@@ -69,7 +69,7 @@ def _key(key: str, field: FieldInfo) -> list[str]:
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:
-    """Return the choices of a literal, or of the items of a list; the description gives any other range."""
+    """Return the choices of a literal or of the items of a list; the description gives all other ranges."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     if get_origin(annotation) is tuple:

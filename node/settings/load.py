@@ -1,6 +1,6 @@
-"""Read the configuration from a TOML file, the environment and flags, and note where each value came from.
+"""Read the configuration from a TOML file, the environment and flags, and record the origin of each value.
 
-All mistakes are reported at once, each with its place, its key, the rule and the nearest known name.
+All mistakes are reported together, each with its location, its key, the rule and the nearest known name.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Configuration:
     """The settings, the file that was read (if any), and the origin of each value.
 
     `origins` maps a dotted key such as ``"dicom.port"`` to ``"file"``, ``"environment"`` or ``"flag"``; all other keys
-    have their defaults. `warnings` are sentences about keys that no longer exist and were ignored.
+    have their defaults. `warnings` are sentences about ignored keys of earlier versions.
     """
 
     settings: Settings
@@ -47,20 +47,20 @@ class Configuration:
 
 
 def load(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Configuration:
-    """Return the configuration from `file`, the environment and `flags`; later ones take precedence.
+    """Return the configuration from `file`, the environment and `flags`, in ascending precedence.
 
     Parameters
     ----------
     file
-        TOML. None: the file that ``VOXELNODE_CONFIG`` names, else ``voxelnode.toml`` in the working directory if it
+        TOML file. None: the file named by ``VOXELNODE_CONFIG``, else ``voxelnode.toml`` in the working directory if it
         exists, else no file.
     flags
-        Dotted keys to values, such as ``{"dicom.port": 0}``; a flag with the value None is not given.
+        Dotted keys to values, such as ``{"dicom.port": 0}``; a flag with the value None is ignored.
 
     Raises
     ------
     UsageError
-        The file cannot be read, or keys or values are wrong; the message has one line for each mistake.
+        The file cannot be read, or a key or value is invalid; the message has one line for each mistake.
     """
     chosen = _chosen_file(file)
     from_file = _read(chosen) if chosen else {}
@@ -103,7 +103,7 @@ def _read(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"{file}: cannot be read ({error.strerror}); `voxelnode init` writes one") from error
     except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
-        raise UsageError(f"{file}: is not TOML: {error}") from error
+        raise UsageError(f"{file}: not valid TOML: {error}") from error
 
 
 def _from_environment() -> dict[str, Any]:
@@ -111,18 +111,18 @@ def _from_environment() -> dict[str, Any]:
     variables: dict[str, str | None] = {_spelled(name): text for name, text in os.environ.items() if _is_ours(name)}
     if not variables:
         return {}
-    # Here: pydantic-settings takes longer to import than the rest of the configuration.
+    # Here, because pydantic-settings takes longer to import than the rest of the configuration.
     from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
     class Layers(Settings, BaseSettings):
-        model_config = SettingsConfigDict()  # the same keys, as pydantic-settings wants them
+        model_config = SettingsConfigDict()  # the same keys, in the form that pydantic-settings requires
 
     class Environment(EnvSettingsSource):
         def _load_env_vars(self) -> Mapping[str, str | None]:
             return variables
 
         def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
-            """Decode a list or a table from JSON; any other text stays as it is, for the validation to name."""
+            """Decode a list or a table from JSON; keep other text for the validation to report."""
             try:
                 return super().decode_complex_value(field_name, field, value)
             except ValueError:
@@ -136,18 +136,18 @@ def _is_ours(name: str) -> bool:
 
 
 def _spelled(name: str) -> str:
-    """Return a variable's name as the model spells it: sections and keys in lower case, names of peers unchanged."""
+    """Return a variable's name as spelled in the model: sections and keys in lower case, names of peers unchanged."""
     section, key, *rest = name[len(ENVIRONMENT_PREFIX) :].split(NESTING)
     section = section.lower()
     is_table_of_tables = section in Settings.model_fields and _section(section) is None
-    if is_table_of_tables or _fields_at([section, key.lower()]):  # a name that people chose, or a table in a table
+    if is_table_of_tables or _fields_at([section, key.lower()]):  # a user-chosen name, or a nested table
         rest = [part.lower() for part in rest]
     parts = [section, key if is_table_of_tables else key.lower(), *rest]
     return ENVIRONMENT_PREFIX + NESTING.join(parts)
 
 
 def _misnamed_variables() -> Iterator[str]:
-    """Yield a line for each variable that looks like ours but names no key."""
+    """Yield a line for each variable with our prefix that matches no key."""
     for name in sorted(os.environ):
         if not name.startswith(ENVIRONMENT_PREFIX):
             continue
@@ -162,10 +162,10 @@ def _misnamed_variables() -> Iterator[str]:
 
 
 def _explained(errors: list[ErrorDetails], file: Path | None, origins: Mapping[str, str]) -> list[str]:
-    """Return one line for each wrong key: its place, its value, the rule, and a remedy."""
+    """Return one line for each invalid key: its location, its value, the rule and a remedy."""
     lines: dict[str, str] = {}
     for details in errors:
-        # pydantic reports each branch of a union, and puts its name into the location: one line is enough.
+        # pydantic reports every branch of a union, with its name in the location; one line is enough.
         location = [str(part) for part in details["loc"] if "[" not in str(part)]
         key = ".".join(location)
         if not any(reported == key or reported.startswith(f"{key}.") for reported in lines):
@@ -174,9 +174,9 @@ def _explained(errors: list[ErrorDetails], file: Path | None, origins: Mapping[s
 
 
 def _place(location: list[str], file: Path | None, origins: Mapping[str, str]) -> str:
-    """Return where the value at `location` was set: the table in the file, the environment variable or the flag."""
+    """Return where the value at `location` was set: in a table of the file, an environment variable or a flag."""
     key = ".".join(location)
-    # A missing key is below a table with an origin; an item of a list is above its key.
+    # The origin may be that of the table (of a missing key), or of the key (of an item in its list).
     around = (o for k, o in origins.items() if k == key or key.startswith(f"{k}.") or k.startswith(f"{key}."))
     origin = next(around, None) or next((o for k, o in origins.items() if k.startswith(f"{location[0]}.")), "file")
     if origin == "environment":

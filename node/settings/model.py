@@ -1,7 +1,7 @@
 """Every key of the configuration with its default, unit and rules, in one typed model.
 
 The configuration is read once. Each part of the node receives its own section, never the file or the environment. Flags
-precede the environment (``VOXELNODE_SECTION__KEY``), which precedes the TOML file, which precedes the defaults here.
+override the environment (``VOXELNODE_SECTION__KEY``), which overrides the TOML file, which overrides these defaults.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 AETitle = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")
 ]
-"""An AE title, PS3.5 6.2: 1 to 16 characters, no backslash, no control characters; spaces around it are removed."""
+"""An AE title, PS3.5 6.2: 1 to 16 characters, no backslash, no control characters; surrounding spaces are removed."""
 
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
 Days = Annotated[float, Field(gt=0, le=36525)]
@@ -32,7 +32,7 @@ HookName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
+    """Return whether only this machine can reach an address."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -40,7 +40,7 @@ def is_loopback(host: str) -> bool:
 
 
 class SettingsSection(BaseModel):
-    """A table of the configuration: unknown keys are errors, and values do not change after the start."""
+    """A table of the configuration: unknown keys are errors, and values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -58,7 +58,7 @@ class Storage(SettingsSection):
     )
     overwrite_policy: OverwritePolicy = Field(
         "never",
-        description="rule for an instance with the SOP Instance UID of a stored one but other bytes; never: the "
+        description="rule for an instance with the SOP Instance UID of a stored one but different bytes; never: the "
         "stored one stays and the new one goes to quarantine; replace: the new one takes its place and "
         "the stored one goes to quarantine; keep_both: the stored one stays and the new one is archived"
         " beside it",
@@ -78,7 +78,7 @@ class Dicom(SettingsSection):
         None, description="address to listen on; unset: 127.0.0.1, or all addresses if [peers] are configured"
     )
     port: int = Field(11112, ge=0, le=65535, description="TCP port; 0: any free port")
-    require_called_ae_title: bool = Field(False, description="reject associations that call another AE title than ours")
+    require_called_ae_title: bool = Field(False, description="reject associations that call a different AE title")
     maximum_pdu_bytes: int = Field(
         131072, ge=4096, le=1048576, description="largest PDU that we announce and accept, in bytes"
     )
@@ -94,12 +94,15 @@ class Dicom(SettingsSection):
     )
     pdu_seconds: Seconds = Field(30, description="longest time from the first to the last byte of a PDU")
     response_seconds: Seconds = Field(
-        60, description="longest wait for a peer that we call: for its acceptance, and for each of its answers"
+        60, description="longest wait for a peer that we call: for acceptance, and for each answer"
     )
     idle_seconds: Seconds = Field(300, description="time without a PDU after which an association is aborted")
     drain_seconds: Seconds = Field(20, description="time that open associations have to finish when the node stops")
     maximum_query_results: int = Field(
-        100_000, ge=100, le=10_000_000, description="most matches of one C-FIND; a query with more is answered 0xA700"
+        100_000,
+        ge=100,
+        le=10_000_000,
+        description="largest number of matches of a C-FIND; a query with more is answered 0xA700",
     )
     maximum_retrieves: int = Field(
         4, ge=1, le=100, description="simultaneous C-MOVE and C-GET operations; further ones wait"
@@ -117,7 +120,7 @@ class Dicom(SettingsSection):
 class Peer(SettingsSection):
     """[peers.NAME]: an application entity that may call us. If any peer is listed, all others are rejected."""
 
-    ae_title: AETitle = Field(description="AE title by which it calls us and is called", examples=["CT1"])
+    ae_title: AETitle = Field(description="AE title of the peer, both as caller and when called", examples=["CT1"])
     networks: tuple[IPv4Network | IPv6Network, ...] = Field(
         (), description='networks that it may connect from, such as ["10.1.2.0/24"]; empty: any'
     )
@@ -155,11 +158,11 @@ class SeriesSettings(SettingsSection):
 
     quiet_seconds: Seconds = Field(60, description="time without a new instance after which a series is converted")
     quiet_seconds_by_calling_ae_title: dict[str, Seconds] = Field(
-        {}, description="the same for single senders, such as { SLOWPACS = 300 }"
+        {}, description="quiet_seconds for individual senders, such as { SLOWPACS = 300 }"
     )
     aborted_grace_seconds: Seconds = Field(
         300,
-        description="the same if the association was not released: the sender may connect again and go on",
+        description="quiet_seconds after an association that was not released; the sender may reconnect and continue",
     )
     force_complete_after_seconds: Seconds = Field(
         5400,
@@ -173,7 +176,7 @@ class SeriesSettings(SettingsSection):
 
 
 class Convert(SettingsSection):
-    """[convert]: what is made of a quiet series, and within which limits."""
+    """[convert]: the files made from a quiet series, and the limits of a conversion."""
 
     formats: tuple[VolumeFormat, ...] = Field(("nifti", "mhd"), min_length=1, description="file formats of each volume")
     compress: bool = Field(True, description="write .nii.gz and .zraw instead of .nii and .raw")
@@ -197,13 +200,13 @@ class Convert(SettingsSection):
         description="address space of one conversion beyond that of its program, in bytes",
     )
     deadline_seconds: Seconds = Field(
-        1800, description="longest time of one conversion; its processor time is limited to the same"
+        1800, description="time limit of one conversion, for wall time and for processor time"
     )
     attempts: int = Field(
         3,
         ge=1,
         le=100,
-        description="attempts at a conversion that crashes, after which the series is set aside as failed",
+        description="attempts at a crashing conversion before the series is set aside as failed",
     )
     keep_superseded_hours: float = Field(
         24, ge=0, description="time that the files of a conversion are kept after a newer conversion replaced them"
@@ -211,23 +214,23 @@ class Convert(SettingsSection):
 
 
 class RetentionSettings(SettingsSection):
-    """[retention]: which studies are deleted automatically, always as a whole; by default none."""
+    """[retention]: automatic deletion of whole studies; by default, none are deleted."""
 
     days: Days | None = Field(
         None,
         description="time without a new instance after which a study is deleted with its volumes; unset: never",
     )
     days_by_calling_ae_title: dict[str, Days | Literal["never"]] = Field(
-        {}, description='the same for single senders, such as { CT1 = 30, RESEARCH = "never" }'
+        {}, description='days for individual senders, such as { CT1 = 30, RESEARCH = "never" }'
     )
     maximum_studies: int | None = Field(
         None,
         ge=1,
-        description="largest number of studies to keep; the study that has been longest without a new instance is "
+        description="largest number of studies to keep; the study that has gone longest without a new instance is "
         "deleted first; unset: no limit",
     )
     only_converted: bool = Field(
-        True, description="keep a study while any of its series waits for its conversion, was refused or failed"
+        True, description="keep a study while any of its series waits for conversion, was refused or failed"
     )
     dry_run: bool = Field(False, description="only log what would be deleted")
 
@@ -242,7 +245,7 @@ class AuditSettings(SettingsSection):
 
     syslog: str | None = Field(
         None,
-        description="where each line is sent as well: HOST:PORT (UDP), or the path of a socket such as /dev/log",
+        description="second destination of each line: HOST:PORT (UDP), or the path of a socket such as /dev/log",
     )
 
 
@@ -252,29 +255,31 @@ class Oidc(SettingsSection):
     issuer: str = Field("", description="address of the provider, https://...; empty: only our own accounts")
     client_id: str = Field("", description="name under which the provider knows this node")
     client_secret_file: Path | None = Field(
-        None, description="file with the secret of client_id; unset: a public client, with PKCE alone"
+        None, description="file with the secret of client_id; unset: a public client, with PKCE only"
     )
     ca_file: Path | None = Field(
-        None, description="PEM file of an authority that signed the provider's certificate, besides those of the system"
+        None, description="PEM file of a further CA that may have signed the provider's certificate"
     )
-    scopes: tuple[str, ...] = Field(("openid", "profile"), description="scopes to ask for; openid must be among them")
+    scopes: tuple[str, ...] = Field(("openid", "profile"), description="scopes to request; openid must be among them")
     name_claim: str = Field(
         "sub",
         min_length=1,
         description="claim that names the account, which becomes oidc:NAME; preferred_username is easier to read, but "
-        "use it only if people cannot change theirs",
+        "use it only if users cannot change their own",
     )
     role_claim: str = Field(
-        "roles", min_length=1, description="claim with the roles or groups of a person, such as realm_access.roles"
+        "roles", min_length=1, description="claim with the roles or groups of a user, such as realm_access.roles"
     )
-    read: tuple[str, ...] = Field((), description="values of role_claim that give the role read")
-    write: tuple[str, ...] = Field((), description="values of role_claim that give the role write")
-    admin: tuple[str, ...] = Field((), description="values of role_claim that give the role admin")
+    read: tuple[str, ...] = Field((), description="values of role_claim that grant the role read")
+    write: tuple[str, ...] = Field((), description="values of role_claim that grant the role write")
+    admin: tuple[str, ...] = Field((), description="values of role_claim that grant the role admin")
     allowed: tuple[str, ...] = Field(
-        (), description="names (name_claim) that may sign in; empty: everybody whose role_claim gives a role"
+        (), description="names (name_claim) that may sign in; empty: everyone whose role_claim grants a role"
     )
     audience: str = Field(
-        "", description="audience of access tokens that REST and DICOMweb accept as Bearer; empty: none of the provider"
+        "",
+        description="audience of access tokens that REST and DICOMweb accept as Bearer; empty: accept none from the "
+        "provider",
     )
     label: str = Field("Sign in with single sign-on", max_length=64, description="text of the button on the login page")
 
@@ -286,31 +291,31 @@ class Oidc(SettingsSection):
         if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
             raise ValueError("issuer must begin with https://, unless the provider is on this machine")
         if not parts.hostname or parts.query or parts.fragment or parts.username:
-            raise ValueError("issuer must be an address without query, fragment and user name")
+            raise ValueError("issuer must be an address without query, fragment or user name")
         if not self.client_id:
-            raise ValueError("client_id must be given with issuer")
+            raise ValueError("issuer requires client_id")
         if self.audience == self.client_id:
-            raise ValueError("audience must differ from client_id, the audience of ID tokens, which open nothing")
+            raise ValueError("audience must differ from client_id, the audience of ID tokens: those grant no access")
         if "openid" not in self.scopes:
             raise ValueError('scopes must contain "openid"')
         if not (self.read or self.write or self.admin):
-            raise ValueError("read, write or admin must name a value of role_claim: else nobody could sign in")
+            raise ValueError("read, write or admin must name a value of role_claim, or nobody could sign in")
         return self
 
 
 class Web(SettingsSection):
     """[web]: pages, REST and DICOMweb over HTTP."""
 
-    enabled: bool = Field(True, description="serve HTTP at all")
+    enabled: bool = Field(True, description="serve HTTP")
     host: str = Field(
         "127.0.0.1", description="address to listen on; on any but a loopback address every request needs an account"
     )
     port: int = Field(8080, ge=0, le=65535, description="TCP port; 0: any free port")
     authentication: Literal["auto", "always", "never"] = Field(
         "auto",
-        description="whether requests need an account (`voxelnode account add`); auto: unless host is a loopback "
-        "address and there are no trusted_proxies; always: for a reverse proxy that is not listed there, and for a "
-        "machine with several users",
+        description="whether requests need an account (`voxelnode account add`); auto: yes, unless host is a loopback "
+        "address and there are no trusted_proxies; choose always if a reverse proxy is not listed there, or the "
+        "machine has several users",
     )
     allowed_hosts: tuple[str, ...] = Field(
         (),
@@ -324,7 +329,7 @@ class Web(SettingsSection):
     )
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
         (),
-        description="addresses of reverse proxies whose X-Forwarded-For and X-Forwarded-Proto we believe, such as "
+        description="addresses of reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted, such as "
         '["127.0.0.1"]; if any is listed, every request needs an account unless authentication is never',
     )
     session_hours: float = Field(12, gt=0, le=720, description="time without a request after which a login ends")
@@ -336,7 +341,7 @@ class Web(SettingsSection):
         200,
         ge=4,
         le=10_000,
-        description="simultaneous connections; further ones are answered 503, and those beyond 100 from one address "
+        description="simultaneous connections; further ones are answered 503; connections beyond 100 from one address "
         "that is not a trusted proxy are closed",
     )
     maximum_upload_bytes: int = Field(
@@ -348,7 +353,7 @@ class Web(SettingsSection):
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine can reach us, as far as the configuration shows."""
+        """Whether only this machine can reach us, judging by the configuration."""
         return is_loopback(self.host) and not self.trusted_proxies
 
     @property
@@ -358,7 +363,7 @@ class Web(SettingsSection):
 
 
 class HookSettings(SettingsSection):
-    """[hooks.NAME]: a receiver of messages about events, after their commit; exactly one of url, command and plugin."""
+    """[hooks.NAME]: a receiver of messages about events, after their commit; set one of url, command and plugin."""
 
     on: tuple[HookEvent, ...] = Field(min_length=1, description="events to send", examples=[["volume-written"]])
     url: str | None = Field(
@@ -371,7 +376,7 @@ class HookSettings(SettingsSection):
     )
     ca_file: Path | None = Field(
         None,
-        description="PEM file of a CA that may have signed the certificate of the url, besides those of the system",
+        description="PEM file of a further CA that may have signed the receiver's certificate",
     )
     command: tuple[str, ...] = Field(
         (),
@@ -383,7 +388,7 @@ class HookSettings(SettingsSection):
         (), description="send only events about instances of these senders; empty: of all senders"
     )
     include_patient: bool = Field(False, description="include ID, name, birth date and sex of the patient in messages")
-    timeout_seconds: Seconds = Field(30, description="time after which an attempt has failed")
+    timeout_seconds: Seconds = Field(30, description="time limit of one attempt")
     attempts: int = Field(12, ge=1, le=1000, description="attempts to deliver a message before it is given up")
 
     @model_validator(mode="after")
@@ -391,7 +396,7 @@ class HookSettings(SettingsSection):
         if [self.url is not None, bool(self.command), self.plugin is not None].count(True) != 1:
             raise ValueError("exactly one of url, command and plugin must be given")
         if self.url is None and (self.secret_file or self.ca_file):
-            raise ValueError("secret_file and ca_file belong to a url")
+            raise ValueError("secret_file and ca_file require url")
         return self
 
     @model_validator(mode="after")
@@ -402,7 +407,7 @@ class HookSettings(SettingsSection):
         if parts.scheme not in ("https", "http") or not parts.hostname:
             raise ValueError("url must begin with https:// or http:// and name a host")
         if parts.username or parts.password:
-            raise ValueError("url must hold no password: messages are signed with secret_file instead")
+            raise ValueError("url must not contain a user name or password: use secret_file to sign messages instead")
         if parts.scheme == "http" and self.include_patient and not is_loopback(parts.hostname):
             raise ValueError("include_patient needs an https:// url, unless the host is this machine")
         return self
@@ -434,7 +439,7 @@ PLACEHOLDERS: Mapping[str, tuple[HookEvent, ...]] = {
     "path": ("instance-stored", "volume-written"),
     "folder": ("volume-written",),
 }
-"""Names of placeholders, and the events whose messages have them."""
+"""Placeholders, and the events whose messages have a value for them."""
 
 
 class Log(SettingsSection):

@@ -1,4 +1,4 @@
-"""Keys that earlier versions had: a configuration that still has one is warned about, and starts nevertheless."""
+"""Keys of earlier versions. A configuration that still has one causes a warning, not an error."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ REMOVED_KEYS: Mapping[tuple[str, ...], str] = {
     ("hooks", "*", "retry_seconds"): _ONE_WAIT,
     ("hooks", "*", "maximum_per_second"): "a hook is sent up to 50 messages a second",
 }
-"""Each key that is gone, and the rule that holds instead; ``*`` stands for any name."""
+"""Each removed key, and the rule that replaced it; ``*`` matches any name."""
 
 
 def take_removed(tree: dict[str, Any]) -> dict[tuple[str, ...], str]:
-    """Delete the removed keys from a configuration, and return them with the rule that holds instead."""
+    """Delete the removed keys from a configuration; return them with the rules that replaced them."""
     taken = {}
     for pattern, rule in REMOVED_KEYS.items():
         for path in list(_matches(tree, pattern)):

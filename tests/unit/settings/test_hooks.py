@@ -19,9 +19,9 @@ from node.settings.model import HookSettings, Settings
         ({"on": ["volume-writen"], "plugin": "x"}, "Input should be"),
         ({"url": "ftp://a/"}, "must begin with https:// or http://"),
         ({"url": "https:///path"}, "name a host"),
-        ({"url": "https://user:secret@a/"}, "must hold no password"),
+        ({"url": "https://user:secret@a/"}, "must not contain a user name or password"),
         ({"url": "http://a.example/", "include_patient": True}, "needs an https:// url"),
-        ({"plugin": "x", "secret_file": "/x"}, "belong to a url"),
+        ({"plugin": "x", "secret_file": "/x"}, "require url"),
         ({"command": ["x", "{study_uid}"]}, "unknown placeholder {study_uid}"),
         (
             {"on": ["study-quiet", "volume-written"], "command": ["x", "{path}"]},

@@ -243,7 +243,7 @@ def test_a_table_within_a_table_is_read_from_everywhere(tmp_path: Path, monkeypa
             'issuer = "http://idp.example.org"\nclient_id = "x"\nread = ["r"]',
             "[web.oidc]: value error, issuer must begin",
         ),
-        ('issuer = "https://idp.example.org"\nread = ["r"]', "[web.oidc]: value error, client_id must be given"),
+        ('issuer = "https://idp.example.org"\nread = ["r"]', "[web.oidc]: value error, issuer requires client_id"),
         ('issuer = "https://idp.example.org"\nclient_id = "x"', "[web.oidc]: value error, read, write or admin must"),
         ('isuer = "https://idp.example.org"', '[web.oidc] isuer: unknown key, did you mean "issuer"?'),
     ],
