@@ -1,4 +1,4 @@
 """The node over HTTP: pages for people, REST for scripts, DICOMweb for viewers.
 
-Nothing else knows the web framework.
+Only this package imports the web framework.
 """

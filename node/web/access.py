@@ -1,7 +1,7 @@
 """Authentication and authorization over HTTP.
 
 A browser sends the cookie of its session, a script a token (``Authorization: Bearer``) or a name and a password
-(``Basic``). Credentials must be valid even where none are needed. A route states the role it needs by a parameter::
+(``Basic``). Credentials must be valid even if none are required. A parameter of a route declares the required role::
 
     def studies(account: Reader, node: Node, audit: RequestAudit) -> ...
 """
@@ -42,22 +42,22 @@ if TYPE_CHECKING:
 __all__ = ["Access", "Admin", "Caller", "Reader", "RequestAudit", "Role", "Writer"]
 
 COOKIE, SECURE_COOKIE = "voxelnode", "__Host-voxelnode"
-"""Names of the session cookie; a browser accepts the second only over HTTPS and only from this host."""
+"""Names of the session cookie; browsers accept the second one only over HTTPS and only from this host."""
 
 ACCOUNT_TRIES = 100
-"""Wrong passwords in a row for one account, from any address, before further tries wait (NIST SP 800-63B 3.2.2)."""
+"""Wrong passwords in a row for one account, from any address, before throttling begins (NIST SP 800-63B 3.2.2)."""
 
 MAX_CONCURRENT_HASHES = 2
-"""Argon2 takes 64 MiB and a core for each password: a flood of requests must not take more."""
+"""Argon2 takes 64 MiB and a core per password; a flood of requests must not take more."""
 
 MAX_WAITING_HASHES = 4
-"""Requests that may wait for a hash, each on one of forty threads; a further one is refused at once."""
+"""Requests that may wait for a hash, each on one of forty threads; another is refused at once."""
 
 HASH_WAIT_SECONDS = 3.0
 """Longest wait for a hash, and the `Retry-After` of a refused client."""
 
 MAX_VERIFIED_PASSWORDS = 256
-"""Pairs of name and password that are not hashed again: scripts send theirs with every request."""
+"""Verified passwords that are not hashed again; scripts send theirs with every request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +69,11 @@ class Caller:
 
 
 LOCAL = Caller("local", Role.ADMIN)
-"""Everybody on this machine, where [web] authentication needs no account."""
+"""The caller on this machine if [web] authentication requires no account."""
 
 
 class Access:
-    """Authenticates requests; one for each node, safe to use from many threads."""
+    """Authenticates the requests to one node. Thread-safe."""
 
     def __init__(
         self,
@@ -91,12 +91,12 @@ class Access:
         self._verified = _Verified()
 
     def identify(self, request: Request) -> Caller:
-        """Return the caller of a request by its credentials.
+        """Return the caller of a request from its credentials.
 
         Raises
         ------
         NotAuthenticated
-            Credentials are needed and missing, or they are wrong or expired.
+            Credentials are required but missing, or they are wrong or expired.
         TooManyTries
         """
         if is_from_cors_origin(request.headers, self._web.cors_origins) and not has_token(request.headers):
@@ -141,21 +141,21 @@ class Access:
         return known
 
     def log_in(self, name: str, password: str, address: str) -> str:
-        """Open a session and return the value of its cookie. Raises as `check_password`."""
+        """Open a session and return the value of its cookie. Raises the same exceptions as `check_password`."""
         value = self._open_session(self.check_password(name, password, address))
         self._audit_login((name, address), Result.SUCCESS, "Login")
         return value
 
     def log_in_as(self, identity: FederatedIdentity, address: str) -> str:
-        """Open a session for a person of the identity provider; return the value of its cookie.
+        """Open a session for a user of the identity provider; return the value of its cookie.
 
-        The account has no password, and the role that the provider gives now. If the role has changed, the sessions of
-        the account end: two people who had the same name one after the other never get each other's role.
+        The account has no password, and has the role that the provider grants now. If the role has changed, existing
+        sessions of the account end, so that successive users of one name never get each other's role.
 
         Raises
         ------
         Forbidden
-            The provider gives no role. The account is removed with its sessions and tokens.
+            The provider grants no role. The account is removed with its sessions and tokens.
         """
         name, known = identity.name, self._accounts.by_name(identity.name)
         if identity.role is None:
@@ -173,11 +173,11 @@ class Access:
         return value
 
     def audit_failed_sign_in(self, address: str, reason: str) -> None:
-        """Record a sign-in at the identity provider that failed."""
+        """Record a failed sign-in at the identity provider."""
         self._audit_login(("unknown account", address), Result.MINOR_FAILURE, reason, once=True)
 
     def log_out(self, request: Request) -> str:
-        """End the session of a browser, if it has one; return the name of its account, or an empty string."""
+        """End the session of a browser, if it has one; return the name of its account or an empty string."""
         value = _cookie(request)
         session = self._accounts.by_session(digest(value), self._now()) if value else None
         if session is None:
@@ -216,7 +216,7 @@ class Access:
         known = self._accounts.by_token(digest(token), self._now())
         if known is None:
             self._audit_wrong_token(request)
-            raise NotAuthenticated("the token is wrong or has expired; `voxelnode account token` makes a new one")
+            raise NotAuthenticated("the token is wrong or has expired; create a new one with `voxelnode account token`")
         return _account(known)
 
     def _by_session(self, request: Request) -> Caller | None:
@@ -227,7 +227,7 @@ class Access:
         if session is None:
             return None
         known, expires_at = session
-        is_late = expires_at - self._now() < self._session_time / 2  # not at every request: each extension is a commit
+        is_late = expires_at - self._now() < self._session_time / 2  # not at every request: an extension is a commit
         is_ours = not known.name.startswith(PREFIX)  # accounts of the provider sign in there again
         if is_late and is_ours and not is_background(request.scope):
             self._accounts.extend_session(digest(value), self._now() + self._session_time)
@@ -239,7 +239,7 @@ class Access:
     def _matches(self, keys: tuple[str, str], password: str, known: KnownAccount | None) -> bool:
         hashed = known.password_hash if known is not None else None
         with self._turn():
-            # Counted as a failure until it succeeds: simultaneous tries are limited like successive ones.
+            # Counted as a failure until it succeeds, so that concurrent tries are limited like successive ones.
             wait = self._by_address.begin(keys[0]) or self._by_name.begin(keys[1])
             if wait > 0:
                 raise TooManyTries(wait)
@@ -250,7 +250,7 @@ class Access:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """Wait for a turn to hash a password; a flood of tries must not occupy every thread that serves requests."""
+        """Wait for a turn to hash a password; a flood of tries must not occupy all threads."""
         if not self._hash_places.acquire(blocking=False):
             raise TooManyTries(HASH_WAIT_SECONDS)
         try:
@@ -268,9 +268,9 @@ class Access:
 
 
 class _Verified:
-    """Pairs of hash and password that matched, each as an HMAC under a key of this process.
+    """Matching pairs of hash and password, each stored as an HMAC with a key of this process.
 
-    A changed password has another hash, so that the old pair is not found any more.
+    A changed password has a new hash, so the old pair no longer matches.
     """
 
     def __init__(self) -> None:
@@ -293,12 +293,12 @@ class _Verified:
 
 
 def address_of(request: Request) -> str:
-    """Return the address of the client; behind one of [web] trusted_proxies, the address that the proxy states."""
+    """Return the address of the client; behind one of [web] trusted_proxies, the address forwarded by the proxy."""
     return request.client.host if request.client is not None else ""
 
 
 def neighbourhood_of(address: str) -> str:
-    """Return the address that counts as one client: for IPv6 the /64 network that a subscriber has."""
+    """Return the key under which a client is counted: its address, or for IPv6 its /64 network."""
     try:
         known = ipaddress.ip_address(address)
     except ValueError:
@@ -307,15 +307,15 @@ def neighbourhood_of(address: str) -> str:
 
 
 def is_forwarded(request: Request) -> bool:
-    """Return whether a proxy forwarded the request: it may come from anywhere, though the connection is local."""
+    """Return whether a proxy forwarded the request: it may come from anywhere even if the connection is local."""
     return any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-real-ip", "via"))
 
 
 def is_from_cors_origin(headers: Headers, cors_origins: Collection[str]) -> bool:
-    """Return whether the request comes from a page of [web] cors_origins, and not from ours.
+    """Return whether the request comes from a page of [web] cors_origins, not from one of ours.
 
-    Its script has to send a token. Cookies and passwords, which a browser adds by itself, do not count for it, nor does
-    being on this machine: the page comes from elsewhere.
+    Its script must send a token. Cookies and passwords, which browsers add automatically, do not count, and neither
+    does a local connection: the page comes from elsewhere.
     """
     origin = headers.get("origin", "").lower()
     if headers.get("sec-fetch-site") == "same-origin" or urlsplit(origin).netloc == headers.get("host", "").lower():
@@ -330,7 +330,7 @@ def has_token(headers: Headers) -> bool:
 
 def _no_role(identity: FederatedIdentity) -> Forbidden:
     return Forbidden(
-        f"The identity provider knows you as {identity.name.removeprefix(PREFIX)}, but gives you no role here. "
+        f"The identity provider knows you as {identity.name.removeprefix(PREFIX)}, but grants you no role here. "
         "Ask an administrator for one of the roles or groups in [web.oidc] read, write or admin."
     )
 
@@ -351,7 +351,7 @@ def _basic(credentials: str) -> tuple[str, str]:
 
 
 def cookie_name(request: Request) -> str:
-    """Return the name of the session cookie. Over HTTPS the plain one does not count: anybody on the way may set it."""
+    """Return the name of the session cookie. Over HTTPS the plain name is ignored: anyone on the network can set it."""
     return SECURE_COOKIE if request.url.scheme == "https" else COOKIE
 
 
@@ -373,11 +373,11 @@ def _require(role: Role) -> Any:
         if caller.role < role:
             access: Access = request.app.state.access
             who, needed = (caller.name, address_of(request)), role.name.lower()
-            detail = f"the role is {caller.role.name.lower()}, the request needs {needed}"
+            detail = f"the role is {caller.role.name.lower()}; the request requires {needed}"
             event = AuditEvent.SECURITY_ALERT
             access.trail.record(event, Action.EXECUTE, who, (), detail, Result.MINOR_FAILURE, once=True)
             raise Forbidden(
-                f"account {caller.name} has the role {caller.role.name.lower()}, but this needs {needed}: ask an "
+                f"account {caller.name} has the role {caller.role.name.lower()}, but this requires {needed}: ask an "
                 f"administrator to run `voxelnode account role {caller.name} {needed}`"
             )
         return caller
@@ -394,10 +394,10 @@ Reader = Annotated[Caller, _require(Role.READ)]
 """Parameter of a route: the caller, with the role read or higher."""
 
 Writer = Annotated[Caller, _require(Role.WRITE)]
-"""Parameter of a route: the caller, with the role write or higher: may store and convert."""
+"""Parameter of a route: the caller, with the role write or higher, who may store and convert."""
 
 Admin = Annotated[Caller, _require(Role.ADMIN)]
-"""Parameter of a route: the caller, with the role admin: may delete and merge."""
+"""Parameter of a route: the caller, with the role admin, who may delete and merge."""
 
 RequestAudit = Annotated[AccountAuditTrail, Depends(_trail)]
-"""Parameter of a route: records what of a patient was queried, accessed, transferred or changed."""
+"""Parameter of a route: records which patient data was queried, accessed, transferred or changed."""

@@ -1,7 +1,7 @@
-"""One log line for each answered request, and its time for `/metrics`.
+"""One log line for each answered request, and its duration for `/metrics`.
 
-The line has neither path nor query, which hold UIDs and names, but the route, such as
-``/studies/{study_instance_uid}``.
+The line contains the route, such as ``/studies/{study_instance_uid}``, and never the path or query, which contain UIDs
+and names.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Actions that REST and the pages share: convert again, delete."""
+"""Actions shared by REST and the pages: reconvert, delete."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from node.web.services import Services
 def reconvert(
     node: Services, audit: RequestAudit, study_instance_uid: str, patient_id: str, series_instance_uids: Sequence[str]
 ) -> Mapping[str, Any]:
-    """Request another conversion of series of a study, and record it; return how many are ``owed``."""
+    """Request and record the reconversion of series of a study; the result has their number as ``owed``."""
     done = node.actions["reconvert"](series=[(study_instance_uid, series) for series in series_instance_uids])
     objects = [of_study(study_instance_uid, patient_id)]
     audit.changed(AuditEvent.INSTANCES_ACCESSED, Action.EXECUTE, objects, f"{done['owed']} series converted again")
@@ -23,7 +23,7 @@ def reconvert(
 
 
 def delete(node: Services, account: Caller, level: Level, uid: str, study_instance_uid: str | None) -> None:
-    """Delete permanently what a UID names; `node.lifecycle.deletion` writes the audit log before and after."""
+    """Delete an object permanently; `node.lifecycle.deletion` writes the audit log before and after."""
     node.actions["delete"](
         level=level, uid=uid, study_instance_uid=study_instance_uid, who=account.name, reason="by HTTP"
     )

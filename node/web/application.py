@@ -1,4 +1,4 @@
-"""The ASGI application: every router, in the order that a request is matched in."""
+"""The ASGI application: every router, in matching order."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from node.web.sign_ins import SignIns
 def application(services: Services) -> FastAPI:
     """Return the application that serves pages, REST and DICOMweb.
 
-    ``app.state`` has `services`, `access`, `sign_ins` (None without an identity provider), `streams` and `stopping`, an
-    event on which endless streams end.
+    ``app.state`` has `services`, `access`, `sign_ins` (None without an identity provider), `streams`, and `stopping`,
+    an event that ends endless streams.
     """
     app = FastAPI(
         title="voxelnode",
@@ -64,7 +64,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 def _sign_ins(oidc: Oidc) -> SignIns | None:
     if not oidc.issuer:
         return None
-    from node.web.identity_provider import IdentityProvider  # here: it takes long to import
+    from node.web.identity_provider import IdentityProvider  # here, because the import is slow
 
     return SignIns(IdentityProvider(oidc))
 
@@ -77,7 +77,7 @@ def _middleware(services: Services) -> list[Middleware]:
         Middleware(Security, web=web),
         Middleware(BodyLimits, upload_bytes=web.maximum_upload_bytes),
     ]
-    if web.cors_origins:  # only with tokens, which scripts send; not with cookies or passwords of the browser
+    if web.cors_origins:  # tokens only, which scripts send; no cookies or passwords of the browser
         cors = Middleware(
             CORSMiddleware,
             allow_origins=list(web.cors_origins),

@@ -12,18 +12,18 @@ from typing import Any
 from node.audit import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 
 REPEAT_SECONDS = 60.0
-"""The same access by the same account is recorded once within this time: a viewer requests each slice separately."""
+"""Repeated access by the same account is recorded once in this time: a viewer requests each slice separately."""
 
 MAX_REMEMBERED = 10_000
 
 
 def of_study(study_instance_uid: str, patient_id: str | None) -> dict[str, str]:
-    """Return the object of an audit line: a study and its Patient ID, empty if it has none."""
+    """Return an object for an audit line: a study and its Patient ID, empty if there is none."""
     return {"study_instance_uid": study_instance_uid, "patient_id": patient_id or ""}
 
 
 class AuditTrail:
-    """Records the requests to one node in its audit log; safe to use from many threads."""
+    """Records HTTP requests in the audit log of the node. Thread-safe."""
 
     def __init__(self, audit: Audit, ae_title: str, clock: Callable[[], float] = monotonic) -> None:
         self._audit, self._ae_title, self._clock = audit, ae_title, clock
@@ -45,12 +45,12 @@ class AuditTrail:
         *,
         once: bool = False,
     ) -> None:
-        """Write a line about account and address `caller`; reading goes on if the log cannot be written.
+        """Write a line about `caller` (account, address). If the log cannot be written, the request still proceeds.
 
         Parameters
         ----------
         once : bool
-            Write nothing if the same was recorded within `REPEAT_SECONDS`.
+            Write nothing if an equal line was written within `REPEAT_SECONDS`.
         """
         if once and self._is_repeated(json.dumps([event.name, action.name, caller, list(objects), detail])):
             return
@@ -71,13 +71,13 @@ class AuditTrail:
 
 
 class AccountAuditTrail:
-    """Records what one account does; `objects` are such as ``{"study_instance_uid": ..., "patient_id": ...}``."""
+    """Records the actions of one account; an object is ``{"study_instance_uid": ..., "patient_id": ...}``."""
 
     def __init__(self, trail: AuditTrail, account: str, address: str) -> None:
         self._trail, self._who = trail, (account, address)
 
     def queried(self, detail: str) -> None:
-        """Record a search; `detail` has its keys (A.5.3.10)."""
+        """Record a search; `detail` has the search keys (A.5.3.10)."""
         self._trail.record(AuditEvent.QUERY, Action.EXECUTE, self._who, (), detail, once=True)
 
     def accessed(self, objects: Sequence[Mapping[str, Any]], detail: str = "") -> None:
@@ -96,5 +96,5 @@ class AccountAuditTrail:
         detail: str,
         result: Result = Result.SUCCESS,
     ) -> None:
-        """Record a change; every one is recorded."""
+        """Record a change, even if it repeats an earlier one."""
         self._trail.record(event, action, self._who, objects, detail, result)

@@ -1,4 +1,4 @@
-"""Requests that an open page repeats by itself: they are no activity of a person."""
+"""Requests that an open page repeats automatically, which do not count as user activity."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _background_routes: set[object] = set()
 
 
 def background_request(route: _Route) -> _Route:
-    """Mark a route that pages poll: it extends no session and writes no log line."""
+    """Mark a route that pages poll: its requests extend no session and write no log line."""
     _background_routes.add(route)
     return route
 
 
 def is_background(scope: Scope) -> bool:
-    """Return whether a request, once it is routed, is for such a route."""
+    """Return whether a request, already routed, is for a route marked by `background_request`."""
     return scope.get("endpoint") in _background_routes

@@ -1,4 +1,4 @@
-"""Limits on the size and the slowness of request bodies, which are counted as they arrive and not held."""
+"""Limits on the size and duration of request bodies, enforced while they arrive, without buffering."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from node.web.problems import respond
 
 MAX_BODY_BYTES = 1_000_000
-"""Largest body that is not an upload: forms and JSON are a hundred times smaller."""
+"""Largest body other than an upload; real forms and JSON are a hundred times smaller."""
 
 UPLOADS = "/dicom-web/"
 """Bodies below this path are instances (STOW-RS)."""
 
 PATIENCE_SECONDS = 30.0
 MIN_BYTES_PER_SECOND = 10_000
-"""Average speed of a body after the first `PATIENCE_SECONDS`; slower clients are cut off, so that nobody holds a
-connection open byte by byte."""
+"""Minimum average speed of a body after the first `PATIENCE_SECONDS`. Slower clients are disconnected, so that nobody
+can keep a connection open byte by byte."""
 
 CLOSE = {"Connection": "close"}
-"""Header of answers that leave a body unread."""
+"""Header of responses sent without reading the body."""
 
 
 class BodyLimits:
-    """ASGI middleware: answers 413, 408, 415 and 400 for bodies that are too large, too slow, compressed or unclear.
+    """ASGI middleware: answers 413, 408, 415 or 400 for bodies that are too large, too slow, compressed or ambiguous.
 
-    A compressed body (``Content-Encoding``) may be a thousand times as large as it seems; DICOM compresses by itself.
+    A compressed body (``Content-Encoding``) may expand a thousandfold; DICOM has compression of its own.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class BodyLimits:
 
         async def receive_counted() -> Message:
             nonlocal waited, count, is_whole
-            if is_whole:  # the next message says that the client is gone, whenever that happens
+            if is_whole:  # the next message is the disconnect, whenever it happens
                 return await receive()
             began, left = self._clock(), self._patience + count / MIN_BYTES_PER_SECOND - waited
             try:
                 message = await asyncio.wait_for(receive(), max(left, 0.0))
             except TimeoutError:
-                raise HTTPException(408, "the request body arrives too slowly", CLOSE) from None
-            waited += self._clock() - began  # only time spent waiting for the client: our disk may be slow too
+                raise HTTPException(408, "the request body arrived too slowly", CLOSE) from None
+            waited += self._clock() - began  # count only time spent waiting for the client; our disk may be slow too
             count += len(message.get("body", b""))
             is_whole = not message.get("more_body", False)
             if count > max_bytes:
@@ -79,7 +79,7 @@ class BodyLimits:
 def _refusal(headers: Headers, max_bytes: int) -> tuple[int, str] | None:
     encoding = headers.get("content-encoding", "identity").lower()
     if encoding != "identity":
-        return 415, f"compressed request bodies are not accepted, but Content-Encoding is {encoding[:32]!r}"
+        return 415, f"compressed request bodies are not accepted; Content-Encoding is {encoding[:32]!r}"
     # Two lengths allow request smuggling through a proxy.
     if "content-length" in headers and "transfer-encoding" in headers:
         return (

@@ -1,7 +1,7 @@
 """Passwords (Argon2id, RFC 9106) and random tokens.
 
-A password is hashed in the process where it is typed, so that it is never in a file or in the index. A token is a
-random number of 256 bits, which nobody can guess, so that a plain SHA-256 of it is enough.
+A password is hashed in the process where it is typed, so it never appears in a file or the index. A token is a random
+number of 256 bits; since it cannot be guessed, a plain SHA-256 of it is enough.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from argon2 import PasswordHasher
 
 MIN_PASSWORD_LENGTH, MAX_PASSWORD_LENGTH = 12, 256
-"""NIST SP 800-63B 3.1.1: length is what counts; the maximum bounds the time of a hash."""
+"""NIST SP 800-63B 3.1.1 recommends length over complexity; the maximum bounds the time of a hash."""
 
 TOKEN_PREFIX = "vxn_"
 """Lets people and secret scanners recognise a token."""
@@ -27,7 +27,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 
 
 def require_name(name: str) -> str:
-    """Return `name` if it is allowed for an account.
+    """Return `name` if it is a valid account name.
 
     Raises
     ------
@@ -51,14 +51,14 @@ def hash_password(password: str) -> str:
     """
     if not MIN_PASSWORD_LENGTH <= len(password) <= MAX_PASSWORD_LENGTH:
         raise UsageError(
-            f"the password has {len(password)} characters: {MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH} are allowed; "
+            f"a password must have {MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH} characters, not {len(password)}; "
             "several words are easier to remember than special characters"
         )
     return _hasher().hash(password)
 
 
 def is_password(password: str, password_hash: str | None) -> bool:
-    """Return whether a password matches a hash. It takes as long without a hash, so that the time reveals nothing."""
+    """Return whether a password matches a hash. Without a hash it takes the same time, so the time reveals nothing."""
     from argon2.exceptions import Argon2Error, InvalidHashError
 
     if len(password) > MAX_PASSWORD_LENGTH:
@@ -75,13 +75,13 @@ def new_token() -> str:
 
 
 def digest(token: str) -> str:
-    """Return the SHA-256 that is stored of a token or of a session cookie."""
+    """Return the SHA-256 under which a token or a session cookie is stored."""
     return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
 
 
 @cache
 def _hasher() -> PasswordHasher:
-    from argon2 import PasswordHasher  # here: commands that only read the index need not load it
+    from argon2 import PasswordHasher  # here, so that commands that only read the index do not load it
 
     return PasswordHasher()  # RFC 9106's second recommendation: 64 MiB, three passes
 

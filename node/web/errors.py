@@ -1,4 +1,4 @@
-"""What a request may be refused for; `node.web.problems` turns these errors into answers."""
+"""Reasons for refusing a request; `node.web.problems` converts these errors to responses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from node.errors import VoxelnodeError
 
 
 class NotAuthenticated(VoxelnodeError):
-    """Log in first, or show a token of `voxelnode account token`."""
+    """Log in first, or send a token of `voxelnode account token`."""
 
 
 class Forbidden(VoxelnodeError):
@@ -24,14 +24,14 @@ class TooManyTries(VoxelnodeError):
 
 
 class ResourceNotFound(VoxelnodeError):
-    """Nothing has this name, or it was deleted; the name of its kind is given, such as ``study``."""
+    """An object does not exist or was deleted; `kind` is a noun such as ``study``."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(f"There is no such {kind}.")
 
 
 class SignInFailed(VoxelnodeError):
-    """The identity provider does not confirm who this is; sign in again."""
+    """The identity provider did not confirm the user; sign in again."""
 
 
 class ProviderUnavailable(VoxelnodeError):

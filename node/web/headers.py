@@ -1,4 +1,4 @@
-"""Headers of every response: what a browser may load and run, and that it stores nothing."""
+"""Headers of every response: they limit what a browser may load, run and store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from starlette.datastructures import MutableHeaders
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
-"""The policy of every response that sets none of its own."""
+"""The default policy of responses."""
 
 HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
@@ -15,19 +15,19 @@ HEADERS = {
     "X-Frame-Options": "DENY",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # Only to ourselves; with "no-referrer" our own forms would send the Origin "null" (Fetch 3.2).
+    # Only to ourselves. With "no-referrer", our own forms would send "Origin: null" (Fetch 3.2).
     "Referrer-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-    # Responses may hold patient data: nothing stores them unless a route allows it.
+    # Responses may contain patient data: they are not stored unless a route allows it.
     "Cache-Control": "no-store",
 }
-"""Headers of every response; those that a route sets take precedence."""
+"""Default headers of every response; headers set by a route take precedence."""
 
 ONE_YEAR = "max-age=31536000"
 
 
 def add_headers(headers: MutableHeaders, *, is_secure: bool) -> None:
-    """Add the `HEADERS` that a response has not set itself."""
+    """Add the `HEADERS` that a response has not set."""
     for name, value in HEADERS.items():
         headers.setdefault(name, value)
     if is_secure:

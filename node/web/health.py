@@ -1,4 +1,4 @@
-"""For monitoring: ``/healthz``, whether the process answers; ``/readyz``, whether it can do its work."""
+"""Health checks: ``/healthz`` tells whether the process answers, ``/readyz`` whether it can work."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def healthz() -> PlainTextResponse:
 def readyz(node: Node) -> Response:
     """Answer 200 if instances are accepted and converted, else 503 with the reason of each part that is not ready.
 
-    Needs no account: an orchestrator has none, and the answer holds no secret.
+    No account is required: orchestrators have none, and the answer contains no secrets.
     """
     reasons = {name: reason for name, reason in _reasons(node).items() if reason is not None}
     return JSONResponse({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
@@ -30,8 +30,5 @@ def _reasons(node: Services) -> dict[str, str | None]:
     return {
         "index": None if node.index.is_alive else "the writer of the index has stopped: restart the node",
         "intake": node.ingest.refusal(),
-        **{
-            name: None if is_well() else f"the {name} does not work: see the log"
-            for name, is_well in node.parts.items()
-        },
+        **{name: None if is_well() else f"the {name} has stopped: see the log" for name, is_well in node.parts.items()},
     }

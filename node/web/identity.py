@@ -1,4 +1,4 @@
-"""Who somebody is, as an identity provider says; see `node.web.identity_provider`."""
+"""The identity of a user according to an identity provider; see `node.web.identity_provider`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from node.index.accounts import Role
 
 PREFIX = "oidc:"
-"""Begins the names of accounts of the provider. Our own have no colon (`credentials.require_name`)."""
+"""Prefix of account names from the provider. Our own names have no colon (`credentials.require_name`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class FederatedIdentity:
-    """The name of an account, which begins with `PREFIX`, and the role that the provider gives it; None: no access."""
+    """The name of an account, with `PREFIX`, and its role according to the provider; None: no access."""
 
     name: str
     role: Role | None

@@ -1,7 +1,7 @@
-"""Asks an identity provider who somebody is: OpenID Connect Core 1.0, authorization code flow with PKCE (RFC 7636).
+"""Sign-in by an identity provider: OpenID Connect Core 1.0, authorization code flow with PKCE (RFC 7636).
 
-Authlib makes the requests and checks the claims, joserfc checks the signatures. What the provider says about its
-endpoints (Discovery 1.0) and its keys is fetched when it is needed and kept for a while; the node starts without it.
+Authlib makes the requests and checks the claims; joserfc checks the signatures. The endpoints (Discovery 1.0) and keys
+of the provider are fetched on demand and cached; the node starts without them.
 """
 
 from __future__ import annotations
@@ -34,32 +34,32 @@ from node.web.identity import FederatedIdentity
 log = structlog.get_logger()
 
 ALGORITHMS = tuple(f"{family}{bits}" for family in ("RS", "PS", "ES") for bits in (256, 384, 512))
-"""Signatures by a key that only the provider has; never `none`, nor an HMAC under a secret that clients share."""
+"""Signatures by a key that only the provider has; never `none` or an HMAC with a shared secret."""
 
 ACCESS_TOKEN_TYPES = frozenset({"at+jwt", "application/at+jwt", "jwt"})
-"""`typ` of a token that opens something: RFC 9068 2.1, and what Keycloak and Entra ID write."""
+"""`typ` of access tokens: RFC 9068 2.1, and the values that Keycloak and Entra ID use."""
 
 LEEWAY_SECONDS = 60
-"""How far the clocks of the node and of the provider may differ."""
+"""Tolerated difference between the clocks of the node and the provider."""
 
 TIMEOUT_SECONDS = 10.0
 KEEP_SECONDS = 3600.0
 RETRY_SECONDS = 10.0
-"""After the provider did not answer; sign-ins within it fail at once rather than queue up for the timeout."""
+"""Pause after the provider did not answer; sign-ins meanwhile fail at once instead of waiting for the timeout."""
 
 MIN_REFRESH_SECONDS = 60.0
-"""Tokens name their key, and a stranger may name any: for unknown ones the keys are fetched no more often."""
+"""Minimum interval between fetches of the keys: a token may name any key, and anyone may send tokens."""
 
 MAX_WAITING = 8
-"""Requests that may wait for the provider, each on one of forty threads; a further one is refused at once."""
+"""Requests that may wait for the provider, each on one of forty threads; another is refused at once."""
 
 MAX_NAME_LENGTH = 59
-"""With `oidc:` before it, the 64 characters of an account."""
+"""With the prefix `oidc:`, 64 characters, the limit of an account name."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Provider:
-    """What the provider says of itself, and when it was asked."""
+    """The metadata of the provider, and when it was fetched."""
 
     metadata: Mapping[str, Any]
     keys: KeySet
@@ -67,7 +67,7 @@ class _Provider:
 
 
 class IdentityProvider:
-    """The provider of `[web.oidc]`; safe to use from many threads.
+    """The provider of `[web.oidc]`. Thread-safe.
 
     Raises
     ------
@@ -89,12 +89,12 @@ class IdentityProvider:
 
     @property
     def end_session_url(self) -> str:
-        """Where a person ends the session at the provider (RP-Initiated Logout 1.0); empty if it has no such page."""
+        """The provider's logout page (RP-Initiated Logout 1.0), or an empty string."""
         endpoint = self._provider.metadata.get("end_session_endpoint") if self._provider is not None else None
         return f"{endpoint}?{urlencode({'client_id': self._oidc.client_id})}" if _is_address(endpoint) else ""
 
     def authorization_url(self, redirect_uri: str, state: str, nonce: str, code_verifier: str) -> str:
-        """Return the address of the provider's page that a browser is sent to (Core 3.1.2.1).
+        """Return the address of the provider's login page for a browser (Core 3.1.2.1).
 
         Raises
         ------
@@ -114,7 +114,7 @@ class IdentityProvider:
         ------
         ProviderUnavailable
         SignInFailed
-            The provider refuses the code, or its ID token is not valid.
+            The provider rejected the code, or the ID token is invalid.
         """
         provider = self._known()
         endpoint, grant = provider.metadata["token_endpoint"], "authorization_code"
@@ -141,7 +141,7 @@ class IdentityProvider:
         SignInFailed
         """
         if not self._oidc.audience:
-            raise SignInFailed("[web.oidc] audience is not set: access tokens of the identity provider open nothing")
+            raise SignInFailed("[web.oidc] audience is not set: access tokens of the provider are not accepted")
         token = self._decoded(value)
         if str(token.header.get("typ", "JWT")).lower() not in ACCESS_TOKEN_TYPES:
             raise SignInFailed("the token is not an access token")
@@ -170,7 +170,7 @@ class IdentityProvider:
         )
 
     def _decoded(self, value: Any) -> jwt.Token:
-        """Check the signature of a token; a key that is not known may be new, and is asked for once a while."""
+        """Check the signature of a token. If its key is unknown, fetch the keys again, but not too often."""
         if not isinstance(value, str):
             raise SignInFailed("the identity provider sent no ID token: is openid among the [web.oidc] scopes?")
         try:
@@ -192,19 +192,19 @@ class IdentityProvider:
         return FederatedIdentity(f"oidc:{name}", self._role(claims) if is_allowed else None)
 
     def _role(self, claims: Mapping[str, Any]) -> Role | None:
-        """The highest role that the claim gives."""
+        """Return the highest role that the claim grants, or None."""
         value = claim_at(claims, self._oidc.role_claim)
         values = {item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)}
         roles = ((Role.ADMIN, self._oidc.admin), (Role.WRITE, self._oidc.write), (Role.READ, self._oidc.read))
         return next((role for role, wanted in roles if values.intersection(wanted)), None)
 
     def _known(self, max_age: float = KEEP_SECONDS) -> _Provider:
-        """Metadata and keys, fetched again if they are older than `max_age` seconds.
+        """Return the metadata and keys of the provider, fetched again if older than `max_age` seconds.
 
         Raises
         ------
         ProviderUnavailable
-            Nothing is known and nothing can be fetched. What is known stays in use while the provider is down.
+            Nothing is cached and nothing can be fetched. Cached data stay in use while the provider is down.
         """
         known = self._provider
         if known is not None and self._clock() - known.fetched_at < max_age:
@@ -220,7 +220,7 @@ class IdentityProvider:
     def _refreshed(self, max_age: float) -> _Provider:
         now = self._clock()
         if self._provider is not None and now - self._provider.fetched_at < max_age:
-            return self._provider  # another thread was first
+            return self._provider  # another thread fetched them first
         if now - self._retry_at < RETRY_SECONDS:
             raise ProviderUnavailable("the identity provider does not answer")
         try:
@@ -232,9 +232,9 @@ class IdentityProvider:
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:
-        """Wait for the provider, unless too many requests do: it may answer slowly, or strangers may ask for it."""
+        """Wait for the provider unless too many requests already do: it may be slow, and anyone may try to sign in."""
         if not self._places.acquire(blocking=False):
-            raise ProviderUnavailable("too many people sign in at once")
+            raise ProviderUnavailable("too many sign-ins at once")
         try:
             yield
         finally:
@@ -244,18 +244,18 @@ class IdentityProvider:
         with httpx2.Client(verify=self._tls, timeout=TIMEOUT_SECONDS) as client:
             metadata = _fetch(client, f"{self._oidc.issuer.rstrip('/')}/.well-known/openid-configuration")
             if metadata["issuer"] != self._oidc.issuer:  # Discovery 4.3
-                raise ValueError("the provider names another issuer")
+                raise ValueError("the metadata name a different issuer")
             for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
                 scheme = urlsplit(metadata[name]).scheme
                 if scheme != "https" and scheme != urlsplit(self._oidc.issuer).scheme:
-                    raise ValueError(f"{name} is not https")
+                    raise ValueError(f"{name} is not an https URL")
             keys = [key for key in _fetch(client, metadata["jwks_uri"])["keys"] if _is_for_signatures(key)]
         return _Provider(metadata, KeySet.import_key_set({"keys": keys}), now)
 
 
 def claim_at(claims: Mapping[str, Any], path: str) -> Any:
-    """Return a claim by its name, or by a path of names with dots such as ``realm_access.roles``; None without it."""
-    if path in claims:  # names may be addresses, which have dots
+    """Return a claim by its name or by a dotted path such as ``realm_access.roles``, or None."""
+    if path in claims:  # a name may be a URL, which contains dots
         return claims[path]
     first, _, rest = path.partition(".")
     inner = claims.get(first)
@@ -263,14 +263,14 @@ def claim_at(claims: Mapping[str, Any], path: str) -> Any:
 
 
 def _unavailable(error: Exception) -> ProviderUnavailable:
-    """Log what is wrong with the provider; the texts of these errors speak of machines only."""
+    """Log the problem with the provider; messages of these errors name only machines, never people."""
     log.warning("identity_provider_unavailable", reason=f"{type(error).__name__}: {error}")
-    return ProviderUnavailable("the identity provider does not answer as it should")
+    return ProviderUnavailable("the identity provider gave an unexpected answer")
 
 
 @contextmanager
 def _claims_explained() -> Iterator[None]:
-    """Turn what is wrong with a claim into words; values of claims are not repeated."""
+    """Convert errors in claims to readable messages, without quoting values of claims."""
     try:
         yield
     except ExpiredTokenError as error:
@@ -298,7 +298,7 @@ def _secret_of(oidc: Oidc) -> str | None:
 
 
 def _is_for_signatures(key: Mapping[str, Any]) -> bool:
-    """Whether a key may sign tokens; providers list keys for encryption beside them."""
+    """Return whether a key may sign tokens; providers also list encryption keys."""
     return key.get("kty") in ("RSA", "EC") and key.get("use", "sig") == "sig"
 
 
@@ -307,5 +307,5 @@ def _is_address(endpoint: Any) -> bool:
 
 
 def _word(error: Any) -> str:
-    """The code of an error, such as ``invalid_grant`` (RFC 6749 5.2), if it is one."""
+    """Return an error code such as ``invalid_grant`` (RFC 6749 5.2) if `error` is one."""
     return error if isinstance(error, str) and error.isidentifier() and error.isascii() and len(error) < 64 else "error"

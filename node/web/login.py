@@ -1,4 +1,4 @@
-"""Signing in by a form or at the identity provider, which opens a session, and the button that ends it."""
+"""Login by a form or by the identity provider, and logout."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from node.web.sign_ins import SIGN_IN_SECONDS, SignIns
 router = APIRouter(include_in_schema=False)
 
 SIGN_IN_COOKIE, SECURE_SIGN_IN_COOKIE = "voxelnode-sign-in", "__Host-voxelnode-sign-in"
-"""Holds a sign-in that is under way at the identity provider; see `node.web.sign_ins`."""
+"""Cookies for a sign-in under way at the identity provider; see `node.web.sign_ins`."""
 
 CALLBACK = "/login/oidc/callback"
-"""Where the provider sends browsers back to, to be registered there."""
+"""Redirect URI path, to be registered with the provider."""
 
 MAX_PATH_LENGTH = 2000
 
 
 @router.get("/login")
 def form(request: Request, next: str = "/", ended: bool = False) -> Response:
-    """The form; `next` is where it leads afterwards, `ended` says that a session of the provider has just ended."""
+    """The form; `next` is the page after the login; `ended`: a session by the provider has just ended."""
     sign_ins = _sign_ins(request)
     end_session_url = sign_ins.provider.end_session_url if sign_ins is not None and ended else ""
     return _form(request, next, end_session_url=end_session_url)
@@ -70,14 +70,14 @@ def begin_sign_in(request: Request, next: str = "/") -> Response:
         max_age=SIGN_IN_SECONDS,
         secure=_is_secure(request),
         httponly=True,
-        samesite="lax",  # the browser comes back from another site
+        samesite="lax",  # the browser returns from another site
     )
     return response
 
 
 @router.get(CALLBACK)
 def end_sign_in(request: Request, code: str = "", state: str = "", error: str = "") -> Response:
-    """Open a session for a browser that comes back from the identity provider."""
+    """Open a session for a browser that returns from the identity provider."""
     sign_ins, access = _required(_sign_ins(request)), request.app.state.access
     address, next_path = address_of(request), "/"
     try:
@@ -94,8 +94,8 @@ def end_sign_in(request: Request, code: str = "", state: str = "", error: str = 
     except ProviderUnavailable as unavailable:
         response = _form(request, next_path, error=_try_later(unavailable), status_code=503)
     else:
-        # A page rather than a redirect: browsers count a redirect as coming from the provider's site, and would not
-        # show the cookie of the session, which is SameSite=Strict.
+        # A page rather than a redirect: browsers attribute a redirect to the provider's site, and would not send the
+        # session cookie, which is SameSite=Strict.
         response = signed_in_page(next_path)
         _set_session(request, response, value)
     response.delete_cookie(_sign_in_cookie_name(request), secure=_is_secure(request), httponly=True, samesite="lax")
@@ -104,7 +104,7 @@ def end_sign_in(request: Request, code: str = "", state: str = "", error: str = 
 
 @router.post("/logout")
 def log_out(request: Request) -> Response:
-    """End the session of this browser, and have it forget what it keeps of us."""
+    """End the session of this browser, and have the browser clear our data."""
     access: Access = request.app.state.access
     name = access.log_out(request)
     location = "/login?ended=true" if name.startswith(PREFIX) else "/login"
@@ -153,7 +153,7 @@ def _is_secure(request: Request) -> bool:
 
 
 def _try_later(error: Exception) -> str:
-    return _sentence(f"{error}. Try again in a while, or sign in with an account of this node")
+    return _sentence(f"{error}. Try again later, or sign in with an account of this node")
 
 
 def _sentence(text: str) -> str:
@@ -161,6 +161,6 @@ def _sentence(text: str) -> str:
 
 
 def _inside(path: str) -> str:
-    """`path`, if it is one of ours; a browser takes ``//host`` and ``/\\\\host`` for another one."""
+    """Return `path` if it is on this site; browsers read ``//host`` and ``/\\\\host`` as another host."""
     is_ours = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable() and path.isascii()
     return path if is_ours and len(path) <= MAX_PATH_LENGTH else "/"

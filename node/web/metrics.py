@@ -19,14 +19,14 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/metrics")
 def metrics(account: Reader, node: Node) -> Response:
-    """All counters, and the gauges of the current state."""
+    """All counters, and gauges of the current state."""
     registry = CollectorRegistry()
     registry.register(NodeGauges(node))
     return Response(node.metrics.exposition() + generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 class NodeGauges(Collector):
-    """Gauges that are counted in the index at each request."""
+    """Gauges computed from the index at each request."""
 
     def __init__(self, node: Services) -> None:
         self._node = node
@@ -37,10 +37,10 @@ class NodeGauges(Collector):
             states, oldest = index.series.count_by_state(), index.series.oldest_unconverted()
             failures = index.failures.count_by_reason()
         series = GaugeMetricFamily("voxelnode_series", "Series, by state", labels=["state"])
-        for state in SERIES_STATES:  # also states without series: alert rules compare with an hour ago
+        for state in SERIES_STATES:  # include states without series: alert rules compare with an hour ago
             series.add_metric([state], states.get(state, 0))
         reasons = GaugeMetricFamily(
-            "voxelnode_failures", "Stacks of series that gave no volume, by reason", labels=["reason"]
+            "voxelnode_failures", "Stacks of series without a volume, by reason", labels=["reason"]
         )
         for reason, count in failures.items():
             reasons.add_metric([reason], count)
@@ -49,14 +49,14 @@ class NodeGauges(Collector):
         yield reasons
         yield GaugeMetricFamily(
             "voxelnode_oldest_unconverted_seconds",
-            "Since when the series that has waited longest has instances that no conversion has seen; 0 without one",
+            "Arrival time of the oldest instance that no conversion has seen; 0 if there is none",
             value=max(0.0, age),
         )
         yield GaugeMetricFamily(
-            "voxelnode_disk_free_bytes", "Room on the disk of the root", value=self._node.archive.intake.free_bytes()
+            "voxelnode_disk_free_bytes", "Free disk space of the root", value=self._node.archive.intake.free_bytes()
         )
         yield GaugeMetricFamily(
             "voxelnode_disk_reserve_bytes",
-            "Room below which instances are refused ([storage] reserve_bytes)",
+            "Free space below which instances are refused ([storage] reserve_bytes)",
             value=self._node.settings.storage.reserve_bytes,
         )

@@ -1,4 +1,4 @@
-"""OHIF, if it is installed (``voxelnode viewers install ohif``): its files, and its page for any other path."""
+"""OHIF, if installed (``voxelnode viewers install ohif``): its files, and its page for all other paths."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ router = APIRouter(include_in_schema=False)
 PAGE = "index.html"
 
 HEADERS = {
-    # Its WebAssembly modules compile glue code by `new Function`, and its styles are set by scripts.
+    # The WebAssembly modules compile glue code with `new Function`, and scripts set styles.
     "Content-Security-Policy": (
         "default-src 'self'; script-src 'self' 'unsafe-eval' 'wasm-unsafe-eval' blob:; worker-src 'self' blob:; "
         "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' blob:; "
         "connect-src 'self' data: blob:; object-src 'none'; frame-src 'self' blob:; base-uri 'none'; "
         "form-action 'self'; frame-ancestors 'none'"
     ),
-    "Cross-Origin-Embedder-Policy": "require-corp",  # with COOP: required for shared memory of workers
+    "Cross-Origin-Embedder-Policy": "require-corp",  # with COOP, required for shared memory in workers
     "Cache-Control": "private, no-cache",
 }
 
 MEDIA_TYPES = {".js": "text/javascript", ".wasm": "application/wasm", ".css": "text/css", ".html": "text/html"}
-"""Media types that must be right, whatever the tables of the machine say."""
+"""Media types that must be correct, whatever the tables of the machine contain."""
 
 
 @router.api_route(BASE.rstrip("/"), methods=["GET", "HEAD"])
 @router.api_route(BASE + "{path:path}", methods=["GET", "HEAD"])
 def ohif(node: Node, _account: Reader, path: str = "") -> FileResponse:
-    """A file of the package; its page for any other path, since OHIF routes in the browser."""
+    """A file of the package; for any other path the page, since OHIF routes in the browser."""
     manifest = installed(node.archive.root)
     if manifest is None:
         raise HTTPException(404, "OHIF is not installed: `voxelnode viewers install ohif`")

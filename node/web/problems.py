@@ -1,4 +1,4 @@
-"""Errors as answers: problem details (RFC 9457) for programs, a page for people, each with a remedy."""
+"""Errors as responses: problem details (RFC 9457) for programs, a page for people, each with a remedy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = structlog.get_logger()
 MEDIA_TYPE = "application/problem+json"
 
 PROGRAMS = ("/api/", "/dicom-web", "/metrics", "/healthz", "/readyz")
-"""Paths for programs: errors below them are never a page, nor a redirect to the login."""
+"""Paths for programs. Errors below them are never a page or a redirect to the login."""
 
 STATUSES: tuple[tuple[type[VoxelnodeError], int], ...] = (
     (NotAuthenticated, 401),
@@ -46,32 +46,32 @@ STATUSES: tuple[tuple[type[VoxelnodeError], int], ...] = (
     (NotUnderstood, 400),
     (UsageError, 400),
 )
-"""The status of an error is that of the first class it is an instance of; 500 if there is none."""
+"""The status of an error is that of the first class that it is an instance of, or 500 if there is none."""
 
 REMEDIES: Mapping[int, str] = {
     400: "correct the request; /api/v1/openapi.json describes every parameter",
-    401: "log in, or show a token of `voxelnode account token` as `Authorization: Bearer ...`",
+    401: "log in, or send a token of `voxelnode account token` as `Authorization: Bearer ...`",
     404: "it may have been deleted; check the list one level up",
     405: "use one of the methods in the Allow header",
     422: "correct the parameters; /api/v1/openapi.json describes each",
-    429: "wait the seconds that the Retry-After header says",
+    429: "wait for the number of seconds in the Retry-After header",
     500: "see the log of the node; please report the error if it happens again",
-    503: "try again later; `voxelnode status` shows what the node lacks",
+    503: "try again later; `voxelnode status` shows the cause",
 }
 
 
 RETRY = {"Retry-After": "5"}
-"""For resources that are exhausted for a short time."""
+"""For resources that are exhausted only briefly."""
 
 
 class Problem(BaseModel):
-    """An error, RFC 9457 3.1; `remedy` is an extension (3.2)."""
+    """An error (RFC 9457 3.1); `remedy` is an extension member (3.2)."""
 
-    type: str = Field("about:blank", description="no more specific than the status")
-    title: str = Field(description="the status code in words")
+    type: str = Field("about:blank", description="always about:blank; see status")
+    title: str = Field(description="the phrase of the status code")
     status: int
-    detail: str = Field(description="what is wrong with this request")
-    remedy: str = Field("", description="what helps")
+    detail: str = Field(description="the problem with this request")
+    remedy: str = Field("", description="how to solve the problem")
 
 
 class ProblemResponse(Response):
@@ -86,7 +86,7 @@ class ProblemResponse(Response):
 
 
 def title_of(status: int) -> str:
-    """Return the words of a status code."""
+    """Return the phrase of a status code."""
     try:
         return HTTPStatus(status).phrase
     except ValueError:
@@ -94,7 +94,7 @@ def title_of(status: int) -> str:
 
 
 def install(app: FastAPI) -> None:
-    """Make an application answer every error by this module."""
+    """Make an application answer every error with this module."""
     app.add_exception_handler(VoxelnodeError, _expected)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -102,14 +102,14 @@ def install(app: FastAPI) -> None:
 
 
 def wants_page(request: Request) -> bool:
-    """Return whether a person expects a page, rather than a program data."""
+    """Return whether the client is a person who expects a page, not a program that expects data."""
     return not request.url.path.startswith(PROGRAMS) and "text/html" in request.headers.get("accept", "")
 
 
 def respond(
     request: Request, status: int, detail: str, remedy: str = "", headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return a page or problem details, whichever the client expects."""
+    """Return a page or problem details, as the client expects."""
     if not wants_page(request):
         return ProblemResponse(status, detail, remedy, headers)
     page = error_page(status, title_of(status), detail, remedy or REMEDIES.get(status, ""))
@@ -129,15 +129,15 @@ async def _expected(request: Request, error: Exception) -> Response:
 
 
 def _log_in_first(request: Request, detail: str) -> Response:
-    """Redirect a person to the login; tell a program which credentials to send."""
-    if request.headers.get("hx-request"):  # the session of an open page has ended: htmx leaves for the login as a whole
+    """Redirect a person to the login; challenge a program for credentials."""
+    if request.headers.get("hx-request"):  # the session of an open page has ended: htmx opens the login page
         return Response(status_code=401, headers={"HX-Redirect": "/login"})
     if wants_page(request):
         path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         location = f"/login?next={quote(path, safe='')}" if request.method == "GET" else "/login"
         return Response(status_code=303, headers={"Location": location})
     challenges = 'Bearer realm="voxelnode"'
-    if "sec-fetch-mode" not in request.headers:  # else a browser opens its own password dialog over our page
+    if "sec-fetch-mode" not in request.headers:  # otherwise a browser opens its own password dialog
         challenges += ', Basic realm="voxelnode", charset="UTF-8"'
     return ProblemResponse(401, detail, headers={"WWW-Authenticate": challenges})
 
@@ -153,12 +153,12 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 
 def validation_detail(errors: Any) -> str:
-    """Return the errors of pydantic as one sentence, without the values, which may be a patient's."""
+    """Return validation errors of pydantic in one line, without the values, which may be patient data."""
     return "; ".join(f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}" for error in errors)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    """Answer 500. The server logs the error; this response passes no middleware, so it gets its headers here."""
+    """Answer 500. The server logs the error. This response bypasses the middleware, so its headers are added here."""
     response = respond(request, 500, "an unexpected error in the node")
     add_headers(response.headers, is_secure=request.url.scheme == "https")
     return response

@@ -1,4 +1,4 @@
-"""Checks of every request, whatever its route: Host and Origin; headers of every response."""
+"""Checks of Host and Origin for every request, and headers for every response."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 class Security:
     """ASGI middleware: refuses requests for a foreign host name or from a foreign page, and adds the headers.
 
-    Foreign pages. A browser states with each request which site the requesting page is from (``Sec-Fetch-Site``, else
+    Foreign pages: a browser sends the site of the requesting page with each request (``Sec-Fetch-Site``, else
     ``Origin``), and no script can change that. A request that changes something must come from one of our pages, or
-    from a program, which sends neither header; a program with the cookie of a session must send one. So a page of
-    another site can use neither the login of a person nor, where no account is needed, the fact that its browser is on
-    this machine. Pages of [web] cors_origins may, with a token that their script sends.
+    from a program, which sends neither header; a program with a session cookie must send one. A page of another site
+    can therefore exploit neither a user's login nor, if no account is required, the fact that its browser runs on this
+    machine. Pages of [web] cors_origins may send requests, with a token from their script.
 
-    Foreign names. A page of another site may point its own host name at our address (DNS rebinding) and then counts as
-    ours for a browser: requests must be for an IP address or for one of our names.
+    Foreign names: a page of another site may point its own host name at our address (DNS rebinding), and the browser
+    then treats it as ours. Requests must therefore be for an IP address or for one of our names.
     """
 
     def __init__(self, app: ASGIApp, web: Web) -> None:
@@ -57,18 +57,18 @@ class Security:
         await respond(Request(scope), 403, reason, remedy)(scope, receive, send_secured)
 
     def _refusal(self, method: str, headers: Headers) -> tuple[str, str] | None:
-        """Return why a request is refused, and the remedy; None if it is accepted."""
+        """Return the reason and the remedy if a request is refused, else None."""
         host = headers.get("host", "").lower()
         if not is_known_host(host, self._names):
             return (
-                f"requests for {host[:100]!r} are not for this node",
-                "use its IP address or the name of its machine, or add the name to [web] allowed_hosts",
+                f"{host[:100]!r} is not a name of this node",
+                "use the IP address or the machine name, or add the name to [web] allowed_hosts",
             )
         if method not in SAFE_METHODS and not self._is_from_us(headers, host):
             return (
-                "this request comes from a page of another site",
-                "use the pages of this node; have a script send a token of `voxelnode account token`; have a reverse "
-                "proxy pass the Host header on, or list its name in [web] allowed_hosts",
+                "the request comes from a page of another site",
+                "use the pages of this node; in a script, send a token of `voxelnode account token`; make a reverse "
+                "proxy forward the Host header, or list its name in [web] allowed_hosts",
             )
         return None
 
@@ -79,7 +79,7 @@ class Security:
         if site == "same-origin":
             return True
         if site is not None:
-            return site == "none"  # typed by a person, or opened by a program
+            return site == "none"  # address typed by a user, or opened by a program
         if origin:
             netloc = urlsplit(origin).netloc
             return netloc != "" and (netloc == host or netloc in self._names)
@@ -99,7 +99,7 @@ def is_known_host(host: str, names: Collection[str]) -> bool:
 
 
 def _machine_names() -> tuple[str, str]:
-    """Return the names that the machine itself knows; a name server may take seconds, and may be a stranger's."""
+    """Return the names known to the machine itself; a DNS server may take seconds, and may not be trustworthy."""
     name = socket.gethostname()
     return name, name.partition(".")[0]
 

@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn on its own thread, beside the DICOM listener."""
+"""The HTTP server: uvicorn in a thread of its own, beside the DICOM listener."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ log = structlog.get_logger()
 BACKLOG = 128
 START_SECONDS = 10.0
 TICK_SECONDS = 1.0
-"""Interval at which the Date of responses is updated; nothing else happens without requests."""
+"""Interval at which the Date header is updated; an idle server does nothing else."""
 
 MAX_CONNECTIONS_PER_ADDRESS = 100
-"""Connections of one address that is not a trusted proxy; further ones are closed."""
+"""Connections from one address that is not a trusted proxy; further ones are closed."""
 
 SPARE_CONNECTIONS = 32
-"""Connections beyond [web] maximum_connections that are accepted to be answered 503, or to replace an idle one."""
+"""Connections beyond [web] maximum_connections that are accepted, to be answered 503 or to replace an idle one."""
 
 COMPLAINT_SECONDS = 60.0
-"""The event loop reports each connection that it cannot accept; the log gets one line in this time."""
+"""Interval of log lines: the event loop reports every connection that it cannot accept."""
 
 HEAD_BYTES = 32_768
-"""Longest request line with headers; a longer one is answered 400. A viewer may request many frames in one URL."""
+"""Longest request line with headers; longer ones are answered 400. A viewer may request many frames in one URL."""
 
 HEAD_SECONDS = 20.0
-"""Time for the first request of a connection to begin; each further one has `IDLE_SECONDS`."""
+"""Time in which the first request of a connection must start; later ones have `IDLE_SECONDS`."""
 
 IDLE_SECONDS = 10
 
@@ -53,7 +53,7 @@ class WebServer:
     Raises
     ------
     UsageError
-        The TLS files cannot be used, or (by `start`) the address cannot be bound.
+        The TLS files are unusable or, in `start`, the address cannot be bound.
     """
 
     def __init__(self, web: Web, app: FastAPI) -> None:
@@ -61,7 +61,7 @@ class WebServer:
         if web.tls_certificate is None and web.tls_key is not None:
             raise UsageError("[web] tls_key needs tls_certificate; set it or remove the key")
         self._tls = server_context("web", web.tls_certificate, web.tls_key) if web.tls_certificate else None
-        logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of every malformed request
+        logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it would warn about every malformed request
         self._server = _Server(_config(web, app, self._tls))
         self._thread = threading.Thread(target=self._serve, name="web", daemon=True)
         self._socket: socket.socket | None = None
@@ -72,7 +72,7 @@ class WebServer:
         return "https" if self._tls is not None else "http"
 
     def start(self) -> tuple[str, int]:
-        """Bind and serve; return the address and the port, which the kernel chooses for port 0."""
+        """Bind and serve; return the address and the port (chosen by the kernel for port 0)."""
         address = (self._web.host, self._web.port)
         try:
             bound = socket.create_server(address, family=_family(self._web.host), backlog=BACKLOG)
@@ -82,8 +82,8 @@ class WebServer:
                 "set [web] host and port to a free address of this machine, or [web] enabled = false"
             ) from error
         self._socket = HttpListener(bound, self._web)
-        # Every connection inherits it. asyncio sets it only on sockets that name TCP as their protocol; without it each
-        # answer waits 40 ms for the acknowledgement of its head.
+        # Connections inherit this option. asyncio sets it only on sockets created with IPPROTO_TCP; without it, each
+        # response waits 40 ms for the acknowledgement of its head.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         host, port = self._socket.getsockname()[:2]
         self._thread.start()
@@ -99,7 +99,7 @@ class WebServer:
         return self._thread.is_alive()
 
     def stop(self, seconds: float) -> None:
-        """Accept no more requests and let those under way finish, for at most `seconds`."""
+        """Stop accepting requests; let those under way finish for at most `seconds`."""
         if self._socket is None:
             return
         self._app.state.stopping.set()
@@ -139,10 +139,10 @@ def _config(web: Web, app: FastAPI, tls: ssl.SSLContext | None) -> uvicorn.Confi
 
 
 class _Protocol(H11Protocol):
-    """Closes connections that send no request, for which uvicorn would wait for ever.
+    """Closes connections that send no request; uvicorn would wait for them forever.
 
-    uvicorn counts the open connections at each request, and answers 503 if there are too many. Idle ones count as well:
-    above the limit, a new connection closes the one that has been idle longest, so that silent clients keep nobody out.
+    uvicorn counts the open connections at each request, and answers 503 if there are too many, including idle ones.
+    Above the limit, a new connection closes the one that has been idle longest, so silent clients keep nobody out.
     """
 
     max_connections: ClassVar[int]
@@ -191,7 +191,7 @@ class _Protocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """Has an event for when it is ready; leaves signals to the `serve` command."""
+    """Sets an event when it is ready; leaves signals to the `serve` command."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -206,26 +206,26 @@ class _Server(uvicorn.Server):
         self.ready.set()
 
     async def main_loop(self) -> None:
-        """Update the Date until the end; uvicorn's own loop wakes ten times a second."""
+        """Update the Date header until the end; uvicorn's own loop would wake ten times a second."""
         while not await self.on_tick(0):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), TICK_SECONDS)
 
     def end(self) -> None:
-        """End the main loop at once; may be called from any thread."""
+        """End the main loop at once. Thread-safe."""
         self.should_exit = True
         if self._loop is not None:
-            with suppress(RuntimeError):  # the loop is closed: it has ended
+            with suppress(RuntimeError):  # the loop is already closed
                 self._loop.call_soon_threadsafe(self._ending.set)
 
     def end_by_force(self) -> None:
-        """Drop connections whose requests have not ended; may be called from any thread.
+        """Drop connections with unfinished requests. Thread-safe.
 
-        From Python 3.12 on, uvicorn waits for them even if `force_exit` is set (`asyncio.Server.wait_closed`).
+        Since Python 3.12, uvicorn waits for them even if `force_exit` is set (`asyncio.Server.wait_closed`).
         """
         self.force_exit = True
         if self._loop is not None:
-            with suppress(RuntimeError):  # the loop is closed: it has ended
+            with suppress(RuntimeError):  # the loop is already closed
                 self._loop.call_soon_threadsafe(self._drop_connections)
 
     def _drop_connections(self) -> None:
@@ -235,7 +235,7 @@ class _Server(uvicorn.Server):
 
 
 class _LoopErrors:
-    """Logs errors of the event loop, of equal ones one in `COMPLAINT_SECONDS`."""
+    """Logs errors of the event loop, equal ones at most once every `COMPLAINT_SECONDS`."""
 
     def __init__(self) -> None:
         self._logged_at: dict[str, float] = {}
@@ -252,10 +252,10 @@ class _LoopErrors:
 
 
 class HttpListener(socket.socket):
-    """A listening socket that closes more connections than the configuration allows, whatever they do.
+    """A listening socket that closes connections beyond the configured limits.
 
-    It does so here because a connection that never completes its TLS handshake is unknown to the protocol, and holds a
-    file descriptor all the same.
+    The limit is enforced here because a connection that never completes its TLS handshake is unknown to the protocol
+    but still occupies a file descriptor.
     """
 
     def __init__(self, bound: socket.socket, web: Web) -> None:
@@ -266,12 +266,12 @@ class HttpListener(socket.socket):
         self._connections: list[tuple[socket.socket, str]] = []
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Accept a connection, as `socket.accept`.
+        """Accept a connection, like `socket.accept`.
 
         Raises
         ------
         ConnectionAbortedError
-            There are too many connections, and this one was closed.
+            There are too many connections; this one was closed.
         """
         connection, address = super().accept()
         self._connections = [(other, of) for other, of in self._connections if other.fileno() >= 0]

@@ -1,4 +1,4 @@
-"""The parts of the node that routes use."""
+"""The parts of the node used by routes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from node.settings.model import Settings
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The parts of a running node; `actions` are those of commands (`node.control.repository.Repository.actions`)."""
+    """The parts of a running node; `actions` are `node.control.repository.Repository.actions`."""
 
     settings: Settings
     archive: Archive

@@ -1,7 +1,7 @@
-"""Sign-ins at the identity provider that are under way: a browser has gone there and comes back with a code.
+"""Sign-ins under way at the identity provider: a browser was sent there and returns with a code.
 
-What belongs to a sign-in travels in a cookie of that browser, signed by this process: so strangers who begin many cost
-no memory, and nobody can make another's browser end a sign-in that it has not begun (RFC 6749 10.12).
+The state of a sign-in is in a cookie of that browser, signed by this process. Strangers who begin many sign-ins
+therefore cost no memory, and nobody can make another browser finish a sign-in that it has not begun (RFC 6749 10.12).
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from node.web.identity_provider import IdentityProvider
 
 SIGN_IN_SECONDS = 600
-"""How long a person may take at the provider."""
+"""Time limit of a sign-in at the provider."""
 
 MAX_ENDED = 10_000
-"""States that are remembered as used. The provider takes each code once as well (RFC 6749 4.1.2)."""
+"""Number of used states to remember. The provider also accepts each code only once (RFC 6749 4.1.2)."""
 
 ALGORITHMS = ("HS256",)
 
 
 @dataclass(frozen=True, slots=True)
 class SignIn:
-    """What belongs to one sign-in, of which `state` and `nonce` come back from the provider."""
+    """The state of one sign-in; the provider returns `state` and `nonce`."""
 
     state: str
     nonce: str
@@ -46,7 +46,7 @@ class SignIn:
 
 
 class SignIns:
-    """Begins and ends sign-ins; safe to use from many threads."""
+    """Begins and ends sign-ins. Thread-safe."""
 
     def __init__(self, provider: IdentityProvider) -> None:
         self.provider = provider
@@ -55,7 +55,7 @@ class SignIns:
         self._ended: OrderedDict[str, None] = OrderedDict()
 
     def begin(self, redirect_uri: str, next_path: str) -> tuple[str, str]:
-        """Return the address at the provider to send a browser to, and the value of the cookie that it gets.
+        """Begin a sign-in; return the address at the provider for the browser, and the value of its cookie.
 
         Raises
         ------
@@ -74,30 +74,30 @@ class SignIns:
         return url, jwt.encode({"alg": ALGORITHMS[0]}, claims, self._key, ALGORITHMS)
 
     def returned(self, cookie: str, state: str) -> SignIn:
-        """Return the sign-in that a browser comes back from; each can be had once.
+        """Return the sign-in from which a browser returns; works once for each.
 
         Raises
         ------
         SignInFailed
-            This browser has not begun it, it took too long, or it has ended before.
+            This browser did not begin it, it took too long, or it was already used.
         """
         try:
             claims = jwt.decode(cookie, self._key, ALGORITHMS).claims
             JWTClaimsRegistry(exp={"essential": True}).validate(claims)
         except (JoseError, ValueError) as error:
-            raise SignInFailed("this sign-in took too long, or was begun elsewhere") from error
+            raise SignInFailed("this sign-in took too long, or began in another browser") from error
         del claims["exp"]
         sign_in = SignIn(**claims)
         if not hmac.compare_digest(sign_in.state.encode(), state.encode("utf-8", "replace")):
-            raise SignInFailed("this is not the sign-in that this browser began last")
+            raise SignInFailed("this is not the last sign-in that this browser began")
         with self._lock:
             if state in self._ended:
-                raise SignInFailed("this sign-in has ended already")
+                raise SignInFailed("this sign-in was already used")
             self._ended[state] = None
             if len(self._ended) > MAX_ENDED:
                 self._ended.popitem(last=False)
         return sign_in
 
     def end(self, sign_in: SignIn, code: str) -> FederatedIdentity:
-        """Return who signed in. Raises as `IdentityProvider.redeem`."""
+        """Return the identity of the user. Raises the same exceptions as `IdentityProvider.redeem`."""
         return self.provider.redeem(code, sign_in.redirect_uri, sign_in.nonce, sign_in.code_verifier)

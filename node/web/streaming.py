@@ -1,4 +1,4 @@
-"""Responses that are generated while they are sent."""
+"""Responses generated while they are sent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 
 class Streamed(StreamingResponse):
-    """A streamed response; when it ends, even if the client hangs up, `content` and its open files are closed."""
+    """A streamed response; `content` and its open files are closed at the end, even if the client disconnects."""
 
     def __init__(self, content: Iterator[bytes], status: int, headers: Mapping[str, str]) -> None:
         super().__init__(content, status, headers)

@@ -1,7 +1,7 @@
-"""Slows down the guessing of passwords: after some failures each further try waits, twice as long each time.
+"""Throttling of password guesses: after some failures, each further try waits twice as long as the one before.
 
-The library `limits` does not do this: its windows know no doubling wait, its memory storage reads the wall clock, which
-may be set back, and keeps as many keys as there are addresses.
+The library `limits` is unsuitable: its windows have no doubling wait, and its memory storage uses the wall clock, which
+may be set back, and keeps an unlimited number of keys.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from time import monotonic
 
 FREE_TRIES = 5
-"""Failures in a row from one address that cost nothing: people mistype."""
+"""Failures in a row from one address without a wait, since people mistype."""
 
 MAX_WAIT_SECONDS = 300.0
 FORGET_SECONDS = 3600.0
 MAX_KEYS = 10_000
-"""Beyond this the key that failed longest ago is forgotten, so that a flood of names or addresses costs no memory."""
+"""Number of keys remembered; beyond it, the oldest failure is forgotten, so that a flood of keys costs no memory."""
 
 
 @dataclass(slots=True)
@@ -32,12 +32,12 @@ def _monotonic() -> float:
 
 
 class Throttle:
-    """Counts failures by key, such as an address; safe to use from many threads.
+    """Counts failures by key, such as an address. Thread-safe.
 
     Parameters
     ----------
     free_tries : int
-        Failures in a row after which the next try waits one second, the one after it two, up to `MAX_WAIT_SECONDS`.
+        Failures in a row after which tries wait: the next one second, then two, and so on up to `MAX_WAIT_SECONDS`.
     """
 
     def __init__(self, free_tries: int = FREE_TRIES, clock: Callable[[], float] | None = None) -> None:
@@ -46,7 +46,7 @@ class Throttle:
         self._failures: OrderedDict[str, _Failures] = OrderedDict()
 
     def wait_seconds(self, key: str) -> float:
-        """Return the seconds until the next try is allowed; 0 if it is allowed now."""
+        """Return the seconds until the next try is allowed, or 0 if it is allowed now."""
         with self._lock:
             return self._wait_seconds(key)
 
@@ -58,7 +58,7 @@ class Throttle:
         return max(0.0, failures.last_at + min(MAX_WAIT_SECONDS, 2.0**doublings) - self._clock())
 
     def begin(self, key: str) -> float:
-        """Begin a try, which counts as a failure until `succeeded`; returns the seconds to wait if it is refused."""
+        """Begin a try, which counts as a failure until `succeeded`; return the seconds to wait if it is refused."""
         with self._lock:
             wait = self._wait_seconds(key)
             if wait > 0:

@@ -1,6 +1,6 @@
-"""Viewers that are not part of the node: fetched at a pinned version and digest, and installed below the root.
+"""Viewers that are not part of the node: fetched at a pinned version and digest, and installed under the root.
 
-OHIF comes as its npm package, whose files expect to be at the root of a site; they are patched for `BASE`.
+OHIF is installed from its npm package. Its files expect to be at the root of a site and are patched for `BASE`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import IO
 from node.errors import VoxelnodeError
 
 BASE = "/ohif/"
-"""Path where OHIF is served."""
+"""URL path of OHIF."""
 
 MANIFEST = "voxelnode.json"
-"""File in the folder of a viewer: package, version, and the files that may be served; written last."""
+"""File in the folder of a viewer, written last: package, version, and the files that may be served."""
 
 MAX_PACKAGE_BYTES = 200_000_000
 MAX_BYTES = 1_000_000_000
@@ -58,7 +58,7 @@ OHIF = Package(
 )
 
 LEFT_OUT = re.compile(r"ort/|sw\.js$|init-service-worker\.js$|_headers$|_redirects$|.*\.map$")
-"""Files that are not installed: neural networks (136 MB), source maps, a service worker with a remote library."""
+"""Files that are not installed: neural networks (136 MB), source maps, and a service worker with a remote library."""
 
 CONFIG = f"""window.PUBLIC_URL = "{BASE}";
 window.browserImportFunction = module => import(module);
@@ -105,12 +105,12 @@ window.config = {{
 
 
 def folder_of(root: Path) -> Path:
-    """Return the folder of OHIF below a root, whether it exists or not."""
+    """Return the folder of OHIF under a root, whether it exists or not."""
     return root.absolute() / "viewers" / "ohif"
 
 
 def installed(root: Path) -> dict[str, object] | None:
-    """Return ``package``, ``version`` and ``files`` of the installation; None if there is no complete one."""
+    """Return ``package``, ``version`` and ``files`` of the installation, or None if it is missing or incomplete."""
     try:
         manifest = json.loads((folder_of(root) / MANIFEST).read_bytes())
     except (OSError, ValueError):
@@ -119,7 +119,7 @@ def installed(root: Path) -> dict[str, object] | None:
 
 
 def install(root: Path, package: Path | None, registry: str) -> int:
-    """Install OHIF below a root, replacing a previous one; return the number of its files.
+    """Install OHIF under a root, replacing any previous version; return the number of files.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def install(root: Path, package: Path | None, registry: str) -> int:
     Raises
     ------
     NotInstalled
-        The package cannot be fetched or read, is another one, or has unexpected files.
+        The package cannot be fetched or read, is a different one, or has unexpected files.
     """
     with _opened(package) if package is not None else _fetched(OHIF, registry) as stream:
         _require_digest(stream, OHIF)
@@ -206,7 +206,7 @@ def _require_digest(stream: IO[bytes], package: Package) -> None:
 
 
 def _unpacked(stream: IO[bytes], folder: Path) -> Iterator[str]:
-    """Write the files of the package below `folder`, never outside of it; yield their names."""
+    """Unpack the files of the package into `folder`, never outside of it; yield their names."""
     total = count = 0
     try:
         with tarfile.open(fileobj=stream, mode="r:gz") as archive:
@@ -230,12 +230,12 @@ def _unpacked(stream: IO[bytes], folder: Path) -> Iterator[str]:
 
 
 def _installed_name(member: tarfile.TarInfo) -> str | None:
-    """Return the name of a regular file below ``dist``; None for anything else, and for files not to install."""
+    """Return the name of a regular file under ``dist``, or None for members that are not installed."""
     parts = PurePosixPath(member.name).parts
     if not member.isfile() or parts[:2] != ("package", "dist") or len(parts) < 3:
         return None
     if any(part in ("", ".", "..") or not re.fullmatch(r"[\w.@+-]+", part) for part in parts):
-        raise NotInstalled("the package has a file outside of its folder")
+        raise NotInstalled("the package contains a file outside of its folder")
     name = "/".join(parts[2:])
     return None if LEFT_OUT.match(name) else name
 
@@ -246,7 +246,7 @@ def _patch(folder: Path, files: list[str]) -> None:
     Raises
     ------
     NotInstalled
-        They are not those that the patch was made for.
+        They are not the files that the patch was made for.
     """
     patched = 0
     for name in files:
@@ -264,11 +264,11 @@ def _patch(folder: Path, files: list[str]) -> None:
     html, links = re.subn(r'(href|src)="/', rf'\1="{BASE}', html)
     page.write_text(html, encoding="utf-8")
     if not patched or not scripts or not links:
-        raise NotInstalled("the files are not those that the patch was made for")
+        raise NotInstalled("the patch does not match the files of the package")
 
 
 def _replace(path: Path, old: bytes, new: bytes) -> int:
-    """Replace in a file; return how often."""
+    """Replace bytes in a file; return the number of replacements."""
     data = path.read_bytes()
     count = data.count(old)
     if count:

@@ -1,4 +1,4 @@
-"""ZIP files that are written while they are sent, with little of them in memory."""
+"""ZIP files generated while they are sent, with little of them in memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def zip_stream(members: Iterable[Member]) -> Iterator[bytes]:
 
 
 class _Buffer:
-    """The bytes of a ZIP file that were written and not taken yet; not seekable."""
+    """The bytes of a ZIP file that were written but not yet taken; not seekable."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []

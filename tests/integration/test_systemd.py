@@ -100,7 +100,7 @@ def test_a_node_with_a_service_that_ended_is_not_alive_and_says_which(
         assert signs == ["alive", "alive"]
         answer = httpx2.get(f"{address.web}readyz", trust_env=False)
         assert answer.status_code == 503
-        assert answer.json()["reasons"] == {name: f"the {name} does not work: see the log"}
+        assert answer.json()["reasons"] == {name: f"the {name} has stopped: see the log"}
     finally:
         node.stop(1)
 

@@ -261,11 +261,11 @@ def test_a_callback_in_another_browser_opens_nothing(start: StartSite) -> None:
     back = begin(mine)
     answer = other.get(back)  # a link that somebody was sent
     assert answer.status_code == 401
-    assert "was begun elsewhere" in answer.text
+    assert "began in another browser" in answer.text
     begin(other)
     answer = other.get(back)
     assert answer.status_code == 401
-    assert "not the sign-in that this browser began last" in answer.text
+    assert "not the last sign-in that this browser began" in answer.text
     assert other.get(API).status_code == 401
 
 
@@ -372,7 +372,7 @@ def test_requests_that_wait_for_a_provider_leave_threads_for_others(provider: Pr
     node = IdentityProvider(Oidc(**keys_of(provider, tmp_path)))
     for _ in range(MAX_WAITING):
         node._places.acquire()
-    with pytest.raises(ProviderUnavailable, match="too many people"):
+    with pytest.raises(ProviderUnavailable, match="too many sign-ins"):
         node.authorization_url("http://x/", "state", "nonce", "verifier")
 
 

@@ -234,7 +234,7 @@ def test_nothing_found_says_what_helps(visitor: Visitor) -> None:
 def test_everything_is_reached_by_keys(visitor: Visitor) -> None:
     page = visitor.open("/")
     page.keyboard.press("Tab")
-    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
     page.keyboard.press("/")
     expect(page.get_by_label("Patient, ID or accession")).to_be_focused()
     page.keyboard.type("phantom")

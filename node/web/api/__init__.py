@@ -1,1 +1,1 @@
-"""REST at ``/api/v1``, for scripts: what is stored, its state, and actions on it."""
+"""The REST API at ``/api/v1``: stored objects, their state, and actions on them."""

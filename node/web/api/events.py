@@ -1,7 +1,7 @@
-"""Events as they happen: server-sent events (HTML 9.2) from the table of events.
+"""Live events: server-sent events (HTML 9.2) from the table of events.
 
-A client that reconnects sends the id of its last event (``Last-Event-ID``, which browsers do by themselves) and misses
-nothing: the events are in the table, not in the connection.
+A client that reconnects sends the id of its last event (browsers send ``Last-Event-ID`` automatically) and misses
+nothing, because the events are read from the table.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ POLL_SECONDS = 0.5
 MAX_EVENTS_PER_READ = 200
 MAX_STREAMS = 50
 STREAM_SECONDS = 900.0
-"""A stream ends after this time, and the client reconnects; a client that has lost its account is refused then."""
+"""Lifetime of a stream. The client then reconnects, and is refused if its account has been removed."""
 
-EventId = Annotated[int | None, Query(ge=0, le=MAX_ID, description="send the events after this one")]
+EventId = Annotated[int | None, Query(ge=0, le=MAX_ID, description="send the events after this id")]
 
 
 class Streams:
@@ -41,7 +41,7 @@ class Streams:
 
 
 async def _room(request: Request) -> AsyncIterator[None]:
-    """Count a stream from its beginning until the response ends, for whatever reason."""
+    """Count a stream until its response ends for any reason."""
     streams: Streams = request.app.state.streams
     if streams.count >= MAX_STREAMS:
         raise HTTPException(503, f"{MAX_STREAMS} event streams are open already")
@@ -61,8 +61,8 @@ async def stream_events(
     after: EventId = None,
     last_event_id: Annotated[str | None, Header(max_length=20)] = None,
 ) -> AsyncIterator[ServerSentEvent]:
-    """Stream events as they happen, with the fields of `/history`; without `after` only new ones."""
-    yield ServerSentEvent(comment="from here on", retry=2000)
+    """Stream events as they happen, with the fields of `/history`; without `after`, only new ones."""
+    yield ServerSentEvent(comment="stream starts", retry=2000)
     began, last = monotonic(), await run_in_threadpool(_begin, node, after, last_event_id)
     while not request.app.state.stopping.is_set() and monotonic() - began < STREAM_SECONDS:
         rows = await run_in_threadpool(_since, node, last)
@@ -74,7 +74,7 @@ async def stream_events(
 
 
 def _begin(node: Services, after: int | None, last_event_id: str | None) -> int:
-    """Return the last event that the client has; the newest one if it does not say."""
+    """Return the id of the last event that the client has received; by default, that of the newest event."""
     if last_event_id is not None and last_event_id.isdecimal():
         return min(int(last_event_id), MAX_ID)
     if after is not None:

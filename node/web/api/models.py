@@ -18,7 +18,7 @@ MAX_ID = 2**53 - 1
 RowId = Annotated[int, Field(ge=0, le=MAX_ID)]
 
 State = Literal["receiving", "converting", "converted", "refused", "not-an-image", "failed"]
-"""State of a series, see `node.index.models.SERIES_STATES`."""
+"""State of a series; see `node.index.models.SERIES_STATES`."""
 
 
 TimeOfDay = Annotated[
@@ -28,7 +28,7 @@ TimeOfDay = Annotated[
 
 
 class Resource(BaseModel):
-    """Made of a row of the index; columns that a resource does not name are not answered."""
+    """Base class of resources: built from a row of the index; columns without a field are ignored."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -59,7 +59,7 @@ class PatientResource(Resource):
 
 
 class StudyResource(Resource):
-    """A study, with its series by state."""
+    """A study, with its number of series in each state."""
 
     study_instance_uid: str
     patient_id: str | None
@@ -79,7 +79,7 @@ class StudyResource(Resource):
 
 
 class CompletenessResource(ResourceOfSeries):
-    """Whether a series is complete, the rule that says so, and the expected number of instances."""
+    """Whether a series is complete, the rule that decided, and the expected number of instances."""
 
     state: State
     verdict: str | None
@@ -122,7 +122,7 @@ class SeriesResource(CompletenessResource):
 
 
 class InstanceResource(ResourceOfSeries):
-    """A stored instance; `bytes` and `sha256` are those of its data set as it was received."""
+    """A stored instance; `bytes` and `sha256` are those of its data set as received."""
 
     sop_instance_uid: str
     sop_class_uid: str
@@ -175,7 +175,7 @@ class VolumeResource(Resource):
 
 
 class FailureResource(ResourceOfSeries):
-    """Why a series, or a stack of it, has no volume."""
+    """The reason why a series, or one of its stacks, has no volume."""
 
     revision: int
     stack: int | None
@@ -185,7 +185,7 @@ class FailureResource(ResourceOfSeries):
 
 
 class ExclusionResource(ResourceOfSeries):
-    """An instance, or frames of it, that is in no volume."""
+    """An instance, or some of its frames, that is in no volume."""
 
     revision: int
     superseded: bool
@@ -196,7 +196,7 @@ class ExclusionResource(ResourceOfSeries):
 
 
 class RejectionResource(Resource):
-    """A kind of refusal, how often it happened, and the remedy."""
+    """A kind of refusal, its count, and the remedy."""
 
     what: str
     rule: str
@@ -225,7 +225,7 @@ class ConflictResource(Resource):
 
 
 class EventResource(Resource):
-    """An event (docs/lifecycle.md); `id` grows with time."""
+    """An event (docs/lifecycle.md); `id` increases with time."""
 
     id: int
     kind: EventKind
@@ -238,7 +238,7 @@ class EventResource(Resource):
 
 
 class NodeStatus(Resource):
-    """State of the node."""
+    """The state of the node."""
 
     version: str
     ae_title: str
@@ -252,13 +252,13 @@ class NodeStatus(Resource):
 
 
 class ReconvertResult(Resource):
-    """How many series will be converted again, without those that were open anyway."""
+    """The number of series reopened for conversion; series that were already open do not count."""
 
     owed: int
 
 
 class DeletionResult(Resource):
-    """What was deleted, or would be."""
+    """What was deleted, or would be deleted in a dry run."""
 
     level: Literal["study", "series", "instance"]
     uid: str
@@ -269,7 +269,7 @@ class DeletionResult(Resource):
 
 
 class MergeRequest(BaseModel):
-    """The patient that another one is merged into."""
+    """The patient into which another one is merged."""
 
     model_config = ConfigDict(extra="forbid")
 

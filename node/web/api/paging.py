@@ -1,4 +1,4 @@
-"""Lists in pages: an opaque cursor marks where the next page begins."""
+"""Paged lists: an opaque cursor marks the start of the next page."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OptionalUid = Annotated[str | None, Query(max_length=64)]
 
 
 class Page(BaseModel, Generic[Item]):
-    """A part of a list; `next` is the cursor of the following part, or null at the end."""
+    """A page of a list; `next` is the cursor of the next page, or null at the end."""
 
     items: list[Item]
     next: str | None = None
@@ -47,7 +47,7 @@ def cursor(id: int, date: dt.date | None = None) -> str:
 
 
 def parse_cursor(after: str | None) -> tuple[int, dt.date | None] | None:
-    """Return the id and the date in a cursor.
+    """Return the id and the date from a cursor.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def parse_cursor(after: str | None) -> tuple[int, dt.date | None] | None:
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """A request for a part of a list: at most `limit` items behind the cursor `after`."""
+    """A request for a page of a list: at most `limit` items after the cursor `after`."""
 
     node: Services
     after: str | None
@@ -75,14 +75,14 @@ class PageRequest:
     def read(
         self, resource: type[Item], repository: Callable[[ReadIndex], PagedRepository], /, **wanted: Any
     ) -> Page[Item]:
-        """Search the index for the page, in a list that is ordered by id.
+        """Read the page from a list that is ordered by id.
 
         Parameters
         ----------
         resource : type
             Of the items; one is made of each row.
         repository : callable
-            Returns the listed repository of the index.
+            Returns the repository to list.
         wanted : any
             Filters of the repository.
         """

@@ -44,7 +44,7 @@ def list_jobs(
 
 @router.get("/failures")
 def list_failures(account: Reader, page: RequestedPage, reason: Word = None) -> Page[models.FailureResource]:
-    """Why series, or stacks of them, have no volume (docs/conversion.md), newest first."""
+    """The reasons why series, or some of their stacks, have no volume (docs/conversion.md), newest first."""
     return page.read(models.FailureResource, lambda index: index.failures, reason=reason)
 
 
@@ -52,7 +52,7 @@ def list_failures(account: Reader, page: RequestedPage, reason: Word = None) -> 
 def list_exclusions(
     account: Reader, page: RequestedPage, series_instance_uid: OptionalUid = None
 ) -> Page[models.ExclusionResource]:
-    """Instances, or frames of them, that conversions left out of their volumes, the newest first."""
+    """Instances, or some of their frames, that conversions excluded from their volumes, newest first."""
     return page.read(models.ExclusionResource, lambda index: index.exclusions, series_instance_uid=series_instance_uid)
 
 
@@ -83,7 +83,7 @@ def list_history(
 
 @router.get("/status")
 def show_status(account: Reader, node: Node) -> models.NodeStatus:
-    """State of the node: queues, failures, and whether instances are accepted."""
+    """The state of the node: queues, failures, and whether instances are accepted."""
     with node.index.reading() as index:
         return models.NodeStatus(
             version=__version__,

@@ -1,4 +1,4 @@
-"""Patients, studies, series and instances: lists, single resources, deletion, new conversions."""
+"""Patients, studies, series and instances: lists, single resources, deletion, reconversion."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from node.web.services import Node, Services
 router = APIRouter()
 
 MAX_SERIES = 100_000
-"""Maximum series of one study; no real study comes near."""
+"""Largest number of series in one study; real studies have far fewer."""
 
 Uid = Annotated[str, Path(max_length=64)]
-DryRun = Annotated[bool, Query(description="only answer what would be deleted")]
+DryRun = Annotated[bool, Query(description="only report what would be deleted")]
 OptionalText = Annotated[str | None, Query(max_length=324)]
 
 
@@ -54,7 +54,7 @@ def list_patients(
 
 @router.post("/patients/{id}/merge", tags=["patients"])
 def merge_patient(account: Admin, node: Node, id: RowId, merge: models.MergeRequest) -> models.MergeResult:
-    """Merge this patient into another one, which gets its studies, including future ones."""
+    """Merge this patient into another one, which gets its current and future studies."""
     done = node.actions["merge-patients"](source=id, target=merge.into, who=account.name)
     return models.MergeResult.of(done)
 
@@ -65,7 +65,7 @@ def list_studies(
     node: Node,
     audit: RequestAudit,
     page: RequestedPage,
-    words: Annotated[str, Query(max_length=324, description="each in patient's name, ID or accession number")] = "",
+    words: Annotated[str, Query(max_length=324, description="words in patient's name, ID or accession number")] = "",
     patient_id: OptionalText = None,
     accession_number: OptionalText = None,
     description: Annotated[str, Query(max_length=64, description="part of the study or a series description")] = "",
@@ -75,7 +75,7 @@ def list_studies(
     condition: StudyCondition | None = None,
     order: StudyOrder = "arrival",
 ) -> Page[models.StudyResource]:
-    """Studies, newest first, by time received or by Study Date."""
+    """Studies, newest first, by time of arrival or by Study Date."""
     wanted = StudyFilter(
         words,
         description,
@@ -144,7 +144,7 @@ def list_series(
 def show_series(
     account: Reader, node: Node, audit: RequestAudit, study_instance_uid: Uid, series_instance_uid: Uid
 ) -> models.SeriesResource:
-    """One series. Its UID alone is not enough: the same UID in two studies is two series."""
+    """One series. It takes both UIDs, because the same Series Instance UID in two studies means two series."""
     with node.index.reading() as index:
         row = _series(index, study_instance_uid, series_instance_uid)
         patient_id = index.studies.patient_id(study_instance_uid)
@@ -196,7 +196,7 @@ def show_instance(account: Reader, node: Node, audit: RequestAudit, sop_instance
 def instance_file(
     request: Request, account: Reader, node: Node, audit: RequestAudit, sop_instance_uid: Uid
 ) -> Response:
-    """The file of an instance: File Meta Information, then the data set byte for byte as received."""
+    """The file of an instance: File Meta Information, then the data set, byte for byte as received."""
     row = _instance(node, sop_instance_uid)
     audit.transferred([of_study(row["study_instance_uid"], row["patient_id"])])
     return file_response(

@@ -10,15 +10,15 @@ from node.web.problems import MEDIA_TYPE, Problem
 
 _PROBLEM = {"content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
 
-_token = HTTPBearer(auto_error=False, description="A token of `voxelnode account token`, if accounts are needed.")
-"""Only for the OpenAPI document: `node.web.access` checks credentials."""
+_token = HTTPBearer(auto_error=False, description="A token from `voxelnode account token`, if accounts are required.")
+"""For the OpenAPI document only; `node.web.access` checks credentials."""
 
 router = APIRouter(
     prefix="/api/v1",
     dependencies=[Depends(_token)],
     responses={
         400: {"description": "The request is malformed; see detail", **_PROBLEM},
-        401: {"description": "An account is needed", **_PROBLEM},
+        401: {"description": "An account is required", **_PROBLEM},
         403: {"description": "The account may not do this", **_PROBLEM},
         404: {"description": "Not found", **_PROBLEM},
         422: {"description": "A parameter is invalid; see detail", **_PROBLEM},

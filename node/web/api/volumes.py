@@ -21,7 +21,7 @@ router = APIRouter(tags=["volumes"])
 OptionalWord = Annotated[str | None, Query(max_length=16)]
 
 MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".gz": "application/gzip"}
-"""Media types by suffix; any other is application/octet-stream."""
+"""Media types by suffix; other files are application/octet-stream."""
 
 
 @router.get("/volumes")
@@ -54,16 +54,16 @@ def show_volume(account: Reader, node: Node, audit: RequestAudit, id: RowId) -> 
     response_class=Response,
     responses={
         200: {"content": {"application/octet-stream": {}}, "description": "The file"},
-        206: {"content": {"application/octet-stream": {}}, "description": "The part that Range asks for"},
-        304: {"description": "If-None-Match has the entity tag of the file"},
+        206: {"content": {"application/octet-stream": {}}, "description": "The requested range"},
+        304: {"description": "If-None-Match contains the entity tag of the file"},
         410: {"description": "The file is in the index but not on disk"},
-        416: {"description": "Range begins behind the end of the file"},
+        416: {"description": "Range starts beyond the end of the file"},
     },
 )
 def volume_file(
     request: Request, account: Reader, node: Node, audit: RequestAudit, id: RowId, name: str | None = None
 ) -> Response:
-    """Download a file. `name` must be its own: viewers judge a file by its suffix."""
+    """Download a file. `name` must be the name of the file; viewers rely on its suffix."""
     row = _volume(node, id)
     file_name = PurePath(row["path"]).name
     if name not in (None, file_name) or row["files_removed_at"] is not None:

@@ -1,4 +1,4 @@
-"""Decoded values as files written by child processes, so that little of them is in memory."""
+"""Decoded values in files written by child processes, to keep them out of memory."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from node.web.services import Services
 
 
 def decoded_file(node: Services, function: Callable[..., bytes], *arguments: Any) -> IO[bytes]:
-    """Return a file that a child process has written, which is deleted when it is closed.
+    """Return a file written by a child process; the file is deleted when it is closed.
 
-    It is on the disk of the archive rather than in memory: an uncompressed instance may have gigabytes.
+    It is on the disk of the archive, not in memory, because an uncompressed instance may have gigabytes.
 
     Parameters
     ----------

@@ -25,13 +25,13 @@ from node.web.dicomweb.resources import READ, Damaged, RequestedInstances, Targe
 router = APIRouter()
 
 MAX_HEADER_BYTES = 1 << 20
-"""Longest header that is read in this process; a longer one is read in a child process."""
+"""Longest header read in this process; longer ones are read in a child process."""
 
 MAX_BYTES_IN_MEMORY = 16 << 20
-"""Longest frame, and longest compressed pixel data, held in memory; larger ones go through a file."""
+"""Longest frame, and longest compressed pixel data, held in memory; longer ones go through a file."""
 
 MAX_FRAMES = 10_000
-"""Maximum frames of one request; a longer list does not fit into a URL."""
+"""Maximum frames per request; a longer list does not fit into a URL."""
 
 
 @router.api_route("/studies/{study}/series/{series}/instances/{instance}/frames/{frames}", methods=READ)
@@ -41,7 +41,7 @@ def retrieve_frames(target: RequestedInstances, frames: str) -> Response:
     instance = one_instance(target)
     element = pixel_data(target, instance)
     if max(numbers) > element.frames:
-        raise HTTPException(404, f"there is no frame {max(numbers)}: the instance has {element.frames} frames")
+        raise HTTPException(404, f"frame {max(numbers)} does not exist: the instance has {element.frames} frames")
     target.audit_access("frames")
     return _answer(target, instance, element, numbers, target.etag(f"frames {frames} {accept_of(target)}"))
 
@@ -57,12 +57,12 @@ def all_frames(target: Target, instance: StoredInstance, etag: str) -> Response:
 
 
 def frame_numbers(text: str) -> list[int]:
-    """Return the frame numbers of a URL: from 1, separated by commas."""
+    """Return the frame numbers in a URL, which start at 1 and are separated by commas."""
     if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", text) or text.count(",") >= MAX_FRAMES:
-        raise HTTPException(400, "frames must be numbers from 1, separated by commas (PS3.18 10.4.1.1.6)")
+        raise HTTPException(400, "frames must be positive numbers separated by commas (PS3.18 10.4.1.1.6)")
     numbers = [int(number) for number in text.split(",")]
     if 0 in numbers:
-        raise HTTPException(400, "frame numbers begin with 1 (PS3.18 10.4.1.1.6)")
+        raise HTTPException(400, "frame numbers start at 1 (PS3.18 10.4.1.1.6)")
     return numbers
 
 
@@ -85,7 +85,7 @@ def pixel_data(target: Target, instance: StoredInstance) -> PixelElement:
 
 @lru_cache(maxsize=128)
 def _element(path: Path, decoder: Decoder) -> PixelElement | None:
-    """Cached: viewers request frames one by one, the header of many frames takes seconds, and files never change."""
+    """Return the pixel data element of a file, cached: viewers request frames singly, and long headers take seconds."""
     try:
         return pixel_element(path, MAX_HEADER_BYTES)
     except TooLong:
@@ -113,11 +113,13 @@ def _answer(
     if not form.multipart and len(numbers) > 1:
         raise NotAcceptable(f"{MULTIPART} for several frames")
     try:
-        first = _frame(target, element, numbers[0], form)  # before the response begins, so that an error has a status
+        first = _frame(
+            target, element, numbers[0], form
+        )  # before the response starts, so that an error can set the status
     except FrameNotFound as error:
         raise HTTPException(404, str(error)) from error
     except NotDecoded as error:
-        raise NotAcceptable("the frames as they are stored (transfer-syntax=*)", str(error)) from error
+        raise NotAcceptable("the frames as stored (transfer-syntax=*)", str(error)) from error
     if not form.multipart:
         return respond(target, first.pieces, form.content_type, etag, first.length)
     message = Multipart(form.media_type)
@@ -138,7 +140,7 @@ class _Frame(NamedTuple):
 
 
 def _frame(target: Target, element: PixelElement, number: int, form: FrameForm) -> _Frame:
-    """Return one frame; little of a long one is in memory.
+    """Return one frame; a long frame is streamed from a file.
 
     Raises
     ------

@@ -14,7 +14,7 @@ IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 UNCOMPRESSED = frozenset((EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, "1.2.840.10008.1.2.2"))
 
 ANY = "*"
-"""As a transfer syntax: that in which the instance is stored."""
+"""As a transfer syntax: the one in which the instance is stored."""
 
 DICOM, DICOM_JSON, JSON = "application/dicom", "application/dicom+json", "application/json"
 OCTETS, MULTIPART, ZIP, PDF = "application/octet-stream", "multipart/related", "application/zip", "application/pdf"
@@ -62,7 +62,7 @@ class MediaRange:
 
 
 class NotAcceptable(HTTPException):
-    """406: what is offered instead, and the reason if it is not obvious."""
+    """406, with the available alternatives, and the reason if it is not obvious."""
 
     def __init__(self, offered: str, reason: str = "none of the accepted media types is available") -> None:
         super().__init__(406, f"{reason}; available: {offered} (PS3.18 8.7)")
@@ -80,11 +80,11 @@ def accepted(request: Request) -> list[MediaRange]:
     return media_ranges(accept)
 
 
-# Parsed here: werkzeug.http returns each element as text that has to be parsed again for its transfer syntax, and
-# python-mimeparse splits at commas within quotes and raises where an element is broken.
+# Parsed here, because werkzeug.http returns each element as text that must be parsed again for its transfer syntax, and
+# python-mimeparse splits at commas within quotes and raises for broken elements.
 def media_ranges(accept: str) -> list[MediaRange]:
-    """Return the media types of a list as in an Accept header, best first."""
-    ascii_only = accept.encode("ascii", "replace").decode("ascii")  # as names of media types are, RFC 6838 4.2
+    """Return the media types of a list in the format of an Accept header, best first."""
+    ascii_only = accept.encode("ascii", "replace").decode("ascii")  # like all media type names (RFC 6838 4.2)
     ranges = [_media_range(element) for element in _ELEMENT.findall(ascii_only)]
     return sorted(
         (media_range for media_range in ranges if media_range.quality > 0), key=lambda media_range: -media_range.quality
@@ -116,9 +116,9 @@ class DicomForm:
 
 
 def dicom_form(ranges: Sequence[MediaRange]) -> DicomForm | None:
-    """Return the accepted form of instances; None: not as ``application/dicom``.
+    """Return the accepted form of instances, or None if ``application/dicom`` is not accepted.
 
-    Without a transfer syntax, Explicit VR Little Endian is meant (PS3.18 8.7.3.2).
+    The default transfer syntax is Explicit VR Little Endian (PS3.18 8.7.3.2).
     """
     fitting = [media_range for media_range in ranges if media_range.covers(DICOM)]
     if not fitting:
@@ -128,7 +128,7 @@ def dicom_form(ranges: Sequence[MediaRange]) -> DicomForm | None:
 
 
 def names(ranges: Sequence[MediaRange], *media_types: str) -> str | None:
-    """Return the first of `media_types` that the best matching range covers; None if no range does."""
+    """Return the first of `media_types` covered by the best matching range, or None if no range matches."""
     for media_range in ranges:
         covered = next((media_type for media_type in media_types if media_range.covers(media_type)), None)
         if covered is not None and not media_range.multipart:
@@ -157,7 +157,7 @@ def frame_media_type(transfer_syntax_uid: str) -> str:
 
 
 def frame_form(ranges: Sequence[MediaRange], stored: str, encapsulated: bool) -> FrameForm | None:
-    """Return the form in which a client accepts the frames of an instance; None: in none that is available.
+    """Return the form in which a client accepts the frames of an instance, or None if no available form is accepted.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ def frame_form(ranges: Sequence[MediaRange], stored: str, encapsulated: bool) ->
 
     Notes
     -----
-    PS3.18 8.7.3.3. ``application/octet-stream; transfer-syntax=*`` means as stored, as viewers use it.
+    PS3.18 8.7.3.3. ``application/octet-stream; transfer-syntax=*`` means as stored, following common use in viewers.
     """
     for media_range in ranges:
         multipart = media_range.multipart or media_range.type == "*/*"

@@ -27,7 +27,7 @@ log = structlog.get_logger()
 router = APIRouter()
 
 MAX_HEADER_BYTES = 1 << 20
-"""Longest header that is read in this process; a longer one is read in a child process."""
+"""Longest header read in this process; longer ones are read in a child process."""
 
 
 @router.api_route("/studies/{study}/metadata", methods=READ)
@@ -49,7 +49,7 @@ def retrieve_metadata(target: RequestedInstances) -> Response:
 
 
 def _json_array(target: Target) -> Iterator[bytes]:
-    """Yield one instance at a time: a whole study may not fit into memory."""
+    """Yield a JSON array one instance at a time, since a whole study may not fit into memory."""
     separator = b"["
     for instance in target.instances:
         yield separator + instance_metadata(target.node, instance, instance_url(target.base, instance))
@@ -58,7 +58,7 @@ def _json_array(target: Target) -> Iterator[bytes]:
 
 
 def _compressed(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Compress; metadata of similar instances shrink to a twentieth."""
+    """Yield compressed pieces; the metadata of similar instances shrink to a twentieth."""
     compressor = zlib.compressobj(1, wbits=16 + zlib.MAX_WBITS)
     for piece in pieces:
         compressed = compressor.compress(piece)
@@ -68,12 +68,12 @@ def _compressed(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def instance_metadata(node: Services, instance: StoredInstance, url: str) -> bytes:
-    """Return the DICOM JSON Model of an instance; its UIDs alone if its file cannot be read.
+    """Return the DICOM JSON Model of an instance, reduced to its UIDs if its file cannot be read.
 
     Parameters
     ----------
     url : str
-        URL of the instance; URIs of bulk data begin with it.
+        URL of the instance, the prefix of all bulk data URIs.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def _identity(instance: StoredInstance) -> Json:
 
 @router.api_route("/studies/{study}/series/{series}/instances/{instance}/bulkdata/{path}", methods=READ)
 def retrieve_bulk_data(target: RequestedInstances, path: str) -> Response:
-    """One long value, by its path in the metadata; pixel data as all their frames."""
+    """One long value, by its path in the metadata; for pixel data, all frames."""
     instance = one_instance(target)
     etag = target.etag(f"bulkdata {path} {target.request.headers.get('accept')}")
     if path.upper() in {f"{tag:08X}" for tag in PIXEL_TAGS}:

@@ -1,4 +1,4 @@
-"""Write ``multipart/related`` (RFC 2387) piece by piece; no part is in memory as a whole."""
+"""Write ``multipart/related`` (RFC 2387) in pieces, without a whole part in memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Multipart:
         self.content_type = f'multipart/related; type="{media_type}"; boundary={self._boundary}'
 
     def write(self, parts: Iterable[Part]) -> Iterator[bytes]:
-        """Yield the message in pieces."""
+        """Yield a message with `parts` in pieces."""
         for part in parts:
             location = f"Content-Location: {part.location}\r\n" if part.location else ""
             yield f"--{self._boundary}\r\nContent-Type: {part.content_type}\r\n{location}\r\n".encode("ascii")

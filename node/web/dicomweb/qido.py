@@ -27,7 +27,7 @@ router = APIRouter()
 
 MAX_RESULTS = 1000
 MAX_RESULTS_OF_STUDY = 10_000
-"""Maximum results of one response: over all studies, and within one; further ones are requested by offset."""
+"""Maximum results per response over all studies, and within one study; offset requests further ones."""
 
 MAX_PARAMETERS = 500
 """Maximum parameters of a query, including includefield."""
@@ -51,11 +51,10 @@ DEFAULTS = {
         "AvailableTransferSyntaxUID",
     ),
 }  # fmt: skip
-"""Attributes that are answered by default: PS3.18 tables 10.6.3-3 to 10.6.3-5, as far as the index has them, and some
-more."""
+"""Attributes returned by default: those of PS3.18 tables 10.6.3-3 to 10.6.3-5 that are indexed, and some more."""
 
 _LISTS = frozenset(("UI", "CS"))
-"""Value representations without commas: a comma in a query parameter separates values (PS3.18 8.3.4.1)."""
+"""Value representations without commas, in which a comma separates values of a parameter (PS3.18 8.3.4.1)."""
 
 Path = tuple[BaseTag, ...]
 """An attribute: the tags of its sequences, then its own."""
@@ -90,7 +89,7 @@ def _search(request: Request, audit: RequestAudit, node: Node, level: Level) -> 
     identifier = _identifier(request, level)
     options = Options(relational=True, combined_datetime=True, fuzzy=_is_fuzzy(request))
     try:
-        # One more than is answered, to know whether there are more.
+        # One more than is returned, to detect that there are more.
         query = read_query(identifier, options=options, limit=limit + 1, offset=offset)
     except InvalidQuery as error:
         raise HTTPException(400, str(error)) from error
@@ -104,7 +103,7 @@ def _search(request: Request, audit: RequestAudit, node: Node, level: Level) -> 
         warnings.append("There are additional results that can be requested")
         answers.pop()
     if query.unsupported:
-        warnings.append(f"These attributes are not searched for, nor answered: {', '.join(query.unsupported)[:500]}")
+        warnings.append(f"These attributes are neither matched nor returned: {', '.join(query.unsupported)[:500]}")
     headers = {"Content-Type": media_type}
     if warnings:
         headers["Warning"] = ", ".join(f'299 voxelnode "{warning}"' for warning in warnings)
@@ -130,7 +129,7 @@ def _page(request: Request) -> tuple[int, int, list[str]]:
     limit, offset = (_whole(request, name, default) for name, default in (("limit", maximum), ("offset", 0)))
     if limit <= maximum:
         return limit, offset, []
-    return maximum, offset, [f"At most {maximum} results are answered in one response"]
+    return maximum, offset, [f"At most {maximum} results are returned in one response"]
 
 
 def _whole(request: Request, name: str, default: int) -> int:
@@ -150,7 +149,7 @@ def _is_fuzzy(request: Request) -> bool:
 
 
 def _identifier(request: Request, level: Level) -> Dataset:
-    """Return the query as C-FIND has it: keys with values to match, and empty keys that are only answered."""
+    """Return the query in the form of C-FIND: keys with values to match, and empty keys that are only returned."""
     identifier = Dataset()
     identifier.QueryRetrieveLevel = level.name
     for path in _fields(request, level):
@@ -170,7 +169,7 @@ def _identifier(request: Request, level: Level) -> Dataset:
 
 
 def _fields(request: Request, level: Level) -> Iterable[Path]:
-    """Return the attributes that are answered, besides those that are searched (PS3.18 8.3.4.3)."""
+    """Return the requested attributes, in addition to the matched ones (PS3.18 8.3.4.3)."""
     above = {Level.STUDY: "study" in request.path_params, Level.SERIES: "series" in request.path_params}
     included = [name for text in request.query_params.getlist("includefield") for name in text.split(",") if name]
     if len(included) > MAX_FIELDS:
@@ -183,7 +182,7 @@ def _fields(request: Request, level: Level) -> Iterable[Path]:
 
 
 def _path(name: str) -> Path:
-    """Return the tags of an attribute that is named by keywords or tags, sequences first (PS3.18 8.3.4.1)."""
+    """Return the tags of an attribute given by keywords or tags, sequences first (PS3.18 8.3.4.1)."""
     tags = []
     for part in name.split("."):
         tag = int(part, 16) if re.fullmatch(r"[0-9A-Fa-f]{8}", part) else tag_for_keyword(part)
@@ -216,7 +215,7 @@ def _put(identifier: Dataset, path: Path, values: list[str], *, replace: bool = 
     if vr == "SQ":
         identifier.add(DataElement(tag, "SQ", Sequence([Dataset()])))
         return
-    # Patterns and ranges are not valid values of the representation; the reader of the query checks them.
+    # Patterns and ranges are not valid values of the VR; the query parser checks them.
     identifier.add(DataElement(tag, "LO" if vr != "PN" else vr, [*before, *values], validation_mode=IGNORE))
 
 

@@ -29,7 +29,7 @@ FORMATS: dict[str, PictureFormat] = {JPEG: "JPEG", PNG: "PNG"}
 FUNCTIONS = {"linear": "LINEAR", "linear-exact": "LINEAR_EXACT", "sigmoid": "SIGMOID"}
 
 THUMBNAIL_TRIES = 5
-"""Series of a study that are tried for its thumbnail, since the largest may be reports."""
+"""Number of series tried for the thumbnail of a study, since the largest may be reports."""
 
 
 class NotShown(NotAcceptable):
@@ -53,7 +53,7 @@ def retrieve_rendered_series(target: RequestedInstances) -> Response:
 
 @router.api_route(f"{_INSTANCE}/rendered", methods=READ)
 def retrieve_rendered_instance(target: RequestedInstances) -> Response:
-    """An instance as a picture of its middle frame; an encapsulated PDF as it is."""
+    """An instance as a picture of its middle frame; an encapsulated PDF unchanged."""
     instance = one_instance(target)
     if instance.sop_class_uid == ENCAPSULATED_PDF:
         return _document(target, instance)
@@ -115,12 +115,12 @@ def _answer(target: Target, instance: StoredInstance, frame_number: int, longest
 
 
 def answer_picture(target: Target, instance: StoredInstance, order: PictureOrder) -> Response:
-    """Answer with a picture of one frame; 406 if it cannot be rendered."""
+    """Respond with a picture of one frame, or 406 if it cannot be rendered."""
     target.audit_access("rendered")
     try:
         data = target.node.decoder.run(picture, target.node.archive.path(instance.key), order)
     except NotDecoded as error:
-        raise NotShown("the instance itself", f"this one cannot be rendered: {error}") from error
+        raise NotShown("the instance itself", f"this instance cannot be rendered: {error}") from error
     media_type = next(name for name, picture_format in FORMATS.items() if picture_format == order.format)
     return respond(target, iter((data,)), media_type, target.etag(f"{order}"), len(data))
 
@@ -135,7 +135,7 @@ def _pictures(target: Target, order: PictureOrder, media_type: str) -> Iterator[
 
 
 def _order(target: Target, frame_number: int, media_type: str, longest: int | None = None) -> PictureOrder:
-    """Return the picture that the query parameters describe, PS3.18 8.3.5."""
+    """Return the picture order from the query parameters (PS3.18 8.3.5)."""
     query = target.request.query_params
     crop, size = _viewport(query.get("viewport"))
     if size is None and longest is not None:
@@ -146,7 +146,7 @@ def _order(target: Target, frame_number: int, media_type: str, longest: int | No
 
 
 def quality_of(text: str | None) -> int:
-    """Return the JPEG quality, 1 to 100 (PS3.18 8.3.5.1.2); 400 for anything else."""
+    """Return the JPEG quality, 1 to 100 (PS3.18 8.3.5.1.2); anything else is answered 400."""
     if text is None:
         return 90
     if not text.isdecimal() or not 1 <= int(text[:4]) <= 100:
@@ -173,7 +173,7 @@ def window_of(text: str | None) -> Window | None:
 
 
 def _viewport(text: str | None) -> tuple[Crop | None, tuple[int, int] | None]:
-    """``viewport=vw,vh`` or ``vw,vh,sx,sy,sw,sh``, PS3.18 8.3.5.1.3: crop of the source, size."""
+    """Return crop and size from ``viewport=vw,vh`` or ``vw,vh,sx,sy,sw,sh`` (PS3.18 8.3.5.1.3)."""
     if text is None:
         return None, None
     wrong = HTTPException(
@@ -195,7 +195,7 @@ def _viewport(text: str | None) -> tuple[Crop | None, tuple[int, int] | None]:
 
 
 def _document(target: Target, instance: StoredInstance) -> Response:
-    """An Encapsulated PDF: Encapsulated Document (0042,0011), PS3.3 A.45.1."""
+    """Respond with the Encapsulated Document (0042,0011) of an Encapsulated PDF (PS3.3 A.45.1)."""
     if names(accepted(target.request), PDF) is None:
         raise NotAcceptable(PDF)
     try:

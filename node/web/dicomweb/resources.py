@@ -1,4 +1,4 @@
-"""Resources of DICOMweb: the stored instances of a study, of a series, or one of them (PS3.18 10.1)."""
+"""Resources of DICOMweb: the stored instances of a study or a series, or a single instance (PS3.18 10.1)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PREFIX = "/dicom-web"
 CHUNK_BYTES = 1 << 20
 
 READ = ["GET", "HEAD"]
-"""Methods of resources that are only read."""
+"""Methods of read-only resources."""
 
 
 class Damaged(VoxelnodeError):
@@ -35,21 +35,21 @@ class Damaged(VoxelnodeError):
 
 
 BROKEN = (Damaged, DecoderBusy, FrameNotFound, NotDecoded)
-"""Errors after which an instance, or a part of it, cannot be sent."""
+"""Errors that prevent an instance, or a part of it, from being sent."""
 
 
 class Instances(Streamed):
-    """A streamed response that is aborted if an instance cannot be sent, so that the client sees it is incomplete."""
+    """A streamed response, aborted if an instance cannot be sent, so that the client sees that it is incomplete."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
-        except BROKEN as error:  # the status is sent already: the server closes the connection
+        except BROKEN as error:  # the status was already sent: the server closes the connection
             log.error("answer_broken_off", reason=str(error))
 
 
 class Target:
-    """The instances that a request names, and the audit trail of its caller.
+    """The instances selected by a request, and the audit trail of its caller.
 
     Attributes
     ----------
@@ -100,18 +100,18 @@ def find_target(
     series: str | None = None,
     instance: str | None = None,
 ) -> Target:
-    """Return the instances that UIDs name.
+    """Return the instances selected by UIDs.
 
     Raises
     ------
     HTTPException
-        404: there are none; 410: they were deleted.
+        404 if there are none, 410 if they were deleted.
     """
     with node.index.reading() as index:
         instances = list(index.instances.stored(study, series, [instance] if instance else ()))
         if not instances:
             deleted = index.deletions.has_deleted(*(uid for uid in (study, series, instance) if uid is not None))
-            raise HTTPException(*((410, "it was deleted") if deleted else (404, "there is no such resource")))
+            raise HTTPException(*((410, "it was deleted") if deleted else (404, "the resource does not exist")))
     return Target(request, node, audit, instances)
 
 
@@ -120,14 +120,14 @@ RequestedInstances = Annotated[Target, Depends(find_target)]
 
 
 def one_instance(target: Target) -> StoredInstance:
-    """Return the instance of a URL that names an instance."""
+    """Return the single instance of an instance URL."""
     return target.instances[0]
 
 
 def respond(
     target: Target, content: Iterator[bytes], content_type: str, etag: str, length: int | None = None, status: int = 200
 ) -> Response:
-    """Stream `content`; answer HEAD with the headers, and a matching If-None-Match with 304.
+    """Stream `content`; answer HEAD with the headers only, and a matching If-None-Match with 304.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ def stored_file(archive: Archive, instance: StoredInstance) -> Iterator[bytes]:
     Raises
     ------
     Damaged
-        Before the last piece, if the data set differs, and if the file is missing.
+        The file is missing, or the data set differs; raised before the last piece.
     """
     digest, left = hashlib.sha256(), file_length(instance)
     try:
@@ -192,6 +192,6 @@ def instance_url(base: str, instance: StoredInstance) -> str:
 
 
 def resource_url(base: str, *uids: str) -> str:
-    """Return the URL of a study, a series or an instance; `uids` begin with that of the study."""
+    """Return the URL of a study, a series or an instance; `uids` start with that of the study."""
     levels = zip(("studies", "series", "instances"), uids, strict=False)
     return base + "".join(f"/{level}/{quote(uid, safe='')}" for level, uid in levels)

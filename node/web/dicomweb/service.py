@@ -15,7 +15,7 @@ for resource in RESOURCES:
 
 
 def described() -> list[tuple[str, str, str]]:
-    """Methods, path and purpose of every resource, as the conformance statement tells them."""
+    """Return methods, path and purpose of every resource, for the conformance statement."""
     return [
         (
             ", ".join(sorted(route.methods or ())),

@@ -1,6 +1,6 @@
-"""A STOW-RS request: its parts go into the archive, and a report says which were stored.
+"""A STOW-RS request: its parts are written to the archive, and a report lists which were stored.
 
-The bytes of a part go into the archive while they arrive; only its head, which identifies the instance, is held in
+The bytes of a part are written while they are received; only the head, which identifies the instance, is held in
 memory. A refused part does not stop the others.
 """
 
@@ -33,14 +33,14 @@ from node.web.dicomweb.media_types import DICOM
 log = structlog.get_logger()
 
 MAX_PARTS = 50_000
-"""Maximum instances of one request: twice the largest series in time."""
+"""Maximum instances per request, twice the size of the largest time series."""
 
 FINISHING = 8
-"""Instances of one request that wait for the disk together, and share its syncs."""
+"""Number of instances of a request that wait for the disk together and share syncs."""
 
 TRANSFER_SYNTAX_NOT_SUPPORTED = 0xC122
 PROCESSING_FAILURE = 0x0110
-"""Failure Reasons of PS3.18 I.2.2 that C-STORE does not have."""
+"""Failure Reasons of PS3.18 I.2.2 that do not exist in C-STORE."""
 
 _STATUS_OF_REASON = {OUT_OF_RESOURCES: 503, TRANSFER_SYNTAX_NOT_SUPPORTED: 415}
 """Status codes if nothing was stored and all failures have this reason; otherwise 409."""
@@ -50,7 +50,7 @@ _REMEDIES = {TRANSFER_SYNTAX_NOT_SUPPORTED: "have the sender use a transfer synt
 
 @dataclass(frozen=True, slots=True)
 class PartFailure:
-    """A part that was not stored: Failure Reason (0008,1197), the reason in words, `identity` if readable."""
+    """A part that was not stored: Failure Reason (0008,1197), a comment, and `identity` if readable."""
 
     reason: int
     comment: str
@@ -76,7 +76,7 @@ class StoreReport:
 
 
 class StoreTransaction:
-    """One request; its parts come one after the other. Used by one thread at a time, and ended with `close`."""
+    """One request, with its parts in sequence. Used by one thread at a time; `close` must be called."""
 
     def __init__(
         self,
@@ -114,12 +114,12 @@ class StoreTransaction:
             raise HTTPException(400, f"the boundary cannot be used: {error}") from error
 
     def write(self, data: bytes) -> None:
-        """Take bytes of the body.
+        """Process bytes of the body.
 
         Raises
         ------
         HTTPException
-            400: it is not a multipart message; 413: it has too many parts. Instances stored before stay.
+            400 if it is not a multipart message, 413 if it has too many parts. Instances already stored are kept.
         """
         try:
             self._parser.write(data)
@@ -132,13 +132,15 @@ class StoreTransaction:
         Raises
         ------
         HTTPException
-            400: the body ended before its last boundary, or has no part.
+            400 if the body ended before its last boundary, or has no parts.
         """
         self._settle(0)
         if not self._whole:
-            raise HTTPException(400, "the body ends before its last boundary: complete parts are stored, send it again")
+            raise HTTPException(
+                400, "the body ends before its last boundary; complete parts are stored; send the request again"
+            )
         if not self._parts:
-            raise HTTPException(400, "the body has no part")
+            raise HTTPException(400, "the body has no parts")
         return self.report
 
     def close(self) -> None:
@@ -155,7 +157,7 @@ class StoreTransaction:
     def _begin_part(self) -> None:
         self._parts += 1
         if self._parts > MAX_PARTS:
-            raise HTTPException(413, f"more than {MAX_PARTS} instances in one request: send them in several")
+            raise HTTPException(413, f"more than {MAX_PARTS} instances in one request: send several requests")
         self._content_type = DICOM
 
     def _begin_header(self) -> None:
@@ -208,7 +210,7 @@ class StoreTransaction:
                 self.studies.add(identity.study_instance_uid)
 
     def _refused(self, failure: PartFailure) -> None:
-        """Record a part that was not stored, for the answer and for the table of rejections."""
+        """Record a part that was not stored, for the response and the table of rejections."""
         self.report.failures.append(failure)
         identity, status = failure.identity, f"status 0x{failure.reason:04X}"
         offered = "" if identity is None else f"{identity.sop_class_uid}: {identity.transfer_syntax_uid}"
@@ -218,7 +220,7 @@ class StoreTransaction:
 
 
 class _Part:
-    """One part: its head is collected until it identifies the instance, the rest goes to the archive."""
+    """One part: the head is collected until it identifies the instance; the rest is written to the archive."""
 
     def __init__(self, ingest: Ingest, origin: Origin, study_instance_uid: str | None) -> None:
         self._ingest, self._origin, self._study = ingest, origin, study_instance_uid
@@ -229,7 +231,7 @@ class _Part:
         self.failure: PartFailure | None = None
 
     def write(self, data: memoryview) -> None:
-        """Take bytes of the file; never raises."""
+        """Process bytes of the file; never raises."""
         if self.failure is not None:
             return
         try:
@@ -243,7 +245,7 @@ class _Part:
             self._fail(error)
 
     def end(self) -> Arrival | None:
-        """Return the instance, ready to be finished; None if it was refused, see `failure`."""
+        """Return the instance, ready to be finished, or None if it was refused; see `failure`."""
         if self.failure is None and self._arrival is None:
             try:
                 self._begin(is_whole=True)
@@ -259,7 +261,7 @@ class _Part:
         self.abandon()
 
     def abandon(self) -> None:
-        """Discard what has arrived."""
+        """Discard the received bytes."""
         arrival, self._arrival = self._arrival, None
         if arrival is not None:
             arrival.abandon()
@@ -267,7 +269,9 @@ class _Part:
     def _begin(self, *, is_whole: bool) -> None:
         identity = identify(bytes(self._head))
         if self._study and not identity.study_instance_uid and not is_whole and len(self._head) < LONG_HEAD_BYTES:
-            self._wanted = min(4 * self._wanted, LONG_HEAD_BYTES)  # a long header: the Study Instance UID comes later
+            self._wanted = min(
+                4 * self._wanted, LONG_HEAD_BYTES
+            )  # a long header, with the Study Instance UID further on
             return
         self.identity = identity
         refusal = self._refusal(identity)
@@ -285,7 +289,7 @@ class _Part:
         if not is_storage_class(identity.sop_class_uid):
             return SOP_CLASS_NOT_SUPPORTED, "the SOP class is not a storage class"
         if self._study is not None and identity.study_instance_uid != self._study:
-            return CLASS_MISMATCH, "the instance belongs to another study than the URL"
+            return CLASS_MISMATCH, "the instance belongs to a study other than that of the URL"
         return None
 
     def _fail(self, error: Exception) -> None:

@@ -24,7 +24,7 @@ log = structlog.get_logger()
 router = APIRouter()
 
 PIECE_BYTES = 1 << 20
-"""Bytes of a body that are collected before they are handed to a thread."""
+"""Bytes of a body collected before they are passed to a thread."""
 
 RETRY_SECONDS = 60
 
@@ -59,7 +59,7 @@ async def store(
 
 
 def _close(transaction: StoreTransaction, audit: AccountAuditTrail) -> None:
-    """Close a transaction, however it ended, and record it in the audit log."""
+    """Close a transaction after success or failure, and record it in the audit log."""
     transaction.close()
     report = transaction.report
     result = Result.MINOR_FAILURE if report.failures else Result.SUCCESS
@@ -81,7 +81,7 @@ def _boundary(request: Request) -> bytes:
 
 
 async def _feed(request: Request, transaction: StoreTransaction) -> None:
-    """Hand the body to a thread while it arrives, in pieces large enough for the overhead."""
+    """Pass the body to a thread while it is received, in pieces large enough to be worth the overhead."""
     gathered = bytearray()
     async for data in request.stream():
         gathered += data

@@ -36,7 +36,7 @@ router = APIRouter()
 OFFERED = f'{MULTIPART}; type="{DICOM}", as stored (transfer-syntax=*) or uncompressed, and {ZIP}'
 
 AHEAD = 2
-"""Instances that are transcoded while another is sent: as many as the decoder has child processes."""
+"""Instances transcoded while another is sent: one for each child process of the decoder."""
 
 Given = tuple[StoredInstance, str]
 """An instance, and the transfer syntax in which it is sent."""
@@ -48,7 +48,7 @@ Given = tuple[StoredInstance, str]
 def retrieve(target: RequestedInstances) -> Response:
     """The instances of a study, of a series, or one instance.
 
-    206: some are not available in an accepted transfer syntax, and are left out.
+    206 if some are omitted because they are not available in an accepted transfer syntax.
     """
     ranges = accepted(target.request)
     if names(ranges, DICOM, ZIP) == ZIP:
@@ -82,31 +82,31 @@ def retrieve(target: RequestedInstances) -> Response:
 
 
 def begun_files(node: Services, given: Sequence[Given]) -> Iterator[Iterator[bytes]]:
-    """Yield the file of each instance in pieces; the first is begun at once, so that its errors have a status.
+    """Yield the file of each instance in pieces; open the first at once, so that an error can set the status.
 
     Raises
     ------
     Damaged
         A file differs from what was received; also raised during iteration.
     NotAcceptable
-        The first one cannot be transcoded; for others `NotDecoded` is raised.
+        The first instance cannot be transcoded; later ones raise `NotDecoded`.
     """
     files = _files(node, given)
     first = next(files)
     try:
         begun = next(first)
     except NotDecoded as error:
-        raise NotAcceptable("instances as they are stored (transfer-syntax=*)", str(error)) from error
+        raise NotAcceptable("instances as stored (transfer-syntax=*)", str(error)) from error
     return chain([chain([begun], first)], files)
 
 
 def only(files: Iterator[Iterator[bytes]]) -> Iterator[bytes]:
-    """Yield the pieces of the only file; closing the iterator closes the file."""
+    """Yield the pieces of a single file; closing the iterator closes the file."""
     yield from next(files)
 
 
 def _files(node: Services, given: Sequence[Given]) -> Iterator[Iterator[bytes]]:
-    """Yield the files in order; the next ones are transcoded while one is sent."""
+    """Yield the files in order; the next ones are transcoded while the current one is sent."""
     threads = ThreadPoolExecutor(AHEAD, thread_name_prefix="transcode")
     waiting: deque[tuple[Given, Future[IO[bytes]] | None]] = deque()
     try:

@@ -33,7 +33,7 @@ from node.web.services import Node
 router = APIRouter()
 
 REFUSED = ("anonymize", "region", "annotation", "presentationUID")
-"""Unsupported parameters that change the content: ignoring them would answer something else than requested."""
+"""Unsupported parameters that change the content: ignoring them would return something other than requested."""
 
 
 @router.api_route("/wado", methods=READ)
@@ -60,12 +60,12 @@ def retrieve_by_uri(request: Request, account: Reader, audit: RequestAudit, node
 
 
 def _whole(target: Target) -> Response:
-    """The instance in `transferSyntax`; as stored for ``*``, in Explicit VR Little Endian without it."""
+    """Respond with the instance in `transferSyntax`: as stored for ``*``, Explicit VR Little Endian by default."""
     instance = one_instance(target)
     stored, wanted = instance.transfer_syntax_uid, target.request.query_params.get("transferSyntax")
     syntax = stored if wanted == "*" else choose_target(stored, {wanted or EXPLICIT_LITTLE_ENDIAN})
     if syntax is None:
-        raise NotAcceptable(f"{DICOM} as it is stored (transferSyntax=*), or uncompressed")
+        raise NotAcceptable(f"{DICOM} as stored (transferSyntax=*), or uncompressed")
     target.audit_transfer("WADO-URI")
     length = file_length(instance) if syntax == stored else None
     file = begun_files(target.node, [(instance, syntax)])

@@ -1,4 +1,4 @@
-"""Pages: Jinja2 templates that htmx updates, one stylesheet, no build step, nothing from other sites."""
+"""Pages: Jinja2 templates updated by htmx, one stylesheet, no build step, nothing from other sites."""
 
 from __future__ import annotations
 

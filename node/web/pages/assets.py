@@ -1,4 +1,4 @@
-"""Stylesheet, scripts and their parts; none of them is secret, so that browsers may cache them."""
+"""Stylesheet and scripts. They contain no secrets, so browsers may cache them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from node import __version__
 FOLDER = Path(__file__).with_name("static")
 
 CACHED = "public, max-age=31536000, immutable"
-"""For a year: another version of the node has other URLs (`static_url`)."""
+"""For a year, since a new version of the node has new URLs (`static_url`)."""
 
 
 def static_url(name: str) -> str:
@@ -22,7 +22,7 @@ def static_url(name: str) -> str:
 
 
 class Assets(StaticFiles):
-    """Serves `FOLDER`; files at their `static_url` may be cached for a year."""
+    """Serves `FOLDER`; files requested by their `static_url` may be cached for a year."""
 
     def __init__(self) -> None:
         super().__init__(directory=FOLDER)

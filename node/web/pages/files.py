@@ -1,4 +1,4 @@
-"""Files of a revision: volumes, sidecars, pictures; single, with ranges, or as a ZIP file."""
+"""Files of a revision (volumes, sidecars, pictures), singly with ranges or as a ZIP file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Revision = Annotated[int, FromPath(ge=1, le=2**31)]
 CHUNK_BYTES = 1 << 20
 
 MEDIA_TYPES = {".png": "image/png", ".json": "application/json", ".gz": "application/gzip"}
-"""Media types that a browser displays; any other is application/octet-stream."""
+"""Media types that a browser displays; all others are application/octet-stream."""
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/files/{revision}/{name}")
@@ -40,7 +40,7 @@ def file(
     audit: RequestAudit,
     download: bool = False,
 ) -> Response:
-    """One file of a revision; `name` is compared with the files in its folder, and never becomes a path."""
+    """One file of a revision; `name` is compared with the files of the folder and never used as a path."""
     with node.index.reading() as index:
         files = revision_files(node, index, study_instance_uid, series_instance_uid, revision)
     path = next((path for path in files if path.name == name), None)
@@ -99,7 +99,7 @@ def _pieces(path: Path) -> Iterator[bytes]:
 
 
 def revision_files(node: Services, index: ReadIndex, study: str, series: str, revision: int) -> list[Path]:
-    """Return the files of a revision by name; none if it is not in the index or its files were removed."""
+    """Return the files of a revision, sorted by name; empty if it is not in the index or its files are gone."""
     folder = node.archive.root / revision_folder(study, series, revision)
     if not index.volumes.has_files(study, series, revision) or not folder.is_dir():
         return []

@@ -1,7 +1,7 @@
-"""Filters of the templates: values of data sets and of the index in readable form.
+"""Template filters: values of data sets and of the index in readable form.
 
-Text from the network may contain anything. Templates escape it; characters that deceive the eye, such as those that
-change the direction of writing, are shown by their code points.
+Text from the network may contain anything. Templates escape it; deceptive characters, such as those that change the
+writing direction, are shown as code points.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SEXES = {"M": "male", "F": "female", "O": "other"}
 
 
 def shown(text: Any) -> str:
-    """Return text with control and format characters made visible, such as ``[U+202E]``; empty for None."""
+    """Return text with control and format characters made visible, such as ``[U+202E]``; None becomes empty."""
     return "" if text is None else "".join(_visible(character) for character in str(text))
 
 
@@ -31,7 +31,7 @@ def _visible(character: str) -> str:
 
 
 def person(name: str | None) -> str:
-    """Return a person name as ``Family, Given Middle (other writing)``, PS3.5 6.2.1.1; empty for None."""
+    """Return a person name as ``Family, Given Middle (other writing)``, PS3.5 6.2.1.1; None becomes empty."""
     if not name or not name.strip("^= "):
         return ""
     groups = [_person_of(group) for group in name.split("=")]
@@ -46,12 +46,12 @@ def _person_of(group: str) -> str:
 
 
 def sex(code: str | None) -> str:
-    """Return Patient's Sex as a word; codes outside the standard unchanged."""
+    """Return Patient's Sex as a word, or unchanged if it is not a standard code."""
     return _SEXES.get(code or "", shown(code))
 
 
 def sized(count: float | None) -> str:
-    """Return a number of bytes with a unit, with three digits."""
+    """Return a number of bytes with three digits and a unit."""
     number, power = float(count or 0), 0
     while number >= 999.5 and power < len(_UNITS) - 1:
         number, power = number / 1000, power + 1
@@ -59,7 +59,7 @@ def sized(count: float | None) -> str:
 
 
 def counted(count: int | None, singular: str, plural: str | None = None) -> str:
-    """Return a number with its noun; `plural` if it is not the singular and an s."""
+    """Return a number with its noun; by default, the plural is the singular with an s."""
     number = count or 0
     return f"{number:,} {singular if number == 1 else plural or singular + 's'}".replace(",", "\u2009")
 
@@ -70,7 +70,7 @@ def grouped(count: float | None) -> str:
 
 
 def moment(at: str | dt.datetime | None) -> str:
-    """Return a time in UTC as a ``time`` element, which the page shows in the local time of the browser."""
+    """Return a UTC time as a ``time`` element, which the page shows in the local time of the browser."""
     if at is None:
         return ""
     if isinstance(at, str):
@@ -91,12 +91,12 @@ def countdown(at: str | dt.datetime | None) -> str:
 
 
 def clock(time: str | dt.time | None) -> str:
-    """Hours and minutes."""
+    """Return hours and minutes."""
     return "" if time is None else str(time)[:5]
 
 
 def listed(value: str | list[Any]) -> list[Any]:
-    """Return a list that a view has as JSON."""
+    """Return a list that a view returns as JSON."""
     return list(json.loads(value)) if isinstance(value, str) else value
 
 
@@ -111,7 +111,7 @@ def spacing(numbers: str | list[float]) -> str:
 
 
 def uid_name(uid: str | None) -> str:
-    """Return the name of a UID of the standard; any other UID unchanged."""
+    """Return the name of a UID of the standard, or any other UID unchanged."""
     return UID(uid).name if uid else ""
 
 
@@ -121,7 +121,7 @@ def joined(values: Iterable[str]) -> str:
 
 
 def breakable(uid: str | None) -> str:
-    """Return a UID that can be wrapped at its dots only."""
+    """Return a UID that wraps only at its dots."""
     return Markup("<wbr>").join(Markup("{}").format(part) for part in _parts(shown(uid)))
 
 

@@ -73,7 +73,7 @@ def _queue(index: ReadIndex) -> dict[str, Any]:
 
 @router.get("/problems")
 def failures(request: Request, node: Node, account: Reader, audit: RequestAudit, number: Page = 1) -> Response:
-    """Series, or stacks of series, without a volume."""
+    """Series, or single stacks, without a volume."""
     return _problems(request, node, account, audit, "failures", lambda index: index.failures.of_images, number)
 
 
@@ -130,7 +130,7 @@ def status(request: Request, node: Node, account: Reader) -> Response:
 @router.get("/status/numbers")
 @background_request
 def status_numbers(request: Request, node: Node, account: Reader) -> Response:
-    """The numbers of the status page."""
+    """The figures of the status page."""
     return fragment(request, account, "status_numbers.html", **_status(node))
 
 
@@ -149,7 +149,7 @@ def _status(node: Services) -> dict[str, Any]:
 
 
 def _disk(node: Services) -> dict[str, int]:
-    """Return size, free and used bytes of the disk of the root."""
+    """Return the size and the free and used bytes of the disk of the root."""
     disk = os.statvfs(node.archive.root)
     size = disk.f_blocks * disk.f_frsize
     return {"size": size, "free": disk.f_bavail * disk.f_frsize, "used": size - disk.f_bfree * disk.f_frsize}

@@ -48,7 +48,7 @@ def _environment() -> Environment:
 _templates = _environment()
 
 _DIGEST = f"digest-{secrets.token_hex(16)}"
-"""Placeholder for the digest of a fragment; random, so that no content can contain it."""
+"""Placeholder for the digest of a fragment; random, so that it cannot occur in the content."""
 
 
 def page(
@@ -59,7 +59,7 @@ def page(
     headers: Mapping[str, str] | None = None,
     **values: Any,
 ) -> Response:
-    """Return a whole page for an account."""
+    """Return a complete page for an account."""
     return HTMLResponse(
         _render(
             template,
@@ -75,9 +75,9 @@ def page(
 
 
 def fragment(request: Request, account: Caller, template: str, **values: Any) -> Response:
-    """Return a part of a page that htmx polls; 204 if the browser has it already.
+    """Return a part of a page that htmx polls, or 204 if the browser already has it.
 
-    The browser sends the digest of its part as ``seen``.
+    The browser sends the digest of its current part as ``seen``.
     """
     may = {"may_write": account.role >= Role.WRITE, "may_delete": account.role >= Role.ADMIN}
     rendered = _render(template, digest=_DIGEST, **may, **values)
@@ -88,7 +88,7 @@ def fragment(request: Request, account: Caller, template: str, **values: Any) ->
 
 
 def error_page(status_code: int, title: str, detail: str, remedy: str) -> Response:
-    """Return an error page; also for browsers without an account."""
+    """Return an error page, which needs no account."""
     return HTMLResponse(
         _render("error.html", status_code=status_code, title=title, detail=detail, remedy=remedy), status_code
     )
@@ -104,7 +104,7 @@ def login_page(
     button : str
         Text of the link to the identity provider; empty if there is none.
     end_session_url : str
-        Where the session at the provider can be ended, after ours has ended.
+        Address for logging out at the provider, shown after logging out here.
     """
     values = {"next_path": next_path, "error": error, "button": button, "end_session_url": end_session_url}
     return HTMLResponse(_render("login.html", **values), status_code)

@@ -24,7 +24,7 @@ from node.web.services import Node, Services
 router = APIRouter()
 
 PICTURES = ("preview", "montage", "projection", "thumbnail")
-"""Kinds of files that are pictures, in the order in which they are shown."""
+"""Kinds of picture files, in display order."""
 
 VIEWED_FORMATS = ("nifti", "mhd", "nifti-pair")
 """Formats that the viewer reads, best first."""
@@ -33,15 +33,15 @@ VIEWER_POLICY = (
     "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'none'"
 )
-"""As for every page, with images from data: URLs: NiiVue has its font and its light in them."""
+"""The default policy plus images from data: URLs, in which NiiVue has its font and its lighting."""
 
 SHOWN_ROWS = 500
-"""Maximum rows of a table of instances; the index has all of them."""
+"""Maximum rows in a table of instances; the index has all of them."""
 
 SHOWN_EVENTS = 50
 
 SHOWN_CHARACTERS = 1000
-"""Maximum characters of a value in the table of the header."""
+"""Maximum characters of a value in the header table."""
 
 
 def _requested_series(study_instance_uid: str, series_instance_uid: str) -> SeriesKey:
@@ -119,7 +119,7 @@ def series_row(index: ReadIndex, study: str, series: str) -> dict[str, Any]:
     Raises
     ------
     ResourceNotFound
-        There is no such series.
+        The series does not exist.
     """
     row = index.series.row(study, series)
     if row is None:
@@ -136,7 +136,7 @@ def _dump(node: Services, key: str) -> Dump:
 
 
 def _origin(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the summary of the instances of a series, with its lists parsed."""
+    """Return the summary of the instances of a series with its JSON lists parsed."""
     lists = {name: listed(summary[name]) for name in ("classes", "syntaxes", "senders")}
     return {**summary, **lists, "senders": sorted({_without_port(sender) for sender in lists["senders"]})}
 
@@ -148,7 +148,7 @@ def _without_port(sender: str) -> str:
 
 
 def _named(file: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row of ``v_volumes`` with its file name and its URL."""
+    """Return a row of ``v_volumes`` with file name and URL added."""
     name = PurePath(file["path"]).name
     return {**file, "name": name, "url": _file_url(file, name), "warnings": listed(file["warnings"])}
 
@@ -159,7 +159,7 @@ def _file_url(revision: Mapping[str, Any], name: str) -> str:
 
 
 def _revisions(files: list[dict[str, Any]], on_disk: Callable[[int], list[Path]]) -> list[dict[str, Any]]:
-    """Return the files of each revision, newest first; `beside` are those without a row, such as sidecars."""
+    """Return the files of each revision, newest first; `beside` are files without a row, such as sidecars."""
     revisions: dict[int, dict[str, Any]] = {}
     for file in files:
         revision = revisions.setdefault(file["revision"], {**file, "files": []})

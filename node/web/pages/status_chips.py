@@ -1,4 +1,4 @@
-"""The state of a series or a study as a word and a colour, and remedies for failures and conflicts."""
+"""Status chips (word and colour) of series and studies, and remedies for failures and conflicts."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ _OUTCOMES: Mapping[str, StatusChip] = {
 
 
 def event_chip(event: Mapping[str, Any]) -> StatusChip:
-    """Return the chip of a row of ``v_events`` about the end of a conversion."""
+    """Return the chip of a row of ``v_events`` that ends a conversion."""
     if event["kind"] == "series-refused" and (event["detail"] or "").startswith("not-an-image"):
         return StatusChip("plain", "no image")
     return _OUTCOMES[event["kind"]]
 
 
 def study_chip(study: ListedStudy) -> StatusChip:
-    """Return the chip of a study: that of its worst series, or of one that is still open."""
+    """Return the chip of a study: that of its worst series, or of a series that is still open."""
     failed = study.states.get("failed", 0) + study.states.get("refused", 0)
     opened = study.states.get("receiving", 0) + study.states.get("converting", 0)
     if failed:
@@ -67,28 +67,28 @@ def study_chip(study: ListedStudy) -> StatusChip:
 
 
 REMEDIES: Mapping[str, str] = {
-    "undecodable": "Run voxelnode doctor: a codec may be missing. If none is, the image is damaged: send it again.",
-    "contradictory": "Attributes contradict each other: compare the header with the detail, and correct the sender.",
-    "bad-geometry": "Orientation or spacing in the header is impossible: a scanner or an anonymiser wrote it.",
-    "unproven-layout": "Export the series as single images or as Enhanced MR, which state the position of each slice.",
+    "undecodable": "Run voxelnode doctor to check for missing codecs. Otherwise the image is damaged: send it again.",
+    "contradictory": "Attributes contradict each other. Compare the header with the detail, and fix the sender.",
+    "bad-geometry": "Orientation or spacing in the header is impossible. Check the scanner or the anonymiser.",
+    "unproven-layout": "Export the series as single images or as Enhanced MR, which give the position of each slice.",
     "tiled-slide": "Whole-slide microscopy is stored and served as DICOM; it has no volume.",
     "same-position-twice": "Send the parts as separate series, or with attributes that distinguish them.",
     "incomplete": "Send the missing instances; the series is then converted again automatically.",
-    "duplicate-slice": "No action needed: one of the copies is used.",
+    "duplicate-slice": "No action needed; one of the copies is used.",
     "too-large": "Raise [convert] memory_bytes if this machine has enough memory, then convert again.",
-    "unreadable": "The file is damaged: send the instance again.",
-    "failed": "The converter crashed or ran out of time or memory: raise the limits in [convert], then "
-    "convert again. See the log of the node.",
+    "unreadable": "The file is damaged. Send the instance again.",
+    "failed": "The converter crashed or ran out of time or memory. See the log of the node; raise the "
+    "limits in [convert], then convert again.",
 }
-"""Remedies by the reason of a failure (docs/conversion.md)."""
+"""Remedies by reason of a failure (docs/conversion.md)."""
 
 CONFLICT_REMEDIES: Mapping[str, str] = {
-    "instance-bytes": "No action needed if the first version is right. If not, delete it and send the right one again.",
+    "instance-bytes": "No action needed if the first version is correct. If not, delete it and send the correct one.",
     "instance-versions": "Both are stored. Have the sender use a new SOP Instance UID for a changed instance.",
-    "instance-replaced": "No action needed if the second version is right. The first is in quarantine.",
-    "study-of-two-patients": "Find out which patient the study belongs to, and have the sender correct it.",
+    "instance-replaced": "No action needed if the second version is correct. The first one is in quarantine.",
+    "study-of-two-patients": "Find out to which patient the study belongs, and have the sender correct it.",
     "series-in-two-studies": "Both series are stored. Delete the wrong one.",
-    "no-patient-id": "Have the sender fill in Patient ID (0010,0020). Until then the study has no patient.",
+    "no-patient-id": "Have the sender fill in Patient ID (0010,0020). Until then, the study has a patient of its own.",
     "shared-patient-id": "Find out whether both are the same person. If so: voxelnode patient merge FROM INTO.",
 }
-"""Remedies by the kind of a conflict (docs/custody.md)."""
+"""Remedies by kind of conflict (docs/custody.md)."""

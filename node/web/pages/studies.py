@@ -32,7 +32,7 @@ CONDITIONS: tuple[tuple[str, str], ...] = (
 
 
 class StudySearch(BaseModel):
-    """The fields of the search form. They are sent in a body: names do not belong in the logs of proxies."""
+    """The fields of the search form, sent in a request body to keep names out of the logs of proxies."""
 
     words: str = ""
     description: str = ""
@@ -57,11 +57,11 @@ class StudySearch(BaseModel):
 
     @property
     def study_order(self) -> StudyOrder:
-        """The order; by time received if it is not valid."""
+        """The order; an invalid value means by time received."""
         return "date" if self.order == "date" else "arrival"
 
     def cursor(self) -> StudyCursor | None:
-        """Return where the previous page ended; None for the first page."""
+        """Return the end of the previous page, or None for the first page."""
         number, _, date = self.after.partition(" ")
         return StudyCursor(int(number), _date(date)) if number.isdecimal() and len(number) < 19 else None
 
@@ -125,7 +125,7 @@ def _found(index: ReadIndex, search: StudySearch) -> dict[str, Any]:
 @router.get("/news")
 @background_request
 def news(request: Request, node: Node, account: Reader, since: Annotated[int, Query(ge=0, le=2**62)]) -> Response:
-    """The number of studies that have arrived since the list was made."""
+    """The number of studies that have arrived since the list was loaded."""
     with node.index.reading() as index:
         arrived = index.studies.count_since(since)
     return fragment(request, account, "news.html", newest=since, arrived=arrived, is_oob=False)
@@ -169,7 +169,7 @@ def study_row(index: ReadIndex, study_instance_uid: str) -> Mapping[str, Any]:
     Raises
     ------
     ResourceNotFound
-        There is no such study.
+        The study does not exist.
     """
     row = index.studies.row(study_instance_uid)
     if row is None:
@@ -183,7 +183,7 @@ def audit_study_access(audit: RequestAudit, study: Mapping[str, Any]) -> None:
 
 
 def _cards(index: ReadIndex, study_instance_uid: str) -> list[dict[str, Any]]:
-    """Return the series of a study with the values that their cards show."""
+    """Return the series of a study with the values shown on their cards."""
     bytes_of = index.instances.bytes_by_series(study_instance_uid)
     files = index.volumes.current(study_instance_uid)
     failures = index.failures.of_study(study_instance_uid)

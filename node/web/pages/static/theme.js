@@ -1,4 +1,4 @@
-// Runs before the first paint: the colours that were chosen last in this browser, else those of the system.
+// Runs before the first paint: use the colours last chosen in this browser, else those of the system.
 (() => {
   "use strict";
   let kept = null;

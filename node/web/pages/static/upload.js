@@ -60,12 +60,12 @@
       return `refused (${hex})`;
     }
     if (answer?.detail) return answer.detail;
-    return { 0: "the node did not answer", 401: "sign in again", 403: "your account may not store", 409: "refused", 413: "too large", 415: "no DICOM file", 503: "the node takes nothing now: look at Status" }[status] || `answered with ${status}`;
+    return { 0: "the node did not answer", 401: "sign in again", 403: "your account may not store files", 409: "refused", 413: "too large", 415: "not a DICOM file", 503: "the node accepts nothing now: see Status" }[status] || `answered with ${status}`;
   }
 
   function ended(file, shown, status, text) {
     let answer = null;
-    try { answer = JSON.parse(text); } catch { /* no JSON: the status says what it can */ }
+    try { answer = JSON.parse(text); } catch { /* not JSON: use the status */ }
     running -= 1;
     done += 1;
     if (status === 200 && !answer?.["00081198"]?.Value?.length) {

@@ -22,7 +22,7 @@
   const readable = (number) => Math.abs(number) >= 100 ? number.toFixed(0) : Number(number.toPrecision(4)).toString();
 
   function showPlace(place) {
-    // NiiVue counts in RAS+; radiology reads LPS+
+    // NiiVue uses RAS+; radiology uses LPS+
     const [right, anterior, superior] = place.mm;
     const side = (number, positive, negative) => `${Math.abs(number).toFixed(1)} ${number < 0 ? negative : positive}`;
     const values = place.values.map((one) => readable(one.value)).join(", ");
@@ -67,7 +67,7 @@
     if (viewer.volumes[0]) viewer.setColormap(viewer.volumes[0].id, colours.value);
   }
 
-  // The line is as thin for a finger as for a whole body.
+  // The line is equally thin for a finger and a whole body.
   function drawCrosshair() {
     const volume = viewer.volumes[0];
     if (!volume) return;

@@ -9,7 +9,7 @@
   const isDark = () => root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   byId("theme")?.addEventListener("click", () => {
     root.dataset.theme = isDark() ? "light" : "dark";
-    try { localStorage.setItem("theme", root.dataset.theme); } catch { /* lasts until the page is left */ }
+    try { localStorage.setItem("theme", root.dataset.theme); } catch { /* then the choice lasts until the page is left */ }
     byId("announcer").textContent = `${root.dataset.theme} colours`;
   });
 
@@ -20,7 +20,7 @@
     const clock = `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
     const day = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`;
     time.textContent = at.toDateString() === now.toDateString() ? `today ${clock}` : `${day} ${clock.slice(0, 5)}`;
-    time.title = `${day} ${clock} by the clock of this computer`;
+    time.title = `${day} ${clock}, local time`;
   };
   const showCountdown = (time) => {
     const seconds = Math.round((new Date(time.dateTime) - Date.now()) / 1000);
@@ -41,7 +41,7 @@
     if (isPolling && document.hidden) event.preventDefault();
   });
 
-  // Announce once that the node does not answer, and once that it answers again.
+  // Announce once when the node stops answering, and once when it answers again.
   let isLost = false;
   const announce = (words) => { const announcer = byId("announcer"); if (announcer) announcer.textContent = words; };
   document.addEventListener("htmx:sendError", () => {
@@ -68,8 +68,8 @@
     if (state.id === "state" && !byId("state").hasAttribute("data-open")) location.reload();
   });
 
-  // A list that nobody is reading updates itself; otherwise a button offers it. Only after htmx has processed the
-  // button: until then a click on it does nothing.
+  // A list that nobody is reading updates automatically; otherwise a button offers the update. Wait until htmx has
+  // processed the button; before that, a click does nothing.
   document.addEventListener("htmx:load", (event) => {
     const news = event.detail.elt.querySelector("#news button");
     if (!news) return;
