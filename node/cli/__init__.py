@@ -10,24 +10,24 @@ from contextlib import ExitStack
 
 SERVING = gc.get_threshold()
 LOADING = (50_000, 20, 100)
-"""Thresholds of the garbage collector. Objects of modules stay; searching them takes a fifth of the start."""
+"""Thresholds of the garbage collector. Module objects are never freed; scanning them costs a fifth of the startup."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its status; `arguments` default to those of the process.
 
-    The command line is imported in here, not above: child processes import the module that started their parent again.
+    The command line is imported here, not at module level, because child processes re-import the main module.
     """
     _open_standard_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     gc.set_threshold(*LOADING)
     with ExitStack() as at_the_end:
-        at_the_end.callback(gc.freeze)  # otherwise the exit searches all modules for garbage
+        at_the_end.callback(gc.freeze)  # otherwise the exit collects garbage in all modules
         if given[:1] == ["convert"]:
             from node.cli.converters import close_converters, converters
 
             at_the_end.callback(close_converters)
-            converters().start()  # the child loads numpy and codecs while we load the command line and find the files
+            converters().start()  # the child loads NumPy and codecs while we load the command line and find the files
 
         from node.cli.application import main as run
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _open_standard_streams() -> None:
-    """Open standard streams that the parent closed: a file opened later would get their number and our output."""
+    """Reopen closed standard streams: otherwise a file opened later would get their descriptor, and our output."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
             null = os.open(os.devnull, os.O_RDWR)

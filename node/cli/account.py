@@ -31,10 +31,10 @@ def add(
     name: Name,
     role: Annotated[
         str | None,
-        typer.Option("--role", metavar="ROLE", help=f"{ROLES}. [default: read, or the role that the account has]"),
+        typer.Option("--role", metavar="ROLE", help=f"{ROLES}. [default: the current role, or read for a new account]"),
     ] = None,
     no_password: Annotated[
-        bool, typer.Option("--no-password", help="For scripts that use tokens only. [default: asks for a password]")
+        bool, typer.Option("--no-password", help="For scripts that only use tokens. [default: prompt for a password]")
     ] = False,
     config: ConfigFile = None,
     root: Root = None,
@@ -42,7 +42,7 @@ def add(
 ) -> None:
     """Create an account, or change its password.
 
-    The password is asked for on a terminal, and read from standard input otherwise.
+    The password is prompted for on a terminal, and otherwise read from standard input.
     """
     settings = _settings(config, root)
 
@@ -129,7 +129,7 @@ def token(
 ) -> None:
     """Create a token for a script and print it.
 
-    The token is shown only once; the index keeps its digest.
+    The token is shown only once; the index stores its digest.
     """
     settings = _settings(config, root)
 
@@ -167,7 +167,7 @@ def _perform(settings: Settings, action: str, **arguments: Any) -> dict[str, Any
 
 
 def _password() -> str:
-    """Ask twice on a terminal, else read a line of standard input; other users could see an argument."""
+    """Prompt twice on a terminal, else read a line of standard input. Other users could see an argument."""
     if not sys.stdin.isatty():
         return sys.stdin.readline().rstrip("\r\n")
     password = getpass.getpass("Password: ")

@@ -1,7 +1,7 @@
-"""The command line: `main` runs one command and turns an error into one line and an exit status.
+"""The command line: `main` runs one command and reports an error by one line and an exit status.
 
-Exit status: 0 done, 1 failed, 2 wrong use. Only the module of the requested command is loaded, and it imports heavy
-libraries when it runs; commands, completion and ``--help`` therefore start quickly.
+Exit status: 0 success, 1 failure, 2 usage error. Only the module of the requested command is loaded, and it imports
+heavy libraries only when it runs; commands, completion and ``--help`` therefore start quickly.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ COMMANDS = {
 """Each command, and the module and function of this package that implement it."""
 
 GROUPS = ("config", "db", "patient", "viewers", "account", "hooks")
-"""Commands with subcommands: each is the `app` of the module of its name."""
+"""Commands with subcommands; each is the `app` of the module with the same name."""
 
 
 def application(wanted: str | None = None) -> typer.Typer:
     """Return the whole command line, or only the part that the command `wanted` needs.
 
-    Help texts are plain: as Rich markup, ``[storage] root`` would lose its brackets.
+    Help texts are not Rich markup, in which ``[storage] root`` would lose its brackets.
     """
     app = typer.Typer(
         name="voxelnode",
@@ -83,7 +83,7 @@ def _options(
         False, "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
     ),
 ) -> None:
-    """Take the options that stand before the command."""
+    """Accept the options before the command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = _failed(str(error), 1)
     except (KeyboardInterrupt, typer.Abort):
         status = 130  # as shells report SIGINT
-    except BrokenPipeError:  # the reader of our output has closed it
+    except BrokenPipeError:  # the reader of our output has gone
         stop_printing()
         status = 0
     except OSError as error:
@@ -121,11 +121,11 @@ def _failed(message: str, status: int) -> int:
 
 
 def _wrong_use(error: typer.TyperException) -> int:
-    """Print one line: the mistake in the command line, and how to get help."""
+    """Print the usage error and how to get help, in one line."""
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "voxelnode"
     message = error.format_message() if hasattr(error, "format_message") else str(error)
-    if context and message == context.get_help():  # there was no command
+    if context and message == context.get_help():  # no command was given
         print(message)
     else:
         print(f"{path}: {message} See `{path} --help`.", file=sys.stderr)

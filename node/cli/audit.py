@@ -30,7 +30,7 @@ def audit(
 
     path = settings.storage.root.absolute() / FILE_NAME
     if not path.exists():
-        raise UsageError(f"no audit log at {path}: is the root right?")
+        raise UsageError(f"no audit log at {path}: check the root")
     if verify:
         _verify(path, json)
         return
@@ -45,7 +45,7 @@ def audit(
 def _verify(path: Path, json: bool) -> None:
     from node.audit import verify
 
-    report_problems(path, verify(path), "the chain is intact", json)
+    report_problems(path, verify(path), "the hash chain is intact", json)
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

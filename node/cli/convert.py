@@ -53,7 +53,7 @@ def convert(
 ) -> None:
     """Convert DICOM files to volumes without a node.
 
-    The result is the same as that of a node. OUT/conversion.json lists the volumes, the refusals with their reasons,
+    The volumes are the same as those of a node. OUT/conversion.json lists the volumes, the refusals with their reasons,
     and the skipped files. Exit 1 if there is no volume, or if a series failed.
     """
     settings = load(
@@ -69,11 +69,9 @@ def convert(
     from node.conversion.offline import convert_folder
     from node.writers.options import write_options
 
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
-    )  # runs the cleanup that removes unfinished files
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # runs the cleanup of unfinished files
     if not json:
-        import_module("rich.table")  # now, while the child still starts
+        import_module("rich.table")  # now, while the child starts
     bounds = limits(settings)
     with _progress() as show:
         listing = convert_folder(
@@ -94,7 +92,7 @@ def convert(
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
-    """Show the series that was converted last on one line of the terminal; show nothing without a terminal."""
+    """Show the last converted series in one line of the terminal; without a terminal, show nothing."""
     if not sys.stderr.isatty():
         yield lambda series: None
         return

@@ -1,4 +1,4 @@
-"""The child processes of ``voxelnode convert``; `main` starts the first before it loads anything else."""
+"""The child processes of ``voxelnode convert``; `main` starts the first one before it loads anything else."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def backup(
 ) -> None:
     """Copy the database to a file, even while a node writes to it.
 
-    Copy the archive afterwards, never before: then each row of the copy finds its file.
+    Copy the archive afterwards, never before, so that each row of the copy has its file.
     """
     from node.index.engine import backup as copy_database
 
@@ -69,7 +69,7 @@ def backup(
 
 @app.command()
 def rebuild(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """Rebuild the index from the files of the archive alone.
+    """Rebuild the index from the files of the archive.
 
     Every series is converted again. Stop the node first.
     """

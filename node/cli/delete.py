@@ -30,7 +30,7 @@ def delete(
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """Delete a study, series or instance for good.
+    """Delete a study, series or instance permanently.
 
     Its rows, DICOM files, volumes and thumbnails are removed. If a node runs on this root, the node does it.
     """
@@ -63,7 +63,7 @@ def delete(
 
 
 def _level(index: ReadIndex, uid: str) -> Level:
-    """Return the level of a UID; refuse a UID that names two levels, which is a forgery or a mistake."""
+    """Return the level of a UID; refuse a UID used at two levels, by mistake or forgery."""
     levels: list[Level] = []
     if index.studies.row(uid) is not None:
         levels.append("study")
@@ -72,9 +72,9 @@ def _level(index: ReadIndex, uid: str) -> Level:
     if index.instances.row(uid) is not None:
         levels.append("instance")
     if not levels:
-        raise UsageError(f"{uid}: no study, series or instance in the index has this UID; is --root right?")
+        raise UsageError(f"{uid}: no study, series or instance in the index has this UID; check --root")
     if len(levels) > 1:
-        raise UsageError(f"{uid} names a {' and a '.join(levels)}; delete the level above instead")
+        raise UsageError(f"{uid} names a {' and a '.join(levels)}; delete the parent level instead")
     return levels[0]
 
 
@@ -94,5 +94,5 @@ def _confirm(yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UsageError("deletion cannot be undone; confirm with --yes where there is no terminal")
-    typer.confirm("Delete this and all volumes made from it for good?", abort=True)
+        raise UsageError("deletion cannot be undone; without a terminal, confirm with --yes")
+    typer.confirm("Permanently delete this and all volumes made from it?", abort=True)

@@ -1,4 +1,4 @@
-"""``voxelnode demo``: the whole flow on this machine, with series whose volumes are known beforehand."""
+"""``voxelnode demo``: the whole flow on this machine, with series whose volumes are known in advance."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Row = Mapping[str, Any]
 
 
 class DemoFailed(VoxelnodeError):
-    """A volume is missing or differs from the truth."""
+    """A volume is missing or differs from the expected one."""
 
 
 def demo(
@@ -51,7 +51,7 @@ def demo(
     """Send known series through a node and check the volumes.
 
     Starts a node on this machine, sends it two real CT series and a head phantom, and compares every volume with
-    the known voxels and positions. Exit 1 if one is missing or differs.
+    the known voxels and positions. Exit 1 if a volume is missing or differs.
     """
     folder = _fresh(root)
 
@@ -145,7 +145,7 @@ def _converted(folder: Path, progress: Progress) -> tuple[list[Row], dict[str, i
 
 
 def _waiting(folder: Path) -> int:
-    """Count the series that are not converted yet, in a new transaction, which sees the latest commit."""
+    """Count the series not yet converted, in a new transaction that sees the latest commit."""
     from node.index.database import reading
 
     with reading(folder) as index:

@@ -29,12 +29,12 @@ State = Literal["ok", "warning", "broken"]
 SQLITE_WITHOUT_WAL_RESET_BUG = (3, 51, 3)
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph"})
 SLOW_SYNC_SECONDS = 0.2
-"""A sync of the root that takes longer is a warning: every instance waits for one."""
+"""A slower sync of the root causes a warning: every instance waits for one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The result of one check; `remedy` says what to do about it."""
+    """The result of one check; `remedy` tells what to do."""
 
     check: str
     state: State
@@ -45,7 +45,7 @@ class Check:
 def doctor(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
     """Check that the node can run on this machine.
 
-    Checks Python, SQLite, decoders, permissions, disk, index, port, open files and clock. Exit 1 if one is broken.
+    Checks Python, SQLite, decoders, permissions, disk, index, port, open files and clock. Exit 1 if a check fails.
     """
     settings: Settings = load(config, storage__root=root).settings
     checks: tuple[Callable[[Settings], Iterator[Check]], ...] = (
@@ -79,8 +79,8 @@ def _sqlite(_: Settings) -> Iterator[Check]:
         yield Check(
             "sqlite",
             "warning",
-            f"{sqlite3.sqlite_version}: before 3.51.3, two writing processes can damage a WAL database",
-            "let no other program write to the index; the node alone is safe",
+            f"{sqlite3.sqlite_version}: before 3.51.3, concurrent writers can damage a WAL database",
+            "let no other program write to the index; the node by itself is safe",
         )
     else:
         yield Check("sqlite", "ok", sqlite3.sqlite_version)
@@ -108,20 +108,18 @@ def _root(settings: Settings) -> Iterator[Check]:
             os.fsync(file.fileno())
             took = perf_counter() - started
     except OSError as error:
-        yield Check(
-            "root", "broken", f"{folder}: {error.strerror}", "let this user write to the folder, or set storage.root"
-        )
+        yield Check("root", "broken", f"{folder}: {error.strerror}", "make the folder writable, or set storage.root")
         return
     slow = took > SLOW_SYNC_SECONDS
     yield Check(
         "root",
         "warning" if slow else "ok",
         f"{settings.storage.root.absolute()} is writable, a sync takes {took * 1000:.1f} ms",
-        "every acknowledged instance waits for syncs; use a faster disk" if slow else "",
+        "every instance waits for syncs before it is acknowledged; use a faster disk" if slow else "",
     )
     kind = _file_system(folder)
     if kind in NETWORK_FILE_SYSTEMS:
-        yield Check("root", "broken", f"{folder} is on {kind}", "use a local disk: SQLite's write-ahead log needs one")
+        yield Check("root", "broken", f"{folder} is on {kind}", "use a local disk: SQLite's write-ahead log needs it")
 
 
 def _disk(settings: Settings) -> Iterator[Check]:
@@ -151,7 +149,7 @@ def _index(settings: Settings) -> Iterator[Check]:
             "index",
             "broken",
             problem,
-            "restore a backup, or run voxelnode db upgrade, or as a last resort voxelnode db rebuild",
+            "restore a backup, run voxelnode db upgrade or, as a last resort, voxelnode db rebuild",
         )
     yield from _missing_files(settings)
     if not problems:
@@ -168,7 +166,7 @@ def _missing_files(settings: Settings) -> Iterator[Check]:
     except IndexUnusable:  # reported already
         return
     if missing:
-        remedy = "send them again, or restore the files from a backup and run voxelnode fsck --repair"
+        remedy = "send the instances again, or restore the files from a backup and run voxelnode fsck --repair"
         yield Check("archive", "broken", f"{missing} instances have no file", remedy)
 
 
@@ -182,10 +180,10 @@ def _port(settings: Settings) -> Iterator[Check]:
             listener.bind(address)
     except PermissionError:
         yield Check(
-            "port", "broken", f"{where}: not allowed", "set dicom.port above 1023, or grant CAP_NET_BIND_SERVICE"
+            "port", "broken", f"{where}: permission denied", "set dicom.port above 1023, or grant CAP_NET_BIND_SERVICE"
         )
     except OSError as error:
-        remedy = "check with `voxelnode echo` whether this node listens there; otherwise set dicom.port or dicom.host"
+        remedy = "run `voxelnode echo` to see whether this node listens there; if not, set dicom.port or dicom.host"
         yield Check("port", "warning", f"{where}: {error.strerror}", remedy)
     else:
         yield Check("port", "ok", f"{where} is free")
@@ -228,7 +226,7 @@ def _existing(folder: Path) -> Path:
 
 
 def _file_system(folder: Path) -> str:
-    """Return the type of the file system of `folder` as in /proc/self/mounts; empty where it is unknown."""
+    """Return the type of the file system of `folder` as in /proc/self/mounts; empty if unknown."""
     try:
         mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
     except OSError:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from node.dicom.dump import DumpedElement
 
 SHOWN_CHARACTERS = 200
-"""Longest value shown as text; TSV and JSON show values in full."""
+"""Maximum length of a value in the text format; TSV and JSON show values in full."""
 
 _UID = re.compile(r"[0-9.]{1,64}")
 
@@ -80,9 +80,7 @@ def _stored(uid: str, config: Path | None, root: Path | None) -> Path:
     with reading(folder) as index:
         row = index.instances.row(uid)
     if row is None:
-        raise UsageError(
-            f"{uid}: no stored instance has this SOP Instance UID and no file has this name; is --root right?"
-        )
+        raise UsageError(f"{uid}: no stored instance has this SOP Instance UID and no file has this name; check --root")
     return Path(row["path"])
 
 
@@ -97,7 +95,7 @@ def _lines(elements: Sequence[DumpedElement], indent: str) -> Iterator[str]:
 
 
 def _value(element: DumpedElement) -> str:
-    """Return the text that follows the name of an element."""
+    """Return the text after the name of an element."""
     text = ""
     if element.values:
         shown = _joined(element)

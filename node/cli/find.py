@@ -35,7 +35,7 @@ RETURNED = {
     ),
     "image": ("InstanceNumber", "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"),
 }
-"""Attributes that are returned at each level, besides the given keys."""
+"""Attributes returned at each level, in addition to the given keys."""
 
 
 def find(

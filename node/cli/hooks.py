@@ -72,7 +72,7 @@ def deliveries(
 ) -> None:
     """List recent messages to hooks.
 
-    Shows delivered messages, those that wait for another attempt, and those that were given up, with the reason.
+    Shows delivered, waiting and given-up messages, with the reasons of failures.
     """
     settings: Settings = load(config, storage__root=root).settings
 
@@ -103,7 +103,7 @@ def try_(
 ) -> None:
     """Send a test message to a hook and show the result.
 
-    The message contains "test": true. The node need not run.
+    The message contains "test": true. The node need not be running.
     """
     settings: Settings = load(config).settings
     hook = _configured(settings, name)
@@ -144,9 +144,9 @@ def retry(
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """Retry messages that were given up or wait.
+    """Retry messages that were given up or are waiting.
 
-    A running node delivers them at once, or else the next start does.
+    A running node delivers them at once; otherwise the next start does.
     """
     settings: Settings = load(config, storage__root=root).settings
     _configured(settings, name)
@@ -166,7 +166,7 @@ def _configured(settings: Settings, name: str) -> HookSettings:
     try:
         return settings.hooks[name]
     except KeyError:
-        known = f"configured: {', '.join(settings.hooks)}" if settings.hooks else "none is configured"
+        known = f"configured: {', '.join(settings.hooks)}" if settings.hooks else "none are configured"
         raise UsageError(f"there is no hook {name!r}; {known}") from None
 
 

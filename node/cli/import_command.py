@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from node.receive.import_files import ImportReport
 
 NAMED_FILES = 20
-"""How many skipped and refused files are listed; ``--json`` lists all."""
+"""Maximum number of skipped or refused files to list; ``--json`` lists all."""
 
 
 def import_(
@@ -32,9 +32,9 @@ def import_(
 ) -> None:
     """Import DICOM files from folders, zip files and DICOMDIRs.
 
-    Every instance is stored and indexed as if it had been sent. Stored instances are left as they are, so the command
-    may be repeated. Files that are not DICOM are skipped and listed. Exit 1 if an instance was refused, or has the UID
-    of a stored instance and other bytes.
+    Every instance is stored and indexed as if it had been sent. Instances already stored are left unchanged, so the
+    command may be repeated. Files that are not DICOM are skipped and listed. Exit 1 if an instance was refused, or has
+    the UID of a stored instance but different bytes.
     """
     settings = load(config, storage__root=root).settings
 
@@ -69,7 +69,7 @@ def import_(
 
 
 def _count(paths: Iterable[Path]) -> int:
-    """Count the files for the progress bar; only names are read."""
+    """Count the files for the progress bar, by name only."""
     count = 0
     for path in paths:
         if path.is_dir():
@@ -121,7 +121,7 @@ def _print_report(report: ImportReport, json: bool) -> None:
         {
             "stored": report.stored,
             "already stored": report.already_there,
-            "same UID, other bytes": len(report.other_bytes),
+            "same UID, different bytes": len(report.other_bytes),
             "refused": len(report.refused),
             "skipped, not DICOM": len(report.skipped),
         }

@@ -29,7 +29,7 @@ def info(
 ) -> None:
     """Show a patient, study, series or instance with its volumes.
 
-    The levels above it are shown as well, and failures and excluded instances with their reasons.
+    Higher levels are shown as well, and failures and excluded instances with their reasons.
     """
     folder = load(config, storage__root=root).settings.storage.root
 
@@ -38,9 +38,7 @@ def info(
     with reading(folder) as index:
         description = _describe(index, uid)
     if not description:
-        raise UsageError(
-            f"{uid}: no patient, study, series or instance in the index has this UID or ID; is --root right?"
-        )
+        raise UsageError(f"{uid}: no patient, study, series or instance in the index has this UID or ID; check --root")
     if json:
         print_json(description)
     else:
@@ -48,7 +46,7 @@ def info(
 
 
 def _describe(index: ReadIndex, uid: str) -> Row:
-    """Return the level that has the UID and the levels above it; empty if there is none."""
+    """Return the level with the UID and the levels above it, or an empty row."""
     return _image(index, uid) or _series(index, uid) or _study(index, uid) or _patients(index, uid)
 
 
@@ -65,7 +63,7 @@ def _image(index: ReadIndex, uid: str) -> Row:
 
 
 def _series(index: ReadIndex, uid: str, study: str | None = None) -> Row:
-    """Return a series, from `study` if it is in two studies, else from the first of them."""
+    """Return a series: the one in `study` if given, else the one in the first study that contains it."""
     rows = [row for row in index.series.with_uid(uid) if study in (None, row["study_instance_uid"])]
     if not rows:
         return {}
@@ -82,12 +80,12 @@ def _study(index: ReadIndex, uid: str) -> Row:
 
 
 def _patients(index: ReadIndex, patient_id: str) -> Row:
-    """Return the patients of a Patient ID; there are several if the issuers differ."""
+    """Return the patients with a Patient ID, one for each issuer."""
     rows = index.patients.with_patient_id(patient_id)
     if not rows:
         return {}
     for row in rows:
-        del row["id"]  # meaningful inside the index only
+        del row["id"]  # meaningful only inside the index
     return {"level": "patient", "patients": rows, "study_instance_uids": index.studies.uids_of_patient(patient_id)}
 
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the settings that result."""
+"""Options shared by several commands, and the settings that result from them."""
 
 from __future__ import annotations
 

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def stop_printing() -> None:
-    """Discard everything printed from now on, because its reader has gone (after a `BrokenPipeError`)."""
+    """Discard all further output, because its reader is gone (after a `BrokenPipeError`)."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_json(value: Any) -> None:
-    """Print `value` as indented JSON; times in ISO 8601, paths as text."""
+    """Print `value` as indented JSON, with times in ISO 8601 and paths as text."""
     json.dump(value, sys.stdout, indent=2, ensure_ascii=False, default=_plain)
     print()
 
@@ -33,7 +33,7 @@ def report_problems(path: Path, problems: Sequence[str], none: str, as_json: boo
     Raises
     ------
     Exit
-        With status 1, if there are problems.
+        With status 1 if there are problems.
     """
     if as_json:
         print_json({"path": path, "ok": not problems, "problems": problems})
@@ -44,7 +44,7 @@ def report_problems(path: Path, problems: Sequence[str], none: str, as_json: boo
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print `rows` under `columns`; numbers are right-aligned, and text in a cell is never markup."""
+    """Print `rows` under `columns`; numbers are right-aligned, and cells are plain text, not markup."""
     from rich.table import Table
     from rich.text import Text
 
@@ -66,14 +66,14 @@ def console() -> Console:
 
 
 def print_fields(fields: Mapping[str, Any]) -> None:
-    """Print one name and its value on each line."""
+    """Print each name and its value on a line of its own."""
     width = max(map(len, fields))
     for name, value in fields.items():
         print(f"{name.ljust(width)}  {_cell(value)}")
 
 
 def sized(count: float) -> str:
-    """Return a number of bytes for people: ``1.5 MB``."""
+    """Return a number of bytes in readable form, such as ``1.5 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -88,7 +88,7 @@ def _cell(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Return text from a file or the network for a terminal: control characters become escapes such as ``\x1b``."""
+    r"""Return untrusted text for a terminal: control characters become escapes such as ``\x1b``."""
     if text.isprintable():
         return text
     return "".join(

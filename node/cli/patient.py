@@ -49,7 +49,7 @@ def merge(
 ) -> None:
     """Merge two patients into one.
 
-    Every study of FROM belongs to INTO, and so does every study of FROM that is received later.
+    All studies of FROM move to INTO, including studies received later.
     """
     settings = load(config, storage__root=root).settings
 
@@ -68,7 +68,7 @@ def merge(
 
 
 def _number(index: ReadIndex, wanted: str) -> int:
-    """Return the `id` in v_patients of a Patient ID, or of # and a number."""
+    """Return the `id` in v_patients for a Patient ID, or for # and a number."""
     if wanted.startswith("#") and wanted[1:].isdecimal():
         return int(wanted[1:])
     rows = index.patients.with_patient_id(wanted)

@@ -1,8 +1,8 @@
-"""A head phantom: a CT series of oblique planes, and the volume that a converter must make of it.
+"""A head phantom: a CT series of oblique planes, and the volume that a converter must make from it.
 
-The head consists of ellipsoids in patient coordinates, so the voxels of any plane can be computed and a converter's
-volume compared with them. It is not an anatomical atlas, but a person recognises a head at once, and its left side by
-the bead on the skin.
+The head consists of ellipsoids in patient coordinates, so the voxels of any plane can be computed and compared with a
+converter's volume. It is not an anatomical atlas, but it is easy to recognise as a head, and a bead on the skin marks
+its left side.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Ellipsoid:
     paired: bool = False
 
     def weight(self, x: Float, y: Float, z: Float) -> Float:
-        """Return how far each point is inside, from 0 to 1."""
+        """Return the weight of the tissue at each point, from 0 (outside) to 1 (inside)."""
         centre_x, centre_y, centre_z = self.centre
         radius_x, radius_y, radius_z = self.radii
         across = np.abs(x) if self.paired else x
@@ -107,14 +107,14 @@ OPENINGS = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Phantom:
-    """The series and the volume that it must give.
+    """The series, and the volume that it must yield.
 
     Attributes
     ----------
     instances : list of Dataset
-        In an order that does not follow their positions, as from some senders.
+        Not in the order of their positions, as from some senders.
     hounsfield : (slices, rows, columns) int16
-        The voxels, sorted along the normal of the planes.
+        Voxels, with slices in order along the normal of the planes.
     affine_lps : (4, 4) float64, mm
         From (column, row, slice) to LPS+.
     """
@@ -129,7 +129,7 @@ class Phantom:
 
 
 def head_phantom() -> Phantom:
-    """Return an oblique CT series of a head, 60 slices, always with the same voxels and with new UIDs."""
+    """Return an oblique CT series of a head: 60 slices, always the same voxels, but new UIDs."""
     affine = _affine()
     tissue = np.stack([_plane(affine, index) for index in range(SLICES)])
     noise = np.random.default_rng(20240229).normal(0, NOISE_HU, tissue.shape)
@@ -141,7 +141,7 @@ def head_phantom() -> Phantom:
 
 
 def _affine() -> NDArray[np.float64]:
-    """Return the affine to LPS of planes that are tilted about x (front up) and turned about z."""
+    """Return the affine to LPS of the planes, tilted about x (front up) and turned about z."""
     tilt, turn = np.radians(TILT_DEGREES), np.radians(TURN_DEGREES)
     about_x = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
     about_z = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
@@ -177,7 +177,7 @@ def _plane(affine: NDArray[np.float64], index: int) -> Float:
 
 
 def _furrows(x: Float, y: Float, z: Float) -> Float:
-    """Return the weight of the fluid in the furrows of the brain's surface."""
+    """Return the weight of the fluid in the sulci."""
     centre_x, centre_y, centre_z = BRAIN.centre
     radius_x, radius_y, radius_z = BRAIN.radii
     u, v, w = (x - centre_x) / radius_x, (y - centre_y) / radius_y, (z - centre_z) / radius_z
@@ -191,7 +191,7 @@ def _furrows(x: Float, y: Float, z: Float) -> Float:
 
 
 def _headrest(x: Float, y: Float, z: Float) -> Float:
-    """Return the weight of a thin shell under the head."""
+    """Return the weight of a headrest: a thin shell under the head."""
     distance = np.hypot(x / 105, y / 112) * 105
     shell: Float = np.clip(1.6 - np.abs(distance - 104), 0, 1) * (y > 45) * (z > -60)
     return shell
@@ -202,7 +202,7 @@ def _blend(tissue: Float, other: float | Float, weight: Float) -> None:
 
 
 def _shared_attributes() -> Dataset:
-    """Return the attributes that all instances share (PS3.3 A.3, CT Image IOD)."""
+    """Return the attributes shared by all instances (PS3.3 A.3, CT Image IOD)."""
     ds = Dataset()
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]

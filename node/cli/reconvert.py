@@ -20,8 +20,8 @@ def reconvert(
             "--where", metavar="SQL", help="Series for which this condition on v_series (docs/index.md) is true."
         ),
     ] = None,
-    failed: Annotated[bool, typer.Option("--failed", help="Series that gave no volume or crashed too often.")] = False,
-    every: Annotated[bool, typer.Option("--all", help="Every series.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Series that were refused or crashed too often.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="All series.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the series.")] = False,
     config: ConfigFile = None,
     root: Root = None,
@@ -29,7 +29,8 @@ def reconvert(
 ) -> None:
     """Convert series again.
 
-    A running node converts them, or the next start does. A series that would give the same volumes keeps its revision.
+    A running node converts them; otherwise the next start does. A series keeps its revision if its volumes would not
+    change.
     """
     if (where is not None) + failed + every != 1:
         raise typer.BadParameter("Give one of --where, --failed and --all.")
@@ -54,7 +55,7 @@ def reconvert(
 
 
 def _chosen(settings: Any, condition: str, where: str | None) -> list[tuple[str, str]]:
-    """Return Study and Series Instance UIDs; the condition is evaluated here, on a read-only connection."""
+    """Return (Study, Series) Instance UIDs; the condition is evaluated here, on a read-only connection."""
     from node.errors import UsageError
     from node.index.database import reading
     from node.index.engine import IndexUnusable

@@ -16,7 +16,7 @@ def rejections(
     root: Root = None,
     json: Json = False,
 ) -> None:
-    """List recent refusals: from whom, why, and what helps."""
+    """List recent refusals with sender, reason and remedy."""
     with reading_index(config, root) as index:
         rows = index.rejections.newest(last)[::-1]
     if json:

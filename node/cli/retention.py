@@ -26,6 +26,6 @@ def retention(config: ConfigFile = None, root: Root = None, json: Json = False) 
         listed = [{"study_instance_uid": uid, "last_received_at": last, "rule": rule} for uid, last, rule in rows]
         print_json({"studies": len(studies), "dry_run": settings.retention.dry_run, "expired": listed})
     elif not settings.retention.is_active:
-        print(f"retention: unlimited, there is no rule under [retention]; {len(studies)} studies are kept")
+        print(f"retention: unlimited (no rules in [retention]); {len(studies)} studies are kept")
     else:
         print_table(f"{len(rows)} of {len(studies)} studies would be deleted", ("study", "last received", "rule"), rows)

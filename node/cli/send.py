@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from node.index.selection import Selected
 
 SHOWN_FAILURES = 20
-"""How many instances that were not sent are listed; ``--json`` lists all."""
+"""Maximum number of unsent instances to list; ``--json`` lists all."""
 
 
 def send(
@@ -27,7 +27,7 @@ def send(
         list[str] | None, typer.Argument(metavar="UID", help="UIDs of stored studies, series or instances.")
     ] = None,
     patient: Annotated[
-        str | None, typer.Option("--patient", metavar="ID", help="Every study of this Patient ID.")
+        str | None, typer.Option("--patient", metavar="ID", help="All studies with this Patient ID.")
     ] = None,
     config: ConfigFile = None,
     root: Root = None,
@@ -38,8 +38,7 @@ def send(
 ) -> None:
     """Send stored instances to another node (C-STORE).
 
-    Instances are sent as they are stored, or uncompressed if the peer accepts nothing else. Exit 1 if an instance was
-    not sent.
+    Instances are sent as stored, or uncompressed if the peer accepts nothing else. Exit 1 if an instance was not sent.
     """
     settings = load(config, storage__root=root).settings
     if not uids and patient is None:
@@ -67,7 +66,7 @@ def send(
 
 
 def _selected(index: ReadIndex, uids: list[str], patient: str | None) -> Iterator[Selected]:
-    """Yield the instances of each UID and of the Patient ID; each must select some."""
+    """Yield the instances of each UID and of the Patient ID; each must match at least one instance."""
     from node.dicom.keys import Level
     from node.dicom.retrieval import Selection
     from node.errors import UsageError

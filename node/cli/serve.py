@@ -67,7 +67,7 @@ def serve(
         lines.append(f"pages, REST and DICOMweb: {endpoints.web}")
     try:
         print(*lines, sep="\n", flush=True)
-    except BrokenPipeError:  # the parent does not read our output: no reason to stop
+    except BrokenPipeError:  # the parent does not read our output, which is no reason to stop
         stop_printing()
     manager.ready(listening)
     node.serve_until(stop, manager.alive)
@@ -76,7 +76,7 @@ def serve(
 
 
 def stop_at_signal(stop: threading.Event) -> None:
-    """Set `stop` at the first SIGTERM or SIGINT; at the second, exit at once without a drain."""
+    """Set `stop` at the first SIGTERM or SIGINT; at the second, exit at once without draining."""
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         if stop.is_set():

@@ -50,7 +50,7 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
 
 
 def intake_of(settings: Settings) -> str:
-    """Return in words whether a node on this root accepts instances now."""
+    """Return a description of whether a node on this root currently accepts instances."""
     from node.archive.intake import STOPPED_FILE
 
     root = settings.storage.root.absolute()
@@ -59,7 +59,7 @@ def intake_of(settings: Settings) -> str:
         return f"stopped at {stopped['at']}: {stopped['reason']}; check the disk, then restart the node"
     free = os.statvfs(root).f_bavail * os.statvfs(root).f_frsize
     if free < settings.storage.reserve_bytes:
-        return "disk full up to its reserve: instances and associations are refused"
+        return "the disk is full except for the reserve: instances and associations are refused"
     if free < settings.storage.low_bytes:
         return "disk space is low: new associations are refused"
     return "open"

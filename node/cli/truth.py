@@ -1,4 +1,4 @@
-"""The volume that a series must give, computed without the converter, and its comparison with a file."""
+"""The expected volume of a series, computed without the converter, and its comparison with a file."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from node.volume.model import Array, Float
 
 TOLERANCE_MM = 1e-3
-"""NIfTI stores its affine as 32-bit floats."""
+"""Tolerance of positions; NIfTI stores its affine as 32-bit floats."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Truth:
-    """The volume that one series must give.
+    """The expected volume of one series.
 
     Attributes
     ----------
     title : str
-        Name for people.
+        Descriptive name.
     voxels : (slices, rows, columns), Hounsfield units
     affine_lps : (4, 4) float64, mm
-        From (column, row, slice) to LPS+; the slice axis of a single slice does not count.
+        From (column, row, slice) to LPS+; the slice axis of a single slice is ignored.
     """
 
     title: str
@@ -36,7 +36,7 @@ class Truth:
 
 
 def truth_of_files(title: str, paths: Sequence[Path]) -> tuple[str, Truth]:
-    """Return the Series Instance UID and the truth of an evenly spaced CT series, read from its files.
+    """Return the Series Instance UID and the expected volume of an evenly spaced CT series, read from its files.
 
     Notes
     -----
@@ -59,9 +59,9 @@ def truth_of_files(title: str, paths: Sequence[Path]) -> tuple[str, Truth]:
 
 
 def difference(truth: Truth, voxels: Array, affine_lps: Float) -> str | None:
-    """Return how a volume differs from the truth; None if every voxel has the right value and position.
+    """Return how a volume differs from the truth, or None if every voxel has the correct value and position.
 
-    Axes may have another order or direction if the affine says so.
+    Axes may have a different order or direction if the affine agrees.
 
     Parameters
     ----------
@@ -75,23 +75,23 @@ def difference(truth: Truth, voxels: Array, affine_lps: Float) -> str | None:
     right = truth.affine_lps.copy()
     if expected.shape[2] == 1:
         right[:3, 2] = affine_lps[:3, 2]
-    # From indices of the volume to indices of the truth: a rotation by quarter turns, if the axes are right.
+    # From indices of the volume to indices of the truth: a rotation by quarter turns if the axes are correct.
     between = np.linalg.inv(right) @ affine_lps
     turn = np.rint(between[:3, :3]).astype(int)
     if not np.array_equal(np.abs(turn).sum(axis=0), [1, 1, 1]) or not np.array_equal(
         np.abs(turn).sum(axis=1), [1, 1, 1]
     ):
-        return "its axes or its spacing are different"
+        return "axes or spacing differ"
     axes = np.abs(turn).argmax(axis=0)
     turned = expected.transpose(axes)
     turned = turned[tuple(slice(None, None, turn[axis, index]) for index, axis in enumerate(axes))]
     if actual.shape != turned.shape:
-        return f"it has {actual.shape} voxels, not {turned.shape}"
+        return f"shape is {actual.shape}, expected {turned.shape}"
     off = _farthest_corner_mm(right, affine_lps, turn, expected.shape, actual.shape)
     if off > TOLERANCE_MM:
-        return f"a corner is {off:.4f} mm off"
+        return f"a corner is off by {off:.4f} mm"
     wrong = int(np.count_nonzero(actual != turned))
-    return f"{wrong} voxels have other values" if wrong else None
+    return f"{wrong} voxels have wrong values" if wrong else None
 
 
 def _farthest_corner_mm(
@@ -100,7 +100,7 @@ def _farthest_corner_mm(
     """Return the largest distance in mm between corner voxels (centres) of the volume and of the truth."""
     corners = np.array([np.unravel_index(corner, (2, 2, 2)) for corner in range(8)])
     indices = corners * (np.array(found_shape) - 1)
-    # Where an axis is reversed, its index 0 is the truth's last.
+    # On a reversed axis, index 0 is the truth's last index.
     start = np.where(turn.sum(axis=1) < 0, np.array(expected_shape) - 1, 0)
     of_truth = indices @ turn.T + start
     corners_mm = indices @ affine[:3, :3].T + affine[:3, 3]

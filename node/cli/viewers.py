@@ -38,9 +38,9 @@ def install(
     config: ConfigFile = None,
     root: Root = None,
 ) -> None:
-    """Install a viewer below the root.
+    """Install a viewer under the root.
 
-    The pinned version is downloaded and its digest checked. A running node serves it at once.
+    Downloads the pinned version and checks its digest. A running node serves it at once.
     """
     settings = load(config, storage__root=root).settings
 
