@@ -1,1 +1,1 @@
-"""Data sets in, volumes and refusals out. Pure: no disk, no socket, no database, no file format."""
+"""Conversion of data sets to volumes and refusals. Pure: no disk, socket, database or file format."""

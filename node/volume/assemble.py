@@ -38,11 +38,11 @@ INCOMPLETE_FRAMES = (
     (frames_without_position, Reason.BAD_GEOMETRY, MISSING_POSITION),
     (frames_without_rescale, Reason.CONTRADICTORY, MISSING_RESCALE),
 )
-"""How to find slices that lack what the others of their stack have, and why they are left out."""
+"""Functions that find slices without an attribute that the rest of their stack has, and the reasons for exclusion."""
 
 
 def assemble(datasets: Iterable[Dataset], dataset_of: DatasetOf | None = None) -> Assembly:
-    """Return the volumes of one series, and why the other instances are in none.
+    """Return the volumes of one series, and the reasons why other instances are in none.
 
     Every frame of every instance is in exactly one volume, exclusion or refusal. The result does not depend on the
     order of `datasets`.
@@ -50,11 +50,12 @@ def assemble(datasets: Iterable[Dataset], dataset_of: DatasetOf | None = None) -
     Parameters
     ----------
     datasets : iterable of Dataset
-        Instances of one Series Instance UID, in any order; copies of one instance count once. Only their stored pixels
+        Instances of one Series Instance UID, in any order; copies of an instance count once. Only their stored pixels
         are kept in memory.
     dataset_of : callable (SOP Instance UID) -> Dataset, optional
-        Returns the first data set of a UID again, for the few that a volume takes its fields from. Without it all data
-        sets are kept in memory, which takes a multiple of the pixels if instances are small.
+        Returns the first data set with a UID again; only the few that supply the fields of a volume are requested.
+        Without it, all data sets are kept in memory, which takes several times the size of the pixels if instances
+        are small.
 
     Returns
     -------
@@ -64,7 +65,7 @@ def assemble(datasets: Iterable[Dataset], dataset_of: DatasetOf | None = None) -
     Raises
     ------
     VoxelnodeError
-        A frame is lost or duplicated: a fault of this program, never of the data.
+        A frame was lost or duplicated: a bug in this program, never a fault of the data.
     """
     if dataset_of is None:
         datasets = list(datasets)
@@ -73,7 +74,7 @@ def assemble(datasets: Iterable[Dataset], dataset_of: DatasetOf | None = None) -
     for instance in sorted(_distinct(datasets, series), key=lambda instance: instance.order):
         series.add(instance)
     duplicates = sum(exclusion.reason is Reason.SAME_POSITION_TWICE for exclusion in series.exclusions)
-    if series.frames and duplicates > len(series.uids):  # some anonymisers give one UID to all
+    if series.frames and duplicates > len(series.uids):  # some anonymisers give all instances one UID
         detail = (
             f"{duplicates} instances have the SOP Instance UID (0008,0018) of another instance, but different pixels; "
             "each instance must have its own UID"
@@ -101,7 +102,7 @@ def _distinct(datasets: Iterable[Dataset], series: SeriesUnderAssembly) -> list[
 
 
 def _instance(ds: Dataset, uid: str) -> SourceInstance:
-    """Return the frames of one instance, or its volumes if it is one by itself, or why it has neither."""
+    """Return the frames of an instance, its volumes if it is a volume by itself, or the reason why it has neither."""
     instance_number = number(ds, "InstanceNumber")
     order = float("inf") if instance_number is None else instance_number, uid
     try:
@@ -126,7 +127,7 @@ def _concatenation(ds: Dataset) -> tuple[str, int, int] | None:
 
 
 def _damage(error: Exception) -> str:
-    """Return a sentence about a damaged value. The exception's own text may hold patient data."""
+    """Return a sentence about a damaged value. The text of the exception may contain patient data."""
     return f"the data set is damaged: a value contradicts its header ({type(error).__name__})"
 
 

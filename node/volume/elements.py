@@ -1,4 +1,4 @@
-"""Read values of a few elements of very many data sets quickly: from the bytes, if pydicom has not converted them.
+"""Read a few elements of very many data sets quickly: from the bytes, unless pydicom has converted them.
 
 pydicom builds a `DataElement` on first access, which costs twenty times as much as reading the number. A time series
 has 20,000 instances with thirty such elements each. Unreadable values are None (NaN among several numbers).
@@ -22,11 +22,10 @@ from node.dicom import values
 Numbers = tuple[float, ...]
 
 NEAR_DAY = date(2000, 1, 1).toordinal()
-"""Origin of the scale of `instant`: near the days of scanners, so that a double holds microseconds."""
+"""Origin of the scale of `instant`, close to the dates of scans, so that a double resolves microseconds."""
 
 CACHED_VALUES, MAX_CACHED_BYTES = 4096, 256
-"""Number and longest size of the cached values: most are equal in all instances of a series, whose frames share
-them."""
+"""Number and maximum size of cached values. Most values are equal in all instances of a series; frames share them."""
 
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 _TEXT_VRS = frozenset({"CS", "LO", "SH", "UI", "TM", "DA", "DT"})
@@ -133,7 +132,7 @@ def _tag(keyword: str) -> tuple[BaseTag, str]:
 
 
 def _float(part: bytes) -> float:
-    """Return a Decimal or Integer String as a number; NaN if it is none (PS3.5 6.2: underscores are Python's)."""
+    """Return a Decimal or Integer String as a number; NaN if invalid (PS3.5 6.2 allows no underscores)."""
     try:
         return math.nan if b"_" in part else float(part.strip(b" \0"))
     except ValueError:

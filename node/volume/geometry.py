@@ -15,28 +15,28 @@ from node.volume.reasons import VolumeWarning, WarningKind
 
 ORIENTATION_TOLERANCE = 5e-4
 """Largest difference of a direction cosine within one orientation: 0.03 degrees, which is a tenth of a millimetre over
-the widest field of view. Scanners jitter by 1e-7, files with few digits by 1e-4; no two scans are planned so near."""
+the widest field of view. Scanners jitter by 1e-7, files with few digits by 1e-4; no two scans are planned so close."""
 
 POSITION_TOLERANCE_MM = 0.01
 """Planes nearer than this share a position, as in 3D Slicer. For pixels below 0.1 mm it is a tenth of a pixel."""
 
 JITTER_TOLERANCE_MM = 0.05
-"""Largest distance of planes of several times that still share a position: five times the tolerance of positions, also
-where that is a share of a pixel. It applies only if it makes an even stack with equally many planes at each
+"""Largest distance at which planes of several times still share a position: five times the tolerance of positions, even
+if that is a fraction of a pixel. It applies only if it makes an even stack with equally many planes at each
 position."""
 
 SPACING_TOLERANCE = 0.01
 """Largest relative deviation of a slice distance from the median (as highdicom), or 0.01 mm if that is more."""
 
 FINE_SHARE = 0.1
-"""Largest share of a slice distance that those 0.01 mm may be: slices of microscopic scans are nearer to each other."""
+"""Those 0.01 mm must not exceed this share of a slice distance, because slices of microscopic scans are closer."""
 
 ROUNDING = 1 + 1e-6
-"""Distances with few digits may be exactly at the tolerance."""
+"""Factor for distances with few digits, which may be exactly at the tolerance."""
 
 JITTER_SHARE = 0.2
-"""Planes nearer than this to the even grid, as a share of its step, with distances that differ by no more, jitter
-around the grid: no slice is missing."""
+"""Planes jitter around an even grid if they are closer to it than this share of its step, and their distances differ by
+no more. No slice is then missing."""
 
 DRIFT_TOLERANCE_PIXELS = 0.1
 """Largest shift of planes within themselves over the whole stack; above it the stack is sheared."""
@@ -53,7 +53,7 @@ class Axes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Placement:
-    """How the planes of a stack are placed.
+    """The placement of the planes of a stack.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class Placement:
     spacing_mm : (float, float, float)
         Between columns, between rows, between slices.
     step_mm : float
-        The distance along the normal between most neighbouring planes.
+        The usual distance along the normal between neighbouring planes.
     axes : Axes
     along : (N,) float, mm
         Distances of the planes from the first, along the normal.
@@ -110,7 +110,7 @@ def cluster_numbers(values: Float, tolerance: float) -> NDArray[np.intp]:
     Returns
     -------
     (N,) int
-        From 0.
+        Numbers from 0.
     """
     order = np.argsort(values, kind="stable")
     labels = np.empty(len(values), np.intp)
@@ -127,14 +127,14 @@ def position_numbers(distances: Float, tolerance: float) -> NDArray[np.intp]:
     Parameters
     ----------
     distances : (N,) float, mm
-        Of planes from any common origin; planes may share positions.
+        Distances of planes from a common origin; planes may share positions.
     tolerance : float, mm
         See `position_tolerance`.
 
     Returns
     -------
     (N,) int
-        From 0.
+        Numbers from 0.
     """
     near = cluster_numbers(distances, tolerance)
     if _is_whole(distances, near):
@@ -169,7 +169,7 @@ def stack_axes(orientations: Float) -> Axes:
 
 
 def position_tolerance(pixel_spacing: tuple[float, float]) -> float:
-    """Return how near planes with this pixel spacing (mm) must be to share a position, in mm."""
+    """Return the largest distance in mm at which planes with this pixel spacing (mm) share a position."""
     return min(POSITION_TOLERANCE_MM, 0.1 * min(pixel_spacing))
 
 
@@ -199,8 +199,8 @@ def place_planes(
     -------
     Placement
         The slice column of its affine is measured from the first to the last position. If distances are uneven, it is
-        the median step, or the step of a stack with missing slices, so that nothing is stretched; the first plane is in
-        place then. Planes that only jitter around an even grid keep that grid.
+        the median step, or the step of a stack with missing slices, so that nothing is stretched; the first plane is
+        then at its true position. For planes that only jitter around an even grid, that grid is used.
 
     Notes
     -----
@@ -267,7 +267,7 @@ def missing_slices(along: Float) -> tuple[float, NDArray[np.intp]] | None:
 
 
 def usual_step(along: Float, *, equally_thick: bool = True) -> float:
-    """Return the distance in mm between most neighbours; see `place_planes`.
+    """Return the usual distance in mm between neighbouring planes; see `place_planes`.
 
     Parameters
     ----------
@@ -284,9 +284,10 @@ def usual_step(along: Float, *, equally_thick: bool = True) -> float:
 
 
 def spacing_warnings(along: Float, *, equally_thick: bool = True) -> list[VolumeWarning]:
-    """Return warnings about distances between planes: none if they are even.
+    """Return warnings about the distances between planes, or none if they are even.
 
-    Slices are missing (distances are multiples of the usual distance), or distances are irregular, or it may be either.
+    Either slices are missing (distances are multiples of the usual distance), or distances are irregular, or both are
+    possible.
     The parameters are those of `usual_step`.
     """
     steps = np.diff(along)
@@ -314,7 +315,7 @@ def off_grid(along: Float) -> float:
 
 
 def _jitters(along: Float, step_mm: float) -> bool:
-    """Return whether ascending distances are those of an even grid, except for noise that does not add up."""
+    """Return whether ascending distances are those of an even grid, except for noise that does not accumulate."""
     within = JITTER_SHARE * step_mm
     return bool(np.abs(np.diff(along) - step_mm).max() <= within and off_grid(along) <= within)
 

@@ -15,7 +15,7 @@ from node.volume.reasons import Reason
 
 MAX_THREADS = 4
 TASK_BYTES = 1 << 20
-"""Approximate bytes of the frames that a thread takes at a time. Handing out small frames one by one costs more than
+"""Approximate size of the batches of frames given to a thread. Scheduling small frames singly would cost more than
 reading them."""
 
 
@@ -60,7 +60,7 @@ def fill(planes: Sequence[Sequence[Frame]]) -> tuple[Array, float, float]:
     (times, slices, rows, columns[, 3]) array
         Allocated once; each frame is decoded into its place.
     float, float
-        Slope and intercept for all voxels; 1 and 0 if they differ between planes, which are stored rescaled then.
+        Slope and intercept for all voxels; 1 and 0 if they differ between planes, whose real values are then stored.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def fill(planes: Sequence[Sequence[Frame]]) -> tuple[Array, float, float]:
     while voxels is None:
         try:
             voxels = _filled(frames, np.empty(shape, dtype), as_stored=len(scalings) == 1)
-        except _DoesNotFit as misfit:  # the codestream may state another sign than the data set
+        except _DoesNotFit as misfit:  # the sign in the codestream may differ from that in the data set
             dtype = misfit.dtype
     slope, intercept = scalings.pop() if len(scalings) == 1 else (1.0, 0.0)
     return voxels, slope, intercept
@@ -92,7 +92,7 @@ class _DoesNotFit(Exception):
 
 
 def _filled(frames: Sequence[Frame], voxels: Array, *, as_stored: bool) -> Array:
-    """Put each frame in its place, several at once: reading, copying and some codecs release the interpreter lock."""
+    """Copy the frames into place, several at once: reading, copying and some codecs release the interpreter lock."""
     flat = voxels.reshape(-1, *voxels.shape[2:])
     step = max(1, TASK_BYTES // flat[0].nbytes)
     put = _put_stored if as_stored else _put_scaled

@@ -20,20 +20,20 @@ Float = NDArray[np.float64]
 
 
 class Geometry(StrEnum):
-    """How the planes of a stack are placed."""
+    """The regularity of the planes of a stack."""
 
     REGULAR = "regular"  # even and orthogonal: one affine describes it
     SHEARED = "sheared"  # even, but the step is not along the normal (gantry tilt): a sheared affine describes it
-    IRREGULAR = "irregular"  # uneven: no affine can describe it; the position of the first plane is right
+    IRREGULAR = "irregular"  # uneven: no affine can describe it; the position of the first plane is correct
     SINGLE = "single"  # one plane
     NONE = "none"  # no position in the patient (US, SC, XA, ...)
 
 
 class Kind(StrEnum):
-    """What an output is: the `kind` of `v_volumes` and of conversion.json."""
+    """The kind of an output, as in `v_volumes` and conversion.json."""
 
     VOLUME = "volume"
-    RESAMPLED = "resampled"  # interpolated onto an even upright grid, always beside its source volume
+    RESAMPLED = "resampled"  # interpolated onto an even upright grid, always in addition to its source volume
     THUMBNAIL = "thumbnail"
     PREVIEW = "preview"  # three orthogonal planes
     PROJECTION = "projection"  # MIP or MinIP
@@ -116,7 +116,7 @@ class Diffusion:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Display:
-    """How a picture of the volume should look. It never changes the voxels.
+    """Display settings for pictures of a volume. They never change the voxels.
 
     `windows` are (centre, width) pairs in rescaled units, as the data set gives them; `voi_lut` is
     (first input value, table) of VOI LUT Sequence. `inverted`: MONOCHROME1.
@@ -132,7 +132,7 @@ class Display:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The instance and frame that one plane of a volume came from."""
+    """The instance and frame of one plane of a volume."""
 
     sop_instance_uid: str
     frame_number: int
@@ -150,13 +150,13 @@ class Volume:
         Stored values; real values are ``voxels * slope + intercept``. A last axis of 3 is RGB of 8 bits.
     affine_lps : (4, 4) float64 or None, mm
         From voxel index (column, row, slice) to LPS+; index (0, 0, 0) is the centre of the first voxel. None if the
-        data set gives no position in the patient; `spacing_mm` is valid then too.
+        data set gives no position in the patient; `spacing_mm` is valid even then.
     spacing_mm : (3,) float
         Between columns, between rows, between slices.
     stack : int
         Number of the stack in its series, from 0.
     suffix : str
-        Separates this volume from the others of its series in file names: ``""``, ``"e2"``, ``"ph"``, ``"i1"`` ...
+        Distinguishes this volume from the others of its series in file names: ``""``, ``"e2"``, ``"ph"``, ``"i1"`` ...
         ASCII letters, digits and ``-`` only.
     time_step_s : float or None
         Between volumes of a 4-D array.

@@ -1,6 +1,6 @@
 """Warnings about volumes, and reasons why frames are in none: a fixed name and a sentence.
 
-Plain records without arrays: they pass between processes, into the index and into conversion.json.
+These are plain records without arrays, which are sent between processes and written to the index and conversion.json.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class WarningKind(StrEnum):
 
 
 class Reason(StrEnum):
-    """Reasons why a series, or a part of it, gave no volume; fixed words that users see and the index stores."""
+    """Reasons why a series, or a part of it, has no volume: fixed keywords shown to users and stored in the index."""
 
     NOT_AN_IMAGE = "not-an-image"
     UNDECODABLE = "undecodable"  # codec missing or codestream broken
@@ -73,7 +73,7 @@ class Exclusion:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The reason why a whole series (`sop_instance_uids` lists all of it), or one stack of it, gave no volume."""
+    """The reason why a whole series (`sop_instance_uids` lists all instances) or one of its stacks has no volume."""
 
     reason: Reason
     detail: str

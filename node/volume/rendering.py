@@ -22,7 +22,7 @@ SAMPLE = 1_000_000
 """Approximate number of voxels from which the range of a volume is estimated."""
 
 MAX_WINDOW_RATIO = 20
-"""A window this many times as wide as the range of the data would show one grey."""
+"""A window this many times as wide as the range of the data would show a single grey level."""
 
 CT_WINDOW = (40.0, 400.0)
 """Centre and width for soft tissue in Hounsfield units, for a CT without a window."""
@@ -107,8 +107,9 @@ def nearest_axes(directions: Float) -> list[int]:
 class Shades:
     """Convert stored values to grey, in the same way for all pictures of a volume.
 
-    The first applicable rule counts: VOI LUT; the first window of the data set that shows anything; the modality's
-    custom; the 1st to the 99th percentile. Padding is left out of every estimate and shown as the darkest value.
+    The first applicable rule is used: VOI LUT; the first window of the data set that shows anything; the modality's
+    usual window; the 1st to the 99th percentile. Padding is excluded from every estimate and shown as the darkest
+    value.
     """
 
     def __init__(self, volume: Volume) -> None:
@@ -126,7 +127,7 @@ class Shades:
         return 255 - grey if self._inverted else grey
 
     def over(self, stored: Array) -> Grey:
-        """Return the grey values of a projection, from its own 1st to its 99.5th percentile: values are high there."""
+        """Return the grey values of a projection, from its own 1st to 99.5th percentile, since its values are high."""
         values = real(self._volume, stored)
         visible = values[~padded(self._volume, stored) & np.isfinite(values)]
         low, high = _percentiles(visible, 1, 99.5) if visible.size else (0.0, 1.0)
@@ -150,7 +151,7 @@ class Shades:
         if volume.modality == "CT" and is_sane(*CT_WINDOW, lowest, highest):
             return lambda values: linear(values, *CT_WINDOW)
         if volume.modality == "PT" and highest > 0:
-            self._inverted = True  # activity is black on white by custom
+            self._inverted = True  # activity is shown black on white by convention
             return _between(0.0, float(np.percentile(visible, 99.5)) or highest)
         return _between(*(_percentiles(visible, 1, 99) if visible.size else (0.0, 1.0)))
 
@@ -241,7 +242,7 @@ FUNCTIONS: dict[str, Callable[[Array, float, float], Array]] = {
 
 
 def voi_lut(values: Array, first: int, table: Array) -> Array:
-    """Return 0..1 by a VOI LUT, PS3.3 C.11.2.1.1; values beyond the table take its ends."""
+    """Return 0..1 by a VOI LUT, PS3.3 C.11.2.1.1; values outside the table take its first or last entry."""
     index = np.clip(np.nan_to_num(values) - first, 0, len(table) - 1).astype(np.intp)
     full = 2 ** int(np.ceil(np.log2(max(int(np.max(table)), 1) + 1))) - 1  # its bits, by the largest entry
     unit: Array = table[index] / full
@@ -300,7 +301,7 @@ def _hang(pixels: Grey, whole: Oriented, plane: Plane) -> Picture:
     """Flip a plane of an oriented volume as radiologists view it.
 
     Axial: right at the left, anterior up. Coronal: right at the left, superior up. Sagittal: anterior at the left,
-    superior up. The arrays run along LPS+, so axial planes are right already; in the others z must point down.
+    superior up. The arrays run along LPS+, so axial planes need no flip; in the others, z must point down.
     """
     z, y, x = whole.spacing_mm
     if plane is Plane.AXIAL:

@@ -1,4 +1,4 @@
-"""One series while it is assembled, and the account of its frames.
+"""A series during assembly, and the accounting of its frames.
 
 Every frame of every instance is in a volume, in an exclusion or in a refusal. `SeriesUnderAssembly.assembly` checks
 that before it returns anything.
@@ -23,7 +23,7 @@ ExcludedFrame = tuple[Frame, Reason, str]
 
 @dataclass(frozen=True, slots=True)
 class SourceInstance:
-    """The content of one data set: frames, or volumes if it is one by itself, or why it has neither."""
+    """The content of one data set: its frames, its volumes if it is a volume by itself, or the reason for neither."""
 
     order: tuple[float, str]  # sort key that does not depend on the order of arrival
     frames: Sequence[Frame] = ()
@@ -34,7 +34,7 @@ class SourceInstance:
 
 @dataclass(slots=True)
 class SeriesUnderAssembly:
-    """One series while it is assembled; `dataset_of` returns the data set of a SOP Instance UID."""
+    """A series during assembly; `dataset_of` returns the data set of a SOP Instance UID."""
 
     dataset_of: DatasetOf
     uids: set[str] = field(default_factory=set)
@@ -58,7 +58,7 @@ class SeriesUnderAssembly:
             self._add_object(instance.volumes)
 
     def _add_object(self, volumes: Sequence[Volume]) -> None:
-        """Add the volumes of an instance that is one by itself, unless it is a copy under another UID."""
+        """Add the volumes of an instance that is a volume by itself, unless it is a copy under another UID."""
         uid = volumes[0].sources[0].sop_instance_uid
         for first in self.volumes:
             if np.array_equal(first.voxels, volumes[0].voxels) and is_copy(
@@ -88,7 +88,7 @@ class SeriesUnderAssembly:
         self.exclusions += [Exclusion(uid, count, reason, detail) for (uid, reason, detail), count in counts.items()]
 
     def refuse(self, reason: Reason, detail: str, frames: Sequence[Frame]) -> None:
-        """Record that a stack gives no volume."""
+        """Record that a stack has no volume."""
         uids = tuple(dict.fromkeys(frame.sop_instance_uid for frame in frames))
         self.refusals.append(Refusal(reason, detail, uids, self.stacks))
         self.refused_frames += len(frames)
@@ -104,14 +104,14 @@ class SeriesUnderAssembly:
         self.refusals += [Refusal(reason, detail, tuple(own)) for (reason, detail), own in uids.items()]
 
     def warnings(self) -> tuple[VolumeWarning, ...]:
-        """Return warnings about instances that are in no volume or have not arrived."""
+        """Return warnings about instances that are in no volume or were not received."""
         return (
             *_exclusion_warnings(self.exclusions),
             *_concatenation_warnings(list(self.concatenations.values())),
         )
 
     def assembly(self) -> Assembly:
-        """Return the volumes, refusals and exclusions of the series, after the account of its frames is checked.
+        """Return the volumes, refusals and exclusions of the series, after checking that every frame is accounted for.
 
         Raises
         ------
@@ -153,13 +153,13 @@ def _exclusion_warnings(exclusions: Sequence[Exclusion]) -> tuple[VolumeWarning,
         detail = f"{no_images} instances of the series are not images"
         warnings.append(VolumeWarning(WarningKind.PARTLY_NOT_AN_IMAGE, detail))
     if unread:
-        detail = f"{unread} instances of the series are in no volume; the exclusions of the series say why"
+        detail = f"{unread} instances of the series are in no volume; see the exclusions of the series"
         warnings.append(VolumeWarning(WarningKind.INCOMPLETE_VOLUME, detail))
     return tuple(warnings)
 
 
 def _concatenation_warnings(concatenations: Sequence[Sequence[tuple[int, int]]]) -> tuple[VolumeWarning, ...]:
-    """Return a warning if parts of concatenations have not arrived."""
+    """Return a warning if parts of concatenations were not received."""
     missing = sum(max(total for _, total in parts) - len({part for part, _ in parts}) for parts in concatenations)
     detail = f"{missing} instances of a concatenation (Concatenation UID (0020,9161)) are missing; send them"
     return (VolumeWarning(WarningKind.INCOMPLETE_VOLUME, detail),) if missing > 0 else ()

@@ -1,4 +1,4 @@
-"""Layout of the planes of one volume in a frame that holds them side by side (mosaic, grid)."""
+"""Layout of the planes of a volume that are tiled in one frame (mosaic, grid)."""
 
 from __future__ import annotations
 

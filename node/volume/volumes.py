@@ -1,4 +1,4 @@
-"""Make the volumes of one arranged stack: voxels, position, time, display; an upright volume if planes are tilted."""
+"""Make the volumes of an arranged stack: voxels, position, time, display, and an upright copy if planes are tilted."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def volumes_of(
     stack : int
         Number of the stack in its series.
     suffix : str
-        Separates the volumes from others of their series in file names.
+        Distinguishes the volumes from others of their series in file names.
     dataset_of : callable (SOP Instance UID) -> Dataset
     warnings : sequence of VolumeWarning
         Warnings that concern the whole series.
@@ -143,7 +143,7 @@ def _clipped(value: float, dtype: np.dtype[Any]) -> float:
 
 
 def _repetition_s(planes: Sequence[Sequence[Frame]], attributes: Mapping[str, Any]) -> float | None:
-    """Return the Repetition Time (0018,0080) of all times in seconds; None if a gated scan measures it for each."""
+    """Return the Repetition Time (0018,0080) of all times in seconds; None if it varies, as in a gated scan."""
     gated = is_varying(
         [time for plane in planes for frame in plane if (time := frame.variant_key.get("repetition_time"))]
     )
@@ -153,7 +153,7 @@ def _repetition_s(planes: Sequence[Sequence[Frame]], attributes: Mapping[str, An
 def _diffusion(planes: Sequence[Sequence[Frame]], attributes: Mapping[str, Any]) -> tuple[Diffusion, ...] | None:
     """Return the gradient table, one entry for each time; None if no frame is weighted.
 
-    Some scanners write a b-value of 0 into every image. It means diffusion only if Image Type says so too.
+    Some scanners write a b-value of 0 into every image. It indicates diffusion only if Image Type does too.
     """
     table = [time[0].diffusion for time in planes]
     weighted = any(entry is not None and entry.b_value > 0 for entry in table)
@@ -191,7 +191,7 @@ def _warnings(planes: Sequence[Sequence[Frame]], placement: Placement | None) ->
 
 
 def _spacing_warnings(frames: Sequence[Frame], *, placed: bool) -> list[VolumeWarning]:
-    """Return warnings about assumed distances, and about distances that only Slice Location states.
+    """Return warnings about assumed distances, and about distances that only Slice Location gives.
 
     A single picture needs no distance between slices.
     """

@@ -1,1 +1,1 @@
-"""Frames in, stacks out: every slice of a stack has its position and time."""
+"""Arrangement of frames into stacks, in which every slice has a position and a time."""

@@ -1,6 +1,6 @@
 """Arrange the frames of a stack on a grid of times and slices: frames that share a position are a time series.
 
-Planes are binned by their distance along the normal. A stack may turn out to be several
+Planes are binned by their distance along the normal. A stack may turn out to consist of several
 (`node.volume.arrange.split_stacks`).
 """
 

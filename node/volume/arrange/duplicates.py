@@ -55,7 +55,7 @@ def _is_same(first: DataElement, second: DataElement) -> bool:
 def has_same_pixels(first: Dataset, second: Dataset) -> bool:
     """Return whether two data sets hold the same pixels: the same bytes, or the same values in another encoding.
 
-    Lossless compression and another byte order do not change an instance, which keeps its SOP Instance UID: archives
+    Lossless compression or a different byte order does not change an instance or its SOP Instance UID: archives may
     send it in several transfer syntaxes (PS3.5 10).
     """
     if _have_same_pixel_bytes(first, second):

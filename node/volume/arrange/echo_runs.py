@@ -1,4 +1,4 @@
-"""Split echoes that only the runs of raw data separate."""
+"""Split echoes that can be separated only by their runs of raw data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inversion times that differ by slice: each slice after its own trigger (MOLLI), or slices one after the other."""
+"""Inversion times that differ by slice: each slice has its own trigger (MOLLI), or slices are acquired in sequence."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Groups = dict[tuple[Hashable, ...], list[Frame]]
 
 
 def group_by_inversion_rank(groups: Groups, trait: int) -> Groups:
-    """Return groups where the first inversion times of all slices form one group, the second ones another, and so on.
+    """Return groups in which the first inversion times of all slices form one group, the second ones another, etc.
 
-    This is done only if the inversion times themselves do not make whole volumes, every slice has equally many of them,
-    all different, and no sign is found that slices with shared times were lost.
+    This is done only if inversion times alone do not give whole volumes, every slice has equally many of them, all
+    different, and nothing suggests that slices with shared times were lost.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def _by_rank(groups: Sequence[list[Frame]]) -> list[list[Frame]] | None:
 
 
 def _is_one_rank(frames: Sequence[Frame]) -> bool:
-    """Return whether inversion times are those of one rank: near each other, or different in each slice."""
+    """Return whether inversion times are those of one rank: close to each other, or different in each slice."""
     times_ms = [_time_ms(frame) for frame in frames]
     return max(times_ms) <= MAX_HEART_BEAT_RATIO * min(times_ms) or len(set(times_ms)) == len(times_ms)
 

@@ -1,7 +1,7 @@
 """Volumes that follow a moving head: prospective motion correction places each time of a series anew.
 
-The scanner writes where it placed the slices of each time, so positions and orientations of a series differ slightly
-from volume to volume. It is still one time series, in the frame of the head. Its position is that of the first time.
+The scanner records where it placed the slices of each time, so positions and orientations differ slightly from volume
+to volume. The series is still one time series in the frame of the head. It gets the position of the first time.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from node.volume.reasons import VolumeWarning, WarningKind
 
 MAX_TRANSLATION_MM = 20.0
 MAX_ROTATION_DEGREES = 10.0
-"""How far the centre of a volume may move, and how far the volume may turn, within one series: more than a head can in
-its coil, less than the distance between volumes that were planned at different positions."""
+"""Limits of movement and rotation of a volume within one series: more than a head can move in its coil, but less than
+the distance between volumes planned at different positions."""
 
 MAX_TRANSLATION_SHARE = 0.5
-"""The same relative to the height of the stack: volumes side by side are not times of one volume."""
+"""Limit of movement relative to the height of the stack: volumes side by side are not times of one volume."""
 
 MIN_TIMES = 3
-"""Two stacks near each other may have been planned so."""
+"""Fewer times are not enough evidence: two neighbouring stacks may have been planned that way."""
 
 _Label = Callable[[Frame], Hashable]
 
@@ -79,7 +79,7 @@ class _Time:
 
 
 def undo_motion(frames: Sequence[Frame]) -> tuple[list[Frame], VolumeWarning | None]:
-    """Return the frames at the position of the first time, if their series moves from time to time; else unchanged.
+    """Return the frames at the position of the first time if their series moves between times, else unchanged.
 
     Parameters
     ----------
@@ -177,7 +177,7 @@ def _moves(time: _Time, first: _Time) -> bool:
 
 
 def _is_rigid(pairs: Sequence[tuple[_Time, _Time]]) -> bool:
-    """Return whether all times are the same stack, moved and turned a little."""
+    """Return whether all times are the same stack, slightly moved and rotated."""
     largest = max((first for _, first in pairs), key=lambda first: len(first.frames))
     height = float(np.ptp(largest.local[:, 2])) * len(largest.frames) / (len(largest.frames) - 1)
     limit_mm = min(MAX_TRANSLATION_MM, MAX_TRANSLATION_SHARE * height)
@@ -196,7 +196,7 @@ def _degrees(time: _Time, other: _Time) -> float:
 
 
 def _are_packages(frames: Sequence[Frame], slices: int) -> bool:
-    """Return whether all planes make one even stack of more slices: then they are packages or slabs, and nothing moved.
+    """Return whether all planes form one even stack with more slices: they are then packages or slabs without motion.
 
     A mosaic is a whole volume.
     """

@@ -12,7 +12,7 @@ from node.volume.geometry import is_even, missing_slices
 from node.volume.model import Frame
 
 SLICE_TRAITS = (("echo",), ("derived",))
-"""Traits that some scanners and archives give to single slices of one volume: Echo Numbers, and being derived."""
+"""Traits that some scanners and archives set in single slices of one volume: Echo Number, and being derived."""
 
 SLICE_OR_VOLUME_TRAITS = (
     ("inversion_time",),
@@ -21,11 +21,11 @@ SLICE_OR_VOLUME_TRAITS = (
     ("echo", "echo_time", "inversion_time"),
 )
 """Traits that separate volumes, unless they change from slice to slice of one volume: a multi-slice inversion recovery
-acquires each slice at another time after one pulse."""
+acquires each slice at a different time after one pulse."""
 
 MIN_PLANNED_DIFFERENCE = 0.1
-"""Relative difference of planned echo and inversion times. Smaller differences are measured, so that slices of one
-value may fill the gaps of another."""
+"""Minimum relative difference between planned echo or inversion times. Smaller differences are measurement noise, so
+slices with one value may fill the gaps of another."""
 
 
 def merge_per_slice_groups(groups: Groups, names: Sequence[str]) -> Groups:
@@ -134,7 +134,7 @@ def _are_noise(frames: Sequence[Frame], counts: Sequence[int]) -> bool:
 
 
 def _are_measured(frames: Sequence[Frame]) -> bool:
-    """Return whether echo and inversion times are nearer to each other than those that a sequence is planned with."""
+    """Return whether echo and inversion times are closer to each other than planned times would be."""
     for name in ("echo_time", "inversion_time"):
         times = [time for frame in frames if (time := frame.split_key.get(name))]
         if times and max(times) > (1 + MIN_PLANNED_DIFFERENCE) * min(times):

@@ -1,4 +1,4 @@
-"""Split a stack that is several stacks: shifted fields of view, variants, interleaved acquisitions.
+"""Split a stack that consists of several: shifted fields of view, variants, interleaved acquisitions.
 
 Every split is proved by the positions of the frames: the parts share positions or interleave, and each part is whole
 and even by itself.
@@ -35,7 +35,7 @@ VARIANTS = (
 """Attributes that separate volumes at the same positions."""
 
 MEASURED = frozenset({"repetition_time", "intercept"})
-"""Variants that a gated scan measures, or an archive computes, for each time. A value per time separates nothing."""
+"""Variants that a gated scan measures, or an archive computes, for each time; such values separate no volumes."""
 
 MAX_HEART_BEAT_RATIO = 3.0
 """Largest ratio of repetition times that heart beats can explain. Larger ratios are chosen, to map relaxation times."""
@@ -102,7 +102,7 @@ def split_by_chosen_variant(frames: Sequence[Frame], bins: Sequence[Bin]) -> lis
 def _split_beside_whole_volume(
     frames: Sequence[Frame], bins: Sequence[Bin], variants: Sequence[str]
 ) -> list[list[Frame]]:
-    """Split by a variant that has a value with a whole volume, or whose parts have equal counts at each position."""
+    """Split by a variant if one of its values has a whole volume, or its parts have equal counts at each position."""
     position_of = {id(frame): position for position, own in enumerate(bins) for frame in own}
     for parts in _divisions(frames, variants):
         counts = [Counter(position_of[id(frame)] for frame in part) for part in parts]
@@ -123,7 +123,7 @@ def _is_measured(name: str, frames: Sequence[Frame]) -> bool:
 def split_incomplete_variants(
     frames: Sequence[Frame], bins: Sequence[Bin], variants: Sequence[str] = VARIANTS, *, is_chosen: bool = False
 ) -> list[list[Frame]]:
-    """Split by a variant that separates all frames that share a position, although some of its volumes lost slices.
+    """Split by a variant that separates all frames at shared positions, even if some of its volumes lost slices.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def split_incomplete_variants(
 
 
 def _split_uneven(frames: Sequence[Frame], labels: Any) -> list[list[Frame]]:
-    """Split an uneven stack into even ones; return one part if nothing does."""
+    """Split an uneven stack into even ones; return one part if that is impossible."""
     for name in ACQUISITIONS:
         for parts in _divisions(frames, (name,)):
             if _are_acquisitions(parts, frames, labels, of_times=name in COUNTING_KEYS):
@@ -187,7 +187,7 @@ def _by(frames: Sequence[Frame], trait: Callable[[Frame], Hashable]) -> list[lis
 
 
 def _moved_fields(frames: Sequence[Frame], labels: Any) -> list[list[Frame]]:
-    """Split frames by their offset within the plane, if frames at one distance are shifted against each other."""
+    """Split frames by their in-plane offset if frames at one distance are shifted relative to each other."""
     axes = stack_axes(np.array([frame.orientation for frame in frames]))
     positions = np.array([frame.position for frame in frames])
     offsets = np.stack([positions @ axes.row, positions @ axes.column], axis=1)
@@ -238,9 +238,9 @@ def _are_phases(parts: list[list[Frame]], frames: Sequence[Frame], labels: Any) 
 def _are_acquisitions(parts: list[list[Frame]], frames: Sequence[Frame], labels: Any, *, of_times: bool) -> bool:
     """Return whether acquisitions interleave, are whole, and are not times of one volume.
 
-    One shared position is enough, unless the acquisitions are counted as times, which may have lost their other slices.
-    Side by side they are one volume, perhaps of varying spacing. If every position has several frames, and an
-    acquisition has only positions of another one, it is an interrupted time.
+    One shared position is enough, unless acquisitions are numbered as times, which may have lost their other slices.
+    Acquisitions side by side are one volume, perhaps with varying spacing. If every position has several frames, and
+    an acquisition only has positions of another one, it is an interrupted time.
     """
     counts = _positions_of(parts, frames, labels)
     ranges = sorted((min(count), max(count)) for count in counts)
@@ -261,7 +261,7 @@ def _are_acquisitions(parts: list[list[Frame]], frames: Sequence[Frame], labels:
 
 
 def _have_gaps_of_their_own(parts: list[list[Frame]], frames: Sequence[Frame], labels: Any) -> bool:
-    """Return whether interleaved acquisitions are even except for lost slices, but not together.
+    """Return whether interleaved acquisitions are even by themselves except for lost slices, but uneven together.
 
     They must not share a position.
     """

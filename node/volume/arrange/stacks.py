@@ -1,4 +1,4 @@
-"""Split the frames of a series into stacks: frames that one volume can hold."""
+"""Split the frames of a series into stacks, each of which can become a volume."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ POSITION_TRAITS = frozenset({"orientation", "spacing"})
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stack:
-    """Frames of one kind. `suffix` separates the stack from the others of its series; ``""`` if there is only one."""
+    """Frames of one kind. `suffix` distinguishes the stack within its series; ``""`` if it is the only one."""
 
     frames: tuple[Frame, ...]
     suffix: str

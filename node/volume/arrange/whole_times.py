@@ -1,7 +1,7 @@
-"""Find the times that are whole, where frames were lost: by an attribute that all frames of a time share, or by number.
+"""Find the complete times after frames were lost, by an attribute that all frames of a time share, or by number.
 
-A missing frame moves all later frames at its position up by one. Ordering the frames of each position separately would
-then mix times. So the attributes that label times are tried first.
+A missing frame moves all later frames at its position forward by one, so ordering the frames of each position on its
+own would mix times. Attributes that label times are therefore tried first.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def labels_by_attribute(bins: Sequence[Bin], name: str) -> Labels | None:
 def labels_by_number(bins: Sequence[Bin]) -> Labels | None:
     """Return labels by Instance Number, if the numbers count the times of each slice, or the slices of each time.
 
-    Lost instances leave gaps in the numbers, so that the others keep their time. None if the numbers follow neither
+    Lost instances leave gaps in the numbers, so the remaining ones keep their time. None if the numbers follow neither
     rule, or if it is unknown which slice came first in a time.
     """
     numbers = _numbers(bins)
@@ -117,9 +117,9 @@ def whole_times(
 ) -> tuple[list[Bin], list[Frame]] | None:
     """Return the bins of the times that every position has exactly once, and all other frames.
 
-    None if no time is whole, or all are. Labels may be chance agreements: then the result is also None if less than
-    half of the times are whole, or if a single frame is left over at a position with only one other frame, which is not
-    a time.
+    None if no time is whole, or all are. If labels may agree by chance, the result is also None if less than half of
+    the times are whole, or if a single frame is left over at a position with only one other frame, since that is not a
+    time.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The allow-list: every field that a sidecar may hold, and how it is read."""
+"""The allow-list: every field that a sidecar may contain, and how it is read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from node.dicom.values import items, number, numbers, text, texts, value, whole
 from node.volume.vendors.philips import scale_slope
 
 SCHEMES = frozenset({"SRT", "SNM3", "99SDM", "SCT", "DCM", "UMLS", "RADLEX"})
-"""Coding schemes whose meanings nobody types (PS3.16 8)."""
+"""Coding schemes whose meanings are not typed by hand (PS3.16 8)."""
 
 ELEMENTS = {
     name: symbol
@@ -34,7 +34,7 @@ TRACERS = frozenset(
         *("rubidium", "water"),
     }
 )
-"""Names of tracers. Other words beside them in a text may have been typed by somebody."""
+"""Names of tracers. Other words in the same text may have been typed by hand."""
 
 UNITS = {"BQML": "Bq/mL", "GML": "g/mL", "CM2ML": "cm2/mL", "MLMINML": "mL/min/mL", "UMOLMINML": "umol/min/mL"}
 
@@ -42,7 +42,7 @@ DATE_CHARACTERS = 8
 """Characters of a Date Time (DT) before its time of day, PS3.5 6.2."""
 
 MAX_MEGAHERTZ = 1000.0
-"""Larger frequencies (above 23 tesla) were written in hertz."""
+"""Larger values (above 23 tesla) are frequencies in hertz."""
 
 
 class BidsField(NamedTuple):
@@ -114,7 +114,7 @@ def _code(ds: Dataset, keyword: str) -> str:
 
 
 def _tracer(ds: Dataset, keyword: str) -> str:
-    """Return the meaning of a code from a scheme of PS3.16 8, not of the site; of a text, a word of `TRACERS`."""
+    """Return the meaning of a code from a scheme of PS3.16 8, not of the site; or from a text, a word of `TRACERS`."""
     if keyword == "Radiopharmaceutical":
         return next((word for word in re.findall(r"\w+", text(ds, keyword)) if word.casefold() in TRACERS), "")
     return next(

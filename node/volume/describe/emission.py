@@ -17,7 +17,7 @@ MAX_WAIT_S = 2 * SECONDS_PER_DAY
 """Longest time between injection and scan. If it is longer, an anonymiser shifted one of them."""
 
 FACTOR_TOLERANCE = 1e-4
-"""Relative difference of a factor between the slices of one frame: it is written with few digits."""
+"""Allowed relative difference of a factor between the slices of a frame, since it is written with few digits."""
 
 PERCENT, MILLI = 100.0, 0.001
 
@@ -63,7 +63,7 @@ def emission_fields(planes: Sequence[Sequence[Frame]], dataset_of: Callable[[str
 
 
 def _clock(planes: Sequence[Sequence[Frame]], ds: Dataset) -> dict[str, Any]:
-    """Return time zero, and scan, injection and decay correction in seconds after it."""
+    """Return time zero, and the times of scan, injection and decay correction in seconds after it."""
     fields: dict[str, Any] = {}
     corrected = _is_corrected(ds)
     if corrected is not None:

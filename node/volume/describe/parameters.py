@@ -20,7 +20,7 @@ CONSTANT_PARAMETERS = {
 """Parameters that the slices of a volume should share; a volume whose slices differ gets a warning."""
 
 PARAMETER_TOLERANCE = 0.01
-"""Relative difference that is allowed: scanners write measured and rounded values."""
+"""Allowed relative difference, since scanners write measured and rounded values."""
 
 TIME_PARAMETERS = {
     "echo_time": ("EchoTime", 0.001),
@@ -72,5 +72,5 @@ def varying_parameters(frames: Sequence[Frame]) -> list[VolumeWarning]:
 
 
 def is_varying(numbers: Sequence[float]) -> bool:
-    """Return whether numbers differ by more than scanners measure and round."""
+    """Return whether numbers differ by more than measurement and rounding explain."""
     return bool(numbers) and max(numbers) - min(numbers) > PARAMETER_TOLERANCE * max(map(abs, numbers))

@@ -28,14 +28,14 @@ GE_ECHO_SPACING = PrivateTag(0x0043, "GEMS_PARM_01", 0x2C, "SS")
 """Effective echo spacing in microseconds."""
 
 GE_ASSET = PrivateTag(0x0043, "GEMS_PARM_01", 0x83, "DS")
-"""Shares of k-space that were acquired, in phase and slice: 0.5 is an acceleration of 2."""
+"""Acquired shares of k-space in phase and slice direction; 0.5 is an acceleration of 2."""
 
 GE_POLARITY = {"LINEAR": True, "REVERSE_LINEAR": False}
 """GE's use of Rectilinear Phase Encode Reordering (0018,9034)."""
 
 
 def phase_encoding(sources: Sequence[Dataset], rows: int, columns: int) -> dict[str, Any]:
-    """Return BIDS' fields about phase encoding, as far as they can be derived.
+    """Return the BIDS fields about phase encoding that can be derived.
 
     `PhaseEncodingDirection` has i along the rows of the stored pixels and j down their columns, as the volume has them.
     If the sign is unknown, the field is `PhaseEncodingAxis`. Times are in seconds.
@@ -84,7 +84,7 @@ def _positive(sources: Sequence[Dataset]) -> bool | None:
 
 
 def _total_readout_time(sources: Sequence[Dataset], matrix: int) -> float | None:
-    """Return seconds from the centre of the first echo to the centre of the last, as if all image lines were read."""
+    """Return the seconds from the centre of the first echo to that of the last, as if all image lines were read."""
     for source in sources:
         bandwidth_hz = _bandwidth(source)
         if bandwidth_hz is not None and bandwidth_hz[0] > 0:
@@ -109,7 +109,7 @@ def _ge_lines(ds: Dataset, matrix: int) -> int | None:
     """Return the number of intervals between the lines that GE reads.
 
     The number of lines is even; with partial Fourier in phase it is a multiple of four. None if the image has fewer
-    lines than were acquired: it was cropped or reduced later, and nothing says which.
+    lines than were acquired: it was cropped or reduced later, and it is unknown which.
     """
     size = numbers(ds, "AcquisitionMatrix", 4)  # frequency rows, frequency columns, phase rows, phase columns
     acquired = max(size[2:]) if size is not None else 0

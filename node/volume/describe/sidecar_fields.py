@@ -1,8 +1,8 @@
 """BIDS fields of a stack for its sidecar, from an allow-list.
 
 A field that is not in `BIDS_FIELDS` never reaches a sidecar. Texts that people type (study, series and protocol
-descriptions, sequence names, institution, station, operators, comments) and serial numbers are left out: in practice
-they hold names of patients and staff. An allowed text is also left out if it repeats a word of the names or
+descriptions, sequence names, institution, station, operators, comments) and serial numbers are left out: in practice,
+they contain names of patients and staff. An allowed text is also left out if it repeats a word of the names or
 identifiers of patient or staff.
 """
 
@@ -33,7 +33,7 @@ PRIVATE_GROUPS = (
 """Private sequences where vendors describe a frame, or all frames, of an enhanced object."""
 
 MAX_TEXT_LENGTH = 64
-"""Characters of LO, PS3.5 6.2: no allowed attribute is longer."""
+"""Length of an LO (PS3.5 6.2), the longest allowed attribute."""
 
 IDENTIFYING = (
     "PatientName",
@@ -158,7 +158,7 @@ def _seconds(product: float) -> float:
 
 
 def _words(text: str) -> Iterator[str]:
-    """Yield the words that could identify somebody: three characters and more."""
+    """Yield the words that could identify a person, those of three or more characters."""
     return (word for word in re.split(r"[\W_]+", text.casefold()) if len(word) > 2)
 
 

@@ -21,25 +21,25 @@ _PHILIPS_SUV_SCALE = PrivateTag(0x7053, "Philips PET Private Group", 0x00, "DS")
 _PHILIPS_ACTIVITY_SCALE = PrivateTag(0x7053, "Philips PET Private Group", 0x09, "DS")
 _SECONDS_PER_DAY = 86400.0
 _MAX_HALF_LIVES = 10
-"""After this number a thousandth of the dose is left: the times do not belong to one examination."""
+"""After this many half-lives a thousandth of the dose is left, so the times cannot belong to one examination."""
 
 _MAX_HALF_LIFE_S = 6 * 3600.0
-"""Nuclides that decay more slowly are imaged days after the injection: then a time of day alone says nothing."""
+"""Nuclides that decay more slowly are imaged days after the injection, so that a time of day is not enough."""
 
 _MAX_LATE_INJECTION_S = 1800.0
 """Latest injection after the beginning of a dynamic scan."""
 
 _MIN_DOSE_BQ = 1e5
-"""A smaller dose is not in becquerels: no image could be made of it."""
+"""A smaller dose cannot be in becquerels: it would not produce an image."""
 
 _FACTOR_TOLERANCE = 1e-6
-"""Relative difference of the factors between the instances of one volume: they come from rounded decimals."""
+"""Allowed relative difference of the factors between the instances of a volume, which stem from rounded decimals."""
 
 SUFFIX = "suv"
 _UNITS = {"Bq/ml": "BQML", "Bq/mL": "BQML", "g/ml{SUVbw}": "GML", "g/mL{SUVbw}": "GML"}
 """Codes of UCUM (PS3.16 CID 84, CID 85), with their names in Units (0054,1001)."""
 _NOT_OF_UPTAKE = ("RescaleType", "RealWorldValueSlope", "RealWorldValueIntercept", "RealWorldValueUnits")
-"""Fields about the activity that do not hold for the uptake volume."""
+"""Fields about activity that do not apply to the uptake volume."""
 
 
 class SuvUnknown(VoxelnodeError):
@@ -248,7 +248,7 @@ def _decay_seconds(ds: Dataset, injection: Dataset, half_life_s: float) -> float
 def since_injection(started: float, injection: Dataset, half_life_s: float) -> float | None:
     """Return the seconds from the injection to an instant; None if the injection has no time.
 
-    If the injection has a time of day only, the nearest such time counts.
+    If the injection has only a time of day, its nearest occurrence is used.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Instances that are not slices of a stack: those without pixels, and those that are a volume by themselves."""
+"""Instances that are not slices of a stack: those without pixels, and those that are volumes by themselves."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def is_image(ds: Dataset) -> bool:
 
 
 def without_pixels(ds: Dataset) -> ConversionRefused:
-    """Return why an instance without pixels gives no volume: its class (PS3.4 B.5) has none, or they were lost."""
+    """Return why an instance without pixels has no volume: its class (PS3.4 B.5) has no pixels, or they were lost."""
     name = UID(text(ds, "SOPClassUID") or "").name
     if name and "Image" not in name:
         return ConversionRefused(Reason.NOT_AN_IMAGE, name)
@@ -50,7 +50,7 @@ def special_volumes(ds: Dataset, stack: int) -> tuple[Volume, ...] | None:
     Raises
     ------
     ConversionRefused
-        ``tiled-slide``, or the reason why a segmentation or dose gives no volume.
+        ``tiled-slide``, or the reason why a segmentation or dose has no volume.
     """
     sop_class = text(ds, "SOPClassUID")
     if sop_class in _SLIDES or text(ds, "DimensionOrganizationType").startswith("TILED"):

@@ -22,7 +22,7 @@ UNIT_TOLERANCE = 0.01
 """Largest deviation of a direction cosine vector from length 1, and of row and column from a right angle."""
 
 UNUSED_SPACING_MM = 1.0
-"""Distance of a single plane from the next. It is never used: a grid has several planes."""
+"""Slice distance for a single plane; never used, because a grid has several planes."""
 
 
 def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:

@@ -31,10 +31,10 @@ MAX_VOXELS = 1 << 31
 def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:
     """Return the segments of a segmentation.
 
-    Segments that do not overlap, and label maps, give one volume whose values are the segment numbers. Overlapping
-    segments give one volume each, of 0 and the segment number. Fractional segments give one volume each, of 0 to
-    Maximum Fractional Value (0062,000E), which `slope` scales to 0 to 1. Planes that the sender left out because they
-    are empty are restored between the others.
+    Segments that do not overlap, and label maps, become one volume whose values are the segment numbers. Overlapping
+    segments become one volume each, of 0 and the segment number. Fractional segments become one volume each, of 0 to
+    Maximum Fractional Value (0062,000E), which `slope` scales to the range 0 to 1. Empty planes that the sender left
+    out between others are restored.
 
     Raises
     ------

@@ -1,1 +1,1 @@
-"""Data sets in, frames out: pixels, position and time of each."""
+"""Reading of frames from data sets: the pixels, position and time of each."""

@@ -62,7 +62,7 @@ def read_codestream(data: bytes) -> Codestream:
             return _read_jpeg(data)
         return _read_jpeg_2000(data)
     except IndexError:
-        raise _undecodable("its header is truncated") from None
+        raise _undecodable("the header is truncated") from None
 
 
 def _undecodable(problem: str) -> ConversionRefused:
@@ -82,9 +82,9 @@ def _read_jpeg(data: bytes) -> Codestream:
     kind = next((marker for marker in segments if marker in _SOF), None)
     scan = segments[_SOS]
     if kind is None:
-        raise _undecodable("it has no frame header")
+        raise _undecodable("there is no frame header")
     if data.rfind(_END) < scan:
-        raise _undecodable("it is truncated: the end of image marker is missing")
+        raise _undecodable("truncated: the end-of-image marker is missing")
     at = segments[kind]
     samples = data[at + 5]
     near = data[scan + 1 + 2 * data[scan]]
@@ -125,16 +125,16 @@ def _colour_space(data: bytes, segments: dict[int, int], frame: int) -> str:
 def _read_jpeg_2000(data: bytes) -> Codestream:
     at = _jpeg_2000_start(data)
     if _word(data, at + 2) != _SIZ:
-        raise _undecodable("it is not a JPEG, JPEG-LS or JPEG 2000 codestream")
-    size = at + 6  # behind marker and length
+        raise _undecodable("not a JPEG, JPEG-LS or JPEG 2000 codestream")
+    size = at + 6  # after marker and length
     right, bottom, left, top = (_long(data, size + 2 + 4 * index) for index in range(4))
     samples = _word(data, size + 34)
     components = [data[size + 36 + 3 * index : size + 39 + 3 * index] for index in range(samples)]
     if not components or len(set(components)) != 1 or components[0][1:] != b"\x01\x01":
-        raise _undecodable("its components differ in depth or sampling")
+        raise _undecodable("the components differ in depth or sampling")
     tile_width, tile_height, tiles_left, tiles_top = (_long(data, size + 18 + 4 * index) for index in range(4))
     if not tile_width or not tile_height:
-        raise _undecodable("its tiles have no size")
+        raise _undecodable("the tiles have no size")
     tiles = -(-(right - tiles_left) // tile_width) * -(-(bottom - tiles_top) // tile_height)
     lossy, first_tile = _read_main_header(data, at + 2)
     _check_tiles(data, first_tile, tiles)
@@ -150,14 +150,14 @@ def _read_jpeg_2000(data: bytes) -> Codestream:
 
 
 def _jpeg_2000_start(data: bytes) -> int:
-    """Return the offset of the codestream, behind the boxes of a JP2 file if the sender ignored PS3.5 A.4.4."""
+    """Return the offset of the codestream, which follows the boxes of a JP2 file if the sender ignored PS3.5 A.4.4."""
     at = 0
     while data[at : at + 2] != _SOC:
         length, kind = _long(data, at), data[at + 4 : at + 8]
         if kind == b"jp2c":
             at += 16 if length == 1 else 8
         elif length < 8:
-            raise _undecodable("it is not a JPEG, JPEG-LS or JPEG 2000 codestream")
+            raise _undecodable("not a JPEG, JPEG-LS or JPEG 2000 codestream")
         else:
             at += length
     return at
@@ -183,12 +183,12 @@ def _check_tiles(data: bytes, at: int, tiles: int) -> None:
         seen.add(_word(data, at + 4))
         if length == 0:  # the last one, up to the end of codestream marker
             if data.rfind(_END) < at:
-                raise _undecodable("it is truncated: the end of codestream marker is missing")
+                raise _undecodable("truncated: the end-of-codestream marker is missing")
             break
         if length < 14:
             raise _undecodable(f"the tile-part at byte {at} gives an impossible length, {length}")
         at += length
     if at > end:
-        raise _undecodable(f"it is truncated: {at - end} bytes are missing")
+        raise _undecodable(f"truncated: {at - end} bytes are missing")
     if len(seen) < tiles:
-        raise _undecodable(f"its header announces {tiles} tiles, but it has {len(seen)}")
+        raise _undecodable(f"the header announces {tiles} tiles, but there are {len(seen)}")

@@ -1,4 +1,4 @@
-"""Convert stored colours to RGB of 8 bits."""
+"""Convert stored colours to 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def compressed_colours(layout: PixelLayout, stream: Codestream | None, syntax: s
 def decoded_photometric(layout: PixelLayout, stream: Codestream | None, syntax: str) -> str:
     """Return the Photometric Interpretation (0028,0004) of the samples that a decoder returns.
 
-    The codestream's own statement takes precedence over the data set's, because few writers update the latter.
+    The codestream takes precedence over the data set, because few writers update the latter.
     """
     photometric = layout.photometric
     if layout.samples == 1:
@@ -48,7 +48,7 @@ def decoded_photometric(layout: PixelLayout, stream: Codestream | None, syntax: 
 
 
 def to_rgb(photometric: str, bits: int, samples: Array) -> Array:
-    """Return RGB of 8 bits; of wider samples the high 8 bits (PS3.3 C.7.6.3.1.2).
+    """Return RGB with 8 bits per sample; wider samples are reduced to their high 8 bits (PS3.3 C.7.6.3.1.2).
 
     Parameters
     ----------

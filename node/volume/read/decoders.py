@@ -79,7 +79,7 @@ def _decode_gdcm(data: bytes, shape: FrameShape) -> Array:
     image.SetPixelFormat(gdcm.PixelFormat(shape.samples, container.itemsize * 8, bits, bits - 1, 0))
     decoded = image.GetBuffer()
     if decoded is None:
-        raise ValueError("gdcm could not decode it")
+        raise ValueError("gdcm could not decode the frame")
     # SWIG returns a char* as text; this is its inverse.
     return np.frombuffer(decoded.encode("utf-8", "surrogateescape"), container)
 
@@ -87,7 +87,7 @@ def _decode_gdcm(data: bytes, shape: FrameShape) -> Array:
 def _decode_jpeg(data: bytes, shape: FrameShape) -> Array:
     """Decode by Pillow if it can: its libjpeg-turbo is faster.
 
-    It has 8 bits only; gdcm has 12 and 16 bits and the lossless modes.
+    Pillow supports only 8 bits; gdcm supports 12 and 16 bits and the lossless modes.
     """
     stream = shape.codestream
     if stream is not None and stream.precision == 8 and stream.lossy:
@@ -116,7 +116,7 @@ def _decode_rle(data: bytes, shape: FrameShape) -> Array:
 
 
 def _check_rle(data: bytes, shape: FrameShape) -> None:
-    """Raise if the data cannot hold the frame, before memory is allocated: 2 bytes of PackBits give 128 at most."""
+    """Raise if the data cannot hold the frame, before memory is allocated: 2 bytes of PackBits yield at most 128."""
     segments = shape.samples * max(shape.bits_allocated // 8, 1)
     if len(data) < 64 or int.from_bytes(data[:4], "little") != segments:
         raise ValueError(f"the RLE header does not have {segments} segments, as the data set requires")
@@ -150,7 +150,7 @@ _JPEG_2000 = (uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLo
 _JPEG_LS_DECODER: tuple[_Decode, tuple[str, ...]] = (
     (_decode_jpeg_ls, ("pyjpegls",)) if jpeg_ls is not None else (_decode_gdcm, ("python-gdcm",))
 )
-"""gdcm gives the same samples, but refuses frames of fewer than 8 bits."""
+"""gdcm returns the same samples, but refuses frames of fewer than 8 bits."""
 
 _DECODERS: dict[str, tuple[_Decode, tuple[str, ...]]] = {
     **dict.fromkeys(_JPEG[:2], (_decode_jpeg, ("pillow", "python-gdcm"))),

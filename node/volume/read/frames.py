@@ -156,7 +156,7 @@ def _is_scaled(ds: Dataset) -> bool:
 
 
 def _frame(reader: FrameReader, common: FrameArguments, index: int, **own: Any) -> Frame:
-    """Return frame `index` (from 0) of an instance: the shared arguments, replaced by its own where it has them."""
+    """Return frame `index` (from 0) of an instance, from the shared arguments, overridden by `own`."""
     keys: FrameArguments = {
         name: _shared(tuple((common[name] | own.pop(name, {})).items())) for name in ("split_key", "variant_key")
     }
@@ -168,7 +168,7 @@ def _frame(reader: FrameReader, common: FrameArguments, index: int, **own: Any) 
 
 @lru_cache(maxsize=1024)
 def _shared(items: tuple[tuple[str, Any], ...]) -> Mapping[str, Any]:
-    """Return one mapping for all equal frames of a series: 20,000 separate ones would take a tenth of all memory."""
+    """Return a mapping shared by all equal frames of a series: 20,000 copies would take a tenth of all memory."""
     return MappingProxyType(dict(items))
 
 
@@ -282,7 +282,7 @@ def _reconstructed(
 
 
 def _counted(ds: Dataset, frames: int) -> list[tuple[float, ...] | None]:
-    """Return what the vectors of an NM image count besides slices: energy windows, intervals, time slots, detectors."""
+    """Return the indices of an NM frame other than slices: energy windows, intervals, time slots, detectors."""
     names = ("EnergyWindowVector", "RRIntervalVector", "TimeSlotVector", "DetectorVector")
     vectors = [vector for vector in (numbers(ds, name) for name in names) if vector and len(vector) == frames]
     return list(zip(*vectors, strict=True)) if vectors else [None] * frames

@@ -43,7 +43,7 @@ FrameArguments = dict[str, Any]
 def frame_arguments(
     ds: Dataset, frames: int, common: FrameArguments, modality_lut: bool
 ) -> list[FrameArguments] | None:
-    """Return the arguments of `Frame` that the functional groups of an instance give; None without functional groups.
+    """Return the arguments of `Frame` from the functional groups of an instance, or None without functional groups.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ class _Group:
 
 
 def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensions: Sequence[int]) -> FrameArguments:
-    """Return the arguments of `Frame` that the functional groups of one frame give."""
+    """Return the arguments of `Frame` from the functional groups of one frame."""
     content = group.macro("FrameContentSequence") or Dataset()
     position, orientation = _plane(group)
     own: FrameArguments = {"position": position, "orientation": orientation}
@@ -164,7 +164,7 @@ def _velocity_direction(group: _Group) -> tuple[float, ...] | None:
 
 
 def _time_key(group: _Group, content: Dataset, dimensions: Sequence[int], acquired: float | None) -> FrameArguments:
-    """Return what orders frames that share a position, without the values that the instance gives for all frames."""
+    """Return the values that order frames at one position, without those that the instance gives for all frames."""
     indices = numbers(content, "DimensionIndexValues") or ()
     keys = {
         "temporal_position": number(content, "TemporalPositionIndex"),
@@ -183,9 +183,9 @@ def _time_key(group: _Group, content: Dataset, dimensions: Sequence[int], acquir
 
 
 def _slice_without_position(group: _Group, content: Dataset) -> float | None:
-    """Return what orders the slices of a volume that has no position in the patient.
+    """Return the number that orders the slices of a volume without a position in the patient.
 
-    The position along the normal in the volume's own frame of reference (PS3.3 C.7.6.16.2.21), in mm, else
+    It is the position along the normal in the volume's own frame of reference (PS3.3 C.7.6.16.2.21) in mm, else
     In-Stack Position Number.
     """
     plane, turned = group.macro("PlanePositionVolumeSequence"), group.macro("PlaneOrientationVolumeSequence")
@@ -199,7 +199,7 @@ def _slice_without_position(group: _Group, content: Dataset) -> float | None:
 
 
 def _enhanced_split_key(group: _Group, common: FrameArguments, diffusion: Any) -> FrameArguments:
-    """Return what puts a frame of an enhanced instance into another stack."""
+    """Return the traits that separate the frames of an enhanced instance into stacks."""
     own: FrameArguments = {"map": is_diffusion_map(diffusion)}
     if group.frame_type:
         own["derived"] = group.frame_type[0] == "DERIVED"

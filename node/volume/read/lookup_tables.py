@@ -32,7 +32,7 @@ class LookupTable:
 
 
 def palette(ds: Dataset) -> LookupTable:
-    """Return the palette of a PALETTE COLOR image as RGB of 8 bits; of 16-bit entries the high byte.
+    """Return the palette of a PALETTE COLOR image as 8-bit RGB; 16-bit entries are reduced to their high byte.
 
     Plain tables, 8-bit entries in 16-bit words, and segmented tables (PS3.3 C.7.6.3.1.5, C.7.6.3.1.6, C.7.9.2).
 
@@ -51,7 +51,7 @@ def palette(ds: Dataset) -> LookupTable:
             "the palette in (0028,1101) to (0028,1223) cannot be expanded: its data do not match its descriptor"
         ) from error
     if table.dtype == np.uint16 and table.max(initial=0) > 0xFF:
-        table = table >> 8  # else: 8-bit entries in words of 16 bits
+        table = table >> 8  # otherwise: 8-bit entries in 16-bit words
     return LookupTable(first, table.astype(np.uint8))
 
 
@@ -72,7 +72,7 @@ def modality_lut(ds: Dataset) -> LookupTable | None:
     bits = (numbers(item, "LUTDescriptor", 3) or (0, 0, 16))[2]
     table = _table(data, entries, int(bits), ds)
     if table is None:
-        raise _refused(f"(0028,3006) LUT Data does not hold the {entries} entries of (0028,3002) LUT Descriptor")
+        raise _refused(f"(0028,3006) LUT Data does not contain the {entries} entries of (0028,3002) LUT Descriptor")
     return LookupTable(first, table)
 
 

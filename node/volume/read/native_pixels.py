@@ -1,4 +1,4 @@
-"""Frames of native (not encapsulated) pixel data, PS3.5 8: read from memory or from their file, one at a time."""
+"""Frames of native (not encapsulated) pixel data, PS3.5 8, read one at a time from memory or from their file."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def native_frames(layout: PixelLayout, data: StoredBytes, big: bool, swapped: bo
 
 def _check_length(layout: PixelLayout, data: StoredBytes) -> None:
     expected = -(-layout.frame_bits * layout.frames // 8)
-    # Some writers pad with zeros. Other bytes behind the last frame mean that a dimension is wrong.
+    # Some writers pad with zeros. Other bytes after the last frame mean that a dimension is wrong.
     if len(data) < expected or (len(data) > expected + 1 and data[expected:].count(0) < len(data) - expected):
         raise contradictory(
             f"(7FE0,0010) Pixel Data has {len(data)} bytes, but {layout.frames} frames of {layout.rows} rows x "
@@ -84,7 +84,7 @@ def _native_words(layout: PixelLayout, data: StoredBytes, dtype: np.dtype[Any], 
 
 
 def _bytes_as(dtype: np.dtype[Any], data: StoredBytes, start: int, stop: int) -> Array:
-    """Return bytes as numbers; those that stayed in their file are read now.
+    """Return bytes as numbers; bytes still in their file are read now.
 
     Raises
     ------

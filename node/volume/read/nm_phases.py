@@ -1,4 +1,4 @@
-"""Timing of a dynamic nuclear medicine image: when each frame began, and how long it took."""
+"""Timing of a dynamic nuclear medicine image: start and duration of each frame."""
 
 from __future__ import annotations
 

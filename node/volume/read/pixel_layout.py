@@ -27,7 +27,7 @@ _COLOUR = frozenset(("RGB", "YBR_FULL", "YBR_RCT", "YBR_ICT", "YBR_PARTIAL_420",
 
 @dataclass(frozen=True, slots=True)
 class PixelLayout:
-    """The attributes of the Image Pixel module (PS3.3 C.7.6.3) that say how the samples are laid out."""
+    """The attributes of the Image Pixel module (PS3.3 C.7.6.3) that describe the layout of the samples."""
 
     rows: int
     columns: int
@@ -148,7 +148,7 @@ def stored_bits(words: Array, layout: PixelLayout, bits: int, shift: int = 0) ->
 
 
 def _fit(words: Array, bits: int, signed: bool) -> bool:
-    """Return whether all words fit into `bits` already: most do, and this check is faster than a copy."""
+    """Return whether all words already fit into `bits`: most do, and this check is faster than a copy."""
     limit = 1 << (bits - signed)
     return int(words.max()) < limit and (not signed or int(words.min()) >= -limit)
 

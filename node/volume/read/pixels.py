@@ -35,7 +35,7 @@ class FrameReader:
     dtype : numpy.dtype
         Type of the returned values, in the machine's byte order.
     modality_lut : bool
-        A Modality LUT Sequence is applied; rescale slope and intercept are 1 and 0 then.
+        A Modality LUT Sequence is applied; then rescale slope and intercept are 1 and 0.
     lossy : bool
         The pixels went through a lossy codec, now or before they arrived.
     """
@@ -138,14 +138,14 @@ def _compressed(
 
 @dataclass(frozen=True, slots=True)
 class DecompressedFrames:
-    """The frames of a compressed instance, as native pixel data would hold them.
+    """The frames of a compressed instance, in the form of native pixel data.
 
     Attributes
     ----------
     photometric : str
         Photometric Interpretation (0028,0004) of the decoded samples.
     layout : PixelLayout
-        Layout that the data set states, except that the samples of a colour pixel are always adjacent.
+        Layout from the data set, except that the samples of a colour pixel are always adjacent.
     frames : iterator of (rows, columns) or (rows, columns, samples) array
         All bits that the codec kept, including those above Bits Stored (0028,0101).
     """
@@ -161,7 +161,7 @@ def decompressed_frames(ds: Dataset) -> DecompressedFrames:
     Raises
     ------
     ConversionRefused
-        See `frame_reader`; ``undecodable`` also while the frames are iterated.
+        See `frame_reader`; ``undecodable`` may also be raised during iteration.
     """
     layout = pixel_layout(ds, "PixelData")
     layout = replace(layout, bits_stored=layout.bits_allocated, shift=0)  # keeps the bits above Bits Stored

@@ -120,7 +120,7 @@ def pixel_spacing(ds: Dataset, placed: bool) -> tuple[float, float] | None:
     ----------
     ds : Dataset
     placed : bool
-        Whether the plane has a position. An impossible spacing is refused then; otherwise it is ignored.
+        Whether the plane has a position. If so, an impossible spacing is refused; otherwise it is ignored.
 
     Raises
     ------

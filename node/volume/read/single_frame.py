@@ -1,4 +1,4 @@
-"""Read one frame of an instance alone: its samples as an uncompressed data set holds them, or a picture of it."""
+"""Read a single frame of an instance: its samples in the form of an uncompressed data set, or as a picture."""
 
 from __future__ import annotations
 

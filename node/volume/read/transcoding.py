@@ -1,6 +1,6 @@
 """Convert stored instances for receivers that do not accept their transfer syntax: the same values, uncompressed.
 
-Nothing is decoded without need. Elements keep the bytes of their values; only the encoding before the value changes,
+Nothing is decoded unnecessarily. Elements keep the bytes of their values; only the encoding before the value changes,
 and the byte order if the two syntaxes differ in it. Compressed frames are decoded, and the attributes that describe
 them are corrected. Nothing is ever compressed, and the SOP Instance UID stays the same: PS3.5 10.1 requires every
 receiver to accept Implicit VR Little Endian.
@@ -54,7 +54,7 @@ _WORD_BYTES = {
 
 
 class NotTranscodable(VoxelnodeError):
-    """An instance cannot be sent in any transfer syntax that its receiver accepts; the message says why."""
+    """An instance cannot be sent in any transfer syntax that its receiver accepts; the message gives the reason."""
 
 
 def choose_target(transfer_syntax_uid: str, accepted: Collection[str]) -> str | None:
@@ -90,11 +90,11 @@ def transcoded(path: Path, target: str) -> bytes:
         ds = dcmread(path)
         return encoded(ds, target)
     except ConversionRefused as error:
-        raise NotTranscodable(f"it cannot be decompressed: {error}") from error
+        raise NotTranscodable(f"the instance cannot be decompressed: {error}") from error
     except (*CONVERSION_ERRORS, StopIteration) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise NotTranscodable(f"its data set cannot be read: {type(error).__name__}") from error
+        raise NotTranscodable(f"the data set cannot be read: {type(error).__name__}") from error
 
 
 def encoded(ds: Dataset, target: str) -> bytes:
@@ -126,7 +126,7 @@ def _decompress(ds: Dataset) -> None:
     length = -(-layout.pixels * layout.samples * layout.bits_allocated * layout.frames // 8)
     if length > _MAX_VALUE_BYTES:
         raise NotTranscodable(
-            f"its {layout.frames} frames take {length} bytes uncompressed: at most {_MAX_VALUE_BYTES}"
+            f"the {layout.frames} frames take {length} bytes uncompressed; the limit is {_MAX_VALUE_BYTES}"
         )
     photometric = decompressed.photometric
     data = _native(decompressed, length)
@@ -141,7 +141,7 @@ def _decompress(ds: Dataset) -> None:
 
 
 def _native(decompressed: DecompressedFrames, length: int) -> bytes:
-    """Return the frames one after the other, padded to an even length (PS3.5 8.1.1)."""
+    """Return the concatenated frames, padded to an even length (PS3.5 8.1.1)."""
     layout = decompressed.layout
     if layout.bits_allocated == 1:
         bits = np.concatenate([frame.ravel() for frame in decompressed.frames])
@@ -154,7 +154,7 @@ def _native(decompressed: DecompressedFrames, length: int) -> bytes:
                 frame = to_rgb(decompressed.photometric, layout.bits_allocated, frame)
             data += np.ascontiguousarray(frame, dtype).tobytes()
     if len(data) != length:
-        raise NotTranscodable(f"its frames take {len(data)} bytes uncompressed instead of {length}")
+        raise NotTranscodable(f"the frames take {len(data)} bytes uncompressed instead of {length}")
     return bytes(data + b"\0" * (length % 2))
 
 
@@ -169,14 +169,14 @@ def _prepare(ds: Dataset, implicit: bool, is_big_endian: bool) -> None:
                 _prepare(item, implicit, is_big_endian)
         else:
             ds[tag] = element
-    # pydicom writes raw elements unchanged only if it believes that the encoding is the one they were read in.
+    # pydicom writes raw elements unchanged only if the encoding appears to be the one in which they were read.
     ds.set_original_encoding(implicit, True, ds.original_character_set)
 
 
 def _prepared(ds: Dataset, element: RawDataElement, implicit: bool, is_big_endian: bool) -> RawDataElement:
     value = element.value
     if element.length not in (len(value or b""), _UNDEFINED_LENGTH):  # pydicom accepts a truncated value
-        raise NotTranscodable(f"its data set ends within {element.tag}")
+        raise NotTranscodable(f"the data set ends within {element.tag}")
     vr = element.VR or _representation(ds, element)
     if vr == "SQ":
         return element._replace(VR="SQ")

@@ -60,7 +60,7 @@ def parse_csa(data: bytes) -> CsaHeader:
 
 
 def _items(data: bytes, at: int, count: int, origin: int, second: bool) -> tuple[tuple[str, ...], int] | None:
-    """Return the texts of an element's items and the offset behind them; None if they run past the end."""
+    """Return the texts of an element's items and the offset after them, or None if they run past the end."""
     if not 0 <= count <= _MAX_ITEMS:
         return None
     values = []
@@ -82,7 +82,7 @@ def _items(data: bytes, at: int, count: int, origin: int, second: bool) -> tuple
 def csa_numbers(
     elements: Mapping[str, tuple[str, ...]], name: str, count: int | None = None
 ) -> tuple[float, ...] | None:
-    """Return the finite numbers of a CSA element; None unless there are `count` of them, if that is given."""
+    """Return the finite numbers of a CSA element; None unless there are `count` of them (if given)."""
     try:
         numbers = tuple(map(float, elements.get(name, ())))
     except ValueError:

@@ -41,7 +41,7 @@ B_VALUE_FLAG = 100_000
 """(0043,xx39) holds the b-value below this number; multiples of it are flags."""
 
 SCALED_LENGTHS = (0.03, 0.97)
-"""Directions with lengths between these are shorter on purpose: neither rounded unit vectors nor noise around zero."""
+"""Directions with lengths in this range are scaled on purpose; they are neither unit vectors nor noise around zero."""
 
 
 def component(ds: Dataset) -> str | None:
@@ -60,7 +60,7 @@ def raw_data_run(ds: Dataset) -> tuple[int, int] | None:
 
 
 def protocol(ds: Dataset) -> Mapping[str, str]:
-    """Return the settings of the protocol block (0025,xx1B), which is gzip behind a length; empty if it is absent."""
+    """Return the settings of the protocol block (0025,xx1B), a length followed by gzip data; empty if it is absent."""
     data = private_bytes(ds, _PROTOCOL) or b""
     start = data.find(_GZIP, 0, 16)
     if start < 0:
@@ -90,7 +90,7 @@ def planned_slice_times_s(ds: Dataset, slices: int, repetition_time_s: float) ->
     slices : int
         Number of slices of a volume.
     repetition_time_s : float
-        From one volume to the next, including the pause between them.
+        Time from one volume to the next, including any pause.
     """
     order = protocol(ds).get("SLICEORDER")
     if not private_text(ds, _SEQUENCE).startswith("EPI") or order not in (_SEQUENTIAL, _INTERLEAVED):
@@ -142,9 +142,9 @@ def acquisition_fields(ds: Dataset) -> dict[str, Any]:
 def gradient(ds: Dataset) -> Gradient | None:
     """Return the diffusion weighting of (0043,xx39) and (0019,xxBB) to BD; None without a b-value.
 
-    The direction is along frequency, phase and slice encoding. In-plane Phase Encoding Direction (0018,1312) says which
-    of rows and columns is which; without it the direction is unknown. With several shells, all images carry the largest
-    b-value and the directions of the others are shorter: the gradients were, and b is proportional to their square.
+    The direction is along frequency, phase and slice encoding. In-plane Phase Encoding Direction (0018,1312) maps these
+    to rows and columns; without it the direction is unknown. With several shells, all images carry the largest b-value,
+    and the directions of lower shells are shorter, like their gradients: b is proportional to the square of the length.
     """
     flagged = private_numbers(ds, _B_VALUE)
     if not flagged or flagged[0] < 0:

@@ -49,7 +49,7 @@ def component(ds: Dataset) -> str | None:
 def gradient(ds: Dataset) -> Gradient | None:
     """Return the diffusion weighting of (2001,xx03) and (2005,xxB0) to B2: right-left, anterior-posterior, feet-head.
 
-    A trace image has a b-value and no direction; (2001,xx04) may be ``I`` (isotropic) then.
+    A trace image has a b-value and no direction; (2001,xx04) may then be ``I`` (isotropic).
     """
     b_value = private_numbers(ds, _B_VALUE, 1)
     if not b_value or b_value[0] < 0:

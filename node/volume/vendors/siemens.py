@@ -55,7 +55,7 @@ def csa_image(ds: Dataset) -> CsaHeader:
 
 
 def protocol(ds: Dataset) -> Mapping[str, str]:
-    """Return the measurement protocol of the CSA series header (0029,xx20) or of XA's (0021,xx19); else empty."""
+    """Return the measurement protocol from the CSA series header (0029,xx20) or, for XA, from (0021,xx19), or empty."""
     for tag in (_CSA_SERIES, _XA_PROTOCOL):
         assignments = parse_protocol(private_bytes(ds, tag) or b"")
         if assignments:
@@ -70,7 +70,7 @@ def gradient(ds: Dataset) -> Gradient | None:
         matrix = private_numbers(ds, _B_MATRIX, 6)
         return _gradient(b_value[0], private_text(ds, _DIRECTIONALITY), private_numbers(ds, _DIRECTION, 3), matrix)
     if private_text(ds, _HEADER_KIND):
-        return None  # software with this group writes the b-value into it; reading the CSA header takes longer
+        return None  # software that writes this group has the b-value in it; the CSA header is slower to read
     csa = csa_image(ds)
     b_value = csa_numbers(csa, "B_value", 1)
     if not b_value or b_value[0] < 0:

@@ -27,7 +27,7 @@ POSITION_TOLERANCE = 0.25
 _MAX_TILES = 4096
 _ASCENDING, _DESCENDING, _INTERLEAVED = 1, 2, 4
 _WITHOUT_TIMES = re.compile(r"V(A2\d|B1[0-3])")
-"""Software from before mosaics listed the times of their slices."""
+"""Software versions whose mosaics do not list the times of their slices."""
 _PROTOCOL_AXES = ("dSag", "dCor", "dTra")
 _MILLISECONDS_PER_DAY = 86_400_000
 
@@ -35,9 +35,9 @@ _MILLISECONDS_PER_DAY = 86_400_000
 def tiling(ds: Dataset) -> Tiling | None:
     """Return the layout of a mosaic; None for any other image.
 
-    Image Position (Patient) of a mosaic is that of a single image of the mosaic's size around the same centre, so the
-    first tile is half of the surrounding area further in. The slices go along SliceNormalVector of the CSA header. If
-    that was stripped, they go as in the protocol's list of slices, provided that its first or last slice is in place.
+    Image Position (Patient) of a mosaic is that of a single image of the mosaic's size with the same centre, so the
+    first tile is offset by half of the surrounding area. The slices follow SliceNormalVector of the CSA header. If that
+    was stripped, they follow the protocol's list of slices, provided that its first or last slice matches.
 
     Returns
     -------
@@ -103,7 +103,7 @@ def _count(ds: Dataset, csa: CsaHeader, text: Mapping[str, str]) -> int:
     if not count and text.get("sSliceArray.lSize", "").isdecimal():
         count = (float(text["sSliceArray.lSize"]),)
     if not count or not 1 <= count[0] <= _MAX_TILES or count[0] != int(count[0]):
-        raise _unproven("its number of images is neither in (0019,xx0A), nor in the CSA header, nor in the protocol")
+        raise _unproven("the number of images is neither in (0019,xx0A), nor in the CSA header, nor in the protocol")
     return int(count[0])
 
 
@@ -135,7 +135,7 @@ def _steps(
     elif abs(depth[-1] - here) <= tolerance:
         ordered = planned[::-1]
     else:
-        raise _unproven("its plane is at the position of neither the first nor the last slice of the protocol")
+        raise _unproven("the plane is at the position of neither the first nor the last slice of the protocol")
     return np.outer(ordered @ across_plane - ordered[0] @ across_plane, across_plane)
 
 
@@ -166,7 +166,7 @@ def _planned_times(ds: Dataset, text: Mapping[str, str], count: int, steps: Floa
     """Return the planned acquisition time of each tile in seconds, for software that lists no times; None if in doubt.
 
     Slices follow each other upwards, downwards, or interleaved: first the odd ones if their number is odd, the even
-    ones if it is even. A pause comes after the last slice.
+    ones if it is even. A pause follows the last slice.
     """
     planned, repetition_ms = _planned_slices(text, count), number(ds, "RepetitionTime")
     mode, passes = protocol_integer(text, "sSliceArray.ucMode"), protocol_integer(text, "sSliceArray.lConc")

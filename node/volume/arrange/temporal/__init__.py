@@ -1,1 +1,1 @@
-"""Times of a stack: which frames that share a position belong to which time, in which order, and when they began."""
+"""Times of a stack: the assignment of frames at one position to times, their order, and their starts."""

@@ -1,7 +1,7 @@
 """Find the attribute that orders the frames that share positions, and check that it groups the frames of one time.
 
 The first attribute that separates the frames of every position can give an order. That does not prove that the first
-frame of one position and the first frame of another belong to one time: `is_time_order` asks for that proof.
+frame of one position and the first frame of another belong to one time; `is_time_order` checks that.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ TIME_KEYS = (
     "frame_time",
     "instance",
 )
-"""Attributes that can order the planes at one position; the first usable one is taken."""
+"""Attributes that can order the planes at one position; the first usable one is used."""
 
 B_VALUE_TOLERANCE = 0.01  # relative, or 5 s/mm2 if that is more: scanners write measured values
 DIRECTION_TOLERANCE = 0.01
 
 PHASE_KEYS = frozenset({"trigger_time", "cardiac_phase", "frame_time"})
-"""Attributes that count from an event that each position has by itself."""
+"""Attributes that count from an event which each position has separately."""
 
 MAX_VALUES_PER_TIME = 1.5
-"""Largest ratio of the distinct values of an attribute to the frames of a position for which the values name times that
-positions share."""
+"""The values of an attribute can name shared times only if they are at most this many times as many as the frames per
+position."""
 
 
 def time_orders(bins: list[Bin]) -> Iterator[tuple[str, list[Bin]]]:
@@ -53,7 +53,7 @@ def time_orders(bins: list[Bin]) -> Iterator[tuple[str, list[Bin]]]:
 def _is_cardiac_order(bins: list[Bin]) -> bool:
     """Return whether trigger times count phases.
 
-    If one frame is taken in each heart beat, trigger times scatter, while beats ascend.
+    If one frame is acquired per heart beat, trigger times scatter while beats ascend.
     """
     beats = _ordered_by(bins, "acquisition_time")
     return beats is None or beats == bins or _ordered_by(bins, "instance") != beats

@@ -42,7 +42,7 @@ SHARED_TIME_KEYS = ("temporal_position", "acquisition_number", "acquisition_time
 """Attributes that frames of one time may share."""
 
 MAX_TAKEN_TWICE = 0.25
-"""Share of the positions that may have been acquired twice. With more of them, two volumes would be mixed."""
+"""Largest share of positions that may have been acquired twice; beyond it, two volumes might be mixed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

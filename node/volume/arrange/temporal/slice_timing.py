@@ -1,4 +1,4 @@
-"""When each slice of a volume was acquired, by the times of its planes or by the planned protocol."""
+"""The acquisition time of each slice of a volume, from its planes or from the planned protocol."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from node.volume.model import Frame
 from node.volume.vendors import planned_slice_times_s
 
 SAME_POSITION_MM = 0.01
-"""Planes nearer than this share a position."""
+"""Planes closer than this share a position."""
 
 
 SIMULTANEOUS_SHARE = 0.1
-"""Times of slices that were excited together differ by less than this share of a slice's part of the repetition."""
+"""Acquisition times of slices excited together differ by less than this share of the repetition time per slice."""
 
 
 def slice_timing(
@@ -23,8 +23,8 @@ def slice_timing(
 ) -> list[float] | None:
     """Return BIDS' SliceTiming of a stack: seconds from the first excited slice to each, in the order of the slices.
 
-    None if it is unknown, and if the times are those of single slices although several were excited together: some
-    software of Siemens XA writes the times that it would have needed without.
+    None if it is unknown, or if the times are those of single slices although several were excited together: some
+    versions of Siemens XA write the times of a scan without multiband.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def slice_timing(
     frames : sequence of Frame
         All planes of the stack in order: slices of the first time first.
     repetition_time_s : float or None
-        From one volume to the next, including a pause between them.
+        Time from one volume to the next, including any pause.
     bands : int
         Number of slices that were excited together.
     """
@@ -46,10 +46,10 @@ def slice_timing(
 
 
 def acquired_timing(frames: Sequence[Frame], repetition_time_s: float | None) -> list[float] | None:
-    """Return when each slice of the first volume was acquired, in seconds after its first slice, as its planes state.
+    """Return the acquisition times of the slices of the first volume, from its planes, in seconds after the first one.
 
-    None if a time is unknown, if all are equal, or if they span more than a repetition: then they are times of volumes
-    or of whole passes, not of slices.
+    None if a time is unknown, if all are equal, or if they span more than a repetition, and so are times of volumes or
+    of whole passes, not of slices.
     """
     slices = _first_volume(frames)
     times = [frame.acquisition_time_s for frame in slices if frame.acquisition_time_s is not None]

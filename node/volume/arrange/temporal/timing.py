@@ -1,4 +1,4 @@
-"""When the times of a stack began, how long they lasted, and the step from one to the next."""
+"""The starts and durations of the times of a stack, and the step between them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Planes = Sequence[Sequence[Frame]]
 DAY_S = 86400.0
 
 MICROSECONDS = 6
-"""Decimals of a second that a time (TM, PS3.5 6.2) holds."""
+"""Decimals of a second in a time (TM, PS3.5 6.2)."""
 
 STEP_TOLERANCE = 0.05
-"""Relative difference between the steps of one time series: clocks of scanners are coarse."""
+"""Allowed relative difference between the steps of a time series; the clocks of scanners are coarse."""
 
 MIN_SEVERAL_REPETITIONS = 1.5
-"""Number of repetitions from which a volume takes several: one per plane, line of k-space or package of slices."""
+"""A volume that lasts this many repetitions takes several: one per plane, line of k-space or package of slices."""
 
 PHASE_STEP_TOLERANCE = 0.1
 """Share of a repetition by which the step of cardiac phases must differ from it; smaller differences are rounding."""
@@ -29,7 +29,7 @@ PHASE_STEP_TOLERANCE = 0.1
 def unwrap_midnight(frames: Sequence[Frame]) -> None:
     """Put the times of the frames of one series on one scale if its clock passed midnight.
 
-    A time of day without a date starts again then. So does one with the same date everywhere, as anonymisers write
+    At midnight, a time of day without a date starts again, and so does one with a constant date, as anonymisers write
     (PS3.15 E.1-1 removes Acquisition Date). No series takes half a day: if times of one day are farther apart, the
     early ones belong to the next day.
     """
@@ -99,7 +99,7 @@ def step_s(planes: Planes, starts: tuple[float, ...] | None, repetition_s: float
 
 
 def _steady(starts: Sequence[float] | Float | None) -> float | None:
-    """Return the usual step between starts, if no step departs from it; the noise of a clock does not add up."""
+    """Return the usual step between starts, if no step deviates from it; the noise of a clock does not accumulate."""
     if starts is None:
         return None
     steps = np.diff(starts)
