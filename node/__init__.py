@@ -1,3 +1,3 @@
-"""voxelnode: a DICOM node that turns what arrives into volumes."""
+"""voxelnode: a DICOM node that converts received series to volumes."""
 
 __version__ = "0.1.0"

@@ -1,12 +1,12 @@
 """The audit log: who stored, read, changed and deleted what, and who was refused; JSON lines, only ever appended.
 
-Nothing is destroyed or changed by order of a person before a durable line says so: `Audit.require` raises if it cannot
-write that line. All other lines are written by `Audit.note`, which never raises: receiving and reading go on without an
-audit log, and the diagnostic log counts what is missing.
+A durable line precedes every deletion or change that a person orders: `Audit.require` raises if it cannot write that
+line. All other lines are written by `Audit.note`, which never raises: receiving and reading continue without an audit
+log, and the diagnostic log counts the missing lines.
 
 The audit log names patients; the diagnostic log does not. Events, actions and outcomes have the codes of PS3.15 A.5 and
-PS3.16. Each line holds the SHA-256 of the line before it, so that `verify` finds lines that were changed, removed or
-inserted. If the process dies while it writes, a torn line stays, and the next line holds the digest of the torn one.
+PS3.16. Each line contains the SHA-256 of the line before it, so `verify` finds lines that were changed, removed or
+inserted. If the process dies while writing, the torn line stays, and the next line contains its digest.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ log = structlog.get_logger()
 
 FILE_NAME = "audit.jsonl"
 MAX_LINE_SECONDS, MAX_LINE_STUDIES = 60.0, 100
-"""Longest time and most studies that one line about a transfer covers."""
+"""Maximum time and number of studies covered by one line about a transfer."""
 
 FIRST = "0" * 64
-"""Digest in the first line, which has no line before it."""
+"""Digest in the first line, which has no predecessor."""
 
 
 class AuditFailed(VoxelnodeError):
@@ -49,7 +49,7 @@ class AuditFailed(VoxelnodeError):
 
 
 class AuditEvent(Enum):
-    """Kind of a line: DCM code and code meaning, PS3.15 A.5.3 and PS3.16 context group 400."""
+    """The event of a line: DCM code and code meaning, PS3.15 A.5.3 and PS3.16 context group 400."""
 
     APPLICATION_ACTIVITY = ("110100", "Application Activity")
     BEGIN_TRANSFERRING = ("110102", "Begin Transferring DICOM Instances")
@@ -112,7 +112,7 @@ APPLICATION, DESTINATION, SOURCE_MEDIA, SOURCE = "110150", "110152", "110154", "
 
 
 class Audit:
-    """Appends to the audit log of one root; safe to use from many threads.
+    """Appends to the audit log of one root. Thread-safe.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ class Audit:
     ae_title : str
         AE title of this node, the source of every line.
     syslog : str or None
-        ``HOST:PORT`` (UDP) or the path of a socket that every line is sent to as well, with the facility of PS3.15
+        ``HOST:PORT`` (UDP) or the path of a socket, to which every line is sent as well, with the facility of PS3.15
         A.6.1.
     now : callable () -> aware datetime
 
@@ -159,7 +159,7 @@ class Audit:
         Raises
         ------
         AuditFailed
-            The line may be missing: what it announces must not be done.
+            The line may be missing; the announced action must not be performed.
         """
         self._record(message, durable=True)
 
@@ -196,7 +196,7 @@ class Audit:
         }
         with self._lock:
             text = json.dumps({**content, "previous": self._previous}, ensure_ascii=False)
-            line = text.encode(errors="backslashreplace") + b"\n"  # a name of a file may be no text
+            line = text.encode(errors="backslashreplace") + b"\n"  # a file name may not be valid text
             try:
                 self._append(line)
                 if durable:
@@ -215,7 +215,7 @@ class Audit:
             self._syslog.close()
 
     def _append(self, line: bytes) -> None:
-        """Write a whole line; remove what a full disk cut off, so that the next line does not follow half a line."""
+        """Write a whole line. If a full disk truncates it, remove the rest, so that the next line starts cleanly."""
         end = os.fstat(self._file).st_size
         written = os.write(self._file, line)
         if written < len(line):
@@ -263,7 +263,7 @@ class Transfers:
         self._open: dict[Sender, _Transfer] = {}
 
     def brought(self, sender: Sender, attributes: InstanceAttributes) -> None:
-        """Count a stored instance; never raises for an audit log that cannot be written."""
+        """Count a stored instance; never raises if the audit log cannot be written."""
         uid = attributes.study_instance_uid
         with self._lock:
             transfer = self._open.setdefault(sender, _Transfer(monotonic()))
@@ -274,7 +274,7 @@ class Transfers:
             self.ended(sender, "under way")
 
     def ended(self, sender: Sender, outcome: str) -> None:
-        """Write the line of an association that ended, unless it stored nothing; `outcome` says how it ended."""
+        """Write the line of an association that ended with `outcome`, unless it stored nothing."""
         with self._lock:
             transfer = self._open.pop(sender, None)
         if transfer is None:
@@ -305,7 +305,7 @@ class Transfers:
 
 
 def verify(path: Path) -> list[str]:
-    """Return the faults in the chain of an audit log, a sentence each; an empty list if the log is intact."""
+    """Return a sentence for each fault in the chain of an audit log, or an empty list if it is intact."""
     problems, previous = [], FIRST
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -325,7 +325,7 @@ def _failed(path: Path, error: OSError) -> AuditFailed:
 
 
 def _last_line(path: Path) -> bytes:
-    """Return the last line of a file with its line end, if it has one; empty if there is no line."""
+    """Return the last line of a file, with its line end if it has one, or empty bytes."""
     if not path.exists():
         return b""
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Background services: threads that wait for something to do, and for nothing else."""
+"""Background services: threads that sleep until there is work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from node.child_process import type_and_location
 log = structlog.get_logger()
 
 PAUSE_SECONDS = 1.0
-"""After a step that failed; doubles with each further failure."""
+"""Pause after a failed step; doubles with each further failure."""
 
 MAX_PAUSE_SECONDS = 30.0
 
@@ -22,14 +22,14 @@ MAX_PAUSE_SECONDS = 30.0
 class BackgroundService(ABC):
     """A thread that calls `step` whenever it is due, from `start` until `stop`.
 
-    The thread sleeps until the moment that the last step asked for, or until `wake` asks for an earlier one. It does
-    not tick. An exception ends a step, never the service: it is logged with its place, once for as long as it repeats,
-    and the next step comes after a pause.
+    The thread sleeps until the time that the last step requested, or until `wake` requests an earlier one; it does not
+    poll. An exception ends a step, never the service: it is logged with its location (repetitions are not), and the
+    next step follows after a pause.
 
     Parameters
     ----------
     name : str
-        Of the thread, in the log and in ``/readyz``.
+        Name of the thread, in the log and in ``/readyz``.
     """
 
     def __init__(self, name: str) -> None:
@@ -44,7 +44,7 @@ class BackgroundService(ABC):
 
     @abstractmethod
     def step(self) -> float | None:
-        """Do what is due now.
+        """Do the work that is due now.
 
         Returns
         -------
@@ -53,16 +53,16 @@ class BackgroundService(ABC):
         """
 
     def _close(self) -> None:  # noqa: B027  (most services hold nothing)
-        """Release what the steps used; called once, on the thread of the service, after the last step."""
+        """Release the resources of the steps; called once, on the thread of the service, after the last step."""
 
     def start(self) -> None:
-        """Make the first step at once."""
+        """Start the thread; the first step runs at once."""
         self._thread.start()
 
     def wake(self, seconds: float = 0.0) -> None:
-        """Make the next step in `seconds` at the latest; a wake-up during a step counts for the next one.
+        """Run the next step within `seconds`; a wake-up during a step applies to the next one.
 
-        Callers that report frequent changes give some seconds: the step then comes once for all of them.
+        Callers that report frequent changes pass some seconds, so that one step serves all of them.
         """
         due_at = monotonic() + seconds
         with self._rescheduled:
@@ -71,20 +71,20 @@ class BackgroundService(ABC):
                 self._rescheduled.notify()
 
     def begin_stop(self) -> None:
-        """Make no further step; return at once. Long steps look at `_stopping`."""
+        """Prevent further steps, and return at once. Long steps check `_stopping`."""
         self._stopping.set()
         with self._rescheduled:
             self._rescheduled.notify()
 
     def stop(self, seconds: float | None = None) -> None:
-        """Make no further step; wait until the one under way has ended, for `seconds` at most."""
+        """Prevent further steps, and wait at most `seconds` for the one under way."""
         self.begin_stop()
         if self._thread.is_alive():
             self._thread.join(seconds)
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread runs."""
+        """Whether the thread is running."""
         return self._thread.is_alive()
 
     def _run(self) -> None:
@@ -97,7 +97,7 @@ class BackgroundService(ABC):
             self._close()
 
     def _wait(self) -> bool:
-        """Sleep until the next step is due; False once the service stops."""
+        """Sleep until the next step is due; return False once the service stops."""
         with self._rescheduled:
             while not self._stopping.is_set() and (left := self._due_at - monotonic()) > 0:
                 self._rescheduled.wait(None if left == inf else min(left, threading.TIMEOUT_MAX))

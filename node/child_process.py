@@ -1,4 +1,4 @@
-"""Child processes for work that may crash, hang or leak: foreign pixels, plugins of others.
+"""Child processes for work that may crash, hang or leak memory: untrusted pixels, third-party plugins.
 
 `Child` and `ChildPool` are the node's side. The functions run in the child.
 """
@@ -24,7 +24,7 @@ from node.errors import VoxelnodeError, says_out_of_memory
 _CHECK_SECONDS = 0.2
 
 SIGNALS_LEFT_TO_THE_NODE = (signal.SIGINT, signal.SIGTERM)
-"""Children ignore them: the node decides when a child ends, and ends it by SIGKILL."""
+"""Ignored by children: the node decides when a child ends, and kills it with SIGKILL."""
 
 _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 
@@ -35,18 +35,18 @@ class ChildDied(VoxelnodeError):
     Parameters
     ----------
     exitcode : int or None
-        Negative: the number of the signal that ended it.
+        Negative: the number of the signal that killed it.
     out_of_memory : bool
-        A library ended the process because it got no memory, and said so.
+        A library ended the process with an out-of-memory message.
     """
 
     def __init__(self, exitcode: int | None, out_of_memory: bool = False) -> None:
-        super().__init__(f"the child process ended with status {exitcode}")
+        super().__init__(f"the child process exited with status {exitcode}")
         self.exitcode, self.out_of_memory = exitcode, out_of_memory
 
     @property
     def signal_name(self) -> str | None:
-        """Name of the signal that ended the child, such as ``SIGSEGV``; None if it exited."""
+        """Name of the signal that killed the child, such as ``SIGSEGV``; None if it exited."""
         return None if self.exitcode is None or self.exitcode >= 0 else signal.Signals(-self.exitcode).name
 
 
@@ -68,23 +68,23 @@ class ChildLimits:
 
 
 class Child:
-    """One child process at a time, used by one thread.
+    """One child process at a time. Not thread-safe.
 
-    The process starts with the first request, because starting it costs most of a second, and serves many. It is
-    replaced when it dies, is late or has given its share of answers.
+    Starting a process takes most of a second, so it starts with the first request and serves many. It is replaced when
+    it dies, is late, or has given `max_answers` answers.
 
     Parameters
     ----------
     serve : callable
-        Runs in the child with its end of the pipe and `arguments`, and answers request after request until the pipe
-        closes (see `requests`). Its module is loaded before `configure_child` runs.
+        Called in the child with its end of the pipe and `arguments`; answers requests until the pipe closes (see
+        `requests`). Its module is loaded before `configure_child` runs.
     name : str
-        Of the process.
+        Name of the process.
     max_answers : int or None
-        Answers of one process; None: unlimited.
+        Number of answers per process; None: unlimited.
     reads_stderr : bool
-        Whether to look for the cause of death in what the process prints. Its standard error never blocks then, and
-        fails when it is full: C libraries do not care, Python code of others does.
+        Whether to search the output of the process for the cause of death. Its standard error is then non-blocking and
+        fails when full: C libraries tolerate that, third-party Python code does not.
     """
 
     def __init__(
@@ -108,9 +108,9 @@ class Child:
         return self._process is not None and self._process.is_alive()
 
     def start(self) -> None:
-        """Start the process before the first request, so that it can load its modules meanwhile.
+        """Start the process in advance, so that it loads its modules before the first request.
 
-        Forks, which takes no time, if this process has no other thread yet.
+        If this process has no other thread yet, fork, which takes no time.
         """
         self._running("fork" if threading.active_count() == 1 else "spawn")
 
@@ -121,7 +121,7 @@ class Child:
         ------
         ChildDied
         ChildLate
-            There is no answer after `seconds`.
+            There was no answer within `seconds`.
         ChildCancelled
             One of the events was set first.
         """
@@ -140,7 +140,7 @@ class Child:
             died = ChildDied(process.exitcode, says_out_of_memory(self._printed()))
             self.close()
             raise died from error
-        except BaseException:  # an answer that comes later would be taken for that to the next request
+        except BaseException:  # a later answer would be mistaken for that to the next request
             self.close()
             raise
         self._printed()
@@ -150,7 +150,7 @@ class Child:
         return answer
 
     def close(self) -> None:
-        """Kill the process, whatever it does, and wait until it has ended."""
+        """Kill the process and wait until it has ended."""
         if self._process is not None:
             self._process.kill()
             self._process.join()
@@ -161,9 +161,9 @@ class Child:
         self._process = self._pipe = self._stderr = None
 
     def _printed(self) -> str:
-        """Return what the process has printed on its standard error since the last call, 64 KiB at most.
+        """Return the output on standard error since the last call, at most 64 KiB.
 
-        May hold patient data: it is searched for the words of libraries, and never passed on.
+        It may contain patient data: it is only searched for messages of libraries, and never passed on.
         """
         if self._stderr is None:
             return ""
@@ -199,10 +199,10 @@ class Child:
 
 
 class ChildPool:
-    """As many children as there are calls at once; safe to use from many threads.
+    """A pool that grows to the number of concurrent calls. Thread-safe.
 
-    Each call has a child to itself, so a child that dies, or is killed, costs only the request that it was serving.
-    The child that was used last serves the next call: its memory is warm, and the others stay idle.
+    Each call has a child to itself, so the death of a child affects only the request that it was serving. The child
+    used last serves the next call: its memory is warm, and the others stay idle.
 
     Parameters
     ----------
@@ -237,7 +237,7 @@ class ChildPool:
             return child.call(request, seconds, self._closed, *cancelled)
 
     def close(self) -> None:
-        """Kill all children, whatever they do, and wait until they have ended; no call succeeds any more."""
+        """Kill all children and wait until they have ended; later calls fail."""
         self._closed.set()
         with self._changed:
             self._changed.wait_for(lambda: not self._busy)
@@ -266,7 +266,7 @@ class ChildPool:
 
 @contextmanager
 def _blocked_signals() -> Iterator[None]:
-    """Start a child with Ctrl-C blocked, which would end it before `configure_child` has run."""
+    """Block Ctrl-C while a child starts; it would kill the child before `configure_child` has run."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS_LEFT_TO_THE_NODE)
     try:
         yield
@@ -280,14 +280,14 @@ def _run(serve: Callable[..., None], pipe: Connection, stderr: Connection | None
 
 
 def configure_child(stderr: Connection | None = None) -> None:
-    """Prepare a child: it leaves signals to the node, prints nothing, dumps no core and ends with the node.
+    """Configure a child to ignore signals, print nothing, dump no core, and end with the node.
 
-    Codecs and plugins print values that they read, and those may be patient data.
+    Codecs and plugins may print values that they read, which may be patient data.
 
     Parameters
     ----------
     stderr : Connection or None
-        Takes what the child prints as errors, and drops it while it is full; None: all is dropped.
+        Receives the standard error of the child, which is dropped while the pipe is full; None: all is dropped.
     """
     for number in SIGNALS_LEFT_TO_THE_NODE:
         signal.signal(number, signal.SIG_IGN)
@@ -312,33 +312,33 @@ def _end_with_parent() -> None:
 
 
 def use_one_thread() -> None:
-    """Keep numerical libraries that are loaded later from starting a thread for each processor.
+    """Prevent numerical libraries that are loaded later from starting one thread per processor.
 
-    Each thread would reserve address space, so that a conversion within its limit on one machine would fail on another
-    that has more processors.
+    Each thread reserves address space, so a conversion within its limit on one machine could fail on another with more
+    processors.
     """
     os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
 
 
 def _mapped_bytes() -> int:
-    """Return the address space that this process has mapped."""
+    """Return the size in bytes of the mapped address space of this process."""
     with open("/proc/self/statm", encoding="ascii") as statm:
         return int(statm.read().split()[0]) * resource.getpagesize()
 
 
 def limit_memory(size: int) -> int:
-    """Limit the address space of this process to `size` bytes; returns the limit, which may be lower."""
+    """Limit the address space of this process to `size` bytes; return the limit in force, which may be lower."""
     return _limit(resource.RLIMIT_AS, size)
 
 
 def limit_processor_time(seconds: int) -> None:
-    """Let this process use `seconds` more of processor time; SIGXCPU ends it then."""
+    """Limit this process to `seconds` more of processor time, after which SIGXCPU kills it."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + seconds)
 
 
 def _limit(kind: int, wanted: int) -> int:
-    """Set a limit of this process, within that of its starter (``ulimit``, a batch system); returns the limit."""
+    """Set a resource limit within the inherited one (``ulimit``, a batch system); return the limit in force."""
     hard = resource.getrlimit(kind)[1]
     limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     resource.setrlimit(kind, (limit, hard))
@@ -346,7 +346,7 @@ def _limit(kind: int, wanted: int) -> int:
 
 
 def requests(pipe: Connection) -> Iterator[Any]:
-    """Yield the requests that come through a pipe, until it closes."""
+    """Yield the requests from a pipe until it closes."""
     while True:
         try:
             request = pipe.recv()

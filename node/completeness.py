@@ -1,8 +1,8 @@
-"""Decide whether a quiet series is complete, from the counts in its headers, its arrival and its geometry. Pure.
+"""Decide whether a quiet series is complete, from the counts in its headers, its reception and its geometry. Pure.
 
-The count that the sender answers to C-FIND decides. Counts in headers are hints, because senders fill them in with
-different meanings: a count that fits makes a series complete, a count that does not is reported, and no conversion
-waits for it.
+The count that the sender gives by C-FIND decides. Counts in headers are hints, because senders give them different
+meanings: a matching count makes a series complete, a count that is not reached is reported, and no conversion waits for
+it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 State = Literal["complete", "incomplete"]
 Rule = Literal["c-find", "geometry", "headers", "forced", "association", "instance-numbers", "quiet"]
 """The rule that decided: the count of the sender; gaps in space; counts in headers; the end of the longest wait; an
-association that was not released; missing Instance Numbers; only that no more instances came."""
+association that was not released; missing Instance Numbers; only that no more instances were received."""
 
 C_FIND = "C-FIND"
 SERIES_RELATED_INSTANCES = "Number of Series Related Instances (0020,1209)"
@@ -25,7 +25,7 @@ SLICES_OF_ALL_TIMES = "(0054,0081) x Number of Time Slices (0054,0101)"
 
 @dataclass(frozen=True, slots=True)
 class InstanceCounts:
-    """Attributes of one instance that count instances of its series; None where the data set lacks one."""
+    """Attributes of one instance that count instances of its series; None if the data set lacks one."""
 
     instance_number: int | None = None
     number_of_frames: int | None = None
@@ -52,22 +52,22 @@ COUNT_KEYWORDS = (
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What is known of a series before its pixels are looked at.
+    """The facts about a series that are known before its pixels are read.
 
     Attributes
     ----------
     received : int
-        Instances.
+        Number of stored instances.
     announced : tuple of (int, str)
-        Counts that headers announce, each with where it says so; the likeliest first.
+        Counts that headers announce, each with its source, most likely first.
     holes : int
-        Instance Numbers that are missing between the least and the greatest.
+        Number of Instance Numbers missing between the smallest and the largest.
     confirmed : int or None
-        Instances that the sender has, as it answered to C-FIND twice.
+        Number of instances that the sender has, confirmed by two C-FIND answers.
     aborted : bool
-        The association that brought the last of them did not end by release, and nothing came after it.
+        The association of the last instance did not end by release, and nothing was received after it.
     forced : bool
-        Instances still come; the longest wait is over.
+        Instances are still being received, but the longest wait is over.
     """
 
     received: int
@@ -80,9 +80,9 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True)
 class Completeness:
-    """Whether a series is whole, which rule says so, and in `reason` a sentence for a person.
+    """Whether a series is complete, the rule that decided, and the reason as a sentence.
 
-    `missing` is None where no count is known, or nobody can tell.
+    `missing` is the number of missing instances, or None if unknown.
     """
 
     state: State
@@ -97,19 +97,19 @@ class Completeness:
 def expectation(
     instances: Sequence[InstanceCounts], *, confirmed: int | None = None, aborted: bool = False, forced: bool = False
 ) -> Expectation:
-    """Return what is known of a series from the attributes of its instances."""
+    """Return the known facts about a series from the attributes of its instances."""
     return Expectation(len(instances), tuple(_announced(instances)), _holes(instances), confirmed, aborted, forced)
 
 
 def _announced(instances: Sequence[InstanceCounts]) -> list[tuple[int, str]]:
-    """Return the counts that the headers announce with their sources, without those that cannot be meant.
+    """Return the counts announced in headers with their sources, without implausible ones.
 
     Notes
     -----
     *Images in Acquisition* (0020,1002) counts one acquisition (PS3.3 C.7.6.1); some senders put the count of the
     series into it, others the count of one temporal position. *Number of Slices* (0054,0081) and *Number of Time
-    Slices* (0054,0101): PS3.3 C.8.9.1. (0020,1209) belongs to the query model (PS3.4 C.3.4); some data sets hold it
-    after a retrieve. Counts of images are counts of instances only where each instance has one frame.
+    Slices* (0054,0101): PS3.3 C.8.9.1. (0020,1209) belongs to the query model (PS3.4 C.3.4); some data sets contain
+    it after a retrieve. Counts of images are counts of instances only if each instance has one frame.
     """
     announced: list[tuple[int, str]] = []
     related = _greatest(instance.number_of_series_related_instances for instance in instances)
@@ -142,7 +142,7 @@ def _greatest(values: Iterable[int | None]) -> int:
 
 
 def _holes(instances: Sequence[InstanceCounts]) -> int:
-    """Count the missing Instance Numbers; 0 if more are missing than present: the numbers are no sequence then."""
+    """Count the missing Instance Numbers; 0 if more are missing than present, since they are then no sequence."""
     numbers = {instance.instance_number for instance in instances if instance.instance_number is not None}
     if len(numbers) < len(instances) or len(numbers) < 2:
         return 0
@@ -161,7 +161,7 @@ def completeness_of(
     gaps : sequence of str
         Gaps in the geometry by name, such as ``missing-slice``.
     placed : bool
-        The planes have positions in the patient, so that a gap would have been found.
+        The planes have positions in the patient, so a gap would have been found.
     times : int
         Largest number of planes at one position; 0 if unknown.
     """
@@ -188,7 +188,7 @@ def completeness_of(
 
 
 def _count(known: Expectation, times: int) -> tuple[int, str] | None:
-    """Return the count to compare with: the sender's, else one that fits, else the smallest that is not reached."""
+    """Return the count to compare with: the sender's, else a matching one, else the smallest that is not reached."""
     if known.confirmed is not None:
         return known.confirmed, C_FIND
     announced = known.announced
@@ -209,12 +209,12 @@ def _and_count(count: tuple[int, str] | None) -> str:
 def _without_count(known: Expectation, placed: bool) -> tuple[bool, Rule, str]:
     received = f"{known.received} instance{'' if known.received == 1 else 's'}"
     if known.forced:
-        return False, "forced", f"instances keep coming; {received} received when the longest wait was over"
+        return False, "forced", f"instances are still received; {received} received when the longest wait was over"
     if known.aborted:
         return (
             False,
             "association",
-            f"the sender did not release its association after {received}; nothing came since",
+            f"the sender did not release its association after {received}; nothing was received since",
         )
     if known.holes and not placed:
         return False, "instance-numbers", f"{known.holes} Instance Numbers are missing among {received}"

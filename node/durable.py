@@ -1,4 +1,4 @@
-"""Make files and folders durable: a power cut keeps the bytes of a synced file under a name in a synced folder."""
+"""Make files and folders durable: a synced file in a synced folder survives a power cut."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Make the bytes of a file durable, also those that another process wrote."""
+    """Make the bytes of a file durable, including those written by another process."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -25,13 +25,13 @@ def sync_file(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and its parents, and make them durable."""
+    """Create a folder and its parents durably."""
     made = not folder.is_dir()
     if made:
         make_folder(folder.parent)
         folder.mkdir(mode=0o700, exist_ok=True)
     try:
         sync_folder(folder.parent)
-    except PermissionError:  # an existing folder in one that we may not read: its name is not ours to sync
+    except PermissionError:  # the parent of an existing folder is unreadable: syncing it is not our task
         if made:
             raise

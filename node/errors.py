@@ -1,4 +1,4 @@
-"""Errors that voxelnode raises on purpose. The docstring of a class is its default message."""
+"""Errors that voxelnode raises deliberately. The docstring of a class is its default message."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ _OUT_OF_MEMORY = re.compile(
     r"bad_alloc|MemoryError|[Oo]ut of memory|[Mm]emory allocation|allocat\w* (?:\w+ )?memory|failed to map segment"
     r"|pthread_create failed|can't start new thread"
 )
-"""How libraries say that there is no memory: those of C++ and Python, ITK, OpenBLAS, the dynamic loader."""
+"""Out-of-memory messages of C++ and Python libraries, ITK, OpenBLAS and the dynamic loader."""
 
 
 def says_out_of_memory(text: str) -> bool:
-    """Whether a library says that there is no memory."""
+    """Return whether `text` is an out-of-memory message of a library."""
     return _OUT_OF_MEMORY.search(text) is not None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception stands for lack of memory, whatever type the library gave it."""
+    """Return whether an exception means that memory ran out, whatever its type."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     return not isinstance(error, VoxelnodeError) and says_out_of_memory(str(error))
@@ -36,25 +36,25 @@ class UsageError(VoxelnodeError):
 
 
 class ArrivalRefused(VoxelnodeError):
-    """An instance was refused; the subclass gives the DIMSE status of the answer."""
+    """An instance was refused; the subclass determines the DIMSE status."""
 
 
 class OutOfResources(ArrivalRefused):
-    """No disk space, no index or a failing disk: the peer may try again (status 0xA700, PS3.4 B.2.3)."""
+    """Out of disk space, the index is unavailable, or a disk fails; try again later (status 0xA700, PS3.4 B.2.3)."""
 
 
 class ClassMismatch(ArrivalRefused):
-    """Request, presentation context and data set name different SOP classes or instances (0xA900, PS3.4 B.2.3)."""
+    """Request, presentation context and data set disagree on the SOP class or instance (0xA900, PS3.4 B.2.3)."""
 
 
 class NotUnderstood(ArrivalRefused):
-    """The data set cannot be read: sending it again does not help (status 0xC000, PS3.4 B.2.3)."""
+    """The data set cannot be read; sending it again will not help (status 0xC000, PS3.4 B.2.3)."""
 
 
 class ConversionRefused(VoxelnodeError):
-    """A series, or a part of it, gives no volume; `reason` is a fixed word, `detail` a sentence for people.
+    """A series or a part of it yields no volume; `reason` is a fixed keyword, `detail` a sentence for people.
 
-    `detail` contains tags, counts, UIDs and measures, never patient data.
+    `detail` may contain tags, counts, UIDs and measurements, never patient data.
     """
 
     def __init__(self, reason: str, detail: str) -> None:

@@ -23,7 +23,7 @@ RECEIVING = (
     "rows-committed",
     "arrival-settled",
 )
-"""Steps of receiving, in their order: the peer is answered after the last one."""
+"""Steps of receiving, in order; the peer is answered after the last one."""
 
 CONVERTING = ("series-claimed", "volumes-written", "volumes-published", "outcome-recorded")
 RECOVERING = ("parts-swept", "file-adopted", "files-compared", "claims-released")

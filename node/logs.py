@@ -1,7 +1,7 @@
 """The diagnostic log: one line for each event on standard error, without patient data.
 
-Only fields in `ALLOWED_FIELDS` keep their values, so that a new field is a decision. Messages and warnings of libraries
-may quote a data set: only their place in the code is logged.
+Only fields in `ALLOWED_FIELDS` keep their values, so every new field is a deliberate decision. Messages and warnings of
+libraries may quote a data set: only their location in the code is logged.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ ALLOWED_FIELDS = frozenset(
     {
         # of every line
         "event", "level", "timestamp", "logger", "exception",
-        # who talks to us: titles and addresses of machines
+        # peers: titles and addresses of machines
         "association", "calling_ae_title", "called_ae_title", "peer", "host", "port", "address", "ae_title",
-        # which object: identifiers of objects, not of persons
+        # identifiers of objects, not of persons
         "study_instance_uid", "series_instance_uid", "sop_instance_uid", "sop_class_uid", "transfer_syntax_uid",
         "abstract_syntax", "presentation_context_id", "modality", "revision", "stack", "series",
-        # what happened
+        # events
         "status", "reason", "detail", "error", "state", "verdict", "attempt", "attempts", "exit_code", "signal", "step",
         "result", "source", "kind", "format", "warnings", "command", "pdu_type", "implementation", "limit", "action",
         "tried_again",
-        # how much, how long, where
+        # amounts, durations, locations
         "parts", "adopted", "quarantined", "missing", "claims", "batch", "instances", "volumes", "refusals",
         "exclusions", "files", "failed",
         "frames", "images", "count", "bytes", "free_bytes", "reserve_bytes", "seconds", "retry_seconds",
         "quiet_seconds", "deadline_seconds", "associations", "due_at", "root", "path", "folder", "pid", "worker",
         "version", "schema", "workers", "code", "template", "hook", "service",
-        # who asks over HTTP, and for which of our routes: never what is in its place
+        # HTTP: the account and the route, never the values in the path
         "method", "route", "account",
     }
 )  # fmt: skip
@@ -97,7 +97,7 @@ def configure(
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Writes lines to a stream; a line that cannot be written is lost, and the work goes on."""
+    """Writes lines to a stream; a line that cannot be written is dropped."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Report the type of the error; the default prints the record, with values that are not allowed."""
@@ -117,7 +117,7 @@ def allow_listed(_logger: Any, _method: str, event: Event) -> Event:
 
 
 def _harmless(value: Any) -> Any:
-    """Escape control characters: text of a peer must not forge lines or move the cursor of a terminal."""
+    """Escape control characters, so that text from a peer cannot forge lines or move the cursor of a terminal."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, list | tuple | set | frozenset):
@@ -150,7 +150,7 @@ def traceback_without_values(_logger: Any, _method: str, event: Event) -> Event:
 
 
 def place_in_the_code(_logger: Any, _method: str, event: Event) -> Event:
-    """Replace the message of a library by its place in the code, and by its template if it has arguments."""
+    """Replace the message of a library by its location in the code, and by its template if it has arguments."""
     record: logging.LogRecord = event["_record"]
     if event.pop("positional_args", None):
         event["template"] = event["event"]

@@ -16,14 +16,14 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 LIVE_FILE = "status.json"
-"""File in the root while a node runs: its counters of a few seconds ago, for other processes to read."""
+"""File in the root of a running node with its recent counters, for other processes."""
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 _BATCH = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """Counts since the start of the node; safe to use from many threads."""
+    """Counters since the start of the node. Thread-safe."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -40,13 +40,13 @@ class Metrics:
         self.rejections = counter("voxelnode_rejections", "Connections and associations refused, by rule", ["rule"])
         self.c_store_answers = counter("voxelnode_c_store_answers", "C-STORE requests answered, by status", ["status"])
         self.c_find_answers = counter(
-            "voxelnode_c_find_answers", "C-FIND requests answered, by last status", ["status"]
+            "voxelnode_c_find_answers", "C-FIND requests answered, by final status", ["status"]
         )
         self.interrupted = counter(
-            "voxelnode_instances_interrupted", "Instances whose sender broke off before the last byte"
+            "voxelnode_instances_interrupted", "Instances whose sender disconnected before the last byte"
         )
         self.received_bytes = counter(
-            "voxelnode_received_bytes", "Data set bytes received in C-STORE, of stored and of refused instances"
+            "voxelnode_received_bytes", "Data set bytes received by C-STORE, in stored and refused instances"
         )
         self.receive_seconds = histogram(
             "voxelnode_receive_seconds", "From a C-STORE request to the last byte of its data set", buckets=_SECONDS
@@ -80,7 +80,7 @@ class Metrics:
         )
         self.hook_messages = counter(
             "voxelnode_hook_messages",
-            "Attempts to deliver messages of hooks, by outcome: delivered, failed (tried again later), given-up",
+            "Attempts to deliver messages to hooks, by outcome: delivered, failed (retried later), given-up",
             ["hook", "outcome"],
         )
 
@@ -108,12 +108,12 @@ def write_counters(metrics: Metrics, root: Path) -> None:
 
 
 def remove_counters(root: Path) -> None:
-    """Remove the file of the counters: the node has stopped."""
+    """Remove the counters file when the node has stopped."""
     (root / LIVE_FILE).unlink(missing_ok=True)
 
 
 def read_counters(root: Path) -> dict[str, Any] | None:
-    """Return the counters of the node that runs on a root, and their age; None if no node runs.
+    """Return the counters of the node running on a root, and their age, or None if no node is running.
 
     Returns
     -------

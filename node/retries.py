@@ -1,4 +1,4 @@
-"""The wait between two attempts at the same thing: a conversion, a message of a hook, the result of a commitment."""
+"""The wait between attempts at a conversion, a message to a hook, or the report of a commitment."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ MAX_WAIT_SECONDS = 3600.0
 
 
 def wait_seconds(attempts: int) -> float:
-    """Return how long to wait after `attempts` failures: twice as long after each, up to an hour."""
+    """Return the seconds to wait after `attempts` failures: doubled after each, up to an hour."""
     return min(FIRST_WAIT_SECONDS * 2.0 ** min(attempts - 1, 60), MAX_WAIT_SECONDS)

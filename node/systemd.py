@@ -26,19 +26,19 @@ class ServiceManager:
         microseconds = environment.pop("WATCHDOG_USEC", "")
         watched = environment.pop("WATCHDOG_PID", "") in ("", str(os.getpid()))
         self.watchdog_seconds = int(microseconds) / 1e6 if self._socket and watched and microseconds.isdigit() else None
-        """Silence after which the service manager restarts the node; None if there is no watchdog."""
+        """Time without notification after which the service manager restarts the node; None if there is no watchdog."""
 
     def ready(self, status: str) -> None:
         """Notify that associations are accepted; `status` is a line for ``systemctl status``."""
         self._notify(f"READY=1\nSTATUS={status}")
 
     def alive(self) -> None:
-        """Notify that every part works."""
+        """Notify that every part is alive."""
         if self.watchdog_seconds is not None:
             self._notify("WATCHDOG=1")
 
     def stopping(self, status: str) -> None:
-        """Notify that the node stops; `status` is a line for ``systemctl status``."""
+        """Notify that the node is stopping; `status` is a line for ``systemctl status``."""
         self._notify(f"STOPPING=1\nSTATUS={status}")
 
     def _notify(self, message: str) -> None:

@@ -1,4 +1,4 @@
-"""The TLS contexts of the node: for its listeners, DICOM (PS3.15 B.12) and HTTPS, and for its connections to others."""
+"""TLS contexts for the listeners of the node (DICOM, PS3.15 B.12, and HTTPS) and for outgoing connections."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def server_context(section: str, certificate: Path, key: Path | None) -> ssl.SSL
     Parameters
     ----------
     section : str
-        Of the configuration, for messages.
+        Section of the configuration, for messages.
 
     Raises
     ------
@@ -37,9 +37,9 @@ def server_context(section: str, certificate: Path, key: Path | None) -> ssl.SSL
 def client_context(ca_file: Path | None = None, system_authorities: bool = True) -> ssl.SSLContext:
     """Return a context of TLS 1.2 or newer for connections to others: peers, webhooks, identity providers.
 
-    The other side must present a certificate for the name or address that the node calls, within its validity, with a
-    chain that ends at a trusted certificate. Nothing else is asked of it, on any version of Python. From 3.13 on, the
-    standard library also asks for extensions that certificates of older devices and of hospital authorities lack
+    The other side must present a valid certificate for the name or address that the node calls, with a chain that ends
+    at a trusted certificate. Nothing else is required, with any version of Python. Since 3.13, the standard library by
+    default also requires extensions that certificates of older devices and of hospital authorities lack
     (``VERIFY_X509_STRICT``), and lets a chain end at any trusted certificate, self-signed or not
     (``VERIFY_X509_PARTIAL_CHAIN``).
 
@@ -48,12 +48,12 @@ def client_context(ca_file: Path | None = None, system_authorities: bool = True)
     ca_file : Path or None
         PEM file of certificates to trust.
     system_authorities : bool
-        Whether the authorities of the system are trusted besides those of `ca_file`; they are if there is no `ca_file`.
+        Whether the authorities of the system are trusted in addition to those of `ca_file`; always true without it.
 
     Raises
     ------
     OSError
-        `ca_file` is missing, unreadable or holds no certificate.
+        `ca_file` is missing, unreadable or contains no certificate.
     """
     context = ssl.create_default_context(cafile=None if system_authorities else ca_file)
     if system_authorities and ca_file is not None:

@@ -1,1 +1,1 @@
-"""The archive: the bytes of instances, as files."""
+"""The archive: instances as files."""

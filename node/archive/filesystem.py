@@ -1,7 +1,7 @@
-"""Instances as files below one root: spooled, synced, renamed. The only module that makes an archive path.
+"""Instances as files under one root: spooled, synced, renamed. Only this module makes archive paths.
 
-A name is a fresh UUID, never text from a peer; a file is never overwritten. Files that arrive together share a folder,
-so that one sync of it serves a whole batch. A full folder never changes again: numbers only grow.
+A name is a fresh UUID, never text from a peer; a file is never overwritten. Files received together share a folder, so
+one sync of the folder serves a whole batch. A full folder never changes again, since folder numbers only increase.
 
     incoming/<uuid>.part          while bytes arrive
     objects/<number>/<uuid>.dcm
@@ -25,7 +25,7 @@ MAX_FILES_PER_FOLDER = 1024
 
 
 class Archive:
-    """The archive below `root`; safe to use from many threads.
+    """The archive under `root`. Thread-safe.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class Archive:
         Raises
         ------
         OutOfResources
-            The disk fails, or has failed before: intake stops.
+            The disk fails, or has failed before; intake stops.
         """
         self.intake.require_sound()
         try:
@@ -73,11 +73,11 @@ class Archive:
             raise self.intake.failed(error) from error
 
     def path(self, key: str) -> Path:
-        """Return the file of an archive key, as `PartFile.keep` returned it."""
+        """Return the path of the file with an archive key; see `PartFile.keep`."""
         return self.root / key
 
     def remove(self, key: str) -> None:
-        """Delete a file; a file that is gone already is no error."""
+        """Delete a file, if it still exists."""
         self.path(key).unlink(missing_ok=True)
 
     def quarantine_key(self, key: str) -> str:
@@ -90,7 +90,7 @@ class Archive:
         self.sync_folder(self._quarantine)
 
     def sweep_incoming(self) -> int:
-        """Delete the part files of a dead process, none of them acknowledged; return how many there were."""
+        """Delete the part files of a dead process, none of which was acknowledged; return their number."""
         parts = list(self._incoming.glob("*.part"))
         for part in parts:
             part.unlink(missing_ok=True)
@@ -105,12 +105,12 @@ class Archive:
         return sorted(str(path.relative_to(self.root)) for path in (self._objects / folder).glob("*.dcm"))
 
     def place(self, name: str) -> tuple[str, Path]:
-        """Return the key of a new file and its folder, which is made and synced when the one before is full.
+        """Return the key of a new file and its folder; create and sync a new folder if the last one is full.
 
         Raises
         ------
         OSError
-            The folder cannot be made or synced. No file gets into it; the next call makes another one.
+            The folder cannot be created or synced. It stays empty; the next call creates another one.
         """
         with self._lock:
             if self._folder is None or self._in_folder >= MAX_FILES_PER_FOLDER:
@@ -128,7 +128,7 @@ class Archive:
 
 
 class PartFile:
-    """An instance while its bytes arrive; used by one thread."""
+    """An instance while its bytes are received. Not thread-safe."""
 
     def __init__(self, archive: Archive, name: str) -> None:
         self._archive, self._name = archive, name
@@ -146,7 +146,7 @@ class PartFile:
         Raises
         ------
         OutOfResources
-            The disk is full or fails; `abandon` the file then.
+            The disk is full or fails; call `abandon`.
         """
         rest = memoryview(fragment)
         try:
@@ -157,7 +157,7 @@ class PartFile:
         reached("part-written")
 
     def mapped(self) -> mmap.mmap:
-        """Map the bytes that were written so far, to read them without loading them."""
+        """Map the bytes written so far, to access them without reading them into memory."""
         return mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
 
     def keep(self) -> tuple[str, Path]:
@@ -168,12 +168,12 @@ class PartFile:
         key : str
             The key of the file, for the index.
         folder : Path
-            To be synced before the row is committed: only then the name is durable too.
+            Must be synced before the row is committed, so that the name is durable too.
 
         Raises
         ------
         OutOfResources
-            The disk fails. A failed sync is never tried again: the kernel may have dropped the pages.
+            The disk fails. A failed sync is never retried, because the kernel may have dropped the pages.
         """
         self._archive.intake.require_sound()
         try:
@@ -188,7 +188,7 @@ class PartFile:
         return key, folder
 
     def abandon(self) -> None:
-        """Forget the instance; a second call, or one after `keep`, does nothing."""
+        """Discard the instance; does nothing after `keep` or an earlier `abandon`."""
         self._close()
         with suppress(FileNotFoundError):
             os.unlink(self._path)

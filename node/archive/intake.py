@@ -1,4 +1,4 @@
-"""Whether instances are accepted: the disk has room, and no sync of it has failed."""
+"""Intake: instances are accepted while the disk has free space and no sync has failed."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from node.errors import OutOfResources
 log = structlog.get_logger()
 
 STOPPED_FILE = "intake-stopped.json"
-"""Below the root while intake is stopped, so that other processes can read the reason."""
+"""File in the root while intake is stopped, from which other processes read the reason."""
 
 RESUME_FACTOR = 1.1
-"""After a refusal for want of room, a tenth more than the limit must be free: hysteresis."""
+"""Hysteresis: after a refusal for lack of space, a tenth more than the limit must be free."""
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""Errors that pass when there is room again; any other error means that the disk cannot be trusted."""
+"""Errors that end once resources are free again; after any other error, the disk cannot be trusted."""
 
 
 class Intake:
-    """The state of one root, checked before anything is accepted; safe to use from many threads.
+    """The state of one root, checked before anything is accepted. Thread-safe.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class Intake:
 
     @property
     def stopped(self) -> str | None:
-        """The reason why nothing is accepted until the node is restarted; None while intake is open."""
+        """The reason why intake is stopped until the node restarts, or None while it is open."""
         return self._stopped
 
     def free_bytes(self) -> int:
@@ -59,7 +59,7 @@ class Intake:
         return self._stopped is None and self.free_bytes() >= self._reserve_bytes
 
     def require(self) -> None:
-        """Return if an instance may be accepted.
+        """Raise unless an instance may be accepted.
 
         Raises
         ------
@@ -75,7 +75,7 @@ class Intake:
             )
 
     def require_sound(self) -> None:
-        """Return if no sync has failed: after the first failure, a later success would prove nothing.
+        """Raise if a sync has failed: after the first failure, a later success would prove nothing.
 
         Raises
         ------
@@ -88,27 +88,27 @@ class Intake:
     def refusal(self) -> str | None:
         """Return the reason to refuse a new association, or None to accept it."""
         if self._stopped is not None:
-            return f"intake has stopped: {self._stopped}; look at the disk, then start the node again"
+            return f"intake has stopped: {self._stopped}; check the disk, then restart the node"
         free = self.free_bytes()
         self._low = free < self._low_bytes * (RESUME_FACTOR if self._low else 1)
         if not self._low:
             return None
-        return f"{free} bytes free, {self._low_bytes} wanted (twice [storage] reserve_bytes): make room"
+        return f"{free} bytes free, but {self._low_bytes} are required (twice [storage] reserve_bytes): free space"
 
     def failed(self, error: OSError) -> OutOfResources:
-        """Return the refusal for an error of the disk; any error but want of room stops intake."""
+        """Return the refusal for a disk error; any error but lack of space stops intake."""
         name = errno.errorcode.get(error.errno or 0, "EUNKNOWN")
         if error.errno not in NO_ROOM:
             self.stop(f"disk: {name}: {error.strerror}")
         return OutOfResources(f"archive: {name}: {error.strerror}")
 
     def stop(self, reason: str) -> None:
-        """Accept nothing more until the node is restarted; the first reason stays.
+        """Stop intake until the node restarts; the first reason is kept.
 
         Notes
         -----
-        After a failed sync the kernel may drop the pages and report the next sync as a success. Only a restart, which
-        reads what is on the disk, is safe.
+        After a failed sync, the kernel may drop the pages and report the next sync as a success. Only a restart, which
+        reads the disk again, is safe.
         """
         with self._lock:
             if self._stopped is not None:

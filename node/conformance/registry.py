@@ -1,6 +1,6 @@
 """SOP classes and transfer syntaxes of PS3.6 Annex A that the node accepts.
 
-`node.dicom.uids` and `node.association.contexts` decide.
+They are computed from `node.dicom.uids` and `node.association.contexts`.
 """
 
 from __future__ import annotations
@@ -59,5 +59,5 @@ def name_of(uid: str) -> str:
 
 
 def is_read(transfer_syntax_uid: str) -> bool:
-    """Return whether pixels in this transfer syntax can be decoded; others are only stored and passed on."""
+    """Return whether pixels in this transfer syntax can be decoded; others are only stored and sent."""
     return transfer_syntax_uid in UNCOMPRESSED or can_decode(transfer_syntax_uid)

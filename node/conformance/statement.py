@@ -16,7 +16,7 @@ def statement(settings: Settings) -> str:
 
 
 def statement_for_programs(settings: Settings) -> dict[str, Any]:
-    """Return the statement as JSON values, see `node.conformance.document.as_json`."""
+    """Return the statement as JSON values; see `node.conformance.document.as_json`."""
     return as_json(_template(), values_of(settings), tables_of(settings))
 
 

@@ -50,8 +50,8 @@ _DIMSE = (
     ("N-ACTION", status.SOP_CLASS_NOT_SUPPORTED, "the presentation context is that of another service"),
     ("N-ACTION", status.OUT_OF_RESOURCES, "internal error of the node; see its log"),
     (_FAILURE_REASON, status.NO_SUCH_INSTANCE, "the instance is not stored"),
-    (_FAILURE_REASON, status.CLASS_INSTANCE_CONFLICT, "it is stored under another SOP class"),
-    (_FAILURE_REASON, status.PROCESSING_FAILURE, "its file is damaged or missing"),
+    (_FAILURE_REASON, status.CLASS_INSTANCE_CONFLICT, "the instance is stored under another SOP class"),
+    (_FAILURE_REASON, status.PROCESSING_FAILURE, "the file is damaged or missing"),
 )
 
 _HTTP = (
@@ -64,7 +64,7 @@ _HTTP = (
     (403, "the role of the account does not permit it; or the request is cross-site or for an unknown host name"),
     (404, "the study, series, instance, frame or bulk data does not exist"),
     (406, "none of the accepted media types is available; the response lists the available ones"),
-    (408, "the body comes too slowly"),
+    (408, "the body arrives too slowly"),
     (409, "no instance was stored; the response has the reasons"),
     (410, "the requested object was deleted"),
     (413, "the body is too large, or has too many parts"),

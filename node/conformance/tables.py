@@ -151,7 +151,7 @@ def _web_services() -> Table:
 
 
 def _resources(is_of_studies: bool) -> Table:
-    """Return the resources of the Studies Service, or those of the URI Service, which are below no study."""
+    """Return the resources of the Studies Service, or those of the URI Service, whose paths contain no study."""
     rows = sorted((path, methods, description) for methods, path, description in described())
     return table(
         ("Methods", "Resource", "Description"),

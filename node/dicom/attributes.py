@@ -1,7 +1,7 @@
-"""The attributes of an instance that the index keeps. Only this module reads them.
+"""The attributes of an instance that are indexed. Only this module reads them.
 
-Values are decoded leniently, because the bytes themselves are kept: text of a broken character set gets replacement
-characters, an invalid date becomes None.
+Values are decoded leniently, because the original bytes are kept: invalid text gets replacement characters, and an
+invalid date becomes None.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ STUDY_INSTANCE_UID, SERIES_INSTANCE_UID = 0x0020000D, 0x0020000E
 PATIENT_ID, ISSUER_OF_PATIENT_ID = 0x00100020, 0x00100021
 
 UID_LENGTH = 64
-"""Most characters of a UID, PS3.5 9.1."""
+"""Maximum length of a UID, PS3.5 9.1."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # compared by identity, which costs nothing to hash
 class Attribute:
-    """One indexed element: its column, and how its value is read. `width` is in characters, as PS3.5 6.2 allows."""
+    """One indexed element: its column, and how its value is read. `width` is the maximum length (PS3.5 6.2)."""
 
     tag: int
     column: str
@@ -125,14 +125,14 @@ class InstanceAttributes:
 
 
 def instance_attributes(data: bytes | bytearray | memoryview, transfer_syntax_uid: str) -> InstanceAttributes:
-    """Return the attributes of a data set that the index keeps.
+    """Return the indexed attributes of a data set.
 
     Parameters
     ----------
     data : bytes-like
         The data set, or its beginning up to the pixels.
     transfer_syntax_uid : str
-        Its encoding.
+        Transfer syntax of the data set.
 
     Raises
     ------
@@ -183,7 +183,7 @@ def _level(
 
 
 _shared_level = lru_cache(maxsize=512)(_level)
-"""`_level` for attributes that all instances of a patient, study or series share: equal bytes are read once."""
+"""`_level` with a cache, for attributes shared by all instances of a patient, study or series."""
 
 
 @lru_cache(maxsize=64)
@@ -245,7 +245,7 @@ def _integer(text: str) -> int | None:
 
 
 def date_of(text: str) -> dt.date | None:
-    """Return the date of a DA value (also the old form ``yyyy.mm.dd``), PS3.5 6.2; None if it is invalid."""
+    """Return the date of a DA value (or its old form ``yyyy.mm.dd``), PS3.5 6.2; None if it is invalid."""
     digits = text.split("\\", 1)[0].replace(".", "").strip()
     if not re.fullmatch(r"\d{8}", digits):
         return None
@@ -259,7 +259,7 @@ _TIME = re.compile(r"(\d\d)(?::?(\d\d)(?::?(\d\d)(?:\.(\d{1,6}))?)?)?")
 
 
 def time_of(text: str) -> dt.time | None:
-    """Return the time of day of a TM value (also the old form ``hh:mm:ss``), PS3.5 6.2; None if it is invalid."""
+    """Return the time of day of a TM value (or its old form ``hh:mm:ss``), PS3.5 6.2; None if it is invalid."""
     match = _TIME.fullmatch(text.split("\\", 1)[0].strip())
     if match is None:
         return None

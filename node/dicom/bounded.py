@@ -1,4 +1,4 @@
-"""Read no more of a file than intended: the header of an unknown file may be as long as a disk."""
+"""Limit the bytes read from a file: the header of an unknown file may be as long as the disk."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import os
 from typing import BinaryIO
 
 READING_BYTES = 32
-"""What each read costs beyond its bytes: pydicom makes objects of elements, also of empty ones."""
+"""Cost of each read in addition to its bytes: pydicom makes an object of every element, even an empty one."""
 
 
 class TooLong(Exception):
-    """More bytes than allowed would have to be read."""
+    """Reading would exceed the allowed number of bytes."""
 
 
 class BoundedFile:
-    """An open file for pydicom, of which only a limited number of bytes can be read.
+    """An open file for pydicom from which only a limited number of bytes can be read.
 
-    Memory is allocated for the bytes of the file, not for a length that the file states.
+    Memory is allocated for bytes that exist, not for a length that the file claims.
 
     Parameters
     ----------
     file : binary file
     max_bytes : int or None
-        Limit of all reads together, beyond which they raise `TooLong`; None: no limit.
+        Limit of the sum of all reads, which raise `TooLong` beyond it; None: no limit.
     """
 
     def __init__(self, file: BinaryIO, max_bytes: int | None) -> None:
@@ -31,7 +31,7 @@ class BoundedFile:
         self.name = file.name
 
     def read(self, size: int = -1) -> bytes:
-        """Read as from a file; never a part of a read that exceeds the limit."""
+        """Read from the file; a read that would exceed the limit raises `TooLong` instead."""
         rest = max(self._end - self._file.tell(), 0)
         wanted = rest if size is None or size < 0 else min(size, rest)
         if self._left is not None:
@@ -41,7 +41,7 @@ class BoundedFile:
         return self._file.read(wanted)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Seek as in a file."""
+        """Seek in the file."""
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:

@@ -1,4 +1,4 @@
-"""Command sets, the head of every DIMSE message (PS3.7 6.3 and Annex E)."""
+"""Command sets, the first part of every DIMSE message (PS3.7 6.3 and Annex E)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ N_EVENT_REPORT_RQ = 0x0100
 N_ACTION_RQ = 0x0130
 C_CANCEL_RQ = 0x0FFF
 RESPONSE = 0x8000
-"""Bit that a response adds to the *Command Field* (0000,0100) of its request."""
+"""Bit that distinguishes the *Command Field* (0000,0100) of a response from that of its request."""
 
 C_STORE_RSP = C_STORE_RQ | RESPONSE
 
@@ -38,7 +38,7 @@ _COMMAND_FIELDS = frozenset(
 
 
 class Element(IntEnum):
-    """Element numbers of group 0000 that the node writes and reads (PS3.7 E.1)."""
+    """Numbers of the elements of group 0000 that the node reads or writes (PS3.7 E.1)."""
 
     AFFECTED_SOP_CLASS_UID = 0x0002
     REQUESTED_SOP_CLASS_UID = 0x0003
@@ -80,7 +80,7 @@ _PLAIN_UID = re.compile(rb"(?=.{1,64}\Z)[0-9.]+\0?", re.DOTALL)
 
 
 class MalformedCommand(VoxelnodeError):
-    """The command set breaks PS3.7 6.3: the association cannot continue."""
+    """The command set violates PS3.7 6.3; the association cannot continue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +96,17 @@ class Command:
     sop_class_uid: str
     sop_instance_uid: str
     complete: bool
-    """Whether every element is there that PS3.7 9.3.1.1 requires of a C-STORE-RQ, with UIDs of digits and dots."""
+    """Whether all elements of a C-STORE-RQ (PS3.7 9.3.1.1) are present, with UIDs of digits and dots."""
     responded_to: int | None
-    """*Message ID Being Responded To* (0000,0120): of a response, and of a C-CANCEL-RQ."""
+    """*Message ID Being Responded To* (0000,0120) of a response or a C-CANCEL-RQ."""
     status: int | None
     """*Status* (0000,0900) of a response."""
     elements: Mapping[int, bytes]
-    """Every element, as it came, by its number."""
+    """All elements as received, by number."""
 
     @property
     def is_response(self) -> bool:
-        """Whether it answers a request of this node."""
+        """Whether the message is a response to a request of this node."""
         return bool(self.field & RESPONSE)
 
     @property
@@ -189,7 +189,7 @@ def _value(number: Element, value: int | str | bytes) -> bytes:
 def encode_c_store_response(request: Command, answer: Answer) -> bytes:
     """Return the encoded C-STORE-RSP to `request` (PS3.7 9.3.1.2).
 
-    The affected UIDs are echoed as they came; one that is too long to be a UID is left out.
+    The affected UIDs are echoed as received; one that is too long to be a UID is omitted.
     """
     response: dict[Element, int | str | bytes] = {
         Element.COMMAND_FIELD: C_STORE_RSP,

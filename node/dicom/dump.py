@@ -1,6 +1,6 @@
-"""List every element of a file for people to read: names, values, nesting; for binary values only their length.
+"""List every element of a file in readable form: names, values, nesting; of binary values, only the length.
 
-pydicom parses. If it fails at an element, the elements before it are listed, with the error.
+pydicom parses the file. If it fails at an element, the elements before it are listed, with the error.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from node.dicom.header import UNDEFINED_LENGTH
 from node.dicom.values import CONVERSION_ERRORS
 
 DEFER_BYTES = 1 << 20
-"""Longer values stay in the file: only their length is listed."""
+"""Longer values are not read; only their length is listed."""
 
 MAX_NESTING = 64
-"""Deepest sequence that is listed; real data sets stay below ten."""
+"""Maximum nesting of sequences that is listed; real data sets stay below ten."""
 
 _BINARY_VRS = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN", "OB or OW"))
 _NO_NAMES = frozenset(("Private tag data", "Unknown"))
@@ -49,11 +49,11 @@ class DumpedElement:
     values : tuple of str, int or float
         Empty for binary values and sequences.
     length : int or None
-        Bytes of a binary value; for compressed pixels the bytes of all fragments.
+        Length of a binary value in bytes; for compressed pixels, of all fragments.
     items : tuple of tuple of DumpedElement
         Items of a sequence.
     error : str or None
-        Why the value cannot be read, or how much of it is missing.
+        The reason why the value cannot be read, or how much of it is missing.
     """
 
     tag: str
@@ -68,7 +68,7 @@ class DumpedElement:
 
 @dataclass(frozen=True, slots=True)
 class Dump:
-    """The elements of a file, those of its File Meta Information first, and why there are no more, if it ends early."""
+    """The elements of a file, File Meta Information first, and the error if the file ends early."""
 
     elements: tuple[DumpedElement, ...]
     error: str | None
@@ -87,16 +87,16 @@ def dump(file: BinaryIO) -> Dump:
 
 
 def _parsed(file: BinaryIO) -> tuple[Dataset, str | None]:
-    """Return the data set, as far as it can be read, and why it ends."""
+    """Return the readable part of the data set, and the error that ends it, if any."""
     seen: list[BaseTag] = []
     try:
         ds: Dataset = read_partial(file, _counting(seen, None), DEFER_BYTES, force=True)
         if not seen:
-            return ds, "the file holds no data set"
+            return ds, "the file contains no data set"
         if seen[-1] in ds:
             cut = _cut(ds.get_item(seen[-1], keep_deferred=True), file)
             return ds, f"the file ends within {seen[-1]}" if cut else None
-        ended = f"the file ends within {seen[-1]}"  # pydicom warns, and drops all that it has read
+        ended = f"the file ends within {seen[-1]}"  # pydicom warns, and drops everything read so far
     except Exception as error:  # struct.error, ValueError, RecursionError, ...
         if not seen:
             raise
@@ -164,7 +164,7 @@ def _element(element: DataElement, creator: str, file: BinaryIO, depth: int) -> 
 
 
 def _plain(value: Any) -> str | int | float:
-    """Return a number as such, anything else as the text in the file."""
+    """Return a number unchanged, and anything else as the text in the file."""
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
@@ -180,12 +180,12 @@ def _as_text(value: bytes) -> str:
 
 
 def _is_long(raw: Any) -> bool:
-    """Return whether a value stayed in the file, or could have."""
+    """Return whether a value was not read, or need not have been."""
     return isinstance(raw, RawDataElement) and bool(raw.length) and (raw.value is None or len(raw.value) > DEFER_BYTES)
 
 
 def _cut(raw: Any, file: BinaryIO) -> str | None:
-    """Return how much of a value is present, if it is incomplete."""
+    """Return a description of how much of an incomplete value is present, else None."""
     if not isinstance(raw, RawDataElement) or raw.length == UNDEFINED_LENGTH:
         return None
     present = len(raw.value) if raw.value is not None else file.seek(0, SEEK_END) - raw.value_tell

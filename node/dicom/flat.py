@@ -1,4 +1,4 @@
-"""Encode data sets of text and small numbers, such as the answers of a query, at a tenth of pydicom's cost."""
+"""Encode data sets of text and small numbers, such as query answers, at a tenth of pydicom's cost."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from node.dicom.header import EXPLICIT_BIG_ENDIAN, IMPLICIT_LITTLE_ENDIAN
 _TEXT = frozenset(("AE", "AS", "CS", "DA", "IS", "LO", "PN", "SH", "TM", "UI"))
 _NUMBERS = frozenset(("US",))
 FLAT_VRS = _TEXT | _NUMBERS
-"""Value representations with a length of two bytes (PS3.5 7.1.2), as far as they are needed."""
+"""The required value representations; all have a two-byte length (PS3.5 7.1.2)."""
 
 _MAX_SHORT_LENGTH = 0xFFFE
 
 
 class NotFlat(Exception):
-    """The data set holds an element that needs another encoding."""
+    """The data set contains an element that needs a different encoding."""
 
 
 def encode_flat(ds: Dataset, transfer_syntax_uid: str) -> bytes:

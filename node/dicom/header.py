@@ -1,8 +1,8 @@
 """Read a few top-level elements from the bytes of a data set, without decoding the rest.
 
-A receiver needs some forty elements of each instance, four hundred times a second, from bytes that a hostile peer may
-have written. So this reader walks the encoding of PS3.5 7 only as far as the wanted tags go. It never recurses (nested
-sequences are counted, not entered), never allocates by a length that it read, and stops before the pixels.
+A receiver needs about forty elements of each instance, four hundred times a second, from bytes that a hostile peer may
+have written. This reader therefore walks the encoding of PS3.5 7 only up to the last wanted tag. It never recurses
+(nested sequences are counted, not entered), never allocates by a length that it read, and stops before the pixels.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DEFLATED_LITTLE_ENDIAN = "1.2.840.10008.1.2.1.99"
 UNDEFINED_LENGTH = 0xFFFFFFFF
 PIXELS_GROUP = 0x7FE0
 MAX_NESTING = 256
-"""Deepest sequence that is walked; real data sets stay below ten."""
+"""Maximum nesting of sequences; real data sets stay below ten."""
 
 _LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 _SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
@@ -27,7 +27,7 @@ _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
 
 class HeaderCut(Exception):
-    """The bytes end before the last wanted element: more of them are needed."""
+    """The bytes end before the last wanted element; more bytes are needed."""
 
 
 def read_header(
@@ -40,14 +40,15 @@ def read_header(
     data : bytes-like
         The data set from its first byte (no preamble, no File Meta Information), or its beginning.
     transfer_syntax_uid : str
-        Its encoding; unknown syntaxes are explicit VR little endian, as all compressed ones are (PS3.5 A.4).
+        Transfer syntax of the data set; unknown ones are read as Explicit VR Little Endian, like all compressed ones
+        (PS3.5 A.4).
     wanted : frozenset of int
-        Tags as ``0xggggeeee``; the reader stops behind the largest.
+        Tags as ``0xggggeeee``; the reader stops after the largest.
 
     Returns
     -------
     dict of int to bytes
-        Values with their padding; absent elements are left out.
+        Values with padding; absent elements are omitted.
 
     Raises
     ------
@@ -62,7 +63,7 @@ def read_header(
 
 
 def _inflated(data: bytes | bytearray | memoryview, limit: int = 16_000_000) -> bytes:
-    """Return the beginning of a deflated data set (PS3.5 A.5), at most `limit` bytes of it."""
+    """Return at most the first `limit` bytes of a deflated data set (PS3.5 A.5)."""
     try:
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(bytes(data), limit)
     except zlib.error as error:
@@ -70,7 +71,7 @@ def _inflated(data: bytes | bytearray | memoryview, limit: int = 16_000_000) -> 
 
 
 class _Walker:
-    """A position in the bytes, and the encoding of the elements there."""
+    """A position in the bytes, and the encoding at that position."""
 
     def __init__(self, data: bytes | bytearray | memoryview, transfer_syntax_uid: str) -> None:
         self.data, self.at, self.end = data, 0, len(data)
@@ -87,7 +88,7 @@ class _Walker:
         last = min(max(wanted), (PIXELS_GROUP << 16) - 1)
         elements: dict[int, bytes] = {}
         while at < end:
-            # Does the same as `element`, at a third of its cost, for the encoding of nearly all elements.
+            # Equivalent to `element`, at a third of its cost, for the encoding of nearly all elements.
             if not self.implicit and at + 8 <= end and (head := tag_and_vr(data, at))[2] in _SHORT_VRS:
                 tag, length, at = head[0] << 16 | head[1], head[3], at + 8
             else:
@@ -109,7 +110,7 @@ class _Walker:
         return elements
 
     def element(self) -> tuple[int, int]:
-        """Return tag and length of the element here, and move to its value (PS3.5 7.1.2, 7.1.3)."""
+        """Return tag and length of the current element, and move to its value (PS3.5 7.1.2, 7.1.3)."""
         if self.at + 8 > self.end:
             raise HeaderCut
         group, number, self.vr, length = self._tag_and_vr(self.data, self.at)
@@ -132,7 +133,7 @@ class _Walker:
         return tag, length
 
     def skip_undefined(self, tag: int) -> None:
-        """Move behind the value of undefined length here: a sequence, or a UN that holds one (PS3.5 6.2.2)."""
+        """Skip the current value of undefined length: a sequence, or a UN that contains one (PS3.5 6.2.2)."""
         outside = self.implicit
         self.implicit = outside or self.vr == b"UN"
         open_values = [(_SEQUENCE_END, outside)]  # closing delimiter, and whether the encoding outside is implicit

@@ -1,8 +1,8 @@
 """The DICOM JSON Model, PS3.18 Annex F: data sets as metadata, with URIs in place of long values.
 
-pydicom's `to_json_dict` is the oracle of the tests, and converts the unusual elements here. It is not used for all of
-them: it needs eight times as long (6.5 ms instead of 0.8 ms for a header), a number that JSON cannot hold makes it
-write invalid JSON or raise, and it does not tell its handler of bulk data in which sequence item a value is.
+pydicom's `to_json_dict` is the oracle of the tests, and converts the unusual elements. It is not used for all elements
+because it takes eight times as long (6.5 ms instead of 0.8 ms for a header), fails or writes invalid JSON for numbers
+that JSON cannot represent, and does not pass the sequence item of a value to its bulk data handler.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ INLINE_TEXT_BYTES = 65536
 """Longer texts are replaced by a URI."""
 
 SHORT_BYTES = 64
-"""Values up to this length usually repeat from instance to instance of a series."""
+"""Values up to this length usually repeat between the instances of a series."""
 
 PIXEL_TAGS = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 """Float, Double Float and Pixel Data: always replaced by a URI."""
@@ -49,14 +49,14 @@ def json_model(ds: Dataset, bulk_data_uri: Callable[[str], str | None]) -> Json:
     ds : Dataset
         As `node.dicom.reading` or pydicom reads it.
     bulk_data_uri : callable (path) -> str or None
-        Returns the URI of a long value. `path` is the tag of the value, behind the tags of the sequences and the
-        numbers (from 1) of the items that hold it, such as ``7FE00010`` or ``54000100.1.54001010``. None: the value is
-        left out.
+        Returns the URI of a long value. `path` is the tag of the value, after the tags of the enclosing sequences
+        and the numbers (from 1) of their items, such as ``7FE00010`` or ``54000100.1.54001010``. None: the value is
+        omitted.
 
     Returns
     -------
     dict
-        Values that are invalid for their VR are left out; NaN and infinities are strings (PS3.18 F.2.3, table F.2.3-1).
+        Values that are invalid for their VR are omitted; NaN and infinities are strings (PS3.18 F.2.3, table F.2.3-1).
     """
     return _data_set(ds, bulk_data_uri, "")
 
@@ -105,7 +105,7 @@ def _is_long(vr: str | None, value: Any) -> bool:
 
 
 def _from_bytes(vr: str, value: bytes, little: bool) -> Json | None:
-    """Return an element of a plain representation; None if pydicom must convert it."""
+    """Return an element with a simple VR, or None if pydicom must convert it."""
     if not value:
         return {"vr": vr} if len(vr) == 2 else None
     if vr in _STRINGS:
@@ -123,7 +123,7 @@ def _from_bytes(vr: str, value: bytes, little: bool) -> Json | None:
 
 @lru_cache(maxsize=32768)
 def _from_short_bytes(vr: str, value: bytes, little: bool) -> Json | None:
-    """Return the same for values that repeat between instances; the result is shared and must not be changed."""
+    """Like `_from_bytes`, with a cache for values that repeat; the result is shared and must not be changed."""
     try:
         return _from_bytes(vr, value, little)
     except CONVERSION_ERRORS:
@@ -155,7 +155,7 @@ def _with_values(vr: str, values: Sequence[Any]) -> Json:
 
 
 def finite(value: Any) -> Any:
-    """Return a number as JSON can hold it: NaN and infinities become words (PS3.18 F.2.3)."""
+    """Return a number that JSON can represent; NaN and infinities become strings (PS3.18 F.2.3)."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "inf" if value > 0 else "-inf"
     return value
@@ -176,7 +176,7 @@ def _converted(element: DataElement, bulk_data_uri: Callable[[str], str | None],
 
 @lru_cache(maxsize=8192)
 def _dictionary_vr(tag: int) -> str | None:
-    """Return the VR of a tag in PS3.6; None if it depends on other elements or is unknown: then pydicom decides."""
+    """Return the VR of a tag in PS3.6, or None (pydicom decides) if it depends on other elements or is unknown."""
     if tag >> 16 & 1:
         return "LO" if 0x10 <= tag & 0xFFFF <= 0xFF else None  # a private creator, PS3.5 7.8.1
     try:

@@ -28,9 +28,9 @@ class Like:
 
 @dataclass(frozen=True, slots=True)
 class Between:
-    """Range Matching (PS3.4 C.2.2.2.5) of a date or a time, both ends included; None is an open end.
+    """Range Matching (PS3.4 C.2.2.2.5) of a date or a time, both ends inclusive; None is an open end.
 
-    A single value is a range too (`is_single`): that of the moments that a time without seconds or minutes may mean.
+    A single value is a range too (`is_single`): a time without seconds or minutes covers all moments that it may mean.
     """
 
     first: dt.date | dt.time | None
@@ -40,7 +40,7 @@ class Between:
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Combined date and time (PS3.4 C.2.2.2.5.4) of the key and the key `time`, both ends included."""
+    """Combined date and time (PS3.4 C.2.2.2.5.4) of this key and the key `time`, both ends inclusive."""
 
     time: Key
     first: tuple[dt.date, dt.time] | None
@@ -54,7 +54,7 @@ class NameLike:
     Attributes
     ----------
     patterns : tuple of str
-        One: any component group must match. Three: each group must match its pattern, unless that is empty.
+        One pattern: any component group must match it. Three: each group must match its pattern unless that is empty.
     """
 
     patterns: tuple[str, ...]
@@ -74,9 +74,9 @@ _ANYTHING = re.compile(r"\**")
 
 
 def matches_of(key: Key, texts: list[str], *, fuzzy: bool) -> tuple[Match, ...]:
-    """Return the matches of the values of a key; one of them is enough.
+    """Return the matches of the values of a key, one of which must hold.
 
-    Empty for Universal Matching (PS3.4 C.2.2.2.3), which includes a lone ``*``: that also matches empty values.
+    Empty for Universal Matching (PS3.4 C.2.2.2.3), including a lone ``*``, which also matches empty values.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def matches_of(key: Key, texts: list[str], *, fuzzy: bool) -> tuple[Match, ...]:
     Raises
     ------
     InvalidQuery
-        A value breaks the rules of its value representation.
+        A value violates its value representation.
     """
     wanted = [text for text in texts if text]
     if any(_ANYTHING.fullmatch(text) for text in wanted):
@@ -198,16 +198,16 @@ def _dates(key: Key, text: str) -> Between:
     begin, end, is_single = _ends(key, text, _DATE, "a date YYYYMMDD")
     first, last = date_of(begin), date_of(end)
     if (begin and first is None) or (end and last is None):
-        raise _invalid(key, "there is no such day (PS3.5 6.2)")
+        raise _invalid(key, "the day does not exist (PS3.5 6.2)")
     return Between(first, last, is_single)
 
 
 def _times(key: Key, text: str) -> Between:
-    """Return the range of a time. Without seconds or minutes it runs from their first moment to their last."""
+    """Return the range of a time. Without seconds or minutes, it covers all of them."""
     begin, end, is_single = _ends(key, text, _TIME, "a time HHMMSS.FFFFFF")
     first, last = time_of(begin), time_of(end)
     if (begin and first is None) or (end and last is None):
-        raise _invalid(key, "there is no such time of day (PS3.5 6.2)")
+        raise _invalid(key, "the time of day does not exist (PS3.5 6.2)")
     return Between(first, _last_moment(last, end), is_single)
 
 

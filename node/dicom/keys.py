@@ -1,4 +1,4 @@
-"""The attributes that queries can name, and their levels (PS3.4 C.6)."""
+"""The supported query keys and their levels (PS3.4 C.6)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from node.errors import VoxelnodeError
 
 
 class InvalidQuery(VoxelnodeError):
-    """A key of the query cannot be understood: `tag` is the offending element, `rule` the rule that it breaks.
+    """A key of the query is invalid: `tag` is the offending element, `rule` the violated rule.
 
-    The value is in neither, because it may be a patient's.
+    Neither contains the value, which may be patient data.
     """
 
     def __init__(self, tag: int, rule: str) -> None:
@@ -24,7 +24,7 @@ class InvalidQuery(VoxelnodeError):
 
 
 class IdentifierMismatch(InvalidQuery):
-    """The identifier breaks a rule of the information model about its level or a unique key (PS3.4 C.4.1.2, C.6)."""
+    """The identifier violates a rule of the information model about its level or a unique key (PS3.4 C.4.1.2, C.6)."""
 
 
 class Level(IntEnum):
@@ -45,7 +45,7 @@ class QueryModel(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """An attribute that a query can name.
+    """A supported query key.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class Key:
 
 
 def _stored(level: Level, stored: tuple[attributes.Attribute, ...]) -> list[Key]:
-    # An image's own statement about the size of its series is a hint of the sender, not the number stored here.
+    # Counts of related instances in an image are hints of the sender, not the number stored here.
     return [
         Key(keyword_for_tag(attribute.tag), attribute.vr, level, attribute.column)
         for attribute in stored
@@ -92,14 +92,14 @@ KEYS: Mapping[str, Key] = {
         Key("AvailableTransferSyntaxUID", "UI", Level.IMAGE, "transfer_syntax_uid"),
     )
 }
-"""Every supported key. *Instance Availability* (0008,0056) is returned too, at each level but PATIENT."""
+"""Every supported key. *Instance Availability* (0008,0056) is also returned, at each level except PATIENT."""
 
 SUPPORTED: Mapping[Level, tuple[str, ...]] = {
     level: tuple(key.keyword for key in KEYS.values() if key.level == level)
     + (("InstanceAvailability",) if level != Level.PATIENT else ())
     for level in Level
 }
-"""Keywords of the supported keys of each level; a query may also name those of the levels above."""
+"""Keywords of the supported keys of each level; a query may also contain those of higher levels."""
 
 UNIQUE_KEYS: Mapping[Level, str] = {
     Level.PATIENT: "PatientID",

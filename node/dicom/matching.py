@@ -1,6 +1,6 @@
-"""Parse a query, for C-FIND and QIDO-RS alike: an identifier becomes conditions and returned keys (PS3.4 C.2.2).
+"""Parse a query of C-FIND or QIDO-RS: an identifier becomes conditions and returned keys (PS3.4 C.2.2).
 
-`read_query` decides what a key means; `node.index.queries.find` looks for matches in the index.
+`read_query` interprets the keys; `node.index.queries.find` searches the index.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from node.dicom.keys import KEYS, UNIQUE_KEYS, IdentifierMismatch, InvalidQuery,
 from node.dicom.values import CONVERSION_ERRORS, held, standard_tag
 
 MAX_KEY_LENGTH = 1024
-"""Most characters of one value of a key: a PN holds 324, and a pattern may be longer than the text that it matches."""
+"""Maximum characters in a value of a key. A PN has up to 324, and a pattern may be longer than the matching text."""
 
 _TIME_OF_DATE = {
     "StudyDate": "StudyTime",
@@ -35,7 +35,7 @@ _NO_KEYS = frozenset(
         "SpecificCharacterSet",  # the encoding of the identifier, which is already decoded
         "QueryRetrieveLevel",
         "QueryRetrieveView",
-        "RetrieveAETitle",  # the responder adds it
+        "RetrieveAETitle",  # added by the responder
         "TimezoneOffsetFromUTC",  # times are compared as they were sent: the index has no offsets
     }
 )
@@ -43,7 +43,7 @@ _NO_KEYS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A key and its matches, one of which must hold; several values of a key that is not a UID are alternatives."""
+    """A key and its matches, one of which must hold: several values of a key are alternatives."""
 
     key: Key
     matches: tuple[Match, ...]
@@ -67,13 +67,13 @@ class Query:
     level : Level
         Level of the answers.
     conditions : tuple of Condition
-        All of them must hold. Conditions of a lower level hold if one entity below matches all of them.
+        Conditions that must all hold. Those of a lower level hold if one entity below matches all of them.
     returned : tuple of str
-        Keywords of the returned attributes, always with the unique keys.
+        Keywords of the returned attributes, including the unique keys.
     unsupported : tuple of str
         Ignored keys, as keyword or tag: unsupported optional keys (PS3.4 C.2.2.1.3), or keys of a lower level.
     limit, offset : int
-        Limit and offset of the answers in their order; None: no limit.
+        Limit and offset in the ordered answers; None: no limit.
     """
 
     level: Level
@@ -108,11 +108,11 @@ def read_query(
     IdentifierMismatch
         The level is not in the model, or the query is hierarchical and lacks a unique key above its level.
     InvalidQuery
-        The value of a key breaks its value representation, or the rules of its matching.
+        The value of a key violates its value representation or the matching rules.
 
     Notes
     -----
-    PS3.4 C.2.2 and C.4.1.1.3.1. Hierarchical queries match keys of the levels above too, which the standard does not
+    PS3.4 C.2.2 and C.4.1.1.3.1. Hierarchical queries also match keys of higher levels, which the standard does not
     require.
     """
     level = _level_of(identifier, model)
@@ -143,7 +143,7 @@ def read_query(
 
 
 def _key(keyword: str, level: Level, options: Options) -> Key | None:
-    """Return the key that a keyword names in a query of a level; None if it is unsupported."""
+    """Return the key for a keyword in a query of a level, or None if it is unsupported."""
     if keyword == "InstanceAvailability" and level != Level.PATIENT:
         return Key(keyword, "CS", level, matched=False)
     key = KEYS.get(keyword)
@@ -160,7 +160,7 @@ def _level_of(identifier: Dataset, model: QueryModel) -> Level:
 
 
 def _require_unique_keys(conditions: list[Condition], level: Level, model: QueryModel) -> None:
-    """Raise unless a hierarchical query names one entity at each level above its own (PS3.4 C.4.1.2.1)."""
+    """Raise unless a hierarchical query specifies one entity at each level above its own (PS3.4 C.4.1.2.1)."""
     matches = {condition.key.keyword: condition.matches for condition in conditions}
     for above in Level:
         if not model.value <= above < level:

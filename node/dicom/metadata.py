@@ -1,4 +1,4 @@
-"""The metadata of a file in the DICOM JSON Model, and the long values that it leaves out (PS3.18 10.4.1.1.2)."""
+"""The metadata of a file in the DICOM JSON Model, and the long values omitted from it (PS3.18 10.4.1.1.2)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from node.dicom.reading import read_instance
 from node.dicom.values import CONVERSION_ERRORS, value, whole
 
 NATIVE = frozenset(("1.2.840.10008.1.2", "1.2.840.10008.1.2.1"))
-"""Transfer syntaxes whose pixel data have a stated length, which need not be read."""
+"""Transfer syntaxes whose pixel data have a defined length and can be skipped."""
 
 MAX_DEPTH = 16
 """Deepest nesting of sequences in a path to bulk data."""
 
 
 class NoSuchValue(Exception):
-    """The data set does not hold the requested bulk data."""
+    """The data set does not contain the requested bulk data."""
 
 
 def metadata(path: Path, transfer_syntax_uid: str, url: str, max_bytes: int | None = None) -> bytes:
@@ -35,7 +35,7 @@ def metadata(path: Path, transfer_syntax_uid: str, url: str, max_bytes: int | No
     path : Path
     transfer_syntax_uid : str
     url : str
-        URL of the instance; URIs of bulk data begin with it.
+        URL of the instance, the prefix of all bulk data URIs.
     max_bytes : int or None
         Largest number of bytes of the file that may be read.
 
@@ -54,18 +54,18 @@ def metadata(path: Path, transfer_syntax_uid: str, url: str, max_bytes: int | No
 
 def _header(path: Path, transfer_syntax_uid: str, max_bytes: int | None) -> Dataset:
     if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN and max_bytes is not None:
-        raise TooLong  # its length is unknown until it is inflated
+        raise TooLong  # the length is unknown until the data set is inflated
     if transfer_syntax_uid in NATIVE:
         return read_instance(path, max_bytes)
     header, element = header_and_pixels(path, max_bytes)
     if element is None:  # or deflated
         return read_instance(path, max_bytes)
-    header[element.tag] = DataElement(element.tag, element.vr, b"")  # the metadata only say that it is present
+    header[element.tag] = DataElement(element.tag, element.vr, b"")  # the metadata only show that it is present
     return header
 
 
 def long_value(path: Path, tag_path: str) -> bytes:
-    """Return a value that `metadata` leaves out.
+    """Return a value that `metadata` omits.
 
     Parameters
     ----------

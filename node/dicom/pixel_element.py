@@ -1,4 +1,4 @@
-"""Locate the pixel data of a file, and read single stored frames without the others."""
+"""Locate the pixel data of a file, and read single stored frames."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ UNDEFINED_LENGTH = 0xFFFFFFFF
 PIECE_BYTES = 1 << 20
 
 MAX_OFFSET_TABLE_BYTES = 4 << 20
-"""Largest Extended Offset Table that is kept in memory: that of half a million frames."""
+"""Largest Extended Offset Table kept in memory, that of half a million frames."""
 
 _VRS = {0x7FE00008: "OF", 0x7FE00009: "OD", 0x7FE00010: "OW"}
 _HALF_SAMPLED = ("YBR_FULL_422", "YBR_PARTIAL_422")
 
 
 class FrameNotFound(Exception):
-    """The pixel data do not hold the frame, or its place in them is unknown."""
+    """The pixel data do not contain the frame, or its location is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class PixelElement:
-    """Location of the pixel data of one file; nothing of its header is kept.
+    """Location of the pixel data of a file, without its header.
 
     Attributes
     ----------
@@ -50,9 +50,9 @@ class PixelElement:
     frames : int
         Number of Frames (0028,0008); 1 if it is absent.
     frame_bits : int
-        Bits of one native frame; 0 if the header does not state it.
+        Bits of one native frame; 0 if unknown.
     word_bytes : int
-        Number of bytes that swap together when big endian is converted to little endian.
+        Number of bytes that are swapped together when big endian is converted to little endian.
     extended_offsets : (bytes, bytes) or None
         Extended Offset Table and its lengths, PS3.3 C.7.6.3.1.8.
     """
@@ -76,7 +76,7 @@ class PixelElement:
     def native_frame(self, number: int) -> Iterator[bytes]:
         """Return one frame (from 1) of native pixel data, in little endian (PS3.5 8.1.1), in pieces.
 
-        Frames of single bits need not begin at whole bytes in the file; the returned frame does.
+        Frames of single bits may start within a byte in the file; the returned frame starts at a whole byte.
 
         Raises
         ------
@@ -89,12 +89,12 @@ class PixelElement:
         return self._pieces((number - 1) * bits)
 
     def _pieces(self, first: int) -> Iterator[bytes]:
-        """Yield a frame that begins at bit `first` of the value."""
+        """Yield a frame that starts at bit `first` of the value."""
         at, shift = first // 8, first % 8
         for start in range(0, self.frame_bytes, PIECE_BYTES):
             stop = min(start + PIECE_BYTES, self.frame_bytes)
             data = self._bytes(at + start, at + stop + (shift > 0))
-            if shift:  # the last frame needs one byte more, which is behind the value: use a zero
+            if shift:  # the last frame needs one more byte, beyond the value: use a zero
                 read = np.frombuffer(data.ljust(stop - start + 1, b"\0"), np.uint8)
                 data = (read[:-1] >> shift | read[1:] << (8 - shift)).tobytes()
             if stop == self.frame_bytes and self.frame_bits % 8:
@@ -127,7 +127,7 @@ class PixelElement:
             try:
                 return get_frame(file, number - 1, extended_offsets=self.extended_offsets, number_of_frames=self.frames)
             except Exception as error:  # ValueError, struct.error, ...: broken items make pydicom raise anything
-                raise FrameNotFound(f"frame {number} of {self.frames} cannot be separated from the others") from error
+                raise FrameNotFound(f"frame {number} of {self.frames} cannot be located") from error
 
 
 def single_frame(header: Dataset, element: PixelElement, number: int) -> Dataset:
@@ -217,7 +217,7 @@ def _frame_bits(header: Dataset, vr: str) -> int:
 
 
 def _word_bytes(header: Dataset, vr: str) -> int:
-    """Return the size of the words that big endian swaps: words of OW hold single bytes too (PS3.5 7.3)."""
+    """Return the size of the words that big endian swaps; OW words may also contain single bytes (PS3.5 7.3)."""
     if vr == "OB":
         return 1
     return {"OF": 4, "OD": 8}.get(vr) or max((whole(header, "BitsAllocated") or 0) // 8, 2)

@@ -39,7 +39,7 @@ def private_bytes(ds: Dataset, tag: PrivateTag) -> bytes | None:
 
 
 def private_numbers(ds: Dataset, tag: PrivateTag, count: int | None = None) -> tuple[float, ...] | None:
-    """Return the finite numbers of a private element; None unless there are `count` of them, if that is given."""
+    """Return the finite numbers of a private element; None unless there are `count` of them (if given)."""
     element = _element(ds, tag)
     if element is None:
         return None

@@ -1,8 +1,8 @@
 """Read an instance from a file: the result of pydicom's `dcmread`, at a fifth of its cost for a small instance.
 
-A time series has 20,000 files of some forty elements each, and pydicom's reader spends 3 us on each element. The
-elements here are pydicom's own raw ones, which it converts on access. Anything unusual is left to pydicom, which
-tolerates much.
+A time series has 20,000 files of about forty elements each, and pydicom's reader spends 3 us on each element. This
+reader creates pydicom's raw elements, which pydicom converts on access. Unusual encodings are left to pydicom, which is
+more tolerant.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from node.dicom.bounded import BoundedFile, TooLong
 from node.dicom.values import STANDARD_TAGS, held, standard_tag, text
 
 HEAD_BYTES = 1 << 16
-"""Bytes of a file that are read first: usually all but the pixels of a slice, and all of a small file."""
+"""Bytes of a file to read first: usually the header of a slice, or all of a small file."""
 
 LONG_PIXELS = 1 << 16
-"""Native pixel data of at least this length stay in their file until they are accessed."""
+"""Native pixel data of at least this length are read only on access."""
 
 _META = 132
-"""Offset of File Meta Information, behind preamble and prefix (PS3.10 7.1)."""
+"""Offset of File Meta Information, after preamble and prefix (PS3.10 7.1)."""
 
 _GROUP_LENGTH = b"DICM\x02\x00\x00\x00UL\x04\x00"
 _MAX_META_BYTES = 1 << 15
@@ -63,12 +63,12 @@ class _Unusual(Exception):
 
 
 class _Cut(Exception):
-    """The data set continues behind the bytes that were read."""
+    """The data set continues after the bytes that were read."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileBytes:
-    """A long value that stays in its file; slices of it are read from there, as from `bytes`."""
+    """A long value that stays in its file; it is sliced like `bytes`, which reads the slice from the file."""
 
     path: str
     offset: int
@@ -88,17 +88,17 @@ class FileBytes:
 
 
 class _PartlyInFile(FileDataset):
-    """A data set whose pixels stay in its file; pydicom reads them on access."""
+    """A data set whose pixels stay in the file; pydicom reads them on access."""
 
     def __init__(self, path: Path, elements: _Elements) -> None:
-        Dataset.__init__(self, elements)  # the one of FileDataset opens the file again: a quarter of all time
+        Dataset.__init__(self, elements)  # FileDataset.__init__ would open the file again, a quarter of all time
         self.__dict__.update(filename=str(path), buffer=None, timestamp=None, fileobj_type=open)
 
 
 def stored_bytes(ds: Dataset, keyword: str) -> tuple[bytes | FileBytes | None, bool]:
-    """Return the bytes of an element, which may have stayed in their file, and whether its length is undefined.
+    """Return the bytes of an element (perhaps still in their file), and whether its length is undefined.
 
-    None if it is absent or not bytes. pydicom is not asked to convert it, because bytes stay bytes.
+    None if it is absent or not bytes. Bytes need no conversion, so pydicom's is bypassed.
     """
     element = held(ds, standard_tag(keyword))
     is_deferred = isinstance(element, RawDataElement) and element.value is None
@@ -144,7 +144,7 @@ def read_instance(path: Path, max_bytes: int | None = None) -> Dataset:
 
 
 def _read(path: Path, data: bytes, whole: bool) -> Dataset:
-    """Return the data set in the bytes of a file; `whole`: they are the whole file."""
+    """Return the data set from the bytes of a file; `whole`: the bytes are the whole file."""
     length = struct.unpack_from("<I", data, 140)[0] if data[128:140] == _GROUP_LENGTH and len(data) > 144 else 0
     start = _META + 12 + length
     if not 0 < length <= _MAX_META_BYTES or data[start : start + 2] in (b"\x02\x00", b""):

@@ -1,4 +1,4 @@
-"""Parse the identifier of a C-MOVE or C-GET: which instances it selects (PS3.4 C.4.2.1.4, C.4.3.1.3)."""
+"""Parse the identifier of a C-MOVE or C-GET into a selection of instances (PS3.4 C.4.2.1.4, C.4.3.1.3)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LEVEL = 0x00080052
 class Selection:
     """Instances, by the unique keys of their levels; an empty key selects all.
 
-    `patient_id` is the patient's present ID, or one from before a merge with another patient.
+    `patient_id` is the current ID of the patient, or that of a patient merged into this one.
     """
 
     level: Level
@@ -40,8 +40,8 @@ def read_selection(identifier: Dataset, model: QueryModel) -> Selection:
 
     Notes
     -----
-    PS3.4 C.4.2.2.1: the unique key of the level may be a list of UIDs. Unique keys of the levels above may be left
-    out, as in a relational retrieve (PS3.4 C.4.2.2.2): a UID alone is unambiguous.
+    PS3.4 C.4.2.2.1: the unique key of the level may be a list of UIDs. Unique keys of higher levels may be
+    omitted, as in a relational retrieve (PS3.4 C.4.2.2.2): a UID alone is unambiguous.
     """
     named = texts(identifier, "QueryRetrieveLevel")
     level = LEVELS.get(named[0]) if len(named) == 1 else None

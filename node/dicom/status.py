@@ -1,4 +1,4 @@
-"""The DIMSE statuses that the node answers, each with its section."""
+"""The DIMSE statuses that the node returns, each with its section of the standard."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NOT_AUTHORIZED = 0x0124
 """The peer is not allowed to do this (PS3.7 C.5.16)."""
 
 OUT_OF_RESOURCES = 0xA700
-"""Sending again later may help (PS3.4 B.2.3). Also for faults of the node itself, since the instance is valid."""
+"""Sending again later may help (PS3.4 B.2.3). Also used for internal errors, since the instance is valid."""
 
 CLASS_MISMATCH = 0xA900
 """Request, presentation context and data set name different objects (PS3.4 B.2.3)."""
@@ -46,7 +46,7 @@ SUB_OPERATIONS_WARNING = 0xB000
 """A retrieve has ended; some of its instances failed or were sent with a warning (PS3.4 C.4.2.1.5)."""
 
 IDENTIFIER_MISMATCH = 0xA900
-"""The identifier breaks the rules of the information model (PS3.4 C.4.1.1.4)."""
+"""The identifier violates the information model (PS3.4 C.4.1.1.4)."""
 
 UNABLE_TO_PROCESS = 0xC000
 """The value of a key is invalid (PS3.4 C.4.1.1.4)."""
@@ -67,7 +67,7 @@ NO_SUCH_ACTION = 0x0123
 """The service has no such action (PS3.7 C.5.4)."""
 
 ERROR_COMMENT_LENGTH = 64
-"""Most characters of an *Error Comment* (0000,0902): its VR is LO (PS3.5 6.2)."""
+"""Maximum length of an *Error Comment* (0000,0902), an LO (PS3.5 6.2)."""
 
 
 class SopClassNotSupported(ArrivalRefused):
@@ -89,7 +89,7 @@ _STATUS_OF: tuple[tuple[type[ArrivalRefused], int], ...] = (
 
 _REMEDIES = {
     OUT_OF_RESOURCES: "check the disk, `voxelnode status` and the log of this node, then send again",
-    CLASS_MISMATCH: "the sender announces a different object than it sends: report it to the vendor of the sender",
+    CLASS_MISMATCH: "the sender announces one object and sends another: report it to the vendor of the sender",
     CANNOT_UNDERSTAND: "the data set is damaged or lacks an identifying UID: export it again at the sender",
     NOT_AUTHORIZED: 'add "store" to `may` of the sender in [peers], and have it propose the role of an SCU',
     SOP_CLASS_NOT_SUPPORTED: "configure the sender to propose the storage SOP class of the object",
@@ -97,7 +97,7 @@ _REMEDIES = {
 
 
 def remedy_of(status: int) -> str:
-    """Return what an administrator can do about an instance that was answered with `status`."""
+    """Return the remedy for an administrator if an instance was answered with `status`."""
     return _REMEDIES.get(status, "see the log of this node; please report it")
 
 
@@ -120,8 +120,8 @@ def answer_to(refusal: ArrivalRefused) -> Answer:
 
 
 def error_comment(text: str) -> str:
-    """Return `text` as an *Error Comment* (0000,0902) can hold it.
+    """Return `text` in a form that *Error Comment* (0000,0902) allows.
 
-    An LO has no control characters and no backslash, and a command set has no character set.
+    An LO allows no control characters and no backslash, and a command set has no character set.
     """
     return "".join(c if " " <= c <= "~" and c != "\\" else "?" for c in text)[:ERROR_COMMENT_LENGTH]

@@ -1,4 +1,4 @@
-"""The SOP classes and transfer syntaxes that the node accepts: all that it can keep as sent and still read."""
+"""The SOP classes and transfer syntaxes that the node accepts: all that can be stored unchanged and still be read."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pydicom._uid_dict import UID_dictionary
 
 REGISTERED_UIDS: Mapping[str, tuple[str, str, str, str, str]] = UID_dictionary
-"""PS3.6 Annex A by UID: name, type, info, retired mark and keyword. pydicom has public access to single entries
-only."""
+"""PS3.6 Annex A by UID: name, type, info, retired mark and keyword. pydicom offers public access only to
+single entries."""
 
 VERIFICATION = "1.2.840.10008.1.1"
 """Verification SOP Class, PS3.4 A.4: the abstract syntax of C-ECHO."""
@@ -30,7 +30,7 @@ SERVICES: Mapping[str, str] = {
     STUDY_ROOT_GET: "Study Root Query/Retrieve Information Model - GET",
     STORAGE_COMMITMENT: "Storage Commitment Push Model",
 }
-"""SOP classes beyond Verification and storage that the node serves, by UID with their names (PS3.6 Annex A)."""
+"""Names of the SOP classes that the node serves beyond Verification and storage, by UID (PS3.6 Annex A)."""
 
 STORAGE_COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
 """The well-known instance of storage commitment, PS3.4 J.3.5."""
@@ -55,7 +55,7 @@ _STORED_BY_OTHER_MEANS = frozenset(
     }
 )
 
-# Deflated data sets can grow a thousandfold when they are read; the others have no data set that DIMSE could send.
+# Deflated data sets can expand a thousandfold when read; the others have no data set that DIMSE could transfer.
 _REFUSED_TRANSFER_SYNTAXES = frozenset(
     {
         "1.2.840.10008.1.2.1.99",  # Deflated Explicit VR Little Endian
@@ -75,7 +75,7 @@ def is_storage_class(sop_class_uid: str) -> bool:
     """Return whether the node accepts instances of this SOP class by C-STORE.
 
     True for every storage class of the standard, including retired ones, and for every UID that the dictionary does not
-    contain: a private class, or one younger than the dictionary. False for the standard's other services
+    contain: a private class, or one newer than the dictionary. False for the standard's other services
     (Query/Retrieve, worklists, print, ...).
 
     Notes
@@ -91,10 +91,10 @@ def is_storage_class(sop_class_uid: str) -> bool:
 def is_accepted_transfer_syntax(transfer_syntax_uid: str) -> bool:
     """Return whether the node accepts data sets of this transfer syntax.
 
-    True for all of the standard except the deflated ones and those that DIMSE does not carry. A standard one younger
-    than the dictionary is accepted too: all encapsulated syntaxes share one data set encoding (PS3.5 A.4). An unknown
-    private one is refused: it may encode every element in its own way (PS3.5 10), so that nothing could be indexed, and
-    a refusal at negotiation lets the sender offer another.
+    True for all transfer syntaxes of the standard except deflated ones and those that DIMSE does not carry. Standard
+    ones newer than the dictionary are accepted too: all encapsulated syntaxes share one data set encoding (PS3.5 A.4).
+    An unknown private one is refused: it may encode elements in its own way (PS3.5 10), so that nothing could be
+    indexed, and a refusal during negotiation lets the sender offer another.
     """
     if transfer_syntax_uid in _REFUSED_TRANSFER_SYNTAXES:
         return False
@@ -107,8 +107,8 @@ def is_accepted_transfer_syntax(transfer_syntax_uid: str) -> bool:
 def choose_transfer_syntax(sop_class_uid: str, offered: Iterable[str]) -> str | None:
     """Return the first acceptable transfer syntax of a presentation context, or None.
 
-    The order is the sender's. The bytes are kept as they come, so its preference costs nothing, and it is usually the
-    encoding in which the sender already has the instance. C-ECHO carries no data set: any syntax will do. Other
+    The sender's order is respected: bytes are stored as received, so its preference costs nothing and is usually the
+    encoding in which the sender already has the instance. C-ECHO carries no data set, so any syntax is accepted. Other
     services use one of the three uncompressed syntaxes.
     """
     if sop_class_uid == VERIFICATION:

@@ -1,6 +1,6 @@
 """Read values from a data set of unknown origin: an unreadable value is absent, never an exception.
 
-pydicom converts an element when it is first accessed, and a broken value makes it raise anything.
+pydicom converts an element on first access, and may raise any exception for a broken value.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ CONVERSION_ERRORS = (
 """Exceptions that pydicom raises when it converts a value that contradicts its header."""
 
 STANDARD_TAGS: dict[int, BaseTag] = {}
-"""Tags that were requested by keyword, one object for each.
+"""Tags requested by keyword, one object for each.
 
-An element that is put into a data set under one of these objects is found at a tenth of the cost: pydicom compares two
-different objects of one tag in Python."""
+An element stored in a data set under one of these objects is found at a tenth of the cost, because pydicom compares
+different objects of the same tag in Python."""
 
 _NUMBER_VRS: dict[str, Callable[[bytes], float]] = {"DS": float, "IS": int}
 _TEXT_VRS = frozenset(("CS", "DA", "DT", "LO", "SH", "TM", "UI"))
@@ -45,7 +45,7 @@ _TEXT_VRS = frozenset(("CS", "DA", "DT", "LO", "SH", "TM", "UI"))
 def value(ds: Dataset, keyword: str) -> Any:
     """Return the value of an element as pydicom converts it; None if it is absent, empty or unreadable."""
     tag = standard_tag(keyword)
-    if held(ds, tag) is None:  # pydicom takes ten times as long to find that an element is absent
+    if held(ds, tag) is None:  # pydicom takes ten times as long to detect that an element is absent
         return None
     try:
         converted = ds[tag].value
@@ -55,7 +55,7 @@ def value(ds: Dataset, keyword: str) -> Any:
 
 
 def held(ds: Dataset, tag: BaseTag) -> Any:
-    """Return the element that a data set holds, as pydicom has it: converted, raw, or deferred to its file; else None.
+    """Return an element of a data set in its current form (converted, raw or deferred to its file), or None.
 
     `Dataset.get_item` does the same at five times the cost, and a time series needs it two million times.
     """
@@ -63,7 +63,7 @@ def held(ds: Dataset, tag: BaseTag) -> Any:
 
 
 def held_elements(ds: Dataset) -> Mapping[BaseTag, DataElement | RawDataElement]:
-    """Return the elements that a data set holds by tag, without converting them."""
+    """Return the elements of a data set by tag, without converting them."""
     return ds._dict  # private, but iterating over a Dataset converts; tests/unit/dicom/test_pydicom_contract.py
 
 
@@ -77,7 +77,7 @@ def standard_tag(keyword: str) -> BaseTag:
 
 
 def numbers(ds: Dataset, keyword: str, count: int | None = None) -> tuple[float, ...] | None:
-    """Return the finite numbers of an element; None unless there are `count` of them, if that is given."""
+    """Return the finite numbers of an element; None unless there are `count` of them (if given)."""
     plain = _plain_numbers(ds, keyword)
     return as_numbers(value(ds, keyword) if plain is None else plain, count)
 
@@ -95,7 +95,7 @@ def _plain_numbers(ds: Dataset, keyword: str) -> tuple[float, ...] | None:
 
 
 def as_numbers(value: Any, count: int | None = None) -> tuple[float, ...] | None:
-    """Return a value as finite numbers; None unless there are `count` of them, if that is given."""
+    """Return a value as finite numbers; None unless there are `count` of them (if given)."""
     if value is None or isinstance(value, bytes):
         return None
     parts = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
