@@ -1,4 +1,4 @@
-"""Alembic's entry point; `node.index.engine` gives the connection."""
+"""Alembic's entry point; `node.index.engine` provides the connection."""
 
 from alembic import context
 

@@ -1,6 +1,7 @@
-"""The four levels, the ledger of conversions, what happens to a series, and the views.
+"""The four levels, the ledger of conversions, the events of series, and the views.
 
-The views are an interface (docs/index.md). Paths in them are absolute: `about.root` is where relative ones count from.
+The views are a public interface (docs/index.md). Their paths are absolute; paths in tables are relative to
+`about.root`.
 """
 
 import sqlalchemy as sa

@@ -1,7 +1,7 @@
-"""What queries look for: folded names of persons, and the instances whose file is missing.
+"""Columns for queries: folded names of persons, and a flag for instances whose file is missing.
 
-The names are those of the program that upgrades; should it ever fold them in another way, a migration of that day has
-to fold them again.
+Names are folded by the version that runs the migration. If folding ever changes, a later migration must fold the names
+again.
 """
 
 import sqlalchemy as sa

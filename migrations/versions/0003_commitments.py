@@ -1,4 +1,4 @@
-"""Storage commitment: what was asked for, and whether its result has been reported."""
+"""Storage commitment: the requests, and whether their results were reported."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Who may ask over HTTP: accounts, their tokens for scripts, and their sessions in browsers."""
+"""Accounts for HTTP, their tokens for scripts, and their browser sessions."""
 
 import sqlalchemy as sa
 from alembic import op

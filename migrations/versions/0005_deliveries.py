@@ -1,4 +1,4 @@
-"""Who is told what happened: how far each hook is, and what waits or failed."""
+"""Hooks: the progress of each, and the messages that wait or failed."""
 
 import sqlalchemy as sa
 from alembic import op

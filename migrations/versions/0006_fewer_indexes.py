@@ -1,4 +1,4 @@
-"""Without two indexes of images: no question needs them, and every instance paid for them."""
+"""Drop two indexes of images: no query used them, and every insertion paid for them."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""The way by which an instance came is its `source`; it was called `door`."""
+"""Rename the origin of an instance from `door` to `source`."""
 
 from alembic import op
 
