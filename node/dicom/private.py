@@ -103,8 +103,8 @@ def _text(value: bytes) -> str:
 def _element(ds: Dataset, tag: PrivateTag) -> DataElement | RawDataElement | None:
     """Return the element from any block that the creator has reserved (PS3.5 7.8.1).
 
-    If no element of the group names a creator, the creators were stripped: then the block is the first, 10, where
-    modalities put it. The caller checks whether the value is credible.
+    If no element of the group names a creator, the creators were stripped; the block is then assumed to be the first
+    one, 10, which modalities use. The caller checks whether the value is plausible.
     """
     keys = ds.keys()
     reserved = False

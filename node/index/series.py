@@ -256,9 +256,9 @@ class SeriesRepository(IndexRepository):
 
     @on_writer
     def correct_future_times(self, connection: Connection, now: dt.datetime) -> None:
-        """Shift times that lie in the future because the clock was set back: these series wait from `now` on.
+        """Shift times that lie in the future because the clock was set back, so that their waits restart at `now`.
 
-        Runs at startup, since no process has observed the step.
+        Runs at startup, for steps that happened while no node was running.
         """
         ahead = select(SeriesRow).where(SeriesRow.state.in_(OPEN_STATES), SeriesRow.last_received_at > now)
         for row in connection.execute(ahead).all():

@@ -84,7 +84,7 @@ def fill(planes: Sequence[Sequence[Frame]]) -> tuple[Array, float, float]:
 
 
 class _DoesNotFit(Exception):
-    """A frame does not fit the type of the voxels; `dtype` holds both."""
+    """A frame does not fit the type of the voxels; `dtype` can represent both."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         super().__init__()

@@ -173,7 +173,7 @@ def _check_corrections(ds: Dataset) -> None:
 
 
 def _of_counts(ds: Dataset) -> SuvFactors:
-    """Return the factor of Philips' counts: Philips states it, or the activity of a count."""
+    """Return the factor of Philips' counts, stated directly or as the activity per count."""
     suv = private_numbers(ds, _PHILIPS_SUV_SCALE, 1)
     if suv and suv[0] > 0:
         return SuvFactors(suv[0])

@@ -42,7 +42,7 @@ PROJECTION_MODALITIES = frozenset({"CR", "DX", "MG", "IO", "PX", "RG", "RTIMAGE"
 """Modalities whose instances are separate pictures, even if they all have one size."""
 
 RESCALED_MODALITIES = frozenset({"CT", "PT"})
-"""Modalities whose images must carry their rescaling (PS3.3 C.8.2.1, C.8.9.4): if it is absent, it is not 1 and 0."""
+"""Modalities whose images must carry their rescaling (PS3.3 C.8.2.1, C.8.9.4): absent values do not mean 1 and 0."""
 
 SECTIONAL_MODALITIES = frozenset({"CT", "MR", "PT"})
 """Modalities whose instances are slices of a body, even if they carry no position."""

@@ -121,7 +121,7 @@ def pause_s(ds: Dataset) -> float:
 def acquisition_fields(ds: Dataset) -> dict[str, Any]:
     """Return acceleration, pause and arterial spin labelling by BIDS' names.
 
-    With pseudo-continuous labelling, Inversion Time (0018,0082) is the delay after it (BIDS: PostLabelingDelay).
+    With pseudo-continuous labelling, Inversion Time (0018,0082) is the delay after labelling (BIDS: PostLabelingDelay).
     """
     fields: dict[str, Any] = {}
     parts = private_numbers(ds, _ACQUIRED_PARTS) or ()

@@ -67,7 +67,7 @@ def tiling(ds: Dataset) -> Tiling | None:
 
 
 def _since_first(times_s: Sequence[float | None]) -> tuple[float, ...] | None:
-    """Return times in seconds after the earliest, to a tenth of a millisecond; None if one is unknown."""
+    """Return times in seconds after the earliest, rounded to 0.1 ms; None if one is unknown."""
     known = [time for time in times_s if time is not None]
     return tuple(round(time - min(known), 4) for time in known) if len(known) == len(times_s) else None
 

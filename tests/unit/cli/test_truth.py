@@ -28,7 +28,7 @@ def test_axes_in_another_order_and_direction_do_not_differ_when_the_affine_says_
 def test_one_other_voxel_differs(truth: Truth) -> None:
     other = truth.voxels.copy()
     other[1, 2, 3] += 1
-    assert difference(truth, other, AFFINE) == "1 voxels have other values"
+    assert difference(truth, other, AFFINE) == "1 voxels have wrong values"
 
 
 def test_a_mirrored_volume_differs(truth: Truth) -> None:
@@ -39,8 +39,8 @@ def test_a_mirrored_volume_differs(truth: Truth) -> None:
     ("change", "told"),
     [
         (np.diag([1, 1, 1.6, 1]), "spacing"),
-        (np.diag([1, 1, 1.001, 1]), "mm off"),
-        (np.array([[1, 0, 0, 0.01], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), "mm off"),
+        (np.diag([1, 1, 1.001, 1]), "is off by"),
+        (np.array([[1, 0, 0, 0.01], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), "is off by"),
         (np.array([[1, 0, 0, 0], [0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), "axes"),
     ],
 )
