@@ -1,4 +1,4 @@
-"""Every table and value of the statement, made from the tables that control the node."""
+"""Every table and value of the statement, generated from the data that control the node."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Frame:
         From 1, as in DICOM; for a tile of a mosaic, the number of the frame that holds it.
     read : callable () -> (rows, columns) or (rows, columns, 3) array
         Decodes and returns the stored values: masked to Bits Stored, sign-extended, colour as RGB, palettes expanded,
-        Modality LUT applied (`slope` 1 and `intercept` 0 then); never rescaled, never inverted.
+        Modality LUT applied (`slope` is then 1 and `intercept` 0); never rescaled, never inverted.
     dtype : numpy.dtype
         Type of the values that `read` returns.
     position : (3,) float, mm, LPS

@@ -53,7 +53,7 @@ def component(ds: Dataset) -> str | None:
 def raw_data_run(ds: Dataset) -> tuple[int, int] | None:
     """Return the number of echoes (0019,xxA9) and the run of raw data (0019,xxA2), if there are several echoes.
 
-    (0019,xxA9) is a variable of the sequence, in which multi-echo sequences count echoes.
+    (0019,xxA9) is a sequence variable in which multi-echo sequences store the number of echoes.
     """
     echoes, run = private_numbers(ds, _ECHOES, 1), private_numbers(ds, _RAW_DATA_RUN, 1)
     return (int(echoes[0]), int(run[0])) if echoes and run and echoes[0] > 1 else None
