@@ -130,7 +130,7 @@ def gradient_before_standard(ds: Dataset) -> Gradient | None:
 
 
 def gradient(ds: Dataset) -> Gradient | None:
-    """Return the diffusion weighting of the manufacturer's private elements; of any vendor's if none is named."""
+    """Return the diffusion weighting from private elements: the manufacturer's, or any vendor's if none is named."""
     name = text(ds, "Manufacturer").upper()
     known = [read for vendor, read in _GRADIENTS.items() if name.startswith(vendor)]
     for read in known or ([] if name else dict.fromkeys(_GRADIENTS.values())):

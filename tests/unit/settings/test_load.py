@@ -130,7 +130,7 @@ def test_a_list_in_the_environment_that_is_no_json_is_told_with_the_remedy(monke
 @pytest.mark.parametrize("text", ["[dicom\nport = 1", "\x00", "[dicom]\nport = 1\nport = 2\n"])
 def test_a_file_that_is_no_toml_is_told_by_name(text: str) -> None:
     (line,) = problems(written(text))
-    assert line.startswith("voxelnode.toml: is not TOML: ")
+    assert line.startswith("voxelnode.toml: not valid TOML: ")
 
 
 def test_a_file_that_is_not_there_is_told_by_name() -> None:
