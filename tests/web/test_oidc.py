@@ -181,7 +181,7 @@ def test_somebody_without_a_role_is_refused_with_a_page_that_says_so(start: Star
     client = browser_of(site)
     answer = sign_in(client)
     assert answer.status_code == 403
-    assert "The identity provider knows you as 5f3c, but gives you no role here." in answer.text
+    assert "The identity provider knows you as 5f3c, but grants you no role here." in answer.text
     assert client.get(API).status_code == 401
     assert audited(site) == [("oidc:5f3c", 4, "no role by OpenID Connect")]
 
@@ -251,7 +251,7 @@ def test_a_callback_that_is_played_again_opens_nothing(start: StartSite, provide
     redeemed = provider.asked.count("/token")
     again = site.client(headers={"Accept": "text/html", "Cookie": f"voxelnode-sign-in={cookie}"}).get(back)
     assert again.status_code == 401
-    assert "This sign-in has ended already" in again.text
+    assert "This sign-in was already used" in again.text
     assert provider.asked.count("/token") == redeemed
 
 
@@ -328,7 +328,7 @@ def test_a_provider_that_is_down_is_told_and_own_accounts_go_on(
     provider.close()
     answer = browser_of(site).get("/login/oidc")
     assert answer.status_code == 503
-    assert "The identity provider does not answer as it should. Try again in a while" in answer.text
+    assert "The identity provider gave an unexpected answer" in answer.text
     assert site.client(auth=("reader", PASSWORD)).get(API).status_code == 200
 
 
