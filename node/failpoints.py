@@ -15,18 +15,20 @@ VARIABLE = "VOXELNODE_FAILPOINT"
 RECEIVING = (
     "part-opened",
     "part-written",
-    "file-synced",
+    "part-synced",
     "folder-made",
-    "file-renamed",
-    "folder-synced",
+    "record-begun",
+    "record-synced",
+    "file-written",
     "rows-written",
     "rows-committed",
-    "arrival-settled",
+    "batch-settled",
+    "journal-freed",
 )
-"""Steps of receiving, in order; the peer is answered after the last one."""
+"""Steps of receiving, in order; the peer is answered after ``record-synced``."""
 
 CONVERTING = ("series-claimed", "volumes-written", "volumes-published", "outcome-recorded")
-RECOVERING = ("parts-swept", "file-adopted", "files-compared", "claims-released")
+RECOVERING = ("journal-replayed", "parts-swept", "file-adopted", "files-compared", "claims-released")
 DELETING = ("deletion-ordered", "deletion-unlinked")
 DELIVERING = ("message-composed", "message-delivered")
 POINTS = RECEIVING + CONVERTING + RECOVERING + DELETING + DELIVERING

@@ -53,10 +53,12 @@ class Metrics:
         )
         self.keep_seconds = histogram(
             "voxelnode_keep_seconds",
-            "From the last byte of a data set until it is stored (durable and indexed)",
+            "From the last byte of a data set until it is durable and may be acknowledged",
             buckets=_SECONDS,
         )
-        self.sync_seconds = histogram("voxelnode_sync_seconds", "One sync of a received file", buckets=_SECONDS)
+        self.sync_seconds = histogram(
+            "voxelnode_sync_seconds", "One append to the journal, with its sync", buckets=_SECONDS
+        )
         self.commit_seconds = histogram("voxelnode_commit_seconds", "One commit of the index", buckets=_SECONDS)
         self.commit_instances = histogram("voxelnode_commit_instances", "Instances in one commit", buckets=_BATCH)
         self.intake_open = gauge("voxelnode_intake_open", "1 while the disk has free space and has not failed")
@@ -73,7 +75,13 @@ class Metrics:
             "Results of storage commitment, by outcome: reported, postponed, given-up",
             ["outcome"],
         )
-        self.queued_instances = gauge("voxelnode_queued_instances", "Instances that wait for the index writer")
+        self.queued_instances = gauge(
+            "voxelnode_queued_instances", "Instances that were acknowledged and are not in the index yet"
+        )
+        self.journal_lag_seconds = gauge(
+            "voxelnode_journal_lag_seconds", "For how long acknowledged instances have not been in the index"
+        )
+        self.journal_bytes = gauge("voxelnode_journal_bytes", "Size of the journal on the disk")
         self.http_requests = counter("voxelnode_http_requests", "HTTP requests answered", ["method", "status"])
         self.http_seconds = histogram(
             "voxelnode_http_seconds", "One HTTP request, until its last byte", buckets=_SECONDS

@@ -2,18 +2,56 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sqlite3
+import threading
+import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from node.index.engine import FILE_NAME
+from node.journal.inspect import inspect
+
+CATCH_UP_SECONDS = 10.0
 
 
 def view_rows(root: Path, query: str, **values: Any) -> list[dict[str, Any]]:
     """The rows that a query gives, in a transaction of its own; `values` fill its ``:names``."""
+    wait_until_applied(root)
+    with closing(_opened(root)) as connection:
+        return [dict(row) for row in connection.execute(query, values)]
+
+
+def wait_until_applied(root: Path) -> None:
+    """Wait until the process that holds a root has indexed what it had acknowledged before this call."""
+    deadline, pause = time.monotonic() + CATCH_UP_SECONDS, threading.Event()
+    wanted = inspect(root / "journal").last
+    while _is_held(root / "journal") and _applied(root) < wanted and time.monotonic() < deadline:
+        pause.wait(0.005)
+
+
+def _is_held(journal: Path) -> bool:
+    if not journal.is_dir():
+        return False
+    descriptor = os.open(journal, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _applied(root: Path) -> int:
+    with closing(_opened(root)) as connection:
+        row = connection.execute("SELECT value FROM about WHERE key = 'applied'").fetchone()
+    return int(row[0].rpartition(":")[2]) if row is not None else 0
+
+
+def _opened(root: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(f"file:{root / FILE_NAME}?mode=ro", uri=True, timeout=10)
     connection.row_factory = sqlite3.Row
-    try:
-        return [dict(row) for row in connection.execute(query, values)]
-    finally:
-        connection.close()
+    return connection

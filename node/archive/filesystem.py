@@ -1,27 +1,34 @@
-"""Instances as files under one root: spooled, synced, renamed. Only this module makes archive paths.
+"""Instances as files under one root. Only this module makes archive paths.
 
-A name is a fresh UUID, never text from a peer; a file is never overwritten. Files received together share a folder, so
-one sync of the folder serves a whole batch. A full folder never changes again, since folder numbers only increase.
+A name is a fresh UUID, never text from a peer. A file is written again only when a record of the journal is applied
+again, with the same bytes. A full folder never changes again, since folder numbers only increase.
 
-    incoming/<uuid>.part          while bytes arrive
+    incoming/<uuid>.part          a large instance while its bytes arrive, until its record is applied
     objects/<number>/<uuid>.dcm
     quarantine/<uuid>.dcm         kept for a person to examine, in no row of images
+
+Writing a file does not make it durable. The journal keeps its bytes until `sync` has.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import shutil
 import threading
 import uuid
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
 from node.archive.intake import Intake
-from node.durable import make_folder, sync_folder
+from node.durable import make_folder, sync_file, sync_file_system, sync_folder
 from node.failpoints import reached
 
 MAX_FILES_PER_FOLDER = 1024
+
+MAX_SINGLE_SYNCS = 256
+"""Largest number of files that are synced one by one; for more, one sync of the file system takes less time."""
 
 
 class Archive:
@@ -47,16 +54,84 @@ class Archive:
         self._folder: Path | None = None
         self._in_folder = 0
 
-    def open_part(self) -> PartFile:
-        """Begin a new instance.
+    def new_key(self) -> str:
+        """Return the key that a new instance will have.
 
         Raises
         ------
         OutOfResources
-            The free space is down to the reserve, intake has stopped, or the file cannot be created.
+            The folder for it cannot be made durable.
         """
-        self.intake.require()
-        return PartFile(self, uuid.uuid4().hex)
+        try:
+            return self._place(uuid.uuid4().hex)
+        except OSError as error:
+            raise self.intake.failed(error) from error
+
+    def open_part(self, key: str) -> PartFile:
+        """Begin the file of a large instance that will have this key.
+
+        Raises
+        ------
+        OutOfResources
+            The file cannot be created.
+        """
+        return PartFile(self, _name(key))
+
+    def write(self, key: str, content: bytes) -> None:
+        """Write the file of an instance, over whatever an interrupted application of its record left; not durable.
+
+        Raises
+        ------
+        OutOfResources
+            The disk is full or fails.
+        """
+        path = f"{self.root}/{key}"  # a Path object costs as much as opening the file
+        try:
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                _write_all(file, content)
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise self.intake.failed(error) from error
+        reached("file-written")
+
+    def keep_part(self, key: str) -> bool:
+        """Move the finished part file of a large instance to its key; return False if it was moved before.
+
+        Raises
+        ------
+        OutOfResources
+            The disk fails.
+        """
+        try:
+            os.rename(self._incoming / f"{_name(key)}.part", self.root / key)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self.intake.failed(error) from error
+        return True
+
+    def sync(self, keys: Collection[str]) -> None:
+        """Make files durable, and their names; those that are gone meanwhile are no error.
+
+        Raises
+        ------
+        OutOfResources
+            The disk fails, or has failed before: intake stops.
+        """
+        self.intake.require_sound()
+        try:
+            if len(keys) > MAX_SINGLE_SYNCS:
+                sync_file_system(self.root)
+                return
+            for key in keys:
+                with suppress(FileNotFoundError):
+                    sync_file(self.path(key))
+            for folder in {self.path(key).parent for key in keys}:
+                sync_folder(folder)
+        except OSError as error:
+            raise self.intake.failed(error) from error
 
     def sync_folder(self, folder: Path) -> None:
         """Make the names in a folder of this archive durable.
@@ -73,7 +148,7 @@ class Archive:
             raise self.intake.failed(error) from error
 
     def path(self, key: str) -> Path:
-        """Return the path of the file with an archive key; see `PartFile.keep`."""
+        """Return the path of the file with an archive key."""
         return self.root / key
 
     def remove(self, key: str) -> None:
@@ -89,8 +164,16 @@ class Archive:
         os.rename(self.path(key), self.path(self.quarantine_key(key)))
         self.sync_folder(self._quarantine)
 
+    def quarantine_copy(self, path: Path) -> str:
+        """Copy a damaged file to quarantine for a person to examine; return the key of the copy."""
+        key = f"quarantine/{uuid.uuid4().hex}{path.suffix}"
+        shutil.copyfile(path, self.path(key))
+        sync_file(self.path(key))
+        self.sync_folder(self._quarantine)
+        return key
+
     def sweep_incoming(self) -> int:
-        """Delete the part files of a dead process, none of which was acknowledged; return their number."""
+        """Delete the part files that no record of the journal names; return their number."""
         parts = list(self._incoming.glob("*.part"))
         for part in parts:
             part.unlink(missing_ok=True)
@@ -104,8 +187,8 @@ class Archive:
         """Return the keys of the files in one of the `folders`."""
         return sorted(str(path.relative_to(self.root)) for path in (self._objects / folder).glob("*.dcm"))
 
-    def place(self, name: str) -> tuple[str, Path]:
-        """Return the key of a new file and its folder; create and sync a new folder if the last one is full.
+    def _place(self, name: str) -> str:
+        """Return the key of a new file; create and sync a new folder if the last one is full.
 
         Raises
         ------
@@ -116,7 +199,7 @@ class Archive:
             if self._folder is None or self._in_folder >= MAX_FILES_PER_FOLDER:
                 self._folder, self._in_folder = self._new_folder(), 0
             self._in_folder += 1
-            return f"objects/{self._folder.name}/{name}.dcm", self._folder
+            return f"objects/{self._folder.name}/{name}.dcm"
 
     def _new_folder(self) -> Path:
         folders = self.folders()
@@ -128,11 +211,11 @@ class Archive:
 
 
 class PartFile:
-    """An instance while its bytes are received. Not thread-safe."""
+    """A large instance while its bytes are received. Not thread-safe."""
 
     def __init__(self, archive: Archive, name: str) -> None:
-        self._archive, self._name = archive, name
-        self._path = f"{archive.root}/incoming/{name}.part"  # a Path object costs as much as opening the file
+        self._archive = archive
+        self._path = f"{archive.root}/incoming/{name}.part"
         try:
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -148,10 +231,8 @@ class PartFile:
         OutOfResources
             The disk is full or fails; call `abandon`.
         """
-        rest = memoryview(fragment)
         try:
-            while rest.nbytes:
-                rest = rest[os.write(self._file, rest) :]
+            _write_all(self._file, fragment)
         except OSError as error:
             raise self._archive.intake.failed(error) from error
         reached("part-written")
@@ -160,15 +241,8 @@ class PartFile:
         """Map the bytes written so far, to access them without reading them into memory."""
         return mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
 
-    def keep(self) -> tuple[str, Path]:
-        """Make the bytes durable and move the file into a folder of the archive.
-
-        Returns
-        -------
-        key : str
-            The key of the file, for the index.
-        folder : Path
-            Must be synced before the row is committed, so that the name is durable too.
+    def finish(self) -> None:
+        """Make the bytes durable, and the name of the file.
 
         Raises
         ------
@@ -178,17 +252,14 @@ class PartFile:
         self._archive.intake.require_sound()
         try:
             os.fdatasync(self._file)
-            reached("file-synced")
             self._close()
-            key, folder = self._archive.place(self._name)
-            os.rename(self._path, f"{self._archive.root}/{key}")
+            sync_folder(self._archive.root / "incoming")
         except OSError as error:
             raise self._archive.intake.failed(error) from error
-        reached("file-renamed")
-        return key, folder
+        reached("part-synced")
 
     def abandon(self) -> None:
-        """Discard the instance; does nothing after `keep` or an earlier `abandon`."""
+        """Discard the instance; a second call does nothing. Never call it after the record was written."""
         self._close()
         with suppress(FileNotFoundError):
             os.unlink(self._path)
@@ -197,3 +268,14 @@ class PartFile:
         if self._open:
             self._open = False
             os.close(self._file)
+
+
+def _name(key: str) -> str:
+    """Return the name of an archive key without folder and suffix."""
+    return key.rpartition("/")[2].removesuffix(".dcm")
+
+
+def _write_all(file: int, content: bytes | bytearray | memoryview) -> None:
+    rest = memoryview(content)
+    while rest.nbytes:
+        rest = rest[os.write(file, rest) :]

@@ -128,7 +128,14 @@ class Node:
     @property
     def services(self) -> tuple[BackgroundService, ...]:
         """All background services required by the configuration."""
-        return (self._worker, self._rejections, self._listener.committer, *self._notifier.workers, *self._optional)
+        return (
+            self._repository.applier,
+            self._worker,
+            self._rejections,
+            self._listener.committer,
+            *self._notifier.workers,
+            *self._optional,
+        )
 
     def _parts(self) -> dict[str, Callable[[], bool]]:
         """The liveness checks of all parts that must run, by name."""

@@ -24,9 +24,11 @@ from node.errors import VoxelnodeError
 from node.index.database import Index, reading
 from node.index.engine import FILE_NAME, IndexUnusable, set_aside
 from node.index.records import Level
+from node.journal.journal import Journal
 from node.lifecycle.deletion import Order, delete, resume_deletions
 from node.lifecycle.fsck import Finding, examine, mend
 from node.metrics import Metrics
+from node.receive.apply import Applier
 from node.receive.ingest import Ingest, quiet_seconds_of
 from node.receive.recovery import Recovered, recover
 from node.settings.model import Settings
@@ -72,13 +74,17 @@ class Repository:
         self._transfers = Transfers(self.audit)
         self.archive = Archive(root, settings.storage.reserve_bytes, settings.storage.low_bytes)
         self.metrics.intake_open.set_function(lambda: float(self.archive.intake.has_room()))
-        self.index = Index(root, self.archive.sync_folder, self.metrics, self.archive.intake.stop)
+        self.index = Index(root, self.metrics, self.archive.intake.stop)
+        self.journal = Journal(root / "journal")
+        self.applier = Applier(self.journal, self.archive, self.index, self.metrics)
         quiet_seconds = quiet_seconds_of(
             settings.series.quiet_seconds, settings.series.quiet_seconds_by_calling_ae_title
         )
         self.ingest = Ingest(
             self.archive,
             self.index,
+            self.journal,
+            self.applier,
             self.metrics,
             quiet_seconds,
             settings.dicom.maximum_instance_bytes,
@@ -87,7 +93,11 @@ class Repository:
             transfers=self._transfers,
         )
         resume_deletions(self.archive, self.index, dt.datetime.now(dt.UTC))
+        self.replayed = self.applier.replay()
         self.recovered = recover(self.archive, self.index, quiet_seconds, dt.datetime.now(dt.UTC))
+        self.applier.checkpoint()
+        self.applier.start()
+        self.index.ahead = self.applier
 
     def __enter__(self) -> Repository:
         return self
@@ -98,10 +108,12 @@ class Repository:
         self.close()
 
     def close(self) -> None:
-        """Finish instances under way, commit, and unlock the root."""
+        """Finish instances under way, apply the journal, commit, and unlock the root."""
         self.ingest.close()
         self._transfers.close()
+        self.applier.finish()
         self.index.close()
+        self.journal.close()
         self.audit.close()
         os.close(self._lock)
 
@@ -123,6 +135,7 @@ class Repository:
         }
 
     def _reconvert(self, series: list[tuple[str, str]]) -> Mapping[str, Any]:
+        self.applier.require_caught_up()
         series_keys = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in series]
         return {"owed": self.index.series.reopen(series_keys, dt.datetime.now(dt.UTC))}
 
@@ -132,6 +145,7 @@ class Repository:
     def _delete(
         self, level: Level, uid: str, study_instance_uid: str | None, who: str, reason: str = "by command"
     ) -> Mapping[str, Any]:
+        self.applier.require_caught_up()
         plan = self.index.deletions.plan(level, uid, study_instance_uid)
         delete(self.archive, self.index, self.audit, plan, Order(who, reason), dt.datetime.now(dt.UTC))
         return {"series": plan.series, "instances": plan.instances, "bytes": plan.bytes}
@@ -151,6 +165,7 @@ class Repository:
             participants = [Participant(who, APPLICATION, is_requestor=True)]
             return AuditMessage(AuditEvent.PATIENT_RECORD, Action.UPDATE, result, participants, objects, detail)
 
+        self.applier.require_caught_up()
         self.audit.require(message(Result.SUCCESS, f"ordered: merge patient #{source} into #{target}"))
         try:
             merged = self.index.patients.merge(source, target, dt.datetime.now(dt.UTC))

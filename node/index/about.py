@@ -11,6 +11,12 @@ from node.index.repository import IndexRepository, on_reader, on_writer
 CLOSED = "closed"
 """``yes`` if the last process that wrote to the index shut down cleanly, else ``no``."""
 
+APPLIED = "applied"
+"""The last record of the journal whose instance is in the index, see `node.index.records.Applied`."""
+
+CHECKPOINT = "checkpoint"
+"""The last record of the journal whose rows and files were durable at the last checkpoint."""
+
 
 class AboutRepository(IndexRepository):
     """Facts about the index, by key."""

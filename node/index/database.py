@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 
 from pydicom.dataset import Dataset
 from sqlalchemy.exc import SQLAlchemyError
@@ -28,6 +29,28 @@ from node.index.writer import IndexWriter
 from node.metrics import Metrics
 
 
+class Ahead(Protocol):
+    """What is ahead of the index: instances that were acknowledged and are not indexed yet."""
+
+    def require_caught_up(self) -> None:
+        """Return when everything that was acknowledged before this call is indexed.
+
+        Raises
+        ------
+        QueryRefused
+            That takes too long.
+        """
+
+    def checkpoint(self) -> None:
+        """Make what is indexed durable without what was ahead: it is never applied again."""
+
+
+class _NothingAhead:
+    def require_caught_up(self) -> None: ...
+
+    def checkpoint(self) -> None: ...
+
+
 class Index:
     """The rows of one root, one repository a noun.
 
@@ -35,7 +58,7 @@ class Index:
     ----------
     root : Path
         Holds ``index.sqlite``, which is created or upgraded.
-    sync_folder, on_disk_error : callable
+    on_disk_error : callable
         See `IndexWriter`.
 
     Raises
@@ -47,7 +70,6 @@ class Index:
     def __init__(
         self,
         root: Path,
-        sync_folder: Callable[[Path], None],
         metrics: Metrics,
         on_disk_error: Callable[[str], None] = lambda reason: None,
     ) -> None:
@@ -61,7 +83,7 @@ class Index:
         self._reader = open_engine(self.path, read_only=True)  # for queries from outside
         self._watcher = open_engine(self.path, read_only=True)  # for the threads of the node, which wait for no query
         self._finder = Finder(self._reader)
-        self._writer = writer = IndexWriter(self._engine, sync_folder, metrics, on_disk_error)
+        self._writer = writer = IndexWriter(self._engine, metrics, on_disk_error)
         self.about = AboutRepository(writer, self._watcher)
         self.accounts = AccountRepository(writer, self._reader)
         self.commitments = CommitmentRepository(writer, self._watcher)
@@ -73,6 +95,7 @@ class Index:
         self.rejections = RejectionRepository(writer, self._watcher)
         self.series = SeriesRepository(writer, self._watcher)
         self.studies = StudyRepository(writer, self._watcher)
+        self.ahead: Ahead = _NothingAhead()
         self.about.set("root", str(root.absolute()))
         self.about.set(CLOSED, "no")
 
@@ -80,11 +103,16 @@ class Index:
         self, query: Query, maximum: int | None = None, stop: Callable[[], bool] = lambda: False
     ) -> Iterator[Dataset]:
         """Answer a query beside the writer, a page of rows at a time. See `node.index.finder.Finder.find`."""
+        self.ahead.require_caught_up()
         return self._finder.find(query, maximum, stop)
 
     @contextmanager
     def reading(self) -> Iterator[ReadIndex]:
-        """Open a view of the committed rows, beside the writer; for one thread."""
+        """Open a view of the committed rows, beside the writer; for one thread.
+
+        What was acknowledged before this call is in it.
+        """
+        self.ahead.require_caught_up()
         with self._reader.connect() as connection:
             yield ReadIndex(connection)
 
@@ -97,6 +125,7 @@ class Index:
         QueryRefused
             There are too many of them, or one takes too long.
         """
+        self.ahead.require_caught_up()
         with self._finder.turn() as connection:
             yield ReadIndex(connection)
 

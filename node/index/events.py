@@ -22,6 +22,8 @@ EventKind = Literal[
     "study-quiet",
     "instance-replaced",
     "instance-conflict",
+    "instance-set-aside",  # an instance cannot be indexed; its file is in quarantine
+    "journal-damaged",  # acknowledged records cannot be read
     "file-missing",  # fsck found a row without its file
     "file-found",  # a missing file is back
     "deleted",

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import datetime as dt
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 
 from sqlalchemy import Connection, Engine, select, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import join
 
-from node.dicom.attributes import InstanceAttributes
+from node.errors import VoxelnodeError
+from node.failpoints import reached
+from node.index.about import APPLIED, set_about
+from node.index.arrivals import add_instances
 from node.index.events import record_event
 from node.index.models import ConflictRow, ImageRow, SeriesRow, StudyRow
-from node.index.records import Arrived, Kept, StoredFile
+from node.index.records import Applied, Arrived, Kept
 from node.index.repository import IndexRepository, on_reader, on_writer
 from node.index.writer import IndexWriter
-from node.settings.model import OverwritePolicy
+
+
+class NotIndexable(VoxelnodeError):
+    """The rows of an instance cannot be written: trying again does not help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,41 +51,56 @@ class InstanceRepository(IndexRepository):
         super().__init__(writer, reader)
         self._note_arrival = note_arrival
 
-    def add(
-        self,
-        attributes: InstanceAttributes,
-        file: StoredFile,
-        quiet_seconds: float,
-        folder: Path,
-        overwrite_policy: OverwritePolicy = "never",
-    ) -> Kept:
-        """Index one instance; returns after the commit. See `node.index.arrivals.add_instances`.
+    def add(self, batch: Sequence[Arrived], applied: Applied | None = None) -> list[Kept]:
+        """Index instances in one transaction; see `node.index.arrivals.add_instances`.
 
         Parameters
         ----------
-        quiet_seconds : float
-            Its series is due this long after it, unless another instance arrives.
-        folder : Path
-            Holds the file; synced before the commit.
+        applied : Applied or None
+            The last record of the journal that they came from, noted in the same transaction: the commit is not synced
+            then, because the journal still has them. Without it, the commit is durable when this returns.
+
+        Returns
+        -------
+        list of Kept
+            In the order of `batch`.
 
         Raises
         ------
+        NotIndexable
+            The rows of an instance cannot be written; nothing of the batch was.
         OutOfResources
-            The commit failed or may have failed.
+            The commit failed or may have failed: try again.
         """
         self._note_arrival()
-        return self._writer.add(Arrived(attributes, file, quiet_seconds, overwrite_policy), folder)
 
-    def submit(
-        self, attributes: InstanceAttributes, file: StoredFile, quiet_seconds: float, folder: Path
-    ) -> Future[Kept]:
-        """As `add` under the policy ``never``, without waiting: many share a commit, in their order."""
-        self._note_arrival()
-        return self._writer.submit(Arrived(attributes, file, quiet_seconds), folder)
+        def write(connection: Connection) -> list[Kept]:
+            try:
+                kept = add_instances(connection, batch)
+            except (SQLAlchemyError, sqlite3.Error, ValueError, TypeError, OverflowError) as error:
+                cause = getattr(error, "orig", error)
+                if isinstance(cause, sqlite3.OperationalError) or type(cause) is sqlite3.DatabaseError:
+                    raise  # no room, or the disk: not for the sake of the instances
+                raise NotIndexable(f"the index does not take it: {type(cause).__name__}") from error
+            if applied is not None:
+                set_about(connection, APPLIED, str(applied))
+            reached("rows-written")
+            return kept
 
-    def expecting(self) -> AbstractContextManager[None]:
-        """Announce an instance that is about to be added: others wait a moment to share its commit."""
-        return self._writer.expecting()
+        kept = self._writer.run(write, durable=applied is None)
+        reached("rows-committed")
+        return kept
+
+    @on_writer
+    def set_aside(self, connection: Connection, detail: str, applied: Applied, now: dt.datetime) -> None:
+        """Record that an instance of the journal went to quarantine because it cannot be indexed."""
+        record_event(connection, "instance-set-aside", now, detail=detail)
+        set_about(connection, APPLIED, str(applied))
+
+    @on_writer
+    def record_damage(self, connection: Connection, detail: str, now: dt.datetime) -> None:
+        """Record that instances were acknowledged and cannot be read from the journal."""
+        record_event(connection, "journal-damaged", now, detail=detail)
 
     @on_reader
     def files(self, connection: Connection, folder: str) -> list[InstanceFile]:
@@ -88,13 +108,15 @@ class InstanceRepository(IndexRepository):
         return list(instance_files(connection, folder))
 
     @on_reader
+    def named_keys(self, connection: Connection, keys: Sequence[str]) -> set[str]:
+        """Return those of `keys` (at most a folder's worth) that rows name: of images, or of conflicts."""
+        return _named_keys(connection, keys)
+
+    @on_reader
     def unknown_keys(self, connection: Connection, keys: Sequence[str]) -> list[str]:
         """Return those of `keys` (at most a folder's worth) that no row names: of images, or of conflicts."""
-        known = {
-            *connection.scalars(select(ImageRow.key).where(ImageRow.key.in_(keys))),
-            *connection.scalars(select(ConflictRow.key).where(ConflictRow.key.in_(keys))),
-        }
-        return [key for key in keys if key not in known]
+        named = _named_keys(connection, keys)
+        return [key for key in keys if key not in named]
 
     @on_reader
     def loser_keys(self, connection: Connection) -> set[str]:
@@ -132,6 +154,12 @@ class InstanceRepository(IndexRepository):
                 sop_instance_uid=row.sop_instance_uid,
             )
         return len(rows)
+
+
+def _named_keys(connection: Connection, keys: Sequence[str]) -> set[str]:
+    images = connection.scalars(select(ImageRow.key).where(ImageRow.key.in_(keys)))
+    conflicts = connection.scalars(select(ConflictRow.key).where(ConflictRow.key.in_(keys)))
+    return {*images, *(key for key in conflicts if key is not None)}
 
 
 def instance_files(connection: Connection, folder: str | None = None) -> Iterator[InstanceFile]:

@@ -40,6 +40,17 @@ class Arrived:
     overwrite_policy: OverwritePolicy = "never"
 
 
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A position in a journal: every record up to `sequence` is in the index. As text, ``IDENTITY:SEQUENCE``."""
+
+    journal: str
+    sequence: int
+
+    def __str__(self) -> str:
+        return f"{self.journal}:{self.sequence}"
+
+
 class Outcome(Enum):
     """The outcome of adding an instance. Whatever the outcome, the instance may be acknowledged after the commit."""
 

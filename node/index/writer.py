@@ -1,7 +1,8 @@
-"""The one writer of the index: collects a batch, syncs its folders, commits once, and then answers all callers.
+"""The one writer of the index: collects a batch of work, commits once, and then answers all callers.
 
-A commit in SQLite costs a sync of the disk. During a commit the next batch collects by itself, and it waits for the
-instances whose files are being synced at that moment: a lone sender waits for nothing, and many senders share a commit.
+A commit in SQLite costs a sync of the disk; during a commit the next batch collects by itself. Work that can be derived
+again, such as the rows of instances that the journal still holds, is committed without a sync. The next durable commit
+makes it durable too: SQLite's write-ahead log keeps the order.
 """
 
 from __future__ import annotations
@@ -9,30 +10,23 @@ from __future__ import annotations
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from node.errors import OutOfResources
-from node.failpoints import reached
-from node.index.arrivals import add_instances
-from node.index.records import Arrived, Kept
 from node.metrics import Metrics
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 MAX_BATCH = 256
-MAX_EXPECT_SECONDS = 0.001
-"""Longest wait for instances whose files are being synced: shorter than a commit of their own."""
 
 UNTRUSTED = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY})
 """Primary result codes after which nothing more may be written; a full or a busy database recovers."""
@@ -40,19 +34,11 @@ UNTRUSTED = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQL
 
 @dataclass(slots=True)
 class _Work:
-    """Any work other than an instance: a function that reads and writes rows."""
+    """A function that reads and writes rows, and who waits for its result."""
 
     run: Callable[[Connection], Any]
     future: Future[Any]
-
-
-@dataclass(slots=True)
-class _Instance:
-    """An instance whose file lies in `folder`."""
-
-    arrived: Arrived
-    folder: Path
-    future: Future[Kept]
+    durable: bool
 
 
 class IndexWriter:
@@ -61,8 +47,6 @@ class IndexWriter:
     Parameters
     ----------
     engine : Engine
-    sync_folder : callable
-        Makes the names in a folder durable; called once for each folder of a batch, before the commit.
     on_disk_error : callable (str)
         Called once, with the reason, when the disk of the database fails. Nothing is written after that: after a
         failed sync a later success would prove nothing.
@@ -71,56 +55,27 @@ class IndexWriter:
     def __init__(
         self,
         engine: Engine,
-        sync_folder: Callable[[Path], None],
         metrics: Metrics,
         on_disk_error: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        self._engine, self._sync_folder, self._metrics = engine, sync_folder, metrics
+        self._metrics = metrics
         self._on_disk_error = on_disk_error
         self.commit_listeners: list[Callable[[], None]] = []
         self._failed: str | None = None
-        self._queue: queue.SimpleQueue[_Work | _Instance | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._closed = False
-        self._expected = 0
         self._lock = threading.Lock()  # nothing is queued behind the end
         connection = engine.connect()
         self._thread = threading.Thread(target=self._run, args=(connection,), name="index-writer", daemon=True)
         self._thread.start()
 
-    @contextmanager
-    def expecting(self) -> Iterator[None]:
-        """Announce an instance while its file is being synced: a batch waits a moment for it."""
-        with self._lock:
-            self._expected += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._expected -= 1
-
-    def add(self, arrived: Arrived, folder: Path) -> Kept:
-        """Index one instance, together with whatever else is waiting; returns after the commit.
+    def run(self, work: Callable[[Connection], T], *, durable: bool = True) -> T:
+        """Return the result of `work` after its writes are committed; an exception undoes its own writes only.
 
         Parameters
         ----------
-        folder : Path
-            Holds the file that the row names; synced before the commit.
-
-        Raises
-        ------
-        OutOfResources
-            The commit failed or may have failed: never a success.
-        """
-        return self.submit(arrived, folder).result()
-
-    def submit(self, arrived: Arrived, folder: Path) -> Future[Kept]:
-        """As `add`, without waiting for the commit."""
-        future: Future[Kept] = Future()
-        self._put(_Instance(arrived, folder, future))
-        return future
-
-    def run(self, work: Callable[[Connection], T]) -> T:
-        """Return the result of `work` after its writes are committed; an exception undoes its own writes only.
+        durable : bool
+            Sync the commit. Without it, a power cut may undo this commit, but no durable one that came before it.
 
         Raises
         ------
@@ -128,15 +83,14 @@ class IndexWriter:
             The commit failed or may have failed.
         """
         future: Future[T] = Future()
-        self._put(_Work(work, future))
+        self._put(_Work(work, future, durable))
         return future.result()
 
-    def _put(self, pending: _Work | _Instance) -> None:
+    def _put(self, pending: _Work) -> None:
         with self._lock:
             if self._closed or self._failed is not None:
                 raise OutOfResources(self._failed or "the index is closed")
             self._queue.put(pending)
-        self._metrics.queued_instances.set(self._queue.qsize())
 
     @property
     def is_alive(self) -> bool:
@@ -161,32 +115,35 @@ class IndexWriter:
         self._thread.join()
 
     def _run(self, connection: Connection) -> None:
+        try:
+            self._work_until_closed(connection)
+        finally:  # however it ends: nobody waits for a writer that is gone
+            with self._lock:
+                self._closed = True
+            with suppress(queue.Empty):
+                while True:
+                    if (work := self._queue.get_nowait()) is not None:
+                        work.future.set_exception(OutOfResources("the index is closed"))
+            connection.close()
+
+    def _work_until_closed(self, connection: Connection) -> None:
         stopping = False
         while not stopping:
             taken = [self._queue.get()]
-            until = perf_counter() + MAX_EXPECT_SECONDS
-            while len(taken) < MAX_BATCH and (more := self._next(until)) is not None:
-                taken += more
-            self._metrics.queued_instances.set(self._queue.qsize())
+            with suppress(queue.Empty):
+                while len(taken) < MAX_BATCH:
+                    taken.append(self._queue.get_nowait())
             stopping = None in taken
             batch = [work for work in taken if work is not None]
             if batch:
                 self._commit(connection, batch)
-        connection.close()
 
-    def _next(self, until: float) -> list[_Work | _Instance | None] | None:
-        """Return the next piece of work, waiting until the moment `until` for an expected one; None ends the batch."""
-        with suppress(queue.Empty):
-            if self._queue.empty() and self._expected > 0 and (left := until - perf_counter()) > 0:
-                return [self._queue.get(timeout=left)]
-            return [self._queue.get_nowait()]
-        return None
-
-    def _commit(self, connection: Connection, batch: list[_Work | _Instance]) -> None:
-        arrived = [work for work in batch if isinstance(work, _Instance)]
+    def _commit(self, connection: Connection, batch: list[_Work]) -> None:
         started, changes = perf_counter(), _changes(connection)
         try:
-            done = self._transact(connection, batch, arrived)
+            if self._failed is not None:
+                raise OutOfResources(self._failed)
+            done = _written(connection, batch)
         except Exception as error:  # of any kind: no caller may wait for ever, or take it for a success
             log.exception("index_commit_failed", batch=len(batch))
             self._note_disk_error(error)
@@ -194,31 +151,15 @@ class IndexWriter:
                 if not work.future.done():
                     work.future.set_exception(OutOfResources(f"the index did not commit: {type(error).__name__}"))
             return
-        if arrived:
-            reached("rows-committed")
         self._metrics.commit_seconds.observe(perf_counter() - started)
-        self._metrics.commit_instances.observe(len(arrived))
         for future, result in done:
             future.set_result(result)
         if _changes(connection) != changes:
             for listener in tuple(self.commit_listeners):
                 listener()
 
-    def _transact(self, connection: Connection, batch: list[_Work | _Instance], arrived: list[_Instance]) -> Done:
-        """Sync the folders of the instances, then write all rows in one transaction."""
-        if self._failed is not None:
-            raise OutOfResources(self._failed)
-        for folder in {instance.folder for instance in arrived}:
-            self._sync_folder(folder)
-        if arrived:
-            reached("folder-synced")
-        try:
-            return _written(connection, batch, arrived, _add_together)
-        except _Spoiled:
-            return _written(connection, batch, arrived, _add_singly)
-
     def _note_disk_error(self, error: Exception) -> None:
-        cause = _disk_error(error)
+        cause = disk_error(error)
         if cause is not None and self._failed is None:
             self._failed = f"index: {cause.sqlite_errorname}: {cause}"
             self._on_disk_error(self._failed)
@@ -229,68 +170,27 @@ def _changes(connection: Connection) -> int:
     return int(connection.connection.driver_connection.total_changes)  # type: ignore[union-attr]
 
 
-def _disk_error(error: Exception) -> sqlite3.Error | None:
+def disk_error(error: Exception) -> sqlite3.Error | None:
     """Return the error of SQLite if it means that the disk or the file cannot be trusted, else None."""
     cause = getattr(error, "orig", error)
     return cause if isinstance(cause, sqlite3.Error) and cause.sqlite_errorcode & 0xFF in UNTRUSTED else None
 
 
-class _Spoiled(Exception):
-    """An instance of the batch cannot be indexed; nothing of the batch was committed."""
-
-
 Done = list[tuple[Future[Any], Any]]
 
 
-def _written(
-    connection: Connection,
-    batch: list[_Work | _Instance],
-    arrived: list[_Instance],
-    add: Callable[[Connection, list[_Instance]], Done],
-) -> Done:
-    """Write all rows in one transaction; instances first, so that no work runs twice when an instance fails."""
-    with connection.begin():
-        done = add(connection, arrived)
-        for work in batch:
-            if isinstance(work, _Work):
-                done += _ran(connection, work.future, work.run)
-        if arrived:
-            reached("rows-written")
-    return done
-
-
-def _add_together(connection: Connection, arrived: list[_Instance]) -> Done:
-    """Index all instances at once, without a savepoint: it would cost as much as the rows."""
-    try:
-        outcomes = add_instances(connection, [instance.arrived for instance in arrived])
-    except (SQLAlchemyError, sqlite3.Error) as error:
-        if _disk_error(error) is not None:
-            raise
-        raise _Spoiled from error
-    return [(instance.future, outcome) for instance, outcome in zip(arrived, outcomes, strict=True)]
-
-
-def _add_singly(connection: Connection, arrived: list[_Instance]) -> Done:
-    """Index each instance by itself, so that one that cannot be indexed does not take the others with it."""
+def _written(connection: Connection, batch: list[_Work]) -> Done:
+    """Write all rows in one transaction, which is synced if any work asks for it."""
+    level = "FULL" if any(work.durable for work in batch) else "NORMAL"
+    connection.connection.driver_connection.execute(f"PRAGMA synchronous = {level}")  # type: ignore[union-attr]
     done: Done = []
-    for instance in arrived:
-        try:
-            with connection.begin_nested():
-                done.append((instance.future, add_instances(connection, [instance.arrived])[0]))
-        except (SQLAlchemyError, sqlite3.Error) as error:
-            if _disk_error(error) is not None:
-                raise
-            log.exception("instance_not_indexed")
-            instance.future.set_exception(OutOfResources("the index did not take the instance"))
+    with connection.begin():
+        for work in batch:
+            try:
+                with connection.begin_nested():
+                    done.append((work.future, work.run(connection)))
+            except Exception as error:  # of any kind: it goes to the caller of the work
+                if disk_error(error) is not None:
+                    raise
+                work.future.set_exception(error)
     return done
-
-
-def _ran(connection: Connection, future: Future[Any], work: Callable[[Connection], Any]) -> Done:
-    try:
-        with connection.begin_nested():
-            return [(future, work(connection))]
-    except Exception as error:  # of any kind: it goes to the caller of the work
-        if _disk_error(error) is not None:
-            raise
-        future.set_exception(error)
-        return []

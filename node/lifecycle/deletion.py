@@ -56,6 +56,7 @@ def delete(archive: Archive, index: Index, audit: Audit, plan: DeletionPlan, ord
         A file cannot be deleted; the next start of the node tries again.
     """
     audit.require(_message(plan, order, Result.SUCCESS, f"ordered: {order.reason}"))
+    index.ahead.checkpoint()  # or a new index would take the instances up again from the journal
     try:
         ordered = index.deletions.order(plan, order.reason, now)
     except VoxelnodeError:

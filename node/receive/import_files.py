@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,12 @@ from node.receive.ingest import Announced, Ingest, Origin
 
 THREADS = 8
 """Instances that are imported at once: they share the syncs of the disk."""
+
+MAX_UNDER_WAY = 256
+"""Files that are read, or wait until their instance is indexed: they share a commit."""
+
+INDEX_SECONDS = 60.0
+"""Longest wait for the index to take an instance that is durable already."""
 
 
 @dataclass(slots=True)
@@ -67,20 +74,23 @@ Taken = tuple[MediaFile, Outcome | ArrivalRefused | OSError] | tuple[SkippedFile
 def _taken(
     threads: ThreadPoolExecutor, files: Iterator[MediaFile | SkippedFile], ingest: Ingest, origin: Origin
 ) -> Iterator[Taken]:
-    """Yield each file with its outcome, as the outcomes come; a bounded number of files is under way at once."""
-    under_way: set[Future[Taken]] = set()
+    """Yield each file with its outcome, in their order; a bounded number of files is under way at once."""
+    under_way: deque[tuple[MediaFile, Future[Outcome]]] = deque()
     for file in files:
         if isinstance(file, SkippedFile):
             yield file, None
             continue
-        under_way.add(threads.submit(_take, file, ingest, origin))
-        if len(under_way) >= 2 * THREADS:
-            done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
-    yield from (future.result() for future in under_way)
+        outcome: Future[Outcome] = Future()
+        threads.submit(_take, file, ingest, origin, outcome)
+        under_way.append((file, outcome))
+        if len(under_way) >= MAX_UNDER_WAY:
+            yield _outcome(*under_way.popleft())
+    while under_way:
+        yield _outcome(*under_way.popleft())
 
 
-def _take(file: MediaFile, ingest: Ingest, origin: Origin) -> Taken:
+def _take(file: MediaFile, ingest: Ingest, origin: Origin, outcome: Future[Outcome]) -> None:
+    """Take in one file; its outcome follows when it is indexed, or the error at once."""
     identity = file.identity
     announced = Announced(identity.sop_class_uid, identity.sop_instance_uid, identity.transfer_syntax_uid)
     try:
@@ -88,9 +98,20 @@ def _take(file: MediaFile, ingest: Ingest, origin: Origin) -> Taken:
         try:
             for piece in file.data_set():
                 arrival.write(piece)
-            return file, arrival.finish()
+            arrival.finish(outcome)
         finally:
             arrival.abandon()
+    except BaseException as error:
+        outcome.set_exception(error)
+
+
+def _outcome(file: MediaFile, outcome: Future[Outcome]) -> tuple[MediaFile, Outcome | ArrivalRefused | OSError]:
+    try:
+        return file, outcome.result(INDEX_SECONDS)
+    except TimeoutError:
+        raise OutOfResources(
+            "what was read is safe in the journal, but the index does not take it: see the log"
+        ) from None
     except OutOfResources:
         raise
     except (ArrivalRefused, OSError) as error:

@@ -1,13 +1,14 @@
-"""The one way into the archive: the bytes of an instance and their origin become a file and a row.
+"""The one way in: the bytes of an instance and how they came become a record of the journal.
 
 Every source of instances (an association, an import, a request over HTTP) does the same three steps:
 
-    arrival = ingest.begin(announced, origin)     # a part file in the archive
-    arrival.write(fragment)                       # for each fragment; hashed on the way
-    arrival.finish()                              # header -> sync -> rename -> group commit
+    arrival = ingest.begin(announced, origin)
+    arrival.write(fragment)                       # for each fragment: into memory, or into a part file if it is large
+    arrival.finish()                              # header -> journal, one sync
 
-The file is durable and its row committed when `finish` returns; only then may the instance be acknowledged. If the
-process dies earlier, the next start deletes the part file, or adopts a file that has no row.
+The instance is durable when `finish` returns, and only then it may be acknowledged. File, row and timer are derived
+behind it (`node.receive.apply`). Everything that can refuse an instance is therefore decided before its record is
+written. If the process dies earlier, nobody was told of the instance, and the next start deletes its part file.
 """
 
 from __future__ import annotations
@@ -15,13 +16,9 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path, PurePath
-
-import structlog
 
 from node.archive.filesystem import Archive, PartFile
 from node.audit import Transfers
@@ -29,19 +26,16 @@ from node.dicom.attributes import InstanceAttributes, instance_attributes, is_id
 from node.dicom.header import HeaderCut
 from node.dicom.part10 import file_head
 from node.errors import ArrivalRefused, ClassMismatch, NotUnderstood, OutOfResources
-from node.failpoints import reached
 from node.index.database import Index
-from node.index.records import Kept, Outcome, SeriesKey, StoredFile
+from node.index.records import Outcome, SeriesKey
+from node.journal.journal import Journal, JournalFull
 from node.metrics import Metrics
+from node.receive.apply import Applier
+from node.receive.record import Receipt
 from node.settings.model import OverwritePolicy
 
-log = structlog.get_logger()
-
-HEAD_BYTES = 65536
-"""Bytes of a data set that are kept in memory to read its attributes; a longer header is read from the file."""
-
-DIGEST_BESIDE_SYNC_BYTES = 16_000_000
-"""Up to this size, the written file is hashed while the disk syncs it; a larger one is hashed as its bytes come."""
+LARGE_BYTES = 1 << 20
+"""A larger data set goes to a part file while it arrives: an association holds no more than this in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +75,8 @@ class Ingest:
     ----------
     archive : Archive
     index : Index
+    journal : Journal
+    applier : Applier
     quiet_seconds : callable (calling AE title) -> float
     maximum_bytes : int
         Largest data set that is accepted.
@@ -97,6 +93,8 @@ class Ingest:
         self,
         archive: Archive,
         index: Index,
+        journal: Journal,
+        applier: Applier,
         metrics: Metrics,
         quiet_seconds: Callable[[str], float],
         maximum_bytes: int,
@@ -106,11 +104,11 @@ class Ingest:
         transfers: Transfers | None = None,
     ) -> None:
         self.transfers = transfers
-        self.archive, self.index, self.metrics, self.now = archive, index, metrics, now
+        self.archive, self.index, self.journal, self.applier = archive, index, journal, applier
+        self.metrics, self.now = metrics, now
         self.quiet_seconds, self.maximum_bytes, self.overwrite_policy = quiet_seconds, maximum_bytes, overwrite_policy
         self.aborted_grace = dt.timedelta(seconds=aborted_grace_seconds)
         self._closed = threading.Event()
-        self.digests = ThreadPoolExecutor(2, "digest")
         self._brought: dict[str, set[SeriesKey]] = {}  # by open association
         self._lock = threading.Lock()
 
@@ -161,6 +159,7 @@ class Ingest:
         with self._lock:
             keys = self._brought.pop(association, None)
         if keys and outcome != "released":
+            self.applier.catch_up()
             self.index.series.wait_after_abort(keys, self.aborted_grace, outcome, self.now())
 
     def close(self) -> None:
@@ -172,23 +171,17 @@ class Arrival:
     """One instance that is being received; used by one thread, ends with `finish` or `abandon`."""
 
     def __init__(self, ingest: Ingest, announced: Announced, origin: Origin) -> None:
+        ingest.archive.intake.require()
         self._ingest, self._announced, self._origin = ingest, announced, origin
-        self._part: PartFile = ingest.archive.open_part()
-        self._digest = hashlib.sha256()
-        self._digested = 0
-        self._head = bytearray()
+        self._data = bytearray()
+        self._large: _LargeDataSet | None = None
         self.bytes = 0
         self._file_head = file_head(
             announced.sop_class_uid, announced.sop_instance_uid, announced.transfer_syntax_uid, origin.calling_ae_title
         )
-        try:
-            self._part.write(self._file_head)
-        except OutOfResources:
-            self._part.abandon()
-            raise
 
     def write(self, fragment: bytes | bytearray | memoryview) -> None:
-        """Append received bytes of the data set.
+        """Append received bytes of the data set; the fragment may change after this.
 
         Raises
         ------
@@ -200,18 +193,22 @@ class Arrival:
             raise OutOfResources(
                 f"data set exceeds {self._ingest.maximum_bytes} bytes ([dicom] maximum_instance_bytes)"
             )
-        if self.bytes > DIGEST_BESIDE_SYNC_BYTES:
-            if not self._digested:
-                with self._undigested() as rest:
-                    self._digest.update(rest)
-            self._digest.update(fragment)
-            self._digested = self.bytes
-        if len(self._head) < HEAD_BYTES:
-            self._head += fragment[: HEAD_BYTES - len(self._head)]
-        self._part.write(fragment)
+        if self._large is None:
+            if self.bytes <= LARGE_BYTES:
+                self._data += fragment
+                return
+            self._large = _LargeDataSet(self._ingest.archive, self._file_head)
+            self._large.write(self._data)
+            self._data = bytearray()
+        self._large.write(fragment)
 
-    def finish(self) -> Outcome:
-        """Make the instance durable and indexed; after this it may be acknowledged.
+    def finish(self, outcome: Future[Outcome] | None = None) -> None:
+        """Make the instance durable; after this it may be acknowledged.
+
+        Parameters
+        ----------
+        outcome : Future or None
+            Gets the outcome when the instance is indexed.
 
         Raises
         ------
@@ -220,73 +217,67 @@ class Arrival:
         ClassMismatch
             Its class or UID is not the announced one.
         OutOfResources
-            It could not be made durable, or its row may not be committed.
+            It could not be made durable.
         """
         try:
             attributes = self._attributes()
             self._require_announced(attributes)
-            with self._ingest.index.instances.expecting(), self._ingest.metrics.sync_seconds.time():
-                key, folder, sha256 = self._keep()
+            with self._ingest.metrics.sync_seconds.time():
+                self._keep(attributes, outcome)
         except ArrivalRefused:
             self.abandon()
             raise
-        archive, now = self._ingest.archive, self._ingest.now()
-        file = StoredFile(
-            key=key,
-            quarantine_key=archive.quarantine_key(key),
-            bytes=self.bytes,
-            sha256=sha256,
-            data_set_offset=len(self._file_head),
-            transfer_syntax_uid=self._announced.transfer_syntax_uid,
-            source=self._origin.source,
-            calling_ae_title=self._origin.calling_ae_title,
-            called_ae_title=self._origin.called_ae_title,
-            peer=self._origin.peer,
-            received_at=now,
-        )
-        quiet_seconds = self._ingest.quiet_seconds(self._origin.calling_ae_title)
-        kept = self._ingest.index.instances.add(attributes, file, quiet_seconds, folder, self._ingest.overwrite_policy)
-        settle(archive, kept)
-        reached("arrival-settled")
         series_key = str(attributes.study["study_instance_uid"]), str(attributes.series["series_instance_uid"])
         self._ingest.brought(self._origin.association, series_key)
         if self._ingest.transfers is not None:
             self._ingest.transfers.brought(self._origin, attributes)
-        return kept.outcome
 
     def abandon(self) -> None:
-        """Drop the instance; may be called at any time before `finish` has succeeded."""
-        self._part.abandon()
+        """Drop the instance; does nothing after `finish` has succeeded."""
+        self._data = bytearray()
+        large, self._large = self._large, None
+        if large is not None:
+            large.part.abandon()
 
-    def _keep(self) -> tuple[str, Path, str]:
-        """Sync and name the file, and hash its data set meanwhile; return key, folder and digest."""
-        if self.bytes <= HEAD_BYTES:
-            self._digest.update(self._head)  # faster than a hand-over to another thread
-            key, folder = self._part.keep()
-        else:
-            with self._undigested() as rest:
-                digested = self._ingest.digests.submit(self._digest.update, rest)
-                try:
-                    key, folder = self._part.keep()
-                finally:
-                    digested.result()
-        return key, folder, self._digest.hexdigest()
-
-    @contextmanager
-    def _undigested(self) -> Iterator[memoryview]:
-        """Yield the part of the data set that is written but not hashed yet."""
-        begin = len(self._file_head) + self._digested
-        with self._part.mapped() as file, memoryview(file) as view, view[begin:] as rest:
-            yield rest
+    def _keep(self, attributes: InstanceAttributes, outcome: Future[Outcome] | None) -> None:
+        ingest, origin, large = self._ingest, self._origin, self._large
+        ingest.archive.intake.require_sound()
+        key = ingest.archive.new_key() if large is None else large.key
+        if large is not None:
+            large.part.finish()
+        facts = Receipt(
+            key=key,
+            source=origin.source,
+            calling_ae_title=origin.calling_ae_title,
+            called_ae_title=origin.called_ae_title,
+            peer=origin.peer,
+            received_at=ingest.now(),
+            transfer_syntax_uid=self._announced.transfer_syntax_uid,
+            data_set_offset=len(self._file_head),
+            data_set_bytes=self.bytes,
+            quiet_seconds=ingest.quiet_seconds(origin.calling_ae_title),
+            overwrite_policy=ingest.overwrite_policy,
+            sha256="" if large is None else large.digest.hexdigest(),
+        )
+        payload = (self._file_head, bytes(self._data)) if large is None else ()
+        ingest.applier.expect(key, attributes, outcome)
+        try:
+            ingest.journal.append(facts.encoded(), *payload)
+        except OSError as error:
+            ingest.applier.forget(key)
+            raise ingest.archive.intake.failed(error) from error
+        except JournalFull as error:
+            ingest.applier.forget(key)
+            raise OutOfResources(str(error)) from error
+        ingest.applier.appended()
+        self._data, self._large = bytearray(), None
 
     def _attributes(self) -> InstanceAttributes:
         syntax = self._announced.transfer_syntax_uid
         try:
-            return instance_attributes(self._head, syntax)
-        except HeaderCut:
-            pass  # the header is longer than what is kept in memory, or the data set ends within it
-        try:
-            with self._part.mapped() as file, memoryview(file) as view, view[len(self._file_head) :] as data_set:
+            if self._large is None:
+                return instance_attributes(self._data, syntax)
+            with self._large.part.mapped() as file, memoryview(file) as view, view[len(self._file_head) :] as data_set:
                 return instance_attributes(data_set, syntax)
         except HeaderCut:
             raise NotUnderstood(f"data set ends within an element, after {self.bytes} bytes") from None
@@ -300,26 +291,22 @@ class Arrival:
                 raise ClassMismatch(f"{name} of the data set is not the announced one (PS3.4 B.2.3)")
 
 
-def settle(archive: Archive, kept: Kept) -> None:
-    """After a commit, remove the file that no row names, or move it to quarantine."""
-    if kept.remove is not None:
-        archive.remove(kept.remove)
-    if kept.quarantine is not None:
-        with suppress(FileNotFoundError):  # deleted meanwhile
-            archive.quarantine(kept.quarantine)
+class _LargeDataSet:
+    """A data set that is too large for memory: its part file, and the digest of what was written."""
 
+    def __init__(self, archive: Archive, head: bytes) -> None:
+        self.key = archive.new_key()
+        self.part: PartFile = archive.open_part(self.key)
+        self.digest = hashlib.sha256()
+        try:
+            self.part.write(head)
+        except OutOfResources:
+            self.part.abandon()
+            raise
 
-def settle_losers(archive: Archive, index: Index) -> int:
-    """Move files that lost a conflict to quarantine, if a crash came before the move; return how many."""
-    misplaced = [key for key in index.instances.loser_keys() if not archive.path(key).exists()]
-    folders = archive.folders() if misplaced else []
-    moved = 0
-    for name in (PurePath(key).name for key in misplaced):
-        for key in (f"objects/{folder}/{name}" for folder in folders):
-            if archive.path(key).exists():
-                archive.quarantine(key)
-                moved += 1
-    return moved
+    def write(self, fragment: bytes | bytearray | memoryview) -> None:
+        self.digest.update(fragment)
+        self.part.write(fragment)
 
 
 def quiet_seconds_of(default: float, by_calling_ae_title: Mapping[str, float]) -> Callable[[str], float]:

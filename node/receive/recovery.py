@@ -1,32 +1,32 @@
 """Recover from a process that crashed, at each start and before the node listens.
 
-Every acknowledged instance is found again. Part files were not acknowledged and are deleted. Files without a row are
-adopted, or quarantined if they cannot be read; rows without a file are marked; the claims of the dead process are
-released. On a root without an index, the same steps make a new index from the files alone. If the process dies here,
-the next start repeats the steps.
+The journal was applied before (`node.receive.apply`), so that every acknowledged instance has its file and its row.
+Part files that are left belong to no record of it, and are deleted. Files without a row are adopted, or quarantined if
+they cannot be read; rows without a file are marked; the claims of the dead process are released. On a root without an
+index, the same steps make a new index from files and journal alone. If the process dies here, the next start repeats
+the steps.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import mmap
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import PurePath
 
 import structlog
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 
 from node.archive.filesystem import Archive
-from node.dicom.attributes import InstanceAttributes, instance_attributes
+from node.dicom.attributes import InstanceAttributes
 from node.dicom.header import HeaderCut
 from node.errors import NotUnderstood
 from node.failpoints import reached
 from node.index.database import Index
-from node.index.records import Kept, StoredFile
-from node.receive.ingest import settle, settle_losers
+from node.index.records import Arrived, StoredFile
+from node.receive.apply import MAX_BATCH, attributes_of, settle
 
 log = structlog.get_logger()
 
@@ -46,7 +46,7 @@ class Recovered:
 
 
 def recover(archive: Archive, index: Index, quiet_seconds: Callable[[str], float], now: dt.datetime) -> Recovered:
-    """Make archive and index agree again; return what was done.
+    """Make archive and index agree again, after `Applier.replay`; return what was done.
 
     Compares only folders that no earlier start has compared: older folders never grow, and `fsck` compares all of
     them.
@@ -69,9 +69,10 @@ def recover(archive: Archive, index: Index, quiet_seconds: Callable[[str], float
     reached("files-compared")
     if folders:
         index.about.set("swept_folder", folders[-1])
-    done = Recovered(parts, adopted, quarantined, missing, index.series.release_all_claims(now))
+    claims = index.series.release_all_claims(now)
     reached("claims-released")
-    log.info("recovered", parts=parts, adopted=adopted, quarantined=quarantined, missing=missing, claims=done.claims)
+    done = Recovered(parts, adopted, quarantined, missing, claims)
+    log.info("recovered", **asdict(done))
     return done
 
 
@@ -83,8 +84,8 @@ def adopt(
     The older of two files comes first. No file replaces another file of its SOP Instance UID, whatever the policy for
     arrivals is: it was not acknowledged.
     """
-    pending: list[Future[Kept]] = []
     unreadable = 0
+    readable: list[Arrived] = []
     for key in sorted(keys, key=lambda key: archive.path(key).stat().st_mtime_ns):
         try:
             attributes, file = _stored(archive, key, now)
@@ -92,11 +93,11 @@ def adopt(
             archive.quarantine(key)
             unreadable += 1
         else:
-            quiet = quiet_seconds(file.calling_ae_title)
-            pending.append(index.instances.submit(attributes, file, quiet, archive.path(key).parent))
-    for indexed in pending:
-        settle(archive, indexed.result())
-        reached("file-adopted")
+            readable.append(Arrived(attributes, file, quiet_seconds(file.calling_ae_title)))
+    for begin in range(0, len(readable), MAX_BATCH):
+        for kept in index.instances.add(readable[begin : begin + MAX_BATCH]):
+            settle(archive, kept)
+            reached("file-adopted")
     return unreadable
 
 
@@ -120,22 +121,32 @@ def _stored(archive: Archive, key: str, now: dt.datetime) -> tuple[InstanceAttri
     meta = read_file_meta_info(path)
     offset = PREAMBLE_AND_GROUP_LENGTH + meta.FileMetaInformationGroupLength
     written_at = dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC)
-    with (
-        path.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-        memoryview(content) as view,
-        view[offset:] as data_set,
-    ):
-        return instance_attributes(data_set, meta.TransferSyntaxUID), StoredFile(
-            key=key,
-            quarantine_key=archive.quarantine_key(key),
-            bytes=len(data_set),
-            sha256=hashlib.sha256(data_set).hexdigest(),
-            data_set_offset=offset,
-            transfer_syntax_uid=str(meta.TransferSyntaxUID),
-            source="recovered",
-            calling_ae_title=str(meta.get("SourceApplicationEntityTitle", "")),
-            called_ae_title="",
-            peer="",
-            received_at=min(written_at, now),  # the clock may have been set back since
-        )
+    with path.open("rb") as content:
+        content.seek(offset)
+        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    return attributes_of(path, offset, str(meta.TransferSyntaxUID)), StoredFile(
+        key=key,
+        quarantine_key=archive.quarantine_key(key),
+        bytes=path.stat().st_size - offset,
+        sha256=sha256,
+        data_set_offset=offset,
+        transfer_syntax_uid=str(meta.TransferSyntaxUID),
+        source="recovered",
+        calling_ae_title=str(meta.get("SourceApplicationEntityTitle", "")),
+        called_ae_title="",
+        peer="",
+        received_at=min(written_at, now),  # the clock may have been set back since
+    )
+
+
+def settle_losers(archive: Archive, index: Index) -> int:
+    """Move files that lost a conflict to quarantine, if a crash came before the move; return how many."""
+    misplaced = [key for key in index.instances.loser_keys() if not archive.path(key).exists()]
+    folders = archive.folders() if misplaced else []
+    moved = 0
+    for name in (PurePath(key).name for key in misplaced):
+        for key in (f"objects/{folder}/{name}" for folder in folders):
+            if archive.path(key).exists():
+                archive.quarantine(key)
+                moved += 1
+    return moved

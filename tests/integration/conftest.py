@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -12,11 +13,11 @@ import pytest
 from pydicom import Dataset, FileDataset, dcmwrite
 
 from node.archive.filesystem import Archive
-from node.durable import sync_folder
 from node.index.database import Index
 from node.index.records import Outcome
 from node.metrics import Metrics
 from node.receive.ingest import Announced, Ingest, Origin, quiet_seconds_of
+from tests.ingest import indexed, opened_ingest
 
 
 def data_set_bytes(ds: FileDataset) -> bytes:
@@ -63,28 +64,26 @@ class Root:
         arrival = self.ingest.begin(said, origin or Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
         for start in range(0, len(data), 1000):
             arrival.write(data[start : start + 1000])
-        return arrival.finish()
+        return indexed(arrival)
 
 
 @pytest.fixture
 def open_root(tmp_path: Path) -> Iterator[Callable[[], Root]]:
     """Open the same root, as often as a test restarts its node."""
-    opened: list[Root] = []
+    opened = ExitStack()
     clock = Clock()
 
     def open_() -> Root:
-        if opened:
-            opened[-1].index.close()
+        opened.close()
         metrics = Metrics()
         archive = Archive(tmp_path / "root")
-        index = Index(tmp_path / "root", sync_folder, metrics)
-        ingest = Ingest(archive, index, metrics, quiet_seconds_of(60, {"SLOW": 300}), 10_000_000, clock)
-        opened.append(Root(tmp_path / "root", archive, index, ingest, clock))
-        return opened[-1]
+        index = opened.enter_context(closing(Index(tmp_path / "root", metrics)))
+        quiet_seconds = quiet_seconds_of(60, {"SLOW": 300})
+        ingest = opened.enter_context(opened_ingest(archive, index, metrics, quiet_seconds, 10_000_000, clock))
+        return Root(tmp_path / "root", archive, index, ingest, clock)
 
-    yield open_
-    if opened:
-        opened[-1].index.close()
+    with opened:
+        yield open_
 
 
 @pytest.fixture

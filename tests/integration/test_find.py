@@ -28,7 +28,6 @@ from sqlalchemy import insert
 
 from node.dicom.keys import KEYS, SUPPORTED, UNIQUE_KEYS, Level, QueryModel
 from node.dicom.matching import Options, Query, read_query
-from node.durable import sync_folder
 from node.index.database import Index
 from node.index.engine import FILE_NAME, open_engine, upgrade
 from node.index.finder import MAX_RUNNING, QueryRefused, QueryStopped
@@ -175,7 +174,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 insert(PatientRow).values(id=alias.id, identity=f"m{number}", merged_into=target.id, **columns(alias))
             )
     engine.dispose()
-    index = Index(root, sync_folder, Metrics())
+    index = Index(root, Metrics())
     yield World(index, rows)
     index.close()
 

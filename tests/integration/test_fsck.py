@@ -20,6 +20,7 @@ from node.writers.options import WriteOptions
 from tests import make
 from tests.converting import convert_series
 from tests.crash.journal import Sent, new_series
+from tests.ingest import indexed
 from tests.rows import view_rows
 
 FAR = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
@@ -44,7 +45,7 @@ def take(ingest: Ingest, instances: list[Sent]) -> None:
         said = Announced("1.2.840.10008.5.1.4.1.1.2", one.sop_instance_uid, "1.2.840.10008.1.2.1")
         arrival = ingest.begin(said, Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
         arrival.write(one.data)
-        arrival.finish()
+        indexed(arrival)
 
 
 def convert_all(store: Repository) -> None:

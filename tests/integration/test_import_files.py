@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from node.archive.filesystem import Archive
-from node.durable import sync_folder
 from node.errors import OutOfResources
 from node.index.database import Index
 from node.metrics import Metrics
@@ -14,6 +13,7 @@ from node.receive.dicom_files import MediaFile, find_instances
 from node.receive.import_files import import_instances
 from node.receive.ingest import Ingest
 from tests import make
+from tests.ingest import opened_ingest
 from tests.make import PYDICOM_FILES
 from tests.rows import view_rows
 
@@ -25,8 +25,9 @@ def ingest(tmp_path: Path) -> Iterator[Ingest]:
     root = tmp_path / "root"
     metrics = Metrics()
     archive = Archive(root)
-    index = Index(root, sync_folder, metrics)
-    yield Ingest(archive, index, metrics, lambda title: 60.0, 1 << 30)
+    index = Index(root, metrics)
+    with opened_ingest(archive, index, metrics, lambda title: 60.0, 1 << 30) as ingest:
+        yield ingest
     index.close()
 
 

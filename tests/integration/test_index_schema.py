@@ -9,7 +9,6 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from node.durable import sync_folder
 from node.index.database import Index, reading
 from node.index.engine import FILE_NAME, IndexUnusable, check, open_engine, upgrade
 from node.metrics import Metrics
@@ -92,9 +91,9 @@ def test_foreign_keys_are_enforced(database: Path) -> None:
 def test_paths_follow_a_root_that_was_moved(tmp_path: Path) -> None:
     first = tmp_path / "first"
     first.mkdir()
-    Index(first, sync_folder, Metrics()).close()
+    Index(first, Metrics()).close()
     second = first.rename(tmp_path / "second")
-    Index(second, sync_folder, Metrics()).close()
+    Index(second, Metrics()).close()
     assert view_rows(second, "SELECT value FROM about WHERE key = 'root'") == [{"value": str(second)}]
 
 

@@ -15,9 +15,9 @@ from pydicom import Dataset
 from node.archive.filesystem import Archive
 from node.errors import ClassMismatch, NotUnderstood, OutOfResources
 from node.index.records import Outcome
-from node.receive import ingest
-from node.receive.ingest import Announced, Origin
+from node.receive.ingest import LARGE_BYTES, Announced, Origin
 from tests import make
+from tests.ingest import indexed
 from tests.integration.conftest import Root, announced, data_set_bytes
 from tests.rows import view_rows
 
@@ -42,18 +42,15 @@ def test_an_instance_is_kept_byte_for_byte_and_indexed_at_all_levels(root: Root)
     assert (study["patient_name"], study["patient_id"], study["study_date"]) == ("Yamada^Tarou", "P1", "2024-01-02")
 
 
-@pytest.mark.parametrize("pixels", [0, 65_000, 70_000, 500_000, 900_000])
-def test_the_digest_is_of_all_bytes_however_it_is_made(
-    root: Root, pixels: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ingest, "DIGEST_BESIDE_SYNC_BYTES", 600_000)
+@pytest.mark.parametrize("pixels", [0, 65_000, 900_000, LARGE_BYTES, 3 * LARGE_BYTES])
+def test_all_bytes_are_kept_however_large_an_instance_is(root: Root, pixels: int) -> None:
     [ds] = make.ct_series(1)
     ds.PixelData = bytes(range(256)) * (pixels // 256)
     sent = data_set_bytes(ds)
     arrival = root.ingest.begin(announced(ds), Origin("dicom", "MODALITY", "VOXELNODE", "192.0.2.1"))
     for begin in range(0, len(sent), 130_001):
         arrival.write(memoryview(sent)[begin : begin + 130_001])
-    arrival.finish()
+    indexed(arrival)
     [image] = rows(root, "SELECT sha256, path, data_set_offset FROM v_images")
     assert image["sha256"] == hashlib.sha256(sent).hexdigest()
     assert Path(image["path"]).read_bytes()[image["data_set_offset"] :] == sent
@@ -119,7 +116,7 @@ def test_a_data_set_that_is_not_the_announced_one_is_refused_and_leaves_nothing(
     )
     arrival.write(data_set_bytes(ds))
     with pytest.raises(ClassMismatch):
-        arrival.finish()
+        indexed(arrival)
     assert not list(root.folder.glob("incoming/*"))
     assert rows(root, "SELECT 1 FROM v_images") == []
 
@@ -139,7 +136,7 @@ def test_a_truncated_data_set_is_refused_at_every_length(root: Root) -> None:
         arrival = root.ingest.begin(announced(ds), Origin("dicom"))
         arrival.write(data[:length])
         with pytest.raises(NotUnderstood):
-            arrival.finish()
+            indexed(arrival)
     assert not list(root.folder.glob("incoming/*"))
 
 

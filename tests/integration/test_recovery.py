@@ -7,7 +7,8 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from node.receive.ingest import Origin
+from node.dicom.part10 import file_head
+from node.receive.ingest import LARGE_BYTES, Origin
 from node.receive.recovery import recover
 from tests import make
 from tests.integration.conftest import Root, announced, data_set_bytes
@@ -22,7 +23,8 @@ def recovered(root: Root) -> tuple[int, int, int, int]:
 def test_a_half_received_instance_is_deleted(open_root: Callable[[], Root]) -> None:
     root = open_root()
     [ds] = make.ct_series(1)
-    root.ingest.begin(announced(ds), Origin("dicom")).write(data_set_bytes(ds)[:50])
+    root.ingest.begin(announced(ds), Origin("dicom")).write(bytes(LARGE_BYTES + 1))
+    assert list(root.folder.glob("incoming/*.part"))
     root = open_root()
     assert recovered(root) == (1, 0, 0, 0)
     assert not list(root.folder.glob("incoming/*"))
@@ -32,9 +34,9 @@ def test_a_file_that_died_before_its_row_is_adopted_whole(open_root: Callable[[]
     root = open_root()
     first, second = make.ct_series(2)
     root.take(first)
-    arrival = root.ingest.begin(announced(second), Origin("dicom", "MODALITY"))
-    arrival.write(data_set_bytes(second))
-    arrival._part.keep()  # the step before the commit
+    said = announced(second)
+    head = file_head(said.sop_class_uid, said.sop_instance_uid, said.transfer_syntax_uid, "MODALITY")
+    root.archive.write(root.archive.new_key(), head + data_set_bytes(second))
     root = open_root()
     assert recovered(root) == (0, 1, 0, 0)
     [row] = view_rows(root.folder, "SELECT * FROM v_images WHERE sop_instance_uid = :uid", uid=second.SOPInstanceUID)

@@ -16,6 +16,7 @@ from node.index.read.studies import StudyFilter, StudyOrder
 from node.receive.ingest import Announced, Origin
 from node.settings.model import Settings, Storage
 from tests import make
+from tests.ingest import indexed
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def take(store: Repository, number: int, **attributes: Any) -> None:
     stream = BytesIO()
     dcmwrite(stream, Dataset(ds), implicit_vr=False, little_endian=True)
     arrival.write(stream.getvalue())
-    arrival.finish()
+    indexed(arrival)
 
 
 def found(store: Repository, **wanted: Any) -> list[str]:

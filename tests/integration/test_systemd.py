@@ -76,7 +76,7 @@ class _Rounds(threading.Event):
         return self._left < 0
 
 
-SERVICES = ["worker", "rejections", "commitments", "hook nobody", "retention", "confirmer"]
+SERVICES = ["apply", "worker", "rejections", "commitments", "hook nobody", "retention", "confirmer"]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

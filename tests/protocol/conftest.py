@@ -7,13 +7,13 @@ import gc
 import os
 import shutil
 import socket
-import sqlite3
 import ssl
 import struct
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -30,12 +30,13 @@ from node.archive.filesystem import Archive
 from node.association.client.association import Address
 from node.association.listener import Listener
 from node.audit import Audit
-from node.durable import sync_folder
 from node.index.database import Index
 from node.metrics import Metrics
 from node.receive.ingest import Ingest
 from node.receive.refusals import Rejections
 from node.settings.model import Dicom, Peer, Settings
+from tests.ingest import opened_ingest
+from tests.rows import view_rows
 
 VERIFICATION = "1.2.840.10008.1.1"
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -94,12 +95,7 @@ class Running:
 
     def rows(self, query: str = "SELECT * FROM v_images") -> list[dict[str, Any]]:
         """What the index says, by default of the stored instances."""
-        connection = sqlite3.connect(f"file:{self.root / 'index.sqlite'}?mode=ro", uri=True)
-        try:
-            connection.row_factory = sqlite3.Row
-            return [dict(row) for row in connection.execute(query)]
-        finally:
-            connection.close()
+        return view_rows(self.root, query)
 
     def stored_data_sets(self) -> dict[str, bytes]:
         """Data set bytes at rest by SOP Instance UID."""
@@ -141,15 +137,19 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         )
         metrics = Metrics()
         archive = Archive(root, reserve_bytes)
-        index = Index(root, sync_folder, metrics)
-        real = Ingest(archive, index, metrics, lambda title: 60.0, settings.dicom.maximum_instance_bytes)
+        index = Index(root, metrics)
+        opened = ExitStack()
+        opened.callback(index.close)
+        real = opened.enter_context(
+            opened_ingest(archive, index, metrics, lambda title: 60.0, settings.dicom.maximum_instance_bytes)
+        )
         rejections = Rejections(index)
         rejections.start()
         listener = Listener(settings, ingest(real) if ingest else real, metrics, rejections.record, audit)
         running = Running(listener, real, metrics, root)
         running.host, running.port = listener.start()
         started.append(running)
-        running.closers = [listener.stop_now, rejections.stop, index.close]
+        running.closers = [listener.stop_now, rejections.stop, opened.close]
         return running
 
     yield start

@@ -27,6 +27,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from pynetdicom import AE, _config, build_context, evt
 
 from node.association.upper_layer import UpperLayer
+from node.receive.ingest import LARGE_BYTES
 from tests.make import instance
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,
@@ -318,7 +319,8 @@ def test_p7_files_of_interrupted_instances_stay(
 
     def interrupt(acceptor: Any, arrived: Callable[[], bool]) -> None:
         with raws(acceptor, 1) as (peer,):
-            peer.associate().send(p_data(pdv(1, 3, c_store_rq("1.2.3"))) + p_data(pdv(1, 0, bytes(1000))))
+            peer.associate().send(p_data(pdv(1, 3, c_store_rq("1.2.3"))))
+            peer.send(p_data(pdv(1, 0, bytes(16000))) * (LARGE_BYTES // 16000 + 1))
             assert until(arrived)
 
     acceptor = plain()

@@ -27,6 +27,7 @@ from node.web.credentials import digest, hash_password, new_token
 from node.web.server import WebServer
 from node.web.services import Services
 from tests import make
+from tests.ingest import indexed
 
 PASSWORD = "correct horse battery"
 DEADLINE_SECONDS = 20.0
@@ -75,7 +76,7 @@ class Site:
             syntax = ds.file_meta.TransferSyntaxUID
             dcmwrite(stream, Dataset(ds), implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
             arrival.write(stream.getvalue())
-            arrival.finish()
+            indexed(arrival)
 
     def convert(self) -> None:
         """Convert what is stored; a worker runs no longer than that."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,32 +14,70 @@ from node.archive.filesystem import Archive
 from node.errors import OutOfResources
 
 
-def test_a_kept_file_has_all_its_bytes_and_no_part_is_left(tmp_path: Path) -> None:
+def kept(archive: Archive, content: bytes = b"") -> str:
+    """The key of a file that was written and synced."""
+    key = archive.new_key()
+    archive.write(key, content)
+    archive.sync([key])
+    return key
+
+
+def test_the_part_of_a_large_instance_becomes_its_file(tmp_path: Path) -> None:
     archive = Archive(tmp_path / "root")
-    part = archive.open_part()
+    key = archive.new_key()
+    part = archive.open_part(key)
     part.write(b"first ")
     part.write(memoryview(b"second"))
-    key, folder = part.keep()
+    part.finish()
+    assert archive.keep_part(key)
     assert archive.path(key).read_bytes() == b"first second"
-    assert archive.path(key).parent == folder
     assert not list((tmp_path / "root" / "incoming").iterdir())
+    assert not archive.keep_part(key)  # a record that is applied again
+
+
+def test_what_an_interrupted_application_left_is_written_over(tmp_path: Path) -> None:
+    archive = Archive(tmp_path / "root")
+    key = kept(archive, b"torn, and longer than what it was torn from")
+    archive.write(key, b"whole")
+    assert archive.path(key).read_bytes() == b"whole"
 
 
 def test_files_are_for_the_owner_only(tmp_path: Path) -> None:
     archive = Archive(tmp_path / "root")
-    key, _ = archive.open_part().keep()
-    assert archive.path(key).stat().st_mode & 0o077 == 0
+    assert archive.path(kept(archive)).stat().st_mode & 0o077 == 0
     assert (tmp_path / "root").stat().st_mode & 0o077 == 0
 
 
 def test_folders_fill_up_and_a_restart_begins_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filesystem, "MAX_FILES_PER_FOLDER", 2)
     archive = Archive(tmp_path / "root")
-    folders = [Path(archive.open_part().keep()[0]).parent.name for _ in range(3)]
+    folders = [Path(archive.new_key()).parent.name for _ in range(3)]
     assert folders == ["00000000", "00000000", "00000001"]
     again = Archive(tmp_path / "root")
-    assert Path(again.open_part().keep()[0]).parent.name == "00000002"
+    assert Path(again.new_key()).parent.name == "00000002"
     assert again.folders() == ["00000000", "00000001", "00000002"]
+
+
+@pytest.mark.parametrize("count", [3, filesystem.MAX_SINGLE_SYNCS + 1])
+def test_a_sync_reaches_every_file_and_none_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    archive = Archive(tmp_path / "root")
+    keys = [kept(archive, b"x") for _ in range(2)] + ["objects/00000000/gone.dcm"] * (count - 2)
+    synced: list[str] = []
+    for name in ("sync_file", "sync_folder", "sync_file_system"):
+        real = getattr(filesystem, name)
+
+        def sync(path: Path, name: str = name, real: Callable[[Path], None] = real) -> None:
+            real(path)
+            synced.append(f"{name} {path.relative_to(archive.root)}")
+
+        monkeypatch.setattr(filesystem, name, sync)
+    archive.sync(keys)
+    if count > filesystem.MAX_SINGLE_SYNCS:
+        assert synced == ["sync_file_system ."]
+    else:
+        assert synced == [f"sync_file {keys[0]}", f"sync_file {keys[1]}", "sync_folder objects/00000000"]
 
 
 def failing_once(monkeypatch: pytest.MonkeyPatch, target: object, name: str, suffix: str) -> None:
@@ -54,37 +93,29 @@ def failing_once(monkeypatch: pytest.MonkeyPatch, target: object, name: str, suf
     monkeypatch.setattr(target, name, fail)
 
 
-def fail_to_keep(archive: Archive) -> None:
-    """Find the disk full on keeping a part, and abandon it."""
-    part = archive.open_part()
-    with pytest.raises(OutOfResources, match="ENOSPC"):
-        part.keep()
-    part.abandon()
-
-
 def test_a_folder_that_the_full_disk_did_not_make_is_made_once_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = Archive(tmp_path / "root")
     failing_once(monkeypatch, Path, "mkdir", "objects/00000000")
-    fail_to_keep(archive)
-    key, _ = archive.open_part().keep()
-    assert archive.path(key).exists()
+    with pytest.raises(OutOfResources, match="ENOSPC"):
+        archive.new_key()
+    assert archive.path(kept(archive)).exists()
     assert archive.intake.stopped is None
 
 
 def test_nothing_is_kept_in_a_folder_whose_name_was_not_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = Archive(tmp_path / "root")
     failing_once(monkeypatch, filesystem, "sync_folder", "/objects")
-    fail_to_keep(archive)
-    _, folder = archive.open_part().keep()
-    assert folder.name == "00000001"
+    with pytest.raises(OutOfResources, match="ENOSPC"):
+        archive.new_key()
+    assert archive.new_key().startswith("objects/00000001/")
     assert not list((archive.root / "objects" / "00000000").iterdir())
 
 
 def test_an_abandoned_part_is_gone_and_may_be_abandoned_again(tmp_path: Path) -> None:
     archive = Archive(tmp_path / "root")
-    part = archive.open_part()
+    part = archive.open_part(archive.new_key())
     part.write(b"x")
     part.abandon()
     part.abandon()
@@ -93,7 +124,7 @@ def test_an_abandoned_part_is_gone_and_may_be_abandoned_again(tmp_path: Path) ->
 
 def test_a_full_disk_is_out_of_resources_with_the_error_and_no_path(tmp_path: Path) -> None:
     archive = Archive(tmp_path / "root")
-    part = archive.open_part()
+    part = archive.open_part(archive.new_key())
     part._close()
     with Path("/dev/full").open("wb", buffering=0) as full:
         part._file = full.fileno()
@@ -105,7 +136,7 @@ def test_a_full_disk_is_out_of_resources_with_the_error_and_no_path(tmp_path: Pa
 
 def test_quarantine_moves_a_file_out_of_the_objects(tmp_path: Path) -> None:
     archive = Archive(tmp_path / "root")
-    key, _ = archive.open_part().keep()
+    key = kept(archive)
     archive.quarantine(key)
     assert not archive.path(key).exists()
     assert archive.path(archive.quarantine_key(key)).exists()

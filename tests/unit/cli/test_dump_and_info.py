@@ -128,14 +128,13 @@ def test_the_volumes_of_a_series_are_listed(run, series: list[Dataset], tmp_path
 
     from node.archive.filesystem import Archive
     from node.conversion.pipeline import convert
-    from node.durable import sync_folder
     from node.index.database import Index
     from node.metrics import Metrics
     from node.writers.options import WriteOptions
 
     run("import", "scan", "--root", "here")
     root = tmp_path / "here"
-    index = Index(root, sync_folder, Metrics())
+    index = Index(root, Metrics())
     later = dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
     claimed = index.series.claim_due(later)
     assert claimed is not None

@@ -1,0 +1,59 @@
+"""Look at a journal from outside, also while a process writes to it: nothing is locked and nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from node.journal.journal import freed_mark, segment_files
+from node.journal.segment import Damage, Record, Segment, read_in_order
+
+
+@dataclass(frozen=True, slots=True)
+class JournalState:
+    """What a journal held at one moment. `identity` is empty where no record was ever written."""
+
+    identity: str
+    segments: int
+    bytes: int
+    freed: int
+    last: int
+    damage: tuple[Damage, ...]
+
+
+def inspect(folder: Path) -> JournalState:
+    """Return the state of a journal; one without segments where there is no folder.
+
+    Raises
+    ------
+    OSError
+        A segment cannot be read.
+    """
+    with _opened(folder) as segments:
+        identity, freed, used = _in_use(folder, segments)
+        damage = tuple(found for found in read_in_order(used, freed) if isinstance(found, Damage))
+        last = max((segment.last for segment in used), default=0)
+        size = sum(segment.capacity for segment in segments)
+        return JournalState(identity, len(segments), size, freed, max(last, freed), damage)
+
+
+def records(folder: Path) -> Iterator[Record]:
+    """Yield every whole record that was not freed, in its order."""
+    with _opened(folder) as segments:
+        _, freed, used = _in_use(folder, segments)
+        yield from (found for found in read_in_order(used, freed) if isinstance(found, Record))
+
+
+def _in_use(folder: Path, segments: list[Segment]) -> tuple[str, int, list[Segment]]:
+    """Return the identity of the journal, its mark, and the segments that were used, in their order."""
+    used = sorted((segment for segment in segments if segment.was_used), key=lambda segment: segment.begins_at)
+    identity = next((segment.head.journal.hex() for segment in reversed(used) if segment.head is not None), "")
+    return identity, freed_mark(folder, identity), used
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[list[Segment]]:
+    with ExitStack() as opened:
+        yield [opened.enter_context(closing(Segment(path, read_only=True))) for path in segment_files(folder)]

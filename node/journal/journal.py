@@ -1,0 +1,401 @@
+"""The journal: one append and one sync for all threads that wait, and records read back in their order.
+
+    for record in journal.replay(): ...           # first, once: what the last process left
+    sequence = journal.append(facts, payload)     # durable when this returns
+    for record in journal.read(): ...             # on one thread: what was appended since the last read
+    journal.free(sequence)                        # what is durable elsewhere may be written over
+
+A thread that appends takes the lead, or waits for the thread that has it. The leader writes what has come meanwhile in
+one piece, and one sync serves all: a lone thread hands over to nobody, and many threads share syncs.
+
+Segments are preallocated and reused. If the process dies during a write, the record that it tore ends the journal; no
+`append` of it had returned. Each process begins a new segment, so that nothing is ever written behind a torn record.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+from node.durable import make_folder, sync_folder, write_durably
+from node.errors import VoxelnodeError
+from node.failpoints import reached
+from node.journal.layout import HEADER_BYTES, RECORD_HEAD_BYTES, VERSION, RecordHead, checksum
+from node.journal.segment import GROW_BYTES, Damage, Record, Segment, read_in_order
+
+SEGMENT_BYTES = 64 << 20
+MAX_BYTES = 1 << 30
+"""Of all segments together; an append waits when they are full."""
+
+ROOM_SECONDS = 10.0
+"""Longest wait of an append for a free segment."""
+
+MARK_FILE = "freed.json"
+"""Beside the segments: up to which record everything is durable elsewhere."""
+
+_NAME = re.compile(r"\d{8}\.journal")
+
+
+class JournalUnusable(VoxelnodeError):
+    """The journal is held by another process, or was written by a newer version."""
+
+
+class JournalFull(VoxelnodeError):
+    """The journal is full: what it holds could not be applied in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A position in the journal: the number of the next record, and its offset in the segment that holds it."""
+
+    sequence: int
+    offset: int
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """An append that waits for the leader."""
+
+    facts: bytes
+    payload: tuple[bytes, ...]
+    size: int
+    sequence: int = 0
+    error: Exception | None = None
+
+
+class Journal:
+    """The journal in one folder. Many threads may append; one thread reads and frees.
+
+    Parameters
+    ----------
+    folder : Path
+        Created if missing; locked for this process.
+    segment_bytes, max_bytes : int
+        Size of a segment, and of all of them.
+
+    Raises
+    ------
+    JournalUnusable
+        Another process holds it, or a newer version has written it.
+    OSError
+        It cannot be read or made.
+    """
+
+    def __init__(self, folder: Path, segment_bytes: int = SEGMENT_BYTES, max_bytes: int = MAX_BYTES) -> None:
+        make_folder(folder)
+        self._folder, self._segment_bytes = folder, segment_bytes
+        self._max_segments = max(3, max_bytes // segment_bytes)
+        self._lock = threading.Lock()  # guards `_waiting`
+        self._leading = threading.Lock()  # held by the thread that writes
+        self._room = threading.Condition()  # guards `_spare` and `_used`
+        self._waiting: list[_Waiting] = []
+        self._used: list[Segment] = []  # in the order of their records; the last one is written to
+        self._spare: list[Segment] = []
+        self._failed: OSError | None = None
+        self._last = self._freed = 0
+        self._start = Cursor(1, HEADER_BYTES)
+        self._folder_lock = _locked(folder)
+        try:
+            self._find_segments()
+        except BaseException:
+            self.close()
+            raise
+
+    def _find_segments(self) -> None:
+        paths = segment_files(self._folder)
+        segments = [Segment(path) for path in paths]
+        self._number = int(paths[-1].stem) + 1 if paths else 0
+        self._used = sorted((segment for segment in segments if segment.was_used), key=lambda used: used.begins_at)
+        self._spare = [segment for segment in segments if not segment.was_used]
+        newest = next((segment.head for segment in reversed(self._used) if segment.head is not None), None)
+        self._identity = newest.journal if newest is not None else os.urandom(16)
+        self._freed = freed_mark(self._folder, self.identity)
+        newer = [segment.path.name for segment in self._used if segment.head and segment.head.version > VERSION]
+        if newer:
+            raise JournalUnusable(
+                f"{self._folder / newer[0]} was written by a newer version of voxelnode: install that one, or empty "
+                "the journal with it by `voxelnode journal drain`"
+            )
+
+    @property
+    def identity(self) -> str:
+        """Tells this journal from another one that was in its place; sequence numbers count within it."""
+        return self._identity.hex()
+
+    @property
+    def last(self) -> int:
+        """Sequence number of the last durable record; 0 before the first one."""
+        return self._last
+
+    @property
+    def size(self) -> int:
+        """Bytes of all segments on the disk."""
+        with self._room:
+            return sum(segment.capacity for segment in (*self._used, *self._spare))
+
+    @property
+    def freed(self) -> int:
+        """Number of the last record that is durable elsewhere; 0 if none is."""
+        return self._freed
+
+    def replay(self) -> Iterator[Record | Damage]:
+        """Yield what the processes before have left: every record that was not freed, and the damage between them.
+
+        Must be read to its end before the first `append`. The records stay until they are freed.
+        """
+        self._last = self._freed
+        for found in read_in_order(self._used, self._freed):
+            self._last = found.last if isinstance(found, Damage) else found.sequence
+            yield found
+        self._last = max(self._last, *(segment.last for segment in self._used), 0)
+        self._start = Cursor(self._last + 1, HEADER_BYTES)
+        self._begin_segment()
+        self._release(self._freed)
+
+    def append(self, facts: bytes, *payload: bytes) -> int:
+        """Append one record; it is durable when this returns.
+
+        Parameters
+        ----------
+        facts : bytes
+            What describes the record.
+        payload : bytes
+            Consecutive parts.
+
+        Returns
+        -------
+        int
+            Its sequence number, one more than that of the record before.
+
+        Raises
+        ------
+        JournalFull
+            No segment was freed within `ROOM_SECONDS`.
+        OSError
+            There is no room on the disk, or it fails. After anything but want of room, no append succeeds until the
+            journal is opened anew: after a failed sync a later success would prove nothing.
+        """
+        size = RECORD_HEAD_BYTES + len(facts) + sum(map(len, payload))
+        if size > self._segment_bytes - HEADER_BYTES:
+            raise ValueError(f"a record of {size} bytes does not fit into a segment")
+        waiting = _Waiting(facts, payload, size)
+        with self._lock:
+            self._waiting.append(waiting)
+        with self._leading:
+            if not waiting.sequence and waiting.error is None:
+                with self._lock:
+                    batch, self._waiting = self._waiting, []
+                self._write(batch)
+        if waiting.error is not None:
+            raise waiting.error
+        return waiting.sequence
+
+    def _write(self, batch: list[_Waiting]) -> None:
+        """Write and sync all that wait, in as many pieces as segments are needed."""
+        try:
+            while batch:
+                segment = self._segment_for(batch[0].size)
+                count = _fitting(batch, self._segment_bytes - segment.end)
+                self._write_to(segment, batch[:count])
+                del batch[:count]
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                self._failed = error
+            for waiting in batch:
+                waiting.error = error
+
+    def _write_to(self, segment: Segment, batch: list[_Waiting]) -> None:
+        assert segment.head is not None
+        buffers: list[bytes] = []
+        for sequence, waiting in enumerate(batch, self._last + 1):
+            body = (waiting.facts, *waiting.payload)
+            facts_bytes = len(waiting.facts)
+            payload_bytes = waiting.size - RECORD_HEAD_BYTES - facts_bytes
+            head = RecordHead(segment.head.salt, sequence, facts_bytes, payload_bytes, checksum(*body))
+            buffers += (head.encoded(), *body)
+        reached("record-begun")
+        segment.write(buffers, len(batch))
+        reached("record-synced")
+        for sequence, waiting in enumerate(batch, self._last + 1):
+            waiting.sequence = sequence
+        self._last += len(batch)
+
+    def _segment_for(self, size: int) -> Segment:
+        """Return the segment that is written to, with room for a record of `size` bytes."""
+        if self._failed is not None:
+            raise self._failed
+        if self._used[-1].end + size > self._segment_bytes:
+            self._begin_segment()
+        return self._used[-1]
+
+    def _begin_segment(self) -> None:
+        """Go on in a spare segment, or in a new one, or wait until one is freed."""
+        deadline = monotonic() + ROOM_SECONDS
+        with self._room:
+            while not self._spare and len(self._used) >= self._max_segments:
+                if not self._room.wait(deadline - monotonic()):
+                    raise JournalFull(
+                        f"the journal is full: {len(self._used)} segments of {self._segment_bytes} bytes wait to be "
+                        "applied ([storage] journal_bytes)"
+                    )
+            segment = self._spare.pop() if self._spare else self._new_segment()
+            segment.begin(self._identity, self._last + 1)
+            self._used.append(segment)
+
+    def _new_segment(self) -> Segment:
+        path = self._folder / f"{self._number:08d}.journal"
+        segment = Segment(path, create=True)
+        self._number += 1
+        try:
+            segment.grow(min(GROW_BYTES, self._segment_bytes))
+            segment.sync()
+            sync_folder(self._folder)
+        except OSError:
+            segment.close()
+            path.unlink(missing_ok=True)
+            raise
+        return segment
+
+    def prepare(self) -> None:
+        """Preallocate ahead of the appends; for the thread that reads, when it has time.
+
+        As much as half of what a segment holds is kept ready behind its end, and a spare segment once it is half
+        full: a journal of little traffic stays small.
+
+        Raises
+        ------
+        OSError
+            There is no room, or the disk fails.
+        """
+        with self._room:
+            segment, needs_spare = self._used[-1], not self._spare and len(self._used) < self._max_segments
+        ready = min(self._segment_bytes, segment.end + max(GROW_BYTES, segment.end // 2))
+        if segment.capacity < ready - GROW_BYTES // 2 or segment.capacity < ready == self._segment_bytes:
+            segment.grow(ready)
+            segment.sync()
+        ready = min(self._segment_bytes, 2 * segment.end - self._segment_bytes)
+        if ready <= 0:
+            return
+        if needs_spare:
+            with self._room:
+                self._spare.append(self._new_segment())
+        with self._room:
+            spare = self._spare[-1] if self._spare else None
+        if spare is not None and spare.capacity < ready:
+            spare.grow(ready)
+            spare.sync()
+
+    def read(self, cursor: Cursor, max_records: int, max_bytes: int) -> tuple[list[Record], Cursor]:
+        """Return durable records from `cursor` on, and the cursor behind them; for one thread.
+
+        Parameters
+        ----------
+        cursor : Cursor
+            `start` of this journal, or what this method has returned.
+        max_records, max_bytes : int
+            At most so many records; no further one once they have so many bytes.
+
+        Raises
+        ------
+        OSError
+            The disk fails, or a record that was written is no longer readable.
+        """
+        records: list[Record] = []
+        sequence, offset, size = cursor.sequence, cursor.offset, 0
+        while sequence <= self._last and len(records) < max_records and size < max_bytes:
+            with self._room:
+                segment = next(used for used in self._used if used.first <= sequence <= used.last)
+            if sequence == segment.first:
+                offset = HEADER_BYTES
+            readable = segment.record_at(offset)
+            if readable is None or readable[0].sequence != sequence:
+                raise OSError(errno.EIO, f"record {sequence} of {segment.path.name} cannot be read back")
+            record, offset = readable
+            records.append(record)
+            size += len(record.payload)
+            sequence += 1
+        return records, Cursor(sequence, offset)
+
+    @property
+    def start(self) -> Cursor:
+        """Where the records of this process begin."""
+        return self._start
+
+    def has_whole_segment(self, sequence: int) -> bool:
+        """Return whether freeing the records up to a number makes a segment available."""
+        with self._room:
+            return any(segment.last <= sequence for segment in self._used[:-1])
+
+    def free(self, sequence: int) -> None:
+        """Record durably that all records up to a number are durable elsewhere; whole segments of them are reused.
+
+        If the process dies before the mark is durable, the next one replays more than it needs to.
+
+        Raises
+        ------
+        OSError
+            There is no room for the mark, or the disk fails.
+        """
+        mark = json.dumps({"version": VERSION, "journal": self.identity, "freed": sequence})
+        write_durably(self._folder / MARK_FILE, mark.encode())
+        self._freed = sequence
+        reached("journal-freed")
+        self._release(sequence)
+
+    def _release(self, sequence: int) -> None:
+        with self._room:
+            self._spare += [segment for segment in self._used[:-1] if segment.last <= sequence]
+            self._used = [*(segment for segment in self._used[:-1] if segment.last > sequence), *self._used[-1:]]
+            self._room.notify_all()
+
+    def close(self) -> None:
+        """Close the files and unlock the folder."""
+        for segment in (*self._used, *self._spare):
+            segment.close()
+        os.close(self._folder_lock)
+
+
+def segment_files(folder: Path) -> list[Path]:
+    """Return the paths of the segments of a journal, in the order of their names; none where there is no folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+
+
+def freed_mark(folder: Path, identity: str) -> int:
+    """Return the number that `Journal.free` recorded; 0 where there is none, so that all records count."""
+    try:
+        mark = json.loads((folder / MARK_FILE).read_bytes())
+        return int(mark["freed"]) if mark["journal"] == identity else 0
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _fitting(batch: list[_Waiting], room: int) -> int:
+    """Return how many of the first that wait fit into so many bytes; at least one, for which there is room."""
+    count = 0
+    for waiting in batch:
+        room -= waiting.size
+        if room < 0:
+            break
+        count += 1
+    return max(count, 1)
+
+
+def _locked(folder: Path) -> int:
+    """Lock the folder for this process; the kernel unlocks it when the process ends, however it ends."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise JournalUnusable(f"{folder} is in use by another process: stop it first") from None
+    return descriptor

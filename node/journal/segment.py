@@ -1,0 +1,199 @@
+"""One file of a journal: written from front to back, synced, and written over once it is free."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from node.journal.layout import (
+    HEADER_BYTES,
+    RECORD_HEAD_BYTES,
+    RECORD_MAGIC,
+    VERSION,
+    SegmentHead,
+    checksum,
+    record_head,
+    segment_head,
+)
+
+GROW_BYTES = 4 << 20
+"""By which a segment grows, filled with zeros: to write over them changes no metadata, so that a sync is cheaper."""
+
+MAX_BUFFERS = 512
+"""Most buffers of one write; a system allows at least 1024 (IOV_MAX)."""
+
+_SCAN_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record that was read back: its number, and the bytes that were appended."""
+
+    sequence: int
+    facts: bytes
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Records that were written, by their numbers, and can no longer be read; `segment` is the path of their file."""
+
+    first: int
+    last: int
+    segment: Path
+
+
+class Segment:
+    """A segment file, opened for reading and writing; `first` and `last` are sequence numbers, 0 while it is free.
+
+    One thread at a time may write; another one may grow the file and read what is synced meanwhile.
+    """
+
+    def __init__(self, path: Path, *, create: bool = False, read_only: bool = False) -> None:
+        self.path = path
+        flags = os.O_RDONLY if read_only else os.O_RDWR | (os.O_CREAT | os.O_EXCL if create else 0)
+        self._file = os.open(path, flags | os.O_CLOEXEC, 0o600)
+        page = os.pread(self._file, HEADER_BYTES, 0)
+        self.head = segment_head(page)
+        self.was_used = page.strip(b"\x00") != b""
+        self.first = self.last = 0
+        self.end = HEADER_BYTES
+        self.capacity = os.fstat(self._file).st_size
+        self._growing = threading.Lock()
+
+    @property
+    def begins_at(self) -> int:
+        """Sequence number of the first record, as the header on the disk says; 0 where it is damaged."""
+        return self.head.first if self.head is not None else 0
+
+    def begin(self, journal: bytes, first: int) -> None:
+        """Use the segment anew; its header is written with the first record."""
+        self.head = SegmentHead(VERSION, journal, os.urandom(8), first)
+        self.first, self.last, self.end = first, first - 1, HEADER_BYTES
+
+    def grow(self, size: int) -> None:
+        """Fill the file with zeros up to `size` bytes.
+
+        Raises
+        ------
+        OSError
+            There is no room, or the disk fails.
+        """
+        if self.capacity >= size:
+            return
+        with self._growing:  # one thread at a time: zeros must never follow a record that was written meanwhile
+            zeros = bytes(min(GROW_BYTES, size - self.capacity)) if size > self.capacity else b""
+            while self.capacity < size:
+                self.capacity += os.pwrite(self._file, zeros[: size - self.capacity], self.capacity)
+
+    def write(self, buffers: Sequence[bytes], records: int) -> None:
+        """Write records behind the last one and sync them; if this raises, none of them was written.
+
+        Raises
+        ------
+        OSError
+            There is no room, or the disk fails.
+        """
+        assert self.head is not None
+        size = sum(map(len, buffers))
+        self.grow(self.end + size)
+        at = self.end
+        if at == HEADER_BYTES:
+            os.pwrite(self._file, self.head.encoded(), 0)
+        for begin in range(0, len(buffers), MAX_BUFFERS):
+            at = self._write_all(buffers[begin : begin + MAX_BUFFERS], at)
+        os.fdatasync(self._file)
+        self.end, self.last = at, self.last + records
+
+    def _write_all(self, buffers: Sequence[bytes], at: int) -> int:
+        end = at + sum(map(len, buffers))
+        at += os.pwritev(self._file, buffers, at)
+        if at < end:  # a write may be cut short
+            rest = memoryview(b"".join(buffers))[at - end :]
+            while rest:
+                written = os.pwrite(self._file, rest, at)
+                at, rest = at + written, rest[written:]
+        return at
+
+    def sync(self) -> None:
+        """Make the length of the file durable."""
+        os.fsync(self._file)
+
+    def record_at(self, offset: int, after: int = 0) -> tuple[Record, int] | None:
+        """Return the record at an offset and the offset behind it; None where there is no whole record of this use.
+
+        Of records up to the number `after` only the header is read.
+        """
+        head = record_head(os.pread(self._file, RECORD_HEAD_BYTES, offset))
+        if head is None or (self.head is not None and head.salt != self.head.salt):
+            return None
+        offset += RECORD_HEAD_BYTES
+        if offset + head.body_bytes > self.capacity:
+            return None
+        if head.sequence <= after:
+            return Record(head.sequence, b"", b""), offset + head.body_bytes
+        facts = os.pread(self._file, head.facts_bytes, offset)
+        payload = os.pread(self._file, head.payload_bytes, offset + head.facts_bytes)
+        if len(facts) + len(payload) < head.body_bytes or checksum(facts, payload) != head.checksum:
+            return None
+        if self.head is None:  # the header of the segment is damaged: its first record tells the salt
+            self.head = SegmentHead(VERSION, b"", head.salt, head.sequence)
+        return Record(head.sequence, facts, payload), offset + head.body_bytes
+
+    def scan(self, after: int = 0) -> Iterator[Record]:
+        """Yield the whole records behind a number; sets `first`, `last` and `end`.
+
+        Bytes that are no record are skipped. Behind the last whole record that is usual: the sync of what is there
+        never ended, and nobody was told of it.
+        """
+        self.first = self.begins_at
+        self.last, self.end = self.first - 1, HEADER_BYTES
+        while (found := self.record_at(self.end, after) or self._next_record(self.end + 1)) is not None:
+            record, self.end = found
+            self.first, self.last = self.first or record.sequence, record.sequence
+            if record.sequence > after:
+                yield record
+
+    def _next_record(self, offset: int) -> tuple[Record, int] | None:
+        """Return the next whole record at or behind an offset, and the offset behind it."""
+        while offset < self.capacity:
+            window = os.pread(self._file, _SCAN_BYTES, offset)
+            at = window.find(RECORD_MAGIC)
+            while at >= 0:
+                found = self.record_at(offset + at)
+                if found is not None and found[0].sequence > self.last:
+                    return found
+                at = window.find(RECORD_MAGIC, at + 1)
+            if len(window) < _SCAN_BYTES:
+                return None
+            offset += len(window) - len(RECORD_MAGIC) + 1
+        return None
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+def read_in_order(segments: Sequence[Segment], freed: int) -> Iterator[Record | Damage]:
+    """Yield every record behind the number `freed`, and the gaps between them.
+
+    Parameters
+    ----------
+    segments : sequence of Segment
+        That were used, in the order of their headers.
+    """
+    last = freed
+    for number, segment in enumerate(segments):
+        if number + 1 < len(segments) and 0 < segments[number + 1].begins_at <= freed + 1:
+            segment.first, segment.last = segment.begins_at, segments[number + 1].begins_at - 1
+            continue
+        for record in segment.scan(freed):
+            if record.sequence <= last:
+                continue  # its write failed, and the number was used again in the next segment
+            if last and record.sequence > last + 1:
+                yield Damage(last + 1, record.sequence - 1, segment.path)
+            last = record.sequence
+            yield record

@@ -1,0 +1,418 @@
+"""Apply the journal: each record becomes a file of the archive and a row of the index, in batches behind the answers.
+
+    journal -> file (not synced) -> rows and `applied`, one commit (not synced) -> settled
+            -> checkpoint: files synced, then a durable commit, then the journal's mark: its segments are reused
+
+Applying is idempotent. The record names the key of its file, and `applied` is committed with the rows: whatever a crash
+leaves half done is done again from the journal, into the same file and the same rows. Until a checkpoint, a power cut
+may undo files and rows; `replay` compares every record that the journal still has.
+
+A record that cannot be applied now (no room, an index that is locked) stays, and so does everything behind it; senders
+are slowed down when the journal is full. A record that can never be applied goes to quarantine, with an event.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import mmap
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+import structlog
+
+from node.archive.filesystem import Archive
+from node.background import BackgroundService
+from node.dicom.attributes import InstanceAttributes, instance_attributes
+from node.dicom.header import HeaderCut
+from node.errors import NotUnderstood, OutOfResources
+from node.failpoints import reached
+from node.index.about import APPLIED, CHECKPOINT
+from node.index.database import Index
+from node.index.finder import QueryRefused
+from node.index.instances import NotIndexable
+from node.index.records import Applied, Arrived, Kept, Outcome, StoredFile
+from node.journal.journal import Journal
+from node.journal.segment import Damage, Record
+from node.metrics import Metrics
+from node.receive.record import Receipt, receipt
+
+log = structlog.get_logger()
+
+MAX_BATCH = 256
+MAX_BATCH_BYTES = 32 << 20
+GATHER_SECONDS = 0.02
+"""Between an append and the batch that applies it: others join it meanwhile, and nobody waits for it."""
+
+MAX_EXPECTED = 4096
+"""Records whose attributes are kept in memory from the receipt on."""
+
+CATCH_UP_SECONDS = 10.0
+"""Longest wait of a query for the instances that were acknowledged before it."""
+
+
+@dataclass(slots=True)
+class _Expected:
+    """What the receiving thread knows of a record that will come."""
+
+    attributes: InstanceAttributes
+    outcome: Future[Outcome] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """Numbers of what `Applier.replay` did."""
+
+    applied: int = 0
+    restored: int = 0
+    damaged: int = 0
+
+
+class Applier(BackgroundService):
+    """Apply records in their order, on one thread.
+
+    Parameters
+    ----------
+    journal : Journal
+        Before its `replay`.
+    archive : Archive
+    index : Index
+    metrics : Metrics
+    """
+
+    def __init__(self, journal: Journal, archive: Archive, index: Index, metrics: Metrics) -> None:
+        super().__init__("apply")
+        self._journal, self._archive, self._index, self._metrics = journal, archive, index, metrics
+        self._lock = threading.Lock()  # guards `_expected` and `_unsynced`
+        self._checkpointing = threading.Lock()
+        self._expected: dict[str, _Expected] = {}
+        self._progress = threading.Condition()
+        self._applied = 0
+        self._cursor = journal.start
+        self._behind_since: float | None = None
+        self._unsynced: set[str] = set()
+        metrics.queued_instances.set_function(lambda: float(self.lag))
+        metrics.journal_bytes.set_function(lambda: float(journal.size))
+        metrics.journal_lag_seconds.set_function(lambda: self.lag_seconds)
+
+    @property
+    def lag(self) -> int:
+        """How many acknowledged instances are not in the index yet."""
+        return max(0, self._journal.last - self._applied)
+
+    @property
+    def lag_seconds(self) -> float:
+        """For how long acknowledged instances have not been in the index; 0 while it is up to date."""
+        since = self._behind_since
+        return monotonic() - since if since is not None and self.lag else 0.0
+
+    def expect(self, key: str, attributes: InstanceAttributes, outcome: Future[Outcome] | None = None) -> None:
+        """Hand over what the receiving thread has read already, before it appends the record.
+
+        While the index takes nothing for long, attributes are dropped, and read from the journal again later.
+
+        Parameters
+        ----------
+        outcome : Future or None
+            Gets the outcome after the commit.
+        """
+        with self._lock:
+            if outcome is not None or len(self._expected) < MAX_EXPECTED:
+                self._expected[key] = _Expected(attributes, outcome)
+
+    def forget(self, key: str) -> None:
+        """Take back what `expect` announced: the append failed."""
+        with self._lock:
+            self._expected.pop(key, None)
+
+    def appended(self) -> None:
+        """Apply what was appended, in a moment."""
+        if self._behind_since is None:
+            self._behind_since = monotonic()
+        self.wake(GATHER_SECONDS)
+
+    def catch_up(self, seconds: float = CATCH_UP_SECONDS) -> bool:
+        """Wait until what was acknowledged before this call is in the index; return False if that takes longer."""
+        wanted = self._journal.last
+        if self._applied >= wanted:
+            return True
+        self.wake()
+        with self._progress:
+            return self._progress.wait_for(lambda: self._applied >= wanted, seconds)
+
+    def require_caught_up(self) -> None:
+        """As `catch_up`.
+
+        Raises
+        ------
+        QueryRefused
+            The index is behind what was acknowledged.
+        """
+        if not self.catch_up():
+            raise QueryRefused(f"the index is {self.lag} instances behind what was received: ask again later")
+
+    def step(self) -> float | None:
+        """Apply one batch of what the journal has."""
+        began_at = monotonic()
+        records, cursor = self._journal.read(self._cursor, MAX_BATCH, MAX_BATCH_BYTES)
+        if records:
+            self.apply(records)
+            self._cursor = cursor
+            if self._journal.has_whole_segment(self._applied):
+                self.checkpoint()
+        self._journal.prepare()
+        if not self.lag:
+            self._behind_since = None
+            return None
+        self._behind_since = began_at
+        return 0.0 if len(records) == MAX_BATCH else GATHER_SECONDS
+
+    def replay(self) -> Replayed:
+        """Apply what the processes before have left in the journal; before `start`.
+
+        Of records that were applied already, the file is compared with the record and written again where a power cut
+        took it.
+
+        Raises
+        ------
+        OutOfResources
+            There is no room, or the index does not commit.
+        """
+        mark = applied_of(self._index)
+        applied_before = mark.sequence if mark.journal == self._journal.identity else 0
+        counts = {"applied": 0, "restored": 0, "damaged": 0}
+        batch: list[Record] = []
+        for record in self._journal.replay():
+            if isinstance(record, Damage):
+                self._keep_damaged(record)
+                counts["damaged"] += record.last - record.first + 1
+                continue
+            batch.append(record)
+            if len(batch) == MAX_BATCH or sum(len(record.payload) for record in batch) >= MAX_BATCH_BYTES:
+                self._replay_batch(batch, applied_before, counts)
+                batch = []
+        self._replay_batch(batch, applied_before, counts)
+        self._applied = self._journal.last
+        self._cursor = self._journal.start
+        reached("journal-replayed")
+        if sum(counts.values()):
+            log.info("journal_replayed", **counts)
+        return Replayed(**counts)
+
+    def _keep_damaged(self, damage: Damage) -> None:
+        """Keep the segment of records that cannot be read, and tell: these were acknowledged."""
+        kept = self._archive.quarantine_copy(damage.segment)
+        detail = f"records {damage.first} to {damage.last} of the journal cannot be read; the segment is kept: {kept}"
+        log.error("journal_damaged", detail=detail)
+        self._index.instances.record_damage(detail, dt.datetime.now(dt.UTC))
+
+    def _replay_batch(self, batch: list[Record], applied_before: int, counts: dict[str, int]) -> None:
+        known = [record for record in batch if record.sequence <= applied_before]
+        new = [record for record in batch if record.sequence > applied_before]
+        if known:
+            counts["restored"] += self._restore(known)
+        if new:
+            self.apply(new)
+            counts["applied"] += len(new)
+
+    def _restore(self, records: list[Record]) -> int:
+        """Write files again that rows name and that are not as they were received; return how many."""
+        receipts = [receipt(record.facts) for record in records]
+        keys = [key for each in receipts for key in (each.key, self._archive.quarantine_key(each.key))]
+        named = self._index.instances.named_keys(keys)
+        restored = 0
+        for record, each in zip(records, receipts, strict=True):
+            for key in (each.key, self._archive.quarantine_key(each.key)):
+                if key in named:
+                    restored += self._restored(record, each, key)
+        return restored
+
+    def _restored(self, record: Record, its: Receipt, key: str) -> bool:
+        self._written(key)
+        if its.sha256:
+            return self._archive.keep_part(key)
+        with suppress(FileNotFoundError):
+            if self._archive.path(key).read_bytes() == record.payload:
+                return False
+        self._archive.write(key, record.payload)
+        return True
+
+    def apply(self, records: Sequence[Record]) -> None:
+        """Write files and rows of records, and settle them; if this raises, apply the same records again.
+
+        Raises
+        ------
+        OutOfResources
+            There is no room, the disk fails, or the index does not commit.
+        """
+        batch = [self._arrived(record) for record in records]
+        try:
+            self._add([arrived for arrived in batch if arrived is not None], records[-1].sequence)
+        except NotIndexable:
+            for record, arrived in zip(records, batch, strict=True):
+                self._apply_alone(record, arrived)
+        for record, arrived in zip(records, batch, strict=True):
+            if arrived is None:
+                self._set_aside(record, "its record in the journal cannot be read")
+        self._note_applied(records[-1].sequence)
+
+    def _apply_alone(self, record: Record, arrived: Arrived | None) -> None:
+        if arrived is None:
+            return
+        try:
+            self._add([arrived], record.sequence)
+        except NotIndexable as error:
+            self._set_aside(record, str(error))
+
+    def _add(self, batch: list[Arrived], sequence: int) -> None:
+        kept = self._index.instances.add(batch, Applied(self._journal.identity, sequence))
+        self._metrics.commit_instances.observe(len(batch))
+        for arrived, done in zip(batch, kept, strict=True):
+            settle(self._archive, done)
+            if done.quarantine is not None:
+                self._written(self._archive.quarantine_key(done.quarantine))
+            with self._lock:
+                expected = self._expected.pop(arrived.file.key, None)
+            if expected is not None and expected.outcome is not None:
+                expected.outcome.set_result(done.outcome)
+        reached("batch-settled")
+
+    def _set_aside(self, record: Record, reason: str) -> None:
+        """Move an instance that cannot be indexed to quarantine, and record why."""
+        key = self._archive.new_key()
+        with suppress(ValueError, KeyError, TypeError):
+            key = receipt(record.facts).key
+        if record.payload:
+            self._archive.write(key, record.payload)
+        with suppress(FileNotFoundError):  # a large instance whose record cannot be read stays in `incoming`
+            self._archive.quarantine(key)
+        quarantined = self._archive.quarantine_key(key)
+        self._written(quarantined)
+        log.error("instance_set_aside", reason=reason, path=quarantined)
+        applied = Applied(self._journal.identity, record.sequence)
+        self._index.instances.set_aside(f"{reason}: {quarantined}", applied, dt.datetime.now(dt.UTC))
+        with self._lock:
+            expected = self._expected.pop(key, None)
+        if expected is not None and expected.outcome is not None:
+            expected.outcome.set_exception(OutOfResources(reason))
+
+    def _written(self, key: str) -> None:
+        """Note a file that the next checkpoint has to sync."""
+        with self._lock:
+            self._unsynced.add(key)
+
+    def _note_applied(self, sequence: int) -> None:
+        with self._progress:
+            self._applied = sequence
+            self._progress.notify_all()
+
+    def checkpoint(self) -> None:
+        """Make everything that was applied durable where it is, and let the journal write over it.
+
+        If the process dies in between, the records are compared once more.
+
+        Raises
+        ------
+        OutOfResources
+            The disk or the index fails; the journal keeps everything.
+        """
+        with self._checkpointing:
+            applied = self._applied
+            if applied <= self._journal.freed:
+                return
+            with self._lock:
+                keys, self._unsynced = self._unsynced, set()
+            try:
+                self._archive.sync(keys)
+                # A durable commit: it takes the rows of all batches before it along.
+                self._index.about.set(CHECKPOINT, str(Applied(self._journal.identity, applied)))
+                self._free(applied)
+            except BaseException:
+                with self._lock:
+                    self._unsynced |= keys
+                raise
+
+    def _free(self, sequence: int) -> None:
+        try:
+            self._journal.free(sequence)
+        except OSError as error:
+            raise self._archive.intake.failed(error) from error
+
+    def finish(self) -> None:
+        """Apply all that was appended, and stop; what cannot be applied stays in the journal for the next start."""
+        if self.is_alive:
+            self.catch_up()
+            self.stop()
+        with suppress(OutOfResources, OSError):
+            self.checkpoint()
+
+    def _attributes(self, its: Receipt, payload: bytes) -> InstanceAttributes:
+        with self._lock:
+            expected = self._expected.get(its.key)
+        if expected is not None:
+            return expected.attributes
+        if not its.sha256:
+            return instance_attributes(memoryview(payload)[its.data_set_offset :], its.transfer_syntax_uid)
+        self._archive.keep_part(its.key)
+        return attributes_of(self._archive.path(its.key), its.data_set_offset, its.transfer_syntax_uid)
+
+    def _arrived(self, record: Record) -> Arrived | None:
+        """Write the file of a record; return its instance, or None if the record cannot be understood."""
+        try:
+            its = receipt(record.facts)
+            attributes = self._attributes(its, record.payload)
+        except (ValueError, KeyError, TypeError, NotUnderstood, HeaderCut, FileNotFoundError):
+            log.exception("record_not_understood", record=record.sequence)
+            return None
+        self._written(its.key)
+        if its.sha256:
+            self._archive.keep_part(its.key)
+            digest = its.sha256
+        else:
+            self._archive.write(its.key, record.payload)
+            digest = hashlib.sha256(memoryview(record.payload)[its.data_set_offset :]).hexdigest()
+        file = StoredFile(
+            key=its.key,
+            quarantine_key=self._archive.quarantine_key(its.key),
+            bytes=its.data_set_bytes,
+            sha256=digest,
+            data_set_offset=its.data_set_offset,
+            transfer_syntax_uid=its.transfer_syntax_uid,
+            source=its.source,
+            calling_ae_title=its.calling_ae_title,
+            called_ae_title=its.called_ae_title,
+            peer=its.peer,
+            received_at=its.received_at,
+        )
+        return Arrived(attributes, file, its.quiet_seconds, its.overwrite_policy)
+
+
+def settle(archive: Archive, kept: Kept) -> None:
+    """After a commit, remove the file that no row names, or move it to quarantine."""
+    if kept.remove is not None:
+        archive.remove(kept.remove)
+    if kept.quarantine is not None:
+        with suppress(FileNotFoundError):  # deleted meanwhile
+            archive.quarantine(kept.quarantine)
+
+
+def attributes_of(path: Path, data_set_offset: int, transfer_syntax_uid: str) -> InstanceAttributes:
+    """Return the attributes of an instance from its file; errors as of `instance_attributes`."""
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+        memoryview(content) as view,
+        view[data_set_offset:] as data_set,
+    ):
+        return instance_attributes(data_set, transfer_syntax_uid)
+
+
+def applied_of(index: Index) -> Applied:
+    """Return the last record that is in the index; of no journal if none is."""
+    journal, _, sequence = (index.about.get(APPLIED) or ":0").partition(":")
+    return Applied(journal, int(sequence))

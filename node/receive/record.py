@@ -1,0 +1,50 @@
+"""A record of the journal: the facts of the receipt of an instance as JSON, and the DICOM file as it is archived."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from dataclasses import asdict, dataclass
+from typing import cast
+
+from node.settings.model import OverwritePolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """How an instance came, and where it goes.
+
+    `sha256` is of the data set of a large instance, whose bytes lie in a file of their own; empty where the record has
+    the bytes. `data_set_offset` and `data_set_bytes` are within the file.
+    """
+
+    key: str
+    source: str
+    calling_ae_title: str
+    called_ae_title: str
+    peer: str
+    received_at: dt.datetime
+    transfer_syntax_uid: str
+    data_set_offset: int
+    data_set_bytes: int
+    quiet_seconds: float
+    overwrite_policy: OverwritePolicy
+    sha256: str = ""
+
+    def encoded(self) -> bytes:
+        """Return the facts of a record."""
+        return json.dumps({**asdict(self), "received_at": self.received_at.isoformat()}).encode()
+
+
+def receipt(facts: bytes) -> Receipt:
+    """Return the receipt that a record of the journal holds.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError
+        The facts are none of this version.
+    """
+    fields = json.loads(facts)
+    fields["received_at"] = dt.datetime.fromisoformat(fields["received_at"])
+    fields["overwrite_policy"] = cast(OverwritePolicy, fields["overwrite_policy"])
+    return Receipt(**fields)
