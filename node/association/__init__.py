@@ -1,17 +1,9 @@
 """DIMSE associations, as service provider and as service user: the only package that imports pynetdicom.
 
-pynetdicom keeps some settings in a module. They are set here, before any association exists, and never change.
+Of pynetdicom the node uses the encoding and decoding of the negotiation and of data sets, no thread and no socket.
 """
 
 import logging
 
-from pynetdicom import _config
-
-# pynetdicom's log handlers print identifiers and data sets; this package logs without patient data.
-_config.LOG_HANDLER_LEVEL = "none"
-_config.LOG_REQUEST_IDENTIFIERS = False
-_config.LOG_RESPONSE_IDENTIFIERS = False
+# pynetdicom's decoders log what they cannot decode; this package logs without patient data.
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
-
-# Private and unknown SOP classes belong to the storage service; `association.contexts` decides which are accepted.
-_config.UNRESTRICTED_STORAGE_SERVICE = True

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pynetdicom.acse import ACSE
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 
+from node.association.association import AcceptedContext
 from node.dicom import uids
 from node.dicom.uids import choose_transfer_syntax, is_storage_class
 from node.index.records import Refused
@@ -78,13 +78,22 @@ def answer_contexts(proposal: Proposal) -> list[PresentationContext]:
     return sorted(answers, key=lambda context: context.context_id or 0)
 
 
+def accepted_of(answers: Iterable[PresentationContext], proposal: Proposal) -> Iterator[AcceptedContext]:
+    """Yield the accepted contexts with our roles: the node receives from an SCU and sends to an SCP."""
+    for answer in answers:
+        if answer.result == ACCEPTED:
+            syntax = str(answer.abstract_syntax)
+            scu, scp = proposal.role(syntax)
+            yield AcceptedContext(
+                answer.context_id or 0, syntax, str(answer.transfer_syntax[0]), as_scu=scp, as_scp=scu
+            )
+
+
 def _answer(proposed: PresentationContext, proposal: Proposal) -> PresentationContext:
     answer = PresentationContext()
     answer.context_id = proposed.context_id
     answer.abstract_syntax = proposed.abstract_syntax
     syntax = str(proposed.abstract_syntax)
-    # Roles of the acceptor: it receives from an SCU and sends to an SCP.
-    answer._as_scp, answer._as_scu = proposal.role(syntax)
     offered = [str(uid) for uid in proposed.transfer_syntax]
     chosen = choose_transfer_syntax(syntax, offered)
     if syntax not in VERBS and not is_storage_class(syntax):
@@ -159,23 +168,3 @@ def refused_contexts(proposal: Proposal, peer: Refused) -> list[Refused]:
 def _not_permitted(syntax: str, proposal: Proposal) -> tuple[str, str, str]:
     verb = VERBS.get(syntax) or ("retrieve" if proposal.roles.get(syntax, (True, False))[1] else "store")
     return "not permitted", f"this peer may not {verb}", f'list this peer in [peers] with "{verb}" in its `may`'
-
-
-class Acceptance(ACSE):
-    """pynetdicom's association control, with our choice of presentation contexts and roles.
-
-    pynetdicom's own negotiation has one list of transfer syntaxes for each SOP class, in the acceptor's order.
-    """
-
-    def __init__(self, assoc: Any) -> None:
-        super().__init__(assoc)
-        self.proposal = Proposal((), frozenset())  # until admission has decided
-
-    def send_accept(self) -> None:
-        """Send the A-ASSOCIATE-AC with our answers (PS3.8 7.1.2)."""
-        answers: list[Any] = answer_contexts(self.proposal)
-        self.assoc._accepted_cx = {answer.context_id: answer for answer in answers if answer.result == ACCEPTED}
-        self.assoc._rejected_cx = [answer for answer in answers if answer.result != ACCEPTED]
-        for role in answer_roles(self.proposal):
-            self.acceptor.add_negotiation_item(role)
-        super().send_accept()

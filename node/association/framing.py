@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 
 from node.errors import VoxelnodeError
@@ -76,7 +77,8 @@ class Framing:
 
     def __init__(self, buffer_bytes: int, maximum_pdu_bytes: int, maximum_request_bytes: int) -> None:
         # A mapping: unused pages cost nothing, and all pages go back to the system when the connection closes.
-        self._buffer = memoryview(mmap.mmap(-1, buffer_bytes))
+        self._pages = mmap.mmap(-1, buffer_bytes)
+        self._buffer = memoryview(self._pages)
         self._start = self._end = 0
         self._expected = frozenset({ASSOCIATE_RQ, ABORT})
         # Some senders count the PDU header into the length that we announced.
@@ -91,6 +93,8 @@ class Framing:
         self._fragment_last = False
         self._command_fragments = 0
         self._pdu_length = 0
+        self.pdus = 0
+        """P-DATA-TF PDUs that have begun."""
 
     def expect_answer(self) -> None:
         """Expect the answer to our A-ASSOCIATE-RQ: acceptance, rejection or A-ABORT (PS3.8 table 9-10)."""
@@ -114,6 +118,16 @@ class Framing:
     def filled(self, count: int) -> None:
         """Record that `count` bytes were read into `space()`."""
         self._end += count
+
+    def clear(self) -> None:
+        """Forget what was read and not decoded."""
+        self._start = self._end = 0
+
+    def close(self) -> None:
+        """Give the buffer back to the system, unless somebody still looks at a piece of it."""
+        with suppress(BufferError):
+            self._buffer.release()
+            self._pages.close()
 
     @property
     def open_pdu_bytes(self) -> int | None:
@@ -170,6 +184,7 @@ class Framing:
                 return False
             self._start += _PDU.size
             self._pdu_left = self._pdu_length
+            self.pdus += 1
         if self._end - self._start < _PDV.size:
             return False
         length, context_id, control = _PDV.unpack_from(self._buffer, self._start)

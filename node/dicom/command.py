@@ -111,8 +111,12 @@ class Command:
 
     @property
     def comment(self) -> str:
-        """*Error Comment* (0000,0902), without characters that could harm a terminal."""
-        text = self.elements.get(Element.ERROR_COMMENT, b"").decode("ascii", "replace").strip(" \0")
+        """*Error Comment* (0000,0902)."""
+        return self.text(Element.ERROR_COMMENT)
+
+    def text(self, element: Element) -> str:
+        """Return a text, such as *Move Destination* (0000,0600), without characters that could harm a terminal."""
+        text = self.elements.get(element, b"").decode("ascii", "replace").strip(" \0")
         return "".join(character if character.isprintable() else "?" for character in text)
 
     def number(self, element: Element) -> int | None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from io import BytesIO
-from typing import Any
 
 import pytest
 from pydicom import dcmread
@@ -19,8 +16,6 @@ from pydicom.uid import (
     RLELossless,
 )
 from pynetdicom import build_context
-from pynetdicom.association import Association
-from pynetdicom.dimse import DIMSEServiceProvider
 
 from tests.make import ct_series, instance
 from tests.protocol.conftest import (
@@ -99,30 +94,6 @@ def test_messages_of_other_services_pass_between_two_stores(node: Running) -> No
     assert assoc.send_c_echo().Status == 0
     assoc.release()
     assert len(node.rows()) == 2
-
-
-def test_a_request_is_answered_at_once_however_the_threads_take_turns(
-    node: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # pynetdicom serves on a thread of its own. Here it lingers before and after each answer, so that it is not parked
-    # when the next request comes, and the reader lingers after it has handed a request on.
-    def lingering(work: Callable[..., None], before: float, after: float) -> Callable[..., None]:
-        def linger(*arguments: Any) -> None:
-            pause.wait(before)
-            work(*arguments)
-            pause.wait(after)
-
-        return linger
-
-    pause = threading.Event()
-    monkeypatch.setattr(Association, "_serve_request", lingering(Association._serve_request, 0.1, 0.02))
-    receive = DIMSEServiceProvider.receive_primitive
-    monkeypatch.setattr(DIMSEServiceProvider, "receive_primitive", lingering(receive, 0, 0.05))
-    with Raw(node).associate() as peer:
-        for number in range(4):
-            began = time.monotonic()
-            assert peer.verify(number) == 0
-            assert time.monotonic() - began < 0.4
 
 
 def fragmentations(ds_bytes: bytes, request: bytes) -> dict[str, list[bytes]]:

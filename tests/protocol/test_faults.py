@@ -21,9 +21,7 @@ from typing import Any
 import pytest
 from pydicom.uid import generate_uid
 from pynetdicom import build_context
-from pynetdicom.association import Association
 
-from node.association.contexts import Acceptance
 from node.receive.ingest import LARGE_BYTES
 from tests.make import ct_series, instance
 from tests.protocol.conftest import (
@@ -654,24 +652,19 @@ def test_while_the_index_is_locked_instances_are_kept_and_indexed_later(
     assert len(node.rows()) == 2
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize(
-    ("kind", "name", "source"),
-    [(Acceptance, "send_accept", 2), (Association, "_serve_request", 0)],  # the provider; the user of the service
+    ("name", "source"),
+    [("acceptor.answer_contexts", 2), ("listener.serve_c_echo", 0)],  # the provider; the user of the service
 )
-def test_an_association_whose_other_thread_died_is_let_go(
-    start_node: Callable[..., Running],
-    monkeypatch: pytest.MonkeyPatch,
-    kind: type,
-    name: str,
-    source: int,
+def test_an_error_of_ours_aborts_its_association_and_no_other(
+    start_node: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, name: str, source: int
 ) -> None:
-    def die(*_: Any) -> None:
+    def fail(*_: Any) -> None:
         raise RuntimeError("a fault of ours, or of pynetdicom")
 
     node = start_node()
     with monkeypatch.context() as patch:
-        patch.setattr(kind, name, die)
+        patch.setattr(f"node.association.{name}", fail)
         with Raw(node) as peer:
             peer.send(associate_rq() + p_data(pdv(3, 3, c_echo_rq())))
             assert peer.aborted() == (source, 0)

@@ -24,6 +24,7 @@ class Peer:
         self.proposed: list[str] = []
         ae = AE("PACS")
         ae.add_supported_context(STUDY_ROOT_FIND)
+        ae.add_supported_context(STUDY_ROOT_GET)
         handlers: Any = [(evt.EVT_C_FIND, self._find), (evt.EVT_REQUESTED, self._requested)]
         self._server: Any = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
         self.address = Address("PACS", "127.0.0.1", int(self._server.server_address[1]))

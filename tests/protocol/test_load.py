@@ -192,3 +192,20 @@ def test_without_file_descriptors_connections_wait_and_nothing_spins(start_node:
             peer.socket.close()
     assert 0 < len(peers) < 500
     assert echo_seconds(node) < 2
+
+
+def test_a_slow_instance_is_not_cut_off_while_its_bytes_arrive(start_node: Callable[..., Running]) -> None:
+    # Each PDU takes 0.1 s, and each read of the node ends within one. The instance takes longer than any deadline.
+    node = start_node(pdu_seconds=0.6, idle_seconds=0.8)
+    ds = instance()
+    ds.add_new(0x7FE00010, "OW", bytes(2000))
+    data = data_set_bytes(ds)
+    step = len(data) // 20
+    pdus = [p_data(pdv(1, 0, data[at : at + step])) for at in range(0, len(data), step)]
+    stream = b"".join(pdus) + p_data(pdv(1, 2, b""))
+    with Raw(node).associate() as peer:
+        peer.send(p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID))) + stream[:20])
+        for at in range(20, len(stream), len(pdus[0])):
+            threading.Event().wait(0.1)
+            peer.send(stream[at : at + len(pdus[0])])
+        assert status_of(peer.receive()) == 0

@@ -1,154 +1,98 @@
-"""What `node.association` knows of pynetdicom's inside. If one of these fails, read its message first."""
+"""What `node.association` expects of pynetdicom. If one of these fails, read its message first."""
 
 from __future__ import annotations
 
-import inspect
-import queue
-import threading
+import ast
+from pathlib import Path
 
 import pynetdicom
 import pytest
-from pynetdicom import AE, _config, acse, association, dimse, dul, evt, fsm, timer, transport
-from pynetdicom.dimse_primitives import C_GET, C_MOVE, N_ACTION
+from pynetdicom import fsm
 from pynetdicom.pdu import (
-    A_ABORT_RQ,
     A_ASSOCIATE_AC,
     A_ASSOCIATE_RJ,
     A_ASSOCIATE_RQ,
     A_RELEASE_RP,
     A_RELEASE_RQ,
 )
-from pynetdicom.pdu_primitives import A_P_ABORT
-from pynetdicom.presentation import PresentationContext
 
+from node.association import state_table
+from node.association.acceptance import abort_pdu, rejection_pdu, release_answer_pdu
+from node.association.admission import Rejection
+from node.association.state_table import TRANSITIONS, Event, State
 
-@pytest.fixture
-def assoc() -> association.Association:
-    return association.Association(AE(), "acceptor")
-
-
-def source(function: object) -> str:
-    return inspect.getsource(function)  # type: ignore[arg-type]
+PACKAGE = Path(state_table.__file__).parent
 
 
 def test_the_version_is_one_that_this_was_written_for() -> None:
-    assert pynetdicom.__version__.startswith("3.0."), "read association/upper_layer.py against it, then widen the pin"
+    assert pynetdicom.__version__.startswith("3.0."), "run tests/protocol with it, then widen the pin"
 
 
-@pytest.mark.parametrize("name", ["LOG_HANDLER_LEVEL", "LOG_REQUEST_IDENTIFIERS", "UNRESTRICTED_STORAGE_SERVICE"])
-def test_the_settings_still_exist(name: str) -> None:
-    assert hasattr(_config, name), f"association/__init__.py sets pynetdicom._config.{name}, which is gone"
+def imported_from_pynetdicom(path: Path) -> set[str]:
+    """The names of pynetdicom that a module imports, with their modules."""
+    names = set()
+    for found in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(found, ast.ImportFrom) and (found.module or "").partition(".")[0] == "pynetdicom":
+            names |= {f"{found.module}.{name.name}" for name in found.names}
+        elif isinstance(found, ast.Import):
+            names |= {name.name for name in found.names if name.name.partition(".")[0] == "pynetdicom"}
+    return names
 
 
-def test_an_association_still_has_the_parts_that_the_reader_takes_over(assoc: association.Association) -> None:
-    for name, kind in {
-        "_dul_ready": threading.Event,
-        "_reactor_checkpoint": threading.Event,
-        "_started_dul": bool,
-        "_is_paused": bool,
-        "_accepted_cx": dict,
-        "_rejected_cx": list,
-    }.items():
-        assert isinstance(getattr(assoc, name, None), kind), f"Association.{name} is no {kind.__name__} any more"
-    assert callable(assoc._serve_request)
-    assert list(inspect.signature(assoc._serve_request).parameters) == ["msg", "context_id"]
+def test_only_public_names_of_pynetdicom_and_none_of_its_threads_are_used() -> None:
+    used = set().union(*map(imported_from_pynetdicom, PACKAGE.rglob("*.py")))
+    assert used
+    assert not {name for name in used if "._" in name}
+    modules = {".".join(name.split(".")[:2]) for name in used}
+    assert modules <= {f"pynetdicom.{name}" for name in ("dsutils", "pdu", "pdu_primitives", "presentation")}
 
 
-def test_the_upper_layer_still_has_the_parts_that_the_reader_uses(assoc: association.Association) -> None:
-    upper = assoc.dul
-    for name in ("event_queue", "to_provider_queue", "to_user_queue", "_recv_pdu"):
-        assert isinstance(getattr(upper, name, None), queue.Queue), f"DULServiceProvider.{name} is no queue any more"
-    for name in ("_process_recv_primitive", "_decode_pdu", "run_reactor", "kill_dul", "send_pdu", "stop_dul"):
-        assert callable(getattr(upper, name, None)), f"DULServiceProvider.{name} is gone"
-    assert upper._kill_thread is False
-    assert isinstance(upper.artim_timer, timer.Timer)
-    assert isinstance(upper._idle_timer, timer.Timer)
-    assert isinstance(assoc.dimse.msg_queue, queue.Queue)
-    assert assoc.dimse.msg_queue.unfinished_tasks == 0
-    assert "task_done" not in source(dimse), "the reader tells by unfinished_tasks whether a message was put"
+def of_the_standard() -> dict[tuple[str, str], str]:
+    """The rows of the standard's table for the states of `State`: (state, event) -> action."""
+    states = {state.value for state in State}
+    return {(state, event): action for (event, state), action in fsm.TRANSITION_TABLE.items() if state in states}
 
 
-def test_the_other_thread_still_waits_where_the_reader_parks_it() -> None:
-    text = source(association.Association._run_reactor)
-    assert text.index("_reactor_checkpoint.wait()") < text.index("dimse.get_msg(block=False)"), (
-        "the association's thread must wait at its checkpoint before it looks for messages"
-    )
-    assert "_serve_request(msg" in text
-    assert "if not self._started_dul" in source(association.Association.run_reactor)
+def test_the_state_table_is_that_of_the_standard() -> None:
+    # pynetdicom's table is public, and was written from PS3.8 table 9-10 by others.
+    ours = {(state.value, event.value): action.value for (state, event), (action, _) in TRANSITIONS.items()}
+    standard = of_the_standard()
+    assert ours == {key: action for key, action in standard.items() if key in ours}
 
 
-def test_the_state_machine_still_speaks_as_the_standard_does() -> None:
-    table = fsm.TRANSITION_TABLE
-    expected = {
-        ("Evt5", "Sta1"): "AE-5", ("Evt6", "Sta2"): "AE-6", ("Evt19", "Sta2"): "AA-1", ("Evt18", "Sta2"): "AA-2",
-        ("Evt17", "Sta2"): "AA-5", ("Evt7", "Sta3"): "AE-7", ("Evt8", "Sta3"): "AE-8", ("Evt10", "Sta6"): "DT-2",
-        ("Evt9", "Sta6"): "DT-1", ("Evt12", "Sta6"): "AR-2", ("Evt16", "Sta6"): "AA-3", ("Evt17", "Sta6"): "AA-4",
-        ("Evt14", "Sta8"): "AR-4", ("Evt17", "Sta13"): "AR-5", ("Evt18", "Sta13"): "AA-2",
-    }  # fmt: skip
-    assert {key: table.get(key) for key in expected} == expected
+def test_the_states_after_each_action_are_those_of_the_standard() -> None:
+    for (state, event), (action, after) in TRANSITIONS.items():
+        _, _, expected = fsm.ACTIONS[action.value]
+        told = [expected] if isinstance(expected, str) else list(expected)
+        assert after.value in told, (state, event)
 
 
-def test_waiting_messages_still_go_through_the_queue_that_the_reader_watches() -> None:
-    assert "self.msg_queue.put(" in source(dimse.DIMSEServiceProvider.receive_primitive)
+PDUS = {"Evt3", "Evt4", "Evt6", "Evt10", "Evt12", "Evt13", "Evt16", "Evt19"}
+REQUESTS_OF_OUR_OWN = {"Evt1", "Evt11"}
+"""To associate and to release: the acceptor does neither."""
 
 
-def test_admission_still_comes_before_negotiation() -> None:
-    text = source(association.Association.run_reactor)
-    assert text.index("EVT_REQUESTED") < text.index("not self.is_rejected") < text.index("negotiate_association()")
+def test_what_the_state_table_leaves_out_is_what_its_module_says() -> None:
+    ours = {(state.value, event.value) for state, event in TRANSITIONS}
+    for (state, event), action in of_the_standard().items():
+        if (state, event) in ours or event in REQUESTS_OF_OUR_OWN:
+            continue
+        if state in (State.AWAITING_REQUEST.value, State.OPEN.value):  # reported as an invalid PDU
+            invalid, _ = TRANSITIONS[State(state), Event.INVALID_PDU]
+            assert action == invalid.value, (state, event)
+        elif state in (State.DECIDING.value, State.RELEASING.value):  # nothing is read
+            assert event in PDUS or (state, event) == ("Sta8", "Evt9"), (state, event)
+        else:
+            assert (state, event) == ("Sta1", "Evt5") or (state == State.CLOSING.value and event in PDUS)
 
 
-def test_acceptance_still_sends_what_the_association_holds() -> None:
-    text = source(acse.ACSE.send_accept)
-    assert "self.assoc.accepted_contexts + self.assoc.rejected_contexts" in text
-    assert "self.send_accept()" in source(acse.ACSE._negotiate_as_acceptor)
+@pytest.mark.parametrize("pdu", [A_ASSOCIATE_RQ, A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_RELEASE_RQ, A_RELEASE_RP])
+def test_primitives_and_pdus_are_still_made_of_each_other(pdu: type) -> None:
+    for name in ("from_primitive", "to_primitive", "encode", "decode"):
+        assert callable(getattr(pdu(), name))
 
 
-def test_the_server_still_has_the_seams_that_the_listener_uses() -> None:
-    assert {"server_class", "kwargs"} <= set(inspect.signature(AE.make_server).parameters)
-    assert callable(transport.RequestHandler._create_association)
-    assert "self.finish_request(" in source(transport.AssociationServer.process_request)
-    assert callable(transport.AssociationSocket.send)
-
-
-def test_events_and_primitives_still_carry_their_names() -> None:
-    for name in ("EVT_REQUESTED", "EVT_ASYNC_OPS", "EVT_C_ECHO", "EVT_C_STORE"):
-        assert hasattr(evt, name)
-    abort, lost = A_ABORT_RQ(), A_P_ABORT()
-    abort.source, abort.reason_diagnostic = 2, 6
-    lost.provider_reason = 0
-    assert abort.encode() == b"\x07\x00\x00\x00\x00\x04\x00\x00\x02\x06"
-
-
-def test_accepted_contexts_still_tell_our_roles() -> None:
-    answer = PresentationContext()
-    answer._as_scp, answer._as_scu = True, False
-    assert (answer.as_scp, answer.as_scu) == (True, False)
-    assert callable(association.ServiceUser.add_negotiation_item)
-
-
-def test_requests_still_carry_what_our_own_services_read() -> None:
-    for primitive, names in {
-        C_MOVE: ("MessageID", "MoveDestination", "Identifier"),
-        C_GET: ("MessageID", "Identifier"),
-        N_ACTION: ("MessageID", "RequestedSOPInstanceUID", "ActionTypeID", "ActionInformation"),
-    }.items():
-        assert all(hasattr(primitive(), name) for name in names), primitive
-    text = source(association.Association._run_reactor)
-    assert "self._serve_request(msg, " in text, "`Reader` serves C-MOVE, C-GET and N-ACTION in its place"
-
-
-def test_the_negotiation_of_a_requestor_is_still_encoded_from_primitives() -> None:
-    for pdu in (A_ASSOCIATE_RQ(), A_RELEASE_RQ(), A_RELEASE_RP()):
-        assert callable(pdu.from_primitive)
-        assert callable(pdu.encode)
-    for pdu in (A_ASSOCIATE_AC(), A_ASSOCIATE_RJ()):
-        assert callable(pdu.decode)
-        assert callable(pdu.to_primitive)
-
-
-def test_the_timer_still_has_the_methods_that_ours_replaces() -> None:
-    for name in ("start", "stop", "restart"):
-        assert callable(getattr(timer.Timer, name))
-    assert isinstance(inspect.getattr_static(timer.Timer, "expired"), property)
-    assert "self.start()" in source(timer.Timer.restart)
-    assert "artim_timer" in source(dul.DULServiceProvider.__init__)
+def test_short_pdus_are_still_encoded_as_they_must_be() -> None:
+    assert abort_pdu(2, 6) == b"\x07\x00\x00\x00\x00\x04\x00\x00\x02\x06"
+    assert rejection_pdu(Rejection(1, 2, 3, "", "")) == b"\x03\x00\x00\x00\x00\x04\x00\x01\x02\x03"
+    assert release_answer_pdu() == b"\x06\x00\x00\x00\x00\x04\x00\x00\x00\x00"

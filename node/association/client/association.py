@@ -1,6 +1,6 @@
 """An association with the node as its requestor (PS3.8 7.1.1), on one thread that sends and waits for the answer.
 
-pynetdicom encodes and decodes the negotiation. The rest needs no state machine, because the two sides take turns.
+pynetdicom encodes and decodes the negotiation. The rest needs no state table, because the two sides take turns.
 """
 
 from __future__ import annotations
@@ -21,29 +21,17 @@ from pynetdicom.pdu_primitives import A_RELEASE
 from pynetdicom.presentation import PresentationContext
 
 from node.association import framing
+from node.association.association import Association, Message
 from node.association.client.negotiation import (
-    AcceptedContext,
     NoAssociation,
     Roles,
-    UndecodableAnswer,
     accepted_contexts,
-    decoded_answer,
-    encoded_pdu,
-    peer_maximum_bytes,
     rejection_reason,
     request_pdu,
 )
 from node.association.framing import Framing, OtherPdu, Piece, Violation
-from node.association.outgoing import (
-    MAXIMUM_PDU_BYTES,
-    InstanceBytes,
-    SourceLost,
-    encoded,
-    fragment_bytes,
-    fragment_pdus,
-    message_pdus,
-    request_pdus,
-)
+from node.association.outgoing import MAXIMUM_PDU_BYTES, InstanceBytes, SourceLost
+from node.association.primitives import UndecodablePdu, decoded_primitive, encoded_pdu, peer_maximum_bytes
 from node.dicom.command import Command, Element, MalformedCommand, decode_command
 from node.errors import VoxelnodeError
 from node.tls import failure_reason
@@ -70,15 +58,6 @@ class Address:
         return f"{self.ae_title} at {self.host} port {self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A whole DIMSE message of the peer; `data_set` is encoded."""
-
-    context_id: int
-    command: Command
-    data_set: bytes = b""
-
-
 @contextmanager
 def association(
     peer: Address,
@@ -86,7 +65,7 @@ def association(
     contexts: Sequence[PresentationContext],
     timeout: float,
     roles: Roles | None = None,
-) -> Iterator[Association]:
+) -> Iterator[RequestedAssociation]:
     """Open an association for a ``with`` block: released at its end, aborted after an error.
 
     Parameters
@@ -111,7 +90,7 @@ def association(
 
 def _associated(
     peer: Address, calling_ae_title: str, contexts: Sequence[PresentationContext], timeout: float, roles: Roles
-) -> Association:
+) -> RequestedAssociation:
     try:
         plain = socket.create_connection((peer.host, peer.port), timeout)
     except OSError as error:
@@ -124,7 +103,7 @@ def _associated(
     except OSError as error:
         plain.close()
         raise NoAssociation(f"{peer}: TLS failed: {failure_reason(error)}") from error
-    assoc = Association(connected, peer, timeout)
+    assoc = RequestedAssociation(connected, peer, timeout)
     try:
         assoc.negotiate(calling_ae_title, contexts, roles)
     except BaseException:
@@ -133,27 +112,21 @@ def _associated(
     return assoc
 
 
-class Association:
+class RequestedAssociation(Association):
     """An association that the node requested; for one thread.
 
     Attributes
     ----------
     peer : Address
-    accepted : list of AcceptedContext
-    peer_maximum_bytes : int
-        The peer's *Maximum Length Received* (PS3.8 D.1); 0 is no limit.
     """
 
     def __init__(self, connected: socket.socket, peer: Address, timeout: float) -> None:
+        super().__init__()
         self.peer = peer
-        self.accepted: list[AcceptedContext] = []
         self.timeout = timeout
-        self.peer_maximum_bytes = 0
         self._socket = connected
         self._framing = Framing(BUFFER_BYTES, MAXIMUM_PDU_BYTES, MAXIMUM_PDU_BYTES)
-        self._fragment_bytes = MAXIMUM_PDU_BYTES
         self._is_open = False
-        self._message_id = 0
 
     # Negotiation
 
@@ -173,44 +146,19 @@ class Association:
                 raise NoAssociation(f"{self.peer}: {rejection_reason(answer.encoded)}")
             if answer.kind != framing.ASSOCIATE_AC:
                 raise NoAssociation(f"{self.peer}: it aborted the association request")
-            primitive = decoded_answer(A_ASSOCIATE_AC(), answer.encoded)
-        except (AssociationLost, UndecodableAnswer) as error:
+            primitive = decoded_primitive(A_ASSOCIATE_AC(), answer.encoded)
+        except AssociationLost as error:
             raise NoAssociation(f"{self.peer}: {error}") from error
-        self.accepted = list(accepted_contexts(primitive, contexts, roles))
-        self.peer_maximum_bytes = peer_maximum_bytes(primitive)
-        self._fragment_bytes = fragment_bytes(self.peer_maximum_bytes)
+        except UndecodablePdu as error:
+            raise NoAssociation(f"{self.peer}: its answer to the request cannot be decoded") from error
+        self.agree(accepted_contexts(primitive, contexts, roles), peer_maximum_bytes(primitive))
         self._framing.expect_data(as_requestor=True)
         self._is_open = True
         if not self.accepted:
             self.release()
             raise NoAssociation(f"{self.peer}: no presentation context was accepted")
 
-    def accepted_for(self, abstract_syntax: str) -> Mapping[str, int]:
-        """Return the accepted contexts in which we are the SCU: context ID by transfer syntax UID."""
-        return {
-            context.transfer_syntax_uid: context.context_id
-            for context in self.accepted
-            if context.abstract_syntax == abstract_syntax and context.as_scu
-        }
-
     # Messages
-
-    def next_message_id(self) -> int:
-        """Return a *Message ID* (0000,0110) for the next request."""
-        self._message_id = self._message_id % 65535 + 1
-        return self._message_id
-
-    def send_command(
-        self, context_id: int, elements: Mapping[Element, int | str], data_set: Dataset | None = None
-    ) -> None:
-        """Send a message; `data_set` is encoded in the transfer syntax of the context.
-
-        Raises
-        ------
-        AssociationLost
-        """
-        data = None if data_set is None else encoded(data_set, self.syntax_of(context_id))
-        self.send_pdus(message_pdus(context_id, elements, self._fragment_bytes, data))
 
     def send_instance(self, context_id: int, elements: Mapping[Element, int | str], source: InstanceBytes) -> None:
         """Send a C-STORE-RQ with the bytes of a data set; a file is read while it is sent.
@@ -220,11 +168,8 @@ class Association:
         AssociationLost
             The peer is gone, or the file is shorter than it was; the association is aborted.
         """
-        self.send_pdus(request_pdus(context_id, elements, self._fragment_bytes))
         try:
-            with source.fragments(self._fragment_bytes) as fragments:
-                for pdu in fragment_pdus(context_id, False, fragments, self._fragment_bytes):
-                    self.send_pdus(pdu)
+            super().send_instance(context_id, elements, source)
         except SourceLost as error:
             raise AssociationLost(f"aborted: {error}") from error
 
@@ -291,15 +236,11 @@ class Association:
         AssociationLost
             The data set cannot be decoded.
         """
-        syntax = UID(self.syntax_of(message.context_id))
         try:
+            syntax = UID(self.accepted[message.context_id].transfer_syntax_uid)
             return decode(BytesIO(message.data_set), syntax.is_implicit_VR, syntax.is_little_endian, False)
         except Exception as error:  # any error of pydicom on a peer's bytes
             raise AssociationLost("it sent a data set that cannot be decoded") from error
-
-    def syntax_of(self, context_id: int) -> str:
-        """Return the transfer syntax UID of an accepted context."""
-        return next(context.transfer_syntax_uid for context in self.accepted if context.context_id == context_id)
 
     # Ends
 

@@ -36,7 +36,7 @@ def verify(peer: Address, calling_ae_title: str, timeout: float) -> float:
                 Element.COMMAND_FIELD: C_ECHO_RQ,
                 Element.MESSAGE_ID: assoc.next_message_id(),
             }
-            response = assoc.request(assoc.accepted[0].context_id, request).command
+            response = assoc.request(next(iter(assoc.accepted)), request).command
             took = perf_counter() - began
     except AssociationLost as error:
         raise EchoFailed(f"{peer} did not answer C-ECHO: {error}") from error

@@ -47,7 +47,7 @@ def find(
     contexts = contexts_of([(sop_class_uid, [EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN])])
     try:
         with association(peer, calling_ae_title, contexts, timeout) as assoc:
-            context_id = assoc.accepted[0].context_id
+            context_id = next(iter(assoc.accepted))
             message_id = assoc.next_message_id()
             request: dict[Element, int | str] = {
                 Element.AFFECTED_SOP_CLASS_UID: sop_class_uid,

@@ -18,12 +18,12 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from node.association.client.association import Address, Association, AssociationLost, association
+from node.association.client.association import Address, AssociationLost, RequestedAssociation, association
 from node.association.client.find import find
 from node.association.client.negotiation import MAXIMUM_CONTEXTS, contexts_of
 from node.association.framing import Violation
 from node.association.messages import Messages
-from node.association.services.c_store import Context, StoreService
+from node.association.services.c_store import StoreService
 from node.dicom.command import C_CANCEL_RQ, C_GET_RQ, MEDIUM_PRIORITY, Command, Element, MalformedCommand
 from node.dicom.status import PENDING, SUCCESS
 from node.dicom.uids import EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN, STUDY_ROOT_GET
@@ -147,26 +147,22 @@ def _proposed(classes: list[str]) -> list[tuple[str, list[str]]]:
 
 
 class _GetOperation:
-    """One C-GET, and the `MessageCarrier` of its C-STORE requests."""
+    """One C-GET and the C-STORE requests that it causes."""
 
     def __init__(
-        self, assoc: Association, dicom: Dicom, service: StoreService, on_progress: Callable[[SubOperationCounts], None]
+        self,
+        assoc: RequestedAssociation,
+        dicom: Dicom,
+        service: StoreService,
+        on_progress: Callable[[SubOperationCounts], None],
     ) -> None:
         self._assoc, self._on_progress = assoc, on_progress
-        contexts = {
-            accepted.context_id: Context(
-                accepted.context_id, accepted.abstract_syntax, accepted.transfer_syntax_uid, accepted.as_scp
-            )
-            for accepted in assoc.accepted
-        }
-        self._messages = Messages(self, dicom, service, contexts, assoc.peer_maximum_bytes)
         self._responses: deque[Command] = deque()
+        self._messages = Messages(assoc, dicom, service, self._responses.append)
 
     def run(self, target: RetrieveTarget) -> SubOperationCounts:
         """Send the request, and store instances until the final response."""
-        context_id = next(
-            (context.context_id for context in self._assoc.accepted if context.abstract_syntax == STUDY_ROOT_GET), None
-        )
+        context_id = next(iter(self._assoc.accepted_for(STUDY_ROOT_GET).values()), None)
         if context_id is None:
             raise GetFailed(f"{self._assoc.peer} does not support C-GET")
         message_id = self._assoc.next_message_id()
@@ -189,9 +185,11 @@ class _GetOperation:
     def _receive(self) -> SubOperationCounts:
         while True:
             try:
-                self._messages.take(self._assoc.next_piece())
+                request = self._messages.take(self._assoc.next_piece())
             except (Violation, MalformedCommand) as error:
                 raise AssociationLost(f"it violates the protocol: {error}") from error
+            if request is not None:
+                raise AssociationLost("it sent a request other than C-STORE")
             while self._responses:
                 response = self._responses.popleft()
                 counts = _counts(response)
@@ -204,27 +202,6 @@ class _GetOperation:
             status = f"0x{response.status or 0:04X} {response.comment}".rstrip()
             raise GetFailed(f"{self._assoc.peer} answered C-GET with {status}")
         return counts
-
-    # The `MessageCarrier` of `Messages`
-
-    def send(self, data: bytes) -> None:
-        """Send encoded PDUs."""
-        self._assoc.send_pdus(data)
-
-    def hand_on(self, context_id: int, is_command: bool, last: bool, fragment: bytes | memoryview) -> None:
-        """Refuse any request but C-STORE."""
-        raise AssociationLost("it sent a request other than C-STORE")
-
-    def is_serving(self) -> bool:
-        """False: C-STORE is served as it arrives."""
-        return False
-
-    def cancel(self, message_id: int) -> None:
-        """Ignore a C-CANCEL: the peer has no operation to cancel."""
-
-    def answered(self, response: Command) -> None:
-        """Keep a response to our request."""
-        self._responses.append(response)
 
 
 def _counts(response: Command) -> SubOperationCounts:

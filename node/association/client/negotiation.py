@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pydicom.uid import UID
 from pynetdicom.pdu import A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
-from pynetdicom.pdu_primitives import (
-    A_ASSOCIATE,
-    ImplementationClassUIDNotification,
-    ImplementationVersionNameNotification,
-    MaximumLengthNotification,
-    SCP_SCU_RoleSelectionNegotiation,
-)
+from pynetdicom.pdu_primitives import A_ASSOCIATE, SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 
+from node.association.association import AcceptedContext
 from node.association.outgoing import MAXIMUM_PDU_BYTES
-from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from node.association.primitives import decoded_primitive, encoded_pdu, own_user_information
 from node.dicom.uids import APPLICATION_CONTEXT
 from node.errors import VoxelnodeError
 
@@ -28,21 +22,6 @@ MAXIMUM_CONTEXTS = 128
 
 class NoAssociation(VoxelnodeError):
     """The peer cannot be reached or rejects the association; the message says why."""
-
-
-class UndecodableAnswer(VoxelnodeError):
-    """its answer to the request cannot be decoded"""
-
-
-@dataclass(frozen=True, slots=True)
-class AcceptedContext:
-    """A presentation context that the peer accepted, and our roles in it (PS3.7 D.3.3.4)."""
-
-    context_id: int
-    abstract_syntax: str
-    transfer_syntax_uid: str
-    as_scu: bool = True
-    as_scp: bool = False
 
 
 Roles = Mapping[str, tuple[bool, bool]]
@@ -64,38 +43,12 @@ def request_pdu(
     for number, context in enumerate(contexts):
         context.context_id = 2 * number + 1
     primitive.presentation_context_definition_list = list(contexts)
-    length = MaximumLengthNotification()
-    length.maximum_length_received = MAXIMUM_PDU_BYTES
-    implementation = ImplementationClassUIDNotification()
-    implementation.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
-    version = ImplementationVersionNameNotification()
-    version.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-    primitive.user_information = [length, implementation, version]
+    primitive.user_information = own_user_information(MAXIMUM_PDU_BYTES)
     for syntax, (scu, scp) in roles.items():
         role = SCP_SCU_RoleSelectionNegotiation()
         role.sop_class_uid, role.scu_role, role.scp_role = UID(syntax), scu, scp
         primitive.user_information.append(role)
     return encoded_pdu(A_ASSOCIATE_RQ(), primitive)
-
-
-def encoded_pdu(pdu: Any, primitive: Any) -> bytes:
-    """Encode a primitive of pynetdicom as `pdu`."""
-    pdu.from_primitive(primitive)
-    return bytes(pdu.encode())
-
-
-def decoded_answer(pdu: Any, data: bytes) -> Any:
-    """Decode the bytes of a `pdu` of pynetdicom into its primitive.
-
-    Raises
-    ------
-    UndecodableAnswer
-    """
-    try:
-        pdu.decode(bytes(data))
-        return pdu.to_primitive()
-    except Exception as error:  # any error of pynetdicom on a peer's bytes
-        raise UndecodableAnswer from error
 
 
 def accepted_contexts(
@@ -120,13 +73,7 @@ def accepted_contexts(
         yield AcceptedContext(answer.context_id, syntax, str(answer.transfer_syntax[0]), scu, scp)
 
 
-def peer_maximum_bytes(primitive: Any) -> int:
-    """The *Maximum Length Received* of an A-ASSOCIATE (PS3.8 D.1); 0 is no limit."""
-    lengths = (item for item in primitive.user_information if isinstance(item, MaximumLengthNotification))
-    return next((int(item.maximum_length_received) for item in lengths), 0)
-
-
 def rejection_reason(data: bytes) -> str:
     """Return result, source and reason of an A-ASSOCIATE-RJ in words (PS3.8 table 9-21)."""
-    answer = decoded_answer(A_ASSOCIATE_RJ(), data)
+    answer = decoded_primitive(A_ASSOCIATE_RJ(), data)
     return f"association {answer.result_str.lower()}, {answer.source_str}: {answer.reason_str.lower()}"

@@ -16,7 +16,7 @@ from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from pynetdicom.dsutils import split_dataset
 
-from node.association.client.association import Address, Association, AssociationLost, association
+from node.association.client.association import Address, AssociationLost, RequestedAssociation, association
 from node.association.client.negotiation import MAXIMUM_CONTEXTS, contexts_of
 from node.association.outgoing import InstanceBytes
 from node.dicom.command import C_STORE_RQ, MEDIUM_PRIORITY, Element
@@ -119,7 +119,7 @@ def send(
 class _InstanceSender:
     """Sends instances on one association; after its loss, reports all others as failed."""
 
-    def __init__(self, assoc: Association, originator: tuple[str, int] | None) -> None:
+    def __init__(self, assoc: RequestedAssociation, originator: tuple[str, int] | None) -> None:
         self._assoc, self._originator = assoc, originator
         self._lost = ""
 

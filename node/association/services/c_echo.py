@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from pynetdicom.events import Event
-
+from node.association.operation import Operation
+from node.dicom.command import C_ECHO_RQ, Element
 from node.dicom.status import SUCCESS
+from node.dicom.uids import VERIFICATION
 
 
-def handle_c_echo(event: Event) -> int:
-    """Answer a verification request with success (``evt.EVT_C_ECHO``)."""
-    return SUCCESS
+def serve_c_echo(operation: Operation) -> None:
+    """Answer a verification request with success.
+
+    Raises
+    ------
+    PeerGone
+    """
+    operation.respond(C_ECHO_RQ, SUCCESS, {Element.AFFECTED_SOP_CLASS_UID: VERIFICATION})

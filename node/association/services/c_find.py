@@ -15,9 +15,9 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
+from node.association.acceptor import PeerGone
 from node.association.operation import NotDecodable, Operation
 from node.association.outgoing import encoded
-from node.association.upper_layer import PeerGone
 from node.audit import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.command import C_FIND_RQ, Element
 from node.dicom.flat import NotFlat, encode_flat
@@ -169,7 +169,7 @@ class _Find:
             return _FinalStatus(SOP_CLASS_NOT_SUPPORTED, str(error))
         except QueryStopped:
             self._waiting.clear()
-            if self._operation.upper_layer.is_draining:
+            if self._operation.association.is_draining:
                 return _FinalStatus(OUT_OF_RESOURCES, "the node is stopping: query again later")
             return _FinalStatus(CANCELLED)
         except PeerGone:
@@ -198,9 +198,9 @@ class _Find:
         model = MODELS.get(sop_class_uid)
         if model is None:
             raise SopClassNotSupported("the presentation context is not for C-FIND")
-        identifier = self._operation.data_set("Identifier")
+        identifier = self._operation.data_set()
         self._keys = _audited_keys(identifier)
-        return read_query(identifier, model, _options(self._operation.extended_negotiation, sop_class_uid))
+        return read_query(identifier, model, _options(self._operation.association.extended_negotiation, sop_class_uid))
 
     def _send(
         self, status: int, identifier: bytes | None = None, comment: str = "", offending: int | None = None
@@ -214,7 +214,7 @@ class _Find:
     def _flush(self) -> None:
         """Send what is queued."""
         pdus, self._waiting, self._waiting_bytes = b"".join(self._waiting), [], 0
-        self._operation.upper_layer.send_now(pdus)
+        self._operation.association.send_pdus(pdus)
 
     def tell(self, status: int) -> None:
         """Record the query in the audit log (PS3.15 A.5.3.10)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from node.association.acceptor import PeerGone
 from node.association.client.send import (
     NotSendable,
     Outgoing,
@@ -15,7 +16,6 @@ from node.association.client.send import (
 )
 from node.association.operation import Operation
 from node.association.services.retrieve import Retrieve, RetrieveService, select, serve_retrieve
-from node.association.upper_layer import PeerGone
 from node.dicom.command import C_GET_RQ
 from node.dicom.keys import QueryModel
 from node.dicom.uids import PATIENT_ROOT_GET, STUDY_ROOT_GET
@@ -53,6 +53,6 @@ def _sent(operation: Operation, service: RetrieveService, instance: Outgoing) ->
     except NotSendable as error:
         return Sent(instance, SendOutcome.FAILED, str(error))
     if answer is None:
-        operation.upper_layer.give_up(f"no answer to C-STORE within {service.timeout:g} s")
+        operation.association.give_up(f"no answer to C-STORE within {service.timeout:g} s")
         raise PeerGone
     return sent_with_status(instance, answer.status, answer.comment)

@@ -9,13 +9,17 @@ from node.association.client.negotiation import NoAssociation
 from node.association.client.send import Sent, send
 from node.association.operation import Operation
 from node.association.services.retrieve import Retrieve, RetrieveRefused, RetrieveService, select, serve_retrieve
-from node.dicom.command import C_MOVE_RQ
+from node.dicom.command import C_MOVE_RQ, Element
 from node.dicom.keys import QueryModel
 from node.dicom.status import DESTINATION_UNKNOWN
 from node.dicom.uids import PATIENT_ROOT_MOVE, STUDY_ROOT_MOVE
 from node.index.records import Refused
 
 MODELS = {PATIENT_ROOT_MOVE: QueryModel.PATIENT_ROOT, STUDY_ROOT_MOVE: QueryModel.STUDY_ROOT}
+
+
+MAX_SHOWN_TITLE = 16
+"""Longest AE title (PS3.5 6.2); a longer one is no destination, and is cut where it is shown."""
 
 
 def serve_c_move(operation: Operation, service: RetrieveService) -> None:
@@ -42,20 +46,20 @@ def serve_c_move(operation: Operation, service: RetrieveService) -> None:
 
 def _destination(operation: Operation, service: RetrieveService) -> Address:
     """Return the address of the peer in *Move Destination* (0000,0600)."""
-    title = str(operation.primitive.MoveDestination or "").strip()
+    title = operation.command.text(Element.MOVE_DESTINATION)
     address = service.destinations.get(title)
     if address is None:
-        origin = operation.origin
+        origin, told = operation.origin, title[:MAX_SHOWN_TITLE]
         service.on_refusal(
             Refused(
                 "retrieve",
                 "move destination",
-                f"no peer with a host has the AE title {title or '(empty)'}",
-                f'set host and port of the peer with ae_title = "{title}" in [peers]',
+                f"no peer with a host has the AE title {told or '(empty)'}",
+                f'set host and port of the peer with ae_title = "{told}" in [peers]',
                 peer=origin.address,
                 calling_ae_title=origin.calling_ae_title,
                 called_ae_title=origin.called_ae_title,
-                offered=title,
+                offered=told,
             )
         )
         raise RetrieveRefused(DESTINATION_UNKNOWN, "move destination is not configured: set host in [peers]")

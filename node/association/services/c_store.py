@@ -6,12 +6,12 @@ The invariant: 0x0000 is answered only after the bytes are durable and the rows 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
 
+from node.association.association import AcceptedContext
 from node.dicom.status import FAILED, STORED, Answer, NotPermitted, SopClassNotSupported, answer_to, remedy_of
 from node.dicom.uids import is_storage_class
 from node.errors import ArrivalRefused, ClassMismatch, NotUnderstood
@@ -31,24 +31,6 @@ class Request(Protocol):
     def sop_instance_uid(self) -> str: ...
     @property
     def has_data_set(self) -> bool: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """An accepted presentation context."""
-
-    context_id: int
-    abstract_syntax: str
-    transfer_syntax_uid: str
-    is_for_storing: bool = True
-    """Whether the peer may send instances on it; a requestor of C-GET may only receive them."""
-
-
-def context_of(accepted: Any) -> Context:
-    """Return the `Context` of an accepted context of pynetdicom."""
-    return Context(
-        accepted.context_id, str(accepted.abstract_syntax), str(accepted.transfer_syntax[0]), bool(accepted.as_scp)
-    )
 
 
 class StoreService:
@@ -81,7 +63,7 @@ class StoreService:
         self.on_refusal = on_refusal
         self.log = logger.bind(association=association, calling_ae_title=origin.calling_ae_title, peer=origin.peer)
 
-    def begin(self, request: Request, context: Context) -> Reception:
+    def begin(self, request: Request, context: AcceptedContext) -> Reception:
         """Begin a request; `Reception.finish` returns its refusal, if any."""
         return Reception(self, request, context)
 
@@ -102,7 +84,7 @@ class Reception:
     then are dropped.
     """
 
-    def __init__(self, service: StoreService, request: Request, context: Context) -> None:
+    def __init__(self, service: StoreService, request: Request, context: AcceptedContext) -> None:
         self._service, self._request, self._context = service, request, context
         self._arrival: Arrival | None = None
         self._answer: Answer | None = None
@@ -155,7 +137,7 @@ class Reception:
             raise NotUnderstood("C-STORE without a data set")
         if not is_storage_class(self._context.abstract_syntax):
             raise SopClassNotSupported("the presentation context is not for a storage SOP class")
-        if not self._context.is_for_storing:
+        if not self._context.as_scp:
             raise NotPermitted("the sender is not the SCU of this presentation context")
         if self._request.sop_class_uid != self._context.abstract_syntax:
             raise ClassMismatch("Affected SOP Class UID differs from the presentation context")

@@ -16,11 +16,11 @@ import structlog
 from pydicom.dataset import Dataset
 
 from node.archive.filesystem import Archive
+from node.association.acceptor import PeerGone
 from node.association.client.association import Address
 from node.association.operation import NotDecodable, Operation
-from node.association.upper_layer import PeerGone
 from node.dicom.attributes import is_identifier
-from node.dicom.command import N_ACTION_RQ, N_EVENT_REPORT_RQ, Element
+from node.dicom.command import N_ACTION_RQ, N_EVENT_REPORT_RQ, Element, MalformedCommand
 from node.dicom.keys import Level
 from node.dicom.retrieval import Selection
 from node.dicom.status import (
@@ -179,6 +179,8 @@ def serve_n_action(operation: Operation, service: CommitmentService) -> None:
         operation.log.warning("commitment_refused", status=f"0x{refused.status:04X}", reason=refused.comment)
         _respond(operation, refused.status, refused.comment)
         return
+    except MalformedCommand:
+        raise
     except Exception as error:
         operation.log.error("commitment_failed", exc_info=error)
         _respond(operation, FAILED.status, FAILED.comment)
@@ -202,22 +204,22 @@ class _ActionRefused(Exception):
 def _respond(operation: Operation, status: int, comment: str = "") -> None:
     elements: dict[Element, int | str] = {
         Element.AFFECTED_SOP_INSTANCE_UID: STORAGE_COMMITMENT_INSTANCE,
-        Element.ACTION_TYPE_ID: int(operation.primitive.ActionTypeID or 0),
+        Element.ACTION_TYPE_ID: operation.command.number(Element.ACTION_TYPE_ID) or 0,
     }
     operation.respond(N_ACTION_RQ, status, elements, comment=comment)
 
 
 def _taken_up(operation: Operation, service: CommitmentService) -> OwedCommitment:
     """Record the request durably; after this it may be acknowledged."""
-    request = operation.primitive
+    request = operation.command
     if operation.context.abstract_syntax != STORAGE_COMMITMENT:
         raise _ActionRefused(SOP_CLASS_NOT_SUPPORTED, "the presentation context is of another service")
-    if str(request.RequestedSOPInstanceUID) != STORAGE_COMMITMENT_INSTANCE:
+    if request.text(Element.REQUESTED_SOP_INSTANCE_UID) != STORAGE_COMMITMENT_INSTANCE:
         raise _ActionRefused(NO_SUCH_INSTANCE, f"the only instance is {STORAGE_COMMITMENT_INSTANCE}")
-    if request.ActionTypeID != REQUEST_COMMITMENT:
+    if request.number(Element.ACTION_TYPE_ID) != REQUEST_COMMITMENT:
         raise _ActionRefused(NO_SUCH_ACTION, "the only action is 1, request storage commitment")
     try:
-        information = operation.data_set("ActionInformation")
+        information = operation.data_set()
     except NotDecodable as error:
         raise _ActionRefused(INVALID_ARGUMENT, str(error)) from error
     transaction_uid = text(information, "TransactionUID")
@@ -246,7 +248,9 @@ def _reported_here(operation: Operation, service: CommitmentService, commitment:
         return operation.is_cancelled() or service.now() > deadline
 
     result = verify(service, commitment.references, stop)
-    if result is None or operation.upper_layer.listen(LEAVE_SECONDS) or operation.is_cancelled():
+    if result is None or operation.association.listen(LEAVE_SECONDS) or operation.is_cancelled():
+        return False
+    if operation.association.is_next_waiting:  # the answer would come after that request, which waits for this one
         return False
     answer = operation.request(
         operation.context.context_id,

@@ -88,7 +88,7 @@ class Committer(IndexFollower):
             with association(peer, service.ae_title, contexts, service.timeout, roles) as assoc:
                 request = report_request(assoc.next_message_id(), result)
                 report = report_of(service, commitment, result)
-                answer = assoc.request(assoc.accepted[0].context_id, request, report).command
+                answer = assoc.request(next(iter(assoc.accepted)), request, report).command
         except NoAssociation as error:
             raise NotReported(str(error)) from error
         except AssociationLost as error:

@@ -12,12 +12,12 @@ import structlog
 from pydicom.dataset import Dataset
 
 from node.archive.filesystem import Archive
+from node.association.acceptor import PeerGone
 from node.association.client.association import Address
 from node.association.client.send import Outgoing, SendOutcome, Sent, Transcode
 from node.association.operation import NotDecodable, Operation
 from node.association.outgoing import SourceLost
 from node.association.services.stored import outgoing_of
-from node.association.upper_layer import PeerGone
 from node.audit import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.command import Element
 from node.dicom.keys import IdentifierMismatch, QueryModel
@@ -146,7 +146,7 @@ def serve_retrieve(operation: Operation, command_field: int, run: Callable[[], N
     except PeerGone:
         raise
     except SourceLost as error:  # half an instance is sent and cannot be taken back
-        operation.upper_layer.give_up(str(error))
+        operation.association.give_up(str(error))
         raise PeerGone from error
     except Exception as error:
         operation.log.error("retrieve_failed", exc_info=error)
@@ -166,7 +166,7 @@ def select(operation: Operation, service: RetrieveService, models: Mapping[str, 
     if model is None:
         raise RetrieveRefused(SOP_CLASS_NOT_SUPPORTED, "the presentation context is for another service")
     try:
-        selection = read_selection(operation.data_set("Identifier"), model)
+        selection = read_selection(operation.data_set(), model)
     except NotDecodable as error:
         raise RetrieveRefused(UNABLE_TO_PROCESS, str(error)) from error
     except IdentifierMismatch as error:
@@ -240,7 +240,7 @@ class Retrieve:
 
     def _finish(self) -> str:
         """Send the final response; return the outcome in words."""
-        if self._tally.remaining and not self._operation.upper_layer.is_draining:
+        if self._tally.remaining and not self._operation.association.is_draining:
             self._respond(CANCELLED)
             return "cancelled"
         if self._tally.remaining:

@@ -1,0 +1,536 @@
+"""The upper layer of an accepted association (PS3.8), and its service user, on one thread from accept to close.
+
+The invariant: one thread reads, decides, serves and answers, so the state of an association has one owner and no lock.
+Only `drain` and `hang_up` may be called from other threads; they set a flag that this thread reads. What happens is an
+event, and `state_table.TRANSITIONS` says what to do about it; `_ACTIONS` lists the methods.
+
+* Every wait is bounded: for the connection, TLS, a request, a PDU, the next message, and for a peer that does not read.
+* The thread waits in `recv`, into one buffer that never grows, whatever length a PDU or an instance claims.
+* C-STORE is served while it arrives (`association.messages`). Every other request is served when it is whole, and the
+  function that serves it looks at the connection between its steps (`is_cancelled`, `answer_to`): a C-CANCEL, an abort,
+  a release or the loss of the connection ends it there.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Literal
+
+import structlog
+
+from node.association import framing
+from node.association.acceptance import (
+    ReceivedRequest,
+    abort_pdu,
+    acceptance_pdu,
+    decoded_request,
+    rejection_pdu,
+    release_answer_pdu,
+)
+from node.association.admission import Admission, Connection, Rejection
+from node.association.association import Association, Message
+from node.association.contexts import Proposal, accepted_of, answer_contexts
+from node.association.framing import Framing, OtherPdu, Piece, Violation
+from node.association.messages import Messages
+from node.association.primitives import UndecodablePdu
+from node.association.services.c_store import StoreService
+from node.association.state_table import TRANSITIONS, Action, Event, State
+from node.association.transport import MIN_BYTES_PER_SECOND, Transport
+from node.dicom.command import Command, MalformedCommand
+from node.errors import VoxelnodeError
+from node.index.records import Refused
+from node.metrics import Metrics
+from node.settings.model import Dicom
+from node.tls import failure_reason
+
+logger = structlog.get_logger()
+
+BUFFER_BYTES = 262144
+"""Size of the receive buffer of one association."""
+
+TICK_SECONDS = 2.0
+"""Longest wait before the deadlines are checked again."""
+
+MAX_KEPT_ANSWERS = 8
+"""Answers kept until the operation asks for them; it waits for one at a time."""
+
+MAX_PIECES_PER_LOOK = 64
+"""Pieces read at one look for C-CANCEL, so that a peer that never stops sending is answered all the same."""
+
+_SERVICE_USER, _SERVICE_PROVIDER = 0, 2
+"""Sources of an A-ABORT, PS3.8 table 9-26."""
+
+_OTHER_VERSION = Rejection(1, 2, 2, "protocol version", "use protocol version 1 (PS3.8 9.3.2)")
+
+_EVENTS = {
+    framing.RELEASE_RQ: Event.RELEASE_RECEIVED,
+    framing.ABORT: Event.ABORT_RECEIVED,
+}
+"""The events of PDUs that end an association."""
+
+
+class PeerGone(VoxelnodeError):
+    """The association ended while a request was served."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """An association that may open: its contexts, and the service that stores its instances."""
+
+    proposal: Proposal
+    store_service: StoreService
+    extended: Mapping[str, bytes]
+    """The answers to SOP Class Extended Negotiation (PS3.7 D.3.3.5)."""
+    serve: Callable[[AcceptedAssociation, Message], bool]
+    """Serves any request but C-STORE; returns False if there is no service for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """How the node ends an association: the outcome in the metrics, and the A-ABORT (PS3.8 table 9-26)."""
+
+    outcome: str
+    source: int
+    reason: int = framing.NOT_SPECIFIED
+
+
+class AcceptedAssociation(Association):
+    """One accepted connection, from accept to close.
+
+    Parameters
+    ----------
+    transport : Transport
+    address : str
+        IP address of the peer.
+    judge : callable (AcceptedAssociation, ReceivedRequest) -> Rejection or Admitted
+        Decides on the association.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        address: str,
+        dicom: Dicom,
+        admission: Admission,
+        metrics: Metrics,
+        judge: Callable[[AcceptedAssociation, ReceivedRequest], Rejection | Admitted],
+    ) -> None:
+        super().__init__()
+        self._transport, self._dicom, self._admission, self._metrics = transport, dicom, admission, metrics
+        self._judge = judge
+        buffer_bytes = max(BUFFER_BYTES, framing.MAX_REQUEST_BYTES + 6)
+        self._framing = Framing(buffer_bytes, dicom.maximum_pdu_bytes, framing.MAX_REQUEST_BYTES)
+        self._tick_seconds = tick_seconds(dicom)
+        self._state = State.IDLE
+        self._draining = self._hung_up = False
+        self._read_at = monotonic()
+        self._timer_at: float | None = None  # when ARTIM expires (PS3.8 9.1.5)
+        self._idle_at: float | None = None
+        self._pdu: tuple[int, float] | None = None  # the PDU that is arriving by its number, and its deadline
+        self._messages: Messages | None = None  # while the association is open
+        self._cancelled: set[int] = set()
+        self._answers: deque[Command] = deque(maxlen=MAX_KEPT_ANSWERS)
+        self._admitted: Admitted | None = None
+        self.extended_negotiation: Mapping[str, bytes] = {}
+        """The peer's SOP Class Extended Negotiation: application information by SOP class UID (PS3.7 D.3.3.5)."""
+        self.outcome = "lost"
+        self.connection: Connection = admission.connected(self, address)
+
+    # For other threads
+
+    def drain(self) -> None:
+        """End at the next boundary between messages; an instance that is arriving is still answered."""
+        self._draining = True
+
+    def hang_up(self) -> None:
+        """End at once; nothing more is read or sent."""
+        self._hung_up = True
+        self._transport.hang_up()
+
+    # For the functions that serve requests
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the association ends at the next boundary between messages."""
+        return self._draining
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the association is open, as far as this side knows."""
+        return self._state is State.OPEN and not self._hung_up
+
+    @property
+    def is_next_waiting(self) -> bool:
+        """Whether the peer has sent a further request; nothing more is read until the present one is served."""
+        return self._messages is not None and self._messages.is_holding
+
+    def is_cancelled(self, message_id: int) -> bool:
+        """Whether the operation should end: the peer cancelled it, the peer is gone, or the node drains.
+
+        Reads what has arrived in the meantime.
+        """
+        for _ in range(MAX_PIECES_PER_LOOK):
+            if not self.listen(0.0):
+                break
+        return message_id in self._cancelled or self._draining or not self.is_open
+
+    def answer_to(self, message_id: int, seconds: float) -> Command | None:
+        """Return the answer to a request that we sent on this association, or None if it does not come in time."""
+        deadline = monotonic() + seconds
+        while self.is_open:
+            while self._answers:
+                answer = self._answers.popleft()
+                if answer.responded_to == message_id:
+                    return answer
+            if (left := deadline - monotonic()) <= 0:
+                return None
+            self.listen(min(left, self._tick_seconds))
+        return None
+
+    def listen(self, seconds: float) -> bool:
+        """Process the next piece from the peer while one of its requests is served; False if none came in time.
+
+        A further request waits until this request is served: then only the loss of the connection is noticed.
+        """
+        if not self.is_open:
+            return False
+        if not self.is_next_waiting:
+            return self._process_next(seconds)
+        if self._transport.is_abandoned(seconds):
+            self._happens(Event.CONNECTION_CLOSED)
+        return False
+
+    def give_up(self, reason: str) -> None:
+        """Abort the association, because it cannot go on."""
+        self._log().warning("association_given_up", reason=reason)
+        if self.is_open:
+            self._happens(Event.ABORT, _Ending("given up", _SERVICE_USER))
+
+    def send_pdus(self, data: bytes) -> None:
+        """Send encoded P-DATA-TF PDUs.
+
+        Raises
+        ------
+        PeerGone
+            The association is not open any more.
+        """
+        if not self.is_open:
+            raise PeerGone
+        self._happens(Event.SEND_DATA, data)
+
+    # The thread
+
+    def run(self) -> None:
+        """Serve the connection until it closes, and release everything whatever happens."""
+        try:
+            self._transport.open(self._dicom.request_seconds)
+            self._happens(Event.CONNECTED)
+            while self._state is not State.IDLE:
+                self._turn()
+        except OSError as error:
+            self._report_failed_connection(error)
+        except Exception as error:
+            self._log().error("association_failed", address=self.connection.address, exc_info=error)
+        finally:
+            self._end()
+
+    def _turn(self) -> None:
+        """Do one thing: act on a deadline, process bytes from the buffer, or read."""
+        try:
+            if self._is_due():
+                return
+            if self._state is State.CLOSING:
+                self._discard()
+            elif self._state is State.RELEASING:
+                self._happens(Event.ANSWER_RELEASE)
+            else:
+                self._process_next()
+        except PeerGone:
+            pass  # the state says so
+        except Exception as error:
+            self._fail(error)
+
+    def _is_due(self) -> bool:
+        """Act on the deadline or the request of another thread that is due; False if there is none."""
+        now = monotonic()
+        if self._hung_up:
+            self._happens(Event.CONNECTION_CLOSED)
+        elif self._timer_at is not None and now > self._timer_at:
+            self._happens(Event.TIMER_EXPIRED)
+        elif self._state is State.AWAITING_REQUEST and self._draining:
+            self._happens(Event.CONNECTION_CLOSED)
+        elif self._messages is None:
+            return False
+        elif self._pdu is not None and now > self._pdu[1]:
+            self._violated(Violation("a PDU took too long", framing.NOT_SPECIFIED))
+        elif self._idle_at is not None and now > self._idle_at:
+            self._happens(Event.ABORT, _Ending("idle", _SERVICE_PROVIDER))
+        elif self._draining and not self._messages.under_way:
+            self._happens(Event.ABORT, _Ending("drained", _SERVICE_USER))
+        else:
+            return False
+        return True
+
+    def _process_next(self, seconds: float | None = None) -> bool:
+        """Process the request that waits, or the next piece or PDU, or read more; False if nothing came in time."""
+        try:
+            if self.is_next_waiting:
+                self._resume()
+            elif (unit := self._framing.next()) is None:
+                return self._read(seconds)
+            elif isinstance(unit, Piece):
+                self._happens(Event.DATA_RECEIVED, unit)
+            elif unit.kind == framing.ASSOCIATE_RQ:
+                self._happens(Event.REQUEST_RECEIVED, decoded_request(unit.encoded))
+            else:
+                self._happens(_EVENTS[unit.kind], unit)
+        except (Violation, MalformedCommand, UndecodablePdu) as violation:
+            self._violated(violation)
+        return True
+
+    def _read(self, seconds: float | None) -> bool:
+        self._set_pdu_deadline()
+        if self._pdu is not None or (self._messages is not None and self._messages.under_way):
+            self._transport.acknowledge()
+        count = self._transport.receive(self._framing.space(), seconds)
+        if count is None:
+            self._happens(Event.CONNECTION_CLOSED)
+        elif count:
+            self._read_at = monotonic()
+            self._framing.filled(count)
+            if self._idle_at is not None:
+                self._idle_at = self._read_at + self._dicom.idle_seconds
+        return count != 0
+
+    def _set_pdu_deadline(self) -> None:
+        length = self._framing.open_pdu_bytes
+        if length is None:
+            self._pdu = None
+        elif self._pdu is None or self._pdu[0] != self._framing.pdus:
+            seconds = self._dicom.pdu_seconds + length / MIN_BYTES_PER_SECOND
+            self._pdu = self._framing.pdus, self._read_at + seconds
+
+    def _discard(self) -> None:
+        """Read and discard until the peer closes: a reset by the kernel could destroy our last PDU."""
+        self._framing.clear()
+        if self._transport.receive(self._framing.space()) is None:
+            self._happens(Event.CONNECTION_CLOSED)
+
+    # The state machine
+
+    def _happens(self, event: Event, argument: Any = None) -> None:
+        """Enter the state after an event and take its action. The action may cause further events."""
+        action, self._state = TRANSITIONS[self._state, event]
+        _ACTIONS[action](self, argument)
+
+    def _start_timer(self, _: None = None) -> None:
+        self._timer_at = monotonic() + self._dicom.request_seconds
+
+    def _stop_timer(self, _: None = None) -> None:
+        self._timer_at = None
+
+    def _indicate_request(self, request: ReceivedRequest) -> None:
+        self._stop_timer()
+        decision = self._judge(self, request) if request.is_of_known_version else _OTHER_VERSION
+        if isinstance(decision, Rejection):
+            self._happens(Event.REJECT, decision)
+        else:
+            self._happens(Event.ACCEPT, (request, decision))
+
+    def _send_acceptance(self, accepted: tuple[ReceivedRequest, Admitted]) -> None:
+        request, admitted = accepted
+        self._admitted, self.extended_negotiation = admitted, request.extended_negotiation
+        answers = answer_contexts(admitted.proposal)
+        pdu = acceptance_pdu(request, answers, admitted.proposal, admitted.extended, self._dicom.maximum_pdu_bytes)
+        self._send(pdu)
+        self.agree(accepted_of(answers, admitted.proposal), request.maximum_pdu_bytes)
+        self._messages = Messages(self, self._dicom, admitted.store_service, self._answers.append, self._cancelled.add)
+        self._framing.expect_data()
+        self._idle_at = monotonic() + self._dicom.idle_seconds
+
+    def _send_rejection(self, rejection: Rejection) -> None:
+        self._start_timer()
+        self._send(rejection_pdu(rejection))
+        self._over()
+
+    def _send_data(self, data: bytes) -> None:
+        self._send(data)
+
+    def _indicate_data(self, piece: Piece) -> None:
+        if self._messages is not None:
+            message = self._messages.take(piece)
+            if message is not None:
+                self._serve(message)
+
+    def _indicate_release(self, _: OtherPdu) -> None:
+        """The answer follows when the functions that serve requests have returned."""
+        self.outcome = "released"
+        self._abandon()
+
+    def _send_release_answer(self, _: None = None) -> None:
+        self._start_timer()
+        self._send(release_answer_pdu())
+        self._over()
+
+    def _abort(self, ending: _Ending) -> None:
+        self.outcome = ending.outcome
+        self._start_timer()
+        self._abandon()
+        self._send(abort_pdu(ending.source, ending.reason))
+        self._over()
+
+    def _indicate_abort(self, _: OtherPdu) -> None:
+        self.outcome = "aborted"
+        self._over()
+
+    def _indicate_loss(self, _: None = None) -> None:
+        self._over()
+
+    def _close(self, pdu: OtherPdu | None = None) -> None:
+        """Forget the connection: the timer expired, or the peer aborted before it asked for an association."""
+        if pdu is not None:
+            self.outcome = "aborted"
+        self._stop_timer()
+
+    def _over(self) -> None:
+        """Drop the message that was arriving, and close our half of the connection: no more messages follow."""
+        self._abandon()
+        self._admission.ending(self.connection)
+        if self._state is State.CLOSING:
+            self._transport.end_sending()
+
+    def _abandon(self) -> None:
+        messages, self._messages = self._messages, None
+        self._idle_at = self._pdu = None
+        if messages is not None:
+            messages.abandon()
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._transport.send(data)
+        except OSError as error:
+            self._happens(Event.CONNECTION_CLOSED)
+            raise PeerGone from error
+
+    # Requests
+
+    def _serve(self, message: Message) -> None:
+        """Serve a request from its beginning to its last answer."""
+        messages = self._messages
+        self._cancelled.clear()
+        self._answers.clear()
+        try:
+            if messages is not None:
+                messages.is_serving = True
+            if self._admitted is None or not self._admitted.serve(self, message):
+                self.give_up(f"there is no service for the request 0x{message.command.field:04x}")
+        except (PeerGone, MalformedCommand):
+            raise
+        except Exception as error:
+            self._log().error("operation_failed", exc_info=error)
+            self.give_up("an error of the node")
+        finally:
+            if messages is not None:
+                messages.is_serving = False
+            if self._idle_at is not None:
+                self._idle_at = monotonic() + self._dicom.idle_seconds
+
+    def _resume(self) -> None:
+        """Continue with the request that came while another one was served."""
+        message = self._messages.resume() if self._messages is not None else None
+        if message is not None:
+            self._serve(message)
+
+    # Ends
+
+    def _violated(self, violation: VoxelnodeError) -> None:
+        """Abort after a violation by the peer: action AA-8, with the reason of PS3.8 9.3.8; AA-1 before a request."""
+        if self._state is State.AWAITING_REQUEST:
+            self._log().warning("request_not_understood", address=self.connection.address, reason=str(violation))
+            remedy = "check the client: it sends another protocol or invalid DICOM; port scanners do this too"
+            self._report_refusal("connection", "request", str(violation), remedy)
+            self._happens(Event.INVALID_PDU, _Ending("violated", _SERVICE_USER))
+            return
+        self._log().warning("protocol_violated", reason=str(violation))
+        remedy = "report this to the vendor of the sender: it violates the protocol"
+        self._report_refusal("association", "protocol", str(violation), remedy)
+        reason = violation.reason if isinstance(violation, Violation) else framing.INVALID_PARAMETER
+        if self._state is State.OPEN:
+            self._happens(Event.INVALID_PDU, _Ending("violated", _SERVICE_PROVIDER, reason))
+
+    def _fail(self, error: Exception) -> None:
+        """Abort after an error of the node."""
+        self._log().error("association_failed", address=self.connection.address, exc_info=error)
+        try:
+            if (self._state, Event.ABORT) in TRANSITIONS:
+                self._happens(Event.ABORT, _Ending("violated", _SERVICE_PROVIDER))
+                return
+        except PeerGone:
+            return
+        except Exception as again:
+            self._log().error("association_failed", address=self.connection.address, exc_info=again)
+        self._state = State.IDLE
+
+    def _end(self) -> None:
+        """Close the connection, and tell those who count it."""
+        self._abandon()
+        self._transport.close()
+        self._framing.close()
+        if self._admitted is not None:
+            self._admitted.store_service.ended(self.outcome)
+            self._metrics.associations.labels(outcome=self.outcome).inc()
+            self._log().info("association_ended", state=self.outcome)
+        self._admission.closed(self.connection)
+
+    def _report_failed_connection(self, error: OSError) -> None:
+        reason = failure_reason(error)
+        self._log().info("connection_failed", reason=reason, address=self.connection.address)
+        if isinstance(error, ssl.SSLError):
+            remedy = "the sender must use TLS 1.2 or later, with a certificate signed by [dicom] tls_client_ca"
+            self._report_refusal("connection", "TLS", f"TLS failed: {reason}", remedy)
+
+    def _report_refusal(self, what: Literal["connection", "association"], rule: str, reason: str, remedy: str) -> None:
+        origin = self._admitted.store_service.origin if self._admitted is not None else None
+        self._admission.on_refusal(
+            Refused(
+                what,
+                rule,
+                reason,
+                remedy,
+                peer=self.connection.address,
+                calling_ae_title=origin.calling_ae_title if origin else "",
+                called_ae_title=origin.called_ae_title if origin else "",
+            )
+        )
+
+    def _log(self) -> Any:
+        return self._admitted.store_service.log if self._admitted is not None else logger
+
+
+def tick_seconds(dicom: Dicom) -> float:
+    """Return the longest wait of an association before it checks its deadlines again."""
+    return min(TICK_SECONDS, dicom.request_seconds)
+
+
+_ACTIONS: Mapping[Action, Callable[[AcceptedAssociation, Any], None]] = {
+    Action.START_TIMER: AcceptedAssociation._start_timer,
+    Action.INDICATE_REQUEST: AcceptedAssociation._indicate_request,
+    Action.SEND_ACCEPTANCE: AcceptedAssociation._send_acceptance,
+    Action.SEND_REJECTION: AcceptedAssociation._send_rejection,
+    Action.SEND_DATA: AcceptedAssociation._send_data,
+    Action.INDICATE_DATA: AcceptedAssociation._indicate_data,
+    Action.INDICATE_RELEASE: AcceptedAssociation._indicate_release,
+    Action.SEND_RELEASE_ANSWER: AcceptedAssociation._send_release_answer,
+    Action.STOP_TIMER: AcceptedAssociation._stop_timer,
+    Action.ABORT_AS_USER: AcceptedAssociation._abort,
+    Action.CLOSE: AcceptedAssociation._close,
+    Action.INDICATE_ABORT: AcceptedAssociation._indicate_abort,
+    Action.INDICATE_LOSS: AcceptedAssociation._indicate_loss,
+    Action.FORGET: AcceptedAssociation._stop_timer,
+    Action.ABORT_AS_PROVIDER: AcceptedAssociation._abort,
+}
+"""What each action does."""

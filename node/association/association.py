@@ -1,0 +1,120 @@
+"""An open association: the part that its requestor and its acceptor have in common.
+
+One thread owns an association. `client.association` adds the requestor's side, `accepted` the acceptor's.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from pydicom.dataset import Dataset
+
+from node.association.outgoing import (
+    MAXIMUM_PDU_BYTES,
+    InstanceBytes,
+    encoded,
+    fragment_bytes,
+    fragment_pdus,
+    message_pdus,
+    request_pdus,
+)
+from node.dicom.command import Command, Element
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedContext:
+    """An accepted presentation context, and the roles of the node in it (PS3.7 D.3.3.4)."""
+
+    context_id: int
+    abstract_syntax: str
+    transfer_syntax_uid: str
+    as_scu: bool = True
+    as_scp: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A whole DIMSE message of the peer; `data_set` is encoded."""
+
+    context_id: int
+    command: Command
+    data_set: bytes = b""
+
+
+class Association(ABC):
+    """The accepted contexts of an association, and the messages that the node sends on it.
+
+    Attributes
+    ----------
+    accepted : mapping of int to AcceptedContext
+        By context ID.
+    peer_maximum_bytes : int
+        The peer's *Maximum Length Received* (PS3.8 D.1); 0 is no limit.
+    fragment_bytes : int
+        Size of the fragments that the node sends.
+    """
+
+    def __init__(self) -> None:
+        self.accepted: Mapping[int, AcceptedContext] = {}
+        self.peer_maximum_bytes = 0
+        self.fragment_bytes = MAXIMUM_PDU_BYTES
+        self._message_id = 0
+
+    def agree(self, accepted: Iterable[AcceptedContext], peer_maximum_bytes: int) -> None:
+        """Keep the result of the negotiation."""
+        self.accepted = {context.context_id: context for context in accepted}
+        self.peer_maximum_bytes = peer_maximum_bytes
+        self.fragment_bytes = fragment_bytes(peer_maximum_bytes)
+
+    def accepted_for(self, abstract_syntax: str) -> dict[str, int]:
+        """Return the accepted contexts in which the node is the SCU: context ID by transfer syntax UID."""
+        return {
+            context.transfer_syntax_uid: context.context_id
+            for context in self.accepted.values()
+            if context.abstract_syntax == abstract_syntax and context.as_scu
+        }
+
+    def next_message_id(self) -> int:
+        """Return a *Message ID* (0000,0110) for the next request."""
+        self._message_id = self._message_id % 65535 + 1
+        return self._message_id
+
+    def send_command(
+        self, context_id: int, elements: Mapping[Element, int | str], data_set: Dataset | None = None
+    ) -> None:
+        """Send a message; `data_set` is encoded in the transfer syntax of the context.
+
+        Raises
+        ------
+        VoxelnodeError
+            The association is lost.
+        """
+        data = None if data_set is None else encoded(data_set, self.accepted[context_id].transfer_syntax_uid)
+        self.send_pdus(message_pdus(context_id, elements, self.fragment_bytes, data))
+
+    def send_instance(self, context_id: int, elements: Mapping[Element, int | str], source: InstanceBytes) -> None:
+        """Send a C-STORE-RQ with the bytes of a data set; a file is read while it is sent.
+
+        Raises
+        ------
+        VoxelnodeError
+            The association is lost.
+        SourceLost
+            The file could not be read to its end; the association cannot continue.
+        """
+        self.send_pdus(request_pdus(context_id, elements, self.fragment_bytes))
+        with source.fragments(self.fragment_bytes) as fragments:
+            for pdu in fragment_pdus(context_id, False, fragments, self.fragment_bytes):
+                self.send_pdus(pdu)
+
+    @abstractmethod
+    def send_pdus(self, data: bytes) -> None:
+        """Send encoded PDUs.
+
+        Raises
+        ------
+        VoxelnodeError
+            The association is lost.
+        """

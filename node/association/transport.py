@@ -1,0 +1,151 @@
+"""The transport connection of an accepted association (PS3.8 9.1.4): TCP, with or without TLS.
+
+The invariant: no call waits longer than its bound, whatever the peer does or leaves undone. One thread reads and
+writes; another one may only call `hang_up`.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import struct
+from contextlib import suppress
+from time import monotonic
+
+MIN_BYTES_PER_SECOND = 1024
+"""Slowest rate of a PDU in either direction; it extends the time that [dicom] pdu_seconds grants to every PDU."""
+
+_NOT_YET = (BlockingIOError, TimeoutError, ssl.SSLWantReadError)
+_GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL
+
+
+class Transport:
+    """A connection that was accepted, but is not prepared yet (`open`).
+
+    Parameters
+    ----------
+    accepted : socket
+    tls : SSLContext or None
+    tick_seconds : float
+        Longest wait of `receive`, unless its caller waits for less.
+    send_seconds : float
+        Longest time that `send` waits for a peer that reads nothing; a byte more a second for a long answer.
+    """
+
+    def __init__(
+        self, accepted: socket.socket, tls: ssl.SSLContext | None, tick_seconds: float, send_seconds: float
+    ) -> None:
+        self._socket = accepted
+        self._tls = tls
+        self._tick_seconds, self._send_seconds = tick_seconds, send_seconds
+
+    def open(self, seconds: float) -> None:
+        """Set the options of the connection, and do the TLS handshake within `seconds`.
+
+        Raises
+        ------
+        OSError
+            The handshake failed (`ssl.SSLError`), or the peer is gone.
+        """
+        tcp = self._socket
+        tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if self._tls is not None:
+            # On the thread of the association, not on the accepting one: a silent client must not keep others waiting.
+            tcp.settimeout(seconds)
+            self._socket = secure = self._tls.wrap_socket(tcp, server_side=True, do_handshake_on_connect=False)
+            secure.do_handshake()
+            return
+        # Kernel timeouts cost one system call that releases the GIL, Python's timeouts cost two. TLS sockets support
+        # only Python's.
+        tcp.setblocking(True)
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(self._tick_seconds))
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(self._send_seconds))
+
+    def receive(self, space: memoryview, seconds: float | None = None) -> int | None:
+        """Read into `space` and return the number of bytes: 0 if none came in time, None if the connection is closed.
+
+        Parameters
+        ----------
+        seconds : float or None
+            Longest wait; None waits for a tick.
+        """
+        try:
+            if self._tls is not None:
+                self._socket.settimeout(self._tick_seconds if seconds is None else seconds)
+                return self._socket.recv_into(space) or None
+            if seconds is None:
+                return self._socket.recv_into(space) or None
+            if seconds > 0:
+                self._poll(select.POLLIN, seconds)
+            return self._socket.recv_into(space, 0, socket.MSG_DONTWAIT) or None
+        except _NOT_YET:
+            return 0
+        except OSError:
+            return None
+
+    def acknowledge(self) -> None:
+        """Acknowledge at once what was received.
+
+        The kernel clears this with every acknowledgement it sends. Without it, a sender that leaves Nagle's algorithm
+        on waits 40 ms for our delayed ACK before it sends the data set after the command set.
+        """
+        with suppress(OSError):  # the next read reports it
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+    def is_abandoned(self, seconds: float) -> bool:
+        """Whether the peer closes the connection, or loses it, within `seconds`; reads nothing."""
+        return bool(self._poll(select.POLLRDHUP, seconds) & _GONE)
+
+    def _poll(self, events: int, seconds: float) -> int:
+        poll = select.poll()
+        try:
+            poll.register(self._socket, events)
+        except ValueError:  # closed
+            return select.POLLNVAL
+        found = poll.poll(seconds * 1000)
+        return found[0][1] if found else 0
+
+    def send(self, data: bytes) -> None:
+        """Send all of `data`.
+
+        Raises
+        ------
+        OSError
+            The peer is gone, or reads too little; the connection cannot be used any more.
+        """
+        if self._tls is not None:
+            self._socket.settimeout(self._send_seconds)
+        sent = self._socket.send(data)
+        if sent < len(data):
+            self._send_rest(memoryview(data)[sent:])
+
+    def _send_rest(self, rest: memoryview) -> None:
+        deadline = monotonic() + self._send_seconds + len(rest) / MIN_BYTES_PER_SECOND
+        while rest:
+            if monotonic() > deadline:
+                raise TimeoutError("the peer reads too little")
+            rest = rest[self._socket.send(rest) :]
+
+    def end_sending(self) -> None:
+        """Close the node's half of the connection; the peer may still read what was sent. TLS has no such half."""
+        if self._tls is None:
+            with suppress(OSError):  # the peer was faster
+                self._socket.shutdown(socket.SHUT_WR)
+
+    def hang_up(self) -> None:
+        """Wake the thread of the connection, which can neither read nor write from now on. For other threads."""
+        with suppress(OSError):  # closed already
+            # That of an SSLSocket would take away the TLS object that the other thread is using.
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the connection."""
+        with suppress(OSError):  # it was reset
+            self._socket.close()
+
+
+def _timeval(seconds: float) -> bytes:
+    whole = int(seconds)
+    return struct.pack("ll", whole, int((seconds - whole) * 1_000_000))
