@@ -34,12 +34,13 @@ from node.association.acceptance import (
 from node.association.admission import Admission, Connection, Rejection
 from node.association.association import Association, Message
 from node.association.contexts import Proposal, accepted_of, answer_contexts
+from node.association.deadlines import Deadlines, Overdue
 from node.association.framing import Framing, OtherPdu, Piece, Violation
 from node.association.messages import Messages
 from node.association.primitives import UndecodablePdu
 from node.association.services.c_store import StoreService
 from node.association.state_table import TRANSITIONS, Action, Event, State
-from node.association.transport import MIN_BYTES_PER_SECOND, Transport
+from node.association.transport import Transport
 from node.dicom.command import Command, MalformedCommand
 from node.errors import VoxelnodeError
 from node.index.records import Refused
@@ -127,10 +128,7 @@ class AcceptedAssociation(Association):
         self._tick_seconds = tick_seconds(dicom)
         self._state = State.IDLE
         self._draining = self._hung_up = False
-        self._read_at = monotonic()
-        self._timer_at: float | None = None  # when ARTIM expires (PS3.8 9.1.5)
-        self._idle_at: float | None = None
-        self._pdu: tuple[int, float] | None = None  # the PDU that is arriving by its number, and its deadline
+        self._deadlines = Deadlines(dicom)
         self._messages: Messages | None = None  # while the association is open
         self._cancelled: set[int] = set()
         self._answers: deque[Command] = deque(maxlen=MAX_KEPT_ANSWERS)
@@ -255,25 +253,28 @@ class AcceptedAssociation(Association):
             self._fail(error)
 
     def _is_due(self) -> bool:
-        """Act on the deadline or the request of another thread that is due; False if there is none."""
-        now = monotonic()
+        """Act on the deadline or the wish of another thread that is due; False if there is none."""
+        overdue = self._deadlines.overdue()
         if self._hung_up:
             self._happens(Event.CONNECTION_CLOSED)
-        elif self._timer_at is not None and now > self._timer_at:
-            self._happens(Event.TIMER_EXPIRED)
-        elif self._state is State.AWAITING_REQUEST and self._draining:
+        elif overdue is not None:
+            self._act_on(overdue)
+        elif self._draining and self._state is State.AWAITING_REQUEST:
             self._happens(Event.CONNECTION_CLOSED)
-        elif self._messages is None:
-            return False
-        elif self._pdu is not None and now > self._pdu[1]:
-            self._violated(Violation("a PDU took too long", framing.NOT_SPECIFIED))
-        elif self._idle_at is not None and now > self._idle_at:
-            self._happens(Event.ABORT, _Ending("idle", _SERVICE_PROVIDER))
-        elif self._draining and not self._messages.under_way:
+        elif self._draining and self._messages is not None and not self._messages.under_way:
             self._happens(Event.ABORT, _Ending("drained", _SERVICE_USER))
         else:
             return False
         return True
+
+    def _act_on(self, overdue: Overdue) -> None:
+        match overdue:
+            case Overdue.TIMER:
+                self._happens(Event.TIMER_EXPIRED)
+            case Overdue.PDU:
+                self._violated(Violation("a PDU took too long", framing.NOT_SPECIFIED))
+            case Overdue.IDLE:
+                self._happens(Event.ABORT, _Ending("idle", _SERVICE_PROVIDER))
 
     def _process_next(self, seconds: float | None = None) -> bool:
         """Process the request that waits, or the next piece or PDU, or read more; False if nothing came in time."""
@@ -293,26 +294,16 @@ class AcceptedAssociation(Association):
         return True
 
     def _read(self, seconds: float | None) -> bool:
-        self._set_pdu_deadline()
-        if self._pdu is not None or (self._messages is not None and self._messages.under_way):
+        is_within_pdu = self._deadlines.before_read(self._framing)
+        if is_within_pdu or (self._messages is not None and self._messages.under_way):
             self._transport.acknowledge()
         count = self._transport.receive(self._framing.space(), seconds)
         if count is None:
             self._happens(Event.CONNECTION_CLOSED)
         elif count:
-            self._read_at = monotonic()
+            self._deadlines.after_read()
             self._framing.filled(count)
-            if self._idle_at is not None:
-                self._idle_at = self._read_at + self._dicom.idle_seconds
         return count != 0
-
-    def _set_pdu_deadline(self) -> None:
-        length = self._framing.open_pdu_bytes
-        if length is None:
-            self._pdu = None
-        elif self._pdu is None or self._pdu[0] != self._framing.pdus:
-            seconds = self._dicom.pdu_seconds + length / MIN_BYTES_PER_SECOND
-            self._pdu = self._framing.pdus, self._read_at + seconds
 
     def _discard(self) -> None:
         """Read and discard until the peer closes: a reset by the kernel could destroy our last PDU."""
@@ -327,14 +318,14 @@ class AcceptedAssociation(Association):
         action, self._state = TRANSITIONS[self._state, event]
         _ACTIONS[action](self, argument)
 
-    def _start_timer(self, _: None = None) -> None:
-        self._timer_at = monotonic() + self._dicom.request_seconds
+    def _start_timer(self, _: None) -> None:
+        self._deadlines.start_timer()
 
-    def _stop_timer(self, _: None = None) -> None:
-        self._timer_at = None
+    def _stop_timer(self, _: None) -> None:
+        self._deadlines.stop_timer()
 
     def _indicate_request(self, request: ReceivedRequest) -> None:
-        self._stop_timer()
+        self._deadlines.stop_timer()
         decision = self._judge(self, request) if request.is_of_known_version else _OTHER_VERSION
         if isinstance(decision, Rejection):
             self._happens(Event.REJECT, decision)
@@ -350,10 +341,10 @@ class AcceptedAssociation(Association):
         self.agree(accepted_of(answers, admitted.proposal), request.maximum_pdu_bytes)
         self._messages = Messages(self, self._dicom, admitted.store_service, self._answers.append, self._cancelled.add)
         self._framing.expect_data()
-        self._idle_at = monotonic() + self._dicom.idle_seconds
+        self._deadlines.start_idling()
 
     def _send_rejection(self, rejection: Rejection) -> None:
-        self._start_timer()
+        self._deadlines.start_timer()
         self._send(rejection_pdu(rejection))
         self._over()
 
@@ -372,13 +363,13 @@ class AcceptedAssociation(Association):
         self._abandon()
 
     def _send_release_answer(self, _: None = None) -> None:
-        self._start_timer()
+        self._deadlines.start_timer()
         self._send(release_answer_pdu())
         self._over()
 
     def _abort(self, ending: _Ending) -> None:
         self.outcome = ending.outcome
-        self._start_timer()
+        self._deadlines.start_timer()
         self._abandon()
         self._send(abort_pdu(ending.source, ending.reason))
         self._over()
@@ -394,7 +385,7 @@ class AcceptedAssociation(Association):
         """Forget the connection: the timer expired, or the peer aborted before it asked for an association."""
         if pdu is not None:
             self.outcome = "aborted"
-        self._stop_timer()
+        self._deadlines.stop_timer()
 
     def _over(self) -> None:
         """Drop the message that was arriving, and close our half of the connection: no more messages follow."""
@@ -405,7 +396,7 @@ class AcceptedAssociation(Association):
 
     def _abandon(self) -> None:
         messages, self._messages = self._messages, None
-        self._idle_at = self._pdu = None
+        self._deadlines.stop_idling()
         if messages is not None:
             messages.abandon()
 
@@ -436,8 +427,8 @@ class AcceptedAssociation(Association):
         finally:
             if messages is not None:
                 messages.is_serving = False
-            if self._idle_at is not None:
-                self._idle_at = monotonic() + self._dicom.idle_seconds
+            if self.is_open:
+                self._deadlines.start_idling()
 
     def _resume(self) -> None:
         """Continue with the request that came while another one was served."""

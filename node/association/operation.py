@@ -56,6 +56,11 @@ class Operation:
         """Whether to stop: the peer cancelled, the peer is gone, or the node drains."""
         return self.association.is_cancelled(self.message_id)
 
+    def is_lost(self) -> bool:
+        """Whether the association has ended."""
+        self.is_cancelled()
+        return not self.association.is_open
+
     def data_set(self) -> Dataset:
         """Return the data set of the request.
 

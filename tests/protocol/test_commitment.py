@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +11,28 @@ from typing import Any
 
 import pytest
 from pydicom import Dataset, FileDataset
-from pydicom.uid import generate_uid
-from pynetdicom import AE, evt
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+from pynetdicom import AE, build_context, evt
 
+from node.association.outgoing import encoded
 from node.dicom.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from node.settings.model import Peer
 from tests.make import ct_series
-from tests.protocol.conftest import CT_IMAGE_STORAGE, DEADLINE_SECONDS, Running, until
+from tests.protocol.conftest import (
+    CT_IMAGE_STORAGE,
+    DEADLINE_SECONDS,
+    Raw,
+    Running,
+    associate_rq,
+    c_store_rq,
+    command,
+    data_set_bytes,
+    p_data,
+    padded,
+    pdv,
+    status_of,
+    until,
+)
 from tests.protocol.test_retrieve import stored
 
 COMMITMENTS = "SELECT * FROM v_commitments"
@@ -277,3 +293,37 @@ def test_the_node_proposes_the_role_of_a_provider(
     [roles] = seen
     role = roles[STORAGE_COMMITMENT]
     assert (role.scu_role, role.scp_role) == (False, True)
+
+
+def test_a_peer_that_goes_on_sending_is_answered_at_once_and_reported_to_elsewhere(
+    start_node: Callable[..., Running], asker: Asker, tmp_path: Path
+) -> None:
+    # An answer to a report on this association would come behind the next request.
+    node = start_node(peers=peers(asker))
+    [known, ds] = ct_series(2)
+    stored(node, [known], tmp_path)
+    request = Dataset()
+    request.TransactionUID = generate_uid()
+    item = Dataset()
+    [(item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID)] = references([known])
+    request.ReferencedSOPSequence = [item]
+    elements = {
+        0x0003: padded(STORAGE_COMMITMENT),
+        0x0100: b"\x30\x01",
+        0x0110: b"\x07\x00",
+        0x0800: b"\0\0",
+        0x1001: padded(STORAGE_COMMITMENT_INSTANCE),
+        0x1008: b"\x01\x00",
+    }
+    contexts = [
+        build_context(STORAGE_COMMITMENT, ImplicitVRLittleEndian),
+        build_context(CT_IMAGE_STORAGE, ExplicitVRLittleEndian),
+    ]
+    with Raw(node).associate(associate_rq(*contexts, calling="ASKER")) as peer:
+        began = time.monotonic()
+        peer.send(p_data(pdv(1, 3, command(elements)), pdv(1, 2, encoded(request, ImplicitVRLittleEndian))))
+        peer.send(p_data(pdv(3, 3, c_store_rq(ds.SOPInstanceUID)), pdv(3, 2, data_set_bytes(ds))))
+        assert [status_of(peer.receive()) for _ in range(2)] == [0x0000, 0x0000]
+        assert time.monotonic() - began < 10
+        assert asker.came.wait(DEADLINE_SECONDS)
+    settled(node)

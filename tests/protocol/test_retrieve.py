@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +32,7 @@ from tests.protocol.conftest import (
     Running,
     associate_rq,
     c_echo_rq,
+    c_store_rq,
     client_context,
     command,
     data_set_bytes,
@@ -699,3 +702,76 @@ def test_each_retrieve_goes_to_the_audit_log(start_node: Callable[..., Running],
     assert lines[1]["objects"][0]["patient_id"] == "P-1"
     assert lines[1]["objects"][0]["study_instance_uid"] == ds.StudyInstanceUID
     assert [one["user"] for one in lines[1]["participants"]] == ["VOXELNODE", "ASKER", "ASKER"]
+
+
+def move_request(study_instance_uid: str, destination: bytes = b"STORE ") -> bytes:
+    """A C-MOVE-RQ of a study, on context 1."""
+    keys = encoded(identifier("STUDY", StudyInstanceUID=study_instance_uid), ImplicitVRLittleEndian)
+    elements = {0x0002: padded(STUDY_ROOT_MOVE), 0x0100: b"\x21\x00", 0x0110: b"\x07\x00", 0x0600: destination}
+    return p_data(pdv(1, 3, command({**elements, 0x0700: b"\0\0", 0x0800: b"\0\0"})), pdv(1, 2, keys))
+
+
+def asking(node: Running) -> Raw:
+    """A peer with an association for C-MOVE and C-ECHO."""
+    contexts = [build_context(STUDY_ROOT_MOVE, ImplicitVRLittleEndian), build_context(VERIFICATION)]
+    return Raw(node).associate(associate_rq(*contexts, calling="ASKER"))
+
+
+@pytest.mark.parametrize("further", [b"", p_data(pdv(3, 3, c_echo_rq(8)))], ids=["alone", "behind a further request"])
+def test_a_requestor_that_vanishes_is_noticed_while_the_destination_says_nothing(
+    start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path, further: bytes
+) -> None:
+    answer = threading.Event()
+    destination = start_destination(status=lambda uid: 0x0000 if answer.wait(60) else 0xA700)
+    node = start_node(peers=peers(destination), response_seconds=120)
+    series = stored(node, ct_series(2), tmp_path)
+    with asking(node) as peer:
+        peer.send(move_request(series[0].StudyInstanceUID) + further)
+        assert until(lambda: destination.associations == 1)
+    assert until(lambda: node.count("connections") == 0, 10)
+    assert destination.stored == {}
+    answer.set()
+
+
+@pytest.mark.parametrize("destination", [b"STORE" + 20 * b"E" + b"X", b"ST\0ORE", b"", b"\x1b[2J"])
+def test_a_destination_that_is_no_title_is_unknown_and_is_shown_safely(
+    start_node: Callable[..., Running], destination: bytes
+) -> None:
+    node = start_node(peers=peers())
+    with asking(node) as peer:
+        peer.send(move_request("1.2.3", destination))
+        answer = peer.receive()
+        assert answer is not None
+        assert decoded(answer[1])[0x0900] == b"\x01\xa8"
+    assert until(lambda: bool(node.rows("SELECT * FROM v_rejections WHERE what = 'retrieve'")))
+    [told] = node.rows("SELECT * FROM v_rejections WHERE what = 'retrieve'")
+    assert len(told["offered"]) <= 16
+    assert told["offered"].isprintable()
+
+
+def test_a_get_whose_answer_cannot_come_waits_without_work_and_is_given_up(
+    start_node: Callable[..., Running], tmp_path: Path
+) -> None:
+    # The peer sends a further request instead of the answer, so the answer would have to come behind it.
+    node = start_node(peers=peers(), response_seconds=2)
+    [ds] = stored(node, ct_series(1), tmp_path)
+    keys = encoded(identifier("STUDY", StudyInstanceUID=ds.StudyInstanceUID), ImplicitVRLittleEndian)
+    contexts = [build_context(STUDY_ROOT_GET, ImplicitVRLittleEndian), build_context(CT_IMAGE_STORAGE)]
+    elements = {0x0002: padded(STUDY_ROOT_GET), 0x0100: b"\x10\x00", 0x0110: b"\x07\x00", 0x0700: b"\0\0"}
+    role = struct.pack(">BBHH", 0x54, 0, len(CT_IMAGE_STORAGE) + 4, len(CT_IMAGE_STORAGE))
+    role += CT_IMAGE_STORAGE.encode() + b"\1\1"
+    request = bytearray(associate_rq(*contexts, calling="ASKER") + role)
+    for at, size in ((2, ">L"), (request.index(b"\x50\0") + 2, ">H")):
+        struct.pack_into(size, request, at, struct.unpack_from(size, request, at)[0] + len(role))
+    with Raw(node) as peer:
+        peer.associate(bytes(request))
+        peer.send(p_data(pdv(1, 3, command({**elements, 0x0800: b"\0\0"})), pdv(1, 2, keys)))
+        sent = peer.receive()
+        assert sent is not None
+        assert decoded(sent[1])[0x0100] == b"\x01\x00"
+        peer.send(p_data(pdv(3, 3, c_store_rq("1.2.3"))))
+        before = time.process_time()
+        assert peer.aborted() == (0, 0)
+        assert time.process_time() - before < 0.5
+    assert node.settled()
+    assert node.count("associations_total{outcome=given up}") == 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -37,6 +37,9 @@ from node.errors import VoxelnodeError
 from node.tls import failure_reason
 
 BUFFER_BYTES = 262144
+LOOK_SECONDS = 0.5
+"""Interval at which a wait for a peer checks whether anybody still wants the answer."""
+
 MAXIMUM_DATA_SET_BYTES = 64_000_000
 """Longest data set kept in memory: an identifier, or a list of failed instances."""
 
@@ -65,6 +68,7 @@ def association(
     contexts: Sequence[PresentationContext],
     timeout: float,
     roles: Roles | None = None,
+    is_abandoned: Callable[[], bool] = lambda: False,
 ) -> Iterator[RequestedAssociation]:
     """Open an association for a ``with`` block: released at its end, aborted after an error.
 
@@ -72,6 +76,8 @@ def association(
     ----------
     timeout : float, seconds
         Longest wait for the connection, for its acceptance and for each response.
+    is_abandoned : callable
+        Called every half second of a wait for a response; True ends the association.
 
     Raises
     ------
@@ -79,6 +85,7 @@ def association(
         The address does not answer, or the peer rejects the association.
     """
     assoc = _associated(peer, calling_ae_title, contexts, timeout, roles or {})
+    assoc.is_abandoned = is_abandoned
     try:
         yield assoc
     except BaseException:
@@ -118,12 +125,15 @@ class RequestedAssociation(Association):
     Attributes
     ----------
     peer : Address
+    is_abandoned : callable
+        Whether nobody wants the answers of the peer any more.
     """
 
     def __init__(self, connected: socket.socket, peer: Address, timeout: float) -> None:
         super().__init__()
         self.peer = peer
         self.timeout = timeout
+        self.is_abandoned: Callable[[], bool] = lambda: False
         self._socket = connected
         self._framing = Framing(BUFFER_BYTES, MAXIMUM_PDU_BYTES, MAXIMUM_PDU_BYTES)
         self._is_open = False
@@ -307,11 +317,15 @@ class RequestedAssociation(Association):
 
     def _read(self, left: float, seconds: float) -> None:
         try:
-            self._socket.settimeout(max(left, 0.001))
+            self._socket.settimeout(max(min(left, LOOK_SECONDS), 0.001))
             # A peer with Nagle's algorithm sends the rest of an answer only after we acknowledged its beginning.
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             count = self._socket.recv_into(self._framing.space())
         except TimeoutError as error:
+            if self.is_abandoned():
+                raise AssociationLost("nobody waits for its answer any more") from error
+            if left > LOOK_SECONDS:
+                return
             raise AssociationLost(f"it did not answer within {seconds:g} s") from error
         except OSError as error:
             raise AssociationLost(f"the connection failed ({_reason(error)})") from error

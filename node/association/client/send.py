@@ -84,6 +84,7 @@ def send(
     *,
     originator: tuple[str, int] | None = None,
     stop: Callable[[], bool] = lambda: False,
+    is_abandoned: Callable[[], bool] = lambda: False,
 ) -> Iterator[Sent]:
     """Send instances and yield the outcome of each.
 
@@ -98,6 +99,8 @@ def send(
         AE title and Message ID of the C-MOVE that caused the sending.
     stop : callable
         Called before each instance; True ends the association and the iteration.
+    is_abandoned : callable
+        Called during each wait for a response; True ends the association, and the instances that are left fail.
 
     Raises
     ------
@@ -108,7 +111,7 @@ def send(
         if stop():
             return
         contexts = contexts_of(proposals(batch))
-        with association(peer, calling_ae_title, contexts, timeout) as assoc:
+        with association(peer, calling_ae_title, contexts, timeout, is_abandoned=is_abandoned) as assoc:
             sender = _InstanceSender(assoc, originator)
             for instance in batch:
                 if stop():

@@ -79,6 +79,7 @@ def _sub_operations(
             service.timeout,
             originator=originator,
             stop=retrieve.is_stopped,
+            is_abandoned=operation.is_lost,
         )
     except NoAssociation as error:
         retrieve.fail(str(error))

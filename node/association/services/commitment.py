@@ -248,9 +248,7 @@ def _reported_here(operation: Operation, service: CommitmentService, commitment:
         return operation.is_cancelled() or service.now() > deadline
 
     result = verify(service, commitment.references, stop)
-    if result is None or operation.association.listen(LEAVE_SECONDS) or operation.is_cancelled():
-        return False
-    if operation.association.is_next_waiting:  # the answer would come after that request, which waits for this one
+    if result is None or not _is_peer_waiting(operation):
         return False
     answer = operation.request(
         operation.context.context_id,
@@ -262,6 +260,14 @@ def _reported_here(operation: Operation, service: CommitmentService, commitment:
         return False
     record_reported(service, commitment, result, "on the association that asked")
     return True
+
+
+def _is_peer_waiting(operation: Operation) -> bool:
+    """Whether the peer neither leaves nor goes on: its answer would come behind a request that waits for this one."""
+    association = operation.association
+    if association.is_next_waiting or association.listen(LEAVE_SECONDS) or operation.is_cancelled():
+        return False
+    return not association.is_next_waiting
 
 
 def record_reported(service: CommitmentService, commitment: OwedCommitment, result: CommitmentResult, how: str) -> None:
