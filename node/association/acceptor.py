@@ -135,7 +135,7 @@ class AcceptedAssociation(Association):
         self._admitted: Admitted | None = None
         self.extended_negotiation: Mapping[str, bytes] = {}
         """The peer's SOP Class Extended Negotiation: application information by SOP class UID (PS3.7 D.3.3.5)."""
-        self.outcome = "lost"
+        self._outcome = "lost"
         self.connection: Connection = admission.connected(self, address)
 
     # For other threads
@@ -359,7 +359,7 @@ class AcceptedAssociation(Association):
 
     def _indicate_release(self, _: OtherPdu) -> None:
         """The answer follows when the functions that serve requests have returned."""
-        self.outcome = "released"
+        self._outcome = "released"
         self._abandon()
 
     def _send_release_answer(self, _: None = None) -> None:
@@ -368,14 +368,14 @@ class AcceptedAssociation(Association):
         self._over()
 
     def _abort(self, ending: _Ending) -> None:
-        self.outcome = ending.outcome
+        self._outcome = ending.outcome
         self._deadlines.start_timer()
         self._abandon()
         self._send(abort_pdu(ending.source, ending.reason))
         self._over()
 
     def _indicate_abort(self, _: OtherPdu) -> None:
-        self.outcome = "aborted"
+        self._outcome = "aborted"
         self._over()
 
     def _indicate_loss(self, _: None = None) -> None:
@@ -384,7 +384,7 @@ class AcceptedAssociation(Association):
     def _close(self, pdu: OtherPdu | None = None) -> None:
         """Forget the connection: the timer expired, or the peer aborted before it asked for an association."""
         if pdu is not None:
-            self.outcome = "aborted"
+            self._outcome = "aborted"
         self._deadlines.stop_timer()
 
     def _over(self) -> None:
@@ -472,9 +472,9 @@ class AcceptedAssociation(Association):
         self._transport.close()
         self._framing.close()
         if self._admitted is not None:
-            self._admitted.store_service.ended(self.outcome)
-            self._metrics.associations.labels(outcome=self.outcome).inc()
-            self._log().info("association_ended", state=self.outcome)
+            self._admitted.store_service.ended(self._outcome)
+            self._metrics.associations.labels(outcome=self._outcome).inc()
+            self._log().info("association_ended", state=self._outcome)
         self._admission.closed(self.connection)
 
     def _report_failed_connection(self, error: OSError) -> None:
