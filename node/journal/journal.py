@@ -31,7 +31,9 @@ from node.failpoints import reached
 from node.journal.layout import HEADER_BYTES, RECORD_HEAD_BYTES, VERSION, RecordHead, checksum
 from node.journal.segment import GROW_BYTES, Damage, Record, Segment, read_in_order
 
-SEGMENT_BYTES = 64 << 20
+SEGMENT_BYTES = 16 << 20
+"""Small, because a segment that is written over costs a tenth of one that is new: the journal soon only reuses them."""
+
 MAX_BYTES = 1 << 30
 """Of all segments together; an append waits when they are full."""
 

@@ -37,6 +37,9 @@ from node.settings.model import OverwritePolicy
 LARGE_BYTES = 1 << 20
 """A larger data set goes to a part file while it arrives: an association holds no more than this in memory."""
 
+MAX_SPARE_BUFFERS = 8
+"""Buffers that are kept for the next data sets."""
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -109,6 +112,7 @@ class Ingest:
         self.quiet_seconds, self.maximum_bytes, self.overwrite_policy = quiet_seconds, maximum_bytes, overwrite_policy
         self.aborted_grace = dt.timedelta(seconds=aborted_grace_seconds)
         self._closed = threading.Event()
+        self._buffers: list[bytearray] = []
         self._brought: dict[str, set[SeriesKey]] = {}  # by open association
         self._lock = threading.Lock()
 
@@ -136,6 +140,18 @@ class Ingest:
     def refusal(self) -> str | None:
         """Return why no new association should be accepted now; None if it may be."""
         return self.archive.intake.refusal()
+
+    def take_buffer(self) -> bytearray:
+        """Return a buffer of `LARGE_BYTES` for one data set; memory that is used again costs no page faults."""
+        try:
+            return self._buffers.pop()
+        except IndexError:
+            return bytearray(LARGE_BYTES)
+
+    def give_back(self, buffer: bytearray) -> None:
+        """Keep a buffer for the next data set."""
+        if len(self._buffers) < MAX_SPARE_BUFFERS:
+            self._buffers.append(buffer)
 
     def brought(self, association: str, key: SeriesKey) -> None:
         """Note that an instance of a series was received on an open association."""
@@ -173,7 +189,7 @@ class Arrival:
     def __init__(self, ingest: Ingest, announced: Announced, origin: Origin) -> None:
         ingest.archive.intake.require()
         self._ingest, self._announced, self._origin = ingest, announced, origin
-        self._data = bytearray()
+        self._buffer: bytearray | None = ingest.take_buffer()
         self._large: _LargeDataSet | None = None
         self.bytes = 0
         self._file_head = file_head(
@@ -193,14 +209,17 @@ class Arrival:
             raise OutOfResources(
                 f"data set exceeds {self._ingest.maximum_bytes} bytes ([dicom] maximum_instance_bytes)"
             )
-        if self._large is None:
+        if self._buffer is not None:
+            begin = self.bytes - len(fragment)
             if self.bytes <= LARGE_BYTES:
-                self._data += fragment
+                self._buffer[begin : self.bytes] = fragment
                 return
             self._large = _LargeDataSet(self._ingest.archive, self._file_head)
-            self._large.write(self._data)
-            self._data = bytearray()
-        self._large.write(fragment)
+            with memoryview(self._buffer) as buffer, buffer[:begin] as written:
+                self._large.write(written)
+            self._release_buffer()
+        if self._large is not None:
+            self._large.write(fragment)
 
     def finish(self, outcome: Future[Outcome] | None = None) -> None:
         """Make the instance durable; after this it may be acknowledged.
@@ -219,11 +238,12 @@ class Arrival:
         OutOfResources
             It could not be made durable.
         """
+        data_set = self._data_set()
         try:
-            attributes = self._attributes()
+            attributes = self._attributes(data_set)
             self._require_announced(attributes)
             with self._ingest.metrics.sync_seconds.time():
-                self._keep(attributes, outcome)
+                self._keep(attributes, data_set, outcome)
         except ArrivalRefused:
             self.abandon()
             raise
@@ -234,12 +254,24 @@ class Arrival:
 
     def abandon(self) -> None:
         """Drop the instance; does nothing after `finish` has succeeded."""
-        self._data = bytearray()
+        self._release_buffer()
         large, self._large = self._large, None
         if large is not None:
             large.part.abandon()
 
-    def _keep(self, attributes: InstanceAttributes, outcome: Future[Outcome] | None) -> None:
+    def _release_buffer(self) -> None:
+        buffer, self._buffer = self._buffer, None
+        if buffer is not None:
+            self._ingest.give_back(buffer)
+
+    def _data_set(self) -> bytes:
+        """Return the bytes of a data set that is not large."""
+        if self._buffer is None:
+            return b""
+        with memoryview(self._buffer) as buffer, buffer[: self.bytes] as data_set:
+            return bytes(data_set)
+
+    def _keep(self, attributes: InstanceAttributes, data_set: bytes, outcome: Future[Outcome] | None) -> None:
         ingest, origin, large = self._ingest, self._origin, self._large
         ingest.archive.intake.require_sound()
         key = ingest.archive.new_key() if large is None else large.key
@@ -259,7 +291,7 @@ class Arrival:
             overwrite_policy=ingest.overwrite_policy,
             sha256="" if large is None else large.digest.hexdigest(),
         )
-        payload = (self._file_head, bytes(self._data)) if large is None else ()
+        payload = (self._file_head, data_set) if large is None else ()
         ingest.applier.expect(key, attributes, outcome)
         try:
             ingest.journal.append(facts.encoded(), *payload)
@@ -270,15 +302,16 @@ class Arrival:
             ingest.applier.forget(key)
             raise OutOfResources(str(error)) from error
         ingest.applier.appended()
-        self._data, self._large = bytearray(), None
+        self._large = None
+        self._release_buffer()
 
-    def _attributes(self) -> InstanceAttributes:
+    def _attributes(self, data_set: bytes) -> InstanceAttributes:
         syntax = self._announced.transfer_syntax_uid
         try:
             if self._large is None:
-                return instance_attributes(self._data, syntax)
-            with self._large.part.mapped() as file, memoryview(file) as view, view[len(self._file_head) :] as data_set:
                 return instance_attributes(data_set, syntax)
+            with self._large.part.mapped() as file, memoryview(file) as view, view[len(self._file_head) :] as large:
+                return instance_attributes(large, syntax)
         except HeaderCut:
             raise NotUnderstood(f"data set ends within an element, after {self.bytes} bytes") from None
 
