@@ -7,8 +7,8 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.journal.journal import freed_mark, segment_files
-from node.journal.segment import Damage, Record, Segment, read_in_order
+from node.journal.journal import freed_mark, identity_of, segment_files
+from node.journal.segment import Damage, Record, Segment, in_order, read_in_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ def records(folder: Path) -> Iterator[Record]:
 
 def _in_use(folder: Path, segments: list[Segment]) -> tuple[str, int, list[Segment]]:
     """Return the identity of the journal, its mark, and the segments that were used, in their order."""
-    used = sorted((segment for segment in segments if segment.was_used), key=lambda segment: segment.begins_at)
-    identity = next((segment.head.journal.hex() for segment in reversed(used) if segment.head is not None), "")
+    used = in_order(segments)
+    identity = identity_of(folder, used).hex()
     return identity, freed_mark(folder, identity), used
 
 

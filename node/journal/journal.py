@@ -20,16 +20,17 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 from node.durable import make_folder, sync_folder, write_durably
 from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.journal.layout import HEADER_BYTES, RECORD_HEAD_BYTES, VERSION, RecordHead, checksum
-from node.journal.segment import GROW_BYTES, Damage, Record, Segment, read_in_order
+from node.journal.segment import GROW_BYTES, Damage, Record, Segment, in_order, read_in_order
 
 SEGMENT_BYTES = 16 << 20
 """Small, because a segment that is written over costs a tenth of one that is new: the journal soon only reuses them."""
@@ -40,6 +41,9 @@ MAX_BYTES = 1 << 30
 ROOM_SECONDS = 10.0
 """Longest wait of an append for a free segment."""
 
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Errors that pass; after any other one, what the disk says proves nothing."""
+
 MARK_FILE = "freed.json"
 """Beside the segments: up to which record everything is durable elsewhere."""
 
@@ -47,7 +51,7 @@ _NAME = re.compile(r"\d{8}\.journal")
 
 
 class JournalUnusable(VoxelnodeError):
-    """The journal is held by another process, or was written by a newer version."""
+    """The journal is held by another process, was written by a newer version, or is closed."""
 
 
 class JournalFull(VoxelnodeError):
@@ -101,7 +105,8 @@ class Journal:
         self._waiting: list[_Waiting] = []
         self._used: list[Segment] = []  # in the order of their records; the last one is written to
         self._spare: list[Segment] = []
-        self._failed: OSError | None = None
+        self._failed: OSError | JournalUnusable | None = None
+        self._is_closed = False
         self._last = self._freed = 0
         self._start = Cursor(1, HEADER_BYTES)
         self._folder_lock = _locked(folder)
@@ -115,10 +120,9 @@ class Journal:
         paths = segment_files(self._folder)
         segments = [Segment(path) for path in paths]
         self._number = int(paths[-1].stem) + 1 if paths else 0
-        self._used = sorted((segment for segment in segments if segment.was_used), key=lambda used: used.begins_at)
+        self._used = in_order(segments)
         self._spare = [segment for segment in segments if not segment.was_used]
-        newest = next((segment.head for segment in reversed(self._used) if segment.head is not None), None)
-        self._identity = newest.journal if newest is not None else os.urandom(16)
+        self._identity = identity_of(self._folder, self._used) or os.urandom(16)
         self._freed = freed_mark(self._folder, self.identity)
         newer = [segment.path.name for segment in self._used if segment.head and segment.head.version > VERSION]
         if newer:
@@ -148,18 +152,23 @@ class Journal:
         """Number of the last record that is durable elsewhere; 0 if none is."""
         return self._freed
 
-    def replay(self) -> Iterator[Record | Damage]:
+    def replay(self, known: int = 0) -> Iterator[Record | Damage]:
         """Yield what the processes before have left: every record that was not freed, and the damage between them.
 
         Must be read to its end before the first `append`. The records stay until they are freed.
+
+        Parameters
+        ----------
+        known : int
+            No number up to this one is given to a new record, even if its record is no longer readable.
         """
         self._last = self._freed
         for found in read_in_order(self._used, self._freed):
             self._last = found.last if isinstance(found, Damage) else found.sequence
             yield found
-        self._last = max(self._last, *(segment.last for segment in self._used), 0)
+        self._last = max(self._last, known, *(segment.last for segment in self._used))
         self._start = Cursor(self._last + 1, HEADER_BYTES)
-        self._begin_segment()
+        self._begin_segment(bounded=False)  # nothing is freed before this process can append
         self._release(self._freed)
 
     def append(self, facts: bytes, *payload: bytes) -> int:
@@ -181,6 +190,8 @@ class Journal:
         ------
         JournalFull
             No segment was freed within `ROOM_SECONDS`.
+        JournalUnusable
+            The journal is closed.
         OSError
             There is no room on the disk, or it fails. After anything but want of room, no append succeeds until the
             journal is opened anew: after a failed sync a later success would prove nothing.
@@ -209,10 +220,13 @@ class Journal:
                 self._write_to(segment, batch[:count])
                 del batch[:count]
         except Exception as error:
-            if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                self._failed = error
+            self._note_failure(error)
             for waiting in batch:
                 waiting.error = error
+
+    def _note_failure(self, error: Exception) -> None:
+        if isinstance(error, OSError) and error.errno not in NO_ROOM and self._failed is None:
+            self._failed = error
 
     def _write_to(self, segment: Segment, batch: list[_Waiting]) -> None:
         assert segment.head is not None
@@ -234,21 +248,24 @@ class Journal:
         """Return the segment that is written to, with room for a record of `size` bytes."""
         if self._failed is not None:
             raise self._failed
-        if self._used[-1].end + size > self._segment_bytes:
+        segment = self._used[-1]
+        if segment.is_torn and segment.last < segment.first:
+            segment.begin(self._identity, self._last + 1)  # with another salt: what the failed write left is no record
+        elif segment.is_torn or segment.end + size > self._segment_bytes:
             self._begin_segment()
         return self._used[-1]
 
-    def _begin_segment(self) -> None:
+    def _begin_segment(self, *, bounded: bool = True) -> None:
         """Go on in a spare segment, or in a new one, or wait until one is freed."""
         deadline = monotonic() + ROOM_SECONDS
         with self._room:
-            while not self._spare and len(self._used) >= self._max_segments:
+            while bounded and not self._spare and len(self._used) >= self._max_segments:
                 if not self._room.wait(deadline - monotonic()):
                     raise JournalFull(
                         f"the journal is full: {len(self._used)} segments of {self._segment_bytes} bytes wait to be "
                         "applied ([storage] journal_bytes)"
                     )
-            segment = self._spare.pop() if self._spare else self._new_segment()
+            segment = self._spare.pop(0) if self._spare else self._new_segment()
             segment.begin(self._identity, self._last + 1)
             self._used.append(segment)
 
@@ -270,13 +287,21 @@ class Journal:
         """Preallocate ahead of the appends; for the thread that reads, when it has time.
 
         As much as half of what a segment holds is kept ready behind its end, and a spare segment once it is half
-        full: a journal of little traffic stays small.
+        full: a journal of little traffic stays small. Want of room is left to the appends to tell.
 
         Raises
         ------
         OSError
-            There is no room, or the disk fails.
+            The disk fails; no append succeeds any more.
         """
+        try:
+            self._prepare()
+        except OSError as error:
+            self._note_failure(error)
+            if error.errno not in NO_ROOM:
+                raise
+
+    def _prepare(self) -> None:
         with self._room:
             segment, needs_spare = self._used[-1], not self._spare and len(self._used) < self._max_segments
         ready = min(self._segment_bytes, segment.end + max(GROW_BYTES, segment.end // 2))
@@ -290,7 +315,7 @@ class Journal:
             with self._room:
                 self._spare.append(self._new_segment())
         with self._room:
-            spare = self._spare[-1] if self._spare else None
+            spare = self._spare[0] if self._spare else None
         if spare is not None and spare.capacity < ready:
             spare.grow(ready)
             spare.sync()
@@ -359,10 +384,14 @@ class Journal:
             self._room.notify_all()
 
     def close(self) -> None:
-        """Close the files and unlock the folder."""
-        for segment in (*self._used, *self._spare):
-            segment.close()
-        os.close(self._folder_lock)
+        """Close the files and unlock the folder, after the append under way; a second call does nothing."""
+        with self._leading:
+            if self._is_closed:
+                return
+            self._is_closed, self._failed = True, JournalUnusable("the journal is closed")
+            for segment in (*self._used, *self._spare):
+                segment.close()
+            os.close(self._folder_lock)
 
 
 def segment_files(folder: Path) -> list[Path]:
@@ -372,13 +401,37 @@ def segment_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
 
 
+def identity_of(folder: Path, used: Sequence[Segment]) -> bytes:
+    """Return the identity of the journal with these segments, or none if none of them was used.
+
+    Where every header is damaged, the mark tells the identity.
+    """
+    heads = [segment.head for segment in used if segment.head is not None]
+    newest = next((head.journal for head in reversed(heads) if head.journal), b"")
+    if newest or not used:
+        return newest
+    try:
+        return bytes.fromhex(str(_mark(folder)["journal"]))
+    except (KeyError, ValueError):
+        return b""
+
+
 def freed_mark(folder: Path, identity: str) -> int:
     """Return the number that `Journal.free` recorded; 0 where there is none, so that all records count."""
     try:
-        mark = json.loads((folder / MARK_FILE).read_bytes())
+        mark = _mark(folder)
         return int(mark["freed"]) if mark["journal"] == identity else 0
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return 0
+
+
+def _mark(folder: Path) -> dict[str, Any]:
+    """Return the mark of a journal; empty where there is none, or one that cannot be read."""
+    try:
+        mark = json.loads((folder / MARK_FILE).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return mark if isinstance(mark, dict) else {}
 
 
 def _fitting(batch: list[_Waiting], room: int) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from node.durable import sync_file
 from node.journal.layout import (
     HEADER_BYTES,
     RECORD_HEAD_BYTES,
@@ -57,21 +58,25 @@ class Segment:
         flags = os.O_RDONLY if read_only else os.O_RDWR | (os.O_CREAT | os.O_EXCL if create else 0)
         self._file = os.open(path, flags | os.O_CLOEXEC, 0o600)
         page = os.pread(self._file, HEADER_BYTES, 0)
-        self.head = segment_head(page)
         self.was_used = page.strip(b"\x00") != b""
         self.first = self.last = 0
         self.end = HEADER_BYTES
         self.capacity = os.fstat(self._file).st_size
+        self.is_torn = False
         self._growing = threading.Lock()
+        self.head = segment_head(page)
+        if self.was_used and self.head is None:
+            self.head = self._head_by_records()
 
     @property
     def begins_at(self) -> int:
-        """Sequence number of the first record, as the header on the disk says; 0 where it is damaged."""
+        """Sequence number of the first record; 0 where nothing of the segment can be read."""
         return self.head.first if self.head is not None else 0
 
     def begin(self, journal: bytes, first: int) -> None:
         """Use the segment anew; its header is written with the first record."""
         self.head = SegmentHead(VERSION, journal, os.urandom(8), first)
+        self.is_torn = False
         self.first, self.last, self.end = first, first - 1, HEADER_BYTES
 
     def grow(self, size: int) -> None:
@@ -90,7 +95,10 @@ class Segment:
                 self.capacity += os.pwrite(self._file, zeros[: size - self.capacity], self.capacity)
 
     def write(self, buffers: Sequence[bytes], records: int) -> None:
-        """Write records behind the last one and sync them; if this raises, none of them was written.
+        """Write records behind the last one and sync them.
+
+        If this raises, none of them counts. Some may be on the disk all the same: `is_torn` tells that nothing may
+        follow them in this use of the segment.
 
         Raises
         ------
@@ -101,11 +109,13 @@ class Segment:
         size = sum(map(len, buffers))
         self.grow(self.end + size)
         at = self.end
+        self.is_torn = True
         if at == HEADER_BYTES:
             os.pwrite(self._file, self.head.encoded(), 0)
         for begin in range(0, len(buffers), MAX_BUFFERS):
             at = self._write_all(buffers[begin : begin + MAX_BUFFERS], at)
         os.fdatasync(self._file)
+        self.is_torn = False
         self.end, self.last = at, self.last + records
 
     def _write_all(self, buffers: Sequence[bytes], at: int) -> int:
@@ -119,8 +129,12 @@ class Segment:
         return at
 
     def sync(self) -> None:
-        """Make the length of the file durable."""
-        os.fsync(self._file)
+        """Make the length of the file durable.
+
+        By a descriptor of its own: the kernel reports an error of writing back once for each open file, and the one
+        that `write` waits for must not be reported here.
+        """
+        sync_file(self.path)
 
     def record_at(self, offset: int, after: int = 0) -> tuple[Record, int] | None:
         """Return the record at an offset and the offset behind it; None where there is no whole record of this use.
@@ -128,7 +142,7 @@ class Segment:
         Of records up to the number `after` only the header is read.
         """
         head = record_head(os.pread(self._file, RECORD_HEAD_BYTES, offset))
-        if head is None or (self.head is not None and head.salt != self.head.salt):
+        if head is None or self.head is None or head.salt != self.head.salt:
             return None
         offset += RECORD_HEAD_BYTES
         if offset + head.body_bytes > self.capacity:
@@ -139,8 +153,6 @@ class Segment:
         payload = os.pread(self._file, head.payload_bytes, offset + head.facts_bytes)
         if len(facts) + len(payload) < head.body_bytes or checksum(facts, payload) != head.checksum:
             return None
-        if self.head is None:  # the header of the segment is damaged: its first record tells the salt
-            self.head = SegmentHead(VERSION, b"", head.salt, head.sequence)
         return Record(head.sequence, facts, payload), offset + head.body_bytes
 
     def scan(self, after: int = 0) -> Iterator[Record]:
@@ -159,22 +171,40 @@ class Segment:
 
     def _next_record(self, offset: int) -> tuple[Record, int] | None:
         """Return the next whole record at or behind an offset, and the offset behind it."""
+        for at in self._magics(offset):
+            found = self.record_at(at)
+            if found is not None and found[0].sequence > self.last:
+                return found
+        return None
+
+    def _head_by_records(self) -> SegmentHead | None:
+        """Return a header as the first record tells it; that it has no journal shows that it is not on the disk."""
+        for at in self._magics(HEADER_BYTES):
+            head = record_head(os.pread(self._file, RECORD_HEAD_BYTES, at))
+            if head is not None:
+                return SegmentHead(VERSION, b"", head.salt, head.sequence)
+        return None
+
+    def _magics(self, offset: int) -> Iterator[int]:
+        """Yield the offsets at or behind `offset` at which a record may begin."""
         while offset < self.capacity:
             window = os.pread(self._file, _SCAN_BYTES, offset)
             at = window.find(RECORD_MAGIC)
             while at >= 0:
-                found = self.record_at(offset + at)
-                if found is not None and found[0].sequence > self.last:
-                    return found
+                yield offset + at
                 at = window.find(RECORD_MAGIC, at + 1)
             if len(window) < _SCAN_BYTES:
-                return None
+                return
             offset += len(window) - len(RECORD_MAGIC) + 1
-        return None
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
+
+
+def in_order(segments: Iterable[Segment]) -> list[Segment]:
+    """Return the segments that were used, in the order of their records; unreadable ones come first."""
+    return sorted((segment for segment in segments if segment.was_used), key=lambda segment: segment.begins_at)
 
 
 def read_in_order(segments: Sequence[Segment], freed: int) -> Iterator[Record | Damage]:
@@ -183,17 +213,35 @@ def read_in_order(segments: Sequence[Segment], freed: int) -> Iterator[Record | 
     Parameters
     ----------
     segments : sequence of Segment
-        That were used, in the order of their headers.
+        As of `in_order`.
     """
-    last = freed
-    for number, segment in enumerate(segments):
-        if number + 1 < len(segments) and 0 < segments[number + 1].begins_at <= freed + 1:
-            segment.first, segment.last = segment.begins_at, segments[number + 1].begins_at - 1
+    unreadable = [segment for segment in segments if not segment.begins_at]
+    readable = [segment for segment in segments if segment.begins_at]
+    last = max(freed, readable[0].begins_at - 1) if readable else freed
+    for segment in readable:
+        # Behind the next segment's begin, this one has at most what a failed write has left.
+        end = min((other.begins_at for other in readable if other.begins_at > segment.begins_at), default=None)
+        if end is not None and end <= freed + 1:
+            segment.first, segment.last = segment.begins_at, end - 1
             continue
-        for record in segment.scan(freed):
-            if record.sequence <= last:
-                continue  # its write failed, and the number was used again in the next segment
-            if last and record.sequence > last + 1:
-                yield Damage(last + 1, record.sequence - 1, segment.path)
-            last = record.sequence
-            yield record
+        if segment.begins_at > last + 1:
+            yield Damage(last + 1, segment.begins_at - 1, (unreadable or [segment])[0].path)
+            last = segment.begins_at - 1
+        for found in _read_segment(segment, last, end):
+            last = found.last if isinstance(found, Damage) else found.sequence
+            yield found
+
+
+def _read_segment(segment: Segment, last: int, end: int | None) -> Iterator[Record | Damage]:
+    """Yield the records of one segment behind `last` and before `end`, and its gaps; sets `segment.last`."""
+    for record in segment.scan(last):
+        if end is not None and record.sequence >= end:
+            break
+        if record.sequence > last + 1:
+            yield Damage(last + 1, record.sequence - 1, segment.path)
+        last = record.sequence
+        yield record
+    if end is not None:
+        segment.last = end - 1
+        if last < end - 1:
+            yield Damage(last + 1, end - 1, segment.path)

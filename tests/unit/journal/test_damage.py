@@ -1,0 +1,208 @@
+"""A journal that a crash, a power cut or a bad disk has harmed: what is whole is read, and what is missing is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from node.journal import layout
+from node.journal.inspect import inspect
+from node.journal.journal import MARK_FILE, Journal, JournalUnusable
+from node.journal.layout import HEADER_BYTES, RECORD_HEAD_BYTES, SegmentHead, segment_head
+from node.journal.segment import Damage, Record
+from tests.unit.journal.conftest import PAYLOAD, PER_SEGMENT, Opened
+
+Fill = Callable[[Journal, int], list[int]]
+
+RECORD_BYTES = RECORD_HEAD_BYTES + 1 + len(PAYLOAD)
+"""Of a record of `fill` whose number has one digit."""
+
+
+def offset(number: int) -> int:
+    """Where record `number` begins in the first segment."""
+    return HEADER_BYTES + (number - 1) * RECORD_BYTES
+
+
+def flip(path: Path, at: int) -> None:
+    """Flip one bit of a byte."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0x10
+    path.write_bytes(content)
+
+
+def split(found: list[Record | Damage]) -> tuple[list[int], list[tuple[int, int, str]]]:
+    """The numbers of the records, and the damage: first and last number, and the name of the segment."""
+    return (
+        [record.sequence for record in found if isinstance(record, Record)],
+        [(gap.first, gap.last, gap.segment.name) for gap in found if isinstance(gap, Damage)],
+    )
+
+
+def test_a_record_that_is_torn_at_any_byte_ends_the_journal_without_damage(opened: Opened) -> None:
+    journal = opened.ready()
+    journal.append(b"1", b"whole")
+    journal.append(b"facts", b"the last one")
+    journal.close()
+    [path] = opened.segments()
+    whole = path.read_bytes()
+    begin = HEADER_BYTES + RECORD_HEAD_BYTES + len(b"1whole")
+    end = begin + RECORD_HEAD_BYTES + len(b"factsthe last one")
+    assert whole[end:].strip(b"\0") == b""
+    for cut in range(begin, end):
+        path.write_bytes(whole[:cut] + bytes(len(whole) - cut))
+        assert split(opened.left()) == ([1], []), f"cut at byte {cut - begin}"
+        path.write_bytes(whole[:cut])  # the file itself ends there
+        assert split(opened.left()) == ([1], []), f"file cut at byte {cut - begin}"
+
+
+def test_the_number_of_a_torn_record_is_given_to_the_next_one(opened: Opened, fill: Fill) -> None:
+    fill(opened.ready(), 3)
+    [path] = opened.segments()
+    flip(path, offset(3))
+    journal = opened.ready()
+    assert journal.last == 2
+    assert fill(journal, 2) == [3, 4]
+    assert split(opened.left()) == ([1, 2, 3, 4], [])
+
+
+@pytest.mark.parametrize("at", [0, 5, 15, RECORD_HEAD_BYTES - 1, RECORD_HEAD_BYTES, RECORD_HEAD_BYTES + 1000])
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_flipped_bit_of_a_record_costs_this_record_only(opened: Opened, fill: Fill, number: int, at: int) -> None:
+    fill(opened.ready(), 7)
+    name = opened.segments()[0].name
+    flip(opened.segments()[0], offset(number) + at)
+    rest = [other for other in range(1, 8) if other != number]
+    assert split(opened.left()) == (rest, [(number, number, name)])
+    assert [(gap.first, gap.last) for gap in inspect(opened.folder).damage] == [(number, number)]
+
+
+def test_the_last_record_of_a_segment_that_is_not_the_last_one_is_told_with_its_own_segment(
+    opened: Opened, fill: Fill
+) -> None:
+    fill(opened.ready(), 2 * PER_SEGMENT)
+    first = opened.segments()[0]
+    flip(first, offset(PER_SEGMENT))
+    numbers = [number for number in range(1, 2 * PER_SEGMENT + 1) if number != PER_SEGMENT]
+    assert split(opened.left()) == (numbers, [(PER_SEGMENT, PER_SEGMENT, first.name)])
+
+
+@pytest.mark.parametrize("damaged", [0, 1, 2, 3])
+@pytest.mark.parametrize("freed", [0, 3, PER_SEGMENT, PER_SEGMENT + 2])
+def test_a_damaged_header_of_a_segment_costs_no_record(opened: Opened, fill: Fill, damaged: int, freed: int) -> None:
+    journal = opened.ready()
+    fill(journal, 4 * PER_SEGMENT)
+    if freed:
+        journal.free(freed)
+    flip(opened.segments()[damaged], 20)
+    for _ in range(2):
+        assert split(opened.left()) == (list(range(freed + 1, 4 * PER_SEGMENT + 1)), [])
+    journal = opened.ready()
+    assert fill(journal, 1) == [4 * PER_SEGMENT + 1]
+
+
+def test_a_segment_with_a_damaged_header_is_not_used_again_before_it_is_freed(opened: Opened, fill: Fill) -> None:
+    fill(opened.ready(), 3 * PER_SEGMENT)
+    damaged = opened.segments()[1]
+    flip(damaged, 20)
+    content = damaged.read_bytes()
+    journal = opened.ready()
+    journal.free(PER_SEGMENT)
+    fill(journal, 3 * PER_SEGMENT)
+    assert damaged.read_bytes() == content
+
+
+def test_the_only_segment_with_a_damaged_header_belongs_to_the_same_journal(opened: Opened, fill: Fill) -> None:
+    journal = opened.ready()
+    fill(journal, 4)
+    journal.free(2)
+    identity = journal.identity
+    flip(opened.segments()[0], 20)
+    journal = opened.open()
+    assert journal.identity == identity
+    assert split(list(journal.replay())) == ([3, 4], [])
+    assert inspect(opened.folder).identity == identity
+
+
+def test_a_lost_segment_is_told_as_damage(opened: Opened, fill: Fill) -> None:
+    fill(opened.ready(), 3 * PER_SEGMENT)
+    opened.segments()[1].unlink()
+    numbers, gaps = split(opened.left())
+    assert numbers == [*range(1, PER_SEGMENT + 1), *range(2 * PER_SEGMENT + 1, 3 * PER_SEGMENT + 1)]
+    assert [gap[:2] for gap in gaps] == [(PER_SEGMENT + 1, 2 * PER_SEGMENT)]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b'{"journal": "another", "freed": 12}'])
+def test_without_a_mark_of_its_own_the_journal_is_read_from_its_first_record(
+    opened: Opened, fill: Fill, content: bytes | None
+) -> None:
+    journal = opened.ready()
+    journal.free(fill(journal, 7)[-1])
+    mark = opened.folder / MARK_FILE
+    if content is None:
+        mark.unlink()
+    else:
+        mark.write_bytes(content)
+    assert split(opened.left()) == (list(range(1, 8)), [])
+
+
+def test_without_a_mark_segments_that_were_used_again_are_no_damage(opened: Opened, fill: Fill) -> None:
+    journal = opened.ready()
+    fill(journal, 3 * PER_SEGMENT)
+    journal.free(2 * PER_SEGMENT)  # two segments are free
+    fill(journal, PER_SEGMENT)  # and one of them is used again
+    (opened.folder / MARK_FILE).unlink()
+    numbers, gaps = split(opened.left())
+    assert gaps == []
+    assert numbers[-2 * PER_SEGMENT :] == list(range(2 * PER_SEGMENT + 1, 4 * PER_SEGMENT + 1))
+
+
+def test_a_segment_of_a_newer_version_is_refused_with_the_remedy(opened: Opened, fill: Fill) -> None:
+    fill(opened.ready(), 2)
+    [path] = opened.segments()
+    content = path.read_bytes()
+    head = segment_head(content)
+    assert head is not None
+    newer = SegmentHead(layout.VERSION + 1, head.journal, head.salt, head.first).encoded()
+    path.write_bytes(newer + content[len(newer) :])
+    for _ in range(2):  # and nothing was changed by the first try
+        with pytest.raises(JournalUnusable, match=r"newer version.*voxelnode journal drain"):
+            opened.open()
+    assert path.read_bytes() == newer + content[len(newer) :]
+
+
+def test_bytes_that_only_look_like_a_record_are_none(opened: Opened, fill: Fill) -> None:
+    journal = opened.ready()
+    fill(journal, 2)
+    journal.append(b"3", opened.segments()[0].read_bytes()[offset(1) : offset(2)])  # a record within a record
+    fill(journal, 1)
+    flip(opened.segments()[0], offset(3))
+    assert split(opened.left())[0] == [1, 2, 4]
+
+
+def test_a_record_cannot_tell_of_more_bytes_than_its_segment_has(opened: Opened, fill: Fill) -> None:
+    fill(opened.ready(), 2)
+    [path] = opened.segments()
+    path.write_bytes(path.read_bytes()[: offset(2) + 100])
+    assert split(opened.left()) == ([1], [])
+
+
+def test_the_mark_names_the_journal_and_is_replaced_as_a_whole(opened: Opened, fill: Fill) -> None:
+    journal = opened.ready()
+    fill(journal, 3)
+    journal.free(2)
+    mark = json.loads((opened.folder / MARK_FILE).read_bytes())
+    assert mark == {"version": layout.VERSION, "journal": journal.identity, "freed": 2}
+
+
+def test_a_number_that_is_known_elsewhere_is_not_given_again_if_its_record_is_damaged(
+    opened: Opened, fill: Fill
+) -> None:
+    fill(opened.ready(), 3)
+    flip(opened.segments()[0], offset(3))
+    journal = opened.open()
+    assert split(list(journal.replay(known=3)))[0] == [1, 2]
+    assert fill(journal, 1) == [4]
+    assert split(opened.left()) == ([1, 2, 4], [(3, 3, opened.segments()[0].name)])
