@@ -179,6 +179,12 @@ class Archive:
             part.unlink(missing_ok=True)
         return len(parts)
 
+    def quarantine_parts(self) -> None:
+        """Move all part files to quarantine: a record that can no longer be read may have named some of them."""
+        for part in self._incoming.glob("*.part"):
+            os.rename(part, self._quarantine / f"{part.stem}.dcm")
+        self.sync_folder(self._quarantine)
+
     def folders(self) -> list[str]:
         """Return the names of the folders of `objects`, the oldest first."""
         return sorted(folder.name for folder in self._objects.iterdir() if folder.name.isdecimal())

@@ -105,6 +105,9 @@ def add_instances(connection: Connection, batch: Sequence[Arrived]) -> list[Kept
     for arrived in batch:
         uid = arrived.attributes.sop_instance_uid
         first = held.get(uid)
+        if first is not None and first.key == arrived.file.key:  # applied before: this is the file of the row
+            kept.append(Kept(Outcome.STORED))
+            continue
         if first is None:
             series_id = _series_id(connection, arrived, series_ids)
             images[uid] = _image(arrived, series_id)
@@ -158,6 +161,8 @@ def _not_taken(connection: Connection, arrived: Arrived, first: _Held) -> Kept:
     if first.sha256 == arrived.file.sha256:
         return Kept(Outcome.ALREADY_THERE, remove=arrived.file.key)
     aside = _aside(connection, arrived.attributes.sop_instance_uid, arrived.file.sha256)
+    if aside == arrived.file.key:  # applied before, and kept where it is
+        return Kept(Outcome.OTHER_BYTES)
     if aside == arrived.file.quarantine_key:  # a crash came between the commit and the move
         return Kept(Outcome.OTHER_BYTES, quarantine=arrived.file.key)
     if aside is not None:

@@ -17,10 +17,13 @@ import datetime as dt
 import hashlib
 import mmap
 import threading
+import uuid
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from time import monotonic
 
@@ -93,6 +96,10 @@ class Applier(BackgroundService):
         self._expected: dict[str, _Expected] = {}
         self._progress = threading.Condition()
         self._applied = 0
+        self._committed = 0
+        self._unsettled: deque[tuple[Arrived, Kept]] = deque()
+        self._parts_are_evidence = False
+        self._damaged_segments: dict[Path, str] = {}  # and their copies in quarantine
         self._cursor = journal.start
         self._behind_since: float | None = None
         self._unsynced: set[str] = set()
@@ -158,6 +165,12 @@ class Applier(BackgroundService):
 
     def step(self) -> float | None:
         """Apply one batch of what the journal has."""
+        try:
+            return self._step()
+        except OSError as error:
+            raise self._archive.intake.failed(error) from error
+
+    def _step(self) -> float | None:
         began_at = monotonic()
         records, cursor = self._journal.read(self._cursor, MAX_BATCH, MAX_BATCH_BYTES)
         if records:
@@ -187,7 +200,7 @@ class Applier(BackgroundService):
         applied_before = mark.sequence if mark.journal == self._journal.identity else 0
         counts = {"applied": 0, "restored": 0, "damaged": 0}
         batch: list[Record] = []
-        for record in self._journal.replay():
+        for record in self._journal.replay(applied_before):
             if isinstance(record, Damage):
                 self._keep_damaged(record)
                 counts["damaged"] += record.last - record.first + 1
@@ -197,6 +210,8 @@ class Applier(BackgroundService):
                 self._replay_batch(batch, applied_before, counts)
                 batch = []
         self._replay_batch(batch, applied_before, counts)
+        if self._parts_are_evidence or self._damaged_segments:  # lost records may have named some of the part files
+            self._archive.quarantine_parts()
         self._applied = self._journal.last
         self._cursor = self._journal.start
         reached("journal-replayed")
@@ -206,7 +221,9 @@ class Applier(BackgroundService):
 
     def _keep_damaged(self, damage: Damage) -> None:
         """Keep the segment of records that cannot be read, and tell: these were acknowledged."""
-        kept = self._archive.quarantine_copy(damage.segment)
+        kept = self._damaged_segments.get(damage.segment)
+        if kept is None:
+            kept = self._damaged_segments[damage.segment] = self._archive.quarantine_copy(damage.segment)
         detail = f"records {damage.first} to {damage.last} of the journal cannot be read; the segment is kept: {kept}"
         log.error("journal_damaged", detail=detail)
         self._index.instances.record_damage(detail, dt.datetime.now(dt.UTC))
@@ -222,14 +239,14 @@ class Applier(BackgroundService):
 
     def _restore(self, records: list[Record]) -> int:
         """Write files again that rows name and that are not as they were received; return how many."""
-        receipts = [receipt(record.facts) for record in records]
-        keys = [key for each in receipts for key in (each.key, self._archive.quarantine_key(each.key))]
+        receipts = [(record, its) for record in records if (its := _readable_receipt(record)) is not None]
+        keys = [key for _, its in receipts for key in (its.key, self._archive.quarantine_key(its.key))]
         named = self._index.instances.named_keys(keys)
         restored = 0
-        for record, each in zip(records, receipts, strict=True):
-            for key in (each.key, self._archive.quarantine_key(each.key)):
+        for record, its in receipts:
+            for key in (its.key, self._archive.quarantine_key(its.key)):
                 if key in named:
-                    restored += self._restored(record, each, key)
+                    restored += self._restored(record, its, key)
         return restored
 
     def _restored(self, record: Record, its: Receipt, key: str) -> bool:
@@ -250,52 +267,73 @@ class Applier(BackgroundService):
         OutOfResources
             There is no room, the disk fails, or the index does not commit.
         """
-        batch = [self._arrived(record) for record in records]
+        self._settle()
+        arrivals = [(record, self._arrived(record)) for record in records if record.sequence > self._committed]
+        while arrivals:  # in their order: a crash must find either all or none of what is before `applied`
+            batch = list(takewhile(lambda arrival: arrival[1] is not None, arrivals))
+            del arrivals[: len(batch)]
+            self._add(batch)
+            if arrivals:
+                self._set_aside(arrivals.pop(0)[0], "its record in the journal cannot be read")
+        with self._progress:
+            self._applied = records[-1].sequence
+            self._progress.notify_all()
+
+    def _add(self, batch: Sequence[tuple[Record, Arrived | None]]) -> None:
         try:
-            self._add([arrived for arrived in batch if arrived is not None], records[-1].sequence)
+            self._commit(batch)
         except NotIndexable:
-            for record, arrived in zip(records, batch, strict=True):
-                self._apply_alone(record, arrived)
-        for record, arrived in zip(records, batch, strict=True):
-            if arrived is None:
-                self._set_aside(record, "its record in the journal cannot be read")
-        self._note_applied(records[-1].sequence)
+            for arrival in batch:
+                try:
+                    self._commit([arrival])
+                except NotIndexable as error:
+                    self._set_aside(arrival[0], str(error))
 
-    def _apply_alone(self, record: Record, arrived: Arrived | None) -> None:
-        if arrived is None:
+    def _commit(self, batch: Sequence[tuple[Record, Arrived | None]]) -> None:
+        arrived = [one for _, one in batch if one is not None]
+        if not arrived:
             return
-        try:
-            self._add([arrived], record.sequence)
-        except NotIndexable as error:
-            self._set_aside(record, str(error))
+        sequence = batch[-1][0].sequence
+        kept = self._index.instances.add(arrived, Applied(self._journal.identity, sequence))
+        self._committed = sequence
+        self._metrics.commit_instances.observe(len(arrived))
+        self._unsettled += zip(arrived, kept, strict=True)
+        self._settle()
+        reached("batch-settled")
 
-    def _add(self, batch: list[Arrived], sequence: int) -> None:
-        kept = self._index.instances.add(batch, Applied(self._journal.identity, sequence))
-        self._metrics.commit_instances.observe(len(batch))
-        for arrived, done in zip(batch, kept, strict=True):
+    def _settle(self) -> None:
+        """Remove or move the files that the last commit let go; what fails is tried again before anything else."""
+        while self._unsettled:
+            arrived, done = self._unsettled[0]
             settle(self._archive, done)
             if done.quarantine is not None:
                 self._written(self._archive.quarantine_key(done.quarantine))
+            self._unsettled.popleft()
             with self._lock:
                 expected = self._expected.pop(arrived.file.key, None)
             if expected is not None and expected.outcome is not None:
                 expected.outcome.set_result(done.outcome)
-        reached("batch-settled")
 
     def _set_aside(self, record: Record, reason: str) -> None:
-        """Move an instance that cannot be indexed to quarantine, and record why."""
-        key = self._archive.new_key()
-        with suppress(ValueError, KeyError, TypeError):
-            key = receipt(record.facts).key
-        if record.payload:
-            self._archive.write(key, record.payload)
-        with suppress(FileNotFoundError):  # a large instance whose record cannot be read stays in `incoming`
-            self._archive.quarantine(key)
+        """Keep an instance that cannot be indexed in quarantine, and record why."""
+        its = _readable_receipt(record)
+        # The same key however often the record is applied.
+        name = uuid.uuid5(uuid.UUID(self._journal.identity), str(record.sequence)).hex
+        key = f"objects/{name}.dcm" if its is None else its.key
         quarantined = self._archive.quarantine_key(key)
-        self._written(quarantined)
+        if record.payload:
+            self._archive.write(quarantined, record.payload)
+            self._archive.remove(key)
+        elif its is None:
+            self._parts_are_evidence = True
+        else:
+            with suppress(FileNotFoundError):
+                self._archive.quarantine(key)
+        self._archive.sync([quarantined])  # no row names it: it is never compared with its record
         log.error("instance_set_aside", reason=reason, path=quarantined)
         applied = Applied(self._journal.identity, record.sequence)
         self._index.instances.set_aside(f"{reason}: {quarantined}", applied, dt.datetime.now(dt.UTC))
+        self._committed = record.sequence
         with self._lock:
             expected = self._expected.pop(key, None)
         if expected is not None and expected.outcome is not None:
@@ -305,11 +343,6 @@ class Applier(BackgroundService):
         """Note a file that the next checkpoint has to sync."""
         with self._lock:
             self._unsynced.add(key)
-
-    def _note_applied(self, sequence: int) -> None:
-        with self._progress:
-            self._applied = sequence
-            self._progress.notify_all()
 
     def checkpoint(self) -> None:
         """Make everything that was applied durable where it is, and let the journal write over it.
@@ -369,13 +402,13 @@ class Applier(BackgroundService):
         except (ValueError, KeyError, TypeError, NotUnderstood, HeaderCut, FileNotFoundError):
             log.exception("record_not_understood", record=record.sequence)
             return None
-        self._written(its.key)
         if its.sha256:
             self._archive.keep_part(its.key)
             digest = its.sha256
         else:
             self._archive.write(its.key, record.payload)
             digest = hashlib.sha256(memoryview(record.payload)[its.data_set_offset :]).hexdigest()
+        self._written(its.key)  # not before: a checkpoint on another thread would find nothing to sync
         file = StoredFile(
             key=its.key,
             quarantine_key=self._archive.quarantine_key(its.key),
@@ -390,6 +423,13 @@ class Applier(BackgroundService):
             received_at=its.received_at,
         )
         return Arrived(attributes, file, its.quiet_seconds, its.overwrite_policy)
+
+
+def _readable_receipt(record: Record) -> Receipt | None:
+    try:
+        return receipt(record.facts)
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def settle(archive: Archive, kept: Kept) -> None:

@@ -28,7 +28,7 @@ from node.dicom.part10 import file_head
 from node.errors import ArrivalRefused, ClassMismatch, NotUnderstood, OutOfResources
 from node.index.database import Index
 from node.index.records import Outcome, SeriesKey
-from node.journal.journal import Journal, JournalFull
+from node.journal.journal import Journal, JournalFull, JournalUnusable
 from node.metrics import Metrics
 from node.receive.apply import Applier
 from node.receive.record import Receipt
@@ -298,7 +298,7 @@ class Arrival:
         except OSError as error:
             ingest.applier.forget(key)
             raise ingest.archive.intake.failed(error) from error
-        except JournalFull as error:
+        except (JournalFull, JournalUnusable) as error:
             ingest.applier.forget(key)
             raise OutOfResources(str(error)) from error
         ingest.applier.appended()

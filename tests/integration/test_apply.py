@@ -1,0 +1,562 @@
+"""What the journal holds gets into archive and index, once, whenever the process died and whatever a power cut took."""
+
+from __future__ import annotations
+
+import datetime as dt
+import errno
+import os
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import FileDataset
+
+from node.archive.filesystem import Archive
+from node.audit import Audit
+from node.errors import OutOfResources
+from node.index import engine, instances
+from node.index.database import Index
+from node.index.finder import QueryRefused
+from node.index.records import Outcome
+from node.journal.journal import Journal
+from node.lifecycle.deletion import Order, delete
+from node.metrics import Metrics
+from node.receive import apply
+from node.receive.apply import Applier
+from node.receive.ingest import LARGE_BYTES, Ingest, Origin, quiet_seconds_of
+from node.receive.recovery import recover
+from node.settings.model import OverwritePolicy
+from tests import make
+from tests.integration.conftest import announced, data_set_bytes
+
+NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+ORIGIN = Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1")
+
+
+@dataclass
+class Parts:
+    """The parts of a node that receive; the applier makes a step only when it is told to."""
+
+    folder: Path
+    archive: Archive
+    index: Index
+    journal: Journal
+    applier: Applier
+    ingest: Ingest
+
+    def receive(self, ds: FileDataset) -> Future[Outcome]:
+        """Have an instance acknowledged."""
+        arrival = self.ingest.begin(announced(ds), ORIGIN)
+        data = data_set_bytes(ds)
+        for begin in range(0, len(data), 1 << 16):
+            arrival.write(data[begin : begin + (1 << 16)])
+        outcome: Future[Outcome] = Future()
+        arrival.finish(outcome)
+        return outcome
+
+    def start(self) -> apply.Replayed:
+        """Do what a start does before the node listens."""
+        replayed = self.applier.replay()
+        recover(self.archive, self.index, self.ingest.quiet_seconds, NOW)
+        self.applier.checkpoint()
+        return replayed
+
+    def rows(self, query: str = "SELECT * FROM v_images ORDER BY sop_instance_uid") -> list[dict[str, Any]]:
+        with closing(sqlite3.connect(self.index.path)) as connection:
+            connection.row_factory = sqlite3.Row
+            return [dict(row) for row in connection.execute(query)]
+
+    def require(self, *sent: FileDataset) -> None:
+        """Exactly these instances are indexed, their files are as they were sent, and there are no others."""
+        rows = {row["sop_instance_uid"]: row for row in self.rows()}
+        assert rows.keys() == {str(ds.SOPInstanceUID) for ds in sent}
+        for ds in sent:
+            row = rows[str(ds.SOPInstanceUID)]
+            assert Path(row["path"]).read_bytes()[row["data_set_offset"] :] == data_set_bytes(ds)
+            assert not row["file_missing"]
+        assert {str(path) for path in self.folder.glob("objects/*/*")} == {row["path"] for row in rows.values()}
+        assert not list(self.folder.glob("incoming/*"))
+
+
+Open = Callable[..., Parts]
+
+
+@pytest.fixture
+def open_parts(tmp_path: Path) -> Iterator[Open]:
+    """Open a root; the process that had it before died without another word."""
+    with ExitStack() as ends:
+
+        def open_(policy: OverwritePolicy = "never") -> Parts:
+            ends.close()
+            metrics, folder = Metrics(), tmp_path / "root"
+            archive = Archive(folder)
+            index = ends.enter_context(closing(Index(folder, metrics)))
+            journal = ends.enter_context(closing(Journal(folder / "journal", 4 << 20)))
+            applier = Applier(journal, archive, index, metrics)
+            ends.callback(applier.stop)
+            quiet = quiet_seconds_of(60, {})
+            ingest = Ingest(
+                archive, index, journal, applier, metrics, quiet, 100_000_000, lambda: NOW, overwrite_policy=policy
+            )
+            return Parts(folder, archive, index, journal, applier, ingest)
+
+        yield open_
+
+
+@pytest.fixture
+def started(open_parts: Open) -> Callable[..., Parts]:
+    """Open a root and replay its journal."""
+
+    def start(**options: Any) -> Parts:
+        parts = open_parts(**options)
+        parts.start()
+        return parts
+
+    return start
+
+
+Started = Callable[..., Parts]
+
+
+def large_instance() -> FileDataset:
+    [ds] = make.ct_series(1)
+    ds.PixelData = bytes(range(256)) * (2 * LARGE_BYTES // 256)
+    return ds
+
+
+def other_bytes(ds: FileDataset) -> FileDataset:
+    """The same instance with other content."""
+    other = deepcopy(ds)
+    other.SeriesDescription = "corrected"
+    return other
+
+
+def test_what_was_only_acknowledged_is_there_after_a_start(started: Started) -> None:
+    sent = [*make.ct_series(3), large_instance()]
+    parts = started()
+    for ds in sent:
+        parts.receive(ds)
+    assert parts.rows() == []
+    started().require(*sent)
+    started().require(*sent)
+
+
+@pytest.mark.parametrize("policy", ["never", "keep_both"])
+def test_records_whose_rows_are_there_already_cost_no_file(started: Started, policy: OverwritePolicy) -> None:
+    """Where the index does not tell that they were applied: the file of a row is no copy of itself."""
+    first, second = make.ct_series(2)
+    parts = started(policy=policy)
+    for ds in (first, second, first, other_bytes(first), other_bytes(first), first):
+        parts.receive(ds)
+    parts.applier.step()
+    rows, conflicts = parts.rows(), parts.rows("SELECT * FROM v_conflicts")
+    content = {path: path.read_bytes() for path in parts.folder.glob("*/*/*.dcm")}
+    with closing(sqlite3.connect(parts.index.path)) as connection, connection:
+        connection.execute("DELETE FROM about WHERE key = 'applied'")
+    parts = started(policy=policy)
+    assert parts.rows() == rows
+    assert parts.rows("SELECT * FROM v_conflicts") == conflicts
+    assert {path: path.read_bytes() for path in parts.folder.glob("*/*/*.dcm")} == content
+
+
+def test_a_batch_whose_files_cannot_be_moved_is_settled_later_and_not_applied_again(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = make.ct_series(3)
+    parts = started()
+    outcomes = [parts.receive(ds) for ds in (first, other_bytes(first), second)]
+    real = os.rename
+
+    def no_room(source: Any, target: Any) -> None:
+        if "quarantine" in str(target):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(source, target)
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "rename", no_room)
+        for _ in range(2):
+            with pytest.raises(OutOfResources):
+                parts.applier.step()
+    outcomes.append(parts.receive(third))
+    while parts.applier.step() is not None:
+        pass
+    assert [outcome.result(0) for outcome in outcomes] == [
+        Outcome.STORED,
+        Outcome.OTHER_BYTES,
+        Outcome.STORED,
+        Outcome.STORED,
+    ]
+    parts.require(first, second, third)
+    assert len(list(parts.folder.glob("quarantine/*.dcm"))) == 1
+
+
+@pytest.mark.parametrize("loss", ["gone", "empty", "torn", "zeros"])
+def test_a_file_that_a_power_cut_took_is_written_again(started: Started, loss: str) -> None:
+    sent = make.ct_series(3)
+    parts = started()
+    for ds in sent:
+        parts.receive(ds)
+    parts.applier.step()
+    parts.require(*sent)
+    path = Path(parts.rows()[1]["path"])
+    content = path.read_bytes()
+    path.unlink()
+    if loss != "gone":
+        path.write_bytes({"empty": b"", "torn": content[:500], "zeros": bytes(len(content))}[loss])
+    parts = started()
+    parts.require(*sent)
+
+
+def test_a_file_in_quarantine_that_a_power_cut_took_is_written_again(started: Started) -> None:
+    [ds] = make.ct_series(1)
+    parts = started()
+    for one in (ds, other_bytes(ds)):
+        parts.receive(one)
+    parts.applier.step()
+    [path] = parts.folder.glob("quarantine/*.dcm")
+    content = path.read_bytes()
+    path.unlink()
+    parts = started()
+    assert path.read_bytes() == content
+    parts.require(ds)
+
+
+def test_the_moved_part_of_a_large_instance_is_moved_again_where_a_power_cut_undid_it(started: Started) -> None:
+    ds = large_instance()
+    parts = started()
+    parts.receive(ds)
+    [part] = parts.folder.glob("incoming/*.part")
+    parts.applier.step()
+    [row] = parts.rows()
+    Path(row["path"]).rename(part)
+    started().require(ds)
+
+
+def test_a_deleted_instance_does_not_come_back_from_the_journal(started: Started) -> None:
+    first, second = make.ct_series(1)[0], make.ct_series(1)[0]
+    parts = started()
+    for ds in (first, second):
+        parts.receive(ds)
+    parts.applier.step()
+    parts.index.ahead = parts.applier
+    plan = parts.index.deletions.plan("study", str(first.StudyInstanceUID), None)
+    audit = Audit(parts.folder, "VOXELNODE", now=lambda: NOW)
+    delete(parts.archive, parts.index, audit, plan, Order("someone", "by command"), NOW)
+    audit.close()
+    started().require(second)
+    for path in parts.folder.glob("index.sqlite*"):
+        path.unlink()
+    started().require(second)  # the index was rebuilt
+
+
+def test_a_new_index_is_made_of_files_and_journal(started: Started) -> None:
+    first, second, third = make.ct_series(3)
+    parts = started()
+    parts.receive(first)
+    parts.applier.step()
+    parts.applier.checkpoint()
+    parts.receive(second)
+    parts.applier.step()
+    parts.receive(third)
+    for path in parts.folder.glob("index.sqlite*"):
+        path.unlink()
+    started().require(first, second, third)
+
+
+def test_an_index_that_is_older_than_the_journal_takes_what_it_lacks_from_it(started: Started, tmp_path: Path) -> None:
+    sent = make.ct_series(4)
+    parts = started()
+    parts.receive(sent[0])
+    parts.applier.step()
+    with closing(sqlite3.connect(parts.index.path)) as source, closing(sqlite3.connect(tmp_path / "old")) as target:
+        source.backup(target)
+    for ds in sent[1:]:
+        parts.receive(ds)
+        parts.applier.step()
+    for path in parts.folder.glob("index.sqlite*"):
+        path.unlink()
+    shutil.copy(tmp_path / "old", parts.index.path)
+    started().require(*sent)
+
+
+def test_an_index_of_another_journal_takes_all_of_this_one(started: Started) -> None:
+    first, second, third = make.ct_series(3)
+    parts = started()
+    for ds in (first, second):
+        parts.receive(ds)
+    parts.applier.step()
+    parts.applier.checkpoint()
+    shutil.rmtree(parts.folder / "journal")
+    parts = started()
+    parts.require(first, second)
+    parts.receive(third)  # number 1 of a new journal
+    started().require(first, second, third)
+
+
+def test_a_journal_whose_headers_are_all_damaged_costs_no_file(started: Started) -> None:
+    sent = make.ct_series(3)
+    parts = started()
+    for ds in sent:
+        parts.receive(ds)
+    parts.applier.step()
+    for path in parts.folder.glob("journal/*.journal"):
+        content = path.read_bytes()
+        path.write_bytes(content[:20] + bytes([content[20] ^ 1]) + content[21:])
+    started().require(*sent)
+
+
+def test_a_root_from_before_the_journal_is_opened_with_all_its_instances(started: Started) -> None:
+    first, second = make.ct_series(2)
+    parts = started()
+    parts.receive(first)
+    parts.applier.step()
+    with closing(sqlite3.connect(parts.index.path)) as connection, connection:
+        connection.execute("DELETE FROM about WHERE key IN ('applied', 'checkpoint')")
+    shutil.rmtree(parts.folder / "journal")
+    parts = started()
+    parts.require(first)
+    parts.receive(second)
+    parts.applier.step()
+    started().require(first, second)
+
+
+def events(parts: Parts, name: str) -> list[dict[str, Any]]:
+    return parts.rows(f"SELECT * FROM v_events WHERE kind = '{name}'")
+
+
+POISON: dict[str, Callable[[bytes, bytes], tuple[bytes, bytes]]] = {
+    "facts that are no JSON": lambda facts, payload: (b"{", payload),
+    "facts of another version": lambda facts, payload: (facts.replace(b'"peer"', b'"pear"'), payload),
+    "a data set that is none": lambda facts, payload: (facts, b"no DICOM at all"),
+}
+
+
+@pytest.mark.parametrize("poison", POISON)
+@pytest.mark.parametrize("live", [True, False])
+def test_a_record_that_cannot_be_applied_is_set_aside_and_nothing_stops_behind_it(
+    open_parts: Open, started: Started, poison: str, live: bool
+) -> None:
+    first, poisoned, last = make.ct_series(3)
+    parts = started()
+    parts.receive(first)
+    parts.receive(poisoned)
+    record = parts.journal.read(parts.journal.start, 2, 1 << 30)[0][1]
+    facts, payload = POISON[poison](record.facts, record.payload)
+    for path in [*parts.folder.glob("journal/*")]:  # the same journal without the record that was not poisoned
+        parts.journal.close()
+        path.unlink()
+    parts = started()
+    parts.receive(first)
+    parts.journal.append(facts, payload)
+    parts.receive(last)
+    if live:
+        with pytest.MonkeyPatch.context() as patch:  # what the thread that received has handed over is not at hand
+            patch.setattr(parts.applier, "_expected", {})
+            parts.applier.step()
+        assert parts.applier.lag == 0
+    parts = open_parts()
+    for _ in range(2):
+        parts.applier.replay()
+        parts = open_parts()  # no checkpoint: everything is compared again
+    parts.start()
+    parts.require(first, last)
+    [event] = events(parts, "instance-set-aside")
+    [kept] = parts.folder.glob("quarantine/*")
+    assert kept.read_bytes() == payload
+    assert kept.name in event["detail"]
+
+
+def test_an_instance_that_the_index_refuses_is_set_aside_alone(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = make.ct_series(5)
+    refused = str(sent[2].SOPInstanceUID)
+    real = instances.add_instances
+
+    def add_instances(connection: Any, batch: Any) -> Any:
+        if any(one.attributes.sop_instance_uid == refused for one in batch):
+            raise ValueError("such a value")
+        return real(connection, batch)
+
+    monkeypatch.setattr(instances, "add_instances", add_instances)
+    parts = started()
+    outcomes = [parts.receive(ds) for ds in sent]
+    while parts.applier.step() is not None:
+        pass
+    rest = [ds for ds in sent if str(ds.SOPInstanceUID) != refused]
+    parts.require(*rest)
+    with pytest.raises(OutOfResources, match="ValueError"):
+        outcomes[2].result(0)
+    assert [outcomes[number].result(0) for number in (0, 1, 3, 4)] == [Outcome.STORED] * 4
+    [kept] = parts.folder.glob("quarantine/*")
+    assert kept.read_bytes().endswith(data_set_bytes(sent[2]))
+    parts = started()
+    parts.require(*rest)
+    assert len(events(parts, "instance-set-aside")) == 1
+
+
+def test_a_damaged_record_is_told_and_its_segment_and_the_part_files_are_kept(started: Started) -> None:
+    first, large, last = make.ct_series(1)[0], large_instance(), make.ct_series(1)[0]
+    parts = started()
+    for ds in (first, large, last):
+        parts.receive(ds)
+    [part] = parts.folder.glob("incoming/*.part")
+    content_of_large = part.read_bytes()
+    path = max(parts.folder.glob("journal/*.journal"), key=lambda path: path.read_bytes().count(b"VXJR"))
+    content = bytearray(path.read_bytes())
+    second = content.index(b"VXJR", content.index(b"VXJR") + 4)
+    content[second + 60] ^= 1
+    path.write_bytes(content)
+    parts = started()
+    parts.require(first, last)
+    [event] = events(parts, "journal-damaged")
+    assert "records 2 to 2" in event["detail"]
+    kept = {path.name: path.read_bytes() for path in parts.folder.glob("quarantine/*")}
+    assert kept.pop(f"{part.stem}.dcm") == content_of_large
+    assert list(kept.values()) == [bytes(content)]
+
+
+def test_a_checkpoint_beside_a_batch_syncs_every_file_before_its_record_is_freed(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [ds] = make.ct_series(1)
+    parts = started()
+    parts.receive(make.ct_series(1)[0])
+    parts.applier.step()
+    synced: set[str] = set()
+    real_write, real_sync = parts.archive.write, parts.archive.sync
+
+    def sync(keys: set[str]) -> None:
+        synced.update(key for key in keys if parts.archive.path(key).exists())
+        real_sync(keys)
+
+    def write(key: str, content: bytes) -> None:
+        parts.applier.checkpoint()  # as a deletion makes it, on another thread
+        real_write(key, content)
+
+    monkeypatch.setattr(parts.archive, "sync", sync)
+    monkeypatch.setattr(parts.archive, "write", write)
+    parts.receive(ds)
+    parts.applier.step()
+    parts.applier.checkpoint()
+    assert parts.journal.freed == 2
+    assert {row["path"] for row in parts.rows()} == {str(parts.archive.path(key)) for key in synced}
+
+
+def test_an_index_that_is_locked_for_long_delays_rows_and_no_acknowledgement(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(Applier.catch_up, "__defaults__", (0.05,))
+    monkeypatch.setattr("node.background.PAUSE_SECONDS", 0.05)
+    sent = make.ct_series(3)
+    parts = started()
+    parts.index.ahead = parts.applier
+    with closing(sqlite3.connect(parts.index.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        parts.applier.start()
+        outcomes = [parts.receive(ds) for ds in sent]
+        with pytest.raises(QueryRefused, match="3 instances behind"), parts.index.reading():
+            pass
+        assert not any(outcome.done() for outcome in outcomes)
+        assert parts.applier.lag == 3
+        assert parts.applier.lag_seconds > 0
+        other.execute("ROLLBACK")
+    assert [outcome.result(30) for outcome in outcomes] == [Outcome.STORED] * 3
+    with parts.index.reading():
+        parts.require(*sent)
+
+
+def test_a_query_sees_what_was_acknowledged_before_it_and_waits_for_it(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [ds] = make.ct_series(1)
+    parts = started()
+    parts.index.ahead = parts.applier
+    begun, go_on = threading.Event(), threading.Event()
+    real = parts.applier.apply
+
+    def slowly(records: Any) -> None:
+        begun.set()
+        assert go_on.wait(30)
+        real(records)
+
+    monkeypatch.setattr(parts.applier, "apply", slowly)
+    parts.applier.start()
+    parts.receive(ds)
+
+    def study_count() -> int:
+        with parts.index.reading():
+            return len(parts.rows("SELECT * FROM v_studies"))
+
+    with ThreadPoolExecutor(1) as threads:
+        counted = threads.submit(study_count)
+        assert begun.wait(30)
+        assert not counted.done()
+        go_on.set()
+        assert counted.result(30) == 1
+
+
+def test_a_lone_record_is_not_kept_waiting_for_others_by_a_query(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apply, "GATHER_SECONDS", 1000.0)
+    parts = started()
+    parts.index.ahead = parts.applier
+    parts.applier.start()
+    parts.receive(make.ct_series(1)[0])
+    with parts.index.reading():
+        assert len(parts.rows()) == 1
+
+
+def test_a_failed_read_of_the_journal_stops_intake(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = started()
+    parts.receive(make.ct_series(1)[0])
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(parts.journal, "read", fail)
+    with pytest.raises(OutOfResources, match="EIO"):
+        parts.applier.step()
+    with pytest.raises(OutOfResources, match="intake has stopped"):
+        parts.receive(make.ct_series(1)[0])
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_an_instance_whose_append_fails_is_refused_and_leaves_nothing(
+    started: Started, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    [ds] = make.ct_series(1)
+    parts = started()
+    parts.receive(ds)
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr("node.journal.segment.os.pwritev", fail)
+        with pytest.raises(OutOfResources, match="ENOSPC"):
+            parts.receive(large_instance() if large else make.ct_series(1)[0])
+    while parts.applier.step() is not None:
+        pass
+    parts.require(ds)
+    started().require(ds)
+
+
+def test_an_instance_that_ends_after_the_node_has_stopped_is_refused(started: Started) -> None:
+    [ds] = make.ct_series(1)
+    parts = started()
+    arrival = parts.ingest.begin(announced(ds), ORIGIN)
+    arrival.write(data_set_bytes(ds))
+    parts.journal.close()
+    with pytest.raises(OutOfResources, match="closed"):
+        arrival.finish()
