@@ -58,30 +58,42 @@ def backup(
 ) -> None:
     """Copy the database to a file, even while a node writes to it.
 
-    Copy the archive afterwards, never before, so that each row of the copy has its file.
+    Copy the journal and then the archive afterwards, never before, so that each row of the copy has its file, and each
+    instance that is not in the index yet is in the copy of the journal.
     """
     from node.index.engine import backup as copy_database
 
     file = _database(config, root)
     size = copy_database(file, target.absolute())
-    print(f"{target}: {sized(size)} written; now copy {file.parent / 'objects'} and the rest of the root")
+    print(f"{target}: {sized(size)} written; now copy the folders of {file.parent}, the journal first")
 
 
 @app.command()
 def rebuild(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """Rebuild the index from the files of the archive.
+    """Rebuild the index from the journal and the files of the archive.
 
     Every series is converted again. Stop the node first.
     """
     from node.control.repository import rebuild_index
 
-    previous_index, recovered = rebuild_index(load(config, storage__root=root).settings)
+    previous_index, replayed, recovered = rebuild_index(load(config, storage__root=root).settings)
     if json:
         print_json(
-            {"previous_index": previous_index, "instances": recovered.adopted, "quarantined": recovered.quarantined}
+            {
+                "previous_index": previous_index,
+                "instances": recovered.adopted,
+                "from_journal": replayed.applied,
+                "damaged_in_journal": replayed.damaged,
+                "quarantined": recovered.quarantined,
+            }
         )
         return
-    print(f"{recovered.adopted} instances indexed, {recovered.quarantined} unreadable files moved to quarantine")
+    print(
+        f"{recovered.adopted} instances indexed, {replayed.applied} applied from the journal, "
+        f"{recovered.quarantined} unreadable files moved to quarantine"
+    )
+    if replayed.damaged:
+        print(f"{replayed.damaged} records of the journal cannot be read: their segment was copied to quarantine")
     if previous_index is not None:
         print(f"the previous index was kept as {previous_index}")
 

@@ -45,11 +45,12 @@ class Check:
 def doctor(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
     """Check that the node can run on this machine.
 
-    Checks Python, SQLite, decoders, permissions, disk, index, port, open files and clock. Exit 1 if a check fails.
+    Checks Python, SQLite, decoders, permissions, disk, index, journal, port, open files and clock. Exit 1 if a check
+    fails.
     """
     settings: Settings = load(config, storage__root=root).settings
     checks: tuple[Callable[[Settings], Iterator[Check]], ...] = (
-        _python, _sqlite, _decoders, _root, _disk, _index, _port, _files, _clock,
+        _python, _sqlite, _decoders, _root, _disk, _index, _journal, _port, _files, _clock,
     )  # fmt: skip
     findings = [finding for check in checks for finding in check(settings)]
     if json:
@@ -168,6 +169,32 @@ def _missing_files(settings: Settings) -> Iterator[Check]:
     if missing:
         remedy = "send the instances again, or restore the files from a backup and run voxelnode fsck --repair"
         yield Check("archive", "broken", f"{missing} instances have no file", remedy)
+
+
+def _journal(settings: Settings) -> Iterator[Check]:
+    from node.index.records import Applied
+    from node.journal.journal import JournalUnusable
+    from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report
+
+    folder = settings.storage.root.absolute() / JOURNAL_FOLDER
+    try:
+        report = journal_report(folder.parent, Applied.of(None))
+    except JournalUnusable as error:
+        yield Check("journal", "broken", str(error), "install that version")
+        return
+    except OSError as error:
+        yield Check("journal", "broken", f"{folder}: {error.strerror}", "check the disk and the owner of the folder")
+        return
+    for damage in report.damage:
+        yield Check(
+            "journal",
+            "broken",
+            f"{damage.segment}: {damaged_records(damage)}",
+            "check the disk and keep a copy of the folder; the next start puts the segment into quarantine and goes "
+            "on; let the senders send these instances again",
+        )
+    if not report.damage:
+        yield Check("journal", "ok", f"{folder}, {sized(report.bytes)}")
 
 
 def _port(settings: Settings) -> Iterator[Check]:

@@ -20,7 +20,7 @@ def fsck(
     repair: Annotated[bool, typer.Option("--repair", help="Repair what can be repaired; stop the node first.")] = False,
     json: Json = False,
 ) -> None:
-    """Compare index, archive and volumes, and repair differences.
+    """Compare journal, index, archive and volumes, and repair differences.
 
     Exit 1 if a difference remains.
     """
@@ -36,7 +36,7 @@ def fsck(
         columns = ("kind", "path", "detail", "mended")
         print_table("", (*columns[:3], "repair"), [[_field(finding, name) for name in columns] for finding in findings])
     else:
-        print(f"{settings.storage.root.absolute()}: index, archive and volumes agree")
+        print(f"{settings.storage.root.absolute()}: journal, index, archive and volumes agree")
     if left:
         raise typer.Exit(1)
 

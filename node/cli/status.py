@@ -22,10 +22,12 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
     settings = load(config, storage__root=root).settings
 
     from node.index.database import reading
+    from node.lifecycle.journal import damaged_records, journal_report
     from node.metrics import read_counters
 
     folder = settings.storage.root.absolute()
     with reading(folder) as index:
+        journal = journal_report(folder, index.applied)
         levels, stored = index.count_levels(), index.instances.totals()
         failures = index.failures.newest(SHOWN_FAILURES)
         facts: dict[str, Any] = {
@@ -36,6 +38,9 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
             "series": index.series.count_by_state(),
             "instances": stored["instances"],
             "bytes": stored["bytes"],
+            "queued_instances": journal.waiting,
+            "journal_bytes": journal.bytes,
+            "journal_damage": [f"{found.segment.name}: {damaged_records(found)}" for found in journal.damage],
             "missing_files": index.instances.count_missing_files(),
             "volume_files": index.volumes.count_current(),
             "incomplete_series": index.series.count_incomplete(),
@@ -65,6 +70,13 @@ def intake_of(settings: Settings) -> str:
     return "open"
 
 
+def _journal(facts: Mapping[str, Any]) -> str:
+    if facts["journal_damage"]:
+        return "damaged: voxelnode journal status"
+    waiting = facts["queued_instances"]
+    return f"{waiting} instances wait for the index" if waiting else "nothing waits for the index"
+
+
 def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
     series = ", ".join(f"{count} {state}" for state, count in facts["series"].items()) or "none"
     print_fields(
@@ -75,6 +87,7 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
             "studies": facts["studies"],
             "series": series,
             "instances": f"{facts['instances']} ({sized(facts['bytes'])})",
+            "journal": _journal(facts),
             "missing files": f"{facts['missing_files']}: voxelnode fsck" if facts["missing_files"] else "none",
             "volume files": facts["volume_files"],
             "incomplete": f"{facts['incomplete_series']} series" if facts["incomplete_series"] else "none",

@@ -24,14 +24,19 @@ from node.errors import VoxelnodeError
 from node.index.database import Index, reading
 from node.index.engine import FILE_NAME, IndexUnusable, set_aside
 from node.index.records import Level
-from node.journal.journal import Journal
+from node.journal.inspect import inspect
+from node.journal.journal import MARK_FILE, SEGMENT_BYTES, Journal, segment_files
 from node.lifecycle.deletion import Order, delete, resume_deletions
 from node.lifecycle.fsck import Finding, examine, mend
+from node.lifecycle.journal import JOURNAL_FOLDER
 from node.metrics import Metrics
-from node.receive.apply import Applier
+from node.receive.apply import Applier, Replayed
 from node.receive.ingest import Ingest, quiet_seconds_of
 from node.receive.recovery import Recovered, recover
 from node.settings.model import Settings
+
+MIN_SEGMENTS = 4
+"""A small journal has smaller segments instead of fewer: while one is synced elsewhere, the others take instances."""
 
 
 class RootInUse(VoxelnodeError):
@@ -75,7 +80,8 @@ class Repository:
         self.archive = Archive(root, settings.storage.reserve_bytes, settings.storage.low_bytes)
         self.metrics.intake_open.set_function(lambda: float(self.archive.intake.has_room()))
         self.index = Index(root, self.metrics, self.archive.intake.stop)
-        self.journal = Journal(root / "journal")
+        segment_bytes = min(SEGMENT_BYTES, settings.storage.journal_bytes // MIN_SEGMENTS)
+        self.journal = Journal(root / JOURNAL_FOLDER, segment_bytes, settings.storage.journal_bytes)
         self.applier = Applier(self.journal, self.archive, self.index, self.metrics)
         quiet_seconds = quiet_seconds_of(
             settings.series.quiet_seconds, settings.series.quiet_seconds_by_calling_ae_title
@@ -259,15 +265,17 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool) -> list
         return mend(findings, repository.archive, repository.index, repository.ingest.quiet_seconds, now)
 
 
-def rebuild_index(settings: Settings) -> tuple[Path | None, Recovered]:
-    """Set the index aside and build a new one from the files of the archive.
+def rebuild_index(settings: Settings) -> tuple[Path | None, Replayed, Recovered]:
+    """Set the index aside and build a new one from the journal and the files of the archive.
 
     Returns
     -------
     Path or None
         New path of the old index, if there was one.
+    Replayed
+        What the new index has from the journal.
     Recovered
-        The result of the recovery that built the new index.
+        The result of the recovery that added the files without a record.
 
     Raises
     ------
@@ -283,7 +291,44 @@ def rebuild_index(settings: Settings) -> tuple[Path | None, Recovered]:
     finally:
         os.close(lock)
     with Repository(settings, new_index=True) as repository:
-        return set_aside_index, repository.recovered
+        return set_aside_index, repository.replayed, repository.recovered
+
+
+class JournalNotEmpty(VoxelnodeError):
+    """The journal holds instances that are not durable elsewhere: it cannot be removed."""
+
+
+def drain_journal(settings: Settings) -> Replayed:
+    """Apply everything that the journal has, make it durable in archive and index, and remove the journal.
+
+    Raises
+    ------
+    RootInUse
+        A node or an import holds the root.
+    IndexUnusable
+        The index is damaged, or it is gone although there are instances.
+    JournalNotEmpty
+        Some instances could not be applied, or were received meanwhile.
+    """
+    with Repository(settings) as repository:
+        replayed = repository.replayed
+    root = settings.storage.root.absolute()
+    lock = _locked(root)
+    try:
+        folder = root / JOURNAL_FOLDER
+        state = inspect(folder)
+        if state.last > state.freed:
+            raise JournalNotEmpty(
+                f"{folder} is kept: {state.last - state.freed} instances are not durable elsewhere; see the log, "
+                "check the disk, and try again"
+            )
+        for path in (*segment_files(folder), folder / MARK_FILE):  # without its segments a mark means nothing
+            path.unlink(missing_ok=True)
+        if folder.is_dir():
+            sync_folder(folder)
+    finally:
+        os.close(lock)
+    return replayed
 
 
 def require_index(root: Path) -> None:

@@ -107,12 +107,22 @@ class Index:
         return self._finder.find(query, maximum, stop)
 
     @contextmanager
-    def reading(self) -> Iterator[ReadIndex]:
+    def reading(self, *, wait: bool = True) -> Iterator[ReadIndex]:
         """Open a view of the committed rows, beside the writer; for one thread.
 
-        What was acknowledged before this call is in it.
+        Parameters
+        ----------
+        wait : bool
+            Wait until what was acknowledged before this call is in the view. Monitoring, and what follows commits, look
+            at once instead.
+
+        Raises
+        ------
+        QueryRefused
+            What was acknowledged does not become part of the view in time.
         """
-        self.ahead.require_caught_up()
+        if wait:
+            self.ahead.require_caught_up()
         with self._reader.connect() as connection:
             yield ReadIndex(connection)
 

@@ -110,12 +110,12 @@ class InstanceRepository(IndexRepository):
     @on_reader
     def named_keys(self, connection: Connection, keys: Sequence[str]) -> set[str]:
         """Return those of `keys` (at most a folder's worth) that rows name: of images, or of conflicts."""
-        return _named_keys(connection, keys)
+        return named_keys(connection, keys)
 
     @on_reader
     def unknown_keys(self, connection: Connection, keys: Sequence[str]) -> list[str]:
         """Return those of `keys` (at most a folder's worth) that no row names: of images, or of conflicts."""
-        named = _named_keys(connection, keys)
+        named = named_keys(connection, keys)
         return [key for key in keys if key not in named]
 
     @on_reader
@@ -156,7 +156,8 @@ class InstanceRepository(IndexRepository):
         return len(rows)
 
 
-def _named_keys(connection: Connection, keys: Sequence[str]) -> set[str]:
+def named_keys(connection: Connection, keys: Sequence[str]) -> set[str]:
+    """Return those of `keys` that rows name: of images, or of conflicts."""
     images = connection.scalars(select(ImageRow.key).where(ImageRow.key.in_(keys)))
     conflicts = connection.scalars(select(ConflictRow.key).where(ConflictRow.key.in_(keys)))
     return {*images, *(key for key in conflicts if key is not None)}

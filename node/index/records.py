@@ -50,6 +50,12 @@ class Applied:
     def __str__(self) -> str:
         return f"{self.journal}:{self.sequence}"
 
+    @classmethod
+    def of(cls, text: str | None) -> Applied:
+        """Return the position that a text names; that before the first record of no journal if there is none."""
+        journal, _, sequence = (text or ":0").partition(":")
+        return cls(journal, int(sequence))
+
 
 class Outcome(Enum):
     """The outcome of adding an instance. Whatever the outcome, the instance may be acknowledged after the commit."""

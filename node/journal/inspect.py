@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from node.journal.journal import freed_mark, identity_of, segment_files
+from node.journal.journal import JournalUnusable, freed_mark, identity_of, segment_files
+from node.journal.layout import VERSION
 from node.journal.segment import Damage, Record, Segment, in_order, read_in_order
 
 
@@ -28,9 +29,19 @@ def inspect(folder: Path) -> JournalState:
 
     Raises
     ------
+    JournalUnusable
+        A newer version has written it.
     OSError
         A segment cannot be read.
     """
+    state = _look(folder)
+    if state.damage:  # or a process has half written a record, or writes over a segment: then the next look differs
+        again = _look(folder)
+        state = replace(again, damage=tuple(found for found in again.damage if found in state.damage))
+    return state
+
+
+def _look(folder: Path) -> JournalState:
     with _opened(folder) as segments:
         identity, freed, used = _in_use(folder, segments)
         damage = tuple(found for found in read_in_order(used, freed) if isinstance(found, Damage))
@@ -49,6 +60,8 @@ def records(folder: Path) -> Iterator[Record]:
 def _in_use(folder: Path, segments: list[Segment]) -> tuple[str, int, list[Segment]]:
     """Return the identity of the journal, its mark, and the segments that were used, in their order."""
     used = in_order(segments)
+    if newer := [segment for segment in used if segment.head is not None and segment.head.version > VERSION]:
+        raise JournalUnusable(f"{newer[0].path} was written by a newer version of voxelnode: use that one")
     identity = identity_of(folder, used).hex()
     return identity, freed_mark(folder, identity), used
 

@@ -1,4 +1,4 @@
-"""Compare the rows, files and volumes of a root, and repair the differences.
+"""Compare the journal, rows, files and volumes of a root, and repair the differences.
 
 `examine` changes nothing and may run while a node serves; `mend` requires the lock of the root.
 """
@@ -15,17 +15,20 @@ from pathlib import Path
 from time import time
 from typing import Literal
 
-from node.archive.filesystem import Archive
+from node.archive.filesystem import MAX_FILES_PER_FOLDER, Archive
 from node.conversion.volume_files import sweep
-from node.index.database import Index
+from node.index.database import Index, reading
 from node.index.engine import check
 from node.index.instances import InstanceFile
 from node.index.read import ReadIndex
 from node.index.read.volumes import VolumeFile
+from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report, waiting_keys
 from node.receive.recovery import adopt
 
 Kind = Literal[
     "index-damaged",
+    "journal-damaged",  # records that were acknowledged cannot be read
+    "journal-waiting",  # records that are not in the index, and no process that applies them
     "file-missing",  # a row without its file
     "file-back",  # marked as missing, but present
     "file-altered",  # length or digest differs from what was received
@@ -65,8 +68,15 @@ def examine(root: Path, index: ReadIndex, *, digests: bool, serving: bool) -> It
         A node is serving the root: instances being received are not differences.
     """
     yield from (Finding("index-damaged", "index.sqlite", problem) for problem in check(root / "index.sqlite"))
+    yield from _journal(root, index, serving=serving)
     losers = index.instances.loser_keys()
-    yield from _instances(root, index, losers, digests=digests, serving=serving)
+    unknown = []
+    for finding in _instances(root, index, losers, digests=digests, serving=serving):
+        if finding.kind == "file-unknown":
+            unknown.append(finding)
+        else:
+            yield finding
+    yield from _still_unknown(root, unknown)
     yield from (Finding("loser-missing", key) for key in sorted(losers) if not (root / key).is_file())
     yield from _volumes(root, index, digests=digests)
 
@@ -80,6 +90,7 @@ def mend(
 ) -> list[Finding]:
     """Repair the findings of `examine`; return them in order, with the repairs.
 
+    * records of the journal that waited were applied when the root was opened;
     * a file without a row gets one, or goes to quarantine if it cannot be read;
     * a row without a file is marked: the next arrival of its UID restores it;
     * an altered file goes to quarantine and its row is marked;
@@ -96,18 +107,17 @@ def _mended(
     finding: Finding, archive: Archive, index: Index, quiet_seconds: Callable[[str], float], now: dt.datetime
 ) -> str | None:
     match finding.kind:
+        case "journal-waiting":
+            return "applied"
+        case "journal-damaged":
+            return "segment copied to quarantine"
         case "file-unknown":
             if not archive.path(finding.path).exists():
                 return "to quarantine"  # by the recovery that ran when the root was opened
             strays = index.instances.unknown_keys([finding.path])
             return "to quarantine" if adopt(archive, index, strays, quiet_seconds, now) else "adopted"
-        case "file-altered":
-            archive.quarantine(finding.path)
-            index.instances.mark_files([finding.path], missing=True, now=now)
-            return "to quarantine, marked as missing"
-        case "file-missing":
-            index.instances.mark_files([finding.path], missing=True, now=now)
-            return "marked"
+        case "file-altered" | "file-missing":
+            return _mended_file(finding, archive, index, now)
         case "file-back":
             index.instances.mark_files([finding.path], missing=False, now=now)
             return "unmarked"
@@ -121,6 +131,43 @@ def _mended(
             return "removed"
         case _:
             return None
+
+
+def _mended_file(finding: Finding, archive: Archive, index: Index, now: dt.datetime) -> str:
+    if _is_as_received(finding.path, archive, index):
+        return "written again from the journal"
+    if finding.kind == "file-altered":
+        archive.quarantine(finding.path)
+    index.instances.mark_files([finding.path], missing=True, now=now)
+    return "marked" if finding.kind == "file-missing" else "to quarantine, marked as missing"
+
+
+def _is_as_received(key: str, archive: Archive, index: Index) -> bool:
+    """Whether the recovery that opening the root began with has restored a file."""
+    rows = [row for row in index.instances.files(key.rpartition("/")[0]) if row.key == key]
+    path = archive.path(key)
+    return path.is_file() and all(not _altered(path, row.data_set_offset, row.bytes, row.sha256) for row in rows)
+
+
+def _journal(root: Path, index: ReadIndex, *, serving: bool) -> Iterator[Finding]:
+    report = journal_report(root, index.applied)
+    for damage in report.damage:
+        yield Finding("journal-damaged", f"{JOURNAL_FOLDER}/{damage.segment.name}", damaged_records(damage))
+    if report.waiting and not serving:
+        detail = f"{report.waiting} acknowledged instances are not in the index; the next start adds them"
+        yield Finding("journal-waiting", JOURNAL_FOLDER, detail)
+
+
+def _still_unknown(root: Path, findings: list[Finding]) -> Iterator[Finding]:
+    """Yield the findings of files that have no row by now either, and that no record of the journal will give one."""
+    if not findings:
+        return
+    waiting = waiting_keys(root)
+    with reading(root) as index:
+        for begin in range(0, len(findings), MAX_FILES_PER_FOLDER):
+            batch = findings[begin : begin + MAX_FILES_PER_FOLDER]
+            named = waiting | index.instances.named_keys([finding.path for finding in batch])
+            yield from (finding for finding in batch if finding.path not in named)
 
 
 def _instances(root: Path, index: ReadIndex, losers: set[str], *, digests: bool, serving: bool) -> Iterator[Finding]:

@@ -101,7 +101,8 @@ class Applier(BackgroundService):
         self._parts_are_evidence = False
         self._damaged_segments: dict[Path, str] = {}  # and their copies in quarantine
         self._cursor = journal.start
-        self._behind_since: float | None = None
+        self._caught_up_at = monotonic()  # everything that was durable by then is applied
+        self._seen, self._seen_at = 0, self._caught_up_at  # the last record at a moment since
         self._unsynced: set[str] = set()
         metrics.queued_instances.set_function(lambda: float(self.lag))
         metrics.journal_bytes.set_function(lambda: float(journal.size))
@@ -115,8 +116,7 @@ class Applier(BackgroundService):
     @property
     def lag_seconds(self) -> float:
         """For how long acknowledged instances have not been in the index; 0 while it is up to date."""
-        since = self._behind_since
-        return monotonic() - since if since is not None and self.lag else 0.0
+        return monotonic() - self._caught_up_at if self.lag else 0.0
 
     def expect(self, key: str, attributes: InstanceAttributes, outcome: Future[Outcome] | None = None) -> None:
         """Hand over what the receiving thread has read already, before it appends the record.
@@ -128,6 +128,9 @@ class Applier(BackgroundService):
         outcome : Future or None
             Gets the outcome after the commit.
         """
+        now = monotonic()
+        if not self.lag:
+            self._caught_up_at = now
         with self._lock:
             if outcome is not None or len(self._expected) < MAX_EXPECTED:
                 self._expected[key] = _Expected(attributes, outcome)
@@ -139,8 +142,6 @@ class Applier(BackgroundService):
 
     def appended(self) -> None:
         """Apply what was appended, in a moment."""
-        if self._behind_since is None:
-            self._behind_since = monotonic()
         self.wake(GATHER_SECONDS)
 
     def catch_up(self, seconds: float = CATCH_UP_SECONDS) -> bool:
@@ -171,7 +172,6 @@ class Applier(BackgroundService):
             raise self._archive.intake.failed(error) from error
 
     def _step(self) -> float | None:
-        began_at = monotonic()
         records, cursor = self._journal.read(self._cursor, MAX_BATCH, MAX_BATCH_BYTES)
         if records:
             self.apply(records)
@@ -180,9 +180,7 @@ class Applier(BackgroundService):
                 self.checkpoint()
         self._journal.prepare()
         if not self.lag:
-            self._behind_since = None
             return None
-        self._behind_since = began_at
         return 0.0 if len(records) == MAX_BATCH else GATHER_SECONDS
 
     def replay(self) -> Replayed:
@@ -275,9 +273,7 @@ class Applier(BackgroundService):
             self._add(batch)
             if arrivals:
                 self._set_aside(arrivals.pop(0)[0], "its record in the journal cannot be read")
-        with self._progress:
-            self._applied = records[-1].sequence
-            self._progress.notify_all()
+        self._note_applied(records[-1].sequence)
 
     def _add(self, batch: Sequence[tuple[Record, Arrived | None]]) -> None:
         try:
@@ -338,6 +334,14 @@ class Applier(BackgroundService):
             expected = self._expected.pop(key, None)
         if expected is not None and expected.outcome is not None:
             expected.outcome.set_exception(OutOfResources(reason))
+
+    def _note_applied(self, sequence: int) -> None:
+        with self._progress:
+            self._applied = sequence
+            self._progress.notify_all()
+        if sequence >= self._seen:  # under a steady load the lag is never 0: what was there at a moment is applied
+            self._caught_up_at = max(self._caught_up_at, self._seen_at)
+            self._seen_at, self._seen = monotonic(), self._journal.last
 
     def _written(self, key: str) -> None:
         """Note a file that the next checkpoint has to sync."""
@@ -454,5 +458,4 @@ def attributes_of(path: Path, data_set_offset: int, transfer_syntax_uid: str) ->
 
 def applied_of(index: Index) -> Applied:
     """Return the last record that is in the index; of no journal if none is."""
-    journal, _, sequence = (index.about.get(APPLIED) or ":0").partition(":")
-    return Applied(journal, int(sequence))
+    return Applied.of(index.about.get(APPLIED))

@@ -63,6 +63,13 @@ class Storage(SettingsSection):
         "the stored one goes to quarantine; keep_both: the stored one stays and the new one is archived"
         " beside it",
     )
+    journal_bytes: int = Field(
+        1_073_741_824,
+        ge=16_777_216,
+        le=68_719_476_736,
+        description="most disk space of the journal, in bytes: instances are acknowledged once they are in it, and "
+        "wait there for the index; when it is full, senders wait, and are answered 0xA700 after 10 seconds",
+    )
 
     @property
     def low_bytes(self) -> int:

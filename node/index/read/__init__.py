@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, select
 
 from node.dicom.matching import Query
 from node.index import queries
-from node.index.about import about
+from node.index.about import APPLIED, about
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.read.accounts import ReadAccounts
 from node.index.read.conflicts import ReadConflicts
@@ -28,6 +28,7 @@ from node.index.read.rejections import ReadRejections
 from node.index.read.series import ReadSeries
 from node.index.read.studies import ReadStudies
 from node.index.read.volumes import ReadVolumes
+from node.index.records import Applied
 
 
 class ReadIndex:
@@ -53,6 +54,11 @@ class ReadIndex:
     def root(self) -> str:
         """The folder that the paths in the tables are relative to."""
         return about(self._connection, "root") or ""
+
+    @property
+    def applied(self) -> Applied:
+        """The last record of the journal that is in the index."""
+        return Applied.of(about(self._connection, APPLIED))
 
     def find(self, query: Query) -> Iterator[Dataset]:
         """Answer a query. See `node.index.queries.find`."""

@@ -1,0 +1,73 @@
+"""The journal of a root as commands see it, also beside a node: its size, what waits for the index, what is damaged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from node.index.records import Applied
+from node.journal.inspect import inspect, records
+from node.journal.segment import Damage
+from node.receive.record import receipt
+
+JOURNAL_FOLDER = "journal"
+"""Below the root."""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalReport:
+    """What a journal held at one moment, and how far the index has it.
+
+    `last`, `applied` and `freed` are numbers of records: the last one that was written, that is in the index, and that
+    is durable without the journal. `waiting` instances were acknowledged and are not in the index.
+    """
+
+    segments: int
+    bytes: int
+    last: int
+    applied: int
+    freed: int
+    waiting: int
+    damage: tuple[Damage, ...]
+
+
+def journal_report(root: Path, applied: Applied) -> JournalReport:
+    """Return the state of the journal below `root`; `applied` is that of the index.
+
+    Raises
+    ------
+    JournalUnusable
+        A newer version has written it.
+    OSError
+        A segment cannot be read.
+    """
+    state = inspect(root / JOURNAL_FOLDER)
+    done = max(state.freed, applied.sequence if applied.journal == state.identity else 0)
+    unreadable = sum(found.last - max(found.first, done + 1) + 1 for found in state.damage if found.last > done)
+    return JournalReport(
+        segments=state.segments,
+        bytes=state.bytes,
+        last=state.last,
+        applied=min(done, state.last),
+        freed=state.freed,
+        waiting=max(0, state.last - done - unreadable),
+        damage=state.damage,
+    )
+
+
+def waiting_keys(root: Path) -> set[str]:
+    """Return the keys of the files that records of the journal below `root` name, of those that were not freed."""
+    keys = set()
+    for record in records(root / JOURNAL_FOLDER):
+        try:
+            keys.add(receipt(record.facts).key)
+        except (ValueError, KeyError, TypeError):  # it goes to quarantine, under a key of its own
+            continue
+    return keys
+
+
+def damaged_records(damage: Damage) -> str:
+    """Return in words which records are damaged."""
+    if damage.first == damage.last:
+        return f"record {damage.first}, an acknowledged instance, cannot be read"
+    return f"records {damage.first} to {damage.last}, acknowledged instances, cannot be read"

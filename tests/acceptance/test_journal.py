@@ -1,0 +1,288 @@
+"""The journal as users and scripts meet it: its commands, `fsck`, `db rebuild`, and the reader of docs/journal.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from pydicom import FileDataset
+
+from node.cli import main
+from node.index.engine import FILE_NAME
+from node.journal.inspect import inspect
+from node.journal.segment import Damage
+from node.receive.ingest import LARGE_BYTES
+from tests import make
+from tests.acceptance.served import Served, until
+from tests.acceptance.test_kill import Sender
+from tests.integration.conftest import data_set_bytes
+
+pytestmark = pytest.mark.timeout(300)
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "journal.md"
+LONG_AGO_SECONDS = 600
+
+
+class Result(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], root: Path) -> Run:
+    """Run one command on the root."""
+
+    def run_command(*arguments: str) -> Result:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main([*arguments, "--root", str(root)])
+        return Result(int(end.value.code or 0), *capfd.readouterr())
+
+    return run_command
+
+
+@contextmanager
+def locked_index(root: Path) -> Iterator[None]:
+    """Lock the index as a program that writes to it would: nothing is applied."""
+    with closing(sqlite3.connect(root / FILE_NAME, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+
+
+def send(node: Served, *instances: FileDataset) -> None:
+    """Send instances on one association, all of them acknowledged."""
+    sender = Sender(node.port, list(instances), seconds=60)
+    sender.start()
+    sender.join()
+    assert sender.acknowledged == [str(ds.SOPInstanceUID) for ds in instances]
+
+
+def large_instance() -> FileDataset:
+    [ds] = make.ct_series(1)
+    ds.PixelData = os.urandom(3 * LARGE_BYTES)
+    return ds
+
+
+def kill_with_records_that_wait(root: Path, *instances: FileDataset) -> None:
+    """Leave a root with all instances in the journal and none of them in the index."""
+    with Served(root) as node, locked_index(root):
+        send(node, *instances)
+        node.kill()
+
+
+def objects(root: Path) -> list[Path]:
+    return sorted(root.glob("objects/*/*.dcm"))
+
+
+def index_rows(root: Path, query: str) -> list[Any]:
+    with closing(sqlite3.connect(f"file:{root / FILE_NAME}?mode=ro", uri=True)) as connection:
+        return [row[0] for row in connection.execute(query)]
+
+
+def flip_a_byte_of_record(root: Path, number: int) -> None:
+    """Damage a record of the only segment in its body."""
+    [path] = root.glob("journal/*.journal")
+    content = bytearray(path.read_bytes())
+    begins = [found.start() for found in re.finditer(b"VXJR", content)]
+    content[begins[number - 1] + 200] ^= 0xFF
+    path.write_bytes(content)
+
+
+def test_the_reader_of_the_document_rescues_every_instance(root: Path, tmp_path: Path) -> None:
+    [script] = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert len(script.splitlines()) <= 50
+    reader = tmp_path / "rescue.py"
+    reader.write_text(script, encoding="utf-8")
+    moved, small, large = large_instance(), make.ct_series(5), large_instance()
+    with Served(root) as node, locked_index(root):
+        send(node, moved)  # applied as far as its file, and no further
+        until(lambda: objects(root), 30, "the file of the first instance")
+        send(node, *small, large)
+        node.kill()
+    assert len(list(root.glob("incoming/*.part"))) == 1
+    told = subprocess.run(
+        [sys.executable, reader, root / "journal", tmp_path / "rescued"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={name: text for name, text in os.environ.items() if name != "PYTHONPATH"},
+    )
+    assert told.returncode == 0, told.stderr
+    assert "7 instances" in told.stdout
+    rescued = {path.name: path.read_bytes() for path in (tmp_path / "rescued").iterdir()}
+    assert len(rescued) == 7
+    for ds in (moved, *small, large):
+        data = data_set_bytes(ds)
+        assert sum(content.endswith(data) for content in rescued.values()) == 1
+    with Served(root) as node:  # the node itself archives the same files
+        until(lambda: len(objects(root)) == 7, 30, "every file")
+        assert {path.name: path.read_bytes() for path in objects(root)} == rescued
+        assert sorted(node.rows("SELECT count(*) AS n FROM v_images")[0].values()) == [7]
+
+
+def test_the_reader_of_the_document_passes_over_a_damaged_record(root: Path, tmp_path: Path) -> None:
+    [script] = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), flags=re.DOTALL)
+    (tmp_path / "rescue.py").write_text(script, encoding="utf-8")
+    kill_with_records_that_wait(root, *make.ct_series(4))
+    flip_a_byte_of_record(root, 2)
+    command = [sys.executable, tmp_path / "rescue.py", root / "journal", tmp_path / "rescued"]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert "3 instances" in told.stdout
+    assert len(list((tmp_path / "rescued").iterdir())) == 3
+
+
+def test_status_tells_what_waits_beside_a_running_node_and_after_it_was_killed(root: Path, run: Run) -> None:
+    with Served(root) as node:
+        with locked_index(root):
+            send(node, *make.ct_series(3))
+            told = run("journal", "status", "--json")
+            assert (told.status, told.json["waiting"], told.json["damage"]) == (0, 3, [])
+            assert told.json["bytes"] >= 4096
+            assert "3 instances" in run("journal", "status").out
+            status = run("status", "--json").json
+            assert (status["queued_instances"], status["journal_damage"]) == (3, [])
+            assert status["journal_bytes"] == told.json["bytes"]
+            assert "3 instances wait for the index" in run("status").out
+        until(lambda: run("journal", "status", "--json").json["waiting"] == 0, 60, "all applied")
+        node.kill()
+    assert run("journal", "status", "--json").json["waiting"] == 0
+    assert "nothing waits for the index" in run("status").out
+
+
+def test_status_of_a_root_without_an_index_tells_what_a_new_one_would_get(root: Path, run: Run) -> None:
+    kill_with_records_that_wait(root, *make.ct_series(2))
+    for path in root.glob(f"{FILE_NAME}*"):
+        path.unlink()
+    assert run("journal", "status", "--json").json["waiting"] == 2
+    told = run("db", "rebuild", "--json").json
+    assert (told["from_journal"], told["damaged_in_journal"], told["instances"]) == (2, 0, 0)
+    assert index_rows(root, "SELECT count(*) FROM v_images WHERE calling_ae_title = 'SENDER'") == [2]
+
+
+def test_rebuild_tells_what_came_from_files_and_what_from_the_journal(root: Path, run: Run) -> None:
+    with Served(root) as node:
+        send(node, *make.ct_series(3))
+        node.terminate()
+    kill_with_records_that_wait(root, *make.ct_series(2))
+    told = run("db", "rebuild").out
+    assert "3 instances indexed, 2 applied from the journal, 0 unreadable" in told
+    assert index_rows(root, "SELECT count(*) FROM v_images") == [5]
+
+
+def test_fsck_reports_what_waits_without_a_node_and_repair_applies_it(root: Path, run: Run) -> None:
+    kill_with_records_that_wait(root, *make.ct_series(3))
+    assert objects(root)  # files that have no row yet: no finding of their own
+    told = run("fsck", "--json")
+    assert told.status == 1
+    [finding] = told.json["findings"]
+    assert (finding["kind"], finding["path"]) == ("journal-waiting", "journal")
+    assert "3 acknowledged instances" in finding["detail"]
+    [mended] = run("fsck", "--repair", "--json").json["findings"]
+    assert mended["mended"] == "applied"
+    assert run("fsck", "--hash").status == 0
+    assert index_rows(root, "SELECT count(*) FROM v_images") == [3]
+
+
+def test_fsck_beside_a_node_is_quiet_about_what_is_being_applied(root: Path, run: Run) -> None:
+    with Served(root) as node, locked_index(root):
+        send(node, *make.ct_series(3))
+        until(lambda: len(objects(root)) == 3, 30, "files without rows")
+        for path in objects(root):
+            os.utime(path, (path.stat().st_mtime - LONG_AGO_SECONDS,) * 2)
+        assert run("fsck", "--json").json == {"ok": True, "findings": []}
+
+
+def test_a_file_that_a_power_cut_took_is_written_again_by_repair(root: Path, run: Run) -> None:
+    with Served(root) as node:
+        send(node, *make.ct_series(3))
+        until(lambda: node.rows("SELECT count(*) AS n FROM v_images") == [{"n": 3}], 30, "all applied")
+        node.kill()
+    gone, torn, _ = objects(root)
+    content = gone.read_bytes(), torn.read_bytes()
+    gone.unlink()
+    os.truncate(torn, 0)
+    findings = run("fsck", "--repair", "--json").json["findings"]
+    assert {(found["kind"], found["mended"]) for found in findings} == {
+        ("file-missing", "written again from the journal"),
+        ("file-altered", "written again from the journal"),
+    }
+    assert (gone.read_bytes(), torn.read_bytes()) == content
+    assert index_rows(root, "SELECT count(*) FROM v_images WHERE file_missing") == [0]
+    assert list((root / "quarantine").iterdir()) == []
+    assert run("fsck", "--hash").status == 0
+
+
+def test_a_damaged_record_is_told_by_every_command_and_the_start_keeps_its_segment(root: Path, run: Run) -> None:
+    kill_with_records_that_wait(root, *make.ct_series(4))
+    flip_a_byte_of_record(root, 2)
+    told = run("journal", "status", "--json")
+    assert told.status == 1
+    assert told.json["damage"] == [{"first": 2, "last": 2, "segment": "00000000.journal"}]
+    assert told.json["waiting"] == 3
+    assert "send them again" in run("journal", "status").out
+    assert "voxelnode journal status" in run("status").out
+    [check] = [found for found in run("doctor", "--json").json["findings"] if found["check"] == "journal"]
+    assert (check["state"], "record 2" in check["found"]) == ("broken", True)
+    kinds = {finding["kind"] for finding in run("fsck", "--json").json["findings"]}
+    assert kinds == {"journal-damaged", "journal-waiting"}
+    with Served(root) as node:
+        assert node.rows("SELECT kind FROM v_events WHERE kind = 'journal-damaged'") == [{"kind": "journal-damaged"}]
+        assert node.rows("SELECT count(*) AS n FROM v_images") == [{"n": 3}]
+        node.terminate()
+    assert len(list(root.glob("quarantine/*.journal"))) == 1
+    assert run("journal", "status").status == 0
+
+
+def test_drain_is_the_way_back_to_a_version_without_a_journal(root: Path, run: Run) -> None:
+    with Served(root) as node:
+        refused = run("journal", "drain")
+        assert (refused.status, "stop it" in refused.err) == (1, True)
+        node.process.send_signal(signal.SIGKILL)  # type: ignore[union-attr]
+        node.process.wait()  # type: ignore[union-attr]
+    kill_with_records_that_wait(root, *make.ct_series(3), large_instance())
+    assert run("journal", "drain", "--json").json["applied"] == 4
+    assert list((root / "journal").iterdir()) == []
+    assert list((root / "incoming").iterdir()) == []
+    assert index_rows(root, "SELECT count(*) FROM v_images") == [4]
+    assert "0 instances" in run("journal", "drain").out  # nothing is left to do
+    with Served(root) as node:  # a journal of its own again
+        send(node, *make.ct_series(2))
+        until(lambda: node.rows("SELECT count(*) AS n FROM v_images") == [{"n": 6}], 30, "all applied")
+
+
+def test_looking_beside_a_writing_node_finds_no_damage(root: Path) -> None:
+    """A record that is half written is no damage: whoever looks a second time finds it whole."""
+    with Served(root) as node:
+        senders = [Sender(node.port, make.ct_series(150), seconds=60) for _ in range(2)]
+        for sender in senders:
+            sender.start()
+        damage: list[Damage] = []
+        while any(sender.is_alive() for sender in senders):
+            damage += inspect(root / "journal").damage
+        for sender in senders:
+            sender.join()
+    assert damage == []
