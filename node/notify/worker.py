@@ -127,7 +127,7 @@ class HookWorker(IndexFollower):
 
     def _attempt(self, pending: PendingEvent) -> Attempt:
         try:
-            with self._index.reading() as index:
+            with self._index.reading(wait=False) as index:  # the event is committed
                 message = compose(index, pending, self._ae_title, include_patient=self._hook.include_patient)
         except NothingLeft:
             return Attempt(pending, "dropped", pending.attempts, reason="the object was deleted")

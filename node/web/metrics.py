@@ -33,7 +33,7 @@ class NodeGauges(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the gauges of series, failures and the disk."""
-        with self._node.index.reading() as index:
+        with self._node.index.reading(wait=False) as index:
             states, oldest = index.series.count_by_state(), index.series.oldest_unconverted()
             failures = index.failures.count_by_reason()
         series = GaugeMetricFamily("voxelnode_series", "Series, by state", labels=["state"])

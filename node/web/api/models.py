@@ -238,13 +238,15 @@ class EventResource(Resource):
 
 
 class NodeStatus(Resource):
-    """The state of the node."""
+    """The state of the node. Queued instances are acknowledged and not in the index yet; the lag is that of the oldest."""
 
     version: str
     ae_title: str
     intake: str
     free_bytes: int
     queued_instances: int
+    journal_bytes: int
+    journal_lag_seconds: float
     series: dict[str, int]
     failures: dict[str, int]
     oldest_unconverted_at: dt.datetime | None

@@ -84,13 +84,16 @@ def list_history(
 @router.get("/status")
 def show_status(account: Reader, node: Node) -> models.NodeStatus:
     """The state of the node: queues, failures, and whether instances are accepted."""
-    with node.index.reading() as index:
+    applier = node.ingest.applier
+    with node.index.reading(wait=False) as index:
         return models.NodeStatus(
             version=__version__,
             ae_title=node.settings.dicom.ae_title,
             intake=node.ingest.refusal() or "open",
             free_bytes=node.archive.intake.free_bytes(),
-            queued_instances=node.index.waiting,
+            queued_instances=applier.lag,
+            journal_bytes=node.ingest.journal.size,
+            journal_lag_seconds=round(applier.lag_seconds, 3),
             series=index.series.count_by_state(),
             failures=index.failures.count_by_reason(),
             oldest_unconverted_at=index.series.oldest_unconverted(),

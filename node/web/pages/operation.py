@@ -35,7 +35,7 @@ Page = Annotated[int, Query(ge=1, le=100_000)]
 @background_request
 def badges(request: Request, node: Node, account: Reader) -> Response:
     """The counts in the menu."""
-    with node.index.reading() as index:
+    with node.index.reading(wait=False) as index:
         return fragment(request, account, "badges.html", **_numbers(index))
 
 
@@ -51,7 +51,7 @@ def _numbers(index: ReadIndex) -> dict[str, int]:
 def queue(request: Request, node: Node, account: Reader, audit: RequestAudit) -> Response:
     """The queue, which updates itself."""
     audit.queried("queue")
-    with node.index.reading() as index:
+    with node.index.reading(wait=False) as index:
         return page(request, node, account, "queue.html", **_queue(index), digest="", listener=node.settings.dicom)
 
 
@@ -59,7 +59,7 @@ def queue(request: Request, node: Node, account: Reader, audit: RequestAudit) ->
 @background_request
 def queue_rows(request: Request, node: Node, account: Reader, audit: RequestAudit) -> Response:
     """The tables of the queue."""
-    with node.index.reading() as index:
+    with node.index.reading(wait=False) as index:
         rows = fragment(request, account, "queue_rows.html", **_queue(index))
     if rows.status_code == OK:  # not 204, when nothing new is shown
         audit.queried("queue")
@@ -135,7 +135,7 @@ def status_numbers(request: Request, node: Node, account: Reader) -> Response:
 
 
 def _status(node: Services) -> dict[str, Any]:
-    with node.index.reading() as index:
+    with node.index.reading(wait=False) as index:
         levels, series = index.count_levels(), index.series
         states, oldest = series.count_by_state(), series.oldest_unconverted()
     return {
@@ -144,6 +144,7 @@ def _status(node: Services) -> dict[str, Any]:
         "oldest": oldest,
         "disk": _disk(node),
         "refusal": node.archive.intake.refusal(),
+        "waiting": node.ingest.applier.lag,
         "counters": _counters(node.metrics.snapshot()),
     }
 
