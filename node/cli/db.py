@@ -74,9 +74,13 @@ def rebuild(config: ConfigFile = None, root: Root = None, json: Json = False) ->
 
     Every series is converted again. Stop the node first.
     """
+    settings = load(config, storage__root=root).settings
+
+    from node import logs
     from node.control.repository import rebuild_index
 
-    previous_index, replayed, recovered = rebuild_index(load(config, storage__root=root).settings)
+    logs.configure("warning", settings.log.format)
+    previous_index, replayed, recovered = rebuild_index(settings)
     if json:
         print_json(
             {

@@ -26,8 +26,10 @@ def fsck(
     """
     settings = load(config, storage__root=root).settings
 
+    from node import logs
     from node.control.repository import check_repository
 
+    logs.configure("warning", settings.log.format)
     findings = check_repository(settings, digests=digests, repair=repair)
     left = [finding for finding in findings if finding.mended is None]
     if json:

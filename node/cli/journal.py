@@ -73,8 +73,10 @@ def drain(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
     """
     settings = load(config, storage__root=root).settings
 
+    from node import logs
     from node.control.repository import drain_journal
 
+    logs.configure("warning", settings.log.format)
     replayed = drain_journal(settings)
     if json:
         print_json(asdict(replayed))

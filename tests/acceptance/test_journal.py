@@ -194,8 +194,10 @@ def test_rebuild_tells_what_came_from_files_and_what_from_the_journal(root: Path
 
 
 def test_fsck_reports_what_waits_without_a_node_and_repair_applies_it(root: Path, run: Run) -> None:
-    kill_with_records_that_wait(root, *make.ct_series(3))
-    assert objects(root)  # files that have no row yet: no finding of their own
+    with Served(root) as node, locked_index(root):
+        send(node, *make.ct_series(3))
+        until(lambda: objects(root), 30, "a file that has no row yet: no finding of its own")
+        node.kill()
     told = run("fsck", "--json")
     assert told.status == 1
     [finding] = told.json["findings"]
@@ -239,6 +241,8 @@ def test_a_file_that_a_power_cut_took_is_written_again_by_repair(root: Path, run
 def test_a_damaged_record_is_told_by_every_command_and_the_start_keeps_its_segment(root: Path, run: Run) -> None:
     kill_with_records_that_wait(root, *make.ct_series(4))
     flip_a_byte_of_record(root, 2)
+    for path in objects(root):  # as a power cut would: they are not synced
+        path.unlink()
     told = run("journal", "status", "--json")
     assert told.status == 1
     assert told.json["damage"] == [{"first": 2, "last": 2, "segment": "00000000.journal"}]
