@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import re
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from node.index.engine import FILE_NAME
+from node.receive.apply import CATCH_UP_SECONDS
+from node.receive.ingest import Announced, Origin
+from node.web import health
 from tests import make
-from tests.web.conftest import Site
+from tests.integration.conftest import data_set_bytes
+from tests.web.conftest import Site, until
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES, DOCUMENT = ROOT / "deploy" / "prometheus-alerts.yml", ROOT / "docs" / "web.md"
@@ -71,3 +79,47 @@ def test_a_listener_that_has_gone_makes_a_node_not_ready(site: Site) -> None:
     answer = site.client().get("/readyz")
     assert answer.status_code == 503
     assert set(answer.json()["reasons"]) == {"listener"}
+
+
+def receive(site: Site) -> None:
+    """Have an instance acknowledged, and do not wait for the index."""
+    [ds] = make.ct_series(1)
+    announced = Announced(ds.SOPClassUID, ds.SOPInstanceUID, ds.file_meta.TransferSyntaxUID)
+    arrival = site.store.ingest.begin(announced, Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
+    arrival.write(data_set_bytes(ds))
+    arrival.finish()
+
+
+def test_monitoring_tells_an_index_that_lags_and_does_not_wait_for_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = site.client()
+    with closing(sqlite3.connect(site.root / FILE_NAME, isolation_level=None)) as stranger:
+        stranger.execute("BEGIN IMMEDIATE")
+        receive(site)
+        monkeypatch.setattr(health, "MAX_LAG_SECONDS", 0.0)
+        took = {}
+        for path in ("/readyz", "/metrics", "/api/v1/status", "/status/numbers", "/badges", "/queue/rows"):
+            answer = client.get(path)
+            took[path] = answer.elapsed.total_seconds()
+            if path == "/readyz":
+                assert answer.status_code == 503
+                assert "1 received instances" in answer.json()["reasons"]["journal"]
+            else:
+                assert answer.status_code in (200, 204)
+        found = samples(site)
+        status = client.get("/api/v1/status").json()
+    assert max(took.values()) < CATCH_UP_SECONDS
+    assert (found["voxelnode_queued_instances"], status["queued_instances"]) == (1, 1)
+    assert found["voxelnode_journal_lag_seconds"] > 0
+    assert status["journal_lag_seconds"] > 0
+    assert found["voxelnode_journal_bytes"] == status["journal_bytes"] > 0
+    until(lambda: client.get("/readyz").status_code == 200)
+    assert samples(site)["voxelnode_queued_instances"] == 0
+
+
+def test_a_short_lag_is_no_reason_to_be_told(site: Site) -> None:
+    with closing(sqlite3.connect(site.root / FILE_NAME, isolation_level=None)) as stranger:
+        stranger.execute("BEGIN IMMEDIATE")
+        receive(site)
+        assert site.client().get("/readyz").json() == {"ready": True, "reasons": {}}
