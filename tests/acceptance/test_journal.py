@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -276,6 +277,24 @@ def test_drain_is_the_way_back_to_a_version_without_a_journal(root: Path, run: R
     with Served(root) as node:  # a journal of its own again
         send(node, *make.ct_series(2))
         until(lambda: node.rows("SELECT count(*) AS n FROM v_images") == [{"n": 6}], 30, "all applied")
+
+
+def test_a_backup_in_the_documented_order_has_what_waits_in_the_journal(root: Path, tmp_path: Path, run: Run) -> None:
+    copy = tmp_path / "copy" / "root"
+    copy.mkdir(parents=True)
+    with Served(root) as node:
+        with locked_index(root):
+            send(node, *make.ct_series(3), large_instance())
+            assert run("db", "backup", str(copy / FILE_NAME)).status == 0
+            for name in ("journal", "incoming"):
+                shutil.copytree(root / name, copy / name)
+        until(lambda: node.rows("SELECT count(*) AS n FROM v_images") == [{"n": 4}], 60, "all applied")
+        for name in ("objects", "quarantine"):
+            shutil.copytree(root / name, copy / name)
+    with Served(copy) as restored:
+        rows = restored.rows("SELECT calling_ae_title FROM v_images")
+        assert [row["calling_ae_title"] for row in rows] == ["SENDER"] * 4
+        assert restored.rows("SELECT kind FROM v_events WHERE kind IN ('instance-set-aside', 'journal-damaged')") == []
 
 
 def test_looking_beside_a_writing_node_finds_no_damage(root: Path) -> None:
