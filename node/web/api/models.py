@@ -238,7 +238,10 @@ class EventResource(Resource):
 
 
 class NodeStatus(Resource):
-    """The state of the node. Queued instances are acknowledged and not in the index yet; the lag is that of the oldest."""
+    """The state of the node.
+
+    Queued instances are acknowledged and not in the index yet; `journal_lag_seconds` is for how long.
+    """
 
     version: str
     ae_title: str
