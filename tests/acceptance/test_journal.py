@@ -20,8 +20,6 @@ from pydicom import FileDataset
 
 from node.cli import main
 from node.index.engine import FILE_NAME
-from node.journal.inspect import inspect
-from node.journal.segment import Damage
 from node.receive.ingest import LARGE_BYTES
 from tests import make
 from tests.acceptance.served import Served, until
@@ -295,17 +293,3 @@ def test_a_backup_in_the_documented_order_has_what_waits_in_the_journal(root: Pa
         rows = restored.rows("SELECT calling_ae_title FROM v_images")
         assert [row["calling_ae_title"] for row in rows] == ["SENDER"] * 4
         assert restored.rows("SELECT kind FROM v_events WHERE kind IN ('instance-set-aside', 'journal-damaged')") == []
-
-
-def test_looking_beside_a_writing_node_finds_no_damage(root: Path) -> None:
-    """A record that is half written is no damage: whoever looks a second time finds it whole."""
-    with Served(root) as node:
-        senders = [Sender(node.port, make.ct_series(150), seconds=60) for _ in range(2)]
-        for sender in senders:
-            sender.start()
-        damage: list[Damage] = []
-        while any(sender.is_alive() for sender in senders):
-            damage += inspect(root / "journal").damage
-        for sender in senders:
-            sender.join()
-    assert damage == []

@@ -12,8 +12,9 @@ import pytest
 
 from node.control.repository import Repository, RootInUse, check_repository, rebuild_index
 from node.conversion.pipeline import convert
+from node.index.database import reading
 from node.index.engine import backup
-from node.lifecycle.fsck import Finding
+from node.lifecycle.fsck import Finding, examine
 from node.receive.ingest import Announced, Ingest, Origin
 from node.settings.model import Settings, Storage
 from node.writers.options import WriteOptions
@@ -163,6 +164,16 @@ def test_volumes_without_rows_are_removed(settings: Settings, filled: Path) -> N
     found(settings, repair=True)
     assert not stray.exists()
     assert found(settings) == []
+
+
+def test_a_file_that_came_after_the_first_look_is_not_unknown(settings: Settings, filled: Path) -> None:
+    with Repository(settings) as store, reading(filled) as index:
+        before = set(objects(filled))
+        assert index.instances.totals()["instances"] == 5  # the moment that this view sees
+        take(store.ingest, new_series(2))
+        for path in set(objects(filled)) - before:
+            os.utime(path, (0, 0))  # long ago, as at the end of a long comparison
+        assert list(examine(filled, index, digests=False, serving=True)) == []
 
 
 def test_repair_needs_the_root_for_itself(settings: Settings, filled: Path) -> None:

@@ -1,8 +1,9 @@
-"""The size of the journal, and the lag behind it."""
+"""The size of the journal, the lag behind it, and a look at it from outside."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from time import monotonic
 
@@ -12,7 +13,11 @@ from pydantic import ValidationError
 from node.archive.filesystem import Archive
 from node.control.repository import MIN_SEGMENTS, Repository
 from node.index.database import Index
-from node.journal.journal import SEGMENT_BYTES, Journal
+from node.journal import segment
+from node.journal.inspect import inspect
+from node.journal.journal import SEGMENT_BYTES, Journal, JournalUnusable
+from node.journal.layout import VERSION
+from node.journal.segment import Record, Segment
 from node.metrics import Metrics
 from node.receive.apply import Applier
 from node.receive.ingest import Ingest, Origin
@@ -100,3 +105,33 @@ def test_the_lag_counts_from_the_first_instance_after_a_rest(parts: tuple[Ingest
     assert applier.lag_seconds <= monotonic() - came
     applier.step()
     assert applier.lag_seconds == 0
+
+
+def test_a_look_beside_a_writer_takes_no_record_that_is_being_written_for_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer is ahead by two records just when the reader has passed the place of the first one."""
+    with closing(Journal(tmp_path / "journal", 4 << 20)) as journal:
+        list(journal.replay())
+        journal.append(b"{}", b"first")
+        record_at = Segment.record_at
+
+        def record_at_with_writer(segment: Segment, *arguments: int) -> tuple[Record, int] | None:
+            found = record_at(segment, *arguments)
+            if found is None and journal.last == 1:
+                journal.append(b"{}", b"second")
+                journal.append(b"{}", b"third")
+            return found
+
+        monkeypatch.setattr(Segment, "record_at", record_at_with_writer)
+        state = inspect(tmp_path / "journal")
+        assert (state.last, state.damage) == (3, ())
+
+
+def test_a_journal_of_a_newer_version_is_not_guessed_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as newer, closing(Journal(tmp_path / "journal", 4 << 20)) as journal:
+        newer.setattr(segment, "VERSION", VERSION + 1)
+        list(journal.replay())
+        journal.append(b"{}", b"first")
+    with pytest.raises(JournalUnusable, match="newer version"):
+        inspect(tmp_path / "journal")
