@@ -33,8 +33,8 @@ ALLOWED_FIELDS = frozenset(
         "result", "source", "kind", "format", "warnings", "command", "pdu_type", "implementation", "limit", "action",
         "tried_again",
         # amounts, durations, locations
-        "parts", "adopted", "quarantined", "missing", "claims", "batch", "instances", "volumes", "refusals",
-        "exclusions", "files", "failed",
+        "parts", "adopted", "quarantined", "missing", "claims", "applied", "restored", "damaged", "record",
+        "batch", "instances", "volumes", "refusals", "exclusions", "files", "failed",
         "frames", "images", "count", "bytes", "free_bytes", "reserve_bytes", "seconds", "retry_seconds",
         "quiet_seconds", "deadline_seconds", "associations", "due_at", "root", "path", "folder", "pid", "worker",
         "version", "schema", "workers", "code", "template", "hook", "service",

@@ -12,6 +12,7 @@ import pytest
 from node.dicom.part10 import IMPLEMENTATION_VERSION_NAME
 from node.index.engine import upgrade
 from node.index.events import EventKind
+from node.lifecycle.fsck import Kind
 from node.settings.load import ENVIRONMENT_PREFIX
 from node.settings.model import PLACEHOLDERS, HookEvent, Settings
 from node.settings.removed import REMOVED_KEYS
@@ -189,6 +190,12 @@ def test_every_status_is_documented() -> None:
     documented = {int(number, 16) for number in re.findall(r"^\| (0x[0-9A-F]{4}) \|", text, flags=re.MULTILINE)}
     sent = {value for name, value in vars(status).items() if name.isupper() and isinstance(value, int)}
     assert documented == sent - {status.ERROR_COMMENT_LENGTH}
+
+
+def test_every_finding_of_fsck_is_documented() -> None:
+    text = (ROOT / "docs" / "backup.md").read_text(encoding="utf-8").partition("| Finding |")[2].partition("\n\n")[0]
+    cells = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| `")]
+    assert {kind for cell in cells for kind in re.findall(r"`([a-z-]+)`", cell)} == set(get_args(Kind))
 
 
 def test_every_event_is_documented() -> None:
