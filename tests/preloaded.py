@@ -195,7 +195,7 @@ def _serve(order: dict[str, Any], output: int, log: int) -> None:
     import node.__main__
     from node import failpoints, retries
     from node.cli import main as voxelnode
-    from tests.crash import mutants
+    from tests.crash import mutants, small_journal
 
     status = 1
     try:
@@ -207,6 +207,7 @@ def _serve(order: dict[str, Any], output: int, log: int) -> None:
         os.environ.update(order["environment"])
         importlib.reload(failpoints)  # reads its variable
         retries.FIRST_WAIT_SECONDS = float(os.environ.get(FIRST_WAIT, retries.FIRST_WAIT_SECONDS))
+        small_journal.make_small()
         mutant = os.environ.get(mutants.VARIABLE)
         if mutant is not None:
             mutants.MUTANTS[mutant]()

@@ -297,7 +297,10 @@ class Arrival:
             ingest.journal.append(facts.encoded(), *payload)
         except OSError as error:
             ingest.applier.forget(key)
-            raise ingest.archive.intake.failed(error) from error
+            refusal = ingest.archive.intake.failed(error)
+            if ingest.archive.intake.stopped is not None:
+                self._large = None  # the record may be durable all the same: the next start decides about the part file
+            raise refusal from error
         except (JournalFull, JournalUnusable) as error:
             ingest.applier.forget(key)
             raise OutOfResources(str(error)) from error

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.crash.journal import Journal
+from tests.rows import wait_until_applied
 
 
 @dataclass(slots=True)
@@ -27,9 +28,11 @@ class Checker:
 
     def problems(self, journal: Journal, until: float = float("inf")) -> list[str]:
         """What is wrong with a node that listens and has not received anything yet since its start."""
+        wait_until_applied(self.root)
         with closing(_open(self.root)) as index:
             return [
                 *_damage(index),
+                *_alarms(index),
                 *self._instances(index, journal, until),
                 *self._strays(index),
                 *_unowed(index),
@@ -38,6 +41,7 @@ class Checker:
 
     def unsettled(self) -> list[str]:
         """What is wrong with a node that had time to convert everything."""
+        wait_until_applied(self.root)
         with closing(_open(self.root)) as index:
             states = index.execute("SELECT series_instance_uid, state, error FROM v_series WHERE state != 'converted'")
             found = [f"series {row['series_instance_uid']} is {row['state']}: {row['error']}" for row in states]
@@ -112,6 +116,12 @@ def _open(root: Path) -> sqlite3.Connection:
 def _damage(index: sqlite3.Connection) -> Iterator[str]:
     found: list[Any] = index.execute("PRAGMA quick_check").fetchall()
     yield from (f"index: {row[0]}" for row in found if row[0] != "ok")
+
+
+def _alarms(index: sqlite3.Connection) -> Iterator[str]:
+    """What the node itself says was lost."""
+    found = index.execute("SELECT kind, detail FROM v_events WHERE kind IN ('journal-damaged', 'instance-set-aside')")
+    yield from (f"{row['kind']}: {row['detail']}" for row in found)
 
 
 def _unowed(index: sqlite3.Connection) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
    DISK_ROOT     folder; only files below it are looked at
    DISK_LOG      file; each successful sync appends what is durable from then on: the content of the file, or the names
-                 in the folder (see Record)
+                 in the folder (see Record); of a file system, all files and folders below DISK_ROOT
    DISK_CONTROL  file; while it is there it says which calls fail: "<calls> <errno> <part of a path>", where calls are
                  of w (write), s (sync), r (rename), o (open for creation)
 */
@@ -11,6 +11,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <limits.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -83,7 +84,17 @@ static void identify(int folder, const char *name, struct Record *record, mode_t
     *mode = status.stx_mode;
 }
 
-static char *content_of(int fd, uint64_t *length) {
+static int ends_with(const char *path, const char *end) {
+    size_t length = strlen(path), wanted = strlen(end);
+    return length >= wanted && !strcmp(path + length - wanted, end);
+}
+
+/* To close any descriptor of a file gives up all locks that the process has on it: not on those of SQLite. */
+static void close_without_unlocking(int fd, const char *path) {
+    if (!ends_with(path, ".sqlite")) close(fd);
+}
+
+static char *content_of(int fd, const char *path, uint64_t *length) {
     char link[64], *content;
     struct stat status;
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
@@ -95,7 +106,7 @@ static char *content_of(int fd, uint64_t *length) {
     while (*length < (uint64_t)status.st_size &&
            (got = pread(copy, content + *length, (size_t)status.st_size - *length, (off_t)*length)) > 0)
         *length += (uint64_t)got;
-    close(copy);
+    close_without_unlocking(copy, path);
     return content;
 }
 
@@ -104,8 +115,7 @@ static char *names_in(const char *path, uint64_t *length) {
     size_t size = 0;
     FILE *out = open_memstream(&names, &size);
     DIR *folder = opendir(path);
-    if (!folder) abort();
-    for (struct dirent *entry; (entry = readdir(folder));) {
+    for (struct dirent *entry; folder && (entry = readdir(folder));) { /* else it was removed meanwhile */
         struct Record found = {0};
         mode_t mode = 0;
         if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..")) continue;
@@ -114,43 +124,79 @@ static char *names_in(const char *path, uint64_t *length) {
             fprintf(out, "%llu %llu %c %s\n", (unsigned long long)found.inode, (unsigned long long)found.birth,
                     S_ISDIR(mode) ? 'd' : 'f', entry->d_name);
     }
-    closedir(folder);
+    if (folder) closedir(folder);
     fclose(out);
     *length = size;
     return names;
 }
 
-static int sync_recorded(int fd, int (*call)(int)) {
-    char path[PATH_MAX];
-    const char *log = getenv("DISK_LOG");
-    if (!log || !path_of(fd, path)) return call(fd);
-    struct Record record = {0};
+/* Append a record to `out`: what is there now of the file or folder that is open. */
+static void record_open(FILE *out, int fd, const char *path, uint64_t began_ns) {
+    struct Record record = {.began_ns = began_ns};
     mode_t mode = 0;
-    pthread_mutex_lock(&lock); /* what is recorded is what was there before the call: later changes are not durable */
-    record.began_ns = now_ns();
     identify(fd, "", &record, &mode);
     record.kind = S_ISDIR(mode) ? 'D' : 'F';
-    char *payload = S_ISDIR(mode) ? names_in(path, &record.length) : content_of(fd, &record.length);
+    char *payload = S_ISDIR(mode) ? names_in(path, &record.length) : content_of(fd, path, &record.length);
+    fwrite(&record, sizeof record, 1, out);
+    fwrite(payload, record.length, 1, out);
+    free(payload);
+}
+
+/* Of the sync of a file system; the lock is held. */
+static FILE *records;
+static uint64_t records_began_ns;
+
+static int record_path(const char *path, const struct stat *status, int kind, struct FTW *place) {
+    (void)kind, (void)place;
+    if (!S_ISREG(status->st_mode) && !S_ISDIR(status->st_mode)) return 0; /* a socket */
+    if (ends_with(path, "-shm")) return 0; /* has locks, too, and is worth nothing after a power cut */
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd >= 0) { /* else it is gone meanwhile */
+        record_open(records, fd, path, records_began_ns);
+        close_without_unlocking(fd, path);
+    }
+    return 0;
+}
+
+static int sync_recorded(int fd, int (*call)(int), int of_file_system) {
+    char path[PATH_MAX], *found = NULL;
+    size_t size = 0;
+    const char *log = getenv("DISK_LOG");
+    if (!log || !path_of(fd, path)) return call(fd);
+    pthread_mutex_lock(&lock); /* what is recorded is what was there before the call: later changes are not durable */
+    records = open_memstream(&found, &size);
+    records_began_ns = now_ns();
+    if (!of_file_system)
+        record_open(records, fd, path, records_began_ns);
+    else
+        nftw(getenv("DISK_ROOT"), record_path, 16, FTW_PHYS); /* what is removed meanwhile is no error */
+    fclose(records);
     int result = call(fd);
     if (result == 0) {
+        static ssize_t (*real_write)(int, const void *, size_t);
+        if (!real_write) real_write = (ssize_t(*)(int, const void *, size_t))real("write");
         int out = open(log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
-        struct iovec parts[2] = {{&record, sizeof record}, {payload, record.length}};
-        if (out < 0 || writev(out, parts, 2) != (ssize_t)(sizeof record + record.length)) abort();
+        if (out < 0 || real_write(out, found, size) != (ssize_t)size) abort();
         close(out);
     }
-    free(payload);
+    free(found);
     pthread_mutex_unlock(&lock);
     return result;
 }
 
 int fsync(int fd) {
     if (faulty_fd('s', fd)) return -1;
-    return sync_recorded(fd, (int (*)(int))real("fsync"));
+    return sync_recorded(fd, (int (*)(int))real("fsync"), 0);
 }
 
 int fdatasync(int fd) {
     if (faulty_fd('s', fd)) return -1;
-    return sync_recorded(fd, (int (*)(int))real("fdatasync"));
+    return sync_recorded(fd, (int (*)(int))real("fdatasync"), 0);
+}
+
+int syncfs(int fd) {
+    if (faulty_fd('s', fd)) return -1;
+    return sync_recorded(fd, (int (*)(int))real("syncfs"), 1);
 }
 
 ssize_t write(int fd, const void *data, size_t size) {
@@ -169,6 +215,24 @@ ssize_t write(int fd, const void *data, size_t size) {
 
 PWRITE(pwrite, off_t)
 PWRITE(pwrite64, off64_t)
+
+/* Python takes one of these, as the C library has them. */
+#define WRITES_VECTORS(name)                                                                                           \
+    ssize_t name(int fd, const struct iovec *parts, int count, off_t at) {                                             \
+        static ssize_t (*call)(int, const struct iovec *, int, off_t);                                                 \
+        if (!call) call = (ssize_t(*)(int, const struct iovec *, int, off_t))real(#name);                              \
+        return faulty_fd('w', fd) ? -1 : call(fd, parts, count, at);                                                   \
+    }
+#define WRITES_VECTORS_WITH_FLAGS(name)                                                                                \
+    ssize_t name(int fd, const struct iovec *parts, int count, off_t at, int flags) {                                  \
+        static ssize_t (*call)(int, const struct iovec *, int, off_t, int);                                            \
+        if (!call) call = (ssize_t(*)(int, const struct iovec *, int, off_t, int))real(#name);                         \
+        return faulty_fd('w', fd) ? -1 : call(fd, parts, count, at, flags);                                            \
+    }
+WRITES_VECTORS(pwritev)
+WRITES_VECTORS(pwritev64)
+WRITES_VECTORS_WITH_FLAGS(pwritev2)
+WRITES_VECTORS_WITH_FLAGS(pwritev64v2)
 
 int rename(const char *from, const char *to) {
     int error = fault('r', to);

@@ -22,6 +22,8 @@ from tests.acceptance.served import READY
 from tests.crash.checker import Checker
 from tests.crash.journal import Journal, Sender, Sent, new_series
 from tests.crash.mutants import VARIABLE as VARIABLE_OF_MUTANT
+from tests.crash.small_journal import SINGLE_SYNCS
+from tests.crash.small_journal import VARIABLE as VARIABLE_OF_JOURNAL
 from tests.preloaded import Process
 
 SETTINGS = {
@@ -30,7 +32,11 @@ SETTINGS = {
     "VOXELNODE_STORAGE__RESERVE_BYTES": "0",
     "VOXELNODE_CONVERT__THUMBNAILS": "false",
     "VOXELNODE_CONVERT__FORMATS": '["nifti"]',
+    VARIABLE_OF_JOURNAL: SINGLE_SYNCS,
 }
+
+ONCE = ("folder-made", "rows-written", "rows-committed", "batch-settled", "journal-freed", *CONVERTING, *RECOVERING)
+"""Steps that are not reached for each instance: the node dies at the first time."""
 
 
 class Node:
@@ -157,8 +163,7 @@ class Run:
         environment = {}
         if point is not None:
             # The number of the time at which it dies: early or late in the cycle.
-            times = 1 if point in CONVERTING + RECOVERING + ("folder-made",) else random_.randint(1, 20)
-            environment = {VARIABLE: f"{point}:{times}"}
+            environment = {VARIABLE: f"{point}:{1 if point in ONCE else random_.randint(1, 6)}"}
         if not node.start(environment):
             result.died_at[point or "start"] += 1
             if not node.start():
@@ -173,7 +178,7 @@ class Run:
         else:
             for sender in senders:
                 sender.join()
-        died = point is not None and gone(node.process, 20 if point in CONVERTING else 0.2)
+        died = point is not None and gone(node.process, 20 if point in CONVERTING else 1)
         result.died_at[point if died and point is not None else "a random moment"] += 1
         node.kill()
         for sender in senders:
@@ -185,7 +190,7 @@ class Run:
         for number, still in enumerate(waiting):
             acknowledged = set(journal.acknowledged())
             still[:] = [one for one in still if (one.sop_instance_uid, one.sha256) not in acknowledged]
-            still += new_series(self.slices)
+            still += new_series(self.slices, large=number == 0)
             known = list(journal.sent.values())
             again = random_.sample(known, min(2, len(known)))
             still += [one.altered() if random_.random() < 0.5 else one for one in again]

@@ -34,10 +34,12 @@ class Sent:
         return Sent(self.series_instance_uid, self.sop_instance_uid, self.data[:-1] + bytes([self.data[-1] ^ 1]))
 
 
-def new_series(slices: int) -> list[Sent]:
-    """A series that converts to one volume."""
+def new_series(slices: int, *, large: bool = False) -> list[Sent]:
+    """A series that converts to one volume; large ones go to part files (see `tests.crash.small_journal`)."""
+    size = {"rows": 60, "columns": 60} if large else {}
     return [
-        Sent(str(ds.SeriesInstanceUID), str(ds.SOPInstanceUID), data_set_bytes(ds)) for ds in make.ct_series(slices)
+        Sent(str(ds.SeriesInstanceUID), str(ds.SOPInstanceUID), data_set_bytes(ds))
+        for ds in make.ct_series(slices, **size)
     ]
 
 

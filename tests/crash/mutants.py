@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, event
+from sqlalchemy import Connection, Engine, event
 
 from node.archive import filesystem
-from node.archive.filesystem import Archive, PartFile
+from node.archive.filesystem import Archive
 from node.control import repository
 from node.conversion import volume_files
+from node.index.about import APPLIED, CHECKPOINT, AboutRepository, set_about
 from node.index.instances import InstanceRepository
-from node.index.records import Kept, Outcome
+from node.index.records import Applied, Arrived, Kept
 from node.index.series import SeriesRepository
-from node.index.writer import IndexWriter, _Instance
-from node.receive import ingest
+from node.journal import journal, segment
+from node.journal.journal import Journal
+from node.receive import apply
+from node.receive.apply import Applier, Replayed
 
 real_sync_folder = filesystem.sync_folder
+
+
+class _OsWithoutDataSync:
+    """The module `os` for one module, whose `fdatasync` does nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return (lambda descriptor: None) if name == "fdatasync" else getattr(os, name)
 
 
 def _leave_out(folders: Callable[[Path, Path], bool]) -> None:
@@ -34,24 +44,53 @@ def _leave_out(folders: Callable[[Path, Path], bool]) -> None:
     Archive.sync_folder = sync_folder  # type: ignore[method-assign]
 
 
+def _leave_out_of_archive(folders: Callable[[Path], bool]) -> None:
+    """Let the archive pass over syncs of some folders for instances."""
+    filesystem.sync_folder = lambda folder: None if folders(folder) else real_sync_folder(folder)
+
+
+def no_journal_sync() -> None:
+    """The records of the journal are not synced."""
+    segment.os = _OsWithoutDataSync()  # type: ignore[assignment]
+
+
+def no_part_sync() -> None:
+    """The bytes of a large instance are not synced."""
+    filesystem.os = _OsWithoutDataSync()  # type: ignore[assignment]
+
+
+def no_part_folder_sync() -> None:
+    """The name of a part file is not synced before its record."""
+    _leave_out_of_archive(lambda folder: folder.name == "incoming")
+
+
 def no_file_sync() -> None:
-    """The bytes of an instance are not synced."""
-    os.fdatasync = lambda descriptor: None  # type: ignore[assignment]
+    """A checkpoint syncs folders, but no files."""
+    filesystem.sync_file = lambda path: None
 
 
 def no_folder_sync() -> None:
-    """The name of an instance is not synced before its row is committed."""
-    _leave_out(lambda root, folder: folder.parent == root / "objects")
+    """A checkpoint syncs files, but not their names."""
+    _leave_out_of_archive(lambda folder: folder.parent.name == "objects")
 
 
 def no_new_folder_sync() -> None:
     """The name of a new folder of the archive is not synced."""
-    filesystem.sync_folder = lambda folder: None if folder.name == "objects" else real_sync_folder(folder)
+    _leave_out_of_archive(lambda folder: folder.name == "objects")
 
 
 def no_root_sync() -> None:
     """The names of the folders of a new root are not synced."""
-    repository.make_folder = filesystem.make_folder = lambda folder: folder.mkdir(parents=True, exist_ok=True)
+
+    def make_folder(folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+
+    repository.make_folder = filesystem.make_folder = journal.make_folder = make_folder
+
+
+def no_new_segment_sync() -> None:
+    """The name of a new segment is not synced."""
+    journal.sync_folder = lambda folder: None
 
 
 def no_commit_sync() -> None:
@@ -62,9 +101,92 @@ def no_commit_sync() -> None:
         connection.exec_driver_sql("PRAGMA synchronous = OFF")
 
 
-def no_quarantine_sync() -> None:
-    """The place of bytes that lost is not synced."""
-    _leave_out(lambda root, folder: folder == root / "quarantine")
+def no_archive_sync() -> None:
+    """A checkpoint syncs nothing of the archive."""
+    Archive.sync = lambda self, keys: None  # type: ignore[method-assign]
+
+
+def no_durable_checkpoint() -> None:
+    """A checkpoint does not make the rows durable."""
+    real = AboutRepository.set
+
+    def set_fact(self: AboutRepository, key: str, value: str) -> None:
+        if key != CHECKPOINT:
+            real(self, key, value)
+
+    AboutRepository.set = set_fact  # type: ignore[method-assign]
+
+
+def mark_before_sync() -> None:
+    """A checkpoint moves the mark of the journal first."""
+    real = Applier.checkpoint
+
+    def checkpoint(self: Applier) -> None:
+        if self._applied > self._journal.freed:
+            freed, self._journal._freed = self._journal.freed, self._applied
+            self._journal.free(self._applied)
+            self._journal._freed = freed
+        real(self)
+
+    Applier.checkpoint = checkpoint  # type: ignore[method-assign]
+
+
+def reuse_before_mark() -> None:
+    """Segments are written over while the mark says that they are needed."""
+    real = Journal.free
+
+    def free(self: Journal, sequence: int) -> None:
+        self._freed = sequence
+        self._release(sequence)
+        later = threading.Timer(0.5, real, [self, sequence])
+        later.daemon = True
+        later.start()
+
+    Journal.free = free  # type: ignore[method-assign]
+
+
+def answer_before_append() -> None:
+    """Success is said while the record still waits to be written."""
+    real = Journal.append
+
+    def append(self: Journal, facts: bytes, *payload: bytes) -> int:
+        later = threading.Timer(0.05, real, [self, facts, *payload])
+        later.daemon = True
+        later.start()
+        return self.last + 1
+
+    Journal.append = append  # type: ignore[method-assign]
+
+
+def no_replay() -> None:
+    """A start reads the journal, and applies nothing of it."""
+
+    def replay(self: Applier) -> Replayed:
+        for _ in self._journal.replay():
+            pass
+        self._applied, self._cursor = self._journal.last, self._journal.start
+        return Replayed()
+
+    Applier.replay = replay  # type: ignore[method-assign]
+
+
+def no_comparison() -> None:
+    """A start does not compare the files of the records that were applied."""
+    Applier._restore = lambda self, records: 0  # type: ignore[method-assign]
+
+
+def applied_before_rows() -> None:
+    """That records are applied is committed before their rows."""
+    real = InstanceRepository.add
+
+    def add(self: InstanceRepository, batch: Sequence[Arrived], applied: Applied | None = None) -> list[Kept]:
+        def write(connection: Connection) -> None:
+            set_about(connection, APPLIED, str(applied))
+
+        self._writer.run(write)
+        return real(self, batch, applied)
+
+    InstanceRepository.add = add  # type: ignore[method-assign]
 
 
 def no_volume_sync() -> None:
@@ -82,36 +204,9 @@ def no_volumes_root_sync() -> None:
     _leave_out(lambda root, folder: folder == root)
 
 
-def answer_before_commit() -> None:
-    """Success is said once the file is durable, while its row still waits for the commit."""
-
-    def add(self: IndexWriter, arrived: Any, folder: Path) -> Kept:
-        from concurrent.futures import Future
-
-        later = threading.Timer(0.05, self._put, [_Instance(arrived, folder, Future())])
-        later.daemon = True
-        later.start()
-        return Kept(Outcome.STORED)
-
-    IndexWriter.add = add  # type: ignore[method-assign]
-
-
-def answer_before_keep() -> None:
-    """Success is said while the file is still a part."""
-
-    def keep(self: PartFile) -> tuple[str, Path]:
-        key, folder = self._archive.place(self._name)
-        later = threading.Timer(0.05, os.rename, [self._path, self._archive.path(key)])
-        later.daemon = True
-        later.start()
-        return key, folder
-
-    PartFile.keep = keep  # type: ignore[method-assign]
-
-
 def resend_removes_both() -> None:
     """An instance that comes again takes the file of the first one with it."""
-    real = ingest.settle
+    real = apply.settle
 
     def settle(archive: Archive, kept: Kept) -> None:
         real(archive, kept)
@@ -119,7 +214,7 @@ def resend_removes_both() -> None:
             newest = max((archive.root / "objects").glob("*/*.dcm"), key=lambda path: path.stat().st_mtime_ns)
             newest.unlink()
 
-    ingest.settle = settle
+    apply.settle = settle
 
 
 def claims_stay() -> None:
@@ -141,17 +236,26 @@ def strays_stay() -> None:
 MUTANTS: dict[str, Callable[[], None]] = {
     function.__name__.replace("_", "-"): function
     for function in (
+        no_journal_sync,
+        no_part_sync,
+        no_part_folder_sync,
         no_file_sync,
         no_folder_sync,
         no_new_folder_sync,
         no_root_sync,
+        no_new_segment_sync,
         no_commit_sync,
-        no_quarantine_sync,
+        no_archive_sync,
+        no_durable_checkpoint,
+        mark_before_sync,
+        reuse_before_mark,
+        answer_before_append,
+        no_replay,
+        no_comparison,
+        applied_before_rows,
         no_volume_sync,
         no_volume_folder_sync,
         no_volumes_root_sync,
-        answer_before_commit,
-        answer_before_keep,
         resend_removes_both,
         claims_stay,
         parts_stay,

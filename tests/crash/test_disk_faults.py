@@ -63,20 +63,40 @@ def within(seconds: float, condition: Callable[[], bool]) -> bool:
 
 
 FAULTS = {
-    "a file is written": ("w", "/incoming/"),
-    "a file is synced": ("s", "/incoming/"),
-    "a file is renamed": ("r", "/objects/"),
-    "a folder is synced": ("s", "/objects/"),
+    "a part file is written": ("w", "/incoming/"),
+    "a part file is synced": ("s", "/incoming/"),
+    "the folder of part files is synced": ("s", "/incoming"),
+    "the journal is written": ("w", "/journal/"),
+    "the journal is synced": ("s", "/journal/"),
+}
+"""In front of the answer."""
+
+FAULTS_BEHIND = {
+    "a file is created": ("o", "/objects/"),
+    "a file is written": ("w", "/objects/"),
+    "a part file is renamed": ("r", "/objects/"),
     "the log of the index is written": ("w", "/index.sqlite-wal"),
+}
+"""Where what was acknowledged is applied; the journal has it."""
+
+FAULTS_OF_CHECKPOINTS = {
+    "a file is synced": ("s", "/objects/"),
     "the log of the index is synced": ("s", "/index.sqlite-wal"),
+    "the mark is written": ("w", "/freed.json"),
+    "the mark is renamed": ("r", "/freed.json"),
 }
 
 
 def begin_series(node: Node, journal: Journal) -> list[Sent]:
-    """A series of six instances, the first two of which are sent."""
-    series = new_series(6)
+    """A series of six large instances, the first two of which are sent."""
+    series = new_series(6, large=True)
     assert send(node, series[:2], journal) == [0, 0]
     return series
+
+
+def refuses(node: Node, journal: Journal) -> bool:
+    """Whether an instance is refused; those that are not are acknowledged."""
+    return rejection(node) is not None or send(node, new_series(1), journal) == [OUT_OF_RESOURCES]
 
 
 @pytest.mark.parametrize("place", FAULTS)
@@ -100,6 +120,42 @@ def test_after_an_error_of_the_disk_nothing_is_acknowledged_until_the_node_is_st
     assert not (node.root / "intake-stopped.json").exists()
     assert Checker(node.root).problems(journal) == []
     assert send(node, series[2:], journal) == [0] * 4
+    assert Checker(node.root).problems(journal) == []
+
+
+@pytest.mark.parametrize("place", FAULTS_BEHIND | FAULTS_OF_CHECKPOINTS)
+def test_after_an_error_behind_the_answer_intake_stops_and_nothing_acknowledged_is_lost(
+    disk: Disk, node: Node, journal: Journal, place: str
+) -> None:
+    series = begin_series(node, journal)
+    calls, part = (FAULTS_BEHIND | FAULTS_OF_CHECKPOINTS)[place]
+    disk.fail(calls, errno.EIO, part)
+    send(node, [*series[2:4], *new_series(20)], journal)  # enough for a checkpoint
+    assert within(30, lambda: refuses(node, journal))
+    disk.heal()
+    assert refuses(node, journal)
+    assert rejection(node) == (2, 3, 1)
+    assert "EIO" in json.loads((node.root / "intake-stopped.json").read_text())["reason"].replace("IOERR", "EIO")
+    node.kill()
+    assert node.start()
+    assert Checker(node.root).problems(journal) == []
+    assert send(node, series, journal) == [0] * 6
+    assert within(10, lambda: not Checker(node.root).problems(journal))  # the files of copies go behind their commit
+
+
+@pytest.mark.parametrize("place", FAULTS_BEHIND)
+def test_what_a_full_disk_keeps_from_being_applied_stays_in_the_journal_until_there_is_room(
+    disk: Disk, node: Node, journal: Journal, place: str
+) -> None:
+    series = begin_series(node, journal)
+    disk.fail(FAULTS_BEHIND[place][0], errno.ENOSPC, FAULTS_BEHIND[place][1])
+    assert send(node, series[2:4], journal) == [0] * 2
+    disk.heal()
+    assert within(60, lambda: not Checker(node.root).problems(journal))
+    assert send(node, series[4:], journal) == [0] * 2
+    assert within(30, lambda: not Checker(node.root).unsettled())
+    node.kill()
+    assert node.start()
     assert Checker(node.root).problems(journal) == []
 
 

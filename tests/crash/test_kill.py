@@ -30,12 +30,12 @@ def test_nothing_acknowledged_is_lost_altered_or_indexed_twice_and_all_is_conver
 @pytest.mark.parametrize(
     ("mutant", "points", "cycles", "found"),
     [
-        ("answer-before-keep", RECEIVING, 8, "not what its row says"),
-        ("answer-before-commit", ("rows-written",), 8, "acknowledged and lost|has no row"),
+        ("answer-before-append", ("record-begun",), 8, "acknowledged and lost"),
+        ("no-replay", ("record-synced",), 8, "acknowledged and lost"),
         ("resend-removes-both", RECEIVING, 8, "not what its row says"),
         ("claims-stay", ("volumes-written",), 1, "is converting"),
         ("parts-stay", ("part-written",), 8, "half received"),
-        ("strays-stay", ("file-renamed",), 8, "has no row"),
+        ("strays-stay", ("rows-committed",), 8, "has no row"),
     ],
 )
 def test_a_node_without_one_of_its_defences_is_found_out(
