@@ -51,6 +51,8 @@ class Archive:
             make_folder(folder)
         self.intake = Intake(self.root, reserve_bytes, low_bytes)
         self._lock = threading.Lock()
+        self._moving = threading.Lock()  # guards `_moved_into`
+        self._moved_into: set[Path] = set()  # folders that part files were moved into, not synced since
         self._folder: Path | None = None
         self._in_folder = 0
 
@@ -105,12 +107,31 @@ class Archive:
             The disk fails.
         """
         try:
-            os.rename(self._incoming / f"{_name(key)}.part", self.root / key)
+            with self._moving:
+                os.rename(self._incoming / f"{_name(key)}.part", self.root / key)
+                self._moved_into.add(self.path(key).parent)
         except FileNotFoundError:
             return False
         except OSError as error:
             raise self.intake.failed(error) from error
         return True
+
+    def sync_parts(self) -> None:
+        """Make the names of the part files durable.
+
+        First the names of those that were moved: a power cut must find a file under its old name or under its new one,
+        and this is what makes the old one go.
+
+        Raises
+        ------
+        OSError
+            The disk fails.
+        """
+        with self._moving:
+            for folder in self._moved_into:
+                sync_folder(folder)
+            self._moved_into.clear()
+            sync_folder(self._incoming)
 
     def sync(self, keys: Collection[str]) -> None:
         """Make files durable, and their names; those that are gone meanwhile are no error.
@@ -259,7 +280,7 @@ class PartFile:
         try:
             os.fdatasync(self._file)
             self._close()
-            sync_folder(self._archive.root / "incoming")
+            self._archive.sync_parts()
         except OSError as error:
             raise self._archive.intake.failed(error) from error
         reached("part-synced")

@@ -131,18 +131,14 @@ def mark_before_sync() -> None:
     Applier.checkpoint = checkpoint  # type: ignore[method-assign]
 
 
-def reuse_before_mark() -> None:
-    """Segments are written over while the mark says that they are needed."""
-    real = Journal.free
+def reuse_before_checkpoint() -> None:
+    """Segments are written over as soon as their records are applied."""
+    Applier.checkpoint = lambda self: self._journal._release(self._applied)  # type: ignore[method-assign]
 
-    def free(self: Journal, sequence: int) -> None:
-        self._freed = sequence
-        self._release(sequence)
-        later = threading.Timer(0.5, real, [self, sequence])
-        later.daemon = True
-        later.start()
 
-    Journal.free = free  # type: ignore[method-assign]
+def old_name_goes_first() -> None:
+    """That a part file was moved is synced where it was before it is synced where it is."""
+    Archive.sync_parts = lambda self: filesystem.sync_folder(self._incoming)  # type: ignore[method-assign]
 
 
 def answer_before_append() -> None:
@@ -248,7 +244,8 @@ MUTANTS: dict[str, Callable[[], None]] = {
         no_archive_sync,
         no_durable_checkpoint,
         mark_before_sync,
-        reuse_before_mark,
+        reuse_before_checkpoint,
+        old_name_goes_first,
         answer_before_append,
         no_replay,
         no_comparison,

@@ -141,3 +141,18 @@ def test_quarantine_moves_a_file_out_of_the_objects(tmp_path: Path) -> None:
     assert not archive.path(key).exists()
     assert archive.path(archive.quarantine_key(key)).exists()
     archive.remove(key)
+
+
+def test_the_new_name_of_a_moved_part_is_synced_before_the_old_one_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = Archive(tmp_path / "root")
+    key = archive.new_key()
+    parts = [archive.open_part(key), archive.open_part(archive.new_key()), archive.open_part(archive.new_key())]
+    parts[0].finish()
+    archive.keep_part(key)
+    synced: list[str] = []
+    monkeypatch.setattr(filesystem, "sync_folder", lambda folder: synced.append(folder.name))
+    for part in parts[1:]:
+        part.finish()
+    assert synced == ["00000000", "incoming", "incoming"]
