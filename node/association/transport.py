@@ -16,7 +16,7 @@ from time import monotonic
 MIN_BYTES_PER_SECOND = 1024
 """Slowest rate of a PDU in either direction; it extends the time that [dicom] pdu_seconds grants to every PDU."""
 
-_NOT_YET = (BlockingIOError, TimeoutError, ssl.SSLWantReadError)
+_NOT_YET = (BlockingIOError, TimeoutError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _GONE = select.POLLRDHUP | select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 
@@ -30,7 +30,7 @@ class Transport:
     tick_seconds : float
         Longest wait of `receive`, unless its caller waits for less.
     send_seconds : float
-        Longest time that `send` waits for a peer that reads nothing; a byte more a second for a long answer.
+        Longest time that `send` waits for a peer that reads nothing; `MIN_BYTES_PER_SECOND` extends it.
     """
 
     def __init__(
