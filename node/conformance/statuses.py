@@ -37,7 +37,7 @@ _DIMSE = (
     ),
     (_RETRIEVE, status.SUB_OPERATIONS_FAILED, "no instance was sent; all are listed"),
     (_RETRIEVE, status.CANCELLED, "the retrieve was cancelled by C-CANCEL; unsent instances are listed"),
-    (_RETRIEVE, status.CANNOT_CALCULATE_MATCHES, "more than 65535 instances, the largest number that can be counted"),
+    (_RETRIEVE, status.CANNOT_CALCULATE_MATCHES, "more than 65535 instances, or the index is behind what was received"),
     (_RETRIEVE, status.OUT_OF_RESOURCES, "internal error of the node; see its log"),
     (_RETRIEVE, status.IDENTIFIER_MISMATCH, "the level, or a unique key, does not conform to the information model"),
     (_RETRIEVE, status.UNABLE_TO_PROCESS, "the identifier cannot be decoded"),

@@ -23,6 +23,7 @@ from node.association.client.send import send_files
 from node.association.outgoing import encoded
 from node.audit import Audit
 from node.dicom.uids import PATIENT_ROOT_GET, PATIENT_ROOT_MOVE, STUDY_ROOT_GET, STUDY_ROOT_MOVE
+from node.index.finder import QueryRefused
 from node.settings.model import Dicom, Peer
 from tests.make import ct_series, mr_series, rgb_capture
 from tests.protocol.conftest import (
@@ -254,6 +255,24 @@ def test_a_destination_that_is_not_configured_gets_nothing_and_the_remedy_is_tol
     [row] = node.rows("SELECT * FROM v_rejections WHERE what = 'retrieve'")
     assert 'ae_title = "EVIL"' in row["remedy"]
     assert row["calling_ae_title"] == "ASKER"
+
+
+def test_while_the_index_is_behind_a_retrieve_is_refused_and_says_so(
+    start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path
+) -> None:
+    node = start_node(peers=peers(start_destination()))
+    [ds] = stored(node, ct_series(1), tmp_path)
+
+    class Behind:
+        def require_caught_up(self) -> None:
+            raise QueryRefused("the index is 3 instances behind what was received: ask again later")
+
+        def checkpoint(self) -> None: ...
+
+    node.ingest.index.ahead = Behind()
+    [(status, _)] = move(node, identifier("STUDY", StudyInstanceUID=ds.StudyInstanceUID))
+    assert status.Status == 0xA701
+    assert "3 instances behind" in status.ErrorComment
 
 
 def test_a_destination_that_does_not_answer_fails_all_with_their_uids(

@@ -35,6 +35,7 @@ from node.dicom.status import (
     UNABLE_TO_PROCESS,
 )
 from node.index.database import Index
+from node.index.finder import QueryRefused
 from node.index.records import Refused
 from node.index.selection import Selected
 from node.metrics import Metrics
@@ -159,8 +160,8 @@ def select(operation: Operation, service: RetrieveService, models: Mapping[str, 
     Raises
     ------
     RetrieveRefused
-        The context is for another service (0x0122), the identifier cannot be understood (0xA900, 0xC000), or it
-        selects more than 65535 instances (0xA701).
+        The context is for another service (0x0122), the identifier cannot be understood (0xA900, 0xC000), it selects
+        more than 65535 instances, or the index is behind what was received (0xA701).
     """
     model = models.get(operation.context.abstract_syntax)
     if model is None:
@@ -171,8 +172,11 @@ def select(operation: Operation, service: RetrieveService, models: Mapping[str, 
         raise RetrieveRefused(UNABLE_TO_PROCESS, str(error)) from error
     except IdentifierMismatch as error:
         raise RetrieveRefused(IDENTIFIER_MISMATCH, error.rule, error.tag) from error
-    with service.index.reading() as index:
-        selected = index.instances.selected(selection, MAXIMUM_SUB_OPERATIONS + 1)
+    try:
+        with service.index.reading() as index:
+            selected = index.instances.selected(selection, MAXIMUM_SUB_OPERATIONS + 1)
+    except QueryRefused as error:
+        raise RetrieveRefused(CANNOT_CALCULATE_MATCHES, str(error)) from error
     if len(selected.instances) > MAXIMUM_SUB_OPERATIONS:
         raise RetrieveRefused(CANNOT_CALCULATE_MATCHES, "more than 65535 instances: retrieve them series by series")
     return selected
