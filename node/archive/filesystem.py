@@ -12,7 +12,6 @@ Writing a file does not make it durable. The journal keeps its bytes until `sync
 
 from __future__ import annotations
 
-import mmap
 import os
 import shutil
 import threading
@@ -264,9 +263,18 @@ class PartFile:
             raise self._archive.intake.failed(error) from error
         reached("part-written")
 
-    def mapped(self) -> mmap.mmap:
-        """Map the bytes written so far, to access them without reading them into memory."""
-        return mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
+    def read(self, offset: int, length: int) -> bytes:
+        """Return bytes that were written; fewer at the end of the file.
+
+        Raises
+        ------
+        OutOfResources
+            The disk fails.
+        """
+        try:
+            return os.pread(self._file, length, offset)
+        except OSError as error:
+            raise self._archive.intake.failed(error) from error
 
     def finish(self) -> None:
         """Make the bytes durable, and the name of the file.

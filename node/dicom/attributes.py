@@ -9,14 +9,14 @@ from __future__ import annotations
 import datetime as dt
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 from pydicom.charset import convert_encodings, decode_bytes
 
-from node.dicom.header import EXPLICIT_BIG_ENDIAN, read_header
+from node.dicom.header import EXPLICIT_BIG_ENDIAN, read_header, read_header_by_windows
 from node.errors import NotUnderstood
 
 SPECIFIC_CHARACTER_SET = 0x00080005
@@ -141,7 +141,15 @@ def instance_attributes(data: bytes | bytearray | memoryview, transfer_syntax_ui
     NotUnderstood
         The encoding is broken, or one of the four identifying UIDs is missing (PS3.4 C.6: the unique keys).
     """
-    elements = read_header(data, transfer_syntax_uid, INDEXED_TAGS)
+    return _attributes(read_header(data, transfer_syntax_uid, INDEXED_TAGS), transfer_syntax_uid)
+
+
+def attributes_by_windows(read: Callable[[int, int], bytes], transfer_syntax_uid: str) -> InstanceAttributes:
+    """As `instance_attributes`, of a data set that is too large for memory: see `read_header_by_windows`."""
+    return _attributes(read_header_by_windows(read, transfer_syntax_uid, INDEXED_TAGS), transfer_syntax_uid)
+
+
+def _attributes(elements: Mapping[int, bytes], transfer_syntax_uid: str) -> InstanceAttributes:
     character_set = elements.get(SPECIFIC_CHARACTER_SET, b"")
     order: ByteOrder = "big" if transfer_syntax_uid == EXPLICIT_BIG_ENDIAN else "little"
     patient, study, series = (

@@ -2,13 +2,15 @@
 
 A receiver needs about forty elements of each instance, four hundred times a second, from bytes that a hostile peer may
 have written. This reader therefore walks the encoding of PS3.5 7 only up to the last wanted tag. It never recurses
-(nested sequences are counted, not entered), never allocates by a length that it read, and stops before the pixels.
+(nested sequences are counted, not entered), never allocates by a length that it read, stops before the pixels, and has
+a budget of elements.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
 
 from node.errors import NotUnderstood
 
@@ -21,13 +23,27 @@ PIXELS_GROUP = 0x7FE0
 MAX_NESTING = 256
 """Maximum nesting of sequences; real data sets stay below ten."""
 
+MAX_ELEMENTS = 200_000
+"""Maximum number of elements before the pixels, nested ones included: a tenth of a second of a processor."""
+
+MAX_VALUE_BYTES = 4096
+"""Bytes of a value that are kept: more than 324 characters of a PN take in any character set (PS3.5 6.2)."""
+
+WINDOW_BYTES = 1 << 20
+MAX_WINDOW_BYTES = 16 << 20
+"""Largest part of a file that is read at once, to skip a sequence of undefined length; the first has `WINDOW_BYTES`."""
+
 _LONG_VRS = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 _SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
 
 class HeaderCut(Exception):
-    """The bytes end before the last wanted element; more bytes are needed."""
+    """The bytes end before the last wanted element; the walk can go on at `offset`, which may be beyond the end."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(f"the data set ends within the element at byte {offset}")
+        self.offset = offset
 
 
 def read_header(
@@ -48,18 +64,62 @@ def read_header(
     Returns
     -------
     dict of int to bytes
-        Values with padding; absent elements are omitted.
+        Values with padding, cut to `MAX_VALUE_BYTES`; absent elements are omitted.
 
     Raises
     ------
     HeaderCut
         `data` ends too early; read again with more of the data set.
     NotUnderstood
-        The encoding is broken; the message names the tag and the byte offset.
+        The encoding is broken, or there are more than `MAX_ELEMENTS`; the message names the tag, or the byte offset.
     """
     if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
         data = _inflated(data)
-    return _Walker(data, transfer_syntax_uid).values(wanted)
+    return _Walker(data, transfer_syntax_uid).values(wanted, {})
+
+
+def read_header_by_windows(
+    read: Callable[[int, int], bytes], transfer_syntax_uid: str, wanted: frozenset[int]
+) -> dict[int, bytes]:
+    """As `read_header`, of a data set that is too large for memory.
+
+    Parameters
+    ----------
+    read : callable (offset, length) -> bytes
+        Reads from the data set; fewer bytes at its end.
+
+    Raises
+    ------
+    HeaderCut
+        The data set ends too early.
+    NotUnderstood
+        As of `read_header`, or a sequence of undefined length takes more than `MAX_WINDOW_BYTES`.
+    """
+    if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
+        return read_header(read(0, MAX_WINDOW_BYTES), transfer_syntax_uid, wanted)
+    elements: dict[int, bytes] = {}
+    offset, length, left = 0, WINDOW_BYTES, MAX_ELEMENTS
+    while True:
+        if offset and not read(offset - 1, 1):
+            raise HeaderCut(offset)
+        window = read(offset, length)
+        walker = _Walker(window, transfer_syntax_uid, left)
+        try:
+            walker.values(wanted, elements)
+            if len(window) < length or not walker.is_at_end:
+                return elements
+            offset, length, left = offset + walker.at, WINDOW_BYTES, walker.left
+        except HeaderCut as cut:
+            if len(window) < length:
+                raise HeaderCut(offset + cut.offset) from None
+            if cut.offset > 0:
+                offset, length, left = offset + cut.offset, WINDOW_BYTES, walker.left
+            elif length < MAX_WINDOW_BYTES:
+                length *= 4
+            else:
+                raise NotUnderstood(
+                    f"the sequence of undefined length at byte {offset} takes more than {MAX_WINDOW_BYTES} bytes"
+                ) from None
 
 
 def _inflated(data: bytes | bytearray | memoryview, limit: int = 16_000_000) -> bytes:
@@ -70,11 +130,21 @@ def _inflated(data: bytes | bytearray | memoryview, limit: int = 16_000_000) -> 
         raise NotUnderstood(f"the deflated data set cannot be inflated: {error}") from error
 
 
+def _too_many_elements(tag: int) -> NotUnderstood:
+    """Return the refusal of a header that takes too long to walk."""
+    return NotUnderstood(
+        f"more than {MAX_ELEMENTS} elements before the pixels, at ({tag >> 16:04X},{tag & 0xFFFF:04X})"
+    )
+
+
 class _Walker:
     """A position in the bytes, and the encoding at that position."""
 
-    def __init__(self, data: bytes | bytearray | memoryview, transfer_syntax_uid: str) -> None:
-        self.data, self.at, self.end = data, 0, len(data)
+    def __init__(
+        self, data: bytes | bytearray | memoryview, transfer_syntax_uid: str, max_elements: int = MAX_ELEMENTS
+    ) -> None:
+        self.data, self.at, self.end, self.left = data, 0, len(data), max_elements
+        self.is_at_end = False  # the bytes ended behind an element, before the last wanted one
         self.implicit = transfer_syntax_uid == IMPLICIT_LITTLE_ENDIAN
         self.vr = b""
         order = ">" if transfer_syntax_uid == EXPLICIT_BIG_ENDIAN else "<"
@@ -82,37 +152,50 @@ class _Walker:
         self._tag_and_length = struct.Struct(order + "HHL").unpack_from
         self._length = struct.Struct(order + "L").unpack_from
 
-    def values(self, wanted: frozenset[int]) -> dict[int, bytes]:
-        """Return the values of the wanted tags; sequences of undefined length are skipped."""
+    def values(self, wanted: frozenset[int], elements: dict[int, bytes]) -> dict[int, bytes]:
+        """Add the values of the wanted tags to `elements`; sequences of undefined length are skipped."""
         data, at, end, tag_and_vr = self.data, self.at, self.end, self._tag_and_vr
         last = min(max(wanted), (PIXELS_GROUP << 16) - 1)
-        elements: dict[int, bytes] = {}
+        left = self.left
         while at < end:
+            begin = at
             # Equivalent to `element`, at a third of its cost, for the encoding of nearly all elements.
             if not self.implicit and at + 8 <= end and (head := tag_and_vr(data, at))[2] in _SHORT_VRS:
                 tag, length, at = head[0] << 16 | head[1], head[3], at + 8
             else:
-                self.at = at
-                tag, length = self.element()
+                self.at, self.left = at, left
+                tag, length = self.element(begin)
                 at = self.at
             if tag > last:
-                break
+                return elements
+            if (left := left - 1) < 0:
+                raise _too_many_elements(tag)
             if length == UNDEFINED_LENGTH:
-                self.skip_undefined(tag)
-                at = self.at
+                self.left = left
+                self.skip_undefined(tag, begin)
+                at, left = self.at, self.left
                 continue
             stop = at + length
-            if stop > end:
-                raise HeaderCut
             if tag in wanted and tag not in elements:
-                elements[tag] = bytes(data[at:stop])
+                kept = min(stop, at + MAX_VALUE_BYTES)
+                if kept > end:
+                    self.left = left
+                    raise HeaderCut(begin)
+                elements[tag] = bytes(data[at:kept])
+            if stop > end:
+                self.left = left
+                raise HeaderCut(stop)
             at = stop
+        self.at, self.left, self.is_at_end = at, left, True
         return elements
 
-    def element(self) -> tuple[int, int]:
-        """Return tag and length of the current element, and move to its value (PS3.5 7.1.2, 7.1.3)."""
+    def element(self, begin: int) -> tuple[int, int]:
+        """Return tag and length of the current element, and move to its value (PS3.5 7.1.2, 7.1.3).
+
+        `begin` is where its element of the top level begins, and where the walk goes on if the bytes end here.
+        """
         if self.at + 8 > self.end:
-            raise HeaderCut
+            raise HeaderCut(begin)
         group, number, self.vr, length = self._tag_and_vr(self.data, self.at)
         tag = group << 16 | number
         if self.implicit or group == 0xFFFE:  # items and delimiters never carry a VR, PS3.5 7.5
@@ -120,7 +203,7 @@ class _Walker:
             self.at += 8
         elif self.vr in _LONG_VRS:
             if self.at + 12 > self.end:
-                raise HeaderCut
+                raise HeaderCut(begin)
             length = self._length(self.data, self.at + 8)[0]
             self.at += 12
         elif self.vr.isalpha() and self.vr.isupper():
@@ -132,19 +215,22 @@ class _Walker:
             )
         return tag, length
 
-    def skip_undefined(self, tag: int) -> None:
+    def skip_undefined(self, tag: int, begin: int) -> None:
         """Skip the current value of undefined length: a sequence, or a UN that contains one (PS3.5 6.2.2)."""
         outside = self.implicit
         self.implicit = outside or self.vr == b"UN"
         open_values = [(_SEQUENCE_END, outside)]  # closing delimiter, and whether the encoding outside is implicit
         while open_values:
-            inner, length = self.element()
+            inner, length = self.element(begin)
+            self.left -= 1
+            if self.left < 0:
+                raise _too_many_elements(tag)
             if inner == open_values[-1][0]:
                 self.implicit = open_values.pop()[1]
             elif length != UNDEFINED_LENGTH:
                 self.at += length
                 if self.at > self.end:
-                    raise HeaderCut
+                    raise HeaderCut(begin)
             else:
                 open_values.append((_ITEM_END if inner == _ITEM else _SEQUENCE_END, self.implicit))
                 self.implicit = self.implicit or (inner != _ITEM and self.vr == b"UN")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-import mmap
+import os
 import threading
 import uuid
 from collections import deque
@@ -31,7 +31,7 @@ import structlog
 
 from node.archive.filesystem import Archive
 from node.background import BackgroundService
-from node.dicom.attributes import InstanceAttributes, instance_attributes
+from node.dicom.attributes import InstanceAttributes, attributes_by_windows, instance_attributes
 from node.dicom.header import HeaderCut
 from node.errors import NotUnderstood, OutOfResources
 from node.failpoints import reached
@@ -447,13 +447,11 @@ def settle(archive: Archive, kept: Kept) -> None:
 
 def attributes_of(path: Path, data_set_offset: int, transfer_syntax_uid: str) -> InstanceAttributes:
     """Return the attributes of an instance from its file; errors as of `instance_attributes`."""
-    with (
-        path.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-        memoryview(content) as view,
-        view[data_set_offset:] as data_set,
-    ):
-        return instance_attributes(data_set, transfer_syntax_uid)
+    with path.open("rb") as file:
+        descriptor = file.fileno()
+        return attributes_by_windows(
+            lambda offset, length: os.pread(descriptor, length, data_set_offset + offset), transfer_syntax_uid
+        )
 
 
 def applied_of(index: Index) -> Applied:

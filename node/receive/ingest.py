@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from node.archive.filesystem import Archive, PartFile
 from node.audit import Transfers
-from node.dicom.attributes import InstanceAttributes, instance_attributes, is_identifier
+from node.dicom.attributes import InstanceAttributes, attributes_by_windows, instance_attributes, is_identifier
 from node.dicom.header import HeaderCut
 from node.dicom.part10 import file_head
 from node.errors import ArrivalRefused, ClassMismatch, NotUnderstood, OutOfResources
@@ -313,8 +313,8 @@ class Arrival:
         try:
             if self._large is None:
                 return instance_attributes(data_set, syntax)
-            with self._large.part.mapped() as file, memoryview(file) as view, view[len(self._file_head) :] as large:
-                return instance_attributes(large, syntax)
+            part, begin = self._large.part, len(self._file_head)
+            return attributes_by_windows(lambda offset, length: part.read(begin + offset, length), syntax)
         except HeaderCut:
             raise NotUnderstood(f"data set ends within an element, after {self.bytes} bytes") from None
 

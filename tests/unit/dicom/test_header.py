@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import struct
 import zlib
+from collections.abc import Callable
 from io import BytesIO
 
 import pytest
@@ -18,8 +19,9 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from node.dicom import header
 from node.dicom.attributes import INDEXED_TAGS
-from node.dicom.header import HeaderCut, read_header
+from node.dicom.header import MAX_ELEMENTS, MAX_VALUE_BYTES, HeaderCut, read_header, read_header_by_windows
 from node.errors import NotUnderstood
 from tests.make import PYDICOM_FILES
 
@@ -68,6 +70,57 @@ def test_an_unknown_value_of_undefined_length_holds_implicit_items() -> None:
     unknown += struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
     data = unknown + struct.pack("<HH2sH", 0x0010, 0x0020, b"LO", 4) + b"AFTR"
     assert read_header(data, ExplicitVRLittleEndian, frozenset((PATIENT_ID,))) == {PATIENT_ID: b"AFTR"}
+
+
+def reader(data: bytes) -> Callable[[int, int], bytes]:
+    return lambda offset, length: data[offset : offset + length]
+
+
+@pytest.mark.parametrize("undefined", [False, True])
+@pytest.mark.parametrize("syntax", [*ENCODINGS, DeflatedExplicitVRLittleEndian])
+@pytest.mark.parametrize("window", [24, 64, 100, 1 << 20])
+def test_windows_of_any_size_tell_the_same(
+    syntax: str, undefined: bool, window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(header, "WINDOW_BYTES", window)
+    ds = nested(3, undefined)
+    ds.add_new(0x00091001, "UN", bytes(5000))
+    data, wanted = encoded(ds, syntax), frozenset((PATIENT_ID, ROWS, 0x00091001))
+    assert read_header_by_windows(reader(data), syntax, wanted) == read_header(data, syntax, wanted)
+
+
+@pytest.mark.parametrize("window", [24, 100, 1 << 20])
+def test_windows_tell_of_a_data_set_that_ends_too_early(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(header, "WINDOW_BYTES", window)
+    data = encoded(nested(1, True), ExplicitVRLittleEndian)
+    wanted = frozenset((PATIENT_ID, ROWS))
+    for end in range(1, len(data)):
+        whole = values_or_cut(lambda end=end: read_header(data[:end], ExplicitVRLittleEndian, wanted))
+        read = reader(data[:end])
+        assert values_or_cut(lambda read=read: read_header_by_windows(read, ExplicitVRLittleEndian, wanted)) == whole
+
+
+def values_or_cut(read: Callable[[], dict[int, bytes]]) -> dict[int, bytes] | None:
+    try:
+        return read()
+    except HeaderCut:
+        return None
+
+
+def test_a_long_value_is_cut_to_what_the_index_can_hold() -> None:
+    name = struct.pack("<HH2s2xL", 0x0010, 0x0020, b"UT", 20 << 20)
+    data = name + bytes(20 << 20)
+    assert read_header(data, ExplicitVRLittleEndian, frozenset((PATIENT_ID,))) == {PATIENT_ID: bytes(MAX_VALUE_BYTES)}
+
+
+@pytest.mark.parametrize("read", [read_header, lambda data, *rest: read_header_by_windows(reader(data), *rest)])
+def test_a_header_without_end_is_refused(read: Callable[..., object]) -> None:
+    opening = struct.pack("<HH2s2xL", 0x0009, 0x1001, b"SQ", 0xFFFFFFFF)
+    items = struct.pack("<HHL", 0xFFFE, 0xE000, 0) * (MAX_ELEMENTS + 1)
+    many = struct.pack("<HH2sH", 0x0009, 0x1001, b"LO", 0) * (MAX_ELEMENTS + 1)
+    for data in (opening + items, many):
+        with pytest.raises(NotUnderstood, match=f"more than {MAX_ELEMENTS} elements"):
+            read(data, ExplicitVRLittleEndian, frozenset((PATIENT_ID,)))
 
 
 def test_reading_stops_before_the_pixels() -> None:
