@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import Annotated
@@ -14,6 +15,10 @@ import typer
 from node.cli import SERVING
 from node.cli.options import ConfigFile, Root, load
 from node.cli.output import stop_printing
+
+SWITCH_SECONDS = 0.0005
+"""Longest turn of a thread that computes. A thread that comes back from the disk or from a socket waits for one such
+turn, twice for each instance; with Python's default of 5 ms, receiving stood still beside a query."""
 
 
 def serve(
@@ -54,6 +59,7 @@ def serve(
     logs.configure(settings.log.level, settings.log.format)
     for warning in configuration.warnings:
         structlog.get_logger().warning("configuration_key_ignored", detail=warning)
+    sys.setswitchinterval(SWITCH_SECONDS)
     stop = threading.Event()
     stop_at_signal(stop)
     manager = ServiceManager()
