@@ -32,7 +32,7 @@ from node.association.listener import Listener
 from node.audit import Audit
 from node.index.database import Index
 from node.metrics import Metrics
-from node.receive.ingest import Ingest
+from node.receive.ingest import Announced, Arrival, Ingest, Origin
 from node.receive.refusals import Rejections
 from node.settings.model import Dicom, Peer, Settings
 from tests.ingest import opened_ingest
@@ -111,6 +111,18 @@ class Running:
     def count(self, name: str) -> float:
         """A sample of the metrics; 0 before it was counted."""
         return self.metrics.snapshot().get(f"voxelnode_{name}", 0.0)
+
+    def beginning(self) -> threading.Event:
+        """An event that is set when the node begins to receive an instance."""
+        begun, begin = threading.Event(), self.ingest.begin
+
+        def begin_and_tell(announced: Announced, origin: Origin) -> Arrival:
+            arrival = begin(announced, origin)
+            begun.set()
+            return arrival
+
+        self.ingest.begin = begin_and_tell  # type: ignore[method-assign]
+        return begun
 
     def settled(self) -> bool:
         """Wait until no connection is left."""

@@ -12,7 +12,18 @@ import pytest
 from node.association.client.echo import verify
 from node.errors import VoxelnodeError
 from tests.make import instance
-from tests.protocol.conftest import Raw, Running, associate, c_store_rq, data_set_bytes, p_data, pdv, status_of, until
+from tests.protocol.conftest import (
+    DEADLINE_SECONDS,
+    Raw,
+    Running,
+    associate,
+    c_store_rq,
+    data_set_bytes,
+    p_data,
+    pdv,
+    status_of,
+    until,
+)
 
 
 def draining(node: Running, seconds: float) -> threading.Thread:
@@ -24,9 +35,10 @@ def draining(node: Running, seconds: float) -> threading.Thread:
 def test_the_instance_under_way_is_answered_and_the_association_then_ended(node: Running) -> None:
     ds = instance()
     data = data_set_bytes(ds)
+    begun = node.beginning()
     with Raw(node).associate() as peer:
         peer.send(p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID))) + p_data(pdv(1, 0, data[:100])))
-        assert until(lambda: node.count("open_associations") == 1)
+        assert begun.wait(DEADLINE_SECONDS)
         thread = draining(node, 60)
         thread.join(0.8)
         assert thread.is_alive()
@@ -57,9 +69,10 @@ def test_after_a_drain_nobody_is_accepted(node: Running) -> None:
 
 
 def test_a_peer_that_does_not_finish_is_cut_off_and_leaves_no_file(node: Running) -> None:
+    begun = node.beginning()
     with Raw(node).associate() as peer:
         peer.send(p_data(pdv(1, 3, c_store_rq("1.2.3"))) + p_data(pdv(1, 0, bytes(1000))))
-        assert until(lambda: node.count("open_associations") == 1)
+        assert begun.wait(DEADLINE_SECONDS)
         began = time.monotonic()
         node.listener.drain(1.0)
         assert 0.9 < time.monotonic() - began < 3

@@ -529,9 +529,15 @@ def test_p13_a_shutdown_cuts_instances_off(plain: Callable[..., Plain], start_no
     ds = instance()
     data = data_set_bytes(ds)
 
-    def answer_while(acceptor: Any, stop: Callable[[], None], stopped: Callable[[], bool]) -> tuple[int, bytes] | None:
+    def answer_while(
+        acceptor: Any,
+        stop: Callable[[], None],
+        stopped: Callable[[], bool],
+        begun: Callable[[], bool] = lambda: True,
+    ) -> tuple[int, bytes] | None:
         with raws(acceptor, 1) as (peer,):
             peer.associate().send(p_data(pdv(1, 3, c_store_rq(ds.SOPInstanceUID))) + p_data(pdv(1, 0, data[:100])))
+            assert until(begun)
             stopping = threading.Thread(target=stop)
             stopping.start()
             assert until(stopped)
@@ -546,7 +552,8 @@ def test_p13_a_shutdown_cuts_instances_off(plain: Callable[..., Plain], start_no
     assert answer is None or answer[0] == 7
 
     node = start_node()
-    drained = answer_while(node, lambda: node.listener.drain(10), lambda: not node.listener.is_listening)
+    begun = node.beginning()
+    drained = answer_while(node, lambda: node.listener.drain(10), lambda: not node.listener.is_listening, begun.is_set)
     assert status_of(drained) == 0x0000
 
 
