@@ -20,11 +20,13 @@ from node.errors import VoxelnodeError
 from node.journal import journal as journal_module
 from node.journal import segment
 from node.receive import ingest
+from node.receive.apply import Applier
 from node.settings.model import Settings, Storage
 from tests.crash.checker import Checker
 from tests.crash.disk import Disk, Sync, leave, syncs
 from tests.crash.harness import Node
 from tests.crash.journal import Journal, Sender, new_series
+from tests.crash.mutants import MUTANTS
 from tests.crash.small_journal import SINGLE_SYNCS, VARIABLE, make_small
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
@@ -135,8 +137,6 @@ def test_what_was_acknowledged_survives_a_power_cut_at_any_sync(tmp_path: Path, 
         ("reuse-before-checkpoint", "acknowledged and lost|the file is not what its row says"),
         ("old-name-goes-first", "acknowledged and lost|instance-set-aside"),
         ("answer-before-append", "acknowledged and lost"),
-        ("no-replay", "acknowledged and lost"),
-        ("no-comparison", "the file is not what its row says"),
         ("applied-before-rows", "acknowledged and lost"),
         ("no-volume-sync", "a volume is not what its row says"),
         ("no-volume-folder-sync", "a volume is not what its row says"),
@@ -144,10 +144,28 @@ def test_what_was_acknowledged_survives_a_power_cut_at_any_sync(tmp_path: Path, 
     ],
 )
 def test_a_node_that_leaves_out_a_sync_is_found_out(tmp_path: Path, disk: Disk, mutant: str, found: str) -> None:
-    seen = session(disk, mutant, converts="volume" in mutant or mutant == "no-comparison")
+    seen = session(disk, mutant, converts="volume" in mutant or mutant == "old-name-goes-first")
+    require_found(seen, tmp_path, mutant, found)
+
+
+@pytest.mark.parametrize(
+    ("mutant", "found"),
+    [("no-replay", "acknowledged and lost"), ("no-comparison", "the file is not what its row says")],
+)
+def test_a_start_that_leaves_out_a_step_is_found_out(
+    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch, mutant: str, found: str
+) -> None:
+    seen = session(disk)
+    for name in ("replay", "_restore"):
+        monkeypatch.setattr(Applier, name, getattr(Applier, name))  # undone after the test
+    MUTANTS[mutant]()
+    require_found(seen, tmp_path, mutant, found)
+
+
+def require_found(seen: Session, place: Path, mutant: str, found: str) -> None:
     problems: list[str] = []
     for number in reversed(seen.cuts):
-        problems += seen.problems(number, tmp_path / f"after-{number}")
+        problems += seen.problems(number, place / f"after-{number}")
         if any(re.search(found, problem) for problem in problems):
             return
     pytest.fail(f"{mutant} was not found out: {problems}")
