@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from node.association.client.association import Address
 from tests.preloaded import Process
+from tests.rows import view_rows
 
 READY = re.compile(r"voxelnode ready: AE (\S+) on ([\d.]+):(\d+), root (.*)")
 
@@ -72,12 +72,7 @@ class Served:
         return self.process.wait(seconds)
 
     def rows(self, query: str) -> list[dict[str, Any]]:
-        connection = sqlite3.connect(f"file:{self.root / 'index.sqlite'}?mode=ro", uri=True, timeout=10)
-        try:
-            connection.row_factory = sqlite3.Row
-            return [dict(row) for row in connection.execute(query)]
-        finally:
-            connection.close()
+        return view_rows(self.root, query)
 
     def wait_until_settled(self, seconds: float = 120) -> None:
         """Return when no series waits for its conversion any more."""

@@ -77,7 +77,7 @@ def test_a_mistake_is_reported_and_changes_nothing(account: Callable[..., Result
     upgrade(root / "index.sqlite")
     for arguments, typed, told in (
         (("add", "a b"), PASSWORD, "is not a valid account name"),
-        (("add", "anna"), "short", "12 to 256 are allowed"),
+        (("add", "anna"), "short", "12 to 256 characters"),
         (("add", "anna", "--role", "king"), PASSWORD, "unknown role 'king'; known: read, write, admin"),
         (("remove", "anna"), "", "there is no account 'anna'"),
         (("role", "anna", "write"), "", "there is no account 'anna'"),

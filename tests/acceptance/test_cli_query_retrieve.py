@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from node.index.engine import upgrade
 from tests.acceptance.served import Served
 from tests.make import ct_series, mr_series
 from tests.preloaded import run
+from tests.rows import view_rows
 
 STUDY = generate_uid()
 NO_WEB = {"VOXELNODE_WEB__ENABLED": "false"}
@@ -52,12 +52,7 @@ def voxelnode(*arguments: object, **environment: str) -> tuple[int, Any, str]:
 
 def images(root: Path) -> dict[str, dict[str, Any]]:
     """What the index of a root says of its instances, by UID."""
-    connection = sqlite3.connect(f"file:{root / 'index.sqlite'}?mode=ro", uri=True)
-    try:
-        connection.row_factory = sqlite3.Row
-        return {row["sop_instance_uid"]: dict(row) for row in connection.execute("SELECT * FROM v_images")}
-    finally:
-        connection.close()
+    return {row["sop_instance_uid"]: row for row in view_rows(root, "SELECT * FROM v_images")}
 
 
 def digests(root: Path) -> dict[str, str]:

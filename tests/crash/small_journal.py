@@ -6,6 +6,7 @@ So short a session writes part files, fills segments, makes checkpoints and uses
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from node.archive import filesystem
 from node.journal import journal, segment
@@ -25,7 +26,12 @@ def make_small() -> None:
     """Change this process, if the variable says so."""
     single_syncs = os.environ.get(VARIABLE)
     if single_syncs is not None:
-        journal.Journal.__init__.__defaults__ = (SEGMENT_BYTES, SEGMENTS * SEGMENT_BYTES)  # type: ignore[misc]
+        make = journal.Journal.__init__
+
+        def make_of_small_segments(self: journal.Journal, folder: Path, *sizes: int) -> None:
+            make(self, folder, SEGMENT_BYTES, SEGMENTS * SEGMENT_BYTES)
+
+        journal.Journal.__init__ = make_of_small_segments  # type: ignore[method-assign]
         segment.GROW_BYTES = journal.GROW_BYTES = 4 << 10  # type: ignore[attr-defined]
         ingest.LARGE_BYTES = LARGE_BYTES
         filesystem.MAX_SINGLE_SYNCS = int(single_syncs)
