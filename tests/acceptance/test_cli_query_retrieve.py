@@ -80,8 +80,9 @@ def test_get_brings_a_study_byte_for_byte(source: Served, tmp_path: Path, runnin
     upgrade(root.absolute() / "index.sqlite")
     peer = f"VOXELNODE@127.0.0.1:{source.port}"
     if running:
-        with Served(root, **NO_WEB):
+        with Served(root, **NO_WEB) as node:
             status, got, _ = voxelnode("get", STUDY, "--from", peer, "--root", root)
+            assert node.terminate() == 0
     else:
         status, got, _ = voxelnode("get", STUDY, "--from", peer, "--root", root)
     assert (status, got) == (0, {"completed": 7, "failed": 0, "warning": 0, "remaining": 0})
