@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 from pathlib import Path
 
@@ -41,6 +42,25 @@ def sync_file_system(folder: Path) -> None:
             raise OSError(error, os.strerror(error), str(folder))
     finally:
         os.close(descriptor)
+
+
+def locked(path: Path, flags: int) -> int | None:
+    """Return the descriptor of a file or a folder that this process has locked; None if another process has.
+
+    The kernel releases the lock when the process ends for any reason.
+
+    Parameters
+    ----------
+    flags : int
+        How it is opened (`os.open`).
+    """
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def write_durably(path: Path, content: bytes) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from node.association.client.get import RetrieveTarget, get
 from node.audit import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result, Transfers
 from node.control.accounts import AccountAdministration
 from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPerformed, request_action
-from node.durable import make_folder, sync_folder
+from node.durable import locked, make_folder, sync_folder
 from node.errors import VoxelnodeError
 from node.index.database import Index, reading
 from node.index.engine import FILE_NAME, IndexUnusable, set_aside
@@ -357,11 +356,8 @@ def _is_held(root: Path) -> bool:
 
 
 def _locked(root: Path) -> int:
-    """Lock the root for this process; the kernel releases the lock when the process ends for any reason."""
-    descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise RootInUse(f"{root} is in use by another voxelnode process: stop it, or choose another root") from None
-    return descriptor
+    """Lock the root for this process."""
+    lock = locked(root / "lock", os.O_RDWR | os.O_CREAT)
+    if lock is None:
+        raise RootInUse(f"{root} is in use by another voxelnode process: stop it, or choose another root")
+    return lock

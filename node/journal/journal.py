@@ -15,7 +15,6 @@ Segments are preallocated and reused. If the process dies during a write, the re
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import re
@@ -26,7 +25,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from node.durable import make_folder, sync_folder, write_durably
+from node.durable import locked, make_folder, sync_folder, write_durably
 from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.journal.layout import HEADER_BYTES, RECORD_HEAD_BYTES, VERSION, RecordHead, checksum
@@ -446,11 +445,8 @@ def _fitting(batch: list[_Waiting], room: int) -> int:
 
 
 def _locked(folder: Path) -> int:
-    """Lock the folder for this process; the kernel unlocks it when the process ends, however it ends."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise JournalUnusable(f"{folder} is in use by another process: stop it first") from None
-    return descriptor
+    """Lock the folder for this process."""
+    lock = locked(folder, os.O_RDONLY | os.O_DIRECTORY)
+    if lock is None:
+        raise JournalUnusable(f"{folder} is in use by another process: stop it first")
+    return lock

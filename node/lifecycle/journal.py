@@ -32,15 +32,7 @@ class JournalReport:
 
 
 def journal_report(root: Path, applied: Applied) -> JournalReport:
-    """Return the state of the journal below `root`; `applied` is that of the index.
-
-    Raises
-    ------
-    JournalUnusable
-        A newer version has written it.
-    OSError
-        A segment cannot be read.
-    """
+    """Return the state of the journal below `root`; `applied` is that of the index. Errors are those of `inspect`."""
     state = inspect(root / JOURNAL_FOLDER)
     done = max(state.freed, applied.sequence if applied.journal == state.identity else 0)
     unreadable = sum(found.last - max(found.first, done + 1) + 1 for found in state.damage if found.last > done)
