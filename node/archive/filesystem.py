@@ -63,10 +63,8 @@ class Archive:
         OutOfResources
             The folder for it cannot be made durable.
         """
-        try:
+        with self.intake.refusing():
             return self._place(uuid.uuid4().hex)
-        except OSError as error:
-            raise self.intake.failed(error) from error
 
     def open_part(self, key: str) -> PartFile:
         """Begin the file of a large instance that will have this key.
@@ -87,14 +85,12 @@ class Archive:
             The disk is full or fails.
         """
         path = f"{self.root}/{key}"  # a Path object costs as much as opening the file
-        try:
+        with self.intake.refusing():
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
                 _write_all(file, content)
             finally:
                 os.close(file)
-        except OSError as error:
-            raise self.intake.failed(error) from error
         reached("file-written")
 
     def keep_part(self, key: str) -> bool:
@@ -141,7 +137,7 @@ class Archive:
             The disk fails, or has failed before: intake stops.
         """
         self.intake.require_sound()
-        try:
+        with self.intake.refusing():
             if len(keys) > MAX_SINGLE_SYNCS:
                 sync_file_system(self.root)
                 return
@@ -150,8 +146,6 @@ class Archive:
                     sync_file(self.path(key))
             for folder in {self.path(key).parent for key in keys}:
                 sync_folder(folder)
-        except OSError as error:
-            raise self.intake.failed(error) from error
 
     def sync_folder(self, folder: Path) -> None:
         """Make the names in a folder of this archive durable.
@@ -162,10 +156,8 @@ class Archive:
             The disk fails, or has failed before; intake stops.
         """
         self.intake.require_sound()
-        try:
+        with self.intake.refusing():
             sync_folder(folder)
-        except OSError as error:
-            raise self.intake.failed(error) from error
 
     def path(self, key: str) -> Path:
         """Return the path of the file with an archive key."""
@@ -242,10 +234,8 @@ class PartFile:
     def __init__(self, archive: Archive, name: str) -> None:
         self._archive = archive
         self._path = f"{archive.root}/incoming/{name}.part"
-        try:
+        with archive.intake.refusing():
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise archive.intake.failed(error) from error
         self._open = True
         reached("part-opened")
 
@@ -257,10 +247,8 @@ class PartFile:
         OutOfResources
             The disk is full or fails; call `abandon`.
         """
-        try:
+        with self._archive.intake.refusing():
             _write_all(self._file, fragment)
-        except OSError as error:
-            raise self._archive.intake.failed(error) from error
         reached("part-written")
 
     def read(self, offset: int, length: int) -> bytes:
@@ -271,10 +259,8 @@ class PartFile:
         OutOfResources
             The disk fails.
         """
-        try:
+        with self._archive.intake.refusing():
             return os.pread(self._file, length, offset)
-        except OSError as error:
-            raise self._archive.intake.failed(error) from error
 
     def finish(self) -> None:
         """Make the bytes durable, and the name of the file.
@@ -285,12 +271,10 @@ class PartFile:
             The disk fails. A failed sync is never retried, because the kernel may have dropped the pages.
         """
         self._archive.intake.require_sound()
-        try:
+        with self._archive.intake.refusing():
             os.fdatasync(self._file)
             self._close()
             self._archive.sync_parts()
-        except OSError as error:
-            raise self._archive.intake.failed(error) from error
         reached("part-synced")
 
     def abandon(self) -> None:

@@ -7,6 +7,8 @@ import errno
 import json
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
@@ -94,6 +96,14 @@ class Intake:
         if not self._low:
             return None
         return f"{free} bytes free, but {self._low_bytes} are required (twice [storage] reserve_bytes): free space"
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Raise `failed` for an error of the disk within."""
+        try:
+            yield
+        except OSError as error:
+            raise self.failed(error) from error
 
     def failed(self, error: OSError) -> OutOfResources:
         """Return the refusal for a disk error; any error but lack of space stops intake."""

@@ -166,10 +166,8 @@ class Applier(BackgroundService):
 
     def step(self) -> float | None:
         """Apply one batch of what the journal has."""
-        try:
+        with self._archive.intake.refusing():
             return self._step()
-        except OSError as error:
-            raise self._archive.intake.failed(error) from error
 
     def _step(self) -> float | None:
         records, cursor = self._journal.read(self._cursor, MAX_BATCH, MAX_BATCH_BYTES)
@@ -375,10 +373,8 @@ class Applier(BackgroundService):
                 raise
 
     def _free(self, sequence: int) -> None:
-        try:
+        with self._archive.intake.refusing():
             self._journal.free(sequence)
-        except OSError as error:
-            raise self._archive.intake.failed(error) from error
 
     def finish(self) -> None:
         """Apply all that was appended, and stop; what cannot be applied stays in the journal for the next start."""
