@@ -84,6 +84,8 @@ def main() -> None:
                 began, processor = time.perf_counter(), time.process_time()
                 queue = [one for _, one in zip(range(part), coming, strict=False)]
                 list(threads.map(lambda one: take(ingest, *one), queue))
+                if not ingest.applier.catch_up(600):
+                    raise SystemExit("the index does not follow")
                 seconds = time.perf_counter() - began
                 size = (folder / "root" / "index.sqlite").stat().st_size / 1e6
                 print(
