@@ -6,6 +6,7 @@ from sqlalchemy import Connection, select
 from sqlalchemy.dialects.sqlite import insert
 
 from node.index.models import AboutRow
+from node.index.prepared import Prepared
 from node.index.repository import IndexRepository, on_reader, on_writer
 
 CLOSED = "closed"
@@ -16,6 +17,11 @@ APPLIED = "applied"
 
 CHECKPOINT = "checkpoint"
 """The last record of the journal whose rows and files were durable at the last checkpoint."""
+
+_INSERT = insert(AboutRow)
+_SET = Prepared(
+    _INSERT.on_conflict_do_update(index_elements=["key"], set_={"value": _INSERT.excluded.value}), ["key", "value"]
+)
 
 
 class AboutRepository(IndexRepository):
@@ -34,8 +40,7 @@ class AboutRepository(IndexRepository):
 
 def set_about(connection: Connection, key: str, value: str) -> None:
     """Store a fact about the index, replacing any value of `key`."""
-    statement = insert(AboutRow).values(key=key, value=value)
-    connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_={"value": value}))
+    _SET.execute(connection, {"key": key, "value": value})
 
 
 def about(connection: Connection, key: str) -> str | None:

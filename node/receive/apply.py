@@ -49,7 +49,7 @@ log = structlog.get_logger()
 
 MAX_BATCH = 256
 MAX_BATCH_BYTES = 32 << 20
-GATHER_SECONDS = 0.02
+GATHER_SECONDS = 0.05
 """Between an append and the batch that applies it: others join it meanwhile, and nobody waits for it."""
 
 MAX_EXPECTED = 4096

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import cast
 
 from node.settings.model import OverwritePolicy
@@ -33,7 +33,8 @@ class Receipt:
 
     def encoded(self) -> bytes:
         """Return the facts of a record."""
-        return json.dumps({**asdict(self), "received_at": self.received_at.isoformat()}).encode()
+        facts = {name: getattr(self, name) for name in self.__slots__}
+        return json.dumps(facts | {"received_at": self.received_at.isoformat()}).encode()
 
 
 def receipt(facts: bytes) -> Receipt:
