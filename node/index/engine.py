@@ -8,18 +8,16 @@ import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from alembic import command
-from alembic.autogenerate import compare_metadata
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Engine, create_engine, event, inspect, text
 from sqlalchemy.exc import DatabaseError
 
 from node.errors import VoxelnodeError
-from node.index.models import Base
+from node.index.models import REVISION, Base
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 FILE_NAME = "index.sqlite"
 BUSY_SECONDS = 5.0
@@ -79,26 +77,31 @@ def upgrade(path: Path) -> tuple[str | None, str]:
         It was written by a newer version, or is no SQLite database.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    config = _alembic()
     engine = open_engine(path)
     try:
         before = _revision(engine)
-        script = ScriptDirectory.from_config(config)
-        newest = script.get_current_head() or ""
-        if before == newest:
-            return before, newest
-        if before is not None and before not in {revision.revision for revision in script.walk_revisions()}:
-            raise IndexUnusable(
-                f"{path} has schema {before}, which this version of voxelnode does not know: install the newer one"
-            )
-        with engine.connect() as connection, connection.begin():
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-        return before, newest
+        if before != REVISION:
+            _migrate(engine, path, before)
+        return before, REVISION
     except DatabaseError as error:
         raise IndexUnusable(f"{path} is no usable SQLite database ({error.orig}): {REMEDY}") from error
     finally:
         engine.dispose()
+
+
+def _migrate(engine: Engine, path: Path, before: str | None) -> None:
+    from alembic import command  # here and below: only a migration and a check need Alembic
+    from alembic.script import ScriptDirectory
+
+    config = _alembic()
+    known = {revision.revision for revision in ScriptDirectory.from_config(config).walk_revisions()}
+    if before is not None and before not in known:
+        raise IndexUnusable(
+            f"{path} has schema {before}, which this version of voxelnode does not know: install the newer one"
+        )
+    with engine.connect() as connection, connection.begin():
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
 
 
 def require_sound(path: Path) -> None:
@@ -179,9 +182,10 @@ def check(path: Path) -> list[str]:
                 f"foreign key: {table} row {row} names a missing {parent}"
                 for table, row, parent, _ in connection.execute(text("PRAGMA foreign_key_check"))
             ]
-        newest = ScriptDirectory.from_config(_alembic()).get_current_head()
-        if (revision := _revision(engine)) != newest:
-            problems.append(f"schema is {revision or 'empty'}, newest is {newest}; `voxelnode db upgrade` upgrades it")
+        if (revision := _revision(engine)) != REVISION:
+            problems.append(
+                f"schema is {revision or 'empty'}, newest is {REVISION}; `voxelnode db upgrade` upgrades it"
+            )
         elif differences := schema_differences(engine):
             problems += [f"schema differs from the models: {difference}" for difference in differences]
     except DatabaseError as error:
@@ -193,6 +197,9 @@ def check(path: Path) -> list[str]:
 
 def schema_differences(engine: Engine) -> list[str]:
     """Return the differences between the tables of a database and the models."""
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
     with engine.connect() as connection:
         return [
             str(difference) for difference in compare_metadata(MigrationContext.configure(connection), Base.metadata)
@@ -201,10 +208,15 @@ def schema_differences(engine: Engine) -> list[str]:
 
 def _revision(engine: Engine) -> str | None:
     with engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+        return revision
 
 
 def _alembic() -> Config:
+    from alembic.config import Config
+
     # A wheel has the migrations inside the package, a checkout beside it.
     installed = Path(__file__).parent / "migrations"
     config = Config()

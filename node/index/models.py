@@ -33,6 +33,9 @@ from sqlalchemy.types import TypeDecorator
 
 from node.dicom.names import folded_groups
 
+REVISION = "0007"
+"""The last migration, which gives a database the tables below."""
+
 SERIES_STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
 """receiving: waits to become quiet; converting: claimed by a worker; converted: has at least one volume;
 refused: has no volume, with a reason for each stack; not-an-image: contains no instance that could be in a volume;

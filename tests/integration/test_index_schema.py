@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from node.index.database import Index, reading
 from node.index.engine import FILE_NAME, IndexUnusable, check, open_engine, upgrade
+from node.index.models import REVISION
 from node.metrics import Metrics
 from tests.rows import view_rows
 
@@ -56,6 +58,11 @@ def test_upgrading_twice_changes_nothing(database: Path) -> None:
     before, after = upgrade(database)
     assert before == after
     assert check(database) == []
+
+
+def test_the_last_migration_leads_to_the_revision_of_the_models(database: Path) -> None:
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(REVISION,)]
 
 
 def test_a_database_of_a_newer_version_is_refused(database: Path) -> None:
