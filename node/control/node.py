@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -32,9 +33,9 @@ from node.metrics import remove_counters, write_counters
 from node.notify.notifier import Notifier, channel_of
 from node.receive.refusals import Rejections
 from node.settings.model import Settings, Web
-from node.web.application import application
-from node.web.server import WebServer
-from node.web.services import Services
+
+if TYPE_CHECKING:
+    from node.web.server import WebServer
 
 log = structlog.get_logger()
 
@@ -152,6 +153,10 @@ class Node:
     def _web_server(self, settings: Settings) -> WebServer | None:
         if not settings.web.enabled:
             return None
+        from node.web.application import application  # here: a node without HTTP does not load the web framework
+        from node.web.server import WebServer
+        from node.web.services import Services
+
         repository = self._repository
         services = Services(
             settings,

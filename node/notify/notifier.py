@@ -11,8 +11,6 @@ from node.index.database import Index
 from node.metrics import Metrics
 from node.notify.channel import Channel
 from node.notify.command import HookCommand
-from node.notify.plugins import Plugin
-from node.notify.webhook import Webhook, read_secret
 from node.notify.worker import HookWorker
 from node.settings.model import HookSettings
 
@@ -73,9 +71,13 @@ def channel_of(name: str, hook: HookSettings) -> Channel:
     """
     try:
         if hook.url is not None:
+            from node.notify.webhook import Webhook, read_secret  # here, and for plugins: each kind has its libraries
+
             secret = read_secret(hook.secret_file) if hook.secret_file is not None else None
             return Webhook(hook.url, hook.timeout_seconds, secret, hook.ca_file)
         if hook.plugin is not None:
+            from node.notify.plugins import Plugin
+
             return Plugin(hook.plugin, hook.timeout_seconds)
         return HookCommand(hook.command, hook.timeout_seconds)
     except UsageError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
@@ -22,7 +23,9 @@ from node.web.body_limits import BodyLimits
 from node.web.dicomweb import service as dicomweb
 from node.web.security import Security
 from node.web.services import Services
-from node.web.sign_ins import SignIns
+
+if TYPE_CHECKING:
+    from node.web.sign_ins import SignIns
 
 
 def application(services: Services) -> FastAPI:
@@ -64,7 +67,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 def _sign_ins(oidc: Oidc) -> SignIns | None:
     if not oidc.issuer:
         return None
-    from node.web.identity_provider import IdentityProvider  # here, because the import is slow
+    from node.web.identity_provider import IdentityProvider  # here, because the imports are slow
+    from node.web.sign_ins import SignIns
 
     return SignIns(IdentityProvider(oidc))
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from node.index.accounts import Role
 
+SIGN_IN_SECONDS = 600
+"""Time limit of a sign-in at the provider."""
+
 PREFIX = "oidc:"
 """Prefix of account names from the provider. Our own names have no colon (`credentials.require_name`)."""
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Form, HTTPException, Request, Response
 
 from node.web.access import COOKIE, SECURE_COOKIE, Access, address_of
 from node.web.access import cookie_name as session_cookie_name
 from node.web.errors import Forbidden, NotAuthenticated, ProviderUnavailable, SignInFailed, TooManyTries
-from node.web.identity import PREFIX
+from node.web.identity import PREFIX, SIGN_IN_SECONDS
 from node.web.pages.rendering import login_page, signed_in_page
-from node.web.sign_ins import SIGN_IN_SECONDS, SignIns
+
+if TYPE_CHECKING:
+    from node.web.sign_ins import SignIns
 
 router = APIRouter(include_in_schema=False)
 

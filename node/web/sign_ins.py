@@ -20,13 +20,10 @@ from joserfc.jwk import OctKey
 from joserfc.jwt import JWTClaimsRegistry
 
 from node.web.errors import SignInFailed
-from node.web.identity import FederatedIdentity
+from node.web.identity import SIGN_IN_SECONDS, FederatedIdentity
 
 if TYPE_CHECKING:
     from node.web.identity_provider import IdentityProvider
-
-SIGN_IN_SECONDS = 600
-"""Time limit of a sign-in at the provider."""
 
 MAX_ENDED = 10_000
 """Number of used states to remember. The provider also accepts each code only once (RFC 6749 4.1.2)."""
