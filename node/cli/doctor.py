@@ -91,7 +91,7 @@ def _decoders(_: Settings) -> Iterator[Check]:
     from pydicom.uid import UID
 
     try:
-        from node.volume.read.decoders import decoders_by_transfer_syntax
+        from node.volume.read.transfer_syntaxes import decoders_by_transfer_syntax
     except ImportError as error:
         yield Check("decoders", "broken", str(error), "reinstall voxelnode with its dependencies")
         return

@@ -16,7 +16,7 @@ from node.dicom.uids import (
     is_accepted_transfer_syntax,
     is_storage_class,
 )
-from node.volume.read.decoders import can_decode
+from node.volume.read.transfer_syntaxes import can_decode
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any, ParamSpec, TypeVar
 
@@ -130,8 +131,10 @@ class Decoder:
 def serve(pipe: Connection, max_answer_bytes: int) -> None:
     """Run jobs until the pipe closes; answer each with (True, result) or (False, reason or OSError)."""
     use_one_thread()
-    from node.conversion.decoding import result_of
+    from node.conversion.decoding import LIBRARIES, result_of
 
+    for name in LIBRARIES:
+        import_module(name)
     for job, _limits in limited_requests(pipe):
         try:
             pipe.send(result_of(job, max_answer_bytes))

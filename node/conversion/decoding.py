@@ -1,7 +1,8 @@
 """Functions that run in the children of `node.conversion.decoder`: frames, pictures, long values, transcoded data sets.
 
 Headers too long for the node's memory are read here as well. A function with a parameter `into` writes that file and
-returns empty bytes.
+returns empty bytes. The node imports this module to name a job, so the functions import NumPy and the codecs, which
+`LIBRARIES` has loaded in a child.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydicom import Dataset
 
@@ -20,11 +21,14 @@ from node.dicom.metadata import NoSuchValue, document, long_value
 from node.dicom.pixel_element import FrameNotFound, PixelElement, header_and_pixels, single_frame
 from node.dicom.reading import read_instance
 from node.errors import ConversionRefused, is_out_of_memory
-from node.volume.read.pixels import frame_reader
-from node.volume.read.single_frame import Window, decompressed_frame, rendered_frame
-from node.volume.read.transcoding import NotTranscodable, transcoded
-from node.volume.rendering import Picture
-from node.writers.pictures import resized
+from node.volume.read.transfer_syntaxes import NotTranscodable
+from node.volume.window import Window
+
+if TYPE_CHECKING:
+    from node.volume.rendering import Picture
+
+LIBRARIES = ("node.volume.read.transcoding", "node.volume.read.single_frame", "node.writers.pictures")
+"""Modules that a child loads before its first job, because what is loaded is not counted in the limits of a job."""
 
 PictureFormat = Literal["JPEG", "PNG"]
 
@@ -56,6 +60,8 @@ class PictureOrder:
 
 def frame(path: Path, frame_number: int) -> bytes:
     """Return the samples of one compressed frame (from 1); see `node.volume.read.single_frame.decompressed_frame`."""
+    from node.volume.read.single_frame import decompressed_frame
+
     header, element = _opened(path)
     if element is None:
         raise FrameNotFound("the data set has no pixel data")
@@ -70,6 +76,8 @@ def _opened(path: Path) -> tuple[Dataset, PixelElement | None]:
 
 def picture(path: Path, order: PictureOrder) -> bytes:
     """Return one frame as PNG or JPEG."""
+    from node.writers.pictures import resized
+
     shown = _shown(path, order)
     image = resized(shown, max(shown.pixels.shape))
     if order.size is not None:
@@ -109,11 +117,17 @@ def document_file(path: Path, into: Path) -> bytes:
 
 def transcode(path: Path, transfer_syntax_uid: str, into: Path) -> bytes:
     """Write the data set of a file in another transfer syntax."""
+    from node.volume.read.transcoding import transcoded
+
     into.write_bytes(transcoded(path, transfer_syntax_uid))
     return b""
 
 
 def _shown(path: Path, order: PictureOrder) -> Picture:
+    from node.volume.read.pixels import frame_reader
+    from node.volume.read.single_frame import rendered_frame
+    from node.volume.rendering import Picture
+
     header, element = _opened(path)
     if element is not None and element.encapsulated:  # read this frame only
         ds, index = single_frame(header, element, order.frame_number), 0

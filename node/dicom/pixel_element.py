@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import struct
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.encaps import encapsulate, get_frame
 
@@ -23,6 +23,9 @@ PIECE_BYTES = 1 << 20
 
 MAX_OFFSET_TABLE_BYTES = 4 << 20
 """Largest Extended Offset Table kept in memory, that of half a million frames."""
+
+_WORDS = {2: "H", 4: "I", 8: "Q"}
+"""Type codes of `array`, by bytes of a word."""
 
 _VRS = {0x7FE00008: "OF", 0x7FE00009: "OD", 0x7FE00010: "OW"}
 _HALF_SAMPLED = ("YBR_FULL_422", "YBR_PARTIAL_422")
@@ -95,8 +98,8 @@ class PixelElement:
             stop = min(start + PIECE_BYTES, self.frame_bytes)
             data = self._bytes(at + start, at + stop + (shift > 0))
             if shift:  # the last frame needs one more byte, beyond the value: use a zero
-                read = np.frombuffer(data.ljust(stop - start + 1, b"\0"), np.uint8)
-                data = (read[:-1] >> shift | read[1:] << (8 - shift)).tobytes()
+                bits = int.from_bytes(data.ljust(stop - start + 1, b"\0"), "little") >> shift
+                data = bits.to_bytes(stop - start + 1, "little")[:-1]
             if stop == self.frame_bytes and self.frame_bits % 8:
                 data = data[:-1] + bytes([data[-1] & (1 << self.frame_bits % 8) - 1])
             yield data
@@ -109,7 +112,9 @@ class PixelElement:
             data = os.pread(file.fileno(), -(-stop // word) * word - aligned, self.offset + aligned)
         if word > 1:
             whole_words = len(data) // word * word
-            data = np.frombuffer(data[:whole_words], f"u{word}").byteswap().tobytes() + data[whole_words:]
+            words = array(_WORDS[word], data[:whole_words])
+            words.byteswap()
+            data = words.tobytes() + data[whole_words:]
         return data[start - aligned : stop - aligned]
 
     def encapsulated_frame(self, number: int) -> bytes:

@@ -22,7 +22,7 @@ from node.association.outgoing import InstanceBytes
 from node.dicom.command import C_STORE_RQ, MEDIUM_PRIORITY, Element
 from node.dicom.status import SUCCESS
 from node.errors import VoxelnodeError
-from node.volume.read.transcoding import TARGETS, choose_target
+from node.volume.read.transfer_syntaxes import TARGETS, choose_target
 
 
 class SendFailed(VoxelnodeError):

@@ -11,8 +11,8 @@ from pydicom.uid import RLELossless
 
 from node.volume.model import Array
 from node.volume.read.codestreams import Codestream
-from node.volume.read.decoders import JPEG_2000_SYNTAXES
 from node.volume.read.pixel_layout import HALF_SAMPLED, PixelLayout
+from node.volume.read.transfer_syntaxes import JPEG_2000_SYNTAXES
 
 
 def native_colours(layout: PixelLayout) -> Callable[[Array], Array] | None:

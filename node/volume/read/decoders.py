@@ -1,8 +1,7 @@
-"""Decode compressed frames: which library decodes which transfer syntax, and how its output becomes samples."""
+"""Decode compressed frames: by a library for each transfer syntax, whose output becomes samples."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,15 +17,18 @@ from pydicom import uid
 from node.errors import ConversionRefused, is_out_of_memory
 from node.volume.model import Array
 from node.volume.read.codestreams import Codestream
+from node.volume.read.transfer_syntaxes import (
+    DEFLATED_IMAGE_FRAME,
+    HAS_PYJPEGLS,
+    JPEG,
+    JPEG_2000,
+    JPEG_LS,
+    PACKAGES,
+)
 from node.volume.reasons import Reason
 
-try:
+if HAS_PYJPEGLS:
     import jpeg_ls
-except ImportError:  # pyjpegls has no wheels for Python 3.14
-    jpeg_ls = None
-
-DEFLATED_IMAGE_FRAME = "1.2.840.10008.1.2.8.1"
-"""Deflated Image Frame Compression (PS3.5 A.4.13), which pydicom does not name yet."""
 
 gdcm.Trace.WarningOff()
 gdcm.Trace.ErrorOff()
@@ -143,44 +145,15 @@ def _by_pixel(samples: Array, shape: FrameShape) -> Array:
 
 _Decode = Callable[[bytes, FrameShape], Array]
 
-_JPEG = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1)
-_JPEG_LS = (uid.JPEGLSLossless, uid.JPEGLSNearLossless)
-_JPEG_2000 = (uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K)
-
-_JPEG_LS_DECODER: tuple[_Decode, tuple[str, ...]] = (
-    (_decode_jpeg_ls, ("pyjpegls",)) if jpeg_ls is not None else (_decode_gdcm, ("python-gdcm",))
-)
-"""gdcm returns the same samples, but refuses frames of fewer than 8 bits."""
-
-_DECODERS: dict[str, tuple[_Decode, tuple[str, ...]]] = {
-    **dict.fromkeys(_JPEG[:2], (_decode_jpeg, ("pillow", "python-gdcm"))),
-    **dict.fromkeys(_JPEG[2:], (_decode_gdcm, ("python-gdcm",))),
-    **dict.fromkeys(_JPEG_LS, _JPEG_LS_DECODER),
-    **dict.fromkeys(_JPEG_2000, (_decode_openjpeg, ("pylibjpeg-openjpeg",))),
-    uid.RLELossless: (_decode_rle, ("pylibjpeg-rle",)),
-    DEFLATED_IMAGE_FRAME: (_decode_deflated, ("zlib",)),
+_DECODERS: dict[str, _Decode] = {
+    **dict.fromkeys(JPEG[:2], _decode_jpeg),
+    **dict.fromkeys(JPEG[2:], _decode_gdcm),
+    **dict.fromkeys(JPEG_LS, _decode_jpeg_ls if HAS_PYJPEGLS else _decode_gdcm),
+    **dict.fromkeys(JPEG_2000, _decode_openjpeg),
+    uid.RLELossless: _decode_rle,
+    DEFLATED_IMAGE_FRAME: _decode_deflated,
 }
-
-CODESTREAM_SYNTAXES = frozenset((*_JPEG, *_JPEG_LS, *_JPEG_2000))
-"""Transfer syntaxes whose frames carry a header of their own."""
-
-JPEG_2000_SYNTAXES = frozenset(_JPEG_2000)
-EXACT_JPEG_SYNTAXES = frozenset(_JPEG[2:])
-
-
-def can_decode(transfer_syntax_uid: str) -> bool:
-    """Return whether a decoder for this transfer syntax of compressed frames is installed."""
-    return transfer_syntax_uid in _DECODERS
-
-
-def decoders_by_transfer_syntax() -> dict[str, tuple[str, ...]]:
-    """Return the packages that decode each transfer syntax UID, with their versions."""
-    return {syntax: tuple(map(_with_version, packages)) for syntax, (_, packages) in _DECODERS.items()}
-
-
-def _with_version(package: str) -> str:
-    version = zlib.ZLIB_RUNTIME_VERSION if package == "zlib" else importlib.metadata.version(package)
-    return f"{package} {version}"
+"""gdcm decodes JPEG-LS to the same samples as pyjpegls, but refuses frames of fewer than 8 bits."""
 
 
 def decode(data: bytes, shape: FrameShape) -> Array:
@@ -204,15 +177,15 @@ def decode(data: bytes, shape: FrameShape) -> Array:
     ConversionRefused
         ``undecodable``: the codec failed, or returned another size.
     """
-    decoder, packages = _DECODERS[shape.transfer_syntax_uid]
     try:
-        samples = decoder(data, shape)
+        samples = _DECODERS[shape.transfer_syntax_uid](data, shape)
         return samples.reshape((shape.rows, shape.columns, shape.samples)[: 2 if shape.samples == 1 else 3])
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # codecs raise anything; a panic in Rust is not even an Exception
         if is_out_of_memory(error):
             raise MemoryError from error
+        packages = " and ".join(PACKAGES[shape.transfer_syntax_uid])
         raise ConversionRefused(
-            Reason.UNDECODABLE, f"{' and '.join(packages)} cannot decode the compressed frame ({type(error).__name__})"
+            Reason.UNDECODABLE, f"{packages} cannot decode the compressed frame ({type(error).__name__})"
         ) from error

@@ -13,15 +13,14 @@ from node.dicom.values import value
 from node.errors import ConversionRefused
 from node.volume.model import Array
 from node.volume.read.codestreams import Codestream, begins, read_codestream
-from node.volume.read.decoders import (
+from node.volume.read.decoders import FrameShape, decode
+from node.volume.read.pixel_layout import PixelLayout, contradictory, stored_bits
+from node.volume.read.transfer_syntaxes import (
     CODESTREAM_SYNTAXES,
     EXACT_JPEG_SYNTAXES,
     JPEG_2000_SYNTAXES,
-    FrameShape,
     can_decode,
-    decode,
 )
-from node.volume.read.pixel_layout import PixelLayout, contradictory, stored_bits
 from node.volume.reasons import Reason
 
 MAX_FRAME_BYTES = 1 << 30

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from pydicom import Dataset
@@ -14,15 +14,7 @@ from node.volume.model import Array, Geometry, Kind, Volume
 from node.volume.read.pixels import FrameReader, decompressed_frames
 from node.volume.read.planes import pixel_spacing, rescale
 from node.volume.rendering import FUNCTIONS, Grey, Picture, Shades, padded, real
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Centre and width of a window in rescaled units, and its VOI LUT Function (PS3.3 C.11.2.1.2)."""
-
-    centre: float
-    width: float
-    function: str = "LINEAR"
+from node.volume.window import Window
 
 
 def decompressed_frame(ds: Dataset) -> bytes:

@@ -8,7 +8,6 @@ receiver to accept Implicit VR Little Endian.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -18,25 +17,14 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import correct_ambiguous_vr_element, write_dataset
 from pydicom.tag import BaseTag
-from pydicom.uid import (
-    UID,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-)
+from pydicom.uid import UID, ExplicitVRBigEndian, ImplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from node.dicom.values import CONVERSION_ERRORS
-from node.errors import ConversionRefused, VoxelnodeError
+from node.errors import ConversionRefused
 from node.volume.read.colours import to_rgb
-from node.volume.read.decoders import can_decode
 from node.volume.read.pixels import DecompressedFrames, decompressed_frames
-
-TARGETS = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
-"""Possible transfer syntaxes of the result, the better one first: it keeps the value representations."""
-
-_NATIVE = frozenset((*TARGETS, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian))
+from node.volume.read.transfer_syntaxes import NATIVE, NotTranscodable
 
 _PIXEL_DATA = BaseTag(0x7FE00010)
 _OFFSET_TABLES = (BaseTag(0x7FE00001), BaseTag(0x7FE00002))
@@ -53,22 +41,6 @@ _WORD_BYTES = {
 """Bytes that change order with the endianness, by value representation: PS3.5 7.3."""
 
 
-class NotTranscodable(VoxelnodeError):
-    """An instance cannot be sent in any transfer syntax that its receiver accepts; the message gives the reason."""
-
-
-def choose_target(transfer_syntax_uid: str, accepted: Collection[str]) -> str | None:
-    """Return the transfer syntax in which an instance is sent: its own if the receiver accepts it.
-
-    Else one of `TARGETS`; None if the receiver accepts none of them.
-    """
-    if transfer_syntax_uid in accepted:
-        return transfer_syntax_uid
-    if transfer_syntax_uid not in _NATIVE and not can_decode(transfer_syntax_uid):
-        return None
-    return next((target for target in TARGETS if target in accepted), None)
-
-
 def transcoded(path: Path, target: str) -> bytes:
     """Return the data set of a DICOM file in another transfer syntax, without preamble and File Meta Information.
 
@@ -77,7 +49,7 @@ def transcoded(path: Path, target: str) -> bytes:
     path : Path
         A file whose File Meta Information names its transfer syntax.
     target : str
-        One of `TARGETS`.
+        One of `node.volume.read.transfer_syntaxes.TARGETS`.
 
     Raises
     ------
@@ -108,7 +80,7 @@ def encoded(ds: Dataset, target: str) -> bytes:
         The decompressed frames are longer than 2^32 - 2 bytes (PS3.5 7.1.1).
     """
     syntax = UID(ds.file_meta.TransferSyntaxUID)
-    if syntax not in _NATIVE and _PIXEL_DATA in ds:
+    if syntax not in NATIVE and _PIXEL_DATA in ds:
         _decompress(ds)
     implicit = target == ImplicitVRLittleEndian
     is_big_endian = syntax == ExplicitVRBigEndian

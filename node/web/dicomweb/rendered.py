@@ -10,7 +10,7 @@ from fastapi import APIRouter, HTTPException, Response
 from node.conversion.decoder import NotDecoded
 from node.conversion.decoding import Crop, PictureFormat, PictureOrder, document_file, picture
 from node.index.selection import StoredInstance
-from node.volume.read.single_frame import Window
+from node.volume.window import Window
 from node.web.dicomweb.decoded import decoded_file, length_of, pieces_of
 from node.web.dicomweb.frames import frame_numbers
 from node.web.dicomweb.media_types import JPEG, PDF, PNG, NotAcceptable, accepted, names

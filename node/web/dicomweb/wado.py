@@ -14,7 +14,7 @@ from node.conversion.decoder import NotDecoded
 from node.conversion.decoding import transcode
 from node.dicom.part10 import file_head
 from node.index.selection import StoredInstance
-from node.volume.read.transcoding import choose_target
+from node.volume.read.transfer_syntaxes import choose_target
 from node.web.dicomweb.decoded import decoded_file, pieces_of
 from node.web.dicomweb.media_types import ANY, DICOM, MULTIPART, ZIP, NotAcceptable, accepted, dicom_form, names
 from node.web.dicomweb.multipart import Multipart, Part

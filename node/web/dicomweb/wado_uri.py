@@ -6,8 +6,8 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from starlette.datastructures import QueryParams
 
 from node.conversion.decoding import PictureOrder
-from node.volume.read.single_frame import Window
-from node.volume.read.transcoding import choose_target
+from node.volume.read.transfer_syntaxes import choose_target
+from node.volume.window import Window
 from node.web.access import Reader, RequestAudit
 from node.web.dicomweb.media_types import (
     DICOM,

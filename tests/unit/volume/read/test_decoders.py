@@ -33,7 +33,7 @@ def test_jpeg_ls_is_decoded_by_gdcm_where_pyjpegls_is_not_installed() -> None:
     program = """
 import json, sys
 sys.modules["jpeg_ls"] = None
-from node.volume.read.decoders import decoders_by_transfer_syntax
+from node.volume.read.transfer_syntaxes import decoders_by_transfer_syntax
 from tests.unit.volume.read.test_decoders import samples_digests
 print(json.dumps([decoders_by_transfer_syntax(), samples_digests()]))
 """

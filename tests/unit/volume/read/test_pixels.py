@@ -35,8 +35,8 @@ from pydicom.uid import (
 from node.dicom.reading import read_instance
 from node.errors import ConversionRefused
 from node.volume.read import encapsulated_pixels
-from node.volume.read.decoders import DEFLATED_IMAGE_FRAME, decoders_by_transfer_syntax
 from node.volume.read.pixels import frame_reader
+from node.volume.read.transfer_syntaxes import DEFLATED_IMAGE_FRAME, decoders_by_transfer_syntax
 from tests import make
 from tests.make import PYDICOM_FILES
 

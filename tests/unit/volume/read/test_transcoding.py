@@ -24,7 +24,8 @@ from pydicom.uid import (
 
 from node.dicom.part10 import file_head
 from node.volume.read.pixels import frame_reader
-from node.volume.read.transcoding import TARGETS, NotTranscodable, choose_target, transcoded
+from node.volume.read.transcoding import transcoded
+from node.volume.read.transfer_syntaxes import TARGETS, NotTranscodable, choose_target
 from tests.make import PYDICOM_FILES, ct_series, instance, rgb_capture, set_pixels
 
 EXPLICIT, IMPLICIT = TARGETS

@@ -1,0 +1,78 @@
+"""Transfer syntaxes of stored instances: which of them can be decoded, by which packages, and what receivers get.
+
+This module loads no codec: the process that accepts associations and requests chooses transfer syntaxes, and children
+decode.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import zlib
+from collections.abc import Collection
+from importlib.util import find_spec
+
+from pydicom import uid
+
+from node.errors import VoxelnodeError
+
+TARGETS = (str(uid.ExplicitVRLittleEndian), str(uid.ImplicitVRLittleEndian))
+"""Possible transfer syntaxes of a converted instance, the better one first: it keeps the value representations."""
+
+NATIVE = frozenset((*TARGETS, uid.ExplicitVRBigEndian, uid.DeflatedExplicitVRLittleEndian))
+
+DEFLATED_IMAGE_FRAME = "1.2.840.10008.1.2.8.1"
+"""Deflated Image Frame Compression (PS3.5 A.4.13), which pydicom does not name yet."""
+
+JPEG = (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1)
+JPEG_LS = (uid.JPEGLSLossless, uid.JPEGLSNearLossless)
+JPEG_2000 = (uid.JPEG2000Lossless, uid.JPEG2000, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K)
+
+CODESTREAM_SYNTAXES = frozenset((*JPEG, *JPEG_LS, *JPEG_2000))
+"""Transfer syntaxes whose frames carry a header of their own."""
+
+JPEG_2000_SYNTAXES = frozenset(JPEG_2000)
+EXACT_JPEG_SYNTAXES = frozenset(JPEG[2:])
+
+HAS_PYJPEGLS = find_spec("jpeg_ls") is not None
+"""pyjpegls has no wheels for Python 3.14."""
+
+PACKAGES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(JPEG[:2], ("pillow", "python-gdcm")),
+    **dict.fromkeys(JPEG[2:], ("python-gdcm",)),
+    **dict.fromkeys(JPEG_LS, ("pyjpegls",) if HAS_PYJPEGLS else ("python-gdcm",)),
+    **dict.fromkeys(JPEG_2000, ("pylibjpeg-openjpeg",)),
+    uid.RLELossless: ("pylibjpeg-rle",),
+    DEFLATED_IMAGE_FRAME: ("zlib",),
+}
+"""The packages that decode the frames of each compressed transfer syntax; see `node.volume.read.decoders`."""
+
+
+class NotTranscodable(VoxelnodeError):
+    """An instance cannot be sent in any transfer syntax that its receiver accepts; the message gives the reason."""
+
+
+def can_decode(transfer_syntax_uid: str) -> bool:
+    """Return whether a decoder for this transfer syntax of compressed frames is installed."""
+    return transfer_syntax_uid in PACKAGES
+
+
+def choose_target(transfer_syntax_uid: str, accepted: Collection[str]) -> str | None:
+    """Return the transfer syntax in which an instance is sent: its own if the receiver accepts it.
+
+    Else one of `TARGETS`; None if the receiver accepts none of them.
+    """
+    if transfer_syntax_uid in accepted:
+        return transfer_syntax_uid
+    if transfer_syntax_uid not in NATIVE and not can_decode(transfer_syntax_uid):
+        return None
+    return next((target for target in TARGETS if target in accepted), None)
+
+
+def decoders_by_transfer_syntax() -> dict[str, tuple[str, ...]]:
+    """Return the packages that decode each transfer syntax UID, with their versions."""
+    return {syntax: tuple(map(_with_version, packages)) for syntax, packages in PACKAGES.items()}
+
+
+def _with_version(package: str) -> str:
+    version = zlib.ZLIB_RUNTIME_VERSION if package == "zlib" else importlib.metadata.version(package)
+    return f"{package} {version}"
