@@ -1,0 +1,115 @@
+"""The command loads what its configuration needs: imports are nearly all of a start, and half of the idle memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.parser import BytesParser
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
+
+from node.index.engine import FILE_NAME, upgrade
+
+SERVE = """
+import atexit, sys
+from pathlib import Path
+from node.cli import main
+
+def write_modules():
+    Path(sys.argv[1]).write_text("\\n".join(name for name, module in sys.modules.items() if module is not None))
+
+atexit.register(write_modules)
+main(["serve", *sys.argv[2:]])
+"""
+"""The command, which tells at its end what it has loaded."""
+
+OF_CHILDREN = {
+    "numpy", "PIL", "gdcm", "openjpeg", "pylibjpeg", "rle", "jpeg_ls", "nibabel", "SimpleITK", "highdicom", "isal",
+}  # fmt: skip
+OF_COMMANDS = {"alembic", "rich", "requests", "tqdm", "pygments"}
+OF_HOOKS = {"httpx2", "standardwebhooks", "pluggy"}
+OF_SIGN_INS = {"authlib", "joserfc", "cryptography"}
+OF_HTTP = {"fastapi", "starlette", "uvicorn", "jinja2", "python_multipart", "anyio"}
+
+PROJECT = Path(__file__).parents[2]
+EXPLICIT = "1.2.840.10008.1.2.1"
+DICOM = 'multipart/related; type="application/dicom"'
+UNCOMPRESSED = 'multipart/related; type="application/octet-stream"'
+
+
+@contextmanager
+def serving(folder: Path, **environment: str) -> Iterator[list[str]]:
+    """Run the command on a root with an index; yield the lines that tell that it is ready."""
+    upgrade(folder / "root" / FILE_NAME)
+    command = [sys.executable, "-c", SERVE, folder / "modules", "--root", folder / "root", "--port", "0"]
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen(
+            command, env=environment, cwd=PROJECT, stdout=subprocess.PIPE, stderr=log, text=True
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            lines = [process.stdout.readline() for _ in range(1 if "VOXELNODE_WEB__ENABLED" in environment else 2)]
+            assert lines[0].startswith("voxelnode ready"), (folder / "log").read_text()[-2000:]
+            yield lines
+            process.terminate()
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+
+
+def loaded(folder: Path) -> set[str]:
+    """The packages that the process had loaded at its end."""
+    packages = {name.partition(".")[0] for name in (folder / "modules").read_text().splitlines()}
+    assert {"node", "pydicom", "pynetdicom", "sqlalchemy"} <= packages
+    return packages
+
+
+def test_a_node_without_http_loads_neither_the_web_framework_nor_what_decodes_and_converts(tmp_path: Path) -> None:
+    with serving(tmp_path, VOXELNODE_WEB__ENABLED="false"):
+        pass
+    assert loaded(tmp_path).isdisjoint(OF_CHILDREN | OF_COMMANDS | OF_HOOKS | OF_SIGN_INS | OF_HTTP)
+
+
+@pytest.mark.parametrize("name", ["JPEG2000.dcm", "MR_small_bigendian.dcm"])
+def test_pixels_are_served_by_a_node_that_loads_nothing_that_decodes(tmp_path: Path, name: str) -> None:
+    path = Path(str(get_testdata_file(name)))
+    ds = dcmread(path)
+    place = f"/dicom-web/studies/{ds.StudyInstanceUID}/series/{ds.SeriesInstanceUID}/instances/{ds.SOPInstanceUID}"
+    with (
+        serving(tmp_path, VOXELNODE_WEB__PORT="0") as lines,
+        httpx2.Client(base_url=lines[1].rpartition(" ")[2].strip(), timeout=60) as client,
+    ):
+        body = b"--XX\r\nContent-Type: application/dicom\r\n\r\n" + path.read_bytes() + b"\r\n--XX--\r\n"
+        stow = {"Content-Type": f"{DICOM}; boundary=XX"}
+        assert client.post("/dicom-web/studies", content=body, headers=stow).status_code == 200
+        (found,) = client.get("/dicom-web/instances").json()
+        assert found["00080018"]["Value"] == [ds.SOPInstanceUID]
+        (header,) = client.get(f"{place}/metadata").json()
+        assert header["00280010"]["Value"] == [ds.Rows]
+        assert client.get(f"{place}/rendered", headers={"Accept": "image/png"}).content.startswith(b"\x89PNG")
+        frame = part(client.get(f"{place}/frames/1", headers={"Accept": UNCOMPRESSED}))
+        assert np.array_equal(np.frombuffer(frame, ds.pixel_array.dtype.newbyteorder("<")), ds.pixel_array.ravel())
+        converted = part(client.get(place, headers={"Accept": f"{DICOM}; transfer-syntax={EXPLICIT}"}))
+        (tmp_path / "converted.dcm").write_bytes(converted)
+        assert np.array_equal(dcmread(tmp_path / "converted.dcm").pixel_array, ds.pixel_array)
+    assert "fastapi" in loaded(tmp_path)
+    assert loaded(tmp_path).isdisjoint(OF_CHILDREN | OF_COMMANDS | OF_HOOKS | OF_SIGN_INS)
+
+
+def part(response: httpx2.Response) -> bytes:
+    """The body of the only part of a multipart response."""
+    assert response.status_code == 200, response.text
+    head = f"Content-Type: {response.headers['content-type']}\r\n\r\n".encode()
+    (only,) = BytesParser().parsebytes(head + response.content).get_payload()
+    content = only.get_payload(decode=True)
+    assert isinstance(content, bytes)
+    return content
