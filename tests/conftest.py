@@ -13,7 +13,7 @@ import pytest
 import structlog
 from pynetdicom.association import Association
 
-from tests.made_once import share_indexes, share_routes
+from tests.made_once import share_indexes
 from tests.preloaded import close_forkers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,7 +25,6 @@ MISSING = {"peers": "is not installed", "corpus": "no corpus of real series"}
 
 
 share_indexes()
-share_routes()
 
 # Without bytecode, each process that a test starts would compile the whole package again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from tests.made_once import migrated, resolve_routes, share_indexes, share_routes
+from tests.made_once import migrated, share_indexes
 
 PROJECT = Path(__file__).resolve().parents[1]
 ORDER_BYTES = 1 << 17
@@ -150,8 +150,6 @@ def main(descriptor: int) -> None:
     if not os.environ["LD_PRELOAD"]:  # on a disk that fails, the index must have been synced
         share_indexes()
         migrated()
-    share_routes()
-    resolve_routes()
     gc.collect()
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how attendants ended

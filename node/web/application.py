@@ -1,4 +1,4 @@
-"""The ASGI application: every router, in matching order."""
+"""The ASGI application: every route, in matching order."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute
 
 from node import __version__
 from node.settings.model import Oidc
@@ -28,6 +29,17 @@ if TYPE_CHECKING:
     from node.web.sign_ins import SignIns
 
 
+ROUTES: list[BaseRoute] = [
+    *health.router.routes,
+    *metrics.router.routes,
+    *login.router.routes,
+    *api.ROUTES,
+    *dicomweb.ROUTES,
+    *ohif.router.routes,
+    *pages.ROUTES,
+]
+
+
 def application(services: Services) -> FastAPI:
     """Return the application that serves pages, REST and DICOMweb.
 
@@ -42,6 +54,7 @@ def application(services: Services) -> FastAPI:
         openapi_url="/api/v1/openapi.json",
         middleware=_middleware(services),
         lifespan=_lifespan,
+        routes=[*ROUTES],
     )
     trail = AuditTrail(services.audit, services.settings.dicom.ae_title)
     app.state.services = services
@@ -51,8 +64,6 @@ def application(services: Services) -> FastAPI:
     app.state.stopping = threading.Event()
     app.state.streams = Streams()
     problems.install(app)
-    for router in (health.router, metrics.router, login.router, api.router, dicomweb.router, ohif.router, pages.router):
-        app.include_router(router)
     app.mount("/static", pages.Assets())
     return app
 

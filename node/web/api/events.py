@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from time import monotonic
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import Depends, Header, Query, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -19,10 +19,11 @@ from starlette.exceptions import HTTPException
 from node.web.access import Reader
 from node.web.api import models
 from node.web.api.models import MAX_ID
+from node.web.api.routing import api_router
 from node.web.background_requests import background_request
 from node.web.services import Node, Services
 
-router = APIRouter(tags=["events"])
+router = api_router("events")
 
 POLL_SECONDS = 0.5
 MAX_EVENTS_PER_READ = 200

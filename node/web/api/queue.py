@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from node import __version__
 from node.index.events import EventKind
 from node.web.access import Reader
 from node.web.api import models
 from node.web.api.paging import AuditedPage, OptionalUid, Page, RequestedPage
+from node.web.api.routing import api_router
 from node.web.services import Node
 
-router = APIRouter(tags=["ledger"])
+router = api_router("ledger")
 
 Word = Annotated[str | None, Query(max_length=64)]
 

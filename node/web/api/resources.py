@@ -6,7 +6,7 @@ import datetime as dt
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import Path, Query, Request, Response
 
 from node.index.read import ReadIndex
 from node.index.read.studies import ListedStudy, StudyCondition, StudyCursor, StudyFilter, StudyOrder
@@ -25,12 +25,13 @@ from node.web.api.paging import (
     parse_cursor,
     query_detail,
 )
+from node.web.api.routing import api_router
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import file_response
 from node.web.services import Node, Services
 
-router = APIRouter()
+router = api_router()
 
 MAX_SERIES = 100_000
 """Largest number of series in one study; real studies have far fewer."""

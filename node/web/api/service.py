@@ -2,28 +2,6 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends
-from fastapi.security import HTTPBearer
-
 from node.web.api import events, queue, resources, volumes
-from node.web.problems import MEDIA_TYPE, Problem
 
-_PROBLEM = {"content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
-
-_token = HTTPBearer(auto_error=False, description="A token from `voxelnode account token`, if accounts are required.")
-"""For the OpenAPI document only; `node.web.access` checks credentials."""
-
-router = APIRouter(
-    prefix="/api/v1",
-    dependencies=[Depends(_token)],
-    responses={
-        400: {"description": "The request is malformed; see detail", **_PROBLEM},
-        401: {"description": "An account is required", **_PROBLEM},
-        403: {"description": "The account may not do this", **_PROBLEM},
-        404: {"description": "Not found", **_PROBLEM},
-        422: {"description": "A parameter is invalid; see detail", **_PROBLEM},
-        503: {"description": "Out of resources; try again later", **_PROBLEM},
-    },
-)
-for part in (resources, volumes, queue, events):
-    router.include_router(part.router)
+ROUTES = [route for part in (resources, volumes, queue, events) for route in part.router.routes]

@@ -5,18 +5,19 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 
 from node.web.access import Reader, RequestAudit
 from node.web.api import models
 from node.web.api.models import RowId
 from node.web.api.paging import AuditedPage, Page, UidFilters, only_row
+from node.web.api.routing import api_router
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import file_response
 from node.web.services import Node, Services
 
-router = APIRouter(tags=["volumes"])
+router = api_router("volumes")
 
 OptionalWord = Annotated[str | None, Query(max_length=16)]
 

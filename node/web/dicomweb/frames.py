@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from fastapi import APIRouter, HTTPException, Response
+from fastapi import HTTPException, Response
 
 from node.conversion.decoder import Decoder, DecoderBusy, NotDecoded
 from node.conversion.decoding import frame, frame_file, stored_frame_file
@@ -21,8 +21,9 @@ from node.web.dicomweb.decoded import decoded_file, length_of, pieces_of
 from node.web.dicomweb.media_types import MULTIPART, OCTETS, FrameForm, NotAcceptable, accepted, frame_form
 from node.web.dicomweb.multipart import Multipart, Part
 from node.web.dicomweb.resources import READ, Damaged, RequestedInstances, Target, instance_url, one_instance, respond
+from node.web.dicomweb.routing import dicomweb_router
 
-router = APIRouter()
+router = dicomweb_router()
 
 MAX_HEADER_BYTES = 1 << 20
 """Longest header read in this process; longer ones are read in a child process."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 import structlog
-from fastapi import APIRouter, HTTPException, Response
+from fastapi import HTTPException, Response
 
 from node.conversion.decoder import DecoderBusy, NotDecoded
 from node.conversion.decoding import value_file
@@ -21,10 +21,11 @@ from node.web.dicomweb.frames import all_frames
 from node.web.dicomweb.media_types import DICOM_JSON, JSON, MULTIPART, OCTETS, NotAcceptable, accepted, names
 from node.web.dicomweb.multipart import Multipart, Part
 from node.web.dicomweb.resources import READ, RequestedInstances, Target, instance_url, one_instance, respond
+from node.web.dicomweb.routing import dicomweb_router
 from node.web.services import Services
 
 log = structlog.get_logger()
-router = APIRouter()
+router = dicomweb_router()
 
 MAX_HEADER_BYTES = 1 << 20
 """Longest header read in this process; longer ones are read in a child process."""

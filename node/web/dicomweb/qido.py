@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import HTTPException, Request, Response
 from pydicom.config import IGNORE
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
@@ -21,9 +21,10 @@ from node.index.finder import QueryRefused
 from node.web.access import Reader, RequestAudit
 from node.web.dicomweb.media_types import DICOM_JSON, JSON, NotAcceptable, accepted, names
 from node.web.dicomweb.resources import READ, base_url, resource_url
+from node.web.dicomweb.routing import dicomweb_router
 from node.web.services import Node
 
-router = APIRouter()
+router = dicomweb_router()
 
 MAX_RESULTS = 1000
 MAX_RESULTS_OF_STUDY = 10_000

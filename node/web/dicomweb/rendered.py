@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from fastapi import APIRouter, HTTPException, Response
+from fastapi import HTTPException, Response
 
 from node.conversion.decoder import NotDecoded
 from node.conversion.decoding import Crop, PictureFormat, PictureOrder, document_file, picture
@@ -16,8 +16,9 @@ from node.web.dicomweb.frames import frame_numbers
 from node.web.dicomweb.media_types import JPEG, PDF, PNG, NotAcceptable, accepted, names
 from node.web.dicomweb.multipart import Multipart, Part
 from node.web.dicomweb.resources import READ, RequestedInstances, Target, by_series, instance_url, one_instance, respond
+from node.web.dicomweb.routing import dicomweb_router
 
-router = APIRouter()
+router = dicomweb_router()
 
 THUMBNAIL_PIXELS = 256
 MAX_SIDE = 8192

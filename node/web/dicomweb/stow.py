@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import structlog
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import HTTPException, Request, Response
 from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
@@ -16,12 +16,13 @@ from node.web.access import RequestAudit, Writer
 from node.web.audit_trail import AccountAuditTrail
 from node.web.dicomweb.media_types import DICOM, DICOM_JSON, JSON, MULTIPART, NotAcceptable, accepted, names
 from node.web.dicomweb.resources import base_url
+from node.web.dicomweb.routing import dicomweb_router
 from node.web.dicomweb.store_response import store_response
 from node.web.dicomweb.store_transaction import StoreTransaction
 from node.web.services import Node
 
 log = structlog.get_logger()
-router = APIRouter()
+router = dicomweb_router()
 
 PIECE_BYTES = 1 << 20
 """Bytes of a body collected before they are passed to a thread."""

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from typing import IO
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from node.conversion.decoder import NotDecoded
 from node.conversion.decoding import transcode
@@ -28,10 +28,11 @@ from node.web.dicomweb.resources import (
     respond,
     stored_file,
 )
+from node.web.dicomweb.routing import dicomweb_router
 from node.web.services import Services
 from node.web.zip_stream import Member, zip_stream
 
-router = APIRouter()
+router = dicomweb_router()
 
 OFFERED = f'{MULTIPART}; type="{DICOM}", as stored (transfer-syntax=*) or uncompressed, and {ZIP}'
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import HTTPException, Request, Response
 from starlette.datastructures import QueryParams
 
 from node.conversion.decoding import PictureOrder
@@ -27,10 +27,11 @@ from node.web.dicomweb.rendered import (
     window_of,
 )
 from node.web.dicomweb.resources import READ, Target, file_length, find_target, one_instance, respond
+from node.web.dicomweb.routing import dicomweb_router
 from node.web.dicomweb.wado import begun_files, only
 from node.web.services import Node
 
-router = APIRouter()
+router = dicomweb_router()
 
 REFUSED = ("anonymize", "region", "annotation", "presentationUID")
 """Unsupported parameters that change the content: ignoring them would return something other than requested."""

@@ -13,7 +13,7 @@ from node.web.pages.series import series_row
 from node.web.pages.studies import study_row
 from node.web.services import Node, Services
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 
 SEE_OTHER = 303
 

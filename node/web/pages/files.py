@@ -18,7 +18,7 @@ from node.web.services import Node, Services
 from node.web.streaming import Streamed
 from node.web.zip_stream import MEDIA_TYPE, Member, zip_stream
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 
 Revision = Annotated[int, FromPath(ge=1, le=2**31)]
 

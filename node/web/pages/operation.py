@@ -18,7 +18,7 @@ from node.web.background_requests import background_request
 from node.web.pages.rendering import fragment, page
 from node.web.services import Node, Services
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 
 OK = 200
 

@@ -21,7 +21,7 @@ from node.web.pages.studies import audit_study_access, study_row
 from node.web.pages.viewers import ohif_url
 from node.web.services import Node, Services
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 
 PICTURES = ("preview", "montage", "projection", "thumbnail")
 """Kinds of picture files, in display order."""

@@ -18,7 +18,7 @@ from node.web.pages.rendering import fragment, page
 from node.web.pages.viewers import ohif_url
 from node.web.services import Node
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 
 PAGE_STUDIES = 50
 
