@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from types import FrameType
 from typing import Annotated
 
@@ -57,6 +58,7 @@ def serve(
     )
     settings = configuration.settings
 
+    gc.disable()  # until the modules are loaded, and exempt
     with _absent(*OF_CHILDREN):
         import pydicom  # noqa: F401
         import structlog
@@ -65,6 +67,10 @@ def serve(
     from node.control.node import Node
     from node.systemd import ServiceManager
 
+    if settings.web.enabled:
+        import_module("node.web.application")  # the node would load it later, while garbage is collected
+    gc.freeze()
+    gc.enable()
     logs.configure(settings.log.level, settings.log.format)
     for warning in configuration.warnings:
         structlog.get_logger().warning("configuration_key_ignored", detail=warning)

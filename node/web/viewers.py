@@ -11,15 +11,17 @@ import json
 import os
 import re
 import shutil
-import tarfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from node.errors import VoxelnodeError
+
+if TYPE_CHECKING:
+    from tarfile import TarInfo
 
 BASE = "/ohif/"
 """URL path of OHIF."""
@@ -207,6 +209,8 @@ def _require_digest(stream: IO[bytes], package: Package) -> None:
 
 def _unpacked(stream: IO[bytes], folder: Path) -> Iterator[str]:
     """Unpack the files of the package into `folder`, never outside of it; yield their names."""
+    import tarfile  # here, because a start of the node needs only what is installed
+
     total = count = 0
     try:
         with tarfile.open(fileobj=stream, mode="r:gz") as archive:
@@ -229,7 +233,7 @@ def _unpacked(stream: IO[bytes], folder: Path) -> Iterator[str]:
         raise NotInstalled(f"the package is damaged: {error}") from error
 
 
-def _installed_name(member: tarfile.TarInfo) -> str | None:
+def _installed_name(member: TarInfo) -> str | None:
     """Return the name of a regular file under ``dist``, or None for members that are not installed."""
     parts = PurePosixPath(member.name).parts
     if not member.isfile() or parts[:2] != ("package", "dist") or len(parts) < 3:
