@@ -48,6 +48,7 @@ def serve(
     The first signal refuses new work and lets running work finish within [dicom] drain_seconds. A second signal ends
     the process at once.
     """
+    gc.disable()  # until the modules are loaded, and exempt
     configuration = load(
         config,
         storage__root=root,
@@ -58,7 +59,6 @@ def serve(
     )
     settings = configuration.settings
 
-    gc.disable()  # until the modules are loaded, and exempt
     with _absent(*OF_CHILDREN):
         import pydicom  # noqa: F401
         import structlog

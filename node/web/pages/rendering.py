@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from fastapi import Request, Response
 from fastapi.responses import HTMLResponse
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from node import __version__
 from node.web.access import Caller, Role
@@ -18,6 +18,9 @@ from node.web.pages.assets import static_url
 from node.web.pages.filters import FILTERS
 from node.web.pages.status_chips import CONFLICT_REMEDIES, REMEDIES, event_chip, series_chip, study_chip
 from node.web.services import Services
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 def study_url(study_instance_uid: str) -> str:
@@ -30,7 +33,10 @@ def series_url(study_instance_uid: str, series_instance_uid: str) -> str:
     return f"{study_url(study_instance_uid)}/series/{quote(series_instance_uid, safe='')}"
 
 
+@cache
 def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # for the first page
+
     environment = Environment(
         loader=PackageLoader("node.web.pages"),
         autoescape=True,
@@ -44,8 +50,6 @@ def _environment() -> Environment:
     environment.globals.update(version=__version__, remedies=REMEDIES, conflict_remedies=CONFLICT_REMEDIES)
     return environment
 
-
-_templates = _environment()
 
 _DIGEST = f"digest-{secrets.token_hex(16)}"
 """Placeholder for the digest of a fragment; random, so that it cannot occur in the content."""
@@ -116,4 +120,4 @@ def signed_in_page(next_path: str) -> Response:
 
 
 def _render(template: str, **values: Any) -> str:
-    return _templates.get_template(template).render(**values)
+    return _environment().get_template(template).render(**values)
