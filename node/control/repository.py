@@ -331,7 +331,7 @@ def drain_journal(settings: Settings) -> Replayed:
 
 
 def require_index(root: Path) -> None:
-    """Refuse a root that has instances but no index.
+    """Refuse a root that has instances, in the archive or in the journal, but no index.
 
     A start would build a new index from the instances and then remove all volumes as unknown.
 
@@ -340,7 +340,10 @@ def require_index(root: Path) -> None:
     IndexUnusable
         The index is missing.
     """
-    if not (root / FILE_NAME).exists() and next((root / "objects").glob("*/*.dcm"), None) is not None:
+    if (root / FILE_NAME).exists():
+        return
+    journal = inspect(root / JOURNAL_FOLDER)
+    if journal.last > journal.freed or next((root / "objects").glob("*/*.dcm"), None) is not None:
         raise IndexUnusable(
             f"{root / FILE_NAME} is missing, but there are instances: restore it from a backup, or build a new one "
             "from the instances with `voxelnode db rebuild`"

@@ -93,6 +93,7 @@ def test_patients_are_merged_beside_a_serving_node(tmp_path: Path) -> None:
     with Served(tmp_path / "root") as node:
         for patient_id in ("OLD", "NEW"):
             send(node, tmp_path / "out", *make.ct_series(1, PatientID=patient_id))
+        assert len(node.rows("SELECT 1 FROM v_patients")) == 2
         assert len(voxelnode(node.root, "patient", "merge", "OLD", "NEW")["studies"]) == 1
         send(node, tmp_path / "out", *make.ct_series(1, PatientID="OLD"))
         assert {row["patient_id"] for row in node.rows("SELECT patient_id FROM v_studies")} == {"NEW"}

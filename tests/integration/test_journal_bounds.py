@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from node.archive.filesystem import Archive
 from node.control.repository import MIN_SEGMENTS, Repository
 from node.index.database import Index
+from node.index.engine import IndexUnusable
 from node.journal import segment
 from node.journal.inspect import inspect
 from node.journal.journal import SEGMENT_BYTES, Journal, JournalUnusable
@@ -135,3 +136,13 @@ def test_a_journal_of_a_newer_version_is_not_guessed_at(tmp_path: Path, monkeypa
         journal.append(b"{}", b"first")
     with pytest.raises(JournalUnusable, match="newer version"):
         inspect(tmp_path / "journal")
+
+
+def test_a_journal_with_instances_but_no_index_beside_it_is_not_started_on(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    journal = Journal(root / "journal", 4 << 20)
+    list(journal.replay())
+    journal.append(b"{}", b"an instance that was acknowledged a moment ago")
+    journal.close()
+    with pytest.raises(IndexUnusable, match="voxelnode db rebuild"):
+        Repository(Settings(storage=Storage(root=root, reserve_bytes=0)))

@@ -35,6 +35,7 @@ from pydicom.uid import (
 from node.dicom.reading import read_instance
 from node.errors import ConversionRefused
 from node.volume.read import encapsulated_pixels
+from node.volume.read.decoders import _DECODERS
 from node.volume.read.pixels import frame_reader
 from node.volume.read.transfer_syntaxes import DEFLATED_IMAGE_FRAME, decoders_by_transfer_syntax
 from tests import make
@@ -375,6 +376,10 @@ def test_every_common_compression_has_a_decoder_and_it_is_named() -> None:
     common = {JPEGBaseline8Bit, JPEGLossless, JPEGLSLossless, JPEG2000Lossless, HTJ2KLossless, RLELossless}
     assert common <= set(decoders)
     assert all(each.split()[1][0].isdigit() for packages in decoders.values() for each in packages)
+
+
+def test_what_can_be_decoded_is_what_there_are_decoders_for() -> None:
+    assert set(decoders_by_transfer_syntax()) == set(_DECODERS)
 
 
 # Damaged
