@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -45,9 +46,9 @@ class _Growth:
     replaced: bool = False
 
 
-_FIND_IMAGE = Prepared(
-    select(ImageRow.sha256, ImageRow.key, ImageRow.series_id, ImageRow.file_missing).where(
-        ImageRow.sop_instance_uid == bindparam("uid")
+_FIND_IMAGES = Prepared(
+    select(ImageRow.sop_instance_uid, ImageRow.sha256, ImageRow.key, ImageRow.series_id, ImageRow.file_missing).where(
+        ImageRow.sop_instance_uid.in_(select(func.json_each(bindparam("uids")).table_valued("value").c.value))
     )
 )
 _FIND_LOSER = select(ConflictRow.key).where(
@@ -137,8 +138,8 @@ def add_instances(connection: Connection, batch: Sequence[Arrived]) -> list[Kept
 
 def _held(connection: Connection, uids: Iterable[str]) -> dict[str, _Held]:
     """Return those of `uids` that are in the index."""
-    rows = {uid: _FIND_IMAGE.execute(connection, {"uid": uid}).fetchone() for uid in uids}
-    return {uid: _Held(*row) for uid, row in rows.items() if row is not None}
+    rows = _FIND_IMAGES.execute(connection, {"uids": json.dumps(list(uids))})
+    return {uid: _Held(*row) for uid, *row in rows}
 
 
 def revoke_claim(connection: Connection, series_id: int) -> None:

@@ -28,6 +28,10 @@ MAX_BUFFERS = 512
 
 _SCAN_BYTES = 1 << 20
 
+_SMALL_READ_BYTES = 16 << 10
+"""Read with the header of a record: a small record takes one system call, at each of which the lock of the interpreter
+changes hands."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -141,7 +145,8 @@ class Segment:
 
         Of records up to the number `after` only the header is read.
         """
-        head = record_head(os.pread(self._file, RECORD_HEAD_BYTES, offset))
+        data = os.pread(self._file, RECORD_HEAD_BYTES if after else _SMALL_READ_BYTES, offset)
+        head = record_head(data)
         if head is None or self.head is None or head.salt != self.head.salt:
             return None
         offset += RECORD_HEAD_BYTES
@@ -149,8 +154,12 @@ class Segment:
             return None
         if head.sequence <= after:
             return Record(head.sequence, b"", b""), offset + head.body_bytes
-        facts = os.pread(self._file, head.facts_bytes, offset)
-        payload = os.pread(self._file, head.payload_bytes, offset + head.facts_bytes)
+        begin = RECORD_HEAD_BYTES + head.facts_bytes
+        if RECORD_HEAD_BYTES + head.body_bytes <= len(data):
+            facts, payload = data[RECORD_HEAD_BYTES:begin], data[begin : RECORD_HEAD_BYTES + head.body_bytes]
+        else:
+            facts = os.pread(self._file, head.facts_bytes, offset)
+            payload = os.pread(self._file, head.payload_bytes, offset + head.facts_bytes)
         if len(facts) + len(payload) < head.body_bytes or checksum(facts, payload) != head.checksum:
             return None
         return Record(head.sequence, facts, payload), offset + head.body_bytes
