@@ -94,6 +94,13 @@ def begin_series(node: Node, journal: Journal) -> list[Sent]:
     return series
 
 
+def begin_fault(disk: Disk, node: Node, journal: Journal, fault: tuple[str, str], error: int) -> list[Sent]:
+    """As `begin_series`; from then on the calls of a fault fail."""
+    series = begin_series(node, journal)
+    disk.fail(fault[0], error, fault[1])
+    return series
+
+
 def refuses(node: Node, journal: Journal) -> bool:
     """Whether an instance is refused; those that are not are acknowledged."""
     return rejection(node) is not None or send(node, new_series(1), journal) == [OUT_OF_RESOURCES]
@@ -103,8 +110,7 @@ def refuses(node: Node, journal: Journal) -> bool:
 def test_after_an_error_of_the_disk_nothing_is_acknowledged_until_the_node_is_started_again(
     disk: Disk, node: Node, journal: Journal, place: str
 ) -> None:
-    series = begin_series(node, journal)
-    disk.fail(FAULTS[place][0], errno.EIO, FAULTS[place][1])
+    series = begin_fault(disk, node, journal, FAULTS[place], errno.EIO)
     with Raw(node) as peer:
         peer.associate()  # from before the error: stores over it are refused, too
         assert send(node, series[2:4], journal) == [OUT_OF_RESOURCES] * 2
@@ -127,9 +133,7 @@ def test_after_an_error_of_the_disk_nothing_is_acknowledged_until_the_node_is_st
 def test_after_an_error_behind_the_answer_intake_stops_and_nothing_acknowledged_is_lost(
     disk: Disk, node: Node, journal: Journal, place: str
 ) -> None:
-    series = begin_series(node, journal)
-    calls, part = (FAULTS_BEHIND | FAULTS_OF_CHECKPOINTS)[place]
-    disk.fail(calls, errno.EIO, part)
+    series = begin_fault(disk, node, journal, (FAULTS_BEHIND | FAULTS_OF_CHECKPOINTS)[place], errno.EIO)
     send(node, [*series[2:4], *new_series(20)], journal)  # enough for a checkpoint
     assert within(30, lambda: refuses(node, journal))
     disk.heal()
@@ -147,8 +151,7 @@ def test_after_an_error_behind_the_answer_intake_stops_and_nothing_acknowledged_
 def test_what_a_full_disk_keeps_from_being_applied_stays_in_the_journal_until_there_is_room(
     disk: Disk, node: Node, journal: Journal, place: str
 ) -> None:
-    series = begin_series(node, journal)
-    disk.fail(FAULTS_BEHIND[place][0], errno.ENOSPC, FAULTS_BEHIND[place][1])
+    series = begin_fault(disk, node, journal, FAULTS_BEHIND[place], errno.ENOSPC)
     assert send(node, series[2:4], journal) == [0] * 2
     disk.heal()
     assert within(60, lambda: not Checker(node.root).problems(journal))
@@ -163,8 +166,7 @@ def test_what_a_full_disk_keeps_from_being_applied_stays_in_the_journal_until_th
 def test_a_full_disk_refuses_and_goes_on_by_itself_when_there_is_room(
     disk: Disk, node: Node, journal: Journal, place: str
 ) -> None:
-    series = begin_series(node, journal)
-    disk.fail(FAULTS[place][0], errno.ENOSPC, FAULTS[place][1])
+    series = begin_fault(disk, node, journal, FAULTS[place], errno.ENOSPC)
     assert send(node, series[2:4], journal) == [OUT_OF_RESOURCES] * 2
     assert echo_seconds(node) < 2
     disk.heal()
