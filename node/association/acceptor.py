@@ -39,7 +39,7 @@ from node.association.framing import Framing, OtherPdu, Piece, Violation
 from node.association.messages import Messages
 from node.association.primitives import UndecodablePdu
 from node.association.services.c_store import StoreService
-from node.association.state_table import TRANSITIONS, Action, Event, State
+from node.association.state_table import TRANSITIONS, Event, State, TransitionAction
 from node.association.transport import Transport
 from node.dicom.command import Command, MalformedCommand
 from node.errors import VoxelnodeError
@@ -507,21 +507,21 @@ def tick_seconds(dicom: Dicom) -> float:
     return min(TICK_SECONDS, dicom.request_seconds)
 
 
-_ACTIONS: Mapping[Action, Callable[[AcceptedAssociation, Any], None]] = {
-    Action.START_TIMER: AcceptedAssociation._start_timer,
-    Action.INDICATE_REQUEST: AcceptedAssociation._indicate_request,
-    Action.SEND_ACCEPTANCE: AcceptedAssociation._send_acceptance,
-    Action.SEND_REJECTION: AcceptedAssociation._send_rejection,
-    Action.SEND_DATA: AcceptedAssociation._send_data,
-    Action.INDICATE_DATA: AcceptedAssociation._indicate_data,
-    Action.INDICATE_RELEASE: AcceptedAssociation._indicate_release,
-    Action.SEND_RELEASE_ANSWER: AcceptedAssociation._send_release_answer,
-    Action.STOP_TIMER: AcceptedAssociation._stop_timer,
-    Action.ABORT_AS_USER: AcceptedAssociation._abort,
-    Action.CLOSE: AcceptedAssociation._close,
-    Action.INDICATE_ABORT: AcceptedAssociation._indicate_abort,
-    Action.INDICATE_LOSS: AcceptedAssociation._indicate_loss,
-    Action.FORGET: AcceptedAssociation._stop_timer,
-    Action.ABORT_AS_PROVIDER: AcceptedAssociation._abort,
+_ACTIONS: Mapping[TransitionAction, Callable[[AcceptedAssociation, Any], None]] = {
+    TransitionAction.START_TIMER: AcceptedAssociation._start_timer,
+    TransitionAction.INDICATE_REQUEST: AcceptedAssociation._indicate_request,
+    TransitionAction.SEND_ACCEPTANCE: AcceptedAssociation._send_acceptance,
+    TransitionAction.SEND_REJECTION: AcceptedAssociation._send_rejection,
+    TransitionAction.SEND_DATA: AcceptedAssociation._send_data,
+    TransitionAction.INDICATE_DATA: AcceptedAssociation._indicate_data,
+    TransitionAction.INDICATE_RELEASE: AcceptedAssociation._indicate_release,
+    TransitionAction.SEND_RELEASE_ANSWER: AcceptedAssociation._send_release_answer,
+    TransitionAction.STOP_TIMER: AcceptedAssociation._stop_timer,
+    TransitionAction.ABORT_AS_USER: AcceptedAssociation._abort,
+    TransitionAction.CLOSE: AcceptedAssociation._close,
+    TransitionAction.INDICATE_ABORT: AcceptedAssociation._indicate_abort,
+    TransitionAction.INDICATE_LOSS: AcceptedAssociation._indicate_loss,
+    TransitionAction.FORGET: AcceptedAssociation._stop_timer,
+    TransitionAction.ABORT_AS_PROVIDER: AcceptedAssociation._abort,
 }
 """What each action does."""

@@ -48,7 +48,7 @@ class Event(Enum):
     """An unrecognized, unexpected or invalid PDU, or a message that breaks PS3.7."""
 
 
-class Action(Enum):
+class TransitionAction(Enum):
     """Actions of the protocol machine, PS3.8 tables 9-6 to 9-9."""
 
     START_TIMER = "AE-5"
@@ -68,28 +68,28 @@ class Action(Enum):
     ABORT_AS_PROVIDER = "AA-8"
 
 
-TRANSITIONS: Mapping[tuple[State, Event], tuple[Action, State]] = {
-    (State.IDLE, Event.CONNECTED): (Action.START_TIMER, State.AWAITING_REQUEST),
-    (State.AWAITING_REQUEST, Event.REQUEST_RECEIVED): (Action.INDICATE_REQUEST, State.DECIDING),
-    (State.AWAITING_REQUEST, Event.ABORT_RECEIVED): (Action.CLOSE, State.IDLE),
-    (State.AWAITING_REQUEST, Event.CONNECTION_CLOSED): (Action.FORGET, State.IDLE),
-    (State.AWAITING_REQUEST, Event.TIMER_EXPIRED): (Action.CLOSE, State.IDLE),
-    (State.AWAITING_REQUEST, Event.INVALID_PDU): (Action.ABORT_AS_USER, State.CLOSING),
-    (State.DECIDING, Event.ACCEPT): (Action.SEND_ACCEPTANCE, State.OPEN),
-    (State.DECIDING, Event.REJECT): (Action.SEND_REJECTION, State.CLOSING),
-    (State.DECIDING, Event.ABORT): (Action.ABORT_AS_USER, State.CLOSING),
-    (State.DECIDING, Event.CONNECTION_CLOSED): (Action.INDICATE_LOSS, State.IDLE),
-    (State.OPEN, Event.SEND_DATA): (Action.SEND_DATA, State.OPEN),
-    (State.OPEN, Event.DATA_RECEIVED): (Action.INDICATE_DATA, State.OPEN),
-    (State.OPEN, Event.RELEASE_RECEIVED): (Action.INDICATE_RELEASE, State.RELEASING),
-    (State.OPEN, Event.ABORT): (Action.ABORT_AS_USER, State.CLOSING),
-    (State.OPEN, Event.ABORT_RECEIVED): (Action.INDICATE_ABORT, State.IDLE),
-    (State.OPEN, Event.CONNECTION_CLOSED): (Action.INDICATE_LOSS, State.IDLE),
-    (State.OPEN, Event.INVALID_PDU): (Action.ABORT_AS_PROVIDER, State.CLOSING),
-    (State.RELEASING, Event.ANSWER_RELEASE): (Action.SEND_RELEASE_ANSWER, State.CLOSING),
-    (State.RELEASING, Event.ABORT): (Action.ABORT_AS_USER, State.CLOSING),
-    (State.RELEASING, Event.CONNECTION_CLOSED): (Action.INDICATE_LOSS, State.IDLE),
-    (State.CLOSING, Event.CONNECTION_CLOSED): (Action.STOP_TIMER, State.IDLE),
-    (State.CLOSING, Event.TIMER_EXPIRED): (Action.CLOSE, State.IDLE),
+TRANSITIONS: Mapping[tuple[State, Event], tuple[TransitionAction, State]] = {
+    (State.IDLE, Event.CONNECTED): (TransitionAction.START_TIMER, State.AWAITING_REQUEST),
+    (State.AWAITING_REQUEST, Event.REQUEST_RECEIVED): (TransitionAction.INDICATE_REQUEST, State.DECIDING),
+    (State.AWAITING_REQUEST, Event.ABORT_RECEIVED): (TransitionAction.CLOSE, State.IDLE),
+    (State.AWAITING_REQUEST, Event.CONNECTION_CLOSED): (TransitionAction.FORGET, State.IDLE),
+    (State.AWAITING_REQUEST, Event.TIMER_EXPIRED): (TransitionAction.CLOSE, State.IDLE),
+    (State.AWAITING_REQUEST, Event.INVALID_PDU): (TransitionAction.ABORT_AS_USER, State.CLOSING),
+    (State.DECIDING, Event.ACCEPT): (TransitionAction.SEND_ACCEPTANCE, State.OPEN),
+    (State.DECIDING, Event.REJECT): (TransitionAction.SEND_REJECTION, State.CLOSING),
+    (State.DECIDING, Event.ABORT): (TransitionAction.ABORT_AS_USER, State.CLOSING),
+    (State.DECIDING, Event.CONNECTION_CLOSED): (TransitionAction.INDICATE_LOSS, State.IDLE),
+    (State.OPEN, Event.SEND_DATA): (TransitionAction.SEND_DATA, State.OPEN),
+    (State.OPEN, Event.DATA_RECEIVED): (TransitionAction.INDICATE_DATA, State.OPEN),
+    (State.OPEN, Event.RELEASE_RECEIVED): (TransitionAction.INDICATE_RELEASE, State.RELEASING),
+    (State.OPEN, Event.ABORT): (TransitionAction.ABORT_AS_USER, State.CLOSING),
+    (State.OPEN, Event.ABORT_RECEIVED): (TransitionAction.INDICATE_ABORT, State.IDLE),
+    (State.OPEN, Event.CONNECTION_CLOSED): (TransitionAction.INDICATE_LOSS, State.IDLE),
+    (State.OPEN, Event.INVALID_PDU): (TransitionAction.ABORT_AS_PROVIDER, State.CLOSING),
+    (State.RELEASING, Event.ANSWER_RELEASE): (TransitionAction.SEND_RELEASE_ANSWER, State.CLOSING),
+    (State.RELEASING, Event.ABORT): (TransitionAction.ABORT_AS_USER, State.CLOSING),
+    (State.RELEASING, Event.CONNECTION_CLOSED): (TransitionAction.INDICATE_LOSS, State.IDLE),
+    (State.CLOSING, Event.CONNECTION_CLOSED): (TransitionAction.STOP_TIMER, State.IDLE),
+    (State.CLOSING, Event.TIMER_EXPIRED): (TransitionAction.CLOSE, State.IDLE),
 }
 """The action on an event in a state, and the state after it."""
