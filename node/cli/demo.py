@@ -74,7 +74,7 @@ def demo(
         columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
         with Progress(*columns, console=console(), transient=True, disable=json) as progress:
             truths = _send(address, progress)
-            rows, counts = _converted(folder, progress)
+            rows, counts = _converted(folder, len(truths), progress)
             verdicts = {row["path"]: _verdict(row, truths) for row in rows}
         _report(folder, rows, verdicts, truths, counts, json)
         _require_right(rows, verdicts, truths, settings.convert.formats)
@@ -120,14 +120,14 @@ def _shipped_with_pydicom(name: str) -> list[Path]:
     return sorted(path.iterdir()) if path.is_dir() else [path]
 
 
-def _converted(folder: Path, progress: Progress) -> tuple[list[Row], dict[str, int]]:
-    """Wait until every series is converted; return the rows of ``v_volumes`` and the number of rows of each view."""
+def _converted(folder: Path, series: int, progress: Progress) -> tuple[list[Row], dict[str, int]]:
+    """Wait until all series are converted; return the rows of ``v_volumes`` and the number of rows of each view."""
     from node.index.database import reading
 
     progress.add_task(f"waiting {QUIET_SECONDS:g} s until the series are quiet, then converting")
     deadline = monotonic() + MAX_WAIT_SECONDS
     pause = threading.Event()
-    while _waiting(folder):
+    while _waiting(folder, series):
         if monotonic() > deadline:
             raise DemoFailed(f"not every series was converted within {MAX_WAIT_SECONDS:g} s; see {folder}")
         pause.wait(POLL_SECONDS)
@@ -144,12 +144,12 @@ def _converted(folder: Path, progress: Progress) -> tuple[list[Row], dict[str, i
         return [*volumes], counts
 
 
-def _waiting(folder: Path) -> int:
-    """Count the series not yet converted, in a new transaction that sees the latest commit."""
+def _waiting(folder: Path, series: int) -> bool:
+    """Return whether fewer series are indexed, or some are not converted yet, as of the latest commit."""
     from node.index.database import reading
 
     with reading(folder) as index:
-        return index.series.count_open()
+        return index.count_levels()["series"] < series or index.series.count_open() > 0
 
 
 def _verdict(row: Row, truths: Mapping[str, Truth]) -> str:
