@@ -158,11 +158,16 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         )
         rejections = Rejections(index)
         rejections.start()
-        listener = Listener(settings, ingest(real) if ingest else real, metrics, rejections.record, audit)
-        running = Running(listener, real, metrics, root)
-        running.host, running.port = listener.start()
+        opened.callback(rejections.stop)
+        try:
+            listener = Listener(settings, ingest(real) if ingest else real, metrics, rejections.record, audit)
+            running = Running(listener, real, metrics, root)
+            running.host, running.port = listener.start()
+        except BaseException:
+            opened.close()
+            raise
         started.append(running)
-        running.closers = [listener.stop_now, rejections.stop, opened.close]
+        running.closers = [listener.stop_now, opened.close]
         return running
 
     yield start
