@@ -606,10 +606,11 @@ def test_no_more_retrieves_than_are_configured_are_under_way_at_once(
 def test_a_node_that_drains_tells_what_it_has_not_sent(
     start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path
 ) -> None:
-    draining = threading.Event()
+    sending, draining = threading.Event(), threading.Event()
 
     def slowly(uid: str) -> int:
-        draining.wait(10)
+        sending.set()
+        draining.wait(60)
         return 0x0000
 
     destination = start_destination(status=slowly)
@@ -619,7 +620,7 @@ def test_a_node_that_drains_tells_what_it_has_not_sent(
     keys = identifier("STUDY", StudyInstanceUID=series[0].StudyInstanceUID)
     asking = threading.Thread(target=lambda: move(node, keys, found=found))
     asking.start()
-    assert until(lambda: destination.associations == 1)
+    assert sending.wait(60)
     drain = threading.Thread(target=node.listener.drain, args=(10,))
     drain.start()
     [connection] = node.listener.admission._all()
