@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 from pathlib import Path
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Errors that end once resources are free again; after any other error, the disk cannot be trusted."""
 
 
 def sync_folder(folder: Path) -> None:

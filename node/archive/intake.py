@@ -13,6 +13,7 @@ from pathlib import Path
 
 import structlog
 
+from node.durable import NO_ROOM
 from node.errors import OutOfResources
 
 log = structlog.get_logger()
@@ -22,9 +23,6 @@ STOPPED_FILE = "intake-stopped.json"
 
 RESUME_FACTOR = 1.1
 """Hysteresis: after a refusal for lack of space, a tenth more than the limit must be free."""
-
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""Errors that end once resources are free again; after any other error, the disk cannot be trusted."""
 
 
 class Intake:
@@ -99,7 +97,7 @@ class Intake:
 
     @contextmanager
     def refusing(self) -> Iterator[None]:
-        """Raise `failed` for an error of the disk within."""
+        """Turn an error of the disk, raised within, into the refusal that `failed` returns."""
         try:
             yield
         except OSError as error:

@@ -149,11 +149,6 @@ class Index:
         """Whether the one writer works."""
         return self._writer.is_alive
 
-    @property
-    def waiting(self) -> int:
-        """How many pieces of work wait for the writer."""
-        return self._writer.waiting
-
     def close(self) -> None:
         """Commit what is queued and close the file.
 

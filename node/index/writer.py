@@ -34,7 +34,7 @@ UNTRUSTED = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQL
 
 @dataclass(slots=True)
 class _Work:
-    """A function that reads and writes rows, and who waits for its result."""
+    """A function that reads and writes rows, and the future that its caller waits on."""
 
     run: Callable[[Connection], Any]
     future: Future[Any]
@@ -96,11 +96,6 @@ class IndexWriter:
     def is_alive(self) -> bool:
         """Whether queued work will be done."""
         return self._thread.is_alive()
-
-    @property
-    def waiting(self) -> int:
-        """How many pieces of work no batch has taken yet."""
-        return self._queue.qsize()
 
     @property
     def failed(self) -> str | None:

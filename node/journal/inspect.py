@@ -1,4 +1,4 @@
-"""Look at a journal from outside, also while a process writes to it: nothing is locked and nothing is changed."""
+"""Read a journal without locking or changing it, also while a node writes to it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from node.journal.journal import JournalUnusable, freed_mark, identity_of, segment_files
-from node.journal.layout import VERSION
-from node.journal.segment import Damage, Record, Segment, in_order, read_in_order
+from node.journal.journal import segment_files, used_segments
+from node.journal.segment import Damage, Record, Segment, read_in_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,27 +42,18 @@ def inspect(folder: Path) -> JournalState:
 
 def _look(folder: Path) -> JournalState:
     with _opened(folder) as segments:
-        identity, freed, used = _in_use(folder, segments)
+        used, identity, freed = used_segments(folder, segments)
         damage = tuple(found for found in read_in_order(used, freed) if isinstance(found, Damage))
         last = max((segment.last for segment in used), default=0)
         size = sum(segment.capacity for segment in segments)
-        return JournalState(identity, len(segments), size, freed, max(last, freed), damage)
+        return JournalState(identity.hex(), len(segments), size, freed, max(last, freed), damage)
 
 
 def records(folder: Path) -> Iterator[Record]:
     """Yield every whole record that was not freed, in its order."""
     with _opened(folder) as segments:
-        _, freed, used = _in_use(folder, segments)
+        used, _, freed = used_segments(folder, segments)
         yield from (found for found in read_in_order(used, freed) if isinstance(found, Record))
-
-
-def _in_use(folder: Path, segments: list[Segment]) -> tuple[str, int, list[Segment]]:
-    """Return the identity of the journal, its mark, and the segments that were used, in their order."""
-    used = in_order(segments)
-    if newer := [segment for segment in used if segment.head is not None and segment.head.version > VERSION]:
-        raise JournalUnusable(f"{newer[0].path} was written by a newer version of voxelnode: use that one")
-    identity = identity_of(folder, used).hex()
-    return identity, freed_mark(folder, identity), used
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from node.durable import locked, make_folder, sync_folder, write_durably
+from node.durable import NO_ROOM, locked, make_folder, sync_folder, write_durably
 from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.journal.layout import HEADER_BYTES, RECORD_HEAD_BYTES, VERSION, RecordHead, checksum
@@ -39,9 +39,6 @@ MAX_BYTES = 1 << 30
 
 ROOM_SECONDS = 10.0
 """Longest wait of an append for a free segment."""
-
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""Errors that pass; after any other one, what the disk says proves nothing."""
 
 MARK_FILE = "freed.json"
 """Beside the segments: up to which record everything is durable elsewhere."""
@@ -119,20 +116,14 @@ class Journal:
         paths = segment_files(self._folder)
         segments = [Segment(path) for path in paths]
         self._number = int(paths[-1].stem) + 1 if paths else 0
-        self._used = in_order(segments)
+        self._used, self._spare = segments, []  # so that `close` finds them if they are unusable
+        self._used, identity, self._freed = used_segments(self._folder, segments)
         self._spare = [segment for segment in segments if not segment.was_used]
-        self._identity = identity_of(self._folder, self._used) or os.urandom(16)
-        self._freed = freed_mark(self._folder, self.identity)
-        newer = [segment.path.name for segment in self._used if segment.head and segment.head.version > VERSION]
-        if newer:
-            raise JournalUnusable(
-                f"{self._folder / newer[0]} was written by a newer version of voxelnode: install that one, or empty "
-                "the journal with it by `voxelnode journal drain`"
-            )
+        self._identity = identity or os.urandom(16)
 
     @property
     def identity(self) -> str:
-        """Tells this journal from another one that was in its place; sequence numbers count within it."""
+        """Random name of this journal: sequence numbers count within it, not within one that was there before it."""
         return self._identity.hex()
 
     @property
@@ -400,11 +391,28 @@ def segment_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
 
 
-def identity_of(folder: Path, used: Sequence[Segment]) -> bytes:
-    """Return the identity of the journal with these segments, or none if none of them was used.
+def used_segments(folder: Path, segments: Sequence[Segment]) -> tuple[list[Segment], bytes, int]:
+    """Return the segments that were used, in the order of their records, the identity of their journal and its mark.
 
-    Where every header is damaged, the mark tells the identity.
+    The identity is empty, and the mark 0, if no segment was used.
+
+    Raises
+    ------
+    JournalUnusable
+        A newer version has written a segment.
     """
+    used = in_order(segments)
+    if newer := [segment for segment in used if segment.head is not None and segment.head.version > VERSION]:
+        raise JournalUnusable(
+            f"{newer[0].path} was written by a newer version of voxelnode: install that one, or empty the journal with "
+            "it by `voxelnode journal drain`"
+        )
+    identity = _identity(folder, used)
+    return used, identity, _freed(folder, identity.hex())
+
+
+def _identity(folder: Path, used: Sequence[Segment]) -> bytes:
+    """Return the identity of the journal; where every header is damaged, the mark names it."""
     heads = [segment.head for segment in used if segment.head is not None]
     newest = next((head.journal for head in reversed(heads) if head.journal), b"")
     if newest or not used:
@@ -415,7 +423,7 @@ def identity_of(folder: Path, used: Sequence[Segment]) -> bytes:
         return b""
 
 
-def freed_mark(folder: Path, identity: str) -> int:
+def _freed(folder: Path, identity: str) -> int:
     """Return the number that `Journal.free` recorded; 0 where there is none, so that all records count."""
     try:
         mark = _mark(folder)

@@ -102,9 +102,10 @@ def test_an_index_counts_as_closed_only_after_its_last_commit(root: Root, monkey
     with ThreadPoolExecutor() as pool:
         with held_writer(root, pool):
             closing = pool.submit(root.index.close)
-            until(lambda: root.index.waiting == 1)
+            queued = root.index._writer._queue.qsize
+            until(lambda: queued() == 1)
             failing: Future[None] = pool.submit(root.index._writer.run, disk_error)
-            until(lambda: root.index.waiting == 2 or failing.done())
+            until(lambda: queued() == 2 or failing.done())
         closing.result()
         with pytest.raises(OutOfResources) as refusal:
             failing.result()

@@ -57,6 +57,18 @@ def test_an_append_without_room_is_refused_and_the_next_one_is_not(
     assert found(opened) == [(number, b"%d" % number) for number in range(1, PER_SEGMENT + 2)]
 
 
+def test_an_append_without_a_file_descriptor_is_refused_and_the_next_one_is_not(
+    opened: Opened, fill: Fill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = opened.ready()
+    fill(journal, PER_SEGMENT)
+    fault = Fault(monkeypatch, "open", errno.EMFILE)
+    with pytest.raises(OSError, match="Too many open files"):
+        journal.append(b"refused", PAYLOAD)
+    fault.on = False
+    assert fill(journal, 1) == [PER_SEGMENT + 1]
+
+
 def test_a_refused_record_never_takes_the_place_of_an_acknowledged_one(
     opened: Opened, fill: Fill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
