@@ -49,13 +49,8 @@ def journal_report(root: Path, applied: Applied) -> JournalReport:
 
 def waiting_keys(root: Path) -> set[str]:
     """Return the keys of the files that records of the journal below `root` name, of those that were not freed."""
-    keys = set()
-    for record in records(root / JOURNAL_FOLDER):
-        try:
-            keys.add(receipt(record.facts).key)
-        except (ValueError, KeyError, TypeError):  # it goes to quarantine, under a key of its own
-            continue
-    return keys
+    receipts = (receipt(record.facts) for record in records(root / JOURNAL_FOLDER))
+    return {its.key for its in receipts if its is not None}  # the others go to quarantine, under keys of their own
 
 
 def damaged_records(damage: Damage) -> str:

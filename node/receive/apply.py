@@ -196,15 +196,17 @@ class Applier(BackgroundService):
         applied_before = mark.sequence if mark.journal == self._journal.identity else 0
         counts = {"applied": 0, "restored": 0, "damaged": 0}
         batch: list[Record] = []
+        size = 0
         for record in self._journal.replay(applied_before):
             if isinstance(record, Damage):
                 self._keep_damaged(record)
                 counts["damaged"] += record.last - record.first + 1
                 continue
             batch.append(record)
-            if len(batch) == MAX_BATCH or sum(len(record.payload) for record in batch) >= MAX_BATCH_BYTES:
+            size += len(record.payload)
+            if len(batch) == MAX_BATCH or size >= MAX_BATCH_BYTES:
                 self._replay_batch(batch, applied_before, counts)
-                batch = []
+                batch, size = [], 0
         self._replay_batch(batch, applied_before, counts)
         if self._parts_are_evidence or self._damaged_segments:  # lost records may have named some of the part files
             self._archive.quarantine_parts()
@@ -235,7 +237,7 @@ class Applier(BackgroundService):
 
     def _restore(self, records: list[Record]) -> int:
         """Write files again that rows name and that are not as they were received; return how many."""
-        receipts = [(record, its) for record in records if (its := _readable_receipt(record)) is not None]
+        receipts = [(record, its) for record in records if (its := receipt(record.facts)) is not None]
         keys = [key for _, its in receipts for key in (its.key, self._archive.quarantine_key(its.key))]
         named = self._index.instances.named_keys(keys)
         restored = 0
@@ -303,14 +305,18 @@ class Applier(BackgroundService):
             if done.quarantine is not None:
                 self._written(self._archive.quarantine_key(done.quarantine))
             self._unsettled.popleft()
-            with self._lock:
-                expected = self._expected.pop(arrived.file.key, None)
-            if expected is not None and expected.outcome is not None:
-                expected.outcome.set_result(done.outcome)
+            if (outcome := self._awaited(arrived.file.key)) is not None:
+                outcome.set_result(done.outcome)
+
+    def _awaited(self, key: str) -> Future[Outcome] | None:
+        """Drop what is known of a record that was committed; return what waits for its outcome."""
+        with self._lock:
+            expected = self._expected.pop(key, None)
+        return expected.outcome if expected is not None else None
 
     def _set_aside(self, record: Record, reason: str) -> None:
         """Keep an instance that cannot be indexed in quarantine, and record why."""
-        its = _readable_receipt(record)
+        its = receipt(record.facts)
         # The same key however often the record is applied.
         name = uuid.uuid5(uuid.UUID(self._journal.identity), str(record.sequence)).hex
         key = f"objects/{name}.dcm" if its is None else its.key
@@ -328,10 +334,8 @@ class Applier(BackgroundService):
         applied = Applied(self._journal.identity, record.sequence)
         self._index.instances.set_aside(f"{reason}: {quarantined}", applied, dt.datetime.now(dt.UTC))
         self._committed = record.sequence
-        with self._lock:
-            expected = self._expected.pop(key, None)
-        if expected is not None and expected.outcome is not None:
-            expected.outcome.set_exception(OutOfResources(reason))
+        if (outcome := self._awaited(key)) is not None:
+            outcome.set_exception(OutOfResources(reason))
 
     def _note_applied(self, sequence: int) -> None:
         with self._progress:
@@ -396,10 +400,12 @@ class Applier(BackgroundService):
 
     def _arrived(self, record: Record) -> Arrived | None:
         """Write the file of a record; return its instance, or None if the record cannot be understood."""
+        its = receipt(record.facts)
+        if its is None:
+            return None
         try:
-            its = receipt(record.facts)
             attributes = self._attributes(its, record.payload)
-        except (ValueError, KeyError, TypeError, NotUnderstood, HeaderCut, FileNotFoundError):
+        except (NotUnderstood, HeaderCut, FileNotFoundError):
             log.exception("record_not_understood", record=record.sequence)
             return None
         if its.sha256:
@@ -423,13 +429,6 @@ class Applier(BackgroundService):
             received_at=its.received_at,
         )
         return Arrived(attributes, file, its.quiet_seconds, its.overwrite_policy)
-
-
-def _readable_receipt(record: Record) -> Receipt | None:
-    try:
-        return receipt(record.facts)
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def settle(archive: Archive, kept: Kept) -> None:

@@ -37,15 +37,12 @@ class Receipt:
         return json.dumps(facts | {"received_at": self.received_at.isoformat()}).encode()
 
 
-def receipt(facts: bytes) -> Receipt:
-    """Return the receipt that a record of the journal holds.
-
-    Raises
-    ------
-    ValueError, KeyError, TypeError
-        The facts are none of this version.
-    """
-    fields = json.loads(facts)
-    fields["received_at"] = dt.datetime.fromisoformat(fields["received_at"])
-    fields["overwrite_policy"] = cast(OverwritePolicy, fields["overwrite_policy"])
-    return Receipt(**fields)
+def receipt(facts: bytes) -> Receipt | None:
+    """Return the receipt that a record of the journal holds; None if its facts are not those of this version."""
+    try:
+        fields = json.loads(facts)
+        fields["received_at"] = dt.datetime.fromisoformat(fields["received_at"])
+        fields["overwrite_policy"] = cast(OverwritePolicy, fields["overwrite_policy"])
+        return Receipt(**fields)
+    except (ValueError, KeyError, TypeError):
+        return None
