@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from pydicom import Dataset, FileDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, generate_uid
-from pynetdicom import AE, _config, build_context, build_role, evt
+from pynetdicom import AE, build_context, build_role, evt
 
 from node.association.client.get import RetrieveTarget
 from node.association.client.get import get as get_into
@@ -302,10 +302,7 @@ def test_what_the_destination_refuses_is_listed_and_the_rest_is_sent(
 
 
 def test_a_compressed_instance_is_sent_as_stored_where_it_is_taken_and_decompressed_where_not(
-    start_node: Callable[..., Running],
-    start_destination: Callable[..., Destination],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    start_node: Callable[..., Running], start_destination: Callable[..., Destination], tmp_path: Path
 ) -> None:
     ds = rgb_capture(64, 64)
     pixels = ds.PixelData
@@ -316,7 +313,6 @@ def test_a_compressed_instance_is_sent_as_stored_where_it_is_taken_and_decompres
     node = start_node(peers=configured)
     stored(node, [ds], tmp_path)
     keys = identifier("STUDY", StudyInstanceUID=ds.StudyInstanceUID)
-    monkeypatch.setattr(_config, "UNRESTRICTED_STORAGE_SERVICE", False)  # of the destinations, which run here too
     assert move(node, keys)[-1][0].Status == 0x0000
     assert takes.stored == {ds.SOPInstanceUID: data_set_bytes(ds)}
     assert takes.syntaxes[ds.SOPInstanceUID] == JPEG2000Lossless
