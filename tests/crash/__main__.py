@@ -1,4 +1,4 @@
-"""The long run: ``python -m tests.crash --cycles 1000 --senders 4``."""
+"""The long runs: ``python -m tests.crash --cycles 1000 --senders 4``, ``python -m tests.crash --interleavings 500``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tests.crash.harness import Run
 from tests.crash.mutants import MUTANTS
+from tests.crash.operators import try_interleavings
 
 SHOWN = 40
 
@@ -16,11 +17,16 @@ SHOWN = 40
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cycles", type=int, default=1000)
+    parser.add_argument("--interleavings", type=int, help="instead of cycles: so many orders of operators' work")
     parser.add_argument("--senders", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--mutant", choices=sorted(MUTANTS), help="take one defence out of the node")
     parser.add_argument("--folder", type=Path, help="keep everything there, for looking into")
     options = parser.parse_args()
+    if options.interleavings is not None:
+        try_interleavings(options.interleavings, mutant=options.mutant, seed=options.seed)
+        print(f"{options.interleavings} interleavings, seed {options.seed}: nothing lost, nothing came back")
+        return 0
     with tempfile.TemporaryDirectory(prefix="voxelnode-crash-") as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

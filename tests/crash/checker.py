@@ -29,20 +29,20 @@ class Checker:
     def problems(self, journal: Journal, until: float = float("inf")) -> list[str]:
         """What is wrong with a node that listens and has not received anything yet since its start."""
         wait_until_applied(self.root)
-        with closing(_open(self.root)) as index:
+        with closing(opened(self.root)) as index:
             return [
-                *_damage(index),
+                *damage(index),
                 *_alarms(index),
                 *self._instances(index, journal, until),
                 *self._strays(index),
                 *_unowed(index),
-                *self._volumes(index),
+                *self.volumes(index),
             ]
 
     def unsettled(self) -> list[str]:
         """What is wrong with a node that had time to convert everything."""
         wait_until_applied(self.root)
-        with closing(_open(self.root)) as index:
+        with closing(opened(self.root)) as index:
             states = index.execute("SELECT series_instance_uid, state, error FROM v_series WHERE state != 'converted'")
             found = [f"series {row['series_instance_uid']} is {row['state']}: {row['error']}" for row in states]
             unused = index.execute(
@@ -91,7 +91,8 @@ class Checker:
         for path in self.root.glob("incoming/*"):
             yield f"half received, and still there: {path.name}"
 
-    def _volumes(self, index: sqlite3.Connection) -> Iterator[str]:
+    def volumes(self, index: sqlite3.Connection) -> Iterator[str]:
+        """What is wrong with the files of current volumes."""
         for row in index.execute("SELECT path, bytes, sha256 FROM v_volumes WHERE NOT superseded"):
             if self._digest(row["path"], row["bytes"]) != row["sha256"]:
                 yield f"a volume is not what its row says: {row['path']}"
@@ -107,13 +108,13 @@ class Checker:
         return self.read[path]
 
 
-def _open(root: Path) -> sqlite3.Connection:
+def opened(root: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(f"file:{root / 'index.sqlite'}?mode=ro", uri=True, timeout=10)
     connection.row_factory = sqlite3.Row
     return connection
 
 
-def _damage(index: sqlite3.Connection) -> Iterator[str]:
+def damage(index: sqlite3.Connection) -> Iterator[str]:
     found: list[Any] = index.execute("PRAGMA quick_check").fetchall()
     yield from (f"index: {row[0]}" for row in found if row[0] != "ok")
 
