@@ -29,4 +29,4 @@ def convert_series(
     now: Callable[[], dt.datetime],
 ) -> bool:
     """Convert a claimed series and record the outcome, as the scheduler does in two steps."""
-    return record_outcome(claimed, write_volumes(claimed, archive, options, run), archive, index, now)
+    return record_outcome(claimed, write_volumes(claimed, archive, index, options, run), archive, index, now)

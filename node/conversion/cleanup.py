@@ -10,7 +10,7 @@ from time import monotonic
 import structlog
 
 from node.archive.filesystem import Archive
-from node.conversion.volume_files import remove_revision
+from node.conversion.volume_files import remove_folder
 from node.index.database import Index
 
 log = structlog.get_logger()
@@ -68,7 +68,8 @@ class Housekeeping:
         """Remove the files of superseded revisions, then record it; a crash in between repeats both steps."""
         for conversion in self._index.conversions.superseded_before(self._now() - self._keep_superseded):
             try:
-                remove_revision(self._archive, conversion)
+                for folder in conversion.folders:
+                    remove_folder(self._archive.root / folder)
             except OSError as error:
                 log.error(
                     "revision_not_removed", series_instance_uid=conversion.series_instance_uid,

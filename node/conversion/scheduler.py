@@ -155,6 +155,7 @@ class Worker(IndexFollower):
             outcome = write_volumes(
                 claimed,
                 self._archive,
+                self._index,
                 self._options,
                 lambda job: self._converters.run(job, self._limits, self._cancelled),
             )

@@ -8,13 +8,14 @@ import json
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from node import __version__
 from node.conversion.job import ConversionJob, Converted
-from node.conversion.volume_files import publish, revision_folder
+from node.conversion.volume_files import publish, remove_folder, revision_folder
 from node.failpoints import reached
 from node.index.records import ClaimedSeries, SeriesOutcome
 from node.volume.reasons import Reason, Refusal
@@ -28,7 +29,11 @@ CONVERTER = f"voxelnode {__version__}"
 
 
 def write_volumes(
-    claimed: ClaimedSeries, archive: Archive, options: WriteOptions, run: Callable[[ConversionJob], Converted]
+    claimed: ClaimedSeries,
+    archive: Archive,
+    index: Index,
+    options: WriteOptions,
+    run: Callable[[ConversionJob], Converted],
 ) -> SeriesOutcome:
     """Convert a claimed series into files under ``volumes/``; return the outcome to be recorded.
 
@@ -40,8 +45,8 @@ def write_volumes(
     Notes
     -----
     No row names a file that is not durable: one rename moves the folder to ``volumes/`` before `record_outcome` commits
-    its rows. If the process dies in between, `sweep` removes the folder without rows at the
-    next start.
+    its rows. If the process dies in between, `sweep` removes the folder without rows at the next start. If the claim is
+    lost by then, as the series was deleted, nothing is moved: files of a deleted series do not appear again.
     """
     reached("series-claimed")
     folder = archive.root / "work" / uuid.uuid4().hex
@@ -49,9 +54,9 @@ def write_volumes(
     try:
         instances = tuple((instance.sop_instance_uid, archive.path(instance.key)) for instance in claimed.instances)
         converted = run(ConversionJob(instances, folder, options, claimed.expectation))
-        destination = _destination(claimed)
+        destination = revision_folder(claimed)
         reached("volumes-written")
-        if converted.files:
+        if converted.files and index.series.is_claimed(claimed):
             publish(folder, archive.root / destination, archive.sync_folder)
         reached("volumes-published")
         return _outcome(claimed, converted, destination, options)
@@ -77,13 +82,11 @@ def record_outcome(
     recorded = index.series.record_outcome(claimed, outcome, now())
     reached("outcome-recorded")
     # A commit reported as failed may have succeeded: then the claim is gone, but rows name the files.
-    if not recorded and not index.conversions.is_recorded(claimed):
-        shutil.rmtree(archive.root / _destination(claimed), ignore_errors=True)
+    folder = revision_folder(claimed)
+    if not recorded and not index.conversions.is_recorded(claimed, str(folder)):
+        with suppress(OSError):  # the next start removes what is left
+            remove_folder(archive.root / folder)
     return recorded
-
-
-def _destination(claimed: ClaimedSeries) -> Path:
-    return revision_folder(claimed.study_instance_uid, claimed.series_instance_uid, claimed.revision)
 
 
 def input_sha256(claimed: ClaimedSeries, options: WriteOptions) -> str:

@@ -1,4 +1,9 @@
-"""Folders of revisions: each is published by one rename, and removed once it is superseded or no row names it."""
+"""Folders of revisions: each is published by one rename, and removed once it is superseded or no row names it.
+
+A folder belongs to one claim, whose first letters are in its name. No other conversion ever writes into it, also if the
+series is deleted, sent and converted again while an earlier conversion still runs. Whatever removes a folder therefore
+removes nobody else's files.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +11,32 @@ import hashlib
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from node.durable import sync_file
-from node.index.records import SupersededConversion
+from node.index.records import ClaimedSeries
 
 if TYPE_CHECKING:
     from node.archive.filesystem import Archive
     from node.index.database import Index
 
 
-def revision_folder(study_instance_uid: str, series_instance_uid: str, revision: int) -> Path:
-    """Return the folder of the files of a revision, relative to the root."""
-    return Path("volumes", folder_name(study_instance_uid), folder_name(series_instance_uid), str(revision))
+CLAIM_LETTERS = 8
+"""Of a claim in the name of its folder."""
+
+_parents = threading.Lock()
+"""Held while parents of a folder are made for it, or removed because they are empty."""
+
+
+def revision_folder(claimed: ClaimedSeries) -> Path:
+    """Return the folder of the files that the conversion of a claimed series makes, relative to the root."""
+    name = f"{claimed.revision}-{claimed.claim[:CLAIM_LETTERS]}"
+    study, series = folder_name(claimed.study_instance_uid), folder_name(claimed.series_instance_uid)
+    return Path("volumes", study, series, name)
 
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
@@ -35,38 +50,51 @@ def folder_name(uid: str) -> str:
 
 
 def publish(folder: Path, destination: Path, sync_folder: Callable[[Path], None]) -> None:
-    """Move a finished folder to its destination by one durable rename; replace any folder left there by a crash.
+    """Move a finished folder to its destination by one durable rename; never replace another folder's files.
 
     Files and folders are synced before the rename: after a power failure, the destination is absent or complete.
     """
-    shutil.rmtree(destination, ignore_errors=True)
-    destination.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     for file in folder.iterdir():
         sync_file(file)
-    for changed in (folder, *destination.parents[3::-1]):
-        sync_folder(changed)
-    os.rename(folder, destination)
-    sync_folder(destination.parent)
+    sync_folder(folder)
+    with _parents:
+        destination.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for changed in destination.parents[3::-1]:
+            sync_folder(changed)
+        os.rename(folder, destination)
+        sync_folder(destination.parent)
 
 
-def remove_revision(archive: Archive, conversion: SupersededConversion) -> None:
-    """Remove the files of a revision that is no longer current, if there are any.
+def remove_folder(folder: Path, sync_folder: Callable[[Path], None] = lambda folder: None) -> None:
+    """Remove a folder of files, if it exists, and the folders of its series and study if they are empty then.
+
+    Parameters
+    ----------
+    sync_folder : callable (Path)
+        Makes the removal durable.
 
     Raises
     ------
     OSError
         The files cannot be removed.
     """
-    folder = revision_folder(conversion.study_instance_uid, conversion.series_instance_uid, conversion.revision)
     with suppress(FileNotFoundError):
-        shutil.rmtree(archive.root / folder)
+        shutil.rmtree(folder)
+    with _parents:
+        with suppress(OSError):  # such as: other revisions are in it
+            folder.parent.rmdir()
+            folder.parent.parent.rmdir()
+        sync_folder(next(parent for parent in folder.parents if parent.is_dir()))
 
 
 def sweep(archive: Archive, index: Index) -> int:
     """Remove work folders, and volume folders that no row names; return their number. Runs before any conversion."""
-    orphans = list((archive.root / "work").glob("*"))
-    live = {archive.root / revision_folder(*revision) for revision in index.conversions.live_revisions()}
-    orphans += [folder for folder in (archive.root / "volumes").glob("*/*/*") if folder not in live]
-    for folder in orphans:
+    unfinished = list((archive.root / "work").glob("*"))
+    for folder in unfinished:
         shutil.rmtree(folder, ignore_errors=True)
-    return len(orphans)
+    live = {archive.root / folder for folder in index.conversions.live_folders()}
+    orphans = [folder for folder in (archive.root / "volumes").glob("*/*/*") if folder not in live]
+    for folder in orphans:
+        with suppress(OSError):
+            remove_folder(folder)
+    return len(unfinished) + len(orphans)

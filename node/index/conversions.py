@@ -6,7 +6,7 @@ A series has at most one current conversion; earlier ones are superseded. Their 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.orm import aliased, join
@@ -17,7 +17,6 @@ from node.index.models import (
     ExclusionRow,
     FailureRow,
     SeriesRow,
-    StudyRow,
     VolumeRow,
     VolumeSourceRow,
 )
@@ -29,22 +28,20 @@ class ConversionRepository(IndexRepository):
     """The conversions of all series."""
 
     @on_reader
-    def live_revisions(self, connection: Connection) -> set[tuple[str, str, int]]:
-        """Return (Study Instance UID, Series Instance UID, revision) of every recorded conversion."""
-        rows = connection.execute(
-            select(StudyRow.study_instance_uid, SeriesRow.series_instance_uid, ConversionRow.revision).select_from(
-                join(ConversionRow, SeriesRow).join(StudyRow)
-            )
-        )
-        return {(study, series, revision) for study, series, revision in rows}
+    def live_folders(self, connection: Connection) -> set[str]:
+        """Return the folders of all files of conversions, relative to the root."""
+        live = ConversionRow.files_removed_at.is_(None)
+        return folders_of(connection.scalars(select(VolumeRow.path).join(ConversionRow).where(live)))
 
     @on_reader
-    def is_recorded(self, connection: Connection, series: ClaimedSeries) -> bool:
-        """Return whether the rows of the revision that a claim would make exist."""
-        rows = select(ConversionRow.id).where(
-            ConversionRow.series_id == series.id, ConversionRow.revision == series.revision
+    def is_recorded(self, connection: Connection, series: ClaimedSeries, folder: str) -> bool:
+        """Return whether a row of a series names a file in this folder."""
+        rows = (
+            select(VolumeRow.id)
+            .join(ConversionRow)
+            .where(ConversionRow.series_id == series.id, VolumeRow.path.startswith(f"{folder}/", autoescape=True))
         )
-        return connection.execute(rows).first() is not None
+        return connection.execute(rows.limit(1)).first() is not None
 
     @on_reader
     def superseded_before(self, connection: Connection, moment: dt.datetime) -> list[SupersededConversion]:
@@ -56,16 +53,25 @@ class ConversionRepository(IndexRepository):
             .scalar_subquery()
         )
         rows = connection.execute(
-            select(ConversionRow.id, StudyRow.study_instance_uid, SeriesRow.series_instance_uid, ConversionRow.revision)
-            .select_from(join(ConversionRow, SeriesRow).join(StudyRow))
+            select(ConversionRow.id, SeriesRow.series_instance_uid, ConversionRow.revision)
+            .select_from(join(ConversionRow, SeriesRow))
             .where(ConversionRow.superseded, ConversionRow.files_removed_at.is_(None), since <= moment)
-        )
-        return [SupersededConversion(*row) for row in rows]
+        ).all()
+        return [SupersededConversion(*row, tuple(sorted(_folders(connection, row.id)))) for row in rows]
 
     @on_writer
     def record_files_removed(self, connection: Connection, conversion: SupersededConversion, now: dt.datetime) -> None:
         """Record that the files of a superseded conversion are gone; its rows stay."""
         connection.execute(update(ConversionRow).where(ConversionRow.id == conversion.id).values(files_removed_at=now))
+
+
+def folders_of(paths: Iterable[str]) -> set[str]:
+    """Return the folders of files of conversions: each conversion has one of its own."""
+    return {path.rpartition("/")[0] for path in paths}
+
+
+def _folders(connection: Connection, conversion_id: int) -> set[str]:
+    return folders_of(connection.scalars(select(VolumeRow.path).where(VolumeRow.conversion_id == conversion_id)))
 
 
 def current_conversion(connection: Connection, series_id: int) -> CurrentConversion | None:

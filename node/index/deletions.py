@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection, Iterable, Sequence
-from pathlib import PurePath
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, update
 from sqlalchemy.orm import join
 
 from node.errors import UsageError
 from node.index.arrivals import revoke_claim
+from node.index.conversions import folders_of
 from node.index.deliveries import after_deletion
 from node.index.events import record_event
 from node.index.models import (
@@ -100,8 +100,8 @@ class DeletionRepository(IndexRepository):
     def unfinished(self, connection: Connection) -> list[Deletion]:
         """Return the deletions whose files may still exist.
 
-        A failing disk may interrupt a deletion, and the same series may be sent and converted again before the next
-        start. The folder of its volumes is then in use and omitted here; `sweep` removes the old files in it.
+        Tombstones of older versions name the folder of all revisions of a series. If the series was sent and converted
+        again before the next start, that folder is in use and omitted here; `sweep` removes the old files in it.
         """
         rows = connection.execute(select(TombstoneRow.id, TombstoneRow.paths).where(TombstoneRow.finished_at.is_(None)))
         return [Deletion(row.id, tuple(path for path in row.paths if not _in_use(connection, path))) for row in rows]
@@ -171,8 +171,7 @@ def _delete_series(connection: Connection, series: Sequence[int], plan: Deletion
     if not images:
         return []
     conversions = list(connection.scalars(select(ConversionRow.id).where(ConversionRow.series_id.in_(series))))
-    volumes = connection.scalars(select(VolumeRow.path).where(VolumeRow.conversion_id.in_(conversions)))
-    folders = {str(PurePath(*PurePath(path).parts[:3])) for path in volumes}  # volumes/<study>/<series>
+    folders = folders_of(connection.scalars(select(VolumeRow.path).where(VolumeRow.conversion_id.in_(conversions))))
     in_scope = ConflictRow.study_instance_uid == plan.study_instance_uid
     if plan.level == "series":
         in_scope = and_(in_scope, ConflictRow.series_instance_uid == plan.uid)
@@ -195,8 +194,7 @@ def _delete_instance(connection: Connection, plan: DeletionPlan, now: dt.datetim
         return _delete_series(connection, [image.series_id], plan)
     sources = select(VolumeSourceRow.conversion_id).where(VolumeSourceRow.sop_instance_uid == plan.uid)
     holds_it = and_(ConversionRow.series_id == image.series_id, ConversionRow.id.in_(sources))
-    volumes = connection.scalars(select(VolumeRow.path).join(ConversionRow).where(holds_it))
-    folders = {str(PurePath(*PurePath(path).parts[:4])) for path in volumes}  # volumes/<study>/<series>/<revision>
+    folders = folders_of(connection.scalars(select(VolumeRow.path).join(ConversionRow).where(holds_it)))
     losers = _delete_conflicts(connection, [plan.uid])
     connection.execute(update(ConversionRow).where(holds_it, LIVE).values(superseded=True, files_removed_at=now))
     connection.execute(delete(ImageRow).where(ImageRow.id == image.id))

@@ -134,12 +134,12 @@ class CurrentConversion:
 
 @dataclass(frozen=True, slots=True)
 class SupersededConversion:
-    """A conversion whose files may be removed."""
+    """A conversion whose files may be removed; `folders` are relative to the root."""
 
     id: int
-    study_instance_uid: str
     series_instance_uid: str
     revision: int
+    folders: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,12 @@ class SeriesRepository(IndexRepository):
         ).first()
         return None if row is None else _claimed(connection, row, now)
 
+    @on_reader
+    def is_claimed(self, connection: Connection, series: ClaimedSeries) -> bool:
+        """Return whether an outcome of this claim would be recorded now."""
+        held = SeriesRow.id == series.id, SeriesRow.claim == series.claim, SeriesRow.claimed_arrivals != REVOKED
+        return connection.execute(select(SeriesRow.id).where(*held)).first() is not None
+
     @on_writer
     def record_outcome(
         self, connection: Connection, series: ClaimedSeries, outcome: SeriesOutcome, now: dt.datetime

@@ -9,7 +9,6 @@ removal of its files is durable. If the process dies in between, the next start 
 from __future__ import annotations
 
 import datetime as dt
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -18,6 +17,7 @@ import structlog
 
 from node.archive.filesystem import Archive
 from node.audit import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.conversion.volume_files import remove_folder
 from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.index.database import Index
@@ -84,10 +84,7 @@ def _finish(archive: Archive, index: Index, ordered: Deletion, now: dt.datetime)
 
 
 def _unlink(archive: Archive, paths: Iterable[str]) -> None:
-    """Delete files and folders below the root durably; files already gone are ignored.
-
-    Volumes come first, because the same series may be sent and converted again meanwhile.
-    """
+    """Delete files and folders below the root durably; files already gone are ignored."""
     touched: set[Path] = set()
     for path in paths:
         parts = PurePath(path).parts
@@ -95,10 +92,10 @@ def _unlink(archive: Archive, paths: Iterable[str]) -> None:
             raise Unsafe(f"{path} is outside of the archive: run `voxelnode db check` and `voxelnode fsck`")
         target = archive.root / path
         if target.is_dir():
-            shutil.rmtree(target)
+            remove_folder(target, archive.sync_folder)
         else:
             target.unlink(missing_ok=True)
-        touched.add(target.parent)
+            touched.add(target.parent)
     for folder in sorted(touched):
         if folder.is_dir():
             archive.sync_folder(folder)

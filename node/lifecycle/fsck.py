@@ -17,11 +17,11 @@ from typing import Literal
 
 from node.archive.filesystem import MAX_FILES_PER_FOLDER, Archive
 from node.conversion.volume_files import sweep
+from node.index.conversions import folders_of
 from node.index.database import Index, reading
 from node.index.engine import check
 from node.index.instances import InstanceFile
 from node.index.read import ReadIndex
-from node.index.read.volumes import VolumeFile
 from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report, waiting_keys
 from node.receive.recovery import adopt
 
@@ -211,7 +211,7 @@ def _volumes(root: Path, index: ReadIndex, *, digests: bool) -> Iterator[Finding
     named = set()
     for row in index.volumes.files():
         path = root / row.path
-        named.add(_revision_folder(row))
+        named |= folders_of([row.path])
         series = (row.study_instance_uid, row.series_instance_uid)
         detail = f"revision {row.revision}{', superseded' if row.superseded else ''}"
         if not path.is_file():
@@ -221,10 +221,6 @@ def _volumes(root: Path, index: ReadIndex, *, digests: bool) -> Iterator[Finding
     for folder in sorted((root / "volumes").glob("*/*/*/")):
         if str(folder.relative_to(root)) not in named:
             yield Finding("volume-unknown", str(folder.relative_to(root)))
-
-
-def _revision_folder(row: VolumeFile) -> str:
-    return str(Path(*Path(row.path).parts[:4]))  # volumes, study, series, revision
 
 
 def _listed(root: Path, folder: str) -> set[str]:

@@ -7,6 +7,7 @@ import datetime as dt
 import json
 import multiprocessing
 import os
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.conversion.pool import ConverterDied, Converters
 from node.conversion.scheduler import Worker
-from node.conversion.volume_files import revision_folder, sweep
+from node.conversion.volume_files import folder_name, revision_folder, sweep
 from node.index.records import ClaimedSeries
 from node.settings.model import Convert
 from node.writers.options import write_options
@@ -153,7 +154,8 @@ def test_folders_without_rows_are_swept_and_those_with_rows_stay(root: Root) -> 
     for ds in instances:
         root.take(ds)
     converted(root, claim(root))
-    half = root.folder / revision_folder(instances[0].StudyInstanceUID, instances[0].SeriesInstanceUID, 2)
+    [whole] = (root.folder / "volumes").glob("*/*/*")
+    half = whole.with_name("2-00000000")
     half.mkdir()
     (root.folder / "work" / "left").mkdir()
     assert sweep(root.archive, root.index) == 2
@@ -162,11 +164,19 @@ def test_folders_without_rows_are_swept_and_those_with_rows_stay(root: Root) -> 
 
 
 def test_uids_that_are_none_do_not_become_folder_names() -> None:
-    assert revision_folder("1.2.3", "1.2.4", 1) == Path("volumes/1.2.3/1.2.4/1")
+    assert folder_name("1.2.3") == "1.2.3"
     for hostile in ("..", "../..", "/etc", "1..2", ".", "1.2\n", "a/b"):
-        folder = revision_folder(hostile, "1.2", 1)
-        assert folder.parts[0] == "volumes"
-        assert folder.parts[1].startswith("uid-")
+        assert re.fullmatch("uid-[0-9a-f]{32}", folder_name(hostile))
+
+
+def test_a_folder_belongs_to_one_claim(root: Root) -> None:
+    for ds in make.ct_series(3):
+        root.take(ds)
+    first = claim(root)
+    second = dataclasses.replace(first, claim="0123456789")
+    assert revision_folder(second).name == "1-01234567"
+    assert revision_folder(first).parent == revision_folder(second).parent
+    assert revision_folder(first) != revision_folder(second)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 from pydicom import FileDataset
 
 from node.audit import Audit, AuditFailed
+from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.index.deletions import NotThere, SeveralSeries
 from node.index.records import Outcome
@@ -147,6 +149,80 @@ def test_a_deletion_under_a_conversion_lets_none_of_its_results_count(root: Root
     assert (volume["revision"], volume["instances"]) == (1, 3)
 
 
+@pytest.mark.parametrize("rows_after", [0, 1], ids=["the id of the row is used again", "the row has another id"])
+@pytest.mark.parametrize("step", ["converting", "publishing"])
+def test_a_conversion_that_ends_after_its_series_was_deleted_and_sent_again_changes_nothing(
+    step: str, rows_after: int, root: Root, audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instances = make.ct_series(4)
+    for ds in instances:
+        root.take(ds)
+    root.clock.move(61)
+    claimed = root.index.series.claim_due(root.clock())
+    assert claimed is not None
+    for _ in range(rows_after):
+        root.take(make.ct_series(1)[0])
+    overtaken: list[bool] = []
+
+    def overtake() -> None:
+        if overtaken:
+            return
+        overtaken.append(True)
+        remove(root, audit, "study", instances[0].StudyInstanceUID)
+        take_and_convert(root, [with_other_bytes(ds) for ds in instances[1:]])
+
+    def run(job: ConversionJob) -> Converted:
+        converted = convert(job)
+        if step == "converting":
+            overtake()
+        return converted
+
+    sync_folder = root.archive.sync_folder
+
+    def sync(folder: Path) -> None:
+        overtake()
+        sync_folder(folder)
+
+    if step == "publishing":
+        monkeypatch.setattr(root.archive, "sync_folder", sync)
+    assert not convert_series(claimed, root.archive, root.index, OPTIONS, run, root.clock)
+    assert overtaken
+    volumes = rows(root, "SELECT * FROM v_volumes WHERE study_instance_uid = :u", u=instances[0].StudyInstanceUID)
+    assert {row["instances"] for row in volumes} == {3}
+    assert [hashlib.sha256(Path(row["path"]).read_bytes()).hexdigest() for row in volumes] == [
+        row["sha256"] for row in volumes
+    ]
+    folders = {str(Path(row["path"]).parent) for row in rows(root, "SELECT path FROM v_volumes")}
+    assert {str(folder) for folder in root.folder.glob("volumes/*/*/*")} == folders
+    assert list((root.folder / "work").iterdir()) == []
+
+
+def test_a_deletion_takes_no_file_of_the_conversion_that_came_after_it(
+    root: Root, audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instances = make.ct_series(3)
+    take_and_convert(root, instances)
+    order = root.index.deletions.order
+
+    def order_and_convert_again(*arguments: Any) -> Any:
+        ordered = order(*arguments)
+        take_and_convert(root, instances)
+        return ordered
+
+    monkeypatch.setattr(root.index.deletions, "order", order_and_convert_again)
+    remove(root, audit, "study", instances[0].StudyInstanceUID)
+    volumes = rows(root, "SELECT * FROM v_volumes")
+    assert volumes
+    assert all(Path(row["path"]).is_file() for row in volumes)
+
+
+def test_a_deleted_study_leaves_no_folder_with_its_uid(root: Root, audit: Audit) -> None:
+    study = make.ct_series(2)
+    take_and_convert(root, study)
+    remove(root, audit, "study", study[0].StudyInstanceUID)
+    assert list((root.folder / "volumes").iterdir()) == []
+
+
 def test_what_was_deleted_may_be_sent_again(root: Root, audit: Audit) -> None:
     instances = make.ct_series(3)
     take_and_convert(root, instances)
@@ -217,7 +293,7 @@ def test_finishing_a_deletion_later_leaves_what_was_sent_and_converted_again(
         raise OSError(5, os.strerror(5))
 
     with monkeypatch.context() as disk:
-        disk.setattr("node.lifecycle.deletion.shutil.rmtree", failing)
+        disk.setattr("node.conversion.volume_files.shutil.rmtree", failing)
         with pytest.raises(OSError, match="Input/output"):
             remove(root, audit, "study", instances[0].StudyInstanceUID)
     take_and_convert(root, instances)

@@ -12,6 +12,7 @@ import pytest
 
 from node.control.repository import Repository, RootInUse, check_repository, rebuild_index
 from node.conversion.pipeline import convert
+from node.conversion.volume_files import sweep
 from node.index.database import reading
 from node.index.engine import backup
 from node.lifecycle.fsck import Finding, examine
@@ -145,7 +146,7 @@ def test_beside_a_serving_node_a_young_file_without_row_is_on_its_way_in(setting
 
 @pytest.mark.parametrize("harm", ["lost", "flipped"])
 def test_a_volume_that_is_not_as_it_was_written_is_made_again(settings: Settings, filled: Path, harm: str) -> None:
-    volume = next(filled.glob("volumes/*/*/1/*.nii.gz"))
+    volume = next(filled.glob("volumes/*/*/1-*/*.nii.gz"))
     volume.unlink() if harm == "lost" else flip(volume)
     assert kinds(found(settings, digests=True)) == [f"volume-{'missing' if harm == 'lost' else 'altered'}"]
     [mended] = found(settings, digests=True, repair=True)
@@ -199,6 +200,7 @@ def test_the_index_is_rebuilt_from_the_files_alone(settings: Settings, filled: P
     assert (kept is None) == (harm == "deleted")
     assert images(filled) == before
     with Repository(settings) as store:
+        assert sweep(store.archive, store.index) == 1  # as the start of a node does
         convert_all(store)
     assert [row["state"] for row in view_rows(filled, "SELECT state FROM v_series")] == ["converted"]
     [received] = view_rows(filled, "SELECT min(received_at) AS first FROM v_images")

@@ -51,7 +51,7 @@ def test_reads_do_not_wait_for_the_writer(root: Root) -> None:
     with ThreadPoolExecutor() as pool, held_writer(root, pool):
         assert root.index.deletions.unfinished() == []
         assert root.index.conversions.superseded_before(now) == []
-        assert root.index.conversions.live_revisions() == set()
+        assert root.index.conversions.live_folders() == set()
         assert root.index.instances.unknown_keys(["objects/none.dcm"]) == ["objects/none.dcm"]
         assert root.index.instances.loser_keys() == set()
         assert len(root.index.instances.files("objects/00000000")) == 1

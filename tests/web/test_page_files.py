@@ -27,7 +27,7 @@ PLACE = "/studies/1.2.3/series/1.2.3.1"
 
 def test_a_file_is_the_one_on_the_disk(filled: Site) -> None:
     answer = filled.client().get(f"{PLACE}/files/1/volume.nii.gz")
-    (path,) = filled.root.glob("volumes/1.2.3/*/1/volume.nii.gz")
+    (path,) = filled.root.glob("volumes/1.2.3/*/1-*/volume.nii.gz")
     assert answer.content == path.read_bytes()
     assert answer.headers["content-type"] == "application/gzip"
     assert "content-encoding" not in answer.headers

@@ -92,10 +92,20 @@ class ReadVolumes(PagedRepository):
         rows = self.current(study_instance_uid, series_instance_uid)
         return sorted({(row["series_instance_uid"], row["revision"]) for row in rows})
 
-    def has_files(self, study_instance_uid: str, series_instance_uid: str, revision: int) -> bool:
-        """Return whether a revision still has files."""
-        source, rest = "SELECT 1 FROM v_volumes", "AND revision = :revision AND files_removed_at IS NULL LIMIT 1"
-        return bool(self._rows_of_study(source, study_instance_uid, series_instance_uid, rest, revision=revision))
+    def folder(self, study_instance_uid: str, series_instance_uid: str, revision: int) -> str | None:
+        """Return the folder of a revision, relative to the root; None if it has no files, or they were removed."""
+        query = (
+            select(VolumeRow.path)
+            .select_from(join(VolumeRow, ConversionRow).join(SeriesRow).join(StudyRow))
+            .where(
+                StudyRow.study_instance_uid == study_instance_uid,
+                SeriesRow.series_instance_uid == series_instance_uid,
+                ConversionRow.revision == revision,
+                ConversionRow.files_removed_at.is_(None),
+            )
+        )
+        path = self._connection.execute(query.limit(1)).scalar()
+        return path and path.rpartition("/")[0]
 
     def totals(self, study_instance_uid: str, series_instance_uid: str | None = None) -> Row:
         """Return the numbers of ``files`` and ``bytes`` that a study or a series has and that were not removed."""

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi import Path as FromPath
 from fastapi.responses import FileResponse
 
-from node.conversion.volume_files import folder_name, revision_folder
+from node.conversion.volume_files import folder_name
 from node.index.read import ReadIndex
 from node.web.access import Reader, RequestAudit
 from node.web.errors import ResourceNotFound
@@ -100,7 +100,7 @@ def _pieces(path: Path) -> Iterator[bytes]:
 
 def revision_files(node: Services, index: ReadIndex, study: str, series: str, revision: int) -> list[Path]:
     """Return the files of a revision, sorted by name; empty if it is not in the index or its files are gone."""
-    folder = node.archive.root / revision_folder(study, series, revision)
-    if not index.volumes.has_files(study, series, revision) or not folder.is_dir():
+    folder = index.volumes.folder(study, series, revision)
+    if folder is None or not (node.archive.root / folder).is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.is_file())
+    return sorted(path for path in (node.archive.root / folder).iterdir() if path.is_file())
