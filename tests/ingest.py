@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from node.archive.filesystem import Archive
+from node.audit import Audit
 from node.index.database import Index
 from node.index.records import Outcome
 from node.journal.journal import Journal
@@ -32,7 +33,8 @@ def opened_ingest(
 ) -> Iterator[Ingest]:
     """Replay the journal of a root, and take instances in; `arguments` and `options` are those of `Ingest`."""
     journal = Journal(archive.root / "journal", SEGMENT_BYTES)
-    applier = Applier(journal, archive, index, metrics)
+    audit = Audit(archive.root, "VOXELNODE")
+    applier = Applier(journal, archive, index, metrics, audit)
     applier.replay()
     applier.start()
     index.ahead = applier
@@ -41,3 +43,4 @@ def opened_ingest(
     finally:
         applier.finish()
         journal.close()
+        audit.close()

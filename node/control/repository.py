@@ -81,7 +81,7 @@ class Repository:
         self.index = Index(root, self.metrics, self.archive.intake.stop)
         segment_bytes = min(SEGMENT_BYTES, settings.storage.journal_bytes // MIN_SEGMENTS)
         self.journal = Journal(root / JOURNAL_FOLDER, segment_bytes, settings.storage.journal_bytes)
-        self.applier = Applier(self.journal, self.archive, self.index, self.metrics)
+        self.applier = Applier(self.journal, self.archive, self.index, self.metrics, self.audit)
         quiet_seconds = quiet_seconds_of(
             settings.series.quiet_seconds, settings.series.quiet_seconds_by_calling_ae_title
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 from sqlalchemy import Connection, bindparam, case, func, insert, select, update
@@ -20,7 +20,9 @@ from node.index.levels import (
 )
 from node.index.models import ConflictRow, ImageRow, SeriesRow
 from node.index.prepared import Prepared
-from node.index.records import Arrived, Kept, Outcome
+from node.index.records import Arrived, Flaw, Kept, Outcome
+
+_NO_FLAWS: Mapping[str, Flaw] = {}
 
 REVOKED = -1
 """In `claimed_arrivals`: the series is still under conversion, but its outcome will not count."""
@@ -51,7 +53,7 @@ _FIND_IMAGES = Prepared(
         ImageRow.sop_instance_uid.in_(select(func.json_each(bindparam("uids")).table_valued("value").c.value))
     )
 )
-_FIND_LOSER = select(ConflictRow.key).where(
+_FIND_LOSERS = select(ConflictRow.key).where(
     ConflictRow.sop_instance_uid == bindparam("uid"),
     ConflictRow.sha256 == bindparam("sha256"),
     ConflictRow.key.is_not(None),
@@ -74,10 +76,17 @@ _SERIES_GREW = Prepared(
 )
 
 
-def add_instances(connection: Connection, batch: Sequence[Arrived]) -> list[Kept]:
+def add_instances(
+    connection: Connection, batch: Sequence[Arrived], flaws: Mapping[str, Flaw] = _NO_FLAWS
+) -> list[Kept]:
     """Insert instances with their patients, studies and series, and move the `due_at` of each series that grew.
 
     Runs inside the writer's transaction.
+
+    Parameters
+    ----------
+    flaws : mapping
+        The kept files under the UIDs of the batch that were just found not to be whole, by key.
 
     Returns
     -------
@@ -97,7 +106,11 @@ def add_instances(connection: Connection, batch: Sequence[Arrived]) -> list[Kept
     * ``keep_both``: the first instance is converted and served, the file of the second stays where it is;
     * ``replace``: the second instance gets the row and reopens the series, the file of the first goes to quarantine. An
       instance that comes again under another series is not replaced: that would remove it from its series.
+
+    If the kept file is missing or damaged, the arriving bytes take its place, whatever the policy is; the same bytes
+    also take the place of a file that cannot be read.
     """
+    _forget_losers(connection, flaws)
     held = _held(connection, {arrived.attributes.sop_instance_uid for arrived in batch})
     images: dict[str, dict[str, object]] = {}
     grown: dict[int, _Growth] = {}
@@ -113,11 +126,17 @@ def add_instances(connection: Connection, batch: Sequence[Arrived]) -> list[Kept
             series_id = _series_id(connection, arrived, series_ids)
             images[uid] = _image(arrived, series_id)
             result = Kept(Outcome.STORED)
-        elif first.file_missing or (first.sha256 != arrived.file.sha256 and _replaces(connection, arrived, first)):
+        elif (flaw := _decisive_flaw(arrived, first, flaws)) is not None:
             series_id = first.series_id
-            result = _replace(connection, arrived, first, images)
+            result = _restore(connection, arrived, first, flaw)
+        elif first.sha256 != arrived.file.sha256 and _replaces(connection, arrived, first):
+            series_id = first.series_id
+            result = _replace(connection, arrived, first, images, flaws)
         else:
-            kept.append(_not_taken(connection, arrived, first))
+            if first.file_missing:
+                _note_found(connection, arrived)
+                held[uid] = replace(first, file_missing=False)
+            kept.append(_not_taken(connection, arrived, first, flaws))
             continue
         kept.append(result)
         held[uid] = _Held(arrived.file.sha256, arrived.file.key, series_id, pending=uid in images)
@@ -157,11 +176,45 @@ def _series_id(connection: Connection, arrived: Arrived, known: dict[tuple[objec
     return known[key]
 
 
-def _not_taken(connection: Connection, arrived: Arrived, first: _Held) -> Kept:
+def _decisive_flaw(arrived: Arrived, first: _Held, flaws: Mapping[str, Flaw]) -> Flaw | None:
+    """Return the flaw of the kept file if the arriving bytes take its place, else None."""
+    flaw = flaws.get(first.key)
+    if flaw is Flaw.UNREADABLE and first.sha256 != arrived.file.sha256:
+        return None
+    return flaw
+
+
+def _note_found(connection: Connection, arrived: Arrived) -> None:
+    """Take back that the file of an instance is missing: it was just found whole."""
+    uid = arrived.attributes.sop_instance_uid
+    connection.execute(update(ImageRow).where(ImageRow.sop_instance_uid == uid).values(file_missing=False))
+    record_arrival_event(connection, "file-found", arrived, "the file was found whole when the instance came again")
+
+
+def _restore(connection: Connection, arrived: Arrived, first: _Held, flaw: Flaw) -> Kept:
+    """Give the row to the arriving file, because the kept one is not whole.
+
+    A damaged file goes to quarantine; one that cannot be read stays, in the row of a conflict.
+    """
+    uid = arrived.attributes.sop_instance_uid
+    connection.execute(
+        update(ImageRow).where(ImageRow.sop_instance_uid == uid).values(_image(arrived, first.series_id))
+    )
+    detail = f"the kept file {flaw.value}; first received with SHA-256 {first.sha256}, now with {arrived.file.sha256}"
+    record_arrival_event(connection, "file-restored", arrived, detail)
+    if flaw is Flaw.MISSING:
+        return Kept(Outcome.STORED, restored=detail)
+    stays = flaw is Flaw.UNREADABLE
+    key = first.key if stays else _beside(arrived.file.quarantine_key, first.key)
+    record_conflict(connection, "instance-damaged", arrived, detail, key)
+    return Kept(Outcome.STORED, quarantine=None if stays else first.key, restored=detail)
+
+
+def _not_taken(connection: Connection, arrived: Arrived, first: _Held, flaws: Mapping[str, Flaw]) -> Kept:
     """Leave the row as it is; known bytes are not kept twice."""
     if first.sha256 == arrived.file.sha256:
         return Kept(Outcome.ALREADY_THERE, remove=arrived.file.key)
-    aside = _aside(connection, arrived.attributes.sop_instance_uid, arrived.file.sha256)
+    aside = _aside(connection, arrived.attributes.sop_instance_uid, arrived.file.sha256, flaws)
     if aside == arrived.file.key:  # applied before, and kept where it is
         return Kept(Outcome.OTHER_BYTES)
     if aside == arrived.file.quarantine_key:  # a crash came between the commit and the move
@@ -189,7 +242,13 @@ def _replaces(connection: Connection, arrived: Arrived, first: _Held) -> bool:
     return True
 
 
-def _replace(connection: Connection, arrived: Arrived, first: _Held, images: dict[str, dict[str, object]]) -> Kept:
+def _replace(
+    connection: Connection,
+    arrived: Arrived,
+    first: _Held,
+    images: dict[str, dict[str, object]],
+    flaws: Mapping[str, Flaw],
+) -> Kept:
     """Give the row to the arriving file; the old file goes to quarantine, unless its bytes are there already."""
     uid = arrived.attributes.sop_instance_uid
     if first.pending:
@@ -199,20 +258,33 @@ def _replace(connection: Connection, arrived: Arrived, first: _Held, images: dic
             update(ImageRow).where(ImageRow.sop_instance_uid == uid).values(_image(arrived, first.series_id))
         )
     detail = f"first received with SHA-256 {first.sha256}, then with {arrived.file.sha256}; the second is kept"
-    if first.sha256 != arrived.file.sha256:
-        record_arrival_event(connection, "instance-replaced", arrived, detail)
-    if first.file_missing:
-        return Kept(Outcome.STORED)
-    if _aside(connection, uid, first.sha256) is not None:
+    record_arrival_event(connection, "instance-replaced", arrived, detail)
+    if _aside(connection, uid, first.sha256, flaws) is not None:
         return Kept(Outcome.REPLACED, remove=first.key)
-    quarantine_key = str(PurePath(arrived.file.quarantine_key).with_name(PurePath(first.key).name))
+    quarantine_key = _beside(arrived.file.quarantine_key, first.key)
     record_conflict(connection, "instance-replaced", arrived, detail, quarantine_key, first.sha256)
     return Kept(Outcome.REPLACED, quarantine=first.key)
 
 
-def _aside(connection: Connection, sop_instance_uid: str, sha256: str) -> str | None:
-    """Return the key of the file with these bytes that was set aside before, or None."""
-    return connection.execute(_FIND_LOSER, {"uid": sop_instance_uid, "sha256": sha256}).scalar()
+def _beside(quarantine_key: str, key: str) -> str:
+    """Return the key of another file in quarantine, from one of them."""
+    return str(PurePath(quarantine_key).with_name(PurePath(key).name))
+
+
+def _aside(connection: Connection, sop_instance_uid: str, sha256: str, flaws: Mapping[str, Flaw]) -> str | None:
+    """Return the key of the file with these bytes that was set aside before; None if there is none that is whole."""
+    keys = connection.scalars(_FIND_LOSERS, {"uid": sop_instance_uid, "sha256": sha256}).all()
+    return next((key for key in keys if key not in flaws), None)
+
+
+def _forget_losers(connection: Connection, flaws: Mapping[str, Flaw]) -> None:
+    """Let the row of a conflict name no file that is gone, and no digest that its file no longer has."""
+    for key, flaw in flaws.items():
+        loser = update(ConflictRow).where(ConflictRow.key == key)
+        if flaw is Flaw.MISSING:
+            connection.execute(loser.values(key=None))
+        elif flaw is Flaw.DAMAGED:
+            connection.execute(loser.values(sha256=None))
 
 
 def _image(arrived: Arrived, series_id: int) -> dict[str, object]:

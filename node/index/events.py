@@ -26,6 +26,7 @@ EventKind = Literal[
     "journal-damaged",  # acknowledged records cannot be read
     "file-missing",  # fsck found a row without its file
     "file-found",  # a missing file is back
+    "file-restored",  # an instance came again, and took the place of its file, which was not whole
     "deleted",
     "patient-merged",
     "message-given-up",  # every attempt to deliver a message to a hook failed

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine, select, update
+from sqlalchemy import Connection, Engine, bindparam, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import join
 
@@ -17,9 +18,21 @@ from node.index.about import APPLIED, set_about
 from node.index.arrivals import add_instances
 from node.index.events import record_event
 from node.index.models import ConflictRow, ImageRow, SeriesRow, StudyRow
-from node.index.records import Applied, Arrived, Kept
+from node.index.prepared import Prepared
+from node.index.records import Applied, Arrived, Flaw, Kept
 from node.index.repository import IndexRepository, on_reader, on_writer
 from node.index.writer import IndexWriter
+
+_FIND_HELD = Prepared(
+    select(
+        ImageRow.key,
+        ImageRow.sha256,
+        ImageRow.received_at,
+        ImageRow.data_set_offset,
+        ImageRow.bytes,
+        ImageRow.file_missing,
+    ).where(ImageRow.sop_instance_uid.in_(select(func.json_each(bindparam("uids")).table_valued("value").c.value)))
+)
 
 
 class NotIndexable(VoxelnodeError):
@@ -38,6 +51,21 @@ class InstanceFile:
     file_missing: bool
 
 
+@dataclass(frozen=True, slots=True)
+class HeldFile:
+    """A file that is kept under a SOP Instance UID: that of the row, or one that lost against it.
+
+    The length and the offset of a loser are not in the index.
+    """
+
+    key: str
+    sha256: str
+    received_at: dt.datetime
+    data_set_offset: int | None = None
+    bytes: int | None = None
+    file_missing: bool = False
+
+
 class InstanceRepository(IndexRepository):
     """The instances of an index.
 
@@ -51,7 +79,9 @@ class InstanceRepository(IndexRepository):
         super().__init__(writer, reader)
         self._note_arrival = note_arrival
 
-    def add(self, batch: Sequence[Arrived], applied: Applied | None = None) -> list[Kept]:
+    def add(
+        self, batch: Sequence[Arrived], applied: Applied | None = None, flaws: Mapping[str, Flaw] | None = None
+    ) -> list[Kept]:
         """Index instances in one transaction; see `node.index.arrivals.add_instances`.
 
         Parameters
@@ -59,6 +89,8 @@ class InstanceRepository(IndexRepository):
         applied : Applied or None
             The last record of the journal that they came from, noted in the same transaction: the commit is not synced
             then, because the journal still has them. Without it, the commit is durable when this returns.
+        flaws : mapping
+            The kept files that are not whole, by key; see `node.receive.kept.flaws_of`.
 
         Returns
         -------
@@ -76,7 +108,7 @@ class InstanceRepository(IndexRepository):
 
         def write(connection: Connection) -> list[Kept]:
             try:
-                kept = add_instances(connection, batch)
+                kept = add_instances(connection, batch, flaws or {})
             except (SQLAlchemyError, sqlite3.Error, ValueError, TypeError, OverflowError) as error:
                 cause = getattr(error, "orig", error)
                 if isinstance(cause, sqlite3.OperationalError) or type(cause) is sqlite3.DatabaseError:
@@ -101,6 +133,24 @@ class InstanceRepository(IndexRepository):
     def record_damage(self, connection: Connection, detail: str, now: dt.datetime) -> None:
         """Record that instances were acknowledged and cannot be read from the journal."""
         record_event(connection, "journal-damaged", now, detail=detail)
+
+    @on_reader
+    def held(self, connection: Connection, sop_instance_uids: Collection[str]) -> list[HeldFile]:
+        """Return the files that are kept under these UIDs, with those that lost."""
+        uids = list(sop_instance_uids)
+        found = _FIND_HELD.execute(connection, {"uids": json.dumps(uids)}).fetchall()
+        if not found:
+            return []
+        files = [
+            HeldFile(
+                key, sha256, dt.datetime.fromisoformat(received_at).replace(tzinfo=dt.UTC), offset, size, bool(gone)
+            )
+            for key, sha256, received_at, offset, size, gone in found
+        ]
+        losers = select(ConflictRow.key, ConflictRow.sha256, ConflictRow.found_at).where(
+            ConflictRow.sop_instance_uid.in_(uids), ConflictRow.key.is_not(None), ConflictRow.sha256.is_not(None)
+        )
+        return files + [HeldFile(row.key or "", row.sha256 or "", row.found_at) for row in connection.execute(losers)]
 
     @on_reader
     def files(self, connection: Connection, folder: str) -> list[InstanceFile]:

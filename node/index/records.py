@@ -66,6 +66,14 @@ class Outcome(Enum):
     REPLACED = auto()  # same SOP Instance UID, other bytes: the second is served, the first is kept in quarantine
 
 
+class Flaw(Enum):
+    """Why a kept file cannot stand for the bytes that come again."""
+
+    MISSING = "is missing"
+    DAMAGED = "is damaged"
+    UNREADABLE = "cannot be read"  # it may be whole: it stays where it is
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """An outcome, with the archive key of a file that no row of `images` names, to be handled after the commit."""
@@ -73,6 +81,7 @@ class Kept:
     outcome: Outcome
     remove: str | None = None  # another file has the same bytes: delete this one
     quarantine: str | None = None  # another file is served for this SOP Instance UID: move this one
+    restored: str | None = None  # the arriving file took the place of one that is not whole: how it differs, in words
 
 
 SeriesKey = tuple[str, str]

@@ -30,6 +30,7 @@ from time import monotonic
 import structlog
 
 from node.archive.filesystem import Archive
+from node.audit import SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.background import BackgroundService
 from node.dicom.attributes import InstanceAttributes, attributes_by_windows, instance_attributes
 from node.dicom.header import HeaderCut
@@ -43,6 +44,7 @@ from node.index.records import Applied, Arrived, Kept, Outcome, StoredFile
 from node.journal.journal import Journal
 from node.journal.segment import Damage, Record
 from node.metrics import Metrics
+from node.receive.kept import IsDigestDue, flaws_of
 from node.receive.record import Receipt, receipt
 
 log = structlog.get_logger()
@@ -86,10 +88,20 @@ class Applier(BackgroundService):
     archive : Archive
     index : Index
     metrics : Metrics
+    audit : Audit or None
+
+    Attributes
+    ----------
+    is_digest_due : callable
+        Whether a long file is read before an instance that comes again is dropped; see `node.receive.kept`.
     """
 
-    def __init__(self, journal: Journal, archive: Archive, index: Index, metrics: Metrics) -> None:
+    def __init__(
+        self, journal: Journal, archive: Archive, index: Index, metrics: Metrics, audit: Audit | None = None
+    ) -> None:
         super().__init__("apply")
+        self._audit = audit
+        self.is_digest_due: IsDigestDue = lambda key, received_at: True
         self._journal, self._archive, self._index, self._metrics = journal, archive, index, metrics
         self._lock = threading.Lock()  # guards `_expected` and `_unsynced`
         self._checkpointing = threading.Lock()
@@ -290,7 +302,8 @@ class Applier(BackgroundService):
         if not arrived:
             return
         sequence = batch[-1][0].sequence
-        kept = self._index.instances.add(arrived, Applied(self._journal.identity, sequence))
+        flaws = flaws_of(self._archive, self._index, arrived, self.is_digest_due)
+        kept = self._index.instances.add(arrived, Applied(self._journal.identity, sequence), flaws)
         self._committed = sequence
         self._metrics.commit_instances.observe(len(arrived))
         self._unsettled += zip(arrived, kept, strict=True)
@@ -305,8 +318,23 @@ class Applier(BackgroundService):
             if done.quarantine is not None:
                 self._written(self._archive.quarantine_key(done.quarantine))
             self._unsettled.popleft()
+            if done.restored is not None:
+                self._note_restored(arrived, done.restored)
             if (outcome := self._awaited(arrived.file.key)) is not None:
                 outcome.set_result(done.outcome)
+
+    def _note_restored(self, arrived: Arrived, detail: str) -> None:
+        log.warning("file_restored", sop_instance_uid=arrived.attributes.sop_instance_uid, detail=detail)
+        if self._audit is not None:
+            file, attributes = arrived.file, arrived.attributes
+            sender = Participant(file.calling_ae_title or file.source, SOURCE, file.peer, is_requestor=True)
+            uids = {
+                "study_instance_uid": attributes.study_instance_uid,
+                "series_instance_uid": attributes.series_instance_uid,
+                "sop_instance_uid": attributes.sop_instance_uid,
+            }
+            event = AuditEvent.INSTANCES_ACCESSED
+            self._audit.note(AuditMessage(event, Action.UPDATE, Result.SUCCESS, [sender], [uids], detail))
 
     def _awaited(self, key: str) -> Future[Outcome] | None:
         """Drop what is known of a record that was committed; return what waits for its outcome."""

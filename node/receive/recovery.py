@@ -27,6 +27,7 @@ from node.failpoints import reached
 from node.index.database import Index
 from node.index.records import Arrived, StoredFile
 from node.receive.apply import MAX_BATCH, attributes_of, settle
+from node.receive.kept import flaws_of
 
 log = structlog.get_logger()
 
@@ -95,7 +96,8 @@ def adopt(
         else:
             readable.append(Arrived(attributes, file, quiet_seconds(file.calling_ae_title)))
     for begin in range(0, len(readable), MAX_BATCH):
-        for kept in index.instances.add(readable[begin : begin + MAX_BATCH]):
+        batch = readable[begin : begin + MAX_BATCH]
+        for kept in index.instances.add(batch, flaws=flaws_of(archive, index, batch)):
             settle(archive, kept)
             reached("file-adopted")
     return unreadable

@@ -86,6 +86,7 @@ CONFLICT_REMEDIES: Mapping[str, str] = {
     "instance-bytes": "No action needed if the first version is correct. If not, delete it and send the correct one.",
     "instance-versions": "Both are stored. Have the sender use a new SOP Instance UID for a changed instance.",
     "instance-replaced": "No action needed if the second version is correct. The first one is in quarantine.",
+    "instance-damaged": "No action needed: the instance was received again. The damaged file is kept for examination.",
     "study-of-two-patients": "Find out to which patient the study belongs, and have the sender correct it.",
     "series-in-two-studies": "Both series are stored. Delete the wrong one.",
     "no-patient-id": "Have the sender fill in Patient ID (0010,0020). Until then, the study has a patient of its own.",

@@ -1,0 +1,251 @@
+"""An instance that comes again: it is "already there" only if the kept file was found whole."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import FileDataset
+
+from node.dicom.attributes import instance_attributes
+from node.errors import OutOfResources
+from node.index.records import Arrived, Outcome, StoredFile
+from node.receive.ingest import LARGE_BYTES, quiet_seconds_of
+from node.receive.kept import flaws_of
+from node.receive.recovery import recover
+from tests import make
+from tests.integration.conftest import Root, data_set_bytes
+from tests.rows import view_rows
+
+Harm = Callable[[Path], None]
+
+NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+
+
+def flip(path: Path) -> None:
+    """Flip one bit in the pixels."""
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def rows(root: Root, query: str) -> list[dict[str, Any]]:
+    return view_rows(root.folder, query)
+
+
+def kept_file(root: Root, ds: FileDataset) -> Path:
+    [row] = rows(root, f"SELECT path FROM v_images WHERE sop_instance_uid = '{ds.SOPInstanceUID}'")
+    return Path(row["path"])
+
+
+def require_served(root: Root, *sent: FileDataset) -> None:
+    """Exactly these instances are indexed; the file that each row names has the bytes that were sent."""
+    images = {row["sop_instance_uid"]: row for row in rows(root, "SELECT * FROM v_images")}
+    assert images.keys() == {str(ds.SOPInstanceUID) for ds in sent}
+    for ds in sent:
+        row = images[str(ds.SOPInstanceUID)]
+        data = Path(row["path"]).read_bytes()[row["data_set_offset"] :]
+        assert data == data_set_bytes(ds)
+        assert row["sha256"] == hashlib.sha256(data).hexdigest()
+        assert not row["file_missing"]
+    assert len(list(root.folder.glob("objects/*/*.dcm"))) == len(sent)
+
+
+def large_instance() -> FileDataset:
+    [ds] = make.ct_series(1)
+    ds.PixelData = bytes(range(256)) * (2 * LARGE_BYTES // 256)
+    return ds
+
+
+def corrected(ds: FileDataset) -> FileDataset:
+    other = deepcopy(ds)
+    other.SeriesDescription = "corrected"
+    return other
+
+
+HARMS = [remove, flip, cut, empty]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("instance", [lambda: make.ct_series(1)[0], large_instance], ids=["small", "large"])
+def test_what_comes_again_takes_the_place_of_a_file_that_is_not_whole(
+    root: Root, harm: Harm, instance: Callable[[], FileDataset]
+) -> None:
+    ds = instance()
+    root.take(ds)
+    old = kept_file(root, ds)
+    harm(old)
+    damaged = old.read_bytes() if old.exists() else None
+    assert root.take(ds) is Outcome.STORED
+    require_served(root, ds)
+    [event] = rows(root, "SELECT * FROM v_events WHERE kind = 'file-restored'")
+    assert event["sop_instance_uid"] == ds.SOPInstanceUID
+    aside = [path.read_bytes() for path in root.folder.glob("quarantine/*.dcm")]
+    assert aside == ([] if damaged is None else [damaged])
+    assert [row["kind"] for row in rows(root, "SELECT kind FROM v_conflicts")] == ["instance-damaged"] * len(aside)
+    assert root.take(ds) is Outcome.ALREADY_THERE
+    require_served(root, ds)
+
+
+@pytest.mark.parametrize("policy", ["never", "keep_both", "replace"])
+def test_other_bytes_take_the_place_of_a_damaged_file_whatever_the_policy(root: Root, policy: Any) -> None:
+    root.ingest.overwrite_policy = policy
+    [ds] = make.ct_series(1)
+    root.take(ds)
+    flip(kept_file(root, ds))
+    other = corrected(ds)
+    assert root.take(other) is Outcome.STORED
+    require_served(root, other)
+    assert len(list(root.folder.glob("quarantine/*.dcm"))) == 1
+
+
+@pytest.mark.parametrize("harm", [remove, flip])
+@pytest.mark.parametrize("policy", ["never", "keep_both", "replace"])
+def test_known_other_bytes_are_kept_again_if_their_file_is_not_whole(root: Root, harm: Harm, policy: Any) -> None:
+    root.ingest.overwrite_policy = policy
+    [first] = make.ct_series(1)
+    second = corrected(first)
+    for ds in (first, second):
+        root.take(ds)
+    [loser] = rows(root, "SELECT path, sha256 FROM v_conflicts")
+    harm(Path(loser["path"]))
+    root.take(first if policy == "replace" else second)
+    digests = {hashlib.sha256(data_set_bytes(ds)).hexdigest(): data_set_bytes(ds) for ds in (first, second)}
+    kept = {
+        row["sha256"]: Path(row["path"]).read_bytes()
+        for query in ("SELECT sha256, path FROM v_images", "SELECT sha256, path FROM v_conflicts WHERE sha256 NOT NULL")
+        for row in rows(root, query)
+        if row["path"] is not None
+    }
+    assert kept.keys() == digests.keys()
+    assert all(content.endswith(digests[sha256]) for sha256, content in kept.items())
+
+
+def test_a_file_that_vanished_from_an_old_folder_while_the_node_was_down_is_restored(
+    open_root: Callable[[], Root],
+) -> None:
+    root = open_root()
+    [ds] = make.ct_series(1)
+    root.take(ds)
+    root.ingest.applier.checkpoint()
+    old = kept_file(root, ds)
+    root.index.about.set("swept_folder", "00000009")
+    root = open_root()
+    old.unlink()
+    recover(root.archive, root.index, quiet_seconds_of(60, {}), root.clock())
+    assert root.take(ds) is Outcome.STORED
+    require_served(root, ds)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_file_that_cannot_be_read_is_not_damaged(root: Root, monkeypatch: pytest.MonkeyPatch, same: bool) -> None:
+    """The kept file may be whole: it stays where it is, and nothing that arrived is dropped for its sake."""
+    [ds] = make.ct_series(1)
+    root.take(ds)
+    old = kept_file(root, ds)
+    with monkeypatch.context() as failing:
+        fail_to_read(failing, old, PermissionError(13, "Permission denied"))
+        root.take(ds if same else corrected(ds))
+    assert old.read_bytes().endswith(data_set_bytes(ds))
+    [image] = rows(root, "SELECT * FROM v_images")
+    assert Path(image["path"]).read_bytes().endswith(data_set_bytes(ds))
+    assert not image["file_missing"]
+    [conflict] = rows(root, "SELECT path FROM v_conflicts")
+    assert Path(conflict["path"]).exists()
+    assert len({*root.folder.glob("objects/*/*"), *root.folder.glob("quarantine/*")}) == 2
+
+
+def test_without_file_descriptors_the_journal_keeps_what_came_until_there_are_some(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [ds] = make.ct_series(1)
+    root.take(ds)
+    old = kept_file(root, ds)
+    with monkeypatch.context() as failing:
+        fail_to_read(failing, old, OSError(24, "Too many open files"))
+        with pytest.raises(OutOfResources):
+            flaws_of(root.archive, root.index, [arrived_again(ds)])
+    assert root.take(ds) is Outcome.ALREADY_THERE
+    require_served(root, ds)
+
+
+def test_a_crash_before_or_after_the_commit_loses_neither_the_new_nor_the_damaged_file(
+    open_root: Callable[[], Root], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = open_root()
+    [ds] = make.ct_series(1)
+    root.take(ds)
+    root.ingest.applier.checkpoint()
+    flip(kept_file(root, ds))
+    damaged = kept_file(root, ds).read_bytes()
+    with monkeypatch.context() as crash:  # the commit was the last thing that happened
+        crash.setattr(root.archive, "quarantine", lambda key: None)
+        root.take(ds)
+    for _ in range(2):
+        root.index.about.set("swept_folder", "00000009")
+        root = open_root()
+        recover(root.archive, root.index, quiet_seconds_of(60, {}), root.clock())
+        require_served(root, ds)
+        [aside] = root.folder.glob("quarantine/*.dcm")
+        assert aside.read_bytes() == damaged
+
+
+def test_a_restored_file_is_in_the_audit_log(root: Root) -> None:
+    [ds] = make.ct_series(1)
+    root.take(ds)
+    kept_file(root, ds).unlink()
+    root.take(ds)
+    lines = [json.loads(line) for line in (root.folder / "audit.jsonl").read_text().splitlines()]
+    [line] = [line for line in lines if line["action"] == "U"]
+    assert line["objects"][0]["sop_instance_uid"] == ds.SOPInstanceUID
+    assert "is missing" in line["detail"]
+
+
+def test_a_long_file_that_was_verified_lately_is_only_measured(root: Root) -> None:
+    """Its digest is compared when that is due: a resend of long files does not read them all again."""
+    ds = large_instance()
+    root.take(ds)
+    flip(kept_file(root, ds))
+    root.ingest.applier.is_digest_due = lambda key, received_at: False
+    assert root.take(ds) is Outcome.ALREADY_THERE
+    root.ingest.applier.is_digest_due = lambda key, received_at: True
+    assert root.take(ds) is Outcome.STORED
+    require_served(root, ds)
+
+
+def arrived_again(ds: FileDataset) -> Arrived:
+    data = data_set_bytes(ds)
+    syntax = str(ds.file_meta.TransferSyntaxUID)
+    file = StoredFile("objects/00000009/f.dcm", "quarantine/f.dcm", len(data), "", 0, syntax, "dicom", "", "", "", NOW)
+    return Arrived(instance_attributes(data, syntax), file, 60)
+
+
+def fail_to_read(monkeypatch: pytest.MonkeyPatch, path: Path, error: OSError) -> None:
+    """Let reading a file fail; opening any other one, and writing, work."""
+    real = os.open
+
+    def open_(name: Any, flags: int, *arguments: Any, **options: Any) -> int:
+        if str(name) == str(path) and not flags & (os.O_WRONLY | os.O_RDWR):
+            raise error
+        return real(name, flags, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", open_)
