@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from node.archive.filesystem import Archive
 from node.audit import Audit
@@ -14,7 +14,10 @@ from node.index.records import Outcome
 from node.journal.journal import Journal
 from node.metrics import Metrics
 from node.receive.apply import Applier
-from node.receive.ingest import Arrival, Ingest
+from node.receive.ingest import Announced, Arrival, Ingest, Origin
+
+if TYPE_CHECKING:
+    from tests.crash.journal import Sent
 
 SEGMENT_BYTES = 4 << 20
 INDEXED_SECONDS = 30.0
@@ -25,6 +28,15 @@ def indexed(arrival: Arrival) -> Outcome:
     outcome: Future[Outcome] = Future()
     arrival.finish(outcome)
     return outcome.result(INDEXED_SECONDS)
+
+
+def take(ingest: Ingest, instances: Sequence[Sent]) -> None:
+    """Bring instances in, one after the other; each is in the index when the next one begins."""
+    for one in instances:
+        said = Announced("1.2.840.10008.5.1.4.1.1.2", one.sop_instance_uid, "1.2.840.10008.1.2.1")
+        arrival = ingest.begin(said, Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
+        arrival.write(one.data)
+        indexed(arrival)
 
 
 @contextmanager

@@ -179,6 +179,13 @@ class Archive:
         """Delete a file, if it still exists."""
         self.path(key).unlink(missing_ok=True)
 
+    def move(self, key: str, to: str) -> None:
+        """Move a file durably, over the file that has the other key."""
+        sync_file(self.path(key))
+        os.replace(self.path(key), self.path(to))
+        for folder in {self.path(key).parent, self.path(to).parent}:
+            self.sync_folder(folder)
+
     def quarantine_key(self, key: str) -> str:
         """Return the key that a file has after `quarantine`."""
         return f"quarantine/{key.rpartition('/')[2]}"

@@ -18,6 +18,9 @@ def fsck(
         bool, typer.Option("--hash", help="Read every file and compare its SHA-256, not only its length.")
     ] = False,
     repair: Annotated[bool, typer.Option("--repair", help="Repair what can be repaired; stop the node first.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Repair even if more than a tenth of all files is missing.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Compare journal, index, archive and volumes, and repair differences.
@@ -30,7 +33,7 @@ def fsck(
     from node.control.repository import check_repository
 
     logs.configure("warning", settings.log.format)
-    findings = check_repository(settings, digests=digests, repair=repair)
+    findings = check_repository(settings, digests=digests, repair=repair, force=force)
     left = [finding for finding in findings if finding.mended is None]
     if json:
         print_json({"ok": not left, "findings": [asdict(finding) for finding in findings]})

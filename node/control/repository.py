@@ -26,12 +26,12 @@ from node.index.records import Level
 from node.journal.inspect import inspect
 from node.journal.journal import MARK_FILE, SEGMENT_BYTES, Journal, segment_files
 from node.lifecycle.deletion import Order, delete, resume_deletions
-from node.lifecycle.fsck import Finding, examine, mend
+from node.lifecycle.fsck import Finding, examine, mend, require_mounted
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.metrics import Metrics
-from node.receive.apply import Applier, Replayed
+from node.receive.apply import Applier, Replayed, applied_of
 from node.receive.ingest import Ingest, quiet_seconds_of
-from node.receive.recovery import Recovered, recover
+from node.receive.recovery import Recovered, mark_all_missing, recover
 from node.settings.model import Settings
 
 MIN_SEGMENTS = 4
@@ -98,11 +98,19 @@ class Repository:
             transfers=self._transfers,
         )
         resume_deletions(self.archive, self.index, dt.datetime.now(dt.UTC))
+        marked: Mapping[str, set[str]] = {}
+        if self._is_index_older():
+            marked = mark_all_missing(self.archive, self.index, dt.datetime.now(dt.UTC))
         self.replayed = self.applier.replay()
-        self.recovered = recover(self.archive, self.index, quiet_seconds, dt.datetime.now(dt.UTC))
+        self.recovered = recover(self.archive, self.index, quiet_seconds, dt.datetime.now(dt.UTC), marked)
         self.applier.checkpoint()
         self.applier.start()
         self.index.ahead = self.applier
+
+    def _is_index_older(self) -> bool:
+        """Return whether the journal has let go of records that the index lacks: a copy of the index was restored."""
+        applied = applied_of(self.index)
+        return applied.journal != self.journal.identity or applied.sequence < self.journal.freed
 
     def __enter__(self) -> Repository:
         return self
@@ -243,11 +251,18 @@ def open_for_import(settings: Settings) -> Iterator[Ingest]:
         yield repository.ingest
 
 
-def check_repository(settings: Settings, *, digests: bool, repair: bool) -> list[Finding]:
+def check_repository(settings: Settings, *, digests: bool, repair: bool, force: bool = False) -> list[Finding]:
     """Compare the index, archive and volumes of a root; see `node.lifecycle.fsck`.
+
+    Parameters
+    ----------
+    force : bool
+        Repair although so many files are missing that the archive may not be mounted.
 
     Raises
     ------
+    TooManyMissing
+        Repair was requested without `force`; nothing was changed.
     RootInUse
         Repair was requested, but another process holds the lock of the root.
     IndexUnusable
@@ -257,11 +272,15 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool) -> list
     held = _is_held(root)
     with reading(root) as index:
         findings = list(examine(root, index, digests=digests, serving=held))
+        instances = index.count_levels()["instances"]
     if not repair:
         return findings
+    if not force:
+        require_mounted(findings, instances)
     with Repository(settings) as repository:
         now = dt.datetime.now(dt.UTC)
-        return mend(findings, repository.archive, repository.index, repository.ingest.quiet_seconds, now)
+        fates = repository.recovered.fates
+        return mend(findings, fates, repository.archive, repository.index, repository.ingest.quiet_seconds, now)
 
 
 def rebuild_index(settings: Settings) -> tuple[Path | None, Replayed, Recovered]:

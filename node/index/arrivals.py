@@ -194,7 +194,8 @@ def _note_found(connection: Connection, arrived: Arrived) -> None:
 def _restore(connection: Connection, arrived: Arrived, first: _Held, flaw: Flaw) -> Kept:
     """Give the row to the arriving file, because the kept one is not whole.
 
-    A damaged file goes to quarantine; one that cannot be read stays, in the row of a conflict.
+    A damaged file goes to quarantine; one that cannot be read stays, in the row of a conflict. What quarantine has is
+    the version that a later one replaced, in an archive that is newer than the index.
     """
     uid = arrived.attributes.sop_instance_uid
     connection.execute(
@@ -203,6 +204,11 @@ def _restore(connection: Connection, arrived: Arrived, first: _Held, flaw: Flaw)
     detail = f"the kept file {flaw.value}; first received with SHA-256 {first.sha256}, now with {arrived.file.sha256}"
     record_arrival_event(connection, "file-restored", arrived, detail)
     if flaw is Flaw.MISSING:
+        return Kept(Outcome.STORED, restored=detail)
+    if flaw is Flaw.ASIDE:
+        if first.sha256 != arrived.file.sha256:
+            aside = _beside(arrived.file.quarantine_key, first.key)
+            record_conflict(connection, "instance-replaced", arrived, detail, aside, first.sha256)
         return Kept(Outcome.STORED, restored=detail)
     stays = flaw is Flaw.UNREADABLE
     key = first.key if stays else _beside(arrived.file.quarantine_key, first.key)
@@ -213,14 +219,14 @@ def _restore(connection: Connection, arrived: Arrived, first: _Held, flaw: Flaw)
 def _not_taken(connection: Connection, arrived: Arrived, first: _Held, flaws: Mapping[str, Flaw]) -> Kept:
     """Leave the row as it is; known bytes are not kept twice."""
     if first.sha256 == arrived.file.sha256:
-        return Kept(Outcome.ALREADY_THERE, remove=arrived.file.key)
+        return Kept(Outcome.ALREADY_THERE, remove=arrived.file.key, repeats=first.key)
     aside = _aside(connection, arrived.attributes.sop_instance_uid, arrived.file.sha256, flaws)
     if aside == arrived.file.key:  # applied before, and kept where it is
         return Kept(Outcome.OTHER_BYTES)
     if aside == arrived.file.quarantine_key:  # a crash came between the commit and the move
         return Kept(Outcome.OTHER_BYTES, quarantine=arrived.file.key)
     if aside is not None:
-        return Kept(Outcome.ALREADY_THERE, remove=arrived.file.key)
+        return Kept(Outcome.ALREADY_THERE, remove=arrived.file.key, repeats=aside)
     detail = f"first received with SHA-256 {first.sha256}, then with {arrived.file.sha256}; the first is kept"
     stays = arrived.overwrite_policy == "keep_both"
     key = arrived.file.key if stays else arrived.file.quarantine_key

@@ -51,6 +51,17 @@ class InstanceFile:
     file_missing: bool
 
 
+_FILES = select(
+    ImageRow.sop_instance_uid,
+    ImageRow.key,
+    ImageRow.data_set_offset,
+    ImageRow.bytes,
+    ImageRow.sha256,
+    ImageRow.file_missing,
+)
+"""The columns of `InstanceFile`."""
+
+
 @dataclass(frozen=True, slots=True)
 class HeldFile:
     """A file that is kept under a SOP Instance UID: that of the row, or one that lost against it.
@@ -158,6 +169,19 @@ class InstanceRepository(IndexRepository):
         return list(instance_files(connection, folder))
 
     @on_reader
+    def folders(self, connection: Connection) -> list[str]:
+        """Return the names of the folders of `objects` that rows of images name; reads all of them."""
+        begin = len("objects/") + 1
+        length = func.instr(func.substr(ImageRow.key, begin), "/") - 1
+        return list(connection.scalars(select(func.substr(ImageRow.key, begin, length)).distinct()))
+
+    @on_reader
+    def files_of(self, connection: Connection, sop_instance_uids: Sequence[str]) -> dict[str, InstanceFile]:
+        """Return the files of the instances (at most a batch) that are in the index, by SOP Instance UID."""
+        rows = connection.execute(_FILES.where(ImageRow.sop_instance_uid.in_(sop_instance_uids)))
+        return {row.sop_instance_uid: InstanceFile(*row) for row in rows}
+
+    @on_reader
     def named_keys(self, connection: Connection, keys: Sequence[str]) -> set[str]:
         """Return those of `keys` (at most a folder's worth) that rows name: of images, or of conflicts."""
         return named_keys(connection, keys)
@@ -215,14 +239,7 @@ def named_keys(connection: Connection, keys: Sequence[str]) -> set[str]:
 
 def instance_files(connection: Connection, folder: str | None = None) -> Iterator[InstanceFile]:
     """Yield the files of all instances in the order of their keys, or of those in one folder."""
-    query = select(
-        ImageRow.sop_instance_uid,
-        ImageRow.key,
-        ImageRow.data_set_offset,
-        ImageRow.bytes,
-        ImageRow.sha256,
-        ImageRow.file_missing,
-    ).order_by(ImageRow.key)
+    query = _FILES.order_by(ImageRow.key)
     if folder is not None:
         query = query.where(ImageRow.key > f"{folder}/", ImageRow.key < f"{folder}0")  # "0" follows "/"
     for row in connection.execute(query):

@@ -70,6 +70,7 @@ class Flaw(Enum):
     """Why a kept file cannot stand for the bytes that come again."""
 
     MISSING = "is missing"
+    ASIDE = "is in quarantine"  # whole, and missing where the row says
     DAMAGED = "is damaged"
     UNREADABLE = "cannot be read"  # it may be whole: it stays where it is
 
@@ -80,6 +81,7 @@ class Kept:
 
     outcome: Outcome
     remove: str | None = None  # another file has the same bytes: delete this one
+    repeats: str | None = None  # that other file
     quarantine: str | None = None  # another file is served for this SOP Instance UID: move this one
     restored: str | None = None  # the arriving file took the place of one that is not whole: how it differs, in words
 

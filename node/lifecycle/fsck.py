@@ -8,22 +8,23 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePath
 from time import time
 from typing import Literal
 
 from node.archive.filesystem import MAX_FILES_PER_FOLDER, Archive
 from node.conversion.volume_files import sweep
+from node.errors import VoxelnodeError
 from node.index.conversions import folders_of
 from node.index.database import Index, reading
 from node.index.engine import check
 from node.index.instances import InstanceFile
 from node.index.read import ReadIndex
 from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report, waiting_keys
-from node.receive.recovery import adopt
+from node.receive.recovery import ADOPTED, adopt, return_from_quarantine
 
 Kind = Literal[
     "index-damaged",
@@ -41,6 +42,14 @@ Kind = Literal[
 
 ARRIVING_SECONDS = 60.0
 """While a node serves, a younger file without a row is taken as still being received."""
+
+
+MAX_MISSING_SHARE = 0.1
+"""Of all instances; if more files are missing at once, the folder of the archive is probably not mounted."""
+
+
+class TooManyMissing(VoxelnodeError):
+    """So many files are missing that the archive may not be mounted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +90,24 @@ def examine(root: Path, index: ReadIndex, *, digests: bool, serving: bool) -> It
     yield from _volumes(root, index, digests=digests)
 
 
+def require_mounted(findings: list[Finding], instances: int) -> None:
+    """Raise if so many of all `instances` lack their file that this is hardly damage; one file alone may always lack.
+
+    Raises
+    ------
+    TooManyMissing
+    """
+    missing = sum(finding.kind == "file-missing" for finding in findings)
+    if missing > max(1, instances * MAX_MISSING_SHARE):
+        raise TooManyMissing(
+            f"{missing} of {instances} files are missing: is the archive mounted, and is the index that of this "
+            "archive? Nothing was changed; to mark the files as missing, repeat the command with --force"
+        )
+
+
 def mend(
     findings: list[Finding],
+    fates: Mapping[str, str],
     archive: Archive,
     index: Index,
     quiet_seconds: Callable[[str], float],
@@ -96,15 +121,36 @@ def mend(
     * an altered file goes to quarantine and its row is marked;
     * a series whose volumes are missing or altered is converted again;
     * folders of volumes that no row names are removed.
+
+    Parameters
+    ----------
+    findings : list of Finding
+        Of `examine`: files without a row come after rows without a file.
+    fates : mapping
+        What became of files when the root was opened (`node.receive.recovery`).
     """
-    mended = [replace(finding, mended=_mended(finding, archive, index, quiet_seconds, now)) for finding in findings]
+    steps = [(finding, _mended(finding, fates, archive, index, quiet_seconds, now)) for finding in findings]
+    mended = [replace(finding, mended=_replaced(finding, index) or done) for finding, done in steps]
     if any(finding.kind == "volume-unknown" for finding in findings):
         sweep(archive, index)
     return mended
 
 
+def _replaced(finding: Finding, index: Index) -> str | None:
+    """Return which file has taken the place of a missing one meanwhile, in words."""
+    if finding.kind not in ("file-missing", "file-altered") or finding.sop_instance_uid is None:
+        return None
+    row = index.instances.files_of([finding.sop_instance_uid]).get(finding.sop_instance_uid)
+    return f"replaced by {row.key}" if row is not None and row.key != finding.path else None
+
+
 def _mended(
-    finding: Finding, archive: Archive, index: Index, quiet_seconds: Callable[[str], float], now: dt.datetime
+    finding: Finding,
+    fates: Mapping[str, str],
+    archive: Archive,
+    index: Index,
+    quiet_seconds: Callable[[str], float],
+    now: dt.datetime,
 ) -> str | None:
     match finding.kind:
         case "journal-waiting":
@@ -112,12 +158,9 @@ def _mended(
         case "journal-damaged":
             return "segment copied to quarantine"
         case "file-unknown":
-            if not archive.path(finding.path).exists():
-                return "to quarantine"  # by the recovery that ran when the root was opened
-            strays = index.instances.unknown_keys([finding.path])
-            return "to quarantine" if adopt(archive, index, strays, quiet_seconds, now) else "adopted"
+            return fates.get(finding.path) or _mended_stray(finding.path, archive, index, quiet_seconds, now)
         case "file-altered" | "file-missing":
-            return _mended_file(finding, archive, index, now)
+            return fates.get(finding.path) or _mended_file(finding, archive, index, now)
         case "file-back":
             index.instances.mark_files([finding.path], missing=False, now=now)
             return "unmarked"
@@ -133,13 +176,25 @@ def _mended(
             return None
 
 
+def _mended_stray(
+    key: str, archive: Archive, index: Index, quiet_seconds: Callable[[str], float], now: dt.datetime
+) -> str | None:
+    if not archive.path(key).exists():
+        return "gone meanwhile"
+    strays = index.instances.unknown_keys([key])
+    return adopt(archive, index, strays, quiet_seconds, now).get(key) if strays else ADOPTED
+
+
 def _mended_file(finding: Finding, archive: Archive, index: Index, now: dt.datetime) -> str:
     if _is_as_received(finding.path, archive, index):
         return "written again from the journal"
-    if finding.kind == "file-altered":
+    if finding.kind == "file-altered" and archive.path(finding.path).exists():
         archive.quarantine(finding.path)
     index.instances.mark_files([finding.path], missing=True, now=now)
-    return "marked" if finding.kind == "file-missing" else "to quarantine, marked as missing"
+    if finding.kind == "file-altered":
+        return "to quarantine, marked as missing"
+    returned = return_from_quarantine(archive, index, PurePath(finding.path).parent.name, now)
+    return returned.get(finding.path, "marked")
 
 
 def _is_as_received(key: str, archive: Archive, index: Index) -> bool:

@@ -74,4 +74,14 @@ def _flaw(archive: Archive, held: HeldFile, is_digest_due: IsDigestDue) -> Flaw 
     if problem is None:
         return None
     log.error("kept_file_not_whole", path=held.key, reason=problem)
-    return Flaw.MISSING if problem == MISSING else Flaw.DAMAGED
+    if problem != MISSING:
+        return Flaw.DAMAGED
+    return Flaw.ASIDE if _is_aside(archive, held) else Flaw.MISSING
+
+
+def _is_aside(archive: Archive, held: HeldFile) -> bool:
+    """Whether quarantine has the file that a row names."""
+    path = archive.path(archive.quarantine_key(held.key))
+    if held.data_set_offset is None or not path.exists():
+        return False
+    return problem_with(path, held.data_set_offset, held.bytes, held.sha256) is None

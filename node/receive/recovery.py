@@ -1,31 +1,38 @@
 """Recover from a process that crashed, at each start and before the node listens.
 
 The journal was applied before (`node.receive.apply`), so that every acknowledged instance has its file and its row.
-Part files that are left belong to no record of it, and are deleted. Files without a row are adopted, or quarantined if
-they cannot be read; rows without a file are marked; the claims of the dead process are released. On a root without an
-index, the same steps make a new index from files and journal alone. If the process dies here, the next start repeats
+Part files that are left belong to no record of it, and are deleted. Rows without a file are marked. Then files without
+a row are adopted, or quarantined if they cannot be read; the claims of the dead process are released. On a root without
+an index, the same steps make a new index from files and journal alone. If the process dies here, the next start repeats
 the steps.
+
+The index may be older than the archive: a copy of it was restored. A file without a row may then be the only copy of an
+instance whose row names a file that is gone. What is missing is therefore marked first, and the file of a row is read
+before a file without a row counts as a repetition of it (`node.receive.kept`).
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
+from types import MappingProxyType
 
 import structlog
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 
 from node.archive.filesystem import Archive
+from node.archive.intact import problem_with
 from node.dicom.attributes import InstanceAttributes
 from node.dicom.header import HeaderCut
+from node.durable import make_folder
 from node.errors import NotUnderstood
 from node.failpoints import reached
 from node.index.database import Index
-from node.index.records import Arrived, StoredFile
+from node.index.records import Arrived, Kept, Outcome, StoredFile
 from node.receive.apply import MAX_BATCH, attributes_of, settle
 from node.receive.kept import flaws_of
 
@@ -34,19 +41,30 @@ log = structlog.get_logger()
 PREAMBLE_AND_GROUP_LENGTH = 144
 """Bytes before the second element of the File Meta Information, PS3.10 7.1."""
 
+ADOPTED = "adopted"
+IN_PLACE = "adopted in place of a missing file"
+RETURNED = "moved back from quarantine"
+
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """Numbers of what was recovered."""
+    """Numbers of what was recovered, and by key what became of the files that were not simply adopted."""
 
     parts: int
     adopted: int
     quarantined: int
     missing: int
     claims: int
+    fates: Mapping[str, str]
 
 
-def recover(archive: Archive, index: Index, quiet_seconds: Callable[[str], float], now: dt.datetime) -> Recovered:
+def recover(
+    archive: Archive,
+    index: Index,
+    quiet_seconds: Callable[[str], float],
+    now: dt.datetime,
+    marked: Mapping[str, set[str]] = MappingProxyType({}),
+) -> Recovered:
     """Make archive and index agree again, after `Applier.replay`; return what was done.
 
     Compares only folders that no earlier start has compared: older folders never grow, and `fsck` compares all of
@@ -55,56 +73,83 @@ def recover(archive: Archive, index: Index, quiet_seconds: Callable[[str], float
     Parameters
     ----------
     quiet_seconds : callable (calling AE title) -> float
+    marked : mapping
+        What `mark_all_missing` returned: these folders were compared as well.
     """
     parts = archive.sweep_incoming()
     reached("parts-swept")
     settle_losers(archive, index)
-    adopted = quarantined = missing = 0
     compared = index.about.get("swept_folder") or ""
     folders = [folder for folder in archive.folders() if folder >= compared]
+    gone = dict(marked)
+    for folder in folders:
+        gone[folder] = gone.get(folder, set()) | mark_missing(archive, index, folder, now)
+    adopted = quarantined = missing = 0
+    fates: dict[str, str] = {}
     for folder in folders:
         strays = index.instances.unknown_keys(archive.keys(folder))
-        unreadable = adopt(archive, index, strays, quiet_seconds, now)
-        adopted, quarantined = adopted + len(strays) - unreadable, quarantined + unreadable
-        missing += mark_missing(archive, index, folder, now)
+        of_folder = adopt(archive, index, strays, quiet_seconds, now)
+        adopted += sum(fate in (ADOPTED, IN_PLACE) for fate in of_folder.values())
+        quarantined += sum(fate.startswith("to quarantine") for fate in of_folder.values())
+        fates |= {key: fate for key, fate in of_folder.items() if fate != ADOPTED}
+    for folder, keys in gone.items():
+        fates |= return_from_quarantine(archive, index, folder, now)
+        rows = index.instances.files(f"objects/{folder}") if keys else []
+        missing += sum(row.file_missing and row.key in keys for row in rows)
     reached("files-compared")
     if folders:
         index.about.set("swept_folder", folders[-1])
     claims = index.series.release_all_claims(now)
     reached("claims-released")
-    done = Recovered(parts, adopted, quarantined, missing, claims)
-    log.info("recovered", **asdict(done))
-    return done
+    log.info("recovered", parts=parts, adopted=adopted, quarantined=quarantined, missing=missing, claims=claims)
+    return Recovered(parts, adopted, quarantined, missing, claims, fates)
 
 
 def adopt(
     archive: Archive, index: Index, keys: Sequence[str], quiet_seconds: Callable[[str], float], now: dt.datetime
-) -> int:
-    """Index files of one folder that have no row; quarantine those that cannot be read, and return their number.
+) -> dict[str, str]:
+    """Index files of one folder that have no row; quarantine those that cannot be read.
 
-    The older of two files comes first. No file replaces another file of its SOP Instance UID, whatever the policy for
-    arrivals is: it was not acknowledged.
+    The older of two files comes first. No file replaces another file of its SOP Instance UID that can be read, whatever
+    the policy for arrivals is: it was not acknowledged.
+
+    Returns
+    -------
+    dict
+        What became of each file, in words.
     """
-    unreadable = 0
+    fates: dict[str, str] = {}
     readable: list[Arrived] = []
     for key in sorted(keys, key=lambda key: archive.path(key).stat().st_mtime_ns):
         try:
             attributes, file = _stored(archive, key, now)
         except (NotUnderstood, HeaderCut, InvalidDicomError, AttributeError, ValueError, EOFError, OSError):
             archive.quarantine(key)
-            unreadable += 1
+            fates[key] = "to quarantine: it cannot be read"
         else:
             readable.append(Arrived(attributes, file, quiet_seconds(file.calling_ae_title)))
     for begin in range(0, len(readable), MAX_BATCH):
         batch = readable[begin : begin + MAX_BATCH]
-        for kept in index.instances.add(batch, flaws=flaws_of(archive, index, batch)):
+        for stray, kept in zip(batch, index.instances.add(batch, flaws=flaws_of(archive, index, batch)), strict=True):
             settle(archive, kept)
+            fates[stray.file.key] = _fate(kept)
             reached("file-adopted")
-    return unreadable
+    return fates
 
 
-def mark_missing(archive: Archive, index: Index, folder: str, now: dt.datetime) -> int:
-    """Mark the rows whose file is missing, unmark those whose file is back; return how many were marked."""
+def _fate(kept: Kept) -> str:
+    """Return in words what became of a file without a row."""
+    if kept.remove is not None:
+        return f"removed: {kept.repeats} has the same bytes"
+    if kept.quarantine is not None and kept.outcome is not Outcome.STORED:
+        return "to quarantine: the instance has other bytes in the index"
+    if kept.restored is not None:
+        return IN_PLACE
+    return ADOPTED if kept.outcome is Outcome.STORED else "kept as a second version"
+
+
+def mark_missing(archive: Archive, index: Index, folder: str, now: dt.datetime) -> set[str]:
+    """Mark the rows whose file is missing, unmark those whose file is back; return the keys that were marked."""
     there = set(archive.keys(folder))
     rows = index.instances.files(f"objects/{folder}")
     back = [row.key for row in rows if row.file_missing and row.key in there]
@@ -114,7 +159,34 @@ def mark_missing(archive: Archive, index: Index, folder: str, now: dt.datetime) 
     if gone:
         log.error("files_missing", folder=folder, count=len(gone))
         index.instances.mark_files(gone, missing=True, now=now)
-    return len(gone)
+    return set(gone)
+
+
+def mark_all_missing(archive: Archive, index: Index, now: dt.datetime) -> dict[str, set[str]]:
+    """Do `mark_missing` in every folder that exists or that a row names, and return the marked keys of each.
+
+    For an index that is older than the archive, before the journal is applied.
+    """
+    folders = sorted({*archive.folders(), *index.instances.folders()})
+    return {folder: mark_missing(archive, index, folder, now) for folder in folders}
+
+
+def return_from_quarantine(archive: Archive, index: Index, folder: str, now: dt.datetime) -> dict[str, str]:
+    """Move files back that rows miss in a folder and that quarantine has whole; return what became of their keys.
+
+    In a copy that was made while an instance was replaced, quarantine may have the file that the copied row names.
+    """
+    fates = {}
+    for row in index.instances.files(f"objects/{folder}"):
+        aside = archive.quarantine_key(row.key)
+        if not row.file_missing or index.instances.named_keys([aside]):
+            continue
+        if problem_with(archive.path(aside), row.data_set_offset, row.bytes, row.sha256) is None:
+            make_folder(archive.path(row.key).parent)
+            archive.move(aside, row.key)
+            index.instances.mark_files([row.key], missing=False, now=now)
+            fates[row.key] = RETURNED
+    return fates
 
 
 def _stored(archive: Archive, key: str, now: dt.datetime) -> tuple[InstanceAttributes, StoredFile]:

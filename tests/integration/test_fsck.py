@@ -15,14 +15,14 @@ from node.conversion.pipeline import convert
 from node.conversion.volume_files import sweep
 from node.index.database import reading
 from node.index.engine import backup
-from node.lifecycle.fsck import Finding, examine
-from node.receive.ingest import Announced, Ingest, Origin
+from node.lifecycle.fsck import Finding, TooManyMissing, examine
+from node.receive.ingest import Ingest
 from node.settings.model import Settings, Storage
 from node.writers.options import WriteOptions
 from tests import make
 from tests.converting import convert_series
 from tests.crash.journal import Sent, new_series
-from tests.ingest import indexed
+from tests.ingest import take
 from tests.rows import view_rows
 
 FAR = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
@@ -40,14 +40,6 @@ def filled(settings: Settings) -> Path:
         take(store.ingest, new_series(5))
         convert_all(store)
     return settings.storage.root
-
-
-def take(ingest: Ingest, instances: list[Sent]) -> None:
-    for one in instances:
-        said = Announced("1.2.840.10008.5.1.4.1.1.2", one.sop_instance_uid, "1.2.840.10008.1.2.1")
-        arrival = ingest.begin(said, Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1"))
-        arrival.write(one.data)
-        indexed(arrival)
 
 
 def convert_all(store: Repository) -> None:
@@ -92,6 +84,24 @@ def test_a_lost_file_is_marked_and_the_next_arrival_brings_it_back(settings: Set
         take(store.ingest, [Sent(row["series_instance_uid"], row["sop_instance_uid"], data)])
     assert view_rows(filled, "SELECT count(*) AS n FROM v_images WHERE NOT file_missing") == [{"n": 5}]
     assert found(settings, digests=True) == []
+
+
+def test_repair_asks_whether_the_archive_is_mounted_when_many_files_are_missing(
+    settings: Settings, filled: Path
+) -> None:
+    (filled / "objects").rename(filled / "elsewhere")
+    with pytest.raises(TooManyMissing, match=r"5 of 5 files are missing: is the archive mounted.*--force"):
+        found(settings, repair=True)
+    assert view_rows(filled, "SELECT 1 FROM v_images WHERE file_missing") == []
+    (filled / "objects").mkdir()
+    with pytest.raises(TooManyMissing):
+        found(settings, repair=True)
+    check_repository(settings, digests=False, repair=True, force=True)
+    assert len(view_rows(filled, "SELECT 1 FROM v_images WHERE file_missing")) == 5
+    (filled / "objects").rmdir()
+    (filled / "elsewhere").rename(filled / "objects")
+    found(settings, repair=True)
+    assert view_rows(filled, "SELECT 1 FROM v_images WHERE file_missing") == []
 
 
 def test_a_file_that_is_back_is_no_longer_marked(settings: Settings, filled: Path) -> None:

@@ -1,0 +1,189 @@
+"""An older index over a newer archive: nothing that was acknowledged is lost, and `fsck` reports what it did."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.control.repository import Repository, check_repository
+from node.index.engine import FILE_NAME, backup
+from node.lifecycle.fsck import Finding
+from node.receive.apply import Applier
+from node.settings.model import OverwritePolicy, Settings, Storage
+from tests.crash.journal import Sent, new_series
+from tests.ingest import take
+from tests.rows import view_rows
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(storage=Storage(root=tmp_path / "root", reserve_bytes=0))
+
+
+def received(settings: Settings, instances: list[Sent]) -> None:
+    with Repository(settings) as repository:
+        take(repository.ingest, instances)
+
+
+def served(root: Path) -> dict[str, str]:
+    """The digest of the file that each instance is served from, by SOP Instance UID."""
+    rows = view_rows(root, "SELECT sop_instance_uid, path, data_set_offset FROM v_images WHERE NOT file_missing")
+    return {
+        row["sop_instance_uid"]: hashlib.sha256(Path(row["path"]).read_bytes()[row["data_set_offset"] :]).hexdigest()
+        for row in rows
+    }
+
+
+def file_of(root: Path, one: Sent) -> Path:
+    [row] = view_rows(root, "SELECT path FROM v_images WHERE sop_instance_uid = :uid", uid=one.sop_instance_uid)
+    return Path(row["path"])
+
+
+def restored(root: Path, copy: Path) -> None:
+    """Put a copy of the index back, as docs/upgrade.md says."""
+    for path in root.glob(f"{FILE_NAME}-*"):
+        path.unlink()
+    shutil.copy(copy, root / FILE_NAME)
+
+
+def opened_or_repaired(settings: Settings, how: str) -> list[Finding]:
+    if how == "repair":
+        return check_repository(settings, digests=False, repair=True)
+    with Repository(settings):
+        return []
+
+
+@pytest.mark.parametrize("how", ["start", "repair"])
+@pytest.mark.parametrize("journal", ["freed", "kept"])
+def test_the_file_that_came_for_a_lost_one_is_not_taken_for_a_repetition_of_it(
+    settings: Settings, tmp_path: Path, how: str, journal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, sent = settings.storage.root, new_series(3)
+    received(settings, sent)
+    received(settings, new_series(1))
+    received(settings, [])  # the folder of the first series will not be compared again by a start
+    backup(root / FILE_NAME, tmp_path / "copy")
+    lost = file_of(root, sent[0])
+    lost.unlink()
+    check_repository(settings, digests=False, repair=True)
+    with monkeypatch.context() as patch:
+        if journal == "kept":
+            patch.setattr(Applier, "checkpoint", lambda self: None)
+        received(settings, sent[:1])
+    came = file_of(root, sent[0])
+    assert came != lost
+    restored(root, tmp_path / "copy")
+    findings = opened_or_repaired(settings, how)
+    assert {uid: served(root)[uid] for uid in [one.sop_instance_uid for one in sent]} == {
+        one.sop_instance_uid: one.sha256 for one in sent
+    }
+    assert came.is_file()
+    told = {root / finding.path: finding.mended for finding in findings}
+    if how == "repair" and journal == "freed":
+        assert told[lost] == f"replaced by {came.relative_to(root)}"
+        assert told[came] == "adopted in place of a missing file"
+    assert check_repository(settings, digests=True, repair=False) == []
+
+
+@pytest.mark.parametrize("how", ["start", "repair"])
+@pytest.mark.parametrize("journal", ["freed", "kept"])
+def test_the_version_that_replaced_another_is_served_and_the_other_stays_recorded(
+    settings: Settings, tmp_path: Path, how: str, journal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings.model_copy(
+        update={"storage": settings.storage.model_copy(update={"overwrite_policy": "replace"})}
+    )
+    root, [first] = settings.storage.root, new_series(1)
+    second = first.altered()
+    received(settings, [first])
+    received(settings, new_series(1))
+    received(settings, [])
+    backup(root / FILE_NAME, tmp_path / "copy")
+    with monkeypatch.context() as patch:
+        if journal == "kept":
+            patch.setattr(Applier, "checkpoint", lambda self: None)
+        received(settings, [second])
+    restored(root, tmp_path / "copy")
+    opened_or_repaired(settings, how)
+    assert served(root)[first.sop_instance_uid] == second.sha256
+    [conflict] = view_rows(root, "SELECT kind, path, sha256 FROM v_conflicts WHERE path IS NOT NULL")
+    assert (conflict["kind"], conflict["sha256"]) == ("instance-replaced", first.sha256)
+    assert Path(conflict["path"]).read_bytes().endswith(first.data)
+    assert check_repository(settings, digests=True, repair=False) == []
+
+
+def test_a_version_that_only_quarantine_has_is_served_again(settings: Settings) -> None:
+    root, [one] = settings.storage.root, new_series(1)
+    received(settings, [one])
+    file = file_of(root, one)
+    os.rename(file, root / "quarantine" / file.name)
+    received(settings, [])
+    assert served(root) == {one.sop_instance_uid: one.sha256}
+    assert file.is_file()
+    assert check_repository(settings, digests=True, repair=False) == []
+
+
+@pytest.mark.parametrize("how", ["start", "repair"])
+@pytest.mark.parametrize("harm", ["none", "flipped"])
+def test_a_file_goes_only_when_the_bytes_that_it_repeats_were_read_elsewhere(
+    settings: Settings, how: str, harm: str
+) -> None:
+    root, [one] = settings.storage.root, new_series(1)
+    received(settings, [one])
+    kept = file_of(root, one)
+    stray = kept.with_name(f"{'a' * 32}.dcm")
+    shutil.copy(kept, stray)
+    if harm == "flipped":
+        kept.write_bytes(kept.read_bytes()[:-1] + bytes([one.data[-1] ^ 1]))
+    findings = opened_or_repaired(settings, how)
+    assert served(root) == {one.sop_instance_uid: one.sha256}
+    assert stray.exists() == (harm == "flipped")
+    if how == "repair":
+        name = kept.relative_to(root)
+        expected = "adopted in place of a missing file" if harm == "flipped" else f"removed: {name} has the same bytes"
+        assert [finding.mended for finding in findings] == [expected]
+    assert check_repository(settings, digests=True, repair=False) == []
+
+
+@pytest.mark.parametrize("policy", ["never", "keep_both"])
+@pytest.mark.parametrize("harm", ["lost", "flipped"])
+def test_a_second_version_whose_file_is_gone_is_found_again(
+    settings: Settings, policy: OverwritePolicy, harm: str
+) -> None:
+    storage = settings.storage.model_copy(update={"overwrite_policy": policy})
+    settings = settings.model_copy(update={"storage": storage})
+    root, [first] = settings.storage.root, new_series(1)
+    received(settings, [first, first.altered()])
+    [row] = view_rows(root, "SELECT path FROM v_conflicts WHERE path IS NOT NULL")
+    loser, stray = Path(row["path"]), file_of(root, first).with_name(f"{'a' * 32}.dcm")
+    whole = loser.read_bytes()
+    stray.write_bytes(whole)
+    loser.unlink() if harm == "lost" else loser.write_bytes(whole[:-1])
+    received(settings, [])
+    rows = view_rows(root, "SELECT path FROM v_conflicts WHERE path IS NOT NULL AND sha256 IS NOT NULL")
+    assert [Path(row["path"]).read_bytes() == whole for row in rows] == [True]
+
+
+def test_a_file_that_cannot_be_compared_stays(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, [one] = settings.storage.root, new_series(1)
+    received(settings, [one])
+    kept = file_of(root, one)
+    stray = kept.with_name(f"{'a' * 32}.dcm")
+    shutil.copy(kept, stray)
+    real = os.open
+
+    def failing(path: Any, *arguments: Any) -> int:
+        if path == kept:
+            raise OSError(5, "Input/output error")
+        return real(path, *arguments)
+
+    monkeypatch.setattr("node.archive.intact.os.open", failing)
+    [finding] = check_repository(settings, digests=False, repair=True)
+    assert finding.mended == "adopted in place of a missing file"
+    assert stray.exists()
+    assert kept.exists()
