@@ -52,6 +52,6 @@ def _applied(root: Path) -> int:
 
 
 def _opened(root: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(f"file:{root / FILE_NAME}?mode=ro", uri=True, timeout=10)
+    connection = sqlite3.connect(f"{(root / FILE_NAME).absolute().as_uri()}?mode=ro", uri=True, timeout=10)
     connection.row_factory = sqlite3.Row
     return connection

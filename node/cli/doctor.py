@@ -20,6 +20,7 @@ import typer
 
 from node.cli.options import ConfigFile, Json, Root, load
 from node.cli.output import print_json, print_table, sized
+from node.file_system import NETWORK, file_system, lock_problem
 
 if TYPE_CHECKING:
     from node.settings.model import Settings
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 State = Literal["ok", "warning", "broken"]
 
 SQLITE_WITHOUT_WAL_RESET_BUG = (3, 51, 3)
-NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "afs", "ceph"})
 SLOW_SYNC_SECONDS = 0.2
 """A slower sync of the root causes a warning: every instance waits for one."""
 
@@ -118,9 +118,12 @@ def _root(settings: Settings) -> Iterator[Check]:
         f"{settings.storage.root.absolute()} is writable, a sync takes {took * 1000:.1f} ms",
         "every instance waits for syncs before it is acknowledged; use a faster disk" if slow else "",
     )
-    kind = _file_system(folder)
-    if kind in NETWORK_FILE_SYSTEMS:
-        yield Check("root", "broken", f"{folder} is on {kind}", "use a local disk: SQLite's write-ahead log needs it")
+    kind, _ = file_system(folder)
+    if (problem := lock_problem(folder)) is not None:
+        yield Check("root", "broken", problem, "use a local disk: the index needs locks")
+    elif kind in NETWORK:
+        remedy = "use a local disk; if you cannot, let no process on another machine open this root"
+        yield Check("root", "warning", f"{folder} is on {kind}: SQLite's write-ahead log serves one machine", remedy)
 
 
 def _disk(settings: Settings) -> Iterator[Check]:
@@ -250,13 +253,3 @@ def _existing(folder: Path) -> Path:
     while not folder.is_dir():
         folder = folder.parent
     return folder
-
-
-def _file_system(folder: Path) -> str:
-    """Return the type of the file system of `folder` as in /proc/self/mounts; empty if unknown."""
-    try:
-        mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()]
-    except OSError:
-        return ""
-    holding = [(len(point), kind) for point, kind in mounts if folder.is_relative_to(point)]
-    return max(holding)[1] if holding else ""

@@ -20,6 +20,7 @@ from node.control.accounts import AccountAdministration
 from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPerformed, request_action
 from node.durable import locked, make_folder, sync_folder
 from node.errors import VoxelnodeError
+from node.file_system import lock_problem
 from node.index.database import Index, reading
 from node.index.engine import FILE_NAME, IndexUnusable, set_aside
 from node.index.records import Level
@@ -42,6 +43,10 @@ class RootInUse(VoxelnodeError):
     """Another voxelnode process holds the lock of this root."""
 
 
+class LocksUnusable(VoxelnodeError):
+    """Locks do not work on the file system of this root."""
+
+
 class Repository:
     """Archive, index and ingest of one root, locked by this process: a node without its services.
 
@@ -55,6 +60,8 @@ class Repository:
     ------
     RootInUse
         Another process holds the lock of the root.
+    LocksUnusable
+        Locks do not work on its file system.
     IndexUnusable
         The index is damaged, or it is missing although there are instances.
     """
@@ -63,6 +70,10 @@ class Repository:
         self._settings = settings
         root = settings.storage.root.absolute()
         make_folder(root)
+        if (problem := lock_problem(root)) is not None:
+            raise LocksUnusable(
+                f"{problem}: the index needs locks that exclude other processes and machines; use a local disk"
+            )
         self._lock = _locked(root)
         try:
             if not new_index:

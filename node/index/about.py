@@ -1,4 +1,4 @@
-"""Facts about the index itself, such as the root that its paths are relative to."""
+"""Facts about the index itself, such as the last record of the journal that it has."""
 
 from __future__ import annotations
 

@@ -96,7 +96,6 @@ class Index:
         self.series = SeriesRepository(writer, self._watcher)
         self.studies = StudyRepository(writer, self._watcher)
         self.ahead: Ahead = _NothingAhead()
-        self.about.set("root", str(root.absolute()))
         self.about.set(CLOSED, "no")
 
     def find(

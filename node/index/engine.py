@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, create_engine, event, inspect, text
 from sqlalchemy.exc import DatabaseError
+from sqlalchemy.pool import QueuePool
 
 from node.errors import VoxelnodeError
 from node.index.models import REVISION, Base
@@ -35,13 +36,13 @@ def open_engine(path: Path, *, read_only: bool = False) -> Engine:
     """Return an engine on one SQLite file.
 
     Write-ahead log with a sync at every commit, foreign keys enforced. Read-only engines never touch the file, so that
-    only one process ever checkpoints.
+    only one process ever checkpoints. No URL has the path: SQLAlchemy and SQLite would each decode it.
     """
-    url = f"sqlite:///file:{_quoted(path)}?uri=true" + ("&mode=ro" if read_only else "")
     engine = create_engine(
-        url,
+        "sqlite://",
+        creator=lambda: connect(path, read_only=read_only),
+        poolclass=QueuePool,
         hide_parameters=True,
-        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
         max_overflow=MAX_CONNECTIONS,
     )
 
@@ -61,6 +62,12 @@ def open_engine(path: Path, *, read_only: bool = False) -> Engine:
         connection.connection.dbapi_connection.execute("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Open a database file, whichever characters its path has."""
+    uri = path.absolute().as_uri() + ("?mode=ro" if read_only else "")
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
 
 
 def upgrade(path: Path) -> tuple[str | None, str]:
@@ -154,7 +161,7 @@ def backup(path: Path, target: Path) -> int:
     part.unlink(missing_ok=True)
     try:
         with (
-            closing(sqlite3.connect(f"file:{_quoted(path)}?mode=ro", uri=True, timeout=BUSY_SECONDS)) as source,
+            closing(connect(path, read_only=True)) as source,
             closing(sqlite3.connect(part)) as copy,
         ):
             source.backup(copy)
@@ -225,8 +232,3 @@ def _alembic() -> Config:
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)
     return config
-
-
-def _quoted(path: Path) -> str:
-    """Return the path as part of a SQLite URI."""
-    return str(path.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")

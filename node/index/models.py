@@ -33,7 +33,7 @@ from sqlalchemy.types import TypeDecorator
 
 from node.dicom.names import folded_groups
 
-REVISION = "0007"
+REVISION = "0008"
 """The last migration, which gives a database the tables below."""
 
 SERIES_STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
@@ -84,7 +84,7 @@ def _folded_group(column: str, group: int) -> MappedColumn[str | None]:
 
 
 class AboutRow(Base):
-    """A fact about the index, such as `root`, the folder of relative paths."""
+    """A fact about the index, such as the last record of the journal that it has."""
 
     __tablename__ = "about"
 

@@ -7,9 +7,10 @@ first query.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import PurePath
 
 from pydicom.dataset import Dataset
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, text
 
 from node.dicom.matching import Query
 from node.index import queries
@@ -52,8 +53,9 @@ class ReadIndex:
 
     @property
     def root(self) -> str:
-        """The folder that the paths in the tables are relative to."""
-        return about(self._connection, "root") or ""
+        """The folder that the paths in the tables are relative to: the one that the database is in."""
+        file = self._connection.execute(text("SELECT file FROM pragma_database_list WHERE name = 'main'")).scalar_one()
+        return str(PurePath(file).parent)
 
     @property
     def applied(self) -> Applied:

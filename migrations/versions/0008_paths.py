@@ -1,0 +1,35 @@
+"""Make the paths of the views from the place of the database, so that they follow a root that is moved or copied.
+
+In a file that is not called `index.sqlite`, and so lies in no root, they are relative.
+"""
+
+from alembic import op
+
+revision = "0008"
+down_revision = "0007"
+branch_labels = None
+depends_on = None
+
+VIEWS = ("v_images", "v_volumes", "v_conflicts")
+RECORDED = """(SELECT value FROM about WHERE "key" = 'root') || '/' || """
+PLACE = """coalesce((SELECT CASE WHEN count(*) = 1 THEN substr(max(file), 1, length(max(file)) - 12) END
+                FROM pragma_database_list WHERE substr(file, -13) = '/index.sqlite'), '') || """
+
+
+def upgrade() -> None:
+    _replace(RECORDED, PLACE)
+    op.execute("DELETE FROM about WHERE \"key\" = 'root'")
+
+
+def downgrade() -> None:
+    _replace(PLACE, RECORDED)
+
+
+def _replace(old: str, new: str) -> None:
+    """Change an expression in the views as they are; another migration may have added columns."""
+    connection = op.get_bind()
+    for view in VIEWS:
+        query = f"SELECT sql FROM sqlite_master WHERE type = 'view' AND name = '{view}'"
+        text = connection.exec_driver_sql(query).scalar_one()
+        connection.exec_driver_sql(f"DROP VIEW {view}")
+        connection.exec_driver_sql(text.replace(old, new))

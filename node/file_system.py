@@ -1,0 +1,74 @@
+"""Whether locks work where a root is. Without them, two nodes could write to one index and damage it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import struct
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+MOUNTS = Path("/proc/self/mountinfo")
+NO_LOCKS = frozenset({"nolock", "local_lock=all", "local_lock=flock", "local_lock=posix", "nobrl"})
+"""Options of NFS and SMB mounts whose locks do not reach other machines."""
+
+LOCAL_ONLY = frozenset({"fuse.sshfs"})
+"""File systems whose locks never reach other machines."""
+
+NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", *LOCAL_ONLY})
+
+_ESCAPED = re.compile(r"\\(\d{3})")
+_LOCK = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)  # struct flock, the whole file
+
+
+def file_system(folder: Path, mounts: Path = MOUNTS) -> tuple[str, frozenset[str]]:
+    """Return the type of the file system of a folder, and its mount options; empty if they are unknown."""
+    folder = folder.resolve()
+    try:
+        lines = mounts.read_bytes().decode("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return "", frozenset()
+    found = "", frozenset[str]()
+    longest = -1
+    for line in lines:  # proc(5): a later mount hides an earlier one at the same place
+        fields, _, rest = line.partition(" - ")
+        point = _ESCAPED.sub(lambda match: chr(int(match[1], 8)), fields.split(" ")[4])
+        if folder.is_relative_to(point) and len(point) >= longest:
+            kind, _, options = rest.split(" ", 2)
+            longest, found = len(point), (kind, frozenset(options.split(",")))
+    return found
+
+
+def lock_problem(folder: Path, mounts: Path = MOUNTS) -> str | None:
+    """Return why locks do not work in a folder, or None if they do.
+
+    Raises
+    ------
+    OSError
+        No file can be made there.
+    """
+    kind, options = file_system(folder, mounts)
+    if kind in LOCAL_ONLY or (kind in NETWORK and options & NO_LOCKS):
+        return f"{folder} is on {kind} ({', '.join(sorted(options & NO_LOCKS)) or 'without locks'})"
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".locks-") as file, open(file.name, "r+b") as other:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, _LOCK)
+        except OSError as error:
+            return f"{folder} is on {kind or 'a file system'} without locks ({error.strerror})"
+        if not (
+            _is_excluded(lambda: fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB))
+            and _is_excluded(lambda: fcntl.fcntl(other, fcntl.F_OFD_SETLK, _LOCK))
+        ):
+            return f"{folder} is on {kind or 'a file system'} whose locks exclude nobody"
+    return None
+
+
+def _is_excluded(take_lock: Callable[[], object]) -> bool:
+    try:
+        take_lock()
+    except OSError:
+        return True
+    return False

@@ -1,0 +1,67 @@
+"""File systems whose locks do not work are refused."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+from pathlib import Path
+
+import pytest
+
+from node.control.repository import LocksUnusable, Repository
+from node.file_system import file_system, lock_problem
+from node.settings.model import Settings, Storage
+
+
+def mounted(tmp_path: Path, kind: str, options: str) -> Path:
+    """A list of mounts as in /proc/self/mountinfo, with this folder on a file system of its own."""
+    table = tmp_path / "mountinfo"
+    point = str(tmp_path / "a root").replace(" ", "\\040")
+    table.write_text(
+        "22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw\n"
+        f"23 22 0:21 / {point} rw,relatime shared:7 - {kind} server:/export {options}\n"
+    )
+    (tmp_path / "a root").mkdir(exist_ok=True)
+    return table
+
+
+def test_the_file_system_of_a_folder_is_the_innermost_mount(tmp_path: Path) -> None:
+    table = mounted(tmp_path, "nfs4", "rw,vers=4.2,local_lock=none")
+    assert file_system(tmp_path / "a root" / "below", table)[0] == "nfs4"
+    assert file_system(tmp_path, table)[0] == "ext4"
+    assert file_system(tmp_path, tmp_path / "nowhere") == ("", frozenset())
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        ("nfs", "rw,nolock,local_lock=all", "local_lock=all, nolock"),
+        ("cifs", "rw,nobrl", "nobrl"),
+        ("fuse.sshfs", "rw", "without locks"),
+        ("nfs4", "rw,local_lock=none", None),
+        ("ext4", "rw", None),
+    ],
+)
+def test_a_network_file_system_whose_locks_reach_no_other_machine_is_refused(
+    tmp_path: Path, kind: str, options: str, said: str | None
+) -> None:
+    problem = lock_problem(tmp_path / "a root", mounted(tmp_path, kind, options))
+    assert (problem is None) if said is None else (problem is not None and kind in problem and said in problem)
+
+
+@pytest.mark.parametrize("call", ["flock", "fcntl"])
+def test_a_root_where_no_lock_can_be_taken_is_refused(
+    tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, call, failing)
+    with pytest.raises(LocksUnusable, match=r"without locks \(No locks available\).*use a local disk"):
+        Repository(Settings(storage=Storage(root=tmp_path, reserve_bytes=0)))
+
+
+@pytest.mark.parametrize("call", ["flock", "fcntl"])
+def test_locks_that_everybody_gets_are_none(tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, call, lambda *arguments: 0)
+    assert "exclude nobody" in str(lock_problem(tmp_path))
