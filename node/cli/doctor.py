@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
+from node.archive.locks import NETWORK, file_system, lock_problem
 from node.cli.options import ConfigFile, Json, Root, load
 from node.cli.output import print_json, print_table, sized
-from node.file_system import NETWORK, file_system, lock_problem
 
 if TYPE_CHECKING:
     from node.settings.model import Settings

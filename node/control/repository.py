@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from node.archive.filesystem import Archive
+from node.archive.locks import lock_problem
 from node.association.addresses import address_of
 from node.association.client.get import RetrieveTarget, get
 from node.audit import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result, Transfers
@@ -20,7 +21,6 @@ from node.control.accounts import AccountAdministration
 from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPerformed, request_action
 from node.durable import locked, make_folder, sync_folder
 from node.errors import VoxelnodeError
-from node.file_system import lock_problem
 from node.index.database import Index, reading
 from node.index.engine import FILE_NAME, IndexUnusable, set_aside
 from node.index.records import Level

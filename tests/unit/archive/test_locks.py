@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from node.archive.locks import file_system, lock_problem
 from node.control.repository import LocksUnusable, Repository
-from node.file_system import file_system, lock_problem
 from node.settings.model import Settings, Storage
 
 
