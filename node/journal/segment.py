@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, zip_longest
 from pathlib import Path
 
 from node.durable import sync_file
@@ -76,6 +77,11 @@ class Segment:
     def begins_at(self) -> int:
         """Sequence number of the first record; 0 where nothing of the segment can be read."""
         return self.head.first if self.head is not None else 0
+
+    @property
+    def has_records(self) -> bool:
+        """Whether there is a whole record of this use; reads until it finds one."""
+        return self.record_at(HEADER_BYTES) is not None or any(True for _ in self.scan())
 
     def begin(self, journal: bytes, first: int) -> None:
         """Use the segment anew; its header is written with the first record."""
@@ -212,8 +218,14 @@ class Segment:
 
 
 def in_order(segments: Iterable[Segment]) -> list[Segment]:
-    """Return the segments that were used, in the order of their records; unreadable ones come first."""
-    return sorted((segment for segment in segments if segment.was_used), key=lambda segment: segment.begins_at)
+    """Return the segments that were used, in the order of their records; unreadable ones come first.
+
+    Two may begin at one number: a process died after it had begun the first of them and before its first record was
+    whole, and the next process began another one. That one comes last.
+    """
+    used = sorted((segment for segment in segments if segment.was_used), key=lambda segment: segment.begins_at)
+    shared = {one.begins_at for one, other in pairwise(used) if one.begins_at == other.begins_at}
+    return sorted(used, key=lambda segment: (segment.begins_at, segment.begins_at in shared and segment.has_records))
 
 
 def read_in_order(segments: Sequence[Segment], freed: int) -> Iterator[Record | Damage]:
@@ -227,9 +239,9 @@ def read_in_order(segments: Sequence[Segment], freed: int) -> Iterator[Record | 
     unreadable = [segment for segment in segments if not segment.begins_at]
     readable = [segment for segment in segments if segment.begins_at]
     last = max(freed, readable[0].begins_at - 1) if readable else freed
-    for segment in readable:
+    for segment, following in zip_longest(readable, readable[1:]):
         # Behind the next segment's begin, this one has at most what a failed write has left.
-        end = min((other.begins_at for other in readable if other.begins_at > segment.begins_at), default=None)
+        end = following.begins_at if following is not None else None
         if end is not None and end <= freed + 1:
             segment.first, segment.last = segment.begins_at, end - 1
             continue

@@ -206,6 +206,27 @@ def test_a_batch_of_more_buffers_than_a_write_takes_is_whole(opened: Opened) -> 
     assert record.payload == b"x" * 1500
 
 
+@pytest.mark.parametrize("spare", [False, True])
+def test_a_segment_that_was_only_begun_hides_no_record_of_the_one_that_was_begun_instead(
+    opened: Opened, fill: Fill, monkeypatch: pytest.MonkeyPatch, spare: bool
+) -> None:
+    journal = opened.ready()
+    fill(journal, 2 * PER_SEGMENT)
+    if spare:  # of a lower number than the one that is begun in vain
+        journal.prepare()
+        journal.free(PER_SEGMENT)
+    fault = Fault(monkeypatch, "pwritev", errno.EIO)  # as a kill between the header of a segment and its first record
+    with pytest.raises(OSError, match="Input/output error"):
+        journal.append(b"refused", PAYLOAD)
+    fault.on = False
+    journal = opened.ready()
+    begun = 2 * PER_SEGMENT + 1
+    numbers = fill(journal, PER_SEGMENT + 1)
+    assert numbers == list(range(begun, begun + PER_SEGMENT + 1))
+    first = PER_SEGMENT + 1 if spare else 1
+    assert [number for number, _ in found(opened)] == list(range(first, begun + PER_SEGMENT + 1))
+
+
 def test_without_a_mark_nothing_is_used_again(opened: Opened, fill: Fill, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = opened.ready()
     fill(journal, 2 * PER_SEGMENT)
