@@ -209,7 +209,7 @@ class Listener:
         address = association.connection.address
         proposal = request.proposal(self.admission.permitted(address, requested.calling_ae_title))
         self._report_refused_contexts(proposal, requested, address)
-        origin = Origin("dicom", requested.calling_ae_title, requested.called_ae_title, peer, name)
+        origin = Origin("dicom", requested.calling_ae_title, requested.called_ae_title, peer, name, self.ingest.now())
         store_service = StoreService(self.ingest, origin, name, self.metrics, self.on_refusal)
         return Admitted(
             proposal, store_service, negotiate(request.extended_negotiation), partial(self._serve, store_service)

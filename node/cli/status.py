@@ -45,6 +45,7 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
             "volume_files": index.volumes.count_current(),
             "incomplete_series": index.series.count_incomplete(),
             "failures": index.failures.count(),
+            "senders": index.senders.all(),
             "oldest_due_at": index.series.next_due_at(),
             "free_bytes": os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize,
         }
@@ -95,6 +96,12 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
             "free": sized(facts["free_bytes"]),
         }
     )
+    if facts["senders"]:
+        print_table(
+            'learnt from senders, for [series] quiet_seconds = "auto"',
+            ("sender", "quiet seconds", "from series", "longest gap", "learnt"),
+            [tuple(row.values()) for row in facts["senders"]],
+        )
     if failures:
         print_table(
             f"last of {facts['failures']} failures",

@@ -71,7 +71,8 @@ class Node:
         sweep(archive, index)
         self._rejections = Rejections(index, self._alert)
         self._listener = Listener(settings, repository.ingest, metrics, self._rejections.record, audit)
-        self._worker = Worker(archive, index, settings.convert, waits=settings.series)
+        asked_seconds = repository.ingest.open_associations.asked_seconds
+        self._worker = Worker(archive, index, settings.convert, waits=settings.series, asked_seconds=asked_seconds)
         self._optional = tuple(_optional_services(settings, repository))
         self._control = ControlServer(settings.storage.root, repository.actions)
         self._notifier = Notifier(settings.hooks, channels, index, metrics, audit, settings.dicom.ae_title)

@@ -31,7 +31,8 @@ from node.lifecycle.fsck import Finding, examine, mend, require_mounted
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.metrics import Metrics
 from node.receive.apply import Applier, Replayed, applied_of
-from node.receive.ingest import Ingest, quiet_seconds_of
+from node.receive.ingest import Ingest
+from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import Recovered, mark_all_missing, recover
 from node.settings.model import Settings
 
@@ -94,7 +95,9 @@ class Repository:
         self.journal = Journal(root / JOURNAL_FOLDER, segment_bytes, settings.storage.journal_bytes)
         self.applier = Applier(self.journal, self.archive, self.index, self.metrics, self.audit)
         quiet_seconds = quiet_seconds_of(
-            settings.series.quiet_seconds, settings.series.quiet_seconds_by_calling_ae_title
+            settings.series.quiet_seconds,
+            settings.series.quiet_seconds_by_calling_ae_title,
+            self.index.senders.quiet_seconds,
         )
         self.ingest = Ingest(
             self.archive,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import monotonic
@@ -19,8 +19,9 @@ from node.conversion.pool import ConverterDied, Converters
 from node.conversion.series import is_unchanged, record_outcome, write_volumes
 from node.errors import VoxelnodeError
 from node.index.database import Index
+from node.index.finder import QueryRefused
 from node.index.follower import IndexFollower
-from node.index.records import ClaimedSeries, SeriesOutcome
+from node.index.records import ClaimedSeries, SeriesKey, SeriesOutcome
 from node.settings.model import Convert, SeriesSettings
 from node.writers.options import write_options
 
@@ -53,6 +54,11 @@ class Worker(IndexFollower):
     failed, or its thread could not start) and is released by the next step. A series is therefore never converted
     twice at the same time, and no claim outlives its conversion. If the process dies, the next start releases all
     claims.
+
+    Parameters
+    ----------
+    asked_seconds : callable
+        Series that open associations keep waiting, and for how long each will if nothing more comes.
     """
 
     def __init__(
@@ -62,10 +68,12 @@ class Worker(IndexFollower):
         settings: Convert,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
         waits: SeriesSettings = _WAITS,
+        asked_seconds: Callable[[], Mapping[SeriesKey, float]] = dict,
     ) -> None:
         super().__init__("worker", index)
         self._archive, self._settings, self._now = archive, settings, now
         self._options, self._limits = write_options(settings), limits(settings)
+        self._asked_seconds = asked_seconds
         self._longest_wait = dt.timedelta(seconds=waits.force_complete_after_seconds)
         self._housekeeping = Housekeeping(
             archive,
@@ -110,11 +118,24 @@ class Worker(IndexFollower):
         # Use the time of that check: if the clock were set just now, every waiting series would be due.
         moment = self._clock.moment
         while self._is_free():
-            claimed = self._index.series.claim_due(moment, self._longest_wait)
+            claimed = self._claimed(moment)
             if claimed is None:
                 return min(seconds, self._seconds_until_due(moment))
             self._submit(claimed)
         return seconds  # the end of a conversion wakes the worker
+
+    def _claimed(self, moment: dt.datetime) -> ClaimedSeries | None:
+        """Claim a series that is quiet also by what is not in its row: the journal and the open associations."""
+        if not self._index.series.is_due(moment, self._longest_wait):
+            return None
+        asked = self._asked_seconds()  # first: an association that ends now has its instances in the journal
+        try:
+            self._index.ahead.require_caught_up()
+        except QueryRefused:
+            return None
+        until = {key: moment + dt.timedelta(seconds=seconds) for key, seconds in asked.items()}
+        self._index.series.keep_waiting(until, moment)
+        return self._index.series.claim_due(moment, self._longest_wait)
 
     def _is_free(self) -> bool:
         with self._lock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 
 from sqlalchemy import Connection, bindparam, case, func, insert, select, update
@@ -18,9 +18,10 @@ from node.index.levels import (
     record_reopened,
     series_row,
 )
-from node.index.models import ConflictRow, ImageRow, SeriesRow
+from node.index.models import OPEN_STATES, ConflictRow, ImageRow, SeriesRow
 from node.index.prepared import Prepared
 from node.index.records import Arrived, Flaw, Kept, Outcome
+from node.index.waits import Waits, after_arrival, due_at
 
 _NO_FLAWS: Mapping[str, Flaw] = {}
 
@@ -41,9 +42,10 @@ class _Held:
 
 @dataclass(slots=True)
 class _Growth:
-    """The instances of a batch that belong to one series."""
+    """The instances of a batch that belong to one series; `count` is without those that were there already."""
 
-    last: Arrived
+    senders: dict[str, Arrived] = field(default_factory=dict)  # the last instance of each
+    last: Arrived | None = None  # of those that count
     count: int = 0
     replaced: bool = False
 
@@ -69,10 +71,18 @@ _SERIES_GREW = Prepared(
         open_since=func.coalesce(SeriesRow.open_since, bindparam("received")),
         last_received_at=bindparam("received"),
         due_at=bindparam("due"),
+        waits=bindparam("waits", type_=SeriesRow.waits.type),
         attempts=0,
         # A series under conversion stays claimed; its outcome finds that `arrivals` has grown and makes it due again.
         state=case((SeriesRow.state == "converting", "converting"), else_="receiving"),
     )
+)
+
+_FIND_WAITS = Prepared(select(SeriesRow.state, SeriesRow.waits).where(SeriesRow.id == bindparam("series")))
+_SERIES_ALIVE = Prepared(
+    update(SeriesRow)
+    .where(SeriesRow.id == bindparam("series"))
+    .values(due_at=bindparam("due"), waits=bindparam("waits", type_=SeriesRow.waits.type))
 )
 
 
@@ -98,6 +108,9 @@ def add_instances(
     The first instance of a patient, study or series sets the attributes of the level. Recorded in `conflicts` are a
     study under a second patient, a series in a second study, a study without Patient ID, and a Patient ID of two
     persons.
+
+    An instance that is there already moves the `due_at` of an open series as well, because its sender is still sending.
+    It never reopens a series.
 
     Other bytes under a known SOP Instance UID are never lost. They are recorded in `conflicts` with the file that does
     not count:
@@ -137,22 +150,38 @@ def add_instances(
                 _note_found(connection, arrived)
                 held[uid] = replace(first, file_missing=False)
             kept.append(_not_taken(connection, arrived, first, flaws))
+            grown.setdefault(first.series_id, _Growth()).senders[arrived.file.calling_ae_title] = arrived
             continue
         kept.append(result)
         held[uid] = _Held(arrived.file.sha256, arrived.file.key, series_id, pending=uid in images)
-        growth = grown.setdefault(series_id, _Growth(arrived))
+        growth = grown.setdefault(series_id, _Growth())
+        growth.senders[arrived.file.calling_ae_title] = arrived
         growth.last, growth.count = arrived, growth.count + 1
         growth.replaced |= first is not None
     if images:
         _INSERT_IMAGES.execute_many(connection, images.values())
     for series_id, growth in grown.items():
-        received = growth.last.file.received_at
-        due = received + dt.timedelta(seconds=growth.last.quiet_seconds)
-        values = {"series": series_id, "count": growth.count, "received": received, "due": due}
-        _SERIES_GREW.execute(connection, values)
-        if growth.replaced:
-            revoke_claim(connection, series_id)
+        _record_growth(connection, series_id, growth)
     return kept
+
+
+def _record_growth(connection: Connection, series_id: int, growth: _Growth) -> None:
+    state, stored = _FIND_WAITS.execute(connection, {"series": series_id}).fetchone()
+    if growth.last is None and state not in OPEN_STATES:
+        return
+    waits: Waits = json.loads(stored) if stored else {}
+    for sender, arrived in growth.senders.items():
+        received = arrived.file.received_at
+        quiet_at = received + dt.timedelta(seconds=arrived.quiet_seconds)
+        waits = after_arrival(waits, sender, quiet_at, arrived.began_at or received, received)
+    values = {"series": series_id, "due": due_at(waits), "waits": waits}
+    if growth.last is None:
+        _SERIES_ALIVE.execute(connection, values)
+    else:
+        values |= {"count": growth.count, "received": growth.last.file.received_at}
+        _SERIES_GREW.execute(connection, values)
+    if growth.replaced:
+        revoke_claim(connection, series_id)
 
 
 def _held(connection: Connection, uids: Iterable[str]) -> dict[str, _Held]:

@@ -33,7 +33,7 @@ from sqlalchemy.types import TypeDecorator
 
 from node.dicom.names import folded_groups
 
-REVISION = "0008"
+REVISION = "0009"
 """The last migration, which gives a database the tables below."""
 
 SERIES_STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
@@ -164,6 +164,7 @@ class SeriesRow(Base):
     open_since: Mapped[dt.datetime | None] = mapped_column(Utc)  # arrival of the first unconverted instance
     last_received_at: Mapped[dt.datetime] = mapped_column(Utc)
     due_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+    waits: Mapped[dict[str, dict[str, str]] | None] = mapped_column(JSON(none_as_null=True))  # see `node.index.waits`
     arrivals: Mapped[int] = mapped_column(Integer, default=0)  # incremented with every stored instance
     revision: Mapped[int] = mapped_column(Integer, default=0)
     claim: Mapped[str | None] = mapped_column(String(32))
@@ -330,6 +331,17 @@ class RejectionRow(Base):
     count: Mapped[int] = mapped_column(Integer, default=1)
     first_at: Mapped[dt.datetime] = mapped_column(Utc)
     last_at: Mapped[dt.datetime] = mapped_column(Utc, index=True)
+
+
+class SenderRow(Base):
+    """A sender, and the quiet time learnt from the longest gaps in its last series; see `node.index.senders`."""
+
+    __tablename__ = "senders"
+
+    calling_ae_title: Mapped[str] = mapped_column(String(16), primary_key=True)
+    gaps: Mapped[list[float]] = mapped_column(JSON)  # seconds, the oldest first
+    quiet_seconds: Mapped[float | None] = mapped_column(Float)
+    learnt_at: Mapped[dt.datetime] = mapped_column(Utc)
 
 
 class EventRow(Base):

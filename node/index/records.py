@@ -32,12 +32,16 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """An instance to be indexed; its series is due `quiet_seconds` later unless another instance arrives."""
+    """An instance to be indexed; its series is due `quiet_seconds` later unless more is to be waited for.
+
+    `began_at`: begin of the association or request that brought it.
+    """
 
     attributes: InstanceAttributes
     file: StoredFile
     quiet_seconds: float
     overwrite_policy: OverwritePolicy = "never"
+    began_at: dt.datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

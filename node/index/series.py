@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, null, or_, select, update
@@ -21,6 +21,8 @@ from node.index.events import EventKind, record_event
 from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
 from node.index.records import ClaimedInstance, ClaimedSeries, SeriesKey, SeriesOutcome, UnconfirmedSeries
 from node.index.repository import IndexRepository, on_reader, on_writer
+from node.index.senders import learn_gaps
+from node.index.waits import after_abort, due_at, shifted
 from node.retries import wait_seconds
 
 _COUNTS = tuple(getattr(ImageRow, name) for name in InstanceCounts.__slots__)
@@ -42,7 +44,7 @@ class SeriesRepository(IndexRepository):
         ClaimedSeries or None
             None if no series is due.
         """
-        if not self._is_due(now, longest_wait):  # polled often: usually no write is needed
+        if not self.is_due(now, longest_wait):  # polled often: usually no write is needed
             return None
         return self._claim_due(now, longest_wait)
 
@@ -58,7 +60,8 @@ class SeriesRepository(IndexRepository):
         return min((moment for moment in moments if moment is not None), default=None)
 
     @on_reader
-    def _is_due(self, connection: Connection, now: dt.datetime, longest_wait: dt.timedelta | None) -> bool:
+    def is_due(self, connection: Connection, now: dt.datetime, longest_wait: dt.timedelta | None = None) -> bool:
+        """Return whether `claim_due` would find a series."""
         return connection.execute(_due(now, longest_wait)).first() is not None
 
     @on_writer
@@ -180,6 +183,7 @@ class SeriesRepository(IndexRepository):
         self,
         connection: Connection,
         keys: Collection[SeriesKey],
+        calling_ae_title: str,
         grace: dt.timedelta,
         why: str,
         now: dt.datetime,
@@ -188,6 +192,8 @@ class SeriesRepository(IndexRepository):
 
         Parameters
         ----------
+        calling_ae_title : str
+            The sender. Its grace ends when it comes back, with an association that begins later.
         grace : timedelta
             Wait after the last instance; never shortens a longer wait.
         why : str
@@ -196,9 +202,41 @@ class SeriesRepository(IndexRepository):
         for key in keys:
             for row in connection.execute(_at(key).where(SeriesRow.state.in_(OPEN_STATES))).all():
                 last = min(row.last_received_at, now)  # the clock may have been set back since
-                _update(connection, row.id, {"due_at": max(last + grace, row.due_at or last)})
+                waits = after_abort(row.waits or {}, calling_ae_title, last + grace, now)
+                _update(connection, row.id, {"due_at": max(due_at(waits), row.due_at or last), "waits": waits})
                 detail = f"the association did not end by release: {why}"
                 _record(connection, "sender-aborted", key, now, detail)
+
+    def keep_waiting(self, asked: Mapping[SeriesKey, dt.datetime], now: dt.datetime) -> None:
+        """Let series that are due wait longer, because open associations ask for it.
+
+        A series that is due for another reason than its quiet time, such as a count that is reached, is not changed.
+
+        Parameters
+        ----------
+        asked : mapping of (Study Instance UID, Series Instance UID) to datetime
+            When each series will be quiet if nothing more comes.
+        """
+        if any(self._has_become_quiet(key, now) for key in asked):
+            self._keep_waiting(asked, now)
+
+    @on_reader
+    def _has_become_quiet(self, connection: Connection, key: SeriesKey, now: dt.datetime) -> bool:
+        return connection.execute(_at(key).where(*_has_become_quiet(now))).first() is not None
+
+    @on_writer
+    def _keep_waiting(self, connection: Connection, asked: Mapping[SeriesKey, dt.datetime], now: dt.datetime) -> None:
+        for key, until in asked.items():
+            for row in connection.execute(_at(key).where(*_has_become_quiet(now))).all():
+                _update(connection, row.id, {"due_at": until})
+
+    @on_writer
+    def wait_no_longer(self, connection: Connection, keys: Collection[SeriesKey]) -> None:
+        """Let series that waited for an open association wait only for what their senders ask."""
+        is_kept = SeriesRow.state == "receiving", SeriesRow.waits.is_not(None)
+        for key in keys:
+            for row in connection.execute(_at(key).where(*is_kept)).all():
+                _update(connection, row.id, {"due_at": due_at(row.waits)})
 
     @on_writer
     def reopen(self, connection: Connection, keys: Collection[SeriesKey], now: dt.datetime) -> int:
@@ -244,7 +282,7 @@ class SeriesRepository(IndexRepository):
         received = connection.execute(select(func.count()).where(ImageRow.series_id == row.id)).scalar_one()
         values: dict[str, Any] = {"expected_instances": count, "expected_source": C_FIND}
         if received >= count:
-            values["due_at"] = now
+            values |= {"due_at": now, "waits": None}
         if (row.expected_instances, row.expected_source) != (count, C_FIND):
             detail = f"the sender has {count} instances, {received} are here"
             _record(connection, "series-confirmed", key, now, detail)
@@ -281,6 +319,10 @@ def _release_claims(connection: Connection, held: Collection[str], now: dt.datet
     return connection.execute(update(SeriesRow).where(*_is_stalled(held)).values(values)).rowcount
 
 
+def _has_become_quiet(now: dt.datetime) -> tuple[ColumnElement[bool], ...]:
+    return SeriesRow.state == "receiving", SeriesRow.waits.is_not(None), SeriesRow.due_at <= now
+
+
 def _due(now: dt.datetime, longest_wait: dt.timedelta | None) -> Select[Any]:
     is_due = SeriesRow.due_at <= now
     if longest_wait is not None:
@@ -298,6 +340,7 @@ def _claimed(connection: Connection, row: Row[Any], now: dt.datetime) -> Claimed
     ).all()
     expected = _expectation(connection, row, study_uid, [InstanceCounts(*image[3:]) for image in images], now)
     _record_quiet(connection, row, study_uid, expected, now)
+    learn_gaps(connection, row.id, row.open_since, now)
     return ClaimedSeries(
         id=row.id,
         claim=row.claim,
@@ -357,6 +400,7 @@ def _end_claim(connection: Connection, series: ClaimedSeries, state: str, now: d
         .values(
             state=case((grown, "receiving"), else_=state),
             due_at=case((grown, SeriesRow.due_at), else_=null()),
+            waits=case((grown, SeriesRow.waits), else_=null()),
             open_since=case((grown, SeriesRow.last_received_at), else_=open_since),
             claim=None,
             claimed_arrivals=None,
@@ -386,7 +430,9 @@ def _completeness_columns(completeness: Completeness | None) -> dict[str, Any]:
 
 def _shift(connection: Connection, row: Row[Any], step: dt.timedelta) -> None:
     moments = {name: getattr(row, name) for name in ("due_at", "open_since")}
-    values = {name: moment + step for name, moment in moments.items() if moment is not None}
+    values: dict[str, Any] = {name: moment + step for name, moment in moments.items() if moment is not None}
+    if row.waits:
+        values["waits"] = shifted(row.waits, step)
     if values:
         _update(connection, row.id, values)
 
@@ -398,7 +444,7 @@ def _update(connection: Connection, series_id: int, values: dict[str, Any]) -> N
 def _at(key: SeriesKey) -> Select[Any]:
     """Select the row of a series by both UIDs; a Series Instance UID may occur in two studies."""
     study_instance_uid, series_instance_uid = key
-    columns: list[Any] = [getattr(SeriesRow, name) for name in ("id", "last_received_at", "due_at")]
+    columns: list[Any] = [getattr(SeriesRow, name) for name in ("id", "last_received_at", "due_at", "waits")]
     return (
         select(*columns, SeriesRow.expected_instances, SeriesRow.expected_source)
         .select_from(join(SeriesRow, StudyRow))

@@ -456,7 +456,7 @@ class Applier(BackgroundService):
             peer=its.peer,
             received_at=its.received_at,
         )
-        return Arrived(attributes, file, its.quiet_seconds, its.overwrite_policy)
+        return Arrived(attributes, file, its.quiet_seconds, its.overwrite_policy, its.began_at)
 
 
 def settle(archive: Archive, kept: Kept) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -27,10 +27,11 @@ from node.dicom.header import HeaderCut
 from node.dicom.part10 import file_head
 from node.errors import ArrivalRefused, ClassMismatch, NotUnderstood, OutOfResources
 from node.index.database import Index
-from node.index.records import Outcome, SeriesKey
+from node.index.records import Outcome
 from node.journal.journal import Journal, JournalFull, JournalUnusable
 from node.metrics import Metrics
 from node.receive.apply import Applier
+from node.receive.open_associations import OpenAssociations
 from node.receive.record import Receipt
 from node.settings.model import OverwritePolicy
 
@@ -45,8 +46,8 @@ MAX_SPARE_BUFFERS = 8
 class Origin:
     """Who sent an instance, and by which way: ``dicom``, ``get``, ``stow`` or ``import``.
 
-    `peer` is an address with a port, or a host name. `association` names the association, if there is one:
-    `Ingest.association_ended` hears how it ended.
+    `peer` is an address with a port, or a host name. `association` names the association, if there is one, which began
+    at `began_at`: `Ingest.association_ended` hears how it ended.
     """
 
     source: str
@@ -54,6 +55,7 @@ class Origin:
     called_ae_title: str = ""
     peer: str = ""
     association: str = ""
+    began_at: dt.datetime | None = None
 
     @property
     def address(self) -> str:
@@ -113,8 +115,7 @@ class Ingest:
         self.aborted_grace = dt.timedelta(seconds=aborted_grace_seconds)
         self._closed = threading.Event()
         self._buffers: list[bytearray] = []
-        self._brought: dict[str, set[SeriesKey]] = {}  # by open association
-        self._lock = threading.Lock()
+        self.open_associations = OpenAssociations()
 
     def begin(self, announced: Announced, origin: Origin) -> Arrival:
         """Return an arrival, which takes the bytes of one data set.
@@ -153,14 +154,8 @@ class Ingest:
         if len(self._buffers) < MAX_SPARE_BUFFERS:
             self._buffers.append(buffer)
 
-    def brought(self, association: str, key: SeriesKey) -> None:
-        """Note that an instance of a series was received on an open association."""
-        if association:
-            with self._lock:
-                self._brought.setdefault(association, set()).add(key)
-
     def association_ended(self, association: str, outcome: str) -> None:
-        """Let the series of an association wait longer, unless the association was released (PS3.8 7.2).
+        """Let the series of an association wait no longer for it, or longer if it was not released (PS3.8 7.2).
 
         Parameters
         ----------
@@ -170,13 +165,18 @@ class Ingest:
         Raises
         ------
         OutOfResources
-            The longer wait could not be recorded.
+            The other wait could not be recorded.
         """
-        with self._lock:
-            keys = self._brought.pop(association, None)
-        if keys and outcome != "released":
+        brought = self.open_associations.ended(association)
+        if brought is None:
+            return
+        if brought.was_asked:
+            self.index.series.wait_no_longer(brought.series)
+        if outcome != "released":
             self.applier.catch_up()
-            self.index.series.wait_after_abort(keys, self.aborted_grace, outcome, self.now())
+            self.index.series.wait_after_abort(
+                brought.series, brought.calling_ae_title, self.aborted_grace, outcome, self.now()
+            )
 
     def close(self) -> None:
         """Accept no new instances; those under way may finish."""
@@ -205,6 +205,7 @@ class Arrival:
             The disk is full or fails, or the data set is larger than allowed; `abandon` the arrival then.
         """
         self.bytes += len(fragment)
+        self._ingest.open_associations.note_bytes(self._origin.association)
         if self.bytes > self._ingest.maximum_bytes:
             raise OutOfResources(
                 f"data set exceeds {self._ingest.maximum_bytes} bytes ([dicom] maximum_instance_bytes)"
@@ -242,13 +243,12 @@ class Arrival:
         try:
             attributes = self._attributes(data_set)
             self._require_announced(attributes)
+            self._note_series(attributes)
             with self._ingest.metrics.sync_seconds.time():
                 self._keep(attributes, data_set, outcome)
         except ArrivalRefused:
             self.abandon()
             raise
-        series_key = str(attributes.study["study_instance_uid"]), str(attributes.series["series_instance_uid"])
-        self._ingest.brought(self._origin.association, series_key)
         if self._ingest.transfers is not None:
             self._ingest.transfers.brought(self._origin, attributes)
 
@@ -258,6 +258,12 @@ class Arrival:
         large, self._large = self._large, None
         if large is not None:
             large.part.abandon()
+
+    def _note_series(self, attributes: InstanceAttributes) -> None:
+        """Let the series wait for its association: before its row can be there, or it might be quiet meanwhile."""
+        if self._origin.association:
+            series = str(attributes.study["study_instance_uid"]), str(attributes.series["series_instance_uid"])
+            self._ingest.open_associations.brought(self._origin.association, self._origin.calling_ae_title, series)
 
     def _release_buffer(self) -> None:
         buffer, self._buffer = self._buffer, None
@@ -290,6 +296,7 @@ class Arrival:
             quiet_seconds=ingest.quiet_seconds(origin.calling_ae_title),
             overwrite_policy=ingest.overwrite_policy,
             sha256="" if large is None else large.digest.hexdigest(),
+            began_at=origin.began_at,
         )
         payload = (self._file_head, data_set) if large is None else ()
         ingest.applier.expect(key, attributes, outcome)
@@ -343,9 +350,3 @@ class _LargeDataSet:
     def write(self, fragment: bytes | bytearray | memoryview) -> None:
         self.digest.update(fragment)
         self.part.write(fragment)
-
-
-def quiet_seconds_of(default: float, by_calling_ae_title: Mapping[str, float]) -> Callable[[str], float]:
-    """Return the function that gives the quiet time of a sender, from the configuration."""
-    table = {title.strip(): seconds for title, seconds in by_calling_ae_title.items()}
-    return lambda calling_ae_title: table.get(calling_ae_title.strip(), default)

@@ -15,7 +15,8 @@ class Receipt:
     """How an instance came, and where it goes.
 
     `sha256` is of the data set of a large instance, whose bytes lie in a file of their own; empty where the record has
-    the bytes. `data_set_offset` and `data_set_bytes` are within the file.
+    the bytes. `data_set_offset` and `data_set_bytes` are within the file. `began_at` is the begin of the association,
+    None where there is none.
     """
 
     key: str
@@ -30,18 +31,21 @@ class Receipt:
     quiet_seconds: float
     overwrite_policy: OverwritePolicy
     sha256: str = ""
+    began_at: dt.datetime | None = None
 
     def encoded(self) -> bytes:
         """Return the facts of a record."""
         facts = {name: getattr(self, name) for name in self.__slots__}
-        return json.dumps(facts | {"received_at": self.received_at.isoformat()}).encode()
+        return json.dumps(facts, default=dt.datetime.isoformat).encode()
 
 
 def receipt(facts: bytes) -> Receipt | None:
     """Return the receipt that a record of the journal holds; None if its facts are not those of this version."""
     try:
         fields = json.loads(facts)
-        fields["received_at"] = dt.datetime.fromisoformat(fields["received_at"])
+        for name in ("received_at", "began_at"):
+            if (moment := fields.get(name)) is not None:
+                fields[name] = dt.datetime.fromisoformat(moment)
         fields["overwrite_policy"] = cast(OverwritePolicy, fields["overwrite_policy"])
         return Receipt(**fields)
     except (ValueError, KeyError, TypeError):

@@ -166,7 +166,7 @@ def _explained(errors: list[ErrorDetails], file: Path | None, origins: Mapping[s
     lines: dict[str, str] = {}
     for details in errors:
         # pydantic reports every branch of a union, with its name in the location; one line is enough.
-        location = [str(part) for part in details["loc"] if "[" not in str(part)]
+        location = [str(part) for part in details["loc"] if "[" not in str(part) and part != "constrained-float"]
         key = ".".join(location)
         if not any(reported == key or reported.startswith(f"{key}.") for reported in lines):
             lines[key] = f"{_place(location, file, origins)}: {_problem(details, location)}"

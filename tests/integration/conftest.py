@@ -16,7 +16,8 @@ from node.archive.filesystem import Archive
 from node.index.database import Index
 from node.index.records import Outcome
 from node.metrics import Metrics
-from node.receive.ingest import Announced, Ingest, Origin, quiet_seconds_of
+from node.receive.ingest import Announced, Ingest, Origin
+from node.receive.quiet_times import quiet_seconds_of
 from tests.ingest import indexed, opened_ingest
 
 

@@ -31,7 +31,8 @@ from node.lifecycle.deletion import Order, delete
 from node.metrics import Metrics
 from node.receive import apply
 from node.receive.apply import Applier
-from node.receive.ingest import LARGE_BYTES, Ingest, Origin, quiet_seconds_of
+from node.receive.ingest import LARGE_BYTES, Ingest, Origin
+from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import recover
 from node.settings.model import OverwritePolicy
 from tests import make

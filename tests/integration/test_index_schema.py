@@ -102,6 +102,9 @@ def test_instances_of_an_older_schema_keep_the_way_by_which_they_came(database: 
     with sqlite3.connect(database) as connection:
         connection.executescript(
             """
+            DROP VIEW v_senders;
+            DROP TABLE senders;
+            ALTER TABLE series DROP COLUMN waits;
             DROP VIEW v_images;
             ALTER TABLE images RENAME COLUMN source TO door;
             CREATE VIEW v_images AS SELECT door FROM images;

@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from node.conversion.pipeline import convert
 from node.conversion.scheduler import Worker
 from node.conversion.series import input_sha256, is_unchanged
 from node.errors import VoxelnodeError
-from node.index.records import ClaimedSeries, SeriesKey
+from node.index.records import ClaimedSeries, Outcome, SeriesKey
+from node.index.senders import MAX_QUIET_SECONDS, MIN_QUIET_SECONDS, MIN_SERIES, quiet_seconds_after
 from node.receive.ingest import Origin
+from node.receive.open_associations import OPEN_SECONDS, OpenAssociations
+from node.receive.quiet_times import quiet_seconds_of
 from node.settings.model import Convert
 from node.writers.options import write_options
 from tests import make
@@ -176,6 +180,151 @@ def test_a_sender_that_comes_back_after_its_abort_is_waited_for_no_longer_than_o
     root.ingest.association_ended("a2", "released")
     settle(root)
     assert verdict(root) == ("complete", "geometry", None, 0)
+
+
+def test_a_quick_sender_does_not_end_the_wait_for_a_slow_one(root: Root) -> None:
+    slow, quick = make.ct_series(2)
+    root.take(slow, origin("a1", "SLOW"))
+    root.clock.move(10)
+    root.take(quick, origin("a2"))
+    root.clock.move(289)
+    assert due(root) is None
+    root.clock.move(2)
+    assert due(root) is not None
+
+
+def test_another_sender_does_not_end_the_grace_of_an_aborted_association(root: Root) -> None:
+    first, second, third = make.ct_series(3)
+    root.take(first, origin("a1"))
+    root.ingest.association_ended("a1", "aborted")
+    root.clock.move(10)
+    root.take(second, origin("a2", "OTHER"))
+    root.take(third, origin("a3", "OTHER"))
+    root.ingest.association_ended("a3", "released")
+    root.clock.move(289)
+    assert due(root) is None
+    root.clock.move(2)
+    assert due(root) is not None
+
+
+def test_an_association_that_was_open_at_an_abort_does_not_end_its_grace_and_a_later_one_does(root: Root) -> None:
+    first, second, third = make.ct_series(3)
+    beside = replace(origin("a2"), began_at=root.clock())
+    root.take(first, origin("a1"))
+    root.clock.move(1)
+    root.ingest.association_ended("a1", "aborted")
+    root.take(second, beside)
+    root.clock.move(100)
+    assert due(root) is None
+    back = replace(origin("a3"), began_at=root.clock())
+    root.take(third, back)
+    root.clock.move(61)
+    assert due(root) is not None
+
+
+def test_instances_that_are_there_already_are_signs_of_life_and_reopen_nothing(root: Root) -> None:
+    first, second = make.ct_series(2)
+    for ds in (first, second):
+        root.take(ds)
+    root.clock.move(50)
+    assert root.take(first) is Outcome.ALREADY_THERE
+    root.clock.move(59)
+    assert due(root) is None
+    settle(root, 2)
+    assert root.take(first) is Outcome.ALREADY_THERE
+    assert (the_series(root)["state"], the_series(root)["due_at"]) == ("converted", None)
+    assert the_series(root)["instances"] == 2
+
+
+def test_an_open_association_keeps_its_last_series_waiting_while_it_is_active(root: Root) -> None:
+    moment = [0.0]
+    associations = OpenAssociations(lambda: moment[0])
+    first, second = ("1", "1.1"), ("1", "1.2")
+    associations.brought("a1", "MODALITY", first)
+    associations.brought("a1", "MODALITY", second)
+    assert associations.asked_seconds() == {second: OPEN_SECONDS}
+    moment[0] = 30.0
+    associations.note_bytes("a1")
+    associations.note_bytes("unknown")
+    moment[0] = 50.0
+    assert associations.asked_seconds() == {second: OPEN_SECONDS - 20}
+    associations.brought("a2", "MODALITY", second)
+    assert associations.asked_seconds() == {second: OPEN_SECONDS}
+    moment[0] += OPEN_SECONDS
+    assert associations.asked_seconds() == {}
+    ended = associations.ended("a1")
+    assert ended is not None
+    assert ended.series == {first, second}
+    assert associations.ended("a1") is None
+
+
+def test_a_wait_for_an_open_association_does_not_delay_what_is_due_for_another_reason(root: Root) -> None:
+    ds = make.ct_series(1)[0]
+    root.take(ds, origin("a1"))
+    root.index.series.confirm_count(place_of(ds), 1, root.clock())
+    root.index.series.keep_waiting({place_of(ds): root.clock() + dt.timedelta(seconds=60)}, root.clock())
+    assert due(root) is not None
+
+
+def test_a_step_of_the_clock_changes_no_wait_of_a_sender(root: Root) -> None:
+    slow, quick = make.ct_series(2)
+    root.take(slow, origin("a1", "SLOW"))
+    root.clock.move(-3600)
+    root.index.series.shift_times(dt.timedelta(hours=-1))
+    root.take(quick, origin("a2"))
+    root.clock.move(299)
+    assert due(root) is None
+    root.clock.move(2)
+    assert due(root) is not None
+
+
+def test_the_quiet_time_of_a_sender_is_learnt_from_its_longest_gaps(root: Root) -> None:
+    root.ingest.quiet_seconds = quiet_seconds_of("auto", {"FIXED": 30}, root.index.senders.quiet_seconds)
+    for number in range(MIN_SERIES):
+        assert root.index.senders.quiet_seconds("CT1") is None
+        for ds in make.ct_series(3):
+            root.take(ds, origin("a1", "CT1"))
+            root.clock.move(7 + number)
+        claimed = due(root) or settle(root)
+        assert claimed is not None
+    [sender] = rows(root, "SELECT * FROM v_senders")
+    assert (sender["calling_ae_title"], sender["series"], sender["quiet_seconds"]) == ("CT1", MIN_SERIES, 22.0)
+    assert sender["longest_gap_seconds"] == 11.0
+    learnt = quiet_seconds_of("auto", {"FIXED": 30}, root.index.senders.quiet_seconds)
+    assert [learnt(title) for title in ("CT1", "FIXED", "NEW")] == [22.0, 30, 60.0]
+
+
+def test_a_gap_that_split_a_series_is_learnt_and_one_of_hours_is_not(root: Root) -> None:
+    first, second, third = make.ct_series(3)
+    root.take(first, origin("a1", "CT1"))
+    settle(root, 90)
+    root.take(second, origin("a2", "CT1"))
+    settle(root)
+    root.clock.move(5 * 3600)
+    root.take(third, origin("a3", "CT1"))
+    settle(root)
+    assert json.loads(rows(root, "SELECT gaps FROM senders")[0]["gaps"]) == [90.0]
+
+
+@pytest.mark.parametrize(
+    ("gaps", "seconds"),
+    [
+        ([1.0] * 4, None),
+        ([1.0] * 5, MIN_QUIET_SECONDS),
+        ([8.0] * 5, 16.0),
+        ([2000.0] * 5, MAX_QUIET_SECONDS),
+        ([8.0] * 19 + [300.0], 16.0),  # one break in twenty series
+    ],
+)
+def test_a_learnt_quiet_time_has_bounds_and_ignores_one_series_in_twenty(gaps: list[float], seconds: Any) -> None:
+    assert quiet_seconds_after(gaps) == seconds
+
+
+def test_an_index_that_cannot_be_read_leaves_the_last_quiet_time() -> None:
+    def unreadable(calling_ae_title: str) -> float:
+        raise VoxelnodeError("the index cannot be read")
+
+    assert quiet_seconds_of("auto", {}, unreadable)("CT1") == 60.0
 
 
 def test_a_release_does_not_end_the_wait(root: Root) -> None:

@@ -14,7 +14,7 @@ import pytest
 from pydicom import FileDataset
 
 from node.index.records import Outcome
-from node.receive.ingest import quiet_seconds_of
+from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import recover
 from tests import make
 from tests.integration.conftest import Root, data_set_bytes

@@ -28,6 +28,7 @@ from node.index.records import Refused
 from node.metrics import Metrics
 from node.notify.notifier import channel_of
 from node.notify.worker import HookWorker
+from node.receive.ingest import Origin
 from node.receive.refusals import Rejections
 from node.settings.model import Convert, HookSettings
 from tests import make
@@ -293,6 +294,24 @@ def test_a_commit_wakes_the_worker(root: Root, begin: Begin) -> None:
     until(lambda: worker.steps > 0)
     root.take(make.ct_series(1)[0])
     until(lambda: the_series(root)["state"] == "converted")
+
+
+def test_five_images_at_long_intervals_on_one_association_make_one_revision(root: Root, begin: Begin) -> None:
+    root.ingest.now = lambda: dt.datetime.now(dt.UTC)
+    root.ingest.quiet_seconds = lambda calling_ae_title: 0.001
+    worker = begin(asked_seconds=root.ingest.open_associations.asked_seconds)
+    for ds in make.ct_series(5):
+        root.take(ds, Origin("dicom", "MODALITY", "VOXELNODE", "127.0.0.1:1", "a1"))
+        if not worker.is_alive:
+            worker.start()
+        for _ in range(2):  # the first of these steps may have begun before
+            steps = worker.steps
+            worker.wake()
+            until(lambda at=steps: worker.steps > at)
+        assert the_series(root)["state"] == "receiving"
+    root.ingest.association_ended("a1", "released")
+    until(lambda: the_series(root)["state"] == "converted")
+    assert the_series(root)["revision"] == 1
 
 
 @pytest.mark.usefixtures("hourly")

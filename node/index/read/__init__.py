@@ -26,6 +26,7 @@ from node.index.read.hooks import ReadHooks
 from node.index.read.instances import ReadInstances
 from node.index.read.patients import ReadPatients
 from node.index.read.rejections import ReadRejections
+from node.index.read.senders import ReadSenders
 from node.index.read.series import ReadSeries
 from node.index.read.studies import ReadStudies
 from node.index.read.volumes import ReadVolumes
@@ -47,6 +48,7 @@ class ReadIndex:
         self.instances = ReadInstances(connection)
         self.patients = ReadPatients(connection)
         self.rejections = ReadRejections(connection)
+        self.senders = ReadSenders(connection)
         self.series = ReadSeries(connection)
         self.studies = ReadStudies(connection)
         self.volumes = ReadVolumes(connection)

@@ -237,6 +237,16 @@ class EventResource(Resource):
     happened_at: dt.datetime
 
 
+class SenderResource(Resource):
+    """The quiet time learnt from a sender, null while too little is known, and from how many series and what gap."""
+
+    calling_ae_title: str
+    quiet_seconds: float | None
+    series: int
+    longest_gap_seconds: float
+    learnt_at: dt.datetime
+
+
 class NodeStatus(Resource):
     """The state of the node.
 
@@ -253,6 +263,7 @@ class NodeStatus(Resource):
     series: dict[str, int]
     failures: dict[str, int]
     oldest_unconverted_at: dt.datetime | None
+    senders: list[SenderResource]
     last_event: int
 
 

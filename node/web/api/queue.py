@@ -98,5 +98,6 @@ def show_status(account: Reader, node: Node) -> models.NodeStatus:
             series=index.series.count_by_state(),
             failures=index.failures.count_by_reason(),
             oldest_unconverted_at=index.series.oldest_unconverted(),
+            senders=[models.SenderResource.of(row) for row in index.senders.all()],
             last_event=index.events.newest(),
         )

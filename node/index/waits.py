@@ -1,0 +1,54 @@
+"""What a series waits for: the quiet time of each of its senders, and the grace after each aborted association.
+
+A series is due at the latest of these moments. Each sender moves its own: an instance of a quick sender ends neither
+the wait for a slow one nor the grace of another sender. The waits are stored as JSON in the row of the series.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Any
+
+Waits = Mapping[str, Mapping[str, str]]
+"""By calling AE title: ``quiet_at`` after its last instance; ``grace_until`` and ``aborted_at`` after an abort."""
+
+
+def after_arrival(waits: Waits, sender: str, quiet_at: dt.datetime, began_at: dt.datetime, now: dt.datetime) -> Waits:
+    """Return the waits after an instance; those that are over are dropped.
+
+    Parameters
+    ----------
+    began_at : datetime
+        Begin of the association. The grace ends only for an association that began after the abort: the sender has come
+        back. Another association that was open already brings what it would have brought anyway.
+    """
+    before = waits.get(sender, {})
+    wait = {"quiet_at": quiet_at.isoformat()}
+    if "aborted_at" in before and began_at < dt.datetime.fromisoformat(before["aborted_at"]):
+        wait |= {name: before[name] for name in ("grace_until", "aborted_at")}
+    others = {other: its for other, its in waits.items() if other != sender and _end(its) > now}
+    return {**others, sender: wait}
+
+
+def after_abort(waits: Waits, sender: str, grace_until: dt.datetime, aborted_at: dt.datetime) -> Waits:
+    """Return the waits after an association that was not released."""
+    grace = {"grace_until": grace_until.isoformat(), "aborted_at": aborted_at.isoformat()}
+    return {**waits, sender: {**waits.get(sender, {}), **grace}}
+
+
+def due_at(waits: Waits) -> dt.datetime:
+    """Return the latest moment that any sender asks for."""
+    return max(map(_end, waits.values()))
+
+
+def shifted(waits: Waits, step: dt.timedelta) -> Waits:
+    """Return the waits after a step of the system clock."""
+    return {
+        sender: {name: (dt.datetime.fromisoformat(moment) + step).isoformat() for name, moment in wait.items()}
+        for sender, wait in waits.items()
+    }
+
+
+def _end(wait: Mapping[str, Any]) -> dt.datetime:
+    return max(dt.datetime.fromisoformat(wait[name]) for name in ("quiet_at", "grace_until") if name in wait)
