@@ -82,6 +82,13 @@ class Metrics:
             "voxelnode_journal_lag_seconds", "For how long acknowledged instances have not been in the index"
         )
         self.journal_bytes = gauge("voxelnode_journal_bytes", "Size of the journal on the disk")
+        self.scrubbed_files = counter(
+            "voxelnode_scrubbed_files", "Files of the archive that were compared in background"
+        )
+        self.scrub_last_pass_timestamp = gauge(
+            "voxelnode_scrub_last_pass_timestamp_seconds", "When all files had been compared last; 0: never"
+        )
+        self.scrub_damaged = gauge("voxelnode_scrub_damaged", "Damaged or missing files found by the last full pass")
         self.http_requests = counter("voxelnode_http_requests", "HTTP requests answered", ["method", "status"])
         self.http_seconds = histogram(
             "voxelnode_http_seconds", "One HTTP request, until its last byte", buckets=_SECONDS

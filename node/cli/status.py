@@ -23,6 +23,7 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
 
     from node.index.database import reading
     from node.lifecycle.journal import damaged_records, journal_report
+    from node.lifecycle.scrub import scrub_state
     from node.metrics import read_counters
 
     folder = settings.storage.root.absolute()
@@ -42,6 +43,7 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
             "journal_bytes": journal.bytes,
             "journal_damage": [f"{found.segment.name}: {damaged_records(found)}" for found in journal.damage],
             "missing_files": index.instances.count_missing_files(),
+            "scrub": json_of(scrub_state(index.scrub).encoded()),
             "volume_files": index.volumes.count_current(),
             "incomplete_series": index.series.count_incomplete(),
             "failures": index.failures.count(),
@@ -78,6 +80,13 @@ def _journal(facts: Mapping[str, Any]) -> str:
     return f"{waiting} instances wait for the index" if waiting else "nothing waits for the index"
 
 
+def _scrub(last: Mapping[str, Any] | None) -> str:
+    if last is None:
+        return "no full pass yet"
+    found = f"{last['files']} files compared, {last['damaged']} damaged or missing, {last['unreadable']} unreadable"
+    return f"ended {last['ended_at'][:19]}, {found}"
+
+
 def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
     series = ", ".join(f"{count} {state}" for state, count in facts["series"].items()) or "none"
     print_fields(
@@ -90,6 +99,7 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
             "instances": f"{facts['instances']} ({sized(facts['bytes'])})",
             "journal": _journal(facts),
             "missing files": f"{facts['missing_files']}: voxelnode fsck" if facts["missing_files"] else "none",
+            "last scrub": _scrub(facts["scrub"]["last"]),
             "volume files": facts["volume_files"],
             "incomplete": f"{facts['incomplete_series']} series" if facts["incomplete_series"] else "none",
             "oldest due": facts["oldest_due_at"] or "nothing is waiting",

@@ -29,6 +29,7 @@ from node.errors import UsageError
 from node.index.database import Index
 from node.index.records import Refused, SeriesKey
 from node.lifecycle.retention import Retention
+from node.lifecycle.scrub import Scrub
 from node.metrics import remove_counters, write_counters
 from node.notify.notifier import Notifier, channel_of
 from node.receive.refusals import Rejections
@@ -213,6 +214,10 @@ def _optional_services(settings: Settings, repository: Repository) -> Iterator[B
     """Yield the services that not every configuration needs."""
     if settings.retention.is_active:
         yield Retention(repository.archive, repository.index, repository.audit, settings.retention)
+    if settings.storage.scrub_days:
+        scrub = Scrub(repository.archive, repository.index, repository.metrics, settings.storage.scrub_days)
+        repository.applier.is_digest_due = scrub.is_digest_due
+        yield scrub
     if any(peer.confirm_by_find for peer in settings.peers.values()):
         yield _confirmer(settings, repository.index)
 

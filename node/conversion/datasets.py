@@ -1,13 +1,19 @@
-"""The data sets of one series, read one file at a time."""
+"""The data sets of one series, read one file at a time, each after its digest was compared.
+
+An error while reading a file that the archive keeps is raised: it says nothing about the bytes, and a volume without
+that instance would be wrong.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pydicom import Dataset, dcmread
 
+from node.archive.intact import problem_with
 from node.completeness import COUNT_KEYWORDS, InstanceCounts
+from node.conversion.job import AsReceived
 from node.dicom.reading import read_instance
 from node.dicom.values import text, whole
 from node.errors import is_out_of_memory
@@ -26,22 +32,30 @@ class SeriesFiles:
         Instances whose files cannot be read; filled during iteration.
     counts : list of InstanceCounts
         Counts announced by the readable instances; filled during iteration.
+    damaged : list of (str, str)
+        Instances whose files are not as they were received, and how they differ; filled during iteration.
     """
 
-    def __init__(self, instances: Sequence[tuple[str, Path]]) -> None:
-        self._instances = instances
+    def __init__(self, instances: Sequence[tuple[str, Path]], as_received: Mapping[Path, AsReceived]) -> None:
+        self._instances, self._as_received = instances, as_received
         self._paths: dict[str, Path] = {}
         self._last: tuple[str, Dataset] | None = None
         self.unreadable: list[Exclusion] = []
         self.counts: list[InstanceCounts] = []
+        self.damaged: list[tuple[str, str]] = []
 
     def __iter__(self) -> Iterator[Dataset]:
         for sop_instance_uid, path in self._instances:
+            if (problem := self._problem_with(path)) is not None:
+                self.damaged.append((sop_instance_uid, problem))
+                continue
             try:
                 dataset = _opened(path, sop_instance_uid)
             except Exception as error:  # a damaged file may raise anything
                 if is_out_of_memory(error):  # our limit, not a bad file: fail and retry rather than lose a slice
                     raise MemoryError from error
+                if isinstance(error, OSError) and path in self._as_received:  # the disk, not the bytes: try again
+                    raise
                 detail = f"{type(error).__name__} while reading the data set"
                 self.unreadable.append(Exclusion(sop_instance_uid, 0, Reason.UNREADABLE, detail))
                 continue
@@ -49,6 +63,10 @@ class SeriesFiles:
             if self._paths.setdefault(sop_instance_uid, path) == path:
                 self._last = sop_instance_uid, dataset
             yield dataset
+
+    def _problem_with(self, path: Path) -> str | None:
+        expected = self._as_received.get(path)
+        return None if expected is None else problem_with(path, expected.offset, expected.bytes, expected.sha256)
 
     def dataset_of(self, sop_instance_uid: str) -> Dataset:
         """Return the first data set with a UID. If it must be read again, long values are loaded only on access."""

@@ -6,7 +6,8 @@ This module imports neither NumPy nor codecs, so the node's process does not loa
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class AsReceived:
+    """The data set of an instance as it was received: where it begins in its file, its length and its SHA-256."""
+
+    offset: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class ConversionJob:
     """One series to convert.
 
@@ -32,12 +42,15 @@ class ConversionJob:
         Existing empty folder for the files.
     expectation : Expectation or None
         Expected counts; None: the counts that the data sets announce.
+    as_received : mapping of Path to AsReceived
+        The files that must be as they were received; others are taken as they are.
     """
 
     instances: tuple[tuple[str, Path], ...]
     folder: Path
     options: WriteOptions
     expectation: Expectation | None = None
+    as_received: Mapping[Path, AsReceived] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +61,8 @@ class Converted:
     ----------
     sources : tuple of (int, str, int)
         Stack, SOP Instance UID, and number of frames of that instance in that stack.
+    damaged : tuple of (str, str)
+        SOP Instance UID of each instance that is not as it was received, and how it differs; then there are no files.
     """
 
     files: tuple[ConvertedFile, ...]
@@ -56,6 +71,7 @@ class Converted:
     refusals: tuple[Refusal, ...]
     completeness: Completeness
     seconds: float
+    damaged: tuple[tuple[str, str], ...] = ()
 
 
 def limits(section: Convert) -> ChildLimits:

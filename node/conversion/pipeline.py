@@ -56,7 +56,10 @@ def _rare_garbage_collection() -> Iterator[None]:
 
 
 def _convert(job: ConversionJob, began: float) -> Converted:
-    assembly, known = _assembled(job)
+    series = SeriesFiles(job.instances, job.as_received)
+    assembly, known = _assembled(job, series)
+    if series.damaged:
+        return _damaged(job, series, known, perf_counter() - began)
     completeness = _completeness(known, assembly)
     files: list[ConvertedFile] = []
     for volume in assembly.volumes:
@@ -73,11 +76,27 @@ def _convert(job: ConversionJob, began: float) -> Converted:
     )
 
 
-def _assembled(job: ConversionJob) -> tuple[Assembly, Expectation]:
+def _damaged(job: ConversionJob, series: SeriesFiles, known: Expectation, seconds: float) -> Converted:
+    """Return no volume: one without the damaged instances would take the place of one that was made before."""
+    uids = tuple(uid for uid, _ in series.damaged)
+    refusal = Refusal(Reason.DAMAGED, damage_of(series.damaged, len(job.instances)), uids)
+    return Converted((), (), (), (refusal,), completeness_of(known), seconds, tuple(series.damaged))
+
+
+def damage_of(damaged: Sequence[tuple[str, str]], instances: int) -> str:
+    """Return in a sentence how many files of a series are not as they were received."""
+    return (
+        f"{len(damaged)} of {instances} files are not as they were received (the first one {damaged[0][1]}): send the "
+        "instances again"
+    )
+
+
+def _assembled(job: ConversionJob, files: SeriesFiles) -> tuple[Assembly, Expectation]:
     """Return the volumes of all instances and the announced counts; keeps no data set in memory."""
-    files = SeriesFiles(job.instances)
     assembly = assemble(files, files.dataset_of)
     known = job.expectation or expectation(files.counts)
+    if files.damaged:
+        return assembly, known
     if len(files.unreadable) == len(job.instances):
         uids = tuple(exclusion.sop_instance_uid for exclusion in files.unreadable)
         refusal = Refusal(Reason.UNREADABLE, "no file of the series can be read as DICOM", uids)

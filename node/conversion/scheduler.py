@@ -16,12 +16,13 @@ from node.child_process import ChildCancelled
 from node.conversion.cleanup import Housekeeping
 from node.conversion.job import limits
 from node.conversion.pool import ConverterDied, Converters
-from node.conversion.series import is_unchanged, record_outcome, write_volumes
+from node.conversion.series import SeriesDamaged, is_unchanged, record_outcome, write_volumes
 from node.errors import VoxelnodeError
 from node.index.database import Index
 from node.index.finder import QueryRefused
 from node.index.follower import IndexFollower
 from node.index.records import ClaimedSeries, SeriesKey, SeriesOutcome
+from node.receive.kept import report_damage
 from node.settings.model import Convert, SeriesSettings
 from node.writers.options import write_options
 
@@ -184,6 +185,8 @@ class Worker(IndexFollower):
             return partial(self._hand_back, claimed)
         except ConverterDied as died:
             return partial(self._record_crash, claimed, str(died))
+        except SeriesDamaged as error:
+            return partial(self._record_damaged, claimed, error)
         except OSError as error:
             return partial(self._record_crash, claimed, f"disk: {error.strerror}")
         return partial(self._record_outcome, claimed, outcome)
@@ -236,6 +239,12 @@ class Worker(IndexFollower):
     def _hand_back(self, claimed: ClaimedSeries) -> None:
         self._index.series.release_claim(claimed, self._now())
         _log(claimed).info("conversion_handed_back")
+
+    def _record_damaged(self, claimed: ClaimedSeries, error: SeriesDamaged) -> None:
+        keys = {instance.sop_instance_uid: instance.key for instance in claimed.instances}
+        for uid, problem in error.damaged:
+            report_damage(self._archive, self._index, keys[uid], problem, self._now())
+        self._index.series.record_damaged(claimed, str(error), self._now())
 
     def _record_crash(self, claimed: ClaimedSeries, detail: str) -> None:
         again = self._index.series.record_crash(claimed, detail, self._settings.attempts, self._now())

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from node import __version__
-from node.conversion.job import ConversionJob, Converted
+from node.conversion.job import AsReceived, ConversionJob, Converted
 from node.conversion.volume_files import publish, remove_folder, revision_folder
+from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.index.records import ClaimedSeries, SeriesOutcome
 from node.volume.reasons import Reason, Refusal
@@ -24,6 +25,15 @@ from node.writers.options import WriteOptions
 if TYPE_CHECKING:
     from node.archive.filesystem import Archive
     from node.index.database import Index
+
+
+class SeriesDamaged(VoxelnodeError):
+    """Files of a series are not as they were received: it is not converted."""
+
+    def __init__(self, converted: Converted) -> None:
+        super().__init__(converted.refusals[0].detail)
+        self.damaged = converted.damaged
+
 
 CONVERTER = f"voxelnode {__version__}"
 
@@ -42,6 +52,11 @@ def write_volumes(
     run : callable (ConversionJob) -> Converted
         `node.conversion.pipeline.convert`, or `Converters.run`, which calls it in a child process.
 
+    Raises
+    ------
+    SeriesDamaged
+        Files of the series are not as they were received.
+
     Notes
     -----
     No row names a file that is not durable: one rename moves the folder to ``volumes/`` before `record_outcome` commits
@@ -53,7 +68,12 @@ def write_volumes(
     folder.mkdir(mode=0o700, parents=True)
     try:
         instances = tuple((instance.sop_instance_uid, archive.path(instance.key)) for instance in claimed.instances)
-        converted = run(ConversionJob(instances, folder, options, claimed.expectation))
+        as_received = {
+            archive.path(one.key): AsReceived(one.data_set_offset, one.bytes, one.sha256) for one in claimed.instances
+        }
+        converted = run(ConversionJob(instances, folder, options, claimed.expectation, as_received))
+        if converted.damaged:
+            raise SeriesDamaged(converted)
         destination = revision_folder(claimed)
         reached("volumes-written")
         if converted.files and index.series.is_claimed(claimed):

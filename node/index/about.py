@@ -18,6 +18,9 @@ APPLIED = "applied"
 CHECKPOINT = "checkpoint"
 """The last record of the journal whose rows and files were durable at the last checkpoint."""
 
+SCRUB = "scrub"
+"""How far the background comparison of the archive is, see `node.lifecycle.scrub`."""
+
 _INSERT = insert(AboutRow)
 _SET = Prepared(
     _INSERT.on_conflict_do_update(index_elements=["key"], set_={"value": _INSERT.excluded.value}), ["key", "value"]

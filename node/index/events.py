@@ -25,7 +25,8 @@ EventKind = Literal[
     "instance-set-aside",  # an instance cannot be indexed; its file is in quarantine
     "journal-damaged",  # acknowledged records cannot be read
     "file-missing",  # fsck found a row without its file
-    "file-found",  # a missing file is back
+    "file-damaged",  # a file is not as it was received: the instance must be sent again
+    "file-found",  # a missing file is back, or a damaged one is whole again
     "file-restored",  # an instance came again, and took the place of its file, which was not whole
     "deleted",
     "patient-merged",

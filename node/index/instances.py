@@ -16,7 +16,7 @@ from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.index.about import APPLIED, set_about
 from node.index.arrivals import add_instances
-from node.index.events import record_event
+from node.index.events import EventKind, EventUids, record_event
 from node.index.models import ConflictRow, ImageRow, SeriesRow, StudyRow
 from node.index.prepared import Prepared
 from node.index.records import Applied, Arrived, Flaw, Kept
@@ -158,10 +158,35 @@ class InstanceRepository(IndexRepository):
             )
             for key, sha256, received_at, offset, size, gone in found
         ]
-        losers = select(ConflictRow.key, ConflictRow.sha256, ConflictRow.found_at).where(
-            ConflictRow.sop_instance_uid.in_(uids), ConflictRow.key.is_not(None), ConflictRow.sha256.is_not(None)
-        )
-        return files + [HeldFile(row.key or "", row.sha256 or "", row.found_at) for row in connection.execute(losers)]
+        return files + losers(connection, uids)
+
+    @on_reader
+    def files_after(self, connection: Connection, key: str, limit: int) -> list[InstanceFile]:
+        """Return at most `limit` files that rows of images name, in the order of their keys, from behind `key`."""
+        return list(instance_files(connection, after=key, limit=limit))
+
+    @on_reader
+    def losers(self, connection: Connection) -> list[HeldFile]:
+        """Return the files that lost against another file of their SOP Instance UID, with their digests."""
+        return losers(connection)
+
+    @on_writer
+    def record_loser_damage(self, connection: Connection, key: str, detail: str, now: dt.datetime) -> None:
+        """Record that a file that lost is not as it was received; its row has no digest any more."""
+        rows = connection.execute(
+            update(ConflictRow)
+            .where(ConflictRow.key == key, ConflictRow.sha256.is_not(None))
+            .values(sha256=None)
+            .returning(ConflictRow.study_instance_uid, ConflictRow.series_instance_uid, ConflictRow.sop_instance_uid)
+        ).all()
+        for row in rows:
+            uids: EventUids = {**row._mapping}  # type: ignore[typeddict-item]
+            record_event(connection, "file-damaged", now, detail=f"{key}, another version: {detail}", **uids)
+
+    @on_reader
+    def total_bytes(self, connection: Connection) -> int:
+        """Return the bytes of all instances."""
+        return int(connection.execute(select(func.coalesce(func.sum(ImageRow.bytes), 0))).scalar_one())
 
     @on_reader
     def files(self, connection: Connection, folder: str) -> list[InstanceFile]:
@@ -201,10 +226,23 @@ class InstanceRepository(IndexRepository):
         return loser_keys(connection)
 
     @on_writer
-    def mark_files(self, connection: Connection, keys: Sequence[str], *, missing: bool, now: dt.datetime) -> int:
-        """Note that files (at most a folder's worth) are missing, or are there again.
+    def mark_files(
+        self,
+        connection: Connection,
+        keys: Sequence[str],
+        *,
+        missing: bool,
+        now: dt.datetime,
+        damage: str | None = None,
+    ) -> int:
+        """Note that files (at most a folder's worth) are missing or damaged, or are there again.
 
-        An instance whose file is missing takes the next arrival under its UID as its own.
+        An instance whose file is missing or damaged takes the next arrival under its UID as its own.
+
+        Parameters
+        ----------
+        damage : str or None
+            How the files differ from what was received; None if they do not exist.
 
         Returns
         -------
@@ -218,11 +256,15 @@ class InstanceRepository(IndexRepository):
         ).all()
         marked = update(ImageRow).where(ImageRow.id.in_([row.id for row in rows]))
         connection.execute(marked.values(file_missing=missing))
+        kind: EventKind = "file-found"
+        if missing:
+            kind = "file-missing" if damage is None else "file-damaged"
         for row in rows:
             record_event(
                 connection,
-                "file-missing" if missing else "file-found",
+                kind,
                 now,
+                detail=damage,
                 study_instance_uid=row.study_instance_uid,
                 series_instance_uid=row.series_instance_uid,
                 sop_instance_uid=row.sop_instance_uid,
@@ -237,13 +279,27 @@ def named_keys(connection: Connection, keys: Sequence[str]) -> set[str]:
     return {*images, *(key for key in conflicts if key is not None)}
 
 
-def instance_files(connection: Connection, folder: str | None = None) -> Iterator[InstanceFile]:
-    """Yield the files of all instances in the order of their keys, or of those in one folder."""
+def instance_files(
+    connection: Connection, folder: str | None = None, after: str | None = None, limit: int | None = None
+) -> Iterator[InstanceFile]:
+    """Yield the files of instances in the order of their keys: of all, of one folder, or of `limit` behind a key."""
     query = _FILES.order_by(ImageRow.key)
     if folder is not None:
         query = query.where(ImageRow.key > f"{folder}/", ImageRow.key < f"{folder}0")  # "0" follows "/"
-    for row in connection.execute(query):
+    if after is not None:
+        query = query.where(ImageRow.key > after)
+    for row in connection.execute(query.limit(limit)):
         yield InstanceFile(*row)
+
+
+def losers(connection: Connection, sop_instance_uids: Collection[str] | None = None) -> list[HeldFile]:
+    """Return the files that lost and have a digest: of all instances, or of some."""
+    query = select(ConflictRow.key, ConflictRow.sha256, ConflictRow.found_at).where(
+        ConflictRow.key.is_not(None), ConflictRow.sha256.is_not(None)
+    )
+    if sop_instance_uids is not None:
+        query = query.where(ConflictRow.sop_instance_uid.in_(sop_instance_uids))
+    return [HeldFile(row.key or "", row.sha256 or "", row.found_at) for row in connection.execute(query)]
 
 
 def loser_keys(connection: Connection) -> set[str]:

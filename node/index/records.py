@@ -132,11 +132,13 @@ class CountedRefusal:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedInstance:
-    """One instance of a claimed series; `key` is its archive key."""
+    """One instance of a claimed series, with its archive key, and its data set as received."""
 
     sop_instance_uid: str
     key: str
     sha256: str
+    data_set_offset: int
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)

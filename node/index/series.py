@@ -156,6 +156,16 @@ class SeriesRepository(IndexRepository):
         return again
 
     @on_writer
+    def record_damaged(self, connection: Connection, series: ClaimedSeries, detail: str, now: dt.datetime) -> None:
+        """Set a series aside because files of it are not as received; its current volumes, made before, stay current.
+
+        An instance that is received again makes the series due.
+        """
+        if _end_claim(connection, series, "failed", now, error=f"damaged: {detail}", attempts=0):
+            replace_failures(connection, series, [(None, "damaged", detail)], now)
+            _record(connection, "series-failed", _key(series), now, detail, series.revision)
+
+    @on_writer
     def release_claim(self, connection: Connection, series: ClaimedSeries, now: dt.datetime) -> None:
         """Give up a claim without a conversion: the series is due at once."""
         if _end_claim(connection, series, "receiving", now):
@@ -334,11 +344,18 @@ def _claimed(connection: Connection, row: Row[Any], now: dt.datetime) -> Claimed
     """Return a newly claimed series with its instances, and record that it became quiet."""
     study_uid = connection.execute(select(StudyRow.study_instance_uid).where(StudyRow.id == row.study_id)).scalar_one()
     images = connection.execute(
-        select(ImageRow.sop_instance_uid, ImageRow.key, ImageRow.sha256, *_COUNTS)
+        select(
+            ImageRow.sop_instance_uid,
+            ImageRow.key,
+            ImageRow.sha256,
+            ImageRow.data_set_offset,
+            ImageRow.bytes,
+            *_COUNTS,
+        )
         .where(ImageRow.series_id == row.id)
         .order_by(ImageRow.instance_number, ImageRow.sop_instance_uid)
     ).all()
-    expected = _expectation(connection, row, study_uid, [InstanceCounts(*image[3:]) for image in images], now)
+    expected = _expectation(connection, row, study_uid, [InstanceCounts(*image[5:]) for image in images], now)
     _record_quiet(connection, row, study_uid, expected, now)
     learn_gaps(connection, row.id, row.open_since, now)
     return ClaimedSeries(
@@ -347,7 +364,7 @@ def _claimed(connection: Connection, row: Row[Any], now: dt.datetime) -> Claimed
         study_instance_uid=study_uid,
         series_instance_uid=row.series_instance_uid,
         revision=row.revision + 1,
-        instances=tuple(ClaimedInstance(*image[:3]) for image in images),
+        instances=tuple(ClaimedInstance(*image[:5]) for image in images),
         expectation=expected,
         current=current_conversion(connection, row.id),
     )

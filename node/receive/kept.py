@@ -7,8 +7,12 @@ take the place of that file.
 from __future__ import annotations
 
 import datetime as dt
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
+from time import monotonic
 
 import structlog
 
@@ -24,6 +28,11 @@ log = structlog.get_logger()
 
 CHEAP_BYTES = 1 << 20
 """The digest of a shorter file is always compared: reading it costs less than receiving it did."""
+
+VERIFIED_SECONDS = 300.0
+"""For how long the digest of a file that is read again and again is not compared again."""
+
+MAX_VERIFIED = 4096
 
 IsDigestDue = Callable[[str, dt.datetime], bool]
 """Whether to read a long file (its key, and when it was received): it was not verified for long."""
@@ -51,6 +60,57 @@ def flaws_of(
         if flaw is not None:
             flaws[held.key] = flaw
     return flaws
+
+
+def report_damage(archive: Archive, index: Index, key: str, problem: str, now: dt.datetime) -> None:
+    """Record that the file of an instance is not as it was received: it must be sent again. Repetitions do nothing.
+
+    The file stays where it is, for a person to examine.
+
+    Parameters
+    ----------
+    problem : str
+        See `node.archive.intact.problem_with`.
+
+    Raises
+    ------
+    OutOfResources
+        The index did not commit.
+    """
+    is_missing = problem == MISSING
+    if is_missing and not archive.path(key).parent.is_dir():  # the archive is not mounted
+        return
+    damage = None if is_missing else f"the file {problem}: send the instance again"
+    if index.instances.mark_files([key], missing=True, now=now, damage=damage):
+        log.error("file_damaged", path=key, reason=problem)
+
+
+class RecentlyVerified:
+    """Files whose digest was compared lately: a viewer reads the frames of one file one by one. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._files: OrderedDict[str, tuple[tuple[int, int, int], float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def problem_with(self, path: Path, offset: int, length: int, sha256: str) -> str | None:
+        """As `node.archive.intact.problem_with`; a file that has not changed is read again after some minutes."""
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            return MISSING
+        name, identity, now = str(path), (stat.st_ino, stat.st_size, stat.st_mtime_ns), monotonic()
+        with self._lock:
+            known = self._files.get(name)
+        if known is not None and known[0] == identity and now - known[1] < VERIFIED_SECONDS:
+            return None
+        problem = problem_with(path, offset, length, sha256)
+        if problem is None:
+            with self._lock:
+                self._files[name] = identity, now
+                self._files.move_to_end(name)
+                while len(self._files) > MAX_VERIFIED:
+                    self._files.popitem(last=False)
+        return problem
 
 
 def _flaw(archive: Archive, held: HeldFile, is_digest_due: IsDigestDue) -> Flaw | None:

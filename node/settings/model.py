@@ -72,6 +72,14 @@ class Storage(SettingsSection):
         "wait there for the index; when it is full, senders wait, and are answered 0xA700 after 10 seconds",
     )
 
+    scrub_days: float = Field(
+        30.0,
+        ge=0,
+        le=3650,
+        description="time in which every file of the archive is read again and compared with its SHA-256, in days, in "
+        "the background; 0: never",
+    )
+
     @property
     def low_bytes(self) -> int:
         """Free space below which new associations are rejected, so that open ones can finish above the reserve."""

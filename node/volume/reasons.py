@@ -46,7 +46,8 @@ class Reason(StrEnum):
     INCOMPLETE = "incomplete"
     DUPLICATE_SLICE = "duplicate-slice"
     TOO_LARGE = "too-large"
-    UNREADABLE = "unreadable"  # the file is damaged
+    UNREADABLE = "unreadable"  # the data set cannot be read, although it is as it was received
+    DAMAGED = "damaged"  # a file is missing, or is not as it was received
     FAILED = "failed"  # the converter itself crashed or ran out of time or memory
 
 

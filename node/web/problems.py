@@ -21,6 +21,7 @@ from node.index.finder import QueryRefused
 from node.index.patients import NoSuchPatient
 from node.web.errors import Forbidden, NotAuthenticated, ProviderUnavailable, ResourceNotFound, TooManyTries
 from node.web.headers import add_headers
+from node.web.kept_files import Damaged
 from node.web.pages.rendering import error_page
 
 log = structlog.get_logger()
@@ -43,6 +44,7 @@ STATUSES: tuple[tuple[type[VoxelnodeError], int], ...] = (
     (IndexUnusable, 503),
     (AuditFailed, 503),
     (ProviderUnavailable, 503),
+    (Damaged, 500),
     (NotUnderstood, 400),
     (UsageError, 400),
 )
@@ -123,7 +125,7 @@ async def _expected(request: Request, error: Exception) -> Response:
         return _log_in_first(request, str(error))
     if isinstance(error, TooManyTries):
         return respond(request, 429, str(error), headers={"Retry-After": str(error.seconds)})
-    if status == 500:
+    if status == 500 and not isinstance(error, Damaged):
         log.error("request_failed", exc_info=error)
     return respond(request, status, str(error), headers=RETRY if status == 503 else None)
 

@@ -15,6 +15,7 @@ from node.index.database import Index
 from node.index.records import Refused
 from node.metrics import Metrics
 from node.receive.ingest import Ingest
+from node.receive.kept import RecentlyVerified
 from node.settings.model import Settings
 
 
@@ -29,6 +30,7 @@ class Services:
     metrics: Metrics
     audit: Audit
     actions: Mapping[str, Callable[..., Mapping[str, Any]]]
+    verified: RecentlyVerified = field(default_factory=RecentlyVerified)
     decoder: Decoder = field(default_factory=Decoder)
     parts: Mapping[str, Callable[[], bool]] = field(default_factory=dict)
     """Other parts that must work for the node to be ready, by name."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import errno
 import json
 import multiprocessing
 import os
@@ -129,15 +130,75 @@ def test_an_object_without_pixels_is_recorded_as_not_an_image(root: Root) -> Non
     assert failure["reason"] == "not-an-image"
 
 
-def test_a_file_that_was_damaged_at_rest_is_told_and_the_rest_converted(root: Root) -> None:
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-50] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "harm", [flip_a_bit, lambda path: os.truncate(path, 100), Path.unlink], ids=["flip", "cut", "gone"]
+)
+def test_a_series_with_a_file_that_is_not_as_it_was_received_keeps_its_volumes_until_it_is_sent_again(
+    root: Root, harm: Callable[[Path], None]
+) -> None:
+    *most, last = make.ct_series(5)
+    for ds in (*most, last):
+        root.take(ds)
+    worker = Worker(root.archive, root.index, Convert(), root.clock)
+    convert_due(root, worker)
+    before = rows(root, "SELECT path, sha256 FROM v_volumes ORDER BY path")
+    [image] = rows(root, "SELECT * FROM v_images WHERE sop_instance_uid = :uid", uid=last.SOPInstanceUID)
+    harm(Path(image["path"]))
+    root.take(make.ct_series(6, study_uid=last.StudyInstanceUID, series_uid=last.SeriesInstanceUID)[-1])
+    convert_due(root, worker)
+    [series] = rows(root, "SELECT state, error FROM v_series")
+    assert (series["state"], series["error"].partition(":")[0]) == ("failed", "damaged")
+    assert [row["reason"] for row in rows(root, "SELECT reason FROM v_failures")] == ["damaged"]
+    assert rows(root, "SELECT path, sha256 FROM v_volumes ORDER BY path") == before
+    assert all(Path(row["path"]).exists() for row in before)
+    kind = "file-missing" if harm is Path.unlink else "file-damaged"
+    [event] = rows(root, "SELECT * FROM v_events WHERE kind = :kind", kind=kind)
+    assert event["sop_instance_uid"] == last.SOPInstanceUID
+    root.take(last)
+    convert_due(root, worker)
+    [series] = rows(root, "SELECT state FROM v_series")
+    assert series["state"] == "converted"
+    assert len(rows(root, "SELECT DISTINCT sop_instance_uid FROM v_sources WHERE revision = 2")) == 6
+    worker.stop()
+
+
+def convert_due(root: Root, worker: Worker) -> None:
+    """Convert what is due in this process, and record it as the scheduler does."""
+    root.clock.move(61)
+    worker._converters.run = lambda job, limits, cancelled: convert(job)  # type: ignore[method-assign]
+    while (claimed := root.index.series.claim_due(root.clock())) is not None:
+        worker._converted(claimed)()
+
+
+def test_a_file_that_cannot_be_read_now_is_not_left_out(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     instances = make.ct_series(5)
     for ds in instances:
         root.take(ds)
-    [row] = rows(root, "SELECT path FROM v_images WHERE sop_instance_uid = :uid", uid=instances[-1].SOPInstanceUID)
-    os.truncate(row["path"], 100)
-    converted(root, claim(root))
-    [exclusion] = rows(root, "SELECT * FROM v_exclusions")
-    assert (exclusion["sop_instance_uid"], exclusion["reason"]) == (instances[-1].SOPInstanceUID, "unreadable")
+    worker = Worker(root.archive, root.index, Convert(), root.clock)
+    [image] = rows(root, "SELECT path FROM v_images WHERE sop_instance_uid = :uid", uid=instances[2].SOPInstanceUID)
+    real = os.open
+
+    def open_(name: Any, *arguments: Any, **options: Any) -> int:
+        if str(name) == image["path"]:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(name, *arguments, **options)
+
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "open", open_)
+        convert_due(root, worker)
+    [series] = rows(root, "SELECT state, error FROM v_series")
+    assert (series["state"], series["error"]) == ("receiving", "disk: Input/output error")
+    assert not rows(root, "SELECT 1 FROM v_images WHERE file_missing")
+    root.clock.move(3600)
+    convert_due(root, worker)
+    assert len(rows(root, "SELECT DISTINCT sop_instance_uid FROM v_sources")) == 5
+    worker.stop()
 
 
 def test_a_lost_claim_records_nothing_and_leaves_no_files(root: Root) -> None:

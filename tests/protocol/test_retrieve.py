@@ -45,6 +45,7 @@ from tests.protocol.conftest import (
     pdv,
     until,
 )
+from tests.rows import view_rows
 
 MR_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
 
@@ -338,6 +339,11 @@ def test_an_instance_whose_file_is_damaged_is_not_handed_on(
     assert failed is not None
     assert set(failed.FailedSOPInstanceUIDList) == {series[0].SOPInstanceUID, series[1].SOPInstanceUID}
     assert destination.stored.keys() == {series[2].SOPInstanceUID}
+    told = view_rows(node.root, "SELECT kind, sop_instance_uid FROM v_events WHERE kind LIKE 'file-%'")
+    assert {row["kind"]: row["sop_instance_uid"] for row in told} == {
+        "file-damaged": series[0].SOPInstanceUID,
+        "file-missing": series[1].SOPInstanceUID,
+    }
 
 
 def test_nothing_that_matches_is_a_success_of_nothing(

@@ -5,7 +5,6 @@ A peer that does not accept that transfer syntax gets the instance uncompressed;
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from pynetdicom.dsutils import split_dataset
 
+from node.archive.intact import problem_with
 from node.association.client.association import Address, AssociationLost, RequestedAssociation, association
 from node.association.client.negotiation import MAXIMUM_CONTEXTS, contexts_of
 from node.association.outgoing import InstanceBytes
@@ -31,6 +31,14 @@ class SendFailed(VoxelnodeError):
 
 class NotSendable(VoxelnodeError):
     """An instance cannot be sent to this peer; the message gives the reason, without patient data."""
+
+
+class NotAsStored(NotSendable):
+    """The file of an instance is missing or damaged; `problem` tells how it differs from what was stored."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"damaged: its file {problem}; send the instance to this node again")
+        self.problem = problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +70,8 @@ class SendOutcome(Enum):
 class Sent:
     """An instance and the outcome of sending it, with our `reason` and the peer's *Error Comment*.
 
+    `damage` tells how its file differs from what was stored, if that is why it was not sent.
+
     The comment may name a patient; it is never logged.
     """
 
@@ -69,6 +79,13 @@ class Sent:
     fate: SendOutcome
     reason: str = ""
     comment: str = ""
+    damage: str = ""
+
+    @classmethod
+    def not_sent(cls, instance: Outgoing, error: NotSendable) -> Sent:
+        """Return the outcome for an instance that cannot be sent."""
+        damage = error.problem if isinstance(error, NotAsStored) else ""
+        return cls(instance, SendOutcome.FAILED, str(error), damage=damage)
 
 
 Transcode = Callable[[Path, str], AbstractContextManager[InstanceBytes]]
@@ -137,7 +154,7 @@ class _InstanceSender:
                 self._assoc.send_instance(context_id, request, source)
                 answer = self._assoc.receive().command
         except NotSendable as error:
-            return Sent(instance, SendOutcome.FAILED, str(error))
+            return Sent.not_sent(instance, error)
         except AssociationLost as error:
             self._lost = f"{self._assoc.peer}: {error}"
             return Sent(instance, SendOutcome.FAILED, self._lost)
@@ -206,16 +223,11 @@ def bytes_for_peer(
 def _require_intact(instance: Outgoing) -> None:
     """Raise unless the file holds the stored bytes: a damaged instance is never sent."""
     try:
-        with instance.path.open("rb") as file:
-            length = file.seek(0, 2) - instance.offset
-            file.seek(instance.offset)
-            intact = length == instance.bytes and (
-                instance.sha256 is None or hashlib.file_digest(file, "sha256").hexdigest() == instance.sha256
-            )
+        problem = problem_with(instance.path, instance.offset, instance.bytes, instance.sha256)
     except OSError as error:
-        raise NotSendable(f"its file cannot be read ({error.strerror}): run `voxelnode fsck`") from error
-    if not intact:
-        raise NotSendable("its file differs from the bytes that were stored: run `voxelnode fsck`")
+        raise NotSendable(f"its file cannot be read now: {error.strerror}") from error
+    if problem is not None:
+        raise NotAsStored(problem)
 
 
 def proposals(instances: Iterable[Outgoing]) -> list[tuple[str, list[str]]]:

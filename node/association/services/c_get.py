@@ -8,7 +8,6 @@ from node.association.acceptor import PeerGone
 from node.association.client.send import (
     NotSendable,
     Outgoing,
-    SendOutcome,
     Sent,
     bytes_for_peer,
     sent_with_status,
@@ -51,7 +50,7 @@ def _sent(operation: Operation, service: RetrieveService, instance: Outgoing) ->
             request = store_request(instance, operation.next_message_id())
             answer = operation.store(context_id, request, source, service.timeout)
     except NotSendable as error:
-        return Sent(instance, SendOutcome.FAILED, str(error))
+        return Sent.not_sent(instance, error)
     if answer is None:
         operation.association.give_up(f"no answer to C-STORE within {service.timeout:g} s")
         raise PeerGone

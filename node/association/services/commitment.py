@@ -8,14 +8,15 @@ process dies, the next start reports what is owed.
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
 from pydicom.dataset import Dataset
 
 from node.archive.filesystem import Archive
+from node.archive.intact import problem_with
 from node.association.acceptor import PeerGone
 from node.association.client.association import Address
 from node.association.operation import NotDecodable, Operation
@@ -38,10 +39,12 @@ from node.dicom.uids import (
     STORAGE_COMMITMENT_INSTANCE,
 )
 from node.dicom.values import items, text
+from node.errors import OutOfResources
 from node.index.commitments import OwedCommitment, Reference
 from node.index.database import Index
 from node.index.selection import StoredInstance
 from node.metrics import Metrics
+from node.receive.kept import report_damage
 
 logger = structlog.get_logger()
 
@@ -121,15 +124,16 @@ def _failure_reason(service: CommitmentService, reference: Reference, stored: St
     if stored.sop_class_uid != reference[0]:
         return CLASS_INSTANCE_CONFLICT
     try:
-        with service.archive.path(stored.key).open("rb") as file:
-            length = file.seek(0, 2) - stored.data_set_offset
-            file.seek(stored.data_set_offset)
-            intact = length == stored.bytes and hashlib.file_digest(file, "sha256").hexdigest() == stored.sha256
-    except OSError:
-        intact = False
-    if not intact:
-        logger.error("instance_not_committed", sop_instance_uid=stored.sop_instance_uid, reason="its file is damaged")
-    return None if intact else PROCESSING_FAILURE
+        problem = problem_with(service.archive.path(stored.key), stored.data_set_offset, stored.bytes, stored.sha256)
+    except OSError as error:
+        logger.error("instance_not_committed", sop_instance_uid=stored.sop_instance_uid, reason=error.strerror)
+        return PROCESSING_FAILURE
+    if problem is None:
+        return None
+    logger.error("instance_not_committed", sop_instance_uid=stored.sop_instance_uid, reason=f"its file {problem}")
+    with suppress(OutOfResources):  # the next reader records it
+        report_damage(service.archive, service.index, stored.key, problem, service.now())
+    return PROCESSING_FAILURE
 
 
 def report_of(service: CommitmentService, commitment: OwedCommitment, result: CommitmentResult) -> Dataset:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -34,11 +35,13 @@ from node.dicom.status import (
     SUCCESS,
     UNABLE_TO_PROCESS,
 )
+from node.errors import OutOfResources
 from node.index.database import Index
 from node.index.finder import QueryRefused
 from node.index.records import Refused
 from node.index.selection import Selected
 from node.metrics import Metrics
+from node.receive.kept import report_damage
 
 logger = structlog.get_logger()
 
@@ -241,6 +244,14 @@ class Retrieve:
         self._service.metrics.sent_instances.labels(outcome=sent.fate.name.lower()).inc()
         if sent.reason:
             self._reasons[sent.reason] += 1
+        if sent.damage:
+            self._report_damage(sent)
+
+    def _report_damage(self, sent: Sent) -> None:
+        archive, index = self._service.archive, self._service.index
+        key = str(sent.instance.path.relative_to(archive.root))
+        with suppress(OutOfResources):  # the next reader records it
+            report_damage(archive, index, key, sent.damage, dt.datetime.now(dt.UTC))
 
     def _finish(self) -> str:
         """Send the final response; return the outcome in words."""

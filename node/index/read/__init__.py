@@ -14,7 +14,7 @@ from sqlalchemy import Connection, func, select, text
 
 from node.dicom.matching import Query
 from node.index import queries
-from node.index.about import APPLIED, about
+from node.index.about import APPLIED, SCRUB, about
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.read.accounts import ReadAccounts
 from node.index.read.conflicts import ReadConflicts
@@ -63,6 +63,11 @@ class ReadIndex:
     def applied(self) -> Applied:
         """The last record of the journal that is in the index."""
         return Applied.of(about(self._connection, APPLIED))
+
+    @property
+    def scrub(self) -> str | None:
+        """How far the background comparison of the archive is; see `node.lifecycle.scrub.scrub_state`."""
+        return about(self._connection, SCRUB)
 
     def find(self, query: Query) -> Iterator[Dataset]:
         """Answer a query. See `node.index.queries.find`."""

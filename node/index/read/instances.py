@@ -67,6 +67,13 @@ class ReadInstances(PagedRepository):
         """Return the total numbers of ``instances`` and ``bytes``."""
         return self._rows("SELECT count(*) AS instances, coalesce(sum(bytes), 0) AS bytes FROM v_images")[0]
 
+    def count_unavailable(self, study: str, series: str | None = None, sop_instance: str | None = None) -> int:
+        """Count the instances of a study, of a series, or the one, whose file is known to be missing or damaged."""
+        rest = "AND file_missing" + ("" if sop_instance is None else " AND sop_instance_uid = :instance")
+        more = {} if sop_instance is None else {"instance": sop_instance}
+        rows = self._rows_of_study("SELECT count(*) AS missing FROM v_images", study, series, rest, **more)
+        return int(rows[0]["missing"])
+
     def count_missing_files(self) -> int:
         """Count the instances whose file is known to be missing or damaged."""
         return int(self._rows("SELECT count(*) AS missing FROM v_images WHERE file_missing")[0]["missing"])

@@ -6,7 +6,7 @@ import datetime as dt
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import Path, Query, Request, Response
+from fastapi import HTTPException, Path, Query, Request, Response
 
 from node.index.read import ReadIndex
 from node.index.read.studies import ListedStudy, StudyCondition, StudyCursor, StudyFilter, StudyOrder
@@ -29,6 +29,7 @@ from node.web.api.routing import api_router
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import file_response
+from node.web.kept_files import DAMAGED, Damaged, whole_file
 from node.web.services import Node, Services
 
 router = api_router()
@@ -199,6 +200,14 @@ def instance_file(
 ) -> Response:
     """The file of an instance: File Meta Information, then the data set, byte for byte as received."""
     row = _instance(node, sop_instance_uid)
+    with node.index.reading() as index:
+        stored = next(index.instances.stored(row["study_instance_uid"], None, [sop_instance_uid]), None)
+    if stored is None:
+        raise HTTPException(410, DAMAGED)
+    try:
+        whole_file(node, stored)
+    except Damaged as error:
+        raise HTTPException(410, str(error)) from error
     audit.transferred([of_study(row["study_instance_uid"], row["patient_id"])])
     return file_response(
         request, node.archive.path(row["key"]), "application/dicom", f"{sop_instance_uid}.dcm", row["sha256"]

@@ -8,7 +8,8 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO, Any
 
-from node.web.dicomweb.resources import CHUNK_BYTES, Damaged
+from node.web.dicomweb.resources import CHUNK_BYTES
+from node.web.kept_files import Unavailable
 from node.web.services import Services
 
 
@@ -26,7 +27,8 @@ def decoded_file(node: Services, function: Callable[..., bytes], *arguments: Any
     ------
     NotDecoded, DecoderBusy
         See `Decoder.run`.
-    Damaged
+    Unavailable
+        The file cannot be read now.
     """
     file: IO[bytes] = NamedTemporaryFile(  # noqa: SIM115 - the reader closes it
         dir=node.archive.root / "incoming", prefix="decoded-", suffix=".part"
@@ -35,7 +37,7 @@ def decoded_file(node: Services, function: Callable[..., bytes], *arguments: Any
         node.decoder.run(function, *arguments, Path(file.name))
     except OSError as error:
         file.close()
-        raise Damaged(f"an instance cannot be decoded: {error.strerror}") from error
+        raise Unavailable(f"an instance cannot be decoded: {error.strerror}") from error
     except BaseException:
         file.close()
         raise

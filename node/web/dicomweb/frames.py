@@ -20,8 +20,9 @@ from node.index.selection import StoredInstance
 from node.web.dicomweb.decoded import decoded_file, length_of, pieces_of
 from node.web.dicomweb.media_types import MULTIPART, OCTETS, FrameForm, NotAcceptable, accepted, frame_form
 from node.web.dicomweb.multipart import Multipart, Part
-from node.web.dicomweb.resources import READ, Damaged, RequestedInstances, Target, instance_url, one_instance, respond
+from node.web.dicomweb.resources import READ, RequestedInstances, Target, instance_url, one_instance, respond
 from node.web.dicomweb.routing import dicomweb_router
+from node.web.kept_files import Damaged, Unavailable, whole_file
 
 router = dicomweb_router()
 
@@ -72,10 +73,10 @@ def pixel_data(target: Target, instance: StoredInstance) -> PixelElement:
     element = None
     try:
         if instance.transfer_syntax_uid != DEFLATED_LITTLE_ENDIAN:  # its frames cannot be located
-            element = _element(target.node.archive.path(instance.key), target.node.decoder)
+            element = _element(whole_file(target.node, instance), target.node.decoder)
     except OSError as error:
-        raise Damaged(f"a file of the archive cannot be read: {error.strerror}") from error
-    except DecoderBusy:
+        raise Unavailable(f"a file of the archive cannot be read: {error.strerror}") from error
+    except (Damaged, Unavailable, DecoderBusy):
         raise
     except Exception as error:  # pydicom raises anything on damaged files
         raise Damaged("the data set of the instance cannot be read") from error
@@ -145,7 +146,7 @@ def _frame(target: Target, element: PixelElement, number: int, form: FrameForm) 
 
     Raises
     ------
-    FrameNotFound, NotDecoded, DecoderBusy, Damaged
+    FrameNotFound, NotDecoded, DecoderBusy, Unavailable
     """
     decoder = target.node.decoder
     try:
@@ -159,7 +160,7 @@ def _frame(target: Target, element: PixelElement, number: int, form: FrameForm) 
             return _from_file(decoded_file(target.node, stored_frame_file, element.path, number))
         return _in_memory(element.encapsulated_frame(number))
     except OSError as error:
-        raise Damaged(f"a file of the archive cannot be read: {error.strerror}") from error
+        raise Unavailable(f"a file of the archive cannot be read: {error.strerror}") from error
 
 
 def _in_memory(data: bytes) -> _Frame:
@@ -174,4 +175,4 @@ def _read(pieces: Iterator[bytes]) -> Iterator[bytes]:
     try:
         yield from pieces
     except OSError as error:
-        raise Damaged(f"a file of the archive cannot be read: {error.strerror}") from error
+        raise Unavailable(f"a file of the archive cannot be read: {error.strerror}") from error

@@ -22,6 +22,7 @@ from node.web.dicomweb.media_types import DICOM_JSON, JSON, MULTIPART, OCTETS, N
 from node.web.dicomweb.multipart import Multipart, Part
 from node.web.dicomweb.resources import READ, RequestedInstances, Target, instance_url, one_instance, respond
 from node.web.dicomweb.routing import dicomweb_router
+from node.web.kept_files import whole_file
 from node.web.services import Services
 
 log = structlog.get_logger()
@@ -121,7 +122,7 @@ def retrieve_bulk_data(target: RequestedInstances, path: str) -> Response:
     if not ranges:
         raise NotAcceptable(f"{OCTETS}, by itself or in {MULTIPART}")
     try:
-        file = decoded_file(target.node, value_file, target.node.archive.path(instance.key), path)
+        file = decoded_file(target.node, value_file, whole_file(target.node, instance), path)
     except NotDecoded as error:
         raise HTTPException(404, str(error)) from error
     target.audit_access("bulk data")

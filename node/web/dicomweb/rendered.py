@@ -17,6 +17,7 @@ from node.web.dicomweb.media_types import JPEG, PDF, PNG, NotAcceptable, accepte
 from node.web.dicomweb.multipart import Multipart, Part
 from node.web.dicomweb.resources import READ, RequestedInstances, Target, by_series, instance_url, one_instance, respond
 from node.web.dicomweb.routing import dicomweb_router
+from node.web.kept_files import whole_file
 
 router = dicomweb_router()
 
@@ -119,7 +120,7 @@ def answer_picture(target: Target, instance: StoredInstance, order: PictureOrder
     """Respond with a picture of one frame, or 406 if it cannot be rendered."""
     target.audit_access("rendered")
     try:
-        data = target.node.decoder.run(picture, target.node.archive.path(instance.key), order)
+        data = target.node.decoder.run(picture, whole_file(target.node, instance), order)
     except NotDecoded as error:
         raise NotShown("the instance itself", f"this instance cannot be rendered: {error}") from error
     media_type = next(name for name, picture_format in FORMATS.items() if picture_format == order.format)
@@ -129,7 +130,7 @@ def answer_picture(target: Target, instance: StoredInstance, order: PictureOrder
 def _pictures(target: Target, order: PictureOrder, media_type: str) -> Iterator[Part]:
     for instance in target.instances:
         try:
-            data = target.node.decoder.run(picture, target.node.archive.path(instance.key), order)
+            data = target.node.decoder.run(picture, whole_file(target.node, instance), order)
         except NotDecoded:
             continue  # a report, a structure set, or an encoding without a decoder
         yield Part(media_type, (data,), f"{instance_url(target.base, instance)}/rendered")
@@ -200,7 +201,7 @@ def _document(target: Target, instance: StoredInstance) -> Response:
     if names(accepted(target.request), PDF) is None:
         raise NotAcceptable(PDF)
     try:
-        file = decoded_file(target.node, document_file, target.node.archive.path(instance.key))
+        file = decoded_file(target.node, document_file, whole_file(target.node, instance))
     except NotDecoded as error:
         raise HTTPException(404, str(error)) from error
     target.audit_access("rendered")

@@ -11,13 +11,13 @@ import structlog
 from fastapi import Depends, HTTPException, Request, Response
 from starlette.types import Receive, Scope, Send
 
-from node.archive.filesystem import Archive
+from node.archive.intact import MISSING
 from node.conversion.decoder import DecoderBusy, NotDecoded
 from node.dicom.pixel_element import FrameNotFound
-from node.errors import VoxelnodeError
 from node.index.selection import StoredInstance
 from node.web.access import Reader, RequestAudit
 from node.web.audit_trail import AccountAuditTrail
+from node.web.kept_files import DAMAGED, Damaged, Unavailable, damaged
 from node.web.services import Node, Services
 from node.web.streaming import Streamed
 
@@ -30,11 +30,7 @@ READ = ["GET", "HEAD"]
 """Methods of read-only resources."""
 
 
-class Damaged(VoxelnodeError):
-    """A file of the archive differs from what was received, or cannot be read."""
-
-
-BROKEN = (Damaged, DecoderBusy, FrameNotFound, NotDecoded)
+BROKEN = (Damaged, Unavailable, DecoderBusy, FrameNotFound, NotDecoded)
 """Errors that prevent an instance, or a part of it, from being sent."""
 
 
@@ -55,12 +51,20 @@ class Target:
     ----------
     instances : list of StoredInstance
         Never empty.
+    unavailable : int
+        Further instances that were requested, but whose files are known to be missing or damaged.
     """
 
     def __init__(
-        self, request: Request, node: Services, audit: AccountAuditTrail, instances: list[StoredInstance]
+        self,
+        request: Request,
+        node: Services,
+        audit: AccountAuditTrail,
+        instances: list[StoredInstance],
+        unavailable: int = 0,
     ) -> None:
         self.request, self.node, self.audit, self.instances = request, node, audit, instances
+        self.unavailable = unavailable
 
     @property
     def base(self) -> str:
@@ -106,13 +110,18 @@ def find_target(
     ------
     HTTPException
         404 if there are none, 410 if they were deleted.
+    Damaged
+        The files of all of them are known to be missing or damaged.
     """
     with node.index.reading() as index:
         instances = list(index.instances.stored(study, series, [instance] if instance else ()))
+        unavailable = index.instances.count_unavailable(study, series, instance)
         if not instances:
+            if unavailable:
+                raise Damaged(DAMAGED)
             deleted = index.deletions.has_deleted(*(uid for uid in (study, series, instance) if uid is not None))
             raise HTTPException(*((410, "it was deleted") if deleted else (404, "the resource does not exist")))
-    return Target(request, node, audit, instances)
+    return Target(request, node, audit, instances, unavailable)
 
 
 RequestedInstances = Annotated[Target, Depends(find_target)]
@@ -151,31 +160,35 @@ def file_length(instance: StoredInstance) -> int:
     return instance.data_set_offset + instance.bytes
 
 
-def stored_file(archive: Archive, instance: StoredInstance) -> Iterator[bytes]:
+def stored_file(node: Services, instance: StoredInstance) -> Iterator[bytes]:
     """Yield the DICOM file of an instance in pieces; its data set is bit for bit as received.
 
     Raises
     ------
     Damaged
         The file is missing, or the data set differs; raised before the last piece.
+    Unavailable
+        The file cannot be read now.
     """
     digest, left = hashlib.sha256(), file_length(instance)
     try:
-        with archive.path(instance.key).open("rb", buffering=0) as file:
+        with node.archive.path(instance.key).open("rb", buffering=0) as file:
             piece = file.read(instance.data_set_offset)
             left -= len(piece)
             while left > 0:
                 data = file.read(min(CHUNK_BYTES, left))
                 if not data:
-                    raise Damaged("a file of the archive is shorter than what was received: run `voxelnode fsck`")
+                    raise damaged(node, instance, f"is {left} bytes too short")
                 digest.update(data)
                 left -= len(data)
                 if left == 0 and digest.hexdigest() != instance.sha256:
-                    raise Damaged("a file of the archive differs from what was received: run `voxelnode fsck --hash`")
+                    raise damaged(node, instance, f"has the SHA-256 {digest.hexdigest()} instead of {instance.sha256}")
                 yield piece + data if piece else data
                 piece = b""
+    except FileNotFoundError:
+        raise damaged(node, instance, MISSING) from None
     except OSError as error:
-        raise Damaged(f"a file of the archive cannot be read: {error.strerror}") from error
+        raise Unavailable(f"a file of the archive cannot be read: {error.strerror}") from error
 
 
 def by_series(instances: Sequence[StoredInstance]) -> dict[str, list[StoredInstance]]:

@@ -29,6 +29,7 @@ from node.web.dicomweb.resources import (
     stored_file,
 )
 from node.web.dicomweb.routing import dicomweb_router
+from node.web.kept_files import whole_file
 from node.web.services import Services
 from node.web.zip_stream import Member, zip_stream
 
@@ -49,7 +50,8 @@ Given = tuple[StoredInstance, str]
 def retrieve(target: RequestedInstances) -> Response:
     """The instances of a study, of a series, or one instance.
 
-    206 if some are omitted because they are not available in an accepted transfer syntax.
+    206 if some are omitted because they are not available in an accepted transfer syntax, or because their files are
+    known to be missing or damaged.
     """
     ranges = accepted(target.request)
     if names(ranges, DICOM, ZIP) == ZIP:
@@ -67,7 +69,7 @@ def retrieve(target: RequestedInstances) -> Response:
     if not given:
         raise NotAcceptable(OFFERED)
     target.audit_transfer("WADO-RS")
-    status = 200 if len(given) == len(target.instances) else 206
+    status = 200 if len(given) == len(target.instances) + target.unavailable else 206
     etag = target.etag(f"{form.multipart} {[syntax for _, syntax in given]}")
     files = begun_files(target.node, given)
     if not form.multipart:
@@ -113,11 +115,7 @@ def _files(node: Services, given: Sequence[Given]) -> Iterator[Iterator[bytes]]:
     try:
         for instance, syntax in given:
             as_stored = syntax == instance.transfer_syntax_uid
-            future = (
-                None
-                if as_stored
-                else threads.submit(decoded_file, node, transcode, node.archive.path(instance.key), syntax)
-            )
+            future = None if as_stored else threads.submit(_transcoded, node, instance, syntax)
             waiting.append(((instance, syntax), future))
             if len(waiting) > AHEAD:
                 yield _file(node, *waiting.popleft())
@@ -127,10 +125,14 @@ def _files(node: Services, given: Sequence[Given]) -> Iterator[Iterator[bytes]]:
         threads.shutdown(wait=False, cancel_futures=True)
 
 
+def _transcoded(node: Services, instance: StoredInstance, syntax: str) -> IO[bytes]:
+    return decoded_file(node, transcode, whole_file(node, instance), syntax)
+
+
 def _file(node: Services, given: Given, future: Future[IO[bytes]] | None) -> Iterator[bytes]:
     instance, syntax = given
     if future is None:
-        yield from stored_file(node.archive, instance)
+        yield from stored_file(node, instance)
         return
     with future.result() as file:
         yield file_head(instance.sop_class_uid, instance.sop_instance_uid, syntax)
@@ -153,4 +155,4 @@ def _zip(target: Target) -> Iterator[Member]:
     for number, instances in enumerate(by_series(target.instances).values(), start=1):
         for index, instance in enumerate(instances, start=1):
             name = f"{number:03d}/{index:06d}.dcm"
-            yield Member(name, file_length(instance), stored_file(target.node.archive, instance))
+            yield Member(name, file_length(instance), stored_file(target.node, instance))

@@ -76,7 +76,8 @@ REMEDIES: Mapping[str, str] = {
     "incomplete": "Send the missing instances; the series is then converted again automatically.",
     "duplicate-slice": "No action needed; one of the copies is used.",
     "too-large": "Raise [convert] memory_bytes if this machine has enough memory, then convert again.",
-    "unreadable": "The file is damaged. Send the instance again.",
+    "unreadable": "The data set is broken, as it was received. Have the sender correct it.",
+    "damaged": "Files of the series are missing or damaged. Send the instances again; earlier volumes stay current.",
     "failed": "The converter crashed or ran out of time or memory. See the log of the node; raise the "
     "limits in [convert], then convert again.",
 }

@@ -1,0 +1,236 @@
+"""Read the whole archive again and again in the background, and compare every file with its digest.
+
+A pass takes `[storage] scrub_days`: bytes are read as its time passes, in the order of the keys, on a thread of the
+lowest priority. Files are read from the disk, not from the memory of the system. The position is a row, so that a pass
+goes on where a restart interrupted it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import structlog
+
+from node.archive.filesystem import Archive
+from node.archive.intact import data_set_offset, problem_with
+from node.background import BackgroundService
+from node.durable import NO_ROOM
+from node.errors import OutOfResources
+from node.index.about import SCRUB
+from node.index.database import Index
+from node.index.instances import InstanceFile
+from node.metrics import Metrics
+from node.receive.kept import report_damage
+
+log = structlog.get_logger()
+
+MAX_FILES_PER_STEP = 256
+STEP_SECONDS = 1.0
+"""Longest work of one step; after it, the position is recorded."""
+
+REST = 4.0
+"""A pass that is late rests this many times as long as it works."""
+
+MIN_SLEEP_SECONDS, MAX_SLEEP_SECONDS = 10.0, 3600.0
+
+IDLE_NICENESS = 19
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubPass:
+    """One pass over the archive, under way or ended.
+
+    Attributes
+    ----------
+    key : str
+        The last key that was compared.
+    unreadable : int
+        Files that could not be read, which says nothing about their bytes.
+    """
+
+    began_at: dt.datetime
+    ended_at: dt.datetime | None = None
+    key: str = ""
+    files: int = 0
+    bytes: int = 0
+    damaged: int = 0
+    unreadable: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubState:
+    """The pass under way, and the last one that ended; None if there is none."""
+
+    current: ScrubPass | None = None
+    last: ScrubPass | None = None
+
+    def encoded(self) -> str:
+        """Return the state as text for the index."""
+        return json.dumps(asdict(self), default=dt.datetime.isoformat)
+
+
+def scrub_state(text: str | None) -> ScrubState:
+    """Return the state that a text of the index holds."""
+    content = json.loads(text or "{}")
+    return ScrubState(_pass(content.get("current")), _pass(content.get("last")))
+
+
+def _pass(fields: dict[str, Any] | None) -> ScrubPass | None:
+    if fields is None:
+        return None
+    ended_at = fields["ended_at"] and dt.datetime.fromisoformat(fields["ended_at"])
+    return ScrubPass(**{**fields, "began_at": dt.datetime.fromisoformat(fields["began_at"]), "ended_at": ended_at})
+
+
+class Scrub(BackgroundService):
+    """Compare all files once in `days`.
+
+    Parameters
+    ----------
+    days : float
+        Duration of a pass.
+    now : callable () -> aware datetime
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        index: Index,
+        metrics: Metrics,
+        days: float,
+        now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+    ) -> None:
+        super().__init__("scrub")
+        self._archive, self._index, self._now = archive, index, now
+        self._duration = dt.timedelta(days=days)
+        self._state = scrub_state(index.about.get(SCRUB))
+        self._total: int | None = None
+        self._is_idle = False
+        metrics.scrub_last_pass_timestamp.set_function(self._last_ended)
+        metrics.scrub_damaged.set_function(lambda: float(self._state.last.damaged if self._state.last else 0))
+        self._scrubbed = metrics.scrubbed_files
+
+    def is_digest_due(self, key: str, received_at: dt.datetime) -> bool:
+        """Return whether a file was last compared with its digest longer than a pass ago; see `node.receive.kept`."""
+        current, last = self._state.current, self._state.last
+        verified_at = received_at
+        if last is not None:
+            verified_at = max(verified_at, last.began_at)
+        if current is not None and key <= current.key:
+            verified_at = max(verified_at, current.began_at)
+        return self._now() - verified_at > self._duration
+
+    def step(self) -> float:
+        """Compare the files that are due by now; return the seconds until the next are."""
+        self._be_idle()
+        began, now = monotonic(), self._now()
+        current = self._state.current
+        if current is None or current.began_at > now:  # the clock was set back
+            last = self._state.last
+            if current is None and last is not None and now < last.began_at + self._duration and now >= last.began_at:
+                return min((last.began_at + self._duration - now).total_seconds(), MAX_SLEEP_SECONDS)
+            current, self._total = ScrubPass(now), None
+        if self._total is None:
+            self._total = self._index.instances.total_bytes()
+        due_bytes = self._total * ((now - current.began_at) / self._duration)
+        if current.bytes > due_bytes:
+            self._keep(ScrubState(current, self._state.last))
+            seconds = (current.bytes - due_bytes) / max(self._total, 1) * self._duration.total_seconds()
+            return min(max(seconds, MIN_SLEEP_SECONDS), MAX_SLEEP_SECONDS)
+        files = self._index.instances.files_after(current.key, MAX_FILES_PER_STEP)
+        if not files:
+            self._finish(current)
+            return MIN_SLEEP_SECONDS
+        for file in files:
+            current = self._compared(current, file)
+            if self._stopping.is_set() or current.bytes > due_bytes or monotonic() - began > STEP_SECONDS:
+                break
+        self._keep(ScrubState(current, self._state.last))
+        return REST * (monotonic() - began)
+
+    def _keep(self, state: ScrubState) -> None:
+        if state != self._state:
+            self._index.about.set(SCRUB, state.encoded())
+            self._state = state
+
+    def _finish(self, current: ScrubPass) -> None:
+        for loser in self._index.instances.losers():
+            problem = self._problem(loser.key, None, None, loser.sha256)
+            current = replace(
+                current,
+                files=current.files + 1,
+                damaged=current.damaged + (problem is not None and problem != UNREADABLE),
+                unreadable=current.unreadable + (problem == UNREADABLE),
+            )
+            if problem is not None and problem != UNREADABLE:
+                self._index.instances.record_loser_damage(loser.key, f"the file {problem}", self._now())
+        ended = replace(current, ended_at=self._now())
+        log.info("scrubbed", files=ended.files, bytes=ended.bytes, damaged=ended.damaged, failed=ended.unreadable)
+        self._keep(ScrubState(None, ended))
+
+    def _compared(self, current: ScrubPass, file: InstanceFile) -> ScrubPass:
+        problem = self._problem(file.key, file.data_set_offset, file.bytes, file.sha256)
+        self._scrubbed.inc()
+        if problem is not None and file.key not in self._index.instances.named_keys([file.key]):
+            problem = None  # deleted or replaced meanwhile
+        now = self._now()
+        if problem is None and file.file_missing:
+            self._index.instances.mark_files([file.key], missing=False, now=now)
+        elif problem is not None and problem != UNREADABLE:
+            report_damage(self._archive, self._index, file.key, problem, now)
+        return replace(
+            current,
+            key=file.key,
+            files=current.files + 1,
+            bytes=current.bytes + file.bytes,
+            damaged=current.damaged + (problem is not None and problem != UNREADABLE),
+            unreadable=current.unreadable + (problem == UNREADABLE),
+        )
+
+    def _problem(self, key: str, offset: int | None, length: int | None, sha256: str) -> str | None:
+        path = self._archive.path(key)
+        try:
+            _forget_cached(path)
+            if offset is None and path.exists():
+                offset = data_set_offset(path)
+            problem = problem_with(path, offset or 0, length, sha256)
+            _forget_cached(path)
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise OutOfResources(f"a file cannot be compared now: {error.strerror}") from error
+            log.error("file_unreadable", path=key, reason=error.strerror)
+            return UNREADABLE
+        return problem
+
+    def _last_ended(self) -> float:
+        last = self._state.last
+        return last.ended_at.timestamp() if last is not None and last.ended_at is not None else 0.0
+
+    def _be_idle(self) -> None:
+        """Give this thread the lowest priority, for the processor and with it for the disk."""
+        if not self._is_idle and threading.current_thread() is self._thread:
+            self._is_idle = True
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), IDLE_NICENESS)
+
+
+UNREADABLE = "cannot be read"
+
+
+def _forget_cached(path: Path) -> None:
+    """Have the system drop what it holds of a file in memory: the disk is what is examined."""
+    with suppress(FileNotFoundError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,170 @@
+"""The background comparison of the archive: what it finds, what it leaves alone, and how it goes on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import FileDataset
+
+from node.index.records import Outcome
+from node.lifecycle.scrub import Scrub, scrub_state
+from node.metrics import Metrics
+from tests import make
+from tests.integration.conftest import Root
+from tests.rows import view_rows
+
+DAY = 86400
+DAYS = 30
+
+
+def scrub(root: Root) -> Scrub:
+    return Scrub(root.archive, root.index, Metrics(), DAYS, root.clock)
+
+
+def full_pass(root: Root, service: Scrub) -> None:
+    """Make the pass that is due, to its end."""
+    before = state(root).last
+    service.step()
+    root.clock.move(DAYS * DAY)
+    for _ in range(100):
+        if state(root).last != before:
+            return
+        service.step()
+    pytest.fail("the pass does not end")
+
+
+def state(root: Root) -> Any:
+    return scrub_state(root.index.about.get("scrub"))
+
+
+def path_of(root: Root, ds: FileDataset) -> Path:
+    [row] = view_rows(root.folder, "SELECT path FROM v_images WHERE sop_instance_uid = :uid", uid=ds.SOPInstanceUID)
+    return Path(row["path"])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+
+
+def events(root: Root) -> list[tuple[str, str]]:
+    rows = view_rows(root.folder, "SELECT kind, sop_instance_uid FROM v_events WHERE kind LIKE 'file-%' ORDER BY rowid")
+    return [(row["kind"], row["sop_instance_uid"]) for row in rows]
+
+
+def test_a_pass_finds_damaged_and_missing_files_once_and_they_are_taken_when_they_come_again(root: Root) -> None:
+    sent = make.ct_series(5)
+    for ds in sent:
+        root.take(ds)
+    flip(path_of(root, sent[1]))
+    path_of(root, sent[3]).unlink()
+    service = scrub(root)
+    for _ in range(2):
+        full_pass(root, service)
+        last = state(root).last
+        assert (last.files, last.damaged, last.unreadable) == (5, 2, 0)
+        assert sorted(events(root)) == sorted(
+            [("file-damaged", sent[1].SOPInstanceUID), ("file-missing", sent[3].SOPInstanceUID)]
+        )
+    for number in (1, 3):
+        assert root.take(sent[number]) is Outcome.STORED
+    full_pass(root, service)
+    assert state(root).last.damaged == 0
+
+
+def test_a_file_that_is_whole_again_is_found(root: Root) -> None:
+    [ds] = make.ct_series(1)
+    root.take(ds)
+    path, content = path_of(root, ds), path_of(root, ds).read_bytes()
+    flip(path)
+    service = scrub(root)
+    full_pass(root, service)
+    path.write_bytes(content)
+    full_pass(root, service)
+    assert [kind for kind, _ in events(root)] == ["file-damaged", "file-found"]
+
+
+def test_a_version_that_lost_is_compared_too(root: Root) -> None:
+    root.ingest.overwrite_policy = "keep_both"
+    [ds] = make.ct_series(1)
+    other = deepcopy(ds)
+    other.SeriesDescription = "corrected"
+    for one in (ds, other):
+        root.take(one)
+    [loser] = view_rows(root.folder, "SELECT path FROM v_conflicts")
+    flip(Path(loser["path"]))
+    full_pass(root, scrub(root))
+    assert state(root).last.damaged == 1
+    assert events(root) == [("file-damaged", ds.SOPInstanceUID)]
+    assert root.take(other) is Outcome.OTHER_BYTES  # not "already there"
+
+
+@pytest.mark.parametrize("number", [5, 13])
+def test_a_file_that_cannot_be_read_is_counted_and_nothing_is_said_of_its_bytes(
+    root: Root, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    sent = make.ct_series(3)
+    for ds in sent:
+        root.take(ds)
+    path, real = path_of(root, sent[1]), os.open
+
+    def open_(name: Any, *arguments: Any, **options: Any) -> int:
+        if str(name) == str(path):
+            raise OSError(number, os.strerror(number))
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", open_)
+    full_pass(root, scrub(root))
+    last = state(root).last
+    assert (last.files, last.damaged, last.unreadable) == (3, 0, 1)
+    assert events(root) == []
+
+
+def test_an_archive_that_is_not_mounted_is_not_missing(root: Root) -> None:
+    [ds] = make.ct_series(1)
+    root.take(ds)
+    (root.folder / "objects").rename(root.folder / "elsewhere")
+    full_pass(root, scrub(root))
+    assert events(root) == []
+
+
+def test_a_pass_takes_its_days_and_goes_on_after_a_restart(open_root: Callable[[], Root]) -> None:
+    root = open_root()
+    for ds in make.ct_series(10):
+        root.take(ds)
+    service = scrub(root)
+    service.step()
+    root.clock.move(DAYS * DAY / 2)
+    while service.step() < 10:
+        pass
+    half = state(root).current
+    assert 4 <= half.files <= 6
+    root = open_root()
+    service = scrub(root)
+    assert service.step() >= 10
+    assert state(root).current == half
+    root.clock.move(DAYS * DAY)
+    while state(root).last is None:
+        service.step()
+    assert state(root).last.files == 10
+    assert state(root).last.began_at == half.began_at
+
+
+def test_a_digest_is_due_when_no_pass_has_compared_it_in_time(root: Root) -> None:
+    [ds] = make.ct_series(1)
+    root.take(ds)
+    [row] = view_rows(root.folder, "SELECT path FROM v_images")
+    key = str(Path(row["path"]).relative_to(root.folder))
+    received, service = root.clock(), scrub(root)
+    assert not service.is_digest_due(key, received)
+    root.clock.move((DAYS + 1) * DAY)
+    assert service.is_digest_due(key, received)
+    full_pass(root, service)
+    full_pass(root, service)
+    assert not service.is_digest_due(key, received)
