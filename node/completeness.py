@@ -1,24 +1,38 @@
-"""Decide whether a quiet series is complete, from the counts in its headers, its reception and its geometry. Pure.
+"""Decide whether a quiet series is complete, from counts, its reception, and findings in its instances. Pure.
 
 The count that the sender gives by C-FIND decides. Counts in headers are hints, because senders give them different
-meanings: a matching count makes a series complete, a count that is not reached is reported, and no conversion waits for
-it.
+meanings: a count that is not reached is reported, and no conversion waits for it. Every fact that speaks against
+completeness is in the reason. Where only a weak fact does, or another contradicts it, the series is suspect.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-State = Literal["complete", "incomplete"]
-Rule = Literal["c-find", "geometry", "headers", "forced", "association", "instance-numbers", "quiet"]
-"""The rule that decided: the count of the sender; gaps in space; counts in headers; the end of the longest wait; an
-association that was not released; missing Instance Numbers; only that no more instances were received."""
+State = Literal["complete", "suspect", "incomplete"]
+Rule = Literal[
+    "c-find",
+    "geometry",
+    "times",
+    "headers",
+    "instance-numbers",
+    "spacing",
+    "siblings",
+    "forced",
+    "association",
+    "quiet",
+]
+"""The rule that decided: the count of the sender; gaps in space, or times that lack
+slices; whole times that are missing; counts in headers; missing Instance Numbers;
+distances that differ from those stated; counts of other series of the protocol; the end of the longest wait; an
+association that was not released; only that no more instances were received."""
 
 C_FIND = "C-FIND"
 SERIES_RELATED_INSTANCES = "Number of Series Related Instances (0020,1209)"
 IMAGES_IN_ACQUISITION = "Images in Acquisition (0020,1002)"
+SLICES = "Number of Slices (0054,0081)"
 IMAGES_OF_ALL_TIMES = "(0020,1002) x Number of Temporal Positions (0020,0105)"
 SLICES_OF_ALL_TIMES = "(0054,0081) x Number of Time Slices (0054,0101)"
 
@@ -68,6 +82,10 @@ class Expectation:
         The association of the last instance did not end by release, and nothing was received after it.
     forced : bool
         Instances are still being received, but the longest wait is over.
+    siblings : tuple of int
+        Numbers of instances of the other closed series of its study that have the same protocol.
+    split : bool
+        Other series of the study have the same protocol and announce as many times: each may hold some of them.
     """
 
     received: int
@@ -76,13 +94,40 @@ class Expectation:
     confirmed: int | None = None
     aborted: bool = False
     forced: bool = False
+    siblings: tuple[int, ...] = ()
+    split: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A fact that speaks against completeness.
+
+    Attributes
+    ----------
+    rule : Rule
+    fact : str
+        Part of a sentence, without patient data.
+    missing : str
+        What seems to be missing, in words.
+    count : int or None
+        Number of instances that seem to be missing, if known.
+    doubtful : bool
+        The fact has innocent causes, or another one contradicts it.
+    """
+
+    rule: Rule
+    fact: str
+    missing: str
+    count: int | None = None
+    doubtful: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Completeness:
     """Whether a series is complete, the rule that decided, and the reason as a sentence.
 
-    `missing` is the number of missing instances, or None if unknown.
+    `missing` is the number of missing instances, or None if unknown; `missing_detail` says in words what seems to be
+    missing, empty if nothing does or if it is unknown.
     """
 
     state: State
@@ -92,13 +137,21 @@ class Completeness:
     received: int
     missing: int | None
     reason: str
+    missing_detail: str = ""
 
 
 def expectation(
-    instances: Sequence[InstanceCounts], *, confirmed: int | None = None, aborted: bool = False, forced: bool = False
+    instances: Sequence[InstanceCounts],
+    *,
+    confirmed: int | None = None,
+    aborted: bool = False,
+    forced: bool = False,
+    siblings: Sequence[int] = (),
+    split: bool = False,
 ) -> Expectation:
     """Return the known facts about a series from the attributes of its instances."""
-    return Expectation(len(instances), tuple(_announced(instances)), _holes(instances), confirmed, aborted, forced)
+    announced, holes = tuple(_announced(instances)), _holes(instances)
+    return Expectation(len(instances), announced, holes, confirmed, aborted, forced, tuple(siblings), split)
 
 
 def _announced(instances: Sequence[InstanceCounts]) -> list[tuple[int, str]]:
@@ -119,8 +172,8 @@ def _announced(instances: Sequence[InstanceCounts]) -> list[tuple[int, str]]:
         return announced
     slices = _greatest(instance.number_of_slices for instance in instances)
     time_slices = _greatest(instance.number_of_time_slices for instance in instances)
-    if slices and time_slices:
-        announced.append((slices * time_slices, SLICES_OF_ALL_TIMES))
+    if slices:
+        announced.append((slices * time_slices, SLICES_OF_ALL_TIMES) if time_slices else (slices, SLICES))
     acquisitions: dict[int | None, int] = {}
     for instance in instances:
         if instance.images_in_acquisition:
@@ -151,15 +204,15 @@ def _holes(instances: Sequence[InstanceCounts]) -> int:
 
 
 def completeness_of(
-    known: Expectation, gaps: Sequence[str] = (), *, placed: bool = False, times: int = 0
+    known: Expectation, findings: Sequence[Finding] = (), *, placed: bool = False, times: int = 0
 ) -> Completeness:
     """Return whether a series is complete.
 
     Parameters
     ----------
     known : Expectation
-    gaps : sequence of str
-        Gaps in the geometry by name, such as ``missing-slice``.
+    findings : sequence of Finding
+        Facts in its instances and volumes, the strongest first.
     placed : bool
         The planes have positions in the patient, so a gap would have been found.
     times : int
@@ -167,24 +220,61 @@ def completeness_of(
     """
     count = _count(known, times)
     expected, source = count if count else (None, None)
-    whole: bool
+    state: State
     rule: Rule
+    against: list[Finding] = []
     if known.confirmed is not None:
-        whole, rule = known.received >= known.confirmed, "c-find"
+        state, rule = "complete" if known.received >= known.confirmed else "incomplete", "c-find"
         reason = f"{known.received} of {known.confirmed} instances that the sender has (C-FIND)"
-    elif gaps:
-        whole, rule = False, "geometry"
-        reason = f"{', '.join(gaps)} in {known.received} instances{_and_count(count)}"
+    elif against := _weighed(known, findings, count):
+        state = "suspect" if all(finding.doubtful for finding in against) else "incomplete"
+        rule = next(finding.rule for finding in against if finding.doubtful == (state == "suspect"))
+        reason = "; ".join(finding.fact for finding in against) + _received(known, count, against)
     elif expected is not None:
-        whole, rule = known.received >= expected, "headers"
+        state, rule = "complete", "headers"
         reason = f"{known.received} of {expected} instances that {source} announces"
     else:
-        whole, rule, reason = _without_count(known, placed)
-    missing = max(0, expected - known.received) if expected is not None else (0 if whole else None)
-    if not whole and not missing:
-        missing = known.holes or None
-    state: State = "complete" if whole else "incomplete"
-    return Completeness(state, rule, expected, source, known.received, missing, reason)
+        state, rule, reason = _without_count(known, placed)
+    missing = max(0, expected - known.received) if expected is not None else (0 if state == "complete" else None)
+    if state != "complete" and not missing:
+        decisive = sorted(against, key=lambda finding: finding.doubtful)
+        missing = next((finding.count for finding in decisive if finding.count), None) or known.holes or None
+    detail = "; ".join(dict.fromkeys(finding.missing for finding in against if finding.missing))
+    return Completeness(state, rule, expected, source, known.received, missing, reason, detail)
+
+
+def _weighed(known: Expectation, findings: Sequence[Finding], count: tuple[int, str] | None) -> list[Finding]:
+    """Return the findings together with those in the counts.
+
+    A count that agrees casts doubt on missing numbers, and outweighs a count of times; so does another series that may
+    hold the other times.
+    """
+    agrees = count is not None and count[0] == known.received
+    weighed = [
+        replace(finding, doubtful=True) if agrees and finding.rule in ("instance-numbers", "times") else finding
+        for finding in findings
+        if finding.rule != "headers" or not (agrees or known.split)
+    ]
+    if count is not None and known.received < count[0]:
+        expected, source = count
+        fact = f"{known.received} of {expected} instances that {source} announces"
+        missing = expected - known.received
+        by_count = Finding(
+            "headers", fact, "" if weighed else f"{missing} instance{'' if missing == 1 else 's'}", missing
+        )
+        gaps = [finding for finding in weighed if finding.rule in ("geometry", "times")]
+        others = [finding for finding in weighed if finding not in gaps and finding.rule != "headers"]
+        return [*gaps, by_count, *others]
+    siblings = frozenset(known.siblings)
+    if not agrees and len(known.siblings) > 1 and len(siblings) == 1 and known.received < max(siblings):
+        usual = max(siblings)
+        missing = usual - known.received
+        fact = (
+            f"{len(known.siblings)} other series of this protocol have {usual} instances each, "
+            f"this one has {known.received}"
+        )
+        weighed.append(Finding("siblings", fact, f"{missing} instances at an end", missing, doubtful=True))
+    return weighed
 
 
 def _count(known: Expectation, times: int) -> tuple[int, str] | None:
@@ -192,7 +282,9 @@ def _count(known: Expectation, times: int) -> tuple[int, str] | None:
     if known.confirmed is not None:
         return known.confirmed, C_FIND
     announced = known.announced
-    if times == 1 and any(source == IMAGES_OF_ALL_TIMES for _, source in announced):
+    if known.split:
+        announced = tuple(count for count in announced if count[1] != IMAGES_OF_ALL_TIMES)
+    elif times == 1 and any(source == IMAGES_OF_ALL_TIMES for _, source in announced):
         # (0020,1002) counts one temporal position of several here.
         announced = tuple(count for count in announced if count[1] != IMAGES_IN_ACQUISITION)
     if not announced:
@@ -202,22 +294,34 @@ def _count(known: Expectation, times: int) -> tuple[int, str] | None:
     return (*fitting, *above, max(announced))[0]
 
 
-def _and_count(count: tuple[int, str] | None) -> str:
-    return "" if count is None else f"; {count[1]} announces {count[0]}"
+def _received(known: Expectation, count: tuple[int, str] | None, against: Sequence[Finding]) -> str:
+    """Return the number of instances and the announced one as the end of a reason, unless the reason has them."""
+    if any(finding.rule == "headers" for finding in against):
+        return ""
+    announced = "" if count is None else f"; {count[1]} announces {count[0]}"
+    return f"; {_instances(known)} received{announced}"
 
 
-def _without_count(known: Expectation, placed: bool) -> tuple[bool, Rule, str]:
-    received = f"{known.received} instance{'' if known.received == 1 else 's'}"
+def _instances(known: Expectation) -> str:
+    return f"{known.received} instance{'' if known.received == 1 else 's'}"
+
+
+def _without_count(known: Expectation, placed: bool) -> tuple[State, Rule, str]:
+    received = _instances(known)
     if known.forced:
-        return False, "forced", f"instances are still received; {received} received when the longest wait was over"
+        return (
+            "incomplete",
+            "forced",
+            f"instances are still received; {received} received when the longest wait was over",
+        )
     if known.aborted:
         return (
-            False,
+            "incomplete",
             "association",
             f"the sender did not release its association after {received}; nothing was received since",
         )
     if known.holes and not placed:
-        return False, "instance-numbers", f"{known.holes} Instance Numbers are missing among {received}"
+        return "incomplete", "instance-numbers", f"{known.holes} Instance Numbers are missing among {received}"
     if placed:
-        return True, "geometry", f"{received} without a gap; the sender did not announce a count"
-    return True, "quiet", f"{received} received; the sender did not announce a count"
+        return "complete", "geometry", f"{received} without a gap; the sender did not announce a count"
+    return "complete", "quiet", f"{received} received; the sender did not announce a count"

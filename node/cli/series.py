@@ -19,6 +19,7 @@ COLUMNS = (
     "expected_source",
     "instances",
     "missing_instances",
+    "missing_detail",
     "verdict_reason",
     "revision",
     "due_at",
@@ -30,7 +31,7 @@ SHOWN = ("series", "modality", "state", "rev", "completeness", "rule", "expected
 def series(
     study: Annotated[str | None, typer.Option("--study", metavar="UID", help="Only series of this study.")] = None,
     state: Annotated[str | None, typer.Option("--state", metavar="STATE", help="Only series in this state.")] = None,
-    incomplete: Annotated[bool, typer.Option("--incomplete", help="Only incomplete series.")] = False,
+    incomplete: Annotated[bool, typer.Option("--incomplete", help="Only incomplete and suspect series.")] = False,
     limit: Annotated[
         int, typer.Option("--limit", metavar="N", min=1, help="Maximum number of series, newest first.")
     ] = 100,

@@ -13,6 +13,7 @@ from pydicom import Dataset, dcmread
 
 from node.archive.intact import problem_with
 from node.completeness import COUNT_KEYWORDS, InstanceCounts
+from node.conversion.evidence import InstanceHeader, header_of
 from node.conversion.job import AsReceived
 from node.dicom.reading import read_instance
 from node.dicom.values import text, whole
@@ -34,6 +35,8 @@ class SeriesFiles:
         Counts announced by the readable instances; filled during iteration.
     damaged : list of (str, str)
         Instances whose files are not as they were received, and how they differ; filled during iteration.
+    headers : dict of SOP Instance UID to InstanceHeader
+        What the readable instances say about their neighbours; filled during iteration.
     """
 
     def __init__(self, instances: Sequence[tuple[str, Path]], as_received: Mapping[Path, AsReceived]) -> None:
@@ -43,6 +46,7 @@ class SeriesFiles:
         self.unreadable: list[Exclusion] = []
         self.counts: list[InstanceCounts] = []
         self.damaged: list[tuple[str, str]] = []
+        self.headers: dict[str, InstanceHeader] = {}
 
     def __iter__(self) -> Iterator[Dataset]:
         for sop_instance_uid, path in self._instances:
@@ -60,6 +64,7 @@ class SeriesFiles:
                 self.unreadable.append(Exclusion(sop_instance_uid, 0, Reason.UNREADABLE, detail))
                 continue
             self.counts.append(InstanceCounts(*(whole(dataset, keyword) for keyword in COUNT_KEYWORDS)))
+            self.headers.setdefault(sop_instance_uid, header_of(dataset))
             if self._paths.setdefault(sop_instance_uid, path) == path:
                 self._last = sop_instance_uid, dataset
             yield dataset

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,12 +18,13 @@ from time import perf_counter
 
 from node.completeness import Completeness, Expectation, completeness_of, expectation
 from node.conversion.datasets import SeriesFiles
+from node.conversion.evidence import InstanceHeader, find_evidence
 from node.conversion.job import ConversionJob, Converted
 from node.index.records import ConvertedFile
 from node.volume.assemble import assemble
 from node.volume.describe.uptake import with_uptake
 from node.volume.model import Assembly, Geometry, Volume
-from node.volume.reasons import Reason, Refusal, WarningKind
+from node.volume.reasons import Reason, Refusal
 from node.writers.base import WrittenFile, stem_of
 from node.writers.write import write_volume
 
@@ -60,7 +61,7 @@ def _convert(job: ConversionJob, began: float) -> Converted:
     assembly, known = _assembled(job, series)
     if series.damaged:
         return _damaged(job, series, known, perf_counter() - began)
-    completeness = _completeness(known, assembly)
+    completeness = _completeness(known, assembly, series.headers)
     files: list[ConvertedFile] = []
     for volume in assembly.volumes:
         described = replace(volume, attributes={**volume.attributes, "completeness": asdict(completeness)})
@@ -106,16 +107,11 @@ def _assembled(job: ConversionJob, files: SeriesFiles) -> tuple[Assembly, Expect
     return replace(assembly, exclusions=(*files.unreadable, *assembly.exclusions)), known
 
 
-_GAPS = frozenset((WarningKind.MISSING_SLICE, WarningKind.INCOMPLETE_VOLUME))
-
-
-def _completeness(known: Expectation, assembly: Assembly) -> Completeness:
-    """Judge whether the series is complete from its announced counts and its geometry."""
-    gaps = {warning.name.value for volume in assembly.volumes for warning in volume.warnings if warning.name in _GAPS}
-    gaps |= {refusal.reason.value for refusal in assembly.refusals if refusal.reason is Reason.INCOMPLETE}
+def _completeness(known: Expectation, assembly: Assembly, headers: Mapping[str, InstanceHeader]) -> Completeness:
+    """Judge whether the series is complete from its announced counts, its geometry and its headers."""
     placed = [volume for volume in assembly.volumes if volume.geometry not in (Geometry.NONE, Geometry.SINGLE)]
     times = max((volume.times for volume in placed), default=0)
-    return completeness_of(known, sorted(gaps), placed=bool(placed), times=times)
+    return completeness_of(known, find_evidence(headers, assembly), placed=bool(placed), times=times)
 
 
 def _converted_file(volume: Volume, file: WrittenFile, folder: Path) -> ConvertedFile:

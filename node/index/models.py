@@ -33,7 +33,7 @@ from sqlalchemy.types import TypeDecorator
 
 from node.dicom.names import folded_groups
 
-REVISION = "0009"
+REVISION = "0010"
 """The last migration, which gives a database the tables below."""
 
 SERIES_STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
@@ -177,6 +177,7 @@ class SeriesRow(Base):
     expected_instances: Mapped[int | None] = mapped_column(Integer)
     expected_source: Mapped[str | None] = mapped_column(String(64))
     missing_instances: Mapped[int | None] = mapped_column(Integer)
+    missing_detail: Mapped[str | None] = mapped_column(Text)
 
 
 class ImageRow(Base):

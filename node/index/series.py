@@ -384,6 +384,46 @@ def _expectation(
         confirmed=row.expected_instances if row.expected_source == C_FIND else None,
         aborted=connection.execute(aborted.limit(1)).first() is not None,
         forced=row.due_at is not None and row.due_at > now,
+        siblings=_siblings(connection, row),
+        split=_is_split(connection, row, counts),
+    )
+
+
+def _siblings(connection: Connection, row: Row[Any]) -> list[int]:
+    """Return the numbers of instances of the converted series that should have as many: same protocol, same matrix."""
+    if row.protocol_name is None:
+        return []
+    matrix = func.max(ImageRow.rows), func.max(ImageRow.columns)
+    own = connection.execute(select(*matrix).where(ImageRow.series_id == row.id)).one()
+    query = (
+        select(func.count(), *matrix)
+        .select_from(join(SeriesRow, ImageRow))
+        .where(*_has_same_protocol(row), SeriesRow.series_description == row.series_description)
+        .where(SeriesRow.state == "converted")
+        .group_by(SeriesRow.id)
+    )
+    return [count for count, *other in connection.execute(query) if other == list(own)]
+
+
+def _is_split(connection: Connection, row: Row[Any], counts: Sequence[InstanceCounts]) -> bool:
+    """Return whether another series of the protocol announces as many times: some senders make a series of each."""
+    times = max((count.number_of_temporal_positions or 0 for count in counts), default=0)
+    if row.protocol_name is None or times < 2:
+        return False
+    query = (
+        select(SeriesRow.id)
+        .join(ImageRow, ImageRow.series_id == SeriesRow.id)
+        .where(*_has_same_protocol(row), ImageRow.number_of_temporal_positions == times)
+    )
+    return connection.execute(query.limit(1)).first() is not None
+
+
+def _has_same_protocol(row: Row[Any]) -> tuple[ColumnElement[bool], ...]:
+    return (
+        SeriesRow.study_id == row.study_id,
+        SeriesRow.id != row.id,
+        SeriesRow.modality == row.modality,
+        SeriesRow.protocol_name == row.protocol_name,
     )
 
 
@@ -442,6 +482,7 @@ def _completeness_columns(completeness: Completeness | None) -> dict[str, Any]:
         "expected_instances": completeness.expected,
         "expected_source": completeness.expected_source,
         "missing_instances": completeness.missing,
+        "missing_detail": completeness.missing_detail,
     }
 
 

@@ -197,6 +197,7 @@ def _verdict(row: Mapping[str, Any]) -> dict[str, Any] | None:
         "expected_instances": row["expected_instances"],
         "expected_source": row["expected_source"],
         "missing_instances": row["missing_instances"],
+        "missing_detail": row["missing_detail"],
     }
 
 

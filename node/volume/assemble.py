@@ -183,7 +183,7 @@ def _volumes(
     for number_of_arrangement, arrangement in enumerate(arrangements):
         name = "-".join(part for part in (suffix, arrangement.variant) if part)
         stack = series.stacks + number_of_arrangement
-        volumes += volumes_of(arrangement, stack, name, series.dataset_of, warnings)
+        volumes += volumes_of(arrangement, stack, name, series.dataset_of, warnings, series.numbers)
         left_out += arrangement.left_out
     return volumes, left_out, len(arrangements)
 

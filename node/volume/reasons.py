@@ -18,6 +18,8 @@ class WarningKind(StrEnum):
     DUPLICATE_SLICE = "duplicate-slice"  # same position and pixels, another SOP Instance UID: one frame is left out
     SAME_POSITION_TWICE = "same-position-twice"  # same position, different pixels
     INCOMPLETE_VOLUME = "incomplete-volume"  # an interrupted last volume was left out
+    MISSING_TIME = "missing-time"  # a whole time between others was not received, or was left out
+    IRREGULAR_TIME_STEPS = "irregular-time-steps"  # some steps between times are longer than the others
     SEVERAL_ORIENTATIONS = "several-orientations"
     SEVERAL_MATRICES = "several-matrices"
     SEVERAL_PATIENTS = "several-patients"

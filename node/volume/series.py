@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from node.volume.reasons import Exclusion, Reason, Refusal, VolumeWarning, Warni
 from node.volume.volumes import DatasetOf
 
 ExcludedFrame = tuple[Frame, Reason, str]
+
+COPIES = frozenset((Reason.DUPLICATE_SLICE, Reason.SAME_POSITION_TWICE))
+"""Reasons of exclusions that take no slice away: another frame has its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ class SeriesUnderAssembly:
 
     dataset_of: DatasetOf
     uids: set[str] = field(default_factory=set)
+    numbers: set[int] = field(default_factory=set)  # Instance Numbers of the instances that are not lost to damage
     frames: list[Frame] = field(default_factory=list)
     volumes: list[Volume] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
@@ -49,6 +54,9 @@ class SeriesUnderAssembly:
     def add(self, instance: SourceInstance) -> None:
         """Add the content of one instance."""
         self.frames += instance.frames
+        damaged = instance.exclusion is not None and instance.exclusion.reason is not Reason.NOT_AN_IMAGE
+        if isfinite(instance.order[0]) and not damaged:
+            self.numbers.add(int(instance.order[0]))
         if instance.concatenation is not None:
             uid, *part = instance.concatenation
             self.concatenations[uid].append((part[0], part[1]))
@@ -84,6 +92,11 @@ class SeriesUnderAssembly:
 
     def exclude(self, left_out: Sequence[ExcludedFrame]) -> None:
         """Record frames that are in no volume: one exclusion per instance and reason."""
+        self.numbers -= {
+            frame.instance_number
+            for frame, reason, _ in left_out
+            if reason not in COPIES and frame.instance_number is not None
+        }
         counts = Counter((frame.sop_instance_uid, reason, detail) for frame, reason, detail in left_out)
         self.exclusions += [Exclusion(uid, count, reason, detail) for (uid, reason, detail), count in counts.items()]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from pydicom import Dataset
 
+from node.volume.arrange.temporal.missing_times import missing_time_warnings
 from node.volume.arrange.temporal.positions import Arrangement
 from node.volume.arrange.temporal.timing import durations_s, starts_s, step_s
 from node.volume.describe.emission import emission_fields
@@ -33,7 +34,12 @@ DatasetOf = Callable[[str], Dataset]
 
 
 def volumes_of(
-    arrangement: Arrangement, stack: int, suffix: str, dataset_of: DatasetOf, warnings: Sequence[VolumeWarning]
+    arrangement: Arrangement,
+    stack: int,
+    suffix: str,
+    dataset_of: DatasetOf,
+    warnings: Sequence[VolumeWarning],
+    numbers: Collection[int] = (),
 ) -> list[Volume]:
     """Return the volume of a stack, followed by an upright one if the planes are tilted or uneven.
 
@@ -48,6 +54,8 @@ def volumes_of(
     dataset_of : callable (SOP Instance UID) -> Dataset
     warnings : sequence of VolumeWarning
         Warnings that concern the whole series.
+    numbers : collection of int
+        Instance Numbers of all instances of the series.
 
     Raises
     ------
@@ -66,6 +74,7 @@ def volumes_of(
     if by_time:
         attributes["of_each_time"] = by_time
     times_s = starts_s(planes)
+    gaps = missing_time_warnings(planes, set(numbers).difference(arrangement.numbers_left_out))
     middle = planes[len(planes) // 2][len(planes[0]) // 2]
     volume = Volume(
         voxels=voxels,
@@ -83,12 +92,12 @@ def volumes_of(
         ),
         slope=slope,
         intercept=intercept,
-        time_step_s=step_s(planes, times_s, _repetition_s(planes, attributes)),
+        time_step_s=None if gaps else step_s(planes, times_s, _repetition_s(planes, attributes)),
         times_s=times_s,
         durations_s=durations_s(planes),
         diffusion=_diffusion(planes, attributes),
         display=_display(dataset_of(middle.sop_instance_uid), middle, arrangement.frames),
-        warnings=(*warnings, *arrangement.warnings, *_warnings(planes, placement)),
+        warnings=(*warnings, *arrangement.warnings, *gaps, *_warnings(planes, placement)),
         attributes=attributes,
     )
     if placement is None or placement.geometry not in (Geometry.SHEARED, Geometry.IRREGULAR):

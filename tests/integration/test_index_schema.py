@@ -105,6 +105,9 @@ def test_instances_of_an_older_schema_keep_the_way_by_which_they_came(database: 
             DROP VIEW v_senders;
             DROP TABLE senders;
             ALTER TABLE series DROP COLUMN waits;
+            DROP VIEW v_series;
+            ALTER TABLE series DROP COLUMN missing_detail;
+            CREATE VIEW v_series AS SELECT id FROM series;
             DROP VIEW v_images;
             ALTER TABLE images RENAME COLUMN source TO door;
             CREATE VIEW v_images AS SELECT door FROM images;

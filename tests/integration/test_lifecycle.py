@@ -98,6 +98,7 @@ def test_a_series_with_all_that_it_announces_is_complete_in_view_and_sidecar(roo
         "received": 5,
         "missing": 0,
         "reason": "5 of 5 instances that Images in Acquisition (0020,1002) announces",
+        "missing_detail": "",
     }
 
 

@@ -6,28 +6,73 @@ from typing import Any
 
 import pytest
 
-from node.completeness import Expectation, InstanceCounts, completeness_of, expectation
+from node.completeness import Expectation, Finding, InstanceCounts, completeness_of, expectation
 
 
 def series(count: int, **announced: Any) -> list[InstanceCounts]:
     return [InstanceCounts(instance_number=number + 1, **announced) for number in range(count)]
 
 
-def verdict(instances: list[InstanceCounts], *gaps: str, placed: bool = True, times: int = 1, **how: Any) -> tuple:
-    found = completeness_of(expectation(instances, **how), gaps, placed=placed, times=times)
+GAP = Finding("geometry", "missing-slice: 1 slice after slice 3", "a slice after slice 3")
+NUMBERS = Finding("instance-numbers", "Instance Number 4 is missing", "Instance Number 4", 1)
+SPACING = Finding("spacing", "slices lie 5 mm apart, not 2.5 mm", "1 of 2 slices", 4, doubtful=True)
+TIMES = Finding("headers", "2 of 3 times", "1 time", 5)
+
+
+def verdict(
+    instances: list[InstanceCounts], *findings: Finding, placed: bool = True, times: int = 1, **how: Any
+) -> tuple:
+    found = completeness_of(expectation(instances, **how), findings, placed=placed, times=times)
     assert found.received == len(instances)
     return found.state, found.rule, found.expected, found.missing
 
 
 def test_without_a_count_the_geometry_decides() -> None:
     assert verdict(series(5)) == ("complete", "geometry", None, 0)
-    assert verdict(series(5), "missing-slice") == ("incomplete", "geometry", None, None)
+    assert verdict(series(5), GAP) == ("incomplete", "geometry", None, None)
 
 
 def test_a_hole_in_instance_number_tells_how_many_a_gap_lacks() -> None:
     instances = series(6)
     del instances[3]
-    assert verdict(instances, "missing-slice") == ("incomplete", "geometry", None, 1)
+    assert verdict(instances, GAP, NUMBERS) == ("incomplete", "geometry", None, 1)
+    assert verdict(instances, GAP) == ("incomplete", "geometry", None, 1)
+
+
+def test_every_fact_is_in_the_reason_and_all_that_is_missing_is_listed() -> None:
+    found = completeness_of(expectation(series(5)), [GAP, NUMBERS, SPACING], placed=True, times=1)
+    assert (found.state, found.rule) == ("incomplete", "geometry")
+    assert found.reason == f"{GAP.fact}; {NUMBERS.fact}; {SPACING.fact}; 5 instances received"
+    assert found.missing_detail == f"{GAP.missing}; {NUMBERS.missing}; {SPACING.missing}"
+
+
+def test_doubtful_facts_alone_make_a_series_suspect() -> None:
+    assert verdict(series(5), SPACING) == ("suspect", "spacing", None, 4)
+    assert verdict(series(5), SPACING, NUMBERS) == ("incomplete", "instance-numbers", None, 1)
+
+
+def test_missing_numbers_of_a_series_with_as_many_instances_as_announced_are_doubtful() -> None:
+    assert verdict(series(5, images_in_acquisition=5), NUMBERS) == ("suspect", "instance-numbers", 5, 1)
+    assert verdict(series(6, images_in_acquisition=5), NUMBERS) == ("incomplete", "instance-numbers", 5, 1)
+
+
+def test_fewer_times_than_announced_are_incomplete_unless_the_instances_are_as_many() -> None:
+    assert verdict(series(10), TIMES) == ("incomplete", "headers", None, 5)
+    assert verdict(series(10, number_of_slices=5, number_of_time_slices=2), TIMES)[0] == "complete"
+
+
+def test_times_of_which_another_series_may_hold_some_are_not_expected() -> None:
+    counts = {"images_in_acquisition": 5, "number_of_temporal_positions": 3}
+    assert verdict(series(5, **counts), TIMES)[0] == "incomplete"
+    assert verdict(series(5, **counts), TIMES, split=True) == ("complete", "headers", 5, 0)
+
+
+def test_fewer_instances_than_each_of_several_other_series_of_the_protocol_are_suspect() -> None:
+    assert verdict(series(5), siblings=(6, 6)) == ("suspect", "siblings", None, 1)
+    assert verdict(series(5), siblings=(6,)) == ("complete", "geometry", None, 0)
+    assert verdict(series(5), siblings=(6, 7)) == ("complete", "geometry", None, 0)
+    assert verdict(series(5), siblings=(4, 4)) == ("complete", "geometry", None, 0)
+    assert verdict(series(5, images_in_acquisition=5), siblings=(6, 6)) == ("complete", "headers", 5, 0)
 
 
 def test_holes_in_instance_number_count_alone_only_without_geometry() -> None:
@@ -97,7 +142,7 @@ def test_more_than_announced_is_complete() -> None:
 
 
 def test_a_gap_is_told_although_the_count_agrees_and_the_reason_names_both() -> None:
-    found = completeness_of(expectation(series(5, images_in_acquisition=5)), ["missing-slice"], placed=True, times=1)
+    found = completeness_of(expectation(series(5, images_in_acquisition=5)), [GAP], placed=True, times=1)
     assert (found.state, found.rule, found.expected, found.missing) == ("incomplete", "geometry", 5, None)
     assert "missing-slice" in found.reason
     assert "announces 5" in found.reason
@@ -105,7 +150,7 @@ def test_a_gap_is_told_although_the_count_agrees_and_the_reason_names_both() -> 
 
 def test_what_the_sender_has_decides_over_headers_and_geometry() -> None:
     instances = series(5, images_in_acquisition=9)
-    assert verdict(instances, "missing-slice", confirmed=5) == ("complete", "c-find", 5, 0)
+    assert verdict(instances, GAP, confirmed=5) == ("complete", "c-find", 5, 0)
     assert verdict(instances, confirmed=7) == ("incomplete", "c-find", 7, 2)
 
 

@@ -33,6 +33,7 @@ class ReadSeries(PagedRepository):
         SeriesRow.expected_instances,
         SeriesRow.expected_source,
         SeriesRow.missing_instances,
+        SeriesRow.missing_detail,
         SeriesRow.revision,
         SeriesRow.open_since,
         SeriesRow.last_received_at,
@@ -81,12 +82,12 @@ class ReadSeries(PagedRepository):
         study, state : str or None
             Filters; None matches all.
         incomplete : bool
-            Only those whose verdict is ``incomplete``.
+            Only those whose verdict is ``incomplete`` or ``suspect``.
         """
         return self._rows(
             "SELECT * FROM v_series "
             "WHERE (:study IS NULL OR study_instance_uid = :study) AND (:state IS NULL OR state = :state) "
-            "AND (NOT :incomplete OR verdict = 'incomplete') ORDER BY last_received_at DESC LIMIT :limit",
+            "AND (NOT :incomplete OR verdict <> 'complete') ORDER BY last_received_at DESC LIMIT :limit",
             study=study,
             state=state,
             incomplete=incomplete,
@@ -136,8 +137,8 @@ class ReadSeries(PagedRepository):
         return self._count(SeriesRow.state.in_(OPEN_STATES))
 
     def count_incomplete(self) -> int:
-        """Count the series whose verdict is ``incomplete``."""
-        return self._count(SeriesRow.verdict == "incomplete")
+        """Count the series whose verdict is ``incomplete`` or ``suspect``."""
+        return self._count(SeriesRow.verdict != "complete")
 
     def _count(self, condition: Any) -> int:
         query = select(func.count()).select_from(SeriesRow).where(condition)

@@ -27,7 +27,7 @@ StudyOrder = Literal["arrival", "date"]
 
 StudyCondition = Literal["open", "complete", "incomplete", "refused"]
 """open: a series waits or is being converted; complete: every converted series is complete; incomplete: a series is
-incomplete; refused: a series was refused or failed."""
+incomplete or suspect; refused: a series was refused or failed."""
 
 REFUSED_STATES = ("refused", "failed")
 
@@ -93,7 +93,7 @@ class ListedStudy:
     states : mapping of str to int
         Number of series in each state.
     incomplete : int
-        Number of series with this verdict.
+        Number of series that are incomplete or suspect.
     last_received_at : aware datetime or None
     """
 
@@ -227,12 +227,12 @@ def _in_condition(condition: StudyCondition) -> ColumnElement[bool]:
     if condition == "open":
         return _any_series(SeriesRow.state.in_(OPEN_STATES))
     if condition == "incomplete":
-        return _any_series(SeriesRow.verdict == "incomplete")
+        return _any_series(SeriesRow.verdict != "complete")
     if condition == "refused":
         return _any_series(SeriesRow.state.in_(REFUSED_STATES))
     unlike = or_(
         SeriesRow.state.in_((*OPEN_STATES, *REFUSED_STATES)),
-        func.coalesce(SeriesRow.verdict, "complete") == "incomplete",
+        func.coalesce(SeriesRow.verdict, "complete") != "complete",
     )
     return and_(~_any_series(unlike), _any_series(SeriesRow.verdict == "complete"))
 
@@ -263,7 +263,7 @@ def _summaries(connection: Connection, study_ids: Sequence[int]) -> dict[int, di
             "instances": instances.get(study_id, 0),
             "modalities": tuple(sorted({row.modality for row in rows if row.modality})),
             "states": Counter(row.state for row in rows),
-            "incomplete": sum(row.verdict == "incomplete" for row in rows),
+            "incomplete": sum(row.verdict not in (None, "complete") for row in rows),
             "last_received_at": max((row.last_received_at for row in rows), default=None),
         }
         for study_id, rows in series.items()

@@ -88,6 +88,7 @@ class CompletenessResource(ResourceOfSeries):
     expected_instances: int | None
     expected_source: str | None
     missing_instances: int | None
+    missing_detail: str | None
     instances: int
     revision: int
 

@@ -25,7 +25,7 @@ UNDONE = ("receiving", "converting", "refused", "failed")
 def list_verdicts(
     account: Reader,
     page: RequestedPage,
-    verdict: Literal["complete", "incomplete"] | None = None,
+    verdict: Literal["complete", "suspect", "incomplete"] | None = None,
     study_instance_uid: OptionalUid = None,
 ) -> Page[models.CompletenessResource]:
     """Whether series are complete and by which rule, newest first."""

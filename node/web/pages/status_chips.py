@@ -32,7 +32,8 @@ def series_chip(series: Mapping[str, Any]) -> StatusChip:
         return StatusChip("bad", "failed")
     if state == "not-an-image":
         return StatusChip("plain", "no image")
-    return StatusChip("warning", "incomplete") if series["verdict"] == "incomplete" else StatusChip("good", "complete")
+    verdict = series["verdict"] or "complete"
+    return StatusChip("good" if verdict == "complete" else "warning", verdict)
 
 
 _OUTCOMES: Mapping[str, StatusChip] = {

@@ -61,6 +61,12 @@ class Arrangement:
     def frames(self) -> list[Frame]:
         return [frame for time in self.planes for frame in time]
 
+    @property
+    def numbers_left_out(self) -> set[int]:
+        """Instance Numbers of the frames whose time lacks slices: the volume lacks them as if they had been lost."""
+        numbers = {frame.instance_number for frame, reason, _ in self.left_out if reason is Reason.INCOMPLETE}
+        return {number for number in numbers if number is not None}
+
 
 def arrange_times(bins: list[Bin]) -> Arrangement:
     """Return the grid of a stack with equally many frames, more than one, at every position.

@@ -436,7 +436,7 @@ def dynamic(starts_s: Sequence[float], **attributes: Any) -> list[FileDataset]:
         ("4.2", [0, 10.5, 21, 31.5], 10.5),  # three-dimensional: a repetition is a line of k-space
         ("2000", [0, 2.0025, 3.9975, 6], 2.0),  # a clock that ticks by 2.5 ms
         ("2000", [0, 1.79, 3.58, 5.37], 2.0),  # no volume takes less than a repetition
-        ("2000", [0, 2, 30, 32], 2.0),  # a pause
+        ("2000", [0, 2, 30, 32], None),  # a pause
         ("4.2", [0, 10.5, 60, 70.5], None),
     ],
 )

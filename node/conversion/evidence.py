@@ -1,0 +1,409 @@
+"""Evidence in the instances and volumes of a series that something of it was not received.
+
+The geometry of what is left often looks whole: of an even stack without every second slice, of a time series without
+one time. Instance Numbers, stated distances and announced counts then tell. Each finding is one fact, with what it says
+is missing; `node.completeness` weighs them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from pydicom import Dataset
+
+from node.completeness import Finding, Rule
+from node.dicom.values import text, whole
+from node.volume.elements import number
+from node.volume.model import Assembly, Geometry, Kind, Volume
+from node.volume.reasons import Reason, WarningKind
+
+CONTIGUOUS = 1.5
+"""Slices (or times) that lie no farther apart than this many stated distances are neighbours."""
+
+DISTANCE_TOLERANCE = 0.03
+"""Relative deviation of a distance between slices from a multiple of Spacing Between Slices (0018,0088)."""
+
+MAX_SHOWN = 20
+
+GAPS = {
+    WarningKind.MISSING_SLICE: "slices",
+    WarningKind.INCOMPLETE_VOLUME: "slices of some times",
+    WarningKind.MISSING_TIME: "times",
+}
+"""Warnings about a volume that show a gap, and what is missing then."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceHeader:
+    """Attributes of one instance that say what should lie beside it; None if the data set lacks one."""
+
+    number: int | None
+    thickness_mm: float | None
+    spacing_between_mm: float | None
+    temporal_positions: int | None
+    is_derived: bool
+
+
+def header_of(ds: Dataset) -> InstanceHeader:
+    """Return the header of an instance."""
+    return InstanceHeader(
+        whole(ds, "InstanceNumber"),
+        _distance(ds, "SliceThickness"),
+        _distance(ds, "SpacingBetweenSlices"),
+        whole(ds, "NumberOfTemporalPositions"),
+        (text(ds, "ImageType") or "").upper().startswith("DERIVED"),
+    )
+
+
+def _distance(ds: Dataset, keyword: str) -> float | None:
+    value = number(ds, keyword)
+    return abs(value) if value else None
+
+
+def find_evidence(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> list[Finding]:
+    """Return the facts that speak against completeness, the strongest first.
+
+    Parameters
+    ----------
+    headers : mapping of SOP Instance UID to InstanceHeader
+        All readable instances of the series.
+    assembly : Assembly
+        Its volumes.
+    """
+    grids = [_Grid(volume, headers) for volume in assembly.volumes if volume.kind is Kind.VOLUME and volume.sources]
+    refused = any(refusal.reason in (Reason.INCOMPLETE, Reason.SAME_POSITION_TWICE) for refusal in assembly.refusals)
+    in_numbers = list(_holes(headers, grids, refused=refused))
+    return [
+        *_gaps(assembly, headers, numbered=bool(in_numbers)),
+        *in_numbers,
+        *_unequal_stacks(grids),
+        *_announced_times(grids),
+        *_wide_spacing(grids),
+    ]
+
+
+class _Grid:
+    """The instances of one volume by time and slice."""
+
+    def __init__(self, volume: Volume, headers: Mapping[str, InstanceHeader]) -> None:
+        self.volume = volume
+        self.headers = headers
+        slices = volume.shape[2]
+        self.uids = [[""] * slices for _ in range(volume.times)]
+        for source in volume.sources:
+            self.uids[source.time_index][source.slice_index] = source.sop_instance_uid
+        self.placed = volume.geometry is not Geometry.NONE
+        self.times = [list(dict.fromkeys(time)) for time in self.uids]
+        self.of_time = len(self.times[0])
+        self.places: dict[str, tuple[int, int]] = {}
+        for time, uids in enumerate(self.times):
+            for index, uid in enumerate(uids):
+                self.places.setdefault(uid, (time, index))
+        self.is_one_instance = len(self.places) == 1
+
+    @property
+    def step_mm(self) -> float:
+        return self.volume.spacing_mm[2]
+
+    @property
+    def first(self) -> InstanceHeader | None:
+        return self.headers.get(self.uids[0][0])
+
+    def numbers(self, time: int) -> list[int | None]:
+        """Return the Instance Numbers of a time, one for each instance, by slice."""
+        return [self.headers[uid].number if uid in self.headers else None for uid in self.times[time]]
+
+    def spacing_ratio(self) -> float | None:
+        """Return the distance between slices over the one that the headers state; None if they state none.
+
+        Some senders write the gap between slices into Spacing Between Slices (0018,0088): then it is less than their
+        thickness, and the reading that fits is taken.
+        """
+        header = self.first
+        if header is None or len(self.uids[0]) < 2:
+            return None
+        spacing, thickness = header.spacing_between_mm, header.thickness_mm
+        if spacing is None or spacing <= 0:
+            return None if not thickness else self.step_mm / thickness
+        ratio = self.step_mm / spacing
+        if thickness and spacing < thickness * (1 - DISTANCE_TOLERANCE):
+            with_gap = self.step_mm / (spacing + thickness)
+            return min((ratio, with_gap), key=lambda value: abs(value - 1))
+        return ratio
+
+    def clock_ratio(self) -> float | None:
+        """Return the step between the starts of the times over Repetition Time (0018,0080); None if unknown."""
+        starts, repetition_s = self.volume.times_s, self.volume.attributes.get("RepetitionTime")
+        if starts is None or len(starts) < 2 or not repetition_s:
+            return None
+        return float(np.median(np.diff(starts))) / float(repetition_s)
+
+
+# Gaps in space and time
+
+
+def _gaps(assembly: Assembly, headers: Mapping[str, InstanceHeader], *, numbered: bool) -> Iterator[Finding]:
+    """Yield the gaps that the volumes warn of, each kind once."""
+    details: dict[str, dict[str, None]] = defaultdict(dict)
+    for volume in assembly.volumes:
+        for warning in volume.warnings:
+            if warning.name in GAPS:
+                details[warning.name][warning.detail] = None
+    for refusal in assembly.refusals:
+        if refusal.reason is Reason.INCOMPLETE:
+            details[refusal.reason.value][refusal.detail] = None
+    counted = _count_without_hole(headers)
+    for name, facts in details.items():
+        fact = f"{name}: {'; '.join(facts)}"
+        only_clock = name == WarningKind.MISSING_TIME and counted and not numbered and len(details) == 1
+        if only_clock:
+            fact += "; but Instance Numbers have no hole"
+        rule: Rule = "times" if name == WarningKind.MISSING_TIME else "geometry"
+        yield Finding(rule, fact, "; ".join(facts), doubtful=only_clock)
+
+
+def _count_without_hole(headers: Mapping[str, InstanceHeader]) -> bool:
+    """Return whether Instance Numbers count the instances one by one."""
+    numbers = {header.number for header in headers.values()} - {None}
+    known = [number for number in numbers if number is not None]
+    return len(known) == len(headers) > 0 and max(known) - min(known) + 1 == len(known)
+
+
+# Instance Numbers
+
+
+def _holes(headers: Mapping[str, InstanceHeader], grids: Sequence[_Grid], *, refused: bool) -> Iterator[Finding]:
+    """Yield the Instance Numbers that are missing between others, as one finding."""
+    missing: set[range] = set()
+    for uids in _numbered_groups(headers, grids):
+        places = {number: uid for uid in uids if (number := headers[uid].number) is not None}
+        own = [grid for grid in grids if not grid.places.keys().isdisjoint(uids)]
+        missing.update(_missing_in(places, headers, own, refused=refused))
+    if missing:
+        ordered = sorted(missing, key=lambda numbers: numbers[0])
+        shown = f"Instance Number{'' if _size(ordered) == 1 else 's'} {_ranges(ordered)}"
+        verb = "is" if _size(ordered) == 1 else "are"
+        yield Finding("instance-numbers", f"{shown} {verb} missing", shown, _size(ordered))
+
+
+def _size(missing: Iterable[range]) -> int:
+    return sum(map(len, missing))
+
+
+def _ranges(missing: Sequence[range]) -> str:
+    """Return missing numbers in words, such as ``4, 7-9``."""
+    shown = [
+        str(numbers[0])
+        if len(numbers) == 1
+        else f"{numbers[0]}-{numbers[-1]}"
+        if numbers.step == 1
+        else ", ".join(map(str, numbers[:MAX_SHOWN]))
+        for numbers in missing
+    ]
+    return ", ".join(shown[:MAX_SHOWN]) + (", ..." if len(shown) > MAX_SHOWN else "")
+
+
+def _numbered_groups(headers: Mapping[str, InstanceHeader], grids: Sequence[_Grid]) -> Iterator[list[str]]:
+    """Yield the instances that one count numbers: all, else those of each volume, else those of each of its times."""
+    if _are_distinct(headers, headers):
+        yield list(headers)
+        return
+    for grid in grids:
+        of_volume = [uid for time in grid.times for uid in time if uid in headers]
+        if _are_distinct(of_volume, headers):
+            yield of_volume
+        else:
+            yield from (
+                time for time in grid.times if all(uid in headers for uid in time) and _are_distinct(time, headers)
+            )
+
+
+def _are_distinct(uids: Iterable[str], headers: Mapping[str, InstanceHeader]) -> bool:
+    counts = Counter(headers[uid].number for uid in dict.fromkeys(uids))
+    counts.pop(None, None)
+    return bool(counts) and max(counts.values()) == 1
+
+
+def _missing_in(
+    places: Mapping[int, str], headers: Mapping[str, InstanceHeader], grids: Sequence[_Grid], *, refused: bool
+) -> Iterator[range]:
+    """Yield the missing numbers of one count, without those that the geometry explains.
+
+    Parameters
+    ----------
+    refused : bool
+        A stack was refused for planes that share positions: the numbers may tell why.
+    """
+    numbers = sorted(places)
+    if len(numbers) < 2:
+        return
+    stride = math.gcd(*(number - numbers[0] for number in numbers[1:]))
+    counts_by_stride = stride > 1 and not _skips(numbers, stride, places, headers, grids)
+    gaps = [(low, high) for low, high in pairwise(numbers) if high - low > (stride if counts_by_stride else 1)]
+    step = stride if counts_by_stride else 1
+    count_something_else = _missing_count(numbers, step) >= len(numbers)
+    if _is_excerpt(numbers, step) or (count_something_else and not refused and not any(grid.placed for grid in grids)):
+        return
+    trusted = [grid for grid in grids if len(grid.times) == 1 or not count_something_else]
+    for low, high in gaps:
+        if not any(_explains(grid, places[low], places[high], (high - low) // step - 1) for grid in trusted):
+            yield range(low + step, high, step)
+
+
+def _is_excerpt(numbers: Sequence[int], step: int) -> bool:
+    """Return whether more numbers are missing than present, between runs of equal length with equal gaps.
+
+    Such a series is a part that someone chose: some slices of each time. Lost instances leave no such order.
+    """
+    breaks = [index + 1 for index, (low, high) in enumerate(pairwise(numbers)) if high - low > step]
+    bounds = [0, *breaks, len(numbers)]
+    lengths = {high - low for low, high in pairwise(bounds)}
+    gaps = {numbers[index] - numbers[index - 1] for index in breaks}
+    return max(len(lengths), len(gaps)) == 1 and lengths != {1} and _missing_count(numbers, step) > len(numbers)
+
+
+def _missing_count(numbers: Sequence[int], step: int) -> int:
+    return (numbers[-1] - numbers[0]) // step + 1 - len(numbers)
+
+
+def _skips(
+    numbers: Sequence[int],
+    stride: int,
+    places: Mapping[int, str],
+    headers: Mapping[str, InstanceHeader],
+    grids: Sequence[_Grid],
+) -> bool:
+    """Return whether numbers with a common difference are what is left of a series that was numbered one by one.
+
+    Distances in space or time decide: neighbours that lie as close as stated lack nothing between them. Without any,
+    many numbers that are multiples of their difference count by it.
+    """
+    ratios = []
+    for grid in grids:
+        ratio = grid.spacing_ratio() if grid.of_time > 1 else None
+        if ratio is None and grid.of_time == 1 and len(grid.times) > 1:
+            ratio = grid.clock_ratio()
+        if ratio is not None and grid.placed:
+            ratios.append(ratio)
+    if ratios:
+        return max(ratios) > CONTIGUOUS
+    if not any(grid.placed for grid in grids):
+        return False
+    return stride == 2 or len(numbers) == 2 or numbers[0] % stride != 0
+
+
+def _explains(grid: _Grid, low: str, high: str, missing: int) -> bool:
+    """Return whether a volume shows that numbers between those of two instances are not missing from it.
+
+    They are not if the two are neighbours in space at the usual distance, in a stack whose numbers follow its
+    positions: there is no room between them. Nor if the two end and begin a time, and the missing numbers are no whole
+    number of times.
+    """
+    if not grid.placed or low not in grid.places or high not in grid.places:
+        return False
+    (time_low, slice_low), (time_high, slice_high) = grid.places[low], grid.places[high]
+    if grid.volume.geometry is Geometry.IRREGULAR or grid.of_time < 2:
+        return False
+    if time_low == time_high:
+        return abs(slice_low - slice_high) == 1 and _follows_positions(grid.numbers(time_low))
+    before, after = grid.numbers(time_low), grid.numbers(time_high)
+    if None in before or None in after:
+        return False
+    ends = max(number for number in before if number is not None) == grid.headers[low].number
+    begins = min(number for number in after if number is not None) == grid.headers[high].number
+    return ends and begins and missing % grid.of_time != 0
+
+
+def _follows_positions(numbers: Sequence[int | None]) -> bool:
+    """Return whether numbers ascend or descend with the position, two neighbours of them one by one."""
+    steps = [high - low for low, high in pairwise(numbers) if low is not None and high is not None]
+    return len(steps) == len(numbers) - 1 and len({step > 0 for step in steps}) == 1 and min(map(abs, steps)) == 1
+
+
+# Stacks of one series
+
+
+def _unequal_stacks(grids: Sequence[_Grid]) -> Iterator[Finding]:
+    """Yield a finding if echoes or components of one stack have unequal numbers of slices, or echoes of times.
+
+    Components may have unequal numbers of times: a flow has one magnitude and three phases.
+    """
+    alike: dict[tuple[object, ...], list[_Grid]] = defaultdict(list)
+    for grid in grids:
+        kinds = [part for part in grid.volume.suffix.split("-") if part]
+        if grid.placed and not grid.is_one_instance and all(_is_echo(kind) or kind in COMPONENTS for kind in kinds):
+            rows_columns = grid.volume.voxels.shape[2:4]
+            alike[tuple(rows_columns)].append(grid)
+    for stacks in alike.values():
+        slices = [grid.volume.shape[2] for grid in stacks]
+        if len(set(slices)) > 1:
+            fact = f"echoes or components have unequal numbers of slices: {_listed(stacks, slices)}"
+            yield Finding("geometry", fact, "slices of an echo or component", max(slices) * len(slices) - sum(slices))
+        of_component: dict[str, list[_Grid]] = defaultdict(list)
+        for grid in stacks:
+            of_component["-".join(kind for kind in grid.volume.suffix.split("-") if not _is_echo(kind))].append(grid)
+        for own in of_component.values():
+            times = [grid.volume.times for grid in own]
+            if len(set(times)) > 1:
+                fact = f"echoes have unequal numbers of times: {_listed(own, times)}"
+                missing = sum((max(times) - grid.volume.times) * grid.of_time for grid in own)
+                yield Finding("times", fact, "times of an echo", missing)
+
+
+def _listed(stacks: Sequence[_Grid], counts: Sequence[int]) -> str:
+    return ", ".join(f"{grid.volume.suffix or 'magnitude'} {count}" for grid, count in zip(stacks, counts, strict=True))
+
+
+COMPONENTS = frozenset({"ph", "real", "imag"})
+
+
+def _is_echo(kind: str) -> bool:
+    return kind[:1] == "e" and kind[1:].isdigit()
+
+
+def _announced_times(grids: Sequence[_Grid]) -> Iterator[Finding]:
+    """Yield a finding if a volume has fewer times than Number of Temporal Positions (0020,0105) announces."""
+    originals = [
+        grid
+        for grid in grids
+        if grid.placed and not grid.is_one_instance and grid.first is not None and not grid.first.is_derived
+    ]
+    for grid in originals:
+        announced = grid.first.temporal_positions or 0 if grid.first is not None else 0
+        times = sum(other.volume.times for other in originals) if _is_numbered(grid) else grid.volume.times
+        if times < announced:
+            fact = f"{times} of {announced} times that Number of Temporal Positions (0020,0105) announces"
+            yield Finding("headers", fact, f"{announced - times} times", (announced - times) * grid.of_time)
+            return
+
+
+def _is_numbered(grid: _Grid) -> bool:
+    """Return whether the volume is one of several variants of a stack, between which times may be divided."""
+    return any(part.isdigit() for part in grid.volume.suffix.split("-"))
+
+
+def _wide_spacing(grids: Sequence[_Grid]) -> Iterator[Finding]:
+    """Yield a finding if slices lie a whole number of stated distances apart.
+
+    Spacing Between Slices (0018,0088) below the thickness may be a gap, derived images keep that of their source, and
+    a localizer may state it for one of its orientations.
+    """
+    for grid in grids:
+        header = grid.first
+        oriented = any(warning.name is WarningKind.SEVERAL_ORIENTATIONS for warning in grid.volume.warnings)
+        if header is None or not grid.placed or grid.of_time < 2 or header.is_derived or oriented:
+            continue
+        spacing, thickness = header.spacing_between_mm, header.thickness_mm
+        if not spacing or (thickness and spacing < thickness * (1 - DISTANCE_TOLERANCE)):
+            continue
+        ratio = grid.step_mm / spacing
+        if round(ratio) >= 2 and abs(ratio - round(ratio)) <= DISTANCE_TOLERANCE * ratio:
+            fact = f"slices lie {grid.step_mm:.4g} mm apart, but Spacing Between Slices (0018,0088) is {spacing:.4g} mm"
+            count = (round(ratio) - 1) * (grid.volume.shape[2] - 1) * len(grid.times)
+            yield Finding("spacing", fact, f"{round(ratio) - 1} of {round(ratio)} slices", count, doubtful=True)
+            return

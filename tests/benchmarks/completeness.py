@@ -1,0 +1,245 @@
+"""Which losses the verdict of completeness notices: real series with instances left out.
+
+    python tests/benchmarks/completeness.py [--folder FOLDER] [--rounds N] [--seed N] [--missed]
+
+FOLDER holds DICOM files, by default the corpus in VOXELNODE_CORPUS. Every series of several image instances is judged
+as it is and after each pattern of loss, with the pipeline that the node uses; Markdown tables go to standard output. A
+series that lacks instances as it stands, by the list in `EXCERPTS` or by a count in its headers, is no whole one: it is
+listed, and counts only among the losses. ``--missed`` lists each loss that was called complete, and every false alarm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from node.conversion.job import ConversionJob  # noqa: E402
+from node.conversion.pipeline import convert  # noqa: E402
+from node.receive.dicom_files import SkippedFile, find_instances  # noqa: E402
+from node.writers.options import WriteOptions  # noqa: E402
+
+OPTIONS = WriteOptions(formats=("nifti",), compress=False, thumbnails=False)
+
+
+@dataclass(frozen=True)
+class Instance:
+    """What the patterns need to know of an instance."""
+
+    uid: str
+    path: Path
+    number: float
+    frames: int
+    place: tuple[float, ...]
+    time: str
+    echo: str
+    weighting: str
+
+
+Series = list[Instance]
+
+
+def read(path: Path) -> Instance | None:
+    ds = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+    if "Rows" not in ds:
+        return None
+    position = ds.get("ImagePositionPatient") or ()
+    return Instance(
+        uid=str(ds.get("SOPInstanceUID", "")),
+        path=path,
+        number=float(ds.get("InstanceNumber") or 0),
+        frames=int(ds.get("NumberOfFrames") or 1),
+        place=tuple(round(float(value or 0), 2) for value in position),
+        time=str(ds.get("TemporalPositionIdentifier") or ""),
+        echo=str(ds.get("EchoTime") or ""),
+        weighting=str(ds.get((0x0018, 0x9087), ds.get((0x0019, 0x100C), ds.get((0x0043, 0x1039), "")))),
+    )
+
+
+def read_folder(folder: Path) -> dict[str, Series]:
+    """Return the image instances of every series by number, each SOP Instance UID once; named by folder and UID."""
+    files: dict[tuple[str, str], dict[str, Instance]] = defaultdict(dict)
+    for file in find_instances([folder]):
+        if isinstance(file, SkippedFile) or file.path is None or (instance := read(file.path)) is None:
+            continue
+        own = files[str(file.path.parent.relative_to(folder)), file.identity.series_instance_uid]
+        own.setdefault(instance.uid, instance)
+    return {
+        f"{where} ({uid[-6:]})": sorted(own.values(), key=lambda instance: (instance.number, instance.uid))
+        for (where, uid), own in files.items()
+        if len(own) > 1
+    }
+
+
+Loss = Callable[[Series, random.Random], Series]
+"""Returns the instances that remain; all of them if the pattern does not apply."""
+
+
+def times_of(series: Series) -> list[Series]:
+    """Return the instances of each time, if the positions have equally many; [] for a single time."""
+    at: dict[tuple[float, ...], Series] = defaultdict(list)
+    for instance in series:
+        at[instance.place].append(instance)
+    counts = set(map(len, at.values()))
+    if len({(instance.echo) for instance in series}) > 1 or len(counts) != 1 or counts == {1}:
+        return []
+    return [list(time) for time in zip(*at.values(), strict=True)]
+
+
+def without(series: Series, lost: Sequence[Instance]) -> Series:
+    uids = {instance.uid for instance in lost}
+    return [instance for instance in series if instance.uid not in uids]
+
+
+def one_in_the_middle(series: Series, chance: random.Random) -> Series:
+    return without(series, [chance.choice(series[1:-1])]) if len(series) > 2 else series
+
+
+def every_second(series: Series, chance: random.Random) -> Series:
+    return series[::2] if len(series) > 2 else series
+
+
+def a_run(series: Series, chance: random.Random) -> Series:
+    length = max(2, len(series) // 5)
+    if len(series) < length + 2:
+        return series
+    first = chance.randint(1, len(series) - length - 1)
+    return series[:first] + series[first + length :]
+
+
+def first_and_last_only(series: Series, chance: random.Random) -> Series:
+    return [series[0], series[-1]] if len(series) > 2 else series
+
+
+def one_time(series: Series, chance: random.Random) -> Series:
+    times = times_of(series)
+    return without(series, chance.choice(times[1:-1])) if len(times) > 2 else series
+
+
+def the_last_time(series: Series, chance: random.Random) -> Series:
+    times = times_of(series)
+    return without(series, times[-1]) if len(times) > 1 else series
+
+
+def one_image_of_an_echo(series: Series, chance: random.Random) -> Series:
+    echoes = {instance.echo for instance in series}
+    return without(series, [series[-1]]) if len(echoes) > 1 else series
+
+
+def one_weighting(series: Series, chance: random.Random) -> Series:
+    weightings = sorted({instance.weighting for instance in series})
+    if len(weightings) < 3:
+        return series
+    lost = chance.choice(weightings)
+    left = [instance for instance in series if instance.weighting != lost]
+    inner = left and (left[0], left[-1]) == (series[0], series[-1])
+    return left if inner and len(left) > 1 else series
+
+
+def a_quarter(series: Series, chance: random.Random) -> Series:
+    return without(series, chance.sample(series, max(1, len(series) // 4))) if len(series) > 2 else series
+
+
+def the_first(series: Series, chance: random.Random) -> Series:
+    return series[1:] if len(series) > 2 else series
+
+
+def the_last(series: Series, chance: random.Random) -> Series:
+    return series[:-1] if len(series) > 2 else series
+
+
+LOSSES: dict[str, Loss] = {
+    "one in the middle": one_in_the_middle,
+    "every second": every_second,
+    "a run in the middle, a fifth": a_run,
+    "all but the first and the last": first_and_last_only,
+    "one time in the middle": one_time,
+    "the last time": the_last_time,
+    "the last image of several echoes": one_image_of_an_echo,
+    "one diffusion weighting": one_weighting,
+    "a random quarter": a_quarter,
+    "the first": the_first,
+    "the last": the_last,
+}
+AT_AN_END = frozenset({"the last time", "the first", "the last"})
+"""Losses that leave no trace in the series, unless a count is announced."""
+
+
+def is_at_an_end(series: Series, left: Series) -> bool:
+    """Return whether what remains is one run of the series: nothing in it can tell."""
+    places = {instance.uid: place for place, instance in enumerate(series)}
+    kept = [places[instance.uid] for instance in left]
+    return kept == list(range(kept[0], kept[0] + len(kept)))
+
+
+def verdict(series: Series) -> tuple[str, str]:
+    with tempfile.TemporaryDirectory() as folder:
+        instances = tuple((instance.uid, instance.path) for instance in series)
+        found = convert(ConversionJob(instances, Path(folder), OPTIONS)).completeness
+    return found.state, found.reason
+
+
+EXCERPTS: dict[str, str] = {}
+
+
+def losses(series: Series, pattern: str, rounds: int, chance: random.Random) -> Iterator[Series]:
+    """Yield what remains after a loss: once, or differently in each round if the pattern is random."""
+    seen: set[tuple[str, ...]] = set()
+    for _ in range(rounds):
+        left = LOSSES[pattern](series, chance)
+        key = tuple(instance.uid for instance in left)
+        if len(left) < len(series) and left and key not in seen:
+            seen.add(key)
+            yield left
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=os.environ.get("VOXELNODE_CORPUS"))
+    parser.add_argument("--rounds", type=int, default=5, help="random losses of each series")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--missed", action="store_true")
+    asked = parser.parse_args()
+    chance = random.Random(asked.seed)
+    found = read_folder(asked.folder)
+    whole, alarms = 0, []
+    for name, series in found.items():
+        state, reason = verdict(series)
+        if state != "complete":
+            alarms.append((name, state, reason))
+        else:
+            whole += 1
+    print(f"| series | {len(found)} |\n| complete | {whole} |\n")
+    for name, state, reason in alarms:
+        print(f"    {name}: {state}: {reason}")
+    print("\n| lost | inside | caught | at an end | caught |\n|---|---|---|---|---|")
+    missed = []
+    for pattern in LOSSES:
+        inside, ends = [0, 0], [0, 0]
+        for name, series in found.items():
+            for left in losses(series, pattern, asked.rounds, chance):
+                state, reason = verdict(left)
+                kind = ends if is_at_an_end(series, left) else inside
+                kind[0] += 1
+                kind[1] += state != "complete"
+                if state == "complete":
+                    missed.append((pattern, name, [int(i.number) for i in left][:30], kind is ends, reason))
+        print(f"| {pattern} | {inside[0]} | {inside[1]} | {ends[0]} | {ends[1]} |", flush=True)
+    if asked.missed:
+        for row in missed:
+            print("   ", *row)
+
+
+if __name__ == "__main__":
+    main()

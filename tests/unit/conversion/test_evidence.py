@@ -1,0 +1,221 @@
+"""What a series says about its own losses: every pattern is called incomplete, and no whole series is."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import FileDataset
+from pydicom.uid import generate_uid
+
+from node.completeness import Completeness
+from node.conversion.job import ConversionJob
+from node.conversion.pipeline import convert
+from node.writers.options import WriteOptions
+from tests import make
+
+OPTIONS = WriteOptions(formats=("nifti",), compress=False, thumbnails=False)
+
+Judge = Callable[[Sequence[FileDataset]], Completeness]
+
+
+@pytest.fixture
+def judge(tmp_path: Path) -> Judge:
+    """Convert a series, and return the verdict on it."""
+
+    def judged(series: Sequence[FileDataset]) -> Completeness:
+        instances = []
+        for number, ds in enumerate(series):
+            path = tmp_path / f"{number}.dcm"
+            ds.save_as(path, enforce_file_format=True)
+            instances.append((str(ds.SOPInstanceUID), path))
+        folder = tmp_path / generate_uid()
+        folder.mkdir()
+        return convert(ConversionJob(tuple(instances), folder, OPTIONS)).completeness
+
+    return judged
+
+
+def numbered(series: Sequence[FileDataset], numbers: Sequence[int]) -> list[FileDataset]:
+    for ds, number in zip(series, numbers, strict=True):
+        ds.InstanceNumber = number
+    return list(series)
+
+
+def one_per_time(times: int, step_s: float = 2.0, **options: Any) -> list[FileDataset]:
+    """Return an enhanced MR, one instance of four slices for each time, that begin so many seconds apart."""
+    uids = {"study_uid": generate_uid(), "series_uid": generate_uid()}
+    out = []
+    for time in range(times):
+        ds = make.enhanced_mr(
+            4, **uids, pixels=make.pattern(4, make.ROWS, make.COLUMNS, seed=time), InstanceNumber=time + 1, **options
+        )
+        ds.FrameOfReferenceUID = (out or [ds])[0].FrameOfReferenceUID
+        ds.SharedFunctionalGroupsSequence[0].MRTimingAndRelatedParametersSequence = [make.instance()]
+        ds.SharedFunctionalGroupsSequence[0].MRTimingAndRelatedParametersSequence[0].RepetitionTime = 2000.0
+        for group in ds.PerFrameFunctionalGroupsSequence:
+            seconds = make.decimal(step_s * time)
+            group.FrameContentSequence[0].FrameAcquisitionDateTime = f"202401021015{float(seconds):09.6f}"
+            del group.FrameContentSequence[0].TemporalPositionIndex
+        out.append(ds)
+    return out
+
+
+def echoes(slices: int = 4, **options: Any) -> list[FileDataset]:
+    """Return two echoes of each slice, numbered in turns."""
+    uids = {"study_uid": generate_uid(), "series_uid": generate_uid(), "FrameOfReferenceUID": generate_uid()}
+    first, second = (
+        make.mr_series(slices, EchoTime=str(time), EchoNumbers=echo, **(uids | options))
+        for echo, time in ((1, 10), (2, 20))
+    )
+    turns = [ds for pair in zip(first, second, strict=True) for ds in pair]
+    return numbered(turns, range(1, len(turns) + 1))
+
+
+def slice_by_slice(times: int = 3, slices: int = 4) -> list[FileDataset]:
+    """Return a time series whose numbers count the times of each slice."""
+    series = make.time_series(times, slices)
+    return numbered(series, [index % slices * times + index // slices + 1 for index in range(len(series))])
+
+
+def with_report(series: list[FileDataset]) -> list[FileDataset]:
+    """Return a series in which a report has the number between two images."""
+    uids = {"study_uid": series[0].StudyInstanceUID, "series_uid": series[0].SeriesInstanceUID}
+    numbered(series, [1, 2, *range(4, len(series) + 2)])
+    return [*series, make.structured_report(InstanceNumber=3, **uids)]
+
+
+WHOLE = {
+    "a CT": lambda: make.ct_series(12),
+    "an MR with gaps between its slices": lambda: make.mr_series(12, SliceThickness="2", SpacingBetweenSlices="2.5"),
+    "a gap in place of the spacing": lambda: make.mr_series(12, SliceThickness="2", SpacingBetweenSlices="0.5"),
+    "overlapping slices": lambda: make.ct_series(12, SliceThickness="5", SpacingBetweenSlices="2.5"),
+    "a later part of the numbers": lambda: numbered(make.ct_series(12), range(22, 34)),
+    "numbers from 0": lambda: numbered(make.ct_series(12), range(12)),
+    "numbers by two": lambda: numbered(make.ct_series(12), range(1, 24, 2)),
+    "numbers by ten": lambda: numbered(make.ct_series(12, SliceThickness=None), range(10, 130, 10)),
+    "numbers by two, spacing stated": lambda: numbered(
+        make.mr_series(12, SliceThickness="1.2", SpacingBetweenSlices="2.5"), range(1, 24, 2)
+    ),
+    "descending numbers": lambda: numbered(make.ct_series(12), range(12, 0, -1)),
+    "shuffled numbers": lambda: numbered(make.ct_series(12), random.Random(3).sample(range(1, 13), 12)),
+    "one number for all": lambda: numbered(make.ct_series(12), [1] * 12),
+    "no number": lambda: make.ct_series(12, InstanceNumber=None),
+    "a localizer taken out of the middle": lambda: numbered(make.ct_series(12), [*range(1, 7), *range(8, 14)]),
+    "localizers taken out of the beginning": lambda: numbered(make.ct_series(12), range(4, 16)),
+    "numbers shared with another series": lambda: numbered(make.ct_series(12), [*range(1, 7), *range(31, 37)]),
+    "a report among the images": lambda: with_report(make.ct_series(12)),
+    "a localizer": lambda: numbered(make.localizer(3), range(1, 10)),
+    "a localizer that counts anew": lambda: make.localizer(3),
+    "a time series": lambda: make.time_series(5, 4),
+    "a time series slice by slice": slice_by_slice,
+    "a time series with a number between two times": lambda: numbered(
+        make.time_series(3, 4), [1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 13]
+    ),
+    "a time series that counts anew": lambda: numbered(make.time_series(3, 4), [1, 2, 3, 4] * 3),
+    "a part of each time": lambda: numbered(make.time_series(3, 4), [1, 2, 3, 4, 41, 42, 43, 44, 81, 82, 83, 84]),
+    "announced times": lambda: make.time_series(3, 4, NumberOfTemporalPositions=3),
+    "one instance for each time": lambda: one_per_time(6),
+    "every second number, the other echo elsewhere": lambda: numbered(one_per_time(6), range(1, 13, 2)),
+    "echoes": echoes,
+    "echo after echo": lambda: numbered(echoes(), [1, 5, 2, 6, 3, 7, 4, 8]),
+    "a dynamic PET": lambda: make.time_series(
+        2, 4, NumberOfSlices=4, NumberOfTimeSlices=2, NumberOfTemporalPositions=9
+    ),
+    "a copy": lambda: make.duplicate_series(6),
+    "a multi-frame instance": lambda: [make.enhanced_mr(4, 3)],
+    "a tilted gantry": lambda: make.tilted_ct_series(8),
+    "a derived image with the spacing of its source": lambda: make.mr_series(
+        8, ImageType=r"DERIVED\SECONDARY\M", SpacingBetweenSlices="1.25"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_whole_series_is_complete(judge: Judge, name: str) -> None:
+    found = judge(WHOLE[name]())
+    assert (found.state, found.missing, found.missing_detail) == ("complete", 0, ""), found.reason
+
+
+LOSSES = {
+    "one slice": (lambda: make.ct_series(12), [4], "Instance Number 5"),
+    "a run of slices": (lambda: make.ct_series(12), [4, 5, 6], "Instance Numbers 5-7"),
+    "every second slice": (lambda: make.ct_series(12), [*range(1, 12, 2)], "Instance Numbers 2, 4, 6, 8, 10"),
+    "every third slice is left": (
+        lambda: make.ct_series(10, SliceThickness=None), [1, 2, 4, 5, 7, 8], "Instance Numbers 2-3, 5-6, 8-9",
+    ),
+    "all but the first and the last": (lambda: make.ct_series(20), [*range(1, 19)], "Instance Numbers 2-19"),
+    "all but the first and the last of unknown thickness": (
+        lambda: make.ct_series(20, SliceThickness=None), [*range(1, 19)], "Instance Numbers 2-19",
+    ),
+    "the top slice of a stack with shuffled numbers": (
+        lambda: numbered(make.ct_series(6), [1, 3, 5, 2, 6, 4]), [5], "Instance Number 4",
+    ),
+    "one time": (lambda: make.time_series(5, 4), [8, 9, 10, 11], "Instance Numbers 9-12"),
+    "one time slice by slice": (slice_by_slice, [4, 5, 6, 7], "Instance Numbers 2, 5, 8, 11"),
+    "the last time slice by slice": (slice_by_slice, [8, 9, 10, 11], "Instance Numbers 3, 6, 9"),
+    "one slice of one time": (lambda: make.time_series(5, 4), [9], "Instance Number 10"),
+    "one instance that is a time": (lambda: one_per_time(6), [2], "Instance Number 3"),
+    "the middle one of three instances": (lambda: one_per_time(3), [1], "Instance Number 2"),
+    "every second instance that is a time": (lambda: one_per_time(7), [1, 3, 5], "Instance Numbers 2, 4, 6"),
+    "one slice of an echo": (echoes, [4], "Instance Number 5"),
+    "the last slice of the last echo": (echoes, [7], "slices of an echo"),
+    "one slice of a localizer": (lambda: numbered(make.localizer(4), range(1, 13)), [4], "Instance Number 5"),
+    "the last of announced times": (
+        lambda: make.time_series(3, 4, NumberOfTemporalPositions=3), [8, 9, 10, 11], "1 time",
+    ),
+    "all but one of announced times": (
+        lambda: make.time_series(3, 4, NumberOfTemporalPositions=3), [*range(4, 12)], "2 times",
+    ),
+    "the last slice of a static PET": (
+        lambda: make.ct_series(6, NumberOfSlices=6), [5], "1 instance",
+    ),
+    "slices of several times": (lambda: make.time_series(5, 4), [1, 6, 7, 11, 12, 18], "Instance Numbers 2, 7-8"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_is_incomplete_and_its_verdict_lists_what_is_missing(judge: Judge, name: str) -> None:
+    make_series, lost, listed = LOSSES[name]
+    found = judge([ds for index, ds in enumerate(make_series()) if index not in lost])
+    assert found.state == "incomplete", found.reason
+    assert found.missing
+    assert listed in found.missing_detail
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_random_quarter_is_missed_wherever_it_was(judge: Judge, seed: int) -> None:
+    chance = random.Random(seed)
+    for series in (make.ct_series(24), make.time_series(6, 4), one_per_time(12), echoes(12)):
+        left = sorted(chance.sample(range(1, len(series) - 1), 3 * len(series) // 4))
+        found = judge([series[index] for index in (0, *left, len(series) - 1)])
+        assert found.state == "incomplete", found.reason
+
+
+def test_slices_farther_apart_than_stated_are_suspect_and_both_distances_are_named(judge: Judge) -> None:
+    found = judge(make.mr_series(6, spacing=5.0, SliceThickness="2.5", SpacingBetweenSlices="2.5"))
+    assert (found.state, found.rule, found.missing) == ("suspect", "spacing", 5)
+    assert "5 mm apart" in found.reason
+    assert "is 2.5 mm" in found.reason
+
+
+def test_a_count_that_agrees_casts_doubt_on_missing_numbers(judge: Judge) -> None:
+    found = judge(numbered(make.time_series(2, 4, ImagesInAcquisition=8), [1, 2, 3, 4, 9, 10, 11, 12]))
+    assert (found.state, found.rule, found.expected, found.missing) == ("suspect", "times", 8, 4)
+    assert "announces 8" in found.reason
+    assert "Instance Numbers 5-8 are missing" in found.reason
+
+
+def test_a_clock_that_jumps_while_numbers_do_not_is_suspect(judge: Judge) -> None:
+    series = one_per_time(6)
+    for ds in series[4:]:
+        for group in ds.PerFrameFunctionalGroupsSequence:
+            content = group.FrameContentSequence[0]
+            content.FrameAcquisitionDateTime = str(float(content.FrameAcquisitionDateTime) + 2)
+    found = judge(series)
+    assert found.state == "suspect"
+    assert "after time 4 by their starts" in found.reason
+    assert "Instance Numbers have no hole" in found.reason
