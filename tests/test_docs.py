@@ -4,6 +4,7 @@ import datetime as dt
 import re
 import sqlite3
 import tomllib
+from contextlib import closing
 from pathlib import Path
 from typing import get_args
 
@@ -46,16 +47,19 @@ def test_every_schema_of_the_index_is_documented() -> None:
     assert set(re.findall(r"^\| `(\d{4})`", text, flags=re.MULTILINE)) == schemas
 
 
-def test_queries_in_the_documents_run(tmp_path: Path) -> None:
+def test_queries_in_the_documents_run_and_find_one_series_without_reading_all(tmp_path: Path) -> None:
     upgrade(tmp_path / "index.sqlite")
-    connection = sqlite3.connect(tmp_path / "index.sqlite")
-    text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    text = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("index.md", "lifecycle.md"))
     queries = re.findall(r"^    (SELECT .*?;)$", text, flags=re.MULTILINE | re.DOTALL)
     queries += re.findall(r"['\"](SELECT [^'\"]*)['\"]", text)
     assert len(queries) >= 5
-    for query in queries:
-        connection.execute(query)
-    connection.close()
+    assert sum("_uid = '...'" in query for query in queries) == 2
+    with closing(sqlite3.connect(tmp_path / "index.sqlite")) as connection:
+        for query in queries:
+            connection.execute(query)
+            plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}")]
+            if "_uid = '...'" in query:
+                assert [step for step in plan if step.startswith("SCAN") and "pragma" not in step] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pydicom import DataElement, Dataset
@@ -35,6 +33,7 @@ from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.read.studies import StudyFilter
 from node.metrics import Metrics
 from tests import make
+from tests.integration.conftest import downgrade
 from tests.rows import view_rows
 
 RELATIONAL = Options(relational=True)
@@ -621,13 +620,3 @@ def test_names_of_an_older_index_are_folded_when_it_is_upgraded(tmp_path: Path) 
     assert found == [("muller^jorg", "山田", None), (None, None, None)]
     assert connection.execute("SELECT referring_physician_name_alphabetic FROM studies").fetchall() == [("house^g",)]
     connection.close()
-
-
-def downgrade(path: Path, revision: str) -> None:
-    engine = open_engine(path)
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parents[2] / "migrations"))
-    with engine.connect() as connection, connection.begin():
-        config.attributes["connection"] = connection
-        command.downgrade(config, revision)
-    engine.dispose()

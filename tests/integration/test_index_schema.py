@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from node.index.database import reading
 from node.index.engine import FILE_NAME, IndexUnusable, check, open_engine, upgrade
 from node.index.models import REVISION
+from tests.integration.conftest import downgrade
 
 PROMISED = {
     "v_patients": {"patient_id", "patient_name"},
@@ -99,23 +100,12 @@ def test_reading_where_there_is_no_index_says_what_to_do(tmp_path: Path) -> None
 
 
 def test_instances_of_an_older_schema_keep_the_way_by_which_they_came(database: Path) -> None:
+    downgrade(database, "0006")
     with sqlite3.connect(database) as connection:
-        connection.executescript(
-            """
-            DROP VIEW v_senders;
-            DROP TABLE senders;
-            ALTER TABLE series DROP COLUMN waits;
-            DROP VIEW v_series;
-            ALTER TABLE series DROP COLUMN missing_detail;
-            CREATE VIEW v_series AS SELECT id FROM series;
-            DROP VIEW v_images;
-            ALTER TABLE images RENAME COLUMN source TO door;
-            CREATE VIEW v_images AS SELECT door FROM images;
-            UPDATE alembic_version SET version_num = '0006';
-            INSERT INTO images (series_id, sop_instance_uid, sop_class_uid, transfer_syntax_uid, bytes, sha256,
-                data_set_offset, "key", door, received_at)
-            VALUES (1, '1.2.3', '1.2', '1.2', 1, '', 0, 'objects/00000000/a.dcm', 'stow', '2026-01-01 12:00:00');
-            """
+        connection.execute(
+            "INSERT INTO images (series_id, sop_instance_uid, sop_class_uid, transfer_syntax_uid, bytes, sha256, "
+            'data_set_offset, "key", door, received_at) '
+            "VALUES (1, '1.2.3', '1.2', '1.2', 1, '', 0, 'objects/00000000/a.dcm', 'stow', '2026-01-01 12:00:00')"
         )
     connection.close()
     assert upgrade(database) == ("0006", REVISION)

@@ -506,17 +506,21 @@ def test_readers_see_one_current_revision_at_every_moment(root: Root) -> None:
     assert seen <= {(1,), (2,)}
 
 
-def test_the_provenance_of_a_volume_is_one_join(root: Root) -> None:
-    instances = make.ct_series(3)
-    for ds in instances:
+def test_the_provenance_of_a_volume_is_one_join_also_if_two_studies_share_a_series(root: Root) -> None:
+    instances, others = make.ct_series(3), make.ct_series(4)
+    for ds in others:
+        ds.SeriesInstanceUID = instances[0].SeriesInstanceUID
+    for ds in (*instances, *others):
         root.take(ds)
     settle(root)
     query = (
         "SELECT s.sop_instance_uid, s.sha256, i.sha256 AS stored FROM v_volumes v "
-        "JOIN v_sources s USING (series_instance_uid, revision, stack) JOIN v_images i USING (sop_instance_uid) "
-        "WHERE v.format = 'nifti'"
+        "JOIN v_sources s USING (study_instance_uid, series_instance_uid, revision, stack) "
+        "JOIN v_images i USING (sop_instance_uid) "
+        f"WHERE v.format = 'nifti' AND v.study_instance_uid = '{instances[0].StudyInstanceUID}'"
     )
     found = rows(root, query)
+    assert len(found) == 3
     assert {row["sop_instance_uid"] for row in found} == {ds.SOPInstanceUID for ds in instances}
     assert all(row["sha256"] == row["stored"] for row in found)
 

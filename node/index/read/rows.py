@@ -47,12 +47,10 @@ class ReadRepository:
     def _rows_of_revision(
         self, columns: str, view: str, study_instance_uid: str, series_instance_uid: str, revision: int, limit: int
     ) -> list[Row]:
-        """Return the rows for one revision from a view that has instances but no study."""
-        # A Series Instance UID may occur in two studies; the instances distinguish them.
+        """Return the rows of a view for one revision of a series."""
         return self._rows(
-            f"SELECT {columns} FROM {view} WHERE series_instance_uid = :series AND revision = :revision "
-            "AND sop_instance_uid IN (SELECT sop_instance_uid FROM v_images "
-            "WHERE series_instance_uid = :series AND study_instance_uid = :study) LIMIT :limit",
+            f"SELECT {columns} FROM {view} WHERE study_instance_uid = :study AND series_instance_uid = :series "
+            "AND revision = :revision LIMIT :limit",
             study=study_instance_uid,
             series=series_instance_uid,
             revision=revision,

@@ -78,8 +78,8 @@ class ReadVolumes(PagedRepository):
     def holding(self, study_instance_uid: str, sop_instance_uid: str) -> list[Row]:
         """Return the current rows of ``v_volumes`` that contain an instance, sorted by path."""
         return self._rows(
-            "SELECT DISTINCT v.* FROM v_volumes v JOIN v_sources s ON s.series_instance_uid = v.series_instance_uid "
-            "AND s.revision = v.revision AND s.stack = v.stack "
+            "SELECT DISTINCT v.* FROM v_volumes v "
+            "JOIN v_sources s USING (study_instance_uid, series_instance_uid, revision, stack) "
             "WHERE s.sop_instance_uid = :uid AND v.study_instance_uid = :study AND NOT v.superseded ORDER BY v.path",
             study=study_instance_uid,
             uid=sop_instance_uid,
