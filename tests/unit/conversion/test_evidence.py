@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -219,3 +220,17 @@ def test_a_clock_that_jumps_while_numbers_do_not_is_suspect(judge: Judge) -> Non
     assert found.state == "suspect"
     assert "after time 4 by their starts" in found.reason
     assert "Instance Numbers have no hole" in found.reason
+
+
+def test_the_sidecar_of_a_series_that_lost_a_time_has_the_start_of_each_time(tmp_path: Path) -> None:
+    series = [ds for index, ds in enumerate(make.time_series(5, 4)) if index // 4 != 2]
+    paths = [tmp_path / f"{number}.dcm" for number in range(len(series))]
+    for ds, path in zip(series, paths, strict=True):
+        ds.save_as(path, enforce_file_format=True)
+    uids = [str(ds.SOPInstanceUID) for ds in series]
+    converted = convert(ConversionJob(tuple(zip(uids, paths, strict=True)), tmp_path, OPTIONS))
+    [volume] = [file for file in converted.files if file.kind == "volume"]
+    assert "missing-time" in volume.warnings
+    sidecar = json.loads((tmp_path / volume.path).with_suffix(".json").read_text())
+    assert sidecar["VolumeTiming"] == [0.0, 2.0, 6.0, 8.0]
+    assert (sidecar["time_step_s"], sidecar["completeness"]["state"]) == (None, "incomplete")

@@ -47,14 +47,13 @@ def missing_time_warnings(planes: Planes, numbers: Collection[int] = ()) -> list
         "by Instance Number (0020,0013)": _gaps_in_numbers(planes, set(numbers)),
         "by Temporal Position Identifier (0020,0100)": _gaps_in_positions(planes),
     }
-    starts = starts_s(planes)
-    long_steps = _long_steps(planes, starts)
-    found["by their starts"] = _whole_steps(starts, long_steps)
+    units = _steps_in_units(planes, starts_s(planes))
+    found["by their starts"] = _whole_steps(units)
     details = [f"{_told(gaps)} {source}" for source, gaps in found.items() if gaps]
     if details:
         return [VolumeWarning(WarningKind.MISSING_TIME, "times seem to be missing: " + "; ".join(details))]
-    if long_steps:
-        detail = "longer steps than usual follow times " + _shown(index + 1 for index in long_steps)
+    if units is not None and (units > LONG_STEP).any():
+        detail = "longer steps than usual follow times " + _shown(np.flatnonzero(units > LONG_STEP) + 1)
         return [VolumeWarning(WarningKind.IRREGULAR_TIME_STEPS, detail)]
     return []
 
@@ -126,30 +125,27 @@ def _gaps_in_positions(planes: Planes) -> Gaps:
     return {int(index): int(steps[index]) - 1 for index in np.flatnonzero(steps > 1)}
 
 
-def _long_steps(planes: Planes, starts: Sequence[float] | None) -> list[int]:
-    """Return the times that are followed by a longer step than usual, if all other steps are steady.
+def _steps_in_units(planes: Planes, starts: Sequence[float] | None) -> Float | None:
+    """Return the steps between the times in units of the usual one, if all are steady but those longer than that.
 
     Frames of different durations, as in a dynamic PET, have uneven steps by design.
     """
     if starts is None or len(starts) <= MIN_STEPS:
-        return []
+        return None
     durations = durations_s(planes)
     if durations is not None and len(set(durations)) > 1:
-        return []
+        return None
     steps: Float = np.diff(starts)
-    usual = float(np.median(steps))
-    is_long = steps > LONG_STEP * usual
-    steady = np.abs(steps[~is_long] - usual).max(initial=0.0) <= 2 * STEP_TOLERANCE * usual
-    return [int(index) for index in np.flatnonzero(is_long)] if steady else []
+    short = steps[steps <= LONG_STEP * np.median(steps)]
+    units: Float = steps / np.median(short)
+    return units if np.abs(units[units <= LONG_STEP] - 1).max() <= 2 * STEP_TOLERANCE else None
 
 
-def _whole_steps(starts: Sequence[float] | None, long_steps: Sequence[int]) -> Gaps:
-    """Return how many usual steps fit into the long ones, if all of these are whole numbers of steps."""
-    if starts is None or not long_steps:
+def _whole_steps(units: Float | None) -> Gaps:
+    """Return how many usual steps too many the long ones take, if all of these are whole numbers of steps."""
+    if units is None:
         return {}
-    steps: Float = np.diff(starts)
-    usual = float(np.median(steps))
-    ratios = {index: float(steps[index]) / usual for index in long_steps}
-    if any(abs(ratio - round(ratio)) > WHOLE_TOLERANCE for ratio in ratios.values()):
+    is_long = units > LONG_STEP
+    if (np.abs(units - np.rint(units))[is_long] > WHOLE_TOLERANCE).any():
         return {}
-    return {index: round(ratio) - 1 for index, ratio in ratios.items()}
+    return {int(index): round(units[index]) - 1 for index in np.flatnonzero(is_long)}

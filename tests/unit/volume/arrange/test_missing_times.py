@@ -1,0 +1,136 @@
+"""Times that were lost as a whole: the volume warns, and has no fixed step between its times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from pydicom import FileDataset
+
+from node.volume.assemble import assemble
+from node.volume.model import Volume
+from node.volume.reasons import WarningKind
+from tests import make
+
+
+def only(series: Sequence[FileDataset]) -> Volume:
+    [volume] = assemble(series).volumes
+    return volume
+
+
+def gaps(volume: Volume) -> list[str]:
+    """What a volume says about its times."""
+    kinds = (WarningKind.MISSING_TIME, WarningKind.IRREGULAR_TIME_STEPS)
+    return [f"{warning.name}: {warning.detail}" for warning in volume.warnings if warning.name in kinds]
+
+
+def without(series: Sequence[FileDataset], *times: int, slices: int = 4) -> list[FileDataset]:
+    return [ds for index, ds in enumerate(series) if index // slices not in times]
+
+
+def plain(series: Sequence[FileDataset], *keywords: str) -> list[FileDataset]:
+    """Leave these attributes out of every instance."""
+    for ds in series:
+        for keyword in keywords:
+            delattr(ds, keyword)
+    return list(series)
+
+
+def started(starts_s: Sequence[float]) -> list[FileDataset]:
+    """Return a time series without Instance Numbers whose times start then."""
+    series = make.time_series(len(starts_s), 4)
+    for index, ds in enumerate(series):
+        ds.AcquisitionTime = f"1015{starts_s[index // 4]:09.6f}"
+        del ds.InstanceNumber
+    return series
+
+
+def test_a_series_that_lacks_nothing_has_its_repetition_as_step() -> None:
+    volume = only(make.time_series(5, 4))
+    assert (gaps(volume), volume.time_step_s) == ([], 2.0)
+
+
+def test_a_lost_time_leaves_a_hole_in_the_numbers_and_in_the_clock() -> None:
+    volume = only(without(make.time_series(6, 4), 3))
+    assert gaps(volume) == [
+        "missing-time: times seem to be missing: 1 after time 3 by Instance Number (0020,0013); "
+        "1 after time 3 by their starts"
+    ]
+    assert (volume.times, volume.time_step_s) == (5, None)
+    assert volume.times_s == (0.0, 2.0, 4.0, 8.0, 10.0)
+
+
+def test_numbers_alone_tell_of_lost_times() -> None:
+    volume = only(plain(without(make.time_series(7, 4), 2, 3), "AcquisitionTime"))
+    assert gaps(volume) == ["missing-time: times seem to be missing: 2 after time 2 by Instance Number (0020,0013)"]
+    assert volume.time_step_s is None
+
+
+def test_the_middle_one_of_three_times_is_missed() -> None:
+    assert gaps(only(without(make.time_series(3, 4), 1)))
+
+
+def test_a_time_that_lost_a_slice_and_is_left_out_leaves_a_hole_too() -> None:
+    series = make.time_series(6, 4)
+    del series[9]
+    volume = only(series)
+    assert (volume.times, volume.time_step_s) == (5, None)
+    [gap] = gaps(volume)
+    assert "1 after time 2 by Instance Number" in gap
+
+
+def test_temporal_positions_tell_of_lost_times() -> None:
+    series = make.time_series(6, 4)
+    for index, ds in enumerate(series):
+        ds.TemporalPositionIdentifier = index // 4 + 1
+    volume = only(plain(without(series, 1, 4), "AcquisitionTime", "InstanceNumber"))
+    assert gaps(volume) == [
+        "missing-time: times seem to be missing: "
+        "2 after times 1, 3 by Temporal Position Identifier (0020,0100)"
+    ]  # fmt: skip
+    assert volume.time_step_s is None
+
+
+@pytest.mark.parametrize(
+    ("starts_s", "told"),
+    [
+        ((0, 2, 4, 6, 8), None),
+        ((0, 2, 4, 8, 10), "missing-time: times seem to be missing: 1 after time 3 by their starts"),
+        ((0, 2.05, 4, 9.9, 12), "missing-time: times seem to be missing: 2 after time 3 by their starts"),
+        ((0, 2, 4, 7.3, 9.3), "irregular-time-steps: longer steps than usual follow times 3"),  # a pause
+        ((0, 2, 5, 9, 14), None),  # steps of a plan
+        ((0, 2, 10), None),  # too few to know which step is usual
+    ],
+)
+def test_long_steps_between_steady_ones_are_told(starts_s: tuple[float, ...], told: str | None) -> None:
+    volume = only(started(starts_s))
+    assert gaps(volume) == ([told] if told else [])
+    assert volume.time_step_s is None or told is None
+
+
+def test_numbers_of_another_stack_are_not_missing() -> None:
+    first, second = make.time_series(4, 4, EchoTime="10"), make.time_series(4, 4, EchoTime="20")
+    for index, (one, other) in enumerate(zip(first, second, strict=True)):
+        other.SeriesInstanceUID, other.FrameOfReferenceUID = one.SeriesInstanceUID, one.FrameOfReferenceUID
+        time, place = divmod(index, 4)
+        one.InstanceNumber, other.InstanceNumber = 8 * time + place + 1, 8 * time + place + 5
+    volumes = assemble(first + second).volumes
+    assert [gaps(volume) for volume in volumes] == [[], []]
+
+
+def test_numbers_that_leave_out_as_many_after_each_time_are_no_hole() -> None:
+    series = make.time_series(4, 4)
+    for index, ds in enumerate(series):
+        time, place = divmod(index, 4)
+        ds.InstanceNumber = 8 * time + place + 1
+    assert gaps(only(series)) == []
+
+
+def test_longer_frames_of_a_dynamic_series_are_no_hole() -> None:
+    series = make.time_series(5, 4, modality="PT", EchoTime=None, RepetitionTime=None)
+    for index, ds in enumerate(series):
+        time = index // 4
+        ds.AcquisitionTime = f"1015{(0, 5, 10, 15, 25)[time]:02d}"
+        ds.ActualFrameDuration = (5000, 5000, 5000, 10_000, 10_000)[time]
+        del ds.InstanceNumber
+    assert gaps(only(series)) == []
