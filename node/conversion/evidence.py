@@ -247,7 +247,8 @@ def _missing_in(
     gaps = [(low, high) for low, high in pairwise(numbers) if high - low > (stride if counts_by_stride else 1)]
     step = stride if counts_by_stride else 1
     count_something_else = _missing_count(numbers, step) >= len(numbers)
-    if _is_excerpt(numbers, step) or (count_something_else and not refused and not any(grid.placed for grid in grids)):
+    unplaced = not any(grid.placed for grid in grids)
+    if not refused and (_is_excerpt(numbers, step) or (count_something_else and unplaced)):
         return
     trusted = [grid for grid in grids if len(grid.times) == 1 or not count_something_else]
     for low, high in gaps:
