@@ -16,10 +16,11 @@ from itertools import pairwise
 import numpy as np
 from pydicom import Dataset
 
-from node.completeness import Finding, Rule
-from node.dicom.values import text, whole
+from node.completeness import Finding
+from node.dicom.values import numbers, text, whole
 from node.volume.elements import number
-from node.volume.model import Assembly, Geometry, Kind, Volume
+from node.volume.geometry import missing_slices
+from node.volume.model import Assembly, Float, Geometry, Kind, Volume
 from node.volume.reasons import Reason, WarningKind
 
 CONTIGUOUS = 1.5
@@ -30,12 +31,13 @@ DISTANCE_TOLERANCE = 0.03
 
 MAX_SHOWN = 20
 
-GAPS = {
-    WarningKind.MISSING_SLICE: "slices",
-    WarningKind.INCOMPLETE_VOLUME: "slices of some times",
+GAPS: dict[str, str] = {
+    WarningKind.MISSING_SLICE: "slices between others",
+    WarningKind.INCOMPLETE_VOLUME: "parts of a volume",
     WarningKind.MISSING_TIME: "times",
+    Reason.INCOMPLETE: "parts of a volume",
 }
-"""Warnings about a volume that show a gap, and what is missing then."""
+"""Warnings and refusals that show a gap, and what is missing then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class InstanceHeader:
     thickness_mm: float | None
     spacing_between_mm: float | None
     temporal_positions: int | None
+    position: tuple[float, ...] | None
     is_derived: bool
 
 
@@ -56,6 +59,7 @@ def header_of(ds: Dataset) -> InstanceHeader:
         _distance(ds, "SliceThickness"),
         _distance(ds, "SpacingBetweenSlices"),
         whole(ds, "NumberOfTemporalPositions"),
+        numbers(ds, "ImagePositionPatient", 3),
         (text(ds, "ImageType") or "").upper().startswith("DERIVED"),
     )
 
@@ -79,7 +83,7 @@ def find_evidence(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> 
     refused = any(refusal.reason in (Reason.INCOMPLETE, Reason.SAME_POSITION_TWICE) for refusal in assembly.refusals)
     in_numbers = list(_holes(headers, grids, refused=refused))
     return [
-        *_gaps(assembly, headers, numbered=bool(in_numbers)),
+        *_gaps(assembly, grids, headers, numbered=bool(in_numbers)),
         *in_numbers,
         *_unequal_stacks(grids),
         *_announced_times(grids),
@@ -118,6 +122,16 @@ class _Grid:
         """Return the Instance Numbers of a time, one for each instance, by slice."""
         return [self.headers[uid].number if uid in self.headers else None for uid in self.times[time]]
 
+    def along(self) -> Float | None:
+        """Return the distances in mm of the slices of the first time from the first; None if they are not known."""
+        positions = [None if uid not in self.headers else self.headers[uid].position for uid in self.uids[0]]
+        if self.volume.affine_lps is None or self.of_time < 2 or None in positions:
+            return None
+        columns = self.volume.affine_lps[:3, :3]
+        normal = np.cross(columns[:, 0], columns[:, 1])
+        away = (np.array(positions, float) - np.array(positions[0], float)) @ (normal / np.linalg.norm(normal))
+        return np.sort(np.abs(away))
+
     def spacing_ratio(self) -> float | None:
         """Return the distance between slices over the one that the headers state; None if they state none.
 
@@ -147,24 +161,47 @@ class _Grid:
 # Gaps in space and time
 
 
-def _gaps(assembly: Assembly, headers: Mapping[str, InstanceHeader], *, numbered: bool) -> Iterator[Finding]:
+def _gaps(
+    assembly: Assembly, grids: Sequence[_Grid], headers: Mapping[str, InstanceHeader], *, numbered: bool
+) -> Iterator[Finding]:
     """Yield the gaps that the volumes warn of, each kind once."""
-    details: dict[str, dict[str, None]] = defaultdict(dict)
+    facts: dict[str, dict[str, None]] = defaultdict(dict)
     for volume in assembly.volumes:
         for warning in volume.warnings:
             if warning.name in GAPS:
-                details[warning.name][warning.detail] = None
+                facts[warning.name][warning.detail] = None
     for refusal in assembly.refusals:
-        if refusal.reason is Reason.INCOMPLETE:
-            details[refusal.reason.value][refusal.detail] = None
-    counted = _count_without_hole(headers)
-    for name, facts in details.items():
-        fact = f"{name}: {'; '.join(facts)}"
-        only_clock = name == WarningKind.MISSING_TIME and counted and not numbered and len(details) == 1
-        if only_clock:
-            fact += "; but Instance Numbers have no hole"
-        rule: Rule = "times" if name == WarningKind.MISSING_TIME else "geometry"
-        yield Finding(rule, fact, "; ".join(facts), doubtful=only_clock)
+        if refusal.reason in GAPS:
+            facts[refusal.reason][refusal.detail] = None
+    only_clock = facts.keys() == {WarningKind.MISSING_TIME} and not numbered and _count_without_hole(headers)
+    for name, details in facts.items():
+        fact, missing, count = f"{name}: {'; '.join(details)}", GAPS[name], None
+        if name == WarningKind.MISSING_SLICE:
+            missing, count = _missing_positions(grids)
+        if name == WarningKind.MISSING_TIME:
+            missing += ": " + "; ".join(detail.partition(": ")[2] for detail in details)
+            fact += "; but Instance Numbers have no hole" if only_clock else ""
+            yield Finding("times", fact, missing, count, doubtful=only_clock)
+        else:
+            yield Finding("geometry", fact, missing, count)
+
+
+def _missing_positions(grids: Sequence[_Grid]) -> tuple[str, int | None]:
+    """Return where slices are missing between others, in words, and how many instances that makes; None if unknown."""
+    words, count = [], 0
+    for grid in grids:
+        along = grid.along()
+        found = None if along is None else missing_slices(along)
+        if along is None or found is None:
+            continue
+        step_mm, missing = found
+        count += int(missing.sum()) * len(grid.times)
+        places = [
+            along[index] + step_mm * (rank + 1) for index in np.flatnonzero(missing) for rank in range(missing[index])
+        ]
+        shown = ", ".join(f"{place:.4g}" for place in places[:MAX_SHOWN]) + (", ..." if len(places) > MAX_SHOWN else "")
+        words.append(f"slices {shown} mm from the first{f' of {grid.volume.suffix}' if grid.volume.suffix else ''}")
+    return "; ".join(words) or GAPS[WarningKind.MISSING_SLICE], count or None
 
 
 def _count_without_hole(headers: Mapping[str, InstanceHeader]) -> bool:

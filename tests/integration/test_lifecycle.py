@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from pydicom import FileDataset
+from pydicom.uid import generate_uid
 
 from node.conversion.cleanup import Housekeeping
 from node.conversion.confirm_counts import Confirmer
@@ -126,6 +127,47 @@ def test_times_and_images_of_each_are_multiplied(root: Root) -> None:
         root.take(ds)
     settle(root)
     assert verdict(root) == ("complete", "headers", 12, 0)
+
+
+def test_a_lost_time_is_listed_in_the_index_in_words(root: Root) -> None:
+    for index, ds in enumerate(make.time_series(5, 4)):
+        if index // 4 != 2:
+            root.take(ds)
+    settle(root)
+    assert verdict(root) == ("incomplete", "times", None, 4)
+    series = the_series(root)
+    assert "Instance Numbers 9-12 are missing" in series["verdict_reason"]
+    assert series["missing_detail"].endswith("Instance Numbers 9-12")
+
+
+def test_a_last_slice_is_suspected_from_the_other_series_of_the_protocol(root: Root) -> None:
+    study, protocol = generate_uid(), {"ProtocolName": "t2", "SeriesDescription": "t2 axial"}
+    for _ in range(2):
+        for ds in make.mr_series(6, study_uid=study, **protocol):
+            root.take(ds)
+    for ds in make.mr_series(3, study_uid=study, ProtocolName="localizer", SeriesDescription="t2 axial"):
+        root.take(ds)
+    for _ in range(3):
+        settle(root)
+    last = make.mr_series(6, study_uid=study, **protocol)[:5]
+    for ds in last:
+        root.take(ds)
+    settle(root)
+    found = {row["series_instance_uid"]: row for row in rows(root, "SELECT * FROM v_series")}
+    suspect = found.pop(str(last[0].SeriesInstanceUID))
+    assert {row["verdict"] for row in found.values()} == {"complete"}
+    assert (suspect["verdict"], suspect["verdict_rule"], suspect["missing_instances"]) == ("suspect", "siblings", 1)
+    assert suspect["verdict_reason"].startswith("2 other series of this protocol have 6 instances each")
+
+
+def test_a_series_of_each_time_lacks_no_times(root: Root) -> None:
+    study, times = generate_uid(), {"ProtocolName": "dynamic", "NumberOfTemporalPositions": 2}
+    for time in (1, 2):
+        for ds in make.mr_series(4, study_uid=study, TemporalPositionIdentifier=time, **times):
+            root.take(ds)
+    for _ in range(2):
+        settle(root)
+    assert {row["verdict"] for row in rows(root, "SELECT verdict FROM v_series")} == {"complete"}
 
 
 def test_a_refused_series_has_a_verdict_too(root: Root) -> None:

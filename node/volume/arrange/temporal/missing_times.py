@@ -19,7 +19,7 @@ from node.volume.reasons import VolumeWarning, WarningKind
 LONG_STEP = 1.5
 """A step of this many usual ones is not noise of the clock."""
 
-WHOLE_TOLERANCE = 0.15
+WHOLE_TOLERANCE = 0.1
 """Share of a step by which a long one may differ from a whole number of steps if times were lost in it."""
 
 MIN_STEPS = 3
@@ -128,7 +128,8 @@ def _gaps_in_positions(planes: Planes) -> Gaps:
 def _steps_in_units(planes: Planes, starts: Sequence[float] | None) -> Float | None:
     """Return the steps between the times in units of the usual one, if all are steady but those longer than that.
 
-    Frames of different durations, as in a dynamic PET, have uneven steps by design.
+    Frames of different durations, as in a dynamic PET, have uneven steps by design. So have scans whose steps only grow
+    or only shrink, such as a perfusion that is sampled ever more slowly.
     """
     if starts is None or len(starts) <= MIN_STEPS:
         return None
@@ -136,7 +137,11 @@ def _steps_in_units(planes: Planes, starts: Sequence[float] | None) -> Float | N
     if durations is not None and len(set(durations)) > 1:
         return None
     steps: Float = np.diff(starts)
+    growth = np.diff(steps) / steps.min()
+    planned = (growth > -STEP_TOLERANCE).all() or (growth < STEP_TOLERANCE).all()
     short = steps[steps <= LONG_STEP * np.median(steps)]
+    if planned and len(short) < len(steps) - 1:
+        return None
     units: Float = steps / np.median(short)
     return units if np.abs(units[units <= LONG_STEP] - 1).max() <= 2 * STEP_TOLERANCE else None
 

@@ -96,9 +96,12 @@ def test_temporal_positions_tell_of_lost_times() -> None:
     [
         ((0, 2, 4, 6, 8), None),
         ((0, 2, 4, 8, 10), "missing-time: times seem to be missing: 1 after time 3 by their starts"),
-        ((0, 2.05, 4, 9.9, 12), "missing-time: times seem to be missing: 2 after time 3 by their starts"),
+        ((0, 2.02, 4, 10.05, 12), "missing-time: times seem to be missing: 2 after time 3 by their starts"),
         ((0, 2, 4, 7.3, 9.3), "irregular-time-steps: longer steps than usual follow times 3"),  # a pause
         ((0, 2, 5, 9, 14), None),  # steps of a plan
+        ((0, 2, 4, 6, 10, 14), None),
+        ((0, 8, 16, 20, 24, 28, 32), None),
+        ((0, 2, 4, 6, 10), "missing-time: times seem to be missing: 1 after time 4 by their starts"),
         ((0, 2, 10), None),  # too few to know which step is usual
     ],
 )
