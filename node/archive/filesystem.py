@@ -221,8 +221,18 @@ class Archive:
         return sorted(folder.name for folder in self._objects.iterdir() if folder.name.isdecimal())
 
     def keys(self, folder: str) -> list[str]:
-        """Return the keys of the files in one of the `folders`."""
-        return sorted(str(path.relative_to(self.root)) for path in (self._objects / folder).glob("*.dcm"))
+        """Return the keys of the files in one of the `folders`.
+
+        Raises
+        ------
+        OSError
+            The folder cannot be read, which does not mean that it is empty.
+        """
+        try:
+            names = os.listdir(self._objects / folder)
+        except FileNotFoundError:
+            return []
+        return sorted(f"objects/{folder}/{name}" for name in names if name.endswith(".dcm"))
 
     def _place(self, name: str) -> str:
         """Return the key of a new file; create and sync a new folder if the last one is full.

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from node.cli.options import ConfigFile, Json, Root, load
 from node.cli.output import print_json, report_problems, sized
+
+if TYPE_CHECKING:
+    from node.receive.apply import Replayed
+    from node.receive.recovery import Recovered
 
 app = typer.Typer(help="Maintain the index database.", no_args_is_help=True)
 
@@ -72,7 +76,8 @@ def backup(
 def rebuild(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
     """Rebuild the index from the journal and the files of the archive.
 
-    Every series is converted again. Stop the node first.
+    Every series is converted again. Stop the node first. Exit 1 if files cannot be read: they stay in the archive, and
+    the next start adds them to the index once they can be read.
     """
     settings = load(config, storage__root=root).settings
 
@@ -80,7 +85,7 @@ def rebuild(config: ConfigFile = None, root: Root = None, json: Json = False) ->
     from node.control.repository import rebuild_index
 
     logs.configure("warning", settings.log.format)
-    previous_index, replayed, recovered = rebuild_index(settings)
+    previous_index, replayed, recovered, unread = rebuild_index(settings)
     if json:
         print_json(
             {
@@ -89,9 +94,16 @@ def rebuild(config: ConfigFile = None, root: Root = None, json: Json = False) ->
                 "from_journal": replayed.applied,
                 "damaged_in_journal": replayed.damaged,
                 "quarantined": recovered.quarantined,
+                "unread": unread,
             }
         )
-        return
+    else:
+        _print_rebuilt(previous_index, replayed, recovered, unread)
+    if unread:
+        raise typer.Exit(1)
+
+
+def _print_rebuilt(previous_index: Path | None, replayed: Replayed, recovered: Recovered, unread: list[str]) -> None:
     print(
         f"{recovered.adopted} instances indexed, {replayed.applied} applied from the journal, "
         f"{recovered.quarantined} unreadable files moved to quarantine"
@@ -100,6 +112,9 @@ def rebuild(config: ConfigFile = None, root: Root = None, json: Json = False) ->
         print(f"{replayed.damaged} records of the journal cannot be read: their segment was copied to quarantine")
     if previous_index is not None:
         print(f"the previous index was kept as {previous_index}")
+    if unread:
+        print(f"{len(unread)} files cannot be read now, and are not in the index; check the disk and its permissions:")
+        print("\n".join(unread))
 
 
 def _database(config: Path | None, root: Path | None) -> Path:

@@ -297,7 +297,7 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool, force: 
         return mend(findings, fates, repository.archive, repository.index, repository.ingest.quiet_seconds, now)
 
 
-def rebuild_index(settings: Settings) -> tuple[Path | None, Replayed, Recovered]:
+def rebuild_index(settings: Settings) -> tuple[Path | None, Replayed, Recovered, list[str]]:
     """Set the index aside and build a new one from the journal and the files of the archive.
 
     Returns
@@ -308,6 +308,8 @@ def rebuild_index(settings: Settings) -> tuple[Path | None, Replayed, Recovered]
         What the new index has from the journal.
     Recovered
         The result of the recovery that added the files without a record.
+    list of str
+        Keys of files that cannot be read now: they stay where they are, and the index lacks their instances.
 
     Raises
     ------
@@ -323,7 +325,12 @@ def rebuild_index(settings: Settings) -> tuple[Path | None, Replayed, Recovered]
     finally:
         os.close(lock)
     with Repository(settings, new_index=True) as repository:
-        return set_aside_index, repository.replayed, repository.recovered
+        unread = [
+            key
+            for folder in repository.archive.folders()
+            for key in repository.index.instances.unknown_keys(repository.archive.keys(folder))
+        ]
+        return set_aside_index, repository.replayed, repository.recovered, unread
 
 
 class JournalNotEmpty(VoxelnodeError):

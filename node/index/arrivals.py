@@ -23,6 +23,9 @@ from node.index.prepared import Prepared
 from node.index.records import Arrived, Flaw, Kept, Outcome
 from node.index.waits import Waits, after_arrival, due_at
 
+DIGEST_MENDED = "digest-mended"
+"""Kind of the conflict that keeps the digest which a row had before `fsck` believed its file."""
+
 _NO_FLAWS: Mapping[str, Flaw] = {}
 
 REVOKED = -1
@@ -59,6 +62,11 @@ _FIND_LOSERS = select(ConflictRow.key).where(
     ConflictRow.sop_instance_uid == bindparam("uid"),
     ConflictRow.sha256 == bindparam("sha256"),
     ConflictRow.key.is_not(None),
+)
+_FIND_MENDED = select(ConflictRow.id).where(
+    ConflictRow.sop_instance_uid == bindparam("uid"),
+    ConflictRow.sha256 == bindparam("sha256"),
+    ConflictRow.kind == DIGEST_MENDED,
 )
 _INSERT_IMAGES = Prepared(
     insert(ImageRow), [column.name for column in ImageRow.__table__.columns if column.name != "id"]
@@ -139,7 +147,7 @@ def add_instances(
             series_id = _series_id(connection, arrived, series_ids)
             images[uid] = _image(arrived, series_id)
             result = Kept(Outcome.STORED)
-        elif (flaw := _decisive_flaw(arrived, first, flaws)) is not None:
+        elif (flaw := _decisive_flaw(connection, arrived, first, flaws)) is not None:
             series_id = first.series_id
             result = _restore(connection, arrived, first, flaw)
         elif first.sha256 != arrived.file.sha256 and _replaces(connection, arrived, first):
@@ -205,12 +213,14 @@ def _series_id(connection: Connection, arrived: Arrived, known: dict[tuple[objec
     return known[key]
 
 
-def _decisive_flaw(arrived: Arrived, first: _Held, flaws: Mapping[str, Flaw]) -> Flaw | None:
+def _decisive_flaw(connection: Connection, arrived: Arrived, first: _Held, flaws: Mapping[str, Flaw]) -> Flaw | None:
     """Return the flaw of the kept file if the arriving bytes take its place, else None."""
     flaw = flaws.get(first.key)
-    if flaw is Flaw.UNREADABLE and first.sha256 != arrived.file.sha256:
-        return None
-    return flaw
+    if first.sha256 == arrived.file.sha256 or flaw in (Flaw.MISSING, Flaw.DAMAGED):
+        return flaw
+    # The digest that the row had at first comes back: the file that was believed against it is the damaged one.
+    mended = {"uid": arrived.attributes.sop_instance_uid, "sha256": arrived.file.sha256}
+    return Flaw.DAMAGED if connection.execute(_FIND_MENDED, mended).first() is not None else None
 
 
 def _note_found(connection: Connection, arrived: Arrived) -> None:

@@ -44,6 +44,12 @@ class ConversionRepository(IndexRepository):
         return connection.execute(rows.limit(1)).first() is not None
 
     @on_reader
+    def source_digests(self, connection: Connection, sop_instance_uid: str) -> set[str]:
+        """Return the digests that an instance had when volumes were made of it."""
+        sources = select(VolumeSourceRow.sha256).where(VolumeSourceRow.sop_instance_uid == sop_instance_uid)
+        return set(connection.scalars(sources))
+
+    @on_reader
     def superseded_before(self, connection: Connection, moment: dt.datetime) -> list[SupersededConversion]:
         """Return the conversions superseded at or before `moment` whose files still exist."""
         newer = aliased(ConversionRow)

@@ -7,15 +7,16 @@ import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, Engine, bindparam, func, select, update
+from sqlalchemy import Connection, Engine, Row, Select, bindparam, func, insert, select, true, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import join
 
 from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.index.about import APPLIED, set_about
-from node.index.arrivals import add_instances
+from node.index.arrivals import DIGEST_MENDED, add_instances
 from node.index.events import EventKind, EventUids, record_event
 from node.index.models import ConflictRow, ImageRow, SeriesRow, StudyRow
 from node.index.prepared import Prepared
@@ -171,17 +172,42 @@ class InstanceRepository(IndexRepository):
         return losers(connection)
 
     @on_writer
-    def record_loser_damage(self, connection: Connection, key: str, detail: str, now: dt.datetime) -> None:
-        """Record that a file that lost is not as it was received; its row has no digest any more."""
+    def mend_digest(self, connection: Connection, key: str, sha256: str, now: dt.datetime) -> None:
+        """Give a row the digest of its file, which is whole.
+
+        The digest that it had is kept: if an instance with it comes, it was the file that was wrong.
+        """
+        row = connection.execute(_row_of(key)).one()
+        detail = f"the row had the SHA-256 {row.sha256}, the file has {sha256}; the file is believed"
+        connection.execute(update(ImageRow).where(ImageRow.key == key).values(sha256=sha256, file_missing=False))
+        _record(connection, "digest-mended", row, detail, now)
+        _insert_conflict(connection, DIGEST_MENDED, row, detail, now, sha256=row.sha256)
+
+    @on_writer
+    def set_aside_damaged(
+        self, connection: Connection, key: str, quarantine_key: str, detail: str, now: dt.datetime
+    ) -> None:
+        """Mark the row of a damaged file that is about to be moved to quarantine."""
+        row = connection.execute(_row_of(key)).one()
+        connection.execute(update(ImageRow).where(ImageRow.key == key).values(file_missing=True))
+        _record(connection, "file-damaged", row, f"the file {detail}: send the instance again", now)
+        _insert_conflict(connection, "instance-damaged", row, f"the file {detail}", now, key=quarantine_key)
+
+    @on_writer
+    def record_loser_damage(
+        self, connection: Connection, key: str, detail: str, now: dt.datetime, *, gone: bool = False
+    ) -> None:
+        """Record that a file that lost is damaged or gone: its row has no digest any more, or names no file."""
         rows = connection.execute(
             update(ConflictRow)
-            .where(ConflictRow.key == key, ConflictRow.sha256.is_not(None))
-            .values(sha256=None)
+            .where(ConflictRow.key == key, true() if gone else ConflictRow.sha256.is_not(None))
+            .values({"key": None} if gone else {"sha256": None})
             .returning(ConflictRow.study_instance_uid, ConflictRow.series_instance_uid, ConflictRow.sop_instance_uid)
         ).all()
         for row in rows:
             uids: EventUids = {**row._mapping}  # type: ignore[typeddict-item]
-            record_event(connection, "file-damaged", now, detail=f"{key}, another version: {detail}", **uids)
+            kind: EventKind = "file-missing" if gone else "file-damaged"
+            record_event(connection, kind, now, detail=f"{key}, another version: {detail}", **uids)
 
     @on_reader
     def total_bytes(self, connection: Connection) -> int:
@@ -270,6 +296,50 @@ class InstanceRepository(IndexRepository):
                 sop_instance_uid=row.sop_instance_uid,
             )
         return len(rows)
+
+
+def _row_of(key: str) -> Select[*tuple[Any, ...]]:
+    return (
+        select(
+            StudyRow.study_instance_uid,
+            SeriesRow.series_instance_uid,
+            ImageRow.sop_instance_uid,
+            ImageRow.sha256,
+            ImageRow.calling_ae_title,
+        )
+        .select_from(join(ImageRow, SeriesRow).join(StudyRow))
+        .where(ImageRow.key == key)
+    )
+
+
+def _record(connection: Connection, kind: EventKind, row: Row[Any], detail: str, now: dt.datetime) -> None:
+    record_event(
+        connection,
+        kind,
+        now,
+        detail=detail,
+        study_instance_uid=row.study_instance_uid,
+        series_instance_uid=row.series_instance_uid,
+        sop_instance_uid=row.sop_instance_uid,
+    )
+
+
+def _insert_conflict(
+    connection: Connection, kind: str, row: Row[Any], detail: str, now: dt.datetime, **values: str | None
+) -> None:
+    """Insert the conflict of a row of `_row_of` with itself."""
+    connection.execute(
+        insert(ConflictRow).values(
+            kind=kind,
+            study_instance_uid=row.study_instance_uid,
+            series_instance_uid=row.series_instance_uid,
+            sop_instance_uid=row.sop_instance_uid,
+            calling_ae_title=row.calling_ae_title,
+            detail=detail,
+            found_at=now,
+            **values,
+        )
+    )
 
 
 def named_keys(connection: Connection, keys: Sequence[str]) -> set[str]:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +15,9 @@ from time import time
 from typing import Literal
 
 from node.archive.filesystem import MAX_FILES_PER_FOLDER, Archive
+from node.archive.intact import data_set_offset, problem_with
 from node.conversion.volume_files import sweep
+from node.dicom.reading import read_instance
 from node.errors import VoxelnodeError
 from node.index.conversions import folders_of
 from node.index.database import Index, reading
@@ -24,7 +25,7 @@ from node.index.engine import check
 from node.index.instances import InstanceFile
 from node.index.read import ReadIndex
 from node.lifecycle.journal import JOURNAL_FOLDER, damaged_records, journal_report, waiting_keys
-from node.receive.recovery import ADOPTED, adopt, return_from_quarantine
+from node.receive.recovery import ADOPTED, adopt, return_from_quarantine, stored_instance
 
 Kind = Literal[
     "index-damaged",
@@ -33,8 +34,10 @@ Kind = Literal[
     "file-missing",  # a row without its file
     "file-back",  # marked as missing, but present
     "file-altered",  # length or digest differs from what was received
+    "file-unreadable",  # an error while reading, which says nothing about the bytes
     "file-unknown",  # a file without a row
     "loser-missing",  # the file that a conflict names does not exist
+    "loser-altered",  # it exists, and its digest is not that of the conflict
     "volume-missing",
     "volume-altered",
     "volume-unknown",  # a folder of volumes without a revision
@@ -86,7 +89,7 @@ def examine(root: Path, index: ReadIndex, *, digests: bool, serving: bool) -> It
         else:
             yield finding
     yield from _still_unknown(root, unknown)
-    yield from (Finding("loser-missing", key) for key in sorted(losers) if not (root / key).is_file())
+    yield from _losers(root, index, digests=digests)
     yield from _volumes(root, index, digests=digests)
 
 
@@ -118,7 +121,7 @@ def mend(
     * records of the journal that waited were applied when the root was opened;
     * a file without a row gets one, or goes to quarantine if it cannot be read;
     * a row without a file is marked: the next arrival of its UID restores it;
-    * an altered file goes to quarantine and its row is marked;
+    * an altered file goes to quarantine and its row is marked, unless the digest of the row is what is wrong;
     * a series whose volumes are missing or altered is converted again;
     * folders of volumes that no row names are removed.
 
@@ -164,6 +167,9 @@ def _mended(
         case "file-back":
             index.instances.mark_files([finding.path], missing=False, now=now)
             return "unmarked"
+        case "loser-missing" | "loser-altered":
+            index.instances.record_loser_damage(finding.path, finding.detail, now, gone=finding.kind == "loser-missing")
+            return "marked"
         case "volume-missing" | "volume-altered":
             archive.remove(finding.path)  # a revision with a damaged file is converted again
             if finding.series is None:
@@ -188,20 +194,47 @@ def _mended_stray(
 def _mended_file(finding: Finding, archive: Archive, index: Index, now: dt.datetime) -> str:
     if _is_as_received(finding.path, archive, index):
         return "written again from the journal"
-    if finding.kind == "file-altered" and archive.path(finding.path).exists():
-        archive.quarantine(finding.path)
-    index.instances.mark_files([finding.path], missing=True, now=now)
-    if finding.kind == "file-altered":
-        return "to quarantine, marked as missing"
-    returned = return_from_quarantine(archive, index, PurePath(finding.path).parent.name, now)
-    return returned.get(finding.path, "marked")
+    if finding.kind == "file-missing":
+        index.instances.mark_files([finding.path], missing=True, now=now)
+        returned = return_from_quarantine(archive, index, PurePath(finding.path).parent.name, now)
+        return returned.get(finding.path, "marked")
+    if not archive.path(finding.path).exists():
+        return "gone meanwhile"
+    if (sha256 := _believed(finding.path, archive, index, now)) is not None:
+        index.instances.mend_digest(finding.path, sha256, now)
+        return "kept: the digest of its row was mended"
+    index.instances.set_aside_damaged(finding.path, archive.quarantine_key(finding.path), finding.detail, now)
+    archive.quarantine(finding.path)
+    return "to quarantine, marked as missing"
+
+
+def _believed(key: str, archive: Archive, index: Index, now: dt.datetime) -> str | None:
+    """Return the digest of a file that is believed although its row has another one; None if the file is damaged.
+
+    The file is evidence as well: it must be an instance from its first byte to its last, with the UID and the length of
+    its row. If volumes were made of the instance, their sources decide between the two digests.
+    """
+    row = next((row for row in index.instances.files(key.rpartition("/")[0]) if row.key == key), None)
+    if row is None:
+        return None
+    try:
+        attributes, file = stored_instance(archive, key, now)
+        read_instance(archive.path(key))
+    except OSError:
+        raise
+    except Exception:  # pydicom raises anything on damaged files
+        return None
+    if (attributes.sop_instance_uid, file.bytes) != (row.sop_instance_uid, row.bytes):
+        return None
+    sources = index.conversions.source_digests(row.sop_instance_uid)
+    return None if row.sha256 in sources and file.sha256 not in sources else file.sha256
 
 
 def _is_as_received(key: str, archive: Archive, index: Index) -> bool:
     """Whether the recovery that opening the root began with has restored a file."""
     rows = [row for row in index.instances.files(key.rpartition("/")[0]) if row.key == key]
     path = archive.path(key)
-    return path.is_file() and all(not _altered(path, row.data_set_offset, row.bytes, row.sha256) for row in rows)
+    return path.is_file() and all(not problem_with(path, row.data_set_offset, row.bytes, row.sha256) for row in rows)
 
 
 def _journal(root: Path, index: ReadIndex, *, serving: bool) -> Iterator[Finding]:
@@ -246,10 +279,31 @@ def _instance(root: Path, row: InstanceFile, is_there: bool, *, digests: bool) -
         if not row.file_missing:
             yield Finding("file-missing", row.key, sop_instance_uid=uid)
         return
-    if row.file_missing:
-        yield Finding("file-back", row.key, sop_instance_uid=uid)
-    if problem := _altered(root / row.key, row.data_set_offset, row.bytes, row.sha256 if digests else None):
+    sha256 = row.sha256 if digests or row.file_missing else None  # marked may mean damaged
+    try:
+        problem = problem_with(root / row.key, row.data_set_offset, row.bytes, sha256)
+    except OSError as error:
+        yield Finding("file-unreadable", row.key, str(error.strerror), sop_instance_uid=uid)
+        return
+    if problem is not None:
         yield Finding("file-altered", row.key, problem, sop_instance_uid=uid)
+    elif row.file_missing:
+        yield Finding("file-back", row.key, sop_instance_uid=uid)
+
+
+def _losers(root: Path, index: ReadIndex, *, digests: bool) -> Iterator[Finding]:
+    """Compare the files of conflicts, which are versions of instances like any other."""
+    known = {loser.key: loser.sha256 for loser in index.instances.losers()}
+    for key in sorted(index.instances.loser_keys()):
+        try:
+            if not (root / key).is_file():
+                yield Finding("loser-missing", key, "the file is missing")
+            elif digests and key in known:
+                offset = data_set_offset(root / key) or 0
+                if problem := problem_with(root / key, offset, None, known[key]):
+                    yield Finding("loser-altered", key, problem)
+        except OSError as error:
+            yield Finding("file-unreadable", key, str(error.strerror))
 
 
 def _unknown(root: Path, keys: set[str], *, serving: bool) -> Iterator[Finding]:
@@ -271,7 +325,7 @@ def _volumes(root: Path, index: ReadIndex, *, digests: bool) -> Iterator[Finding
         detail = f"revision {row.revision}{', superseded' if row.superseded else ''}"
         if not path.is_file():
             yield Finding("volume-missing", row.path, detail, series=None if row.superseded else series)
-        elif problem := _altered(path, 0, row.bytes, row.sha256 if digests else None):
+        elif problem := problem_with(path, 0, row.bytes, row.sha256 if digests else None):
             yield Finding("volume-altered", row.path, f"{detail}: {problem}", series=None if row.superseded else series)
     for folder in sorted((root / "volumes").glob("*/*/*/")):
         if str(folder.relative_to(root)) not in named:
@@ -283,16 +337,3 @@ def _listed(root: Path, folder: str) -> set[str]:
         return {f"{folder}/{entry.name}" for entry in os.scandir(root / folder)}
     except FileNotFoundError:
         return set()
-
-
-def _altered(path: Path, offset: int, length: int, sha256: str | None) -> str | None:
-    """Return how the bytes from `offset` differ from what was written, or None if they do not."""
-    actual = path.stat().st_size - offset
-    if actual != length:
-        return f"{actual} bytes, expected {length}"
-    if sha256 is None:
-        return None
-    with path.open("rb") as file:
-        file.seek(offset)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return f"SHA-256 is {digest}, expected {sha256}" if digest != sha256 else None

@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 
 from node.archive.filesystem import Archive
-from node.archive.intact import data_set_offset, problem_with
+from node.archive.intact import MISSING, data_set_offset, problem_with
 from node.background import BackgroundService
 from node.durable import NO_ROOM
 from node.errors import OutOfResources
@@ -172,7 +172,8 @@ class Scrub(BackgroundService):
                 unreadable=current.unreadable + (problem == UNREADABLE),
             )
             if problem is not None and problem != UNREADABLE:
-                self._index.instances.record_loser_damage(loser.key, f"the file {problem}", self._now())
+                gone = problem == MISSING
+                self._index.instances.record_loser_damage(loser.key, f"the file {problem}", self._now(), gone=gone)
         ended = replace(current, ended_at=self._now())
         log.info("scrubbed", files=ended.files, bytes=ended.bytes, damaged=ended.damaged, failed=ended.unreadable)
         self._keep(ScrubState(None, ended))

@@ -32,6 +32,7 @@ from node.durable import make_folder
 from node.errors import NotUnderstood
 from node.failpoints import reached
 from node.index.database import Index
+from node.index.instances import InstanceFile
 from node.index.records import Arrived, Kept, Outcome, StoredFile
 from node.receive.apply import MAX_BATCH, attributes_of, settle
 from node.receive.kept import flaws_of
@@ -79,6 +80,7 @@ def recover(
     parts = archive.sweep_incoming()
     reached("parts-swept")
     settle_losers(archive, index)
+    unread: list[str] = []  # folders with files that cannot be read now: the next start compares them again
     compared = index.about.get("swept_folder") or ""
     folders = [folder for folder in archive.folders() if folder >= compared]
     gone = dict(marked)
@@ -91,6 +93,8 @@ def recover(
         of_folder = adopt(archive, index, strays, quiet_seconds, now)
         adopted += sum(fate in (ADOPTED, IN_PLACE) for fate in of_folder.values())
         quarantined += sum(fate.startswith("to quarantine") for fate in of_folder.values())
+        if len(of_folder) < len(strays):
+            unread.append(folder)
         fates |= {key: fate for key, fate in of_folder.items() if fate != ADOPTED}
     for folder, keys in gone.items():
         fates |= return_from_quarantine(archive, index, folder, now)
@@ -98,7 +102,7 @@ def recover(
         missing += sum(row.file_missing and row.key in keys for row in rows)
     reached("files-compared")
     if folders:
-        index.about.set("swept_folder", folders[-1])
+        index.about.set("swept_folder", min([*unread, folders[-1]]))
     claims = index.series.release_all_claims(now)
     reached("claims-released")
     log.info("recovered", parts=parts, adopted=adopted, quarantined=quarantined, missing=missing, claims=claims)
@@ -108,7 +112,7 @@ def recover(
 def adopt(
     archive: Archive, index: Index, keys: Sequence[str], quiet_seconds: Callable[[str], float], now: dt.datetime
 ) -> dict[str, str]:
-    """Index files of one folder that have no row; quarantine those that cannot be read.
+    """Index files of one folder that have no row; quarantine those that are no DICOM.
 
     The older of two files comes first. No file replaces another file of its SOP Instance UID that can be read, whatever
     the policy for arrivals is: it was not acknowledged.
@@ -116,16 +120,18 @@ def adopt(
     Returns
     -------
     dict
-        What became of each file, in words.
+        What became of each file, in words. A file that cannot be read now is not in it, and stays where it is.
     """
     fates: dict[str, str] = {}
     readable: list[Arrived] = []
     for key in sorted(keys, key=lambda key: archive.path(key).stat().st_mtime_ns):
         try:
-            attributes, file = _stored(archive, key, now)
-        except (NotUnderstood, HeaderCut, InvalidDicomError, AttributeError, ValueError, EOFError, OSError):
+            attributes, file = stored_instance(archive, key, now)
+        except (NotUnderstood, HeaderCut, InvalidDicomError, AttributeError, ValueError, EOFError):
             archive.quarantine(key)
-            fates[key] = "to quarantine: it cannot be read"
+            fates[key] = "to quarantine: it is no DICOM file that can be read"
+        except OSError as error:  # it says nothing about the bytes: the file stays
+            log.error("file_unreadable", path=key, reason=error.strerror)
         else:
             readable.append(Arrived(attributes, file, quiet_seconds(file.calling_ae_title)))
     for begin in range(0, len(readable), MAX_BATCH):
@@ -152,7 +158,7 @@ def mark_missing(archive: Archive, index: Index, folder: str, now: dt.datetime) 
     """Mark the rows whose file is missing, unmark those whose file is back; return the keys that were marked."""
     there = set(archive.keys(folder))
     rows = index.instances.files(f"objects/{folder}")
-    back = [row.key for row in rows if row.file_missing and row.key in there]
+    back = [row.key for row in rows if row.file_missing and row.key in there and _is_whole(archive, row)]
     if back:
         index.instances.mark_files(back, missing=False, now=now)
     gone = [row.key for row in rows if not row.file_missing and row.key not in there]
@@ -189,7 +195,14 @@ def return_from_quarantine(archive: Archive, index: Index, folder: str, now: dt.
     return fates
 
 
-def _stored(archive: Archive, key: str, now: dt.datetime) -> tuple[InstanceAttributes, StoredFile]:
+def _is_whole(archive: Archive, row: InstanceFile) -> bool:
+    try:
+        return problem_with(archive.path(row.key), row.data_set_offset, row.bytes, row.sha256) is None
+    except OSError:
+        return False
+
+
+def stored_instance(archive: Archive, key: str, now: dt.datetime) -> tuple[InstanceAttributes, StoredFile]:
     """Return the rows of a file from the file alone; the time of its last change counts as received."""
     path = archive.path(key)
     meta = read_file_meta_info(path)

@@ -205,7 +205,8 @@ def test_the_index_is_rebuilt_from_the_files_alone(settings: Settings, filled: P
             path.unlink()
     elif harm == "damaged":
         (filled / "index.sqlite").write_bytes(b"no database" * 1000)
-    kept, replayed, recovered = rebuild_index(settings)
+    kept, replayed, recovered, unread = rebuild_index(settings)
+    assert unread == []
     assert (replayed.applied, recovered.adopted) == (0, len(before))
     assert (kept is None) == (harm == "deleted")
     assert images(filled) == before
