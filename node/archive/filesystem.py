@@ -203,6 +203,10 @@ class Archive:
         self.sync_folder(self._quarantine)
         return key
 
+    def quarantined(self) -> set[str]:
+        """Return the keys of the instances in quarantine."""
+        return {f"quarantine/{path.name}" for path in self._quarantine.glob("*.dcm")}
+
     def sweep_incoming(self) -> int:
         """Delete the part files that no record of the journal names; return their number."""
         parts = list(self._incoming.glob("*.part"))

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from node.cli.options import ConfigFile, Json, Root, load
-from node.cli.output import print_json, report_problems, sized
+from node.cli.output import print_fields, print_json, report_problems, sized
 
 if TYPE_CHECKING:
-    from node.receive.apply import Replayed
-    from node.receive.recovery import Recovered
+    from node.control.repository import Rebuilt
 
 app = typer.Typer(help="Maintain the index database.", no_args_is_help=True)
 
@@ -74,10 +73,10 @@ def backup(
 
 @app.command()
 def rebuild(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """Rebuild the index from the journal and the files of the archive.
+    """Rebuild the index from the journal, the files of the archive, and what can be read of the previous index.
 
-    Every series is converted again. Stop the node first. Exit 1 if files cannot be read: they stay in the archive, and
-    the next start adds them to the index once they can be read.
+    Stop the node first. Exit 1 if files cannot be read: they stay in the archive, and the next start adds them to the
+    index once they can be read.
     """
     settings = load(config, storage__root=root).settings
 
@@ -85,36 +84,48 @@ def rebuild(config: ConfigFile = None, root: Root = None, json: Json = False) ->
     from node.control.repository import rebuild_index
 
     logs.configure("warning", settings.log.format)
-    previous_index, replayed, recovered, unread = rebuild_index(settings)
+    done = rebuild_index(settings)
+    salvaged, recovered, replayed = done.salvaged, done.recovered, done.replayed
     if json:
         print_json(
             {
-                "previous_index": previous_index,
+                "previous_index": done.previous_index,
                 "instances": recovered.adopted,
                 "from_journal": replayed.applied,
                 "damaged_in_journal": replayed.damaged,
                 "quarantined": recovered.quarantined,
-                "unread": unread,
+                "taken_over": salvaged.rows,
+                "not_read": salvaged.unread,
+                "altered": salvaged.altered,
+                "unread": done.unread,
             }
         )
     else:
-        _print_rebuilt(previous_index, replayed, recovered, unread)
-    if unread:
+        _print_rebuilt(done)
+    if done.unread:
         raise typer.Exit(1)
 
 
-def _print_rebuilt(previous_index: Path | None, replayed: Replayed, recovered: Recovered, unread: list[str]) -> None:
+def _print_rebuilt(done: Rebuilt) -> None:
+    salvaged, recovered, replayed = done.salvaged, done.recovered, done.replayed
     print(
         f"{recovered.adopted} instances indexed, {replayed.applied} applied from the journal, "
         f"{recovered.quarantined} unreadable files moved to quarantine"
     )
     if replayed.damaged:
         print(f"{replayed.damaged} records of the journal cannot be read: their segment was copied to quarantine")
-    if previous_index is not None:
-        print(f"the previous index was kept as {previous_index}")
-    if unread:
-        print(f"{len(unread)} files cannot be read now, and are not in the index; check the disk and its permissions:")
-        print("\n".join(unread))
+    if done.previous_index is None:
+        print("there was no previous index: deletions, merged patients, accounts, senders and revisions are not known")
+    else:
+        print(f"the previous index was kept as {done.previous_index}")
+    print_fields({f"  {table}": f"{count} rows taken over" for table, count in salvaged.rows.items() if count})
+    for table, reason in salvaged.unread.items():
+        print(f"  {table}: not all rows could be read: {reason}")
+    for key in salvaged.altered:
+        print(f"  {key} is not as the previous index recorded it")
+    if done.unread:
+        print(f"{len(done.unread)} files cannot be read now, and are not in the index; check the disk and permissions:")
+        print("\n".join(done.unread))
 
 
 def _database(config: Path | None, root: Path | None) -> Path:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic, sleep
 from types import TracebackType
@@ -19,11 +20,12 @@ from node.association.client.get import RetrieveTarget, get
 from node.audit import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result, Transfers
 from node.control.accounts import AccountAdministration
 from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPerformed, request_action
-from node.durable import locked, make_folder, sync_folder
+from node.durable import locked, make_folder, sync_folder, write_durably
 from node.errors import VoxelnodeError
 from node.index.database import Index, reading
-from node.index.engine import FILE_NAME, IndexUnusable, set_aside
+from node.index.engine import FILE_NAME, IndexUnusable, aside_name, discard, set_aside
 from node.index.records import Level
+from node.index.salvage import OldIndex, Salvaged
 from node.journal.inspect import inspect
 from node.journal.journal import MARK_FILE, SEGMENT_BYTES, Journal, segment_files
 from node.lifecycle.deletion import Order, delete, resume_deletions
@@ -33,11 +35,15 @@ from node.metrics import Metrics
 from node.receive.apply import Applier, Replayed, applied_of
 from node.receive.ingest import Ingest
 from node.receive.quiet_times import quiet_seconds_of
-from node.receive.recovery import Recovered, mark_all_missing, recover
+from node.receive.recovery import Recovered, mark_all_missing, record_quarantined, recover
 from node.settings.model import Settings
 
 MIN_SEGMENTS = 4
 """A small journal has smaller segments instead of fewer: while one is synced elsewhere, the others take instances."""
+
+
+REBUILDING_FILE = "rebuilding.json"
+"""In the root while a new index is built: the name of the index before it."""
 
 
 class RootInUse(VoxelnodeError):
@@ -56,6 +62,8 @@ class Repository:
     settings : Settings
     new_index : bool
         If there is no index, build one from the instances; by default, instances without an index are an error.
+    previous : OldIndex or None
+        The index before the new one: what the instances do not tell is taken over from it.
 
     Raises
     ------
@@ -67,7 +75,7 @@ class Repository:
         The index is damaged, or it is missing although there are instances.
     """
 
-    def __init__(self, settings: Settings, *, new_index: bool = False) -> None:
+    def __init__(self, settings: Settings, *, new_index: bool = False, previous: OldIndex | None = None) -> None:
         self._settings = settings
         root = settings.storage.root.absolute()
         make_folder(root)
@@ -79,12 +87,12 @@ class Repository:
         try:
             if not new_index:
                 require_index(root)
-            self._open(root, settings)
+            self._open(root, settings, previous, new_index=new_index)
         except BaseException:
             os.close(self._lock)
             raise
 
-    def _open(self, root: Path, settings: Settings) -> None:
+    def _open(self, root: Path, settings: Settings, previous: OldIndex | None, *, new_index: bool) -> None:
         self.metrics = Metrics()
         self.audit = Audit(root, settings.dicom.ae_title, settings.audit.syslog)
         self._transfers = Transfers(self.audit)
@@ -111,12 +119,18 @@ class Repository:
             aborted_grace_seconds=settings.series.aborted_grace_seconds,
             transfers=self._transfers,
         )
+        if previous is not None:
+            self.index.salvage.begin(previous)
         resume_deletions(self.archive, self.index, dt.datetime.now(dt.UTC))
         marked: Mapping[str, set[str]] = {}
         if self._is_index_older():
             marked = mark_all_missing(self.archive, self.index, dt.datetime.now(dt.UTC))
         self.replayed = self.applier.replay()
         self.recovered = recover(self.archive, self.index, quiet_seconds, dt.datetime.now(dt.UTC), marked)
+        if previous is not None:
+            self.index.salvage.finish(previous, lambda path: (root / path).is_file())
+        if new_index:
+            record_quarantined(self.archive, self.index, dt.datetime.now(dt.UTC))
         self.applier.checkpoint()
         self.applier.start()
         self.index.ahead = self.applier
@@ -297,19 +311,24 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool, force: 
         return mend(findings, fates, repository.archive, repository.index, repository.ingest.quiet_seconds, now)
 
 
-def rebuild_index(settings: Settings) -> tuple[Path | None, Replayed, Recovered, list[str]]:
-    """Set the index aside and build a new one from the journal and the files of the archive.
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """A new index: where the previous one is, and what came from it, from the journal and from the files.
 
-    Returns
-    -------
-    Path or None
-        New path of the old index, if there was one.
-    Replayed
-        What the new index has from the journal.
-    Recovered
-        The result of the recovery that added the files without a record.
-    list of str
-        Keys of files that cannot be read now: they stay where they are, and the index lacks their instances.
+    `unread` are the keys of files that cannot be read now: they stay where they are, and the index lacks them.
+    """
+
+    previous_index: Path | None
+    salvaged: Salvaged
+    replayed: Replayed
+    recovered: Recovered
+    unread: list[str]
+
+
+def rebuild_index(settings: Settings) -> Rebuilt:
+    """Set the index aside and build a new one from the files of the archive, the journal, and what can be read of it.
+
+    If the process dies, no node starts on the root until this was done again.
 
     Raises
     ------
@@ -320,17 +339,36 @@ def rebuild_index(settings: Settings) -> tuple[Path | None, Replayed, Recovered,
     make_folder(root)
     lock = _locked(root)
     try:
-        set_aside_index = set_aside(root, dt.datetime.now(dt.UTC))
-        sync_folder(root)
+        previous = _set_aside(root)
     finally:
         os.close(lock)
-    with Repository(settings, new_index=True) as repository:
+    with ExitStack() as opened:
+        old = opened.enter_context(OldIndex(previous)) if previous is not None else None
+        repository = opened.enter_context(Repository(settings, new_index=True, previous=old))
+        (root / REBUILDING_FILE).unlink()
+        sync_folder(root)
+        salvaged = old.salvaged if old is not None else Salvaged()
         unread = [
             key
             for folder in repository.archive.folders()
             for key in repository.index.instances.unknown_keys(repository.archive.keys(folder))
         ]
-        return set_aside_index, repository.replayed, repository.recovered, unread
+        return Rebuilt(previous, salvaged, repository.replayed, repository.recovered, unread)
+
+
+def _set_aside(root: Path) -> Path | None:
+    """Rename the index, and return its new path; of an interrupted rebuild, the index from which that one began."""
+    note = root / REBUILDING_FILE
+    if not note.exists():
+        name = aside_name(root, dt.datetime.now(dt.UTC)) if (root / FILE_NAME).exists() else None
+        write_durably(note, json.dumps({"previous_index": name}).encode())
+    name = json.loads(note.read_bytes())["previous_index"]
+    if name is None or (root / name).exists():
+        discard(root)
+    else:
+        set_aside(root, name)
+    sync_folder(root)
+    return root / name if name is not None else None
 
 
 class JournalNotEmpty(VoxelnodeError):
@@ -378,8 +416,10 @@ def require_index(root: Path) -> None:
     Raises
     ------
     IndexUnusable
-        The index is missing.
+        The index is missing, or is not finished.
     """
+    if (root / REBUILDING_FILE).exists():
+        raise IndexUnusable(f"the index of {root} is not finished: run `voxelnode db rebuild` again")
     if (root / FILE_NAME).exists():
         return
     journal = inspect(root / JOURNAL_FOLDER)

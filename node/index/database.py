@@ -23,6 +23,7 @@ from node.index.instances import InstanceRepository
 from node.index.patients import PatientRepository
 from node.index.read import ReadIndex
 from node.index.rejections import RejectionRepository
+from node.index.salvage import SalvageRepository
 from node.index.senders import SenderRepository
 from node.index.series import SeriesRepository
 from node.index.studies import StudyRepository
@@ -94,6 +95,7 @@ class Index:
         self.instances = InstanceRepository(writer, self._watcher, self._finder.note_arrival)
         self.patients = PatientRepository(writer, self._watcher)
         self.rejections = RejectionRepository(writer, self._watcher)
+        self.salvage = SalvageRepository(writer, self._watcher)
         self.senders = SenderRepository(writer, self._watcher)
         self.series = SeriesRepository(writer, self._watcher)
         self.studies = StudyRepository(writer, self._watcher)

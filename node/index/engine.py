@@ -7,6 +7,7 @@ import logging
 import os
 import sqlite3
 from contextlib import closing
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,18 +132,27 @@ def require_sound(path: Path) -> None:
         raise IndexUnusable(f"{path} is damaged ({problems[0]}): {REMEDY}")
 
 
-def set_aside(root: Path, now: dt.datetime) -> Path | None:
-    """Rename the index of a root, usable or not, to make room for a new one; return its new name, or None.
+def aside_name(root: Path, now: dt.datetime) -> str:
+    """Return a file name that no index of a root has that was set aside before."""
+    names = (f"index-{now:%Y%m%dT%H%M%S}{ending}.sqlite" for ending in chain([""], (f"-{n}" for n in count(2))))
+    return next(name for name in names if not (root / name).exists())
+
+
+def set_aside(root: Path, name: str) -> None:
+    """Rename the index of a root, usable or not, to make room for a new one.
 
     The write-ahead log is renamed with it: it belongs to that database alone.
     """
-    path = root / FILE_NAME
-    kept = root / f"index-{now:%Y%m%dT%H%M%S}.sqlite"
     for ending in ("-wal", "-shm", ""):  # the database last: after a crash in between it still has its name
-        old = path.with_name(path.name + ending)
+        old = root / f"{FILE_NAME}{ending}"
         if old.exists():
-            os.rename(old, kept.with_name(kept.name + ending))
-    return kept if kept.exists() else None
+            os.rename(old, root / f"{name}{ending}")
+
+
+def discard(root: Path) -> None:
+    """Delete the index of a root: it was not finished."""
+    for ending in ("", "-wal", "-shm"):
+        (root / f"{FILE_NAME}{ending}").unlink(missing_ok=True)
 
 
 def backup(path: Path, target: Path) -> int:

@@ -18,6 +18,7 @@ from node.failpoints import reached
 from node.index.about import APPLIED, set_about
 from node.index.arrivals import DIGEST_MENDED, add_instances
 from node.index.events import EventKind, EventUids, record_event
+from node.index.levels import record_conflict
 from node.index.models import ConflictRow, ImageRow, SeriesRow, StudyRow
 from node.index.prepared import Prepared
 from node.index.records import Applied, Arrived, Flaw, Kept
@@ -231,6 +232,12 @@ class InstanceRepository(IndexRepository):
         """Return the files of the instances (at most a batch) that are in the index, by SOP Instance UID."""
         rows = connection.execute(_FILES.where(ImageRow.sop_instance_uid.in_(sop_instance_uids)))
         return {row.sop_instance_uid: InstanceFile(*row) for row in rows}
+
+    @on_writer
+    def record_quarantined(self, connection: Connection, found: Arrived) -> None:
+        """Record an instance that was found in quarantine."""
+        detail = "found in quarantine when the index was rebuilt"
+        record_conflict(connection, "instance-quarantined", found, detail, found.file.key, found.file.sha256)
 
     @on_reader
     def named_keys(self, connection: Connection, keys: Sequence[str]) -> set[str]:

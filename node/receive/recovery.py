@@ -202,6 +202,22 @@ def _is_whole(archive: Archive, row: InstanceFile) -> bool:
         return False
 
 
+def record_quarantined(archive: Archive, index: Index, now: dt.datetime) -> int:
+    """Record the instances in quarantine that no row names, so that a deletion finds them; return how many.
+
+    For a new index: which of them lost against which other file is not known any more.
+    """
+    recorded = 0
+    for key in sorted(archive.quarantined() - index.instances.loser_keys()):
+        try:
+            attributes, file = stored_instance(archive, key, now)
+        except (NotUnderstood, HeaderCut, InvalidDicomError, AttributeError, ValueError, EOFError, OSError):
+            continue  # nothing tells whose it is
+        index.instances.record_quarantined(Arrived(attributes, file, 0.0))
+        recorded += 1
+    return recorded
+
+
 def stored_instance(archive: Archive, key: str, now: dt.datetime) -> tuple[InstanceAttributes, StoredFile]:
     """Return the rows of a file from the file alone; the time of its last change counts as received."""
     path = archive.path(key)

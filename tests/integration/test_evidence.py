@@ -155,9 +155,9 @@ def test_a_rebuild_with_a_file_that_cannot_be_read_says_so_and_the_next_start_ad
     before = row_of(settings, sent[1])
     with monkeypatch.context() as failing:
         fail_to_read(failing, before["path"], number)
-        _, _, recovered, unread = rebuild_index(settings)
-    assert unread == [str(Path(before["path"]).relative_to(settings.storage.root))]
-    assert (recovered.adopted, recovered.quarantined) == (2, 0)
+        rebuilt = rebuild_index(settings)
+    assert rebuilt.unread == [str(Path(before["path"]).relative_to(settings.storage.root))]
+    assert (rebuilt.recovered.adopted, rebuilt.recovered.quarantined) == (2, 0)
     assert Path(before["path"]).exists()
     with Repository(settings):
         pass

@@ -205,10 +205,10 @@ def test_the_index_is_rebuilt_from_the_files_alone(settings: Settings, filled: P
             path.unlink()
     elif harm == "damaged":
         (filled / "index.sqlite").write_bytes(b"no database" * 1000)
-    kept, replayed, recovered, unread = rebuild_index(settings)
-    assert unread == []
-    assert (replayed.applied, recovered.adopted) == (0, len(before))
-    assert (kept is None) == (harm == "deleted")
+    rebuilt = rebuild_index(settings)
+    assert rebuilt.unread == []
+    assert (rebuilt.replayed.applied, rebuilt.recovered.adopted) == (0, len(before))
+    assert (rebuilt.previous_index is None) == (harm == "deleted")
     assert images(filled) == before
     with Repository(settings) as store:
         assert sweep(store.archive, store.index) == 1  # as the start of a node does

@@ -89,6 +89,7 @@ CONFLICT_REMEDIES: Mapping[str, str] = {
     "instance-versions": "Both are stored. Have the sender use a new SOP Instance UID for a changed instance.",
     "instance-replaced": "No action needed if the second version is correct. The first one is in quarantine.",
     "instance-damaged": "Send the instance again if its file is still missing. The damaged one is kept.",
+    "instance-quarantined": "Compare it with the instance that is served; send the correct one again if needed.",
     "digest-mended": "Compare the instance with its sender's. If it is sent again, the sent file takes its place.",
     "study-of-two-patients": "Find out to which patient the study belongs, and have the sender correct it.",
     "series-in-two-studies": "Both series are stored. Delete the wrong one.",

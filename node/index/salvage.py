@@ -1,0 +1,297 @@
+"""What a new index takes over from the one before it: everything that files and journal do not tell.
+
+Patients, studies, series and instances are read from the files, which are the evidence. The rest is read from the old
+index, as far as it can be read: a damaged table is read from both ends up to the damage. Rows about an instance are
+taken over only if its file is the one that the old index knew, with the same key and the same digest.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sqlalchemy import Connection
+
+from node.index.models import OPEN_STATES, Base
+from node.index.repository import IndexRepository, on_writer
+
+HISTORY = (
+    "accounts", "tokens", "web_sessions", "tombstones", "commitments", "rejections", "events", "hooks", "deliveries",
+    "senders",
+)  # fmt: skip
+"""Tables that are taken over row by row, with the numbers of their rows."""
+
+FORMER_NAMES = {"source": "door"}
+"""Columns that older schemas call otherwise."""
+
+FACTS = ("source", "calling_ae_title", "called_ae_title", "peer", "received_at")
+"""How an instance came, in columns of `images`."""
+
+CLOSED_SERIES = (
+    "state", "last_received_at", "attempts", "error", "verdict", "verdict_rule", "verdict_reason", "expected_instances",
+    "expected_source", "missing_instances",
+)  # fmt: skip
+"""Columns of a series whose instances have not changed since its outcome was recorded."""
+
+_OLD_IMAGES = f"""
+    CREATE TEMP TABLE old_images (id INTEGER, series_id INTEGER, sop_instance_uid TEXT, "key" TEXT PRIMARY KEY,
+        sha256 TEXT, {", ".join(FACTS)})
+"""
+_SAME_FILE = 'o."key" = images."key" AND o.sop_instance_uid = images.sop_instance_uid'
+
+
+@dataclass(slots=True)
+class Salvaged:
+    """What was taken over: rows by table, what could not be read, and files that are not as the old index knew them."""
+
+    rows: Counter[str] = field(default_factory=Counter)
+    unread: dict[str, str] = field(default_factory=dict)
+    altered: list[str] = field(default_factory=list)
+
+
+class OldIndex(AbstractContextManager["OldIndex"]):
+    """The tables of an index that may be damaged or of an older schema.
+
+    Parameters
+    ----------
+    path : Path
+        The database; its write-ahead log lies beside it and is part of it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.salvaged = Salvaged()
+        self._connection = sqlite3.connect(path.absolute().as_uri(), uri=True, check_same_thread=False)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def rows(self, table: str, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Yield the rows of a table that can be read; columns that its schema lacks are None."""
+        try:
+            there = {str(row[1]) for row in self._connection.execute(f'PRAGMA table_info("{table}")')}
+        except sqlite3.DatabaseError as error:
+            self.salvaged.unread[table] = str(error)
+            return
+        if not there:  # of a schema that did not have it yet
+            return
+        columns = ", ".join(_column(name, there) for name in names)
+        query = f'SELECT rowid, {columns} FROM "{table}" NOT INDEXED WHERE rowid > ? ORDER BY rowid'
+        last = -(1 << 63)
+        try:
+            for row in self._connection.execute(query, (last,)):
+                last = row[0]
+                yield dict(zip(names, row[1:], strict=True))
+        except sqlite3.DatabaseError as error:
+            self.salvaged.unread[table] = str(error)
+            yield from self._rows_from_the_end(query, last, names)
+
+    def _rows_from_the_end(self, query: str, last: int, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+        try:
+            for row in self._connection.execute(f"{query} DESC", (last,)):
+                yield dict(zip(names, row[1:], strict=True))
+        except sqlite3.DatabaseError:  # the other side of the damage
+            return
+
+
+class SalvageRepository(IndexRepository):
+    """Takes over what an old index has."""
+
+    @on_writer
+    def begin(self, connection: Connection, old: OldIndex) -> None:
+        """Take over what must be there before deletions are finished and files are indexed, into an empty index."""
+        for table in HISTORY:
+            _insert(connection, old, table, old.rows(table, _names(table)))
+        _insert(connection, old, "patients", _merged_patients(old))
+        # Their files are not indexed: other files of the same instances are.
+        kept = (row for row in old.rows("conflicts", _names("conflicts")) if row["key"] is not None)
+        _insert(connection, old, "conflicts", kept)
+
+    @on_writer
+    def finish(self, connection: Connection, old: OldIndex, has_file: Callable[[str], bool]) -> None:
+        """Take over what is about instances and series, once their files are indexed.
+
+        Parameters
+        ----------
+        has_file : callable
+            Whether there is a file at a path below the root.
+        """
+        _read_images(connection, old)
+        _take_over_facts(connection, old)
+        _take_over_ids(connection)
+        _take_over_conversions(connection, old, has_file)
+        _take_over_conflicts(connection, old)
+        _delete_patients_without_studies(connection)
+        connection.exec_driver_sql("DROP TABLE old_images")
+
+
+def _column(name: str, there: set[str]) -> str:
+    known = name if name in there else FORMER_NAMES.get(name)
+    return f'"{known}"' if known in there else "NULL"
+
+
+def _names(table: str) -> list[str]:
+    return [column.name for column in Base.metadata.tables[table].columns]
+
+
+def _insert(connection: Connection, old: OldIndex, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Insert rows; those that break a rule of the schema are counted as unread."""
+    names = _names(table)
+    statement = 'INSERT OR IGNORE INTO "{}" ({}) VALUES ({})'.format(
+        table, ", ".join(f'"{name}"' for name in names), ", ".join("?" * len(names))
+    )
+    unusable = 0
+    for row in rows:
+        if _executed(connection, statement, [row[name] for name in names]):
+            old.salvaged.rows[table] += 1
+        else:
+            unusable += 1
+    if unusable:
+        old.salvaged.unread.setdefault(table, f"{unusable} rows break a rule of the schema")
+
+
+def _executed(connection: Connection, statement: str, values: Sequence[Any]) -> bool:
+    driver: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
+    try:
+        return driver.execute(statement, values).rowcount == 1
+    except sqlite3.IntegrityError:  # the row that it refers to could not be read
+        return False
+
+
+def _merged_patients(old: OldIndex) -> list[dict[str, Any]]:
+    """Return the patients that were merged, after those that they were merged into."""
+    rows = list(old.rows("patients", _names("patients")))
+    targets = {row["merged_into"] for row in rows} - {None}
+    return [row for row in rows if row["id"] in targets] + [row for row in rows if row["merged_into"] is not None]
+
+
+def _read_images(connection: Connection, old: OldIndex) -> None:
+    names = ("id", "series_id", "sop_instance_uid", "key", "sha256", *FACTS)
+    connection.exec_driver_sql(_OLD_IMAGES)
+    insert = f"INSERT OR IGNORE INTO old_images VALUES ({', '.join('?' * len(names))})"
+    for row in old.rows("images", names):
+        _executed(connection, insert, tuple(row.values()))
+    connection.exec_driver_sql("CREATE INDEX temp.ix_old_images ON old_images (series_id, sop_instance_uid)")
+
+
+def _take_over_facts(connection: Connection, old: OldIndex) -> None:
+    facts = ", ".join(f"{name} = coalesce(o.{name}, images.{name})" for name in FACTS)
+    taken = connection.exec_driver_sql(
+        f"UPDATE images SET {facts} FROM old_images o "
+        f"WHERE {_SAME_FILE} AND o.sha256 = images.sha256 AND images.source = 'recovered'"
+    )
+    old.salvaged.rows["images"] = taken.rowcount
+    altered = connection.exec_driver_sql(
+        f'SELECT images."key" FROM images JOIN old_images o ON {_SAME_FILE} WHERE o.sha256 != images.sha256'
+    )
+    old.salvaged.altered = [row[0] for row in altered]
+
+
+def _take_over_ids(connection: Connection) -> None:
+    """Number the instances as before: a hook has finished all of them up to a number."""
+    cursor = connection.exec_driver_sql("SELECT max(image_id) FROM hooks").scalar()
+    if cursor is None:
+        return
+    largest = "SELECT max((SELECT coalesce(max(id), 0) FROM old_images), (SELECT coalesce(max(id), 0) FROM images), ?)"
+    base = connection.exec_driver_sql(largest, (cursor,)).scalar_one()
+    connection.exec_driver_sql("UPDATE images SET id = -id")
+    connection.exec_driver_sql(f"UPDATE OR IGNORE images SET id = o.id FROM old_images o WHERE {_SAME_FILE}")
+    connection.exec_driver_sql("UPDATE images SET id = ? - id WHERE id < 0", (base,))
+
+
+def _take_over_conversions(connection: Connection, old: OldIndex, has_file: Callable[[str], bool]) -> None:
+    """Take over the revisions of series. A series whose instances and volumes are as they were needs no conversion."""
+    series = _known_series(connection, old)
+    conversions = {}
+    for row in old.rows("conversions", _names("conversions")):
+        if row["series_id"] in series:
+            conversions[row["id"]] = row | {"series_id": series[row["series_id"]]["new_id"]}
+    of_series = {row["id"]: row["series_id"] for row in conversions.values()}
+    volumes = [row for row in old.rows("volumes", _names("volumes")) if row["conversion_id"] in conversions]
+    _insert(connection, old, "conversions", conversions.values())
+    _insert(connection, old, "volumes", volumes)
+    for table in ("volume_sources", "exclusions"):
+        rows = old.rows(table, _names(table))
+        _insert(connection, old, table, (row for row in rows if row["conversion_id"] in conversions))
+    failures = (row for row in old.rows("failures", _names("failures")) if row["series_id"] in series)
+    _insert(connection, old, "failures", (row | {"series_id": series[row["series_id"]]["new_id"]} for row in failures))
+    incomplete = {
+        of_series[row["conversion_id"]]
+        for row in volumes
+        if conversions[row["conversion_id"]]["files_removed_at"] is None
+        and not conversions[row["conversion_id"]]["superseded"]
+        and not has_file(row["path"])
+    }
+    for old_id, row in series.items():
+        _take_over_series(connection, row, old_id, is_whole=row["new_id"] not in incomplete)
+    _take_over_studies(connection, old)
+
+
+def _known_series(connection: Connection, old: OldIndex) -> dict[int, dict[str, Any]]:
+    """Return the series of the old index that exist, by their old numbers, with their new ones as `new_id`."""
+    studies = {row["id"]: row["study_instance_uid"] for row in old.rows("studies", ("id", "study_instance_uid"))}
+    rows = connection.exec_driver_sql(
+        "SELECT st.study_instance_uid, se.series_instance_uid, se.id FROM series se JOIN studies st "
+        "ON st.id = se.study_id"
+    )
+    new = {(study, uid): new_id for study, uid, new_id in rows}
+    known = {}
+    for row in old.rows("series", _names("series")):
+        new_id = new.get((studies.get(row["study_id"], ""), row["series_instance_uid"]))
+        if new_id is not None:
+            known[row["id"]] = row | {"new_id": new_id}
+    return known
+
+
+def _take_over_series(connection: Connection, row: Mapping[str, Any], old_id: int, *, is_whole: bool) -> None:
+    """Take over the outcome of a series if it is that of its instances; else only its last revision."""
+    new_id = row["new_id"]
+    same = connection.exec_driver_sql(
+        "SELECT (SELECT count(*) FROM images WHERE series_id = ?), "
+        "(SELECT count(*) FROM old_images WHERE series_id = ?), "
+        "(SELECT count(*) FROM images i JOIN old_images o ON o.series_id = ? AND o.sop_instance_uid = "
+        "i.sop_instance_uid AND o.sha256 = i.sha256 WHERE i.series_id = ?)",
+        (new_id, old_id, old_id, new_id),
+    ).one()
+    names = ["revision"]
+    if is_whole and len(set(same)) == 1 and row["state"] not in OPEN_STATES:
+        names += CLOSED_SERIES
+        connection.exec_driver_sql("UPDATE series SET due_at = NULL, open_since = NULL WHERE id = ?", (new_id,))
+    changes = ", ".join(f'"{name}" = ?' for name in names)
+    _executed(connection, f"UPDATE series SET {changes} WHERE id = ?", [*(row[name] for name in names), new_id])
+
+
+def _take_over_studies(connection: Connection, old: OldIndex) -> None:
+    """Take over when studies became quiet, of those that have no open series now."""
+    for row in old.rows("studies", ("study_instance_uid", "closed_at", "quiet_at")):
+        connection.exec_driver_sql(
+            "UPDATE studies SET closed_at = ?, quiet_at = ? WHERE study_instance_uid = ? AND NOT EXISTS "
+            "(SELECT 1 FROM series WHERE study_id = studies.id AND state IN ('receiving', 'converting'))",
+            (row["closed_at"], row["quiet_at"], row["study_instance_uid"]),
+        )
+
+
+def _take_over_conflicts(connection: Connection, old: OldIndex) -> None:
+    """Take over the conflicts that indexing the files has not found again."""
+    uids = ("kind", "study_instance_uid", "series_instance_uid", "sop_instance_uid")
+    found = {tuple(row) for row in connection.exec_driver_sql(f"SELECT {', '.join(uids)} FROM conflicts")}
+    rows = [row | {"id": None} for row in old.rows("conflicts", _names("conflicts")) if row["key"] is None]
+    _insert(connection, old, "conflicts", [row for row in rows if tuple(row[name] for name in uids) not in found])
+
+
+def _delete_patients_without_studies(connection: Connection) -> None:
+    """Delete merged patients that no file is of any more."""
+    has_no_study = "NOT EXISTS (SELECT 1 FROM studies WHERE patient_id = {})"
+    connection.exec_driver_sql(
+        f"DELETE FROM patients WHERE merged_into IS NOT NULL AND {has_no_study.format('patients.merged_into')}"
+    )
+    connection.exec_driver_sql(
+        f"DELETE FROM patients WHERE merged_into IS NULL AND {has_no_study.format('patients.id')}"
+    )

@@ -1,0 +1,279 @@
+"""A rebuilt index takes over what files cannot tell, names what it could not read, and brings nothing deleted back."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from node.archive.filesystem import Archive
+from node.control import repository as repositories
+from node.control.repository import Repository, check_repository, rebuild_index
+from node.conversion.pipeline import convert
+from node.index.engine import FILE_NAME, IndexUnusable
+from node.settings.model import Settings, Storage
+from node.writers.options import WriteOptions
+from tests import make
+from tests.converting import convert_series
+from tests.crash.journal import Sent, new_series
+from tests.ingest import take
+from tests.integration.conftest import data_set_bytes
+from tests.preloaded import run
+from tests.rows import view_rows
+
+FAR = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(storage=Storage(root=tmp_path / "root", reserve_bytes=0))
+
+
+def convert_due(repository: Repository) -> int:
+    done = 0
+    while claimed := repository.index.series.claim_due(FAR):
+        convert_series(claimed, repository.archive, repository.index, WriteOptions(), convert, lambda: FAR)
+        done += 1
+    return done
+
+
+def contents(root: Path, *, but: frozenset[str] = frozenset()) -> dict[str, list[tuple[object, ...]]]:
+    """The rows of every table, without the columns that a rebuild need not keep."""
+    with closing(sqlite3.connect(root / FILE_NAME)) as connection:
+        tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {
+            table: sorted(connection.execute(f'SELECT * FROM "{table}"'), key=repr)
+            for table in tables
+            if table not in but
+        }
+
+
+def study_of(root: Path, one: Sent) -> str:
+    query = "SELECT study_instance_uid AS uid FROM v_images WHERE sop_instance_uid = :uid"
+    [row] = view_rows(root, query, uid=one.sop_instance_uid)
+    return str(row["uid"])
+
+
+def patient_ids(root: Path) -> list[tuple[object, ...]]:
+    return [tuple(row.values()) for row in view_rows(root, "SELECT id, merged_into, studies FROM v_patients")]
+
+
+@pytest.fixture
+def lived(settings: Settings) -> Path:
+    """A root with everything that only rows know: senders, revisions, versions, deletions, accounts and merges."""
+    root = settings.storage.root
+    with Repository(settings) as repository:
+        first, second, third = new_series(2), new_series(2), new_series(1)
+        for series in (first, second, third):
+            take(repository.ingest, series)
+        take(repository.ingest, [first[0].altered()])
+        convert_due(repository)
+        index, actions = repository.index, repository.actions
+        index.series.reopen([(study_of(root, first[0]), first[0].series_instance_uid)], FAR)
+        convert_due(repository)
+        actions["set-account"](name="ann", role="admin", password_hash="$argon2$", who="test")
+        actions["add-token"](name="ann", label="script", sha256="0" * 64, expires_at=None, who="test")
+        actions["delete"](level="study", uid=study_of(root, third[0]), study_instance_uid=None, who="test")
+        index.deliveries.begin_hooks({"archive": True})
+        index.commitments.add("1.2.3", "CT1", "127.0.0.1", [("1.2", "1.2.3")], FAR, FAR)
+    return root
+
+
+def test_everything_that_can_be_read_is_taken_over(settings: Settings, lived: Path) -> None:
+    but = frozenset({"about", "patients", "studies", "series", "images"})
+    before, images = contents(lived, but=but), view_rows(lived, "SELECT * FROM v_images ORDER BY sop_instance_uid")
+    series = view_rows(lived, "SELECT * FROM v_series ORDER BY series_instance_uid")
+    rebuilt = rebuild_index(settings)
+    assert rebuilt.salvaged.unread == {}
+    assert rebuilt.salvaged.altered == []
+    after = contents(lived, but=but)
+    for table, rows in before.items():
+        if table == "conflicts":
+            continue
+        assert after[table] == rows, table
+    assert view_rows(lived, "SELECT * FROM v_images ORDER BY sop_instance_uid") == images
+    after_series = view_rows(lived, "SELECT * FROM v_series ORDER BY series_instance_uid")
+    assert after_series == series
+    conflicts = "SELECT kind, study_instance_uid, path, sha256 FROM v_conflicts ORDER BY kind, study_instance_uid"
+    with closing(sqlite3.connect(rebuilt.previous_index or "")) as old:
+        assert len(view_rows(lived, conflicts)) == old.execute("SELECT count(*) FROM conflicts").fetchone()[0]
+    with Repository(settings) as repository:
+        assert convert_due(repository) == 0, "nothing has to be converted again"
+    assert check_repository(settings, digests=True, repair=False) == []
+
+
+def test_a_merge_of_patients_outlives_a_rebuild(settings: Settings) -> None:
+    root = settings.storage.root
+    with Repository(settings) as repository:
+        take(
+            repository.ingest,
+            [
+                Sent(str(ds.SeriesInstanceUID), str(ds.SOPInstanceUID), data_set_bytes(ds))
+                for name in ("A", "B")
+                for ds in make.ct_series(1, PatientID=name)
+            ],
+        )
+        [one, other] = [row["id"] for row in view_rows(root, "SELECT id FROM v_patients ORDER BY id")]
+        repository.actions["merge-patients"](source=one, target=other, who="test")
+    before = patient_ids(root)
+    rebuild_index(settings)
+    assert patient_ids(root) == before
+    merged = view_rows(root, "SELECT DISTINCT patient_id FROM v_studies")
+    assert len(merged) == 1
+
+
+def test_a_deletion_that_was_killed_after_its_order_is_not_undone(
+    settings: Settings, lived: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [row] = view_rows(lived, "SELECT study_instance_uid AS uid FROM v_studies ORDER BY instances LIMIT 1")
+    before = set(lived.glob("objects/*/*.dcm"))
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*arguments: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, Repository(settings) as repository:
+        patch.setattr("node.lifecycle.deletion._finish", killed)
+        with pytest.raises(Killed):
+            repository.actions["delete"](level="study", uid=row["uid"], study_instance_uid=None, who="test")
+    assert set(lived.glob("objects/*/*.dcm")) == before
+    rebuild_index(settings)
+    assert view_rows(lived, "SELECT 1 FROM v_studies WHERE study_instance_uid = :uid", uid=row["uid"]) == []
+    assert set(lived.glob("objects/*/*.dcm")) < before
+    assert view_rows(lived, "SELECT 1 FROM v_deletions WHERE finished_at IS NULL") == []
+
+
+@pytest.mark.parametrize("harm", ["sound", "gone"])
+def test_after_a_rebuild_a_deletion_finds_what_lies_in_quarantine(settings: Settings, lived: Path, harm: str) -> None:
+    assert len(list(lived.glob("quarantine/*.dcm"))) == 1
+    if harm == "gone":
+        for path in lived.glob("index.sqlite*"):
+            path.unlink()
+    rebuild_index(settings)
+    [conflict] = view_rows(lived, "SELECT * FROM v_conflicts WHERE path IS NOT NULL")
+    assert conflict["kind"] == ("instance-bytes" if harm == "sound" else "instance-quarantined")
+    with Repository(settings) as repository:
+        for row in view_rows(lived, "SELECT study_instance_uid AS uid FROM v_studies"):
+            repository.actions["delete"](level="study", uid=row["uid"], study_instance_uid=None, who="test")
+    assert [path for folder in ("objects", "quarantine") for path in lived.glob(f"{folder}/**/*.dcm")] == []
+
+
+def damage(path: Path, table: str) -> None:
+    """Overwrite the pages of a table."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        [size] = connection.execute("PRAGMA page_size").fetchone()
+        [root] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    with path.open("r+b") as file:
+        file.seek((root - 1) * size)
+        file.write(b"\xa5" * size)
+
+
+@pytest.mark.parametrize("table", ["images", "conversions", "events", "tombstones", "accounts", "series", "patients"])
+def test_a_table_that_cannot_be_read_is_named_and_the_others_are_taken_over(
+    settings: Settings, lived: Path, table: str
+) -> None:
+    images = view_rows(lived, "SELECT sop_instance_uid, sha256 FROM v_images ORDER BY sop_instance_uid")
+    tokens = contents(lived)["tokens"]
+    damage(lived / FILE_NAME, table)
+    rebuilt = rebuild_index(settings)
+    assert table in rebuilt.salvaged.unread
+    assert view_rows(lived, "SELECT sop_instance_uid, sha256 FROM v_images ORDER BY sop_instance_uid") == images
+    assert contents(lived)["tokens"] == ([] if table == "accounts" else tokens)
+    with Repository(settings) as repository:
+        convert_due(repository)
+    assert {row["state"] for row in view_rows(lived, "SELECT state FROM v_series")} <= {"converted", "refused"}
+    check_repository(settings, digests=True, repair=True)
+    assert check_repository(settings, digests=True, repair=False) == []
+
+
+def test_a_table_is_read_on_both_sides_of_its_damage(settings: Settings) -> None:
+    with Repository(settings) as repository:
+        take(repository.ingest, new_series(1))
+    root = settings.storage.root
+    path = root / FILE_NAME
+    with closing(sqlite3.connect(path)) as connection, connection:
+        insert = "INSERT INTO events (id, kind, detail, happened_at) VALUES (?, 'deleted', ?, '2026-01-01 00:00:00')"
+        connection.executemany(insert, [(number, "x" * 200) for number in range(100, 1100)])
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        [size] = connection.execute("PRAGMA page_size").fetchone()
+    content = path.read_bytes()
+    holding = [at for at in range(0, len(content), size) if content[at : at + size].count(b"x" * 200) > 5]
+    middle = holding[len(holding) // 2]
+    with path.open("r+b") as file:
+        file.seek(middle)
+        file.write(b"\xa5" * size)
+    rebuilt = rebuild_index(settings)
+    assert "events" in rebuilt.salvaged.unread
+    kept = {row["id"] for row in view_rows(root, "SELECT id FROM v_events")}
+    assert {100, 1099} <= kept
+    assert 900 < len(kept) < 1000
+
+
+@pytest.mark.parametrize("step", ["aside", "parts-swept", "claims-released", "finished"])
+def test_a_rebuild_that_dies_is_done_again_with_the_same_previous_index(
+    settings: Settings, lived: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(lived)["conversions"]
+    if step == "aside":
+        with monkeypatch.context() as patch:
+            patch.setattr(repositories, "OldIndex", None)
+            with pytest.raises(TypeError):
+                rebuild_index(settings)
+    elif step == "finished":
+        done = rebuild_index(settings).previous_index
+        assert done is not None
+        (lived / "rebuilding.json").write_text(json.dumps({"previous_index": done.name}))
+    else:
+        killed = run("db", "rebuild", "--root", lived, environment={"VOXELNODE_FAILPOINT": step})
+        assert killed.returncode != 0
+    with pytest.raises(IndexUnusable, match="run `voxelnode db rebuild` again"):
+        Repository(settings)
+    rebuild_index(settings)
+    assert contents(lived)["conversions"] == before
+    assert len(list(lived.glob("index-*.sqlite"))) == 1
+    Repository(settings).close()
+
+
+def test_two_rebuilds_within_a_second_keep_both_previous_indexes(settings: Settings, lived: Path) -> None:
+    assert rebuild_index(settings).previous_index != rebuild_index(settings).previous_index
+    assert len(list(lived.glob("index-*.sqlite"))) == 2
+
+
+def test_a_file_that_is_not_as_the_previous_index_recorded_it_is_named(settings: Settings) -> None:
+    root, sent = settings.storage.root, new_series(2)
+    with Repository(settings) as repository:
+        take(repository.ingest, sent)
+    [row] = view_rows(root, "SELECT path FROM v_images WHERE sop_instance_uid = :uid", uid=sent[0].sop_instance_uid)
+    path = Path(row["path"])
+    path.write_bytes(path.read_bytes()[:-1] + bytes([sent[0].data[-1] ^ 1]))
+    assert rebuild_index(settings).salvaged.altered == [str(path.relative_to(root))]
+    sources = view_rows(
+        root, "SELECT source FROM v_images ORDER BY sop_instance_uid = :uid", uid=sent[0].sop_instance_uid
+    )
+    assert [row["source"] for row in sources] == ["dicom", "recovered"]
+
+
+def test_hooks_hear_of_no_instance_twice_and_of_none_never(settings: Settings, lived: Path) -> None:
+    def ids() -> list[tuple[object, ...]]:
+        with closing(sqlite3.connect(lived / FILE_NAME)) as connection:
+            return connection.execute("SELECT sop_instance_uid, id FROM images ORDER BY id").fetchall()
+
+    before = ids()
+    stray = next(lived.glob("objects/*/*.dcm")).with_name(f"{'a' * 32}.dcm")
+    [one] = new_series(1)
+    with Repository(settings) as repository:
+        take(repository.ingest, [one])
+        [row] = view_rows(lived, "SELECT path FROM v_images WHERE sop_instance_uid = :uid", uid=one.sop_instance_uid)
+    Path(row["path"]).rename(stray)  # under a key that the previous index does not know
+    rebuild_index(settings)
+    assert ids()[:-1] == before
+    assert ids()[-1][0] == one.sop_instance_uid
+    assert Archive(lived).path(f"objects/{stray.parent.name}/{stray.name}").exists()
