@@ -128,29 +128,42 @@ def test_commands_in_the_readme_exist() -> None:
     assert named == set(commands)
 
 
-def test_commands_and_options_that_documents_show_exist() -> None:
+def unknown_commands(lines: list[str]) -> list[str]:
+    """Those of some command lines, without ``voxelnode``, whose command or options do not exist."""
     from typer.main import get_command
 
     from node.cli.application import application
 
     top = get_command(application())
-    wrong, seen = [], 0
+    wrong = []
+    for line in lines:
+        command, words = top, line.split()
+        while words and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words.pop(0)]
+        options = {name for parameter in command.params for name in parameter.opts} | {"--help"}
+        given = {word.partition("=")[0] for word in words if word.startswith("--")}
+        if command is top or given - options:
+            wrong.append(line.strip())
+    return wrong
+
+
+def test_commands_and_options_that_documents_show_exist() -> None:
+    shown = []
     for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
         # between backticks, in blocks, after a path, another command or `$(`; "voxelnode ready" is what one prints
         before = r"^ {4,}|[`/(] ?|&& |run --rm node |exec node "
-        shown = re.findall(rf"(?:{before})voxelnode (?!ready:)([a-z][^`\n|)#;]*)", text, flags=re.MULTILINE)
-        for line in shown:
-            command, words = top, line.split()
-            while words and words[0] in getattr(command, "commands", {}):
-                command = command.commands[words.pop(0)]
-            options = {name for parameter in command.params for name in parameter.opts} | {"--help"}
-            given = {word.partition("=")[0] for word in words if word.startswith("--")}
-            seen += 1
-            if command is top or given - options:
-                wrong.append(f"{document.name}: voxelnode {line.strip()}")
-    assert seen > 50
-    assert wrong == []
+        shown += re.findall(rf"(?:{before})voxelnode (?!ready:)([a-z][^`\n|)#;]*)", text, flags=re.MULTILINE)
+    assert len(shown) > 50
+    assert unknown_commands(shown) == []
+
+
+def test_commands_that_the_node_names_as_remedies_exist() -> None:
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "node").rglob("*.py"))
+    code = re.sub(r'"\n\s+f?"', "", code)  # one sentence in several literals
+    named = re.findall(r"(?<!`)`voxelnode ([a-z][^`\n]*)`(?!`)", code)
+    assert len(named) > 20
+    assert unknown_commands(named) == []
 
 
 def test_the_changelog_knows_the_version() -> None:

@@ -42,7 +42,8 @@ def add(
 ) -> None:
     """Create an account, or change its password.
 
-    The password is prompted for on a terminal, and otherwise read from standard input.
+    The password is prompted for on a terminal, and otherwise read from standard input. On a root without an index, this
+    creates one, so that a node that requires accounts can start.
     """
     settings = _settings(config, root)
 
@@ -50,7 +51,7 @@ def add(
 
     require_name(name)
     password_hash = None if no_password else hash_password(_password())
-    done = _perform(settings, "set-account", name=name, role=role, password_hash=password_hash)
+    done = _perform(settings, "set-account", may_create_index=True, name=name, role=role, password_hash=password_hash)
     if json:
         print_json({"account": name, **done})
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from node.cli.options import ConfigFile, Json, Root, load
-from node.cli.output import print_fields, print_json, report_problems, sized
+from node.cli.output import print_json, report_problems, sized
 
 if TYPE_CHECKING:
     from node.control.repository import Rebuilt
@@ -118,7 +118,8 @@ def _print_rebuilt(done: Rebuilt) -> None:
         print("there was no previous index: deletions, merged patients, accounts, senders and revisions are not known")
     else:
         print(f"the previous index was kept as {done.previous_index}")
-    print_fields({f"  {table}": f"{count} rows taken over" for table, count in salvaged.rows.items() if count})
+    for table, count in salvaged.rows.items():
+        print(f"  {table}: {count} rows taken over")
     for table, reason in salvaged.unread.items():
         print(f"  {table}: not all rows could be read: {reason}")
     for key in salvaged.altered:

@@ -141,11 +141,17 @@ def _disk(settings: Settings) -> Iterator[Check]:
 
 
 def _index(settings: Settings) -> Iterator[Check]:
-    from node.index.engine import FILE_NAME, check
+    from node.control.repository import require_index
+    from node.index.engine import FILE_NAME, IndexUnusable, check
 
     path = settings.storage.root.absolute() / FILE_NAME
     if not path.exists():
-        yield Check("index", "ok", f"{path} does not exist yet; the first start creates it")
+        try:
+            require_index(path.parent)
+        except IndexUnusable as error:
+            yield Check("index", "broken", f"{path} is missing", str(error).partition(": ")[2])
+        else:
+            yield Check("index", "ok", f"{path} does not exist yet; the first start creates it")
         return
     problems = check(path)
     for problem in problems:

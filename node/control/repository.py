@@ -23,7 +23,7 @@ from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPer
 from node.durable import locked, make_folder, sync_folder, write_durably
 from node.errors import VoxelnodeError
 from node.index.database import Index, reading
-from node.index.engine import FILE_NAME, IndexUnusable, aside_name, discard, set_aside
+from node.index.engine import FILE_NAME, IndexUnusable, aside_name, discard, missing_index, set_aside
 from node.index.records import Level
 from node.index.salvage import OldIndex, Salvaged
 from node.journal.inspect import inspect
@@ -222,7 +222,9 @@ RETRY_SECONDS = 0.2
 """Interval at which a command retries while the process that holds the root has no control socket."""
 
 
-def perform_action(settings: Settings, action: str, **arguments: Any) -> dict[str, Any]:
+def perform_action(
+    settings: Settings, action: str, *, may_create_index: bool = False, **arguments: Any
+) -> dict[str, Any]:
     """Perform one of `Repository.actions`: in the process that holds the root or, if none does, in this process.
 
     If that process accepts no requests (an import, or a node that is still starting), wait for it.
@@ -230,21 +232,23 @@ def perform_action(settings: Settings, action: str, **arguments: Any) -> dict[st
     Parameters
     ----------
     action : str
+    may_create_index : bool
+        The action is useful on a root that is still empty: create the root and its index.
     arguments
         Keyword arguments of the action, as JSON values.
 
     Raises
     ------
     IndexUnusable
-        There is no index at the root.
+        There is no index at the root, or it is missing although there are instances.
     NotPerformed
         The node refused or failed, or no process was ready within `REQUEST_SECONDS`.
     VoxelnodeError
         The action was refused.
     """
     root = settings.storage.root.absolute()
-    if not (root / FILE_NAME).exists():
-        raise IndexUnusable(f"no index at {root / FILE_NAME}: check the root")
+    if not may_create_index and not (root / FILE_NAME).exists():
+        raise IndexUnusable(missing_index(root / FILE_NAME))
     deadline = monotonic() + REQUEST_SECONDS
     while True:
         try:
@@ -297,7 +301,7 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool, force: 
         The index does not exist or cannot be read.
     """
     root = settings.storage.root.absolute()
-    held = _is_held(root)
+    held = root.is_dir() and _is_held(root)
     with reading(root) as index:
         findings = list(examine(root, index, digests=digests, serving=held))
         instances = index.count_levels()["instances"]
@@ -424,10 +428,7 @@ def require_index(root: Path) -> None:
         return
     journal = inspect(root / JOURNAL_FOLDER)
     if journal.last > journal.freed or next((root / "objects").glob("*/*.dcm"), None) is not None:
-        raise IndexUnusable(
-            f"{root / FILE_NAME} is missing, but there are instances: restore it from a backup, or build a new one "
-            "from the instances with `voxelnode db rebuild`"
-        )
+        raise IndexUnusable(missing_index(root / FILE_NAME))
 
 
 def _is_held(root: Path) -> bool:

@@ -17,7 +17,7 @@ from node.index.commitments import CommitmentRepository
 from node.index.conversions import ConversionRepository
 from node.index.deletions import DeletionRepository
 from node.index.deliveries import DeliveryRepository
-from node.index.engine import FILE_NAME, IndexUnusable, open_engine, require_sound, upgrade
+from node.index.engine import FILE_NAME, IndexUnusable, missing_index, open_engine, require_sound, upgrade
 from node.index.finder import Finder
 from node.index.instances import InstanceRepository
 from node.index.patients import PatientRepository
@@ -178,7 +178,7 @@ def reading(root: Path) -> Iterator[ReadIndex]:
     """
     path = root.absolute() / FILE_NAME
     if not path.exists():
-        raise IndexUnusable(f"no index at {path}: is the root right? `voxelnode db upgrade` makes a new one")
+        raise IndexUnusable(missing_index(path))
     engine = open_engine(path, read_only=True)
     try:
         with engine.connect() as connection:

@@ -41,6 +41,16 @@ MAX_VALUES = 500
 LIVE = ConversionRow.files_removed_at.is_(None)
 
 
+FOLDERS = frozenset({"objects", "quarantine", "volumes"})
+"""Folders below the root in which files may be deleted."""
+
+
+def is_deletable(path: str) -> bool:
+    """Return whether a path, relative to the root, is one that a deletion may remove."""
+    parts = PurePath(path).parts
+    return len(parts) >= 2 and parts[0] in FOLDERS and ".." not in parts
+
+
 class NotThere(UsageError):
     """The study, series or instance is not in the index."""
 
@@ -142,7 +152,7 @@ def plan_deletion(connection: Connection, level: Level, uid: str, study_instance
         query = query.where(StudyRow.study_instance_uid == study_instance_uid)
     rows = connection.execute(query).all()
     if not rows:
-        raise NotThere(f"no {level} {uid} in the index: `voxelnode info {uid}` shows what is known about it")
+        raise NotThere(f"no {level} {uid} in the index: it may have been deleted; `voxelnode series` lists all")
     if len({row[3] for row in rows}) > 1:
         studies = ", ".join(sorted({row.study_instance_uid for row in rows}))
         raise SeveralSeries(f"series {uid} is in several studies: choose one with --study: {studies}")

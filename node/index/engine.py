@@ -26,11 +26,19 @@ BUSY_SECONDS = 5.0
 MAX_CONNECTIONS = 64
 """More than there are threads that read at once, so that no thread waits for the page of another."""
 
-REMEDY = "restore it from a backup, or let `voxelnode db rebuild` build a new one from the archive"
+REMEDY = "restore it from a backup, or build a new one with `voxelnode db rebuild`"
 
 
 class IndexUnusable(VoxelnodeError):
     """The database is missing, damaged, or of another version than this program."""
+
+
+def missing_index(path: Path) -> str:
+    """Return that there is no database at `path`, and what to do about it."""
+    instances = (path.parent / "objects").glob("*/*.dcm"), (path.parent / "journal").glob("*.journal")
+    if any(next(files, None) is not None for files in instances):
+        return f"{path} is missing, but there are instances: restore it from a backup, or run `voxelnode db rebuild`"
+    return f"no index at {path}: is the root right? `voxelnode db upgrade` makes a new index"
 
 
 def open_engine(path: Path, *, read_only: bool = False) -> Engine:
@@ -99,14 +107,10 @@ def upgrade(path: Path) -> tuple[str | None, str]:
 
 def _migrate(engine: Engine, path: Path, before: str | None) -> None:
     from alembic import command  # here and below: only a migration and a check need Alembic
-    from alembic.script import ScriptDirectory
 
     config = _alembic()
-    known = {revision.revision for revision in ScriptDirectory.from_config(config).walk_revisions()}
-    if before is not None and before not in known:
-        raise IndexUnusable(
-            f"{path} has schema {before}, which this version of voxelnode does not know: install the newer one"
-        )
+    if before is not None and before not in _known_revisions(config):
+        raise IndexUnusable(f"{path}: {_other_schema(before)}")
     with engine.connect() as connection, connection.begin():
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
@@ -166,7 +170,7 @@ def backup(path: Path, target: Path) -> int:
         There is no database, or it cannot be read.
     """
     if not path.exists():
-        raise IndexUnusable(f"no index at {path}: is the root right?")
+        raise IndexUnusable(missing_index(path))
     part = target.with_name(f"{target.name}.part")
     part.unlink(missing_ok=True)
     try:
@@ -187,7 +191,7 @@ def backup(path: Path, target: Path) -> int:
 def check(path: Path) -> list[str]:
     """Return the problems of a database as sentences; empty if there are none."""
     if not path.exists():
-        return [f"{path} does not exist; `voxelnode db upgrade` creates it"]
+        return [missing_index(path)]
     engine = open_engine(path, read_only=True)
     problems: list[str] = []
     try:
@@ -200,9 +204,7 @@ def check(path: Path) -> list[str]:
                 for table, row, parent, _ in connection.execute(text("PRAGMA foreign_key_check"))
             ]
         if (revision := _revision(engine)) != REVISION:
-            problems.append(
-                f"schema is {revision or 'empty'}, newest is {REVISION}; `voxelnode db upgrade` upgrades it"
-            )
+            problems.append(_other_schema(revision))
         elif differences := schema_differences(engine):
             problems += [f"schema differs from the models: {difference}" for difference in differences]
     except DatabaseError as error:
@@ -210,6 +212,13 @@ def check(path: Path) -> list[str]:
     finally:
         engine.dispose()
     return problems
+
+
+def _other_schema(revision: str | None) -> str:
+    """Return what to do about a database whose schema is not that of this program."""
+    if revision is None or revision in _known_revisions(_alembic()):
+        return f"schema is {revision or 'empty'}, newest is {REVISION}; `voxelnode db upgrade` upgrades it"
+    return f"schema is {revision}, which this version of voxelnode does not know: install the newer one"
 
 
 def schema_differences(engine: Engine) -> list[str]:
@@ -229,6 +238,12 @@ def _revision(engine: Engine) -> str | None:
             return None
         revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
         return revision
+
+
+def _known_revisions(config: Config) -> set[str]:
+    from alembic.script import ScriptDirectory
+
+    return {revision.revision for revision in ScriptDirectory.from_config(config).walk_revisions()}
 
 
 def _alembic() -> Config:

@@ -7,6 +7,7 @@ taken over only if its file is the one that the old index knew, with the same ke
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from node.index.deletions import is_deletable
 from node.index.models import OPEN_STATES, Base
 from node.index.repository import IndexRepository, on_writer
 
@@ -35,7 +37,7 @@ FACTS = ("source", "calling_ae_title", "called_ae_title", "peer", "received_at")
 
 CLOSED_SERIES = (
     "state", "last_received_at", "attempts", "error", "verdict", "verdict_rule", "verdict_reason", "expected_instances",
-    "expected_source", "missing_instances",
+    "expected_source", "missing_instances", "missing_detail",
 )  # fmt: skip
 """Columns of a series whose instances have not changed since its outcome was recorded."""
 
@@ -108,7 +110,8 @@ class SalvageRepository(IndexRepository):
     def begin(self, connection: Connection, old: OldIndex) -> None:
         """Take over what must be there before deletions are finished and files are indexed, into an empty index."""
         for table in HISTORY:
-            _insert(connection, old, table, old.rows(table, _names(table)))
+            rows = old.rows(table, _names(table))
+            _insert(connection, old, table, filter(_is_harmless, rows) if table == "tombstones" else rows)
         _insert(connection, old, "patients", _merged_patients(old))
         # Their files are not indexed: other files of the same instances are.
         kept = (row for row in old.rows("conflicts", _names("conflicts")) if row["key"] is not None)
@@ -165,6 +168,14 @@ def _executed(connection: Connection, statement: str, values: Sequence[Any]) -> 
         return False
 
 
+def _is_harmless(tombstone: Mapping[str, Any]) -> bool:
+    """Return whether a deletion removes nothing but files of the archive, if it can be read at all."""
+    try:
+        return all(is_deletable(path) for path in json.loads(tombstone["paths"]))
+    except (ValueError, TypeError):
+        return False
+
+
 def _merged_patients(old: OldIndex) -> list[dict[str, Any]]:
     """Return the patients that were merged, after those that they were merged into."""
     rows = list(old.rows("patients", _names("patients")))
@@ -187,7 +198,7 @@ def _take_over_facts(connection: Connection, old: OldIndex) -> None:
         f"UPDATE images SET {facts} FROM old_images o "
         f"WHERE {_SAME_FILE} AND o.sha256 = images.sha256 AND images.source = 'recovered'"
     )
-    old.salvaged.rows["images"] = taken.rowcount
+    old.salvaged.rows["images"] += taken.rowcount
     altered = connection.exec_driver_sql(
         f'SELECT images."key" FROM images JOIN old_images o ON {_SAME_FILE} WHERE o.sha256 != images.sha256'
     )

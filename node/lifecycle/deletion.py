@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import structlog
 
@@ -21,16 +21,15 @@ from node.conversion.volume_files import remove_folder
 from node.errors import VoxelnodeError
 from node.failpoints import reached
 from node.index.database import Index
+from node.index.deletions import is_deletable
+from node.index.engine import REMEDY
 from node.index.records import Deletion, DeletionPlan
 
 log = structlog.get_logger()
 
-FOLDERS = frozenset({"objects", "quarantine", "volumes"})
-"""Folders below the root in which files may be deleted."""
-
 
 class Unsafe(VoxelnodeError):
-    """A path to be deleted is outside of `FOLDERS`: the index is damaged."""
+    """A path to be deleted is outside of the archive: the index is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +86,8 @@ def _unlink(archive: Archive, paths: Iterable[str]) -> None:
     """Delete files and folders below the root durably; files already gone are ignored."""
     touched: set[Path] = set()
     for path in paths:
-        parts = PurePath(path).parts
-        if parts[0] not in FOLDERS or len(parts) < 2 or ".." in parts:
-            raise Unsafe(f"{path} is outside of the archive: run `voxelnode db check` and `voxelnode fsck`")
+        if not is_deletable(path):
+            raise Unsafe(f"the index is damaged: it wants {path!r} deleted, which is not in the archive; {REMEDY}")
         target = archive.root / path
         if target.is_dir():
             remove_folder(target, archive.sync_folder)

@@ -1,0 +1,182 @@
+"""Every remedy that the node names is tried: what it tells an operator to run then works."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from node.control.repository import Repository
+from node.index.engine import FILE_NAME
+from node.settings.model import Settings, Storage
+from tests.acceptance.served import Served
+from tests.crash.journal import new_series
+from tests.ingest import take
+from tests.preloaded import run
+from tests.rows import view_rows
+
+LOOKING = (("status",), ("series",), ("account", "list"), ("db", "backup", "copy"), ("reconvert", "--all"), ("fsck",))
+PASSWORD_FREE = ("--role", "admin", "--no-password")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    with Repository(Settings(storage=Storage(root=tmp_path / "root", reserve_bytes=0))) as repository:
+        take(repository.ingest, new_series(3))
+    return tmp_path / "root"
+
+
+def refused(root: Path, *arguments: str) -> str:
+    """Run a command that must fail; what it said."""
+    done = run(*arguments, "--root", root, folder=root.parent)
+    assert done.returncode == 1, (arguments, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+def remedy(said: str) -> list[str]:
+    """The command that a message names last."""
+    found = re.findall(r"`voxelnode ([^`]+)`", " ".join(said.split()))
+    assert found, said
+    return found[-1].split()
+
+
+def follow(root: Path, said: str) -> None:
+    run(*remedy(said), "--root", root, check=True)
+
+
+def starts(root: Path, **environment: str) -> None:
+    with Served(root, **environment) as node:
+        assert node.terminate() == 0
+
+
+def remove_index(root: Path) -> None:
+    for path in root.glob("index.sqlite*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize("command", [("serve",), ("db", "upgrade"), ("db", "check"), ("account", "add", "ann",
+    *PASSWORD_FREE), *LOOKING], ids=" ".join)  # fmt: skip
+def test_an_index_that_is_gone_is_built_again(root: Path, command: tuple[str, ...]) -> None:
+    remove_index(root)
+    said = refused(root, *command)
+    assert remedy(said) == ["db", "rebuild"]
+    if command == ("serve",):
+        follow(root, said)
+        starts(root)
+        assert len(view_rows(root, "SELECT 1 FROM v_images")) == 3
+
+
+@pytest.mark.parametrize("command", [("db", "check"), *LOOKING], ids=" ".join)
+def test_a_root_without_anything_gets_an_index(tmp_path: Path, command: tuple[str, ...]) -> None:
+    said = refused(tmp_path / "new", *command)
+    assert remedy(said) == ["db", "upgrade"]
+    if command == ("status",):
+        follow(tmp_path / "new", said)
+        run("status", "--root", tmp_path / "new", check=True)
+
+
+def test_doctor_tells_a_new_root_from_one_that_lost_its_index(root: Path, tmp_path: Path) -> None:
+    def index(folder: Path) -> dict[str, str]:
+        found = json.loads(run("doctor", "--root", folder, "--json").stdout)["findings"]
+        return next(one for one in found if one["check"] == "index")
+
+    assert index(tmp_path / "new")["state"] == "ok"
+    remove_index(root)
+    assert index(root)["state"] == "broken"
+    follow(root, index(root)["remedy"])
+    assert index(root)["state"] == "ok"
+
+
+@pytest.mark.parametrize("first", ["account", "serve"])
+def test_a_node_that_requires_accounts_starts_on_a_fresh_root(tmp_path: Path, first: str) -> None:
+    public = {"VOXELNODE_WEB__AUTHENTICATION": "always"}
+    fresh = tmp_path / "fresh"
+    if first == "serve":
+        done = run("serve", "--root", fresh, "--port", "0", environment={**public, "VOXELNODE_WEB__PORT": "0"})
+        assert done.returncode != 0
+        assert remedy(done.stderr)[:2] == ["account", "add"]
+    run("account", "add", "ann", *PASSWORD_FREE, "--root", fresh, check=True)
+    starts(fresh, **public)
+
+
+@pytest.mark.parametrize("harm", ["no database", "newer", "empty"])
+def test_an_index_that_cannot_be_used_is_built_again_or_waits_for_a_newer_program(root: Path, harm: str) -> None:
+    if harm == "no database":
+        (root / FILE_NAME).write_bytes(b"no database" * 1000)
+        for path in root.glob("index.sqlite-*"):
+            path.unlink()
+    elif harm == "newer":
+        with closing(sqlite3.connect(root / FILE_NAME)) as connection, connection:
+            connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    else:
+        shutil.rmtree(root)
+        root.mkdir()
+        sqlite3.connect(root / FILE_NAME).close()
+    if harm == "newer":
+        for command in (("serve",), ("db", "upgrade"), ("db", "check")):
+            assert "install the newer one" in refused(root, *command)
+    elif harm == "empty":
+        follow(root, refused(root, "db", "check"))
+        run("db", "check", "--root", root, check=True)
+    else:
+        assert remedy(refused(root, "db", "upgrade")) == ["db", "rebuild"]
+        follow(root, refused(root, "serve"))
+        starts(root)
+
+
+def test_a_rebuild_that_was_interrupted_is_done_again(root: Path) -> None:
+    assert run("db", "rebuild", "--root", root, environment={"VOXELNODE_FAILPOINT": "parts-swept"}).returncode != 0
+    for command in (("serve",), ("db", "upgrade"), ("account", "add", "ann", *PASSWORD_FREE)):
+        said = refused(root, *command)
+    follow(root, said)
+    starts(root)
+
+
+def test_a_damaged_deletion_does_not_keep_the_node_from_starting_for_ever(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("")
+    with closing(sqlite3.connect(root / FILE_NAME)) as connection, connection:
+        connection.execute(
+            "INSERT INTO tombstones (level, uid, reason, paths, ordered_at) "
+            "VALUES ('study', '1.2', 'by command', '[\"objects/../../precious\"]', '2026-01-01 00:00:00')"
+        )
+    follow(root, refused(root, "serve"))
+    assert (tmp_path / "precious").exists()
+    starts(root)
+
+
+def test_what_is_not_in_the_index_cannot_be_deleted_and_the_lists_work(root: Path) -> None:
+    [row] = view_rows(root, "SELECT DISTINCT study_instance_uid AS uid FROM v_images")
+    run("delete", row["uid"], "--yes", "--root", root, check=True)
+    said = run("delete", row["uid"], "--yes", "--root", root)
+    assert said.returncode != 0
+    run("series", "--root", root, check=True)
+
+
+def test_fsck_asks_whether_the_archive_is_mounted_and_force_marks_what_is_missing(root: Path) -> None:
+    (root / "objects").rename(root / "elsewhere")
+    said = refused(root, "fsck", "--repair")
+    assert "is the archive mounted" in " ".join(said.split())
+    assert "--force" in said
+    run("fsck", "--repair", "--force", "--root", root, check=True)
+    run("fsck", "--root", root, check=True)
+    assert len(view_rows(root, "SELECT 1 FROM v_images WHERE file_missing")) == 3
+
+
+def test_a_missing_file_is_repaired_as_doctor_says(root: Path) -> None:
+    [first, *_] = sorted(root.glob("objects/*/*.dcm"))
+    content = first.read_bytes()
+    first.unlink()
+    run("fsck", "--repair", "--root", root)
+    found = json.loads(run("doctor", "--root", root, "--json").stdout)["findings"]
+    said = next(one for one in found if one["check"] == "archive")
+    first.write_bytes(content)  # restored from a backup
+    assert "fsck --repair" in said["remedy"]
+    run("fsck", "--repair", "--root", root, check=True)
+    found = json.loads(run("doctor", "--root", root, "--json").stdout)["findings"]
+    assert [one for one in found if one["check"] == "archive"] == []
