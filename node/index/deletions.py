@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import PurePath
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, update
 from sqlalchemy.orm import join
@@ -39,7 +40,6 @@ MAX_VALUES = 500
 """Values per statement; SQLite allows 32766."""
 
 LIVE = ConversionRow.files_removed_at.is_(None)
-
 
 FOLDERS = frozenset({"objects", "quarantine", "volumes"})
 """Folders below the root in which files may be deleted."""
