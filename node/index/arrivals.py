@@ -216,7 +216,7 @@ def _series_id(connection: Connection, arrived: Arrived, known: dict[tuple[objec
 def _decisive_flaw(connection: Connection, arrived: Arrived, first: _Held, flaws: Mapping[str, Flaw]) -> Flaw | None:
     """Return the flaw of the kept file if the arriving bytes take its place, else None."""
     flaw = flaws.get(first.key)
-    if first.sha256 == arrived.file.sha256 or flaw in (Flaw.MISSING, Flaw.DAMAGED):
+    if first.sha256 == arrived.file.sha256 or flaw in (Flaw.MISSING, Flaw.ASIDE, Flaw.DAMAGED):
         return flaw
     # The digest that the row had at first comes back: the file that was believed against it is the damaged one.
     mended = {"uid": arrived.attributes.sop_instance_uid, "sha256": arrived.file.sha256}
