@@ -85,7 +85,7 @@ class Expectation:
     siblings : tuple of int
         Numbers of instances of the other closed series of its study that have the same protocol.
     split : bool
-        Other series of the study have the same protocol and announce as many times: each may hold some of them.
+        Another series of the study has the same protocol and announces as many times: each may hold one of them.
     """
 
     received: int
@@ -218,6 +218,8 @@ def completeness_of(
     times : int
         Largest number of planes at one position; 0 if unknown.
     """
+    if times > 1:
+        known = replace(known, split=False)
     count = _count(known, times)
     expected, source = count if count else (None, None)
     state: State

@@ -17,8 +17,7 @@ import numpy as np
 from pydicom import Dataset
 
 from node.completeness import Finding
-from node.dicom.values import numbers, text, whole
-from node.volume.elements import number
+from node.dicom import values
 from node.volume.geometry import missing_slices
 from node.volume.model import Assembly, Float, Geometry, Kind, Volume
 from node.volume.reasons import Reason, WarningKind
@@ -28,6 +27,9 @@ CONTIGUOUS = 1.5
 
 DISTANCE_TOLERANCE = 0.03
 """Relative deviation of a distance between slices from a multiple of Spacing Between Slices (0018,0088)."""
+
+COMPONENTS = frozenset({"ph", "real", "imag"})
+"""Suffixes of volumes that hold a component other than the magnitude."""
 
 MAX_SHOWN = 20
 
@@ -55,18 +57,18 @@ class InstanceHeader:
 def header_of(ds: Dataset) -> InstanceHeader:
     """Return the header of an instance."""
     return InstanceHeader(
-        whole(ds, "InstanceNumber"),
+        values.whole(ds, "InstanceNumber"),
         _distance(ds, "SliceThickness"),
         _distance(ds, "SpacingBetweenSlices"),
-        whole(ds, "NumberOfTemporalPositions"),
-        numbers(ds, "ImagePositionPatient", 3),
-        (text(ds, "ImageType") or "").upper().startswith("DERIVED"),
+        values.whole(ds, "NumberOfTemporalPositions"),
+        values.numbers(ds, "ImagePositionPatient", 3),
+        (values.text(ds, "ImageType") or "").upper().startswith("DERIVED"),
     )
 
 
 def _distance(ds: Dataset, keyword: str) -> float | None:
-    value = number(ds, keyword)
-    return abs(value) if value else None
+    distance_mm = values.number(ds, keyword)
+    return abs(distance_mm) if distance_mm else None
 
 
 def find_evidence(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> list[Finding]:
@@ -220,7 +222,7 @@ def _holes(headers: Mapping[str, InstanceHeader], grids: Sequence[_Grid], *, ref
     for uids in _numbered_groups(headers, grids):
         places = {number: uid for uid in uids if (number := headers[uid].number) is not None}
         own = [grid for grid in grids if not grid.places.keys().isdisjoint(uids)]
-        missing.update(_missing_in(places, headers, own, refused=refused))
+        missing.update(_missing_in(places, own, refused=refused))
     if missing:
         ordered = sorted(missing, key=lambda numbers: numbers[0])
         shown = f"Instance Number{'' if _size(ordered) == 1 else 's'} {_ranges(ordered)}"
@@ -266,9 +268,7 @@ def _are_distinct(uids: Iterable[str], headers: Mapping[str, InstanceHeader]) ->
     return bool(counts) and max(counts.values()) == 1
 
 
-def _missing_in(
-    places: Mapping[int, str], headers: Mapping[str, InstanceHeader], grids: Sequence[_Grid], *, refused: bool
-) -> Iterator[range]:
+def _missing_in(places: Mapping[int, str], grids: Sequence[_Grid], *, refused: bool) -> Iterator[range]:
     """Yield the missing numbers of one count, without those that the geometry explains.
 
     Parameters
@@ -280,16 +280,15 @@ def _missing_in(
     if len(numbers) < 2:
         return
     stride = math.gcd(*(number - numbers[0] for number in numbers[1:]))
-    counts_by_stride = stride > 1 and not _skips(numbers, stride, places, headers, grids)
-    gaps = [(low, high) for low, high in pairwise(numbers) if high - low > (stride if counts_by_stride else 1)]
-    step = stride if counts_by_stride else 1
+    step = 1 if stride == 1 or _skips(numbers, stride, grids) else stride
+    gaps = [(low, high) for low, high in pairwise(numbers) if high - low > step]
     count_something_else = _missing_count(numbers, step) >= len(numbers)
     unplaced = not any(grid.placed for grid in grids)
     if not refused and (_is_excerpt(numbers, step) or (count_something_else and unplaced)):
         return
     trusted = [grid for grid in grids if len(grid.times) == 1 or not count_something_else]
     for low, high in gaps:
-        if not any(_explains(grid, places[low], places[high], (high - low) // step - 1) for grid in trusted):
+        if not any(_explains(grid, places[low], places[high], high - low, step) for grid in trusted):
             yield range(low + step, high, step)
 
 
@@ -309,13 +308,7 @@ def _missing_count(numbers: Sequence[int], step: int) -> int:
     return (numbers[-1] - numbers[0]) // step + 1 - len(numbers)
 
 
-def _skips(
-    numbers: Sequence[int],
-    stride: int,
-    places: Mapping[int, str],
-    headers: Mapping[str, InstanceHeader],
-    grids: Sequence[_Grid],
-) -> bool:
+def _skips(numbers: Sequence[int], stride: int, grids: Sequence[_Grid]) -> bool:
     """Return whether numbers with a common difference are what is left of a series that was numbered one by one.
 
     Distances in space or time decide: neighbours that lie as close as stated lack nothing between them. Without any,
@@ -335,12 +328,12 @@ def _skips(
     return stride == 2 or len(numbers) == 2 or numbers[0] % stride != 0
 
 
-def _explains(grid: _Grid, low: str, high: str, missing: int) -> bool:
-    """Return whether a volume shows that numbers between those of two instances are not missing from it.
+def _explains(grid: _Grid, low: str, high: str, difference: int, step: int) -> bool:
+    """Return whether a volume shows that no number is missing between those of two instances.
 
-    They are not if the two are neighbours in space at the usual distance, in a stack whose numbers follow its
-    positions: there is no room between them. Nor if the two end and begin a time, and the missing numbers are no whole
-    number of times.
+    None is if the two are neighbours in space at the usual distance, in a stack whose numbers follow its positions:
+    there is no room between them. Nor if they end and begin a time, and the missing numbers are no whole number of
+    times. Their numbers differ by `difference`, and numbers count by `step`.
     """
     if not grid.placed or low not in grid.places or high not in grid.places:
         return False
@@ -348,19 +341,19 @@ def _explains(grid: _Grid, low: str, high: str, missing: int) -> bool:
     if grid.volume.geometry is Geometry.IRREGULAR or grid.of_time < 2:
         return False
     if time_low == time_high:
-        return abs(slice_low - slice_high) == 1 and _follows_positions(grid.numbers(time_low))
+        return abs(slice_low - slice_high) == 1 and _follows_positions(grid.numbers(time_low), step)
     before, after = grid.numbers(time_low), grid.numbers(time_high)
     if None in before or None in after:
         return False
     ends = max(number for number in before if number is not None) == grid.headers[low].number
     begins = min(number for number in after if number is not None) == grid.headers[high].number
-    return ends and begins and missing % grid.of_time != 0
+    return ends and begins and (difference // step - 1) % grid.of_time != 0
 
 
-def _follows_positions(numbers: Sequence[int | None]) -> bool:
-    """Return whether numbers ascend or descend with the position, two neighbours of them one by one."""
+def _follows_positions(numbers: Sequence[int | None], step: int) -> bool:
+    """Return whether numbers ascend or descend with the position, and two neighbours differ by the usual step."""
     steps = [high - low for low, high in pairwise(numbers) if low is not None and high is not None]
-    return len(steps) == len(numbers) - 1 and len({step > 0 for step in steps}) == 1 and min(map(abs, steps)) == 1
+    return len(steps) == len(numbers) - 1 and len({step > 0 for step in steps}) == 1 and min(map(abs, steps)) == step
 
 
 # Stacks of one series
@@ -371,12 +364,11 @@ def _unequal_stacks(grids: Sequence[_Grid]) -> Iterator[Finding]:
 
     Components may have unequal numbers of times: a flow has one magnitude and three phases.
     """
-    alike: dict[tuple[object, ...], list[_Grid]] = defaultdict(list)
+    alike: dict[tuple[int, ...], list[_Grid]] = defaultdict(list)
     for grid in grids:
         kinds = [part for part in grid.volume.suffix.split("-") if part]
         if grid.placed and not grid.is_one_instance and all(_is_echo(kind) or kind in COMPONENTS for kind in kinds):
-            rows_columns = grid.volume.voxels.shape[2:4]
-            alike[tuple(rows_columns)].append(grid)
+            alike[grid.volume.voxels.shape[2:4]].append(grid)
     for stacks in alike.values():
         slices = [grid.volume.shape[2] for grid in stacks]
         if len(set(slices)) > 1:
@@ -395,9 +387,6 @@ def _unequal_stacks(grids: Sequence[_Grid]) -> Iterator[Finding]:
 
 def _listed(stacks: Sequence[_Grid], counts: Sequence[int]) -> str:
     return ", ".join(f"{grid.volume.suffix or 'magnitude'} {count}" for grid, count in zip(stacks, counts, strict=True))
-
-
-COMPONENTS = frozenset({"ph", "real", "imag"})
 
 
 def _is_echo(kind: str) -> bool:

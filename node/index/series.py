@@ -391,39 +391,46 @@ def _expectation(
 
 def _siblings(connection: Connection, row: Row[Any]) -> list[int]:
     """Return the numbers of instances of the converted series that should have as many: same protocol, same matrix."""
-    if row.protocol_name is None:
-        return []
-    matrix = func.max(ImageRow.rows), func.max(ImageRow.columns)
-    own = connection.execute(select(*matrix).where(ImageRow.series_id == row.id)).one()
-    query = (
-        select(func.count(), *matrix)
-        .select_from(join(SeriesRow, ImageRow))
-        .where(*_has_same_protocol(row), SeriesRow.series_description == row.series_description)
-        .where(SeriesRow.state == "converted")
-        .group_by(SeriesRow.id)
+    own = connection.execute(_first_image(row.id)).first()
+    query = _of_same_protocol(row).where(
+        SeriesRow.state == "converted", SeriesRow.series_description == row.series_description
     )
-    return [count for count, *other in connection.execute(query) if other == list(own)]
+    alike = [
+        series
+        for series in connection.execute(query).scalars().all()
+        if connection.execute(_first_image(series)).first() == own
+    ]
+    counts = (select(func.count()).where(ImageRow.series_id == series) for series in alike)
+    return [connection.execute(count).scalar_one() for count in counts]
 
 
 def _is_split(connection: Connection, row: Row[Any], counts: Sequence[InstanceCounts]) -> bool:
     """Return whether another series of the protocol announces as many times: some senders make a series of each."""
     times = max((count.number_of_temporal_positions or 0 for count in counts), default=0)
-    if row.protocol_name is None or times < 2:
+    if times < 2:
         return False
-    query = (
-        select(SeriesRow.id)
-        .join(ImageRow, ImageRow.series_id == SeriesRow.id)
-        .where(*_has_same_protocol(row), ImageRow.number_of_temporal_positions == times)
+    announced = (
+        connection.execute(
+            select(ImageRow.number_of_temporal_positions).where(ImageRow.series_id == series).limit(1)
+        ).scalar()
+        for series in connection.execute(_of_same_protocol(row)).scalars().all()
     )
-    return connection.execute(query.limit(1)).first() is not None
+    return times in announced
 
 
-def _has_same_protocol(row: Row[Any]) -> tuple[ColumnElement[bool], ...]:
-    return (
+def _first_image(series_id: int) -> Select[int | None, int | None]:
+    """Select the matrix of one image of a series."""
+    return select(ImageRow.rows, ImageRow.columns).where(ImageRow.series_id == series_id).limit(1)
+
+
+def _of_same_protocol(row: Row[Any]) -> Select[int]:
+    """Select the ids of the other series of the study with this modality and protocol; none without a protocol."""
+    return select(SeriesRow.id).where(
         SeriesRow.study_id == row.study_id,
         SeriesRow.id != row.id,
         SeriesRow.modality == row.modality,
         SeriesRow.protocol_name == row.protocol_name,
+        SeriesRow.protocol_name.is_not(None),
     )
 
 

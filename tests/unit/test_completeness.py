@@ -65,6 +65,7 @@ def test_times_of_which_another_series_may_hold_some_are_not_expected() -> None:
     counts = {"images_in_acquisition": 5, "number_of_temporal_positions": 3}
     assert verdict(series(5, **counts), TIMES)[0] == "incomplete"
     assert verdict(series(5, **counts), TIMES, split=True) == ("complete", "headers", 5, 0)
+    assert verdict(series(10, **counts), TIMES, split=True, times=2)[0] == "incomplete"
 
 
 def test_fewer_instances_than_each_of_several_other_series_of_the_protocol_are_suspect() -> None:

@@ -97,6 +97,7 @@ WHOLE = {
     "a later part of the numbers": lambda: numbered(make.ct_series(12), range(22, 34)),
     "numbers from 0": lambda: numbered(make.ct_series(12), range(12)),
     "numbers by two": lambda: numbered(make.ct_series(12), range(1, 24, 2)),
+    "numbers by two without a localizer": lambda: numbered(make.ct_series(12), [*range(1, 12, 2), *range(15, 26, 2)]),
     "numbers by ten": lambda: numbered(make.ct_series(12, SliceThickness=None), range(10, 130, 10)),
     "numbers by two, spacing stated": lambda: numbered(
         make.mr_series(12, SliceThickness="1.2", SpacingBetweenSlices="2.5"), range(1, 24, 2)
