@@ -261,6 +261,11 @@ def test_a_study_shows_its_series_with_verdicts_reasons_and_pictures(visitor: Vi
         assert picture.evaluate("one => one.naturalWidth") > 0
 
 
+def test_a_series_shows_what_seems_to_be_missing(visitor: Visitor) -> None:
+    page = visitor.open("/studies/1.2.65/series/1.2.65.2")
+    expect(page.get_by_text("Seems to be missing: slices 10 mm from the first; Instance Number 5")).to_be_visible()
+
+
 def test_the_viewer_shows_the_volume_from_three_sides_and_in_space(visitor: Visitor, shown: Shown) -> None:
     page = visitor.open(shown.head)
     page.wait_for_selector("#viewer[data-shown]")

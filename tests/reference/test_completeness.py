@@ -1,0 +1,49 @@
+"""The verdict on real series: none that is whole is called incomplete, and few losses go unnoticed."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.completeness import MANY, a_quarter_of_many, one_time, read_folder, verdict
+
+pytestmark = pytest.mark.corpus
+
+INCOMPLETE = {
+    "dcm_qa_stc/ge-epirt": "24 of 128",
+    "dcmstack/multi-echo-part": "missing-slice",
+    "dicom2nifti/ct-missing-slices": "missing-slice",
+    "dicom2nifti/rgb-secondary-capture": "4 of 77",
+}
+"""Cases that lack instances as they are, and why that is known. Derived ones announce the ten times of their source."""
+
+
+def test_no_whole_series_is_called_incomplete_or_suspect(corpus: Path) -> None:
+    found = read_folder(corpus)
+    assert len(found) > 50
+    for name, series in found.items():
+        case = name.split(" ")[0]
+        state, reason = verdict(series)
+        if case in INCOMPLETE:
+            assert state == "incomplete"
+            assert INCOMPLETE[case] in reason
+        elif case.startswith("derived/"):
+            assert state == "complete" or " of 150 instances that " in reason
+        else:
+            assert state == "complete", f"{name}: {reason}"
+
+
+@pytest.mark.long
+def test_losses_inside_real_series_are_noticed(corpus: Path) -> None:
+    chance = random.Random(2)
+    whole = {name: series for name, series in read_folder(corpus).items() if verdict(series)[0] == "complete"}
+    for name, series in whole.items():
+        for lose in (a_quarter_of_many, one_time):
+            for _ in range(3):
+                left = lose(series, chance)
+                if len(left) < len(series):
+                    state, reason = verdict(left)
+                    assert state != "complete", f"{name}: {reason}"
+    assert sum(len(series) >= MANY for series in whole.values()) > 5
