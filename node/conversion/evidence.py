@@ -366,8 +366,7 @@ def _unequal_stacks(grids: Sequence[_Grid]) -> Iterator[Finding]:
     """
     alike: dict[tuple[int, ...], list[_Grid]] = defaultdict(list)
     for grid in grids:
-        kinds = [part for part in grid.volume.suffix.split("-") if part]
-        if grid.placed and not grid.is_one_instance and all(_is_echo(kind) or kind in COMPONENTS for kind in kinds):
+        if grid.placed and not grid.is_one_instance and _has_all_times(grid):
             alike[grid.volume.voxels.shape[2:4]].append(grid)
     for stacks in alike.values():
         slices = [grid.volume.shape[2] for grid in stacks]
@@ -402,16 +401,16 @@ def _announced_times(grids: Sequence[_Grid]) -> Iterator[Finding]:
     ]
     for grid in originals:
         announced = grid.first.temporal_positions or 0 if grid.first is not None else 0
-        times = sum(other.volume.times for other in originals) if _is_numbered(grid) else grid.volume.times
+        times = grid.volume.times if _has_all_times(grid) else sum(other.volume.times for other in originals)
         if times < announced:
             fact = f"{times} of {announced} times that Number of Temporal Positions (0020,0105) announces"
             yield Finding("headers", fact, f"{announced - times} times", (announced - times) * grid.of_time)
             return
 
 
-def _is_numbered(grid: _Grid) -> bool:
-    """Return whether the volume is one of several variants of a stack, between which times may be divided."""
-    return any(part.isdigit() for part in grid.volume.suffix.split("-"))
+def _has_all_times(grid: _Grid) -> bool:
+    """Return whether the volume should have every time, as echoes and components do: others may divide the times."""
+    return all(_is_echo(kind) or kind in COMPONENTS for kind in grid.volume.suffix.split("-") if kind)
 
 
 def _wide_spacing(grids: Sequence[_Grid]) -> Iterator[Finding]:

@@ -74,7 +74,8 @@ def volumes_of(
     if by_time:
         attributes["of_each_time"] = by_time
     times_s = starts_s(planes)
-    gaps = missing_time_warnings(planes, set(numbers).difference(arrangement.numbers_left_out))
+    repetition_s = _repetition_s(planes, attributes)
+    gaps = missing_time_warnings(planes, set(numbers).difference(arrangement.numbers_left_out), repetition_s)
     middle = planes[len(planes) // 2][len(planes[0]) // 2]
     volume = Volume(
         voxels=voxels,
@@ -92,7 +93,7 @@ def volumes_of(
         ),
         slope=slope,
         intercept=intercept,
-        time_step_s=None if gaps else step_s(planes, times_s, _repetition_s(planes, attributes)),
+        time_step_s=None if gaps else step_s(planes, times_s, repetition_s),
         times_s=times_s,
         durations_s=durations_s(planes),
         diffusion=_diffusion(planes, attributes),

@@ -76,6 +76,16 @@ def echoes(slices: int = 4, **options: Any) -> list[FileDataset]:
     return numbered(turns, range(1, len(turns) + 1))
 
 
+def inversions(count: int) -> list[FileDataset]:
+    """Return a stack for each of several inversion times, which the headers count as times."""
+    uids = {"study_uid": generate_uid(), "series_uid": generate_uid(), "FrameOfReferenceUID": generate_uid()}
+    stacks = [
+        make.mr_series(3, InversionTime=str(100 * (time + 1)), NumberOfTemporalPositions=count, **uids)
+        for time in range(count)
+    ]
+    return numbered([ds for stack in stacks for ds in stack], range(1, 3 * count + 1))
+
+
 def slice_by_slice(times: int = 3, slices: int = 4) -> list[FileDataset]:
     """Return a time series whose numbers count the times of each slice."""
     series = make.time_series(times, slices)
@@ -120,6 +130,7 @@ WHOLE = {
     "a time series that counts anew": lambda: numbered(make.time_series(3, 4), [1, 2, 3, 4] * 3),
     "a part of each time": lambda: numbered(make.time_series(3, 4), [1, 2, 3, 4, 41, 42, 43, 44, 81, 82, 83, 84]),
     "announced times": lambda: make.time_series(3, 4, NumberOfTemporalPositions=3),
+    "one announced time for each inversion time": lambda: inversions(4),
     "one instance for each time": lambda: one_per_time(6),
     "every second number, the other echo elsewhere": lambda: numbered(one_per_time(6), range(1, 13, 2)),
     "echoes": echoes,

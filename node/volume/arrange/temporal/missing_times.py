@@ -31,7 +31,9 @@ Gaps = dict[int, int]
 """Number of lost times by the index of the time before them."""
 
 
-def missing_time_warnings(planes: Planes, numbers: Collection[int] = ()) -> list[VolumeWarning]:
+def missing_time_warnings(
+    planes: Planes, numbers: Collection[int] = (), repetition_s: float | None = None
+) -> list[VolumeWarning]:
     """Return a warning if times are missing between others, or if the steps between them are uneven; else none.
 
     Parameters
@@ -40,15 +42,24 @@ def missing_time_warnings(planes: Planes, numbers: Collection[int] = ()) -> list
         Frames by time, then by slice.
     numbers : collection of int
         Instance Numbers that are not missing: those of other stacks of the series.
+    repetition_s : float or None
+        Repetition Time (0018,0080), if all times share one.
+
+    Notes
+    -----
+    A scan whose step is the repetition, such as an fMRI, makes no pause. Others do, such as a dynamic scan before the
+    contrast agent: if their Instance Numbers have no hole, a long step is no lost time.
     """
     if len(planes) < 2 or len({frame.sop_instance_uid for time in planes for frame in time}) < 2:
         return []
-    found = {
+    found: dict[str, Gaps] = {
         "by Instance Number (0020,0013)": _gaps_in_numbers(planes, set(numbers)),
         "by Temporal Position Identifier (0020,0100)": _gaps_in_positions(planes),
     }
-    units = _steps_in_units(planes, starts_s(planes))
-    found["by their starts"] = _whole_steps(units)
+    starts = starts_s(planes)
+    units = _steps_in_units(planes, starts)
+    if _numbers_by_time(planes) is None or any(found.values()) or _is_continuous(starts, repetition_s):
+        found["by their starts"] = _whole_steps(units)
     details = [f"{_told(gaps)} {source}" for source, gaps in found.items() if gaps]
     if details:
         return [VolumeWarning(WarningKind.MISSING_TIME, "times seem to be missing: " + "; ".join(details))]
@@ -144,6 +155,13 @@ def _steps_in_units(planes: Planes, starts: Sequence[float] | None) -> Float | N
         return None
     units: Float = steps / np.median(short)
     return units if np.abs(units[units <= LONG_STEP] - 1).max() <= 2 * STEP_TOLERANCE else None
+
+
+def _is_continuous(starts: Sequence[float] | None, repetition_s: float | None) -> bool:
+    """Return whether the usual step is one repetition."""
+    if starts is None or repetition_s is None:
+        return False
+    return bool(abs(np.median(np.diff(starts)) - repetition_s) <= STEP_TOLERANCE * repetition_s)
 
 
 def _whole_steps(units: Float | None) -> Gaps:

@@ -137,3 +137,21 @@ def test_longer_frames_of_a_dynamic_series_are_no_hole() -> None:
         ds.ActualFrameDuration = (5000, 5000, 5000, 10_000, 10_000)[time]
         del ds.InstanceNumber
     assert gaps(only(series)) == []
+
+
+@pytest.mark.parametrize(
+    ("repetition_ms", "told"),
+    [
+        ("2000", ["missing-time: times seem to be missing: 1 after time 3 by their starts"]),
+        ("4.2", ["irregular-time-steps: longer steps than usual follow times 3"]),
+    ],
+)
+def test_a_pause_between_numbers_without_a_hole_is_a_lost_time_only_of_a_continuous_scan(
+    repetition_ms: str, told: list[str]
+) -> None:
+    series = make.time_series(6, 4, RepetitionTime=repetition_ms)
+    for index, ds in enumerate(series):
+        ds.AcquisitionTime = f"1015{(0, 2, 4, 8, 10, 12)[index // 4]:02d}"
+    volume = only(series)
+    assert gaps(volume) == told
+    assert volume.time_step_s is None
