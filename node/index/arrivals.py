@@ -154,7 +154,7 @@ def add_instances(
             series_id = first.series_id
             result = _replace(connection, arrived, first, images, flaws)
         else:
-            if first.file_missing:
+            if first.file_missing and first.key not in flaws:
                 _note_found(connection, arrived)
                 held[uid] = replace(first, file_missing=False)
             kept.append(_not_taken(connection, arrived, first, flaws))
