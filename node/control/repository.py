@@ -308,7 +308,7 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool, force: 
     if not repair:
         return findings
     if not force:
-        require_mounted(findings, instances)
+        require_mounted(root, findings, instances)
     with Repository(settings) as repository:
         now = dt.datetime.now(dt.UTC)
         fates = repository.recovered.fates

@@ -93,14 +93,17 @@ def examine(root: Path, index: ReadIndex, *, digests: bool, serving: bool) -> It
     yield from _volumes(root, index, digests=digests)
 
 
-def require_mounted(findings: list[Finding], instances: int) -> None:
+def require_mounted(root: Path, findings: list[Finding], instances: int) -> None:
     """Raise if so many of all `instances` lack their file that this is hardly damage; one file alone may always lack.
+
+    What quarantine has is not missing: in an archive that is newer than its index, later versions have replaced it.
 
     Raises
     ------
     TooManyMissing
     """
-    missing = sum(finding.kind == "file-missing" for finding in findings)
+    keys = [finding.path for finding in findings if finding.kind == "file-missing"]
+    missing = sum(not (root / "quarantine" / PurePath(key).name).exists() for key in keys)
     if missing > max(1, instances * MAX_MISSING_SHARE):
         raise TooManyMissing(
             f"{missing} of {instances} files are missing: is the archive mounted, and is the index that of this "

@@ -18,8 +18,8 @@ from node.dicom.attributes import instance_attributes
 from node.errors import OutOfResources
 from node.index.records import Arrived, Outcome, StoredFile
 from node.receive.ingest import LARGE_BYTES
-from node.receive.quiet_times import quiet_seconds_of
 from node.receive.kept import flaws_of
+from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import recover
 from tests import make
 from tests.integration.conftest import Root, data_set_bytes

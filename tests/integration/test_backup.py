@@ -1,0 +1,174 @@
+"""The documented ways of copying a root and of putting a copy back, with senders that go on at every step."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from node.control.repository import Repository, check_repository
+from node.index.engine import FILE_NAME
+from node.settings.model import OverwritePolicy, Settings, Storage
+from tests.crash.journal import Sent, new_series
+from tests.ingest import take
+from tests.preloaded import run
+from tests.rows import view_rows
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+POLICIES = ("never", "keep_both", "replace")
+
+
+def settings_of(root: Path, policy: OverwritePolicy) -> Settings:
+    return Settings(storage=Storage(root=root, reserve_bytes=0, overwrite_policy=policy))
+
+
+def documented(document: str, title: str) -> list[list[str]]:
+    """The commands of a section, in their order; a line that ends with a backslash goes on."""
+    section = (DOCS / document).read_text(encoding="utf-8").split(f"## {title}\n")[1].split("\n## ")[0]
+    return [shlex.split(line) for line in re.findall(r"^ {4}(\S.*)$", section.replace("\\\n", ""), flags=re.MULTILINE)]
+
+
+class Senders:
+    """Everything that was acknowledged; each `go_on` adds instances, and another version of one that is there."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self.versions: dict[str, list[Sent]] = {}
+
+    def take(self, *instances: Sent) -> None:
+        take(self._repository.ingest, instances)
+        for one in instances:
+            self.versions.setdefault(one.sop_instance_uid, []).append(one)
+
+    def go_on(self) -> None:
+        waiting = [versions[0] for versions in self.versions.values() if len(versions) == 1]
+        self.take(*new_series(1))
+        if waiting:
+            self.take(waiting[0].altered())
+
+
+class Rsync:
+    """The part of rsync that the documents use; it lists a folder, others write, and then it copies what it listed."""
+
+    def __init__(self, meanwhile: Callable[[], None]) -> None:
+        self._meanwhile = meanwhile
+
+    def __call__(self, arguments: list[str]) -> None:
+        excluded = {arguments[at + 1] for at, word in enumerate(arguments) if word == "--exclude"}
+        paths = [word for word in arguments if not word.startswith("-") and word not in excluded]
+        *sources, target = paths
+        for source in sources:
+            inside = source.endswith("/")
+            self._copy(Path(source), Path(target) if inside else Path(target, Path(source).name), excluded)
+
+    def _copy(self, source: Path, target: Path, excluded: set[str]) -> None:
+        target.mkdir(exist_ok=True)
+        listed = sorted(entry for entry in source.iterdir() if not any(entry.match(pattern) for pattern in excluded))
+        self._meanwhile()
+        for entry in listed:
+            if entry.is_dir():
+                self._copy(entry, target / entry.name, excluded)
+            elif entry.is_file():  # it may have vanished since: rsync warns and goes on
+                shutil.copy2(entry, target / entry.name)
+
+
+def served(root: Path) -> dict[str, str]:
+    """The digest of the file that each instance is served from, by SOP Instance UID."""
+    rows = view_rows(root, "SELECT sop_instance_uid, path, data_set_offset FROM v_images WHERE NOT file_missing")
+    return {
+        row["sop_instance_uid"]: hashlib.sha256(Path(row["path"]).read_bytes()[row["data_set_offset"] :]).hexdigest()
+        for row in rows
+    }
+
+
+def kept(root: Path) -> Iterator[bytes]:
+    for folder in ("objects", "quarantine"):
+        yield from (path.read_bytes() for path in root.glob(f"{folder}/**/*.dcm"))
+
+
+def require(root: Path, settings: Settings, before: dict[str, list[Sent]], sent: dict[str, list[Sent]]) -> None:
+    """What was acknowledged before is there and is served in one of its versions; the root has no difference left."""
+    now, files = served(root), list(kept(root))
+    for uid, versions in before.items():
+        assert now.get(uid) in {one.sha256 for one in sent[uid]}, "served in none of its versions"
+        for one in versions:
+            assert any(content.endswith(one.data) for content in files), "a version that was acknowledged is lost"
+    for uid, digest in now.items():
+        assert digest in {one.sha256 for one in sent[uid]}
+    assert check_repository(settings, digests=True, repair=False) == []
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_copy_that_is_made_while_the_node_receives_has_all_that_was_acknowledged_before(
+    tmp_path: Path, policy: OverwritePolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    root, copy = tmp_path / "voxelnode-data", tmp_path / "backup"
+    copy.mkdir()
+    commands = documented("backup.md", "Backup while the node receives")
+    assert [words[0] for words in commands] == ["voxelnode", "rsync", "rsync"]
+    with Repository(settings_of(root, policy)) as repository:
+        senders = Senders(repository)
+        senders.take(*new_series(25))
+        senders.go_on()
+        before = {uid: list(versions) for uid, versions in senders.versions.items()}
+        for command, *words in commands:
+            here = [word.replace("/backup", str(copy)) for word in words]
+            if command == "voxelnode":
+                run(*here, "--root", root, check=True)
+                senders.go_on()
+            else:
+                Rsync(senders.go_on)(here)
+            repository.applier.checkpoint()
+    settings = settings_of(copy, policy)
+    fsck, _ = documented("backup.md", "Restore")
+    assert fsck[:4] == ["voxelnode", "fsck", "--root", "/restored"]
+    run("fsck", "--root", copy, *fsck[4:], check=True)
+    require(copy, settings, before, senders.versions)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_way_back_after_an_upgrade_keeps_what_was_received_since(tmp_path: Path, policy: OverwritePolicy) -> None:
+    root, copy = tmp_path / "root", tmp_path / "index.sqlite"
+    with Repository(settings_of(root, policy)) as repository:
+        senders = Senders(repository)
+        senders.take(*new_series(5))
+        run("db", "backup", copy, "--root", root, check=True)
+    with Repository(settings_of(root, policy)) as repository:  # the new version
+        senders._repository = repository
+        for _ in range(4):
+            senders.go_on()
+        repository.applier.checkpoint()
+    for words in documented("upgrade.md", "Back to the old version"):
+        line = [word.replace("/var/lib/voxelnode", str(root)).replace("/backup/index.sqlite", str(copy))
+                for word in words if word not in ("sudo", "-u")]  # fmt: skip
+        if "journal" in line or "fsck" in line:
+            run(*line[line.index("journal" if "journal" in line else "fsck") :], check=True)
+        elif line[0] == "rm":
+            for path in line[2:]:
+                Path(path).unlink(missing_ok=True)
+        elif line[0] == "install":
+            shutil.copy(line[-2], line[-1])
+    assert (root / FILE_NAME).exists()
+    require(root, settings_of(root, policy), senders.versions, senders.versions)
+    if policy == "replace":
+        assert served(root) == {uid: versions[-1].sha256 for uid, versions in senders.versions.items()}
+
+
+@pytest.mark.parametrize("how", ["stopped", "without a journal"])
+def test_a_root_that_is_copied_while_no_node_runs_is_the_same(tmp_path: Path, how: str) -> None:
+    root, copy = tmp_path / "root", tmp_path / "copy"
+    with Repository(settings_of(root, "replace")) as repository:
+        senders = Senders(repository)
+        senders.take(*new_series(3))
+        senders.go_on()
+    expected = served(root)
+    shutil.copytree(root, copy, ignore=shutil.ignore_patterns("journal") if how == "without a journal" else None)
+    Repository(settings_of(copy, "replace")).close()
+    assert served(copy) == expected
+    require(copy, settings_of(copy, "replace"), senders.versions, senders.versions)
