@@ -43,7 +43,7 @@ COMMANDS = {
 }
 """Each command, and the module and function of this package that implement it."""
 
-GROUPS = ("config", "db", "journal", "patient", "viewers", "account", "hooks")
+GROUPS = ("config", "db", "journal", "patient", "viewers", "account", "hooks", "quarantine")
 """Commands with subcommands; each is the `app` of the module with the same name."""
 
 

@@ -34,6 +34,7 @@ from node.lifecycle.journal import JOURNAL_FOLDER
 from node.metrics import Metrics
 from node.receive.apply import Applier, Replayed, applied_of
 from node.receive.ingest import Ingest
+from node.receive.quarantine import Quarantine
 from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import Recovered, mark_all_missing, record_quarantined, recover
 from node.settings.model import Settings
@@ -162,7 +163,10 @@ class Repository:
     def actions(self) -> dict[str, Callable[..., Mapping[str, Any]]]:
         """The actions on this root by name; commands call them through `perform_action`."""
         accounts = AccountAdministration(self.index.accounts, self.audit)
+        quarantine = Quarantine(self.ingest, self.audit)
         return {
+            "release-quarantined": quarantine.release,
+            "purge-quarantined": quarantine.purge,
             "reconvert": self._reconvert,
             "delete": self._delete,
             "merge-patients": self._merge_patients,

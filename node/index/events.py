@@ -29,6 +29,8 @@ EventKind = Literal[
     "file-found",  # a missing file is back, or a damaged one is whole again
     "digest-mended",  # fsck believed a whole file against the digest of its row
     "file-restored",  # an instance came again, and took the place of its file, which was not whole
+    "quarantine-released",  # a person took a file in quarantine back into the archive
+    "quarantine-purged",
     "deleted",
     "patient-merged",
     "message-given-up",  # every attempt to deliver a message to a hook failed

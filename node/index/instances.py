@@ -7,7 +7,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Connection, Engine, Row, Select, bindparam, func, insert, select, true, update
 from sqlalchemy.exc import SQLAlchemyError
@@ -35,6 +35,17 @@ _FIND_HELD = Prepared(
         ImageRow.file_missing,
     ).where(ImageRow.sop_instance_uid.in_(select(func.json_each(bindparam("uids")).table_valued("value").c.value)))
 )
+
+
+_FILES: Select[*tuple[Any, ...]] = select(
+    ImageRow.sop_instance_uid,
+    ImageRow.key,
+    ImageRow.data_set_offset,
+    ImageRow.bytes,
+    ImageRow.sha256,
+    ImageRow.file_missing,
+)
+"""The fields of `InstanceFile`."""
 
 
 class NotIndexable(VoxelnodeError):
@@ -166,6 +177,29 @@ class InstanceRepository(IndexRepository):
     def files_after(self, connection: Connection, key: str, limit: int) -> list[InstanceFile]:
         """Return at most `limit` files that rows of images name, in the order of their keys, from behind `key`."""
         return list(instance_files(connection, after=key, limit=limit))
+
+    @on_reader
+    def current(self, connection: Connection, sop_instance_uid: str) -> InstanceFile | None:
+        """Return the current file of an instance, or None."""
+        return current_file(connection, sop_instance_uid)
+
+    @on_writer
+    def record_removed_from_quarantine(
+        self,
+        connection: Connection,
+        key: str,
+        kind: Literal["quarantine-released", "quarantine-purged"],
+        now: dt.datetime,
+    ) -> None:
+        """Let conflicts name a file no more that was released or purged, and record the event."""
+        rows = connection.execute(
+            update(ConflictRow)
+            .where(ConflictRow.key == key)
+            .values(key=None)
+            .returning(ConflictRow.study_instance_uid, ConflictRow.series_instance_uid, ConflictRow.sop_instance_uid)
+        ).all()
+        uids: EventUids = {**rows[0]._mapping} if rows else {}  # type: ignore[typeddict-item]
+        record_event(connection, kind, now, detail=key, **uids)
 
     @on_reader
     def losers(self, connection: Connection) -> list[HeldFile]:
@@ -367,6 +401,12 @@ def instance_files(
         query = query.where(ImageRow.key > after)
     for row in connection.execute(query.limit(limit)):
         yield InstanceFile(*row)
+
+
+def current_file(connection: Connection, sop_instance_uid: str) -> InstanceFile | None:
+    """Return the current file of an instance, or None."""
+    row = connection.execute(_FILES.where(ImageRow.sop_instance_uid == sop_instance_uid)).first()
+    return None if row is None else InstanceFile(*row)
 
 
 def losers(connection: Connection, sop_instance_uids: Collection[str] | None = None) -> list[HeldFile]:

@@ -221,7 +221,7 @@ def _believed(key: str, archive: Archive, index: Index, now: dt.datetime) -> str
     if row is None:
         return None
     try:
-        attributes, file = stored_instance(archive, key, now)
+        attributes, file = stored_instance(archive.root, key, now)
         read_instance(archive.path(key))
     except OSError:
         raise

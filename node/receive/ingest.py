@@ -117,8 +117,13 @@ class Ingest:
         self._buffers: list[bytearray] = []
         self.open_associations = OpenAssociations()
 
-    def begin(self, announced: Announced, origin: Origin) -> Arrival:
+    def begin(self, announced: Announced, origin: Origin, overwrite_policy: OverwritePolicy | None = None) -> Arrival:
         """Return an arrival, which takes the bytes of one data set.
+
+        Parameters
+        ----------
+        overwrite_policy : {"never", "replace", "keep_both"} or None
+            For this instance; None: that of the node.
 
         Raises
         ------
@@ -136,7 +141,7 @@ class Ingest:
         ):
             if not is_identifier(uid):
                 raise NotUnderstood(f"{name} is missing or no UID of up to 64 characters (PS3.5 9.1)")
-        return Arrival(self, announced, origin)
+        return Arrival(self, announced, origin, overwrite_policy or self.overwrite_policy)
 
     def refusal(self) -> str | None:
         """Return why no new association should be accepted now; None if it may be."""
@@ -186,9 +191,10 @@ class Ingest:
 class Arrival:
     """One instance that is being received; used by one thread, ends with `finish` or `abandon`."""
 
-    def __init__(self, ingest: Ingest, announced: Announced, origin: Origin) -> None:
+    def __init__(self, ingest: Ingest, announced: Announced, origin: Origin, overwrite_policy: OverwritePolicy) -> None:
         ingest.archive.intake.require()
         self._ingest, self._announced, self._origin = ingest, announced, origin
+        self._overwrite_policy = overwrite_policy
         self._buffer: bytearray | None = ingest.take_buffer()
         self._large: _LargeDataSet | None = None
         self.bytes = 0
@@ -294,7 +300,7 @@ class Arrival:
             data_set_offset=len(self._file_head),
             data_set_bytes=self.bytes,
             quiet_seconds=ingest.quiet_seconds(origin.calling_ae_title),
-            overwrite_policy=ingest.overwrite_policy,
+            overwrite_policy=self._overwrite_policy,
             sha256="" if large is None else large.digest.hexdigest(),
             began_at=origin.began_at,
         )

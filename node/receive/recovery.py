@@ -17,7 +17,7 @@ import datetime as dt
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from types import MappingProxyType
 
 import structlog
@@ -126,7 +126,7 @@ def adopt(
     readable: list[Arrived] = []
     for key in sorted(keys, key=lambda key: archive.path(key).stat().st_mtime_ns):
         try:
-            attributes, file = stored_instance(archive, key, now)
+            attributes, file = stored_instance(archive.root, key, now)
         except (NotUnderstood, HeaderCut, InvalidDicomError, AttributeError, ValueError, EOFError):
             archive.quarantine(key)
             fates[key] = "to quarantine: it is no DICOM file that can be read"
@@ -210,7 +210,7 @@ def record_quarantined(archive: Archive, index: Index, now: dt.datetime) -> int:
     recorded = 0
     for key in sorted(archive.quarantined() - index.instances.loser_keys()):
         try:
-            attributes, file = stored_instance(archive, key, now)
+            attributes, file = stored_instance(archive.root, key, now)
         except (NotUnderstood, HeaderCut, InvalidDicomError, AttributeError, ValueError, EOFError, OSError):
             continue  # nothing tells whose it is
         index.instances.record_quarantined(Arrived(attributes, file, 0.0))
@@ -218,9 +218,9 @@ def record_quarantined(archive: Archive, index: Index, now: dt.datetime) -> int:
     return recorded
 
 
-def stored_instance(archive: Archive, key: str, now: dt.datetime) -> tuple[InstanceAttributes, StoredFile]:
+def stored_instance(root: Path, key: str, now: dt.datetime) -> tuple[InstanceAttributes, StoredFile]:
     """Return the rows of a file from the file alone; the time of its last change counts as received."""
-    path = archive.path(key)
+    path = root / key
     meta = read_file_meta_info(path)
     offset = PREAMBLE_AND_GROUP_LENGTH + meta.FileMetaInformationGroupLength
     written_at = dt.datetime.fromtimestamp(path.stat().st_mtime, dt.UTC)
@@ -229,7 +229,7 @@ def stored_instance(archive: Archive, key: str, now: dt.datetime) -> tuple[Insta
         sha256 = hashlib.file_digest(content, "sha256").hexdigest()
     return attributes_of(path, offset, str(meta.TransferSyntaxUID)), StoredFile(
         key=key,
-        quarantine_key=archive.quarantine_key(key),
+        quarantine_key=f"quarantine/{path.name}",
         bytes=path.stat().st_size - offset,
         sha256=sha256,
         data_set_offset=offset,

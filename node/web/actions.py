@@ -1,4 +1,4 @@
-"""Actions shared by REST and the pages: reconvert, delete."""
+"""Actions shared by REST and the pages: reconvert, delete, release, purge."""
 
 from __future__ import annotations
 
@@ -20,6 +20,16 @@ def reconvert(
     objects = [of_study(study_instance_uid, patient_id)]
     audit.changed(AuditEvent.INSTANCES_ACCESSED, Action.EXECUTE, objects, f"{done['owed']} series converted again")
     return done
+
+
+def release(node: Services, account: Caller, name: str, *, replace: bool) -> Mapping[str, Any]:
+    """Take a file in quarantine back into the archive; `node.receive.quarantine` writes the audit log."""
+    return node.actions["release-quarantined"](name=name, who=account.name, replace=replace)
+
+
+def purge(node: Services, account: Caller, name: str) -> Mapping[str, Any]:
+    """Delete a file in quarantine permanently; `node.receive.quarantine` writes the audit log."""
+    return node.actions["purge-quarantined"](name=name, who=account.name)
 
 
 def delete(node: Services, account: Caller, level: Level, uid: str, study_instance_uid: str | None) -> None:

@@ -132,3 +132,24 @@ def test_retention_deletes_in_a_serving_node_and_tells_before(tmp_path: Path) ->
     with Served(tmp_path / "root", VOXELNODE_RETENTION__DAYS="0.000001") as node:
         until(lambda: node.rows("SELECT 1 FROM v_deletions WHERE finished_at IS NOT NULL"), 20, "the study has gone")
         assert left(node.root) == []
+
+
+def test_quarantine_is_decided_about_beside_a_serving_node(tmp_path: Path) -> None:
+    [first] = make.ct_series(1)
+    second = make.ct_series(1, SOPInstanceUID=first.SOPInstanceUID, study_uid=first.StudyInstanceUID)[0]
+    second.SeriesInstanceUID, second.SOPInstanceUID = first.SeriesInstanceUID, first.SOPInstanceUID
+    second.file_meta.MediaStorageSOPInstanceUID = first.SOPInstanceUID
+    second.SeriesDescription = "corrected"
+    with Served(tmp_path / "root") as node:
+        send(node, tmp_path / "first", first)
+        send(node, tmp_path / "second", second)
+        before = node.rows("SELECT sha256 FROM v_images")
+        [file] = voxelnode(node.root, "quarantine", "list")
+        shown = voxelnode(node.root, "quarantine", "show", file["name"])
+        assert (shown["problem"], shown["current_sha256"]) == (None, before[0]["sha256"])
+        assert "--replace" in voxelnode(node.root, "quarantine", "release", file["name"], status=2)
+        voxelnode(node.root, "quarantine", "release", file["name"], "--replace")
+        assert node.rows("SELECT sha256 FROM v_images") == [{"sha256": file["sha256"]}]
+        assert "--yes" in voxelnode(node.root, "quarantine", "purge", "--all", status=2)
+        assert len(voxelnode(node.root, "quarantine", "purge", "--all", "--yes")["purged"]) == 1
+        assert voxelnode(node.root, "quarantine", "list") == []

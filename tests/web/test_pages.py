@@ -129,6 +129,7 @@ PAGES = (
     "/problems",
     "/problems/rejections",
     "/problems/conflicts",
+    "/problems/quarantine",
     "/upload",
     "/status",
     "/login",

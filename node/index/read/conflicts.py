@@ -28,6 +28,13 @@ class ReadConflicts(PagedRepository):
         """Return all rows of ``v_conflicts``, oldest first."""
         return self._rows("SELECT * FROM v_conflicts ORDER BY found_at, id")
 
+    def in_quarantine(self) -> list[Row]:
+        """Return the conflicts whose file is in quarantine: ``key``, ``reason``, ``detail``, UIDs and ``sha256``."""
+        return self._rows(
+            'SELECT "key", kind AS reason, detail, study_instance_uid, series_instance_uid, sop_instance_uid, sha256 '
+            "FROM conflicts WHERE \"key\" > 'quarantine/' AND \"key\" < 'quarantine0'"  # "0" follows "/"
+        )
+
     def newest(self, limit: int, skip: int = 0) -> list[Row]:
         """Return at most `limit` rows of ``v_conflicts``, newest first."""
         return self._rows(

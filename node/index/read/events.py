@@ -28,6 +28,10 @@ class ReadEvents(PagedRepository):
         rows = self._connection.execute(self.listing.where(EventRow.id > id).order_by(EventRow.id).limit(limit))
         return [dict(row) for row in rows.mappings()]
 
+    def set_aside(self) -> list[Row]:
+        """Return kind and detail of the events whose detail ends with the key of a file in quarantine."""
+        return self._rows("SELECT kind, detail FROM v_events WHERE kind IN ('instance-set-aside', 'journal-damaged')")
+
     def newest(self) -> int:
         """Return the id of the newest event, or 0 if there are no events."""
         return int(self._connection.execute(select(func.max(EventRow.id))).scalar() or 0)

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import join
 
 from node.dicom.retrieval import Selection
-from node.index.instances import HeldFile, InstanceFile, instance_files, loser_keys, losers, named_keys
+from node.index.instances import HeldFile, InstanceFile, current_file, instance_files, loser_keys, losers, named_keys
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 from node.index.read.rows import PagedRepository, Row
 from node.index.selection import INSTANCE_COLUMNS, Selected, StoredInstance, selected_instances, stored_instances
@@ -54,6 +54,10 @@ class ReadInstances(PagedRepository):
     def named_keys(self, keys: Sequence[str]) -> set[str]:
         """Return those of `keys` (at most a folder's worth) that rows name: of images, or of conflicts."""
         return named_keys(self._connection, keys)
+
+    def current(self, sop_instance_uid: str) -> InstanceFile | None:
+        """Return the current file of an instance, or None."""
+        return current_file(self._connection, sop_instance_uid)
 
     def losers(self) -> list[HeldFile]:
         """Return the kept files whose SOP Instance UID is served from another file, with their digests."""

@@ -225,6 +225,48 @@ class ConflictResource(Resource):
     found_at: dt.datetime
 
 
+class QuarantinedFileResource(Resource):
+    """A file in quarantine; `reason` is the kind of its conflict or event. Without a row, its UIDs are null."""
+
+    name: str
+    bytes: int
+    modified_at: dt.datetime
+    reason: str
+    detail: str
+    study_instance_uid: str | None
+    series_instance_uid: str | None
+    sop_instance_uid: str | None
+    sha256: str | None
+
+
+class ExaminedFileResource(Resource):
+    """What the file turns out to be; `problem` says why it cannot be released.
+
+    `current_sha256` is that of the current instance with its UID.
+    """
+
+    file: QuarantinedFileResource
+    problem: str | None
+    sha256: str | None
+    study_instance_uid: str | None
+    series_instance_uid: str | None
+    sop_instance_uid: str | None
+    current_sha256: str | None
+
+
+class ReleaseResult(Resource):
+    """The instance that is in the archive again."""
+
+    released: str
+    sop_instance_uid: str
+
+
+class PurgeResult(Resource):
+    """The file that was deleted permanently."""
+
+    purged: str
+
+
 class EventResource(Resource):
     """An event (docs/lifecycle.md); `id` increases with time."""
 

@@ -27,6 +27,7 @@ def api_router(*tags: str) -> APIRouter:
             401: {"description": "An account is required", **_PROBLEM},
             403: {"description": "The account may not do this", **_PROBLEM},
             404: {"description": "Not found", **_PROBLEM},
+            409: {"description": "Its state does not allow it; see detail", **_PROBLEM},
             422: {"description": "A parameter is invalid; see detail", **_PROBLEM},
             503: {"description": "Out of resources; try again later", **_PROBLEM},
         },

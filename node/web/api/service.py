@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from node.web.api import events, queue, resources, volumes
+from node.web.api import events, quarantine, queue, resources, volumes
 
-ROUTES = [route for part in (resources, volumes, queue, events) for route in part.router.routes]
+ROUTES = [route for part in (resources, volumes, queue, quarantine, events) for route in part.router.routes]

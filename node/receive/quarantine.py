@@ -1,0 +1,269 @@
+"""Quarantine: files that were set aside, for a person to look at, to take back into the archive, or to delete.
+
+Nothing leaves quarantine by itself, except with its study. A file is released like an instance that arrives: through
+the journal, and only after its outcome is known the file in quarantine is removed. If the process dies in between, both
+exist, and releasing it again removes the one that is not needed.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from collections.abc import Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydicom.errors import InvalidDicomError
+
+from node.archive.intact import data_set_offset, problem_with
+from node.audit import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.dicom.attributes import InstanceAttributes
+from node.dicom.header import HeaderCut
+from node.errors import NotUnderstood, OutOfResources, UsageError
+from node.index.read import ReadIndex
+from node.index.records import Outcome, StoredFile
+from node.receive.ingest import Announced, Ingest, Origin
+from node.receive.recovery import stored_instance
+
+FOLDER = "quarantine"
+PIECE_BYTES = 1 << 20
+RELEASE_SECONDS = 60.0
+"""Longest wait for the outcome of a released instance."""
+
+
+class NotInQuarantine(UsageError):
+    """No file in quarantine has this name: `voxelnode quarantine list` shows all names."""
+
+
+class NotReleased(UsageError):
+    """A file cannot be released; the message gives the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantinedFile:
+    """A file in quarantine; `reason` is the kind of its conflict, or the event that set it aside.
+
+    The UIDs are those of its row; they are None if no row names the file.
+    """
+
+    name: str
+    bytes: int
+    modified_at: dt.datetime
+    reason: str
+    detail: str
+    study_instance_uid: str | None = None
+    series_instance_uid: str | None = None
+    sop_instance_uid: str | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExaminedFile:
+    """What a file in quarantine turns out to be, beside the file that is current under its SOP Instance UID.
+
+    Attributes
+    ----------
+    problem : str or None
+        Why it cannot be released, or None.
+    current_sha256 : str or None
+        Digest of the current instance with its UID; None if there is none.
+    """
+
+    file: QuarantinedFile
+    path: Path
+    problem: str | None
+    sha256: str | None = None
+    sop_instance_uid: str | None = None
+    series_instance_uid: str | None = None
+    study_instance_uid: str | None = None
+    current_sha256: str | None = None
+
+
+def quarantined(root: Path, index: ReadIndex) -> list[QuarantinedFile]:
+    """Return the files in quarantine, by name."""
+    reasons = _reasons(index)
+    files = []
+    with os.scandir(root / FOLDER) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # removed meanwhile
+                stat = entry.stat()
+                row = reasons.get(f"{FOLDER}/{entry.name}", _NOT_NAMED)
+                modified_at = dt.datetime.fromtimestamp(stat.st_mtime, dt.UTC)
+                files.append(QuarantinedFile(entry.name, stat.st_size, modified_at, **row))
+    return sorted(files, key=lambda file: file.name)
+
+
+_NOT_NAMED: Mapping[str, Any] = {
+    "reason": "file-unknown",
+    "detail": "found without a row, and no DICOM file that can be indexed",
+}
+
+
+def _reasons(index: ReadIndex) -> dict[str, dict[str, Any]]:
+    """Return why each file is in quarantine, by key."""
+    reasons = {
+        str(event["detail"]).rpartition(": ")[2]: {"reason": event["kind"], "detail": event["detail"]}
+        for event in index.events.set_aside()
+    }
+    return reasons | {row.pop("key"): row for row in index.conflicts.in_quarantine()}
+
+
+def quarantined_file(root: Path, index: ReadIndex, name: str) -> QuarantinedFile:
+    """Return one file in quarantine.
+
+    Raises
+    ------
+    NotInQuarantine
+    """
+    for file in quarantined(root, index):
+        if file.name == name:
+            return file
+    raise NotInQuarantine
+
+
+def examined(root: Path, index: ReadIndex, name: str) -> ExaminedFile:
+    """Read a file in quarantine, and compare it with the current instance.
+
+    Raises
+    ------
+    NotInQuarantine
+    OSError
+        It cannot be read now.
+    """
+    file = quarantined_file(root, index, name)
+    path = root / FOLDER / name
+    try:
+        attributes, stored = _read(root, name)
+    except NotReleased as error:
+        return ExaminedFile(file, path, str(error))
+    current = index.instances.current(attributes.sop_instance_uid)
+    return ExaminedFile(
+        file,
+        path,
+        None,
+        stored.sha256,
+        attributes.sop_instance_uid,
+        attributes.series_instance_uid,
+        attributes.study_instance_uid,
+        current.sha256 if current is not None else None,
+    )
+
+
+def _read(root: Path, name: str) -> tuple[InstanceAttributes, StoredFile]:
+    try:
+        return stored_instance(root, f"{FOLDER}/{name}", dt.datetime.now(dt.UTC))
+    except (NotUnderstood, HeaderCut, InvalidDicomError, AttributeError, ValueError, EOFError) as error:
+        raise NotReleased(f"{name} is no DICOM file that can be indexed ({type(error).__name__})") from error
+
+
+class Quarantine:
+    """Release and purge files of one root.
+
+    Parameters
+    ----------
+    ingest : Ingest
+        Of that root.
+    audit : Audit
+    """
+
+    def __init__(self, ingest: Ingest, audit: Audit) -> None:
+        self._archive, self._index, self._ingest, self._audit = ingest.archive, ingest.index, ingest, audit
+
+    def release(self, name: str, who: str, *, replace: bool = False) -> dict[str, Any]:
+        """Take an instance back into the archive.
+
+        Parameters
+        ----------
+        replace : bool
+            If other bytes are current under its SOP Instance UID, let it take their place; they go to quarantine.
+
+        Raises
+        ------
+        NotInQuarantine
+        NotReleased
+            It is no DICOM file, or another version is current.
+        """
+        self._require(name)
+        attributes, file = _read(self._archive.root, name)
+        uid = attributes.sop_instance_uid
+        subject = {"name": name, "study_instance_uid": attributes.study_instance_uid, "sop_instance_uid": uid}
+        current = self._index.instances.current(uid)
+        is_kept = current is not None and self._is_whole(current.key, current.sha256)
+        if current is not None and is_kept and current.sha256 != file.sha256 and not replace:
+            raise NotReleased(
+                f"another version of {uid} is current: compare the two, and use --replace to make this one current"
+            )
+        self._tell(Action.UPDATE, who, subject, "ordered: release from quarantine")
+        if not is_kept or (current is not None and current.sha256 != file.sha256):
+            outcome = self._taken(attributes, file, "replace" if replace else "never")
+            if outcome not in (Outcome.STORED, Outcome.REPLACED):
+                raise NotReleased(f"{uid} is current in another series; delete that instance first")
+        self._remove(name, "quarantine-released")
+        self._tell(Action.UPDATE, who, subject, "done")
+        return {"released": name, "sop_instance_uid": uid}
+
+    def purge(self, name: str, who: str) -> dict[str, Any]:
+        """Delete a file in quarantine permanently.
+
+        Raises
+        ------
+        NotInQuarantine
+        AuditFailed
+            Nothing was deleted.
+        """
+        self._require(name)
+        with self._index.reading() as view:
+            file = quarantined_file(self._archive.root, view, name)
+        subject = {
+            "name": name,
+            "study_instance_uid": file.study_instance_uid,
+            "sop_instance_uid": file.sop_instance_uid,
+        }
+        self._tell(Action.DELETE, who, subject, "ordered: purge from quarantine")
+        self._remove(name, "quarantine-purged")
+        self._tell(Action.DELETE, who, subject, "done")
+        return {"purged": name}
+
+    def _require(self, name: str) -> None:
+        if name not in os.listdir(self._archive.root / FOLDER):
+            raise NotInQuarantine
+
+    def _is_whole(self, key: str, sha256: str) -> bool:
+        path = self._archive.path(key)
+        if not path.exists():
+            return False
+        return problem_with(path, data_set_offset(path) or 0, None, sha256) is None
+
+    def _taken(self, attributes: InstanceAttributes, file: StoredFile, policy: Any) -> Outcome:
+        """Take the bytes in as an instance that arrives."""
+        announced = Announced(attributes.sop_class_uid, attributes.sop_instance_uid, file.transfer_syntax_uid)
+        origin = Origin("recovered", calling_ae_title=file.calling_ae_title)
+        arrival = self._ingest.begin(announced, origin, policy)
+        outcome: Future[Outcome] = Future()
+        try:
+            with self._archive.path(file.key).open("rb", buffering=0) as source:
+                source.seek(file.data_set_offset)
+                while piece := source.read(PIECE_BYTES):
+                    arrival.write(piece)
+            arrival.finish(outcome)
+        finally:
+            arrival.abandon()
+        try:
+            return outcome.result(RELEASE_SECONDS)
+        except TimeoutError:
+            raise OutOfResources("the index is behind: the file stays in quarantine; release it again later") from None
+
+    def _remove(self, name: str, kind: Any) -> None:
+        key = f"{FOLDER}/{name}"
+        self._archive.remove(key)
+        self._archive.sync_folder(self._archive.root / FOLDER)
+        self._index.instances.record_removed_from_quarantine(key, kind, self._ingest.now())
+
+    def _tell(self, action: Action, who: str, subject: Mapping[str, Any], detail: str) -> None:
+        participants = [Participant(who, APPLICATION, is_requestor=True)]
+        self._audit.require(
+            AuditMessage(AuditEvent.INSTANCES_ACCESSED, action, Result.SUCCESS, participants, [subject], detail)
+        )
