@@ -195,6 +195,21 @@ class Archive:
         os.rename(self.path(key), self.path(self.quarantine_key(key)))
         self.sync_folder(self._quarantine)
 
+    def take_back(self, name: str) -> str:
+        """Move a file from quarantine into the archive, durably; return its key.
+
+        Raises
+        ------
+        OutOfResources
+            The disk is full or fails.
+        """
+        key = self.new_key()
+        with self.intake.refusing():
+            os.rename(self._quarantine / name, self.path(key))
+        self.sync([key])
+        self.sync_folder(self._quarantine)
+        return key
+
     def quarantine_copy(self, path: Path) -> str:
         """Copy a damaged file to quarantine for a person to examine; return the key of the copy."""
         key = f"quarantine/{uuid.uuid4().hex}{path.suffix}"

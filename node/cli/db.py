@@ -94,6 +94,7 @@ def rebuild(config: ConfigFile = None, root: Root = None, json: Json = False) ->
                 "from_journal": replayed.applied,
                 "damaged_in_journal": replayed.damaged,
                 "quarantined": recovered.quarantined,
+                "from_quarantine": done.taken_back,
                 "taken_over": salvaged.rows,
                 "not_read": salvaged.unread,
                 "altered": salvaged.altered,
@@ -114,6 +115,8 @@ def _print_rebuilt(done: Rebuilt) -> None:
     )
     if replayed.damaged:
         print(f"{replayed.damaged} records of the journal cannot be read: their segment was copied to quarantine")
+    if done.taken_back:
+        print(f"{len(done.taken_back)} instances were only in quarantine, and are in the archive again")
     if done.previous_index is None:
         print("there was no previous index: deletions, merged patients, accounts, senders and revisions are not known")
     else:

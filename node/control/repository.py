@@ -34,7 +34,7 @@ from node.lifecycle.journal import JOURNAL_FOLDER
 from node.metrics import Metrics
 from node.receive.apply import Applier, Replayed, applied_of
 from node.receive.ingest import Ingest
-from node.receive.quarantine import Quarantine
+from node.receive.quarantine import Quarantine, take_back
 from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import Recovered, mark_all_missing, record_quarantined, recover
 from node.settings.model import Settings
@@ -130,7 +130,9 @@ class Repository:
         self.recovered = recover(self.archive, self.index, quiet_seconds, dt.datetime.now(dt.UTC), marked)
         if previous is not None:
             self.index.salvage.finish(previous, lambda path: (root / path).is_file())
+        self.taken_back: list[str] = []
         if new_index:
+            self.taken_back = take_back(self.archive, self.index, quiet_seconds, dt.datetime.now(dt.UTC))
             record_quarantined(self.archive, self.index, dt.datetime.now(dt.UTC))
         self.applier.checkpoint()
         self.applier.start()
@@ -323,13 +325,15 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool, force: 
 class Rebuilt:
     """A new index: where the previous one is, and what came from it, from the journal and from the files.
 
-    `unread` are the keys of files that cannot be read now: they stay where they are, and the index lacks them.
+    `taken_back` are the names of files that were in quarantine and are the only ones of their instances; `unread` the
+    keys of files that cannot be read now: they stay where they are, and the index lacks them.
     """
 
     previous_index: Path | None
     salvaged: Salvaged
     replayed: Replayed
     recovered: Recovered
+    taken_back: list[str]
     unread: list[str]
 
 
@@ -361,7 +365,7 @@ def rebuild_index(settings: Settings) -> Rebuilt:
             for folder in repository.archive.folders()
             for key in repository.index.instances.unknown_keys(repository.archive.keys(folder))
         ]
-        return Rebuilt(previous, salvaged, repository.replayed, repository.recovered, unread)
+        return Rebuilt(previous, salvaged, repository.replayed, repository.recovered, repository.taken_back, unread)
 
 
 def _set_aside(root: Path) -> Path | None:

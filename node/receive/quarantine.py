@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,15 +18,18 @@ from typing import Any
 
 from pydicom.errors import InvalidDicomError
 
+from node.archive.filesystem import Archive
 from node.archive.intact import data_set_offset, problem_with
 from node.audit import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.attributes import InstanceAttributes
 from node.dicom.header import HeaderCut
 from node.errors import NotUnderstood, OutOfResources, UsageError
+from node.index.database import Index
+from node.index.instances import NotIndexable
 from node.index.read import ReadIndex
 from node.index.records import Outcome, StoredFile
 from node.receive.ingest import Announced, Ingest, Origin
-from node.receive.recovery import stored_instance
+from node.receive.recovery import adopt, stored_instance
 
 FOLDER = "quarantine"
 PIECE_BYTES = 1 << 20
@@ -157,6 +160,32 @@ def _read(root: Path, name: str) -> tuple[InstanceAttributes, StoredFile]:
         return stored_instance(root, f"{FOLDER}/{name}", dt.datetime.now(dt.UTC))
     except (NotUnderstood, HeaderCut, InvalidDicomError, AttributeError, ValueError, EOFError) as error:
         raise NotReleased(f"{name} is no DICOM file that can be indexed ({type(error).__name__})") from error
+
+
+def take_back(archive: Archive, index: Index, quiet_seconds: Callable[[str], float], now: dt.datetime) -> list[str]:
+    """Index the files in quarantine that no row names and whose instance has no other file; return their names.
+
+    For an index that was rebuilt: the only copy of an instance may have been set aside for the word of a row that is
+    gone. If the process dies after a move, the next start finds the file in the archive.
+    """
+    taken = []
+    for path in sorted((archive.root / FOLDER).glob("*.dcm")):
+        if index.instances.named_keys([f"{FOLDER}/{path.name}"]):
+            continue
+        try:
+            attributes, _ = _read(archive.root, path.name)
+        except (NotReleased, OSError):
+            continue
+        if index.instances.current(attributes.sop_instance_uid) is None:
+            key = archive.take_back(path.name)
+            try:
+                adopt(archive, index, [key], quiet_seconds, now)
+            except NotIndexable:  # that may be why it was set aside
+                archive.quarantine(key)
+                continue
+            index.instances.record_removed_from_quarantine(f"{FOLDER}/{path.name}", "quarantine-released", now)
+            taken.append(path.name)
+    return taken
 
 
 class Quarantine:

@@ -206,7 +206,7 @@ def test_the_index_is_rebuilt_from_the_files_alone(settings: Settings, filled: P
     elif harm == "damaged":
         (filled / "index.sqlite").write_bytes(b"no database" * 1000)
     rebuilt = rebuild_index(settings)
-    assert rebuilt.unread == []
+    assert (rebuilt.taken_back, rebuilt.unread) == ([], [])
     assert (rebuilt.replayed.applied, rebuilt.recovered.adopted) == (0, len(before))
     assert (rebuilt.previous_index is None) == (harm == "deleted")
     assert images(filled) == before
