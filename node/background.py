@@ -1,9 +1,11 @@
-"""Background services: threads that sleep until there is work."""
+"""Background services: threads that sleep until there is work, and that no error ends."""
 
 from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import suppress
 from math import inf
 from time import monotonic
 
@@ -14,22 +16,97 @@ from node.child_process import type_and_location
 log = structlog.get_logger()
 
 PAUSE_SECONDS = 1.0
-"""Pause after a failed step; doubles with each further failure."""
+"""Pause after a failure; doubles with each further failure."""
 
 MAX_PAUSE_SECONDS = 30.0
+
+TROUBLE_FAILURES = 3
+"""Failures in a row after which a thread is in trouble: one may have been an accident."""
+
+
+class SupervisedThread:
+    """A long-lived thread: a function that is called again after a pause if it raises, until it returns.
+
+    Parameters
+    ----------
+    name : str
+        Name of the thread, in the log, in ``/readyz`` and in ``/metrics``.
+    run : callable
+        Returns when it is to end.
+    stopping : Event or None
+        Ends the pauses.
+    """
+
+    def __init__(self, name: str, run: Callable[[], None], stopping: threading.Event | None = None) -> None:
+        self.name = name
+        self.failures = 0
+        self._run, self._stopping = run, stopping or threading.Event()
+        self._in_a_row = 0
+        self._last_failure = ""
+        self._was_started = False
+        self._thread = threading.Thread(target=self._supervise, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+        self._was_started = True
+
+    def join(self, seconds: float | None = None) -> None:
+        """Wait for the end of the thread, if it was started."""
+        if self._was_started:
+            self._thread.join(seconds)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread is running."""
+        return self._thread.is_alive()
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with the thread, to be read after its name; None if nothing is."""
+        if not self.is_alive:
+            return "has stopped: see the log"
+        if self._in_a_row < TROUBLE_FAILURES:
+            return None
+        return f"has failed {self._in_a_row} times in a row and tries again: {self._last_failure}"
+
+    def failed(self, error: Exception) -> None:
+        """Log a failure with its location (repetitions are not), and pause."""
+        self.failures += 1
+        self._in_a_row += 1
+        failure = type_and_location(error)
+        if failure != self._last_failure:
+            self._last_failure = failure
+            with suppress(Exception):  # such as no memory; the thread goes on
+                log.exception("service_failed", service=self.name, reason=failure)
+        self._stopping.wait(min(PAUSE_SECONDS * 2.0 ** min(self._in_a_row - 1, 10), MAX_PAUSE_SECONDS))
+
+    def recovered(self) -> None:
+        """Note that the thread works."""
+        if self._in_a_row:
+            log.info("service_recovered", service=self.name, failed=self._in_a_row)
+        self._in_a_row, self._last_failure = 0, ""
+
+    def _supervise(self) -> None:
+        while True:
+            try:
+                self._run()
+            except Exception as error:
+                self.failed(error)
+            else:
+                return
 
 
 class BackgroundService(ABC):
     """A thread that calls `step` whenever it is due, from `start` until `stop`.
 
     The thread sleeps until the time that the last step requested, or until `wake` requests an earlier one; it does not
-    poll. An exception ends a step, never the service: it is logged with its location (repetitions are not), and the
-    next step follows after a pause.
+    poll. An exception ends a step, never the service (`SupervisedThread`), and the next step follows after a pause.
 
     Parameters
     ----------
     name : str
-        Name of the thread, in the log and in ``/readyz``.
+        Name of the thread.
     """
 
     def __init__(self, name: str) -> None:
@@ -38,9 +115,7 @@ class BackgroundService(ABC):
         self._stopping = threading.Event()
         self._rescheduled = threading.Condition()
         self._due_at = 0.0
-        self._failures = 0
-        self._last_failure = ""
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = SupervisedThread(name, self._run, self._stopping)
 
     @abstractmethod
     def step(self) -> float | None:
@@ -79,22 +154,29 @@ class BackgroundService(ABC):
     def stop(self, seconds: float | None = None) -> None:
         """Prevent further steps, and wait at most `seconds` for the one under way."""
         self.begin_stop()
-        if self._thread.is_alive():
-            self._thread.join(seconds)
+        self._thread.join(seconds)
 
     @property
     def is_alive(self) -> bool:
         """Whether the thread is running."""
-        return self._thread.is_alive()
+        return self._thread.is_alive
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with the service, to be read after its name; None if nothing is."""
+        return self._thread.trouble
+
+    @property
+    def failures(self) -> int:
+        """How many steps have failed."""
+        return self._thread.failures
 
     def _run(self) -> None:
-        try:
-            while self._wait():
-                seconds = self._checked_step()
-                if seconds is not None:
-                    self.wake(seconds)
-        finally:
-            self._close()
+        while self._wait():
+            seconds = self._checked_step()
+            if seconds is not None:
+                self.wake(seconds)
+        self._close()
 
     def _wait(self) -> bool:
         """Sleep until the next step is due; return False once the service stops."""
@@ -109,17 +191,7 @@ class BackgroundService(ABC):
         try:
             seconds = self.step()
         except Exception as error:
-            self._note_failure(error)
-            self._stopping.wait(min(PAUSE_SECONDS * 2.0 ** min(self._failures - 1, 10), MAX_PAUSE_SECONDS))
+            self._thread.failed(error)
             return 0.0
-        if self._failures:
-            log.info("service_recovered", service=self.name, failed=self._failures)
-        self._failures, self._last_failure = 0, ""
+        self._thread.recovered()
         return seconds
-
-    def _note_failure(self, error: Exception) -> None:
-        self._failures += 1
-        failure = type_and_location(error)
-        if failure != self._last_failure:
-            log.exception("service_failed", service=self.name, reason=failure)
-            self._last_failure = failure

@@ -8,12 +8,15 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 LIVE_FILE = "status.json"
 """File in the root of a running node with its recent counters, for other processes."""
@@ -99,6 +102,9 @@ class Metrics:
             ["hook", "outcome"],
         )
 
+        self.service_failures = _ServiceFailures()
+        self.registry.register(self.service_failures)
+
     def snapshot(self) -> dict[str, float]:
         """Return every sample by name, with labels as ``name{label=value}``; histograms without their buckets."""
         return {
@@ -113,9 +119,32 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-def write_counters(metrics: Metrics, root: Path) -> None:
-    """Write the counters to a file for `read_counters`; an error is ignored, since the node works without the file."""
-    content = {"at": dt.datetime.now(dt.UTC).isoformat(), "counters": metrics.snapshot()}
+class _ServiceFailures(Collector):
+    """Reads the counts of the services when it is asked; `counts` returns them by name."""
+
+    def __init__(self) -> None:
+        self.counts: Callable[[], Mapping[str, int]] = dict
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        family = CounterMetricFamily(
+            "voxelnode_service_failures",
+            "Failed steps of services, all of them tried again",
+            labels=["service"],
+        )
+        for service, count in self.counts().items():
+            family.add_metric([service], count)
+        yield family
+
+
+def write_counters(metrics: Metrics, root: Path, reasons: Mapping[str, str]) -> None:
+    """Write the counters to a file for `read_counters`; an error is ignored, since the node works without the file.
+
+    Parameters
+    ----------
+    reasons : mapping of str to str
+        Why the node is not ready, by part.
+    """
+    content = {"at": dt.datetime.now(dt.UTC).isoformat(), "reasons": dict(reasons), "counters": metrics.snapshot()}
     part = root / f"{LIVE_FILE}.part"
     with suppress(OSError):
         part.write_text(json.dumps(content), encoding="utf-8")
@@ -133,11 +162,12 @@ def read_counters(root: Path) -> dict[str, Any] | None:
     Returns
     -------
     dict or None
-        ``age_seconds`` and ``counters``, by the names of `Metrics.snapshot`.
+        ``age_seconds``, ``reasons`` and ``counters``, by the names of `Metrics.snapshot`.
     """
     try:
         content = json.loads((root / LIVE_FILE).read_bytes())
         age = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(content["at"])
-        return {"age_seconds": round(age.total_seconds(), 1), "counters": content["counters"]}
+        seconds = round(age.total_seconds(), 1)
+        return {"age_seconds": seconds, "reasons": content["reasons"], "counters": content["counters"]}
     except (OSError, ValueError, KeyError, TypeError):
         return None

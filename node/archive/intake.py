@@ -1,4 +1,4 @@
-"""Intake: instances are accepted while the disk has free space and no sync has failed."""
+"""Intake: instances are accepted while the disk has room, no sync has failed, and the root is still the same."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import errno
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 
 import structlog
 
@@ -24,6 +25,26 @@ STOPPED_FILE = "intake-stopped.json"
 RESUME_FACTOR = 1.1
 """Hysteresis: after a refusal for lack of space, a tenth more than the limit must be free."""
 
+MIN_FREE_BYTES = 1 << 20
+"""Reserve of a configuration without one: with less, nothing can be written, whatever is preallocated."""
+
+MIN_FREE_INODES = 32
+
+SHORTAGE_SECONDS = 30.0
+"""For so long after an error for lack of room the node is not ready, also if the disk seems to have room: a quota."""
+
+
+def free_bytes_of(folder: Path) -> int:
+    """Return the bytes that this process may still write to the disk of a folder."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
+
+
+def free_inodes_of(folder: Path) -> int | None:
+    """Return how many files may still be created; None if the file system has no such limit."""
+    disk = os.statvfs(folder)
+    return disk.f_favail if disk.f_files else None
+
 
 class Intake:
     """The state of one root, checked before anything is accepted. Thread-safe.
@@ -32,31 +53,51 @@ class Intake:
     ----------
     root : Path
     reserve_bytes : int
-        Free space below which instances are refused.
+        Free space below which instances are refused; at least `MIN_FREE_BYTES`.
     low_bytes : int
         Free space below which new associations are refused, so that open ones can finish; at least the reserve.
     """
 
     def __init__(self, root: Path, reserve_bytes: int = 0, low_bytes: int = 0) -> None:
-        self._root, self._reserve_bytes, self._low_bytes = root, reserve_bytes, max(low_bytes, reserve_bytes)
+        self._root, self._reserve_bytes = root, max(reserve_bytes, MIN_FREE_BYTES)
+        self._low_bytes = max(low_bytes, self._reserve_bytes)
         self._full = self._low = False
         self._lock = threading.Lock()
         self._stopped: str | None = None
+        self._shortage = ""
+        self._short_until = 0.0
+        self._watched: dict[Path, tuple[int, int]] = {}
         (root / STOPPED_FILE).unlink(missing_ok=True)
+
+    def watch(self, paths: Iterable[Path]) -> None:
+        """Stop intake once one of these files or folders is removed or replaced.
+
+        The node would go on with the file that it has open, whose name leads elsewhere: what it acknowledges would be
+        lost, or another node could start on the same root.
+        """
+        self._watched = {path: _identity(path) for path in paths}
 
     @property
     def stopped(self) -> str | None:
         """The reason why intake is stopped until the node restarts, or None while it is open."""
+        self._look()
         return self._stopped
 
+    @property
+    def shortage(self) -> str | None:
+        """What was lacking in the last `SHORTAGE_SECONDS`, or None."""
+        return self._shortage if monotonic() < self._short_until else None
+
     def free_bytes(self) -> int:
-        """Return the bytes that this process may still write to the disk of the root."""
-        disk = os.statvfs(self._root)
-        return disk.f_bavail * disk.f_frsize
+        """Return the bytes that this process may still write to the disk of the root; 0 if the root is gone."""
+        try:
+            return free_bytes_of(self._root)
+        except FileNotFoundError:
+            return 0
 
     def has_room(self) -> bool:
-        """Return whether the disk works and has more free space than the reserve."""
-        return self._stopped is None and self.free_bytes() >= self._reserve_bytes
+        """Return whether the disk works and has more room than the reserve."""
+        return self.stopped is None and self._lack(self._reserve_bytes, 1.0) is None
 
     def require(self) -> None:
         """Raise unless an instance may be accepted.
@@ -64,15 +105,13 @@ class Intake:
         Raises
         ------
         OutOfResources
-            The free space is down to the reserve, or intake has stopped.
+            The free space is down to the reserve, no file can be created, or intake has stopped.
         """
         self.require_sound()
-        free = self.free_bytes()
-        self._full = free < self._reserve_bytes * (RESUME_FACTOR if self._full else 1)
-        if self._full:
-            raise OutOfResources(
-                f"{free} bytes free, {self._reserve_bytes} are kept in reserve ([storage] reserve_bytes)"
-            )
+        lack = self._lack(self._reserve_bytes, RESUME_FACTOR if self._full else 1.0)
+        self._full = lack is not None
+        if lack is not None:
+            raise OutOfResources(f"{lack}, {self._reserve_bytes} bytes are kept in reserve ([storage] reserve_bytes)")
 
     def require_sound(self) -> None:
         """Raise if a sync has failed: after the first failure, a later success would prove nothing.
@@ -82,18 +121,42 @@ class Intake:
         OutOfResources
             Intake has stopped.
         """
-        if self._stopped is not None:
+        if self.stopped is not None:
             raise OutOfResources(f"intake has stopped: {self._stopped}")
 
     def refusal(self) -> str | None:
         """Return the reason to refuse a new association, or None to accept it."""
-        if self._stopped is not None:
-            return f"intake has stopped: {self._stopped}; check the disk, then restart the node"
-        free = self.free_bytes()
-        self._low = free < self._low_bytes * (RESUME_FACTOR if self._low else 1)
-        if not self._low:
+        if self.stopped is not None:
+            return f"intake has stopped: {self._stopped}; check the disk and the folder, then restart the node"
+        lack = self._lack(self._low_bytes, RESUME_FACTOR if self._low else 1.0)
+        self._low = lack is not None
+        if lack is None:
             return None
-        return f"{free} bytes free, but {self._low_bytes} are required (twice [storage] reserve_bytes): free space"
+        return f"{lack}, but {self._low_bytes} bytes are required (twice [storage] reserve_bytes): free space"
+
+    def _lack(self, required_bytes: int, factor: float) -> str | None:
+        """Return how little room is left, or None if it is enough."""
+        if (free := self.free_bytes()) < required_bytes * factor:
+            return f"{free} bytes free"
+        inodes = free_inodes_of(self._root)
+        if inodes is not None and inodes < MIN_FREE_INODES * factor:
+            return f"{inodes} inodes free"
+        return None
+
+    def _look(self) -> None:
+        """Stop intake if something that is watched is no longer what it was."""
+        if self._stopped is not None:
+            return
+        for path, identity in self._watched.items():
+            try:
+                what = "replaced" if _identity(path) != identity else None
+            except (FileNotFoundError, NotADirectoryError):
+                what = "removed"
+            except OSError:  # it says nothing about the file
+                continue
+            if what is not None:
+                self.stop(f"{path} was {what} while the node was running")
+                return
 
     @contextmanager
     def refusing(self) -> Iterator[None]:
@@ -106,7 +169,9 @@ class Intake:
     def failed(self, error: OSError) -> OutOfResources:
         """Return the refusal for a disk error; any error but lack of space stops intake."""
         name = errno.errorcode.get(error.errno or 0, "EUNKNOWN")
-        if error.errno not in NO_ROOM:
+        if error.errno in NO_ROOM:
+            self._shortage, self._short_until = f"{name}: {error.strerror}", monotonic() + SHORTAGE_SECONDS
+        else:
             self.stop(f"disk: {name}: {error.strerror}")
         return OutOfResources(f"archive: {name}: {error.strerror}")
 
@@ -124,7 +189,14 @@ class Intake:
             self._stopped = reason
         log.error("intake_stopped", reason=reason)
         try:
+            if self._root in self._watched and _identity(self._root) != self._watched[self._root]:
+                return  # another root by now
             state = {"reason": reason, "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds")}
             (self._root / STOPPED_FILE).write_text(json.dumps(state), encoding="utf-8")
         except OSError:
             log.warning("intake_stopped_not_noted")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino

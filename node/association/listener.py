@@ -35,6 +35,7 @@ from node.association.services.stored import Transcoder
 from node.association.tls import tls_context
 from node.association.transport import Transport
 from node.audit import Audit
+from node.background import SupervisedThread
 from node.conversion.decoder import Decoder
 from node.dicom import command
 from node.errors import UsageError
@@ -105,7 +106,7 @@ class Listener:
         self.admission = Admission(settings.dicom, settings.peers, metrics, ingest.refusal, on_refusal)
         self.tls: ssl.SSLContext | None = tls_context(settings.dicom)
         self._socket: socket.socket | None = None
-        self._thread: threading.Thread | None = None
+        self.thread: SupervisedThread | None = None
 
     def start(self) -> tuple[str, int]:
         """Bind and accept; return address and port. With port 0 the kernel chooses the port.
@@ -123,8 +124,8 @@ class Listener:
                 f"cannot listen on {address[0]} port {address[1]}: {error.strerror or error}; "
                 "set [dicom] host and port to an address of this machine that is free"
             ) from error
-        self._thread = threading.Thread(target=self._accept, args=[listening], name="dicom-accept", daemon=True)
-        self._thread.start()
+        self.thread = SupervisedThread("dicom-accept", partial(self._accept, listening))
+        self.thread.start()
         self.committer.start()
         host, port = listening.getsockname()[:2]
         return str(host), int(port)
@@ -132,7 +133,7 @@ class Listener:
     @property
     def is_listening(self) -> bool:
         """Whether the listener accepts connections."""
-        return self._socket is not None and self._thread is not None and self._thread.is_alive()
+        return self._socket is not None and self.thread is not None and self.thread.is_alive
 
     def drain(self, seconds: float) -> None:
         """Stop accepting, let each association finish its current instance, and return when none is left.
@@ -157,8 +158,8 @@ class Listener:
         if listening is None:
             return
         listening.shutdown(socket.SHUT_RDWR)  # wakes the thread
-        if self._thread is not None:
-            self._thread.join()
+        if self.thread is not None:
+            self.thread.join()
         listening.close()
 
     def _accept(self, listening: socket.socket) -> None:

@@ -34,6 +34,7 @@ from urllib.parse import quote, unquote
 
 import structlog
 
+from node.background import SupervisedThread
 from node.errors import UsageError, VoxelnodeError
 
 log = structlog.get_logger()
@@ -76,7 +77,7 @@ class ControlServer:
     def __init__(self, root: Path, actions: Mapping[str, Action]) -> None:
         self._root, self._actions = root.absolute(), actions
         self._server: _Server | None = None
-        self._thread: threading.Thread | None = None
+        self.thread: SupervisedThread | None = None
 
     def start(self) -> None:
         """Start listening. If the file system does not support sockets, the node runs without commands."""
@@ -91,21 +92,16 @@ class ControlServer:
         except OSError as error:
             log.error("control_socket_failed", path=str(self._root / SOCKET_NAME), error=error.strerror or str(error))
             return
-        self._thread = threading.Thread(target=self._server.serve_forever, name="control", daemon=True)
-        self._thread.start()
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether requests are accepted; also true if the file system does not support sockets."""
-        return self._thread is None or self._thread.is_alive()
+        self.thread = SupervisedThread("control", self._server.serve_forever)
+        self.thread.start()
 
     def stop(self) -> None:
         """Stop accepting requests, refuse those that wait, and return once the one under way is answered."""
-        if self._server is None or self._thread is None:
+        if self._server is None or self.thread is None:
             return
         (self._root / SOCKET_NAME).unlink(missing_ok=True)
         self._server.stop()
-        self._thread.join()
+        self.thread.join()
         self._server = None
 
 

@@ -19,7 +19,7 @@ from node.association.client.association import Address
 from node.association.client.find import FindFailed, find_instance_count
 from node.association.listener import Listener
 from node.audit import APPLICATION, SOURCE, Action, AuditEvent, AuditMessage, Participant, Result
-from node.background import BackgroundService
+from node.background import BackgroundService, SupervisedThread
 from node.control.control_socket import ControlServer
 from node.control.repository import Repository
 from node.conversion.confirm_counts import Confirmer
@@ -32,6 +32,7 @@ from node.lifecycle.retention import Retention
 from node.lifecycle.scrub import Scrub
 from node.metrics import remove_counters, write_counters
 from node.notify.notifier import Notifier, channel_of
+from node.receive.readiness import reasons_not_ready
 from node.receive.refusals import Rejections
 from node.settings.model import Settings, Web
 
@@ -64,6 +65,7 @@ class Node:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._ended: list[str] = []
+        self._reasons: dict[str, str] = {}
         # First, so that a misconfigured hook is reported before the root is opened.
         channels = {name: channel_of(name, hook) for name, hook in settings.hooks.items()}
         repository = self._repository = Repository(settings)
@@ -78,6 +80,7 @@ class Node:
         self._control = ControlServer(settings.storage.root, repository.actions)
         self._notifier = Notifier(settings.hooks, channels, index, metrics, audit, settings.dicom.ae_title)
         self._web = self._web_server(settings)
+        metrics.service_failures.counts = lambda: {name: part.failures for name, part in self._supervised().items()}
 
     def start(self) -> Endpoints:
         """Start every service; return the addresses of the listeners."""
@@ -102,15 +105,15 @@ class Node:
 
         `notify_alive` is called at the same interval while every part of the node is alive; dead parts are logged.
         """
-        write_counters(self._repository.metrics, self._repository.archive.root)
+        self._publish()
         while not stop.wait(PUBLISH_SECONDS):
-            ended = [name for name, is_alive in self._parts().items() if not is_alive()]
+            ended = [name for name, is_alive in self._alive().items() if not is_alive()]
             if not ended:
                 notify_alive()
             elif ended != self._ended:
                 log.error("services_ended", detail=", ".join(ended))
             self._ended = ended
-            write_counters(self._repository.metrics, self._repository.archive.root)
+            self._publish()
 
     def stop(self, drain_seconds: float) -> None:
         """Stop accepting work, finish or hand back instances and conversions under way, and close the root."""
@@ -140,17 +143,40 @@ class Node:
             *self._optional,
         )
 
-    def _parts(self) -> dict[str, Callable[[], bool]]:
+    def _alive(self) -> dict[str, Callable[[], bool]]:
         """The liveness checks of all parts that must run, by name."""
         parts: dict[str, Callable[[], bool]] = {
-            "listener": lambda: self._listener.is_listening,
-            "index": lambda: self._repository.index.is_alive,
-            "control socket": lambda: self._control.is_alive,
+            name: partial(_is_alive, part) for name, part in self._supervised().items()
         }
-        parts |= {service.name: partial(_is_alive, service) for service in self.services}
+        parts["listener"] = lambda: self._listener.is_listening
         if self._settings.web.enabled:
             parts["web"] = lambda: self._web is not None and self._web.is_alive
         return parts
+
+    def _supervised(self) -> dict[str, SupervisedThread | BackgroundService]:
+        """Everything that runs until the node stops, by name."""
+        threads = {
+            "listener": self._listener.thread,
+            "index": self._repository.index.thread,
+            "control socket": self._control.thread,
+        }
+        running = {name: thread for name, thread in threads.items() if thread is not None}
+        return running | {service.name: service for service in self.services}
+
+    def _troubles(self) -> dict[str, Callable[[], str | None]]:
+        """What is wrong with each part, by name."""
+        troubles: dict[str, Callable[[], str | None]] = {
+            name: partial(_stopped, name, is_alive) for name, is_alive in self._alive().items()
+        }
+        return troubles | {name: partial(_trouble, name, part) for name, part in self._supervised().items()}
+
+    def _publish(self) -> None:
+        """Write for other processes what this one counts, and why it is not ready; intake stops if a file is gone."""
+        reasons = reasons_not_ready(self._repository.ingest, self._troubles())
+        if reasons.keys() != self._reasons.keys():
+            log.warning("not_ready" if reasons else "ready_again", detail="; ".join(reasons.values()))
+        self._reasons = reasons
+        write_counters(self._repository.metrics, self._repository.archive.root, reasons)
 
     def _web_server(self, settings: Settings) -> WebServer | None:
         if not settings.web.enabled:
@@ -168,7 +194,7 @@ class Node:
             repository.metrics,
             repository.audit,
             repository.actions,
-            parts={name: is_alive for name, is_alive in self._parts().items() if name != "index"},
+            parts=self._troubles(),
             on_refusal=self._rejections.record,
         )
         return WebServer(settings.web, application(services))
@@ -206,8 +232,16 @@ CONFIRM_SECONDS = 10.0
 """Longest wait for the answer of a sender asked for its number of instances."""
 
 
-def _is_alive(service: BackgroundService) -> bool:
-    return service.is_alive
+def _is_alive(part: SupervisedThread | BackgroundService) -> bool:
+    return part.is_alive
+
+
+def _stopped(name: str, is_alive: Callable[[], bool]) -> str | None:
+    return None if is_alive() else f"the {name} has stopped: see the log"
+
+
+def _trouble(name: str, part: SupervisedThread | BackgroundService) -> str | None:
+    return f"the {name} {part.trouble}" if part.trouble is not None else None
 
 
 def _optional_services(settings: Settings, repository: Repository) -> Iterator[BackgroundService]:

@@ -10,6 +10,7 @@ from typing import Protocol
 from pydicom.dataset import Dataset
 from sqlalchemy.exc import SQLAlchemyError
 
+from node.background import SupervisedThread
 from node.dicom.matching import Query
 from node.index.about import CLOSED, AboutRepository, about, set_about
 from node.index.accounts import AccountRepository
@@ -146,6 +147,11 @@ class Index:
     def commit_listeners(self) -> list[Callable[[], None]]:
         """Called after each commit that changed rows, on the thread of the writer: they must not wait and not raise."""
         return self._writer.commit_listeners
+
+    @property
+    def thread(self) -> SupervisedThread:
+        """The thread of the one writer."""
+        return self._writer.thread
 
     @property
     def is_alive(self) -> bool:

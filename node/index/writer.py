@@ -14,12 +14,14 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import Connection, Engine
 
+from node.background import SupervisedThread
 from node.errors import OutOfResources
 from node.metrics import Metrics
 
@@ -66,8 +68,9 @@ class IndexWriter:
         self._closed = False
         self._lock = threading.Lock()  # nothing is queued behind the end
         connection = engine.connect()
-        self._thread = threading.Thread(target=self._run, args=(connection,), name="index-writer", daemon=True)
-        self._thread.start()
+        self._has_ended = False
+        self.thread = SupervisedThread("index-writer", partial(self._run, connection))
+        self.thread.start()
 
     def run(self, work: Callable[[Connection], T], *, durable: bool = True) -> T:
         """Return the result of `work` after its writes are committed; an exception undoes its own writes only.
@@ -95,7 +98,7 @@ class IndexWriter:
     @property
     def is_alive(self) -> bool:
         """Whether queued work will be done."""
-        return self._thread.is_alive()
+        return self.thread.is_alive
 
     @property
     def failed(self) -> str | None:
@@ -107,31 +110,43 @@ class IndexWriter:
         with self._lock:
             self._closed = True
             self._queue.put(None)
-        self._thread.join()
+        self.thread.join()
 
     def _run(self, connection: Connection) -> None:
         try:
             self._work_until_closed(connection)
-        finally:  # however it ends: nobody waits for a writer that is gone
-            with self._lock:
-                self._closed = True
-            with suppress(queue.Empty):
-                while True:
-                    if (work := self._queue.get_nowait()) is not None:
-                        work.future.set_exception(OutOfResources("the index is closed"))
-            connection.close()
+        except Exception:  # called again
+            raise
+        except BaseException:
+            self._end(connection)
+            raise
+        self._end(connection)
+
+    def _end(self, connection: Connection) -> None:
+        """Let nobody wait for a writer that is gone."""
+        with self._lock:
+            self._closed = True
+        with suppress(queue.Empty):
+            while True:
+                if (work := self._queue.get_nowait()) is not None:
+                    work.future.set_exception(OutOfResources("the index is closed"))
+        connection.close()
 
     def _work_until_closed(self, connection: Connection) -> None:
-        stopping = False
-        while not stopping:
+        while not self._has_ended:
             taken = [self._queue.get()]
             with suppress(queue.Empty):
                 while len(taken) < MAX_BATCH:
                     taken.append(self._queue.get_nowait())
-            stopping = None in taken
+            self._has_ended = None in taken
             batch = [work for work in taken if work is not None]
-            if batch:
-                self._commit(connection, batch)
+            try:
+                if batch:
+                    self._commit(connection, batch)
+            finally:  # such as a listener that raises: nobody waits for ever
+                for work in batch:
+                    if not work.future.done():
+                        work.future.set_exception(OutOfResources("the index did not commit"))
 
     def _commit(self, connection: Connection, batch: list[_Work]) -> None:
         started, changes = perf_counter(), _changes(connection)

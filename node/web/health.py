@@ -5,10 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from node.web.services import Node, Services
-
-MAX_LAG_SECONDS = 60.0
-"""Longer than that, received instances are not found by queries and not converted: somebody should look."""
+from node.receive.readiness import reasons_not_ready
+from node.web.services import Node
 
 router = APIRouter(include_in_schema=False)
 
@@ -25,25 +23,5 @@ def readyz(node: Node) -> Response:
 
     No account is required: orchestrators have none, and the answer contains no secrets.
     """
-    reasons = {name: reason for name, reason in _reasons(node).items() if reason is not None}
+    reasons = reasons_not_ready(node.ingest, node.parts)
     return JSONResponse({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
-
-
-def _reasons(node: Services) -> dict[str, str | None]:
-    return {
-        "index": None if node.index.is_alive else "the writer of the index has stopped: restart the node",
-        "intake": node.ingest.refusal(),
-        "journal": _lag(node),
-        **{name: None if is_well() else f"the {name} has stopped: see the log" for name, is_well in node.parts.items()},
-    }
-
-
-def _lag(node: Services) -> str | None:
-    applier = node.ingest.applier
-    seconds = applier.lag_seconds
-    if seconds <= MAX_LAG_SECONDS:
-        return None
-    return (
-        f"{applier.lag} received instances have not been in the index for {seconds:.0f} s: they are safe in the "
-        "journal; look for a program that locks index.sqlite, for room on the disk, and at the log"
-    )

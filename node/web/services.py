@@ -32,8 +32,8 @@ class Services:
     actions: Mapping[str, Callable[..., Mapping[str, Any]]]
     verified: RecentlyVerified = field(default_factory=RecentlyVerified)
     decoder: Decoder = field(default_factory=Decoder)
-    parts: Mapping[str, Callable[[], bool]] = field(default_factory=dict)
-    """Other parts that must work for the node to be ready, by name."""
+    parts: Mapping[str, Callable[[], str | None]] = field(default_factory=dict)
+    """What is wrong with the other parts that must work for the node to be ready, by name; None: nothing."""
     on_refusal: Callable[[Refused], None] = lambda refused: None
     """Called with each refused instance (see `node.receive.refusals`)."""
 

@@ -13,6 +13,7 @@ from node.control.node import Node
 from node.conversion.scheduler import CLOCK_SECONDS
 from node.settings.model import Settings
 from node.systemd import ServiceManager
+from tests.protocol.conftest import Raw
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -74,6 +75,34 @@ class _Rounds(threading.Event):
     def wait(self, timeout: float | None = None) -> bool:
         self._left -= 1
         return self._left < 0
+
+
+def test_a_listener_whose_loop_raises_accepts_again_and_every_failure_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.background.PAUSE_SECONDS", 0.01)
+    node = Node(
+        Settings.model_validate({"dicom": {"port": 0}, "web": {"port": 0}, "storage": {"root": tmp_path / "root"}})
+    )
+    accept, raised = node._listener._accept, []
+
+    def failing(listening: socket.socket) -> None:
+        if len(raised) < 2:
+            raised.append(None)
+            raise MemoryError
+        accept(listening)
+
+    monkeypatch.setattr(node._listener, "_accept", failing)
+    address = node.start()
+    try:
+        with Raw(address.dicom).associate():
+            metrics = httpx2.get(f"{address.web}metrics", trust_env=False).text
+        assert 'voxelnode_service_failures_total{service="listener"} 2.0' in metrics
+        for name in ("index", "control socket", "worker", "apply"):
+            assert f'voxelnode_service_failures_total{{service="{name}"}} 0.0' in metrics
+        assert httpx2.get(f"{address.web}readyz", trust_env=False).json()["reasons"] == {}
+    finally:
+        node.stop(1)
 
 
 SERVICES = ["apply", "worker", "rejections", "commitments", "hook nobody", "retention", "confirmer"]

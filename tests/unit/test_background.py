@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from node import background
-from node.background import BackgroundService
+from node.background import BackgroundService, SupervisedThread
 
 DEADLINE_SECONDS = 20.0
 
@@ -167,3 +167,45 @@ def test_a_service_whose_thread_ends_is_not_alive(start: Start) -> None:
     service = start(SystemExit())
     service._thread.join(DEADLINE_SECONDS)
     assert not service.is_alive
+
+
+def test_a_service_that_fails_again_and_again_is_in_trouble_and_every_failure_counts(start: Start) -> None:
+    service = start(*[ValueError("Nemo^Captain")] * 3, 3600.0)
+    service.wait_for(4)
+    assert service.failures == 3
+    service._stopping.wait(0.05)
+    assert service.trouble is None
+    service = start(*[ValueError("Nemo^Captain")] * 1000)
+    service.wait_for(4)
+    assert service.is_alive
+    trouble = service.trouble or ""
+    assert "failed" in trouble
+    assert "ValueError at step" in trouble
+    assert "Nemo" not in trouble
+
+
+def test_a_thread_whose_function_raises_calls_it_again_until_it_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "PAUSE_SECONDS", 0.01)
+    outcomes: list[Exception | None] = [MemoryError(), OSError(11, "no thread"), None]
+
+    def run() -> None:
+        outcome = outcomes.pop(0)
+        if outcome is not None:
+            raise outcome
+
+    thread = SupervisedThread("listener", run)
+    thread.start()
+    thread.join(DEADLINE_SECONDS)
+    assert outcomes == []
+    assert thread.failures == 2
+    assert thread.trouble == "has stopped: see the log"
+
+
+def test_a_service_survives_a_log_that_cannot_be_written(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any, **values: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(background.log, "exception", full, raising=False)
+    service = start(ValueError(), None)
+    service.wait_for(2)
+    assert service.is_alive

@@ -31,7 +31,7 @@ def test_what_a_node_publishes_is_read_with_its_age(tmp_path: Path) -> None:
     assert read_counters(tmp_path) is None
     metrics = Metrics()
     metrics.rejections.labels(rule="associations").inc()
-    write_counters(metrics, tmp_path)
+    write_counters(metrics, tmp_path, {"intake": "full"})
     live = read_counters(tmp_path)
     assert live is not None
     assert live["counters"]["voxelnode_rejections_total{rule=associations}"] == 1
@@ -47,5 +47,5 @@ def test_a_file_that_is_no_publication_is_none(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_takes_nothing_does_not_stop_the_node(tmp_path: Path) -> None:
-    write_counters(Metrics(), tmp_path / "missing")
+    write_counters(Metrics(), tmp_path / "missing", {})
     assert read_counters(tmp_path / "missing") is None

@@ -13,9 +13,9 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from node.index.engine import FILE_NAME
+from node.receive import readiness
 from node.receive.apply import CATCH_UP_SECONDS
 from node.receive.ingest import Announced, Origin
-from node.web import health
 from tests import make
 from tests.integration.conftest import data_set_bytes
 from tests.web.conftest import Site, until
@@ -75,7 +75,9 @@ def test_a_node_is_ready_until_a_part_of_it_is_not(site: Site) -> None:
 
 
 def test_a_listener_that_has_gone_makes_a_node_not_ready(site: Site) -> None:
-    site.server._app.state.services = replace(site.services, parts={"listener": lambda: False, "worker": lambda: True})
+    site.server._app.state.services = replace(
+        site.services, parts={"listener": lambda: "it has stopped", "worker": lambda: None}
+    )
     answer = site.client().get("/readyz")
     assert answer.status_code == 503
     assert set(answer.json()["reasons"]) == {"listener"}
@@ -97,7 +99,7 @@ def test_monitoring_tells_an_index_that_lags_and_does_not_wait_for_it(
     with closing(sqlite3.connect(site.root / FILE_NAME, isolation_level=None)) as stranger:
         stranger.execute("BEGIN IMMEDIATE")
         receive(site)
-        monkeypatch.setattr(health, "MAX_LAG_SECONDS", 0.0)
+        monkeypatch.setattr(readiness, "MAX_LAG_SECONDS", 0.0)
         took = {}
         for path in ("/readyz", "/metrics", "/api/v1/status", "/status/numbers", "/badges", "/queue/rows"):
             answer = client.get(path)

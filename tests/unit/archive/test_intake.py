@@ -9,57 +9,60 @@ from pathlib import Path
 
 import pytest
 
-from node.archive.intake import STOPPED_FILE, Intake
+from node.archive import intake as intake_module
+from node.archive.intake import MIN_FREE_BYTES, MIN_FREE_INODES, STOPPED_FILE, Intake
 from node.errors import OutOfResources
+
+MB = 1 << 20
 
 
 @pytest.fixture
-def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Say how many bytes the disk has left."""
 
-    def set_free(count: int) -> None:
-        monkeypatch.setattr(Intake, "free_bytes", lambda self: count)
+    def set_free(count: float) -> None:
+        monkeypatch.setattr(Intake, "free_bytes", lambda self: int(count))
 
     return set_free
 
 
-def test_associations_are_refused_before_instances(tmp_path: Path, free: Callable[[int], None]) -> None:
-    intake = Intake(tmp_path, reserve_bytes=1000, low_bytes=2000)
-    free(2000)
+def test_associations_are_refused_before_instances(tmp_path: Path, free: Callable[[float], None]) -> None:
+    intake = Intake(tmp_path, reserve_bytes=10 * MB, low_bytes=20 * MB)
+    free(20 * MB)
     assert intake.refusal() is None
-    free(1999)
+    free(199 * MB // 10)
     assert "twice [storage] reserve_bytes" in (intake.refusal() or "")
     intake.require()
-    free(999)
+    free(99 * MB // 10)
     with pytest.raises(OutOfResources, match="reserve_bytes"):
         intake.require()
     assert not intake.has_room()
 
 
 def test_what_was_refused_comes_back_with_a_tenth_more_than_the_mark(
-    tmp_path: Path, free: Callable[[int], None]
+    tmp_path: Path, free: Callable[[float], None]
 ) -> None:
-    intake = Intake(tmp_path, reserve_bytes=1000, low_bytes=2000)
-    free(900)
+    intake = Intake(tmp_path, reserve_bytes=10 * MB, low_bytes=20 * MB)
+    free(9 * MB)
     assert intake.refusal()
     with pytest.raises(OutOfResources):
         intake.require()
-    free(1050)
+    free(105 * MB // 10)
     with pytest.raises(OutOfResources):
         intake.require()
-    free(1100)
+    free(11 * MB)
     intake.require()
-    free(2100)
+    free(21 * MB)
     assert intake.refusal()
-    free(2200)
+    free(22 * MB)
     assert intake.refusal() is None
-    free(2000)
+    free(20 * MB)
     assert intake.refusal() is None
 
 
-def test_the_mark_of_associations_is_never_below_the_reserve(tmp_path: Path, free: Callable[[int], None]) -> None:
-    intake = Intake(tmp_path, reserve_bytes=1000, low_bytes=0)
-    free(999)
+def test_the_mark_of_associations_is_never_below_the_reserve(tmp_path: Path, free: Callable[[float], None]) -> None:
+    intake = Intake(tmp_path, reserve_bytes=10 * MB, low_bytes=0)
+    free(99 * MB // 10)
     assert intake.refusal()
 
 
@@ -93,3 +96,61 @@ def test_a_stop_that_cannot_be_noted_is_one_nevertheless(tmp_path: Path) -> None
     (tmp_path / STOPPED_FILE).mkdir()
     intake.stop("broken")
     assert intake.stopped == "broken"
+
+
+def test_without_a_reserve_the_last_bytes_refuse_all_the_same(tmp_path: Path, free: Callable[[float], None]) -> None:
+    intake = Intake(tmp_path)
+    free(MIN_FREE_BYTES - 1)
+    assert intake.refusal()
+    assert not intake.has_room()
+    with pytest.raises(OutOfResources, match="bytes free"):
+        intake.require()
+
+
+@pytest.mark.parametrize(("inodes", "is_enough"), [(0, False), (MIN_FREE_INODES, True), (None, True)])
+def test_without_inodes_nothing_is_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inodes: int | None, is_enough: bool
+) -> None:
+    intake = Intake(tmp_path)
+    monkeypatch.setattr(intake_module, "free_inodes_of", lambda folder: inodes)
+    assert intake.has_room() is is_enough
+    if is_enough:
+        assert intake.refusal() is None
+        intake.require()
+    else:
+        assert "0 inodes free" in (intake.refusal() or "")
+        with pytest.raises(OutOfResources, match="0 inodes free"):
+            intake.require()
+
+
+def test_a_shortage_is_told_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    intake = Intake(tmp_path)
+    assert intake.shortage is None
+    intake.failed(OSError(errno.EDQUOT, "quota"))
+    assert intake.shortage == "EDQUOT: quota"
+    monkeypatch.setattr(intake_module, "monotonic", lambda: float("inf"))
+    assert intake.shortage is None
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+@pytest.mark.parametrize("name", ["index.sqlite", "lock", "journal", "."])
+def test_a_file_that_is_gone_under_a_running_node_stops_intake(tmp_path: Path, name: str, how: str) -> None:
+    root = tmp_path / "root"
+    (root / "journal").mkdir(parents=True)
+    for file in ("index.sqlite", "lock"):
+        (root / file).touch()
+    intake = Intake(root)
+    intake.watch([root, root / "lock", root / "index.sqlite", root / "journal"])
+    intake.require()
+    path = root / name
+    path.rename(tmp_path / "gone")
+    if how == "replaced":
+        path.mkdir() if name in ("journal", ".") else path.touch()
+    assert f"{path} was {how} while the node was running" in (intake.refusal() or "")
+    assert not intake.has_room()
+    with pytest.raises(OutOfResources, match=how):
+        intake.require_sound()
+    if name == ".":
+        assert not (root / STOPPED_FILE).exists(), "the new root is another one"
+    else:
+        assert how in json.loads((root / STOPPED_FILE).read_text())["reason"]
