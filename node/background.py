@@ -62,6 +62,11 @@ class SupervisedThread:
         return self._thread.is_alive()
 
     @property
+    def is_current(self) -> bool:
+        """Whether the caller is on this thread."""
+        return threading.current_thread() is self._thread
+
+    @property
     def trouble(self) -> str | None:
         """What is wrong with the thread, to be read after its name; None if nothing is."""
         if not self.is_alive:

@@ -20,6 +20,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
+from node.archive.ballast import Ballast
 from node.archive.intake import Intake
 from node.durable import make_folder, sync_file, sync_file_system, sync_folder
 from node.failpoints import reached
@@ -52,6 +53,8 @@ class Archive:
         for folder in (self.root, self._incoming, self._objects, self._quarantine):
             make_folder(folder)
         self.intake = Intake(self.root, reserve_bytes, low_bytes)
+        self.ballast = Ballast(self.root)
+        self.ballast.keep()
         self._lock = threading.Lock()
         self._moving = threading.Lock()  # guards `_moved_into`
         self._moved_into: set[Path] = set()  # folders that part files were moved into, not synced since

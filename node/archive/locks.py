@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from node.durable import NO_ROOM
+
 MOUNTS = Path("/proc/self/mountinfo")
 NO_LOCKS = frozenset({"nolock", "local_lock=all", "local_lock=flock", "local_lock=posix", "nobrl"})
 """Options of NFS and SMB mounts whose locks do not reach other machines."""
@@ -42,7 +44,7 @@ def file_system(folder: Path, mounts: Path = MOUNTS) -> tuple[str, frozenset[str
 
 
 def lock_problem(folder: Path, mounts: Path = MOUNTS) -> str | None:
-    """Return why locks do not work in a folder, or None if they do.
+    """Return why locks do not work in a folder, or None if they do; on a full disk, the mount options alone tell.
 
     Raises
     ------
@@ -52,17 +54,28 @@ def lock_problem(folder: Path, mounts: Path = MOUNTS) -> str | None:
     kind, options = file_system(folder, mounts)
     if kind in LOCAL_ONLY or (kind in NETWORK and options & NO_LOCKS):
         return f"{folder} is on {kind} ({', '.join(sorted(options & NO_LOCKS)) or 'without locks'})"
+    try:
+        problem = _tried(folder)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            return None
+        raise
+    return f"{folder} is on {kind or 'a file system'} {problem}" if problem is not None else None
+
+
+def _tried(folder: Path) -> str | None:
+    """Lock a new file twice; return what is wrong with that."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".locks-") as file, open(file.name, "r+b") as other:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             fcntl.fcntl(file, fcntl.F_OFD_SETLK, _LOCK)
         except OSError as error:
-            return f"{folder} is on {kind or 'a file system'} without locks ({error.strerror})"
+            return f"without locks ({error.strerror})"
         if not (
             _is_excluded(lambda: fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB))
             and _is_excluded(lambda: fcntl.fcntl(other, fcntl.F_OFD_SETLK, _LOCK))
         ):
-            return f"{folder} is on {kind or 'a file system'} whose locks exclude nobody"
+            return "whose locks exclude nobody"
     return None
 
 

@@ -21,6 +21,8 @@ import typer
 from node.archive.locks import NETWORK, file_system, lock_problem
 from node.cli.options import ConfigFile, Json, Root, load
 from node.cli.output import print_json, print_table, sized
+from node.cli.status import MAX_AGE_SECONDS, readiness_of
+from node.durable import NO_ROOM
 
 if TYPE_CHECKING:
     from node.settings.model import Settings
@@ -45,12 +47,12 @@ class Check:
 def doctor(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
     """Check that the node can run on this machine.
 
-    Checks Python, SQLite, decoders, permissions, disk, index, journal, port, open files and clock. Exit 1 if a check
-    fails.
+    Checks Python, SQLite, decoders, permissions, disk, index, journal, the running node, port, open files and clock.
+    Exit 1 if a check fails.
     """
     settings: Settings = load(config, storage__root=root).settings
     checks: tuple[Callable[[Settings], Iterator[Check]], ...] = (
-        _python, _sqlite, _decoders, _root, _disk, _index, _journal, _port, _files, _clock,
+        _python, _sqlite, _decoders, _root, _disk, _index, _journal, _node, _port, _files, _clock,
     )  # fmt: skip
     findings = [finding for check in checks for finding in check(settings)]
     if json:
@@ -109,7 +111,10 @@ def _root(settings: Settings) -> Iterator[Check]:
             os.fsync(file.fileno())
             took = perf_counter() - started
     except OSError as error:
-        yield Check("root", "broken", f"{folder}: {error.strerror}", "make the folder writable, or set storage.root")
+        remedy = "make the folder writable, or set storage.root"
+        if error.errno in NO_ROOM:
+            remedy = "free space on this disk, or remove files from it"
+        yield Check("root", "broken", f"{folder}: {error.strerror}", remedy)
         return
     slow = took > SLOW_SYNC_SECONDS
     yield Check(
@@ -127,10 +132,15 @@ def _root(settings: Settings) -> Iterator[Check]:
 
 
 def _disk(settings: Settings) -> Iterator[Check]:
-    disk = os.statvfs(_existing(settings.storage.root))
-    free, reserve = disk.f_bavail * disk.f_frsize, settings.storage.reserve_bytes
+    from node.archive.intake import MIN_FREE_BYTES, MIN_FREE_INODES, free_bytes_of, free_inodes_of
+
+    folder = _existing(settings.storage.root)
+    free, reserve = free_bytes_of(folder), settings.storage.reserve_bytes
+    inodes = free_inodes_of(folder)
     space = f"{sized(free)} free, {sized(reserve)} of it reserved"
-    if free <= reserve:
+    if inodes is not None and inodes < MIN_FREE_INODES:
+        yield Check("disk", "broken", f"{inodes} inodes free", "all instances are refused: remove files from this disk")
+    if free <= max(reserve, MIN_FREE_BYTES):
         yield Check("disk", "broken", space, "all instances are refused: free space, or lower storage.reserve_bytes")
     elif free <= settings.storage.low_bytes:
         yield Check("disk", "broken", space, "associations are refused: free space, or lower storage.reserve_bytes")
@@ -145,6 +155,11 @@ def _index(settings: Settings) -> Iterator[Check]:
     from node.index.engine import FILE_NAME, IndexUnusable, check
 
     path = settings.storage.root.absolute() / FILE_NAME
+    try:
+        require_index(path.parent)
+    except IndexUnusable as error:
+        yield Check("index", "broken", str(error), "restore a backup, or run voxelnode db rebuild")
+        return
     if not path.exists():
         try:
             require_index(path.parent)
@@ -204,6 +219,21 @@ def _journal(settings: Settings) -> Iterator[Check]:
         )
     if not report.damage:
         yield Check("journal", "ok", f"{folder}, {sized(report.bytes)}")
+
+
+def _node(settings: Settings) -> Iterator[Check]:
+    from node.metrics import read_counters
+
+    live = read_counters(settings.storage.root.absolute())
+    if live is None:
+        return
+    if live["age_seconds"] > MAX_AGE_SECONDS:
+        yield Check("node", "warning", readiness_of(live), "see the log; if the node was killed, start it again")
+    elif live["reasons"]:
+        for part, reason in live["reasons"].items():
+            yield Check("node", "broken", f"{part}: {reason}", "see the log; restart the node")
+    else:
+        yield Check("node", "ok", "the running node is ready")
 
 
 def _port(settings: Settings) -> Iterator[Check]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from json import loads as json_of
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,13 @@ from node.cli.options import ConfigFile, Json, Root, load
 from node.cli.output import print_fields, print_json, print_table, sized
 
 if TYPE_CHECKING:
+    from node.index.read import ReadIndex
     from node.settings.model import Settings
 
 SHOWN_FAILURES = 10
+
+MAX_AGE_SECONDS = 15.0
+"""A running node writes its state every three seconds."""
 
 
 def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
@@ -27,13 +31,15 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
     from node.metrics import read_counters
 
     folder = settings.storage.root.absolute()
-    with reading(folder) as index:
+    live = read_counters(folder)
+    with _readable(reading(folder), live) as index:
         journal = journal_report(folder, index.applied)
         levels, stored = index.count_levels(), index.instances.totals()
         failures = index.failures.newest(SHOWN_FAILURES)
         facts: dict[str, Any] = {
             "root": folder,
             "intake": intake_of(settings),
+            "ready": readiness_of(live),
             "patients": levels["patients"],
             "studies": levels["studies"],
             "series": index.series.count_by_state(),
@@ -52,21 +58,45 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
             "free_bytes": os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize,
         }
     if json:
-        print_json({**facts, "last_failures": failures, "live": read_counters(folder)})
+        print_json({**facts, "last_failures": failures, "live": live})
     else:
         _print(facts, failures)
 
 
+@contextmanager
+def _readable(reader: AbstractContextManager[ReadIndex], live: Mapping[str, Any] | None) -> Iterator[ReadIndex]:
+    """Open the index; if that fails, tell also what a running node says of itself."""
+    from node.index.engine import IndexUnusable
+
+    with ExitStack() as opened:
+        try:
+            index = opened.enter_context(reader)
+        except IndexUnusable as error:
+            raise IndexUnusable(f"{error}; the node: {readiness_of(live)}" if live else str(error)) from error
+        yield index
+
+
+def readiness_of(live: Mapping[str, Any] | None) -> str:
+    """Return a description of whether the running node is ready, from what it wrote last."""
+    if live is None:
+        return "no node is running"
+    if live["age_seconds"] > MAX_AGE_SECONDS:
+        return f"unknown: the node wrote its state {live['age_seconds']:.0f} s ago; it was killed, or cannot write"
+    return "; ".join(f"no, {part}: {reason}" for part, reason in live["reasons"].items()) or "yes"
+
+
 def intake_of(settings: Settings) -> str:
     """Return a description of whether a node on this root currently accepts instances."""
-    from node.archive.intake import STOPPED_FILE
+    from node.archive.intake import MIN_FREE_BYTES, MIN_FREE_INODES, STOPPED_FILE, free_bytes_of, free_inodes_of
 
     root = settings.storage.root.absolute()
     with suppress(OSError, ValueError):
         stopped = json_of((root / STOPPED_FILE).read_bytes())
         return f"stopped at {stopped['at']}: {stopped['reason']}; check the disk, then restart the node"
-    free = os.statvfs(root).f_bavail * os.statvfs(root).f_frsize
-    if free < settings.storage.reserve_bytes:
+    free, inodes = free_bytes_of(root), free_inodes_of(root)
+    if inodes is not None and inodes < MIN_FREE_INODES:
+        return f"{inodes} inodes free: instances and associations are refused; remove files from the disk"
+    if free < max(settings.storage.reserve_bytes, MIN_FREE_BYTES):
         return "the disk is full except for the reserve: instances and associations are refused"
     if free < settings.storage.low_bytes:
         return "disk space is low: new associations are refused"
@@ -93,6 +123,7 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
         {
             "root": facts["root"],
             "intake": facts["intake"],
+            "ready": facts["ready"],
             "patients": facts["patients"],
             "studies": facts["studies"],
             "series": series,

@@ -39,6 +39,8 @@ from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import Recovered, mark_all_missing, record_quarantined, recover
 from node.settings.model import Settings
 
+LOCK_FILE = "lock"
+
 MIN_SEGMENTS = 4
 """A small journal has smaller segments instead of fewer: while one is synced elsewhere, the others take instances."""
 
@@ -84,13 +86,13 @@ class Repository:
             raise LocksUnusable(
                 f"{problem}: the index needs locks that exclude other processes and machines; use a local disk"
             )
-        self._lock = _locked(root)
+        self._locks = _locked(root)
         try:
             if not new_index:
                 require_index(root)
             self._open(root, settings, previous, new_index=new_index)
         except BaseException:
-            os.close(self._lock)
+            self._locks.close()
             raise
 
     def _open(self, root: Path, settings: Settings, previous: OldIndex | None, *, new_index: bool) -> None:
@@ -137,6 +139,7 @@ class Repository:
         self.applier.checkpoint()
         self.applier.start()
         self.index.ahead = self.applier
+        self.archive.intake.watch((root, root / LOCK_FILE, self.index.path, root / JOURNAL_FOLDER))
 
     def _is_index_older(self) -> bool:
         """Return whether the journal has let go of records that the index lacks: a copy of the index was restored."""
@@ -159,7 +162,7 @@ class Repository:
         self.index.close()
         self.journal.close()
         self.audit.close()
-        os.close(self._lock)
+        self._locks.close()
 
     @property
     def actions(self) -> dict[str, Callable[..., Mapping[str, Any]]]:
@@ -192,9 +195,11 @@ class Repository:
     def _delete(
         self, level: Level, uid: str, study_instance_uid: str | None, who: str, reason: str = "by command"
     ) -> Mapping[str, Any]:
-        self.applier.require_caught_up()
-        plan = self.index.deletions.plan(level, uid, study_instance_uid)
-        delete(self.archive, self.index, self.audit, plan, Order(who, reason), dt.datetime.now(dt.UTC))
+        self.archive.intake.require_sound()
+        with self.archive.ballast.dropped():  # what waits for room is applied, too
+            self.applier.require_caught_up()
+            plan = self.index.deletions.plan(level, uid, study_instance_uid)
+            delete(self.archive, self.index, self.audit, plan, Order(who, reason), dt.datetime.now(dt.UTC))
         return {"series": plan.series, "instances": plan.instances, "bytes": plan.bytes}
 
     def _get(self, study: str, series: str, source: str) -> Mapping[str, Any]:
@@ -349,11 +354,8 @@ def rebuild_index(settings: Settings) -> Rebuilt:
     """
     root = settings.storage.root.absolute()
     make_folder(root)
-    lock = _locked(root)
-    try:
+    with _locked(root):
         previous = _set_aside(root)
-    finally:
-        os.close(lock)
     with ExitStack() as opened:
         old = opened.enter_context(OldIndex(previous)) if previous is not None else None
         repository = opened.enter_context(Repository(settings, new_index=True, previous=old))
@@ -402,8 +404,7 @@ def drain_journal(settings: Settings) -> Replayed:
     with Repository(settings) as repository:
         replayed = repository.replayed
     root = settings.storage.root.absolute()
-    lock = _locked(root)
-    try:
+    with _locked(root):
         folder = root / JOURNAL_FOLDER
         state = inspect(folder)
         if state.last > state.freed:
@@ -415,8 +416,6 @@ def drain_journal(settings: Settings) -> Replayed:
             path.unlink(missing_ok=True)
         if folder.is_dir():
             sync_folder(folder)
-    finally:
-        os.close(lock)
     return replayed
 
 
@@ -441,15 +440,21 @@ def require_index(root: Path) -> None:
 
 def _is_held(root: Path) -> bool:
     try:
-        os.close(_locked(root))
+        _locked(root).close()
     except RootInUse:
         return True
     return False
 
 
-def _locked(root: Path) -> int:
-    """Lock the root for this process."""
-    lock = locked(root / "lock", os.O_RDWR | os.O_CREAT)
-    if lock is None:
-        raise RootInUse(f"{root} is in use by another voxelnode process: stop it, or choose another root")
-    return lock
+def _locked(root: Path) -> ExitStack:
+    """Lock the root for this process, until the stack is closed.
+
+    The folder is locked as well as the file: whoever removes the lock file lets no second node in.
+    """
+    with ExitStack() as locks:
+        for path, flags in ((root, os.O_RDONLY | os.O_DIRECTORY), (root / LOCK_FILE, os.O_RDWR | os.O_CREAT)):
+            lock = locked(path, flags)
+            if lock is None:
+                raise RootInUse(f"{root} is in use by another voxelnode process: stop it, or choose another root")
+            locks.callback(os.close, lock)
+        return locks.pop_all()

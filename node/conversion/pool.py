@@ -23,6 +23,7 @@ from node.child_process import (
     type_and_location,
     use_one_thread,
 )
+from node.durable import NO_ROOM
 from node.errors import VoxelnodeError, is_out_of_memory
 
 if TYPE_CHECKING:
@@ -34,6 +35,14 @@ MAX_SERIES_PER_CHILD = 200
 
 class ConverterDied(VoxelnodeError):
     """The child process exited or was killed without an answer."""
+
+
+class ShortOfResources(VoxelnodeError):
+    """The machine lacked something for a conversion, such as space on the disk; the message says what."""
+
+
+class _Shortage(str):
+    """The cause of a failure that is not the fault of the series."""
 
 
 class Converters:
@@ -59,6 +68,7 @@ class Converters:
         ------
         ConverterDied
             The message gives the cause: a signal, a limit, an error of ours.
+        ShortOfResources
         ChildCancelled
             `cancelled` was set first, or the converters are closed; the conversion may begin again.
         """
@@ -69,6 +79,8 @@ class Converters:
             raise ConverterDied(late) from None
         except ChildDied as died:
             raise ConverterDied(_cause(died, limits)) from died
+        if isinstance(answer, _Shortage):
+            raise ShortOfResources(answer)
         if isinstance(answer, str):
             raise ConverterDied(answer)
         return answer  # type: ignore[no-any-return]  # a pipe cannot know what it carries
@@ -95,7 +107,8 @@ def _failure(error: Exception, limits: ChildLimits) -> str:
     if is_out_of_memory(error):
         return _memory_exceeded(limits)
     if isinstance(error, OSError):
-        return f"disk: {error.strerror}"
+        cause = f"disk: {error.strerror}"
+        return _Shortage(cause) if error.errno in NO_ROOM else cause
     return type_and_location(error)
 
 

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from math import inf
 from time import monotonic
 
 import structlog
 
 from node.archive.filesystem import Archive
-from node.child_process import ChildCancelled
+from node.child_process import ChildCancelled, type_and_location
 from node.conversion.cleanup import Housekeeping
 from node.conversion.job import limits
-from node.conversion.pool import ConverterDied, Converters
+from node.conversion.pool import ConverterDied, Converters, ShortOfResources
 from node.conversion.series import SeriesDamaged, is_unchanged, record_outcome, write_volumes
-from node.errors import VoxelnodeError
+from node.durable import NO_ROOM
+from node.errors import OutOfResources, VoxelnodeError
 from node.index.database import Index
 from node.index.finder import QueryRefused
 from node.index.follower import IndexFollower
 from node.index.records import ClaimedSeries, SeriesKey, SeriesOutcome
 from node.receive.kept import report_damage
+from node.retries import wait_seconds
 from node.settings.model import Convert, SeriesSettings
 from node.writers.options import write_options
 
@@ -36,6 +40,11 @@ ROOM_SECONDS = 2.0
 
 RETRY_SECONDS = 1.0
 """Delay before retrying to record an outcome that the index did not accept."""
+
+SHORTAGE_LOG_SECONDS = 60.0
+
+SHORTAGES = NO_ROOM | {errno.EAGAIN}
+"""Errors that are not the fault of a series; EAGAIN: no process or thread can start."""
 
 NICENESS = 5
 """Conversion yields to receiving."""
@@ -90,6 +99,7 @@ class Worker(IndexFollower):
         self._lock = threading.Lock()
         self._under_way: set[str] = set()
         self._unrecorded: dict[str, Callable[[], None]] = {}
+        self._shortage_logged_at = -inf
 
     def start(self) -> None:
         """Start claiming series."""
@@ -109,6 +119,7 @@ class Worker(IndexFollower):
     def step(self) -> float:
         """Claim due series while a converter is free; return the seconds until the next step."""
         if not self._archive.intake.has_room():  # no space for volumes: the series stay due
+            self._log_shortage(self._archive.intake.refusal() or "the disk is full")
             return ROOM_SECONDS
         if step := self._clock.step():
             log.warning("clock_stepped", seconds=step.total_seconds())
@@ -183,20 +194,27 @@ class Worker(IndexFollower):
             )
         except ChildCancelled:
             return partial(self._hand_back, claimed)
-        except ConverterDied as died:
-            return partial(self._record_crash, claimed, str(died))
+        except ShortOfResources as short:
+            return partial(self._postpone, claimed, str(short))
         except SeriesDamaged as error:
             return partial(self._record_damaged, claimed, error)
-        except OSError as error:
-            return partial(self._record_crash, claimed, f"disk: {error.strerror}")
+        except (ConverterDied, OSError, OutOfResources) as error:
+            cause = f"disk: {error.strerror}" if isinstance(error, OSError) else str(error)
+            if self._is_short(error):
+                return partial(self._postpone, claimed, cause)
+            return partial(self._record_crash, claimed, cause)
         return partial(self._record_outcome, claimed, outcome)
+
+    def _is_short(self, error: Exception) -> bool:
+        """Return whether the machine lacks something: then it is not the fault of the series."""
+        return (isinstance(error, OSError) and error.errno in SHORTAGES) or not self._archive.intake.has_room()
 
     def _record(self, claimed: ClaimedSeries, record: Callable[[], None]) -> None:
         """Record an outcome, or keep it to be recorded later; then free the converter."""
         try:
             record()
-        except Exception:
-            _log(claimed).exception("outcome_not_recorded")
+        except Exception as error:
+            _log(claimed).warning("outcome_not_recorded", reason=type_and_location(error))
             with self._lock:
                 self._unrecorded[claimed.claim] = record
         with self._lock:
@@ -235,6 +253,16 @@ class Worker(IndexFollower):
     def _record_unchanged(self, claimed: ClaimedSeries) -> None:
         self._index.series.record_unchanged(claimed, self._now())
         _log(claimed).info("series_unchanged", instances=len(claimed.instances))
+
+    def _postpone(self, claimed: ClaimedSeries, why: str) -> None:
+        self._index.series.postpone(claimed, why, dt.timedelta(seconds=wait_seconds(1)), self._now())
+        self._log_shortage(why)
+
+    def _log_shortage(self, why: str) -> None:
+        """Log once in `SHORTAGE_LOG_SECONDS` that conversions wait."""
+        if monotonic() >= self._shortage_logged_at + SHORTAGE_LOG_SECONDS:
+            self._shortage_logged_at = monotonic()
+            log.warning("conversions_wait", reason=why)
 
     def _hand_back(self, claimed: ClaimedSeries) -> None:
         self._index.series.release_claim(claimed, self._now())

@@ -172,6 +172,14 @@ class SeriesRepository(IndexRepository):
             _update(connection, series.id, {"due_at": now})
 
     @on_writer
+    def postpone(
+        self, connection: Connection, series: ClaimedSeries, why: str, wait: dt.timedelta, now: dt.datetime
+    ) -> None:
+        """Give up a claim because the machine lacked something: the series is due again later, and did not fail."""
+        if _end_claim(connection, series, "receiving", now, error=f"waits: {why}"):
+            _update(connection, series.id, {"due_at": now + wait})
+
+    @on_writer
     def release_all_claims(self, connection: Connection, now: dt.datetime) -> int:
         """Release the claims of a dead process; return the number of claims."""
         return _release_claims(connection, (), now)

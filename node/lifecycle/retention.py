@@ -112,6 +112,7 @@ class Retention(BackgroundService):
         order = Order("retention", f"retention: {rule}")
         try:
             plan = self._index.deletions.plan("study", study_instance_uid)
-            delete(self._archive, self._index, self._audit, plan, order, self._now())
+            with self._archive.ballast.dropped():
+                delete(self._archive, self._index, self._audit, plan, order, self._now())
         except NotThere:  # deleted by a command meanwhile
             log.info("retention_found_nothing", study_instance_uid=study_instance_uid)

@@ -218,7 +218,7 @@ class Scrub(BackgroundService):
 
     def _be_idle(self) -> None:
         """Give this thread the lowest priority, for the processor and with it for the disk."""
-        if not self._is_idle and threading.current_thread() is self._thread:
+        if not self._is_idle and self._thread.is_current:
             self._is_idle = True
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), IDLE_NICENESS)

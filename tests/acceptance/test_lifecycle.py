@@ -125,11 +125,9 @@ def test_a_restart_in_the_quiet_time_forgets_nothing_and_converts_once(tmp_path:
 def test_a_sender_that_pauses_longer_than_the_quiet_time_gives_two_revisions(tmp_path: Path) -> None:
     series = make.ct_series(6, ImagesInAcquisition=6)
     with Served(tmp_path / "root") as node:
-        assoc = associate(node)
-        store(assoc, series[:3])
+        send(node, series[:3])
         assert verdict(converted(node, 1)) == ("incomplete", "headers", 6, 3)
-        store(assoc, series[3:])
-        assoc.release()
+        send(node, series[3:])
         assert verdict(converted(node, 2)) == ("complete", "headers", 6, 0)
         assert events(node) == FIRST + NEXT
 

@@ -14,6 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from node.cli.status import intake_of
+from node.control.repository import perform_action
+from node.index.database import reading
+from node.settings.model import Settings
 from tests.crash.checker import Checker
 from tests.crash.disk import Disk
 from tests.crash.harness import Node
@@ -246,13 +250,50 @@ def test_a_disk_that_is_full_to_the_last_byte_loses_nothing_acknowledged(small_d
     with Node(small_disk / "root") as node:
         assert node.start()
         assert send(node, series[:8], journal) == [0] * 8
-        _fill(small_disk / "ballast")
-        statuses = send(node, series[8:], journal)
+        with Raw(node) as peer:
+            peer.associate()
+            sender = Sender(node.port, series[8:], journal)
+            _fill(small_disk / "ballast")
+            for one in series[8:]:
+                sender._store(peer, one, 1)
+        statuses = journal.statuses[8:]
         assert OUT_OF_RESOURCES in statuses
         assert set(statuses) <= {0, OUT_OF_RESOURCES}
+        assert rejection(node) == (2, 3, 1)
         node.kill()
         (small_disk / "ballast").unlink()
         assert node.start()
         assert Checker(node.root).problems(journal) == []
         assert send(node, series[8:], journal) == [0] * len(series[8:])
         assert within(40, lambda: not Checker(node.root).unsettled())
+
+
+def _use_inodes(folder: Path) -> None:
+    folder.mkdir()
+    with suppress(OSError):
+        for number in range(1_000_000):
+            (folder / str(number)).touch()
+
+
+@pytest.mark.parametrize("lacking", ["bytes", "inodes"])
+def test_a_study_can_be_deleted_from_a_disk_that_is_full(small_disk: Path, journal: Journal, lacking: str) -> None:
+    subprocess.run(["mount", "-o", "remount,size=64m,nr_inodes=400", small_disk], check=True)
+    root, filler = small_disk / "root", small_disk / "filler"
+    series = new_series(8, large=True)
+    settings = Settings.model_validate({"storage": {"root": root}})
+    with Node(root) as node:
+        assert node.start()
+        assert send(node, series, journal) == [0] * 8
+        assert within(30, lambda: not Checker(root).unsettled())
+        _fill(filler) if lacking == "bytes" else _use_inodes(filler)
+        assert rejection(node) == (2, 3, 1)
+        assert within(15, lambda: "free" in intake_of(settings) or "full" in intake_of(settings))
+        with reading(root) as index:
+            [study] = {row["study_instance_uid"] for row in index.series.newest(100)}
+        done = perform_action(settings, "delete", level="study", uid=study, study_instance_uid=None, who="test")
+        assert done["instances"] == 8
+        assert list((root / "objects").rglob("*.dcm")) == []
+        with reading(root) as index:
+            assert index.count_levels()["instances"] == 0
+        told = node.log.read_text()
+        assert told.count("conversions_wait") <= 2, told[-3000:]

@@ -5,16 +5,18 @@ from __future__ import annotations
 import datetime as dt
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
 from pydicom import FileDataset
 from pydicom.uid import generate_uid
 
+from node import background
 from node.conversion.cleanup import Housekeeping
 from node.conversion.confirm_counts import Confirmer
 from node.conversion.job import ConversionJob, Converted
@@ -22,6 +24,7 @@ from node.conversion.pipeline import convert
 from node.conversion.scheduler import Worker
 from node.conversion.series import input_sha256, is_unchanged
 from node.errors import VoxelnodeError
+from node.index.engine import IndexUnusable
 from node.index.records import ClaimedSeries, Outcome, SeriesKey
 from node.index.senders import MAX_QUIET_SECONDS, MIN_QUIET_SECONDS, MIN_SERIES, quiet_seconds_after
 from node.receive.ingest import Origin
@@ -448,6 +451,32 @@ def test_a_count_told_twice_and_reached_makes_a_series_due_at_once(root: Root) -
     settle(root, 0)
     assert verdict(root) == ("complete", "c-find", 4, 0)
     assert events(root) == ["series-confirmed", "series-quiet", "series-converted"]
+
+
+def test_an_index_that_cannot_be_read_does_not_end_the_questions(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "PAUSE_SECONDS", 0.01)
+    ds = make.ct_series(1)[0]
+    root.take(ds, origin("a1", "PACS"))
+    asks = confirmer(root, Sender(1))
+    unconfirmed, failures = root.index.series.unconfirmed, []
+
+    def broken(titles: Collection[str]) -> Any:
+        if len(failures) < 3:
+            failures.append(IndexUnusable("the index cannot be read"))
+            raise failures[-1]
+        return unconfirmed(titles)
+
+    monkeypatch.setattr(root.index.series, "unconfirmed", broken)
+    monkeypatch.setattr("node.conversion.confirm_counts.ASK_SECONDS", 0.01)
+    asks.start()
+    try:
+        deadline = monotonic() + 30
+        while "series-confirmed" not in events(root):
+            assert monotonic() < deadline
+            asks._stopping.wait(0.02)
+        assert asks.failures == 3
+    finally:
+        asks.stop()
 
 
 def test_a_count_that_grows_is_not_believed(root: Root) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -12,14 +13,15 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select
+from structlog.testing import capture_logs
 
-from node import background
+from node import background, retries
 from node.archive.filesystem import Archive
 from node.audit import Audit
 from node.conversion import scheduler
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
-from node.conversion.pool import ConverterDied
+from node.conversion.pool import ConverterDied, ShortOfResources
 from node.conversion.scheduler import CLOCK_SECONDS, ROOM_SECONDS, Worker
 from node.errors import OutOfResources
 from node.index import deliveries, engine
@@ -79,6 +81,23 @@ def test_a_commit_that_fails_tells_nobody(root: Root) -> None:
         root.index._writer.run(lambda connection: 1 / 0)
     root.index._writer.run(lambda connection: None)
     assert told == []
+
+
+def test_a_writer_whose_listener_raises_writes_on(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "PAUSE_SECONDS", 0.01)
+    raised: list[None] = []
+
+    def listener() -> None:
+        if not raised:
+            raised.append(None)
+            raise MemoryError
+
+    root.index.commit_listeners.append(listener)
+    root.index.about.set("a", "b")
+    until(lambda: root.index.thread.failures == 1)
+    root.index.about.set("a", "c")
+    assert root.index.about.get("a") == "c"
+    assert root.index.thread.trouble is None
 
 
 class _Counting(IndexFollower):
@@ -465,6 +484,74 @@ def test_a_stop_records_what_the_index_did_not_take_before(root: Root, locked: L
     locked.unlock()
     worker.stop(DEADLINE_SECONDS)
     assert the_series(root)["state"] == "converted"
+
+
+SHORTAGES = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    OSError(errno.EDQUOT, "Disk quota exceeded"),
+    OSError(errno.EMFILE, "Too many open files"),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+    OSError(errno.EAGAIN, "Resource temporarily unavailable"),
+    ShortOfResources("disk: No space left on device"),
+]
+
+
+@pytest.mark.parametrize("shortage", SHORTAGES, ids=str)
+def test_a_series_that_met_a_shortage_has_not_failed_and_goes_on_by_itself(
+    root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch, shortage: Exception
+) -> None:
+    monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0.05)
+    for ds in make.ct_series(3):
+        root.take(ds)
+    met: list[Exception] = []
+
+    def convert_later(job: ConversionJob) -> Converted:
+        if len(met) < 5:  # more than [convert] attempts
+            met.append(shortage)
+            raise shortage
+        return convert(job)
+
+    with capture_logs() as lines:
+        begin(convert_later).start()
+        until(lambda: the_series(root)["state"] == "converted")
+    assert the_series(root)["attempts"] == 0
+    assert not rows(root, "SELECT 1 FROM v_events WHERE kind = 'series-failed'")
+    assert [line["event"] for line in lines if line["log_level"] != "info"] == ["conversions_wait"]
+
+
+def test_a_disk_without_room_is_logged_once_and_not_with_every_step(
+    root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "ROOM_SECONDS", 0.01)
+    monkeypatch.setattr(root.archive.intake, "free_bytes", lambda: 0)
+    with capture_logs() as lines:
+        worker = begin()
+        worker.start()
+        until(lambda: worker.steps > 10)
+    assert [line["event"] for line in lines] == ["conversions_wait"]
+
+
+def test_a_claim_whose_thread_could_not_start_is_given_back(
+    root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "PAUSE_SECONDS", 0.01)
+    for ds in make.ct_series(3):
+        root.take(ds)
+    worker = begin()
+    submit, refused = worker._pool.submit, []
+
+    def without_threads(*arguments: Any) -> Any:
+        if not refused:
+            refused.append(arguments)
+            raise RuntimeError("can't start new thread")
+        return submit(*arguments)
+
+    monkeypatch.setattr(worker._pool, "submit", without_threads)
+    worker.start()
+    until(lambda: the_series(root)["state"] == "converted")
+    assert refused
+    assert worker.is_alive
+    assert worker.failures == 1
 
 
 def test_an_outcome_that_can_never_be_recorded_counts_as_a_crash(

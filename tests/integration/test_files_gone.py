@@ -1,0 +1,92 @@
+"""A running node under which somebody removes or replaces files: nothing more is accepted, and the node says why."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from node.cli.status import intake_of, readiness_of
+from node.control.node import Node
+from node.control.repository import Repository, RootInUse
+from node.errors import OutOfResources
+from node.metrics import read_counters
+from node.receive.ingest import Origin
+from node.settings.model import Settings
+from tests import make
+from tests.integration.conftest import announced
+
+
+class _OneRound(threading.Event):
+    """An order to stop that comes after one round of waiting."""
+
+    _waited = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        waited, self._waited = self._waited, True
+        return waited
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings.model_validate(
+        {"storage": {"root": tmp_path / "root", "reserve_bytes": 0}, "dicom": {"port": 0}, "web": {"port": 0}}
+    )
+
+
+@pytest.fixture
+def node(settings: Settings) -> Iterator[Node]:
+    node = Node(settings)
+    try:
+        yield node
+    finally:
+        node.stop(1)
+
+
+def _remove(path: Path) -> None:
+    path.rename(path.parent.parent / "gone")
+
+
+def _replace(path: Path) -> None:
+    _remove(path)
+    if (path.parent.parent / "gone").is_dir():
+        shutil.copytree(path.parent.parent / "gone", path)
+    else:
+        shutil.copyfile(path.parent.parent / "gone", path)
+
+
+@pytest.mark.parametrize("change", [_remove, _replace])
+@pytest.mark.parametrize("name", ["index.sqlite", "lock", "journal"])
+def test_intake_stops_and_everything_says_so(
+    settings: Settings, node: Node, name: str, change: Callable[[Path], None]
+) -> None:
+    address = node.start()
+    root = settings.storage.root
+    change(root / name)
+    node.serve_until(_OneRound())
+    reason = f"{root / name} was {'removed' if change is _remove else 'replaced'} while the node was running"
+    answer = httpx2.get(f"{address.web}readyz", trust_env=False)
+    assert answer.status_code == 503
+    assert reason in answer.json()["reasons"]["intake"]
+    assert reason in intake_of(settings)
+    assert reason in readiness_of(read_counters(root))
+    with pytest.raises(OutOfResources, match="was re"):
+        node._repository.ingest.begin(announced(make.ct_series(1)[0]), Origin("dicom", "MODALITY"))
+
+
+def test_no_second_node_starts_after_the_lock_file_was_removed(settings: Settings, node: Node) -> None:
+    node.start()
+    (settings.storage.root / "lock").unlink()
+    with pytest.raises(RootInUse):
+        Repository(settings)
+
+
+def test_a_node_on_a_sound_root_is_ready(settings: Settings, node: Node) -> None:
+    assert readiness_of(read_counters(settings.storage.root)) == "no node is running"
+    node.start()
+    node.serve_until(_OneRound())
+    assert readiness_of(read_counters(settings.storage.root)) == "yes"
