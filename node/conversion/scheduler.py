@@ -100,10 +100,11 @@ class Worker(IndexFollower):
         self._under_way: set[str] = set()
         self._unrecorded: dict[str, Callable[[], None]] = {}
         self._shortage_logged_at = -inf
+        self._unfollowed = dt.timedelta()
 
     def start(self) -> None:
         """Start claiming series."""
-        self._index.series.correct_future_times(self._clock.moment)
+        self._index.timers.correct(self._clock.moment)
         super().start()
 
     def stop(self, seconds: float | None = None) -> None:
@@ -118,12 +119,10 @@ class Worker(IndexFollower):
 
     def step(self) -> float:
         """Claim due series while a converter is free; return the seconds until the next step."""
+        self._follow_clock()
         if not self._archive.intake.has_room():  # no space for volumes: the series stay due
             self._log_shortage(self._archive.intake.refusal() or "the disk is full")
             return ROOM_SECONDS
-        if step := self._clock.step():
-            log.warning("clock_stepped", seconds=step.total_seconds())
-            self._index.series.shift_times(step)
         self._record_again()
         self._release_stalled()
         seconds = min(CLOCK_SECONDS, self._housekeeping.work())
@@ -135,6 +134,15 @@ class Worker(IndexFollower):
                 return min(seconds, self._seconds_until_due(moment))
             self._submit(claimed)
         return seconds  # the end of a conversion wakes the worker
+
+    def _follow_clock(self) -> None:
+        """Move all timers by what the clock was stepped, now or in an earlier step whose commit failed."""
+        if step := self._clock.step():
+            log.warning("clock_stepped", seconds=step.total_seconds())
+            self._unfollowed += step
+        if self._unfollowed:
+            self._index.timers.shift(self._unfollowed)
+            self._unfollowed = dt.timedelta()
 
     def _claimed(self, moment: dt.datetime) -> ClaimedSeries | None:
         """Claim a series that is quiet also by what is not in its row: the journal and the open associations."""

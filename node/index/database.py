@@ -28,6 +28,7 @@ from node.index.salvage import SalvageRepository
 from node.index.senders import SenderRepository
 from node.index.series import SeriesRepository
 from node.index.studies import StudyRepository
+from node.index.timers import TimerRepository
 from node.index.writer import IndexWriter
 from node.metrics import Metrics
 
@@ -100,6 +101,7 @@ class Index:
         self.senders = SenderRepository(writer, self._watcher)
         self.series = SeriesRepository(writer, self._watcher)
         self.studies = StudyRepository(writer, self._watcher)
+        self.timers = TimerRepository(writer, self._watcher)
         self.ahead: Ahead = _NothingAhead()
         self.about.set(CLOSED, "no")
 

@@ -22,7 +22,7 @@ from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyR
 from node.index.records import ClaimedInstance, ClaimedSeries, SeriesKey, SeriesOutcome, UnconfirmedSeries
 from node.index.repository import IndexRepository, on_reader, on_writer
 from node.index.senders import learn_gaps
-from node.index.waits import after_abort, due_at, shifted
+from node.index.waits import after_abort, due_at
 from node.retries import wait_seconds
 
 _COUNTS = tuple(getattr(ImageRow, name) for name in InstanceCounts.__slots__)
@@ -307,26 +307,6 @@ class SeriesRepository(IndexRepository):
         _update(connection, row.id, values)
         return received >= count
 
-    @on_writer
-    def shift_times(self, connection: Connection, step: dt.timedelta) -> None:
-        """Shift the times of open series and studies by a step of the system clock, so that no wait changes length."""
-        for row in connection.execute(select(SeriesRow).where(SeriesRow.state.in_(OPEN_STATES))).all():
-            _shift(connection, row, step)
-        closed = select(StudyRow.id, StudyRow.closed_at).where(StudyRow.closed_at.is_not(None))
-        for study in connection.execute(closed).all():
-            connection.execute(update(StudyRow).where(StudyRow.id == study.id).values(closed_at=study.closed_at + step))
-
-    @on_writer
-    def correct_future_times(self, connection: Connection, now: dt.datetime) -> None:
-        """Shift times that lie in the future because the clock was set back, so that their waits restart at `now`.
-
-        Runs at startup, for steps that happened while no node was running.
-        """
-        ahead = select(SeriesRow).where(SeriesRow.state.in_(OPEN_STATES), SeriesRow.last_received_at > now)
-        for row in connection.execute(ahead).all():
-            _shift(connection, row, now - row.last_received_at)
-        connection.execute(update(StudyRow).where(StudyRow.closed_at > now).values(closed_at=now))
-
 
 def _is_stalled(held: Collection[str]) -> tuple[ColumnElement[bool], ...]:
     return SeriesRow.state == "converting", SeriesRow.claim.not_in(held)
@@ -499,15 +479,6 @@ def _completeness_columns(completeness: Completeness | None) -> dict[str, Any]:
         "missing_instances": completeness.missing,
         "missing_detail": completeness.missing_detail,
     }
-
-
-def _shift(connection: Connection, row: Row[Any], step: dt.timedelta) -> None:
-    moments = {name: getattr(row, name) for name in ("due_at", "open_since")}
-    values: dict[str, Any] = {name: moment + step for name, moment in moments.items() if moment is not None}
-    if row.waits:
-        values["waits"] = shifted(row.waits, step)
-    if values:
-        _update(connection, row.id, values)
 
 
 def _update(connection: Connection, series_id: int, values: dict[str, Any]) -> None:

@@ -23,7 +23,8 @@ from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.conversion.scheduler import Worker
 from node.conversion.series import input_sha256, is_unchanged
-from node.errors import VoxelnodeError
+from node.errors import OutOfResources, VoxelnodeError
+from node.index.deliveries import Attempt, Cursors, PendingEvent
 from node.index.engine import IndexUnusable
 from node.index.records import ClaimedSeries, Outcome, SeriesKey
 from node.index.senders import MAX_QUIET_SECONDS, MIN_QUIET_SECONDS, MIN_SERIES, quiet_seconds_after
@@ -316,7 +317,7 @@ def test_a_step_of_the_clock_changes_no_wait_of_a_sender(root: Root) -> None:
     slow, quick = make.ct_series(2)
     root.take(slow, origin("a1", "SLOW"))
     root.clock.move(-3600)
-    root.index.series.shift_times(dt.timedelta(hours=-1))
+    root.index.timers.shift(dt.timedelta(hours=-1))
     root.take(quick, origin("a2"))
     root.clock.move(299)
     assert due(root) is None
@@ -400,11 +401,72 @@ def test_a_step_of_the_clock_changes_no_wait(root: Root, hours: int) -> None:
     root.take(make.ct_series(1)[0])
     worker_step = dt.timedelta(hours=hours)
     root.clock.move(worker_step.total_seconds())
-    root.index.series.shift_times(worker_step)
+    root.index.timers.shift(worker_step)
     root.clock.move(59)
     assert due(root) is None
     root.clock.move(2)
     assert due(root) is not None
+
+
+def begin_retries(root: Root) -> None:
+    """A message and a report that wait for another attempt, for 30 s."""
+    due_at = root.clock() + dt.timedelta(seconds=30)
+    root.index.deliveries.begin_hooks({"one": False})
+    pending = PendingEvent("id", "volume-written", root.clock(), "1.2")
+    root.index.deliveries.settle("one", [Attempt(pending, "waiting", 1, due_at)], Cursors(0, None, 0), root.clock())
+    root.index.commitments.add("1.3", "MODALITY", "127.0.0.1", [("1.4", "1.5")], root.clock(), due_at)
+
+
+def due_retries(root: Root) -> tuple[int, bool]:
+    """How many messages and whether a report are due."""
+    work = root.index.deliveries.work("one", ("volume-written",), 0, root.clock())
+    return len(work.again), root.index.commitments.due(root.clock()) is not None
+
+
+@pytest.mark.parametrize("hours", [5, -5])
+def test_a_step_of_the_clock_changes_no_wait_of_messages_and_commitments(root: Root, hours: int) -> None:
+    begin_retries(root)
+    root.clock.move(3600 * hours)
+    root.index.timers.shift(dt.timedelta(hours=hours))
+    root.clock.move(29)
+    assert due_retries(root) == (0, False)
+    root.clock.move(2)
+    assert due_retries(root) == (1, True)
+
+
+def test_a_clock_set_back_while_the_node_was_down_delays_no_message_and_no_commitment(root: Root) -> None:
+    begin_retries(root)
+    root.index.timers.correct(root.clock())
+    assert due_retries(root) == (0, False)
+    root.clock.move(-5 * 3600)
+    root.index.timers.correct(root.clock())
+    assert due_retries(root) == (1, True)
+
+
+def test_a_step_of_the_clock_that_the_index_does_not_take_is_followed_later(
+    root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "PAUSE_SECONDS", 0.01)
+    begin_retries(root)
+    clock = Clock(root.clock())
+    worker = Worker(root.archive, root.index, Convert(), clock)
+    shift, steps = root.index.timers.shift, []
+
+    def failing(step: dt.timedelta) -> None:
+        steps.append(step)
+        if len(steps) == 1:
+            raise OutOfResources("the index did not commit")
+        shift(step)
+
+    monkeypatch.setattr(root.index.timers, "shift", failing)
+    clock.move(-5 * 3600)
+    with pytest.raises(OutOfResources):
+        worker.step()
+    worker.step()
+    worker.stop(10)
+    assert [round(step.total_seconds() / 3600) for step in steps] == [-5, -5]
+    root.clock.move(31 - 5 * 3600)
+    assert due_retries(root) == (1, True)
 
 
 def test_a_clock_set_back_while_the_node_was_down_makes_nothing_wait_longer(open_root: Callable[[], Root]) -> None:
@@ -412,7 +474,7 @@ def test_a_clock_set_back_while_the_node_was_down_makes_nothing_wait_longer(open
     root.take(make.ct_series(1)[0])
     root.clock.move(-3600)
     root = open_root()
-    root.index.series.correct_future_times(root.clock())
+    root.index.timers.correct(root.clock())
     root.clock.move(59)
     assert due(root) is None
     root.clock.move(2)

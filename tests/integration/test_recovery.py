@@ -73,6 +73,6 @@ def test_a_step_of_the_clock_moves_what_is_due(root: Root) -> None:
     [ds] = make.ct_series(1)
     root.take(ds)
     root.clock.move(3600)
-    root.index.series.shift_times(dt.timedelta(seconds=3600))
+    root.index.timers.shift(dt.timedelta(seconds=3600))
     assert root.index.series.claim_due(root.clock() + dt.timedelta(seconds=59)) is None
     assert root.index.series.claim_due(root.clock() + dt.timedelta(seconds=60)) is not None
