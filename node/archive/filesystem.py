@@ -262,7 +262,7 @@ class Archive:
         Raises
         ------
         OSError
-            The folder cannot be created or synced. It stays empty; the next call creates another one.
+            The folder cannot be created or synced: it is removed, and the next call creates it again.
         """
         with self._lock:
             if self._folder is None or self._in_folder >= MAX_FILES_PER_FOLDER:
@@ -275,7 +275,12 @@ class Archive:
         folder = self._objects / f"{int(folders[-1]) + 1 if folders else 0:08d}"
         folder.mkdir(mode=0o700)
         reached("folder-made")
-        sync_folder(self._objects)
+        try:
+            sync_folder(self._objects)
+        except OSError:
+            with suppress(OSError):  # every attempt on a full disk would leave another one
+                folder.rmdir()
+            raise
         return folder
 
 

@@ -476,6 +476,48 @@ def test_an_index_that_is_locked_for_long_delays_rows_and_no_acknowledgement(
         parts.require(*sent)
 
 
+def test_commits_that_fail_leave_one_file_a_record_however_often_they_are_tried(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "BUSY_SECONDS", 0.01)
+    [ds] = make.ct_series(1)
+    parts = started()
+    with closing(sqlite3.connect(parts.index.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for _ in range(5):
+            parts.receive(ds)  # the sender repeats what it sent
+        for _ in range(5):
+            with pytest.raises(OutOfResources):
+                parts.applier.step()
+            assert len(list(parts.folder.glob("objects/*/*"))) == 5
+        other.execute("ROLLBACK")
+    parts.applier.step()
+    parts.require(ds)
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_instances_that_are_refused_leave_no_files(
+    started: Started, monkeypatch: pytest.MonkeyPatch, size: str
+) -> None:
+    ds = large_instance() if size == "large" else make.ct_series(1)[0]
+    parts = started()
+
+    def full(*arguments: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.journal, "append", full)
+        for _ in range(5):
+            with pytest.raises(OutOfResources, match="ENOSPC"):
+                parts.receive(ds)
+    assert not list(parts.folder.glob("incoming/*"))
+    assert not list(parts.folder.glob("objects/*/*"))
+    assert len(parts.archive.folders()) <= 1
+    parts.receive(ds)
+    parts.applier.step()
+    parts.require(ds)
+
+
 def test_a_query_sees_what_was_acknowledged_before_it_and_waits_for_it(
     started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
