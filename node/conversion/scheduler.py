@@ -20,7 +20,7 @@ from node.conversion.job import limits
 from node.conversion.pool import ConverterDied, Converters, ShortOfResources
 from node.conversion.series import SeriesDamaged, is_unchanged, record_outcome, write_volumes
 from node.durable import NO_ROOM
-from node.errors import OutOfResources, VoxelnodeError
+from node.errors import OutOfResources, VoxelnodeError, is_out_of_memory
 from node.index.database import Index
 from node.index.finder import QueryRefused
 from node.index.follower import IndexFollower
@@ -184,8 +184,12 @@ class Worker(IndexFollower):
         try:
             record = self._converted(claimed)
         except Exception as error:  # any error concerns this series only
-            log.exception("conversion_failed", series_instance_uid=claimed.series_instance_uid)
-            record = partial(self._record_crash, claimed, f"{type(error).__name__} while converting")
+            cause = f"{type(error).__name__} while converting"
+            if self._is_short(error):
+                record = partial(self._postpone, claimed, cause)
+            else:
+                log.exception("conversion_failed", series_instance_uid=claimed.series_instance_uid)
+                record = partial(self._record_crash, claimed, cause)
         self._record(claimed, record)
 
     def _converted(self, claimed: ClaimedSeries) -> Callable[[], None]:
@@ -215,7 +219,9 @@ class Worker(IndexFollower):
 
     def _is_short(self, error: Exception) -> bool:
         """Return whether the machine lacks something: then it is not the fault of the series."""
-        return (isinstance(error, OSError) and error.errno in SHORTAGES) or not self._archive.intake.has_room()
+        intake = self._archive.intake
+        is_named = isinstance(error, OSError) and error.errno in SHORTAGES
+        return is_named or is_out_of_memory(error) or intake.shortage is not None or not intake.has_room()
 
     def _record(self, claimed: ClaimedSeries, record: Callable[[], None]) -> None:
         """Record an outcome, or keep it to be recorded later; then free the converter."""

@@ -492,11 +492,13 @@ SHORTAGES = [
     OSError(errno.EMFILE, "Too many open files"),
     OSError(errno.ENOMEM, "Cannot allocate memory"),
     OSError(errno.EAGAIN, "Resource temporarily unavailable"),
+    MemoryError(),
+    RuntimeError("can't start new thread"),
     ShortOfResources("disk: No space left on device"),
 ]
 
 
-@pytest.mark.parametrize("shortage", SHORTAGES, ids=str)
+@pytest.mark.parametrize("shortage", SHORTAGES, ids=repr)
 def test_a_series_that_met_a_shortage_has_not_failed_and_goes_on_by_itself(
     root: Root, begin: Begin, monkeypatch: pytest.MonkeyPatch, shortage: Exception
 ) -> None:
