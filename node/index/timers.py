@@ -33,8 +33,8 @@ class TimerRepository(IndexRepository):
             _shift_series(connection, row, step)
         for table, waits in _RETRIED:
             waiting = select(table.id, table.due_at).where(waits, table.due_at.is_not(None))
-            for waiting_row in connection.execute(waiting).all():
-                connection.execute(update(table).where(table.id == waiting_row.id).values(due_at=waiting_row.due_at + step))
+            for retried in connection.execute(waiting).all():
+                connection.execute(update(table).where(table.id == retried.id).values(due_at=retried.due_at + step))
         closed = select(StudyRow.id, StudyRow.closed_at).where(StudyRow.closed_at.is_not(None))
         for study in connection.execute(closed).all():
             connection.execute(update(StudyRow).where(StudyRow.id == study.id).values(closed_at=study.closed_at + step))
