@@ -192,7 +192,7 @@ def _missing_files(settings: Settings) -> Iterator[Check]:
         return
     if missing:
         remedy = "send the instances again, or restore the files from a backup and run voxelnode fsck --repair"
-        yield Check("archive", "broken", f"{missing} instances have no file", remedy)
+        yield Check("archive", "broken", f"the files of {missing} instances are missing or damaged", remedy)
 
 
 def _journal(settings: Settings) -> Iterator[Check]:

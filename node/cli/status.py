@@ -129,7 +129,7 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
             "series": series,
             "instances": f"{facts['instances']} ({sized(facts['bytes'])})",
             "journal": _journal(facts),
-            "missing files": f"{facts['missing_files']}: voxelnode fsck" if facts["missing_files"] else "none",
+            "missing files": f"{facts['missing_files']} missing or damaged" if facts["missing_files"] else "none",
             "last scrub": _scrub(facts["scrub"]["last"]),
             "volume files": facts["volume_files"],
             "incomplete": f"{facts['incomplete_series']} series" if facts["incomplete_series"] else "none",

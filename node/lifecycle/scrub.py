@@ -147,9 +147,11 @@ class Scrub(BackgroundService):
             seconds = (current.bytes - due_bytes) / max(self._total, 1) * self._duration.total_seconds()
             return min(max(seconds, MIN_SLEEP_SECONDS), MAX_SLEEP_SECONDS)
         files = self._index.instances.files_after(current.key, MAX_FILES_PER_STEP)
+        if not files and not current.files:  # an empty archive: a pass begins when it has files
+            return MAX_SLEEP_SECONDS
         if not files:
             self._finish(current)
-            return MIN_SLEEP_SECONDS
+            return 0.0  # the next step sleeps until the next pass
         for file in files:
             current = self._compared(current, file)
             if self._stopping.is_set() or current.bytes > due_bytes or monotonic() - began > STEP_SECONDS:
