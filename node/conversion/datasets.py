@@ -63,11 +63,12 @@ class SeriesFiles:
                 detail = f"{type(error).__name__} while reading the data set"
                 self.unreadable.append(Exclusion(sop_instance_uid, 0, Reason.UNREADABLE, detail))
                 continue
-            self.counts.append(InstanceCounts(*(whole(dataset, keyword) for keyword in COUNT_KEYWORDS)))
-            self.headers.setdefault(sop_instance_uid, header_of(dataset))
+            counts = InstanceCounts(*(whole(dataset, keyword) for keyword in COUNT_KEYWORDS))
+            self.counts.append(counts)
             if self._paths.setdefault(sop_instance_uid, path) == path:
                 self._last = sop_instance_uid, dataset
             yield dataset
+            self.headers.setdefault(sop_instance_uid, header_of(dataset, counts))  # its values are converted by now
 
     def _problem_with(self, path: Path) -> str | None:
         expected = self._as_received.get(path)

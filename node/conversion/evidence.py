@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 from pydicom import Dataset
 
-from node.completeness import Finding
+from node.completeness import Finding, InstanceCounts
 from node.dicom import values
 from node.volume.geometry import missing_slices
 from node.volume.model import Assembly, Float, Geometry, Kind, Volume
@@ -54,13 +54,13 @@ class InstanceHeader:
     is_derived: bool
 
 
-def header_of(ds: Dataset) -> InstanceHeader:
-    """Return the header of an instance."""
+def header_of(ds: Dataset, counts: InstanceCounts) -> InstanceHeader:
+    """Return the header of an instance with these counts."""
     return InstanceHeader(
-        values.whole(ds, "InstanceNumber"),
+        counts.instance_number,
         _distance(ds, "SliceThickness"),
         _distance(ds, "SpacingBetweenSlices"),
-        values.whole(ds, "NumberOfTemporalPositions"),
+        counts.number_of_temporal_positions,
         values.numbers(ds, "ImagePositionPatient", 3),
         (values.text(ds, "ImageType") or "").upper().startswith("DERIVED"),
     )
