@@ -98,6 +98,7 @@ def rebuild(config: ConfigFile = None, root: Root = None, json: Json = False) ->
                 "taken_over": salvaged.rows,
                 "not_read": salvaged.unread,
                 "altered": salvaged.altered,
+                "gone": salvaged.gone,
                 "unread": done.unread,
             }
         )
@@ -127,6 +128,9 @@ def _print_rebuilt(done: Rebuilt) -> None:
         print(f"  {table}: not all rows could be read: {reason}")
     for key in salvaged.altered:
         print(f"  {key} is not as the previous index recorded it")
+    if salvaged.gone:
+        print(f"{len(salvaged.gone)} instances of the previous index have no file, and are not in the new one:")
+        print("\n".join(salvaged.gone))
     if done.unread:
         print(f"{len(done.unread)} files cannot be read now, and are not in the index; check the disk and permissions:")
         print("\n".join(done.unread))

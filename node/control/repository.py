@@ -130,12 +130,12 @@ class Repository:
             marked = mark_all_missing(self.archive, self.index, dt.datetime.now(dt.UTC))
         self.replayed = self.applier.replay()
         self.recovered = recover(self.archive, self.index, quiet_seconds, dt.datetime.now(dt.UTC), marked)
-        if previous is not None:
-            self.index.salvage.finish(previous, lambda path: (root / path).is_file())
         self.taken_back: list[str] = []
         if new_index:
             self.taken_back = take_back(self.archive, self.index, quiet_seconds, dt.datetime.now(dt.UTC))
             record_quarantined(self.archive, self.index, dt.datetime.now(dt.UTC))
+        if previous is not None:
+            self.index.salvage.finish(previous, lambda path: (root / path).is_file())
         self.applier.checkpoint()
         self.applier.start()
         self.index.ahead = self.applier

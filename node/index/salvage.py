@@ -2,7 +2,7 @@
 
 Patients, studies, series and instances are read from the files, which are the evidence. The rest is read from the old
 index, as far as it can be read: a damaged table is read from both ends up to the damage. Rows about an instance are
-taken over only if its file is the one that the old index knew, with the same key and the same digest.
+taken over only if its file is the one that the old index knew: it has the same digest.
 """
 
 from __future__ import annotations
@@ -45,16 +45,21 @@ _OLD_IMAGES = f"""
     CREATE TEMP TABLE old_images (id INTEGER, series_id INTEGER, sop_instance_uid TEXT, "key" TEXT PRIMARY KEY,
         sha256 TEXT, {", ".join(FACTS)})
 """
-_SAME_FILE = 'o."key" = images."key" AND o.sop_instance_uid = images.sop_instance_uid'
+_SAME_BYTES = "o.sop_instance_uid = images.sop_instance_uid AND o.sha256 = images.sha256"
 
 
 @dataclass(slots=True)
 class Salvaged:
-    """What was taken over: rows by table, what could not be read, and files that are not as the old index knew them."""
+    """What was taken over: rows by table, and what could not be read.
+
+    `altered` are the keys of files that are not as the old index knew them, `gone` the SOP Instance UIDs of instances
+    that it knew and that have no file.
+    """
 
     rows: Counter[str] = field(default_factory=Counter)
     unread: dict[str, str] = field(default_factory=dict)
     altered: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
 
 
 class OldIndex(AbstractContextManager["OldIndex"]):
@@ -190,19 +195,24 @@ def _read_images(connection: Connection, old: OldIndex) -> None:
     for row in old.rows("images", names):
         _executed(connection, insert, tuple(row.values()))
     connection.exec_driver_sql("CREATE INDEX temp.ix_old_images ON old_images (series_id, sop_instance_uid)")
+    connection.exec_driver_sql("CREATE INDEX temp.ix_old_instances ON old_images (sop_instance_uid)")
 
 
 def _take_over_facts(connection: Connection, old: OldIndex) -> None:
     facts = ", ".join(f"{name} = coalesce(o.{name}, images.{name})" for name in FACTS)
     taken = connection.exec_driver_sql(
-        f"UPDATE images SET {facts} FROM old_images o "
-        f"WHERE {_SAME_FILE} AND o.sha256 = images.sha256 AND images.source = 'recovered'"
+        f"UPDATE images SET {facts} FROM old_images o WHERE {_SAME_BYTES} AND images.source = 'recovered'"
     )
     old.salvaged.rows["images"] += taken.rowcount
     altered = connection.exec_driver_sql(
-        f'SELECT images."key" FROM images JOIN old_images o ON {_SAME_FILE} WHERE o.sha256 != images.sha256'
+        'SELECT images."key" FROM images JOIN old_images o ON o."key" = images."key" '
+        "AND o.sop_instance_uid = images.sop_instance_uid WHERE o.sha256 != images.sha256"
     )
     old.salvaged.altered = [row[0] for row in altered]
+    gone = connection.exec_driver_sql(
+        "SELECT sop_instance_uid FROM old_images EXCEPT SELECT sop_instance_uid FROM images"
+    )
+    old.salvaged.gone = [row[0] for row in gone]
 
 
 def _take_over_ids(connection: Connection) -> None:
@@ -213,7 +223,7 @@ def _take_over_ids(connection: Connection) -> None:
     largest = "SELECT max((SELECT coalesce(max(id), 0) FROM old_images), (SELECT coalesce(max(id), 0) FROM images), ?)"
     base = connection.exec_driver_sql(largest, (cursor,)).scalar_one()
     connection.exec_driver_sql("UPDATE images SET id = -id")
-    connection.exec_driver_sql(f"UPDATE OR IGNORE images SET id = o.id FROM old_images o WHERE {_SAME_FILE}")
+    connection.exec_driver_sql(f"UPDATE OR IGNORE images SET id = o.id FROM old_images o WHERE {_SAME_BYTES}")
     connection.exec_driver_sql("UPDATE images SET id = ? - id WHERE id < 0", (base,))
 
 

@@ -25,11 +25,10 @@ from node.dicom.attributes import InstanceAttributes
 from node.dicom.header import HeaderCut
 from node.errors import NotUnderstood, OutOfResources, UsageError
 from node.index.database import Index
-from node.index.instances import NotIndexable
 from node.index.read import ReadIndex
 from node.index.records import Outcome, StoredFile
 from node.receive.ingest import Announced, Ingest, Origin
-from node.receive.recovery import adopt, stored_instance
+from node.receive.recovery import ADOPTED, adopt, stored_instance
 
 FOLDER = "quarantine"
 PIECE_BYTES = 1 << 20
@@ -178,10 +177,7 @@ def take_back(archive: Archive, index: Index, quiet_seconds: Callable[[str], flo
             continue
         if index.instances.current(attributes.sop_instance_uid) is None:
             key = archive.take_back(path.name)
-            try:
-                adopt(archive, index, [key], quiet_seconds, now)
-            except NotIndexable:  # that may be why it was set aside
-                archive.quarantine(key)
+            if adopt(archive, index, [key], quiet_seconds, now).get(key) != ADOPTED:  # that may be why it was set aside
                 continue
             index.instances.record_removed_from_quarantine(f"{FOLDER}/{path.name}", "quarantine-released", now)
             taken.append(path.name)

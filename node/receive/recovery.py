@@ -32,7 +32,7 @@ from node.durable import make_folder
 from node.errors import NotUnderstood
 from node.failpoints import reached
 from node.index.database import Index
-from node.index.instances import InstanceFile
+from node.index.instances import InstanceFile, NotIndexable
 from node.index.records import Arrived, Kept, Outcome, StoredFile
 from node.receive.apply import MAX_BATCH, attributes_of, settle
 from node.receive.kept import flaws_of
@@ -135,11 +135,24 @@ def adopt(
         else:
             readable.append(Arrived(attributes, file, quiet_seconds(file.calling_ae_title)))
     for begin in range(0, len(readable), MAX_BATCH):
-        batch = readable[begin : begin + MAX_BATCH]
-        for stray, kept in zip(batch, index.instances.add(batch, flaws=flaws_of(archive, index, batch)), strict=True):
-            settle(archive, kept)
-            fates[stray.file.key] = _fate(kept)
-            reached("file-adopted")
+        fates |= _indexed(archive, index, readable[begin : begin + MAX_BATCH])
+    return fates
+
+
+def _indexed(archive: Archive, index: Index, batch: Sequence[Arrived]) -> dict[str, str]:
+    """Index files; quarantine those whose rows cannot be written."""
+    try:
+        kept = index.instances.add(batch, flaws=flaws_of(archive, index, batch))
+    except NotIndexable as error:
+        if len(batch) > 1:
+            return {key: fate for one in batch for key, fate in _indexed(archive, index, [one]).items()}
+        archive.quarantine(batch[0].file.key)
+        return {batch[0].file.key: f"to quarantine: {error}"}
+    fates = {}
+    for stray, done in zip(batch, kept, strict=True):
+        settle(archive, done)
+        fates[stray.file.key] = _fate(done)
+        reached("file-adopted")
     return fates
 
 

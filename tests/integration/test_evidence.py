@@ -241,8 +241,7 @@ def test_a_rebuild_takes_an_instance_back_that_is_only_in_quarantine(settings: S
     path = Path(row_of(settings, second)["path"])
     path.rename(root / "quarantine" / path.name)
     (root / "quarantine" / "stray.dcm").write_bytes(b"no DICOM")
-    _, _, _, taken_back, _ = rebuild_index(settings)
-    assert taken_back == [path.name]
+    assert rebuild_index(settings).taken_back == [path.name]
     assert Path(row_of(settings, second)["path"]).read_bytes().endswith(data_set_bytes(second))
     assert Path(row_of(settings, first)["path"]).read_bytes().endswith(data_set_bytes(first))
     assert len(list((root / "quarantine").iterdir())) == 2

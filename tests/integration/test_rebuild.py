@@ -7,6 +7,7 @@ import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from node.archive.filesystem import Archive
 from node.control import repository as repositories
 from node.control.repository import Repository, check_repository, rebuild_index
 from node.conversion.pipeline import convert
+from node.index import arrivals
 from node.index.engine import FILE_NAME, IndexUnusable
 from node.settings.model import Settings, Storage
 from node.writers.options import WriteOptions
@@ -162,6 +164,59 @@ def test_after_a_rebuild_a_deletion_finds_what_lies_in_quarantine(settings: Sett
         for row in view_rows(lived, "SELECT study_instance_uid AS uid FROM v_studies"):
             repository.actions["delete"](level="study", uid=row["uid"], study_instance_uid=None, who="test")
     assert [path for folder in ("objects", "quarantine") for path in lived.glob(f"{folder}/**/*.dcm")] == []
+
+
+@pytest.mark.parametrize("index", ["kept", "gone"])
+def test_an_instance_that_only_quarantine_has_is_taken_back(settings: Settings, index: str) -> None:
+    root, [one, other] = settings.storage.root, new_series(2)
+    with Repository(settings) as repository:
+        take(repository.ingest, [one, other])
+    for path in root.glob("objects/*/*.dcm"):
+        if path.read_bytes().endswith(one.data):
+            path.rename(root / "quarantine" / path.name)
+    (root / "quarantine" / "cut.dcm").write_bytes(next(root.glob("objects/*/*.dcm")).read_bytes()[:-10])
+    (root / "quarantine" / "other.dcm").write_bytes(b"no DICOM")
+    if index == "gone":
+        for path in root.glob("index.sqlite*"):
+            path.unlink()
+    rebuilt = rebuild_index(settings)
+    assert len(rebuilt.taken_back) == 1
+    assert rebuilt.salvaged.gone == []
+    rows = view_rows(root, "SELECT sop_instance_uid AS uid, sha256, source FROM v_images")
+    assert {row["uid"]: row["sha256"] for row in rows} == {sent.sop_instance_uid: sent.sha256 for sent in (one, other)}
+    assert {row["source"] for row in rows} == {"dicom" if index == "kept" else "recovered"}
+    assert {path.name for path in root.glob("quarantine/*")} == {"cut.dcm", "other.dcm"}
+    assert check_repository(settings, digests=True, repair=False) == []
+
+
+def test_an_instance_without_a_file_is_named(settings: Settings) -> None:
+    root, [one, other] = settings.storage.root, new_series(2)
+    with Repository(settings) as repository:
+        take(repository.ingest, [one, other])
+    for path in root.glob("objects/*/*.dcm"):
+        if path.read_bytes().endswith(one.data):
+            path.unlink()
+    assert rebuild_index(settings).salvaged.gone == [one.sop_instance_uid]
+
+
+def test_a_file_whose_rows_cannot_be_written_does_not_stop_the_others(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, sent = settings.storage.root, new_series(3)
+    with Repository(settings) as repository:
+        take(repository.ingest, sent)
+    real = arrivals.add_instances
+
+    def refusing(connection: Any, batch: Any, flaws: Any) -> Any:
+        if any(one.attributes.sop_instance_uid == sent[1].sop_instance_uid for one in batch):
+            raise OverflowError("Python int too large to convert to SQLite INTEGER")
+        return real(connection, batch, flaws)
+
+    monkeypatch.setattr("node.index.instances.add_instances", refusing)
+    recovered = rebuild_index(settings).recovered
+    assert (recovered.adopted, recovered.quarantined) == (2, 1)
+    assert len(view_rows(root, "SELECT 1 FROM v_images")) == 2
+    assert len(list(root.glob("quarantine/*.dcm"))) == 1
 
 
 def damage(path: Path, table: str) -> None:
