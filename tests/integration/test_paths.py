@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from node.control.repository import Repository, check_repository
 from node.index.database import reading
-from node.index.engine import FILE_NAME, backup, check, open_engine
+from node.index.engine import FILE_NAME, backup, check, connect, open_engine
 from node.settings.model import Settings, Storage
 from tests.crash.journal import new_series
 from tests.ingest import take
@@ -38,7 +38,7 @@ def paths(root: Path) -> list[Path]:
 def test_a_database_is_at_its_path_whichever_characters_that_has(tmp_path: Path, read_only: bool) -> None:
     expected = {}
     for number, character in enumerate(CHARACTERS):
-        for name in (f"ward{character}1", f"ward{character}2", f"%41{character}%3f{character}"):
+        for name in (f"ward{character}1", f"ward{character}2%41{character}%3f"):
             folder = tmp_path / str(number) / name
             folder.mkdir(parents=True, exist_ok=True)
             expected[folder / FILE_NAME] = name
@@ -49,8 +49,9 @@ def test_a_database_is_at_its_path_whichever_characters_that_has(tmp_path: Path,
         with engine.connect() as connection:
             assert connection.execute(text("SELECT count(*) FROM here")).scalar() == 0
         engine.dispose()
-        if not read_only:
-            assert backup(path, path.with_name("copy")) > 0
+        if read_only:
+            with closing(connect(path, read_only=True)) as direct:  # as a backup reads it
+                assert direct.execute("SELECT count(*) FROM here").fetchone() == (0,)
     assert {path for path in tmp_path.rglob("index*") if path.suffix == ".sqlite"} == expected.keys()
 
 
