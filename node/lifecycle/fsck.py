@@ -15,10 +15,10 @@ from time import time
 from typing import Literal
 
 from node.archive.filesystem import MAX_FILES_PER_FOLDER, Archive
-from node.archive.intact import data_set_offset, problem_with
+from node.archive.intact import MISSING, data_set_offset, problem_with
 from node.conversion.volume_files import sweep
 from node.dicom.reading import read_instance
-from node.errors import VoxelnodeError
+from node.errors import VoxelnodeError, is_out_of_memory
 from node.index.conversions import folders_of
 from node.index.database import Index, reading
 from node.index.engine import check
@@ -194,7 +194,9 @@ def _mended_stray(
     return adopt(archive, index, strays, quiet_seconds, now).get(key) if strays else ADOPTED
 
 
-def _mended_file(finding: Finding, archive: Archive, index: Index, now: dt.datetime) -> str:
+def _mended_file(finding: Finding, archive: Archive, index: Index, now: dt.datetime) -> str | None:
+    if not index.instances.named_keys([finding.path]):
+        return "replaced by the instance that came again"  # its record was in the journal
     if _is_as_received(finding.path, archive, index):
         return "written again from the journal"
     if finding.kind == "file-missing":
@@ -203,7 +205,11 @@ def _mended_file(finding: Finding, archive: Archive, index: Index, now: dt.datet
         return returned.get(finding.path, "marked")
     if not archive.path(finding.path).exists():
         return "gone meanwhile"
-    if (sha256 := _believed(finding.path, archive, index, now)) is not None:
+    try:
+        sha256 = _believed(finding.path, archive, index, now)
+    except OSError:  # it cannot be read now
+        return None
+    if sha256 is not None:
         index.instances.mend_digest(finding.path, sha256, now)
         return "kept: the digest of its row was mended"
     index.instances.set_aside_damaged(finding.path, archive.quarantine_key(finding.path), finding.detail, now)
@@ -223,9 +229,9 @@ def _believed(key: str, archive: Archive, index: Index, now: dt.datetime) -> str
     try:
         attributes, file = stored_instance(archive.root, key, now)
         read_instance(archive.path(key))
-    except OSError:
-        raise
-    except Exception:  # pydicom raises anything on damaged files
+    except Exception as error:  # pydicom raises anything on damaged files
+        if isinstance(error, OSError) or is_out_of_memory(error):
+            raise
         return None
     if (attributes.sop_instance_uid, file.bytes) != (row.sop_instance_uid, row.bytes):
         return None
@@ -326,10 +332,16 @@ def _volumes(root: Path, index: ReadIndex, *, digests: bool) -> Iterator[Finding
         named |= folders_of([row.path])
         series = (row.study_instance_uid, row.series_instance_uid)
         detail = f"revision {row.revision}{', superseded' if row.superseded else ''}"
-        if not path.is_file():
-            yield Finding("volume-missing", row.path, detail, series=None if row.superseded else series)
-        elif problem := problem_with(path, 0, row.bytes, row.sha256 if digests else None):
-            yield Finding("volume-altered", row.path, f"{detail}: {problem}", series=None if row.superseded else series)
+        affected = None if row.superseded else series
+        try:
+            problem = problem_with(path, 0, row.bytes, row.sha256 if digests else None)
+        except OSError as error:
+            yield Finding("file-unreadable", row.path, f"{detail}: {error.strerror}")
+            continue
+        if problem == MISSING:
+            yield Finding("volume-missing", row.path, detail, series=affected)
+        elif problem is not None:
+            yield Finding("volume-altered", row.path, f"{detail}: {problem}", series=affected)
     for folder in sorted((root / "volumes").glob("*/*/*/")):
         if str(folder.relative_to(root)) not in named:
             yield Finding("volume-unknown", str(folder.relative_to(root)))

@@ -72,6 +72,7 @@ def test_a_series_without_its_damaged_instance_is_partial_content(site: Site, da
     response = site.client().get(url, headers=accept)
     assert response.status_code == 206
     assert response.content.count(b"DICM") == 2
+    assert site.client().get(url, headers={"Accept": "application/zip"}).status_code == 206
     site.take(damaged)
     assert site.client().get(url, headers=accept).status_code == 200
 

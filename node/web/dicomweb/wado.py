@@ -145,7 +145,8 @@ def _file(node: Services, given: Given, future: Future[IO[bytes]] | None) -> Ite
 def _zipped(target: Target) -> Response:
     """Every instance as stored; file names are numbers, since nothing from a sender becomes a path."""
     target.audit_transfer("zip")
-    response = respond(target, zip_stream(_zip(target)), ZIP, target.etag(ZIP))
+    status = 206 if target.unavailable else 200
+    response = respond(target, zip_stream(_zip(target)), ZIP, target.etag(ZIP), None, status)
     name = "series" if "series" in target.request.path_params else "study"
     response.headers["Content-Disposition"] = f'attachment; filename="{name}.zip"'
     return response
