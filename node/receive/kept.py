@@ -27,10 +27,10 @@ from node.index.records import Arrived, Flaw
 log = structlog.get_logger()
 
 CHEAP_BYTES = 1 << 20
-"""The digest of a shorter file is always compared: reading it costs less than receiving it did."""
+"""The digest of a file that is not longer is always compared: reading it costs less than receiving it did."""
 
 VERIFIED_SECONDS = 300.0
-"""For how long the digest of a file that is read again and again is not compared again."""
+"""For how long the digest of a long file that is read again and again is not compared again."""
 
 MAX_VERIFIED = 4096
 
@@ -86,14 +86,16 @@ def report_damage(archive: Archive, index: Index, key: str, problem: str, now: d
 
 
 class RecentlyVerified:
-    """Files whose digest was compared lately: a viewer reads the frames of one file one by one. Thread-safe."""
+    """Long files whose digest was compared lately: a viewer reads the frames of one file one by one. Thread-safe."""
 
     def __init__(self) -> None:
         self._files: OrderedDict[str, tuple[tuple[int, int, int], float]] = OrderedDict()
         self._lock = threading.Lock()
 
     def problem_with(self, path: Path, offset: int, length: int, sha256: str) -> str | None:
-        """As `node.archive.intact.problem_with`; a file that has not changed is read again after some minutes."""
+        """As `node.archive.intact.problem_with`; a long file that has not changed is read again after some minutes."""
+        if length <= CHEAP_BYTES:
+            return problem_with(path, offset, length, sha256)
         try:
             stat = path.stat()
         except FileNotFoundError:

@@ -77,6 +77,19 @@ def test_a_series_without_its_damaged_instance_is_partial_content(site: Site, da
     assert site.client().get(url, headers=accept).status_code == 200
 
 
+def test_rot_that_leaves_the_times_of_a_file_alone_is_seen_by_the_next_reader(site: Site) -> None:
+    [ds] = make.ct_series(1, study_uid=STUDY, series_uid=SERIES)
+    site.take(ds)
+    url = READS["frames"].format(study=STUDY, series=SERIES, uid=ds.SOPInstanceUID)
+    assert site.client().get(url).status_code == 200
+    path = file_of(site, ds)
+    stat, content = path.stat(), bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert site.client().get(url).status_code == 500
+
+
 def test_a_file_that_cannot_be_read_now_is_not_damaged(
     site: Site, damaged: FileDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
