@@ -33,8 +33,9 @@ class TimerRepository(IndexRepository):
             _shift_series(connection, row, step)
         for table, waits in _RETRIED:
             waiting = select(table.id, table.due_at).where(waits, table.due_at.is_not(None))
-            for retried in connection.execute(waiting).all():
-                connection.execute(update(table).where(table.id == retried.id).values(due_at=retried.due_at + step))
+            for id, due_at in connection.execute(waiting).all():
+                if due_at is not None:  # as the condition says, which the type checker cannot read
+                    connection.execute(update(table).where(table.id == id).values(due_at=due_at + step))
         closed = select(StudyRow.id, StudyRow.closed_at).where(StudyRow.closed_at.is_not(None))
         for study in connection.execute(closed).all():
             connection.execute(update(StudyRow).where(StudyRow.id == study.id).values(closed_at=study.closed_at + step))
