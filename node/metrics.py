@@ -145,10 +145,23 @@ def write_counters(metrics: Metrics, root: Path, reasons: Mapping[str, str]) -> 
         Why the node is not ready, by part.
     """
     content = {"at": dt.datetime.now(dt.UTC).isoformat(), "reasons": dict(reasons), "counters": metrics.snapshot()}
+    text = json.dumps(content).encode()
     part = root / f"{LIVE_FILE}.part"
-    with suppress(OSError):
-        part.write_text(json.dumps(content), encoding="utf-8")
+    try:
+        part.write_bytes(text)
         os.replace(part, root / LIVE_FILE)
+    except OSError:
+        with suppress(OSError):  # a full disk may still take what replaces the same bytes
+            _overwrite(root / LIVE_FILE, text)
+
+
+def _overwrite(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.pwrite(descriptor, content, 0)
+        os.ftruncate(descriptor, len(content))
+    finally:
+        os.close(descriptor)
 
 
 def remove_counters(root: Path) -> None:

@@ -97,7 +97,7 @@ class Intake:
 
     def has_room(self) -> bool:
         """Return whether the disk works and has more room than the reserve."""
-        return self.stopped is None and self._lack(self._reserve_bytes, 1.0) is None
+        return self.stopped is None and self._lack(self._reserve_bytes, 1.0, "") is None
 
     def require(self) -> None:
         """Raise unless an instance may be accepted.
@@ -108,10 +108,11 @@ class Intake:
             The free space is down to the reserve, no file can be created, or intake has stopped.
         """
         self.require_sound()
-        lack = self._lack(self._reserve_bytes, RESUME_FACTOR if self._full else 1.0)
+        rule = f"{self._reserve_bytes} are kept in reserve ([storage] reserve_bytes)"
+        lack = self._lack(self._reserve_bytes, RESUME_FACTOR if self._full else 1.0, rule)
         self._full = lack is not None
         if lack is not None:
-            raise OutOfResources(f"{lack}, {self._reserve_bytes} bytes are kept in reserve ([storage] reserve_bytes)")
+            raise OutOfResources(lack)
 
     def require_sound(self) -> None:
         """Raise if a sync has failed: after the first failure, a later success would prove nothing.
@@ -128,19 +129,18 @@ class Intake:
         """Return the reason to refuse a new association, or None to accept it."""
         if self.stopped is not None:
             return f"intake has stopped: {self._stopped}; check the disk and the folder, then restart the node"
-        lack = self._lack(self._low_bytes, RESUME_FACTOR if self._low else 1.0)
+        rule = f"but {self._low_bytes} are required (twice [storage] reserve_bytes): free space"
+        lack = self._lack(self._low_bytes, RESUME_FACTOR if self._low else 1.0, rule)
         self._low = lack is not None
-        if lack is None:
-            return None
-        return f"{lack}, but {self._low_bytes} bytes are required (twice [storage] reserve_bytes): free space"
+        return lack
 
-    def _lack(self, required_bytes: int, factor: float) -> str | None:
-        """Return how little room is left, or None if it is enough."""
+    def _lack(self, required_bytes: int, factor: float, rule: str) -> str | None:
+        """Return how little room is left, with the rule for bytes, or None if it is enough."""
         if (free := self.free_bytes()) < required_bytes * factor:
-            return f"{free} bytes free"
+            return f"{free} bytes free, {rule}"
         inodes = free_inodes_of(self._root)
         if inodes is not None and inodes < MIN_FREE_INODES * factor:
-            return f"{inodes} inodes free"
+            return f"{inodes} inodes free: the disk takes no more files; remove some that are not needed"
         return None
 
     def _look(self) -> None:

@@ -149,6 +149,7 @@ def test_the_services_of_an_idle_node_sleep(tmp_path: Path) -> None:
         steps = {service.name: service.steps - before[service.name] for service in node.services}
         assert steps.pop("worker") <= 6 / CLOCK_SECONDS + 1, "it looks at the clock"
         assert steps.pop("scrub") <= 1, "it looks whether a pass is due"
+        assert steps.pop("confirmer") <= 1, "it follows the commit with which the scrub began"
         assert set(steps.values()) == {0}, steps
     finally:
         node.stop(1)

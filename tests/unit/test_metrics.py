@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from node.metrics import LIVE_FILE, Metrics, read_counters, remove_counters, write_counters
 
 
@@ -49,3 +51,18 @@ def test_a_file_that_is_no_publication_is_none(tmp_path: Path) -> None:
 def test_a_disk_that_takes_nothing_does_not_stop_the_node(tmp_path: Path) -> None:
     write_counters(Metrics(), tmp_path / "missing", {})
     assert read_counters(tmp_path / "missing") is None
+
+
+def test_a_disk_that_takes_no_new_file_takes_the_state_over_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_counters(Metrics(), tmp_path, {"intake": "a longer reason than the one that comes next"})
+
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    write_counters(Metrics(), tmp_path, {"intake": "full"})
+    live = read_counters(tmp_path)
+    assert live is not None
+    assert live["reasons"] == {"intake": "full"}
