@@ -68,7 +68,14 @@ def _series(index: ReadIndex, uid: str, study: str | None = None) -> Row:
     if not rows:
         return {}
     study = rows[0]["study_instance_uid"]
-    return {**_study(index, study), "level": "series", "series": rows[0]} | _outcome(index, study, uid)
+    series = {**_study(index, study), "level": "series", "series": rows[0], "waits": _waits(index, study, uid)}
+    return series | _outcome(index, study, uid)
+
+
+def _waits(index: ReadIndex, study: str, uid: str) -> list[Row]:
+    """Return what a series waits for, with what was learnt of each sender."""
+    learnt = {row["calling_ae_title"]: row for row in index.senders.all()}
+    return [{**wait, "learnt": learnt.get(wait["calling_ae_title"])} for wait in index.series.waits(study, uid)]
 
 
 def _study(index: ReadIndex, uid: str) -> Row:
@@ -101,6 +108,16 @@ def _volumes(rows: list[Row]) -> list[Row]:
     return [{name: jsons.loads(value) if name in lists else value for name, value in row.items()} for row in rows]
 
 
+def _print_waits(waits: list[Row]) -> None:
+    columns = ("sender", "quiet at", "grace until", "learnt quiet seconds", "from series")
+    rows = []
+    for wait in waits:
+        learnt = wait["learnt"] or {"quiet_seconds": None, "series": None}
+        moments = (wait["calling_ae_title"], wait["quiet_at"], wait["grace_until"])
+        rows.append((*moments, learnt["quiet_seconds"], learnt["series"]))
+    print_table("waits for its senders", columns, rows)
+
+
 def _print(description: Row) -> None:
     for level in ("patient", "study", "series", "instance"):
         if level in description:
@@ -111,6 +128,8 @@ def _print(description: Row) -> None:
         print_fields({f"  {name}": value for name, value in patient.items()})
     for uid in description.get("study_instance_uids", ()):
         print(f"study {uid}")
+    if description.get("waits"):
+        _print_waits(description["waits"])
     if description.get("volumes"):
         rows = [(row["path"], row["kind"], " x ".join(map(str, row["shape"]))) for row in description["volumes"]]
         print_table("volumes", ("file", "kind", "shape"), rows)

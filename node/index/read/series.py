@@ -64,6 +64,21 @@ class ReadSeries(PagedRepository):
             series=series_instance_uid,
         )
 
+    def waits(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
+        """Return what an open series waits for: ``calling_ae_title``, ``quiet_at``, ``grace_until`` of each sender."""
+        query = (
+            select(SeriesRow.waits)
+            .select_from(join(SeriesRow, StudyRow))
+            .where(
+                StudyRow.study_instance_uid == study_instance_uid, SeriesRow.series_instance_uid == series_instance_uid
+            )
+        )
+        waits = self._connection.execute(query).scalar() or {}
+        return [
+            {"calling_ae_title": sender, "quiet_at": its.get("quiet_at"), "grace_until": its.get("grace_until")}
+            for sender, its in sorted(waits.items())
+        ]
+
     def of_study(self, study_instance_uid: str) -> list[Row]:
         """Return the rows of ``v_series`` of a study, by Series Number; series without a number come last."""
         return self._rows(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import sqlite3
 import warnings
+from contextlib import closing
 from io import StringIO
 from pathlib import Path
 
@@ -121,6 +123,24 @@ def test_each_level_is_shown_with_those_above_it_and_its_children_counted(run, s
     fields = [line.split() for line in run("info", ds.SeriesInstanceUID, "--root", "here")[1].splitlines()]
     assert ["series_description", "Thorax"] in fields
     assert run("dump", ds.SOPInstanceUID, "--root", "here")[0] == 0
+
+
+def test_an_open_series_is_shown_with_what_its_senders_ask_and_what_was_learnt_of_them(
+    run, series: list[Dataset], tmp_path: Path
+) -> None:
+    run("import", "scan", "--root", "here")
+    with closing(sqlite3.connect(tmp_path / "here" / "index.sqlite")) as index, index:
+        waits = {"CT1": {"quiet_at": "2026-01-01T12:00:00+00:00"}}
+        index.execute("UPDATE series SET waits = ?", [json.dumps(waits)])
+        index.execute("INSERT INTO senders VALUES ('CT1', '[7.0, 11.0, 7.0, 7.0, 7.0]', 22.0, '2026-01-01 12:00:00')")
+    uid = series[0].SeriesInstanceUID
+    [wait] = json.loads(run("info", uid, "--root", "here", "--json")[1])["waits"]
+    assert (wait["calling_ae_title"], wait["quiet_at"]) == ("CT1", waits["CT1"]["quiet_at"])
+    assert (wait["learnt"]["quiet_seconds"], wait["learnt"]["longest_gap_seconds"]) == (22.0, 11.0)
+    assert "22.0" in run("info", uid, "--root", "here")[1]
+    [sender] = json.loads(run("status", "--root", "here", "--json")[1])["senders"]
+    assert (sender["calling_ae_title"], sender["series"], sender["quiet_seconds"]) == ("CT1", 5, 22.0)
+    assert "learnt from senders" in run("status", "--root", "here")[1]
 
 
 def test_the_volumes_of_a_series_are_listed(run, series: list[Dataset], tmp_path: Path) -> None:
