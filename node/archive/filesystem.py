@@ -54,7 +54,6 @@ class Archive:
             make_folder(folder)
         self.intake = Intake(self.root, reserve_bytes, low_bytes)
         self.ballast = Ballast(self.root)
-        self.ballast.keep()
         self._lock = threading.Lock()
         self._moving = threading.Lock()  # guards `_moved_into`
         self._moved_into: set[Path] = set()  # folders that part files were moved into, not synced since

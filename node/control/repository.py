@@ -13,6 +13,7 @@ from time import monotonic, sleep
 from types import TracebackType
 from typing import Any
 
+from node.archive.ballast import Ballast
 from node.archive.filesystem import Archive
 from node.archive.locks import lock_problem
 from node.association.addresses import address_of
@@ -90,7 +91,8 @@ class Repository:
         try:
             if not new_index:
                 require_index(root)
-            self._open(root, settings, previous, new_index=new_index)
+            with Ballast(root).dropped():  # a root on a full disk can be opened, to delete something
+                self._open(root, settings, previous, new_index=new_index)
         except BaseException:
             self._locks.close()
             raise

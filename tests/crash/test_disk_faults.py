@@ -275,8 +275,11 @@ def _use_inodes(folder: Path) -> None:
             (folder / str(number)).touch()
 
 
+@pytest.mark.parametrize("is_serving", [True, False], ids=["by the node", "after a kill, by the command"])
 @pytest.mark.parametrize("lacking", ["bytes", "inodes"])
-def test_a_study_can_be_deleted_from_a_disk_that_is_full(small_disk: Path, journal: Journal, lacking: str) -> None:
+def test_a_study_can_be_deleted_from_a_disk_that_is_full(
+    small_disk: Path, journal: Journal, lacking: str, is_serving: bool
+) -> None:
     subprocess.run(["mount", "-o", "remount,size=64m,nr_inodes=400", small_disk], check=True)
     root, filler = small_disk / "root", small_disk / "filler"
     series = new_series(8, large=True)
@@ -290,6 +293,8 @@ def test_a_study_can_be_deleted_from_a_disk_that_is_full(small_disk: Path, journ
         assert within(15, lambda: "free" in intake_of(settings) or "full" in intake_of(settings))
         with reading(root) as index:
             [study] = {row["study_instance_uid"] for row in index.series.newest(100)}
+        if not is_serving:
+            node.kill()
         done = perform_action(settings, "delete", level="study", uid=study, study_instance_uid=None, who="test")
         assert done["instances"] == 8
         assert list((root / "objects").rglob("*.dcm")) == []
