@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from node.association.client.send import send_files
 from node.control.repository import Repository, check_repository
 from node.index.database import reading
 from node.index.engine import FILE_NAME, backup, check, connect, open_engine
 from node.settings.model import Settings, Storage
+from tests import make
+from tests.acceptance.served import Served
 from tests.crash.journal import new_series
 from tests.ingest import take
 from tests.preloaded import run
@@ -76,6 +79,22 @@ def test_everything_about_a_root_works_at_any_path(tmp_path: Path, kind: str, mo
     assert check(root.absolute() / FILE_NAME) == []
     with reading(root) as index:
         assert Path(index.root).samefile(root)
+
+
+def test_a_node_converts_and_deletes_at_any_path(tmp_path: Path) -> None:
+    (tmp_path / HOSTILE).mkdir()
+    with Served(tmp_path / HOSTILE / "root") as node:
+        series = make.ct_series(3)
+        for number, ds in enumerate(series):
+            ds.save_as(tmp_path / f"{number}.dcm", enforce_file_format=True)
+        assert send_files([tmp_path / f"{number}.dcm" for number in range(3)], node.address, "CT1") == 3
+        node.wait_until_settled()
+        [volume] = node.rows("SELECT path FROM v_volumes WHERE kind = 'volume' AND format = 'nifti'")
+        assert Path(volume["path"]).is_file()
+        run("delete", series[0].StudyInstanceUID, "--yes", "--root", node.root, check=True)
+        assert not Path(volume["path"]).exists()
+        assert node.terminate() == 0
+    assert [entry.name for entry in (tmp_path / HOSTILE).iterdir() if entry.is_dir()] == ["root"]
 
 
 @pytest.mark.parametrize("how", ["moved", "copied"])
