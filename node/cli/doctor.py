@@ -158,7 +158,7 @@ def _index(settings: Settings) -> Iterator[Check]:
     try:
         require_index(path.parent)
     except IndexUnusable as error:
-        yield Check("index", "broken", str(error), "restore a backup, or run voxelnode db rebuild")
+        yield Check("index", "broken", str(error), "restore a backup, or run `voxelnode db rebuild`")
         return
     if not path.exists():
         try:
@@ -174,7 +174,7 @@ def _index(settings: Settings) -> Iterator[Check]:
             "index",
             "broken",
             problem,
-            "restore a backup, run voxelnode db upgrade or, as a last resort, voxelnode db rebuild",
+            "restore a backup, run `voxelnode db upgrade` or, as a last resort, `voxelnode db rebuild`",
         )
     yield from _missing_files(settings)
     if not problems:
@@ -191,7 +191,7 @@ def _missing_files(settings: Settings) -> Iterator[Check]:
     except IndexUnusable:  # reported already
         return
     if missing:
-        remedy = "send the instances again, or restore the files from a backup and run voxelnode fsck --repair"
+        remedy = "send the instances again, or restore the files from a backup and run `voxelnode fsck --repair`"
         yield Check("archive", "broken", f"the files of {missing} instances are missing or damaged", remedy)
 
 

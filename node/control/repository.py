@@ -399,13 +399,15 @@ def drain_journal(settings: Settings) -> Replayed:
     RootInUse
         A node or an import holds the root.
     IndexUnusable
-        The index is damaged, or it is gone although there are instances.
+        The index is damaged, or there is none.
     JournalNotEmpty
         Some instances could not be applied, or were received meanwhile.
     """
+    root = settings.storage.root.absolute()
+    if not (root / FILE_NAME).exists():
+        raise IndexUnusable(missing_index(root / FILE_NAME))
     with Repository(settings) as repository:
         replayed = repository.replayed
-    root = settings.storage.root.absolute()
     with _locked(root):
         folder = root / JOURNAL_FOLDER
         state = inspect(folder)

@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -100,8 +101,11 @@ def _chosen_file(file: Path | None) -> Path | None:
 def _read(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        remedy = f"`voxelnode config example > {quote(str(file))}` writes one"
+        raise UsageError(f"{file}: cannot be read (no such file); {remedy}") from error
     except OSError as error:
-        raise UsageError(f"{file}: cannot be read ({error.strerror}); `voxelnode init` writes one") from error
+        raise UsageError(f"{file}: cannot be read ({error.strerror}): check the owner and the mode") from error
     except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
         raise UsageError(f"{file}: not valid TOML: {error}") from error
 

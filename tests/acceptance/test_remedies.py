@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import sqlite3
 from contextlib import closing
@@ -20,7 +21,15 @@ from tests.ingest import take
 from tests.preloaded import run
 from tests.rows import view_rows
 
-LOOKING = (("status",), ("series",), ("account", "list"), ("db", "backup", "copy"), ("reconvert", "--all"), ("fsck",))
+LOOKING = (
+    ("status",),
+    ("journal", "drain"),
+    ("series",),
+    ("account", "list"),
+    ("db", "backup", "copy"),
+    ("reconvert", "--all"),
+    ("fsck",),
+)
 PASSWORD_FREE = ("--role", "admin", "--no-password")
 
 
@@ -180,3 +189,21 @@ def test_a_missing_file_is_repaired_as_doctor_says(root: Path) -> None:
     run("fsck", "--repair", "--root", root, check=True)
     found = json.loads(run("doctor", "--root", root, "--json").stdout)["findings"]
     assert [one for one in found if one["check"] == "archive"] == []
+
+
+@pytest.mark.parametrize("name", ["no.toml", "with a blank & more.toml"])
+def test_a_missing_configuration_is_written_as_told(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    done = run("config", "check", "--config", file)
+    assert done.returncode == 2
+    [shown] = re.findall(r"`voxelnode (.*)`", done.stderr)
+    command, _, target = shown.partition(" > ")
+    assert shlex.split(target) == [str(file)]
+    file.write_text(run(*command.split(), check=True).stdout)
+    run("config", "check", "--config", file, check=True)
+
+
+def test_a_configuration_that_may_not_be_read_is_not_written_again(tmp_path: Path) -> None:
+    done = run("config", "check", "--config", tmp_path)
+    assert done.returncode == 2
+    assert "config example" not in done.stderr
