@@ -1,0 +1,17 @@
+"""Operators beside senders and kills, in random orders: nothing is lost, and nothing that was deleted comes back.
+
+This is the short form of ``python -m tests.crash --interleavings 500``.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.crash.operators import try_interleavings
+
+pytestmark = [pytest.mark.timeout(300)]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_whatever_operators_do_nothing_acknowledged_is_lost_and_nothing_deleted_comes_back(seed: int) -> None:
+    try_interleavings(13, seed=seed)
