@@ -37,17 +37,6 @@ _FIND_HELD = Prepared(
 )
 
 
-_FILES: Select[*tuple[Any, ...]] = select(
-    ImageRow.sop_instance_uid,
-    ImageRow.key,
-    ImageRow.data_set_offset,
-    ImageRow.bytes,
-    ImageRow.sha256,
-    ImageRow.file_missing,
-)
-"""The fields of `InstanceFile`."""
-
-
 class NotIndexable(VoxelnodeError):
     """The rows of an instance cannot be written: trying again does not help."""
 
@@ -64,7 +53,7 @@ class InstanceFile:
     file_missing: bool
 
 
-_FILES = select(
+_FILES: Select[*tuple[Any, ...]] = select(
     ImageRow.sop_instance_uid,
     ImageRow.key,
     ImageRow.data_set_offset,
@@ -198,7 +187,7 @@ class InstanceRepository(IndexRepository):
             .values(key=None)
             .returning(ConflictRow.study_instance_uid, ConflictRow.series_instance_uid, ConflictRow.sop_instance_uid)
         ).all()
-        uids: EventUids = {**rows[0]._mapping} if rows else {}  # type: ignore[typeddict-item]
+        uids = _uids(rows[0]) if rows else EventUids()
         record_event(connection, kind, now, detail=key, **uids)
 
     @on_reader
@@ -215,7 +204,7 @@ class InstanceRepository(IndexRepository):
         row = connection.execute(_row_of(key)).one()
         detail = f"the row had the SHA-256 {row.sha256}, the file has {sha256}; the file is believed"
         connection.execute(update(ImageRow).where(ImageRow.key == key).values(sha256=sha256, file_missing=False))
-        _record(connection, "digest-mended", row, detail, now)
+        record_event(connection, "digest-mended", now, detail=detail, **_uids(row))
         _insert_conflict(connection, DIGEST_MENDED, row, detail, now, sha256=row.sha256)
 
     @on_writer
@@ -225,7 +214,8 @@ class InstanceRepository(IndexRepository):
         """Mark the row of a damaged file that is about to be moved to quarantine."""
         row = connection.execute(_row_of(key)).one()
         connection.execute(update(ImageRow).where(ImageRow.key == key).values(file_missing=True))
-        _record(connection, "file-damaged", row, f"the file {detail}: send the instance again", now)
+        asked = f"the file {detail}: send the instance again"
+        record_event(connection, "file-damaged", now, detail=asked, **_uids(row))
         _insert_conflict(connection, "instance-damaged", row, f"the file {detail}", now, key=quarantine_key)
 
     @on_writer
@@ -239,10 +229,9 @@ class InstanceRepository(IndexRepository):
             .values({"key": None} if gone else {"sha256": None})
             .returning(ConflictRow.study_instance_uid, ConflictRow.series_instance_uid, ConflictRow.sop_instance_uid)
         ).all()
+        kind: EventKind = "file-missing" if gone else "file-damaged"
         for row in rows:
-            uids: EventUids = {**row._mapping}  # type: ignore[typeddict-item]
-            kind: EventKind = "file-missing" if gone else "file-damaged"
-            record_event(connection, kind, now, detail=f"{key}, another version: {detail}", **uids)
+            record_event(connection, kind, now, detail=f"{key}, another version: {detail}", **_uids(row))
 
     @on_reader
     def total_bytes(self, connection: Connection) -> int:
@@ -327,15 +316,7 @@ class InstanceRepository(IndexRepository):
         if missing:
             kind = "file-missing" if damage is None else "file-damaged"
         for row in rows:
-            record_event(
-                connection,
-                kind,
-                now,
-                detail=damage,
-                study_instance_uid=row.study_instance_uid,
-                series_instance_uid=row.series_instance_uid,
-                sop_instance_uid=row.sop_instance_uid,
-            )
+            record_event(connection, kind, now, detail=damage, **_uids(row))
         return len(rows)
 
 
@@ -353,16 +334,12 @@ def _row_of(key: str) -> Select[*tuple[Any, ...]]:
     )
 
 
-def _record(connection: Connection, kind: EventKind, row: Row[Any], detail: str, now: dt.datetime) -> None:
-    record_event(
-        connection,
-        kind,
-        now,
-        detail=detail,
-        study_instance_uid=row.study_instance_uid,
-        series_instance_uid=row.series_instance_uid,
-        sop_instance_uid=row.sop_instance_uid,
-    )
+def _uids(row: Row[*tuple[Any, ...]]) -> EventUids:
+    return {
+        "study_instance_uid": row.study_instance_uid,
+        "series_instance_uid": row.series_instance_uid,
+        "sop_instance_uid": row.sop_instance_uid,
+    }
 
 
 def _insert_conflict(
@@ -372,12 +349,10 @@ def _insert_conflict(
     connection.execute(
         insert(ConflictRow).values(
             kind=kind,
-            study_instance_uid=row.study_instance_uid,
-            series_instance_uid=row.series_instance_uid,
-            sop_instance_uid=row.sop_instance_uid,
             calling_ae_title=row.calling_ae_title,
             detail=detail,
             found_at=now,
+            **_uids(row),
             **values,
         )
     )
