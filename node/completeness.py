@@ -100,19 +100,10 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A fact that speaks against completeness.
+    """A fact that speaks against completeness, as part of a sentence, without patient data.
 
-    Attributes
-    ----------
-    rule : Rule
-    fact : str
-        Part of a sentence, without patient data.
-    missing : str
-        What seems to be missing, in words.
-    count : int or None
-        Number of instances that seem to be missing, if known.
-    doubtful : bool
-        The fact has innocent causes, or another one contradicts it.
+    `missing` says in words what seems to be missing, and `count` how many instances, if known. A `doubtful` fact has
+    innocent causes, or another one contradicts it.
     """
 
     rule: Rule

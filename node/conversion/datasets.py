@@ -14,10 +14,10 @@ from pydicom import Dataset, dcmread
 from node.archive.intact import problem_with
 from node.completeness import COUNT_KEYWORDS, InstanceCounts
 from node.conversion.evidence import InstanceHeader, header_of
-from node.conversion.job import AsReceived
 from node.dicom.reading import read_instance
 from node.dicom.values import text, whole
 from node.errors import is_out_of_memory
+from node.index.records import ClaimedInstance
 from node.volume.reasons import Exclusion, Reason
 
 _LONG_VALUE_BYTES = 1 << 20
@@ -39,7 +39,7 @@ class SeriesFiles:
         What the readable instances say about their neighbours; filled during iteration.
     """
 
-    def __init__(self, instances: Sequence[tuple[str, Path]], as_received: Mapping[Path, AsReceived]) -> None:
+    def __init__(self, instances: Sequence[tuple[str, Path]], as_received: Mapping[Path, ClaimedInstance]) -> None:
         self._instances, self._as_received = instances, as_received
         self._paths: dict[str, Path] = {}
         self._last: tuple[str, Dataset] | None = None
@@ -72,7 +72,9 @@ class SeriesFiles:
 
     def _problem_with(self, path: Path) -> str | None:
         expected = self._as_received.get(path)
-        return None if expected is None else problem_with(path, expected.offset, expected.bytes, expected.sha256)
+        if expected is None:
+            return None
+        return problem_with(path, expected.data_set_offset, expected.bytes, expected.sha256)
 
     def dataset_of(self, sop_instance_uid: str) -> Dataset:
         """Return the first data set with a UID. If it must be read again, long values are loaded only on access."""

@@ -13,21 +13,12 @@ from typing import TYPE_CHECKING
 
 from node.child_process import ChildLimits
 from node.completeness import Completeness, Expectation
-from node.index.records import ConvertedFile
+from node.index.records import ClaimedInstance, ConvertedFile
 from node.volume.reasons import Exclusion, Refusal
 from node.writers.options import WriteOptions
 
 if TYPE_CHECKING:
     from node.settings.model import Convert
-
-
-@dataclass(frozen=True, slots=True)
-class AsReceived:
-    """The data set of an instance as it was received: where it begins in its file, its length and its SHA-256."""
-
-    offset: int
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +33,7 @@ class ConversionJob:
         Existing empty folder for the files.
     expectation : Expectation or None
         Expected counts; None: the counts that the data sets announce.
-    as_received : mapping of Path to AsReceived
+    as_received : mapping of Path to ClaimedInstance
         The files that must be as they were received; others are taken as they are.
     """
 
@@ -50,7 +41,7 @@ class ConversionJob:
     folder: Path
     options: WriteOptions
     expectation: Expectation | None = None
-    as_received: Mapping[Path, AsReceived] = field(default_factory=dict)
+    as_received: Mapping[Path, ClaimedInstance] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

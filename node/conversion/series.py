@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from node import __version__
-from node.conversion.job import AsReceived, ConversionJob, Converted
+from node.conversion.job import ConversionJob, Converted
 from node.conversion.volume_files import publish, remove_folder, revision_folder
 from node.errors import VoxelnodeError
 from node.failpoints import reached
@@ -68,9 +68,7 @@ def write_volumes(
     folder.mkdir(mode=0o700, parents=True)
     try:
         instances = tuple((instance.sop_instance_uid, archive.path(instance.key)) for instance in claimed.instances)
-        as_received = {
-            archive.path(one.key): AsReceived(one.data_set_offset, one.bytes, one.sha256) for one in claimed.instances
-        }
+        as_received = {archive.path(instance.key): instance for instance in claimed.instances}
         converted = run(ConversionJob(instances, folder, options, claimed.expectation, as_received))
         if converted.damaged:
             raise SeriesDamaged(converted)

@@ -43,18 +43,14 @@ REST = 4.0
 MIN_SLEEP_SECONDS, MAX_SLEEP_SECONDS = 10.0, 3600.0
 
 IDLE_NICENESS = 19
+UNREADABLE = "cannot be read"
 
 
 @dataclass(frozen=True, slots=True)
 class ScrubPass:
-    """One pass over the archive, under way or ended.
+    """One pass over the archive, under way or ended; `key` is the last one that was compared.
 
-    Attributes
-    ----------
-    key : str
-        The last key that was compared.
-    unreadable : int
-        Files that could not be read, which says nothing about their bytes.
+    That `unreadable` files could not be read says nothing about their bytes.
     """
 
     began_at: dt.datetime
@@ -64,6 +60,16 @@ class ScrubPass:
     bytes: int = 0
     damaged: int = 0
     unreadable: int = 0
+
+    def counting(self, problem: str | None, length: int = 0) -> ScrubPass:
+        """Return the pass with one more file, and what is wrong with it."""
+        return replace(
+            self,
+            files=self.files + 1,
+            bytes=self.bytes + length,
+            damaged=self.damaged + (problem is not None and problem != UNREADABLE),
+            unreadable=self.unreadable + (problem == UNREADABLE),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +173,7 @@ class Scrub(BackgroundService):
     def _finish(self, current: ScrubPass) -> None:
         for loser in self._index.instances.losers():
             problem = self._problem(loser.key, None, None, loser.sha256)
-            current = replace(
-                current,
-                files=current.files + 1,
-                damaged=current.damaged + (problem is not None and problem != UNREADABLE),
-                unreadable=current.unreadable + (problem == UNREADABLE),
-            )
+            current = current.counting(problem)
             if problem is not None and problem != UNREADABLE:
                 gone = problem == MISSING
                 self._index.instances.record_loser_damage(loser.key, f"the file {problem}", self._now(), gone=gone)
@@ -190,14 +191,7 @@ class Scrub(BackgroundService):
             self._index.instances.mark_files([file.key], missing=False, now=now)
         elif problem is not None and problem != UNREADABLE:
             report_damage(self._archive, self._index, file.key, problem, now)
-        return replace(
-            current,
-            key=file.key,
-            files=current.files + 1,
-            bytes=current.bytes + file.bytes,
-            damaged=current.damaged + (problem is not None and problem != UNREADABLE),
-            unreadable=current.unreadable + (problem == UNREADABLE),
-        )
+        return replace(current.counting(problem, file.bytes), key=file.key)
 
     def _problem(self, key: str, offset: int | None, length: int | None, sha256: str) -> str | None:
         path = self._archive.path(key)
@@ -224,9 +218,6 @@ class Scrub(BackgroundService):
             self._is_idle = True
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), IDLE_NICENESS)
-
-
-UNREADABLE = "cannot be read"
 
 
 def _forget_cached(path: Path) -> None:
