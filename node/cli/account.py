@@ -5,16 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import getpass
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, load, reading_index
+from node.cli.actions import perform
+from node.cli.options import ConfigFile, Json, Root, reading_index, settings_for_change
 from node.cli.output import print_json, print_table
 from node.errors import UsageError
-
-if TYPE_CHECKING:
-    from node.settings.model import Settings
 
 app = typer.Typer(help="Manage the accounts that may use HTTP.", no_args_is_help=True)
 
@@ -45,13 +43,13 @@ def add(
     The password is prompted for on a terminal, and otherwise read from standard input. On a root without an index, this
     creates one, so that a node that requires accounts can start.
     """
-    settings = _settings(config, root)
+    settings = settings_for_change(config, root)
 
     from node.web.credentials import hash_password, require_name
 
     require_name(name)
     password_hash = None if no_password else hash_password(_password())
-    done = _perform(settings, "set-account", may_create_index=True, name=name, role=role, password_hash=password_hash)
+    done = perform(settings, "set-account", may_create_index=True, name=name, role=role, password_hash=password_hash)
     if json:
         print_json({"account": name, **done})
     else:
@@ -68,7 +66,7 @@ def role_(
     root: Root = None,
 ) -> None:
     """Change the role of an account, effective from its next request."""
-    _perform(_settings(config, root), "set-role", name=name, role=role)
+    perform(settings_for_change(config, root), "set-role", name=name, role=role)
     print(f"account {name}, role {role}")
 
 
@@ -112,7 +110,7 @@ def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
 @app.command()
 def remove(name: Name, config: ConfigFile = None, root: Root = None) -> None:
     """Remove an account and its tokens, and close its sessions."""
-    _perform(_settings(config, root), "remove-account", name=name)
+    perform(settings_for_change(config, root), "remove-account", name=name)
     print(f"account {name} removed")
 
 
@@ -132,13 +130,13 @@ def token(
 
     The token is shown only once; the index stores its digest.
     """
-    settings = _settings(config, root)
+    settings = settings_for_change(config, root)
 
     from node.web.credentials import digest, new_token
 
     made = new_token()
     end = None if days is None else (dt.datetime.now(dt.UTC) + dt.timedelta(days=days)).isoformat()
-    _perform(settings, "add-token", name=name, label=label, sha256=digest(made), expires_at=end)
+    perform(settings, "add-token", name=name, label=label, sha256=digest(made), expires_at=end)
     if json:
         print_json({"account": name, "label": label, "token": made, "expires_at": end})
     else:
@@ -148,23 +146,8 @@ def token(
 @app.command()
 def revoke(name: Name, label: Label, config: ConfigFile = None, root: Root = None) -> None:
     """Revoke a token at once."""
-    _perform(_settings(config, root), "remove-token", name=name, label=label)
+    perform(settings_for_change(config, root), "remove-token", name=name, label=label)
     print(f"token {label!r} of {name} revoked")
-
-
-def _settings(config: Any, root: Any) -> Settings:
-    settings: Settings = load(config, storage__root=root).settings
-
-    from node import logs
-
-    logs.configure("warning", settings.log.format)
-    return settings
-
-
-def _perform(settings: Settings, action: str, **arguments: Any) -> dict[str, Any]:
-    from node.control.repository import perform_action
-
-    return perform_action(settings, action, **arguments, who=getpass.getuser())
 
 
 def _password() -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.options import ConfigFile, Json, Root, load, settings_for_change
 from node.cli.output import print_json, report_problems, sized
 
 if TYPE_CHECKING:
@@ -78,12 +78,10 @@ def rebuild(config: ConfigFile = None, root: Root = None, json: Json = False) ->
     Stop the node first. Exit 1 if files cannot be read: they stay in the archive, and the next start adds them to the
     index once they can be read.
     """
-    settings = load(config, storage__root=root).settings
+    settings = settings_for_change(config, root)
 
-    from node import logs
     from node.control.repository import rebuild_index
 
-    logs.configure("warning", settings.log.format)
     done = rebuild_index(settings)
     salvaged, recovered, replayed = done.salvaged, done.recovered, done.replayed
     if json:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.actions import Yes, confirm, perform
+from node.cli.options import ConfigFile, Json, Root, settings_for_change
 from node.cli.output import print_fields, print_json, sized
 from node.errors import UsageError
 
@@ -25,7 +24,7 @@ def delete(
         typer.Option("--study", metavar="UID", help="Study of the series, if the series is in several studies."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    yes: Yes = False,
     config: ConfigFile = None,
     root: Root = None,
     json: Json = False,
@@ -34,27 +33,17 @@ def delete(
 
     Its rows, DICOM files, volumes and thumbnails are removed. If a node runs on this root, the node does it.
     """
-    settings = load(config, storage__root=root).settings
+    settings = settings_for_change(config, root)
 
-    from node import logs
-    from node.control.repository import perform_action
     from node.index.database import reading
 
-    logs.configure("warning", settings.log.format)
     with reading(settings.storage.root) as index:
         plan = index.deletions.plan(_level(index, uid), uid, study)
     if not json:
         _print(plan)
     if not dry_run:
-        _confirm(yes)
-        perform_action(
-            settings,
-            "delete",
-            level=plan.level,
-            uid=uid,
-            study_instance_uid=plan.study_instance_uid,
-            who=getpass.getuser(),
-        )
+        confirm("deletion", "Permanently delete this and all volumes made from it?", yes)
+        perform(settings, "delete", level=plan.level, uid=uid, study_instance_uid=plan.study_instance_uid)
     if json:
         fields = {name: value for name, value in asdict(plan).items() if name != "patient_id"}
         print_json({**fields, "deleted": not dry_run})
@@ -88,11 +77,3 @@ def _print(plan: DeletionPlan) -> None:
             "DICOM": sized(plan.bytes),
         }
     )
-
-
-def _confirm(yes: bool) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise UsageError("deletion cannot be undone; without a terminal, confirm with --yes")
-    typer.confirm("Permanently delete this and all volumes made from it?", abort=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.options import ConfigFile, Json, Root, settings_for_change
 from node.cli.output import print_json, print_table
 
 
@@ -27,12 +27,10 @@ def fsck(
 
     Exit 1 if a difference remains.
     """
-    settings = load(config, storage__root=root).settings
+    settings = settings_for_change(config, root)
 
-    from node import logs
     from node.control.repository import check_repository
 
-    logs.configure("warning", settings.log.format)
     findings = check_repository(settings, digests=digests, repair=repair, force=force)
     left = [finding for finding in findings if finding.mended is None]
     if json:

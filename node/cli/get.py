@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.options import ConfigFile, Json, Root, settings_for_change
 from node.cli.output import print_fields, print_json
 
 
@@ -24,14 +24,12 @@ def get(
 
     If a node runs on this root, the node does it. Exit 1 if an instance failed.
     """
-    settings = load(config, storage__root=root).settings
+    settings = settings_for_change(config, root)
 
-    from node import logs
     from node.association.addresses import address_of
     from node.control.repository import perform_action
 
     address_of(source, settings)  # reports a mistake here rather than from the node
-    logs.configure("warning", settings.log.format)
     counts = perform_action(settings, "get", study=study, series=series or "", source=source)
     if json:
         print_json(counts)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.options import ConfigFile, Json, Root, load, settings_for_change
 from node.cli.output import print_json, print_table
 from node.errors import UsageError, VoxelnodeError
 
@@ -148,13 +148,11 @@ def retry(
 
     A running node delivers them at once; otherwise the next start does.
     """
-    settings: Settings = load(config, storage__root=root).settings
+    settings = settings_for_change(config, root)
     _configured(settings, name)
 
-    from node import logs
     from node.control.repository import perform_action
 
-    logs.configure("warning", settings.log.format)
     done = perform_action(settings, "retry-deliveries", hook=name, message_id=message_id)
     if json:
         print_json(done)

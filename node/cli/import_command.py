@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.options import ConfigFile, Json, Root, settings_for_change
 from node.cli.output import print_fields, print_json
 
 if TYPE_CHECKING:
@@ -36,14 +36,11 @@ def import_(
     command may be repeated. Files that are not DICOM are skipped and listed. Exit 1 if an instance was refused, or has
     the UID of a stored instance but different bytes.
     """
-    settings = load(config, storage__root=root).settings
+    settings = settings_for_change(config, root)
 
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from node import logs
-
-    logs.configure("warning", settings.log.format)
     console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.options import ConfigFile, Json, Root, load, settings_for_change
 from node.cli.output import print_fields, print_json, sized
 
 if TYPE_CHECKING:
@@ -71,12 +71,10 @@ def drain(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
 
     After it, a version of voxelnode without a journal may use the root.
     """
-    settings = load(config, storage__root=root).settings
+    settings = settings_for_change(config, root)
 
-    from node import logs
     from node.control.repository import drain_journal
 
-    logs.configure("warning", settings.log.format)
     replayed = drain_journal(settings)
     if json:
         print_json(asdict(replayed))

@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from node.index.read import ReadIndex
+    from node.settings.model import Settings
 
 ConfigFile = Annotated[
     Path | None,
@@ -33,6 +34,16 @@ def load(config: Path | None, **flags: Any) -> Any:
     from node.settings import load as configuration
 
     return configuration.load(config, {name.replace("__", "."): value for name, value in flags.items()})
+
+
+def settings_for_change(config: Path | None, root: Path | None) -> Settings:
+    """Return the settings of a command that changes a root, and log only warnings: the command prints what it did."""
+    settings: Settings = load(config, storage__root=root).settings
+
+    from node import logs
+
+    logs.configure("warning", settings.log.format)
+    return settings
 
 
 @contextmanager

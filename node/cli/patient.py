@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import getpass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, load, reading_index
+from node.cli.actions import perform
+from node.cli.options import ConfigFile, Json, Root, reading_index, settings_for_change
 from node.cli.output import print_json, print_table
 from node.errors import UsageError
 
@@ -51,16 +51,13 @@ def merge(
 
     All studies of FROM move to INTO, including studies received later.
     """
-    settings = load(config, storage__root=root).settings
+    settings = settings_for_change(config, root)
 
-    from node import logs
-    from node.control.repository import perform_action
     from node.index.database import reading
 
-    logs.configure("warning", settings.log.format)
     with reading(settings.storage.root) as index:
         numbers = _number(index, source), _number(index, target)
-    done = perform_action(settings, "merge-patients", source=numbers[0], target=numbers[1], who=getpass.getuser())
+    done = perform(settings, "merge-patients", source=numbers[0], target=numbers[1])
     if json:
         print_json({"from": numbers[0], "into": numbers[1], **done})
     else:

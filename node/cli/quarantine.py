@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
-import sys
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, load, reading_index
+from node.cli.actions import Yes, confirm, perform
+from node.cli.options import ConfigFile, Json, Root, load, reading_index, settings_for_change
 from node.cli.output import print_fields, print_json, print_table, sized
 from node.errors import UsageError
 
@@ -71,13 +70,7 @@ def release(
     json: Json = False,
 ) -> None:
     """Take an instance back into the archive. If a node runs on this root, the node does it."""
-    settings = load(config, storage__root=root).settings
-
-    from node import logs
-    from node.control.repository import perform_action
-
-    logs.configure("warning", settings.log.format)
-    done = perform_action(settings, "release-quarantined", name=name, who=getpass.getuser(), replace=replace)
+    done = perform(settings_for_change(config, root), "release-quarantined", name=name, replace=replace)
     if json:
         print_json(done)
     else:
@@ -88,39 +81,28 @@ def release(
 def purge(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Names of the files.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All files in quarantine.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    yes: Yes = False,
     config: ConfigFile = None,
     root: Root = None,
     json: Json = False,
 ) -> None:
     """Delete files in quarantine permanently. If a node runs on this root, the node does it."""
-    settings = load(config, storage__root=root).settings
     if bool(names) == everything:
         raise UsageError("give either the names of files, or --all")
 
-    from node import logs
-    from node.control.repository import perform_action
     from node.receive.quarantine import quarantined
 
-    logs.configure("warning", settings.log.format)
+    settings = settings_for_change(config, root)
     wanted = names or []
     if everything:
         with reading_index(config, root) as index:
             wanted = [file.name for file in quarantined(settings.storage.root.absolute(), index)]
-    _confirm(len(wanted), yes)
+    if wanted:
+        question = f"Permanently delete {len(wanted)} files in quarantine? Some may be the only copy of an instance."
+        confirm("purging", question, yes)
     for name in wanted:
-        perform_action(settings, "purge-quarantined", name=name, who=getpass.getuser())
+        perform(settings, "purge-quarantined", name=name)
     if json:
         print_json({"purged": wanted})
     else:
         print(f"purged: {len(wanted)} files")
-
-
-def _confirm(count: int, yes: bool) -> None:
-    if yes or not count:
-        return
-    if not sys.stdin.isatty():
-        raise UsageError("purging cannot be undone; without a terminal, confirm with --yes")
-    typer.confirm(
-        f"Permanently delete {count} files in quarantine? Some may be the only copy of an instance.", abort=True
-    )

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, load
+from node.cli.options import ConfigFile, Json, Root, settings_for_change
 from node.cli.output import print_json
 
 CLOSED = "state NOT IN ('receiving', 'converting')"
@@ -34,12 +34,10 @@ def reconvert(
     """
     if (where is not None) + failed + every != 1:
         raise typer.BadParameter("Give one of --where, --failed and --all.")
-    settings = load(config, storage__root=root).settings
+    settings = settings_for_change(config, root)
 
-    from node import logs
     from node.control.repository import perform_action
 
-    logs.configure("warning", settings.log.format)
     condition = f"({where}) AND {CLOSED}" if where is not None else FAILED if failed else CLOSED
     series = _chosen(settings, condition, where)
     owed = 0
