@@ -7,6 +7,8 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pydicom import FileDataset
+
 from node.archive.filesystem import Archive
 from node.audit import Audit
 from node.index.database import Index
@@ -14,13 +16,21 @@ from node.index.records import Outcome
 from node.journal.journal import Journal
 from node.metrics import Metrics
 from node.receive.apply import Applier
-from node.receive.ingest import Announced, Arrival, Ingest, Origin
+from node.receive.ingest import LARGE_BYTES, Announced, Arrival, Ingest, Origin
+from tests import make
 
 if TYPE_CHECKING:
     from tests.crash.journal import Sent
 
 SEGMENT_BYTES = 4 << 20
 INDEXED_SECONDS = 30.0
+
+
+def large_instance() -> FileDataset:
+    """An instance of twice the bytes that are received in memory: it has a part file."""
+    [ds] = make.ct_series(1)
+    ds.PixelData = bytes(range(256)) * (2 * LARGE_BYTES // 256)
+    return ds
 
 
 def indexed(arrival: Arrival) -> Outcome:

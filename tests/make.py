@@ -168,6 +168,13 @@ def image_series(
     return out
 
 
+def corrected(ds: FileDataset) -> FileDataset:
+    """Return the same instance with another description, and so with other bytes."""
+    other = deepcopy(ds)
+    other.SeriesDescription = "corrected"
+    return other
+
+
 def ct_series(slices: int = 5, **options: Any) -> list[FileDataset]:
     """Return an axial CT with slope 1 and intercept -1024; options as of `image_series`."""
     defaults = {

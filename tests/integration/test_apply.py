@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +30,12 @@ from node.lifecycle.deletion import Order, delete
 from node.metrics import Metrics
 from node.receive import apply
 from node.receive.apply import Applier
-from node.receive.ingest import LARGE_BYTES, Ingest, Origin
+from node.receive.ingest import Ingest, Origin
 from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import recover
 from node.settings.model import OverwritePolicy
 from tests import make
+from tests.ingest import large_instance
 from tests.integration.conftest import announced, data_set_bytes
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
@@ -127,19 +127,6 @@ def started(open_parts: Open) -> Callable[..., Parts]:
 Started = Callable[..., Parts]
 
 
-def large_instance() -> FileDataset:
-    [ds] = make.ct_series(1)
-    ds.PixelData = bytes(range(256)) * (2 * LARGE_BYTES // 256)
-    return ds
-
-
-def other_bytes(ds: FileDataset) -> FileDataset:
-    """The same instance with other content."""
-    other = deepcopy(ds)
-    other.SeriesDescription = "corrected"
-    return other
-
-
 def test_what_was_only_acknowledged_is_there_after_a_start(started: Started) -> None:
     sent = [*make.ct_series(3), large_instance()]
     parts = started()
@@ -155,7 +142,7 @@ def test_records_whose_rows_are_there_already_cost_no_file(started: Started, pol
     """Where the index does not tell that they were applied: the file of a row is no copy of itself."""
     first, second = make.ct_series(2)
     parts = started(policy=policy)
-    for ds in (first, second, first, other_bytes(first), other_bytes(first), first):
+    for ds in (first, second, first, make.corrected(first), make.corrected(first), first):
         parts.receive(ds)
     parts.applier.step()
     rows, conflicts = parts.rows(), parts.rows("SELECT * FROM v_conflicts")
@@ -173,7 +160,7 @@ def test_a_batch_whose_files_cannot_be_moved_is_settled_later_and_not_applied_ag
 ) -> None:
     first, second, third = make.ct_series(3)
     parts = started()
-    outcomes = [parts.receive(ds) for ds in (first, other_bytes(first), second)]
+    outcomes = [parts.receive(ds) for ds in (first, make.corrected(first), second)]
     real = os.rename
 
     def no_room(source: Any, target: Any) -> None:
@@ -219,7 +206,7 @@ def test_a_file_that_a_power_cut_took_is_written_again(started: Started, loss: s
 def test_a_file_in_quarantine_that_a_power_cut_took_is_written_again(started: Started) -> None:
     [ds] = make.ct_series(1)
     parts = started()
-    for one in (ds, other_bytes(ds)):
+    for one in (ds, make.corrected(ds)):
         parts.receive(one)
     parts.applier.step()
     [path] = parts.folder.glob("quarantine/*.dcm")

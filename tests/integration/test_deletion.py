@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from node.audit import Audit, AuditFailed
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.index.deletions import NotThere, SeveralSeries
-from node.index.records import Outcome
+from node.index.records import ClaimedSeries, Outcome
 from node.lifecycle.deletion import Order, Unsafe, delete, resume_deletions
 from node.settings.model import Convert
 from node.writers.options import write_options
@@ -49,6 +48,15 @@ def take_and_convert(root: Root, *series: list[FileDataset]) -> None:
         convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
 
 
+def take_and_claim(root: Root, instances: list[FileDataset]) -> ClaimedSeries:
+    for ds in instances:
+        root.take(ds)
+    root.clock.move(61)
+    claimed = root.index.series.claim_due(root.clock())
+    assert claimed is not None
+    return claimed
+
+
 def remove(root: Root, audit: Audit, level: Any, uid: str, study: str | None = None) -> None:
     delete(root.archive, root.index, audit, root.index.deletions.plan(level, uid, study), COMMAND, root.clock())
 
@@ -70,7 +78,7 @@ def table_sizes(root: Root) -> dict[str, int]:
 
 def test_a_deleted_study_leaves_no_file_and_no_row(root: Root, audit: Audit) -> None:
     study = make.ct_series(4)
-    other = with_other_bytes(study[0])
+    other = make.corrected(study[0])
     take_and_convert(root, study)
     root.take(other)
     assert files(root)
@@ -81,12 +89,6 @@ def test_a_deleted_study_leaves_no_file_and_no_row(root: Root, audit: Audit) -> 
     assert (tombstone["level"], tombstone["uid"]) == ("study", study[0].StudyInstanceUID)
     assert tombstone["finished_at"] is not None
     assert [row["kind"] for row in rows(root, "SELECT kind FROM v_events ORDER BY id DESC LIMIT 1")] == ["deleted"]
-
-
-def with_other_bytes(ds: FileDataset) -> FileDataset:
-    other = deepcopy(ds)
-    other.SeriesDescription = "other bytes"
-    return other
 
 
 def test_a_deleted_series_leaves_the_others_of_its_study_as_they_were(root: Root, audit: Audit) -> None:
@@ -131,11 +133,7 @@ def test_the_last_instance_of_a_series_takes_all_levels_along(root: Root, audit:
 
 def test_a_deletion_under_a_conversion_lets_none_of_its_results_count(root: Root, audit: Audit) -> None:
     instances = make.ct_series(4)
-    for ds in instances:
-        root.take(ds)
-    root.clock.move(61)
-    claimed = root.index.series.claim_due(root.clock())
-    assert claimed is not None
+    claimed = take_and_claim(root, instances)
 
     def delete_meanwhile(job: Any) -> Any:
         converted = convert(job)
@@ -155,11 +153,7 @@ def test_a_conversion_that_ends_after_its_series_was_deleted_and_sent_again_chan
     step: str, rows_after: int, root: Root, audit: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instances = make.ct_series(4)
-    for ds in instances:
-        root.take(ds)
-    root.clock.move(61)
-    claimed = root.index.series.claim_due(root.clock())
-    assert claimed is not None
+    claimed = take_and_claim(root, instances)
     for _ in range(rows_after):
         root.take(make.ct_series(1)[0])
     overtaken: list[bool] = []
@@ -169,7 +163,7 @@ def test_a_conversion_that_ends_after_its_series_was_deleted_and_sent_again_chan
             return
         overtaken.append(True)
         remove(root, audit, "study", instances[0].StudyInstanceUID)
-        take_and_convert(root, [with_other_bytes(ds) for ds in instances[1:]])
+        take_and_convert(root, [make.corrected(ds) for ds in instances[1:]])
 
     def run(job: ConversionJob) -> Converted:
         converted = convert(job)

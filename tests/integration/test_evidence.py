@@ -7,7 +7,6 @@ import hashlib
 import os
 import sqlite3
 from contextlib import closing
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,14 @@ from tests.rows import view_rows
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(storage=Storage(root=tmp_path / "root", reserve_bytes=0))
+
+
+@pytest.fixture
+def sent(settings: Settings) -> list[FileDataset]:
+    """Three instances of one series that the root has."""
+    series = make.ct_series(3)
+    take(settings, *series)
+    return series
 
 
 def take(settings: Settings, *instances: FileDataset, convert: bool = False) -> None:
@@ -146,10 +153,8 @@ PASSING = [errno.EACCES, errno.EIO]
 
 @pytest.mark.parametrize("number", PASSING)
 def test_a_rebuild_with_a_file_that_cannot_be_read_says_so_and_the_next_start_adds_it(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, number: int
+    settings: Settings, sent: list[FileDataset], monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    sent = make.ct_series(3)
-    take(settings, *sent)
     with Repository(settings) as store:  # nothing is left in the journal
         store.applier.checkpoint()
     before = row_of(settings, sent[1])
@@ -167,10 +172,8 @@ def test_a_rebuild_with_a_file_that_cannot_be_read_says_so_and_the_next_start_ad
 
 @pytest.mark.parametrize("number", PASSING)
 def test_fsck_tells_what_it_could_not_read_and_does_nothing_to_it(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, number: int
+    settings: Settings, sent: list[FileDataset], monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    sent = make.ct_series(3)
-    take(settings, *sent)
     path = row_of(settings, sent[1])["path"]
     with monkeypatch.context() as failing:
         fail_to_read(failing, path, number)
@@ -203,8 +206,7 @@ def test_a_folder_that_cannot_be_listed_is_not_empty(root: Root, monkeypatch: py
 def test_a_version_that_is_not_current_is_compared_as_well(settings: Settings, harm: str) -> None:
     settings = Settings(storage=settings.storage.model_copy(update={"overwrite_policy": "keep_both"}))
     [ds] = make.ct_series(1)
-    other = deepcopy(ds)
-    other.SeriesDescription = "corrected"
+    other = make.corrected(ds)
     take(settings, ds, other)
     [loser] = view_rows(settings.storage.root, "SELECT path FROM v_conflicts")
     Path(loser["path"]).unlink() if harm == "gone" else flip(Path(loser["path"]))
@@ -232,9 +234,7 @@ def test_a_damaged_file_that_was_marked_is_not_taken_for_one_that_is_back(settin
 
 def test_a_rebuild_takes_an_instance_back_that_is_only_in_quarantine(settings: Settings) -> None:
     first, second = make.ct_series(2)
-    other = deepcopy(first)
-    other.SeriesDescription = "corrected"
-    take(settings, first, second, other)
+    take(settings, first, second, make.corrected(first))
     root = settings.storage.root
     with Repository(settings) as store:
         store.applier.checkpoint()

@@ -33,12 +33,20 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(storage=Storage(root=tmp_path / "root", reserve_bytes=0))
 
 
-@pytest.fixture
-def filled(settings: Settings) -> Path:
+@pytest.fixture(scope="module")
+def filled_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root with a series of five instances, converted."""
-    with Repository(settings) as store:
+    root = tmp_path_factory.mktemp("filled") / "root"
+    with Repository(Settings(storage=Storage(root=root, reserve_bytes=0))) as store:
         take(store.ingest, new_series(5))
         convert_all(store)
+    return root
+
+
+@pytest.fixture
+def filled(settings: Settings, filled_once: Path) -> Path:
+    """A copy of that root."""
+    shutil.copytree(filled_once, settings.storage.root)
     return settings.storage.root
 
 
@@ -226,28 +234,26 @@ def test_a_backup_that_is_made_while_the_node_receives_restores_everything_in_it
 ) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()
-    half, done = threading.Event(), threading.Event()
+    half, copied = threading.Event(), threading.Event()
 
     def receive(ingest: Ingest) -> None:
-        try:
-            for number in range(40):
-                take(ingest, new_series(3))
-                if number == 10:
-                    half.set()
-        finally:
-            half.set()
-            done.set()
+        while not copied.is_set():
+            take(ingest, new_series(3))
+            if len(objects(settings.storage.root)) >= 33:
+                half.set()
 
     with Repository(settings) as store:
         receiver = threading.Thread(target=receive, args=(store.ingest,))
         receiver.start()
-        assert half.wait(60)
-        backup(settings.storage.root / "index.sqlite", copy / "index.sqlite")  # the index first,
-        was_receiving = not done.is_set()
-        for name in ("objects", "quarantine"):  # then the files: each row of the copy finds its own
-            shutil.copytree(settings.storage.root / name, copy / name)
-        receiver.join()
-    assert was_receiving
+        try:
+            assert half.wait(60)
+            backup(settings.storage.root / "index.sqlite", copy / "index.sqlite")  # the index first,
+            for name in ("objects", "quarantine"):  # then the files: each row of the copy finds its own
+                shutil.copytree(settings.storage.root / name, copy / name)
+            assert receiver.is_alive()
+        finally:
+            copied.set()
+            receiver.join()
     restored = Settings(storage=Storage(root=copy, reserve_bytes=0))
     rows = len(view_rows(copy, "SELECT 1 FROM v_images"))
     assert rows >= 33

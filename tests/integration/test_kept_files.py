@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,11 @@ from pydicom import FileDataset
 from node.dicom.attributes import instance_attributes
 from node.errors import OutOfResources
 from node.index.records import Arrived, Outcome, StoredFile
-from node.receive.ingest import LARGE_BYTES
 from node.receive.kept import flaws_of
 from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import recover
 from tests import make
+from tests.ingest import large_instance
 from tests.integration.conftest import Root, data_set_bytes
 from tests.rows import view_rows
 
@@ -71,18 +70,6 @@ def require_served(root: Root, *sent: FileDataset) -> None:
     assert len(list(root.folder.glob("objects/*/*.dcm"))) == len(sent)
 
 
-def large_instance() -> FileDataset:
-    [ds] = make.ct_series(1)
-    ds.PixelData = bytes(range(256)) * (2 * LARGE_BYTES // 256)
-    return ds
-
-
-def corrected(ds: FileDataset) -> FileDataset:
-    other = deepcopy(ds)
-    other.SeriesDescription = "corrected"
-    return other
-
-
 HARMS = [remove, flip, cut, empty]
 
 
@@ -113,7 +100,7 @@ def test_other_bytes_take_the_place_of_a_damaged_file_whatever_the_policy(root: 
     [ds] = make.ct_series(1)
     root.take(ds)
     flip(kept_file(root, ds))
-    other = corrected(ds)
+    other = make.corrected(ds)
     assert root.take(other) is Outcome.STORED
     require_served(root, other)
     assert len(list(root.folder.glob("quarantine/*.dcm"))) == 1
@@ -124,7 +111,7 @@ def test_other_bytes_take_the_place_of_a_damaged_file_whatever_the_policy(root: 
 def test_known_other_bytes_are_kept_again_if_their_file_is_not_whole(root: Root, harm: Harm, policy: Any) -> None:
     root.ingest.overwrite_policy = policy
     [first] = make.ct_series(1)
-    second = corrected(first)
+    second = make.corrected(first)
     for ds in (first, second):
         root.take(ds)
     [loser] = rows(root, "SELECT path, sha256 FROM v_conflicts")
@@ -165,7 +152,7 @@ def test_a_file_that_cannot_be_read_is_not_damaged(root: Root, monkeypatch: pyte
     old = kept_file(root, ds)
     with monkeypatch.context() as failing:
         fail_to_read(failing, old, PermissionError(13, "Permission denied"))
-        root.take(ds if same else corrected(ds))
+        root.take(ds if same else make.corrected(ds))
     assert old.read_bytes().endswith(data_set_bytes(ds))
     [image] = rows(root, "SELECT * FROM v_images")
     assert Path(image["path"]).read_bytes().endswith(data_set_bytes(ds))

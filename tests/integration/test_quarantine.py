@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -28,8 +27,7 @@ from tests.rows import view_rows
 
 def two_versions() -> tuple[FileDataset, FileDataset]:
     [first] = make.ct_series(1)
-    second = deepcopy(first)
-    second.SeriesDescription = "corrected"
+    second = make.corrected(first)
     return first, second
 
 

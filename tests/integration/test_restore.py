@@ -25,6 +25,10 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(storage=Storage(root=tmp_path / "root", reserve_bytes=0))
 
 
+def with_policy(settings: Settings, policy: OverwritePolicy) -> Settings:
+    return Settings(storage=settings.storage.model_copy(update={"overwrite_policy": policy}))
+
+
 def received(settings: Settings, instances: list[Sent]) -> None:
     with Repository(settings) as repository:
         take(repository.ingest, instances)
@@ -42,6 +46,16 @@ def served(root: Path) -> dict[str, str]:
 def file_of(root: Path, one: Sent) -> Path:
     [row] = view_rows(root, "SELECT path FROM v_images WHERE sop_instance_uid = :uid", uid=one.sop_instance_uid)
     return Path(row["path"])
+
+
+def repeated(settings: Settings) -> tuple[Path, Sent, Path, Path]:
+    """A root with one instance: its file, and another one with the same bytes that no row knows."""
+    root, [one] = settings.storage.root, new_series(1)
+    received(settings, [one])
+    kept = file_of(root, one)
+    stray = kept.with_name(f"{'a' * 32}.dcm")
+    shutil.copy(kept, stray)
+    return root, one, kept, stray
 
 
 def restored(root: Path, copy: Path) -> None:
@@ -95,9 +109,7 @@ def test_the_file_that_came_for_a_lost_one_is_not_taken_for_a_repetition_of_it(
 def test_the_version_that_replaced_another_is_served_and_the_other_stays_recorded(
     settings: Settings, tmp_path: Path, how: str, journal: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings.model_copy(
-        update={"storage": settings.storage.model_copy(update={"overwrite_policy": "replace"})}
-    )
+    settings = with_policy(settings, "replace")
     root, [first] = settings.storage.root, new_series(1)
     second = first.altered()
     received(settings, [first])
@@ -133,11 +145,7 @@ def test_a_version_that_only_quarantine_has_is_served_again(settings: Settings) 
 def test_a_file_goes_only_when_the_bytes_that_it_repeats_were_read_elsewhere(
     settings: Settings, how: str, harm: str
 ) -> None:
-    root, [one] = settings.storage.root, new_series(1)
-    received(settings, [one])
-    kept = file_of(root, one)
-    stray = kept.with_name(f"{'a' * 32}.dcm")
-    shutil.copy(kept, stray)
+    root, one, kept, stray = repeated(settings)
     if harm == "flipped":
         kept.write_bytes(kept.read_bytes()[:-1] + bytes([one.data[-1] ^ 1]))
     findings = opened_or_repaired(settings, how)
@@ -155,8 +163,7 @@ def test_a_file_goes_only_when_the_bytes_that_it_repeats_were_read_elsewhere(
 def test_a_second_version_whose_file_is_gone_is_found_again(
     settings: Settings, policy: OverwritePolicy, harm: str
 ) -> None:
-    storage = settings.storage.model_copy(update={"overwrite_policy": policy})
-    settings = settings.model_copy(update={"storage": storage})
+    settings = with_policy(settings, policy)
     root, [first] = settings.storage.root, new_series(1)
     received(settings, [first, first.altered()])
     [row] = view_rows(root, "SELECT path FROM v_conflicts WHERE path IS NOT NULL")
@@ -170,11 +177,7 @@ def test_a_second_version_whose_file_is_gone_is_found_again(
 
 
 def test_a_file_that_cannot_be_compared_stays(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    root, [one] = settings.storage.root, new_series(1)
-    received(settings, [one])
-    kept = file_of(root, one)
-    stray = kept.with_name(f"{'a' * 32}.dcm")
-    shutil.copy(kept, stray)
+    root, _, kept, stray = repeated(settings)
     real = os.open
 
     def failing(path: Any, *arguments: Any) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +92,7 @@ def test_a_file_that_is_whole_again_is_found(root: Root) -> None:
 def test_a_version_that_lost_is_compared_too(root: Root) -> None:
     root.ingest.overwrite_policy = "keep_both"
     [ds] = make.ct_series(1)
-    other = deepcopy(ds)
-    other.SeriesDescription = "corrected"
+    other = make.corrected(ds)
     for one in (ds, other):
         root.take(one)
     [loser] = view_rows(root.folder, "SELECT path FROM v_conflicts")

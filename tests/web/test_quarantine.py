@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-
 import pytest
 from pydicom import FileDataset
 
@@ -15,8 +13,7 @@ from tests.web.conftest import Site
 @pytest.fixture
 def versions(site: Site) -> tuple[FileDataset, FileDataset]:
     [first] = make.ct_series(1)
-    second = deepcopy(first)
-    second.SeriesDescription = "corrected"
+    second = make.corrected(first)
     site.take(first, second)
     return first, second
 
