@@ -37,6 +37,7 @@ def indexed(arrival: Arrival) -> Outcome:
     """Finish an arrival, and wait for the outcome in the index."""
     outcome: Future[Outcome] = Future()
     arrival.finish(outcome)
+    arrival._ingest.applier.wake()  # no other instance is to come into its batch
     return outcome.result(INDEXED_SECONDS)
 
 
