@@ -5,6 +5,8 @@ In a file that is not called `index.sqlite`, and so lies in no root, they are re
 
 from alembic import op
 
+from node.index.view_changes import change_view
+
 revision = "0008"
 down_revision = "0007"
 branch_labels = None
@@ -17,19 +19,11 @@ PLACE = """coalesce((SELECT CASE WHEN count(*) = 1 THEN substr(max(file), 1, len
 
 
 def upgrade() -> None:
-    _replace(RECORDED, PLACE)
+    for view in VIEWS:
+        change_view(op.get_bind(), view, [(RECORDED, PLACE)])
     op.execute("DELETE FROM about WHERE \"key\" = 'root'")
 
 
 def downgrade() -> None:
-    _replace(PLACE, RECORDED)
-
-
-def _replace(old: str, new: str) -> None:
-    """Change an expression in the views as they are; another migration may have added columns."""
-    connection = op.get_bind()
     for view in VIEWS:
-        query = f"SELECT sql FROM sqlite_master WHERE type = 'view' AND name = '{view}'"
-        text = connection.exec_driver_sql(query).scalar_one()
-        connection.exec_driver_sql(f"DROP VIEW {view}")
-        connection.exec_driver_sql(text.replace(old, new))
+        change_view(op.get_bind(), view, [(PLACE, RECORDED)])

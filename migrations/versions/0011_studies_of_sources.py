@@ -2,6 +2,8 @@
 
 from alembic import op
 
+from node.index.view_changes import change_view
+
 revision = "0011"
 down_revision = "0010"
 branch_labels = None
@@ -16,19 +18,9 @@ CHANGES = {"v_sources": (STUDY, STUDIES), "v_exclusions": (STUDY, STUDIES), "v_s
 
 def upgrade() -> None:
     for view, changes in CHANGES.items():
-        _replace(view, changes)
+        change_view(op.get_bind(), view, changes)
 
 
 def downgrade() -> None:
     for view, changes in CHANGES.items():
-        _replace(view, [(new, old) for old, new in changes])
-
-
-def _replace(view: str, changes: list[tuple[str, str]] | tuple[tuple[str, str], ...]) -> None:
-    connection = op.get_bind()
-    query = f"SELECT sql FROM sqlite_master WHERE type = 'view' AND name = '{view}'"
-    text = connection.exec_driver_sql(query).scalar_one()
-    for old, new in changes:
-        text = text.replace(old, new, 1)
-    connection.exec_driver_sql(f"DROP VIEW {view}")
-    connection.exec_driver_sql(text)
+        change_view(op.get_bind(), view, [(new, old) for old, new in changes])
