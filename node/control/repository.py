@@ -306,7 +306,7 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool, force: 
 
     Raises
     ------
-    TooManyMissing
+    VoxelnodeError
         Repair was requested without `force`; nothing was changed.
     RootInUse
         Repair was requested, but another process holds the lock of the root.

@@ -46,13 +46,8 @@ Kind = Literal[
 ARRIVING_SECONDS = 60.0
 """While a node serves, a younger file without a row is taken as still being received."""
 
-
 MAX_MISSING_SHARE = 0.1
 """Of all instances; if more files are missing at once, the folder of the archive is probably not mounted."""
-
-
-class TooManyMissing(VoxelnodeError):
-    """So many files are missing that the archive may not be mounted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +95,12 @@ def require_mounted(root: Path, findings: list[Finding], instances: int) -> None
 
     Raises
     ------
-    TooManyMissing
+    VoxelnodeError
     """
     keys = [finding.path for finding in findings if finding.kind == "file-missing"]
     missing = sum(not (root / "quarantine" / PurePath(key).name).exists() for key in keys)
     if missing > max(1, instances * MAX_MISSING_SHARE):
-        raise TooManyMissing(
+        raise VoxelnodeError(
             f"{missing} of {instances} files are missing: is the archive mounted, and is the index that of this "
             "archive? Nothing was changed; to mark the files as missing, repeat the command with --force"
         )

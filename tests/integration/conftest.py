@@ -21,7 +21,14 @@ from node.index.records import Outcome
 from node.metrics import Metrics
 from node.receive.ingest import Announced, Ingest, Origin
 from node.receive.quiet_times import quiet_seconds_of
+from node.settings.model import Settings, Storage
 from tests.ingest import indexed, opened_ingest
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Those of a root in an empty folder."""
+    return Settings(storage=Storage(root=tmp_path / "root", reserve_bytes=0))
 
 
 def data_set_bytes(ds: FileDataset) -> bytes:

@@ -17,17 +17,12 @@ from node.control.repository import Repository, check_repository, rebuild_index
 from node.lifecycle.fsck import Finding
 from node.receive.ingest import Origin
 from node.receive.recovery import recover
-from node.settings.model import Settings, Storage
+from node.settings.model import Settings
 from tests import make
 from tests.ingest import indexed
 from tests.integration.conftest import Root, announced, data_set_bytes
 from tests.integration.test_fsck import convert_all, flip, objects
 from tests.rows import view_rows
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(storage=Storage(root=tmp_path / "root", reserve_bytes=0))
 
 
 @pytest.fixture

@@ -31,11 +31,6 @@ from tests.rows import view_rows
 FAR = dt.datetime(2100, 1, 1, tzinfo=dt.UTC)
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(storage=Storage(root=tmp_path / "root", reserve_bytes=0))
-
-
 def convert_due(repository: Repository) -> int:
     done = 0
     while claimed := repository.index.series.claim_due(FAR):

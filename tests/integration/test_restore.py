@@ -14,15 +14,15 @@ from node.control.repository import Repository, check_repository
 from node.index.engine import FILE_NAME, backup
 from node.lifecycle.fsck import Finding
 from node.receive.apply import Applier
-from node.settings.model import OverwritePolicy, Settings, Storage
+from node.settings.model import OverwritePolicy, Settings
 from tests.crash.journal import Sent, new_series
 from tests.ingest import take
 from tests.rows import view_rows
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(storage=Storage(root=tmp_path / "root", reserve_bytes=0))
+@pytest.fixture(params=["start", "repair"])
+def how(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def with_policy(settings: Settings, policy: OverwritePolicy) -> Settings:
@@ -72,7 +72,6 @@ def opened_or_repaired(settings: Settings, how: str) -> list[Finding]:
         return []
 
 
-@pytest.mark.parametrize("how", ["start", "repair"])
 @pytest.mark.parametrize("journal", ["freed", "kept"])
 def test_the_file_that_came_for_a_lost_one_is_not_taken_for_a_repetition_of_it(
     settings: Settings, tmp_path: Path, how: str, journal: str, monkeypatch: pytest.MonkeyPatch
@@ -104,7 +103,6 @@ def test_the_file_that_came_for_a_lost_one_is_not_taken_for_a_repetition_of_it(
     assert check_repository(settings, digests=True, repair=False) == []
 
 
-@pytest.mark.parametrize("how", ["start", "repair"])
 @pytest.mark.parametrize("journal", ["freed", "kept"])
 def test_the_version_that_replaced_another_is_served_and_the_other_stays_recorded(
     settings: Settings, tmp_path: Path, how: str, journal: str, monkeypatch: pytest.MonkeyPatch
@@ -140,7 +138,6 @@ def test_a_version_that_only_quarantine_has_is_served_again(settings: Settings) 
     assert check_repository(settings, digests=True, repair=False) == []
 
 
-@pytest.mark.parametrize("how", ["start", "repair"])
 @pytest.mark.parametrize("harm", ["none", "flipped"])
 def test_a_file_goes_only_when_the_bytes_that_it_repeats_were_read_elsewhere(
     settings: Settings, how: str, harm: str
