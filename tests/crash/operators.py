@@ -175,7 +175,10 @@ class Operators(RuleBasedStateMachine):
             return
         drawn = rows[picked(sorted(rows), pick)]
         column = {"instance": "sop_instance_uid"}.get(level, f"{level}_instance_uid")
-        uids = {uid for uid, row in rows.items() if row[column] == drawn[column]}
+        uids = {drawn["sop_instance_uid"]}
+        if level != "instance":  # each study has one series; some of it may be in the journal only
+            series = drawn["series_instance_uid"]
+            uids = {sent.sop_instance_uid for sent in self.model.sent.values() if sent.series_instance_uid == series}
         if point is not None:
             self._end(signal.SIGTERM)
         environment = {} if point is None else {VARIABLE: point}
