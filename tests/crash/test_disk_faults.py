@@ -28,12 +28,14 @@ from tests.protocol.conftest import Raw, associate_rq, echo_seconds
 pytestmark = [pytest.mark.timeout(120)]
 
 OUT_OF_RESOURCES = 0xA700
+SOON = {"VOXELNODE_SERIES__QUIET_SECONDS": "0.1"}
+"""Settings of a node that converts what was sent as soon as its association is released."""
 
 
 @pytest.fixture
 def node(disk: Disk) -> Iterator[Node]:
     """A node on a disk that does all it is told, until a test says otherwise."""
-    with Node(disk.root / "root", environment={**disk.environment, FIRST_WAIT: "0.5"}) as node:
+    with Node(disk.root / "root", environment={**disk.environment, **SOON, FIRST_WAIT: "0.5"}) as node:
         assert node.start()
         yield node
 
@@ -284,7 +286,7 @@ def test_a_study_can_be_deleted_from_a_disk_that_is_full(
     root, filler = small_disk / "root", small_disk / "filler"
     series = new_series(8, large=True)
     settings = Settings.model_validate({"storage": {"root": root}})
-    with Node(root) as node:
+    with Node(root, environment=SOON) as node:
         assert node.start()
         assert send(node, series, journal) == [0] * 8
         assert within(30, lambda: not Checker(root).unsettled())
