@@ -132,7 +132,7 @@ def test_after_an_error_of_the_disk_nothing_is_acknowledged_until_the_node_is_st
     assert not (node.root / "intake-stopped.json").exists()
     assert Checker(node.root).problems(journal) == []
     assert send(node, series[2:], journal) == [0] * 4
-    assert Checker(node.root).problems(journal) == []
+    assert within(10, lambda: not Checker(node.root).problems(journal))  # the files of copies go behind their commit
 
 
 @pytest.mark.parametrize("place", FAULTS_BEHIND | FAULTS_OF_CHECKPOINTS)
