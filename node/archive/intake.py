@@ -30,19 +30,28 @@ MIN_FREE_BYTES = 1 << 20
 
 MIN_FREE_INODES = 32
 
+LOOK_SECONDS = 0.1
+"""Between two looks at what is watched while instances arrive: each costs four system calls."""
+
 SHORTAGE_SECONDS = 30.0
 """For so long after an error for lack of room the node is not ready, also if the disk seems to have room: a quota."""
 
 
 def free_bytes_of(folder: Path) -> int:
     """Return the bytes that this process may still write to the disk of a folder."""
-    disk = os.statvfs(folder)
-    return disk.f_bavail * disk.f_frsize
+    return _free_bytes(os.statvfs(folder))
 
 
 def free_inodes_of(folder: Path) -> int | None:
     """Return how many files may still be created; None if the file system has no such limit."""
-    disk = os.statvfs(folder)
+    return _free_inodes(os.statvfs(folder))
+
+
+def _free_bytes(disk: os.statvfs_result) -> int:
+    return disk.f_bavail * disk.f_frsize
+
+
+def _free_inodes(disk: os.statvfs_result) -> int | None:
     return disk.f_favail if disk.f_files else None
 
 
@@ -67,6 +76,7 @@ class Intake:
         self._shortage = ""
         self._short_until = 0.0
         self._watched: dict[Path, tuple[int, int]] = {}
+        self._look_at = 0.0
         (root / STOPPED_FILE).unlink(missing_ok=True)
 
     def watch(self, paths: Iterable[Path]) -> None:
@@ -122,7 +132,9 @@ class Intake:
         OutOfResources
             Intake has stopped.
         """
-        if self.stopped is not None:
+        if self._stopped is None and monotonic() >= self._look_at:
+            self._look()
+        if self._stopped is not None:
             raise OutOfResources(f"intake has stopped: {self._stopped}")
 
     def refusal(self) -> str | None:
@@ -136,9 +148,13 @@ class Intake:
 
     def _lack(self, required_bytes: int, factor: float, rule: str) -> str | None:
         """Return how little room is left, with the rule for bytes, or None if it is enough."""
-        if (free := self.free_bytes()) < required_bytes * factor:
+        try:
+            disk = os.statvfs(self._root)
+        except FileNotFoundError:
+            return f"0 bytes free, {rule}"
+        if (free := _free_bytes(disk)) < required_bytes * factor:
             return f"{free} bytes free, {rule}"
-        inodes = free_inodes_of(self._root)
+        inodes = _free_inodes(disk)
         if inodes is not None and inodes < MIN_FREE_INODES * factor:
             return f"{inodes} inodes free: the disk takes no more files; remove some that are not needed"
         return None
@@ -147,6 +163,7 @@ class Intake:
         """Stop intake if something that is watched is no longer what it was."""
         if self._stopped is not None:
             return
+        self._look_at = monotonic() + LOOK_SECONDS
         for path, identity in self._watched.items():
             try:
                 what = "replaced" if _identity(path) != identity else None

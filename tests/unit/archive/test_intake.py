@@ -21,7 +21,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Say how many bytes the disk has left."""
 
     def set_free(count: float) -> None:
-        monkeypatch.setattr(Intake, "free_bytes", lambda self: int(count))
+        monkeypatch.setattr(intake_module, "_free_bytes", lambda disk: int(count))
 
     return set_free
 
@@ -112,7 +112,7 @@ def test_without_inodes_nothing_is_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inodes: int | None, is_enough: bool
 ) -> None:
     intake = Intake(tmp_path)
-    monkeypatch.setattr(intake_module, "free_inodes_of", lambda folder: inodes)
+    monkeypatch.setattr(intake_module, "_free_inodes", lambda disk: inodes)
     assert intake.has_room() is is_enough
     if is_enough:
         assert intake.refusal() is None
