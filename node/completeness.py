@@ -99,7 +99,7 @@ class Expectation:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Evidence:
     """A fact that speaks against completeness, as part of a sentence, without patient data.
 
     `missing` says in words what seems to be missing, and `count` how many instances, if known. A `doubtful` fact has
@@ -195,14 +195,14 @@ def _holes(instances: Sequence[InstanceCounts]) -> int:
 
 
 def completeness_of(
-    known: Expectation, findings: Sequence[Finding] = (), *, placed: bool = False, times: int = 0
+    known: Expectation, findings: Sequence[Evidence] = (), *, placed: bool = False, times: int = 0
 ) -> Completeness:
     """Return whether a series is complete.
 
     Parameters
     ----------
     known : Expectation
-    findings : sequence of Finding
+    findings : sequence of Evidence
         Facts in its instances and volumes, the strongest first.
     placed : bool
         The planes have positions in the patient, so a gap would have been found.
@@ -215,7 +215,7 @@ def completeness_of(
     expected, source = count if count else (None, None)
     state: State
     rule: Rule
-    against: list[Finding] = []
+    against: list[Evidence] = []
     if known.confirmed is not None:
         state, rule = "complete" if known.received >= known.confirmed else "incomplete", "c-find"
         reason = f"{known.received} of {known.confirmed} instances that the sender has (C-FIND)"
@@ -236,7 +236,7 @@ def completeness_of(
     return Completeness(state, rule, expected, source, known.received, missing, reason, detail)
 
 
-def _weighed(known: Expectation, findings: Sequence[Finding], count: tuple[int, str] | None) -> list[Finding]:
+def _weighed(known: Expectation, findings: Sequence[Evidence], count: tuple[int, str] | None) -> list[Evidence]:
     """Return the findings together with those in the counts.
 
     A count that agrees casts doubt on missing numbers, and outweighs a count of times; so does another series that may
@@ -252,7 +252,7 @@ def _weighed(known: Expectation, findings: Sequence[Finding], count: tuple[int, 
         expected, source = count
         fact = f"{known.received} of {expected} instances that {source} announces"
         missing = expected - known.received
-        by_count = Finding(
+        by_count = Evidence(
             "headers", fact, "" if weighed else f"{missing} instance{'' if missing == 1 else 's'}", missing
         )
         gaps = [finding for finding in weighed if finding.rule in ("geometry", "times")]
@@ -266,7 +266,7 @@ def _weighed(known: Expectation, findings: Sequence[Finding], count: tuple[int, 
             f"{len(known.siblings)} other series of this protocol have {usual} instances each, "
             f"this one has {known.received}"
         )
-        weighed.append(Finding("siblings", fact, f"{missing} instances at an end", missing, doubtful=True))
+        weighed.append(Evidence("siblings", fact, f"{missing} instances at an end", missing, doubtful=True))
     return weighed
 
 
@@ -287,7 +287,7 @@ def _count(known: Expectation, times: int) -> tuple[int, str] | None:
     return (*fitting, *above, max(announced))[0]
 
 
-def _received(known: Expectation, count: tuple[int, str] | None, against: Sequence[Finding]) -> str:
+def _received(known: Expectation, count: tuple[int, str] | None, against: Sequence[Evidence]) -> str:
     """Return the number of instances and the announced one as the end of a reason, unless the reason has them."""
     if any(finding.rule == "headers" for finding in against):
         return ""

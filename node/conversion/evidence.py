@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 from pydicom import Dataset
 
-from node.completeness import Finding, InstanceCounts
+from node.completeness import Evidence, InstanceCounts
 from node.dicom import values
 from node.volume.geometry import missing_slices
 from node.volume.model import Assembly, Float, Geometry, Kind, Volume
@@ -71,7 +71,7 @@ def _distance(ds: Dataset, keyword: str) -> float | None:
     return abs(distance_mm) if distance_mm else None
 
 
-def find_evidence(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> list[Finding]:
+def find_evidence(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> list[Evidence]:
     """Return the facts that speak against completeness, the strongest first.
 
     Parameters
@@ -165,7 +165,7 @@ class _Grid:
 
 def _gaps(
     assembly: Assembly, grids: Sequence[_Grid], headers: Mapping[str, InstanceHeader], *, numbered: bool
-) -> Iterator[Finding]:
+) -> Iterator[Evidence]:
     """Yield the gaps that the volumes warn of, each kind once."""
     facts: dict[str, dict[str, None]] = defaultdict(dict)
     for volume in assembly.volumes:
@@ -183,9 +183,9 @@ def _gaps(
         if name == WarningKind.MISSING_TIME:
             missing += ": " + "; ".join(detail.partition(": ")[2] for detail in details)
             fact += "; but Instance Numbers have no hole" if only_clock else ""
-            yield Finding("times", fact, missing, count, doubtful=only_clock)
+            yield Evidence("times", fact, missing, count, doubtful=only_clock)
         else:
-            yield Finding("geometry", fact, missing, count)
+            yield Evidence("geometry", fact, missing, count)
 
 
 def _missing_positions(grids: Sequence[_Grid]) -> tuple[str, int | None]:
@@ -216,7 +216,7 @@ def _count_without_hole(headers: Mapping[str, InstanceHeader]) -> bool:
 # Instance Numbers
 
 
-def _holes(headers: Mapping[str, InstanceHeader], grids: Sequence[_Grid], *, refused: bool) -> Iterator[Finding]:
+def _holes(headers: Mapping[str, InstanceHeader], grids: Sequence[_Grid], *, refused: bool) -> Iterator[Evidence]:
     """Yield the Instance Numbers that are missing between others, as one finding."""
     missing: set[range] = set()
     for uids in _numbered_groups(headers, grids):
@@ -227,7 +227,7 @@ def _holes(headers: Mapping[str, InstanceHeader], grids: Sequence[_Grid], *, ref
         ordered = sorted(missing, key=lambda numbers: numbers[0])
         shown = f"Instance Number{'' if _size(ordered) == 1 else 's'} {_ranges(ordered)}"
         verb = "is" if _size(ordered) == 1 else "are"
-        yield Finding("instance-numbers", f"{shown} {verb} missing", shown, _size(ordered))
+        yield Evidence("instance-numbers", f"{shown} {verb} missing", shown, _size(ordered))
 
 
 def _size(missing: Iterable[range]) -> int:
@@ -359,7 +359,7 @@ def _follows_positions(numbers: Sequence[int | None], step: int) -> bool:
 # Stacks of one series
 
 
-def _unequal_stacks(grids: Sequence[_Grid]) -> Iterator[Finding]:
+def _unequal_stacks(grids: Sequence[_Grid]) -> Iterator[Evidence]:
     """Yield a finding if echoes or components of one stack have unequal numbers of slices, or echoes of times.
 
     Components may have unequal numbers of times: a flow has one magnitude and three phases.
@@ -372,7 +372,7 @@ def _unequal_stacks(grids: Sequence[_Grid]) -> Iterator[Finding]:
         slices = [grid.volume.shape[2] for grid in stacks]
         if len(set(slices)) > 1:
             fact = f"echoes or components have unequal numbers of slices: {_listed(stacks, slices)}"
-            yield Finding("geometry", fact, "slices of an echo or component", max(slices) * len(slices) - sum(slices))
+            yield Evidence("geometry", fact, "slices of an echo or component", max(slices) * len(slices) - sum(slices))
         of_component: dict[str, list[_Grid]] = defaultdict(list)
         for grid in stacks:
             of_component["-".join(kind for kind in grid.volume.suffix.split("-") if not _is_echo(kind))].append(grid)
@@ -381,7 +381,7 @@ def _unequal_stacks(grids: Sequence[_Grid]) -> Iterator[Finding]:
             if len(set(times)) > 1:
                 fact = f"echoes have unequal numbers of times: {_listed(own, times)}"
                 missing = sum((max(times) - grid.volume.times) * grid.of_time for grid in own)
-                yield Finding("times", fact, "times of an echo", missing)
+                yield Evidence("times", fact, "times of an echo", missing)
 
 
 def _listed(stacks: Sequence[_Grid], counts: Sequence[int]) -> str:
@@ -392,7 +392,7 @@ def _is_echo(kind: str) -> bool:
     return kind[:1] == "e" and kind[1:].isdigit()
 
 
-def _announced_times(grids: Sequence[_Grid]) -> Iterator[Finding]:
+def _announced_times(grids: Sequence[_Grid]) -> Iterator[Evidence]:
     """Yield a finding if a volume has fewer times than Number of Temporal Positions (0020,0105) announces."""
     originals = [
         grid
@@ -404,7 +404,7 @@ def _announced_times(grids: Sequence[_Grid]) -> Iterator[Finding]:
         times = grid.volume.times if _has_all_times(grid) else sum(other.volume.times for other in originals)
         if times < announced:
             fact = f"{times} of {announced} times that Number of Temporal Positions (0020,0105) announces"
-            yield Finding("headers", fact, f"{announced - times} times", (announced - times) * grid.of_time)
+            yield Evidence("headers", fact, f"{announced - times} times", (announced - times) * grid.of_time)
             return
 
 
@@ -413,7 +413,7 @@ def _has_all_times(grid: _Grid) -> bool:
     return all(_is_echo(kind) or kind in COMPONENTS for kind in grid.volume.suffix.split("-") if kind)
 
 
-def _wide_spacing(grids: Sequence[_Grid]) -> Iterator[Finding]:
+def _wide_spacing(grids: Sequence[_Grid]) -> Iterator[Evidence]:
     """Yield a finding if slices lie a whole number of stated distances apart.
 
     Spacing Between Slices (0018,0088) below the thickness may be a gap, derived images keep that of their source, and
@@ -431,5 +431,5 @@ def _wide_spacing(grids: Sequence[_Grid]) -> Iterator[Finding]:
         if round(ratio) >= 2 and abs(ratio - round(ratio)) <= DISTANCE_TOLERANCE * ratio:
             fact = f"slices lie {grid.step_mm:.4g} mm apart, but Spacing Between Slices (0018,0088) is {spacing:.4g} mm"
             count = (round(ratio) - 1) * (grid.volume.shape[2] - 1) * len(grid.times)
-            yield Finding("spacing", fact, f"{round(ratio) - 1} of {round(ratio)} slices", count, doubtful=True)
+            yield Evidence("spacing", fact, f"{round(ratio) - 1} of {round(ratio)} slices", count, doubtful=True)
             return

@@ -6,21 +6,21 @@ from typing import Any
 
 import pytest
 
-from node.completeness import Expectation, Finding, InstanceCounts, completeness_of, expectation
+from node.completeness import Expectation, Evidence, InstanceCounts, completeness_of, expectation
 
 
 def series(count: int, **announced: Any) -> list[InstanceCounts]:
     return [InstanceCounts(instance_number=number + 1, **announced) for number in range(count)]
 
 
-GAP = Finding("geometry", "missing-slice: 1 slice after slice 3", "a slice after slice 3")
-NUMBERS = Finding("instance-numbers", "Instance Number 4 is missing", "Instance Number 4", 1)
-SPACING = Finding("spacing", "slices lie 5 mm apart, not 2.5 mm", "1 of 2 slices", 4, doubtful=True)
-TIMES = Finding("headers", "2 of 3 times", "1 time", 5)
+GAP = Evidence("geometry", "missing-slice: 1 slice after slice 3", "a slice after slice 3")
+NUMBERS = Evidence("instance-numbers", "Instance Number 4 is missing", "Instance Number 4", 1)
+SPACING = Evidence("spacing", "slices lie 5 mm apart, not 2.5 mm", "1 of 2 slices", 4, doubtful=True)
+TIMES = Evidence("headers", "2 of 3 times", "1 time", 5)
 
 
 def verdict(
-    instances: list[InstanceCounts], *findings: Finding, placed: bool = True, times: int = 1, **how: Any
+    instances: list[InstanceCounts], *findings: Evidence, placed: bool = True, times: int = 1, **how: Any
 ) -> tuple:
     found = completeness_of(expectation(instances, **how), findings, placed=placed, times=times)
     assert found.received == len(instances)
