@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from node.completeness import Expectation, Evidence, InstanceCounts, completeness_of, expectation
+from node.completeness import Evidence, Expectation, InstanceCounts, completeness_of, expectation
 
 
 def series(count: int, **announced: Any) -> list[InstanceCounts]:
