@@ -1,6 +1,6 @@
 """Operators beside senders and kills, in random orders: nothing is lost, and nothing that was deleted comes back.
 
-This is the short form of ``python -m tests.crash --interleavings 500``.
+This is the short form of ``python -m tests.crash --interleavings 500``; the gate runs it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import pytest
 
 from tests.crash.operators import try_interleavings
 
-pytestmark = [pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
