@@ -250,12 +250,6 @@ class InstanceRepository(IndexRepository):
         length = func.instr(func.substr(ImageRow.key, begin), "/") - 1
         return list(connection.scalars(select(func.substr(ImageRow.key, begin, length)).distinct()))
 
-    @on_reader
-    def files_of(self, connection: Connection, sop_instance_uids: Sequence[str]) -> dict[str, InstanceFile]:
-        """Return the files of the instances (at most a batch) that are in the index, by SOP Instance UID."""
-        rows = connection.execute(_FILES.where(ImageRow.sop_instance_uid.in_(sop_instance_uids)))
-        return {row.sop_instance_uid: InstanceFile(*row) for row in rows}
-
     @on_writer
     def record_quarantined(self, connection: Connection, found: Arrived) -> None:
         """Record an instance that was found in quarantine."""

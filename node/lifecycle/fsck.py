@@ -141,7 +141,7 @@ def _replaced(finding: Finding, index: Index) -> str | None:
     """Return which file has taken the place of a missing one meanwhile, in words."""
     if finding.kind not in ("file-missing", "file-altered") or finding.sop_instance_uid is None:
         return None
-    row = index.instances.files_of([finding.sop_instance_uid]).get(finding.sop_instance_uid)
+    row = index.instances.current(finding.sop_instance_uid)
     return f"replaced by {row.key}" if row is not None and row.key != finding.path else None
 
 
