@@ -40,7 +40,7 @@ class Ballast:
 
     @contextmanager
     def dropped(self) -> Iterator[None]:
-        """Give the space back if the disk is full, for what is done within; take it after that, if there is room."""
+        """Remove the ballast during the block if the disk is full; afterwards, make it again if there is room."""
         if self._is_needed():
             shutil.rmtree(self._folder, ignore_errors=True)
         try:

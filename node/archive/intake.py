@@ -31,10 +31,10 @@ MIN_FREE_BYTES = 1 << 20
 MIN_FREE_INODES = 32
 
 LOOK_SECONDS = 0.1
-"""Between two looks at what is watched while instances arrive: each costs four system calls."""
+"""Interval between two checks of the watched paths while instances arrive; a check costs four system calls."""
 
 SHORTAGE_SECONDS = 30.0
-"""For so long after an error for lack of room the node is not ready, also if the disk seems to have room: a quota."""
+"""How long the node is not ready after an error for lack of room, even if the disk seems to have room (a quota)."""
 
 
 def free_bytes_of(folder: Path) -> int:
@@ -82,8 +82,8 @@ class Intake:
     def watch(self, paths: Iterable[Path]) -> None:
         """Stop intake once one of these files or folders is removed or replaced.
 
-        The node would go on with the file that it has open, whose name leads elsewhere: what it acknowledges would be
-        lost, or another node could start on the same root.
+        The node would keep writing to the open file while its name leads elsewhere: acknowledged instances would be
+        lost, or a second node could start on the same root.
         """
         self._watched = {path: _identity(path) for path in paths}
 
@@ -160,7 +160,7 @@ class Intake:
         return None
 
     def _look(self) -> None:
-        """Stop intake if something that is watched is no longer what it was."""
+        """Stop intake if a watched path was removed or replaced."""
         if self._stopped is not None:
             return
         self._look_at = monotonic() + LOOK_SECONDS

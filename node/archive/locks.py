@@ -1,4 +1,4 @@
-"""Whether locks work where a root is. Without them, two nodes could write to one index and damage it."""
+"""Check that file locks work where a root is: without them, two nodes could write to one index and damage it."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ _FILES: Select[*tuple[Any, ...]] = select(
 
 @dataclass(frozen=True, slots=True)
 class HeldFile:
-    """A file that is kept under a SOP Instance UID: that of the row, or one that lost against it.
+    """A file that is kept under a SOP Instance UID: the current version, or a version that lost against it.
 
     The length and the offset of a loser are not in the index.
     """

@@ -220,8 +220,8 @@ class Segment:
 def in_order(segments: Iterable[Segment]) -> list[Segment]:
     """Return the segments that were used, in the order of their records; unreadable ones come first.
 
-    Two may begin at one number: a process died after it had begun the first of them and before its first record was
-    whole, and the next process began another one. That one comes last.
+    Two segments begin at one number if a process died between the header of a segment and its first whole record: the
+    next process began another segment at that number. The segment with records comes last.
     """
     used = sorted((segment for segment in segments if segment.was_used), key=lambda segment: segment.begins_at)
     shared = {one.begins_at for one, other in pairwise(used) if one.begins_at == other.begins_at}

@@ -142,7 +142,7 @@ def _flaw(archive: Archive, held: HeldFile, is_digest_due: IsDigestDue) -> Flaw 
 
 
 def _is_aside(archive: Archive, held: HeldFile) -> bool:
-    """Whether quarantine has the file that a row names."""
+    """Whether quarantine has the missing file of a row, whole."""
     path = archive.path(archive.quarantine_key(held.key))
     if held.data_set_offset is None or not path.exists():
         return False
