@@ -209,7 +209,9 @@ class Intake:
             if self._root in self._watched and _identity(self._root) != self._watched[self._root]:
                 return  # another root by now
             state = {"reason": reason, "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds")}
-            (self._root / STOPPED_FILE).write_text(json.dumps(state), encoding="utf-8")
+            part = self._root / f"{STOPPED_FILE}.part"
+            part.write_text(json.dumps(state), encoding="utf-8")
+            part.replace(self._root / STOPPED_FILE)  # whole or not at all for who reads it meanwhile
         except OSError:
             log.warning("intake_stopped_not_noted")
 

@@ -91,6 +91,16 @@ def test_any_other_error_stops_until_the_next_start_and_the_first_reason_stays(t
     assert not (tmp_path / STOPPED_FILE).exists()
 
 
+def test_who_reads_the_reason_meanwhile_finds_a_whole_file_or_none(tmp_path: Path) -> None:
+    intake = Intake(tmp_path)
+    before = tmp_path / STOPPED_FILE
+    before.write_text("{}")
+    seen = tmp_path / "seen"
+    seen.hardlink_to(before)  # what a reader holds open
+    intake.stop("broken")
+    assert (seen.read_text(), json.loads(before.read_text())["reason"]) == ("{}", "broken")
+
+
 def test_a_stop_that_cannot_be_noted_is_one_nevertheless(tmp_path: Path) -> None:
     intake = Intake(tmp_path)
     (tmp_path / STOPPED_FILE).mkdir()
