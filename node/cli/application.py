@@ -34,7 +34,6 @@ COMMANDS = {
     "send": "send.send",
     "doctor": "doctor.doctor",
     "fsck": "fsck.fsck",
-    "conflicts": "conflicts.conflicts",
     "rejections": "rejections.rejections",
     "delete": "delete.delete",
     "retention": "retention.retention",
@@ -43,7 +42,7 @@ COMMANDS = {
 }
 """Each command, and the module and function of this package that implement it."""
 
-GROUPS = ("config", "db", "journal", "patient", "viewers", "account", "hooks", "quarantine")
+GROUPS = ("config", "db", "journal", "patient", "viewers", "account", "hooks", "quarantine", "conflicts")
 """Commands with subcommands; each is the `app` of the module with the same name."""
 
 

@@ -1,18 +1,40 @@
-"""``voxelnode conflicts``."""
+"""``voxelnode conflicts [show|accept|keep]``."""
 
 from __future__ import annotations
 
-from node.cli.options import ConfigFile, Json, Root, reading_index
-from node.cli.output import print_json, print_table
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from node.cli.actions import perform
+from node.cli.options import ConfigFile, Json, Root, load, reading_index, settings_for_change
+from node.cli.output import print_fields, print_json, print_table
+
+app = typer.Typer(
+    help="List identity conflicts: one UID or Patient ID with different content; show and decide them.",
+    invoke_without_command=True,
+)
+
+Number = Annotated[int, typer.Argument(metavar="ID", help="Number of the conflict, as listed.")]
+Alike = Annotated[
+    bool, typer.Option("--alike", help="Also all undecided conflicts of the same kind, study and sender.")
+]
 
 
-def conflicts(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """List identity conflicts.
-
-    A conflict is one UID or Patient ID with different content.
-    """
+@app.callback()
+def list_(
+    context: typer.Context,
+    everything: Annotated[bool, typer.Option("--all", help="Also those that are decided.")] = False,
+    config: ConfigFile = None,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """List identity conflicts that are not decided: one UID or Patient ID with different content."""
+    if context.invoked_subcommand is not None:
+        return
     with reading_index(config, root) as index:
-        rows = index.conflicts.all()
+        rows = index.conflicts.all(decided=everything)
     if json:
         print_json(rows)
     elif not rows:
@@ -20,9 +42,10 @@ def conflicts(config: ConfigFile = None, root: Root = None, json: Json = False) 
     else:
         print_table(
             f"{len(rows)} conflicts",
-            ("found", "kind", "study", "instance", "sender", "conflict", "kept at"),
+            ("id", "found", "kind", "study", "instance", "sender", "conflict", "kept at", "decision"),
             [
                 (
+                    row["id"],
                     row["found_at"],
                     row["kind"],
                     row["study_instance_uid"],
@@ -30,7 +53,59 @@ def conflicts(config: ConfigFile = None, root: Root = None, json: Json = False) 
                     row["calling_ae_title"],
                     row["detail"],
                     row["path"],
+                    row["decision"],
                 )
                 for row in rows
             ],
         )
+
+
+@app.command()
+def show(conflict: Number, config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+    """Compare the version in a conflict with the current one, attribute by attribute."""
+    settings = load(config, storage__root=root).settings
+
+    from node.receive.conflicts import compared
+
+    with reading_index(config, root) as index:
+        found = compared(settings.storage.root.absolute(), index, conflict)
+    if json:
+        print_json(asdict(found))
+        return
+    print_fields(found.conflict)
+    if found.problem is not None:
+        print(found.problem)
+    elif not found.differences:
+        print(
+            "the two versions have the same patient, study, series and image attributes: compare the files themselves"
+        )
+    else:
+        print_table(
+            "differences",
+            ("attribute", "current version", "version in this conflict"),
+            [(one.attribute, one.current, one.other) for one in found.differences],
+        )
+
+
+@app.command()
+def accept(
+    conflict: Number, alike: Alike = False, config: ConfigFile = None, root: Root = None, json: Json = False
+) -> None:
+    """Make the version in a conflict current, in whichever series; the current one goes to quarantine."""
+    done = perform(settings_for_change(config, root), "accept-conflict", conflict=conflict, alike=alike)
+    if json:
+        print_json(done)
+    else:
+        print(f"accepted: {len(done['accepted'])} versions are current")
+
+
+@app.command()
+def keep(
+    conflict: Number, alike: Alike = False, config: ConfigFile = None, root: Root = None, json: Json = False
+) -> None:
+    """Keep what is current, and list the conflict no more."""
+    done = perform(settings_for_change(config, root), "keep-conflict", conflict=conflict, alike=alike)
+    if json:
+        print_json(done)
+    else:
+        print(f"kept: {len(done['kept'])} conflicts are decided")

@@ -10,7 +10,12 @@ _FAILURE_REASON = "N-EVENT-REPORT, Failure Reason (0008,1197)"
 
 _DIMSE = (
     ("C-ECHO", status.SUCCESS, "always"),
-    ("C-STORE", status.SUCCESS, "the instance is durable and indexed, or already stored with the same bytes"),
+    ("C-STORE", status.SUCCESS, "the instance is durable, or already stored with the same bytes"),
+    (
+        "C-STORE",
+        status.ANOTHER_VERSION_IS_CURRENT,
+        'the instance is durable, but another version is current; only with [dicom] conflict_answer = "warning"',
+    ),
     ("C-STORE", status.OUT_OF_RESOURCES, "disk full, commit failed, data set too large, or node stopping: retry later"),
     ("C-STORE", status.CLASS_MISMATCH, "request, presentation context and data set name different objects"),
     ("C-STORE", status.CANNOT_UNDERSTAND, "the data set is unreadable, or lacks an identifying UID"),
@@ -51,12 +56,16 @@ _DIMSE = (
     ("N-ACTION", status.OUT_OF_RESOURCES, "internal error of the node; see its log"),
     (_FAILURE_REASON, status.NO_SUCH_INSTANCE, "the instance is not stored"),
     (_FAILURE_REASON, status.CLASS_INSTANCE_CONFLICT, "the instance is stored under another SOP class"),
-    (_FAILURE_REASON, status.PROCESSING_FAILURE, "the file is damaged or missing"),
+    (
+        _FAILURE_REASON,
+        status.PROCESSING_FAILURE,
+        "the file is damaged or missing, or the requestor sent another version than the current one",
+    ),
 )
 
 _HTTP = (
     (200, "the complete result, or an empty list; all instances were stored"),
-    (202, "some instances were stored; the response lists the failed ones with reasons"),
+    (202, "instances were stored; the response lists the failed ones, and those of which another version is current"),
     (206, "instances that have no accepted representation were omitted; or the requested range"),
     (304, "not modified since the given entity tag"),
     (400, "the request is invalid; the response has the reason"),

@@ -34,6 +34,7 @@ from node.lifecycle.fsck import Finding, examine, mend, require_mounted
 from node.lifecycle.journal import JOURNAL_FOLDER
 from node.metrics import Metrics
 from node.receive.apply import Applier, Replayed, applied_of
+from node.receive.conflicts import Conflicts
 from node.receive.ingest import Ingest
 from node.receive.quarantine import Quarantine, take_back
 from node.receive.quiet_times import quiet_seconds_of
@@ -121,6 +122,7 @@ class Repository:
             quiet_seconds,
             settings.dicom.maximum_instance_bytes,
             overwrite_policy=settings.storage.overwrite_policy,
+            conflict_answer=settings.dicom.conflict_answer,
             aborted_grace_seconds=settings.series.aborted_grace_seconds,
             transfers=self._transfers,
         )
@@ -171,8 +173,11 @@ class Repository:
         """The actions on this root by name; commands call them through `perform_action`."""
         accounts = AccountAdministration(self.index.accounts, self.audit)
         quarantine = Quarantine(self.ingest, self.audit)
+        conflicts = Conflicts(self.ingest, self.audit, quarantine)
         return {
-            "release-quarantined": quarantine.release,
+            "accept-conflict": self._and_files(conflicts.accept),
+            "keep-conflict": conflicts.keep,
+            "release-quarantined": self._and_files(quarantine.release),
             "purge-quarantined": quarantine.purge,
             "reconvert": self._reconvert,
             "delete": self._delete,
@@ -185,6 +190,17 @@ class Repository:
             "add-token": accounts.add_token,
             "remove-token": accounts.remove_token,
         }
+
+    def _and_files(self, action: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+        """Return an action that also deletes the volumes of an instance that has left its series."""
+
+        def act(**arguments: Any) -> dict[str, Any]:
+            try:
+                return action(**arguments)
+            finally:
+                resume_deletions(self.archive, self.index, self.ingest.now())
+
+        return act
 
     def _reconvert(self, series: list[tuple[str, str]]) -> Mapping[str, Any]:
         self.applier.require_caught_up()

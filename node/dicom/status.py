@@ -24,6 +24,9 @@ CLASS_MISMATCH = 0xA900
 CANNOT_UNDERSTAND = 0xC000
 """Sending again will not help (PS3.4 B.2.3)."""
 
+ANOTHER_VERSION_IS_CURRENT = 0xB000
+"""A warning: the instance is durable, but another version of it is current (PS3.4 B.2.3)."""
+
 PENDING = 0xFF00
 """One answer; more may follow (PS3.4 C.4.1.1.4)."""
 
@@ -110,6 +113,7 @@ class Answer:
 
 
 STORED = Answer(SUCCESS)
+NOT_CURRENT = Answer(ANOTHER_VERSION_IS_CURRENT, "kept, but another version is current: see the conflicts")
 FAILED = Answer(OUT_OF_RESOURCES, "internal failure, see the log of this node")
 
 

@@ -6,16 +6,18 @@ import datetime as dt
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import PurePath
 
 from sqlalchemy import Connection, bindparam, case, func, insert, select, update
 
+from node.index.departures import leave_series, revoke_claim
 from node.index.levels import (
+    correct_levels,
     find_series,
     patient_identity,
     record_arrival_event,
     record_conflict,
-    record_reopened,
     series_row,
 )
 from node.index.models import OPEN_STATES, ConflictRow, ImageRow, SeriesRow
@@ -27,9 +29,6 @@ DIGEST_MENDED = "digest-mended"
 """Kind of the conflict that keeps the digest which a row had before `fsck` believed its file."""
 
 _NO_FLAWS: Mapping[str, Flaw] = {}
-
-REVOKED = -1
-"""In `claimed_arrivals`: the series is still under conversion, but its outcome will not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +125,22 @@ def add_instances(
     * ``never``: the first instance counts, the file of the second goes to quarantine;
     * ``keep_both``: the first instance is converted and served, the file of the second stays where it is;
     * ``replace``: the second instance gets the row and reopens the series, the file of the first goes to quarantine. An
-      instance that comes again under another series is not replaced: that would remove it from its series.
+      instance that comes again under another series is not replaced: that would remove it from its series;
+    * ``accept``: a person has decided for the second instance. It gets the row in whichever series it is, and leaves
+      the series of the first.
 
-    If the kept file is missing or damaged, the arriving bytes take its place, whatever the policy is; the same bytes
-    also take the place of a file that cannot be read.
+    If the kept file is missing or damaged, arriving bytes of the same series take its place, whatever the policy is;
+    the same bytes also take the place of a file that cannot be read.
     """
     _forget_losers(connection, flaws)
+    kept: list[Kept] = []
+    for is_decided, some in groupby(batch, lambda arrived: arrived.overwrite_policy == "accept"):
+        for together in [[one] for one in some] if is_decided else [list(some)]:
+            kept += _add_instances(connection, together, flaws)
+    return kept
+
+
+def _add_instances(connection: Connection, batch: Sequence[Arrived], flaws: Mapping[str, Flaw]) -> list[Kept]:
     held = _held(connection, {arrived.attributes.sop_instance_uid for arrived in batch})
     images: dict[str, dict[str, object]] = {}
     grown: dict[int, _Growth] = {}
@@ -151,8 +160,10 @@ def add_instances(
             series_id = first.series_id
             result = _restore(connection, arrived, first, flaw)
         elif first.sha256 != arrived.file.sha256 and _replaces(connection, arrived, first):
-            series_id = first.series_id
-            result = _replace(connection, arrived, first, images, flaws)
+            if arrived.overwrite_policy == "accept":
+                correct_levels(connection, arrived, patient_identity(arrived.attributes))
+            series_id = _series_id(connection, arrived, series_ids)
+            result = _replace(connection, arrived, first, images, flaws, series_id)
         else:
             if first.file_missing and first.key not in flaws:
                 _note_found(connection, arrived)
@@ -198,12 +209,6 @@ def _held(connection: Connection, uids: Iterable[str]) -> dict[str, _Held]:
     return {uid: _Held(*row) for uid, *row in rows}
 
 
-def revoke_claim(connection: Connection, series_id: int) -> None:
-    """Revoke the claim of a series after an instance was replaced or deleted: its conversion may not be recorded."""
-    claimed = update(SeriesRow).where(SeriesRow.id == series_id, SeriesRow.state == "converting")
-    connection.execute(claimed.values(claimed_arrivals=REVOKED))
-
-
 def _series_id(connection: Connection, arrived: Arrived, known: dict[tuple[object, ...], int]) -> int:
     """Return the id of the series of an instance; `known` are those that the batch has looked up."""
     identity = patient_identity(arrived.attributes)
@@ -216,7 +221,11 @@ def _series_id(connection: Connection, arrived: Arrived, known: dict[tuple[objec
 def _decisive_flaw(connection: Connection, arrived: Arrived, first: _Held, flaws: Mapping[str, Flaw]) -> Flaw | None:
     """Return the flaw of the kept file if the arriving bytes take its place, else None."""
     flaw = flaws.get(first.key)
-    if first.sha256 == arrived.file.sha256 or flaw in (Flaw.MISSING, Flaw.ASIDE, Flaw.DAMAGED):
+    if first.sha256 == arrived.file.sha256:
+        return flaw
+    if not _is_of(connection, arrived, first.series_id):
+        return None
+    if flaw in (Flaw.MISSING, Flaw.ASIDE, Flaw.DAMAGED):
         return flaw
     # The digest that the row had at first comes back: the file that was believed against it is the damaged one.
     mended = {"uid": arrived.attributes.sop_instance_uid, "sha256": arrived.file.sha256}
@@ -265,7 +274,7 @@ def _not_taken(connection: Connection, arrived: Arrived, first: _Held, flaws: Ma
     if aside == arrived.file.quarantine_key:  # a crash came between the commit and the move
         return Kept(Outcome.OTHER_BYTES, quarantine=arrived.file.key)
     if aside is not None:
-        return Kept(Outcome.ALREADY_THERE, remove=arrived.file.key, repeats=aside)
+        return Kept(Outcome.KNOWN_VERSION, remove=arrived.file.key, repeats=aside)
     detail = f"first received with SHA-256 {first.sha256}, then with {arrived.file.sha256}; the first is kept"
     stays = arrived.overwrite_policy == "keep_both"
     key = arrived.file.key if stays else arrived.file.quarantine_key
@@ -277,14 +286,16 @@ def _not_taken(connection: Connection, arrived: Arrived, first: _Held, flaws: Ma
 
 
 def _replaces(connection: Connection, arrived: Arrived, first: _Held) -> bool:
-    """Return whether the policy lets other bytes replace those of the row: in the same series only."""
-    if arrived.overwrite_policy != "replace":
-        return False
+    """Return whether other bytes replace those of the row: by policy in the same series, by decision in any."""
+    if arrived.overwrite_policy == "accept":
+        return True
+    return arrived.overwrite_policy == "replace" and _is_of(connection, arrived, first.series_id)
+
+
+def _is_of(connection: Connection, arrived: Arrived, series_id: int) -> bool:
+    """Return whether an instance belongs to a series by its own UIDs."""
     row = find_series(connection, arrived)
-    if row is None or row[0] != first.series_id:
-        return False
-    record_reopened(connection, arrived, row[2])
-    return True
+    return row is not None and row[0] == series_id
 
 
 def _replace(
@@ -293,21 +304,24 @@ def _replace(
     first: _Held,
     images: dict[str, dict[str, object]],
     flaws: Mapping[str, Flaw],
+    series_id: int,
 ) -> Kept:
     """Give the row to the arriving file; the old file goes to quarantine, unless its bytes are there already."""
     uid = arrived.attributes.sop_instance_uid
     if first.pending:
-        images[uid] = _image(arrived, first.series_id)
+        images[uid] = _image(arrived, series_id)
     else:
-        connection.execute(
-            update(ImageRow).where(ImageRow.sop_instance_uid == uid).values(_image(arrived, first.series_id))
-        )
+        connection.execute(update(ImageRow).where(ImageRow.sop_instance_uid == uid).values(_image(arrived, series_id)))
     detail = f"first received with SHA-256 {first.sha256}, then with {arrived.file.sha256}; the second is kept"
+    if series_id != first.series_id:
+        detail += ", and leaves the series of the first"
+        leave_series(connection, first.series_id, uid, arrived.file.received_at, "another version was accepted")
     record_arrival_event(connection, "instance-replaced", arrived, detail)
     if _aside(connection, uid, first.sha256, flaws) is not None:
         return Kept(Outcome.REPLACED, remove=first.key)
     quarantine_key = _beside(arrived.file.quarantine_key, first.key)
-    record_conflict(connection, "instance-replaced", arrived, detail, quarantine_key, first.sha256)
+    decided_by = "[storage] overwrite_policy" if arrived.overwrite_policy == "replace" else "the person who accepted"
+    record_conflict(connection, "instance-replaced", arrived, detail, quarantine_key, first.sha256, decided_by)
     return Kept(Outcome.REPLACED, quarantine=first.key)
 
 

@@ -15,6 +15,7 @@ from node.dicom.matching import Query
 from node.index.about import CLOSED, AboutRepository, about, set_about
 from node.index.accounts import AccountRepository
 from node.index.commitments import CommitmentRepository
+from node.index.conflicts import ConflictRepository
 from node.index.conversions import ConversionRepository
 from node.index.deletions import DeletionRepository
 from node.index.deliveries import DeliveryRepository
@@ -91,6 +92,7 @@ class Index:
         self.about = AboutRepository(writer, self._watcher)
         self.accounts = AccountRepository(writer, self._reader)
         self.commitments = CommitmentRepository(writer, self._watcher)
+        self.conflicts = ConflictRepository(writer, self._watcher)
         self.conversions = ConversionRepository(writer, self._watcher)
         self.deletions = DeletionRepository(writer, self._watcher)
         self.deliveries = DeliveryRepository(writer, self._watcher)

@@ -12,34 +12,35 @@ import datetime as dt
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import PurePath
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, select, update
 from sqlalchemy.orm import join
 
 from node.errors import UsageError
-from node.index.arrivals import revoke_claim
-from node.index.conversions import folders_of
 from node.index.deliveries import after_deletion
+from node.index.departures import (
+    LIVE,
+    add_tombstone,
+    delete_empty_levels,
+    delete_series_rows,
+    drop_volumes_of,
+    reopen,
+)
 from node.index.events import record_event
 from node.index.models import (
     ConflictRow,
     ConversionRow,
-    ExclusionRow,
-    FailureRow,
     ImageRow,
     PatientRow,
     SeriesRow,
     StudyRow,
     TombstoneRow,
     VolumeRow,
-    VolumeSourceRow,
 )
 from node.index.records import Deletion, DeletionPlan, Level
 from node.index.repository import IndexRepository, on_reader, on_writer
 
 MAX_VALUES = 500
 """Values per statement; SQLite allows 32766."""
-
-LIVE = ConversionRow.files_removed_at.is_(None)
 
 FOLDERS = frozenset({"objects", "quarantine", "volumes"})
 """Folders below the root in which files may be deleted."""
@@ -90,7 +91,7 @@ class DeletionRepository(IndexRepository):
             paths = _delete_series(connection, list(connection.scalars(of_study)), plan)
         if not paths:
             raise NotThere(f"{plan.level} {plan.uid} has already been deleted")
-        _delete_empty_levels(connection, study_id)
+        delete_empty_levels(connection, study_id)
         after_deletion(connection, plan.study_instance_uid)
         record_event(
             connection,
@@ -101,10 +102,7 @@ class DeletionRepository(IndexRepository):
             sop_instance_uid=plan.uid if plan.level == "instance" else None,
             detail=f"{plan.level}, {reason}",
         )
-        tombstone = insert(TombstoneRow).values(
-            level=plan.level, uid=plan.uid, reason=reason, paths=paths, ordered_at=now
-        )
-        return Deletion(connection.execute(tombstone.returning(TombstoneRow.id)).scalar_one(), tuple(paths))
+        return Deletion(add_tombstone(connection, plan.level, plan.uid, reason, paths, now), tuple(paths))
 
     @on_reader
     def unfinished(self, connection: Connection) -> list[Deletion]:
@@ -180,18 +178,12 @@ def _delete_series(connection: Connection, series: Sequence[int], plan: Deletion
     ).all()
     if not images:
         return []
-    conversions = list(connection.scalars(select(ConversionRow.id).where(ConversionRow.series_id.in_(series))))
-    folders = folders_of(connection.scalars(select(VolumeRow.path).where(VolumeRow.conversion_id.in_(conversions))))
     in_scope = ConflictRow.study_instance_uid == plan.study_instance_uid
     if plan.level == "series":
         in_scope = and_(in_scope, ConflictRow.series_instance_uid == plan.uid)
     losers = _delete_conflicts(connection, [image.sop_instance_uid for image in images], in_scope)
-    for table in (VolumeRow, VolumeSourceRow, ExclusionRow):
-        connection.execute(delete(table).where(table.conversion_id.in_(conversions)))
-    for owned in (ConversionRow, FailureRow, ImageRow):
-        connection.execute(delete(owned).where(owned.series_id.in_(series)))
-    connection.execute(delete(SeriesRow).where(SeriesRow.id.in_(series)))
-    return [*sorted(folders), *sorted(losers), *(image.key for image in images)]
+    folders = delete_series_rows(connection, series)
+    return [*folders, *sorted(losers), *(image.key for image in images)]
 
 
 def _delete_instance(connection: Connection, plan: DeletionPlan, now: dt.datetime) -> list[str]:
@@ -202,27 +194,11 @@ def _delete_instance(connection: Connection, plan: DeletionPlan, now: dt.datetim
     others = select(ImageRow.id).where(ImageRow.series_id == image.series_id, ImageRow.id != image.id)
     if connection.execute(others.limit(1)).first() is None:
         return _delete_series(connection, [image.series_id], plan)
-    sources = select(VolumeSourceRow.conversion_id).where(VolumeSourceRow.sop_instance_uid == plan.uid)
-    holds_it = and_(ConversionRow.series_id == image.series_id, ConversionRow.id.in_(sources))
-    folders = folders_of(connection.scalars(select(VolumeRow.path).join(ConversionRow).where(holds_it)))
+    folders = drop_volumes_of(connection, image.series_id, plan.uid, now)
     losers = _delete_conflicts(connection, [plan.uid])
-    connection.execute(update(ConversionRow).where(holds_it, LIVE).values(superseded=True, files_removed_at=now))
     connection.execute(delete(ImageRow).where(ImageRow.id == image.id))
-    connection.execute(update(SeriesRow).where(SeriesRow.id == image.series_id).values(arrivals=SeriesRow.arrivals + 1))
-    closed = and_(SeriesRow.id == image.series_id, SeriesRow.state.not_in(("receiving", "converting")))
-    again = update(SeriesRow).where(closed).values(state="receiving", open_since=now, due_at=now, attempts=0)
-    for series_instance_uid in connection.scalars(again.returning(SeriesRow.series_instance_uid)):
-        record_event(
-            connection,
-            "series-reopened",
-            now,
-            study_instance_uid=plan.study_instance_uid,
-            series_instance_uid=series_instance_uid,
-            sop_instance_uid=plan.uid,
-            detail="an instance was deleted",
-        )
-    revoke_claim(connection, image.series_id)
-    return [*sorted(folders), *sorted(losers), image.key]
+    reopen(connection, image.series_id, plan.study_instance_uid, plan.uid, now, "an instance was deleted")
+    return [*folders, *sorted(losers), image.key]
 
 
 def _delete_conflicts(
@@ -235,20 +211,6 @@ def _delete_conflicts(
         gone = connection.scalars(delete(ConflictRow).where(condition).returning(ConflictRow.key))
         keys.update(key for key in gone if key is not None)
     return keys
-
-
-def _delete_empty_levels(connection: Connection, study_id: int | None) -> None:
-    """Delete a study without series; then its patient, if left without studies, and patients merged into that one."""
-    patient_id = connection.execute(
-        delete(StudyRow)
-        .where(StudyRow.id == study_id, ~select(SeriesRow.id).where(SeriesRow.study_id == StudyRow.id).exists())
-        .returning(StudyRow.patient_id)
-    ).scalar()
-    if patient_id is None:
-        return
-    if connection.execute(select(StudyRow.id).where(StudyRow.patient_id == patient_id).limit(1)).first() is None:
-        connection.execute(delete(PatientRow).where(PatientRow.merged_into == patient_id))
-        connection.execute(delete(PatientRow).where(PatientRow.id == patient_id))
 
 
 def _batches(values: Collection[str]) -> Iterable[list[str]]:

@@ -178,13 +178,15 @@ class InstanceRepository(IndexRepository):
         connection: Connection,
         key: str,
         kind: Literal["quarantine-released", "quarantine-purged"],
+        who: str,
         now: dt.datetime,
     ) -> None:
-        """Let conflicts name a file no more that was released or purged, and record the event."""
+        """Let conflicts name a file no more that was released or purged, and record the decision and the event."""
+        decision = "accepted" if kind == "quarantine-released" else "kept"
         rows = connection.execute(
             update(ConflictRow)
             .where(ConflictRow.key == key)
-            .values(key=None)
+            .values(key=None, decision=decision, decided_at=now, decided_by=who)
             .returning(ConflictRow.study_instance_uid, ConflictRow.series_instance_uid, ConflictRow.sop_instance_uid)
         ).all()
         uids = _uids(rows[0]) if rows else EventUids()

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection, bindparam, insert, select
+from sqlalchemy import Connection, and_, bindparam, insert, select, update
 from sqlalchemy.orm import aliased, join
 
 from node.dicom.attributes import InstanceAttributes
+from node.index.departures import delete_empty_patient
 from node.index.events import EventKind, EventUids, record_event
 from node.index.models import ConflictRow, PatientRow, SeriesRow, StudyRow
 from node.index.prepared import Prepared
@@ -51,13 +52,49 @@ def series_row(connection: Connection, arrived: Arrived, identity: str) -> int:
         record_reopened(connection, arrived, state)
         return int(series_id)
     study_id = _study(connection, arrived, identity)
-    if connection.execute(
-        select(SeriesRow.id).where(SeriesRow.series_instance_uid == arrived.attributes.series_instance_uid)
-    ).first():
+    is_moved = arrived.overwrite_policy == "accept"  # out of the series of the other study
+    if (
+        not is_moved
+        and connection.execute(
+            select(SeriesRow.id).where(SeriesRow.series_instance_uid == arrived.attributes.series_instance_uid)
+        ).first()
+    ):
         detail = "this series has also arrived in another study; the two are kept apart"
         record_conflict(connection, "series-in-two-studies", arrived, detail)
     values = {**arrived.attributes.series, "study_id": study_id, "last_received_at": arrived.file.received_at}
     return _inserted(connection, SeriesRow, values)
+
+
+def correct_levels(connection: Connection, arrived: Arrived, identity: str) -> None:
+    """Let patient, study and series, if they exist, have the attributes of an instance for which a person has decided.
+
+    A study that was received under another patient becomes one of this patient.
+    """
+    attributes = arrived.attributes
+    of_study = StudyRow.study_instance_uid == attributes.study_instance_uid
+    study = connection.execute(
+        select(StudyRow.id, StudyRow.patient_id, PatientRow.identity).join(PatientRow).where(of_study)
+    ).first()
+    patient = connection.execute(
+        select(PatientRow.id, PatientRow.merged_into).where(PatientRow.identity == identity)
+    ).first()
+    if patient is not None:
+        connection.execute(update(PatientRow).where(PatientRow.id == patient.id).values(attributes.patient))
+    if study is None:
+        return
+    if study.identity != identity:
+        if patient is None:
+            patient_id = _inserted(connection, PatientRow, {**attributes.patient, "identity": identity})
+        else:
+            patient_id = patient.merged_into or patient.id
+        connection.execute(update(StudyRow).where(of_study).values(patient_id=patient_id))
+        if patient_id != study.patient_id:
+            delete_empty_patient(connection, study.patient_id)
+    connection.execute(update(StudyRow).where(of_study).values(attributes.study))
+    of_series = and_(
+        SeriesRow.study_id == study.id, SeriesRow.series_instance_uid == attributes.series["series_instance_uid"]
+    )
+    connection.execute(update(SeriesRow).where(of_series).values(attributes.series))
 
 
 def _study(connection: Connection, arrived: Arrived, identity: str) -> int:
@@ -147,8 +184,12 @@ def record_conflict(
     detail: str,
     key: str | None = None,
     sha256: str | None = None,
+    decided_by: str | None = None,
 ) -> None:
-    """Record an identity conflict; `key` and `sha256` are those of a second file of the instance that is kept."""
+    """Record an identity conflict; `key` and `sha256` are those of a second file of the instance that is kept.
+
+    `decided_by` is given if there is nothing left to decide: the instance that arrived was accepted.
+    """
     uids = _uids(arrived)
     connection.execute(
         insert(ConflictRow).values(
@@ -158,6 +199,9 @@ def record_conflict(
             sha256=sha256,
             calling_ae_title=arrived.file.calling_ae_title or None,
             found_at=arrived.file.received_at,
+            decision="accepted" if decided_by is not None else None,
+            decided_at=arrived.file.received_at if decided_by is not None else None,
+            decided_by=decided_by,
             **uids,
         )
     )

@@ -33,7 +33,7 @@ from sqlalchemy.types import TypeDecorator
 
 from node.dicom.names import folded_groups
 
-REVISION = "0011"
+REVISION = "0012"
 """The last migration, which gives a database the tables below."""
 
 SERIES_STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
@@ -299,7 +299,7 @@ class FailureRow(Base):
 
 
 class ConflictRow(Base):
-    """An identity conflict: one UID or Patient ID, different content; recorded, never resolved silently."""
+    """An identity conflict: one UID or Patient ID, different content; recorded until a person or a policy decides."""
 
     __tablename__ = "conflicts"
 
@@ -313,6 +313,9 @@ class ConflictRow(Base):
     sha256: Mapped[str | None] = mapped_column(String(64))  # of the data set in that file
     calling_ae_title: Mapped[str | None] = mapped_column(String(16))
     found_at: Mapped[dt.datetime] = mapped_column(Utc)
+    decision: Mapped[str | None] = mapped_column(String(16))  # accepted (what arrived counts), kept (what was there)
+    decided_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+    decided_by: Mapped[str | None] = mapped_column(String(64))
 
 
 class RejectionRow(Base):

@@ -12,6 +12,9 @@ from node.completeness import Completeness, Expectation
 from node.dicom.attributes import InstanceAttributes
 from node.settings.model import OverwritePolicy
 
+ArrivalPolicy = OverwritePolicy | Literal["accept"]
+"""The rule for other bytes under a known SOP Instance UID; ``accept`` is the decision of a person for what arrives."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
@@ -40,7 +43,7 @@ class Arrived:
     attributes: InstanceAttributes
     file: StoredFile
     quiet_seconds: float
-    overwrite_policy: OverwritePolicy = "never"
+    overwrite_policy: ArrivalPolicy = "never"
     began_at: dt.datetime | None = None
 
 
@@ -67,7 +70,12 @@ class Outcome(Enum):
     STORED = auto()
     ALREADY_THERE = auto()  # same SOP Instance UID, same bytes: nothing written
     OTHER_BYTES = auto()  # same SOP Instance UID, other bytes: the first is served, the second is kept in quarantine
+    KNOWN_VERSION = auto()  # the bytes of a version that was set aside before: nothing written
     REPLACED = auto()  # same SOP Instance UID, other bytes: the second is served, the first is kept in quarantine
+
+
+NOT_CURRENT_OUTCOMES = frozenset({Outcome.OTHER_BYTES, Outcome.KNOWN_VERSION})
+"""Another version of the instance is current; these bytes are kept beside it."""
 
 
 class Flaw(Enum):

@@ -15,8 +15,8 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func,
 from sqlalchemy.orm import join
 
 from node.completeness import C_FIND, Completeness, Expectation, InstanceCounts, completeness_of, expectation
-from node.index.arrivals import REVOKED
 from node.index.conversions import current_conversion, insert_conversion, replace_failures
+from node.index.departures import REVOKED
 from node.index.events import EventKind, record_event
 from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
 from node.index.records import ClaimedInstance, ClaimedSeries, SeriesKey, SeriesOutcome, UnconfirmedSeries

@@ -152,6 +152,13 @@ class Applier(BackgroundService):
         with self._lock:
             self._expected.pop(key, None)
 
+    def is_expected(self, sop_instance_uid: str) -> bool:
+        """Return whether an instance with this UID may be ahead of the index."""
+        with self._lock:
+            if len(self._expected) >= MAX_EXPECTED:
+                return True
+            return any(one.attributes.sop_instance_uid == sop_instance_uid for one in self._expected.values())
+
     def appended(self) -> None:
         """Apply what was appended, in a moment."""
         self.wake(GATHER_SECONDS)

@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Literal
 
 from node.archive.filesystem import Archive, PartFile
 from node.audit import Transfers
@@ -27,13 +28,12 @@ from node.dicom.header import HeaderCut
 from node.dicom.part10 import file_head
 from node.errors import ArrivalRefused, ClassMismatch, NotUnderstood, OutOfResources
 from node.index.database import Index
-from node.index.records import Outcome
+from node.index.records import ArrivalPolicy, Outcome
 from node.journal.journal import Journal, JournalFull, JournalUnusable
 from node.metrics import Metrics
 from node.receive.apply import Applier
 from node.receive.open_associations import OpenAssociations
 from node.receive.record import Receipt
-from node.settings.model import OverwritePolicy
 
 LARGE_BYTES = 1 << 20
 """A larger data set goes to a part file while it arrives: an association holds no more than this in memory."""
@@ -92,6 +92,8 @@ class Ingest:
         Notes each instance that is stored, for the audit log.
     aborted_grace_seconds : float
         Wait of a series after its last instance if its association was not released.
+    conflict_answer : {"success", "warning"}
+        Whether the sender of a version that is not current is told so.
     """
 
     def __init__(
@@ -104,11 +106,13 @@ class Ingest:
         quiet_seconds: Callable[[str], float],
         maximum_bytes: int,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
-        overwrite_policy: OverwritePolicy = "never",
+        overwrite_policy: ArrivalPolicy = "never",
         aborted_grace_seconds: float = 300.0,
         transfers: Transfers | None = None,
+        conflict_answer: Literal["success", "warning"] = "success",
     ) -> None:
         self.transfers = transfers
+        self._warns = conflict_answer == "warning"
         self.archive, self.index, self.journal, self.applier = archive, index, journal, applier
         self.metrics, self.now = metrics, now
         self.quiet_seconds, self.maximum_bytes, self.overwrite_policy = quiet_seconds, maximum_bytes, overwrite_policy
@@ -117,12 +121,12 @@ class Ingest:
         self._buffers: list[bytearray] = []
         self.open_associations = OpenAssociations()
 
-    def begin(self, announced: Announced, origin: Origin, overwrite_policy: OverwritePolicy | None = None) -> Arrival:
+    def begin(self, announced: Announced, origin: Origin, overwrite_policy: ArrivalPolicy | None = None) -> Arrival:
         """Return an arrival, which takes the bytes of one data set.
 
         Parameters
         ----------
-        overwrite_policy : {"never", "replace", "keep_both"} or None
+        overwrite_policy : {"never", "replace", "keep_both", "accept"} or None
             For this instance; None: that of the node.
 
         Raises
@@ -142,6 +146,12 @@ class Ingest:
             if not is_identifier(uid):
                 raise NotUnderstood(f"{name} is missing or no UID of up to 64 characters (PS3.5 9.1)")
         return Arrival(self, announced, origin, overwrite_policy or self.overwrite_policy)
+
+    def is_conflict_told(self, sop_instance_uid: str) -> bool:
+        """Return whether the outcome of an instance is to be told: it is known, or another one may be on its way."""
+        if not self._warns:
+            return False
+        return self.applier.is_expected(sop_instance_uid) or self.index.instances.current(sop_instance_uid) is not None
 
     def refusal(self) -> str | None:
         """Return why no new association should be accepted now; None if it may be."""
@@ -191,7 +201,7 @@ class Ingest:
 class Arrival:
     """One instance that is being received; used by one thread, ends with `finish` or `abandon`."""
 
-    def __init__(self, ingest: Ingest, announced: Announced, origin: Origin, overwrite_policy: OverwritePolicy) -> None:
+    def __init__(self, ingest: Ingest, announced: Announced, origin: Origin, overwrite_policy: ArrivalPolicy) -> None:
         ingest.archive.intake.require()
         self._ingest, self._announced, self._origin = ingest, announced, origin
         self._overwrite_policy = overwrite_policy

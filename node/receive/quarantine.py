@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from pydicom.errors import InvalidDicomError
@@ -26,7 +26,7 @@ from node.dicom.header import HeaderCut
 from node.errors import NotUnderstood, OutOfResources, UsageError
 from node.index.database import Index
 from node.index.read import ReadIndex
-from node.index.records import Outcome, StoredFile
+from node.index.records import ArrivalPolicy, Outcome, StoredFile
 from node.receive.ingest import Announced, Ingest, Origin
 from node.receive.recovery import ADOPTED, adopt, stored_instance
 
@@ -138,7 +138,7 @@ def examined(root: Path, index: ReadIndex, name: str) -> ExaminedFile:
     file = quarantined_file(root, index, name)
     path = root / FOLDER / name
     try:
-        attributes, stored = _read(root, name)
+        attributes, stored = _read(root, f"{FOLDER}/{name}")
     except NotReleased as error:
         return ExaminedFile(file, path, str(error))
     current = index.instances.current(attributes.sop_instance_uid)
@@ -154,11 +154,13 @@ def examined(root: Path, index: ReadIndex, name: str) -> ExaminedFile:
     )
 
 
-def _read(root: Path, name: str) -> tuple[InstanceAttributes, StoredFile]:
+def _read(root: Path, key: str) -> tuple[InstanceAttributes, StoredFile]:
     try:
-        return stored_instance(root, f"{FOLDER}/{name}", dt.datetime.now(dt.UTC))
+        return stored_instance(root, key, dt.datetime.now(dt.UTC))
     except (NotUnderstood, HeaderCut, InvalidDicomError, AttributeError, ValueError, EOFError) as error:
-        raise NotReleased(f"{name} is no DICOM file that can be indexed ({type(error).__name__})") from error
+        raise NotReleased(
+            f"{PurePath(key).name} is no DICOM file that can be indexed ({type(error).__name__})"
+        ) from error
 
 
 def take_back(archive: Archive, index: Index, quiet_seconds: Callable[[str], float], now: dt.datetime) -> list[str]:
@@ -172,14 +174,16 @@ def take_back(archive: Archive, index: Index, quiet_seconds: Callable[[str], flo
         if index.instances.named_keys([f"{FOLDER}/{path.name}"]):
             continue
         try:
-            attributes, _ = _read(archive.root, path.name)
+            attributes, _ = _read(archive.root, f"{FOLDER}/{path.name}")
         except (NotReleased, OSError):
             continue
         if index.instances.current(attributes.sop_instance_uid) is None:
             key = archive.take_back(path.name)
             if adopt(archive, index, [key], quiet_seconds, now).get(key) != ADOPTED:  # that may be why it was set aside
                 continue
-            index.instances.record_removed_from_quarantine(f"{FOLDER}/{path.name}", "quarantine-released", now)
+            index.instances.record_removed_from_quarantine(
+                f"{FOLDER}/{path.name}", "quarantine-released", "voxelnode", now
+            )
             taken.append(path.name)
     return taken
 
@@ -203,7 +207,8 @@ class Quarantine:
         Parameters
         ----------
         replace : bool
-            If other bytes are current under its SOP Instance UID, let it take their place; they go to quarantine.
+            If other bytes are current under its SOP Instance UID, let it take their place, in whichever series; they go
+            to quarantine.
 
         Raises
         ------
@@ -212,7 +217,12 @@ class Quarantine:
             It is no DICOM file, or another version is current.
         """
         self._require(name)
-        attributes, file = _read(self._archive.root, name)
+        return self.take(f"{FOLDER}/{name}", who, replace=replace)
+
+    def take(self, key: str, who: str, *, replace: bool) -> dict[str, Any]:
+        """As `release`, of a file anywhere in the archive that is not current; it is removed where it was."""
+        name = PurePath(key).name
+        attributes, file = _read(self._archive.root, key)
         uid = attributes.sop_instance_uid
         subject = {"name": name, "study_instance_uid": attributes.study_instance_uid, "sop_instance_uid": uid}
         current = self._index.instances.current(uid)
@@ -221,12 +231,12 @@ class Quarantine:
             raise NotReleased(
                 f"another version of {uid} is current: compare the two, and use --replace to make this one current"
             )
-        self._tell(Action.UPDATE, who, subject, "ordered: release from quarantine")
+        self._tell(Action.UPDATE, who, subject, "ordered: make a version current")
         if not is_kept or (current is not None and current.sha256 != file.sha256):
-            outcome = self._taken(attributes, file, "replace" if replace else "never")
+            outcome = self._taken(attributes, file, "accept" if replace else "never")
             if outcome not in (Outcome.STORED, Outcome.REPLACED):
-                raise NotReleased(f"{uid} is current in another series; delete that instance first")
-        self._remove(name, "quarantine-released")
+                raise NotReleased(f"{uid} is current in another series: use --replace to move it to this one")
+        self._remove(key, "quarantine-released", who)
         self._tell(Action.UPDATE, who, subject, "done")
         return {"released": name, "sop_instance_uid": uid}
 
@@ -248,7 +258,7 @@ class Quarantine:
             "sop_instance_uid": file.sop_instance_uid,
         }
         self._tell(Action.DELETE, who, subject, "ordered: purge from quarantine")
-        self._remove(name, "quarantine-purged")
+        self._remove(f"{FOLDER}/{name}", "quarantine-purged", who)
         self._tell(Action.DELETE, who, subject, "done")
         return {"purged": name}
 
@@ -262,7 +272,7 @@ class Quarantine:
             return False
         return problem_with(path, data_set_offset(path) or 0, None, sha256) is None
 
-    def _taken(self, attributes: InstanceAttributes, file: StoredFile, policy: Any) -> Outcome:
+    def _taken(self, attributes: InstanceAttributes, file: StoredFile, policy: ArrivalPolicy) -> Outcome:
         """Take the bytes in as an instance that arrives."""
         announced = Announced(attributes.sop_class_uid, attributes.sop_instance_uid, file.transfer_syntax_uid)
         origin = Origin("recovered", calling_ae_title=file.calling_ae_title)
@@ -276,16 +286,16 @@ class Quarantine:
             arrival.finish(outcome)
         finally:
             arrival.abandon()
+        self._ingest.applier.catch_up()
         try:
             return outcome.result(RELEASE_SECONDS)
         except TimeoutError:
             raise OutOfResources("the index is behind: the file stays in quarantine; release it again later") from None
 
-    def _remove(self, name: str, kind: Any) -> None:
-        key = f"{FOLDER}/{name}"
+    def _remove(self, key: str, kind: Any, who: str) -> None:
         self._archive.remove(key)
-        self._archive.sync_folder(self._archive.root / FOLDER)
-        self._index.instances.record_removed_from_quarantine(key, kind, self._ingest.now())
+        self._archive.sync_folder(self._archive.path(key).parent)
+        self._index.instances.record_removed_from_quarantine(key, kind, who, self._ingest.now())
 
     def _tell(self, action: Action, who: str, subject: Mapping[str, Any], detail: str) -> None:
         participants = [Participant(who, APPLICATION, is_requestor=True)]

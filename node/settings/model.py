@@ -105,6 +105,11 @@ class Dicom(SettingsSection):
     maximum_instance_bytes: int = Field(
         16_000_000_000, ge=1024, description="largest data set, in bytes; a larger one is answered 0xA700"
     )
+    conflict_answer: Literal["success", "warning"] = Field(
+        "success",
+        description="answer to a C-STORE whose bytes are kept while another version of the instance is current; "
+        "success: 0x0000; warning: 0xB000, which some senders show and some take for a failure",
+    )
     request_seconds: Seconds = Field(
         10, description="longest time from the TCP connection to the end of the A-ASSOCIATE-RQ"
     )

@@ -1,4 +1,4 @@
-"""Actions shared by REST and the pages: reconvert, delete, release, purge."""
+"""Actions shared by REST and the pages: reconvert, delete, release, purge, accept, keep."""
 
 from __future__ import annotations
 
@@ -25,6 +25,16 @@ def reconvert(
 def release(node: Services, account: Caller, name: str, *, replace: bool) -> Mapping[str, Any]:
     """Take a file in quarantine back into the archive; `node.receive.quarantine` writes the audit log."""
     return node.actions["release-quarantined"](name=name, who=account.name, replace=replace)
+
+
+def accept(node: Services, account: Caller, conflict: int, *, alike: bool) -> Mapping[str, Any]:
+    """Make the version in a conflict current; `node.receive.quarantine` writes the audit log."""
+    return node.actions["accept-conflict"](conflict=conflict, who=account.name, alike=alike)
+
+
+def keep(node: Services, account: Caller, conflict: int, *, alike: bool) -> Mapping[str, Any]:
+    """Keep what is current; `node.receive.conflicts` writes the audit log."""
+    return node.actions["keep-conflict"](conflict=conflict, who=account.name, alike=alike)
 
 
 def purge(node: Services, account: Caller, name: str) -> Mapping[str, Any]:

@@ -19,6 +19,7 @@ from node.index.deletions import NotThere, SeveralSeries
 from node.index.engine import IndexUnusable
 from node.index.finder import QueryRefused
 from node.index.patients import NoSuchPatient
+from node.receive.conflicts import NoSuchConflict, NotDecidable
 from node.receive.quarantine import NotInQuarantine, NotReleased
 from node.web.errors import Forbidden, NotAuthenticated, ProviderUnavailable, ResourceNotFound, TooManyTries
 from node.web.headers import add_headers
@@ -40,6 +41,8 @@ STATUSES: tuple[tuple[type[VoxelnodeError], int], ...] = (
     (NotThere, 404),
     (NotInQuarantine, 404),
     (NotReleased, 409),
+    (NoSuchConflict, 404),
+    (NotDecidable, 409),
     (NoSuchPatient, 404),
     (SeveralSeries, 409),
     (OutOfResources, 503),

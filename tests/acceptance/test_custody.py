@@ -153,3 +153,27 @@ def test_quarantine_is_decided_about_beside_a_serving_node(tmp_path: Path) -> No
         assert "--yes" in voxelnode(node.root, "quarantine", "purge", "--all", status=2)
         assert len(voxelnode(node.root, "quarantine", "purge", "--all", "--yes")["purged"]) == 1
         assert voxelnode(node.root, "quarantine", "list") == []
+
+
+def test_a_corrected_study_is_accepted_beside_a_serving_node(tmp_path: Path) -> None:
+    study = make.ct_series(3, PatientID="P-1")
+    with Served(tmp_path / "root") as node:
+        send(node, tmp_path / "first", *study)
+        node.wait_until_settled()
+        for ds in study:
+            ds.StudyInstanceUID, ds.PatientID = "1.2.3.4", "P-2"
+        send(node, tmp_path / "second", *study)
+        until(lambda: len(node.rows("SELECT 1 FROM v_conflicts")) == 3, 10, "all are indexed")
+        listed = voxelnode(node.root, "conflicts")
+        assert [row["study_instance_uid"] for row in listed] == ["1.2.3.4"] * 3
+        shown = voxelnode(node.root, "conflicts", "show", str(listed[0]["id"]))
+        assert {"attribute": "patient_id", "current": "P-1", "other": "P-2"} in shown["differences"]
+        assert len(voxelnode(node.root, "conflicts", "accept", str(listed[0]["id"]), "--alike")["accepted"]) == 3
+        assert voxelnode(node.root, "conflicts") == []
+        assert len(voxelnode(node.root, "conflicts", "--all")) == 6, "the first versions are conflicts, too"
+        node.wait_until_settled()
+        [series] = node.rows("SELECT study_instance_uid, state, instances FROM v_series")
+        assert series == {"study_instance_uid": "1.2.3.4", "state": "converted", "instances": 3}
+        assert "no conflict" in str(voxelnode(node.root, "conflicts", "keep", "999", status=2)).lower()
+        assert node.terminate() == 0
+    assert verify(tmp_path / "root" / "audit.jsonl") == []

@@ -78,7 +78,7 @@ def test_other_bytes_under_the_same_uid_leave_the_first_and_keep_the_second(root
     root.take(ds)
     ds.SeriesDescription = "corrected"
     assert root.take(ds) is Outcome.OTHER_BYTES
-    assert root.take(ds) is Outcome.ALREADY_THERE, "the loser is kept once, however often it is sent"
+    assert root.take(ds) is Outcome.KNOWN_VERSION, "the loser is kept once, however often it is sent"
     [conflict] = rows(root, "SELECT * FROM v_conflicts")
     assert conflict["kind"] == "instance-bytes"
     assert Path(conflict["path"]).read_bytes().endswith(data_set_bytes(ds))

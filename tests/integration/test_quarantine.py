@@ -87,16 +87,33 @@ def test_another_version_is_made_current_only_if_asked_and_the_current_one_is_ke
     assert current(root) == data_set_bytes(first)
 
 
-def test_a_version_of_another_series_is_not_released_and_not_lost(root: Root) -> None:
+def test_a_version_of_another_series_is_current_there_only_if_asked(root: Root) -> None:
     first, second = two_versions()
     second.SeriesInstanceUID = "1.2.3.4"
     for ds in (first, second):
         root.take(ds)
     [loser] = files(root)
-    with pytest.raises(NotReleased, match="another series"):
-        quarantine(root).release(loser.name, "someone", replace=True)
+    with pytest.raises(NotReleased, match="another version"):
+        quarantine(root).release(loser.name, "someone")
     assert files(root) == [loser]
     assert current(root) == data_set_bytes(first)
+    quarantine(root).release(loser.name, "someone", replace=True)
+    assert current(root) == data_set_bytes(second)
+    [series] = view_rows(root.folder, "SELECT series_instance_uid FROM v_series")
+    assert series["series_instance_uid"] == "1.2.3.4"
+
+
+def test_a_version_of_another_series_waits_for_a_decision_if_the_current_file_is_gone(root: Root) -> None:
+    first, second = two_versions()
+    second.SeriesInstanceUID = "1.2.3.4"
+    for ds in (first, second):
+        root.take(ds)
+    [row] = view_rows(root.folder, "SELECT path FROM v_images")
+    Path(row["path"]).unlink()
+    [loser] = files(root)
+    with pytest.raises(NotReleased, match="another series"):
+        quarantine(root).release(loser.name, "someone")
+    assert files(root) == [loser]
 
 
 @pytest.mark.parametrize("state", ["deleted", "gone"])

@@ -154,7 +154,14 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         opened = ExitStack()
         opened.callback(index.close)
         real = opened.enter_context(
-            opened_ingest(archive, index, metrics, lambda title: 60.0, settings.dicom.maximum_instance_bytes)
+            opened_ingest(
+                archive,
+                index,
+                metrics,
+                lambda title: 60.0,
+                settings.dicom.maximum_instance_bytes,
+                conflict_answer=settings.dicom.conflict_answer,
+            )
         )
         rejections = Rejections(index)
         rejections.start()

@@ -17,7 +17,7 @@ from pydicom.uid import (
 )
 from pynetdicom import build_context
 
-from tests.make import ct_series, instance
+from tests.make import corrected, ct_series, instance
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,
     Raw,
@@ -45,6 +45,23 @@ def test_what_was_sent_is_stored_byte_for_byte(node: Running) -> None:
     assert node.part_files() == []
     assert node.settled()
     assert node.count("associations_total{outcome=released}") == 1
+
+
+def test_a_sender_is_warned_of_a_version_that_is_not_current_if_so_configured(
+    start_node: Callable[..., Running],
+) -> None:
+    first, other = ct_series(2)
+    second = corrected(first)
+    sent = [first, second, second, first, other, other]
+    statuses = {}
+    for answer in ("success", "warning"):
+        assoc = associate(start_node(conflict_answer=answer))
+        responses = [assoc.send_c_store(ds) for ds in sent]
+        assoc.release()
+        statuses[answer] = [response.Status for response in responses]
+        comments = [response.get("ErrorComment", "") for response in responses]
+    assert statuses == {"success": [0] * 6, "warning": [0, 0xB000, 0xB000, 0, 0, 0]}
+    assert "another version is current" in comments[1]
 
 
 def test_stored_files_read_back_as_dicom_files(node: Running) -> None:

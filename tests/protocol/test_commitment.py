@@ -14,10 +14,11 @@ from pydicom import Dataset, FileDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, build_context, evt
 
+from node.association.client.send import send_files
 from node.association.outgoing import encoded
 from node.dicom.uids import STORAGE_COMMITMENT, STORAGE_COMMITMENT_INSTANCE
 from node.settings.model import Peer
-from tests.make import ct_series
+from tests.make import corrected, ct_series
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,
     DEADLINE_SECONDS,
@@ -33,7 +34,7 @@ from tests.protocol.conftest import (
     status_of,
     until,
 )
-from tests.protocol.test_retrieve import stored
+from tests.protocol.test_retrieve import saved, stored
 
 COMMITMENTS = "SELECT * FROM v_commitments"
 ACTION_MESSAGE_ID = 9
@@ -175,6 +176,25 @@ def test_each_instance_that_is_not_safe_is_told_with_its_reason(
         "1.2.3.4.5": 0x0112,
     }
     assert settled(node)["failed"] == 5
+
+
+def test_who_sent_another_version_than_the_current_one_is_told_no(
+    start_node: Callable[..., Running], asker: Asker, tmp_path: Path
+) -> None:
+    node = start_node(peers=peers(asker))
+    series = ct_series(2)
+    send_files(saved(series, tmp_path), node.address, "ASKER")
+    stored(node, [corrected(series[0])], tmp_path)  # of another sender: the version of this one stays safe
+    assert asker.ask(node, references(series)) == 0x0000
+    assert asker.came.wait(DEADLINE_SECONDS)
+    asker.came.clear()
+    send_files(saved([corrected(series[1])], tmp_path), node.address, "ASKER")
+    assert asker.ask(node, references(series)) == 0x0000
+    assert asker.came.wait(DEADLINE_SECONDS)
+    [(before, _), (after, report)] = asker.reports
+    assert (before, after) == (1, 2)
+    failed = [(item.ReferencedSOPInstanceUID, item.FailureReason) for item in report.FailedSOPSequence]
+    assert failed == [(series[1].SOPInstanceUID, 0x0110)]
 
 
 def test_more_references_than_are_looked_up_at_once_are_all_reported(

@@ -96,8 +96,8 @@ class Held:
         arrival = self._real.begin(announced, origin)
         finish = arrival.finish
 
-        def held() -> None:
-            finish()
+        def held(outcome: Any) -> None:
+            finish(outcome)
             self.kept.set()
             self.let_go.wait(10)
 

@@ -110,12 +110,17 @@ def peers(destination: Destination | None = None, **options: Any) -> dict[str, P
 
 def stored(node: Running, series: list[FileDataset], folder: Path) -> list[FileDataset]:
     """Send instances to the node."""
+    send_files(saved(series, folder), node.address, "SENDER")
+    return series
+
+
+def saved(series: list[FileDataset], folder: Path) -> list[Path]:
+    """Write instances to files of a folder."""
     paths = []
     for ds in series:
         paths.append(folder / f"{ds.SOPInstanceUID}.dcm")
         ds.save_as(paths[-1], enforce_file_format=True)
-    send_files(paths, node.address, "SENDER")
-    return series
+    return paths
 
 
 def move(

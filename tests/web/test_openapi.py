@@ -29,6 +29,8 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site = open_site(tmp_path_factory.mktemp("fuzzed") / "root")
     for number in range(3):
         site.take(*make.ct_series(3, study_uid=f"1.2.{number}", series_uid=f"1.2.{number}.1"))
+    site.take(make.corrected(make.instance(sop_instance_uid="1.2.0.1.9", study_uid="1.2.0", series_uid="1.2.0.1")))
+    site.take(make.instance(sop_instance_uid="1.2.0.1.9", study_uid="1.2.0", series_uid="1.2.0.1"))
     site.convert()
     site.account("admin", Role.ADMIN, None)
     yield site
@@ -69,8 +71,10 @@ def what_is_there(site: Site) -> dict[str, Any]:
     client = site.client()
     volume = client.get("/api/v1/volumes").json()["items"][0]
     instance = client.get("/api/v1/instances").json()["items"][-1]
+    conflict = client.get("/api/v1/conflicts").json()["items"][0]
     return {name: volume[name] for name in ("id", "name", "study_instance_uid", "series_instance_uid")} | {
-        "sop_instance_uid": instance["sop_instance_uid"]
+        "sop_instance_uid": instance["sop_instance_uid"],
+        "conflict": conflict["id"],
     }
 
 

@@ -129,6 +129,7 @@ PAGES = (
     "/problems",
     "/problems/rejections",
     "/problems/conflicts",
+    "/problems/conflicts/1",
     "/problems/quarantine",
     "/upload",
     "/status",

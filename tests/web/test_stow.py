@@ -157,6 +157,18 @@ def test_what_is_here_already_is_stored_again_without_harm(site: Site) -> None:
     assert stored(site) == {"1.2.3.1"}
 
 
+def test_a_version_that_is_not_current_is_stored_with_a_warning(site: Site) -> None:
+    first, other = make.ct_series(2)
+    second = make.corrected(first)
+    assert post(site, body_of(file_of(first))).status_code == 200
+    for _ in range(2):  # also when it comes again
+        response = post(site, body_of(file_of(second), file_of(other)))
+        assert response.status_code == 202
+        warned = {item["00081155"]: item.get("00081196") for item in items(response, REFERENCED)}
+        assert warned == {first.SOPInstanceUID: 0xB000, other.SOPInstanceUID: None}
+    assert post(site, body_of(file_of(first))).status_code == 200
+
+
 def test_many_requests_at_once_are_all_stored(site: Site) -> None:
     several = [make.ct_series(6, rows=8, columns=8) for _ in range(8)]
     with ThreadPoolExecutor(8) as threads:

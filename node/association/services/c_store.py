@@ -6,16 +6,26 @@ The invariant: 0x0000 is answered only after the bytes are durable and the rows 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from time import perf_counter
 from typing import Protocol
 
 import structlog
 
 from node.association.association import AcceptedContext
-from node.dicom.status import FAILED, STORED, Answer, NotPermitted, SopClassNotSupported, answer_to, remedy_of
+from node.dicom.status import (
+    FAILED,
+    NOT_CURRENT,
+    STORED,
+    Answer,
+    NotPermitted,
+    SopClassNotSupported,
+    answer_to,
+    remedy_of,
+)
 from node.dicom.uids import is_storage_class
 from node.errors import ArrivalRefused, ClassMismatch, NotUnderstood
-from node.index.records import Refused
+from node.index.records import NOT_CURRENT_OUTCOMES, Outcome, Refused
 from node.metrics import Metrics
 from node.receive.ingest import Announced, Arrival, Ingest, Origin
 
@@ -115,14 +125,22 @@ class Reception:
         metrics.received_bytes.inc(self._bytes)
         if self._answer is None and self._arrival is not None:
             try:
-                self._arrival.finish()
-                self._answer = STORED
+                is_told = self._service.ingest.is_conflict_told(self._request.sop_instance_uid)
+                outcome: Future[Outcome] | None = Future() if is_told else None
+                self._arrival.finish(outcome)
+                self._answer = STORED if outcome is None else self._told(outcome)
                 metrics.keep_seconds.observe(perf_counter() - received_at)
             except Exception as error:
                 self._refuse(error)
         answer = self._answer or FAILED
         metrics.c_store_answers.labels(status=f"0x{answer.status:04X}").inc()
         return answer
+
+    def _told(self, outcome: Future[Outcome]) -> Answer:
+        """Return the answer for an instance that is durable, once it is indexed, or will not be soon."""
+        self._service.ingest.applier.catch_up()
+        is_other = outcome.done() and (outcome.exception() is not None or outcome.result() in NOT_CURRENT_OUTCOMES)
+        return NOT_CURRENT if is_other else STORED
 
     def abandon(self) -> None:
         """Drop the instance: its sender is gone."""

@@ -8,7 +8,7 @@ process dies, the next start reports what is owed.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -91,19 +91,30 @@ class CommitmentResult:
     failed: tuple[tuple[Reference, int], ...]
 
 
-def verify(
-    service: CommitmentService, references: Sequence[Reference], stop: Callable[[], bool]
-) -> CommitmentResult | None:
-    """Compare the length and SHA-256 of each file with its row; None as soon as `stop` returns True."""
+def verify(service: CommitmentService, commitment: OwedCommitment, stop: Callable[[], bool]) -> CommitmentResult | None:
+    """Compare the length and SHA-256 of each file with its row; None as soon as `stop` returns True.
+
+    An instance of which the requestor sent another version than the current one is not committed: what it would delete
+    is not what it could retrieve.
+    """
+    references = commitment.references
     committed: list[Reference] = []
     failed: list[tuple[Reference, int]] = []
     for at in range(0, len(references), PAGE):
         page = references[at : at + PAGE]
-        stored = _stored(service, {uid for _, uid in page})
+        uids = {uid for _, uid in page}
+        stored = _stored(service, uids)
+        with service.index.reading() as index:
+            lost = index.conflicts.lost_to_another(uids, commitment.calling_ae_title)
         for reference in page:
             if stop():
                 return None
             reason = _failure_reason(service, reference, stored.get(reference[1]))
+            if reason is None and reference[1] in lost:
+                reason = PROCESSING_FAILURE
+                logger.error(
+                    "instance_not_committed", sop_instance_uid=reference[1], reason="another version is current"
+                )
             if reason is None:
                 committed.append(reference)
             else:
@@ -251,7 +262,7 @@ def _reported_here(operation: Operation, service: CommitmentService, commitment:
     def stop() -> bool:
         return operation.is_cancelled() or service.now() > deadline
 
-    result = verify(service, commitment.references, stop)
+    result = verify(service, commitment, stop)
     if result is None or not _is_peer_waiting(operation):
         return False
     answer = operation.request(

@@ -67,7 +67,7 @@ class Committer(IndexFollower):
         return min((due_at - now).total_seconds(), MAX_SLEEP_SECONDS) if due_at is not None else None
 
     def _settle(self, commitment: OwedCommitment) -> None:
-        result = verify(self._service, commitment.references, self._stopping.is_set)
+        result = verify(self._service, commitment, self._stopping.is_set)
         if result is None:
             return
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sqlalchemy import select
 
 from node.index.models import ConflictRow
@@ -21,12 +23,42 @@ class ReadConflicts(PagedRepository):
         ConflictRow.sha256,
         ConflictRow.calling_ae_title,
         ConflictRow.found_at,
+        ConflictRow.decision,
+        ConflictRow.decided_at,
+        ConflictRow.decided_by,
     )
-    filters = (ConflictRow.study_instance_uid,)
+    filters = (ConflictRow.study_instance_uid, ConflictRow.id)
 
-    def all(self) -> list[Row]:
-        """Return all rows of ``v_conflicts``, oldest first."""
-        return self._rows("SELECT * FROM v_conflicts ORDER BY found_at, id")
+    def all(self, *, decided: bool) -> list[Row]:
+        """Return rows of ``v_conflicts``, oldest first; those that are decided only if asked for."""
+        which = "" if decided else "WHERE decision IS NULL"
+        return self._rows(f"SELECT * FROM v_conflicts {which} ORDER BY found_at, id")
+
+    def one(self, conflict: int) -> Row | None:
+        """Return one conflict with the ``key`` of its file; None if there is none."""
+        query = self.listing.add_columns(ConflictRow.key).where(ConflictRow.id == conflict)
+        row = self._connection.execute(query).mappings().first()
+        return None if row is None else dict(row)
+
+    def alike(self, conflict: int) -> list[int]:
+        """Return the ids of the undecided conflicts of the same kind, study and sender, oldest first."""
+        rows = self._rows(
+            "SELECT v.id FROM v_conflicts v JOIN v_conflicts w ON v.kind = w.kind "
+            "AND v.study_instance_uid IS w.study_instance_uid AND v.calling_ae_title IS w.calling_ae_title "
+            "WHERE w.id = :id AND v.decision IS NULL ORDER BY v.id",
+            id=conflict,
+        )
+        return [int(row["id"]) for row in rows]
+
+    def lost_to_another(self, sop_instance_uids: Collection[str], calling_ae_title: str) -> set[str]:
+        """Return those of the instances of which a sender's own version is not current, by no decision for it."""
+        query = select(ConflictRow.sop_instance_uid).where(
+            ConflictRow.sop_instance_uid.in_(sop_instance_uids),
+            ConflictRow.calling_ae_title == calling_ae_title,
+            ConflictRow.kind.in_(("instance-bytes", "instance-versions")),
+            ConflictRow.decision.is_distinct_from("accepted"),
+        )
+        return {uid for uid in self._connection.scalars(query) if uid is not None}
 
     def in_quarantine(self) -> list[Row]:
         """Return the conflicts whose file is in quarantine: ``key``, ``reason``, ``detail``, UIDs and ``sha256``."""
@@ -35,8 +67,21 @@ class ReadConflicts(PagedRepository):
             "FROM conflicts WHERE \"key\" > 'quarantine/' AND \"key\" < 'quarantine0'"  # "0" follows "/"
         )
 
-    def newest(self, limit: int, skip: int = 0) -> list[Row]:
-        """Return at most `limit` rows of ``v_conflicts``, newest first."""
+    def undecided(self, limit: int, skip: int = 0) -> list[Row]:
+        """Return what is to be decided, newest first: one row for all conflicts of one kind, study and sender.
+
+        ``count`` is their number; ``id``, ``detail`` and ``has_version`` are those of the newest one, and
+        ``current_study`` and ``current_series`` are those of the current version of its instance.
+        """
         return self._rows(
-            "SELECT * FROM v_conflicts ORDER BY id DESC LIMIT :limit OFFSET :skip", limit=limit, skip=skip
+            """
+            SELECT grouped.*, i.study_instance_uid AS current_study, i.series_instance_uid AS current_series
+            FROM (SELECT max(id) AS id, kind, study_instance_uid, calling_ae_title, count(*) AS count, detail, found_at,
+                         sop_instance_uid, path IS NOT NULL AS has_version
+                  FROM v_conflicts WHERE decision IS NULL GROUP BY kind, study_instance_uid, calling_ae_title) grouped
+            LEFT JOIN v_images i ON i.sop_instance_uid = grouped.sop_instance_uid
+            ORDER BY grouped.id DESC LIMIT :limit OFFSET :skip
+            """,
+            limit=limit,
+            skip=skip,
         )

@@ -213,8 +213,9 @@ class RejectionResource(Resource):
 
 
 class ConflictResource(Resource):
-    """An identity conflict: one UID or Patient ID with different content."""
+    """An identity conflict: one UID or Patient ID with different content; `decision` is null, accepted or kept."""
 
+    id: int
     kind: str
     study_instance_uid: str | None
     series_instance_uid: str | None
@@ -223,6 +224,32 @@ class ConflictResource(Resource):
     sha256: str | None
     calling_ae_title: str | None
     found_at: dt.datetime
+    decision: str | None
+    decided_at: dt.datetime | None
+    decided_by: str | None
+
+
+class DifferenceResource(Resource):
+    """An attribute in which the version in a conflict differs from the current one."""
+
+    attribute: str
+    current: str | int | float | None
+    other: str | int | float | None
+
+
+class ComparedConflict(Resource):
+    """A conflict with the differences of its two versions; `problem` says why they cannot be compared."""
+
+    conflict: ConflictResource
+    problem: str | None
+    differences: list[DifferenceResource]
+
+
+class ConflictDecision(Resource):
+    """Numbers of the conflicts that were decided."""
+
+    accepted: list[int] = []
+    kept: list[int] = []
 
 
 class QuarantinedFileResource(Resource):

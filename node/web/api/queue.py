@@ -1,4 +1,4 @@
-"""Completeness, jobs, failures, exclusions, rejections, conflicts, history, and the state of the node."""
+"""Completeness, jobs, failures, exclusions, rejections, history, and the state of the node."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from node import __version__
 from node.index.events import EventKind
 from node.web.access import Reader
 from node.web.api import models
-from node.web.api.paging import AuditedPage, OptionalUid, Page, RequestedPage
+from node.web.api.paging import OptionalUid, Page, RequestedPage
 from node.web.api.routing import api_router
 from node.web.services import Node
 
@@ -61,15 +61,6 @@ def list_exclusions(
 def list_rejections(account: Reader, page: RequestedPage, rule: Word = None) -> Page[models.RejectionResource]:
     """Refused connections, associations and instances, with sender and remedy, newest first."""
     return page.read(models.RejectionResource, lambda index: index.rejections, rule=rule)
-
-
-@router.get("/conflicts")
-def list_conflicts(
-    account: Reader, page: AuditedPage, study_instance_uid: OptionalUid = None
-) -> Page[models.ConflictResource]:
-    """Identity conflicts: one UID or Patient ID with different content, newest first."""
-    wanted = {"study_instance_uid": study_instance_uid}  # audited: the details name patients
-    return page.read("conflicts", models.ConflictResource, lambda index: index.conflicts, **wanted)
 
 
 @router.get("/history")

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from node.web.api import events, quarantine, queue, resources, volumes
+from node.web.api import conflicts, events, quarantine, queue, resources, volumes
 
-ROUTES = [route for part in (resources, volumes, queue, quarantine, events) for route in part.router.routes]
+ROUTES = [route for part in (resources, volumes, queue, conflicts, quarantine, events) for route in part.router.routes]

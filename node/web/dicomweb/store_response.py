@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from node.dicom.status import ANOTHER_VERSION_IS_CURRENT
 from node.index.database import Index
 from node.index.selection import StoredInstance
 from node.web.dicomweb.resources import instance_url, resource_url
@@ -22,7 +23,7 @@ def store_response(index: Index, report: StoreReport, base: str) -> dict[str, An
         response["00081190"] = _element("UR", resource_url(base, *studies))
     for tag, items in (
         ("00081198", [_failed(failure) for failure in identified]),
-        ("00081199", [_referenced(base, instance) for instance in stored]),
+        ("00081199", [_referenced(base, instance, report) for instance in stored]),
         ("0008119A", [_reason(failure) for failure in unidentified]),
     ):
         if items:
@@ -40,11 +41,15 @@ def _element(vr: str, value: str | int) -> dict[str, Any]:
     return {"vr": vr, "Value": [value]}
 
 
-def _referenced(base: str, instance: StoredInstance) -> dict[str, Any]:
+def _referenced(base: str, instance: StoredInstance, report: StoreReport) -> dict[str, Any]:
+    """Return the reference to an instance, with a *Warning Reason* (0008,1196) if another version is current."""
+    is_current = instance.sop_instance_uid not in report.not_current
+    warning = {} if is_current else {"00081196": _element("US", ANOTHER_VERSION_IS_CURRENT)}
     return {
         "00081150": _element("UI", instance.sop_class_uid),
         "00081155": _element("UI", instance.sop_instance_uid),
         "00081190": _element("UR", instance_url(base, instance)),
+        **warning,
     }
 
 

@@ -25,7 +25,7 @@ from node.dicom.status import (
 )
 from node.dicom.uids import is_accepted_transfer_syntax, is_storage_class
 from node.errors import ArrivalRefused
-from node.index.records import Refused
+from node.index.records import NOT_CURRENT_OUTCOMES, Outcome, Refused
 from node.receive.dicom_files import HEAD_BYTES, LONG_HEAD_BYTES, Identity, NotDicom, identify
 from node.receive.ingest import Announced, Arrival, Ingest, Origin
 from node.web.dicomweb.media_types import DICOM
@@ -63,12 +63,13 @@ class StoreReport:
 
     stored: list[str] = field(default_factory=list)  # SOP Instance UIDs
     failures: list[PartFailure] = field(default_factory=list)
+    not_current: set[str] = field(default_factory=set)  # those of `stored` of which another version is current
 
     @property
     def status(self) -> int:
         """The status code, PS3.18 table 10.5.3-1."""
         if not self.failures:
-            return 200
+            return 202 if self.not_current else 200
         if self.stored:
             return 202
         reasons = {failure.reason for failure in self.failures}
@@ -92,6 +93,7 @@ class StoreTransaction:
         self._content_type = ""
         self._parts, self._whole = 0, False
         self._finishing: list[tuple[Identity, Future[object]]] = []
+        self._outcomes: list[tuple[str, Future[Outcome]]] = []  # of what is stored
         self._threads = ThreadPoolExecutor(FINISHING, thread_name_prefix="stow")
         self.report = StoreReport()
         self.studies: set[str] = set()
@@ -141,6 +143,10 @@ class StoreTransaction:
             )
         if not self._parts:
             raise HTTPException(400, "the body has no parts")
+        self._ingest.applier.catch_up()
+        for uid, outcome in self._outcomes:  # what is not indexed by now is durable all the same
+            if outcome.done() and outcome.exception() is None and outcome.result() in NOT_CURRENT_OUTCOMES:
+                self.report.not_current.add(uid)
         return self.report
 
     def close(self) -> None:
@@ -192,7 +198,9 @@ class StoreTransaction:
             self._refused(part.failure)
         elif arrival is not None and part.identity is not None:
             self._settle(FINISHING - 1)
-            self._finishing.append((part.identity, self._threads.submit(arrival.finish)))
+            outcome: Future[Outcome] = Future()
+            self._finishing.append((part.identity, self._threads.submit(arrival.finish, outcome)))
+            self._outcomes.append((part.identity.sop_instance_uid, outcome))
 
     def _end(self) -> None:
         self._whole = True

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from node.web.pages import actions, files, operation, quarantine, series, studies
+from node.web.pages import actions, conflicts, files, operation, quarantine, series, studies
 from node.web.pages.assets import Assets
 from node.web.pages.rendering import error_page, login_page
 
 __all__ = ["ROUTES", "Assets", "error_page", "login_page"]
 
-ROUTES = [route for part in (studies, series, files, actions, operation, quarantine) for route in part.router.routes]
+ROUTES = [
+    route
+    for part in (studies, series, files, actions, operation, conflicts, quarantine)
+    for route in part.router.routes
+]

@@ -74,22 +74,16 @@ def _queue(index: ReadIndex) -> dict[str, Any]:
 @router.get("/problems")
 def failures(request: Request, node: Node, account: Reader, audit: RequestAudit, number: Page = 1) -> Response:
     """Series, or single stacks, without a volume."""
-    return _problems(request, node, account, audit, "failures", lambda index: index.failures.of_images, number)
+    return problems(request, node, account, audit, "failures", lambda index: index.failures.of_images, number)
 
 
 @router.get("/problems/rejections")
 def rejections(request: Request, node: Node, account: Reader, audit: RequestAudit, number: Page = 1) -> Response:
     """Refused connections, associations and instances."""
-    return _problems(request, node, account, audit, "rejections", lambda index: index.rejections.newest, number)
+    return problems(request, node, account, audit, "rejections", lambda index: index.rejections.newest, number)
 
 
-@router.get("/problems/conflicts")
-def conflicts(request: Request, node: Node, account: Reader, audit: RequestAudit, number: Page = 1) -> Response:
-    """Identity conflicts."""
-    return _problems(request, node, account, audit, "conflicts", lambda index: index.conflicts.newest, number)
-
-
-def _problems(
+def problems(
     request: Request,
     node: Services,
     account: Reader,
@@ -98,6 +92,7 @@ def _problems(
     rows_of: Callable[[ReadIndex], Callable[[int, int], list[dict[str, Any]]]],
     number: int,
 ) -> Response:
+    """Return one section of the problems page."""
     audit.queried(f"problems: {problem}, page {number}")
     with node.index.searching() as index:
         rows = rows_of(index)(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS)

@@ -85,11 +85,11 @@ REMEDIES: Mapping[str, str] = {
 """Remedies by reason of a failure (docs/conversion.md)."""
 
 CONFLICT_REMEDIES: Mapping[str, str] = {
-    "instance-bytes": "No action needed if the first version is correct. If not, delete it and send the correct one.",
-    "instance-versions": "Both are stored. Have the sender use a new SOP Instance UID for a changed instance.",
+    "instance-bytes": "Compare the versions. Accept makes the later one current, also if it is in another study.",
+    "instance-versions": "Compare the versions; accept makes the later one current. New content needs a new UID.",
     "instance-replaced": "No action needed if the second version is correct. The first one is in quarantine.",
     "instance-damaged": "Send the instance again if its file is still missing. The damaged one is kept.",
-    "instance-quarantined": "Compare it with the instance that is served; send the correct one again if needed.",
+    "instance-quarantined": "Compare it with the current version, and accept the correct one.",
     "digest-mended": "Compare the instance with its sender's. If it is sent again, the sent file takes its place.",
     "study-of-two-patients": "Find out to which patient the study belongs, and have the sender correct it.",
     "series-in-two-studies": "Both series are stored. Delete the wrong one.",

@@ -1,0 +1,129 @@
+"""Departures: what changes in a series when an instance leaves it, because it was deleted, replaced or moved."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, and_, delete, insert, select, update
+
+from node.index.conversions import folders_of
+from node.index.deliveries import after_deletion
+from node.index.events import record_event
+from node.index.models import (
+    ConversionRow,
+    ExclusionRow,
+    FailureRow,
+    ImageRow,
+    PatientRow,
+    SeriesRow,
+    StudyRow,
+    TombstoneRow,
+    VolumeRow,
+    VolumeSourceRow,
+)
+
+LIVE = ConversionRow.files_removed_at.is_(None)
+
+REVOKED = -1
+"""In `claimed_arrivals`: the series is still under conversion, but its outcome will not count."""
+
+
+def revoke_claim(connection: Connection, series_id: int) -> None:
+    """Revoke the claim of a series after an instance has left it: its conversion may not be recorded."""
+    claimed = update(SeriesRow).where(SeriesRow.id == series_id, SeriesRow.state == "converting")
+    connection.execute(claimed.values(claimed_arrivals=REVOKED))
+
+
+def leave_series(connection: Connection, series_id: int, sop_instance_uid: str, now: dt.datetime, detail: str) -> None:
+    """Let an instance leave a series, after its row names another one.
+
+    The volumes that contain the instance are deleted, and the series is converted without it. A series that is empty
+    then is deleted with its study and patient, if these are empty. A tombstone names the files.
+    """
+    series = connection.execute(
+        select(SeriesRow.study_id, SeriesRow.series_instance_uid, StudyRow.study_instance_uid)
+        .join(StudyRow)
+        .where(SeriesRow.id == series_id)
+    ).one()
+    if connection.execute(select(ImageRow.id).where(ImageRow.series_id == series_id).limit(1)).first() is None:
+        folders = delete_series_rows(connection, [series_id])
+        delete_empty_levels(connection, series.study_id)
+        after_deletion(connection, series.study_instance_uid)
+    else:
+        folders = drop_volumes_of(connection, series_id, sop_instance_uid, now)
+        reopen(connection, series_id, series.study_instance_uid, sop_instance_uid, now, detail)
+    if folders:
+        add_tombstone(connection, "instance", sop_instance_uid, detail, folders, now)
+
+
+def drop_volumes_of(connection: Connection, series_id: int, sop_instance_uid: str, now: dt.datetime) -> list[str]:
+    """Supersede the conversions of a series that contain an instance; return the folders that are to be deleted."""
+    sources = select(VolumeSourceRow.conversion_id).where(VolumeSourceRow.sop_instance_uid == sop_instance_uid)
+    holds_it = and_(ConversionRow.series_id == series_id, ConversionRow.id.in_(sources))
+    folders = folders_of(connection.scalars(select(VolumeRow.path).join(ConversionRow).where(holds_it)))
+    connection.execute(update(ConversionRow).where(holds_it, LIVE).values(superseded=True, files_removed_at=now))
+    return sorted(folders)
+
+
+def reopen(
+    connection: Connection,
+    series_id: int,
+    study_instance_uid: str,
+    sop_instance_uid: str,
+    now: dt.datetime,
+    detail: str,
+) -> None:
+    """Make a series due without an instance that has left it."""
+    connection.execute(update(SeriesRow).where(SeriesRow.id == series_id).values(arrivals=SeriesRow.arrivals + 1))
+    closed = and_(SeriesRow.id == series_id, SeriesRow.state.not_in(("receiving", "converting")))
+    again = update(SeriesRow).where(closed).values(state="receiving", open_since=now, due_at=now, attempts=0)
+    for series_instance_uid in connection.scalars(again.returning(SeriesRow.series_instance_uid)):
+        record_event(
+            connection,
+            "series-reopened",
+            now,
+            study_instance_uid=study_instance_uid,
+            series_instance_uid=series_instance_uid,
+            sop_instance_uid=sop_instance_uid,
+            detail=detail,
+        )
+    revoke_claim(connection, series_id)
+
+
+def delete_series_rows(connection: Connection, series: Sequence[int]) -> list[str]:
+    """Delete series with their instances, conversions and failures; return the folders of their volumes."""
+    conversions = list(connection.scalars(select(ConversionRow.id).where(ConversionRow.series_id.in_(series))))
+    folders = folders_of(connection.scalars(select(VolumeRow.path).where(VolumeRow.conversion_id.in_(conversions))))
+    for table in (VolumeRow, VolumeSourceRow, ExclusionRow):
+        connection.execute(delete(table).where(table.conversion_id.in_(conversions)))
+    for owned in (ConversionRow, FailureRow, ImageRow):
+        connection.execute(delete(owned).where(owned.series_id.in_(series)))
+    connection.execute(delete(SeriesRow).where(SeriesRow.id.in_(series)))
+    return sorted(folders)
+
+
+def delete_empty_levels(connection: Connection, study_id: int | None) -> None:
+    """Delete a study without series; then its patient, if left without studies, and patients merged into that one."""
+    patient_id = connection.execute(
+        delete(StudyRow)
+        .where(StudyRow.id == study_id, ~select(SeriesRow.id).where(SeriesRow.study_id == StudyRow.id).exists())
+        .returning(StudyRow.patient_id)
+    ).scalar()
+    if patient_id is not None:
+        delete_empty_patient(connection, patient_id)
+
+
+def delete_empty_patient(connection: Connection, patient_id: int) -> None:
+    """Delete a patient without studies, and patients merged into it."""
+    if connection.execute(select(StudyRow.id).where(StudyRow.patient_id == patient_id).limit(1)).first() is None:
+        connection.execute(delete(PatientRow).where(PatientRow.merged_into == patient_id))
+        connection.execute(delete(PatientRow).where(PatientRow.id == patient_id))
+
+
+def add_tombstone(
+    connection: Connection, level: str, uid: str, reason: str, paths: Sequence[str], now: dt.datetime
+) -> int:
+    """Record that files are to be deleted; return the number of the tombstone."""
+    tombstone = insert(TombstoneRow).values(level=level, uid=uid, reason=reason, paths=list(paths), ordered_at=now)
+    return int(connection.execute(tombstone.returning(TombstoneRow.id)).scalar_one())

@@ -1,0 +1,188 @@
+"""Decisions about identity conflicts: another version of an instance becomes current, or the current one stays.
+
+A version that is accepted is taken in through the journal, as in `node.receive.quarantine`; the version that was
+current goes to quarantine, as a conflict that is decided. If the process dies in between, the conflict is still
+undecided, and accepting it again finishes what is left.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydicom.errors import InvalidDicomError
+
+from node.audit import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.dicom.attributes import InstanceAttributes
+from node.dicom.header import HeaderCut
+from node.errors import NotUnderstood, UsageError
+from node.index.read import ReadIndex
+from node.receive.ingest import Ingest
+from node.receive.quarantine import Quarantine
+from node.receive.recovery import stored_instance
+
+VERSIONS = frozenset({"instance-bytes", "instance-versions", "instance-replaced", "instance-quarantined"})
+"""Kinds of conflicts with a version of an instance that is not current."""
+
+
+class NoSuchConflict(UsageError):
+    """No conflict has this number: `voxelnode conflicts --all` lists all of them."""
+
+
+class NotDecidable(UsageError):
+    """The conflict cannot be decided in this way; the message gives the reason and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """An attribute of patient, study, series or instance in which two versions differ."""
+
+    attribute: str
+    current: Any
+    other: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A conflict, and the differences between the version in it and the current one.
+
+    `problem` says why the two cannot be compared; None if they were. Attributes of one kind that are all equal are not
+    listed: versions may differ in what the index does not know, such as pixels.
+    """
+
+    conflict: dict[str, Any]
+    problem: str | None
+    differences: list[Difference]
+
+
+def compared(root: Path, index: ReadIndex, conflict: int) -> Compared:
+    """Compare the two versions of a conflict.
+
+    Raises
+    ------
+    NoSuchConflict
+    """
+    row = _row(index, conflict)
+    key = row.pop("key")
+    row["path"] = None if key is None else str(root / key)
+    if key is None:
+        return Compared(row, "the conflict has no file of another version", [])
+    current = index.instances.current(row["sop_instance_uid"])
+    if current is None:
+        return Compared(row, "no version of the instance is current", [])
+    mine, theirs = _attributes(root, current.key), _attributes(root, key)
+    if mine is None or theirs is None:
+        which = "current" if mine is None else "other"
+        return Compared(row, f"the file of the {which} version cannot be read", [])
+    differences = []
+    for level in ("patient", "study", "series", "image"):
+        before, after = getattr(mine, level), getattr(theirs, level)
+        differences += [Difference(name, before[name], after[name]) for name in before if before[name] != after[name]]
+    return Compared(row, None, differences)
+
+
+def _row(index: ReadIndex, conflict: int) -> dict[str, Any]:
+    row = index.conflicts.one(conflict)
+    if row is None:
+        raise NoSuchConflict
+    return row
+
+
+def _attributes(root: Path, key: str) -> InstanceAttributes | None:
+    with suppress(OSError, NotUnderstood, HeaderCut, InvalidDicomError, AttributeError, ValueError, EOFError):
+        return stored_instance(root, key, dt.datetime.now(dt.UTC))[0]
+    return None
+
+
+class Conflicts:
+    """Decide conflicts of one root.
+
+    Parameters
+    ----------
+    ingest : Ingest
+        Of that root.
+    audit : Audit
+    quarantine : Quarantine
+        Of the same root.
+    """
+
+    def __init__(self, ingest: Ingest, audit: Audit, quarantine: Quarantine) -> None:
+        self._index, self._ingest, self._audit, self._quarantine = ingest.index, ingest, audit, quarantine
+
+    def accept(self, conflict: int, who: str, *, alike: bool = False) -> dict[str, Any]:
+        """Make the version in a conflict current, in whichever series; the current one goes to quarantine.
+
+        Patient, study and series get the attributes of the version, and a series that it leaves is converted again.
+
+        Parameters
+        ----------
+        alike : bool
+            Also those in all undecided conflicts of the same kind, study and sender.
+
+        Raises
+        ------
+        NoSuchConflict
+        NotDecidable
+            The conflict has no version to accept. With `alike`, those before it are decided.
+        NotReleased
+            The file is no DICOM file that can be indexed.
+        """
+        decided = []
+        for row in self._rows(conflict, alike):
+            if row["kind"] not in VERSIONS:
+                raise NotDecidable(
+                    f"conflict {row['id']} ({row['kind']}) has no other version of an instance: mend it with `patient "
+                    f"merge` or `delete`, or at the sender; then `conflicts keep {row['id']}`"
+                )
+            current = self._index.instances.current(row["sop_instance_uid"])
+            if current is not None and current.sha256 == row["sha256"] and not self._has_file(row["key"]):
+                self._index.conflicts.decide([row["id"]], "accepted", who, self._ingest.now())
+                decided.append(row["id"])
+                continue
+            if not self._has_file(row["key"]):
+                raise NotDecidable(
+                    f"the file of conflict {row['id']} is not there any more: have the sender send that version again"
+                )
+            self._quarantine.take(row["key"], who, replace=True)
+            decided.append(row["id"])
+        return {"accepted": decided}
+
+    def keep(self, conflict: int, who: str, *, alike: bool = False) -> dict[str, Any]:
+        """Keep what is current; the other version, if there is one, stays in quarantine until it is purged.
+
+        Raises
+        ------
+        NoSuchConflict
+        """
+        rows = self._rows(conflict, alike)
+        decided = [int(row["id"]) for row in rows]
+        now = self._ingest.now()
+        subjects = [
+            {"study_instance_uid": row["study_instance_uid"], "sop_instance_uid": row["sop_instance_uid"]}
+            for row in rows
+        ]
+        self._index.conflicts.decide(decided, "kept", who, now)
+        self._audit.note(
+            AuditMessage(
+                AuditEvent.INSTANCES_ACCESSED,
+                Action.UPDATE,
+                Result.SUCCESS,
+                [Participant(who, APPLICATION, is_requestor=True)],
+                subjects,
+                "conflict decided: the current version stays",
+            )
+        )
+        return {"kept": decided}
+
+    def _has_file(self, key: str | None) -> bool:
+        return key is not None and self._ingest.archive.path(key).exists()
+
+    def _rows(self, conflict: int, alike: bool) -> list[dict[str, Any]]:
+        with self._index.reading() as index:
+            rows = [_row(index, conflict)]
+            if alike:
+                rows += [_row(index, other) for other in index.conflicts.alike(conflict) if other != conflict]
+        return rows

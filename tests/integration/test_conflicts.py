@@ -1,0 +1,251 @@
+"""Conflicts are decided by a person: either version becomes current, in its own series, and nothing is lost."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import FileDataset
+
+from node.audit import Audit
+from node.index.database import reading
+from node.lifecycle.deletion import resume_deletions
+from node.lifecycle.fsck import examine
+from node.receive.conflicts import Compared, Conflicts, NoSuchConflict, NotDecidable, compared
+from node.receive.quarantine import Quarantine
+from tests import make
+from tests.integration.conftest import Root, data_set_bytes
+from tests.integration.test_deletion import take_and_convert
+from tests.rows import view_rows
+
+UNDECIDED = "SELECT * FROM v_conflicts WHERE decision IS NULL ORDER BY id"
+
+
+def rows(root: Root, query: str) -> list[dict[str, Any]]:
+    return view_rows(root.folder, query)
+
+
+def conflicts(root: Root) -> Conflicts:
+    audit = Audit(root.folder, "VOXELNODE")
+    return Conflicts(root.ingest, audit, Quarantine(root.ingest, audit))
+
+
+def accept(root: Root, *, alike: bool = False) -> None:
+    """Accept the first undecided conflict, as the node does."""
+    conflicts(root).accept(rows(root, UNDECIDED)[0]["id"], "someone", alike=alike)
+    resume_deletions(root.archive, root.index, root.clock())
+
+
+def compare(root: Root, conflict: int) -> Compared:
+    with reading(root.folder) as index:
+        return compared(root.folder, index, conflict)
+
+
+def corrected(series: list[FileDataset], **changed: Any) -> list[FileDataset]:
+    """The same instances with other attributes, as a corrected study comes."""
+    others = deepcopy(series)
+    for ds in others:
+        for name, value in changed.items():
+            setattr(ds, name, value)
+    return others
+
+
+def current(root: Root) -> dict[str, bytes]:
+    """The data set of each instance that is current."""
+    found = rows(root, "SELECT sop_instance_uid, path, data_set_offset FROM v_images")
+    return {row["sop_instance_uid"]: Path(row["path"]).read_bytes()[row["data_set_offset"] :] for row in found}
+
+
+def bytes_of(series: list[FileDataset]) -> dict[str, bytes]:
+    return {str(ds.SOPInstanceUID): data_set_bytes(ds) for ds in series}
+
+
+def assert_sound(root: Root) -> None:
+    with reading(root.folder) as index:
+        assert list(examine(root.folder, index, digests=True, serving=True)) == []
+
+
+def aside(root: Root) -> set[bytes]:
+    return {path.read_bytes()[-4000:] for path in (root.folder / "quarantine").iterdir()}
+
+
+OTHER_STUDY = {"StudyInstanceUID": "1.2.3.4", "SeriesInstanceUID": "1.2.3.4.1", "PatientID": "P-2", "PatientName": "B"}
+
+
+def test_a_study_that_comes_again_corrected_takes_the_place_of_the_first_when_it_is_accepted(root: Root) -> None:
+    first = make.ct_series(4, PatientID="P-1", PatientName="A")
+    take_and_convert(root, first)
+    second = corrected(first, **OTHER_STUDY)
+    for ds in second:
+        root.take(ds)
+    assert [row["study_instance_uid"] for row in rows(root, UNDECIDED)] == ["1.2.3.4"] * 4
+    before = aside(root)
+    accept(root, alike=True)
+    assert current(root) == bytes_of(second)
+    assert rows(root, UNDECIDED) == []
+    assert [row["study_instance_uid"] for row in rows(root, "SELECT * FROM v_studies")] == ["1.2.3.4"]
+    assert [row["patient_id"] for row in rows(root, "SELECT * FROM v_patients")] == ["P-2"]
+    assert list((root.folder / "volumes").rglob("*.nii*")) == [], "volumes of the wrong patient are gone"
+    assert len(aside(root)) == 4
+    assert not aside(root) & before, "the first versions are kept"
+    assert_sound(root)
+    take_and_convert(root)
+    [series] = rows(root, "SELECT state, instances, series_instance_uid FROM v_series")
+    assert series == {"state": "converted", "instances": 4, "series_instance_uid": "1.2.3.4.1"}
+
+
+def test_one_instance_leaves_its_series_which_is_converted_without_it(root: Root) -> None:
+    first = make.ct_series(4)
+    take_and_convert(root, first)
+    second = corrected(first[:1], **OTHER_STUDY)
+    root.take(second[0])
+    accept(root)
+    assert current(root) == bytes_of(first[1:]) | bytes_of(second)
+    assert rows(root, "SELECT path FROM v_volumes WHERE NOT superseded AND files_removed_at IS NULL") == []
+    assert list((root.folder / "volumes").rglob("*.nii*")) == []
+    take_and_convert(root)
+    states = {row["series_instance_uid"]: row["instances"] for row in rows(root, "SELECT * FROM v_series")}
+    assert states == {str(first[0].SeriesInstanceUID): 3, "1.2.3.4.1": 1}
+    assert_sound(root)
+
+
+def test_a_patient_that_was_corrected_gets_the_study(root: Root) -> None:
+    first = make.ct_series(2, PatientID="P-1", PatientName="A", StudyDescription="wrong")
+    second = corrected(first, PatientID="P-2", PatientName="B", StudyDescription="right")
+    for ds in (*first, *second):
+        root.take(ds)
+    accept(root, alike=True)
+    [study] = rows(root, "SELECT patient_id, patient_name, study_description FROM v_studies")
+    assert study == {"patient_id": "P-2", "patient_name": "B", "study_description": "right"}
+    assert [row["patient_id"] for row in rows(root, "SELECT * FROM v_patients")] == ["P-2"]
+    assert rows(root, UNDECIDED) == []
+    assert current(root) == bytes_of(second)
+    assert_sound(root)
+
+
+def test_a_name_that_was_corrected_is_the_name_of_the_patient(root: Root) -> None:
+    first = make.ct_series(2, PatientID="P-1", PatientName="Msitake")
+    second = corrected(first, PatientName="Mistake")
+    for ds in (*first, *second):
+        root.take(ds)
+    accept(root, alike=True)
+    assert [row["patient_name"] for row in rows(root, "SELECT patient_name FROM v_studies")] == ["Mistake"]
+
+
+def test_the_first_version_can_be_accepted_again(root: Root) -> None:
+    first = make.ct_series(2)
+    second = corrected(first, **OTHER_STUDY)
+    for ds in (*first, *second):
+        root.take(ds)
+    accept(root, alike=True)
+    back = rows(root, "SELECT id FROM v_conflicts WHERE path IS NOT NULL ORDER BY id")
+    for row in back:
+        conflicts(root).accept(row["id"], "someone")
+    assert current(root) == bytes_of(first)
+    assert [row["study_instance_uid"] for row in rows(root, "SELECT * FROM v_studies")] == [first[0].StudyInstanceUID]
+    assert_sound(root)
+
+
+def test_under_keep_both_the_second_version_is_accepted_from_the_archive(root: Root) -> None:
+    first = make.ct_series(2)
+    second = corrected(first, SeriesDescription="corrected")
+    root.ingest.overwrite_policy = "keep_both"
+    for ds in (*first, *second):
+        root.take(ds)
+    accept(root, alike=True)
+    assert current(root) == bytes_of(second)
+    assert_sound(root)
+
+
+def test_what_is_kept_is_listed_no_more_and_stays_aside(root: Root) -> None:
+    first = make.ct_series(2)
+    for ds in (*first, *corrected(first, **OTHER_STUDY)):
+        root.take(ds)
+    number = rows(root, UNDECIDED)[0]["id"]
+    assert len(conflicts(root).keep(number, "someone", alike=True)["kept"]) == 2
+    assert rows(root, UNDECIDED) == []
+    assert current(root) == bytes_of(first)
+    assert len(aside(root)) == 2
+    assert {row["decided_by"] for row in rows(root, "SELECT decided_by FROM v_conflicts")} == {"someone"}
+    conflicts(root).accept(number, "someone else")  # minds may be changed
+    assert len(current(root)) == 2
+    [row] = rows(root, f"SELECT decision, decided_by FROM v_conflicts WHERE id = {number}")
+    assert row == {"decision": "accepted", "decided_by": "someone else"}
+
+
+def test_only_conflicts_of_the_same_study_and_sender_are_alike(root: Root) -> None:
+    first = make.ct_series(2)
+    for ds in (*first, *corrected(first, **OTHER_STUDY), *corrected(first, StudyInstanceUID="1.2.9")):
+        root.take(ds)
+    accept(root, alike=True)
+    assert {row["study_instance_uid"] for row in rows(root, UNDECIDED)} == {"1.2.9"}
+
+
+def test_an_acceptance_that_was_cut_short_is_finished_by_the_next(root: Root) -> None:
+    first = make.ct_series(1)
+    second = corrected(first, **OTHER_STUDY)
+    for ds in (*first, *second):
+        root.take(ds)
+    [conflict] = rows(root, UNDECIDED)
+    path = Path(conflict["path"])
+    content = path.read_bytes()
+    root.ingest.overwrite_policy = "accept"  # the process dies after the version was taken in
+    root.take(second[0])
+    assert path.read_bytes() == content
+    accept(root)
+    assert current(root) == bytes_of(second)
+    assert not path.exists()
+    assert rows(root, UNDECIDED) == []
+    assert_sound(root)
+
+
+def test_what_cannot_be_decided_is_told_with_the_remedy(root: Root) -> None:
+    first = make.ct_series(1)
+    for ds in (*first, *corrected(first, **OTHER_STUDY)):
+        root.take(ds)
+    [conflict] = rows(root, UNDECIDED)
+    Path(conflict["path"]).unlink()
+    with pytest.raises(NotDecidable, match="again"):
+        conflicts(root).accept(conflict["id"], "someone")
+    with pytest.raises(NoSuchConflict):
+        conflicts(root).accept(99, "someone")
+    anonymous = make.ct_series(1, PatientID="")
+    root.take(anonymous[0])
+    [other] = rows(root, "SELECT id FROM v_conflicts WHERE kind = 'no-patient-id'")
+    with pytest.raises(NotDecidable, match="keep"):
+        conflicts(root).accept(other["id"], "someone")
+    assert conflicts(root).keep(other["id"], "someone") == {"kept": [other["id"]]}
+
+
+def test_the_versions_are_compared_attribute_by_attribute(root: Root) -> None:
+    first = make.ct_series(1, PatientID="P-1")
+    for ds in (*first, *corrected(first, PatientID="P-2")):
+        root.take(ds)
+    [conflict] = rows(root, UNDECIDED)
+    found = compare(root, conflict["id"])
+    assert found.problem is None
+    assert [(one.attribute, one.current, one.other) for one in found.differences] == [("patient_id", "P-1", "P-2")]
+    with pytest.raises(NoSuchConflict):
+        compare(root, 99)
+
+
+@pytest.mark.parametrize("harm", ["missing", "flipped"])
+def test_a_version_of_another_series_never_takes_the_place_of_a_flawed_file_by_itself(root: Root, harm: str) -> None:
+    first = make.ct_series(1)
+    root.take(first[0])
+    [row] = rows(root, "SELECT path FROM v_images")
+    path = Path(row["path"])
+    if harm == "missing":
+        path.unlink()
+    else:
+        content = bytearray(path.read_bytes())
+        content[-5] ^= 4
+        path.write_bytes(content)
+    second = corrected(first, **OTHER_STUDY)
+    root.take(second[0])
+    assert [row["study_instance_uid"] for row in rows(root, "SELECT * FROM v_images")] == [first[0].StudyInstanceUID]
+    accept(root)
+    assert current(root) == bytes_of(second)
+    assert [row["study_instance_uid"] for row in rows(root, "SELECT * FROM v_studies")] == ["1.2.3.4"]

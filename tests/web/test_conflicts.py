@@ -1,0 +1,74 @@
+"""Conflicts over HTTP: REST, and the section of the problems page."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import make
+from tests.rows import view_rows
+from tests.web.conftest import Site
+
+CURRENT = "SELECT DISTINCT study_instance_uid FROM v_images"
+
+
+@pytest.fixture
+def corrected(site: Site) -> None:
+    """A study of two instances, and the same instances under another study."""
+    first = make.ct_series(2, PatientID="P-1", study_uid="1.2.3")
+    site.take(*first)
+    for ds in first:
+        ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.PatientID = "1.2.4", "1.2.4.1", "<b>P-2"
+    site.take(*first)
+
+
+def studies(site: Site) -> list[str]:
+    return [row["study_instance_uid"] for row in view_rows(site.root, CURRENT)]
+
+
+@pytest.mark.usefixtures("corrected")
+def test_versions_are_listed_compared_and_accepted(site: Site) -> None:
+    client = site.client()
+    listed = client.get("/api/v1/conflicts").json()["items"]
+    assert [(item["kind"], item["decision"]) for item in listed] == [("instance-bytes", None)] * 2
+    path = f"/api/v1/conflicts/{listed[0]['id']}"
+    compared = client.get(path).json()
+    assert compared["problem"] is None
+    found = {one["attribute"]: (one["current"], one["other"]) for one in compared["differences"]}
+    assert found["study_instance_uid"] == ("1.2.3", "1.2.4")
+    assert found["patient_id"] == ("P-1", "<b>P-2")
+    done = client.post(f"{path}/accept?alike=true").json()
+    assert sorted(done["accepted"]) == sorted(item["id"] for item in listed)
+    assert studies(site) == ["1.2.4"]
+    after = {item["id"]: item for item in client.get("/api/v1/conflicts").json()["items"]}
+    assert {item["decision"] for item in after.values()} == {"accepted"}
+    assert after[listed[0]["id"]]["decided_by"] == "local"
+
+
+@pytest.mark.usefixtures("corrected")
+def test_the_current_version_is_kept(site: Site) -> None:
+    client = site.client()
+    number = client.get("/api/v1/conflicts").json()["items"][0]["id"]
+    assert client.post(f"/api/v1/conflicts/{number}/keep").json() == {"accepted": [], "kept": [number]}
+    assert studies(site) == ["1.2.3"]
+    assert client.get(f"/api/v1/conflicts/{number}").json()["conflict"]["decision"] == "kept"
+
+
+@pytest.mark.parametrize("request_", ["GET 99", "POST 99/accept", "POST 99/keep"])
+def test_a_conflict_that_is_not_there_is_not_found(site: Site, request_: str) -> None:
+    method, path = request_.split()
+    assert site.client().request(method, f"/api/v1/conflicts/{path}").status_code == 404
+
+
+@pytest.mark.usefixtures("corrected")
+@pytest.mark.parametrize(("decision", "study"), [("accept", "1.2.4"), ("keep", "1.2.3")])
+def test_the_page_groups_compares_and_decides(site: Site, decision: str, study: str) -> None:
+    client = site.client()
+    shown = client.get("/problems/conflicts").text
+    assert shown.count("<tr>") == 2, "the head, and one row for both instances"
+    assert "2 instances" in shown
+    number = max(item["id"] for item in client.get("/api/v1/conflicts").json()["items"])
+    compared = client.get(f"/problems/conflicts/{number}").text
+    assert "&lt;b&gt;P-2" in compared
+    assert client.post(f"/problems/conflicts/{number}", data={"decision": decision}).status_code == 303
+    assert studies(site) == [study]
+    assert "No identity conflicts to decide" in client.get("/problems/conflicts").text
