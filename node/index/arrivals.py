@@ -20,7 +20,7 @@ from node.index.levels import (
     record_conflict,
     series_row,
 )
-from node.index.models import OPEN_STATES, ConflictRow, ImageRow, SeriesRow
+from node.index.models import OPEN_STATES, ConflictRow, ImageRow, SeriesRow, StudyRow
 from node.index.prepared import Prepared
 from node.index.records import Arrived, Flaw, Kept, Outcome
 from node.index.waits import Waits, after_arrival, due_at
@@ -275,7 +275,7 @@ def _not_taken(connection: Connection, arrived: Arrived, first: _Held, flaws: Ma
         return Kept(Outcome.OTHER_BYTES, quarantine=arrived.file.key)
     if aside is not None:
         return Kept(Outcome.KNOWN_VERSION, remove=arrived.file.key, repeats=aside)
-    detail = f"first received with SHA-256 {first.sha256}, then with {arrived.file.sha256}; the first is kept"
+    detail = f"the instance came again with other bytes{_elsewhere(connection, arrived, first)}; the first is current"
     stays = arrived.overwrite_policy == "keep_both"
     key = arrived.file.key if stays else arrived.file.quarantine_key
     record_conflict(
@@ -283,6 +283,14 @@ def _not_taken(connection: Connection, arrived: Arrived, first: _Held, flaws: Ma
     )
     record_arrival_event(connection, "instance-conflict", arrived, detail)
     return Kept(Outcome.OTHER_BYTES, quarantine=None if stays else arrived.file.key)
+
+
+def _elsewhere(connection: Connection, arrived: Arrived, first: _Held) -> str:
+    """Return in words that an instance is of another study or series than the current one."""
+    of_first = select(StudyRow.study_instance_uid).join(SeriesRow).where(SeriesRow.id == first.series_id)
+    if connection.scalar(of_first) != arrived.attributes.study_instance_uid:
+        return " in another study"
+    return "" if _is_of(connection, arrived, first.series_id) else " in another series"
 
 
 def _replaces(connection: Connection, arrived: Arrived, first: _Held) -> bool:
@@ -312,9 +320,9 @@ def _replace(
         images[uid] = _image(arrived, series_id)
     else:
         connection.execute(update(ImageRow).where(ImageRow.sop_instance_uid == uid).values(_image(arrived, series_id)))
-    detail = f"first received with SHA-256 {first.sha256}, then with {arrived.file.sha256}; the second is kept"
+    detail = f"the instance came again with other bytes{_elsewhere(connection, arrived, first)}; the second is current"
     if series_id != first.series_id:
-        detail += ", and leaves the series of the first"
+        detail += ", and the instance leaves its series"
         leave_series(connection, first.series_id, uid, arrived.file.received_at, "another version was accepted")
     record_arrival_event(connection, "instance-replaced", arrived, detail)
     if _aside(connection, uid, first.sha256, flaws) is not None:

@@ -81,6 +81,7 @@ def test_a_study_that_comes_again_corrected_takes_the_place_of_the_first_when_it
     for ds in second:
         root.take(ds)
     assert [row["study_instance_uid"] for row in rows(root, UNDECIDED)] == ["1.2.3.4"] * 4
+    assert all("in another study" in row["detail"] for row in rows(root, UNDECIDED))
     before = aside(root)
     accept(root, alike=True)
     assert current(root) == bytes_of(second)
