@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pydicom import uid
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext
 
@@ -14,6 +15,7 @@ from node.dicom import uids
 from node.dicom.uids import choose_transfer_syntax, is_storage_class
 from node.index.records import Refused
 from node.settings.model import Verb
+from node.volume.read.transfer_syntaxes import NATIVE, TARGETS, can_decode
 
 ACCEPTED, USER_REJECTION, ABSTRACT_SYNTAX_NOT_SUPPORTED, TRANSFER_SYNTAXES_NOT_SUPPORTED = 0, 1, 3, 4
 """Results of a presentation context, PS3.8 table 9-18."""
@@ -29,6 +31,15 @@ VERBS: dict[str, Verb] = {
     uids.STORAGE_COMMITMENT: "commit",
 }
 """The abstract syntaxes served besides storage, and the permission that a peer needs for each."""
+
+
+VIDEO_CLASSES = frozenset(
+    (
+        uid.VideoEndoscopicImageStorage,
+        uid.VideoMicroscopicImageStorage,
+        uid.VideoPhotographicImageStorage,
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +83,8 @@ def proposal_of(request: Any, permitted: frozenset[Verb]) -> Proposal:
 def answer_contexts(proposal: Proposal) -> list[PresentationContext]:
     """Return one answer for each proposed presentation context, by rising ID.
 
-    Each context is decided by itself, so that the order of transfer syntaxes in each is the sender's.
+    Each context is decided by itself. If only the requestor sends in it, the order of transfer syntaxes is the
+    requestor's.
     """
     answers = (_answer(context, proposal) for context in proposal.contexts)
     return sorted(answers, key=lambda context: context.context_id or 0)
@@ -95,7 +107,7 @@ def _answer(proposed: PresentationContext, proposal: Proposal) -> PresentationCo
     answer.abstract_syntax = proposed.abstract_syntax
     syntax = str(proposed.abstract_syntax)
     offered = [str(uid) for uid in proposed.transfer_syntax]
-    chosen = choose_transfer_syntax(syntax, offered)
+    chosen = choose_transfer_syntax(syntax, _by_usefulness(offered, syntax, proposal))
     if syntax not in VERBS and not is_storage_class(syntax):
         answer.result = ABSTRACT_SYNTAX_NOT_SUPPORTED
     elif not proposal.is_permitted(syntax):
@@ -107,6 +119,20 @@ def _answer(proposed: PresentationContext, proposal: Proposal) -> PresentationCo
     # A refusal must fill this field too, although it "shall not be significant" there.
     answer.transfer_syntax = [chosen or offered[0]]
     return answer
+
+
+def _by_usefulness(offered: Sequence[str], abstract_syntax: str, proposal: Proposal) -> Sequence[str]:
+    """Return the offered transfer syntaxes, first the one in which we can send most if the requestor is an SCP.
+
+    An uncompressed one suits every instance that can be decoded; what is a video cannot be.
+    """
+    _, is_scp = proposal.role(abstract_syntax)
+    if not is_scp or not is_storage_class(abstract_syntax):
+        return offered
+    if abstract_syntax in VIDEO_CLASSES:
+        return sorted(offered, key=lambda syntax: syntax in NATIVE or can_decode(syntax))
+    targets = [target for target in TARGETS if target in offered]
+    return [*targets, *(syntax for syntax in offered if syntax not in targets)]
 
 
 def answer_roles(proposal: Proposal) -> list[SCP_SCU_RoleSelectionNegotiation]:

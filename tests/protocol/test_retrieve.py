@@ -8,13 +8,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from pydicom import Dataset, FileDataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, generate_uid
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    MPEG4HP41,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    VideoEndoscopicImageStorage,
+    generate_uid,
+)
 from pynetdicom import AE, build_context, build_role, evt
 
 from node.association.client.get import RetrieveTarget
@@ -25,7 +34,7 @@ from node.audit import Audit
 from node.dicom.uids import PATIENT_ROOT_GET, PATIENT_ROOT_MOVE, STUDY_ROOT_GET, STUDY_ROOT_MOVE
 from node.index.finder import QueryRefused
 from node.settings.model import Dicom, Peer
-from tests.make import ct_series, mr_series, rgb_capture
+from tests.make import ct_series, instance, mr_series, rgb_capture
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,
     VERIFICATION,
@@ -198,6 +207,36 @@ def get(
             assoc.send_c_cancel(GET_MESSAGE_ID, query_model=model)
     assoc.release()
     return found
+
+
+OFFERS = (JPEG2000Lossless, ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+
+
+@pytest.mark.parametrize("offered", [order for length in (1, 2, 3) for order in permutations(OFFERS, length)])
+def test_whatever_is_stored_is_got_in_a_context_with_many_transfer_syntaxes(
+    start_node: Callable[..., Running], tmp_path: Path, offered: tuple[str, ...]
+) -> None:
+    node = start_node(peers=peers())
+    study = generate_uid()
+    plain, compressed = ct_series(2, study_uid=study, rows=64, columns=64)
+    compressed.compress(JPEG2000Lossless, generate_instance_uid=False)
+    stored(node, [plain, compressed], tmp_path)
+    got = get(node, identifier("STUDY", StudyInstanceUID=study), (CT_IMAGE_STORAGE, list(offered)))
+    sent = [compressed] if offered == (JPEG2000Lossless,) else [plain, compressed]
+    assert set(got.stored) == {ds.SOPInstanceUID for ds in sent}
+    assert set(got.syntaxes.values()) <= set(offered)
+
+
+def test_videos_are_got_as_they_are_stored(start_node: Callable[..., Running], tmp_path: Path) -> None:
+    node = start_node(peers=peers())
+    video = instance(sop_class_uid=VideoEndoscopicImageStorage)
+    video.file_meta.TransferSyntaxUID = MPEG4HP41
+    video.PixelData = encapsulate([b"\0" * 100])
+    video["PixelData"].is_undefined_length = True
+    stored(node, [video], tmp_path)
+    keys = identifier("STUDY", StudyInstanceUID=video.StudyInstanceUID)
+    got = get(node, keys, (VideoEndoscopicImageStorage, [ExplicitVRLittleEndian, MPEG4HP41]))
+    assert got.syntaxes == {video.SOPInstanceUID: MPEG4HP41}
 
 
 def test_a_study_is_moved_byte_for_byte_and_counted(

@@ -155,8 +155,8 @@ def test_there_is_an_end_to_what_one_answer_holds(client: httpx2.Client, monkeyp
 
 @pytest.mark.parametrize(
     "query",
-    ["NoSuchKeyword=1", "0010=1", "StudyDate=yesterday", "limit=-1", "limit=x", "offset=1.5", "fuzzymatching=maybe",
-     "includefield=NoSuchKeyword", "StudyInstanceUID=1.2.*", "InstanceNumber=a&limit=1",
+    ["StudyDate=yesterday", "limit=-1", "limit=x", "offset=1.5", "fuzzymatching=maybe",
+     "StudyInstanceUID=1.2.*", "InstanceNumber=a&limit=1",
      "RequestAttributesSequence." * 9 + "CodeValue=1", "PatientID=" + "x" * 2000,
      "includefield=" + ",".join(["PatientID"] * 600)],
 )  # fmt: skip
@@ -164,6 +164,22 @@ def test_a_query_that_makes_no_sense_is_told_why(client: httpx2.Client, query: s
     response = client.get(f"/dicom-web/instances?{query}")
     assert response.status_code == 400
     assert response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "query", ["NoSuchKeyword=1", "0010=1", "includefield=NoSuchKeyword", 'no\r\nsuch"keyword=1', "n\u00f6=1", "=1"]
+)
+def test_what_names_no_attribute_is_ignored_and_told_by_a_warning(client: httpx2.Client, query: str) -> None:
+    name, _, value = query.partition("=")
+    response = client.get("/dicom-web/studies", params={name: value, "limit": 3})
+    assert len(response.json()) == 3
+    assert "name no attribute" in response.headers["warning"]
+
+
+def test_a_field_that_every_answer_has_is_no_cause_of_a_warning(client: httpx2.Client) -> None:
+    response = client.get("/dicom-web/studies", params={"includefield": "RetrieveURL"})
+    assert "warning" not in response.headers
+    assert all(study["00081190"]["Value"] for study in response.json())
 
 
 def test_what_is_not_searched_for_is_told_by_a_warning(client: httpx2.Client) -> None:

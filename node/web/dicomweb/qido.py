@@ -60,6 +60,8 @@ _LISTS = frozenset(("UI", "CS"))
 Path = tuple[BaseTag, ...]
 """An attribute: the tags of its sequences, then its own."""
 
+RETRIEVE_URL = (BaseTag(0x00081190),)
+
 
 @router.api_route("/studies", methods=READ)
 def search_studies(request: Request, _account: Reader, audit: RequestAudit, node: Node) -> Response:
@@ -87,7 +89,7 @@ def _search(request: Request, audit: RequestAudit, node: Node, level: Level) -> 
     if media_type is None:
         raise NotAcceptable(DICOM_JSON)
     limit, offset, warnings = _page(request)
-    identifier = _identifier(request, level)
+    identifier, unknown = _identifier(request, level)
     options = Options(relational=True, combined_datetime=True, fuzzy=_is_fuzzy(request))
     try:
         # One more than is returned, to detect that there are more.
@@ -103,6 +105,8 @@ def _search(request: Request, audit: RequestAudit, node: Node, level: Level) -> 
     if len(answers) > limit:
         warnings.append("There are additional results that can be requested")
         answers.pop()
+    if unknown:
+        warnings.append(f"These parameters name no attribute of PS3.6 and are ignored: {_quoted(unknown)}")
     if query.unsupported:
         warnings.append(f"These attributes are neither matched nor returned: {', '.join(query.unsupported)[:500]}")
     headers = {"Content-Type": media_type}
@@ -149,27 +153,41 @@ def _is_fuzzy(request: Request) -> bool:
     return text == "true"
 
 
-def _identifier(request: Request, level: Level) -> Dataset:
-    """Return the query in the form of C-FIND: keys with values to match, and empty keys that are only returned."""
+def _quoted(names: Iterable[str]) -> str:
+    """Return names that a client sent in a form that a header may have (RFC 9110 5.6.4)."""
+    return "".join(c if (c.isalnum() and c.isascii()) or c in "._-, " else "?" for c in ", ".join(names)[:500])
+
+
+def _identifier(request: Request, level: Level) -> tuple[Dataset, list[str]]:
+    """Return the query in the form of C-FIND: keys with values to match, and empty keys that are only returned.
+
+    Also return the parameters and fields that name no attribute: these are ignored (PS3.18 8.3).
+    """
     identifier = Dataset()
     identifier.QueryRetrieveLevel = level.name
-    for path in _fields(request, level):
-        _put(identifier, path, [])
+    unknown: dict[str, None] = {}
+    for name in _fields(request, level):
+        if (path := _path(name)) is None:
+            unknown[name[:64]] = None
+        elif path != RETRIEVE_URL:  # every answer has it
+            _put(identifier, path, [])
     parameters = request.query_params.multi_items()
     if len(parameters) > MAX_PARAMETERS:
         raise HTTPException(400, f"at most {MAX_PARAMETERS} parameters are allowed; put several values into one")
     for name, text in parameters:
         if name.lower() not in CONTROLS:
-            path = _path(name)
+            if (path := _path(name)) is None:
+                unknown[name[:64]] = None
+                continue
             values = text.split(",") if _representation(path[-1]) in _LISTS else [text]
             _put(identifier, path, [part for value in values for part in value.split("\\")])
     for name, keyword in (("study", "StudyInstanceUID"), ("series", "SeriesInstanceUID")):
         if name in request.path_params:
-            _put(identifier, _path(keyword), [request.path_params[name]], replace=True)
-    return identifier
+            _put(identifier, (BaseTag(tag_for_keyword(keyword) or 0),), [request.path_params[name]], replace=True)
+    return identifier, list(unknown)
 
 
-def _fields(request: Request, level: Level) -> Iterable[Path]:
+def _fields(request: Request, level: Level) -> Iterable[str]:
     """Return the requested attributes, in addition to the matched ones (PS3.18 8.3.4.3)."""
     above = {Level.STUDY: "study" in request.path_params, Level.SERIES: "series" in request.path_params}
     included = [name for text in request.query_params.getlist("includefield") for name in text.split(",") if name]
@@ -179,16 +197,16 @@ def _fields(request: Request, level: Level) -> Iterable[Path]:
     keywords = [keyword for other in levels for keyword in DEFAULTS[other]]
     if "all" in included:
         keywords += [keyword for other in Level if other <= level for keyword in SUPPORTED[other]]
-    return [_path(name) for name in dict.fromkeys([*keywords, *(name for name in included if name != "all")])]
+    return dict.fromkeys([*keywords, *(name for name in included if name != "all")])
 
 
-def _path(name: str) -> Path:
-    """Return the tags of an attribute given by keywords or tags, sequences first (PS3.18 8.3.4.1)."""
+def _path(name: str) -> Path | None:
+    """Return the tags of an attribute given by keywords or tags, sequences first (PS3.18 8.3.4.1); None if unknown."""
     tags = []
     for part in name.split("."):
         tag = int(part, 16) if re.fullmatch(r"[0-9A-Fa-f]{8}", part) else tag_for_keyword(part)
         if tag is None:
-            raise HTTPException(400, f"{part[:64]!r} is neither the keyword nor the tag of an attribute (PS3.6)")
+            return None
         tags.append(BaseTag(tag))
     if len(tags) > 8:
         raise HTTPException(400, "sequences are nested too deeply")
