@@ -204,7 +204,7 @@ def _path(name: str) -> Path | None:
     """Return the tags of an attribute given by keywords or tags, sequences first (PS3.18 8.3.4.1); None if unknown."""
     tags = []
     for part in name.split("."):
-        tag = int(part, 16) if re.fullmatch(r"[0-9A-Fa-f]{8}", part) else tag_for_keyword(part)
+        tag = int(part, 16) if re.fullmatch(r"[0-9A-Fa-f]{8}", part) else (tag_for_keyword(part) if part else None)
         if tag is None:
             return None
         tags.append(BaseTag(tag))
