@@ -12,13 +12,15 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from node.archive.locks import NETWORK, file_system, lock_problem
+from node.archive.permissions import make_private, open_to_others, others_may
 from node.cli.options import ConfigFile, Json, Root, load
 from node.cli.output import print_json, print_table, sized
 from node.cli.status import MAX_AGE_SECONDS, readiness_of
@@ -34,6 +36,9 @@ SLOW_SYNC_SECONDS = 0.2
 """A slower sync of the root causes a warning: every instance waits for one."""
 
 
+SHOWN_PATHS = 5
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """The result of one check; `remedy` tells what to do."""
@@ -44,15 +49,24 @@ class Check:
     remedy: str = ""
 
 
-def doctor(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+def doctor(
+    mend: Annotated[
+        bool, typer.Option("--mend", help="Take the rights of others than the owner on the root away.")
+    ] = False,
+    config: ConfigFile = None,
+    root: Root = None,
+    json: Json = False,
+) -> None:
     """Check that the node can run on this machine.
 
     Checks Python, SQLite, decoders, permissions, disk, index, journal, the running node, port, open files and clock.
     Exit 1 if a check fails.
     """
     settings: Settings = load(config, storage__root=root).settings
+    if mend and (folder := settings.storage.root.absolute()).is_dir():
+        make_private(folder)
     checks: tuple[Callable[[Settings], Iterator[Check]], ...] = (
-        _python, _sqlite, _decoders, _root, _disk, _index, _journal, _node, _port, _files, _clock,
+        _python, _sqlite, _decoders, _root, _privacy, _disk, _index, _journal, _node, _port, _files, _clock,
     )  # fmt: skip
     findings = [finding for check in checks for finding in check(settings)]
     if json:
@@ -129,6 +143,21 @@ def _root(settings: Settings) -> Iterator[Check]:
     elif kind in NETWORK:
         remedy = "use a local disk; if you cannot, let no process on another machine open this root"
         yield Check("root", "warning", f"{folder} is on {kind}: SQLite's write-ahead log serves one machine", remedy)
+
+
+def _privacy(settings: Settings) -> Iterator[Check]:
+    root = settings.storage.root.absolute()
+    if not root.is_dir():
+        return
+    is_open = others_may(root)
+    exposed = list(islice(open_to_others(root), SHOWN_PATHS)) if is_open else []
+    if len(exposed) > 1:
+        found = f"others have rights on {', '.join(map(str, exposed))}{' and more' * (len(exposed) == SHOWN_PATHS)}"
+        yield Check("privacy", "warning", found, "run `voxelnode doctor --mend` as the owner, or chmod -R go= the root")
+    elif is_open:
+        yield Check("privacy", "warning", f"others can list {root}", "run `voxelnode doctor --mend` as the owner")
+    else:
+        yield Check("privacy", "ok", f"only its owner can enter {root}")
 
 
 def _disk(settings: Settings) -> Iterator[Check]:

@@ -13,9 +13,12 @@ from time import monotonic, sleep
 from types import TracebackType
 from typing import Any
 
+import structlog
+
 from node.archive.ballast import Ballast
 from node.archive.filesystem import Archive
 from node.archive.locks import lock_problem
+from node.archive.permissions import keep_private, others_may
 from node.association.addresses import address_of
 from node.association.client.get import RetrieveTarget, get
 from node.audit import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result, Transfers
@@ -40,6 +43,8 @@ from node.receive.quarantine import Quarantine, take_back
 from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import Recovered, mark_all_missing, record_quarantined, recover
 from node.settings.model import Settings
+
+log = structlog.get_logger()
 
 LOCK_FILE = "lock"
 
@@ -83,7 +88,11 @@ class Repository:
     def __init__(self, settings: Settings, *, new_index: bool = False, previous: OldIndex | None = None) -> None:
         self._settings = settings
         root = settings.storage.root.absolute()
+        keep_private()
         make_folder(root)
+        if others_may(root):
+            remedy = "take the rights of others away with `voxelnode doctor --mend`"
+            log.warning("root_open_to_others", path=str(root), remedy=remedy)
         if (problem := lock_problem(root)) is not None:
             raise LocksUnusable(
                 f"{problem}: the index needs locks that exclude other processes and machines; use a local disk"

@@ -51,13 +51,16 @@ class Served:
         self._close()
         with (self.root.parent / "serve.log").open("a") as log:
             self.process = Process(["serve", "--root", str(self.root), "--port", "0"], self._environment, log)
-        line = self.process.stdout.readline()
+        self.port = self.port_of(self.process.stdout.readline())
+        return self
+
+    def port_of(self, line: str) -> int:
+        """The port of the readiness line, which is the first line that the process prints."""
         ready = READY.fullmatch(line.strip())
         if ready is None:
             self._close()
         assert ready, f"no readiness line, but {line!r}: {(self.root.parent / 'serve.log').read_text()[-2000:]}"
-        self.port = int(ready[3])
-        return self
+        return int(ready[3])
 
     def kill(self) -> None:
         """End it as a power cut would."""
