@@ -93,6 +93,7 @@ class Participant:
     role: str
     address: str = ""
     is_requestor: bool = False
+    certificate: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +189,7 @@ class Audit:
                     "role": participant.role,
                     "address": participant.address,
                     "requestor": participant.is_requestor,
+                    **({"certificate": participant.certificate} if participant.certificate else {}),
                 }
                 for participant in message.participants
             ],
@@ -236,6 +238,8 @@ class Sender(Protocol):
     def address(self) -> str: ...
     @property
     def association(self) -> str: ...
+    @property
+    def certificate(self) -> str: ...
 
 
 @dataclass(slots=True)
@@ -284,13 +288,13 @@ class Transfers:
             {"study_instance_uid": uid, "patient_id": study.patient_id, "sop_classes": dict(study.sop_classes)}
             for uid, study in transfer.studies.items()
         ]
-        who = sender.calling_ae_title or sender.source
+        who, role = sender.calling_ae_title or sender.source, SOURCE_MEDIA if is_import else SOURCE
         message = AuditMessage(
             AuditEvent.IMPORT if is_import else AuditEvent.INSTANCES_TRANSFERRED,
             Action.CREATE,
             Result.SUCCESS if outcome in ("released", "under way", "ended") else Result.MINOR_FAILURE,
             [
-                Participant(who, SOURCE_MEDIA if is_import else SOURCE, sender.address, is_requestor=not is_ours),
+                Participant(who, role, sender.address, not is_ours, sender.certificate),
                 Participant(sender.called_ae_title or "voxelnode", DESTINATION, is_requestor=is_ours),
             ],
             studies,

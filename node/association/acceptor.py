@@ -40,6 +40,7 @@ from node.association.messages import Messages
 from node.association.primitives import UndecodablePdu
 from node.association.services.c_store import StoreService
 from node.association.state_table import TRANSITIONS, Event, State, TransitionAction
+from node.association.tls import PeerCertificate
 from node.association.transport import Transport
 from node.dicom.command import Command, MalformedCommand
 from node.errors import VoxelnodeError
@@ -137,6 +138,11 @@ class AcceptedAssociation(Association):
         """The peer's SOP Class Extended Negotiation: application information by SOP class UID (PS3.7 D.3.3.5)."""
         self._outcome = "lost"
         self.connection: Connection = admission.connected(self, address)
+
+    @property
+    def certificate(self) -> PeerCertificate | None:
+        """The certificate that the peer has shown, if TLS asked for one."""
+        return self._transport.certificate
 
     # For other threads
 
@@ -352,6 +358,7 @@ class AcceptedAssociation(Association):
         self._send(data)
 
     def _indicate_data(self, piece: Piece) -> None:
+        self.connection.is_used = True
         if self._messages is not None:
             message = self._messages.take(piece)
             if message is not None:

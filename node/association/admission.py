@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Protocol, get_args
 
 import structlog
 
+from node.association.tls import PeerCertificate
 from node.dicom.uids import APPLICATION_CONTEXT
 from node.index.records import Refused
 from node.metrics import Metrics
@@ -41,6 +42,7 @@ class AssociationRequest:
     application_context: str
     presentation_contexts: int
     abstract_syntaxes: tuple[str, ...] = ()
+    certificate: PeerCertificate | None = None
 
 
 _REASONS = {
@@ -59,6 +61,12 @@ STRANGER_VERBS: frozenset[Verb] = frozenset({"echo", "store"})
 
 MAX_PENDING_CONNECTIONS = 128
 """Connections that have not asked for an association; beyond that the oldest of them gives way."""
+
+UNUSED_SECONDS = 1.0
+"""Age from which an association without a request gives way to a new one when all are taken."""
+
+KNOWN_SHARE = 4
+"""One in so many associations is kept for peers with a network or certificate, if there are such peers."""
 
 MAX_REPORTED_SYNTAXES = 10
 """Abstract syntaxes listed for a rejected association."""
@@ -105,13 +113,18 @@ class Connection:
     thread: Closable
     address: str
     stage: Stage = Stage.PENDING
+    is_used: bool = False
+    """Whether the association has carried anything but its negotiation."""
+    associated_at: float = 0.0
 
 
 class Admission:
     """Decides on the connections and associations of one listener; safe to use from many threads.
 
     Pending connections, which have no association, are counted apart from associations. At their limit a new
-    connection evicts the oldest pending connection of the address that holds most: silent sockets keep nobody out.
+    connection evicts the oldest pending connection of the address that holds most: silent sockets keep nobody out. At
+    the limit of associations, one that was never used gives way in the same manner, and a quarter of them is kept for
+    peers that prove who they are, by their network or certificate. IPv6 addresses count by their /64 (RFC 4291 2.5.4).
     """
 
     def __init__(
@@ -158,16 +171,20 @@ class Admission:
         rejection = self._malformed(requested) or self._unknown_peer(connection.address, requested) or self._no_intake()
         if rejection is None:
             with self._changed:
-                rejection = self._over_limit(connection.address)
+                rejection, unused = self._over_limit(connection.address, requested)
+                if unused is not None:
+                    unused.stage = Stage.EVICTED
                 if rejection is None:
-                    connection.stage = Stage.ASSOCIATED
+                    connection.stage, connection.associated_at = Stage.ASSOCIATED, time.monotonic()
                     self._count()
+            if unused is not None:
+                self._evict_unused(unused)
         if rejection is not None:
             self._metrics.rejections.labels(rule=rejection.rule).inc()
             self.on_refusal(refusal_of(rejection, connection.address, requested))
         return rejection
 
-    def permitted(self, address: str, calling_ae_title: str) -> frozenset[Verb]:
+    def permitted(self, address: str, requested: AssociationRequest) -> frozenset[Verb]:
         """Return the services that an application entity may use (`Peer.may`).
 
         Without configured peers a client on this machine may use every service, and other clients may store and verify
@@ -176,12 +193,8 @@ class Admission:
         plain = _plain(address)
         if not self._peers:
             return EVERY_VERB if plain.is_loopback else STRANGER_VERBS
-        matching = [
-            peer
-            for peer in self._peers
-            if peer.ae_title == calling_ae_title and (not peer.networks or _in_networks(plain, peer))
-        ]
-        return frozenset(verb for peer in matching for verb in peer.may)
+        matching = (peer for peer in self._peers if peer.ae_title == requested.calling_ae_title)
+        return frozenset(verb for peer in matching if _is(peer, plain, requested) for verb in peer.may)
 
     def ending(self, connection: Connection) -> None:
         """Record that the association is over and its connection about to close."""
@@ -222,8 +235,7 @@ class Admission:
 
     def _oldest_pending(self) -> Connection:
         pending = [connection for connection in self._connections if connection.stage is Stage.PENDING]
-        address, _ = Counter(connection.address for connection in pending).most_common(1)[0]
-        return next(connection for connection in pending if connection.address == address)
+        return _oldest_of_the_most(pending)
 
     def _count(self) -> None:
         self._metrics.connections.set(len(self._connections))
@@ -251,22 +263,78 @@ class Admission:
         if self._peers and not same_title:
             return Rejection(1, 1, 3, "calling AE title", "add the sender to [peers]")
         plain = _plain(address)
-        if same_title and not any(not peer.networks or _in_networks(plain, peer) for peer in same_title):
+        of_address = [peer for peer in same_title if not peer.networks or _in_networks(plain, peer)]
+        if same_title and not of_address:
             return Rejection(1, 1, 3, "peer address", "add the address to the networks of the sender in [peers]")
+        if of_address and not any(_is(peer, plain, requested) for peer in of_address):
+            remedy = f"set `certificate` of the sender in [peers] if it may show {requested.certificate or 'none'}"
+            return Rejection(1, 1, 3, "peer certificate", remedy)
         return None
 
     def _no_intake(self) -> Rejection | None:
         reason = self._intake_refusal()
         return Rejection(2, 3, 1, "intake", reason) if reason is not None else None
 
-    def _over_limit(self, address: str) -> Rejection | None:
-        """Compare the open associations with their limits; the caller holds the lock."""
-        open_now = Counter(c.address for c in self._connections if c.stage is Stage.ASSOCIATED)
-        if open_now.total() >= self._dicom.maximum_associations:
-            return Rejection(2, 3, 2, "associations", "try again later, or raise [dicom] maximum_associations")
-        if open_now[address] >= self._dicom.maximum_associations_per_address:
-            return Rejection(2, 3, 2, "associations of one address", "raise [dicom] maximum_associations_per_address")
-        return None
+    def _over_limit(self, address: str, requested: AssociationRequest) -> tuple[Rejection | None, Connection | None]:
+        """Compare the open associations with their limits; return also the one that gives way to the new one.
+
+        The caller holds the lock.
+        """
+        open_ones = [connection for connection in self._connections if connection.stage is Stage.ASSOCIATED]
+        block = _block(address)
+        if sum(_block(one.address) == block for one in open_ones) >= self._dicom.maximum_associations_per_address:
+            remedy = "raise [dicom] maximum_associations_per_address"
+            return Rejection(2, 3, 2, "associations of one address", remedy), None
+        if len(open_ones) < self._limit(_plain(address), requested):
+            return None, None
+        ripe_at = time.monotonic() - UNUSED_SECONDS
+        unused = [one for one in open_ones if not one.is_used and one.associated_at < ripe_at]
+        if unused:
+            return None, _oldest_of_the_most(unused)
+        return Rejection(2, 3, 2, "associations", "try again later, or raise [dicom] maximum_associations"), None
+
+    def _limit(self, address: IPv4Address | IPv6Address, requested: AssociationRequest) -> int:
+        """Return how many associations may be open before a new one: fewer for who has not proved who it is."""
+        maximum = self._dicom.maximum_associations
+        proving = [peer for peer in self._peers if peer.networks or peer.certificate]
+        is_proved = any(
+            peer.ae_title == requested.calling_ae_title and _is(peer, address, requested) for peer in proving
+        )
+        return maximum if is_proved or not proving else maximum - maximum // KNOWN_SHARE
+
+    def _evict_unused(self, connection: Connection) -> None:
+        self._metrics.rejections.labels(rule="unused association").inc()
+        logger.warning("association_evicted", address=connection.address, reason="never used, and others wait")
+        self.on_refusal(
+            Refused(
+                "association",
+                "unused association",
+                "it was open without a request, and all associations were taken",
+                "find the client that associates and stays silent, or raise [dicom] maximum_associations",
+                peer=connection.address,
+            )
+        )
+        connection.thread.hang_up()
+
+
+def _oldest_of_the_most(connections: Sequence[Connection]) -> Connection:
+    """Return the oldest connection of the block of addresses that has most of them."""
+    block, _ = Counter(_block(connection.address) for connection in connections).most_common(1)[0]
+    return next(connection for connection in connections if _block(connection.address) == block)
+
+
+def _is(peer: Peer, address: IPv4Address | IPv6Address, requested: AssociationRequest) -> bool:
+    """Return whether network and certificate of a requestor are those of a peer."""
+    if peer.networks and not _in_networks(address, peer):
+        return False
+    shown = requested.certificate
+    return peer.certificate is None or (shown is not None and shown.is_named(peer.certificate))
+
+
+def _block(address: str) -> str:
+    """Return the addresses that one client may have: an IPv4 address, or the /64 of an IPv6 address."""
+    plain = _plain(address)
+    return str(plain if isinstance(plain, IPv4Address) else IPv6Network((int(plain) >> 64 << 64, 64)))
 
 
 def _plain(address: str) -> IPv4Address | IPv6Address:

@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -194,7 +195,7 @@ class Listener:
 
     def _judge(self, peer: str, association: AcceptedAssociation, request: ReceivedRequest) -> Rejection | Admitted:
         """Accept or reject an association."""
-        requested = request.fields()
+        requested = replace(request.fields(), certificate=association.certificate)
         name = uuid.uuid4().hex[:12]
         log = logger.bind(
             association=name,
@@ -208,9 +209,11 @@ class Listener:
             return rejection
         log.info("association_accepted")
         address = association.connection.address
-        proposal = request.proposal(self.admission.permitted(address, requested.calling_ae_title))
+        proposal = request.proposal(self.admission.permitted(address, requested))
         self._report_refused_contexts(proposal, requested, address)
-        origin = Origin("dicom", requested.calling_ae_title, requested.called_ae_title, peer, name, self.ingest.now())
+        shown = str(association.certificate) if association.certificate is not None else ""
+        now = self.ingest.now()
+        origin = Origin("dicom", requested.calling_ae_title, requested.called_ae_title, peer, name, now, shown)
         store_service = StoreService(self.ingest, origin, name, self.metrics, self.on_refusal)
         return Admitted(
             proposal, store_service, negotiate(request.extended_negotiation), partial(self._serve, store_service)

@@ -2,11 +2,51 @@
 
 from __future__ import annotations
 
+import hashlib
 import ssl
+from dataclasses import dataclass
+from typing import Any
 
 from node.errors import UsageError
-from node.settings.model import Dicom, Peer
+from node.settings.model import FINGERPRINT, Dicom, Peer
 from node.tls import BCP_195_SUITES, client_context, server_context
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCertificate:
+    """The certificate that a peer has shown, signed by an authority of `[dicom] tls_client_ca`.
+
+    Attributes
+    ----------
+    sha256 : str
+        Its fingerprint, in lower-case hexadecimal digits.
+    names : tuple of str
+        The common names of its subject, and its subject alternative names (RFC 5280 4.2.1.6).
+    """
+
+    sha256: str
+    names: tuple[str, ...]
+
+    def is_named(self, wanted: str) -> bool:
+        """Return whether it is the certificate that `Peer.certificate` names."""
+        if wanted.startswith(FINGERPRINT):
+            return wanted.removeprefix(FINGERPRINT).replace(":", "").lower() == self.sha256
+        return wanted in self.names
+
+    def __str__(self) -> str:
+        return f"{FINGERPRINT}{self.sha256} ({', '.join(self.names)[:200]})"
+
+
+def certificate_of(secure: ssl.SSLSocket) -> PeerCertificate | None:
+    """Return the verified certificate of a peer after the handshake; None if it was not asked for one."""
+    encoded, fields = secure.getpeercert(binary_form=True), secure.getpeercert()
+    if not encoded or not fields:
+        return None
+    subject: Any = fields.get("subject", ())
+    alternative: Any = fields.get("subjectAltName", ())
+    names = [value for part in subject for name, value in part if name == "commonName"]
+    names += [value for _, value in alternative if isinstance(value, str)]
+    return PeerCertificate(hashlib.sha256(encoded).hexdigest(), tuple(dict.fromkeys(names)))
 
 
 def tls_context(dicom: Dicom) -> ssl.SSLContext | None:

@@ -13,6 +13,8 @@ import struct
 from contextlib import suppress
 from time import monotonic
 
+from node.association.tls import PeerCertificate, certificate_of
+
 MIN_BYTES_PER_SECOND = 1024
 """Slowest rate of a PDU in either direction; it extends the time that [dicom] pdu_seconds grants to every PDU."""
 
@@ -38,6 +40,7 @@ class Transport:
     ) -> None:
         self._socket = accepted
         self._tls = tls
+        self.certificate: PeerCertificate | None = None  # after the handshake
         self._tick_seconds, self._send_seconds = tick_seconds, send_seconds
 
     def open(self, seconds: float) -> None:
@@ -56,6 +59,7 @@ class Transport:
             tcp.settimeout(seconds)
             self._socket = secure = self._tls.wrap_socket(tcp, server_side=True, do_handshake_on_connect=False)
             secure.do_handshake()
+            self.certificate = certificate_of(secure)
             return
         # Kernel timeouts cost one system call that releases the GIL, Python's timeouts cost two. TLS sockets support
         # only Python's.

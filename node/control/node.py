@@ -51,7 +51,7 @@ class Endpoints:
     """URL of the pages; None: [web] is disabled."""
 
 
-STRANGERS = frozenset({"calling AE title", "called AE title", "peer address", "TLS"})
+STRANGERS = frozenset({"calling AE title", "called AE title", "peer address", "peer certificate", "TLS"})
 """Rules that reject an unauthorized peer; only their refusals are security alerts."""
 
 

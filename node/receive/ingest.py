@@ -47,7 +47,7 @@ class Origin:
     """Who sent an instance, and by which way: ``dicom``, ``get``, ``stow`` or ``import``.
 
     `peer` is an address with a port, or a host name. `association` names the association, if there is one, which began
-    at `began_at`: `Ingest.association_ended` hears how it ended.
+    at `began_at`: `Ingest.association_ended` hears how it ended. `certificate` is the one that the peer has shown.
     """
 
     source: str
@@ -56,6 +56,7 @@ class Origin:
     peer: str = ""
     association: str = ""
     began_at: dt.datetime | None = None
+    certificate: str = ""
 
     @property
     def address(self) -> str:

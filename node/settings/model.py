@@ -32,6 +32,10 @@ HookEvent = Literal[
 HookName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
+FINGERPRINT = "sha256:"
+"""Prefix of the fingerprint of a certificate."""
+
+
 def is_loopback(host: str) -> bool:
     """Return whether only this machine can reach an address."""
     try:
@@ -162,10 +166,26 @@ class Peer(SettingsSection):
     tls_ca: Path | None = Field(
         None, description="PEM file of the CAs that may have signed its certificate; unset: the CAs of the system"
     )
+    certificate: str | None = Field(
+        None,
+        min_length=1,
+        max_length=256,
+        description="the certificate that it must show when it calls; needs [dicom] tls_client_ca. The fingerprint, "
+        '"sha256:" and 64 hexadecimal digits, or a name: a common name of the subject or a subject alternative name. '
+        "Unset: any certificate of tls_client_ca",
+        examples=["ct1.example.org"],
+    )
     confirm_by_find: bool = Field(
         False,
         description="ask it by C-FIND how many instances its series have, and convert a series once all have arrived",
     )
+
+    @model_validator(mode="after")
+    def _has_fingerprint(self) -> Peer:
+        digits = (self.certificate or "").removeprefix(FINGERPRINT).replace(":", "")
+        if (self.certificate or "").startswith(FINGERPRINT) and not re.fullmatch(r"[0-9A-Fa-f]{64}", digits):
+            raise ValueError(f"certificate must be {FINGERPRINT} and 64 hexadecimal digits, or a name")
+        return self
 
     @model_validator(mode="after")
     def _can_be_asked(self) -> Peer:
@@ -487,6 +507,13 @@ class Settings(SettingsSection):
     web: Web = Web()
     hooks: dict[HookName, HookSettings] = {}
     log: Log = Log()
+
+    @model_validator(mode="after")
+    def _certificates_are_asked_for(self) -> Settings:
+        for name, peer in self.peers.items():
+            if peer.certificate is not None and self.dicom.tls_client_ca is None:
+                raise ValueError(f"peers.{name}.certificate needs [dicom] tls_client_ca, which asks for certificates")
+        return self
 
     @property
     def bind_host(self) -> str:

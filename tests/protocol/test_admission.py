@@ -51,6 +51,8 @@ def test_with_peers_strangers_are_rejected(start_node: Callable[..., Running]) -
 def test_one_association_too_many_is_told_to_come_back(start_node: Callable[..., Running]) -> None:
     node = start_node(maximum_associations=3)
     open_ones = [associate(node) for _ in range(3)]
+    for assoc in open_ones:
+        assoc.send_c_echo()
     assert rejected(node) == (2, 3, 2)
     open_ones.pop().release()
     assert until(lambda: node.count("open_associations") == 2)
@@ -68,6 +70,45 @@ def test_one_address_cannot_take_every_association(start_node: Callable[..., Run
     assert elsewhere.is_established
     for assoc in [*hogs, elsewhere]:
         assoc.release()
+
+
+def test_associations_without_a_request_give_way_when_all_are_taken(start_node: Callable[..., Running]) -> None:
+    node = start_node(maximum_associations=4)
+    hogs = [associate(node, bind_address=(f"127.0.0.{number}", 0)) for number in (2, 2, 2, 3)]
+    hogs[0].send_c_echo()  # this one has worked
+    assert until(lambda: echo_seconds(node) < 2)
+    assert until(lambda: not hogs[1].is_established)
+    assert [assoc.is_established for assoc in hogs] == [True, False, True, True]
+    assert node.count("rejections_total{rule=unused association}") == 1
+    for assoc in hogs:
+        assoc.release()
+
+
+def test_a_share_is_kept_for_peers_that_prove_who_they_are(start_node: Callable[..., Running]) -> None:
+    loopback = (ipaddress.ip_network("127.0.0.1/32"),)
+    peers = {"ct": Peer(ae_title="CT1", networks=loopback), "any": Peer(ae_title="ANY")}
+    node = start_node(peers=peers, maximum_associations=4)
+    open_ones = [associate(node, title="ANY") for _ in range(3)]
+    for assoc in open_ones:
+        assoc.send_c_echo()
+    assert rejected(node, calling="ANY") == (2, 3, 2)
+    assert rejected(node, calling="CT1") is None
+    for assoc in open_ones:
+        assoc.release()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:1", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("10.0.0.1", "10.0.0.2", False),
+        ("::ffff:10.0.0.1", "10.0.0.1", True),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+    ],
+)
+def test_addresses_that_one_client_may_have_count_together(one: str, other: str, same: bool) -> None:
+    assert (admission._block(one) == admission._block(other)) is same
 
 
 def test_another_application_context_is_rejected(start_node: Callable[..., Running]) -> None:

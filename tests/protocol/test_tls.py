@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
+import json
 import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from pynetdicom import AE, build_context
 
+from node.audit import Audit
+from node.dicom.uids import STUDY_ROOT_FIND
 from node.errors import UsageError
+from node.settings.model import Dicom, Peer, Settings
 from tests.make import ct_series
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,
@@ -21,6 +27,7 @@ from tests.protocol.conftest import (
     associate_rq,
     client_context,
     data_set_bytes,
+    identifier,
     is_answered,
     until,
 )
@@ -79,6 +86,55 @@ def test_a_client_without_a_certificate_of_ours_is_refused(tls_node: Running, ke
     assert not is_answered(tls_node, client_context(keys, who))
     assert is_answered(tls_node, client_context(keys))
     assert tls_node.settled()
+
+
+def fingerprint(path: Path) -> str:
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(path.read_text())).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("certificate", "taken"),
+    [
+        (None, True), ("client", True), ("localhost", True), ("127.0.0.1", True), ("server", False), ("cl*", False),
+        ("own fingerprint", True), ("foreign fingerprint", False),
+    ],
+)  # fmt: skip
+def test_a_certificate_is_of_the_peer_whose_entry_names_it(
+    start_node: Callable[..., Running], keys: Path, certificate: str | None, taken: bool
+) -> None:
+    if certificate is not None and certificate.endswith("fingerprint"):
+        digits = fingerprint(keys / ("client.pem" if certificate.startswith("own") else "server.pem"))
+        certificate = "sha256:" + ":".join(digits[at : at + 2].upper() for at in range(0, 64, 2))
+    node = start_node(
+        peers={"good": Peer(ae_title="GOOD", certificate=certificate), "other": Peer(ae_title="OTHER")},
+        tls_certificate=keys / "server.pem", tls_key=keys / "server.key", tls_client_ca=keys / "ca.pem",
+    )  # fmt: skip
+    assert store(node, keys) is taken
+    assert node.count("rejections_total{rule=peer certificate}") == (0 if taken else 1)
+
+
+def test_the_audit_log_names_the_certificate(start_node: Callable[..., Running], keys: Path, tmp_path: Path) -> None:
+    audit = Audit(tmp_path, "VOXELNODE")
+    node = start_node(
+        audit=audit, tls_certificate=keys / "server.pem", tls_key=keys / "server.key", tls_client_ca=keys / "ca.pem"
+    )
+    ae = AE("GOOD")
+    ae.add_requested_context(STUDY_ROOT_FIND)
+    assoc = ae.associate(node.host, node.port, tls_args=(client_context(keys), "localhost"))
+    list(assoc.send_c_find(identifier("STUDY", PatientID="X"), STUDY_ROOT_FIND))
+    assoc.release()
+    [line] = (tmp_path / "audit.jsonl").read_text().splitlines()
+    shown = json.loads(line)["participants"][0]["certificate"]
+    assert shown == f"sha256:{fingerprint(keys / 'client.pem')} (client, localhost, 127.0.0.1)"
+
+
+def test_a_certificate_that_nobody_asks_for_is_an_error_of_the_configuration(keys: Path) -> None:
+    peer = Peer(ae_title="CT1", certificate="ct1")
+    with pytest.raises(ValidationError, match="tls_client_ca"):
+        Settings(peers={"ct1": peer})
+    assert Settings(peers={"ct1": peer}, dicom=Dicom(tls_client_ca=keys / "ca.pem")).peers["ct1"] == peer
+    with pytest.raises(ValidationError, match="64 hexadecimal digits"):
+        Peer(ae_title="CT1", certificate="sha256:1234")
 
 
 def test_an_idle_association_is_ended_within_tls_too(start_node: Callable[..., Running], keys: Path) -> None:

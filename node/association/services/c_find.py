@@ -226,7 +226,7 @@ class _Find:
             Action.EXECUTE,
             Result.SUCCESS if status in (SUCCESS, CANCELLED) else Result.MINOR_FAILURE,
             [
-                Participant(origin.calling_ae_title, SOURCE, origin.address, is_requestor=True),
+                Participant(origin.calling_ae_title, SOURCE, origin.address, True, origin.certificate),
                 Participant(origin.called_ae_title, DESTINATION),
             ],
             [{"sop_class_uid": self._operation.context.abstract_syntax, "query": self._keys}],

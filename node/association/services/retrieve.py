@@ -295,7 +295,7 @@ class Retrieve:
         participants = [
             Participant(self._service.ae_title, SOURCE),
             Participant(self._destination, DESTINATION),
-            Participant(origin.calling_ae_title, "", origin.address, is_requestor=True),
+            Participant(origin.calling_ae_title, "", origin.address, True, origin.certificate),
         ]
         tally = self._tally
         detail = f"{outcome}: {tally.completed + tally.warning} sent, {len(tally.failed)} failed"
