@@ -105,7 +105,7 @@ class Listener:
             on_refusal,
         )
         self.admission = Admission(settings.dicom, settings.peers, metrics, ingest.refusal, on_refusal)
-        self.tls: ssl.SSLContext | None = tls_context(settings.dicom)
+        self.tls: ssl.SSLContext | None = tls_context(settings.dicom, settings.peers)
         self._socket: socket.socket | None = None
         self.thread: SupervisedThread | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,14 +50,18 @@ def certificate_of(secure: ssl.SSLSocket) -> PeerCertificate | None:
     return PeerCertificate(hashlib.sha256(encoded).hexdigest(), tuple(dict.fromkeys(names)))
 
 
-def tls_context(dicom: Dicom) -> ssl.SSLContext | None:
+def tls_context(dicom: Dicom, peers: Mapping[str, Peer]) -> ssl.SSLContext | None:
     """Return the context that the configuration asks for, or None without TLS.
 
     Raises
     ------
     UsageError
-        A file is missing, unreadable or not in PEM format; the message names the key.
+        A file is missing, unreadable or not in PEM format, or the certificates of peers are not asked for; the message
+        names the key.
     """
+    for name, peer in peers.items():
+        if peer.certificate is not None and (dicom.tls_certificate is None or dicom.tls_client_ca is None):
+            raise UsageError(f"[peers.{name}] certificate needs [dicom] tls_certificate and tls_client_ca")
     if dicom.tls_certificate is None:
         if dicom.tls_key or dicom.tls_client_ca:
             raise UsageError("[dicom] tls_key and tls_client_ca need tls_certificate; set it or remove them")

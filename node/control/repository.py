@@ -91,8 +91,7 @@ class Repository:
         keep_private()
         make_folder(root)
         if others_may(root):
-            remedy = "take the rights of others away with `voxelnode doctor --mend`"
-            log.warning("root_open_to_others", path=str(root), remedy=remedy)
+            log.warning("root_open_to_others", path=str(root), detail="`voxelnode doctor --mend` closes it")
         if (problem := lock_problem(root)) is not None:
             raise LocksUnusable(
                 f"{problem}: the index needs locks that exclude other processes and machines; use a local disk"

@@ -508,13 +508,6 @@ class Settings(SettingsSection):
     hooks: dict[HookName, HookSettings] = {}
     log: Log = Log()
 
-    @model_validator(mode="after")
-    def _certificates_are_asked_for(self) -> Settings:
-        for name, peer in self.peers.items():
-            if peer.certificate is not None and self.dicom.tls_client_ca is None:
-                raise ValueError(f"peers.{name}.certificate needs [dicom] tls_client_ca, which asks for certificates")
-        return self
-
     @property
     def bind_host(self) -> str:
         """The address to listen on: 127.0.0.1, unless host is set or peers are configured."""

@@ -17,7 +17,7 @@ from pynetdicom import AE, build_context
 from node.audit import Audit
 from node.dicom.uids import STUDY_ROOT_FIND
 from node.errors import UsageError
-from node.settings.model import Dicom, Peer, Settings
+from node.settings.model import Peer
 from tests.make import ct_series
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,
@@ -128,11 +128,12 @@ def test_the_audit_log_names_the_certificate(start_node: Callable[..., Running],
     assert shown == f"sha256:{fingerprint(keys / 'client.pem')} (client, localhost, 127.0.0.1)"
 
 
-def test_a_certificate_that_nobody_asks_for_is_an_error_of_the_configuration(keys: Path) -> None:
-    peer = Peer(ae_title="CT1", certificate="ct1")
-    with pytest.raises(ValidationError, match="tls_client_ca"):
-        Settings(peers={"ct1": peer})
-    assert Settings(peers={"ct1": peer}, dicom=Dicom(tls_client_ca=keys / "ca.pem")).peers["ct1"] == peer
+def test_a_certificate_that_nobody_asks_for_is_an_error_of_the_configuration(
+    start_node: Callable[..., Running], keys: Path
+) -> None:
+    files = {"tls_certificate": keys / "server.pem", "tls_key": keys / "server.key"}
+    with pytest.raises(UsageError, match=r"peers\.ct1\] certificate needs"):
+        start_node(peers={"ct1": Peer(ae_title="CT1", certificate="ct1")}, **files)
     with pytest.raises(ValidationError, match="64 hexadecimal digits"):
         Peer(ae_title="CT1", certificate="sha256:1234")
 

@@ -128,15 +128,15 @@ def test_what_a_peer_may_do_is_told_by_its_title_and_address() -> None:
             "any": Peer(ae_title="ANY"),
         }
     )
-    assert doorkeeper.permitted("10.1.2.3", "CT") == {"store", "echo"}
-    assert doorkeeper.permitted("::ffff:10.2.2.3", "CT") == {"query"}
-    assert doorkeeper.permitted("10.3.2.3", "CT") == set()
-    assert doorkeeper.permitted("10.3.2.3", "STRANGER") == set()
-    assert doorkeeper.permitted("10.3.2.3", "ANY") == {"echo", "store", "query", "retrieve", "commit"}
+    assert doorkeeper.permitted("10.1.2.3", asking("CT")) == {"store", "echo"}
+    assert doorkeeper.permitted("::ffff:10.2.2.3", asking("CT")) == {"query"}
+    assert doorkeeper.permitted("10.3.2.3", asking("CT")) == set()
+    assert doorkeeper.permitted("10.3.2.3", asking("STRANGER")) == set()
+    assert doorkeeper.permitted("10.3.2.3", asking("ANY")) == {"echo", "store", "query", "retrieve", "commit"}
 
 
 def test_without_peers_strangers_may_store_and_not_read() -> None:
-    assert admission().permitted("10.3.2.3", "STRANGER") == {"echo", "store"}
-    assert admission().permitted("::ffff:10.3.2.3", "STRANGER") == {"echo", "store"}
+    assert admission().permitted("10.3.2.3", asking("STRANGER")) == {"echo", "store"}
+    assert admission().permitted("::ffff:10.3.2.3", asking("STRANGER")) == {"echo", "store"}
     for here in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
-        assert admission().permitted(here, "STRANGER") == {"echo", "store", "query", "retrieve", "commit"}
+        assert admission().permitted(here, asking("STRANGER")) == {"echo", "store", "query", "retrieve", "commit"}
