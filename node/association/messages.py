@@ -14,8 +14,8 @@ from node.dicom.command import C_CANCEL_RQ, C_STORE_RQ, Command, decode_command,
 from node.dicom.status import Answer
 from node.settings.model import Dicom
 
-MAXIMUM_IDENTIFIER_BYTES = 64_000_000
-"""Longest data set of any message but C-STORE: a storage commitment of a few hundred thousand instances."""
+MAXIMUM_IDENTIFIER_BYTES = 16_000_000
+"""Longest data set of any message but C-STORE: a storage commitment of 65 000 instances takes 10 MB."""
 
 
 class MessageCarrier(Protocol):

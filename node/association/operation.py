@@ -19,12 +19,13 @@ from node.association.association import Message
 from node.association.outgoing import InstanceBytes, encoded, message_pdus
 from node.association.services.c_store import StoreService
 from node.dicom.command import RESPONSE, Command, Element
-from node.dicom.header import read_header
+from node.dicom.header import require_few_elements
 from node.dicom.status import error_comment
-from node.errors import VoxelnodeError
+from node.errors import NotUnderstood, VoxelnodeError
 from node.receive.ingest import Origin
 
-_BEFORE_PIXELS = frozenset({0x7FDFFFFF})
+MAXIMUM_ELEMENTS = 10_000
+"""Most elements and items of an identifier: decoding takes 20 µs each, in which no other thread runs."""
 
 
 class NotDecodable(VoxelnodeError):
@@ -61,8 +62,13 @@ class Operation:
         self.is_cancelled()
         return not self.association.is_open
 
-    def data_set(self) -> Dataset:
+    def data_set(self, maximum_elements: int = MAXIMUM_ELEMENTS) -> Dataset:
         """Return the data set of the request.
+
+        Parameters
+        ----------
+        maximum_elements : int
+            Most elements and items, on all levels.
 
         Raises
         ------
@@ -73,10 +79,12 @@ class Operation:
             raise NotDecodable("the request has no data set")
         syntax = UID(self.context.transfer_syntax_uid)
         try:
-            read_header(self._data_set, syntax, _BEFORE_PIXELS)  # pydicom accepts a data set that ends too early
+            # This also notices a data set that ends too early, which pydicom accepts.
+            require_few_elements(self._data_set, syntax, maximum_elements)
             return decode(BytesIO(self._data_set), syntax.is_implicit_VR, syntax.is_little_endian, False)
         except Exception as error:  # any error of pydicom on a peer's bytes
-            raise NotDecodable("the data set of the request cannot be decoded (PS3.5 7)") from error
+            reason = str(error) if isinstance(error, NotUnderstood) else "PS3.5 7"
+            raise NotDecodable(f"the data set of the request cannot be decoded ({reason})") from error
 
     def respond(
         self,

@@ -12,6 +12,8 @@ import struct
 import zlib
 from collections.abc import Callable
 
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
+
 from node.errors import NotUnderstood
 
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
@@ -120,6 +122,41 @@ def read_header_by_windows(
                 raise NotUnderstood(
                     f"the sequence of undefined length at byte {offset} takes more than {MAX_WINDOW_BYTES} bytes"
                 ) from None
+
+
+def require_few_elements(data: bytes | bytearray | memoryview, transfer_syntax_uid: str, maximum: int) -> None:
+    """Raise if decoding a whole data set would make more than `maximum` elements and items, on all levels.
+
+    A decoder makes an object of each. Sequences are entered here, without recursion: those of undefined length, and
+    those that the encoding or the data dictionary (PS3.6) calls a sequence.
+
+    Raises
+    ------
+    HeaderCut
+        The data set ends too early.
+    NotUnderstood
+        The encoding is broken, or there are more.
+    """
+    walker = _Walker(data, transfer_syntax_uid, maximum)
+    if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:
+        raise NotUnderstood("a deflated data set is only read as an instance")
+    while walker.at < walker.end:
+        tag, length = walker.element(walker.at)
+        walker.left -= 1
+        if walker.left < 0:
+            raise NotUnderstood(f"more than {maximum} elements and items, at byte {walker.at}")
+        if tag >> 16 == 0xFFFE or walker.vr == b"SQ" or (walker.implicit and _is_sequence(tag)):
+            continue  # what it holds is next
+        if length == UNDEFINED_LENGTH:
+            walker.skip_undefined(tag, walker.at)
+        else:
+            walker.at += length
+    if walker.at > walker.end:
+        raise HeaderCut(walker.at)
+
+
+def _is_sequence(tag: int) -> bool:
+    return dictionary_has_tag(tag) and dictionary_VR(tag) == "SQ"
 
 
 def _inflated(data: bytes | bytearray | memoryview, limit: int = 16_000_000) -> bytes:

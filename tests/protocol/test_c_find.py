@@ -8,6 +8,7 @@ import sqlite3
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from tests.protocol.conftest import (
     associate_rq,
     command,
     decoded,
+    echo_seconds,
     identifier,
     p_data,
     padded,
@@ -249,6 +251,34 @@ def test_a_peer_that_goes_away_ends_its_query(node: Running) -> None:
         break
     assoc.abort()
     assert node.settled()
+
+
+EMPTY_ITEMS = 1_000_000
+ITEMS = struct.pack("<HHL", 0xFFFE, 0xE000, 0) * EMPTY_ITEMS
+ITEMS_END = struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        struct.pack("<HH2s2xL", 0x0040, 0x0275, b"SQ", len(ITEMS)) + ITEMS,
+        struct.pack("<HH2s2xL", 0x0040, 0x0275, b"SQ", 0xFFFFFFFF) + ITEMS + ITEMS_END,
+        struct.pack("<HH2s2xL", 0x0041, 0x1001, b"UN", 0xFFFFFFFF) + ITEMS + ITEMS_END,
+        struct.pack("<HH2sH", 0x0041, 0x1001, b"LO", 0) * EMPTY_ITEMS,
+    ],
+    ids=["sequence", "sequence without length", "unknown value without length", "elements"],
+)
+def test_an_identifier_of_a_million_elements_is_refused_at_once(node: Running, items: bytes) -> None:
+    body = STUDY_LEVEL + items
+    pieces = [body[at : at + 100_000] for at in range(0, len(body), 100_000)]
+    with Raw(node) as peer:
+        peer.associate(associate_rq(build_context(STUDY_ROOT_FIND, ExplicitVRLittleEndian)))
+        began = time.monotonic()
+        peer.send(p_data(pdv(1, 3, c_find_rq(1))))
+        peer.send(b"".join(p_data(pdv(1, 0, piece)) for piece in pieces[:-1]) + p_data(pdv(1, 2, pieces[-1])))
+        assert statuses(peer) == [(1, 0xC000)]
+        assert time.monotonic() - began < 5
+    assert echo_seconds(node) < 2
 
 
 def c_find_rq(message_id: int, sop_class_uid: str = STUDY_ROOT_FIND) -> bytes:

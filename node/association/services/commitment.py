@@ -54,6 +54,9 @@ REQUEST_COMMITMENT = 1
 ALL_COMMITTED, FAILURES_EXIST = 1, 2
 """Event Type IDs of its result, PS3.4 J.3.3."""
 
+MAXIMUM_ELEMENTS = 200_000
+"""Most elements and items of a request: more than 65 000 references."""
+
 PAGE = 500
 SAME_ASSOCIATION_SECONDS = 60.0
 """Time for the association that asked to report the result; after that, the result is due on another association."""
@@ -234,7 +237,7 @@ def _taken_up(operation: Operation, service: CommitmentService) -> OwedCommitmen
     if request.number(Element.ACTION_TYPE_ID) != REQUEST_COMMITMENT:
         raise _ActionRefused(NO_SUCH_ACTION, "the only action is 1, request storage commitment")
     try:
-        information = operation.data_set()
+        information = operation.data_set(MAXIMUM_ELEMENTS)
     except NotDecodable as error:
         raise _ActionRefused(INVALID_ARGUMENT, str(error)) from error
     transaction_uid = text(information, "TransactionUID")
