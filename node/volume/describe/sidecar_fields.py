@@ -2,8 +2,8 @@
 
 A field that is not in `BIDS_FIELDS` never reaches a sidecar. Texts that people type (study, series and protocol
 descriptions, sequence names, institution, station, operators, comments) and serial numbers are left out: in practice,
-they contain names of patients and staff. An allowed text is also left out if it repeats a word of the names or
-identifiers of patient or staff.
+they contain names of patients and staff. An allowed text is also left out if it repeats a word of the patient's names
+or identifiers, unless it is a code or another fact that nobody types.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pydicom.datadict import keyword_for_tag
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.dataset import Dataset
 
 from node.dicom.private import private_items
@@ -45,29 +45,27 @@ IDENTIFYING = (
     "PatientMotherBirthName",
     "PatientAddress",
     "AccessionNumber",
-    "InstitutionName",
-    "InstitutionAddress",
-    "InstitutionalDepartmentName",
-    "ReferringPhysicianName",
-    "PhysiciansOfRecord",
-    "PerformingPhysicianName",
-    "NameOfPhysiciansReadingStudy",
-    "RequestingPhysician",
-    "OperatorsName",
-    "ContentCreatorName",
-    "StationName",
     "DeviceSerialNumber",
 )
-"""Attributes whose words must not occur in a field."""
+"""Attributes whose words must not occur in a text that may have been typed: those of the patient, and serial numbers.
 
-NEVER_IDENTIFYING = frozenset(
+Institution, station and staff are not among them: no allowed attribute holds their names, but institutions and stations
+are named after manufacturers and models."""
+
+MIN_IDENTIFYING_NUMBER = 100_000
+"""Smaller whole numbers are counts. A larger one, such as a Series Number (0020,0011), may be an identifier."""
+
+CODED_VR = frozenset({"CS", "UI", "TM", "DT", "SQ"})
+"""Value representations of codes, identifiers of objects and times, which nobody types."""
+
+DEVICE_FIELDS = frozenset(
     {
-        *("Modality", "ImageType", "PatientPosition", "Units"),
-        *("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPClassUID"),
+        *("Manufacturer", "ManufacturersModelName", "ImagedNucleus"),
+        *("Units", "RescaleType", "TracerName", "ReconMethodName"),
     }
 )
-"""Fields that are kept even if they repeat such a word: the standard's codes (a phantom may be called ``CT``), and
-identifiers of objects, in which vendors put the serial number of the device."""
+"""Texts that programs require and that the device writes. They are kept even if they repeat the name of a patient:
+phantoms are named after manufacturers and models."""
 
 
 def describe(ds: Dataset, frames: Sequence[Frame]) -> dict[str, Any]:
@@ -94,7 +92,7 @@ def describe(ds: Dataset, frames: Sequence[Frame]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for field in BIDS_FIELDS:
         content = _read(field, sources)
-        if content is not None and (field.name in NEVER_IDENTIFYING or not _repeats(content, words)):
+        if content is not None and not (_is_typed(field) and _repeats(content, words)):
             fields[field.name] = content
     if fields.get("Modality") == "MR":
         private = acquisition_fields(sources)
@@ -162,6 +160,17 @@ def _words(text: str) -> Iterator[str]:
     return (word for word in re.split(r"[\W_]+", text.casefold()) if len(word) > 2)
 
 
+def _is_typed(field: BidsField) -> bool:
+    """Return whether the text of a field may have been typed, so that it could name a person."""
+    if field.name in DEVICE_FIELDS:
+        return False
+    return not all(dictionary_has_tag(keyword) and dictionary_VR(keyword) in CODED_VR for keyword in field.keywords)
+
+
 def _repeats(content: Any, words: set[str]) -> bool:
+    """Return whether a text, one of a list of texts, or a number that may be an identifier has one of the words."""
     parts = content if isinstance(content, list) else [content]
-    return any(word in words for part in parts if isinstance(part, (str, int)) for word in _words(str(part)))
+    telling = [
+        part for part in parts if isinstance(part, str) or (isinstance(part, int) and part >= MIN_IDENTIFYING_NUMBER)
+    ]
+    return any(word in words for part in telling for word in _words(str(part)))
