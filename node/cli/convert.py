@@ -123,7 +123,8 @@ def _print(listing: dict[str, Any], out: Path) -> None:
             ],
         )
     for refusal in listing["refusals"]:
-        print(f"refused {refusal['series_instance_uid']}: {refusal['reason']}: {refusal['detail']}")
+        series = refusal["series_instance_uid"] or "files without a series"
+        print(f"refused {series}: {refusal['reason']}: {refusal['detail']}")
     if listing["not_dicom"]:
         print(f"skipped {len(listing['not_dicom'])} files that are not DICOM")
     print(f"{len(listing['volumes'])} files, {len(listing['refusals'])} refusals: {out / 'conversion.json'}")

@@ -70,6 +70,7 @@ def convert_folder(
     cancelled = threading.Event()
     with _work_folder(out) as work, ThreadPoolExecutor(workers, "series") as pool:
         series = _grouped(paths, work, listing["not_dicom"])
+        _refuse_nameless(series, listing["refusals"])
         try:
             names = list(_folder_names(series))
             converting = [
@@ -167,10 +168,7 @@ def _move(folder: Path, destination: Path) -> None:
 def _grouped(
     paths: Iterable[Path], unpacked: Path, not_dicom: list[dict[str, str]]
 ) -> dict[tuple[str, str], list[tuple[str, Path]]]:
-    """Group files by study and series, in order of first appearance; unpack members of zip files.
-
-    Each file without a Series Instance UID is a series by itself: two such files may be of different patients.
-    """
+    """Group files by study and series, in order of first appearance; unpack members of zip files."""
     series: dict[tuple[str, str], list[tuple[str, Path]]] = {}
     for number, file in enumerate(find_instances(paths)):
         if isinstance(file, SkippedFile):
@@ -184,13 +182,28 @@ def _grouped(
                 not_dicom.append({"name": file.name, "reason": str(error)})
                 continue
         identity = file.identity
-        nameless = f"no series, instance {identity.sop_instance_uid}"
-        key = (
-            identity.study_instance_uid if identity.series_instance_uid else nameless,
-            identity.series_instance_uid,
-        )
+        key = identity.study_instance_uid, identity.series_instance_uid
         series.setdefault(key, []).append((identity.sop_instance_uid, path))
     return series
+
+
+def _refuse_nameless(series: dict[tuple[str, str], list[tuple[str, Path]]], refusals: list[dict[str, Any]]) -> None:
+    """Refuse the files without a Series Instance UID, as a node does: two of them may be of different patients."""
+    nameless = [key for key in series if not key[1]]
+    uids = tuple(uid for key in nameless for uid, _ in series.pop(key))
+    if uids:
+        detail = "the data set has no Series Instance UID (0020,000E), which every instance must have (PS3.3 C.7.3.1)"
+        refusals.append(_refusal_row("", Refusal(Reason.UNREADABLE, detail, uids)))
+
+
+def _refusal_row(series_instance_uid: str, refusal: Refusal) -> dict[str, Any]:
+    return {
+        "series_instance_uid": series_instance_uid,
+        "reason": refusal.reason.value,
+        "detail": refusal.detail,
+        "stack": refusal.stack,
+        "instances": len(refusal.sop_instance_uids),
+    }
 
 
 def _list(
@@ -204,7 +217,5 @@ def _list(
         for file in converted.files:
             listing["volumes"].append({**own, **asdict(file), "path": f"{folder}/{file.path}"})
         listing["exclusions"] += [{**own, **asdict(exclusion)} for exclusion in converted.exclusions]
-    listing["series"].append({"study_instance_uid": study if series_instance_uid else "", **own, "verdict": verdict})
-    for refusal in refusals:
-        row = {**own, "reason": refusal.reason.value, "detail": refusal.detail}
-        listing["refusals"].append({**row, "stack": refusal.stack, "instances": len(refusal.sop_instance_uids)})
+    listing["series"].append({"study_instance_uid": study, **own, "verdict": verdict})
+    listing["refusals"] += [_refusal_row(series_instance_uid, refusal) for refusal in refusals]

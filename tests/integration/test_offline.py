@@ -53,13 +53,16 @@ def test_conversion_json_tells_the_verdict_on_each_series(tmp_path: Path) -> Non
     }
 
 
-def test_files_that_name_no_series_are_never_put_together(tmp_path: Path) -> None:
-    instances = make.ct_series(3)
+def test_files_that_name_no_series_are_refused_and_the_attribute_is_named(tmp_path: Path) -> None:
+    instances, named = make.ct_series(3), make.ct_series(4)
     for ds in instances:
         del ds.SeriesInstanceUID
-    listing = convert_folder([saved(instances, tmp_path / "in")], tmp_path / "out", OPTIONS, here)
-    assert [row["instances"] for row in listing["volumes"]] == [1, 1, 1]
-    assert len({row["path"] for row in listing["volumes"]}) == 3
+    listing = convert_folder([saved(instances + named, tmp_path / "in")], tmp_path / "out", OPTIONS, here)
+    [refusal] = listing["refusals"]
+    assert (refusal["reason"], refusal["instances"], refusal["series_instance_uid"]) == ("unreadable", 3, "")
+    assert "Series Instance UID (0020,000E)" in refusal["detail"]
+    assert [row["instances"] for row in listing["volumes"]] == [4]
+    assert [row["series_instance_uid"] for row in listing["series"]] == [named[0].SeriesInstanceUID]
 
 
 def test_members_of_a_zip_file_are_converted_and_damaged_ones_are_told(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from node.dicom.values import number, text
+from node.dicom.values import items, number, text
 from node.errors import ConversionRefused
 from node.volume.model import Volume
 from node.volume.objects import dose, segmentation
@@ -36,6 +36,20 @@ def without_pixels(ds: Dataset) -> ConversionRefused:
     return ConversionRefused(Reason.INCOMPLETE, f"{name} without Pixel Data (7FE0,0010)")
 
 
+def _is_of_a_slide(ds: Dataset) -> bool:
+    """Return whether an instance, such as a segmentation or a map of a slide, has the slide's frame of reference.
+
+    PS3.3 C.7.6.17.3, C.8.12.6 and C.8.12.14; Dimension Organization Type (0020,9311) is optional.
+    """
+    if text(ds, "DimensionOrganizationType").startswith("TILED") or "TotalPixelMatrixColumns" in ds:
+        return True
+    groups = (*items(ds, "SharedFunctionalGroupsSequence")[:1], *items(ds, "PerFrameFunctionalGroupsSequence")[:1])
+    orientations = (orientation for group in groups for orientation in items(group, "PlaneOrientationSequence"))
+    return any("PlanePositionSlideSequence" in group for group in groups) or any(
+        "ImageOrientationSlide" in orientation for orientation in orientations
+    )
+
+
 def special_volumes(ds: Dataset, stack: int) -> tuple[Volume, ...] | None:
     """Return the volumes of a segmentation or of a dose grid; None if the instance is neither.
 
@@ -53,7 +67,7 @@ def special_volumes(ds: Dataset, stack: int) -> tuple[Volume, ...] | None:
         ``tiled-slide``, or the reason why a segmentation or dose has no volume.
     """
     sop_class = text(ds, "SOPClassUID")
-    if sop_class in _SLIDES or text(ds, "DimensionOrganizationType").startswith("TILED"):
+    if sop_class in _SLIDES or _is_of_a_slide(ds):
         raise ConversionRefused(Reason.TILED_SLIDE, "the tiles of a whole slide microscopy image are not a volume")
     if sop_class in segmentation.SOP_CLASSES:
         return segmentation.volumes(ds, stack)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydicom.dataset import Dataset
-from pydicom.uid import generate_uid
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from node.dicom.values import items, number, numbers, text, whole
+from node.dicom.values import held_elements, items, number, numbers, text, whole
 from node.errors import ConversionRefused
 from node.volume.describe.sidecar_fields import describe
 from node.volume.model import Array, Float, Geometry, Kind, Source, Volume
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
 SOP_CLASSES = frozenset((SEGMENTATION, LABEL_MAP))
+
+PIXEL_DATA = 0x7FE00010
 
 MAX_VOXELS = 1 << 31
 """Largest label volume: a few distant planes can span a grid of any size."""
@@ -39,13 +40,20 @@ def volumes(ds: Dataset, stack: int) -> tuple[Volume, ...]:
     Raises
     ------
     ConversionRefused
-        ``bad-geometry``: the planes are unevenly spaced; ``contradictory`` or ``too-large``; or the pixels are refused.
+        ``bad-geometry``: the planes are unevenly spaced, or have no position; ``contradictory`` or ``too-large``; or
+        the pixels are refused.
 
     Notes
     -----
     PS3.3 C.8.20 and A.51.
     """
     reader = frame_reader(ds)
+    if not any(_position(ds, index) for index in range(reader.frames)):
+        raise ConversionRefused(
+            Reason.BAD_GEOMETRY,
+            "the segmentation is of a projection, or lost its geometry: no frame has an Image Position (Patient) "
+            "(0020,0032)",
+        )
     geometry = _geometry(ds)
     slices = geometry.spatial_shape[0]
     if slices * reader.rows * reader.columns > MAX_VOXELS:
@@ -79,11 +87,13 @@ def _geometry(ds: Dataset) -> VolumeGeometry:
     """Return highdicom's geometry of the grid of the planes: index order slice, row, column; mm in LPS."""
     from highdicom.seg import Segmentation  # here: its import takes longer than the conversion of most series
 
-    if "FrameOfReferenceUID" not in ds:  # some anonymisers remove it; highdicom has no geometry without it
-        ds = deepcopy(ds)
-        ds.FrameOfReferenceUID = generate_uid(entropy_srcs=[text(ds, "SOPInstanceUID")])
+    header = Dataset({tag: element for tag, element in held_elements(ds).items() if tag != PIXEL_DATA})
+    header.file_meta = FileMetaDataset()  # highdicom refuses transfer syntaxes that pydicom does not name
+    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    if "FrameOfReferenceUID" not in header:  # some anonymisers remove it; highdicom has no geometry without it
+        header.FrameOfReferenceUID = generate_uid(entropy_srcs=[text(ds, "SOPInstanceUID")])
     try:
-        geometry = Segmentation.from_dataset(ds, copy=True).get_volume_geometry(allow_missing_positions=True)
+        geometry = Segmentation.from_dataset(header, copy=True).get_volume_geometry(allow_missing_positions=True)
     except MemoryError:
         raise
     except Exception as error:  # a missing attribute makes highdicom raise anything
@@ -105,13 +115,18 @@ def _frame_group(ds: Dataset, index: int, keyword: str) -> Sequence[Dataset]:
     return ()
 
 
+def _position(ds: Dataset, index: int) -> tuple[float, ...] | None:
+    """Return Image Position (Patient) of a frame in mm, if it has one."""
+    macro = _frame_group(ds, index, "PlanePositionSequence")
+    return numbers(macro[0], "ImagePositionPatient", 3) if macro else None
+
+
 def _planes(ds: Dataset, frames: int, geometry: VolumeGeometry) -> list[int]:
     """Return the slice index of each frame."""
     to_index = np.linalg.inv(geometry.affine)
     planes = []
     for index in range(frames):
-        macro = _frame_group(ds, index, "PlanePositionSequence")
-        position = numbers(macro[0], "ImagePositionPatient", 3) if macro else None
+        position = _position(ds, index)
         if position is None:
             detail = f"frame {index + 1} of the segmentation has no Image Position (Patient) (0020,0032)"
             raise ConversionRefused(Reason.BAD_GEOMETRY, detail)

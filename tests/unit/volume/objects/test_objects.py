@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from copy import deepcopy
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 from highdicom.content import AlgorithmIdentificationSequence
 from highdicom.seg import Segmentation, SegmentDescription
 from pydicom import Dataset, FileDataset
+from pydicom.encaps import encapsulate
 from pydicom.sr.codedict import codes
 from pydicom.uid import EnhancedPETImageStorage, generate_uid
 
+from node.dicom.uids import REGISTERED_UIDS
 from node.errors import ConversionRefused
 from node.volume import objects
 from node.volume.assemble import assemble
@@ -20,6 +23,8 @@ from node.volume.describe.uptake import SuvUnknown, suv_factor, with_uptake
 from node.volume.model import Geometry, Kind, Volume
 from node.volume.objects import segmentation
 from node.volume.objects.dose import SOP_CLASS as DOSE
+from node.volume.read.pixels import frame_reader
+from node.volume.read.transfer_syntaxes import DEFLATED_IMAGE_FRAME
 from node.volume.reasons import Reason, WarningKind
 from tests import make
 
@@ -151,11 +156,52 @@ def test_a_segmentation_without_a_frame_of_reference_keeps_its_place() -> None:
     assert "FrameOfReferenceUID" not in volume.attributes
 
 
-def test_a_segmentation_without_positions_is_refused() -> None:
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
+def test_the_frames_of_a_segmentation_may_be_deflated_one_by_one(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.delitem(REGISTERED_UIDS, DEFLATED_IMAGE_FRAME)  # only pynetdicom, which no converter loads, adds it
+    labels = np.random.default_rng(4).integers(0, 4, (SLICES, ROWS, COLUMNS), np.uint8)
+    ds = segments(labels, kind)
+    reader = frame_reader(ds)
+    frames = [reader(index) for index in range(reader.frames)]
+    packed = [np.packbits(frame, bitorder="little") if ds.BitsAllocated == 1 else frame for frame in frames]
+    ds.file_meta.TransferSyntaxUID = DEFLATED_IMAGE_FRAME
+    ds.PixelData = encapsulate([deflated(frame.tobytes()) for frame in packed])
+    ds["PixelData"].is_undefined_length = True
+    before = ds.PixelData
+    (volume,) = volumes(ds)
+    assert np.array_equal(ascending(volume), labels)
+    assert (ds.PixelData, ds.file_meta.TransferSyntaxUID) == (before, DEFLATED_IMAGE_FRAME)
+
+
+def deflated(data: bytes) -> bytes:
+    worker = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return worker.compress(data) + worker.flush()
+
+
+def test_a_segmentation_of_a_projection_is_refused_because_it_has_no_positions() -> None:
     ds = segments(random_masks(1))
     for group in ds.PerFrameFunctionalGroupsSequence:
         del group.PlanePositionSequence
-    assert refusal(ds).reason in ("bad-geometry", "contradictory")
+    refused = refusal(ds)
+    assert refused.reason == Reason.BAD_GEOMETRY
+    assert "projection" in refused.detail
+    assert "(0020,0032)" in refused.detail
+
+
+@pytest.mark.parametrize("where", ["per frame", "shared", "matrix"])
+def test_a_segmentation_of_a_slide_is_refused_as_tiles(where: str) -> None:
+    ds = segments(random_masks(1))
+    for group in ds.PerFrameFunctionalGroupsSequence:
+        del group.PlanePositionSequence
+        if where == "per frame":
+            group.PlanePositionSlideSequence = [Dataset()]
+    if where == "shared":
+        orientation = Dataset()
+        orientation.ImageOrientationSlide = [0, -1, 0, -1, 0, 0]
+        ds.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence = [orientation]
+    if where == "matrix":
+        ds.TotalPixelMatrixColumns, ds.TotalPixelMatrixRows = 700, 500
+    assert refusal(ds).reason == Reason.TILED_SLIDE
 
 
 def test_uneven_planes_of_a_segmentation_are_refused() -> None:
