@@ -225,6 +225,9 @@ class Convert(SettingsSection):
 
     formats: tuple[VolumeFormat, ...] = Field(("nifti", "mhd"), min_length=1, description="file formats of each volume")
     compress: bool = Field(True, description="write .nii.gz and .zraw instead of .nii and .raw")
+    nifti_extension: bool = Field(
+        False, description="put the sidecar into the header of NIfTI files, too, as an extension of code 6 (comment)"
+    )
     thumbnails: bool = Field(True, description="write a PNG of the middle slice beside each volume")
     thumbnail_pixels: int = Field(256, ge=16, le=4096, description="long side of a thumbnail, in pixels")
     previews: bool = Field(False, description="write a PNG of three orthogonal planes beside each volume")

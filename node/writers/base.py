@@ -66,6 +66,12 @@ def stem_of(volume: Volume) -> str:
     return "_".join(words)
 
 
+def slice_timing_of(volume: Volume) -> list[float] | None:
+    """Return SliceTiming in the order of the slices; None if it is unknown, or if these are no longer those slices."""
+    timing: list[float] = volume.attributes.get("SliceTiming", [])
+    return timing if volume.kind is Kind.VOLUME and len(timing) == volume.shape[2] else None
+
+
 MIN_THREADED_DIGEST_BYTES = 1 << 18
 """Larger pieces are digested by another thread while they and later pieces are written."""
 

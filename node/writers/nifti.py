@@ -17,8 +17,9 @@ from isal import igzip_threaded
 from nibabel import nifti1, nifti2
 
 from node import __version__
-from node.volume.model import Float, Kind, Volume
+from node.volume.model import Float, Volume
 from node.writers.base import SCALING_TOLERANCE, NewFile, WrittenFile, stored_slabs, write_file
+from node.writers.nifti_fields import header_extension, set_acquisition, set_display_range, set_intent
 from node.writers.options import WriteOptions
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -44,40 +45,44 @@ HEADERS: dict[tuple[bool, bool], Any] = {  # by (too large for NIfTI-1, a pair o
 RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 
 
-def write_nifti(volume: Volume, folder: Path, stem: str, options: WriteOptions) -> WrittenFile:
-    """Write a ``.nii.gz``, or ``.nii`` without compression."""
-    head = nifti_header(volume, pair=False)
+def write_nifti(volume: Volume, folder: Path, stem: str, options: WriteOptions, extension: bytes = b"") -> WrittenFile:
+    """Write a ``.nii.gz``, or ``.nii`` without compression; `extension` is the text of a header extension."""
+    head = nifti_header(volume, pair=False, extension=extension)
     path = folder / f"{stem}.nii{'.gz' if options.compress else ''}"
     with NewFile(path) as stream:
         if options.compress:
             # The bytes do not depend on the number of threads, and isal writes no time or name into the header.
             threads = min(4, os.cpu_count() or 1)
             with igzip_threaded.open(stream, "wb", compresslevel=COMPRESSION_LEVEL, threads=threads) as packed:
-                _write_body(packed, head, volume)
+                _write_body(packed, head, volume, extension)
         else:
-            _write_body(stream, head, volume)
+            _write_body(stream, head, volume, extension)
     return stream.written(volume.kind, "nifti")
 
 
-def write_pair(volume: Volume, folder: Path, stem: str, options: WriteOptions) -> WrittenFile:
+def write_pair(volume: Volume, folder: Path, stem: str, options: WriteOptions, extension: bytes = b"") -> WrittenFile:
     """Write a NIfTI ``.hdr`` and its ``.img``, uncompressed, as readers of pairs expect."""
     image = folder / f"{stem}.img"
     with NewFile(image) as stream:
         for slab in stored_slabs(volume.voxels):
             stream.write(slab)
     head = nifti_header(volume, pair=True)
-    header = write_file(folder / f"{stem}.hdr", head.binaryblock + bytes(4))
+    header = write_file(folder / f"{stem}.hdr", head.binaryblock + _extensions(extension))
     return header.written(volume.kind, "nifti-pair", (image,))
 
 
-def _write_body(stream: Any, head: Any, volume: Volume) -> None:
-    stream.write(head.binaryblock)
-    stream.write(bytes(int(head["vox_offset"]) - len(head.binaryblock)))  # four zeros: no extensions follow
+def _write_body(stream: Any, head: Any, volume: Volume, extension: bytes) -> None:
+    stream.write(head.binaryblock + _extensions(extension))
     for slab in stored_slabs(volume.voxels):
         stream.write(slab)
 
 
-def nifti_header(volume: Volume, *, pair: bool) -> Any:
+def _extensions(text: bytes) -> bytes:
+    """Return what follows the header: four bytes that tell whether extensions follow, and the extension."""
+    return bytes((1, 0, 0, 0)) + header_extension(text) if text else bytes(4)
+
+
+def nifti_header(volume: Volume, *, pair: bool, extension: bytes = b"") -> Any:
     """Return nibabel's header for `volume`; NIfTI-2 if a dimension or the scaling requires it.
 
     sform and qform both have code 1 (scanner), the qform only if a rotation and zooms can represent the affine. Without
@@ -92,9 +97,10 @@ def nifti_header(volume: Volume, *, pair: bool) -> Any:
     head.set_slope_inter(volume.slope, volume.intercept)
     head["descrip"] = f"voxelnode {__version__}".encode("ascii")
     if not pair:
-        head["vox_offset"] = 544 if large else 352
-    if volume.kind is Kind.MASK or (volume.modality == "SEG" and volume.voxels.dtype.kind in "iu"):
-        head.set_intent("label")
+        head["vox_offset"] = len(head.binaryblock) + len(_extensions(extension))
+    set_acquisition(head, volume)
+    set_display_range(head, volume)
+    set_intent(head, volume)
     if volume.affine_lps is not None:
         _place(head, LPS_TO_RAS @ volume.affine_lps, volume)
     return head

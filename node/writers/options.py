@@ -15,6 +15,7 @@ class WriteOptions:
 
     formats: tuple[VolumeFormat, ...] = ("nifti", "mhd")
     compress: bool = True
+    nifti_extension: bool = False
     thumbnails: bool = True
     thumbnail_pixels: int = 256
     previews: bool = False

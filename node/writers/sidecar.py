@@ -12,40 +12,44 @@ from typing import Any
 import numpy as np
 
 from node import __version__
-from node.volume.model import Kind, Volume
-from node.writers.base import real_dtype, write_file
+from node.volume.model import Volume
+from node.writers.base import real_dtype, slice_timing_of, write_file
 from node.writers.options import WriteOptions
 
 TIME_OF_DAY_TOLERANCE_S = 1.0
 """Some scanners write Acquisition Time in whole seconds."""
 
 
-def write_sidecar(volume: Volume, folder: Path, stem: str, options: WriteOptions, notes: Mapping[str, str]) -> Path:
-    """Write ``STEM.json`` and return its path.
+def sidecar_fields(volume: Volume, options: WriteOptions, notes: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of the sidecar.
 
     Parameters
     ----------
     notes : mapping of format to a sentence
         For each format, the properties of this volume that it cannot represent.
     """
+    attributes = dict(volume.attributes)
+    if slice_timing_of(volume) is None:
+        attributes.pop("SliceTiming", None)
+    return attributes | _bids(volume) | _ours(volume, options, notes)
+
+
+def write_sidecar(fields: Mapping[str, Any], folder: Path, stem: str) -> Path:
+    """Write ``STEM.json`` and return its path."""
     path = folder / f"{stem}.json"
-    fields = _attributes(volume) | _bids(volume) | _ours(volume, options, notes)
     lines = (f"  {json.dumps(name)}: {_json(content)}" for name, content in fields.items())
     write_file(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode("utf-8", "replace"))
     return path
 
 
-def _attributes(volume: Volume) -> dict[str, Any]:
-    """Return the fields of the stack, without slice timing if the volume no longer has the original slices."""
-    fields = dict(volume.attributes)
-    if volume.kind is not Kind.VOLUME or len(fields.get("SliceTiming", ())) != volume.shape[2]:
-        fields.pop("SliceTiming", None)
-    return fields
+def ascii_json(fields: Mapping[str, Any]) -> bytes:
+    """Return the fields as JSON in ASCII, on one line."""
+    return _json(fields, ensure_ascii=True).encode("ascii")
 
 
-def _json(content: Any) -> str:
-    """Return one field on one line; NumPy numbers become JSON numbers, and NaN raises ValueError."""
-    return json.dumps(content, ensure_ascii=False, allow_nan=False, default=lambda number: number.item())
+def _json(content: Any, *, ensure_ascii: bool = False) -> str:
+    """Return JSON on one line; NumPy numbers become JSON numbers, and NaN raises ValueError."""
+    return json.dumps(content, ensure_ascii=ensure_ascii, allow_nan=False, default=lambda number: number.item())
 
 
 def _bids(volume: Volume) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from node.volume.model import Kind, Volume
@@ -15,11 +16,13 @@ from node.writers.nifti import write_nifti, write_pair
 from node.writers.npz import write_npz
 from node.writers.options import WriteOptions
 from node.writers.pictures import write_pictures
-from node.writers.sidecar import write_sidecar
+from node.writers.sidecar import ascii_json, sidecar_fields, write_sidecar
 
-WRITERS: dict[str, Callable[[Volume, Path, str, WriteOptions], WrittenFile]] = {
-    "nifti": write_nifti,
-    "nifti-pair": write_pair,
+Writer = Callable[[Volume, Path, str, WriteOptions], WrittenFile]
+
+NIFTI_WRITERS = {"nifti": write_nifti, "nifti-pair": write_pair}
+
+WRITERS: dict[str, Writer] = {
     "analyze": write_analyze,
     "mhd": write_metaimage,
     "npz": write_npz,
@@ -39,11 +42,11 @@ def write_volume(volume: Volume, folder: Path, stem: str, options: WriteOptions)
         A file exists already: the stems in one folder must differ.
     """
     formats = [name for name in options.formats if name != "analyze" or fits_analyze(volume)]
-    files = [WRITERS[name](volume, folder, stem, options) for name in formats]
-    beside = (
-        *write_gradients(volume, folder, stem),
-        write_sidecar(volume, folder, stem, options, _notes(volume, options)),
-    )
+    fields = sidecar_fields(volume, options, _notes(volume, options))
+    extension = ascii_json(fields) if options.nifti_extension else b""
+    writers = WRITERS | {name: partial(write, extension=extension) for name, write in NIFTI_WRITERS.items()}
+    files = [writers[name](volume, folder, stem, options) for name in formats]
+    beside = (*write_gradients(volume, folder, stem), write_sidecar(fields, folder, stem))
     files = [replace(file, companions=(*file.companions, *beside)) for file in files]
     if volume.kind is Kind.MASK:
         return files

@@ -1,0 +1,156 @@
+"""Fields of a NIfTI header beyond the grid, as nibabel reads them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from node.volume.model import Display, Kind, Volume
+from node.writers.nifti import nifti_header
+from node.writers.nifti_fields import slice_order
+from node.writers.options import WriteOptions
+from node.writers.write import write_volume
+from tests.volumes import volume
+
+STEP_S = 0.0725
+ORDERS = {
+    1: (0, 1, 2, 3, 4, 5, 6),
+    2: (6, 5, 4, 3, 2, 1, 0),
+    3: (0, 2, 4, 6, 1, 3, 5),
+    4: (6, 4, 2, 0, 5, 3, 1),
+    5: (1, 3, 5, 0, 2, 4, 6),
+    6: (5, 3, 1, 6, 4, 2, 0),
+}
+"""Slices in the order of their acquisition, by NIfTI's code."""
+
+
+def header(**changes: Any) -> Any:
+    return nifti_header(volume(**changes), pair=False)
+
+
+def seven_slices(timing: list[float], **changes: Any) -> Volume:
+    voxels = np.zeros((1, 7, 4, 5), np.int16)
+    return volume(voxels, attributes={"SliceTiming": timing, "PhaseEncodingDirection": "j-"}, **changes)
+
+
+def timing_of(order: tuple[int, ...]) -> list[float]:
+    return [round(order.index(index) * STEP_S, 4) for index in range(len(order))]
+
+
+@pytest.mark.parametrize(("code", "order"), ORDERS.items())
+def test_the_order_of_the_slices_is_read_back_as_their_times(code: int, order: tuple[int, ...]) -> None:
+    timing = timing_of(order)
+    head = nifti_header(seven_slices(timing), pair=False)
+    assert int(head["slice_code"]) == code
+    assert (int(head["slice_start"]), int(head["slice_end"])) == (0, 6)
+    assert np.allclose(head.get_slice_times(), timing, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "timing",
+    [
+        [0.0, 0.1, 0.2, 0.0, 0.1, 0.2, 0.0],  # slices excited together
+        [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75],  # a pause
+        [0.0, 0.3, 0.6, 0.1, 0.4, 0.2, 0.5],  # every third slice
+    ],
+)
+def test_an_order_without_a_code_is_left_unknown(timing: list[float]) -> None:
+    head = nifti_header(seven_slices(timing), pair=False)
+    assert [int(head[name]) for name in ("slice_code", "slice_start", "slice_end")] == [0, 0, 0]
+    assert float(head["slice_duration"]) == 0
+    assert head.get_dim_info() == (0, 1, 2)
+
+
+def test_rounded_times_of_a_scanner_still_have_an_order() -> None:
+    exact = np.arange(30) * 2.0 / 30
+    rounded = (np.round(exact / 0.0025) * 0.0025).tolist()
+    order = slice_order(rounded)
+    assert order is not None
+    assert order[0] == 1
+    assert order[1] == pytest.approx(2 / 30, rel=0.01)
+
+
+def test_slice_times_of_other_slices_are_not_told_of_a_resampled_volume() -> None:
+    head = nifti_header(seven_slices(timing_of(ORDERS[1]), kind=Kind.RESAMPLED), pair=False)
+    assert int(head["slice_code"]) == 0
+    assert head.get_dim_info() == (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({"PhaseEncodingDirection": "i"}, (1, 0, 2)),
+        ({"PhaseEncodingAxis": "j"}, (0, 1, 2)),
+        ({}, (None, None, 2)),
+    ],
+)
+def test_the_axes_of_frequency_phase_and_slice_are_told_of_magnetic_resonance(
+    attributes: dict[str, str], expected: tuple[int | None, ...]
+) -> None:
+    assert header(attributes=attributes).get_dim_info() == expected
+    assert header(attributes=attributes, modality="CT").get_dim_info() == (None, None, None)
+
+
+def test_a_series_that_is_triggered_begins_at_its_first_trigger_time() -> None:
+    voxels = np.zeros((3, 2, 4, 5), np.int16)
+    phases = {"of_each_time": {"TriggerTime": [0.012, 0.052, 0.092]}}
+    assert float(header(voxels=voxels, attributes=phases, time_step_s=0.04)["toffset"]) == pytest.approx(0.012)
+    assert float(header(voxels=voxels, attributes=phases, time_step_s=2.0)["toffset"]) == 0
+
+
+def test_the_first_window_that_shows_anything_is_the_display_range() -> None:
+    ct = {"modality": "CT", "slope": 2.0, "intercept": -20.0}
+    head = header(display=Display(((9000.0, 10.0), (40.0, 50.0))), **ct)
+    assert (float(head["cal_min"]), float(head["cal_max"])) == (15, 65)
+    head = header(**ct)
+    assert (float(head["cal_min"]), float(head["cal_max"])) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"kind": Kind.MASK}, ("label", "body mask")),
+        ({"modality": "SEG"}, ("label", "segments")),
+        ({"modality": "SEG", "slope": 1 / 255}, ("estimate", "fraction")),
+        ({"modality": "RTDOSE", "slope": 1e-4}, ("estimate", "dose")),
+        ({"modality": "PT", "attributes": {"SUVType": "BW"}}, ("estimate", "SUVbw")),
+        ({"attributes": {"ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "ADC", "ND"]}}, ("estimate", "ADC")),
+        ({"attributes": {"ImageType": ["DERIVED", "PRIMARY", "T2_STAR MAP", "ND"]}}, ("estimate", "T2_STAR MAP")),
+        ({"attributes": {"Units": "Hz"}}, ("estimate", "field map")),
+        ({"attributes": {"ImageType": ["ORIGINAL", "PRIMARY", "M", "ND"]}}, ("none", "")),
+    ],
+)
+def test_labels_and_maps_are_told_by_their_intent(changes: dict[str, Any], expected: tuple[str, str]) -> None:
+    code, _, name = header(**changes).get_intent()
+    assert (code, name) == expected
+
+
+@pytest.mark.parametrize("name", ["nifti", "nifti-pair"])
+@pytest.mark.parametrize("compress", [True, False])
+@pytest.mark.parametrize("columns", [5, 40_000])  # more than NIfTI-1 can hold
+def test_the_extension_holds_the_sidecar_and_the_voxels_stay_in_place(
+    tmp_path: Path, name: Any, compress: bool, columns: int
+) -> None:
+    voxels = np.arange(24 * columns, dtype=np.int16).reshape(1, 3, 8, columns)
+    attributes = {"Manufacturer": "Ärzte & Söhne", "EchoTime": 0.03}
+    one = volume(voxels, attributes=attributes)
+    options = WriteOptions(formats=(name,), compress=compress, thumbnails=False, nifti_extension=True)
+    [file] = write_volume(one, tmp_path, "volume", options)
+    image: Any = nib.load(file.path)
+    assert np.array_equal(np.asarray(image.dataobj), voxels[0].transpose(2, 1, 0))
+    [extension] = image.header.extensions
+    assert extension.get_code() == 6
+    assert json.loads(extension.get_content()) == json.loads((tmp_path / "volume.json").read_text("utf-8"))
+
+
+def test_without_the_option_there_is_no_extension(tmp_path: Path) -> None:
+    [file] = write_volume(volume(), tmp_path, "volume", WriteOptions(formats=("nifti",), thumbnails=False))
+    content = gzip.decompress(file.path.read_bytes())
+    assert content[348:352] == bytes(4)
+    assert len(content) == 352 + 60 * 2
