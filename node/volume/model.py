@@ -34,6 +34,7 @@ class Kind(StrEnum):
 
     VOLUME = "volume"
     RESAMPLED = "resampled"  # interpolated onto an even upright grid, always in addition to its source volume
+    SUV = "suv"  # uptake: the voxels of a PET volume with another slope, always in addition to it
     THUMBNAIL = "thumbnail"
     PREVIEW = "preview"  # three orthogonal planes
     PROJECTION = "projection"  # MIP or MinIP

@@ -13,7 +13,7 @@ from node.dicom.private import PrivateTag, private_numbers, private_text
 from node.dicom.values import items, number, text, texts
 from node.errors import VoxelnodeError
 from node.volume.elements import instant, instant_of, seconds_of_day
-from node.volume.model import Assembly, Display, Volume
+from node.volume.model import Assembly, Display, Kind, Volume
 from node.volume.reasons import VolumeWarning, WarningKind
 
 _GE_SCAN_TIME = PrivateTag(0x0009, "GEMS_PETD_01", 0x0D, "DT")
@@ -35,7 +35,6 @@ _MIN_DOSE_BQ = 1e5
 _FACTOR_TOLERANCE = 1e-6
 """Allowed relative difference of the factors between the instances of a volume, which stem from rounded decimals."""
 
-SUFFIX = "suv"
 _UNITS = {"Bq/ml": "BQML", "Bq/mL": "BQML", "g/ml{SUVbw}": "GML", "g/mL{SUVbw}": "GML"}
 """Codes of UCUM (PS3.16 CID 84, CID 85), with their names in Units (0054,1001)."""
 _NOT_OF_UPTAKE = ("RescaleType", "RealWorldValueSlope", "RealWorldValueIntercept", "RealWorldValueUnits")
@@ -64,7 +63,7 @@ class SuvFactors:
 def with_uptake(assembly: Assembly, dataset_of: Callable[[str], Dataset]) -> Assembly:
     """Return the volumes of a series, each PET volume followed by a second one of standardised uptake values.
 
-    The second volume shares the voxels of the first; its slope and intercept turn them into g/ml, its suffix ends in
+    The second volume shares the voxels of the first; its slope and intercept turn them into g/ml, its kind is
     ``suv``, and its attributes state what the factor was computed from. If the factor is unknown, the warning
     ``suv-unknown`` of the volume names what is missing.
 
@@ -99,10 +98,14 @@ def _factors(volume: Volume, dataset_of: Callable[[str], Dataset]) -> SuvFactors
 
 def _uptake(volume: Volume, factors: SuvFactors) -> Volume:
     fields = {name: value for name, value in volume.attributes.items() if name not in _NOT_OF_UPTAKE}
+    resampled = (
+        Kind.RESAMPLED.value if volume.kind is Kind.RESAMPLED else ""
+    )  # separates it from the stored planes' one
     windows = tuple((centre * factors.factor, width * factors.factor) for centre, width in volume.display.windows)
     return replace(
         volume,
-        suffix="-".join(filter(None, (volume.suffix, SUFFIX))),
+        kind=Kind.SUV,
+        suffix="-".join(filter(None, (volume.suffix, resampled))),
         slope=volume.slope * factors.factor,
         intercept=volume.intercept * factors.factor,
         display=Display(windows, volume.display.function, padding=volume.display.padding),

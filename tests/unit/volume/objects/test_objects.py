@@ -26,6 +26,7 @@ from node.volume.objects.dose import SOP_CLASS as DOSE
 from node.volume.read.pixels import frame_reader
 from node.volume.read.transfer_syntaxes import DEFLATED_IMAGE_FRAME
 from node.volume.reasons import Reason, WarningKind
+from node.writers.base import stem_of
 from tests import make
 
 ROWS, COLUMNS, SLICES, SPACING = 5, 7, 4, 2.5
@@ -553,7 +554,8 @@ def test_a_volume_of_uptake_lies_beside_that_of_activity_and_tells_its_factors()
     activity, uptake = uptake_of(pet_series())
     factor = suv_factor(pet()).factor
     assert (activity.suffix, activity.slope, activity.attributes["Units"]) == ("", 0.5, "Bq/mL")
-    assert (uptake.suffix, uptake.slope, uptake.attributes["Units"]) == ("suv", 0.5 * factor, "g/mL")
+    assert (uptake.suffix, uptake.slope, uptake.attributes["Units"]) == ("", 0.5 * factor, "g/mL")
+    assert (activity.kind, uptake.kind, stem_of(uptake)) == (Kind.VOLUME, Kind.SUV, "volume_suv")
     assert "RescaleType" not in uptake.attributes
     assert uptake.voxels is activity.voxels
     assert uptake.display.windows == ((100 * factor, 200 * factor),)
@@ -564,6 +566,17 @@ def test_a_volume_of_uptake_lies_beside_that_of_activity_and_tells_its_factors()
         "half_life_s": 6586.2,
         "decay_s": 3600,
     }
+
+
+def test_the_uptake_of_a_resampled_volume_has_a_name_of_its_own() -> None:
+    places = [(-50.0, -40.0, z) for z in (0.0, 2.0, 7.0)]
+    volumes = uptake_of(pet_series(positions=places))
+    assert [(volume.kind, stem_of(volume)) for volume in volumes] == [
+        (Kind.VOLUME, "volume"),
+        (Kind.SUV, "volume_suv"),
+        (Kind.RESAMPLED, "volume_resampled"),
+        (Kind.SUV, "volume_resampled_suv"),
+    ]
 
 
 def test_slopes_that_vary_are_in_the_voxels_before_they_become_uptake() -> None:
