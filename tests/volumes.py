@@ -18,6 +18,8 @@ EVERYTHING = WriteOptions(
     projections=True,
     montages=True,
     body_masks=True,
+    body_contours=True,
+    masked_volumes=True,
 )
 """Every format and every picture."""
 

@@ -238,6 +238,15 @@ class Convert(SettingsSection):
     )
     montages: bool = Field(False, description="write a PNG of every fifth slice beside each volume")
     body_masks: bool = Field(False, description="write a label volume of the body beside each CT volume")
+    body_contours: bool = Field(
+        False, description="write the outlines of the body beside each CT volume: polygons in mm, as JSON"
+    )
+    masked_volumes: bool = Field(
+        False, description="write a second volume beside each CT volume, with air outside of the body"
+    )
+    body_threshold_hu: float = Field(
+        -300.0, ge=-1024, le=3071, description="value in HU above which a voxel of a CT may belong to the body"
+    )
     suv: bool = Field(
         False, description="write a volume of standardised uptake values (body weight) beside each PET volume"
     )

@@ -30,7 +30,7 @@ class Geometry(StrEnum):
 
 
 class Kind(StrEnum):
-    """The kind of an output, as in `v_volumes` and conversion.json."""
+    """The kind of an output, as in `v_volumes` and conversion.json: at most 16 characters."""
 
     VOLUME = "volume"
     RESAMPLED = "resampled"  # interpolated onto an even upright grid, always in addition to its source volume
@@ -40,6 +40,8 @@ class Kind(StrEnum):
     PROJECTION = "projection"  # MIP or MinIP
     MONTAGE = "montage"
     MASK = "mask"  # body mask, a label volume
+    MASKED = "masked"  # the volume with air outside of its body mask
+    CONTOURS = "contours"  # the outlines of the body mask
 
 
 @dataclass(slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""The body in a CT as a label volume, by threshold; table and clothes are removed, and holes are filled."""
+"""The body in a CT as a label volume, by threshold, and the CT without the rest: table and clothes are removed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from node.volume.model import Array, Display, Kind, Volume
+from node.volume.rendering import padded
 
 BODY_HU = -300.0
-"""Threshold between lung and fat in HU; air and most cushions are below."""
+"""Default threshold between lung and fat in HU; air and most cushions are below."""
+
+AIR_HU = -1000.0
 
 COARSE_MM = 2.0
 """Pixel size at which the body is located; its outline is then taken at full resolution."""
@@ -19,31 +22,138 @@ COARSE_MM = 2.0
 OPENING_MM = 4.0
 """Radius of the opening that separates the patient from the table."""
 
+HOLLOW_PIXEL_MM = 4.0
+"""Pixel size at which air spaces are located."""
 
-def body_mask(volume: Volume) -> Volume:
+CRACK_MM = 8.0
+"""Widest gap in the wall of an air space that still counts as enclosed."""
+
+MIN_HOLLOW_RADIUS_MM = 15.0
+"""Least radius of a circle within an air space of the body, such as a lung or the inside of a hollow phantom."""
+
+MIN_HOLLOW_ROUNDNESS = 0.25
+"""Least share of that circle in an air space of the body. The inside of a table is flat, with a share of about 0.1."""
+
+MIN_HOLLOW_AIR = 0.6
+"""Least share of air in such a space. The space between a head and a helmet contains the head."""
+
+
+def body_mask(volume: Volume, threshold_hu: float = BODY_HU) -> Volume:
     """Return a volume on the same grid with 1 in the body and 0 outside, for every time.
 
-    The body is the largest connected component above `BODY_HU` after an opening within each slice. Air enclosed in a
-    slice (lungs, bowel, airways) counts as body.
+    The body is the largest connected component above the threshold after an opening within each slice. Air enclosed in
+    a slice (lungs, bowel, airways, the inside of a hollow phantom) counts as body.
+
+    Parameters
+    ----------
+    volume : Volume
+        A CT, in HU.
+    threshold_hu : float
     """
     masks = np.zeros(volume.voxels.shape, np.uint8)
+    above = np.greater if volume.slope > 0 else np.less
     for voxels, mask in zip(volume.voxels, masks, strict=True):
-        np.greater(voxels, (BODY_HU - volume.intercept) / volume.slope, out=mask, casting="unsafe")
+        above(voxels, (threshold_hu - volume.intercept) / volume.slope, out=mask, casting="unsafe")
+        if volume.display.padding is not None:
+            mask[padded(volume, voxels)] = 0
         _keep_body(mask, volume.spacing_mm)
     return replace(volume, voxels=masks, kind=Kind.MASK, slope=1.0, intercept=0.0, diffusion=None, display=Display())
 
 
+def masked(volume: Volume, mask: Volume) -> Volume:
+    """Return a CT in which all voxels outside of a mask are air: -1000 HU, or the nearest value that can be stored."""
+    air = (AIR_HU - volume.intercept) / volume.slope
+    if volume.voxels.dtype.kind in "iu":
+        limits = np.iinfo(volume.voxels.dtype)
+        air = float(np.clip(round(air), limits.min, limits.max))
+    return replace(
+        volume, voxels=np.where(mask.voxels != 0, volume.voxels, volume.voxels.dtype.type(air)), kind=Kind.MASKED
+    )
+
+
 def _keep_body(above: Array, spacing_mm: tuple[float, float, float]) -> None:
     """Clear everything but the body in the mask (slices, rows, columns), and fill its holes, in place."""
-    shrink = [max(1, int(COARSE_MM / spacing_mm[axis])) for axis in (1, 0)]
-    radius = [max(1, round(OPENING_MM / (spacing_mm[axis] * shrink[1 - axis]))) for axis in (0, 1)]
-    coarse = sitk.GetImageFromArray(np.ascontiguousarray(above[:, :: shrink[0], :: shrink[1]]))
-    opened = sitk.BinaryMorphologicalOpening(coarse, [*radius, 0], sitk.sitkBall)
+    coarse = _Grid(above.shape[1:], spacing_mm, COARSE_MM)
+    hollows = _Grid(above.shape[1:], spacing_mm, HOLLOW_PIXEL_MM)
+    enclosed = _air_spaces(hollows.pooled(above), hollows)
+    seeds = sitk.GetImageFromArray(coarse.sampled(above) | coarse.sampled(hollows.enlarged(_with_walls(enclosed))))
+    opened = sitk.BinaryMorphologicalOpening(seeds, [*coarse.radius(OPENING_MM), 0], sitk.sitkBall)
     largest = sitk.RelabelComponent(sitk.ConnectedComponent(opened), sortByObjectSize=True) == 1
     around = sitk.GetArrayFromImage(sitk.BinaryDilate(largest, [1, 1, 0], sitk.sitkBox))
-    for plane, near in zip(above, around, strict=True):
-        plane &= near.repeat(shrink[0], axis=0).repeat(shrink[1], axis=1)[: plane.shape[0], : plane.shape[1]]
+    for plane, near, hollow in zip(above, around, enclosed, strict=True):
+        body = coarse.enlarged(near)
+        plane |= hollows.enlarged(hollow)
+        plane &= body
         plane[...] = _filled(plane)
+
+
+class _Grid:
+    """A coarser grid over the planes of a mask, whose pixels are whole numbers of the mask's."""
+
+    def __init__(self, shape: tuple[int, ...], spacing_mm: tuple[float, float, float], pixel_mm: float) -> None:
+        self._shape = shape
+        self._steps = [max(1, int(pixel_mm / spacing_mm[axis])) for axis in (1, 0)]
+        self.pixel_mm = [spacing_mm[axis] * step for axis, step in zip((1, 0), self._steps, strict=True)]
+        """Size of a pixel along rows and columns of the array, as spacing between rows, then between columns."""
+
+    def sampled(self, mask: Array) -> Array:
+        return np.ascontiguousarray(mask[:, :: self._steps[0], :: self._steps[1]])
+
+    def pooled(self, mask: Array) -> Array:
+        """Return the mask, set where any pixel of the finer one is, so that thin walls stay closed."""
+        starts = [range(0, size, step) for size, step in zip(self._shape, self._steps, strict=True)]
+        return np.maximum.reduceat(np.maximum.reduceat(mask, starts[0], axis=1), starts[1], axis=2)
+
+    def enlarged(self, mask: Array) -> Array:
+        """Return planes of this grid on the finer one."""
+        fine = mask.repeat(self._steps[0], axis=-2).repeat(self._steps[1], axis=-1)
+        return fine[..., : self._shape[0], : self._shape[1]]
+
+    def radius(self, length_mm: float) -> list[int]:
+        """Return a length in pixels, as SimpleITK wants it: along columns, then along rows of the array."""
+        return [max(1, round(length_mm / pixel_mm)) for pixel_mm in reversed(self.pixel_mm)]
+
+
+def _air_spaces(above: Array, grid: _Grid) -> Array:
+    """Return the air that the mask encloses in each slice and that belongs to the body: wide, and not flat.
+
+    Without it, the opening that separates the patient from the table would take the wall of a hollow object, or the
+    thin wall of a chest.
+    """
+    closed = sitk.BinaryMorphologicalClosing(sitk.GetImageFromArray(above), [*grid.radius(CRACK_MM), 0], sitk.sitkBall)
+    enclosed = np.zeros_like(above)
+    for plane, walls, found in zip(sitk.GetArrayFromImage(closed), above, enclosed, strict=True):
+        air = _filled(plane) & ~walls & 1
+        if air.any():
+            found[...] = _wide(air, grid)
+    return enclosed
+
+
+def _wide(air: Array, grid: _Grid) -> Array:
+    """Return the air of a plane in parts that are wide, not flat, and mostly air."""
+    outlined = sitk.GetImageFromArray(_filled(air))
+    outlined.SetSpacing(grid.pixel_mm[::-1])
+    depth_mm = sitk.GetArrayFromImage(
+        sitk.SignedMaurerDistanceMap(outlined, insideIsPositive=True, squaredDistance=False, useImageSpacing=True)
+    )
+    parts = sitk.GetArrayFromImage(sitk.ConnectedComponent(outlined)).ravel()
+    pixels = np.bincount(parts)
+    radii_mm = np.zeros(len(pixels))
+    np.maximum.at(radii_mm, parts, depth_mm.ravel())
+    circles = np.pi * radii_mm**2 / (grid.pixel_mm[0] * grid.pixel_mm[1])
+    belongs = (
+        (radii_mm >= MIN_HOLLOW_RADIUS_MM)
+        & (circles >= MIN_HOLLOW_ROUNDNESS * pixels)
+        & (np.bincount(parts, air.ravel()) >= MIN_HOLLOW_AIR * pixels)
+    )
+    belongs[0] = False
+    body_air: Array = air & belongs[parts].reshape(air.shape)
+    return body_air
+
+
+def _with_walls(air: Array) -> Array:
+    """Return air spaces with one pixel around them, where their walls are."""
+    return np.asarray(sitk.GetArrayFromImage(sitk.BinaryDilate(sitk.GetImageFromArray(air), [1, 1, 0], sitk.sitkBox)))
 
 
 def _filled(plane: Array) -> Any:

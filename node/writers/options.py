@@ -22,6 +22,9 @@ class WriteOptions:
     projections: bool = False
     montages: bool = False
     body_masks: bool = False
+    body_contours: bool = False
+    masked_volumes: bool = False
+    body_threshold_hu: float = -300.0
     suv: bool = False
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from node.volume.model import Kind, Volume
 from node.writers.analyze import LOST_AFFINE, TOO_LARGE, fits_analyze, write_analyze
 from node.writers.base import WrittenFile
+from node.writers.contours import has_exact_affine, write_contours
 from node.writers.gradients import write_gradients
 from node.writers.metaimage import write_metaimage
 from node.writers.nifti import write_nifti, write_pair
@@ -32,9 +33,9 @@ WRITERS: dict[str, Writer] = {
 def write_volume(volume: Volume, folder: Path, stem: str, options: WriteOptions) -> list[WrittenFile]:
     """Write every file of one volume into an existing folder.
 
-    Sidecar and gradient table are companions of every voxel file. With `options.body_masks`, the mask of a CT is
-    written to separate files named ``STEM_mask``. A format that cannot hold the volume is skipped, and the sidecar says
-    so.
+    Sidecar and gradient table are companions of every voxel file. Mask and masked volume of a CT are written to
+    separate files named ``STEM_mask`` and ``STEM_masked``. A format that cannot hold the volume is skipped, and the
+    sidecar says so.
 
     Raises
     ------
@@ -48,13 +49,28 @@ def write_volume(volume: Volume, folder: Path, stem: str, options: WriteOptions)
     files = [writers[name](volume, folder, stem, options) for name in formats]
     beside = (*write_gradients(volume, folder, stem), write_sidecar(fields, folder, stem))
     files = [replace(file, companions=(*file.companions, *beside)) for file in files]
-    if volume.kind is Kind.MASK:
+    if volume.kind in (Kind.MASK, Kind.MASKED):
         return files
     files += write_pictures(volume, folder, stem, options)
-    if options.body_masks and volume.modality == "CT" and not volume.colour:
-        from node.writers.bodymask import body_mask  # here: importing SimpleITK takes longer than a small volume
+    if volume.modality == "CT" and not volume.colour:
+        files += _write_body(volume, folder, stem, options)
+    return files
 
-        files += write_volume(body_mask(volume), folder, f"{stem}_mask", options)
+
+def _write_body(volume: Volume, folder: Path, stem: str, options: WriteOptions) -> list[WrittenFile]:
+    """Write what `options` request of the body in a CT: its mask, its outlines, the CT with air outside of it."""
+    if not (options.body_masks or options.body_contours or options.masked_volumes):
+        return []
+    from node.writers.bodymask import body_mask, masked  # here: importing SimpleITK takes longer than a small volume
+
+    files = []
+    mask = body_mask(volume, options.body_threshold_hu)
+    if options.body_masks:
+        files += write_volume(mask, folder, f"{stem}_mask", options)
+    if options.body_contours and has_exact_affine(volume):
+        files.append(write_contours(mask, folder, stem, options.body_threshold_hu))
+    if options.masked_volumes:
+        files += write_volume(masked(volume, mask), folder, f"{stem}_masked", options)
     return files
 
 

@@ -55,7 +55,8 @@ def test_the_record_of_a_file_is_what_lies_on_the_disk(tmp_path: Path) -> None:
     for file in files:
         content = file.path.read_bytes()
         assert (file.bytes, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
-    assert {file.kind for file in files} == {"volume", "thumbnail", "preview", "projection", "montage", "mask"}
+    kinds = {"volume", "thumbnail", "preview", "projection", "montage", "mask", "masked", "contours"}
+    assert {file.kind for file in files} == kinds
 
 
 def test_the_same_volume_gives_the_same_bytes_twice(tmp_path: Path) -> None:
