@@ -7,9 +7,8 @@ together with the size of one of their pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
-from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,12 +125,19 @@ class Shades:
         grey: Grey = np.rint(unit * 255).astype(np.uint8)
         return 255 - grey if self._inverted else grey
 
-    def over(self, stored: Array) -> Grey:
-        """Return the grey values of a projection, from its own 1st to 99.5th percentile, since its values are high."""
+    def over(self, stored: Array, found: NDArray[np.bool_]) -> Grey:
+        """Return the grey values of a projection, from its own 1st to 99.5th percentile, since its values are high.
+
+        Parameters
+        ----------
+        stored : array
+        found : array of bool
+            Where the line of sight met a value; elsewhere the picture is darkest.
+        """
         values = real(self._volume, stored)
-        visible = values[~padded(self._volume, stored) & np.isfinite(values)]
+        visible = values[found & np.isfinite(values)]
         low, high = _percentiles(visible, 1, 99.5) if visible.size else (0.0, 1.0)
-        unit = np.nan_to_num(linear_exact(values, (low + high) / 2, high - low), nan=0.0)
+        unit = np.where(found, np.nan_to_num(linear_exact(values, (low + high) / 2, high - low), nan=0.0), 0.0)
         grey: Grey = np.rint(unit * 255).astype(np.uint8)
         return 255 - grey if self._inverted or self._volume.modality == "PT" else grey
 
@@ -281,20 +287,33 @@ def cut(whole: Oriented, plane: Plane, index: int, shades: Shades) -> Picture:
     return _hang(shades(np.take(whole.voxels, index, axis=2 - plane)), whole, plane)
 
 
-def project(volume: Volume, shades: Shades, projection: Projection, plane: Plane) -> Picture:
+def project(
+    volume: Volume, shades: Shades, projection: Projection, plane: Plane, inside: Array | None = None
+) -> Picture:
     """Return the largest or smallest unpadded values of the middle time, seen at right angles to `plane`.
 
     Works slice by slice, so that no copy of the volume is held.
+
+    Parameters
+    ----------
+    inside : (slices, rows, columns) array, optional
+        Not 0 where voxels count: without it, the smallest values of a patient are those of the air around.
     """
     whole = oriented(volume)
-    better = np.fmax if (projection is Projection.MIP) == (volume.slope > 0) else np.fmin  # f: NaN never wins
-
-    def nearer(seen: Array, stored: Array) -> Array:
-        unpadded = np.where(padded(volume, seen), stored, better(seen, stored))
-        return np.where(padded(volume, stored), seen, unpadded)
-
-    slices = (np.take(whole.voxels, index, axis=2 - plane) for index in range(whole.voxels.shape[2 - plane]))
-    return _hang(shades.over(reduce(nearer, slices)), whole, plane)
+    axis = 2 - plane
+    counted = None if inside is None else oriented(replace(volume, voxels=inside[None])).voxels
+    better = np.greater if (projection is Projection.MIP) == (volume.slope > 0) else np.less
+    seen = np.take(whole.voxels, 0, axis=axis)
+    found = np.zeros(seen.shape, bool)
+    for index in range(whole.voxels.shape[axis]):
+        stored = np.take(whole.voxels, index, axis=axis)
+        valid = ~padded(volume, stored) & ~np.isnan(stored)
+        if counted is not None:
+            valid &= np.take(counted, index, axis=axis) != 0
+        nearer = valid & (~found | better(stored, seen))
+        seen = np.where(nearer, stored, seen)
+        found |= valid
+    return _hang(shades.over(seen, found), whole, plane)
 
 
 def _hang(pixels: Grey, whole: Oriented, plane: Plane) -> Picture:

@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from node.volume.model import Array, Display, Kind, Volume
-from node.volume.rendering import padded
+from node.volume.rendering import padded, sample
 
 BODY_HU = -300.0
 """Default threshold between lung and fat in HU; air and most cushions are below."""
@@ -50,14 +50,36 @@ def body_mask(volume: Volume, threshold_hu: float = BODY_HU) -> Volume:
         A CT, in HU.
     threshold_hu : float
     """
-    masks = np.zeros(volume.voxels.shape, np.uint8)
-    above = np.greater if volume.slope > 0 else np.less
-    for voxels, mask in zip(volume.voxels, masks, strict=True):
-        above(voxels, (threshold_hu - volume.intercept) / volume.slope, out=mask, casting="unsafe")
-        if volume.display.padding is not None:
-            mask[padded(volume, voxels)] = 0
-        _keep_body(mask, volume.spacing_mm)
+    masks = np.array([_body(volume, voxels, threshold_hu) for voxels in volume.voxels])
     return replace(volume, voxels=masks, kind=Kind.MASK, slope=1.0, intercept=0.0, diffusion=None, display=Display())
+
+
+def foreground(volume: Volume, threshold_hu: float) -> Array | None:
+    """Return the mask (slices, rows, columns) of the body at the middle time; None if the volume has no background.
+
+    For MR, the threshold is Otsu's, between the noise of the air and the body; signed values (phases, field maps) have
+    no such threshold.
+    """
+    middle = volume.voxels[volume.times // 2]
+    if volume.modality == "CT":
+        return _body(volume, middle, threshold_hu)
+    visible = sample(volume)
+    if volume.modality != "MR" or not visible.size or visible.min() < 0:
+        return None
+    otsu = sitk.OtsuThresholdImageFilter()
+    otsu.Execute(sitk.GetImageFromArray(visible[None].astype(np.float32)))
+    return _body(volume, middle, otsu.GetThreshold())
+
+
+def _body(volume: Volume, voxels: Array, threshold: float) -> Array:
+    """Return the mask of the body in one time of a volume; the threshold is in real values."""
+    above = np.greater if volume.slope > 0 else np.less
+    mask = np.empty(voxels.shape, np.uint8)
+    above(voxels, (threshold - volume.intercept) / volume.slope, out=mask, casting="unsafe")
+    if volume.display.padding is not None:
+        mask[padded(volume, voxels)] = 0
+    _keep_body(mask, volume.spacing_mm)
+    return mask
 
 
 def masked(volume: Volume, mask: Volume) -> Volume:

@@ -51,9 +51,13 @@ def write_pictures(volume: Volume, folder: Path, stem: str, options: WriteOption
         planes = to_scale(rendering.preview(volume, shades), PLANE_PIXELS)
         written.append(_write(arranged(planes, len(planes)), folder / f"{stem}_preview.png", Kind.PREVIEW))
     if options.projections and not volume.colour:
+        from node.writers.bodymask import foreground  # here: importing SimpleITK takes longer than a small volume
+
+        inside = {Projection.MINIP: foreground(volume, options.body_threshold_hu)}
         for projection in Projection:
             for plane in Plane:
-                image = resized(rendering.project(volume, shades, projection, plane), PLANE_PIXELS)
+                seen = rendering.project(volume, shades, projection, plane, inside.get(projection))
+                image = resized(seen, PLANE_PIXELS)
                 path = folder / f"{stem}_{projection}_{plane.name.lower()}.png"
                 written.append(_write(image, path, Kind.PROJECTION))
     return written

@@ -205,8 +205,8 @@ def test_a_montage_takes_every_so_manieth_slice() -> None:
 
 
 class Projected(Shades):
-    def over(self, stored: np.ndarray) -> np.ndarray:
-        return stored
+    def over(self, stored: np.ndarray, found: np.ndarray) -> np.ndarray:
+        return np.where(found, stored, -2000)
 
 
 @pytest.mark.parametrize("plane", list(Plane))
@@ -221,6 +221,18 @@ def test_projections_take_the_extremes_along_the_line_of_sight_without_padding(p
         seen = project(image, Projected(image), projection, plane).pixels
         seen = seen if plane is Plane.AXIAL else seen[::-1]
         np.testing.assert_array_equal(seen, expected.filled(-2000))
+
+
+@pytest.mark.parametrize("plane", list(Plane))
+def test_a_projection_of_a_part_ignores_the_rest(plane: Plane) -> None:
+    rng = np.random.default_rng(8)
+    voxels = rng.integers(-100, 100, (3, 6, 7, 8), dtype=np.int16)
+    inside = rng.random(voxels.shape[1:]) < 0.3
+    image = volume(voxels)
+    expected = np.ma.masked_array(voxels[1], ~inside).min(2 - plane)
+    seen = project(image, Projected(image), Projection.MINIP, plane, inside.astype(np.uint8)).pixels
+    seen = seen if plane is Plane.AXIAL else seen[::-1]
+    np.testing.assert_array_equal(seen, expected.filled(-2000))
 
 
 def test_axes_of_a_volume_at_45_degrees_are_still_separated() -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from node.volume.model import Display, Volume
-from node.writers.bodymask import body_mask
+from node.writers.bodymask import body_mask, foreground
 from node.writers.options import WriteOptions
 from node.writers.write import write_volume
 from tests.volumes import volume
@@ -109,3 +110,34 @@ def test_a_masked_volume_has_air_around_the_body_and_the_same_values_in_it(tmp_p
         real = arrays["data"] * arrays["slope"] + arrays["intercept"]
     mask = body_mask(ct(hounsfield)).voxels[0] != 0
     assert np.array_equal(real, np.where(mask, hounsfield, -1000))
+
+
+def test_a_minimum_projection_shows_the_lungs_and_not_the_air_around(tmp_path: Path) -> None:
+    hounsfield, chest = on_a_table(70), ellipse(90, 70)
+    hounsfield[chest] = 40
+    lung = ellipse(30, 40, -42)
+    hounsfield[lung] = -850
+    options = WriteOptions(formats=("npz",), thumbnails=False, projections=True)
+    write_volume(ct(hounsfield), tmp_path, "volume", options)
+    with Image.open(tmp_path / "volume_minip_coronal.png") as picture:
+        columns = np.asarray(picture).mean(axis=0)
+    left, right = (COLUMNS // 2 + round(x / PIXEL_MM) for x in (-42, 42))
+    scale = len(columns) / COLUMNS
+    assert columns[round(left * scale)] < 20
+    assert columns[round(right * scale)] > 200
+    assert columns[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("modality", "intercept", "known"), [("MR", 0.0, True), ("MR", -200.0, False), ("PT", 0.0, False)]
+)
+def test_the_foreground_of_a_magnetic_resonance_is_above_the_noise(
+    modality: str, intercept: float, known: bool
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 20, x_mm.shape)
+    head = ellipse(70, 80)
+    affine = np.diag([PIXEL_MM, PIXEL_MM, 5.0, 1.0])
+    image = volume((noise + 300 * head).astype(np.int16)[None], affine, modality=modality, intercept=intercept)
+    found = foreground(image, -300.0)
+    assert (found is not None) == known
+    assert found is None or (found[head].mean() > 0.97 and found[~head].mean() < 0.03)
