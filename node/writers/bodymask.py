@@ -50,25 +50,29 @@ def body_mask(volume: Volume, threshold_hu: float = BODY_HU) -> Volume:
         A CT, in HU.
     threshold_hu : float
     """
-    masks = np.array([_body(volume, voxels, threshold_hu) for voxels in volume.voxels])
+    masks = np.empty(volume.voxels.shape, np.uint8)
+    for voxels, mask in zip(volume.voxels, masks, strict=True):
+        mask[...] = _body(volume, voxels, threshold_hu)
     return replace(volume, voxels=masks, kind=Kind.MASK, slope=1.0, intercept=0.0, diffusion=None, display=Display())
 
 
 def foreground(volume: Volume, threshold_hu: float) -> Array | None:
-    """Return the mask (slices, rows, columns) of the body at the middle time; None if the volume has no background.
+    """Return the mask (slices, rows, columns) of the body at the middle time; None if it cannot be told from the rest.
 
     For MR, the threshold is Otsu's, between the noise of the air and the body; signed values (phases, field maps) have
     no such threshold.
     """
     middle = volume.voxels[volume.times // 2]
-    if volume.modality == "CT":
-        return _body(volume, middle, threshold_hu)
-    visible = sample(volume)
-    if volume.modality != "MR" or not visible.size or visible.min() < 0:
-        return None
-    otsu = sitk.OtsuThresholdImageFilter()
-    otsu.Execute(sitk.GetImageFromArray(visible[None].astype(np.float32)))
-    return _body(volume, middle, otsu.GetThreshold())
+    threshold = threshold_hu
+    if volume.modality != "CT":
+        visible = sample(volume)
+        if volume.modality != "MR" or not visible.size or visible.min() < 0:
+            return None
+        otsu = sitk.OtsuThresholdImageFilter()
+        otsu.Execute(sitk.GetImageFromArray(visible[None].astype(np.float32)))
+        threshold = otsu.GetThreshold()
+    mask = _body(volume, middle, threshold)
+    return mask if mask.any() else None
 
 
 def _body(volume: Volume, voxels: Array, threshold: float) -> Array:

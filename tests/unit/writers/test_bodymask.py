@@ -128,6 +128,10 @@ def test_a_minimum_projection_shows_the_lungs_and_not_the_air_around(tmp_path: P
     assert columns[0] == 0
 
 
+def test_a_volume_of_air_alone_has_no_foreground() -> None:
+    assert foreground(ct(np.full(x_mm.shape, -1000, np.int16)), -300.0) is None
+
+
 @pytest.mark.parametrize(
     ("modality", "intercept", "known"), [("MR", 0.0, True), ("MR", -200.0, False), ("PT", 0.0, False)]
 )
