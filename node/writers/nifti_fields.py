@@ -40,7 +40,7 @@ def set_acquisition(head: Any, volume: Volume) -> None:
     stated = volume.attributes.get("PhaseEncodingDirection") or volume.attributes.get("PhaseEncodingAxis") or ""
     phase = {"i": 0, "j": 1}.get(str(stated)[:1])
     if volume.modality == "MR" and volume.affine_lps is not None:
-        head.set_dim_info(None if phase is None else 1 - phase, phase, 2 if volume.shape[2] > 1 else None)
+        head.set_dim_info(None if phase is None else 1 - phase, phase, 2)
         order = slice_order(slice_timing_of(volume) or ())
         if order is not None:
             head["slice_code"], head["slice_duration"] = order

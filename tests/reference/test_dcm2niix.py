@@ -21,6 +21,7 @@ import pytest
 
 from node.volume.assemble import assemble
 from node.volume.model import Kind, Volume
+from node.writers.nifti import nifti_header
 from tests.conftest import corpus_folder
 from tests.make import PYDICOM_FILES
 from tests.reference.cases import corpus_cases, read_series
@@ -92,7 +93,11 @@ def comparable(volumes: tuple[Volume, ...]) -> Iterator[nib.Nifti1Image]:
         if volume.kind is Kind.VOLUME and volume.affine_lps is not None and not volume.colour:
             values = (volume.voxels * np.float64(volume.slope) + volume.intercept).transpose(3, 2, 1, 0)
             values = values[..., 0] if values.shape[3] == 1 else values
-            yield nib.Nifti1Image(values, np.diag([-1, -1, 1, 1]) @ volume.affine_lps)
+            image = nib.Nifti1Image(values, np.diag([-1, -1, 1, 1]) @ volume.affine_lps)
+            header = nifti_header(volume, pair=False)
+            for field in ("dim_info", "slice_code"):
+                image.header[field] = header[field]
+            yield image
 
 
 def same(ours: nib.Nifti1Image, theirs: nib.Nifti1Image) -> bool:
@@ -111,12 +116,23 @@ def same(ours: nib.Nifti1Image, theirs: nib.Nifti1Image) -> bool:
     )
 
 
+def acquired_alike(ours: nib.Nifti1Image, theirs: nib.Nifti1Image) -> bool:
+    """Whether the axes of the acquisition and the order of slices are the same, where dcm2niix states them."""
+    same_slices = ours.affine[:3, 2] @ theirs.affine[:3, 2] > 0
+    axes, code = theirs.header.get_dim_info(), int(theirs.header["slice_code"])
+    return (axes[1] is None or ours.header.get_dim_info() == axes) and (
+        not same_slices or code in (0, int(ours.header["slice_code"]))
+    )
+
+
 def compare(name: str, files: Path, tmp_path: Path) -> None:
     ours = [image for datasets in read_series(files).values() for image in comparable(assemble(datasets).volumes)]
     if not ours:
         pytest.skip("no grey volume with a place")
     theirs = oracle(files, tmp_path)
-    agree = all(any(same(image, other) for other in theirs) for image in ours)
+    alike = [[other for other in theirs if same(image, other)] for image in ours]
+    assert all(acquired_alike(image, other) for image, others in zip(ours, alike, strict=True) for other in others)
+    agree = all(alike)
     assert agree is (name not in DIFFERENCES), DIFFERENCES.get(name, "dcm2niix makes something else of it")
 
 
