@@ -36,13 +36,16 @@ def without_pixels(ds: Dataset) -> ConversionRefused:
     return ConversionRefused(Reason.INCOMPLETE, f"{name} without Pixel Data (7FE0,0010)")
 
 
-def _is_of_a_slide(ds: Dataset) -> bool:
+def _is_of_a_slide(ds: Dataset, sop_class: str) -> bool:
     """Return whether an instance, such as a segmentation or a map of a slide, has the slide's frame of reference.
 
-    PS3.3 C.7.6.17.3, C.8.12.6 and C.8.12.14; Dimension Organization Type (0020,9311) is optional.
+    PS3.3 C.7.6.17.3, C.8.12.6 and C.8.12.14; Dimension Organization Type (0020,9311) is optional. Only the functional
+    groups of segmentations are read: parsing those of a large enhanced image takes seconds.
     """
     if text(ds, "DimensionOrganizationType").startswith("TILED") or "TotalPixelMatrixColumns" in ds:
         return True
+    if sop_class not in segmentation.SOP_CLASSES:
+        return False
     groups = (*items(ds, "SharedFunctionalGroupsSequence")[:1], *items(ds, "PerFrameFunctionalGroupsSequence")[:1])
     orientations = (orientation for group in groups for orientation in items(group, "PlaneOrientationSequence"))
     return any("PlanePositionSlideSequence" in group for group in groups) or any(
@@ -67,7 +70,7 @@ def special_volumes(ds: Dataset, stack: int) -> tuple[Volume, ...] | None:
         ``tiled-slide``, or the reason why a segmentation or dose has no volume.
     """
     sop_class = text(ds, "SOPClassUID")
-    if sop_class in _SLIDES or _is_of_a_slide(ds):
+    if sop_class in _SLIDES or _is_of_a_slide(ds, sop_class):
         raise ConversionRefused(Reason.TILED_SLIDE, "the tiles of a whole slide microscopy image are not a volume")
     if sop_class in segmentation.SOP_CLASSES:
         return segmentation.volumes(ds, stack)
