@@ -98,9 +98,8 @@ def _factors(volume: Volume, dataset_of: Callable[[str], Dataset]) -> SuvFactors
 
 def _uptake(volume: Volume, factors: SuvFactors) -> Volume:
     fields = {name: value for name, value in volume.attributes.items() if name not in _NOT_OF_UPTAKE}
-    resampled = (
-        Kind.RESAMPLED.value if volume.kind is Kind.RESAMPLED else ""
-    )  # separates it from the stored planes' one
+    # Tells it from the uptake of the stored planes.
+    resampled = Kind.RESAMPLED.value if volume.kind is Kind.RESAMPLED else ""
     windows = tuple((centre * factors.factor, width * factors.factor) for centre, width in volume.display.windows)
     return replace(
         volume,
