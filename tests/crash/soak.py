@@ -50,22 +50,27 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What a process holds: threads, open files, and resident kilobytes."""
+    """What a process holds: threads, open files, and resident kilobytes; `names` are those of the files."""
 
     threads: int
     files: int
     resident: int
+    names: Counter[str] = field(repr=False)
 
     @staticmethod
     def of(process: int) -> Footprint:
         status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
         fields = dict(line.split(":", 1) for line in status.splitlines())
-        files = len(list(Path(f"/proc/{process}/fd").iterdir()))
-        return Footprint(int(fields["Threads"]), files, int(fields["VmRSS"].split()[0]))
+        names: Counter[str] = Counter()
+        for descriptor in Path(f"/proc/{process}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                names[descriptor.readlink().name.partition(":")[0]] += 1
+        return Footprint(int(fields["Threads"]), names.total(), int(fields["VmRSS"].split()[0]), names)
 
     def grown(self, base: Footprint) -> list[str]:
         pairs = {name: (getattr(base, name), getattr(self, name)) for name in ("threads", "files", "resident")}
-        return [f"{name} grew from {was} to {now}" for name, (was, now) in pairs.items() if now > was * ALLOWED]
+        grown = [f"{name} grew from {was} to {now}" for name, (was, now) in pairs.items() if now > was * ALLOWED]
+        return [*grown, f"files that were not open before: {dict(self.names - base.names)}"] if grown else []
 
 
 @dataclass(slots=True)
