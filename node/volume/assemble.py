@@ -9,6 +9,7 @@ from pydicom import Dataset
 from node.dicom.values import CONVERSION_ERRORS
 from node.errors import ConversionRefused
 from node.volume import objects
+from node.volume.arrange.copied_frames import COPY_DETAIL, copy_warnings, find_copies
 from node.volume.arrange.dimensions import arrange
 from node.volume.arrange.duplicates import has_same_pixels
 from node.volume.arrange.stacks import Stack, frames_without_position, frames_without_rescale, split
@@ -178,12 +179,15 @@ def _volumes(
 ) -> tuple[list[Volume], list[ExcludedFrame], int]:
     """Return the volumes of one stack, the frames that are in none, and the number of stacks found in it."""
     volumes: list[Volume] = []
-    left_out: list[ExcludedFrame] = []
-    arrangements = arrange(frames)
+    copies = find_copies(frames, series.dataset_of)
+    left_out: list[ExcludedFrame] = [(copy.frame, Reason.DUPLICATE_SLICE, COPY_DETAIL) for copy in copies]
+    copied = {id(copy.frame) for copy in copies}
+    arrangements = arrange([frame for frame in frames if id(frame) not in copied])
     for number_of_arrangement, arrangement in enumerate(arrangements):
         name = "-".join(part for part in (suffix, arrangement.variant) if part)
         stack = series.stacks + number_of_arrangement
-        volumes += volumes_of(arrangement, stack, name, series.dataset_of, warnings, series.numbers)
+        own = (*warnings, *copy_warnings(arrangement.frames, copies))
+        volumes += volumes_of(arrangement, stack, name, series.dataset_of, own, series.numbers)
         left_out += arrangement.left_out
     return volumes, left_out, len(arrangements)
 

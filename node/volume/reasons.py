@@ -15,8 +15,9 @@ class WarningKind(StrEnum):
     GANTRY_TILT = "gantry-tilt"
     MISSING_SLICE = "missing-slice"
     IRREGULAR_SPACING = "irregular-spacing"
-    DUPLICATE_SLICE = "duplicate-slice"  # same position and pixels, another SOP Instance UID: one frame is left out
-    SAME_POSITION_TWICE = "same-position-twice"  # same position, different pixels
+    DUPLICATE_SLICE = "duplicate-slice"  # a copy under another SOP Instance UID: it is left out
+    SAME_POSITION_TWICE = "same-position-twice"  # two frames at one position, neither a copy nor a time
+    EQUAL_TIMES = "equal-times"  # times with the same voxels that only numbers separate: copies or not, all are kept
     INCOMPLETE_VOLUME = "incomplete-volume"  # an interrupted last volume was left out
     MISSING_TIME = "missing-time"  # a whole time between others was not received, or was left out
     IRREGULAR_TIME_STEPS = "irregular-time-steps"  # some steps between times are longer than the others

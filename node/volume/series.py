@@ -14,6 +14,7 @@ from math import isfinite
 import numpy as np
 
 from node.errors import VoxelnodeError
+from node.volume.arrange.copied_frames import COPY_DETAIL
 from node.volume.arrange.duplicates import is_copy
 from node.volume.model import Assembly, Frame, Kind, Volume
 from node.volume.reasons import Exclusion, Reason, Refusal, VolumeWarning, WarningKind
@@ -72,8 +73,7 @@ class SeriesUnderAssembly:
             if np.array_equal(first.voxels, volumes[0].voxels) and is_copy(
                 self.dataset_of(first.sources[0].sop_instance_uid), self.dataset_of(uid)
             ):
-                detail = "the instance is a copy of another one, under a different SOP Instance UID (0008,0018)"
-                self.exclusions.append(Exclusion(uid, 0, Reason.DUPLICATE_SLICE, detail))
+                self.exclusions.append(Exclusion(uid, 0, Reason.DUPLICATE_SLICE, COPY_DETAIL))
                 self._warn_of_copy(first.stack)
                 return
         self.volumes += [replace(volume, stack=self.stacks) for volume in volumes]

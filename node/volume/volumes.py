@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 
+from node.volume.arrange.copied_frames import equal_times_warnings
 from node.volume.arrange.temporal.missing_times import missing_time_warnings
 from node.volume.arrange.temporal.positions import Arrangement
 from node.volume.arrange.temporal.timing import durations_s, starts_s, step_s
@@ -98,7 +99,13 @@ def volumes_of(
         durations_s=durations_s(planes),
         diffusion=_diffusion(planes, attributes),
         display=_display(dataset_of(middle.sop_instance_uid), middle, arrangement.frames),
-        warnings=(*warnings, *arrangement.warnings, *gaps, *_warnings(planes, placement)),
+        warnings=(
+            *warnings,
+            *arrangement.warnings,
+            *gaps,
+            *equal_times_warnings(planes, voxels),
+            *_warnings(planes, placement),
+        ),
         attributes=attributes,
     )
     if placement is None or placement.geometry not in (Geometry.SHEARED, Geometry.IRREGULAR):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 from pydicom import DataElement, Dataset
 from pydicom.datadict import tag_for_keyword
+from pydicom.multival import MultiValue
 
 from node.dicom.values import CONVERSION_ERRORS
 from node.errors import ConversionRefused
@@ -22,34 +25,41 @@ MAY_DIFFER_IN_COPIES = frozenset(
 )
 """Attributes that a second export of the same object changes, in addition to its unique identifiers."""
 
+_PIXEL_TAGS = frozenset(map(tag_for_keyword, PIXELS))
+
 
 def is_copy(first: Dataset, second: Dataset) -> bool:
     """Return whether two data sets are one object under two SOP Instance UIDs.
 
     They are if they agree in everything but unique identifiers and `MAY_DIFFER_IN_COPIES`.
     """
-    return _have_same_pixel_bytes(first, second) and _are_alike(first, second)
+    return _have_same_pixel_bytes(first, second) and header_digest(first) == header_digest(second)
 
 
 def _have_same_pixel_bytes(first: Dataset, second: Dataset) -> bool:
     return all(first.get(keyword) == second.get(keyword) for keyword in PIXELS)
 
 
-def _are_alike(first: Dataset, second: Dataset) -> bool:
-    """Return whether two data sets agree in all elements but unique identifiers and `MAY_DIFFER_IN_COPIES`."""
-    first_elements, second_elements = (
-        {element.tag: element for element in ds if element.VR != "UI" and element.tag not in MAY_DIFFER_IN_COPIES}
-        for ds in (first, second)
-    )
-    return first_elements.keys() == second_elements.keys() and all(
-        _is_same(element, second_elements[tag]) for tag, element in first_elements.items()
-    )
+def header_digest(ds: Dataset) -> bytes:
+    """Return a digest of all elements but pixels, unique identifiers and `MAY_DIFFER_IN_COPIES`."""
+    digest = hashlib.sha256()
+    for tag in sorted(ds.keys() - MAY_DIFFER_IN_COPIES - _PIXEL_TAGS):
+        if ds[tag].VR != "UI":
+            digest.update(_element_digest(ds[tag]))
+    return digest.digest()
 
 
-def _is_same(first: DataElement, second: DataElement) -> bool:
-    if first.VR != "SQ" or second.VR != "SQ":
-        return bool(first.VR == second.VR and first.value == second.value)
-    return len(first.value) == len(second.value) and all(map(_are_alike, first.value, second.value))
+def _element_digest(element: DataElement) -> bytes:
+    own = hashlib.sha256(f"{element.tag} {element.VR} ".encode())
+    if element.VR == "SQ":
+        for item in element.value or ():
+            own.update(header_digest(item))
+    elif isinstance(element.value, bytes):
+        own.update(element.value)
+    else:
+        values = element.value if isinstance(element.value, (list, MultiValue)) else [element.value]
+        own.update(repr([float(value) if isinstance(value, (int, float)) else str(value) for value in values]).encode())
+    return own.digest()
 
 
 def has_same_pixels(first: Dataset, second: Dataset) -> bool:

@@ -1,17 +1,15 @@
-"""Separate the frames that share a position: times, copies, or a position that was acquired twice.
+"""Separate the frames that share a position: times, or a position that was acquired twice.
 
-`node.volume.arrange.temporal.ordering` finds the attribute that orders them. Unequal counts mean copies, an interrupted
-scan, or a position that was acquired twice. Every frame that is left out gets a reason.
+`node.volume.arrange.temporal.ordering` finds the attribute that orders them. Unequal counts mean an interrupted scan,
+or a position that was acquired twice. Every frame that is left out gets a reason. Copies are already set aside
+(`node.volume.arrange.copied_frames`).
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from node.errors import ConversionRefused
 from node.volume.arrange.temporal.ordering import (
@@ -31,12 +29,8 @@ from node.volume.arrange.whole_times import (
     labels_by_number,
     whole_times,
 )
-from node.volume.intensities import read_frame
 from node.volume.model import Frame
 from node.volume.reasons import Reason, VolumeWarning, WarningKind
-
-COPY_TIME_KEYS = ("content_time", "instance")
-"""Attributes that a second transfer or reconstruction of the same image changes."""
 
 SHARED_TIME_KEYS = ("temporal_position", "acquisition_number", "acquisition_time")
 """Attributes that frames of one time may share."""
@@ -89,11 +83,6 @@ def arrange_times(bins: list[Bin]) -> Arrangement:
         whole = _whole_of_incomplete(name, ordered, clocks=True)
         if whole is not None:
             return whole
-    if order is None or order[0] in COPY_TIME_KEYS:  # no time separates them: they may be copies
-        unique = len(_unique(bins[0])[0])
-        copies = _without_copies(bins, unique) if unique < len(bins[0]) else None
-        if copies is not None:
-            return _arrange_unique(*copies)
     if order is None and (weighted := order_by_diffusion(bins)) is not None:
         order = "diffusion", weighted
     if order is None:
@@ -107,54 +96,6 @@ def arrange_times(bins: list[Bin]) -> Arrangement:
     return whole or Arrangement([list(time) for time in zip(*order[1], strict=True)])
 
 
-def _arrange_unique(bins: list[Bin], copies: list[Frame]) -> Arrangement:
-    """Return the grid of the frames that remain after copies are removed, with a warning."""
-    counts = set(map(len, bins))
-    if counts == {1}:
-        grid = Arrangement([[only for (only,) in bins]])
-    else:
-        grid = arrange_times(bins) if len(counts) == 1 else arrange_unequal_times(bins)
-    warning = VolumeWarning(
-        WarningKind.DUPLICATE_SLICE,
-        f"{len(copies)} frames are copies of others under another SOP Instance UID (0008,0018); they were left out",
-    )
-    detail = "another instance has the same pixels at the same position"
-    left_out = [*grid.left_out, *((frame, Reason.DUPLICATE_SLICE, detail) for frame in copies)]
-    return Arrangement(grid.planes, left_out, (*grid.warnings, warning))
-
-
-def _without_copies(bins: list[Bin], wanted: int) -> tuple[list[Bin], list[Frame]] | None:
-    """Return the bins without copies of equal pixels, and the copies; None unless `wanted` frames remain in each."""
-    kept: list[Bin] = []
-    copies: list[Frame] = []
-    for frames in bins:
-        unique, repeats = _unique(frames) if len(frames) > wanted else (frames, [])
-        if len(unique) != wanted:
-            return None
-        kept.append(unique)
-        copies += repeats
-    return kept, copies
-
-
-def _unique(frames: Bin) -> tuple[Bin, list[Frame]]:
-    """Return frames with distinct pixels, and the others."""
-    unique: Bin = []
-    copies: list[Frame] = []
-    seen: set[bytes] = set()
-    for frame in sorted(frames, key=instance_order):
-        pixels = _digest(frame)
-        (copies if pixels in seen else unique).append(frame)
-        seen.add(pixels)
-    return unique, copies
-
-
-def _digest(frame: Frame) -> bytes:
-    """Return a digest of the stored values and their rescaling."""
-    pixels = np.ascontiguousarray(read_frame(frame))
-    scaling = f"{pixels.shape} {pixels.dtype} {frame.slope} {frame.intercept}"
-    return hashlib.sha256(pixels.tobytes() + scaling.encode()).digest()
-
-
 def arrange_unequal_times(bins: list[Bin]) -> Arrangement:
     """Return the grid of a stack with more frames at some positions than at others; `bins` as in `arrange_times`.
 
@@ -164,12 +105,6 @@ def arrange_unequal_times(bins: list[Bin]) -> Arrangement:
         ``incomplete`` or ``same-position-twice``: no attribute groups the frames.
     """
     least = min(map(len, bins))
-    separated = [_unique(frames) for frames in bins] if least > 1 else []
-    if separated and all(len(unique) <= len(repeats) for unique, repeats in separated):  # the whole stack was resent
-        return _arrange_unique([own for own, _ in separated], [frame for _, repeats in separated for frame in repeats])
-    copies = _without_copies(bins, least)
-    if copies is not None:
-        return _arrange_unique(*copies)
     order = next(time_orders(bins), None)
     whole = None if order is None else _whole_of_incomplete(*order, clocks=True)
     whole = whole or _whole_by_number(bins) or _whole_weightings(bins)
@@ -245,14 +180,14 @@ def _arrange_first_frames(bins: list[Bin]) -> Arrangement:
     if len(dropped) > max(1, MAX_TAKEN_TWICE * len(bins)):
         raise ConversionRefused(
             Reason.SAME_POSITION_TWICE,
-            f"{len(dropped)} of {len(bins)} positions have several frames with different pixels, and no attribute says "
+            f"{len(dropped)} of {len(bins)} positions have several frames that are no copies, and no attribute says "
             "which frames belong together",
         )
     warning = VolumeWarning(
         WarningKind.SAME_POSITION_TWICE,
-        f"{len(dropped)} frames were left out because another frame with different pixels has the same position",
+        f"{len(dropped)} frames were left out because another frame, of which they are no copy, has the same position",
     )
-    detail = "another instance with different pixels has the same position"
+    detail = "another instance, of which it is no copy, has the same position"
     return Arrangement(
         [[frames[0] for frames in ordered]],
         [(frame, Reason.SAME_POSITION_TWICE, detail) for frame in dropped],

@@ -117,36 +117,6 @@ def test_weightings_that_differ_between_positions_are_no_times():
     assert refused.value.reason == Reason.SAME_POSITION_TWICE
 
 
-def test_equal_pixels_under_a_new_identity_are_left_out_and_reported():
-    frames = [frame(z, value=z) for z in (0, 5, 10)]
-    again = frame(5, value=5)
-    (grid,) = arrange([*frames, again])
-    assert heights(grid) == [[0, 5, 10]]
-    assert grid.left_out[0][:2] == (again, Reason.DUPLICATE_SLICE)
-    assert [warning.name for warning in grid.warnings] == [WarningKind.DUPLICATE_SLICE]
-
-
-def test_a_whole_series_sent_again_under_new_identities_is_one_volume():
-    (grid,) = arrange([frame(z, value=z) for _ in range(2) for z in (0, 5, 10)])
-    assert heights(grid) == [[0, 5, 10]]
-    assert len(grid.left_out) == 3
-
-
-def test_a_series_in_time_sent_again_under_new_identities_keeps_its_times():
-    frames = [frame(z, value=10 * time + z) for _ in range(2) for time in (1, 2) for z in (0, 5)]
-    (grid,) = arrange(frames)
-    assert [[int(plane.read()[0, 0]) for plane in time] for time in grid.planes] == [[10, 15], [20, 25]]
-    assert {entry[0].sop_instance_uid for entry in grid.left_out} == {plane.sop_instance_uid for plane in frames[4:]}
-
-
-def test_a_copy_among_slices_of_several_weightings_is_left_out():
-    weighted = [Diffusion(1000, np.array([1.0, 0, 0])), Diffusion(0), Diffusion(500, np.array([0, 1.0, 0]))]
-    frames = [frame(z, value=z, diffusion=each) for z, each in zip((0, 5, 10), weighted, strict=True)]
-    again = frame(5, value=5, diffusion=weighted[1])
-    (grid,) = arrange([*frames, again])
-    assert [entry[0] for entry in grid.left_out] == [again]
-
-
 def test_equal_times_that_a_key_tells_apart_stay():
     (grid,) = arrange([frame(z, value=0, temporal_position=time) for time in (1, 2) for z in (0, 5)])
     assert len(grid.planes) == 2
@@ -259,21 +229,6 @@ def test_frames_without_a_place_are_times_in_order_of_their_numbers():
         each.position = each.orientation = None
     (grid,) = arrange(frames)
     assert values(grid, "instance") == [[(1, 1)], [(2, 1)], [(3, 1)]]
-
-
-def test_copies_in_a_time_that_lacks_slices_are_left_out_beside_it():
-    weighted = Diffusion(1000, np.array([0, 0, 1.0]))
-    frames = [
-        frame(10, value=0, diffusion=weighted, acquisition_time=1, instance=2),
-        frame(5, value=0),
-        frame(5, value=0),
-        frame(5, value=1, diffusion=weighted, instance=1),
-        frame(10, value=0),
-    ]
-    for grid in arrange(frames):
-        placed = [id(plane) for plane in grid.frames] + [id(each) for each, _, _ in grid.left_out]
-        assert len(placed) == len(set(placed))
-    assert sum(len(grid.frames) + len(grid.left_out) for grid in arrange(frames)) == len(frames)
 
 
 @settings(max_examples=400, deadline=None)

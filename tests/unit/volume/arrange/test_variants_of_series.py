@@ -130,17 +130,6 @@ def test_a_repetition_time_of_each_heart_beat_divides_no_series_in_time() -> Non
     assert grids(assemble(series)) == [[planes(series[time * 4 : time * 4 + 4]) for time in range(3)]]
 
 
-def test_a_series_sent_again_with_another_content_time_is_no_series_in_time() -> None:
-    first = make.ct_series(5, ContentTime="101500")
-    again = deepcopy(first)
-    for number, ds in enumerate(again, start=6):
-        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-        ds.ContentTime, ds.InstanceNumber = "111500", number
-    assembly = assemble(first + again)
-    assert grids(assembly) == [[planes(first)]]
-    assert {exclusion.reason for exclusion in assembly.exclusions} == {Reason.DUPLICATE_SLICE}
-
-
 # Enhanced instances
 
 
