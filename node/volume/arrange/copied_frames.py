@@ -16,7 +16,7 @@ from pydicom import Dataset
 
 from node.dicom.values import CONVERSION_ERRORS
 from node.volume.arrange.duplicates import header_digest
-from node.volume.arrange.temporal.ordering import weighting
+from node.volume.arrange.temporal.ordering import is_time_order, time_orders, weighting
 from node.volume.arrange.whole_times import Bin, Labels, instance_order, labels_by_number
 from node.volume.intensities import read_frame
 from node.volume.model import Array, Frame
@@ -40,7 +40,7 @@ def find_copies(frames: Sequence[Frame], dataset_of: Callable[[str], Dataset]) -
 
     A copy has the pixels of its original, and all attributes but those that a second export changes. Times whose pixels
     are equal may have equal attributes too if an anonymiser removed every clock: they are no copies if Instance Numbers
-    count them as whole times. Of blank frames, Content Time must agree as well.
+    count them as whole times. If all copies are blank, Instance Number and Content Time must agree as well.
 
     Parameters
     ----------
@@ -57,15 +57,14 @@ def find_copies(frames: Sequence[Frame], dataset_of: Callable[[str], Dataset]) -
     groups = [group for group in _alike(frames) if len({frame.sop_instance_uid for frame in group}) > 1]
     if not groups:
         return []
-    whole = _counted_times(frames)
-    if whole is not None and len(whole) == len(frames):
+    places = list(_places(frames).values())
+    if _are_numbered_times(places):
         return []
+    whole = _whole_times_by_number(places)
     header_of = cache(lambda uid: _header_digest(uid, dataset_of))
-    copies = [
-        copy for group in groups for copy in _copies_among(sorted(group, key=_export_order), whole or {}, header_of)
-    ]
+    copies = [copy for group in groups for copy in _copies_among(sorted(group, key=_export_order), whole, header_of)]
     if all(_is_blank(copy.original) for copy in copies):
-        copies = [copy for copy in copies if _content_time(copy.frame) == _content_time(copy.original)]
+        copies = [copy for copy in copies if _export(copy.frame) == _export(copy.original)]
     return copies
 
 
@@ -118,9 +117,9 @@ def _header_digest(uid: str, dataset_of: Callable[[str], Dataset]) -> bytes:
         return uid.encode()
 
 
-def _content_time(frame: Frame) -> float | None:
-    exported: float | None = frame.time_key.get("content_time")
-    return exported
+def _export(frame: Frame) -> Hashable:
+    """Return the attributes of a frame that a second export may change or keep."""
+    return frame.instance_number, frame.time_key.get("content_time")
 
 
 def _export_order(frame: Frame) -> tuple[int, int, str]:
@@ -153,17 +152,21 @@ def _facts(frame: Frame) -> Hashable:
     return frame.frame_number, times, variant, weighting(frame), scaling, frame.acquisition_time_s, frame.duration_s
 
 
-def _counted_times(frames: Sequence[Frame]) -> Labels | None:
-    """Return the times, by the frame's `id`, that Instance Numbers count and that are whole; None without two."""
-    places = _places(frames)
-    labels = labels_by_number(list(places.values()))
-    if labels is None:
-        return None
+def _are_numbered_times(bins: list[Bin]) -> bool:
+    """Return whether Instance Numbers go through the frames of all positions time by time or slice by slice."""
+    if len(set(map(len, bins))) > 1:
+        return False
+    ordered = next((ordered for name, ordered in time_orders(bins) if name == "instance"), None)
+    return ordered is not None and is_time_order(ordered, "instance")
+
+
+def _whole_times_by_number(bins: list[Bin]) -> Labels:
+    """Return the times, by the frame's `id`, that Instance Numbers count and that are whole; empty without two."""
     times: dict[Hashable, list[int]] = defaultdict(list)
-    for frame, label in labels.items():
+    for frame, label in (labels_by_number(bins) or {}).items():
         times[label].append(frame)
-    whole = {frame: label for label, own in times.items() if len(own) == len(places) for frame in own}
-    return whole if len(whole) >= 2 * len(places) else None
+    whole = {frame: label for label, own in times.items() if len(own) == len(bins) for frame in own}
+    return whole if len(whole) > len(bins) else {}
 
 
 def _copies_among(group: Sequence[Frame], whole: Labels, header_of: Callable[[str], bytes]) -> Iterator[Copy]:
