@@ -28,7 +28,7 @@ CONTIGUOUS = 1.5
 DISTANCE_TOLERANCE = 0.03
 """Relative deviation of a distance between slices from a multiple of Spacing Between Slices (0018,0088)."""
 
-COMPONENTS = frozenset({"ph", "real", "imag"})
+COMPONENTS = frozenset({"ph", "real", "imag", "fieldmap"})
 """Suffixes of volumes that hold a component other than the magnitude."""
 
 MAX_SHOWN = 20

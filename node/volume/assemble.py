@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 from pydicom import Dataset
@@ -12,10 +13,11 @@ from node.volume import objects
 from node.volume.arrange.copied_frames import COPY_DETAIL, copy_warnings, find_copies
 from node.volume.arrange.dimensions import arrange
 from node.volume.arrange.duplicates import has_same_pixels
+from node.volume.arrange.quantities import split_by_sign
 from node.volume.arrange.stacks import Stack, frames_without_position, frames_without_rescale, split
 from node.volume.arrange.temporal.timing import unwrap_midnight
 from node.volume.elements import number, text
-from node.volume.intensities import FrameRefused, read_frame
+from node.volume.intensities import FrameRefused, fill, read_frame
 from node.volume.model import Assembly, Frame, Volume
 from node.volume.read.frames import frames_of
 from node.volume.reasons import Exclusion, Reason, VolumeWarning, WarningKind
@@ -182,14 +184,21 @@ def _volumes(
     copies = find_copies(frames, series.dataset_of)
     left_out: list[ExcludedFrame] = [(copy.frame, Reason.DUPLICATE_SLICE, COPY_DETAIL) for copy in copies]
     copied = {id(copy.frame) for copy in copies}
-    arrangements = arrange([frame for frame in frames if id(frame) not in copied])
-    for number_of_arrangement, arrangement in enumerate(arrangements):
-        name = "-".join(part for part in (suffix, arrangement.variant) if part)
-        stack = series.stacks + number_of_arrangement
-        own = (*warnings, *copy_warnings(arrangement.frames, copies))
-        volumes += volumes_of(arrangement, stack, name, series.dataset_of, own, series.numbers)
-        left_out += arrangement.left_out
-    return volumes, left_out, len(arrangements)
+    waiting = deque(arrange([frame for frame in frames if id(frame) not in copied]))
+    stack = series.stacks
+    while waiting:
+        grid = waiting.popleft()
+        filled = fill(grid.planes)
+        quantities = split_by_sign(grid, *filled)
+        if quantities:
+            waiting.extendleft(reversed(quantities))
+            continue
+        name = "-".join(part for part in (suffix, grid.variant) if part)
+        own = (*warnings, *copy_warnings(grid.frames, copies))
+        volumes += volumes_of(grid, filled, stack, name, series.dataset_of, own, series.numbers)
+        left_out += grid.left_out
+        stack += 1
+    return volumes, left_out, stack - series.stacks
 
 
 def _decodable(frames: Sequence[Frame]) -> tuple[list[Frame], list[ExcludedFrame]]:

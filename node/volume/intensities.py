@@ -19,6 +19,10 @@ TASK_BYTES = 1 << 20
 reading them."""
 
 
+Filled = tuple[Array, float, float]
+"""Voxels of a grid of frames, their slope and their intercept."""
+
+
 class FrameRefused(ConversionRefused):
     """One frame cannot be read; the others of its stack may be readable."""
 
@@ -48,7 +52,7 @@ def read_frame(frame: Frame) -> Array:
     return plane
 
 
-def fill(planes: Sequence[Sequence[Frame]]) -> tuple[Array, float, float]:
+def fill(planes: Sequence[Sequence[Frame]]) -> Filled:
     """Return the voxels of a grid of frames, their slope and their intercept.
 
     Parameters

@@ -24,6 +24,8 @@ class WarningKind(StrEnum):
     SEVERAL_ORIENTATIONS = "several-orientations"
     SEVERAL_MATRICES = "several-matrices"
     SEVERAL_PATIENTS = "several-patients"
+    SEVERAL_QUANTITIES = "several-quantities"  # some times are signed, the others never: they are separate volumes
+    TIMES_ASSUMED = "times-assumed"  # only numbers say that the frames at one position are times
     SLOPE_VARIES = "slope-varies"
     NO_GEOMETRY = "no-geometry"
     PARTLY_NOT_AN_IMAGE = "partly-not-an-image"  # e.g. an SR in an image series

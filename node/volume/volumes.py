@@ -10,15 +10,17 @@ import numpy as np
 from pydicom import Dataset
 
 from node.volume.arrange.copied_frames import equal_times_warnings
+from node.volume.arrange.quantities import FIELD_MAP
 from node.volume.arrange.temporal.missing_times import missing_time_warnings
 from node.volume.arrange.temporal.positions import Arrangement
 from node.volume.arrange.temporal.timing import durations_s, starts_s, step_s
+from node.volume.describe.bids_fields import HERTZ
 from node.volume.describe.emission import emission_fields
 from node.volume.describe.parameters import PARAMETER_TOLERANCE, is_varying, parameters_by_time, varying_parameters
 from node.volume.describe.sidecar_fields import describe
 from node.volume.display import display_of
 from node.volume.geometry import Placement, place_planes, spacing_warnings, stack_axes, usual_step
-from node.volume.intensities import fill
+from node.volume.intensities import Filled
 from node.volume.model import Diffusion, Display, Float, Frame, Geometry, Kind, Source, Volume
 from node.volume.read.planes import is_distance
 from node.volume.reasons import VolumeWarning, WarningKind
@@ -36,6 +38,7 @@ DatasetOf = Callable[[str], Dataset]
 
 def volumes_of(
     arrangement: Arrangement,
+    filled: Filled,
     stack: int,
     suffix: str,
     dataset_of: DatasetOf,
@@ -48,6 +51,8 @@ def volumes_of(
     ----------
     arrangement : Arrangement
         Frames by time and slice.
+    filled : tuple of array, float, float
+        Its voxels, and their slope and intercept (`node.volume.intensities.fill`).
     stack : int
         Number of the stack in its series.
     suffix : str
@@ -57,20 +62,17 @@ def volumes_of(
         Warnings that concern the whole series.
     numbers : collection of int
         Instance Numbers of all instances of the series.
-
-    Raises
-    ------
-    FrameRefused
-        A frame cannot be decoded.
     """
     planes = arrangement.planes
     first = planes[0][0]
     placement = _placement(planes[0])
-    voxels, slope, intercept = fill(planes)
+    voxels, slope, intercept = filled
     ds = dataset_of(first.sop_instance_uid)
     attributes = describe(ds, arrangement.frames)
     if attributes.get("Modality") == "PT":
         attributes |= emission_fields(planes, dataset_of)
+    if first.split_key.get("maps_field") and first.split_key.get("component") == FIELD_MAP:
+        attributes.setdefault("Units", HERTZ)
     by_time = parameters_by_time(planes)
     if by_time:
         attributes["of_each_time"] = by_time

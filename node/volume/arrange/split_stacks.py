@@ -28,9 +28,12 @@ from node.volume.model import Frame
 ACQUISITIONS = ("acquisition_number", "temporal_position", "acquisition_time")
 """Attributes that separate acquisitions whose positions do not fit together."""
 
+COLLAPSE_FLAG = "collapse_flag"
+"""A variant of GE, which in diffusion series numbers directions and weightings: those are times."""
+
 VARIANTS = (
     *("image_type", "kernel", "kvp", "flip_angle", "velocity", "stack", "slice_thickness"),
-    *("repetition_time", "intercept", "lossy"),
+    *("repetition_time", "intercept", "lossy", COLLAPSE_FLAG, "signed"),
 )
 """Attributes that separate volumes at the same positions."""
 
@@ -167,9 +170,15 @@ def _split_uneven(frames: Sequence[Frame], labels: Any) -> list[list[Frame]]:
 def _divisions(frames: Sequence[Frame], names: Sequence[str]) -> Iterator[list[list[Frame]]]:
     """Yield the frames split by each attribute that differs between them; parts are in order of first appearance."""
     for name in names:
-        parts = _by(frames, partial(_key, name))
+        parts = [] if name == COLLAPSE_FLAG and _are_weighted(frames) else _by(frames, partial(_key, name))
         if len(parts) > 1:
             yield parts
+
+
+def _are_weighted(frames: Sequence[Frame]) -> bool:
+    return any(
+        frame.diffusion is not None and (frame.diffusion.b_value > 0 or frame.diffusion.derived) for frame in frames
+    )
 
 
 def _key(name: str, frame: Frame) -> Hashable:

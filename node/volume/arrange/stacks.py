@@ -11,6 +11,7 @@ import numpy as np
 from node.volume.arrange.inversion_times import MEASURED_TOLERANCE, Groups, group_by_inversion_rank
 from node.volume.arrange.motion import undo_motion
 from node.volume.arrange.per_slice import merge_per_slice_groups
+from node.volume.arrange.quantities import with_field_maps
 from node.volume.geometry import cluster_numbers, cluster_orientations
 from node.volume.model import Frame
 from node.volume.reasons import VolumeWarning, WarningKind
@@ -22,8 +23,9 @@ PIXEL_SPACING_TOLERANCE = 1e-3  # relative
 UNPLACED = -1
 UNKNOWN = -1
 SUFFIX_TIMES = ("echo_time", "inversion_time")
-COMPONENT_SUFFIXES = {"magnitude": "", "phase": "ph", "real": "real", "imaginary": "imag"}
-"""Suffix by Complex Image Component (0008,9208) in lower case, in the order of their stacks; others follow."""
+COMPONENT_SUFFIXES = {"magnitude": "", "phase": "ph", "real": "real", "imaginary": "imag", "fieldmap": "fieldmap"}
+"""Suffix by Complex Image Component (0008,9208) in lower case, or field map, in the order of their stacks; others
+follow."""
 
 SERIES_TRAITS = ("frame_of_reference", "patient", "modality")
 """Traits that the images of a series share (PS3.3 A.1.2, C.7.3.1); an image without one takes it from the others."""
@@ -86,6 +88,7 @@ def split(frames: Sequence[Frame]) -> tuple[list[Stack], tuple[VolumeWarning, ..
         In order of orientation (by first appearance), component, echo time and inversion time, then of the first frame.
     tuple of VolumeWarning
     """
+    frames = with_field_maps(frames)
     traits = _traits(frames)
     unrelated = _is_of_each_instance(frames, "frame_of_reference")
     if unrelated:

@@ -119,6 +119,7 @@ def _common(ds: Dataset, reader: FrameReader) -> FrameArguments:
             "echo": numbers(ds, "EchoNumbers"),
             "inversion_time": number(ds, "InversionTime") or None,
             "map": is_diffusion_map(diffusion),
+            "maps_field": modality == "MR" and vendors.maps_field(ds),
             "quantity": texts(ds, "DoseUnits") + texts(ds, "DoseType") if modality == "RTDOSE" else None,
             "inverted": text(ds, "PhotometricInterpretation") == "MONOCHROME1",
             "scaled": modality not in RESCALED_MODALITIES or reader.modality_lut or _is_scaled(ds),
@@ -131,6 +132,8 @@ def _common(ds: Dataset, reader: FrameReader) -> FrameArguments:
             "flip_angle": number(ds, "FlipAngle"),
             "repetition_time": number(ds, "RepetitionTime"),
             "slice_thickness": number(ds, "SliceThickness"),
+            "collapse_flag": vendors.collapse_flag(ds) if modality == "MR" else None,
+            "signed": np.dtype(reader.dtype).kind == "i" if modality == "MR" else None,
             "raw_data_run": vendors.raw_data_run(ds) if modality == "MR" else None,
             "intercept": intercept if modality == "MR" else None,  # below zero in phase images
             "lossy": reader.lossy,  # PS3.3 C.7.6.1.1.5: a lossy version is a separate image

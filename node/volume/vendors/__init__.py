@@ -114,6 +114,16 @@ def frame_image_type(ds: Dataset, groups: Dataset) -> tuple[str, ...]:
     return philips.image_type(groups) if text(ds, "Manufacturer").upper().startswith("PHILIPS") else ()
 
 
+def collapse_flag(ds: Dataset) -> int | None:
+    """Return the flag that separates kinds of images of one series; None except for GE."""
+    return ge.collapse_flag(ds) if text(ds, "Manufacturer").upper().startswith("GE") else None
+
+
+def maps_field(ds: Dataset) -> bool:
+    """Return whether the sequence of an MR image maps the field in hertz; never except for GE."""
+    return text(ds, "Manufacturer").upper().startswith("GE") and ge.maps_field(ds)
+
+
 def raw_data_run(ds: Dataset) -> tuple[int, int] | None:
     """Return the number of echoes, if above one, and the run of raw data of an MR image; None except for GE."""
     return ge.raw_data_run(ds) if text(ds, "Manufacturer").upper().startswith("GE") else None

@@ -25,6 +25,8 @@ _RAW_DATA_RUN = PrivateTag(0x0019, _ACQUISITION, 0xA2, "SL")
 _ECHOES = PrivateTag(0x0019, _ACQUISITION, 0xA9, "DS")
 _PROTOCOL = PrivateTag(0x0025, "GEMS_SERS_01", 0x1B, "OB")
 _SEQUENCE = PrivateTag(0x0019, _ACQUISITION, 0x9E, "LO")
+_SEQUENCE_FILE = PrivateTag(0x0019, _ACQUISITION, 0x9C, "LO")
+_COLLAPSE_FLAG = PrivateTag(0x0043, _PARAMETERS, 0x30, "SS")
 _SLICE_TIMER = PrivateTag(0x0021, "GEMS_RELA_01", 0x5E, "DS")
 _MULTIBAND = PrivateTag(0x0043, _PARAMETERS, 0xB6, "LO")
 _GROUP_DELAY = PrivateTag(0x0043, _PARAMETERS, 0x7C, "FL")
@@ -35,6 +37,7 @@ _SEQUENTIAL, _INTERLEAVED = "0", "1"
 _KINDS = {0: "magnitude", 1: "phase", 2: "real", 3: "imaginary"}
 _MAX_PROTOCOL_BYTES = 1 << 20
 _GZIP = b"\x1f\x8b"
+_FIELD_MAPPING = re.compile(r"b0(map|rf)$", re.IGNORECASE)
 _SETTING = re.compile(rb'^(\w+) +"(.*?)"', re.MULTILINE)
 
 B_VALUE_FLAG = 100_000
@@ -57,6 +60,17 @@ def raw_data_run(ds: Dataset) -> tuple[int, int] | None:
     """
     echoes, run = private_numbers(ds, _ECHOES, 1), private_numbers(ds, _RAW_DATA_RUN, 1)
     return (int(echoes[0]), int(run[0])) if echoes and run and echoes[0] > 1 else None
+
+
+def collapse_flag(ds: Dataset) -> int | None:
+    """Return the flag (0043,xx30) that separates kinds of images of one series: direction, trace, field map, ..."""
+    flag = private_numbers(ds, _COLLAPSE_FLAG, 1)
+    return int(flag[0]) if flag else None
+
+
+def maps_field(ds: Dataset) -> bool:
+    """Return whether the sequence maps the field: its names (0019,xx9C) and (0019,xx9E) are B0map, B0rf or 3db0map."""
+    return any(_FIELD_MAPPING.search(private_text(ds, tag)) for tag in (_SEQUENCE_FILE, _SEQUENCE))
 
 
 def protocol(ds: Dataset) -> Mapping[str, str]:

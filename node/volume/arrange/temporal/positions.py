@@ -92,8 +92,37 @@ def arrange_times(bins: list[Bin]) -> Arrangement:
             "Identifier (0020,0100), Acquisition Time (0008,0032) or Instance Number (0020,0013)) assigns them to "
             "times",
         )
+    warnings = _assumption_warnings(bins) if order[0] == "instance" else ()
     whole = _whole_of_incomplete(*order, clocks=False)
-    return whole or Arrangement([list(time) for time in zip(*order[1], strict=True)])
+    return whole or Arrangement([list(time) for time in zip(*order[1], strict=True)], warnings=warnings)
+
+
+def _assumption_warnings(bins: list[Bin]) -> tuple[VolumeWarning, ...]:
+    """Return a warning if frames are times only by the order of their numbers, and no other frames show that order.
+
+    Several instances that go through several positions do show it.
+
+    Raises
+    ------
+    ConversionRefused
+        ``unproven-layout``: all frames are of one instance and at one position. They may be metabolites or coils.
+    """
+    instances = {frame.sop_instance_uid for frame in bins[0]}
+    placed = bins[0][0].position is not None
+    weighted = any(frame.diffusion is not None and frame.diffusion.b_value > 0 for frame in bins[0])
+    if not placed or weighted or (len(instances) > 1 and len(bins) > 1):
+        return ()
+    if len(instances) == len(bins) == 1:
+        raise ConversionRefused(
+            Reason.UNPROVEN_LAYOUT,
+            f"the instance has {len(bins[0])} frames at one Image Position (Patient) (0020,0032), and no attribute "
+            "(such as Temporal Position Index (0020,9128) or Dimension Index Values (0020,9157)) says whether they "
+            "differ in time",
+        )
+    detail = (
+        f"only the numbers of the {len(bins[0])} frames at each position say that they are times, and in which order"
+    )
+    return (VolumeWarning(WarningKind.TIMES_ASSUMED, detail),)
 
 
 def arrange_unequal_times(bins: list[Bin]) -> Arrangement:
