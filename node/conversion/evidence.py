@@ -21,15 +21,13 @@ from node.dicom import values
 from node.volume.geometry import missing_slices
 from node.volume.model import Assembly, Float, Geometry, Kind, Volume
 from node.volume.reasons import Reason, WarningKind
+from node.volume.unequal_stacks import find_shortages, has_all_times
 
 CONTIGUOUS = 1.5
 """Slices (or times) that lie no farther apart than this many stated distances are neighbours."""
 
 DISTANCE_TOLERANCE = 0.03
 """Relative deviation of a distance between slices from a multiple of Spacing Between Slices (0018,0088)."""
-
-COMPONENTS = frozenset({"ph", "real", "imag", "fieldmap"})
-"""Suffixes of volumes that hold a component other than the magnitude."""
 
 MAX_SHOWN = 20
 
@@ -87,7 +85,7 @@ def find_evidence(headers: Mapping[str, InstanceHeader], assembly: Assembly) -> 
     return [
         *_gaps(assembly, grids, headers, numbered=bool(in_numbers)),
         *in_numbers,
-        *_unequal_stacks(grids),
+        *_unequal_stacks(assembly.volumes),
         *_announced_times(grids),
         *_wide_spacing(grids),
     ]
@@ -359,37 +357,13 @@ def _follows_positions(numbers: Sequence[int | None], step: int) -> bool:
 # Stacks of one series
 
 
-def _unequal_stacks(grids: Sequence[_Grid]) -> Iterator[Evidence]:
-    """Yield a finding if echoes or components of one stack have unequal numbers of slices, or echoes of times.
-
-    Components may have unequal numbers of times: a flow has one magnitude and three phases.
-    """
-    alike: dict[tuple[int, ...], list[_Grid]] = defaultdict(list)
-    for grid in grids:
-        if grid.placed and not grid.is_one_instance and _has_all_times(grid):
-            alike[grid.volume.voxels.shape[2:4]].append(grid)
-    for stacks in alike.values():
-        slices = [grid.volume.shape[2] for grid in stacks]
-        if len(set(slices)) > 1:
-            fact = f"echoes or components have unequal numbers of slices: {_listed(stacks, slices)}"
-            yield Evidence("geometry", fact, "slices of an echo or component", max(slices) * len(slices) - sum(slices))
-        of_component: dict[str, list[_Grid]] = defaultdict(list)
-        for grid in stacks:
-            of_component["-".join(kind for kind in grid.volume.suffix.split("-") if not _is_echo(kind))].append(grid)
-        for own in of_component.values():
-            times = [grid.volume.times for grid in own]
-            if len(set(times)) > 1:
-                fact = f"echoes have unequal numbers of times: {_listed(own, times)}"
-                missing = sum((max(times) - grid.volume.times) * grid.of_time for grid in own)
-                yield Evidence("times", fact, "times of an echo", missing)
-
-
-def _listed(stacks: Sequence[_Grid], counts: Sequence[int]) -> str:
-    return ", ".join(f"{grid.volume.suffix or 'magnitude'} {count}" for grid, count in zip(stacks, counts, strict=True))
-
-
-def _is_echo(kind: str) -> bool:
-    return kind[:1] == "e" and kind[1:].isdigit()
+def _unequal_stacks(volumes: Sequence[Volume]) -> Iterator[Evidence]:
+    """Yield a finding if echoes or components of one stack have unequal numbers of slices, or echoes of times."""
+    for shortage in find_shortages(volumes):
+        if shortage.of_times:
+            yield Evidence("times", shortage.detail, "times of an echo", shortage.instances)
+        else:
+            yield Evidence("geometry", shortage.detail, "slices of an echo or component", shortage.instances)
 
 
 def _announced_times(grids: Sequence[_Grid]) -> Iterator[Evidence]:
@@ -401,16 +375,11 @@ def _announced_times(grids: Sequence[_Grid]) -> Iterator[Evidence]:
     ]
     for grid in originals:
         announced = grid.first.temporal_positions or 0 if grid.first is not None else 0
-        times = grid.volume.times if _has_all_times(grid) else sum(other.volume.times for other in originals)
+        times = grid.volume.times if has_all_times(grid.volume) else sum(other.volume.times for other in originals)
         if times < announced:
             fact = f"{times} of {announced} times that Number of Temporal Positions (0020,0105) announces"
             yield Evidence("headers", fact, f"{announced - times} times", (announced - times) * grid.of_time)
             return
-
-
-def _has_all_times(grid: _Grid) -> bool:
-    """Return whether the volume should have every time, as echoes and components do: others may divide the times."""
-    return all(_is_echo(kind) or kind in COMPONENTS for kind in grid.volume.suffix.split("-") if kind)
 
 
 def _wide_spacing(grids: Sequence[_Grid]) -> Iterator[Evidence]:

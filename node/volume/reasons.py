@@ -21,6 +21,7 @@ class WarningKind(StrEnum):
     INCOMPLETE_VOLUME = "incomplete-volume"  # an interrupted last volume was left out
     MISSING_TIME = "missing-time"  # a whole time between others was not received, or was left out
     IRREGULAR_TIME_STEPS = "irregular-time-steps"  # some steps between times are longer than the others
+    UNEQUAL_STACKS = "unequal-stacks"  # other echoes or components of the series have more slices or times
     SEVERAL_ORIENTATIONS = "several-orientations"
     SEVERAL_MATRICES = "several-matrices"
     SEVERAL_PATIENTS = "several-patients"

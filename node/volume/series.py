@@ -18,6 +18,7 @@ from node.volume.arrange.copied_frames import COPY_DETAIL
 from node.volume.arrange.duplicates import is_copy
 from node.volume.model import Assembly, Frame, Kind, Volume
 from node.volume.reasons import Exclusion, Reason, Refusal, VolumeWarning, WarningKind
+from node.volume.unequal_stacks import with_shortages
 from node.volume.volumes import DatasetOf
 
 ExcludedFrame = tuple[Frame, Reason, str]
@@ -131,7 +132,9 @@ class SeriesUnderAssembly:
         VoxelnodeError
             A frame is lost or duplicated.
         """
-        assembly = Assembly(_with_unique_suffixes(self.volumes), tuple(self.refusals), tuple(self.exclusions))
+        assembly = Assembly(
+            with_shortages(_with_unique_suffixes(self.volumes)), tuple(self.refusals), tuple(self.exclusions)
+        )
         lost = assembly.unaccounted(self.uids)
         if lost:
             raise VoxelnodeError(f"{len(lost)} instances are in no volume, exclusion or refusal")

@@ -76,6 +76,15 @@ def echoes(slices: int = 4, **options: Any) -> list[FileDataset]:
     return numbered(turns, range(1, len(turns) + 1))
 
 
+def echoes_in_time() -> list[FileDataset]:
+    """Return two echoes of three times of four slices, time by time and in each time echo by echo."""
+    first, second = (make.time_series(3, 4, EchoTime=str(time), EchoNumbers=echo) for echo, time in ((1, 10), (2, 20)))
+    out = [ds for time in range(3) for echo in (first, second) for ds in echo[4 * time : 4 * time + 4]]
+    for ds in out:
+        ds.SeriesInstanceUID, ds.FrameOfReferenceUID = out[0].SeriesInstanceUID, out[0].FrameOfReferenceUID
+    return numbered(out, range(1, len(out) + 1))
+
+
 def inversions(count: int) -> list[FileDataset]:
     """Return a stack for each of several inversion times, which the headers count as times."""
     uids = {"study_uid": generate_uid(), "series_uid": generate_uid(), "FrameOfReferenceUID": generate_uid()}
@@ -246,3 +255,19 @@ def test_the_sidecar_of_a_series_that_lost_a_time_has_the_start_of_each_time(tmp
     sidecar = json.loads((tmp_path / volume.path).with_suffix(".json").read_text())
     assert sidecar["VolumeTiming"] == [0.0, 2.0, 6.0, 8.0]
     assert (sidecar["time_step_s"], sidecar["completeness"]["state"]) == (None, "incomplete")
+
+
+@pytest.mark.parametrize("of_times", [True, False])
+def test_an_echo_that_lost_its_end_warns_beside_the_verdict(tmp_path: Path, of_times: bool) -> None:
+    series = echoes_in_time() if of_times else echoes(5)
+    series = series[:-4] if of_times else series[:-1]
+    paths = [tmp_path / f"{number}.dcm" for number in range(len(series))]
+    for ds, path in zip(series, paths, strict=True):
+        ds.save_as(path, enforce_file_format=True)
+    uids = [str(ds.SOPInstanceUID) for ds in series]
+    converted = convert(ConversionJob(tuple(zip(uids, paths, strict=True)), tmp_path, OPTIONS))
+    told = {file.suffix: "unequal-stacks" in file.warnings for file in converted.files if file.kind == "volume"}
+    assert told == {"e1": False, "e2": True}
+    assert (converted.completeness.state, converted.completeness.missing) == ("incomplete", 4 if of_times else 1)
+    steps = [json.loads((tmp_path / f"volume_e{echo}.json").read_text())["time_step_s"] for echo in (1, 2)]
+    assert steps == ([2.0, None] if of_times else [None, None])
