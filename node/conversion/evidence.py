@@ -330,22 +330,24 @@ def _explains(grid: _Grid, low: str, high: str, difference: int, step: int) -> b
     """Return whether a volume shows that no number is missing between those of two instances.
 
     None is if the two are neighbours in space at the usual distance, in a stack whose numbers follow its positions:
-    there is no room between them. Nor if they end and begin a time, and the missing numbers are no whole number of
-    times. Their numbers differ by `difference`, and numbers count by `step`.
+    there is no room between them. Nor if they end and begin a time. But as many missing numbers as one or more times
+    have may be the end of one time and the beginning of another, wherever they are. Their numbers differ by
+    `difference`, and numbers count by `step`.
     """
     if not grid.placed or low not in grid.places or high not in grid.places:
         return False
     (time_low, slice_low), (time_high, slice_high) = grid.places[low], grid.places[high]
     if grid.volume.geometry is Geometry.IRREGULAR or grid.of_time < 2:
         return False
+    whole_times = (difference // step - 1) % grid.of_time == 0
     if time_low == time_high:
-        return abs(slice_low - slice_high) == 1 and _follows_positions(grid.numbers(time_low), step)
+        return not whole_times and abs(slice_low - slice_high) == 1 and _follows_positions(grid.numbers(time_low), step)
     before, after = grid.numbers(time_low), grid.numbers(time_high)
     if None in before or None in after:
         return False
     ends = max(number for number in before if number is not None) == grid.headers[low].number
     begins = min(number for number in after if number is not None) == grid.headers[high].number
-    return ends and begins and (difference // step - 1) % grid.of_time != 0
+    return ends and begins and not whole_times
 
 
 def _follows_positions(numbers: Sequence[int | None], step: int) -> bool:

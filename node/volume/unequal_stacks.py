@@ -38,15 +38,17 @@ class Shortage:
 def find_shortages(volumes: Sequence[Volume]) -> Iterator[Shortage]:
     """Yield the shortages of a series: of slices of echoes and components, and of times of echoes.
 
-    Components may have unequal numbers of times: a flow has one magnitude and three phases. What one instance holds was
-    received as a whole.
+    Components may have unequal numbers of times: a flow has one magnitude and three phases. If each stack is what one
+    instance holds, it was received as a whole.
     """
     alike: dict[tuple[int, ...], list[Volume]] = defaultdict(list)
     for volume in volumes:
         placed = volume.kind is Kind.VOLUME and volume.geometry is not Geometry.NONE
-        if placed and has_all_times(volume) and len({source.sop_instance_uid for source in volume.sources}) > 1:
+        if placed and has_all_times(volume):
             alike[volume.voxels.shape[2:4]].append(volume)
     for stacks in alike.values():
+        if all(len({source.sop_instance_uid for source in volume.sources}) == 1 for volume in stacks):
+            continue
         slices = [volume.shape[2] for volume in stacks]
         if len(set(slices)) > 1:
             detail = f"echoes or components have unequal numbers of slices: {_listed(stacks, slices)}"

@@ -18,10 +18,17 @@ from node.volume.arrange.plane_positions import group_by_position
 from node.volume.arrange.split_stacks import split_by_chosen_variant, split_incomplete_variants, split_stack
 from node.volume.arrange.temporal.ordering import same_diffusion
 from node.volume.arrange.temporal.positions import Arrangement, arrange_times, arrange_unequal_times
+from node.volume.arrange.temporal.remains import lost_between_slices
 from node.volume.arrange.whole_times import Bin, instance_order
 from node.volume.geometry import cluster_numbers
 from node.volume.model import Frame
 from node.volume.reasons import Reason, VolumeWarning, WarningKind
+
+TIMES_OF_SLICES = {
+    "temporal_position": "temporal positions (0020,0100)",
+    "time_slice": "time slices by Image Index (0054,1330)",
+}
+"""Time keys that all slices of a volume share, and their names."""
 
 
 def arrange(frames: Sequence[Frame]) -> list[Arrangement]:
@@ -120,10 +127,20 @@ def _arrange_single_frames(frames: list[Frame]) -> list[Arrangement]:
 
 
 def _time_warnings(frames: Sequence[Frame]) -> tuple[VolumeWarning, ...]:
-    """Return a warning if frames without shared positions belong to several times (PS3.3 C.8.3.1)."""
-    times = {frame.time_key.get("temporal_position") for frame in frames} - {None}
-    detail = f"the slices of the volume belong to {len(times)} temporal positions (0020,0100)"
-    return (VolumeWarning(WarningKind.PARAMETER_VARIES, detail),) if len(times) > 1 else ()
+    """Return warnings if frames without shared positions belong to several times (PS3.3 C.8.3.1, C.8.9.4.1.9)."""
+    warnings = []
+    for key, name in TIMES_OF_SLICES.items():
+        times = {frame.time_key.get(key) for frame in frames} - {None}
+        if len(times) > 1:
+            detail = f"the slices of the volume belong to {len(times)} {name}"
+            warnings.append(VolumeWarning(WarningKind.PARAMETER_VARIES, detail))
+    if not warnings and (lost := lost_between_slices(frames)):
+        detail = (
+            f"the slices of the volume seem to belong to two times: {lost} Instance Numbers (0020,0013) are missing "
+            "between them, and their acquisition times are apart"
+        )
+        warnings.append(VolumeWarning(WarningKind.INCOMPLETE_VOLUME, detail))
+    return tuple(warnings)
 
 
 def _have_distinct_locations(frames: Sequence[Frame]) -> bool:

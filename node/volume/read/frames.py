@@ -140,6 +140,7 @@ def _common(ds: Dataset, reader: FrameReader) -> FrameArguments:
         },
         "time_key": {
             "temporal_position": number(ds, "TemporalPositionIdentifier"),
+            "time_slice": _time_slice(ds) if modality == "PT" else None,
             "trigger_time": number(ds, "TriggerTime"),
             "cardiac_phase": number(ds, "NominalPercentageOfCardiacPhase"),
             "frame_reference_time": number(ds, "FrameReferenceTime"),
@@ -151,6 +152,14 @@ def _common(ds: Dataset, reader: FrameReader) -> FrameArguments:
             else None,
         },
     }
+
+
+def _time_slice(ds: Dataset) -> int | None:
+    """Return which time slice, or gate, of a dynamic or gated PET an image is of, from 0 (PS3.3 C.8.9.4.1.9)."""
+    index, slices = number(ds, "ImageIndex"), number(ds, "NumberOfSlices")
+    if not index or not slices or texts(ds, "SeriesType")[:1] not in (("DYNAMIC",), ("GATED",)):
+        return None
+    return int((index - 1) // slices)
 
 
 def _is_scaled(ds: Dataset) -> bool:

@@ -127,7 +127,7 @@ WHOLE = {
     "no number": lambda: make.ct_series(12, InstanceNumber=None),
     "a localizer taken out of the middle": lambda: numbered(make.ct_series(12), [*range(1, 7), *range(8, 14)]),
     "localizers taken out of the beginning": lambda: numbered(make.ct_series(12), range(4, 16)),
-    "numbers shared with another series": lambda: numbered(make.ct_series(12), [*range(1, 7), *range(31, 37)]),
+    "numbers shared with another series": lambda: numbered(make.ct_series(12), [*range(1, 7), *range(32, 38)]),
     "a report among the images": lambda: with_report(make.ct_series(12)),
     "a localizer": lambda: numbered(make.localizer(3), range(1, 10)),
     "a localizer that counts anew": lambda: make.localizer(3),
@@ -255,6 +255,15 @@ def test_the_sidecar_of_a_series_that_lost_a_time_has_the_start_of_each_time(tmp
     sidecar = json.loads((tmp_path / volume.path).with_suffix(".json").read_text())
     assert sidecar["VolumeTiming"] == [0.0, 2.0, 6.0, 8.0]
     assert (sidecar["time_step_s"], sidecar["completeness"]["state"]) == (None, "incomplete")
+
+
+def test_the_beginning_of_one_time_and_the_end_of_another_are_no_whole_volume(judge: Judge) -> None:
+    series = make.time_series(2, 6)
+    for ds in series:
+        del ds.AcquisitionTime
+    found = judge(series[:2] + series[8:])
+    assert found.state == "incomplete"
+    assert "Instance Numbers 3-8 are missing" in found.reason
 
 
 @pytest.mark.parametrize("of_times", [True, False])

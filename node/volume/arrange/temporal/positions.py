@@ -20,6 +20,7 @@ from node.volume.arrange.temporal.ordering import (
     time_orders,
     weighting,
 )
+from node.volume.arrange.temporal.remains import labels_of_remains, may_be_shifted
 from node.volume.arrange.whole_times import (
     COUNTING_KEYS,
     Bin,
@@ -37,6 +38,11 @@ SHARED_TIME_KEYS = ("temporal_position", "acquisition_number", "acquisition_time
 
 MAX_TAKEN_TWICE = 0.25
 """Largest share of positions that may have been acquired twice; beyond it, two volumes might be mixed."""
+
+SHIFTED_DETAIL = (
+    "Instance Numbers (0020,0013), which alone order the times of each slice, are missing between slices: some slices "
+    "may be of an earlier or later time"
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,15 +98,38 @@ def arrange_times(bins: list[Bin]) -> Arrangement:
             "Identifier (0020,0100), Acquisition Time (0008,0032) or Instance Number (0020,0013)) assigns them to "
             "times",
         )
-    warnings = _assumption_warnings(bins) if order[0] == "instance" else ()
+    warnings = _number_warnings(order[1]) if order[0] == "instance" else ()
+    labels = labels_of_remains(*order)
+    if labels is not None:
+        return _arrange_without_remains(order[1], labels)
     whole = _whole_of_incomplete(*order, clocks=False)
     return whole or Arrangement([list(time) for time in zip(*order[1], strict=True)], warnings=warnings)
 
 
-def _assumption_warnings(bins: list[Bin]) -> tuple[VolumeWarning, ...]:
-    """Return a warning if frames are times only by the order of their numbers, and no other frames show that order.
+def _arrange_without_remains(bins: list[Bin], labels: Labels) -> Arrangement:
+    """Return the grid of the times that are not what losses left of two.
 
-    Several instances that go through several positions do show it.
+    Raises
+    ------
+    ConversionRefused
+        ``incomplete``: no time is whole.
+    """
+    whole = whole_times(bins, labels, are_times=True)
+    if whole is None:
+        raise ConversionRefused(
+            Reason.INCOMPLETE,
+            f"the frames seem to be what is left of several times, none of which has all {len(bins)} slices; send the "
+            "missing instances",
+        )
+    return _arrange_whole(*whole)
+
+
+def _number_warnings(bins: list[Bin]) -> tuple[VolumeWarning, ...]:
+    """Return a warning if only numbers say that frames are times, and they do not prove which.
+
+    `bins` are in the order of the numbers.
+
+    Several instances that go through several positions without a hole do.
 
     Raises
     ------
@@ -110,8 +139,10 @@ def _assumption_warnings(bins: list[Bin]) -> tuple[VolumeWarning, ...]:
     instances = {frame.sop_instance_uid for frame in bins[0]}
     placed = bins[0][0].position is not None
     weighted = any(frame.diffusion is not None and frame.diffusion.b_value > 0 for frame in bins[0])
-    if not placed or weighted or (len(instances) > 1 and len(bins) > 1):
+    if not placed or weighted:
         return ()
+    if len(instances) > 1 and len(bins) > 1:
+        return (VolumeWarning(WarningKind.INCOMPLETE_VOLUME, SHIFTED_DETAIL),) if may_be_shifted(bins) else ()
     if len(instances) == len(bins) == 1:
         raise ConversionRefused(
             Reason.UNPROVEN_LAYOUT,
