@@ -54,7 +54,7 @@ CASES = (
 """Small series of the corpus, of many kinds, one in each case."""
 
 EXAMPLES = 8
-LONG_EXAMPLES = 400
+LONG_EXAMPLES = 300
 LONG_BYTES = 16 << 20
 
 CLOCKS = (
@@ -319,6 +319,7 @@ def test_a_change_of_a_real_series(few_series: Library, holds: Property, data: s
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("holds", PROPERTIES, ids=lambda holds: holds.__name__)
 @settings(max_examples=LONG_EXAMPLES, deadline=None, suppress_health_check=CHECKS)
 @given(data=st.data())
