@@ -101,7 +101,7 @@ def describe(ds: Dataset, frames: Sequence[Frame]) -> dict[str, Any]:
             for name, content in private.items()
             if not (name in fields or _repeats(content, words))
         }
-        fields |= phase_encoding(sources, *_plane(ds, frames))
+        fields |= phase_encoding(sources, *_plane(ds, frames), fields)
         repetition_time_s = fields.get("RepetitionTime")
         if repetition_time_s is not None:
             fields["RepetitionTime"] = repetition_time_s = _seconds(repetition_time_s + pause_s(ds))

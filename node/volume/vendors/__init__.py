@@ -9,7 +9,19 @@ from pydicom.dataset import Dataset
 
 from node.dicom.values import text, texts
 from node.volume.tiling import Tiling
-from node.volume.vendors import canon, ge, philips, siemens, siemens_mosaic, uih
+from node.volume.vendors import (
+    canon,
+    ge,
+    ge_fields,
+    philips,
+    philips_fields,
+    siemens,
+    siemens_fields,
+    siemens_mosaic,
+    uih,
+    uih_fields,
+)
+from node.volume.vendors.fields import VendorField, stated_fields
 from node.volume.vendors.gradients import Gradient
 
 _COMPLEX_COMPONENTS = {
@@ -42,11 +54,13 @@ _GRADIENTS: dict[str, Callable[[Dataset], Gradient | None]] = {
     "CANON": canon.gradient,
     "TOSHIBA": canon.gradient,
 }
-_VENDOR_FIELDS: dict[str, Callable[[Dataset], dict[str, Any]]] = {
-    "SIEMENS": siemens.acquisition_fields,
-    "GE ": ge.acquisition_fields,
-    "PHILIPS": philips.acquisition_fields,
+VENDOR_FIELDS: dict[str, tuple[VendorField, ...]] = {
+    "SIEMENS": siemens_fields.FIELDS,
+    "GE ": ge_fields.FIELDS,
+    "PHILIPS": philips_fields.FIELDS,
+    "UIH": uih_fields.FIELDS,
 }
+"""Fields of the sidecar from private elements, by the beginning of Manufacturer (0008,0070) in capital letters."""
 
 
 def tiling(ds: Dataset) -> Tiling | None:
@@ -86,10 +100,20 @@ def acquisition_fields(sources: Sequence[Dataset]) -> dict[str, Any]:
     """
     name = text(sources[0], "Manufacturer").upper()
     fields: dict[str, Any] = {}
-    for read in (read for vendor, read in _VENDOR_FIELDS.items() if name.startswith(vendor)):
+    for table in (table for vendor, table in VENDOR_FIELDS.items() if name.startswith(vendor)):
         for source in sources:
-            fields = read(source) | fields
+            fields = stated_fields(source, table) | fields
     return fields
+
+
+def is_encoded_upwards(ds: Dataset) -> bool | None:
+    """Return whether phase encoding goes along increasing index of the stored pixels; None if unknown, and except GE."""
+    return ge.is_encoded_upwards(ds) if text(ds, "Manufacturer").upper().startswith("GE ") else None
+
+
+def echo_train_s(ds: Dataset) -> float | None:
+    """Return the duration of one echo-planar readout in seconds; None except for United Imaging."""
+    return uih_fields.readout_s(ds) if text(ds, "Manufacturer").upper().startswith("UIH") else None
 
 
 def pause_s(ds: Dataset) -> float:

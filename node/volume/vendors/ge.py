@@ -1,13 +1,13 @@
-"""GE: diffusion, kind of image, slice timing, and the protocol block."""
+"""GE: diffusion, kind of image, slice timing, polarity of phase encoding, and the protocol block."""
 
 from __future__ import annotations
 
 import math
 import re
+import struct
 import zlib
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -16,29 +16,38 @@ from node.dicom.private import PrivateTag, private_bytes, private_numbers, priva
 from node.dicom.values import number, numbers, text
 from node.volume.vendors.gradients import Gradient, along_encoding
 
-_ACQUISITION = "GEMS_ACQU_01"
-_PARAMETERS = "GEMS_PARM_01"
-_B_VALUE = PrivateTag(0x0043, _PARAMETERS, 0x39, "IS")
-_IMAGE_KIND = PrivateTag(0x0043, _PARAMETERS, 0x2F, "SS")
-_DIRECTION = tuple(PrivateTag(0x0019, _ACQUISITION, offset, "DS") for offset in (0xBB, 0xBC, 0xBD))
-_RAW_DATA_RUN = PrivateTag(0x0019, _ACQUISITION, 0xA2, "SL")
-_ECHOES = PrivateTag(0x0019, _ACQUISITION, 0xA9, "DS")
+ACQUISITION = "GEMS_ACQU_01"
+PARAMETERS = "GEMS_PARM_01"
+_B_VALUE = PrivateTag(0x0043, PARAMETERS, 0x39, "IS")
+_IMAGE_KIND = PrivateTag(0x0043, PARAMETERS, 0x2F, "SS")
+_DIRECTION = tuple(PrivateTag(0x0019, ACQUISITION, offset, "DS") for offset in (0xBB, 0xBC, 0xBD))
+_RAW_DATA_RUN = PrivateTag(0x0019, ACQUISITION, 0xA2, "SL")
+_ECHOES = PrivateTag(0x0019, ACQUISITION, 0xA9, "DS")
 _PROTOCOL = PrivateTag(0x0025, "GEMS_SERS_01", 0x1B, "OB")
-_SEQUENCE = PrivateTag(0x0019, _ACQUISITION, 0x9E, "LO")
-_SEQUENCE_FILE = PrivateTag(0x0019, _ACQUISITION, 0x9C, "LO")
-_COLLAPSE_FLAG = PrivateTag(0x0043, _PARAMETERS, 0x30, "SS")
+_SEQUENCE = PrivateTag(0x0019, ACQUISITION, 0x9E, "LO")
+_SEQUENCE_FILE = PrivateTag(0x0019, ACQUISITION, 0x9C, "LO")
+_COLLAPSE_FLAG = PrivateTag(0x0043, PARAMETERS, 0x30, "SS")
 _SLICE_TIMER = PrivateTag(0x0021, "GEMS_RELA_01", 0x5E, "DS")
-_MULTIBAND = PrivateTag(0x0043, _PARAMETERS, 0xB6, "LO")
-_GROUP_DELAY = PrivateTag(0x0043, _PARAMETERS, 0x7C, "FL")
-_ACQUIRED_PARTS = PrivateTag(0x0043, _PARAMETERS, 0x83, "DS")
-_LABELING = PrivateTag(0x0043, _PARAMETERS, 0xA3, "CS")
-_LABELING_DURATION = PrivateTag(0x0043, _PARAMETERS, 0xA5, "IS")
+MULTIBAND = PrivateTag(0x0043, PARAMETERS, 0xB6, "LO")
+GROUP_DELAY = PrivateTag(0x0043, PARAMETERS, 0x7C, "FL")
+_RECONSTRUCTION = PrivateTag(0x0043, PARAMETERS, 0x2A, "OB")
+"""User defined data: the header of GE's raw data ("P-file"), with the settings of the reconstruction."""
+
 _SEQUENTIAL, _INTERLEAVED = "0", "1"
 _KINDS = {0: "magnitude", 1: "phase", 2: "real", 3: "imaginary"}
 _MAX_PROTOCOL_BYTES = 1 << 20
 _GZIP = b"\x1f\x8b"
 _FIELD_MAPPING = re.compile(r"b0(map|rf)$", re.IGNORECASE)
 _SETTING = re.compile(rb'^(\w+) +"(.*?)"', re.MULTILINE)
+
+_POLARITIES = {"LINEAR": False, "REVERSE_LINEAR": True}
+"""GE's use of Rectilinear Phase Encode Reordering (0018,9034): whether lines are encoded along increasing index."""
+
+_VERSIONS = (5.0, 40.0)
+"""Versions of the header of raw data whose layout is known; others mean that something else is stored."""
+
+_MOVED_VERSION = 25.002
+"""Since this version, the header begins with 76 more bytes, and 140 bytes before the direction are gone."""
 
 B_VALUE_FLAG = 100_000
 """(0043,xx39) holds the b-value below this number; multiples of it are flags."""
@@ -109,7 +118,7 @@ def planned_slice_times_s(ds: Dataset, slices: int, repetition_time_s: float) ->
     order = protocol(ds).get("SLICEORDER")
     if not private_text(ds, _SEQUENCE).startswith("EPI") or order not in (_SEQUENTIAL, _INTERLEAVED):
         return None
-    if _bands(ds) != 1:
+    if bands(ds) != 1:
         return None
     turns = np.arange(slices)
     if order == _INTERLEAVED:
@@ -117,40 +126,46 @@ def planned_slice_times_s(ds: Dataset, slices: int, repetition_time_s: float) ->
     return tuple((turns * ((repetition_time_s - pause_s(ds)) / slices)).tolist())
 
 
-def _bands(ds: Dataset) -> int | None:
+def bands(ds: Dataset) -> int | None:
     """Return the number of slices that are excited together, by (0043,xxB6) or the protocol block; None if unreadable.
 
     Older software states it in the protocol only.
     """
-    stated = [text for text in (private_text(ds, _MULTIBAND), protocol(ds).get("MBACCEL", "")) if text]
+    stated = [text for text in (private_text(ds, MULTIBAND), protocol(ds).get("MBACCEL", "")) if text]
     return max([1, *map(int, stated)]) if all(text.isdecimal() for text in stated) else None
+
+
+def is_encoded_upwards(ds: Dataset) -> bool | None:
+    """Return whether phase encoding goes along increasing index of the stored pixels; None if it is unknown.
+
+    Users of dcm2niix compared (0018,9034), which software since version 27 writes, with images of known distortion.
+    Before, the header of the raw data (0043,xx2A) has two settings, each of which reverses the direction: the polarity
+    of the gradient, and the order of the lines in k-space.
+    """
+    stated = _POLARITIES.get(text(ds, "RectilinearPhaseEncodeReordering"))
+    return _polarity_of_raw_data(private_bytes(ds, _RECONSTRUCTION) or b"") if stated is None else stated
+
+
+def _polarity_of_raw_data(data: bytes) -> bool | None:
+    try:
+        [start] = struct.unpack_from("<H", data, 24)
+        [version] = struct.unpack_from("<f", data, start)
+        if not _VERSIONS[0] <= version <= _VERSIONS[1]:
+            return None
+        start, line_order = (start, 0x394) if version < _MOVED_VERSION else (start + 0x4C, 0x394 - 0x8C)
+        [options] = struct.unpack_from("<H", data, start + 0x3A)
+        [polarity] = struct.unpack_from("<H", data, start + 0x30)
+        [order] = struct.unpack_from("<h", data, start + line_order)
+    except struct.error:
+        return None
+    is_echo_planar, is_reversed, from_below = bool(options & 0x800), bool(polarity & 0x4), order == 2
+    return is_reversed == from_below if is_echo_planar else None
 
 
 def pause_s(ds: Dataset) -> float:
     """Return the group delay (0043,xx7C): seconds between volumes that Repetition Time (0018,0080) leaves out."""
-    delay_s = private_numbers(ds, _GROUP_DELAY, 1)
+    delay_s = private_numbers(ds, GROUP_DELAY, 1)
     return delay_s[0] if delay_s and delay_s[0] > 0 else 0.0
-
-
-def acquisition_fields(ds: Dataset) -> dict[str, Any]:
-    """Return acceleration, pause and arterial spin labelling by BIDS' names.
-
-    With pseudo-continuous labelling, Inversion Time (0018,0082) is the delay after labelling (BIDS: PostLabelingDelay).
-    """
-    fields: dict[str, Any] = {}
-    parts = private_numbers(ds, _ACQUIRED_PARTS) or ()
-    names = ("ParallelReductionFactorInPlane", "ParallelReductionFactorOutOfPlane")
-    fields |= {name: round(1 / part, 3) for name, part in zip(names, parts, strict=False) if 0 < part <= 1}
-    bands = _bands(ds)
-    if bands is not None and bands > 1:
-        fields["MultibandAccelerationFactor"] = bands
-    if pause_s(ds):
-        fields["DelayTime"] = float(f"{pause_s(ds):.6g}")
-    duration, delay = private_numbers(ds, _LABELING_DURATION, 1), number(ds, "InversionTime")
-    if private_text(ds, _LABELING) == "PSEUDOCONTINUOUS" and duration and duration[0] > 0:
-        fields |= {"ArterialSpinLabelingType": "PCASL", "LabelingDuration": duration[0] / 1000}
-        fields |= {"PostLabelingDelay": delay / 1000} if delay else {}
-    return fields
 
 
 def gradient(ds: Dataset) -> Gradient | None:

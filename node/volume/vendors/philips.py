@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydicom.dataset import Dataset
 
 from node.dicom.private import PrivateTag, private_items, private_numbers, private_text
@@ -17,7 +15,6 @@ _DIRECTIONALITY = PrivateTag(0x2001, _IMAGING, 0x04, "CS")
 _DIRECTION = tuple(PrivateTag(0x2005, _MR_IMAGING, offset, "FL") for offset in (0xB0, 0xB1, 0xB2))
 _SCALE_SLOPE = PrivateTag(0x2005, _MR_IMAGING, 0x0E, "FL")
 _IMAGE_KIND = PrivateTag(0x2005, _MR_IMAGING, 0x11, "CS")
-_WATER_FAT_SHIFT = PrivateTag(0x2001, _IMAGING, 0x22, "FL")
 FRAME = PrivateTag(0x2005, "Philips MR Imaging DD 005", 0x0F, "SQ")
 """Private item of an enhanced frame with the attributes of the classic image."""
 
@@ -28,12 +25,6 @@ def scale_slope(ds: Dataset) -> float | None:
     """Return MR Scale Slope (2005,xx0E): a displayed value over rescale slope and this slope is "floating point"."""
     slope = private_numbers(ds, _SCALE_SLOPE, 1)
     return slope[0] if slope and slope[0] else None
-
-
-def acquisition_fields(ds: Dataset) -> dict[str, Any]:
-    """Return BIDS' WaterFatShift, (2001,xx22), in pixels."""
-    shift = private_numbers(ds, _WATER_FAT_SHIFT, 1)
-    return {"WaterFatShift": float(f"{shift[0]:.6g}")} if shift and shift[0] > 0 else {}
 
 
 def image_type(group: Dataset) -> tuple[str, ...]:

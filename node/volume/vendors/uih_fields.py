@@ -1,0 +1,42 @@
+"""United Imaging: fields of the sidecar from private elements."""
+
+from __future__ import annotations
+
+import re
+
+from pydicom.dataset import Dataset
+
+from node.dicom.private import PrivateTag, private_items, private_text
+from node.dicom.values import number, texts, whole
+from node.volume.vendors.fields import VendorField, notation, rounded, text_field
+
+_CREATOR = "Image Private Header"
+_PARALLEL = PrivateTag(0x0065, _CREATOR, 0x0D, "SH")
+_PLANES = PrivateTag(0x0065, _CREATOR, 0x51, "SQ")
+_ACCELERATION = re.compile(r"F:\s*(\d+(?:\.\d+)?)")
+ECHO_SPACINGS_MS = (0.2, 2.0)
+"""Echo spacings of echo-planar readouts. A duration that gives another one is not that of a readout: newer software
+states the duration of the scan in the same element."""
+
+
+def _acceleration(ds: Dataset) -> float | None:
+    match = _ACCELERATION.search(private_text(ds, _PARALLEL))
+    return float(match[1]) if match and float(match[1]) > 0 else None
+
+
+def readout_s(ds: Dataset) -> float | None:
+    """Return the duration of one echo train in seconds, Acquisition Duration (0018,9073) of a plane; None if unknown."""
+    durations = (number(source, "AcquisitionDuration") for source in (*private_items(ds, _PLANES)[:1], ds))
+    duration_ms = next((duration for duration in durations if duration), None)
+    echoes = whole(ds, "EchoTrainLength")
+    if "EP" not in texts(ds, "ScanningSequence") or not duration_ms or not echoes or echoes < 2:
+        return None
+    least, most = ECHO_SPACINGS_MS
+    return rounded(duration_ms / 1000, 9) if least <= duration_ms / echoes <= most else None
+
+
+FIELDS = (
+    VendorField("ParallelReductionFactorInPlane", f"{notation(_PARALLEL)}: F:2", _acceleration),
+    text_field("PhaseEncodingDirectionDisplayed", PrivateTag(0x0065, _CREATOR, 0x05, "SH")),
+)
+"""What United Imaging's images state about an MR acquisition."""
