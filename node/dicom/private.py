@@ -96,6 +96,18 @@ def private_items(ds: Dataset, tag: PrivateTag) -> list[Dataset]:
     return [item for item in items if isinstance(item, Dataset)] if isinstance(items, Sequence) else []
 
 
+def private_sequences(ds: Dataset) -> Iterator[Dataset]:
+    """Yield the first item of every private sequence of a data set."""
+    for key in ds.keys():
+        if key.is_private and not key.is_private_creator:
+            element = ds.get_item(key)
+            if element is not None and element.VR == "SQ":
+                try:
+                    yield from ds[key].value[:1]
+                except Exception:  # a broken item makes pydicom raise anything
+                    continue
+
+
 def _text(value: bytes) -> str:
     return value.decode("latin-1").strip(" \0")
 

@@ -108,13 +108,15 @@ class Frame:
 class Diffusion:
     """Diffusion weighting of one frame or volume.
 
-    `direction_lps` is a (3,) unit vector in the patient frame, None if unweighted or unknown. `derived` marks trace,
-    ADC, FA and isotropic images, which are not part of a gradient table.
+    `direction_lps` is a (3,) unit vector in the patient frame, None if unweighted or unknown; zeros if the data set
+    states that a weighted image has no direction. `derived` marks trace, ADC, FA and isotropic images; of these, `trace`
+    marks trace and isotropic images, which are weighted in all directions.
     """
 
     b_value: float  # s/mm2
     direction_lps: Float | None = None
     derived: bool = False
+    trace: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,20 +13,34 @@ from node.writers.base import write_file
 def write_gradients(volume: Volume, folder: Path, stem: str) -> tuple[Path, ...]:
     """Write FSL's ``.bval``, and ``.bvec`` if directions are known; return the paths.
 
-    If no direction is known, no ``.bvec`` is written: zeros would mean that no volume is weighted.
+    Trace and isotropic images have a table if they have several b-values; their directions are zeros, and so is one that
+    the images state as zeros. If no direction is known, no ``.bvec`` is written: zeros would mean that none is needed.
+    Maps (ADC, FA) have no table.
     """
-    if volume.diffusion is None or any(weighting.derived for weighting in volume.diffusion):
+    if volume.diffusion is None or not _has_table(volume.diffusion):
         return ()
     paths = [folder / f"{stem}.bval"]
     b_values = " ".join(f"{weighting.b_value:g}" for weighting in volume.diffusion)
     write_file(paths[0], f"{b_values}\n".encode("ascii"))
     vectors = image_directions(volume.diffusion, volume.affine_lps) if volume.affine_lps is not None else None
-    weighted = any(weighting.b_value > 0 for weighting in volume.diffusion)
-    if vectors is not None and (vectors.any() or not weighted):
+    if vectors is not None and _directions_are_known(volume.diffusion):
         lines = (" ".join(f"{component:.8f}" for component in row) for row in vectors)
         paths.append(folder / f"{stem}.bvec")
         write_file(paths[1], ("\n".join(lines) + "\n").encode("ascii"))
     return tuple(paths)
+
+
+def _has_table(diffusion: tuple[Diffusion, ...]) -> bool:
+    if any(weighting.derived and not weighting.trace for weighting in diffusion):
+        return False
+    several = len({weighting.b_value for weighting in diffusion}) > 1
+    return several or not any(weighting.trace for weighting in diffusion)
+
+
+def _directions_are_known(diffusion: tuple[Diffusion, ...]) -> bool:
+    """Return whether a weighted volume has a direction, or whether none needs one."""
+    directed = [weighting for weighting in diffusion if weighting.b_value > 0 and not weighting.trace]
+    return not directed or any(weighting.direction_lps is not None for weighting in directed)
 
 
 def image_directions(diffusion: tuple[Diffusion, ...], affine_lps: Float) -> Float:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 
+from node.dicom.private import private_sequences
 from node.dicom.values import items, number, numbers, text, texts
 from node.volume import vendors
 from node.volume.model import Diffusion
@@ -18,9 +20,8 @@ UNWEIGHTED_B_VALUE = 1e-6
 MAX_B_VALUE = 1e6
 """Largest possible b-value in s/mm2, far above any gradient system. Archives fill in 7e75 for absent numbers."""
 
-_DERIVED_TYPES = frozenset(
-    ("ADC", "AVDC", "EADC", "EXPONENTIAL", "FA", "COLFA", "FAC", "TRACE", "TRACEW", "ISO", "ISOTROPIC", "TENSOR")
-)
+_TRACE_TYPES = frozenset(("TRACE", "TRACEW", "ISO", "ISOTROPIC"))
+_MAP_TYPES = frozenset(("ADC", "AVDC", "EADC", "EXPONENTIAL", "FA", "COLFA", "FAC", "TENSOR"))
 _MATRIX = (
     "DiffusionBValueXX",
     "DiffusionBValueXY",
@@ -45,21 +46,24 @@ def diffusion_of(ds: Dataset, shared: Dataset | None = None, per_frame: Dataset 
     -------
     Diffusion or None
         b-value in s/mm2. The direction is a unit vector in the patient frame (LPS), None if the image is unweighted or
-        the direction is unknown. Trace, ADC, FA and isotropic images are marked as derived.
+        the direction is unknown, zeros if it is stated as zeros. Trace, ADC, FA and isotropic images are marked as
+        derived, trace and isotropic ones also as trace.
 
     Notes
     -----
     MR Diffusion macro, PS3.3 C.8.13.5.9. Classic images carry the same attributes at the top level: (0018,9087),
-    (0018,9089).
+    (0018,9089). Private elements of a frame are in its functional groups, or in the items of private sequences there.
     """
-    derived = _is_derived(ds, shared, per_frame)
+    kinds = _kinds(ds, shared, per_frame)
+    trace, derived = bool(kinds & _TRACE_TYPES), bool(kinds & (_TRACE_TYPES | _MAP_TYPES))
     gradient = _possible(vendors.gradient_before_standard(ds)) or _possible(_standard(ds, shared, per_frame))
     if gradient is None or (gradient.direction_lps is None and not gradient.isotropic):
-        gradient = _completed(gradient, _possible(vendors.gradient(ds)))
+        vendor = _possible(vendors.gradient(ds)) or _possible(_of_frame(ds, shared, per_frame))
+        gradient = _completed(gradient, vendor)
     if gradient is None:
-        return Diffusion(0.0, derived=True) if derived else None
+        return Diffusion(0.0, derived=True, trace=trace) if derived else None
     if derived or gradient.isotropic:
-        return Diffusion(gradient.b_value, derived=True)
+        return Diffusion(gradient.b_value, derived=True, trace=not kinds & _MAP_TYPES)
     return Diffusion(gradient.b_value, _unit(gradient) if gradient.b_value > UNWEIGHTED_B_VALUE else None)
 
 
@@ -80,23 +84,53 @@ def _unit(gradient: Gradient) -> np.ndarray | None:
         return None
     vector = np.array(gradient.direction_lps, float)
     largest = float(np.abs(vector).max())
-    if not 0 < largest < np.inf:
+    if largest == 0:
+        return vector
+    if not largest < np.inf:
         return None
     vector = vector / largest  # so that no square overflows
     return vector / float(np.linalg.norm(vector))
 
 
-def _is_derived(*datasets: Dataset | None) -> bool:
-    """Return whether Image Type or Frame Type names a map that is computed from weighted images."""
-    for ds in datasets:
-        if ds is None:
-            continue
-        kinds = [*texts(ds, "ImageType")[2:]]
+def _of_frame(ds: Dataset, shared: Dataset | None, per_frame: Dataset | None) -> Gradient | None:
+    """Return the weighting that a vendor states in the functional groups of a frame, or in private sequences there.
+
+    The direction may need attributes of the standard beside it, which an enhanced instance keeps in other functional
+    groups: orientation, direction of phase encoding.
+    """
+    if per_frame is None:
+        return None
+    manufacturer = text(ds, "Manufacturer")
+    for own in (per_frame, *items(per_frame, "FrameContentSequence")[:1], *private_sequences(per_frame)):
+        found = vendors.gradient(own, manufacturer)
+        if found is not None and found.b_value > UNWEIGHTED_B_VALUE and found.direction_lps is None:
+            beside = _standard_attributes(shared, per_frame)
+            beside.update(own)
+            found = vendors.gradient(beside, manufacturer)
+        if found is not None:
+            return found
+    return None
+
+
+def _standard_attributes(*groups: Dataset | None) -> Dataset:
+    """Return the attributes of all functional groups of the standard in one data set; later groups take precedence."""
+    attributes = Dataset()
+    for group in groups:
+        for tag in () if group is None else group.keys():
+            own = [] if group is None or tag.is_private else items(group, keyword_for_tag(tag))[:1]
+            for item in own:
+                attributes.update(item)
+    return attributes
+
+
+def _kinds(*datasets: Dataset | None) -> set[str]:
+    """Return what Image Type and Frame Type say from their third value on."""
+    kinds: list[str] = []
+    for ds in filter(None, datasets):
+        kinds += texts(ds, "ImageType")[2:]
         for item in items(ds, "MRImageFrameTypeSequence"):
             kinds += texts(item, "FrameType")[2:]
-        if _DERIVED_TYPES.intersection(kind.upper() for kind in kinds):
-            return True
-    return False
+    return {kind.upper() for kind in kinds}
 
 
 def _standard(ds: Dataset, shared: Dataset | None, per_frame: Dataset | None) -> Gradient | None:

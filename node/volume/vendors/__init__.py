@@ -163,9 +163,12 @@ def gradient_before_standard(ds: Dataset) -> Gradient | None:
     return private if private is not None and private.direction_lps is not None else None
 
 
-def gradient(ds: Dataset) -> Gradient | None:
-    """Return the diffusion weighting from private elements: the manufacturer's, or any vendor's if none is named."""
-    name = text(ds, "Manufacturer").upper()
+def gradient(ds: Dataset, manufacturer: str = "") -> Gradient | None:
+    """Return the diffusion weighting from private elements: the manufacturer's, or any vendor's if none is named.
+
+    `manufacturer` is that of the instance if `ds` is only a part of it.
+    """
+    name = (manufacturer or text(ds, "Manufacturer")).upper()
     known = [read for vendor, read in _GRADIENTS.items() if name.startswith(vendor)]
     for read in known or ([] if name else dict.fromkeys(_GRADIENTS.values())):
         private = read(ds)

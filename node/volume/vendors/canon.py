@@ -14,12 +14,14 @@ _COMMENT = re.compile(rf"b={_NUMBER}\({_NUMBER},{_NUMBER},{_NUMBER}\)")
 
 
 def gradient(ds: Dataset) -> Gradient | None:
-    """Return the diffusion weighting that classic images of version 6 have in Image Comments (0020,4000).
+    """Return the diffusion weighting that images of version 6 have in Image Comments (0020,4000).
+
+    Frames of enhanced images have it in Frame Comments (0020,9158).
 
     ``b=1500(0.445,0.000,0.895)``: the direction along phase, frequency and slice encoding. Without In-plane Phase
     Encoding Direction (0018,1312) it is unknown.
     """
-    match = _COMMENT.match(text(ds, "ImageComments"))
+    match = _COMMENT.match(text(ds, "ImageComments") or text(ds, "FrameComments"))
     orientation = numbers(ds, "ImageOrientationPatient", 6)
     if not match:
         return None

@@ -106,7 +106,9 @@ FIELDS = (
         notation(_LABELING_DURATION),
         _of_labelling(number_field("", _LABELING_DURATION, _MILLI).read),
     ),
-    VendorField("PostLabelingDelay", "InversionTime (0018,0082) of pseudo-continuous labelling", _delay_after_labelling),
+    VendorField(
+        "PostLabelingDelay", "InversionTime (0018,0082) of pseudo-continuous labelling", _delay_after_labelling
+    ),
     *(
         VendorField(name, f"{notation(tag)} of labelling", _of_labelling(count_field(name, tag).read))
         for name, tag in (

@@ -85,6 +85,10 @@ def _one_of(names: dict[int, Any]) -> Callable[[str], Any]:
     return lambda text: names.get(int(text, 0))
 
 
+def _texts_field(name: str, tag: PrivateTag) -> VendorField:
+    return VendorField(name, notation(tag), lambda ds: list(private_texts(ds, tag)))
+
+
 def _dwell_time(ds: Dataset) -> float | None:
     stated = next(filter(None, (private_numbers(ds, tag, 1) for tag in _DWELL_TIMES)), None)
     nanoseconds = stated or csa_numbers(csa_image(ds), "RealDwellTime", 1)
@@ -207,18 +211,15 @@ FIELDS = (
     VendorField(
         "TablePosition", f"{' or '.join(map(notation, _TABLE_POSITIONS))}, CSA ImaRelTablePosition", _table_position
     ),
-    *(
-        VendorField(name, notation(tag), lambda ds, tag=tag: list(private_texts(ds, tag)))
-        for name, tag in (*_SEQUENCE.items(), ("ImageTypeText", _IMAGE_TYPE))
+    *(_texts_field(name, tag) for name, tag in (*_SEQUENCE.items(), ("ImageTypeText", _IMAGE_TYPE))),
+    VendorField(
+        "NonlinearGradientCorrection", f"ImageType or {notation(_IMAGE_TYPE)}: DIS2D, DIS3D, ND", _is_corrected
     ),
-    VendorField("NonlinearGradientCorrection", f"ImageType or {notation(_IMAGE_TYPE)}: DIS2D, DIS3D, ND", _is_corrected),
     text_field("ImageOrientationText", _ORIENTATION_TEXT),
     _echo_of_difference(0),
     _echo_of_difference(1),
     _planned("ParallelReductionFactorInPlane", "sPat.lAccelFactPE", _count),
-    VendorField(
-        "ParallelReductionFactorInPlane", " or ".join(map(notation, _ACCELERATIONS)), _acceleration(_IN_PLANE)
-    ),
+    VendorField("ParallelReductionFactorInPlane", " or ".join(map(notation, _ACCELERATIONS)), _acceleration(_IN_PLANE)),
     _planned("ParallelReductionFactorOutOfPlane", "sPat.lAccelFact3D", _count),
     _planned("ParallelAcquisitionTechnique", "sPat.ucPATMode", _one_of({2: "GRAPPA"})),
     _planned("MatrixCoilMode", "sPat.ucPATMode", _one_of({2: "GRAPPA", 4: "SENSE"})),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydicom import FileDataset
 
 from node.volume.assemble import assemble
-from node.volume.model import Volume
+from node.volume.model import Kind, Volume
+from node.writers.gradients import write_gradients
 from tests import make
 
 SLICES = 3
@@ -45,3 +48,64 @@ def test_a_series_of_which_one_volume_is_weighted_has_one() -> None:
 def test_unweighted_volumes_of_a_diffusion_sequence_keep_theirs(times: int) -> None:
     volume = only(series([0.0] * times, ImageType=r"ORIGINAL\PRIMARY\DIFFUSION\NONE"))
     assert b_values_of(volume) == [0] * times
+
+
+def table_of(volume: Volume, folder: Path) -> tuple[str, str | None] | None:
+    """The lines of b-values and of directions, None where there is no such file."""
+    paths = write_gradients(volume, folder, "volume")
+    if not paths:
+        return None
+    return paths[0].read_text().strip(), paths[1].read_text() if len(paths) > 1 else None
+
+
+@pytest.mark.parametrize("kind", ["TRACEW", "ISO"])
+def test_trace_images_of_several_b_values_have_a_table_without_directions(kind: str, tmp_path: Path) -> None:
+    volume = only(series([0, 500, 1000], ImageType=rf"DERIVED\PRIMARY\DIFFUSION\{kind}"))
+    table = table_of(volume, tmp_path)
+    assert table is not None
+    assert table[0] == "0 500 1000"
+    assert np.loadtxt(tmp_path / "volume.bvec").tolist() == [[0, 0, 0]] * 3
+
+
+@pytest.mark.parametrize(("kind", "b_values"), [("TRACEW", [1000, 1000]), ("ADC", [0, 1000]), ("FA", [0, 1000])])
+def test_maps_and_trace_images_of_one_b_value_have_no_table(kind: str, b_values: list[float], tmp_path: Path) -> None:
+    for number, volume in enumerate(assemble(series(b_values, ImageType=rf"DERIVED\PRIMARY\DIFFUSION\{kind}")).volumes):
+        (folder := tmp_path / str(number)).mkdir()
+        assert table_of(volume, folder) is None
+
+
+def test_a_direction_that_is_stated_as_zeros_is_written_as_zeros(tmp_path: Path) -> None:
+    datasets = series([0, 1000, 1000])
+    for index, ds in enumerate(datasets):
+        if index >= SLICES:
+            ds.DiffusionGradientOrientation = [0.0, 0.0, 0.0]
+    assert table_of(only(datasets), tmp_path) is not None
+    assert np.loadtxt(tmp_path / "volume.bvec").tolist() == [[0, 0, 0]] * 3
+
+
+def test_without_any_word_of_directions_the_b_values_stand_alone(tmp_path: Path) -> None:
+    table = table_of(only(series([0, 1000])), tmp_path)
+    assert table == ("0 1000", None)
+
+
+def test_directions_beside_a_resampled_volume_are_along_its_own_axes(tmp_path: Path) -> None:
+    """An oblique, tilted stack: its planes are upright in the resampled volume."""
+    tilted = np.array([0.0, 0.5, 3.0])
+    datasets = make.time_series(2, 6, spacing=2.0)
+    for index, ds in enumerate(datasets):
+        ds.ImagePositionPatient = list((index % 6) * tilted)
+        if index >= 6:
+            ds.DiffusionBValue, ds.DiffusionGradientOrientation = 1000.0, [0.0, 0.6, 0.8]
+        else:
+            ds.DiffusionBValue = 0.0
+    original, upright = assemble(datasets).volumes
+    assert upright.kind is Kind.RESAMPLED
+    for number, volume in enumerate((original, upright)):
+        (folder := tmp_path / str(number)).mkdir()
+        write_gradients(volume, folder, "volume")
+        vector = np.loadtxt(folder / "volume.bvec")[:, 1]
+        assert volume.affine_lps is not None
+        axes = volume.affine_lps[:3, :3] / np.linalg.norm(volume.affine_lps[:3, :3], axis=0)
+        axes[:, 2] = np.cross(axes[:, 0], axes[:, 1])
+        flipped = vector * [-1, 1, 1]  # FSL's x of a volume with a positive determinant
+        assert abs((axes @ flipped) @ [0.0, 0.6, 0.8]) == pytest.approx(1, abs=1e-6)

@@ -192,7 +192,75 @@ def test_without_a_manufacturer_every_vendor_is_asked() -> None:
     assert weighted(ds).b_value == 1000
 
 
-@pytest.mark.parametrize("direction", [[0.0, 0.0, 0.0], [float("nan"), 0.0, 0.0], [1.0, 0.0]])
+def test_a_direction_that_is_stated_as_zeros_is_known() -> None:
+    diffusion = weighted(image(DiffusionBValue=1000.0, DiffusionGradientOrientation=[0.0, 0.0, 0.0]))
+    assert diffusion.direction_lps is not None
+    assert not diffusion.direction_lps.any()
+
+
+def test_trace_images_are_told_from_maps() -> None:
+    assert weighted(image(ImageType="DERIVED\\PRIMARY\\DIFFUSION\\TRACEW", DiffusionBValue=500.0)).trace
+    assert weighted(image(DiffusionBValue=500.0, DiffusionDirectionality="ISOTROPIC")).trace
+    assert not weighted(image(ImageType="DERIVED\\PRIMARY\\DIFFUSION\\ADC", DiffusionBValue=500.0)).trace
+
+
+def enhanced(vendor: str) -> tuple[Dataset, Dataset]:
+    """An enhanced image of a vendor and a frame of it, without a word of diffusion; planes are axial."""
+    ds, frame = image(Manufacturer=vendor), Dataset()
+    del ds.ImageOrientationPatient
+    plane, geometry = Dataset(), Dataset()
+    plane.ImageOrientationPatient = list(make.AXIAL)
+    geometry.InPlanePhaseEncodingDirection = "COL"
+    frame.PlaneOrientationSequence, frame.MRFOVGeometrySequence = [plane], [geometry]
+    return ds, frame
+
+
+def test_frames_of_philips_keep_the_weighting_in_a_private_item() -> None:
+    ds, frame = enhanced("Philips Medical Systems")
+    item = Dataset()
+    item.private_block(0x2001, "Philips Imaging DD 001", create=True).add_new(0x03, "FL", 1000.0)
+    block = item.private_block(0x2005, "Philips MR Imaging DD 001", create=True)
+    for offset, value in zip((0xB0, 0xB1, 0xB2), (0.0, 0.6, 0.8), strict=True):
+        block.add_new(offset, "FL", value)
+    frame.private_block(0x2005, "Philips MR Imaging DD 005", create=True).add_new(0x0F, "SQ", [item])
+    diffusion = weighted(ds, Dataset(), frame)
+    assert diffusion.b_value == 1000
+    assert_along(diffusion, (0, 0.6, 0.8))
+
+
+def test_frames_of_ge_keep_the_weighting_in_their_functional_groups() -> None:
+    ds, frame = enhanced("GE MEDICAL SYSTEMS")
+    frame.private_block(0x0043, "GEMS_PARM_01", create=True).add_new(0x39, "IS", [800, 8, 0, 0])
+    block = frame.private_block(0x0019, "GEMS_ACQU_01", create=True)
+    for offset, value in zip((0xBB, 0xBC, 0xBD), ("0", "0.6", "0.8"), strict=True):
+        block.add_new(offset, "DS", value)
+    diffusion = weighted(ds, Dataset(), frame)
+    assert diffusion.b_value == 800
+    assert diffusion.direction_lps is not None
+
+
+def test_the_standards_b_value_of_a_frame_goes_with_the_vendors_direction() -> None:
+    ds, frame = enhanced("UIH")
+    frame.MRDiffusionSequence = group(DiffusionBValue=700.0, DiffusionDirectionality="DIRECTIONAL").MRDiffusionSequence
+    block = frame.private_block(0x0065, "Image Private Header", create=True)
+    block.add_new(0x09, "FD", 690.0)
+    block.add_new(0x37, "FD", [0.0, 0.6, 0.8])
+    diffusion = weighted(ds, Dataset(), frame)
+    assert diffusion.b_value == 700
+    assert_along(diffusion, (0, 0.6, 0.8))
+
+
+def test_frames_of_canon_have_directions_in_their_comments() -> None:
+    ds, frame = enhanced("CANON_MEC")
+    content = Dataset()
+    content.FrameComments = "b=1500(0.600,0.000,0.800)"
+    frame.FrameContentSequence = [content]
+    diffusion = weighted(ds, Dataset(), frame)
+    assert diffusion.b_value == 1500
+    assert diffusion.direction_lps is not None
+
+
+@pytest.mark.parametrize("direction", [[float("nan"), 0.0, 0.0], [1.0, 0.0]])
 def test_directions_that_cannot_be_are_unknown(direction: list[float]) -> None:
     diffusion = weighted(image(DiffusionBValue=1000.0, DiffusionGradientOrientation=direction))
     assert diffusion.direction_lps is None
