@@ -98,7 +98,7 @@ def private_items(ds: Dataset, tag: PrivateTag) -> list[Dataset]:
 
 def private_sequences(ds: Dataset) -> Iterator[Dataset]:
     """Yield the first item of every private sequence of a data set."""
-    for key in ds.keys():
+    for key in tuple(ds.keys()):
         if key.is_private and not key.is_private_creator:
             element = ds.get_item(key)
             if element is not None and element.VR == "SQ":

@@ -109,8 +109,8 @@ class Diffusion:
     """Diffusion weighting of one frame or volume.
 
     `direction_lps` is a (3,) unit vector in the patient frame, None if unweighted or unknown; zeros if the data set
-    states that a weighted image has no direction. `derived` marks trace, ADC, FA and isotropic images; of these, `trace`
-    marks trace and isotropic images, which are weighted in all directions.
+    states that a weighted image has no direction. `derived` marks trace, ADC, FA and isotropic images; of these,
+    `trace` marks trace and isotropic images, which are weighted in all directions.
     """
 
     b_value: float  # s/mm2

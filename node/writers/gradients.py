@@ -13,9 +13,9 @@ from node.writers.base import write_file
 def write_gradients(volume: Volume, folder: Path, stem: str) -> tuple[Path, ...]:
     """Write FSL's ``.bval``, and ``.bvec`` if directions are known; return the paths.
 
-    Trace and isotropic images have a table if they have several b-values; their directions are zeros, and so is one that
-    the images state as zeros. If no direction is known, no ``.bvec`` is written: zeros would mean that none is needed.
-    Maps (ADC, FA) have no table.
+    Trace and isotropic images have a table if they have several b-values; their directions are zeros, and so is one
+    that the images state as zeros. If no direction is known, no ``.bvec`` is written: zeros would mean that none is
+    needed. Maps (ADC, FA) have no table.
     """
     if volume.diffusion is None or not _has_table(volume.diffusion):
         return ()

@@ -12,6 +12,7 @@ from node.volume.model import Volume
 from node.writers.base import NewFile, WrittenFile
 from node.writers.nifti import LPS_TO_RAS
 from node.writers.options import WriteOptions
+from node.writers.sidecar import stack_fields
 
 
 def write_npz(volume: Volume, folder: Path, stem: str, options: WriteOptions) -> WrittenFile:
@@ -34,7 +35,7 @@ def write_npz(volume: Volume, folder: Path, stem: str, options: WriteOptions) ->
         "spacing": np.array(volume.spacing_mm, np.float64),
         "time_step": np.float64(np.nan if volume.time_step_s is None else volume.time_step_s),
         "series_uid": np.str_(volume.attributes.get("SeriesInstanceUID", "")),
-        "json": np.str_(json.dumps(dict(volume.attributes), ensure_ascii=False)),
+        "json": np.str_(json.dumps(stack_fields(volume), ensure_ascii=False)),
     }
     with NewFile(folder / f"{stem}.npz") as stream, zipfile.ZipFile(stream, "w") as archive:
         for name, array in arrays.items():

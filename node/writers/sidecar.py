@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,8 +14,12 @@ import numpy as np
 
 from node import __version__
 from node.volume.model import Volume
+from node.volume.reasons import WarningKind
 from node.writers.base import real_dtype, slice_timing_of, write_file
 from node.writers.options import WriteOptions
+
+SCALING = ("PhilipsRescaleSlope", "PhilipsRescaleIntercept", "PhilipsScaleSlope", "UsePhilipsFloatNotDisplayScaling")
+"""Fields that are those of the first slice."""
 
 TIME_OF_DAY_TOLERANCE_S = 1.0
 """Some scanners write Acquisition Time in whole seconds."""
@@ -28,10 +33,7 @@ def sidecar_fields(volume: Volume, options: WriteOptions, notes: Mapping[str, st
     notes : mapping of format to a sentence
         For each format, the properties of this volume that it cannot represent.
     """
-    attributes = dict(volume.attributes)
-    if slice_timing_of(volume) is None:
-        attributes.pop("SliceTiming", None)
-    return attributes | _bids(volume) | _ours(volume, options, notes)
+    return stack_fields(volume) | _bids(volume) | _ours(volume, options, notes)
 
 
 def write_sidecar(fields: Mapping[str, Any], folder: Path, stem: str) -> Path:
@@ -45,6 +47,40 @@ def write_sidecar(fields: Mapping[str, Any], folder: Path, stem: str) -> Path:
 def ascii_json(fields: Mapping[str, Any]) -> bytes:
     """Return the fields as JSON in ASCII, on one line."""
     return _json(fields, ensure_ascii=True).encode("ascii")
+
+
+def stack_fields(volume: Volume) -> dict[str, Any]:
+    """Return the fields of the stack that hold for this volume.
+
+    Slice timing holds for the original slices only, and scaling factors if they are those of all slices.
+    """
+    fields = dict(volume.attributes)
+    if slice_timing_of(volume) is None:
+        fields.pop("SliceTiming", None)
+    if any(warning.name is WarningKind.SLOPE_VARIES for warning in volume.warnings):
+        for name in SCALING:
+            fields.pop(name, None)
+    if volume.modality == "MR" and volume.times > 1:
+        return _repetition(volume, fields)
+    return fields
+
+
+def _repetition(volume: Volume, fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields with the time from one volume to the next as Repetition Time, as BIDS has it.
+
+    The standard's Repetition Time is that of the excitations (PS3.3 C.8.3.1), of which a volume may take many. Volumes
+    without a fixed step have Volume Timing instead.
+    """
+    excitation_s, step_s = fields.get("RepetitionTime"), volume.time_step_s
+    if step_s is None and volume.times_s is None:
+        return fields
+    if step_s is not None:
+        fields["RepetitionTime"] = step_s
+    else:
+        fields.pop("RepetitionTime", None)
+    if excitation_s is not None and (step_s is None or not math.isclose(excitation_s, step_s, rel_tol=1e-6)):
+        fields["RepetitionTimeExcitation"] = excitation_s
+    return fields
 
 
 def _json(content: Any, *, ensure_ascii: bool = False) -> str:

@@ -150,6 +150,64 @@ def _kinds(ds: Dataset, keyword: str) -> tuple[str, ...]:
     return () if "MIXED" in kinds and items(ds, "PerFrameFunctionalGroupsSequence") else kinds
 
 
+def _count(ds: Dataset, keyword: str) -> int | None:
+    """Return a whole number above zero."""
+    first = whole(ds, keyword)
+    return first if first and first > 0 else None
+
+
+def _raw(ds: Dataset, keyword: str) -> bool | None:
+    """Return false for an image that was derived from others (PS3.3 C.7.6.1.1.2)."""
+    return False if texts(ds, keyword)[:1] == ("DERIVED",) else None
+
+
+def _corrected(ds: Dataset, keyword: str) -> bool | None:
+    """Return whether the distortion by gradients was corrected, of Siemens' Image Type."""
+    kinds = {"ND", "DIS2D", "DIS3D"}.intersection(texts(ds, keyword))
+    return "ND" not in kinds if kinds else None
+
+
+def _flag(ds: Dataset, keyword: str) -> bool | None:
+    return {"YES": True, "Y": True, "NO": False, "N": False}.get(text(ds, keyword))
+
+
+def _of_bolus(ds: Dataset, keyword: str) -> Any:
+    """Return a value of the first item of ASL Bolus Cutoff Timing Sequence (0018,925D)."""
+    item = next(iter(items(ds, "ASLBolusCutoffTimingSequence")), Dataset())
+    return text(item, keyword) if keyword == "ASLBolusCutoffTechnique" else _positive(item, keyword)
+
+
+def _of_slab(ds: Dataset, keyword: str) -> Any:
+    """Return a value of the labelled slab, the first item of ASL Slab Sequence (0018,9260)."""
+    item = next(iter(items(ds, "ASLSlabSequence")), Dataset())
+    return numbers(item, keyword, 3) if keyword == "ASLSlabOrientation" else _positive(item, keyword)
+
+
+def _reconstruction(labels: bool) -> Callable[[Dataset, str], tuple[Any, ...]]:
+    """Return the reader of subsets and iterations in a method such as ``PSF+TOF3i21s``, or of their names."""
+
+    def read(ds: Dataset, keyword: str) -> tuple[Any, ...]:
+        method = text(ds, keyword)
+        match = re.search(r"(?P<iterations>\d+)i(?P<subsets>\d+)s|i(?P<i>\d+)s(?P<s>\d+)", method)
+        if not match:
+            return ()
+        found = {"subsets": match["subsets"] or match["s"], "iterations": match["iterations"] or match["i"]}
+        return tuple(found) if labels else tuple(map(int, found.values()))
+
+    return read
+
+
+def _unit_of_activity(ds: Dataset, keyword: str) -> str:
+    """Return the unit of a specific activity, which PS3.3 C.8.9.2 gives per micromole."""
+    return "Bq/umol" if _positive(ds, keyword) else ""
+
+
+def _filter_size(ds: Dataset, keyword: str) -> float | None:
+    """Return the width in mm at the end of the kernel of PET, such as ``XYZ Gauss4.00``."""
+    match = re.search(r"[A-Za-z]\s*(\d+(?:\.\d+)?)$", text(ds, keyword)) if text(ds, "Modality") == "PT" else None
+    return float(match[1]) if match and float(match[1]) > 0 else None
+
+
 def _philips_scale_slope(ds: Dataset, _keyword: str) -> float | None:
     return scale_slope(ds)
 
@@ -168,6 +226,7 @@ BIDS_FIELDS = (
     BidsField("AcquisitionNumber", ("AcquisitionNumber",), whole),
     BidsField("AcquisitionTime", ("AcquisitionTime", "AcquisitionDateTime", "FrameAcquisitionDateTime"), _time_of_day),
     BidsField("ImageType", ("ImageType", "FrameType"), _kinds),
+    BidsField("RawImage", ("ImageType",), _raw),
     BidsField("ComplexImageComponent", ("ComplexImageComponent",), text),
     BidsField("AcquisitionDuration", ("AcquisitionDuration",), _positive),
     BidsField("ImageOrientationPatientDICOM", ("ImageOrientationPatient",), numbers),
@@ -182,17 +241,23 @@ BIDS_FIELDS = (
     BidsField("SpoilingState", ("Spoiling", "SequenceVariant"), _spoiled),
     BidsField("SpoilingType", ("Spoiling",), _way_of_spoiling),
     BidsField("MTState", ("MagnetizationTransfer", "SequenceVariant"), _transferred),
+    BidsField("NonlinearGradientCorrection", ("ImageType",), _corrected),
     BidsField("ReceiveCoilName", ("ReceiveCoilName",), text),
+    BidsField("CoilString", ("ReceiveCoilName",), text),
     BidsField("EchoNumber", ("EchoNumbers",), whole),
     BidsField("EchoTime", ("EchoTime", "EffectiveEchoTime"), _positive, MILLI),
     BidsField("RepetitionTime", ("RepetitionTime",), _positive, MILLI),
     BidsField("InversionTime", ("InversionTime", "InversionTimes"), _positive, MILLI),
     BidsField("FlipAngle", ("FlipAngle",), _positive),
-    BidsField("EchoTrainLength", ("EchoTrainLength",), whole),
+    BidsField("VariableFlipAngleFlag", ("VariableFlipAngleFlag",), _flag),
+    BidsField("EchoTrainLength", ("EchoTrainLength", "GradientEchoTrainLength", "RFEchoTrainLength"), _count),
     BidsField("NumberOfAverages", ("NumberOfAverages",), number),
     BidsField("PercentSampling", ("PercentSampling",), number),
     BidsField("PercentPhaseFOV", ("PercentPhaseFieldOfView",), number),
     BidsField("PhaseEncodingSteps", ("NumberOfPhaseEncodingSteps", "MRAcquisitionPhaseEncodingStepsInPlane"), whole),
+    BidsField("PhaseEncodingStepsOutOfPlane", ("MRAcquisitionPhaseEncodingStepsOutOfPlane",), _count),
+    BidsField("FrequencyEncodingSteps", ("MRAcquisitionFrequencyEncodingSteps",), _count),
+    BidsField("NumberOfKSpaceTrajectories", ("NumberOfKSpaceTrajectories",), _count),
     BidsField("PixelBandwidth", ("PixelBandwidth",), number),
     BidsField("ParallelAcquisitionTechnique", ("ParallelAcquisitionTechnique",), text),
     BidsField("ParallelReductionFactorInPlane", ("ParallelReductionFactorInPlane",), number),
@@ -201,6 +266,13 @@ BIDS_FIELDS = (
     BidsField("SAR", ("SAR",), number),
     BidsField("ArterialSpinLabelingType", ("ArterialSpinLabelingContrast",), _labelling),
     BidsField("LabelingDuration", ("ASLPulseTrainDuration",), _positive, MILLI),
+    BidsField("LabelingOrientation", ("ASLSlabOrientation",), _of_slab),
+    BidsField("LabelingSlabThickness", ("ASLSlabThickness",), _of_slab),
+    BidsField("VascularCrushing", ("ASLCrusherFlag",), _flag),
+    BidsField("VascularCrushingVENC", ("ASLCrusherFlowLimit",), _positive),
+    BidsField("BolusCutOffFlag", ("ASLBolusCutoffFlag",), _flag),
+    BidsField("BolusCutOffDelayTime", ("ASLBolusCutoffDelayTime",), _of_bolus, MILLI),
+    BidsField("BolusCutOffTechnique", ("ASLBolusCutoffTechnique",), _of_bolus),
     # X-ray and computed tomography
     BidsField("KVP", ("KVP",), number),
     BidsField("XRayTubeCurrent", ("XRayTubeCurrent", "XRayTubeCurrentInmA"), number),
@@ -228,12 +300,20 @@ BIDS_FIELDS = (
     BidsField("InjectedRadioactivity", ("RadionuclideTotalDose",), number),
     BidsField("InjectedVolume", ("RadiopharmaceuticalVolume",), _positive),
     BidsField("RadionuclideHalfLife", ("RadionuclideHalfLife",), number),
+    BidsField("RadionuclidePositronFraction", ("RadionuclidePositronFraction",), _positive),
+    BidsField("MolarActivity", ("RadiopharmaceuticalSpecificActivity",), _positive),
+    BidsField("MolarActivityUnits", ("RadiopharmaceuticalSpecificActivity",), _unit_of_activity),
     BidsField("TracerRadionuclide", ("RadionuclideCodeSequence",), _nuclide),
     BidsField("TracerName", ("RadiopharmaceuticalCodeSequence", "Radiopharmaceutical"), _tracer),
     BidsField("DoseCalibrationFactor", ("DoseCalibrationFactor",), _positive),
     BidsField("ReconMethodName", ("ReconstructionMethod",), text),
+    BidsField("ReconstructionMethod", ("ReconstructionMethod",), text),
+    BidsField("ReconMethodParameterLabels", ("ReconstructionMethod",), _reconstruction(labels=True)),
+    BidsField("ReconMethodParameterValues", ("ReconstructionMethod",), _reconstruction(labels=False)),
     BidsField("ReconFilterType", ("ConvolutionKernel",), _filter_of_emission),
+    BidsField("ReconFilterSize", ("ConvolutionKernel",), _filter_size),
     BidsField("AttenuationCorrection", ("AttenuationCorrectionMethod",), text),
+    BidsField("AttenuationCorrectionMethod", ("AttenuationCorrectionMethod",), text),
     BidsField("ScatterCorrectionMethod", ("ScatterCorrectionMethod",), text),
     BidsField("RandomsCorrectionMethod", ("RandomsCorrectionMethod",), text),
     # identifiers of the objects, which separate the sidecars of one study

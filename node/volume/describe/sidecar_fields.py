@@ -19,6 +19,7 @@ from node.dicom.private import private_items
 from node.dicom.values import items, value, whole
 from node.volume.arrange.temporal.slice_timing import slice_timing
 from node.volume.describe.bids_fields import BIDS_FIELDS, BidsField
+from node.volume.describe.derived_fields import derived_fields
 from node.volume.describe.phase_encoding import XA_FRAME, phase_encoding
 from node.volume.model import Frame
 from node.volume.vendors import acquisition_fields, pause_s
@@ -108,7 +109,7 @@ def describe(ds: Dataset, frames: Sequence[Frame]) -> dict[str, Any]:
         timing = slice_timing(ds, frames, repetition_time_s, int(fields.get("MultibandAccelerationFactor", 1)))
         if timing is not None:
             fields["SliceTiming"] = timing
-    return fields
+    return fields | derived_fields(sources, frames, fields)
 
 
 def _sources(ds: Dataset, frame_number: int) -> Iterator[Dataset]:

@@ -107,7 +107,7 @@ def acquisition_fields(sources: Sequence[Dataset]) -> dict[str, Any]:
 
 
 def is_encoded_upwards(ds: Dataset) -> bool | None:
-    """Return whether phase encoding goes along increasing index of the stored pixels; None if unknown, and except GE."""
+    """Return whether phase encoding goes along increasing index of the stored pixels; None if unknown, or not GE."""
     return ge.is_encoded_upwards(ds) if text(ds, "Manufacturer").upper().startswith("GE ") else None
 
 
@@ -124,6 +124,11 @@ def pause_s(ds: Dataset) -> float:
 def slice_time_s(ds: Dataset) -> float | None:
     """Return when the slice was acquired, in seconds from the beginning of its scan; None except for GE."""
     return ge.slice_time_s(ds) if text(ds, "Manufacturer").upper().startswith("GE") else None
+
+
+def trigger_times_are_of_slices(ds: Dataset) -> bool:
+    """Return whether Trigger Time (0018,1060) is that of a slice from the start of the scan: GE's multi-phase EPI."""
+    return text(ds, "Manufacturer").upper().startswith("GE") and ge.is_echo_planar(ds)
 
 
 def planned_slice_times_s(ds: Dataset, slices: int, repetition_time_s: float) -> tuple[float, ...] | None:

@@ -13,24 +13,24 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from node.dicom.private import PrivateTag, private_bytes, private_numbers, private_text
-from node.dicom.values import number, numbers, text
+from node.dicom.values import numbers, text
 from node.volume.vendors.gradients import Gradient, along_encoding
 
-ACQUISITION = "GEMS_ACQU_01"
-PARAMETERS = "GEMS_PARM_01"
-_B_VALUE = PrivateTag(0x0043, PARAMETERS, 0x39, "IS")
-_IMAGE_KIND = PrivateTag(0x0043, PARAMETERS, 0x2F, "SS")
-_DIRECTION = tuple(PrivateTag(0x0019, ACQUISITION, offset, "DS") for offset in (0xBB, 0xBC, 0xBD))
-_RAW_DATA_RUN = PrivateTag(0x0019, ACQUISITION, 0xA2, "SL")
-_ECHOES = PrivateTag(0x0019, ACQUISITION, 0xA9, "DS")
+_ACQUISITION = "GEMS_ACQU_01"
+_PARAMETERS = "GEMS_PARM_01"
+_B_VALUE = PrivateTag(0x0043, _PARAMETERS, 0x39, "IS")
+_IMAGE_KIND = PrivateTag(0x0043, _PARAMETERS, 0x2F, "SS")
+_DIRECTION = tuple(PrivateTag(0x0019, _ACQUISITION, offset, "DS") for offset in (0xBB, 0xBC, 0xBD))
+_RAW_DATA_RUN = PrivateTag(0x0019, _ACQUISITION, 0xA2, "SL")
+_ECHOES = PrivateTag(0x0019, _ACQUISITION, 0xA9, "DS")
 _PROTOCOL = PrivateTag(0x0025, "GEMS_SERS_01", 0x1B, "OB")
-_SEQUENCE = PrivateTag(0x0019, ACQUISITION, 0x9E, "LO")
-_SEQUENCE_FILE = PrivateTag(0x0019, ACQUISITION, 0x9C, "LO")
-_COLLAPSE_FLAG = PrivateTag(0x0043, PARAMETERS, 0x30, "SS")
+_SEQUENCE = PrivateTag(0x0019, _ACQUISITION, 0x9E, "LO")
+_SEQUENCE_FILE = PrivateTag(0x0019, _ACQUISITION, 0x9C, "LO")
+_COLLAPSE_FLAG = PrivateTag(0x0043, _PARAMETERS, 0x30, "SS")
 _SLICE_TIMER = PrivateTag(0x0021, "GEMS_RELA_01", 0x5E, "DS")
-MULTIBAND = PrivateTag(0x0043, PARAMETERS, 0xB6, "LO")
-GROUP_DELAY = PrivateTag(0x0043, PARAMETERS, 0x7C, "FL")
-_RECONSTRUCTION = PrivateTag(0x0043, PARAMETERS, 0x2A, "OB")
+MULTIBAND = PrivateTag(0x0043, _PARAMETERS, 0xB6, "LO")
+GROUP_DELAY = PrivateTag(0x0043, _PARAMETERS, 0x7C, "FL")
+_RECONSTRUCTION = PrivateTag(0x0043, _PARAMETERS, 0x2A, "OB")
 """User defined data: the header of GE's raw data ("P-file"), with the settings of the reconstruction."""
 
 _SEQUENTIAL, _INTERLEAVED = "0", "1"
@@ -102,6 +102,11 @@ def slice_time_s(ds: Dataset) -> float | None:
     return timer_s[0] if timer_s else None
 
 
+def is_echo_planar(ds: Dataset) -> bool:
+    """Return whether the sequence is echo-planar, by its internal name (0019,xx9E): EPI, EPI2."""
+    return private_text(ds, _SEQUENCE).upper().startswith("EPI")
+
+
 def planned_slice_times_s(ds: Dataset, slices: int, repetition_time_s: float) -> tuple[float, ...] | None:
     """Return the planned acquisition time in seconds of each slice of an echo-planar volume, by Instance Number.
 
@@ -116,7 +121,7 @@ def planned_slice_times_s(ds: Dataset, slices: int, repetition_time_s: float) ->
         Time from one volume to the next, including any pause.
     """
     order = protocol(ds).get("SLICEORDER")
-    if not private_text(ds, _SEQUENCE).startswith("EPI") or order not in (_SEQUENTIAL, _INTERLEAVED):
+    if not is_echo_planar(ds) or order not in (_SEQUENTIAL, _INTERLEAVED):
         return None
     if bands(ds) != 1:
         return None

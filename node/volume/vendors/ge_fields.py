@@ -8,19 +8,19 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from node.dicom.private import PrivateTag, private_numbers, private_text, private_texts
-from node.dicom.values import number
+from node.dicom.values import as_numbers, number
 from node.volume.vendors.fields import VendorField, count_field, notation, number_field, rounded, text_field
-from node.volume.vendors.ge import ACQUISITION, GROUP_DELAY, MULTIBAND, PARAMETERS, bands, is_encoded_upwards, pause_s
+from node.volume.vendors.ge import GROUP_DELAY, MULTIBAND, bands, is_encoded_upwards, pause_s
 
-_IMAGE = "GEMS_IMAG_01"
-_ACQUIRED_PARTS = PrivateTag(0x0043, PARAMETERS, 0x83, "DS")
-_LABELING = PrivateTag(0x0043, PARAMETERS, 0xA3, "CS")
-_LABELING_DURATION = PrivateTag(0x0043, PARAMETERS, 0xA5, "IS")
-_TABLE = PrivateTag(0x0043, PARAMETERS, 0xB2, "LO")
-_SHIMS = tuple(PrivateTag(0x0043, PARAMETERS, offset, "SS") for offset in (0x02, 0x03, 0x04))
-_INTERNAL_NAME = PrivateTag(0x0019, ACQUISITION, 0x9E, "LO")
-_DIRECTIONS = PrivateTag(0x0019, ACQUISITION, 0xE0, "DS")
-_UNWEIGHTED = PrivateTag(0x0019, ACQUISITION, 0xDF, "DS")
+_ACQUISITION, _PARAMETERS, _IMAGE = "GEMS_ACQU_01", "GEMS_PARM_01", "GEMS_IMAG_01"
+_ACQUIRED_PARTS = PrivateTag(0x0043, _PARAMETERS, 0x83, "DS")
+_LABELING = PrivateTag(0x0043, _PARAMETERS, 0xA3, "CS")
+_LABELING_DURATION = PrivateTag(0x0043, _PARAMETERS, 0xA5, "IS")
+_TABLE = PrivateTag(0x0043, _PARAMETERS, 0xB2, "LO")
+_SHIMS = tuple(PrivateTag(0x0043, _PARAMETERS, offset, "SS") for offset in (0x02, 0x03, 0x04))
+_INTERNAL_NAME = PrivateTag(0x0019, _ACQUISITION, 0x9E, "LO")
+_DIRECTIONS = PrivateTag(0x0019, _ACQUISITION, 0xE0, "DS")
+_UNWEIGHTED = PrivateTag(0x0019, _ACQUISITION, 0xDF, "DS")
 _POINTS_PER_ARM, _ARMS, _EXCITATIONS = (PrivateTag(0x0027, _IMAGE, offset, "FL") for offset in (0x60, 0x61, 0x62))
 _DIFFUSION_SEQUENCE = "EPI2"
 _KINDS_OF_LABELLING = {"PSEUDOCONTINUOUS": "PCASL", "PULSED": "PASL"}
@@ -55,11 +55,8 @@ def _shims(ds: Dataset) -> list[int] | None:
 
 def _table_position(ds: Dataset) -> list[float] | None:
     """Return the position of the table along the bore; the other two do not move."""
-    stated = private_texts(ds, _TABLE)
-    try:
-        return [0.0, 0.0, float(stated[2])]
-    except (IndexError, ValueError):
-        return None
+    along = as_numbers(private_texts(ds, _TABLE)[2:3], 1)
+    return [0.0, 0.0, *along] if along else None
 
 
 def _labelling(ds: Dataset) -> str:
@@ -95,8 +92,8 @@ FIELDS = (
     VendorField("PhaseEncodingPolarityGE", "(0018,9034), (0043,xx2A)", _polarity),
     VendorField("ShimSetting", f"{notation(_SHIMS[0])} to {notation(_SHIMS[2])}", _shims),
     text_field("InternalPulseSequenceName", _INTERNAL_NAME),
-    text_field("PrescanReuseString", PrivateTag(0x0043, PARAMETERS, 0x95, "LO")),
-    number_field("AcquisitionDuration", PrivateTag(0x0019, ACQUISITION, 0x5A, "FL"), _MICRO, digits=6),
+    text_field("PrescanReuseString", PrivateTag(0x0043, _PARAMETERS, 0x95, "LO")),
+    number_field("AcquisitionDuration", PrivateTag(0x0019, _ACQUISITION, 0x5A, "FL"), _MICRO, digits=6),
     VendorField("TablePosition", f"{notation(_TABLE)}, third", _table_position),
     VendorField("NumberOfDiffusionDirectionGE", f"{notation(_DIRECTIONS)} of EPI2", _of_diffusion(_DIRECTIONS)),
     VendorField("NumberOfDiffusionT2GE", f"{notation(_UNWEIGHTED)} of EPI2", _of_diffusion(_UNWEIGHTED)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -31,6 +32,7 @@ _ACCELERATIONS = (
 
 _ORIENTATION_TEXT = PrivateTag(0x0051, HEADER, 0x0E, "SH")
 _IMAGE_TYPE = PrivateTag(0x0021, _SDI, 0x75, "CS")
+_BASELINE = PrivateTag(0x0021, _SDS, 0x10, "IS")
 _SEQUENCE = {
     "ScanningSequence": PrivateTag(0x0021, _SDS, 0x5A, "CS"),
     "SequenceVariant": PrivateTag(0x0021, _SDS, 0x5B, "CS"),
@@ -76,7 +78,7 @@ def _count(text: str) -> int | None:
 def _number(factor: float = 1.0) -> Callable[[str], float | None]:
     def read(text: str) -> float | None:
         number = float(text) * factor
-        return rounded(number, 9) if number > 0 else None
+        return rounded(number, 9) if 0 < number < math.inf else None
 
     return read
 
@@ -105,6 +107,11 @@ def _table_position(ds: Dataset) -> list[float] | None:
     return list(position) if position else None
 
 
+def _baseline(ds: Dataset) -> str:
+    version = private_numbers(ds, _BASELINE, 1)
+    return f"{version[0]:.0f}" if version else ""
+
+
 def _acceleration(pattern: re.Pattern[str]) -> Callable[[Dataset], int | None]:
     def read(ds: Dataset) -> int | None:
         matches = (pattern.search(private_text(ds, tag)) for tag in _ACCELERATIONS)
@@ -124,8 +131,8 @@ def _bands(ds: Dataset) -> int | None:
 
 def _is_corrected(ds: Dataset) -> bool | None:
     """Return whether the distortion by gradients was corrected (``DIS2D``, ``DIS3D``), or not (``ND``)."""
-    kinds = {*texts(ds, "ImageType"), *private_texts(ds, _IMAGE_TYPE)}
-    return "ND" not in kinds if kinds & {"ND", "DIS2D", "DIS3D"} else None
+    kinds = {"ND", "DIS2D", "DIS3D"}.intersection(private_texts(ds, _IMAGE_TYPE))
+    return "ND" not in kinds if kinds else None
 
 
 def _echo_of_difference(echo: int) -> VendorField:
@@ -239,6 +246,8 @@ FIELDS = (
     VendorField("ShimSetting", "protocol sGRADSPEC...lOffsetX, Y, Z, sGRADSPEC.alShimCurrent", _shims),
     _planned("ConsistencyInfo", "sProtConsistencyInfo.tMeasuredBaselineString", str),
     _planned("ConsistencyInfo", "sProtConsistencyInfo.tBaselineString", str),
+    VendorField("ConsistencyInfo", notation(_BASELINE), _baseline),
+    _planned("MTState", "sPrepPulses.ucMTC", _one_of({1: True})),
     VendorField("PulseSequenceDetails", "protocol tSequenceFileName of the vendor's sequences", _product_sequence),
     VendorField("DiffusionScheme", "protocol sDiffusion.dsScheme of diffusion sequences", _diffusion_scheme),
     VendorField("ArterialSpinLabelingType", "protocol tSequenceFileName", _labelling),

@@ -7,13 +7,15 @@ import re
 from pydicom.dataset import Dataset
 
 from node.dicom.private import PrivateTag, private_items, private_text
-from node.dicom.values import number, texts, whole
+from node.dicom.values import number, text, texts, whole
+from node.volume.elements import instant
 from node.volume.vendors.fields import VendorField, notation, rounded, text_field
 
 _CREATOR = "Image Private Header"
 _PARALLEL = PrivateTag(0x0065, _CREATOR, 0x0D, "SH")
 _PLANES = PrivateTag(0x0065, _CREATOR, 0x51, "SQ")
 _ACCELERATION = re.compile(r"F:\s*(\d+(?:\.\d+)?)")
+_TIME = re.compile(r"(\d\d)(\d\d)(\d\d(?:\.\d+)?)")
 ECHO_SPACINGS_MS = (0.2, 2.0)
 """Echo spacings of echo-planar readouts. A duration that gives another one is not that of a readout: newer software
 states the duration of the scan in the same element."""
@@ -25,7 +27,7 @@ def _acceleration(ds: Dataset) -> float | None:
 
 
 def readout_s(ds: Dataset) -> float | None:
-    """Return the duration of one echo train in seconds, Acquisition Duration (0018,9073) of a plane; None if unknown."""
+    """Return the seconds of one echo train, from Acquisition Duration (0018,9073) of a plane; None if unknown."""
     durations = (number(source, "AcquisitionDuration") for source in (*private_items(ds, _PLANES)[:1], ds))
     duration_ms = next((duration for duration in durations if duration), None)
     echoes = whole(ds, "EchoTrainLength")
@@ -35,7 +37,19 @@ def readout_s(ds: Dataset) -> float | None:
     return rounded(duration_ms / 1000, 9) if least <= duration_ms / echoes <= most else None
 
 
+def _earliest_time(ds: Dataset) -> str:
+    """Return the time of day of the plane of a grid that was acquired first."""
+    starts = [
+        (started, text(plane, "AcquisitionTime"))
+        for plane in private_items(ds, _PLANES)
+        if (started := instant(text(plane, "AcquisitionDate"), text(plane, "AcquisitionTime"))) is not None
+    ]
+    match = _TIME.fullmatch(min(starts)[1]) if starts else None
+    return f"{match[1]}:{match[2]}:{match[3]}" if match else ""
+
+
 FIELDS = (
+    VendorField("AcquisitionTime", f"{notation(_PLANES)}, earliest", _earliest_time),
     VendorField("ParallelReductionFactorInPlane", f"{notation(_PARALLEL)}: F:2", _acceleration),
     text_field("PhaseEncodingDirectionDisplayed", PrivateTag(0x0065, _CREATOR, 0x05, "SH")),
 )

@@ -8,12 +8,13 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from node.volume.model import Frame
-from node.volume.vendors import planned_slice_times_s
+from node.volume.vendors import planned_slice_times_s, trigger_times_are_of_slices
 
 SAME_POSITION_MM = 0.01
 """Planes closer than this share a position."""
 
 
+MS = 0.001
 SIMULTANEOUS_SHARE = 0.1
 """Acquisition times of slices excited together differ by less than this share of the repetition time per slice."""
 
@@ -37,7 +38,12 @@ def slice_timing(
     bands : int
         Number of slices that were excited together.
     """
-    timing = acquired_timing(frames, repetition_time_s) or _planned_timing(ds, frames, repetition_time_s)
+    timing = acquired_timing(frames, repetition_time_s)
+    if timing is None and trigger_times_are_of_slices(ds):
+        timing = _relative(
+            [frame.time_key.get("trigger_time") for frame in _first_volume(frames)], repetition_time_s, MS
+        )
+    timing = timing or _planned_timing(ds, frames, repetition_time_s)
     if timing is None or repetition_time_s is None or bands == 1:
         return timing
     apart_s = SIMULTANEOUS_SHARE * repetition_time_s / len(timing)
@@ -51,11 +57,17 @@ def acquired_timing(frames: Sequence[Frame], repetition_time_s: float | None) ->
     None if a time is unknown, if all are equal, or if they span more than a repetition, and so are times of volumes or
     of whole passes, not of slices.
     """
-    slices = _first_volume(frames)
-    times = [frame.acquisition_time_s for frame in slices if frame.acquisition_time_s is not None]
-    if len(times) != len(slices) or len(times) < 2 or repetition_time_s is None:
+    return _relative([frame.acquisition_time_s for frame in _first_volume(frames)], repetition_time_s)
+
+
+def _relative(
+    times: Sequence[float | None], repetition_time_s: float | None, unit_s: float = 1.0
+) -> list[float] | None:
+    """Return the times of the slices of one volume in seconds after the first one; None as of `acquired_timing`."""
+    known = [time * unit_s for time in times if time is not None]
+    if len(known) != len(times) or len(known) < 2 or repetition_time_s is None:
         return None
-    since_first = np.array(times) - min(times)
+    since_first = np.array(known) - min(known)
     if not 0 < since_first.max() < repetition_time_s:
         return None
     return [round(float(seconds), 6) for seconds in since_first]
