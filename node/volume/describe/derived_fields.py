@@ -46,7 +46,7 @@ def _earliest_time(frames: Sequence[Frame]) -> str:
     if not known or len(known) < len(instants) or known[0] - min(known) < SAME_INSTANT_S:
         return ""
     minutes, seconds = divmod(round(min(known) % DAY_S, 4), 60)
-    return f"{int(minutes) // 60:02}:{int(minutes) % 60:02}:{seconds:07.4f}"
+    return f"{int(minutes) // 60:02}:{int(minutes) % 60:02}:{seconds:09.6f}"
 
 
 def pulse_sequence_type(sources: Sequence[Dataset], frames: Sequence[Frame], fields: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ _MR_IMAGING = "Philips MR Imaging DD 001"
 _B_VALUE = PrivateTag(0x2001, _IMAGING, 0x03, "FL")
 _DIRECTIONALITY = PrivateTag(0x2001, _IMAGING, 0x04, "CS")
 _DIRECTION = tuple(PrivateTag(0x2005, _MR_IMAGING, offset, "FL") for offset in (0xB0, 0xB1, 0xB2))
-_SCALE_SLOPE = PrivateTag(0x2005, _MR_IMAGING, 0x0E, "FL")
+SCALE_SLOPE = PrivateTag(0x2005, _MR_IMAGING, 0x0E, "FL")
 _IMAGE_KIND = PrivateTag(0x2005, _MR_IMAGING, 0x11, "CS")
 FRAME = PrivateTag(0x2005, "Philips MR Imaging DD 005", 0x0F, "SQ")
 """Private item of an enhanced frame with the attributes of the classic image."""
@@ -23,7 +23,7 @@ _KINDS = {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary", "B0": "
 
 def scale_slope(ds: Dataset) -> float | None:
     """Return MR Scale Slope (2005,xx0E): a displayed value over rescale slope and this slope is "floating point"."""
-    slope = private_numbers(ds, _SCALE_SLOPE, 1)
+    slope = private_numbers(ds, SCALE_SLOPE, 1)
     return slope[0] if slope and slope[0] else None
 
 

@@ -29,6 +29,11 @@ def csa_image(ds: Dataset) -> CsaHeader:
     return parse_csa(private_bytes(ds, _CSA_IMAGE) or b"")
 
 
+def csa_series(ds: Dataset) -> CsaHeader:
+    """Return the elements of the CSA series header (0029,xx20); empty if it was stripped, and for XA."""
+    return parse_csa(private_bytes(ds, _CSA_SERIES) or b"")
+
+
 def protocol(ds: Dataset) -> Mapping[str, str]:
     """Return the measurement protocol from the CSA series header (0029,xx20) or, for XA, from (0021,xx19), or empty."""
     for tag in (_CSA_SERIES, _XA_PROTOCOL):

@@ -13,7 +13,7 @@ from node.dicom.private import PrivateTag, private_numbers, private_text, privat
 from node.dicom.values import texts
 from node.volume.vendors.csa import csa_numbers, protocol_integer
 from node.volume.vendors.fields import VendorField, notation, rounded, text_field
-from node.volume.vendors.siemens import HEADER, csa_image, protocol
+from node.volume.vendors.siemens import HEADER, csa_image, csa_series, protocol
 
 _SDI, _SDS = "SIEMENS MR SDI 02", "SIEMENS MR SDS 01"
 _DWELL_TIMES = (PrivateTag(0x0019, HEADER, 0x18, "IS"), PrivateTag(0x0021, _SDI, 0x42, "IS"))
@@ -98,12 +98,21 @@ def _dwell_time(ds: Dataset) -> float | None:
 
 
 def _active_coils(ds: Dataset) -> str:
-    return next(filter(None, (private_text(ds, tag) for tag in _COILS)), csa_image(ds).get("ImaCoilString", ("",))[0])
+    stated = (
+        *(private_text(ds, tag) for tag in _COILS),
+        csa_image(ds).get("ImaCoilString", ("",))[0],
+        csa_series(ds).get("CoilString", ("",))[0],
+    )
+    return next(filter(None, stated), "")
 
 
 def _table_position(ds: Dataset) -> list[float] | None:
     stated = next(filter(None, (private_numbers(ds, tag, 3) for tag in _TABLE_POSITIONS)), None)
-    position = stated or csa_numbers(csa_image(ds), "ImaRelTablePosition", 3)
+    position = (
+        stated
+        or csa_numbers(csa_image(ds), "ImaRelTablePosition", 3)
+        or csa_numbers(csa_series(ds), "RelTablePosition", 3)
+    )
     return list(position) if position else None
 
 
@@ -114,7 +123,8 @@ def _baseline(ds: Dataset) -> str:
 
 def _acceleration(pattern: re.Pattern[str]) -> Callable[[Dataset], int | None]:
     def read(ds: Dataset) -> int | None:
-        matches = (pattern.search(private_text(ds, tag)) for tag in _ACCELERATIONS)
+        stated = (*(private_text(ds, tag) for tag in _ACCELERATIONS), *csa_series(ds).get("PATModeText", ()))
+        matches = map(pattern.search, stated)
         return next((int(match[1]) for match in matches if match and int(match[1]) > 1), None)
 
     return read
@@ -211,28 +221,34 @@ def _diffusion_scheme(ds: Dataset) -> str | None:
     return {1: "Bipolar", 2: "Monopolar"}.get(scheme or 0)
 
 
+_PAT_TEXTS = f"{' or '.join(map(notation, _ACCELERATIONS))}, CSA PATModeText"
+
 FIELDS = (
     VendorField("DwellTime", f"{' or '.join(map(notation, _DWELL_TIMES))}, CSA RealDwellTime", _dwell_time),
-    VendorField("ReceiveCoilActiveElements", f"{' or '.join(map(notation, _COILS))}, CSA ImaCoilString", _active_coils),
+    VendorField(
+        "ReceiveCoilActiveElements",
+        f"{' or '.join(map(notation, _COILS))}, CSA ImaCoilString, CoilString",
+        _active_coils,
+    ),
     text_field("CoilString", _COILS[0]),
     VendorField(
-        "TablePosition", f"{' or '.join(map(notation, _TABLE_POSITIONS))}, CSA ImaRelTablePosition", _table_position
+        "TablePosition",
+        f"{' or '.join(map(notation, _TABLE_POSITIONS))}, CSA ImaRelTablePosition, RelTablePosition",
+        _table_position,
     ),
     *(_texts_field(name, tag) for name, tag in (*_SEQUENCE.items(), ("ImageTypeText", _IMAGE_TYPE))),
-    VendorField(
-        "NonlinearGradientCorrection", f"ImageType or {notation(_IMAGE_TYPE)}: DIS2D, DIS3D, ND", _is_corrected
-    ),
+    VendorField("NonlinearGradientCorrection", f"{notation(_IMAGE_TYPE)}: DIS2D, DIS3D, ND", _is_corrected),
     text_field("ImageOrientationText", _ORIENTATION_TEXT),
     _echo_of_difference(0),
     _echo_of_difference(1),
     _planned("ParallelReductionFactorInPlane", "sPat.lAccelFactPE", _count),
-    VendorField("ParallelReductionFactorInPlane", " or ".join(map(notation, _ACCELERATIONS)), _acceleration(_IN_PLANE)),
+    VendorField("ParallelReductionFactorInPlane", f"{_PAT_TEXTS}: p2", _acceleration(_IN_PLANE)),
     _planned("ParallelReductionFactorOutOfPlane", "sPat.lAccelFact3D", _count),
     _planned("ParallelAcquisitionTechnique", "sPat.ucPATMode", _one_of({2: "GRAPPA"})),
     _planned("MatrixCoilMode", "sPat.ucPATMode", _one_of({2: "GRAPPA", 4: "SENSE"})),
     _planned("RefLinesPE", "sPat.lRefLinesPE", _count),
     VendorField("MultibandAccelerationFactor", "protocol sSliceAcceleration.lMultiBandFactor", _bands),
-    VendorField("MultibandAccelerationFactor", " or ".join(map(notation, _ACCELERATIONS)), _acceleration(_TOGETHER)),
+    VendorField("MultibandAccelerationFactor", f"{_PAT_TEXTS}: s2", _acceleration(_TOGETHER)),
     _planned("PartialFourier", "sKSpace.ucPhasePartialFourier", _one_of(_PARTIAL_FOURIER)),
     _planned("BaseResolution", "sKSpace.lBaseResolution", _count),
     _planned("PhaseResolution", "sKSpace.dPhaseResolution", _number()),

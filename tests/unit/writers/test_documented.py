@@ -15,13 +15,15 @@ from node.writers.options import WriteOptions
 from tests import make
 from tests.converting import here
 
-DOCUMENT = (Path(__file__).parents[3] / "docs" / "conversion.md").read_text(encoding="utf-8")
+DOCUMENTS = Path(__file__).parents[3] / "docs"
+DOCUMENT = (DOCUMENTS / "conversion.md").read_text(encoding="utf-8")
 
 
 def named_in(title: str) -> set[str]:
-    """Words set as code in one part of the document."""
+    """Words set as code in one part of the document, for the sidecar also the fields of the document about them."""
     part = DOCUMENT.split(f"### {title}")[1].split("\n##")[0]
-    return set(re.findall(r"`([\w-]+)`", part))
+    fields = (DOCUMENTS / "sidecar.md").read_text(encoding="utf-8") if title == "Sidecar" else ""
+    return set(re.findall(r"`([\w-]+)`", part)) | set(re.findall(r"^\| `(\w+)` \|", fields, flags=re.MULTILINE))
 
 
 def converted(series: list[Dataset], folder: Path) -> dict[str, list[dict[str, object]]]:

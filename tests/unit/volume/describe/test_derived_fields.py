@@ -58,7 +58,7 @@ def test_enhanced_images_name_echo_and_readout_apart() -> None:
 def test_the_time_of_an_acquisition_is_that_of_its_earliest_plane() -> None:
     day = 60_000_000_000.0 - 60_000_000_000.0 % 86400
     frames = [frame(0, day + 36903.245), frame(1, day + 36901.21), frame(2, day + 36902.0)]
-    assert facts_of(frames, AcquisitionTime="101503.245")["AcquisitionTime"] == "10:15:01.2100"
+    assert facts_of(frames, AcquisitionTime="101503.245")["AcquisitionTime"] == "10:15:01.210000"
     frames[0] = frame(0, day + 36901.21)
     assert facts_of(frames, AcquisitionTime="101501.210000")["AcquisitionTime"] == "10:15:01.210000"
 

@@ -1,0 +1,217 @@
+"""The table of docs/sidecar.md: every field of a stack, its unit, where it comes from, and who else writes it.
+
+``python -m node.volume.describe.field_table docs/sidecar.md`` writes it into the document.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydicom.datadict import dictionary_description, tag_for_keyword
+
+from node.volume.describe.bids_fields import BIDS_FIELDS
+from node.volume.describe.emission import FRAME_FACTORS
+from node.volume.vendors import VENDOR_FIELDS
+from node.volume.vendors.fields import notation
+from node.volume.vendors.philips import SCALE_SLOPE
+
+BEGIN, END = "<!-- fields: begin -->", "<!-- fields: end -->"
+
+DERIVED = {
+    "AcquisitionTime": "the earliest plane",
+    "RepetitionTime": "of several volumes the time from one to the next; GE: (0043,xx7C) is added",
+    "PhaseEncodingDirection": "axis and sign, along rows and columns as stored; Siemens: CSA or (0021,xx1C) "
+    "PhaseEncodingDirectionPositive; GE: (0018,9034), else (0043,xx2A)",
+    "PhaseEncodingAxis": "In-plane Phase Encoding Direction (0018,1312), if the sign is unknown",
+    "InPlanePhaseEncodingDirectionDICOM": "In-plane Phase Encoding Direction (0018,1312)",
+    "AcquisitionMatrixPE": "Acquisition Matrix (0018,1310), MR Acquisition Phase Encoding Steps in-plane (0018,9231)",
+    "ReconMatrixPE": "size of a plane in phase direction",
+    "EffectiveEchoSpacing": "echo-planar; Siemens: bandwidth in phase direction; GE: (0043,xx2C), (0043,xx83), "
+    "Acquisition Matrix, Scan Options; UIH: Acquisition Duration (0018,9073) of a plane",
+    "TotalReadoutTime": "EffectiveEchoSpacing times the intervals of ReconMatrixPE",
+    "BandwidthPerPixelPhaseEncode": "Siemens: (0019,xx28), (0021,xx53), CSA; echo-planar",
+    "DerivedVendorReportedEchoSpacing": "Siemens: BandwidthPerPixelPhaseEncode without acceleration and oversampling",
+    "EstimatedEffectiveEchoSpacing": "Philips: EstimatedTotalReadoutTime over the intervals of ReconMatrixPE",
+    "EstimatedTotalReadoutTime": "Philips, echo-planar: WaterFatShift, ImagingFrequency and (2001,xx13)",
+    "SliceTiming": "times of the planes: Acquisition Time, mosaic, grid; GE: (0021,xx5E), Trigger Time (0018,1060) of "
+    "echo-planar scans, protocol SLICEORDER",
+    "PulseSequenceType": "Scanning Sequence, Sequence Variant, Echo Pulse Sequence, acceleration",
+    "RepetitionTimeExcitation": "Repetition Time (0018,0080), if volumes follow each other at another time",
+    "RepetitionTimePreparation": "Repetition Time (0018,0080) of labelled images",
+    "VolumeTiming": "starts of the volumes without a fixed step",
+    "FrameTimesStart": "starts of the frames of PET and NM",
+    "FrameDuration": "Actual Frame Duration (0018,1242), Frame Acquisition Duration (0018,9220)",
+    "InjectedRadioactivityUnits": "Bq",
+    "TimeZero": "the start of the scan, as time of day",
+    "ScanStart": "0, because the scan begins at time zero",
+    "InjectionStart": "Radiopharmaceutical Start DateTime (0018,1078) or Time (0018,1072), after time zero",
+    "ImageDecayCorrected": "Decay Correction (0054,1102), Decay Corrected (0018,9758)",
+    "ImageDecayCorrectionTime": "moment to which Decay Correction corrects, after time zero",
+    "SUVType": "BW, of uptake volumes",
+    "ConversionSoftware": "voxelnode",
+    "ConversionSoftwareVersion": "its version",
+}
+"""Fields that are computed, and from what."""
+
+UNITS = {
+    "s": (
+        *("AcquisitionDuration", "EchoTime", "EchoTime1", "EchoTime2", "RepetitionTime", "RepetitionTimeExcitation"),
+        *(
+            "RepetitionTimePreparation",
+            "InversionTime",
+            "LabelingDuration",
+            "PostLabelingDelay",
+            "BolusCutOffDelayTime",
+        ),
+        *("DwellTime", "DelayTime", "EffectiveEchoSpacing", "TotalReadoutTime", "DerivedVendorReportedEchoSpacing"),
+        *("VendorReportedEchoSpacing", "EstimatedEffectiveEchoSpacing", "EstimatedTotalReadoutTime", "SliceTiming"),
+        *("VolumeTiming", "ExposureTime", "FrameTimesStart", "FrameDuration", "FrameReferenceTime", "ScanStart"),
+        *("InjectionStart", "ImageDecayCorrectionTime", "RadionuclideHalfLife"),
+    ),
+    "mm": (
+        *("SliceThickness", "SpacingBetweenSlices", "LabelingSlabThickness", "TablePosition", "ReconFilterSize"),
+        *("SingleCollimationWidth", "TotalCollimationWidth", "DataCollectionDiameter", "ReconstructionDiameter"),
+    ),
+    "degrees": ("FlipAngle", "GantryDetectorTilt"),
+    "T": ("MagneticFieldStrength",),
+    "MHz": ("ImagingFrequency",),
+    "Hz": ("BandwidthPerPixelPhaseEncode",),
+    "Hz/pixel": ("PixelBandwidth",),
+    "W/kg": ("SAR",),
+    "pixels": ("WaterFatShift",),
+    "V": ("TxRefAmp",),
+    "cm/s": ("VascularCrushingVENC",),
+    "kV": ("KVP",),
+    "mA": ("XRayTubeCurrent",),
+    "mAs": ("XRayExposure",),
+    "%": ("PercentSampling", "PercentPhaseFOV", "ScatterFraction"),
+    "Bq": ("InjectedRadioactivity",),
+    "ml": ("InjectedVolume",),
+}
+UNIT_OF = {name: unit for unit, names in UNITS.items() for name in names}
+
+BIDS = frozenset(
+    {
+        *("Manufacturer", "ManufacturersModelName", "SoftwareVersions", "MagneticFieldStrength", "BodyPart"),
+        *("ReceiveCoilName", "ReceiveCoilActiveElements", "CoilCombinationMethod", "MatrixCoilMode"),
+        *("MRAcquisitionType", "ScanningSequence", "SequenceVariant", "ScanOptions", "PulseSequenceType"),
+        *("PulseSequenceDetails", "SpoilingState", "SpoilingType", "MTState", "NonlinearGradientCorrection"),
+        *("ParallelAcquisitionTechnique", "ParallelReductionFactorInPlane", "ParallelReductionFactorOutOfPlane"),
+        *("PartialFourier", "PartialFourierDirection", "PhaseEncodingDirection", "EffectiveEchoSpacing"),
+        *("TotalReadoutTime", "WaterFatShift", "EchoTrainLength", "EchoTime", "EchoTime1", "EchoTime2"),
+        *("InversionTime", "SliceTiming", "DwellTime", "FlipAngle", "MultibandAccelerationFactor", "RepetitionTime"),
+        *("RepetitionTimeExcitation", "RepetitionTimePreparation", "VolumeTiming", "DelayTime", "AcquisitionDuration"),
+        *("ArterialSpinLabelingType", "LabelingDuration", "PostLabelingDelay", "BackgroundSuppression"),
+        *("LabelingOrientation", "VascularCrushing", "VascularCrushingVENC", "BolusCutOffFlag"),
+        *("BolusCutOffDelayTime", "BolusCutOffTechnique", "Units", "TracerName", "TracerRadionuclide"),
+        *("InjectedRadioactivity", "InjectedRadioactivityUnits", "InjectedVolume", "MolarActivity"),
+        *("MolarActivityUnits", "TimeZero", "ScanStart", "InjectionStart", "FrameTimesStart", "FrameDuration"),
+        *("ImageDecayCorrected", "ImageDecayCorrectionTime", "ReconMethodName", "ReconMethodParameterLabels"),
+        *("ReconMethodParameterValues", "ReconFilterType", "ReconFilterSize", "AttenuationCorrection"),
+        *("RandomsCorrectionMethod", "ScatterCorrectionMethod"),
+        *("ScatterFraction", "DecayCorrectionFactor", "DoseCalibrationFactor", "ConversionSoftware"),
+        "ConversionSoftwareVersion",
+    }
+)
+"""Fields that BIDS 1.10 defines."""
+
+OTHER_NAMES = {
+    "RealWorldValueSlope": "PhilipsRWVSlope",
+    "RealWorldValueIntercept": "PhilipsRWVIntercept",
+    "PostLabelingDelay": "InitialPostLabelDelay",
+}
+"""Fields that dcm2niix writes under another name, as well or instead."""
+
+DCM2NIIX = frozenset(
+    {
+        *("Modality", "MagneticFieldStrength", "ImagingFrequency", "Manufacturer", "InternalPulseSequenceName"),
+        *("ManufacturersModelName", "BodyPart", "PatientPosition", "SoftwareVersions", "MRAcquisitionType"),
+        *("ScanningSequence", "SequenceVariant", "PulseSequenceType", "ScanOptions", "ImageType", "ImageTypeText"),
+        *("NonlinearGradientCorrection", "RawImage", "SeriesNumber", "AcquisitionTime", "AcquisitionNumber"),
+        *("SeriesInstanceUID", "StudyInstanceUID", "PhilipsRescaleSlope", "PhilipsRescaleIntercept"),
+        *("PhilipsScaleSlope", "UsePhilipsFloatNotDisplayScaling", "ExposureTime", "XRayTubeCurrent", "XRayExposure"),
+        *("SliceThickness", "SpacingBetweenSlices", "SAR", "NumberOfAverages", "TablePosition", "EchoTime"),
+        *("EchoTime1", "EchoTime2", "EchoNumber", "RepetitionTime", "RepetitionTimeExcitation", "InversionTime"),
+        *("FlipAngle", "VariableFlipAngleFlag", "MTState", "SpoilingState", "SpoilingType", "WaterFatShift"),
+        *("EstimatedEffectiveEchoSpacing", "EstimatedTotalReadoutTime", "PhaseEncodingPolarityGE", "ShimSetting"),
+        *("PrescanReuseString", "CoilString", "NumberOfDiffusionDirectionGE", "NumberOfDiffusionT2GE"),
+        *("PhaseEncodingDirectionDisplayed", "PartialFourier", "Interpolation2D", "DiffusionScheme"),
+        *("BaseResolution", "DelayTime", "TxRefAmp", "PhaseResolution", "PhaseOversampling"),
+        *("VendorReportedEchoSpacing", "ReceiveCoilName", "ReceiveCoilActiveElements", "PulseSequenceDetails"),
+        *("RefLinesPE", "CoilCombinationMethod", "ConsistencyInfo", "MatrixCoilMode", "MultibandAccelerationFactor"),
+        *("PercentPhaseFOV", "PercentSampling", "EchoTrainLength", "PartialFourierDirection", "PhaseEncodingSteps"),
+        *("FrequencyEncodingSteps", "PhaseEncodingStepsOutOfPlane", "AcquisitionMatrixPE", "ReconMatrixPE"),
+        *("BandwidthPerPixelPhaseEncode", "ParallelReductionFactorInPlane", "ParallelAcquisitionTechnique"),
+        *("ParallelReductionFactorOutOfPlane", "EffectiveEchoSpacing", "DerivedVendorReportedEchoSpacing"),
+        *("TotalReadoutTime", "PixelBandwidth", "AcquisitionDuration", "NumberOfKSpaceTrajectories", "DwellTime"),
+        *("PhaseEncodingAxis", "PhaseEncodingDirection", "SliceTiming", "ImageOrientationPatientDICOM"),
+        *("ImageOrientationText", "InPlanePhaseEncodingDirectionDICOM", "TracerName", "TracerRadionuclide"),
+        *("RadionuclidePositronFraction", "InjectedRadioactivity", "InjectedRadioactivityUnits", "MolarActivity"),
+        *("MolarActivityUnits", "InjectedVolume", "RadionuclideHalfLife", "DoseCalibrationFactor", "DecayCorrection"),
+        *("AttenuationCorrectionMethod", "AttenuationCorrection", "ReconstructionMethod", "ScatterFraction"),
+        *("RandomsCorrectionMethod", "ScatterCorrectionMethod", "ReconMethodName", "ReconMethodParameterLabels"),
+        *("ReconMethodParameterValues", "ConvolutionKernel", "ReconFilterType", "ReconFilterSize", "Units"),
+        *("ScanStart", "ImageDecayCorrected", "ImageDecayCorrectionTime", "FrameDuration", "FrameTimesStart"),
+        *("DecayCorrectionFactor", "FrameReferenceTime", "LabelingDuration", "PostLabelingDelay"),
+        *("ArterialSpinLabelingType", "LabelingOrientation", "VascularCrushing", "VascularCrushingVENC"),
+        *("NumberOfPointsPerArm", "NumberOfArms", "NumberOfExcitations", "RepetitionTimePreparation"),
+        *("ConversionSoftware", "ConversionSoftwareVersion"),
+    }
+)
+"""Fields that dcm2niix writes under the same name."""
+
+VENDOR_NAMES = {"SIEMENS": "Siemens", "GE ": "GE", "PHILIPS": "Philips", "UIH": "UIH"}
+
+
+def sources() -> dict[str, list[str]]:
+    """Return, by field, the elements that it comes from: those of the standard first, then those of each vendor."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for field in BIDS_FIELDS:
+        found[field.name] += [", ".join(map(_notation, field.keywords))]
+    for name, keyword, _ in FRAME_FACTORS:
+        found[name].append(_notation(keyword))
+    for vendor, table in VENDOR_FIELDS.items():
+        by_name: dict[str, list[str]] = defaultdict(list)
+        for own in table:
+            by_name[own.name].append(own.source)
+        for name, several in by_name.items():
+            found[name].append(f"{VENDOR_NAMES[vendor]}: {'; '.join(several)}")
+    for name, text in DERIVED.items():
+        found[name].append(text)
+    return found
+
+
+def _notation(keyword: str) -> str:
+    """Return an attribute of the standard with its tag, or the one private element among them."""
+    tag = tag_for_keyword(keyword)
+    if tag is None:
+        return f"Philips: {notation(SCALE_SLOPE)}"
+    return f"{dictionary_description(tag)} ({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+def table() -> Iterator[str]:
+    """Yield the lines of the table in Markdown, fields in alphabetical order."""
+    yield "| Field | Unit | From | Also in |"
+    yield "|---|---|---|---|"
+    for name, places in sorted(sources().items()):
+        others = [*(["BIDS"] if name in BIDS else []), *(["dcm2niix"] if name in DCM2NIIX else [])]
+        if name in OTHER_NAMES:
+            others.append(f"dcm2niix as `{OTHER_NAMES[name]}`")
+        cells = (f"`{name}`", UNIT_OF.get(name, ""), "; ".join(places), ", ".join(others))
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def with_table(document: str) -> str:
+    """Return a document with the current table between its two marks."""
+    before, _, rest = document.partition(BEGIN)
+    after = rest.partition(END)[2]
+    lines = "\n".join(table())
+    return f"{before}{BEGIN}\n{lines}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    path = Path(sys.argv[1])
+    path.write_text(with_table(path.read_text(encoding="utf-8")), encoding="utf-8")
