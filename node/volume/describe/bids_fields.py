@@ -41,6 +41,8 @@ UNITS = {"BQML": "Bq/mL", "GML": "g/mL", "CM2ML": "cm2/mL", "MLMINML": "mL/min/m
 DATE_CHARACTERS = 8
 """Characters of a Date Time (DT) before its time of day, PS3.5 6.2."""
 
+_WIDTH = re.compile(r"(?<=[A-Za-z])\s*(\d+(?:\.\d+)?)$", re.ASCII)
+
 MAX_MEGAHERTZ = 1000.0
 """Larger values (above 23 tesla) are frequencies in hertz."""
 
@@ -140,8 +142,15 @@ def _unit(ds: Dataset, keyword: str) -> str:
 
 
 def _filter_of_emission(ds: Dataset, keyword: str) -> tuple[str, ...]:
-    """Return the kernel of PET, which is a filter after reconstruction (PS3.3 C.8.9.1)."""
-    return texts(ds, keyword) if text(ds, "Modality") == "PT" else ()
+    """Return the kernel of PET without its width, which is a filter after reconstruction (PS3.3 C.8.9.1)."""
+    if text(ds, "Modality") != "PT":
+        return ()
+    return tuple(_WIDTH.sub("", kernel).strip() or kernel for kernel in texts(ds, keyword))
+
+
+def _time_of_emission(ds: Dataset, keyword: str) -> str:
+    """Return the time of day of a series of PET, to which decay correction may refer."""
+    return _time_of_day(ds, keyword) if text(ds, "Modality") == "PT" else ""
 
 
 def _kinds(ds: Dataset, keyword: str) -> tuple[str, ...]:
@@ -204,7 +213,7 @@ def _unit_of_activity(ds: Dataset, keyword: str) -> str:
 
 def _filter_size(ds: Dataset, keyword: str) -> float | None:
     """Return the width in mm at the end of the kernel of PET, such as ``XYZ Gauss4.00``."""
-    match = re.search(r"[A-Za-z]\s*(\d+(?:\.\d+)?)$", text(ds, keyword)) if text(ds, "Modality") == "PT" else None
+    match = _WIDTH.search(text(ds, keyword)) if text(ds, "Modality") == "PT" else None
     return float(match[1]) if match and float(match[1]) > 0 else None
 
 
@@ -297,6 +306,7 @@ BIDS_FIELDS = (
     BidsField("DecayCorrection", ("DecayCorrection",), text),
     BidsField("CorrectedImage", ("CorrectedImage",), texts),
     BidsField("SeriesType", ("SeriesType",), texts),
+    BidsField("SeriesTime", ("SeriesTime",), _time_of_emission),
     BidsField("InjectedRadioactivity", ("RadionuclideTotalDose",), number),
     BidsField("InjectedVolume", ("RadiopharmaceuticalVolume",), _positive),
     BidsField("RadionuclideHalfLife", ("RadionuclideHalfLife",), number),

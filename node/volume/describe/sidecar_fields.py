@@ -14,6 +14,7 @@ from typing import Any
 
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as DicomSequence
 
 from node.dicom.private import private_items
 from node.dicom.values import items, value, whole
@@ -89,7 +90,7 @@ def describe(ds: Dataset, frames: Sequence[Frame]) -> dict[str, Any]:
     stack has them: i along a row, j down a column, k in the order of the frames.
     """
     sources = list(_sources(ds, frames[0].frame_number if frames else 1))
-    words = {word for keyword in IDENTIFYING for word in _words(str(value(ds, keyword) or ""))}
+    words = {word for keyword in IDENTIFYING for word in _words(_stated(ds, keyword))}
     fields: dict[str, Any] = {}
     for field in BIDS_FIELDS:
         content = _read(field, sources)
@@ -154,6 +155,12 @@ def _bounded(content: Any) -> Any:
 def _seconds(product: float) -> float:
     """Return a product without the rounding noise of binary fractions: 2435.37 ms are 2.43537 s."""
     return float(f"{product:.12g}")
+
+
+def _stated(ds: Dataset, keyword: str) -> str:
+    """Return a value as text; empty if it is no text but items, as a broken value representation makes them."""
+    content = value(ds, keyword)
+    return "" if content is None or isinstance(content, DicomSequence) else str(content)
 
 
 def _words(text: str) -> Iterator[str]:

@@ -5,6 +5,7 @@ The tables are also the source of the list in docs/sidecar.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,11 +23,16 @@ class VendorField(NamedTuple):
 
 
 def stated_fields(ds: Dataset, fields: Sequence[VendorField]) -> dict[str, Any]:
-    """Return the values of the fields that a data set states; of several fields with one name the first counts."""
+    """Return the values of the fields that a data set states; of several fields with one name the first counts.
+
+    A number beyond all bounds is that of damaged bytes.
+    """
     stated: dict[str, Any] = {}
     for field in fields:
         content = None if field.name in stated else field.read(ds)
-        if content is not None and content not in ("", [], ()):
+        if content is None or content in ("", [], ()):
+            continue
+        if not isinstance(content, float) or math.isfinite(content):
             stated[field.name] = content
     return stated
 

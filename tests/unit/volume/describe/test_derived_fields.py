@@ -104,10 +104,11 @@ def test_labelling_of_the_standard_has_bids_names() -> None:
     ("method", "values"), [("PSF+TOF 3i21s", [21, 3]), ("OSEM:i3s15", [15, 3]), ("3D Kinahan-Rogers", None)]
 )
 def test_subsets_and_iterations_are_in_the_name_of_a_method(method: str, values: list[int] | None) -> None:
-    facts = facts_of(modality="PT", ReconstructionMethod=method, ConvolutionKernel="XYZ Gauss4.00")
+    facts = facts_of(modality="PT", ReconstructionMethod=method, ConvolutionKernel="XYZ Gauss4.00", SeriesTime="100000")
     assert facts.get("ReconMethodParameterValues") == values
     assert facts.get("ReconMethodParameterLabels") == (["subsets", "iterations"] if values else None)
-    assert facts["ReconFilterSize"] == 4.0
+    assert (facts["ReconFilterType"], facts["ReconFilterSize"]) == (["XYZ Gauss"], 4.0)
+    assert facts["SeriesTime"] == "10:00:00"
     assert facts["ReconstructionMethod"] == method
 
 

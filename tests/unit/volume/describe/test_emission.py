@@ -142,4 +142,5 @@ def test_corrections_and_reconstruction_are_reported_unless_they_repeat_a_name()
     assert "ReconFilterType" not in facts
     assert "AttenuationCorrection" not in facts
     ds.Modality, ds.ConvolutionKernel = "PT", "XYZ Gauss2.00"
-    assert describe(ds, [])["ReconFilterType"] == ["XYZ Gauss2.00"]
+    assert describe(ds, [])["ReconFilterType"] == ["XYZ Gauss"]
+    assert describe(ds, [])["ReconFilterSize"] == 2.0

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import warnings
+from random import Random
 from typing import Any
 
 import pytest
 from pydicom import Dataset, FileDataset
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
 from node.volume.describe.sidecar_fields import describe
 from node.volume.vendors import VENDOR_FIELDS
@@ -204,3 +209,40 @@ def test_every_field_of_a_vendor_names_its_elements() -> None:
     fields = [field for table in VENDOR_FIELDS.values() for field in table]
     assert len(fields) > 50
     assert all(field.name and field.source for field in fields)
+
+
+CREATORS = {
+    0x0019: "GEMS_ACQU_01",
+    0x0021: "SIEMENS MR SDI 02",
+    0x0029: "SIEMENS CSA HEADER",
+    0x0043: "GEMS_PARM_01",
+    0x0051: "SIEMENS MR HEADER",
+    0x0065: "Image Private Header",
+    0x2001: "Philips Imaging DD 001",
+    0x2005: "Philips MR Imaging DD 001",
+}
+OFFSETS = bytes.fromhex("020e0f10111314181c1d20222a2c42510b0d05535a597c8382959ea3a5b2b6e0")
+
+
+def test_no_bytes_of_a_private_element_make_an_error() -> None:
+    """Random bytes, and numbers beyond all bounds, under right and wrong value representations."""
+    random = Random(7)
+    values = [b"1e999", b"1e-320", b"nan", b"-1", b"1\\2\\3", b"p2 s3", b"F:2", bytes(8), b"\xff" * 8]
+    for _ in range(600):
+        elements = {}
+        texts = {
+            0x00080060: b"MR",
+            0x00080070: random.choice([b"GE MEDICAL SYSTEMS", b"SIEMENS", b"Philips", b"UIH"]),
+            0x00180020: b"EP",
+            0x00181312: b"COL",
+        }
+        for group in random.sample(sorted(CREATORS), 4):
+            texts[group << 16 | 0x10] = CREATORS[group].encode()
+            for offset in random.sample(OFFSETS, 6):
+                tag, value = Tag(group << 16 | 0x1000 | offset), random.choice([*values, random.randbytes(40)])
+                vr = random.choice(["UN", "OB", "FD", "FL", "DS", "IS", "SS", "SQ", "LO"])
+                elements[tag] = RawDataElement(tag, vr, len(value), value, 0, False, True)
+        for number, text in texts.items():
+            elements[Tag(number)] = RawDataElement(Tag(number), "LO", len(text), text, 0, False, True)
+        with warnings.catch_warnings(action="ignore"):  # what pydicom says about each of them
+            json.dumps(describe(Dataset(elements), []), allow_nan=False)
