@@ -1,4 +1,4 @@
-"""Facts of sidecars over real series: against dcm2niix, and against what BIDS says of their types and ranges."""
+"""Slice timing of real series against dcm2niix, and facts against what BIDS says of their types and ranges."""
 
 from __future__ import annotations
 
@@ -34,22 +34,6 @@ def sidecar_of_dcm2niix(folder: Path, out: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_phase_encoding_and_readout_are_those_of_dcm2niix(corpus: Path, tmp_path: Path, case: str) -> None:
-    theirs = sidecar_of_dcm2niix(corpus / case, tmp_path)
-    [one] = assemble([pydicom.dcmread(path) for path in sorted((corpus / case).iterdir())]).volumes
-    ours = one.attributes
-    for name in ("EffectiveEchoSpacing", "TotalReadoutTime", "EchoTime", "RepetitionTime", "ReconMatrixPE"):
-        assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
-    direction = theirs["PhaseEncodingDirection"]
-    if direction.startswith("j"):  # dcm2niix turns the rows of the image around, this converter does not
-        direction = "j" if direction == "j-" else "j-"
-    if "PhaseEncodingDirection" in ours:
-        assert ours["PhaseEncodingDirection"] == direction
-    else:
-        assert ours["PhaseEncodingAxis"] == direction[0]
-
-
 @pytest.mark.parametrize(
     ("case", "tolerance_s"),
     [
@@ -63,34 +47,10 @@ def test_slice_timing_is_that_of_dcm2niix(corpus: Path, tmp_path: Path, case: st
     assert one.attributes["SliceTiming"] == pytest.approx(theirs["SliceTiming"], abs=tolerance_s)
 
 
-@pytest.mark.parametrize(
-    ("case", "names"),
-    [
-        ("dcm_qa_me/fieldmap-phase", ("EchoTime1", "EchoTime2", "DwellTime", "ReceiveCoilName", "SpoilingState")),
-        ("dcm_qa_12bit/mosaic-12bit-unsigned", ("DelayTime", "ParallelReductionFactorInPlane")),
-        ("dcm_qa_sag/sagittal-nonsquare-matrix", ("PartialFourier", "ReceiveCoilActiveElements")),
-        ("dcmstack/single-slice-dwi", ("ParallelReductionFactorInPlane", "NonlinearGradientCorrection")),
-        (
-            "dcm_qa_stc/siemens-xa10-enhanced-fmri",
-            ("MultibandAccelerationFactor", "AcquisitionDuration", "AcquisitionTime", "NonlinearGradientCorrection"),
-        ),
-        ("dcm_qa_philips/classic-fmri", ("WaterFatShift", "AcquisitionDuration")),
-    ],
-)
-def test_what_vendors_tell_of_an_acquisition_is_that_of_dcm2niix(
-    corpus: Path, tmp_path: Path, case: str, names: tuple[str, ...]
-) -> None:
-    theirs = sidecar_of_dcm2niix(corpus / case, tmp_path)
-    [one] = assemble([pydicom.dcmread(path) for path in sorted((corpus / case).iterdir())]).volumes
-    for name in names:
-        expected = pytest.approx(theirs[name], rel=1e-4) if isinstance(theirs[name], float) else theirs[name]
-        assert one.attributes[name] == expected, name
-
-
 ABOVE_ZERO = frozenset(
     {
         *("EchoTime", "EchoTime1", "EchoTime2", "RepetitionTime", "InversionTime", "FlipAngle", "SliceThickness"),
-        *("AcquisitionDuration", "EffectiveEchoSpacing"),
+        *("AcquisitionDuration", "EffectiveEchoSpacing", "RepetitionTimeExcitation", "RepetitionTimePreparation"),
     }
 )
 NUMBERS = frozenset(
@@ -110,7 +70,12 @@ TEXTS = frozenset(
 )
 LISTS_OF_TEXTS = frozenset({"ScanningSequence", "SequenceVariant", "ScanOptions"})
 LISTS_OF_NUMBERS = frozenset({"SliceTiming", "DecayCorrectionFactor", "ScatterFraction"})
-FLAGS = frozenset({"SpoilingState", "MTState", "NonlinearGradientCorrection", "ImageDecayCorrected"})
+FLAGS = frozenset(
+    {
+        *("SpoilingState", "MTState", "NonlinearGradientCorrection", "ImageDecayCorrected", "BackgroundSuppression"),
+        *("VascularCrushing", "BolusCutOffFlag"),
+    }
+)
 ONE_OF = {
     "MRAcquisitionType": {"1D", "2D", "3D"},
     "SpoilingType": {"RF", "GRADIENT", "COMBINED"},

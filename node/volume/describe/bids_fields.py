@@ -8,7 +8,24 @@ from typing import Any, NamedTuple
 
 from pydicom.dataset import Dataset
 
-from node.dicom.values import items, number, numbers, text, texts, value, whole
+from node.dicom.values import items, number, numbers, text, texts, whole
+from node.volume.describe.readers import (
+    applied,
+    count,
+    filter_of_emission,
+    filter_size,
+    flag,
+    joined_texts,
+    megahertz,
+    of_bolus,
+    of_slab,
+    positive,
+    raw,
+    reconstruction,
+    time_of_day,
+    time_of_emission,
+    unit_of_activity,
+)
 from node.volume.vendors.philips import scale_slope
 
 SCHEMES = frozenset({"SRT", "SNM3", "99SDM", "SCT", "DCM", "UMLS", "RADLEX"})
@@ -38,14 +55,6 @@ TRACERS = frozenset(
 
 UNITS = {"BQML": "Bq/mL", "GML": "g/mL", "CM2ML": "cm2/mL", "MLMINML": "mL/min/mL", "UMOLMINML": "umol/min/mL"}
 
-DATE_CHARACTERS = 8
-"""Characters of a Date Time (DT) before its time of day, PS3.5 6.2."""
-
-_WIDTH = re.compile(r"(?<=[A-Za-z])\s*(\d+(?:\.\d+)?)$", re.ASCII)
-
-MAX_MEGAHERTZ = 1000.0
-"""Larger values (above 23 tesla) are frequencies in hertz."""
-
 
 class BidsField(NamedTuple):
     """One allowed field: its BIDS name, the keywords it may come from, its reader, and a unit factor."""
@@ -59,46 +68,14 @@ class BidsField(NamedTuple):
 MILLI = 0.001
 
 
-def _joined_texts(ds: Dataset, keyword: str) -> str:
-    return " ".join(part for part in texts(ds, keyword) if part)
-
-
-def _time_of_day(ds: Dataset, keyword: str) -> str:
-    """Return HH:MM:SS.FFFFFF of a complete Time (TM) or Date Time (DT), PS3.5 6.2.
-
-    A time without its date identifies nobody.
-    """
-    time = str(value(ds, keyword) or "")
-    if keyword.endswith("DateTime"):
-        time = re.sub(r"[+-]\d{4}$", "", time)[DATE_CHARACTERS:]
-    match = re.fullmatch(r"(\d\d)(\d\d)(\d\d)(\.\d{1,6})?", time, re.ASCII)
-    return "{}:{}:{}{}".format(*match.groups("")) if match else ""
-
-
-def _positive(ds: Dataset, keyword: str) -> float | None:
-    """Return a number above zero; zero means that the value is unknown."""
-    first = number(ds, keyword)
-    return first if first is not None and first > 0 else None
-
-
-def _megahertz(ds: Dataset, keyword: str) -> float | None:
-    frequency = _positive(ds, keyword)
-    return frequency if frequency is not None and frequency <= MAX_MEGAHERTZ else None
-
-
-def _applied(ds: Dataset, keyword: str) -> bool | None:
-    """Return whether a technique is applied: its attribute is not NONE (PS3.3 C.8.13.5.4 to C.8.13.5.6)."""
-    return text(ds, keyword) != "NONE" if text(ds, keyword) else None
-
-
 def _spoiled(ds: Dataset, keyword: str) -> bool | None:
     """Return whether a sequence is spoiled; a missing SP in Sequence Variant (PS3.3 C.8.3.1) means nothing."""
-    return (True if "SP" in texts(ds, keyword) else None) if keyword == "SequenceVariant" else _applied(ds, keyword)
+    return (True if "SP" in texts(ds, keyword) else None) if keyword == "SequenceVariant" else applied(ds, keyword)
 
 
 def _transferred(ds: Dataset, keyword: str) -> bool | None:
     """Return whether magnetization transfer is applied, by the same rules as `_spoiled`."""
-    return (True if "MTC" in texts(ds, keyword) else None) if keyword == "SequenceVariant" else _applied(ds, keyword)
+    return (True if "MTC" in texts(ds, keyword) else None) if keyword == "SequenceVariant" else applied(ds, keyword)
 
 
 def _labelling(ds: Dataset, keyword: str) -> str:
@@ -141,80 +118,16 @@ def _unit(ds: Dataset, keyword: str) -> str:
     return UNITS.get(stated, stated)
 
 
-def _filter_of_emission(ds: Dataset, keyword: str) -> tuple[str, ...]:
-    """Return the kernel of PET without its width, which is a filter after reconstruction (PS3.3 C.8.9.1)."""
-    if text(ds, "Modality") != "PT":
-        return ()
-    return tuple(_WIDTH.sub("", kernel).strip() or kernel for kernel in texts(ds, keyword))
-
-
-def _time_of_emission(ds: Dataset, keyword: str) -> str:
-    """Return the time of day of a series of PET, to which decay correction may refer."""
-    return _time_of_day(ds, keyword) if text(ds, "Modality") == "PT" else ""
-
-
 def _kinds(ds: Dataset, keyword: str) -> tuple[str, ...]:
     """Return Image Type (0008,0008), unless the frames of an instance differ in it (PS3.3 C.8.16.1)."""
     kinds = texts(ds, keyword)
     return () if "MIXED" in kinds and items(ds, "PerFrameFunctionalGroupsSequence") else kinds
 
 
-def _count(ds: Dataset, keyword: str) -> int | None:
-    """Return a whole number above zero."""
-    first = whole(ds, keyword)
-    return first if first and first > 0 else None
-
-
-def _raw(ds: Dataset, keyword: str) -> bool | None:
-    """Return false for an image that was derived from others (PS3.3 C.7.6.1.1.2)."""
-    return False if texts(ds, keyword)[:1] == ("DERIVED",) else None
-
-
 def _corrected(ds: Dataset, keyword: str) -> bool | None:
     """Return whether the distortion by gradients was corrected, of Siemens' Image Type."""
     kinds = {"ND", "DIS2D", "DIS3D"}.intersection(texts(ds, keyword))
     return "ND" not in kinds if kinds else None
-
-
-def _flag(ds: Dataset, keyword: str) -> bool | None:
-    return {"YES": True, "Y": True, "NO": False, "N": False}.get(text(ds, keyword))
-
-
-def _of_bolus(ds: Dataset, keyword: str) -> Any:
-    """Return a value of the first item of ASL Bolus Cutoff Timing Sequence (0018,925D)."""
-    item = next(iter(items(ds, "ASLBolusCutoffTimingSequence")), Dataset())
-    return text(item, keyword) if keyword == "ASLBolusCutoffTechnique" else _positive(item, keyword)
-
-
-def _of_slab(ds: Dataset, keyword: str) -> Any:
-    """Return a value of the labelled slab, the first item of ASL Slab Sequence (0018,9260)."""
-    item = next(iter(items(ds, "ASLSlabSequence")), Dataset())
-    return numbers(item, keyword, 3) if keyword == "ASLSlabOrientation" else _positive(item, keyword)
-
-
-def _reconstruction(labels: bool) -> Callable[[Dataset, str], tuple[Any, ...]]:
-    """Return the reader of subsets and iterations in a method such as ``PSF+TOF3i21s``, or of their names."""
-
-    def read(ds: Dataset, keyword: str) -> tuple[Any, ...]:
-        method = text(ds, keyword)
-        match = re.search(r"(?P<iterations>\d+)i(?P<subsets>\d+)s|i(?P<i>\d+)s(?P<s>\d+)", method)
-        if not match:
-            return ()
-        found = {"subsets": match["subsets"] or match["s"], "iterations": match["iterations"] or match["i"]}
-        return tuple(found) if labels else tuple(map(int, found.values()))
-
-    return read
-
-
-def _unit_of_activity(ds: Dataset, keyword: str) -> str:
-    """Return the unit of a specific activity, which PS3.3 C.8.9.2 gives per micromole."""
-    return "Bq/umol" if _positive(ds, keyword) else ""
-
-
-def _filter_size(ds: Dataset, keyword: str) -> float | None:
-    """Return the width in mm at the end of the kernel of PET, such as ``XYZ Gauss4.00``."""
-    match = _WIDTH.search(text(ds, keyword)) if text(ds, "Modality") == "PT" else None
-    return float(match[1]) if match and float(match[1]) > 0 else None
 
 
 def _philips_scale_slope(ds: Dataset, _keyword: str) -> float | None:
@@ -225,21 +138,21 @@ BIDS_FIELDS = (
     BidsField("Modality", ("Modality",), text),
     BidsField("Manufacturer", ("Manufacturer",), text),
     BidsField("ManufacturersModelName", ("ManufacturerModelName",), text),
-    BidsField("SoftwareVersions", ("SoftwareVersions",), _joined_texts),
+    BidsField("SoftwareVersions", ("SoftwareVersions",), joined_texts),
     BidsField("MagneticFieldStrength", ("MagneticFieldStrength",), number),
-    BidsField("ImagingFrequency", ("ImagingFrequency", "TransmitterFrequency"), _megahertz),
+    BidsField("ImagingFrequency", ("ImagingFrequency", "TransmitterFrequency"), megahertz),
     BidsField("ImagedNucleus", ("ImagedNucleus", "ResonantNucleus"), text),
     BidsField("BodyPart", ("BodyPartExamined",), text),
     BidsField("PatientPosition", ("PatientPosition",), text),
     BidsField("SeriesNumber", ("SeriesNumber",), whole),
     BidsField("AcquisitionNumber", ("AcquisitionNumber",), whole),
-    BidsField("AcquisitionTime", ("AcquisitionTime", "AcquisitionDateTime", "FrameAcquisitionDateTime"), _time_of_day),
+    BidsField("AcquisitionTime", ("AcquisitionTime", "AcquisitionDateTime", "FrameAcquisitionDateTime"), time_of_day),
     BidsField("ImageType", ("ImageType", "FrameType"), _kinds),
-    BidsField("RawImage", ("ImageType",), _raw),
+    BidsField("RawImage", ("ImageType",), raw),
     BidsField("ComplexImageComponent", ("ComplexImageComponent",), text),
-    BidsField("AcquisitionDuration", ("AcquisitionDuration",), _positive),
+    BidsField("AcquisitionDuration", ("AcquisitionDuration",), positive),
     BidsField("ImageOrientationPatientDICOM", ("ImageOrientationPatient",), numbers),
-    BidsField("SliceThickness", ("SliceThickness",), _positive),
+    BidsField("SliceThickness", ("SliceThickness",), positive),
     BidsField("SpacingBetweenSlices", ("SpacingBetweenSlices",), number),
     # magnetic resonance
     BidsField("MRAcquisitionType", ("MRAcquisitionType",), text),
@@ -254,19 +167,19 @@ BIDS_FIELDS = (
     BidsField("ReceiveCoilName", ("ReceiveCoilName",), text),
     BidsField("CoilString", ("ReceiveCoilName",), text),
     BidsField("EchoNumber", ("EchoNumbers",), whole),
-    BidsField("EchoTime", ("EchoTime", "EffectiveEchoTime"), _positive, MILLI),
-    BidsField("RepetitionTime", ("RepetitionTime",), _positive, MILLI),
-    BidsField("InversionTime", ("InversionTime", "InversionTimes"), _positive, MILLI),
-    BidsField("FlipAngle", ("FlipAngle",), _positive),
-    BidsField("VariableFlipAngleFlag", ("VariableFlipAngleFlag",), _flag),
-    BidsField("EchoTrainLength", ("EchoTrainLength", "GradientEchoTrainLength", "RFEchoTrainLength"), _count),
+    BidsField("EchoTime", ("EchoTime", "EffectiveEchoTime"), positive, MILLI),
+    BidsField("RepetitionTime", ("RepetitionTime",), positive, MILLI),
+    BidsField("InversionTime", ("InversionTime", "InversionTimes"), positive, MILLI),
+    BidsField("FlipAngle", ("FlipAngle",), positive),
+    BidsField("VariableFlipAngleFlag", ("VariableFlipAngleFlag",), flag),
+    BidsField("EchoTrainLength", ("EchoTrainLength", "GradientEchoTrainLength", "RFEchoTrainLength"), count),
     BidsField("NumberOfAverages", ("NumberOfAverages",), number),
     BidsField("PercentSampling", ("PercentSampling",), number),
     BidsField("PercentPhaseFOV", ("PercentPhaseFieldOfView",), number),
     BidsField("PhaseEncodingSteps", ("NumberOfPhaseEncodingSteps", "MRAcquisitionPhaseEncodingStepsInPlane"), whole),
-    BidsField("PhaseEncodingStepsOutOfPlane", ("MRAcquisitionPhaseEncodingStepsOutOfPlane",), _count),
-    BidsField("FrequencyEncodingSteps", ("MRAcquisitionFrequencyEncodingSteps",), _count),
-    BidsField("NumberOfKSpaceTrajectories", ("NumberOfKSpaceTrajectories",), _count),
+    BidsField("PhaseEncodingStepsOutOfPlane", ("MRAcquisitionPhaseEncodingStepsOutOfPlane",), count),
+    BidsField("FrequencyEncodingSteps", ("MRAcquisitionFrequencyEncodingSteps",), count),
+    BidsField("NumberOfKSpaceTrajectories", ("NumberOfKSpaceTrajectories",), count),
     BidsField("PixelBandwidth", ("PixelBandwidth",), number),
     BidsField("ParallelAcquisitionTechnique", ("ParallelAcquisitionTechnique",), text),
     BidsField("ParallelReductionFactorInPlane", ("ParallelReductionFactorInPlane",), number),
@@ -274,14 +187,14 @@ BIDS_FIELDS = (
     BidsField("PartialFourierDirection", ("PartialFourierDirection",), text),
     BidsField("SAR", ("SAR",), number),
     BidsField("ArterialSpinLabelingType", ("ArterialSpinLabelingContrast",), _labelling),
-    BidsField("LabelingDuration", ("ASLPulseTrainDuration",), _positive, MILLI),
-    BidsField("LabelingOrientation", ("ASLSlabOrientation",), _of_slab),
-    BidsField("LabelingSlabThickness", ("ASLSlabThickness",), _of_slab),
-    BidsField("VascularCrushing", ("ASLCrusherFlag",), _flag),
-    BidsField("VascularCrushingVENC", ("ASLCrusherFlowLimit",), _positive),
-    BidsField("BolusCutOffFlag", ("ASLBolusCutoffFlag",), _flag),
-    BidsField("BolusCutOffDelayTime", ("ASLBolusCutoffDelayTime",), _of_bolus, MILLI),
-    BidsField("BolusCutOffTechnique", ("ASLBolusCutoffTechnique",), _of_bolus),
+    BidsField("LabelingDuration", ("ASLPulseTrainDuration",), positive, MILLI),
+    BidsField("LabelingOrientation", ("ASLSlabOrientation",), of_slab),
+    BidsField("LabelingSlabThickness", ("ASLSlabThickness",), of_slab),
+    BidsField("VascularCrushing", ("ASLCrusherFlag",), flag),
+    BidsField("VascularCrushingVENC", ("ASLCrusherFlowLimit",), positive),
+    BidsField("BolusCutOffFlag", ("ASLBolusCutoffFlag",), flag),
+    BidsField("BolusCutOffDelayTime", ("ASLBolusCutoffDelayTime",), of_bolus, MILLI),
+    BidsField("BolusCutOffTechnique", ("ASLBolusCutoffTechnique",), of_bolus),
     # X-ray and computed tomography
     BidsField("KVP", ("KVP",), number),
     BidsField("XRayTubeCurrent", ("XRayTubeCurrent", "XRayTubeCurrentInmA"), number),
@@ -306,22 +219,22 @@ BIDS_FIELDS = (
     BidsField("DecayCorrection", ("DecayCorrection",), text),
     BidsField("CorrectedImage", ("CorrectedImage",), texts),
     BidsField("SeriesType", ("SeriesType",), texts),
-    BidsField("SeriesTime", ("SeriesTime",), _time_of_emission),
+    BidsField("SeriesTime", ("SeriesTime",), time_of_emission),
     BidsField("InjectedRadioactivity", ("RadionuclideTotalDose",), number),
-    BidsField("InjectedVolume", ("RadiopharmaceuticalVolume",), _positive),
+    BidsField("InjectedVolume", ("RadiopharmaceuticalVolume",), positive),
     BidsField("RadionuclideHalfLife", ("RadionuclideHalfLife",), number),
-    BidsField("RadionuclidePositronFraction", ("RadionuclidePositronFraction",), _positive),
-    BidsField("MolarActivity", ("RadiopharmaceuticalSpecificActivity",), _positive),
-    BidsField("MolarActivityUnits", ("RadiopharmaceuticalSpecificActivity",), _unit_of_activity),
+    BidsField("RadionuclidePositronFraction", ("RadionuclidePositronFraction",), positive),
+    BidsField("MolarActivity", ("RadiopharmaceuticalSpecificActivity",), positive),
+    BidsField("MolarActivityUnits", ("RadiopharmaceuticalSpecificActivity",), unit_of_activity),
     BidsField("TracerRadionuclide", ("RadionuclideCodeSequence",), _nuclide),
     BidsField("TracerName", ("RadiopharmaceuticalCodeSequence", "Radiopharmaceutical"), _tracer),
-    BidsField("DoseCalibrationFactor", ("DoseCalibrationFactor",), _positive),
+    BidsField("DoseCalibrationFactor", ("DoseCalibrationFactor",), positive),
     BidsField("ReconMethodName", ("ReconstructionMethod",), text),
     BidsField("ReconstructionMethod", ("ReconstructionMethod",), text),
-    BidsField("ReconMethodParameterLabels", ("ReconstructionMethod",), _reconstruction(labels=True)),
-    BidsField("ReconMethodParameterValues", ("ReconstructionMethod",), _reconstruction(labels=False)),
-    BidsField("ReconFilterType", ("ConvolutionKernel",), _filter_of_emission),
-    BidsField("ReconFilterSize", ("ConvolutionKernel",), _filter_size),
+    BidsField("ReconMethodParameterLabels", ("ReconstructionMethod",), reconstruction(labels=True)),
+    BidsField("ReconMethodParameterValues", ("ReconstructionMethod",), reconstruction(labels=False)),
+    BidsField("ReconFilterType", ("ConvolutionKernel",), filter_of_emission),
+    BidsField("ReconFilterSize", ("ConvolutionKernel",), filter_size),
     BidsField("AttenuationCorrection", ("AttenuationCorrectionMethod",), text),
     BidsField("AttenuationCorrectionMethod", ("AttenuationCorrectionMethod",), text),
     BidsField("ScatterCorrectionMethod", ("ScatterCorrectionMethod",), text),
