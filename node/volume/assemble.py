@@ -16,6 +16,7 @@ from node.volume.arrange.duplicates import has_same_pixels
 from node.volume.arrange.quantities import split_by_sign
 from node.volume.arrange.stacks import Stack, frames_without_position, frames_without_rescale, split
 from node.volume.arrange.temporal.timing import unwrap_midnight
+from node.volume.arrange.trace_images import join_unweighted_images
 from node.volume.elements import number, text
 from node.volume.intensities import FrameRefused, fill, read_frame
 from node.volume.model import Assembly, Frame, Volume
@@ -138,6 +139,7 @@ def _assemble_stacks(series: SeriesUnderAssembly) -> None:
     """Add the volumes of all stacks, with the warnings that concern all of them."""
     frames = series.frames
     unwrap_midnight(frames)
+    join_unweighted_images(frames)
     for lacking, reason, detail in INCOMPLETE_FRAMES:
         left_out = {id(frame): frame for frame in lacking(frames)}
         series.exclude([(frame, reason, detail) for frame in left_out.values()])

@@ -67,6 +67,27 @@ def test_trace_images_of_several_b_values_have_a_table_without_directions(kind: 
     assert np.loadtxt(tmp_path / "volume.bvec").tolist() == [[0, 0, 0]] * 3
 
 
+def test_isotropic_images_and_the_unweighted_ones_of_their_series_are_one_volume(tmp_path: Path) -> None:
+    datasets = series([0, 500, 1000])
+    for ds in datasets:
+        ds.DiffusionDirectionality = "ISOTROPIC" if ds.DiffusionBValue else "NONE"
+    volume = only(datasets)
+    assert b_values_of(volume) == [0, 500, 1000]
+    assert table_of(volume, tmp_path) is not None
+    assert np.loadtxt(tmp_path / "volume.bvec").tolist() == [[0, 0, 0]] * 3
+
+
+def test_an_isotropic_image_beside_directions_is_a_map_of_them() -> None:
+    datasets = series([0, 1000, 1000, 1000])
+    for index, ds in enumerate(datasets):
+        time = index // SLICES
+        if time in (1, 2):
+            ds.DiffusionGradientOrientation = [1.0, 0.0, 0.0] if time == 1 else [0.0, 1.0, 0.0]
+        ds.DiffusionDirectionality = ("NONE", "DIRECTIONAL", "DIRECTIONAL", "ISOTROPIC")[time]
+    volumes = assemble(datasets).volumes
+    assert sorted((volume.times, volume.suffix) for volume in volumes) == [(1, "map"), (3, "")]
+
+
 @pytest.mark.parametrize(("kind", "b_values"), [("TRACEW", [1000, 1000]), ("ADC", [0, 1000]), ("FA", [0, 1000])])
 def test_maps_and_trace_images_of_one_b_value_have_no_table(kind: str, b_values: list[float], tmp_path: Path) -> None:
     for number, volume in enumerate(assemble(series(b_values, ImageType=rf"DERIVED\PRIMARY\DIFFUSION\{kind}")).volumes):
