@@ -18,7 +18,7 @@ from pydicom import Dataset, dcmread
 from node.volume.assemble import assemble
 from node.volume.model import Kind, Volume
 from node.writers.options import WriteOptions
-from node.writers.sidecar import write_sidecar
+from node.writers.sidecar import sidecar_fields, write_sidecar
 from tests import make
 from tests.conftest import corpus_folder
 from tests.reference.cases import corpus_cases, read_series
@@ -53,7 +53,7 @@ def pairs(datasets: list[Dataset], folder: Path) -> Iterator[tuple[Pair, Volume,
     for number, volume in enumerate(assemble(datasets).volumes):
         match = next((pair for pair in theirs if volume.kind is Kind.VOLUME and as_theirs(volume, pair[0])), None)
         if match is not None:
-            written = write_sidecar(volume, folder, f"{number}", WriteOptions(), {})
+            written = write_sidecar(sidecar_fields(volume, WriteOptions(), {}), folder, f"{number}")
             ds = by_uid[volume.sources[0].sop_instance_uid]
             yield Pair(match[1], json.loads(written.read_text("utf-8")), ds), volume, match[0]
 
