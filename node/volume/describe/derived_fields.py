@@ -36,7 +36,7 @@ def derived_fields(sources: Sequence[Dataset], frames: Sequence[Frame], fields: 
     kind = pulse_sequence_type(sources, frames, fields)
     if kind:
         derived["PulseSequenceType"] = kind
-    return derived | _labelling(sources, fields)
+    return derived | _partial_fourier(sources, fields) | _labelling(sources, fields)
 
 
 def _earliest_time(frames: Sequence[Frame]) -> str:
@@ -70,6 +70,15 @@ def pulse_sequence_type(sources: Sequence[Dataset], frames: Sequence[Frame], fie
     if spin:
         return "Inversion Recovery Spin Echo" if "IR" in kinds else "Spin Echo"
     return ""
+
+
+def _partial_fourier(sources: Sequence[Dataset], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what Philips states of partial Fourier: not the share, but that its number of steps is that without it."""
+    is_philips = str(fields.get("Manufacturer", "")).upper().startswith("PHILIPS")
+    if not is_philips or not any(text(source, "PartialFourier") == "YES" for source in sources):
+        return {}
+    steps = fields.get("PhaseEncodingSteps")
+    return {"PartialFourierEnabled": "YES"} | ({"PhaseEncodingStepsNoPartialFourier": steps} if steps else {})
 
 
 def _labelling(sources: Sequence[Dataset], fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,6 +39,8 @@ DERIVED = {
     "SliceTiming": "times of the planes: Acquisition Time, mosaic, grid; GE: (0021,xx5E), Trigger Time (0018,1060) of "
     "echo-planar scans, protocol SLICEORDER",
     "PulseSequenceType": "Scanning Sequence, Sequence Variant, Echo Pulse Sequence, acceleration",
+    "PartialFourierEnabled": "Philips: Partial Fourier (0018,9081)",
+    "PhaseEncodingStepsNoPartialFourier": "Philips: PhaseEncodingSteps, if Partial Fourier (0018,9081) is YES",
     "RepetitionTimeExcitation": "Repetition Time (0018,0080), if volumes follow each other at another time",
     "RepetitionTimePreparation": "Repetition Time (0018,0080) of labelled images",
     "VolumeTiming": "starts of the volumes without a fixed step",
@@ -165,7 +167,8 @@ DCM2NIIX = frozenset(
         *("DecayCorrectionFactor", "FrameReferenceTime", "LabelingDuration", "PostLabelingDelay"),
         *("ArterialSpinLabelingType", "LabelingOrientation", "VascularCrushing", "VascularCrushingVENC"),
         *("NumberOfPointsPerArm", "NumberOfArms", "NumberOfExcitations", "RepetitionTimePreparation"),
-        *("ConversionSoftware", "ConversionSoftwareVersion"),
+        *("ConversionSoftware", "ConversionSoftwareVersion", "AveragesDouble", "PartialFourierEnabled"),
+        "PhaseEncodingStepsNoPartialFourier",
     }
 )
 """Fields that dcm2niix writes under the same name."""

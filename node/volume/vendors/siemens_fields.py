@@ -83,6 +83,12 @@ def _number(factor: float = 1.0) -> Callable[[str], float | None]:
     return read
 
 
+def _averages(text: str) -> float | None:
+    """Return a number of averages that may be a fraction; one is none."""
+    number = float(text)
+    return rounded(number, 9) if 1 < number < math.inf else None
+
+
 def _one_of(names: dict[int, Any]) -> Callable[[str], Any]:
     return lambda text: names.get(int(text, 0))
 
@@ -253,6 +259,7 @@ FIELDS = (
     _planned("BaseResolution", "sKSpace.lBaseResolution", _count),
     _planned("PhaseResolution", "sKSpace.dPhaseResolution", _number()),
     _planned("PhaseOversampling", "sKSpace.dPhaseOversamplingForDialog", _number()),
+    _planned("AveragesDouble", "dAveragesDouble", _averages),
     _planned("Interpolation2D", "sKSpace.uc2DInterpolation", _one_of({1: 1})),
     VendorField("ReceiveCoilName", "protocol ...tCoilID", _receive_coil),
     _planned("CoilCombinationMethod", "ucCoilCombineMode", _one_of({1: "Sum of Squares", 2: "Adaptive Combine"})),

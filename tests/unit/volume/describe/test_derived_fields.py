@@ -63,6 +63,13 @@ def test_the_time_of_an_acquisition_is_that_of_its_earliest_plane() -> None:
     assert facts_of(frames, AcquisitionTime="101501.210000")["AcquisitionTime"] == "10:15:01.210000"
 
 
+def test_philips_states_steps_without_partial_fourier() -> None:
+    facts = facts_of(Manufacturer="Philips", PartialFourier="YES", NumberOfPhaseEncodingSteps=96)
+    assert (facts["PartialFourierEnabled"], facts["PhaseEncodingStepsNoPartialFourier"]) == ("YES", 96)
+    for other in ({"Manufacturer": "Philips", "PartialFourier": "NO"}, {"Manufacturer": "GE", "PartialFourier": "YES"}):
+        assert "PartialFourierEnabled" not in facts_of(NumberOfPhaseEncodingSteps=96, **other)
+
+
 def labelling(**attributes: Any) -> Dataset:
     ds, item = make.enhanced_mr(2), Dataset()
     for keyword, value in attributes.items():

@@ -44,6 +44,8 @@ def stated(ds: Dataset, *names: str) -> dict[str, Any]:
         ("sKSpace.uc2DInterpolation", "0x1", "Interpolation2D", 1),
         ("sTXSPEC.asNucleusInfo[0].flReferenceAmplitude", "316.97", "TxRefAmp", 316.97),
         ("sPat.lRefLinesPE", "32", "RefLinesPE", 32),
+        ("dAveragesDouble", "1.4", "AveragesDouble", 1.4),
+        ("dAveragesDouble", "1.0", "AveragesDouble", None),
         ("sPat.ucPATMode", "0x2", "MatrixCoilMode", "GRAPPA"),
         ("sPat.ucPATMode", "1", "MatrixCoilMode", None),
         ("sFastImaging.lEchoSpacing", "830", "VendorReportedEchoSpacing", 0.00083),
