@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from math import isfinite
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -74,7 +73,9 @@ def phase_encoding(sources: Sequence[Dataset], rows: int, columns: int, stated: 
         fields["EffectiveEchoSpacing"] = float(f"{spacing_s:.9g}")
         fields["TotalReadoutTime"] = float(f"{spacing_s * (matrix - 1):.9g}")
     fields |= _bandwidth_fields(sources, matrix, stated) | _estimates(sources, matrix, stated)
-    return {name: content for name, content in fields.items() if not isinstance(content, float) or isfinite(content)}
+    return {
+        name: content for name, content in fields.items() if not isinstance(content, float) or math.isfinite(content)
+    }
 
 
 def _acquired_lines(sources: Sequence[Dataset]) -> int | None:
