@@ -54,13 +54,13 @@ def find_copies(frames: Sequence[Frame], dataset_of: Callable[[str], Dataset]) -
     FrameRefused
         A frame cannot be decoded.
     """
-    groups = [group for group in _alike(frames) if len({frame.sop_instance_uid for frame in group}) > 1]
-    if not groups:
+    places = _places(frames)
+    likely = [group for place, own in places.items() if place is not None for group in _by_clock(own)]
+    bins = list(places.values())
+    if not likely or _are_numbered_times(bins):
         return []
-    places = list(_places(frames).values())
-    if _are_numbered_times(places):
-        return []
-    whole = _whole_times_by_number(places)
+    groups = [group for own in likely for group in _several(own, _facts)]
+    whole = _whole_times_by_number(bins)
     header_of = cache(lambda uid: _header_digest(uid, dataset_of))
     copies = [copy for group in groups for copy in _copies_among(sorted(group, key=_export_order), whole, header_of)]
     if all(_is_blank(copy.original) for copy in copies):
@@ -84,14 +84,12 @@ def equal_times_warnings(planes: Sequence[Sequence[Frame]], voxels: Array) -> tu
     planes : (times, slices) sequences of Frame
     voxels : (times, slices, rows, columns[, 3]) array
     """
-    alike: dict[Hashable, list[int]] = defaultdict(list)
-    for time, frames in enumerate(planes if len(planes) > 1 else ()):
-        alike[tuple(map(_facts, frames))].append(time)
+    time_of = {id(frames[0]): time for time, frames in enumerate(planes)}
     equal = 0
-    for times in alike.values():
-        if len({planes[time][0].sop_instance_uid for time in times}) > 1:
-            likely = _equal(times, voxels[:, :1])  # most times differ in their first slice
-            equal += sum(len(own) - 1 for group in likely for own in _equal(group, voxels))
+    for firsts in _several([frames[0] for frames in planes], _facts) if len(planes) > 1 else ():
+        times = [time_of[id(first)] for first in firsts]
+        for likely in _equal(times, voxels[:, :1]):  # most times differ in their first slice
+            equal += sum(len(own) - 1 for own in _equal(likely, voxels) if _are_alike(own, planes))
     if not equal:
         return ()
     detail = (
@@ -99,6 +97,11 @@ def equal_times_warnings(planes: Sequence[Sequence[Frame]], voxels: Array) -> tu
         "(0008,0033) separates them: they may be copies; all were kept"
     )
     return (VolumeWarning(WarningKind.EQUAL_TIMES, detail),)
+
+
+def _are_alike(times: Sequence[int], planes: Sequence[Sequence[Frame]]) -> bool:
+    """Return whether all slices of these times agree in what is known without their data sets."""
+    return len({tuple(map(_facts, planes[time])) for time in times}) == 1
 
 
 def _equal(times: Sequence[int], voxels: Array) -> list[list[int]]:
@@ -126,14 +129,17 @@ def _export_order(frame: Frame) -> tuple[int, int, str]:
     return (*instance_order(frame), frame.sop_instance_uid)
 
 
-def _alike(frames: Sequence[Frame]) -> list[list[Frame]]:
-    """Return the frames at one place that agree in weighting, variant and all times but `COPY_TIME_KEYS`."""
-    groups: dict[Hashable, list[Frame]] = defaultdict(list)
-    for place, own in _places(frames).items():
-        if place is not None and len(own) > 1:
-            for frame in own:
-                groups[place, _facts(frame)].append(frame)
-    return list(groups.values())
+def _by_clock(frames: Bin) -> list[Bin]:
+    """Return the frames at one place that share their acquisition time: few do, and the rest need no other look."""
+    return _several(frames, lambda frame: frame.time_key.get("acquisition_time")) if len(frames) > 1 else []
+
+
+def _several(frames: Bin, trait: Callable[[Frame], Hashable]) -> list[Bin]:
+    """Return the frames grouped by a trait, without groups of a single instance."""
+    groups: dict[Hashable, Bin] = defaultdict(list)
+    for frame in frames:
+        groups[trait(frame)].append(frame)
+    return [group for group in groups.values() if len({frame.sop_instance_uid for frame in group}) > 1]
 
 
 def _places(frames: Sequence[Frame]) -> dict[Hashable, Bin]:

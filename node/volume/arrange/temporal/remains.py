@@ -11,7 +11,7 @@ import numpy as np
 from node.volume.arrange.whole_times import Bin, Labels, instance_order
 from node.volume.model import Frame
 
-CLOCKS_AND_COUNTERS = frozenset({"acquisition_time", "content_time", "instance"})
+COUNTED = frozenset({"acquisition_time", "content_time", "instance"})
 """Attributes that may have another value in each slice of a time."""
 
 LONG_PAUSE = 1.5
@@ -23,7 +23,7 @@ def labels_of_remains(name: str, bins: Sequence[Bin]) -> Labels | None:
 
     Numbers, or clocks, of slices that follow each other within a time are closer to each other than the beginnings of
     two times, and about as far apart as in other times. If a time holds a gap that is longer by the span of a whole
-    time, it is the beginning of one time and the end of another.
+    time, it is the beginning of one time and the end of another. A clock may pause: it counts only without numbers.
 
     Parameters
     ----------
@@ -32,14 +32,11 @@ def labels_of_remains(name: str, bins: Sequence[Bin]) -> Labels | None:
     bins : sequence of list of Frame
         Frames by position; within a bin in the order of the attribute. All bins have equally many frames.
     """
-    if name not in CLOCKS_AND_COUNTERS or len(bins) == 1:
+    frames = [frame for own in bins for frame in own]
+    values = _numbers(frames) or (_clock(frames) if name == "acquisition_time" else None)
+    if name not in COUNTED or values is None or len(bins) == 1:
         return None
-    part = 0 if len({frame.sop_instance_uid for frames in bins for frame in frames}) > 1 else 1
-
-    def value(frame: Frame) -> float:
-        return float(instance_order(frame)[part] if name == "instance" else frame.time_key[name])
-
-    times = sorted(sorted(map(value, time)) for time in zip(*bins, strict=True))
+    times = sorted(sorted(values[id(frame)] for frame in time) for time in zip(*bins, strict=True))
     if any(before[-1] >= after[0] for before, after in pairwise(times)):
         return None  # slice by slice, or package by package
     step = min(after[0] - before[0] for before, after in pairwise(times))
@@ -50,15 +47,28 @@ def labels_of_remains(name: str, bins: Sequence[Bin]) -> Labels | None:
         jumps = np.diff(time)
         apart = (jumps >= step) | ((jumps - usual > span) & (span > 0))
         ends += [time[index] for index in np.flatnonzero(apart)]
-    if name == "instance" and not ends and _are_all_remains(times):
+    if not ends and _are_all_remains(times):
         ends = [before for time in times for before, after in pairwise(time) if after - before > len(bins)]
     if not ends:
         return None
     return {
-        id(frame): (time, bisect_left(ends, value(frame)))
+        id(frame): (time, bisect_left(ends, values[id(frame)]))
         for time, frames in enumerate(zip(*bins, strict=True))
         for frame in frames
     }
+
+
+def _numbers(frames: Sequence[Frame]) -> dict[int, float] | None:
+    """Return Instance Numbers, of a single instance frame numbers, by the frame's `id`; None if some are equal."""
+    part = 0 if len({frame.sop_instance_uid for frame in frames}) > 1 else 1
+    numbers = {id(frame): float(instance_order(frame)[part]) for frame in frames}
+    return numbers if len(set(numbers.values())) == len(frames) else None
+
+
+def _clock(frames: Sequence[Frame]) -> dict[int, float] | None:
+    """Return the acquisition times in seconds by the frame's `id`; None if one is unknown."""
+    times = {id(frame): frame.time_key.get("acquisition_time") for frame in frames}
+    return None if None in times.values() else {frame: time for frame, time in times.items() if time is not None}
 
 
 def _are_all_remains(times: Sequence[Sequence[float]]) -> bool:
