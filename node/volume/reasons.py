@@ -36,6 +36,7 @@ class WarningKind(StrEnum):
     PARAMETER_VARIES = "parameter-varies"  # slices of one volume differ in echo time, flip angle, ...
     FRAME_OF_REFERENCE_VARIES = "frame-of-reference-varies"  # a different one in each instance: one is assumed
     POSITIONS_VARY_IN_TIME = "positions-vary-in-time"  # prospective motion correction: the first position is taken
+    POLARITY_REVERSED = "polarity-reversed"  # GE's epi_pepolar: some images may be mirrored
     SUV_UNKNOWN = "suv-unknown"  # uptake values were requested, but an attribute that they need is missing
 
 

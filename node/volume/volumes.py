@@ -25,6 +25,7 @@ from node.volume.model import Diffusion, Display, Float, Frame, Geometry, Kind, 
 from node.volume.read.planes import is_distance
 from node.volume.reasons import VolumeWarning, WarningKind
 from node.volume.resample import upright_volume
+from node.volume.vendors import reverses_polarity
 
 UNKNOWN_SPACING_MM = 1.0
 """Assumed distance between pixels or slices if the data set states none."""
@@ -106,7 +107,7 @@ def volumes_of(
             *arrangement.warnings,
             *gaps,
             *equal_times_warnings(planes, voxels),
-            *_warnings(planes, placement),
+            *_warnings(planes, placement, ds),
         ),
         attributes=attributes,
     )
@@ -188,7 +189,7 @@ def _display(ds: Dataset, frame: Frame, frames: Sequence[Frame]) -> Display:
     return replace(display, padding=None) if varies else display
 
 
-def _warnings(planes: Sequence[Sequence[Frame]], placement: Placement | None) -> list[VolumeWarning]:
+def _warnings(planes: Sequence[Sequence[Frame]], placement: Placement | None, ds: Dataset) -> list[VolumeWarning]:
     """Return the warnings about the frames of one volume, other than those of their arrangement."""
     frames = [frame for time in planes for frame in time]
     warnings = [] if placement is None else list(placement.warnings)
@@ -206,6 +207,9 @@ def _warnings(planes: Sequence[Sequence[Frame]], placement: Placement | None) ->
     if _lacks_directions(frames):
         detail = "the volume is diffusion weighted, but no attribute states the gradient directions"
         warnings.append(VolumeWarning(WarningKind.NO_DIFFUSION_DIRECTIONS, detail))
+    if reverses_polarity(ds):
+        detail = "images of reversed polarity may be mirrored along the phase encoding; no attribute tells which"
+        warnings.append(VolumeWarning(WarningKind.POLARITY_REVERSED, detail))
     return warnings
 
 

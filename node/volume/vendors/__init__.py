@@ -63,6 +63,11 @@ VENDOR_FIELDS: dict[str, tuple[VendorField, ...]] = {
 """Fields of the sidecar from private elements, by the beginning of Manufacturer (0008,0070) in capital letters."""
 
 
+def reverses_polarity(ds: Dataset) -> bool:
+    """Return whether images of a sequence may be mirrored along their phase encoding (GE's epi_pepolar)."""
+    return text(ds, "Manufacturer").upper().startswith("GE ") and ge.reverses_polarity(ds)
+
+
 def tiling(ds: Dataset) -> Tiling | None:
     """Return the layout of the planes of a volume in one frame (Siemens mosaic, UIH grid); None for any other image.
 

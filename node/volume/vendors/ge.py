@@ -82,6 +82,11 @@ def maps_field(ds: Dataset) -> bool:
     return any(_FIELD_MAPPING.search(private_text(ds, tag)) for tag in (_SEQUENCE_FILE, _SEQUENCE))
 
 
+def reverses_polarity(ds: Dataset) -> bool:
+    """Return whether the sequence encodes some of its images with reversed polarity: its name (0019,xx9C) says so."""
+    return "pepolar" in private_text(ds, _SEQUENCE_FILE).lower()
+
+
 def protocol(ds: Dataset) -> Mapping[str, str]:
     """Return the settings of the protocol block (0025,xx1B), a length followed by gzip data; empty if it is absent."""
     data = private_bytes(ds, _PROTOCOL) or b""
