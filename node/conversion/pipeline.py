@@ -103,7 +103,7 @@ def _assembled(job: ConversionJob, files: SeriesFiles) -> tuple[Assembly, Expect
         refusal = Refusal(Reason.UNREADABLE, "no file of the series can be read as DICOM", uids)
         return Assembly((), (refusal,), tuple(files.unreadable)), known
     if job.options.suv:
-        assembly = with_uptake(assembly, files.dataset_of)
+        assembly = with_uptake(assembly, files.dataset_of, job.options.suv_types)
     return replace(assembly, exclusions=(*files.unreadable, *assembly.exclusions)), known
 
 

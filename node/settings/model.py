@@ -26,6 +26,7 @@ Days = Annotated[float, Field(gt=0, le=36525)]
 OverwritePolicy = Literal["never", "replace", "keep_both"]
 Verb = Literal["echo", "store", "query", "retrieve", "commit"]
 VolumeFormat = Literal["nifti", "nifti-pair", "analyze", "mhd", "npz"]
+SuvTypeName = Literal["BW", "LBM", "LBMJAMES128", "BSA"]
 HookEvent = Literal[
     "instance-stored", "series-quiet", "volume-written", "volume-superseded", "series-failed", "study-quiet"
 ]
@@ -248,7 +249,14 @@ class Convert(SettingsSection):
         -300.0, ge=-1024, le=3071, description="value in HU above which a voxel of a CT may belong to the body"
     )
     suv: bool = Field(
-        False, description="write a volume of standardised uptake values (body weight) beside each PET volume"
+        False,
+        description="write volumes of standardised uptake values beside each PET volume, one for each of suv_types",
+    )
+    suv_types: tuple[SuvTypeName, ...] = Field(
+        ("BW",),
+        min_length=1,
+        description="what uptake is standardised by: BW (body weight), LBM (lean body mass, formula with 120), "
+        "LBMJAMES128 (with 128), BSA (body surface)",
     )
     workers: int = Field(1, ge=1, le=64, description="series converted at the same time, each in its own process")
     memory_bytes: int = Field(

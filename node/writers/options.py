@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from node.settings.model import Convert, VolumeFormat
+    from node.settings.model import Convert, SuvTypeName, VolumeFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class WriteOptions:
     masked_volumes: bool = False
     body_threshold_hu: float = -300.0
     suv: bool = False
+    suv_types: tuple[SuvTypeName, ...] = ("BW",)
 
 
 def write_options(section: Convert) -> WriteOptions:

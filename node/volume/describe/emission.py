@@ -8,7 +8,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from node.dicom.values import items, number, text
-from node.volume.describe.uptake import SuvUnknown, injected_dose_bq, scan_start, since_injection
+from node.volume.describe.injection import SuvUnknown, injected_dose_bq, scan_start, since_injection
 from node.volume.elements import instant_of
 from node.volume.model import Frame
 

@@ -1,4 +1,4 @@
-"""Segmentations, dose grids, uptake factors, and what is no image."""
+"""Segmentations, dose grids, and what is no image."""
 
 from __future__ import annotations
 
@@ -13,20 +13,18 @@ from highdicom.seg import Segmentation, SegmentDescription
 from pydicom import Dataset, FileDataset
 from pydicom.encaps import encapsulate
 from pydicom.sr.codedict import codes
-from pydicom.uid import EnhancedPETImageStorage, generate_uid
+from pydicom.uid import generate_uid
 
 from node.dicom.uids import REGISTERED_UIDS
 from node.errors import ConversionRefused
 from node.volume import objects
 from node.volume.assemble import assemble
-from node.volume.describe.uptake import SuvUnknown, suv_factor, with_uptake
 from node.volume.model import Geometry, Kind, Volume
 from node.volume.objects import segmentation
 from node.volume.objects.dose import SOP_CLASS as DOSE
 from node.volume.read.pixels import frame_reader
 from node.volume.read.transfer_syntaxes import DEFLATED_IMAGE_FRAME
 from node.volume.reasons import Reason, WarningKind
-from node.writers.base import stem_of
 from tests import make
 
 ROWS, COLUMNS, SLICES, SPACING = 5, 7, 4, 2.5
@@ -373,231 +371,3 @@ def test_slides_are_refused_as_tiles() -> None:
     ds = make.rgb_capture()
     ds.DimensionOrganizationType = "TILED_FULL"
     assert refusal(ds).reason == "tiled-slide"
-
-
-# Uptake
-
-
-def pet(**attributes: Any) -> FileDataset:
-    facts = {
-        "Units": "BQML",
-        "DecayCorrection": "START",
-        "PatientWeight": "70",
-        "SeriesDate": "20240102",
-        "SeriesTime": "110000",
-        "AcquisitionTime": "110010",
-        "RadiopharmaceuticalInformationSequence": [make.injection("100000")],
-    } | attributes
-    return make.instance(modality="PT", **facts)
-
-
-def test_uptake_is_activity_by_the_decayed_dose_and_the_weight() -> None:
-    factors = suv_factor(pet())
-    assert factors.decay_s == 3600
-    assert factors.factor == pytest.approx(70_000 / (370e6 * 2 ** (-3600 / 6586.2)))
-    assert suv_factor(pet(DecayCorrection="ADMIN")).factor == pytest.approx(70_000 / 370e6)
-
-
-def injection(**attributes: Any) -> list[Dataset]:
-    """The radiopharmaceutical of `pet` with other facts; None leaves one out."""
-    [item] = pet().RadiopharmaceuticalInformationSequence
-    for keyword, value in attributes.items():
-        if value is None:
-            delattr(item, keyword)
-        else:
-            setattr(item, keyword, value)
-    return [item]
-
-
-def test_an_injection_before_midnight_is_of_the_day_before() -> None:
-    late = injection(RadiopharmaceuticalStartTime="233000")
-    ds = pet(SeriesTime="003000", AcquisitionTime="003100", RadiopharmaceuticalInformationSequence=late)
-    assert suv_factor(ds).decay_s == 3600
-
-
-def test_a_dynamic_scan_may_begin_before_the_injection() -> None:
-    soon = injection(RadiopharmaceuticalStartTime="110030")
-    ds = pet(SeriesType=["DYNAMIC", "IMAGE"], RadiopharmaceuticalInformationSequence=soon)
-    factors = suv_factor(ds)
-    assert factors.decay_s == -30
-    assert factors.factor == pytest.approx(70_000 / (370e6 * 2 ** (30 / 6586.2)))
-
-
-def test_the_scan_time_of_ge_holds_for_a_series_that_was_made_the_day_after() -> None:
-    ds = pet(SeriesDate="20240103", SeriesTime="090000", AcquisitionDate="20240102")
-    ds.private_block(0x0009, "GEMS_PETD_01", create=True).add_new(0x0D, "DT", "20240102110000.00")
-    assert suv_factor(ds).decay_s == 3600
-
-
-def test_a_slow_decay_over_days_counts_from_the_date_of_the_injection() -> None:
-    slow = injection(RadionuclideHalfLife="282240", RadiopharmaceuticalStartDateTime="20231229110000")
-    assert suv_factor(pet(RadiopharmaceuticalInformationSequence=slow)).decay_s == 4 * 86400
-
-
-def test_activity_that_philips_counts_is_scaled_before_it_becomes_uptake() -> None:
-    ds = pet(Units="CNTS")
-    block = ds.private_block(0x7053, "Philips PET Private Group", create=True)
-    block.add_new(0x00, "DS", "0")
-    block.add_new(0x09, "DS", "1.25")
-    assert suv_factor(ds).factor == pytest.approx(1.25 * suv_factor(pet()).factor)
-
-
-def test_philips_states_the_factor_itself_and_gml_is_uptake_already() -> None:
-    ds = pet(Units="CNTS")
-    ds.private_block(0x7053, "Philips PET Private Group", create=True).add_new(0x00, "DS", "0.000551")
-    assert suv_factor(ds).factor == 0.000551
-    assert suv_factor(pet(Units="GML")).factor == 1
-
-
-@pytest.mark.parametrize(
-    ("attributes", "named"),
-    [
-        ({"Units": "PROPCPS"}, "(0054,1001)"),
-        ({"Units": "CNTS"}, "(7053,xx00)"),
-        ({"PatientWeight": None}, "(0010,1030)"),
-        ({"PatientWeight": "0"}, "(0010,1030)"),
-        ({"RadiopharmaceuticalInformationSequence": None}, "(0054,0016)"),
-        ({"DecayCorrection": "NONE"}, "(0054,1102)"),
-        ({"AcquisitionTime": "090000"}, "(0008,0031)"),
-        ({"SeriesTime": None}, "the time of the scan is missing"),
-        ({"CorrectedImage": ["NORM", "DTIM", "SCAT", "DECY"]}, "ATTN"),
-        ({"CorrectedImage": ["NORM", "ATTN", "SCAT"]}, "DECY"),
-        ({"AttenuationCorrected": "NO"}, "(0018,9759)"),
-        ({"Units": "GML", "SUVType": "LBM"}, "(0054,1006)"),
-        ({"RadiopharmaceuticalInformationSequence": "several"}, "(0054,0016)"),
-        ({"RadiopharmaceuticalInformationSequence": {"RadionuclideTotalDose": "370"}}, "(0018,1074)"),
-        (
-            {"RadiopharmaceuticalInformationSequence": {"RadiopharmaceuticalStartTime": "113000"}},
-            "before the injection",
-        ),
-        ({"RadiopharmaceuticalInformationSequence": {"RadionuclideHalfLife": "109.8"}}, "half-lives"),
-        ({"RadiopharmaceuticalInformationSequence": {"RadionuclideHalfLife": "45720"}}, "(0018,1078)"),
-        (
-            {"RadiopharmaceuticalInformationSequence": {"RadiopharmaceuticalStartDateTime": "20240101100000"}},
-            "half-lives",
-        ),
-    ],
-)
-def test_uptake_without_its_facts_is_unknown_and_the_fact_is_named(attributes: dict[str, Any], named: str) -> None:
-    match attributes.get("RadiopharmaceuticalInformationSequence"):
-        case "several":
-            attributes = {"RadiopharmaceuticalInformationSequence": [*injection(), *injection()]}
-        case dict(changes):
-            attributes = {"RadiopharmaceuticalInformationSequence": injection(**changes)}
-    with pytest.raises(SuvUnknown) as caught:
-        suv_factor(pet(**attributes))
-    assert named in str(caught.value)
-
-
-def enhanced_pet(rescale_slope: str = "2.5", unit: str = "Bq/ml") -> FileDataset:
-    """An enhanced PET whose values are corrected to one hour after the injection; without Units of its own."""
-    ds = make.enhanced_mr(3)
-    ds.Modality, ds.PatientWeight = "PT", "70"
-    ds.DecayCorrected, ds.DecayCorrectionDateTime = "YES", "20240102110000"
-    injection, scaling, mapping, code = Dataset(), Dataset(), Dataset(), Dataset()
-    injection.RadionuclideTotalDose, injection.RadionuclideHalfLife = "370000000", "6586.2"
-    injection.RadiopharmaceuticalStartDateTime = "20240102100000"
-    ds.RadiopharmaceuticalInformationSequence = [injection]
-    scaling.RescaleSlope, scaling.RescaleIntercept = rescale_slope, "0"
-    mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept = 2.5, 0.0
-    code.CodeValue, code.CodingSchemeDesignator = unit, "UCUM"
-    mapping.MeasurementUnitsCodeSequence = [code]
-    shared = ds.SharedFunctionalGroupsSequence[0]
-    shared.PixelValueTransformationSequence, shared.RealWorldValueMappingSequence = [scaling], [mapping]
-    return ds
-
-
-def test_uptake_of_an_enhanced_image_comes_from_its_own_attributes() -> None:
-    activity, uptake = uptake_of([enhanced_pet()])
-    factor = 70_000 / (370e6 * 2 ** (-3600 / 6586.2))
-    assert activity.slope == 2.5
-    assert uptake.slope == pytest.approx(2.5 * factor)
-    assert uptake.attributes["suv"]["decay_s"] == 3600
-    assert suv_factor(enhanced_pet(unit="g/ml{SUVbw}")).factor == 1
-
-
-@pytest.mark.parametrize("dose", ["370", "370000000"])
-def test_the_dose_of_an_enhanced_image_is_in_megabecquerels_unless_that_cannot_be(dose: str) -> None:
-    ds = enhanced_pet()
-    ds.SOPClassUID = EnhancedPETImageStorage
-    ds.RadiopharmaceuticalInformationSequence[0].RadionuclideTotalDose = dose
-    factors = suv_factor(ds)
-    assert factors.injected_dose_bq == 370e6
-    assert factors.factor == pytest.approx(70_000 / (370e6 * 2 ** (-3600 / 6586.2)))
-
-
-def test_uptake_of_an_enhanced_image_that_is_rescaled_to_something_else_is_unknown() -> None:
-    with pytest.raises(SuvUnknown, match="Real World Value"):
-        suv_factor(enhanced_pet(rescale_slope="1"))
-
-
-PET_FACTS = (
-    *("Units", "DecayCorrection", "PatientWeight", "SeriesDate", "SeriesTime", "AcquisitionTime"),
-    "RadiopharmaceuticalInformationSequence",
-)
-
-
-def pet_series(**attributes: Any) -> list[Dataset]:
-    instance = pet()
-    facts = {keyword: instance[keyword].value for keyword in PET_FACTS}
-    scaling = {"RescaleSlope": "0.5", "RescaleIntercept": "0", "RescaleType": "BQML"}
-    window = {"WindowCenter": "100", "WindowWidth": "200"}
-    return make.image_series(3, modality="PT", **(facts | scaling | window | attributes))
-
-
-def uptake_of(datasets: list[Dataset]) -> list[Volume]:
-    by_uid = {ds.SOPInstanceUID: ds for ds in datasets}
-    return list(with_uptake(assemble(datasets), by_uid.__getitem__).volumes)
-
-
-def test_a_volume_of_uptake_lies_beside_that_of_activity_and_tells_its_factors() -> None:
-    activity, uptake = uptake_of(pet_series())
-    factor = suv_factor(pet()).factor
-    assert (activity.suffix, activity.slope, activity.attributes["Units"]) == ("", 0.5, "Bq/mL")
-    assert (uptake.suffix, uptake.slope, uptake.attributes["Units"]) == ("", 0.5 * factor, "g/mL")
-    assert (activity.kind, uptake.kind, stem_of(uptake)) == (Kind.VOLUME, Kind.SUV, "volume_suv")
-    assert "RescaleType" not in uptake.attributes
-    assert uptake.voxels is activity.voxels
-    assert uptake.display.windows == ((100 * factor, 200 * factor),)
-    assert uptake.attributes["suv"] == {
-        "factor": factor,
-        "weight_kg": 70,
-        "injected_dose_bq": 370e6,
-        "half_life_s": 6586.2,
-        "decay_s": 3600,
-    }
-
-
-def test_the_uptake_of_a_resampled_volume_has_a_name_of_its_own() -> None:
-    places = [(-50.0, -40.0, z) for z in (0.0, 2.0, 7.0)]
-    volumes = uptake_of(pet_series(positions=places))
-    assert [(volume.kind, stem_of(volume)) for volume in volumes] == [
-        (Kind.VOLUME, "volume"),
-        (Kind.SUV, "volume_suv"),
-        (Kind.RESAMPLED, "volume_resampled"),
-        (Kind.SUV, "volume_resampled_suv"),
-    ]
-
-
-def test_slopes_that_vary_are_in_the_voxels_before_they_become_uptake() -> None:
-    activity, uptake = uptake_of(pet_series(RescaleSlope=["0.5", "0.25", "2"]))
-    assert (activity.slope, uptake.slope) == (1, suv_factor(pet()).factor)
-
-
-@pytest.mark.parametrize(
-    ("attributes", "named"),
-    [
-        ({"PatientWeight": None}, "(0010,1030)"),
-        ({"PatientWeight": ["70", None, "70"]}, "(0010,1030)"),
-        ({"PatientWeight": ["70", "70", "80"]}, "differ"),
-    ],
-)
-def test_an_unknown_uptake_is_a_warning_that_names_what_is_missing(attributes: dict[str, Any], named: str) -> None:
-    (volume,) = uptake_of(pet_series(**attributes))
-    (warning,) = (warning for warning in volume.warnings if warning.name is WarningKind.SUV_UNKNOWN)
-    assert named in warning.detail
-
-
-def test_of_what_is_no_pet_no_uptake_is_asked() -> None:
-    (volume,) = uptake_of(make.ct_series(3))
-    assert WarningKind.SUV_UNKNOWN not in {warning.name for warning in volume.warnings}
