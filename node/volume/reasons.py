@@ -49,6 +49,7 @@ class Reason(StrEnum):
     BAD_GEOMETRY = "bad-geometry"  # singular orientation, NaN or zero spacing
     UNPROVEN_LAYOUT = "unproven-layout"  # e.g. a mosaic whose tile order cannot be known
     TILED_SLIDE = "tiled-slide"  # whole-slide microscopy: tiles, not a volume
+    PROJECTIONS = "projections"  # from several angles, not reconstructed yet
     SAME_POSITION_TWICE = "same-position-twice"
     INCOMPLETE = "incomplete"
     DUPLICATE_SLICE = "duplicate-slice"

@@ -8,7 +8,7 @@ reconstructed nuclear medicine image are counted by its vectors. The frames of a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from threading import Lock
 from types import MappingProxyType
@@ -24,7 +24,8 @@ from node.volume.geometry import POSITION_TOLERANCE_MM
 from node.volume.model import Array, Frame
 from node.volume.read.diffusion import diffusion_of
 from node.volume.read.functional_groups import FrameArguments, frame_arguments
-from node.volume.read.nm_phases import Timing, phase_timing
+from node.volume.read.nm_phases import Timing
+from node.volume.read.nm_vectors import Counts, times_of, timing_of, views_of
 from node.volume.read.pixels import FrameReader, frame_reader
 from node.volume.read.planes import (
     acquisition_instant,
@@ -38,8 +39,8 @@ from node.volume.read.planes import (
 from node.volume.reasons import Reason
 from node.volume.tiling import Tiling
 
-PROJECTION_MODALITIES = frozenset({"CR", "DX", "MG", "IO", "PX", "RG", "RTIMAGE", "XC", "ES", "GM", "OP"})
-"""Modalities whose instances are separate pictures, even if they all have one size."""
+SEPARATE_MODALITIES = frozenset({"CR", "DX", "MG", "IO", "PX", "RG", "RTIMAGE", "XC", "ES", "GM", "OP", "NM"})
+"""Modalities whose instances without a position are separate pictures, even if they all have one size."""
 
 RESCALED_MODALITIES = frozenset({"CT", "PT"})
 """Modalities whose images must carry their rescaling (PS3.3 C.8.2.1, C.8.9.4): absent values do not mean 1 and 0."""
@@ -188,14 +189,14 @@ def _plain(ds: Dataset, reader: FrameReader, common: FrameArguments) -> list[Fra
     """Return frames at the single position that the data set gives, or without a position."""
     position, orientation = image_plane(ds)
     own_stack = {}
-    if position is None and (reader.frames > 1 or text(ds, "Modality") in PROJECTION_MODALITIES):
+    if position is None and (reader.frames > 1 or text(ds, "Modality") in SEPARATE_MODALITIES):
         own_stack = {"instance": common["sop_instance_uid"]}  # a clip or a picture is a stack of its own
     common["split_key"] |= own_stack
     timing = _frame_timing(ds, reader.frames, common["duration_s"])
     steps, slices = [start for start, _ in timing], _slice_numbers(ds, reader.frames)
     if reader.frames == 1:
         slices = [common["time_key"]["slice_location"]]
-    counted = _counted(ds, reader.frames)
+    views, counted = _views_and_times(ds, reader.frames)
     if position is not None and reader.frames > 1 and None in steps:
         raise ConversionRefused(
             Reason.UNPROVEN_LAYOUT,
@@ -203,7 +204,7 @@ def _plain(ds: Dataset, reader: FrameReader, common: FrameArguments) -> list[Fra
             "attribute says whether the frames differ in time or in space; send it as an enhanced instance with "
             "functional groups, or as one instance per frame",
         )
-    return [
+    frames = [
         _frame(
             reader,
             common,
@@ -211,10 +212,21 @@ def _plain(ds: Dataset, reader: FrameReader, common: FrameArguments) -> list[Fra
             position=position,
             orientation=orientation,
             duration_s=timing[index][1],
+            split_key={"view": views[index]},
             time_key={"frame_time": steps[index], "slice": slices[index], "dimensions": counted[index]},
         )
         for index in range(reader.frames)
     ]
+    _number_by_time(frames, counted)
+    return frames
+
+
+def _number_by_time(frames: Sequence[Frame], counted: Sequence[Counts | None]) -> None:
+    """Let the frames of one instance without a position follow each other as its vectors count them."""
+    if frames[0].position is None and None not in counted:
+        order = sorted(range(len(frames)), key=lambda index: (counted[index], index))
+        for rank, index in enumerate(order, start=1):
+            frames[index].time_key["instance"] = (frames[index].instance_number or 0, rank)
 
 
 def _tiles(ds: Dataset, reader: FrameReader, common: FrameArguments, tiling: Tiling) -> list[Frame]:
@@ -278,8 +290,9 @@ def _reconstructed_positions(ds: Dataset, frames: int) -> tuple[Array, Array] | 
 def _reconstructed(
     ds: Dataset, reader: FrameReader, common: FrameArguments, positions: tuple[Array, Array]
 ) -> list[Frame]:
-    """Return the frames of a reconstructed NM image; the other vectors order the frames that share a position."""
-    counted = _counted(ds, reader.frames)
+    """Return the frames of a reconstructed NM image; other vectors separate or order those that share a position."""
+    views, counted = _views_and_times(ds, reader.frames)
+    timing = _frame_timing(ds, reader.frames, common["duration_s"])
     return [
         _frame(
             reader,
@@ -287,17 +300,19 @@ def _reconstructed(
             index,
             position=positions[0][index],
             orientation=positions[1],
-            time_key={"dimensions": counted[index]},
+            duration_s=timing[index][1],
+            split_key={"view": views[index]},
+            time_key={"frame_time": timing[index][0], "dimensions": counted[index]},
         )
         for index in range(reader.frames)
     ]
 
 
-def _counted(ds: Dataset, frames: int) -> list[tuple[float, ...] | None]:
-    """Return the indices of an NM frame other than slices: energy windows, intervals, time slots, detectors."""
-    names = ("EnergyWindowVector", "RRIntervalVector", "TimeSlotVector", "DetectorVector")
-    vectors = [vector for vector in (numbers(ds, name) for name in names) if vector and len(vector) == frames]
-    return list(zip(*vectors, strict=True)) if vectors else [None] * frames
+def _views_and_times(ds: Dataset, frames: int) -> tuple[list[Counts], list[Counts | None]]:
+    """Return the view and the number of the time of each frame of an NM image; of any other image, none."""
+    if text(ds, "Modality") != "NM":
+        return [()] * frames, [None] * frames
+    return views_of(ds, frames), times_of(ds, frames)
 
 
 def _slice_numbers(ds: Dataset, frames: int) -> list[float | None]:
@@ -310,8 +325,8 @@ def _slice_numbers(ds: Dataset, frames: int) -> list[float | None]:
 
 
 def _frame_timing(ds: Dataset, frames: int, duration_s: float | None) -> list[Timing]:
-    """Return start and duration of each frame: those of nuclear medicine phases, or of a cine."""
-    return phase_timing(ds, frames) or [(start, duration_s) for start in _frame_times(ds, frames)]
+    """Return start and duration of each frame: those of nuclear medicine, or of a cine."""
+    return timing_of(ds, frames) or [(start, duration_s) for start in _frame_times(ds, frames)]
 
 
 def _frame_times(ds: Dataset, frames: int) -> list[float | None]:
