@@ -10,6 +10,7 @@ from pydicom import Dataset
 from node.dicom.values import items, value
 from node.volume.elements import item, number, numbers, text
 from node.volume.model import Display
+from node.volume.read.real_world import PARAMETRIC_MAP, real_world_mapping
 
 
 def display_of(ds: Dataset, frame_number: int) -> Display:
@@ -26,8 +27,13 @@ def display_of(ds: Dataset, frame_number: int) -> Display:
         if frame_lut is not None:
             source = frame_lut
             break
+    windows = _windows(source)
+    if text(ds, "SOPClassUID") == PARAMETRIC_MAP:  # windows are in stored values, because rescaling is the identity
+        mappings = next((own for group in groups if (own := items(group, "RealWorldValueMappingSequence"))), [])
+        real = real_world_mapping(mappings)
+        windows = tuple((centre * real.slope + real.intercept, width * abs(real.slope)) for centre, width in windows)
     return Display(
-        windows=_windows(source),
+        windows=windows,
         function=text(source, "VOILUTFunction") or "LINEAR",
         voi_lut=_voi_lut(ds),
         inverted=text(ds, "PhotometricInterpretation") == "MONOCHROME1",

@@ -36,11 +36,14 @@ from node.volume.read.planes import (
     pixel_spacing,
     rescale,
 )
+from node.volume.read.separate_instances import (
+    SEPARATE_MODALITIES,
+    keep_apart,
+    refuse_projections,
+    unplaced_tomography,
+)
 from node.volume.reasons import Reason
 from node.volume.tiling import Tiling
-
-SEPARATE_MODALITIES = frozenset({"CR", "DX", "MG", "IO", "PX", "RG", "RTIMAGE", "XC", "ES", "GM", "OP", "NM"})
-"""Modalities whose instances without a position are separate pictures, even if they all have one size."""
 
 RESCALED_MODALITIES = frozenset({"CT", "PT"})
 """Modalities whose images must carry their rescaling (PS3.3 C.8.2.1, C.8.9.4): absent values do not mean 1 and 0."""
@@ -69,12 +72,14 @@ def frames_of(ds: Dataset) -> list[Frame]:
         position, orientation or spacing is impossible. ``unproven-layout``: the layout of a mosaic is unknown.
     """
     reader = frame_reader(ds)
+    refuse_projections(ds, reader.frames)
     common = _common(ds, reader)
     tiling = vendors.tiling(ds)
     if tiling is not None:
         return _tiles(ds, reader, common, tiling)
     grouped = frame_arguments(ds, reader.frames, common, reader.modality_lut)
     if grouped is not None:
+        keep_apart(ds, grouped)
         return [_frame(reader, common, index, **own) for index, own in enumerate(grouped)]
     positions = _reconstructed_positions(ds, reader.frames)
     if positions is not None:
@@ -197,6 +202,8 @@ def _plain(ds: Dataset, reader: FrameReader, common: FrameArguments) -> list[Fra
     if reader.frames == 1:
         slices = [common["time_key"]["slice_location"]]
     views, counted = _views_and_times(ds, reader.frames)
+    if reader.frames > 1 and text(ds, "Modality") == "OPT" and None in slices and None in steps:
+        raise unplaced_tomography(reader.frames)
     if position is not None and reader.frames > 1 and None in steps:
         raise ConversionRefused(
             Reason.UNPROVEN_LAYOUT,

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from pydicom import Dataset
 
 from node.dicom.values import items
@@ -15,6 +14,8 @@ from node.volume import vendors
 from node.volume.elements import instant_of, item, number, numbers, seconds_of_day, text, texts
 from node.volume.read.diffusion import diffusion_of
 from node.volume.read.planes import acquisition_instant, checked_plane, is_diffusion_map, pixel_spacing, rescale
+from node.volume.read.real_world import PARAMETRIC_MAP, real_world_mapping
+from node.volume.read.volume_planes import distances_mm
 from node.volume.reasons import Reason
 
 POSITION_POINTERS = frozenset({0x00200032, 0x00200037, 0x00209056, 0x00209057, 0x00209113, 0x00209116, 0x0020930E})
@@ -64,8 +65,9 @@ def frame_arguments(
     Raises
     ------
     ConversionRefused
-        ``contradictory``: the groups do not match the number of frames. ``bad-geometry``: a position, orientation or
-        spacing is impossible.
+        ``contradictory``: the groups do not match the number of frames, or a frame of a parametric map has several
+        values. ``bad-geometry``: a position, orientation or spacing is impossible. ``unproven-layout``: the planes are
+        no grid in the volume's own frame of reference.
     """
     per_frame: Sequence[Dataset] = items(ds, "PerFrameFunctionalGroupsSequence")
     shared = item(ds, "SharedFunctionalGroupsSequence")
@@ -80,10 +82,26 @@ def frame_arguments(
     pointers = [int(number(entry, "DimensionIndexPointer") or 0) for entry in items(ds, "DimensionIndexSequence")]
     dimensions = [index for index, pointer in enumerate(pointers) if pointer not in POSITION_POINTERS]
     whole = _Group(Dataset() if shared is None else shared, ds)
-    return [
-        _grouped(_Group(groups, ds, whole), common, modality_lut, dimensions)
-        for groups in per_frame or [Dataset()] * frames
-    ]
+    groups = [_Group(own, ds, whole) for own in per_frame or [Dataset()] * frames]
+    grouped = [_grouped(group, common, modality_lut, dimensions) for group in groups]
+    _place_in_volume(grouped, groups)
+    return grouped
+
+
+def _place_in_volume(grouped: Sequence[FrameArguments], groups: Sequence[_Group]) -> None:
+    """Number the frames without a position in the patient by their place in the volume's own frame of reference."""
+    unplaced = [(own, group) for own, group in zip(grouped, groups, strict=True) if own["position"] is None]
+    for (own, _), distance in zip(unplaced, distances_mm([_volume_plane(group) for _, group in unplaced]), strict=True):
+        if distance is not None:
+            own["time_key"] |= {"slice": distance, "slice_location": distance}
+
+
+def _volume_plane(group: _Group) -> tuple[Any, Any]:
+    """Return position and orientation of a frame in the volume's own frame of reference (PS3.3 C.7.6.16.2.21)."""
+    plane, turned = group.macro("PlanePositionVolumeSequence"), group.macro("PlaneOrientationVolumeSequence")
+    if plane is None or turned is None:
+        return None, None
+    return checked_plane(numbers(plane, "ImagePositionVolume"), numbers(turned, "ImageOrientationVolume"))
 
 
 class _Group:
@@ -99,6 +117,11 @@ class _Group:
             own = item(self.groups, keyword)
             self._kept[keyword] = own if own is not None or self.shared is None else self.shared.macro(keyword)
         return self._kept[keyword]
+
+    def macros(self, keyword: str) -> Sequence[Dataset]:
+        """Return all items of a functional group's sequence."""
+        own: Sequence[Dataset] = items(self.groups, keyword)
+        return own if own or self.shared is None else self.shared.macros(keyword)
 
     def converted(self, keyword: str) -> Dataset:
         """Return the macro where a legacy converted instance keeps a classic attribute (PS3.3 C.7.6.16.2.25.1, .2)."""
@@ -133,13 +156,17 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
     transformation = group.macro("PixelValueTransformationSequence")
     if transformation is not None and not modality_lut:
         own["slope"], own["intercept"] = rescale(transformation)
+    quantity = {}
+    if text(group.ds, "SOPClassUID") == PARAMETRIC_MAP:
+        mapping = real_world_mapping(group.macros("RealWorldValueMappingSequence"))
+        own["slope"], own["intercept"], quantity = mapping.slope, mapping.intercept, {"quantity": mapping.quantity}
     if common["split_key"]["component"] is not None:  # magnetic resonance
         own["diffusion"] = diffusion_of(group.ds, None if group.shared is None else group.shared.groups, group.groups)
     acquired = text(content, "FrameAcquisitionDateTime") or text(content, "FrameReferenceDateTime")
     own["acquisition_time_s"] = seconds_of_day((acquired or "")[8:].split("+")[0].split("-")[0] or None)
     duration_ms = number(content, "FrameAcquisitionDuration")
     own["duration_s"] = duration_ms / 1000 if duration_ms and duration_ms > 0 else None
-    own["split_key"] = _enhanced_split_key(group, common, own.get("diffusion"))
+    own["split_key"] = _enhanced_split_key(group, common, own.get("diffusion")) | quantity
     own["variant_key"] = {
         "image_type": (
             *(group.frame_type or texts(group.converted("ImageType"), "ImageType")),
@@ -153,7 +180,7 @@ def _grouped(group: _Group, common: FrameArguments, modality_lut: bool, dimensio
     }
     own["time_key"] = _time_key(group, content, dimensions, instant_of(acquired))
     if position is None:
-        own["time_key"]["slice"] = _slice_without_position(group, content)
+        own["time_key"]["slice"] = number(content, "InStackPositionNumber")
     return own
 
 
@@ -182,25 +209,12 @@ def _time_key(group: _Group, content: Dataset, dimensions: Sequence[int], acquir
     return {name: value for name, value in keys.items() if value is not None}
 
 
-def _slice_without_position(group: _Group, content: Dataset) -> float | None:
-    """Return the number that orders the slices of a volume without a position in the patient.
-
-    It is the position along the normal in the volume's own frame of reference (PS3.3 C.7.6.16.2.21) in mm, else
-    In-Stack Position Number.
-    """
-    plane, turned = group.macro("PlanePositionVolumeSequence"), group.macro("PlaneOrientationVolumeSequence")
-    if plane is not None and turned is not None:
-        position, orientation = checked_plane(
-            numbers(plane, "ImagePositionVolume"), numbers(turned, "ImageOrientationVolume")
-        )
-        if position is not None:
-            return round(float(position @ np.cross(orientation[:3], orientation[3:])), 3)
-    return number(content, "InStackPositionNumber")
-
-
 def _enhanced_split_key(group: _Group, common: FrameArguments, diffusion: Any) -> FrameArguments:
     """Return the traits that separate the frames of an enhanced instance into stacks."""
-    own: FrameArguments = {"map": is_diffusion_map(diffusion)}
+    own: FrameArguments = {
+        "map": is_diffusion_map(diffusion),
+        "data_type": group.texts("ImageDataTypeSequence", "DataType"),  # tissue, flow, ... of ultrasound
+    }
     if group.frame_type:
         own["derived"] = group.frame_type[0] == "DERIVED"
         own["localizer"] = group.frame_type[2:3] == ("LOCALIZER",)

@@ -1,0 +1,69 @@
+"""Real world values of parametric maps: what stored values stand for, and in which unit.
+
+The rescaling of a parametric map is the identity (PS3.3 C.8.32.2); Real World Value Mapping Sequence (0040,9096) gives
+its quantity. Other images have such mappings beside their rescaling, and those are not applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydicom import Dataset
+
+from node.dicom.values import items, number, text
+from node.errors import ConversionRefused
+from node.volume.reasons import Reason
+
+PARAMETRIC_MAP = "1.2.840.10008.5.1.4.1.1.30"
+
+
+@dataclass(frozen=True, slots=True)
+class RealWorldMapping:
+    """``real = stored * slope + intercept``, and the codes of the unit and of what the quantity is."""
+
+    slope: float = 1.0
+    intercept: float = 0.0
+    quantity: tuple[str, ...] = ()
+
+
+def real_world_mapping(mappings: Sequence[Dataset]) -> RealWorldMapping:
+    """Return the mapping of one frame of a parametric map; without any, stored values are real ones.
+
+    Raises
+    ------
+    ConversionRefused
+        ``contradictory``: there are several different mappings, or the mapping is no slope and intercept.
+    """
+    found = {_mapping(item) for item in mappings}
+    if len(found) > 1:
+        raise ConversionRefused(
+            Reason.CONTRADICTORY,
+            f"(0040,9096) Real World Value Mapping Sequence gives a frame {len(found)} different values; a volume can "
+            "hold only one",
+        )
+    return next(iter(found), RealWorldMapping())
+
+
+def _mapping(item: Dataset) -> RealWorldMapping:
+    slope, intercept = number(item, "RealWorldValueSlope"), number(item, "RealWorldValueIntercept")
+    if not slope or intercept is None:
+        raise ConversionRefused(
+            Reason.CONTRADICTORY,
+            "(0040,9225) Real World Value Slope or (0040,9224) Real World Value Intercept is missing; tables of values "
+            "(0040,9212) are not supported",
+        )
+    return RealWorldMapping(slope, intercept, (*_codes(item, "MeasurementUnitsCodeSequence"), *_quantity(item)))
+
+
+def _quantity(item: Dataset) -> tuple[str, ...]:
+    """Return the codes of Quantity Definition Sequence (0040,9220), such as that of an ADC and of its model."""
+    return tuple(
+        code
+        for definition in items(item, "QuantityDefinitionSequence")
+        for code in (*_codes(definition, "ConceptNameCodeSequence"), *_codes(definition, "ConceptCodeSequence"))
+    )
+
+
+def _codes(item: Dataset, keyword: str) -> tuple[str, ...]:
+    return tuple(f"{text(code, 'CodingSchemeDesignator')} {text(code, 'CodeValue')}" for code in items(item, keyword))
