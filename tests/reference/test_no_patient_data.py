@@ -79,6 +79,13 @@ def written_text(folder: Path) -> Iterator[tuple[str, str]]:
             assert path.suffix in (".img", ".raw"), path.name
 
 
+def without(facts: set[str], text: str) -> str:
+    """A text without the facts of the device, whose words may be a patient's: "Test Manufacturer" of "Test Patient"."""
+    for fact in facts - {""}:
+        text = re.sub(rf"(?<!\w){re.escape(fact)}(?!\w)", "", text, flags=re.IGNORECASE)
+    return text
+
+
 @pytest.mark.filterwarnings("ignore")  # what pydicom says of the values of old scanners
 @pytest.mark.parametrize("case", corpus_cases(corpus_folder()))
 def test_nothing_personal_of_a_series_is_written(corpus: Path, tmp_path: Path, case: str) -> None:
@@ -92,6 +99,6 @@ def test_nothing_personal_of_a_series_is_written(corpus: Path, tmp_path: Path, c
             (uid, name, value)
             for name, text in written_text(out)
             for value in values
-            if re.search(rf"(?<![\w.]){re.escape(value)}(?![\w.])", text, re.IGNORECASE)
+            if re.search(rf"(?<![\w.]){re.escape(value)}(?![\w.])", without(facts, text), re.IGNORECASE)
         }
         assert found == set()

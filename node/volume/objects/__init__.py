@@ -8,12 +8,12 @@ from pydicom.uid import UID
 from node.dicom.values import items, number, text
 from node.errors import ConversionRefused
 from node.volume.model import Volume
-from node.volume.objects import dose, segmentation
+from node.volume.objects import dose, segmentation, slide
 from node.volume.read.pixel_layout import PIXELS
 from node.volume.reasons import Reason
 
-_SLIDES = frozenset(("1.2.840.10008.5.1.4.1.1.77.1.6", "1.2.840.10008.5.1.4.1.1.77.1.8"))
-"""VL Whole Slide Microscopy Image Storage, Confocal Microscopy Tiled Pyramidal Image Storage."""
+_CONFOCAL_PYRAMID = "1.2.840.10008.5.1.4.1.1.77.1.8"
+"""Confocal Microscopy Tiled Pyramidal Image Storage."""
 
 
 def is_image(ds: Dataset) -> bool:
@@ -54,7 +54,7 @@ def _is_of_a_slide(ds: Dataset, sop_class: str) -> bool:
 
 
 def special_volumes(ds: Dataset, stack: int) -> tuple[Volume, ...] | None:
-    """Return the volumes of a segmentation or of a dose grid; None if the instance is neither.
+    """Return the volumes of a segmentation, of a dose grid or of a slide; None if the instance is none of these.
 
     A single plane of dose is an ordinary slice: some planning systems write one instance for each.
 
@@ -67,10 +67,12 @@ def special_volumes(ds: Dataset, stack: int) -> tuple[Volume, ...] | None:
     Raises
     ------
     ConversionRefused
-        ``tiled-slide``, or the reason why a segmentation or dose has no volume.
+        ``tiled-slide``, or another reason why a segmentation, dose or slide has no volume.
     """
     sop_class = text(ds, "SOPClassUID")
-    if sop_class in _SLIDES or _is_of_a_slide(ds, sop_class):
+    if sop_class == slide.SOP_CLASS:
+        return slide.volumes(ds, stack)
+    if sop_class == _CONFOCAL_PYRAMID or _is_of_a_slide(ds, sop_class):
         raise ConversionRefused(Reason.TILED_SLIDE, "the tiles of a whole slide microscopy image are not a volume")
     if sop_class in segmentation.SOP_CLASSES:
         return segmentation.volumes(ds, stack)

@@ -11,6 +11,7 @@ import pytest
 from highdicom.content import AlgorithmIdentificationSequence
 from highdicom.seg import Segmentation, SegmentDescription
 from pydicom import Dataset, FileDataset
+from pydicom import uid as uids
 from pydicom.encaps import encapsulate
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
@@ -359,6 +360,34 @@ def test_objects_that_differ_in_an_item_of_a_sequence_are_two() -> None:
         other.SOPInstanceUID,
     }
     assert not found.exclusions
+
+
+@pytest.mark.parametrize(
+    "sop_class_uid",
+    [
+        uids.EncapsulatedSTLStorage,
+        uids.EncapsulatedOBJStorage,
+        uids.EncapsulatedPDFStorage,
+        uids.EncapsulatedCDAStorage,
+        uids.RTStructureSetStorage,
+        uids.SurfaceSegmentationStorage,
+        uids.RealWorldValueMappingStorage,
+        uids.KeyObjectSelectionDocumentStorage,
+        uids.Comprehensive3DSRStorage,
+    ],
+)
+def test_documents_surfaces_and_reports_beside_images_are_left_out_by_their_name(sop_class_uid: uids.UID) -> None:
+    document = make.instance(sop_class_uid=sop_class_uid, study_uid="1.2", series_uid="1.2.3")
+    document.EncapsulatedDocument = b"solid a\0"
+    assembly = assemble([*make.ct_series(3, study_uid="1.2", series_uid="1.2.3"), document])
+    [volume] = assembly.volumes
+    assert volume.shape == (make.COLUMNS, make.ROWS, 3)
+    assert WarningKind.PARTLY_NOT_AN_IMAGE in {warning.name for warning in volume.warnings}
+    [exclusion] = assembly.exclusions
+    assert (exclusion.sop_instance_uid, exclusion.reason) == (document.SOPInstanceUID, Reason.NOT_AN_IMAGE)
+    assert exclusion.detail == sop_class_uid.name
+    [refusal] = assemble([document]).refusals
+    assert refusal.reason is Reason.NOT_AN_IMAGE
 
 
 def test_instances_without_pixels_are_no_images() -> None:
