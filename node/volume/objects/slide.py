@@ -85,7 +85,8 @@ def _size(ds: Dataset) -> tuple[int, int]:
             f"the level has {columns} x {rows} pixels; only levels of at most {MAX_SIDE_PIXELS} pixels along each side "
             "become pictures"
         )
-    if "LABEL" in texts(ds, "ImageType")[2:3] or text(ds, "SpecimenLabelInImage") == "YES":
+    flavour, labelled = texts(ds, "ImageType")[2:3], text(ds, "SpecimenLabelInImage")
+    if "LABEL" in flavour or labelled == "YES" or ("OVERVIEW" in flavour and labelled != "NO"):
         raise _refused("the image shows the label of the slide, which may name the patient")
     if "ConcatenationUID" in ds:
         raise _refused("the tiles of the level are in several instances (Concatenation UID (0020,9161))")

@@ -103,6 +103,7 @@ SPARSE = list(range(12))
     [
         (tiled(ImageType=["ORIGINAL", "PRIMARY", "LABEL", "NONE"]), "label"),
         (tiled(ImageType=["ORIGINAL", "PRIMARY", "OVERVIEW", "NONE"], SpecimenLabelInImage="YES"), "label"),
+        (tiled(ImageType=["ORIGINAL", "PRIMARY", "OVERVIEW", "NONE"], SpecimenLabelInImage=None), "label"),
         (tiled(TotalPixelMatrixFocalPlanes=2), "focal planes"),
         (tiled(NumberOfOpticalPaths=3), "optical paths"),
         (tiled(OpticalPathSequence=[Dataset(), Dataset()]), "optical paths"),
