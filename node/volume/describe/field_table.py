@@ -52,7 +52,7 @@ DERIVED = {
     "InjectionStart": "Radiopharmaceutical Start DateTime (0018,1078) or Time (0018,1072), after time zero",
     "ImageDecayCorrected": "Decay Correction (0054,1102), Decay Corrected (0018,9758)",
     "ImageDecayCorrectionTime": "moment to which Decay Correction corrects, after time zero",
-    "SUVType": "BW, of uptake volumes",
+    "SUVType": "of uptake volumes: BW, LBM, LBMJAMES128 or BSA",
     "ConversionSoftware": "voxelnode",
     "ConversionSoftwareVersion": "its version",
 }
