@@ -21,6 +21,10 @@ from node.dicom.values import CONVERSION_ERRORS, held, standard_tag
 MAX_KEY_LENGTH = 1024
 """Maximum characters in a value of a key. A PN has up to 324, and a pattern may be longer than the matching text."""
 
+MAX_MATCHES = 100
+"""Maximum values, wildcards and ranges of a query, where any number of UIDs or numbers of one key is one. SQLite nests
+expressions to a depth of 1000."""
+
 _TIME_OF_DATE = {
     "StudyDate": "StudyTime",
     "SeriesDate": "SeriesTime",
@@ -139,6 +143,7 @@ def read_query(
     if options.combined_datetime:
         conditions = _combined(conditions)
     _require_order(conditions)
+    _require_few_matches(conditions)
     return Query(level, tuple(conditions), tuple(dict.fromkeys(returned)), tuple(unsupported), limit, offset)
 
 
@@ -210,6 +215,15 @@ def _combined(conditions: list[Condition]) -> list[Condition]:
                     combined[date_keyword] = replace(dates, matches=(moments,))
                     del combined[time_keyword]
     return list(combined.values())
+
+
+def _require_few_matches(conditions: list[Condition]) -> None:
+    count = 0
+    for condition in conditions:
+        count += len(condition.matches)
+        if count > MAX_MATCHES:
+            tag = standard_tag(condition.key.keyword)
+            raise InvalidQuery(tag, f"a query must not have more than {MAX_MATCHES} values and wildcards: narrow it")
 
 
 def _require_order(conditions: list[Condition]) -> None:

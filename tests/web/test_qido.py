@@ -8,6 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from node.dicom.matching import MAX_MATCHES
 from node.web.dicomweb import qido
 from tests import make
 from tests.web.conftest import Site, open_site
@@ -211,3 +212,13 @@ def test_a_key_may_be_given_again_and_again_without_the_answer_taking_longer(emp
     assert client.get("/dicom-web/studies?" + "&".join("PatientID=x" for _ in range(100))).json() == []
     refused = client.get("/dicom-web/studies?" + "&".join("PatientID=x" for _ in range(501)))
     assert (refused.status_code, "at most 500 parameters" in refused.text) == (400, True)
+
+
+@pytest.mark.parametrize("keyword", ["PatientName", "PatientID", "StudyDescription"])
+def test_thousands_of_wildcards_are_refused_in_words(client: httpx2.Client, keyword: str) -> None:
+    patterns = "\\".join(f"*{number}*" for number in range(2000))
+    answer = client.get("/dicom-web/studies", params={keyword: patterns})
+    assert answer.status_code == 400
+    assert f"more than {MAX_MATCHES} values and wildcards" in answer.json()["detail"]
+    patterns = "\\".join(f"*{number}*" for number in range(MAX_MATCHES))
+    assert client.get("/dicom-web/studies", params={keyword: patterns}).status_code == 200
