@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from node.cli.options import ConfigFile, Json, Root, settings_for_change
-from node.cli.output import print_fields, print_json
+from node.cli.output import print_fields, print_json, printable
 
 if TYPE_CHECKING:
     from node.receive.dicom_files import SkippedFile
@@ -135,6 +135,6 @@ def _named(files: list[SkippedFile]) -> list[dict[str, str]]:
 
 def _print_names(title: str, files: list[SkippedFile]) -> None:
     for file in files[:NAMED_FILES]:
-        print(f"{title}: {file.name}: {file.reason}")
+        print(printable(f"{title}: {file.name}: {file.reason}"))  # a name in a zip file is whatever its sender wrote
     if len(files) > NAMED_FILES:
         print(f"{title}: and {len(files) - NAMED_FILES} more (--json lists all)")

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -173,6 +174,17 @@ def test_status_without_an_index_names_the_remedy(run) -> None:
     result = run("status", "--root", "nowhere")
     assert result.status == 1
     assert "is the root right?" in result.err
+
+
+def test_names_in_a_zip_file_reach_the_terminal_without_control_characters(run, tmp_path: Path) -> None:
+    name = "\x1b[2J\x1b]0;evil\x07\u202e.txt"
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        archive.writestr(name, "no DICOM")
+    for arguments in (["--dry-run"], []):
+        status, out, err = run("import", str(tmp_path / "images.zip"), "--root", str(tmp_path / "root"), *arguments)
+        assert status == 0
+        assert "evil" in out
+        assert all(character.isprintable() or character == "\n" for character in out + err)
 
 
 def test_echo_to_a_closed_port_fails_with_the_address(run) -> None:
