@@ -5,8 +5,9 @@ line. All other lines are written by `Audit.note`, which never raises: receiving
 log, and the diagnostic log counts the missing lines.
 
 The audit log names patients; the diagnostic log does not. Events, actions and outcomes have the codes of PS3.15 A.5 and
-PS3.16. Each line contains the SHA-256 of the line before it, so `verify` finds lines that were changed, removed or
-inserted. If the process dies while writing, the torn line stays, and the next line contains its digest.
+PS3.16. Each line contains the SHA-256 of the line before it, so `node.audit_files.verify` finds lines that were
+changed, removed or inserted. If the process dies while writing, the torn line stays, and the next line contains its
+digest.
 """
 
 from __future__ import annotations
@@ -30,18 +31,20 @@ from typing import Any, ClassVar, Protocol
 
 import structlog
 
+from node.audit_files import FILE_NAME, FIRST, last_line, set_full_file_aside
 from node.dicom.attributes import InstanceAttributes
 from node.durable import sync_folder
 from node.errors import UsageError, VoxelnodeError
+from node.settings.model import AuditSettings
+from node.syslog import SCHEME, TlsSyslog
 
 log = structlog.get_logger()
 
-FILE_NAME = "audit.jsonl"
 MAX_LINE_SECONDS, MAX_LINE_STUDIES = 60.0, 100
 """Maximum time and number of studies covered by one line about a transfer."""
 
-FIRST = "0" * 64
-"""Digest in the first line, which has no predecessor."""
+
+DEFAULTS = AuditSettings()
 
 
 class AuditFailed(VoxelnodeError):
@@ -118,12 +121,11 @@ class Audit:
     Parameters
     ----------
     root : Path
-        Folder of the file, ``audit.jsonl``, which only its owner can read.
+        Folder of the files (`node.audit_files`), which only their owner can read.
     ae_title : str
         AE title of this node, the source of every line.
-    syslog : str or None
-        ``HOST:PORT`` (UDP) or the path of a socket, to which every line is sent as well, with the facility of PS3.15
-        A.6.1.
+    settings : AuditSettings
+        The size of a file, and where every line is sent as well, with the facility of PS3.15 A.6.1.
     now : callable () -> aware datetime
 
     Raises
@@ -136,17 +138,17 @@ class Audit:
         self,
         root: Path,
         ae_title: str,
-        syslog: str | None = None,
+        settings: AuditSettings = DEFAULTS,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
         self._path, self._now = root.absolute() / FILE_NAME, now
+        self._maximum_bytes = settings.maximum_bytes
         self._source = {"ae_title": ae_title, "host": socket.gethostname(), "pid": os.getpid()}
         self._lock = threading.Lock()
-        self._syslog = _syslog(syslog) if syslog else None
+        self._syslog = _syslog(settings)
         try:
-            last = _last_line(self._path)
-            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            sync_folder(self._path.parent)
+            last = last_line(self._path.parent)
+            self._file = self._open()
             if last and not last.endswith(b"\n"):  # torn by a power cut: it stays, and the next line holds its digest
                 self._append(b"\n")
                 last += b"\n"
@@ -206,7 +208,10 @@ class Audit:
             except OSError as error:
                 raise _failed(self._path, error) from error
             self._previous = hashlib.sha256(line).hexdigest()
-        if self._syslog is not None:
+            self._begin_next_file_if_full()
+        if isinstance(self._syslog, TlsSyslog):
+            self._syslog.send(line.decode().rstrip(), str(content["at"]))
+        elif self._syslog is not None:
             self._syslog.handle(logging.makeLogRecord({"msg": line.decode().rstrip(), "levelname": "INFO"}))
 
     def close(self) -> None:
@@ -215,6 +220,23 @@ class Audit:
         os.close(self._file)
         if self._syslog is not None:
             self._syslog.close()
+
+    def _open(self) -> int:
+        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        sync_folder(self._path.parent)
+        return file
+
+    def _begin_next_file_if_full(self) -> None:
+        """Begin the next file. If that fails, the current one grows: a line is never lost for it."""
+        try:
+            if os.fstat(self._file).st_size < self._maximum_bytes:
+                return
+            os.fsync(self._file)
+            set_full_file_aside(self._path.parent)
+            full, self._file = self._file, self._open()
+            os.close(full)
+        except OSError as error:
+            log.error("audit_not_rotated", reason=error.strerror)
 
     def _append(self, line: bytes) -> None:
         """Write a whole line. If a full disk truncates it, remove the rest, so that the next line starts cleanly."""
@@ -308,39 +330,8 @@ class Transfers:
             self.ended(sender, "ended")
 
 
-def verify(path: Path) -> list[str]:
-    """Return a sentence for each fault in the chain of an audit log, or an empty list if it is intact."""
-    problems, previous = [], FIRST
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                digest = json.loads(line)["previous"]
-            except (ValueError, KeyError, TypeError):
-                problems.append(f"line {number} is not a line of the audit log: torn by a power cut, or inserted")
-            else:
-                if digest != previous:
-                    problems.append(f"line {number} does not follow the line before it: one was changed or removed")
-            previous = hashlib.sha256(line).hexdigest()
-    return problems
-
-
 def _failed(path: Path, error: OSError) -> AuditFailed:
     return AuditFailed(f"{path} cannot be written ({error.strerror}): nothing is deleted or changed until it can")
-
-
-def _last_line(path: Path) -> bytes:
-    """Return the last line of a file, with its line end if it has one, or empty bytes."""
-    if not path.exists():
-        return b""
-    with path.open("rb") as file:
-        position = file.seek(0, os.SEEK_END)
-        tail = b""
-        while position and tail.count(b"\n", 0, -1) < 1:
-            step = min(65536, position)
-            position = file.seek(position - step)
-            tail = file.read(step) + tail
-            file.seek(position)
-        return tail.splitlines(keepends=True)[-1] if tail else b""
 
 
 class _Syslog(logging.handlers.SysLogHandler):
@@ -352,7 +343,13 @@ class _Syslog(logging.handlers.SysLogHandler):
         log.error("audit_syslog_failed", error=type(sys.exc_info()[1]).__name__)
 
 
-def _syslog(address: str) -> _Syslog:
+def _syslog(settings: AuditSettings) -> TlsSyslog | _Syslog | None:
+    address = settings.syslog
+    if not address:
+        return None
+    if address.startswith(SCHEME):
+        files = (settings.syslog_ca_file, settings.syslog_certificate, settings.syslog_key)
+        return TlsSyslog(address.removeprefix(SCHEME), *files)
     host, colon, port = address.rpartition(":")
     try:
         return _Syslog((host, int(port)) if colon and port.isdecimal() else address, _Syslog.LOG_AUTHPRIV)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as jsons
-from collections import deque
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,16 +25,16 @@ def audit(
     """Show the audit log: who stored, deleted or changed what."""
     settings = load(config, storage__root=root).settings
 
-    from node.audit import FILE_NAME
+    from node.audit_files import FILE_NAME, audit_files, last_lines
 
-    path = settings.storage.root.absolute() / FILE_NAME
-    if not path.exists():
+    folder = settings.storage.root.absolute()
+    path = folder / FILE_NAME
+    if not audit_files(folder):
         raise UsageError(f"no audit log at {path}: check the root")
     if verify:
         _verify(path, json)
         return
-    with path.open("rb") as file:
-        lines = [line for line in map(_parsed, deque(file, last)) if line]
+    lines = [line for line in map(_parsed, last_lines(folder, last)) if line]
     if json:
         print_json(lines)
     else:
@@ -43,9 +42,9 @@ def audit(
 
 
 def _verify(path: Path, json: bool) -> None:
-    from node.audit import verify
+    from node.audit_files import verify
 
-    report_problems(path, verify(path), "the hash chain is intact", json)
+    report_problems(path, verify(path.parent), "the hash chain is intact", json)
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

@@ -108,7 +108,7 @@ class Repository:
 
     def _open(self, root: Path, settings: Settings, previous: OldIndex | None, *, new_index: bool) -> None:
         self.metrics = Metrics()
-        self.audit = Audit(root, settings.dicom.ae_title, settings.audit.syslog)
+        self.audit = Audit(root, settings.dicom.ae_title, settings.audit)
         self._transfers = Transfers(self.audit)
         self.archive = Archive(root, settings.storage.reserve_bytes, settings.storage.low_bytes)
         self.metrics.intake_open.set_function(lambda: float(self.archive.intake.has_room()))

@@ -310,7 +310,24 @@ class AuditSettings(SettingsSection):
 
     syslog: str | None = Field(
         None,
-        description="second destination of each line: HOST:PORT (UDP), or the path of a socket such as /dev/log",
+        description="second destination of each line: tls://HOST:PORT (syslog over TLS, RFC 5425), HOST:PORT (UDP), or "
+        "the path of a socket such as /dev/log",
+    )
+    syslog_ca_file: Path | None = Field(
+        None,
+        description="PEM file of the authorities that may have signed the certificate of a collector by TLS; unset: "
+        "those of the system",
+    )
+    syslog_certificate: Path | None = Field(
+        None, description="PEM file of our certificate, for a collector by TLS that requires one"
+    )
+    syslog_key: Path | None = Field(
+        None, description="PEM file of its private key; unset: in the file of the certificate"
+    )
+    maximum_bytes: int = Field(
+        100_000_000,
+        ge=10_000,
+        description="size from which audit.jsonl becomes audit-000001.jsonl and so on, and a new file begins",
     )
 
 
@@ -406,8 +423,8 @@ class Web(SettingsSection):
         200,
         ge=4,
         le=10_000,
-        description="simultaneous connections; further ones are answered 503; connections beyond 100 from one address "
-        "that is not a trusted proxy are closed",
+        description="simultaneous connections; a further one replaces one whose caller is not identified, else its "
+        "request is answered 503; connections beyond 100 from one address that is not a trusted proxy are closed",
     )
     maximum_upload_bytes: int = Field(
         16_000_000_000,

@@ -13,7 +13,7 @@ from pydicom import Dataset
 
 from node.association.client.negotiation import NoAssociation
 from node.association.client.send import send_files
-from node.audit import verify
+from node.audit_files import verify
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.preloaded import run
@@ -64,7 +64,7 @@ def test_a_study_is_deleted_beside_a_serving_node(tmp_path: Path) -> None:
     codes = [line["event"]["code"] for line in audit_lines(tmp_path / "root")]
     assert codes == ["110100", "110104", "110105", "110105", "110104", "110100"]
     assert audit_lines(tmp_path / "root")[1]["objects"][0]["patient_id"] == "P-1"
-    assert verify(tmp_path / "root" / "audit.jsonl") == []
+    assert verify(tmp_path / "root") == []
     assert voxelnode(tmp_path / "root", "audit", "--verify")["ok"]
 
 
@@ -176,4 +176,4 @@ def test_a_corrected_study_is_accepted_beside_a_serving_node(tmp_path: Path) -> 
         assert series == {"study_instance_uid": "1.2.3.4", "state": "converted", "instances": 3}
         assert "no conflict" in str(voxelnode(node.root, "conflicts", "keep", "999", status=2)).lower()
         assert node.terminate() == 0
-    assert verify(tmp_path / "root" / "audit.jsonl") == []
+    assert verify(tmp_path / "root") == []

@@ -12,7 +12,6 @@ import pytest
 
 from node import audit as module
 from node.audit import (
-    FIRST,
     SOURCE,
     Action,
     Audit,
@@ -22,10 +21,11 @@ from node.audit import (
     Participant,
     Result,
     Transfers,
-    verify,
 )
+from node.audit_files import FIRST, audit_files, last_lines, set_full_file_aside, verify
 from node.dicom.attributes import InstanceAttributes
 from node.receive.ingest import Origin
+from node.settings.model import AuditSettings
 
 WHO = [Participant("CT1", SOURCE, "10.0.0.1", is_requestor=True)]
 SENDER = Origin("dicom", "CT1", "VOXELNODE", "10.0.0.1:4000", "a1")
@@ -65,7 +65,7 @@ def test_the_chain_goes_on_over_a_restart(tmp_path: Path) -> None:
         tell(audit, "x" * 100_000)
         audit.close()
     assert len(lines(tmp_path)) == 6
-    assert verify(tmp_path / "audit.jsonl") == []
+    assert verify(tmp_path) == []
 
 
 @pytest.mark.parametrize("forged", ["changed", "removed", "inserted"])
@@ -83,7 +83,7 @@ def test_a_forged_line_is_found(tmp_path: Path, forged: str) -> None:
         case "inserted":
             written.insert(1, written[1])
     path.write_text("".join(written))
-    [problem] = verify(path)
+    [problem] = verify(tmp_path)
     assert problem.startswith("line 2 " if forged == "removed" else "line 3 ")
 
 
@@ -95,7 +95,7 @@ def test_a_line_torn_by_a_power_cut_stays_and_the_chain_goes_on(tmp_path: Path) 
     path = tmp_path / "audit.jsonl"
     os.truncate(path, path.stat().st_size - 20)
     tell(Audit(tmp_path, "VOXELNODE"), "after")
-    assert verify(path) == ["line 2 is not a line of the audit log: torn by a power cut, or inserted"]
+    assert verify(tmp_path) == ["line 2 is not a line of the audit log: torn by a power cut, or inserted"]
     assert json.loads(path.read_text().splitlines()[-1])["detail"] == "after"
 
 
@@ -109,7 +109,7 @@ def test_a_disk_that_is_full_is_told_and_leaves_no_half_line(tmp_path: Path, mon
             tell(audit, "lost")
     tell(audit, "after")
     assert [line["detail"] for line in lines(tmp_path)] == ["", "after"]
-    assert verify(tmp_path / "audit.jsonl") == []
+    assert verify(tmp_path) == []
 
 
 def test_a_note_that_cannot_be_written_is_reported_and_raises_nothing(
@@ -121,7 +121,7 @@ def test_a_note_that_cannot_be_written_is_reported_and_raises_nothing(
         audit.note(AuditMessage(AuditEvent.QUERY, Action.EXECUTE, Result.SUCCESS, WHO, detail="lost"))
     audit.note(AuditMessage(AuditEvent.QUERY, Action.EXECUTE, Result.SUCCESS, WHO, detail="after"))
     assert [line["detail"] for line in lines(tmp_path)] == ["after"]
-    assert verify(tmp_path / "audit.jsonl") == []
+    assert verify(tmp_path) == []
     assert "not_audited" in capsys.readouterr().out
 
 
@@ -141,7 +141,7 @@ def test_a_name_that_is_no_text_has_a_line(tmp_path: Path) -> None:
     audit = Audit(tmp_path, "VOXELNODE")
     tell(audit, os.fsdecode(b"CT \xff"))
     assert lines(tmp_path)[0]["detail"] == "CT \udcff"
-    assert verify(tmp_path / "audit.jsonl") == []
+    assert verify(tmp_path) == []
 
 
 def test_a_file_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_every_line_goes_to_syslog_too(tmp_path: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as collector:
         collector.bind(("127.0.0.1", 0))
         collector.settimeout(30)
-        audit = Audit(tmp_path, "VOXELNODE", f"127.0.0.1:{collector.getsockname()[1]}")
+        audit = Audit(tmp_path, "VOXELNODE", AuditSettings(syslog=f"127.0.0.1:{collector.getsockname()[1]}"))
         tell(audit, "to both")
         message = collector.recv(65536)
         audit.close()
@@ -170,7 +170,7 @@ def test_a_line_that_syslog_does_not_take_is_in_the_file_and_not_on_the_screen(
 ) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as collector:
         collector.bind(("127.0.0.1", 0))
-        audit = Audit(tmp_path, "VOXELNODE", f"127.0.0.1:{collector.getsockname()[1]}")
+        audit = Audit(tmp_path, "VOXELNODE", AuditSettings(syslog=f"127.0.0.1:{collector.getsockname()[1]}"))
         tell(audit, LONG_NAME)
         audit.close()
     assert len(lines(tmp_path)) == 1
@@ -178,10 +178,66 @@ def test_a_line_that_syslog_does_not_take_is_in_the_file_and_not_on_the_screen(
 
 
 def test_a_syslog_socket_that_is_not_there_yet_costs_no_line(tmp_path: Path) -> None:
-    audit = Audit(tmp_path, "VOXELNODE", str(tmp_path / "nothing"))
+    audit = Audit(tmp_path, "VOXELNODE", AuditSettings(syslog=str(tmp_path / "nothing")))
     tell(audit)
     audit.close()
     assert len(lines(tmp_path)) == 1
+
+
+SMALL = AuditSettings(maximum_bytes=10_000)
+
+
+def test_a_full_file_is_set_aside_and_the_chain_goes_on(tmp_path: Path) -> None:
+    for start in range(3):
+        audit = Audit(tmp_path, "VOXELNODE", SMALL)
+        for number in range(5):
+            tell(audit, f"{start} {number} " + "x" * 3000)
+        audit.close()
+    names = [path.name for path in audit_files(tmp_path)]
+    assert names == [*(f"audit-{number:06d}.jsonl" for number in range(1, len(names))), "audit.jsonl"]
+    assert len(names) > 3
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in audit_files(tmp_path))
+    assert verify(tmp_path) == []
+    details = [json.loads(line)["detail"][:3] for line in last_lines(tmp_path, 15)]
+    assert details == [f"{start} {number}" for start in range(3) for number in range(5)]
+    audit_files(tmp_path)[0].unlink()  # kept elsewhere
+    assert verify(tmp_path) == []
+    audit_files(tmp_path)[1].unlink()
+    [problem] = verify(tmp_path)
+    assert "does not follow" in problem
+
+
+@pytest.mark.parametrize("forged", ["changed", "removed"])
+def test_a_line_forged_in_a_full_file_is_found(tmp_path: Path, forged: str) -> None:
+    audit = Audit(tmp_path, "VOXELNODE", SMALL)
+    for number in range(12):
+        tell(audit, f"{number} " + "x" * 3000)
+    full = audit_files(tmp_path)[1]
+    kept = full.read_bytes().splitlines(keepends=True)
+    full.write_bytes(b"".join([*kept[:-1], *([kept[-1].replace(b"xxx", b"yyy")] if forged == "changed" else [])]))
+    assert len(verify(tmp_path)) == 1  # the last line of a file is held by the first of the next
+
+
+def test_a_start_after_a_crash_between_two_files_goes_on_with_the_chain(tmp_path: Path) -> None:
+    audit = Audit(tmp_path, "VOXELNODE")
+    tell(audit)
+    audit.close()
+    set_full_file_aside(tmp_path)  # and then the process died
+    tell(Audit(tmp_path, "VOXELNODE"))
+    assert len(audit_files(tmp_path)) == 2
+    assert verify(tmp_path) == []
+
+
+def test_a_file_that_cannot_be_set_aside_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*paths: object) -> None:
+        raise OSError(13, os.strerror(13))
+
+    audit = Audit(tmp_path, "VOXELNODE", SMALL)
+    monkeypatch.setattr("node.audit_files.os.rename", fails)
+    for number in range(12):
+        tell(audit, f"{number} " + "x" * 3000)
+    assert len(lines(tmp_path)) == 12
+    assert verify(tmp_path) == []
 
 
 def test_an_association_is_one_line_with_its_studies(tmp_path: Path) -> None:

@@ -1,0 +1,152 @@
+"""Syslog over TLS (RFC 5425): messages of RFC 5424, each with its length, from a thread of its own.
+
+The file of the audit log is the record; syslog is a copy. Lines wait in memory while the collector is away, and are
+dropped, which the diagnostic log tells, beyond `MAX_WAITING`.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import ssl
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+
+from node.errors import UsageError
+from node.tls import client_context
+
+log = structlog.get_logger()
+
+SCHEME = "tls://"
+PORT = 6514
+"""Of syslog over TLS, RFC 5425 4.1."""
+
+PRIORITY = 10 * 8 + 5
+"""Facility 10 and severity 5 (normal but significant), PS3.15 A.6.1."""
+
+MAX_WAITING = 10_000
+CONNECT_SECONDS = 10.0
+RETRY_SECONDS = (1.0, 60.0)
+"""First and longest pause after a failure; each is twice as long as the one before."""
+
+END_SECONDS = 3.0
+"""Longest time in which waiting lines are sent when the node stops."""
+
+
+class TlsSyslog:
+    """Sends lines to one collector. Thread-safe.
+
+    Parameters
+    ----------
+    address : str
+        ``HOST`` or ``HOST:PORT``; an IPv6 address is in brackets.
+    ca_file : Path or None
+        PEM file of the authorities that may have signed the certificate of the collector; None: those of the system.
+    certificate, key : Path or None
+        PEM files of our own certificate, for collectors that require one.
+
+    Raises
+    ------
+    UsageError
+        The address or a file is unusable.
+    """
+
+    def __init__(
+        self, address: str, ca_file: Path | None = None, certificate: Path | None = None, key: Path | None = None
+    ) -> None:
+        self._host, self._port = _host_and_port(address)
+        try:
+            self._context = client_context(ca_file, system_authorities=ca_file is None)
+            if certificate is not None:
+                self._context.load_cert_chain(certificate, key)
+        except OSError as error:
+            raise UsageError(f"[audit] syslog_ca_file, syslog_certificate or syslog_key: {error}") from error
+        self._waiting: queue.Queue[bytes | None] = queue.Queue(MAX_WAITING)
+        self._ending = threading.Event()
+        self._dropped = 0
+        self._connection: ssl.SSLSocket | None = None
+        self._thread = threading.Thread(target=self._run, name="syslog", daemon=True)
+        self._thread.start()
+
+    def send(self, line: str, at: str) -> None:
+        """Send a line with its time, ISO 8601 with an offset; returns at once."""
+        header = f"<{PRIORITY}>1 {at} {socket.gethostname() or '-'} voxelnode {os.getpid()} audit - "
+        message = header.encode("ascii", "replace") + line.encode("utf-8", "backslashreplace")
+        try:
+            self._waiting.put_nowait(b"%d %s" % (len(message), message))  # RFC 5425 4.3
+        except queue.Full:
+            self._dropped += 1
+            if self._dropped == 1:
+                log.error("audit_syslog_failed", detail=f"{MAX_WAITING} lines wait: further ones are in the file only")
+
+    def close(self) -> None:
+        """Send the lines that wait, for at most `END_SECONDS`."""
+        with suppress(queue.Full):
+            self._waiting.put_nowait(None)
+        self._thread.join(END_SECONDS)
+        self._ending.set()
+        self._thread.join(END_SECONDS)
+
+    def _run(self) -> None:
+        pause = RETRY_SECONDS[0]
+        while (frame := self._waiting.get()) is not None:
+            while not self._ending.is_set():
+                try:
+                    self._sent(frame)
+                except OSError as error:
+                    self._disconnect()
+                    log.error("audit_syslog_failed", error=type(error).__name__, reason=error.strerror or str(error))
+                    self._ending.wait(pause)
+                    pause = min(2 * pause, RETRY_SECONDS[1])
+                else:
+                    pause = RETRY_SECONDS[0]
+                    break
+            if self._ending.is_set():
+                break
+            if self._dropped and self._waiting.empty():
+                log.warning("audit_syslog_resumed", count=self._dropped)
+                self._dropped = 0
+        self._disconnect()
+
+    def _sent(self, frame: bytes) -> None:
+        if self._connection is not None and _is_closed(self._connection):
+            self._disconnect()
+        if self._connection is None:
+            plain = socket.create_connection((self._host, self._port), CONNECT_SECONDS)
+            try:
+                self._connection = self._context.wrap_socket(plain, server_hostname=self._host)
+            except BaseException:
+                plain.close()
+                raise
+        self._connection.sendall(frame)
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            with suppress(OSError):
+                self._connection.shutdown(socket.SHUT_WR)
+            self._connection.close()
+            self._connection = None
+
+
+def _is_closed(connection: ssl.SSLSocket) -> bool:
+    """Return whether the collector has closed the connection; the next line would be lost in it."""
+    connection.settimeout(0)
+    try:
+        return connection.recv(1024) == b""
+    except (ssl.SSLWantReadError, BlockingIOError):
+        return False
+    finally:
+        connection.settimeout(CONNECT_SECONDS)
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, colon, port = address.rpartition(":")
+    if not colon or address.endswith("]"):
+        host, port = address, str(PORT)
+    if not host.strip("[]") or not port.isdecimal() or not 0 < int(port[:6]) < 65536:
+        raise UsageError(f"[audit] syslog = {SCHEME + address!r} must be {SCHEME}HOST:PORT")
+    return host.strip("[]"), int(port)

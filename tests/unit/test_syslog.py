@@ -1,0 +1,135 @@
+"""Syslog over TLS (RFC 5425), as a collector receives it."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from node.audit import Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.errors import UsageError
+from node.settings.model import AuditSettings
+from node.syslog import TlsSyslog
+from tests.protocol.conftest import keys  # noqa: F401
+
+SECONDS = 30
+
+
+@pytest.fixture
+def collector(keys: Path) -> Iterator[socket.socket]:  # noqa: F811
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(SECONDS)
+        yield listening
+
+
+def accepted(collector: socket.socket, keys: Path, *, needs_certificate: bool = False) -> ssl.SSLSocket:  # noqa: F811
+    """The next connection, after its handshake."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(keys / "server.pem", keys / "server.key")
+    if needs_certificate:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(keys / "ca.pem")
+    plain, _ = collector.accept()
+    plain.settimeout(SECONDS)
+    return context.wrap_socket(plain, server_side=True)
+
+
+def message(connection: ssl.SSLSocket) -> bytes:
+    """The next message: its length, a space, and so many bytes."""
+    length = b""
+    while not length.endswith(b" "):
+        length += connection.recv(1)
+    data = b""
+    while len(data) < int(length):
+        data += connection.recv(int(length) - len(data))
+    return data
+
+
+def address(collector: socket.socket) -> str:
+    return f"localhost:{collector.getsockname()[1]}"
+
+
+def test_lines_of_the_audit_log_arrive_whole_and_in_order(
+    tmp_path: Path,
+    collector: socket.socket,
+    keys: Path,  # noqa: F811
+) -> None:
+    settings = AuditSettings(
+        syslog=f"tls://{address(collector)}",
+        syslog_ca_file=keys / "ca.pem",
+        syslog_certificate=keys / "server.pem",
+        syslog_key=keys / "server.key",
+    )
+    audit = Audit(tmp_path, "VOXELNODE", settings)
+    for detail in ("first", "Ä" * 100_000):
+        audit.note(AuditMessage(AuditEvent.QUERY, Action.EXECUTE, Result.SUCCESS, [Participant("a", "")], (), detail))
+    with accepted(collector, keys, needs_certificate=True) as connection:
+        received = [message(connection) for _ in range(2)]
+        audit.close()
+        assert connection.recv(1) == b""
+    kept = (tmp_path / "audit.jsonl").read_bytes().splitlines()
+    for text, line in zip(received, kept, strict=True):
+        header, _, body = text.partition(b" audit - ")
+        priority, at, _host, app, pid = header.split(b" ")
+        assert (priority, app) == (b"<85>1", b"voxelnode")
+        assert at.decode() in line.decode()
+        assert pid.isdigit()
+        assert body == line
+
+
+def test_a_collector_that_comes_back_gets_what_waited(
+    collector: socket.socket,
+    keys: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("node.syslog.RETRY_SECONDS", (0.01, 0.05))
+    syslog = TlsSyslog(address(collector), keys / "ca.pem")
+    plain, _ = collector.accept() if syslog.send("one", "2026-01-01T00:00:00+00:00") is None else (None, None)
+    assert plain is not None
+    plain.close()  # in the middle of the handshake
+    with accepted(collector, keys) as connection:
+        assert message(connection).endswith(b" one")
+    syslog.send("two", "2026-01-01T00:00:00+00:00")  # into a connection that is closed
+    with accepted(collector, keys) as connection:
+        assert message(connection).endswith(b" two")
+        syslog.close()
+
+
+def test_a_collector_without_a_trusted_certificate_gets_nothing(
+    collector: socket.socket,
+    keys: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("node.syslog.END_SECONDS", 0.2)
+    syslog = TlsSyslog(address(collector))  # the authorities of the system
+    syslog.send("Doe^Jane", "2026-01-01T00:00:00+00:00")
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        accepted(collector, keys)
+    syslog.close()
+    assert not syslog._thread.is_alive()
+    assert "Doe" not in "".join(capfd.readouterr())
+
+
+def test_lines_beyond_the_room_are_left_to_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.syslog.MAX_WAITING", 3)
+    monkeypatch.setattr("node.syslog.END_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        syslog = TlsSyslog(address(silent))
+        for number in range(10):
+            syslog.send(str(number), "2026-01-01T00:00:00+00:00")
+        assert syslog._dropped >= 6
+
+
+@pytest.mark.parametrize("wrong", ["", ":6514", "host:0", "host:x", "host:99999"])
+def test_an_address_that_makes_no_sense_is_refused(wrong: str) -> None:
+    with pytest.raises(UsageError, match=r"tls://HOST:PORT"):
+        TlsSyslog(wrong)
+
+
+def test_a_file_that_is_not_there_is_named() -> None:
+    with pytest.raises(UsageError, match="syslog_ca_file"):
+        TlsSyslog("localhost", Path("/nothing.pem"))
