@@ -19,10 +19,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
 
+import structlog
 from fastapi import Depends, Request
 from starlette.datastructures import Headers
 
@@ -33,19 +34,23 @@ from node.web.audit_trail import AccountAuditTrail, AuditTrail
 from node.web.background_requests import is_background
 from node.web.credentials import TOKEN_PREFIX, digest, is_password, new_token
 from node.web.errors import Forbidden, NotAuthenticated, SignInFailed, TooManyTries
+from node.web.guesses import Guesses, Pair
 from node.web.identity import PREFIX, FederatedIdentity
-from node.web.throttle import Throttle
 
 if TYPE_CHECKING:
     from node.web.identity_provider import IdentityProvider
+
+log = structlog.get_logger()
 
 __all__ = ["Access", "Admin", "Caller", "Reader", "RequestAudit", "Role", "Writer"]
 
 COOKIE, SECURE_COOKIE = "voxelnode", "__Host-voxelnode"
 """Names of the session cookie; browsers accept the second one only over HTTPS and only from this host."""
 
-ACCOUNT_TRIES = 100
-"""Wrong passwords in a row for one account, from any address, before throttling begins (NIST SP 800-63B 3.2.2)."""
+MAX_ADDRESS_LENGTH = 64
+"""Longest address with its scope; what a proxy forwards may be anything."""
+
+DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 MAX_CONCURRENT_HASHES = 2
 """Argon2 takes 64 MiB and a core per password; a flood of requests must not take more."""
@@ -85,7 +90,7 @@ class Access:
     ) -> None:
         self._provider = provider
         self._web, self._accounts, self.trail, self._now = web, accounts, trail, now
-        self._by_address, self._by_name = Throttle(), Throttle(ACCOUNT_TRIES)
+        self._guesses = Guesses(self._alert)
         self._hashing = threading.Semaphore(MAX_CONCURRENT_HASHES)
         self._hash_places = threading.Semaphore(MAX_CONCURRENT_HASHES + MAX_WAITING_HASHES)
         self._verified = _Verified()
@@ -99,7 +104,9 @@ class Access:
             Credentials are required but missing, or they are wrong or expired.
         TooManyTries
         """
-        if is_from_cors_origin(request.headers, self._web.cors_origins) and not has_token(request.headers):
+        if is_from_cors_origin(request.headers, request.url.scheme, self._web.cors_origins) and not has_token(
+            request.headers
+        ):
             raise NotAuthenticated("a page of [web] cors_origins must send a token of `voxelnode account token`")
         scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
@@ -124,20 +131,19 @@ class Access:
         NotAuthenticated
         TooManyTries
         """
-        neighbourhood = neighbourhood_of(address)
-        wait = self._by_address.wait_seconds(neighbourhood)
+        pair = (name[:64], neighbourhood_of(address))
+        wait = self._guesses.wait_seconds(pair)
         if wait > 0:
             raise TooManyTries(wait)
         known = self._accounts.by_name(name)
         if known is not None and self._has_matched(password, known):
             return known
         # Also without such an account, so that the time does not reveal whether it exists.
-        matches = self._matches((neighbourhood, name[:64]), password, known)
+        matches = self._matches(pair, password, known)
         if known is None or not matches:
             self._audit_login((name[:64], address), Result.MINOR_FAILURE, "wrong name or password")
             raise NotAuthenticated("the name or the password is wrong")
-        self._by_address.succeeded(neighbourhood)
-        self._by_name.succeeded(name[:64])
+        self._guesses.succeeded(pair)
         return known
 
     def log_in(self, name: str, password: str, address: str) -> str:
@@ -236,11 +242,10 @@ class Access:
     def _has_matched(self, password: str, known: KnownAccount) -> bool:
         return known.password_hash is not None and self._verified.has(known.password_hash, password)
 
-    def _matches(self, keys: tuple[str, str], password: str, known: KnownAccount | None) -> bool:
+    def _matches(self, pair: Pair, password: str, known: KnownAccount | None) -> bool:
         hashed = known.password_hash if known is not None else None
         with self._turn():
-            # Counted as a failure until it succeeds, so that concurrent tries are limited like successive ones.
-            wait = self._by_address.begin(keys[0]) or self._by_name.begin(keys[1])
+            wait = self._guesses.begin(pair)
             if wait > 0:
                 raise TooManyTries(wait)
             matches = is_password(password, hashed)
@@ -262,6 +267,11 @@ class Access:
                 self._hashing.release()
         finally:
             self._hash_places.release()
+
+    def _alert(self, sentence: str, pair: Pair) -> None:
+        event, result = AuditEvent.SECURITY_ALERT, Result.SERIOUS_FAILURE
+        if self.trail.record(event, Action.EXECUTE, pair, (), sentence, result, once=True):
+            log.warning("passwords_guessed", account=pair[0], address=pair[1], detail=sentence)
 
     def _audit_login(self, caller: tuple[str, str], result: Result, detail: str, *, once: bool = False) -> None:
         self.trail.record(AuditEvent.USER_AUTHENTICATION, Action.EXECUTE, caller, (), detail, result, once=once)
@@ -299,11 +309,18 @@ def address_of(request: Request) -> str:
 
 def neighbourhood_of(address: str) -> str:
     """Return the key under which a client is counted: its address, or for IPv6 its /64 network."""
+    return _neighbourhood(address[:MAX_ADDRESS_LENGTH])
+
+
+@lru_cache(maxsize=1024)
+def _neighbourhood(address: str) -> str:
     try:
-        known = ipaddress.ip_address(address)
+        known = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return address
-    return address if known.version == 4 else str(ipaddress.ip_network((known, 64), strict=False))
+    if isinstance(known, ipaddress.IPv4Address):
+        return str(known)
+    return str(known.ipv4_mapped or ipaddress.ip_network((known, 64), strict=False))
 
 
 def is_forwarded(request: Request) -> bool:
@@ -311,14 +328,20 @@ def is_forwarded(request: Request) -> bool:
     return any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-real-ip", "via"))
 
 
-def is_from_cors_origin(headers: Headers, cors_origins: Collection[str]) -> bool:
+def own_origin(headers: Headers, scheme: str) -> str:
+    """Return the origin of our own pages in the browser that sent a request (RFC 6454 6.2): no default port."""
+    host = headers.get("host", "").lower()
+    return f"{scheme}://{host.removesuffix(DEFAULT_PORTS.get(scheme, ''))}"
+
+
+def is_from_cors_origin(headers: Headers, scheme: str, cors_origins: Collection[str]) -> bool:
     """Return whether the request comes from a page of [web] cors_origins, not from one of ours.
 
     Its script must send a token. Cookies and passwords, which browsers add automatically, do not count, and neither
     does a local connection: the page comes from elsewhere.
     """
     origin = headers.get("origin", "").lower()
-    if headers.get("sec-fetch-site") == "same-origin" or urlsplit(origin).netloc == headers.get("host", "").lower():
+    if headers.get("sec-fetch-site") == "same-origin" or origin == own_origin(headers, scheme):
         return False
     return origin in {cors_origin.lower() for cors_origin in cors_origins}
 

@@ -22,6 +22,7 @@ from node.web.api.events import Streams
 from node.web.audit_trail import AuditTrail
 from node.web.body_limits import BodyLimits
 from node.web.dicomweb import service as dicomweb
+from node.web.places import RequestPlaces
 from node.web.security import Security
 from node.web.services import Services
 
@@ -51,7 +52,7 @@ def application(services: Services) -> FastAPI:
         version=__version__,
         docs_url=None,
         redoc_url=None,
-        openapi_url="/api/v1/openapi.json",
+        openapi_url=None,  # `node.web.api.description` serves it to those who may use the API
         middleware=_middleware(services),
         lifespan=_lifespan,
         routes=[*ROUTES],
@@ -90,6 +91,7 @@ def _middleware(services: Services) -> list[Middleware]:
     middleware = [
         Middleware(AccessLog, metrics=services.metrics),
         Middleware(Security, web=web),
+        Middleware(RequestPlaces),
         Middleware(BodyLimits, upload_bytes=web.maximum_upload_bytes),
     ]
     if web.cors_origins:  # tokens only, which scripts send; no cookies or passwords of the browser

@@ -44,8 +44,10 @@ class AuditTrail:
         result: Result = Result.SUCCESS,
         *,
         once: bool = False,
-    ) -> None:
+    ) -> bool:
         """Write a line about `caller` (account, address). If the log cannot be written, the request still proceeds.
+
+        Return whether it was not left out as a repetition.
 
         Parameters
         ----------
@@ -53,10 +55,11 @@ class AuditTrail:
             Write nothing if an equal line was written within `REPEAT_SECONDS`.
         """
         if once and self._is_repeated(json.dumps([event.name, action.name, caller, list(objects), detail])):
-            return
+            return False
         account, address = caller
         participants = [Participant(account, "", address, is_requestor=True), Participant(self._ae_title, APPLICATION)]
         self._audit.note(AuditMessage(event, action, result, participants, objects, detail))
+        return True
 
     def _is_repeated(self, key: str) -> bool:
         with self._lock:
@@ -76,8 +79,9 @@ class AccountAuditTrail:
     def __init__(self, trail: AuditTrail, account: str, address: str) -> None:
         self._trail, self._who = trail, (account, address)
 
-    def queried(self, detail: str) -> None:
-        """Record a search; `detail` has the search keys (A.5.3.10)."""
+    def queried(self, detail: str, count: int | None = None) -> None:
+        """Record a search; `detail` has the search keys (A.5.3.10), `count` is the number of results that were sent."""
+        detail = detail if count is None else f"{detail}; {count} found"
         self._trail.record(AuditEvent.QUERY, Action.EXECUTE, self._who, (), detail, once=True)
 
     def accessed(self, objects: Sequence[Mapping[str, Any]], detail: str = "") -> None:

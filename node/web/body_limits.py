@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from time import monotonic
+from typing import NamedTuple
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -23,6 +24,21 @@ PATIENCE_SECONDS = 30.0
 MIN_BYTES_PER_SECOND = 10_000
 """Minimum average speed of a body after the first `PATIENCE_SECONDS`. Slower clients are disconnected, so that nobody
 can keep a connection open byte by byte."""
+
+MAX_LOGIN_BYTES = 4096
+"""Largest body of a login: strangers send it."""
+
+
+class Limit(NamedTuple):
+    """The limit of one kind of body; with `bytes_per_second` None, the whole body must arrive in `patience_seconds`."""
+
+    maximum_bytes: int
+    patience_seconds: float
+    bytes_per_second: int | None
+
+
+LOGIN_PATHS = frozenset({"/login", "/logout"})
+LOGIN = Limit(MAX_LOGIN_BYTES, 5.0, None)
 
 CLOSE = {"Connection": "close"}
 """Header of responses sent without reading the body."""
@@ -47,21 +63,28 @@ class BodyLimits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        max_bytes = self._upload_bytes if scope["path"].startswith(UPLOADS) else MAX_BODY_BYTES
-        refusal = _refusal(Headers(scope=scope), max_bytes)
+        limit = self._limit(scope["path"])
+        refusal = _refusal(Headers(scope=scope), limit.maximum_bytes)
         if refusal is None:
-            await self._app(scope, self._counted(receive, max_bytes), send)
+            await self._app(scope, self._counted(receive, limit), send)
         else:
             await respond(Request(scope), *refusal, headers=CLOSE)(scope, receive, send)
 
-    def _counted(self, receive: Receive, max_bytes: int) -> Receive:
+    def _limit(self, path: str) -> Limit:
+        if path in LOGIN_PATHS:
+            return LOGIN
+        max_bytes = self._upload_bytes if path.startswith(UPLOADS) else MAX_BODY_BYTES
+        return Limit(max_bytes, self._patience, MIN_BYTES_PER_SECOND)
+
+    def _counted(self, receive: Receive, limit: Limit) -> Receive:
         waited, count, is_whole = 0.0, 0, False
 
         async def receive_counted() -> Message:
             nonlocal waited, count, is_whole
             if is_whole:  # the next message is the disconnect, whenever it happens
                 return await receive()
-            began, left = self._clock(), self._patience + count / MIN_BYTES_PER_SECOND - waited
+            earned = count / limit.bytes_per_second if limit.bytes_per_second is not None else 0.0
+            began, left = self._clock(), limit.patience_seconds + earned - waited
             try:
                 message = await asyncio.wait_for(receive(), max(left, 0.0))
             except TimeoutError:
@@ -69,8 +92,8 @@ class BodyLimits:
             waited += self._clock() - began  # count only time spent waiting for the client; our disk may be slow too
             count += len(message.get("body", b""))
             is_whole = not message.get("more_body", False)
-            if count > max_bytes:
-                raise HTTPException(413, _too_large(max_bytes), CLOSE)
+            if count > limit.maximum_bytes:
+                raise HTTPException(413, _too_large(limit.maximum_bytes), CLOSE)
             return message
 
         return receive_counted

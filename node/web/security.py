@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.settings.model import Web
-from node.web.access import COOKIE, SECURE_COOKIE, has_token, is_from_cors_origin
+from node.web.access import COOKIE, SECURE_COOKIE, has_token, is_from_cors_origin, own_origin
 from node.web.headers import add_headers
 from node.web.problems import respond
 
@@ -24,10 +24,10 @@ class Security:
     """ASGI middleware: refuses requests for a foreign host name or from a foreign page, and adds the headers.
 
     Foreign pages: a browser sends the site of the requesting page with each request (``Sec-Fetch-Site``, else
-    ``Origin``), and no script can change that. A request that changes something must come from one of our pages, or
-    from a program, which sends neither header; a program with a session cookie must send one. A page of another site
-    can therefore exploit neither a user's login nor, if no account is required, the fact that its browser runs on this
-    machine. Pages of [web] cors_origins may send requests, with a token from their script.
+    ``Origin``, with its scheme and port), and no script can change that. A request that changes something must come
+    from one of our pages, or from a program, which sends neither header; a program with a session cookie must send one.
+    A page of another site can therefore exploit neither a user's login nor, if no account is required, the fact that
+    its browser runs on this machine. Pages of [web] cors_origins may send requests, with a token from their script.
 
     Foreign names: a page of another site may point its own host name at our address (DNS rebinding), and the browser
     then treats it as ours. Requests must therefore be for an IP address or for one of our names.
@@ -35,7 +35,8 @@ class Security:
 
     def __init__(self, app: ASGIApp, web: Web) -> None:
         self._app = app
-        self._names = frozenset(name.lower() for name in (*web.allowed_hosts, "localhost", *_machine_names()))
+        self._allowed = frozenset(name.lower() for name in web.allowed_hosts)
+        self._names = self._allowed | {name.lower() for name in ("localhost", *_machine_names())}
         self._cors_origins = web.cors_origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,14 +50,14 @@ class Security:
                 add_headers(MutableHeaders(scope=message), is_secure=is_secure)
             await send(message)
 
-        refusal = self._refusal(scope["method"], Headers(scope=scope))
+        refusal = self._refusal(scope["method"], scope["scheme"], Headers(scope=scope))
         if refusal is None:
             await self._app(scope, receive, send_secured)
             return
         reason, remedy = refusal
         await respond(Request(scope), 403, reason, remedy)(scope, receive, send_secured)
 
-    def _refusal(self, method: str, headers: Headers) -> tuple[str, str] | None:
+    def _refusal(self, method: str, scheme: str, headers: Headers) -> tuple[str, str] | None:
         """Return the reason and the remedy if a request is refused, else None."""
         host = headers.get("host", "").lower()
         if not is_known_host(host, self._names):
@@ -64,26 +65,35 @@ class Security:
                 f"{host[:100]!r} is not a name of this node",
                 "use the IP address or the machine name, or add the name to [web] allowed_hosts",
             )
-        if method not in SAFE_METHODS and not self._is_from_us(headers, host):
+        if method not in SAFE_METHODS and not self._is_from_us(headers, scheme):
             return (
                 "the request comes from a page of another site",
-                "use the pages of this node; in a script, send a token of `voxelnode account token`; make a reverse "
-                "proxy forward the Host header, or list its name in [web] allowed_hosts",
+                "use the pages of this node; in a script, send a token of `voxelnode account token`; list a reverse "
+                "proxy in [web] trusted_proxies, and the name and port that browsers use in [web] allowed_hosts",
             )
         return None
 
-    def _is_from_us(self, headers: Headers, host: str) -> bool:
+    def _is_from_us(self, headers: Headers, scheme: str) -> bool:
         site, origin = headers.get("sec-fetch-site"), headers.get("origin", "").lower()
-        if is_from_cors_origin(headers, self._cors_origins):
+        if is_from_cors_origin(headers, scheme, self._cors_origins):
             return has_token(headers)
         if site == "same-origin":
             return True
         if site is not None:
             return site == "none"  # address typed by a user, or opened by a program
         if origin:
-            netloc = urlsplit(origin).netloc
-            return netloc != "" and (netloc == host or netloc in self._names)
+            return origin == own_origin(headers, scheme) or self._is_of_proxy(origin, headers.get("host", "").lower())
         return not _has_session(headers)
+
+    def _is_of_proxy(self, origin: str, host: str) -> bool:
+        """Return whether an origin is that of a reverse proxy with HTTPS, under a name of [web] allowed_hosts.
+
+        A proxy that is not in [web] trusted_proxies does not say that the browser used HTTPS, and may not forward the
+        name. The port is the default one, that of `allowed_hosts`, or that of the forwarded name.
+        """
+        name = origin.removeprefix("https://")
+        is_forwarded = name == host and host.partition(":")[0] in self._allowed
+        return name != origin and (name in self._allowed or is_forwarded)
 
 
 def is_known_host(host: str, names: Collection[str]) -> bool:

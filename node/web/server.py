@@ -8,7 +8,6 @@ import socket
 import ssl
 import threading
 from contextlib import suppress
-from ipaddress import ip_address
 from time import monotonic
 from typing import Any, ClassVar
 
@@ -20,7 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from node.errors import UsageError
 from node.settings.model import Web, is_loopback
 from node.tls import server_context
-from node.web.access import neighbourhood_of
+from node.web.places import Places
 
 log = structlog.get_logger()
 
@@ -28,12 +27,6 @@ BACKLOG = 128
 START_SECONDS = 10.0
 TICK_SECONDS = 1.0
 """Interval at which the Date header is updated; an idle server does nothing else."""
-
-MAX_CONNECTIONS_PER_ADDRESS = 100
-"""Connections from one address that is not a trusted proxy; further ones are closed."""
-
-SPARE_CONNECTIONS = 32
-"""Connections beyond [web] maximum_connections that are accepted, to be answered 503 or to replace an idle one."""
 
 COMPLAINT_SECONDS = 60.0
 """Interval of log lines: the event loop reports every connection that it cannot accept."""
@@ -62,7 +55,8 @@ class WebServer:
             raise UsageError("[web] tls_key needs tls_certificate; set it or remove the key")
         self._tls = server_context("web", web.tls_certificate, web.tls_key) if web.tls_certificate else None
         logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it would warn about every malformed request
-        self._server = _Server(_config(web, app, self._tls))
+        self._places = app.state.places = Places(web)
+        self._server = _Server(_config(web, app, self._tls, self._places))
         self._thread = threading.Thread(target=self._serve, name="web", daemon=True)
         self._socket: socket.socket | None = None
 
@@ -81,7 +75,7 @@ class WebServer:
                 f"cannot serve HTTP on {address[0]} port {address[1]}: {error.strerror or error}; "
                 "set [web] host and port to a free address of this machine, or [web] enabled = false"
             ) from error
-        self._socket = HttpListener(bound, self._web)
+        self._socket = HttpListener(bound, self._places)
         # Connections inherit this option. asyncio sets it only on sockets created with IPPROTO_TCP; without it, each
         # response waits 40 ms for the acknowledgement of its head.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -117,11 +111,11 @@ class WebServer:
             self._server.ready.set()
 
 
-def _config(web: Web, app: FastAPI, tls: ssl.SSLContext | None) -> uvicorn.Config:
+def _config(web: Web, app: FastAPI, tls: ssl.SSLContext | None, places: Places) -> uvicorn.Config:
     proxies = [str(network) for network in web.trusted_proxies]
     return uvicorn.Config(
         app,
-        http=type("_BoundedProtocol", (_Protocol,), {"max_connections": web.maximum_connections}),
+        http=type("_PlacedProtocol", (_Protocol,), {"places": places}),
         ws="none",
         log_config=None,
         access_log=False,
@@ -132,40 +126,56 @@ def _config(web: Web, app: FastAPI, tls: ssl.SSLContext | None) -> uvicorn.Confi
         ssl_context_factory=(lambda config, default: tls) if tls is not None else None,
         proxy_headers=bool(proxies),
         forwarded_allow_ips=proxies,
-        limit_concurrency=web.maximum_connections,
         timeout_keep_alive=IDLE_SECONDS,
         h11_max_incomplete_event_size=HEAD_BYTES,
     )
 
 
 class _Protocol(H11Protocol):
-    """Closes connections that send no request; uvicorn would wait for them forever.
+    """Closes connections that send no request; uvicorn would wait for them forever. It is the `Served` of a `Place`."""
 
-    uvicorn counts the open connections at each request, and answers 503 if there are too many, including idle ones.
-    Above the limit, a new connection closes the one that has been idle longest, so silent clients keep nobody out.
-    """
-
-    max_connections: ClassVar[int]
+    places: ClassVar[Places]
     _head_timer: asyncio.TimerHandle | None = None
-    _idle_since = 0.0
+    since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._await_head()
-        self._make_room()
+        self.places.serve(transport.get_extra_info("socket").fileno(), self)
 
-    def _make_room(self) -> None:
-        living = [
-            other for other in self.connections if isinstance(other, _Protocol) and not other.transport.is_closing()
-        ]
-        idle = [other for other in living if other.is_idle and other is not self]
-        if len(living) >= self.max_connections and idle:
-            min(idle, key=lambda protocol: protocol._idle_since).transport.close()
+    def data_received(self, data: bytes) -> None:
+        was_idle = self.is_idle
+        super().data_received(data)
+        if was_idle and not self.is_idle:
+            self.since = monotonic()
 
     @property
     def is_idle(self) -> bool:
         """Whether no request is under way."""
         return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def is_known(self) -> bool:
+        """Whether a request of an identified caller is under way (`node.web.access`)."""
+        return not self.is_idle and "account" in self.scope["state"]
+
+    @property
+    def client_address(self) -> str:
+        """The address of the client of the request under way, or empty."""
+        client = None if self.is_idle else self.scope["client"]
+        return client[0] if client is not None else ""
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the connection is being closed."""
+        return self.transport.is_closing()
+
+    def give_way(self) -> None:
+        """Close the connection, at once if a request is under way."""
+        if self.is_idle:
+            self.transport.close()
+        else:
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel()
@@ -178,7 +188,7 @@ class _Protocol(H11Protocol):
 
     def _await_head(self) -> None:
         self._cancel()
-        self._idle_since = monotonic()
+        self.since = monotonic()
         self._head_timer = self.loop.call_later(HEAD_SECONDS, self._hang_up)
 
     def _hang_up(self) -> None:
@@ -252,18 +262,15 @@ class _LoopErrors:
 
 
 class HttpListener(socket.socket):
-    """A listening socket that closes connections beyond the configured limits.
+    """A listening socket that closes connections without a place.
 
-    The limit is enforced here because a connection that never completes its TLS handshake is unknown to the protocol
-    but still occupies a file descriptor.
+    This happens here because a connection that never completes its TLS handshake is unknown to the protocol but still
+    occupies a file descriptor.
     """
 
-    def __init__(self, bound: socket.socket, web: Web) -> None:
+    def __init__(self, bound: socket.socket, places: Places) -> None:
         super().__init__(bound.family, bound.type, bound.proto, fileno=bound.detach())
-        self._max_connections = web.maximum_connections + SPARE_CONNECTIONS
-        self._max_of_address = MAX_CONNECTIONS_PER_ADDRESS
-        self._proxies = web.trusted_proxies
-        self._connections: list[tuple[socket.socket, str]] = []
+        self._places = places
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Accept a connection, like `socket.accept`.
@@ -271,21 +278,13 @@ class HttpListener(socket.socket):
         Raises
         ------
         ConnectionAbortedError
-            There are too many connections; this one was closed.
+            There is no place for this connection; it was closed.
         """
         connection, address = super().accept()
-        self._connections = [(other, of) for other, of in self._connections if other.fileno() >= 0]
-        if len(self._connections) >= self._max_connections or self._is_above_limit(address[0]):
+        if not self._places.take(connection, address[0]):
             connection.close()
             raise ConnectionAbortedError
-        self._connections.append((connection, neighbourhood_of(address[0])))
         return connection, address
-
-    def _is_above_limit(self, host: str) -> bool:
-        neighbourhood = neighbourhood_of(host)
-        if sum(of == neighbourhood for _, of in self._connections) < self._max_of_address:
-            return False
-        return not any(ip_address(host) in proxies for proxies in self._proxies)
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -6,14 +6,9 @@ may be set back, and keeps an unlimited number of keys.
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import monotonic
-
-FREE_TRIES = 5
-"""Failures in a row from one address without a wait, since people mistype."""
 
 MAX_WAIT_SECONDS = 300.0
 FORGET_SECONDS = 3600.0
@@ -27,50 +22,44 @@ class _Failures:
     last_at: float
 
 
-def _monotonic() -> float:
-    return monotonic()
-
-
 class Throttle:
-    """Counts failures by key, such as an address. Thread-safe.
+    """Counts failures by key, such as an address. Its user (`node.web.guesses`) holds a lock.
 
     Parameters
     ----------
     free_tries : int
         Failures in a row after which tries wait: the next one second, then two, and so on up to `MAX_WAIT_SECONDS`.
+    clock : callable
+        Returns monotonic seconds.
     """
 
-    def __init__(self, free_tries: int = FREE_TRIES, clock: Callable[[], float] | None = None) -> None:
-        self._free_tries, self._clock = free_tries, clock or _monotonic
-        self._lock = threading.Lock()
+    def __init__(self, free_tries: int, clock: Callable[[], float]) -> None:
+        self._free_tries, self._clock = free_tries, clock
         self._failures: OrderedDict[str, _Failures] = OrderedDict()
 
     def wait_seconds(self, key: str) -> float:
         """Return the seconds until the next try is allowed, or 0 if it is allowed now."""
-        with self._lock:
-            return self._wait_seconds(key)
-
-    def _wait_seconds(self, key: str) -> float:
         failures = self._failures.get(key)
         if failures is None or failures.count < self._free_tries:
             return 0.0
         doublings = min(failures.count - self._free_tries, 60)
         return max(0.0, failures.last_at + min(MAX_WAIT_SECONDS, 2.0**doublings) - self._clock())
 
-    def begin(self, key: str) -> float:
-        """Begin a try, which counts as a failure until `succeeded`; return the seconds to wait if it is refused."""
-        with self._lock:
-            wait = self._wait_seconds(key)
-            if wait > 0:
-                return wait
-            now, known = self._clock(), self._failures.pop(key, None)
-            count = known.count + 1 if known is not None and now - known.last_at < FORGET_SECONDS else 1
-            self._failures[key] = _Failures(count, now)
-            if len(self._failures) > MAX_KEYS:
-                self._failures.popitem(last=False)
-            return 0.0
+    def count(self, key: str) -> None:
+        """Count a failure."""
+        now, known = self._clock(), self._failures.pop(key, None)
+        count = known.count + 1 if known is not None and now - known.last_at < FORGET_SECONDS else 1
+        self._failures[key] = _Failures(count, now)
+        if len(self._failures) > MAX_KEYS:
+            self._failures.popitem(last=False)
 
-    def succeeded(self, key: str) -> None:
-        """Forget the failures of a key."""
-        with self._lock:
-            self._failures.pop(key, None)
+    def forgive(self, key: str, count: int | None = None) -> int:
+        """Forget `count` failures of a key, or all; return how many were forgotten."""
+        known = self._failures.get(key)
+        if known is None:
+            return 0
+        forgiven = known.count if count is None else min(count, known.count)
+        known.count -= forgiven
+        if not known.count:
+            del self._failures[key]
+        return forgiven

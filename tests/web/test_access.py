@@ -11,16 +11,14 @@ import httpx2
 import pytest
 
 from node.index.accounts import MAX_SESSIONS, Role
-from node.web import throttle
 from node.web.access import (
-    ACCOUNT_TRIES,
     COOKIE,
     MAX_CONCURRENT_HASHES,
     MAX_WAITING_HASHES,
     _identified,
     neighbourhood_of,
 )
-from node.web.throttle import FREE_TRIES
+from node.web.guesses import FREE_TRIES, FREE_TRIES_OF_ACCOUNT
 from tests.web.conftest import PASSWORD, Site, every_route
 
 API = "/api/v1/studies"
@@ -199,7 +197,9 @@ def test_the_wrong_password_is_refused_and_audited_without_it(guarded: Site) -> 
 
 
 def test_guessing_passwords_is_slowed_down(guarded: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(throttle, "monotonic", lambda: 0.0)  # on a loaded machine, a guess takes longer than its wait
+    monkeypatch.setattr(
+        "node.web.guesses.monotonic", lambda: 0.0
+    )  # on a loaded machine, a guess takes longer than its wait
     guesser = guarded.client(auth=("reader", "wrong horse battery"))
     statuses = [guesser.get(API).status_code for _ in range(7)]
     assert statuses[:5] == [401] * 5
@@ -250,6 +250,8 @@ def test_the_addresses_of_one_subscriber_are_one_client() -> None:
     assert neighbourhood_of("2001:db8:1:2:3::4") == neighbourhood_of("2001:db8:1:2:ffff::1")
     assert neighbourhood_of("2001:db8:1:2::1") != neighbourhood_of("2001:db8:1:3::1")
     assert neighbourhood_of("192.0.2.1") != neighbourhood_of("192.0.2.2")
+    assert neighbourhood_of("::ffff:192.0.2.1") == neighbourhood_of("192.0.2.1") != neighbourhood_of("::ffff:192.0.2.2")
+    assert neighbourhood_of("fe80::1%eth0") == neighbourhood_of("fe80::2%eth0")
     assert neighbourhood_of("") == ""
 
 
@@ -281,15 +283,18 @@ def test_tries_at_once_are_no_more_than_one_by_one(guarded: Site) -> None:
     assert statuses.count(401) <= FREE_TRIES
 
 
-def test_an_account_that_is_guessed_at_from_many_addresses_is_slowed_down(start_site: Callable[..., Site]) -> None:
+def test_an_account_that_is_guessed_at_from_many_addresses_is_slowed_down(
+    start_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.web.guesses.monotonic", lambda: 0.0)
     site = start_site(trusted_proxies=("127.0.0.1",))
     site.account("reader", Role.READ)
     site.account("writer", Role.WRITE)
     known = site.client(auth=BASIC, headers={"X-Forwarded-For": "198.51.100.1"})
     assert known.get(API).status_code == 200  # a script that is at work
     access = site.server._app.state.access
-    for _ in range(ACCOUNT_TRIES):
-        access._by_name.begin("reader")  # as if others had guessed from a hundred addresses
+    for number in range(FREE_TRIES_OF_ACCOUNT):
+        access._guesses.begin(("reader", f"198.51.100.{100 + number}"))  # as if others had guessed from many addresses
 
     def shows(name: str, password: str, address: str) -> int:
         return site.client(auth=(name, password), headers={"X-Forwarded-For": address}).get(API).status_code
@@ -308,7 +313,8 @@ def test_an_address_that_a_stranger_claims_is_not_believed(guarded: Site) -> Non
 def test_a_trusted_proxy_says_whose_request_it_is_and_that_it_came_by_tls(start_site: Callable[..., Site]) -> None:
     site = start_site(trusted_proxies=("127.0.0.1",))
     site.account("reader", Role.READ)
-    headers = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "Origin": site.url}
+    headers = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}
+    headers["Origin"] = site.url.replace("http:", "https:")
     client = site.client(headers=headers)
     assert client.get(API).status_code == 401
     answer = client.post("/login", data={"name": "reader", "password": PASSWORD})

@@ -251,7 +251,7 @@ def test_reading_is_audited_once_a_minute_with_the_patient(site: Site) -> None:
     [line] = site.audited("DICOM Instances Accessed")
     assert line["objects"] == [{"study_instance_uid": "1.2", "patient_id": "TEST-1"}]
     client.get("/api/v1/studies", params={"words": "Voxel"})
-    assert site.audited("Query")[-1]["detail"] == "studies words=Voxel"
+    assert site.audited("Query")[-1]["detail"] == "studies words=Voxel; 1 found"
 
 
 class HttpListener:

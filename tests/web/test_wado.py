@@ -501,7 +501,7 @@ def test_who_took_what_is_in_the_audit_log(guarded: Site) -> None:
     assert client.get("/dicom-web/studies/1.2.3").status_code == 200
     (line,) = guarded.audited("DICOM Instances Transferred")[-1:]
     assert line["participants"][0]["user"] == "reader"
-    assert line["objects"] == [{"study_instance_uid": "1.2.3"}]
+    assert line["objects"] == [{"study_instance_uid": "1.2.3", "instances": 1}]
 
 
 # WADO-URI

@@ -7,7 +7,9 @@ nothing, because the events are read from the table.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from time import monotonic
 from typing import Annotated, Any
 
@@ -16,18 +18,21 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from node.web.access import Reader
+from node.web.access import Reader, RequestAudit, address_of, neighbourhood_of
 from node.web.api import models
 from node.web.api.models import MAX_ID
 from node.web.api.routing import api_router
 from node.web.background_requests import background_request
+from node.web.problems import RETRY
 from node.web.services import Node, Services
 
 router = api_router("events")
 
 POLL_SECONDS = 0.5
 MAX_EVENTS_PER_READ = 200
-MAX_STREAMS = 50
+MAX_STREAMS, MAX_STREAMS_OF_ACCOUNT, MAX_STREAMS_OF_ADDRESS = 50, 10, 20
+"""Open streams: of all, of one account, and of one address."""
+
 STREAM_SECONDS = 900.0
 """Lifetime of a stream. The client then reconnects, and is refused if its account has been removed."""
 
@@ -35,22 +40,50 @@ EventId = Annotated[int | None, Query(ge=0, le=MAX_ID, description="send the eve
 
 
 class Streams:
-    """The number of open streams."""
+    """The open streams, by account and address. Only the event loop uses it."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self._open: Counter[tuple[str, str]] = Counter()
+
+    @property
+    def count(self) -> int:
+        """The number of open streams."""
+        return self._open.total()
+
+    @contextmanager
+    def opened(self, account: str, address: str) -> Iterator[None]:
+        """Count a stream while it is open.
+
+        Raises
+        ------
+        HTTPException
+            503: there are too many.
+        """
+        key = (account, neighbourhood_of(address))
+        of_account, of_address = (
+            sum(count for other, count in self._open.items() if other[part] == key[part]) for part in (0, 1)
+        )
+        for count, maximum, whose in (
+            (self.count, MAX_STREAMS, ""),
+            (of_account, MAX_STREAMS_OF_ACCOUNT, " of this account"),
+            (of_address, MAX_STREAMS_OF_ADDRESS, " of this address"),
+        ):
+            if count >= maximum:
+                raise HTTPException(503, f"{maximum} event streams{whose} are open already", RETRY)
+        self._open[key] += 1
+        try:
+            yield
+        finally:
+            self._open[key] -= 1
+            if not self._open[key]:
+                del self._open[key]
 
 
-async def _room(request: Request) -> AsyncIterator[None]:
+async def _room(request: Request, account: Reader) -> AsyncIterator[None]:
     """Count a stream until its response ends for any reason."""
     streams: Streams = request.app.state.streams
-    if streams.count >= MAX_STREAMS:
-        raise HTTPException(503, f"{MAX_STREAMS} event streams are open already")
-    streams.count += 1
-    try:
+    with streams.opened(account.name, address_of(request)):
         yield
-    finally:
-        streams.count -= 1
 
 
 @router.get("/events", response_class=EventSourceResponse, dependencies=[Depends(_room)])
@@ -59,10 +92,12 @@ async def stream_events(
     request: Request,
     account: Reader,
     node: Node,
+    audit: RequestAudit,
     after: EventId = None,
     last_event_id: Annotated[str | None, Header(max_length=20)] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Stream events as they happen, with the fields of `/history`; without `after`, only new ones."""
+    await run_in_threadpool(audit.queried, "events as they happen")
     yield ServerSentEvent(comment="stream starts", retry=2000)
     began, last = monotonic(), await run_in_threadpool(_begin, node, after, last_event_id)
     while not request.app.state.stopping.is_set() and monotonic() - began < STREAM_SECONDS:

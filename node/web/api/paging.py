@@ -109,7 +109,7 @@ RequestedPage = Annotated[PageRequest, Depends(_requested)]
 
 @dataclass(frozen=True, slots=True)
 class AuditedPageRequest:
-    """A request for a part of a list that names patients: the audit log records its filters."""
+    """A request for a part of a list of patient data: the audit log records its filters, and how many rows it got."""
 
     request: PageRequest
     audit: AccountAuditTrail
@@ -117,9 +117,10 @@ class AuditedPageRequest:
     def read(
         self, name: str, resource: type[Item], repository: Callable[[ReadIndex], PagedRepository], /, **wanted: Any
     ) -> Page[Item]:
-        """Record a query of the list `name`, and search the index; see `PageRequest.read`."""
-        self.audit.queried(query_detail(name, **wanted))
-        return self.request.read(resource, repository, **wanted)
+        """Search the index, and record a query of the list `name`; see `PageRequest.read`."""
+        page = self.request.read(resource, repository, **wanted)
+        self.audit.queried(query_detail(name, **wanted), len(page.items))
+        return page
 
 
 def query_detail(name: str, /, **wanted: Any) -> str:
@@ -132,7 +133,7 @@ def _audited(request: RequestedPage, audit: RequestAudit) -> AuditedPageRequest:
 
 
 AuditedPage = Annotated[AuditedPageRequest, Depends(_audited)]
-"""Parameter of a route: the part of its list that is wanted, where the list names patients."""
+"""Parameter of a route: the part of its list that is wanted, where the list has patient data."""
 
 
 def only_row(repository: PagedRepository, noun: str, /, **wanted: Any) -> Row:

@@ -31,9 +31,9 @@ def list_quarantine(
     limit: Annotated[int, Query(ge=1, le=MAX_ROWS, description="maximum number of items")] = 100,
 ) -> Page[models.QuarantinedFileResource]:
     """Files in quarantine, by name."""
-    audit.queried("quarantine")
     with node.index.reading() as index:
         files = [file for file in quarantined(node.archive.root, index) if after is None or file.name > after]
+    audit.queried("quarantine", len(files[:limit]))
     items = [models.QuarantinedFileResource.model_validate(file) for file in files[:limit]]
     return Page(items=items, next=items[-1].name if len(files) > limit else None)
 

@@ -10,7 +10,7 @@ from node import __version__
 from node.index.events import EventKind
 from node.web.access import Reader
 from node.web.api import models
-from node.web.api.paging import OptionalUid, Page, RequestedPage
+from node.web.api.paging import AuditedPage, OptionalUid, Page
 from node.web.api.routing import api_router
 from node.web.services import Node
 
@@ -24,52 +24,54 @@ UNDONE = ("receiving", "converting", "refused", "failed")
 @router.get("/verdicts")
 def list_verdicts(
     account: Reader,
-    page: RequestedPage,
+    page: AuditedPage,
     verdict: Literal["complete", "suspect", "incomplete"] | None = None,
     study_instance_uid: OptionalUid = None,
 ) -> Page[models.CompletenessResource]:
     """Whether series are complete and by which rule, newest first."""
     wanted = {"study_instance_uid": study_instance_uid, "verdict": verdict}
-    return page.read(models.CompletenessResource, lambda index: index.series, **wanted)
+    return page.read("verdicts", models.CompletenessResource, lambda index: index.series, **wanted)
 
 
 @router.get("/jobs")
 def list_jobs(
     account: Reader,
-    page: RequestedPage,
+    page: AuditedPage,
     state: Literal["receiving", "converting", "refused", "failed"] | None = None,
 ) -> Page[models.JobResource]:
     """Series that wait for their conversion, are being converted, were refused or failed, newest first."""
-    return page.read(models.JobResource, lambda index: index.series, states=(state,) if state else UNDONE)
+    return page.read("jobs", models.JobResource, lambda index: index.series, states=(state,) if state else UNDONE)
 
 
 @router.get("/failures")
-def list_failures(account: Reader, page: RequestedPage, reason: Word = None) -> Page[models.FailureResource]:
+def list_failures(account: Reader, page: AuditedPage, reason: Word = None) -> Page[models.FailureResource]:
     """The reasons why series, or some of their stacks, have no volume (docs/conversion.md), newest first."""
-    return page.read(models.FailureResource, lambda index: index.failures, reason=reason)
+    return page.read("failures", models.FailureResource, lambda index: index.failures, reason=reason)
 
 
 @router.get("/exclusions")
 def list_exclusions(
-    account: Reader, page: RequestedPage, series_instance_uid: OptionalUid = None
+    account: Reader, page: AuditedPage, series_instance_uid: OptionalUid = None
 ) -> Page[models.ExclusionResource]:
     """Instances, or some of their frames, that conversions excluded from their volumes, newest first."""
-    return page.read(models.ExclusionResource, lambda index: index.exclusions, series_instance_uid=series_instance_uid)
+    return page.read(
+        "exclusions", models.ExclusionResource, lambda index: index.exclusions, series_instance_uid=series_instance_uid
+    )
 
 
 @router.get("/rejections")
-def list_rejections(account: Reader, page: RequestedPage, rule: Word = None) -> Page[models.RejectionResource]:
+def list_rejections(account: Reader, page: AuditedPage, rule: Word = None) -> Page[models.RejectionResource]:
     """Refused connections, associations and instances, with sender and remedy, newest first."""
-    return page.read(models.RejectionResource, lambda index: index.rejections, rule=rule)
+    return page.read("rejections", models.RejectionResource, lambda index: index.rejections, rule=rule)
 
 
 @router.get("/history")
 def list_history(
-    account: Reader, page: RequestedPage, kind: EventKind | None = None, series_instance_uid: OptionalUid = None
+    account: Reader, page: AuditedPage, kind: EventKind | None = None, series_instance_uid: OptionalUid = None
 ) -> Page[models.EventResource]:
     """Events (docs/lifecycle.md), newest first; `/events` streams them as they happen."""
     return page.read(
-        models.EventResource, lambda index: index.events, kind=kind, series_instance_uid=series_instance_uid
+        "history", models.EventResource, lambda index: index.events, kind=kind, series_instance_uid=series_instance_uid
     )
 
 

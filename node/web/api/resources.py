@@ -88,10 +88,10 @@ def list_studies(
         patient_id=patient_id,
         accession_number=accession_number,
     )
-    audit.queried(query_detail("studies", **asdict(wanted)))
     position = parse_cursor(page.after)
     with node.index.searching() as index:
         studies = index.studies.listed(wanted, order, StudyCursor(*position) if position else None, page.limit)
+    audit.queried(query_detail("studies", **asdict(wanted)), len(studies))
     last = studies[-1].cursor if len(studies) == page.limit else None
     items = [_study(study) for study in studies]
     return Page(items=items, next=cursor(last.id, last.study_date) if last else None)
@@ -109,9 +109,11 @@ def show_study(account: Reader, node: Node, audit: RequestAudit, study_instance_
 
 
 @router.delete("/studies/{study_instance_uid}", tags=["studies"])
-def delete_study(account: Admin, node: Node, study_instance_uid: Uid, dry_run: DryRun = False) -> models.DeletionResult:
+def delete_study(
+    account: Admin, node: Node, audit: RequestAudit, study_instance_uid: Uid, dry_run: DryRun = False
+) -> models.DeletionResult:
     """Delete a study permanently: rows, DICOM files, volumes and pictures."""
-    return _delete(node, account, "study", study_instance_uid, study_instance_uid, dry_run)
+    return _delete(node, account, audit, "study", study_instance_uid, study_instance_uid, dry_run)
 
 
 @router.post("/studies/{study_instance_uid}/reconvert", status_code=202, tags=["studies"])
@@ -156,10 +158,15 @@ def show_series(
 
 @router.delete("/studies/{study_instance_uid}/series/{series_instance_uid}", tags=["series"])
 def delete_series(
-    account: Admin, node: Node, study_instance_uid: Uid, series_instance_uid: Uid, dry_run: DryRun = False
+    account: Admin,
+    node: Node,
+    audit: RequestAudit,
+    study_instance_uid: Uid,
+    series_instance_uid: Uid,
+    dry_run: DryRun = False,
 ) -> models.DeletionResult:
     """Delete a series permanently: rows, DICOM files, volumes and pictures."""
-    return _delete(node, account, "series", series_instance_uid, study_instance_uid, dry_run)
+    return _delete(node, account, audit, "series", series_instance_uid, study_instance_uid, dry_run)
 
 
 @router.post("/studies/{study_instance_uid}/series/{series_instance_uid}/reconvert", status_code=202, tags=["series"])
@@ -216,10 +223,10 @@ def instance_file(
 
 @router.delete("/instances/{sop_instance_uid}", tags=["instances"])
 def delete_instance(
-    account: Admin, node: Node, sop_instance_uid: Uid, dry_run: DryRun = False
+    account: Admin, node: Node, audit: RequestAudit, sop_instance_uid: Uid, dry_run: DryRun = False
 ) -> models.DeletionResult:
     """Delete an instance permanently; its series is converted again without it."""
-    return _delete(node, account, "instance", sop_instance_uid, None, dry_run)
+    return _delete(node, account, audit, "instance", sop_instance_uid, None, dry_run)
 
 
 def _study(study: ListedStudy) -> models.StudyResource:
@@ -243,11 +250,19 @@ def _instance(node: Services, sop_instance_uid: str) -> dict[str, Any]:
 
 
 def _delete(
-    node: Services, account: Caller, level: Level, uid: str, study_instance_uid: str | None, dry_run: bool
+    node: Services,
+    account: Caller,
+    audit: RequestAudit,
+    level: Level,
+    uid: str,
+    study_instance_uid: str | None,
+    dry_run: bool,
 ) -> models.DeletionResult:
     with node.index.reading() as index:
         plan = index.deletions.plan(level, uid, study_instance_uid)
-    if not dry_run:
+    if dry_run:
+        audit.accessed([{"study_instance_uid": plan.study_instance_uid}], f"{plan.instances} instances to delete")
+    else:
         actions.delete(node, account, level, uid, plan.study_instance_uid)
     return models.DeletionResult(
         level=level, uid=uid, series=plan.series, instances=plan.instances, bytes=plan.bytes, deleted=not dry_run

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
-from node.web.api import conflicts, events, quarantine, queue, resources, volumes
+from node.web.api import conflicts, description, events, quarantine, queue, resources, volumes
 
-ROUTES = [route for part in (resources, volumes, queue, conflicts, quarantine, events) for route in part.router.routes]
+ROUTES = [
+    route
+    for part in (resources, volumes, queue, conflicts, quarantine, events, description)
+    for route in part.router.routes
+]

@@ -96,7 +96,6 @@ def _search(request: Request, audit: RequestAudit, node: Node, level: Level) -> 
         query = read_query(identifier, options=options, limit=limit + 1, offset=offset)
     except InvalidQuery as error:
         raise HTTPException(400, str(error)) from error
-    audit.queried(f"QIDO-RS {request.url.path}?{request.url.query}"[:1000])
     base = base_url(request)
     try:
         answers = [_encoded(answer, level, base) for answer in node.index.find(query, limit + 1)]
@@ -105,6 +104,7 @@ def _search(request: Request, audit: RequestAudit, node: Node, level: Level) -> 
     if len(answers) > limit:
         warnings.append("There are additional results that can be requested")
         answers.pop()
+    audit.queried(f"QIDO-RS {request.url.path}?{request.url.query}"[:1000], len(answers))
     if unknown:
         warnings.append(f"These parameters name no attribute of PS3.6 and are ignored: {_quoted(unknown)}")
     if query.unsupported:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Annotated
 from urllib.parse import quote
@@ -86,8 +87,9 @@ class Target:
             digest.update(instance.sha256.encode())
         return f'W/"{digest.hexdigest()[:32]}"'
 
-    def _studies(self) -> list[dict[str, str]]:
-        return [{"study_instance_uid": uid} for uid in dict.fromkeys(i.study_instance_uid for i in self.instances)]
+    def _studies(self) -> list[dict[str, str | int]]:
+        counts = Counter(instance.study_instance_uid for instance in self.instances)
+        return [{"study_instance_uid": uid, "instances": count} for uid, count in counts.items()]
 
 
 def base_url(request: Request) -> str:

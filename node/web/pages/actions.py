@@ -10,7 +10,7 @@ from node.web import actions
 from node.web.access import Admin, Caller, RequestAudit, Writer
 from node.web.pages.rendering import page, series_url, study_url
 from node.web.pages.series import series_row
-from node.web.pages.studies import study_row
+from node.web.pages.studies import audit_study_access, study_row
 from node.web.services import Node, Services
 
 router = APIRouter(include_in_schema=False)
@@ -42,19 +42,22 @@ def reconvert_series(
 
 
 @router.get("/studies/{study_instance_uid}/delete")
-def ask_to_delete_study(request: Request, node: Node, account: Admin, study_instance_uid: str) -> Response:
+def ask_to_delete_study(
+    request: Request, node: Node, account: Admin, audit: RequestAudit, study_instance_uid: str
+) -> Response:
     """Ask before a study is deleted."""
     with node.index.reading() as index:
-        study_row(index, study_instance_uid)
+        audit_study_access(audit, study_row(index, study_instance_uid))
     return _confirmation(request, node, account, "study", study_instance_uid, study_instance_uid)
 
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/delete")
 def ask_to_delete_series(
-    request: Request, node: Node, account: Admin, study_instance_uid: str, series_instance_uid: str
+    request: Request, node: Node, account: Admin, audit: RequestAudit, study_instance_uid: str, series_instance_uid: str
 ) -> Response:
     """Ask before a series is deleted."""
     with node.index.reading() as index:
+        audit_study_access(audit, study_row(index, study_instance_uid))
         series_row(index, study_instance_uid, series_instance_uid)
     return _confirmation(request, node, account, "series", series_instance_uid, study_instance_uid)
 

@@ -47,7 +47,7 @@ def file(
     if path is None:
         raise ResourceNotFound("file")
     series = {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
-    audit.transferred([series], f"files of revision {revision}")
+    audit.transferred([series], f"a file of revision {revision}")
     response = FileResponse(
         path,
         media_type=MEDIA_TYPES.get(path.suffix, "application/octet-stream"),
@@ -84,7 +84,7 @@ def _zipped(node: Services, audit: RequestAudit, study_instance_uid: str, series
         ]
     if not files:
         raise ResourceNotFound("volume")
-    audit.transferred([{"study_instance_uid": study_instance_uid}], "volumes as a ZIP file")
+    audit.transferred([{"study_instance_uid": study_instance_uid}], f"{len(files)} files of volumes as a ZIP file")
     return Streamed(
         zip_stream(Member(name, path.stat().st_size, _pieces(path)) for name, path in files),
         200,

@@ -50,9 +50,10 @@ def _numbers(index: ReadIndex) -> dict[str, int]:
 @router.get("/queue")
 def queue(request: Request, node: Node, account: Reader, audit: RequestAudit) -> Response:
     """The queue, which updates itself."""
-    audit.queried("queue")
     with node.index.reading(wait=False) as index:
-        return page(request, node, account, "queue.html", **_queue(index), digest="", listener=node.settings.dicom)
+        shown = _queue(index)
+        audit.queried("queue", len(shown["waiting"]) + len(shown["done"]))
+        return page(request, node, account, "queue.html", **shown, digest="", listener=node.settings.dicom)
 
 
 @router.get("/queue/rows")
@@ -60,9 +61,10 @@ def queue(request: Request, node: Node, account: Reader, audit: RequestAudit) ->
 def queue_rows(request: Request, node: Node, account: Reader, audit: RequestAudit) -> Response:
     """The tables of the queue."""
     with node.index.reading(wait=False) as index:
-        rows = fragment(request, account, "queue_rows.html", **_queue(index))
+        shown = _queue(index)
+        rows = fragment(request, account, "queue_rows.html", **shown)
     if rows.status_code == OK:  # not 204, when nothing new is shown
-        audit.queried("queue")
+        audit.queried("queue", len(shown["waiting"]) + len(shown["done"]))
     return rows
 
 
@@ -93,9 +95,9 @@ def problems(
     number: int,
 ) -> Response:
     """Return one section of the problems page."""
-    audit.queried(f"problems: {problem}, page {number}")
     with node.index.searching() as index:
         rows = rows_of(index)(PAGE_ROWS + 1, (number - 1) * PAGE_ROWS)
+    audit.queried(f"problems: {problem}, page {number}", len(rows[:PAGE_ROWS]))
     return page(
         request,
         node,

@@ -22,10 +22,10 @@ SEE_OTHER = 303
 @router.get("/problems/quarantine")
 def quarantine(request: Request, node: Node, account: Admin, audit: RequestAudit, number: Page = 1) -> Response:
     """Files that were set aside."""
-    audit.queried(f"problems: quarantine, page {number}")
     with node.index.reading() as index:
         files = quarantined(node.archive.root, index)
     begin = (number - 1) * PAGE_ROWS
+    audit.queried(f"problems: quarantine, page {number}", len(files[begin : begin + PAGE_ROWS]))
     return page(
         request,
         node,

@@ -87,9 +87,10 @@ def series(request: Request, node: Node, account: Reader, audit: RequestAudit, k
 
 @router.get("/studies/{study_instance_uid}/series/{series_instance_uid}/state")
 @background_request
-def state(request: Request, node: Node, account: Reader, key: RequestedSeries) -> Response:
+def state(request: Request, node: Node, account: Reader, audit: RequestAudit, key: RequestedSeries) -> Response:
     """The state of an open series."""
     with node.index.reading() as index:
+        audit_study_access(audit, study_row(index, key[0]))
         row = series_row(index, *key)
     return fragment(request, account, "series_state.html", series=row)
 

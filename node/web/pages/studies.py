@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from node.index.read import ReadIndex
 from node.index.read.studies import StudyCondition, StudyCursor, StudyFilter, StudyOrder
 from node.web.access import Reader, RequestAudit
+from node.web.audit_trail import of_study
 from node.web.background_requests import background_request
 from node.web.errors import ResourceNotFound
 from node.web.pages.rendering import fragment, page
@@ -76,8 +77,7 @@ def _date(text: str) -> dt.date | None:
 @router.get("/")
 def studies(request: Request, node: Node, account: Reader, audit: RequestAudit) -> Response:
     """The newest studies, and the search form."""
-    audit.queried("studies: the newest")
-    return _page(request, node, account, StudySearch())
+    return _page(request, node, account, audit, StudySearch())
 
 
 @router.post("/")
@@ -85,21 +85,20 @@ def found_studies(
     request: Request, node: Node, account: Reader, audit: RequestAudit, search: Annotated[StudySearch, Form()]
 ) -> Response:
     """The matching studies: only the rows for htmx, else the whole page."""
-    audit.queried(f"studies: {search.model_dump_json(exclude={'after'}, exclude_defaults=True)}")
     if "hx-request" not in request.headers:
-        return _page(request, node, account, search)
+        return _page(request, node, account, audit, search)
     with node.index.searching() as index:
-        return fragment(request, account, "studies_rows.html", **_found(index, search))
+        return fragment(request, account, "studies_rows.html", **_found(index, audit, search))
 
 
-def _page(request: Request, node: Node, account: Reader, search: StudySearch) -> Response:
+def _page(request: Request, node: Node, account: Reader, audit: RequestAudit, search: StudySearch) -> Response:
     with node.index.searching() as index:
         return page(
             request,
             node,
             account,
             "studies.html",
-            **_found(index, search),
+            **_found(index, audit, search),
             modalities=index.series.modalities(),
             conditions=CONDITIONS,
             listener=node.settings.dicom,
@@ -107,10 +106,12 @@ def _page(request: Request, node: Node, account: Reader, search: StudySearch) ->
         )
 
 
-def _found(index: ReadIndex, search: StudySearch) -> dict[str, Any]:
+def _found(index: ReadIndex, audit: RequestAudit, search: StudySearch) -> dict[str, Any]:
+    """Search, and record the search in the audit log."""
     rows = index.studies.listed(search.filter(), search.study_order, search.cursor(), PAGE_STUDIES + 1)
     more = len(rows) > PAGE_STUDIES
     rows = rows[:PAGE_STUDIES]
+    audit.queried(_search_detail(search), len(rows))
     last = rows[-1].cursor if more else None
     after = f"{last.id} {last.study_date or ''}" if last else ""
     return {
@@ -122,12 +123,20 @@ def _found(index: ReadIndex, search: StudySearch) -> dict[str, Any]:
     }
 
 
+def _search_detail(search: StudySearch) -> str:
+    keys = search.model_dump_json(exclude={"after"}, exclude_defaults=True)
+    return f"studies: {keys if keys != '{}' else 'the newest'}"
+
+
 @router.get("/news")
 @background_request
-def news(request: Request, node: Node, account: Reader, since: Annotated[int, Query(ge=0, le=2**62)]) -> Response:
+def news(
+    request: Request, node: Node, account: Reader, audit: RequestAudit, since: Annotated[int, Query(ge=0, le=2**62)]
+) -> Response:
     """The number of studies that have arrived since the list was loaded."""
     with node.index.reading() as index:
         arrived = index.studies.count_since(since)
+    audit.queried("studies: how many are new", arrived)
     return fragment(request, account, "news.html", newest=since, arrived=arrived, is_oob=False)
 
 
@@ -145,21 +154,23 @@ def study(request: Request, node: Node, account: Reader, audit: RequestAudit, st
 
 @router.get("/studies/{study_instance_uid}/row")
 @background_request
-def row(request: Request, node: Node, account: Reader, study_instance_uid: str) -> Response:
+def row(request: Request, node: Node, account: Reader, audit: RequestAudit, study_instance_uid: str) -> Response:
     """The row of an open study in the list."""
     with node.index.reading() as index:
         studies = index.studies.listed(StudyFilter(study_instance_uid=study_instance_uid), limit=1)
     if not studies:
         raise ResourceNotFound("study")
+    audit.accessed([of_study(study_instance_uid, studies[0].patient_id)], "pages")
     return fragment(request, account, "studies_row.html", study=studies[0], is_watched=True)
 
 
 @router.get("/studies/{study_instance_uid}/cards")
 @background_request
-def cards(request: Request, node: Node, account: Reader, study_instance_uid: str) -> Response:
+def cards(request: Request, node: Node, account: Reader, audit: RequestAudit, study_instance_uid: str) -> Response:
     """The series of an open study."""
     with node.index.reading() as index:
         row = study_row(index, study_instance_uid)
+        audit_study_access(audit, row)
         return fragment(request, account, "study_cards.html", study=row, cards=_cards(index, study_instance_uid))
 
 
@@ -179,7 +190,7 @@ def study_row(index: ReadIndex, study_instance_uid: str) -> Mapping[str, Any]:
 
 def audit_study_access(audit: RequestAudit, study: Mapping[str, Any]) -> None:
     """Record access to a study in the audit log."""
-    audit.accessed([{name: study[name] for name in ("study_instance_uid", "patient_id")}], "pages")
+    audit.accessed([of_study(study["study_instance_uid"], study["patient_id"])], "pages")
 
 
 def _cards(index: ReadIndex, study_instance_uid: str) -> list[dict[str, Any]]:

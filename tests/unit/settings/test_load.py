@@ -13,7 +13,7 @@ from node.settings.example import example_toml
 from node.settings.load import Configuration, load
 from node.settings.model import Convert, HookSettings, Settings, Storage
 from node.settings.removed import REMOVED_KEYS
-from node.web import server
+from node.web import places
 from node.writers import pictures
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -221,7 +221,7 @@ def test_the_rules_that_replace_removed_keys_hold() -> None:
         10,
     )
     assert pictures.MONTAGE_STEP == 5
-    assert server.MAX_CONNECTIONS_PER_ADDRESS == 100
+    assert places.MAX_CONNECTIONS_PER_ADDRESS == 100
     assert worker.MAX_MESSAGES_PER_SECOND == 50
     assert limits(Convert(deadline_seconds=1.5)).cpu_seconds == 2
     assert [wait_seconds(attempts) for attempts in (1, 2, 7, 8, 10_000)] == [30, 60, 1920, 3600, 3600]

@@ -27,7 +27,7 @@ def protocol() -> H11Protocol:
 
 
 def test_a_protocol_has_what_ours_looks_at(protocol: H11Protocol) -> None:
-    assert {"connections", "transport", "cycle", "loop"} <= set(vars(protocol))
+    assert {"connections", "transport", "cycle", "loop", "scope"} <= set(vars(protocol))
     assert protocol.cycle is None  # until a request comes
     assert "response_complete" in inspect.getsource(RequestResponseCycle.__init__)
     assert list(inspect.signature(H11Protocol.timeout_keep_alive_handler).parameters) == ["self"]
@@ -35,7 +35,7 @@ def test_a_protocol_has_what_ours_looks_at(protocol: H11Protocol) -> None:
 
 
 def test_names_of_ours_are_none_of_the_protocol(protocol: H11Protocol) -> None:
-    overridden = {"connection_made", "connection_lost", "on_response_complete"}
+    overridden = {"connection_made", "connection_lost", "data_received", "on_response_complete"}
     ours = {name for name in vars(_Protocol) if not name.startswith("__")}
     assert ours & (set(vars(protocol)) | set(dir(H11Protocol))) == overridden
 

@@ -1,0 +1,121 @@
+"""Limits on guessing passwords: by account and address together, by address, and by account.
+
+Each pair of account and address has a few tries. An address has more for all accounts together, since many people may
+share it, and an account has as many from all addresses together, so that more addresses do not guess more. Only the
+first limit holds where an account has been used before: guesses from elsewhere lock nobody out there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from time import monotonic
+
+from node.web.throttle import Throttle
+
+FREE_TRIES = 5
+"""Failures in a row of one account at one address without a wait, since people mistype."""
+
+FREE_TRIES_OF_ADDRESS = 20
+FREE_TRIES_OF_ACCOUNT = 20
+"""Failures without a wait at one address, and of one account where it has not been used before. NIST SP 800-63B 3.2.2
+allows 100."""
+
+MAX_USED = 10_000
+"""Pairs of account and address to remember."""
+
+MAX_ADDRESSES = 1000
+"""Addresses to remember for alerts; beyond it, they are only counted up to here."""
+
+Pair = tuple[str, str]
+"""An account name, known or not, and an address or IPv6 network."""
+
+
+def _monotonic() -> float:
+    return monotonic()
+
+
+class Guesses:
+    """Counts wrong passwords. Thread-safe.
+
+    A try counts as a failure until it succeeds, so that concurrent tries are limited like successive ones. A success
+    forgives the failures of its pair only: a login with an account of one's own does not pay for guesses at others.
+
+    Parameters
+    ----------
+    on_limit : callable
+        Called with a sentence when a try is refused by the limit of an account or an address, and with that account
+        or address; the other one is empty.
+    """
+
+    def __init__(self, on_limit: Callable[[str, Pair], None], clock: Callable[[], float] = _monotonic) -> None:
+        self._on_limit = on_limit
+        self._lock = threading.Lock()
+        self._by_pair = Throttle(FREE_TRIES, clock)
+        self._by_address = Throttle(FREE_TRIES_OF_ADDRESS, clock)
+        self._by_account = Throttle(FREE_TRIES_OF_ACCOUNT, clock)
+        self._used: OrderedDict[Pair, None] = OrderedDict()
+        self._addresses: OrderedDict[str, set[str]] = OrderedDict()
+
+    def wait_seconds(self, pair: Pair) -> float:
+        """Return the seconds until the next try of a pair is allowed, or 0 if it is allowed now."""
+        with self._lock:
+            seconds, alert = self._refusal(pair)
+        if alert is not None:
+            self._on_limit(*alert)
+        return seconds
+
+    def begin(self, pair: Pair) -> float:
+        """Begin a try; return the seconds to wait if it is refused."""
+        account, address = pair
+        with self._lock:
+            seconds, alert = self._refusal(pair)
+            if seconds <= 0:
+                self._by_pair.count(_key(pair))
+                self._by_address.count(address)
+                self._by_account.count(account)
+                self._note_address(pair)
+        if alert is not None:
+            self._on_limit(*alert)
+        return seconds
+
+    def succeeded(self, pair: Pair) -> None:
+        """Forgive the failures of a pair, and remember that its account is used at its address."""
+        account, address = pair
+        with self._lock:
+            forgiven = self._by_pair.forgive(_key(pair))
+            self._by_address.forgive(address, forgiven)
+            self._by_account.forgive(account, forgiven)
+            self._used.pop(pair, None)
+            self._used[pair] = None
+            if len(self._used) > MAX_USED:
+                self._used.popitem(last=False)
+
+    def _refusal(self, pair: Pair) -> tuple[float, tuple[str, Pair] | None]:
+        """Return the seconds to wait, and what `on_limit` is called with."""
+        account, address = pair
+        of_pair = self._by_pair.wait_seconds(_key(pair))
+        if of_pair > 0 or pair in self._used:
+            return of_pair, None
+        of_account, of_address = self._by_account.wait_seconds(account), self._by_address.wait_seconds(address)
+        if of_account > 0:
+            addresses = len(self._addresses.get(account, ()))
+            sentence = f"the password of the account is guessed, from {addresses} addresses"
+            return max(of_account, of_address), (sentence, (account, ""))
+        if of_address > 0:
+            return of_address, ("passwords of many accounts are guessed from the address", ("", address))
+        return 0.0, None
+
+    def _note_address(self, pair: Pair) -> None:
+        account, address = pair
+        addresses = self._addresses.pop(account, set())
+        if len(addresses) < MAX_ADDRESSES:
+            addresses.add(address)
+        self._addresses[account] = addresses
+        if len(self._addresses) > MAX_ADDRESSES:
+            self._addresses.popitem(last=False)
+
+
+def _key(pair: Pair) -> str:
+    return "\0".join(pair)

@@ -1,0 +1,125 @@
+"""Every route that returns patient data writes a line of the audit log: what, who, and how many."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests import make
+from tests.web.conftest import Site, every_route, open_site, until
+
+STUDY, SERIES, INSTANCE = "1.2.7", "1.2.7.1", "1.2.7.1.99"
+NAME = "Walked^Patient"
+MARKS = (STUDY, NAME, "PID-WALK")
+"""Text by which patient data is recognised; all other content than text is taken for patient data."""
+
+TEXT = ("text/", "application/json", "application/dicom+json", "application/problem+json")
+NOT_READ = {
+    ("POST", path)
+    for path in (
+        "/api/v1/patients/{id}/merge",
+        "/api/v1/conflicts/{conflict}/accept",
+        "/api/v1/conflicts/{conflict}/keep",
+        "/api/v1/quarantine/{name}/release",
+        "/problems/conflicts/{conflict}",
+        "/problems/quarantine/{name}",
+        "/studies/{study_instance_uid}/delete",
+        "/studies/{study_instance_uid}/series/{series_instance_uid}/delete",
+        "/dicom-web/studies",
+        "/dicom-web/studies/{study}",
+        "/login",
+        "/logout",
+    )
+} | {("DELETE", "/api/v1/quarantine/{name}")}
+"""Routes that change something, which is recorded as a change."""
+
+WITHOUT_PATIENTS = {
+    "/healthz", "/readyz", "/metrics", "/login", "/login/oidc", "/login/oidc/callback", "/api/v1/openapi.json",
+    "/api/v1/status", "/ohif", "/ohif/{path:path}", "/badges", "/upload", "/status", "/status/numbers",
+    "/api/v1/rejections", "/problems/rejections", "/api/v1/failures", "/problems", "/api/v1/exclusions",
+}  # fmt: skip
+"""Routes that return no patient data here: those of the node itself, and lists that are empty in this root."""
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A root in which every route has something to return."""
+    site = open_site(tmp_path_factory.mktemp("walked") / "root")
+    patient = {"PatientName": NAME, "PatientID": "PID-WALK"}
+    images = make.ct_series(3, study_uid=STUDY, series_uid=SERIES, **patient)
+    images[0].SOPInstanceUID = images[0].file_meta.MediaStorageSOPInstanceUID = INSTANCE
+    site.take(*images, make.corrected(images[0]))
+    site.convert()
+    yield site
+    site.close()
+
+
+def test_each_route_that_returns_patient_data_leaves_a_line(walked: Site) -> None:
+    client, trail = walked.client(), walked.server._app.state.access.trail
+    volume = client.get("/api/v1/volumes").json()["items"][-1]
+    quarantined = client.get("/api/v1/quarantine").json()["items"][0]["name"]
+    parameters: dict[str, Any] = {
+        "study_instance_uid": STUDY, "series_instance_uid": SERIES, "sop_instance_uid": INSTANCE, "study": STUDY,
+        "series": SERIES, "instance": INSTANCE, "id": volume["id"], "name": volume["name"], "revision": 1,
+        "frames": 1, "path": "7FE00010", "conflict": client.get("/api/v1/conflicts").json()["items"][0]["id"],
+    }  # fmt: skip
+    silent, told = set(), set()
+    for path, route in every_route(walked.server._app.routes):
+        for method in sorted(route.methods - {"HEAD"}):
+            if (method, path) in NOT_READ or path == "/api/v1/events":
+                continue
+            values = {**parameters, "name": quarantined} if "quarantine" in path else parameters
+            url = re.sub(r"{(\w+)(:path)?}", lambda found, v=values: str(v[found[1]]), path)
+            query = {"dry_run": "true"} if method == "DELETE" else {"since": "0"} if path == "/news" else {}
+            if path == "/dicom-web/wado":
+                query = {"requestType": "WADO", "studyUID": STUDY, "seriesUID": SERIES, "objectUID": INSTANCE}
+            trail._recorded.clear()
+            before = lines(walked)
+            answer = client.request(method, url, params=query, follow_redirects=False)
+            assert answer.status_code < 500
+            new = lines(walked)[len(before) :]
+            is_patient_data = answer.status_code < 300 and (
+                not answer.headers.get("content-type", "").startswith(TEXT)
+                or any(mark in answer.text.removeprefix(url) for mark in MARKS)
+            )
+            if is_patient_data and not new:
+                silent.add((method, path))
+            if new:
+                told.add(path)
+            elif path not in WITHOUT_PATIENTS:
+                silent.add((method, path))
+    assert silent == set()
+    assert len(told) > 60
+
+
+def test_a_line_tells_what_who_and_how_many(walked: Site) -> None:
+    client, trail = walked.client(), walked.server._app.state.access.trail
+    for path, count in (
+        ("/api/v1/instances", "instances; 3 found"),
+        ("/dicom-web/instances", "QIDO-RS /dicom-web/instances?; 3 found"),
+        ("/", "studies: the newest; 1 found"),
+        ("/news?since=0", "studies: how many are new; 1 found"),
+    ):
+        trail._recorded.clear()
+        assert client.get(path).status_code == 200
+        line = lines(walked)[-1]
+        assert (line["detail"], line["participants"][0]["user"]) == (count, "local")
+    trail._recorded.clear()
+    client.get(f"/dicom-web/studies/{STUDY}")
+    assert lines(walked)[-1]["objects"] == [{"study_instance_uid": STUDY, "instances": 3}]
+
+
+def test_a_stream_of_events_leaves_a_line(walked: Site) -> None:
+    walked.server._app.state.access.trail._recorded.clear()
+    with walked.client().stream("GET", "/api/v1/events") as answer:
+        assert answer.status_code == 200
+        until(lambda: any(line["detail"] == "events as they happen" for line in lines(walked)))
+
+
+def lines(site: Site) -> list[dict[str, Any]]:
+    """Lines of the audit log about reads."""
+    kinds = ("Query", "DICOM Instances Accessed", "DICOM Instances Transferred")
+    return sorted((line for kind in kinds for line in site.audited(kind)), key=lambda line: str(line["at"]))
