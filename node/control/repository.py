@@ -147,7 +147,7 @@ class Repository:
             self.taken_back = take_back(self.archive, self.index, quiet_seconds, dt.datetime.now(dt.UTC))
             record_quarantined(self.archive, self.index, dt.datetime.now(dt.UTC))
         if previous is not None:
-            self.index.salvage.finish(previous, lambda path: (root / path).is_file())
+            self.index.salvage.finish(previous, lambda path: (root / path).is_file(), dt.datetime.now(dt.UTC))
         self.applier.checkpoint()
         self.applier.start()
         self.index.ahead = self.applier

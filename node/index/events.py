@@ -27,7 +27,7 @@ EventKind = Literal[
     "file-missing",  # fsck found a row without its file
     "file-damaged",  # a file is not as it was received: the instance must be sent again
     "file-found",  # a missing file is back, or a damaged one is whole again
-    "digest-mended",  # fsck believed a whole file against the digest of its row
+    "digest-mended",  # fsck or a rebuild believed a whole file against the digest of its row
     "file-restored",  # an instance came again, and took the place of its file, which was not whole
     "quarantine-released",  # a person took a file in quarantine back into the archive
     "quarantine-purged",

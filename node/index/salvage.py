@@ -7,6 +7,7 @@ taken over only if its file is the one that the old index knew: it has the same 
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import sqlite3
 from collections import Counter
@@ -17,10 +18,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, insert, select, update
 
+from node.index.arrivals import DIGEST_MENDED
 from node.index.deletions import is_deletable
-from node.index.models import OPEN_STATES, Base
+from node.index.events import record_event
+from node.index.models import OPEN_STATES, Base, ConflictRow, ImageRow, VolumeSourceRow
 from node.index.repository import IndexRepository, on_writer
 
 HISTORY = (
@@ -123,7 +126,7 @@ class SalvageRepository(IndexRepository):
         _insert(connection, old, "conflicts", kept)
 
     @on_writer
-    def finish(self, connection: Connection, old: OldIndex, has_file: Callable[[str], bool]) -> None:
+    def finish(self, connection: Connection, old: OldIndex, has_file: Callable[[str], bool], now: dt.datetime) -> None:
         """Take over what is about instances and series, once their files are indexed.
 
         Parameters
@@ -136,6 +139,7 @@ class SalvageRepository(IndexRepository):
         _take_over_ids(connection)
         _take_over_conversions(connection, old, has_file)
         _take_over_conflicts(connection, old)
+        _compare_digests(connection, old, now)
         _delete_patients_without_studies(connection)
         connection.exec_driver_sql("DROP TABLE old_images")
 
@@ -204,15 +208,40 @@ def _take_over_facts(connection: Connection, old: OldIndex) -> None:
         f"UPDATE images SET {facts} FROM old_images o WHERE {_SAME_BYTES} AND images.source = 'recovered'"
     )
     old.salvaged.rows["images"] += taken.rowcount
-    altered = connection.exec_driver_sql(
-        'SELECT images."key" FROM images JOIN old_images o ON o."key" = images."key" '
-        "AND o.sop_instance_uid = images.sop_instance_uid WHERE o.sha256 != images.sha256"
-    )
-    old.salvaged.altered = [row[0] for row in altered]
     gone = connection.exec_driver_sql(
         "SELECT sop_instance_uid FROM old_images EXCEPT SELECT sop_instance_uid FROM images"
     )
     old.salvaged.gone = [row[0] for row in gone]
+
+
+def _compare_digests(connection: Connection, old: OldIndex, now: dt.datetime) -> None:
+    """Keep the digests of files that are not as the old index knew them: what is received with them takes their place.
+
+    As with `fsck --hash --repair`, the file is believed, unless volumes were made of the instance with the old digest:
+    then the file is damaged.
+    """
+    altered = connection.exec_driver_sql(
+        'SELECT images.id, images."key", o.sha256 AS sha256, images.sha256 AS of_file, images.sop_instance_uid, '
+        "images.calling_ae_title, se.series_instance_uid, st.study_instance_uid FROM images "
+        'JOIN old_images o ON o."key" = images."key" AND o.sop_instance_uid = images.sop_instance_uid '
+        "JOIN series se ON se.id = images.series_id JOIN studies st ON st.id = se.study_id "
+        "WHERE o.sha256 != images.sha256"
+    ).all()
+    old.salvaged.altered = [row.key for row in altered]
+    for row in altered:
+        detail = f"the previous index had the SHA-256 {row.sha256}, the file has {row.of_file}"
+        uids = {name: getattr(row, name) for name in ("study_instance_uid", "series_instance_uid", "sop_instance_uid")}
+        sources = select(VolumeSourceRow.sha256).where(VolumeSourceRow.sop_instance_uid == row.sop_instance_uid)
+        used = set(connection.scalars(sources))
+        if row.sha256 in used and row.of_file not in used:
+            damaged = update(ImageRow).where(ImageRow.id == row.id)
+            connection.execute(damaged.values(sha256=row.sha256, file_missing=True))
+            record_event(connection, "file-damaged", now, detail=f"{detail}: send the instance again", **uids)
+        else:
+            mended = {"kind": DIGEST_MENDED, "sha256": row.sha256, "calling_ae_title": row.calling_ae_title}
+            detail += "; the file is believed"
+            connection.execute(insert(ConflictRow).values(detail=detail, found_at=now, **mended, **uids))
+            record_event(connection, "digest-mended", now, detail=detail, **uids)
 
 
 def _take_over_ids(connection: Connection) -> None:

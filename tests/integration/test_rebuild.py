@@ -319,6 +319,29 @@ def test_a_file_that_is_not_as_the_previous_index_recorded_it_is_named(settings:
     assert [row["source"] for row in sources] == ["dicom", "recovered"]
 
 
+@pytest.mark.parametrize("is_converted", [False, True])
+def test_after_a_rebuild_an_instance_takes_the_place_of_its_file_that_was_altered_at_rest(
+    settings: Settings, is_converted: bool
+) -> None:
+    root, sent = settings.storage.root, new_series(2)
+    with Repository(settings) as repository:
+        take(repository.ingest, sent)
+        if is_converted:
+            assert convert_due(repository) == 1
+    query = "SELECT path, file_missing FROM v_images WHERE sop_instance_uid = :uid"
+    [row] = view_rows(root, query, uid=sent[0].sop_instance_uid)
+    path = Path(row["path"])
+    path.write_bytes(path.read_bytes()[:-1] + bytes([sent[0].data[-1] ^ 1]))
+    rebuild_index(settings)
+    [row] = view_rows(root, query, uid=sent[0].sop_instance_uid)
+    assert row["file_missing"] == is_converted, "a file that volumes speak against is believed"
+    with Repository(settings) as repository:
+        take(repository.ingest, sent)
+    [row] = view_rows(root, query, uid=sent[0].sop_instance_uid)
+    assert Path(row["path"]).read_bytes().endswith(sent[0].data)
+    assert check_repository(settings, digests=True, repair=False) == []
+
+
 def test_hooks_hear_of_no_instance_twice_and_of_none_never(settings: Settings, lived: Path) -> None:
     def ids() -> list[tuple[object, ...]]:
         with closing(sqlite3.connect(lived / FILE_NAME)) as connection:
