@@ -26,6 +26,7 @@ from node.conversion.series import input_sha256, is_unchanged
 from node.errors import OutOfResources, VoxelnodeError
 from node.index.deliveries import Attempt, Cursors, PendingEvent
 from node.index.engine import IndexUnusable
+from node.index.models import Base
 from node.index.records import ClaimedSeries, Outcome, SeriesKey
 from node.index.senders import MAX_QUIET_SECONDS, MIN_QUIET_SECONDS, MIN_SERIES, quiet_seconds_after
 from node.receive.ingest import Origin
@@ -434,6 +435,12 @@ def test_a_clock_set_back_while_the_node_was_down_delays_no_message_and_no_commi
     root.clock.move(-5 * 3600)
     root.index.timers.correct(root.clock())
     assert due_retries(root) == (1, True)
+
+
+def test_no_table_waits_by_a_clock_of_its_own() -> None:
+    """What has a `due_at` is moved by `timers.shift`: a table that is new here must be added there, and above."""
+    waiting = {table.name for table in Base.metadata.tables.values() if "due_at" in table.columns}
+    assert waiting == {"series", "deliveries", "commitments"}
 
 
 def test_a_step_of_the_clock_that_the_index_does_not_take_is_followed_later(
