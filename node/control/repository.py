@@ -138,13 +138,15 @@ class Repository:
             self.index.salvage.begin(previous)
         resume_deletions(self.archive, self.index, dt.datetime.now(dt.UTC))
         marked: Mapping[str, set[str]] = {}
-        if self._is_index_older():
+        is_older = self._is_index_older()
+        if is_older:
             marked = mark_all_missing(self.archive, self.index, dt.datetime.now(dt.UTC))
         self.replayed = self.applier.replay()
         self.recovered = recover(self.archive, self.index, quiet_seconds, dt.datetime.now(dt.UTC), marked)
         self.taken_back: list[str] = []
         if new_index:
             self.taken_back = take_back(self.archive, self.index, quiet_seconds, dt.datetime.now(dt.UTC))
+        if new_index or is_older:
             record_quarantined(self.archive, self.index, dt.datetime.now(dt.UTC))
         if previous is not None:
             self.index.salvage.finish(previous, lambda path: (root / path).is_file(), dt.datetime.now(dt.UTC))

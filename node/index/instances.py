@@ -255,7 +255,7 @@ class InstanceRepository(IndexRepository):
     @on_writer
     def record_quarantined(self, connection: Connection, found: Arrived) -> None:
         """Record an instance that was found in quarantine."""
-        detail = "found in quarantine when the index was rebuilt"
+        detail = "found in quarantine; the index did not know why it is there"
         record_conflict(connection, "instance-quarantined", found, detail, found.file.key, found.file.sha256)
 
     @on_reader

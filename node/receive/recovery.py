@@ -218,7 +218,7 @@ def _is_whole(archive: Archive, row: InstanceFile) -> bool:
 def record_quarantined(archive: Archive, index: Index, now: dt.datetime) -> int:
     """Record the instances in quarantine that no row names, so that a deletion finds them; return how many.
 
-    For a new index: which of them lost against which other file is not known any more.
+    For a new index, or an older one: which of them lost against which other file is not known.
     """
     recorded = 0
     for key in sorted(archive.quarantined() - index.instances.loser_keys()):

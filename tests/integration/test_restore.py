@@ -187,3 +187,20 @@ def test_a_file_that_cannot_be_compared_stays(settings: Settings, monkeypatch: p
     assert found == {kept: "file-unreadable", stray: "file-unknown"}
     assert stray.exists()
     assert kept.exists()
+
+
+@pytest.mark.parametrize("level", ["study", "instance"])
+def test_a_deletion_finds_in_quarantine_what_came_after_the_index_that_was_put_back(
+    settings: Settings, tmp_path: Path, level: str
+) -> None:
+    root, [one] = settings.storage.root, new_series(1)
+    received(settings, [one])
+    backup(root / FILE_NAME, tmp_path / "older.sqlite")
+    received(settings, [one.altered()])
+    shutil.copy(tmp_path / "older.sqlite", root / FILE_NAME)
+    with Repository(settings) as repository:
+        [conflict] = view_rows(root, "SELECT * FROM v_conflicts WHERE path IS NOT NULL")
+        assert conflict["kind"] == "instance-quarantined"
+        uid = conflict["study_instance_uid"] if level == "study" else one.sop_instance_uid
+        repository.actions["delete"](level=level, uid=uid, study_instance_uid=None, who="test")
+    assert [path for folder in ("objects", "quarantine") for path in root.glob(f"{folder}/**/*.dcm")] == []
