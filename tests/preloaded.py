@@ -26,7 +26,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 ORDER_BYTES = 1 << 17
 
 FIRST_WAIT = "TESTS_FIRST_WAIT_SECONDS"
-"""Variable of a node that does not wait `node.retries.FIRST_WAIT_SECONDS` before it tries something again."""
+"""Variable of a node that tries again sooner, after these seconds: series, messages, and services that failed."""
 
 
 class Forker:
@@ -191,9 +191,9 @@ def _attend(order: dict[str, Any], connection: int, output: int, log: int) -> No
 def _serve(order: dict[str, Any], output: int, log: int) -> None:
     """Become the node; never returns."""
     import node.__main__
-    from node import failpoints, retries
+    from node import background, failpoints, retries
     from node.cli import main as voxelnode
-    from tests.crash import mutants, small_journal
+    from tests.crash import held, mutants, small_journal
 
     status = 1
     try:
@@ -204,8 +204,10 @@ def _serve(order: dict[str, Any], output: int, log: int) -> None:
         os.environ.clear()
         os.environ.update(order["environment"])
         importlib.reload(failpoints)  # reads its variable
-        retries.FIRST_WAIT_SECONDS = float(os.environ.get(FIRST_WAIT, retries.FIRST_WAIT_SECONDS))
+        if (wait := os.environ.get(FIRST_WAIT)) is not None:
+            retries.FIRST_WAIT_SECONDS = background.PAUSE_SECONDS = background.MAX_PAUSE_SECONDS = float(wait)
         small_journal.make_small()
+        held.hold()
         mutant = os.environ.get(mutants.VARIABLE)
         if mutant is not None:
             mutants.MUTANTS[mutant]()

@@ -24,9 +24,9 @@ def view_rows(root: Path, query: str, **values: Any) -> list[dict[str, Any]]:
         return [dict(row) for row in connection.execute(query, values)]
 
 
-def wait_until_applied(root: Path) -> None:
+def wait_until_applied(root: Path, seconds: float = CATCH_UP_SECONDS) -> None:
     """Wait until the process that holds a root has indexed what it had acknowledged before this call."""
-    deadline, pause = time.monotonic() + CATCH_UP_SECONDS, threading.Event()
+    deadline, pause = time.monotonic() + seconds, threading.Event()
     state = inspect(root / "journal")
     wanted = state.last if state.last > state.freed else 0  # an index may be older than what was freed
     while _is_held(root / "journal") and _applied(root) < wanted and time.monotonic() < deadline:

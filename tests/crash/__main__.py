@@ -5,28 +5,43 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
+from collections import Counter
 from pathlib import Path
 
 from tests.crash.harness import Run
+from tests.crash.interleavings import try_interleavings
 from tests.crash.mutants import MUTANTS
-from tests.crash.operators import try_interleavings
 
 SHOWN = 40
+SOUND = "nothing lost, nothing came back"
+
+
+def _try_orders(options: argparse.Namespace) -> int:
+    began, counts, problem = time.monotonic(), Counter[str](), SOUND
+    try:
+        try_interleavings(
+            options.interleavings, first=options.first, mutant=options.mutant, seed=options.seed, counts=counts
+        )
+    except AssertionError as error:
+        problem = "\n".join([str(error), *error.__notes__])
+    print(f"{counts.pop('orders')} orders in {time.monotonic() - began:.0f} s, seed {options.seed}")
+    print(*(f"{count:6d}  {what}" for what, count in sorted(counts.items())), problem, sep="\n")
+    return 1 if problem != SOUND else 0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cycles", type=int, default=1000)
     parser.add_argument("--interleavings", type=int, help="instead of cycles: so many orders of operators' work")
+    parser.add_argument("--first", type=int, default=0, help="number of the first order, to repeat one that failed")
     parser.add_argument("--senders", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--mutant", choices=sorted(MUTANTS), help="take one defence out of the node")
     parser.add_argument("--folder", type=Path, help="keep everything there, for looking into")
     options = parser.parse_args()
     if options.interleavings is not None:
-        try_interleavings(options.interleavings, mutant=options.mutant, seed=options.seed)
-        print(f"{options.interleavings} interleavings, seed {options.seed}: nothing lost, nothing came back")
-        return 0
+        return _try_orders(options)
     with tempfile.TemporaryDirectory(prefix="voxelnode-crash-") as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

@@ -109,7 +109,7 @@ class Checker:
 
 
 def opened(root: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(f"file:{root / 'index.sqlite'}?mode=ro", uri=True, timeout=10)
+    connection = sqlite3.connect(f"{(root / 'index.sqlite').absolute().as_uri()}?mode=ro", uri=True, timeout=10)
     connection.row_factory = sqlite3.Row
     return connection
 

@@ -4,7 +4,7 @@
    DISK_LOG      file; each successful sync appends what is durable from then on: the content of the file, or the names
                  in the folder (see Record); of a file system, all files and folders below DISK_ROOT
    DISK_CONTROL  file; while it is there it says which calls fail: "<calls> <errno> <part of a path>", where calls are
-                 of w (write), s (sync), r (rename), o (open for creation)
+                 of w (write), s (sync), r (rename), o (open for creation), m (make a folder), i (open for reading)
 */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -243,8 +243,18 @@ int rename(const char *from, const char *to) {
     return ((int (*)(const char *, const char *))real("rename"))(from, to);
 }
 
+int mkdir(const char *path, mode_t mode) {
+    int error = fault('m', path);
+    if (error) {
+        errno = error;
+        return -1;
+    }
+    return ((int (*)(const char *, mode_t))real("mkdir"))(path, mode);
+}
+
 static int opened(const char *name, const char *path, int flags, mode_t mode) {
-    int error = flags & O_CREAT ? fault('o', path) : 0;
+    int creates = flags & O_CREAT && access(path, F_OK); /* what is there needs no room */
+    int error = fault(creates ? 'o' : 'i', path);
     if (error) {
         errno = error;
         return -1;

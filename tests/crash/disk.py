@@ -48,7 +48,7 @@ class Disk:
         }
 
     def fail(self, calls: str, error: int, part: str) -> None:
-        """Make calls (of w, s, r, o: see disk.c) on paths that hold `part` fail from now on."""
+        """Make calls (of w, s, r, o, m, i: see disk.c) on paths that hold `part` fail from now on."""
         temporary = self.control.with_suffix(".new")
         temporary.write_text(f"{calls} {error} {part}\n")
         os.rename(temporary, self.control)

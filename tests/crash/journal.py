@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from node.association.client.association import Address
@@ -24,6 +24,7 @@ class Sent:
     series_instance_uid: str
     sop_instance_uid: str
     data: bytes
+    patient_id: str = ""
 
     @property
     def sha256(self) -> str:
@@ -31,15 +32,15 @@ class Sent:
 
     def altered(self) -> Sent:
         """The same instance with other bytes: its last pixel differs."""
-        return Sent(self.series_instance_uid, self.sop_instance_uid, self.data[:-1] + bytes([self.data[-1] ^ 1]))
+        return replace(self, data=self.data[:-1] + bytes([self.data[-1] ^ 1]))
 
 
-def new_series(slices: int, *, large: bool = False) -> list[Sent]:
+def new_series(slices: int, *, large: bool = False, patient_id: str = "TEST-1") -> list[Sent]:
     """A series that converts to one volume; large ones go to part files (see `tests.crash.small_journal`)."""
     size = {"rows": 60, "columns": 60} if large else {}
     return [
-        Sent(str(ds.SeriesInstanceUID), str(ds.SOPInstanceUID), data_set_bytes(ds))
-        for ds in make.ct_series(slices, **size)
+        Sent(str(ds.SeriesInstanceUID), str(ds.SOPInstanceUID), data_set_bytes(ds), patient_id)
+        for ds in make.ct_series(slices, PatientID=patient_id, **size)
     ]
 
 

@@ -1,244 +1,366 @@
 """What people do to an archive, in any order, beside senders and kills; compared with what the node owes.
 
-Hypothesis draws the order. A node may die at any named step; commands meet a node that runs, that was stopped, or that
-was killed. At each start of the node, and in the end, its index and its files are compared with the model:
+The order is drawn from a seed. A node may die at any named step; commands meet a node that runs, that was stopped, or
+that was killed. At each start of the node, and in the end, its index and its files are compared with the model
+(`tests.crash.model`):
 
 - acknowledged bytes are there, as the current version of their instance or as a kept one, unless they were deleted, or
   their file was harmed and nobody has sent them again since;
-- deleted bytes are nowhere, whatever else was done, unless they were sent again.
+- deleted bytes are nowhere, whatever else was done, unless they were sent again;
+- studies are of the patient into whom theirs was merged;
+- volumes are those of their rows, and none was made of a damaged file.
 """
 
 from __future__ import annotations
 
+import errno
 import shutil
 import signal
 import sqlite3
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from itertools import count
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
-import hypothesis
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
-
+from node.control.repository import REBUILDING_FILE
 from node.failpoints import CONVERTING, DELETING, RECEIVING, RECOVERING, VARIABLE
-from tests.crash.checker import Checker, damage, opened
-from tests.crash.harness import ONCE, Node, gone
-from tests.crash.journal import Journal, Sender, Sent, new_series
-from tests.preloaded import run
+from tests.crash.checker import Checker, opened
+from tests.crash.drawing import BOTH, MOMENTS, PICK, PICKS, one_of, operation, picked, whole
+from tests.crash.journal import Sent, new_series
+from tests.crash.model import Snapshot, unmentioned
+from tests.crash.site import QUICK, Site, within
 from tests.rows import wait_until_applied
+from tests.rsync import Rsync
 
-STEPS = 8
-"""Operations in one interleaving."""
-
-PICK = st.integers(0, 1 << 16)
-"""Which of those that there are: how many there are depends on when a node died, and must not change what is drawn."""
-
-PICKS = st.lists(PICK, min_size=1, max_size=4)
-
-T = TypeVar("T")
-
-Version = tuple[str, str]
-"""SOP Instance UID and SHA-256 of a data set."""
-
+NAMES = ("root", "ward#1", "ward #1?mode=memory", "ward%41", "Röntgen")
+PATIENTS = ("TEST-1", "TEST-2", "TEST-3")
+TITLES = ("SENDER", QUICK)
 LEVELS = ("study", "series", "instance")
-KEPT_IN = ("objects", "quarantine", "incoming")
+LACKING = ("bytes", "inodes", "quota")
 DELETING_POINTS = (None, *DELETING)
 NODE_POINTS = (None, *RECEIVING, *CONVERTING, *RECOVERING, *DELETING)
+UNREADABLE = (errno.EACCES, errno.EIO, errno.EMFILE, errno.ENOMEM)
+READERS = (None, ("fsck", "--repair"), ("fsck", "--hash", "--repair"), ("db", "rebuild"))
+
+CONVERTED_SECONDS = 30.0
+QUICK_SECONDS = 4.0
+"""How long the conversion of a quick sender is waited for, if there may be none."""
 
 
-def picked(those: Sequence[T], pick: int) -> T:
-    return those[pick % len(those)]
+class Operators:
+    """Senders and operators at one root.
 
+    Parameters
+    ----------
+    site : Site
+    counts : Counter
+        Gets what was done.
+    """
 
-class Model(Journal):
-    """What a node owes: what it acknowledged, less what was deleted or harmed since."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.harmed: set[Version] = set()
-        self.deleted: set[str] = set()
-        self.doubtful: set[str] = set()  # a command to delete them died, or an older index came back
-
-    def sending(self, one: Sent) -> None:
-        super().sending(one)
-        self.deleted.discard(one.sop_instance_uid)  # it may be kept although the answer is lost
-
-    def answered(self, one: Sent, status: int) -> None:
-        super().answered(one, status)
-        if status == 0x0000:
-            self.harmed.discard((one.sop_instance_uid, one.sha256))
-            self.doubtful.discard(one.sop_instance_uid)
-
-    def acknowledged(self, until: float = float("inf")) -> list[Version]:
-        return [version for version in super().acknowledged(until) if version not in self.harmed]
-
-    def delete(self, uids: set[str], *, certainly: bool) -> None:
-        """Note that instances were deleted, or that they may have been."""
-        for version in [version for version in self.answered_at if version[0] in uids]:
-            del self.answered_at[version]
-            self.harmed.discard(version)
-        (self.deleted if certainly else self.doubtful).update(uids)
-
-
-class Operators(RuleBasedStateMachine):
-    """Senders and operators at one root."""
-
-    mutant: str | None = None
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="voxelnode-operators-"))
-        self.root = self.folder / "root"
-        self.node = Node(self.root, self.mutant, {"VOXELNODE_SERIES__QUIET_SECONDS": "0.3"})
-        self.model = Model(self.folder / "journal")
-        self.backups: list[Path] = []
-        self._is_sound, self._is_index_older = True, False
-
-    def teardown(self) -> None:
-        try:
-            self._settle()
-        finally:
-            self.node.kill()
-            self.model.close()
-            shutil.rmtree(self.folder)
+    def __init__(self, site: Site, counts: Counter[str]) -> None:
+        self.site, self.model, self._counts = site, site.model, counts
+        self.backups: list[tuple[Path, Mapping[str, str]]] = []
+        self.copies: list[tuple[Path, Snapshot]] = []
 
     # Senders
 
-    @initialize()
-    def begin(self) -> None:
-        self._send(new_series(3))
+    @operation(
+        slices=whole(1, 4),
+        large=BOTH,
+        patient=one_of(PATIENTS),
+        title=one_of(TITLES),
+        point=one_of(NODE_POINTS),
+        count=whole(1, 4),
+    )
+    def send_new(self, slices: int, large: bool, patient: str, title: str, point: str | None, count: int) -> None:
+        self.site.send(new_series(slices, large=large, patient_id=patient), point, count, title=title)
 
-    @rule(slices=st.integers(1, 4), large=st.booleans(), point=st.sampled_from(NODE_POINTS), count=st.integers(1, 4))
-    def send_new(self, slices: int, large: bool, point: str | None, count: int) -> None:
-        self._send(new_series(slices, large=large), point, count)
-
-    @rule(picks=PICKS, altered=st.booleans(), point=st.sampled_from(NODE_POINTS), count=st.integers(1, 4))
+    @operation(picks=PICKS, altered=BOTH, point=one_of(NODE_POINTS), count=whole(1, 4))
     def send_again(self, picks: list[int], altered: bool, point: str | None, count: int) -> None:
+        self.site.send(self._known(picks, altered=altered), point, count)
+
+    @operation()
+    def send_what_was_harmed(self) -> None:
+        self._send_harmed()
+
+    def _send_harmed(self) -> None:
+        self.site.send([self.model.sent[version] for version in sorted(self.model.changes.harmed)])
+
+    def _known(self, picks: Sequence[int], *, altered: bool) -> list[Sent]:
         known = list(self.model.sent.values())
         instances = list({pick % len(known): known[pick % len(known)] for pick in picks}.values())
-        self._send([one.altered() for one in instances] if altered else instances, point, count)
+        return [one.altered() for one in instances] if altered else instances
 
-    @rule()
-    def send_what_was_harmed(self) -> None:
-        self._send([self.model.sent[version] for version in sorted(self.model.harmed)])
+    # The disk
 
-    def _send(self, instances: Sequence[Sent], point: str | None = None, count: int = 1) -> None:
-        if point is not None:
-            self._end(signal.SIGTERM)
-        self._start(point, count)
-        sender = Sender(self.node.port, instances, self.model)
-        sender.start()
-        sender.join()
-        if point is not None and point in (*RECEIVING, *CONVERTING) and not sender.broken:
-            gone(self.node.process, 3 if point in CONVERTING else 0.3)
+    @operation(lacking=one_of(LACKING), after=whole(0, 3), large=BOTH, again=BOTH)
+    def fill_the_disk(self, lacking: str, after: int, large: bool, again: bool) -> None:
+        """While an association is open. The disk stays full until `make_room`, or a command that needs room."""
+        if again:  # the first file since the start needs a new folder
+            self.site.end()
+        self._counts["disks filled"] += 1
+        self.site.send(new_series(4, large=large), then=(after, lambda: self.site.fill(lacking)))
+
+    @operation()
+    def make_room(self) -> None:
+        self.site.make_room()
 
     # The process
 
-    @rule(how=st.sampled_from([signal.SIGTERM, signal.SIGKILL]))
+    @operation(how=one_of([signal.SIGTERM, signal.SIGKILL]))
     def stop(self, how: signal.Signals) -> None:
-        self._end(how)
+        self.site.end(how)
 
-    @rule()
+    @operation()
     def second_node(self) -> None:
-        self._start()
-        second = run("serve", "--root", self.root, "--port", "0", "--web-port", "0")
+        self.site.end()  # it might be about to die at a named step
+        self.site.start()
+        second = self.site.command("serve", "--port", "0", "--web-port", "0")
         assert second.returncode != 0, "two nodes serve one root"
 
-    def _start(self, point: str | None = None, count: int = 1) -> None:
-        """Start the node unless it runs; compare it with the model before it does anything else."""
-        if self.node.process and not gone(self.node.process, 0):
-            return
-        self.node.kill()
-        environment = {} if point is None else {VARIABLE: f"{point}:{1 if point in ONCE else count}"}
-        if not self.node.start(environment):
-            assert point is not None, f"the node does not start: {self._last_words()}"
-            assert self.node.start(), f"the node does not start again: {self._last_words()}"
-        self._compare()
-
-    def _end(self, how: signal.Signals) -> None:
-        self.node.end(how)
-
-    def _last_words(self) -> str:
-        return "\n".join(self.node.log.read_text().splitlines()[-5:])
+    @operation(name=one_of(NAMES))
+    def move_root(self, name: str) -> None:
+        self.site.make_room()
+        self.site.start()
+        self.site.end()
+        self.site.move(name)
+        self.site.compare()
+        self.site.start()
 
     # Operators
 
-    @rule(pick=PICK, level=st.sampled_from(LEVELS), point=st.sampled_from(DELETING_POINTS))
+    @operation(pick=PICK, level=one_of(LEVELS), point=one_of(DELETING_POINTS))
     def delete(self, pick: int, level: str, point: str | None) -> None:
         """Through the node if it runs; by the command itself, which may die, if not."""
-        rows = self._rows()
-        if not rows:
-            return
-        drawn = rows[picked(sorted(rows), pick)]
+        rows = self.site.rows()
+        if rows:
+            self._delete(rows[picked(sorted(rows), pick)], level, point)
+
+    def _delete(self, row: Mapping[str, Any], level: str, point: str | None = None) -> None:
         column = {"instance": "sop_instance_uid"}.get(level, f"{level}_instance_uid")
-        uids = {drawn["sop_instance_uid"]}
+        uids = {str(row["sop_instance_uid"])}
         if level != "instance":  # each study has one series; some of it may be in the journal only
-            series = drawn["series_instance_uid"]
+            series = row["series_instance_uid"]
             uids = {sent.sop_instance_uid for sent in self.model.sent.values() if sent.series_instance_uid == series}
         if point is not None:
-            self._end(signal.SIGTERM)
+            self.site.end()
+        must_delete, ran = point is None and self.site.can_delete, self.site.is_running
         environment = {} if point is None else {VARIABLE: point}
-        done = run("delete", drawn[column], "--yes", "--root", self.root, environment=environment)
-        self.model.delete(uids, certainly=done.returncode == 0)
+        done = self.site.command("delete", row[column], "--yes", **environment)
+        has_died = ran and not self.site.is_running
+        assert done.returncode == 0 or has_died or not must_delete, done.stderr
+        left = self.site.rows()
+        if done.returncode == 0 or row["sop_instance_uid"] not in left:  # ordered, also if it died then
+            self._counts["instances deleted"] += len(uids)
+            self.model.delete(uids)
+            self.model.forget_merges(left.keys())
         if done.returncode == 0:
-            self._compare()
+            self.site.compare()
 
-    @rule()
-    def reconvert(self) -> None:
-        for series in sorted({row["series_instance_uid"] for row in self._rows().values()})[:1]:
-            run("reconvert", series, "--root", self.root)
+    @operation(pick=PICK, pick_into=PICK)
+    def merge(self, pick: int, pick_into: int) -> None:
+        if not self.site.rows():
+            return
+        with closing(opened(self.site.root)) as index:
+            query = "SELECT id, patient_id FROM v_patients WHERE merged_into IS NULL ORDER BY patient_id"
+            patients = index.execute(query).fetchall()
+        one = patients.pop(pick % len(patients))
+        if not patients:
+            return
+        into = picked(patients, pick_into)
+        ran = self.site.is_running
+        done = self.site.command("patient", "merge", f"#{one['id']}", f"#{into['id']}")
+        has_died = ran and not self.site.is_running
+        assert done.returncode == 0 or self.site.lacking or has_died, done.stderr
+        with closing(opened(self.site.root)) as index:
+            query = "SELECT merged_into FROM v_patients WHERE id = ?"
+            is_merged = index.execute(query, (one["id"],)).fetchone()[0] is not None
+        assert is_merged or done.returncode != 0, "the merge was confirmed, and is not in the index"
+        if is_merged:
+            self._counts["patients merged"] += 1
+            self.model.changes.merged[one["patient_id"]] = into["patient_id"]
+            self.site.compare()
 
-    @rule(keep=st.booleans())
+    @operation(pick=PICK, formats=one_of([None, '["nifti"]', '["nifti", "mhd"]']))
+    def reconvert(self, pick: int, formats: str | None) -> None:
+        """With other settings, or with the same ones: then there may be nothing to do."""
+        if formats is not None:
+            self.site.end()
+            self.site.configure(VOXELNODE_CONVERT__FORMATS=formats)
+        self.site.start()
+        within(QUICK_SECONDS, self._closed)
+        if series := self._closed():
+            self.site.command("reconvert", picked(series, pick))
+            within(CONVERTED_SECONDS, lambda: self._state(picked(series, pick)) not in ("receiving", "converting"))
+
+    def _closed(self) -> list[str]:
+        """The series that do not wait for a conversion."""
+        series = sorted({row["series_instance_uid"] for row in self.site.rows().values()})
+        return [uid for uid in series if self._state(uid) not in ("receiving", "converting")]
+
+    @operation(level=one_of(LEVELS), altered=BOTH)
+    def correct_while_converting(self, level: str, altered: bool) -> None:
+        """Delete a series while its conversion runs, and send it again; the old conversion ends after the new one.
+
+        Or delete one instance of it, and let the old conversion end.
+        """
+        self.site.make_room()
+        self.site.start()
+        series = new_series(2)
+        self.site.hold_next_conversion()
+        self.site.send(series, title=QUICK)
+        self.site.send(new_series(1))  # the newest row would give its number to the next one
+        if within(CONVERTED_SECONDS, self.site.holds_conversion):
+            self._delete(self.site.rows()[series[0].sop_instance_uid], level)
+            if level != "instance":
+                self.site.send([one.altered() for one in series] if altered else series, title=QUICK)
+                within(CONVERTED_SECONDS, lambda: self._state(series[0].series_instance_uid) == "converted")
+        self.site.end()
+        self.site.start()
+
+    def _state(self, series_instance_uid: str) -> str | None:
+        with closing(opened(self.site.root)) as index:
+            query = "SELECT state FROM v_series WHERE series_instance_uid = ?"
+            row = index.execute(query, (series_instance_uid,)).fetchone()
+        return None if row is None else str(row[0])
+
+    @operation(keep=BOTH)
     def rebuild(self, keep: bool) -> None:
-        self._end(signal.SIGTERM)
+        self.site.make_room()
+        self.site.end()
         if not keep:
-            for path in self.root.glob("index.sqlite*"):
+            for path in self.site.root.glob("index.sqlite*"):
                 path.unlink()
-            self.model.doubtful |= self.model.deleted  # nothing tells any more what was still to be removed
-        done = run("db", "rebuild", "--root", self.root)
-        assert "Traceback" not in done.stderr, done.stderr
-        self._start()
+            changes = self.model.changes
+            changes.doubtful |= changes.deleted  # nothing tells any more what was still to be removed
+            changes.merged = {}
+            self.model.forget_digests()
+        self._counts["indexes rebuilt"] += 1
+        self.site.command("db", "rebuild")
+        self.model.forget_merges(self.site.rows().keys())
+        self.site.start()
 
-    @rule(options=st.sampled_from([(), ("--hash",), ("--repair",), ("--hash", "--repair")]))
+    @operation(options=one_of([(), ("--hash",), ("--repair",), ("--hash", "--repair")]))
     def fsck(self, options: tuple[str, ...]) -> None:
         if "--repair" in options:
-            self._end(signal.SIGTERM)
-        done = run("fsck", *options, "--root", self.root)
-        assert "Traceback" not in done.stderr, done.stderr
-        self._start()
+            self.site.make_room()
+            self.site.end()
+        done = self.site.command("fsck", *options, "--json")
+        if options == ("--hash",):
+            found = [*unmentioned(self.site.root, done.stdout)]
+            assert not found, "\n".join(found)
+        self.site.start()
 
-    @rule()
+    @operation()
+    def fsck_without_archive(self) -> None:
+        """Repair while the archive is not mounted."""
+        self.site.make_room()
+        self.site.start()
+        self.site.end()
+        objects, away = self.site.root / "objects", self.site.root / "objects.away"
+        there = [row for row in self.site.rows().values() if not row["file_missing"] and Path(row["path"]).exists()]
+        objects.rename(away)
+        objects.mkdir()
+        done = self.site.command("fsck", "--repair")
+        shutil.rmtree(objects)
+        away.rename(objects)
+        assert "mounted" in done.stderr or len(there) < 2, "repaired without its archive"
+        self.site.start()
+
+    @operation(command=one_of(READERS), error=one_of(UNREADABLE), picks=PICKS)
+    def unreadable(self, command: tuple[str, ...] | None, error: int, picks: list[int]) -> None:
+        """Files cannot be read for a while: by the node when instances come again, or by a command."""
+        self.site.make_room()
+        self.site.end()
+        self.site.disk.fail("i", error, ".dcm")
+        if command is not None:
+            if command == ("db", "rebuild"):
+                self.model.forget_digests()  # what the next start adopts is compared with no index
+            self.site.command(*command, **self.site.disk.environment)
+        elif self.site.node.start():
+            self.site.send(self._known(picks, altered=False))
+            wait_until_applied(self.site.root, 1.0)
+        self.site.disk.heal()
+        self.site.end()
+        if (self.site.root / REBUILDING_FILE).exists():  # it has said so, and no node starts until it was run again
+            assert self.site.command("db", "rebuild").returncode == 0
+        self.site.start()
+
+    # Backups
+
+    @operation()
     def backup(self) -> None:
-        path = self.folder / f"backup-{len(self.backups)}.sqlite"
-        run("db", "backup", path, "--root", self.root, check=True)
-        self.backups.append(path)
+        path = self.site.folder / f"backup-{len(self.backups)}.sqlite"
+        assert self.site.command("db", "backup", path).returncode == 0
+        self.backups.append((path, dict(self.model.changes.merged)))
 
-    @rule(pick=PICK, how=st.sampled_from([signal.SIGTERM, signal.SIGKILL]), repair=st.booleans())
+    @operation(pick=PICK, how=one_of([signal.SIGTERM, signal.SIGKILL]), repair=BOTH)
     def restore_index(self, pick: int, how: signal.Signals, repair: bool) -> None:
         """The way back of docs/upgrade.md: an older index over the archive as it is."""
-        if not self.backups:
-            return
-        path = picked(self.backups, pick)
-        self._end(how)
-        for old in self.root.glob("index.sqlite*"):
+        path, merged = picked(self.backups, pick)
+        self.site.make_room()
+        self.site.end(how)
+        for old in self.site.root.glob("index.sqlite*"):
             old.unlink()
-        shutil.copy(path, self.root / "index.sqlite")
-        self.model.doubtful |= self.model.deleted  # rows come back, without files
-        self._is_index_older = True
+        shutil.copy(path, self.site.root / "index.sqlite")
+        self.model.changes.doubtful |= self.model.changes.deleted  # rows come back, without files
+        self.model.changes.merged = dict(merged)
+        self.model.forget_digests()
+        self._counts["older indexes put back"] += 1
+        self.site.is_index_older = True
         if repair:
-            run("fsck", "--repair", "--root", self.root)
-        self._start()
+            self.site.command("fsck", "--repair")
+        self.site.start()
+
+    @operation(picks=PICKS, moments=MOMENTS)
+    def copy_root(self, picks: list[int], moments: list[int]) -> None:
+        """The way of docs/backup.md, while instances and other versions of them are received."""
+        self.site.make_room()
+        self.site.start()
+        root, copy = self.site.root, self.site.folder / f"copy-{len(self.copies)}"
+        copy.mkdir()
+        snapshot = self.model.snapshot()
+        assert self.site.command("db", "backup", copy / "index.sqlite").returncode == 0
+        passed = count()
+
+        def send() -> None:
+            if next(passed) in moments:
+                self.site.send([*self._known(picks, altered=True), *new_series(1)])
+                wait_until_applied(root)
+
+        send()
+        rsync = Rsync(send)
+        rsync([str(root / "journal"), str(root / "incoming"), str(copy)])
+        left = ("index.sqlite*", "journal", "incoming", "work", "ballast", "control.sock")
+        rsync([f"{root}/", str(copy), *(word for name in left for word in ("--exclude", name))])
+        self.copies.append((copy, snapshot))
+
+    @operation(pick=PICK, picks=PICKS, moments=MOMENTS)
+    def restore_copy(self, pick: int, picks: list[int], moments: list[int]) -> None:
+        if not self.copies:
+            self.copy_root(picks, moments)
+        copy, snapshot = picked(self.copies, pick)
+        self.site.make_room()
+        self.site.end()
+        shutil.rmtree(self.site.root)
+        shutil.copytree(copy, self.site.root)
+        self._counts["copies put back"] += 1
+        self.model.go_back(snapshot)
+        self.site.is_index_older = True
+        self.site.command("fsck", "--hash", "--repair")
+        self.site.start()
 
     # Harm
 
-    @rule(pick=PICK, flip=st.booleans())
+    @operation(pick=PICK, flip=BOTH)
     def harm(self, pick: int, flip: bool) -> None:
         """Remove a file of the archive, or flip a bit in it."""
-        files = sorted(self.root.glob("objects/*/*.dcm"))
+        if flip:  # no conversion may have read it already
+            self.site.end()
+        root, changes = self.site.root, self.model.changes
+        files = sorted([*root.glob("objects/*/*.dcm"), *root.glob("quarantine/*.dcm")])
         if not files:
             return
         path = picked(files, pick)
@@ -247,85 +369,42 @@ class Operators(RuleBasedStateMachine):
         if flip:
             content[-1] ^= 0x80  # not as `Sent.altered` does it
             path.write_bytes(content)
+            with closing(opened(root)) as index:
+                revisions = dict(index.execute("SELECT series_instance_uid, revision FROM v_series").fetchall())
+            for version in versions:
+                series = self.model.sent[version].series_instance_uid
+                changes.flipped[version] = series, revisions.get(series, 0)
         else:
             path.unlink()
-        self.model.harmed.update(versions)
+        self._counts["files removed or flipped"] += 1
+        changes.harmed.update(versions)
 
-    # What must be true
-
-    def _rows(self) -> dict[str, sqlite3.Row]:
-        wait_until_applied(self.root)
-        with closing(opened(self.root)) as index:
-            return {row["sop_instance_uid"]: row for row in index.execute("SELECT * FROM v_images")}
-
-    def _compare(self) -> None:
-        self._is_sound = False
-        problems = [*self._problems()]
-        assert not problems, "\n".join(problems)
-        self._is_sound = True
-
-    def _problems(self) -> Iterator[str]:
-        rows, model = self._rows(), self.model
-        files = {path: path.read_bytes() for folder in KEPT_IN for path in self.root.glob(f"{folder}/**/*.dcm")}
-        exempt = {uid for uid, _ in model.harmed} | model.doubtful
-        for version in model.acknowledged():
-            if version[0] in rows and any(content.endswith(model.sent[version].data) for content in files.values()):
-                continue
-            yield f"acknowledged and lost: {version[0]} ({'other bytes' if version[0] in rows else 'no row'})"
-        for uid, row in rows.items():
-            sent = model.sent.get((uid, row["sha256"]))
-            if uid not in exempt and (sent is None or not files.get(Path(row["path"]), b"").endswith(sent.data)):
-                yield f"{uid}: the file is not what was sent, or not what its row says"
-        for uid in model.deleted - model.doubtful:
-            if uid in rows:
-                yield f"deleted, and indexed again: {uid}"
-            data = [sent.data for (sent_uid, _), sent in model.sent.items() if sent_uid == uid]
-            yield from (
-                f"deleted, and still there: {uid} in {path.parent.parent.name}"
-                for path, content in files.items()
-                if any(content.endswith(one) for one in data)
-            )
-        named = {Path(row["path"]) for row in rows.values()}
-        yield from (f"no row: {path}" for path in files if path.parent.parent.name == "objects" and path not in named)
-        with closing(opened(self.root)) as index:
-            yield from damage(index)
-            forgotten = index.execute("SELECT * FROM v_series WHERE state = 'receiving' AND due_at IS NULL")
-            yield from (f"nothing is owed to series {row['series_instance_uid']}" for row in forgotten)
-
-    def _settle(self) -> None:
-        """Whatever was harmed can be sent again; then all is whole."""
-        if not self._is_sound:
+    @operation(pick=PICK)
+    def mislead(self, pick: int) -> None:
+        """Give a row the digest of other bytes, as a damaged page of the index does."""
+        self.site.make_room()
+        self.site.start()
+        self.site.end()
+        rows = self.site.rows()
+        if not rows:
             return
-        self._start()
-        self.send_what_was_harmed()
-        self._end(signal.SIGTERM)
-        assert not self.model.harmed, "not taken again"
-        self._start()
-        self._end(signal.SIGTERM)
-        if not self._is_index_older:
-            with closing(opened(self.root)) as index:
-                assert [*Checker(self.root).volumes(index)] == []
+        uid = picked(sorted(rows), pick)
+        with closing(sqlite3.connect(self.site.root / "index.sqlite")) as index, index:
+            index.execute("UPDATE images SET sha256 = ? WHERE sop_instance_uid = ?", ("0" * 64, uid))
+        self.model.changes.misled.add(uid)
 
+    # The end
 
-def try_interleavings(count: int, *, steps: int = STEPS, mutant: str | None = None, seed: int | None = None) -> None:
-    """Try so many interleavings; always the same ones without a seed.
-
-    Raises
-    ------
-    AssertionError
-        The node lost something, or kept something that was deleted; the message lists the shortest way there.
-    """
-    machine = type("Operators", (Operators,), {"mutant": mutant})
-    if seed is not None:
-        machine = hypothesis.seed(seed)(machine)
-    chosen = settings(
-        max_examples=count,
-        stateful_step_count=steps,
-        deadline=None,
-        database=None,
-        derandomize=seed is None,
-        print_blob=False,
-        suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate] if mutant is not None else [Phase.generate, Phase.shrink],
-    )
-    run_state_machine_as_test(machine, settings=chosen)
+    def settle(self) -> None:
+        """Whatever was harmed can be sent again; then all is whole."""
+        self.site.make_room()
+        self.site.end()  # it might be about to die at a named step
+        self.site.start()
+        self._send_harmed()
+        self.site.end()
+        assert not self.model.changes.harmed, "not taken again"
+        self.site.start()
+        self.site.end()
+        if not self.site.is_index_older:
+            with closing(opened(self.site.root)) as index:
+                assert [*Checker(self.site.root).volumes(index)] == []

@@ -9,7 +9,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from tests.crash.checker import Checker
 from tests.crash.disk import Disk
 from tests.crash.harness import Node
 from tests.crash.journal import Journal, Sender, Sent, new_series
+from tests.crash.small_disk import fill, mount_small, use_inodes
 from tests.preloaded import FIRST_WAIT
 from tests.protocol.conftest import Raw, associate_rq, echo_seconds
 
@@ -205,21 +205,12 @@ def _free(folder: Path) -> int:
     return disk.f_bavail * disk.f_frsize
 
 
-def _fill(ballast: Path) -> None:
-    with ballast.open("wb", buffering=0) as file, suppress(OSError):
-        while file.write(bytes(4096)):
-            pass
-
-
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 16 MB; the test is skipped where none can be mounted."""
     place = tmp_path / "small"
     place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=16m", "none", place], capture_output=True, check=False
-    )
-    if mounted.returncode:
+    if not mount_small(place, "size=16m"):
         pytest.skip("mounting a small file system needs root")
     yield place
     unmount = ["umount", place]  # busy until the converter of a killed node has noticed
@@ -261,7 +252,7 @@ def test_a_disk_that_is_full_to_the_last_byte_loses_nothing_acknowledged(small_d
         with Raw(node) as peer:
             peer.associate()
             sender = Sender(node.port, series[8:], journal)
-            _fill(small_disk / "ballast")
+            fill(small_disk / "ballast")
             for one in series[8:]:
                 sender._store(peer, one, 1)
         statuses = journal.statuses[8:]
@@ -274,13 +265,6 @@ def test_a_disk_that_is_full_to_the_last_byte_loses_nothing_acknowledged(small_d
         assert Checker(node.root).problems(journal) == []
         assert send(node, series[8:], journal) == [0] * len(series[8:])
         assert within(40, lambda: not Checker(node.root).unsettled())
-
-
-def _use_inodes(folder: Path) -> None:
-    folder.mkdir()
-    with suppress(OSError):
-        for number in range(1_000_000):
-            (folder / str(number)).touch()
 
 
 @pytest.mark.parametrize("is_serving", [True, False], ids=["by the node", "after a kill, by the command"])
@@ -296,7 +280,7 @@ def test_a_study_can_be_deleted_from_a_disk_that_is_full(
         assert node.start()
         assert send(node, series, journal) == [0] * 8
         assert within(30, lambda: not Checker(root).unsettled())
-        _fill(filler) if lacking == "bytes" else _use_inodes(filler)
+        fill(filler) if lacking == "bytes" else use_inodes(filler)
         assert rejection(node) == (2, 3, 1)
         assert within(15, lambda: "free" in intake_of(settings) or "full" in intake_of(settings))
         with reading(root) as index:

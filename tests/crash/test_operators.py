@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.crash.operators import try_interleavings
+from tests.crash.interleavings import try_interleavings
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 

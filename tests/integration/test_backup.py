@@ -6,7 +6,7 @@ import hashlib
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from tests.crash.journal import Sent, new_series
 from tests.ingest import take
 from tests.preloaded import run
 from tests.rows import view_rows
+from tests.rsync import Rsync
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 POLICIES = ("never", "keep_both", "replace")
@@ -50,31 +51,6 @@ class Senders:
         self.take(*new_series(1))
         if waiting:
             self.take(waiting[0].altered())
-
-
-class Rsync:
-    """The part of rsync that the documents use; it lists a folder, others write, and then it copies what it listed."""
-
-    def __init__(self, meanwhile: Callable[[], None]) -> None:
-        self._meanwhile = meanwhile
-
-    def __call__(self, arguments: list[str]) -> None:
-        excluded = {arguments[at + 1] for at, word in enumerate(arguments) if word == "--exclude"}
-        paths = [word for word in arguments if not word.startswith("-") and word not in excluded]
-        *sources, target = paths
-        for source in sources:
-            inside = source.endswith("/")
-            self._copy(Path(source), Path(target) if inside else Path(target, Path(source).name), excluded)
-
-    def _copy(self, source: Path, target: Path, excluded: set[str]) -> None:
-        target.mkdir(exist_ok=True)
-        listed = sorted(entry for entry in source.iterdir() if not any(entry.match(pattern) for pattern in excluded))
-        self._meanwhile()
-        for entry in listed:
-            if entry.is_dir():
-                self._copy(entry, target / entry.name, excluded)
-            elif entry.is_file():  # it may have vanished since: rsync warns and goes on
-                shutil.copy2(entry, target / entry.name)
 
 
 def served(root: Path) -> dict[str, str]:
