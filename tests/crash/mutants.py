@@ -22,6 +22,7 @@ from node.journal import journal, segment
 from node.journal.journal import Journal
 from node.receive import apply
 from node.receive.apply import Applier, Replayed
+from tests.crash.operators_mutants import OPERATORS_MUTANTS
 
 real_sync_folder = filesystem.sync_folder
 
@@ -229,7 +230,7 @@ def strays_stay() -> None:
     InstanceRepository.unknown_keys = lambda self, keys: []  # type: ignore[method-assign]
 
 
-MUTANTS: dict[str, Callable[[], None]] = {
+MUTANTS: dict[str, Callable[[], None]] = OPERATORS_MUTANTS | {
     function.__name__.replace("_", "-"): function
     for function in (
         no_journal_sync,
