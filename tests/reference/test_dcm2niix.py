@@ -67,6 +67,7 @@ DIFFERENCES_IN_FILES = {
     "RG1_J2KI.dcm": "three radiographs in one series: it stacks them",
     "RG3_J2KI.dcm": "three radiographs in one series: it stacks two of them",
     "MR2_J2KI.dcm": "a lossy version of a slice beside the slice: it stacks them",
+    "JPEG-LL.dcm": "two views of a gamma camera: it stacks them",
     "0.dcm": "mosaics whose size their tiles do not divide: it takes 36 x 36 of 37 pixels, we refuse them",
     "slicethickness_empty_string.dcm": "a slice without a thickness: its step is 0 mm, ours 1 mm",
     "MRImageStorage_ExplicitVRBigEndian.dcm": "a slice under a second identity: it keeps it as a slice",
