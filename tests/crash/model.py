@@ -164,11 +164,12 @@ def _lost(model: Model, rows: Mapping[str, sqlite3.Row], files: Mapping[Path, by
 def _altered(model: Model, rows: Mapping[str, sqlite3.Row], files: Mapping[Path, bytes]) -> Iterator[str]:
     """Yield rows whose file is not there, or is not one that was sent, although nobody has harmed it."""
     changes = model.changes
-    exempt = {uid for uid, _ in changes.harmed} | changes.doubtful | changes.unknown
+    owed = {uid for uid, _ in model.acknowledged()}
+    exempt = {uid for uid, _ in changes.harmed} | (changes.doubtful - owed) | changes.unknown
     for uid, row in rows.items():
         content = files.get(Path(row["path"]), b"")
         sent = [model.sent.get((uid, row["sha256"]))]
-        if uid in changes.misled and sent == [None]:
+        if (uid in changes.misled and sent == [None]) or uid in changes.doubtful:  # any version may be current
             sent = [one for (sent_uid, _), one in model.sent.items() if sent_uid == uid]
         if uid not in exempt and not any(one is not None and content.endswith(one.data) for one in sent):
             yield f"{uid}: the file is not what was sent, or not what its row says"

@@ -318,7 +318,8 @@ class Operators:
     def copy_root(self, picks: list[int], moments: list[int]) -> None:
         """The way of docs/backup.md, while instances and other versions of them are received."""
         self.site.make_room()
-        self.site.start()
+        self.site.end()
+        self.site.start()  # the journal would write again what the copy of the archive lacks
         root, copy = self.site.root, self.site.folder / f"copy-{len(self.copies)}"
         copy.mkdir()
         snapshot = self.model.snapshot()
@@ -328,7 +329,7 @@ class Operators:
         def send() -> None:
             if next(passed) in moments:
                 self.site.send([*self._known(picks, altered=True), *new_series(1)])
-                wait_until_applied(root)
+                within(1.0, self._are_losers_moved)
 
         send()
         rsync = Rsync(send)
@@ -336,6 +337,14 @@ class Operators:
         left = ("index.sqlite*", "journal", "incoming", "work", "ballast", "control.sock")
         rsync([f"{root}/", str(copy), *(word for name in left for word in ("--exclude", name))])
         self.copies.append((copy, snapshot))
+
+    def _are_losers_moved(self) -> bool:
+        """Whether the files that the last commits let go are where their rows say: they are moved behind them."""
+        wait_until_applied(self.site.root)
+        with closing(opened(self.site.root)) as index:
+            return all(
+                Path(row[0]).exists() for row in index.execute("SELECT path FROM v_conflicts WHERE path NOT NULL")
+            )
 
     @operation(pick=PICK, picks=PICKS, moments=MOMENTS)
     def restore_copy(self, pick: int, picks: list[int], moments: list[int]) -> None:
