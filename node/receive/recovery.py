@@ -45,6 +45,7 @@ PREAMBLE_AND_GROUP_LENGTH = 144
 ADOPTED = "adopted"
 IN_PLACE = "adopted in place of a missing file"
 RETURNED = "moved back from quarantine"
+COPIED = "copied from another file with the same bytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,20 +192,31 @@ def mark_all_missing(archive: Archive, index: Index, now: dt.datetime) -> dict[s
 
 
 def return_from_quarantine(archive: Archive, index: Index, folder: str, now: dt.datetime) -> dict[str, str]:
-    """Move files back that rows miss in a folder and that quarantine has whole; return what became of their keys.
+    """Give files back that rows miss in a folder and that quarantine has whole; return what became of their keys.
 
-    In a copy that was made while an instance was replaced, quarantine may have the file that the copied row names.
+    In a copy that was made while an instance was replaced, quarantine may have the file that the copied row names, or,
+    if the file was removed because its bytes were there already, another one with the same bytes.
     """
     fates = {}
     for row in index.instances.files(f"objects/{folder}"):
-        aside = archive.quarantine_key(row.key)
-        if not row.file_missing or index.instances.named_keys([aside]):
+        if not row.file_missing:
             continue
-        if problem_with(archive.path(aside), row.data_set_offset, row.bytes, row.sha256) is None:
+        aside = archive.quarantine_key(row.key)
+        is_named = bool(index.instances.named_keys([aside]))
+        candidates = [held.key for held in index.instances.held([row.sop_instance_uid]) if held.sha256 == row.sha256]
+        for key in [*([] if is_named else [aside]), *candidates]:
+            if problem_with(archive.path(key), row.data_set_offset, row.bytes, row.sha256) is not None:
+                continue
             make_folder(archive.path(row.key).parent)
-            archive.move(aside, row.key)
+            is_moved = key == aside and not is_named
+            if is_moved:
+                archive.move(key, row.key)
+            else:  # it stays: its own row names it
+                archive.write(row.key, archive.path(key).read_bytes())
+                archive.sync([row.key])
             index.instances.mark_files([row.key], missing=False, now=now)
-            fates[row.key] = RETURNED
+            fates[row.key] = RETURNED if is_moved else COPIED
+            break
     return fates
 
 

@@ -204,3 +204,21 @@ def test_a_deletion_finds_in_quarantine_what_came_after_the_index_that_was_put_b
         uid = conflict["study_instance_uid"] if level == "study" else one.sop_instance_uid
         repository.actions["delete"](level=level, uid=uid, study_instance_uid=None, who="test")
     assert [path for folder in ("objects", "quarantine") for path in root.glob(f"{folder}/**/*.dcm")] == []
+
+
+def test_a_copied_row_gets_its_bytes_back_from_the_version_in_quarantine_that_has_them(
+    settings: Settings, tmp_path: Path
+) -> None:
+    settings = with_policy(settings, "replace")
+    root, [one] = settings.storage.root, new_series(1)
+    for version in (one, one.altered(), one):
+        received(settings, [version])
+    backup(root / FILE_NAME, tmp_path / "copy")
+    current = file_of(root, one)
+    received(settings, [one.altered()])
+    assert not current.exists(), "its bytes were in quarantine already: it was removed"
+    file_of(root, one).unlink()  # the copy of the folder was made before it came
+    restored(root, tmp_path / "copy")
+    Repository(settings).close()
+    assert served(root) == {one.sop_instance_uid: one.sha256}
+    assert [finding.kind for finding in check_repository(settings, digests=True, repair=False)] == []
