@@ -30,6 +30,10 @@ def one_of(values: Sequence[Any]) -> Draw:
     return lambda random: random.choice(values)
 
 
+def maybe(draw: Draw) -> Draw:
+    return lambda random: draw(random) if random.random() < 0.5 else None
+
+
 def some(draw: Draw, most: int) -> Draw:
     return lambda random: [draw(random) for _ in range(random.randint(1, most))]
 
@@ -43,5 +47,5 @@ def picked(those: Sequence[T], pick: int) -> T:
 
 
 PICKS = some(PICK, 4)
-MOMENTS = some(whole(0, 9), 4)
+MOMENTS = some(whole(0, 6), 2)
 BOTH = one_of((False, True))

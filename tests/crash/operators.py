@@ -27,7 +27,7 @@ from typing import Any
 from node.control.repository import REBUILDING_FILE
 from node.failpoints import CONVERTING, DELETING, RECEIVING, RECOVERING, VARIABLE
 from tests.crash.checker import Checker, opened
-from tests.crash.drawing import BOTH, MOMENTS, PICK, PICKS, one_of, operation, picked, whole
+from tests.crash.drawing import BOTH, MOMENTS, PICK, PICKS, maybe, one_of, operation, picked, whole
 from tests.crash.journal import Sent, new_series
 from tests.crash.model import Snapshot, unmentioned
 from tests.crash.site import QUICK, Site, within
@@ -346,11 +346,12 @@ class Operators:
                 Path(row[0]).exists() for row in index.execute("SELECT path FROM v_conflicts WHERE path NOT NULL")
             )
 
-    @operation(pick=PICK, picks=PICKS, moments=MOMENTS)
-    def restore_copy(self, pick: int, picks: list[int], moments: list[int]) -> None:
-        if not self.copies:
+    @operation(pick=maybe(PICK), picks=PICKS, moments=MOMENTS)
+    def restore_copy(self, pick: int | None, picks: list[int], moments: list[int]) -> None:
+        """Put back a copy that was made before, or is made now."""
+        if pick is None or not self.copies:
             self.copy_root(picks, moments)
-        copy, snapshot = picked(self.copies, pick)
+        copy, snapshot = self.copies[-1] if pick is None else picked(self.copies, pick)
         self.site.make_room()
         self.site.end()
         shutil.rmtree(self.site.root)

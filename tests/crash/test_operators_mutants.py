@@ -33,7 +33,7 @@ FOUND = {
     "paths-are-decoded-twice": ("does not start", ["stop"]),
     "damage-is-converted": ("a file with a flipped bit", ["send_new", "harm", "reconvert"]),
     "errors-are-damage": (f"{LOST}|{ALTERED}", ["unreadable", "stop"]),
-    "quarantine-keeps-current-files": (ALTERED, ["copy_root", "restore_copy"]),
+    "quarantine-keeps-current-files": (ALTERED, ["restore_copy"]),
     "nobody-asks-for-the-archive": ("without its archive", ["fsck_without_archive", "stop"]),
 }
 """What is found, and the operations that meet the defence."""
