@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydicom import FileDataset
 
 from node.archive.filesystem import Archive
-from node.audit import Audit
+from node.audit.audit_log import Audit
 from node.index.database import Index
 from node.index.records import Outcome
 from node.journal.journal import Journal

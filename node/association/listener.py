@@ -35,7 +35,7 @@ from node.association.services.retrieve import RetrieveService
 from node.association.services.stored import Transcoder
 from node.association.tls import tls_context
 from node.association.transport import Transport
-from node.audit import Audit
+from node.audit.audit_log import Audit
 from node.background import SupervisedThread
 from node.conversion.decoder import Decoder
 from node.dicom import command

@@ -25,7 +25,7 @@ def audit(
     """Show the audit log: who stored, deleted or changed what."""
     settings = load(config, storage__root=root).settings
 
-    from node.audit_files import FILE_NAME, audit_files, last_lines
+    from node.audit.audit_files import FILE_NAME, audit_files, last_lines
 
     folder = settings.storage.root.absolute()
     path = folder / FILE_NAME
@@ -42,7 +42,7 @@ def audit(
 
 
 def _verify(path: Path, json: bool) -> None:
-    from node.audit_files import verify
+    from node.audit.audit_files import verify
 
     report_problems(path, verify(path.parent), "the hash chain is intact", json)
 

@@ -13,7 +13,7 @@ from node import __version__
 from node.association.client.get import COMPRESSED
 from node.association.contexts import VERBS
 from node.association.framing import MAX_REQUEST_BYTES
-from node.audit import AuditEvent
+from node.audit.audit_log import AuditEvent
 from node.conformance.document import Table, table
 from node.conformance.registry import (
     STORAGE_CLASSES,

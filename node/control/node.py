@@ -18,7 +18,7 @@ from node.association.addresses import peer_addresses
 from node.association.client.association import Address
 from node.association.client.find import FindFailed, find_instance_count
 from node.association.listener import Listener
-from node.audit import APPLICATION, SOURCE, Action, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import APPLICATION, SOURCE, Action, AuditEvent, AuditMessage, Participant, Result
 from node.background import BackgroundService, SupervisedThread
 from node.control.control_socket import ControlServer
 from node.control.repository import Repository

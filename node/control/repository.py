@@ -21,7 +21,7 @@ from node.archive.locks import lock_problem
 from node.archive.permissions import keep_private, others_may
 from node.association.addresses import address_of
 from node.association.client.get import RetrieveTarget, get
-from node.audit import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result, Transfers
+from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result, Transfers
 from node.control.accounts import AccountAdministration
 from node.control.control_socket import REQUEST_SECONDS, NoControlSocket, NotPerformed, request_action
 from node.durable import locked, make_folder, sync_folder, write_durably

@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 
 from node.archive.filesystem import Archive
-from node.audit import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.conversion.volume_files import remove_folder
 from node.errors import VoxelnodeError
 from node.failpoints import reached

@@ -10,7 +10,7 @@ from typing import Literal
 import structlog
 
 from node.archive.filesystem import Archive
-from node.audit import Audit
+from node.audit.audit_log import Audit
 from node.background import BackgroundService
 from node.index.database import Index
 from node.index.deletions import NotThere

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from time import monotonic
 
-from node.audit import Audit
+from node.audit.audit_log import Audit
 from node.errors import UsageError
 from node.index.database import Index
 from node.metrics import Metrics

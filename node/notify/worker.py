@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from node.audit import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.failpoints import reached
 from node.index.database import Index
 from node.index.deliveries import Attempt, HookWork, PendingEvent

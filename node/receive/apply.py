@@ -30,7 +30,7 @@ from time import monotonic
 import structlog
 
 from node.archive.filesystem import Archive
-from node.audit import SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.background import BackgroundService
 from node.dicom.attributes import InstanceAttributes, attributes_by_windows, instance_attributes
 from node.dicom.header import HeaderCut

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from node.archive.filesystem import Archive, PartFile
-from node.audit import Transfers
+from node.audit.audit_log import Transfers
 from node.dicom.attributes import InstanceAttributes, attributes_by_windows, instance_attributes, is_identifier
 from node.dicom.header import HeaderCut
 from node.dicom.part10 import file_head

@@ -20,7 +20,7 @@ from pydicom.errors import InvalidDicomError
 
 from node.archive.filesystem import Archive
 from node.archive.intact import data_set_offset, problem_with
-from node.audit import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import APPLICATION, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.attributes import InstanceAttributes
 from node.dicom.header import HeaderCut
 from node.errors import NotUnderstood, OutOfResources, UsageError

@@ -27,7 +27,7 @@ import structlog
 from fastapi import Depends, Request
 from starlette.datastructures import Headers
 
-from node.audit import Action, AuditEvent, Result
+from node.audit.audit_log import Action, AuditEvent, Result
 from node.index.accounts import AccountRepository, KnownAccount, Role
 from node.settings.model import Web
 from node.web.audit_trail import AccountAuditTrail, AuditTrail

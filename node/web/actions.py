@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from node.audit import Action, AuditEvent
+from node.audit.audit_log import Action, AuditEvent
 from node.index.records import Level
 from node.web.access import Caller, RequestAudit
 from node.web.audit_trail import of_study

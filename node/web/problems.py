@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from node.audit import AuditFailed
+from node.audit.audit_log import AuditFailed
 from node.errors import NotUnderstood, OutOfResources, UsageError, VoxelnodeError
 from node.index.deletions import NotThere, SeveralSeries
 from node.index.engine import IndexUnusable

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from node.archive.filesystem import Archive
-from node.audit import Audit
+from node.audit.audit_log import Audit
 from node.conversion.decoder import Decoder
 from node.index.database import Index
 from node.index.records import Refused

@@ -13,7 +13,7 @@ from pydicom import Dataset
 
 from node.association.client.negotiation import NoAssociation
 from node.association.client.send import send_files
-from node.audit_files import verify
+from node.audit.audit_files import verify
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.preloaded import run

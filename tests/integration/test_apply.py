@@ -19,7 +19,7 @@ import pytest
 from pydicom import FileDataset
 
 from node.archive.filesystem import Archive
-from node.audit import Audit
+from node.audit.audit_log import Audit
 from node.errors import OutOfResources
 from node.index import engine, instances
 from node.index.database import Index

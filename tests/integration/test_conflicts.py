@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydicom import FileDataset
 
-from node.audit import Audit
+from node.audit.audit_log import Audit
 from node.index.database import reading
 from node.lifecycle.deletion import resume_deletions
 from node.lifecycle.fsck import examine

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydicom import FileDataset
 
-from node.audit import Audit, AuditFailed
+from node.audit.audit_log import Audit, AuditFailed
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.index.deletions import NotThere, SeveralSeries
@@ -308,7 +308,7 @@ def test_nothing_is_deleted_when_the_audit_log_cannot_be_written(root: Root, mon
         raise OSError(28, os.strerror(28))
 
     with monkeypatch.context() as disk:
-        disk.setattr("node.audit.os.write", full)
+        disk.setattr("node.audit.audit_log.os.write", full)
         with pytest.raises(AuditFailed, match="nothing is deleted"):
             remove(root, audit, "study", instances[0].StudyInstanceUID)
     assert (files(root), table_sizes(root)) == before

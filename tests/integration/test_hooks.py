@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydicom import FileDataset
 
-from node.audit import Audit
+from node.audit.audit_log import Audit
 from node.conversion.pipeline import convert
 from node.index import deliveries
 from node.lifecycle.deletion import Order, delete

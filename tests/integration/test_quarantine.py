@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydicom import FileDataset
 
-from node.audit import Audit
+from node.audit.audit_log import Audit
 from node.index.database import reading
 from node.index.records import Applied
 from node.receive.quarantine import (

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from node.audit import Audit, AuditFailed
+from node.audit.audit_log import Audit, AuditFailed
 from node.conversion.pipeline import convert
 from node.lifecycle.retention import Retention
 from node.receive.ingest import Origin
@@ -89,7 +89,7 @@ def test_without_an_audit_log_nothing_goes(root: Root, monkeypatch: pytest.Monke
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as disk:
-        disk.setattr("node.audit.os.write", full)
+        disk.setattr("node.audit.audit_log.os.write", full)
         with pytest.raises(AuditFailed):
             passing.run_once()
     assert len(studies(root)) == 1

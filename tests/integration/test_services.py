@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from node import background, retries
 from node.archive.filesystem import Archive
-from node.audit import Audit
+from node.audit.audit_log import Audit
 from node.conversion import scheduler
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert

@@ -29,7 +29,7 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotific
 from node.archive.filesystem import Archive
 from node.association.client.association import Address
 from node.association.listener import Listener
-from node.audit import Audit
+from node.audit.audit_log import Audit
 from node.index.database import Index
 from node.metrics import Metrics
 from node.receive.ingest import Announced, Arrival, Ingest, Origin

@@ -19,7 +19,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from pynetdicom import build_context
 from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 
-from node.audit import Audit
+from node.audit.audit_log import Audit
 from node.dicom.uids import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
 from tests import make
 from tests.protocol.conftest import (

@@ -14,7 +14,7 @@ import pytest
 from pydantic import ValidationError
 from pynetdicom import AE, build_context
 
-from node.audit import Audit
+from node.audit.audit_log import Audit
 from node.dicom.uids import STUDY_ROOT_FIND
 from node.errors import UsageError
 from node.settings.model import Peer

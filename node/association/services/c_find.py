@@ -18,7 +18,7 @@ from pydicom.tag import BaseTag
 from node.association.acceptor import PeerGone
 from node.association.operation import NotDecodable, Operation
 from node.association.outgoing import encoded
-from node.audit import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.command import C_FIND_RQ, Element
 from node.dicom.flat import NotFlat, encode_flat
 from node.dicom.keys import IdentifierMismatch, InvalidQuery, QueryModel

@@ -19,7 +19,7 @@ from node.association.client.send import Outgoing, SendOutcome, Sent, Transcode
 from node.association.operation import NotDecodable, Operation
 from node.association.outgoing import SourceLost
 from node.association.services.stored import outgoing_of
-from node.audit import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
 from node.dicom.command import Element
 from node.dicom.keys import IdentifierMismatch, QueryModel
 from node.dicom.retrieval import read_selection

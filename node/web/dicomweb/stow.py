@@ -10,7 +10,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from node.audit import Action, AuditEvent, Result
+from node.audit.audit_log import Action, AuditEvent, Result
 from node.receive.ingest import Origin
 from node.web.access import RequestAudit, Writer
 from node.web.audit_trail import AccountAuditTrail

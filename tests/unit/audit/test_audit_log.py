@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from node import audit as module
-from node.audit import (
+from node.audit import audit_log as module
+from node.audit.audit_files import FIRST, audit_files, last_lines, set_full_file_aside, verify
+from node.audit.audit_log import (
     SOURCE,
     Action,
     Audit,
@@ -22,7 +23,6 @@ from node.audit import (
     Result,
     Transfers,
 )
-from node.audit_files import FIRST, audit_files, last_lines, set_full_file_aside, verify
 from node.dicom.attributes import InstanceAttributes
 from node.receive.ingest import Origin
 from node.settings.model import AuditSettings
@@ -104,7 +104,7 @@ def test_a_disk_that_is_full_is_told_and_leaves_no_half_line(tmp_path: Path, mon
     tell(audit)
     write = os.write
     with monkeypatch.context() as disk:
-        disk.setattr("node.audit.os.write", lambda descriptor, data: write(descriptor, data[:10]))
+        disk.setattr("node.audit.audit_log.os.write", lambda descriptor, data: write(descriptor, data[:10]))
         with pytest.raises(AuditFailed, match="No space left"):
             tell(audit, "lost")
     tell(audit, "after")
@@ -117,7 +117,7 @@ def test_a_note_that_cannot_be_written_is_reported_and_raises_nothing(
 ) -> None:
     audit = Audit(tmp_path, "VOXELNODE")
     with monkeypatch.context() as disk:
-        disk.setattr("node.audit.os.write", lambda descriptor, data: 0)
+        disk.setattr("node.audit.audit_log.os.write", lambda descriptor, data: 0)
         audit.note(AuditMessage(AuditEvent.QUERY, Action.EXECUTE, Result.SUCCESS, WHO, detail="lost"))
     audit.note(AuditMessage(AuditEvent.QUERY, Action.EXECUTE, Result.SUCCESS, WHO, detail="after"))
     assert [line["detail"] for line in lines(tmp_path)] == ["after"]
@@ -129,7 +129,9 @@ def test_what_is_required_and_what_tells_of_a_change_is_durable_and_a_reading_ne
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[str] = []
-    monkeypatch.setattr("node.audit.os.fdatasync", lambda descriptor: synced.append(lines(tmp_path)[-1]["detail"]))
+    monkeypatch.setattr(
+        "node.audit.audit_log.os.fdatasync", lambda descriptor: synced.append(lines(tmp_path)[-1]["detail"])
+    )
     audit = Audit(tmp_path, "VOXELNODE")
     audit.require(AuditMessage(AuditEvent.QUERY, Action.EXECUTE, Result.SUCCESS, WHO, detail="required"))
     audit.note(AuditMessage(AuditEvent.PATIENT_RECORD, Action.UPDATE, Result.SUCCESS, WHO, detail="changed"))
@@ -233,7 +235,7 @@ def test_a_file_that_cannot_be_set_aside_grows(tmp_path: Path, monkeypatch: pyte
         raise OSError(13, os.strerror(13))
 
     audit = Audit(tmp_path, "VOXELNODE", SMALL)
-    monkeypatch.setattr("node.audit_files.os.rename", fails)
+    monkeypatch.setattr("node.audit.audit_files.os.rename", fails)
     for number in range(12):
         tell(audit, f"{number} " + "x" * 3000)
     assert len(lines(tmp_path)) == 12
@@ -292,5 +294,5 @@ def test_storing_goes_on_when_the_audit_log_cannot_be_written(tmp_path: Path, mo
     def full(descriptor: int, data: bytes) -> int:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("node.audit.os.write", full)
+    monkeypatch.setattr("node.audit.audit_log.os.write", full)
     transfers.ended(SENDER, "released")

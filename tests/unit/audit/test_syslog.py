@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from node.audit import Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.audit_log import Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.audit.syslog import TlsSyslog
 from node.errors import UsageError
 from node.settings.model import AuditSettings
-from node.syslog import TlsSyslog
 from tests.protocol.conftest import keys  # noqa: F401
 
 SECONDS = 30
@@ -85,7 +85,7 @@ def test_a_collector_that_comes_back_gets_what_waited(
     keys: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("node.syslog.RETRY_SECONDS", (0.01, 0.05))
+    monkeypatch.setattr("node.audit.syslog.RETRY_SECONDS", (0.01, 0.05))
     syslog = TlsSyslog(address(collector), keys / "ca.pem")
     plain, _ = collector.accept() if syslog.send("one", "2026-01-01T00:00:00+00:00") is None else (None, None)
     assert plain is not None
@@ -104,7 +104,7 @@ def test_a_collector_without_a_trusted_certificate_gets_nothing(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("node.syslog.END_SECONDS", 0.2)
+    monkeypatch.setattr("node.audit.syslog.END_SECONDS", 0.2)
     syslog = TlsSyslog(address(collector))  # the authorities of the system
     syslog.send("Doe^Jane", "2026-01-01T00:00:00+00:00")
     with pytest.raises((ssl.SSLError, ConnectionError)):
@@ -115,8 +115,8 @@ def test_a_collector_without_a_trusted_certificate_gets_nothing(
 
 
 def test_lines_beyond_the_room_are_left_to_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.syslog.MAX_WAITING", 3)
-    monkeypatch.setattr("node.syslog.END_SECONDS", 0.1)
+    monkeypatch.setattr("node.audit.syslog.MAX_WAITING", 3)
+    monkeypatch.setattr("node.audit.syslog.END_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         syslog = TlsSyslog(address(silent))
         for number in range(10):

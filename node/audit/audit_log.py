@@ -5,7 +5,7 @@ line. All other lines are written by `Audit.note`, which never raises: receiving
 log, and the diagnostic log counts the missing lines.
 
 The audit log names patients; the diagnostic log does not. Events, actions and outcomes have the codes of PS3.15 A.5 and
-PS3.16. Each line contains the SHA-256 of the line before it, so `node.audit_files.verify` finds lines that were
+PS3.16. Each line contains the SHA-256 of the line before it, so `node.audit.audit_files.verify` finds lines that were
 changed, removed or inserted. If the process dies while writing, the torn line stays, and the next line contains its
 digest.
 """
@@ -31,12 +31,12 @@ from typing import Any, ClassVar, Protocol
 
 import structlog
 
-from node.audit_files import FILE_NAME, FIRST, last_line, set_full_file_aside
+from node.audit.audit_files import FILE_NAME, FIRST, last_line, set_full_file_aside
+from node.audit.syslog import SCHEME, TlsSyslog
 from node.dicom.attributes import InstanceAttributes
 from node.durable import sync_folder
 from node.errors import UsageError, VoxelnodeError
 from node.settings.model import AuditSettings
-from node.syslog import SCHEME, TlsSyslog
 
 log = structlog.get_logger()
 
@@ -121,7 +121,7 @@ class Audit:
     Parameters
     ----------
     root : Path
-        Folder of the files (`node.audit_files`), which only their owner can read.
+        Folder of the files (`node.audit.audit_files`), which only their owner can read.
     ae_title : str
         AE title of this node, the source of every line.
     settings : AuditSettings
