@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -17,8 +18,14 @@ def keep_private() -> None:
 
 
 def others_may(path: Path) -> bool:
-    """Return whether others than the owner have rights on a file or folder; symbolic links have none of their own."""
-    status = path.lstat()
+    """Return whether others than the owner have rights on a file or folder.
+
+    A symbolic link has no rights of its own, and neither has what a running node has removed since it was listed.
+    """
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return False
     return not stat.S_ISLNK(status.st_mode) and bool(status.st_mode & OTHERS)
 
 
@@ -32,16 +39,14 @@ def open_to_others(root: Path) -> Iterator[Path]:
                 yield path
 
 
-def make_private(root: Path) -> int:
-    """Take the rights of others on a root away; return on how many folders and files they had some.
+def make_private(root: Path) -> None:
+    """Withdraw the rights of others on a root and on all that is in it.
 
     Raises
     ------
     OSError
         The process is not the owner of one of them.
     """
-    count = 0
     for path in open_to_others(root):
-        path.chmod(stat.S_IMODE(path.lstat().st_mode) & ~OTHERS)
-        count += 1
-    return count
+        with suppress(FileNotFoundError):
+            path.chmod(stat.S_IMODE(path.lstat().st_mode) & ~OTHERS)

@@ -1,0 +1,29 @@
+"""Rights of others on a root are found and withdrawn, also beside a node that writes and removes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from node.archive.permissions import make_private, open_to_others
+
+
+def test_what_is_removed_while_rights_are_looked_at_is_passed_over(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).touch(0o644)
+    tmp_path.chmod(0o700)
+    found = open_to_others(tmp_path)
+    first = next(found)
+    for path in tmp_path.iterdir():
+        if path != first:
+            path.unlink()
+    assert list(found) == []
+
+
+def test_rights_of_others_are_withdrawn_and_those_of_the_owner_stay(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir(mode=0o755)
+    (tmp_path / "open" / "file").touch(0o664)
+    (tmp_path / "open" / "link").symlink_to("gone")
+    make_private(tmp_path)
+    assert list(open_to_others(tmp_path)) == []
+    assert (tmp_path / "open").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "open" / "file").stat().st_mode & 0o777 == 0o600
