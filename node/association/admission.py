@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol, get_args
 
 import structlog
 
+from node.addresses import block_of, plain_address
 from node.association.tls import PeerCertificate
 from node.dicom.uids import APPLICATION_CONTEXT
 from node.index.records import Refused
@@ -123,8 +124,8 @@ class Admission:
 
     Pending connections, which have no association, are counted apart from associations. At their limit a new
     connection evicts the oldest pending connection of the address that holds most: silent sockets keep nobody out. At
-    the limit of associations, one that was never used gives way in the same manner, and a quarter of them is kept for
-    peers that prove who they are, by their network or certificate. IPv6 addresses count by their /64 (RFC 4291 2.5.4).
+    the limit of associations, the oldest unused one of the address that holds most gives way, and a quarter of them is
+    kept for peers that prove who they are, by their network or certificate. IPv6 addresses count by their /64.
     """
 
     def __init__(
@@ -152,18 +153,16 @@ class Admission:
             self._connections[connection] = None
             self._count()
         if evicted is not None:
-            self._metrics.rejections.labels(rule="pending connections").inc()
-            logger.warning("connection_evicted", address=evicted.address, reason="too many pending connections")
-            self.on_refusal(
+            self._evict(
+                evicted,
                 Refused(
                     "connection",
                     "pending connections",
                     f"{MAX_PENDING_CONNECTIONS} connections without an association",
                     "find the client that connects and stays silent",
                     peer=evicted.address,
-                )
+                ),
             )
-            evicted.thread.hang_up()
         return connection
 
     def judge(self, connection: Connection, requested: AssociationRequest) -> Rejection | None:
@@ -178,7 +177,16 @@ class Admission:
                     connection.stage, connection.associated_at = Stage.ASSOCIATED, time.monotonic()
                     self._count()
             if unused is not None:
-                self._evict_unused(unused)
+                self._evict(
+                    unused,
+                    Refused(
+                        "association",
+                        "unused association",
+                        "it was open without a request, and all associations were taken",
+                        "find the client that associates and stays silent, or raise [dicom] maximum_associations",
+                        peer=unused.address,
+                    ),
+                )
         if rejection is not None:
             self._metrics.rejections.labels(rule=rejection.rule).inc()
             self.on_refusal(refusal_of(rejection, connection.address, requested))
@@ -190,7 +198,7 @@ class Admission:
         Without configured peers a client on this machine may use every service, and other clients may store and verify
         only: an unknown client must not read patient data.
         """
-        plain = _plain(address)
+        plain = plain_address(address)
         if not self._peers:
             return EVERY_VERB if plain.is_loopback else STRANGER_VERBS
         matching = (peer for peer in self._peers if peer.ae_title == requested.calling_ae_title)
@@ -262,7 +270,7 @@ class Admission:
         same_title = [peer for peer in self._peers if peer.ae_title == requested.calling_ae_title]
         if self._peers and not same_title:
             return Rejection(1, 1, 3, "calling AE title", "add the sender to [peers]")
-        plain = _plain(address)
+        plain = plain_address(address)
         of_address = [peer for peer in same_title if not peer.networks or _in_networks(plain, peer)]
         if same_title and not of_address:
             return Rejection(1, 1, 3, "peer address", "add the address to the networks of the sender in [peers]")
@@ -281,11 +289,11 @@ class Admission:
         The caller holds the lock.
         """
         open_ones = [connection for connection in self._connections if connection.stage is Stage.ASSOCIATED]
-        block = _block(address)
-        if sum(_block(one.address) == block for one in open_ones) >= self._dicom.maximum_associations_per_address:
+        block = block_of(address)
+        if sum(block_of(one.address) == block for one in open_ones) >= self._dicom.maximum_associations_per_address:
             remedy = "raise [dicom] maximum_associations_per_address"
             return Rejection(2, 3, 2, "associations of one address", remedy), None
-        if len(open_ones) < self._limit(_plain(address), requested):
+        if len(open_ones) < self._limit(plain_address(address), requested):
             return None, None
         ripe_at = time.monotonic() - UNUSED_SECONDS
         unused = [one for one in open_ones if not one.is_used and one.associated_at < ripe_at]
@@ -302,25 +310,17 @@ class Admission:
         )
         return maximum if is_proved or not proving else maximum - maximum // KNOWN_SHARE
 
-    def _evict_unused(self, connection: Connection) -> None:
-        self._metrics.rejections.labels(rule="unused association").inc()
-        logger.warning("association_evicted", address=connection.address, reason="never used, and others wait")
-        self.on_refusal(
-            Refused(
-                "association",
-                "unused association",
-                "it was open without a request, and all associations were taken",
-                "find the client that associates and stays silent, or raise [dicom] maximum_associations",
-                peer=connection.address,
-            )
-        )
+    def _evict(self, connection: Connection, refused: Refused) -> None:
+        self._metrics.rejections.labels(rule=refused.rule).inc()
+        logger.warning("connection_evicted", rule=refused.rule, address=connection.address, reason=refused.reason)
+        self.on_refusal(refused)
         connection.thread.hang_up()
 
 
 def _oldest_of_the_most(connections: Sequence[Connection]) -> Connection:
     """Return the oldest connection of the block of addresses that has most of them."""
-    block, _ = Counter(_block(connection.address) for connection in connections).most_common(1)[0]
-    return next(connection for connection in connections if _block(connection.address) == block)
+    block, _ = Counter(block_of(connection.address) for connection in connections).most_common(1)[0]
+    return next(connection for connection in connections if block_of(connection.address) == block)
 
 
 def _is(peer: Peer, address: IPv4Address | IPv6Address, requested: AssociationRequest) -> bool:
@@ -329,18 +329,6 @@ def _is(peer: Peer, address: IPv4Address | IPv6Address, requested: AssociationRe
         return False
     shown = requested.certificate
     return peer.certificate is None or (shown is not None and shown.is_named(peer.certificate))
-
-
-def _block(address: str) -> str:
-    """Return the addresses that one client may have: an IPv4 address, or the /64 of an IPv6 address."""
-    plain = _plain(address)
-    return str(plain if isinstance(plain, IPv4Address) else IPv6Network((int(plain) >> 64 << 64, 64)))
-
-
-def _plain(address: str) -> IPv4Address | IPv6Address:
-    """Parse an address; an IPv4 address that is mapped to IPv6 becomes IPv4 again."""
-    parsed = ip_address(address.partition("%")[0])
-    return (parsed.ipv4_mapped or parsed) if isinstance(parsed, IPv6Address) else parsed
 
 
 def _in_networks(address: IPv4Address | IPv6Address, peer: Peer) -> bool:

@@ -12,14 +12,12 @@ import base64
 import binascii
 import datetime as dt
 import hmac
-import ipaddress
 import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +25,7 @@ import structlog
 from fastapi import Depends, Request
 from starlette.datastructures import Headers
 
+from node.addresses import block_of
 from node.audit.audit_log import Action, AuditEvent, Result
 from node.index.accounts import AccountRepository, KnownAccount, Role
 from node.settings.model import Web
@@ -46,9 +45,6 @@ __all__ = ["Access", "Admin", "Caller", "Reader", "RequestAudit", "Role", "Write
 
 COOKIE, SECURE_COOKIE = "voxelnode", "__Host-voxelnode"
 """Names of the session cookie; browsers accept the second one only over HTTPS and only from this host."""
-
-MAX_ADDRESS_LENGTH = 64
-"""Longest address with its scope; what a proxy forwards may be anything."""
 
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
@@ -131,7 +127,7 @@ class Access:
         NotAuthenticated
         TooManyTries
         """
-        pair = (name[:64], neighbourhood_of(address))
+        pair = (name[:64], block_of(address))
         wait = self._guesses.wait_seconds(pair)
         if wait > 0:
             raise TooManyTries(wait)
@@ -305,22 +301,6 @@ class _Verified:
 def address_of(request: Request) -> str:
     """Return the address of the client; behind one of [web] trusted_proxies, the address forwarded by the proxy."""
     return request.client.host if request.client is not None else ""
-
-
-def neighbourhood_of(address: str) -> str:
-    """Return the key under which a client is counted: its address, or for IPv6 its /64 network."""
-    return _neighbourhood(address[:MAX_ADDRESS_LENGTH])
-
-
-@lru_cache(maxsize=1024)
-def _neighbourhood(address: str) -> str:
-    try:
-        known = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(known, ipaddress.IPv4Address):
-        return str(known)
-    return str(known.ipv4_mapped or ipaddress.ip_network((known, 64), strict=False))
 
 
 def is_forwarded(request: Request) -> bool:

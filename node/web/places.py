@@ -14,8 +14,8 @@ from typing import Protocol
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from node.addresses import block_of
 from node.settings.model import Web
-from node.web.access import neighbourhood_of
 from node.web.health import PATHS
 from node.web.problems import RETRY, respond
 
@@ -74,7 +74,7 @@ class Place:
     def client_block(self) -> str:
         """The block of addresses under which the connection counts."""
         address = self.served.client_address if self.served is not None else ""
-        return neighbourhood_of(address) if address else self.block
+        return block_of(address) if address else self.block
 
     @property
     def since(self) -> float:
@@ -108,7 +108,7 @@ class Places:
     def take(self, connection: socket.socket, host: str) -> bool:
         """Give a place to a new connection; False if there is none."""
         self._places = [place for place in self._places if place.is_taken]
-        block = neighbourhood_of(host)
+        block = block_of(host)
         of_block = sum(place.block == block for place in self._places)
         if of_block >= MAX_CONNECTIONS_PER_ADDRESS and not any(ip_address(host) in known for known in self._proxies):
             return False

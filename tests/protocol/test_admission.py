@@ -97,20 +97,6 @@ def test_a_share_is_kept_for_peers_that_prove_who_they_are(start_node: Callable[
         assoc.release()
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("2001:db8::1", "2001:db8::ffff:1", True),
-        ("2001:db8::1", "2001:db8:0:1::1", False),
-        ("10.0.0.1", "10.0.0.2", False),
-        ("::ffff:10.0.0.1", "10.0.0.1", True),
-        ("fe80::1%eth0", "fe80::2%eth0", True),
-    ],
-)
-def test_addresses_that_one_client_may_have_count_together(one: str, other: str, same: bool) -> None:
-    assert (admission._block(one) == admission._block(other)) is same
-
-
 def test_another_application_context_is_rejected(start_node: Callable[..., Running]) -> None:
     node = start_node()
     request = associate_rq().replace(b"1.2.840.10008.3.1.1.1", b"1.2.840.10008.3.1.1.9")

@@ -16,7 +16,6 @@ from node.web.access import (
     MAX_CONCURRENT_HASHES,
     MAX_WAITING_HASHES,
     _identified,
-    neighbourhood_of,
 )
 from node.web.guesses import FREE_TRIES, FREE_TRIES_OF_ACCOUNT
 from tests.web.conftest import PASSWORD, Site, every_route
@@ -244,15 +243,6 @@ def test_a_proxy_makes_no_stranger_local(empty: Site) -> None:
 def test_never_means_never(start_site: Callable[..., Site]) -> None:
     site = start_site(authentication="never", trusted_proxies=("127.0.0.1",))
     assert site.client().get(API, headers={"X-Forwarded-For": "203.0.113.9"}).status_code == 200
-
-
-def test_the_addresses_of_one_subscriber_are_one_client() -> None:
-    assert neighbourhood_of("2001:db8:1:2:3::4") == neighbourhood_of("2001:db8:1:2:ffff::1")
-    assert neighbourhood_of("2001:db8:1:2::1") != neighbourhood_of("2001:db8:1:3::1")
-    assert neighbourhood_of("192.0.2.1") != neighbourhood_of("192.0.2.2")
-    assert neighbourhood_of("::ffff:192.0.2.1") == neighbourhood_of("192.0.2.1") != neighbourhood_of("::ffff:192.0.2.2")
-    assert neighbourhood_of("fe80::1%eth0") == neighbourhood_of("fe80::2%eth0")
-    assert neighbourhood_of("") == ""
 
 
 def test_a_flood_of_tries_leaves_room_for_others(guarded: Site, monkeypatch: pytest.MonkeyPatch) -> None:

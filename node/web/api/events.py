@@ -18,7 +18,8 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from node.web.access import Reader, RequestAudit, address_of, neighbourhood_of
+from node.addresses import block_of
+from node.web.access import Reader, RequestAudit, address_of
 from node.web.api import models
 from node.web.api.models import MAX_ID
 from node.web.api.routing import api_router
@@ -59,7 +60,7 @@ class Streams:
         HTTPException
             503: there are too many.
         """
-        key = (account, neighbourhood_of(address))
+        key = (account, block_of(address))
         of_account, of_address = (
             sum(count for other, count in self._open.items() if other[part] == key[part]) for part in (0, 1)
         )
