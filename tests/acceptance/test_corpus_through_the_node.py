@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,11 +27,11 @@ from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
 from tests import make
 from tests.acceptance.served import Served
 from tests.preloaded import run
+from tests.programs import needs
 
 pytestmark = [
     pytest.mark.corpus,
     pytest.mark.peer,
-    pytest.mark.skipif(shutil.which("storescu") is None, reason="DCMTK's storescu is not installed"),
     pytest.mark.timeout(600),
 ]
 
@@ -70,7 +69,14 @@ def served(sent: dict[str, MediaFile], tmp_path_factory: pytest.TempPathFactory)
     with Served(folder / "root", VOXELNODE_LOG__LEVEL="debug", VOXELNODE_LOG__FORMAT="json") as node:
         by_dcmtk = [str(one.path) for one in sent.values() if is_classic(one)]
         for start in range(0, len(by_dcmtk), 100):
-            arguments = ["storescu", "-aec", "VOXELNODE", "127.0.0.1", str(node.port), *by_dcmtk[start : start + 100]]
+            arguments = [
+                needs("storescu"),
+                "-aec",
+                "VOXELNODE",
+                "127.0.0.1",
+                str(node.port),
+                *by_dcmtk[start : start + 100],
+            ]
             done = subprocess.run(arguments, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr[-2000:]
         others = [as_file(one, folder) for one in sent.values() if not is_classic(one)]

@@ -1,7 +1,6 @@
 """The steps of docs/deploy.md, done as they stand there."""
 
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from node.settings.load import load
 from tests.acceptance.served import Served, until
 from tests.preloaded import run
+from tests.programs import needs
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")
 
@@ -49,18 +49,17 @@ def test_the_certificates_stand_the_strict_rules_and_are_private(authority: Path
 def test_a_sender_with_a_certificate_is_answered_over_tls_and_one_without_is_not(
     authority: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if shutil.which("echoscu", path="/usr/bin") is None:
-        pytest.skip("echoscu: DCMTK is not installed")
+    echoscu = needs("echoscu")
     monkeypatch.setenv("VOXELNODE_CONFIG", str(authority / "voxelnode.toml"))
     assert load(None, {}).settings.dicom.port == 2762
     command = next(line for block in blocks("TLS") for line in block.splitlines() if line.startswith("echoscu"))
     with Served(tmp_path / "root") as node:
         arguments = command.replace("2762", str(node.port)).split()[1:]
-        done = subprocess.run(["/usr/bin/echoscu", *arguments], cwd=authority, timeout=60, check=False)
+        done = subprocess.run([echoscu, *arguments], cwd=authority, timeout=60, check=False)
         assert done.returncode == 0
         certificate = arguments.index("+tls")
         arguments[certificate : certificate + 3] = ["+tla"]
-        done = subprocess.run(["/usr/bin/echoscu", *arguments], cwd=authority, timeout=60, check=False)
+        done = subprocess.run([echoscu, *arguments], cwd=authority, timeout=60, check=False)
         assert done.returncode != 0
         until(
             lambda: "Security Alert" in run("audit", "--root", node.root, check=True).stdout,

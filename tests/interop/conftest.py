@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -22,19 +21,12 @@ from pydicom.uid import generate_uid
 from node.association.client.send import send_files
 from tests.acceptance.served import Served
 from tests.make import ct_series, mr_series
+from tests.programs import needs
 
 NODE_MODULES = Path(os.environ.get("VOXELNODE_NODE_MODULES", Path(__file__).parent / "node_modules"))
 """Where `npm ci --prefix tests/interop` puts what package-lock.json names, or another such folder."""
 
 STUDY = generate_uid()
-
-
-def needs(program: str, package: str) -> str:
-    """The path of a program of Debian, not one of the same name of a Python package."""
-    path = shutil.which(program, path="/usr/local/bin:/usr/bin:/usr/sbin:/bin")
-    if path is None:
-        pytest.skip(f"{program} is not installed (Debian package {package})")
-    return path
 
 
 def run(*command: str, ok: bool = True, folder: Path | None = None, **environment: str) -> str:

@@ -11,8 +11,9 @@ import pytest
 from pydicom import FileDataset
 
 from tests.acceptance.served import Served
-from tests.interop.conftest import NODE_MODULES, STUDY, free_port, needs, run, served, stored
+from tests.interop.conftest import NODE_MODULES, STUDY, free_port, run, served, stored
 from tests.make import ct_series
+from tests.programs import needs
 
 pytestmark = pytest.mark.peer
 

@@ -14,7 +14,6 @@ from tests.interop.conftest import (
     STUDY,
     Orthanc,
     free_port,
-    needs,
     orthanc_beside,
     run,
     served,
@@ -22,6 +21,7 @@ from tests.interop.conftest import (
     until,
 )
 from tests.make import ct_series
+from tests.programs import needs
 
 pytestmark = pytest.mark.peer
 

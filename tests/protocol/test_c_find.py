@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sqlite3
 import struct
 import subprocess
@@ -22,6 +21,7 @@ from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 from node.audit.audit_log import Audit
 from node.dicom.uids import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
 from tests import make
+from tests.programs import needs
 from tests.protocol.conftest import (
     CT_IMAGE_STORAGE,
     Raw,
@@ -385,13 +385,10 @@ def test_queries_are_audited(start_node: Callable[..., Running], tmp_path: Path)
 @pytest.mark.parametrize("syntax", ["-x=", "-xb", "-xi"])
 def test_findscu_finds_studies(archive: tuple[Running, dict[str, str]], syntax: str, tmp_path: Path) -> None:
     node, uids = archive
-    findscu = shutil.which("findscu", path="/usr/bin")
-    if findscu is None:
-        pytest.skip("findscu is not installed")
     keys = ["QueryRetrieveLevel=STUDY", "PatientName=MULLER*", "StudyInstanceUID", "ModalitiesInStudy=SR"]
     arguments = [argument for key in keys for argument in ("-k", key)]
     done = subprocess.run(
-        [findscu, "-S", syntax, "-X", "-od", str(tmp_path), node.host, str(node.port), *arguments],
+        [needs("findscu"), "-S", syntax, "-X", "-od", str(tmp_path), node.host, str(node.port), *arguments],
         capture_output=True, text=True, timeout=30, check=True,
     )  # fmt: skip
     responses = list(tmp_path.glob("rsp*.dcm"))

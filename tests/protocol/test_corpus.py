@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydicom import dcmread
 
 from node.association.client.send import send_files
 from node.dicom.uids import is_storage_class
+from tests.programs import needs
 from tests.protocol.conftest import Running, after_file_meta
 
 pytestmark = pytest.mark.corpus
@@ -41,9 +41,7 @@ def test_our_sender_brings_every_instance_byte_for_byte(node: Running, corpus: P
 
 @pytest.mark.peer
 def test_dcmsend_brings_every_instance(node: Running, corpus: Path) -> None:
-    program = shutil.which("dcmsend")
-    if program is None:
-        pytest.skip("dcmsend is not installed (Debian package dcmtk)")
+    program = needs("dcmsend")
     files = dict(instances(corpus))
     done = subprocess.run(
         [program, "-aec", "VOXELNODE", "--decompress-never", node.host, str(node.port), *map(str, files.values())],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from node.association.client.negotiation import NoAssociation
 from node.association.client.send import SendFailed, send_files
 from tests.interop.conftest import is_answered
 from tests.make import PYDICOM_FILES, ct_series, instance
+from tests.programs import needs
 from tests.protocol.conftest import Running, after_file_meta, until
 
 PROPOSE = {
@@ -30,13 +30,6 @@ PROPOSE = {
     "test-SR.dcm": "-xe",
 }
 """Files that pydicom ships, and the option by which storescu proposes their transfer syntax."""
-
-
-def needs(program: str) -> str:
-    path = shutil.which(program)
-    if path is None:
-        pytest.skip(f"{program} is not installed (Debian package dcmtk)")
-    return path
 
 
 def shipped(name: str) -> Path:
