@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -93,10 +93,7 @@ def accept(
 ) -> None:
     """Make the version in a conflict current, in whichever series; the current one goes to quarantine."""
     done = perform(settings_for_change(config, root), "accept-conflict", conflict=conflict, alike=alike)
-    if json:
-        print_json(done)
-    else:
-        print(f"accepted: {len(done['accepted'])} versions are current")
+    _print_decided(done, f"accepted: {len(done['accepted'])} versions are current", as_json=json)
 
 
 @app.command()
@@ -105,7 +102,11 @@ def keep(
 ) -> None:
     """Keep what is current, and list the conflict no more."""
     done = perform(settings_for_change(config, root), "keep-conflict", conflict=conflict, alike=alike)
-    if json:
+    _print_decided(done, f"kept: {len(done['kept'])} conflicts are decided", as_json=json)
+
+
+def _print_decided(done: dict[str, Any], text: str, *, as_json: bool) -> None:
+    if as_json:
         print_json(done)
     else:
-        print(f"kept: {len(done['kept'])} conflicts are decided")
+        print(text)

@@ -182,7 +182,6 @@ class Conflicts:
 
     def _rows(self, conflict: int, alike: bool) -> list[dict[str, Any]]:
         with self._index.reading() as index:
-            rows = [_row(index, conflict)]
-            if alike:
-                rows += [_row(index, other) for other in index.conflicts.alike(conflict) if other != conflict]
-        return rows
+            named = _row(index, conflict)
+            others = index.conflicts.alike(conflict) if alike else []
+        return [named, *(other for other in others if other["id"] != conflict)]

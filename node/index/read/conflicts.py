@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import select
+from sqlalchemy import and_, select
+from sqlalchemy.orm import aliased
 
 from node.index.models import ConflictRow
 from node.index.read.rows import PagedRepository, Row
@@ -40,15 +41,19 @@ class ReadConflicts(PagedRepository):
         row = self._connection.execute(query).mappings().first()
         return None if row is None else dict(row)
 
-    def alike(self, conflict: int) -> list[int]:
-        """Return the ids of the undecided conflicts of the same kind, study and sender, oldest first."""
-        rows = self._rows(
-            "SELECT v.id FROM v_conflicts v JOIN v_conflicts w ON v.kind = w.kind "
-            "AND v.study_instance_uid IS w.study_instance_uid AND v.calling_ae_title IS w.calling_ae_title "
-            "WHERE w.id = :id AND v.decision IS NULL ORDER BY v.id",
-            id=conflict,
+    def alike(self, conflict: int) -> list[Row]:
+        """Return the undecided conflicts of the same kind, study and sender as `one` does, oldest first."""
+        named = aliased(ConflictRow)
+        query = self.listing.add_columns(ConflictRow.key).join(
+            named,
+            and_(
+                ConflictRow.kind == named.kind,
+                ConflictRow.study_instance_uid.is_not_distinct_from(named.study_instance_uid),
+                ConflictRow.calling_ae_title.is_not_distinct_from(named.calling_ae_title),
+            ),
         )
-        return [int(row["id"]) for row in rows]
+        query = query.where(named.id == conflict, ConflictRow.decision.is_(None)).order_by(ConflictRow.id)
+        return [dict(row) for row in self._connection.execute(query).mappings()]
 
     def lost_to_another(self, sop_instance_uids: Collection[str], calling_ae_title: str) -> set[str]:
         """Return those of the instances of which a sender's own version is not current, by no decision for it."""
