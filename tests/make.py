@@ -342,6 +342,20 @@ def enhanced_mr(
     return ds
 
 
+def derived_series() -> dict[str, Any]:
+    """Arguments for an instance of highdicom: a series of its own, made by an example device."""
+    return {
+        "series_instance_uid": generate_uid(),
+        "series_number": 2,
+        "sop_instance_uid": generate_uid(),
+        "instance_number": 1,
+        "manufacturer": "Example",
+        "manufacturer_model_name": "Example",
+        "software_versions": "1",
+        "device_serial_number": "1",
+    }
+
+
 def dimension(pointer: int, group: int) -> Dataset:
     """Return an item of Dimension Index Sequence (0020,9222)."""
     item = Dataset()

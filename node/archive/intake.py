@@ -211,7 +211,7 @@ class Intake:
             state = {"reason": reason, "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds")}
             part = self._root / f"{STOPPED_FILE}.part"
             part.write_text(json.dumps(state), encoding="utf-8")
-            part.replace(self._root / STOPPED_FILE)  # whole or not at all for who reads it meanwhile
+            part.replace(self._root / STOPPED_FILE)  # who reads it meanwhile sees no half of it
         except OSError:
             log.warning("intake_stopped_not_noted")
 

@@ -124,7 +124,7 @@ def _answer(proposed: PresentationContext, proposal: Proposal) -> PresentationCo
 def _by_usefulness(offered: Sequence[str], abstract_syntax: str, proposal: Proposal) -> Sequence[str]:
     """Return the offered transfer syntaxes, first the one in which we can send most if the requestor is an SCP.
 
-    An uncompressed one suits every instance that can be decoded; what is a video cannot be.
+    An uncompressed one suits every instance that can be decoded; videos are sent only as they are stored.
     """
     _, is_scp = proposal.role(abstract_syntax)
     if not is_scp or not is_storage_class(abstract_syntax):

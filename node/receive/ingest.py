@@ -149,7 +149,7 @@ class Ingest:
         return Arrival(self, announced, origin, overwrite_policy or self.overwrite_policy)
 
     def is_conflict_told(self, sop_instance_uid: str) -> bool:
-        """Return whether the outcome of an instance is to be told: it is known, or another one may be on its way."""
+        """Return whether a sender waits for the outcome: the instance is known, or another version is on its way."""
         if not self._warns:
             return False
         return self.applier.is_expected(sop_instance_uid) or self.index.instances.current(sop_instance_uid) is not None

@@ -6,9 +6,7 @@ import errno
 import json
 import os
 import subprocess
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from tests.crash.checker import Checker
 from tests.crash.disk import Disk
 from tests.crash.harness import Node
 from tests.crash.journal import Journal, Sender, Sent, new_series
+from tests.crash.site import within
 from tests.crash.small_disk import fill, mount_small, use_inodes
 from tests.preloaded import FIRST_WAIT
 from tests.protocol.conftest import Raw, associate_rq, echo_seconds
@@ -57,15 +56,6 @@ def rejection(node: Node) -> tuple[int, int, int] | None:
         answer = peer.receive()
         assert answer is not None
         return (answer[1][1], answer[1][2], answer[1][3]) if answer[0] == 0x03 else None
-
-
-def within(seconds: float, condition: Callable[[], bool]) -> bool:
-    deadline, pause = time.monotonic() + seconds, threading.Event()
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        pause.wait(0.05)
-    return True
 
 
 FAULTS = {

@@ -69,14 +69,7 @@ def segments(masks: np.ndarray, kind: str = "BINARY", **options: Any) -> Segment
         pixel_array=masks,
         segmentation_type=kind,
         segment_descriptions=descriptions,
-        series_instance_uid=generate_uid(),
-        series_number=2,
-        sop_instance_uid=generate_uid(),
-        instance_number=1,
-        manufacturer="Example",
-        manufacturer_model_name="Example",
-        software_versions="1",
-        device_serial_number="1",
+        **make.derived_series(),
         **options,
     )
 

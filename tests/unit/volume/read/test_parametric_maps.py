@@ -11,7 +11,6 @@ from highdicom.pm import ParametricMap, RealWorldValueMapping
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
-from pydicom.uid import generate_uid
 
 from node.volume.assemble import assemble
 from node.volume.model import Geometry, Volume
@@ -43,14 +42,7 @@ def parametric_map(pixels: np.ndarray, mappings: list[Any]) -> Dataset:
     return ParametricMap(
         source_images=source,
         pixel_array=pixels,
-        series_instance_uid=generate_uid(),
-        series_number=2,
-        sop_instance_uid=generate_uid(),
-        instance_number=1,
-        manufacturer="Example",
-        manufacturer_model_name="Example",
-        software_versions="1",
-        device_serial_number="1",
+        **make.derived_series(),
         contains_recognizable_visual_features=False,
         real_world_value_mappings=mappings,
         voi_lut_transformations=[VOILUTTransformation(window_center=100, window_width=200)],
