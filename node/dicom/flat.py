@@ -5,10 +5,12 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from node.dicom.header import EXPLICIT_BIG_ENDIAN, IMPLICIT_LITTLE_ENDIAN
+from node.dicom.values import held_elements
 
 _TEXT = frozenset(("AE", "AS", "CS", "DA", "IS", "LO", "PN", "SH", "TM", "UI"))
 _NUMBERS = frozenset(("US",))
@@ -25,6 +27,8 @@ class NotFlat(Exception):
 def encode_flat(ds: Dataset, transfer_syntax_uid: str) -> bytes:
     """Return a data set encoded in one of the uncompressed transfer syntaxes (PS3.5 7.1); text is UTF-8.
 
+    Elements that are not converted yet are little endian, and copied.
+
     Raises
     ------
     NotFlat
@@ -35,16 +39,19 @@ def encode_flat(ds: Dataset, transfer_syntax_uid: str) -> bytes:
     head = struct.Struct(f"{order}HH2sH" if explicit else f"{order}HHL").pack
     number = struct.Struct(f"{order}H").pack
     chunks = []
-    for tag in sorted(ds.keys()):
-        element = ds[tag]
+    for tag, held in sorted(held_elements(ds).items()):
+        is_encoded = isinstance(held, RawDataElement) and (order == "<" or held.VR in _TEXT)
+        element = held if is_encoded else ds[tag]
         vr, content = element.VR, element.value
         if vr not in FLAT_VRS:
             raise NotFlat
-        if vr in _TEXT:
+        if is_encoded:
+            value = content or b""
+        elif vr in _TEXT:
             value = _text(content)
-            value += (b"\0" if vr == "UI" else b" ") * (len(value) % 2)
         else:
             value = b"" if content is None else number(content)
+        value += (b"\0" if vr == "UI" else b" ") * (len(value) % 2)
         if len(value) > _MAX_SHORT_LENGTH:
             raise NotFlat
         group, element_number = tag >> 16, tag & 0xFFFF

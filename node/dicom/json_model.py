@@ -38,6 +38,7 @@ PIXEL_TAGS = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 
 _BINARY = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
 _STRINGS = frozenset(("AE", "AS", "CS", "DA", "DT", "LO", "SH", "TM", "UI"))
+_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 _WORDS = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
 
 
@@ -112,6 +113,8 @@ def _from_bytes(vr: str, value: bytes, little: bool) -> Json | None:
         if not value.isascii() or b"\x1b" in value:
             return None
         return _with_values(vr, [part.strip(" \0") or None for part in value.decode("ascii").split("\\")])
+    if vr == "PN":
+        return _names(value)
     if vr in _WORDS:
         return _with_values(vr, [finite(word) for word in _words(vr, value, little)])
     if vr in ("DS", "IS"):
@@ -128,6 +131,14 @@ def _from_short_bytes(vr: str, value: bytes, little: bool) -> Json | None:
         return _from_bytes(vr, value, little)
     except CONVERSION_ERRORS:
         return None
+
+
+def _names(value: bytes) -> Json | None:
+    """Return an element of names without other characters than those of ASCII (PS3.18 F.2.2)."""
+    if not value.isascii() or b"\x1b" in value:
+        return None
+    names = [part.rstrip(" \0").split("=") for part in value.decode("ascii").split("\\")]
+    return _with_values("PN", [{g: t for g, t in zip(_GROUPS, name, strict=False) if t} or None for name in names])
 
 
 def _numbers(vr: str, value: bytes) -> Json | None:

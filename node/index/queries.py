@@ -8,9 +8,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from pydicom import config
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
 from sqlalchemy import Connection, Select, UnaryExpression, func, select, text
 from sqlalchemy.sql.operators import custom_op
 
@@ -22,6 +22,8 @@ from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 
 PAGE = 200
 """Answers read at a time."""
+
+_UTF_8 = RawDataElement(standard_tag("SpecificCharacterSet"), "CS", 10, b"ISO_IR 192", 0, False, True)
 
 _ORDER: Mapping[Level, tuple[Any, ...]] = {
     Level.PATIENT: (PatientRow.id,),
@@ -145,29 +147,39 @@ def _availability(connection: Connection, owner: Level, ids: Collection[int]) ->
 
 
 def _data_set(query: Query, row: Any, computed: Mapping[str, Mapping[int, Any]]) -> Dataset:
-    ds, ascii_only = Dataset(), True
-    values = row._mapping
+    """Return an answer of elements that are not converted, as if read: conversion would be most of a query's work.
+
+    Values are returned as stored, even if they violate their value representation.
+    """
+    elements: dict[BaseTag, DataElement | RawDataElement] = {}
+    values, is_ascii = row._mapping, True
     for keyword in query.returned:
         key = KEYS.get(keyword)
         vr, owner = (key.vr, key.level) if key is not None else ("CS", query.level)
-        value = _dicom(computed[keyword].get(values[owner.name]) if keyword in computed else values[keyword])
-        ascii_only &= not isinstance(value, str) or value.isascii()
-        # Conversion is most of the work of a query, and plain values do not need it. Values are returned as stored,
-        # even if they violate their value representation.
-        plain = vr != "PN" and (isinstance(value, int) or (isinstance(value, str) and "\\" not in value))
+        value = _encoded(vr, computed[keyword].get(values[owner.name]) if keyword in computed else values[keyword])
+        is_ascii &= value.isascii() or vr == "US"
         tag = standard_tag(keyword)
-        ds[tag] = DataElement(tag, vr, value, already_converted=plain, validation_mode=config.IGNORE)
-    if not ascii_only:
-        ds.SpecificCharacterSet = "ISO_IR 192"
+        elements[tag] = RawDataElement(tag, vr, len(value), value, 0, False, True)
+    if not is_ascii:
+        elements[_UTF_8.tag] = _UTF_8
+    ds = Dataset(elements)
+    ds.set_original_encoding(False, True, "utf8")
     return ds
 
 
-def _dicom(value: Any) -> Any:
-    """Return a value of the index in the form that pydicom expects."""
+def _encoded(vr: str, value: Any) -> bytes:
+    """Return a value of the index as bytes of an element, little endian, not padded."""
     match value:
+        case None:
+            return b""
+        case int() if vr == "US":
+            return value.to_bytes(2, "little")
         case dt.date():
-            return value.isoformat().replace("-", "")
+            text = value.isoformat().replace("-", "")
         case dt.time():
-            fraction = f".{value.microsecond:06d}" if value.microsecond else ""
-            return f"{value:%H%M%S}{fraction}"
-    return value
+            text = f"{value:%H%M%S}" + (f".{value.microsecond:06d}" if value.microsecond else "")
+        case list():
+            text = "\\".join(value)
+        case _:
+            text = str(value)
+    return text.encode()

@@ -31,7 +31,7 @@ from node.dicom.matching import read_query  # noqa: E402
 from node.dicom.names import folded_groups  # noqa: E402
 from node.dicom.uids import EXPLICIT_LITTLE_ENDIAN  # noqa: E402
 from node.index.database import reading  # noqa: E402
-from node.index.engine import FILE_NAME, upgrade  # noqa: E402
+from node.index.engine import FILE_NAME  # noqa: E402
 from node.index.read import ReadIndex  # noqa: E402
 from tests.acceptance.served import Served  # noqa: E402
 from tests.benchmarks.receive import Load, send, write_instances  # noqa: E402
@@ -39,6 +39,8 @@ from tests.benchmarks.receive import Load, send, write_instances  # noqa: E402
 PATIENTS, STUDIES, SERIES, INSTANCES = 20_000, 25_000, 100_000, 1_000_000
 ROUNDS = 15
 RECEIVING_ROUNDS, CLIENTS = 3, 10
+RATES, PACED_SECONDS = (100, 500), 20
+PACED_QUERIES = ("by patient ID", "by a range of a week", "by the beginning of a name")
 LOAD = Load("2000 instances of 9 KB over 4 associations", 2000, 64, 4, "1")
 
 FAMILY = (
@@ -50,10 +52,15 @@ GIVEN = "Anna Ben Clara David Emma Felix Greta Hans Ida Jonas Karla Leon Mia Noa
 
 def fill(path: Path) -> None:
     """Make an index as large as asked for; the values depend on the numbers of the rows alone."""
-    upgrade(path)
+    with tempfile.TemporaryDirectory() as folder, Served(path.parent) as node:
+        # With an instance in it, the index is known to be of this journal; else the node would look for every file.
+        send(write_instances(Path(folder), Load("one", 1, 8, 1, "1")), node.port, "1")
+        node.terminate()
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA synchronous = OFF")
     with connection:
+        for table in ("images", "series", "studies", "patients"):
+            connection.execute(f"DELETE FROM {table}")
         connection.executemany(
             "INSERT INTO patients (id, identity, patient_id, patient_name, patient_name_alphabetic, "
             "patient_birth_date, patient_sex) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -145,13 +152,14 @@ def main(root: Path) -> None:
         fill(root / FILE_NAME)
         seconds, size = time.perf_counter() - began, (root / FILE_NAME).stat().st_size
         print(f"index of {INSTANCES} instances made in {seconds:.0f} s, {size / 1e6:.0f} MB")
-    limits = {"VOXELNODE_STORAGE__RESERVE_BYTES": "0"}
+    limits = {"VOXELNODE_STORAGE__RESERVE_BYTES": "0", "VOXELNODE_STORAGE__SCRUB_DAYS": "0"}
     with Served(root, VOXELNODE_LOG__LEVEL="error", VOXELNODE_SERIES__QUIET_SECONDS="3600", **limits) as node:
         assert node.process is not None
         assert node.process.stdout is not None
         web = node.process.stdout.readline().split()[-1]
         ask(root, node.port, web)
         receive(node.port)
+        ask_while_receiving(node.port, web)
 
 
 def ask(root: Path, port: int, web: str) -> None:
@@ -182,6 +190,27 @@ def receive(port: int) -> None:
                 client.wait()
     one, other = statistics.median(alone), statistics.median(beside)
     print(f"{LOAD.name}: alone {one:.2f} s, beside {CLIENTS} clients {other:.2f} s: {other / one:.2f} times as long")
+
+
+def ask_while_receiving(port: int, web: str) -> None:
+    """Print how long a client of QIDO-RS waits that asks again and again while instances arrive at an even pace."""
+    for rate in (None, *RATES):
+        sender = None
+        if rate is not None:
+            command = [
+                sys.executable,
+                str(ROOT / "tests/benchmarks/paced.py"),
+                str(port),
+                str(rate),
+                str(PACED_SECONDS),
+            ]
+            sender = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            time.sleep(2.0)  # until it sends
+        with httpx.Client(base_url=web, timeout=60) as client:
+            told = [f"{what} {median_ms(partial(qido, client, QUERIES[what]))[0]:.0f} ms" for what in PACED_QUERIES]
+            told.append(f"first page {median_ms(lambda: qido(client, {'limit': '100'}))[0]:.0f} ms")
+        received = sender.communicate()[0].strip() if sender is not None else "nothing"
+        print(f"QIDO-RS while receiving {received}: {', '.join(told)}")
 
 
 def find_again_and_again(port: int) -> subprocess.Popen[bytes]:

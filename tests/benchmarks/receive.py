@@ -32,6 +32,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tests.make import instance  # noqa: E402
+from tests.programs import SYSTEM_PATH  # noqa: E402
+
+STORESCU = shutil.which("storescu", path=SYSTEM_PATH) or "storescu"
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def send(folders: list[Path], port: int, nodelay: str) -> float:
     began = time.perf_counter()
     senders = [
         subprocess.Popen(
-            ["storescu", "+sd", "-aec", "ANY", "-xe", "-R", "127.0.0.1", str(port), str(folder)],
+            [STORESCU, "+sd", "-aec", "ANY", "-xe", "-R", "127.0.0.1", str(port), str(folder)],
             env=os.environ | {"TCP_NODELAY": nodelay},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

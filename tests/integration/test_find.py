@@ -439,7 +439,7 @@ def text_of(value: Any) -> str:
 
 
 def several(value: Any) -> set[str]:
-    return set() if value is None else {value} if isinstance(value, str) else set(value)
+    return set() if not value else {value} if isinstance(value, str) else set(value)
 
 
 def test_a_series_is_available_until_its_last_file_is_gone(open_root: Callable[[], Any]) -> None:
