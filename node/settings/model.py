@@ -404,6 +404,12 @@ class Web(SettingsSection):
         description='host names by which clients reach us, such as ["pacs.example.org"]; IP addresses, localhost and '
         "the name of this machine are always allowed",
     )
+    public_url: Annotated[str, StringConstraints(pattern=r"^(https?://[^/?#@\s]+(/[^?#\s]*[^/?#\s])?)?$")] = Field(
+        "",
+        description='address by which clients reach us, such as "https://pacs.example.org", the beginning of every URL '
+        "that is handed out, and one of allowed_hosts; unset: the address of the request, with our port if its Host header "
+        "names none and no proxy forwarded it",
+    )
     cors_origins: tuple[Annotated[str, StringConstraints(pattern=r"^https?://[^/*]+$")], ...] = Field(
         (),
         description="other web sites whose scripts may send requests with a token, such as "

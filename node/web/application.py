@@ -98,9 +98,9 @@ def _middleware(services: Services) -> list[Middleware]:
         cors = Middleware(
             CORSMiddleware,
             allow_origins=list(web.cors_origins),
-            allow_methods=["GET", "HEAD", "POST"],
-            allow_headers=["Authorization", "Content-Type", "Accept", "Range"],
-            expose_headers=["Content-Disposition", "Content-Range", "ETag", "Location", "Warning"],
+            allow_methods=["GET", "HEAD", "POST", "OPTIONS"],
+            allow_headers=["Authorization", "Content-Type", "Accept", "If-None-Match", "Range"],
+            expose_headers=["Content-Disposition", "Content-Range", "ETag", "Location", "Retry-After", "Warning"],
         )
         middleware.insert(1, cors)
     return middleware

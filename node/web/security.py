@@ -35,7 +35,9 @@ class Security:
 
     def __init__(self, app: ASGIApp, web: Web) -> None:
         self._app = app
-        self._allowed = frozenset(name.lower() for name in web.allowed_hosts)
+        self._allowed = frozenset(
+            name.lower() for name in (*web.allowed_hosts, urlsplit(web.public_url).netloc) if name
+        )
         self._names = self._allowed | {name.lower() for name in ("localhost", *_machine_names())}
         self._cors_origins = web.cors_origins
 

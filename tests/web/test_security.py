@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from structlog.testing import capture_logs
 
 from node.errors import UsageError
@@ -121,6 +122,23 @@ def test_no_page_elsewhere_may_read_unless_it_is_configured(start_site: Callable
     assert (
         "access-control-allow-origin" not in opened.client(headers={"Origin": "https://evil.example"}).get(API).headers
     )
+
+
+def test_a_viewer_of_a_friend_may_ask_what_it_may_send(start_site: Callable[..., Site]) -> None:
+    site = start_site(cors_origins=("https://viewer.example.org",))
+    asked = {
+        "Access-Control-Request-Method": "GET",
+        "Access-Control-Request-Headers": "authorization,if-none-match,range,accept",
+    }
+    friend = site.client().options("/dicom-web/studies", headers=asked | {"Origin": "https://viewer.example.org"})
+    assert friend.status_code == 200
+    assert friend.headers["access-control-allow-origin"] == "https://viewer.example.org"
+    assert "access-control-allow-credentials" not in friend.headers
+    stranger = site.client().options("/dicom-web/studies", headers=asked | {"Origin": "https://evil.example"})
+    assert (stranger.status_code, "access-control-allow-origin" in stranger.headers) == (400, False)
+    for every in ("*", "https://*", "https://*.example.org"):
+        with pytest.raises(ValidationError):
+            Web(cors_origins=(every,))
 
 
 def test_a_page_of_a_friend_has_no_more_rights_than_the_token_that_it_shows(start_site: Callable[..., Site]) -> None:

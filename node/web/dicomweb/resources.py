@@ -17,6 +17,7 @@ from node.conversion.decoder import DecoderBusy, NotDecoded
 from node.dicom.pixel_element import FrameNotFound
 from node.index.selection import StoredInstance
 from node.web.access import Reader, RequestAudit
+from node.web.addresses import public_url
 from node.web.audit_trail import AccountAuditTrail
 from node.web.kept_files import DAMAGED, Damaged, Unavailable, damaged
 from node.web.services import Node, Services
@@ -94,7 +95,7 @@ class Target:
 
 def base_url(request: Request) -> str:
     """Return the URL of the DICOMweb service as the client reaches it, without a trailing slash."""
-    return f"{str(request.base_url).rstrip('/')}{PREFIX}"
+    return f"{public_url(request)}{PREFIX}"
 
 
 def find_target(
