@@ -14,6 +14,7 @@ from node.dicom.header import DEFLATED_LITTLE_ENDIAN
 from node.dicom.json_model import json_model
 from node.dicom.pixel_element import header_and_pixels
 from node.dicom.reading import read_instance
+from node.dicom.uids import web_transfer_syntax
 from node.dicom.values import CONVERSION_ERRORS, value, whole
 
 NATIVE = frozenset(("1.2.840.10008.1.2", "1.2.840.10008.1.2.1"))
@@ -47,7 +48,7 @@ def metadata(path: Path, transfer_syntax_uid: str, url: str, max_bytes: int | No
     ds = _header(path, transfer_syntax_uid, max_bytes)
     model = json_model(ds, lambda tag_path: f"{url}/bulkdata/{quote(tag_path)}")
     # Not an element of the data set, but viewers need it to decode frames (PS3.18 10.4.1.1.2).
-    model["00083002"] = {"vr": "UI", "Value": [transfer_syntax_uid]}
+    model["00083002"] = {"vr": "UI", "Value": [web_transfer_syntax(transfer_syntax_uid)]}
     model = dict(sorted(model.items()))
     return json.dumps(model, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 

@@ -44,6 +44,7 @@ APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 
 _STANDARD_ROOT = "1.2.840.10008."
 
+_FORBIDDEN_ON_THE_WEB = frozenset((IMPLICIT_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN))
 _UNCOMPRESSED = frozenset((IMPLICIT_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN))
 """Encodings of data sets without pixels."""
 
@@ -116,3 +117,11 @@ def choose_transfer_syntax(sop_class_uid: str, offered: Iterable[str]) -> str | 
     if sop_class_uid in SERVICES:
         return next((uid for uid in offered if uid in _UNCOMPRESSED), None)
     return next((uid for uid in offered if is_accepted_transfer_syntax(uid)), None)
+
+
+def web_transfer_syntax(transfer_syntax_uid: str) -> str:
+    """Return the transfer syntax in which DICOMweb gives out an instance if it converts nothing else.
+
+    PS3.18 8.7.3 forbids Implicit VR Little Endian and Explicit VR Big Endian; Explicit VR Little Endian replaces them.
+    """
+    return EXPLICIT_LITTLE_ENDIAN if transfer_syntax_uid in _FORBIDDEN_ON_THE_WEB else transfer_syntax_uid

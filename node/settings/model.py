@@ -407,8 +407,8 @@ class Web(SettingsSection):
     public_url: Annotated[str, StringConstraints(pattern=r"^(https?://[^/?#@\s]+(/[^?#\s]*[^/?#\s])?)?$")] = Field(
         "",
         description='address by which clients reach us, such as "https://pacs.example.org", the beginning of every URL '
-        "that is handed out, and one of allowed_hosts; unset: the address of the request, with our port if its Host header "
-        "names none and no proxy forwarded it",
+        "that is handed out, and one of allowed_hosts; unset: the address of the request, with our port if its Host "
+        "header names none and no proxy forwarded it",
     )
     cors_origins: tuple[Annotated[str, StringConstraints(pattern=r"^https?://[^/*]+$")], ...] = Field(
         (),

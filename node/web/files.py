@@ -8,6 +8,8 @@ from fastapi import Request, Response
 from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
 
+from node.web.headers import has_etag
+
 FILE_MISSING = "the file is missing: run `voxelnode fsck`"
 
 
@@ -28,15 +30,10 @@ def file_response(request: Request, path: Path, media_type: str, name: str, sha2
     """
     etag = f'"{sha256}"'
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
-    if _matches(request.headers.get("if-none-match", ""), etag):
+    if has_etag(request.headers, etag):
         return Response(status_code=304, headers=headers)
     try:
         stat = path.stat()
     except FileNotFoundError:
         raise HTTPException(410, FILE_MISSING) from None
     return FileResponse(path, media_type=media_type, filename=name, stat_result=stat, headers=headers)
-
-
-def _matches(tags: str, etag: str) -> bool:
-    """Return whether `If-None-Match` has an entity tag; weak comparison suffices (RFC 9110 13.1.2)."""
-    return any(tag.strip().removeprefix("W/") in (etag, "*") for tag in tags.split(","))

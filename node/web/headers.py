@@ -1,8 +1,10 @@
-"""Headers of every response: they limit what a browser may load, run and store."""
+"""Headers of every response, which limit what a browser may do; conditions and encodings that a request accepts."""
 
 from __future__ import annotations
 
-from starlette.datastructures import MutableHeaders
+import re
+
+from starlette.datastructures import Headers, MutableHeaders
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -32,3 +34,19 @@ def add_headers(headers: MutableHeaders, *, is_secure: bool) -> None:
         headers.setdefault(name, value)
     if is_secure:
         headers.setdefault("Strict-Transport-Security", ONE_YEAR)
+
+
+def has_etag(headers: Headers, etag: str) -> bool:
+    """Return whether If-None-Match has an entity tag; weak comparison suffices (RFC 9110 13.1.2)."""
+    tags = [tag.strip().removeprefix("W/") for tag in headers.get("if-none-match", "").split(",")]
+    return "*" in tags or etag.removeprefix("W/") in tags
+
+
+def accepts_gzip(headers: Headers) -> bool:
+    """Return whether Accept-Encoding allows gzip; a quality of 0 forbids it (RFC 9110 12.5.3)."""
+    codings = [coding.replace(" ", "").lower() for coding in headers.get("accept-encoding", "").split(",")]
+    for name in ("gzip", "*"):
+        for coding in codings:
+            if coding.partition(";")[0] == name:
+                return re.fullmatch(r"q=0(\.0{0,3})?", coding.partition(";")[2]) is None
+    return False

@@ -222,3 +222,25 @@ def test_thousands_of_wildcards_are_refused_in_words(client: httpx2.Client, keyw
     assert f"more than {MAX_MATCHES} values and wildcards" in answer.json()["detail"]
     patterns = "\\".join(f"*{number}*" for number in range(MAX_MATCHES))
     assert client.get("/dicom-web/studies", params={keyword: patterns}).status_code == 200
+
+
+def test_an_answer_is_not_sent_again_to_who_has_it_and_is_compressed_if_asked_for(site: Site) -> None:
+    site.take(*make.ct_series(3, study_uid="1.2.3", series_uid="1.2.3.1"))
+    client = site.client()
+    for path in ("/dicom-web/instances", "/dicom-web/studies/1.2.3/metadata"):
+        plain = client.get(path, headers={"Accept-Encoding": "identity"})
+        etag = plain.headers["etag"]
+        assert etag.startswith('W/"')
+        assert "content-encoding" not in plain.headers
+        assert client.get(path, headers={"If-None-Match": f'"other", {etag}'}).status_code == 304
+        assert client.get(path, headers={"If-None-Match": '"other"'}).status_code == 200
+        for accepted, is_compressed in (("gzip", True), ("br, *", True), ("gzip;q=0, *", False), ("br", False)):
+            answer = client.get(path, headers={"Accept-Encoding": accepted})
+            assert (answer.headers.get("content-encoding") == "gzip") == is_compressed
+            assert answer.headers["vary"] == "Accept, Accept-Encoding"
+            assert answer.json() == plain.json()
+        head = client.head(path)
+        assert (head.headers["etag"], head.content) == (etag, b"")
+    etag = client.get("/dicom-web/studies").headers["etag"]
+    site.take(make.instance(study_uid="1.2.4"))
+    assert client.get("/dicom-web/studies", headers={"If-None-Match": etag}).status_code == 200

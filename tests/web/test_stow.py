@@ -86,6 +86,25 @@ def test_it_does_not_matter_how_the_body_is_cut_into_pieces(site: Site, piece: i
     assert stored(site) == {ds.SOPInstanceUID for ds in series}
 
 
+@pytest.mark.parametrize("piece", [1, 7, 1000])
+def test_text_before_and_after_the_parts_and_padding_of_boundaries_are_ignored(site: Site, piece: int) -> None:
+    first, second = make.ct_series(2)
+    head = b"Content-Type: application/dicom\r\n\r\n"
+    body = (
+        b"This is a message in parts.\r\n--XXL is another boundary\r\n--XX \t\r\n"
+        + head + file_of(first) + b"\r\n--XX  \r\n" + head + file_of(second) + b"\r\n--XX-- \r\nThe end.\r\n--XX\r\n"
+    )  # fmt: skip
+    response = post(site, (body[at : at + piece] for at in range(0, len(body), piece)))
+    assert response.status_code == 200, response.text
+    assert stored(site) == {first.SOPInstanceUID, second.SOPInstanceUID}
+
+
+def test_a_long_body_without_its_boundary_is_refused(site: Site) -> None:
+    response = post(site, b"--X" * 1_000_000)
+    assert response.status_code == 400
+    assert "does not contain the boundary" in response.json()["detail"]
+
+
 def test_one_part_that_is_refused_stops_no_other(site: Site) -> None:
     good, other = make.ct_series(2)
     deflated = make.instance()

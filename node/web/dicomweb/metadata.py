@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterator
 from urllib.parse import quote
 
@@ -17,6 +16,7 @@ from node.dicom.json_model import PIXEL_TAGS, Json
 from node.dicom.metadata import metadata
 from node.index.selection import StoredInstance
 from node.web.dicomweb.decoded import decoded_file, length_of, pieces_of
+from node.web.dicomweb.documents import respond_document
 from node.web.dicomweb.frames import all_frames
 from node.web.dicomweb.media_types import DICOM_JSON, JSON, MULTIPART, OCTETS, NotAcceptable, accepted, names
 from node.web.dicomweb.multipart import Multipart, Part
@@ -42,12 +42,7 @@ def retrieve_metadata(target: RequestedInstances) -> Response:
         raise NotAcceptable(DICOM_JSON)
     target.audit_access("metadata")
     etag = target.etag(f"metadata {target.base}")
-    if "gzip" not in target.request.headers.get("accept-encoding", ""):
-        return respond(target, _json_array(target), media_type, etag)
-    response = respond(target, _compressed(_json_array(target)), media_type, etag)
-    response.headers["Content-Encoding"] = "gzip"
-    response.headers["Vary"] = "Accept, Accept-Encoding"
-    return response
+    return respond_document(target.request, _json_array(target), media_type, etag)
 
 
 def _json_array(target: Target) -> Iterator[bytes]:
@@ -57,16 +52,6 @@ def _json_array(target: Target) -> Iterator[bytes]:
         yield separator + instance_metadata(target.node, instance, instance_url(target.base, instance))
         separator = b","
     yield b"]"
-
-
-def _compressed(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield compressed pieces; the metadata of similar instances shrink to a twentieth."""
-    compressor = zlib.compressobj(1, wbits=16 + zlib.MAX_WBITS)
-    for piece in pieces:
-        compressed = compressor.compress(piece)
-        if compressed:
-            yield compressed
-    yield compressor.flush()
 
 
 def instance_metadata(node: Services, instance: StoredInstance, url: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Write ``multipart/related`` (RFC 2387) in pieces, without a whole part in memory."""
+"""Messages of ``multipart/related`` (RFC 2387), written and read in pieces, without a whole part in memory."""
 
 from __future__ import annotations
 
@@ -31,3 +31,45 @@ class Multipart:
             yield from part.body
             yield b"\r\n"
         yield f"--{self._boundary}--\r\n".encode("ascii")
+
+
+MAX_PREAMBLE_BYTES = 65_536
+"""Longest text before the first part; it is for mail programs that do not know multipart messages."""
+
+
+class BoundaryMissing(Exception):
+    """A message does not have its boundary within `MAX_PREAMBLE_BYTES`."""
+
+
+class PreambleFilter:
+    """Removes what stands before the first boundary, and the padding behind it (RFC 2046 5.1.1).
+
+    `python_multipart` handles the rest: the padding of later boundaries, and the epilogue.
+    """
+
+    def __init__(self, boundary: bytes) -> None:
+        self._delimiter = b"\r\n--" + boundary
+        self._held: bytearray | None = bytearray(b"\r\n")  # the first boundary may be at the start of the body
+
+    def strip(self, data: bytes) -> bytes:
+        """Return the bytes of `data` from the first boundary on.
+
+        Raises
+        ------
+        BoundaryMissing
+        """
+        if self._held is None:
+            return data
+        self._held += data
+        at = self._held.find(self._delimiter, 0, MAX_PREAMBLE_BYTES)
+        while at >= 0:
+            after = bytes(self._held[at + len(self._delimiter) :]).lstrip(b" \t")
+            if after.startswith((b"\r\n", b"--")):
+                self._held = None
+                return self._delimiter[2:] + after
+            if len(after) < 2:
+                break  # the rest of the line is yet to come
+            at = self._held.find(self._delimiter, at + 1, MAX_PREAMBLE_BYTES)
+        if len(self._held) > MAX_PREAMBLE_BYTES:
+            raise BoundaryMissing
+        return b""

@@ -17,8 +17,10 @@ from pydicom.tag import BaseTag
 from node.dicom.json_model import Json, json_model
 from node.dicom.keys import SUPPORTED, InvalidQuery, Level
 from node.dicom.matching import Options, read_query
+from node.dicom.uids import web_transfer_syntax
 from node.index.finder import QueryRefused
 from node.web.access import Reader, RequestAudit
+from node.web.dicomweb.documents import etag_of, respond_document, warning_header
 from node.web.dicomweb.media_types import DICOM_JSON, JSON, NotAcceptable, accepted, names
 from node.web.dicomweb.resources import READ, base_url, resource_url
 from node.web.dicomweb.routing import dicomweb_router
@@ -109,10 +111,9 @@ def _search(request: Request, audit: RequestAudit, node: Node, level: Level) -> 
         warnings.append(f"These parameters name no attribute of PS3.6 and are ignored: {_quoted(unknown)}")
     if query.unsupported:
         warnings.append(f"These attributes are neither matched nor returned: {', '.join(query.unsupported)[:500]}")
-    headers = {"Content-Type": media_type}
-    if warnings:
-        headers["Warning"] = ", ".join(f'299 voxelnode "{warning}"' for warning in warnings)
-    return Response(b"[" + b",".join(answers) + b"]", headers=headers)
+    headers = {"Warning": warning_header(warnings)} if warnings else {}
+    content = b"[" + b",".join(answers) + b"]"
+    return respond_document(request, content, media_type, etag_of(content, media_type), headers=headers)
 
 
 def _encoded(answer: Dataset, level: Level, base: str) -> bytes:
@@ -123,6 +124,9 @@ def _encoded(answer: Dataset, level: Level, base: str) -> bytes:
         "vr": "UR",
         "Value": [resource_url(base, *(str(answer[keyword].value) for keyword in keywords))],
     }
+    if "Value" in (syntaxes := attributes.get("00083002", {})):
+        given = dict.fromkeys(web_transfer_syntax(syntax) for syntax in syntaxes["Value"])
+        attributes["00083002"] = {"vr": "UI", "Value": list(given)}
     return json.dumps(
         dict(sorted(attributes.items())), ensure_ascii=False, separators=(",", ":"), allow_nan=False
     ).encode()

@@ -19,6 +19,7 @@ from node.index.selection import StoredInstance
 from node.web.access import Reader, RequestAudit
 from node.web.addresses import public_url
 from node.web.audit_trail import AccountAuditTrail
+from node.web.headers import has_etag
 from node.web.kept_files import DAMAGED, Damaged, Unavailable, damaged
 from node.web.services import Node, Services
 from node.web.streaming import Streamed
@@ -149,7 +150,7 @@ def respond(
         Length of the content in bytes, if it is known.
     """
     headers = {"ETag": etag, "Vary": "Accept", "Content-Type": content_type}
-    if etag in [tag.strip() for tag in target.request.headers.get("if-none-match", "").split(",")]:
+    if has_etag(target.request.headers, etag):
         return Response(status_code=304, headers={"ETag": etag, "Vary": "Accept"})
     if length is not None:
         headers["Content-Length"] = str(length)

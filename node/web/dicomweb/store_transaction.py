@@ -29,6 +29,7 @@ from node.index.records import NOT_CURRENT_OUTCOMES, Outcome, Refused
 from node.receive.dicom_files import HEAD_BYTES, LONG_HEAD_BYTES, Identity, NotDicom, identify
 from node.receive.ingest import Announced, Arrival, Ingest, Origin
 from node.web.dicomweb.media_types import DICOM
+from node.web.dicomweb.multipart import BoundaryMissing, PreambleFilter
 
 log = structlog.get_logger()
 
@@ -88,6 +89,7 @@ class StoreTransaction:
         on_refusal: Callable[[Refused], None],
     ) -> None:
         self._ingest, self._origin, self._study, self._on_refusal = ingest, origin, study_instance_uid, on_refusal
+        self._preamble = PreambleFilter(boundary)
         self._part: _Part | None = None
         self._header: tuple[bytes, bytes] = b"", b""
         self._content_type = ""
@@ -124,7 +126,11 @@ class StoreTransaction:
             400 if it is not a multipart message, 413 if it has too many parts. Instances already stored are kept.
         """
         try:
-            self._parser.write(data)
+            self._parser.write(self._preamble.strip(data))
+        except BoundaryMissing:
+            raise HTTPException(
+                400, "the body does not contain the boundary of its Content-Type (RFC 2046 5.1.1)"
+            ) from None
         except FormParserError as error:
             raise HTTPException(400, f"the body is not a multipart message: {error} (RFC 2046 5.1.1)") from error
 

@@ -14,6 +14,7 @@ from node.audit.audit_log import Action, AuditEvent, Result
 from node.receive.ingest import Origin
 from node.web.access import RequestAudit, Writer
 from node.web.audit_trail import AccountAuditTrail
+from node.web.dicomweb.documents import respond_document
 from node.web.dicomweb.media_types import DICOM, DICOM_JSON, JSON, MULTIPART, NotAcceptable, accepted, names
 from node.web.dicomweb.resources import base_url
 from node.web.dicomweb.routing import dicomweb_router
@@ -56,7 +57,8 @@ async def store(
         await run_in_threadpool(_close, transaction, audit)
     response = await run_in_threadpool(store_response, node.index, report, base_url(request))
     headers = {"Retry-After": str(RETRY_SECONDS)} if report.status == 503 else {}
-    return Response(json.dumps(response), report.status, headers, media_type)
+    content = json.dumps(response).encode()
+    return respond_document(request, content, media_type, status=report.status, headers=headers)
 
 
 def _close(transaction: StoreTransaction, audit: AccountAuditTrail) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from typing import IO
@@ -13,6 +13,7 @@ from fastapi import Response
 from node.conversion.decoder import NotDecoded
 from node.conversion.decoding import transcode
 from node.dicom.part10 import file_head
+from node.dicom.uids import web_transfer_syntax
 from node.index.selection import StoredInstance
 from node.volume.read.transfer_syntaxes import choose_target
 from node.web.dicomweb.decoded import decoded_file, pieces_of
@@ -62,8 +63,7 @@ def retrieve(target: RequestedInstances) -> Response:
         raise NotAcceptable(f"{DICOM}, {OFFERED}" if is_one else OFFERED)
     given = []
     for instance in target.instances:
-        stored = instance.transfer_syntax_uid
-        syntax = stored if ANY in form.transfer_syntaxes else choose_target(stored, form.transfer_syntaxes)
+        syntax = given_syntax(instance, form.transfer_syntaxes)
         if syntax is not None:
             given.append((instance, syntax))
     if not given:
@@ -82,6 +82,17 @@ def retrieve(target: RequestedInstances) -> Response:
         for (instance, syntax), file in zip(given, files, strict=True)
     )
     return respond(target, message.write(parts), message.content_type, etag, None, status)
+
+
+def given_syntax(instance: StoredInstance, accepted_syntaxes: Collection[str]) -> str | None:
+    """Return the transfer syntax in which an instance is sent; None if no accepted one is possible (PS3.18 8.7.3).
+
+    `ANY` stands for the one in which it is stored, if the standard allows that one.
+    """
+    stored = instance.transfer_syntax_uid
+    if ANY in accepted_syntaxes:
+        return web_transfer_syntax(stored)
+    return choose_target(stored, {syntax for syntax in accepted_syntaxes if web_transfer_syntax(syntax) == syntax})
 
 
 def begun_files(node: Services, given: Sequence[Given]) -> Iterator[Iterator[bytes]]:

@@ -6,7 +6,6 @@ from fastapi import HTTPException, Request, Response
 from starlette.datastructures import QueryParams
 
 from node.conversion.decoding import PictureOrder
-from node.volume.read.transfer_syntaxes import choose_target
 from node.volume.window import Window
 from node.web.access import Reader, RequestAudit
 from node.web.dicomweb.media_types import (
@@ -28,7 +27,7 @@ from node.web.dicomweb.rendered import (
 )
 from node.web.dicomweb.resources import READ, Target, file_length, find_target, one_instance, respond
 from node.web.dicomweb.routing import dicomweb_router
-from node.web.dicomweb.wado import begun_files, only
+from node.web.dicomweb.wado import begun_files, given_syntax, only
 from node.web.services import Node
 
 router = dicomweb_router()
@@ -63,12 +62,12 @@ def retrieve_by_uri(request: Request, account: Reader, audit: RequestAudit, node
 def _whole(target: Target) -> Response:
     """Respond with the instance in `transferSyntax`: as stored for ``*``, Explicit VR Little Endian by default."""
     instance = one_instance(target)
-    stored, wanted = instance.transfer_syntax_uid, target.request.query_params.get("transferSyntax")
-    syntax = stored if wanted == "*" else choose_target(stored, {wanted or EXPLICIT_LITTLE_ENDIAN})
+    wanted = target.request.query_params.get("transferSyntax")
+    syntax = given_syntax(instance, {wanted or EXPLICIT_LITTLE_ENDIAN})
     if syntax is None:
         raise NotAcceptable(f"{DICOM} as stored (transferSyntax=*), or uncompressed")
     target.audit_transfer("WADO-URI")
-    length = file_length(instance) if syntax == stored else None
+    length = file_length(instance) if syntax == instance.transfer_syntax_uid else None
     file = begun_files(target.node, [(instance, syntax)])
     return respond(target, only(file), DICOM, target.etag(f"uri {syntax}"), length)
 
