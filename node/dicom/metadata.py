@@ -11,11 +11,12 @@ from pydicom.dataelem import DataElement
 
 from node.dicom.bounded import TooLong
 from node.dicom.header import DEFLATED_LITTLE_ENDIAN
-from node.dicom.json_model import json_model
+from node.dicom.json_model import Json, json_model
 from node.dicom.pixel_element import header_and_pixels
 from node.dicom.reading import read_instance
 from node.dicom.uids import web_transfer_syntax
 from node.dicom.values import CONVERSION_ERRORS, value, whole
+from node.dicom.xml_model import native_model
 
 NATIVE = frozenset(("1.2.840.10008.1.2", "1.2.840.10008.1.2.1"))
 """Transfer syntaxes whose pixel data have a defined length and can be skipped."""
@@ -28,7 +29,9 @@ class NoSuchValue(Exception):
     """The data set does not contain the requested bulk data."""
 
 
-def metadata(path: Path, transfer_syntax_uid: str, url: str, max_bytes: int | None = None) -> bytes:
+def metadata(
+    path: Path, transfer_syntax_uid: str, url: str, max_bytes: int | None = None, *, as_xml: bool = False
+) -> bytes:
     """Return a file in the DICOM JSON Model, with its transfer syntax but without File Meta Information.
 
     Parameters
@@ -39,6 +42,8 @@ def metadata(path: Path, transfer_syntax_uid: str, url: str, max_bytes: int | No
         URL of the instance, the prefix of all bulk data URIs.
     max_bytes : int or None
         Largest number of bytes of the file that may be read.
+    as_xml : bool
+        Return the Native DICOM Model instead.
 
     Raises
     ------
@@ -49,8 +54,15 @@ def metadata(path: Path, transfer_syntax_uid: str, url: str, max_bytes: int | No
     model = json_model(ds, lambda tag_path: f"{url}/bulkdata/{quote(tag_path)}")
     # Not an element of the data set, but viewers need it to decode frames (PS3.18 10.4.1.1.2).
     model["00083002"] = {"vr": "UI", "Value": [web_transfer_syntax(transfer_syntax_uid)]}
+    return encoded_model(model, as_xml=as_xml)
+
+
+def encoded_model(model: Json, *, as_xml: bool = False) -> bytes:
+    """Return a data set of the DICOM JSON Model as JSON, or as XML in the Native DICOM Model; ordered by tag."""
     model = dict(sorted(model.items()))
-    return json.dumps(model, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    if as_xml:
+        return native_model(model)
+    return json.dumps(model, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")
 
 
 def _header(path: Path, transfer_syntax_uid: str, max_bytes: int | None) -> Dataset:

@@ -190,8 +190,8 @@ def test_what_is_not_searched_for_is_told_by_a_warning(client: httpx2.Client) ->
 
 
 def test_other_media_types_are_not_offered(client: httpx2.Client) -> None:
-    xml = {"Accept": 'multipart/related; type="application/dicom+xml"'}
-    assert client.get("/dicom-web/studies", headers=xml).status_code == 406
+    for accept in ("text/html", "application/dicom+xml", 'multipart/related; type="application/dicom"'):
+        assert client.get("/dicom-web/studies", headers={"Accept": accept}).status_code == 406
     plain = client.get("/dicom-web/studies", headers={"Accept": "application/json"})
     assert plain.headers["content-type"] == "application/json"
 

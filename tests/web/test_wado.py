@@ -153,10 +153,10 @@ def test_the_accept_query_parameter_goes_before_the_header(client: httpx2.Client
     ("path", "accept"),
     [
         (SAMPLES["CT_small.dcm"].path, "text/html"),
-        (SAMPLES["CT_small.dcm"].path, 'multipart/related; type="application/dicom+xml"'),
+        (SAMPLES["CT_small.dcm"].path, 'multipart/related; type="application/dicom+json"'),
         (SAMPLES["CT_small.dcm"].path, "application/dicom; transfer-syntax=1.2.840.10008.1.2.4.90"),
         (f"/dicom-web/studies/{SAMPLES['CT_small.dcm'].study}", "application/dicom"),
-        (f"{SAMPLES['CT_small.dcm'].path}/metadata", "application/dicom+xml"),
+        (f"/dicom-web/studies/{SAMPLES['CT_small.dcm'].study}/metadata", "application/dicom+xml"),
         (f"{SAMPLES['CT_small.dcm'].path}/frames/1", 'multipart/related; type="image/jp2"'),
         (f"{SAMPLES['CT_small.dcm'].path}/rendered", "image/gif"),
         (f"{SAMPLES['rtplan.dcm'].path}/rendered", "image/png"),

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 
 from fastapi import Request, Response
 
+from node.web.dicomweb.media_types import DICOM_XML, DocumentForm
+from node.web.dicomweb.multipart import Multipart, Part
 from node.web.dicomweb.resources import Instances
 from node.web.headers import accepts_gzip, has_etag
 
@@ -46,9 +49,44 @@ def respond_document(
     return Response(content, status, shared) if isinstance(content, bytes) else Instances(content, status, shared)
 
 
-def etag_of(content: bytes, form: str) -> str:
-    """Return the weak entity tag of a document in one form, such as its media type."""
-    return f'W/"{hashlib.sha256(form.encode() + bytes(1) + content).hexdigest()[:32]}"'
+def respond_data_sets(
+    request: Request,
+    data_sets: Iterable[bytes],
+    form: DocumentForm,
+    etag: str,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Answer with data sets, each encoded in `form`: an array in JSON, one document in each part in XML.
+
+    They are streamed, since the metadata of a study may not fit into memory. No data set in XML is status 204.
+    """
+    if form.media_type != DICOM_XML:
+        return respond_document(request, _json_array(data_sets), form.media_type, etag, headers=headers)
+    documents = iter(data_sets)
+    first = next(documents, None)
+    if first is None:
+        return Response(status_code=204, headers=headers)
+    if not form.multipart:
+        return respond_document(request, first, form.media_type, etag, headers=headers)
+    message = Multipart(DICOM_XML)
+    parts = (Part(DICOM_XML, (document,)) for document in chain((first,), documents))
+    return respond_document(request, message.write(parts), message.content_type, etag, headers=headers)
+
+
+def _json_array(data_sets: Iterable[bytes]) -> Iterator[bytes]:
+    separator = b"["
+    for data_set in data_sets:
+        yield separator + data_set
+        separator = b","
+    yield b"]" if separator == b"," else b"[]"
+
+
+def etag_of(data_sets: Iterable[bytes], form: DocumentForm) -> str:
+    """Return the weak entity tag of data sets in one form."""
+    digest = hashlib.sha256(str(form).encode())
+    for data_set in data_sets:
+        digest.update(hashlib.sha256(data_set).digest())
+    return f'W/"{digest.hexdigest()[:32]}"'
 
 
 def warning_header(warnings: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ ANY = "*"
 """As a transfer syntax: the one in which the instance is stored."""
 
 DICOM, DICOM_JSON, JSON = "application/dicom", "application/dicom+json", "application/json"
+DICOM_XML = "application/dicom+xml"
 OCTETS, MULTIPART, ZIP, PDF = "application/octet-stream", "multipart/related", "application/zip", "application/pdf"
 JPEG, PNG = "image/jpeg", "image/png"
 
@@ -134,6 +135,51 @@ def names(ranges: Sequence[MediaRange], *media_types: str) -> str | None:
         if covered is not None and not media_range.multipart:
             return covered
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentForm:
+    """The accepted form of data sets without bulk data: JSON, or XML with one data set in each part.
+
+    Attributes
+    ----------
+    media_type : str
+        `DICOM_JSON`, `JSON` or `DICOM_XML`.
+    multipart : bool
+        False for XML if the answer is the document of a single data set.
+    """
+
+    media_type: str
+    multipart: bool
+
+
+DOCUMENTS = f'{DICOM_JSON} and {MULTIPART}; type="{DICOM_XML}"'
+"""The forms of `DocumentForm`, for messages."""
+
+
+def document_form(ranges: Sequence[MediaRange], *, is_single: bool = False) -> DocumentForm:
+    """Return the accepted form of data sets; JSON is the default (PS3.18 table 8.7.3-3).
+
+    Parameters
+    ----------
+    is_single : bool
+        Whether the answer is always one data set, which may be XML by itself.
+
+    Raises
+    ------
+    NotAcceptable
+    """
+    for media_range in ranges:
+        if media_range.multipart:
+            if media_range.covers(DICOM_XML):
+                return DocumentForm(DICOM_XML, True)
+            continue
+        media_type = next((name for name in (DICOM_JSON, JSON) if media_range.covers(name)), None)
+        if media_type is not None:
+            return DocumentForm(media_type, False)
+        if is_single and media_range.covers(DICOM_XML):
+            return DocumentForm(DICOM_XML, False)
+    raise NotAcceptable(DOCUMENTS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from urllib.parse import quote
 
 import structlog
@@ -13,14 +11,14 @@ from node.conversion.decoder import DecoderBusy, NotDecoded
 from node.conversion.decoding import value_file
 from node.dicom.bounded import TooLong
 from node.dicom.json_model import PIXEL_TAGS, Json
-from node.dicom.metadata import metadata
+from node.dicom.metadata import encoded_model, metadata
 from node.index.selection import StoredInstance
 from node.web.dicomweb.decoded import decoded_file, length_of, pieces_of
-from node.web.dicomweb.documents import respond_document
+from node.web.dicomweb.documents import respond_data_sets
 from node.web.dicomweb.frames import all_frames
-from node.web.dicomweb.media_types import DICOM_JSON, JSON, MULTIPART, OCTETS, NotAcceptable, accepted, names
+from node.web.dicomweb.media_types import DICOM_XML, MULTIPART, OCTETS, NotAcceptable, accepted, document_form
 from node.web.dicomweb.multipart import Multipart, Part
-from node.web.dicomweb.resources import READ, RequestedInstances, Target, instance_url, one_instance, respond
+from node.web.dicomweb.resources import READ, RequestedInstances, instance_url, one_instance, respond
 from node.web.dicomweb.routing import dicomweb_router
 from node.web.kept_files import whole_file
 from node.web.services import Services
@@ -37,25 +35,20 @@ MAX_HEADER_BYTES = 1 << 20
 @router.api_route("/studies/{study}/series/{series}/instances/{instance}/metadata", methods=READ)
 def retrieve_metadata(target: RequestedInstances) -> Response:
     """Metadata of instances, without bulk data."""
-    media_type = names(accepted(target.request), DICOM_JSON, JSON)
-    if media_type is None:
-        raise NotAcceptable(DICOM_JSON)
+    is_single = "instance" in target.request.path_params
+    form = document_form(accepted(target.request), is_single=is_single)
     target.audit_access("metadata")
-    etag = target.etag(f"metadata {target.base}")
-    return respond_document(target.request, _json_array(target), media_type, etag)
+    as_xml = form.media_type == DICOM_XML
+    etag = target.etag(f"metadata {form} {target.base}")
+    data_sets = (
+        instance_metadata(target.node, instance, instance_url(target.base, instance), as_xml=as_xml)
+        for instance in target.instances
+    )
+    return respond_data_sets(target.request, data_sets, form, etag)
 
 
-def _json_array(target: Target) -> Iterator[bytes]:
-    """Yield a JSON array one instance at a time, since a whole study may not fit into memory."""
-    separator = b"["
-    for instance in target.instances:
-        yield separator + instance_metadata(target.node, instance, instance_url(target.base, instance))
-        separator = b","
-    yield b"]"
-
-
-def instance_metadata(node: Services, instance: StoredInstance, url: str) -> bytes:
-    """Return the DICOM JSON Model of an instance, reduced to its UIDs if its file cannot be read.
+def instance_metadata(node: Services, instance: StoredInstance, url: str, *, as_xml: bool) -> bytes:
+    """Return an instance in JSON or XML, reduced to its UIDs if its file cannot be read.
 
     Parameters
     ----------
@@ -69,16 +62,21 @@ def instance_metadata(node: Services, instance: StoredInstance, url: str) -> byt
     path, syntax = node.archive.path(instance.key), instance.transfer_syntax_uid
     try:
         try:
-            encoded = metadata(path, syntax, url, MAX_HEADER_BYTES)
+            encoded = metadata(path, syntax, url, MAX_HEADER_BYTES, as_xml=as_xml)
         except TooLong:
-            encoded = node.decoder.run(metadata, path, syntax, url)
+            encoded = node.decoder.run(metadata, path, syntax, url, as_xml=as_xml)
     except DecoderBusy:
         raise
     except Exception as error:  # pydicom raises anything on damaged files
         log.warning("metadata_not_read", sop_instance_uid=instance.sop_instance_uid, error=type(error).__name__)
         encoded = b""
-    named = f'"00080018":{{"vr":"UI","Value":["{instance.sop_instance_uid}"]}}'
-    return encoded if named.encode() in encoded else json.dumps(_identity(instance), separators=(",", ":")).encode()
+    uid = instance.sop_instance_uid
+    named = (
+        f'keyword="SOPInstanceUID"><Value number="1">{uid}<'
+        if as_xml
+        else f'"00080018":{{"vr":"UI","Value":["{uid}"]}}'
+    )
+    return encoded if named.encode() in encoded else encoded_model(_identity(instance), as_xml=as_xml)
 
 
 def _identity(instance: StoredInstance) -> Json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 
@@ -17,11 +16,12 @@ from pydicom.tag import BaseTag
 from node.dicom.json_model import Json, json_model
 from node.dicom.keys import SUPPORTED, InvalidQuery, Level
 from node.dicom.matching import Options, read_query
+from node.dicom.metadata import encoded_model
 from node.dicom.uids import web_transfer_syntax
 from node.index.finder import QueryRefused
 from node.web.access import Reader, RequestAudit
-from node.web.dicomweb.documents import etag_of, respond_document, warning_header
-from node.web.dicomweb.media_types import DICOM_JSON, JSON, NotAcceptable, accepted, names
+from node.web.dicomweb.documents import etag_of, respond_data_sets, warning_header
+from node.web.dicomweb.media_types import DICOM_XML, DocumentForm, accepted, document_form
 from node.web.dicomweb.resources import READ, base_url, resource_url
 from node.web.dicomweb.routing import dicomweb_router
 from node.web.services import Node
@@ -87,9 +87,7 @@ def search_instances(request: Request, _account: Reader, audit: RequestAudit, no
 
 
 def _search(request: Request, audit: RequestAudit, node: Node, level: Level) -> Response:
-    media_type = names(accepted(request), DICOM_JSON, JSON)
-    if media_type is None:
-        raise NotAcceptable(DICOM_JSON)
+    form = document_form(accepted(request))
     limit, offset, warnings = _page(request)
     identifier, unknown = _identifier(request, level)
     options = Options(relational=True, combined_datetime=True, fuzzy=_is_fuzzy(request))
@@ -100,7 +98,7 @@ def _search(request: Request, audit: RequestAudit, node: Node, level: Level) -> 
         raise HTTPException(400, str(error)) from error
     base = base_url(request)
     try:
-        answers = [_encoded(answer, level, base) for answer in node.index.find(query, limit + 1)]
+        answers = [_encoded(answer, level, base, form) for answer in node.index.find(query, limit + 1)]
     except QueryRefused as error:
         raise HTTPException(503, str(error)) from error
     if len(answers) > limit:
@@ -112,12 +110,11 @@ def _search(request: Request, audit: RequestAudit, node: Node, level: Level) -> 
     if query.unsupported:
         warnings.append(f"These attributes are neither matched nor returned: {', '.join(query.unsupported)[:500]}")
     headers = {"Warning": warning_header(warnings)} if warnings else {}
-    content = b"[" + b",".join(answers) + b"]"
-    return respond_document(request, content, media_type, etag_of(content, media_type), headers=headers)
+    return respond_data_sets(request, answers, form, etag_of(answers, form), headers)
 
 
-def _encoded(answer: Dataset, level: Level, base: str) -> bytes:
-    """Return an answer in the DICOM JSON Model, with Retrieve URL (0008,1190)."""
+def _encoded(answer: Dataset, level: Level, base: str, form: DocumentForm) -> bytes:
+    """Return an answer in JSON or XML, with Retrieve URL (0008,1190)."""
     keywords = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")[: level - Level.PATIENT]
     attributes: Json = json_model(answer, lambda path: None)
     attributes["00081190"] = {
@@ -127,9 +124,7 @@ def _encoded(answer: Dataset, level: Level, base: str) -> bytes:
     if "Value" in (syntaxes := attributes.get("00083002", {})):
         given = dict.fromkeys(web_transfer_syntax(syntax) for syntax in syntaxes["Value"])
         attributes["00083002"] = {"vr": "UI", "Value": list(given)}
-    return json.dumps(
-        dict(sorted(attributes.items())), ensure_ascii=False, separators=(",", ":"), allow_nan=False
-    ).encode()
+    return encoded_model(attributes, as_xml=form.media_type == DICOM_XML)
 
 
 def _page(request: Request) -> tuple[int, int, list[str]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import structlog
 from fastapi import HTTPException, Request, Response
 from python_multipart.multipart import parse_options_header
@@ -11,11 +9,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from node.audit.audit_log import Action, AuditEvent, Result
+from node.dicom.metadata import encoded_model
 from node.receive.ingest import Origin
 from node.web.access import RequestAudit, Writer
 from node.web.audit_trail import AccountAuditTrail
 from node.web.dicomweb.documents import respond_document
-from node.web.dicomweb.media_types import DICOM, DICOM_JSON, JSON, MULTIPART, NotAcceptable, accepted, names
+from node.web.dicomweb.media_types import DICOM, DICOM_XML, MULTIPART, accepted, document_form
+from node.web.dicomweb.multipart import Multipart, Part
 from node.web.dicomweb.resources import base_url
 from node.web.dicomweb.routing import dicomweb_router
 from node.web.dicomweb.store_response import store_response
@@ -37,9 +37,7 @@ async def store(
     request: Request, _account: Writer, audit: RequestAudit, node: Node, study: str | None = None
 ) -> Response:
     """Store instances, of any studies or of one."""
-    media_type = names(accepted(request), DICOM_JSON, JSON)
-    if media_type is None:
-        raise NotAcceptable(DICOM_JSON)
+    form = document_form(accepted(request), is_single=True)
     boundary = _boundary(request)
     refusal = await run_in_threadpool(node.ingest.refusal)
     if refusal is not None:
@@ -57,8 +55,12 @@ async def store(
         await run_in_threadpool(_close, transaction, audit)
     response = await run_in_threadpool(store_response, node.index, report, base_url(request))
     headers = {"Retry-After": str(RETRY_SECONDS)} if report.status == 503 else {}
-    content = json.dumps(response).encode()
-    return respond_document(request, content, media_type, status=report.status, headers=headers)
+    content = encoded_model(response, as_xml=form.media_type == DICOM_XML)
+    if form.multipart:
+        message = Multipart(DICOM_XML)
+        content = b"".join(message.write([Part(DICOM_XML, (content,))]))
+        return respond_document(request, content, message.content_type, status=report.status, headers=headers)
+    return respond_document(request, content, form.media_type, status=report.status, headers=headers)
 
 
 def _close(transaction: StoreTransaction, audit: AccountAuditTrail) -> None:

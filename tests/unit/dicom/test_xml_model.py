@@ -1,0 +1,166 @@
+"""The Native DICOM Model carries what the DICOM JSON Model carries; DCMTK reads and writes it the same."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from pydicom import Dataset, dcmread
+
+from node.dicom.json_model import Json, json_model
+from node.dicom.xml_model import MAX_DEPTH, NotNative, json_from_native, native_model
+from tests.interop.conftest import needs
+from tests.make import PYDICOM_FILES
+from tests.web.mixed import NAMES
+
+HEAD = b'<NativeDicomModel xml:space="preserve">'
+TAIL = b"</NativeDicomModel>"
+
+
+def model_of(path: Path) -> Json:
+    return json_model(dcmread(path), lambda place: f"http://node/bulkdata/{place}")
+
+
+def with_numbers(value: Any) -> Any:
+    """Make DS and IS numbers, as the DICOM JSON Model writes them; names lose their empty last components."""
+    if isinstance(value, list):
+        return [with_numbers(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("vr") in ("DS", "IS"):
+        kind = float if value["vr"] == "DS" else int
+        return value | ({"Value": [v and kind(v) for v in value["Value"]]} if "Value" in value else {})
+    if value.get("vr") == "PN" and "Value" in value:
+        return value | {"Value": [name and _without_carets(name) for name in value["Value"]]}
+    return {name: with_numbers(item) for name, item in value.items()}
+
+
+def _without_carets(name: dict[str, str]) -> dict[str, str] | None:
+    return {group: text for group, whole in name.items() if (text := whole.rstrip("^"))} or None
+
+
+def one_element(tag: str, vr: str, content: str, more: str = "") -> bytes:
+    return HEAD + f'<DicomAttribute tag="{tag}" vr="{vr}"{more}>{content}</DicomAttribute>'.encode() + TAIL
+
+
+@pytest.mark.parametrize(
+    "name", [*NAMES, "test-SR.dcm", "examples_overlay.dcm", "chrX2.dcm", "chrH32.dcm", "nested_priv_SQ.dcm"]
+)
+def test_xml_carries_what_json_carries(name: str) -> None:
+    model = model_of(PYDICOM_FILES / name if (PYDICOM_FILES / name).exists() else _charset_file(name))
+    assert with_numbers(json_from_native(native_model(model))) == with_numbers(json.loads(json.dumps(model)))
+
+
+def _charset_file(name: str) -> Path:
+    return PYDICOM_FILES.parent / "charset_files" / name
+
+
+def test_values_that_are_hard_to_write_come_back() -> None:
+    model = {
+        "00080008": {"vr": "CS", "Value": ["A", None, "C", None]},
+        "00081140": {"vr": "SQ", "Value": [{}, {"00080018": {"vr": "UI", "Value": ["1.2"]}}]},
+        "00100010": {
+            "vr": "PN",
+            "Value": [{"Alphabetic": "a^^c^d^e^f", "Phonetic": "x"}, None, {"Ideographic": "山^太"}],
+        },
+        "00104000": {"vr": "LT", "Value": [" <&>\"'\r\n\ttwo  blanks "]},
+        "00189073": {"vr": "FD", "Value": [0.1, "NaN", "inf", "-inf", 1e-300, None]},
+        "00280009": {"vr": "AT", "Value": ["00181063"]},
+        "00281101": {"vr": "US"},
+        "00090010": {"vr": "LO", "Value": ['ACME "1"']},
+        "00090011": {"vr": "LO", "Value": ['ACME "1"']},
+        "00091001": {"vr": "SH", "Value": ["one"]},
+        "00091101": {"vr": "SH", "Value": ["two"]},
+        "00092001": {"vr": "UN", "InlineBinary": "AAE="},
+        "00720082": {"vr": "SV", "Value": [-(2**63)]},
+    }
+    assert json_from_native(native_model(model)) == model
+
+
+def test_characters_that_xml_cannot_have_are_replaced() -> None:
+    document = native_model({"00104000": {"vr": "LT", "Value": ["a\x0cb\x1b\ud800"]}})
+    assert json_from_native(document)["00104000"]["Value"] == ["a\ufffdb\ufffd\ufffd"]
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize(
+    "name", ["CT_small.dcm", "MR_small_RLE.dcm", "rtplan.dcm", "test-SR.dcm", "examples_palette.dcm"]
+)
+def test_dcmtk_writes_the_same_elements(name: str) -> None:
+    needs("dcm2xml", "dcmtk")
+    path = PYDICOM_FILES / name
+    written = subprocess.run(["dcm2xml", "--native-format", path], check=True, capture_output=True).stdout
+    theirs, ours = (
+        _flat(json_from_native(written)),
+        _flat(json_from_native(native_model(json_model(dcmread(path), lambda place: None)))),
+    )
+    missing = {place for place in theirs if place not in ours}
+    assert {place for place in missing if not place.startswith("0002") and not place.endswith("0000")} == set()
+    for place, (vr, values) in ours.items():
+        if place in theirs and theirs[place][0] == vr and values:
+            expected = pytest.approx(values) if all(isinstance(one, float) for one in values) else values
+            assert theirs[place][1] == expected, place
+
+
+def _flat(model: Json, place: str = "") -> dict[str, tuple[str, Any]]:
+    """Every element by its path: VR and values, numbers as numbers."""
+    found: dict[str, tuple[str, Any]] = {}
+    for tag, element in with_numbers(model).items():
+        if element["vr"] == "SQ":
+            for number, item in enumerate(element.get("Value", [])):
+                found |= _flat(item, f"{place}{tag}.{number}.")
+        else:
+            found[place + tag] = element["vr"], element.get("Value")
+    return found
+
+
+def test_private_elements_go_with_their_creator() -> None:
+    root = ElementTree.fromstring(native_model(model_of(PYDICOM_FILES / "CT_small.dcm")))
+    creators = {one.get("privateCreator") for one in root if one.get("tag", "").startswith("000900E6")}
+    assert creators == {"GEMS_IDEN_01"}
+    given = one_element("00091001".replace("0009", "0009"), "SH", '<Value number="1">x</Value>')
+    assert json_from_native(given) == {"00091001": {"vr": "SH", "Value": ["x"]}}
+    reserved = one_element("00090001", "SH", '<Value number="1">x</Value>', ' privateCreator="ACME"')
+    assert json_from_native(reserved) == {
+        "00090010": {"vr": "LO", "Value": ["ACME"]},
+        "00091001": {"vr": "SH", "Value": ["x"]},
+    }
+
+
+LAUGHS = b'<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">]>'
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"",
+        b"no XML",
+        LAUGHS + HEAD + TAIL,
+        b'<!DOCTYPE x SYSTEM "file:///etc/passwd">' + HEAD + TAIL,
+        HEAD + b"&b;" + TAIL,
+        HEAD,
+        b"<html/>",
+        b"<Value/>",
+        HEAD + b"<Value number='1'>x</Value>" + TAIL,
+        one_element("0010", "LO", ""),
+        one_element("00100020", "L", ""),
+        one_element("00100020", "LO", '<Value number="0">x</Value>'),
+        one_element("00100020", "LO", '<Value number="2000000">x</Value>'),
+        one_element("00100020", "LO", '<Value number="1">x</Value><Value number="1">y</Value>'),
+        one_element("00280010", "US", '<Value number="1">many</Value>'),
+        HEAD + b'<DicomAttribute tag="00100020" vr="LO"/><DicomAttribute tag="00100020" vr="LO"/>' + TAIL,
+        HEAD + b'<DicomAttribute tag="00081140" vr="SQ"><Item number="1">' * (MAX_DEPTH + 1),
+    ],
+    ids=range(17),
+)
+def test_documents_that_are_something_else_or_hostile_are_refused(document: bytes) -> None:
+    with pytest.raises(NotNative):
+        json_from_native(document)
+
+
+def test_no_element_of_an_empty_data_set() -> None:
+    assert json_from_native(native_model(json_model(Dataset(), lambda place: None))) == {}
