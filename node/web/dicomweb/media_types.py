@@ -36,6 +36,20 @@ _FRAME_TYPES = {
 }
 """Media types of compressed frames by transfer syntax, PS3.18 tables 8.7.3-2 to 8.7.3-5."""
 
+_BULK_DATA_SYNTAXES = {
+    OCTETS: EXPLICIT_LITTLE_ENDIAN,
+    JPEG: "1.2.840.10008.1.2.4.70",
+    "image/jls": "1.2.840.10008.1.2.4.80",
+    "image/jp2": "1.2.840.10008.1.2.4.90",
+    "image/jpx": "1.2.840.10008.1.2.4.92",
+    "image/jphc": "1.2.840.10008.1.2.4.201",
+    "image/jxl": "1.2.840.10008.1.2.4.110",
+    "image/dicom-rle": "1.2.840.10008.1.2.5",
+    "video/mpeg": "1.2.840.10008.1.2.4.100",
+    "video/mp4": "1.2.840.10008.1.2.4.102",
+}
+"""Transfer syntax of a part of bulk data without the parameter, PS3.18 tables 8.7.3-2 to 8.7.3-5."""
+
 _OLD_NAMES = {"image/x-jls": "image/jls", "image/x-dicom-rle": "image/dicom-rle", "image/jpeg2000": "image/jp2"}
 
 _ELEMENT = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*")+')
@@ -232,3 +246,20 @@ def _takes_stored(accepted_range: MediaRange, stored: str) -> bool:
     if accepted_range.type == media_type or accepted_range.type == f"{media_type.partition('/')[0]}/*":
         return media_type != OCTETS and wanted in (None, ANY, stored)
     return accepted_range.covers(OCTETS) and wanted in (ANY, stored)
+
+
+def bulk_data_syntax(media_type: str, transfer_syntax_uid: str) -> str | None:
+    """Return the transfer syntax of a part of bulk data by its headers; None if the media type is none for bulk data.
+
+    Parameters
+    ----------
+    transfer_syntax_uid : str
+        The ``transfer-syntax`` parameter, or empty for the default of the media type.
+    """
+    media_type = _OLD_NAMES.get(media_type, media_type)
+    if media_type not in _BULK_DATA_SYNTAXES:
+        return None
+    if transfer_syntax_uid in ("", ANY):
+        return _BULK_DATA_SYNTAXES[media_type]
+    is_fitting = frame_media_type(transfer_syntax_uid) == media_type or media_type == OCTETS
+    return transfer_syntax_uid if is_fitting else None

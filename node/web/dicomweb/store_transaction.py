@@ -92,7 +92,7 @@ class StoreTransaction:
         self._preamble = PreambleFilter(boundary)
         self._part: _Part | None = None
         self._header: tuple[bytes, bytes] = b"", b""
-        self._content_type = ""
+        self.part_headers: dict[bytes, bytes] = {}
         self._parts, self._whole = 0, False
         self._finishing: list[tuple[Identity, Future[object]]] = []
         self._outcomes: list[tuple[str, Future[Outcome]]] = []  # of what is stored
@@ -116,6 +116,11 @@ class StoreTransaction:
             )
         except FormParserError as error:
             raise HTTPException(400, f"the boundary cannot be used: {error}") from error
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the last boundary has arrived."""
+        return self._whole
 
     def write(self, data: bytes) -> None:
         """Process bytes of the body.
@@ -170,7 +175,7 @@ class StoreTransaction:
         self._parts += 1
         if self._parts > MAX_PARTS:
             raise HTTPException(413, f"more than {MAX_PARTS} instances in one request: send several requests")
-        self._content_type = DICOM
+        self.part_headers = {}
 
     def _begin_header(self) -> None:
         self._header = b"", b""
@@ -183,33 +188,52 @@ class StoreTransaction:
 
     def _end_header(self) -> None:
         name, value = self._header
-        if name.lower() == b"content-type":
-            self._content_type = parse_options_header(value)[0].decode("latin-1").strip().lower()
+        self.part_headers[name.lower()] = value
 
     def _begin_data(self) -> None:
-        self._part = _Part(self._ingest, self._origin, self._study)
-        if self._content_type != DICOM:
-            self._part.refuse(CANNOT_UNDERSTAND, f"the part is not {DICOM}")
+        self.begin_part(*self._media_type())
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
-        if self._part is not None:
-            self._part.write(memoryview(data)[start:end])
+        self.write_part(memoryview(data)[start:end])
 
     def _end_part(self) -> None:
+        self.end_part()
+
+    def _end(self) -> None:
+        self._whole = True
+
+    def _media_type(self) -> tuple[str, str]:
+        """Return the media type of the part and its ``transfer-syntax``; the type is optional for DICOM files."""
+        media_type, parameters = parse_options_header(self.part_headers.get(b"content-type", DICOM.encode()))
+        syntax = parameters.get(b"transfer-syntax", b"").decode("latin-1")
+        return media_type.decode("latin-1").strip().lower(), syntax.strip()
+
+    # Parts
+
+    def begin_part(self, media_type: str, transfer_syntax_uid: str) -> None:
+        """Begin a part, whose headers are complete."""
+        self._part = _Part(self._ingest, self._origin, self._study)
+        if media_type != DICOM:
+            self._part.refuse(CANNOT_UNDERSTAND, f"the part is not {DICOM}")
+
+    def write_part(self, data: memoryview) -> None:
+        """Process bytes of the part."""
+        if self._part is not None:
+            self._part.write(data)
+
+    def end_part(self) -> None:
+        """Store the part, or refuse it."""
         part, self._part = self._part, None
         if part is None:
             return
         arrival = part.end()
         if part.failure is not None:
-            self._refused(part.failure)
+            self.refused(part.failure)
         elif arrival is not None and part.identity is not None:
             self._settle(FINISHING - 1)
             outcome: Future[Outcome] = Future()
             self._finishing.append((part.identity, self._threads.submit(arrival.finish, outcome)))
             self._outcomes.append((part.identity.sop_instance_uid, outcome))
-
-    def _end(self) -> None:
-        self._whole = True
 
     def _settle(self, left: int) -> None:
         """Record the outcome of instances that wait for the disk, until at most `left` wait."""
@@ -218,12 +242,12 @@ class StoreTransaction:
             try:
                 future.result()
             except Exception as error:
-                self._refused(_failure(error, identity))
+                self.refused(_failure(error, identity))
             else:
                 self.report.stored.append(identity.sop_instance_uid)
                 self.studies.add(identity.study_instance_uid)
 
-    def _refused(self, failure: PartFailure) -> None:
+    def refused(self, failure: PartFailure) -> None:
         """Record a part that was not stored, for the response and the table of rejections."""
         self.report.failures.append(failure)
         identity, status = failure.identity, f"status 0x{failure.reason:04X}"

@@ -14,13 +14,14 @@ from node.receive.ingest import Origin
 from node.web.access import RequestAudit, Writer
 from node.web.audit_trail import AccountAuditTrail
 from node.web.dicomweb.documents import respond_document
-from node.web.dicomweb.media_types import DICOM, DICOM_XML, MULTIPART, accepted, document_form
+from node.web.dicomweb.media_types import DICOM, DICOM_JSON, DICOM_XML, MULTIPART, accepted, document_form
 from node.web.dicomweb.multipart import Multipart, Part
 from node.web.dicomweb.resources import base_url
 from node.web.dicomweb.routing import dicomweb_router
+from node.web.dicomweb.store_metadata import METADATA_TYPES, MetadataTransaction
 from node.web.dicomweb.store_response import store_response
 from node.web.dicomweb.store_transaction import StoreTransaction
-from node.web.services import Node
+from node.web.services import Node, Services
 
 log = structlog.get_logger()
 router = dicomweb_router()
@@ -38,13 +39,13 @@ async def store(
 ) -> Response:
     """Store instances, of any studies or of one."""
     form = document_form(accepted(request), is_single=True)
-    boundary = _boundary(request)
+    inner, boundary = _parts_of(request)
     refusal = await run_in_threadpool(node.ingest.refusal)
     if refusal is not None:
         raise HTTPException(503, refusal, {"Retry-After": str(RETRY_SECONDS)})
     client = request.client
     origin = Origin("stow", peer=f"{client.host}:{client.port}" if client is not None else "")
-    transaction = StoreTransaction(node.ingest, origin, boundary, study, node.on_refusal)
+    transaction = await run_in_threadpool(_transaction, node, origin, inner, boundary, study)
     try:
         await _feed(request, transaction)
         report = await run_in_threadpool(transaction.end)
@@ -73,16 +74,23 @@ def _close(transaction: StoreTransaction, audit: AccountAuditTrail) -> None:
     audit.changed(AuditEvent.INSTANCES_TRANSFERRED, Action.CREATE, studies, counts, result)
 
 
-def _boundary(request: Request) -> bytes:
-    """Check the Content-Type of a body of DICOM files, and return its boundary."""
+def _transaction(node: Services, origin: Origin, inner: str, boundary: bytes, study: str | None) -> StoreTransaction:
+    if inner in METADATA_TYPES:
+        return MetadataTransaction(node, origin, boundary, study)
+    return StoreTransaction(node.ingest, origin, boundary, study, node.on_refusal)
+
+
+def _parts_of(request: Request) -> tuple[str, bytes]:
+    """Check the Content-Type of a body, and return the media type of its first part and its boundary."""
     media_type, parameters = parse_options_header(request.headers.get("content-type"))
     inner = parameters.get(b"type", DICOM.encode()).decode("latin-1").lower()
-    if media_type.decode("latin-1").lower() != MULTIPART or inner != DICOM:
-        raise HTTPException(415, f'the body must be {MULTIPART}; type="{DICOM}" (PS3.18 10.5.1.2)')
+    if media_type.decode("latin-1").lower() != MULTIPART or inner not in (DICOM, *METADATA_TYPES):
+        types = " or ".join(f'"{name}"' for name in (DICOM, DICOM_JSON, DICOM_XML))
+        raise HTTPException(415, f"the body must be {MULTIPART}; type={types} (PS3.18 10.5.2)")
     boundary = parameters.get(b"boundary", b"")
     if not boundary:
         raise HTTPException(400, "the Content-Type has no boundary (RFC 2046 5.1.1)")
-    return boundary
+    return inner, boundary
 
 
 async def _feed(request: Request, transaction: StoreTransaction) -> None:
