@@ -19,7 +19,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.tag import BaseTag
 
-from node.dicom.values import CONVERSION_ERRORS, held_elements
+from node.dicom.values import CONVERSION_ERRORS, held_elements, little_endian
 
 Json = dict[str, Any]
 """Elements by tag, ``ggggeeee`` in upper case."""
@@ -119,8 +119,9 @@ def _from_bytes(vr: str, value: bytes, little: bool) -> Json | None:
         return _with_values(vr, [finite(word) for word in _words(vr, value, little)])
     if vr in ("DS", "IS"):
         return _numbers(vr, value)
-    if vr in _BINARY and little:
-        return {"vr": vr, "InlineBinary": base64.b64encode(value).decode("ascii")}
+    if vr in _BINARY:
+        data = value if little else little_endian(vr, value)
+        return {"vr": vr, "InlineBinary": base64.b64encode(data).decode("ascii")}
     return None
 
 

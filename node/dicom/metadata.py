@@ -15,7 +15,7 @@ from node.dicom.json_model import Json, json_model
 from node.dicom.pixel_element import header_and_pixels
 from node.dicom.reading import read_instance
 from node.dicom.uids import web_transfer_syntax
-from node.dicom.values import CONVERSION_ERRORS, value, whole
+from node.dicom.values import CONVERSION_ERRORS, little_endian, value, whole
 from node.dicom.xml_model import native_model
 
 NATIVE = frozenset(("1.2.840.10008.1.2", "1.2.840.10008.1.2.1"))
@@ -65,6 +65,13 @@ def encoded_model(model: Json, *, as_xml: bool = False) -> bytes:
     return json.dumps(model, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")
 
 
+def bulk_data_paths(path: Path, transfer_syntax_uid: str, max_bytes: int | None = None) -> list[str]:
+    """Return the paths of the values that `metadata` omits, in order; see `long_value`. Arguments as of `metadata`."""
+    paths: list[str] = []
+    json_model(_header(path, transfer_syntax_uid, max_bytes), paths.append)
+    return paths
+
+
 def _header(path: Path, transfer_syntax_uid: str, max_bytes: int | None) -> Dataset:
     if transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN and max_bytes is not None:
         raise TooLong  # the length is unknown until the data set is inflated
@@ -100,7 +107,10 @@ def long_value(path: Path, tag_path: str) -> bytes:
         ds = read_instance(path)
         for tag, item in zip(steps[:-1:2], steps[1::2], strict=True):
             ds = ds[int(tag, 16)].value[int(item) - 1]
-        data = ds[int(steps[-1], 16)].value
+        element = ds[int(steps[-1], 16)]
+        data = element.value
+        if isinstance(data, bytes) and ds.original_encoding[1] is False:
+            data = little_endian(element.VR, data)
     except CONVERSION_ERRORS:
         data = None
     if isinstance(data, str):

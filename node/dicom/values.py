@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -158,3 +159,14 @@ def items(ds: Dataset, keyword: str) -> Sequence[Dataset]:
     if content is None or isinstance(content, (str, bytes)) or not isinstance(content, Sequence):
         return ()
     return [item for item in content if isinstance(item, Dataset)]
+
+
+def little_endian(vr: str | None, data: bytes) -> bytes:
+    """Return a binary value of a data set in big endian in little endian (PS3.5 7.3); OB and UN have no words."""
+    word = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}.get(vr or "", 1)
+    whole_words = len(data) // word * word
+    if word == 1:
+        return data
+    words = array({2: "H", 4: "I", 8: "Q"}[word], data[:whole_words])
+    words.byteswap()
+    return words.tobytes() + data[whole_words:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -45,17 +45,7 @@ def retrieve_frames(target: RequestedInstances, frames: str) -> Response:
     if max(numbers) > element.frames:
         raise HTTPException(404, f"frame {max(numbers)} does not exist: the instance has {element.frames} frames")
     target.audit_access("frames")
-    return _answer(target, instance, element, numbers, target.etag(f"frames {frames} {accept_of(target)}"))
-
-
-def all_frames(target: Target, instance: StoredInstance, etag: str) -> Response:
-    """Answer pixel data as bulk data: every frame, each in its own part (PS3.18 8.7.3.3)."""
-    element = pixel_data(target, instance)
-    form = _form(target, element, instance)
-    if element.encapsulated or form.multipart or element.frames == 1:
-        return _answer(target, instance, element, range(1, element.frames + 1), etag)
-    frames = (_frame(target, element, number, form).pieces for number in range(1, element.frames + 1))
-    return respond(target, chain.from_iterable(frames), form.content_type, etag)
+    return answer_frames(target, instance, element, numbers, target.etag(f"frames {frames} {accept_of(target)}"))
 
 
 def frame_numbers(text: str) -> list[int]:
@@ -70,19 +60,29 @@ def frame_numbers(text: str) -> list[int]:
 
 def pixel_data(target: Target, instance: StoredInstance) -> PixelElement:
     """Return the pixel data element of an instance; 404 if it has none."""
-    element = None
+    element = find_pixel_data(target, instance)
+    if element is None:
+        raise HTTPException(404, "the instance has no pixel data")
+    return element
+
+
+def find_pixel_data(target: Target, instance: StoredInstance) -> PixelElement | None:
+    """Return the pixel data element of an instance, or None if it has none or its data set is deflated.
+
+    Raises
+    ------
+    Damaged, DecoderBusy, Unavailable
+    """
     try:
-        if instance.transfer_syntax_uid != DEFLATED_LITTLE_ENDIAN:  # its frames cannot be located
-            element = _element(whole_file(target.node, instance), target.node.decoder)
+        if instance.transfer_syntax_uid == DEFLATED_LITTLE_ENDIAN:  # its frames cannot be located
+            return None
+        return _element(whole_file(target.node, instance), target.node.decoder)
     except OSError as error:
         raise Unavailable(f"a file of the archive cannot be read: {error.strerror}") from error
     except (Damaged, Unavailable, DecoderBusy):
         raise
     except Exception as error:  # pydicom raises anything on damaged files
         raise Damaged("the data set of the instance cannot be read") from error
-    if element is None:
-        raise HTTPException(404, "the instance has no pixel data")
-    return element
 
 
 @lru_cache(maxsize=128)
@@ -99,7 +99,8 @@ def accept_of(target: Target) -> str:
     return f"{target.request.query_params.get('accept', '')} {target.request.headers.get('accept', '')}"
 
 
-def _form(target: Target, element: PixelElement, instance: StoredInstance) -> FrameForm:
+def form_of_frames(target: Target, element: PixelElement, instance: StoredInstance) -> FrameForm:
+    """Return the form in which the frames of an instance are accepted; 406 if there is none."""
     form = frame_form(accepted(target.request), instance.transfer_syntax_uid, element.encapsulated)
     if form is None:
         raise NotAcceptable(
@@ -108,14 +109,15 @@ def _form(target: Target, element: PixelElement, instance: StoredInstance) -> Fr
     return form
 
 
-def _answer(
+def answer_frames(
     target: Target, instance: StoredInstance, element: PixelElement, numbers: Sequence[int], etag: str
 ) -> Response:
-    form = _form(target, element, instance)
+    """Respond with frames in the accepted form, each in its own part unless there is one frame."""
+    form = form_of_frames(target, element, instance)
     if not form.multipart and len(numbers) > 1:
         raise NotAcceptable(f"{MULTIPART} for several frames")
     try:
-        first = _frame(
+        first = read_frame(
             target, element, numbers[0], form
         )  # before the response starts, so that an error can set the status
     except FrameNotFound as error:
@@ -126,22 +128,35 @@ def _answer(
         return respond(target, first.pieces, form.content_type, etag, first.length)
     message = Multipart(form.media_type)
     url = instance_url(target.base, instance)
-
-    def parts() -> Iterator[Part]:
-        yield Part(form.content_type, first.pieces, f"{url}/frames/{numbers[0]}")
-        for number in numbers[1:]:
-            body = _frame(target, element, number, form).pieces
-            yield Part(form.content_type, body, f"{url}/frames/{number}")
-
-    return respond(target, message.write(parts()), message.content_type, etag)
+    parts = chain(
+        [Part(form.content_type, first.pieces, f"{url}/frames/{numbers[0]}")],
+        frame_parts(target, instance, element, form, numbers[1:]),
+    )
+    return respond(target, message.write(parts), message.content_type, etag)
 
 
-class _Frame(NamedTuple):
+def frame_parts(
+    target: Target, instance: StoredInstance, element: PixelElement, form: FrameForm, numbers: Iterable[int]
+) -> Iterator[Part]:
+    """Yield each frame of an instance in its own part.
+
+    Raises
+    ------
+    FrameNotFound, NotDecoded, DecoderBusy, Unavailable
+    """
+    url = instance_url(target.base, instance)
+    for number in numbers:
+        yield Part(form.content_type, read_frame(target, element, number, form).pieces, f"{url}/frames/{number}")
+
+
+class Frame(NamedTuple):
+    """One frame in pieces, and its length in bytes."""
+
     length: int
     pieces: Iterator[bytes]
 
 
-def _frame(target: Target, element: PixelElement, number: int, form: FrameForm) -> _Frame:
+def read_frame(target: Target, element: PixelElement, number: int, form: FrameForm) -> Frame:
     """Return one frame; a long frame is streamed from a file.
 
     Raises
@@ -151,7 +166,7 @@ def _frame(target: Target, element: PixelElement, number: int, form: FrameForm) 
     decoder = target.node.decoder
     try:
         if not element.encapsulated:
-            return _Frame(element.frame_bytes, _read(element.native_frame(number)))
+            return Frame(element.frame_bytes, _read(element.native_frame(number)))
         if not form.as_stored:
             if element.frame_bytes > MAX_BYTES_IN_MEMORY:
                 return _from_file(decoded_file(target.node, frame_file, element.path, number))
@@ -163,12 +178,12 @@ def _frame(target: Target, element: PixelElement, number: int, form: FrameForm) 
         raise Unavailable(f"a file of the archive cannot be read: {error.strerror}") from error
 
 
-def _in_memory(data: bytes) -> _Frame:
-    return _Frame(len(data), iter((data,)))
+def _in_memory(data: bytes) -> Frame:
+    return Frame(len(data), iter((data,)))
 
 
-def _from_file(file: IO[bytes]) -> _Frame:
-    return _Frame(length_of(file), pieces_of(file))
+def _from_file(file: IO[bytes]) -> Frame:
+    return Frame(length_of(file), pieces_of(file))
 
 
 def _read(pieces: Iterator[bytes]) -> Iterator[bytes]:

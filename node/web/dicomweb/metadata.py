@@ -1,26 +1,19 @@
-"""Metadata of instances in the DICOM JSON Model, and bulk data (PS3.18 10.4.1.1.2, 10.4.1.1.5)."""
+"""Metadata of instances in JSON and XML (PS3.18 10.4.1.1.2)."""
 
 from __future__ import annotations
 
-from urllib.parse import quote
-
 import structlog
-from fastapi import HTTPException, Response
+from fastapi import Response
 
-from node.conversion.decoder import DecoderBusy, NotDecoded
-from node.conversion.decoding import value_file
+from node.conversion.decoder import DecoderBusy
 from node.dicom.bounded import TooLong
-from node.dicom.json_model import PIXEL_TAGS, Json
+from node.dicom.json_model import Json
 from node.dicom.metadata import encoded_model, metadata
 from node.index.selection import StoredInstance
-from node.web.dicomweb.decoded import decoded_file, length_of, pieces_of
 from node.web.dicomweb.documents import respond_data_sets
-from node.web.dicomweb.frames import all_frames
-from node.web.dicomweb.media_types import DICOM_XML, MULTIPART, OCTETS, NotAcceptable, accepted, document_form
-from node.web.dicomweb.multipart import Multipart, Part
-from node.web.dicomweb.resources import READ, RequestedInstances, instance_url, one_instance, respond
+from node.web.dicomweb.media_types import DICOM_XML, accepted, document_form
+from node.web.dicomweb.resources import READ, RequestedInstances, instance_url
 from node.web.dicomweb.routing import dicomweb_router
-from node.web.kept_files import whole_file
 from node.web.services import Services
 
 log = structlog.get_logger()
@@ -87,30 +80,3 @@ def _identity(instance: StoredInstance) -> Json:
         "0020000E": instance.series_instance_uid,
     }
     return {tag: {"vr": "UI", "Value": [uid]} for tag, uid in uids.items()}
-
-
-# Bulk data
-
-
-@router.api_route("/studies/{study}/series/{series}/instances/{instance}/bulkdata/{path}", methods=READ)
-def retrieve_bulk_data(target: RequestedInstances, path: str) -> Response:
-    """One long value, by its path in the metadata; for pixel data, all frames."""
-    instance = one_instance(target)
-    etag = target.etag(f"bulkdata {path} {target.request.headers.get('accept')}")
-    if path.upper() in {f"{tag:08X}" for tag in PIXEL_TAGS}:
-        response = all_frames(target, instance, etag)
-        target.audit_access("bulk data")
-        return response
-    ranges = [media_range for media_range in accepted(target.request) if media_range.covers(OCTETS)]
-    if not ranges:
-        raise NotAcceptable(f"{OCTETS}, by itself or in {MULTIPART}")
-    try:
-        file = decoded_file(target.node, value_file, whole_file(target.node, instance), path)
-    except NotDecoded as error:
-        raise HTTPException(404, str(error)) from error
-    target.audit_access("bulk data")
-    if not (ranges[0].multipart or ranges[0].type == "*/*"):
-        return respond(target, pieces_of(file), OCTETS, etag, length_of(file))
-    message = Multipart(OCTETS)
-    location = f"{instance_url(target.base, instance)}/bulkdata/{quote(path)}"
-    return respond(target, message.write([Part(OCTETS, pieces_of(file), location)]), message.content_type, etag)

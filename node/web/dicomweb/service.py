@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from fastapi.routing import APIRoute
 
-from node.web.dicomweb import frames, metadata, qido, rendered, stow, wado, wado_uri
+from node.web.dicomweb import bulk_data, frames, metadata, qido, rendered, stow, wado, wado_uri
 
-ROUTES = [route for part in (qido, stow, wado, metadata, frames, rendered, wado_uri) for route in part.router.routes]
+ROUTES = [
+    route
+    for part in (qido, stow, wado, metadata, bulk_data, frames, rendered, wado_uri)
+    for route in part.router.routes
+]
 
 
 def described() -> list[tuple[str, str, str]]:

@@ -1,0 +1,189 @@
+"""Bulk data and pixel data of instances (PS3.18 10.4.1.1.5 and 10.4.1.1.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from urllib.parse import quote
+
+from fastapi import HTTPException, Response
+
+from node.conversion.decoder import NotDecoded
+from node.conversion.decoding import value_file
+from node.dicom.bounded import TooLong
+from node.dicom.header import DEFLATED_LITTLE_ENDIAN
+from node.dicom.json_model import PIXEL_TAGS
+from node.dicom.metadata import bulk_data_paths
+from node.dicom.pixel_element import FrameNotFound, PixelElement
+from node.index.selection import StoredInstance
+from node.web.dicomweb.decoded import decoded_file, length_of, pieces_of
+from node.web.dicomweb.frames import (
+    accept_of,
+    answer_frames,
+    find_pixel_data,
+    form_of_frames,
+    frame_parts,
+    pixel_data,
+    read_frame,
+)
+from node.web.dicomweb.media_types import (
+    MULTIPART,
+    OCTETS,
+    UNCOMPRESSED,
+    FrameForm,
+    NotAcceptable,
+    accepted,
+    frame_form,
+)
+from node.web.dicomweb.metadata import MAX_HEADER_BYTES
+from node.web.dicomweb.multipart import Multipart, Part
+from node.web.dicomweb.ranges import respond_with_range, skipped
+from node.web.dicomweb.resources import READ, RequestedInstances, Target, instance_url, one_instance, respond
+from node.web.dicomweb.routing import dicomweb_router
+from node.web.kept_files import Damaged, whole_file
+
+router = dicomweb_router()
+
+_PIXEL_PATHS = frozenset(f"{tag:08X}" for tag in PIXEL_TAGS)
+
+
+@router.api_route("/studies/{study}/pixeldata", methods=READ)
+@router.api_route("/studies/{study}/series/{series}/pixeldata", methods=READ)
+@router.api_route("/studies/{study}/series/{series}/instances/{instance}/pixeldata", methods=READ)
+def retrieve_pixel_data(target: RequestedInstances) -> Response:
+    """The frames of all instances, each in its own part.
+
+    206 if the frames of some instances are omitted because they are not available in an accepted form.
+    """
+    given = _with_frames_in_accepted_form(target)
+    parts = chain.from_iterable(_pixel_parts(target, instance) for instance in given)
+    return _answer(target, parts, "pixel data", is_whole=len(given) == len(target.instances))
+
+
+@router.api_route("/studies/{study}/bulkdata", methods=READ)
+@router.api_route("/studies/{study}/series/{series}/bulkdata", methods=READ)
+@router.api_route("/studies/{study}/series/{series}/instances/{instance}/bulkdata", methods=READ)
+def retrieve_all_bulk_data(target: RequestedInstances) -> Response:
+    """Every long value of the instances that the metadata omit, and their frames, each in its own part.
+
+    206 if the frames of some instances are omitted because they are not available in an accepted form.
+    """
+    if not any(media_range.covers(OCTETS) for media_range in accepted(target.request)):
+        raise NotAcceptable(f'{MULTIPART}; type="{OCTETS}"')
+    given = set(_with_frames_in_accepted_form(target))
+    parts = chain.from_iterable(_bulk_parts(target, one, with_pixels=one in given) for one in target.instances)
+    return _answer(target, parts, "bulk data", is_whole=len(given) == len(target.instances))
+
+
+@router.api_route("/studies/{study}/series/{series}/instances/{instance}/bulkdata/{path}", methods=READ)
+def retrieve_bulk_data(target: RequestedInstances, path: str) -> Response:
+    """One long value, by its path in the metadata; for pixel data, all frames. A single part may be a byte range."""
+    instance = one_instance(target)
+    etag = target.etag(f"bulkdata {path} {accept_of(target)}")
+    if path.upper() in _PIXEL_PATHS:
+        response = _answer_pixel_data(target, instance, etag)
+        target.audit_access("bulk data")
+        return response
+    ranges = [media_range for media_range in accepted(target.request) if media_range.covers(OCTETS)]
+    if not ranges:
+        raise NotAcceptable(f"{OCTETS}, by itself or in {MULTIPART}")
+    try:
+        file = decoded_file(target.node, value_file, whole_file(target.node, instance), path)
+    except NotDecoded as error:
+        raise HTTPException(404, str(error)) from error
+    target.audit_access("bulk data")
+    if not (ranges[0].multipart or ranges[0].type == "*/*"):
+
+        def content(start: int) -> Iterator[bytes]:
+            file.seek(start)
+            return pieces_of(file)
+
+        return respond_with_range(target, content, length_of(file), OCTETS, etag)
+    message = Multipart(OCTETS)
+    location = f"{instance_url(target.base, instance)}/bulkdata/{quote(path)}"
+    return respond(target, message.write([Part(OCTETS, pieces_of(file), location)]), message.content_type, etag)
+
+
+def _answer_pixel_data(target: Target, instance: StoredInstance, etag: str) -> Response:
+    """Answer pixel data as bulk data: uncompressed by themselves, otherwise each frame in its own part."""
+    element = pixel_data(target, instance)
+    form = form_of_frames(target, element, instance)
+    numbers = range(1, element.frames + 1)
+    if element.encapsulated or form.multipart:
+        if form.multipart or element.frames == 1:
+            return answer_frames(target, instance, element, numbers, etag)
+        frames = (read_frame(target, element, number, form).pieces for number in numbers)
+        return respond(target, chain.from_iterable(frames), form.content_type, etag)
+    try:
+        read_frame(target, element, element.frames, form)  # the pixel data are long enough
+    except FrameNotFound as error:
+        raise HTTPException(404, str(error)) from error
+
+    def content(start: int) -> Iterator[bytes]:
+        first, skip = divmod(start, element.frame_bytes)
+        frames = (read_frame(target, element, number, form).pieces for number in range(first + 1, element.frames + 1))
+        return skipped(chain.from_iterable(frames), skip)
+
+    return respond_with_range(target, content, element.frames * element.frame_bytes, form.content_type, etag)
+
+
+def _with_frames_in_accepted_form(target: Target) -> list[StoredInstance]:
+    """Return the instances whose frames can be sent; 406 if there are none. Instances without frames count as such."""
+    ranges = accepted(target.request)
+    given = []
+    for instance in target.instances:
+        syntax = instance.transfer_syntax_uid
+        form = frame_form(ranges, syntax, encapsulated=syntax not in UNCOMPRESSED)
+        if syntax != DEFLATED_LITTLE_ENDIAN and form is not None and form.multipart:
+            given.append(instance)
+    if not given:
+        raise NotAcceptable(f"{MULTIPART}, as stored (transfer-syntax=*) or uncompressed")
+    return given
+
+
+def _pixel_parts(target: Target, instance: StoredInstance) -> Iterator[Part]:
+    element = find_pixel_data(target, instance)
+    if element is not None:
+        yield from _frames(target, instance, element, form_of_frames(target, element, instance))
+
+
+def _frames(target: Target, instance: StoredInstance, element: PixelElement, form: FrameForm) -> Iterator[Part]:
+    return frame_parts(target, instance, element, form, range(1, element.frames + 1))
+
+
+def _bulk_parts(target: Target, instance: StoredInstance, *, with_pixels: bool) -> Iterator[Part]:
+    """Yield the bulk data of an instance; each value has the URI that is in the metadata, each frame its own."""
+    path, node = whole_file(target.node, instance), target.node
+    for place in _places(target, instance, path):
+        if place not in _PIXEL_PATHS:
+            location = f"{instance_url(target.base, instance)}/bulkdata/{quote(place)}"
+            yield Part(OCTETS, pieces_of(decoded_file(node, value_file, path, place)), location)
+        elif with_pixels:
+            yield from _pixel_parts(target, instance)
+
+
+def _places(target: Target, instance: StoredInstance, path: Path) -> list[str]:
+    try:
+        return bulk_data_paths(path, instance.transfer_syntax_uid, MAX_HEADER_BYTES)
+    except TooLong:
+        return target.node.decoder.run(bulk_data_paths, path, instance.transfer_syntax_uid)
+    except Exception as error:  # pydicom raises anything on damaged files
+        raise Damaged("the data set of the instance cannot be read") from error
+
+
+def _answer(target: Target, parts: Iterator[Part], detail: str, *, is_whole: bool) -> Response:
+    """Respond with parts of any media types; begin the first at once, so that an error can set the status."""
+    try:
+        first = next(parts, None)
+    except FrameNotFound as error:
+        raise HTTPException(404, str(error)) from error
+    except NotDecoded as error:
+        raise NotAcceptable("the frames as stored (transfer-syntax=*)", str(error)) from error
+    if first is None:
+        raise HTTPException(404, f"the instances have no {detail}")
+    target.audit_access(detail)
+    message = Multipart(first.content_type.partition(";")[0])
+    etag = target.etag(f"{detail} {accept_of(target)} {target.base}")
+    status = 200 if is_whole and not target.unavailable else 206
+    return respond(target, message.write(chain((first,), parts)), message.content_type, etag, None, status)

@@ -1,0 +1,156 @@
+"""Bulk data and pixel data of studies, series and instances, and byte ranges of them (PS3.18 10.4.1.1.5 and 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+from pydicom import Dataset
+from pydicom.uid import ExplicitVRBigEndian
+
+from tests import make
+from tests.web.conftest import Site, open_site
+from tests.web.mixed import sample
+from tests.web.test_wado import parts_of
+
+OCTETS = 'multipart/related; type="application/octet-stream"'
+AS_STORED = f"{OCTETS}; transfer-syntax=*"
+CT = make.ct_series(3, study_uid="1.2.3", series_uid="1.2.3.1")
+LONG = bytes(range(256)) * 40
+COMPRESSED, LARGE = sample("SC_rgb_rle_16bit_2frame.dcm"), sample("SC_ybr_full_422_uncompressed.dcm")
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A root with a CT, whose instances have long private values, compressed frames, and a report."""
+    site = open_site(tmp_path_factory.mktemp("bulk") / "root")
+    for ds in CT:
+        ds.private_block(0x0009, "ACME", create=True).add_new(1, "OB", LONG)
+    site.take(*CT, COMPRESSED.read(), LARGE.read(), make.structured_report(study_uid="1.2.4", series_uid="1.2.4.1"))
+    yield site
+    site.close()
+
+
+@pytest.fixture(scope="module")
+def client(filled: Site) -> httpx2.Client:
+    return filled.client()
+
+
+def path_of(ds: Dataset) -> str:
+    return f"/dicom-web/studies/{ds.StudyInstanceUID}/series/{ds.SeriesInstanceUID}/instances/{ds.SOPInstanceUID}"
+
+
+def test_bulk_data_of_all_levels_are_what_the_metadata_name(filled: Site, client: httpx2.Client) -> None:
+    uris = {
+        element["BulkDataURI"]
+        for model in client.get("/dicom-web/studies/1.2.3/metadata").json()
+        for element in model.values()
+        if "BulkDataURI" in element
+    }
+    assert len(uris) == 6
+    for level, count in (
+        ("/dicom-web/studies/1.2.3", 3),
+        ("/dicom-web/studies/1.2.3/series/1.2.3.1", 3),
+        (path_of(CT[1]), 1),
+    ):
+        parts = parts_of(client.get(f"{level}/bulkdata", headers={"Accept": OCTETS}))
+        found = {headers["Content-Location"]: body for headers, body in parts}
+        assert len(found) == 2 * count
+        assert {uri for uri in found if "/frames/" not in uri} <= uris
+        assert list(found.values()).count(LONG) == count
+        for uri, body in found.items():
+            ((_, again),) = parts_of(client.get(uri, headers={"Accept": OCTETS}))
+            assert again == body
+
+
+def test_pixel_data_of_all_levels_are_the_frames(client: httpx2.Client) -> None:
+    expected = [ds.PixelData for ds in CT]
+    for level in ("/dicom-web/studies/1.2.3", "/dicom-web/studies/1.2.3/series/1.2.3.1"):
+        parts = parts_of(client.get(f"{level}/pixeldata", headers={"Accept": OCTETS}))
+        assert [body for _, body in parts] == expected
+        assert [headers["Content-Location"].rpartition("/dicom-web")[2] for headers, _ in parts] == [
+            f"{path_of(ds).removeprefix('/dicom-web')}/frames/1" for ds in CT
+        ]
+    stored = parts_of(client.get(f"{COMPRESSED.path}/pixeldata", headers={"Accept": AS_STORED}))
+    assert [headers["Content-Type"].partition(";")[0] for headers, _ in stored] == ["image/dicom-rle"] * 2
+    frames = parts_of(client.get(f"{COMPRESSED.path}/pixeldata", headers={"Accept": OCTETS}))
+    assert b"".join(body for _, body in frames) == COMPRESSED.read().pixel_array.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("path", "accept", "status"),
+    [
+        ("/dicom-web/studies/1.2.4/pixeldata", OCTETS, 404),
+        ("/dicom-web/studies/1.2.4/bulkdata", OCTETS, 404),
+        ("/dicom-web/studies/1.2.5/bulkdata", OCTETS, 404),
+        ("/dicom-web/studies/1.2.3/pixeldata", 'multipart/related; type="image/jpeg"', 406),
+        ("/dicom-web/studies/1.2.3/bulkdata", "application/json", 406),
+        ("/dicom-web/studies/1.2.3/pixeldata", "application/octet-stream", 406),
+    ],
+)
+def test_what_is_not_there_or_not_accepted_is_told(client: httpx2.Client, path: str, accept: str, status: int) -> None:
+    assert client.get(path, headers={"Accept": accept}).status_code == status
+
+
+def test_instances_whose_frames_cannot_be_had_as_accepted_make_the_answer_partial(site: Site) -> None:
+    first, second = sample("MR_small_jpeg_ls_lossless.dcm").read(), sample("MR_small_RLE.dcm").read()
+    second.StudyInstanceUID, second.SeriesInstanceUID = first.StudyInstanceUID, first.SeriesInstanceUID
+    site.take(first, second)
+    path = f"/dicom-web/studies/{first.StudyInstanceUID}/pixeldata"
+    answer = site.client().get(path, headers={"Accept": 'multipart/related; type="image/jls"'})
+    assert (answer.status_code, len(parts_of(answer))) == (206, 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "whole"),
+    [
+        (f"{path_of(CT[0])}/bulkdata/00091001", LONG),
+        (f"{path_of(CT[0])}/bulkdata/7FE00010", CT[0].PixelData),
+        (f"{LARGE.path}/bulkdata/7FE00010", LARGE.read().PixelData),
+    ],
+)
+def test_a_part_of_bulk_data_can_be_asked_for(client: httpx2.Client, path: str, whole: bytes) -> None:
+    accept = {"Accept": "application/octet-stream"}
+    full = client.get(path, headers=accept)
+    assert (full.status_code, full.content, full.headers["accept-ranges"]) == (200, whole, "bytes")
+    etag, length = full.headers["etag"], len(whole)
+    assert etag.startswith('"')
+    for asked, start, end in (
+        ("0-0", 0, 1), ("10-99", 10, 100), ("100-", 100, length), ("-7", length - 7, length),
+        (f"5-{10 * length}", 5, length), (f"-{10 * length}", 0, length), (f"{length - 1}-", length - 1, length),
+    ):  # fmt: skip
+        answer = client.get(path, headers={**accept, "Range": f"bytes={asked}", "If-Range": etag})
+        assert (answer.status_code, answer.content) == (206, whole[start:end]), asked
+        assert answer.headers["content-range"] == f"bytes {start}-{end - 1}/{length}"
+        assert int(answer.headers["content-length"]) == end - start
+    for ignored in ("bytes=1-2,4-5", "items=1-2", "bytes=9-3", "bytes=-", "bytes=a-b", f"bytes=1-{'9' * 100}"):
+        assert client.get(path, headers={**accept, "Range": ignored}).status_code == 200
+    assert client.get(path, headers={**accept, "Range": "bytes=1-2", "If-Range": '"other"'}).status_code == 200
+    assert client.get(path, headers={**accept, "Range": "bytes=1-2", "If-None-Match": etag}).status_code == 304
+    for beyond in (f"bytes={length}-", "bytes=-0"):
+        answer = client.get(path, headers={**accept, "Range": beyond})
+        assert (answer.status_code, answer.headers["content-range"]) == (416, f"bytes */{length}")
+
+
+def test_words_of_big_endian_are_given_in_little_endian(site: Site) -> None:
+    ds = make.structured_report()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    block = ds.private_block(0x0009, "ACME", create=True)
+    block.add_new(1, "OW", b"\x01\x02" * 3)
+    block.add_new(2, "OL", b"\x01\x02\x03\x04" * 1000)
+    site.take(ds)
+    (model,) = site.client().get(f"{path_of(ds)}/metadata").json()
+    assert model["00091001"]["InlineBinary"] == "AgECAQIB"
+    bulk = site.client().get(model["00091002"]["BulkDataURI"], headers={"Accept": "application/octet-stream"})
+    assert bulk.content == b"\x04\x03\x02\x01" * 1000
+
+
+def test_reading_bulk_data_needs_an_account_and_is_audited(guarded: Site) -> None:
+    guarded.take(*make.ct_series(1, study_uid="1.2.3", series_uid="1.2.3.1"))
+    token = {"Authorization": f"Bearer {guarded.token('reader')}", "Accept": OCTETS}
+    for path, detail in (("bulkdata", "bulk data"), ("pixeldata", "pixel data")):
+        assert guarded.client().get(f"/dicom-web/studies/1.2.3/{path}").status_code == 401
+        assert guarded.client().get(f"/dicom-web/studies/1.2.3/{path}", headers=token).status_code == 200
+        line = guarded.audited("DICOM Instances Accessed")[-1]
+        assert (line["detail"], line["objects"]) == (detail, [{"study_instance_uid": "1.2.3", "instances": 1}])
