@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 LIBRARIES = ("node.volume.read.transcoding", "node.volume.read.single_frame", "node.writers.pictures")
 """Modules that a child loads before its first job, because what is loaded is not counted in the limits of a job."""
 
-PictureFormat = Literal["JPEG", "PNG"]
+PictureFormat = Literal["JPEG", "PNG", "GIF"]
 
-Crop = tuple[int, int, int, int]
-"""Left, top, width and height of a region of a frame, in pixels from 0."""
+Crop = tuple[int, int, int | None, int | None]
+"""Left, top, width and height of a region of a frame, in pixels from 0; None: to the edge of the frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,8 @@ class PictureOrder:
         Width and height of the box into which the picture is scaled; None: the size of the frame with square pixels.
     quality : int
         JPEG quality, 1 to 100.
+    flip : (bool, bool)
+        Whether left and right, and top and bottom of the region change places.
     """
 
     frame_number: int
@@ -56,6 +58,7 @@ class PictureOrder:
     crop: Crop | None = None
     size: tuple[int, int] | None = None
     quality: int = 90
+    flip: tuple[bool, bool] = (False, False)
 
 
 def frame(path: Path, frame_number: int) -> bytes:
@@ -140,7 +143,11 @@ def _shown(path: Path, order: PictureOrder) -> Picture:
     if order.crop is None:
         return shown
     left, top, width, height = order.crop
-    return Picture(shown.pixels[top : top + height, left : left + width], shown.pixel_size)
+    pixels = shown.pixels[top:, left:][:height, :width]
+    if not pixels.size:
+        raise FrameNotFound(f"the region is outside of the frame of {shown.pixels.shape[1]} x {shown.pixels.shape[0]}")
+    pixels = pixels[:: -1 if order.flip[1] else 1, :: -1 if order.flip[0] else 1]
+    return Picture(pixels, shown.pixel_size)
 
 
 def result_of(job: Callable[[], object], max_bytes: int) -> tuple[bool, object]:

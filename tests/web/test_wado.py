@@ -158,7 +158,7 @@ def test_the_accept_query_parameter_goes_before_the_header(client: httpx2.Client
         (f"/dicom-web/studies/{SAMPLES['CT_small.dcm'].study}", "application/dicom"),
         (f"/dicom-web/studies/{SAMPLES['CT_small.dcm'].study}/metadata", "application/dicom+xml"),
         (f"{SAMPLES['CT_small.dcm'].path}/frames/1", 'multipart/related; type="image/jp2"'),
-        (f"{SAMPLES['CT_small.dcm'].path}/rendered", "image/gif"),
+        (f"{SAMPLES['CT_small.dcm'].path}/rendered", "image/webp"),
         (f"{SAMPLES['rtplan.dcm'].path}/rendered", "image/png"),
         (f"{SAMPLES['rtdose_rle.dcm'].path}/frames/1,2", "application/octet-stream"),
     ],
@@ -484,12 +484,41 @@ def test_the_window_the_part_and_the_size_can_be_chosen(client: httpx2.Client) -
     part = shown(window="40,400", viewport="32,32,10,20,32,32")
     np.testing.assert_allclose(part, expected[20:52, 10:42], atol=1)
     assert (shown(window="100000,1,linear-exact") == 0).all()
+    for viewport, region in (
+        ("128,128,,,,", np.s_[:, :]), ("32,32,,,32,32", np.s_[:32, :32]), ("28,28,100,100", np.s_[100:, 100:]),
+        ("128,128,0,0,-128,128", np.s_[:, ::-1]), ("128,128,,,,-128", np.s_[::-1, :]),
+        ("32,32,10,20,-32,-32", np.s_[51:19:-1, 41:9:-1]), ("28,28,100,100,9999,-9999", np.s_[:99:-1, 100:]),
+    ):  # fmt: skip
+        np.testing.assert_allclose(shown(window="40,400", viewport=viewport), expected[region], atol=1)
+    assert get(client, f"{one.path}/rendered", viewport="9,9,500,0").status_code == 406
+
+
+def test_a_gif_has_the_same_greys(client: httpx2.Client) -> None:
+    path = f"{SAMPLES['CT_small.dcm'].path}/rendered"
+    gif, png = (get(client, path, f"image/{form}") for form in ("gif", "png"))
+    assert gif.headers["content-type"] == "image/gif"
+    pictures = [np.asarray(Image.open(BytesIO(answer.content)).convert("L")) for answer in (gif, png)]
+    np.testing.assert_array_equal(*pictures)
+
+
+def test_annotations_and_profiles_that_are_not_made_are_told_by_a_warning(client: httpx2.Client) -> None:
+    one = SAMPLES["CT_small.dcm"]
+    for path in (f"{one.path}/rendered", f"{one.path}/frames/1/rendered"):
+        answer = get(client, path, annotation='patient,"x\r\n', iccprofile="srgb")
+        assert answer.status_code == 200
+        assert answer.headers["warning"] == (
+            '299 voxelnode "The following annotation values are not supported: patient, ?x??", '
+            '299 voxelnode "The following iccprofile value is not supported, none is included: srgb"'
+        )
+        assert "warning" not in get(client, path, iccprofile="no").headers
 
 
 @pytest.mark.parametrize(
     "parameters",
     [{"window": "1"}, {"window": "1,0"}, {"window": "nan,1"}, {"window": "1,2,3,4"}, {"viewport": "0,1"},
-     {"viewport": "1"}, {"viewport": "99999,1"}, {"viewport": "1,1,-1,0,1,1"}, {"quality": "101"}, {"quality": "x"}],
+     {"viewport": "1"}, {"viewport": "99999,1"}, {"viewport": "1,1,-1,0,1,1"}, {"viewport": "9,9,,,0,9"}, {"viewport": "9,"},
+     {"viewport": "9,9,a"}, {"viewport": "9,9,,,,,9"}, {"viewport": "9,9,inf"},
+     {"quality": "101"}, {"quality": "x"}],
 )  # fmt: skip
 def test_parameters_of_pictures_that_make_no_sense_are_told(client: httpx2.Client, parameters: dict[str, str]) -> None:
     response = get(client, f"{SAMPLES['CT_small.dcm'].path}/rendered", **parameters)

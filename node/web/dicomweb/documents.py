@@ -94,6 +94,11 @@ def warning_header(warnings: Iterable[str]) -> str:
     return ", ".join(f'299 voxelnode "{warning}"' for warning in warnings)
 
 
+def quotable(names: Iterable[str]) -> str:
+    """Return names that a client sent in a form that a header may have (RFC 9110 5.6.4)."""
+    return "".join(c if (c.isalnum() and c.isascii()) or c in "._-, " else "?" for c in ", ".join(names)[:500])
+
+
 def _whole(content: bytes) -> bytes:
     return b"".join(_compressed(iter((content,))))
 

@@ -19,7 +19,7 @@ ANY = "*"
 DICOM, DICOM_JSON, JSON = "application/dicom", "application/dicom+json", "application/json"
 DICOM_XML = "application/dicom+xml"
 OCTETS, MULTIPART, ZIP, PDF = "application/octet-stream", "multipart/related", "application/zip", "application/pdf"
-JPEG, PNG = "image/jpeg", "image/png"
+JPEG, PNG, GIF = "image/jpeg", "image/png", "image/gif"
 
 MAX_ACCEPT_LENGTH = 8192
 

@@ -20,7 +20,7 @@ from node.dicom.metadata import encoded_model
 from node.dicom.uids import web_transfer_syntax
 from node.index.finder import QueryRefused
 from node.web.access import Reader, RequestAudit
-from node.web.dicomweb.documents import etag_of, respond_data_sets, warning_header
+from node.web.dicomweb.documents import etag_of, quotable, respond_data_sets, warning_header
 from node.web.dicomweb.media_types import DICOM_XML, DocumentForm, accepted, document_form
 from node.web.dicomweb.resources import READ, base_url, resource_url
 from node.web.dicomweb.routing import dicomweb_router
@@ -106,7 +106,7 @@ def _search(request: Request, audit: RequestAudit, node: Node, level: Level) -> 
         answers.pop()
     audit.queried(f"QIDO-RS {request.url.path}?{request.url.query}"[:1000], len(answers))
     if unknown:
-        warnings.append(f"These parameters name no attribute of PS3.6 and are ignored: {_quoted(unknown)}")
+        warnings.append(f"These parameters name no attribute of PS3.6 and are ignored: {quotable(unknown)}")
     if query.unsupported:
         warnings.append(f"These attributes are neither matched nor returned: {', '.join(query.unsupported)[:500]}")
     headers = {"Warning": warning_header(warnings)} if warnings else {}
@@ -150,11 +150,6 @@ def _is_fuzzy(request: Request) -> bool:
     if text not in ("true", "false"):
         raise HTTPException(400, "fuzzymatching must be true or false (PS3.18 8.3.4.2)")
     return text == "true"
-
-
-def _quoted(names: Iterable[str]) -> str:
-    """Return names that a client sent in a form that a header may have (RFC 9110 5.6.4)."""
-    return "".join(c if (c.isalnum() and c.isascii()) or c in "._-, " else "?" for c in ", ".join(names)[:500])
 
 
 def _identifier(request: Request, level: Level) -> tuple[Dataset, list[str]]:

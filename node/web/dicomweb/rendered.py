@@ -12,8 +12,9 @@ from node.conversion.decoding import Crop, PictureFormat, PictureOrder, document
 from node.index.selection import StoredInstance
 from node.volume.window import Window
 from node.web.dicomweb.decoded import decoded_file, length_of, pieces_of
+from node.web.dicomweb.documents import quotable, warning_header
 from node.web.dicomweb.frames import frame_numbers
-from node.web.dicomweb.media_types import JPEG, PDF, PNG, NotAcceptable, accepted, names
+from node.web.dicomweb.media_types import GIF, JPEG, PDF, PNG, NotAcceptable, accepted, names
 from node.web.dicomweb.multipart import Multipart, Part
 from node.web.dicomweb.resources import READ, RequestedInstances, Target, by_series, instance_url, one_instance, respond
 from node.web.dicomweb.routing import dicomweb_router
@@ -27,7 +28,7 @@ MAX_SIDE = 8192
 
 ENCAPSULATED_PDF = "1.2.840.10008.5.1.4.1.1.104.1"
 
-FORMATS: dict[str, PictureFormat] = {JPEG: "JPEG", PNG: "PNG"}
+FORMATS: dict[str, PictureFormat] = {JPEG: "JPEG", PNG: "PNG", GIF: "GIF"}
 FUNCTIONS = {"linear": "LINEAR", "linear-exact": "LINEAR_EXACT", "sigmoid": "SIGMOID"}
 
 THUMBNAIL_TRIES = 5
@@ -50,7 +51,8 @@ def retrieve_rendered_series(target: RequestedInstances) -> Response:
     target.audit_access("rendered")
     etag = target.etag(f"rendered {media_type} {target.request.query_params}")
     order = _order(target, 1, media_type)
-    return respond(target, message.write(_pictures(target, order, media_type)), message.content_type, etag)
+    response = respond(target, message.write(_pictures(target, order, media_type)), message.content_type, etag)
+    return _with_warnings(target, response)
 
 
 @router.api_route(f"{_INSTANCE}/rendered", methods=READ)
@@ -102,12 +104,12 @@ def middle_frame(instance: StoredInstance) -> int:
 
 
 def _media_type(target: Target) -> str:
-    media_type = names(accepted(target.request), JPEG, PNG)
+    media_type = names(accepted(target.request), *FORMATS)
     if media_type is None:
         ranges = accepted(target.request)
         media_type = next((part.type for part in ranges if part.multipart and part.type in FORMATS), None)
     if media_type is None:
-        raise NotAcceptable(f"{JPEG} and {PNG}")
+        raise NotAcceptable(f"{JPEG}, {PNG} and {GIF}")
     return media_type
 
 
@@ -124,7 +126,21 @@ def answer_picture(target: Target, instance: StoredInstance, order: PictureOrder
     except NotDecoded as error:
         raise NotShown("the instance itself", f"this instance cannot be rendered: {error}") from error
     media_type = next(name for name, picture_format in FORMATS.items() if picture_format == order.format)
-    return respond(target, iter((data,)), media_type, target.etag(f"{order}"), len(data))
+    return _with_warnings(target, respond(target, iter((data,)), media_type, target.etag(f"{order}"), len(data)))
+
+
+def _with_warnings(target: Target, response: Response) -> Response:
+    """Add the warnings about parameters that are not honoured (PS3.18 8.3.5.1.1 and 8.3.5.1.5)."""
+    query, warnings = target.request.query_params, []
+    annotations = [text for text in query.get("annotation", "").split(",") if text]
+    if annotations:
+        warnings.append(f"The following annotation values are not supported: {quotable(annotations)}")
+    profile = query.get("iccprofile", "no")
+    if profile != "no":
+        warnings.append(f"The following iccprofile value is not supported, none is included: {quotable([profile])}")
+    if warnings:
+        response.headers["Warning"] = warning_header(warnings)
+    return response
 
 
 def _pictures(target: Target, order: PictureOrder, media_type: str) -> Iterator[Part]:
@@ -139,12 +155,11 @@ def _pictures(target: Target, order: PictureOrder, media_type: str) -> Iterator[
 def _order(target: Target, frame_number: int, media_type: str, longest: int | None = None) -> PictureOrder:
     """Return the picture order from the query parameters (PS3.18 8.3.5)."""
     query = target.request.query_params
-    crop, size = _viewport(query.get("viewport"))
+    crop, flip, size = viewport_of(query.get("viewport"))
     if size is None and longest is not None:
         size = longest, longest
-    return PictureOrder(
-        frame_number, FORMATS[media_type], window_of(query.get("window")), crop, size, quality_of(query.get("quality"))
-    )
+    window, quality = window_of(query.get("window")), quality_of(query.get("quality"))
+    return PictureOrder(frame_number, FORMATS[media_type], window, crop, size, quality, flip)
 
 
 def quality_of(text: str | None) -> int:
@@ -174,26 +189,38 @@ def window_of(text: str | None) -> Window | None:
     return window
 
 
-def _viewport(text: str | None) -> tuple[Crop | None, tuple[int, int] | None]:
-    """Return crop and size from ``viewport=vw,vh`` or ``vw,vh,sx,sy,sw,sh`` (PS3.18 8.3.5.1.3)."""
+Viewport = tuple[Crop | None, tuple[bool, bool], tuple[int, int] | None]
+"""Region, whether it is flipped, and width and height of the picture."""
+
+
+def viewport_of(text: str | None) -> Viewport:
+    """Return the viewport of ``viewport=vw,vh,sx,sy,sw,sh``, PS3.18 8.3.5.1.3.
+
+    All but the first two numbers may be empty or left out: the region then begins at 0 and ends at the edge of the
+    frame. A negative width or height of the region flips it.
+    """
     if text is None:
-        return None, None
+        return None, (False, False), None
     wrong = HTTPException(
-        400, f"viewport is vw,vh or vw,vh,sx,sy,sw,sh: pixels, sizes from 1 to {MAX_SIDE} (PS3.18 8.3.5.1.3)"
+        400,
+        f"viewport is vw,vh,sx,sy,sw,sh: vw and vh from 1 to {MAX_SIDE}; then numbers that may be empty, sx and sy not "
+        "negative, sw and sh not 0 (PS3.18 8.3.5.1.3)",
     )
+    parts = text.split(",")
     try:
-        numbers = [int(float(part)) for part in text.split(",")]
+        width, height = (int(part) for part in parts[:2])
+        left, top, crop_width, crop_height = (
+            int(float(part)) if part else None for part in (*parts[2:], *[""] * (6 - len(parts)))
+        )
     except (ValueError, OverflowError):
         raise wrong from None
-    if len(numbers) not in (2, 6) or not all(1 <= side <= MAX_SIDE for side in numbers[:2]):
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE) or (left or 0) < 0 or (top or 0) < 0:
         raise wrong
-    width, height = numbers[:2]
-    if len(numbers) == 2:
-        return None, (width, height)
-    left, top, crop_width, crop_height = numbers[2:]
-    if min(left, top) < 0 or min(crop_width, crop_height) < 1:
+    if 0 in (crop_width, crop_height):
         raise wrong
-    return (left, top, crop_width, crop_height), (width, height)
+    flip = (crop_width or 1) < 0, (crop_height or 1) < 0
+    crop = left or 0, top or 0, crop_width and abs(crop_width), crop_height and abs(crop_height)
+    return (crop if crop != (0, 0, None, None) else None), flip, (width, height)
 
 
 def _document(target: Target, instance: StoredInstance) -> Response:

@@ -12,7 +12,6 @@ from node.web.dicomweb.media_types import (
     DICOM,
     EXPLICIT_LITTLE_ENDIAN,
     JPEG,
-    PNG,
     NotAcceptable,
     media_ranges,
     names,
@@ -49,9 +48,9 @@ def retrieve_by_uri(request: Request, account: Reader, audit: RequestAudit, node
     if not all(uids):
         raise HTTPException(400, "studyUID, seriesUID and objectUID must be given (PS3.18 9.1.2.1)")
     target = find_target(request, account, audit, node, *uids)
-    media_type = names(media_ranges(query.get("contentType") or JPEG), JPEG, PNG, DICOM)
+    media_type = names(media_ranges(query.get("contentType") or JPEG), *FORMATS, DICOM)
     if media_type is None:
-        raise NotAcceptable(f"{JPEG}, {PNG} and {DICOM}")
+        raise NotAcceptable(f"{', '.join(FORMATS)} and {DICOM}")
     return (
         _whole(target)
         if media_type == DICOM
