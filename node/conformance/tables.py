@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -29,7 +29,9 @@ from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_N
 from node.dicom.uids import APPLICATION_CONTEXT, SERVICES, VERIFICATION
 from node.settings.model import AuditSettings, Dicom, Peer, Settings, Web
 from node.tls import BCP_195_SUITES
-from node.web.dicomweb.service import described
+from node.web.dicomweb.qido import DEFAULTS
+from node.web.dicomweb.service import offered
+from node.web.dicomweb.transactions import Resource, Transaction
 
 _STORAGE = "Storage SOP classes of section 1.1"
 _NATIVE = "Explicit and Implicit VR Little Endian"
@@ -82,6 +84,10 @@ def tables_of(settings: Settings) -> Mapping[str, Table]:
         ),
         "uri_resources": _resources(is_of_studies=False),
         "studies_resources": _resources(is_of_studies=True),
+        "web_media_types": _web_media_types(),
+        "web_parameters": _web_parameters(),
+        "web_headers": _web_headers(),
+        "web_attributes": _web_attributes(),
         "dicom_keys": _keys("dicom", Dicom, settings.dicom),
         "peer_keys": _keys("peers.NAME", Peer, None),
         "web_keys": _keys("web", Web, settings.web),
@@ -150,15 +156,81 @@ def _web_services() -> Table:
     return table(("Service", "User Agent", "Origin Server"), rows)
 
 
-def _resources(is_of_studies: bool) -> Table:
+def _resources(*, is_of_studies: bool) -> Table:
     """Return the resources of the Studies Service, or those of the URI Service, whose paths contain no study."""
-    rows = sorted((path, methods, description) for methods, path, description in described())
     return table(
-        ("Methods", "Resource", "Description"),
+        ("Methods", "Resource", "Transaction", "PS3.18", "Description"),
         [
-            (methods, f"`{path}`", description)
-            for path, methods, description in rows
-            if is_of_studies != path.endswith("/wado")
+            (
+                ", ".join(_methods(resource)),
+                f"`{resource.path}`",
+                resource.transaction.name,
+                resource.transaction.section,
+                resource.purpose,
+            )
+            for resource in offered()
+            if is_of_studies != resource.path.endswith("/wado")
+        ],
+    )
+
+
+def _methods(resource: Resource) -> Sequence[str]:
+    """Return the methods of a resource; every one that can be read answers HEAD as well."""
+    return (*resource.methods, "HEAD") if "GET" in resource.methods else resource.methods
+
+
+def _transactions() -> Mapping[str, list[Transaction]]:
+    """Return the transactions by name, each once."""
+    found: dict[str, list[Transaction]] = {}
+    for resource in offered():
+        named = found.setdefault(resource.transaction.name, [])
+        if resource.transaction not in named:
+            named.append(resource.transaction)
+    return found
+
+
+def _web_media_types() -> Table:
+    rows = []
+    for name, transactions in _transactions().items():
+        produced = dict.fromkeys(media_type for one in transactions for media_type in one.produces)
+        consumed = dict.fromkeys(media_type for one in transactions for media_type in one.consumes)
+        rows.append((name, ", ".join(f"`{media_type}`" for media_type in consumed) or "none", _listed(produced)))
+    return table(("Transaction", "Request", "Response"), rows)
+
+
+def _listed(media_types: Iterable[str]) -> str:
+    """Return media types, the default one first."""
+    return ", ".join(f"`{media_type}`" for media_type in media_types)
+
+
+def _web_parameters() -> Table:
+    rows = []
+    for name, transactions in _transactions().items():
+        parameters = {key: meaning for one in transactions for key, meaning in one.parameters.items()}
+        rows += [(name, f"`{key}`", meaning) for key, meaning in parameters.items()]
+    return table(("Transaction", "Query Parameter", "Meaning"), rows)
+
+
+def _web_headers() -> Table:
+    rows = []
+    for name, transactions in _transactions().items():
+        rows.append((name, ", ".join(dict.fromkeys(header for one in transactions for header in one.headers))))
+    return table(("Transaction", "Request Header Fields"), rows)
+
+
+def _web_attributes() -> Table:
+    return table(
+        ("Level", "Attribute", "VR", "Matching", "Returned"),
+        [
+            (
+                level,
+                keyword,
+                vr,
+                matching,
+                "by default" if keyword in DEFAULTS[one] else "if matched or in includefield",
+            )
+            for one in DEFAULTS
+            for level, keyword, vr, _, matching in _query_keys(one)
         ],
     )
 

@@ -21,6 +21,7 @@ from node.web.api import service as api
 from node.web.api.events import Streams
 from node.web.audit_trail import AuditTrail
 from node.web.body_limits import BodyLimits
+from node.web.dicomweb import capabilities
 from node.web.dicomweb import service as dicomweb
 from node.web.places import RequestPlaces
 from node.web.security import Security
@@ -35,7 +36,8 @@ ROUTES: list[BaseRoute] = [
     *metrics.router.routes,
     *login.router.routes,
     *api.ROUTES,
-    *dicomweb.ROUTES,
+    *dicomweb.OFFERED,
+    *capabilities.router.routes,
     *ohif.router.routes,
     *pages.ROUTES,
 ]

@@ -16,7 +16,9 @@ NAME = "Walked^Patient"
 MARKS = (STUDY, NAME, "PID-WALK")
 """Text by which patient data is recognised; all other content than text is taken for patient data."""
 
-TEXT = ("text/", "application/json", "application/dicom+json", "application/problem+json")
+TEXT = (
+    "text/", "application/json", "application/dicom+json", "application/problem+json", "application/vnd.sun.wadl+xml",
+)  # fmt: skip
 NOT_READ = {
     ("POST", path)
     for path in (
@@ -39,6 +41,7 @@ NOT_READ = {
 WITHOUT_PATIENTS = {
     "/healthz", "/readyz", "/metrics", "/login", "/login/oidc", "/login/oidc/callback", "/api/v1/openapi.json",
     "/api/v1/status", "/ohif", "/ohif/{path:path}", "/badges", "/upload", "/status", "/status/numbers",
+    "/dicom-web", "/dicom-web/",
     "/api/v1/rejections", "/problems/rejections", "/api/v1/failures", "/problems", "/api/v1/exclusions",
 }  # fmt: skip
 """Routes that return no patient data here: those of the node itself, and lists that are empty in this root."""

@@ -516,8 +516,8 @@ def test_annotations_and_profiles_that_are_not_made_are_told_by_a_warning(client
 @pytest.mark.parametrize(
     "parameters",
     [{"window": "1"}, {"window": "1,0"}, {"window": "nan,1"}, {"window": "1,2,3,4"}, {"viewport": "0,1"},
-     {"viewport": "1"}, {"viewport": "99999,1"}, {"viewport": "1,1,-1,0,1,1"}, {"viewport": "9,9,,,0,9"}, {"viewport": "9,"},
-     {"viewport": "9,9,a"}, {"viewport": "9,9,,,,,9"}, {"viewport": "9,9,inf"},
+     {"viewport": "1"}, {"viewport": "99999,1"}, {"viewport": "1,1,-1,0,1,1"}, {"viewport": "9,9,,,0,9"},
+     {"viewport": "9,"}, {"viewport": "9,9,a"}, {"viewport": "9,9,,,,,9"}, {"viewport": "9,9,inf"},
      {"quality": "101"}, {"quality": "x"}],
 )  # fmt: skip
 def test_parameters_of_pictures_that_make_no_sense_are_told(client: httpx2.Client, parameters: dict[str, str]) -> None:

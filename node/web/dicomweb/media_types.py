@@ -17,13 +17,13 @@ ANY = "*"
 """As a transfer syntax: the one in which the instance is stored."""
 
 DICOM, DICOM_JSON, JSON = "application/dicom", "application/dicom+json", "application/json"
-DICOM_XML = "application/dicom+xml"
+DICOM_XML, WADL = "application/dicom+xml", "application/vnd.sun.wadl+xml"
 OCTETS, MULTIPART, ZIP, PDF = "application/octet-stream", "multipart/related", "application/zip", "application/pdf"
 JPEG, PNG, GIF = "image/jpeg", "image/png", "image/gif"
 
 MAX_ACCEPT_LENGTH = 8192
 
-_FRAME_TYPES = {
+FRAME_TYPES = {
     **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70)), JPEG),
     **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (80, 81)), "image/jls"),
     **dict.fromkeys((f"1.2.840.10008.1.2.4.{n}" for n in (90, 91)), "image/jp2"),
@@ -213,7 +213,7 @@ class FrameForm:
 
 def frame_media_type(transfer_syntax_uid: str) -> str:
     """Return the media type of a frame of encapsulated pixel data."""
-    return _FRAME_TYPES.get(transfer_syntax_uid, OCTETS)
+    return FRAME_TYPES.get(transfer_syntax_uid, OCTETS)
 
 
 def frame_form(ranges: Sequence[MediaRange], stored: str, encapsulated: bool) -> FrameForm | None:

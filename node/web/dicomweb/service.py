@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute
 
 from node.web.dicomweb import bulk_data, frames, metadata, qido, rendered, stow, wado, wado_uri
+from node.web.dicomweb.transactions import Resource, resources
 
-ROUTES = [
+OFFERED: list[BaseRoute] = [
     route
     for part in (qido, stow, wado, metadata, bulk_data, frames, rendered, wado_uri)
     for route in part.router.routes
 ]
+"""The routes of the Studies Service and the URI Service."""
 
 
-def described() -> list[tuple[str, str, str]]:
-    """Return methods, path and purpose of every resource, for the conformance statement."""
-    return [
-        (", ".join(sorted(route.methods or ())), route.path, (route.endpoint.__doc__ or "").partition("\n")[0])
-        for route in ROUTES
-        if isinstance(route, APIRoute)
-    ]
+def offered() -> list[Resource]:
+    """Return the resources, for the capabilities and the conformance statement."""
+    return list(resources(OFFERED))

@@ -35,6 +35,23 @@ REFUSED = ("anonymize", "region", "annotation", "presentationUID")
 """Unsupported parameters that change the content: ignoring them would return something other than requested."""
 
 
+PARAMETERS = {
+    "requestType": "WADO",
+    "studyUID": "Study Instance UID",
+    "seriesUID": "Series Instance UID",
+    "objectUID": "SOP Instance UID",
+    "contentType": "media types of the response",
+    "transferSyntax": "transfer syntax of application/dicom; * for the stored one",
+    "frameNumber": "number of the frame, from 1",
+    "rows": f"largest height in pixels, at most {MAX_SIDE}",
+    "columns": f"largest width in pixels, at most {MAX_SIDE}",
+    "windowCenter": "centre of the window, with windowWidth",
+    "windowWidth": "width of the window, with windowCenter",
+    "imageQuality": "1 to 100, of JPEG",
+}
+"""The parameters that have an effect, and their meaning (PS3.18 9.4.1.2)."""
+
+
 @router.api_route("/wado", methods=READ)
 def retrieve_by_uri(request: Request, account: Reader, audit: RequestAudit, node: Node) -> Response:
     """One instance by query parameters, the older WADO-URI (PS3.18 9)."""

@@ -1,0 +1,104 @@
+"""Retrieve Capabilities: what this service offers, as WADL or JSON (PS3.18 8.9 and Annex H)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from xml.sax.saxutils import escape, quoteattr
+
+from fastapi import Request, Response
+
+from node.web.access import Reader
+from node.web.dicomweb.documents import respond_document
+from node.web.dicomweb.media_types import JSON, WADL, NotAcceptable, accepted, names
+from node.web.dicomweb.resources import PREFIX, base_url
+from node.web.dicomweb.routing import dicomweb_router
+from node.web.dicomweb.service import offered
+from node.web.dicomweb.transactions import Resource
+
+router = dicomweb_router()
+
+_Tree = dict[str, "_Tree"]
+
+
+@router.options("")
+@router.options("/")
+def retrieve_capabilities(request: Request, _account: Reader) -> Response:
+    """The resources of DICOMweb with their methods, parameters and media types."""
+    media_type = names(accepted(request), WADL, JSON)
+    if media_type is None:
+        raise NotAcceptable(f"{WADL} and {JSON}")
+    document = _wadl if media_type == WADL else _json
+    response = respond_document(request, document(base_url(request)).encode(), media_type)
+    response.headers["Allow"] = "OPTIONS"
+    return response
+
+
+def _json(base: str) -> str:
+    described = [
+        {
+            "path": resource.path.removeprefix(PREFIX),
+            "methods": resource.methods,
+            "transaction": resource.transaction.name,
+            "section": f"PS3.18 {resource.transaction.section}",
+            "description": resource.purpose,
+            "produces": resource.transaction.produces,
+            "consumes": resource.transaction.consumes,
+            "parameters": dict(resource.transaction.parameters),
+            "headers": resource.transaction.headers,
+        }
+        for resource in offered()
+    ]
+    return json.dumps({"base": base, "resources": described})
+
+
+def _wadl(base: str) -> str:
+    """Return the description in the Web Application Description Language, with resources nested as their paths."""
+    tree: _Tree = {}
+    by_path: dict[str, list[Resource]] = {}
+    for resource in offered():
+        path = resource.path.removeprefix(PREFIX).strip("/")
+        by_path.setdefault(path, []).append(resource)
+        node = tree
+        for segment in path.split("/"):
+            node = node.setdefault(segment, {})
+    body = "".join(_resources(tree, "", by_path))
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        '<application xmlns="http://wadl.dev.java.net/2009/02" xmlns:xsd="http://www.w3.org/2001/XMLSchema">'
+        f"<resources base={quoteattr(base + '/')}>{body}</resources></application>\n"
+    )
+
+
+def _resources(tree: _Tree, above: str, by_path: dict[str, list[Resource]]) -> Iterator[str]:
+    for segment, below in tree.items():
+        path = f"{above}/{segment}".strip("/")
+        yield f"<resource path={quoteattr(segment)}>"
+        if segment.startswith("{"):
+            yield f'<param name={quoteattr(segment[1:-1])} style="template" type="xsd:string" required="true"/>'
+        for resource in by_path.get(path, []):
+            for method in resource.methods:
+                yield from _method(resource, method)
+        yield from _resources(below, path, by_path)
+        yield "</resource>"
+
+
+def _method(resource: Resource, method: str) -> Iterator[str]:
+    transaction = resource.transaction
+    identifier = f"{method}-{resource.operation}"
+    yield f"<method name={quoteattr(method)} id={quoteattr(identifier)}>"
+    meaning = escape(f"PS3.18 {transaction.section}: {resource.purpose}")
+    yield f"<doc title={quoteattr(transaction.name)}>{meaning}</doc>"
+    yield "<request>"
+    for name, meaning in transaction.parameters.items():
+        yield f'<param name={quoteattr(name)} style="query"><doc>{escape(meaning)}</doc></param>'
+    for name in transaction.headers:
+        options = transaction.produces if name == "Accept" else ()
+        default = f" default={quoteattr(options[0])}" if options else ""
+        yield f'<param name={quoteattr(name)} style="header"{default}>'
+        yield "".join(f"<option value={quoteattr(option)}/>" for option in options)
+        yield "</param>"
+    yield "".join(f"<representation mediaType={quoteattr(media_type)}/>" for media_type in transaction.consumes)
+    yield "</request><response>"
+    yield "".join(f"<representation mediaType={quoteattr(media_type)}/>" for media_type in transaction.produces)
+    yield "</response></method>"

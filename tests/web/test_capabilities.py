@@ -1,0 +1,141 @@
+"""What the capabilities and the conformance statement say of DICOMweb is what the routes do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from xml.etree import ElementTree
+
+import httpx2
+import pytest
+
+from node.conformance.statement import statement_for_programs
+from node.settings.model import Settings
+from node.web.dicomweb.media_types import MULTIPART
+from node.web.dicomweb.service import offered
+from node.web.dicomweb.transactions import Resource
+from tests import make
+from tests.web.conftest import Site, every_route, open_site
+
+WADL = "{http://wadl.dev.java.net/2009/02}"
+STUDY, SERIES, INSTANCE = "1.2.3", "1.2.3.1", "1.2.3.1.99"
+URI = {"requestType": "WADO", "studyUID": STUDY, "seriesUID": SERIES, "objectUID": INSTANCE}
+READABLE = [resource for resource in offered() if "GET" in resource.methods]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A root with one image that has a long private value."""
+    site = open_site(tmp_path_factory.mktemp("capable") / "root")
+    (ds,) = make.ct_series(1, study_uid=STUDY, series_uid=SERIES)
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = INSTANCE
+    ds.private_block(0x0009, "ACME", create=True).add_new(1, "OB", bytes(5000))
+    site.take(ds)
+    yield site
+    site.close()
+
+
+def get(site: Site, resource: Resource, accept: str = "", **parameters: str) -> httpx2.Response:
+    path = resource.path.format(study=STUDY, series=SERIES, instance=INSTANCE, frames=1, path="00091001")
+    query = URI | parameters if path.endswith("/wado") else parameters
+    return site.client().get(path, params=query, headers={"Accept": accept or resource.transaction.produces[0]})
+
+
+def test_every_route_is_described_with_its_methods(site: Site) -> None:
+    routes: dict[str, set[str]] = {}
+    for path, route in every_route(site.server._app.routes):
+        if path.startswith("/dicom-web") and route.methods != {"OPTIONS"}:
+            routes.setdefault(path, set()).update(route.methods - {"HEAD"})
+    told: dict[str, set[str]] = {}
+    for resource in offered():
+        told.setdefault(resource.path, set()).update(resource.methods)
+    assert told == routes
+    answer = site.client().options("/dicom-web", headers={"Accept": "application/json"})
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["base"] == f"{site.url}/dicom-web"
+    assert {f"/dicom-web{one['path']}" for one in answer.json()["resources"]} == set(routes)
+    for path in ("/dicom-web", "/dicom-web/"):
+        wadl = site.client().options(path)
+        assert wadl.headers["content-type"] == "application/vnd.sun.wadl+xml"
+        assert methods_of(ElementTree.fromstring(wadl.content)) == routes
+    tables = {
+        name: rows for part in statement_for_programs(Settings())["sections"] for name, rows in part["tables"].items()
+    }
+    stated = {row["Resource"].strip("`") for name in ("studies_resources", "uri_resources") for row in tables[name]}
+    assert stated == set(routes)
+
+
+def methods_of(application: ElementTree.Element) -> dict[str, set[str]]:
+    """The methods of each path of a WADL document, whose identifiers must be unique."""
+    (resources,) = application
+    identifiers = [method.get("id") for method in application.iter(f"{WADL}method")]
+    assert len(identifiers) == len(set(identifiers))
+    base = str(resources.get("base"))
+    found: dict[str, set[str]] = {}
+
+    def walk(element: ElementTree.Element, above: str) -> None:
+        for below in element.findall(f"{WADL}resource"):
+            path = f"{above}/{below.get('path')}"
+            methods = {str(method.get("name")) for method in below.findall(f"{WADL}method")}
+            if methods:
+                found[path] = methods
+            walk(below, path)
+
+    walk(resources, httpx2.URL(base).path.rstrip("/"))
+    return found
+
+
+@pytest.mark.parametrize("resource", READABLE, ids=lambda resource: resource.operation)
+def test_every_media_type_that_is_told_is_given(site: Site, resource: Resource) -> None:
+    for media_type in resource.transaction.produces:
+        parameters = {"contentType": media_type} if resource.path.endswith("/wado") else {}
+        answer = get(site, resource, media_type, **parameters)
+        is_compressed = 'type="image/' in media_type or 'type="video/' in media_type
+        is_single = "{instance}" in resource.path or resource.path.endswith("/wado")
+        if (is_compressed and not resource.path.endswith("/rendered")) or media_type == "application/pdf":
+            assert answer.status_code == 406  # the image is stored uncompressed, and is no document
+        elif media_type in ("application/dicom", "application/dicom+xml") and not is_single:
+            assert answer.status_code == 406  # of one instance only
+        else:
+            assert answer.status_code == 200, (media_type, answer.text)
+            expected = media_type.partition(";")[0]
+            assert answer.headers["content-type"].startswith(expected)
+            if expected == MULTIPART:
+                assert media_type.partition("; ")[2] in answer.headers["content-type"]
+
+
+@pytest.mark.parametrize("resource", READABLE, ids=lambda resource: resource.operation)
+def test_every_parameter_that_is_told_has_an_effect(site: Site, resource: Resource) -> None:
+    for name in resource.transaction.parameters:
+        other = {"contentType": "application/dicom"} if name == "transferSyntax" else {}
+        answer = get(site, resource, **other | {"PatientName" if name == "{attribute}" else name: "no such!value"})
+        is_empty = answer.status_code == 200 and answer.content in (b"[]",)
+        assert answer.status_code != 200 or "warning" in answer.headers or is_empty, name
+
+
+@pytest.mark.parametrize("resource", READABLE, ids=lambda resource: resource.operation)
+def test_every_header_that_is_told_has_an_effect(site: Site, resource: Resource) -> None:
+    path = str(get(site, resource).request.url)
+    plain = site.client().get(path, headers={"Accept": resource.transaction.produces[0], "Accept-Encoding": "identity"})
+    assert plain.status_code == 200
+    for name in resource.transaction.headers:
+        accept = {"Accept": resource.transaction.produces[0], "Accept-Encoding": "identity"}
+        if name == "Accept":
+            answer = site.client().get(path, headers={"Accept": "text/no-such-type"})
+            assert answer.status_code == 406
+        elif name == "If-None-Match":
+            assert site.client().get(path, headers=accept | {name: plain.headers["etag"]}).status_code == 304
+        elif name == "Accept-Encoding":
+            assert site.client().get(path, headers=accept | {name: "gzip"}).headers["content-encoding"] == "gzip"
+        elif name == "Range":
+            octets = {"Accept": "application/octet-stream", name: "bytes=0-1"}
+            assert site.client().get(path, headers=octets).status_code == 206
+            assert site.client().get(path, headers=octets | {"If-Range": '"other"'}).status_code == 200
+        else:
+            assert name == "If-Range"
+
+
+def test_capabilities_need_an_account_as_the_resources_do(guarded: Site) -> None:
+    assert guarded.client().options("/dicom-web").status_code == 401
+    token = {"Authorization": f"Bearer {guarded.token('reader')}"}
+    assert guarded.client().options("/dicom-web", headers=token).status_code == 200
+    assert guarded.client().options("/dicom-web", headers=token | {"Accept": "text/html"}).status_code == 406
