@@ -20,6 +20,7 @@ from pydicom import Dataset
 from node.dicom.metadata import NoSuchValue, document, long_value
 from node.dicom.pixel_element import FrameNotFound, PixelElement, header_and_pixels, single_frame
 from node.dicom.reading import read_instance
+from node.dicom.report import NotReport, report_html
 from node.errors import ConversionRefused, is_out_of_memory
 from node.volume.read.transfer_syntaxes import NotTranscodable
 from node.volume.window import Window
@@ -118,6 +119,12 @@ def document_file(path: Path, into: Path) -> bytes:
     return b""
 
 
+def report_file(path: Path, into: Path) -> bytes:
+    """Write a structured report as HTML."""
+    into.write_text(report_html(read_instance(path)), encoding="utf-8")
+    return b""
+
+
 def transcode(path: Path, transfer_syntax_uid: str, into: Path) -> bytes:
     """Write the data set of a file in another transfer syntax."""
     from node.volume.read.transcoding import transcoded
@@ -166,7 +173,7 @@ def result_of(job: Callable[[], object], max_bytes: int) -> tuple[bool, object]:
         return True, result
     except ConversionRefused as error:
         return False, error.detail
-    except (FrameNotFound, NotTranscodable, NoSuchValue) as error:
+    except (FrameNotFound, NotReport, NotTranscodable, NoSuchValue) as error:
         return False, str(error)
     except OSError as error:
         if is_out_of_memory(error):

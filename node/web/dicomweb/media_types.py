@@ -20,6 +20,7 @@ DICOM, DICOM_JSON, JSON = "application/dicom", "application/dicom+json", "applic
 DICOM_XML, WADL = "application/dicom+xml", "application/vnd.sun.wadl+xml"
 OCTETS, MULTIPART, ZIP, PDF = "application/octet-stream", "multipart/related", "application/zip", "application/pdf"
 JPEG, PNG, GIF = "image/jpeg", "image/png", "image/gif"
+HTML = "text/html"
 
 MAX_ACCEPT_LENGTH = 8192
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from fastapi import HTTPException, Response
 
 from node.conversion.decoder import NotDecoded
-from node.conversion.decoding import Crop, PictureFormat, PictureOrder, document_file, picture
+from node.conversion.decoding import Crop, PictureFormat, PictureOrder, document_file, picture, report_file
 from node.index.selection import StoredInstance
 from node.volume.window import Window
 from node.web.dicomweb.decoded import decoded_file, length_of, pieces_of
 from node.web.dicomweb.documents import quotable, warning_header
 from node.web.dicomweb.frames import frame_numbers
-from node.web.dicomweb.media_types import GIF, JPEG, PDF, PNG, NotAcceptable, accepted, names
+from node.web.dicomweb.media_types import GIF, HTML, JPEG, PDF, PNG, NotAcceptable, accepted, names
 from node.web.dicomweb.multipart import Multipart, Part
 from node.web.dicomweb.resources import READ, RequestedInstances, Target, by_series, instance_url, one_instance, respond
 from node.web.dicomweb.routing import dicomweb_router
@@ -27,6 +28,12 @@ MAX_SIDE = 8192
 """Longest side of a picture, in pixels."""
 
 ENCAPSULATED_PDF = "1.2.840.10008.5.1.4.1.1.104.1"
+
+STRUCTURED_REPORTS = "1.2.840.10008.5.1.4.1.1.88."
+"""Prefix of the SOP Class UIDs of structured reports, and of Key Object Selection Documents (PS3.4 B.5)."""
+
+REPORT_POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox"
+"""Content-Security-Policy of a report, which neither runs nor loads anything."""
 
 FORMATS: dict[str, PictureFormat] = {JPEG: "JPEG", PNG: "PNG", GIF: "GIF"}
 FUNCTIONS = {"linear": "LINEAR", "linear-exact": "LINEAR_EXACT", "sigmoid": "SIGMOID"}
@@ -57,10 +64,15 @@ def retrieve_rendered_series(target: RequestedInstances) -> Response:
 
 @router.api_route(f"{_INSTANCE}/rendered", methods=READ)
 def retrieve_rendered_instance(target: RequestedInstances) -> Response:
-    """An instance as a picture of its middle frame; an encapsulated PDF unchanged."""
+    """An instance as a picture of its middle frame; a structured report as HTML, an encapsulated PDF unchanged."""
     instance = one_instance(target)
     if instance.sop_class_uid == ENCAPSULATED_PDF:
-        return _document(target, instance)
+        return _document(target, instance, PDF, document_file)
+    if instance.sop_class_uid.startswith(STRUCTURED_REPORTS):
+        response = _document(target, instance, HTML, report_file)
+        response.headers["Content-Type"] = f"{HTML}; charset=utf-8"
+        response.headers["Content-Security-Policy"] = REPORT_POLICY
+        return response
     return _answer(target, instance, middle_frame(instance))
 
 
@@ -223,13 +235,15 @@ def viewport_of(text: str | None) -> Viewport:
     return (crop if crop != (0, 0, None, None) else None), flip, (width, height)
 
 
-def _document(target: Target, instance: StoredInstance) -> Response:
-    """Respond with the Encapsulated Document (0042,0011) of an Encapsulated PDF (PS3.3 A.45.1)."""
-    if names(accepted(target.request), PDF) is None:
-        raise NotAcceptable(PDF)
+def _document(
+    target: Target, instance: StoredInstance, media_type: str, write: Callable[[Path, Path], bytes]
+) -> Response:
+    """Respond with the document of an instance, which a child process writes."""
+    if names(accepted(target.request), media_type) is None:
+        raise NotAcceptable(media_type)
     try:
-        file = decoded_file(target.node, document_file, whole_file(target.node, instance))
+        file = decoded_file(target.node, write, whole_file(target.node, instance))
     except NotDecoded as error:
         raise HTTPException(404, str(error)) from error
     target.audit_access("rendered")
-    return respond(target, pieces_of(file), PDF, target.etag(PDF), length_of(file))
+    return respond(target, pieces_of(file), media_type, target.etag(media_type), length_of(file))

@@ -15,6 +15,7 @@ from node.web.dicomweb.media_types import (
     DICOM_JSON,
     DICOM_XML,
     FRAME_TYPES,
+    HTML,
     JSON,
     MULTIPART,
     OCTETS,
@@ -105,7 +106,7 @@ TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
         _CONDITIONAL,
     ),
     rendered.retrieve_rendered_instance: Transaction(
-        "Retrieve Rendered", "10.4.1.1.3", (*rendered.FORMATS, PDF), _RENDERED, _CONDITIONAL
+        "Retrieve Rendered", "10.4.1.1.3", (*rendered.FORMATS, HTML, PDF), _RENDERED, _CONDITIONAL
     ),
     rendered.retrieve_rendered_frames: Transaction(
         "Retrieve Rendered", "10.4.1.1.3", tuple(rendered.FORMATS), _RENDERED, _CONDITIONAL
