@@ -123,9 +123,13 @@ def _models(document: bytes, media_type: str) -> Iterator[Json | str]:
 
 
 def _assembled(model: Json, located: dict[str, list[_Spooled]], out: BinaryIO) -> Assembled:
+    count = len(model)
+    model = {tag.upper(): element for tag, element in model.items()}
     uids = text_of(model, _CLASS), text_of(model, _INSTANCE)
     began = out.tell()
     try:
+        if len(model) < count:
+            raise NotEncodable("a tag occurs twice")
         if not all(_UID.fullmatch(uid) for uid in uids):
             raise NotEncodable("SOP Class UID and SOP Instance UID (0008,0016), (0008,0018) must be in the metadata")
         pixels = _pixel_parts(model, located)
@@ -149,20 +153,27 @@ def _assembled(model: Json, located: dict[str, list[_Spooled]], out: BinaryIO) -
 
 def _bulk_data(model: Json, located: dict[str, list[_Spooled]], uri: str) -> BulkData | None:
     """Return the bytes of a URI; frames of uncompressed pixel data may be in parts of their own."""
-    element = model.get(PIXEL_DATA, {})
-    if uri == element.get("BulkDataURI"):
-        return _Joined(_pixel_parts(model, located)) if _pixel_parts(model, located) else None
+    if uri == _uri_of(model, PIXEL_DATA):
+        parts = _pixel_parts(model, located)
+        return _Joined(parts) if parts else None
     parts = located.get(uri, [])
     if len(parts) > 1:
         raise NotEncodable("several parts have one Content-Location, which only frames may share")
+    if parts and parts[0].part.transfer_syntax_uid != EXPLICIT_LITTLE_ENDIAN:
+        raise NotEncodable("only pixel data may be compressed; other bulk data are application/octet-stream")
     return parts[0] if parts else None
+
+
+def _uri_of(model: Json, tag: str) -> str | None:
+    element = model.get(tag)
+    uri = element.get("BulkDataURI") if isinstance(element, dict) else None
+    return uri if isinstance(uri, str) else None
 
 
 def _pixel_parts(model: Json, located: dict[str, list[_Spooled]]) -> list[_Spooled]:
     """Return the parts of Pixel Data: those of its location, or one for each frame, at ``.../frames/{number}``."""
-    element = model.get(PIXEL_DATA, {})
-    uri = element.get("BulkDataURI") if isinstance(element, dict) else None
-    if not isinstance(uri, str):
+    uri = _uri_of(model, PIXEL_DATA)
+    if uri is None:
         return []
     if uri in located:
         return located[uri]
@@ -238,8 +249,10 @@ def _check_native(model: Json, parts: Sequence[_Spooled]) -> None:
             length = len(inline.rstrip("=")) * 3 // 4
         elif tag == PIXEL_DATA and parts:
             length = _Joined(parts).length
-        else:
+        elif tag not in model or _uri_of(model, tag) is not None:
             continue
+        else:
+            raise NotEncodable(f"{tag}: the metadata have neither BulkDataURI nor InlineBinary for the pixel data")
         samples = _number(model, _SAMPLES, 1)
         if text_of(model, _PHOTOMETRIC) in ("YBR_FULL_422", "YBR_PARTIAL_422"):
             samples = 2

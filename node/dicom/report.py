@@ -117,7 +117,7 @@ class _Tree:
             return
         if depth > MAX_DEPTH:
             raise NotReport("the content items are nested too deeply")
-        yield "<ul>"
+        yield "<ol>"
         for item in children:
             self._count += 1
             if self._count > MAX_ITEMS:
@@ -125,7 +125,7 @@ class _Tree:
             yield "<li>"
             yield from self._item(item, depth)
             yield "</li>"
-        yield "</ul>"
+        yield "</ol>"
 
     def _item(self, item: Dataset, depth: int) -> Iterator[str]:
         relationship = str(value(item, "RelationshipType") or "")

@@ -20,8 +20,8 @@ from node.dicom.json_model import Json
 MAX_DEPTH = 32
 """Deepest nesting of sequences in a document that is read."""
 
-MAX_VALUES = 1_000_000
-"""Largest number of a value or an item; the missing ones before it are empty."""
+MAX_MISSING = 256
+"""Values or items that may be missing before one; they are empty."""
 
 NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 NAME_COMPONENTS = ("FamilyName", "GivenName", "MiddleName", "NamePrefix", "NameSuffix")
@@ -247,7 +247,7 @@ class _Reader:
         """Append a value under its number, which starts at 1; missing ones before it are empty."""
         values = self._elements[-1].setdefault("Value", [])
         number = attributes.get("number", "")
-        if not re.fullmatch(r"[0-9]{1,7}", number) or not len(values) < int(number) <= MAX_VALUES:
+        if not re.fullmatch(r"[0-9]{1,7}", number) or not 0 < int(number) - len(values) <= MAX_MISSING + 1:
             raise NotNative("values and items must be numbered from 1 on, in order")
         missing: Any = {} if isinstance(value, dict) else None
         values += [missing] * (int(number) - len(values) - 1)

@@ -26,7 +26,7 @@ PLAIN = {
     "tr",
     "th",
     "td",
-    "ul",
+    "ol",
     "li",
     "b",
     "small",

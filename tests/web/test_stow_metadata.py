@@ -267,6 +267,33 @@ def test_frames_under_a_wrong_media_type_are_refused(
     assert stored(site) == set()
 
 
+def test_frames_that_the_metadata_hide_are_refused(origin: Site, targets: dict[str, Site]) -> None:
+    one, site = sample("MR_small_jpeg_ls_lossless.dcm"), targets["nothing"]
+    if one.instance not in stored(origin):
+        origin.take(one.read())
+    (model,) = origin.client().get(f"{one.path}/metadata").json()
+    pixels = model.pop("7FE00010")
+    answer = origin.client().get(
+        pixels["BulkDataURI"], headers={"Accept": "multipart/related; type=*/*; transfer-syntax=*"}
+    )
+    ((_, frame),) = parts_of(answer)
+    for hidden, told in (
+        ({"7FE00010": {"vr": "OW"}}, "7FE00010: the metadata have neither"),
+        ({"7fe00010": {"vr": "OW"}, "7FE00010": {"vr": "OW"}}, "a tag occurs twice"),
+        ({"00880200": {"vr": "SQ", "Value": [{"7FE00010": pixels}]}}, "only pixel data may be compressed"),
+        ({"7FE00008": pixels}, "only pixel data may be compressed"),
+    ):
+        metadata = part(METADATA, json.dumps([model | hidden]).encode())
+        response = post(site, metadata, part("image/jls", frame, pixels["BulkDataURI"]))
+        assert (response.status_code, reason(response)[: len(told)]) == (409, told)
+    lower = part(
+        METADATA, json.dumps([model | {"7fe00010": pixels, "00080018": {"vr": "UI", "Value": ["1.9"]}}]).encode()
+    )
+    response = post(origin, lower, part("image/jls", frame, pixels["BulkDataURI"]))
+    assert response.status_code == 200, response.text
+    assert kept(origin, "1.9").file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.4.80"
+
+
 def test_a_body_that_ends_too_early_stores_nothing(site: Site) -> None:
     (ds,) = make.ct_series(1)
     response = post(site, part(METADATA, json.dumps([model_of(ds)]).encode()), end=b"")

@@ -103,19 +103,17 @@ class MetadataTransaction(StoreTransaction):
         super().close()
 
     def _assemble(self) -> None:
-        self._spool.flush()
-        with self._new_file() as file:
-            try:
+        try:
+            self._spool.flush()
+            with self._new_file() as file:
                 paths = Path(self._spool.name), Path(file.name)
                 assembled = self._node.decoder.run(assemble, paths[0], self._metadata, self._bulk_data, paths[1])
-            except NotDecoded as error:
-                self.refused(PartFailure(CANNOT_UNDERSTAND, f"the metadata cannot be read: {error}"))
-                return
-            except (DecoderBusy, OSError) as error:
-                self.refused(PartFailure(OUT_OF_RESOURCES, f"the instances cannot be assembled: {error}"))
-                return
-            for one in assembled:
-                self._store(one, file)
+                for one in assembled:
+                    self._store(one, file)
+        except NotDecoded as error:
+            self.refused(PartFailure(CANNOT_UNDERSTAND, f"the metadata cannot be read: {error}"))
+        except (DecoderBusy, OSError) as error:
+            self.refused(PartFailure(OUT_OF_RESOURCES, f"the instances cannot be assembled: {error}"))
 
     def _new_file(self) -> IO[bytes]:
         """Return a file on the disk of the archive, which is deleted when it is closed."""
