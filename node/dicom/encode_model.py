@@ -134,7 +134,9 @@ class _Writer:
 
     def _write_element(self, tag: str, element: Json, depth: int) -> None:
         vr = element["vr"]
-        values = element.get("Value", [])
+        values = element.get("Value")
+        if values is None:  # also null, which dcmjs writes for an empty element
+            values = []
         if not isinstance(values, list):
             raise NotEncodable(f"{tag}: Value must be a list (PS3.18 F.2.2)")
         if vr == "SQ":
