@@ -116,10 +116,8 @@ def answer_frames(
     form = form_of_frames(target, element, instance)
     if not form.multipart and len(numbers) > 1:
         raise NotAcceptable(f"{MULTIPART} for several frames")
-    try:
-        first = read_frame(
-            target, element, numbers[0], form
-        )  # before the response starts, so that an error can set the status
+    try:  # before the response starts, so that an error can set the status
+        first = read_frame(target, element, numbers[0], form)
     except FrameNotFound as error:
         raise HTTPException(404, str(error)) from error
     except NotDecoded as error:

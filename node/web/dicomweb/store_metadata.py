@@ -7,6 +7,7 @@ because the metadata may be anything; the files then take the path of those that
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO
@@ -78,14 +79,9 @@ class MetadataTransaction(StoreTransaction):
             self._metadata.append(SpooledPart(self._type, location, self._began, length))
             return
         syntax = bulk_data_syntax(self._type, self._syntax)
-        if (
-            self._type == DICOM
-            or syntax is None
-            or not (syntax == EXPLICIT_LITTLE_ENDIAN or is_accepted_transfer_syntax(syntax))
-        ):
-            self.refused(
-                PartFailure(CANNOT_UNDERSTAND, "a part is neither metadata nor bulk data of a known media type")
-            )
+        if syntax is None or not is_accepted_transfer_syntax(syntax):
+            reason = "a part is neither metadata nor bulk data of a known media type"
+            self.refused(PartFailure(CANNOT_UNDERSTAND, reason))
         elif not location:
             self.refused(PartFailure(CANNOT_UNDERSTAND, "a part of bulk data has no Content-Location"))
         else:
@@ -99,7 +95,8 @@ class MetadataTransaction(StoreTransaction):
 
     def close(self) -> None:
         """Delete the spool file; see `StoreTransaction.close`."""
-        self._spool.close()
+        with suppress(OSError):  # what is still buffered does not fit on the disk
+            self._spool.close()
         super().close()
 
     def _assemble(self) -> None:
@@ -112,13 +109,18 @@ class MetadataTransaction(StoreTransaction):
                     self._store(one, file)
         except NotDecoded as error:
             self.refused(PartFailure(CANNOT_UNDERSTAND, f"the metadata cannot be read: {error}"))
-        except (DecoderBusy, OSError) as error:
-            self.refused(PartFailure(OUT_OF_RESOURCES, f"the instances cannot be assembled: {error}"))
+        except DecoderBusy:
+            self.refused(PartFailure(OUT_OF_RESOURCES, "too many requests wait for a decoder: try again later"))
+        except OSError as error:
+            self.refused(PartFailure(OUT_OF_RESOURCES, f"the parts cannot be read or written: {error.strerror}"))
 
     def _new_file(self) -> IO[bytes]:
-        """Return a file on the disk of the archive, which is deleted when it is closed."""
+        """Return a file on the disk of the archive, which is deleted when it is closed; 503 if there is no room."""
         folder = self._node.archive.root / "incoming"
-        file: IO[bytes] = NamedTemporaryFile(dir=folder, prefix="stow-", suffix=".part")  # noqa: SIM115 - closed later
+        try:
+            file: IO[bytes] = NamedTemporaryFile(dir=folder, prefix="stow-", suffix=".part")  # noqa: SIM115 - see close
+        except OSError as error:
+            raise HTTPException(503, f"the parts cannot be written: {error.strerror}") from error
         return file
 
     def _store(self, one: Assembled, file: IO[bytes]) -> None:
