@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 
@@ -12,6 +13,8 @@ from pydantic import ValidationError
 from node.settings.model import Web
 from tests import make
 from tests.web.conftest import Site
+from tests.web.mixed import sample
+from tests.web.test_stow import body_of, file_of, post
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of the libraries that it imports
@@ -74,3 +77,21 @@ def test_a_client_that_leaves_out_the_port_follows_the_bulk_data_of_the_metadata
     (pixels,) = web.retrieve_bulkdata(metadata["7FE00010"]["BulkDataURI"])
     assert pixels == one.PixelData
     web._session.close()
+
+
+def test_every_url_in_every_answer_can_be_followed(site: Site) -> None:
+    (image,) = make.ct_series(1, study_uid="1.2.3", series_uid="1.2.3.1")
+    image.private_block(0x0009, "ACME", create=True).add_new(1, "OB", bytes(5000))
+    client, host = site.client(), {"Host": "127.0.0.1"}
+    told = post(site, body_of(file_of(image), file_of(sample("SC_rgb_rle_16bit_2frame.dcm").read())), **host).text
+    xml = 'multipart/related; type="application/dicom+xml"'
+    for path in (
+        "studies", "series", "instances", "studies/1.2.3/metadata", "studies/1.2.3", "studies/1.2.3/series/1.2.3.1",
+        "studies/1.2.3/bulkdata", "studies/1.2.3/pixeldata", "studies/1.2.3/rendered",
+    ):  # fmt: skip
+        for accept in ("multipart/related", "*/*", xml):
+            answer = client.get(f"/dicom-web/{path}", headers=host | {"Accept": accept})
+            told += answer.text if answer.status_code == 200 else ""
+    urls = set(re.findall(r"http://[^\s\"<>\\]*/dicom-web/[^\s\"<>\\]*", told))
+    assert len(urls) > 8
+    assert {url: client.get(url).status_code for url in urls} == dict.fromkeys(urls, 200)
