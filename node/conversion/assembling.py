@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from node.dicom.encode_model import PIXEL_DATA, BulkData, NotEncodable, text_of, write_model
 from node.dicom.json_model import PIXEL_TAGS, Json
@@ -21,6 +21,10 @@ from node.dicom.part10 import file_head
 from node.dicom.uids import EXPLICIT_LITTLE_ENDIAN
 from node.dicom.xml_model import NotNative, json_from_native
 from node.errors import ConversionRefused
+from node.volume.read.transfer_syntaxes import CODESTREAM_SYNTAXES
+
+if TYPE_CHECKING:
+    from node.volume.read.codestreams import Codestream
 
 COPY_BYTES = 1 << 20
 MAX_INSTANCES = 50_000
@@ -28,6 +32,8 @@ MAX_INSTANCES = 50_000
 _CLASS, _INSTANCE = "00080016", "00080018"
 _ROWS, _COLUMNS, _SAMPLES, _ALLOCATED, _FRAMES = "00280010", "00280011", "00280002", "00280100", "00280008"
 _PHOTOMETRIC = "00280004"
+_DESCRIPTION = (_SAMPLES, _PHOTOMETRIC, _ROWS, _COLUMNS, _ALLOCATED, "00280101", "00280102", "00280103")
+"""The Image Pixel Description Macro (PS3.3 table C.7-11c)."""
 
 _WITH_CODESTREAM = {
     "1.2.840.10008.1.2.4.50": (0xC0,),
@@ -139,6 +145,7 @@ def _assembled(model: Json, located: dict[str, list[_Spooled]], out: BinaryIO) -
         syntax = syntaxes.pop()
         is_native = syntax == EXPLICIT_LITTLE_ENDIAN
         if not is_native:
+            model = _with_description(model, pixels[0], syntax)
             _check_frames(model, pixels, syntax)
         out.write(file_head(*uids, syntax))
         write_model(out, model, lambda uri: _bulk_data(model, located, uri), None if is_native else pixels)
@@ -204,10 +211,40 @@ def _check_frames(model: Json, parts: Sequence[_Spooled], syntax: str) -> None:
     if syntax.startswith(_VIDEO_PREFIX) and len(syntax) > len(_VIDEO_PREFIX):
         return _check_count(len(parts), 1)
     _check_count(len(parts), frames)
-    if syntax.startswith("1.2.840.10008.1.2.4.") and not syntax.startswith("1.2.840.10008.1.2.4.11"):
+    if syntax in CODESTREAM_SYNTAXES:
         for part in parts:
-            _check_codestream(part.read(), syntax, rows, columns)
+            _check_size(_codestream(part.read(), syntax), rows, columns)
     return None
+
+
+def _with_description(model: Json, frame: _Spooled, syntax: str) -> Json:
+    """Return the metadata with the Image Pixel Description Macro of a compressed frame, if they have nothing of it.
+
+    PS3.18 10.5.2 lets clients leave it out. Only what the codestream says for certain is derived: JPEG and JPEG-LS of 8
+    bits, which are unsigned by convention, and JPEG 2000 of one component, which says whether it is signed.
+    """
+    if any(tag in model for tag in _DESCRIPTION) or syntax not in CODESTREAM_SYNTAXES:
+        return model
+    data = frame.read()
+    codestream = _codestream(data, syntax)
+    is_jpeg = codestream.signed is None
+    photometric = "MONOCHROME2" if codestream.samples == 1 else ""
+    if is_jpeg and codestream.samples == 3:
+        photometric = "YBR_FULL_422" if codestream.lossy and codestream.colour_space != "RGB" else "RGB"
+    if not photometric or (is_jpeg and codestream.precision != 8):
+        raise NotEncodable("00280010: these frames need Rows, Columns and so on in the metadata (PS3.3 C.7.6.3)")
+    numbers = {
+        _SAMPLES: codestream.samples,
+        _ROWS: codestream.rows,
+        _COLUMNS: codestream.columns,
+        _ALLOCATED: 8 if codestream.precision <= 8 else 16,
+        "00280101": codestream.precision,
+        "00280102": codestream.precision - 1,
+        "00280103": int(codestream.signed or 0),
+        **({"00280006": 0} if codestream.samples == 3 else {}),
+    }
+    described = {tag: {"vr": "US", "Value": [number]} for tag, number in numbers.items()}
+    return model | described | {_PHOTOMETRIC: {"vr": "CS", "Value": [photometric]}}
 
 
 def _check_count(count: int, expected: int) -> None:
@@ -215,7 +252,14 @@ def _check_count(count: int, expected: int) -> None:
         raise NotEncodable(f"7FE00010: {count} parts for {expected} frames; each compressed frame is a part of its own")
 
 
-def _check_codestream(data: bytes, syntax: str, rows: int, columns: int) -> None:
+def _codestream(data: bytes, syntax: str) -> Codestream:
+    """Return the header of a compressed frame.
+
+    Raises
+    ------
+    NotEncodable
+        It cannot be read, or is not one of the transfer syntax.
+    """
     from node.volume.read.codestreams import read_codestream
 
     try:
@@ -225,6 +269,10 @@ def _check_codestream(data: bytes, syntax: str, rows: int, columns: int) -> None
     markers = _WITH_CODESTREAM.get(syntax)
     if (markers is None) == data.startswith(b"\xff\xd8") or (markers and _start_of_frame(data) not in markers):
         raise NotEncodable(f"7FE00010: a frame is not encoded in the transfer syntax of its part, {syntax}")
+    return codestream
+
+
+def _check_size(codestream: Codestream, rows: int, columns: int) -> None:
     if (codestream.rows, codestream.columns) != (rows, columns):
         raise NotEncodable("7FE00010: Rows and Columns are not those of the compressed frames")
 

@@ -267,6 +267,50 @@ def test_frames_under_a_wrong_media_type_are_refused(
     assert stored(site) == set()
 
 
+DESCRIPTION = (
+    "00280002",
+    "00280004",
+    "00280010",
+    "00280011",
+    "00280100",
+    "00280101",
+    "00280102",
+    "00280103",
+    "00280006",
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("examples_ybr_color.dcm", 200),
+        ("SC_rgb_jpeg_gdcm.dcm", 200),
+        ("MR_small_jp2klossless.dcm", 200),
+        ("MR_small_jpeg_ls_lossless.dcm", 409),  # of 16 bits: nobody says whether they are signed
+        ("examples_jpeg2k.dcm", 409),  # nobody says what its components are
+        ("MR_small_RLE.dcm", 409),
+    ],
+)
+def test_the_description_of_pixels_may_be_left_out_if_the_frames_say_it(
+    origin: Site, site: Site, name: str, status: int
+) -> None:
+    one = sample(name)
+    if one.instance not in stored(origin):
+        origin.take(one.read())
+    (model,) = origin.client().get(f"{one.path}/metadata").json()
+    uri, left = model["7FE00010"]["BulkDataURI"], {tag: model[tag] for tag in model if tag not in DESCRIPTION}
+    answer = origin.client().get(uri, headers={"Accept": "multipart/related; type=*/*; transfer-syntax=*"})
+    bulk = [part(headers["Content-Type"], body, uri) for headers, body in parts_of(answer)]
+    response = post(site, part(METADATA, json.dumps([left]).encode()), *bulk)
+    assert response.status_code == status, response.text
+    if status == 200:
+        came, given = one.read(), kept(site, one.instance)
+        for tag in DESCRIPTION:
+            assert given.get(int(tag, 16)) == came.get(int(tag, 16)), tag
+    else:
+        assert reason(response).startswith("00280010: ")
+
+
 def test_frames_that_the_metadata_hide_are_refused(origin: Site, targets: dict[str, Site]) -> None:
     one, site = sample("MR_small_jpeg_ls_lossless.dcm"), targets["nothing"]
     if one.instance not in stored(origin):
