@@ -117,7 +117,8 @@ def test_every_parameter_that_is_told_has_an_effect(site: Site, resource: Resour
 
 @pytest.mark.parametrize("resource", READABLE, ids=lambda resource: resource.operation)
 def test_every_header_that_is_told_has_an_effect(site: Site, resource: Resource) -> None:
-    path = str(get(site, resource).request.url)
+    long = {"includefield": "all"} if resource.transaction.name == "Search" else {}  # short answers are not compressed
+    path = str(get(site, resource, **long).request.url)
     plain = site.client().get(path, headers={"Accept": resource.transaction.produces[0], "Accept-Encoding": "identity"})
     assert plain.status_code == 200
     for name in resource.transaction.headers:
