@@ -17,10 +17,10 @@ from node.conversion.decoder import DecoderBusy, NotDecoded
 from node.dicom.pixel_element import FrameNotFound
 from node.index.selection import StoredInstance
 from node.web.access import Reader, RequestAudit
-from node.web.addresses import public_url
 from node.web.audit_trail import AccountAuditTrail
 from node.web.headers import has_etag
 from node.web.kept_files import DAMAGED, Damaged, Unavailable, damaged
+from node.web.public_url import public_url
 from node.web.services import Node, Services
 from node.web.streaming import Streamed
 
