@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from node.web.problem_types import BODY_TOO_LARGE, INVALID_REQUEST, UNSUPPORTED_BODY, ProblemType
 from node.web.problems import respond
 
 MAX_BODY_BYTES = 1_000_000
@@ -99,19 +100,19 @@ class BodyLimits:
         return receive_counted
 
 
-def _refusal(headers: Headers, max_bytes: int) -> tuple[int, str] | None:
+def _refusal(headers: Headers, max_bytes: int) -> tuple[ProblemType, str] | None:
     encoding = headers.get("content-encoding", "identity").lower()
     if encoding != "identity":
-        return 415, f"compressed request bodies are not accepted; Content-Encoding is {encoding[:32]!r}"
+        return UNSUPPORTED_BODY, f"compressed request bodies are not accepted; Content-Encoding is {encoding[:32]!r}"
     # Two lengths allow request smuggling through a proxy.
     if "content-length" in headers and "transfer-encoding" in headers:
         return (
-            400,
+            INVALID_REQUEST,
             "a request must not have both Content-Length and Transfer-Encoding (RFC 9112 6.1)",
         )
     length = headers.get("content-length", "0")
     if length.isdecimal() and int(length[:20]) > max_bytes:
-        return 413, _too_large(max_bytes)
+        return BODY_TOO_LARGE, _too_large(max_bytes)
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from node.errors import VoxelnodeError
+from node.errors import UsageError, VoxelnodeError
 
 
 class NotAuthenticated(VoxelnodeError):
@@ -36,3 +36,7 @@ class SignInFailed(VoxelnodeError):
 
 class ProviderUnavailable(VoxelnodeError):
     """The identity provider does not answer; try again later."""
+
+
+class WrongCursor(UsageError):
+    """`after` is not a cursor of this list; start without it."""

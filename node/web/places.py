@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from node.addresses import block_of
 from node.settings.model import Web
 from node.web.health import PATHS
+from node.web.problem_types import BUSY
 from node.web.problems import RETRY, respond
 
 MAX_CONNECTIONS_PER_ADDRESS = 100
@@ -153,7 +154,7 @@ class RequestPlaces:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in PATHS and scope["app"].state.places.are_exceeded:
-            refusal = respond(Request(scope), 503, "too many requests are under way", headers=RETRY)
+            refusal = respond(Request(scope), BUSY, "too many requests are under way", headers=RETRY)
             await refusal(scope, receive, send)
             return
         await self._app(scope, receive, send)

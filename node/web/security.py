@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from node.settings.model import Web
 from node.web.access import COOKIE, SECURE_COOKIE, has_token, is_from_cors_origin, own_origin
 from node.web.headers import add_headers
+from node.web.problem_types import FOREIGN_HOST, FOREIGN_PAGE, ProblemType
 from node.web.problems import respond
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -56,23 +57,15 @@ class Security:
         if refusal is None:
             await self._app(scope, receive, send_secured)
             return
-        reason, remedy = refusal
-        await respond(Request(scope), 403, reason, remedy)(scope, receive, send_secured)
+        await respond(Request(scope), *refusal)(scope, receive, send_secured)
 
-    def _refusal(self, method: str, scheme: str, headers: Headers) -> tuple[str, str] | None:
-        """Return the reason and the remedy if a request is refused, else None."""
+    def _refusal(self, method: str, scheme: str, headers: Headers) -> tuple[ProblemType, str] | None:
+        """Return the kind of problem and the reason if a request is refused, else None."""
         host = headers.get("host", "").lower()
         if not is_known_host(host, self._names):
-            return (
-                f"{host[:100]!r} is not a name of this node",
-                "use the IP address or the machine name, or add the name to [web] allowed_hosts",
-            )
+            return FOREIGN_HOST, f"{host[:100]!r} is not a name of this node"
         if method not in SAFE_METHODS and not self._is_from_us(headers, scheme):
-            return (
-                "the request comes from a page of another site",
-                "use the pages of this node; in a script, send a token of `voxelnode account token`; list a reverse "
-                "proxy in [web] trusted_proxies, and the name and port that browsers use in [web] allowed_hosts",
-            )
+            return FOREIGN_PAGE, "the request comes from a page of another site"
         return None
 
     def _is_from_us(self, headers: Headers, scheme: str) -> bool:

@@ -14,6 +14,7 @@ import pytest
 from node.index.models import SERIES_STATES
 from node.index.records import CountedRefusal, Refused
 from node.web.api import events, models
+from node.web.problem_types import RANGE_NOT_SATISFIABLE
 from tests import make
 from tests.web.conftest import Site, until
 
@@ -163,7 +164,12 @@ def test_a_volume_comes_in_parts_and_not_twice(filled: Site) -> None:
     assert client.get(one["url"], headers={"Range": "bytes=-5"}).content == whole[-5:]
     stale = client.get(one["url"], headers={"Range": "bytes=10-19", "If-Range": '"another revision"'})
     assert (stale.status_code, stale.content) == (200, whole)
-    assert client.get(one["url"], headers={"Range": f"bytes={one['bytes']}-"}).status_code == 416
+    beyond = client.get(one["url"], headers={"Range": f"bytes={one['bytes']}-"})
+    assert (beyond.status_code, beyond.json()["type"]) == (416, RANGE_NOT_SATISFIABLE.uri)
+    assert beyond.headers["content-range"] == f"bytes */{one['bytes']}"
+    for unread in ("lines=1-2", "bytes", "bytes=9-1", "bytes=x", "bytes="):
+        ignored = client.get(one["url"], headers={"Range": unread})
+        assert (ignored.status_code, ignored.content) == (200, whole), unread
     for tags in (f'"{one["sha256"]}"', f'"x", W/"{one["sha256"]}"', "*"):
         assert client.get(one["url"], headers={"If-None-Match": tags}).status_code == 304
 
@@ -325,8 +331,8 @@ def test_problems_are_told_to_programs_as_rfc_9457_says(site: Site) -> None:
     answer = site.client().get("/api/v1/studies/1.2")
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json() == {
-        "type": "about:blank",
-        "title": "Not Found",
+        "type": "/api/v1/problems/not-found",
+        "title": "There is no such resource",
         "status": 404,
         "detail": "There is no such study.",
         "remedy": answer.json()["remedy"],

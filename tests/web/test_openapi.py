@@ -17,9 +17,11 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
 from node.index.accounts import Role
+from node.web.problem_types import NOT_FOUND
 from tests import make
 from tests.web.conftest import Site, open_site
 
+ROLES = {"reader": Role.READ, "writer": Role.WRITE, "admin": Role.ADMIN}
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "web.md"
 
 
@@ -32,7 +34,8 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site.take(make.corrected(make.instance(sop_instance_uid="1.2.0.1.9", study_uid="1.2.0", series_uid="1.2.0.1")))
     site.take(make.instance(sop_instance_uid="1.2.0.1.9", study_uid="1.2.0", series_uid="1.2.0.1"))
     site.convert()
-    site.account("admin", Role.ADMIN, None)
+    for name, role in ROLES.items():
+        site.account(name, role, None)
     yield site
     site.close()
 
@@ -42,18 +45,19 @@ def test_no_request_is_a_server_error(fuzzed: Site, requests: int) -> None:
     """As many requests of each operation, the same ones every time."""
     schema = schemathesis.openapi.from_url(f"{fuzzed.url}/api/v1/openapi.json")
     schema = schema.include(path_regex="^/api/").exclude(path="/api/v1/events")  # which has no end
+    declared = fuzzed.client().get("/api/v1/openapi.json").json()["paths"]
     operations = [each.ok() for each in schema.get_all_operations()]
     operations.sort(key=lambda operation: operation.method.upper() == "DELETE")  # when there is nothing left to ask for
-    token, there = fuzzed.token("admin"), what_is_there(fuzzed)
+    tokens, there = [fuzzed.token(name) for name in ROLES], what_is_there(fuzzed)
     statuses: Counter[int] = Counter()
     assert len(operations) > 20
     for operation in operations:
         valid = operation.as_strategy(generation_mode=GenerationMode.POSITIVE)
         wrong = operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)
 
-        @given(case=valid | wrong, is_there=st.booleans())
+        @given(case=valid | wrong, is_there=st.booleans(), token=st.sampled_from(tokens))
         @settings(max_examples=requests, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-        def probe(case: schemathesis.Case, is_there: bool) -> None:
+        def probe(case: schemathesis.Case, is_there: bool, token: str) -> None:
             case.headers["Authorization"] = f"Bearer {token}"
             if is_there:
                 case.path_parameters = {name: there[name] for name in case.path_parameters}
@@ -61,9 +65,12 @@ def test_no_request_is_a_server_error(fuzzed: Site, requests: int) -> None:
                 checks=(not_a_server_error, status_code_conformance, response_schema_conformance)
             )
             statuses[answer.status_code] += 1
+            if answer.status_code >= 400:
+                response = declared[case.operation.path][case.operation.method.lower()]["responses"]
+                assert answer.json()["type"] in response[str(answer.status_code)]["x-problem-types"]
 
         probe()
-    assert min(statuses[200], statuses[404], statuses[422]) > 20
+    assert min(statuses[200], statuses[403], statuses[404], statuses[422]) > 20
 
 
 def what_is_there(site: Site) -> dict[str, Any]:
@@ -75,6 +82,7 @@ def what_is_there(site: Site) -> dict[str, Any]:
     return {name: volume[name] for name in ("id", "name", "study_instance_uid", "series_instance_uid")} | {
         "sop_instance_uid": instance["sop_instance_uid"],
         "conflict": conflict["id"],
+        "slug": NOT_FOUND.slug,
     }
 
 

@@ -43,6 +43,7 @@ WITHOUT_PATIENTS = {
     "/api/v1/status", "/ohif", "/ohif/{path:path}", "/badges", "/upload", "/status", "/status/numbers",
     "/dicom-web", "/dicom-web/",
     "/api/v1/rejections", "/problems/rejections", "/api/v1/failures", "/problems", "/api/v1/exclusions",
+    "/api/v1/problems", "/api/v1/problems/{slug}",
 }  # fmt: skip
 """Routes that return no patient data here: those of the node itself, and lists that are empty in this root."""
 
@@ -67,7 +68,8 @@ def test_each_route_that_returns_patient_data_leaves_a_line(walked: Site) -> Non
     parameters: dict[str, Any] = {
         "study_instance_uid": STUDY, "series_instance_uid": SERIES, "sop_instance_uid": INSTANCE, "study": STUDY,
         "series": SERIES, "instance": INSTANCE, "id": volume["id"], "name": volume["name"], "revision": 1,
-        "frames": 1, "path": "7FE00010", "conflict": client.get("/api/v1/conflicts").json()["items"][0]["id"],
+        "frames": 1, "path": "7FE00010", "slug": "not-found",
+        "conflict": client.get("/api/v1/conflicts").json()["items"][0]["id"],
     }  # fmt: skip
     silent, told = set(), set()
     for path, route in every_route(walked.server._app.routes):

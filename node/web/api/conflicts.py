@@ -11,40 +11,43 @@ from node.receive.conflicts import compared
 from node.web import actions
 from node.web.access import Admin, Reader, RequestAudit
 from node.web.api import models
-from node.web.api.paging import AuditedPage, OptionalUid, Page
-from node.web.api.routing import api_router
+from node.web.api.paging import AuditedPage, OptionalStudyUid, Page
+from node.web.api.routing import OF_CHANGES, api_router, problems
+from node.web.problem_types import NOT_DECIDABLE, NOT_FOUND, WRONG_CURSOR
 from node.web.services import Node
 
 router = api_router("conflicts")
 
-Number = Annotated[int, Path(ge=1, le=1 << 53)]
+DECISION = problems(*OF_CHANGES, NOT_DECIDABLE)
+
+Number = Annotated[int, Path(ge=1, le=1 << 53, description="number of the conflict")]
 Alike = Annotated[bool, Query(description="also all undecided conflicts of the same kind, study and sender")]
 
 
-@router.get("/conflicts")
+@router.get("/conflicts", responses=problems(WRONG_CURSOR))
 def list_conflicts(
-    account: Reader, page: AuditedPage, study_instance_uid: OptionalUid = None
+    account: Reader, page: AuditedPage, study_instance_uid: OptionalStudyUid = None
 ) -> Page[models.ConflictResource]:
     """Identity conflicts: one UID or Patient ID with different content, newest first."""
     wanted = {"study_instance_uid": study_instance_uid}  # audited: the details name patients
     return page.read("conflicts", models.ConflictResource, lambda index: index.conflicts, **wanted)
 
 
-@router.get("/conflicts/{conflict}")
-def compare_versions(account: Admin, node: Node, audit: RequestAudit, conflict: Number) -> models.ComparedConflict:
+@router.get("/conflicts/{conflict}", responses=problems(NOT_FOUND))
+def show_conflict(account: Admin, node: Node, audit: RequestAudit, conflict: Number) -> models.ComparedConflict:
     """Compare the version in a conflict with the current one, attribute by attribute."""
     audit.queried(f"conflict {conflict}")
     with node.index.reading() as index:
         return models.ComparedConflict.of(asdict(compared(node.archive.root, index, conflict)))
 
 
-@router.post("/conflicts/{conflict}/accept")
-def accept(account: Admin, node: Node, conflict: Number, alike: Alike = False) -> models.ConflictDecision:
+@router.post("/conflicts/{conflict}/accept", responses=DECISION)
+def accept_conflict(account: Admin, node: Node, conflict: Number, alike: Alike = False) -> models.ConflictDecision:
     """Make the version in a conflict current, in whichever series; the current one goes to quarantine."""
     return models.ConflictDecision.of(actions.accept(node, account, conflict, alike=alike))
 
 
-@router.post("/conflicts/{conflict}/keep")
-def keep(account: Admin, node: Node, conflict: Number, alike: Alike = False) -> models.ConflictDecision:
+@router.post("/conflicts/{conflict}/keep", responses=DECISION)
+def keep_conflict(account: Admin, node: Node, conflict: Number, alike: Alike = False) -> models.ConflictDecision:
     """Keep what is current; the conflict is decided."""
     return models.ConflictDecision.of(actions.keep(node, account, conflict, alike=alike))

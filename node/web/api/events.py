@@ -95,7 +95,9 @@ async def stream_events(
     node: Node,
     audit: RequestAudit,
     after: EventId = None,
-    last_event_id: Annotated[str | None, Header(max_length=20)] = None,
+    last_event_id: Annotated[
+        str | None, Header(max_length=20, description="`id` of the last event; it precedes `after`")
+    ] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Stream events as they happen, with the fields of `/history`; without `after`, only new ones."""
     await run_in_threadpool(audit.queried, "events as they happen")

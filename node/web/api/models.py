@@ -11,6 +11,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from node.index.events import EventKind
+from node.web.problem_types import ProblemType
 
 MAX_ID = 2**53 - 1
 """Largest integer that JSON clients represent exactly; SQLite's are larger."""
@@ -335,6 +336,20 @@ class NodeStatus(Resource):
     oldest_unconverted_at: dt.datetime | None
     senders: list[SenderResource]
     last_event: int
+
+
+class ProblemTypeResource(Resource):
+    """A kind of problem; `type` is its URI reference."""
+
+    type: str
+    status: int
+    title: str
+    remedy: str
+
+    @classmethod
+    def of_type(cls, kind: ProblemType) -> Self:
+        """Return the resource of a kind."""
+        return cls(type=kind.uri, status=kind.status, title=kind.title, remedy=kind.remedy)
 
 
 class ReconvertResult(Resource):

@@ -13,20 +13,20 @@ from typing import Annotated, Any, Generic, TypeVar
 from fastapi import Depends, Query
 from pydantic import BaseModel
 
-from node.errors import UsageError
 from node.index.read import ReadIndex
 from node.index.read.rows import PagedRepository, Row
 from node.web.access import RequestAudit
 from node.web.api.models import MAX_ID, Resource
 from node.web.audit_trail import AccountAuditTrail
-from node.web.errors import ResourceNotFound
+from node.web.errors import ResourceNotFound, WrongCursor
 from node.web.services import Node, Services
 
 MAX_ROWS = 1000
 
 Item = TypeVar("Item", bound=Resource)
 
-OptionalUid = Annotated[str | None, Query(max_length=64)]
+OptionalStudyUid = Annotated[str | None, Query(max_length=64, description="Study Instance UID")]
+OptionalSeriesUid = Annotated[str | None, Query(max_length=64, description="Series Instance UID")]
 
 
 class Page(BaseModel, Generic[Item]):
@@ -34,10 +34,6 @@ class Page(BaseModel, Generic[Item]):
 
     items: list[Item]
     next: str | None = None
-
-
-class WrongCursor(UsageError):
-    """`after` is not a cursor of this list; start without it."""
 
 
 def cursor(id: int, date: dt.date | None = None) -> str:
@@ -151,7 +147,7 @@ def only_row(repository: PagedRepository, noun: str, /, **wanted: Any) -> Row:
 
 
 def _uid_filters(
-    study_instance_uid: OptionalUid = None, series_instance_uid: OptionalUid = None
+    study_instance_uid: OptionalStudyUid = None, series_instance_uid: OptionalSeriesUid = None
 ) -> dict[str, str | None]:
     return {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Path, Query, Response
-from fastapi.responses import FileResponse
+from fastapi import Path, Query, Request, Response
 
 from node.receive.quarantine import FOLDER, examined, quarantined, quarantined_file
 from node.web import actions
 from node.web.access import Admin, RequestAudit
 from node.web.api import models
 from node.web.api.paging import MAX_ROWS, Page
-from node.web.api.routing import api_router
+from node.web.api.routing import OF_CHANGES, api_router, downloads, problems
+from node.web.files import OCTETS, file_response
+from node.web.problem_types import NOT_DECIDABLE, NOT_FOUND, NOT_RELEASABLE
 from node.web.services import Node
 
 router = api_router("quarantine")
 
-Name = Annotated[str, Path(max_length=100)]
+Name = Annotated[str, Path(max_length=100, description="name of the file")]
 
 
 @router.get("/quarantine")
@@ -38,7 +39,7 @@ def list_quarantine(
     return Page(items=items, next=items[-1].name if len(files) > limit else None)
 
 
-@router.get("/quarantine/{name}")
+@router.get("/quarantine/{name}", responses=problems(NOT_FOUND))
 def show_quarantined(account: Admin, node: Node, audit: RequestAudit, name: Name) -> models.ExaminedFileResource:
     """Read a file in quarantine, and compare it with the current instance of its UID."""
     audit.queried(f"quarantine {name}")
@@ -46,19 +47,19 @@ def show_quarantined(account: Admin, node: Node, audit: RequestAudit, name: Name
         return models.ExaminedFileResource.model_validate(examined(node.archive.root, index, name))
 
 
-@router.get("/quarantine/{name}/file", response_class=Response)
-def quarantined_content(account: Admin, node: Node, audit: RequestAudit, name: Name) -> Response:
+@router.get("/quarantine/{name}/file", response_class=Response, responses=downloads("The file", OCTETS))
+def download_quarantined(request: Request, account: Admin, node: Node, audit: RequestAudit, name: Name) -> Response:
     """The bytes of a file in quarantine."""
     with node.index.reading() as index:
         file = quarantined_file(node.archive.root, index, name)
     uid = file.study_instance_uid
     audit.transferred([{"study_instance_uid": uid}] if uid else [], f"quarantine {file.name}")
     path = node.archive.root / FOLDER / file.name
-    return FileResponse(path, media_type="application/octet-stream", filename=file.name)
+    return file_response(request, path, OCTETS, file.name, file.sha256)
 
 
-@router.post("/quarantine/{name}/release")
-def release(
+@router.post("/quarantine/{name}/release", responses=problems(*OF_CHANGES, NOT_RELEASABLE, NOT_DECIDABLE))
+def release_quarantined(
     account: Admin,
     node: Node,
     name: Name,
@@ -68,7 +69,7 @@ def release(
     return models.ReleaseResult.of(actions.release(node, account, name, replace=replace))
 
 
-@router.delete("/quarantine/{name}")
-def purge(account: Admin, node: Node, name: Name) -> models.PurgeResult:
+@router.delete("/quarantine/{name}", responses=problems(*OF_CHANGES))
+def purge_quarantined(account: Admin, node: Node, name: Name) -> models.PurgeResult:
     """Delete a file in quarantine permanently."""
     return models.PurgeResult.of(actions.purge(node, account, name))

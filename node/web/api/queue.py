@@ -10,48 +10,55 @@ from node import __version__
 from node.index.events import EventKind
 from node.web.access import Reader
 from node.web.api import models
-from node.web.api.paging import AuditedPage, OptionalUid, Page
-from node.web.api.routing import api_router
+from node.web.api.paging import AuditedPage, OptionalSeriesUid, OptionalStudyUid, Page
+from node.web.api.routing import api_router, problems
+from node.web.problem_types import WRONG_CURSOR
 from node.web.services import Node
 
 router = api_router("ledger")
 
-Word = Annotated[str | None, Query(max_length=64)]
+Verdict = Literal["complete", "suspect", "incomplete"]
 
 UNDONE = ("receiving", "converting", "refused", "failed")
 
 
-@router.get("/verdicts")
+@router.get("/verdicts", responses=problems(WRONG_CURSOR))
 def list_verdicts(
     account: Reader,
     page: AuditedPage,
-    verdict: Literal["complete", "suspect", "incomplete"] | None = None,
-    study_instance_uid: OptionalUid = None,
+    verdict: Annotated[Verdict | None, Query(description="whether the series is complete")] = None,
+    study_instance_uid: OptionalStudyUid = None,
 ) -> Page[models.CompletenessResource]:
     """Whether series are complete and by which rule, newest first."""
     wanted = {"study_instance_uid": study_instance_uid, "verdict": verdict}
     return page.read("verdicts", models.CompletenessResource, lambda index: index.series, **wanted)
 
 
-@router.get("/jobs")
+@router.get("/jobs", responses=problems(WRONG_CURSOR))
 def list_jobs(
     account: Reader,
     page: AuditedPage,
-    state: Literal["receiving", "converting", "refused", "failed"] | None = None,
+    state: Annotated[
+        Literal["receiving", "converting", "refused", "failed"] | None, Query(description="state of the series")
+    ] = None,
 ) -> Page[models.JobResource]:
     """Series that wait for their conversion, are being converted, were refused or failed, newest first."""
     return page.read("jobs", models.JobResource, lambda index: index.series, states=(state,) if state else UNDONE)
 
 
-@router.get("/failures")
-def list_failures(account: Reader, page: AuditedPage, reason: Word = None) -> Page[models.FailureResource]:
+@router.get("/failures", responses=problems(WRONG_CURSOR))
+def list_failures(
+    account: Reader,
+    page: AuditedPage,
+    reason: Annotated[str | None, Query(max_length=64, description="keyword of docs/conversion.md")] = None,
+) -> Page[models.FailureResource]:
     """The reasons why series, or some of their stacks, have no volume (docs/conversion.md), newest first."""
     return page.read("failures", models.FailureResource, lambda index: index.failures, reason=reason)
 
 
-@router.get("/exclusions")
+@router.get("/exclusions", responses=problems(WRONG_CURSOR))
 def list_exclusions(
-    account: Reader, page: AuditedPage, series_instance_uid: OptionalUid = None
+    account: Reader, page: AuditedPage, series_instance_uid: OptionalSeriesUid = None
 ) -> Page[models.ExclusionResource]:
     """Instances, or some of their frames, that conversions excluded from their volumes, newest first."""
     return page.read(
@@ -59,15 +66,22 @@ def list_exclusions(
     )
 
 
-@router.get("/rejections")
-def list_rejections(account: Reader, page: AuditedPage, rule: Word = None) -> Page[models.RejectionResource]:
+@router.get("/rejections", responses=problems(WRONG_CURSOR))
+def list_rejections(
+    account: Reader,
+    page: AuditedPage,
+    rule: Annotated[str | None, Query(max_length=64, description="the rule that refused")] = None,
+) -> Page[models.RejectionResource]:
     """Refused connections, associations and instances, with sender and remedy, newest first."""
     return page.read("rejections", models.RejectionResource, lambda index: index.rejections, rule=rule)
 
 
-@router.get("/history")
+@router.get("/history", responses=problems(WRONG_CURSOR))
 def list_history(
-    account: Reader, page: AuditedPage, kind: EventKind | None = None, series_instance_uid: OptionalUid = None
+    account: Reader,
+    page: AuditedPage,
+    kind: Annotated[EventKind | None, Query(description="kind of event")] = None,
+    series_instance_uid: OptionalSeriesUid = None,
 ) -> Page[models.EventResource]:
     """Events (docs/lifecycle.md), newest first; `/events` streams them as they happen."""
     return page.read(

@@ -25,11 +25,12 @@ from node.web.api.paging import (
     parse_cursor,
     query_detail,
 )
-from node.web.api.routing import api_router
+from node.web.api.routing import OF_CHANGES, api_router, downloads, problems
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
-from node.web.files import file_response
+from node.web.files import OCTETS, file_response
 from node.web.kept_files import DAMAGED, Damaged, whole_file
+from node.web.problem_types import AMBIGUOUS, NOT_FOUND, WRONG_CURSOR
 from node.web.services import Node, Services
 
 router = api_router()
@@ -37,16 +38,21 @@ router = api_router()
 MAX_SERIES = 100_000
 """Largest number of series in one study; real studies have far fewer."""
 
-Uid = Annotated[str, Path(max_length=64)]
+StudyUid = Annotated[str, Path(max_length=64, description="Study Instance UID")]
+SeriesUid = Annotated[str, Path(max_length=64, description="Series Instance UID")]
+InstanceUid = Annotated[str, Path(max_length=64, description="SOP Instance UID")]
+PatientNumber = Annotated[RowId, Path(description="`id` of the patient")]
+DICOM = "application/dicom"
+
 DryRun = Annotated[bool, Query(description="only report what would be deleted")]
-OptionalText = Annotated[str | None, Query(max_length=324)]
+OptionalPatientId = Annotated[str | None, Query(max_length=324, description="Patient ID")]
 
 
-@router.get("/patients", tags=["patients"])
+@router.get("/patients", responses=problems(WRONG_CURSOR), tags=["patients"])
 def list_patients(
     account: Reader,
     page: AuditedPage,
-    patient_id: OptionalText = None,
+    patient_id: OptionalPatientId = None,
     name: Annotated[str | None, Query(max_length=324, description="beginning of the name, case-insensitive")] = None,
 ) -> Page[models.PatientResource]:
     """Patients, newest first."""
@@ -54,28 +60,31 @@ def list_patients(
     return page.read("patients", models.PatientResource, lambda index: index.patients, **wanted)
 
 
-@router.post("/patients/{id}/merge", tags=["patients"])
-def merge_patient(account: Admin, node: Node, id: RowId, merge: models.MergeRequest) -> models.MergeResult:
+@router.post("/patients/{id}/merge", responses=problems(*OF_CHANGES), tags=["patients"])
+def merge_patient(account: Admin, node: Node, id: PatientNumber, merge: models.MergeRequest) -> models.MergeResult:
     """Merge this patient into another one, which gets its current and future studies."""
     done = node.actions["merge-patients"](source=id, target=merge.into, who=account.name)
     return models.MergeResult.of(done)
 
 
-@router.get("/studies", tags=["studies"])
+@router.get("/studies", responses=problems(WRONG_CURSOR), tags=["studies"])
 def list_studies(
     account: Reader,
     node: Node,
     audit: RequestAudit,
     page: RequestedPage,
     words: Annotated[str, Query(max_length=324, description="words in patient's name, ID or accession number")] = "",
-    patient_id: OptionalText = None,
-    accession_number: OptionalText = None,
+    patient_id: OptionalPatientId = None,
+    accession_number: Annotated[str | None, Query(max_length=324, description="Accession Number")] = None,
     description: Annotated[str, Query(max_length=64, description="part of the study or a series description")] = "",
     modality: Annotated[str, Query(max_length=16, description="modality of at least one series")] = "",
     first_date: Annotated[dt.date | None, Query(description="earliest Study Date")] = None,
     last_date: Annotated[dt.date | None, Query(description="latest Study Date")] = None,
-    condition: StudyCondition | None = None,
-    order: StudyOrder = "arrival",
+    condition: Annotated[
+        StudyCondition | None,
+        Query(description="open, incomplete, refused: at least one series is; complete: every converted series is"),
+    ] = None,
+    order: Annotated[StudyOrder, Query(description="newest by time of arrival, or by Study Date")] = "arrival",
 ) -> Page[models.StudyResource]:
     """Studies, newest first, by time of arrival or by Study Date."""
     wanted = StudyFilter(
@@ -97,8 +106,8 @@ def list_studies(
     return Page(items=items, next=cursor(last.id, last.study_date) if last else None)
 
 
-@router.get("/studies/{study_instance_uid}", tags=["studies"])
-def show_study(account: Reader, node: Node, audit: RequestAudit, study_instance_uid: Uid) -> models.StudyResource:
+@router.get("/studies/{study_instance_uid}", responses=problems(NOT_FOUND), tags=["studies"])
+def show_study(account: Reader, node: Node, audit: RequestAudit, study_instance_uid: StudyUid) -> models.StudyResource:
     """One study."""
     with node.index.reading() as index:
         studies = index.studies.listed(StudyFilter(study_instance_uid=study_instance_uid), limit=1)
@@ -108,17 +117,19 @@ def show_study(account: Reader, node: Node, audit: RequestAudit, study_instance_
     return _study(studies[0])
 
 
-@router.delete("/studies/{study_instance_uid}", tags=["studies"])
+@router.delete("/studies/{study_instance_uid}", responses=problems(*OF_CHANGES), tags=["studies"])
 def delete_study(
-    account: Admin, node: Node, audit: RequestAudit, study_instance_uid: Uid, dry_run: DryRun = False
+    account: Admin, node: Node, audit: RequestAudit, study_instance_uid: StudyUid, dry_run: DryRun = False
 ) -> models.DeletionResult:
     """Delete a study permanently: rows, DICOM files, volumes and pictures."""
     return _delete(node, account, audit, "study", study_instance_uid, study_instance_uid, dry_run)
 
 
-@router.post("/studies/{study_instance_uid}/reconvert", status_code=202, tags=["studies"])
+@router.post(
+    "/studies/{study_instance_uid}/reconvert", status_code=202, responses=problems(*OF_CHANGES), tags=["studies"]
+)
 def reconvert_study(
-    account: Writer, node: Node, audit: RequestAudit, study_instance_uid: Uid
+    account: Writer, node: Node, audit: RequestAudit, study_instance_uid: StudyUid
 ) -> models.ReconvertResult:
     """Convert every series of a study again; series whose volumes would be the same are left unchanged."""
     with node.index.reading() as index:
@@ -130,23 +141,25 @@ def reconvert_study(
     return models.ReconvertResult.of(actions.reconvert(node, audit, study_instance_uid, patient_id, series))
 
 
-@router.get("/series", tags=["series"])
+@router.get("/series", responses=problems(WRONG_CURSOR), tags=["series"])
 def list_series(
     account: Reader,
     page: AuditedPage,
     uids: UidFilters,
-    modality: OptionalText = None,
+    modality: Annotated[str | None, Query(max_length=324, description="Modality")] = None,
     state: Annotated[list[models.State] | None, Query(max_length=6, description="any of these states")] = None,
-    verdict: OptionalText = None,
+    verdict: Annotated[str | None, Query(max_length=324, description="whether the series is complete")] = None,
 ) -> Page[models.SeriesResource]:
     """Series, newest first."""
     wanted = {**uids, "modality": modality, "verdict": verdict, "states": state or ()}
     return page.read("series", models.SeriesResource, lambda index: index.series, **wanted)
 
 
-@router.get("/studies/{study_instance_uid}/series/{series_instance_uid}", tags=["series"])
+@router.get(
+    "/studies/{study_instance_uid}/series/{series_instance_uid}", responses=problems(NOT_FOUND), tags=["series"]
+)
 def show_series(
-    account: Reader, node: Node, audit: RequestAudit, study_instance_uid: Uid, series_instance_uid: Uid
+    account: Reader, node: Node, audit: RequestAudit, study_instance_uid: StudyUid, series_instance_uid: SeriesUid
 ) -> models.SeriesResource:
     """One series. It takes both UIDs, because the same Series Instance UID in two studies means two series."""
     with node.index.reading() as index:
@@ -156,22 +169,29 @@ def show_series(
     return models.SeriesResource.of(row)
 
 
-@router.delete("/studies/{study_instance_uid}/series/{series_instance_uid}", tags=["series"])
+@router.delete(
+    "/studies/{study_instance_uid}/series/{series_instance_uid}", responses=problems(*OF_CHANGES), tags=["series"]
+)
 def delete_series(
     account: Admin,
     node: Node,
     audit: RequestAudit,
-    study_instance_uid: Uid,
-    series_instance_uid: Uid,
+    study_instance_uid: StudyUid,
+    series_instance_uid: SeriesUid,
     dry_run: DryRun = False,
 ) -> models.DeletionResult:
     """Delete a series permanently: rows, DICOM files, volumes and pictures."""
     return _delete(node, account, audit, "series", series_instance_uid, study_instance_uid, dry_run)
 
 
-@router.post("/studies/{study_instance_uid}/series/{series_instance_uid}/reconvert", status_code=202, tags=["series"])
+@router.post(
+    "/studies/{study_instance_uid}/series/{series_instance_uid}/reconvert",
+    status_code=202,
+    responses=problems(*OF_CHANGES),
+    tags=["series"],
+)
 def reconvert_series(
-    account: Writer, node: Node, audit: RequestAudit, study_instance_uid: Uid, series_instance_uid: Uid
+    account: Writer, node: Node, audit: RequestAudit, study_instance_uid: StudyUid, series_instance_uid: SeriesUid
 ) -> models.ReconvertResult:
     """Convert a series again; it is left unchanged if its volumes would be the same."""
     with node.index.reading() as index:
@@ -181,14 +201,16 @@ def reconvert_series(
     return models.ReconvertResult.of(done)
 
 
-@router.get("/instances", tags=["instances"])
+@router.get("/instances", responses=problems(WRONG_CURSOR), tags=["instances"])
 def list_instances(account: Reader, page: AuditedPage, uids: UidFilters) -> Page[models.InstanceResource]:
     """Stored instances, newest first."""
     return page.read("instances", models.InstanceResource, lambda index: index.instances, **uids)
 
 
-@router.get("/instances/{sop_instance_uid}", tags=["instances"])
-def show_instance(account: Reader, node: Node, audit: RequestAudit, sop_instance_uid: Uid) -> models.InstanceResource:
+@router.get("/instances/{sop_instance_uid}", responses=problems(NOT_FOUND), tags=["instances"])
+def show_instance(
+    account: Reader, node: Node, audit: RequestAudit, sop_instance_uid: InstanceUid
+) -> models.InstanceResource:
     """One stored instance."""
     row = _instance(node, sop_instance_uid)
     audit.accessed([of_study(row["study_instance_uid"], row["patient_id"])])
@@ -200,12 +222,15 @@ def show_instance(account: Reader, node: Node, audit: RequestAudit, sop_instance
     "/instances/{sop_instance_uid}/file",
     tags=["instances"],
     response_class=Response,
-    responses={200: {"content": {"application/dicom": {}}, "description": "A DICOM file (PS3.10)"}, 410: {}},
+    responses=downloads("A DICOM file (PS3.10)", DICOM, OCTETS),
 )
-def instance_file(
-    request: Request, account: Reader, node: Node, audit: RequestAudit, sop_instance_uid: Uid
+def download_instance(
+    request: Request, account: Reader, node: Node, audit: RequestAudit, sop_instance_uid: InstanceUid
 ) -> Response:
-    """The file of an instance: File Meta Information, then the data set, byte for byte as received."""
+    """The file of an instance: File Meta Information, then the data set, byte for byte as received.
+
+    It is application/dicom, or application/octet-stream if the request accepts only this.
+    """
     row = _instance(node, sop_instance_uid)
     with node.index.reading() as index:
         stored = next(index.instances.stored(row["study_instance_uid"], None, [sop_instance_uid]), None)
@@ -216,14 +241,13 @@ def instance_file(
     except Damaged as error:
         raise HTTPException(410, str(error)) from error
     audit.transferred([of_study(row["study_instance_uid"], row["patient_id"])])
-    return file_response(
-        request, node.archive.path(row["key"]), "application/dicom", f"{sop_instance_uid}.dcm", row["sha256"]
-    )
+    media_type = OCTETS if request.headers.get("accept") == OCTETS else DICOM
+    return file_response(request, node.archive.path(row["key"]), media_type, f"{sop_instance_uid}.dcm", row["sha256"])
 
 
-@router.delete("/instances/{sop_instance_uid}", tags=["instances"])
+@router.delete("/instances/{sop_instance_uid}", responses=problems(*OF_CHANGES, AMBIGUOUS), tags=["instances"])
 def delete_instance(
-    account: Admin, node: Node, audit: RequestAudit, sop_instance_uid: Uid, dry_run: DryRun = False
+    account: Admin, node: Node, audit: RequestAudit, sop_instance_uid: InstanceUid, dry_run: DryRun = False
 ) -> models.DeletionResult:
     """Delete an instance permanently; its series is converted again without it."""
     return _delete(node, account, audit, "instance", sop_instance_uid, None, dry_run)

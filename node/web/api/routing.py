@@ -2,19 +2,88 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Depends
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
-from node.web.problems import MEDIA_TYPE, Problem
+from node.web import problem_types as types
+from node.web.problem_types import MEDIA_TYPE, PROBLEM_TYPES, ProblemType
 
-_PROBLEM = {"content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
+OF_EVERY_ROUTE = (
+    types.NOT_AUTHENTICATED,
+    types.FORBIDDEN,
+    types.FOREIGN_HOST,
+    types.INVALID_PARAMETER,
+    types.TOO_MANY_ATTEMPTS,
+    types.INTERNAL_ERROR,
+    types.UNAVAILABLE,
+    types.OUT_OF_RESOURCES,
+    types.BUSY,
+    types.INDEX_UNUSABLE,
+    types.PROVIDER_UNAVAILABLE,
+)
+
+OF_CHANGES = (
+    types.INVALID_REQUEST,
+    types.FOREIGN_PAGE,
+    types.NOT_FOUND,
+    types.BODY_TOO_SLOW,
+    types.BODY_TOO_LARGE,
+    types.UNSUPPORTED_BODY,
+    types.AUDIT_FAILED,
+)
+"""What any route that changes something may answer beside them."""
+
+Responses = dict[int | str, dict[str, Any]]
+
+_RETRY_AFTER = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer", "minimum": 0}}}
 
 _token = HTTPBearer(auto_error=False, description="A token from `voxelnode account token`, if accounts are required.")
 """For the OpenAPI document only; `node.web.access` checks credentials."""
 
 
+def problems(*kinds: ProblemType) -> Responses:
+    """Return the OpenAPI responses of a route that answers these kinds of problems beside those of every route."""
+    by_status: dict[int, list[ProblemType]] = {}
+    for kind in PROBLEM_TYPES:
+        if kind in kinds or kind in OF_EVERY_ROUTE:
+            by_status.setdefault(kind.status, []).append(kind)
+    return {status: _problem(kinds_of_status) for status, kinds_of_status in by_status.items()}
+
+
+def _problem(kinds: list[ProblemType]) -> dict[str, Any]:
+    response: dict[str, Any] = {
+        "description": "; ".join(kind.title for kind in kinds),
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        "x-problem-types": [kind.uri for kind in kinds],
+    }
+    if kinds[0].status in (429, 503):
+        response["headers"] = _RETRY_AFTER
+    return response
+
+
+def downloads(description: str, *media_types: str) -> Responses:
+    """Return the OpenAPI responses of a route that sends a file, or a range of it, with one of these media types."""
+    etag = {"ETag": {"description": "the entity tag of the file", "schema": {"type": "string"}}}
+    content_range = {"Content-Range": {"description": "place and length of the range", "schema": {"type": "string"}}}
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    content = {media_type: binary for media_type in media_types}
+    return {
+        **problems(types.NOT_FOUND, types.GONE, types.RANGE_NOT_SATISFIABLE),
+        200: {"description": description, "content": content, "headers": etag},
+        206: {
+            "description": "The requested range, or several as multipart/byteranges",
+            "content": {**content, "multipart/byteranges": binary},
+            "headers": {**etag, **content_range},
+        },
+        304: {"description": "If-None-Match contains the entity tag of the file", "headers": etag},
+    }
+
+
 def api_router(*tags: str) -> APIRouter:
-    """Return a router for routes with `tags`.
+    """Return a router for routes with `tags`; the operation ID of a route is the name of its function.
 
     It has the whole prefix itself: FastAPI resolves the dependencies of a route again when a router includes another.
     """
@@ -22,13 +91,10 @@ def api_router(*tags: str) -> APIRouter:
         prefix="/api/v1",
         tags=[*tags],
         dependencies=[Depends(_token)],
-        responses={
-            400: {"description": "The request is malformed; see detail", **_PROBLEM},
-            401: {"description": "An account is required", **_PROBLEM},
-            403: {"description": "The account may not do this", **_PROBLEM},
-            404: {"description": "Not found", **_PROBLEM},
-            409: {"description": "Its state does not allow it; see detail", **_PROBLEM},
-            422: {"description": "A parameter is invalid; see detail", **_PROBLEM},
-            503: {"description": "Out of resources; try again later", **_PROBLEM},
-        },
+        responses=problems(),
+        generate_unique_id_function=_operation_id,
     )
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name

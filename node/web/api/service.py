@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from node.web.api import conflicts, description, events, quarantine, queue, resources, volumes
+from node.web.api import conflicts, description, events, problems, quarantine, queue, resources, volumes
 
 ROUTES = [
     route
-    for part in (resources, volumes, queue, conflicts, quarantine, events, description)
+    for part in (resources, volumes, queue, conflicts, quarantine, events, problems, description)
     for route in part.router.routes
 ]
