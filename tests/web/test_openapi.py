@@ -12,15 +12,17 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from openapi_spec_validator import OpenAPIV31SpecValidator
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
 from node.index.accounts import Role
-from node.web.problem_types import NOT_FOUND
+from node.web.problem_types import MEDIA_TYPE, NOT_FOUND
 from tests import make
 from tests.web.conftest import Site, open_site
 
+OPERATIONS = Path(__file__).with_name("operations.txt")
 ROLES = {"reader": Role.READ, "writer": Role.WRITE, "admin": Role.ADMIN}
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "web.md"
 
@@ -45,7 +47,7 @@ def test_no_request_is_a_server_error(fuzzed: Site, requests: int) -> None:
     """As many requests of each operation, the same ones every time."""
     schema = schemathesis.openapi.from_url(f"{fuzzed.url}/api/v1/openapi.json")
     schema = schema.include(path_regex="^/api/").exclude(path="/api/v1/events")  # which has no end
-    declared = fuzzed.client().get("/api/v1/openapi.json").json()["paths"]
+    declared = described(fuzzed)["paths"]
     operations = [each.ok() for each in schema.get_all_operations()]
     operations.sort(key=lambda operation: operation.method.upper() == "DELETE")  # when there is nothing left to ask for
     tokens, there = [fuzzed.token(name) for name in ROLES], what_is_there(fuzzed)
@@ -86,17 +88,45 @@ def what_is_there(site: Site) -> dict[str, Any]:
     }
 
 
+def described(site: Site) -> dict[str, Any]:
+    """The OpenAPI document."""
+    document: dict[str, Any] = site.client().get("/api/v1/openapi.json").json()
+    return document
+
+
+def test_the_document_is_valid(fuzzed: Site) -> None:
+    assert list(OpenAPIV31SpecValidator(described(fuzzed)).iter_errors()) == []
+
+
+def test_operation_ids_stay_as_they_are(fuzzed: Site) -> None:
+    """They are names of functions in generated clients: a change breaks those who call them."""
+    paths = described(fuzzed)["paths"]
+    operations = sorted(
+        f"{operation['operationId']}: {method.upper()} {path}"
+        for path, of_path in paths.items()
+        for method, operation in of_path.items()
+    )
+    assert operations == OPERATIONS.read_text(encoding="utf-8").splitlines()
+
+
 def test_every_operation_is_described(fuzzed: Site) -> None:
-    paths = fuzzed.client().get("/api/v1/openapi.json").json()["paths"]
-    operations = [operation for path in paths.values() for operation in path.values()]
+    operations = [operation for path in described(fuzzed)["paths"].values() for operation in path.values()]
     assert len(operations) > 20
     for operation in operations:
         assert operation["description"]
-        assert {"401", "403", "422"} <= set(operation["responses"]) or not operation["operationId"].startswith("api")
+        assert {"401", "403", "422", "500", "503"} <= set(operation["responses"])
+        assert all(parameter["description"] for parameter in operation.get("parameters", ()))
+        for status, response in operation["responses"].items():
+            assert response["description"], operation["operationId"]
+            if status >= "400":
+                [(media_type, content)] = response["content"].items()
+                assert (media_type, content["schema"]) == (MEDIA_TYPE, {"$ref": "#/components/schemas/Problem"})
+            elif status != "304":
+                assert all(content["schema"] for content in response["content"].values())
 
 
 def test_the_documentation_names_every_path_and_no_other(fuzzed: Site) -> None:
-    paths = fuzzed.client().get("/api/v1/openapi.json").json()["paths"]
+    paths = described(fuzzed)["paths"]
     rows = [line for line in DOCUMENT.read_text(encoding="utf-8").splitlines() if line.startswith("| `/")]
     documented = {name for row in rows for name in re.findall(r"`(/[^`]+)`", row)}
     below = {path.removeprefix("/api/v1") for path in paths if path.startswith("/api/v1")}
