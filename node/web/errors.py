@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
+from difflib import get_close_matches
 
 from node.errors import UsageError, VoxelnodeError
+
+MAX_TOLD, MAX_NAME_LENGTH = 5, 64
+"""Unknown parameters that an answer names, and how much of each."""
 
 
 class NotAuthenticated(VoxelnodeError):
@@ -36,6 +41,19 @@ class SignInFailed(VoxelnodeError):
 
 class ProviderUnavailable(VoxelnodeError):
     """The identity provider does not answer; try again later."""
+
+
+class UnknownParameters(VoxelnodeError):
+    """A query parameter that the resource does not take, often a misspelt filter."""
+
+    def __init__(self, unknown: Collection[str], known: Collection[str]) -> None:
+        told = "; ".join(_unknown(name, known) for name in sorted(unknown)[:MAX_TOLD])
+        super().__init__(f"{told}; the resource takes {', '.join(sorted(known)) or 'no parameters'}")
+
+
+def _unknown(name: str, known: Collection[str]) -> str:
+    meant = get_close_matches(name[:MAX_NAME_LENGTH].lower(), known, 1)
+    return f"unknown parameter {name[:MAX_NAME_LENGTH]!r}" + "".join(f" (do you mean {one}?)" for one in meant)
 
 
 class WrongCursor(UsageError):

@@ -122,6 +122,12 @@ RANGE_NOT_SATISFIABLE = ProblemType(
 INVALID_PARAMETER = ProblemType(
     "invalid-parameter", 422, "A parameter or the body is not valid", f"correct what the detail names; {_DESCRIBED}"
 )
+UNKNOWN_PARAMETER = ProblemType(
+    "unknown-parameter",
+    422,
+    "A query parameter is unknown",
+    "use one of the parameters that the detail lists, or leave it out",
+)
 TOO_MANY_ATTEMPTS = ProblemType(
     "too-many-attempts",
     429,
@@ -185,6 +191,7 @@ PROBLEM_TYPES = (
     UNSUPPORTED_BODY,
     RANGE_NOT_SATISFIABLE,
     INVALID_PARAMETER,
+    UNKNOWN_PARAMETER,
     TOO_MANY_ATTEMPTS,
     INTERNAL_ERROR,
     DAMAGED_FILE,

@@ -26,6 +26,7 @@ from node.web.errors import (
     ProviderUnavailable,
     ResourceNotFound,
     TooManyTries,
+    UnknownParameters,
     WrongCursor,
 )
 from node.web.headers import add_headers
@@ -56,6 +57,7 @@ TYPES: tuple[tuple[type[VoxelnodeError], ProblemType], ...] = (
     (AuditFailed, types.AUDIT_FAILED),
     (ProviderUnavailable, types.PROVIDER_UNAVAILABLE),
     (Damaged, types.DAMAGED_FILE),
+    (UnknownParameters, types.UNKNOWN_PARAMETER),
     (WrongCursor, types.WRONG_CURSOR),
     (NotUnderstood, types.INVALID_REQUEST),
     (UsageError, types.INVALID_REQUEST),

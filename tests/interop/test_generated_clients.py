@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from node.index.accounts import Role
-from node.web.problem_types import FORBIDDEN, NOT_AUTHENTICATED, NOT_FOUND
+from node.web.problem_types import FORBIDDEN, NOT_AUTHENTICATED, NOT_FOUND, UNKNOWN_PARAMETER
 from tests.interop.conftest import NODE_MODULES, STUDY, needs, run
 from tests.make import ct_series
 from tests.web.conftest import Site, open_site
@@ -108,3 +108,4 @@ def test_the_typescript_client_compiles_strictly_and_works(
     )  # fmt: skip
     answers = last_json(run(javascript, "client.js", node.url, token, STUDY, folder=tmp_path))
     check(answers)
+    assert answers["misspelt"] == UNKNOWN_PARAMETER.status

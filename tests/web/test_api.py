@@ -14,7 +14,7 @@ import pytest
 from node.index.models import SERIES_STATES
 from node.index.records import CountedRefusal, Refused
 from node.web.api import events, models
-from node.web.problem_types import RANGE_NOT_SATISFIABLE
+from node.web.problem_types import RANGE_NOT_SATISFIABLE, UNKNOWN_PARAMETER
 from tests import make
 from tests.web.conftest import Site, until
 
@@ -113,6 +113,83 @@ def test_a_list_has_a_bound_and_takes_no_forged_cursor(
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "told"),
+    [
+        ("studies", "patientid=1", "(do you mean patient_id?)"),
+        ("series", "verdicts=complete&limit=1", "(do you mean verdict?)"),
+        ("volumes", "Format=nifti", "(do you mean format?)"),
+        ("volumes/1", "x%0Ay=1", r"'x\ny'; the resource takes no parameters"),
+        ("events", "since=1", "the resource takes after"),
+        ("studies", "&".join(f"{'q' * 5000}{number}" for number in range(9)), "accession_number"),
+    ],
+    ids=["near", "one of two", "case", "none", "stream", "many and long"],
+)
+def test_a_misspelt_filter_is_refused_with_the_name_that_is_meant(
+    empty: Site, path: str, query: str, told: str
+) -> None:
+    answer = empty.client().get(f"/api/v1/{path}?{query}")
+    assert (answer.status_code, answer.json()["type"]) == (422, UNKNOWN_PARAMETER.uri)
+    assert told in answer.json()["detail"]
+    assert len(answer.json()["detail"]) < 1000
+
+
+def test_a_misspelt_filter_of_a_change_changes_nothing(site: Site) -> None:
+    site.take(make.instance(study_uid="1.2.3"))
+    assert site.client().delete("/api/v1/studies/1.2.3", params={"dryrun": "true"}).status_code == 422
+    assert items(site, "studies")
+
+
+def test_strangers_are_not_told_the_parameters(guarded: Site) -> None:
+    assert guarded.client().get("/api/v1/studies", params={"x": 1}).status_code == 401
+
+
+def test_dicomweb_ignores_unknown_parameters(empty: Site) -> None:
+    """PS3.18 8.3."""
+    assert empty.client().get("/dicom-web/studies", params={"patientid": 1}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "total"),
+    [
+        ("studies", {}, 2),
+        ("studies", {"modality": "CT"}, 1),
+        ("studies", {"words": "nobody"}, 0),
+        ("series", {"state": ["converted", "failed"]}, 1),
+        ("series", {"study_instance_uid": "1.2.3"}, 1),
+        ("instances", {"series_instance_uid": "1.2.3.1"}, 5),
+        ("patients", {"name": "voxel"}, 1),
+        ("verdicts", {}, 2),
+        ("jobs", {}, 0),
+        ("quarantine", {}, 0),
+    ],
+    ids=str,
+)
+def test_a_list_is_counted_when_it_is_asked_for(filled: Site, path: str, query: dict[str, Any], total: int) -> None:
+    def page(**more: Any) -> dict[str, Any]:
+        told: dict[str, Any] = filled.client().get(f"/api/v1/{path}", params={**query, **more}).json()
+        return told
+
+    assert page()["total"] is None
+    first = page(total=True, limit=1)
+    assert (first["total"], len(first["items"])) == (total, min(total, 1))
+    if first["next"] is not None:
+        assert page(total=True, limit=1, after=first["next"])["total"] == total
+
+
+def test_every_list_can_be_counted(filled: Site) -> None:
+    paths = filled.client().get("/api/v1/openapi.json").json()["paths"]
+    lists = [
+        path
+        for path, operations in paths.items()
+        if "limit" in [parameter["name"] for parameter in operations.get("get", {}).get("parameters", ())]
+    ]
+    assert len(lists) > 10
+    for path in lists:
+        told = filled.client().get(path, params={"total": True, "limit": 1000}).json()
+        assert told["total"] == len(told["items"]), path
 
 
 def test_patients_and_their_merging(site: Site) -> None:

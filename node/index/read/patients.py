@@ -32,9 +32,12 @@ class ReadPatients(PagedRepository):
         name : str or None
             Beginning of the name; case is ignored.
         """
-        is_named = () if name is None else (PatientRow.patient_name.istartswith(name, autoescape=True),)
-        rows = self._page(self.listing.where(*is_named), after, limit, **wanted)
+        rows = self._page(after, limit, name=name, **wanted)
         return self._with_counts(rows, "studies", select(StudyRow.patient_id, func.count()), StudyRow.patient_id)
+
+    def _matching(self, *, name: str | None = None, **wanted: Any) -> Any:
+        query = super()._matching(**wanted)
+        return query if name is None else query.where(PatientRow.patient_name.istartswith(name, autoescape=True))
 
     def all(self) -> list[Row]:
         """Return all rows of ``v_patients``, sorted by name."""

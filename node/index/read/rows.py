@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, func, text
 
 Row = dict[str, Any]
 
@@ -77,16 +77,25 @@ class PagedRepository(ReadRepository):
 
     def page(self, after: int | None, limit: int, **wanted: Any) -> list[Row]:
         """Return at most `limit` rows below the id `after`, newest first; `wanted` are filters, None matches all."""
-        return self._page(self.listing, after, limit, **wanted)
+        return self._page(after, limit, **wanted)
 
-    def _page(self, query: Any, after: int | None, limit: int, **wanted: Any) -> list[Row]:
-        """Return the next page of a query, which may have conditions of its own.
+    def count_matching(self, **wanted: Any) -> int:
+        """Count all rows that match; this reads every one of them."""
+        query = self._matching(**wanted).with_only_columns(func.count(), maintain_column_froms=True)
+        return int(self._connection.execute(query).scalar_one())
+
+    def _matching(self, **wanted: Any) -> Any:
+        """Return the listing of the rows that match."""
+        columns = {column.key: column for column in self.filters}
+        return self.listing.where(*(columns[name] == value for name, value in wanted.items() if value is not None))
+
+    def _page(self, after: int | None, limit: int, **wanted: Any) -> list[Row]:
+        """Return the next page of the rows that match.
 
         A page starts below the `id` where the previous page ended, and follows the primary key. The hundredth page
         therefore costs as much as the first, and rows added meanwhile do not shift the pages.
         """
-        columns = {column.key: column for column in self.filters}
-        query = query.where(*(columns[name] == value for name, value in wanted.items() if value is not None))
+        query = self._matching(**wanted)
         row_id = self.listing.selected_columns.id
         if after is not None:
             query = query.where(row_id < after)

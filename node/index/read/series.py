@@ -45,9 +45,12 @@ class ReadSeries(PagedRepository):
 
     def page(self, after: int | None, limit: int, *, states: Sequence[str] = (), **wanted: Any) -> list[Row]:
         """Return the next page of series with their numbers of instances, newest first."""
-        query = self.listing.where(SeriesRow.state.in_(states)) if states else self.listing
-        rows = self._page(query, after, limit, **wanted)
+        rows = self._page(after, limit, states=states, **wanted)
         return self._with_counts(rows, "instances", select(ImageRow.series_id, func.count()), ImageRow.series_id)
+
+    def _matching(self, *, states: Sequence[str] = (), **wanted: Any) -> Any:
+        query = super()._matching(**wanted)
+        return query.where(SeriesRow.state.in_(states)) if states else query
 
     def row(self, study_instance_uid: str, series_instance_uid: str) -> Row | None:
         """Return the row of ``v_series`` of a series, or None."""

@@ -146,6 +146,11 @@ class ReadStudies(ReadRepository):
         summaries = _summaries(self._connection, [row.id for row in rows])
         return [ListedStudy(StudyCursor(row.id, row.study_date), *row[2:], **summaries[row.id]) for row in rows]
 
+    def count_matching(self, wanted: StudyFilter) -> int:
+        """Count all studies that match; this reads every one of them."""
+        query = select(func.count()).select_from(join(StudyRow, PatientRow)).where(*_conditions(wanted))
+        return int(self._connection.execute(query).scalar_one())
+
     def stored(self) -> list[StoredStudy]:
         """Return every study as retention sees it, in the order of their last arrivals."""
         return stored_studies(self._connection)

@@ -30,10 +30,14 @@ OptionalSeriesUid = Annotated[str | None, Query(max_length=64, description="Seri
 
 
 class Page(BaseModel, Generic[Item]):
-    """A page of a list; `next` is the cursor of the next page, or null at the end."""
+    """A page of a list.
+
+    `next` is the cursor of the next page, or null at the end; `total` is null unless the request asks for it.
+    """
 
     items: list[Item]
     next: str | None = None
+    total: int | None = None
 
 
 def cursor(id: int, date: dt.date | None = None) -> str:
@@ -62,11 +66,12 @@ def parse_cursor(after: str | None) -> tuple[int, dt.date | None] | None:
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """A request for a page of a list: at most `limit` items after the cursor `after`."""
+    """A request for a page of a list: at most `limit` items after the cursor `after`, and the `total` of all."""
 
     node: Services
     after: str | None
     limit: int
+    total: bool
 
     def read(
         self, resource: type[Item], repository: Callable[[ReadIndex], PagedRepository], /, **wanted: Any
@@ -85,18 +90,20 @@ class PageRequest:
         position = parse_cursor(self.after)
         with self.node.index.searching() as index:
             rows = repository(index).page(position[0] if position else None, self.limit, **wanted)
-        is_last = len(rows) < self.limit
-        return Page(items=[resource.of(row) for row in rows], next=None if is_last else cursor(rows[-1]["id"]))
+            total = repository(index).count_matching(**wanted) if self.total else None
+        after = None if len(rows) < self.limit else cursor(rows[-1]["id"])
+        return Page(items=[resource.of(row) for row in rows], next=after, total=total)
 
 
-def _requested(
-    node: Node,
-    after: Annotated[
-        str | None, Query(max_length=200, description="`next` of the previous page; unset for the first page")
-    ] = None,
-    limit: Annotated[int, Query(ge=1, le=MAX_ROWS, description="maximum number of items")] = 100,
-) -> PageRequest:
-    return PageRequest(node, after, limit)
+After = Annotated[
+    str | None, Query(max_length=200, description="`next` of the previous page; unset for the first page")
+]
+Limit = Annotated[int, Query(ge=1, le=MAX_ROWS, description="maximum number of items")]
+Total = Annotated[bool, Query(description="also count all items of the list, which reads every one")]
+
+
+def _requested(node: Node, after: After = None, limit: Limit = 100, total: Total = False) -> PageRequest:
+    return PageRequest(node, after, limit, total)
 
 
 RequestedPage = Annotated[PageRequest, Depends(_requested)]

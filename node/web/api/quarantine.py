@@ -10,7 +10,7 @@ from node.receive.quarantine import FOLDER, examined, quarantined, quarantined_f
 from node.web import actions
 from node.web.access import Admin, RequestAudit
 from node.web.api import models
-from node.web.api.paging import MAX_ROWS, Page
+from node.web.api.paging import After, Limit, Page, Total
 from node.web.api.routing import OF_CHANGES, api_router, downloads, problems
 from node.web.files import OCTETS, file_response
 from node.web.problem_types import NOT_DECIDABLE, NOT_FOUND, NOT_RELEASABLE
@@ -23,20 +23,16 @@ Name = Annotated[str, Path(max_length=100, description="name of the file")]
 
 @router.get("/quarantine")
 def list_quarantine(
-    account: Admin,
-    node: Node,
-    audit: RequestAudit,
-    after: Annotated[
-        str | None, Query(max_length=200, description="`next` of the previous page; unset for the first page")
-    ] = None,
-    limit: Annotated[int, Query(ge=1, le=MAX_ROWS, description="maximum number of items")] = 100,
+    account: Admin, node: Node, audit: RequestAudit, after: After = None, limit: Limit = 100, total: Total = False
 ) -> Page[models.QuarantinedFileResource]:
     """Files in quarantine, by name."""
     with node.index.reading() as index:
-        files = [file for file in quarantined(node.archive.root, index) if after is None or file.name > after]
+        all_files = quarantined(node.archive.root, index)
+    files = [file for file in all_files if after is None or file.name > after]
     audit.queried("quarantine", len(files[:limit]))
     items = [models.QuarantinedFileResource.model_validate(file) for file in files[:limit]]
-    return Page(items=items, next=items[-1].name if len(files) > limit else None)
+    is_last = len(files) <= limit
+    return Page(items=items, next=None if is_last else items[-1].name, total=len(all_files) if total else None)
 
 
 @router.get("/quarantine/{name}", responses=problems(NOT_FOUND))

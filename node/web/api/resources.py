@@ -100,10 +100,11 @@ def list_studies(
     position = parse_cursor(page.after)
     with node.index.searching() as index:
         studies = index.studies.listed(wanted, order, StudyCursor(*position) if position else None, page.limit)
+        total = index.studies.count_matching(wanted) if page.total else None
     audit.queried(query_detail("studies", **asdict(wanted)), len(studies))
     last = studies[-1].cursor if len(studies) == page.limit else None
     items = [_study(study) for study in studies]
-    return Page(items=items, next=cursor(last.id, last.study_date) if last else None)
+    return Page(items=items, next=cursor(last.id, last.study_date) if last else None, total=total)
 
 
 @router.get("/studies/{study_instance_uid}", responses=problems(NOT_FOUND), tags=["studies"])

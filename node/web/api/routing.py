@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 
 from node.web import problem_types as types
+from node.web.access import Reader
+from node.web.errors import UnknownParameters
 from node.web.problem_types import MEDIA_TYPE, PROBLEM_TYPES, ProblemType
 
 OF_EVERY_ROUTE = (
@@ -16,6 +20,7 @@ OF_EVERY_ROUTE = (
     types.FORBIDDEN,
     types.FOREIGN_HOST,
     types.INVALID_PARAMETER,
+    types.UNKNOWN_PARAMETER,
     types.TOO_MANY_ATTEMPTS,
     types.INTERNAL_ERROR,
     types.UNAVAILABLE,
@@ -82,6 +87,28 @@ def downloads(description: str, *media_types: str) -> Responses:
     }
 
 
+class ApiRoute(APIRoute):
+    """A route that knows the names of its query parameters."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.query_names = frozenset(_query_names(self.dependant))
+
+
+def _query_names(dependant: Dependant) -> Iterator[str]:
+    yield from (parameter.alias for parameter in dependant.query_params)
+    for dependency in dependant.dependencies:
+        yield from _query_names(dependency)
+
+
+def _known_parameters_only(request: Request, _account: Reader) -> None:
+    """Refuse a misspelt filter: without it, the answer would have too many items."""
+    known = request.scope["route"].query_names
+    unknown = request.query_params.keys() - known
+    if unknown:
+        raise UnknownParameters(unknown, known)
+
+
 def api_router(*tags: str) -> APIRouter:
     """Return a router for routes with `tags`; the operation ID of a route is the name of its function.
 
@@ -90,8 +117,9 @@ def api_router(*tags: str) -> APIRouter:
     return APIRouter(
         prefix="/api/v1",
         tags=[*tags],
-        dependencies=[Depends(_token)],
+        dependencies=[Depends(_token), Depends(_known_parameters_only)],
         responses=problems(),
+        route_class=ApiRoute,
         generate_unique_id_function=_operation_id,
     )
 
