@@ -192,6 +192,35 @@ def test_every_list_can_be_counted(filled: Site) -> None:
         assert told["total"] == len(told["items"]), path
 
 
+def encoding(site: Site, path: str, accepted: str) -> tuple[str, str]:
+    answer = site.client().get(f"/api/v1/{path}", headers={"Accept-Encoding": accepted})
+    assert answer.status_code == 200
+    return answer.headers.get("content-encoding", ""), answer.headers.get("vary", "")
+
+
+def test_lists_are_compressed_if_the_client_accepts_it(filled: Site) -> None:
+    client = filled.client()
+    plain = client.get("/api/v1/instances", headers={"Accept-Encoding": "identity"})
+    packed = client.get("/api/v1/instances", headers={"Accept-Encoding": "gzip"})
+    assert packed.json() == plain.json()
+    assert int(packed.headers["content-length"]) < int(plain.headers["content-length"]) / 3
+    assert encoding(filled, "instances", "br, gzip;q=0.5") == ("gzip", "Accept-Encoding")
+    assert encoding(filled, "openapi.json", "gzip") == ("gzip", "Accept-Encoding")
+    for refused in ("", "br", "gzip;q=0", "identity"):
+        assert encoding(filled, "instances", refused) == ("", "Accept-Encoding"), refused
+
+
+def test_files_streams_and_short_answers_are_not_compressed(filled: Site) -> None:
+    one = volume(filled)
+    picture = items(filled, "volumes", kind="thumbnail")[0]
+    for path in (f"volumes/{one['id']}/file", f"volumes/{picture['id']}/file", f"volumes/{one['id']}", "problems/gone"):
+        assert encoding(filled, path, "gzip") == ("", ""), path
+    with filled.client().stream("GET", "/api/v1/events", headers={"Accept-Encoding": "gzip"}) as answer:
+        assert "content-encoding" not in answer.headers
+    part = filled.client().get(one["url"], headers={"Range": "bytes=0-1", "Accept-Encoding": "gzip"})
+    assert (part.status_code, "content-encoding" in part.headers) == (206, False)
+
+
 def test_patients_and_their_merging(site: Site) -> None:
     site.take(make.instance(PatientID="A", PatientName="Ümlaut^Eva", study_uid="1.1"))
     site.take(make.instance(PatientID="B", PatientName="100%^Per_cent", study_uid="1.2"))

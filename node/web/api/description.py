@@ -8,9 +8,10 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 
 from node.web.access import Reader
+from node.web.api.routing import ApiRoute
 from node.web.problem_types import Problem
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, route_class=ApiRoute)
 
 
 @router.get("/api/v1/openapi.json")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gzip
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
+from starlette.concurrency import run_in_threadpool
 
 from node.web import problem_types as types
 from node.web.access import Reader
 from node.web.errors import UnknownParameters
+from node.web.headers import accepts_gzip
 from node.web.problem_types import MEDIA_TYPE, PROBLEM_TYPES, ProblemType
 
 OF_EVERY_ROUTE = (
@@ -29,6 +32,12 @@ OF_EVERY_ROUTE = (
     types.INDEX_UNUSABLE,
     types.PROVIDER_UNAVAILABLE,
 )
+
+MIN_COMPRESSED_BYTES = 1000
+"""Shorter JSON fits into one packet."""
+
+COMPRESSION_LEVEL = 1
+"""A list of instances shrinks to a fifth, at 180 MB/s; level 4 makes it a fourteenth shorter in five times the time."""
 
 OF_CHANGES = (
     types.INVALID_REQUEST,
@@ -88,11 +97,38 @@ def downloads(description: str, *media_types: str) -> Responses:
 
 
 class ApiRoute(APIRoute):
-    """A route that knows the names of its query parameters."""
+    """A route that knows the names of its query parameters, and compresses long JSON if the request accepts gzip.
+
+    Compression beside what a stranger chooses could reveal a secret by the length of answers (BREACH). No answer of
+    REST has a secret such as a token, and pages of other sites cannot send the cookie of a session.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.query_names = frozenset(_query_names(self.dependant))
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler of FastAPI, followed by compression."""
+        handle = super().get_route_handler()
+
+        async def handle_and_compress(request: Request) -> Response:
+            response = await handle(request)
+            if _is_compressible(response):
+                response.headers.add_vary_header("Accept-Encoding")
+                if accepts_gzip(request.headers):
+                    response.body = await run_in_threadpool(gzip.compress, bytes(response.body), COMPRESSION_LEVEL)
+                    response.headers["Content-Length"] = str(len(response.body))
+                    response.headers["Content-Encoding"] = "gzip"
+            return response
+
+        return handle_and_compress
+
+
+def _is_compressible(response: Response) -> bool:
+    """Return whether a response is long JSON; files and streams have no `body`, and an ETag names the bytes sent."""
+    body = getattr(response, "body", b"")
+    is_json = response.headers.get("content-type") == "application/json"
+    return is_json and len(body) >= MIN_COMPRESSED_BYTES and "etag" not in response.headers
 
 
 def _query_names(dependant: Dependant) -> Iterator[str]:
