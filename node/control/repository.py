@@ -30,6 +30,7 @@ from node.index.database import Index, reading
 from node.index.engine import FILE_NAME, IndexUnusable, aside_name, discard, missing_index, set_aside
 from node.index.records import Level
 from node.index.salvage import OldIndex, Salvaged
+from node.index.terms import Terms
 from node.journal.inspect import inspect
 from node.journal.journal import MARK_FILE, SEGMENT_BYTES, Journal, segment_files
 from node.lifecycle.deletion import Order, delete, resume_deletions
@@ -212,29 +213,35 @@ class Repository:
 
         return act
 
-    def _reconvert(self, series: list[tuple[str, str]]) -> Mapping[str, Any]:
+    def _reconvert(self, series: list[tuple[str, str]], terms: Terms | None = None) -> Mapping[str, Any]:
         self.applier.require_caught_up()
         series_keys = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in series]
-        return {"owed": self.index.series.reopen(series_keys, dt.datetime.now(dt.UTC))}
+        return {"owed": self.index.series.reopen(series_keys, dt.datetime.now(dt.UTC), terms)}
 
     def _retry_deliveries(self, hook: str, message_id: str | None) -> Mapping[str, Any]:
         return {"waiting": self.index.deliveries.retry(hook, message_id, dt.datetime.now(dt.UTC))}
 
     def _delete(
-        self, level: Level, uid: str, study_instance_uid: str | None, who: str, reason: str = "by command"
+        self,
+        level: Level,
+        uid: str,
+        study_instance_uid: str | None,
+        who: str,
+        reason: str = "by command",
+        terms: Terms | None = None,
     ) -> Mapping[str, Any]:
         self.archive.intake.require_sound()
         with self.archive.ballast.dropped():  # what waits for room is applied, too
             self.applier.require_caught_up()
             plan = self.index.deletions.plan(level, uid, study_instance_uid)
-            delete(self.archive, self.index, self.audit, plan, Order(who, reason), dt.datetime.now(dt.UTC))
+            delete(self.archive, self.index, self.audit, plan, Order(who, reason, terms), dt.datetime.now(dt.UTC))
         return {"series": plan.series, "instances": plan.instances, "bytes": plan.bytes}
 
     def _get(self, study: str, series: str, source: str) -> Mapping[str, Any]:
         peer = address_of(source, self._settings)
         return asdict(get(RetrieveTarget(study, series), peer, self._settings.dicom, self.ingest))
 
-    def _merge_patients(self, source: int, target: int, who: str) -> Mapping[str, Any]:
+    def _merge_patients(self, source: int, target: int, who: str, terms: Terms | None = None) -> Mapping[str, Any]:
         def message(
             result: Result, detail: str, patients: Sequence[str] = (), studies: Sequence[str] = ()
         ) -> AuditMessage:
@@ -248,7 +255,7 @@ class Repository:
         self.applier.require_caught_up()
         self.audit.require(message(Result.SUCCESS, f"ordered: merge patient #{source} into #{target}"))
         try:
-            merged = self.index.patients.merge(source, target, dt.datetime.now(dt.UTC))
+            merged = self.index.patients.merge(source, target, dt.datetime.now(dt.UTC), terms)
         except VoxelnodeError:
             self.audit.note(message(Result.SERIOUS_FAILURE, "not done: the index did not change"))
             raise

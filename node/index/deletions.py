@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import PurePath
+from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, select, update
 from sqlalchemy.orm import join
@@ -38,6 +39,9 @@ from node.index.models import (
 )
 from node.index.records import Deletion, DeletionPlan, Level
 from node.index.repository import IndexRepository, on_reader, on_writer
+
+if TYPE_CHECKING:  # it reads everything, also deletions
+    from node.index.terms import Terms
 
 MAX_VALUES = 500
 """Values per statement; SQLite allows 32766."""
@@ -71,7 +75,9 @@ class DeletionRepository(IndexRepository):
         return plan_deletion(connection, level, uid, study_instance_uid)
 
     @on_writer
-    def order(self, connection: Connection, plan: DeletionPlan, reason: str, now: dt.datetime) -> Deletion:
+    def order(
+        self, connection: Connection, plan: DeletionPlan, reason: str, now: dt.datetime, terms: Terms | None = None
+    ) -> Deletion:
         """Remove the rows and add a tombstone that names the files.
 
         Raises
@@ -79,6 +85,8 @@ class DeletionRepository(IndexRepository):
         NotThere
             It was deleted after the plan was made.
         """
+        if terms is not None:
+            terms.require(connection)
         study_id = connection.execute(
             select(StudyRow.id).where(StudyRow.study_instance_uid == plan.study_instance_uid)
         ).scalar()

@@ -11,6 +11,7 @@ from node.index.events import record_event
 from node.index.models import PatientRow, StudyRow
 from node.index.records import PatientMerge
 from node.index.repository import IndexRepository, on_writer
+from node.index.terms import Terms
 
 
 class NoSuchPatient(UsageError):
@@ -21,7 +22,9 @@ class PatientRepository(IndexRepository):
     """The patients of an index."""
 
     @on_writer
-    def merge(self, connection: Connection, source: int, target: int, now: dt.datetime) -> PatientMerge:
+    def merge(
+        self, connection: Connection, source: int, target: int, now: dt.datetime, terms: Terms | None = None
+    ) -> PatientMerge:
         """Move the studies of patient `source` to patient `target`, including studies that arrive later.
 
         The row of `source` stays and refers to `target`, so that a new study with its Patient ID is added to `target`.
@@ -37,6 +40,8 @@ class PatientRepository(IndexRepository):
         NoSuchPatient
             One of them does not exist or was merged into another patient, or both are the same.
         """
+        if terms is not None:
+            terms.require(connection)
         both = select(PatientRow).where(PatientRow.id.in_((source, target)))
         rows = {row.id: row for row in connection.execute(both)}
         for wanted in (source, target):

@@ -22,6 +22,7 @@ from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyR
 from node.index.records import ClaimedInstance, ClaimedSeries, SeriesKey, SeriesOutcome, UnconfirmedSeries
 from node.index.repository import IndexRepository, on_reader, on_writer
 from node.index.senders import learn_gaps
+from node.index.terms import Terms
 from node.index.waits import after_abort, due_at
 from node.retries import wait_seconds
 
@@ -257,8 +258,12 @@ class SeriesRepository(IndexRepository):
                 _update(connection, row.id, {"due_at": due_at(row.waits)})
 
     @on_writer
-    def reopen(self, connection: Connection, keys: Collection[SeriesKey], now: dt.datetime) -> int:
+    def reopen(
+        self, connection: Connection, keys: Collection[SeriesKey], now: dt.datetime, terms: Terms | None = None
+    ) -> int:
         """Make closed series due for another conversion; return how many were closed. Open series are not changed."""
+        if terms is not None:
+            terms.require(connection)
         reopened = 0
         for key in keys:
             for row in connection.execute(_at(key).where(SeriesRow.state.not_in(OPEN_STATES))).all():

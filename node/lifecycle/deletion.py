@@ -24,6 +24,7 @@ from node.index.database import Index
 from node.index.deletions import is_deletable
 from node.index.engine import REMEDY
 from node.index.records import Deletion, DeletionPlan
+from node.index.terms import Terms
 
 log = structlog.get_logger()
 
@@ -34,10 +35,11 @@ class Unsafe(VoxelnodeError):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Who ordered a deletion (a user of this machine or a part of the node), and the reason."""
+    """Who ordered a deletion (a user of this machine or a part of the node), the reason, and the terms."""
 
     who: str
     reason: str
+    terms: Terms | None = None
 
 
 def delete(archive: Archive, index: Index, audit: Audit, plan: DeletionPlan, order: Order, now: dt.datetime) -> None:
@@ -57,7 +59,7 @@ def delete(archive: Archive, index: Index, audit: Audit, plan: DeletionPlan, ord
     audit.require(_message(plan, order, Result.SUCCESS, f"ordered: {order.reason}"))
     index.ahead.checkpoint()  # or a new index would take the instances up again from the journal
     try:
-        ordered = index.deletions.order(plan, order.reason, now)
+        ordered = index.deletions.order(plan, order.reason, now, order.terms)
     except VoxelnodeError:
         audit.note(_message(plan, order, Result.SERIOUS_FAILURE, "not done: the index did not change"))
         raise

@@ -7,16 +7,23 @@ from typing import Any
 
 from node.audit.audit_log import Action, AuditEvent
 from node.index.records import Level
+from node.index.terms import Terms
 from node.web.access import Caller, RequestAudit
 from node.web.audit_trail import of_study
 from node.web.services import Services
 
 
 def reconvert(
-    node: Services, audit: RequestAudit, study_instance_uid: str, patient_id: str, series_instance_uids: Sequence[str]
+    node: Services,
+    audit: RequestAudit,
+    study_instance_uid: str,
+    patient_id: str,
+    series_instance_uids: Sequence[str],
+    terms: Terms | None = None,
 ) -> Mapping[str, Any]:
     """Request and record the reconversion of series of a study; the result has their number as ``owed``."""
-    done = node.actions["reconvert"](series=[(study_instance_uid, series) for series in series_instance_uids])
+    series = [(study_instance_uid, series_instance_uid) for series_instance_uid in series_instance_uids]
+    done = node.actions["reconvert"](series=series, terms=terms)
     objects = [of_study(study_instance_uid, patient_id)]
     audit.changed(AuditEvent.INSTANCES_ACCESSED, Action.EXECUTE, objects, f"{done['owed']} series converted again")
     return done
@@ -42,8 +49,15 @@ def purge(node: Services, account: Caller, name: str) -> Mapping[str, Any]:
     return node.actions["purge-quarantined"](name=name, who=account.name)
 
 
-def delete(node: Services, account: Caller, level: Level, uid: str, study_instance_uid: str | None) -> None:
+def delete(
+    node: Services,
+    account: Caller,
+    level: Level,
+    uid: str,
+    study_instance_uid: str | None,
+    terms: Terms | None = None,
+) -> None:
     """Delete an object permanently; `node.lifecycle.deletion` writes the audit log before and after."""
     node.actions["delete"](
-        level=level, uid=uid, study_instance_uid=study_instance_uid, who=account.name, reason="by HTTP"
+        level=level, uid=uid, study_instance_uid=study_instance_uid, who=account.name, reason="by HTTP", terms=terms
     )

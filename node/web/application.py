@@ -101,7 +101,7 @@ def _middleware(services: Services) -> list[Middleware]:
             CORSMiddleware,
             allow_origins=list(web.cors_origins),
             allow_methods=["GET", "HEAD", "POST", "OPTIONS"],
-            allow_headers=["Authorization", "Content-Type", "Accept", "If-None-Match", "Range"],
+            allow_headers=["Authorization", "Content-Type", "Accept", "If-Match", "If-None-Match", "Range"],
             expose_headers=["Content-Disposition", "Content-Range", "ETag", "Location", "Retry-After", "Warning"],
         )
         middleware.insert(1, cors)

@@ -56,5 +56,13 @@ def _unknown(name: str, known: Collection[str]) -> str:
     return f"unknown parameter {name[:MAX_NAME_LENGTH]!r}" + "".join(f" (do you mean {one}?)" for one in meant)
 
 
+class PreconditionFailed(VoxelnodeError):
+    """The resource has changed since the client read it; `etag` is its entity tag now."""
+
+    def __init__(self, etag: str) -> None:
+        self.etag = etag
+        super().__init__(f"the resource has changed: its entity tag is {etag} now")
+
+
 class WrongCursor(UsageError):
     """`after` is not a cursor of this list; start without it."""

@@ -104,6 +104,12 @@ GONE = ProblemType(
     "The resource was deleted, or its file is missing or damaged",
     "send the instances again; `voxelnode fsck` lists missing and damaged files",
 )
+PRECONDITION_FAILED = ProblemType(
+    "precondition-failed",
+    412,
+    "The resource is not as If-Match says",
+    "read the resource again, and decide again; the ETag header has its entity tag",
+)
 BODY_TOO_LARGE = ProblemType(
     "body-too-large", 413, "The request body is too large", "send several requests, or see [web] maximum_upload_bytes"
 )
@@ -187,6 +193,7 @@ PROBLEM_TYPES = (
     NOT_DECIDABLE,
     NOT_RELEASABLE,
     GONE,
+    PRECONDITION_FAILED,
     BODY_TOO_LARGE,
     UNSUPPORTED_BODY,
     RANGE_NOT_SATISFIABLE,

@@ -23,6 +23,7 @@ from node.web import problem_types as types
 from node.web.errors import (
     Forbidden,
     NotAuthenticated,
+    PreconditionFailed,
     ProviderUnavailable,
     ResourceNotFound,
     TooManyTries,
@@ -58,6 +59,7 @@ TYPES: tuple[tuple[type[VoxelnodeError], ProblemType], ...] = (
     (ProviderUnavailable, types.PROVIDER_UNAVAILABLE),
     (Damaged, types.DAMAGED_FILE),
     (UnknownParameters, types.UNKNOWN_PARAMETER),
+    (PreconditionFailed, types.PRECONDITION_FAILED),
     (WrongCursor, types.WRONG_CURSOR),
     (NotUnderstood, types.INVALID_REQUEST),
     (UsageError, types.INVALID_REQUEST),
@@ -98,6 +100,8 @@ async def _expected(request: Request, error: Exception) -> Response:
         return _log_in_first(request, str(error))
     if isinstance(error, TooManyTries):
         return respond(request, kind, str(error), headers={"Retry-After": str(error.seconds)})
+    if isinstance(error, PreconditionFailed):
+        return respond(request, kind, str(error), headers={"ETag": error.etag})
     if kind is types.INTERNAL_ERROR:
         log.error("request_failed", exc_info=error)
     return respond(request, kind, str(error), headers=RETRY if kind.status == 503 else None)

@@ -22,7 +22,7 @@ class ReadPatients(PagedRepository):
         PatientRow.patient_sex,
         PatientRow.merged_into,
     )
-    filters = (PatientRow.patient_id,)
+    filters = (PatientRow.id, PatientRow.patient_id)
 
     def page(self, after: int | None, limit: int, *, name: str | None = None, **wanted: Any) -> list[Row]:
         """Return the next page of patients with their numbers of studies, newest first.

@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated
 
-from fastapi import Path, Query
+from fastapi import Path, Query, Response
 
+from node.index.read import ReadIndex
 from node.receive.conflicts import compared
 from node.web import actions
 from node.web.access import Admin, Reader, RequestAudit
 from node.web.api import models
+from node.web.api.changes import Change, tagged
 from node.web.api.paging import AuditedPage, OptionalStudyUid, Page
-from node.web.api.routing import OF_CHANGES, api_router, problems
-from node.web.problem_types import NOT_DECIDABLE, NOT_FOUND, WRONG_CURSOR
-from node.web.services import Node
+from node.web.api.routing import OF_CHANGES, api_router, problems, single
+from node.web.problem_types import NOT_DECIDABLE, WRONG_CURSOR
+from node.web.services import Node, Services
 
 router = api_router("conflicts")
 
@@ -33,21 +35,37 @@ def list_conflicts(
     return page.read("conflicts", models.ConflictResource, lambda index: index.conflicts, **wanted)
 
 
-@router.get("/conflicts/{conflict}", responses=problems(NOT_FOUND))
-def show_conflict(account: Admin, node: Node, audit: RequestAudit, conflict: Number) -> models.ComparedConflict:
+@router.get("/conflicts/{conflict}", responses=single())
+def show_conflict(
+    account: Admin, node: Node, audit: RequestAudit, response: Response, conflict: Number
+) -> models.ComparedConflict:
     """Compare the version in a conflict with the current one, attribute by attribute."""
     audit.queried(f"conflict {conflict}")
     with node.index.reading() as index:
-        return models.ComparedConflict.of(asdict(compared(node.archive.root, index, conflict)))
+        return tagged(response, _compared(node, index, conflict))
 
 
 @router.post("/conflicts/{conflict}/accept", responses=DECISION)
-def accept_conflict(account: Admin, node: Node, conflict: Number, alike: Alike = False) -> models.ConflictDecision:
+def accept_conflict(
+    account: Admin, node: Node, change: Change, conflict: Number, alike: Alike = False
+) -> models.ConflictDecision:
     """Make the version in a conflict current, in whichever series; the current one goes to quarantine."""
-    return models.ConflictDecision.of(actions.accept(node, account, conflict, alike=alike))
+    return change.make(
+        lambda index: _compared(node, index, conflict),
+        lambda _: models.ConflictDecision.of(actions.accept(node, account, conflict, alike=alike)),
+    )
 
 
 @router.post("/conflicts/{conflict}/keep", responses=DECISION)
-def keep_conflict(account: Admin, node: Node, conflict: Number, alike: Alike = False) -> models.ConflictDecision:
+def keep_conflict(
+    account: Admin, node: Node, change: Change, conflict: Number, alike: Alike = False
+) -> models.ConflictDecision:
     """Keep what is current; the conflict is decided."""
-    return models.ConflictDecision.of(actions.keep(node, account, conflict, alike=alike))
+    return change.make(
+        lambda index: _compared(node, index, conflict),
+        lambda _: models.ConflictDecision.of(actions.keep(node, account, conflict, alike=alike)),
+    )
+
+
+def _compared(node: Services, index: ReadIndex, conflict: int) -> models.ComparedConflict:
+    return models.ComparedConflict.of(asdict(compared(node.archive.root, index, conflict)))

@@ -6,15 +6,17 @@ from typing import Annotated
 
 from fastapi import Path, Query, Request, Response
 
+from node.index.read import ReadIndex
 from node.receive.quarantine import FOLDER, examined, quarantined, quarantined_file
 from node.web import actions
 from node.web.access import Admin, RequestAudit
 from node.web.api import models
+from node.web.api.changes import Change, tagged
 from node.web.api.paging import After, Limit, Page, Total
-from node.web.api.routing import OF_CHANGES, api_router, downloads, problems
+from node.web.api.routing import OF_CHANGES, api_router, downloads, problems, single
 from node.web.files import OCTETS, file_response
-from node.web.problem_types import NOT_DECIDABLE, NOT_FOUND, NOT_RELEASABLE
-from node.web.services import Node
+from node.web.problem_types import NOT_DECIDABLE, NOT_RELEASABLE
+from node.web.services import Node, Services
 
 router = api_router("quarantine")
 
@@ -35,12 +37,14 @@ def list_quarantine(
     return Page(items=items, next=None if is_last else items[-1].name, total=len(all_files) if total else None)
 
 
-@router.get("/quarantine/{name}", responses=problems(NOT_FOUND))
-def show_quarantined(account: Admin, node: Node, audit: RequestAudit, name: Name) -> models.ExaminedFileResource:
+@router.get("/quarantine/{name}", responses=single())
+def show_quarantined(
+    account: Admin, node: Node, audit: RequestAudit, response: Response, name: Name
+) -> models.ExaminedFileResource:
     """Read a file in quarantine, and compare it with the current instance of its UID."""
     audit.queried(f"quarantine {name}")
     with node.index.reading() as index:
-        return models.ExaminedFileResource.model_validate(examined(node.archive.root, index, name))
+        return tagged(response, _examined(node, index, name))
 
 
 @router.get("/quarantine/{name}/file", response_class=Response, responses=downloads("The file", OCTETS))
@@ -58,14 +62,25 @@ def download_quarantined(request: Request, account: Admin, node: Node, audit: Re
 def release_quarantined(
     account: Admin,
     node: Node,
+    change: Change,
     name: Name,
     replace: Annotated[bool, Query(description="make it current even if another version is")] = False,
 ) -> models.ReleaseResult:
     """Take an instance back into the archive."""
-    return models.ReleaseResult.of(actions.release(node, account, name, replace=replace))
+    return change.make(
+        lambda index: _examined(node, index, name),
+        lambda _: models.ReleaseResult.of(actions.release(node, account, name, replace=replace)),
+    )
 
 
 @router.delete("/quarantine/{name}", responses=problems(*OF_CHANGES))
-def purge_quarantined(account: Admin, node: Node, name: Name) -> models.PurgeResult:
+def purge_quarantined(account: Admin, node: Node, change: Change, name: Name) -> models.PurgeResult:
     """Delete a file in quarantine permanently."""
-    return models.PurgeResult.of(actions.purge(node, account, name))
+    return change.make(
+        lambda index: _examined(node, index, name),
+        lambda _: models.PurgeResult.of(actions.purge(node, account, name)),
+    )
+
+
+def _examined(node: Services, index: ReadIndex, name: str) -> models.ExaminedFileResource:
+    return models.ExaminedFileResource.model_validate(examined(node.archive.root, index, name))

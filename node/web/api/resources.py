@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import HTTPException, Path, Query, Request, Response
 
 from node.index.read import ReadIndex
+from node.index.read.rows import Row
 from node.index.read.studies import ListedStudy, StudyCondition, StudyCursor, StudyFilter, StudyOrder
 from node.index.records import Level
+from node.index.terms import Terms
 from node.web import actions
 from node.web.access import Admin, Caller, Reader, RequestAudit, Writer
 from node.web.api import models
+from node.web.api.changes import Change, tagged
 from node.web.api.models import RowId
 from node.web.api.paging import (
     AuditedPage,
@@ -25,12 +29,12 @@ from node.web.api.paging import (
     parse_cursor,
     query_detail,
 )
-from node.web.api.routing import OF_CHANGES, api_router, downloads, problems
+from node.web.api.routing import OF_CHANGES, api_router, downloads, problems, single
 from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import OCTETS, file_response
 from node.web.kept_files import DAMAGED, Damaged, whole_file
-from node.web.problem_types import AMBIGUOUS, NOT_FOUND, WRONG_CURSOR
+from node.web.problem_types import AMBIGUOUS, WRONG_CURSOR
 from node.web.services import Node, Services
 
 router = api_router()
@@ -60,11 +64,28 @@ def list_patients(
     return page.read("patients", models.PatientResource, lambda index: index.patients, **wanted)
 
 
+@router.get("/patients/{id}", responses=single(), tags=["patients"])
+def show_patient(
+    account: Reader, node: Node, audit: RequestAudit, response: Response, id: PatientNumber
+) -> models.PatientResource:
+    """One patient."""
+    with node.index.reading() as index:
+        patient = _patient(index, id)
+    audit.accessed([{"patient_id": patient.patient_id or ""}])
+    return tagged(response, patient)
+
+
 @router.post("/patients/{id}/merge", responses=problems(*OF_CHANGES), tags=["patients"])
-def merge_patient(account: Admin, node: Node, id: PatientNumber, merge: models.MergeRequest) -> models.MergeResult:
+def merge_patient(
+    account: Admin, node: Node, change: Change, id: PatientNumber, merge: models.MergeRequest
+) -> models.MergeResult:
     """Merge this patient into another one, which gets its current and future studies."""
-    done = node.actions["merge-patients"](source=id, target=merge.into, who=account.name)
-    return models.MergeResult.of(done)
+
+    def act(terms: Terms) -> models.MergeResult:
+        done = node.actions["merge-patients"](source=id, target=merge.into, who=account.name, terms=terms)
+        return models.MergeResult.of(done)
+
+    return change.make(lambda index: _patient(index, id), act)
 
 
 @router.get("/studies", responses=problems(WRONG_CURSOR), tags=["studies"])
@@ -103,43 +124,52 @@ def list_studies(
         total = index.studies.count_matching(wanted) if page.total else None
     audit.queried(query_detail("studies", **asdict(wanted)), len(studies))
     last = studies[-1].cursor if len(studies) == page.limit else None
-    items = [_study(study) for study in studies]
+    items = [_listed(study) for study in studies]
     return Page(items=items, next=cursor(last.id, last.study_date) if last else None, total=total)
 
 
-@router.get("/studies/{study_instance_uid}", responses=problems(NOT_FOUND), tags=["studies"])
-def show_study(account: Reader, node: Node, audit: RequestAudit, study_instance_uid: StudyUid) -> models.StudyResource:
+@router.get("/studies/{study_instance_uid}", responses=single(), tags=["studies"])
+def show_study(
+    account: Reader, node: Node, audit: RequestAudit, response: Response, study_instance_uid: StudyUid
+) -> models.StudyResource:
     """One study."""
     with node.index.reading() as index:
-        studies = index.studies.listed(StudyFilter(study_instance_uid=study_instance_uid), limit=1)
-    if not studies:
-        raise ResourceNotFound("study")
-    audit.accessed([of_study(study_instance_uid, studies[0].patient_id)])
-    return _study(studies[0])
+        study = _study(index, study_instance_uid)
+    audit.accessed([of_study(study_instance_uid, study.patient_id)])
+    return tagged(response, study)
 
 
 @router.delete("/studies/{study_instance_uid}", responses=problems(*OF_CHANGES), tags=["studies"])
 def delete_study(
-    account: Admin, node: Node, audit: RequestAudit, study_instance_uid: StudyUid, dry_run: DryRun = False
+    account: Admin,
+    node: Node,
+    audit: RequestAudit,
+    change: Change,
+    study_instance_uid: StudyUid,
+    dry_run: DryRun = False,
 ) -> models.DeletionResult:
     """Delete a study permanently: rows, DICOM files, volumes and pictures."""
-    return _delete(node, account, audit, "study", study_instance_uid, study_instance_uid, dry_run)
+    delete = partial(_delete, node, account, audit, "study", study_instance_uid, study_instance_uid, dry_run)
+    return change.make(lambda index: _study(index, study_instance_uid), delete)
 
 
 @router.post(
     "/studies/{study_instance_uid}/reconvert", status_code=202, responses=problems(*OF_CHANGES), tags=["studies"]
 )
 def reconvert_study(
-    account: Writer, node: Node, audit: RequestAudit, study_instance_uid: StudyUid
+    account: Writer, node: Node, audit: RequestAudit, change: Change, study_instance_uid: StudyUid
 ) -> models.ReconvertResult:
     """Convert every series of a study again; series whose volumes would be the same are left unchanged."""
-    with node.index.reading() as index:
-        rows = index.series.page(None, MAX_SERIES, study_instance_uid=study_instance_uid)
-        patient_id = index.studies.patient_id(study_instance_uid)
-    if patient_id is None:
-        raise ResourceNotFound("study")
-    series = [row["series_instance_uid"] for row in rows]
-    return models.ReconvertResult.of(actions.reconvert(node, audit, study_instance_uid, patient_id, series))
+
+    def act(terms: Terms) -> models.ReconvertResult:
+        with node.index.reading() as index:
+            patient_id = _study(index, study_instance_uid).patient_id or ""
+            rows = index.series.page(None, MAX_SERIES, study_instance_uid=study_instance_uid)
+        series = [row["series_instance_uid"] for row in rows]
+        done = actions.reconvert(node, audit, study_instance_uid, patient_id, series, terms)
+        return models.ReconvertResult.of(done)
+
+    return change.make(lambda index: _study(index, study_instance_uid), act)
 
 
 @router.get("/series", responses=problems(WRONG_CURSOR), tags=["series"])
@@ -156,18 +186,21 @@ def list_series(
     return page.read("series", models.SeriesResource, lambda index: index.series, **wanted)
 
 
-@router.get(
-    "/studies/{study_instance_uid}/series/{series_instance_uid}", responses=problems(NOT_FOUND), tags=["series"]
-)
+@router.get("/studies/{study_instance_uid}/series/{series_instance_uid}", responses=single(), tags=["series"])
 def show_series(
-    account: Reader, node: Node, audit: RequestAudit, study_instance_uid: StudyUid, series_instance_uid: SeriesUid
+    account: Reader,
+    node: Node,
+    audit: RequestAudit,
+    response: Response,
+    study_instance_uid: StudyUid,
+    series_instance_uid: SeriesUid,
 ) -> models.SeriesResource:
     """One series. It takes both UIDs, because the same Series Instance UID in two studies means two series."""
     with node.index.reading() as index:
-        row = _series(index, study_instance_uid, series_instance_uid)
+        series = _series(index, study_instance_uid, series_instance_uid)
         patient_id = index.studies.patient_id(study_instance_uid)
     audit.accessed([of_study(study_instance_uid, patient_id)])
-    return models.SeriesResource.of(row)
+    return tagged(response, series)
 
 
 @router.delete(
@@ -177,12 +210,14 @@ def delete_series(
     account: Admin,
     node: Node,
     audit: RequestAudit,
+    change: Change,
     study_instance_uid: StudyUid,
     series_instance_uid: SeriesUid,
     dry_run: DryRun = False,
 ) -> models.DeletionResult:
     """Delete a series permanently: rows, DICOM files, volumes and pictures."""
-    return _delete(node, account, audit, "series", series_instance_uid, study_instance_uid, dry_run)
+    delete = partial(_delete, node, account, audit, "series", series_instance_uid, study_instance_uid, dry_run)
+    return change.make(lambda index: _series(index, study_instance_uid, series_instance_uid), delete)
 
 
 @router.post(
@@ -192,14 +227,23 @@ def delete_series(
     tags=["series"],
 )
 def reconvert_series(
-    account: Writer, node: Node, audit: RequestAudit, study_instance_uid: StudyUid, series_instance_uid: SeriesUid
+    account: Writer,
+    node: Node,
+    audit: RequestAudit,
+    change: Change,
+    study_instance_uid: StudyUid,
+    series_instance_uid: SeriesUid,
 ) -> models.ReconvertResult:
     """Convert a series again; it is left unchanged if its volumes would be the same."""
-    with node.index.reading() as index:
-        _series(index, study_instance_uid, series_instance_uid)
-        patient_id = index.studies.patient_id(study_instance_uid)
-    done = actions.reconvert(node, audit, study_instance_uid, patient_id or "", [series_instance_uid])
-    return models.ReconvertResult.of(done)
+
+    def act(terms: Terms) -> models.ReconvertResult:
+        with node.index.reading() as index:
+            _series(index, study_instance_uid, series_instance_uid)
+            patient_id = index.studies.patient_id(study_instance_uid) or ""
+        done = actions.reconvert(node, audit, study_instance_uid, patient_id, [series_instance_uid], terms)
+        return models.ReconvertResult.of(done)
+
+    return change.make(lambda index: _series(index, study_instance_uid, series_instance_uid), act)
 
 
 @router.get("/instances", responses=problems(WRONG_CURSOR), tags=["instances"])
@@ -208,14 +252,15 @@ def list_instances(account: Reader, page: AuditedPage, uids: UidFilters) -> Page
     return page.read("instances", models.InstanceResource, lambda index: index.instances, **uids)
 
 
-@router.get("/instances/{sop_instance_uid}", responses=problems(NOT_FOUND), tags=["instances"])
+@router.get("/instances/{sop_instance_uid}", responses=single(), tags=["instances"])
 def show_instance(
-    account: Reader, node: Node, audit: RequestAudit, sop_instance_uid: InstanceUid
+    account: Reader, node: Node, audit: RequestAudit, response: Response, sop_instance_uid: InstanceUid
 ) -> models.InstanceResource:
     """One stored instance."""
-    row = _instance(node, sop_instance_uid)
+    with node.index.reading() as index:
+        row = _instance(index, sop_instance_uid)
     audit.accessed([of_study(row["study_instance_uid"], row["patient_id"])])
-    return models.InstanceResource.of(row)
+    return tagged(response, models.InstanceResource.of(row))
 
 
 @router.head("/instances/{sop_instance_uid}/file", include_in_schema=False)
@@ -232,8 +277,8 @@ def download_instance(
 
     It is application/dicom, or application/octet-stream if the request accepts only this.
     """
-    row = _instance(node, sop_instance_uid)
     with node.index.reading() as index:
+        row = _instance(index, sop_instance_uid)
         stored = next(index.instances.stored(row["study_instance_uid"], None, [sop_instance_uid]), None)
     if stored is None:
         raise HTTPException(410, DAMAGED)
@@ -248,13 +293,30 @@ def download_instance(
 
 @router.delete("/instances/{sop_instance_uid}", responses=problems(*OF_CHANGES, AMBIGUOUS), tags=["instances"])
 def delete_instance(
-    account: Admin, node: Node, audit: RequestAudit, sop_instance_uid: InstanceUid, dry_run: DryRun = False
+    account: Admin,
+    node: Node,
+    audit: RequestAudit,
+    change: Change,
+    sop_instance_uid: InstanceUid,
+    dry_run: DryRun = False,
 ) -> models.DeletionResult:
     """Delete an instance permanently; its series is converted again without it."""
-    return _delete(node, account, audit, "instance", sop_instance_uid, None, dry_run)
+    delete = partial(_delete, node, account, audit, "instance", sop_instance_uid, None, dry_run)
+    return change.make(lambda index: models.InstanceResource.of(_instance(index, sop_instance_uid)), delete)
 
 
-def _study(study: ListedStudy) -> models.StudyResource:
+def _patient(index: ReadIndex, id: int) -> models.PatientResource:
+    return models.PatientResource.of(only_row(index.patients, "patient", id=id))
+
+
+def _study(index: ReadIndex, study_instance_uid: str) -> models.StudyResource:
+    studies = index.studies.listed(StudyFilter(study_instance_uid=study_instance_uid), limit=1)
+    if not studies:
+        raise ResourceNotFound("study")
+    return _listed(studies[0])
+
+
+def _listed(study: ListedStudy) -> models.StudyResource:
     return models.StudyResource(
         study_date=study.cursor.study_date, **{k: v for k, v in _fields(study) if k != "cursor"}
     )
@@ -264,14 +326,13 @@ def _fields(study: ListedStudy) -> list[tuple[str, Any]]:
     return [(name, getattr(study, name)) for name in ListedStudy.__slots__]
 
 
-def _series(index: ReadIndex, study_instance_uid: str, series_instance_uid: str) -> dict[str, Any]:
+def _series(index: ReadIndex, study_instance_uid: str, series_instance_uid: str) -> models.SeriesResource:
     uids = {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
-    return only_row(index.series, "series", **uids)
+    return models.SeriesResource.of(only_row(index.series, "series", **uids))
 
 
-def _instance(node: Services, sop_instance_uid: str) -> dict[str, Any]:
-    with node.index.reading() as index:
-        return only_row(index.instances, "instance", sop_instance_uid=sop_instance_uid)
+def _instance(index: ReadIndex, sop_instance_uid: str) -> Row:
+    return only_row(index.instances, "instance", sop_instance_uid=sop_instance_uid)
 
 
 def _delete(
@@ -282,13 +343,14 @@ def _delete(
     uid: str,
     study_instance_uid: str | None,
     dry_run: bool,
+    terms: Terms,
 ) -> models.DeletionResult:
     with node.index.reading() as index:
         plan = index.deletions.plan(level, uid, study_instance_uid)
     if dry_run:
         audit.accessed([{"study_instance_uid": plan.study_instance_uid}], f"{plan.instances} instances to delete")
     else:
-        actions.delete(node, account, level, uid, plan.study_instance_uid)
+        actions.delete(node, account, level, uid, plan.study_instance_uid, terms)
     return models.DeletionResult(
         level=level, uid=uid, series=plan.series, instances=plan.instances, bytes=plan.bytes, deleted=not dry_run
     )

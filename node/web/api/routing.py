@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from node.web import problem_types as types
 from node.web.access import Reader
 from node.web.errors import UnknownParameters
-from node.web.headers import accepts_gzip
+from node.web.headers import accepts_gzip, has_etag
 from node.web.problem_types import MEDIA_TYPE, PROBLEM_TYPES, ProblemType
 
 OF_EVERY_ROUTE = (
@@ -43,6 +43,7 @@ OF_CHANGES = (
     types.INVALID_REQUEST,
     types.FOREIGN_PAGE,
     types.NOT_FOUND,
+    types.PRECONDITION_FAILED,
     types.BODY_TOO_SLOW,
     types.BODY_TOO_LARGE,
     types.UNSUPPORTED_BODY,
@@ -53,6 +54,8 @@ OF_CHANGES = (
 Responses = dict[int | str, dict[str, Any]]
 
 _RETRY_AFTER = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer", "minimum": 0}}}
+
+_ETAG = {"ETag": {"description": "the entity tag of the resource", "schema": {"type": "string"}}}
 
 _token = HTTPBearer(auto_error=False, description="A token from `voxelnode account token`, if accounts are required.")
 """For the OpenAPI document only; `node.web.access` checks credentials."""
@@ -75,29 +78,30 @@ def _problem(kinds: list[ProblemType]) -> dict[str, Any]:
     }
     if kinds[0].status in (429, 503):
         response["headers"] = _RETRY_AFTER
+    if kinds[0].status == 412:
+        response["headers"] = _ETAG
     return response
 
 
 def downloads(description: str, *media_types: str) -> Responses:
     """Return the OpenAPI responses of a route that sends a file, or a range of it, with one of these media types."""
-    etag = {"ETag": {"description": "the entity tag of the file", "schema": {"type": "string"}}}
     content_range = {"Content-Range": {"description": "place and length of the range", "schema": {"type": "string"}}}
     binary = {"schema": {"type": "string", "format": "binary"}}
     content = {media_type: binary for media_type in media_types}
     return {
         **problems(types.NOT_FOUND, types.GONE, types.RANGE_NOT_SATISFIABLE),
-        200: {"description": description, "content": content, "headers": etag},
+        200: {"description": description, "content": content, "headers": _ETAG},
         206: {
             "description": "The requested range, or several as multipart/byteranges",
             "content": {**content, "multipart/byteranges": binary},
-            "headers": {**etag, **content_range},
+            "headers": {**_ETAG, **content_range},
         },
-        304: {"description": "If-None-Match contains the entity tag of the file", "headers": etag},
+        304: {"description": "If-None-Match contains the entity tag of the file", "headers": _ETAG},
     }
 
 
 class ApiRoute(APIRoute):
-    """A route that knows the names of its query parameters, and compresses long JSON if the request accepts gzip.
+    """A route that knows its query parameters, answers If-None-Match, and compresses long JSON if gzip is accepted.
 
     Compression beside what a stranger chooses could reveal a secret by the length of answers (BREACH). No answer of
     REST has a secret such as a token, and pages of other sites cannot send the cookie of a session.
@@ -113,6 +117,9 @@ class ApiRoute(APIRoute):
 
         async def handle_and_compress(request: Request) -> Response:
             response = await handle(request)
+            etag = response.headers.get("etag")
+            if etag is not None and response.status_code == 200 and has_etag(request.headers, etag):
+                return Response(status_code=304, headers={"ETag": etag})
             if _is_compressible(response):
                 response.headers.add_vary_header("Accept-Encoding")
                 if accepts_gzip(request.headers):
@@ -143,6 +150,12 @@ def _known_parameters_only(request: Request, _account: Reader) -> None:
     unknown = request.query_params.keys() - known
     if unknown:
         raise UnknownParameters(unknown, known)
+
+
+def single() -> Responses:
+    """Return the OpenAPI responses of a route that shows one resource, with its entity tag."""
+    unchanged = {"description": "If-None-Match contains the entity tag of the resource", "headers": _ETAG}
+    return {**problems(types.NOT_FOUND), 200: {"headers": _ETAG}, 304: unchanged}
 
 
 def api_router(*tags: str) -> APIRouter:
