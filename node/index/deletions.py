@@ -110,7 +110,10 @@ class DeletionRepository(IndexRepository):
             sop_instance_uid=plan.uid if plan.level == "instance" else None,
             detail=f"{plan.level}, {reason}",
         )
-        return Deletion(add_tombstone(connection, plan.level, plan.uid, reason, paths, now), tuple(paths))
+        deletion = Deletion(add_tombstone(connection, plan.level, plan.uid, reason, paths, now), tuple(paths))
+        if terms is not None:
+            terms.fulfil(connection, deletion)
+        return deletion
 
     @on_reader
     def unfinished(self, connection: Connection) -> list[Deletion]:

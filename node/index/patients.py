@@ -63,4 +63,7 @@ class PatientRepository(IndexRepository):
         for uid in studies:
             detail = f"patient #{source} is now #{target}"
             record_event(connection, "patient-merged", now, study_instance_uid=uid, detail=detail)
-        return PatientMerge(rows[source].patient_id or "", rows[target].patient_id or "", studies)
+        merged = PatientMerge(rows[source].patient_id or "", rows[target].patient_id or "", studies)
+        if terms is not None:
+            terms.fulfil(connection, merged)
+        return merged

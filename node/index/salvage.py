@@ -28,7 +28,7 @@ from node.index.repository import IndexRepository, on_writer
 
 HISTORY = (
     "accounts", "tokens", "web_sessions", "tombstones", "commitments", "rejections", "events", "hooks", "deliveries",
-    "senders",
+    "senders", "keyed_requests",
 )  # fmt: skip
 """Tables that are taken over row by row, with the numbers of their rows."""
 

@@ -270,6 +270,8 @@ class SeriesRepository(IndexRepository):
                 _update(connection, row.id, {"state": "receiving", "due_at": now, "open_since": now, "attempts": 0})
                 _record(connection, "series-reopened", key, now, "reconversion requested")
                 reopened += 1
+        if terms is not None:
+            terms.fulfil(connection, reopened)
         return reopened
 
     @on_reader

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from sqlalchemy import Connection
 
+from node.index.keyed_requests import record_answer
 from node.index.read import ReadIndex
 
 
@@ -18,10 +20,25 @@ class Terms:
     ----------
     check : callable
         Raises an exception if what it reads is not what the client has seen; nothing is changed then.
+    request_id : int or None
+        The request whose answer is kept, if it has an idempotency key.
+    answer : callable or None
+        Returns the answer to the request from the result of the change.
     """
 
     check: Callable[[ReadIndex], None]
+    request_id: int | None = None
+    answer: Callable[[Any], str] | None = None
+
+    def answered(self, answer: Callable[[Any], str]) -> Self:
+        """Return the same terms for a change whose answer is known from its result."""
+        return replace(self, answer=answer)
 
     def require(self, connection: Connection) -> None:
         """Check before the change, on the connection of the writer: nothing can come in between."""
         self.check(ReadIndex(connection))
+
+    def fulfil(self, connection: Connection, result: object) -> None:
+        """Record the answer after the change: it is committed with the change, or neither is."""
+        if self.request_id is not None and self.answer is not None:
+            record_answer(connection, self.request_id, self.answer(result))

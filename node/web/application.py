@@ -101,8 +101,24 @@ def _middleware(services: Services) -> list[Middleware]:
             CORSMiddleware,
             allow_origins=list(web.cors_origins),
             allow_methods=["GET", "HEAD", "POST", "OPTIONS"],
-            allow_headers=["Authorization", "Content-Type", "Accept", "If-Match", "If-None-Match", "Range"],
-            expose_headers=["Content-Disposition", "Content-Range", "ETag", "Location", "Retry-After", "Warning"],
+            allow_headers=[
+                "Authorization",
+                "Content-Type",
+                "Accept",
+                "Idempotency-Key",
+                "If-Match",
+                "If-None-Match",
+                "Range",
+            ],
+            expose_headers=[
+                "Content-Disposition",
+                "Content-Range",
+                "ETag",
+                "Idempotent-Replayed",
+                "Location",
+                "Retry-After",
+                "Warning",
+            ],
         )
         middleware.insert(1, cors)
     return middleware

@@ -98,6 +98,12 @@ NOT_RELEASABLE = ProblemType(
     "read the file in quarantine again; the detail has the cause",
 )
 CONFLICT = ProblemType("conflict", 409, "The state of the resource does not allow this", "read the resource again")
+KEY_UNDER_WAY = ProblemType(
+    "idempotency-key-under-way",
+    409,
+    "The first request with this Idempotency-Key is still under way",
+    "repeat the request in a few seconds",
+)
 GONE = ProblemType(
     "gone",
     410,
@@ -134,11 +140,23 @@ UNKNOWN_PARAMETER = ProblemType(
     "A query parameter is unknown",
     "use one of the parameters that the detail lists, or leave it out",
 )
+KEY_REUSED = ProblemType(
+    "idempotency-key-reused",
+    422,
+    "The Idempotency-Key was used for another request",
+    "use a new key for each request, and the same key for its repetitions only",
+)
 TOO_MANY_ATTEMPTS = ProblemType(
     "too-many-attempts",
     429,
     "Too many wrong passwords, or too many are being checked",
     "wait for the number of seconds in the Retry-After header",
+)
+TOO_MANY_KEYS = ProblemType(
+    "too-many-idempotency-keys",
+    429,
+    "The account has used too many keys within a day",
+    "send the request without Idempotency-Key, or on another day",
 )
 INTERNAL_ERROR = ProblemType(
     "internal-error",
@@ -192,6 +210,7 @@ PROBLEM_TYPES = (
     AMBIGUOUS,
     NOT_DECIDABLE,
     NOT_RELEASABLE,
+    KEY_UNDER_WAY,
     GONE,
     PRECONDITION_FAILED,
     BODY_TOO_LARGE,
@@ -199,7 +218,9 @@ PROBLEM_TYPES = (
     RANGE_NOT_SATISFIABLE,
     INVALID_PARAMETER,
     UNKNOWN_PARAMETER,
+    KEY_REUSED,
     TOO_MANY_ATTEMPTS,
+    TOO_MANY_KEYS,
     INTERNAL_ERROR,
     DAMAGED_FILE,
     UNAVAILABLE,

@@ -16,6 +16,7 @@ from node.errors import NotUnderstood, OutOfResources, UsageError, VoxelnodeErro
 from node.index.deletions import NotThere, SeveralSeries
 from node.index.engine import IndexUnusable
 from node.index.finder import QueryRefused
+from node.index.keyed_requests import KeyReused, KeyUnderWay, TooManyKeys
 from node.index.patients import NoSuchPatient
 from node.receive.conflicts import NoSuchConflict, NotDecidable
 from node.receive.quarantine import NotInQuarantine, NotReleased
@@ -61,6 +62,9 @@ TYPES: tuple[tuple[type[VoxelnodeError], ProblemType], ...] = (
     (UnknownParameters, types.UNKNOWN_PARAMETER),
     (PreconditionFailed, types.PRECONDITION_FAILED),
     (WrongCursor, types.WRONG_CURSOR),
+    (KeyReused, types.KEY_REUSED),
+    (KeyUnderWay, types.KEY_UNDER_WAY),
+    (TooManyKeys, types.TOO_MANY_KEYS),
     (NotUnderstood, types.INVALID_REQUEST),
     (UsageError, types.INVALID_REQUEST),
 )

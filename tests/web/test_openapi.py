@@ -125,6 +125,19 @@ def test_every_operation_is_described(fuzzed: Site) -> None:
                 assert all(content["schema"] for content in response["content"].values())
 
 
+def test_every_change_takes_conditions_and_a_key(fuzzed: Site) -> None:
+    changes = [
+        operation
+        for path in described(fuzzed)["paths"].values()
+        for method, operation in path.items()
+        if method not in ("get", "head")
+    ]
+    assert len(changes) == 10
+    for operation in changes:
+        assert {"if-match", "idempotency-key"} <= {parameter["name"] for parameter in operation["parameters"]}
+        assert {"404", "409", "412", "422"} <= set(operation["responses"])
+
+
 def test_the_documentation_names_every_path_and_no_other(fuzzed: Site) -> None:
     paths = described(fuzzed)["paths"]
     rows = [line for line in DOCUMENT.read_text(encoding="utf-8").splitlines() if line.startswith("| `/")]

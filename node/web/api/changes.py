@@ -1,4 +1,4 @@
-"""Changes as a client wants them: only if the resource is as the client has seen it (RFC 9110 13.1.1)."""
+"""Changes as a client wants them: only to what it has seen (If-Match, RFC 9110 13.1.1), and once (Idempotency-Key)."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated, TypeVar
 
-from fastapi import Depends, Header, Response
+from fastapi import Depends, Header, Request, Response
 
 from node.index.read import ReadIndex
 from node.index.terms import Terms
+from node.web.access import Reader
 from node.web.api.models import Resource
 from node.web.errors import PreconditionFailed
 from node.web.services import Node, Services
 
 One = TypeVar("One", bound=Resource)
 Result = TypeVar("Result", bound=Resource)
+
+REPLAYED = {"Idempotent-Replayed": "true"}
+"""Header of an answer that was given before."""
 
 
 def etag_of(resource: Resource) -> str:
@@ -32,16 +36,24 @@ def tagged(response: Response, resource: One) -> One:
 
 @dataclass(frozen=True, slots=True)
 class ChangeRequest:
-    """A request to change something, and its conditions."""
+    """A request of `account` to change something, and its conditions."""
 
     node: Services
+    response: Response
+    account: str
     if_match: str | None
+    key: str | None
+    fingerprint: str
 
-    def make(self, current: Callable[[ReadIndex], Resource], act: Callable[[Terms], Result]) -> Result:
-        """Return the result of `act` if the resource is as the client has seen it.
+    def make(
+        self, result: type[Result], current: Callable[[ReadIndex], Resource], act: Callable[[Terms], Result]
+    ) -> Result:
+        """Return the result of `act` if the resource is as the client has seen it, or the result of the same request.
 
         Parameters
         ----------
+        result : type
+            Of the result.
         current : callable
             Returns the resource that is to be changed.
         act : callable
@@ -50,9 +62,23 @@ class ChangeRequest:
         Raises
         ------
         PreconditionFailed
-            It is not, and nothing was changed.
+            The resource is not as the client has seen it, and nothing was changed.
+        KeyReused
+        KeyUnderWay
+        TooManyKeys
         """
+        if self.key is None:
+            return act(self._terms(current, None))
+        requests, now = self.node.index.keyed_requests, self.node.ingest.now()
+        with requests.claimed(self.account, self.key, self.fingerprint, now) as request:
+            if request.answer is not None:
+                self.response.headers.update(REPLAYED)
+                return result.model_validate_json(request.answer)
+            done = act(self._terms(current, request.id))
+            requests.finish(request.id, done.model_dump_json())
+            return done
 
+    def _terms(self, current: Callable[[ReadIndex], Resource], request_id: int | None) -> Terms:
         def check(index: ReadIndex) -> None:
             if self.if_match is not None:
                 etag = etag_of(current(index))
@@ -62,7 +88,7 @@ class ChangeRequest:
         if self.if_match is not None:
             with self.node.index.reading() as index:
                 check(index)
-        return act(Terms(check))
+        return Terms(check, request_id)
 
 
 def _matches(tags: str, etag: str) -> bool:
@@ -70,13 +96,29 @@ def _matches(tags: str, etag: str) -> bool:
     return any(tag.strip() in (etag, "*") for tag in tags.split(","))
 
 
-def _requested(
+async def _requested(
+    request: Request,
+    response: Response,
     node: Node,
+    account: Reader,
     if_match: Annotated[
         str | None, Header(max_length=1000, description="change the resource only if it has one of these entity tags")
     ] = None,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            min_length=1,
+            max_length=255,
+            pattern="^[ -~]+$",
+            description="a new name for this request; a repetition with it within a day has the same answer",
+        ),
+    ] = None,
 ) -> ChangeRequest:
-    return ChangeRequest(node, if_match)
+    body = await request.body() if idempotency_key is not None else b""
+    line = f"{request.method} {request.url.path}?{request.url.query}\n"
+    return ChangeRequest(
+        node, response, account.name, if_match, idempotency_key, sha256(line.encode() + body).hexdigest()
+    )
 
 
 Change = Annotated[ChangeRequest, Depends(_requested)]

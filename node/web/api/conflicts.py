@@ -51,6 +51,7 @@ def accept_conflict(
 ) -> models.ConflictDecision:
     """Make the version in a conflict current, in whichever series; the current one goes to quarantine."""
     return change.make(
+        models.ConflictDecision,
         lambda index: _compared(node, index, conflict),
         lambda _: models.ConflictDecision.of(actions.accept(node, account, conflict, alike=alike)),
     )
@@ -62,6 +63,7 @@ def keep_conflict(
 ) -> models.ConflictDecision:
     """Keep what is current; the conflict is decided."""
     return change.make(
+        models.ConflictDecision,
         lambda index: _compared(node, index, conflict),
         lambda _: models.ConflictDecision.of(actions.keep(node, account, conflict, alike=alike)),
     )

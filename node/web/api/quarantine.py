@@ -68,6 +68,7 @@ def release_quarantined(
 ) -> models.ReleaseResult:
     """Take an instance back into the archive."""
     return change.make(
+        models.ReleaseResult,
         lambda index: _examined(node, index, name),
         lambda _: models.ReleaseResult.of(actions.release(node, account, name, replace=replace)),
     )
@@ -77,6 +78,7 @@ def release_quarantined(
 def purge_quarantined(account: Admin, node: Node, change: Change, name: Name) -> models.PurgeResult:
     """Delete a file in quarantine permanently."""
     return change.make(
+        models.PurgeResult,
         lambda index: _examined(node, index, name),
         lambda _: models.PurgeResult.of(actions.purge(node, account, name)),
     )

@@ -82,10 +82,11 @@ def merge_patient(
     """Merge this patient into another one, which gets its current and future studies."""
 
     def act(terms: Terms) -> models.MergeResult:
+        terms = terms.answered(lambda merged: models.MergeResult(studies=list(merged.studies)).model_dump_json())
         done = node.actions["merge-patients"](source=id, target=merge.into, who=account.name, terms=terms)
         return models.MergeResult.of(done)
 
-    return change.make(lambda index: _patient(index, id), act)
+    return change.make(models.MergeResult, lambda index: _patient(index, id), act)
 
 
 @router.get("/studies", responses=problems(WRONG_CURSOR), tags=["studies"])
@@ -150,7 +151,7 @@ def delete_study(
 ) -> models.DeletionResult:
     """Delete a study permanently: rows, DICOM files, volumes and pictures."""
     delete = partial(_delete, node, account, audit, "study", study_instance_uid, study_instance_uid, dry_run)
-    return change.make(lambda index: _study(index, study_instance_uid), delete)
+    return change.make(models.DeletionResult, lambda index: _study(index, study_instance_uid), delete)
 
 
 @router.post(
@@ -166,10 +167,11 @@ def reconvert_study(
             patient_id = _study(index, study_instance_uid).patient_id or ""
             rows = index.series.page(None, MAX_SERIES, study_instance_uid=study_instance_uid)
         series = [row["series_instance_uid"] for row in rows]
+        terms = terms.answered(_reconverted)
         done = actions.reconvert(node, audit, study_instance_uid, patient_id, series, terms)
         return models.ReconvertResult.of(done)
 
-    return change.make(lambda index: _study(index, study_instance_uid), act)
+    return change.make(models.ReconvertResult, lambda index: _study(index, study_instance_uid), act)
 
 
 @router.get("/series", responses=problems(WRONG_CURSOR), tags=["series"])
@@ -217,7 +219,9 @@ def delete_series(
 ) -> models.DeletionResult:
     """Delete a series permanently: rows, DICOM files, volumes and pictures."""
     delete = partial(_delete, node, account, audit, "series", series_instance_uid, study_instance_uid, dry_run)
-    return change.make(lambda index: _series(index, study_instance_uid, series_instance_uid), delete)
+    return change.make(
+        models.DeletionResult, lambda index: _series(index, study_instance_uid, series_instance_uid), delete
+    )
 
 
 @router.post(
@@ -240,10 +244,13 @@ def reconvert_series(
         with node.index.reading() as index:
             _series(index, study_instance_uid, series_instance_uid)
             patient_id = index.studies.patient_id(study_instance_uid) or ""
+        terms = terms.answered(_reconverted)
         done = actions.reconvert(node, audit, study_instance_uid, patient_id, [series_instance_uid], terms)
         return models.ReconvertResult.of(done)
 
-    return change.make(lambda index: _series(index, study_instance_uid, series_instance_uid), act)
+    return change.make(
+        models.ReconvertResult, lambda index: _series(index, study_instance_uid, series_instance_uid), act
+    )
 
 
 @router.get("/instances", responses=problems(WRONG_CURSOR), tags=["instances"])
@@ -302,7 +309,11 @@ def delete_instance(
 ) -> models.DeletionResult:
     """Delete an instance permanently; its series is converted again without it."""
     delete = partial(_delete, node, account, audit, "instance", sop_instance_uid, None, dry_run)
-    return change.make(lambda index: models.InstanceResource.of(_instance(index, sop_instance_uid)), delete)
+    return change.make(
+        models.DeletionResult,
+        lambda index: models.InstanceResource.of(_instance(index, sop_instance_uid)),
+        delete,
+    )
 
 
 def _patient(index: ReadIndex, id: int) -> models.PatientResource:
@@ -335,6 +346,10 @@ def _instance(index: ReadIndex, sop_instance_uid: str) -> Row:
     return only_row(index.instances, "instance", sop_instance_uid=sop_instance_uid)
 
 
+def _reconverted(owed: int) -> str:
+    return models.ReconvertResult(owed=owed).model_dump_json()
+
+
 def _delete(
     node: Services,
     account: Caller,
@@ -347,10 +362,12 @@ def _delete(
 ) -> models.DeletionResult:
     with node.index.reading() as index:
         plan = index.deletions.plan(level, uid, study_instance_uid)
+    result = models.DeletionResult(
+        level=level, uid=uid, series=plan.series, instances=plan.instances, bytes=plan.bytes, deleted=not dry_run
+    )
     if dry_run:
         audit.accessed([{"study_instance_uid": plan.study_instance_uid}], f"{plan.instances} instances to delete")
     else:
+        terms = terms.answered(lambda _: result.model_dump_json())
         actions.delete(node, account, level, uid, plan.study_instance_uid, terms)
-    return models.DeletionResult(
-        level=level, uid=uid, series=plan.series, instances=plan.instances, bytes=plan.bytes, deleted=not dry_run
-    )
+    return result
