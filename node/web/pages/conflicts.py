@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import APIRouter, Form, Path, Request, Response
 from fastapi.responses import RedirectResponse
 
 from node.receive.conflicts import compared
@@ -17,6 +17,9 @@ from node.web.services import Node
 
 router = APIRouter(include_in_schema=False)
 
+Number = Annotated[int, Path(ge=1, le=1 << 53)]
+"""Larger than any, and smaller than what SQLite takes."""
+
 
 @router.get("/problems/conflicts")
 def conflicts(request: Request, node: Node, account: Reader, audit: RequestAudit, number: Page = 1) -> Response:
@@ -25,7 +28,7 @@ def conflicts(request: Request, node: Node, account: Reader, audit: RequestAudit
 
 
 @router.get("/problems/conflicts/{conflict}")
-def compare_versions(request: Request, node: Node, account: Admin, audit: RequestAudit, conflict: int) -> Response:
+def compare_versions(request: Request, node: Node, account: Admin, audit: RequestAudit, conflict: Number) -> Response:
     """The version in a conflict beside the current one."""
     audit.queried(f"conflict {conflict}")
     with node.index.reading() as index:
@@ -35,7 +38,7 @@ def compare_versions(request: Request, node: Node, account: Admin, audit: Reques
 
 @router.post("/problems/conflicts/{conflict}")
 def decide(
-    node: Node, account: Admin, conflict: int, decision: Annotated[Literal["accept", "keep"], Form()]
+    node: Node, account: Admin, conflict: Number, decision: Annotated[Literal["accept", "keep"], Form()]
 ) -> Response:
     """Decide all conflicts of a row."""
     if decision == "accept":
