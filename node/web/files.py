@@ -1,15 +1,14 @@
-"""A file of the root as a response, with Range and If-None-Match."""
+"""A file of the root as a response, with Range."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from fastapi import Request, Response
+from fastapi import Response
 from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
-from node.web.headers import has_etag
 from node.web.problem_types import RANGE_NOT_SATISFIABLE, ProblemResponse
 
 OCTETS = "application/octet-stream"
@@ -43,7 +42,7 @@ class RangedFile(FileResponse):
         await problem(scope, receive, send)
 
 
-def file_response(request: Request, path: Path, media_type: str, name: str, sha256: str | None) -> Response:
+def file_response(path: Path, media_type: str, name: str, sha256: str | None) -> Response:
     """Send a file whose path comes from the index, never from a request.
 
     Parameters
@@ -58,11 +57,7 @@ def file_response(request: Request, path: Path, media_type: str, name: str, sha2
     HTTPException
         410: the file is in the index but not on disk.
     """
-    headers = {"Cache-Control": "private, no-cache"}
-    if sha256 is not None:
-        headers["ETag"] = f'"{sha256}"'
-    if sha256 is not None and has_etag(request.headers, headers["ETag"]):
-        return Response(status_code=304, headers=headers)
+    headers = {"Cache-Control": "private, no-cache"} | ({"ETag": f'"{sha256}"'} if sha256 is not None else {})
     try:
         stat = path.stat()
     except FileNotFoundError:

@@ -459,3 +459,15 @@ def test_what_nobody_expected_is_500_without_a_trace(site: Site, monkeypatch: py
     assert answer.status_code == 500
     assert "secret" not in answer.text
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_an_instance_is_a_plain_file_for_clients_that_accept_only_this(filled: Site) -> None:
+    path = f"/api/v1/instances/{items(filled, 'instances')[0]['sop_instance_uid']}/file"
+    answers = [
+        filled.client().get(path, headers={"Accept": accepted}) for accepted in ("application/octet-stream", "*/*")
+    ]
+    assert [answer.headers["content-type"] for answer in answers] == ["application/octet-stream", "application/dicom"]
+    assert {answer.headers["vary"] for answer in answers} == {"Accept"}
+    assert answers[0].content == answers[1].content
+    unchanged = filled.client().get(path, headers={"If-None-Match": answers[0].headers["etag"]})
+    assert (unchanged.status_code, unchanged.headers["cache-control"]) == (304, "private, no-cache")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -24,8 +25,9 @@ REPLAYED = {"Idempotent-Replayed": "true"}
 
 
 def etag_of(resource: Resource) -> str:
-    """Return the strong entity tag of a resource: a digest of its JSON."""
-    return f'"{sha256(resource.model_dump_json().encode()).hexdigest()[:32]}"'
+    """Return the strong entity tag of a resource: a digest of its JSON, in whichever order the index tells it."""
+    canonical = json.dumps(resource.model_dump(mode="json"), sort_keys=True)
+    return f'"{sha256(canonical.encode()).hexdigest()[:32]}"'
 
 
 def tagged(response: Response, resource: One) -> One:

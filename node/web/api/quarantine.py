@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Path, Query, Request, Response
+from fastapi import Path, Query, Response
 
 from node.index.read import ReadIndex
 from node.receive.quarantine import FOLDER, examined, quarantined, quarantined_file
@@ -48,14 +48,14 @@ def show_quarantined(
 
 
 @router.get("/quarantine/{name}/file", response_class=Response, responses=downloads("The file", OCTETS))
-def download_quarantined(request: Request, account: Admin, node: Node, audit: RequestAudit, name: Name) -> Response:
+def download_quarantined(account: Admin, node: Node, audit: RequestAudit, name: Name) -> Response:
     """The bytes of a file in quarantine."""
     with node.index.reading() as index:
         file = quarantined_file(node.archive.root, index, name)
     uid = file.study_instance_uid
     audit.transferred([{"study_instance_uid": uid}] if uid else [], f"quarantine {file.name}")
     path = node.archive.root / FOLDER / file.name
-    return file_response(request, path, OCTETS, file.name, file.sha256)
+    return file_response(path, OCTETS, file.name, file.sha256)
 
 
 @router.post("/quarantine/{name}/release", responses=problems(*OF_CHANGES, NOT_RELEASABLE, NOT_DECIDABLE))

@@ -295,7 +295,9 @@ def download_instance(
         raise HTTPException(410, str(error)) from error
     audit.transferred([of_study(row["study_instance_uid"], row["patient_id"])])
     media_type = OCTETS if request.headers.get("accept") == OCTETS else DICOM
-    return file_response(request, node.archive.path(row["key"]), media_type, f"{sop_instance_uid}.dcm", row["sha256"])
+    response = file_response(node.archive.path(row["key"]), media_type, f"{sop_instance_uid}.dcm", row["sha256"])
+    response.headers.add_vary_header("Accept")
+    return response
 
 
 @router.delete("/instances/{sop_instance_uid}", responses=problems(*OF_CHANGES, AMBIGUOUS), tags=["instances"])

@@ -56,6 +56,9 @@ OF_CHANGES = (
 
 Responses = dict[int | str, dict[str, Any]]
 
+OF_UNCHANGED = ("ETag", "Cache-Control", "Vary")
+"""Headers that 304 has like 200 (RFC 9110 15.4.5)."""
+
 _RETRY_AFTER = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer", "minimum": 0}}}
 
 _ETAG = {"ETag": {"description": "the entity tag of the resource", "schema": {"type": "string"}}}
@@ -122,7 +125,8 @@ class ApiRoute(APIRoute):
             response = await handle(request)
             etag = response.headers.get("etag")
             if etag is not None and response.status_code == 200 and has_etag(request.headers, etag):
-                return Response(status_code=304, headers={"ETag": etag})
+                kept = {name: response.headers[name] for name in OF_UNCHANGED if name in response.headers}
+                return Response(status_code=304, headers=kept)
             if _is_compressible(response):
                 response.headers.add_vary_header("Accept-Encoding")
                 if accepts_gzip(request.headers):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 from typing import Annotated, Any
 
-from fastapi import Path, Query, Request, Response
+from fastapi import Path, Query, Response
 
 from node.web.access import Reader, RequestAudit
 from node.web.api import models
@@ -51,15 +51,14 @@ def show_volume(account: Reader, node: Node, audit: RequestAudit, id: Number) ->
 
 @router.head("/volumes/{id}/file", include_in_schema=False)
 @router.get("/volumes/{id}/file", response_class=Response, responses=FILE)
-def download_volume(request: Request, account: Reader, node: Node, audit: RequestAudit, id: Number) -> Response:
+def download_volume(account: Reader, node: Node, audit: RequestAudit, id: Number) -> Response:
     """Download a file."""
-    return _file(request, node, audit, _volume(node, id))
+    return _file(node, audit, _volume(node, id))
 
 
 @router.head("/volumes/{id}/file/{name}", include_in_schema=False)
 @router.get("/volumes/{id}/file/{name}", response_class=Response, responses=FILE)
 def download_volume_by_name(
-    request: Request,
     account: Reader,
     node: Node,
     audit: RequestAudit,
@@ -70,16 +69,16 @@ def download_volume_by_name(
     row = _volume(node, id)
     if name != PurePath(row["path"]).name:
         raise ResourceNotFound("file")
-    return _file(request, node, audit, row)
+    return _file(node, audit, row)
 
 
-def _file(request: Request, node: Services, audit: AccountAuditTrail, row: dict[str, Any]) -> Response:
+def _file(node: Services, audit: AccountAuditTrail, row: dict[str, Any]) -> Response:
     if row["files_removed_at"] is not None:
         raise ResourceNotFound("file")
     audit.transferred([of_study(row["study_instance_uid"], row["patient_id"])])
     name = PurePath(row["path"]).name
     media_type = MEDIA_TYPES.get(PurePath(name).suffix, OCTETS)
-    return file_response(request, node.archive.root / row["path"], media_type, name, row["sha256"])
+    return file_response(node.archive.root / row["path"], media_type, name, row["sha256"])
 
 
 def _volume(node: Services, id: int) -> dict[str, Any]:

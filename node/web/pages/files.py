@@ -8,12 +8,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
 from fastapi import Path as FromPath
-from fastapi.responses import FileResponse
 
 from node.conversion.volume_files import folder_name
 from node.index.read import ReadIndex
 from node.web.access import Reader, RequestAudit
 from node.web.errors import ResourceNotFound
+from node.web.files import RangedFile
 from node.web.services import Node, Services
 from node.web.streaming import Streamed
 from node.web.zip_stream import MEDIA_TYPE, Member, zip_stream
@@ -48,7 +48,7 @@ def file(
         raise ResourceNotFound("file")
     series = {"study_instance_uid": study_instance_uid, "series_instance_uid": series_instance_uid}
     audit.transferred([series], f"a file of revision {revision}")
-    response = FileResponse(
+    response = RangedFile(
         path,
         media_type=MEDIA_TYPES.get(path.suffix, "application/octet-stream"),
         filename=path.name,
