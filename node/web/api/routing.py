@@ -89,6 +89,12 @@ def _problem(kinds: list[ProblemType]) -> dict[str, Any]:
     return response
 
 
+def single() -> Responses:
+    """Return the OpenAPI responses of a route that shows one resource, with its entity tag."""
+    unchanged = {"description": "If-None-Match contains the entity tag of the resource", "headers": _ETAG}
+    return {**problems(types.NOT_FOUND), 200: {"headers": _ETAG}, 304: unchanged}
+
+
 def downloads(description: str, *media_types: str) -> Responses:
     """Return the OpenAPI responses of a route that sends a file, or a range of it, with one of these media types."""
     content_range = {"Content-Range": {"description": "place and length of the range", "schema": {"type": "string"}}}
@@ -118,10 +124,10 @@ class ApiRoute(APIRoute):
         self.query_names = frozenset(_query_names(self.dependant))
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler of FastAPI, followed by compression."""
+        """Return the handler of FastAPI, whose response may become 304 or compressed."""
         handle = super().get_route_handler()
 
-        async def handle_and_compress(request: Request) -> Response:
+        async def handle_and_shorten(request: Request) -> Response:
             response = await handle(request)
             etag = response.headers.get("etag")
             if etag is not None and response.status_code == 200 and has_etag(request.headers, etag):
@@ -135,7 +141,7 @@ class ApiRoute(APIRoute):
                     response.headers["Content-Encoding"] = "gzip"
             return response
 
-        return handle_and_compress
+        return handle_and_shorten
 
 
 def _is_compressible(response: Response) -> bool:
@@ -157,12 +163,6 @@ def _known_parameters_only(request: Request, _account: Reader) -> None:
     unknown = request.query_params.keys() - known
     if unknown:
         raise UnknownParameters(unknown, known)
-
-
-def single() -> Responses:
-    """Return the OpenAPI responses of a route that shows one resource, with its entity tag."""
-    unchanged = {"description": "If-None-Match contains the entity tag of the resource", "headers": _ETAG}
-    return {**problems(types.NOT_FOUND), 200: {"headers": _ETAG}, 304: unchanged}
 
 
 def api_router(*tags: str) -> APIRouter:
