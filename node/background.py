@@ -11,7 +11,7 @@ from time import monotonic
 
 import structlog
 
-from node.child_process import type_and_location
+from node.errors import type_and_location
 
 log = structlog.get_logger()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
+import traceback
 
 _OUT_OF_MEMORY = re.compile(
     r"bad_alloc|MemoryError|[Oo]ut of memory|[Mm]emory allocation|allocat\w* (?:\w+ )?memory|failed to map segment"
@@ -22,6 +24,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     return not isinstance(error, VoxelnodeError) and says_out_of_memory(str(error))
+
+
+def type_and_location(error: Exception) -> str:
+    """Return the type of an error and the line that raised it, without its text, which may quote patient data."""
+    line = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {line.name}, line {line.lineno} of {os.path.basename(line.filename)}"
 
 
 class VoxelnodeError(Exception):

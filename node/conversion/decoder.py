@@ -5,33 +5,32 @@ The children run functions of `node.conversion.decoding`. Importing this module 
 
 from __future__ import annotations
 
+import gc
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
-from multiprocessing.connection import Connection
-from typing import Any, ParamSpec, TypeVar
+from pathlib import Path
+from typing import ParamSpec
 
-from node.child_process import (
-    ChildCancelled,
-    ChildDied,
-    ChildLate,
-    ChildLimits,
-    ChildPool,
-    limited_requests,
-    use_one_thread,
-)
+from node.child_process.child import ChildDied, ChildPool
+from node.child_process.messages import ChildCancelled, ChildLate
+from node.child_process.serving import Apart, Channel, ChildLimits, serve_apart, use_one_thread
 from node.errors import OutOfResources, VoxelnodeError
 
-MAX_JOBS_PER_CHILD = 2000
-"""A child is replaced after this many jobs, because codecs leak memory."""
+MAX_JOBS_PER_PROCESS = 2000
+"""A process decodes so many frames of one file at most, because codecs leak memory."""
+
+MAX_REASON_CHARACTERS = 500
 
 STOPPING = "the node is stopping"
 NO_MEMORY = "decoding needs more memory than a decoder may use"
 
 Arguments = ParamSpec("Arguments")
-Answer = TypeVar("Answer")
+RESULT, REASON, ERROR = b"r", b"n", b"e"
+"""First byte of an answer; behind it the result, the reason why there is none, or the number of an `OSError`."""
 
 
 class NotDecoded(VoxelnodeError):
@@ -75,12 +74,17 @@ class Decoder:
     ) -> None:
         self._limits = ChildLimits(memory_bytes, cpu_seconds, deadline_seconds)
         self._turns, self._queue = threading.Semaphore(workers), threading.Semaphore(workers + max_waiting)
-        self._children = ChildPool(serve, max_answer_bytes, name="voxelnode-decoder", max_answers=MAX_JOBS_PER_CHILD)
+        self._children = ChildPool(
+            serve, max_answer_bytes, name="voxelnode-decoder", max_answer_bytes=1 + max_answer_bytes
+        )
 
     def run(
-        self, function: Callable[Arguments, Answer], *arguments: Arguments.args, **keywords: Arguments.kwargs
-    ) -> Answer:
+        self, function: Callable[Arguments, bytes], *arguments: Arguments.args, **keywords: Arguments.kwargs
+    ) -> bytes:
         """Run one job in a child and return its result.
+
+        The job reads the files that are among its arguments, and writes the existing file that its keyword `into`
+        names.
 
         Raises
         ------
@@ -91,11 +95,18 @@ class Decoder:
         OSError
             The file cannot be read.
         """
+        job = partial(function, *arguments, **keywords)
+        into = keywords.get("into")
+        reads = tuple(argument for argument in arguments if isinstance(argument, Path))
         with self._turn():
-            ok, answer = self._call(partial(function, *arguments, **keywords))
-        if ok:
-            return answer  # type: ignore[no-any-return]  # a pipe cannot know what it carries
-        raise answer if isinstance(answer, OSError) else NotDecoded(answer)
+            answer = self._call(Apart(job, self._limits, reads, (into,) if isinstance(into, Path) else ()))
+        kind, content = answer[:1], answer[1:]
+        if kind == RESULT:
+            return content
+        if kind == ERROR and content.isdigit():
+            number = int(content[:4])
+            raise OSError(number, os.strerror(number))
+        raise NotDecoded(content.decode("utf-8", "replace")[:MAX_REASON_CHARACTERS])
 
     def close(self) -> None:
         """Kill the children at once; jobs under way and later ones fail."""
@@ -115,9 +126,9 @@ class Decoder:
         finally:
             self._queue.release()
 
-    def _call(self, job: Callable[[], object]) -> tuple[bool, Any]:
+    def _call(self, apart: Apart) -> bytes:
         try:
-            return self._children.call((job, self._limits), self._limits.deadline_seconds)  # type: ignore[no-any-return]
+            return self._children.call(apart, self._limits.deadline_seconds)
         except ChildCancelled:
             raise NotDecoded(STOPPING) from None
         except ChildLate:
@@ -128,15 +139,30 @@ class Decoder:
             raise NotDecoded(NO_MEMORY if died.out_of_memory else "the decoder crashed") from died
 
 
-def serve(pipe: Connection, max_answer_bytes: int) -> None:
-    """Run jobs until the pipe closes; answer each with (True, result) or (False, reason or OSError)."""
+def serve(channel: Channel, max_answer_bytes: int) -> None:
+    """Run jobs until the channel closes, those of each file in a process of its own."""
     use_one_thread()
     from node.conversion.decoding import LIBRARIES, result_of
 
     for name in LIBRARIES:
         import_module(name)
-    for job, _limits in limited_requests(pipe):
-        try:
-            pipe.send(result_of(job, max_answer_bytes))
-        except MemoryError:
-            pipe.send((False, NO_MEMORY))
+    gc.collect()
+    gc.freeze()  # otherwise a collection in a process copies the pages of all modules
+    serve_apart(channel, partial(_answer, result_of, max_answer_bytes), MAX_JOBS_PER_PROCESS)
+
+
+def _answer(
+    result_of: Callable[[Callable[[], bytes], int], bytes | str | OSError],
+    max_answer_bytes: int,
+    job: Callable[[], bytes],
+    _limits: ChildLimits,
+) -> bytes:
+    try:
+        result = result_of(job, max_answer_bytes)
+    except MemoryError:
+        result = NO_MEMORY
+    if isinstance(result, bytes):
+        return RESULT + result
+    if isinstance(result, OSError):
+        return ERROR + b"%d" % (result.errno or 0)
+    return REASON + result[:MAX_REASON_CHARACTERS].encode("utf-8", "replace")

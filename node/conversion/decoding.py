@@ -7,7 +7,6 @@ returns empty bytes. The node imports this module to name a job, so the function
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -98,6 +97,12 @@ def frame_file(path: Path, frame_number: int, into: Path) -> bytes:
     return b""
 
 
+def pixel_location(path: Path) -> bytes:
+    """Return `PixelElement.to_json` of a file; empty bytes if it has no pixel data."""
+    element = _opened(path)[1]
+    return b"" if element is None else element.to_json()
+
+
 def stored_frame_file(path: Path, frame_number: int, into: Path) -> bytes:
     """Write one compressed frame, numbered from 1, as stored."""
     element = _opened(path)[1]
@@ -157,10 +162,8 @@ def _shown(path: Path, order: PictureOrder) -> Picture:
     return Picture(pixels, shown.pixel_size)
 
 
-def result_of(job: Callable[[], object], max_bytes: int) -> tuple[bool, object]:
-    """Run a job; return (True, result), (False, reason), or (False, OSError) if the file cannot be read.
-
-    Refusals are returned as text because exceptions may not be picklable.
+def result_of(job: Callable[[], bytes], max_bytes: int) -> bytes | str | OSError:
+    """Run a job; return its result, the reason why there is none, or an `OSError` if the file cannot be read.
 
     Raises
     ------
@@ -168,18 +171,18 @@ def result_of(job: Callable[[], object], max_bytes: int) -> tuple[bool, object]:
     """
     try:
         result = job()
-        if isinstance(result, bytes) and len(result) > max_bytes:
-            return False, f"the result has {len(result)} bytes; at most {max_bytes} can be returned"
-        return True, result
+        if len(result) > max_bytes:
+            return f"the result has {len(result)} bytes; at most {max_bytes} can be returned"
+        return result
     except ConversionRefused as error:
-        return False, error.detail
+        return error.detail
     except (FrameNotFound, NotReport, NotTranscodable, NoSuchValue) as error:
-        return False, str(error)
+        return str(error)
     except OSError as error:
         if is_out_of_memory(error):
             raise MemoryError from error
-        return False, OSError(error.errno, os.strerror(error.errno or 0))  # without the path
+        return error
     except Exception as error:  # the boundary of the process
         if is_out_of_memory(error):
             raise MemoryError from error
-        return False, f"{type(error).__name__} while decoding"
+        return f"{type(error).__name__} while decoding"

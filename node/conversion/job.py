@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from node.child_process import ChildLimits
+from node.child_process.serving import ChildLimits
 from node.completeness import Completeness, Expectation
 from node.index.records import ClaimedInstance, ConvertedFile
 from node.volume.reasons import Exclusion, Refusal

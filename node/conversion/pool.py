@@ -10,27 +10,25 @@ import os
 import resource
 import threading
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
-from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
-from node.child_process import (
-    ChildDied,
-    ChildLate,
-    ChildLimits,
-    ChildPool,
-    limited_requests,
-    type_and_location,
-    use_one_thread,
-)
+from node.child_process.child import ChildDied, ChildPool
+from node.child_process.messages import ChildLate
+from node.child_process.serving import Apart, Channel, ChildLimits, serve_apart, use_one_thread
 from node.durable import NO_ROOM
-from node.errors import VoxelnodeError, is_out_of_memory
+from node.errors import VoxelnodeError, is_out_of_memory, type_and_location
 
 if TYPE_CHECKING:
     from node.conversion.job import ConversionJob, Converted
 
-MAX_SERIES_PER_CHILD = 200
-"""A child is replaced after this many series, because codecs leak memory."""
+MAX_ANSWER_BYTES = 64 << 20
+MAX_CAUSE_CHARACTERS = 500
+
+CONVERTED, SHORTAGE, FAILURE = b"c", b"s", b"f"
+"""First byte of an answer; behind it a `Converted`, or the cause of a failure, which a shortage does not blame on the
+series."""
 
 
 class ConverterDied(VoxelnodeError):
@@ -39,10 +37,6 @@ class ConverterDied(VoxelnodeError):
 
 class ShortOfResources(VoxelnodeError):
     """The machine lacked something for a conversion, such as space on the disk; the message says what."""
-
-
-class _Shortage(str):
-    """The cause of a failure that is not the fault of the series."""
 
 
 class Converters:
@@ -55,7 +49,7 @@ class Converters:
     """
 
     def __init__(self, niceness: int = 0) -> None:
-        self._children = ChildPool(serve, niceness, name="voxelnode-converter", max_answers=MAX_SERIES_PER_CHILD)
+        self._children = ChildPool(serve, niceness, name="voxelnode-converter", max_answer_bytes=MAX_ANSWER_BYTES)
 
     def start(self) -> None:
         """Start a child in advance, so that it loads its modules before the first job."""
@@ -72,44 +66,59 @@ class Converters:
         ChildCancelled
             `cancelled` was set first, or the converters are closed; the conversion may begin again.
         """
+        apart = Apart(job, limits, tuple(path for _, path in job.instances), (job.folder,))
         try:
-            answer = self._children.call((job, limits), limits.deadline_seconds, cancelled)
+            answer = self._children.call(apart, limits.deadline_seconds, cancelled)
         except ChildLate:
             late = f"no result within {limits.deadline_seconds:g} s ([convert] deadline_seconds)"
             raise ConverterDied(late) from None
         except ChildDied as died:
             raise ConverterDied(_cause(died, limits)) from died
-        if isinstance(answer, _Shortage):
-            raise ShortOfResources(answer)
-        if isinstance(answer, str):
-            raise ConverterDied(answer)
-        return answer  # type: ignore[no-any-return]  # a pipe cannot know what it carries
+        kind, content = answer[:1], answer[1:]
+        if kind == CONVERTED:
+            return _checked(content, job)
+        cause = content[:MAX_CAUSE_CHARACTERS].decode("utf-8", "replace")
+        raise ShortOfResources(cause) if kind == SHORTAGE else ConverterDied(cause)
 
     def close(self) -> None:
         """Kill all children at once."""
         self._children.close()
 
 
-def serve(pipe: Connection, niceness: int) -> None:
-    """Run jobs until the pipe closes; answer each with `Converted` or the cause of its failure."""
+def _checked(content: bytes, job: ConversionJob) -> Converted:
+    from node.conversion.answers import NoAnswer, read_answer
+
+    try:
+        return read_answer(content, job)
+    except NoAnswer as error:
+        raise ConverterDied(f"the converter gave an answer that is none: {error}") from error
+
+
+def serve(channel: Channel, niceness: int) -> None:
+    """Convert until the channel closes, each series in a process of its own."""
     os.nice(niceness)
     use_one_thread()
-    convert = _loaded()
-    for job, limits in limited_requests(pipe):
-        try:
-            answer: Converted | str = convert(job)
-        except Exception as error:  # the boundary of the process: the node records the cause
-            answer = _failure(error, limits)
-        pipe.send(answer)
+    serve_apart(channel, partial(_answer, *_loaded()))
 
 
-def _failure(error: Exception, limits: ChildLimits) -> str:
+def _answer(
+    convert: Callable[[ConversionJob], Converted],
+    encoded: Callable[[Converted], bytes],
+    job: ConversionJob,
+    limits: ChildLimits,
+) -> bytes:
+    try:
+        return CONVERTED + encoded(convert(job))
+    except Exception as error:  # the boundary of the process: the node records the cause
+        return _failure(error, limits)
+
+
+def _failure(error: Exception, limits: ChildLimits) -> bytes:
     if is_out_of_memory(error):
-        return _memory_exceeded(limits)
+        return FAILURE + _memory_exceeded(limits).encode()
     if isinstance(error, OSError):
-        cause = f"disk: {error.strerror}"
-        return _Shortage(cause) if error.errno in NO_ROOM else cause
-    return type_and_location(error)
+        return (SHORTAGE if error.errno in NO_ROOM else FAILURE) + f"disk: {error.strerror}".encode()
+    return FAILURE + type_and_location(error).encode()
 
 
 def _memory_exceeded(limits: ChildLimits) -> str:
@@ -119,16 +128,17 @@ def _memory_exceeded(limits: ChildLimits) -> str:
     return f"conversion needs more than {limits.memory_bytes} bytes ([convert] memory_bytes)"
 
 
-def _loaded() -> Callable[[ConversionJob], Converted]:
+def _loaded() -> tuple[Callable[[ConversionJob], Converted], Callable[[Converted], bytes]]:
     """Load `convert` and its libraries, and exempt them from garbage collection: they stay loaded anyway."""
     gc.disable()
+    from node.conversion.answers import write_answer
     from node.conversion.pipeline import convert
 
     import_module("node.writers.bodymask")  # SimpleITK would use 300 MB of the first conversion's limit
 
     gc.freeze()
     gc.enable()
-    return convert
+    return convert, write_answer
 
 
 def _cause(died: ChildDied, limits: ChildLimits) -> str:

@@ -14,13 +14,13 @@ from time import monotonic
 import structlog
 
 from node.archive.filesystem import Archive
-from node.child_process import ChildCancelled, type_and_location
+from node.child_process.messages import ChildCancelled
 from node.conversion.cleanup import Housekeeping
 from node.conversion.job import limits
 from node.conversion.pool import ConverterDied, Converters, ShortOfResources
 from node.conversion.series import SeriesDamaged, is_unchanged, record_outcome, write_volumes
 from node.durable import NO_ROOM
-from node.errors import OutOfResources, VoxelnodeError, is_out_of_memory
+from node.errors import OutOfResources, VoxelnodeError, is_out_of_memory, type_and_location
 from node.index.database import Index
 from node.index.finder import QueryRefused
 from node.index.follower import IndexFollower

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 from array import array
@@ -26,6 +27,9 @@ MAX_OFFSET_TABLE_BYTES = 4 << 20
 
 _WORDS = {2: "H", 4: "I", 8: "Q"}
 """Type codes of `array`, by bytes of a word."""
+
+_INTEGERS = ("tag", "offset", "length", "encapsulated", "frames", "frame_bits", "word_bytes")
+"""Fields of `PixelElement` that are whole numbers."""
 
 _VRS = {0x7FE00008: "OF", 0x7FE00009: "OD", 0x7FE00010: "OW"}
 _HALF_SAMPLED = ("YBR_FULL_422", "YBR_PARTIAL_422")
@@ -70,6 +74,39 @@ class PixelElement:
     frame_bits: int
     word_bytes: int
     extended_offsets: tuple[bytes, bytes] | None
+
+    def to_json(self) -> bytes:
+        """Return everything but the path; see `from_json`."""
+        fields = {name: getattr(self, name) for name in _INTEGERS}
+        offsets = self.extended_offsets and [table.hex() for table in self.extended_offsets]
+        return json.dumps(fields | {"vr": self.vr, "extended_offsets": offsets}).encode()
+
+    @classmethod
+    def from_json(cls, path: Path, encoded: bytes) -> PixelElement:
+        """Return the element that a child process has located in a file.
+
+        Raises
+        ------
+        ValueError
+            It is no location within the file.
+        """
+        found = json.loads(encoded)
+        if not isinstance(found, dict):
+            raise ValueError("not an object")
+        integers: dict[str, Any] = {name: found.get(name) for name in _INTEGERS}
+        if any(not isinstance(number, int) or not 0 <= number < 1 << 63 for number in integers.values()):
+            raise ValueError("not a number of bytes, bits or frames")
+        if not isinstance(found.get("vr"), str) or not 1 <= integers["word_bytes"] <= 8:
+            raise ValueError("not an encoding of pixels")
+        if integers["offset"] + integers["length"] > path.stat().st_size:
+            raise ValueError("not within the file")
+        offsets = found.get("extended_offsets")
+        if offsets is not None:
+            offsets = tuple(bytes.fromhex(table) for table in offsets)
+            if len(offsets) != 2:
+                raise ValueError("not an offset table and its lengths")
+        integers["encapsulated"] = bool(integers["encapsulated"])
+        return cls(path=path, vr=found["vr"], extended_offsets=offsets, **integers)
 
     @property
     def frame_bytes(self) -> int:

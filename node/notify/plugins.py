@@ -10,18 +10,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from importlib.metadata import entry_points
-from multiprocessing.connection import Connection
 from typing import Any
 
 import pluggy
 
-from node.child_process import Child, ChildCancelled, ChildDied, ChildLate, requests, type_and_location
-from node.errors import UsageError
+from node.child_process.child import Child, ChildDied
+from node.child_process.messages import ChildCancelled, ChildLate
+from node.child_process.serving import Channel
+from node.errors import UsageError, type_and_location
 from node.notify.channel import Interrupted, NotDelivered
 from node.notify.message import HookMessage
 
 PROJECT = "voxelnode"
 GROUP = "voxelnode.plugins"
+
+MAX_CAUSE_CHARACTERS = 1000
 
 _specification = pluggy.HookspecMarker(PROJECT)
 
@@ -72,7 +75,7 @@ class Plugin:
             known = f"; installed: {', '.join(sorted(installed))}" if installed else "; none are installed"
             raise UsageError(f"no entry point {name!r} in the group {GROUP!r}{known}")
         self._timeout_seconds = timeout_seconds
-        self._child = Child(serve, name, name=f"voxelnode-{name}")
+        self._child = Child(serve, name, name=f"voxelnode-{name}", max_answer_bytes=1 << 16)
 
     def deliver(self, message: HookMessage, cancelled: threading.Event) -> None:
         """Call the plugin and wait for it. See `Channel.deliver`."""
@@ -84,25 +87,25 @@ class Plugin:
             raise NotDelivered(f"the plugin did not return within {self._timeout_seconds:g} s") from None
         except ChildDied as died:
             raise NotDelivered(f"the process of the plugin exited with status {died.exitcode}") from died
-        if answer is not None:
-            raise NotDelivered(answer)
+        if answer:
+            raise NotDelivered(answer.decode("utf-8", "replace"))
 
     def close(self) -> None:
         """Kill the child process, even during a call."""
         self._child.close()
 
 
-def serve(pipe: Connection, name: str) -> None:
-    """Call the plugin for each message until the pipe closes; answer with None or the cause of a failure."""
+def serve(channel: Channel, name: str) -> None:
+    """Call the plugin for each message until the channel closes; answer with nothing or the cause of a failure."""
     manager: pluggy.PluginManager | None = None
-    for event in requests(pipe):
+    for event in channel.requests():
         try:
             if manager is None:
                 manager = _loaded(name)
             answer = _called(manager, name, event)
         except Exception as error:  # the boundary of the process
             answer = type_and_location(error)
-        pipe.send(answer)
+        channel.answer((answer or "")[:MAX_CAUSE_CHARACTERS].encode("utf-8", "replace"))
 
 
 def _loaded(name: str) -> pluggy.PluginManager:

@@ -19,7 +19,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from node.child_process import ChildCancelled, ChildLimits
+from node.child_process.messages import ChildCancelled
+from node.child_process.serving import ChildLimits
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.conversion.pool import ConverterDied, Converters
@@ -276,7 +277,7 @@ def test_a_child_over_its_deadline_is_ended_and_the_next_one_works(job: Conversi
 
 def test_a_child_over_its_memory_says_so_and_works_on(job: ConversionJob, tmp_path: Path) -> None:
     large = []
-    for ds in make.ct_series(20, pixels=np.zeros((20, 512, 512), np.int16)):
+    for ds in make.ct_series(60, pixels=np.zeros((60, 512, 512), np.int16)):
         large.append((str(ds.SOPInstanceUID), tmp_path / f"large{len(large)}.dcm"))
         ds.save_as(large[-1][1], enforce_file_format=True)
     converters = Converters()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pickle
+import re
 import resource
 import select
 import subprocess
@@ -11,55 +14,128 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from node.child_process import Child, ChildCancelled, ChildDied, ChildLate, ChildPool, limit_memory, requests
+from node.child_process.child import Child, ChildDied, ChildPool
+from node.child_process.messages import ANSWER, IDENTITY_BYTES, ChildCancelled, ChildLate
+from node.child_process.serving import Channel, limit_memory
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 60.0
+MAX_BYTES = 3 << 20
 
 
-def serve(pipe: Connection, memory_bytes: int | None = None) -> None:
+def serve(channel: Channel, memory_bytes: int | None = None) -> None:
     """Serve requests in the child: answer with its number, print, exit, or wait."""
     if memory_bytes is not None:
         limit_memory(memory_bytes)
-    for request in requests(pipe):
+    for request in channel.requests():
         match request:
             case "pid":
-                pipe.send(os.getpid())
+                _answer(channel, os.getpid())
             case "print", text:
                 os.write(1, text)
                 os.write(2, text)
-                pipe.send(None)
+                _answer(channel, None)
             case "limits":
-                pipe.send([resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_AS, resource.RLIMIT_CORE)])
+                _answer(channel, [resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_AS, resource.RLIMIT_CORE)])
             case "read", path:
-                pipe.send((os.getpid(), Path(path).read_text()))
+                _answer(channel, (os.getpid(), Path(path).read_text()))
             case "die", text:
                 os.write(2, text)
                 os._exit(1)
-            case "wait":
-                threading.Event().wait()
-            case number:
-                os._exit(number)
+            case int():
+                os._exit(request)
+            case _:
+                _misbehave(channel, request)
 
 
-def call(child: Child | ChildPool, request: object, seconds: float = SECONDS) -> object:
-    return child.call(request, seconds)
+def _misbehave(channel: Channel, request: object) -> None:
+    match request:
+        case "bytes", int(length):
+            channel.answer(bytes(length))
+        case "write", bytes(content):
+            os.write(channel.answers_to, content)
+        case "deaf":
+            os.close(channel.requests_from)
+            _answer(channel, None)
+            threading.Event().wait()
+        case "wait" | ("wait", _):
+            threading.Event().wait()
 
 
-def test_a_child_is_replaced_after_its_share_of_answers() -> None:
-    with closing(Child(serve, name="child", max_answers=2)) as child:
-        first, second, third = (call(child, "pid") for _ in range(3))
-    assert first == second != third
+def _answer(channel: Channel, answer: object) -> None:
+    channel.answer(json.dumps(answer).encode())
+
+
+def call(child: Child | ChildPool, request: object, seconds: float = SECONDS) -> Any:
+    return json.loads(child.call(request, seconds))
+
+
+def a_child(*arguments: object) -> Child:
+    return Child(serve, *arguments, name="child", max_answer_bytes=MAX_BYTES)
+
+
+def test_an_answer_is_as_long_as_it_may_be_and_no_longer() -> None:
+    with closing(a_child()) as child:
+        assert child.call(("bytes", MAX_BYTES), SECONDS) == bytes(MAX_BYTES)
+        with pytest.raises(ChildDied):
+            child.call(("bytes", MAX_BYTES + 1), SECONDS)
+        assert call(child, "pid")
+
+
+@pytest.mark.parametrize(
+    "written", [b"x" * 100, pickle.dumps(print), bytes(IDENTITY_BYTES) + ANSWER + b"\xff" * 8], ids=repr
+)
+def test_what_is_no_answer_ends_the_child(written: bytes) -> None:
+    with closing(a_child()) as child:
+        with pytest.raises(ChildDied):
+            child.call(("write", written), SECONDS)
+        assert call(child, "pid")
+
+
+def test_an_answer_that_stops_in_its_middle_is_not_waited_for() -> None:
+    with closing(a_child()) as child:
+        call(child, "pid")
+        with pytest.raises(ChildLate):
+            child.call(("write", b"half"), 0.5)
+
+
+def test_an_answer_to_another_request_is_dropped() -> None:
+    with closing(a_child()) as child:
+        ahead = bytes(IDENTITY_BYTES) + ANSWER + (4).to_bytes(8, "big") + b"evil"
+        with pytest.raises(ChildLate):
+            child.call(("write", ahead), 0.5)
+
+
+def test_a_request_that_is_not_read_is_not_waited_for() -> None:
+    with closing(a_child()) as child:
+        call(child, "pid")
+        with pytest.raises(ChildLate):
+            child.call(("wait", bytes(1 << 20)), 0.5)
+        call(child, "deaf")
+        with pytest.raises(ChildDied):
+            child.call(("wait", bytes(1 << 20)), SECONDS)
+
+
+def test_no_module_of_the_node_unpickles_or_lets_multiprocessing_do_it() -> None:
+    """Only the child's half may; whatever a child sends is bytes."""
+    unpickling = re.compile(
+        r"pickle\.loads?\(|Unpickler|\.recv\(\)|ProcessPoolExecutor|multiprocessing\.(Queue|Pool|Manager)"
+    )
+    found = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "node").rglob("*.py")
+        if unpickling.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == {"node/child_process/serving.py"}
 
 
 def test_a_child_that_ends_is_told_with_its_status_and_replaced() -> None:
-    with closing(Child(serve, name="child")) as child:
+    with closing(a_child()) as child:
         with pytest.raises(ChildDied) as died:
             call(child, 7)
         assert died.value.exitcode == 7
@@ -80,7 +156,7 @@ def _cancelled(child: Child) -> None:
 
 @pytest.mark.parametrize("end", [_late, _cancelled, Child.close])
 def test_a_child_is_ended_at_once_and_replaced(end: Callable[[Child], None]) -> None:
-    with closing(Child(serve, name="child")) as child:
+    with closing(a_child()) as child:
         first = os.pidfd_open(int(str(call(child, "pid"))))
         end(child)
         _wait_for_the_end(first)
@@ -89,7 +165,7 @@ def test_a_child_is_ended_at_once_and_replaced(end: Callable[[Child], None]) -> 
 
 @pytest.fixture
 def pool() -> Iterator[ChildPool]:
-    with closing(ChildPool(serve, name="child")) as pool:
+    with closing(ChildPool(serve, name="child", max_answer_bytes=MAX_BYTES)) as pool:
         yield pool
 
 
@@ -103,7 +179,7 @@ def test_a_call_has_a_child_to_itself_and_the_one_used_last_serves_next(pool: Ch
         second = call(pool, "pid")
         assert first != second == call(pool, "pid")
         reader("text")
-        assert answer.result(SECONDS) == (first, "text")
+        assert answer.result(SECONDS) == [first, "text"]
     assert call(pool, "pid") == first
 
 
@@ -170,7 +246,7 @@ def _reading(pool: ChildPool, fifo: Path) -> Iterator[tuple[Callable[[str], obje
 
 
 def test_limits_hold_in_the_child() -> None:
-    with closing(Child(serve, 1 << 33, name="child")) as child:
+    with closing(a_child(1 << 33)) as child:
         assert call(child, "limits") == [1 << 33, 0]
 
 
@@ -179,7 +255,7 @@ def test_limits_are_no_wider_than_those_that_the_process_was_given() -> None:
 import resource
 resource.setrlimit(resource.RLIMIT_AS, (1 << 33, 1 << 33))
 resource.setrlimit(resource.RLIMIT_CPU, (1000, 1000))
-from node.child_process import limit_memory, limit_processor_time
+from node.child_process.serving import limit_memory, limit_processor_time
 limit_memory(1 << 40)
 limit_processor_time(1 << 30)
 print(*resource.getrlimit(resource.RLIMIT_AS), *resource.getrlimit(resource.RLIMIT_CPU))
@@ -190,7 +266,7 @@ print(*resource.getrlimit(resource.RLIMIT_AS), *resource.getrlimit(resource.RLIM
 
 def test_a_child_that_cannot_be_started_is_told_and_may_be_started_later() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with closing(Child(serve, name="child")) as child:
+    with closing(a_child()) as child:
         resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 2, hard))
         try:
             with pytest.raises(OSError, match="Too many open files"):
@@ -219,7 +295,7 @@ def _in_another_process(step: str, kind: str = "Child") -> subprocess.Popen[byte
     program = f"""
 import sys
 from tests.unit.test_child_process import *
-with closing({kind}(serve, name="child")) as child:
+with closing({kind}(serve, name="child", max_answer_bytes=MAX_BYTES)) as child:
     {step}
 """
     pipe = subprocess.PIPE

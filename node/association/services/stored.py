@@ -58,7 +58,8 @@ class Transcoder:
         into = self._folder / f"{uuid.uuid4().hex}.part"
         try:
             try:
-                self._decoder.run(transcode, path, target, into)
+                into.touch(0o600)
+                self._decoder.run(transcode, path, target, into=into)
                 length = into.stat().st_size
             except (NotDecoded, DecoderBusy, OSError) as error:
                 raise NotSendable(f"it cannot be transcoded to {target}: {error}") from error

@@ -21,7 +21,7 @@ def decoded_file(node: Services, function: Callable[..., bytes], *arguments: Any
     Parameters
     ----------
     function : callable
-        A function of `node.conversion.decoding`; takes `arguments` and the path of the file to write.
+        A function of `node.conversion.decoding`; takes `arguments`, and the file to write as `into`.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def decoded_file(node: Services, function: Callable[..., bytes], *arguments: Any
         dir=node.archive.root / "incoming", prefix="decoded-", suffix=".part"
     )
     try:
-        node.decoder.run(function, *arguments, Path(file.name))
+        node.decoder.run(function, *arguments, into=Path(file.name))
     except OSError as error:
         file.close()
         raise Unavailable(f"an instance cannot be decoded: {error.strerror}") from error

@@ -12,7 +12,7 @@ from typing import IO, NamedTuple
 from fastapi import HTTPException, Response
 
 from node.conversion.decoder import Decoder, DecoderBusy, NotDecoded
-from node.conversion.decoding import frame, frame_file, stored_frame_file
+from node.conversion.decoding import frame, frame_file, pixel_location, stored_frame_file
 from node.dicom.bounded import TooLong
 from node.dicom.header import DEFLATED_LITTLE_ENDIAN
 from node.dicom.pixel_element import FrameNotFound, PixelElement, pixel_element
@@ -91,7 +91,8 @@ def _element(path: Path, decoder: Decoder) -> PixelElement | None:
     try:
         return pixel_element(path, MAX_HEADER_BYTES)
     except TooLong:
-        return decoder.run(pixel_element, path)
+        located = decoder.run(pixel_location, path)
+        return PixelElement.from_json(path, located) if located else None
 
 
 def accept_of(target: Target) -> str:

@@ -105,7 +105,10 @@ def test_a_picture_is_as_it_was_ordered(decoder: Decoder) -> None:
 
 
 def test_a_transcoded_data_set_goes_into_a_file(decoder: Decoder, tmp_path: Path) -> None:
-    assert decoder.run(transcode, PYDICOM_FILES / "MR_small_RLE.dcm", "1.2.840.10008.1.2.1", tmp_path / "out") == b""
+    (tmp_path / "out").touch()
+    assert (
+        decoder.run(transcode, PYDICOM_FILES / "MR_small_RLE.dcm", "1.2.840.10008.1.2.1", into=tmp_path / "out") == b""
+    )
     assert (tmp_path / "out").stat().st_size > 64 * 64 * 2
 
 

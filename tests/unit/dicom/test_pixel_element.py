@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from pydicom import dcmread, dcmwrite
 from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
 from pydicom.uid import ExplicitVRBigEndian, RLELossless
 
-from node.dicom.pixel_element import FrameNotFound, header_and_pixels, pixel_element, single_frame
+from node.dicom.pixel_element import FrameNotFound, PixelElement, header_and_pixels, pixel_element, single_frame
 from tests import make
 from tests.make import PYDICOM_FILES
 
@@ -89,3 +91,36 @@ def test_pixel_data_that_are_cut_short_hold_the_frames_that_are_whole(tmp_path: 
 @pytest.mark.parametrize("name", ["rtplan.dcm", "image_dfl.dcm"])
 def test_no_pixel_data_and_deflated_ones_are_none(name: str) -> None:
     assert pixel_element(PYDICOM_FILES / name) is None
+
+
+@pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small_RLE.dcm", "MR_small_bigendian.dcm"])
+def test_a_location_comes_back_from_a_child_as_it_was(name: str) -> None:
+    path = PYDICOM_FILES / name
+    element = pixel_element(path)
+    assert element is not None
+    tables = replace(element, extended_offsets=(b"\0" * 8, b"\1" * 8))
+    assert [PixelElement.from_json(path, each.to_json()) for each in (element, tables)] == [element, tables]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"offset": -1},
+        {"length": 1 << 62},
+        {"offset": 1 << 70},
+        {"frames": None},
+        {"frames": "1"},
+        {"word_bytes": 0},
+        {"word_bytes": 1 << 40},
+        {"vr": None},
+        {"extended_offsets": ["00"]},
+        {"extended_offsets": ["zz", "00"]},
+    ],
+    ids=str,
+)
+def test_a_location_outside_of_the_file_is_not_believed(wrong: dict[str, object]) -> None:
+    path = PYDICOM_FILES / "CT_small.dcm"
+    element = pixel_element(path)
+    assert element is not None
+    with pytest.raises(ValueError):  # noqa: PT011 - of json, of bytes.fromhex, or ours
+        PixelElement.from_json(path, json.dumps(json.loads(element.to_json()) | wrong).encode())

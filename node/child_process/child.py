@@ -1,0 +1,267 @@
+"""The node's side of child processes: start, ask, replace and end them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from multiprocessing.connection import Connection
+from time import monotonic
+from typing import Any, Literal
+
+from node.child_process.messages import (
+    DEATH,
+    IDENTITY_BYTES,
+    ChildCancelled,
+    Garbled,
+    Wait,
+    receive_answer,
+    send_request,
+)
+from node.child_process.serving import SIGNALS_LEFT_TO_THE_NODE, serve_in_child
+from node.errors import VoxelnodeError, says_out_of_memory
+
+_END_SECONDS = 10.0
+"""How long a process that closed its pipes has to end."""
+
+
+class ChildDied(VoxelnodeError):
+    """The child process ended without an answer.
+
+    Parameters
+    ----------
+    exitcode : int or None
+        Negative: the number of the signal that killed it.
+    out_of_memory : bool
+        A library ended the process with an out-of-memory message.
+    """
+
+    def __init__(self, exitcode: int | None, out_of_memory: bool = False) -> None:
+        super().__init__(f"the child process exited with status {exitcode}")
+        self.exitcode, self.out_of_memory = exitcode, out_of_memory
+
+    @property
+    def signal_name(self) -> str | None:
+        """Name of the signal that killed the child, such as ``SIGSEGV``; None if it exited."""
+        return None if self.exitcode is None or self.exitcode >= 0 else signal.Signals(-self.exitcode).name
+
+
+class Child:
+    """One child process at a time. Not thread-safe.
+
+    Starting a process takes most of a second, so it starts with the first request and serves many. It is replaced when
+    it dies, is late, or sends something that is no answer.
+
+    Parameters
+    ----------
+    serve : callable
+        Called in the child with a `node.child_process.serving.Channel` and `arguments`; answers requests until the
+        channel closes. Its module is loaded before the child is configured.
+    name : str
+        Name of the process.
+    max_answer_bytes : int
+        Longest answer.
+    reads_stderr : bool
+        Whether to search the output of the process for the cause of death. Its standard error is then non-blocking and
+        fails when full: C libraries tolerate that, third-party Python code does not.
+    """
+
+    def __init__(
+        self,
+        serve: Callable[..., None],
+        *arguments: object,
+        name: str,
+        max_answer_bytes: int,
+        reads_stderr: bool = False,
+    ) -> None:
+        self._serve, self._arguments, self._name = serve, arguments, name
+        self._max_answer_bytes, self._reads_stderr = max_answer_bytes, reads_stderr
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._requests: Connection | None = None
+        self._answers: Connection | None = None
+        self._stderr: Connection | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a process that can answer at once."""
+        return self._process is not None and self._process.is_alive()
+
+    def start(self) -> None:
+        """Start the process in advance, so that it loads its modules before the first request.
+
+        If this process has no other thread yet, fork, which takes no time.
+        """
+        self._running("fork" if threading.active_count() == 1 else "spawn")
+
+    def call(self, request: object, seconds: float, *cancelled: threading.Event) -> bytes:
+        """Send a request and return the child's answer.
+
+        The child may be in the hands of whoever made the data that it reads, so its answer is not to be trusted either.
+
+        Raises
+        ------
+        ChildDied
+        ChildLate
+            There was no answer within `seconds`.
+        ChildCancelled
+            One of the events was set first.
+        """
+        process, requests, answers = self._running()
+        wait = Wait(monotonic() + seconds, process.sentinel, cancelled)
+        identity = os.urandom(IDENTITY_BYTES)
+        try:
+            send_request(requests.fileno(), identity, pickle.dumps(request), wait)
+            kind, content = receive_answer(answers.fileno(), identity, self._max_answer_bytes, wait)
+        except (EOFError, OSError) as error:
+            process.join(_END_SECONDS)
+            process.kill()  # it may have closed its pipes and gone on
+            process.join()
+            died = ChildDied(process.exitcode, says_out_of_memory(self._printed()))
+            self.close()
+            raise died from error
+        except Garbled as error:
+            self.close()
+            raise ChildDied(None) from error
+        except BaseException:  # a late answer would only cost memory
+            self.close()
+            raise
+        printed = self._printed()
+        if kind == DEATH:
+            raise ChildDied(_exit_status(content), says_out_of_memory(printed))
+        return content
+
+    def close(self) -> None:
+        """Kill the process and wait until it has ended."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            self._process.close()
+        for end in (self._requests, self._answers, self._stderr):
+            if end is not None:
+                end.close()
+        self._process = self._requests = self._answers = self._stderr = None
+
+    def _printed(self) -> str:
+        """Return the output on standard error since the last call, at most 64 KiB.
+
+        It may contain patient data: it is only searched for messages of libraries, and never passed on.
+        """
+        if self._stderr is None:
+            return ""
+        try:
+            return os.read(self._stderr.fileno(), 1 << 16).decode("ascii", "replace")
+        except BlockingIOError:
+            return ""
+
+    def _running(
+        self, method: Literal["fork", "spawn"] = "spawn"
+    ) -> tuple[multiprocessing.process.BaseProcess, Connection, Connection]:
+        if self._process is None or self._requests is None or self._answers is None or not self._process.is_alive():
+            self.close()
+            context: Any = multiprocessing.get_context(method)  # of either kind
+            with ExitStack() as on_failure, ExitStack() as theirs:
+                child_requests, requests = context.Pipe(duplex=False)
+                answers, child_answers = context.Pipe(duplex=False)
+                stderr, child_stderr = context.Pipe(duplex=False) if self._reads_stderr else (None, None)
+                for end in filter(None, (requests, answers, stderr)):
+                    on_failure.callback(end.close)
+                    os.set_blocking(end.fileno(), False)
+                for end in filter(None, (child_requests, child_answers, child_stderr)):
+                    theirs.callback(end.close)
+                arguments = (self._serve, child_requests, child_answers, child_stderr, *self._arguments)
+                process = context.Process(target=serve_in_child, args=arguments, name=self._name)
+                with _blocked_signals():
+                    process.start()
+                on_failure.pop_all()
+            self._requests, self._answers, self._stderr, self._process = requests, answers, stderr, process
+        return self._process, self._requests, self._answers
+
+
+def _exit_status(text: bytes) -> int | None:
+    """Return what a child says of the end of its process; None if it is no exit status."""
+    try:
+        status = int(text)
+    except ValueError:
+        return None
+    return status if 0 <= status < 256 or -status in list(signal.Signals) else None
+
+
+class ChildPool:
+    """A pool that grows to the number of concurrent calls. Thread-safe.
+
+    Each call has a child to itself, so the death of a child affects only the request that it was serving. The child
+    used last serves the next call: its memory is warm, and the others stay idle.
+
+    Parameters
+    ----------
+    serve, arguments, name, max_answer_bytes
+        See `Child`.
+    """
+
+    def __init__(self, serve: Callable[..., None], *arguments: object, name: str, max_answer_bytes: int) -> None:
+        self._new_child = partial(
+            Child, serve, *arguments, name=name, max_answer_bytes=max_answer_bytes, reads_stderr=True
+        )
+        self._changed = threading.Condition()
+        self._idle: list[Child] = []
+        self._busy = 0
+        self._closed = threading.Event()
+
+    def start(self) -> None:
+        """Start one child before the first call; see `Child.start`."""
+        with self._child() as child:
+            child.start()
+
+    def call(self, request: object, seconds: float, *cancelled: threading.Event) -> bytes:
+        """Send a request to an idle child, or to a new one, and return its answer; see `Child.call`.
+
+        Raises
+        ------
+        ChildDied, ChildLate
+        ChildCancelled
+            One of the events was set first, or the pool is closed.
+        """
+        with self._child() as child:
+            return child.call(request, seconds, self._closed, *cancelled)
+
+    def close(self) -> None:
+        """Kill all children and wait until they have ended; later calls fail."""
+        self._closed.set()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._busy)
+            for child in self._idle:
+                child.close()
+            self._idle.clear()
+
+    @contextmanager
+    def _child(self) -> Iterator[Child]:
+        with self._changed:
+            if self._closed.is_set():
+                raise ChildCancelled
+            child = self._idle.pop() if self._idle else self._new_child()
+            self._busy += 1
+        try:
+            yield child
+        finally:
+            with self._changed:
+                self._busy -= 1
+                if child.is_running:
+                    self._idle.append(child)
+                else:
+                    child.close()
+                self._changed.notify_all()
+
+
+@contextmanager
+def _blocked_signals() -> Iterator[None]:
+    """Block Ctrl-C while a child starts; it would kill the child before it is configured."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS_LEFT_TO_THE_NODE)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,167 @@
+"""Messages between the node and a child: what the node sends is pickled, what a child answers is plain bytes.
+
+A child that runs foreign code may answer anything. The node therefore never unpickles an answer, reads no more than it
+allows, and waits no longer than its deadline, also if a message stops in its middle. Every request has an identity
+that nobody can guess, which its answer repeats: nothing that a child writes can become the answer to a later request.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import struct
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import monotonic
+
+from node.errors import VoxelnodeError
+
+IDENTITY_BYTES = 16
+
+ANSWER, DEATH = b"a", b"d"
+"""Kinds of answers: what was asked for, or the exit status, as text, of a process that ended without an answer."""
+
+_REQUEST, _ANSWER = struct.Struct(f">{IDENTITY_BYTES}sQ"), struct.Struct(f">{IDENTITY_BYTES}scQ")
+_DEATH_BYTES = 16
+_PIECE_BYTES = 1 << 20
+_CHECK_SECONDS = 0.2
+
+
+class ChildLate(VoxelnodeError):
+    """The child process did not answer in time and was killed."""
+
+
+class ChildCancelled(VoxelnodeError):
+    """The answer is no longer wanted; the child process was killed."""
+
+
+class Garbled(VoxelnodeError):
+    """The child process sent something that is no answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """How long the node waits for a child: until a moment of `monotonic`, the end of the child, or an event."""
+
+    deadline: float
+    sentinel: int
+    cancelled: Sequence[threading.Event]
+
+    def for_(self, descriptor: int, event: int) -> None:
+        """Return when the descriptor of a pipe has this event of `select.poll`, or when its other end was closed.
+
+        Raises
+        ------
+        EOFError
+            The child ended.
+        ChildLate, ChildCancelled
+        """
+        poll = select.poll()
+        poll.register(descriptor, event)
+        poll.register(self.sentinel, select.POLLIN)
+        while True:
+            if any(event.is_set() for event in self.cancelled):
+                raise ChildCancelled
+            left = self.deadline - monotonic()
+            ready = [number for number, _ in poll.poll(1000 * max(min(left, _CHECK_SECONDS), 0.0))]
+            if descriptor in ready and left > 0:
+                return
+            if self.sentinel in ready:
+                raise EOFError
+            if left <= 0:
+                raise ChildLate
+
+
+# The node's side; its descriptors are non-blocking
+
+
+def send_request(descriptor: int, identity: bytes, content: bytes, wait: Wait) -> None:
+    """Write one request.
+
+    Raises
+    ------
+    EOFError, OSError
+        The child ended.
+    ChildLate, ChildCancelled
+    """
+    left = memoryview(_REQUEST.pack(identity, len(content)) + content)
+    while left:
+        wait.for_(descriptor, select.POLLOUT)
+        try:
+            left = left[os.write(descriptor, left[:_PIECE_BYTES]) :]
+        except BlockingIOError:  # room for less than a page
+            continue
+
+
+def receive_answer(descriptor: int, identity: bytes, max_bytes: int, wait: Wait) -> tuple[bytes, bytes]:
+    """Read the answer to one request; return its kind and its content. Answers to earlier requests are dropped.
+
+    Raises
+    ------
+    Garbled
+        It is longer than `max_bytes`, or of no known kind.
+    EOFError, OSError
+        The child ended.
+    ChildLate, ChildCancelled
+    """
+    while True:
+        found, kind, length = _ANSWER.unpack(_received(descriptor, _ANSWER.size, wait))
+        if kind not in (ANSWER, DEATH) or length > (max_bytes if kind == ANSWER else _DEATH_BYTES):
+            raise Garbled
+        content = _received(descriptor, length, wait)
+        if found == identity:
+            return kind, content
+
+
+def _received(descriptor: int, length: int, wait: Wait) -> bytes:
+    pieces: list[bytes] = []
+    while length:
+        wait.for_(descriptor, select.POLLIN)
+        piece = os.read(descriptor, min(length, _PIECE_BYTES))
+        if not piece:
+            raise EOFError
+        pieces.append(piece)
+        length -= len(piece)
+    return b"".join(pieces)
+
+
+# The child's side; its descriptors block
+
+
+def read_request(descriptor: int) -> tuple[bytes, bytes] | None:
+    """Return identity and content of the next request; None at the end."""
+    head = _read(descriptor, _REQUEST.size)
+    if head is None:
+        return None
+    identity, length = _REQUEST.unpack(head)
+    content = _read(descriptor, length)
+    return None if content is None else (identity, content)
+
+
+def write_request(descriptor: int, identity: bytes, content: bytes) -> None:
+    """Pass a request on to another process."""
+    _write(descriptor, _REQUEST.pack(identity, len(content)) + content)
+
+
+def write_answer(descriptor: int, identity: bytes, content: bytes, kind: bytes = ANSWER) -> None:
+    """Answer a request."""
+    _write(descriptor, _ANSWER.pack(identity, kind, len(content)))
+    _write(descriptor, content)
+
+
+def _read(descriptor: int, length: int) -> bytes | None:
+    pieces: list[bytes] = []
+    while length:
+        piece = os.read(descriptor, min(length, _PIECE_BYTES))
+        if not piece:
+            return None
+        pieces.append(piece)
+        length -= len(piece)
+    return b"".join(pieces)
+
+
+def _write(descriptor: int, content: bytes) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[os.write(descriptor, left) :]

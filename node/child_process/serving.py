@@ -1,0 +1,279 @@
+"""What runs in children: a loop that answers requests, and processes that each work for one file or series.
+
+`Channel` serves requests one after the other in the process itself, for plugins. `serve_apart` has foreign bytes read
+in a process of its own, which is forked from a child that has loaded everything and never reads any: what takes such a
+process over finds nothing of other files, and its end costs the next request a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import pickle
+import resource
+import select
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NoReturn
+
+from node.child_process.messages import DEATH, read_request, write_answer, write_request
+
+SIGNALS_LEFT_TO_THE_NODE = (signal.SIGINT, signal.SIGTERM)
+"""Ignored by children: the node decides when a child ends, and kills it with SIGKILL."""
+
+_THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ChildLimits:
+    """The limits of one request to a child: address space, processor time, and wall time, which the node watches."""
+
+    memory_bytes: int  # beyond that of its loaded program
+    cpu_seconds: int
+    deadline_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """A request to `serve_apart`: work for one file or series, in a process that may touch nothing else.
+
+    Attributes
+    ----------
+    work : object
+        Passed to the function that works.
+    reads : tuple of Path
+        Files that it reads.
+    writes : tuple of Path
+        Existing files that it writes, and existing folders in which it creates, reads and removes files.
+    """
+
+    work: Any
+    limits: ChildLimits
+    reads: tuple[Path, ...] = ()
+    writes: tuple[Path, ...] = ()
+
+
+class Channel:
+    """The child's ends of its pipes.
+
+    Parameters
+    ----------
+    requests, answers : Connection
+    """
+
+    def __init__(self, requests: Connection, answers: Connection) -> None:
+        self._held = requests, answers  # they close their descriptors when they are collected
+        self.requests_from, self.answers_to = requests.fileno(), answers.fileno()
+        self._identity = b""
+
+    def requests(self) -> Iterator[Any]:
+        """Yield the requests until the pipe closes; each is to be answered before the next."""
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        while (request := read_request(self.requests_from)) is not None:
+            self._identity = request[0]
+            yield pickle.loads(request[1])
+
+    def answer(self, content: bytes) -> None:
+        """Answer the last request."""
+        write_answer(self.answers_to, self._identity, content)
+
+
+def serve_in_child(
+    serve: Callable[..., None], requests: Connection, answers: Connection, stderr: Connection | None, *arguments: object
+) -> None:
+    """Configure this process as a child, and serve until its pipes close; see `node.child_process.child.Child`."""
+    _configure(stderr)
+    serve(Channel(requests, answers), *arguments)
+
+
+def _configure(stderr: Connection | None) -> None:
+    """Configure a child to ignore signals, print nothing, and dump no core.
+
+    Codecs and plugins may print values that they read, which may be patient data.
+
+    Parameters
+    ----------
+    stderr : Connection or None
+        Receives the standard error of the child, which is dropped while the pipe is full; None: all is dropped.
+    """
+    for number in SIGNALS_LEFT_TO_THE_NODE:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS_LEFT_TO_THE_NODE)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    os.close(silence)
+    if stderr is not None:
+        os.dup2(stderr.fileno(), 2)
+        stderr.close()
+        os.set_blocking(2, False)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+# A process for each file or series
+
+
+def serve_apart(channel: Channel, work: Callable[[Any, ChildLimits], bytes], max_requests: int = 1) -> None:
+    """Answer each request, an `Apart`, by `work` in a process of its own, until the channel closes.
+
+    Everything that `work` needs must be loaded before, and this process must have no other thread.
+
+    Parameters
+    ----------
+    work : callable (object, ChildLimits) -> bytes
+        An exception ends its process, as it would end the child.
+    max_requests : int
+        Number of requests for the same files that follow each other in one process, which keeps what it has read. A
+        bound, because codecs leak memory.
+    """
+    _Keeper(channel, work, max_requests).serve()
+
+
+class _Keeper:
+    """The process that forks the others: it passes requests on, and tells of their deaths."""
+
+    def __init__(self, channel: Channel, work: Callable[[Any, ChildLimits], bytes], max_requests: int) -> None:
+        self._channel, self._work, self._max_requests = channel, work, max_requests
+        self._loaded_bytes = _mapped_bytes()  # differs between machines and versions of libraries: not counted
+        self._process: int | None = None
+        self._orders = -1  # the pipe to it
+        self._files: object = None
+        self._requests = 0
+        self._identity = b""
+
+    def serve(self) -> None:
+        """Pass requests on until the node closes the channel or ends."""
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        parent = multiprocessing.parent_process()
+        while True:
+            poll = select.poll()
+            poll.register(self._channel.requests_from, select.POLLIN)
+            if parent is not None:
+                poll.register(parent.sentinel, select.POLLIN)
+            if self._process is not None:
+                poll.register(self._orders, 0)  # POLLERR: it closed its end
+            ready = {number for number, _ in poll.poll()}
+            if parent is not None and parent.sentinel in ready:
+                os._exit(1)  # the process that works dies with this one
+            if self._orders in ready:
+                self._tell_of_death()
+            if self._channel.requests_from in ready:
+                request = read_request(self._channel.requests_from)
+                if request is None:
+                    self._end()
+                    return
+                self._pass_on(*request)
+
+    def _pass_on(self, identity: bytes, content: bytes) -> None:
+        apart: Apart = pickle.loads(content)
+        files = apart.reads, apart.writes
+        if self._process is None or files != self._files or self._requests >= self._max_requests:
+            self._end()
+            self._start(apart)
+            self._files, self._requests = files, 0
+        self._identity, self._requests = identity, self._requests + 1
+        with suppress(BrokenPipeError):  # it ended; the next round tells
+            write_request(self._orders, identity, content)
+
+    def _start(self, apart: Apart) -> None:
+        its_orders, self._orders = os.pipe()
+        keeper = os.getpid()
+        process = os.fork()
+        if process == 0:
+            try:
+                os.close(self._orders)
+                _work_apart(
+                    its_orders, self._channel.answers_to, keeper, self._loaded_bytes, self._work, self._max_requests
+                )
+            except BaseException:
+                traceback.print_exc()  # the node searches it for the word that memory ran out
+            finally:
+                os._exit(1)
+        os.close(its_orders)
+        self._process = process
+
+    def _end(self) -> int:
+        """Kill the process that works, if there is one; return how it ended."""
+        if self._process is None:
+            return 0
+        os.kill(self._process, signal.SIGKILL)
+        _, status = os.waitpid(self._process, 0)
+        os.close(self._orders)
+        self._process, self._orders = None, -1
+        return os.waitstatus_to_exitcode(status)
+
+    def _tell_of_death(self) -> None:
+        write_answer(self._channel.answers_to, self._identity, b"%d" % self._end(), DEATH)
+
+
+def _work_apart(
+    orders: int,
+    answers_to: int,
+    keeper: int,
+    loaded_bytes: int,
+    work: Callable[[Any, ChildLimits], bytes],
+    max_requests: int,
+) -> NoReturn:
+    """Serve requests for the same files, in a process that ends with its keeper."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != keeper:  # it ended before that
+        os._exit(1)
+    for _ in range(max_requests):
+        request = read_request(orders)
+        if request is None:
+            break
+        identity, content = request
+        apart: Apart = pickle.loads(content)
+        limit_memory(loaded_bytes + apart.limits.memory_bytes)
+        limit_processor_time(apart.limits.cpu_seconds)
+        write_answer(answers_to, identity, work(apart.work, apart.limits))
+    os._exit(0)
+
+
+def use_one_thread() -> None:
+    """Prevent numerical libraries that are loaded later from starting one thread per processor.
+
+    Each thread reserves address space, so a conversion within its limit on one machine could fail on another with more
+    processors.
+    """
+    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+
+
+def _mapped_bytes() -> int:
+    """Return the size in bytes of the mapped address space of this process."""
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        return int(statm.read().split()[0]) * resource.getpagesize()
+
+
+def limit_memory(size: int) -> int:
+    """Limit the address space of this process to `size` bytes; return the limit in force, which may be lower."""
+    return _limit(resource.RLIMIT_AS, size)
+
+
+def limit_processor_time(seconds: int) -> None:
+    """Limit this process to `seconds` more of processor time, after which SIGXCPU kills it."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + seconds)
+
+
+def _limit(kind: int, wanted: int) -> int:
+    """Set a resource limit within the inherited one (``ulimit``, a batch system); return the limit in force."""
+    hard = resource.getrlimit(kind)[1]
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(kind, (limit, hard))
+    return limit

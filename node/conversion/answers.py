@@ -1,0 +1,90 @@
+"""What a converting child answers, as JSON, and what the node believes of it.
+
+Whoever made the data may have taken over the child. Its answer is therefore checked against the job and the folder: it
+can describe wrong voxels, but no file elsewhere, and no instance of another series.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from node.conversion.job import ConversionJob, Converted
+from node.errors import VoxelnodeError
+
+MAX_INTEGER = (1 << 63) - 1
+"""Largest integer of SQLite."""
+
+_WORD = re.compile(r"[A-Za-z0-9_.-]{0,100}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class NoAnswer(VoxelnodeError):
+    """The answer of a converting child cannot be believed."""
+
+
+def write_answer(converted: Converted) -> bytes:
+    """Return a result as JSON."""
+    return json.dumps(asdict(converted), separators=(",", ":")).encode()
+
+
+def read_answer(content: bytes, job: ConversionJob) -> Converted:
+    """Return the result that a child gave for a job.
+
+    Raises
+    ------
+    NoAnswer
+        It is not of the right form, names what does not belong to the job, or the folder holds other files.
+    """
+    try:
+        converted = _adapter().validate_python(json.loads(content, parse_int=_integer))
+    except ValidationError as error:  # its text would quote the answer
+        where = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise NoAnswer(f"{'.'.join(map(str, where['loc']))}: {where['type']}") from None
+    except (ValueError, RecursionError):
+        raise NoAnswer("it is not JSON") from None
+    if strangers := set(_uids(converted)) - {uid for uid, _ in job.instances}:
+        raise NoAnswer(f"it names {len(strangers)} instances that are not of the series")
+    _check_files(converted, job.folder)
+    return converted
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20 or abs(number := int(digits)) > MAX_INTEGER:
+        raise ValueError
+    return number
+
+
+@cache
+def _adapter() -> TypeAdapter[Converted]:
+    return TypeAdapter(Converted)
+
+
+def _uids(converted: Converted) -> Iterator[str]:
+    yield from (uid for _, uid, _ in converted.sources)
+    yield from (exclusion.sop_instance_uid for exclusion in converted.exclusions)
+    yield from (uid for refusal in converted.refusals for uid in refusal.sop_instance_uids)
+    yield from (uid for uid, _ in converted.damaged)
+
+
+def _check_files(converted: Converted, folder: Path) -> None:
+    """Raise `NoAnswer` unless all that is in the folder are regular files, among them those of the answer, in full."""
+    lengths = {}
+    for path in folder.iterdir():
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            raise NoAnswer("its folder holds something that is not a file of its own")
+        lengths[path.name] = status.st_size
+    for file in converted.files:
+        if file.path not in lengths:
+            raise NoAnswer("it names a file that is not in its folder")
+        words = file.suffix, file.kind, file.format, file.dtype, file.geometry
+        if not all(map(_WORD.fullmatch, words)) or not _SHA256.fullmatch(file.sha256):
+            raise NoAnswer("a file has a kind, format or digest that is none")
