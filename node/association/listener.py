@@ -62,6 +62,8 @@ class Listener:
     ingest : Ingest
         Stores the received instances.
     metrics : Metrics
+    decoder : Decoder
+        Decompresses what a peer does not accept as it is stored.
     on_refusal : callable (Refused)
         Called for each refused connection, association, presentation context and instance; must not block.
     audit : Audit or None
@@ -78,6 +80,7 @@ class Listener:
         settings: Settings,
         ingest: Ingest,
         metrics: Metrics,
+        decoder: Decoder,
         on_refusal: Callable[[Refused], None] = lambda refused: None,
         audit: Audit | None = None,
     ) -> None:
@@ -86,7 +89,6 @@ class Listener:
         self.find_service = FindService(
             ingest.index, settings.dicom.ae_title, settings.dicom.maximum_query_results, metrics, audit
         )
-        self._decoder = Decoder()
         addresses = peer_addresses(settings)
         self.commitment_service = CommitmentService(
             ingest.index, ingest.archive, settings.dicom.ae_title, addresses, settings.dicom.response_seconds, metrics
@@ -95,7 +97,7 @@ class Listener:
         self.retrieve_service = RetrieveService(
             ingest.index,
             ingest.archive,
-            Transcoder(self._decoder, ingest.archive.root),
+            Transcoder(decoder, ingest.archive.root),
             settings.dicom.ae_title,
             addresses,
             threading.BoundedSemaphore(settings.dicom.maximum_retrieves),
@@ -152,7 +154,6 @@ class Listener:
         self.admission.hang_up()
         self.admission.wait_until_empty(1.0)
         self.committer.stop(1.0)
-        self._decoder.close()
 
     def _stop_accepting(self) -> None:
         listening, self._socket = self._socket, None

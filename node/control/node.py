@@ -23,6 +23,7 @@ from node.background import BackgroundService, SupervisedThread
 from node.control.control_socket import ControlServer
 from node.control.repository import Repository
 from node.conversion.confirm_counts import Confirmer
+from node.conversion.decoder import Decoder
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import sweep
 from node.errors import UsageError
@@ -73,7 +74,8 @@ class Node:
         _require_account(settings.web, repository)
         sweep(archive, index)
         self._rejections = Rejections(index, self._alert)
-        self._listener = Listener(settings, repository.ingest, metrics, self._rejections.record, audit)
+        self._decoder = Decoder()
+        self._listener = Listener(settings, repository.ingest, metrics, self._decoder, self._rejections.record, audit)
         asked_seconds = repository.ingest.open_associations.asked_seconds
         self._worker = Worker(archive, index, settings.convert, waits=settings.series, asked_seconds=asked_seconds)
         self._optional = tuple(_optional_services(settings, repository))
@@ -120,6 +122,7 @@ class Node:
         if self._web is not None:
             self._web.stop(drain_seconds)
         self._listener.drain(drain_seconds)
+        self._decoder.close()
         self._control.stop()
         for service in self._optional:
             service.stop()
@@ -194,6 +197,7 @@ class Node:
             repository.metrics,
             repository.audit,
             repository.actions,
+            self._decoder,
             parts=self._troubles(),
             on_refusal=self._rejections.record,
         )

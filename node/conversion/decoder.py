@@ -1,6 +1,7 @@
 """Child processes that decode for pictures, frames and transfers, so that a crash or hang of a codec spares the node.
 
-The children run functions of `node.conversion.decoding`. Importing this module loads no codecs.
+A node has one `Decoder`, which HTTP and DICOM share: its limits are those of the node. The children run functions of
+`node.conversion.decoding`. Importing this module loads no codecs.
 """
 
 from __future__ import annotations
@@ -8,11 +9,15 @@ from __future__ import annotations
 import gc
 import os
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
+from math import inf
 from pathlib import Path
+from time import monotonic
 from typing import ParamSpec
 
 from node.child_process.child import ChildDied, ChildPool
@@ -27,6 +32,14 @@ MAX_REASON_CHARACTERS = 500
 
 STOPPING = "the node is stopping"
 NO_MEMORY = "decoding needs more memory than a decoder may use"
+
+SLOW_SECONDS = 1.0
+"""A refusal that took longer is remembered."""
+
+REMEMBERED_SECONDS = 3600.0
+"""How long a refusal is remembered; a slow machine may have been the cause."""
+
+MAX_REMEMBERED = 1000
 
 Arguments = ParamSpec("Arguments")
 RESULT, REASON, ERROR = b"r", b"n", b"e"
@@ -44,7 +57,8 @@ class DecoderBusy(OutOfResources):
 class Decoder:
     """Runs functions of `node.conversion.decoding` in child processes. Thread-safe.
 
-    The first job starts the children; `close` ends them.
+    The first job starts the children; `close` ends them. A file on which a function crashed or exceeded its budget is
+    refused for an hour without another try, and so is a frame whose refusal took long.
 
     Parameters
     ----------
@@ -54,6 +68,8 @@ class Decoder:
         Address space of a child beyond that of its loaded program.
     cpu_seconds : int
         Processor time of one job.
+    frame_cpu_seconds : int
+        Processor time of a job whose result is short enough for a pipe: a frame, a picture, a header.
     deadline_seconds : float
         Wall time of one job, and the longest wait for its turn.
     max_waiting : int
@@ -65,14 +81,17 @@ class Decoder:
 
     def __init__(
         self,
-        workers: int = 2,
+        workers: int = 4,
         memory_bytes: int = 4_000_000_000,
         cpu_seconds: int = 60,
+        frame_cpu_seconds: int = 20,
         deadline_seconds: float = 120.0,
         max_waiting: int = 20,
         max_answer_bytes: int = 64_000_000,
     ) -> None:
         self._limits = ChildLimits(memory_bytes, cpu_seconds, deadline_seconds)
+        self._frame_cpu_seconds = min(cpu_seconds, frame_cpu_seconds)
+        self._refusals = _Refusals()
         self._turns, self._queue = threading.Semaphore(workers), threading.Semaphore(workers + max_waiting)
         self._children = ChildPool(
             serve, max_answer_bytes, name="voxelnode-decoder", max_answer_bytes=1 + max_answer_bytes
@@ -89,7 +108,7 @@ class Decoder:
         Raises
         ------
         NotDecoded
-            The data cannot be decoded, or the child crashed on them.
+            The data cannot be decoded, the child crashed on them, or they need more than a job may use.
         DecoderBusy
             Too many jobs are waiting, or this one took longer than `deadline_seconds`.
         OSError
@@ -98,15 +117,23 @@ class Decoder:
         job = partial(function, *arguments, **keywords)
         into = keywords.get("into")
         reads = tuple(argument for argument in arguments if isinstance(argument, Path))
+        limits = self._limits if into else replace(self._limits, cpu_seconds=self._frame_cpu_seconds)
+        subject = _Subject.of(function, arguments)
+        self._refusals.check(subject)
         with self._turn():
-            answer = self._call(Apart(job, self._limits, reads, (into,) if isinstance(into, Path) else ()))
+            self._refusals.check(subject)  # many may have asked for the same
+            began = monotonic()
+            answer = self._call(Apart(job, limits, reads, (into,) if isinstance(into, Path) else ()), subject)
         kind, content = answer[:1], answer[1:]
         if kind == RESULT:
             return content
         if kind == ERROR and content.isdigit():
             number = int(content[:4])
             raise OSError(number, os.strerror(number))
-        raise NotDecoded(content.decode("utf-8", "replace")[:MAX_REASON_CHARACTERS])
+        refusal = content.decode("utf-8", "replace")[:MAX_REASON_CHARACTERS]
+        if monotonic() > began + SLOW_SECONDS:
+            self._refusals.remember(subject, refusal)
+        raise NotDecoded(refusal)
 
     def close(self) -> None:
         """Kill the children at once; jobs under way and later ones fail."""
@@ -126,17 +153,75 @@ class Decoder:
         finally:
             self._queue.release()
 
-    def _call(self, apart: Apart) -> bytes:
+    def _call(self, apart: Apart, subject: _Subject | None) -> bytes:
         try:
-            return self._children.call(apart, self._limits.deadline_seconds)
+            return self._children.call(apart, apart.limits.deadline_seconds)
         except ChildCancelled:
             raise NotDecoded(STOPPING) from None
         except ChildLate:
             raise DecoderBusy from None
         except ChildDied as died:
+            refusal = NO_MEMORY if died.out_of_memory else "the decoder crashed"
             if died.signal_name == "SIGXCPU":
-                raise NotDecoded(f"it took more than {self._limits.cpu_seconds} s of processor time") from died
-            raise NotDecoded(NO_MEMORY if died.out_of_memory else "the decoder crashed") from died
+                refusal = f"it took more than {apart.limits.cpu_seconds} s of processor time"
+            if died.signal_name != "SIGKILL":  # by the kernel, which may have chosen any process
+                self._refusals.remember(subject and subject.whole_file, refusal)
+            raise NotDecoded(refusal) from died
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What a job is about: a function, a file by its place on the disk, and what it is asked for of that file."""
+
+    function: str
+    file: tuple[int, int, int, int]
+    asked: tuple[object, ...] = ()
+
+    @classmethod
+    def of(cls, function: Callable[..., object], arguments: tuple[object, ...]) -> _Subject | None:
+        """Return the subject of a job whose first argument is a file, else None."""
+        if not arguments or not isinstance(arguments[0], Path):
+            return None
+        try:
+            status = arguments[0].stat()
+        except OSError:  # the job tells
+            return None
+        # How a frame is to be shown does not matter: decoding comes before.
+        asked = tuple(getattr(argument, "frame_number", argument) for argument in arguments[1:])
+        return cls(function.__name__, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns), asked)
+
+    @property
+    def whole_file(self) -> _Subject:
+        """The same for all frames."""
+        return replace(self, asked=())
+
+
+class _Refusals:
+    """The refusals of the last hour that were costly. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: OrderedDict[_Subject, tuple[float, str]] = OrderedDict()
+
+    def check(self, subject: _Subject | None) -> None:
+        """Raise `NotDecoded` if a subject, or its whole file, was refused."""
+        if subject is None:
+            return
+        with self._lock:
+            for known in (subject, subject.whole_file):
+                moment, refusal = self._known.get(known, (-inf, ""))
+                if monotonic() < moment + REMEMBERED_SECONDS:
+                    raise NotDecoded(refusal)
+
+    def remember(self, subject: _Subject | None, refusal: str) -> None:
+        """Refuse this subject for the next hour."""
+        if subject is None:
+            return
+        with self._lock:
+            self._known[subject] = monotonic(), refusal
+            self._known.move_to_end(subject)
+            if len(self._known) > MAX_REMEMBERED:
+                self._known.popitem(last=False)
 
 
 def serve(channel: Channel, max_answer_bytes: int) -> None:

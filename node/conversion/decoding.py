@@ -103,12 +103,17 @@ def pixel_location(path: Path) -> bytes:
     return b"" if element is None else element.to_json()
 
 
-def stored_frame_file(path: Path, frame_number: int, into: Path) -> bytes:
-    """Write one compressed frame, numbered from 1, as stored."""
+def stored_frame(path: Path, frame_number: int) -> bytes:
+    """Return one compressed frame, numbered from 1, as stored."""
     element = _opened(path)[1]
     if element is None:
         raise FrameNotFound("the data set has no pixel data")
-    into.write_bytes(element.encapsulated_frame(frame_number))
+    return element.encapsulated_frame(frame_number)
+
+
+def stored_frame_file(path: Path, frame_number: int, into: Path) -> bytes:
+    """Write the result of `stored_frame`."""
+    into.write_bytes(stored_frame(path, frame_number))
     return b""
 
 

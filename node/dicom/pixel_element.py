@@ -32,6 +32,9 @@ _INTEGERS = ("tag", "offset", "length", "encapsulated", "frames", "frame_bits", 
 """Fields of `PixelElement` that are whole numbers."""
 
 _VRS = {0x7FE00008: "OF", 0x7FE00009: "OD", 0x7FE00010: "OW"}
+_ITEM, _END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+"""Tags (FFFE,E000) and (FFFE,E0DD) of fragments, in little endian (PS3.5 A.4)."""
+
 _HALF_SAMPLED = ("YBR_FULL_422", "YBR_PARTIAL_422")
 
 
@@ -153,6 +156,20 @@ class PixelElement:
             words.byteswap()
             data = words.tobytes() + data[whole_words:]
         return data[start - aligned : stop - aligned]
+
+    def has_more_fragments_than(self, limit: int) -> bool:
+        """Return whether encapsulated pixel data have more items than that, or items that do not follow each other.
+
+        A frame may be of any number of fragments (PS3.5 A.4), which a reader visits one by one.
+        """
+        at, end = self.offset, self.offset + self.length
+        with self.path.open("rb", buffering=0) as file:
+            for _ in range(limit + 1):
+                head = os.pread(file.fileno(), 8, at)
+                if at >= end or not head.startswith(_ITEM):
+                    return not head.startswith(_END)
+                at += 8 + int(struct.unpack_from("<L", head, 4)[0])
+        return True
 
     def encapsulated_frame(self, number: int) -> bytes:
         """Return the codestream of one frame (from 1) of encapsulated pixel data (PS3.5 A.4).

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -56,7 +54,6 @@ def application(services: Services) -> FastAPI:
         redoc_url=None,
         openapi_url=None,  # `node.web.api.description` serves it to those who may use the API
         middleware=_middleware(services),
-        lifespan=_lifespan,
         routes=[*ROUTES],
     )
     trail = AuditTrail(services.audit, services.settings.dicom.ae_title)
@@ -69,13 +66,6 @@ def application(services: Services) -> FastAPI:
     problems.install(app)
     app.mount("/static", pages.Assets())
     return app
-
-
-@asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    yield
-    services: Services = app.state.services
-    services.decoder.close()
 
 
 def _sign_ins(oidc: Oidc) -> SignIns | None:

@@ -30,8 +30,8 @@ class Services:
     metrics: Metrics
     audit: Audit
     actions: Mapping[str, Callable[..., Mapping[str, Any]]]
+    decoder: Decoder
     verified: RecentlyVerified = field(default_factory=RecentlyVerified)
-    decoder: Decoder = field(default_factory=Decoder)
     parts: Mapping[str, Callable[[], str | None]] = field(default_factory=dict)
     """What is wrong with the other parts that must work for the node to be ready, by name; None: nothing."""
     on_refusal: Callable[[Refused], None] = lambda refused: None

@@ -30,6 +30,7 @@ from node.archive.filesystem import Archive
 from node.association.client.association import Address
 from node.association.listener import Listener
 from node.audit.audit_log import Audit
+from node.conversion.decoder import Decoder
 from node.index.database import Index
 from node.metrics import Metrics
 from node.receive.ingest import Announced, Arrival, Ingest, Origin
@@ -167,7 +168,10 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         rejections.start()
         opened.callback(rejections.stop)
         try:
-            listener = Listener(settings, ingest(real) if ingest else real, metrics, rejections.record, audit)
+            decoder = Decoder()
+            opened.callback(decoder.close)
+            taken = ingest(real) if ingest else real
+            listener = Listener(settings, taken, metrics, decoder, rejections.record, audit)
             running = Running(listener, real, metrics, root)
             running.host, running.port = listener.start()
         except BaseException:

@@ -18,6 +18,7 @@ from fastapi.routing import APIRoute
 from pydicom import Dataset, FileDataset, dcmwrite
 
 from node.control.repository import Repository
+from node.conversion.decoder import Decoder
 from node.conversion.scheduler import Worker
 from node.index.accounts import Role
 from node.receive.ingest import Announced, Origin
@@ -100,6 +101,7 @@ class Site:
         for client in self.clients:
             client.close()
         self.server.stop(5)
+        self.services.decoder.close()
         self.store.close()
 
 
@@ -120,7 +122,9 @@ def open_site(root: Path, **web: Any) -> Site:
     )
     store = Repository(settings)
     store.ingest.quiet_seconds = lambda calling_ae_title: 0.0  # what is stored is due as soon as a worker runs
-    services = Services(settings, store.archive, store.index, store.ingest, store.metrics, store.audit, store.actions)
+    services = Services(
+        settings, store.archive, store.index, store.ingest, store.metrics, store.audit, store.actions, Decoder()
+    )
     server = WebServer(settings.web, application(services))
     host, port = server.start()
     return Site(store, server, f"{server.scheme}://{host}:{port}", services)

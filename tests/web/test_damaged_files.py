@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from pydicom import FileDataset
+from pydicom.uid import RLELossless
 
 from tests import make
 from tests.rows import view_rows
@@ -105,3 +106,19 @@ def test_a_file_that_cannot_be_read_now_is_not_damaged(
         failing.setattr(os, "open", open_)
         assert site.client().get(url).status_code == 503
     assert events(site, "file-damaged") == []
+
+
+def test_a_picture_beyond_its_budget_is_refused_with_the_reason(site: Site) -> None:
+    [ds] = make.ct_series(1)
+    ds.file_meta.TransferSyntaxUID = RLELossless
+    item = b"\xfe\xff\x00\xe0\x02\x00\x00\x00\x00\x00"
+    ds.PixelData = item[:4] + bytes(4) + item * 2_000_000 + b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"
+    ds["PixelData"].is_undefined_length = True
+    site.take(ds)
+    site.services.decoder._frame_cpu_seconds = 1
+    path = f"/dicom-web/studies/{ds.StudyInstanceUID}/series/{ds.SeriesInstanceUID}/instances/{ds.SOPInstanceUID}"
+    for _ in range(3):
+        answer = site.client().get(f"{path}/rendered", headers={"Accept": "image/png"})
+        assert answer.status_code == 406
+        assert "more than 1 s of processor time" in answer.json()["detail"]
+    assert site.client().get("/healthz").status_code == 200

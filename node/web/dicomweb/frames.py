@@ -12,7 +12,7 @@ from typing import IO, NamedTuple
 from fastapi import HTTPException, Response
 
 from node.conversion.decoder import Decoder, DecoderBusy, NotDecoded
-from node.conversion.decoding import frame, frame_file, pixel_location, stored_frame_file
+from node.conversion.decoding import frame, frame_file, pixel_location, stored_frame, stored_frame_file
 from node.dicom.bounded import TooLong
 from node.dicom.header import DEFLATED_LITTLE_ENDIAN
 from node.dicom.pixel_element import FrameNotFound, PixelElement, pixel_element
@@ -31,6 +31,9 @@ MAX_HEADER_BYTES = 1 << 20
 
 MAX_BYTES_IN_MEMORY = 16 << 20
 """Longest frame, and longest compressed pixel data, held in memory; longer ones go through a file."""
+
+MAX_FRAGMENTS = 1000
+"""Most fragments that are visited in this process; a million take seconds."""
 
 MAX_FRAMES = 10_000
 """Maximum frames per request; a longer list does not fit into a URL."""
@@ -93,6 +96,11 @@ def _element(path: Path, decoder: Decoder) -> PixelElement | None:
     except TooLong:
         located = decoder.run(pixel_location, path)
         return PixelElement.from_json(path, located) if located else None
+
+
+@lru_cache(maxsize=128)
+def _has_many_fragments(element: PixelElement) -> bool:
+    return element.has_more_fragments_than(MAX_FRAGMENTS)
 
 
 def accept_of(target: Target) -> str:
@@ -172,6 +180,8 @@ def read_frame(target: Target, element: PixelElement, number: int, form: FrameFo
             return _in_memory(decoder.run(frame, element.path, number))
         if element.length > MAX_BYTES_IN_MEMORY:
             return _from_file(decoded_file(target.node, stored_frame_file, element.path, number))
+        if _has_many_fragments(element):
+            return _in_memory(decoder.run(stored_frame, element.path, number))
         return _in_memory(element.encapsulated_frame(number))
     except OSError as error:
         raise Unavailable(f"a file of the archive cannot be read: {error.strerror}") from error

@@ -39,7 +39,7 @@ router = dicomweb_router()
 OFFERED = f'{MULTIPART}; type="{DICOM}", as stored (transfer-syntax=*) or uncompressed, and {ZIP}'
 
 AHEAD = 2
-"""Instances transcoded while another is sent: one for each child process of the decoder."""
+"""Instances transcoded while another is sent: half of what the decoder does at once."""
 
 Given = tuple[StoredInstance, str]
 """An instance, and the transfer syntax in which it is sent."""

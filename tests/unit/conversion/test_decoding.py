@@ -6,15 +6,18 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from pydicom import dcmread
 
-from node.conversion.decoder import Decoder, DecoderBusy, NotDecoded
-from node.conversion.decoding import PictureOrder, frame, picture, transcode
+from node.conversion.decoder import MAX_REMEMBERED, Decoder, DecoderBusy, NotDecoded, _Refusals, _Subject
+from node.conversion.decoding import PictureOrder, frame, picture, stored_frame, transcode
+from node.dicom.pixel_element import pixel_element
 from tests.make import PYDICOM_FILES
 from tests.web.conftest import until
 
@@ -126,3 +129,58 @@ def test_closing_ends_what_is_under_way_at_once() -> None:
     with pytest.raises(NotDecoded, match="stopping"):
         decoder.run(bytes, 1)
     decoder.close()
+
+
+def fragmented(path: Path, fragments: int) -> Path:
+    """Write an instance whose frame is of so many fragments."""
+    ds = dcmread(PYDICOM_FILES / "MR_small_RLE.dcm")
+    item = b"\xfe\xff\x00\xe0\x02\x00\x00\x00\x00\x00"
+    ds.PixelData = item[:4] + bytes(4) + item * fragments + b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"
+    ds.save_as(path)
+    return path
+
+
+def test_a_file_that_exceeds_its_budget_costs_it_once(tmp_path: Path) -> None:
+    hostile = fragmented(tmp_path / "hostile.dcm", 2_000_000)
+    with closing(Decoder(frame_cpu_seconds=1)) as decoder:
+        with pytest.raises(NotDecoded, match="more than 1 s of processor time"):
+            decoder.run(frame, hostile, 1)
+        began = time.monotonic()
+        for number in range(1, 100):
+            with pytest.raises(NotDecoded, match="more than 1 s of processor time"):
+                decoder.run(frame, hostile, number)
+        assert time.monotonic() - began < 1
+        assert len(decoder.run(frame, PYDICOM_FILES / "MR_small_RLE.dcm", 1)) == 64 * 64 * 2
+        hostile.write_bytes((PYDICOM_FILES / "MR_small_RLE.dcm").read_bytes())  # another file in its place
+        assert len(decoder.run(frame, hostile, 1)) == 64 * 64 * 2
+
+
+def test_a_refusal_is_forgotten_after_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile = fragmented(tmp_path / "hostile.dcm", 500_000)
+    with closing(Decoder()) as decoder:
+        decoder._refusals.remember(_Subject.of(frame, (hostile,)), "as before")
+        with pytest.raises(NotDecoded, match="as before"):
+            decoder.run(frame, hostile, 1)
+        with pytest.raises(NotDecoded, match="no Pixel Data"):
+            decoder.run(picture, PYDICOM_FILES / "rtplan.dcm", PictureOrder(1))
+        monkeypatch.setattr("node.conversion.decoder.REMEMBERED_SECONDS", 0.0)
+        with pytest.raises(NotDecoded, match="cannot decode"):
+            decoder.run(frame, hostile, 1)
+
+
+def test_refusals_have_a_bound() -> None:
+    refusals = _Refusals()
+    for number in range(3 * MAX_REMEMBERED):
+        refusals.remember(_Subject("frame", (0, number, 0, 0)), "no")
+    assert len(refusals._known) == MAX_REMEMBERED
+    refusals.check(_Subject("frame", (0, 1, 0, 0)))
+    with pytest.raises(NotDecoded):
+        refusals.check(_Subject("frame", (0, 3 * MAX_REMEMBERED - 1, 0, 0), (7,)))
+
+
+def test_a_frame_of_a_thousand_fragments_is_visited_in_a_child(tmp_path: Path) -> None:
+    few, many = (fragmented(tmp_path / f"{count}.dcm", count) for count in (999, 1001))
+    found = [pixel_element(path) for path in (few, many, PYDICOM_FILES / "MR_small_RLE.dcm")]
+    assert [element and element.has_more_fragments_than(1000) for element in found] == [False, True, False]
+    with closing(Decoder()) as decoder:
+        assert decoder.run(stored_frame, many, 1) == bytes(2 * 1001)
