@@ -7,7 +7,6 @@ process over finds nothing of other files, and its end costs the next request a 
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import pickle
@@ -23,13 +22,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
 
+from node.child_process.confinement import confine, end_with_parent, tried
 from node.child_process.messages import DEATH, read_request, write_answer, write_request
 
 SIGNALS_LEFT_TO_THE_NODE = (signal.SIGINT, signal.SIGTERM)
 """Ignored by children: the node decides when a child ends, and kills it with SIGKILL."""
 
 _THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +52,10 @@ class Apart:
         Files that it reads.
     writes : tuple of Path
         Existing files that it writes, and existing folders in which it creates, reads and removes files.
+
+    Notes
+    -----
+    `node.child_process.confinement` has what the kernel does for that.
     """
 
     work: Any
@@ -149,6 +152,7 @@ class _Keeper:
 
     def __init__(self, channel: Channel, work: Callable[[Any, ChildLimits], bytes], max_requests: int) -> None:
         self._channel, self._work, self._max_requests = channel, work, max_requests
+        self._means = tried()
         self._loaded_bytes = _mapped_bytes()  # differs between machines and versions of libraries: not counted
         self._process: int | None = None
         self._orders = -1  # the pipe to it
@@ -197,15 +201,30 @@ class _Keeper:
         if process == 0:
             try:
                 os.close(self._orders)
-                _work_apart(
-                    its_orders, self._channel.answers_to, keeper, self._loaded_bytes, self._work, self._max_requests
-                )
+                self._work_apart(its_orders, keeper)
             except BaseException:
                 traceback.print_exc()  # the node searches it for the word that memory ran out
             finally:
                 os._exit(1)
         os.close(its_orders)
         self._process = process
+
+    def _work_apart(self, orders: int, keeper: int) -> NoReturn:
+        """Serve requests for the same files, in a process that ends with its keeper."""
+        end_with_parent(keeper, signal.SIGKILL)
+        _let_go_of_descriptors({2, orders, self._channel.answers_to})
+        for number in range(self._max_requests):
+            request = read_request(orders)
+            if request is None:
+                break
+            identity, content = request
+            apart: Apart = pickle.loads(content)
+            if number == 0:
+                confine(self._means, apart.reads, apart.writes, apart.limits.memory_bytes)
+            limit_memory(self._loaded_bytes + apart.limits.memory_bytes)
+            limit_processor_time(apart.limits.cpu_seconds)
+            write_answer(self._channel.answers_to, identity, self._work(apart.work, apart.limits))
+        os._exit(0)
 
     def _end(self) -> int:
         """Kill the process that works, if there is one; return how it ended."""
@@ -221,28 +240,14 @@ class _Keeper:
         write_answer(self._channel.answers_to, self._identity, b"%d" % self._end(), DEATH)
 
 
-def _work_apart(
-    orders: int,
-    answers_to: int,
-    keeper: int,
-    loaded_bytes: int,
-    work: Callable[[Any, ChildLimits], bytes],
-    max_requests: int,
-) -> NoReturn:
-    """Serve requests for the same files, in a process that ends with its keeper."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != keeper:  # it ended before that
-        os._exit(1)
-    for _ in range(max_requests):
-        request = read_request(orders)
-        if request is None:
-            break
-        identity, content = request
-        apart: Apart = pickle.loads(content)
-        limit_memory(loaded_bytes + apart.limits.memory_bytes)
-        limit_processor_time(apart.limits.cpu_seconds)
-        write_answer(answers_to, identity, work(apart.work, apart.limits))
-    os._exit(0)
+def _let_go_of_descriptors(kept: set[int]) -> None:
+    """Put ``/dev/null`` in the place of every other descriptor: objects of the keeper that own some may still exist."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in [int(name) for name in os.listdir("/proc/self/fd")]:
+        if descriptor not in kept:
+            with suppress(OSError):  # that of the listing
+                os.fstat(descriptor)
+                os.dup2(nothing, descriptor, inheritable=False)
 
 
 def use_one_thread() -> None:

@@ -21,6 +21,7 @@ import typer
 
 from node.archive.locks import NETWORK, file_system, lock_problem
 from node.archive.permissions import make_private, open_to_others, others_may
+from node.child_process.confinement import offered
 from node.cli.options import ConfigFile, Json, Root, load
 from node.cli.output import print_json, print_table, sized
 from node.cli.status import MAX_AGE_SECONDS, readiness_of
@@ -59,14 +60,16 @@ def doctor(
 ) -> None:
     """Check that the node can run on this machine.
 
-    Checks Python, SQLite, decoders, permissions, disk, index, journal, the running node, port, open files and clock.
+    Checks Python, SQLite, decoders, their confinement, permissions, disk, index, journal, the running node, port, open
+    files and clock.
     Exit 1 if a check fails.
     """
     settings: Settings = load(config, storage__root=root).settings
     if mend and (folder := settings.storage.root.absolute()).is_dir():
         make_private(folder)
     checks: tuple[Callable[[Settings], Iterator[Check]], ...] = (
-        _python, _sqlite, _decoders, _root, _privacy, _disk, _index, _journal, _node, _port, _files, _clock,
+        _python, _sqlite, _decoders, _confinement, _root, _privacy, _disk, _index, _journal, _node, _port, _files,
+        _clock,
     )  # fmt: skip
     findings = [finding for check in checks for finding in check(settings)]
     if json:
@@ -113,6 +116,19 @@ def _decoders(_: Settings) -> Iterator[Check]:
         return
     for syntax, packages in decoders_by_transfer_syntax().items():
         yield Check("decoder", "ok", f"{syntax} {UID(syntax).name}: {', '.join(packages)}")
+
+
+def _confinement(_: Settings) -> Iterator[Check]:
+    found = offered()
+    yield Check(
+        "confinement",
+        "ok" if found.landlock and found.seccomp else "warning",
+        str(found),
+        ""
+        if found.landlock and found.seccomp
+        else "use Linux 5.13 or newer on x86-64 or 64-bit ARM with both, "
+        "and let the container pass their system calls; docs/security.md tells what they protect",
+    )
 
 
 def _root(settings: Settings) -> Iterator[Check]:

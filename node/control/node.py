@@ -20,6 +20,7 @@ from node.association.client.find import FindFailed, find_instance_count
 from node.association.listener import Listener
 from node.audit.audit_log import APPLICATION, SOURCE, Action, AuditEvent, AuditMessage, Participant, Result
 from node.background import BackgroundService, SupervisedThread
+from node.child_process.confinement import offered
 from node.control.control_socket import ControlServer
 from node.control.repository import Repository
 from node.conversion.confirm_counts import Confirmer
@@ -99,6 +100,8 @@ class Node:
             web = f"{self._web.scheme}://{f'[{web_host}]' if ':' in web_host else web_host}:{web_port}/"
         endpoints = Endpoints(Address(self._settings.dicom.ae_title, host, port), web)
         self._note_activity("started")
+        if not (offered().landlock and offered().seccomp):
+            log.warning("decoders_not_confined", detail=str(offered()))
         log.info("ready", host=host, port=port, ae_title=endpoints.dicom.ae_title)
         return endpoints
 

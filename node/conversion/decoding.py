@@ -27,8 +27,17 @@ from node.volume.window import Window
 if TYPE_CHECKING:
     from node.volume.rendering import Picture
 
-LIBRARIES = ("node.volume.read.transcoding", "node.volume.read.single_frame", "node.writers.pictures")
-"""Modules that a child loads before its first job, because what is loaded is not counted in the limits of a job."""
+_PILLOW_FORMATS = ("Bmp", "Gif", "Jpeg", "Ppm", "Png")
+"""Formats that Pillow loads when it first writes one of them."""
+
+LIBRARIES = (
+    "node.volume.read.transcoding",
+    "node.volume.read.single_frame",
+    "node.writers.pictures",
+    *(f"PIL.{name}ImagePlugin" for name in _PILLOW_FORMATS),
+)
+"""Modules that a child loads before its first job: they do not count in the limits of a job, and the processes of all
+files share them."""
 
 PictureFormat = Literal["JPEG", "PNG", "GIF"]
 

@@ -34,7 +34,7 @@ def write_metaimage(volume: Volume, folder: Path, stem: str, options: WriteOptio
     data = folder / f"{stem}.{'zraw' if options.compress else 'raw'}"
     with NewFile(data) as stream:
         _write_data(stream, real_slabs(volume, dtype), options)
-    fields = _header(volume, dtype) | {"CompressedData": str(options.compress), "ElementDataFile": data.name}
+    fields = _header(volume, dtype, folder) | {"CompressedData": str(options.compress), "ElementDataFile": data.name}
     if options.compress:
         fields["CompressedDataSize"] = str(data.stat().st_size)
     fields["ElementDataFile"] = fields.pop("ElementDataFile")  # the format requires it in the last line
@@ -54,8 +54,8 @@ def _write_data(stream: NewFile, slabs: Iterable[memoryview], options: WriteOpti
     stream.write(packer.flush())
 
 
-def _header(volume: Volume, dtype: np.dtype[Any]) -> dict[str, str]:
-    """Return the header fields that SimpleITK writes for this grid.
+def _header(volume: Volume, dtype: np.dtype[Any], folder: Path) -> dict[str, str]:
+    """Return the header fields that SimpleITK writes for this grid, by way of a file in `folder`.
 
     ITK keeps a sheared matrix unchanged (TransformMatrix lists the direction of the first axis, then the second, ...).
     """
@@ -75,8 +75,8 @@ def _header(volume: Volume, dtype: np.dtype[Any]) -> dict[str, str]:
     pixel.SetSpacing(spacing[:axes])
     pixel.SetOrigin(origin[:axes])
     pixel.SetDirection(direction[:axes, :axes].ravel())
-    with TemporaryDirectory(prefix="voxelnode-") as folder:
-        path = Path(folder) / "pixel.mhd"
+    with TemporaryDirectory(dir=folder) as temporary:
+        path = Path(temporary) / "pixel.mhd"
         sitk.WriteImage(pixel, path)
         lines = path.read_text("ascii").splitlines()
     fields = dict(line.split(" = ", 1) for line in lines)

@@ -156,7 +156,7 @@ def test_a_file_that_exceeds_its_budget_costs_it_once(tmp_path: Path) -> None:
 
 
 def test_a_refusal_is_forgotten_after_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hostile = fragmented(tmp_path / "hostile.dcm", 500_000)
+    hostile = fragmented(tmp_path / "hostile.dcm", 2000)
     with closing(Decoder()) as decoder:
         decoder._refusals.remember(_Subject.of(frame, (hostile,)), "as before")
         with pytest.raises(NotDecoded, match="as before"):
