@@ -1,4 +1,4 @@
-"""The diagnostic log: one line for each event on standard error, without patient data.
+"""The diagnostic log: one line for each event on standard error, and in a file if wanted, without patient data.
 
 Only fields in `ALLOWED_FIELDS` keep their values, so every new field is a deliberate decision. Messages and warnings of
 libraries may quote a data set: only their location in the code is logged.
@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import stat
 import sys
 import traceback
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
+from io import TextIOWrapper
+from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import structlog
 from structlog.typing import Processor
 
-from node.errors import VoxelnodeError
+from node.errors import UsageError, VoxelnodeError
 
 ALLOWED_FIELDS = frozenset(
     {
@@ -62,15 +66,8 @@ def configure(
     Call it once in each process, child processes included.
     """
     stream = stream or sys.stderr
-    ours: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        traceback_without_values,
-        allow_listed,
-    ]
     structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, *ours, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[structlog.stdlib.filter_by_level, *_ours(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
@@ -80,20 +77,68 @@ def configure(
         structlog.dev.ConsoleRenderer(colors=stream.isatty()) if as_text else structlog.processors.JSONRenderer()
     )
     handler = _Handler(stream)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[place_in_the_code, *ours],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-            use_get_message=False,
-            pass_foreign_args=True,
-        )
-    )
+    handler.setFormatter(_formatter(renderer))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(True)
     for name in QUIET_LIBRARIES:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def write_to_file(path: Path, max_bytes: int, count: int) -> None:
+    """Write the lines of this process to a file as well, as JSON; call it after `configure`.
+
+    A line is in the file as soon as it was logged, and survives the end of the process. Beyond `max_bytes`, the file is
+    renamed, and the oldest of `count` renamed ones is removed. If the disk is full, lines go to the stream alone.
+
+    Raises
+    ------
+    UsageError
+        The file cannot be written.
+    """
+    from logging.handlers import RotatingFileHandler  # here: few nodes need it
+
+    class File(RotatingFileHandler):
+        """Its files are their owner's alone; a line that cannot be written is dropped."""
+
+        def _open(self) -> TextIOWrapper:
+            descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):  # it may be older than this setting
+                os.fchmod(descriptor, 0o600)
+            return open(descriptor, "a", encoding="utf-8")
+
+        def handleError(self, record: logging.LogRecord) -> None:
+            """Pass over the line: the stream has it."""
+
+    try:
+        handler = File(path, maxBytes=max_bytes, backupCount=count, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"[log] file = {str(path)!r} cannot be written: {error.strerror}; name a file in a folder that this user "
+            "may write to, or leave it out"
+        ) from error
+    handler.setFormatter(_formatter(structlog.processors.JSONRenderer()))
+    logging.getLogger().addHandler(handler)
+
+
+def _ours() -> list[Processor]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        traceback_without_values,
+        allow_listed,
+    ]
+
+
+def _formatter(renderer: Processor) -> logging.Formatter:
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[place_in_the_code, *_ours()],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        use_get_message=False,
+        pass_foreign_args=True,
+    )
 
 
 class _Handler(logging.StreamHandler[TextIO]):

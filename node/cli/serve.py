@@ -72,6 +72,8 @@ def serve(
     gc.freeze()
     gc.enable()
     logs.configure(settings.log.level, settings.log.format)
+    if settings.log.file is not None:
+        logs.write_to_file(settings.log.file, settings.log.file_bytes, settings.log.file_count)
     for warning in configuration.warnings:
         structlog.get_logger().warning("configuration_key_ignored", detail=warning)
     sys.setswitchinterval(SWITCH_SECONDS)

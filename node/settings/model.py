@@ -535,6 +535,13 @@ class Log(SettingsSection):
 
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe level to log")
     format: Literal["auto", "console", "json"] = Field("auto", description="auto: console on a terminal, else json")
+    file: Path | None = Field(
+        None, description="file that `serve` writes the log to as well, as JSON; readable by its owner only"
+    )
+    file_bytes: int = Field(
+        10_000_000, ge=10_000, description="length at which the file is renamed to FILE.1, FILE.1 to FILE.2 and so on"
+    )
+    file_count: int = Field(5, ge=1, le=100, description="number of renamed files that are kept")
 
 
 class Settings(SettingsSection):

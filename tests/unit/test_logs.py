@@ -2,8 +2,12 @@ import ast
 import io
 import json
 import logging
+import signal
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import pytest
 import structlog
 
 from node import logs
-from node.errors import OutOfResources
+from node.errors import OutOfResources, UsageError
 
 NODE = Path(logs.__file__).parent
 
@@ -24,6 +28,9 @@ def lines() -> Iterator[Any]:
     stream = io.StringIO()
     logs.configure("info", "json", stream)
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    for handler in root.handlers:
+        with suppress(OSError):  # its disk is full
+            handler.close()
     root.handlers, root.level = before
     logging.captureWarnings(False)
     structlog.reset_defaults()
@@ -136,3 +143,56 @@ def test_every_field_that_the_node_logs_is_allowed() -> None:
         if keyword.arg not in logs.ALLOWED_FIELDS | {"exc_info", None}  # None: **fields, held back when they are logged
     }
     assert unknown == set(), "add the field to node.logs.ALLOWED_FIELDS if its value can never be a patient's"
+
+
+def test_a_file_has_the_same_lines_and_is_its_owners_alone(lines: Any, tmp_path: Path) -> None:
+    file = tmp_path / "node.log"
+    logs.write_to_file(file, 10_000, 3)
+    structlog.get_logger().info("instance_kept", bytes=5, patient="Nemo^Captain")
+    logging.getLogger("other").warning("Nemo^Captain")
+    written = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line | {"timestamp": ""} for line in written] == [line | {"timestamp": ""} for line in lines()]
+    assert "Nemo" not in file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_is_renamed_when_it_is_full_and_the_oldest_goes(lines: Any, tmp_path: Path) -> None:
+    file = tmp_path / "node.log"
+    logs.write_to_file(file, 10_000, 3)
+    for number in range(1000):
+        structlog.get_logger().info("instance_kept", count=number)
+    files = [file.with_name(name) for name in ("node.log.3", "node.log.2", "node.log.1", "node.log")]
+    assert sorted(tmp_path.iterdir()) == sorted(files)
+    found = [json.loads(line)["count"] for each in files for line in each.read_text().splitlines()]
+    assert found == list(range(1000 - len(found), 1000))
+    assert all(each.stat().st_size <= 10_000 and each.stat().st_mode & 0o777 == 0o600 for each in files)
+    assert len(lines()) == 1000
+
+
+def test_the_lines_of_a_killed_process_are_in_the_file_and_the_next_one_appends(tmp_path: Path) -> None:
+    file = tmp_path / "node.log"
+    program = f"""
+import os, signal, structlog
+from pathlib import Path
+from node import logs
+logs.configure("info", "json")
+logs.write_to_file(Path({str(file)!r}), 1_000_000, 3)
+for number in range(100):
+    structlog.get_logger().info("instance_kept", count=number)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", program], cwd=NODE.parent, capture_output=True, check=False)
+        assert done.returncode == -signal.SIGKILL
+    assert [json.loads(line)["count"] for line in file.read_text().splitlines()] == [*range(100)] * 2
+
+
+def test_a_file_that_cannot_be_written_is_told_with_its_key(lines: Any, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"\[log\] file = .*No such file or directory"):
+        logs.write_to_file(tmp_path / "nowhere" / "node.log", 10_000, 3)
+
+
+def test_a_full_disk_costs_lines_of_the_file_and_nothing_else(lines: Any) -> None:
+    logs.write_to_file(Path("/dev/full"), 10_000, 3)
+    structlog.get_logger().info("instance_kept", count=1)
+    assert lines()[0]["count"] == 1
