@@ -11,7 +11,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -106,6 +106,30 @@ def assemble(
             for part in metadata
             for model in _models(_Spooled(source, part).read(), part.media_type)
         ]
+
+
+def assemble_file(spool: Path, metadata: Sequence[SpooledPart], bulk_data: Sequence[SpooledPart], into: Path) -> bytes:
+    """Run `assemble`; return its result for `read_assembled`."""
+    return json.dumps([asdict(one) for one in assemble(spool, metadata, bulk_data, into)]).encode()
+
+
+def read_assembled(content: bytes) -> list[Assembled]:
+    """Return what a child process says that it assembled; what it wrote is checked like any instance that arrives.
+
+    Raises
+    ------
+    ValueError
+        It is no such list.
+    """
+    try:
+        found = [Assembled(**one) for one in json.loads(content)]
+    except (TypeError, RecursionError) as error:
+        raise ValueError("not a list of instances") from error
+    for one in found:
+        texts = one.sop_class_uid, one.sop_instance_uid, one.refusal
+        if not all(isinstance(text, str) for text in texts) or not isinstance(one.length, int) or one.length < 0:
+            raise ValueError("not an instance")
+    return found
 
 
 def _models(document: bytes, media_type: str) -> Iterator[Json | str]:

@@ -188,6 +188,7 @@ class _Subject:
             return None
         # How a frame is to be shown does not matter: decoding comes before.
         asked = tuple(getattr(argument, "frame_number", argument) for argument in arguments[1:])
+        asked = tuple(what for what in asked if isinstance(what, int | str))
         return cls(function.__name__, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns), asked)
 
     @property

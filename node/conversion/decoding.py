@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydicom import Dataset
 
-from node.dicom.metadata import NoSuchValue, document, long_value
+from node.dicom.metadata import NoSuchValue, bulk_data_paths, document, long_value
 from node.dicom.pixel_element import FrameNotFound, PixelElement, header_and_pixels, single_frame
 from node.dicom.reading import read_instance
 from node.dicom.report import NotReport, report_html
@@ -110,6 +110,11 @@ def pixel_location(path: Path) -> bytes:
     """Return `PixelElement.to_json` of a file; empty bytes if it has no pixel data."""
     element = _opened(path)[1]
     return b"" if element is None else element.to_json()
+
+
+def value_paths(path: Path, transfer_syntax_uid: str) -> bytes:
+    """Return the result of `node.dicom.metadata.bulk_data_paths`, one in a line."""
+    return "\n".join(bulk_data_paths(path, transfer_syntax_uid)).encode()
 
 
 def stored_frame(path: Path, frame_number: int) -> bytes:

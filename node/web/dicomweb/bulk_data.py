@@ -10,7 +10,7 @@ from urllib.parse import quote
 from fastapi import HTTPException, Response
 
 from node.conversion.decoder import NotDecoded
-from node.conversion.decoding import value_file
+from node.conversion.decoding import value_file, value_paths
 from node.dicom.bounded import TooLong
 from node.dicom.header import DEFLATED_LITTLE_ENDIAN
 from node.dicom.json_model import PIXEL_TAGS
@@ -167,7 +167,8 @@ def _places(target: Target, instance: StoredInstance, path: Path) -> list[str]:
     try:
         return bulk_data_paths(path, instance.transfer_syntax_uid, MAX_HEADER_BYTES)
     except TooLong:
-        return target.node.decoder.run(bulk_data_paths, path, instance.transfer_syntax_uid)
+        found = target.node.decoder.run(value_paths, path, instance.transfer_syntax_uid)
+        return found.decode("ascii", "replace").splitlines()
     except Exception as error:  # pydicom raises anything on damaged files
         raise Damaged("the data set of the instance cannot be read") from error
 

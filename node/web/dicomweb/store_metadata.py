@@ -14,7 +14,7 @@ from typing import IO
 
 from fastapi import HTTPException
 
-from node.conversion.assembling import Assembled, SpooledPart, assemble
+from node.conversion.assembling import Assembled, SpooledPart, assemble_file, read_assembled
 from node.conversion.decoder import DecoderBusy, NotDecoded
 from node.dicom.status import CANNOT_UNDERSTAND, OUT_OF_RESOURCES
 from node.dicom.uids import EXPLICIT_LITTLE_ENDIAN, is_accepted_transfer_syntax
@@ -104,10 +104,12 @@ class MetadataTransaction(StoreTransaction):
             self._spool.flush()
             with self._new_file() as file:
                 paths = Path(self._spool.name), Path(file.name)
-                assembled = self._node.decoder.run(assemble, paths[0], self._metadata, self._bulk_data, paths[1])
-                for one in assembled:
+                answer = self._node.decoder.run(assemble_file, paths[0], self._metadata, self._bulk_data, into=paths[1])
+                for one in read_assembled(answer):
                     self._store(one, file)
         except NotDecoded as error:
+            self.refused(PartFailure(CANNOT_UNDERSTAND, f"the metadata cannot be read: {error}"))
+        except ValueError as error:
             self.refused(PartFailure(CANNOT_UNDERSTAND, f"the metadata cannot be read: {error}"))
         except DecoderBusy:
             self.refused(PartFailure(OUT_OF_RESOURCES, "too many requests wait for a decoder: try again later"))
