@@ -6,7 +6,7 @@ them. Pixels are a fixed pattern, so that a plane that lies wrongly, or twice, i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from pydicom.uid import (
     EnhancedMRImageStorage,
     ExplicitVRLittleEndian,
     MRImageStorage,
+    RTStructureSetStorage,
     SecondaryCaptureImageStorage,
     generate_uid,
 )
@@ -371,3 +372,78 @@ def decimal(value: float) -> str:
         if len(text) <= 16:
             return text
     raise ValueError(f"{value} does not fit a Decimal String")
+
+
+Polygon = Sequence[Sequence[float]] | NDArray[Any]
+
+
+def contour(points: Polygon, images: Sequence[Dataset] = (), kind: str = "CLOSED_PLANAR") -> Dataset:
+    """Return an item of Contour Sequence (PS3.3 C.8.8.6) from (N, 3) points in mm, LPS."""
+    item = Dataset()
+    item.ContourGeometricType = kind
+    item.NumberOfContourPoints = len(points)
+    item.ContourData = [decimal(value) for point in points for value in point]
+    if images:
+        item.ContourImageSequence = [_reference(image) for image in images]
+    return item
+
+
+def structure_set(
+    images: Sequence[Dataset],
+    regions: Mapping[str, Sequence[Dataset]],
+    *,
+    frame_of_reference_uid: str | None = None,
+    **attributes: Any,
+) -> FileDataset:
+    """Return a structure set on image series; `regions` are items of Contour Sequence by ROI name, numbered from 1."""
+    first = images[0]
+    shared = {"study_uid": first.StudyInstanceUID, "StructureSetLabel": "PLAN"}
+    ds = instance(sop_class_uid=RTStructureSetStorage, modality="RTSTRUCT", **(shared | attributes))
+    frame = Dataset()
+    frame.FrameOfReferenceUID = frame_of_reference_uid or first.FrameOfReferenceUID
+    frame.RTReferencedStudySequence = [Dataset()]
+    [study] = frame.RTReferencedStudySequence
+    study.ReferencedSOPClassUID = "1.2.840.10008.3.1.2.3.1"
+    study.ReferencedSOPInstanceUID = first.StudyInstanceUID
+    study.RTReferencedSeriesSequence = []
+    for uid in dict.fromkeys(image.SeriesInstanceUID for image in images):
+        series = Dataset()
+        series.SeriesInstanceUID = uid
+        series.ContourImageSequence = [_reference(image) for image in images if image.SeriesInstanceUID == uid]
+        study.RTReferencedSeriesSequence.append(series)
+    ds.ReferencedFrameOfReferenceSequence = [frame]
+    ds.StructureSetROISequence, ds.ROIContourSequence, ds.RTROIObservationsSequence = [], [], []
+    for number, (name, contours) in enumerate(regions.items(), start=1):
+        definition, drawn, observation = Dataset(), Dataset(), Dataset()
+        definition.ROINumber = drawn.ReferencedROINumber = observation.ReferencedROINumber = number
+        definition.ReferencedFrameOfReferenceUID = frame.FrameOfReferenceUID
+        definition.ROIName, definition.ROIGenerationAlgorithm = name, "MANUAL"
+        drawn.ROIDisplayColor = [255, 0, number % 256]
+        drawn.ContourSequence = list(contours)
+        observation.ObservationNumber, observation.RTROIInterpretedType, observation.ROIInterpreter = (
+            number,
+            "ORGAN",
+            "",
+        )
+        ds.StructureSetROISequence.append(definition)
+        ds.ROIContourSequence.append(drawn)
+        ds.RTROIObservationsSequence.append(observation)
+    return ds
+
+
+def on_slice(image: Dataset, corners: Polygon) -> NDArray[np.float64]:
+    """Return (N, 3) points in mm, LPS, from the columns and rows of (N, 2) corners on a slice."""
+    rows_mm, columns_mm = map(float, image.PixelSpacing)
+    cosines = np.array(image.ImageOrientationPatient, float)
+    origin = np.array(image.ImagePositionPatient, float)
+    columns, rows = np.asarray(corners, float).T
+    points: NDArray[np.float64] = (
+        origin + np.outer(columns * columns_mm, cosines[:3]) + np.outer(rows * rows_mm, cosines[3:])
+    )
+    return points
+
+
+def _reference(image: Dataset) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
+    return item

@@ -6,19 +6,41 @@ This module imports neither NumPy nor codecs, so the node's process does not loa
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from node.child_process.serving import ChildLimits
 from node.completeness import Completeness, Expectation
-from node.index.records import ClaimedInstance, ConvertedFile
-from node.volume.reasons import Exclusion, Refusal
+from node.index.records import ClaimedInstance, ConvertedFile, SeriesKey
+from node.volume.reasons import Exclusion, Reason, Refusal
 from node.writers.options import WriteOptions
 
 if TYPE_CHECKING:
     from node.settings.model import Convert
+
+
+@dataclass(frozen=True, slots=True)
+class ReferencedSeries:
+    """A series to which instances of a job refer.
+
+    Attributes
+    ----------
+    key : SeriesKey
+        As the instances name it; the study may be empty.
+    instances : tuple of (str, Path)
+        SOP Instance UID and file of each of its instances.
+    problem : (Reason, str) or None
+        Why it cannot be used.
+    is_of_patient : bool
+        The index says that it is of the same patient; else Patient ID (0010,0020) must be the same.
+    """
+
+    key: SeriesKey
+    instances: tuple[tuple[str, Path], ...] = ()
+    problem: tuple[Reason, str] | None = None
+    is_of_patient: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +57,8 @@ class ConversionJob:
         Expected counts; None: the counts that the data sets announce.
     as_received : mapping of Path to ClaimedInstance
         The files that must be as they were received; others are taken as they are.
+    referenced : tuple of ReferencedSeries
+        The series to which the instances refer, as far as they are known; see `Converted.references`.
     """
 
     instances: tuple[tuple[str, Path], ...]
@@ -42,6 +66,7 @@ class ConversionJob:
     options: WriteOptions
     expectation: Expectation | None = None
     as_received: Mapping[Path, ClaimedInstance] = field(default_factory=dict)
+    referenced: tuple[ReferencedSeries, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +79,9 @@ class Converted:
         Stack, SOP Instance UID, and number of frames of that instance in that stack.
     damaged : tuple of (str, str)
         SOP Instance UID of each instance that is not as it was received, and how it differs; then there are no files.
+    references : tuple of SeriesKey
+        The series to which the instances refer. If the job lacks one of them, nothing was converted: the conversion is
+        to be repeated with all of them.
     """
 
     files: tuple[ConvertedFile, ...]
@@ -63,6 +91,35 @@ class Converted:
     completeness: Completeness
     seconds: float
     damaged: tuple[tuple[str, str], ...] = ()
+    references: tuple[SeriesKey, ...] = ()
+
+
+def absent(series_instance_uid: str) -> str:
+    """Return in a sentence that a referenced series is not here."""
+    return f"refers to series {series_instance_uid}, which is not here: send it, and the masks are made"
+
+
+def run_with_references(
+    job: ConversionJob,
+    run: Callable[[ConversionJob], Converted],
+    look_up: Callable[[Sequence[SeriesKey]], tuple[ReferencedSeries, ...]],
+    known: Sequence[SeriesKey] = (),
+) -> Converted:
+    """Run a job, and repeat it with the series to which its instances refer.
+
+    Only the child process reads data sets, and only the caller knows where other series are.
+
+    Parameters
+    ----------
+    look_up : callable
+        Returns a record for each of these series, whether it is here or not.
+    known : sequence of SeriesKey
+        The references that an earlier conversion found.
+    """
+    converted = run(replace(job, referenced=look_up(known)))
+    if converted.damaged or set(known).issuperset(converted.references):
+        return converted
+    return run(replace(job, referenced=look_up(converted.references)))
 
 
 def limits(section: Convert) -> ChildLimits:

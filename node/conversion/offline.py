@@ -11,16 +11,18 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from node.conversion.job import ConversionJob, Converted
+from node.conversion.job import ConversionJob, Converted, ReferencedSeries, absent, run_with_references
 from node.conversion.pool import ConverterDied
 from node.conversion.volume_files import folder_name
+from node.index.records import SeriesKey
 from node.receive.dicom_files import SkippedFile, find_instances
 from node.volume.reasons import Reason, Refusal
 from node.writers.options import WriteOptions
@@ -74,8 +76,16 @@ def convert_folder(
         try:
             names = list(_folder_names(series))
             converting = [
-                pool.submit(_converted, tuple(instances), out / name, work, options, lambda job: run(job, cancelled))
-                for name, instances in zip(names, series.values(), strict=True)
+                pool.submit(
+                    _converted,
+                    tuple(instances),
+                    out / name,
+                    work,
+                    options,
+                    lambda job: run(job, cancelled),
+                    partial(_look_up, series, key),
+                )
+                for name, (key, instances) in zip(names, series.items(), strict=True)
             ]
             for (study, uid), name, future in zip(series, names, converting, strict=True):
                 _list(listing, study, uid, future.result(), name)
@@ -133,12 +143,13 @@ def _converted(
     work: Path,
     options: WriteOptions,
     run: Callable[[ConversionJob], Converted],
+    look_up: Callable[[Sequence[SeriesKey]], tuple[ReferencedSeries, ...]],
 ) -> Converted | Refusal:
     """Convert one series into the folder `destination`, created by one rename; return a refusal after a crash."""
     folder = work / uuid.uuid4().hex
     folder.mkdir()
     try:
-        converted = run(ConversionJob(instances, folder, options))
+        converted = run_with_references(ConversionJob(instances, folder, options), run, look_up)
         if converted.files:
             _move(folder, destination)
         else:
@@ -149,6 +160,22 @@ def _converted(
         return Refusal(Reason.FAILED, str(died), tuple(uid for uid, _ in instances))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _look_up(
+    series: Mapping[SeriesKey, Sequence[tuple[str, Path]]], referring: SeriesKey, keys: Sequence[SeriesKey]
+) -> tuple[ReferencedSeries, ...]:
+    """Return the series to which the series `referring` refers: that of the named study, else of its own, else any."""
+    found = []
+    for key in keys:
+        study, uid = key
+        there = [other for other in series if other[1] == uid and other != referring]
+        there.sort(key=lambda other: (other[0] != study, other[0] != referring[0]))
+        if there:
+            found.append(ReferencedSeries(key, tuple(series[there[0]])))
+        else:
+            found.append(ReferencedSeries(key, problem=(Reason.INCOMPLETE, absent(uid))))
+    return tuple(found)
 
 
 def _move(folder: Path, destination: Path) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from time import perf_counter
 
@@ -20,11 +21,12 @@ from node.completeness import Completeness, Expectation, completeness_of, expect
 from node.conversion.datasets import SeriesFiles
 from node.conversion.evidence import InstanceHeader, find_evidence
 from node.conversion.job import ConversionJob, Converted
+from node.conversion.structure_sets import StructureSets
 from node.index.records import ConvertedFile
 from node.volume.assemble import assemble
 from node.volume.describe.uptake import with_uptake
 from node.volume.model import Assembly, Geometry, Volume
-from node.volume.reasons import Reason, Refusal
+from node.volume.reasons import Exclusion, Reason, Refusal
 from node.writers.base import WrittenFile, stem_of
 from node.writers.write import write_volume
 
@@ -57,31 +59,55 @@ def _rare_garbage_collection() -> Iterator[None]:
 
 
 def _convert(job: ConversionJob, began: float) -> Converted:
-    series = SeriesFiles(job.instances, job.as_received)
-    assembly, known = _assembled(job, series)
-    if series.damaged:
-        return _damaged(job, series, known, perf_counter() - began)
+    series, structure_sets = SeriesFiles(job.instances, job.as_received), StructureSets(job)
+    assembly, known = _assembled(job, series, structure_sets)
+    if not series.damaged and structure_sets.lacks_references:
+        return Converted((), (), (), (), completeness_of(known), 0.0, references=structure_sets.references)
+    structure_sets.read_images()
+    damaged = (*series.damaged, *structure_sets.damaged)
+    if damaged:
+        return _damaged(job, damaged, known, perf_counter() - began)
     completeness = _completeness(known, assembly, series.headers)
     files: list[ConvertedFile] = []
-    for volume in assembly.volumes:
+    sources: dict[tuple[int, str, int], None] = {}
+    for volume in chain(assembly.volumes, structure_sets.masks(_next_stack(assembly))):
         described = replace(volume, attributes={**volume.attributes, "completeness": asdict(completeness)})
         written = write_volume(described, job.folder, stem_of(volume), job.options)
         files += [_converted_file(volume, file, job.folder) for file in written]
+        sources |= dict.fromkeys(_sources_of(volume))
+    exclusions, refusals = (*assembly.exclusions, *structure_sets.exclusions), assembly.refusals
+    if not files:
+        exclusions, refusals = (), (*refusals, *_as_refusals(exclusions))
     return Converted(
         files=tuple(files),
-        sources=tuple(_sources(assembly.volumes)),
-        exclusions=assembly.exclusions,
-        refusals=assembly.refusals,
+        sources=tuple(_counted(sources)),
+        exclusions=exclusions,
+        refusals=refusals,
         completeness=completeness,
         seconds=perf_counter() - began,
+        references=structure_sets.references,
     )
 
 
-def _damaged(job: ConversionJob, series: SeriesFiles, known: Expectation, seconds: float) -> Converted:
+def _next_stack(assembly: Assembly) -> int:
+    """Return the number after those of the stacks of an assembly."""
+    refused = (refusal.stack for refusal in assembly.refusals if refusal.stack is not None)
+    return max((*(volume.stack for volume in assembly.volumes), *refused), default=-1) + 1
+
+
+def _as_refusals(exclusions: Sequence[Exclusion]) -> list[Refusal]:
+    """Return the exclusions of a series without any file as refusals, one per reason."""
+    uids: dict[tuple[Reason, str], dict[str, None]] = defaultdict(dict)
+    for exclusion in exclusions:
+        uids[exclusion.reason, exclusion.detail][exclusion.sop_instance_uid] = None
+    return [Refusal(reason, detail, tuple(own)) for (reason, detail), own in uids.items()]
+
+
+def _damaged(job: ConversionJob, damaged: Sequence[tuple[str, str]], known: Expectation, seconds: float) -> Converted:
     """Return no volume: one without the damaged instances would take the place of one that was made before."""
-    uids = tuple(uid for uid, _ in series.damaged)
-    refusal = Refusal(Reason.DAMAGED, damage_of(series.damaged, len(job.instances)), uids)
-    return Converted((), (), (), (refusal,), completeness_of(known), seconds, tuple(series.damaged))
+    instances = len(job.instances) + sum(len(series.instances) for series in job.referenced)
+    refusal = Refusal(Reason.DAMAGED, damage_of(damaged, instances), tuple(uid for uid, _ in damaged))
+    return Converted((), (), (), (refusal,), completeness_of(known), seconds, tuple(damaged))
 
 
 def damage_of(damaged: Sequence[tuple[str, str]], instances: int) -> str:
@@ -92,9 +118,9 @@ def damage_of(damaged: Sequence[tuple[str, str]], instances: int) -> str:
     )
 
 
-def _assembled(job: ConversionJob, files: SeriesFiles) -> tuple[Assembly, Expectation]:
-    """Return the volumes of all instances and the announced counts; keeps no data set in memory."""
-    assembly = assemble(files, files.dataset_of)
+def _assembled(job: ConversionJob, files: SeriesFiles, structure_sets: StructureSets) -> tuple[Assembly, Expectation]:
+    """Return the volumes of all images and the announced counts; keeps no data set in memory."""
+    assembly = assemble(structure_sets.set_apart(files), files.dataset_of)
     known = job.expectation or expectation(files.counts)
     if files.damaged:
         return assembly, known
@@ -132,10 +158,12 @@ def _converted_file(volume: Volume, file: WrittenFile, folder: Path) -> Converte
     )
 
 
-def _sources(volumes: Sequence[Volume]) -> Iterator[tuple[int, str, int]]:
-    """Yield (stack, SOP Instance UID, frames) for each instance of each volume."""
-    used = {
-        (volume.stack, source.sop_instance_uid, source.frame_number) for volume in volumes for source in volume.sources
-    }
-    for (stack, uid), frames in Counter((stack, uid) for stack, uid, _ in used).items():
+def _sources_of(volume: Volume) -> Iterator[tuple[int, str, int]]:
+    """Yield (stack, SOP Instance UID, frame number) of each plane of a volume."""
+    return ((volume.stack, source.sop_instance_uid, source.frame_number) for source in volume.sources)
+
+
+def _counted(sources: Iterable[tuple[int, str, int]]) -> Iterator[tuple[int, str, int]]:
+    """Yield (stack, SOP Instance UID, frames) for each instance of each stack."""
+    for (stack, uid), frames in Counter((stack, uid) for stack, uid, _ in sources).items():
         yield stack, uid, frames

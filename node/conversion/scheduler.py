@@ -18,7 +18,13 @@ from node.child_process.messages import ChildCancelled
 from node.conversion.cleanup import Housekeeping
 from node.conversion.job import limits
 from node.conversion.pool import ConverterDied, Converters, ShortOfResources
-from node.conversion.series import SeriesDamaged, is_unchanged, record_outcome, write_volumes
+from node.conversion.series import (
+    ReferencedSeriesOpen,
+    SeriesDamaged,
+    is_unchanged,
+    record_outcome,
+    write_volumes,
+)
 from node.durable import NO_ROOM
 from node.errors import OutOfResources, VoxelnodeError, is_out_of_memory, type_and_location
 from node.index.database import Index
@@ -45,6 +51,9 @@ SHORTAGE_LOG_SECONDS = 60.0
 
 SHORTAGES = NO_ROOM | {errno.EAGAIN}
 """Errors that are not the fault of a series; EAGAIN: no process or thread can start."""
+
+REFERENCE_WAIT = dt.timedelta(seconds=60)
+"""Longest time between checks whether a referenced series is still open; usually its end is noticed at once."""
 
 NICENESS = 5
 """Conversion yields to receiving."""
@@ -210,6 +219,8 @@ class Worker(IndexFollower):
             return partial(self._postpone, claimed, str(short))
         except SeriesDamaged as error:
             return partial(self._record_damaged, claimed, error)
+        except ReferencedSeriesOpen as error:
+            return partial(self._wait_for, claimed, error)
         except (ConverterDied, OSError, OutOfResources) as error:
             cause = f"disk: {error.strerror}" if isinstance(error, OSError) else str(error)
             if self._is_short(error):
@@ -272,6 +283,10 @@ class Worker(IndexFollower):
         self._index.series.postpone(claimed, why, dt.timedelta(seconds=wait_seconds(1)), self._now())
         self._log_shortage(why)
 
+    def _wait_for(self, claimed: ClaimedSeries, error: ReferencedSeriesOpen) -> None:
+        self._index.series.wait_for(claimed, error.references, str(error), REFERENCE_WAIT, self._now())
+        _log(claimed).info("conversion_waits", reason="a series to which it refers is open")
+
     def _log_shortage(self, why: str) -> None:
         """Log once in `SHORTAGE_LOG_SECONDS` that conversions wait."""
         if monotonic() >= self._shortage_logged_at + SHORTAGE_LOG_SECONDS:
@@ -283,10 +298,9 @@ class Worker(IndexFollower):
         _log(claimed).info("conversion_handed_back")
 
     def _record_damaged(self, claimed: ClaimedSeries, error: SeriesDamaged) -> None:
-        keys = {instance.sop_instance_uid: instance.key for instance in claimed.instances}
-        for uid, problem in error.damaged:
-            report_damage(self._archive, self._index, keys[uid], problem, self._now())
-        self._index.series.record_damaged(claimed, str(error), self._now())
+        for key, problem in error.damaged:
+            report_damage(self._archive, self._index, key, problem, self._now())
+        self._index.series.record_damaged(claimed, str(error), error.references, self._now())
 
     def _record_crash(self, claimed: ClaimedSeries, detail: str) -> None:
         again = self._index.series.record_crash(claimed, detail, self._settings.attempts, self._now())

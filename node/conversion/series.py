@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from node import __version__
-from node.conversion.job import ConversionJob, Converted
+from node.conversion.job import ConversionJob, Converted, ReferencedSeries, absent, run_with_references
 from node.conversion.volume_files import publish, remove_folder, revision_folder
 from node.errors import VoxelnodeError
 from node.failpoints import reached
-from node.index.records import ClaimedSeries, SeriesOutcome
+from node.index.records import ClaimedInstance, ClaimedSeries, FoundSeries, SeriesKey, SeriesOutcome
 from node.volume.reasons import Reason, Refusal
 from node.writers.options import WriteOptions
 
@@ -28,11 +28,29 @@ if TYPE_CHECKING:
 
 
 class SeriesDamaged(VoxelnodeError):
-    """Files of a series are not as they were received: it is not converted."""
+    """Files that a conversion needs are not as they were received: the series is not converted.
 
-    def __init__(self, converted: Converted) -> None:
+    Attributes
+    ----------
+    damaged : list of (str, str)
+        Their archive keys, and how they differ.
+    references : list of (SeriesKey, int)
+        The series to which the series refers, with their revisions.
+    """
+
+    def __init__(self, converted: Converted, used: _Used) -> None:
         super().__init__(converted.refusals[0].detail)
-        self.damaged = converted.damaged
+        keys = {instance.sop_instance_uid: instance.key for instance in used.as_received.values()}
+        self.damaged = [(keys[uid], problem) for uid, problem in converted.damaged]
+        self.references = used.references
+
+
+class ReferencedSeriesOpen(VoxelnodeError):
+    """A series to which the claimed one refers still awaits its conversion."""
+
+    def __init__(self, series_instance_uid: str, references: Sequence[SeriesKey]) -> None:
+        super().__init__(f"refers to series {series_instance_uid}, which is not converted yet")
+        self.references = references
 
 
 CONVERTER = f"voxelnode {__version__}"
@@ -55,7 +73,9 @@ def write_volumes(
     Raises
     ------
     SeriesDamaged
-        Files of the series are not as they were received.
+        Files of the series, or of one to which it refers, are not as they were received.
+    ReferencedSeriesOpen
+        The conversion is to wait for another series, unless it has waited for the longest time.
 
     Notes
     -----
@@ -67,19 +87,71 @@ def write_volumes(
     folder = archive.root / "work" / uuid.uuid4().hex
     folder.mkdir(mode=0o700, parents=True)
     try:
-        instances = tuple((instance.sop_instance_uid, archive.path(instance.key)) for instance in claimed.instances)
-        as_received = {archive.path(instance.key): instance for instance in claimed.instances}
-        converted = run(ConversionJob(instances, folder, options, claimed.expectation, as_received))
+        used = _Used(claimed, archive, index)
+        # Looking up the referenced series adds their files to `as_received`, before the job is sent to a child.
+        job = ConversionJob(
+            _files_of(claimed.instances, archive), folder, options, claimed.expectation, used.as_received
+        )
+        converted = run_with_references(job, run, used.look_up, [found.key for found in claimed.referenced])
         if converted.damaged:
-            raise SeriesDamaged(converted)
+            raise SeriesDamaged(converted, used)
         destination = revision_folder(claimed)
         reached("volumes-written")
         if converted.files and index.series.is_claimed(claimed):
             publish(folder, archive.root / destination, archive.sync_folder)
         reached("volumes-published")
-        return _outcome(claimed, converted, destination, options)
+        return _outcome(claimed, converted, destination, options, used)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Used:
+    """The files that a conversion uses: those of the claimed series, and of the series to which it refers."""
+
+    def __init__(self, claimed: ClaimedSeries, archive: Archive, index: Index) -> None:
+        self._claimed, self._archive, self._index = claimed, archive, index
+        self.as_received: dict[Path, ClaimedInstance] = {}
+        self.found: tuple[FoundSeries, ...] = ()
+        self._add(claimed.instances)
+
+    @property
+    def references(self) -> list[tuple[SeriesKey, int]]:
+        """The series to which the claimed one refers, with their revisions."""
+        return [(found.key, found.revision) for found in self.found]
+
+    def _add(self, instances: Sequence[ClaimedInstance]) -> None:
+        self.as_received.update((self._archive.path(instance.key), instance) for instance in instances)
+
+    def look_up(self, keys: Sequence[SeriesKey]) -> tuple[ReferencedSeries, ...]:
+        """Return the series to which the claimed one refers; their instances become part of `as_received`.
+
+        Raises
+        ------
+        ReferencedSeriesOpen
+        """
+        self.found = self._index.references.find(self._claimed.id, keys) if keys else ()
+        for found in self.found:
+            if found.is_open and not self._claimed.expectation.forced:
+                raise ReferencedSeriesOpen(found.key[1], keys)
+            self._add(found.instances)
+        return tuple(_referenced(found, self._archive) for found in self.found)
+
+
+def _files_of(instances: Sequence[ClaimedInstance], archive: Archive) -> tuple[tuple[str, Path], ...]:
+    return tuple((instance.sop_instance_uid, archive.path(instance.key)) for instance in instances)
+
+
+def _referenced(found: FoundSeries, archive: Archive) -> ReferencedSeries:
+    _, uid = found.key
+    if not found.instances:
+        return ReferencedSeries(found.key, problem=(Reason.INCOMPLETE, absent(uid)))
+    if found.is_open:
+        detail = f"refers to series {uid}, which is still arriving: the masks are made when it is converted"
+        return ReferencedSeries(found.key, problem=(Reason.INCOMPLETE, detail))
+    if not found.is_of_patient:
+        detail = f"refers to series {uid}, which is of another patient; if both are one, merge them and convert again"
+        return ReferencedSeries(found.key, problem=(Reason.CONTRADICTORY, detail))
+    return ReferencedSeries(found.key, _files_of(found.instances, archive), is_of_patient=True)
 
 
 def record_outcome(
@@ -107,16 +179,28 @@ def record_outcome(
     return recorded
 
 
-def input_sha256(claimed: ClaimedSeries, options: WriteOptions) -> str:
-    """Return a digest of everything that determines the result: instances with their bytes, converter, options."""
-    instances = sorted((instance.sop_instance_uid, instance.sha256) for instance in claimed.instances)
-    return hashlib.sha256(json.dumps([instances, CONVERTER, asdict(options)]).encode()).hexdigest()
+def input_sha256(claimed: ClaimedSeries, options: WriteOptions, referenced: Sequence[FoundSeries] = ()) -> str:
+    """Return a digest of everything that determines the result.
+
+    That is the instances with their bytes, the converter, the options, and the series to which the claimed one refers.
+    """
+    content: list[Any] = [_digests(claimed.instances), CONVERTER, asdict(options)]
+    content += [[found.key, found.is_of_patient, found.is_open, _digests(found.instances)] for found in referenced]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _digests(instances: Sequence[ClaimedInstance]) -> list[tuple[str, str]]:
+    return sorted((instance.sop_instance_uid, instance.sha256) for instance in instances)
 
 
 def is_unchanged(claimed: ClaimedSeries, archive: Archive, options: WriteOptions) -> bool:
     """Return whether a conversion would repeat the current volumes, and their files exist in full length."""
     current = claimed.current
-    if current is None or not current.files or current.input_sha256 != input_sha256(claimed, options):
+    if (
+        current is None
+        or not current.files
+        or current.input_sha256 != input_sha256(claimed, options, claimed.referenced)
+    ):
         return False
     try:
         return all((archive.root / path).stat().st_size == size for path, size in current.files)
@@ -124,7 +208,13 @@ def is_unchanged(claimed: ClaimedSeries, archive: Archive, options: WriteOptions
         return False
 
 
-def _outcome(claimed: ClaimedSeries, converted: Converted, destination: Path, options: WriteOptions) -> SeriesOutcome:
+def _outcome(
+    claimed: ClaimedSeries,
+    converted: Converted,
+    destination: Path,
+    options: WriteOptions,
+    used: _Used,
+) -> SeriesOutcome:
     return SeriesOutcome(
         state=_state(converted),
         converter=CONVERTER,
@@ -138,7 +228,8 @@ def _outcome(claimed: ClaimedSeries, converted: Converted, destination: Path, op
         ],
         failures=[(refusal.stack, refusal.reason.value, refusal.detail) for refusal in converted.refusals],
         completeness=converted.completeness,
-        input_sha256=input_sha256(claimed, options),
+        input_sha256=input_sha256(claimed, options, used.found),
+        references=used.references,
         error=None if converted.files or not converted.refusals else _first_line(converted.refusals),
     )
 

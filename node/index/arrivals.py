@@ -11,7 +11,7 @@ from pathlib import PurePath
 
 from sqlalchemy import Connection, bindparam, case, func, insert, select, update
 
-from node.index.departures import leave_series, revoke_claim
+from node.index.departures import leave_series
 from node.index.levels import (
     correct_levels,
     find_series,
@@ -23,6 +23,7 @@ from node.index.levels import (
 from node.index.models import OPEN_STATES, ConflictRow, ImageRow, SeriesRow, StudyRow
 from node.index.prepared import Prepared
 from node.index.records import Arrived, Flaw, Kept, Outcome
+from node.index.reopening import revoke_claim
 from node.index.waits import Waits, after_arrival, due_at
 
 DIGEST_MENDED = "digest-mended"

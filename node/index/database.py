@@ -25,6 +25,7 @@ from node.index.instances import InstanceRepository
 from node.index.keyed_requests import KeyedRequestRepository
 from node.index.patients import PatientRepository
 from node.index.read import ReadIndex
+from node.index.references import ReferenceRepository
 from node.index.rejections import RejectionRepository
 from node.index.salvage import SalvageRepository
 from node.index.senders import SenderRepository
@@ -100,6 +101,7 @@ class Index:
         self.instances = InstanceRepository(writer, self._watcher, self._finder.note_arrival)
         self.keyed_requests = KeyedRequestRepository(writer, self._watcher)
         self.patients = PatientRepository(writer, self._watcher)
+        self.references = ReferenceRepository(writer, self._watcher)
         self.rejections = RejectionRepository(writer, self._watcher)
         self.salvage = SalvageRepository(writer, self._watcher)
         self.senders = SenderRepository(writer, self._watcher)

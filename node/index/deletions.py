@@ -24,7 +24,6 @@ from node.index.departures import (
     delete_empty_levels,
     delete_series_rows,
     drop_volumes_of,
-    reopen,
 )
 from node.index.events import record_event
 from node.index.models import (
@@ -38,6 +37,7 @@ from node.index.models import (
     VolumeRow,
 )
 from node.index.records import Deletion, DeletionPlan, Level
+from node.index.reopening import reopen
 from node.index.repository import IndexRepository, on_reader, on_writer
 
 if TYPE_CHECKING:  # it reads everything, also deletions
@@ -96,7 +96,7 @@ class DeletionRepository(IndexRepository):
         else:
             if plan.level == "series":
                 of_study = of_study.where(SeriesRow.series_instance_uid == plan.uid)
-            paths = _delete_series(connection, list(connection.scalars(of_study)), plan)
+            paths = _delete_series(connection, list(connection.scalars(of_study)), plan, now)
         if not paths:
             raise NotThere(f"{plan.level} {plan.uid} has already been deleted")
         delete_empty_levels(connection, study_id)
@@ -182,7 +182,7 @@ def _in_use(connection: Connection, path: str) -> bool:
     return connection.execute(select(VolumeRow.id).join(ConversionRow).where(inside, LIVE).limit(1)).first() is not None
 
 
-def _delete_series(connection: Connection, series: Sequence[int], plan: DeletionPlan) -> list[str]:
+def _delete_series(connection: Connection, series: Sequence[int], plan: DeletionPlan, now: dt.datetime) -> list[str]:
     """Delete whole series with their conversions and failures; return their files, volumes first."""
     images = connection.execute(
         select(ImageRow.sop_instance_uid, ImageRow.key).where(ImageRow.series_id.in_(series)).order_by(ImageRow.key)
@@ -193,7 +193,7 @@ def _delete_series(connection: Connection, series: Sequence[int], plan: Deletion
     if plan.level == "series":
         in_scope = and_(in_scope, ConflictRow.series_instance_uid == plan.uid)
     losers = _delete_conflicts(connection, [image.sop_instance_uid for image in images], in_scope)
-    folders = delete_series_rows(connection, series)
+    folders = delete_series_rows(connection, series, now)
     return [*folders, *sorted(losers), *(image.key for image in images)]
 
 
@@ -204,7 +204,7 @@ def _delete_instance(connection: Connection, plan: DeletionPlan, now: dt.datetim
         return []
     others = select(ImageRow.id).where(ImageRow.series_id == image.series_id, ImageRow.id != image.id)
     if connection.execute(others.limit(1)).first() is None:
-        return _delete_series(connection, [image.series_id], plan)
+        return _delete_series(connection, [image.series_id], plan, now)
     folders = drop_volumes_of(connection, image.series_id, plan.uid, now)
     losers = _delete_conflicts(connection, [plan.uid])
     connection.execute(delete(ImageRow).where(ImageRow.id == image.id))

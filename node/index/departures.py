@@ -9,7 +9,6 @@ from sqlalchemy import Connection, and_, delete, insert, select, update
 
 from node.index.conversions import folders_of
 from node.index.deliveries import after_deletion
-from node.index.events import record_event
 from node.index.models import (
     ConversionRow,
     ExclusionRow,
@@ -22,17 +21,10 @@ from node.index.models import (
     VolumeRow,
     VolumeSourceRow,
 )
+from node.index.references import delete_references
+from node.index.reopening import reopen
 
 LIVE = ConversionRow.files_removed_at.is_(None)
-
-REVOKED = -1
-"""In `claimed_arrivals`: the series is still under conversion, but its outcome will not count."""
-
-
-def revoke_claim(connection: Connection, series_id: int) -> None:
-    """Revoke the claim of a series after an instance has left it: its conversion may not be recorded."""
-    claimed = update(SeriesRow).where(SeriesRow.id == series_id, SeriesRow.state == "converting")
-    connection.execute(claimed.values(claimed_arrivals=REVOKED))
 
 
 def leave_series(connection: Connection, series_id: int, sop_instance_uid: str, now: dt.datetime, detail: str) -> None:
@@ -47,7 +39,7 @@ def leave_series(connection: Connection, series_id: int, sop_instance_uid: str, 
         .where(SeriesRow.id == series_id)
     ).one()
     if connection.execute(select(ImageRow.id).where(ImageRow.series_id == series_id).limit(1)).first() is None:
-        folders = delete_series_rows(connection, [series_id])
+        folders = delete_series_rows(connection, [series_id], now)
         delete_empty_levels(connection, series.study_id)
         after_deletion(connection, series.study_instance_uid)
     else:
@@ -66,33 +58,9 @@ def drop_volumes_of(connection: Connection, series_id: int, sop_instance_uid: st
     return sorted(folders)
 
 
-def reopen(
-    connection: Connection,
-    series_id: int,
-    study_instance_uid: str,
-    sop_instance_uid: str,
-    now: dt.datetime,
-    detail: str,
-) -> None:
-    """Make a series due without an instance that has left it."""
-    connection.execute(update(SeriesRow).where(SeriesRow.id == series_id).values(arrivals=SeriesRow.arrivals + 1))
-    closed = and_(SeriesRow.id == series_id, SeriesRow.state.not_in(("receiving", "converting")))
-    again = update(SeriesRow).where(closed).values(state="receiving", open_since=now, due_at=now, attempts=0)
-    for series_instance_uid in connection.scalars(again.returning(SeriesRow.series_instance_uid)):
-        record_event(
-            connection,
-            "series-reopened",
-            now,
-            study_instance_uid=study_instance_uid,
-            series_instance_uid=series_instance_uid,
-            sop_instance_uid=sop_instance_uid,
-            detail=detail,
-        )
-    revoke_claim(connection, series_id)
-
-
-def delete_series_rows(connection: Connection, series: Sequence[int]) -> list[str]:
+def delete_series_rows(connection: Connection, series: Sequence[int], now: dt.datetime) -> list[str]:
     """Delete series with their instances, conversions and failures; return the folders of their volumes."""
+    delete_references(connection, series, now)
     conversions = list(connection.scalars(select(ConversionRow.id).where(ConversionRow.series_id.in_(series))))
     folders = folders_of(connection.scalars(select(VolumeRow.path).where(VolumeRow.conversion_id.in_(conversions))))
     for table in (VolumeRow, VolumeSourceRow, ExclusionRow):

@@ -33,7 +33,7 @@ from sqlalchemy.types import TypeDecorator
 
 from node.dicom.names import folded_groups
 
-REVISION = "0013"
+REVISION = "0014"
 """The last migration, which gives a database the tables below."""
 
 SERIES_STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
@@ -296,6 +296,18 @@ class FailureRow(Base):
     reason: Mapped[str] = mapped_column(String(32))
     detail: Mapped[str] = mapped_column(Text)
     failed_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
+class SeriesReferenceRow(Base):
+    """A series to which a series refers; its last conversion used the other one in this `revision`."""
+
+    __tablename__ = "series_references"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
+    study_instance_uid: Mapped[str] = mapped_column(String(64))  # empty: the reference does not name it
+    series_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    revision: Mapped[int | None] = mapped_column(Integer)  # 0: there was none; None: the conversion waits for one
 
 
 class ConflictRow(Base):

@@ -150,6 +150,31 @@ class ClaimedInstance:
 
 
 @dataclass(frozen=True, slots=True)
+class FoundSeries:
+    """What is here of a series to which another one refers.
+
+    Attributes
+    ----------
+    key : SeriesKey
+        As it is referred to; the study may be empty.
+    revision : int
+        0 if it was not converted yet, or is not here.
+    is_open : bool
+        It awaits the outcome of a conversion.
+    is_of_patient : bool
+        It is of the same patient as the series that refers to it.
+    instances : tuple of ClaimedInstance
+        Empty if the series is not here.
+    """
+
+    key: SeriesKey
+    revision: int = 0
+    is_open: bool = False
+    is_of_patient: bool = False
+    instances: tuple[ClaimedInstance, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class CurrentConversion:
     """The current conversion of a claimed series: the digest of its input, and its files as (path, bytes)."""
 
@@ -179,6 +204,7 @@ class ClaimedSeries:
     instances: tuple[ClaimedInstance, ...]
     expectation: Expectation
     current: CurrentConversion | None = None
+    referenced: tuple[FoundSeries, ...] = ()  # as far as the last conversion knew them
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +231,7 @@ class SeriesOutcome:
     """The result of one conversion.
 
     `sources` are (stack, SOP Instance UID, frames), `exclusions` (SOP Instance UID, frames, reason, detail), `failures`
-    (stack or None, reason, detail).
+    (stack or None, reason, detail), `references` (series, revision that was used).
     """
 
     state: str
@@ -219,6 +245,7 @@ class SeriesOutcome:
     completeness: Completeness | None = None
     input_sha256: str | None = None
     error: str | None = None
+    references: Sequence[tuple[SeriesKey, int]] = ()
 
 
 Level = Literal["study", "series", "instance"]

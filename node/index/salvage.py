@@ -270,8 +270,9 @@ def _take_over_conversions(connection: Connection, old: OldIndex, has_file: Call
     for table in ("volume_sources", "exclusions"):
         rows = old.rows(table, _names(table))
         _insert(connection, old, table, (row for row in rows if row["conversion_id"] in conversions))
-    failures = (row for row in old.rows("failures", _names("failures")) if row["series_id"] in series)
-    _insert(connection, old, "failures", (row | {"series_id": series[row["series_id"]]["new_id"]} for row in failures))
+    for table in ("failures", "series_references"):
+        rows = (row for row in old.rows(table, _names(table)) if row["series_id"] in series)
+        _insert(connection, old, table, (row | {"series_id": series[row["series_id"]]["new_id"]} for row in rows))
     incomplete = {
         of_series[row["conversion_id"]]
         for row in volumes

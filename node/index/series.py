@@ -16,10 +16,17 @@ from sqlalchemy.orm import join
 
 from node.completeness import C_FIND, Completeness, Expectation, InstanceCounts, completeness_of, expectation
 from node.index.conversions import current_conversion, insert_conversion, replace_failures
-from node.index.departures import REVOKED
 from node.index.events import EventKind, record_event
 from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
 from node.index.records import ClaimedInstance, ClaimedSeries, SeriesKey, SeriesOutcome, UnconfirmedSeries
+from node.index.references import (
+    convert_referring,
+    end_waits_for,
+    find_series,
+    references_of,
+    replace_references,
+)
+from node.index.reopening import REVOKED, reopen
 from node.index.repository import IndexRepository, on_reader, on_writer
 from node.index.senders import learn_gaps
 from node.index.terms import Terms
@@ -105,9 +112,15 @@ class SeriesRepository(IndexRepository):
             return False
         _update(connection, series.id, {"attempts": 0} | _completeness_columns(outcome.completeness))
         insert_conversion(connection, series, outcome, now)
+        is_stale = replace_references(connection, series.id, outcome.references)
         kind: EventKind = "series-converted" if outcome.state == "converted" else "series-refused"
         detail = outcome.error or (outcome.completeness.reason if outcome.completeness else None)
         _record(connection, kind, _key(series), now, detail, series.revision)
+        if is_stale:
+            change = "a series to which it refers has changed meanwhile"
+            reopen(connection, series.id, series.study_instance_uid, None, now, change)
+        if not outcome.references:
+            convert_referring(connection, [series.series_instance_uid], now, f"has revision {series.revision}")
         return True
 
     @on_writer
@@ -157,13 +170,22 @@ class SeriesRepository(IndexRepository):
         return again
 
     @on_writer
-    def record_damaged(self, connection: Connection, series: ClaimedSeries, detail: str, now: dt.datetime) -> None:
-        """Set a series aside because files of it are not as received; its current volumes, made before, stay current.
+    def record_damaged(
+        self,
+        connection: Connection,
+        series: ClaimedSeries,
+        detail: str,
+        references: Sequence[tuple[SeriesKey, int]],
+        now: dt.datetime,
+    ) -> None:
+        """Set a series aside because files that its conversion needs are not as received.
 
-        An instance that is received again makes the series due.
+        Its current volumes, made before, stay current. An instance that is received again makes the series due, and so
+        does a new revision of a series to which it refers.
         """
         if _end_claim(connection, series, "failed", now, error=f"damaged: {detail}", attempts=0):
             replace_failures(connection, series, [(None, "damaged", detail)], now)
+            replace_references(connection, series.id, references)
             _record(connection, "series-failed", _key(series), now, detail, series.revision)
 
     @on_writer
@@ -178,6 +200,21 @@ class SeriesRepository(IndexRepository):
     ) -> None:
         """Give up a claim because the machine lacked something: the series is due again later, and did not fail."""
         if _end_claim(connection, series, "receiving", now, error=f"waits: {why}"):
+            _update(connection, series.id, {"due_at": now + wait})
+
+    @on_writer
+    def wait_for(
+        self,
+        connection: Connection,
+        series: ClaimedSeries,
+        references: Sequence[SeriesKey],
+        why: str,
+        wait: dt.timedelta,
+        now: dt.datetime,
+    ) -> None:
+        """Give up a claim until the open series to which a series refers are closed, or for `wait` at most."""
+        if _end_claim(connection, series, "receiving", now, error=f"waits: {why}"):
+            replace_references(connection, series.id, [(key, None) for key in references])
             _update(connection, series.id, {"due_at": now + wait})
 
     @on_writer
@@ -362,6 +399,7 @@ def _claimed(connection: Connection, row: Row[Any], now: dt.datetime) -> Claimed
         instances=tuple(ClaimedInstance(*image[:5]) for image in images),
         expectation=expected,
         current=current_conversion(connection, row.id),
+        referenced=tuple(find_series(connection, row.id, key) for key in references_of(connection, row.id)),
     )
 
 
@@ -469,6 +507,7 @@ def _end_claim(connection: Connection, series: ClaimedSeries, state: str, now: d
     if changed.rowcount != 1:
         return False
     if state != "receiving":
+        end_waits_for(connection, series.series_instance_uid, now)
         study_id = select(SeriesRow.study_id).where(SeriesRow.id == series.id).scalar_subquery()
         connection.execute(update(StudyRow).where(StudyRow.id == study_id).values(closed_at=now))
     return True

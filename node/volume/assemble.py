@@ -119,7 +119,7 @@ def _instance(ds: Dataset, uid: str) -> SourceInstance:
     except ConversionRefused as refused:
         return SourceInstance(order, exclusion=Exclusion(uid, 0, Reason(refused.reason), refused.detail))
     except DAMAGE as error:
-        return SourceInstance(order, exclusion=Exclusion(uid, 0, Reason.UNREADABLE, _damage(error)))
+        return SourceInstance(order, exclusion=Exclusion(uid, 0, Reason.UNREADABLE, damage_detail(error)))
 
 
 def _concatenation(ds: Dataset) -> tuple[str, int, int] | None:
@@ -130,7 +130,7 @@ def _concatenation(ds: Dataset) -> tuple[str, int, int] | None:
     return uid, int(part), int(number(ds, "InConcatenationTotalNumber") or part)
 
 
-def _damage(error: Exception) -> str:
+def damage_detail(error: Exception) -> str:
     """Return a sentence about a damaged value. The text of the exception may contain patient data."""
     return f"the data set is damaged: a value contradicts its header ({type(error).__name__})"
 
@@ -171,7 +171,7 @@ def _assemble_stack(stack: Stack, series: SeriesUnderAssembly, warnings: tuple[V
     except ConversionRefused as refused:
         series.refuse(Reason(refused.reason), refused.detail, frames)
     except DAMAGE as error:
-        series.refuse(Reason.UNREADABLE, _damage(error), frames)
+        series.refuse(Reason.UNREADABLE, damage_detail(error), frames)
     else:
         series.volumes += volumes
         series.stacks += count

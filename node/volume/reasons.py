@@ -37,6 +37,9 @@ class WarningKind(StrEnum):
     FRAME_OF_REFERENCE_VARIES = "frame-of-reference-varies"  # a different one in each instance: one is assumed
     POSITIONS_VARY_IN_TIME = "positions-vary-in-time"  # prospective motion correction: the first position is taken
     POLARITY_REVERSED = "polarity-reversed"  # GE's epi_pepolar: some images may be mirrored
+    CONTOURS_WITHOUT_SLICE = "contours-without-slice"  # contours of a region lie where the images have no slice
+    SLICES_WITHOUT_CONTOUR = "slices-without-contour"  # slices between contours have none: nothing is interpolated
+    CONTOURS_CROSS = "contours-cross"  # contours of a region cross each other on a slice
     SUV_UNKNOWN = "suv-unknown"  # uptake values were requested, but an attribute that they need is missing
 
 

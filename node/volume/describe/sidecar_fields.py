@@ -90,7 +90,7 @@ def describe(ds: Dataset, frames: Sequence[Frame]) -> dict[str, Any]:
     stack has them: i along a row, j down a column, k in the order of the frames.
     """
     sources = list(_sources(ds, frames[0].frame_number if frames else 1))
-    words = {word for keyword in IDENTIFYING for word in _words(_stated(ds, keyword))}
+    words = _identifying_words(ds)
     fields: dict[str, Any] = {}
     for field in BIDS_FIELDS:
         content = _read(field, sources)
@@ -111,6 +111,15 @@ def describe(ds: Dataset, frames: Sequence[Frame]) -> dict[str, Any]:
         if timing is not None:
             fields["SliceTiming"] = timing
     return fields | derived_fields(sources, frames, fields)
+
+
+def names_the_patient(ds: Dataset, typed: str) -> bool:
+    """Return whether a text repeats a word of the patient's names or identifiers."""
+    return _repeats(typed, _identifying_words(ds))
+
+
+def _identifying_words(ds: Dataset) -> set[str]:
+    return {word for keyword in IDENTIFYING for word in _words(_stated(ds, keyword))}
 
 
 def _sources(ds: Dataset, frame_number: int) -> Iterator[Dataset]:

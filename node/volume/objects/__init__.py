@@ -19,7 +19,7 @@ _CONFOCAL_PYRAMID = "1.2.840.10008.5.1.4.1.1.77.1.8"
 def is_image(ds: Dataset) -> bool:
     """Return whether an instance has pixels.
 
-    Structure sets, plans, reports, key objects, presentation states, value maps, encapsulated documents, waveforms,
+    Plans, reports, key objects, presentation states, value maps, encapsulated documents, waveforms,
     annotations and raw data have none. They are stored, excluded as ``not-an-image``, and never a failure.
     """
     return any(keyword in ds for keyword in PIXELS)
