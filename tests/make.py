@@ -22,6 +22,7 @@ from pydicom.uid import (
     CTImageStorage,
     EnhancedMRImageStorage,
     ExplicitVRLittleEndian,
+    KeyObjectSelectionDocumentStorage,
     MRImageStorage,
     RTStructureSetStorage,
     SecondaryCaptureImageStorage,
@@ -447,3 +448,74 @@ def _reference(image: Dataset) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
     return item
+
+
+def content_item(relationship: str, value_type: str, concept: tuple[str, str, str] | None, **values: Any) -> Dataset:
+    """Return a content item (PS3.3 C.17.3); `values` are keywords of the standard, its children `ContentSequence`."""
+    item = Dataset()
+    item.RelationshipType, item.ValueType = relationship, value_type
+    if concept is not None:
+        item.ConceptNameCodeSequence = [coded(*concept)]
+    for keyword, value in values.items():
+        setattr(item, keyword, value)
+    return item
+
+
+def coded(value: str, scheme: str, meaning: str) -> Dataset:
+    """Return an item of a sequence of codes."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return item
+
+
+def measured(concept: tuple[str, str, str], value: str, unit: str, *children: Dataset, **values: Any) -> Dataset:
+    """Return a content item with a number in a unit of UCUM."""
+    quantity = Dataset()
+    quantity.NumericValue = value
+    quantity.MeasurementUnitsCodeSequence = [coded(unit, "UCUM", unit)]
+    numbers = {"MeasuredValueSequence": [quantity], "ContentSequence": list(children)}
+    return content_item("CONTAINS", "NUM", concept, **(numbers | values))
+
+
+def image_item(image: Dataset, relationship: str = "CONTAINS", **values: Any) -> Dataset:
+    """Return a content item that refers to an instance; `values` are those of the reference."""
+    reference = _reference(image)
+    for keyword, value in values.items():
+        setattr(reference, keyword, value)
+    return content_item(relationship, "IMAGE", None, ReferencedSOPSequence=[reference])
+
+
+def measurement_report(images: Sequence[Dataset], *content: Dataset, **attributes: Any) -> FileDataset:
+    """Return a report with one measurement group (TID 1500) of these content items."""
+    group = content_item("CONTAINS", "CONTAINER", ("125007", "DCM", "Measurement Group"), ContentSequence=list(content))
+    return _document(
+        images, [group], ("126000", "DCM", "Imaging Measurement Report"), ComprehensiveSRStorage, attributes
+    )
+
+
+def key_objects(images: Sequence[Dataset], *content: Dataset, **attributes: Any) -> FileDataset:
+    """Return a key object selection of these images; `content` are other content items of its root."""
+    items = [*content, *map(image_item, images)]
+    title = ("113000", "DCM", "Of Interest")
+    return _document(images, items, title, KeyObjectSelectionDocumentStorage, {"modality": "KO"} | attributes)
+
+
+def _document(
+    images: Sequence[Dataset],
+    content: Sequence[Dataset],
+    title: tuple[str, str, str],
+    sop_class_uid: str,
+    attributes: dict[str, Any],
+) -> FileDataset:
+    first = images[0]
+    shared = {"sop_class_uid": sop_class_uid, "modality": "SR", "study_uid": first.StudyInstanceUID}
+    ds = instance(**(shared | attributes))
+    ds.ValueType, ds.CompletionFlag, ds.VerificationFlag = "CONTAINER", "COMPLETE", "UNVERIFIED"
+    ds.ConceptNameCodeSequence = [coded(*title)]
+    evidence, series = Dataset(), Dataset()
+    evidence.StudyInstanceUID, evidence.ReferencedSeriesSequence = first.StudyInstanceUID, [series]
+    series.SeriesInstanceUID = first.SeriesInstanceUID
+    series.ReferencedSOPSequence = [_reference(image) for image in images]
+    ds.CurrentRequestedProcedureEvidenceSequence = [evidence]
+    ds.ContentSequence = list(content)
+    return ds

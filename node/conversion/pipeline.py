@@ -10,17 +10,20 @@ from __future__ import annotations
 import gc
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from time import perf_counter
 
+from pydicom import Dataset
+
 from node.completeness import Completeness, Expectation, completeness_of, expectation
 from node.conversion.datasets import SeriesFiles
 from node.conversion.evidence import InstanceHeader, find_evidence
 from node.conversion.job import ConversionJob, Converted
+from node.conversion.reports import Reports
 from node.conversion.structure_sets import StructureSets
 from node.index.records import ConvertedFile
 from node.volume.assemble import assemble
@@ -59,8 +62,9 @@ def _rare_garbage_collection() -> Iterator[None]:
 
 
 def _convert(job: ConversionJob, began: float) -> Converted:
-    series, structure_sets = SeriesFiles(job.instances, job.as_received), StructureSets(job)
-    assembly, known = _assembled(job, series, structure_sets)
+    series = SeriesFiles(job.instances, job.as_received)
+    structure_sets, reports = StructureSets(job), Reports()
+    assembly, known = _assembled(job, series, lambda datasets: structure_sets.set_apart(reports.note(datasets)))
     if not series.damaged and structure_sets.lacks_references:
         return Converted((), (), (), (), completeness_of(known), 0.0, references=structure_sets.references)
     structure_sets.read_images()
@@ -70,17 +74,21 @@ def _convert(job: ConversionJob, began: float) -> Converted:
     completeness = _completeness(known, assembly, series.headers)
     files: list[ConvertedFile] = []
     sources: dict[tuple[int, str, int], None] = {}
-    for volume in chain(assembly.volumes, structure_sets.masks(_next_stack(assembly))):
+    stack = _next_stack(assembly)
+    for volume in chain(assembly.volumes, structure_sets.masks(stack)):
         described = replace(volume, attributes={**volume.attributes, "completeness": asdict(completeness)})
         written = write_volume(described, job.folder, stem_of(volume), job.options)
         files += [_converted_file(volume, file, job.folder) for file in written]
         sources |= dict.fromkeys(_sources_of(volume))
-    exclusions, refusals = (*assembly.exclusions, *structure_sets.exclusions), assembly.refusals
-    if not files:
+    of_reports, instances = reports.write(job.folder, stack + len(structure_sets))
+    files += of_reports
+    exclusions = (*assembly.exclusions, *structure_sets.exclusions, *reports.exclusions)
+    refusals = assembly.refusals
+    if not any(file.shape for file in files):
         exclusions, refusals = (), (*refusals, *_as_refusals(exclusions))
     return Converted(
         files=tuple(files),
-        sources=tuple(_counted(sources)),
+        sources=(*_counted(sources), *instances),
         exclusions=exclusions,
         refusals=refusals,
         completeness=completeness,
@@ -96,7 +104,7 @@ def _next_stack(assembly: Assembly) -> int:
 
 
 def _as_refusals(exclusions: Sequence[Exclusion]) -> list[Refusal]:
-    """Return the exclusions of a series without any file as refusals, one per reason."""
+    """Return the exclusions of a series without any volume as refusals, one per reason."""
     uids: dict[tuple[Reason, str], dict[str, None]] = defaultdict(dict)
     for exclusion in exclusions:
         uids[exclusion.reason, exclusion.detail][exclusion.sop_instance_uid] = None
@@ -118,9 +126,14 @@ def damage_of(damaged: Sequence[tuple[str, str]], instances: int) -> str:
     )
 
 
-def _assembled(job: ConversionJob, files: SeriesFiles, structure_sets: StructureSets) -> tuple[Assembly, Expectation]:
-    """Return the volumes of all images and the announced counts; keeps no data set in memory."""
-    assembly = assemble(structure_sets.set_apart(files), files.dataset_of)
+def _assembled(
+    job: ConversionJob, files: SeriesFiles, others: Callable[[Iterable[Dataset]], Iterable[Dataset]]
+) -> tuple[Assembly, Expectation]:
+    """Return the volumes of all images and the announced counts; keeps no data set in memory.
+
+    `others` reads what is not an image, and returns the rest.
+    """
+    assembly = assemble(others(files), files.dataset_of)
     known = job.expectation or expectation(files.counts)
     if files.damaged:
         return assembly, known

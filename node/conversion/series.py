@@ -198,7 +198,7 @@ def is_unchanged(claimed: ClaimedSeries, archive: Archive, options: WriteOptions
     current = claimed.current
     if (
         current is None
-        or not current.files
+        or not current.has_volumes
         or current.input_sha256 != input_sha256(claimed, options, claimed.referenced)
     ):
         return False
@@ -230,12 +230,12 @@ def _outcome(
         completeness=converted.completeness,
         input_sha256=input_sha256(claimed, options, used.found),
         references=used.references,
-        error=None if converted.files or not converted.refusals else _first_line(converted.refusals),
+        error=None if _state(converted) == "converted" or not converted.refusals else _first_line(converted.refusals),
     )
 
 
 def _state(converted: Converted) -> str:
-    if converted.files:
+    if any(file.shape for file in converted.files):  # the file of a report has none
         return "converted"
     if all(refusal.reason is Reason.NOT_AN_IMAGE for refusal in converted.refusals):
         return "not-an-image"

@@ -36,6 +36,9 @@ class StructureSets:
         self.exclusions: list[Exclusion] = []
         self.damaged: list[tuple[str, str]] = []
 
+    def __len__(self) -> int:
+        return len(self._sets)
+
     def set_apart(self, datasets: Iterable[Dataset]) -> Iterator[Dataset]:
         """Yield the data sets that are not structure sets; read the others."""
         for ds in datasets:

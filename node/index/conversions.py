@@ -88,8 +88,10 @@ def current_conversion(connection: Connection, series_id: int) -> CurrentConvers
     row = connection.execute(current).first()
     if row is None:
         return None
-    files = connection.execute(select(VolumeRow.path, VolumeRow.bytes).where(VolumeRow.conversion_id == row.id))
-    return CurrentConversion(row.input_sha256, tuple((path, size) for path, size in files))
+    columns = select(VolumeRow.path, VolumeRow.bytes, VolumeRow.shape)
+    files = connection.execute(columns.where(VolumeRow.conversion_id == row.id)).all()
+    sizes = tuple((file.path, file.bytes) for file in files)
+    return CurrentConversion(row.input_sha256, sizes, any(file.shape for file in files))
 
 
 def insert_conversion(connection: Connection, series: ClaimedSeries, outcome: SeriesOutcome, now: dt.datetime) -> None:

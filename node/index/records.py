@@ -176,10 +176,14 @@ class FoundSeries:
 
 @dataclass(frozen=True, slots=True)
 class CurrentConversion:
-    """The current conversion of a claimed series: the digest of its input, and its files as (path, bytes)."""
+    """The current conversion of a claimed series: the digest of its input, and its files as (path, bytes).
+
+    `has_volumes`: not all of them are files of reports.
+    """
 
     input_sha256: str | None
     files: tuple[tuple[str, int], ...]
+    has_volumes: bool
 
 
 @dataclass(frozen=True, slots=True)

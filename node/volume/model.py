@@ -39,9 +39,11 @@ class Kind(StrEnum):
     PREVIEW = "preview"  # three orthogonal planes
     PROJECTION = "projection"  # MIP or MinIP
     MONTAGE = "montage"
-    MASK = "mask"  # body mask, a label volume
+    MASK = "mask"  # of the body, or of a region of a structure set: a label volume
     MASKED = "masked"  # the volume with air outside of its body mask
     CONTOURS = "contours"  # the outlines of the body mask
+    MEASUREMENTS = "measurements"  # of a structured report, without voxels
+    KEY_OBJECTS = "key-objects"  # a selection of instances, without voxels
 
 
 @dataclass(slots=True, eq=False)

@@ -25,6 +25,7 @@ from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.conversion.pool import ConverterDied, Converters
 from node.conversion.scheduler import Worker
+from node.conversion.series import is_unchanged
 from node.conversion.volume_files import folder_name, revision_folder, sweep
 from node.index.records import ClaimedSeries
 from node.settings.model import Convert
@@ -129,6 +130,26 @@ def test_an_object_without_pixels_is_recorded_as_not_an_image(root: Root) -> Non
     assert series["state"] == "not-an-image"
     [failure] = rows(root, "SELECT reason FROM v_failures")
     assert failure["reason"] == "not-an-image"
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_measurements_are_a_file_of_their_series_and_do_not_make_up_for_volumes(root: Root, refused: bool) -> None:
+    images = make.ct_series(2, ImageOrientationPatient=r"0\0\0\0\0\0")
+    measured = make.measured(("81827009", "SCT", "Diameter"), "12", "mm")
+    report = make.measurement_report(images, measured, series_uid=images[0].SeriesInstanceUID)
+    for ds in (*images, report) if refused else (report,):
+        root.take(ds)
+    assert converted(root, claim(root))
+    [row] = rows(root, "SELECT * FROM v_volumes")
+    assert (row["kind"], row["format"], row["shape"], row["instances"]) == ("measurements", "json", "[]", 1)
+    assert json.loads(Path(row["path"]).read_bytes())["groups"][0]["measurements"][0]["value"] == 12
+    state = "refused" if refused else "not-an-image"
+    assert rows(root, "SELECT state FROM v_series") == [{"state": state}]
+    root.index.series.reopen([(report.StudyInstanceUID, report.SeriesInstanceUID)], root.clock())
+    again = claim(root)
+    assert not is_unchanged(again, root.archive, OPTIONS)
+    assert converted(root, again)
+    assert rows(root, "SELECT state FROM v_series") == [{"state": state}]
 
 
 def flip_a_bit(path: Path) -> None:

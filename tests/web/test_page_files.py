@@ -163,3 +163,25 @@ def test_a_zip_file_that_nobody_waits_for_leaves_no_file_open(site: Site, path: 
             assert connection.recv(1000).startswith(b"HTTP/1.1 200")
     until(lambda: not site.server._server.server_state.tasks)
     until(lambda: held() == [])
+
+
+def test_masks_and_reports_are_listed_and_served_as_files_of_their_series(site: Site) -> None:
+    images = make.ct_series(2, study_uid="1.2.9", series_uid="1.2.9.1")
+    square = [(2.0, 2.0), (8.0, 2.0), (8.0, 10.0), (2.0, 10.0)]
+    contours = [make.contour(make.on_slice(image, square)) for image in images]
+    structures = make.structure_set(images, {"Heart": contours}, series_uid="1.2.9.2")
+    number = make.measured(("81827009", "SCT", "Diameter"), "12.5", "mm")
+    site.take(*images, structures, make.measurement_report(images, number, series_uid="1.2.9.3"))
+    site.convert()
+    client = site.client()
+    mask = client.get("/studies/1.2.9/series/1.2.9.2")
+    assert "volume_roi1_mask.nii.gz" in mask.text
+    assert client.get("/studies/1.2.9/series/1.2.9.2/files/1/volume_roi1_mask.nii.gz").status_code == 200
+    report = client.get("/studies/1.2.9/series/1.2.9.3")
+    assert report.status_code == 200
+    assert "measurements.json" in report.text
+    record = client.get("/studies/1.2.9/series/1.2.9.3/files/1/measurements.json").json()
+    assert record["groups"][0]["measurements"][0]["value"] == 12.5
+    assert client.get("/studies/1.2.9").status_code == 200
+    rows = client.get("/api/v1/volumes", params={"series_instance_uid": "1.2.9.3"}).json()["items"]
+    assert [(row["kind"], row["format"], row["shape"]) for row in rows] == [("measurements", "json", [])]

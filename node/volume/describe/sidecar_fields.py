@@ -90,18 +90,18 @@ def describe(ds: Dataset, frames: Sequence[Frame]) -> dict[str, Any]:
     stack has them: i along a row, j down a column, k in the order of the frames.
     """
     sources = list(_sources(ds, frames[0].frame_number if frames else 1))
-    words = _identifying_words(ds)
+    words = identifying_words(ds)
     fields: dict[str, Any] = {}
     for field in BIDS_FIELDS:
         content = _read(field, sources)
-        if content is not None and not (_is_typed(field) and _repeats(content, words)):
+        if content is not None and not (_is_typed(field) and repeats(content, words)):
             fields[field.name] = content
     if fields.get("Modality") == "MR":
         private = acquisition_fields(sources)
         fields |= {
             name: _bounded(content)
             for name, content in private.items()
-            if not (name in fields or _repeats(content, words))
+            if not (name in fields or repeats(content, words))
         }
         fields |= phase_encoding(sources, *_plane(ds, frames), fields)
         repetition_time_s = fields.get("RepetitionTime")
@@ -113,12 +113,8 @@ def describe(ds: Dataset, frames: Sequence[Frame]) -> dict[str, Any]:
     return fields | derived_fields(sources, frames, fields)
 
 
-def names_the_patient(ds: Dataset, typed: str) -> bool:
-    """Return whether a text repeats a word of the patient's names or identifiers."""
-    return _repeats(typed, _identifying_words(ds))
-
-
-def _identifying_words(ds: Dataset) -> set[str]:
+def identifying_words(ds: Dataset) -> set[str]:
+    """Return the words of the patient's names and identifiers, and of serial numbers."""
     return {word for keyword in IDENTIFYING for word in _words(_stated(ds, keyword))}
 
 
@@ -184,8 +180,8 @@ def _is_typed(field: BidsField) -> bool:
     return not all(dictionary_has_tag(keyword) and dictionary_VR(keyword) in CODED_VR for keyword in field.keywords)
 
 
-def _repeats(content: Any, words: set[str]) -> bool:
-    """Return whether a text, one of a list of texts, or a number that may be an identifier has one of the words."""
+def repeats(content: Any, words: set[str]) -> bool:
+    """Return whether a text, one of a list of texts, or a number that may be an identifier has one of these words."""
     parts = content if isinstance(content, list) else [content]
     telling = [
         part for part in parts if isinstance(part, str) or (isinstance(part, int) and part >= MIN_IDENTIFYING_NUMBER)

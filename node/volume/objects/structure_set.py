@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 
 from node.dicom.values import items, number, numbers, text, whole
 from node.errors import ConversionRefused
-from node.volume.describe.sidecar_fields import describe, names_the_patient
+from node.volume.describe.sidecar_fields import describe, identifying_words, repeats
 from node.volume.model import Float
 from node.volume.reasons import Reason
 
@@ -273,7 +273,7 @@ def _fields(ds: Dataset, roi: int, definition: Dataset, drawn: Dataset, observed
     colour = numbers(drawn, "ROIDisplayColor", 3)
     fields = {
         "number": roi,
-        "name": None if names_the_patient(ds, name) else name,
+        "name": None if repeats(name, identifying_words(ds)) else name,
         "interpreted_type": text(observed, "RTROIInterpretedType")[:16],
         "generation_algorithm": text(definition, "ROIGenerationAlgorithm")[:16],
         "colour": None if colour is None else [int(part) for part in colour if 0 <= part <= 255],
