@@ -312,7 +312,7 @@ class Admission:
 
     def _evict(self, connection: Connection, refused: Refused) -> None:
         self._metrics.rejections.labels(rule=refused.rule).inc()
-        logger.warning("connection_evicted", rule=refused.rule, address=connection.address, reason=refused.reason)
+        logger.warning("connection_evicted", address=connection.address, reason=refused.reason)
         self.on_refusal(refused)
         connection.thread.hang_up()
 

@@ -50,7 +50,7 @@ class Disk:
     def fail(self, calls: str, error: int, part: str) -> None:
         """Make calls (of w, s, r, o, m, i: see disk.c) on paths that hold `part` fail from now on."""
         temporary = self.control.with_suffix(".new")
-        temporary.write_text(f"{calls} {error} {part}\n")
+        temporary.symlink_to(f"{calls} {error} {part}")
         os.rename(temporary, self.control)
 
     def heal(self) -> None:
