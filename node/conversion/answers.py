@@ -17,6 +17,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from node.conversion.job import ConversionJob, Converted
+from node.dicom.attributes import is_identifier
 from node.errors import VoxelnodeError
 
 MAX_INTEGER = (1 << 63) - 1
@@ -50,8 +51,10 @@ def read_answer(content: bytes, job: ConversionJob) -> Converted:
         raise NoAnswer(f"{'.'.join(map(str, where['loc']))}: {where['type']}") from None
     except (ValueError, RecursionError):
         raise NoAnswer("it is not JSON") from None
-    if strangers := set(_uids(converted)) - {uid for uid, _ in job.instances}:
+    if strangers := set(_uids(converted)) - set(job.files.values()):
         raise NoAnswer(f"it names {len(strangers)} instances that are not of the series")
+    if not all(is_identifier(uid) and (not study or is_identifier(study)) for study, uid in converted.references):
+        raise NoAnswer("it refers to a series by what is no UID")
     _check_files(converted, job.folder)
     return converted
 

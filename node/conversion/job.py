@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,12 @@ class ConversionJob:
     expectation: Expectation | None = None
     as_received: Mapping[Path, ClaimedInstance] = field(default_factory=dict)
     referenced: tuple[ReferencedSeries, ...] = ()
+
+    @property
+    def files(self) -> Mapping[Path, str]:
+        """SOP Instance UID of each file that the child reads: those of the series, and of the series they refer to."""
+        instances = chain(self.instances, *(series.instances for series in self.referenced))
+        return {path: uid for uid, path in instances}
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ class Converters:
         ChildCancelled
             `cancelled` was set first, or the converters are closed; the conversion may begin again.
         """
-        apart = Apart(job, limits, tuple(path for _, path in job.instances), (job.folder,))
+        apart = Apart(job, limits, tuple(job.files), (job.folder,))
         try:
             answer = self._children.call(apart, limits.deadline_seconds, cancelled)
         except ChildLate:

@@ -75,6 +75,7 @@ def _changed(change: Callable[[dict[str, Any]], object]) -> bytes:
         _file(bytes=1 << 70),
         _changed(lambda answer: answer["sources"].append([0, "9.9", 1])),
         _changed(lambda answer: answer["damaged"].append(["9.9", "is missing"])),
+        _changed(lambda answer: answer["references"].append(["", "1\\2"])),
         _changed(lambda answer: answer["exclusions"][0].update(reason="because")),
         _changed(lambda answer: answer["completeness"].update(state="perfect")),
         _changed(lambda answer: answer.update(seconds="soon")),
