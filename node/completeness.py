@@ -1,18 +1,20 @@
 """Decide whether a quiet series is complete, from counts, its reception, and findings in its instances. Pure.
 
-The count that the sender gives by C-FIND decides. Counts in headers are hints, because senders give them different
+The list of instances in an ended Modality Performed Procedure Step decides, else the count that the sender gives by
+C-FIND. Counts in headers are hints, because senders give them different
 meanings: a count that is not reached is reported, and no conversion waits for it. Every fact that speaks against
 completeness is in the reason. Where only a weak fact does, or another contradicts it, the series is suspect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 State = Literal["complete", "suspect", "incomplete"]
 Rule = Literal[
+    "mpps",
     "c-find",
     "geometry",
     "times",
@@ -24,12 +26,16 @@ Rule = Literal[
     "association",
     "quiet",
 ]
-"""The rule that decided: the count of the sender; gaps in space, or times that lack
-slices; whole times that are missing; counts in headers; missing Instance Numbers;
-distances that differ from those stated; counts of other series of the protocol; the end of the longest wait; an
-association that was not released; only that no more instances were received."""
+"""The rule that decided: the list of the performed procedure step; the count of the sender; gaps in space, or times
+that lack slices; whole times that are missing; counts in headers; missing Instance Numbers; distances that differ from
+those stated; counts of other series of the protocol; the end of the longest wait; an association that was not released;
+only that no more instances were received."""
 
 C_FIND = "C-FIND"
+MPPS = "Performed Series Sequence (0040,0340)"
+MAX_NAMED = 10
+"""UIDs of missing instances that a reason names."""
+
 SERIES_RELATED_INSTANCES = "Number of Series Related Instances (0020,1209)"
 IMAGES_IN_ACQUISITION = "Images in Acquisition (0020,1002)"
 SLICES = "Number of Slices (0054,0081)"
@@ -65,6 +71,34 @@ COUNT_KEYWORDS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Performed:
+    """What ended performed procedure steps list of a series (PS3.4 F.7.2).
+
+    Attributes
+    ----------
+    listed : int
+        Number of instances in their lists.
+    missing : int
+        Number of those that are not stored.
+    named : tuple of str
+        SOP Instance UIDs of at most `MAX_NAMED` of the missing ones.
+    unlisted : int
+        Number of stored instances that are in no list.
+    """
+
+    listed: int
+    missing: int = 0
+    named: tuple[str, ...] = ()
+    unlisted: int = 0
+
+
+def performed(listed: Collection[str], stored: Collection[str]) -> Performed:
+    """Compare the SOP Instance UIDs that performed procedure steps list of a series with those that are stored."""
+    missing = sorted(set(listed).difference(stored))
+    return Performed(len(set(listed)), len(missing), tuple(missing[:MAX_NAMED]), len(set(stored).difference(listed)))
+
+
+@dataclass(frozen=True, slots=True)
 class Expectation:
     """The facts about a series that are known before its pixels are read.
 
@@ -86,6 +120,8 @@ class Expectation:
         Numbers of instances of the other closed series of its study that have the same protocol.
     split : bool
         Another series of the study has the same protocol and announces as many times: each may hold one of them.
+    performed : Performed or None
+        The lists of ended performed procedure steps; None: no step lists this series.
     """
 
     received: int
@@ -96,6 +132,7 @@ class Expectation:
     forced: bool = False
     siblings: tuple[int, ...] = ()
     split: bool = False
+    performed: Performed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +176,11 @@ def expectation(
     forced: bool = False,
     siblings: Sequence[int] = (),
     split: bool = False,
+    performed: Performed | None = None,
 ) -> Expectation:
     """Return the known facts about a series from the attributes of its instances."""
     announced, holes = tuple(_announced(instances)), _holes(instances)
-    return Expectation(len(instances), announced, holes, confirmed, aborted, forced, tuple(siblings), split)
+    return Expectation(len(instances), announced, holes, confirmed, aborted, forced, tuple(siblings), split, performed)
 
 
 def _announced(instances: Sequence[InstanceCounts]) -> list[tuple[int, str]]:
@@ -209,6 +247,8 @@ def completeness_of(
     times : int
         Largest number of planes at one position; 0 if unknown.
     """
+    if known.performed is not None:
+        return _by_list(known.performed, known.received)
     if times > 1:
         known = replace(known, split=False)
     count = _count(known, times)
@@ -234,6 +274,22 @@ def completeness_of(
         missing = next((finding.count for finding in decisive if finding.count), None) or known.holes or None
     detail = "; ".join(dict.fromkeys(finding.missing for finding in against if finding.missing))
     return Completeness(state, rule, expected, source, known.received, missing, reason, detail)
+
+
+def _by_list(performed: Performed, received: int) -> Completeness:
+    """Return whether every instance is stored that performed procedure steps list."""
+    here = performed.listed - performed.missing
+    reason = f"{here} of {performed.listed} instances that the performed procedure step lists (MPPS)"
+    if performed.unlisted:
+        reason += f", and {performed.unlisted} more that it does not list"
+    named = ", ".join(performed.named)
+    if performed.missing > len(performed.named):
+        named += f" and {performed.missing - len(performed.named)} more"
+    if performed.missing:
+        reason += f"; missing: {named}"
+    state: State = "incomplete" if performed.missing else "complete"
+    detail = f"instances {named}" if performed.missing else ""
+    return Completeness(state, "mpps", performed.listed, MPPS, received, performed.missing, reason, detail)
 
 
 def _weighed(known: Expectation, findings: Sequence[Evidence], count: tuple[int, str] | None) -> list[Evidence]:

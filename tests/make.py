@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pydicom.data
 from numpy.typing import NDArray
-from pydicom import Dataset, FileDataset
+from pydicom import DataElement, Dataset, FileDataset, config
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
     PYDICOM_IMPLEMENTATION_UID,
@@ -273,6 +274,14 @@ def structured_report(**attributes: Any) -> FileDataset:
     ds.CompletionFlag, ds.VerificationFlag = "COMPLETE", "UNVERIFIED"
     ds.ContentDate, ds.ContentTime = "20240102", "101500"
     ds.ContentSequence = []
+    return ds
+
+
+def dataset(**attributes: Any) -> Dataset:
+    """A data set without anything but `attributes`, valid or not, such as an identifier or the item of a sequence."""
+    ds = Dataset()
+    for keyword, value in attributes.items():
+        ds.add(DataElement(keyword, dictionary_VR(keyword), value, validation_mode=config.IGNORE))
     return ds
 
 

@@ -29,6 +29,8 @@ VERBS: dict[str, Verb] = {
     uids.PATIENT_ROOT_GET: "retrieve",
     uids.STUDY_ROOT_GET: "retrieve",
     uids.STORAGE_COMMITMENT: "commit",
+    uids.MODALITY_WORKLIST_FIND: "worklist",
+    uids.PERFORMED_PROCEDURE_STEP: "mpps",
 }
 """The abstract syntaxes served besides storage, and the permission that a peer needs for each."""
 

@@ -31,6 +31,7 @@ from node.association.services.c_move import serve_c_move
 from node.association.services.c_store import StoreService
 from node.association.services.commitment import CommitmentService, serve_n_action
 from node.association.services.commitment_results import Committer
+from node.association.services.performed_steps import StepService, serve_n_create, serve_n_set
 from node.association.services.retrieve import RetrieveService
 from node.association.services.stored import Transcoder
 from node.association.tls import tls_context
@@ -44,6 +45,7 @@ from node.index.records import Refused
 from node.metrics import Metrics
 from node.receive.ingest import Ingest, Origin
 from node.settings.model import Settings
+from node.worklist.worklist import Worklist
 
 logger = structlog.get_logger()
 
@@ -86,9 +88,16 @@ class Listener:
     ) -> None:
         self._settings, self.ingest, self.metrics, self.on_refusal = settings, ingest, metrics, on_refusal
         self.dicom = settings.dicom
+        self.worklist = Worklist(ingest.index.scheduled_steps, settings.worklist, ingest.now)
         self.find_service = FindService(
-            ingest.index, settings.dicom.ae_title, settings.dicom.maximum_query_results, metrics, audit
+            ingest.index,
+            self.worklist,
+            settings.dicom.ae_title,
+            settings.dicom.maximum_query_results,
+            metrics,
+            audit,
         )
+        self.step_service = StepService(ingest.index.performed_steps, settings.dicom.ae_title, audit, ingest.now)
         addresses = peer_addresses(settings)
         self.commitment_service = CommitmentService(
             ingest.index, ingest.archive, settings.dicom.ae_title, addresses, settings.dicom.response_seconds, metrics
@@ -130,6 +139,7 @@ class Listener:
         self.thread = SupervisedThread("dicom-accept", partial(self._accept, listening))
         self.thread.start()
         self.committer.start()
+        self.worklist.start()
         host, port = listening.getsockname()[:2]
         return str(host), int(port)
 
@@ -154,6 +164,7 @@ class Listener:
         self.admission.hang_up()
         self.admission.wait_until_empty(1.0)
         self.committer.stop(1.0)
+        self.worklist.stop(1.0)
 
     def _stop_accepting(self) -> None:
         listening, self._socket = self._socket, None
@@ -247,6 +258,10 @@ class Listener:
                 serve_c_get(operation, self.retrieve_service)
             case command.N_ACTION_RQ:
                 serve_n_action(operation, self.commitment_service)
+            case command.N_CREATE_RQ:
+                serve_n_create(operation, self.step_service)
+            case command.N_SET_RQ:
+                serve_n_set(operation, self.step_service)
             case _:
                 return False
         return True

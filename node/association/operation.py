@@ -90,7 +90,7 @@ class Operation:
         self,
         command_field: int,
         status: int,
-        elements: Mapping[Element, int | str] | None = None,
+        elements: Mapping[Element, int | str | bytes] | None = None,
         data_set: Dataset | None = None,
         comment: str = "",
     ) -> None:
@@ -107,12 +107,12 @@ class Operation:
         self,
         command_field: int,
         status: int,
-        elements: Mapping[Element, int | str] | None = None,
+        elements: Mapping[Element, int | str | bytes] | None = None,
         data_set: bytes | None = None,
         comment: str = "",
     ) -> bytes:
         """Encode a response for `respond`; `data_set` is already encoded."""
-        response: dict[Element, int | str] = {
+        response: dict[Element, int | str | bytes] = {
             Element.COMMAND_FIELD: command_field | RESPONSE,
             Element.MESSAGE_ID_RESPONDED_TO: self.message_id,
             Element.AFFECTED_SOP_CLASS_UID: self.context.abstract_syntax,

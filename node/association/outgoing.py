@@ -30,7 +30,7 @@ def fragment_bytes(peer_maximum_bytes: int) -> int:
 
 
 def message_pdus(
-    context_id: int, elements: Mapping[Element, int | str], size: int, data_set: bytes | None = None
+    context_id: int, elements: Mapping[Element, int | str | bytes], size: int, data_set: bytes | None = None
 ) -> bytes:
     """Encode a message as P-DATA-TF PDUs with fragments of `size` bytes; `data_set` is already encoded."""
     kind = NO_DATA_SET if data_set is None else DATA_SET

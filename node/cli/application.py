@@ -42,7 +42,7 @@ COMMANDS = {
 }
 """Each command, and the module and function of this package that implement it."""
 
-GROUPS = ("config", "db", "journal", "patient", "viewers", "account", "hooks", "quarantine", "conflicts")
+GROUPS = ("config", "db", "journal", "patient", "viewers", "account", "hooks", "quarantine", "conflicts", "worklist")
 """Commands with subcommands; each is the `app` of the module with the same name."""
 
 

@@ -110,13 +110,13 @@ def try_(
     if event is not None and event not in hook.on:
         raise UsageError(f"hook {name} does not receive {event!r}; its events are {', '.join(hook.on)}")
 
+    from node.control.availability import hook_channel
     from node.notify.channel import NotDelivered
     from node.notify.message import sample
-    from node.notify.notifier import channel_of
 
     wanted = event or hook.on[0]
     message = sample(wanted, settings.dicom.ae_title, dt.datetime.now(dt.UTC))
-    channel = channel_of(name, hook)
+    channel = hook_channel(settings, name)
     output = None
     try:
         output = channel.deliver(message, threading.Event())
@@ -169,5 +169,6 @@ def _configured(settings: Settings, name: str) -> HookSettings:
 
 
 def _described(name: str, hook: HookSettings) -> dict[str, Any]:
-    by = hook.url or (f"plugin {hook.plugin}" if hook.plugin else " ".join(hook.command))
+    others = (("plugin", hook.plugin), ("peer", hook.peer))
+    by = hook.url or next((f"{kind} {other}" for kind, other in others if other), " ".join(hook.command))
     return {"hook": name, "on": list(hook.on), "by": by}

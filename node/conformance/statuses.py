@@ -6,6 +6,7 @@ from node.conformance.document import Table, table
 from node.dicom import status
 
 _RETRIEVE = "C-MOVE, C-GET"
+_STEP = "N-CREATE, N-SET"
 _FAILURE_REASON = "N-EVENT-REPORT, Failure Reason (0008,1197)"
 
 _DIMSE = (
@@ -54,6 +55,17 @@ _DIMSE = (
     ("N-ACTION", status.INVALID_ARGUMENT, "the Transaction UID or the references are missing"),
     ("N-ACTION", status.SOP_CLASS_NOT_SUPPORTED, "the presentation context is that of another service"),
     ("N-ACTION", status.OUT_OF_RESOURCES, "internal error of the node; see its log"),
+    (_STEP, status.SUCCESS, "the step is durable"),
+    (_STEP, status.INVALID_ATTRIBUTE_VALUE, "the status, or an attribute that must not change, has another value"),
+    (_STEP, status.MISSING_ATTRIBUTE, "an attribute of type 1 is missing; Attribute Identifier List names it"),
+    ("N-CREATE", status.DUPLICATE_INSTANCE, "there is a step with this UID"),
+    ("N-SET", status.NO_SUCH_INSTANCE, "there is no step with this UID"),
+    (
+        _STEP,
+        status.PROCESSING_FAILURE,
+        "the step is in a final state (Error ID 0xA710); the data set cannot be decoded; internal error",
+    ),
+    (_STEP, status.SOP_CLASS_NOT_SUPPORTED, "the presentation context is that of another service"),
     (_FAILURE_REASON, status.NO_SUCH_INSTANCE, "the instance is not stored"),
     (_FAILURE_REASON, status.CLASS_INSTANCE_CONFLICT, "the instance is stored under another SOP class"),
     (

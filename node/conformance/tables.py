@@ -24,9 +24,17 @@ from node.conformance.registry import (
     name_of,
 )
 from node.conformance.statuses import http_statuses, statuses
-from node.dicom.keys import KEYS, SUPPORTED, UNIQUE_KEYS, Level
+from node.dicom.keys import SUPPORTED, TIMEZONE, UNIQUE_KEYS, Level, key_of
 from node.dicom.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from node.dicom.uids import APPLICATION_CONTEXT, SERVICES, VERIFICATION
+from node.dicom.uids import (
+    APPLICATION_CONTEXT,
+    INSTANCE_AVAILABILITY_NOTIFICATION,
+    MODALITY_WORKLIST_FIND,
+    PERFORMED_PROCEDURE_STEP,
+    SERVICES,
+    STORAGE_COMMITMENT,
+    VERIFICATION,
+)
 from node.settings.model import AuditSettings, Dicom, Peer, Settings, Web
 from node.tls import BCP_195_SUITES
 from node.web.dicomweb.qido import DEFAULTS
@@ -38,6 +46,7 @@ _NATIVE = "Explicit and Implicit VR Little Endian"
 
 _MATCHING = {
     "UI": "list of UID",
+    "SQ": "one item",
     "AS": "single value",
     "IS": "single value",
     "US": "single value",
@@ -121,21 +130,23 @@ def _dimse_services() -> Table:
         ("Verification", name_of(VERIFICATION), VERIFICATION, "Yes", "Yes"),
         ("Storage", _STORAGE, "", "Yes", "Yes"),
     ]
-    rows += [
-        ("Storage Commitment" if "Commitment" in name else "Query/Retrieve", name, uid, _yes(_is_asked(name)), "Yes")
-        for uid, name in SERVICES.items()
-    ]
-    rows += [
-        (service, "", "", "No", "No")
-        for service in (
-            "Basic Worklist Management",
-            "Modality Performed Procedure Step",
-            "Unified Worklist and Procedure Step",
-            "Instance Availability Notification",
-            "Print Management",
-        )
-    ]
+    rows += [(_service_of(uid), name, uid, _yes(_is_asked(name)), "Yes") for uid, name in SERVICES.items()]
+    availability = "Instance Availability Notification"
+    rows.append(
+        (availability, name_of(INSTANCE_AVAILABILITY_NOTIFICATION), INSTANCE_AVAILABILITY_NOTIFICATION, "Yes", "No")
+    )
+    rows += [(service, "", "", "No", "No") for service in ("Unified Worklist and Procedure Step", "Print Management")]
     return table(("Service", "SOP Class", "SOP Class UID", "SCU", "SCP"), rows)
+
+
+def _service_of(sop_class_uid: str) -> str:
+    """Return the service of a SOP class that the node serves."""
+    others = {
+        STORAGE_COMMITMENT: "Storage Commitment",
+        MODALITY_WORKLIST_FIND: "Basic Worklist Management",
+        PERFORMED_PROCEDURE_STEP: "Modality Performed Procedure Step",
+    }
+    return others.get(sop_class_uid, "Query/Retrieve")
 
 
 def _is_asked(service: str) -> bool:
@@ -227,7 +238,9 @@ def _web_attributes() -> Table:
                 keyword,
                 vr,
                 matching,
-                "by default" if keyword in DEFAULTS[one] else "if matched or in includefield",
+                "by default"
+                if keyword.startswith("> ") or keyword in DEFAULTS[one]
+                else "if matched or in includefield",
             )
             for one in DEFAULTS
             for level, keyword, vr, _, matching in _query_keys(one)
@@ -244,10 +257,17 @@ def _mapping(settings: Settings) -> Table:
 def _query_keys(level: Level) -> Sequence[tuple[str, ...]]:
     rows = []
     for keyword in SUPPORTED[level]:
-        key = KEYS.get(keyword)
-        vr, is_matched = (key.vr, key.matched) if key else ("CS", False)
-        matching = _MATCHING.get(vr, _MATCHING_OF_TEXT) if is_matched else "none; returned only"
-        rows.append((level.name, keyword, vr, "unique" if keyword == UNIQUE_KEYS[level] else "", matching))
+        key = key_of(keyword, level)
+        if key is None:
+            continue
+        matching = _MATCHING.get(key.vr, _MATCHING_OF_TEXT) if key.matched else "none; returned only"
+        if keyword == TIMEZONE:
+            matching += "; in C-FIND returned only"
+        rows.append((level.name, keyword, key.vr, "unique" if keyword == UNIQUE_KEYS[level] else "", matching))
+        rows += [
+            (level.name, f"> {inner.keyword}", inner.vr, "", _MATCHING.get(inner.vr, _MATCHING_OF_TEXT))
+            for inner in key.items
+        ]
     return rows
 
 
@@ -305,6 +325,7 @@ def _proposed_contexts() -> Table:
         (f"{_STORAGE}, of the instances to send", "", f"as stored; {_NATIVE}", "SCU"),
         (f"{_STORAGE}, for C-GET", "", f"{_NATIVE}; {compressed}", "SCP, by role selection"),
         *((name, uid, _NATIVE, "SCU") for uid, name in SERVICES.items() if _is_asked(name)),
+        (name_of(INSTANCE_AVAILABILITY_NOTIFICATION), INSTANCE_AVAILABILITY_NOTIFICATION, _NATIVE, "SCU"),
         *((name, uid, _NATIVE, "SCP, for reports") for uid, name in SERVICES.items() if "Commitment" in name),
     ]
     return table(("Abstract Syntax", "UID", "Transfer Syntaxes", "Role"), rows)

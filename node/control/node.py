@@ -21,6 +21,7 @@ from node.association.listener import Listener
 from node.audit.audit_log import APPLICATION, SOURCE, Action, AuditEvent, AuditMessage, Participant, Result
 from node.background import BackgroundService, SupervisedThread
 from node.child_process.confinement import offered
+from node.control.availability import hook_channel
 from node.control.control_socket import ControlServer
 from node.control.repository import Repository
 from node.conversion.confirm_counts import Confirmer
@@ -33,10 +34,11 @@ from node.index.records import Refused, SeriesKey
 from node.lifecycle.retention import Retention
 from node.lifecycle.scrub import Scrub
 from node.metrics import remove_counters, write_counters
-from node.notify.notifier import Notifier, channel_of
+from node.notify.notifier import Notifier
 from node.receive.readiness import reasons_not_ready
 from node.receive.refusals import Rejections
 from node.settings.model import Settings, Web
+from node.worklist.mllp import MllpListener
 
 if TYPE_CHECKING:
     from node.web.server import WebServer
@@ -69,9 +71,10 @@ class Node:
         self._ended: list[str] = []
         self._reasons: dict[str, str] = {}
         # First, so that a misconfigured hook is reported before the root is opened.
-        channels = {name: channel_of(name, hook) for name, hook in settings.hooks.items()}
+        channels = {name: hook_channel(settings, name) for name in settings.hooks}
         repository = self._repository = Repository(settings)
         archive, index, metrics, audit = repository.archive, repository.index, repository.metrics, repository.audit
+        channels |= {name: hook_channel(settings, name, index) for name, hook in settings.hooks.items() if hook.peer}
         _require_account(settings.web, repository)
         sweep(archive, index)
         self._rejections = Rejections(index, self._alert)
@@ -80,6 +83,10 @@ class Node:
         asked_seconds = repository.ingest.open_associations.asked_seconds
         self._worker = Worker(archive, index, settings.convert, waits=settings.series, asked_seconds=asked_seconds)
         self._optional = tuple(_optional_services(settings, repository))
+        self._orders = None
+        if settings.worklist.hl7_port is not None:
+            steps = index.scheduled_steps
+            self._orders = MllpListener(settings.worklist, settings.dicom.ae_title, steps, audit, repository.ingest.now)
         self._control = ControlServer(settings.storage.root, repository.actions)
         self._notifier = Notifier(settings.hooks, channels, index, metrics, audit, settings.dicom.ae_title)
         self._web = self._web_server(settings)
@@ -90,6 +97,8 @@ class Node:
         self._notifier.start()  # first: a new hook receives events from here on
         self._rejections.start()
         host, port = self._listener.start()
+        if self._orders is not None:
+            log.info("hl7_ready", port=self._orders.start())
         self._worker.start()
         for service in self._optional:
             service.start()
@@ -124,6 +133,8 @@ class Node:
         """Stop accepting work, finish or hand back instances and conversions under way, and close the root."""
         if self._web is not None:
             self._web.stop(drain_seconds)
+        if self._orders is not None:
+            self._orders.stop()
         self._listener.drain(drain_seconds)
         self._decoder.close()
         self._control.stop()
@@ -145,6 +156,7 @@ class Node:
             self._worker,
             self._rejections,
             self._listener.committer,
+            self._listener.worklist,
             *self._notifier.workers,
             *self._optional,
         )
@@ -165,6 +177,7 @@ class Node:
             "listener": self._listener.thread,
             "index": self._repository.index.thread,
             "control socket": self._control.thread,
+            "hl7": self._orders.thread if self._orders is not None else None,
         }
         running = {name: thread for name, thread in threads.items() if thread is not None}
         return running | {service.name: service for service in self.services}

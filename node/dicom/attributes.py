@@ -16,13 +16,15 @@ from typing import Literal
 
 from pydicom.charset import convert_encodings, decode_bytes
 
-from node.dicom.header import EXPLICIT_BIG_ENDIAN, read_header, read_header_by_windows
+from node.dicom.header import EXPLICIT_BIG_ENDIAN, read_header, read_header_by_windows, read_items
 from node.errors import NotUnderstood
 
 SPECIFIC_CHARACTER_SET = 0x00080005
 SOP_CLASS_UID, SOP_INSTANCE_UID = 0x00080016, 0x00080018
 STUDY_INSTANCE_UID, SERIES_INSTANCE_UID = 0x0020000D, 0x0020000E
 PATIENT_ID, ISSUER_OF_PATIENT_ID = 0x00100020, 0x00100021
+
+REQUEST_ATTRIBUTES_SEQUENCE = 0x00400275
 
 UID_LENGTH = 64
 """Maximum length of a UID, PS3.5 9.1."""
@@ -37,6 +39,9 @@ class Attribute:
     vr: str
     width: int | None = None
 
+
+TIMEZONE_OFFSET = Attribute(0x00080201, "timezone_offset_from_utc", "SH", 16)
+"""Each level has it: the times of a level are those of the instance that gave the level its attributes."""
 
 PATIENT = (
     Attribute(0x00100010, "patient_name", "PN", 324),
@@ -55,6 +60,7 @@ STUDY = (
     Attribute(0x00081030, "study_description", "LO", 64),
     Attribute(0x00080090, "referring_physician_name", "PN", 324),
     Attribute(0x00101010, "patient_age", "AS", 4),
+    TIMEZONE_OFFSET,
 )
 SERIES = (
     Attribute(SERIES_INSTANCE_UID, "series_instance_uid", "UI", UID_LENGTH),
@@ -72,6 +78,7 @@ SERIES = (
     Attribute(0x00200052, "frame_of_reference_uid", "UI", UID_LENGTH),
     Attribute(0x00400244, "performed_procedure_step_start_date", "DA"),
     Attribute(0x00400245, "performed_procedure_step_start_time", "TM"),
+    TIMEZONE_OFFSET,
 )
 IMAGE = (
     Attribute(SOP_INSTANCE_UID, "sop_instance_uid", "UI", UID_LENGTH),
@@ -88,14 +95,29 @@ IMAGE = (
     Attribute(0x00540081, "number_of_slices", "US"),
     Attribute(0x00540101, "number_of_time_slices", "US"),
     Attribute(0x00201209, "number_of_series_related_instances", "IS"),
+    TIMEZONE_OFFSET,
 )
+REQUEST = (
+    Attribute(0x00400009, "ScheduledProcedureStepID", "SH", 16),
+    Attribute(0x00401001, "RequestedProcedureID", "SH", 16),
+)
+"""Attributes of an item of the Request Attributes Sequence (0040,0275), PS3.3 10.6; `column` is the keyword."""
+
 SHARED = (PATIENT, STUDY, SERIES)
 INDEXED_TAGS = frozenset(
-    [SPECIFIC_CHARACTER_SET, *(attribute.tag for level in (*SHARED, IMAGE) for attribute in level)]
+    [
+        SPECIFIC_CHARACTER_SET,
+        REQUEST_ATTRIBUTES_SEQUENCE,
+        *(attribute.tag for level in (*SHARED, IMAGE) for attribute in level),
+    ]
 )
+_REQUEST_TAGS = frozenset(attribute.tag for attribute in REQUEST)
 
 ByteOrder = Literal["big", "little"]
-Value = str | int | dt.date | dt.time | None
+Requests = list[dict[str, str]]
+"""The items of a Request Attributes Sequence: keyword -> value, without those that are empty."""
+
+Value = str | int | dt.date | dt.time | Requests | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +179,8 @@ def _attributes(elements: Mapping[int, bytes], transfer_syntax_uid: str) -> Inst
         for level in SHARED
     )
     image = _level(IMAGE, [elements.get(attribute.tag) for attribute in IMAGE], character_set, order)
-    attributes = InstanceAttributes(patient, study, series, image)
+    requests = _requests(elements.get(REQUEST_ATTRIBUTES_SEQUENCE, b""), transfer_syntax_uid, character_set)
+    attributes = InstanceAttributes(patient, study, {**series, "request_attributes": requests}, image)
     for level, column, name in (
         (attributes.image, "sop_instance_uid", "SOP Instance UID (0008,0018)"),
         (attributes.image, "sop_class_uid", "SOP Class UID (0008,0016)"),
@@ -194,6 +217,21 @@ _shared_level = lru_cache(maxsize=512)(_level)
 """`_level` with a cache, for attributes shared by all instances of a patient, study or series."""
 
 
+@lru_cache(maxsize=256)  # of 16 KiB at most: the instances of a series have the same items
+def _requests(raw: bytes, transfer_syntax_uid: str, character_set: bytes) -> Requests | None:
+    """Return the items of a Request Attributes Sequence (0040,0275), empty ones left out; None if there are none."""
+    if not raw:
+        return None
+    encodings = _encodings(character_set)
+    items = []
+    for elements in read_items(raw, transfer_syntax_uid, _REQUEST_TAGS):
+        texts = (
+            (attribute.column, _text(elements.get(attribute.tag, b""), attribute, encodings)) for attribute in REQUEST
+        )
+        items.append({keyword: text for keyword, text in texts if text is not None})
+    return [item for item in items if item] or None
+
+
 @lru_cache(maxsize=64)
 def _encodings(raw: bytes) -> list[str]:
     terms = [term.strip(" \0") for term in raw.decode("ascii", "replace").split("\\")]
@@ -210,7 +248,7 @@ def _value(raw: bytes, attribute: Attribute, encodings: list[str], order: ByteOr
         case "US":
             return int.from_bytes(raw[:2], order) if len(raw) >= 2 else None
         case "PN" | "LO" | "SH":
-            return _clean(_decoded(raw, encodings, attribute.vr), attribute.width)
+            return _text(raw, attribute, encodings)
     text = raw.decode("ascii", "replace").strip(" \0")
     match attribute.vr:
         case "IS":
@@ -220,6 +258,10 @@ def _value(raw: bytes, attribute: Attribute, encodings: list[str], order: ByteOr
         case "TM":
             return time_of(text)
     return _clean(text, attribute.width)
+
+
+def _text(raw: bytes, attribute: Attribute, encodings: list[str]) -> str | None:
+    return _clean(_decoded(raw, encodings, attribute.vr), attribute.width)
 
 
 def _decoded(raw: bytes, encodings: list[str], vr: str) -> str:

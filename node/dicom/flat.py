@@ -15,7 +15,7 @@ from node.dicom.values import held_elements
 _TEXT = frozenset(("AE", "AS", "CS", "DA", "IS", "LO", "PN", "SH", "TM", "UI"))
 _NUMBERS = frozenset(("US",))
 FLAT_VRS = _TEXT | _NUMBERS
-"""The required value representations; all have a two-byte length (PS3.5 7.1.2)."""
+"""The required value representations besides SQ; all have a two-byte length (PS3.5 7.1.2)."""
 
 _MAX_SHORT_LENGTH = 0xFFFE
 
@@ -27,40 +27,56 @@ class NotFlat(Exception):
 def encode_flat(ds: Dataset, transfer_syntax_uid: str) -> bytes:
     """Return a data set encoded in one of the uncompressed transfer syntaxes (PS3.5 7.1); text is UTF-8.
 
-    Elements that are not converted yet are little endian, and copied.
+    Elements that are not converted yet are little endian, and copied. Sequences may contain data sets of the same kind.
 
     Raises
     ------
     NotFlat
         The VR of an element is not in `FLAT_VRS`, or its value is longer than 65534 bytes.
     """
-    order = ">" if transfer_syntax_uid == EXPLICIT_BIG_ENDIAN else "<"
-    explicit = transfer_syntax_uid != IMPLICIT_LITTLE_ENDIAN
-    head = struct.Struct(f"{order}HH2sH" if explicit else f"{order}HHL").pack
-    number = struct.Struct(f"{order}H").pack
-    chunks = []
-    for tag, held in sorted(held_elements(ds).items()):
-        is_encoded = isinstance(held, RawDataElement) and (order == "<" or held.VR in _TEXT)
-        element = held if is_encoded else ds[tag]
-        vr, content = element.VR, element.value
-        if vr not in FLAT_VRS:
-            raise NotFlat
+    return _Encoding(transfer_syntax_uid).data_set(ds)
+
+
+class _Encoding:
+    """The encoding of one transfer syntax."""
+
+    def __init__(self, transfer_syntax_uid: str) -> None:
+        self._order = order = ">" if transfer_syntax_uid == EXPLICIT_BIG_ENDIAN else "<"
+        self._is_explicit = transfer_syntax_uid != IMPLICIT_LITTLE_ENDIAN
+        self._head = struct.Struct(f"{order}HH2sH" if self._is_explicit else f"{order}HHL").pack
+        self._sequence = struct.Struct(f"{order}HH2s2xL" if self._is_explicit else f"{order}HHL").pack
+        self._item = struct.Struct(f"{order}HHL").pack
+        self._number = struct.Struct(f"{order}H").pack
+
+    def data_set(self, ds: Dataset) -> bytes:
+        chunks = []
+        for tag, held in sorted(held_elements(ds).items()):
+            is_encoded = isinstance(held, RawDataElement) and (self._order == "<" or held.VR in _TEXT)
+            element: Any = held if is_encoded else ds[tag]
+            vr, head = element.VR, self._head
+            if vr == "SQ":
+                items = [self.data_set(item) for item in element.value or ()]
+                value = b"".join(self._item(0xFFFE, 0xE000, len(item)) + item for item in items)
+                head = self._sequence
+            elif vr in FLAT_VRS:
+                value = self._value(vr, element.value, is_encoded)
+            else:
+                raise NotFlat
+            names = (vr.encode("ascii"),) if self._is_explicit else ()
+            chunks += [head(tag >> 16, tag & 0xFFFF, *names, len(value)), value]
+        return b"".join(chunks)
+
+    def _value(self, vr: str, content: Any, is_encoded: bool) -> bytes:
         if is_encoded:
-            value = content or b""
+            value: bytes = content or b""
         elif vr in _TEXT:
             value = _text(content)
         else:
-            value = b"" if content is None else number(content)
+            value = b"" if content is None else self._number(content)
         value += (b"\0" if vr == "UI" else b" ") * (len(value) % 2)
         if len(value) > _MAX_SHORT_LENGTH:
             raise NotFlat
-        group, element_number = tag >> 16, tag & 0xFFFF
-        if explicit:
-            chunks.append(head(group, element_number, vr.encode("ascii"), len(value)))
-        else:
-            chunks.append(head(group, element_number, len(value)))
-        chunks.append(value)
-    return b"".join(chunks)
+        return value
 
 
 def _text(value: Any) -> bytes:

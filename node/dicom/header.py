@@ -31,6 +31,12 @@ MAX_ELEMENTS = 200_000
 MAX_VALUE_BYTES = 4096
 """Bytes of a value that are kept: more than 324 characters of a PN take in any character set (PS3.5 6.2)."""
 
+MAX_SEQUENCE_BYTES = 16_384
+"""Bytes of a sequence that are kept: a dozen items of the Request Attributes Sequence."""
+
+MAX_ITEMS = 16
+"""Items of a sequence that are read."""
+
 WINDOW_BYTES = 1 << 20
 MAX_WINDOW_BYTES = 16 << 20
 """Largest part of a file that is read at once, to skip a sequence of undefined length; the first has `WINDOW_BYTES`."""
@@ -66,7 +72,8 @@ def read_header(
     Returns
     -------
     dict of int to bytes
-        Values with padding, cut to `MAX_VALUE_BYTES`; absent elements are omitted.
+        Values with padding, cut to `MAX_VALUE_BYTES`; absent elements are omitted. The value of a sequence is its
+        items, cut to `MAX_SEQUENCE_BYTES`, for `read_items`.
 
     Raises
     ------
@@ -122,6 +129,26 @@ def read_header_by_windows(
                 raise NotUnderstood(
                     f"the sequence of undefined length at byte {offset} takes more than {MAX_WINDOW_BYTES} bytes"
                 ) from None
+
+
+def read_items(raw: bytes, transfer_syntax_uid: str, wanted: frozenset[int]) -> list[dict[int, bytes]]:
+    """Return the raw values of some elements of each item of a sequence that `read_header` returned.
+
+    What is beyond the first `MAX_ITEMS`, was cut off, or is not encoded as PS3.5 7.5 says is left out. The items of a
+    sequence of VR UN are not read.
+    """
+    walker = _Walker(raw, transfer_syntax_uid)
+    items: list[dict[int, bytes]] = []
+    try:
+        while walker.at < walker.end and len(items) < MAX_ITEMS:
+            tag, length = walker.element(walker.at)
+            if tag != _ITEM:
+                break
+            items.append({})
+            walker.item(length, wanted, items[-1])
+    except (HeaderCut, NotUnderstood):
+        pass  # the items so far
+    return items
 
 
 def require_few_elements(data: bytes | bytearray | memoryview, transfer_syntax_uid: str, maximum: int) -> None:
@@ -209,12 +236,16 @@ class _Walker:
                 raise _too_many_elements(tag)
             if length == UNDEFINED_LENGTH:
                 self.left = left
+                is_kept = tag in wanted and tag not in elements and _is_sequence(tag) and self.vr != b"UN"
                 self.skip_undefined(tag, begin)
+                if is_kept:
+                    elements[tag] = bytes(data[at : min(self.at, at + MAX_SEQUENCE_BYTES)])
                 at, left = self.at, self.left
                 continue
             stop = at + length
             if tag in wanted and tag not in elements:
-                kept = min(stop, at + MAX_VALUE_BYTES)
+                is_short = length <= MAX_VALUE_BYTES or not _is_sequence(tag)
+                kept = min(stop, at + (MAX_VALUE_BYTES if is_short else MAX_SEQUENCE_BYTES))
                 if kept > end:
                     self.left = left
                     raise HeaderCut(begin)
@@ -251,6 +282,21 @@ class _Walker:
                 "check that the sender uses the negotiated transfer syntax"
             )
         return tag, length
+
+    def item(self, length: int, wanted: frozenset[int], elements: dict[int, bytes]) -> None:
+        """Add the values of the wanted tags of the current item to `elements`, and move behind it."""
+        end = self.end if length == UNDEFINED_LENGTH else min(self.end, self.at + length)
+        while self.at < end:
+            tag, length = self.element(self.at)
+            if tag == _ITEM_END:
+                return
+            if length == UNDEFINED_LENGTH:
+                self.skip_undefined(tag, self.at)
+                continue
+            stop = self.at + length
+            if tag in wanted and stop <= end:
+                elements.setdefault(tag, bytes(self.data[self.at : min(stop, self.at + MAX_VALUE_BYTES)]))
+            self.at = stop
 
     def skip_undefined(self, tag: int, begin: int) -> None:
         """Skip the current value of undefined length: a sequence, or a UN that contains one (PS3.5 6.2.2)."""

@@ -67,7 +67,20 @@ class NameWords:
     words: tuple[str, ...]
 
 
-Match = OneOf | Like | Between | Moments | NameLike | NameWords
+@dataclass(frozen=True, slots=True)
+class InItem:
+    """Sequence Matching (PS3.4 C.2.2.2.6): one item has a match for each of these keys.
+
+    Attributes
+    ----------
+    keys : tuple of (Key, tuple of Match)
+        Keys of the item that are matched, each with its alternatives.
+    """
+
+    keys: tuple[tuple[Key, tuple[Match, ...]], ...]
+
+
+Match = OneOf | Like | Between | Moments | NameLike | NameWords | InItem
 
 
 _ANYTHING = re.compile(r"\**")

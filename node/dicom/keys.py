@@ -56,6 +56,8 @@ class Key:
         Column in the table of its level; None: computed from the rows below.
     matched : bool
         Whether its values can be matched; else it can only be returned.
+    items : tuple of Key
+        Keys in the item of a sequence (PS3.4 C.2.2.2.6).
     """
 
     keyword: str
@@ -63,6 +65,7 @@ class Key:
     level: Level
     column: str | None = None
     matched: bool = True
+    items: tuple[Key, ...] = ()
 
 
 def _stored(level: Level, stored: tuple[attributes.Attribute, ...]) -> list[Key]:
@@ -70,7 +73,7 @@ def _stored(level: Level, stored: tuple[attributes.Attribute, ...]) -> list[Key]
     return [
         Key(keyword_for_tag(attribute.tag), attribute.vr, level, attribute.column)
         for attribute in stored
-        if attribute.column != "number_of_series_related_instances"
+        if attribute.column != "number_of_series_related_instances" and attribute is not attributes.TIMEZONE_OFFSET
     ]
 
 
@@ -88,15 +91,33 @@ KEYS: Mapping[str, Key] = {
         Key("NumberOfStudyRelatedInstances", "IS", Level.STUDY, matched=False),
         *_stored(Level.SERIES, attributes.SERIES),
         Key("NumberOfSeriesRelatedInstances", "IS", Level.SERIES, matched=False),
+        Key(
+            "RequestAttributesSequence",
+            "SQ",
+            Level.SERIES,
+            "request_attributes",
+            items=tuple(
+                Key(attribute.column, attribute.vr, Level.SERIES, attribute.column) for attribute in attributes.REQUEST
+            ),
+        ),
         *_stored(Level.IMAGE, attributes.IMAGE),
         Key("AvailableTransferSyntaxUID", "UI", Level.IMAGE, "transfer_syntax_uid"),
     )
 }
-"""Every supported key. *Instance Availability* (0008,0056) is also returned, at each level except PATIENT."""
+"""Every supported key that has one level."""
+
+TIMEZONE = "TimezoneOffsetFromUTC"
+
+KEYS_OF_ANSWERS: Mapping[str, tuple[str, str | None]] = {
+    "InstanceAvailability": ("CS", None),
+    TIMEZONE: (attributes.TIMEZONE_OFFSET.vr, attributes.TIMEZONE_OFFSET.column),
+}
+"""Supported keys of every level but PATIENT, with VR and column: their value is that of the level of the query.
+Without a column, a key is only returned."""
 
 SUPPORTED: Mapping[Level, tuple[str, ...]] = {
     level: tuple(key.keyword for key in KEYS.values() if key.level == level)
-    + (("InstanceAvailability",) if level != Level.PATIENT else ())
+    + (tuple(KEYS_OF_ANSWERS) if level != Level.PATIENT else ())
     for level in Level
 }
 """Keywords of the supported keys of each level; a query may also contain those of higher levels."""
@@ -108,3 +129,11 @@ UNIQUE_KEYS: Mapping[Level, str] = {
     Level.IMAGE: "SOPInstanceUID",
 }
 """PS3.4 C.6.1.1, C.6.2.1."""
+
+
+def key_of(keyword: str, level: Level) -> Key | None:
+    """Return the key for a keyword in a query of a level, or None if it is unsupported."""
+    if keyword not in KEYS_OF_ANSWERS:
+        return KEYS.get(keyword)
+    vr, column = KEYS_OF_ANSWERS[keyword]
+    return Key(keyword, vr, level, column, matched=column is not None) if level != Level.PATIENT else None

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from pydicom.datadict import dictionary_description, dictionary_VR, keyword_for_tag
 from pydicom.dataelem import RawDataElement
@@ -14,9 +15,9 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 
-from node.dicom.key_values import Between, Match, OneOf, combined_moments, matches_of, require_order
-from node.dicom.keys import KEYS, UNIQUE_KEYS, IdentifierMismatch, InvalidQuery, Key, Level, QueryModel
-from node.dicom.values import CONVERSION_ERRORS, held, standard_tag
+from node.dicom.key_values import Between, InItem, Match, OneOf, combined_moments, matches_of, require_order
+from node.dicom.keys import TIMEZONE, UNIQUE_KEYS, IdentifierMismatch, InvalidQuery, Key, Level, QueryModel, key_of
+from node.dicom.values import CONVERSION_ERRORS, held, items, standard_tag
 
 MAX_KEY_LENGTH = 1024
 """Maximum characters in a value of a key. A PN has up to 324, and a pattern may be longer than the matching text."""
@@ -40,7 +41,6 @@ _NO_KEYS = frozenset(
         "QueryRetrieveLevel",
         "QueryRetrieveView",
         "RetrieveAETitle",  # added by the responder
-        "TimezoneOffsetFromUTC",  # times are compared as they were sent: the index has no offsets
     }
 )
 
@@ -55,11 +55,16 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Negotiated query options (PS3.4 C.5.1.1); QIDO-RS always has the first two (PS3.18 8.3.4)."""
+    """Negotiated query options (PS3.4 C.5.1.1); QIDO-RS always has the first two (PS3.18 8.3.4).
+
+    `timezone`: whether a value of *Timezone Offset From UTC* (0008,0201) is matched. In C-FIND it says how the times of
+    the identifier are meant (PS3.4 C.4.1.1.3.1), and many requestors send it.
+    """
 
     relational: bool = False
     combined_datetime: bool = False
     fuzzy: bool = False
+    timezone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +79,11 @@ class Query:
         Conditions that must all hold. Those of a lower level hold if one entity below matches all of them.
     returned : tuple of str
         Keywords of the returned attributes, including the unique keys.
+    items : mapping of str to tuple of str
+        Keywords of the returned attributes in the items of a returned sequence.
     unsupported : tuple of str
-        Ignored keys, as keyword or tag: unsupported optional keys (PS3.4 C.2.2.1.3), or keys of a lower level.
+        Keys that are not matched, as keyword or tag: unsupported optional keys (PS3.4 C.2.2.1.3), keys of a lower
+        level, and values of a key that is only returned.
     limit, offset : int
         Limit and offset in the ordered answers; None: no limit.
     """
@@ -83,6 +91,7 @@ class Query:
     level: Level
     conditions: tuple[Condition, ...]
     returned: tuple[str, ...]
+    items: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unsupported: tuple[str, ...] = ()
     limit: int | None = None
     offset: int = 0
@@ -122,6 +131,7 @@ def read_query(
     level = _level_of(identifier, model)
     conditions: list[Condition] = []
     returned = [UNIQUE_KEYS[above] for above in Level if model.value <= above <= level]
+    returned_items: dict[str, tuple[str, ...]] = {}
     unsupported: list[str] = []
     for tag in map(BaseTag, identifier.keys()):  # iterating over a Dataset converts its elements
         keyword = keyword_for_tag(tag)
@@ -133,7 +143,9 @@ def read_query(
             continue
         if key.level <= level:
             returned.append(keyword)
-        matches = matches_of(key, _texts(identifier, tag), fuzzy=options.fuzzy)
+        matches, names, unknown = _matches(key, identifier, tag, options)
+        returned_items[keyword] = names
+        unsupported += unknown
         if matches and key.matched:
             conditions.append(Condition(key, matches))
         elif matches or key.level > level:
@@ -144,20 +156,58 @@ def read_query(
         conditions = _combined(conditions)
     _require_order(conditions)
     _require_few_matches(conditions)
-    return Query(level, tuple(conditions), tuple(dict.fromkeys(returned)), tuple(unsupported), limit, offset)
+    unique = tuple(dict.fromkeys(returned))
+    in_items = {keyword: names for keyword, names in returned_items.items() if names}
+    return Query(level, tuple(conditions), unique, in_items, tuple(unsupported), limit, offset)
 
 
 def _key(keyword: str, level: Level, options: Options) -> Key | None:
     """Return the key for a keyword in a query of a level, or None if it is unsupported."""
-    if keyword == "InstanceAvailability" and level != Level.PATIENT:
-        return Key(keyword, "CS", level, matched=False)
-    key = KEYS.get(keyword)
+    key = key_of(keyword, level)
     return key if key is not None and (key.level <= level or options.relational) else None
+
+
+def _matches(
+    key: Key, identifier: Dataset, tag: BaseTag, options: Options
+) -> tuple[tuple[Match, ...], tuple[str, ...], list[str]]:
+    """Return the matches of a key; of a sequence also the keywords returned of its items, and unsupported keys in it.
+
+    A sequence without an item, or with an empty one, asks for all attributes of its items (PS3.4 C.2.2.2.6).
+    """
+    if key.keyword == TIMEZONE and not options.timezone:
+        return (), (), []
+    if not key.items:
+        return matches_of(key, texts_of(identifier, tag), fuzzy=options.fuzzy), (), []
+    item = key_item(identifier, tag)
+    known = {inner.keyword: inner for inner in key.items}
+    names = [keyword_for_tag(inner_tag) or str(inner_tag) for inner_tag in map(BaseTag, item.keys())]
+    found = {
+        name: matches_of(known[name], texts_of(item, standard_tag(name)), fuzzy=False)
+        for name in names
+        if name in known
+    }
+    wanted = tuple((known[name], matches) for name, matches in found.items() if matches)
+    unsupported = [f"{key.keyword}.{name}" for name in names if name not in known]
+    return (InItem(wanted),) if wanted else (), tuple(found or known), unsupported
+
+
+def key_item(identifier: Dataset, tag: BaseTag) -> Dataset:
+    """Return the item of a key that is a sequence; an empty one if it has none.
+
+    Raises
+    ------
+    InvalidQuery
+        It has several.
+    """
+    found = items(identifier, keyword_for_tag(tag))
+    if len(found) > 1:
+        raise InvalidQuery(tag, "a key that is a sequence must have one item (PS3.4 C.2.2.2.6)")
+    return found[0] if found else Dataset()
 
 
 def _level_of(identifier: Dataset, model: QueryModel) -> Level:
     tag = standard_tag("QueryRetrieveLevel")
-    values = _texts(identifier, tag) if tag in identifier else []
+    values = texts_of(identifier, tag) if tag in identifier else []
     allowed = [level.name for level in Level if level >= model.value]
     if len(values) != 1 or values[0] not in allowed:
         raise IdentifierMismatch(tag, f"Query/Retrieve Level must be one of {', '.join(allowed)} (PS3.4 C.6)")
@@ -182,8 +232,14 @@ def _require_unique_keys(conditions: list[Condition], level: Level, model: Query
         )
 
 
-def _texts(identifier: Dataset, tag: BaseTag) -> list[str]:
-    """Return the values of a key as text without padding."""
+def texts_of(identifier: Dataset, tag: BaseTag) -> list[str]:
+    """Return the values of a key as text without padding.
+
+    Raises
+    ------
+    InvalidQuery
+        A value cannot be decoded, or is longer than `MAX_KEY_LENGTH`.
+    """
     raw = held(identifier, tag)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # patterns and ranges are not valid values of their VR
@@ -220,10 +276,14 @@ def _combined(conditions: list[Condition]) -> list[Condition]:
 def _require_few_matches(conditions: list[Condition]) -> None:
     count = 0
     for condition in conditions:
-        count += len(condition.matches)
+        count += sum(_count(match) for match in condition.matches)
         if count > MAX_MATCHES:
             tag = standard_tag(condition.key.keyword)
             raise InvalidQuery(tag, f"a query must not have more than {MAX_MATCHES} values and wildcards: narrow it")
+
+
+def _count(match: Match) -> int:
+    return sum(len(inner) for _, inner in match.keys) if isinstance(match, InItem) else 1
 
 
 def _require_order(conditions: list[Condition]) -> None:

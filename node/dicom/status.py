@@ -54,6 +54,15 @@ IDENTIFIER_MISMATCH = 0xA900
 UNABLE_TO_PROCESS = 0xC000
 """The value of a key is invalid (PS3.4 C.4.1.1.4)."""
 
+INVALID_ATTRIBUTE_VALUE = 0x0106
+"""The value of an attribute is out of range or does not fit the others (PS3.7 C.5.11)."""
+
+DUPLICATE_INSTANCE = 0x0111
+"""The node has an instance with this UID (PS3.7 C.5.4)."""
+
+MISSING_ATTRIBUTE = 0x0120
+"""An attribute that must have a value is missing (PS3.7 C.5.15)."""
+
 PROCESSING_FAILURE = 0x0110
 """An error without a status of its own (PS3.7 C.5.14)."""
 

@@ -20,6 +20,9 @@ STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 STUDY_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
 STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
 STORAGE_COMMITMENT = "1.2.840.10008.1.20.1"
+MODALITY_WORKLIST_FIND = "1.2.840.10008.5.1.4.31"
+PERFORMED_PROCEDURE_STEP = "1.2.840.10008.3.1.2.3.3"
+INSTANCE_AVAILABILITY_NOTIFICATION = "1.2.840.10008.5.1.4.33"
 
 SERVICES: Mapping[str, str] = {
     PATIENT_ROOT_FIND: "Patient Root Query/Retrieve Information Model - FIND",
@@ -29,6 +32,8 @@ SERVICES: Mapping[str, str] = {
     STUDY_ROOT_MOVE: "Study Root Query/Retrieve Information Model - MOVE",
     STUDY_ROOT_GET: "Study Root Query/Retrieve Information Model - GET",
     STORAGE_COMMITMENT: "Storage Commitment Push Model",
+    MODALITY_WORKLIST_FIND: "Modality Worklist Information Model - FIND",
+    PERFORMED_PROCEDURE_STEP: "Modality Performed Procedure Step",
 }
 """Names of the SOP classes that the node serves beyond Verification and storage, by UID (PS3.6 Annex A)."""
 

@@ -21,6 +21,7 @@ from node.index.levels import (
     series_row,
 )
 from node.index.models import OPEN_STATES, ConflictRow, ImageRow, SeriesRow, StudyRow
+from node.index.performed_series import is_all_here
 from node.index.prepared import Prepared
 from node.index.records import Arrived, Flaw, Kept, Outcome
 from node.index.reopening import revoke_claim
@@ -198,6 +199,9 @@ def _record_growth(connection: Connection, series_id: int, growth: _Growth) -> N
     if growth.last is None:
         _SERIES_ALIVE.execute(connection, values)
     else:
+        attributes, received = growth.last.attributes, growth.last.file.received_at
+        if is_all_here(connection, series_id, attributes.study_instance_uid, attributes.series_instance_uid):
+            values |= {"due": received, "waits": None}
         values |= {"count": growth.count, "received": growth.last.file.received_at}
         _SERIES_GREW.execute(connection, values)
     if growth.replaced:

@@ -14,8 +14,8 @@ from sqlalchemy import ColumnElement, Select, String, and_, bindparam, false, fu
 from sqlalchemy import Time as SqlTime
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, aliased
 
-from node.dicom.key_values import Between, Like, Match, Moments, NameLike, NameWords, OneOf
-from node.dicom.keys import Level
+from node.dicom.key_values import Between, InItem, Like, Match, Moments, NameLike, NameWords, OneOf
+from node.dicom.keys import Key, Level
 from node.dicom.matching import Condition, Query
 from node.index.models import ImageRow, PatientRow, SeriesRow, StudyRow
 
@@ -86,7 +86,7 @@ def _patients(conditions: Sequence[Condition]) -> Select[Any]:
 
 def _condition(condition: Condition, table: Any) -> ColumnElement[bool]:
     if condition.key.column is not None:
-        return or_(*(_match(match, condition.key.column, table) for match in condition.matches))
+        return or_(*(condition_on(match, condition.key.column, table) for match in condition.matches))
     below = SeriesRow.modality if condition.key.keyword == "ModalitiesInStudy" else ImageRow.sop_class_uid
     rows = select(SeriesRow.id).where(SeriesRow.study_id == table.id)
     if below is ImageRow.sop_class_uid:
@@ -95,7 +95,8 @@ def _condition(condition: Condition, table: Any) -> ColumnElement[bool]:
     return or_(*(rows.where(_text(match, below)).correlate(StudyRow).exists() for match in condition.matches))
 
 
-def _match(match: Match, column: str, table: Any) -> ColumnElement[bool]:
+def condition_on(match: Match, column: str, table: Any) -> ColumnElement[bool]:
+    """Return the condition that a column of a table satisfies a match."""
     match match:
         case OneOf() | Like():
             return _text(match, getattr(table, column))
@@ -103,13 +104,23 @@ def _match(match: Match, column: str, table: Any) -> ColumnElement[bool]:
             return _between(getattr(table, column), first, last)
         case Moments(time, first, last):
             return _moments(getattr(table, column), getattr(table, str(time.column)), first, last)
+        case InItem(keys):
+            return _in_item(keys, getattr(table, column))
         case NameLike(patterns):
             return _name(patterns, [getattr(table, f"{column}_{group}") for group in _GROUPS])
         case NameWords(words):
             return or_(*(_words(words, getattr(table, f"{column}_{group}")) for group in _GROUPS))
 
 
-def _text(match: Match, column: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
+def _in_item(keys: Sequence[tuple[Key, tuple[Match, ...]]], column: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
+    """Match one of the items of a column, a JSON array of objects."""
+    listed = func.json_each(column).table_valued("value")
+    texts = {key.keyword: func.json_extract(listed.c.value, f"$.{key.keyword}") for key, _ in keys}
+    found = (or_(*(_text(match, texts[key.keyword]) for match in matches)) for key, matches in keys)
+    return and_(column.is_not(None), select(listed.c.value).where(*found).exists())
+
+
+def _text(match: Match, column: ColumnElement[Any] | InstrumentedAttribute[Any]) -> ColumnElement[bool]:
     match match:
         case OneOf((value,)):
             return column == value

@@ -24,10 +24,12 @@ from node.index.finder import Finder
 from node.index.instances import InstanceRepository
 from node.index.keyed_requests import KeyedRequestRepository
 from node.index.patients import PatientRepository
+from node.index.performed_steps import PerformedStepRepository
 from node.index.read import ReadIndex
 from node.index.references import ReferenceRepository
 from node.index.rejections import RejectionRepository
 from node.index.salvage import SalvageRepository
+from node.index.scheduled_steps import ScheduledStepRepository
 from node.index.senders import SenderRepository
 from node.index.series import SeriesRepository
 from node.index.studies import StudyRepository
@@ -101,9 +103,11 @@ class Index:
         self.instances = InstanceRepository(writer, self._watcher, self._finder.note_arrival)
         self.keyed_requests = KeyedRequestRepository(writer, self._watcher)
         self.patients = PatientRepository(writer, self._watcher)
+        self.performed_steps = PerformedStepRepository(writer, self._watcher)
         self.references = ReferenceRepository(writer, self._watcher)
         self.rejections = RejectionRepository(writer, self._watcher)
         self.salvage = SalvageRepository(writer, self._watcher)
+        self.scheduled_steps = ScheduledStepRepository(writer, self._watcher)
         self.senders = SenderRepository(writer, self._watcher)
         self.series = SeriesRepository(writer, self._watcher)
         self.studies = StudyRepository(writer, self._watcher)

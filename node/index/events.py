@@ -16,7 +16,7 @@ EventKind = Literal[
     "series-failed",
     "series-unchanged",  # reconversion requested, but input, converter and options match the current revision
     "series-reopened",  # an instance was added, deleted or replaced after the conversion, or reconversion requested
-    "series-confirmed",  # the sender was asked for its number of instances
+    "series-confirmed",  # the sender was asked for its number of instances, or a performed procedure step listed them
     "sender-aborted",  # an association that delivered instances did not end by release
     "volume-superseded",
     "study-quiet",

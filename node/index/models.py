@@ -33,7 +33,7 @@ from sqlalchemy.types import TypeDecorator
 
 from node.dicom.names import folded_groups
 
-REVISION = "0014"
+REVISION = "0015"
 """The last migration, which gives a database the tables below."""
 
 SERIES_STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
@@ -127,6 +127,7 @@ class StudyRow(Base):
     referring_physician_name_ideographic: Mapped[str | None] = _folded_group("referring_physician_name", 1)
     referring_physician_name_phonetic: Mapped[str | None] = _folded_group("referring_physician_name", 2)
     patient_age: Mapped[str | None] = mapped_column(String(4))
+    timezone_offset_from_utc: Mapped[str | None] = mapped_column(String(16))
     closed_at: Mapped[dt.datetime | None] = mapped_column(Utc, index=True)  # end of the last conversion
     quiet_at: Mapped[dt.datetime | None] = mapped_column(Utc)  # when it became quiet; a series may have reopened since
 
@@ -159,6 +160,9 @@ class SeriesRow(Base):
     frame_of_reference_uid: Mapped[str | None] = mapped_column(String(64))
     performed_procedure_step_start_date: Mapped[dt.date | None] = mapped_column(Date)
     performed_procedure_step_start_time: Mapped[dt.time | None] = mapped_column(Time)
+    timezone_offset_from_utc: Mapped[str | None] = mapped_column(String(16))
+    # Scheduled Procedure Step ID and Requested Procedure ID of each request, by keyword.
+    request_attributes: Mapped[list[dict[str, str]] | None] = mapped_column(JSON(none_as_null=True))
 
     state: Mapped[str] = mapped_column(String(16), default="receiving")
     open_since: Mapped[dt.datetime | None] = mapped_column(Utc)  # arrival of the first unconverted instance
@@ -203,6 +207,7 @@ class ImageRow(Base):
     number_of_slices: Mapped[int | None] = mapped_column(Integer)
     number_of_time_slices: Mapped[int | None] = mapped_column(Integer)
     number_of_series_related_instances: Mapped[int | None] = mapped_column(Integer)
+    timezone_offset_from_utc: Mapped[str | None] = mapped_column(String(16))
     file_missing: Mapped[bool] = mapped_column(default=False, server_default=false())  # set by fsck
     bytes: Mapped[int] = mapped_column(BigInteger)  # of the data set as received
     sha256: Mapped[str] = mapped_column(String(64))  # of the data set as received
@@ -412,6 +417,73 @@ class CommitmentRow(Base):
     requested_at: Mapped[dt.datetime] = mapped_column(Utc)
     due_at: Mapped[dt.datetime | None] = mapped_column(Utc)
     ended_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+
+
+class ScheduledStepRow(Base):
+    """An entry of the modality worklist: one Scheduled Procedure Step (PS3.4 K.6)."""
+
+    __tablename__ = "scheduled_steps"
+    __table_args__ = (
+        UniqueConstraint("source", "source_key"),
+        Index("ix_scheduled_steps_start_date", "start_date"),
+        Index("ix_scheduled_steps_study_instance_uid", "study_instance_uid"),
+    )
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    source: Mapped[str] = mapped_column(String(16))  # rest, file, hl7
+    source_key: Mapped[str | None] = mapped_column(String(300))  # names the entry at its source: a file, an order
+    source_version: Mapped[str | None] = mapped_column(String(64))  # of a file: its digest
+    patient_id: Mapped[str | None] = mapped_column(String(64), index=True)
+    patient_name: Mapped[str | None] = mapped_column(String(324))
+    accession_number: Mapped[str | None] = mapped_column(String(16), index=True)
+    study_instance_uid: Mapped[str | None] = mapped_column(String(64))
+    requested_procedure_id: Mapped[str | None] = mapped_column(String(16))
+    scheduled_procedure_step_id: Mapped[str | None] = mapped_column(String(16))
+    modality: Mapped[str | None] = mapped_column(String(16))
+    station_ae_title: Mapped[str | None] = mapped_column(String(16))
+    start_date: Mapped[dt.date | None] = mapped_column(Date)
+    start_time: Mapped[dt.time | None] = mapped_column(Time)
+    description: Mapped[str | None] = mapped_column(String(64))
+    attributes: Mapped[dict[str, Any]] = mapped_column(JSON)  # DICOM JSON Model
+    state: Mapped[str] = mapped_column(String(16), default="scheduled")  # in-progress, completed, discontinued
+    created_at: Mapped[dt.datetime] = mapped_column(Utc)
+    changed_at: Mapped[dt.datetime] = mapped_column(Utc)
+
+
+class PerformedStepRow(Base):
+    """A Modality Performed Procedure Step that a modality created (PS3.4 F.7)."""
+
+    __tablename__ = "performed_steps"
+    __table_args__ = (CheckConstraint("state IN ('IN PROGRESS', 'COMPLETED', 'DISCONTINUED')", name="state"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    state: Mapped[str] = mapped_column(String(16))  # Performed Procedure Step Status (0040,0252)
+    study_instance_uid: Mapped[str | None] = mapped_column(String(64), index=True)
+    patient_id: Mapped[str | None] = mapped_column(String(64))
+    accession_number: Mapped[str | None] = mapped_column(String(16))
+    performed_procedure_step_id: Mapped[str | None] = mapped_column(String(16))
+    modality: Mapped[str | None] = mapped_column(String(16))
+    station_ae_title: Mapped[str | None] = mapped_column(String(16))
+    series: Mapped[int] = mapped_column(Integer, default=0)  # that it lists
+    instances: Mapped[int] = mapped_column(Integer, default=0)  # that it lists
+    attributes: Mapped[dict[str, Any]] = mapped_column(JSON)  # DICOM JSON Model
+    calling_ae_title: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[dt.datetime] = mapped_column(Utc)
+    changed_at: Mapped[dt.datetime] = mapped_column(Utc)
+    ended_at: Mapped[dt.datetime | None] = mapped_column(Utc)
+
+
+class PerformedSeriesRow(Base):
+    """A series that an ended performed procedure step lists, with the UIDs of its instances."""
+
+    __tablename__ = "performed_series"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    performed_step_id: Mapped[int] = mapped_column(ForeignKey("performed_steps.id", ondelete="CASCADE"), index=True)
+    study_instance_uid: Mapped[str | None] = mapped_column(String(64))
+    series_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    sop_instance_uids: Mapped[list[str]] = mapped_column(JSON)
 
 
 class AccountRow(Base):

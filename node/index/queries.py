@@ -14,7 +14,7 @@ from pydicom.tag import BaseTag
 from sqlalchemy import Connection, Select, UnaryExpression, func, select, text
 from sqlalchemy.sql.operators import custom_op
 
-from node.dicom.keys import KEYS, Level
+from node.dicom.keys import Key, Level, key_of
 from node.dicom.matching import Query
 from node.dicom.values import standard_tag
 from node.index.conditions import PARENT, TABLES, restrictions
@@ -74,7 +74,7 @@ def answers(connection: Connection, query: Query, ids: Sequence[int]) -> list[Da
 def _rows(query: Query) -> Select[Any]:
     """Select the requested attributes that are stored, labelled by keyword, and the row ids, labelled by level."""
     table: Any = TABLES[query.level]
-    keys = [KEYS[keyword] for keyword in query.returned if keyword in KEYS]
+    keys = [_key(keyword, query.level) for keyword in query.returned]
     levels = [level for level in Level if level <= query.level]
     columns = [getattr(TABLES[key.level], key.column).label(key.keyword) for key in keys if key.column is not None]
     owners = [_id(level).label(level.name) for level in levels]
@@ -82,6 +82,12 @@ def _rows(query: Query) -> Select[Any]:
     for level in reversed(levels[1:]):
         statement = statement.join(TABLES[Level(level - 1)], _id(Level(level - 1)) == PARENT[level])
     return statement
+
+
+def _key(keyword: str, level: Level) -> Key:
+    key = key_of(keyword, level)
+    assert key is not None, "a query returns only supported keys"
+    return key
 
 
 def _id(level: Level) -> Any:
@@ -93,8 +99,7 @@ def _computed(connection: Connection, query: Query, rows: Collection[Any]) -> di
     """Return the requested attributes that are computed from lower levels: keyword -> row id -> value."""
     computed: dict[str, Mapping[int, Any]] = {}
     for keyword in query.returned:
-        key = KEYS.get(keyword)
-        owner = key.level if key is not None else query.level
+        owner = _key(keyword, query.level).level
         ids = {getattr(row, owner.name) for row in rows}
         if keyword in _COUNTED:
             computed[keyword] = _counts(connection, owner, _COUNTED[keyword], ids)
@@ -154,8 +159,14 @@ def _data_set(query: Query, row: Any, computed: Mapping[str, Mapping[int, Any]])
     elements: dict[BaseTag, DataElement | RawDataElement] = {}
     values, is_ascii = row._mapping, True
     for keyword in query.returned:
-        key = KEYS.get(keyword)
-        vr, owner = (key.vr, key.level) if key is not None else ("CS", query.level)
+        key = _key(keyword, query.level)
+        if key.items:
+            items = [_item(item, query.items[keyword]) for item in values[keyword] or ()]
+            is_ascii &= all(text.isascii() for item in values[keyword] or () for text in item.values())
+            tag = standard_tag(keyword)
+            elements[tag] = DataElement(tag, "SQ", items)
+            continue
+        vr, owner = key.vr, key.level
         value = _encoded(vr, computed[keyword].get(values[owner.name]) if keyword in computed else values[keyword])
         is_ascii &= value.isascii() or vr == "US"
         tag = standard_tag(keyword)
@@ -164,6 +175,13 @@ def _data_set(query: Query, row: Any, computed: Mapping[str, Mapping[int, Any]])
         elements[_UTF_8.tag] = _UTF_8
     ds = Dataset(elements)
     ds.set_original_encoding(False, True, "utf8")
+    return ds
+
+
+def _item(item: Mapping[str, str], keywords: Sequence[str]) -> Dataset:
+    ds = Dataset()
+    for keyword in keywords:
+        setattr(ds, keyword, item.get(keyword))
     return ds
 
 

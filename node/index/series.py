@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, null, or_, select, update
@@ -18,6 +19,7 @@ from node.completeness import C_FIND, Completeness, Expectation, InstanceCounts,
 from node.index.conversions import current_conversion, insert_conversion, replace_failures
 from node.index.events import EventKind, record_event
 from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
+from node.index.performed_series import performed_of
 from node.index.records import ClaimedInstance, ClaimedSeries, SeriesKey, SeriesOutcome, UnconfirmedSeries
 from node.index.references import (
     convert_referring,
@@ -110,11 +112,12 @@ class SeriesRepository(IndexRepository):
             return False
         if not _end_claim(connection, series, outcome.state, now, revision=series.revision, error=outcome.error):
             return False
-        _update(connection, series.id, {"attempts": 0} | _completeness_columns(outcome.completeness))
+        completeness = _last_verdict(connection, series, outcome.completeness)
+        _update(connection, series.id, {"attempts": 0} | _completeness_columns(completeness))
         insert_conversion(connection, series, outcome, now)
         is_stale = replace_references(connection, series.id, outcome.references)
         kind: EventKind = "series-converted" if outcome.state == "converted" else "series-refused"
-        detail = outcome.error or (outcome.completeness.reason if outcome.completeness else None)
+        detail = outcome.error or (completeness.reason if completeness else None)
         _record(connection, kind, _key(series), now, detail, series.revision)
         if is_stale:
             change = "a series to which it refers has changed meanwhile"
@@ -419,7 +422,39 @@ def _expectation(
         forced=row.due_at is not None and row.due_at > now,
         siblings=_siblings(connection, row),
         split=_is_split(connection, row, counts),
+        performed=performed_of(connection, row.id, study_uid, row.series_instance_uid),
     )
+
+
+def _last_verdict(
+    connection: Connection, series: ClaimedSeries, completeness: Completeness | None
+) -> Completeness | None:
+    """Return the verdict of a conversion, unless a performed procedure step ended meanwhile: its list decides."""
+    performed = performed_of(connection, series.id, *_key(series))
+    if completeness is None or performed is None or performed == series.expectation.performed:
+        return completeness
+    return completeness_of(replace(series.expectation, performed=performed))
+
+
+def judge_by_list(connection: Connection, key: SeriesKey, now: dt.datetime, *, is_over: bool) -> None:
+    """Let the list of a performed procedure step that has just ended count for a series, if there is one.
+
+    An open series is due at once if every listed instance is stored, or if nothing more comes (`is_over`). A closed one
+    gets another verdict. One under conversion gets it with its outcome.
+    """
+    study_instance_uid, series_instance_uid = key
+    columns = select(SeriesRow.id, SeriesRow.state, StudyRow.study_instance_uid).select_from(join(SeriesRow, StudyRow))
+    for row in connection.execute(columns.where(SeriesRow.series_instance_uid == series_instance_uid)).all():
+        performed = performed_of(connection, row.id, row.study_instance_uid, series_instance_uid)
+        if performed is None or study_instance_uid not in ("", row.study_instance_uid):
+            continue
+        received = performed.listed - performed.missing + performed.unlisted
+        verdict = completeness_of(Expectation(received, performed=performed))
+        if row.state == "receiving" and (is_over or not performed.missing):
+            _update(connection, row.id, {"due_at": now, "waits": None})
+        elif row.state not in OPEN_STATES:
+            _update(connection, row.id, _completeness_columns(verdict))
+        _record(connection, "series-confirmed", (row.study_instance_uid, series_instance_uid), now, verdict.reason)
 
 
 def _siblings(connection: Connection, row: Row[Any]) -> list[int]:

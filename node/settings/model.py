@@ -24,7 +24,7 @@ Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
 QuietTime = Seconds | Literal["auto"]
 Days = Annotated[float, Field(gt=0, le=36525)]
 OverwritePolicy = Literal["never", "replace", "keep_both"]
-Verb = Literal["echo", "store", "query", "retrieve", "commit"]
+Verb = Literal["echo", "store", "query", "retrieve", "commit", "worklist", "mpps"]
 VolumeFormat = Literal["nifti", "nifti-pair", "analyze", "mhd", "npz"]
 SuvTypeName = Literal["BW", "LBM", "LBMJAMES128", "BSA"]
 HookEvent = Literal[
@@ -159,7 +159,7 @@ class Peer(SettingsSection):
     may: tuple[Verb, ...] = Field(
         get_args(Verb),
         description="services that it may use: echo, store, query (C-FIND), retrieve (C-MOVE and C-GET), commit "
-        "(storage commitment)",
+        "(storage commitment), worklist (C-FIND of scheduled procedure steps), mpps (performed procedure steps)",
     )
     tls: bool = Field(
         False, description="call it over TLS, with [dicom] tls_certificate as our client certificate if that is set"
@@ -275,6 +275,32 @@ class Convert(SettingsSection):
     )
     keep_superseded_hours: float = Field(
         24, ge=0, description="time that the files of a conversion are kept after a newer conversion replaced them"
+    )
+
+
+class WorklistSettings(SettingsSection):
+    """[worklist]: scheduled procedure steps for modalities, and the performed ones that they report."""
+
+    folder: Path | None = Field(
+        None, description="folder with files of worklist entries: DICOM (.wl) or DICOM JSON (.json); unset: none"
+    )
+    keep_days: Days = Field(
+        30,
+        description="time from the day of its start after which an entry that came by REST or HL7 is removed, and from "
+        "its last message after which a performed procedure step is",
+    )
+    hl7_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="TCP port for orders by HL7 v2 (ORM, OMI) over MLLP; 0: any free port; unset: none",
+    )
+    hl7_host: str = Field("127.0.0.1", description="address to listen on for HL7")
+    hl7_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (), description='networks that may send HL7, such as ["10.1.2.0/24"]; empty: this machine only'
+    )
+    hl7_station_by_modality: dict[str, AETitle] = Field(
+        {}, description='AE title of the station of an order that names none, such as { CT = "CT1", MR = "MR1" }'
     )
 
 
@@ -451,7 +477,7 @@ class Web(SettingsSection):
 
 
 class HookSettings(SettingsSection):
-    """[hooks.NAME]: a receiver of messages about events, after their commit; set one of url, command and plugin."""
+    """[hooks.NAME]: a receiver of messages about events, after their commit; set url, command, plugin or peer."""
 
     on: tuple[HookEvent, ...] = Field(min_length=1, description="events to send", examples=[["volume-written"]])
     url: str | None = Field(
@@ -472,6 +498,11 @@ class HookSettings(SettingsSection):
         '["/usr/local/bin/segment", "{path}"]; the message is its standard input',
     )
     plugin: str | None = Field(None, description='name of an entry point in the group "voxelnode.plugins"')
+    peer: str | None = Field(
+        None,
+        description="name of a peer in [peers] with a host: it is sent an Instance Availability Notification of each "
+        "quiet series or study, by DICOM",
+    )
     calling_ae_titles: tuple[AETitle, ...] = Field(
         (), description="send only events about instances of these senders; empty: of all senders"
     )
@@ -481,8 +512,11 @@ class HookSettings(SettingsSection):
 
     @model_validator(mode="after")
     def _has_one_channel(self) -> HookSettings:
-        if [self.url is not None, bool(self.command), self.plugin is not None].count(True) != 1:
-            raise ValueError("exactly one of url, command and plugin must be given")
+        channels = self.url is not None, bool(self.command), self.plugin is not None, self.peer is not None
+        if channels.count(True) != 1:
+            raise ValueError("exactly one of url, command, plugin and peer must be given")
+        if self.peer is not None and (self.include_patient or not set(self.on) <= {"series-quiet", "study-quiet"}):
+            raise ValueError("peer is notified on series-quiet and study-quiet only, and without include_patient")
         if self.url is None and (self.secret_file or self.ca_file):
             raise ValueError("secret_file and ca_file require url")
         return self
@@ -552,11 +586,20 @@ class Settings(SettingsSection):
     peers: dict[str, Peer] = {}
     series: SeriesSettings = SeriesSettings()
     convert: Convert = Convert()
+    worklist: WorklistSettings = WorklistSettings()
     retention: RetentionSettings = RetentionSettings()
     audit: AuditSettings = AuditSettings()
     web: Web = Web()
     hooks: dict[HookName, HookSettings] = {}
     log: Log = Log()
+
+    @model_validator(mode="after")
+    def _has_peers_of_hooks(self) -> Settings:
+        for name, hook in self.hooks.items():
+            peer = self.peers.get(hook.peer) if hook.peer is not None else None
+            if hook.peer is not None and (peer is None or peer.host is None):
+                raise ValueError(f"hooks.{name}: peer must be the name of a peer in [peers] that has a host")
+        return self
 
     @property
     def bind_host(self) -> str:

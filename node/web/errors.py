@@ -35,6 +35,14 @@ class ResourceNotFound(VoxelnodeError):
         super().__init__(f"There is no such {kind}.")
 
 
+class EntryThere(VoxelnodeError):
+    """The worklist has an entry for the same step."""
+
+
+class EntryOfFile(VoxelnodeError):
+    """An entry of the worklist is changed by its file only."""
+
+
 class SignInFailed(VoxelnodeError):
     """The identity provider did not confirm the user; sign in again."""
 

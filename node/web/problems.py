@@ -22,6 +22,8 @@ from node.receive.conflicts import NoSuchConflict, NotDecidable
 from node.receive.quarantine import NotInQuarantine, NotReleased
 from node.web import problem_types as types
 from node.web.errors import (
+    EntryOfFile,
+    EntryThere,
     Forbidden,
     NotAuthenticated,
     PreconditionFailed,
@@ -53,6 +55,8 @@ TYPES: tuple[tuple[type[VoxelnodeError], ProblemType], ...] = (
     (NotDecidable, types.NOT_DECIDABLE),
     (NoSuchPatient, types.NOT_FOUND),
     (SeveralSeries, types.AMBIGUOUS),
+    (EntryThere, types.CONFLICT),
+    (EntryOfFile, types.CONFLICT),
     (OutOfResources, types.OUT_OF_RESOURCES),
     (QueryRefused, types.BUSY),
     (IndexUnusable, types.INDEX_UNUSABLE),

@@ -13,6 +13,7 @@ from pynetdicom import AE
 from tests import make
 from tests.acceptance.served import Served, until
 from tests.integration.conftest import data_set_bytes
+from tests.protocol.test_performed_steps import Modality, begun, over
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -95,6 +96,34 @@ def test_a_node_killed_in_the_quiet_time_still_owes_the_conversion(tmp_path: Pat
         node.start()
         node.wait_until_settled()
         assert [row["state"] for row in node.rows("SELECT state FROM v_series")] == ["converted"]
+
+
+def test_a_performed_step_outlives_a_kill_and_its_list_converts_the_series(tmp_path: Path) -> None:
+    images = make.ct_series(4, study_uid="1.2.1")
+    with Served(tmp_path / "root", VOXELNODE_SERIES__QUIET_SECONDS="3600") as node:
+        sender = Sender(node.port, images[:3])
+        sender.start()
+        sender.join()
+        with Modality(node.address) as modality:
+            assert modality.create(begun("1.2.1")).Status == 0
+            node.kill()
+        node.start()
+        with Modality(node.address) as modality:
+            assert modality.create(begun("1.2.1")).Status == 0x0111
+            assert modality.set(over("COMPLETED", *images)).Status == 0
+            node.kill()
+        node.start()
+        with Modality(node.address) as modality:
+            assert modality.set(over("COMPLETED", *images)).Status == 0x0110
+        assert node.rows("SELECT state FROM v_series") == [{"state": "receiving"}]
+        sender = Sender(node.port, images[3:])
+        sender.start()
+        sender.join()
+        node.wait_until_settled()
+        [series] = node.rows("SELECT state, revision, verdict, verdict_rule, expected_instances FROM v_series")
+        assert series == {
+            "state": "converted", "revision": 1, "verdict": "complete", "verdict_rule": "mpps", "expected_instances": 4
+        }  # fmt: skip
 
 
 def test_a_terminated_node_drains_and_exits_with_zero(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ ALLOWED = 1.05
 POOLED_FILES = 4
 """Of two connections to the index, a database and a log each: its pools grow when more queries than before coincide."""
 
-MODALITY_WORKLIST_FIND = "1.2.840.10008.5.1.4.31"
+UNIFIED_PROCEDURE_STEP_PULL = "1.2.840.10008.5.1.4.34.6.3"
 PEERS = 3
 PAUSE_SECONDS = 0.3
 SECONDS = 10.0
@@ -188,7 +188,7 @@ def _silent(port: int, journal: Journal) -> None:
 def _refused(port: int, journal: Journal) -> None:
     """An association for a service that we do not have."""
     with _connected(port) as peer:
-        peer.send(associate_rq(build_context(MODALITY_WORKLIST_FIND), calling="WORKLIST"))
+        peer.send(associate_rq(build_context(UNIFIED_PROCEDURE_STEP_PULL), calling="WORKLIST"))
         peer.receive()
 
 

@@ -35,7 +35,7 @@ from node.index.database import Index
 from node.metrics import Metrics
 from node.receive.ingest import Announced, Arrival, Ingest, Origin
 from node.receive.refusals import Rejections
-from node.settings.model import Dicom, Peer, Settings
+from node.settings.model import Dicom, Peer, Settings, WorklistSettings
 from tests.ingest import opened_ingest
 from tests.rows import view_rows
 
@@ -142,12 +142,14 @@ def start_node(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         reserve_bytes: int = 0,
         audit: Audit | None = None,
         root: Path | None = None,
+        worklist: WorklistSettings | None = None,
         **dicom: Any,
     ) -> Running:
         root = root or tmp_path / f"root{len(started)}"
         settings = Settings(
             dicom=Dicom(**({"host": "127.0.0.1", "port": 0} | dicom)),
             peers=peers or {},
+            worklist=worklist or WorklistSettings(),
         )
         metrics = Metrics()
         archive = Archive(root, reserve_bytes)

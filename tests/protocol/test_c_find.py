@@ -163,6 +163,24 @@ def test_keys_that_are_not_supported_are_told_by_the_status(archive: tuple[Runni
     assert all("InstitutionName" not in answer and "RequestAttributesSequence" not in answer for _, answer in answers)
 
 
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_a_series_is_found_by_the_request_that_it_fulfils(start_node: Callable[..., Running], syntax: str) -> None:
+    node = start_node()
+    ds = make.instance(study_uid="1.2.3", series_uid="1.2.3.1", TimezoneOffsetFromUTC="+0200")
+    ds.RequestAttributesSequence = [make.dataset(ScheduledProcedureStepID="S1", RequestedProcedureID="R1")]
+    assoc = associate(node, build_context(CT_IMAGE_STORAGE, ExplicitVRLittleEndian))
+    assert assoc.send_c_store(ds).Status == 0
+    assoc.release()
+    query = identifier("SERIES", StudyInstanceUID="1.2.3", TimezoneOffsetFromUTC="-0800")
+    query.RequestAttributesSequence = [make.dataset(ScheduledProcedureStepID="S*")]
+    [answer] = found(node, query, transfer_syntax=syntax)
+    [item] = answer.RequestAttributesSequence
+    assert (item.ScheduledProcedureStepID, "RequestedProcedureID" in item) == ("S1", False)
+    assert answer.TimezoneOffsetFromUTC == "+0200"
+    query.RequestAttributesSequence[0].ScheduledProcedureStepID = "T*"
+    assert found(node, query, transfer_syntax=syntax) == []
+
+
 def test_relational_queries_are_answered_once_agreed_on(archive: tuple[Running, dict[str, str]]) -> None:
     node, uids = archive
     series = identifier("SERIES", Modality="MR")

@@ -228,7 +228,7 @@ def test_deflated_data_sets_and_other_services_are_not_accepted(node: Running) -
         node,
         build_context(CT_IMAGE_STORAGE, "1.2.840.10008.1.2.1.99"),
         build_context(CT_IMAGE_STORAGE, "1.2.840.10008.1.2.4.95"),
-        build_context("1.2.840.10008.5.1.4.31", ImplicitVRLittleEndian),  # modality worklist
+        build_context("1.2.840.10008.5.1.4.34.6.3", ImplicitVRLittleEndian),  # unified procedure step
         build_context("1.2.840.10008.1.1", ImplicitVRLittleEndian),
     )
     assert [context.abstract_syntax for context in assoc.accepted_contexts] == ["1.2.840.10008.1.1"]

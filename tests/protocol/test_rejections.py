@@ -22,7 +22,7 @@ from tests.protocol.conftest import (
     until,
 )
 
-MODALITY_WORKLIST_FIND = "1.2.840.10008.5.1.4.31"
+UNIFIED_PROCEDURE_STEP_PULL = "1.2.840.10008.5.1.4.34.6.3"
 
 
 def told(node: Running, what: str) -> list[dict[str, Any]]:
@@ -61,13 +61,13 @@ def test_each_refused_context_is_told_with_what_was_offered(node: Running) -> No
     assoc = associate(
         node,
         build_context(CT_IMAGE_STORAGE, [DeflatedExplicitVRLittleEndian]),
-        build_context(MODALITY_WORKLIST_FIND, [ExplicitVRLittleEndian]),
+        build_context(UNIFIED_PROCEDURE_STEP_PULL, [ExplicitVRLittleEndian]),
         build_context(VERIFICATION),
     )
     assoc.release()
     service, syntax = sorted(told(node, "context"), key=lambda row: row["rule"])
     assert (service["rule"], syntax["rule"]) == ("abstract syntax", "transfer syntaxes")
-    assert service["offered"] == f"{MODALITY_WORKLIST_FIND}: {ExplicitVRLittleEndian}"
+    assert service["offered"] == f"{UNIFIED_PROCEDURE_STEP_PULL}: {ExplicitVRLittleEndian}"
     assert syntax["offered"] == f"{CT_IMAGE_STORAGE}: {DeflatedExplicitVRLittleEndian}"
     assert "Little Endian" in syntax["remedy"]
 

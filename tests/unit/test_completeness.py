@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from node.completeness import Evidence, Expectation, InstanceCounts, completeness_of, expectation
+from node.completeness import MPPS, Evidence, Expectation, InstanceCounts, completeness_of, expectation, performed
 
 
 def series(count: int, **announced: Any) -> list[InstanceCounts]:
@@ -164,3 +164,15 @@ def test_a_series_cut_short_is_incomplete_unless_a_count_says_otherwise(how: dic
 def test_what_gave_no_volume_is_judged_by_what_came() -> None:
     assert completeness_of(Expectation(3)).rule == "quiet"
     assert completeness_of(Expectation(0)).state == "complete"
+
+
+def test_the_list_of_a_performed_procedure_step_decides() -> None:
+    stored = [f"1.2.{number}" for number in range(20)]
+    complete = completeness_of(Expectation(20, performed=performed(stored, stored)))
+    assert (complete.state, complete.rule, complete.expected, complete.missing) == ("complete", "mpps", 20, 0)
+    more = completeness_of(Expectation(20, confirmed=25, performed=performed(stored[:18], stored)))
+    assert (more.state, "2 more that it does not list" in more.reason) == ("complete", True)
+    less = completeness_of(Expectation(5, performed=performed(stored, stored[:5])))
+    assert (less.state, less.missing, less.expected_source) == ("incomplete", 15, MPPS)
+    assert less.reason.endswith("and 5 more")
+    assert sum(f"{uid}" in less.reason.replace(",", "").split() for uid in stored) == 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -184,9 +185,43 @@ def test_a_field_that_every_answer_has_is_no_cause_of_a_warning(client: httpx2.C
 
 
 def test_what_is_not_searched_for_is_told_by_a_warning(client: httpx2.Client) -> None:
-    response = client.get("/dicom-web/studies", params={"RequestAttributesSequence.ScheduledProcedureStepID": "7"})
+    response = client.get("/dicom-web/studies", params={"RequestAttributesSequence.CodeValue": "7"})
     assert len(response.json()) == 3
-    assert "RequestAttributesSequence" in response.headers["warning"]
+    assert "neither matched nor returned: RequestAttributesSequence.CodeValue" in response.headers["warning"]
+
+
+def test_what_is_returned_and_not_matched_is_not_told_to_be_missing(client: httpx2.Client) -> None:
+    response = client.get("/dicom-web/studies", params={"NumberOfStudyRelatedSeries": "7", "RetrieveURL": "x"})
+    assert len(response.json()) == 3
+    warning = response.headers["warning"]
+    assert "returned, but not matched: NumberOfStudyRelatedSeries, RetrieveURL" in warning
+    assert "neither" not in warning
+
+
+def test_series_are_found_by_their_requests_and_offsets(tmp_path: Path) -> None:
+    site = open_site(tmp_path / "root")
+    requested = [make.dataset(ScheduledProcedureStepID=f"S{n}", RequestedProcedureID=f"Grün{n}") for n in (1, 2)]
+    ds = make.ct_series(1, study_uid="1.2.3", series_uid="1.2.3.1")[0]
+    ds.RequestAttributesSequence, ds.TimezoneOffsetFromUTC = requested, "+0530"
+    ds.SpecificCharacterSet = "ISO_IR 192"
+    site.take(ds, *make.ct_series(1, study_uid="1.2.4", series_uid="1.2.4.1"))
+    client = site.client()
+    step, procedure = (
+        f"RequestAttributesSequence.{name}ID" for name in ("ScheduledProcedureStep", "RequestedProcedure")
+    )
+    [found] = search(client, "series", **{step: "S2", procedure: "Gr?n2"})
+    assert found["0020000E"]["Value"] == ["1.2.3.1"]
+    assert found["00400275"]["Value"] == [
+        {"00400009": {"vr": "SH", "Value": [f"S{n}"]}, "00401001": {"vr": "SH", "Value": [f"Grün{n}"]}} for n in (1, 2)
+    ]
+    assert search(client, "series", **{step: "S1", procedure: "Grün2"}) == []  # of two items
+    [of_study] = search(client, "studies", **{step: "S1"})
+    assert of_study["00080201"] == {"vr": "SH", "Value": ["+0530"]}
+    assert "00400275" not in of_study
+    for path in ("studies", "series", "instances"):
+        assert values(search(client, path, TimezoneOffsetFromUTC="+0530"), "00080201") == ["+0530"]
+        assert search(client, path, TimezoneOffsetFromUTC="-0530") == []
+    site.close()
 
 
 def test_other_media_types_are_not_offered(client: httpx2.Client) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from node.worklist.performed import created
 from tests import make
+from tests.protocol.test_performed_steps import begun
 from tests.web.conftest import Site, every_route, open_site, until
 
 STUDY, SERIES, INSTANCE = "1.2.7", "1.2.7.1", "1.2.7.1.99"
@@ -32,10 +34,15 @@ NOT_READ = {
         "/studies/{study_instance_uid}/series/{series_instance_uid}/delete",
         "/dicom-web/studies",
         "/dicom-web/studies/{study}",
+        "/api/v1/worklist",
         "/login",
         "/logout",
     )
-} | {("DELETE", "/api/v1/quarantine/{name}")}
+} | {
+    ("DELETE", "/api/v1/quarantine/{name}"),
+    ("PUT", "/api/v1/worklist/{entry}"),
+    ("DELETE", "/api/v1/worklist/{entry}"),
+}
 """Routes that change something, which is recorded as a change."""
 
 WITHOUT_PATIENTS = {
@@ -57,6 +64,9 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     images[0].SOPInstanceUID = images[0].file_meta.MediaStorageSOPInstanceUID = INSTANCE
     site.take(*images, make.corrected(images[0]))
     site.convert()
+    planned = {"modality": "CT", "station_ae_title": "CT1", "start_date": "2026-11-21", "study_instance_uid": STUDY}
+    site.client().post("/api/v1/worklist", json={"patient_id": "PID-WALK", "patient_name": NAME, **planned})
+    site.services.index.performed_steps.create(created(INSTANCE, begun(STUDY)), "CT1", site.services.ingest.now())
     yield site
     site.close()
 
@@ -68,7 +78,7 @@ def test_each_route_that_returns_patient_data_leaves_a_line(walked: Site) -> Non
     parameters: dict[str, Any] = {
         "study_instance_uid": STUDY, "series_instance_uid": SERIES, "sop_instance_uid": INSTANCE, "study": STUDY,
         "series": SERIES, "instance": INSTANCE, "id": volume["id"], "name": volume["name"], "revision": 1,
-        "frames": 1, "path": "7FE00010", "slug": "not-found",
+        "frames": 1, "entry": 1, "path": "7FE00010", "slug": "not-found",
         "conflict": client.get("/api/v1/conflicts").json()["items"][0]["id"],
     }  # fmt: skip
     silent, told = set(), set()

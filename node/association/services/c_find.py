@@ -1,12 +1,12 @@
 """C-FIND as a service provider: identifier -> query (`node.dicom.matching`) -> rows of the index -> responses.
 
-PS3.4 C.4.1, PS3.7 9.1.2.
+PS3.4 C.4.1, PS3.7 9.1.2. The worklist has a query of its own (`node.dicom.worklist`), PS3.4 K.4.1.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -22,7 +22,7 @@ from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent,
 from node.dicom.command import C_FIND_RQ, Element
 from node.dicom.flat import NotFlat, encode_flat
 from node.dicom.keys import IdentifierMismatch, InvalidQuery, QueryModel
-from node.dicom.matching import Options, Query, read_query
+from node.dicom.matching import Options, read_query
 from node.dicom.status import (
     CANCELLED,
     FAILED,
@@ -35,11 +35,13 @@ from node.dicom.status import (
     UNABLE_TO_PROCESS,
     SopClassNotSupported,
 )
-from node.dicom.uids import PATIENT_ROOT_FIND, STUDY_ROOT_FIND
+from node.dicom.uids import MODALITY_WORKLIST_FIND, PATIENT_ROOT_FIND, STUDY_ROOT_FIND
 from node.dicom.values import CONVERSION_ERRORS
+from node.dicom.worklist import read_worklist_query
 from node.index.database import Index
 from node.index.finder import QueryRefused, QueryStopped
 from node.metrics import Metrics
+from node.worklist.worklist import Worklist
 
 logger = structlog.get_logger()
 
@@ -71,6 +73,7 @@ class FindService:
     """
 
     index: Index
+    worklist: Worklist
     ae_title: str
     maximum_results: int
     metrics: Metrics
@@ -180,12 +183,10 @@ class _Find:
         return _FinalStatus(SUCCESS)
 
     def _answers(self) -> None:
-        query = self._query()
-        pending = PENDING_WITHOUT_KEYS if query.unsupported else PENDING
         stopped = self._operation.is_cancelled
-        for answer in self._service.index.find(query, self._service.maximum_results, stopped):
-            answer.QueryRetrieveLevel = query.level.name
-            answer.RetrieveAETitle = self._service.ae_title
+        is_supported, answers = self._found(stopped)
+        pending = PENDING if is_supported else PENDING_WITHOUT_KEYS
+        for answer in answers:
             self._send(pending, _encoded(answer, self._syntax))
             if self._waiting_bytes >= SEND_BYTES or self.count == 0:
                 self._flush()
@@ -193,14 +194,22 @@ class _Find:
                     raise QueryStopped
             self.count += 1
 
-    def _query(self) -> Query:
-        sop_class_uid = self._operation.context.abstract_syntax
+    def _found(self, stopped: Callable[[], bool]) -> tuple[bool, Iterator[Dataset]]:
+        """Return whether all keys of the query are supported, and its answers."""
+        operation, service = self._operation, self._service
+        sop_class_uid = operation.context.abstract_syntax
         model = MODELS.get(sop_class_uid)
-        if model is None:
+        if model is None and sop_class_uid != MODALITY_WORKLIST_FIND:
             raise SopClassNotSupported("the presentation context is not for C-FIND")
-        identifier = self._operation.data_set()
+        identifier = operation.data_set()
         self._keys = _audited_keys(identifier)
-        return read_query(identifier, model, _options(self._operation.association.extended_negotiation, sop_class_uid))
+        if model is None:
+            steps = read_worklist_query(identifier)
+            return not steps.unsupported, service.worklist.find(steps, service.maximum_results, stopped)
+        query = read_query(identifier, model, _options(operation.association.extended_negotiation, sop_class_uid))
+        added = Dataset()
+        added.QueryRetrieveLevel, added.RetrieveAETitle = query.level.name, service.ae_title
+        return not query.unsupported, _with(service.index.find(query, service.maximum_results, stopped), added)
 
     def _send(
         self, status: int, identifier: bytes | None = None, comment: str = "", offending: int | None = None
@@ -233,6 +242,12 @@ class _Find:
             f"{self.count} answers, 0x{status:04X}",
         )
         self._service.audit.note(message)
+
+
+def _with(answers: Iterator[Dataset], added: Dataset) -> Iterator[Dataset]:
+    for answer in answers:
+        answer.update(added)
+        yield answer
 
 
 def _encoded(answer: Dataset, transfer_syntax_uid: str) -> bytes:

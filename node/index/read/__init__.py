@@ -25,7 +25,9 @@ from node.index.read.failures import ReadFailures
 from node.index.read.hooks import ReadHooks
 from node.index.read.instances import ReadInstances
 from node.index.read.patients import ReadPatients
+from node.index.read.performed_steps import ReadPerformedSteps
 from node.index.read.rejections import ReadRejections
+from node.index.read.scheduled_steps import ReadScheduledSteps
 from node.index.read.senders import ReadSenders
 from node.index.read.series import ReadSeries
 from node.index.read.studies import ReadStudies
@@ -47,7 +49,9 @@ class ReadIndex:
         self.hooks = ReadHooks(connection)
         self.instances = ReadInstances(connection)
         self.patients = ReadPatients(connection)
+        self.performed_steps = ReadPerformedSteps(connection)
         self.rejections = ReadRejections(connection)
+        self.scheduled_steps = ReadScheduledSteps(connection)
         self.senders = ReadSenders(connection)
         self.series = ReadSeries(connection)
         self.studies = ReadStudies(connection)

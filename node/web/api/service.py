@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from node.web.api import conflicts, description, events, problems, quarantine, queue, resources, volumes
+from node.web.api import conflicts, description, events, problems, quarantine, queue, resources, volumes, worklist
 
 ROUTES = [
     route
-    for part in (resources, volumes, queue, conflicts, quarantine, events, problems, description)
+    for part in (resources, volumes, queue, conflicts, worklist, quarantine, events, problems, description)
     for route in part.router.routes
 ]

@@ -43,15 +43,16 @@ DEFAULTS = {
     Level.STUDY: (
         "StudyDate", "StudyTime", "AccessionNumber", "InstanceAvailability", "ModalitiesInStudy",
         "ReferringPhysicianName", "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyID",
-        "StudyDescription", "NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances",
+        "StudyDescription", "NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances", "TimezoneOffsetFromUTC",
     ),
     Level.SERIES: (
         "Modality", "SeriesDescription", "SeriesNumber", "SeriesDate", "SeriesTime", "BodyPartExamined",
         "NumberOfSeriesRelatedInstances", "PerformedProcedureStepStartDate", "PerformedProcedureStepStartTime",
+        "RequestAttributesSequence", "TimezoneOffsetFromUTC",
     ),
     Level.IMAGE: (
         "SOPClassUID", "InstanceAvailability", "InstanceNumber", "Rows", "Columns", "NumberOfFrames",
-        "AvailableTransferSyntaxUID",
+        "AvailableTransferSyntaxUID", "TimezoneOffsetFromUTC",
     ),
 }  # fmt: skip
 """Attributes returned by default: those of PS3.18 tables 10.6.3-3 to 10.6.3-5 that are indexed, and some more."""
@@ -90,7 +91,7 @@ def _search(request: Request, audit: RequestAudit, node: Node, level: Level) -> 
     form = document_form(accepted(request))
     limit, offset, warnings = _page(request)
     identifier, unknown = _identifier(request, level)
-    options = Options(relational=True, combined_datetime=True, fuzzy=_is_fuzzy(request))
+    options = Options(relational=True, combined_datetime=True, fuzzy=_is_fuzzy(request), timezone=True)
     try:
         # One more than is returned, to detect that there are more.
         query = read_query(identifier, options=options, limit=limit + 1, offset=offset)
@@ -107,8 +108,11 @@ def _search(request: Request, audit: RequestAudit, node: Node, level: Level) -> 
     audit.queried(f"QIDO-RS {request.url.path}?{request.url.query}"[:1000], len(answers))
     if unknown:
         warnings.append(f"These parameters name no attribute of PS3.6 and are ignored: {quotable(unknown)}")
-    if query.unsupported:
-        warnings.append(f"These attributes are neither matched nor returned: {', '.join(query.unsupported)[:500]}")
+    returned = [*query.returned, "RetrieveURL"]
+    if neither := [name for name in query.unsupported if name not in returned]:
+        warnings.append(f"These attributes are neither matched nor returned: {', '.join(neither)[:500]}")
+    if unmatched := [name for name in query.unsupported if name in returned]:
+        warnings.append(f"These attributes are returned, but not matched: {', '.join(unmatched)[:500]}")
     headers = {"Warning": warning_header(warnings)} if warnings else {}
     return respond_data_sets(request, answers, form, etag_of(answers, form), headers)
 

@@ -7,7 +7,8 @@ from io import BytesIO
 
 import pytest
 from pydicom import Dataset, dcmread, dcmwrite
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from node.dicom.attributes import InstanceAttributes, date_of, instance_attributes, is_identifier, time_of
 from node.dicom.part10 import file_head
@@ -110,3 +111,51 @@ def test_the_head_of_a_file_is_read_by_pydicom() -> None:
     assert read.file_meta.SourceApplicationEntityTitle == "MODALITY"
     assert read.PatientID == "X"
     assert len(head) == 144 + read.file_meta.FileMetaInformationGroupLength
+
+
+def requests(raw: bytes, transfer_syntax_uid: str = SYNTAX) -> object:
+    head = b"".join(
+        tag + len(b"1.2.").to_bytes(4, "little") + b"1.2."
+        if transfer_syntax_uid == ImplicitVRLittleEndian
+        else tag + b"UI\4\0" + b"1.2."
+        for tag in (b"\x08\0\x16\0", b"\x08\0\x18\0", b"\x20\0\x0d\0", b"\x20\0\x0e\0")
+    )
+    return instance_attributes(head + raw, transfer_syntax_uid).series["request_attributes"]
+
+
+def request_item(number: int) -> Dataset:
+    item, code = Dataset(), Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "X", "99X", "x" * 60
+    item.RequestedProcedureDescription, item.RequestedProcedureCodeSequence = "y" * 60, [code]
+    item.ScheduledProcedureStepID, item.RequestedProcedureID = f"S{number}", f"R{number}"
+    return item
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+@pytest.mark.parametrize("undefined", [False, True])
+@pytest.mark.parametrize("count", [1, 3, 30])
+def test_the_requests_of_a_series_are_read_from_every_encoding(implicit: bool, undefined: bool, count: int) -> None:
+    ds = Dataset()
+    items = Sequence([request_item(number) for number in range(count)])
+    ds.RequestAttributesSequence = items
+    ds["RequestAttributesSequence"].is_undefined_length = undefined
+    for item in ds.RequestAttributesSequence:
+        item.is_undefined_length_sequence_item = undefined
+        item["RequestedProcedureCodeSequence"].is_undefined_length = undefined
+    stream = BytesIO()
+    dcmwrite(stream, ds, implicit_vr=implicit, little_endian=True)
+    found = requests(stream.getvalue(), ImplicitVRLittleEndian if implicit else SYNTAX)
+    expected = [
+        {"ScheduledProcedureStepID": f"S{number}", "RequestedProcedureID": f"R{number}"}
+        for number in range(min(count, 16))
+    ]
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"", b"\xfe\xff", b"\xfe\xff\0\xe0\xff\xff\xff\x7f", b"\xff" * 40, b"\xfe\xff\0\xe0\x04\0\0\0\x40\0\x09\0",
+     b"\xfe\xff\0\xe0\x0c\0\0\0" + raw(b"\x40\0\x09\0", b"SH", b"\0\0  "), b"\xfe\xff\x0d\xe0\0\0\0\0"],
+)  # fmt: skip
+def test_a_broken_sequence_of_requests_has_none(value: bytes) -> None:
+    assert requests(b"\x40\0\x75\2SQ\0\0" + len(value).to_bytes(4, "little") + value) is None

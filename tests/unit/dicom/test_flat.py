@@ -15,6 +15,7 @@ from pydicom.filewriter import write_dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from node.dicom.flat import NotFlat, encode_flat
+from tests import make
 
 SYNTAXES = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 
@@ -65,7 +66,7 @@ def test_it_is_read_back() -> None:
 @pytest.mark.parametrize(
     "element",
     [
-        DataElement("RequestAttributesSequence", "SQ", [Dataset()]),
+        DataElement("RequestAttributesSequence", "SQ", [make.dataset(PatientComments="x")]),
         DataElement("StudyComments", "LT", "text"),
         DataElement("SOPClassesInStudy", "UI", ["1.2.3.4"] * 10_000, validation_mode=config.IGNORE),
     ],
@@ -75,3 +76,17 @@ def test_what_is_encoded_in_another_way_is_refused(element: DataElement) -> None
     ds.add(element)
     with pytest.raises(NotFlat):
         encode_flat(ds, ExplicitVRLittleEndian)
+
+
+def test_sequences_are_read_back() -> None:
+    step = make.dataset(ScheduledProcedureStepID="S1", Modality="CT")
+    ds = make.dataset(RequestAttributesSequence=[step, make.dataset(RequestedProcedureID="Rü")], PatientID="P")
+    ds.ScheduledProcedureStepSequence = [make.dataset(ScheduledProtocolCodeSequence=[make.dataset(CodeValue="1")])]
+    ds.ReferencedStudySequence = []
+    for syntax in SYNTAXES:
+        stream = BytesIO(encode_flat(ds, syntax))
+        read = read_dataset(stream, syntax.is_implicit_VR, syntax.is_little_endian)
+        assert read.RequestAttributesSequence[0].ScheduledProcedureStepID == "S1"
+        assert read.ScheduledProcedureStepSequence[0].ScheduledProtocolCodeSequence[0].CodeValue == "1"
+        assert (len(read.RequestAttributesSequence), len(read.ReferencedStudySequence)) == (2, 0)
+        assert read.PatientID == "P"

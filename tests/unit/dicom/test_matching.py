@@ -10,9 +10,10 @@ from pydicom import DataElement, Dataset, config
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
-from node.dicom.key_values import Between, Like, Match, Moments, NameLike, NameWords, OneOf
+from node.dicom.key_values import Between, InItem, Like, Match, Moments, NameLike, NameWords, OneOf
 from node.dicom.keys import KEYS, SUPPORTED, UNIQUE_KEYS, IdentifierMismatch, InvalidQuery, Level, QueryModel
 from node.dicom.matching import Condition, Options, Query, read_query
+from tests import make
 
 RELATIONAL = Options(relational=True)
 
@@ -172,7 +173,6 @@ def test_what_is_not_supported_is_reported_and_not_looked_for() -> None:
     ds = identifier("STUDY", InstitutionName="X", SeriesDescription="Y", NumberOfStudyRelatedSeries=2)
     ds.RequestAttributesSequence = [Dataset()]
     ds.add_new(0x00091001, "LO", "private")
-    ds.TimezoneOffsetFromUTC = "+0100"
     query = read_query(ds)
     assert query.conditions == ()
     assert set(query.unsupported) == {
@@ -183,6 +183,47 @@ def test_what_is_not_supported_is_reported_and_not_looked_for() -> None:
     relational = read_query(ds, options=RELATIONAL)
     assert [one.key.keyword for one in relational.conditions] == ["SeriesDescription"]
     assert "SeriesDescription" not in relational.returned
+
+
+def test_an_offset_from_utc_is_a_key_of_qido_and_in_c_find_says_how_times_are_meant() -> None:
+    ds = identifier("STUDY", TimezoneOffsetFromUTC="+0100")
+    asked = read_query(ds)
+    assert (asked.conditions, asked.unsupported) == ((), ())
+    assert "TimezoneOffsetFromUTC" in asked.returned
+    [condition] = read_query(ds, options=Options(timezone=True)).conditions
+    assert condition.matches == (OneOf(("+0100",)),)
+    patient_root = read_query(identifier("PATIENT", TimezoneOffsetFromUTC=None), QueryModel.PATIENT_ROOT)
+    assert patient_root.unsupported == ("TimezoneOffsetFromUTC",)
+
+
+def request(**keys: str | None) -> Dataset:
+    ds = identifier("SERIES", StudyInstanceUID="1.2")
+    ds.RequestAttributesSequence = [make.dataset(**keys)]
+    return ds
+
+
+def test_the_item_of_a_sequence_has_keys_of_its_own() -> None:
+    query = read_query(request(ScheduledProcedureStepID="S*", RequestedProcedureID=None, CodeValue="X"))
+    [condition] = [one for one in query.conditions if one.key.keyword == "RequestAttributesSequence"]
+    [in_item] = condition.matches
+    assert isinstance(in_item, InItem)
+    assert [(key.keyword, matches) for key, matches in in_item.keys] == [("ScheduledProcedureStepID", (Like("S*"),))]
+    assert query.items == {"RequestAttributesSequence": ("ScheduledProcedureStepID", "RequestedProcedureID")}
+    assert query.unsupported == ("RequestAttributesSequence.CodeValue",)
+
+
+def test_an_empty_item_asks_for_all_and_several_are_refused() -> None:
+    ds = request()
+    assert read_query(ds).items["RequestAttributesSequence"] == ("ScheduledProcedureStepID", "RequestedProcedureID")
+    ds.RequestAttributesSequence = [Dataset(), Dataset()]
+    with pytest.raises(InvalidQuery, match="one item") as refused:
+        read_query(ds)
+    assert refused.value.tag == 0x00400275
+
+
+def test_alternatives_in_an_item_count_as_matches() -> None:
+    with pytest.raises(InvalidQuery, match="more than 100 values"):
+        read_query(request(ScheduledProcedureStepID="\\".join(f"*{number}" for number in range(101))))
 
 
 def test_names_are_looked_for_word_by_word_when_that_is_agreed_on() -> None:

@@ -1,0 +1,107 @@
+"""Instance Availability Notification as a service user: N-CREATE (PS3.4 R)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from pydicom.dataset import Dataset
+
+from node.association.client.association import Address, AssociationLost, association
+from node.association.client.negotiation import NoAssociation, contexts_of
+from node.dicom.command import N_CREATE_RQ, Element
+from node.dicom.status import DUPLICATE_INSTANCE, SUCCESS
+from node.dicom.uids import (
+    EXPLICIT_LITTLE_ENDIAN,
+    IMPLICIT_LITTLE_ENDIAN,
+    INSTANCE_AVAILABILITY_NOTIFICATION,
+    PERFORMED_PROCEDURE_STEP,
+)
+from node.errors import VoxelnodeError
+from node.index.selection import StoredInstance
+
+WARNINGS = range(0xB000, 0xC000)
+
+
+class NotNotified(VoxelnodeError):
+    """The peer did not take the notification; the message says why, without patient data."""
+
+
+def notification_of(
+    study_instance_uid: str, instances: Iterable[StoredInstance], steps: Sequence[str], ae_title: str
+) -> Dataset:
+    """Return the attributes of a notification (PS3.4 table R.3.2-1): every instance is ``ONLINE``.
+
+    Parameters
+    ----------
+    instances : iterable of StoredInstance
+        Instances of the study.
+    steps : sequence of str
+        SOP Instance UIDs of the performed procedure steps of the study.
+    ae_title : str
+        Our AE title, from which the instances can be retrieved.
+    """
+    series: dict[str, list[Dataset]] = {}
+    for instance in instances:
+        item = Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = instance.sop_class_uid, instance.sop_instance_uid
+        item.InstanceAvailability, item.RetrieveAETitle = "ONLINE", ae_title
+        series.setdefault(instance.series_instance_uid, []).append(item)
+    notification = Dataset()
+    notification.ReferencedPerformedProcedureStepSequence = [_step(uid) for uid in steps]
+    notification.StudyInstanceUID = study_instance_uid
+    notification.ReferencedSeriesSequence = [_series(uid, items) for uid, items in series.items()]
+    return notification
+
+
+def _step(uid: str) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = PERFORMED_PROCEDURE_STEP, uid
+    item.PerformedWorkitemCodeSequence = []
+    return item
+
+
+def _series(uid: str, instances: list[Dataset]) -> Dataset:
+    item = Dataset()
+    item.SeriesInstanceUID, item.ReferencedSOPSequence = uid, instances
+    return item
+
+
+def notify_peer(
+    peer: Address,
+    calling_ae_title: str,
+    uid: str,
+    notification: Dataset | None,
+    timeout: float,
+    is_abandoned: Callable[[], bool] = lambda: False,
+) -> None:
+    """Send a notification; return when the peer has it.
+
+    Parameters
+    ----------
+    uid : str
+        Its SOP Instance UID; the same for each attempt, so that a peer that has it answers 0x0111.
+    notification : Dataset or None
+        None: only negotiate the association.
+
+    Raises
+    ------
+    NotNotified
+    """
+    contexts = contexts_of([(INSTANCE_AVAILABILITY_NOTIFICATION, [EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN])])
+    try:
+        with association(peer, calling_ae_title, contexts, timeout, is_abandoned=is_abandoned) as assoc:
+            if notification is None:
+                return
+            request: Mapping[Element, int | str] = {
+                Element.AFFECTED_SOP_CLASS_UID: INSTANCE_AVAILABILITY_NOTIFICATION,
+                Element.COMMAND_FIELD: N_CREATE_RQ,
+                Element.MESSAGE_ID: assoc.next_message_id(),
+                Element.AFFECTED_SOP_INSTANCE_UID: uid,
+            }
+            status = assoc.request(next(iter(assoc.accepted)), request, notification).command.status
+    except NoAssociation as error:
+        raise NotNotified(str(error)) from error
+    except AssociationLost as error:
+        raise NotNotified(f"{peer}: {error}") from error
+    if status not in (SUCCESS, DUPLICATE_INSTANCE) and status not in WARNINGS:
+        raise NotNotified(f"{peer} answered the notification with 0x{status or 0:04X}")

@@ -1,0 +1,157 @@
+"""Modality Performed Procedure Step as a service provider: N-CREATE and N-SET (PS3.4 F.7.2).
+
+A step is a row, and its commit is durable, before it is answered with success.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydicom.tag import BaseTag
+from pydicom.uid import generate_uid
+
+from node.association.operation import NotDecodable, Operation
+from node.audit.audit_log import DESTINATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.dicom.attributes import is_identifier
+from node.dicom.command import N_CREATE_RQ, N_SET_RQ, Element, MalformedCommand
+from node.dicom.status import (
+    DUPLICATE_INSTANCE,
+    INVALID_ATTRIBUTE_VALUE,
+    NO_SUCH_INSTANCE,
+    PROCESSING_FAILURE,
+    SOP_CLASS_NOT_SUPPORTED,
+    SUCCESS,
+)
+from node.dicom.uids import PERFORMED_PROCEDURE_STEP
+from node.index.performed_steps import PerformedStep, PerformedStepRepository
+from node.worklist.performed import STEP_IS_OVER, StepRefused, changed, created
+
+MAXIMUM_ELEMENTS = 200_000
+"""Most elements and items of a data set: the list of a step may name 65 000 instances."""
+
+MAX_TRIES = 5
+"""Tries to change a step that another association changes at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepService:
+    """What the service of performed procedure steps needs of the node."""
+
+    steps: PerformedStepRepository
+    ae_title: str
+    audit: Audit | None = None
+    now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)
+
+
+def serve_n_create(operation: Operation, service: StepService) -> None:
+    """Serve one N-CREATE-RQ, on the thread of the association.
+
+    Statuses are those of PS3.7 10.1.5.1.6 and PS3.4 F.7.2.1.4:
+
+    * 0x0000: the step is kept
+    * 0x0106: the status is not IN PROGRESS, or a UID is none; 0x0120: an attribute of type 1 is missing
+    * 0x0111: there is a step with this UID; 0x0110: the data set cannot be decoded, or an internal error
+    * 0x0122: the presentation context belongs to another service
+    """
+
+    def create() -> PerformedStep:
+        uid = operation.command.sop_instance_uid or generate_uid(None)  # by the SCP if the SCU names none, PS3.7 10.1.5
+        if not is_identifier(uid):
+            raise StepRefused(INVALID_ATTRIBUTE_VALUE, "Affected SOP Instance UID is no UID (PS3.5 9.1)")
+        step = created(str(uid), operation.data_set(MAXIMUM_ELEMENTS))
+        if not service.steps.create(step, operation.origin.calling_ae_title, service.now()):
+            raise StepRefused(DUPLICATE_INSTANCE, "there is a step with this UID")
+        return step
+
+    _serve(operation, service, N_CREATE_RQ, create)
+
+
+def serve_n_set(operation: Operation, service: StepService) -> None:
+    """Serve one N-SET-RQ, on the thread of the association.
+
+    Statuses are those of PS3.7 10.1.3.1.9 and PS3.4 F.7.2.2.4:
+
+    * 0x0000: the change is kept
+    * 0x0106: an attribute has a value that it must not have; 0x0120: the final state lacks an attribute
+    * 0x0110: with Error ID 0xA710, the step is over; else the data set cannot be decoded, or an internal error
+    * 0x0112: there is no such step; 0x0122: the presentation context belongs to another service
+    """
+
+    def change() -> PerformedStep:
+        uid = operation.command.text(Element.REQUESTED_SOP_INSTANCE_UID)
+        modification = operation.data_set(MAXIMUM_ELEMENTS)
+        for _ in range(MAX_TRIES):
+            current = service.steps.current(uid)
+            if current is None:
+                raise StepRefused(NO_SUCH_INSTANCE, "there is no step with this UID")
+            state, before, seen = current
+            if state != "IN PROGRESS":
+                message = f"the step is {state} and may no longer be updated"
+                raise StepRefused(PROCESSING_FAILURE, message, error_id=STEP_IS_OVER)
+            step = changed(uid, before, modification)
+            if service.steps.change(step, operation.origin.calling_ae_title, seen, service.now()):
+                return step
+        raise StepRefused(PROCESSING_FAILURE, "the step is changed by others at the same time: try again")
+
+    _serve(operation, service, N_SET_RQ, change)
+
+
+def _serve(operation: Operation, service: StepService, field: int, serve: Callable[[], PerformedStep]) -> None:
+    step, status, comment = None, SUCCESS, ""
+    elements: dict[Element, int | str | bytes] = {}
+    try:
+        if operation.context.abstract_syntax != PERFORMED_PROCEDURE_STEP:
+            raise StepRefused(SOP_CLASS_NOT_SUPPORTED, "the presentation context is of another service")
+        step = serve()
+        operation.log.info("performed_step", state=step.state, sop_instance_uid=step.sop_instance_uid)
+    except StepRefused as refused:
+        status, comment = refused.status, str(refused)
+        if refused.error_id is not None:
+            elements[Element.ERROR_ID] = refused.error_id
+        if refused.tags:
+            elements[Element.ATTRIBUTE_IDENTIFIER_LIST] = b"".join(map(_tag, refused.tags))
+    except NotDecodable as error:
+        status, comment = PROCESSING_FAILURE, str(error)
+    except MalformedCommand:
+        raise
+    except Exception as error:
+        operation.log.error("performed_step_failed", exc_info=error)
+        status, comment = PROCESSING_FAILURE, "internal failure, see the log of this node"
+    if status != SUCCESS:
+        operation.log.warning("performed_step_refused", status=f"0x{status:04X}", reason=comment)
+    asked = operation.command
+    uid = step.sop_instance_uid if step else asked.sop_instance_uid or asked.text(Element.REQUESTED_SOP_INSTANCE_UID)
+    if is_identifier(uid):
+        elements[Element.AFFECTED_SOP_INSTANCE_UID] = uid
+    _note(operation, service, field, step, status)
+    operation.respond(field, status, elements, comment=comment)
+
+
+def _tag(tag: BaseTag) -> bytes:
+    """Return a tag as a value of VR AT."""
+    return tag.group.to_bytes(2, "little") + tag.element.to_bytes(2, "little")
+
+
+def _note(operation: Operation, service: StepService, field: int, step: PerformedStep | None, status: int) -> None:
+    """Record in the audit log what a modality told of a step (PS3.15 A.5.3.9)."""
+    if service.audit is None:
+        return
+    origin = operation.origin
+    objects = [] if step is None else [
+        {"study_instance_uid": step.study_instance_uid, "patient_id": step.patient_id or "",
+         "sop_instance_uid": step.sop_instance_uid}
+    ]  # fmt: skip
+    message = AuditMessage(
+        AuditEvent.PROCEDURE_RECORD,
+        Action.CREATE if field == N_CREATE_RQ else Action.UPDATE,
+        Result.SUCCESS if step is not None else Result.MINOR_FAILURE,
+        [
+            Participant(origin.calling_ae_title, SOURCE, origin.address, True, origin.certificate),
+            Participant(origin.called_ae_title, DESTINATION),
+        ],
+        objects,
+        f"performed procedure step {step.state}" if step is not None else f"refused, 0x{status:04X}",
+    )
+    service.audit.note(message)

@@ -1,0 +1,87 @@
+"""A hook whose receiver is a DICOM peer: each message is an Instance Availability Notification (PS3.4 R)."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+
+from node.association.addresses import address_of
+from node.association.client.availability import NotNotified, notification_of, notify_peer
+from node.errors import UsageError
+from node.index.database import Index
+from node.notify.channel import Channel, Interrupted, NotDelivered
+from node.notify.message import HookMessage
+from node.notify.notifier import channel_of
+from node.settings.model import Settings
+
+MAX_STEPS = 1000
+"""Performed procedure steps of a study that a notification names."""
+
+
+class AvailabilityChannel:
+    """Notifies a peer of the instances of a study, or of a series, that has become quiet.
+
+    Parameters
+    ----------
+    settings : Settings
+    name : str
+        The hook; its `peer` is a name in [peers].
+    index : Index or None
+        None: only for test messages.
+
+    Raises
+    ------
+    UsageError
+        The TLS files of the peer cannot be used.
+    """
+
+    def __init__(self, settings: Settings, name: str, index: Index | None) -> None:
+        hook = settings.hooks[name]
+        self._peer = address_of(str(hook.peer), settings)
+        self._ae_title, self._timeout, self._index = settings.dicom.ae_title, hook.timeout_seconds, index
+
+    def deliver(self, message: HookMessage, cancelled: threading.Event) -> None:
+        """Send the notification of a message; of a test message, only negotiate the association.
+
+        Raises
+        ------
+        NotDelivered
+        Interrupted
+        """
+        content, notification = message.content, None
+        if not content["test"] and self._index is not None:
+            study, series = content["study_instance_uid"], content["series_instance_uid"]
+            with self._index.reading(wait=False) as index:
+                instances = list(index.instances.stored(study, series))
+                steps = index.performed_steps.page(None, MAX_STEPS, study_instance_uid=study)
+            if not instances:
+                raise NotDelivered("no instance of it is available", is_final=True)
+            uids = [step["sop_instance_uid"] for step in steps]
+            notification = notification_of(study, instances, uids, self._ae_title)
+        uid = f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, message.id).int}"
+        try:
+            notify_peer(self._peer, self._ae_title, uid, notification, self._timeout, cancelled.is_set)
+        except NotNotified as error:
+            if cancelled.is_set():
+                raise Interrupted from error
+            raise NotDelivered(str(error)) from error
+
+    def close(self) -> None:
+        """Nothing is kept open between messages."""
+
+
+def hook_channel(settings: Settings, name: str, index: Index | None = None) -> Channel:
+    """Return the channel of a hook.
+
+    Raises
+    ------
+    UsageError
+        The hook is misconfigured; the message names it.
+    """
+    hook = settings.hooks[name]
+    if hook.peer is None:
+        return channel_of(name, hook)
+    try:
+        return AvailabilityChannel(settings, name, index)
+    except UsageError as error:
+        raise UsageError(f"[hooks.{name}] {error}") from error

@@ -1,0 +1,196 @@
+"""The Modality Worklist Information Model: queries, and the entries that they match (PS3.4 K.6.1).
+
+An entry is a data set in the DICOM JSON Model (PS3.18 Annex F) with the attributes of one Scheduled Procedure Step, its
+Requested Procedure, Imaging Service Request, visit and patient. Every attribute of PS3.6 is a key, in sequences too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydicom import config
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
+
+from node.dicom.json_model import Json
+from node.dicom.key_values import Match, matches_of, require_order
+from node.dicom.keys import InvalidQuery, Key, Level
+from node.dicom.matching import MAX_MATCHES, key_item, texts_of
+from node.dicom.value_matching import matches_any
+from node.dicom.values import CONVERSION_ERRORS, standard_tag
+
+STEP_SEQUENCE = "ScheduledProcedureStepSequence"
+
+MAX_DEPTH = 8
+"""Most sequences within each other, in keys and in entries; the information model has four."""
+
+_TEXT_VRS = frozenset(("AE", "AS", "CS", "DA", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UT"))
+"""Value representations that are matched; others are only returned."""
+
+_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
+
+_NO_KEYS = frozenset(("SpecificCharacterSet", "QueryRetrieveLevel", "TimezoneOffsetFromUTC"))
+"""Elements of an identifier that say how it is meant."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorklistKey:
+    """A key with its matches; of a sequence, the keys in its item instead, none for all attributes."""
+
+    tag: BaseTag
+    keyword: str
+    vr: str
+    matches: tuple[Match, ...] = ()
+    inner: tuple[WorklistKey, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorklistQuery:
+    """A parsed query; `unsupported` are the keys that are not matched, as keyword or tag."""
+
+    keys: tuple[WorklistKey, ...]
+    unsupported: tuple[str, ...]
+
+    def matches(self, keyword: str) -> tuple[Match, ...]:
+        """Return the matches of a key of the entry or of its Scheduled Procedure Step, wherever the model has it."""
+        steps = (key.inner for key in self.keys if key.keyword == STEP_SEQUENCE)
+        of_step = (key for inner in steps for key in inner)
+        return next((key.matches for key in (*self.keys, *of_step) if key.keyword == keyword and key.matches), ())
+
+
+def read_worklist_query(identifier: Dataset) -> WorklistQuery:
+    """Return the query of an identifier.
+
+    Raises
+    ------
+    InvalidQuery
+        The value of a key violates its value representation or the matching rules (PS3.4 C.2.2.2, K.4.1.1).
+    """
+    unsupported: list[str] = []
+    keys = tuple(_keys(identifier, unsupported, 0))
+    if sum(map(_count, keys)) > MAX_MATCHES:
+        raise InvalidQuery(
+            standard_tag(STEP_SEQUENCE), f"a query must not have more than {MAX_MATCHES} values and wildcards"
+        )
+    return WorklistQuery(keys, tuple(unsupported))
+
+
+def _count(key: WorklistKey) -> int:
+    return len(key.matches) + sum(map(_count, key.inner))
+
+
+def _keys(identifier: Dataset, unsupported: list[str], depth: int) -> Iterator[WorklistKey]:
+    for tag in map(BaseTag, identifier.keys()):  # iterating over a Dataset converts its elements
+        keyword = keyword_for_tag(tag)
+        if keyword in _NO_KEYS or tag.element == 0:
+            continue
+        if not keyword or not dictionary_has_tag(tag):
+            unsupported.append(str(tag))
+            continue
+        vr = dictionary_VR(tag)
+        if vr == "SQ":
+            if depth == MAX_DEPTH:
+                raise InvalidQuery(tag, f"keys must not be nested deeper than {MAX_DEPTH} sequences")
+            yield WorklistKey(tag, keyword, vr, inner=tuple(_keys(key_item(identifier, tag), unsupported, depth + 1)))
+        elif vr in _TEXT_VRS:
+            key = Key(keyword, vr, Level.STUDY)
+            matches = matches_of(key, texts_of(identifier, tag), fuzzy=False)
+            for match in matches:
+                require_order(key, match)
+            yield WorklistKey(tag, keyword, vr, matches)
+        else:
+            if _has_value(identifier, tag):
+                unsupported.append(keyword)
+            yield WorklistKey(tag, keyword, vr)
+
+
+def _has_value(identifier: Dataset, tag: BaseTag) -> bool:
+    try:
+        return identifier[tag].value not in (None, "", b"")
+    except CONVERSION_ERRORS:
+        return True
+
+
+def is_match(keys: Sequence[WorklistKey], entry: Json) -> bool:
+    """Return whether an entry, or the item of a sequence in it, satisfies all keys (PS3.4 C.2.2.2, K.4.1.1.1)."""
+    return all(_has_match(key, entry) for key in keys)
+
+
+def _has_match(key: WorklistKey, entry: Json) -> bool:
+    values = _values(key, entry)
+    if not key.inner:
+        return matches_any(key.matches, [_text(value) for value in values])
+    return not any(map(_count, key.inner)) or any(is_match(key.inner, item) for item in values)
+
+
+def _values(key: WorklistKey, entry: Json) -> list[Any]:
+    values: list[Any] = entry.get(f"{key.tag:08X}", {}).get("Value", [])
+    return values
+
+
+def _text(value: Any) -> str:
+    """Return a value of the DICOM JSON Model as text; a PN is an object of its component groups (PS3.18 F.2.2)."""
+    if isinstance(value, dict):
+        return "=".join(str(value.get(group, "")) for group in _GROUPS).rstrip("=")
+    return "" if value is None else str(value)
+
+
+def answer(query: WorklistQuery, entry: Json) -> Dataset:
+    """Return the requested attributes of an entry, empty where it has none.
+
+    Of a sequence with keys, the items that match are returned. *Specific Character Set* (0008,0005) is ``ISO_IR 192``
+    if a value has other characters than ASCII.
+    """
+    ds = _asked(query.keys, entry)
+    if not all(str(element.value).isascii() for element in ds.iterall() if element.VR != "SQ"):
+        ds.SpecificCharacterSet = "ISO_IR 192"
+    return ds
+
+
+def _asked(keys: Sequence[WorklistKey], entry: Json) -> Dataset:
+    ds = Dataset()
+    for key in keys:
+        if key.vr != "SQ":
+            ds.add(_element(key.tag, key.vr, _values(key, entry)))
+        elif key.inner:
+            found = [_asked(key.inner, item) for item in _values(key, entry) if is_match(key.inner, item)]
+            ds.add(DataElement(key.tag, "SQ", found))
+        else:
+            ds.add(DataElement(key.tag, "SQ", [_data_set(item) for item in _values(key, entry)]))
+    return ds
+
+
+def _data_set(model: Json) -> Dataset:
+    """Return all elements of an item of an entry."""
+    ds = Dataset()
+    for name, element in model.items():
+        values = element.get("Value", [])
+        if element["vr"] == "SQ":
+            ds.add(DataElement(BaseTag(int(name, 16)), "SQ", [_data_set(item) for item in values]))
+        else:
+            ds.add(_element(BaseTag(int(name, 16)), element["vr"], values))
+    return ds
+
+
+def _element(tag: BaseTag, vr: str, values: Sequence[Any]) -> DataElement:
+    several = [value if isinstance(value, int | float) else _text(value) for value in values]
+    value = None if not several else several[0] if len(several) == 1 else several
+    return DataElement(tag, vr[:2], value, validation_mode=config.IGNORE)
+
+
+def entry_text(model: Json, keyword: str) -> str | None:
+    """Return the first value of an attribute of an entry, or of an item in it, as text; None if it has none."""
+    values = model.get(f"{standard_tag(keyword):08X}", {}).get("Value", [])
+    return (_text(values[0]) or None) if values else None
+
+
+def entry_in_progress(entry: Json) -> Json:
+    """Return an entry whose *Scheduled Procedure Step Status* (0040,0020) says that a modality works on it."""
+    name = f"{standard_tag(STEP_SEQUENCE):08X}"
+    started = {f"{standard_tag('ScheduledProcedureStepStatus'):08X}": {"vr": "CS", "Value": ["STARTED"]}}
+    steps = [{**step, **started} for step in entry.get(name, {}).get("Value", [])]
+    return {**entry, name: {"vr": "SQ", "Value": steps}}

@@ -1,0 +1,178 @@
+"""Procedure steps: list, show, add, change and remove scheduled ones; list and show performed ones."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from fastapi import Path, Query, Response
+
+from node.audit.audit_log import Action, AuditEvent
+from node.index.read import ReadIndex
+from node.index.read.rows import Row
+from node.index.scheduled_steps import ScheduledStep
+from node.index.terms import Terms
+from node.web.access import Reader, RequestAudit, Writer
+from node.web.api import models
+from node.web.api.changes import Change, tagged
+from node.web.api.paging import AuditedPage, OptionalStudyUid, Page
+from node.web.api.routing import OF_CHANGES, api_router, problems, single
+from node.web.audit_trail import AccountAuditTrail, of_study
+from node.web.errors import EntryOfFile, EntryThere, ResourceNotFound
+from node.web.problem_types import CONFLICT, WRONG_CURSOR
+from node.web.services import Node, Services
+from node.worklist.entries import step_of
+
+router = api_router("worklist")
+
+Number = Annotated[int, Path(ge=1, le=models.MAX_ID, description="number of the entry")]
+KEPT = ("study_instance_uid", "requested_procedure_id", "scheduled_procedure_step_id")
+"""Identifiers of an entry that a change leaves if it has none."""
+
+State = Literal["scheduled", "in-progress", "completed", "discontinued"]
+
+
+@router.get("/worklist", responses=problems(WRONG_CURSOR))
+def list_worklist(
+    account: Reader,
+    page: AuditedPage,
+    state: Annotated[State | None, Query(description="state of the step")] = None,
+    start_date: Annotated[dt.date | None, Query(description="day of the start")] = None,
+    modality: Annotated[str | None, Query(max_length=16, description="modality")] = None,
+    station_ae_title: Annotated[str | None, Query(max_length=16, description="AE title of the station")] = None,
+    patient_id: Annotated[str | None, Query(max_length=64, description="Patient ID")] = None,
+    accession_number: Annotated[str | None, Query(max_length=16, description="Accession Number")] = None,
+) -> Page[models.ScheduledStepResource]:
+    """Entries of the modality worklist from every source, newest first; files as they were a minute ago at most."""
+    wanted: dict[str, Any] = {
+        "state": state,
+        "start_date": start_date,
+        "modality": modality,
+        "station_ae_title": station_ae_title,
+        "patient_id": patient_id,
+        "accession_number": accession_number,
+    }
+    return page.read("worklist", models.ScheduledStepResource, lambda index: index.scheduled_steps, **wanted)
+
+
+@router.get("/worklist/{entry}", responses=single())
+def show_worklist_entry(
+    account: Reader, node: Node, audit: RequestAudit, response: Response, entry: Number
+) -> models.ScheduledStepWithAttributes:
+    """An entry with all its attributes, in the DICOM JSON Model."""
+    with node.index.reading(wait=False) as index:
+        resource = _entry(index, entry)
+    audit.queried(f"worklist {entry}", 1)
+    return tagged(response, resource)
+
+
+@router.post("/worklist", status_code=201, responses=problems(*OF_CHANGES, CONFLICT))
+def add_worklist_entry(
+    account: Writer, node: Node, audit: RequestAudit, change: Change, form: models.ScheduledStepForm
+) -> models.ScheduledStepWithAttributes:
+    """Add an entry. The node makes up a Study Instance UID and the IDs of step and procedure where none are given."""
+
+    def add(_: Terms) -> models.ScheduledStepWithAttributes:
+        step = _step(form)
+        added = node.index.scheduled_steps.add("rest", step, node.ingest.now())
+        if added is None:
+            raise EntryThere("there is an entry for this step of this study; change it by PUT, or leave its ID out")
+        _record(audit, Action.CREATE, added, step.study_instance_uid, step.patient_id)
+        with node.index.reading(wait=False) as index:
+            return _entry(index, added)
+
+    return change.make(models.ScheduledStepWithAttributes, lambda index: _entry(index, 0), add)
+
+
+@router.put("/worklist/{entry}", responses=problems(*OF_CHANGES, CONFLICT))
+def change_worklist_entry(
+    account: Writer, node: Node, audit: RequestAudit, change: Change, entry: Number, form: models.ScheduledStepForm
+) -> models.ScheduledStepWithAttributes:
+    """Change an entry: all its attributes are replaced. Study, step and procedure keep their IDs if none are given."""
+
+    def replace(_: Terms) -> models.ScheduledStepWithAttributes:
+        before = _changeable(node, entry)
+        step = _step(form, {name: before[name] for name in KEPT if before[name]})
+        _record(audit, Action.UPDATE, entry, step.study_instance_uid, step.patient_id)
+        node.index.scheduled_steps.change(entry, step, node.ingest.now())
+        with node.index.reading(wait=False) as index:
+            return _entry(index, entry)
+
+    return change.make(models.ScheduledStepWithAttributes, lambda index: _entry(index, entry), replace)
+
+
+@router.delete("/worklist/{entry}", responses=problems(*OF_CHANGES, CONFLICT))
+def remove_worklist_entry(
+    account: Writer, node: Node, audit: RequestAudit, change: Change, entry: Number
+) -> models.RemovedEntry:
+    """Remove an entry."""
+
+    def remove(_: Terms) -> models.RemovedEntry:
+        row = _changeable(node, entry)
+        _record(audit, Action.DELETE, entry, row["study_instance_uid"], row["patient_id"])
+        node.index.scheduled_steps.remove(entry)
+        return models.RemovedEntry(removed=entry)
+
+    return change.make(models.RemovedEntry, lambda index: _entry(index, entry), remove)
+
+
+@router.get("/performed-steps", responses=problems(WRONG_CURSOR))
+def list_performed_steps(
+    account: Reader,
+    page: AuditedPage,
+    state: Annotated[
+        Literal["IN PROGRESS", "COMPLETED", "DISCONTINUED"] | None, Query(description="state of the step")
+    ] = None,
+    study_instance_uid: OptionalStudyUid = None,
+) -> Page[models.PerformedStepResource]:
+    """Procedure steps that modalities report (MPPS), newest first."""
+    wanted = {"state": state, "study_instance_uid": study_instance_uid}
+    return page.read("performed steps", models.PerformedStepResource, lambda index: index.performed_steps, **wanted)
+
+
+@router.get("/performed-steps/{sop_instance_uid}", responses=single())
+def show_performed_step(
+    account: Reader,
+    node: Node,
+    audit: RequestAudit,
+    response: Response,
+    sop_instance_uid: Annotated[str, Path(max_length=64, description="SOP Instance UID of the step")],
+) -> models.PerformedStepWithAttributes:
+    """A performed procedure step with all its attributes, in the DICOM JSON Model."""
+    with node.index.reading(wait=False) as index:
+        row = index.performed_steps.step(sop_instance_uid)
+    if row is None:
+        raise ResourceNotFound("performed procedure step")
+    audit.queried(f"performed step {sop_instance_uid}", 1)
+    return tagged(response, models.PerformedStepWithAttributes.of(row))
+
+
+def _entry(index: ReadIndex, entry: int) -> models.ScheduledStepWithAttributes:
+    return models.ScheduledStepWithAttributes.of(_row(index, entry))
+
+
+def _row(index: ReadIndex, entry: int) -> Row:
+    row = index.scheduled_steps.entry(entry)
+    if row is None:
+        raise ResourceNotFound("entry of the worklist")
+    return row
+
+
+def _changeable(node: Services, entry: int) -> Row:
+    with node.index.reading(wait=False) as index:
+        row = _row(index, entry)
+    if row["source"] == "file":
+        raise EntryOfFile("the entry is that of a file in [worklist] folder; change or remove the file")
+    return row
+
+
+def _step(form: models.ScheduledStepForm, kept: Mapping[str, str] | None = None) -> ScheduledStep:
+    return step_of(form.fields(), form.attributes, kept)
+
+
+def _record(
+    audit: AccountAuditTrail, action: Action, entry: int, study_instance_uid: str | None, patient_id: str | None
+) -> None:
+    objects = [of_study(study_instance_uid or "", patient_id)]
+    audit.changed(AuditEvent.PROCEDURE_RECORD, action, objects, f"worklist {entry}")

@@ -1,0 +1,277 @@
+"""Orders as HL7 v2 messages: ORM^O01 and OMI^O23 become worklist entries (HL7 v2.5.1 chapters 2 and 4, IHE RAD-4).
+
+Only what an order needs is parsed: segments, fields, repetitions, components and escapes of the vertical bar encoding.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pydicom.datadict import tag_for_keyword
+
+from node.errors import VoxelnodeError
+from node.index.scheduled_steps import ScheduledStep
+from node.worklist.entries import InvalidEntry, element, step_of
+
+MAX_SEGMENTS = 500
+MAX_STEPS = 50
+"""Steps of one order."""
+
+_CHARACTER_SETS = {
+    "UNICODE UTF-8": "utf-8", "UTF-8": "utf-8", "ASCII": "ascii", "8859/1": "latin-1", "8859/2": "iso8859-2",
+    "8859/5": "iso8859-5", "8859/7": "iso8859-7", "8859/9": "iso8859-9", "8859/15": "iso8859-15",
+}  # fmt: skip
+"""Codecs by MSH-18 (HL7 table 0211); without it, UTF-8 if the bytes are that, else Latin-1."""
+
+_NEW = frozenset(("NW", "XO", "XX", "SC", "RO"))
+_CANCEL = frozenset(("CA", "DC", "OC", "OD"))
+"""Order control codes (HL7 table 0119) that put an entry, and those that remove it."""
+
+_NAMESPACE = uuid.UUID("5f0b7a52-3d0e-4a4c-8a43-60f6b7c8a5f1")
+
+Verdict = Literal["AA", "AE", "AR"]
+"""Acknowledgment code (HL7 table 0008): accepted, an error in the order, rejected as a message."""
+
+
+class MessageRefused(VoxelnodeError):
+    """A message is not taken; `code` is AE or AR. The message of the error has no patient data."""
+
+    def __init__(self, code: Verdict, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A parsed message: its delimiters and segments; a segment is a list of fields that begins with its name."""
+
+    component: str
+    repetition: str
+    escape: str
+    subcomponent: str
+    segments: tuple[tuple[str, ...], ...]
+
+    def named(self, name: str) -> tuple[str, ...]:
+        """Return the first segment of a name, or an empty one."""
+        return next((segment for segment in self.segments if segment[0] == name), (name,))
+
+    def value(self, segment: tuple[str, ...], field: int, component: int = 1) -> str:
+        """Return a component of the first repetition of a field, without escapes; empty if there is none."""
+        if len(segment) <= field:
+            return ""
+        parts = segment[field].split(self.repetition)[0].split(self.component)
+        text = parts[component - 1] if len(parts) >= component else ""
+        return self._plain(text.split(self.subcomponent)[0] if self.subcomponent else text)
+
+    def _plain(self, text: str) -> str:
+        if text == '""':  # HL7's null: delete the value
+            return ""
+        if not self.escape or self.escape not in text:
+            return text.strip()
+        known = {"F": "|", "S": self.component, "T": self.subcomponent, "R": self.repetition, "E": self.escape}
+        mark = re.escape(self.escape)
+        return re.sub(f"{mark}([^{mark}]*){mark}", lambda found: known.get(found[1], " "), text).strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A step of an order: its key at the placer or filler, and its entry; None: it is cancelled."""
+
+    key: str
+    step: ScheduledStep | None
+
+
+def parse(data: bytes) -> Message:
+    """Return the segments of a message.
+
+    Raises
+    ------
+    MessageRefused
+        It is no HL7 v2 message in the vertical bar encoding.
+    """
+    if not data.startswith(b"MSH|") or len(data) < 9:
+        raise MessageRefused("AR", "the message does not begin with an MSH segment and the delimiter |")
+    head = re.split(b"[\r\n]", data, maxsplit=1)[0].decode("latin-1").split("|")
+    text = _decoded(data, head[17] if len(head) > 17 else "")
+    lines = [line for line in re.split("[\r\n]+", text) if line]
+    if len(lines) > MAX_SEGMENTS:
+        raise MessageRefused("AR", f"the message has more than {MAX_SEGMENTS} segments")
+    component, repetition, escape, subcomponent = (*head[1][:4], *" " * 4)[:4]
+    if len({component, repetition, "|"} - {" "}) < 3:
+        raise MessageRefused("AR", "MSH-2 must name the delimiters, such as ^~\\&")
+    segments = tuple(tuple(line.split("|")) for line in lines)
+    return Message(component, repetition, escape.strip(), subcomponent.strip(), segments)
+
+
+def _decoded(data: bytes, character_set: str) -> str:
+    name = character_set.split("~")[0].strip().upper()
+    if name and name not in _CHARACTER_SETS:
+        raise MessageRefused("AR", "the character set of MSH-18 is not supported")
+    try:
+        return data.decode(_CHARACTER_SETS.get(name, "utf-8"))
+    except UnicodeDecodeError as error:
+        if name:
+            raise MessageRefused("AR", "the message is not in the character set of MSH-18") from error
+        return data.decode("latin-1")
+
+
+def orders_of(message: Message, stations: Mapping[str, str]) -> list[Order]:
+    """Return the steps that an order message schedules, changes or cancels.
+
+    Parameters
+    ----------
+    stations : mapping
+        AE title of the station for a modality, if an order names none.
+
+    Raises
+    ------
+    MessageRefused
+    """
+    header = message.named("MSH")
+    kind = tuple(message.value(header, 8, part) for part in (1, 2))  # MSH-9: MSH-1 is the delimiter itself
+    if kind not in (("ORM", "O01"), ("OMI", "O23")):
+        raise MessageRefused("AR", "only ORM^O01 and OMI^O23 are accepted")
+    found = [order for group in _groups(message) for order in _orders(message, group, stations)]
+    if not found:
+        raise MessageRefused("AE", "the message has no ORC and OBR segments")
+    if len(found) > MAX_STEPS:
+        raise MessageRefused("AE", f"the message has more than {MAX_STEPS} steps")
+    return found
+
+
+_Group = dict[str, list[tuple[str, ...]]]
+
+
+def _groups(message: Message) -> Iterator[_Group]:
+    """Yield the segments of each order by name: those from one ORC to the next."""
+    group: _Group = {}
+    for segment in message.segments:
+        if segment[0] == "ORC":
+            if "ORC" in group:
+                yield group
+            group = {}
+        group.setdefault(segment[0], []).append(segment)
+    if "ORC" in group:
+        yield group
+
+
+def _orders(message: Message, group: _Group, stations: Mapping[str, str]) -> Iterator[Order]:
+    value, [order, *_] = message.value, group["ORC"]
+    control = value(order, 1)
+    number = value(order, 2) or value(order, 3)
+    if control not in _NEW | _CANCEL:
+        raise MessageRefused("AE", "ORC-1 must be one of " + ", ".join(sorted(_NEW | _CANCEL)))
+    if not number:
+        raise MessageRefused("AE", "ORC-2 or ORC-3 must have the number of the order")
+    for position, (request, step) in enumerate(_steps(group)):
+        key = f"{number}\\{value(step, 4) or value(request, 20) or position}"[:300]
+        if control in _CANCEL:
+            yield Order(key, None)
+        elif "OBR" not in group:
+            raise MessageRefused("AE", "the order has no OBR segment")
+        else:
+            try:
+                yield Order(key, _step(message, group, request, step, number, stations))
+            except InvalidEntry as error:
+                raise MessageRefused("AE", str(error)) from error
+
+
+def _steps(group: _Group) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Return OBR and IPC of each step of an order; several IPC may share one OBR."""
+    requests, steps = group.get("OBR", [("OBR",)]), group.get("IPC", [])
+    if not steps:
+        return [(request, ("IPC",)) for request in requests]
+    return [(requests[min(number, len(requests) - 1)], step) for number, step in enumerate(steps)]
+
+
+def _step(
+    message: Message,
+    group: _Group,
+    request: tuple[str, ...],
+    step: tuple[str, ...],
+    number: str,
+    stations: Mapping[str, str],
+) -> ScheduledStep:
+    """Return the entry of a step; what IHE puts into IPC counts more than the older places in OBR."""
+    value, patient = message.value, message.named("PID")
+    date, time = _start(message, group, request)
+    modality = value(step, 5) or value(request, 24)
+    step_id = value(step, 4) or value(request, 20) or _short(number)
+    fields = {
+        "patient_id": value(patient, 3),
+        "patient_name": _name(message, patient, 5, first=1),
+        "patient_birth_date": value(patient, 7)[:8],
+        "patient_sex": value(patient, 8).upper(),
+        "accession_number": value(step, 1) or value(request, 18),
+        "referring_physician_name": _name(message, message.named("PV1"), 8, first=2),
+        "study_instance_uid": value(step, 3) or value(message.named("ZDS"), 1) or _uid(number),
+        "requested_procedure_id": value(step, 2) or value(request, 19) or _short(number),
+        "requested_procedure_description": value(request, 4, 2)[:64],
+        "scheduled_procedure_step_id": step_id,
+        "modality": modality,
+        "station_ae_title": value(step, 9) or value(request, 21) or stations.get(modality, ""),
+        "station_name": value(step, 7),
+        "start_date": date,
+        "start_time": time,
+        "description": (value(step, 6, 2) or value(request, 4, 2))[:64],
+    }
+    further = {
+        "IssuerOfPatientID": value(patient, 3, 4),
+        "PlacerOrderNumberImagingServiceRequest": value(group["ORC"][0], 2),
+        "FillerOrderNumberImagingServiceRequest": value(group["ORC"][0], 3),
+    }
+    attributes = {f"{tag_for_keyword(keyword):08X}": element(keyword, text) for keyword, text in further.items()}
+    return step_of({name: text for name, text in fields.items() if text}, attributes)
+
+
+def _start(message: Message, group: _Group, request: tuple[str, ...]) -> tuple[str, str]:
+    """Return date and time of the start: TQ1-7, ORC-7.4, OBR-27.4 or OBR-36, the first of them that has one."""
+    value = message.value
+    timing = next(iter(group.get("TQ1", [])), ("TQ1",))
+    places = (value(timing, 7), value(group["ORC"][0], 7, 4), value(request, 27, 4), value(request, 36))
+    moment = re.match(r"(\d{8})(\d{2}|\d{4}|\d{6})?(?!\d)", next((text for text in places if text), ""))
+    return (moment[1], moment[2] or "") if moment else ("", "")
+
+
+def _name(message: Message, segment: tuple[str, ...], field: int, *, first: int) -> str:
+    """Return a name as a PN: family, given, middle, prefix, suffix (PS3.5 6.2.1); XPN and XCN have the suffix first."""
+    family, given, middle, suffix, prefix = (message.value(segment, field, first + part) for part in range(5))
+    return "^".join(
+        part.replace("^", " ").replace("=", " ") for part in (family, given, middle, prefix, suffix)
+    ).rstrip("^")
+
+
+def _short(number: str) -> str:
+    """Return an ID of at most 16 characters, the same for each message about an order."""
+    return number if len(number) <= 16 else f"S{uuid.uuid5(_NAMESPACE, number).hex[:15].upper()}"
+
+
+def _uid(number: str) -> str:
+    """Return a Study Instance UID, the same for each message about an order (PS3.5 B.2)."""
+    return f"2.25.{uuid.uuid5(_NAMESPACE, number).int}"
+
+
+def acknowledgment(message: Message | None, verdict: Verdict, reason: str, ae_title: str, now: dt.datetime) -> bytes:
+    """Return the acknowledgment of a message (HL7 v2.5.1 2.9.2): of its content, it repeats only the control ID."""
+    control_id, sender, facility, trigger, version = "", "", "", "", "2.5.1"
+    if message is not None:
+        header = message.named("MSH")
+        control_id, sender, facility = (_echoed(message.value(header, field), 199) for field in (9, 2, 3))
+        trigger = _echoed(message.value(header, 8, 2), 3)
+        version = _echoed(message.value(header, 11), 8) or version
+    lines = (
+        f"MSH|^~\\&|{_echoed(ae_title, 16)}||{sender}|{facility}|{now:%Y%m%d%H%M%S}||ACK^{trigger}^ACK|"
+        f"{uuid.uuid4().hex[:20]}|P|{version}",
+        f"MSA|{verdict}|{control_id}|{_echoed(reason, 80)}",
+    )
+    return "".join(f"{line}\r" for line in lines).encode("ascii", "replace")
+
+
+def _echoed(text: str, length: int) -> str:
+    """Return a text that cannot be taken for delimiters or segments."""
+    return re.sub(r"[^ -~]|[|^~\\&]", " ", text)[:length].strip()

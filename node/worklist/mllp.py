@@ -1,0 +1,197 @@
+"""Receive orders by HL7 v2 over MLLP (HL7 v2 Implementation Guide, Appendix C): one thread for each connection.
+
+A message is acknowledged with AA after its entries are committed. Every wait is bounded: a message must be whole within
+`MESSAGE_SECONDS` of its first byte, and a connection that brings none is closed after `IDLE_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import socket
+import threading
+from collections.abc import Callable
+from time import monotonic
+
+import structlog
+
+from node.addresses import plain_address
+from node.audit.audit_log import APPLICATION, SOURCE, Action, Audit, AuditEvent, AuditMessage, Participant, Result
+from node.background import SupervisedThread
+from node.errors import OutOfResources, UsageError
+from node.index.scheduled_steps import ScheduledStepRepository
+from node.settings.model import WorklistSettings
+from node.worklist.hl7 import Message, MessageRefused, Order, Verdict, acknowledgment, orders_of, parse
+
+log = structlog.get_logger()
+
+BEGIN, END = b"\x0b", b"\x1c\x0d"
+MAX_MESSAGE_BYTES = 256_000
+MAX_CONNECTIONS = 16
+MESSAGE_SECONDS = 30.0
+IDLE_SECONDS = 600.0
+TICK_SECONDS = 1.0
+"""Longest wait before the deadlines are checked again."""
+
+
+class MllpListener:
+    """Accepts order messages from the addresses of [worklist] hl7_networks.
+
+    Raises
+    ------
+    UsageError
+        When started: the address cannot be bound.
+    """
+
+    def __init__(
+        self,
+        settings: WorklistSettings,
+        ae_title: str,
+        steps: ScheduledStepRepository,
+        audit: Audit,
+        now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+    ) -> None:
+        self._settings, self._ae_title, self._steps, self._audit, self._now = settings, ae_title, steps, audit, now
+        self._stopping = threading.Event()
+        self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._socket: socket.socket | None = None
+        self.thread = SupervisedThread("hl7", self._accept, self._stopping)
+
+    def start(self) -> int:
+        """Bind and accept; return the port."""
+        address = self._settings.hl7_host, self._settings.hl7_port or 0
+        try:
+            family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+            self._socket = socket.create_server(address, family=family, backlog=MAX_CONNECTIONS)
+        except OSError as error:
+            raise UsageError(
+                f"cannot listen on {address[0]} port {address[1]} for HL7: {error.strerror or error}; set [worklist] "
+                "hl7_host and hl7_port to an address of this machine that is free"
+            ) from error
+        self._socket.settimeout(TICK_SECONDS)
+        self.thread.start()
+        return int(self._socket.getsockname()[1])
+
+    def stop(self) -> None:
+        """Accept nothing more; connections end within `TICK_SECONDS`, after the message that they process."""
+        self._stopping.set()
+        self.thread.join(2 * TICK_SECONDS)
+        for _ in range(MAX_CONNECTIONS):
+            self._places.acquire(timeout=2 * TICK_SECONDS)
+        if self._socket is not None:
+            self._socket.close()
+
+    def _accept(self) -> None:
+        assert self._socket is not None, "started before"
+        while not self._stopping.is_set():
+            try:
+                accepted, (host, *_) = self._socket.accept()
+            except TimeoutError:
+                continue
+            if not self._is_permitted(str(host)) or not self._places.acquire(blocking=False):
+                log.warning("hl7_connection_refused", address=str(host))
+                accepted.close()
+                continue
+            try:
+                threading.Thread(target=self._serve, args=(accepted, str(host)), name="hl7-peer", daemon=True).start()
+            except RuntimeError:
+                self._places.release()
+                accepted.close()
+
+    def _is_permitted(self, host: str) -> bool:
+        address, networks = plain_address(host), self._settings.hl7_networks
+        return any(address in network for network in networks) if networks else address.is_loopback
+
+    def _serve(self, accepted: socket.socket, host: str) -> None:
+        try:
+            with accepted:
+                accepted.settimeout(TICK_SECONDS)
+                received = _Received(accepted, self._stopping)
+                while (data := received.message()) is not None:
+                    answer = self._answer(data, host)
+                    accepted.settimeout(MESSAGE_SECONDS)
+                    accepted.sendall(BEGIN + answer + END)
+                    accepted.settimeout(TICK_SECONDS)
+        except OSError as error:
+            log.info("hl7_connection_lost", address=host, reason=error.strerror or type(error).__name__)
+        except _TooMuch as error:
+            log.warning("hl7_connection_closed", address=host, reason=str(error))
+        finally:
+            self._places.release()
+
+    def _answer(self, data: bytes, host: str) -> bytes:
+        message: Message | None = None
+        verdict: Verdict = "AA"
+        reason = ""
+        orders: list[Order] = []
+        try:
+            message = parse(data)
+            orders = orders_of(message, self._settings.hl7_station_by_modality)
+            self._steps.apply_orders({order.key: order.step for order in orders}, self._now())
+        except MessageRefused as refused:
+            verdict, reason = refused.code, str(refused)
+        except OutOfResources:
+            verdict, reason = "AE", "out of resources: send the message again later"
+        except Exception as error:
+            log.exception("hl7_failed", exc_info=error)
+            verdict, reason = "AE", "internal failure, see the log of the node"
+        log.info("hl7_message", address=host, result=verdict, count=len(orders), reason=reason)
+        self._note(host, orders, verdict, reason)
+        return acknowledgment(message, verdict, reason, self._ae_title, self._now())
+
+    def _note(self, host: str, orders: list[Order], verdict: Verdict, reason: str) -> None:
+        """Record the message in the audit log (PS3.15 A.5.3.9)."""
+        steps = [order.step for order in orders if order.step is not None]
+        objects = [
+            {"study_instance_uid": step.study_instance_uid or "", "patient_id": step.patient_id or ""} for step in steps
+        ]
+        result = Result.SUCCESS if verdict == "AA" else Result.MINOR_FAILURE
+        participants = [Participant("HL7", SOURCE, host, True), Participant(self._ae_title, APPLICATION)]
+        detail = f"{len(steps)} steps scheduled, {len(orders) - len(steps)} cancelled, {verdict} {reason}".strip()
+        self._audit.note(
+            AuditMessage(AuditEvent.PROCEDURE_RECORD, Action.UPDATE, result, participants, objects, detail)
+        )
+
+
+class _TooMuch(Exception):
+    """A peer sends what is no message, too long a one, or too slowly."""
+
+
+class _Received:
+    """The messages that arrive on a connection."""
+
+    def __init__(self, connected: socket.socket, stopping: threading.Event) -> None:
+        self._socket, self._stopping = connected, stopping
+        self._data = bytearray()
+
+    def message(self) -> bytes | None:
+        """Return the next message without its frame; None if the peer closes, is idle, or the node stops.
+
+        Raises
+        ------
+        _TooMuch
+        """
+        idle_until, begun_at = monotonic() + IDLE_SECONDS, monotonic() if self._data else None
+        searched = 0
+        while True:
+            end = self._data.find(END, max(0, searched - 1))
+            if end >= 0:
+                framed = bytes(self._data[:end])
+                del self._data[: end + len(END)]
+                if not framed.startswith(BEGIN):
+                    raise _TooMuch("a message must begin with the byte 0B (MLLP)")
+                return framed[len(BEGIN) :]
+            searched = len(self._data)
+            if searched > MAX_MESSAGE_BYTES:
+                raise _TooMuch(f"a message of more than {MAX_MESSAGE_BYTES} bytes")
+            if self._stopping.is_set() or (begun_at is None and monotonic() > idle_until):
+                return None
+            if begun_at is not None and monotonic() > begun_at + MESSAGE_SECONDS:
+                raise _TooMuch(f"a message that takes more than {MESSAGE_SECONDS:g} s")
+            try:
+                chunk = self._socket.recv(65536)
+            except TimeoutError:
+                continue
+            if not chunk:
+                return None
+            begun_at = begun_at or monotonic()
+            self._data += chunk

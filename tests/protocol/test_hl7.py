@@ -1,0 +1,256 @@
+"""Orders by HL7 v2 over MLLP, over real connections."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.audit.audit_log import Audit
+from node.index.database import Index
+from node.metrics import Metrics
+from node.settings.model import WorklistSettings
+from node.worklist import mllp
+from node.worklist.hl7 import MessageRefused, orders_of, parse
+from node.worklist.mllp import MllpListener
+from tests.protocol.conftest import DEADLINE_SECONDS, until
+
+MSH = "MSH|^~\\&|RIS|HOSPITAL|NODE||20261121090000||{kind}|MSG{number}|P|2.5.1||||||{charset}"
+PID = "PID|1||P1^^^HOSPITAL||{name}||19700131|F"
+ORM = (
+    MSH, PID, "PV1|1|O||||||77^Who^Doctor^X^II^Dr",
+    "ORC|{control}|PL-1|FI-1||||^^^202611211015",
+    "OBR|1|PL-1|FI-1|CT-T^CT of the thorax^99X||||||||||||||A100|RP1|SPS1|CT1|||CT|||^^^202611211015",
+    "ZDS|1.2.840.1.5^^Application^DICOM",
+)  # fmt: skip
+OMI = (
+    MSH, PID, "ORC|{control}|PL-2", "TQ1|1||||||20261122083000",
+    "OBR|1|PL-2||MR-K^MR of the head^99X",
+    "IPC|A200|RP2|1.2.840.1.6|SPS2A|MR|T1^T1 weighted^99X|MR1||MR1AE",
+    "IPC|A200|RP2|1.2.840.1.6|SPS2B|MR|T2^T2 weighted^99X|MR1||MR1AE",
+)  # fmt: skip
+
+
+def written(
+    segments: tuple[str, ...] = ORM, kind: str = "ORM^O01^ORM_O01", control: str = "NW", number: int = 1,
+    charset: str = "UNICODE UTF-8", name: str = "Müller^Jörg^Q^III^Dr", codec: str = "utf-8", **_: Any,
+) -> bytes:  # fmt: skip
+    values = {"kind": kind, "control": control, "number": number, "charset": charset, "name": name}
+    return "".join(segment.format(**values) + "\r" for segment in segments).encode(codec)
+
+
+class Sender:
+    """A system that sends orders."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_SECONDS)
+
+    def __enter__(self) -> Sender:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, message: bytes) -> list[str]:
+        """Send a message; the fields of the MSA segment of its answer."""
+        self.socket.sendall(b"\x0b" + message + b"\x1c\x0d")
+        return self.answer()
+
+    def answer(self) -> list[str]:
+        data = b""
+        while not data.endswith(b"\x1c\x0d"):
+            more = self.socket.recv(4096)
+            assert more, "the node closed"
+            data += more
+        assert data.startswith(b"\x0bMSH|^~\\&|VOXELNODE||RIS|HOSPITAL|") or b"|AR|" in data
+        return re.findall(rb"\r(MSA[^\r]*)\r", data)[0].decode().split("|")
+
+    def is_closed(self) -> bool:
+        try:
+            return self.socket.recv(1) == b""
+        except ConnectionResetError:
+            return True
+
+
+@pytest.fixture
+def listening(tmp_path: Path) -> Iterator[Callable[..., int]]:
+    index = Index(tmp_path / "root", Metrics())
+    audit = Audit(tmp_path / "root", "VOXELNODE")
+    started: list[MllpListener] = []
+
+    def start(**settings: Any) -> int:
+        section = WorklistSettings(hl7_port=0, **settings)
+        started.append(MllpListener(section, "VOXELNODE", index.scheduled_steps, audit))
+        return started[-1].start()
+
+    start.index = index  # type: ignore[attr-defined]
+    yield start
+    for listener in started:
+        listener.stop()
+    index.close()
+
+
+def entries(listening: Any) -> dict[str, dict[str, Any]]:
+    """The entries of the worklist, by the ID of their step."""
+    with listening.index.reading() as index:
+        rows = [index.scheduled_steps.entry(row["id"]) for row in index.scheduled_steps.page(None, 100)]
+    return {row["scheduled_procedure_step_id"]: row for row in rows if row is not None}
+
+
+def test_an_order_is_scheduled_changed_and_cancelled(listening: Any) -> None:
+    with Sender(listening()) as sender:
+        assert sender.send(written())[:3] == ["MSA", "AA", "MSG1"]
+        [(step, row)] = entries(listening).items()
+        assert (step, row["source"], row["patient_id"], row["modality"]) == ("SPS1", "hl7", "P1", "CT")
+        assert row["patient_name"] == "Müller^Jörg^Q^Dr^III"  # prefix and suffix change places
+        assert (row["accession_number"], row["requested_procedure_id"]) == ("A100", "RP1")
+        assert (row["study_instance_uid"], row["station_ae_title"]) == ("1.2.840.1.5", "CT1")
+        assert (row["start_date"], row["start_time"]) == (dt.date(2026, 11, 21), dt.time(10, 15))
+        assert row["attributes"]["00080090"]["Value"] == [{"Alphabetic": "Who^Doctor^X^Dr^II"}]
+        assert row["attributes"]["00402016"]["Value"] == ["PL-1"]
+        assert sender.send(written(control="NW", number=2))[1] == "AA"  # sent again after a lost answer
+        assert sender.send(written(control="XO", number=3, name="Maier^Hans"))[1] == "AA"
+        [row] = entries(listening).values()
+        assert row["patient_name"] == "Maier^Hans"
+        assert sender.send(written(control="CA", number=4))[1] == "AA"
+        assert sender.send(written(control="CA", number=5))[1] == "AA"
+    assert entries(listening) == {}
+    lines = (listening.index.path.parent / "audit.jsonl").read_text().splitlines()
+    assert sum("1 steps scheduled" in line for line in lines) == 3
+
+
+def test_each_step_of_an_imaging_order_is_an_entry(listening: Any) -> None:
+    with Sender(listening()) as sender:
+        assert sender.send(written(OMI, "OMI^O23^OMI_O23"))[1] == "AA"
+    rows = entries(listening)
+    assert rows.keys() == {"SPS2A", "SPS2B"}
+    assert {row["description"] for row in rows.values()} == {"T1 weighted", "T2 weighted"}
+    assert {row["station_ae_title"] for row in rows.values()} == {"MR1AE"}
+    assert {row["start_time"] for row in rows.values()} == {dt.time(8, 30)}
+
+
+def test_what_an_order_lacks_is_made_up_alike_for_each_message(listening: Any) -> None:
+    few = (MSH, PID, "ORC|{control}|" + "N" * 40, "OBR|1|||X^Y||||||||||||||||||||CT|||^^^20261121")
+    with Sender(listening(hl7_station_by_modality={"CT": "CT9"})) as sender:
+        assert sender.send(written(few))[1] == "AA"
+        [first] = entries(listening).values()
+        assert sender.send(written(few, control="XO"))[1] == "AA"
+        [second] = entries(listening).values()
+    assert first["study_instance_uid"].startswith("2.25.")
+    same = ("id", "study_instance_uid", "scheduled_procedure_step_id", "requested_procedure_id", "station_ae_title")
+    assert [second[name] for name in same] == [first[name] for name in same]
+    assert (second["station_ae_title"], second["start_time"]) == ("CT9", dt.time(0, 0))
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"charset": "8859/1", "codec": "latin-1"}, "Müller^Jörg^Q^Dr^III"),
+        ({"charset": "", "codec": "latin-1"}, "Müller^Jörg^Q^Dr^III"),
+        ({"charset": "", "codec": "utf-8"}, "Müller^Jörg^Q^Dr^III"),
+        ({"name": "O\\T\\Neil^A\\S\\B"}, "O&Neil^A B"),
+    ],
+)  # fmt: skip
+def test_text_is_decoded_by_the_character_set_and_without_escapes(
+    listening: Any, options: dict[str, str], name: str
+) -> None:
+    with Sender(listening()) as sender:
+        assert sender.send(written(**options))[1] == "AA"
+    [row] = entries(listening).values()
+    assert row["patient_name"] == name
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "reason"),
+    [
+        (b"", "AR", "does not begin with an MSH"),
+        (b"PID|1", "AR", "does not begin with an MSH"),
+        (b"MSH||||||||", "AR", "MSH-2"),
+        (written(kind="ADT^A01"), "AR", "only ORM"),
+        (written(charset="KLINGON"), "AR", "MSH-18"),
+        (written(codec="latin-1"), "AR", "not in the character set"),
+        (written((MSH, PID)), "AE", "no ORC"),
+        (written((MSH, PID, "ORC|NW|1")), "AE", "no OBR"),
+        (written(control="ZZ"), "AE", "ORC-1 must be one of"),
+        (written((MSH, PID, "ORC|NW||", "OBR|1")), "AE", "ORC-2 or ORC-3"),
+        (written((MSH, PID, "ORC|NW|1", "OBR|1")), "AE", "Modality (0008,0060) is missing"),
+        (written(name="x" * 400), "AE", "PatientName (0010,0010): must not be longer"),
+        (written((MSH, PID, "ORC|NW|1", *(["OBR|1"] * 600))), "AR", "more than 500 segments"),
+    ],
+)  # fmt: skip
+def test_what_is_not_taken_is_answered_with_a_reason_that_names_nobody(
+    listening: Any, message: bytes, code: str, reason: str
+) -> None:
+    with Sender(listening()) as sender:
+        answer = sender.send(message)
+        assert (answer[1], reason in answer[3]) == (code, True), answer
+        assert not any(secret in "|".join(answer) for secret in ("Müller", "P1", "xxx"))
+        assert sender.send(written())[1] == "AA"  # the connection goes on
+    assert len(entries(listening)) == 1
+
+
+def test_several_messages_in_one_piece_and_one_in_many_are_answered(listening: Any) -> None:
+    with Sender(listening()) as sender:
+        framed = b"".join(b"\x0b" + written(number=number) + b"\x1c\x0d" for number in (1, 2))
+        sender.socket.sendall(framed)
+        assert sender.answer()[2] == "MSG1"
+        assert sender.answer()[2] == "MSG2"
+        for byte in b"\x0b" + written(number=3) + b"\x1c\x0d":
+            sender.socket.sendall(bytes([byte]))
+        assert sender.answer()[2] == "MSG3"
+
+
+def test_endless_slow_and_foreign_peers_are_closed(listening: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mllp, "MESSAGE_SECONDS", 0.5)
+    monkeypatch.setattr(mllp, "TICK_SECONDS", 0.05)
+    port = listening()
+    with Sender(port) as endless, suppress(OSError):
+        endless.socket.sendall(b"x" * 100_000_000)
+        raise AssertionError("the node has taken all of it")
+    with Sender(port) as slow:
+        slow.socket.sendall(b"\x0bMSH|")
+        assert slow.is_closed()
+    with Sender(port) as unframed:
+        unframed.socket.sendall(written() + b"\x1c\x0d")
+        assert unframed.is_closed()
+    with Sender(port) as good:
+        assert good.send(written())[1] == "AA"
+
+
+def test_only_known_networks_may_send(listening: Any) -> None:
+    with Sender(listening(hl7_networks=("10.0.0.0/8",))) as stranger:
+        assert stranger.is_closed()
+
+
+def test_a_seventeenth_connection_is_closed(listening: Any) -> None:
+    port = listening()
+    senders = [Sender(port) for _ in range(mllp.MAX_CONNECTIONS)]
+    assert all(sender.send(written())[1] == "AA" for sender in senders)
+    with Sender(port) as late:
+        assert late.is_closed()
+    senders.pop().socket.close()
+
+    def is_free() -> bool:
+        with Sender(port) as again:
+            try:
+                return again.send(written())[1] == "AA"
+            except (OSError, AssertionError):
+                return False
+
+    assert until(is_free)
+    for sender in senders:
+        sender.socket.close()
+
+
+def test_any_bytes_are_parsed_or_refused() -> None:
+    whole = written(OMI, "OMI^O23")
+    for end in range(len(whole)):
+        for data in (whole[:end], whole[end:], whole[:end] + b"\x00\xff|^~" + whole[end:]):
+            with suppress(MessageRefused):
+                orders_of(parse(data), {})

@@ -1,0 +1,307 @@
+"""Modality Performed Procedure Steps over real associations, and what they say of series."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import DataElement, Dataset, FileDataset
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
+from pynetdicom import build_context
+
+from node.association.outgoing import encoded, message_pdus
+from node.audit.audit_log import Audit
+from node.completeness import MPPS
+from node.dicom.command import N_CREATE_RQ, Element, decode_command
+from node.dicom.uids import PERFORMED_PROCEDURE_STEP
+from node.settings.model import Peer
+from tests import make
+from tests.make import dataset
+from tests.protocol.conftest import CT_IMAGE_STORAGE, Acceptor, Raw, Running, associate, associate_rq
+from tests.protocol.test_worklist import entry, ids, keys, plan
+
+STEP = "1.2.826.0.1.99"
+
+
+def begun(study: str = "1.2.1", **changes: Any) -> Dataset:
+    """The attributes of an N-CREATE; None leaves one out."""
+    scheduled = dataset(
+        StudyInstanceUID=study, AccessionNumber="A1", ScheduledProcedureStepID="S1", RequestedProcedureID="R1",
+        ReferencedStudySequence=None, RequestedProcedureDescription=None, ScheduledProcedureStepDescription=None,
+        ScheduledProtocolCodeSequence=None,
+    )  # fmt: skip
+    attributes = {
+        "SpecificCharacterSet": "ISO_IR 100", "ScheduledStepAttributesSequence": [scheduled],
+        "PatientName": "Müller^Jörg", "PatientID": "P1", "PatientBirthDate": "", "PatientSex": "",
+        "PerformedProcedureStepID": "PPS1", "PerformedStationAETitle": "CT1",
+        "PerformedProcedureStepStartDate": "20261121", "PerformedProcedureStepStartTime": "101500",
+        "PerformedProcedureStepStatus": "IN PROGRESS", "Modality": "CT", "PerformedSeriesSequence": None,
+    }  # fmt: skip
+    return dataset(**{name: value for name, value in {**attributes, **changes}.items() if value != "-"})
+
+
+def over(state: str = "COMPLETED", *instances: Dataset, **changes: Any) -> Dataset:
+    """The attributes of the last N-SET."""
+    series: dict[str, list[Dataset]] = {}
+    for ds in instances:
+        series.setdefault(str(ds.SeriesInstanceUID), []).append(ds)
+    listed = [
+        dataset(
+            SeriesInstanceUID=uid, ProtocolName="Thorax", ReferencedNonImageCompositeSOPInstanceSequence=None,
+            ReferencedImageSequence=[
+                dataset(ReferencedSOPClassUID=ds.SOPClassUID, ReferencedSOPInstanceUID=ds.SOPInstanceUID) for ds in some
+            ],
+        )
+        for uid, some in series.items()
+    ]  # fmt: skip
+    attributes = {
+        "PerformedProcedureStepStatus": state, "PerformedProcedureStepEndDate": "20261121",
+        "PerformedProcedureStepEndTime": "103000", "PerformedSeriesSequence": listed,
+    }  # fmt: skip
+    return dataset(**{name: value for name, value in {**attributes, **changes}.items() if value != "-"})
+
+
+class Modality:
+    """An SCU of performed procedure steps."""
+
+    def __init__(self, node: Acceptor, syntax: str = ExplicitVRLittleEndian) -> None:
+        self.assoc = associate(node, build_context(PERFORMED_PROCEDURE_STEP, syntax))
+        assert self.assoc.is_established
+
+    def __enter__(self) -> Modality:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.assoc.release()
+
+    def create(self, ds: Dataset, uid: str | None = STEP) -> Dataset:
+        status: Dataset = self.assoc.send_n_create(ds, PERFORMED_PROCEDURE_STEP, uid)[0]
+        return status
+
+    def set(self, ds: Dataset, uid: str = STEP) -> Dataset:
+        status: Dataset = self.assoc.send_n_set(ds, PERFORMED_PROCEDURE_STEP, uid)[0]
+        return status
+
+    def perform(self, study: str, state: str, *instances: Dataset, uid: str = STEP) -> None:
+        assert self.create(begun(study), uid).Status == 0
+        assert self.set(over(state, *instances), uid).Status == 0
+
+
+def store(node: Running, *instances: FileDataset) -> None:
+    assoc = associate(node, build_context(CT_IMAGE_STORAGE, ExplicitVRLittleEndian))
+    for ds in instances:
+        assert assoc.send_c_store(ds).Status == 0
+    assoc.release()
+    node.ingest.applier.catch_up()
+
+
+def is_due(node: Running) -> bool:
+    """Whether a series would be converted now: its quiet time is a minute."""
+    return node.ingest.index.series.is_due(dt.datetime.now(dt.UTC))
+
+
+def steps(node: Running) -> list[dict[str, Any]]:
+    with node.ingest.index.reading() as index:
+        return index.performed_steps.page(None, 100)
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_a_step_is_created_changed_and_completed(node: Running, syntax: str) -> None:
+    images = make.ct_series(3)
+    with Modality(node, syntax) as modality:
+        assert modality.create(begun()).Status == 0
+        [row] = steps(node)
+        assert (row["state"], row["patient_id"], row["accession_number"]) == ("IN PROGRESS", "P1", "A1")
+        assert modality.set(dataset(CommentsOnThePerformedProcedureStep="half way")).Status == 0
+        assert modality.set(over("COMPLETED", *images)).Status == 0
+    [row] = steps(node)
+    assert (row["state"], row["series"], row["instances"], row["calling_ae_title"]) == ("COMPLETED", 1, 3, "GOOD")
+    with node.ingest.index.reading() as index:
+        attributes = (index.performed_steps.step(STEP) or {})["attributes"]
+    assert attributes["00100010"]["Value"] == [{"Alphabetic": "Müller^Jörg"}]
+    assert attributes["00400280"]["Value"] == ["half way"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "named"),
+    [
+        ({"PerformedProcedureStepStatus": "COMPLETED"}, 0x0106, "must be IN PROGRESS"),
+        ({"PerformedProcedureStepStatus": "DONE"}, 0x0106, "must be IN PROGRESS"),
+        ({"PerformedProcedureStepStatus": "-"}, 0x0120, "PerformedProcedureStepStatus"),
+        ({"ScheduledStepAttributesSequence": None}, 0x0120, "ScheduledStepAttributesSequence"),
+        ({"ScheduledStepAttributesSequence": [Dataset()]}, 0x0120, "Study Instance UID"),
+        ({"Modality": ""}, 0x0120, "Modality"),
+    ],
+)  # fmt: skip
+def test_a_step_that_breaks_a_rule_is_not_created(
+    node: Running, changes: dict[str, Any], status: int, named: str
+) -> None:
+    with Modality(node) as modality:
+        answer = modality.create(begun(**changes))
+        assert (answer.Status, named in answer.ErrorComment) == (status, True)
+    assert steps(node) == []
+
+
+def test_the_missing_attributes_are_listed_by_their_tags(node: Running) -> None:
+    """pynetdicom's requestor drops the list."""
+    with Raw(node) as raw:
+        raw.send(associate_rq(build_context(PERFORMED_PROCEDURE_STEP, ImplicitVRLittleEndian)))
+        assert raw.receive()
+        request = {Element.COMMAND_FIELD: N_CREATE_RQ, Element.MESSAGE_ID: 1,
+                   Element.AFFECTED_SOP_CLASS_UID: PERFORMED_PROCEDURE_STEP}  # fmt: skip
+        data = encoded(begun(Modality="", PerformedProcedureStepID=None), ImplicitVRLittleEndian)
+        raw.send(message_pdus(1, request, 16000, data))
+        received = raw.receive()
+    assert received is not None
+    response = decode_command(received[1][6:])
+    assert response.status == 0x0120
+    listed = response.elements[Element.ATTRIBUTE_IDENTIFIER_LIST]
+    assert listed == bytes.fromhex("4000 5302 0800 6000")  # (0040,0253), (0008,0060)
+
+
+def test_a_second_step_with_the_same_uid_is_refused(node: Running) -> None:
+    with Modality(node) as modality:
+        assert modality.create(begun()).Status == 0
+        assert modality.create(begun(PatientID="P2")).Status == 0x0111
+    assert [row["patient_id"] for row in steps(node)] == ["P1"]
+
+
+def test_an_unknown_step_is_not_changed(node: Running) -> None:
+    with Modality(node) as modality:
+        assert modality.set(over("COMPLETED", *make.ct_series(1)), "1.2.3").Status == 0x0112
+
+
+@pytest.mark.parametrize("state", ["COMPLETED", "DISCONTINUED"])
+def test_a_step_that_is_over_is_never_changed(node: Running, state: str) -> None:
+    images = make.ct_series(1)
+    with Modality(node) as modality:
+        modality.perform("1.2.1", state, *images)
+        for change in (over("COMPLETED", *images), dataset(PerformedProcedureStepStatus="IN PROGRESS")):
+            answer = modality.set(change)
+            assert (answer.Status, answer.ErrorID) == (0x0110, 0xA710)
+    assert steps(node)[0]["state"] == state
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        (dataset(PerformedProcedureStepStatus="PAUSED"), 0x0106),
+        (dataset(PatientID="P2"), 0x0106),
+        (dataset(PatientID="P1"), 0x0000),  # as it was
+        (over("COMPLETED", PerformedSeriesSequence=None), 0x0120),
+        (over("COMPLETED", *make.ct_series(1), PerformedProcedureStepEndDate="-"), 0x0120),
+        (over("DISCONTINUED", PerformedSeriesSequence=None), 0x0000),
+    ],
+)  # fmt: skip
+def test_a_change_follows_the_rules(node: Running, change: Dataset, status: int) -> None:
+    with Modality(node) as modality:
+        assert modality.create(begun()).Status == 0
+        assert modality.set(change).Status == status
+
+
+def test_a_sequence_that_is_none_is_refused(node: Running) -> None:
+    wrong = begun()
+    wrong["ScheduledStepAttributesSequence"] = DataElement("ScheduledStepAttributesSequence", "LO", "text")
+    with Modality(node) as modality:
+        assert modality.create(wrong).Status == 0x0120
+    assert steps(node) == []
+
+
+def test_only_a_peer_with_the_right_may_report(start_node: Callable[..., Running]) -> None:
+    node = start_node(peers={"ct": Peer(ae_title="GOOD", may=("store", "worklist"))})
+    assoc = associate(node, build_context(PERFORMED_PROCEDURE_STEP))
+    assert not assoc.accepted_contexts
+    assoc.abort()
+    assert node.settled()
+
+
+def test_the_scheduled_step_follows_the_performed_one(node: Running) -> None:
+    plan(node, entry(1), entry(2))
+    with Modality(node) as modality:
+        assert modality.create(begun("1.2.1")).Status == 0
+        assert ids(node, keys({"ScheduledProcedureStepStatus": "STARTED"})) == ["P1"]
+        assert modality.set(over("COMPLETED", *make.ct_series(1))).Status == 0
+    assert ids(node, keys()) == ["P2"]
+
+
+def test_what_a_modality_reports_is_audited(start_node: Callable[..., Running], tmp_path: Path) -> None:
+    node = start_node(audit=Audit(tmp_path, "VOXELNODE"))
+    with Modality(node) as modality:
+        modality.perform("1.2.1", "COMPLETED", *make.ct_series(1))
+        modality.create(begun())
+    lines = [line for line in (tmp_path / "audit.jsonl").read_text().splitlines() if "Procedure Record" in line]
+    assert len(lines) == 3
+    assert '"performed procedure step COMPLETED"' in lines[1]
+    assert "refused, 0x0111" in lines[2]
+
+
+def test_a_series_is_due_once_everything_that_was_made_is_here(node: Running) -> None:
+    images = make.ct_series(5, study_uid="1.2.1")
+    store(node, *images[:3])
+    with Modality(node) as modality:
+        modality.perform("1.2.1", "COMPLETED", *images)
+    assert not is_due(node)
+    store(node, images[3])
+    assert not is_due(node)
+    store(node, images[4])
+    assert is_due(node)
+
+
+def test_a_series_that_is_here_is_due_when_the_step_is_completed(node: Running) -> None:
+    images = make.ct_series(3, study_uid="1.2.1")
+    store(node, *images)
+    assert not is_due(node)
+    with Modality(node) as modality:
+        modality.perform("1.2.1", "COMPLETED", *images)
+    assert is_due(node)
+    claimed = node.ingest.index.series.claim_due(dt.datetime.now(dt.UTC))
+    assert claimed is not None
+    assert claimed.expectation.performed is not None
+    assert (claimed.expectation.performed.listed, claimed.expectation.performed.missing) == (3, 0)
+
+
+def test_a_discontinued_step_ends_the_wait(node: Running) -> None:
+    images = make.ct_series(5, study_uid="1.2.1")
+    store(node, *images[:3])
+    with Modality(node) as modality:
+        modality.perform("1.2.1", "DISCONTINUED", *images)
+    assert is_due(node)
+
+
+def test_a_list_of_another_study_says_nothing(node: Running) -> None:
+    images = make.ct_series(3, study_uid="1.2.1")
+    store(node, *images)
+    with Modality(node) as modality:
+        modality.perform("1.2.999", "COMPLETED", *images)
+    assert not is_due(node)
+
+
+def test_a_series_that_is_closed_gets_another_verdict(node: Running) -> None:
+    images = make.ct_series(5, study_uid="1.2.1")
+    store(node, *images[:3])
+    now, series = dt.datetime.now(dt.UTC), node.ingest.index.series
+    claimed = series.claim_due(now + dt.timedelta(hours=1))
+    assert claimed is not None
+    series.record_damaged(claimed, "for the test", (), now)
+    with Modality(node) as modality:
+        modality.perform("1.2.1", "COMPLETED", *images)
+    [row] = node.rows("SELECT * FROM v_series")
+    assert (row["verdict"], row["verdict_rule"], row["missing_instances"]) == ("incomplete", "mpps", 2)
+    assert (row["expected_instances"], row["expected_source"]) == (5, MPPS)
+    assert all(str(ds.SOPInstanceUID) in row["verdict_reason"] for ds in images[3:])
+
+
+def test_two_steps_may_make_one_series(node: Running) -> None:
+    images = make.ct_series(4, study_uid="1.2.1")
+    store(node, *images[:2])
+    with Modality(node) as modality:
+        modality.perform("1.2.1", "COMPLETED", *images[:2])
+        assert is_due(node)
+        modality.perform("1.2.1", "COMPLETED", *images[2:], uid=str(generate_uid()))
+    claimed = node.ingest.index.series.claim_due(dt.datetime.now(dt.UTC))
+    assert claimed is not None
+    assert claimed.expectation.performed is not None
+    assert (claimed.expectation.performed.listed, claimed.expectation.performed.missing) == (4, 2)
