@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import re
 import traceback
+from collections.abc import Iterable
 
 _OUT_OF_MEMORY = re.compile(
     r"bad_alloc|MemoryError|[Oo]ut of memory|[Mm]emory allocation|allocat\w* (?:\w+ )?memory|failed to map segment"
@@ -30,6 +32,13 @@ def type_and_location(error: Exception) -> str:
     """Return the type of an error and the line that raised it, without its text, which may quote patient data."""
     line = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} at {line.name}, line {line.lineno} of {os.path.basename(line.filename)}"
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """Return the end of a message about an unknown word: the choice that is meant or, if none is near, all of them."""
+    choices = list(choices)
+    close = difflib.get_close_matches(word.lower(), choices, n=1, cutoff=0.5)
+    return f', did you mean "{close[0]}"?' if close else f"; known: {', '.join(choices)}"
 
 
 class VoxelnodeError(Exception):

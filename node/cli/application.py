@@ -25,6 +25,7 @@ COMMANDS = {
     "convert": "convert.convert",
     "status": "status.status",
     "series": "series.series",
+    "select": "select.select",
     "reconvert": "reconvert.reconvert",
     "info": "info.info",
     "dump": "dump.dump",

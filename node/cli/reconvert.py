@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from node.cli.options import ConfigFile, Json, Root, settings_for_change
 from node.cli.output import print_json
 
-CLOSED = "state NOT IN ('receiving', 'converting')"
-FAILED = "state IN ('failed', 'refused')"
+CLOSED = 'state not in ["receiving", "converting"]'
+FAILED = 'state in ["failed", "refused"]'
 
 
 def reconvert(
     where: Annotated[
         str | None,
-        typer.Option(
-            "--where", metavar="SQL", help="Series for which this condition on v_series (docs/index.md) is true."
-        ),
+        typer.Option("--where", metavar="EXPRESSION", help="Series that `voxelnode select EXPRESSION` lists."),
     ] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Series that were refused or crashed too often.")] = False,
     every: Annotated[bool, typer.Option("--all", help="All series.")] = False,
@@ -37,9 +35,14 @@ def reconvert(
     settings = settings_for_change(config, root)
 
     from node.control.repository import perform_action
+    from node.index.database import reading
+    from node.selector import compile_selector
 
-    condition = f"({where}) AND {CLOSED}" if where is not None else FAILED if failed else CLOSED
-    series = _chosen(settings, condition, where)
+    selectors = [compile_selector(FAILED if failed else CLOSED)]
+    if where is not None:
+        selectors.append(compile_selector(where))
+    with reading(settings.storage.root) as index:
+        series = list(index.facts.selected(*selectors))
     owed = 0
     if series and not dry_run:
         owed = perform_action(settings, "reconvert", series=series)["owed"]
@@ -50,18 +53,3 @@ def reconvert(
         print("\n".join(series_instance_uid for _, series_instance_uid in series))
     else:
         print(f"{owed} series will be converted again")
-
-
-def _chosen(settings: Any, condition: str, where: str | None) -> list[tuple[str, str]]:
-    """Return (Study, Series) Instance UIDs; the condition is evaluated here, on a read-only connection."""
-    from node.errors import UsageError
-    from node.index.database import reading
-    from node.index.engine import IndexUnusable
-
-    try:
-        with reading(settings.storage.root) as index:
-            return index.series.matching(condition)
-    except IndexUnusable as error:
-        if where is None:
-            raise
-        raise UsageError(f"--where {where!r}: {error}") from error

@@ -16,11 +16,12 @@ def retention(config: ConfigFile = None, root: Root = None, json: Json = False) 
     settings = load(config, storage__root=root).settings
 
     from node.index.database import reading
-    from node.lifecycle.retention import expired_studies
+    from node.lifecycle.retention import expired_studies, kept_studies
 
     with reading(settings.storage.root) as index:
         studies = index.studies.stored()
-    expired = expired_studies(studies, settings.retention, dt.datetime.now(dt.UTC))
+        kept = kept_studies(index, settings.retention)
+    expired = expired_studies(studies, settings.retention, dt.datetime.now(dt.UTC), kept)
     rows = [(entry.study.study_instance_uid, entry.study.last_received_at, entry.rule) for entry in expired]
     if json:
         listed = [{"study_instance_uid": uid, "last_received_at": last, "rule": rule} for uid, last, rule in rows]

@@ -164,6 +164,7 @@ def _converted_file(volume: Volume, file: WrittenFile, folder: Path) -> Converte
         spacing_mm=tuple(float(length) for length in volume.spacing_mm),
         dtype=volume.voxels.dtype.name,
         geometry=volume.geometry.value,
+        orientation=volume.orientation,
         instances=len({source.sop_instance_uid for source in volume.sources}),
         warnings=tuple(sorted({warning.name.value for warning in volume.warnings})),
         bytes=file.bytes,

@@ -73,6 +73,7 @@ class Reports:
                     spacing_mm=(),
                     dtype="",
                     geometry=Geometry.NONE.value,
+                    orientation=None,
                     instances=1,
                     warnings=(),
                     bytes=written.bytes,

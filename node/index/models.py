@@ -33,7 +33,7 @@ from sqlalchemy.types import TypeDecorator
 
 from node.dicom.names import folded_groups
 
-REVISION = "0015"
+REVISION = "0016"
 """The last migration, which gives a database the tables below."""
 
 SERIES_STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
@@ -256,6 +256,7 @@ class VolumeRow(Base):
     spacing_mm: Mapped[list[float]] = mapped_column(JSON)
     dtype: Mapped[str] = mapped_column(String(16))
     geometry: Mapped[str] = mapped_column(String(16))
+    orientation: Mapped[str | None] = mapped_column(String(8))  # of its slices; None: unknown, or written before 0015
     instances: Mapped[int] = mapped_column(Integer)
     warnings: Mapped[list[str]] = mapped_column(JSON)
     bytes: Mapped[int] = mapped_column(BigInteger)

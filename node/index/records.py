@@ -224,6 +224,7 @@ class ConvertedFile:
     spacing_mm: tuple[float, ...]
     dtype: str
     geometry: str
+    orientation: str | None
     instances: int
     warnings: tuple[str, ...]
     bytes: int

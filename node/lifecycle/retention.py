@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,8 +14,10 @@ from node.audit.audit_log import Audit
 from node.background import BackgroundService
 from node.index.database import Index
 from node.index.deletions import NotThere
+from node.index.read import ReadIndex
 from node.index.records import StoredStudy
 from node.lifecycle.deletion import Order, delete
+from node.selector import compile_selector
 from node.settings.model import RetentionSettings
 
 log = structlog.get_logger()
@@ -32,13 +34,24 @@ class Expired:
     rule: str
 
 
-def expired_studies(studies: Sequence[StoredStudy], rules: RetentionSettings, now: dt.datetime) -> list[Expired]:
+def kept_studies(index: ReadIndex, rules: RetentionSettings) -> frozenset[str]:
+    """Return the studies with a series that ``keep_where`` selects."""
+    if rules.keep_where is None:
+        return frozenset()
+    return frozenset(study for study, _ in index.facts.selected(compile_selector(rules.keep_where)))
+
+
+def expired_studies(
+    studies: Sequence[StoredStudy], rules: RetentionSettings, now: dt.datetime, kept: Collection[str] = ()
+) -> list[Expired]:
     """Return the studies to be deleted by the rules, oldest first.
 
     Parameters
     ----------
     studies : sequence of StoredStudy
         All studies, in the order of their last arrivals.
+    kept : collection of str
+        Studies that are never deleted; see `kept_studies`.
 
     Notes
     -----
@@ -50,7 +63,7 @@ def expired_studies(studies: Sequence[StoredStudy], rules: RetentionSettings, no
     surplus = len(studies) - rules.maximum_studies if rules.maximum_studies is not None else 0
     for study in studies:
         days = _days(study, rules)
-        if days == "never" or (rules.only_converted and not study.settled):
+        if days == "never" or study.study_instance_uid in kept or (rules.only_converted and not study.settled):
             continue
         if days is not None and study.last_received_at < now - dt.timedelta(days=days):
             expired.append(Expired(study, f"older than {days:g} days"))
@@ -97,7 +110,9 @@ class Retention(BackgroundService):
     def run_once(self) -> int:
         """Delete expired studies, or only log them in a dry run; return how many there were."""
         count = 0
-        for expired in expired_studies(self._index.studies.stored(), self._rules, self._now()):
+        with self._index.reading() as index:
+            kept = kept_studies(index, self._rules)
+        for expired in expired_studies(self._index.studies.stored(), self._rules, self._now(), kept):
             if self._stopping.is_set():
                 break
             uid = expired.study.study_instance_uid

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # the child process of a plugin needs no index
 MAX_VOLUMES = 10_000
 """Largest number of files of one series, over all revisions."""
 
+_DESCRIPTION = ("modality", "series_description", "body_part_examined", "protocol_name")
 _PATIENT = ("patient_id", "patient_name", "patient_birth_date", "patient_sex")
 
 
@@ -78,7 +79,7 @@ def compose(index: ReadIndex, pending: PendingEvent, ae_title: str, *, include_p
         "revision": pending.revision,
         "detail": pending.detail,
         "calling_ae_titles": [],
-        "modality": None,
+        **dict.fromkeys(_DESCRIPTION),
         "state": None,
         "instances": None,
         "verdict": None,
@@ -110,12 +111,13 @@ def sample(event: HookEvent, ae_title: str, now: dt.datetime) -> HookMessage:
     volume = {
         "path": "/nowhere/1/1.nii.gz", "url": "/api/v1/volumes/1/file/1.nii.gz", "stack": 0, "kind": "volume",
         "format": "nifti", "shape": [2, 2, 2], "spacing_mm": [1.0, 1.0, 1.0], "dtype": "int16", "geometry": "regular",
-        "instances": 2, "warnings": [], "bytes": 0, "sha256": "0" * 64,
+        "orientation": "axial", "instances": 2, "warnings": [], "bytes": 0, "sha256": "0" * 64,
     }  # fmt: skip
     content = {
         "id": f"test-{now.timestamp():.6f}", "event": event, "happened_at": _moment(now), "node": ae_title,
         "test": True, "study_instance_uid": "1.2.3", "series_instance_uid": None, "sop_instance_uid": None,
-        "revision": 1, "detail": "a test message", "calling_ae_titles": [], "modality": "CT", "state": None,
+        "revision": 1, "detail": "a test message", "calling_ae_titles": [],
+        **dict.fromkeys(_DESCRIPTION), "modality": "CT", "state": None,
         "instances": 2, "verdict": None, "failures": [], "series": [],
         "volumes": [volume] if event.startswith("volume-") else [],
         "instance": instance if event == "instance-stored" else None,
@@ -135,7 +137,7 @@ def _instance(index: ReadIndex, pending: PendingEvent) -> dict[str, Any]:
     )  # fmt: skip
     return {
         "calling_ae_titles": [row["calling_ae_title"]] if row["calling_ae_title"] else [],
-        "modality": _found(index.series.row(study, series))["modality"],
+        **_description(_found(index.series.row(study, series))),
         "instance": {name: row[name] for name in names},
     }
 
@@ -145,7 +147,7 @@ def _series(index: ReadIndex, pending: PendingEvent) -> dict[str, Any]:
     row = _found(index.series.row(study, series))
     return {
         "calling_ae_titles": index.instances.calling_ae_titles(study, series),
-        "modality": row["modality"],
+        **_description(row),
         "state": row["state"],
         "instances": row["instances"],
         # The row of a series has only the verdict of the newest revision.
@@ -164,8 +166,8 @@ def _volumes(index: ReadIndex, study: str, series: str, revision: int | None) ->
 def _volume(row: Mapping[str, Any], root: str) -> dict[str, Any]:
     """Return one file of a message; `url` is relative to the address of the node's pages."""
     names = (
-        "stack", "kind", "format", "shape", "spacing_mm", "dtype", "geometry", "instances", "warnings", "bytes",
-        "sha256",
+        "stack", "kind", "format", "shape", "spacing_mm", "dtype", "geometry", "orientation", "instances", "warnings",
+        "bytes", "sha256",
     )  # fmt: skip
     is_there = row["files_removed_at"] is None
     return {
@@ -179,12 +181,16 @@ def _study(index: ReadIndex, study_instance_uid: str) -> dict[str, Any]:
     series = index.series.of_study(study_instance_uid)
     if not series:
         raise NothingLeft
-    names = ("series_instance_uid", "modality", "state", "revision", "instances")
+    names = ("series_instance_uid", *_DESCRIPTION, "state", "revision", "instances")
     return {
         "calling_ae_titles": index.instances.calling_ae_titles(study_instance_uid),
         "instances": sum(row["instances"] for row in series),
         "series": [{name: row[name] for name in names} | {"verdict": _verdict(row)} for row in series],
     }
+
+
+def _description(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in _DESCRIPTION}
 
 
 def _verdict(row: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -23,10 +23,12 @@ from node.failpoints import reached
 from node.index.database import Index
 from node.index.deliveries import Attempt, HookWork, PendingEvent
 from node.index.follower import IndexFollower
+from node.index.read import ReadIndex
 from node.metrics import Metrics
 from node.notify.channel import Channel, Interrupted, NotDelivered
 from node.notify.message import HookMessage, NothingLeft, compose
 from node.retries import MAX_WAIT_SECONDS, wait_seconds
+from node.selector import compile_selector
 from node.settings.model import HookSettings
 
 log = structlog.get_logger()
@@ -73,6 +75,7 @@ class HookWorker(IndexFollower):
         self._hook_name, self._hook, self._channel = name, hook, channel
         self._metrics, self._audit, self._ae_title, self._now = metrics, audit, ae_title, now
         self._titles = frozenset(title.strip() for title in hook.calling_ae_titles)
+        self._selector = compile_selector(hook.where) if hook.where is not None else None
         self._seen_event = 0
         self._next_at = 0.0
         self._cancelled = threading.Event()
@@ -129,9 +132,10 @@ class HookWorker(IndexFollower):
         try:
             with self._index.reading(wait=False) as index:  # the event is committed
                 message = compose(index, pending, self._ae_title, include_patient=self._hook.include_patient)
+                is_wanted = self._is_wanted(message) and self._is_selected(index, pending)
         except NothingLeft:
             return Attempt(pending, "dropped", pending.attempts, reason="the object was deleted")
-        if not self._is_wanted(message):
+        if not is_wanted:
             return Attempt(pending, "dropped", pending.attempts, reason="filtered out by the configuration of the hook")
         self._keep_pace()
         attempts = pending.attempts + 1
@@ -171,6 +175,16 @@ class HookWorker(IndexFollower):
             return False
         # A report or a presentation state yields no volume; that is not a failure.
         return not (message.event == "series-failed" and message.content["state"] == "not-an-image")
+
+    def _is_selected(self, index: ReadIndex, pending: PendingEvent) -> bool:
+        """Return whether the series of an event fits `where`, or any series of the study of an event of a study."""
+        if self._selector is None:
+            return True
+        fields, study, series = self._selector.fields, pending.study_instance_uid, pending.series_instance_uid
+        if series is None:
+            return any(map(self._selector.matches, index.facts.of_study(fields, study)))
+        facts = index.facts.of_series(fields, study, series, pending.revision)
+        return facts is not None and self._selector.matches(facts)
 
     def _keep_pace(self) -> None:
         wait = self._next_at - monotonic()

@@ -5,7 +5,6 @@ All mistakes are reported together, each with its location, its key, the rule an
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from node.errors import UsageError
+from node.errors import UsageError, nearest
 from node.settings.model import Settings
 from node.settings.removed import take_removed
 
@@ -159,7 +158,7 @@ def _misnamed_variables() -> Iterator[str]:
         section = rest.split(NESTING)[0].lower()
         if NESTING in rest:
             if section not in Settings.model_fields:
-                yield f"{name}: unknown section{_nearest(section, Settings.model_fields)}"
+                yield f"{name}: unknown section{nearest(section, Settings.model_fields)}"
         elif (known := section.split("_")[0]) in Settings.model_fields and "_" in section:
             right = f"{ENVIRONMENT_PREFIX}{known.upper()}{NESTING}{rest[len(known) + 1 :]}"
             yield f"{name}: two underscores between section and key, did you mean {right}?"
@@ -195,7 +194,7 @@ def _problem(details: ErrorDetails, location: list[str]) -> str:
     if details["type"] == "missing":
         return "must be given"
     if details["type"] == "extra_forbidden":
-        return f"unknown {'key' if location[1:] else 'section'}{_nearest(location[-1], _fields_at(location[:-1]))}"
+        return f"unknown {'key' if location[1:] else 'section'}{nearest(location[-1], _fields_at(location[:-1]))}"
     value = details["input"]
     shown = f"{value!r}: " if isinstance(value, str | int | float | bool) else ""
     return f"{shown}{_rule(details)}"
@@ -204,17 +203,14 @@ def _problem(details: ErrorDetails, location: list[str]) -> str:
 def _rule(details: ErrorDetails) -> str:
     message = details["msg"][0].lower() + details["msg"][1:]
     kind, value = details["type"], details["input"]
+    if kind == "value_error":  # of a rule of our own, without pydantic's words before it
+        return str(details["ctx"]["error"])
     if kind == "literal_error" and isinstance(value, str):
         choices = [word.strip("'") for word in details["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-        return message + _nearest(value, choices)
+        return message + nearest(value, choices)
     if kind in ("tuple_type", "dict_type", "list_type", "model_type") and isinstance(value, str):
         return f'{message}; in the environment write JSON, such as ["a", "b"] or {{"A": 1}}'
     return message
-
-
-def _nearest(word: str, choices: Any) -> str:
-    close = difflib.get_close_matches(word.lower(), list(choices), n=1, cutoff=0.5)
-    return f', did you mean "{close[0]}"?' if close else f"; known: {', '.join(choices)}"
 
 
 def _section(name: str) -> type[BaseModel] | None:

@@ -10,10 +10,13 @@ import re
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+
+from node.errors import UsageError
+from node.selector import FIELDS, compile_selector
 
 AETitle = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")
@@ -32,6 +35,19 @@ HookEvent = Literal[
 ]
 HookName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
+
+def _compilable(where: Any) -> Any:
+    """Return the text or the table of a selector, or raise ValueError if it cannot be compiled."""
+    if isinstance(where, str | Mapping):
+        try:
+            compile_selector(where)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+    return where
+
+
+Where = Annotated[str | dict[str, Any], BeforeValidator(_compilable)]
+"""A selector: an expression or a table (docs/select.md)."""
 
 FINGERPRINT = "sha256:"
 """Prefix of the fingerprint of a certificate."""
@@ -323,6 +339,11 @@ class RetentionSettings(SettingsSection):
     only_converted: bool = Field(
         True, description="keep a study while any of its series waits for conversion, was refused or failed"
     )
+    keep_where: Where | None = Field(
+        None,
+        description='series whose studies are never deleted, such as { modality = "MR" }; an expression or a table of '
+        "docs/select.md",
+    )
     dry_run: bool = Field(False, description="only log what would be deleted")
 
     @property
@@ -506,6 +527,12 @@ class HookSettings(SettingsSection):
     calling_ae_titles: tuple[AETitle, ...] = Field(
         (), description="send only events about instances of these senders; empty: of all senders"
     )
+    where: Where | None = Field(
+        None,
+        description="send only events of series that fit: a table such as "
+        '{ modality = "CT", slices = ">=50", verdict = "complete" }, or an expression of docs/select.md; events of a '
+        "study, if one of its series fits; unset: of all",
+    )
     include_patient: bool = Field(False, description="include ID, name, birth date and sex of the patient in messages")
     timeout_seconds: Seconds = Field(30, description="time limit of one attempt")
     attempts: int = Field(12, ge=1, le=1000, description="attempts to deliver a message before it is given up")
@@ -546,11 +573,24 @@ class HookSettings(SettingsSection):
             raise ValueError("the program in command must be the same for every message")
         return self
 
+    @model_validator(mode="after")
+    def _knows_the_fields(self) -> HookSettings:
+        if self.where is None:
+            return self
+        of_volumes = [name for name in compile_selector(self.where).fields if FIELDS[name].group == "volume"]
+        if of_volumes and (early := [event for event in self.on if event not in _VOLUME_EVENTS]):
+            raise ValueError(
+                f"where uses {', '.join(sorted(of_volumes))}, but there is no volume at {', '.join(early)}: use "
+                "instances or frames there, or only the events volume-written, volume-superseded and study-quiet"
+            )
+        return self
+
 
 PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 """A placeholder in the command of a hook, replaced by a value of the message."""
 
 _SERIES_EVENTS: tuple[HookEvent, ...] = ("series-quiet", "volume-written", "volume-superseded", "series-failed")
+_VOLUME_EVENTS: tuple[HookEvent, ...] = ("volume-written", "volume-superseded", "study-quiet")
 PLACEHOLDERS: Mapping[str, tuple[HookEvent, ...]] = {
     "id": get_args(HookEvent),
     "event": get_args(HookEvent),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,11 @@ from node.volume.reasons import Exclusion, Refusal, VolumeWarning
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]
+
+
+MIN_ORIENTATION_COSINE = 0.866
+"""Least cosine between the normal of slices and an axis of the patient that gives them the name of a plane: 30 degrees,
+since a tilted brain or heart is still called axial."""
 
 
 class Geometry(StrEnum):
@@ -203,6 +208,16 @@ class Volume:
     @property
     def times(self) -> int:
         return int(self.voxels.shape[0])
+
+    @property
+    def orientation(self) -> Literal["axial", "coronal", "sagittal", "oblique"] | None:
+        """Orientation of the slices: the plane whose normal is within 30 degrees of theirs; None without affine."""
+        if self.affine_lps is None:
+            return None
+        normal = np.cross(self.affine_lps[:3, 0], self.affine_lps[:3, 1])
+        cosines = np.abs(normal) / np.linalg.norm(normal)
+        names: tuple[Literal["sagittal"], Literal["coronal"], Literal["axial"]] = ("sagittal", "coronal", "axial")
+        return names[int(cosines.argmax())] if cosines.max() >= MIN_ORIENTATION_COSINE else "oblique"
 
     @property
     def shape(self) -> tuple[int, ...]:

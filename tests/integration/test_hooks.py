@@ -109,6 +109,46 @@ def test_a_hook_is_told_everything_in_the_order_in_which_it_happened(root: Root,
     assert len({one.headers["webhook-id"] for one in receiver.received}) == 5
 
 
+def test_a_hook_is_told_only_of_series_that_it_selects(root: Root, start: Start) -> None:
+    with Receiver() as receiver:
+        worker = start(receiver, ("volume-written", "study-quiet"), where={"modality": "CT", "slices": ">=4"})
+        few, enough = make.ct_series(3), make.ct_series(5)
+        for ds in enough:
+            ds.BodyPartExamined, ds.SeriesDescription, ds.ProtocolName = "CHEST", "Thorax", "Lunge"
+        take(root, few)
+        take(root, enough)
+        settle(root)
+        while worker.work():
+            pass
+        root.clock.move(1000)
+        root.index.studies.mark_quiet(dt.timedelta(seconds=900), root.clock())
+        while worker.work():
+            pass
+        assert receiver.events() == ["volume-written", "study-quiet"]
+        written, quiet = [one.content for one in receiver.received]
+    assert written["series_instance_uid"] == enough[0].SeriesInstanceUID
+    for description in (written, quiet["series"][0]):
+        assert (description["modality"], description["series_description"]) == ("CT", "Thorax")
+        assert (description["body_part_examined"], description["protocol_name"]) == ("CHEST", "Lunge")
+    assert quiet["study_instance_uid"] == enough[0].StudyInstanceUID
+    assert rows(root, "SELECT 1 FROM v_deliveries WHERE state <> 'delivered'") == []
+
+
+def test_a_message_is_judged_by_the_volumes_of_its_revision(root: Root, start: Start) -> None:
+    whole = make.ct_series(5)
+    with Receiver() as receiver:
+        worker = start(receiver, ("volume-written", "volume-superseded"), where="slices == 3")
+        take(root, whole[:3])
+        settle(root)
+        take(root, whole[3:])
+        settle(root)
+        while worker.work():
+            pass
+        assert [(one.content["event"], one.content["revision"]) for one in receiver.received] == [
+            ("volume-written", 1), ("volume-superseded", 1),
+        ]  # fmt: skip
+
+
 def test_a_new_hook_is_not_told_of_the_past(root: Root, start: Start) -> None:
     take(root, make.ct_series(3))
     settle(root)

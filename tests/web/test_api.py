@@ -47,6 +47,17 @@ def test_a_study_is_told_with_what_became_of_it(filled: Site) -> None:
     assert dt.datetime.fromisoformat(series["last_received_at"]).tzinfo is not None
 
 
+def test_series_are_selected_by_an_expression_page_by_page(filled: Site) -> None:
+    everything = items(filled, "series")
+    assert items(filled, "series", where='modality == "CT" or not modality == "CT"', limit=1) == everything
+    assert [one["series_instance_uid"] for one in items(filled, "series", where="slices == 5")] == ["1.2.3.1"]
+    assert items(filled, "series", where='slices == 5 and modality == "MR"') == []
+    assert items(filled, "series", where="slices == 5", modality="MR") == []
+    wrong = filled.client().get("/api/v1/series", params={"where": 'modalty == "CT"'})
+    assert wrong.status_code == 400
+    assert wrong.json()["detail"] == 'at character 1: unknown field "modalty", did you mean "modality"?'
+
+
 @pytest.mark.parametrize(
     ("query", "expected"),
     [

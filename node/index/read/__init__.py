@@ -21,6 +21,7 @@ from node.index.read.conflicts import ReadConflicts
 from node.index.read.deletions import ReadDeletions
 from node.index.read.events import ReadEvents
 from node.index.read.exclusions import ReadExclusions
+from node.index.read.facts import ReadFacts
 from node.index.read.failures import ReadFailures
 from node.index.read.hooks import ReadHooks
 from node.index.read.instances import ReadInstances
@@ -45,6 +46,7 @@ class ReadIndex:
         self.deletions = ReadDeletions(connection)
         self.events = ReadEvents(connection)
         self.exclusions = ReadExclusions(connection)
+        self.facts = ReadFacts(connection)
         self.failures = ReadFailures(connection)
         self.hooks = ReadHooks(connection)
         self.instances = ReadInstances(connection)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import join
 
 from node.index.models import OPEN_STATES, ImageRow, SeriesRow, StudyRow
+from node.index.read.facts import CHUNK_ROWS, ReadFacts
 from node.index.read.rows import PagedRepository, Row
-from node.index.records import SeriesKey
+from node.selector import Selector
 
 
 class ReadSeries(PagedRepository):
@@ -43,14 +45,40 @@ class ReadSeries(PagedRepository):
     ).select_from(join(SeriesRow, StudyRow))
     filters = (StudyRow.study_instance_uid, SeriesRow.series_instance_uid, SeriesRow.modality, SeriesRow.verdict)
 
-    def page(self, after: int | None, limit: int, *, states: Sequence[str] = (), **wanted: Any) -> list[Row]:
+    def page(
+        self,
+        after: int | None,
+        limit: int,
+        *,
+        states: Sequence[str] = (),
+        where: Selector | None = None,
+        **wanted: Any,
+    ) -> list[Row]:
         """Return the next page of series with their numbers of instances, newest first."""
-        rows = self._page(after, limit, states=states, **wanted)
+        if where is None:
+            rows = self._page(after, limit, states=states, **wanted)
+        else:
+            rows = list(islice(self._selected(after, where, states=states, **wanted), limit))
         return self._with_counts(rows, "instances", select(ImageRow.series_id, func.count()), ImageRow.series_id)
+
+    def count_matching(self, *, where: Selector | None = None, **wanted: Any) -> int:
+        """Count all series that match; this reads every one of them."""
+        if where is None:
+            return super().count_matching(**wanted)
+        return sum(1 for _ in self._selected(None, where, **wanted))
 
     def _matching(self, *, states: Sequence[str] = (), **wanted: Any) -> Any:
         query = super()._matching(**wanted)
         return query.where(SeriesRow.state.in_(states)) if states else query
+
+    def _selected(self, after: int | None, where: Selector, **wanted: Any) -> Iterator[Row]:
+        """Yield the rows that match and whose series are selected."""
+        facts = ReadFacts(self._connection)
+        rows = self._page(after, CHUNK_ROWS, **wanted)
+        while rows:
+            known = facts.of_rows(where.fields, [row["id"] for row in rows])
+            yield from (row for row in rows if where.matches(known[row["id"]]))
+            rows = self._page(rows[-1]["id"], CHUNK_ROWS, **wanted)
 
     def row(self, study_instance_uid: str, series_instance_uid: str) -> Row | None:
         """Return the row of ``v_series`` of a series, or None."""
@@ -111,23 +139,6 @@ class ReadSeries(PagedRepository):
             incomplete=incomplete,
             limit=limit,
         )
-
-    def matching(self, condition: str) -> list[SeriesKey]:
-        """Return the series for which a condition on the columns of ``v_series`` is true.
-
-        Parameters
-        ----------
-        condition : str
-            SQL from the command line; evaluated on this connection, which is read-only.
-
-        Raises
-        ------
-        SQLAlchemyError
-            The condition is not valid SQL.
-        """
-        literal = condition.replace(":", r"\:")  # here a colon does not begin a parameter
-        rows = self._rows(f"SELECT study_instance_uid, series_instance_uid FROM v_series WHERE {literal}")
-        return [(row["study_instance_uid"], row["series_instance_uid"]) for row in rows]
 
     def under_way(self, limit: int) -> list[Row]:
         """Return the series that wait or are being converted, with their patients, earliest due first."""

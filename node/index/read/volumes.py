@@ -43,6 +43,7 @@ class ReadVolumes(PagedRepository):
         VolumeRow.spacing_mm,
         VolumeRow.dtype,
         VolumeRow.geometry,
+        VolumeRow.orientation,
         VolumeRow.instances,
         VolumeRow.warnings,
         VolumeRow.bytes,

@@ -160,6 +160,7 @@ class VolumeResource(Resource):
     spacing_mm: list[float]
     dtype: str
     geometry: str
+    orientation: str | None
     instances: int
     warnings: list[str]
     bytes: int

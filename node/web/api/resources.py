@@ -14,6 +14,7 @@ from node.index.read.rows import Row
 from node.index.read.studies import ListedStudy, StudyCondition, StudyCursor, StudyFilter, StudyOrder
 from node.index.records import Level
 from node.index.terms import Terms
+from node.selector import MAX_LENGTH, compile_selector
 from node.web import actions
 from node.web.access import Admin, Caller, Reader, RequestAudit, Writer
 from node.web.api import models
@@ -34,7 +35,7 @@ from node.web.audit_trail import of_study
 from node.web.errors import ResourceNotFound
 from node.web.files import OCTETS, file_response
 from node.web.kept_files import DAMAGED, Damaged, whole_file
-from node.web.problem_types import AMBIGUOUS, WRONG_CURSOR
+from node.web.problem_types import AMBIGUOUS, INVALID_REQUEST, WRONG_CURSOR
 from node.web.services import Node, Services
 
 router = api_router()
@@ -174,7 +175,7 @@ def reconvert_study(
     return change.make(models.ReconvertResult, lambda index: _study(index, study_instance_uid), act)
 
 
-@router.get("/series", responses=problems(WRONG_CURSOR), tags=["series"])
+@router.get("/series", responses=problems(INVALID_REQUEST, WRONG_CURSOR), tags=["series"])
 def list_series(
     account: Reader,
     page: AuditedPage,
@@ -182,9 +183,13 @@ def list_series(
     modality: Annotated[str | None, Query(max_length=324, description="Modality")] = None,
     state: Annotated[list[models.State] | None, Query(max_length=6, description="any of these states")] = None,
     verdict: Annotated[str | None, Query(max_length=324, description="whether the series is complete")] = None,
+    where: Annotated[
+        str | None, Query(max_length=MAX_LENGTH, description="an expression, as `voxelnode select` has it")
+    ] = None,
 ) -> Page[models.SeriesResource]:
     """Series, newest first."""
-    wanted = {**uids, "modality": modality, "verdict": verdict, "states": state or ()}
+    selector = compile_selector(where) if where is not None else None
+    wanted = {**uids, "modality": modality, "verdict": verdict, "states": state or (), "where": selector}
     return page.read("series", models.SeriesResource, lambda index: index.series, **wanted)
 
 

@@ -33,7 +33,20 @@ def job(tmp_path: Path) -> ConversionJob:
 
 def converted() -> Converted:
     file = ConvertedFile(
-        0, "", "volume", "nifti", NAME, (4, 4, 2), (1.0, 1.0, float("nan")), "int16", "even", 2, ("a",), 6, "ab" * 32
+        0,
+        "",
+        "volume",
+        "nifti",
+        NAME,
+        (4, 4, 2),
+        (1.0, 1.0, float("nan")),
+        "int16",
+        "even",
+        "axial",
+        2,
+        ("a",),
+        6,
+        "ab" * 32,
     )
     return Converted(
         files=(file,),

@@ -29,6 +29,12 @@ from node.settings.model import HookSettings, Settings
         ),
         ({"command": ["{path}"]}, "must be the same for every message"),
         ({"plugin": "x", "attempts": 0}, "greater than or equal to 1"),
+        ({"plugin": "x", "where": {"modalty": "CT"}}, 'unknown field "modalty", did you mean "modality"?'),
+        ({"plugin": "x", "where": "slices > "}, "at the end: a value is expected"),
+        (
+            {"on": ["series-quiet", "volume-written"], "plugin": "x", "where": "slices > 3"},
+            "where uses slices, but there is no volume at series-quiet: use instances",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_rule(keys: dict[str, Any], rule: str) -> None:
@@ -44,6 +50,8 @@ def test_what_cannot_work_is_refused_with_the_rule(keys: dict[str, Any], rule: s
         {"url": "http://localhost/", "include_patient": True},
         {"url": "http://pipeline.example/"},
         {"command": ["sh", "-c", "echo {not a placeholder} {}"]},
+        {"plugin": "x", "where": {"modality": "CT", "body_part": "CHEST", "slices": ">=50", "verdict": "complete"}},
+        {"on": ["series-quiet"], "plugin": "x", "where": 'instances > 3 and modality == "CT"'},
         {"command": ["x", "{path}", "{folder}", "{revision}", "{id}", "{event}"]},
     ],
 )

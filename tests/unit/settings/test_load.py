@@ -241,10 +241,10 @@ def test_a_table_within_a_table_is_read_from_everywhere(tmp_path: Path, monkeypa
     [
         (
             'issuer = "http://idp.example.org"\nclient_id = "x"\nread = ["r"]',
-            "[web.oidc]: value error, issuer must begin",
+            "[web.oidc]: issuer must begin",
         ),
-        ('issuer = "https://idp.example.org"\nread = ["r"]', "[web.oidc]: value error, issuer requires client_id"),
-        ('issuer = "https://idp.example.org"\nclient_id = "x"', "[web.oidc]: value error, read, write or admin must"),
+        ('issuer = "https://idp.example.org"\nread = ["r"]', "[web.oidc]: issuer requires client_id"),
+        ('issuer = "https://idp.example.org"\nclient_id = "x"', "[web.oidc]: read, write or admin must"),
         ('isuer = "https://idp.example.org"', '[web.oidc] isuer: unknown key, did you mean "issuer"?'),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,6 +21,7 @@ from node.volume.geometry import (
 from node.volume.model import Geometry
 from node.volume.reasons import WarningKind
 from tests.make import AXIAL, CORONAL, OBLIQUE, stack_positions
+from tests.volumes import volume
 
 SPACING = (0.75, 0.5)
 
@@ -163,3 +166,23 @@ def test_gaps_are_counted_by_the_distance_of_slices_that_are_next_to_each_other(
     )
     assert WarningKind.MISSING_SLICE in [warning.name for warning in placement.warnings]
     assert placement.spacing_mm[2] == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "name"),
+    [
+        ((1, 0, 0), (0, 1, 0), "axial"),
+        ((0, -1, 0), (1, 0, 0), "axial"),
+        ((1, 0, 0), (0, 0, -1), "coronal"),
+        ((0, 1, 0), (0, 0, -1), "sagittal"),
+        ((1, 0, 0), (0, 0.9, 0.435), "axial"),
+        ((1, 0, 0), (0, 0.8, 0.6), "oblique"),
+    ],
+)
+def test_slices_have_the_orientation_of_the_nearest_plane(
+    row: tuple[float, float, float], column: tuple[float, float, float], name: str
+) -> None:
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = np.multiply(row, 0.7), np.multiply(column, 0.5)
+    assert volume(affine_lps=affine).orientation == name
+    assert replace(volume(), affine_lps=None).orientation is None

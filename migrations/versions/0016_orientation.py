@@ -1,0 +1,22 @@
+"""Store the orientation of a volume's slices; that of earlier conversions is unknown."""
+
+from alembic import op
+
+from node.index.view_changes import change_view
+
+revision = "0016"
+down_revision = "0015"
+branch_labels = None
+depends_on = None
+
+COLUMNS = ("v.geometry,", "v.geometry, v.orientation,")
+
+
+def upgrade() -> None:
+    op.execute("ALTER TABLE volumes ADD COLUMN orientation VARCHAR(8)")
+    change_view(op.get_bind(), "v_volumes", [COLUMNS])
+
+
+def downgrade() -> None:
+    change_view(op.get_bind(), "v_volumes", [COLUMNS[::-1]])
+    op.execute("ALTER TABLE volumes DROP COLUMN orientation")

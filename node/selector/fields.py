@@ -1,0 +1,88 @@
+"""The fields of a selector: name, type, meaning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Type = Literal["text", "number", "date", "moment"]
+Group = Literal["patient", "study", "series", "instances", "sender", "volume", "time"]
+
+STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
+VERDICTS = ("complete", "suspect", "incomplete")
+GEOMETRIES = ("regular", "sheared", "irregular", "single", "none")
+ORIENTATIONS = ("axial", "coronal", "sagittal", "oblique")
+SOURCES = ("dicom", "get", "stow", "import", "recovered")
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of a selector.
+
+    Attributes
+    ----------
+    several : bool
+        The field has any number of values; a comparison holds if it holds for one of them.
+    choices : tuple of str
+        Its only values; another one is refused.
+    """
+
+    group: Group
+    type: Type
+    meaning: str
+    several: bool = False
+    choices: tuple[str, ...] = ()
+
+
+FIELDS: dict[str, Field] = {
+    "patient_id": Field("patient", "text", "Patient ID (0010,0020)"),
+    "patient_name": Field("patient", "text", "Patient's Name (0010,0010)"),
+    "patient_birth_date": Field("patient", "date", "Patient's Birth Date (0010,0030)"),
+    "patient_sex": Field("patient", "text", "Patient's Sex (0010,0040)"),
+    "patient_age": Field("patient", "number", "Patient's Age (0010,1010), in years"),
+    "study_instance_uid": Field("study", "text", "Study Instance UID (0020,000D)"),
+    "study_date": Field("study", "date", "Study Date (0008,0020)"),
+    "study_description": Field("study", "text", "Study Description (0008,1030)"),
+    "study_id": Field("study", "text", "Study ID (0020,0010)"),
+    "accession_number": Field("study", "text", "Accession Number (0008,0050)"),
+    "referring_physician_name": Field("study", "text", "Referring Physician's Name (0008,0090)"),
+    "study_series": Field("study", "number", "number of series in the study"),
+    "series_instance_uid": Field("series", "text", "Series Instance UID (0020,000E)"),
+    "modality": Field("series", "text", "Modality (0008,0060)"),
+    "series_number": Field("series", "number", "Series Number (0020,0011)"),
+    "series_description": Field("series", "text", "Series Description (0008,103E)"),
+    "series_date": Field("series", "date", "Series Date (0008,0021)"),
+    "body_part": Field("series", "text", "Body Part Examined (0018,0015)"),
+    "laterality": Field("series", "text", "Laterality (0020,0060)"),
+    "protocol_name": Field("series", "text", "Protocol Name (0018,1030)"),
+    "manufacturer": Field("series", "text", "Manufacturer (0008,0070)"),
+    "manufacturer_model_name": Field("series", "text", "Manufacturer's Model Name (0008,1090)"),
+    "station_name": Field("series", "text", "Station Name (0008,1010)"),
+    "state": Field("series", "text", "state of the series, as in v_series", choices=STATES),
+    "verdict": Field("series", "text", "whether the series is complete, once it was quiet", choices=VERDICTS),
+    "expected_instances": Field("series", "number", "number of instances that are expected, if known"),
+    "missing_instances": Field("series", "number", "number of missing instances, if known"),
+    "revision": Field("series", "number", "number of the newest conversion; 0 before the first"),
+    "failures": Field("series", "text", "reasons why the series, or a part of it, has no volume", several=True),
+    "instances": Field("instances", "number", "number of stored instances"),
+    "frames": Field("instances", "number", "number of frames in all instances"),
+    "sop_class_uids": Field("instances", "text", "SOP Class UIDs (0008,0016)", several=True),
+    "transfer_syntax_uids": Field("instances", "text", "Transfer Syntax UIDs (0002,0010)", several=True),
+    "calling_ae_titles": Field("sender", "text", "AE titles of the senders", several=True),
+    "called_ae_titles": Field("sender", "text", "AE titles that the senders called", several=True),
+    "sources": Field("sender", "text", "how the instances came, as in v_images", several=True, choices=SOURCES),
+    "volumes": Field("volume", "number", "number of volumes"),
+    "columns": Field("volume", "number", "columns of the largest volume"),
+    "rows": Field("volume", "number", "rows of the largest volume"),
+    "slices": Field("volume", "number", "slices of the largest volume"),
+    "times": Field("volume", "number", "times of the largest volume; 1 if it has no time axis"),
+    "column_spacing": Field("volume", "number", "between its columns, in mm"),
+    "row_spacing": Field("volume", "number", "between its rows, in mm"),
+    "slice_spacing": Field("volume", "number", "between its slices, in mm"),
+    "geometry": Field("volume", "text", "geometry of the largest volume, as in v_volumes", choices=GEOMETRIES),
+    "orientation": Field("volume", "text", "orientation of its slices, as in v_volumes", choices=ORIENTATIONS),
+    "warnings": Field("volume", "text", "names of the warnings about all volumes", several=True),
+    "last_received_at": Field("time", "moment", "when the newest instance was received"),
+    "days_since_received": Field("time", "number", "days since the newest instance was received"),
+    "days_since_study": Field("time", "number", "days since the Study Date"),
+}

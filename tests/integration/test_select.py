@@ -1,0 +1,150 @@
+"""Selectors on a real index: the facts of received and converted series, and who asks for them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from typing import Any
+
+import pytest
+
+from node.audit.audit_log import Audit
+from node.conversion.pipeline import convert
+from node.index.read.facts import CHUNK_ROWS
+from node.lifecycle.retention import Retention
+from node.receive.ingest import Origin
+from node.selector import FIELDS, compile_selector
+from node.settings.model import Convert, RetentionSettings
+from node.writers.options import write_options
+from tests import make
+from tests.converting import convert_series
+from tests.integration.conftest import Root
+from tests.preloaded import run
+
+OPTIONS = write_options(Convert(thumbnails=False, formats=("nifti", "mhd")))
+
+
+def take(root: Root, series: list[Any], title: str = "CT1") -> tuple[str, str]:
+    for ds in series:
+        root.take(ds, Origin("dicom", title, "VOXELNODE", "127.0.0.1:1"))
+    return str(series[0].StudyInstanceUID), str(series[0].SeriesInstanceUID)
+
+
+def settle(root: Root) -> None:
+    root.clock.move(61)
+    while (claimed := root.index.series.claim_due(root.clock())) is not None:
+        convert_series(claimed, root.archive, root.index, OPTIONS, convert, root.clock)
+
+
+def facts(root: Root, key: tuple[str, str], revision: int | None = None) -> dict[str, Any]:
+    with root.index.reading() as index:
+        found = index.facts.of_series(FIELDS, *key, revision)
+    assert found is not None
+    return dict(found)
+
+
+def selected(root: Root, where: Any) -> list[tuple[str, str]]:
+    with root.index.reading() as index:
+        return list(index.facts.selected(compile_selector(where)))
+
+
+def described(series: list[Any], **attributes: Any) -> list[Any]:
+    for ds in series:
+        for name, value in attributes.items():
+            setattr(ds, name, value)
+    return series
+
+
+def test_every_field_has_the_value_of_the_series(root: Root) -> None:
+    series = described(
+        make.ct_series(4), BodyPartExamined="CHEST", SeriesDescription="Thorax 0.6", PatientAge="018M",
+        StudyDate="20251222", PatientBirthDate="20240601", ProtocolName="Lunge",
+    )  # fmt: skip
+    key = take(root, series, "CT1")
+    before = facts(root, key)
+    settle(root)
+    found = facts(root, key)
+    assert before["slices"] is None
+    assert (before["volumes"], before["warnings"], before["verdict"]) == (0, [], None)
+    expected = {
+        "modality": "CT", "body_part": "CHEST", "series_description": "Thorax 0.6", "protocol_name": "Lunge",
+        "patient_age": 1.5, "patient_birth_date": dt.date(2024, 6, 1), "study_date": dt.date(2025, 12, 22),
+        "state": "converted", "verdict": "complete", "revision": 1, "failures": [], "instances": 4, "frames": 4,
+        "calling_ae_titles": ["CT1"], "called_ae_titles": ["VOXELNODE"], "sources": ["dicom"],
+        "volumes": 1, "columns": 12, "rows": 16, "slices": 4, "times": 1, "geometry": "regular",
+        "orientation": "axial", "study_series": 1, "study_instance_uid": key[0], "series_instance_uid": key[1],
+    }  # fmt: skip
+    assert {name: found[name] for name in expected} == expected
+    assert found["column_spacing"] > 0
+    assert found["slice_spacing"] > 0
+    assert found["last_received_at"] < root.clock()
+    assert found["days_since_study"] > 0
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR AS")
+@pytest.mark.parametrize("age", ["", "18Y", "ABCY", "045X"])
+def test_an_age_that_is_none_is_missing(root: Root, age: str) -> None:
+    assert facts(root, take(root, described(make.ct_series(1), PatientAge=age)))["patient_age"] is None
+
+
+def test_a_revision_has_its_own_volumes_and_only_the_newest_a_verdict(root: Root) -> None:
+    whole = make.ct_series(5)
+    key = take(root, whole[:4])
+    settle(root)
+    take(root, whole[4:])
+    settle(root)
+    assert (facts(root, key, 1)["slices"], facts(root, key, 1)["verdict"]) == (4, None)
+    assert (facts(root, key, 2)["slices"], facts(root, key, 2)["verdict"]) == (5, "complete")
+    assert facts(root, key)["slices"] == 5
+
+
+def test_the_largest_volume_gives_the_geometry_and_all_give_warnings(root: Root) -> None:
+    key = take(root, make.ct_series(3))
+    take(root, described(make.ct_series(6, SeriesInstanceUID=key[1], StudyInstanceUID=key[0]), Rows=16))
+    settle(root)
+    with root.index.reading() as index:
+        files = index.volumes.of_series(*key)
+    shapes = [json.loads(row["shape"]) for row in files]
+    warnings = {name for row in files for name in json.loads(row["warnings"])}
+    assert facts(root, key)["slices"] == max(shape[2] for shape in shapes)
+    assert set(facts(root, key)["warnings"]) == warnings
+
+
+def test_selection_goes_over_more_series_than_one_query_reads(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.index.read.facts.CHUNK_ROWS", 2)
+    keys = [take(root, make.ct_series(1)) for _ in range(5)]
+    assert CHUNK_ROWS > 2
+    assert selected(root, {"modality": "CT"}) == keys[::-1]
+    assert selected(root, f'series_instance_uid == "{keys[1][1]}"') == [keys[1]]
+    assert selected(root, 'modality == "MR"') == []
+
+
+def test_select_lists_what_fits_and_why_the_rest_does_not(root: Root) -> None:
+    fits = take(root, make.ct_series(4))
+    other = take(root, make.ct_series(2))
+    settle(root)
+    done = run("select", 'modality == "CT" and slices >= 4', "--why", "--json", "--root", root.folder)
+    result = json.loads(done.stdout)
+    assert (result["selected"], result["others"]) == (1, 1)
+    assert [row["series_instance_uid"] for row in result["series"]] == [fits[1]]
+    assert result["clauses"] == {"slices >= 4": 1}
+    assert result["why_not"] == [
+        {"series_instance_uid": other[1], "clauses": [{"clause": "slices >= 4", "instead": "slices is 2"}]}
+    ]
+    shown = run("select", 'modality == "CT" and slices >= 4', "--why", "--root", root.folder).stdout
+    assert "1 of 2 series" in shown
+    assert "slices is 2" in shown
+    wrong = run("select", 'modalty == "CT"', "--root", root.folder)
+    assert wrong.returncode == 2
+    assert 'at character 1: unknown field "modalty", did you mean "modality"?' in wrong.stderr
+
+
+def test_retention_keeps_studies_with_a_series_that_fits(root: Root) -> None:
+    kept, gone = take(root, described(make.ct_series(1), BodyPartExamined="HEAD")), take(root, make.ct_series(1))
+    root.clock.move(40 * 86400)
+    rules = RetentionSettings(days=30, only_converted=False, keep_where={"body_part": "HEAD"})
+    audit = Audit(root.folder, "VOXELNODE", now=root.clock)
+    assert Retention(root.archive, root.index, audit, rules, root.clock).run_once() == 1
+    audit.close()
+    assert selected(root, 'modality == "CT"') == [kept]
+    assert gone not in selected(root, 'modality == "CT"')
