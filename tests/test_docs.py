@@ -221,7 +221,7 @@ def test_every_event_is_documented() -> None:
 
 
 def test_every_field_of_a_message_and_every_event_of_hooks_is_documented() -> None:
-    from node.notify.message import sample
+    from tests.messages import sample
 
     text = (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
     message, events, commands = (

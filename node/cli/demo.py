@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ import typer
 
 from node.cli.options import Json
 from node.cli.output import console, print_fields, print_json, print_table, sized
+from node.cli.sample_series import CT_SERIES, shipped_with_pydicom
 from node.cli.serve import stop_at_signal
 from node.errors import UsageError, VoxelnodeError
 
@@ -29,7 +29,7 @@ POLL_SECONDS = 0.1
 CALLING_AE_TITLE = "DEMO"
 
 REAL_SERIES = {
-    "real CT, heart (5 slices cut to 16 x 16)": "dicomdirtests/98892001/CT5N",
+    "real CT, heart (5 slices cut to 16 x 16)": CT_SERIES,
     "real CT, one slice": "CT_small.dcm",
 }
 """Series among the test files that pydicom ships."""
@@ -106,18 +106,13 @@ def _send(address: Address, progress: Progress) -> dict[str, Truth]:
         for file, instance in zip(files, phantom.instances, strict=True):
             instance.save_as(file, enforce_file_format=True)
         for title, name in REAL_SERIES.items():
-            shipped = _shipped_with_pydicom(name)
+            shipped = shipped_with_pydicom(name)
             files += shipped
             truths |= [truth_of_files(title, shipped)]
         progress.update(task, description=f"sending {len(files)} instances to {address.ae_title}")
         send_files(files, address, CALLING_AE_TITLE)
     progress.remove_task(task)
     return truths
-
-
-def _shipped_with_pydicom(name: str) -> list[Path]:
-    path = Path(str(importlib.resources.files("pydicom"))) / "data" / "test_files" / name
-    return sorted(path.iterdir()) if path.is_dir() else [path]
 
 
 def _converted(folder: Path, series: int, progress: Progress) -> tuple[list[Row], dict[str, int]]:

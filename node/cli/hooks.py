@@ -1,9 +1,12 @@
-"""``voxelnode hooks list|deliveries|test|retry``."""
+"""``voxelnode hooks list|deliveries|test|replay|retry``."""
 
 from __future__ import annotations
 
 import datetime as dt
 import threading
+from contextlib import ExitStack
+from pathlib import Path
+from time import sleep
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,11 +16,16 @@ from node.cli.output import print_json, print_table
 from node.errors import UsageError, VoxelnodeError
 
 if TYPE_CHECKING:
-    from node.settings.model import HookSettings, Settings
+    from node.notify.message import HookMessage
+    from node.settings.model import HookEvent, HookSettings, Settings
 
 app = typer.Typer(help="Inspect, test and retry webhooks, commands and plugins.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a hook in the configuration.")]
+
+
+REPLAY_SECONDS = 1.0
+"""Interval at which a replay looks for room among the waiting messages."""
 
 
 class MessageNotDelivered(VoxelnodeError):
@@ -98,40 +106,140 @@ def try_(
         str | None,
         typer.Option("--event", metavar="EVENT", help="Event to send. [default: the first event of the hook]"),
     ] = None,
+    series: Annotated[
+        str | None,
+        typer.Option("--series", metavar="UID", help="Series to send. [default: a CT in a temporary folder]"),
+    ] = None,
     config: ConfigFile = None,
+    root: Root = None,
     json: Json = False,
 ) -> None:
     """Send a test message to a hook and show the result.
 
-    The message contains "test": true. The node need not be running.
+    The message contains "test": true; its files exist. The node need not be running.
     """
-    settings: Settings = load(config).settings
+    settings = settings_for_change(config, root)
     hook = _configured(settings, name)
     if event is not None and event not in hook.on:
         raise UsageError(f"hook {name} does not receive {event!r}; its events are {', '.join(hook.on)}")
 
+    from node.cli.sample_series import sample_root
     from node.control.availability import hook_channel
     from node.notify.channel import NotDelivered
-    from node.notify.message import sample
 
-    wanted = event or hook.on[0]
-    message = sample(wanted, settings.dicom.ae_title, dt.datetime.now(dt.UTC))
+    wanted = next(known for known in hook.on if event in (None, known))
     channel = hook_channel(settings, name)
     output = None
-    try:
-        output = channel.deliver(message, threading.Event())
-    except NotDelivered as error:
-        if error.output and not json:
-            print(error.output)
-        raise MessageNotDelivered(f"hook {name} did not accept the message: {error}") from error
-    finally:
-        channel.close()
+    with ExitStack() as opened:
+        opened.callback(channel.close)
+        folder = settings.storage.root if series is not None else opened.enter_context(sample_root(settings))
+        message, misfits = _test_message(folder, settings, hook, wanted, series)
+        try:
+            output = channel.deliver(message, threading.Event())
+        except NotDelivered as error:
+            if error.output and not json:
+                print(error.output)
+            raise MessageNotDelivered(f"hook {name} did not accept the message: {error}") from error
     if json:
-        print_json({"hook": name, "message": message.content, "output": output})
+        print_json({"hook": name, "message": message.content, "output": output, "misfits": misfits})
         return
     if output:
         print(output)
     print(f"hook {name} accepted {message.event} {message.id}")
+    if misfits and series is not None:
+        print(f"without a test, the hook does not receive this series: {'; '.join(misfits)}")
+
+
+def _test_message(
+    root: Path, settings: Settings, hook: HookSettings, event: HookEvent, series: str | None
+) -> tuple[HookMessage, list[str]]:
+    """Return the message of a series, and the clauses of `where` that it does not fit."""
+    from node.index.database import reading
+    from node.notify.message import NothingLeft, compose_test
+    from node.selector import compile_selector
+
+    with reading(root) as index:
+        found = index.series.with_uid(series) if series is not None else index.series.newest(1)
+        if len(found) != 1:
+            number = "several studies have a" if found else "there is no"
+            raise UsageError(f"{number} series {series!r}: `voxelnode series` lists those that are here")
+        key = (found[0]["study_instance_uid"], found[0]["series_instance_uid"])
+        now = dt.datetime.now(dt.UTC)
+        try:
+            message = compose_test(
+                index, event, key, settings.dicom.ae_title, now, include_patient=hook.include_patient
+            )
+        except NothingLeft as error:
+            lacking = "volume" if event == "volume-written" else "instance"
+            raise UsageError(
+                f"series {key[1]} has no {lacking} for {event}: choose another series or --event"
+            ) from error
+        if hook.where is None:
+            return message, []
+        selector = compile_selector(hook.where)
+        facts = index.facts.of_series(selector.fields, *key)
+        misfits = selector.why_not(facts) if facts is not None else []
+        return message, [f"{clause}, but {instead}" for clause, instead in misfits]
+
+
+@app.command()
+def replay(
+    name: Name,
+    where: Annotated[
+        str,
+        typer.Option("--where", metavar="EXPRESSION", help="Series that `voxelnode select EXPRESSION` lists."),
+    ],
+    again: Annotated[
+        bool, typer.Option("--again", help="Send messages again that the hook has accepted before.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count the series.")] = False,
+    config: ConfigFile = None,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Send a hook the newest events of series that are here.
+
+    The messages have the ids of the events, so that a receiver recognises what it has seen. They are delivered like
+    all others, and new events keep room: with a running node, the command waits until all have found room. If it is
+    interrupted, the same command continues.
+    """
+    settings = settings_for_change(config, root)
+    hook = _configured(settings, name)
+
+    from node.control.repository import is_held, perform_action
+    from node.index.database import reading
+    from node.index.deliveries import MAX_REPLAYED, REPLAYED
+    from node.selector import compile_selector
+
+    events = [event for event in hook.on if event in REPLAYED]
+    if not events:
+        raise UsageError(f"hook {name} receives none of the events that can be replayed: {', '.join(REPLAYED)}")
+    selector = compile_selector(where)
+    with reading(settings.storage.root) as index:
+        left = list(index.facts.selected(selector))[::-1]
+    total: dict[str, Any] = {"hook": name, "series": len(left), "queued": [], "waiting": 0, "delivered": 0}
+    total |= {"without_event": 0, "left": len(left), "dry_run": dry_run}
+    before = dt.datetime.now(dt.UTC).isoformat() if again else None
+    while left and not dry_run:
+        chunk, rest = left[:MAX_REPLAYED], left[MAX_REPLAYED:]
+        done = perform_action(settings, "replay-deliveries", hook=name, events=events, series=chunk, before=before)
+        for key in ("queued", "waiting", "delivered", "without_event"):
+            total[key] += done[key]
+        left = [*map(tuple, done["left"]), *rest]
+        total["left"] = len(left)
+        if done["left"]:
+            if not is_held(settings.storage.root):
+                break
+            sleep(REPLAY_SECONDS)
+    if json:
+        print_json(total)
+        return
+    print(
+        f"{total['series']} series: {len(total['queued'])} messages queued, {total['waiting']} wait already, "
+        f"{total['delivered']} were delivered before, {total['without_event']} series have no event"
+    )
+    if left and not dry_run:
+        print(f"{len(left)} series found no room: start the node, which delivers messages, and repeat the command")
 
 
 @app.command()

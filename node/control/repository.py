@@ -43,7 +43,7 @@ from node.receive.ingest import Ingest
 from node.receive.quarantine import Quarantine, take_back
 from node.receive.quiet_times import quiet_seconds_of
 from node.receive.recovery import Recovered, mark_all_missing, record_quarantined, recover
-from node.settings.model import Settings
+from node.settings.model import HookEvent, Settings
 
 log = structlog.get_logger()
 
@@ -195,6 +195,7 @@ class Repository:
             "merge-patients": self._merge_patients,
             "get": self._get,
             "retry-deliveries": self._retry_deliveries,
+            "replay-deliveries": self._replay_deliveries,
             "set-account": accounts.set_account,
             "set-role": accounts.set_role,
             "remove-account": accounts.remove_account,
@@ -220,6 +221,13 @@ class Repository:
 
     def _retry_deliveries(self, hook: str, message_id: str | None) -> Mapping[str, Any]:
         return {"waiting": self.index.deliveries.retry(hook, message_id, dt.datetime.now(dt.UTC))}
+
+    def _replay_deliveries(
+        self, hook: str, events: list[HookEvent], series: list[tuple[str, str]], before: str | None
+    ) -> Mapping[str, Any]:
+        moment = dt.datetime.fromisoformat(before) if before is not None else None
+        keys = [(study_instance_uid, series_instance_uid) for study_instance_uid, series_instance_uid in series]
+        return asdict(self.index.deliveries.replay(hook, events, keys, moment, dt.datetime.now(dt.UTC)))
 
     def _delete(
         self,
@@ -347,7 +355,7 @@ def check_repository(settings: Settings, *, digests: bool, repair: bool, force: 
         The index does not exist or cannot be read.
     """
     root = settings.storage.root.absolute()
-    held = root.is_dir() and _is_held(root)
+    held = root.is_dir() and is_held(root)
     with reading(root) as index:
         findings = list(examine(root, index, digests=digests, serving=held))
         instances = index.count_levels()["instances"]
@@ -475,7 +483,8 @@ def require_index(root: Path) -> None:
         raise IndexUnusable(missing_index(root / FILE_NAME))
 
 
-def _is_held(root: Path) -> bool:
+def is_held(root: Path) -> bool:
+    """Return whether a node, or an import, holds the lock of a root."""
     try:
         _locked(root).close()
     except RootInUse:

@@ -25,6 +25,7 @@ from sqlalchemy.orm import aliased, join
 
 from node.index.events import EventKind, record_event
 from node.index.models import DeliveryRow, EventRow, HookRow, ImageRow, SeriesRow, StudyRow
+from node.index.records import SeriesKey
 from node.index.repository import IndexRepository, on_reader, on_writer
 from node.settings.model import HookEvent
 
@@ -33,6 +34,9 @@ MAX_READ_ROWS = 200
 
 MAX_WAITING = 1000
 """Messages of a hook that may wait for another attempt; at this limit, the hook reads no new rows."""
+
+MAX_REPLAYED = MAX_WAITING // 2
+"""Waiting messages of a hook up to which a replay adds more, so that new events find room."""
 
 MAX_KEPT_ROWS = 10_000
 """Rows of finished messages that are kept; older ones are deleted."""
@@ -47,6 +51,11 @@ HOOK_EVENTS: Mapping[EventKind, HookEvent] = {
     "study-quiet": "study-quiet",
 }
 """Hook event for each kind of event that hooks receive; `instance-stored` also comes from the rows of `images`."""
+
+REPLAYED: tuple[HookEvent, ...] = ("series-quiet", "volume-written", "series-failed", "study-quiet")
+"""Events that a replay repeats: those that describe what is here now."""
+
+_OUTCOMES: tuple[EventKind, ...] = ("series-converted", "series-refused", "series-failed")
 
 _NAMESPACE = uuid.UUID("7a9c1f0e-5d43-4b6c-9a57-0c2f6f0b8e11")
 
@@ -109,6 +118,20 @@ class Attempt:
     due_at: dt.datetime | None = None
     reason: str | None = None
     output: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What a replay did: ids of queued messages; how many wait or were delivered already; series without an event.
+
+    `left` are the series that found no room.
+    """
+
+    queued: list[str]
+    waiting: int
+    delivered: int
+    without_event: int
+    left: list[SeriesKey]
 
 
 class DeliveryRepository(IndexRepository):
@@ -217,6 +240,75 @@ class DeliveryRepository(IndexRepository):
             these = and_(these, DeliveryRow.message_id == message_id)
         again = {"state": "waiting", "attempts": 0, "due_at": now}
         return connection.execute(update(DeliveryRow).where(these).values(again)).rowcount
+
+    @on_writer
+    def replay(
+        self,
+        connection: Connection,
+        hook: str,
+        events: Collection[HookEvent],
+        series: Sequence[SeriesKey],
+        before: dt.datetime | None,
+        now: dt.datetime,
+    ) -> Replay:
+        """Queue messages about series that are here: the newest event of each kind in `REPLAYED`, with its id.
+
+        The messages wait in the same rows as all others and are delivered like them.
+
+        Parameters
+        ----------
+        events : collection of HookEvent
+        series : sequence of SeriesKey
+        before : datetime or None
+            Queue also messages that were delivered before this moment; None: none that were delivered.
+        """
+        room = MAX_REPLAYED - _waiting(connection, hook).total()
+        queued: list[str] = []
+        states: Counter[str] = Counter()
+        for number, key in enumerate(series):
+            if len(queued) >= room:
+                return Replay(queued, states["waiting"], states["delivered"], states["none"], list(series[number:]))
+            found = _replayed(connection, events, key)
+            states["none"] += not found
+            for pending in found:
+                state = _queue(connection, hook, pending, before, now)
+                states[state] += 1
+                if state == "new":
+                    queued.append(pending.message_id)
+        return Replay(queued, states["waiting"], states["delivered"], states["none"], [])
+
+
+def _replayed(connection: Connection, events: Collection[HookEvent], series: SeriesKey) -> list[PendingEvent]:
+    """Return the newest events about a series as it is now, in the order of their commits."""
+    study_instance_uid, series_instance_uid = series
+    of_series = EventRow.study_instance_uid == study_instance_uid, EventRow.series_instance_uid == series_instance_uid
+    queries = [
+        select(EventRow).where(*of_series, EventRow.kind == "series-quiet"),
+        select(EventRow).where(*of_series, EventRow.kind.in_(_OUTCOMES)),
+    ]
+    if "study-quiet" in events:
+        of_study = EventRow.study_instance_uid == study_instance_uid
+        queries.append(select(EventRow).where(EventRow.kind == "study-quiet", of_study))
+    rows = [connection.execute(query.order_by(EventRow.id.desc()).limit(1)).first() for query in queries]
+    wanted = [row for row in rows if row is not None and HOOK_EVENTS[row.kind] in events]
+    return [_of_event(row) for row in sorted(wanted, key=lambda row: row.id)]
+
+
+def _queue(
+    connection: Connection, hook: str, pending: PendingEvent, before: dt.datetime | None, now: dt.datetime
+) -> str:
+    """Let a message wait for its delivery, unless it does or was delivered after `before`; return the state it had."""
+    this = DeliveryRow.hook == hook, DeliveryRow.message_id == pending.message_id
+    row = connection.execute(select(DeliveryRow.state, DeliveryRow.last_at).where(*this)).first()
+    if row is None:
+        _keep(connection, hook, Attempt(pending, "waiting", 0, now), now)
+        return "new"
+    is_done = row.state == "delivered" and (before is None or row.last_at is None or row.last_at >= before)
+    if row.state != "waiting" and not is_done:
+        again = {"state": "waiting", "attempts": 0, "due_at": now}
+        connection.execute(update(DeliveryRow).where(*this).values(again))
+        return "new"
+    return str(row.state)
 
 
 def _waiting(connection: Connection, hook: str) -> Counter[str]:

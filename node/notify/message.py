@@ -17,6 +17,7 @@ from node.settings.model import HookEvent
 if TYPE_CHECKING:  # the child process of a plugin needs no index
     from node.index.deliveries import PendingEvent
     from node.index.read import ReadIndex
+    from node.index.records import SeriesKey
 
 MAX_VOLUMES = 10_000
 """Largest number of files of one series, over all revisions."""
@@ -100,30 +101,42 @@ def compose(index: ReadIndex, pending: PendingEvent, ae_title: str, *, include_p
     return HookMessage(content)
 
 
-def sample(event: HookEvent, ae_title: str, now: dt.datetime) -> HookMessage:
-    """Return a made-up message with ``"test": true``, for testing a hook."""
-    series = {"series_instance_uid": "1.2.3.4"} if event != "study-quiet" else {}
-    instance = {
-        "sop_class_uid": "1.2.840.10008.5.1.4.1.1.2", "transfer_syntax_uid": "1.2.840.10008.1.2.1",
-        "instance_number": 1, "number_of_frames": None, "path": "/nowhere/1.dcm", "data_set_offset": 0, "bytes": 0,
-        "sha256": "0" * 64,
-    }  # fmt: skip
-    volume = {
-        "path": "/nowhere/1/1.nii.gz", "url": "/api/v1/volumes/1/file/1.nii.gz", "stack": 0, "kind": "volume",
-        "format": "nifti", "shape": [2, 2, 2], "spacing_mm": [1.0, 1.0, 1.0], "dtype": "int16", "geometry": "regular",
-        "orientation": "axial", "instances": 2, "warnings": [], "bytes": 0, "sha256": "0" * 64,
-    }  # fmt: skip
-    content = {
-        "id": f"test-{now.timestamp():.6f}", "event": event, "happened_at": _moment(now), "node": ae_title,
-        "test": True, "study_instance_uid": "1.2.3", "series_instance_uid": None, "sop_instance_uid": None,
-        "revision": 1, "detail": "a test message", "calling_ae_titles": [],
-        **dict.fromkeys(_DESCRIPTION), "modality": "CT", "state": None,
-        "instances": 2, "verdict": None, "failures": [], "series": [],
-        "volumes": [volume] if event.startswith("volume-") else [],
-        "instance": instance if event == "instance-stored" else None,
-    }  # fmt: skip
-    sop = {"sop_instance_uid": "1.2.3.4.5"} if event == "instance-stored" else {}
-    return HookMessage(content | series | sop)
+def compose_test(
+    index: ReadIndex, event: HookEvent, series: SeriesKey, ae_title: str, now: dt.datetime, *, include_patient: bool
+) -> HookMessage:
+    """Return the message of an event of a series as if it happened now, with ``"test": true``.
+
+    Raises
+    ------
+    NothingLeft
+        The series is not in the index, or the event needs an instance or a volume that it has not.
+    """
+    study_instance_uid, series_instance_uid = series
+    row = _found(index.series.row(study_instance_uid, series_instance_uid))
+    instance = None
+    if event == "instance-stored":
+        stored = next(iter(index.instances.page(None, 1, **_uids(series))), None)
+        instance = _found(stored)["sop_instance_uid"]
+    from node.index.deliveries import PendingEvent
+
+    pending = PendingEvent(
+        f"test-{now.timestamp():.6f}",
+        event,
+        now,
+        study_instance_uid,
+        None if event == "study-quiet" else series_instance_uid,
+        instance,
+        None if event in ("instance-stored", "study-quiet") else row["revision"],
+        "a test message",
+    )
+    message = compose(index, pending, ae_title, include_patient=include_patient)
+    if event == "volume-written" and message.path is None:
+        raise NothingLeft
+    return HookMessage({**message.content, "test": True})
+
+
+def _uids(series: SeriesKey) -> dict[str, str]:
+    return dict(zip(("study_instance_uid", "series_instance_uid"), series, strict=True))
 
 
 def _instance(index: ReadIndex, pending: PendingEvent) -> dict[str, Any]:

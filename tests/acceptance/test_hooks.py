@@ -149,3 +149,56 @@ def test_a_hook_that_cannot_work_stops_the_start(tmp_path: Path, keys: dict[str,
     assert done.returncode == 2
     assert told in done.stderr
     assert not (tmp_path / "root" / "index.sqlite").exists()
+
+
+def test_a_test_message_names_files_that_exist(tmp_path: Path) -> None:
+    found: list[tuple[str, bool, bool]] = []
+
+    def look(received: Received) -> Answer:
+        content = received.content
+        path = content["instance"]["path"] if content["instance"] else content["volumes"][0]["path"]
+        found.append((content["event"], content["test"], Path(path).is_file()))
+        return Answer()
+
+    with Receiver(look) as receiver:
+        settings = hook("one", ("volume-written", "instance-stored"), url=receiver.url)
+        for event in ("volume-written", "instance-stored"):
+            done = run("hooks", "test", "one", "--event", event, "--json", environment=settings, check=True)
+            message = json.loads(done.stdout)["message"]
+            assert message["modality"] == "CT"
+    assert found == [("volume-written", True, True), ("instance-stored", True, True)]
+    assert not Path(message["instance"]["path"]).exists()
+
+
+def test_a_replay_sends_what_is_here_with_the_ids_of_the_events(tmp_path: Path) -> None:
+    small, large = make.ct_series(2), make.ct_series(4)
+    with Served(tmp_path / "root") as node:
+        for series in (small, large):
+            send(node, series)
+        until(lambda: len(node.rows("SELECT 1 FROM v_series WHERE state = 'converted'")) == 2, 60, "two conversions")
+        assert node.terminate() == 0
+    with Receiver() as receiver:
+        settings = hook("one", ("volume-written",), url=receiver.url)
+        uid = large[0].SeriesInstanceUID
+        options = ("--root", tmp_path / "root", "--json")
+
+        def replay(*more: str) -> dict[str, Any]:
+            done = run("hooks", "replay", "one", "--where", "slices >= 4", *more, *options, environment=settings)
+            assert done.returncode == 0, done.stderr
+            return dict(json.loads(done.stdout))
+
+        tried = run("hooks", "test", "one", "--series", uid, *options, environment=settings, check=True)
+        assert Path(json.loads(tried.stdout)["message"]["volumes"][0]["path"]).is_file()
+        assert len(replay("--dry-run")["queued"]) == 0
+        [queued] = replay()["queued"]
+        assert replay()["waiting"] == 1
+        with Served(tmp_path / "root", **settings) as node:
+            receiver.wait_for(2, 60)
+            until(lambda: node.rows("SELECT 1 FROM v_deliveries WHERE state = 'delivered'") != [], 60, "the outcome")
+            assert replay()["delivered"] == 1
+            assert replay("--again")["queued"] == [queued]
+            told = receiver.wait_for(3, 60)
+            assert node.terminate() == 0
+    assert [one.content["id"] for one in told[1:]] == [queued, queued]
+    assert [one.content["series_instance_uid"] for one in told] == [uid] * 3
+    assert [one.content["test"] for one in told] == [True, False, False]

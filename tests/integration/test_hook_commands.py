@@ -16,7 +16,8 @@ import pytest
 from node.errors import UsageError
 from node.notify.channel import Interrupted, NotDelivered
 from node.notify.command import OUTPUT_BYTES, HookCommand
-from node.notify.message import HookMessage, sample
+from node.notify.message import HookMessage
+from tests.messages import sample
 
 NEVER = threading.Event()
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

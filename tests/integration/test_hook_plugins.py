@@ -14,8 +14,9 @@ import pytest
 
 from node.errors import UsageError
 from node.notify.channel import Interrupted, NotDelivered
-from node.notify.message import HookMessage, sample
+from node.notify.message import HookMessage
 from node.notify.plugins import Plugin
+from tests.messages import sample
 
 NEVER = threading.Event()
 

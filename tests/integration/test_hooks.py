@@ -522,3 +522,48 @@ def test_an_error_of_ours_is_one_of_its_message_and_holds_up_no_other(
         assert len(receiver.received) == 1
     [row] = rows(root, "SELECT state, reason FROM v_deliveries")
     assert (row["state"], row["reason"]) == ("waiting", "ZeroDivisionError while delivering")
+
+
+def test_a_replay_leaves_room_and_goes_on_where_it_ended(
+    root: Root, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliveries, "MAX_REPLAYED", 2)
+    series = [make.ct_series(1) for _ in range(3)]
+    for one in series:
+        take(root, one)
+    settle(root)
+    keys = [(str(one[0].StudyInstanceUID), str(one[0].SeriesInstanceUID)) for one in series]
+
+    def replay(before: dt.datetime | None = None, keys: list[tuple[str, str]] = keys) -> deliveries.Replay:
+        return root.index.deliveries.replay("one", ["volume-written"], keys, before, root.clock())
+
+    with Receiver() as receiver:
+        worker = start(receiver, ("volume-written",))
+        first = replay()
+        assert (len(first.queued), first.left) == (2, keys[2:])
+        assert replay(keys=first.left).left == keys[2:]
+        worker.work()
+        second = replay()
+        assert (len(second.queued), second.delivered, second.left) == (1, 2, [])
+        worker.work()
+        assert replay().delivered == 3
+        assert receiver.events() == ["volume-written"] * 3
+        root.clock.move(1)
+        assert len(replay(before=root.clock(), keys=keys[:1]).queued) == 1
+    assert replay(keys=[("1.2", "3.4")]).without_event == 1
+
+
+def test_a_replay_repeats_the_last_outcome_alone(root: Root, start: Start) -> None:
+    whole = make.ct_series(4)
+    take(root, whole[:3])
+    settle(root)
+    take(root, whole[3:])
+    settle(root)
+    key = (str(whole[0].StudyInstanceUID), str(whole[0].SeriesInstanceUID))
+    with Receiver() as receiver:
+        worker = start(receiver)
+        root.index.deliveries.replay("one", ALL, [key], None, root.clock())
+        worker.work()
+        assert [(one.content["event"], one.content["revision"]) for one in receiver.received] == [
+            ("series-quiet", 2), ("volume-written", 2),
+        ]  # fmt: skip

@@ -20,8 +20,9 @@ import pytest
 
 from node.errors import UsageError
 from node.notify.channel import Interrupted, NotDelivered
-from node.notify.message import HookMessage, sample
+from node.notify.message import HookMessage
 from node.notify.webhook import Webhook, read_secret, signature
+from tests.messages import sample
 from tests.receivers import Answer, Receiver
 
 SECRET = bytes(range(32))
