@@ -137,7 +137,7 @@ class Admission:
         on_refusal: Callable[[Refused], None] = lambda refused: None,
     ) -> None:
         self.on_refusal = on_refusal
-        self._dicom, self._peers, self._metrics = dicom, tuple(peers.values()), metrics
+        self._dicom, self._peers, self._metrics = dicom, dict(peers), metrics
         self._intake_refusal = intake_refusal
         self._connections: dict[Connection, None] = {}  # ordered by arrival
         self._changed = threading.Condition()
@@ -198,11 +198,19 @@ class Admission:
         Without configured peers a client on this machine may use every service, and other clients may store and verify
         only: an unknown client must not read patient data.
         """
-        plain = plain_address(address)
         if not self._peers:
-            return EVERY_VERB if plain.is_loopback else STRANGER_VERBS
-        matching = (peer for peer in self._peers if peer.ae_title == requested.calling_ae_title)
-        return frozenset(verb for peer in matching if _is(peer, plain, requested) for verb in peer.may)
+            return EVERY_VERB if plain_address(address).is_loopback else STRANGER_VERBS
+        names = self.named(address, requested)
+        return frozenset(verb for name in names for verb in self._peers[name].may)
+
+    def named(self, address: str, requested: AssociationRequest) -> list[str]:
+        """Return the names in [peers] that an application entity has."""
+        plain = plain_address(address)
+        same_title = self._with_title(requested.calling_ae_title)
+        return [name for name, peer in same_title.items() if _is(peer, plain, requested)]
+
+    def _with_title(self, ae_title: str) -> dict[str, Peer]:
+        return {name: peer for name, peer in self._peers.items() if peer.ae_title == ae_title}
 
     def ending(self, connection: Connection) -> None:
         """Record that the association is over and its connection about to close."""
@@ -267,15 +275,17 @@ class Admission:
                 "called AE title",
                 f"this node is {dicom.ae_title}: correct the sender, or set [dicom] ae_title",
             )
-        same_title = [peer for peer in self._peers if peer.ae_title == requested.calling_ae_title]
+        same_title = self._with_title(requested.calling_ae_title)
         if self._peers and not same_title:
             return Rejection(1, 1, 3, "calling AE title", "add the sender to [peers]")
         plain = plain_address(address)
-        of_address = [peer for peer in same_title if not peer.networks or _in_networks(plain, peer)]
+        of_address = {name: peer for name, peer in same_title.items() if not peer.networks or _in_networks(plain, peer)}
         if same_title and not of_address:
-            return Rejection(1, 1, 3, "peer address", "add the address to the networks of the sender in [peers]")
-        if of_address and not any(_is(peer, plain, requested) for peer in of_address):
-            remedy = f"set `certificate` of the sender in [peers] if it may show {requested.certificate or 'none'}"
+            remedy = f"add its address to networks of [peers.{next(iter(same_title))}] if it is that peer"
+            return Rejection(1, 1, 3, "peer address", remedy)
+        if of_address and not any(_is(peer, plain, requested) for peer in of_address.values()):
+            shown = requested.certificate or "none"
+            remedy = f"set `certificate` of [peers.{next(iter(of_address))}] if it may show {shown}"
             return Rejection(1, 1, 3, "peer certificate", remedy)
         return None
 
@@ -304,7 +314,7 @@ class Admission:
     def _limit(self, address: IPv4Address | IPv6Address, requested: AssociationRequest) -> int:
         """Return how many associations may be open before a new one: fewer for who has not proved who it is."""
         maximum = self._dicom.maximum_associations
-        proving = [peer for peer in self._peers if peer.networks or peer.certificate]
+        proving = [peer for peer in self._peers.values() if peer.networks or peer.certificate]
         is_proved = any(
             peer.ae_title == requested.calling_ae_title and _is(peer, address, requested) for peer in proving
         )

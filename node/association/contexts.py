@@ -176,23 +176,61 @@ _REFUSALS = {
 """Rule, reason and remedy of a result."""
 
 
-def refused_contexts(proposal: Proposal, peer: Refused) -> list[Refused]:
-    """Return the refused contexts, one refusal for each abstract syntax; `peer` holds the peer's fields."""
+MAX_OFFERED_LENGTH = 2000
+"""Characters of the list of refused contexts; an association may propose 128."""
+
+
+def refused_contexts(proposal: Proposal, peer: Refused, named: Sequence[str]) -> list[Refused]:
+    """Return one refusal for each rule that refused contexts, with these contexts.
+
+    Parameters
+    ----------
+    proposal : Proposal
+    peer : Refused
+        Has the fields of the peer.
+    named : sequence of str
+        Names under which the peer is in [peers]; empty: it is not.
+    """
     proposals = {context.context_id or 0: context for context in proposal.contexts}
-    refusals = []
+    by_result: dict[int, list[PresentationContext]] = {}
     for answer in answer_contexts(proposal):
-        if answer.result == ACCEPTED:
-            continue
-        syntax = str(answer.abstract_syntax)
-        offered = ", ".join(str(uid) for uid in proposals[answer.context_id or 0].transfer_syntax)
-        if answer.result == USER_REJECTION:
-            rule, reason, remedy = _not_permitted(syntax, proposal)
+        if answer.result != ACCEPTED:
+            by_result.setdefault(answer.result or 0, []).append(proposals[answer.context_id or 0])
+    refusals = []
+    for result, contexts in by_result.items():
+        if result == USER_REJECTION:
+            rule, reason, remedy = _not_permitted(contexts, proposal, named)
         else:
-            rule, reason, remedy = _REFUSALS[answer.result or 0]
-        refusals.append(replace(peer, rule=rule, reason=reason, remedy=remedy, offered=f"{syntax}: {offered}"))
-    return list(dict.fromkeys(refusals))
+            rule, reason, remedy = _REFUSALS[result]
+        refusals.append(replace(peer, rule=rule, reason=reason, remedy=remedy, offered=_offered(contexts)))
+    return refusals
 
 
-def _not_permitted(syntax: str, proposal: Proposal) -> tuple[str, str, str]:
-    verb = VERBS.get(syntax) or ("retrieve" if proposal.roles.get(syntax, (True, False))[1] else "store")
-    return "not permitted", f"this peer may not {verb}", f'list this peer in [peers] with "{verb}" in its `may`'
+def _offered(contexts: Sequence[PresentationContext]) -> str:
+    """Return abstract and transfer syntaxes, those of equal transfer syntaxes together."""
+    by_syntaxes: dict[str, list[str]] = {}
+    for context in contexts:
+        abstract_syntaxes = by_syntaxes.setdefault(", ".join(map(str, context.transfer_syntax)), [])
+        if str(context.abstract_syntax) not in abstract_syntaxes:
+            abstract_syntaxes.append(str(context.abstract_syntax))
+    text = "; ".join(f"{', '.join(abstract)}: {transfer}" for transfer, abstract in by_syntaxes.items())
+    if len(text) <= MAX_OFFERED_LENGTH:
+        return text
+    return f"{text[:MAX_OFFERED_LENGTH].rpartition(', ')[0]}, ... ({len(contexts)} contexts)"
+
+
+def _not_permitted(
+    contexts: Sequence[PresentationContext], proposal: Proposal, named: Sequence[str]
+) -> tuple[str, str, str]:
+    verbs = sorted({_verb(str(context.abstract_syntax), proposal) for context in contexts})
+    quoted = ", ".join(f'"{verb}"' for verb in verbs)
+    if named:
+        remedy = f"if it may, add {quoted} to `may` of [peers.{named[0]}]"
+    else:
+        remedy = f"if it may, list this peer in [peers] with {quoted} in its `may`; all others are then rejected"
+    return "not permitted", f"this peer may not {', '.join(verbs)}", remedy
+
+
+def _verb(syntax: str, proposal: Proposal) -> Verb:
+    """Return the permission that a context lacks."""
+    return VERBS.get(syntax) or ("retrieve" if proposal.roles.get(syntax, (True, False))[1] else "store")

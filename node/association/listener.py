@@ -241,7 +241,7 @@ class Listener:
             calling_ae_title=requested.calling_ae_title,
             called_ae_title=requested.called_ae_title,
         )
-        for refused in refused_contexts(proposal, peer):
+        for refused in refused_contexts(proposal, peer, self.admission.named(address, requested)):
             self.on_refusal(refused)
 
     def _serve(self, store_service: StoreService, association: AcceptedAssociation, message: Message) -> bool:

@@ -111,6 +111,9 @@ class UnconfirmedSeries:
     received: int
 
 
+RefusedLevel = Literal["connection", "association", "context", "instance", "retrieve", "commitment"]
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
     """A refusal with its reason and its remedy, without patient data.
@@ -118,7 +121,7 @@ class Refused:
     Refusals that differ only in `reason` and `remedy` are counted as one.
     """
 
-    what: Literal["connection", "association", "context", "instance", "retrieve", "commitment"]
+    what: RefusedLevel
     rule: str
     reason: str = field(compare=False)
     remedy: str = field(compare=False)

@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from node.index.models import RejectionRow
 from node.index.records import CountedRefusal, Refused
@@ -16,7 +16,7 @@ ROW_TIME = dt.timedelta(minutes=1)
 """Equal refusals at most this far apart share a row."""
 
 MAX_ROWS = 10_000
-"""Rows that are kept; the oldest are deleted."""
+"""Rows of each level that are kept; the oldest are deleted."""
 
 
 class RejectionRepository(IndexRepository):
@@ -32,9 +32,10 @@ class RejectionRepository(IndexRepository):
             The refusals for which a row was inserted.
         """
         news = [counted.refused for counted in refusals if not _counted(connection, counted)]
-        if news:
-            newest = select(func.max(RejectionRow.id)).scalar_subquery()
-            connection.execute(delete(RejectionRow).where(RejectionRow.id <= newest - MAX_ROWS))
+        for what in {refused.what for refused in news}:
+            of_level = RejectionRow.what == what
+            oldest = select(RejectionRow.id).where(of_level).order_by(RejectionRow.id.desc()).offset(MAX_ROWS).limit(1)
+            connection.execute(delete(RejectionRow).where(of_level, RejectionRow.id <= oldest.scalar_subquery()))
         return news
 
 

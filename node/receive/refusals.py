@@ -10,13 +10,17 @@ from time import monotonic
 
 from node.background import BackgroundService
 from node.index.database import Index
-from node.index.records import CountedRefusal, Refused
+from node.index.records import CountedRefusal, Refused, RefusedLevel
 
 WRITE_SECONDS = 2.0
 """Between two writes to the index."""
 
 MAX_KINDS = 32
-"""Different refusals that are listed between two writes; further ones are counted together."""
+"""Different refusals of one level (`Refused.what`) that are listed between two writes; further ones are counted
+together. Refused contexts therefore never hide a rejected association."""
+
+MAX_KINDS_OF_PEER = 8
+"""As `MAX_KINDS`, of one address: one sender hides no other."""
 
 
 class Rejections(BackgroundService):
@@ -46,17 +50,22 @@ class Rejections(BackgroundService):
         """Count a refusal; never waits for the disk and never raises."""
         now = self._now()
         with self._lock:
-            if refused not in self._collected and len(self._collected) >= MAX_KINDS:
-                refused = Refused(
-                    refused.what,
-                    "too many kinds",
-                    f"too many different refusals at once; only the first {MAX_KINDS} are listed",
-                    "look at the others of this moment, and at what a firewall may keep away",
-                )
+            refused = self._listed(refused)
             before = self._collected.pop(refused, None)
             count, first_at = (before.count + 1, before.first_at) if before else (1, now)
             self._collected[refused] = CountedRefusal(refused, count, first_at, now)
         self.wake(self._written_at + WRITE_SECONDS - monotonic())
+
+    def _listed(self, refused: Refused) -> Refused:
+        """Return a refusal or, when too many different ones are collected, the one by which it is counted."""
+        if refused in self._collected:
+            return refused
+        level = [one for one in self._collected if one.what == refused.what]
+        if sum(one.peer == refused.peer for one in level) >= MAX_KINDS_OF_PEER:
+            refused = _too_many(refused.what, MAX_KINDS_OF_PEER, refused.peer)
+        if len(level) >= MAX_KINDS and refused not in self._collected:
+            refused = _too_many(refused.what, MAX_KINDS)
+        return refused
 
     def stop(self, seconds: float | None = None) -> None:
         """Write what is collected, and stop."""
@@ -82,3 +91,14 @@ class Rejections(BackgroundService):
             raise
         for refused in news:
             self._on_news(refused)
+
+
+def _too_many(what: RefusedLevel, listed: int, peer: str = "") -> Refused:
+    whose = "of this address " if peer else ""
+    return Refused(
+        what,
+        "too many kinds",
+        f"too many different refusals {whose}at once; only the first {listed} are listed",
+        "look at the others of this moment, and at what a firewall may keep away",
+        peer=peer,
+    )

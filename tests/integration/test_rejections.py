@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from node.index import rejections
 from node.index.records import CountedRefusal, Refused
-from node.receive.refusals import MAX_KINDS, Rejections
+from node.receive.refusals import MAX_KINDS, MAX_KINDS_OF_PEER, Rejections
 from tests.integration.conftest import Root
 from tests.rows import view_rows
 
 
-def refused(title: str = "CT1", reason: str = "rejected permanently") -> Refused:
-    return Refused("association", "calling AE title", reason, "add it", "10.0.0.1", title, "VOXELNODE", "3 contexts")
+def refused(title: str = "CT1", reason: str = "rejected permanently", **changes: Any) -> Refused:
+    one = Refused("association", "calling AE title", reason, "add it", "10.0.0.1", title, "VOXELNODE", "3 contexts")
+    return replace(one, **changes)
 
 
 def counted(root: Root, one: Refused, count: int = 1) -> CountedRefusal:
@@ -47,6 +49,33 @@ def test_the_table_is_bounded_and_the_oldest_give_way(root: Root, monkeypatch: p
         root.index.rejections.record([counted(root, refused(f"CT{number}"))])
         root.clock.move(1)
     assert [row["calling_ae_title"] for row in rows(root)] == [f"CT{number}" for number in range(15, 25)]
+
+
+def test_rows_of_one_level_take_no_place_of_another(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rejections, "MAX_ROWS", 3)
+    root.index.rejections.record([counted(root, refused("STRANGER"))])
+    for number in range(9):
+        root.clock.move(1)
+        root.index.rejections.record([counted(root, refused(offered=f"context {number}", what="context"))])
+    assert [(row["what"], row["offered"]) for row in rows(root)] == [
+        ("association", "3 contexts"), *(("context", f"context {number}") for number in (6, 7, 8))
+    ]  # fmt: skip
+
+
+def test_neither_contexts_nor_one_sender_hide_a_rejected_association(root: Root) -> None:
+    collector = Rejections(root.index, now=root.clock)
+    for number in range(200):
+        collector.record(refused(offered=f"context {number}", what="context", peer=f"10.0.{number}.1"))
+        collector.record(refused(f"FLOOD{number}"))
+    collector.record(refused("LOST", peer="10.9.9.9"))
+    collector.stop()
+    found = rows(root)
+    assert sum(row["count"] for row in found) == 401
+    assert [row["count"] for row in found if row["calling_ae_title"] == "LOST"] == [1]
+    assert [row["count"] for row in found if (row["rule"], row["peer"]) == ("too many kinds", "10.0.0.1")] == [
+        200 - MAX_KINDS_OF_PEER
+    ]
+    assert len([row for row in found if row["what"] == "context"]) == MAX_KINDS + 1
 
 
 def test_what_is_collected_is_written_when_it_closes_and_nothing_is_lost(root: Root) -> None:

@@ -72,6 +72,25 @@ def test_each_refused_context_is_told_with_what_was_offered(node: Running) -> No
     assert "Little Endian" in syntax["remedy"]
 
 
+def test_an_association_of_128_contexts_is_one_row_for_each_rule(start_node: Callable[..., Running]) -> None:
+    node = start_node(peers={"scanner": Peer(ae_title="GOOD", may=("store",)), "CT2": Peer(ae_title="CT2")})
+    private = [build_context(f"1.2.999.{number}", [DeflatedExplicitVRLittleEndian]) for number in range(125)]
+    finds = [build_context(f"1.2.840.10008.5.1.4.1.2.{number}.1", [ExplicitVRLittleEndian]) for number in (1, 2)]
+    for _ in range(2):
+        associate(node, *private, *finds, build_context(CT_IMAGE_STORAGE)).release()
+    query = "SELECT sum(count) AS n FROM v_rejections"
+    assert until(lambda: node.rows(query)[0]["n"] == 4)
+    permission, syntaxes = sorted(told(node, "context"), key=lambda row: row["rule"])
+    assert (syntaxes["rule"], syntaxes["count"]) == ("transfer syntaxes", 2)
+    assert syntaxes["offered"].startswith("1.2.999.0, 1.2.999.1, ")
+    assert f"1.2.999.124: {DeflatedExplicitVRLittleEndian}" in syntaxes["offered"]
+    assert permission["reason"] == "this peer may not query"
+    assert permission["remedy"] == 'if it may, add "query" to `may` of [peers.scanner]'
+    assert permission["offered"] == (
+        f"1.2.840.10008.5.1.4.1.2.1.1, 1.2.840.10008.5.1.4.1.2.2.1: {ExplicitVRLittleEndian}"
+    )
+
+
 def test_a_refused_instance_is_told_without_its_patient(node: Running) -> None:
     [ds] = make.ct_series(1, PatientName="Secret^Name", PatientID="SECRET-1")
     del ds.SeriesInstanceUID
