@@ -30,7 +30,8 @@ def server_context(section: str, certificate: Path, key: Path | None) -> ssl.SSL
     try:
         context.load_cert_chain(certificate, key)
     except OSError as error:
-        raise UsageError(f"[{section}] tls_certificate or tls_key cannot be loaded: {error}") from error
+        files = f"tls_certificate {certificate}" + (f" or tls_key {key}" if key is not None else "")
+        raise UsageError(f"[{section}] {files} cannot be loaded: {error}") from error
     return context
 
 

@@ -72,16 +72,24 @@ def test_the_unit_starts_a_command_that_exists(unit: configparser.ConfigParser) 
 
 
 def test_the_container_has_ports_and_keys_of_the_configuration(
-    containerfile: list[str], monkeypatch: pytest.MonkeyPatch
+    containerfile: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exposed = next(line.split()[1:] for line in containerfile if line.startswith("EXPOSE"))
     assert [int(port) for port in exposed] == [DEFAULTS.dicom.port, DEFAULTS.web.port]
     environment = next(line for line in containerfile if line.startswith("ENV"))
-    for name, value in re.findall(rf"({ENVIRONMENT_PREFIX}\w+__\w+)=(\S+)", environment):
-        monkeypatch.setenv(name, value)
+    assert re.findall(rf"{ENVIRONMENT_PREFIX}\w+__\w+", environment) == [], "the environment wins over the mounted file"
+    assert "VOXELNODE_DEFAULTS=/etc/voxelnode/container.toml" in environment
+    assert "COPY deploy/container.toml /etc/voxelnode/container.toml" in containerfile
+    monkeypatch.setenv("VOXELNODE_DEFAULTS", str(DEPLOY / "container.toml"))
     settings = load(None, {}).settings
     assert settings.storage.root == Path("/var/lib/voxelnode")
-    assert (settings.dicom.host, settings.web.host) == ("0.0.0.0", "0.0.0.0")
+    assert (settings.bind_host, settings.web.host) == ("127.0.0.1", "0.0.0.0")
+    mounted = tmp_path / "voxelnode.toml"
+    mounted.write_text('[storage]\nroot = "/data"\n[peers.CT1]\nae_title = "CT1"\n')
+    configuration = load(mounted, {})
+    assert configuration.settings.storage.root == Path("/data")
+    assert configuration.settings.bind_host == "0.0.0.0"
+    assert configuration.origins["web.host"] == "defaults file"
     check = next(line for line in containerfile if "HEALTHCHECK" in line)
     assert f"127.0.0.1:{DEFAULTS.web.port}/healthz" in check
 

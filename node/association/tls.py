@@ -72,7 +72,7 @@ def tls_context(dicom: Dicom, peers: Mapping[str, Peer]) -> ssl.SSLContext | Non
         try:
             context.load_verify_locations(dicom.tls_client_ca)
         except OSError as error:
-            raise UsageError(f"[dicom] tls_client_ca cannot be loaded: {error}") from error
+            raise UsageError(f"[dicom] tls_client_ca {dicom.tls_client_ca} cannot be loaded: {error}") from error
     return context
 
 
@@ -92,7 +92,7 @@ def peer_tls_context(peer: Peer, dicom: Dicom) -> ssl.SSLContext | None:
     try:
         context = client_context(peer.tls_ca, system_authorities=peer.tls_ca is None)
     except OSError as error:
-        raise UsageError(f"tls_ca of the peer {peer.ae_title} cannot be loaded: {error}") from error
+        raise UsageError(f"tls_ca {peer.tls_ca} of the peer {peer.ae_title} cannot be loaded: {error}") from error
     context.set_ciphers(BCP_195_SUITES)
     if dicom.tls_certificate is not None:
         try:

@@ -146,7 +146,7 @@ class Audit:
         self._maximum_bytes = settings.maximum_bytes
         self._source = {"ae_title": ae_title, "host": socket.gethostname(), "pid": os.getpid()}
         self._lock = threading.Lock()
-        self._syslog = _syslog(settings)
+        self._syslog = open_syslog(settings)
         try:
             last = last_line(self._path.parent)
             self._file = self._open()
@@ -344,7 +344,7 @@ class _Syslog(logging.handlers.SysLogHandler):
         log.error("audit_syslog_failed", error=type(sys.exc_info()[1]).__name__)
 
 
-def _syslog(settings: AuditSettings) -> TlsSyslog | _Syslog | None:
+def open_syslog(settings: AuditSettings) -> TlsSyslog | _Syslog | None:
     address = settings.syslog
     if not address:
         return None

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from node.cli.options import ConfigFile, Json, Root, load
 from node.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from node.settings.model import Settings
 
 app = typer.Typer(help="Show, check or print an example of the configuration.", no_args_is_help=True)
 
@@ -32,7 +37,7 @@ def show(config: ConfigFile = None, root: Root = None, json: Json = False) -> No
 
 @app.command()
 def check(config: ConfigFile = None, json: Json = False) -> None:
-    """List every mistake in the configuration.
+    """List every mistake in the configuration, and what a start would refuse.
 
     Exit 2 if there is any.
     """
@@ -40,16 +45,27 @@ def check(config: ConfigFile = None, json: Json = False) -> None:
 
     try:
         configuration = load(config)
+        problems, warnings = _examined(configuration.settings)
+        if problems:
+            raise UsageError("\n".join(problems))
     except UsageError as error:
         if not json:
             raise
         print_json({"ok": False, "problems": str(error).splitlines()})
         raise typer.Exit(2) from error
+    warnings = [*configuration.warnings, *warnings]
     if json:
-        print_json({"ok": True, "file": configuration.file, "problems": [], "warnings": list(configuration.warnings)})
+        print_json({"ok": True, "file": configuration.file, "problems": [], "warnings": warnings})
     else:
-        print("".join(f"warning: {warning}\n" for warning in configuration.warnings), end="")
+        print("".join(f"warning: {warning}\n" for warning in warnings), end="")
         print(f"{configuration.file or 'defaults and environment'}: valid")
+
+
+def _examined(settings: Settings) -> tuple[list[str], list[str]]:
+    """Return problems and warnings about files, ports, listeners and peers."""
+    from node.control import checks
+
+    return checks.problems(settings), checks.warnings(settings)
 
 
 @app.command()

@@ -22,6 +22,7 @@ from node.audit.audit_log import APPLICATION, SOURCE, Action, AuditEvent, AuditM
 from node.background import BackgroundService, SupervisedThread
 from node.child_process.confinement import offered
 from node.control.availability import hook_channel
+from node.control.checks import missing_account, require_closed
 from node.control.control_socket import ControlServer
 from node.control.repository import Repository
 from node.conversion.confirm_counts import Confirmer
@@ -70,7 +71,8 @@ class Node:
         self._settings = settings
         self._ended: list[str] = []
         self._reasons: dict[str, str] = {}
-        # First, so that a misconfigured hook is reported before the root is opened.
+        # First, so that what is misconfigured is reported before the root is opened.
+        require_closed(settings)
         channels = {name: hook_channel(settings, name) for name in settings.hooks}
         repository = self._repository = Repository(settings)
         archive, index, metrics, audit = repository.archive, repository.index, repository.metrics, repository.audit
@@ -242,10 +244,7 @@ def _require_account(web: Web, repository: Repository) -> None:
     """Close the root and refuse to start if HTTP requests need an account and none exists."""
     if web.enabled and web.needs_account and not web.oidc.issuer and not repository.index.accounts.any():
         repository.close()
-        raise UsageError(
-            f"[web] host = {web.host}, authentication = {web.authentication}: requests need an account, but none "
-            "exists. Create one with `voxelnode account add NAME --role admin`, or set [web] enabled = false"
-        )
+        raise UsageError(missing_account(web))
 
 
 CONFIRM_SECONDS = 10.0

@@ -1,4 +1,4 @@
-"""Read the configuration from a TOML file, the environment and flags, and record the origin of each value.
+"""Read the configuration from TOML files, the environment and flags, and record the origin of each value.
 
 All mistakes are reported together, each with its location, its key, the rule and the nearest known name.
 """
@@ -23,6 +23,9 @@ from node.settings.removed import take_removed
 
 ENVIRONMENT_PREFIX = "VOXELNODE_"
 NESTING = "__"
+DEFAULTS_VARIABLE = f"{ENVIRONMENT_PREFIX}DEFAULTS"
+"""Names a TOML file of other defaults, such as those of a container, below the configuration file."""
+
 DEFAULT_FILE = Path("voxelnode.toml")
 """Read from the working directory if neither ``--config`` nor ``VOXELNODE_CONFIG`` names another file."""
 
@@ -31,8 +34,8 @@ DEFAULT_FILE = Path("voxelnode.toml")
 class Configuration:
     """The settings, the file that was read (if any), and the origin of each value.
 
-    `origins` maps a dotted key such as ``"dicom.port"`` to ``"file"``, ``"environment"`` or ``"flag"``; all other keys
-    have their defaults. `warnings` are sentences about ignored keys of earlier versions.
+    `origins` maps a dotted key such as ``"dicom.port"`` to ``"defaults file"``, ``"file"``, ``"environment"`` or
+    ``"flag"``; all other keys have their defaults. `warnings` are sentences about ignored keys of earlier versions.
     """
 
     settings: Settings
@@ -47,7 +50,7 @@ class Configuration:
 
 
 def load(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Configuration:
-    """Return the configuration from `file`, the environment and `flags`, in ascending precedence.
+    """Return the configuration from other defaults, `file`, the environment and `flags`, in ascending precedence.
 
     Parameters
     ----------
@@ -63,13 +66,20 @@ def load(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Co
         The file cannot be read, or a key or value is invalid; the message has one line for each mistake.
     """
     chosen = _chosen_file(file)
+    from_defaults = _read(Path(defaults)) if (defaults := os.environ.get(DEFAULTS_VARIABLE)) else {}
     from_file = _read(chosen) if chosen else {}
     from_environment = _from_environment()
     from_flags = _nested({key: value for key, value in (flags or {}).items() if value is not None})
 
     origins: dict[str, str] = {}
     merged: dict[str, Any] = {}
-    for origin, layer in (("file", from_file), ("environment", from_environment), ("flag", from_flags)):
+    layers = (
+        ("defaults file", from_defaults),
+        ("file", from_file),
+        ("environment", from_environment),
+        ("flag", from_flags),
+    )
+    for origin, layer in layers:
         origins |= {key: origin for key, _ in _leaves(layer)}
         merged = _over(merged, layer)
     warnings = tuple(
@@ -165,14 +175,15 @@ def _misnamed_variables() -> Iterator[str]:
 
 
 def _explained(errors: list[ErrorDetails], file: Path | None, origins: Mapping[str, str]) -> list[str]:
-    """Return one line for each invalid key: its location, its value, the rule and a remedy."""
+    """Return the lines about each invalid key or table: its location, its value, the rule and a remedy."""
     lines: dict[str, str] = {}
     for details in errors:
         # pydantic reports every branch of a union, with its name in the location; one line is enough.
         location = [str(part) for part in details["loc"] if "[" not in str(part) and part != "constrained-float"]
         key = ".".join(location)
         if not any(reported == key or reported.startswith(f"{key}.") for reported in lines):
-            lines[key] = f"{_place(location, file, origins)}: {_problem(details, location)}"
+            place = _place(location, file, origins)
+            lines[key] = "\n".join(f"{place}: {problem}" for problem in _problem(details, location).splitlines())
     return list(lines.values())
 
 
@@ -186,6 +197,8 @@ def _place(location: list[str], file: Path | None, origins: Mapping[str, str]) -
         return f"environment: {ENVIRONMENT_PREFIX}{NESTING.join(location).upper()}"
     if origin == "flag":
         return f"flag: {key}"
+    if origin == "defaults file":
+        file = Path(os.environ[DEFAULTS_VARIABLE])
     depth = 2 if _fields_at(location[:2]) else 1
     return f"{file}: [{'.'.join(location[:depth])}] {'.'.join(location[depth:])}".rstrip()
 

@@ -7,10 +7,10 @@ override the environment (``VOXELNODE_SECTION__KEY``), which overrides the TOML 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
@@ -66,6 +66,16 @@ class SettingsSection(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @model_validator(mode="after")
+    def _breaks_no_rule(self) -> Self:
+        if mistakes := list(self._mistakes()):
+            raise ValueError("\n".join(mistakes))
+        return self
+
+    def _mistakes(self) -> Iterator[str]:
+        """Yield a line for each rule between keys that the values break."""
+        return iter(())
+
 
 class Storage(SettingsSection):
     """[storage]: where the archive, the index and the volumes are."""
@@ -113,6 +123,11 @@ class Dicom(SettingsSection):
     ae_title: AETitle = Field("VOXELNODE", description="our AE title")
     host: str | None = Field(
         None, description="address to listen on; unset: 127.0.0.1, or all addresses if [peers] are configured"
+    )
+    open: bool = Field(
+        False,
+        description="listen beyond this machine although no [peers] are configured: anyone who reaches the port may "
+        "store; without it, such a host is refused",
     )
     port: int = Field(11112, ge=0, le=65535, description="TCP port; 0: any free port")
     require_called_ae_title: bool = Field(False, description="reject associations that call a different AE title")
@@ -197,18 +212,12 @@ class Peer(SettingsSection):
         description="ask it by C-FIND how many instances its series have, and convert a series once all have arrived",
     )
 
-    @model_validator(mode="after")
-    def _has_fingerprint(self) -> Peer:
+    def _mistakes(self) -> Iterator[str]:
         digits = (self.certificate or "").removeprefix(FINGERPRINT).replace(":", "")
         if (self.certificate or "").startswith(FINGERPRINT) and not re.fullmatch(r"[0-9A-Fa-f]{64}", digits):
-            raise ValueError(f"certificate must be {FINGERPRINT} and 64 hexadecimal digits, or a name")
-        return self
-
-    @model_validator(mode="after")
-    def _can_be_asked(self) -> Peer:
+            yield f"certificate must be {FINGERPRINT} and 64 hexadecimal digits, or a name"
         if self.confirm_by_find and self.host is None:
-            raise ValueError("confirm_by_find needs host: where the peer listens")
-        return self
+            yield "confirm_by_find needs host: where the peer listens"
 
 
 class SeriesSettings(SettingsSection):
@@ -412,24 +421,22 @@ class Oidc(SettingsSection):
     )
     label: str = Field("Sign in with single sign-on", max_length=64, description="text of the button on the login page")
 
-    @model_validator(mode="after")
-    def _is_whole(self) -> Oidc:
+    def _mistakes(self) -> Iterator[str]:
         if not self.issuer:
-            return self
+            return
         parts = urlsplit(self.issuer)
         if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname or "")):
-            raise ValueError("issuer must begin with https://, unless the provider is on this machine")
+            yield "issuer must begin with https://, unless the provider is on this machine"
         if not parts.hostname or parts.query or parts.fragment or parts.username:
-            raise ValueError("issuer must be an address without query, fragment or user name")
+            yield "issuer must be an address without query, fragment or user name"
         if not self.client_id:
-            raise ValueError("issuer requires client_id")
+            yield "issuer requires client_id"
         if self.audience == self.client_id:
-            raise ValueError("audience must differ from client_id, the audience of ID tokens: those grant no access")
+            yield "audience must differ from client_id, the audience of ID tokens: those grant no access"
         if "openid" not in self.scopes:
-            raise ValueError('scopes must contain "openid"')
+            yield 'scopes must contain "openid"'
         if not (self.read or self.write or self.admin):
-            raise ValueError("read, write or admin must name a value of role_claim, or nobody could sign in")
-        return self
+            yield "read, write or admin must name a value of role_claim, or nobody could sign in"
 
 
 class Web(SettingsSection):
@@ -537,53 +544,45 @@ class HookSettings(SettingsSection):
     timeout_seconds: Seconds = Field(30, description="time limit of one attempt")
     attempts: int = Field(12, ge=1, le=1000, description="attempts to deliver a message before it is given up")
 
-    @model_validator(mode="after")
-    def _has_one_channel(self) -> HookSettings:
+    def _mistakes(self) -> Iterator[str]:
         channels = self.url is not None, bool(self.command), self.plugin is not None, self.peer is not None
         if channels.count(True) != 1:
-            raise ValueError("exactly one of url, command, plugin and peer must be given")
+            yield "exactly one of url, command, plugin and peer must be given"
         if self.peer is not None and (self.include_patient or not set(self.on) <= {"series-quiet", "study-quiet"}):
-            raise ValueError("peer is notified on series-quiet and study-quiet only, and without include_patient")
+            yield "peer is notified on series-quiet and study-quiet only, and without include_patient"
         if self.url is None and (self.secret_file or self.ca_file):
-            raise ValueError("secret_file and ca_file require url")
-        return self
+            yield "secret_file and ca_file require url"
+        if self.url is not None:
+            yield from self._mistakes_of_url(self.url)
+        yield from self._mistakes_of_placeholders()
+        of_volumes = sorted(name for name in self._fields() if FIELDS[name].group == "volume")
+        if of_volumes and (early := [event for event in self.on if event not in _VOLUME_EVENTS]):
+            yield (
+                f"where uses {', '.join(of_volumes)}, but there is no volume at {', '.join(early)}: use instances or "
+                "frames there, or only the events volume-written, volume-superseded and study-quiet"
+            )
 
-    @model_validator(mode="after")
-    def _reaches_an_address(self) -> HookSettings:
-        if self.url is None:
-            return self
-        parts = urlsplit(self.url)
+    def _mistakes_of_url(self, url: str) -> Iterator[str]:
+        parts = urlsplit(url)
         if parts.scheme not in ("https", "http") or not parts.hostname:
-            raise ValueError("url must begin with https:// or http:// and name a host")
+            yield "url must begin with https:// or http:// and name a host"
         if parts.username or parts.password:
-            raise ValueError("url must not contain a user name or password: use secret_file to sign messages instead")
-        if parts.scheme == "http" and self.include_patient and not is_loopback(parts.hostname):
-            raise ValueError("include_patient needs an https:// url, unless the host is this machine")
-        return self
+            yield "url must not contain a user name or password: use secret_file to sign messages instead"
+        if parts.scheme == "http" and self.include_patient and not is_loopback(parts.hostname or ""):
+            yield "include_patient needs an https:// url, unless the host is this machine"
 
-    @model_validator(mode="after")
-    def _names_placeholders(self) -> HookSettings:
-        for name in {name for argument in self.command for name in PLACEHOLDER.findall(argument)}:
+    def _mistakes_of_placeholders(self) -> Iterator[str]:
+        for name in dict.fromkeys(name for argument in self.command for name in PLACEHOLDER.findall(argument)):
             events = PLACEHOLDERS.get(name)
             if events is None:
-                raise ValueError(f"unknown placeholder {{{name}}} in command; known: {', '.join(PLACEHOLDERS)}")
-            if lacking := [event for event in self.on if event not in events]:
-                raise ValueError(f"{{{name}}} in command is not in messages of {', '.join(lacking)}")
+                yield f"unknown placeholder {{{name}}} in command; known: {', '.join(PLACEHOLDERS)}"
+            elif lacking := [event for event in self.on if event not in events]:
+                yield f"{{{name}}} in command is not in messages of {', '.join(lacking)}"
         if self.command and PLACEHOLDER.search(self.command[0]):
-            raise ValueError("the program in command must be the same for every message")
-        return self
+            yield "the program in command must be the same for every message"
 
-    @model_validator(mode="after")
-    def _knows_the_fields(self) -> HookSettings:
-        if self.where is None:
-            return self
-        of_volumes = [name for name in compile_selector(self.where).fields if FIELDS[name].group == "volume"]
-        if of_volumes and (early := [event for event in self.on if event not in _VOLUME_EVENTS]):
-            raise ValueError(
-                f"where uses {', '.join(sorted(of_volumes))}, but there is no volume at {', '.join(early)}: use "
-                "instances or frames there, or only the events volume-written, volume-superseded and study-quiet"
-            )
-        return self
+    def _fields(self) -> frozenset[str]:
+        return compile_selector(self.where).fields if self.where is not None else frozenset()
 
 
 PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")

@@ -1,0 +1,144 @@
+"""What `voxelnode config check` finds beyond the values themselves: files, ports, open listeners, peers that overlap.
+
+Each check is what `serve` does with the same keys, so that what passes here starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import combinations
+
+from node.association.tls import peer_tls_context, tls_context
+from node.audit.audit_log import open_syslog
+from node.errors import UsageError, VoxelnodeError
+from node.index.database import reading
+from node.index.engine import FILE_NAME
+from node.notify.notifier import channel_of
+from node.settings.model import HookSettings, Peer, Settings, Web, is_loopback
+from node.tls import server_context
+
+_EVERY_ADDRESS = ("0.0.0.0", "::")
+
+
+def require_closed(settings: Settings) -> None:
+    """Refuse a DICOM listener that everybody may use, unless the configuration says so.
+
+    Raises
+    ------
+    UsageError
+    """
+    host = settings.bind_host
+    if settings.peers or settings.dicom.open or is_loopback(host):
+        return
+    raise UsageError(
+        f"[dicom] host = {host} is reachable from other machines, and without [peers] anyone there may store: list the "
+        "senders under [peers], or set [dicom] open = true"
+    )
+
+
+def missing_account(web: Web) -> str:
+    """Return the problem that requests need an account, but none exists."""
+    return (
+        f"[web] host = {web.host}, authentication = {web.authentication}: requests need an account, but none "
+        "exists. Create one with `voxelnode account add NAME --role admin`, or set [web] enabled = false"
+    )
+
+
+def problems(settings: Settings) -> list[str]:
+    """Return why `serve` would refuse these settings; empty if it would not."""
+    return [problem for check in _checks(settings) for problem in _problem(check)]
+
+
+def warnings(settings: Settings) -> list[str]:
+    """Return what `serve` accepts, and is probably not meant."""
+    found = []
+    for (one, first), (other, second) in combinations(settings.peers.items(), 2):
+        if _overlap(first, second):
+            found.append(
+                f"[peers.{one}] and [peers.{other}] have one AE title and addresses in common: who matches both may "
+                "use the services of either; give them other networks or certificates, or remove one"
+            )
+        if first.ae_title == second.ae_title and first.host is not None and second.host is not None:
+            found.append(
+                f"[peers.{one}] and [peers.{other}] have one AE title and two addresses: C-MOVE and commitment reports "
+                f"go to the last, [peers.{other}]; remove host from one"
+            )
+    return found
+
+
+def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
+    dicom, web = settings.dicom, settings.web
+    yield partial(require_closed, settings)
+    yield partial(_require_ports, settings)
+    yield partial(tls_context, dicom, settings.peers)
+    for name, peer in settings.peers.items():
+        yield partial(_check_peer, name, peer, settings)
+    if web.enabled and web.tls_certificate is not None:
+        yield partial(server_context, "web", web.tls_certificate, web.tls_key)
+    if web.enabled and web.oidc.issuer:
+        yield partial(_check_provider, settings)
+    if web.enabled and web.needs_account and not web.oidc.issuer:
+        yield partial(_require_account, settings)
+    yield partial(_check_syslog, settings)
+    for name, hook in settings.hooks.items():
+        yield partial(_check_hook, name, hook)
+
+
+def _problem(check: Callable[[], object]) -> Iterator[str]:
+    try:
+        check()
+    except VoxelnodeError as error:
+        yield str(error)
+
+
+def _require_ports(settings: Settings) -> None:
+    dicom, web = settings.dicom, settings.web
+    one_host = settings.bind_host == web.host or settings.bind_host in _EVERY_ADDRESS or web.host in _EVERY_ADDRESS
+    if web.enabled and dicom.port == web.port and dicom.port != 0 and one_host:
+        raise UsageError(f"[dicom] port and [web] port are both {dicom.port}: give one of them another number")
+
+
+def _check_peer(name: str, peer: Peer, settings: Settings) -> None:
+    try:
+        peer_tls_context(peer, settings.dicom)
+    except UsageError as error:
+        raise UsageError(f"[peers.{name}] {error}") from error
+
+
+def _check_provider(settings: Settings) -> None:
+    from node.web.identity_provider import IdentityProvider  # here: it loads the libraries of OpenID Connect
+
+    IdentityProvider(settings.web.oidc)
+
+
+def _require_account(settings: Settings) -> None:
+    root = settings.storage.root
+    if (root / FILE_NAME).exists():
+        with reading(root) as index:
+            if index.accounts.listed():
+                return
+    raise UsageError(missing_account(settings.web))
+
+
+def _check_syslog(settings: Settings) -> None:
+    syslog = open_syslog(settings.audit)
+    if syslog is not None:
+        syslog.close()
+
+
+def _check_hook(name: str, hook: HookSettings) -> None:
+    channel_of(name, hook).close()
+
+
+def _overlap(one: Peer, other: Peer) -> bool:
+    """Return whether a caller may be both peers."""
+    if one.ae_title != other.ae_title:
+        return False
+    if one.certificate is not None and other.certificate is not None and one.certificate != other.certificate:
+        return False
+    return (
+        not one.networks
+        or not other.networks
+        or any(a.version == b.version and a.overlaps(b) for a in one.networks for b in other.networks)
+    )

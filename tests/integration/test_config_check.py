@@ -1,0 +1,123 @@
+"""`voxelnode config check` tells before a start what the start would refuse, all of it at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.preloaded import run
+
+HOOK = '[hooks.one]\non = ["volume-written"]\n'
+
+
+def check(folder: Path, text: str) -> dict[str, Any]:
+    """What is told about a configuration."""
+    file = folder / "voxelnode.toml"
+    file.write_text(f'[storage]\nroot = "{folder / "root"}"\n{text}')
+    done = run("config", "check", "--config", file, "--json")
+    told = dict(json.loads(done.stdout))
+    assert done.returncode == (0 if told["ok"] else 2)
+    return told
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            '[dicom]\ntls_certificate = "/nowhere/a.pem"',
+            "[dicom] tls_certificate /nowhere/a.pem cannot be loaded: [Errno 2]",
+        ),
+        ('[dicom]\ntls_key = "/nowhere/a.pem"', "[dicom] tls_key and tls_client_ca need tls_certificate"),
+        (
+            '[web]\ntls_certificate = "/nowhere/a.pem"',
+            "[web] tls_certificate /nowhere/a.pem cannot be loaded: [Errno 2]",
+        ),
+        (
+            '[peers.CT1]\nae_title = "CT1"\nhost = "ct1"\ntls = true\ntls_ca = "/nowhere/a.pem"',
+            "[peers.CT1] tls_ca /nowhere/a.pem of the peer CT1 cannot be loaded: [Errno 2]",
+        ),
+        (f'{HOOK}command = ["/nowhere/run"]', "[hooks.one] command: '/nowhere/run' is not an executable file"),
+        (f'{HOOK}url = "https://a/"\nsecret_file = "/nowhere/s"', "[hooks.one] "),
+        (f'{HOOK}url = "https://a/"\nca_file = "/nowhere/s"', "[hooks.one] "),
+        (f'{HOOK}plugin = "nobody"', "[hooks.one] no entry point 'nobody'"),
+        ('[audit]\nsyslog = "tls://log"\nsyslog_ca_file = "/nowhere/a.pem"', "[audit] syslog_ca_file"),
+        (
+            '[web.oidc]\nissuer = "https://idp"\nclient_id = "x"\nread = ["r"]\nclient_secret_file = "/nowhere/s"',
+            "[web.oidc] client_secret_file /nowhere/s cannot be read",
+        ),
+        ("[dicom]\nport = 8080", "[dicom] port and [web] port are both 8080"),
+        ('[dicom]\nhost = "0.0.0.0"\nopen = true\nport = 8080', "[dicom] port and [web] port are both 8080"),
+        ('[dicom]\nhost = "0.0.0.0"', "[dicom] host = 0.0.0.0 is reachable from other machines, and without [peers]"),
+        ('[dicom]\nhost = "::"', "[dicom] host = :: is reachable from other machines"),
+        ('[web]\nhost = "0.0.0.0"', "requests need an account, but none exists"),
+    ],
+)
+def test_what_a_start_would_refuse_is_a_problem(tmp_path: Path, text: str, problem: str) -> None:
+    [told] = check(tmp_path, text)["problems"]
+    assert problem in told
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        '[dicom]\nhost = "0.0.0.0"\nopen = true',
+        '[dicom]\nhost = "0.0.0.0"\n[peers.CT1]\nae_title = "CT1"',
+        "[dicom]\nport = 0\n[web]\nport = 0",
+        "[dicom]\nport = 8080\n[web]\nenabled = false",
+        '[dicom]\nhost = "127.0.0.2"\nport = 8080',
+        f'{HOOK}command = ["ls"]',
+    ],
+)
+def test_what_starts_is_valid(tmp_path: Path, text: str) -> None:
+    assert check(tmp_path, text)["problems"] == []
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    problems = check(
+        tmp_path,
+        '[dicom]\nhost = "0.0.0.0"\nport = 8080\ntls_certificate = "/nowhere/a"\n[web]\nhost = "0.0.0.0"\n'
+        f'{HOOK}command = ["/nowhere/run"]\n',
+    )["problems"]
+    assert len(problems) == 5
+
+
+def test_every_broken_rule_of_one_table_is_told(tmp_path: Path) -> None:
+    problems = check(
+        tmp_path,
+        '[hooks.one]\non = ["series-quiet"]\ncommand = ["{path}", "{nothing}"]\nsecret_file = "s"\n'
+        'where = "slices > 3"\n'
+        '[peers.CT1]\nae_title = "CT1"\ncertificate = "sha256:x"\nconfirm_by_find = true\n',
+    )["problems"]
+    rules = "\n".join(problems)
+    for rule in (
+        "certificate must be sha256:", "confirm_by_find needs host", "secret_file and ca_file require url",
+        "{path} in command is not in messages of series-quiet", "unknown placeholder {nothing}",
+        "the program in command must be the same", "where uses slices",
+    ):  # fmt: skip
+        assert rule in rules
+    assert len(problems) == 7
+
+
+def test_peers_that_overlap_are_a_warning(tmp_path: Path) -> None:
+    def warned(second: str) -> list[str]:
+        first = '[peers.A]\nae_title = "CT1"\nnetworks = ["10.1.0.0/16"]\nhost = "10.1.2.3"\n'
+        return list(check(tmp_path, f'{first}[peers.B]\nae_title = "CT1"\n{second}')["warnings"])
+
+    assert warned('networks = ["10.2.0.0/16"]') == []
+    assert warned('networks = ["fd00::/8"]') == []
+    [overlap] = warned('networks = ["10.1.2.0/24"]')
+    assert overlap.startswith("[peers.A] and [peers.B] have one AE title and addresses in common")
+    assert len(warned("")) == 1
+    [ambiguous] = warned('networks = ["10.2.0.0/16"]\nhost = "10.2.0.1"')
+    assert "C-MOVE and commitment reports go to the last, [peers.B]" in ambiguous
+
+
+def test_an_open_listener_is_refused_unless_the_configuration_says_so(tmp_path: Path) -> None:
+    done = run("serve", "--root", tmp_path / "root", "--host", "0.0.0.0", "--port", "0", "--web-port", "0")
+    assert done.returncode == 2
+    assert "[dicom] host = 0.0.0.0 is reachable from other machines" in done.stderr
+    assert not (tmp_path / "root").exists()
