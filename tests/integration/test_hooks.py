@@ -134,6 +134,19 @@ def test_a_hook_is_told_only_of_series_that_it_selects(root: Root, start: Start)
     assert rows(root, "SELECT 1 FROM v_deliveries WHERE state <> 'delivered'") == []
 
 
+def test_a_result_under_its_own_title_does_not_start_the_hook_again(root: Root, start: Start) -> None:
+    with Receiver() as receiver:
+        worker = start(receiver, ("volume-written",), where={"calling_ae_titles": "!=SEGMENTER"})
+        scan, result = make.ct_series(3), make.ct_series(3)
+        take(root, scan)
+        settle(root)
+        take(root, result, "SEGMENTER")
+        settle(root)
+        while worker.work():
+            pass
+        assert [one.content["series_instance_uid"] for one in receiver.received] == [scan[0].SeriesInstanceUID]
+
+
 def test_a_message_is_judged_by_the_volumes_of_its_revision(root: Root, start: Start) -> None:
     whole = make.ct_series(5)
     with Receiver() as receiver:
