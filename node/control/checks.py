@@ -11,11 +11,11 @@ from itertools import combinations
 
 from node.association.tls import peer_tls_context, tls_context
 from node.audit.audit_log import open_syslog
+from node.control.availability import hook_channel
 from node.errors import UsageError, VoxelnodeError
 from node.index.database import reading
 from node.index.engine import FILE_NAME
-from node.notify.notifier import channel_of
-from node.settings.model import HookSettings, Peer, Settings, Web, is_loopback
+from node.settings.model import Peer, Settings, Web, is_loopback
 from node.tls import server_context
 
 _EVERY_ADDRESS = ("0.0.0.0", "::")
@@ -81,8 +81,8 @@ def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
     if web.enabled and web.needs_account and not web.oidc.issuer:
         yield partial(_require_account, settings)
     yield partial(_check_syslog, settings)
-    for name, hook in settings.hooks.items():
-        yield partial(_check_hook, name, hook)
+    for name in settings.hooks:
+        yield partial(_check_hook, name, settings)
 
 
 def _problem(check: Callable[[], object]) -> Iterator[str]:
@@ -93,10 +93,16 @@ def _problem(check: Callable[[], object]) -> Iterator[str]:
 
 
 def _require_ports(settings: Settings) -> None:
-    dicom, web = settings.dicom, settings.web
-    one_host = settings.bind_host == web.host or settings.bind_host in _EVERY_ADDRESS or web.host in _EVERY_ADDRESS
-    if web.enabled and dicom.port == web.port and dicom.port != 0 and one_host:
-        raise UsageError(f"[dicom] port and [web] port are both {dicom.port}: give one of them another number")
+    worklist, web = settings.worklist, settings.web
+    listening = [("[dicom] port", settings.bind_host, settings.dicom.port)]
+    if web.enabled:
+        listening.append(("[web] port", web.host, web.port))
+    if worklist.hl7_port is not None:
+        listening.append(("[worklist] hl7_port", worklist.hl7_host, worklist.hl7_port))
+    for (one, host, port), (other, another, same) in combinations(listening, 2):
+        is_one_host = host == another or host in _EVERY_ADDRESS or another in _EVERY_ADDRESS
+        if port == same != 0 and is_one_host:
+            raise UsageError(f"{one} and {other} are both {port}: give one of them another number")
 
 
 def _check_peer(name: str, peer: Peer, settings: Settings) -> None:
@@ -127,8 +133,8 @@ def _check_syslog(settings: Settings) -> None:
         syslog.close()
 
 
-def _check_hook(name: str, hook: HookSettings) -> None:
-    channel_of(name, hook).close()
+def _check_hook(name: str, settings: Settings) -> None:
+    hook_channel(settings, name).close()
 
 
 def _overlap(one: Peer, other: Peer) -> bool:

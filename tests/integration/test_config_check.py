@@ -49,6 +49,7 @@ def check(folder: Path, text: str) -> dict[str, Any]:
             "[web.oidc] client_secret_file /nowhere/s cannot be read",
         ),
         ("[dicom]\nport = 8080", "[dicom] port and [web] port are both 8080"),
+        ("[worklist]\nhl7_port = 8080", "[web] port and [worklist] hl7_port are both 8080"),
         ('[dicom]\nhost = "0.0.0.0"\nopen = true\nport = 8080', "[dicom] port and [web] port are both 8080"),
         ('[dicom]\nhost = "0.0.0.0"', "[dicom] host = 0.0.0.0 is reachable from other machines, and without [peers]"),
         ('[dicom]\nhost = "::"', "[dicom] host = :: is reachable from other machines"),
