@@ -16,12 +16,15 @@ from nibabel.analyze import AnalyzeHeader
 
 from node.volume.model import Volume
 from node.volume.rendering import oriented
-from node.writers.base import NewFile, WrittenFile, real_dtype, real_slabs, write_file
+from node.writers.base import Grid, NewFile, WrittenFile, real_dtype, real_slabs, write_file
 from node.writers.nifti import MAX_NIFTI1_DIMENSION, RGB
 from node.writers.options import WriteOptions
 
 PROMOTED_TYPES = {"int8": "int16", "uint16": "int32", "uint32": "float64"}
 """Types that Analyze lacks, and the smallest type that holds them exactly."""
+
+EXTENTS = 16384
+"""The minimum size of the data file that Analyze 7.5 requires in every header; `regular` is ``r`` in every header."""
 
 LOST_AFFINE = "Analyze 7.5 has no position and no oblique orientation; both are in affine_lps"
 
@@ -41,15 +44,18 @@ def write_analyze(volume: Volume, folder: Path, stem: str, options: WriteOptions
     dtype = np.dtype(PROMOTED_TYPES.get(real.name, real.name))
     head = AnalyzeHeader(endianness="<")
     head.set_data_dtype(RGB if volume.colour else dtype)
-    head.set_data_shape(size if volume.times == 1 else (*size, volume.times))
+    shape = size if volume.times == 1 else (*size, volume.times)
+    head.set_data_shape(shape)
     spacing = turned[0].spacing_mm[::-1]
     head.set_zooms(spacing if volume.times == 1 else (*spacing, volume.time_step_s or 0.0))
+    head["regular"], head["extents"] = b"r", EXTENTS
     image = folder / f"{stem}_analyze.img"
     with NewFile(image) as stream:
         for oriented_time in turned:
             _write_time(stream, oriented_time.voxels, volume, dtype)
     header = write_file(folder / f"{stem}_analyze.hdr", head.binaryblock)
-    return header.written(volume.kind, "analyze", (image,))
+    grid = Grid(shape, spacing, "uint8" if volume.colour else dtype.name)
+    return header.written(volume.kind, "analyze", grid, (image,))
 
 
 def _write_time(stream: Any, voxels: Any, volume: Volume, dtype: np.dtype[Any]) -> None:

@@ -30,6 +30,32 @@ SCALING_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
+class Grid:
+    """The numbers in a file, as its readers find them.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (columns, rows, slices), with a fourth number if there are several times; (width, height) of a picture. Colour
+        is no axis.
+    spacing_mm : tuple of float
+        Along the first axes of `shape`; empty for a picture, whose pixels follow no axis of the patient.
+    dtype : str
+        NumPy's name of the type of a stored number.
+    """
+
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    dtype: str
+
+
+def grid_of(volume: Volume, dtype: np.dtype[Any] | None = None) -> Grid:
+    """Return the grid of a file that holds the voxels of `volume` in their order, as `dtype` if given."""
+    spacing_mm = tuple(float(length) for length in volume.spacing_mm)
+    return Grid(volume.shape, spacing_mm, (dtype or volume.voxels.dtype).name)
+
+
+@dataclass(frozen=True, slots=True)
 class WrittenFile:
     """One file, written and closed.
 
@@ -39,6 +65,7 @@ class WrittenFile:
         A value of `node.volume.model.Kind`.
     format : str
         The configured name of a volume format, or ``"png"``.
+    grid : Grid
     path : Path
     bytes, sha256 : int, str
         Size and digest of the file at `path`, without companions.
@@ -48,6 +75,7 @@ class WrittenFile:
 
     kind: str
     format: str
+    grid: Grid
     path: Path
     bytes: int
     sha256: str
@@ -122,9 +150,9 @@ class NewFile(RawIOBase):
         self._file.close()
         super().close()
 
-    def written(self, kind: Kind, file_format: str, companions: tuple[Path, ...] = ()) -> WrittenFile:
+    def written(self, kind: Kind, file_format: str, grid: Grid, companions: tuple[Path, ...] = ()) -> WrittenFile:
         """Return the record of this file, which must be closed."""
-        return WrittenFile(kind.value, file_format, self.path, self._bytes, self._digest.hexdigest(), companions)
+        return WrittenFile(kind.value, file_format, grid, self.path, self._bytes, self._digest.hexdigest(), companions)
 
 
 def write_file(path: Path, data: bytes) -> NewFile:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from node.volume.model import Array, Float, Geometry, Kind, Volume
-from node.writers.base import WrittenFile, write_file
+from node.writers.base import WrittenFile, grid_of, write_file
 
 STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 """Directions along the edges of pixels (column, row); each next one turns right, as rows point down."""
@@ -43,7 +43,8 @@ def write_contours(mask: Volume, folder: Path, stem: str, threshold_hu: float) -
     head = {name: mask.attributes.get(name) for name in ("SeriesInstanceUID", "FrameOfReferenceUID")}
     head["threshold_hu"] = threshold_hu
     text = json.dumps(head)[:-1] + ', "contours": [\n' + ",\n".join(lines) + "\n]}\n"
-    return write_file(folder / f"{stem}_contours.json", text.encode("utf-8")).written(Kind.CONTOURS, "json")
+    grid = grid_of(mask, np.dtype(np.float64))  # that of the slices which the corners lie in
+    return write_file(folder / f"{stem}_contours.json", text.encode("utf-8")).written(Kind.CONTOURS, "json", grid)
 
 
 def _points_lps(corners: Array, index: int, affine_lps: Float) -> list[list[float]]:

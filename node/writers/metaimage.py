@@ -8,6 +8,7 @@ long.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from isal import isal_zlib
 
 from node.volume.model import Volume
-from node.writers.base import NewFile, WrittenFile, real_dtype, real_slabs, write_file
+from node.writers.base import Grid, NewFile, WrittenFile, grid_of, real_dtype, real_slabs, write_file
 from node.writers.options import WriteOptions
 
 COMPRESSION_LEVEL = 1
@@ -40,7 +41,7 @@ def write_metaimage(volume: Volume, folder: Path, stem: str, options: WriteOptio
     fields["ElementDataFile"] = fields.pop("ElementDataFile")  # the format requires it in the last line
     text = "".join(f"{name} = {value}\n" for name, value in fields.items())
     header = write_file(folder / f"{stem}.mhd", text.encode("ascii"))
-    return header.written(volume.kind, "mhd", (data,))
+    return header.written(volume.kind, "mhd", _grid(volume, dtype), (data,))
 
 
 def _write_data(stream: NewFile, slabs: Iterable[memoryview], options: WriteOptions) -> None:
@@ -54,6 +55,16 @@ def _write_data(stream: NewFile, slabs: Iterable[memoryview], options: WriteOpti
     stream.write(packer.flush())
 
 
+def _grid(volume: Volume, dtype: np.dtype[Any]) -> Grid:
+    grid = grid_of(volume, dtype)
+    return replace(grid, shape=grid.shape[:2], spacing_mm=grid.spacing_mm[:2]) if _is_flat(volume) else grid
+
+
+def _is_flat(volume: Volume) -> bool:
+    """Return whether `volume` becomes a 2-D image: one slice without a position in the patient."""
+    return volume.affine_lps is None and len(volume.shape) == 3 and volume.shape[2] == 1
+
+
 def _header(volume: Volume, dtype: np.dtype[Any], folder: Path) -> dict[str, str]:
     """Return the header fields that SimpleITK writes for this grid, by way of a file in `folder`.
 
@@ -61,8 +72,7 @@ def _header(volume: Volume, dtype: np.dtype[Any], folder: Path) -> dict[str, str
     """
     affine = np.diag([*volume.spacing_mm, 1.0]) if volume.affine_lps is None else volume.affine_lps
     size = volume.shape
-    flat = volume.affine_lps is None and len(size) == 3 and size[2] == 1
-    axes = 2 if flat else 3
+    axes = 2 if _is_flat(volume) else 3
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     direction, origin = np.eye(len(size)), np.zeros(len(size))
     direction[:3, :3] = affine[:3, :3] / spacing

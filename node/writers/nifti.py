@@ -18,7 +18,7 @@ from nibabel import nifti1, nifti2
 
 from node import __version__
 from node.volume.model import Float, Volume
-from node.writers.base import SCALING_TOLERANCE, NewFile, WrittenFile, stored_slabs, write_file
+from node.writers.base import SCALING_TOLERANCE, NewFile, WrittenFile, grid_of, stored_slabs, write_file
 from node.writers.nifti_fields import header_extension, set_acquisition, set_display_range, set_intent
 from node.writers.options import WriteOptions
 
@@ -57,7 +57,7 @@ def write_nifti(volume: Volume, folder: Path, stem: str, options: WriteOptions, 
                 _write_body(packed, head, volume, extension)
         else:
             _write_body(stream, head, volume, extension)
-    return stream.written(volume.kind, "nifti")
+    return stream.written(volume.kind, "nifti", grid_of(volume))
 
 
 def write_pair(volume: Volume, folder: Path, stem: str, options: WriteOptions, extension: bytes = b"") -> WrittenFile:
@@ -68,7 +68,7 @@ def write_pair(volume: Volume, folder: Path, stem: str, options: WriteOptions, e
             stream.write(slab)
     head = nifti_header(volume, pair=True)
     header = write_file(folder / f"{stem}.hdr", head.binaryblock + _extensions(extension))
-    return header.written(volume.kind, "nifti-pair", (image,))
+    return header.written(volume.kind, "nifti-pair", grid_of(volume), (image,))
 
 
 def _write_body(stream: Any, head: Any, volume: Volume, extension: bytes) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from node.volume.model import Volume
-from node.writers.base import NewFile, WrittenFile
+from node.writers.base import NewFile, WrittenFile, grid_of
 from node.writers.nifti import LPS_TO_RAS
 from node.writers.options import WriteOptions
 from node.writers.sidecar import stack_fields
@@ -42,4 +42,4 @@ def write_npz(volume: Volume, folder: Path, stem: str, options: WriteOptions) ->
             member = zipfile.ZipInfo(f"{name}.npy")  # dated 1980; a plain name would get the current time
             with archive.open(member, "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
-    return stream.written(volume.kind, "npz")
+    return stream.written(volume.kind, "npz", grid_of(volume))

@@ -12,7 +12,7 @@ from PIL import Image
 from node.volume import rendering
 from node.volume.model import Geometry, Kind, Volume
 from node.volume.rendering import Picture, Plane, Projection, Shades
-from node.writers.base import WrittenFile, write_file
+from node.writers.base import Grid, WrittenFile, write_file
 from node.writers.options import WriteOptions
 
 PLANE_PIXELS = 512
@@ -97,4 +97,4 @@ def arranged(images: Sequence[Image.Image], columns: int) -> Image.Image:
 def _write(image: Image.Image, path: Path, kind: Kind) -> WrittenFile:
     encoded = BytesIO()
     image.save(encoded, "PNG")
-    return write_file(path, encoded.getvalue()).written(kind, "png")
+    return write_file(path, encoded.getvalue()).written(kind, "png", Grid(image.size, (), "uint8"))

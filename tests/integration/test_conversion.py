@@ -69,7 +69,7 @@ def test_a_quiet_series_becomes_volumes_with_rows_that_name_them(root: Root) -> 
         assert path.is_absolute()
         assert path.stat().st_size == row["bytes"]
         assert (row["revision"], row["superseded"], row["instances"]) == (1, 0, 5)
-        assert json.loads(row["shape"]) == [12, 16, 5]
+        assert row["kind"] == "thumbnail" or json.loads(row["shape"]) == [12, 16, 5]
     [series] = rows(root, "SELECT * FROM v_series")
     assert (series["state"], series["revision"], series["verdict"], series["due_at"]) == (
         "converted",

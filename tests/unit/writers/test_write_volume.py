@@ -9,15 +9,18 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
+from nibabel.analyze import AnalyzeImage
 from PIL import Image
 
 from node.settings.model import VolumeFormat
 from node.volume.describe.sidecar_fields import describe
 from node.volume.model import Diffusion, Geometry, Kind, Source
 from node.volume.reasons import VolumeWarning, WarningKind
-from node.writers.base import NewFile, stem_of
+from node.writers.base import NewFile, WrittenFile, stem_of
 from node.writers.options import WriteOptions
 from node.writers.write import write_volume
 from tests import make
@@ -57,6 +60,48 @@ def test_the_record_of_a_file_is_what_lies_on_the_disk(tmp_path: Path) -> None:
         assert (file.bytes, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
     kinds = {"volume", "thumbnail", "preview", "projection", "montage", "mask", "masked", "contours"}
     assert {file.kind for file in files} == kinds
+
+
+def read_back(file: WrittenFile) -> tuple[tuple[int, ...], tuple[float, ...], str]:
+    """Shape, spacing and type of what readers that others wrote find in a file."""
+    match file.format:
+        case "nifti" | "nifti-pair" | "analyze":
+            head = (AnalyzeImage if file.format == "analyze" else nib).load(file.path).header
+            return head.get_data_shape(), head.get_zooms()[:3], head.get_data_dtype().name
+        case "npz":
+            with np.load(file.path) as arrays:
+                return arrays["data"].T.shape, tuple(arrays["spacing"]), arrays["data"].dtype.name
+        case "mhd":
+            image = sitk.ReadImage(file.path)
+            return image.GetSize(), image.GetSpacing()[:3], sitk.GetArrayFromImage(image).dtype.name
+        case _:
+            with Image.open(file.path) as picture:
+                return picture.size, (), "uint8"
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_the_record_of_a_file_tells_what_a_reader_finds_in_it(tmp_path: Path, times: int) -> None:
+    voxels = ct_of_a_ball().repeat(times, axis=0)
+    sagittal = np.array([[0, 0, 3, 0], [1, 0, 0, 0], [0, -2, 0, 0], [0, 0, 0, 1.0]])
+    image = volume(voxels, sagittal, modality="CT", intercept=-1024.5)
+    for file in write_volume(image, tmp_path, "volume", replace(EVERYTHING, body_contours=False)):
+        shape, spacing, dtype = read_back(file)
+        assert (file.grid.shape, file.grid.dtype) == (shape, dtype), file
+        assert file.grid.spacing_mm == pytest.approx(spacing), file
+
+
+def test_one_slice_without_a_place_is_flat_in_a_metaimage_and_in_its_record(tmp_path: Path) -> None:
+    image = replace(volume(np.zeros((1, 1, 4, 5), np.uint8)), affine_lps=None, geometry=Geometry.NONE)
+    [file] = write_volume(image, tmp_path, "volume", WriteOptions(formats=("mhd",), thumbnails=False))
+    assert (file.grid.shape, file.grid.dtype) == read_back(file)[::2] == ((5, 4), "uint8")
+
+
+def test_an_analyze_header_is_one_that_readers_of_version_7_5_accept(tmp_path: Path) -> None:
+    [file] = write_volume(volume(), tmp_path, "volume", WriteOptions(formats=("analyze",), thumbnails=False))
+    head = file.path.read_bytes()
+    assert len(head) == 348
+    assert int.from_bytes(head[32:36], "little") == 16384  # extents
+    assert head[38:39] == b"r"  # regular
 
 
 def test_the_same_volume_gives_the_same_bytes_twice(tmp_path: Path) -> None:
