@@ -13,7 +13,7 @@ from node.writers.options import WriteOptions
 from tests.make import AXIAL
 
 EVERYTHING = WriteOptions(
-    formats=("nifti", "nifti-pair", "analyze", "mhd", "npz"),
+    formats=("nifti", "nifti-pair", "analyze", "mhd", "nrrd", "npz"),
     previews=True,
     projections=True,
     montages=True,

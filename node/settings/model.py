@@ -28,7 +28,7 @@ QuietTime = Seconds | Literal["auto"]
 Days = Annotated[float, Field(gt=0, le=36525)]
 OverwritePolicy = Literal["never", "replace", "keep_both"]
 Verb = Literal["echo", "store", "query", "retrieve", "commit", "worklist", "mpps"]
-VolumeFormat = Literal["nifti", "nifti-pair", "analyze", "mhd", "npz"]
+VolumeFormat = Literal["nifti", "nifti-pair", "analyze", "mhd", "nrrd", "npz"]
 SuvTypeName = Literal["BW", "LBM", "LBMJAMES128", "BSA"]
 HookEvent = Literal[
     "instance-stored", "series-quiet", "volume-written", "volume-superseded", "series-failed", "study-quiet"

@@ -15,9 +15,12 @@ from node.writers.gradients import write_gradients
 from node.writers.metaimage import write_metaimage
 from node.writers.nifti import write_nifti, write_pair
 from node.writers.npz import write_npz
+from node.writers.nrrd import write_nrrd
 from node.writers.options import WriteOptions
 from node.writers.pictures import write_pictures
 from node.writers.sidecar import ascii_json, sidecar_fields, write_sidecar
+
+WITHOUT_SCALING = {"mhd": "MetaImage", "nrrd": "NRRD"}
 
 Writer = Callable[[Volume, Path, str, WriteOptions], WrittenFile]
 
@@ -27,6 +30,7 @@ WRITERS: dict[str, Writer] = {
     "analyze": write_analyze,
     "mhd": write_metaimage,
     "npz": write_npz,
+    "nrrd": write_nrrd,
 }
 
 
@@ -81,6 +85,7 @@ def _notes(volume: Volume, options: WriteOptions) -> dict[str, str]:
         notes["analyze"] = TOO_LARGE
     elif "analyze" in options.formats and volume.affine_lps is not None:
         notes["analyze"] = LOST_AFFINE
-    if "mhd" in options.formats and (volume.slope, volume.intercept) != (1, 0):
-        notes["mhd"] = "MetaImage has no slope and intercept; real values were written"
+    if (volume.slope, volume.intercept) != (1, 0):
+        for name in WITHOUT_SCALING.keys() & options.formats:
+            notes[name] = f"{WITHOUT_SCALING[name]} has no slope and intercept; real values were written"
     return notes

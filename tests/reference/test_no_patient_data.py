@@ -36,7 +36,7 @@ SHORTEST = 4
 """Characters of a value that is looked for: shorter ones turn up by chance."""
 
 EVERYTHING = WriteOptions(
-    formats=("nifti", "nifti-pair", "analyze", "mhd", "npz"), compress=False, previews=True, montages=True, suv=True
+    formats=("nifti", "nifti-pair", "analyze", "mhd", "nrrd", "npz"), compress=False, previews=True, montages=True, suv=True
 )
 NIFTI_HEADER_BYTES = 544
 
