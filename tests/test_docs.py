@@ -140,9 +140,9 @@ def unknown_commands(lines: list[str]) -> list[str]:
         command, words = top, line.split()
         while words and words[0] in getattr(command, "commands", {}):
             command = command.commands[words.pop(0)]
-        options = {name for parameter in command.params for name in parameter.opts} | {"--help"}
+        known = (name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts))
         given = {word.partition("=")[0] for word in words if word.startswith("--")}
-        if command is top or given - options:
+        if command is top or given - {*known, "--help"}:
             wrong.append(line.strip())
     return wrong
 
@@ -198,6 +198,17 @@ def test_every_file_that_the_map_of_the_house_names_exists() -> None:
     named = {name for name in re.findall(r"`([\w/]+(?:\.py|\.md|/))`", house) if name not in ("templates/", "static/")}
     assert len(named) > 20
     assert {name for name in named if not any((top / name).exists() for top in (ROOT / "node", ROOT))} == set()
+
+
+def test_every_token_and_letter_of_names_is_documented() -> None:
+    from node.conversion.naming import DCM2NIIX, OF_NOBODY, TOKENS
+
+    text = (ROOT / "docs" / "convert.md").read_text(encoding="utf-8")
+    assert dict(re.findall(r"^\| `\{(\w+)\}` \| (.*) \|$", text, flags=re.MULTILINE)) == TOKENS
+    letters = text.split("takes these letters:")[1].split(". `%e`")[0]
+    assert set(re.findall(r"`%(\w)`", letters)) == set(DCM2NIIX)
+    allowed = text.split("and only ")[1].split(" are allowed")[0]
+    assert set(re.findall(r"\{(\w+)\}", allowed)) == OF_NOBODY
 
 
 def test_every_status_is_documented() -> None:

@@ -60,6 +60,10 @@ class ConversionJob:
         The files that must be as they were received; others are taken as they are.
     referenced : tuple of ReferencedSeries
         The series to which the instances refer, as far as they are known; see `Converted.references`.
+    name : str
+        What the names of all files begin with; empty: as in a node, without a name.
+    descriptions : mapping of str to str
+        Fields for the sidecars that people typed, and that a node leaves out.
     """
 
     instances: tuple[tuple[str, Path], ...]
@@ -68,6 +72,8 @@ class ConversionJob:
     expectation: Expectation | None = None
     as_received: Mapping[Path, ClaimedInstance] = field(default_factory=dict)
     referenced: tuple[ReferencedSeries, ...] = ()
+    name: str = ""
+    descriptions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def files(self) -> Mapping[Path, str]:

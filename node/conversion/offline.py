@@ -11,19 +11,26 @@ import tempfile
 import threading
 import time
 import uuid
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydicom.uid import UID
+
 from node.conversion.job import ConversionJob, Converted, ReferencedSeries, absent, run_with_references
+from node.conversion.naming import COLUMNS, DEFAULT, OF_NOBODY, NameTemplate, TakenNames, is_file_of, numbered, parse
 from node.conversion.pool import ConverterDied
-from node.conversion.volume_files import folder_name
+from node.dicom.attributes import instance_attributes
+from node.dicom.header import HeaderCut
+from node.errors import NotUnderstood
 from node.index.records import SeriesKey
-from node.receive.dicom_files import SkippedFile, find_instances
+from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
 from node.volume.reasons import Reason, Refusal
 from node.writers.options import WriteOptions
 
@@ -34,8 +41,55 @@ UNLOCKED_SECONDS = 60
 MAX_MOVES = 10
 """Attempts to move a folder to a destination that another run may have just created."""
 
+HEAD_BYTES = (1 << 16, 1 << 20, 16 << 20)
+"""Sizes of the beginning of a file in which the attributes of its series are looked for."""
+
+DESCRIBED = ("series_number", "series_description", "protocol_name", "modality")
+"""Attributes of a series in ``conversion.json``."""
+
+TYPED = {"series_description": "SeriesDescription", "protocol_name": "ProtocolName"}
+"""Attributes that people typed, by their names in BIDS."""
+
 Run = Callable[[ConversionJob, threading.Event], Converted]
 """Converts one series, and gives up when the event is set; raises `ConverterDied` if the converter crashes."""
+
+Listing = dict[str, Any]
+"""The content of ``conversion.json``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Names and places of the files.
+
+    Attributes
+    ----------
+    flat : bool
+        All files are in one folder; otherwise each series has its own.
+    anonymous : bool
+        Neither sidecars nor ``conversion.json`` contain texts that people typed.
+    """
+
+    template: NameTemplate = field(default_factory=lambda: parse(DEFAULT))
+    flat: bool = False
+    anonymous: bool = False
+
+
+@dataclass(slots=True)
+class _Series:
+    """The files of one series, and what its first one says of it."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    attributes: dict[str, Any]
+    instances: list[tuple[str, Path]] = field(default_factory=list)
+    name: str = ""
+
+    @property
+    def order(self) -> tuple[str, str, str, int, str]:
+        """In the order of their studies, and in these of their numbers, wherever the files were found."""
+        number = self.attributes.get("series_number")
+        day, hour = (str(self.attributes.get(column) or "") for column in ("study_date", "study_time"))
+        return day, hour, self.study_instance_uid, 0 if number is None else number, self.series_instance_uid
 
 
 def convert_folder(
@@ -44,21 +98,24 @@ def convert_folder(
     options: WriteOptions,
     run: Run,
     workers: int = 1,
-    on_series: Callable[[str], None] = lambda series_instance_uid: None,
-) -> dict[str, Any]:
+    on_series: Callable[[Listing], None] = lambda listing: None,
+    layout: Layout | None = None,
+) -> Listing:
     """Convert the instances in `paths` (see `node.receive.dicom_files`); write and return ``conversion.json``.
 
     Parameters
     ----------
     paths : iterable of Path
     out : Path
-        Created if missing. Each series gets a folder in it, which replaces the folder of an earlier conversion.
+        Created if missing. The files of a series replace those of an earlier conversion of it, and no others.
     run : callable (ConversionJob, threading.Event) -> Converted
         The command line passes `node.conversion.pool.Converters`, so that a crash affects only one series.
     workers : int
         Number of series converted at the same time.
-    on_series : callable (Series Instance UID)
-        Called after each series.
+    on_series : callable (listing)
+        Called after each series, in their order, with what the listing will have of it.
+    layout : Layout or None
+        By default, a folder for each series, named by its number and description.
 
     Returns
     -------
@@ -67,29 +124,36 @@ def convert_folder(
         and ``not_dicom``: the files that are not DICOM instances, with the reason. The result does not depend on
         `workers`.
     """
-    listing: dict[str, Any] = {"series": [], "volumes": [], "refusals": [], "exclusions": [], "not_dicom": []}
+    layout = layout or Layout()
+    listing = _empty_listing()
     out.mkdir(parents=True, exist_ok=True)
     cancelled = threading.Event()
     with _work_folder(out) as work, ThreadPoolExecutor(workers, "series") as pool:
-        series = _grouped(paths, work, listing["not_dicom"])
-        _refuse_nameless(series, listing["refusals"])
+        grouped = _grouped(paths, work, listing["not_dicom"])
+        _refuse_nameless(grouped, listing["refusals"])
+        if layout.anonymous:
+            _forget_identifiers(grouped.values())
+        _name(grouped.values(), out, layout)
+        all_series = sorted(grouped.values(), key=lambda series: series.order)
         try:
-            names = list(_folder_names(series))
             converting = [
                 pool.submit(
                     _converted,
-                    tuple(instances),
-                    out / name,
+                    series,
+                    out,
                     work,
                     options,
+                    layout,
                     lambda job: run(job, cancelled),
-                    partial(_look_up, series, key),
+                    partial(_look_up, grouped, (series.study_instance_uid, series.series_instance_uid)),
                 )
-                for name, (key, instances) in zip(names, series.items(), strict=True)
+                for series in all_series
             ]
-            for (study, uid), name, future in zip(series, names, converting, strict=True):
-                _list(listing, study, uid, future.result(), name)
-                on_series(uid)
+            for series, future in zip(all_series, converting, strict=True):
+                row = _listed(series, future.result(), layout)
+                for key, rows in row.items():
+                    listing[key] += rows
+                on_series(row)
         except BaseException:  # Ctrl-C too
             cancelled.set()
             pool.shutdown(cancel_futures=True)
@@ -98,6 +162,37 @@ def convert_folder(
         file.write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
         os.replace(file, out / file.name)
     return listing
+
+
+def planned(paths: Iterable[Path], out: Path, layout: Layout) -> Listing:
+    """Return what `convert_folder` would convert, and under which names; write nothing into `out`.
+
+    Returns
+    -------
+    dict
+        ``series`` with the ``name``, the number of ``instances`` and the ``sop_class`` of each; ``refusals`` of files
+        without a series; ``not_dicom``.
+    """
+    skipped: list[dict[str, str]] = []
+    refusals: list[dict[str, Any]] = []
+    grouped = _grouped(paths, None, skipped)
+    _refuse_nameless(grouped, refusals)
+    if layout.anonymous:
+        _forget_identifiers(grouped.values())
+    _name(grouped.values(), out, layout)
+    rows = [
+        {
+            **_series_row(series),
+            "sop_class": series.attributes.get("sop_class"),
+            "instances": len(series.instances),
+        }
+        for series in sorted(grouped.values(), key=lambda series: series.order)
+    ]
+    return {"series": rows, "refusals": refusals, "not_dicom": skipped}
+
+
+def _empty_listing() -> Listing:
+    return {"series": [], "volumes": [], "refusals": [], "exclusions": [], "not_dicom": []}
 
 
 @contextmanager
@@ -126,53 +221,109 @@ def _is_locked(folder: Path, until: ExitStack) -> bool:
     return True
 
 
-def _folder_names(series: Iterable[tuple[str, str]]) -> Iterator[str]:
-    """Yield a folder name for each series; a Series Instance UID in two studies gets two folders."""
-    taken: set[str] = set()
-    for study, series_instance_uid in series:
-        name = folder_name(series_instance_uid)
-        if name in taken:
-            name = folder_name(f"{study} {series_instance_uid}")
+def _name(all_series: Iterable[_Series], out: Path, layout: Layout) -> None:
+    """Give each series a name of its own, in their order: that of the template, with a number if it is taken.
+
+    A name is also taken if `out` has files by it that are not of this series.
+    """
+    taken = TakenNames(one_folder=layout.flat)
+    for series in sorted(all_series, key=lambda series: series.order):
+        for name in numbered(layout.template.name_of(series.attributes)):
+            if name not in taken and _is_ours(out, name, series, layout):
+                break
         taken.add(name)
-        yield name
+        series.name = name
+
+
+def _is_ours(out: Path, name: str, series: _Series, layout: Layout) -> bool:
+    """Return whether all files by a name, if there are any, are of an earlier conversion of this series."""
+    present = _files_by(out, name, layout)
+    if not all(file.is_file() and is_file_of(file.name, name) for file in present):
+        return False
+    return {_uid_in(file) for file in present if file.suffix == ".json"} <= {series.series_instance_uid}
+
+
+def _files_by(out: Path, name: str, layout: Layout) -> list[Path]:
+    """Return everything that a series with a name would replace."""
+    if layout.flat:
+        return [file for file in out.glob("*") if is_file_of(file.name, name)]
+    folder = out / name
+    if folder.is_dir() and not folder.is_symlink():
+        return list(folder.iterdir())
+    return [folder] if folder.exists() or folder.is_symlink() else []
+
+
+def _uid_in(sidecar: Path) -> str | None:
+    """Return the Series Instance UID in a sidecar, or in the outlines of its volume; None if it has none."""
+    try:
+        content = json.loads(sidecar.read_bytes())
+        return str(content["SeriesInstanceUID"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _converted(
-    instances: tuple[tuple[str, Path], ...],
-    destination: Path,
+    series: _Series,
+    out: Path,
     work: Path,
     options: WriteOptions,
+    layout: Layout,
     run: Callable[[ConversionJob], Converted],
     look_up: Callable[[Sequence[SeriesKey]], tuple[ReferencedSeries, ...]],
 ) -> Converted | Refusal:
-    """Convert one series into the folder `destination`, created by one rename; return a refusal after a crash."""
+    """Convert one series and put its files in place; return a refusal after a crash."""
     folder = work / uuid.uuid4().hex
     folder.mkdir()
+    instances = tuple(series.instances)
+    uids = tuple(uid for uid, _ in instances)
     try:
-        converted = run_with_references(ConversionJob(instances, folder, options), run, look_up)
-        if converted.files:
-            _move(folder, destination)
-        else:
-            shutil.rmtree(destination, ignore_errors=True)
+        job = ConversionJob(instances, folder, options, name=series.name, descriptions=_descriptions(series))
+        converted = run_with_references(job, run, look_up)
+        if not _is_ours(out, series.name, series, layout):
+            detail = f"another run took the name {series.name} during the conversion: convert again"
+            return Refusal(Reason.FAILED, detail, uids)
+        _replace(out, series.name, folder, layout)
         return converted
     except ConverterDied as died:
-        shutil.rmtree(destination, ignore_errors=True)
-        return Refusal(Reason.FAILED, str(died), tuple(uid for uid, _ in instances))
+        _replace(out, series.name, None, layout)
+        return Refusal(Reason.FAILED, str(died), uids)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _descriptions(series: _Series) -> dict[str, str]:
+    found = {name: series.attributes.get(column) for column, name in TYPED.items()}
+    return {name: text for name, text in found.items() if text}
+
+
+def _replace(out: Path, name: str, folder: Path | None, layout: Layout) -> None:
+    """Put the files in `folder`, if there are any, in the place of those of an earlier conversion of the series.
+
+    In one folder, sidecars come first: they tell a later run whose the other files are.
+    """
+    files = sorted(folder.iterdir(), key=lambda file: file.suffix != ".json") if folder else []
+    if layout.flat:
+        for old in _files_by(out, name, layout):
+            old.unlink(missing_ok=True)
+        for file in files:
+            os.rename(file, out / file.name)
+    elif folder and files:
+        _move(folder, out / name)
+    else:
+        shutil.rmtree(out / name, ignore_errors=True)
+
+
 def _look_up(
-    series: Mapping[SeriesKey, Sequence[tuple[str, Path]]], referring: SeriesKey, keys: Sequence[SeriesKey]
+    grouped: Mapping[SeriesKey, _Series], referring: SeriesKey, keys: Sequence[SeriesKey]
 ) -> tuple[ReferencedSeries, ...]:
     """Return the series to which the series `referring` refers: that of the named study, else of its own, else any."""
     found = []
     for key in keys:
         study, uid = key
-        there = [other for other in series if other[1] == uid and other != referring]
+        there = [other for other in grouped if other[1] == uid and other != referring]
         there.sort(key=lambda other: (other[0] != study, other[0] != referring[0]))
         if there:
-            found.append(ReferencedSeries(key, tuple(series[there[0]])))
+            found.append(ReferencedSeries(key, tuple(grouped[there[0]].instances)))
         else:
             found.append(ReferencedSeries(key, problem=(Reason.INCOMPLETE, absent(uid))))
     return tuple(found)
@@ -193,16 +344,16 @@ def _move(folder: Path, destination: Path) -> None:
 
 
 def _grouped(
-    paths: Iterable[Path], unpacked: Path, not_dicom: list[dict[str, str]]
-) -> dict[tuple[str, str], list[tuple[str, Path]]]:
-    """Group files by study and series, in order of first appearance; unpack members of zip files."""
-    series: dict[tuple[str, str], list[tuple[str, Path]]] = {}
+    paths: Iterable[Path], unpacked: Path | None, not_dicom: list[dict[str, str]]
+) -> dict[tuple[str, str], _Series]:
+    """Group files by study and series, in order of first appearance; unpack members of zip files into `unpacked`."""
+    grouped: dict[tuple[str, str], _Series] = {}
     for number, file in enumerate(find_instances(paths)):
         if isinstance(file, SkippedFile):
             not_dicom.append({"name": file.name, "reason": file.reason})
             continue
-        path = file.path or unpacked / f"{number}.dcm"
-        if file.path is None:
+        path = file.path or Path(unpacked or "", f"{number}.dcm")
+        if file.path is None and unpacked is not None:
             try:
                 file.copy_to(path)
             except OSError as error:
@@ -210,14 +361,54 @@ def _grouped(
                 continue
         identity = file.identity
         key = identity.study_instance_uid, identity.series_instance_uid
-        series.setdefault(key, []).append((identity.sop_instance_uid, path))
-    return series
+        if key not in grouped:
+            grouped[key] = _Series(*key, _attributes(file))
+        grouped[key].instances.append((identity.sop_instance_uid, path))
+    return grouped
 
 
-def _refuse_nameless(series: dict[tuple[str, str], list[tuple[str, Path]]], refusals: list[dict[str, Any]]) -> None:
+def _attributes(file: MediaFile) -> dict[str, Any]:
+    """Return the attributes of a series by the columns of `node.dicom.attributes`, from one of its files.
+
+    Of a data set that cannot be understood, there are the UIDs only; its conversion says what is wrong with it.
+    """
+    identity = file.identity
+    known = {
+        "series_instance_uid": identity.series_instance_uid,
+        "study_instance_uid": identity.study_instance_uid,
+        "sop_class": UID(identity.sop_class_uid).name,
+        "folder": Path(file.name.rpartition("!")[0] or file.name).parent.name,
+    }
+    for size in HEAD_BYTES:
+        try:
+            with file.open_file() as stream:
+                stream.read(identity.data_set_offset)
+                found = instance_attributes(stream.read(size), identity.transfer_syntax_uid)
+        except HeaderCut:
+            continue
+        except (OSError, NotUnderstood, zipfile.BadZipFile, zlib.error, EOFError):
+            break
+        return {**found.patient, **found.study, **found.series, **known}
+    return known
+
+
+def _forget_identifiers(all_series: Iterable[_Series]) -> None:
+    """Take away every attribute that may name a person: texts, and a Series Number that may be an identifier."""
+    from node.volume.describe.sidecar_fields import MIN_IDENTIFYING_NUMBER  # here: it loads NumPy
+
+    for series in all_series:
+        kept = (
+            OF_NOBODY | {COLUMNS.get(token, token) for token in OF_NOBODY} | {"sop_class", "study_date", "study_time"}
+        )
+        series.attributes = {name: value for name, value in series.attributes.items() if name in kept}
+        if (series.attributes.get("series_number") or 0) >= MIN_IDENTIFYING_NUMBER:
+            series.attributes["series_number"] = None
+
+
+def _refuse_nameless(grouped: dict[tuple[str, str], _Series], refusals: list[dict[str, Any]]) -> None:
     """Refuse the files without a Series Instance UID, as a node does: two of them may be of different patients."""
-    nameless = [key for key in series if not key[1]]
-    uids = tuple(uid for key in nameless for uid, _ in series.pop(key))
+    nameless = [key for key in grouped if not key[1]]
+    uids = tuple(uid for key in nameless for uid, _ in grouped.pop(key).instances)
     if uids:
         detail = "the data set has no Series Instance UID (0020,000E), which every instance must have (PS3.3 C.7.3.1)"
         refusals.append(_refusal_row("", Refusal(Reason.UNREADABLE, detail, uids)))
@@ -233,16 +424,22 @@ def _refusal_row(series_instance_uid: str, refusal: Refusal) -> dict[str, Any]:
     }
 
 
-def _list(
-    listing: dict[str, Any], study: str, series_instance_uid: str, converted: Converted | Refusal, folder: str
-) -> None:
-    """Add one series to the listing for ``conversion.json``."""
-    own = {"series_instance_uid": series_instance_uid}
+def _series_row(series: _Series) -> dict[str, Any]:
+    described = {name: series.attributes.get(name) for name in DESCRIBED}
+    uids = {"study_instance_uid": series.study_instance_uid, "series_instance_uid": series.series_instance_uid}
+    return {**uids, **described, "name": series.name}
+
+
+def _listed(series: _Series, converted: Converted | Refusal, layout: Layout) -> Listing:
+    """Return the rows of one series for ``conversion.json``."""
+    listing, own = _empty_listing(), {"series_instance_uid": series.series_instance_uid}
     verdict, refusals = None, [converted] if isinstance(converted, Refusal) else list(converted.refusals)
     if isinstance(converted, Converted):
         verdict = asdict(converted.completeness)
         for file in converted.files:
-            listing["volumes"].append({**own, **asdict(file), "path": f"{folder}/{file.path}"})
-        listing["exclusions"] += [{**own, **asdict(exclusion)} for exclusion in converted.exclusions]
-    listing["series"].append({"study_instance_uid": study, **own, "verdict": verdict})
-    listing["refusals"] += [_refusal_row(series_instance_uid, refusal) for refusal in refusals]
+            path = file.path if layout.flat else f"{series.name}/{file.path}"
+            listing["volumes"].append({**own, **asdict(file), "path": path})
+        listing["exclusions"] = [{**own, **asdict(exclusion)} for exclusion in converted.exclusions]
+    listing["series"] = [{**_series_row(series), "verdict": verdict}]
+    listing["refusals"] = [_refusal_row(series.series_instance_uid, refusal) for refusal in refusals]
+    return listing

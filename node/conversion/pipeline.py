@@ -30,7 +30,9 @@ from node.volume.assemble import assemble
 from node.volume.describe.uptake import with_uptake
 from node.volume.model import Assembly, Geometry, Volume
 from node.volume.reasons import Exclusion, Reason, Refusal
+from node.volume.single_times import times_of
 from node.writers.base import WrittenFile, stem_of
+from node.writers.options import WriteOptions
 from node.writers.write import write_volume
 
 
@@ -75,12 +77,13 @@ def _convert(job: ConversionJob, began: float) -> Converted:
     files: list[ConvertedFile] = []
     sources: dict[tuple[int, str, int], None] = {}
     stack = _next_stack(assembly)
-    for volume in chain(assembly.volumes, structure_sets.masks(stack)):
-        described = replace(volume, attributes={**volume.attributes, "completeness": asdict(completeness)})
-        written = write_volume(described, job.folder, stem_of(volume), job.options)
+    for volume in _parts(chain(assembly.volumes, structure_sets.masks(stack)), job.options):
+        fields = {**volume.attributes, **job.descriptions, "completeness": asdict(completeness)}
+        described = replace(volume, attributes=fields)
+        written = write_volume(described, job.folder, stem_of(volume, job.name), job.options)
         files += [_converted_file(volume, file, job.folder) for file in written]
         sources |= dict.fromkeys(_sources_of(volume))
-    of_reports, instances = reports.write(job.folder, stack + len(structure_sets))
+    of_reports, instances = reports.write(job.folder, stack + len(structure_sets), job.name)
     files += of_reports
     exclusions = (*assembly.exclusions, *structure_sets.exclusions, *reports.exclusions)
     refusals = assembly.refusals
@@ -151,6 +154,15 @@ def _completeness(known: Expectation, assembly: Assembly, headers: Mapping[str, 
     placed = [volume for volume in assembly.volumes if volume.geometry not in (Geometry.NONE, Geometry.SINGLE)]
     times = max((volume.times for volume in placed), default=0)
     return completeness_of(known, find_evidence(headers, assembly), placed=bool(placed), times=times)
+
+
+def _parts(volumes: Iterable[Volume], options: WriteOptions) -> Iterator[Volume]:
+    """Yield the volumes as `options` want them: each, or one for each of its times."""
+    for volume in volumes:
+        if options.split_times and volume.times > 1:
+            yield from times_of(volume)
+        else:
+            yield volume
 
 
 def _converted_file(volume: Volume, file: WrittenFile, folder: Path) -> ConvertedFile:

@@ -49,19 +49,22 @@ class Reports:
     def _exclude(self, ds: Dataset, reason: Reason, detail: str) -> None:
         self.exclusions.append(Exclusion(text(ds, "SOPInstanceUID"), 0, reason, detail))
 
-    def write(self, folder: Path, stack: int) -> tuple[list[ConvertedFile], list[tuple[int, str, int]]]:
+    def write(self, folder: Path, stack: int, name: str) -> tuple[list[ConvertedFile], list[tuple[int, str, int]]]:
         """Write a file for each report; return the files, and (stack, SOP Instance UID, 1) for each.
 
         Parameters
         ----------
         stack : int
             Number of the first report; the others follow.
+        name : str
+            What the names of the files begin with; may be empty.
         """
         files, sources = [], []
         for number, uid in enumerate(sorted(self._documents), start=stack):
             document = self._documents[uid]
             stem, suffix = STEMS[document.kind.value], f"s{number + 1}" if len(self._documents) > 1 else ""
-            written = write_document(document.record, document.kind, folder, "_".join(filter(None, (stem, suffix))))
+            stem = "_".join(filter(None, (name, stem, suffix)))
+            written = write_document(document.record, document.kind, folder, stem)
             files.append(
                 ConvertedFile(
                     stack=number,
@@ -69,9 +72,9 @@ class Reports:
                     kind=written.kind,
                     format=written.format,
                     path=str(written.path.relative_to(folder)),
-                    shape=(),
-                    spacing_mm=(),
-                    dtype="",
+                    shape=written.grid.shape,
+                    spacing_mm=written.grid.spacing_mm,
+                    dtype=written.grid.dtype,
                     geometry=Geometry.NONE.value,
                     orientation=None,
                     instances=1,

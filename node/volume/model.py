@@ -44,6 +44,7 @@ class Kind(StrEnum):
     PREVIEW = "preview"  # three orthogonal planes
     PROJECTION = "projection"  # MIP or MinIP
     MONTAGE = "montage"
+    SLICE = "slice"
     MASK = "mask"  # of the body, or of a region of a structure set: a label volume
     MASKED = "masked"  # the volume with air outside of its body mask
     CONTOURS = "contours"  # the outlines of the body mask
@@ -173,7 +174,7 @@ class Volume:
     time_step_s : float or None
         Between volumes of a 4-D array.
     times_s : (times,) or None
-        Start of each volume after the first, if known.
+        Start of each volume after the first, if known; empty for one of several times whose start is unknown.
     durations_s : (times,) or None
         Acquisition duration of each volume, if known and equal for all its slices.
     diffusion : (times,) of Diffusion, or None

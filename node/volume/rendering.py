@@ -282,6 +282,15 @@ def montage(volume: Volume, shades: Shades, step: int) -> Iterator[Picture]:
         yield cut(whole, whole.stacked, index, shades)
 
 
+def each_slice(volume: Volume, shades: Shades) -> Iterator[Picture]:
+    """Yield every slice of the middle time, as `montage`; of a single slice, every time."""
+    if volume.shape[2] > 1:
+        yield from montage(volume, shades, 1)
+    else:
+        for time in range(volume.times):
+            yield thumbnail(replace(volume, voxels=volume.voxels[time : time + 1]), shades)
+
+
 def cut(whole: Oriented, plane: Plane, index: int, shades: Shades) -> Picture:
     """Return one plane as radiologists view it."""
     return _hang(shades(np.take(whole.voxels, index, axis=2 - plane)), whole, plane)

@@ -82,13 +82,13 @@ class WrittenFile:
     companions: tuple[Path, ...] = ()
 
 
-def stem_of(volume: Volume) -> str:
-    """Return the name, without suffix, for the files of `volume` in the folder of its series.
+def stem_of(volume: Volume, name: str = "") -> str:
+    """Return the name, without extension, for the files of `volume` in the folder of its series.
 
-    Examples: ``volume``, ``volume_e2``, ``volume_e1_ph``, ``volume_resampled``. It combines the
-    suffix that distinguishes the volume within its series, and its kind. No part of it comes from the network.
+    Examples: ``volume``, ``volume_e2``, ``volume_e1_ph``, ``volume_resampled``. It combines the name of the series, the
+    suffix that distinguishes the volume within it, and its kind. Only `name` may come from the network.
     """
-    words = ["volume", *(word for word in volume.suffix.split("-") if word)]
+    words = [name or "volume", *(word for word in volume.suffix.split("-") if word)]
     if volume.kind is not Kind.VOLUME:
         words.append(volume.kind.value)
     return "_".join(words)

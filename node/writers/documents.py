@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from node.volume.model import Kind
-from node.writers.base import WrittenFile, write_file
+from node.writers.base import Grid, WrittenFile, write_file
+
+
+NO_GRID = Grid((), (), "")
 
 
 def write_document(record: Mapping[str, Any], kind: Kind, folder: Path, stem: str) -> WrittenFile:
@@ -21,7 +24,7 @@ def write_document(record: Mapping[str, Any], kind: Kind, folder: Path, stem: st
     """
     parts = (f"  {json.dumps(name)}: {_lines(content)}" for name, content in record.items())
     text = "{\n" + ",\n".join(parts) + "\n}\n"
-    return write_file(folder / f"{stem}.json", text.encode("utf-8", "replace")).written(kind, "json")
+    return write_file(folder / f"{stem}.json", text.encode("utf-8", "replace")).written(kind, "json", NO_GRID)
 
 
 def _lines(content: Any) -> str:

@@ -40,7 +40,7 @@ def write_metaimage(volume: Volume, folder: Path, stem: str, options: WriteOptio
         fields["CompressedDataSize"] = str(data.stat().st_size)
     fields["ElementDataFile"] = fields.pop("ElementDataFile")  # the format requires it in the last line
     text = "".join(f"{name} = {value}\n" for name, value in fields.items())
-    header = write_file(folder / f"{stem}.mhd", text.encode("ascii"))
+    header = write_file(folder / f"{stem}.mhd", text.encode("utf-8"))
     return header.written(volume.kind, "mhd", _grid(volume, dtype), (data,))
 
 

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class WriteOptions:
-    """The files to write for one volume: the keys of ``[convert]`` that concern writers."""
+    """The files to write for one volume: the keys of ``[convert]`` that concern writers, and options of commands.
+
+    `slices` writes a picture of each slice, `split_times` a volume of each time.
+    """
 
     formats: tuple[VolumeFormat, ...] = ("nifti", "mhd")
     compress: bool = True
@@ -27,8 +30,10 @@ class WriteOptions:
     body_threshold_hu: float = -300.0
     suv: bool = False
     suv_types: tuple[SuvTypeName, ...] = ("BW",)
+    slices: bool = False
+    split_times: bool = False
 
 
 def write_options(section: Convert) -> WriteOptions:
     """Return the options for the writers from the configuration."""
-    return WriteOptions(**{name: getattr(section, name) for name in WriteOptions.__slots__})
+    return WriteOptions(**{name: getattr(section, name) for name in WriteOptions.__slots__ if hasattr(section, name)})

@@ -18,6 +18,9 @@ from node.writers.options import WriteOptions
 PLANE_PIXELS = 512
 """Longest side of one plane of a preview or a projection."""
 
+SLICE_PIXELS = 4096
+"""Longest side of a slice by itself; nearly all have a pixel for each voxel of their finer spacing."""
+
 TILE_PIXELS = 128
 """Longest side of one slice in a montage."""
 
@@ -45,6 +48,11 @@ def write_pictures(volume: Volume, folder: Path, stem: str, options: WriteOption
         tiles = [resized(picture, TILE_PIXELS) for picture in rendering.montage(volume, shades, MONTAGE_STEP)]
         columns = int(np.ceil(np.sqrt(len(tiles))))
         written.append(_write(arranged(tiles, columns), folder / f"{stem}_montage.png", Kind.MONTAGE))
+    if options.slices:
+        count = volume.shape[2] if volume.shape[2] > 1 else volume.times
+        for number, picture in enumerate(rendering.each_slice(volume, shades), 1):
+            path = folder / f"{stem}_slice{number:0{len(str(count))}}.png"
+            written.append(_write(resized(picture, SLICE_PIXELS), path, Kind.SLICE))
     if volume.shape[2] == 1 or volume.affine_lps is None or volume.geometry in DISTORTED:
         return written
     if options.previews:

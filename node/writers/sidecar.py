@@ -104,8 +104,10 @@ def _bids(volume: Volume) -> dict[str, Any]:
 def _frame_times(volume: Volume) -> dict[str, Any]:
     """Return start and duration of each frame; omit the starts if frames would overlap, because they are then wrong."""
     fields: dict[str, Any] = {}
-    starts, durations = volume.times_s or ((0.0,) if volume.times == 1 else None), volume.durations_s
-    if starts is not None:
+    starts, durations = volume.times_s, volume.durations_s
+    if starts is None and volume.times == 1:
+        starts = (0.0,)
+    if starts:
         ends = np.array(starts) + (durations or 0.0)
         if (ends[:-1] <= np.array(starts[1:]) + TIME_OF_DAY_TOLERANCE_S).all():
             fields["FrameTimesStart"] = list(starts)

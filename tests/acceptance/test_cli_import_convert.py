@@ -1,4 +1,5 @@
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def test_a_folder_and_its_zip_file_are_converted_right(phantom: Phantom, scan: P
     truth = Truth("", phantom.hounsfield, phantom.affine_lps)
     for source in (scan, tmp_path / "scan.zip"):
         out = tmp_path / f"out-{source.suffix}"
-        status, listing, _ = voxelnode("convert", source, "-o", out)
+        status, listing, _ = voxelnode("convert", source, "-o", out, "--format", "nifti,mhd", "--thumbnails")
         assert status == 0
         assert listing == json.loads((out / "conversion.json").read_text(encoding="utf-8"))
         assert listing["refusals"] == []
@@ -63,10 +64,64 @@ def test_a_folder_and_its_zip_file_are_converted_right(phantom: Phantom, scan: P
 
 
 def test_the_formats_are_those_that_were_asked_for(scan: Path, tmp_path: Path) -> None:
-    options = ("--format", "nifti", "--no-thumbnails", "--no-compress")
-    status, listing, _ = voxelnode("convert", scan, "-o", tmp_path / "out", *options)
+    status, listing, _ = voxelnode("convert", scan, "-o", tmp_path / "out", "--no-compress")
     assert status == 0
-    assert [row["path"].rpartition("/")[2] for row in listing["volumes"]] == ["volume.nii"]
+    folder = "001_Oblique_head_phantom"
+    assert [row["path"] for row in listing["volumes"]] == [f"{folder}/{folder}.nii"]
+    options = ("--flat", "-f", "%i_%s", "--format", "nrrd,npz", "--format", "analyze", "--mask")
+    status, listing, err = voxelnode("convert", scan, "-o", tmp_path / "flat", *options)
+    assert status == 0
+    assert err == "voxelnode: -f '%i_%s', of dcm2niix, is --name '{patient_id}_{series_number}'\n"
+    stems = ("VOXELNODE-DEMO_1", "VOXELNODE-DEMO_1_mask")
+    assert {path.name for path in (tmp_path / "flat").iterdir()} == {
+        "conversion.json",
+        *(f"{stem}{end}" for stem in stems for end in (".json", ".npz", ".nrrd", "_analyze.hdr", "_analyze.img")),
+    }
+
+
+def test_the_configuration_tells_the_formats_if_it_names_any(scan: Path, tmp_path: Path) -> None:
+    (tmp_path / "site.toml").write_text('[convert]\nformats = ["npz"]\nthumbnails = true\n')
+    _, listing, _ = voxelnode("convert", scan, "-o", tmp_path / "out", "--config", tmp_path / "site.toml")
+    assert [row["format"] for row in listing["volumes"]] == ["npz", "png"]
+
+
+def test_each_series_is_told_in_one_line_and_what_was_skipped_by_name(scan: Path, tmp_path: Path) -> None:
+    done = run("convert", scan, "-o", tmp_path / "out")
+    series, skipped, total = done.stdout.splitlines()
+    assert series.split("  ")[-1] == "001_Oblique_head_phantom/001_Oblique_head_phantom.nii.gz"
+    assert "176 x 208 x 60" in series
+    assert skipped == f"skipped {scan / 'notes.txt'}: not a DICOM file"
+    assert re.fullmatch(r"1 series, 1 files, 1 skipped in \d+\.\d s: .*conversion\.json", total)
+
+
+def test_a_list_reads_headers_and_writes_nothing(scan: Path, tmp_path: Path) -> None:
+    done = run("convert", scan, "-o", tmp_path / "out", "--list")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0].endswith("out/001_Oblique_head_phantom/001_Oblique_head_phantom")
+    assert done.stdout.endswith("1 series with 60 instances; nothing was written\n")
+    _, plan, _ = voxelnode("convert", scan, "-o", tmp_path / "out", "--list", "--anonymous")
+    [series] = plan["series"]
+    assert (series["name"], series["instances"], series["series_description"]) == ("001_CT", 60, None)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["-f", "mhd"], "for the format mhd, use --format mhd"),
+        (["-f", "%p_%r"], "%r has no equivalent here"),
+        (["--name", "{patient}"], "there is no token {patient}"),
+        (["--name", "{patient_id}", "--anonymous"], "{patient_id} would be shown"),
+        (["--format", "nifti,dicom"], "'dicom'"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_anything_is_written(
+    options: list[str], told: str, scan: Path, tmp_path: Path
+) -> None:
+    done = run("convert", scan, "-o", tmp_path / "out", *options)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert told in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_without_a_volume_ends_with_1_and_says_why(tmp_path: Path) -> None:
@@ -105,7 +160,7 @@ def test_a_series_beyond_the_limits_fails_alone_and_the_status_tells(scan: Path,
     assert (refusal["series_instance_uid"], refusal["reason"]) == (huge.SeriesInstanceUID, "failed")
     assert "500000000 bytes ([convert] memory_bytes)" in refusal["detail"]
     assert {row["series_instance_uid"] for row in listing["volumes"]} != {huge.SeriesInstanceUID}
-    assert {row["format"] for row in listing["volumes"]} == {"nifti", "mhd", "png"}
+    assert {row["format"] for row in listing["volumes"]} == {"nifti"}
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

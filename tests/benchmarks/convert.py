@@ -80,7 +80,7 @@ LOADS = [
 
 def ours(program: Path, load: Load, source: Path, out: Path) -> list[str]:
     compress = "--compress" if load.compress else "--no-compress"
-    return [str(program), "convert", str(source), "-o", str(out), "-f", "nifti", compress, "--no-thumbnails"]
+    return [str(program), "convert", str(source), "-o", str(out), "--format", "nifti", compress]
 
 
 def theirs(load: Load, source: Path, out: Path) -> list[str]:

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/memory.py [--only WORD ...]
 
-`voxelnode convert` with its default formats and thumbnails.  The peak is that of the largest of its processes, which is
+`voxelnode convert` to NIfTI and MetaImage, with thumbnails.  The peak is that of the largest of its processes, which is
 the one that converts.
 """
 
@@ -29,6 +29,8 @@ from tests.benchmarks.convert import ct, epi  # noqa: E402
 from tests.make import ct_series, enhanced_mr, image_series, rgb_capture, tilted_ct_series  # noqa: E402
 
 MEGABYTE = 1e6
+
+OUTPUTS = ("--format", "nifti,mhd", "--thumbnails")
 
 
 def saved(instances: Iterable[Dataset], folder: Path) -> None:
@@ -80,7 +82,7 @@ def measure(name: str, folder: Path) -> dict[str, object]:
     source.mkdir()
     # In a process of its own: a child's peak memory counts from what its parent had when it was started.
     subprocess.run([sys.executable, __file__, "--make", name, str(source)], check=True)
-    command = [str(Path(sys.executable).with_name("voxelnode")), "convert", str(source), "-o", str(out)]
+    command = [str(Path(sys.executable).with_name("voxelnode")), "convert", str(source), "-o", str(out), *OUTPUTS]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import hashlib
+import re
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ from pydicom import Dataset
 from pydicom.uid import generate_uid
 
 from node.conversion.job import ConversionJob
-from node.conversion.offline import convert_folder
+from node.conversion.naming import parse
+from node.conversion.offline import Layout, convert_folder
 from node.conversion.pipeline import convert
 from node.volume.assemble import assemble
 from tests import make, volumes
@@ -45,11 +47,12 @@ def test_every_format_and_picture_is_the_same_twice(tmp_path: Path) -> None:
         make.image_series(3, modality="PT", Units="GML"),
     ):
         saved(datasets, tmp_path / "in")
-    convert_folder([tmp_path / "in"], tmp_path / "first", EVERYTHING, here)
-    convert_folder([tmp_path / "in"], tmp_path / "second", EVERYTHING, here)
+    layout = Layout(parse("volume"))
+    convert_folder([tmp_path / "in"], tmp_path / "first", EVERYTHING, here, layout=layout)
+    convert_folder([tmp_path / "in"], tmp_path / "second", EVERYTHING, here, layout=layout)
     first = digests(tmp_path / "first")
     assert first == digests(tmp_path / "second")
-    assert {Path(name).name for name in first} >= {
+    assert {re.sub(r"-\d+(?=[_.])", "", Path(name).name) for name in first} >= {
         *("volume.nii.gz", "volume.hdr", "volume.img", "volume_analyze.img", "volume.mhd", "volume.npz"),
         *("volume.json", "volume_thumbnail.png", "volume_preview.png", "volume_montage.png", "volume_mip_axial.png"),
         *("volume_resampled.nii.gz", "volume_mask.nii.gz", "volume_suv.nii.gz"),

@@ -10,12 +10,19 @@ import subprocess
 import sys
 import threading
 import zipfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from node.conversion.job import ConversionJob, Converted
-from node.conversion.offline import convert_folder
+from node.conversion.naming import ANONYMOUS, parse
+from node.conversion.offline import Layout, convert_folder, planned
 from node.conversion.pool import ConverterDied
 from node.settings.model import Convert
 from node.writers.options import write_options
@@ -91,7 +98,7 @@ def test_what_is_no_dicom_is_named(tmp_path: Path) -> None:
 def test_a_series_whose_process_dies_leaves_the_others_alone_and_says_why(tmp_path: Path) -> None:
     deadly, harmless = make.ct_series(3), make.ct_series(4)
     folder = saved(deadly + harmless, tmp_path / "in")
-    (tmp_path / "out" / deadly[0].SeriesInstanceUID).mkdir(parents=True)  # of an earlier conversion
+    convert_folder([folder], tmp_path / "out", OPTIONS, here)
 
     def dies(job: ConversionJob, cancelled: threading.Event) -> Converted:
         if job.instances[0][0] == deadly[0].SOPInstanceUID:
@@ -109,7 +116,8 @@ def test_a_series_whose_process_dies_leaves_the_others_alone_and_says_why(tmp_pa
     }
     assert [row["instances"] for row in listing["volumes"]] == [4]
     assert [row["verdict"] and row["verdict"]["state"] for row in listing["series"]] == [None, "complete"]
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {harmless[0].SeriesInstanceUID, "conversion.json"}
+    [name] = [row["name"] for row in listing["series"] if row["series_instance_uid"] == harmless[0].SeriesInstanceUID]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {name, "conversion.json"}
 
 
 def test_what_comes_of_it_does_not_depend_on_how_many_work_at_once(tmp_path: Path) -> None:
@@ -134,9 +142,13 @@ def test_what_a_killed_run_left_behind_is_removed_and_what_is_at_work_is_not(tmp
     folder, out = saved(make.ct_series(3, series_uid="1.2.3"), tmp_path / "in"), tmp_path / "out"
     program = """
 import sys, threading
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from node.conversion.offline import convert_folder
-from tests.integration.test_folder import OPTIONS
+from typing import Any
+from node.conversion.naming import ANONYMOUS, parse
+from node.conversion.offline import Layout, convert_folder, planned
+from tests.integration.test_offline import OPTIONS
 def wait(job, cancelled):
     print(job.folder, flush=True)
     threading.Event().wait()
@@ -152,7 +164,141 @@ convert_folder([Path(sys.argv[1])], Path(sys.argv[2]), OPTIONS, wait)
         other.kill()
     os.utime(begun.parent, (0, 0))
     convert_folder([folder], out, OPTIONS, here)
-    assert {path.name for path in out.iterdir()} == {"1.2.3", "conversion.json"}
+    assert {path.name for path in out.iterdir()} == {"001_CT", "conversion.json"}
+
+
+def of(listing: dict[str, Any], key: str = "name") -> dict[str, Any]:
+    """A column of the series, by their UIDs."""
+    return {row["series_instance_uid"]: row[key] for row in listing["series"]}
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_name_that_several_series_have_is_numbered_in_the_order_of_the_series(tmp_path: Path, flat: bool) -> None:
+    series = [make.ct_series(3, series_uid=f"1.2.{number}", StudyDate="20260101") for number in (3, 1, 2)]
+    series[0][0].StudyDate = "20250101"
+    for ds in series[0]:
+        ds.StudyDate = "20250101"
+    folder, layout = saved([ds for one in series for ds in one], tmp_path / "in"), Layout(parse("{modality}"), flat)
+    second, third = sorted(["1.2.1", "1.2.2"], key=study_of(series))
+    expected = {"1.2.3": "CT", second: "CT-2", third: "CT-3"}
+    assert of(planned([folder], tmp_path / "out", layout)) == expected
+    for _ in range(2):  # a second time, each replaces its own
+        assert of(convert_folder([folder], tmp_path / "out", OPTIONS, here, layout=layout)) == expected
+    places = {name if flat else f"{name}/{name}" for name in expected.values()}
+    made = {f"{place}{end}" for place in places for end in (".nii.gz", ".json")}
+    assert files_in(tmp_path / "out").keys() == made | {"conversion.json"}
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def study_of(series: list[list[Any]]) -> Callable[[str], str]:
+    return {str(ds.SeriesInstanceUID): str(ds.StudyInstanceUID) for one in series for ds in one}.__getitem__
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_files_of_other_series_and_of_people_are_never_replaced(tmp_path: Path, flat: bool) -> None:
+    """Two subjects into one folder by two runs, then the first again; and somebody's own file beside a volume."""
+    first, second = saved(make.ct_series(3), tmp_path / "a"), saved(make.ct_series(4), tmp_path / "b")
+    out, layout = tmp_path / "out", Layout(parse("scan"), flat)
+    convert_folder([first], out, OPTIONS, here, layout=layout)
+    before = files_in(out)
+    assert [*of(convert_folder([second], out, OPTIONS, here, layout=layout)).values()] == ["scan-2"]
+    assert [*of(convert_folder([first], out, OPTIONS, here, layout=layout)).values()] == ["scan"]
+    assert files_in(out).items() >= before.items()
+    place = out if flat else out / "scan"
+    (place / "scan_brain.nii.gz").write_bytes(b"made by somebody")
+    listing = convert_folder([first], out, OPTIONS, here, layout=layout)
+    assert [*of(listing).values()] == ["scan" if flat else "scan-3"]
+    assert (place / "scan_brain.nii.gz").read_bytes() == b"made by somebody"
+
+
+def test_what_an_earlier_conversion_wrote_beyond_this_one_goes(tmp_path: Path) -> None:
+    folder, out = saved(make.ct_series(3), tmp_path / "in"), tmp_path / "out"
+    for layout in (Layout(), Layout(flat=True)):
+        convert_folder([folder], out, replace(OPTIONS, thumbnails=True, slices=True), here, layout=layout)
+        assert len(list(out.rglob("*.png"))) == 4
+        convert_folder([folder], out, OPTIONS, here, layout=layout)
+        assert list(out.rglob("*.png")) == []
+
+
+@pytest.mark.parametrize("obstacle", ["file", "link", "folder"])
+def test_what_is_not_a_folder_of_ours_stays(tmp_path: Path, obstacle: str) -> None:
+    folder, out, elsewhere = saved(make.ct_series(3), tmp_path / "in"), tmp_path / "out", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "notes.txt").write_text("mine")
+    out.mkdir()
+    if obstacle == "file":
+        (out / "001_CT").write_text("mine")
+    elif obstacle == "link":
+        (out / "001_CT").symlink_to(elsewhere)
+    else:
+        elsewhere.rename(out / "001_CT")
+    before = files_in(tmp_path)
+    assert [*of(convert_folder([folder], out, OPTIONS, here)).values()] == ["001_CT-2"]
+    assert files_in(tmp_path).items() >= before.items()
+
+
+def test_a_name_that_another_run_takes_meanwhile_is_left_to_it(tmp_path: Path) -> None:
+    folder, out = saved(make.ct_series(3), tmp_path / "in"), tmp_path / "out"
+
+    def overtaken(job: ConversionJob, cancelled: threading.Event) -> Converted:
+        (out / "001_CT").mkdir()
+        (out / "001_CT" / "theirs.nii.gz").write_bytes(b"theirs")
+        return here(job, cancelled)
+
+    listing = convert_folder([folder], out, OPTIONS, overtaken)
+    assert [(row["reason"], "convert again" in row["detail"]) for row in listing["refusals"]] == [("failed", True)]
+    assert listing["volumes"] == []
+    assert files_in(out / "001_CT") == {"theirs.nii.gz": b"theirs"}
+
+
+def test_descriptions_are_in_the_listing_and_the_sidecar_unless_the_run_is_anonymous(tmp_path: Path) -> None:
+    named = {"SeriesDescription": "Knie links", "ProtocolName": "tse", "SpecificCharacterSet": "ISO_IR 100"}
+    folder = saved(make.ct_series(3, **named), tmp_path / "in")
+    listing = convert_folder([folder], tmp_path / "out", OPTIONS, here)
+    [series] = listing["series"]
+    described = ("series_number", "series_description", "protocol_name", "modality", "name")
+    assert [series[name] for name in described] == [1, "Knie links", "tse", "CT", "001_Knie_links"]
+    sidecar = json.loads((tmp_path / "out" / "001_Knie_links" / "001_Knie_links.json").read_text())
+    assert (sidecar["SeriesNumber"], sidecar["SeriesDescription"], sidecar["ProtocolName"]) == (1, "Knie links", "tse")
+    anonymous = Layout(parse(ANONYMOUS, anonymous=True), anonymous=True)
+    convert_folder([folder], tmp_path / "nobody", OPTIONS, here, layout=anonymous)
+    for name, content in files_in(tmp_path / "nobody").items():
+        assert "Knie" not in name
+        assert b"Knie" not in content
+        assert b'"tse"' not in content
+
+
+def test_a_hostile_description_stays_in_its_folder(tmp_path: Path) -> None:
+    for number, text in enumerate(("../../up", "/etc/x", "con", ".\x1b[31m", "x" * 64, "漢" * 60)):
+        named = {"SeriesDescription": text, "SeriesNumber": number, "SpecificCharacterSet": "ISO_IR 192"}
+        folder = saved(make.ct_series(3, **named), tmp_path / f"in{number}")
+        listing = convert_folder([folder], tmp_path / "out", replace(OPTIONS, formats=("mhd",)), here)
+        [row] = listing["volumes"]
+        [folder_name, file_name] = row["path"].split("/")
+        assert file_name == f"{folder_name}.mhd"
+        assert sitk.ReadImage(tmp_path / "out" / row["path"]).GetSize()[2] == 3
+    assert {path.name for path in tmp_path.iterdir()} == {"out", *(f"in{number}" for number in range(6))}
+
+
+def test_each_time_of_a_volume_is_a_file_of_its_own(tmp_path: Path) -> None:
+    folder = saved(make.time_series(3, 4), tmp_path / "in")
+    whole = convert_folder([folder], tmp_path / "whole", OPTIONS, here)
+    split = convert_folder([folder], tmp_path / "split", replace(OPTIONS, split_times=True), here)
+    data = nib.load(tmp_path / "whole" / whole["volumes"][0]["path"]).get_fdata()
+    assert [row["suffix"] for row in split["volumes"]] == ["t1", "t2", "t3"]
+    sources = {}
+    for time, row in enumerate(split["volumes"]):
+        path = tmp_path / "split" / row["path"]
+        np.testing.assert_array_equal(nib.load(path).get_fdata(), data[..., time])
+        sidecar = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
+        assert {place[2] for places in sidecar["sources"].values() for place in places} == {0}
+        assert "of_each_time" not in sidecar
+        sources |= sidecar["sources"]
+    assert len(sources) == 12
 
 
 def test_a_conversion_that_fails_at_the_end_leaves_the_listing_of_the_last_one_whole(tmp_path: Path) -> None:

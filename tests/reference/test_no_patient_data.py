@@ -12,7 +12,8 @@ from PIL import Image
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 
-from node.conversion.offline import convert_folder
+from node.conversion.naming import ANONYMOUS, parse
+from node.conversion.offline import Layout, convert_folder
 from node.volume.reasons import Reason, WarningKind
 from node.writers.options import WriteOptions
 from tests.conftest import corpus_folder
@@ -36,8 +37,15 @@ SHORTEST = 4
 """Characters of a value that is looked for: shorter ones turn up by chance."""
 
 EVERYTHING = WriteOptions(
-    formats=("nifti", "nifti-pair", "analyze", "mhd", "nrrd", "npz"), compress=False, previews=True, montages=True, suv=True
+    formats=("nifti", "nifti-pair", "analyze", "mhd", "nrrd", "npz"),
+    compress=False,
+    previews=True,
+    montages=True,
+    suv=True,
 )
+NAMELESS = Layout(parse(ANONYMOUS, anonymous=True), anonymous=True)
+"""As a node, which leaves out of every sidecar what people typed."""
+
 NIFTI_HEADER_BYTES = 544
 
 DEVICE_FACTS = ("Manufacturer", "ManufacturerModelName", "BodyPartExamined")
@@ -68,6 +76,8 @@ def written_text(folder: Path) -> Iterator[tuple[str, str]]:
         elif path.suffix in (".nii", ".hdr"):
             with path.open("rb") as file:
                 yield path.name, file.read(NIFTI_HEADER_BYTES).decode("latin-1")
+        elif path.suffix == ".nrrd":
+            yield path.name, path.read_bytes().partition(b"\n\n")[0].decode("latin-1")
         elif path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 yield path.name, f"{arrays['json']} {arrays['series_uid']} {sorted(arrays)}"
@@ -94,7 +104,7 @@ def test_nothing_personal_of_a_series_is_written(corpus: Path, tmp_path: Path, c
         facts = {str(ds.get(keyword, "")).casefold() for ds in datasets for keyword in DEVICE_FACTS}
         values = {value for value in values if len(value) >= SHORTEST and value.casefold() not in OUR_WORDS | facts}
         out = tmp_path / str(number)
-        convert_folder([Path(ds.filename) for ds in datasets], out, EVERYTHING, here)
+        convert_folder([Path(ds.filename) for ds in datasets], out, EVERYTHING, here, layout=NAMELESS)
         found = {
             (uid, name, value)
             for name, text in written_text(out)

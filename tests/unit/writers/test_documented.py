@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from pydicom import DataElement, Dataset
 
-from node.conversion.offline import convert_folder
+from node.conversion.naming import parse
+from node.conversion.offline import Layout, convert_folder
 from node.volume.describe.bids_fields import BIDS_FIELDS
 from node.writers.options import WriteOptions
 from tests import make
@@ -31,7 +32,7 @@ def converted(series: list[Dataset], folder: Path) -> dict[str, list[dict[str, o
     for number, ds in enumerate(series):
         ds.save_as(folder / "in" / f"{number}.dcm", enforce_file_format=True)
     options = WriteOptions(formats=("nifti", "analyze"), previews=True, projections=True, montages=True)
-    return convert_folder([folder / "in"], folder / "out", options, here)
+    return convert_folder([folder / "in"], folder / "out", options, here, layout=Layout(parse("volume")))
 
 
 def test_every_fact_of_a_sidecar_is_documented() -> None:

@@ -1,0 +1,231 @@
+"""Names of the files of `voxelnode convert`: a template with tokens, filled from the first instance of a series.
+
+The values come from whoever made the files, so nothing but letters, digits and ``- + . _`` of them reaches a name.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from node.errors import UsageError
+
+TOKENS = {
+    "series_number": "Series Number (0020,0011)",
+    "series_description": "Series Description (0008,103E), else Protocol Name, else Modality",
+    "protocol_name": "Protocol Name (0018,1030), else Series Description, else Modality",
+    "modality": "Modality (0008,0060)",
+    "series_date": "Series Date (0008,0021), as 20261231",
+    "series_time": "Series Time (0008,0031), as 235959",
+    "body_part": "Body Part Examined (0018,0015)",
+    "manufacturer": "Manufacturer (0008,0070)",
+    "model": "Manufacturer's Model Name (0008,1090)",
+    "station": "Station Name (0008,1010)",
+    "study_date": "Study Date (0008,0020), as 20261231",
+    "study_time": "Study Time (0008,0030), as 235959",
+    "study_description": "Study Description (0008,1030)",
+    "study_id": "Study ID (0020,0010)",
+    "accession_number": "Accession Number (0008,0050)",
+    "patient_id": "Patient ID (0010,0020)",
+    "patient_name": "Patient's Name (0010,0010)",
+    "folder": "name of the folder, or of the zip file, that holds the first file of the series",
+    "series_uid": "Series Instance UID (0020,000E)",
+    "study_uid": "Study Instance UID (0020,000D)",
+}
+"""Each token, and what it stands for."""
+
+COLUMNS = {
+    "body_part": "body_part_examined",
+    "model": "manufacturer_model_name",
+    "station": "station_name",
+    "series_uid": "series_instance_uid",
+    "study_uid": "study_instance_uid",
+}
+"""Columns of `node.dicom.attributes` that tokens name more briefly."""
+
+OF_NOBODY = frozenset({"series_number", "modality", "manufacturer", "model", "series_uid", "study_uid"})
+"""Tokens whose values nobody typed and that date nothing, for names without personal data."""
+
+DEFAULT = "{series_number:03}_{series_description}"
+ANONYMOUS = "{series_number:03}_{modality}"
+
+MAX_NAME_BYTES = 120
+"""Longest name, in UTF-8. File systems hold 255 bytes; suffixes and extensions of a volume take up to 60."""
+
+SUFFIX_WORDS = (
+    r"ph|real|imag|fieldmap|other|map|derived|lbm|lbmjames128|bsa|suv|resampled|mask|masked|contours|analyze"
+    r"|thumbnail|preview|montage|mip|minip|axial|coronal|sagittal|measurements|key_objects|(?:e|ti|i|s|seg|roi|slice|t)?\d+"
+)
+"""The words between a name and the extension, each after ``_``; see `node.writers.base.stem_of`."""
+
+EXTENSIONS = r"nii\.gz|nii|hdr|img|mhd|zraw|raw|nrrd|npz|json|bval|bvec|png"
+
+DCM2NIIX = {
+    "d": "{series_description}",
+    "e": "",
+    "f": "{folder}",
+    "g": "{accession_number}",
+    "i": "{patient_id}",
+    "j": "{series_uid}",
+    "k": "{study_uid}",
+    "m": "{manufacturer}",
+    "n": "{patient_name}",
+    "p": "{protocol_name}",
+    "s": "{series_number}",
+    "t": "{study_date}{study_time}",
+    "x": "{study_id}",
+}
+"""The letters of dcm2niix's ``-f``. ``%e`` is nothing: the echo is added to names of series with several."""
+
+RESERVED = frozenset(
+    {"conversion", "con", "prn", "aux", "nul"}
+    | {f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³"}
+)
+"""Names that Windows keeps for devices, and that of ``conversion.json``, whatever follows the first dot."""
+
+_TOKEN = re.compile(r"\{([^{}:]*)(?::([^{}]*))?\}")
+_WIDTH = re.compile(r"0?[1-9]")
+_LETTER = re.compile(r"%(\d*)(.?)", re.DOTALL)
+_LAST_WORD = re.compile(rf"_(?:{SUFFIX_WORDS})\Z")
+_OF_VOLUME = re.compile(rf"(?:_(?:{SUFFIX_WORDS}))*(?:\.(?:{EXTENSIONS}))\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class NameTemplate:
+    """A template such as ``{series_number:03}_{series_description}``, checked by `parse`."""
+
+    text: str
+
+    def name_of(self, values: Mapping[str, Any]) -> str:
+        """Return the name of a series.
+
+        Parameters
+        ----------
+        values : mapping of token or column of `node.dicom.attributes` to value
+        """
+        return safe_name(_TOKEN.sub(lambda token: _filled(token, values), self.text))
+
+
+def parse(text: str, *, anonymous: bool = False) -> NameTemplate:
+    """Return a template, from our tokens or from dcm2niix's letters (``%p_%s``).
+
+    Raises
+    ------
+    UsageError
+        A token does not exist, the template names a folder, or a token could name a person and `anonymous` is set.
+    """
+    template = from_dcm2niix(text) if "%" in text else text
+    if "/" in template or "\\" in template:
+        raise UsageError(f"--name {text!r}: a name cannot contain a folder; use --out for it")
+    for token, width in _TOKEN.findall(template):
+        if token not in TOKENS:
+            raise UsageError(f"--name {text!r}: there is no token {{{token}}}; the tokens are {', '.join(TOKENS)}")
+        if width and not _WIDTH.fullmatch(width):
+            raise UsageError(f"--name {text!r}: ':{width}' is not a number of digits such as :03")
+        if anonymous and token not in OF_NOBODY:
+            raise UsageError(
+                f"--name {text!r}: with --anonymous, {{{token}}} would be shown; use {', '.join(sorted(OF_NOBODY))}"
+            )
+    if "{" in _TOKEN.sub("", template) or "}" in _TOKEN.sub("", template):
+        raise UsageError(f"--name {text!r}: a brace is missing; tokens look like {{series_number:03}}")
+    return NameTemplate(template)
+
+
+def from_dcm2niix(pattern: str) -> str:
+    """Return the template for a pattern of dcm2niix.
+
+    Raises
+    ------
+    UsageError
+        The pattern has a letter that no token stands for.
+    """
+
+    def token(found: re.Match[str]) -> str:
+        digits, letter = found.groups()
+        if letter.lower() not in DCM2NIIX:
+            known = " ".join(f"%{known}" for known in DCM2NIIX)
+            raise UsageError(f"-f {pattern!r}: %{letter} has no equivalent here; of dcm2niix's letters, use {known}")
+        named = DCM2NIIX[letter.lower()]
+        return named.replace("}", f":0{digits.lstrip('0')}}}", 1) if digits.strip("0") else named
+
+    return _LETTER.sub(token, pattern)
+
+
+def _filled(token: re.Match[str], values: Mapping[str, Any]) -> str:
+    name, width = token.groups()
+    if name == "series_description":
+        texts = [values.get(each) for each in ("series_description", "protocol_name", "modality")]
+    elif name == "protocol_name":
+        texts = [values.get(each) for each in ("protocol_name", "series_description", "modality")]
+    else:
+        texts = [values.get(COLUMNS.get(name, name))]
+    text = next((_text(value) for value in texts if value is not None), "")
+    return text.zfill(int(width)) if width and text.isascii() and text.isdigit() else text
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dt.date):
+        return value.strftime("%Y%m%d")
+    if isinstance(value, dt.time):
+        return value.strftime("%H%M%S")
+    return str(value).split("=")[0]  # of a person's name, the first way to write it (PS3.5 6.2.1)
+
+
+def safe_name(text: str) -> str:
+    """Return `text` as a name that every file system takes: no folder, not hidden, not reserved, not too long."""
+    kept = "".join(
+        letter if letter.isalnum() or letter in "-+." or unicodedata.category(letter).startswith("M") else "_"
+        for letter in unicodedata.normalize("NFC", text)
+    )
+    name = re.sub(r"\.{2,}", ".", re.sub(r"_{2,}", "_", kept)).lstrip("-._")
+    name = _cut(name, MAX_NAME_BYTES)
+    if name.partition(".")[0].casefold() in RESERVED:
+        name = f"_{name}"
+    return name or "series"
+
+
+def _cut(name: str, size: int) -> str:
+    return name.encode("utf-8")[:size].decode("utf-8", "ignore").rstrip("-._")
+
+
+def numbered(name: str) -> Iterator[str]:
+    """Yield `name`, and then ``name-2``, ``name-3``, ...: no suffix of a volume begins with ``-``."""
+    yield name
+    number = 2
+    while True:
+        end = f"-{number}"
+        yield _cut(name, MAX_NAME_BYTES - len(end)) + end
+        number += 1
+
+
+def is_file_of(file_name: str, name: str) -> bool:
+    """Return whether a file may be one of the series with this name."""
+    return file_name.startswith(name) and _OF_VOLUME.match(file_name, len(name)) is not None
+
+
+class TakenNames:
+    """The names of the series of a run. In one folder, none is another's with a suffix of a volume, either."""
+
+    def __init__(self, *, one_folder: bool) -> None:
+        self._one_folder = one_folder
+        self._names: set[str] = set()
+        self._beginnings: set[str] = set()
+
+    def __contains__(self, name: str) -> bool:
+        folded = name.casefold()
+        return folded in self._beginnings or not self._names.isdisjoint(self._beginnings_of(folded))
+
+    def add(self, name: str) -> None:
+        self._names.add(name.casefold())
+        self._beginnings.update(self._beginnings_of(name.casefold()))
+
+    def _beginnings_of(self, name: str) -> Iterator[str]:
+        """Yield a name and, in one folder, what it is without the words at its end that may be a suffix."""
+        yield name
+        while self._one_folder and (found := _LAST_WORD.search(name)):
+            name = name[: found.start()]
+            yield name

@@ -1,0 +1,156 @@
+"""Names of converted files: readable, safe on every file system, each series its own."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.conversion.naming import (
+    DCM2NIIX,
+    DEFAULT,
+    EXTENSIONS,
+    MAX_NAME_BYTES,
+    RESERVED,
+    TOKENS,
+    TakenNames,
+    is_file_of,
+    numbered,
+    parse,
+    safe_name,
+)
+from node.errors import UsageError
+
+SERIES = {
+    "series_number": 7,
+    "series_description": "T1 mprage, sag p2",
+    "protocol_name": "t1_mprage",
+    "modality": "MR",
+    "patient_name": "Döe^Jane=漢字",
+    "patient_id": "A/17",
+    "study_date": dt.date(2026, 1, 2),
+    "study_time": dt.time(9, 8, 7, 5),
+    "series_instance_uid": "1.2.3",
+}
+
+
+@pytest.mark.parametrize(
+    ("template", "name"),
+    [
+        (DEFAULT, "007_T1_mprage_sag_p2"),
+        ("{patient_id}-{study_date}_{study_time}", "A_17-20260102_090807"),
+        ("{patient_name}", "Döe_Jane"),
+        ("{series_uid}", "1.2.3"),
+        ("{accession_number}_{modality}", "MR"),
+        ("run one", "run_one"),
+        ("{study_id}", "series"),
+        ("%p_%s", "t1_mprage_7"),
+        ("%03s%e_%t", "007_20260102090807"),
+        ("%i_%n_%S", "A_17_Döe_Jane_7"),
+    ],
+)
+def test_a_template_is_filled_from_the_series(template: str, name: str) -> None:
+    assert parse(template).name_of(SERIES) == name
+
+
+def test_every_token_and_every_letter_of_dcm2niix_is_accepted() -> None:
+    for token in TOKENS:
+        assert parse(f"{{{token}}}").name_of(SERIES)
+    for letter in DCM2NIIX:
+        assert parse(f"x%{letter}").name_of(SERIES).startswith("x")
+
+
+def test_what_has_no_description_is_named_by_its_protocol_or_modality() -> None:
+    assert parse(DEFAULT).name_of({"protocol_name": "dwi", "modality": "MR"}) == "dwi"
+    assert parse(DEFAULT).name_of({"series_number": 3, "modality": "CT"}) == "003_CT"
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{serie}", "no token {serie}; the tokens are series_number, "),
+        ("{series_number:x}", "':x' is not a number of digits"),
+        ("{series_number.__class__}", "no token"),
+        ("a/{modality}", "cannot contain a folder"),
+        ("{modality", "a brace is missing"),
+        ("%p_%z", "%z has no equivalent"),
+        ("%", "has no equivalent"),
+    ],
+)
+def test_a_wrong_template_is_refused_by_name(template: str, told: str) -> None:
+    with pytest.raises(UsageError, match=r"-f|--name") as refused:
+        parse(template)
+    assert told in str(refused.value)
+    assert template in str(refused.value)
+
+
+def test_an_anonymous_name_shows_nothing_that_was_typed() -> None:
+    assert parse("{series_number}_{modality}", anonymous=True).name_of(SERIES) == "7_MR"
+    with pytest.raises(UsageError, match=r"--anonymous, \{series_description\} would be shown"):
+        parse(DEFAULT, anonymous=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("../../etc/passwd", "etc_passwd"),
+        (".hidden", "hidden"),
+        ("-rf", "rf"),
+        ("a\x00b\nc\u202ed", "a_b_c_d"),
+        ("aux", "_aux"),
+        ("CON.nii", "_CON.nii"),
+        ("lpt¹", "_lpt¹"),
+        ("conversion", "_conversion"),
+        ("a. .", "a"),
+        ("漢字かな", "漢字かな"),
+        ("ผู้ป่วย", "ผู้ป่วย"),
+        ("e\u0301", "é"),
+        ("***", "series"),
+    ],
+)
+def test_a_name_is_safe(text: str, name: str) -> None:
+    assert safe_name(text) == name
+
+
+@given(st.text(max_size=300))
+def test_any_text_becomes_one_plain_part_of_a_path(text: str) -> None:
+    name = safe_name(text)
+    assert 1 <= len(name.encode()) <= MAX_NAME_BYTES + 1
+    assert not set(name) & set('/\\:*?"<>| \t\n\x00')
+    assert name[0] not in "-."
+    assert name[-1] not in ". "
+    assert name.partition(".")[0].casefold() not in RESERVED
+    assert safe_name(name) == name
+
+
+def test_a_taken_name_is_numbered_within_its_length() -> None:
+    assert list(itertools.islice(numbered("T1"), 3)) == ["T1", "T1-2", "T1-3"]
+    assert all(len(name.encode()) <= MAX_NAME_BYTES for name in itertools.islice(numbered("é" * 60), 12))
+
+
+def test_names_that_differ_in_case_only_are_one() -> None:
+    taken = TakenNames(one_folder=False)
+    taken.add("T1")
+    assert "t1" in taken
+    assert "T1_e2" not in taken
+
+
+def test_in_one_folder_no_name_is_another_with_a_suffix_of_a_volume() -> None:
+    taken = TakenNames(one_folder=True)
+    taken.add("T1")
+    taken.add("fmap_e2_ph")
+    for name in ("T1_e2", "t1_resampled_thumbnail", "fmap", "fmap_e2"):
+        assert name in taken
+    for name in ("T1-2", "T1_gd", "fmap_e1", "T"):
+        assert name not in taken
+
+
+def test_files_of_a_series_are_told_from_those_that_somebody_put_beside_them() -> None:
+    for extension in EXTENSIONS.replace("\\", "").split("|"):
+        assert is_file_of(f"T1.{extension}", "T1")
+        assert is_file_of(f"T1_e2_ph_t003.{extension}", "T1")
+    for other in ("T1_brain.nii.gz", "T1.mat", "T1-2.nii.gz", "T12.nii.gz", "xT1.nii.gz", "T1", "notes.txt"):
+        assert not is_file_of(other, "T1")
