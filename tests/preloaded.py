@@ -142,9 +142,9 @@ def run(
 
 def main(descriptor: int) -> None:
     """Fork a node for each order until there can be no more."""
-    from node.cli.application import COMMANDS, GROUPS
+    from node.cli.application import PANELS, module_of
 
-    commands = [f"node.cli.{name.partition('.')[0]}" for name in (*COMMANDS.values(), *GROUPS)]
+    commands = [module_of(name) for names in PANELS.values() for name in names]
     for module in (*commands, "node.control.node", "node.web.application", "tests.crash.mutants"):
         importlib.import_module(module)
     if not os.environ["LD_PRELOAD"]:  # on a disk that fails, the index must have been synced

@@ -10,47 +10,51 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from keyword import iskeyword
+from typing import Any
 
 import typer
 
 from node import __version__
+from node.cli.examples import epilog
 from node.cli.output import stop_printing
 from node.errors import UsageError, VoxelnodeError
 
-COMMANDS = {
-    "demo": "demo.demo",
-    "init": "init.init",
-    "serve": "serve.serve",
-    "import": "import_command.import_",
-    "convert": "convert.convert",
-    "status": "status.status",
-    "series": "series.series",
-    "select": "select.select",
-    "reconvert": "reconvert.reconvert",
-    "info": "info.info",
-    "dump": "dump.dump",
-    "echo": "echo.echo",
-    "find": "find.find",
-    "get": "get.get",
-    "send": "send.send",
-    "doctor": "doctor.doctor",
-    "fsck": "fsck.fsck",
-    "rejections": "rejections.rejections",
-    "delete": "delete.delete",
-    "retention": "retention.retention",
-    "audit": "audit.audit",
-    "conformance": "conformance.conformance",
+PANELS = {
+    "Run": ("demo", "init", "serve", "doctor", "config"),
+    "Convert": ("convert", "import", "reconvert"),
+    "Exchange": ("echo", "find", "get", "send", "worklist", "hooks", "conformance"),
+    "Look": ("status", "series", "select", "info", "dump", "rejections", "conflicts", "audit"),
+    "Maintain": ("fsck", "db", "journal", "quarantine", "delete", "retention", "patient", "account", "viewers"),
 }
-"""Each command, and the module and function of this package that implement it."""
+"""The commands in the order and under the titles of the help."""
 
-GROUPS = ("config", "db", "journal", "patient", "viewers", "account", "hooks", "quarantine", "conflicts", "worklist")
-"""Commands with subcommands; each is the `app` of the module with the same name."""
+MODULES = {"import": "import_command"}
+"""The module of a command, if it is not the one with its name."""
+
+
+class _Panels(typer.core.TyperGroup):
+    """Lists the commands under the titles of `PANELS`."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        widest = max(map(len, self.commands))
+        for title, names in PANELS.items():
+            known = [(name, self.commands[name]) for name in names if name in self.commands]
+            if known:
+                with formatter.section(title):
+                    room = formatter.width - widest - 6
+                    formatter.write_dl([(name.ljust(widest), each.get_short_help_str(room)) for name, each in known])
+
+
+def module_of(command: str) -> str:
+    """Return the name of the module that implements a command: by `app` if it has subcommands, else by a function."""
+    return f"node.cli.{MODULES.get(command, command)}"
 
 
 def application(wanted: str | None = None) -> typer.Typer:
     """Return the whole command line, or only the part that the command `wanted` needs.
 
-    Help texts are not Rich markup, in which ``[storage] root`` would lose its brackets.
+    Help texts and examples are not Rich markup, in which ``[storage] root`` would lose its brackets.
     """
     app = typer.Typer(
         name="voxelnode",
@@ -58,17 +62,18 @@ def application(wanted: str | None = None) -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
+        cls=_Panels,
+        epilog=epilog(""),
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback()(_options)
-    known = wanted in COMMANDS or wanted in GROUPS
-    for name, location in COMMANDS.items():
-        if not known or name == wanted:
-            module, function = location.split(".")
-            app.command(name)(getattr(import_module(f"node.cli.{module}"), function))
-    for name in GROUPS:
-        if not known or name == wanted:
-            app.add_typer(import_module(f"node.cli.{name}").app, name=name)
+    names = [name for panel in PANELS.values() for name in panel]
+    for name in [wanted] if wanted in names else names:
+        module = import_module(module_of(name))
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=name, epilog=epilog(name))
+        else:
+            app.command(name, epilog=epilog(name))(getattr(module, f"{name}_" if iskeyword(name) else name))
     return app
 
 

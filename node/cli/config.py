@@ -69,8 +69,17 @@ def _examined(settings: Settings) -> tuple[list[str], list[str]]:
 
 
 @app.command()
-def example() -> None:
-    """Print every key with its description and default."""
+def example(json: Json = False) -> None:
+    """Print every key with its description and default.
+
+    With --json, as a JSON Schema.
+    """
+    if json:
+        from node.settings.model import Settings
+
+        print_json(Settings.model_json_schema())
+        return
+
     from node.settings.example import example_toml
 
     print(example_toml(), end="")

@@ -12,7 +12,7 @@ from node.cli.options import ConfigFile, Json, Root, load, reading_index, settin
 from node.cli.output import print_fields, print_json, print_table
 
 app = typer.Typer(
-    help="List identity conflicts: one UID or Patient ID with different content; show and decide them.",
+    help="List conflicts of one UID or Patient ID, and decide them.",
     invoke_without_command=True,
 )
 
@@ -62,7 +62,7 @@ def list_(
 
 @app.command()
 def show(conflict: Number, config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """Compare the version in a conflict with the current one, attribute by attribute."""
+    """Compare a version with the current one, by attribute."""
     settings = load(config, storage__root=root).settings
 
     from node.receive.conflicts import compared
@@ -91,7 +91,7 @@ def show(conflict: Number, config: ConfigFile = None, root: Root = None, json: J
 def accept(
     conflict: Number, alike: Alike = False, config: ConfigFile = None, root: Root = None, json: Json = False
 ) -> None:
-    """Make the version in a conflict current, in whichever series; the current one goes to quarantine."""
+    """Make a version current; the current one goes to quarantine."""
     done = perform(settings_for_change(config, root), "accept-conflict", conflict=conflict, alike=alike)
     _print_decided(done, f"accepted: {len(done['accepted'])} versions are current", as_json=json)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from node.cli.options import ConfigFile, load
+from node.cli.options import ConfigFile, Json, load
 
 
 class StatementFormat(StrEnum):
@@ -28,6 +28,7 @@ def conformance(
         StatementFormat, typer.Option("--format", help="Markdown for people, JSON for programs.")
     ] = StatementFormat.MD,
     config: ConfigFile = None,
+    json: Json = False,
 ) -> None:
     """Print the DICOM Conformance Statement.
 
@@ -37,7 +38,7 @@ def conformance(
 
     from node.conformance.statement import statement, statement_for_programs
 
-    if format is StatementFormat.JSON:
+    if json or format is StatementFormat.JSON:
         text = jsons.dumps(statement_for_programs(settings), indent=2, ensure_ascii=False) + "\n"
     else:
         text = statement(settings)

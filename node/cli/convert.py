@@ -96,14 +96,6 @@ def convert(
 
     The voxels are the same as those of a node. OUT/conversion.json lists the volumes, the refusals with their reasons,
     and the skipped files. Exit 1 if there is no volume, or if a series failed.
-
-    Examples:
-
-    voxelnode convert scans -o volumes
-
-    voxelnode convert scan.zip -o volumes --flat -f '%p_%s' --format nifti,nrrd
-
-    voxelnode convert scans -o volumes --list
     """
     began = time.monotonic()
     settings = _settings(config, format, compress, thumbnails, workers, montage=montage, mip=mip, mask=mask)

@@ -27,7 +27,7 @@ def path(config: ConfigFile = None, root: Root = None, json: Json = False) -> No
 
 
 @app.command()
-def upgrade(config: ConfigFile = None, root: Root = None) -> None:
+def upgrade(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
     """Create the database, or migrate it to the newest schema."""
     from node.control.repository import require_index
     from node.index.engine import upgrade as upgrade_database
@@ -35,7 +35,9 @@ def upgrade(config: ConfigFile = None, root: Root = None) -> None:
     file = _database(config, root)
     require_index(file.parent)
     before, after = upgrade_database(file)
-    if before == after:
+    if json:
+        print_json({"path": file, "before": before, "after": after})
+    elif before == after:
         print(f"{file}: already at schema {after}")
     else:
         print(f"{file}: {f'migrated from schema {before} to' if before else 'created at schema'} {after}")
@@ -58,6 +60,7 @@ def backup(
     target: Annotated[Path, typer.Argument(metavar="FILE", help="File to write; an existing file is replaced.")],
     config: ConfigFile = None,
     root: Root = None,
+    json: Json = False,
 ) -> None:
     """Copy the database to a file, even while a node writes to it.
 
@@ -68,15 +71,18 @@ def backup(
 
     file = _database(config, root)
     size = copy_database(file, target.absolute())
+    if json:
+        print_json({"path": target, "bytes": size})
+        return
     print(f"{target}: {sized(size)} written; now copy the folders of {file.parent}, the journal first")
 
 
 @app.command()
 def rebuild(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """Rebuild the index from the journal, the files of the archive, and what can be read of the previous index.
+    """Rebuild the index from the archive and the journal.
 
-    Stop the node first. Exit 1 if files cannot be read: they stay in the archive, and the next start adds them to the
-    index once they can be read.
+    What can be read of the previous index is taken over. Stop the node first. Exit 1 if files cannot be read: they stay
+    in the archive, and the next start adds them to the index once they can be read.
     """
     settings = settings_for_change(config, root)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from node.cli.options import ConfigFile, Root, load
+from node.cli.options import ConfigFile, Json, Root, load
 from node.cli.output import print_json, printable
 from node.errors import UsageError
 
@@ -40,12 +40,14 @@ def dump(
     ] = DumpFormat.TEXT,
     config: ConfigFile = None,
     root: Root = None,
+    json: Json = False,
 ) -> None:
     """Print the header of a file or of a stored instance.
 
     Every element is printed; pixel data and other binary values are printed as their length. Exit 1 if the file is
     damaged.
     """
+    format = DumpFormat.JSON if json else format
     path = Path(file_or_uid)
     if not path.is_file():
         path = _stored(file_or_uid, config, root)

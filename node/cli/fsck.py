@@ -23,7 +23,7 @@ def fsck(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Compare journal, index, archive and volumes, and repair differences.
+    """Compare index, journal and files, and repair differences.
 
     Exit 1 if a difference remains.
     """

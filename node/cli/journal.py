@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from node.lifecycle.journal import JournalReport
 
 app = typer.Typer(
-    help="Show and empty the journal, in which instances are durable before they are in the index.",
+    help="Show and empty the journal of acknowledged instances.",
     no_args_is_help=True,
 )
 
@@ -23,9 +23,9 @@ REMEDY = "keep a copy of the folder; the next start puts the segment into quaran
 
 @app.command()
 def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """Show the size of the journal, what waits in it, and damage; also beside a running node.
+    """Show the journal: its size, what waits in it, and damage.
 
-    Exit 1 if records are damaged.
+    It may be that of a running node. Exit 1 if records are damaged.
     """
     settings = load(config, storage__root=root).settings
 
@@ -67,9 +67,9 @@ def _fields(report: JournalReport, maximum: int) -> dict[str, Any]:
 
 @app.command()
 def drain(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """Put everything that is in the journal into archive and index, and remove the journal; stop the node first.
+    """Empty the journal into archive and index; stop the node first.
 
-    After it, a version of voxelnode without a journal may use the root.
+    The journal is removed. After it, a version of voxelnode without a journal may use the root.
     """
     settings = settings_for_change(config, root)
 

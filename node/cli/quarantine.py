@@ -40,7 +40,7 @@ def list_(config: ConfigFile = None, root: Root = None, json: Json = False) -> N
 
 @app.command()
 def show(name: Name, config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
-    """Read a file in quarantine, and compare it with the current instance of its UID.
+    """Compare a file in quarantine with the instance of its UID.
 
     `voxelnode dump` prints its header.
     """

@@ -396,10 +396,8 @@ def _forget_identifiers(all_series: Iterable[_Series]) -> None:
     """Take away every attribute that may name a person: texts, and a Series Number that may be an identifier."""
     from node.volume.describe.sidecar_fields import MIN_IDENTIFYING_NUMBER  # here: it loads NumPy
 
+    kept = {COLUMNS.get(token, token) for token in OF_NOBODY} | {"sop_class", "study_date", "study_time"}
     for series in all_series:
-        kept = (
-            OF_NOBODY | {COLUMNS.get(token, token) for token in OF_NOBODY} | {"sop_class", "study_date", "study_time"}
-        )
         series.attributes = {name: value for name, value in series.attributes.items() if name in kept}
         if (series.attributes.get("series_number") or 0) >= MIN_IDENTIFYING_NUMBER:
             series.attributes["series_number"] = None

@@ -12,7 +12,9 @@ from typer.main import get_command
 
 from node import __version__
 from node.cli import main
-from node.cli.application import application
+from node.cli.application import PANELS, application
+from node.cli.examples import EXAMPLES
+from tests.test_docs import unknown_commands
 
 
 class Result(NamedTuple):
@@ -83,6 +85,55 @@ def test_help_shows_every_text_as_it_is_written() -> None:
     ]
     assert lost == []
     assert sum("[peers]" in page for _, page, _ in shown) >= 4
+
+
+def test_the_commands_are_grouped_and_no_line_is_cut() -> None:
+    [(_, page, _), *others] = help_pages(get_command(application()), "voxelnode")
+    titles = [line for line in page.splitlines() if line and not line.startswith(" ")]
+    assert titles[1:] == ["Options:", *(f"{title}:" for title in PANELS)]
+    for text in (page, *(page for _, page, _ in others)):
+        assert [line for line in text.splitlines() if line.endswith("...") and not line.startswith("Usage:")] == []
+
+
+def test_every_command_has_examples_that_fit_it() -> None:
+    assert EXAMPLES.keys() - {""} == {name for names in PANELS.values() for name in names}
+    for name, lines in EXAMPLES.items():
+        assert all(line.startswith(f"voxelnode {name}".strip()) for line in lines), name
+    commands = [line.removeprefix("voxelnode ") for lines in EXAMPLES.values() for line in lines]
+    assert unknown_commands([part for line in commands for part in line.split(" && voxelnode ")]) == []
+    pages = {path: page for path, page, _ in help_pages(get_command(application()), "voxelnode")}
+    for name, lines in EXAMPLES.items():
+        assert pages[f"voxelnode {name}".strip()].rstrip().endswith("\n".join(f"    {line}" for line in lines))
+
+
+NOT_READING = {
+    *("demo", "init", "serve"),
+    *("account role", "account remove", "account revoke", "viewers install", "viewers remove"),
+}
+
+
+def test_every_command_that_reads_prints_json() -> None:
+    def leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+        for name, each in getattr(command, "commands", {}).items():
+            yield from leaves(each, f"{path} {name}".strip())
+        if not getattr(command, "commands", {}):
+            yield path, command
+
+    without = {
+        path
+        for path, command in leaves(get_command(application()), "")
+        if "--json" not in {name for parameter in command.params for name in parameter.opts}
+    }
+    assert without == NOT_READING
+
+
+def test_json_is_the_same_as_the_format_of_that_name(run) -> None:
+    assert json.loads(run("config", "example", "--json").out)["properties"].keys() >= {"storage", "dicom"}
+    assert run("conformance", "--json").out == run("conformance", "--format", "json").out
+    done = json.loads(run("db", "upgrade", "--root", "here", "--json").out)
+    assert (done["before"], done["after"] is None) == (None, False)
+    copied = json.loads(run("db", "backup", "copy.sqlite", "--root", "here", "--json").out)
+    assert copied == {"path": "copy.sqlite", "bytes": Path("copy.sqlite").stat().st_size}
 
 
 def help_pages(command: Any, path: str, parent: Any = None) -> Iterator[tuple[str, str, list[str]]]:

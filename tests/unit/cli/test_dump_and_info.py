@@ -55,6 +55,7 @@ def test_a_header_is_printed_as_text_as_a_table_and_as_json(run, series: list[Da
     assert rows["(0008,103E)"]["value"] == "Thorax"
     assert (rows["(7FE0,0010)"]["value"], rows["(7FE0,0010)"]["length"]) == ("", "384")
     status, dumped, _ = run("dump", "scan/0.dcm", "--format", "json")
+    assert run("dump", "scan/0.dcm", "--json") == (status, dumped, "")
     elements = {row["tag"]: row for row in json.loads(dumped)["elements"]}
     assert elements["(0028,0030)"]["values"] == [0.75, 0.5]
     assert elements["(7FE0,0010)"] == {"tag": "(7FE0,0010)", "vr": "OW", "keyword": "PixelData", "length": 384}
