@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from time import sleep
@@ -11,13 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from node.cli.options import ConfigFile, Json, Root, load, settings_for_change
-from node.cli.output import print_json, print_table
+from node.cli.options import ConfigFile, Json, Root, Uids, load, settings_for_change
+from node.cli.output import minute, print_fitted, print_json, print_table, short_uid
 from node.errors import UsageError, VoxelnodeError
 
 if TYPE_CHECKING:
     from node.notify.message import HookMessage
     from node.settings.model import HookEvent, HookSettings, Settings
+
+DELIVERIES = {"happened": 16, "hook": 10, "event": 17, "series": 18, "state": 9, "try": 3, "reason": 15}
+"""Columns and widths of a line of 100 characters."""
 
 app = typer.Typer(help="Inspect, test and retry webhooks, commands and plugins.", no_args_is_help=True)
 
@@ -74,13 +78,14 @@ def deliveries(
         ),
     ] = None,
     last: Annotated[int, typer.Option("--last", metavar="N", min=1, help="Number of messages to show.")] = 20,
+    uids: Uids = False,
     config: ConfigFile = None,
     root: Root = None,
     json: Json = False,
 ) -> None:
     """List recent messages to hooks.
 
-    Shows delivered, waiting and given-up messages, with the reasons of failures.
+    Shows delivered, waiting and given-up messages, with the reasons of failures. --uids shows the ids of messages, too.
     """
     settings: Settings = load(config, storage__root=root).settings
 
@@ -91,11 +96,30 @@ def deliveries(
     if json:
         print_json(rows)
         return
+    title = f"last {len(rows)} messages"
+    if not uids:
+        print_fitted(title, DELIVERIES, map(_brief, rows))
+        return
     names = ("happened_at", "hook", "event", "series_instance_uid", "state", "attempts", "due_at", "reason")
     print_table(
-        f"last {len(rows)} messages",
+        title,
         ("happened", "hook", "event", "series", "state", "attempts", "next attempt", "reason", "id"),
         [[row[name] for name in (*names, "message_id")] for row in rows],
+    )
+
+
+def _brief(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return a message in the columns of `DELIVERIES`; a series is named as people name it, if it is still there."""
+    named = (row["series_number"], row["series_description"] or row["modality"])
+    series = " ".join(str(part) for part in named if part is not None)
+    return (
+        minute(row["happened_at"]),
+        row["hook"],
+        row["event"],
+        series or short_uid(row["series_instance_uid"] or ""),
+        row["state"],
+        row["attempts"],
+        row["reason"],
     )
 
 
@@ -246,7 +270,8 @@ def replay(
 def retry(
     name: Name,
     message_id: Annotated[
-        str | None, typer.Option("--id", metavar="ID", help="Only this message; the id is in `hooks deliveries`.")
+        str | None,
+        typer.Option("--id", metavar="ID", help="Only this message; the id is in `hooks deliveries --uids`."),
     ] = None,
     config: ConfigFile = None,
     root: Root = None,

@@ -3,33 +3,66 @@
 from __future__ import annotations
 
 import json as jsons
+import re
+from collections.abc import Sequence
 from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from node.cli.options import ConfigFile, Json, Root, load
-from node.cli.output import print_fields, print_json, print_table
+from node.cli.output import print_fields, print_json, print_table, printable
 from node.errors import UsageError
 
 if TYPE_CHECKING:
+    from node.dicom.dump import DumpedElement
     from node.index.read import ReadIndex
 
 Row = dict[str, Any]
+
+MAX_PATIENTS = 100
+"""Patients of one name that are shown."""
+
+PLAIN_COSINE = 0.9962
+"""Cosine of 5 degrees: planes that are turned less count as axial, sagittal or coronal."""
+
+OF_STUDY = ("InstitutionName", "PatientAge", "PatientSize", "PatientWeight")
+HEADER_FIELDS = (
+    *OF_STUDY,
+    *("StationName", "PatientPosition", "PixelSpacing", "ImagerPixelSpacing", "SliceThickness"),
+    *("SpacingBetweenSlices", "SliceLocation", "ImageOrientationPatient", "ImagePositionPatient"),
+)
+"""Attributes that are shown of a header; metres, kilograms and millimetres, as the standard has them."""
+
+OF_FRAMES = (
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence"),
+)
+"""Sequences of enhanced objects that hold them."""
+
+_END_OF_UID = re.compile(r"[0-9.]{4,64}")
 
 PATIENT_COLUMNS = ("patient_id", "patient_name", "patient_birth_date", "patient_sex")
 """Columns of v_studies that belong to the patient."""
 
 
 def info(
-    uid: Annotated[str, typer.Argument(metavar="UID", help="UID of a study, series or instance, or a Patient ID.")],
+    uid: Annotated[
+        str,
+        typer.Argument(
+            metavar="UID|NAME",
+            help="UID of a study, series or instance, the end of that of a series, a Patient ID, or a part of a name.",
+        ),
+    ],
     config: ConfigFile = None,
     root: Root = None,
     json: Json = False,
 ) -> None:
     """Show a patient, study, series or instance with its volumes.
 
-    Higher levels are shown as well, and failures and excluded instances with their reasons.
+    Higher levels are shown as well, failures and excluded instances with their reasons, and of the first instance what
+    the index does not have: institution, age, weight, spacing, thickness, orientation, position.
     """
     folder = load(config, storage__root=root).settings.storage.root
 
@@ -38,7 +71,9 @@ def info(
     with reading(folder) as index:
         description = _describe(index, uid)
     if not description:
-        raise UsageError(f"{uid}: no patient, study, series or instance in the index has this UID or ID; check --root")
+        raise UsageError(
+            f"{uid}: no patient, study, series or instance in the index has this UID, ID or name; check --root"
+        )
     if json:
         print_json(description)
     else:
@@ -47,7 +82,31 @@ def info(
 
 def _describe(index: ReadIndex, uid: str) -> Row:
     """Return the level with the UID and the levels above it, or an empty row."""
-    return _image(index, uid) or _series(index, uid) or _study(index, uid) or _patients(index, uid)
+    return (
+        _image(index, uid)
+        or _series(index, uid)
+        or _study(index, uid)
+        or _patients(index, index.patients.with_patient_id(uid))
+        or _series_ending(index, uid)
+        or _patients(index, index.patients.named(uid, MAX_PATIENTS))
+    )
+
+
+def _series_ending(index: ReadIndex, uid: str) -> Row:
+    """Return the series whose UID ends as given, such as ``..50794718``.
+
+    Raises
+    ------
+    UsageError
+        There are several.
+    """
+    end = uid.lstrip(".")
+    if not _END_OF_UID.fullmatch(end):
+        return {}
+    found = index.series.uids_ending(end, 2)
+    if len(found) > 1:
+        raise UsageError(f"{uid}: several series have UIDs that end so; give more of it (voxelnode series --uids)")
+    return _series(index, found[0]) if found else {}
 
 
 def _image(index: ReadIndex, uid: str) -> Row:
@@ -57,7 +116,7 @@ def _image(index: ReadIndex, uid: str) -> Row:
     above = _series(index, row["series_instance_uid"], row["study_instance_uid"])
     volumes = _volumes(index.volumes.holding(row["study_instance_uid"], uid))
     return {
-        **above, "level": "instance", "instance": row, "volumes": volumes,
+        **above, "level": "instance", "instance": row, "header": header_fields(Path(row["path"])), "volumes": volumes,
         "exclusions": index.exclusions.of_instance(uid),
     }  # fmt: skip
 
@@ -68,8 +127,53 @@ def _series(index: ReadIndex, uid: str, study: str | None = None) -> Row:
     if not rows:
         return {}
     study = rows[0]["study_instance_uid"]
-    series = {**_study(index, study), "level": "series", "series": rows[0], "waits": _waits(index, study, uid)}
+    header = _first_header(index, study, uid)
+    series = {**_study(index, study), "level": "series", "series": rows[0], "header": header}
+    series["waits"] = _waits(index, study, uid)
     return series | _outcome(index, study, uid)
+
+
+def _first_header(index: ReadIndex, study: str, series: str | None = None) -> Row:
+    """Return what the header of the first instance of a series or study tells; empty if its file is missing."""
+    path = index.instances.first_path(study, series)
+    return {} if path is None else header_fields(Path(path))
+
+
+def header_fields(path: Path) -> Row:
+    """Return what the header of an instance tells beyond the index, by keyword, from its first frame if it has several.
+
+    ``orientation`` is the plane of the patient: axial, sagittal or coronal, perhaps oblique.
+    """
+    from node.dicom.dump import dump
+
+    fields: Row = {}
+    try:
+        with path.open("rb") as file:
+            _collect(dump(file).elements, fields)
+    except OSError:
+        return {}
+    ordered = {name: fields[name] for name in HEADER_FIELDS if name in fields}
+    plane = plane_of(fields.get("ImageOrientationPatient"))
+    return ordered | ({"orientation": plane} if plane else {})
+
+
+def _collect(elements: Sequence[DumpedElement], fields: Row) -> None:
+    for element in elements:
+        if element.keyword in HEADER_FIELDS and element.values:
+            fields.setdefault(element.keyword, element.values[0] if len(element.values) == 1 else list(element.values))
+        elif element.keyword in OF_FRAMES and element.items:
+            _collect(element.items[0], fields)
+
+
+def plane_of(cosines: Any) -> str | None:
+    """Return the plane of Image Orientation (Patient), six direction cosines (PS3.3 C.7.6.2.1.1)."""
+    try:
+        x1, y1, z1, x2, y2, z2 = map(float, cosines)
+    except (TypeError, ValueError):
+        return None
+    normal = [abs(y1 * z2 - z1 * y2), abs(z1 * x2 - x1 * z2), abs(x1 * y2 - y1 * x2)]
+    nearest = ("sagittal", "coronal", "axial")[normal.index(max(normal))]
+    return nearest if max(normal) > PLAIN_COSINE else f"oblique, nearest to {nearest}"
 
 
 def _waits(index: ReadIndex, study: str, uid: str) -> list[Row]:
@@ -83,17 +187,21 @@ def _study(index: ReadIndex, uid: str) -> Row:
     if row is None:
         return {}
     patient = {name: row.pop(name) for name in PATIENT_COLUMNS}
-    return {"level": "study", "patient": patient, "study": row} | _outcome(index, uid)
+    header = {name: value for name, value in _first_header(index, uid).items() if name in OF_STUDY}
+    return {"level": "study", "patient": patient, "study": row, "header": header} | _outcome(index, uid)
 
 
-def _patients(index: ReadIndex, patient_id: str) -> Row:
-    """Return the patients with a Patient ID, one for each issuer."""
-    rows = index.patients.with_patient_id(patient_id)
+def _patients(index: ReadIndex, rows: list[Row]) -> Row:
+    """Return patients with their studies."""
     if not rows:
         return {}
-    for row in rows:
-        del row["id"]  # meaningful only inside the index
-    return {"level": "patient", "patients": rows, "study_instance_uids": index.studies.uids_of_patient(patient_id)}
+    studies = index.studies.of_patients([row.pop("id") for row in rows])  # which has a meaning only inside the index
+    return {
+        "level": "patient",
+        "patients": rows,
+        "study_instance_uids": [row["study_instance_uid"] for row in studies],
+        "studies": studies,
+    }
 
 
 def _outcome(index: ReadIndex, study: str, series: str | None = None) -> Row:
@@ -119,20 +227,22 @@ def _print_waits(waits: list[Row]) -> None:
 
 
 def _print(description: Row) -> None:
-    for level in ("patient", "study", "series", "instance"):
-        if level in description:
+    for level in ("patient", "study", "series", "instance", "header"):
+        if description.get(level):
             print(level)
             print_fields({f"  {name}": value for name, value in description[level].items()})
     for patient in description.get("patients", ()):
         print("patient")
         print_fields({f"  {name}": value for name, value in patient.items()})
-    for uid in description.get("study_instance_uids", ()):
-        print(f"study {uid}")
+    for study in description.get("studies", ()):
+        about = (study["study_date"], study["study_description"], f"{study['series']} series")
+        print(f"study {study['study_instance_uid']}  {printable(', '.join(str(part) for part in about if part))}")
     if description.get("waits"):
         _print_waits(description["waits"])
     if description.get("volumes"):
-        rows = [(row["path"], row["kind"], " x ".join(map(str, row["shape"]))) for row in description["volumes"]]
-        print_table("volumes", ("file", "kind", "shape"), rows)
+        print("volumes")
+        for row in description["volumes"]:
+            print(f"  {row['kind']:<10}  {' x '.join(map(str, row['shape'])):<20}  {row['path']}")
     for what in ("failures", "exclusions"):
         if description.get(what):
             rows = [(row["revision"], row["reason"], row["detail"]) for row in description[what]]

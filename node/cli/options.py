@@ -26,6 +26,7 @@ Root = Annotated[
     Path | None,
     typer.Option("--root", metavar="DIR", help="Folder of archive, index and volumes; overrides [storage] root."),
 ]
+Uids = Annotated[bool, typer.Option("--uids", help="Print UIDs and texts in full, in a wider table.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -58,6 +58,58 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
     console().print(table)
 
 
+GAP = "  "
+
+UID_END = 10
+"""Characters at the end of a UID that are shown: its beginning is that of the manufacturer."""
+
+
+def print_fitted(title: str, columns: Mapping[str, int], rows: Iterable[Sequence[Any]]) -> None:
+    """Print `rows` in lines of one length; a cell that is longer than its column ends in an ellipsis.
+
+    Parameters
+    ----------
+    columns : mapping of name to width
+        Widths in characters of a terminal, of which letters of Chinese and Japanese take two.
+    """
+    print(title)
+    print(GAP.join(_fitted(name, width) for name, width in columns.items()).rstrip())
+    for row in rows:
+        cells = zip(row, columns.values(), strict=True)
+        print(GAP.join(_fitted(_cell(cell), width, isinstance(cell, int)) for cell, width in cells).rstrip())
+
+
+def _fitted(text: str, width: int, right: bool = False) -> str:
+    if _width(text) > width:
+        while _width(text) > width - 1:
+            text = text[:-1]
+        text += "\N{HORIZONTAL ELLIPSIS}"
+    padding = " " * (width - _width(text))
+    return padding + text if right else text + padding
+
+
+def _width(text: str) -> int:
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(letter) else 2 if east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def short_uid(uid: str) -> str:
+    """Return the end of a UID, by which `voxelnode info` finds it."""
+    return uid if len(uid) <= UID_END else f"..{uid[-UID_END + 2 :]}"
+
+
+def person(name: str | None) -> str:
+    """Return the first way in which a person's name is written, without carets: ``DOE JANE``."""
+    return " ".join((name or "").split("=")[0].replace("^", " ").split())
+
+
+def minute(moment: str | datetime | None) -> str:
+    """Return a time in ISO 8601 up to the minute."""
+    text = moment.isoformat() if isinstance(moment, datetime) else moment or ""
+    return text[:16].replace("T", " ")
+
+
 def console() -> Console:
     """Return a console on the current standard output; without a terminal, lines are not wrapped."""
     from rich.console import Console

@@ -8,8 +8,18 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from json import loads as json_of
 from typing import TYPE_CHECKING, Any
 
-from node.cli.options import ConfigFile, Json, Root, load
-from node.cli.output import print_fields, print_json, print_table, sized
+from node.cli.options import ConfigFile, Json, Root, Uids, load
+from node.cli.output import (
+    UID_END,
+    minute,
+    person,
+    print_fields,
+    print_fitted,
+    print_json,
+    print_table,
+    short_uid,
+    sized,
+)
 
 if TYPE_CHECKING:
     from node.index.read import ReadIndex
@@ -17,11 +27,22 @@ if TYPE_CHECKING:
 
 SHOWN_FAILURES = 10
 
+FAILURES = {
+    "failed": 16,
+    "patient": 12,
+    "no": 5,
+    "description": 14,
+    "reason": 14,
+    "detail": 17,
+    "uid": UID_END,
+}
+"""Columns and widths of a line of 100 characters."""
+
 MAX_AGE_SECONDS = 15.0
 """A running node writes its state every three seconds."""
 
 
-def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
+def status(uids: Uids = False, config: ConfigFile = None, root: Root = None, json: Json = False) -> None:
     """Show what is stored, waiting, converted and failed."""
     settings = load(config, storage__root=root).settings
 
@@ -60,7 +81,7 @@ def status(config: ConfigFile = None, root: Root = None, json: Json = False) -> 
     if json:
         print_json({**facts, "last_failures": failures, "live": live})
     else:
-        _print(facts, failures)
+        _print(facts, failures, uids=uids)
 
 
 @contextmanager
@@ -117,7 +138,7 @@ def _scrub(last: Mapping[str, Any] | None) -> str:
     return f"ended {last['ended_at'][:19]}, {found}"
 
 
-def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
+def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]], *, uids: bool) -> None:
     series = ", ".join(f"{count} {state}" for state, count in facts["series"].items()) or "none"
     print_fields(
         {
@@ -133,19 +154,42 @@ def _print(facts: Mapping[str, Any], failures: list[dict[str, Any]]) -> None:
             "last scrub": _scrub(facts["scrub"]["last"]),
             "volume files": facts["volume_files"],
             "incomplete": f"{facts['incomplete_series']} series" if facts["incomplete_series"] else "none",
-            "oldest due": facts["oldest_due_at"] or "nothing is waiting",
+            "oldest due": minute(facts["oldest_due_at"]) or "nothing is waiting",
             "free": sized(facts["free_bytes"]),
         }
     )
     if facts["senders"]:
-        print_table(
+        print_fitted(
             'learnt from senders, for [series] quiet_seconds = "auto"',
-            ("sender", "quiet seconds", "from series", "longest gap", "learnt"),
-            [tuple(row.values()) for row in facts["senders"]],
+            {"sender": 16, "quiet s": 8, "from series": 11, "longest gap s": 13, "learnt": 16},
+            [
+                (
+                    row["calling_ae_title"],
+                    row["quiet_seconds"],
+                    row["series"],
+                    row["longest_gap_seconds"],
+                    minute(row["learnt_at"]),
+                )
+                for row in facts["senders"]
+            ],
         )
-    if failures:
+    if failures and uids:
         print_table(
             f"last of {facts['failures']} failures",
             ("series", "stack", "reason", "detail"),
             [(row["series_instance_uid"], row["stack"], row["reason"], row["detail"]) for row in failures],
         )
+    elif failures:
+        print_fitted(f"last of {facts['failures']} failures (--uids: in full)", FAILURES, map(_failure, failures))
+
+
+def _failure(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (
+        minute(row["failed_at"]),
+        person(row["patient_name"]) or row["patient_id"],
+        row["series_number"],
+        row["series_description"] or row["modality"],
+        row["reason"],
+        row["detail"],
+        short_uid(row["series_instance_uid"]),
+    )

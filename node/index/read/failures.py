@@ -35,10 +35,12 @@ class ReadFailures(PagedRepository):
         return self._rows_of_study(source, study_instance_uid, series_instance_uid, rest, revision=revision)
 
     def newest(self, limit: int) -> list[Row]:
-        """Return at most `limit` failures, newest first."""
+        """Return at most `limit` failures with series and patient, newest first."""
         return self._rows(
-            "SELECT series_instance_uid, revision, stack, reason, detail, failed_at FROM v_failures "
-            "ORDER BY failed_at DESC LIMIT :limit",
+            "SELECT f.series_instance_uid, f.revision, f.stack, f.reason, f.detail, f.failed_at, se.series_number, "
+            "se.modality, se.series_description, st.patient_name, st.patient_id, st.study_date "
+            "FROM v_failures f JOIN v_series se USING (study_instance_uid, series_instance_uid) "
+            "JOIN v_studies st USING (study_instance_uid) ORDER BY f.failed_at DESC LIMIT :limit",
             limit=limit,
         )
 

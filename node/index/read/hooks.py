@@ -13,7 +13,7 @@ class ReadHooks(ReadRepository):
         return {row["hook"]: row for row in self._rows("SELECT * FROM v_hooks")}
 
     def deliveries(self, limit: int, *, hook: str | None = None, state: str | None = None) -> list[Row]:
-        """Return the last `limit` rows of ``v_deliveries``, oldest first.
+        """Return the last `limit` rows of ``v_deliveries`` with the names of their series, oldest first.
 
         Parameters
         ----------
@@ -21,8 +21,10 @@ class ReadHooks(ReadRepository):
             Filters; None matches all.
         """
         return self._rows(
-            "SELECT * FROM (SELECT * FROM v_deliveries WHERE (:hook IS NULL OR hook = :hook) "
-            "AND (:state IS NULL OR state = :state) ORDER BY happened_at DESC LIMIT :limit) ORDER BY happened_at",
+            "SELECT d.*, se.series_number, se.modality, se.series_description FROM (SELECT * FROM v_deliveries "
+            "WHERE (:hook IS NULL OR hook = :hook) AND (:state IS NULL OR state = :state) "
+            "ORDER BY happened_at DESC LIMIT :limit) d "
+            "LEFT JOIN v_series se USING (study_instance_uid, series_instance_uid) ORDER BY d.happened_at",
             hook=hook,
             state=state,
             limit=limit,

@@ -71,6 +71,17 @@ class ReadInstances(PagedRepository):
         """Return the row of ``v_images`` of an instance, or None."""
         return self._row("SELECT * FROM v_images WHERE sop_instance_uid = :uid", uid=sop_instance_uid)
 
+    def first_path(self, study_instance_uid: str, series_instance_uid: str | None = None) -> str | None:
+        """Return the file of the first instance of a study or series, by Instance Number; None if it has none."""
+        row = self._row(
+            "SELECT path FROM v_images WHERE study_instance_uid = :study "
+            "AND (:series IS NULL OR series_instance_uid = :series) AND NOT file_missing "
+            "ORDER BY series_instance_uid, instance_number, sop_instance_uid LIMIT 1",
+            study=study_instance_uid,
+            series=series_instance_uid,
+        )
+        return None if row is None else str(row["path"])
+
     def totals(self) -> Row:
         """Return the total numbers of ``instances`` and ``bytes``."""
         return self._rows("SELECT count(*) AS instances, coalesce(sum(bytes), 0) AS bytes FROM v_images")[0]

@@ -43,6 +43,18 @@ class ReadPatients(PagedRepository):
         """Return all rows of ``v_patients``, sorted by name."""
         return self._rows("SELECT * FROM v_patients ORDER BY patient_name, patient_id, id")
 
+    def named(self, text: str, limit: int) -> list[Row]:
+        """Return at most `limit` rows of ``v_patients`` whose name contains `text`, whose case is ignored, by name.
+
+        A space in `text` stands for the separator between parts of a name.
+        """
+        words = text.replace("\\", "\\\\").replace("%", r"\%").replace("_", r"\_").split()
+        return self._rows(
+            r"SELECT * FROM v_patients WHERE patient_name LIKE :name ESCAPE '\' ORDER BY patient_name, id LIMIT :limit",
+            name=f"%{'_'.join(words)}%",
+            limit=limit,
+        )
+
     def with_patient_id(self, patient_id: str) -> list[Row]:
         """Return the rows of ``v_patients`` with a Patient ID: one for each issuer."""
         return self._rows("SELECT * FROM v_patients WHERE patient_id = :patient_id ORDER BY id", patient_id=patient_id)

@@ -95,6 +95,16 @@ class ReadSeries(PagedRepository):
             series=series_instance_uid,
         )
 
+    def uids_ending(self, end: str, limit: int) -> list[str]:
+        """Return at most `limit` Series Instance UIDs that end in `end`."""
+        rows = self._rows(
+            "SELECT DISTINCT series_instance_uid FROM series WHERE substr(series_instance_uid, -length(:end)) = :end "
+            "LIMIT :limit",
+            end=end,
+            limit=limit,
+        )
+        return [row["series_instance_uid"] for row in rows]
+
     def waits(self, study_instance_uid: str, series_instance_uid: str) -> list[Row]:
         """Return what an open series waits for: ``calling_ae_title``, ``quiet_at``, ``grace_until`` of each sender."""
         query = (
@@ -121,7 +131,7 @@ class ReadSeries(PagedRepository):
     def newest(
         self, limit: int, *, study: str | None = None, state: str | None = None, incomplete: bool = False
     ) -> list[Row]:
-        """Return at most `limit` rows of ``v_series``, the last to receive an instance first.
+        """Return at most `limit` rows of ``v_series`` with their studies, the last to receive an instance first.
 
         Parameters
         ----------
@@ -131,9 +141,10 @@ class ReadSeries(PagedRepository):
             Only those whose verdict is ``incomplete`` or ``suspect``.
         """
         return self._rows(
-            "SELECT * FROM v_series "
+            "SELECT se.*, st.patient_name, st.patient_id, st.study_date "
+            "FROM v_series se JOIN v_studies st USING (study_instance_uid) "
             "WHERE (:study IS NULL OR study_instance_uid = :study) AND (:state IS NULL OR state = :state) "
-            "AND (NOT :incomplete OR verdict <> 'complete') ORDER BY last_received_at DESC LIMIT :limit",
+            "AND (NOT :incomplete OR verdict <> 'complete') ORDER BY se.last_received_at DESC LIMIT :limit",
             study=study,
             state=state,
             incomplete=incomplete,

@@ -159,13 +159,10 @@ class ReadStudies(ReadRepository):
         """Return the row of ``v_studies`` of a study, or None."""
         return self._row("SELECT * FROM v_studies WHERE study_instance_uid = :study", study=study_instance_uid)
 
-    def uids_of_patient(self, patient_id: str) -> list[str]:
-        """Return the Study Instance UIDs of a Patient ID, sorted by date."""
-        rows = self._rows(
-            "SELECT study_instance_uid FROM v_studies WHERE patient_id = :id ORDER BY study_date, study_instance_uid",
-            id=patient_id,
-        )
-        return [row["study_instance_uid"] for row in rows]
+    def of_patients(self, patients: Sequence[int]) -> list[Row]:
+        """Return the rows of ``v_studies`` of patients, by the `id` in ``v_patients``, sorted by date."""
+        rows = [row for each in patients for row in self._rows("SELECT * FROM v_studies WHERE patient = :id", id=each)]
+        return sorted(rows, key=lambda row: (row["study_date"] or "", row["study_instance_uid"]))
 
     def patient_id(self, study_instance_uid: str) -> str | None:
         """Return the Patient ID of a study, for the audit log, or None if the study is not in the index."""

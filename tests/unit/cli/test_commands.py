@@ -107,7 +107,7 @@ def test_every_command_has_examples_that_fit_it() -> None:
 
 
 NOT_READING = {
-    *("demo", "init", "serve"),
+    *("init", "serve"),
     *("account role", "account remove", "account revoke", "viewers install", "viewers remove"),
 }
 

@@ -9,12 +9,14 @@ import warnings
 from contextlib import closing
 from io import StringIO
 from pathlib import Path
+from unicodedata import combining, east_asian_width
 
 import numpy as np
 import pytest
 from pydicom import Dataset
 
 from node.cli import main
+from node.cli.info import plane_of
 from tests import make
 from tests.converting import convert_series
 
@@ -124,6 +126,124 @@ def test_each_level_is_shown_with_those_above_it_and_its_children_counted(run, s
     fields = [line.split() for line in run("info", ds.SeriesInstanceUID, "--root", "here")[1].splitlines()]
     assert ["series_description", "Thorax"] in fields
     assert run("dump", ds.SOPInstanceUID, "--root", "here")[0] == 0
+
+
+def test_a_patient_is_found_by_a_part_of_the_name_and_a_series_by_the_end_of_its_uid(
+    run, series: list[Dataset]
+) -> None:
+    assert run("import", "scan", "--root", "here")[0] == 0
+    uid, name = series[0].SeriesInstanceUID, str(series[0].PatientName)
+    first, second = name.split("^")[:2]
+    for text in (first.lower(), f"{first} {second}".upper(), second):
+        found = json.loads(run("info", text, "--root", "here", "--json")[1])
+        assert (found["level"], [patient["patient_name"] for patient in found["patients"]]) == ("patient", [name])
+        assert [study["series"] for study in found["studies"]] == [1]
+    for text in ("%", "_", "\\", "' OR 1=1", "%%%%"):
+        assert run("info", text, "--root", "here")[0] == 2
+    for text in (f"..{uid[-8:]}", uid[-8:]):
+        found = json.loads(run("info", text, "--root", "here", "--json")[1])
+        assert (found["level"], found["series"]["series_instance_uid"]) == ("series", uid)
+    assert f"study {series[0].StudyInstanceUID}" in run("info", first, "--root", "here")[1]
+
+
+def test_the_end_of_two_uids_is_told_to_be_that(run, tmp_path: Path) -> None:
+    (tmp_path / "scan").mkdir(exist_ok=True)
+    for number, ds in enumerate(make.ct_series(1, series_uid=uid)[0] for uid in ("1.2.1.7777", "1.2.2.7777")):
+        ds.save_as(tmp_path / "scan" / f"two{number}.dcm", enforce_file_format=True)
+    run("import", "scan", "--root", "here")
+    status, _, err = run("info", "..7777", "--root", "here")
+    assert (status, "several series" in err) == (2, True)
+    assert run("info", "1.7777", "--root", "here")[0] == 0
+
+
+def test_the_header_of_a_series_tells_what_the_index_does_not_have(run, tmp_path: Path) -> None:
+    about = {"InstitutionName": "Spital \x1b[31m", "PatientAge": "042Y", "PatientWeight": "70.5", "SliceLocation": "-3"}
+    (tmp_path / "some").mkdir()
+    for number, ds in enumerate(make.mr_series(3, **about, SliceThickness="2.5", PatientPosition="HFS")):
+        ds.save_as(tmp_path / "some" / f"{number}.dcm", enforce_file_format=True)
+    enhanced = make.enhanced_mr(4, 1)
+    enhanced.save_as(tmp_path / "some" / "enhanced.dcm", enforce_file_format=True)
+    run("import", "some", "--root", "here")
+
+    def header(uid: str) -> dict:
+        return json.loads(run("info", uid, "--root", "here", "--json")[1])["header"]
+
+    of_series = header(ds.SeriesInstanceUID)
+    assert (of_series["PatientAge"], of_series["PatientWeight"], of_series["PatientPosition"]) == ("042Y", 70.5, "HFS")
+    assert (of_series["SliceThickness"], of_series["SliceLocation"], of_series["orientation"]) == (2.5, -3, "axial")
+    assert len(of_series["PixelSpacing"]) == 2
+    assert len(of_series["ImagePositionPatient"]) == 3
+    assert header(ds.SOPInstanceUID) == of_series | {
+        "ImagePositionPatient": [float(number) for number in ds.ImagePositionPatient]
+    }
+    assert header(ds.StudyInstanceUID).keys() == {"InstitutionName", "PatientAge", "PatientWeight"}
+    assert header(enhanced.SeriesInstanceUID).keys() >= {"PixelSpacing", "ImagePositionPatient", "orientation"}
+    text = run("info", ds.SeriesInstanceUID, "--root", "here")[1]
+    assert "  InstitutionName" in text
+    assert "\x1b" not in text
+    path = Path(json.loads(run("info", ds.SOPInstanceUID, "--root", "here", "--json")[1])["instance"]["path"])
+    path.unlink()
+    assert header(ds.SOPInstanceUID) == {}
+
+
+@pytest.mark.parametrize(
+    ("cosines", "plane"),
+    [
+        ((1, 0, 0, 0, 1, 0), "axial"),
+        ((1, 0, 0, 0, 0, -1), "coronal"),
+        ((0, 1, 0, 0, 0, -1), "sagittal"),
+        ((1, 0, 0, 0, 0.9, -0.436), "oblique, nearest to axial"),
+    ],
+)
+def test_a_plane_is_named_as_radiologists_do(cosines: tuple[float, ...], plane: str) -> None:
+    assert plane_of(cosines) == plane
+
+
+LONG_NAME = "Wolfeschlegelsteinhausenbergerdorff^Hubert Blaine"
+
+
+@pytest.mark.parametrize("name", [LONG_NAME, "漢字" * 20, "Ünï\u0308^" * 10, ""])
+def test_tables_fit_a_hundred_columns_and_show_whole_uids_on_request(run, tmp_path: Path, name: str) -> None:
+    described = {"PatientName": name, "SeriesDescription": "T1 \x1b[2J" + "x" * 50, "SeriesNumber": 2147483647}
+    described["SpecificCharacterSet"] = "ISO_IR 192"
+    (tmp_path / "some").mkdir()
+    for number, ds in enumerate([make.ct_series(1, **described)[0], make.structured_report()]):
+        ds.save_as(tmp_path / "some" / f"{number}.dcm", enforce_file_format=True)
+    run("import", "some", "--root", "here")
+    uid = make_failures_and_deliveries(tmp_path / "here")
+    for command in (("series",), ("series", "--incomplete"), ("status",), ("hooks", "deliveries")):
+        status, out, _ = run(*command, "--root", "here")
+        assert status == 0
+        assert "\x1b" not in out
+        for line in out.splitlines():
+            width = sum(0 if combining(each) else 1 + (east_asian_width(each) in "WF") for each in line)
+            assert width <= 100 or line.startswith("root "), line
+        assert uid[-8:] in out or command[0] == "hooks"
+        assert uid not in out
+        whole = "".join(run(*command, "--uids", "--root", "here")[1].split())
+        assert uid in whole or "│" in whole  # folded in its cell
+
+
+def make_failures_and_deliveries(root: Path) -> str:
+    """Give the newest series a failure and a message to a hook; return its UID."""
+    with closing(sqlite3.connect(root / "index.sqlite")) as index, index:
+        [series, uid] = index.execute("SELECT id, series_instance_uid FROM series ORDER BY id LIMIT 1").fetchone()
+        [study] = index.execute(
+            "SELECT study_instance_uid FROM v_series WHERE series_instance_uid = ?", [uid]
+        ).fetchone()
+        index.execute("UPDATE series SET verdict = 'incomplete', verdict_reason = 'one is missing'")
+        index.execute(
+            "INSERT INTO failures (series_id, revision, stack, reason, detail, failed_at) "
+            "VALUES (?, 1, NULL, 'unsupported-transfer-syntax', 'because of many things', '2026-01-01 12:00:00')",
+            [series],
+        )
+        index.execute(
+            "INSERT INTO deliveries (message_id, hook, event, study_instance_uid, series_instance_uid, happened_at, "
+            "state, attempts, reason) VALUES ('m-1', 'a-hook-with-a-long-name', 'series-converted', ?, ?, "
+            "'2026-01-01 12:00:00', 'given-up', 12, 'answered 500 Internal Server Error')",
+            [study, uid],
+        )
+    return str(uid)
 
 
 def test_an_open_series_is_shown_with_what_its_senders_ask_and_what_was_learnt_of_them(
