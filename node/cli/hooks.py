@@ -271,7 +271,7 @@ def retry(
     name: Name,
     message_id: Annotated[
         str | None,
-        typer.Option("--id", metavar="ID", help="Only this message; the id is in `hooks deliveries --uids`."),
+        typer.Option("--id", metavar="ID", help="Only this message; `hooks deliveries --uids` has the id."),
     ] = None,
     config: ConfigFile = None,
     root: Root = None,

@@ -360,7 +360,7 @@ def test_nothing_is_asked_of_any_other_machine(visitor: Visitor, shown: Shown) -
 def test_an_empty_node_tells_how_to_send(site: Site, visit: Callable[[Site], Visitor]) -> None:
     visitor = visit(site)
     page = visitor.open("/")
-    expect(page.locator("main")).to_contain_text("storescu -aec VOXELNODE")
+    expect(page.locator("main")).to_contain_text("dcmsend -aec VOXELNODE")
     assert accessibility_faults(page) == []
 
 

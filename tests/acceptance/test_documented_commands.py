@@ -1,0 +1,165 @@
+"""Every command line of the documents does what it says, on a node that has data, or is listed here with the reason."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests import make
+from tests.acceptance.served import Served
+from tests.preloaded import run
+from tests.programs import SYSTEM_PATH, needs
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+
+PROGRAMS = (
+    *("voxelnode", "dcmsend", "storescu", "findscu", "getscu", "movescu", "echoscu", "curl", "openssl", "sqlite3"),
+    *("rsync", "python", "python3", "pip", "npm", "docker", "systemctl", "useradd", "install", "chgrp", "chmod"),
+    *("umask", "sudo", "rm", "cp", "mv", "mkdir", "tar", "datasette", "uvicorn", "ssh"),
+)
+
+NOT_RUN = {
+    r"voxelnode (init|serve|config check|doctor)\b": "tests/acceptance/test_cli_serve.py, test_commands.py",
+    r"voxelnode ready: ": "output",
+    r"voxelnode .*\b(NAME|ID|UID)\b": "how it is used: capitals stand for values",
+    r"voxelnode account add (anna|nightly)": "asks for a password; tests/acceptance/test_cli_account.py",
+    r"voxelnode account token": "needs that account; tests/acceptance/test_cli_account.py",
+    r"voxelnode (fsck|serve) (.* )?--root /restored": "needs a backup; tests/acceptance has restores",
+    r"voxelnode viewers install": "needs the npm registry; tests/web/test_viewers.py installs from a file",
+    r"npm pack": "needs the npm registry",
+    r"echoscu \+tls|openssl|umask|curl --cacert": "tests/acceptance/test_deploy_documents.py",
+    r"(docker|systemctl|useradd|install|chgrp|sudo|/opt/voxelnode|rm -f /var)": "changes the system it runs on",
+    r"rsync|sqlite3": "tests/acceptance, with rsync's steps in tests/rsync.py; tests/test_docs.py has the SQL",
+    r"datasette": "is no dependency",
+    r"python (rescue|bids_export)\.py": "the tests of journal.md and research.md run these programs",
+    r"python3 -m venv": ".ci/run",
+    r"curl .*pacs\.example\.org": "names a host that is not there",
+    r"curl -N ": "does not end",
+    r"movescu": "needs a destination; tests/protocol and tests/interop run it",
+}
+"""Beginnings of command lines that are not run here, and what runs them, or why nothing does."""
+
+
+def command_lines() -> Iterator[tuple[str, str]]:
+    """(document, command line) of each block, without comments; lines that end in a backslash are one."""
+    for document in DOCUMENTS:
+        text = re.sub(r" *\\\n +", " ", document.read_text(encoding="utf-8"))
+        for line in re.findall(r"^ {4}(\S.*)$", text, flags=re.MULTILINE):
+            command = re.sub(r"\s+#.*$", "", line)
+            if command.split()[0].rpartition("/")[2] in PROGRAMS and "=" not in command.split()[:2]:
+                yield document.name, command
+
+
+def reason_not_to_run(command: str) -> str | None:
+    return next((reason for pattern, reason in NOT_RUN.items() if re.match(pattern, command)), None)
+
+
+LINES = sorted(set(command_lines()))
+RUN = [(name, command) for name, command in LINES if reason_not_to_run(command) is None]
+STOPPED = re.compile(r"voxelnode (journal drain|db rebuild|fsck --repair)")
+"""Commands of a root whose node is stopped."""
+
+
+def test_the_commands_are_found_and_no_reason_is_left_over() -> None:
+    assert len(RUN) >= 25
+    for pattern in NOT_RUN:
+        assert any(re.match(pattern, command) for _, command in LINES), pattern
+
+
+DCMTK = ("DCMSEND", "FINDSCU", "GETSCU")
+"""The AE titles of its programs."""
+
+
+class Site:
+    """A node with one CT, and its peers `pacs` and `workstation`, which are another node with the same CT."""
+
+    def __init__(self, folder: Path, until_the_end: ExitStack) -> None:
+        self.folder, self.root = folder, folder / "voxelnode-data"
+        for name in ("scans", "folder-with-dicom"):
+            (folder / name).mkdir(parents=True)
+            for number, ds in enumerate(make.ct_series(3, study_uid="1.2.3", PatientName="Doe^Jane")):
+                ds.SeriesInstanceUID = "1.2.3.1"
+                ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.1.{number}"
+                ds.save_as(folder / name / f"{number}.dcm", enforce_file_format=True)
+        (folder / "backup").mkdir()
+        for root in (self.root, folder / "peer"):
+            run("import", "--root", root, folder / "scans", check=True)
+        self.peer = until_the_end.enter_context(Served(folder / "peer"))
+        configuration = folder / "voxelnode.toml"
+        peer = f'host = "127.0.0.1"\nport = {self.peer.port}\nae_title = "VOXELNODE"\n'
+        sections = [f'[storage]\nroot = "{self.root}"\n', f"[peers.pacs]\n{peer}", f"[peers.workstation]\n{peer}"]
+        for title in DCMTK:
+            may = '["echo", "store", "query", "retrieve"]'
+            sections.append(f'[peers.{title}]\nae_title = "{title}"\nnetworks = ["127.0.0.1/32"]\nmay = {may}\n')
+        configuration.write_text("".join(sections))
+        self.node = until_the_end.enter_context(Served(self.root, VOXELNODE_CONFIG=str(configuration)))
+        self.web = re.search(r"http://\S+:\d+", self.node.process.stdout.readline())[0]
+        self.node.wait_until_settled()
+
+    def here(self, command: str) -> str:
+        """A command line with the addresses, paths and numbers of this node."""
+        command = command.replace("http://127.0.0.1:8080", self.web).replace("/backup/", f"{self.folder}/backup/")
+        command = re.sub(r"127\.0\.0\.1 11112\b", f"127.0.0.1 {self.node.port}", command)
+        if "/volumes/17/" in command:
+            [first, *_] = self.node.rows("SELECT id FROM volumes ORDER BY id")
+            command = command.replace("/volumes/17/", f"/volumes/{first['id']}/")
+        return command
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with ExitStack() as until_the_end:
+        yield Site(tmp_path_factory.mktemp("documents") / "site", until_the_end)
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize(
+    ("document", "command"), [pair for pair in RUN if not STOPPED.match(pair[1])], ids=lambda text: text[:40]
+)
+def test_a_command_of_the_documents_works(document: str, command: str, site: Site) -> None:
+    words = shlex.split(site.here(command))
+    if words[0] == "voxelnode":
+        done = run(*words[1:], folder=site.folder)
+    else:
+        program = needs(words[0], "curl" if words[0] == "curl" else "dcmtk")
+        if words[0] == "curl":
+            words[1:1] = ["--fail", "--silent", "--show-error"]
+        done = subprocess.run(
+            [program, *words[1:]], cwd=site.folder, capture_output=True, text=True, errors="replace", timeout=60,
+            check=False, env={**os.environ, "PATH": SYSTEM_PATH},
+        )  # fmt: skip
+    assert done.returncode == 0, f"{document}: {command}\n{done.stdout}\n{done.stderr}"
+
+
+def test_a_command_for_a_stopped_node_works(tmp_path: Path, site: Site) -> None:
+    copied = tmp_path / "copy"
+    run("import", "--root", copied, site.folder / "scans", check=True)
+    commands = [command for _, command in RUN if STOPPED.match(command)]
+    assert len(commands) >= 3
+    for command in commands:
+        done = run(*shlex.split(command)[1:], "--root", copied)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+@pytest.mark.peer
+def test_the_command_on_the_pages_sends_a_folder_and_no_document_recommends_storescu_for_one(site: Site) -> None:
+    """Pynetdicom has a `storescu` without ``+sd``, which comes first in an active virtual environment."""
+    template = (ROOT / "node" / "web" / "pages" / "templates" / "parts.html").read_text(encoding="utf-8")
+    [shown] = re.findall(r"<pre>(\w+ -aec .*?)</pre>", template)
+    shown = shown.replace("{{ ae_title }}", "VOXELNODE").replace("{{ host }}", "127.0.0.1")
+    shown = shown.replace("{{ port }}", str(site.node.port)).replace("FOLDER", str(site.folder / "scans"))
+    program, *arguments = shlex.split(shown)
+    assert shutil.which(program, path=str(ROOT / ".venv" / "bin")) is None  # not shadowed
+    done = subprocess.run([needs(program), *arguments], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = [*DOCUMENTS, *(ROOT / "node").rglob("*.py"), *(ROOT / "node").rglob("*.html")]
+    assert [page.name for page in pages if re.search(r"storescu .*-aec", page.read_text(encoding="utf-8"))] == []
