@@ -282,6 +282,8 @@ def _converted(
         if not _is_ours(out, series.name, series, layout):
             detail = f"another run took the name {series.name} during the conversion: convert again"
             return Refusal(Reason.FAILED, detail, uids)
+        if layout.flat and not all(is_file_of(file.name, series.name) for file in folder.iterdir()):
+            return Refusal(Reason.FAILED, "the conversion wrote files of other names: please report it", uids)
         _replace(out, series.name, folder, layout)
         return converted
     except ConverterDied as died:

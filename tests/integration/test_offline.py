@@ -255,6 +255,22 @@ def test_a_name_that_another_run_takes_meanwhile_is_left_to_it(tmp_path: Path) -
     assert files_in(out / "001_CT") == {"theirs.nii.gz": b"theirs"}
 
 
+def test_in_one_folder_a_conversion_can_only_write_files_of_its_series(tmp_path: Path) -> None:
+    """Whoever made the data may have taken over the child that wrote the files."""
+    folder, out = saved(make.ct_series(3), tmp_path / "in"), tmp_path / "out"
+    out.mkdir()
+    (out / "002_CT.nii.gz").write_bytes(b"another series")
+
+    def taken_over(job: ConversionJob, cancelled: threading.Event) -> Converted:
+        (job.folder / "002_CT.nii.gz").write_bytes(b"hostile")
+        return here(job, cancelled)
+
+    listing = convert_folder([folder], out, OPTIONS, taken_over, layout=Layout(flat=True))
+    assert [row["reason"] for row in listing["refusals"]] == ["failed"]
+    assert {name for name in files_in(out)} == {"002_CT.nii.gz", "conversion.json"}
+    assert (out / "002_CT.nii.gz").read_bytes() == b"another series"
+
+
 def test_descriptions_are_in_the_listing_and_the_sidecar_unless_the_run_is_anonymous(tmp_path: Path) -> None:
     named = {"SeriesDescription": "Knie links", "ProtocolName": "tse", "SpecificCharacterSet": "ISO_IR 100"}
     folder = saved(make.ct_series(3, **named), tmp_path / "in")
