@@ -21,8 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydicom.uid import UID
-
 from node.conversion.job import ConversionJob, Converted, ReferencedSeries, absent, run_with_references
 from node.conversion.naming import COLUMNS, DEFAULT, OF_NOBODY, NameTemplate, TakenNames, is_file_of, numbered, parse
 from node.conversion.pool import ConverterDied
@@ -173,6 +171,8 @@ def planned(paths: Iterable[Path], out: Path, layout: Layout) -> Listing:
         ``series`` with the ``name``, the number of ``instances`` and the ``sop_class`` of each; ``refusals`` of files
         without a series; ``not_dicom``.
     """
+    from pydicom.uid import UID  # here, because a conversion needs no names of classes
+
     skipped: list[dict[str, str]] = []
     refusals: list[dict[str, Any]] = []
     grouped = _grouped(paths, None, skipped)
@@ -183,7 +183,7 @@ def planned(paths: Iterable[Path], out: Path, layout: Layout) -> Listing:
     rows = [
         {
             **_series_row(series),
-            "sop_class": series.attributes.get("sop_class"),
+            "sop_class": UID(series.attributes["sop_class_uid"]).name,
             "instances": len(series.instances),
         }
         for series in sorted(grouped.values(), key=lambda series: series.order)
@@ -378,7 +378,7 @@ def _attributes(file: MediaFile) -> dict[str, Any]:
     known = {
         "series_instance_uid": identity.series_instance_uid,
         "study_instance_uid": identity.study_instance_uid,
-        "sop_class": UID(identity.sop_class_uid).name,
+        "sop_class_uid": identity.sop_class_uid,
         "folder": Path(file.name.rpartition("!")[0] or file.name).parent.name,
     }
     for size in HEAD_BYTES:
@@ -398,7 +398,7 @@ def _forget_identifiers(all_series: Iterable[_Series]) -> None:
     """Take away every attribute that may name a person: texts, and a Series Number that may be an identifier."""
     from node.volume.describe.sidecar_fields import MIN_IDENTIFYING_NUMBER  # here: it loads NumPy
 
-    kept = {COLUMNS.get(token, token) for token in OF_NOBODY} | {"sop_class", "study_date", "study_time"}
+    kept = {COLUMNS.get(token, token) for token in OF_NOBODY} | {"sop_class_uid", "study_date", "study_time"}
     for series in all_series:
         series.attributes = {name: value for name, value in series.attributes.items() if name in kept}
         if (series.attributes.get("series_number") or 0) >= MIN_IDENTIFYING_NUMBER:

@@ -10,7 +10,6 @@ from typing import Any
 from node.volume.model import Kind
 from node.writers.base import Grid, WrittenFile, write_file
 
-
 NO_GRID = Grid((), (), "")
 
 

@@ -29,7 +29,7 @@ Convert = Callable[[Sequence[FileDataset]], tuple[dict[str, Any], dict[str, dict
 
 @pytest.fixture
 def convert(tmp_path: Path) -> Convert:
-    """Convert files; return the listing, and each JSON file of a report by its name."""
+    """Convert files; return the listing, and each JSON file of a report by its name after that of its series."""
 
     def converted(datasets: Sequence[FileDataset]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         folder, out = tmp_path / generate_uid(), tmp_path / "out"
@@ -38,7 +38,10 @@ def convert(tmp_path: Path) -> Convert:
             ds.save_as(folder / f"{index:04}.dcm", enforce_file_format=True)
         listing = convert_folder([folder], out, WriteOptions(formats=("nifti",), thumbnails=False), here)
         reports = [row for row in listing["volumes"] if row["kind"] in ("measurements", "key-objects")]
-        return listing, {Path(row["path"]).name: json.loads((out / row["path"]).read_bytes()) for row in reports}
+        paths = [Path(row["path"]) for row in reports]
+        return listing, {
+            path.name.removeprefix(f"{path.parent.name}_"): json.loads((out / path).read_bytes()) for path in paths
+        }
 
     return converted
 
