@@ -37,7 +37,7 @@ def show(config: ConfigFile = None, root: Root = None, json: Json = False) -> No
 
 @app.command()
 def check(config: ConfigFile = None, json: Json = False) -> None:
-    """List every mistake in the configuration, and what a start would refuse.
+    """List every mistake in it, and what a start would refuse.
 
     Exit 2 if there is any.
     """

@@ -62,7 +62,10 @@ def check(
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
-    """Check the files of a folder: which of them have no entry, and why. Exit 1 if there is one."""
+    """List the files of a folder that have no entry, and why.
+
+    Exit 1 if there is one.
+    """
     folder = folder or load(config).settings.worklist.folder
     if folder is None:
         raise UsageError("name a folder, or set [worklist] folder")

@@ -88,6 +88,6 @@ def _check_files(converted: Converted, folder: Path) -> None:
     for file in converted.files:
         if file.path not in lengths:
             raise NoAnswer("it names a file that is not in its folder")
-        words = file.suffix, file.kind, file.format, file.dtype, file.geometry
+        words = file.suffix, file.kind, file.format, file.dtype, file.geometry, file.orientation or ""
         if not all(map(_WORD.fullmatch, words)) or not _SHA256.fullmatch(file.sha256):
             raise NoAnswer("a file has a kind, format or digest that is none")

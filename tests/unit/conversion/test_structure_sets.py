@@ -140,8 +140,8 @@ def test_a_mask_has_the_voxels_whose_centres_are_inside(convert: Convert, name: 
 def test_a_mask_lies_on_the_grid_of_its_images_and_its_sidecar_describes_the_region(convert: Convert) -> None:
     images = make.ct_series(5)
     result = convert([*images, make.structure_set(images, {"Heart": on_slices(images[1:4], SQUARE)})])
-    assert [row["kind"] for row in result.listing["volumes"]] == ["volume", "mask"]
-    volume, mask = result.listing["volumes"]
+    mask, volume = sorted(result.listing["volumes"], key=lambda row: row["kind"])
+    assert (mask["kind"], volume["kind"]) == ("mask", "volume")
     assert (mask["shape"], mask["spacing_mm"], mask["dtype"]) == (volume["shape"], volume["spacing_mm"], "uint8")
     assert mask["path"].endswith("_roi1_mask.nii.gz")
     assert result.sidecars[1]["roi"] == {
