@@ -1,8 +1,7 @@
 """MetaImage: an ``.mhd`` header with ``.zraw`` or ``.raw`` voxels, in DICOM's LPS+.
 
-SimpleITK makes the header from a one-voxel image of the same grid; the voxels are streamed to their own file. Writing
-the volume through SimpleITK would need one copy for its image and one for the compressed data, and takes four times as
-long.
+The header is the one that SimpleITK would write. SimpleITK is not used, because loading it takes longer than writing a
+small volume, and because it would need one copy of a volume for its image and one for the compressed data.
 """
 
 from __future__ import annotations
@@ -10,18 +9,31 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from isal import isal_zlib
 
-from node.volume.model import Volume
+from node.volume.model import Float, Volume
 from node.writers.base import Grid, NewFile, WrittenFile, grid_of, real_dtype, real_slabs, write_file
 from node.writers.options import WriteOptions
 
 COMPRESSION_LEVEL = 1
 """Compression level of isal, as for NIfTI. The result is a zlib stream, as MetaIO expects of compressed data."""
+
+ELEMENT_TYPES = {
+    "int8": "MET_CHAR",
+    "uint8": "MET_UCHAR",
+    "int16": "MET_SHORT",
+    "uint16": "MET_USHORT",
+    "int32": "MET_INT",
+    "uint32": "MET_UINT",
+    "int64": "MET_LONG_LONG",
+    "uint64": "MET_ULONG_LONG",
+    "float32": "MET_FLOAT",
+    "float64": "MET_DOUBLE",
+}
+"""Names of the types of voxels."""
 
 
 def write_metaimage(volume: Volume, folder: Path, stem: str, options: WriteOptions) -> WrittenFile:
@@ -35,7 +47,7 @@ def write_metaimage(volume: Volume, folder: Path, stem: str, options: WriteOptio
     data = folder / f"{stem}.{'zraw' if options.compress else 'raw'}"
     with NewFile(data) as stream:
         _write_data(stream, real_slabs(volume, dtype), options)
-    fields = _header(volume, dtype, folder) | {"CompressedData": str(options.compress), "ElementDataFile": data.name}
+    fields = _header(volume, dtype) | {"CompressedData": str(options.compress), "ElementDataFile": data.name}
     if options.compress:
         fields["CompressedDataSize"] = str(data.stat().st_size)
     fields["ElementDataFile"] = fields.pop("ElementDataFile")  # the format requires it in the last line
@@ -65,29 +77,54 @@ def _is_flat(volume: Volume) -> bool:
     return volume.affine_lps is None and len(volume.shape) == 3 and volume.shape[2] == 1
 
 
-def _header(volume: Volume, dtype: np.dtype[Any], folder: Path) -> dict[str, str]:
-    """Return the header fields that SimpleITK writes for this grid, by way of a file in `folder`.
+def _header(volume: Volume, dtype: np.dtype[Any]) -> dict[str, str]:
+    """Return the header fields of this grid, in the order and the notation of ITK.
 
     ITK keeps a sheared matrix unchanged (TransformMatrix lists the direction of the first axis, then the second, ...).
     """
     affine = np.diag([*volume.spacing_mm, 1.0]) if volume.affine_lps is None else volume.affine_lps
     size = volume.shape
-    axes = 2 if _is_flat(volume) else 3
+    axes = 2 if _is_flat(volume) else len(size)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     direction, origin = np.eye(len(size)), np.zeros(len(size))
     direction[:3, :3] = affine[:3, :3] / spacing
     origin[:3] = affine[:3, 3]
     if len(size) == 4:
-        spacing, axes = np.append(spacing, volume.time_step_s or 1.0), 4  # ITK has no unknown spacing
-    import SimpleITK as sitk  # here, because the import takes longer than a small volume
+        spacing = np.append(spacing, volume.time_step_s or 1.0)  # ITK has no unknown spacing
+    fields = {
+        "ObjectType": "Image",
+        "NDims": str(axes),
+        "BinaryData": "True",
+        "BinaryDataByteOrderMSB": "False",
+        "CompressedData": "False",
+        "TransformMatrix": _numbers(direction[:axes, :axes].T.ravel()),
+        "Offset": _numbers(origin[:axes]),
+        "CenterOfRotation": _numbers(np.zeros(axes)),
+        "AnatomicalOrientation": _orientation(direction) if axes == 3 else "?" * axes,
+        "ElementSpacing": _numbers(spacing[:axes]),
+        "DimSize": " ".join(map(str, size[:axes])),
+    }
+    if axes != 3:
+        fields["AnatomicalOrientation"] = fields.pop("AnatomicalOrientation")
+    if volume.colour:
+        fields["ElementNumberOfChannels"] = "3"
+    return fields | {"ElementType": ELEMENT_TYPES[dtype.name]}
 
-    pixel = sitk.GetImageFromArray(np.zeros((1,) * axes + (3,) * volume.colour, dtype), isVector=volume.colour)
-    pixel.SetSpacing(spacing[:axes])
-    pixel.SetOrigin(origin[:axes])
-    pixel.SetDirection(direction[:axes, :axes].ravel())
-    with TemporaryDirectory(dir=folder) as temporary:
-        path = Path(temporary) / "pixel.mhd"
-        sitk.WriteImage(pixel, path)
-        lines = path.read_text("ascii").splitlines()
-    fields = dict(line.split(" = ", 1) for line in lines)
-    return fields | {"DimSize": " ".join(map(str, size[:axes]))}
+
+def _numbers(values: Float) -> str:
+    """Return numbers as ITK writes them: 17 digits, of which every double is read back; no negative zero."""
+    return " ".join(f"{value + 0.0:.17g}" for value in values.tolist())
+
+
+def _orientation(direction: Float) -> str:
+    """Return for each axis of the voxels the letter of the side where it begins, such as ``RAI`` for LPS+ axes.
+
+    The largest cosine assigns its two axes to each other first; of equal ones, the last.
+    """
+    letters = [""] * 3
+    left = {(world, axis) for world in range(3) for axis in range(3)}
+    while left:
+        world, axis = max(left, key=lambda pair: (abs(direction[pair]), pair))
+        letters[axis] = ("RL", "AP", "IS")[world][int(direction[world, axis] < 0)]
+        left = {pair for pair in left if pair[0] != world and pair[1] != axis}
+    return "".join(letters)

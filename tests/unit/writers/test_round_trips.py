@@ -90,6 +90,28 @@ def test_nifti_metaimage_and_nrrd_give_back_every_voxel_and_corner(one: Volume, 
                 np.testing.assert_allclose(data, real(one), rtol=1e-6, atol=1e-6 * np.abs(real(one)).max())
 
 
+@settings(max_examples=150, deadline=None)
+@given(one=volumes(), compress=st.booleans(), has_place=st.booleans())
+def test_the_header_of_a_metaimage_is_the_one_that_simpleitk_writes(
+    one: Volume, compress: bool, has_place: bool
+) -> None:
+    placed = one if has_place else replace(one, affine_lps=None)
+    with TemporaryDirectory() as folder:
+        options = WriteOptions(formats=("mhd",), compress=compress, thumbnails=False)
+        [mhd] = write_volume(placed, Path(folder), "volume", options)
+        again = Path(folder) / "again.mhd"
+        image = sitk.ReadImage(mhd.path)
+        for key in image.GetMetaDataKeys():  # what the reader noted would be written as fields
+            image.EraseMetaData(key)
+        sitk.WriteImage(image, again)
+        own_lines = ("CompressedData ", "CompressedDataSize ", "ElementDataFile ")  # of this file, not of the grid
+        ours, theirs = (
+            [line for line in path.read_text().splitlines() if not line.startswith(own_lines)]
+            for path in (mhd.path, again)
+        )
+        assert ours == theirs
+
+
 @settings(max_examples=60, deadline=None)
 @given(one=volumes())
 def test_a_qform_that_is_kept_puts_no_corner_off_by_more_than_a_tenth_of_a_voxel(one: Volume) -> None:
