@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from functools import cache
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -119,21 +120,20 @@ def _element(ds: Dataset, tag: PrivateTag) -> DataElement | RawDataElement | Non
     one, 10, which modalities use. The caller checks whether the value is plausible.
     """
     keys = ds.keys()
-    reserved = False
-    for block in _blocks(ds, tag.group):
-        reserved = True
-        if _creator(ds, tag.group << 16 | block) == tag.creator:
-            key = tag.group << 16 | block << 8 | tag.offset
+    creators = sorted(keys & _creator_tags(tag.group))
+    for creator in creators:
+        if _creator(ds, creator) == tag.creator:
+            key = tag.group << 16 | (creator & 0xFF) << 8 | tag.offset
             if key in keys:
                 return ds.get_item(key)
     key = tag.group << 16 | 0x1000 | tag.offset
-    return ds.get_item(key) if not reserved and key in keys else None
+    return ds.get_item(key) if not creators and key in keys else None
 
 
-def _blocks(ds: Dataset, group: int) -> Iterator[int]:
-    keys = ds.keys()
-    first = group << 16
-    return (block for block in range(0x10, 0x100) if first | block in keys)
+@cache
+def _creator_tags(group: int) -> frozenset[int]:
+    """Return the tags that may reserve a block of a group."""
+    return frozenset(group << 16 | block for block in range(0x10, 0x100))
 
 
 def _creator(ds: Dataset, tag: int) -> str:

@@ -39,6 +39,9 @@ STANDARD_TAGS: dict[int, BaseTag] = {}
 An element stored in a data set under one of these objects is found at a tenth of the cost, because pydicom compares
 different objects of the same tag in Python."""
 
+CACHED_VALUES, MAX_CACHED_BYTES = 4096, 256
+"""Number and maximum size of cached values: most values are the same in all instances of a series."""
+
 _NUMBER_VRS: dict[str, Callable[[bytes], float]] = {"DS": float, "IS": int}
 _TEXT_VRS = frozenset(("CS", "DA", "DT", "LO", "SH", "TM", "UI"))
 
@@ -87,10 +90,19 @@ def _plain_numbers(ds: Dataset, keyword: str) -> tuple[float, ...] | None:
     """Return the numbers in the text of an element that pydicom has not converted; None if pydicom must parse it."""
     tag = standard_tag(keyword)
     raw = held(ds, tag)
-    if not isinstance(raw, RawDataElement) or not raw.value or (raw.VR or dictionary_VR(tag)) not in _NUMBER_VRS:
+    if not isinstance(raw, RawDataElement) or not raw.value:
         return None
+    vr = raw.VR or dictionary_VR(tag)
+    if vr not in _NUMBER_VRS:
+        return None
+    return (_parsed if len(raw.value) <= MAX_CACHED_BYTES else _parsed.__wrapped__)(raw.value, vr)
+
+
+@lru_cache(maxsize=CACHED_VALUES)
+def _parsed(value: bytes, vr: str) -> tuple[float, ...] | None:
+    """Return the numbers in the bytes of an element; None if pydicom must parse them."""
     try:
-        return tuple(map(_NUMBER_VRS[raw.VR or dictionary_VR(tag)], raw.value.rstrip(b" \0").split(b"\\")))
+        return tuple(map(_NUMBER_VRS[vr], value.rstrip(b" \0").split(b"\\")))
     except ValueError:
         return None
 
@@ -148,9 +160,17 @@ def _plain_texts(ds: Dataset, keyword: str) -> tuple[str, ...] | None:
     raw = held(ds, tag)
     if not isinstance(raw, RawDataElement) or not isinstance(raw.value, bytes) or not raw.value:
         return None
-    if (raw.VR or dictionary_VR(tag)) not in _TEXT_VRS or not raw.value.isascii() or b"\x1b" in raw.value:
+    if (raw.VR or dictionary_VR(tag)) not in _TEXT_VRS:
         return None
-    return tuple(part.strip(" \0") for part in raw.value.decode("ascii").split("\\"))
+    return (_split if len(raw.value) <= MAX_CACHED_BYTES else _split.__wrapped__)(raw.value)
+
+
+@lru_cache(maxsize=CACHED_VALUES)
+def _split(value: bytes) -> tuple[str, ...] | None:
+    """Return the ASCII texts in the bytes of an element; None if pydicom must decode them."""
+    if not value.isascii() or b"\x1b" in value:
+        return None
+    return tuple(part.strip(" \0") for part in value.decode("ascii").split("\\"))
 
 
 def items(ds: Dataset, keyword: str) -> Sequence[Dataset]:

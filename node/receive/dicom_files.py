@@ -129,8 +129,8 @@ def find_instances(paths: Iterable[Path]) -> Iterator[MediaFile | SkippedFile]:
             yield from _in_file(path, seen)
 
 
-def _identified(stream: BinaryIO) -> Identity:
-    head = stream.read(HEAD_BYTES)
+def _identified(head: bytes, stream: BinaryIO) -> Identity:
+    """Identify an instance from the first `HEAD_BYTES` of its file, or from what follows them in `stream` as well."""
     identity = identify(head)
     if not identity.series_instance_uid and len(head) == HEAD_BYTES:
         identity = identify(head + stream.read(LONG_HEAD_BYTES - HEAD_BYTES))
@@ -245,10 +245,10 @@ def _in_file(path: Path, seen: set[tuple[int, int]]) -> Iterator[MediaFile | Ski
         if (status.st_dev, status.st_ino) in seen:
             return  # the same file by another name
         seen.add((status.st_dev, status.st_ino))
-        with path.open("rb") as stream:
-            head = stream.read(4)
-            stream.seek(0)
-            identity = None if head == b"PK\x03\x04" and zipfile.is_zipfile(path) else _identified(stream)
+        with path.open("rb", HEAD_BYTES) as stream:
+            head = stream.read(HEAD_BYTES)
+            is_zip = head.startswith(b"PK\x03\x04") and zipfile.is_zipfile(path)
+            identity = None if is_zip else _identified(head, stream)
         if identity is None:
             yield from _in_zip(path, name)
         else:
@@ -278,7 +278,7 @@ def _zip_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) ->
 
     try:
         with open_member() as stream:
-            identity = _identified(stream)
+            identity = _identified(stream.read(HEAD_BYTES), stream)
     except NotDicom as error:
         return SkippedFile(name, str(error))
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:  # RuntimeError: encrypted

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from node.dicom.values import items, number, text
+from node.dicom.values import held, items, number, standard_tag, text
 from node.errors import ConversionRefused
 from node.volume.model import Volume
 from node.volume.objects import dose, segmentation, slide
@@ -22,7 +22,7 @@ def is_image(ds: Dataset) -> bool:
     Plans, reports, key objects, presentation states, value maps, encapsulated documents, waveforms,
     annotations and raw data have none. They are stored, excluded as ``not-an-image``, and never a failure.
     """
-    return any(keyword in ds for keyword in PIXELS)
+    return any(held(ds, standard_tag(keyword)) is not None for keyword in PIXELS)
 
 
 def without_pixels(ds: Dataset) -> ConversionRefused:

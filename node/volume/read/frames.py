@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset
 
+from node.dicom.values import held, standard_tag
 from node.errors import ConversionRefused
 from node.volume import vendors
 from node.volume.elements import instant, item, number, numbers, seconds_of_day, text, texts
@@ -104,7 +105,7 @@ def _common(ds: Dataset, reader: FrameReader) -> FrameArguments:
         "dtype": np.dtype(reader.dtype),
         "colour": reader.colour,
         "lossy": reader.lossy,
-        "pixel_spacing": pixel_spacing(ds, placed="ImagePositionPatient" in ds),
+        "pixel_spacing": pixel_spacing(ds, placed=held(ds, standard_tag("ImagePositionPatient")) is not None),
         "slope": slope,
         "intercept": intercept,
         "slice_thickness_mm": number(ds, "SliceThickness"),

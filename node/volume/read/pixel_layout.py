@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from pydicom.dataset import Dataset
 
+from node.dicom.values import held, standard_tag
 from node.errors import ConversionRefused
 from node.volume.elements import number, text
 from node.volume.model import Array
@@ -95,7 +96,7 @@ def _frames(ds: Dataset) -> int:
     """Return Number of Frames (0028,0008); 1 if it is absent, empty or 0."""
     count = _whole(ds, "NumberOfFrames")
     if count is None:
-        element = ds.get_item("NumberOfFrames")
+        element = held(ds, standard_tag("NumberOfFrames"))
         count = 1 if element is None or not element.value else -1
     if not 0 <= count < 1 << 31:
         raise contradictory("(0028,0008) Number of Frames must be a whole number from 1 to 2^31-1")

@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from node.dicom.reading import stored_bytes
+from node.dicom.values import held, standard_tag
 from node.errors import ConversionRefused
 from node.volume.elements import text
 from node.volume.model import Array
@@ -97,7 +98,7 @@ def frame_reader(ds: Dataset) -> FrameReader:
     PS3.3 C.7.6.3, C.7.6.24 and C.7.6.25 (Image Pixel, Floating Point and Double Floating Point Image Pixel);
     PS3.5 8 and annex A. Overlays in unused high bits are masked off. Supplemental palettes leave grey values unchanged.
     """
-    keyword = next((name for name in PIXELS if name in ds), None)
+    keyword = next((name for name in PIXELS if held(ds, standard_tag(name)) is not None), None)
     if keyword is None:
         raise ConversionRefused(Reason.NOT_AN_IMAGE, "the instance has no Pixel Data (7FE0,0010)")
     layout = pixel_layout(ds, keyword)

@@ -34,9 +34,11 @@ def tiling(ds: Dataset) -> Tiling | None:
     ConversionRefused
         ``unproven-layout``: count or positions are missing, or do not match the matrix.
     """
-    planes = private_numbers(ds, _PLANES, 1)
     kinds = texts(ds, "ImageType")
-    if "VFRAME" not in kinds and (kinds or (planes or (0.0,))[0] <= 1):  # without Image Type the count decides
+    if kinds and "VFRAME" not in kinds:
+        return None
+    planes = private_numbers(ds, _PLANES, 1)
+    if not kinds and (planes or (0.0,))[0] <= 1:  # without Image Type the count decides
         return None
     if not planes or not 1 <= planes[0] <= _MAX_TILES or planes[0] != int(planes[0]):
         raise _unproven("the number of planes (0065,xx50) is missing or impossible")

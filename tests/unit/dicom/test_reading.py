@@ -156,3 +156,50 @@ def test_a_private_sequence_that_lost_its_representation_is_read_from_its_bytes(
     ds.add_new(0x00654251, "UN", nested.getvalue()[8:])  # behind tag and length of the sequence
     [found] = private_items(ds, PrivateTag(0x0065, "Image Private Header", 0x51, "SQ"))
     assert found.ImagePositionPatient == [1, 2, 3]
+
+
+def test_a_file_like_the_one_before_gives_its_own_values(tmp_path: Path) -> None:
+    changes: list[dict[str, object]] = [
+        {},
+        {"PatientName": "Other^Name", "InstanceNumber": 12345},  # other lengths: all that follows is moved
+        {"PatientName": None, "SeriesDescription": "one more"},
+        {"ReferencedImageSequence": nested()},
+        {"Rows": 256, "BurnedInAnnotation": "NO"},
+        {},
+    ]
+    for turn, elements in enumerate(changes):
+        (tmp_path / str(turn)).mkdir()
+        path = saved(tmp_path / str(turn), bytes([turn]) * 2 * LONG_PIXELS, **elements)
+        assert read_instance(path) == pydicom.dcmread(path)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 9, 100])
+def test_a_file_that_ends_within_an_element_of_the_file_before_is_read_as_pydicom_reads_it(
+    tmp_path: Path, cut: int
+) -> None:
+    [ds] = ct_series(1)
+    ds.PixelData = None
+    del ds.PixelData
+    ds.save_as(tmp_path / "whole.dcm", enforce_file_format=True)
+    (tmp_path / "cut.dcm").write_bytes((tmp_path / "whole.dcm").read_bytes()[:-cut])
+    read_instance(tmp_path / "whole.dcm")
+    outcomes = []
+    for read in (read_instance, pydicom.dcmread):
+        try:
+            outcomes.append(read(tmp_path / "cut.dcm"))
+        except Exception as error:
+            outcomes.append(type(error))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_data_sets_that_share_elements_change_alone(tmp_path: Path) -> None:
+    [ds] = ct_series(1)
+    ds.save_as(tmp_path / "one.dcm", enforce_file_format=True)
+    first, second = read_instance(tmp_path / "one.dcm"), read_instance(tmp_path / "one.dcm")
+    assert first.get_item("ImagePositionPatient") is second.get_item("ImagePositionPatient")
+    first.ImagePositionPatient[0] = 7
+    first.PatientName = "Another"
+    first.file_meta.ImplementationVersionName = "ANOTHER"
+    del first.StudyDate
+    assert second == pydicom.dcmread(tmp_path / "one.dcm")
+    assert second.file_meta.ImplementationVersionName != "ANOTHER"
