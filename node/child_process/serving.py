@@ -1,8 +1,8 @@
 """What runs in children: a loop that answers requests, and processes that each work for one file or series.
 
 `Channel` serves requests one after the other in the process itself, for plugins. `serve_apart` has foreign bytes read
-in a process of its own, which is forked from a child that has loaded everything and never reads any: what takes such a
-process over finds nothing of other files, and its end costs the next request a few milliseconds.
+in a process of its own, which is forked from a child that has loaded the libraries and never reads any: what takes such
+a process over finds nothing of other files, and its end costs the next request a few milliseconds.
 """
 
 from __future__ import annotations
@@ -131,10 +131,15 @@ def _end_with_parent() -> None:
 # A process for each file or series
 
 
-def serve_apart(channel: Channel, work: Callable[[Any, ChildLimits], bytes], max_requests: int = 1) -> None:
+def serve_apart(
+    channel: Channel,
+    work: Callable[[Any, ChildLimits], bytes],
+    max_requests: int = 1,
+    load: Callable[[Any], None] = lambda work: None,
+) -> None:
     """Answer each request, an `Apart`, by `work` in a process of its own, until the channel closes.
 
-    Everything that `work` needs must be loaded before, and this process must have no other thread.
+    What most work needs must be loaded before, and this process must have no other thread.
 
     Parameters
     ----------
@@ -143,15 +148,23 @@ def serve_apart(channel: Channel, work: Callable[[Any, ChildLimits], bytes], max
     max_requests : int
         Number of requests for the same files that follow each other in one process, which keeps what it has read. A
         bound, because codecs leak memory.
+    load : callable (object)
+        Loads large libraries that a request needs and others do not, in this process: their memory is not counted.
     """
-    _Keeper(channel, work, max_requests).serve()
+    _Keeper(channel, work, max_requests, load).serve()
 
 
 class _Keeper:
     """The process that forks the others: it passes requests on, and tells of their deaths."""
 
-    def __init__(self, channel: Channel, work: Callable[[Any, ChildLimits], bytes], max_requests: int) -> None:
-        self._channel, self._work, self._max_requests = channel, work, max_requests
+    def __init__(
+        self,
+        channel: Channel,
+        work: Callable[[Any, ChildLimits], bytes],
+        max_requests: int,
+        load: Callable[[Any], None],
+    ) -> None:
+        self._channel, self._work, self._max_requests, self._load = channel, work, max_requests, load
         self._means = tried()
         self._loaded_bytes = _mapped_bytes()  # differs between machines and versions of libraries: not counted
         self._process: int | None = None
@@ -188,6 +201,9 @@ class _Keeper:
         files = apart.reads, apart.writes
         if self._process is None or files != self._files or self._requests >= self._max_requests:
             self._end()
+            used_bytes = _mapped_bytes()
+            self._load(apart.work)
+            self._loaded_bytes += _mapped_bytes() - used_bytes
             self._start(apart)
             self._files, self._requests = files, 0
         self._identity, self._requests = identity, self._requests + 1

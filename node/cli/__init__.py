@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     gc.set_threshold(*LOADING)
     with ExitStack() as at_the_end:
         at_the_end.callback(gc.freeze)  # otherwise the exit collects garbage in all modules
-        if given[:1] == ["convert"]:
+        if given[:1] == ["convert"] and not {"-h", "--help"} & set(given):
             from node.cli.converters import close_converters, converters
 
             at_the_end.callback(close_converters)

@@ -7,8 +7,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from types import FrameType
 from typing import Annotated
@@ -18,15 +16,11 @@ import typer
 from node.cli import SERVING
 from node.cli.options import ConfigFile, Root, load
 from node.cli.output import stop_printing
+from node.dicom.lean_import import LOADED_BY_PYDICOM, absent
 
 SWITCH_SECONDS = 0.0005
 """Longest turn of a thread that computes. A thread that comes back from the disk or from a socket waits for one such
 turn, twice for each instance; with Python's default of 5 ms, receiving stood still beside a query."""
-
-
-OF_CHILDREN = ("gdcm", "jpeg_ls", "numpy", "openjpeg", "PIL", "pylibjpeg", "requests", "rich", "rle", "tqdm")
-"""Libraries that pydicom and structlog load if they find them, for pixels, downloads and coloured tracebacks. Together
-they take 40 MB and a fifth of a second. A node needs none: its children decode, and each loads what it needs."""
 
 
 def serve(
@@ -59,7 +53,7 @@ def serve(
     )
     settings = configuration.settings
 
-    with _absent(*OF_CHILDREN):
+    with absent(*LOADED_BY_PYDICOM, "numpy", "rich"):  # children decode, and structlog colours tracebacks with Rich
         import pydicom  # noqa: F401
         import structlog
 
@@ -96,18 +90,6 @@ def serve(
     node.serve_until(stop, manager.alive)
     manager.stopping("draining")
     node.stop(settings.dicom.drain_seconds)
-
-
-@contextmanager
-def _absent(*libraries: str) -> Iterator[None]:
-    """Let an import of `libraries` fail as if they were not installed, except for those that are loaded already."""
-    absent = [name for name in libraries if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None: the import fails
-    try:
-        yield
-    finally:
-        for name in absent:
-            del sys.modules[name]
 
 
 def stop_at_signal(stop: threading.Event) -> None:

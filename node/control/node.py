@@ -30,8 +30,9 @@ from node.conversion.decoder import Decoder
 from node.conversion.scheduler import Worker
 from node.conversion.volume_files import sweep
 from node.errors import UsageError
+from node.index.converted import SeriesKey
 from node.index.database import Index
-from node.index.records import Refused, SeriesKey
+from node.index.records import Refused
 from node.lifecycle.retention import Retention
 from node.lifecycle.scrub import Scrub
 from node.metrics import remove_counters, write_counters

@@ -13,9 +13,10 @@ from time import monotonic
 import structlog
 
 from node.errors import VoxelnodeError
+from node.index.converted import SeriesKey
 from node.index.database import Index
 from node.index.follower import IndexFollower
-from node.index.records import SeriesKey, UnconfirmedSeries
+from node.index.records import UnconfirmedSeries
 
 log = structlog.get_logger()
 

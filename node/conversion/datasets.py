@@ -17,7 +17,7 @@ from node.conversion.evidence import InstanceHeader, header_of
 from node.dicom.reading import read_instance
 from node.dicom.values import text, whole
 from node.errors import is_out_of_memory
-from node.index.records import ClaimedInstance
+from node.index.converted import ClaimedInstance
 from node.volume.reasons import Exclusion, Reason
 
 _LONG_VALUE_BYTES = 1 << 20

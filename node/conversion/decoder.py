@@ -229,9 +229,11 @@ def serve(channel: Channel, max_answer_bytes: int) -> None:
     """Run jobs until the channel closes, those of each file in a process of its own."""
     use_one_thread()
     from node.conversion.decoding import LIBRARIES, result_of
+    from node.volume.read.decoders import load_codecs
 
     for name in LIBRARIES:
         import_module(name)
+    load_codecs()
     gc.collect()
     gc.freeze()  # otherwise a collection in a process copies the pages of all modules
     serve_apart(channel, partial(_answer, result_of, max_answer_bytes), MAX_JOBS_PER_PROCESS)

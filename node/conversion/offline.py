@@ -27,7 +27,7 @@ from node.conversion.pool import ConverterDied
 from node.dicom.attributes import instance_attributes
 from node.dicom.header import HeaderCut
 from node.errors import NotUnderstood
-from node.index.records import SeriesKey
+from node.index.converted import SeriesKey
 from node.receive.dicom_files import MediaFile, SkippedFile, find_instances
 from node.volume.reasons import Reason, Refusal
 from node.writers.options import WriteOptions

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from node.child_process.child import ChildDied, ChildPool
 from node.child_process.messages import ChildLate
 from node.child_process.serving import Apart, Channel, ChildLimits, serve_apart, use_one_thread
+from node.dicom.lean_import import load_pydicom
 from node.durable import NO_ROOM
 from node.errors import VoxelnodeError, is_out_of_memory, type_and_location
 
@@ -98,7 +99,7 @@ def serve(channel: Channel, niceness: int) -> None:
     """Convert until the channel closes, each series in a process of its own."""
     os.nice(niceness)
     use_one_thread()
-    serve_apart(channel, partial(_answer, *_loaded()))
+    serve_apart(channel, partial(_answer, *_loaded()), load=_load_for)
 
 
 def _answer(
@@ -129,16 +130,21 @@ def _memory_exceeded(limits: ChildLimits) -> str:
 
 
 def _loaded() -> tuple[Callable[[ConversionJob], Converted], Callable[[Converted], bytes]]:
-    """Load `convert` and its libraries, and exempt them from garbage collection: they stay loaded anyway."""
+    """Load what every conversion needs, and exempt it from garbage collection: it stays loaded anyway."""
     gc.disable()
+    load_pydicom()
     from node.conversion.answers import write_answer
     from node.conversion.pipeline import convert
-
-    import_module("node.writers.bodymask")  # SimpleITK would use 300 MB of the first conversion's limit
 
     gc.freeze()
     gc.enable()
     return convert, write_answer
+
+
+def _load_for(job: ConversionJob) -> None:
+    """Load SimpleITK if the options of a job need it: it would use 300 MB of the conversion's limit."""
+    if job.options.segments_body:
+        import_module("node.writers.bodymask")
 
 
 def _cause(died: ChildDied, limits: ChildLimits) -> str:

@@ -27,10 +27,11 @@ from node.conversion.series import (
 )
 from node.durable import NO_ROOM
 from node.errors import OutOfResources, VoxelnodeError, is_out_of_memory, type_and_location
+from node.index.converted import SeriesKey
 from node.index.database import Index
 from node.index.finder import QueryRefused
 from node.index.follower import IndexFollower
-from node.index.records import ClaimedSeries, SeriesKey, SeriesOutcome
+from node.index.records import ClaimedSeries, SeriesOutcome
 from node.receive.kept import report_damage
 from node.retries import wait_seconds
 from node.settings.model import Convert, SeriesSettings

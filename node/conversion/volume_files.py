@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from node.durable import sync_file
-from node.index.records import ClaimedSeries
 
 if TYPE_CHECKING:
     from node.archive.filesystem import Archive
     from node.index.database import Index
+    from node.index.records import ClaimedSeries
 
 
 CLAIM_LETTERS = 8

@@ -12,8 +12,6 @@ import struct
 import zlib
 from collections.abc import Callable
 
-from pydicom.datadict import dictionary_has_tag, dictionary_VR
-
 from node.errors import NotUnderstood
 
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
@@ -183,6 +181,8 @@ def require_few_elements(data: bytes | bytearray | memoryview, transfer_syntax_u
 
 
 def _is_sequence(tag: int) -> bool:
+    from pydicom.datadict import dictionary_has_tag, dictionary_VR  # here, because finding files needs no dictionary
+
     return dictionary_has_tag(tag) and dictionary_VR(tag) == "SQ"
 
 

@@ -23,9 +23,9 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, delete, fun
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import aliased, join
 
+from node.index.converted import SeriesKey
 from node.index.events import EventKind, record_event
 from node.index.models import DeliveryRow, EventRow, HookRow, ImageRow, SeriesRow, StudyRow
-from node.index.records import SeriesKey
 from node.index.repository import IndexRepository, on_reader, on_writer
 from node.settings.model import HookEvent
 

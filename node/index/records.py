@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from node.completeness import Completeness, Expectation
 from node.dicom.attributes import InstanceAttributes
+from node.index.converted import ClaimedInstance, ConvertedFile, SeriesKey
 from node.settings.model import OverwritePolicy
 
 ArrivalPolicy = OverwritePolicy | Literal["accept"]
@@ -98,10 +99,6 @@ class Kept:
     restored: str | None = None  # the arriving file took the place of one that is not whole: how it differs, in words
 
 
-SeriesKey = tuple[str, str]
-"""Study Instance UID and Series Instance UID: the same Series Instance UID in two studies means two series."""
-
-
 @dataclass(frozen=True, slots=True)
 class UnconfirmedSeries:
     """A waiting series: its key, the sender of its newest instance, and the number of instances received."""
@@ -139,17 +136,6 @@ class CountedRefusal:
     count: int
     first_at: dt.datetime
     last_at: dt.datetime
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimedInstance:
-    """One instance of a claimed series, with its archive key, and its data set as received."""
-
-    sop_instance_uid: str
-    key: str
-    sha256: str
-    data_set_offset: int
-    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,26 +198,6 @@ class ClaimedSeries:
     expectation: Expectation
     current: CurrentConversion | None = None
     referenced: tuple[FoundSeries, ...] = ()  # as far as the last conversion knew them
-
-
-@dataclass(frozen=True, slots=True)
-class ConvertedFile:
-    """One row of `volumes`; `path` is relative to the folder of the job, and in the index relative to the root."""
-
-    stack: int
-    suffix: str
-    kind: str
-    format: str
-    path: str
-    shape: tuple[int, ...]
-    spacing_mm: tuple[float, ...]
-    dtype: str
-    geometry: str
-    orientation: str | None
-    instances: int
-    warnings: tuple[str, ...]
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True)

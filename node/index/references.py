@@ -13,8 +13,9 @@ from typing import Any
 from sqlalchemy import Connection, Row, case, delete, exists, insert, select, update
 from sqlalchemy.orm import join
 
+from node.index.converted import ClaimedInstance, SeriesKey
 from node.index.models import OPEN_STATES, ImageRow, SeriesReferenceRow, SeriesRow, StudyRow
-from node.index.records import ClaimedInstance, FoundSeries, SeriesKey
+from node.index.records import FoundSeries
 from node.index.reopening import reopen
 from node.index.repository import IndexRepository, on_reader
 

@@ -17,10 +17,11 @@ from sqlalchemy.orm import join
 
 from node.completeness import C_FIND, Completeness, Expectation, InstanceCounts, completeness_of, expectation
 from node.index.conversions import current_conversion, insert_conversion, replace_failures
+from node.index.converted import ClaimedInstance, SeriesKey
 from node.index.events import EventKind, record_event
 from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
 from node.index.performed_series import performed_of
-from node.index.records import ClaimedInstance, ClaimedSeries, SeriesKey, SeriesOutcome, UnconfirmedSeries
+from node.index.records import ClaimedSeries, SeriesOutcome, UnconfirmedSeries
 from node.index.references import (
     convert_referring,
     end_waits_for,

@@ -15,9 +15,9 @@ from node.errors import VoxelnodeError
 from node.settings.model import HookEvent
 
 if TYPE_CHECKING:  # the child process of a plugin needs no index
+    from node.index.converted import SeriesKey
     from node.index.deliveries import PendingEvent
     from node.index.read import ReadIndex
-    from node.index.records import SeriesKey
 
 MAX_VOLUMES = 10_000
 """Largest number of files of one series, over all revisions."""

@@ -33,6 +33,11 @@ class WriteOptions:
     slices: bool = False
     split_times: bool = False
 
+    @property
+    def segments_body(self) -> bool:
+        """Whether a file of a CT requires the body to be found in it."""
+        return self.body_masks or self.body_contours or self.masked_volumes or self.projections
+
 
 def write_options(section: Convert) -> WriteOptions:
     """Return the options for the writers from the configuration."""

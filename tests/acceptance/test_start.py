@@ -1,13 +1,15 @@
-"""The command loads what its configuration needs: imports are nearly all of a start, and half of the idle memory."""
+"""A command loads what its work needs: imports are nearly all of a start, and half of the idle memory."""
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.parser import BytesParser
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import numpy as np
@@ -15,9 +17,11 @@ import pytest
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
+from node.conversion.job import ConversionJob
 from node.index.engine import FILE_NAME, upgrade
+from node.writers.options import WriteOptions
 
-SERVE = """
+COMMAND = """
 import atexit, sys
 from pathlib import Path
 from node.cli import main
@@ -26,9 +30,26 @@ def write_modules():
     Path(sys.argv[1]).write_text("\\n".join(name for name, module in sys.modules.items() if module is not None))
 
 atexit.register(write_modules)
-main(["serve", *sys.argv[2:]])
+main(sys.argv[2:])
 """
-"""The command, which tells at its end what it has loaded."""
+"""A command, which tells at its end what it has loaded."""
+
+CONVERTER = """
+import atexit, pickle, sys
+from pathlib import Path
+from node.conversion.pool import _load_for, _loaded
+
+def write_modules():
+    Path(sys.argv[1]).write_text("\\n".join(name for name, module in sys.modules.items() if module is not None))
+
+atexit.register(write_modules)
+convert, encoded = _loaded()
+job = pickle.loads(Path(sys.argv[2]).read_bytes())
+_load_for(job)
+converted = convert(job)
+assert converted.files, converted
+"""
+"""What the processes of a conversion load, in one process, which tells at its end what it has loaded."""
 
 OF_CHILDREN = {
     "numpy", "PIL", "gdcm", "openjpeg", "pylibjpeg", "rle", "jpeg_ls", "nibabel", "SimpleITK", "highdicom", "isal",
@@ -48,7 +69,7 @@ UNCOMPRESSED = 'multipart/related; type="application/octet-stream"'
 def serving(folder: Path, **environment: str) -> Iterator[list[str]]:
     """Run the command on a root with an index; yield the lines that tell that it is ready."""
     upgrade(folder / "root" / FILE_NAME)
-    command = [sys.executable, "-c", SERVE, folder / "modules", "--root", folder / "root", "--port", "0"]
+    command = [sys.executable, "-c", COMMAND, folder / "modules", "serve", "--root", folder / "root", "--port", "0"]
     with (
         (folder / "log").open("w") as log,
         subprocess.Popen(
@@ -68,7 +89,11 @@ def serving(folder: Path, **environment: str) -> Iterator[list[str]]:
 
 def loaded(folder: Path) -> set[str]:
     """The packages that the process had loaded at its end."""
-    packages = {name.partition(".")[0] for name in (folder / "modules").read_text().splitlines()}
+    return {name.partition(".")[0] for name in (folder / "modules").read_text().splitlines()}
+
+
+def loaded_by_node(folder: Path) -> set[str]:
+    packages = loaded(folder)
     assert {"node", "pydicom", "pynetdicom", "sqlalchemy"} <= packages
     return packages
 
@@ -76,7 +101,7 @@ def loaded(folder: Path) -> set[str]:
 def test_a_node_without_http_loads_neither_the_web_framework_nor_what_decodes_and_converts(tmp_path: Path) -> None:
     with serving(tmp_path, VOXELNODE_WEB__ENABLED="false"):
         pass
-    assert loaded(tmp_path).isdisjoint(OF_CHILDREN | OF_COMMANDS | OF_HOOKS | OF_SIGN_INS | OF_HTTP)
+    assert loaded_by_node(tmp_path).isdisjoint(OF_CHILDREN | OF_COMMANDS | OF_HOOKS | OF_SIGN_INS | OF_HTTP)
 
 
 @pytest.mark.parametrize("name", ["JPEG2000.dcm", "MR_small_bigendian.dcm"])
@@ -102,7 +127,7 @@ def test_pixels_are_served_by_a_node_that_loads_nothing_that_decodes(tmp_path: P
         (tmp_path / "converted.dcm").write_bytes(converted)
         assert np.array_equal(dcmread(tmp_path / "converted.dcm").pixel_array, ds.pixel_array)
     assert "fastapi" in loaded(tmp_path)
-    assert loaded(tmp_path).isdisjoint(OF_CHILDREN | OF_COMMANDS | OF_HOOKS | OF_SIGN_INS)
+    assert loaded_by_node(tmp_path).isdisjoint(OF_CHILDREN | OF_COMMANDS | OF_HOOKS | OF_SIGN_INS)
 
 
 def part(response: httpx2.Response) -> bytes:
@@ -113,3 +138,55 @@ def part(response: httpx2.Response) -> bytes:
     content = only.get_payload(decode=True)
     assert isinstance(content, bytes)
     return content
+
+
+OF_SERVERS = {"sqlalchemy", "structlog", "pynetdicom", *OF_HTTP, *OF_HOOKS, *OF_SIGN_INS, "alembic"}
+OF_DECODING = {"gdcm", "openjpeg", "rle", "jpeg_ls", "pylibjpeg"}
+
+
+def run(folder: Path, *arguments: object) -> set[str]:
+    """Run a command to its end; return the packages that it loaded."""
+    command = [sys.executable, "-c", COMMAND, folder / "modules", *map(str, arguments)]
+    subprocess.run(command, cwd=PROJECT, stdout=subprocess.DEVNULL, check=True, timeout=60)
+    return loaded(folder)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["convert", "--help"]])
+def test_help_loads_no_library_of_the_work(tmp_path: Path, arguments: list[str]) -> None:
+    assert run(tmp_path, *arguments).isdisjoint(OF_SERVERS | OF_CHILDREN | OF_COMMANDS | {"pydicom", "multiprocessing"})
+
+
+def test_the_command_of_a_conversion_loads_nothing_that_only_its_child_needs(tmp_path: Path) -> None:
+    source = get_testdata_file("CT_small.dcm")
+    packages = run(tmp_path, "convert", source, "-o", tmp_path / "out", "--json")
+    assert (tmp_path / "out" / "conversion.json").is_file()
+    assert packages.isdisjoint(OF_SERVERS | OF_CHILDREN | {"pydicom", "rich"})
+
+
+def converting(folder: Path, name: str, **options: Any) -> set[str]:
+    """Convert one instance in the process that a child of the command is; return the packages that it loaded."""
+    path = Path(str(get_testdata_file(name)))
+    (folder / "out").mkdir()
+    job = ConversionJob(((dcmread(path).SOPInstanceUID, path),), folder / "out", WriteOptions(**options))
+    (folder / "job").write_bytes(pickle.dumps(job))
+    command = [sys.executable, "-c", CONVERTER, folder / "modules", folder / "job"]
+    subprocess.run(command, cwd=PROJECT, check=True, timeout=60)
+    return loaded(folder)
+
+
+def test_a_conversion_loads_no_codec_that_its_frames_do_not_need(tmp_path: Path) -> None:
+    packages = converting(tmp_path, "CT_small.dcm")
+    assert {"numpy", "pydicom", "nibabel", "PIL"} <= packages
+    assert packages.isdisjoint(OF_DECODING | OF_SERVERS | OF_COMMANDS | {"SimpleITK", "typer"})
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("JPEG2000.dcm", "openjpeg"), ("JPEG-LL.dcm", "gdcm"), ("MR_small_RLE.dcm", "rle")]
+)
+def test_a_conversion_loads_the_codec_of_its_frames(tmp_path: Path, name: str, codec: str) -> None:
+    packages = converting(tmp_path, name)
+    assert packages & OF_DECODING == {codec}
+
+
+def test_a_body_mask_loads_simpleitk(tmp_path: Path) -> None:
+    assert "SimpleITK" in converting(tmp_path, "CT_small.dcm", body_masks=True)

@@ -24,10 +24,11 @@ from node.conversion.pipeline import convert
 from node.conversion.scheduler import Worker
 from node.conversion.series import input_sha256, is_unchanged
 from node.errors import OutOfResources, VoxelnodeError
+from node.index.converted import SeriesKey
 from node.index.deliveries import Attempt, Cursors, PendingEvent
 from node.index.engine import IndexUnusable
 from node.index.models import Base
-from node.index.records import ClaimedSeries, Outcome, SeriesKey
+from node.index.records import ClaimedSeries, Outcome
 from node.index.senders import MAX_QUIET_SECONDS, MIN_QUIET_SECONDS, MIN_SERIES, quiet_seconds_after
 from node.receive.ingest import Origin
 from node.receive.open_associations import OPEN_SECONDS, OpenAssociations

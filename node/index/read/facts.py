@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import bindparam, text
 
+from node.index.converted import SeriesKey
 from node.index.read.rows import ReadRepository
-from node.index.records import SeriesKey
 from node.selector import FIELDS, Facts, Selector
 
 CHUNK_ROWS = 500

@@ -1,17 +1,18 @@
-"""Decode compressed frames: by a library for each transfer syntax, whose output becomes samples."""
+"""Decode compressed frames: by a library for each transfer syntax, whose output becomes samples.
+
+A library is loaded for the first frame that needs it, because most series need none.
+"""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
+from typing import Any
 
-import gdcm
 import numpy as np
-import openjpeg.utils
-import rle.utils
-from PIL import Image
 from pydicom import uid
 
 from node.errors import ConversionRefused, is_out_of_memory
@@ -26,13 +27,6 @@ from node.volume.read.transfer_syntaxes import (
     PACKAGES,
 )
 from node.volume.reasons import Reason
-
-if HAS_PYJPEGLS:
-    import jpeg_ls
-
-gdcm.Trace.WarningOff()
-gdcm.Trace.ErrorOff()
-gdcm.Trace.DebugOff()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +48,8 @@ class FrameShape:
 
 
 def _decode_pillow(data: bytes, shape: FrameShape) -> Array:
+    from PIL import Image
+
     with Image.open(BytesIO(data), formats=("JPEG",)) as image:
         stream = shape.codestream
         if shape.samples == 3 and stream is not None and stream.colour_space != "RGB":
@@ -61,7 +57,19 @@ def _decode_pillow(data: bytes, shape: FrameShape) -> Array:
         return np.asarray(image)
 
 
+@cache
+def _gdcm() -> Any:
+    """Return gdcm's module, which prints nothing."""
+    import gdcm
+
+    gdcm.Trace.WarningOff()
+    gdcm.Trace.ErrorOff()
+    gdcm.Trace.DebugOff()
+    return gdcm
+
+
 def _decode_gdcm(data: bytes, shape: FrameShape) -> Array:
+    gdcm = _gdcm()
     fragment = gdcm.Fragment()
     fragment.SetByteStringValue(data)
     fragments = gdcm.SequenceOfFragments.New()
@@ -98,6 +106,8 @@ def _decode_jpeg(data: bytes, shape: FrameShape) -> Array:
 
 
 def _decode_jpeg_ls(data: bytes, shape: FrameShape) -> Array:
+    import jpeg_ls
+
     decoded, header = jpeg_ls.decode_pixel_data(data)
     samples = np.frombuffer(decoded, shape.container)
     if shape.samples > 1 and header["interleave_mode"] == 0:
@@ -106,10 +116,14 @@ def _decode_jpeg_ls(data: bytes, shape: FrameShape) -> Array:
 
 
 def _decode_openjpeg(data: bytes, shape: FrameShape) -> Array:
+    import openjpeg.utils
+
     return np.frombuffer(openjpeg.utils.decode_pixel_data(data, version=2), shape.container)
 
 
 def _decode_rle(data: bytes, shape: FrameShape) -> Array:
+    import rle.utils
+
     _check_rle(data, shape)
     decoded = rle.utils.decode_pixel_data(
         data, version=2, rows=shape.rows, columns=shape.columns, bits_allocated=shape.bits_allocated
@@ -141,6 +155,16 @@ def _decode_deflated(data: bytes, shape: FrameShape) -> Array:
 def _by_pixel(samples: Array, shape: FrameShape) -> Array:
     """Turn colour-by-plane into colour-by-pixel."""
     return samples.reshape(shape.samples, shape.rows, shape.columns).transpose(1, 2, 0)
+
+
+def load_codecs() -> None:
+    """Load all codecs, in a process whose forks decode: none of them has to load one."""
+    import rle.utils  # noqa: F401
+    from PIL import Image  # noqa: F401
+
+    _gdcm()
+    if HAS_PYJPEGLS:
+        import jpeg_ls  # noqa: F401
 
 
 _Decode = Callable[[bytes, FrameShape], Array]

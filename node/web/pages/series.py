@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 
 from node.dicom.dump import Dump, dump
+from node.index.converted import SeriesKey
 from node.index.read import ReadIndex
-from node.index.records import SeriesKey
 from node.web.access import Reader, RequestAudit
 from node.web.background_requests import background_request
 from node.web.errors import ResourceNotFound

@@ -1,0 +1,39 @@
+"""The records of a conversion that its child process needs, apart from the others because each takes time to define."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SeriesKey = tuple[str, str]
+"""Study Instance UID and Series Instance UID: the same Series Instance UID in two studies means two series."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedInstance:
+    """One instance of a claimed series, with its archive key, and its data set as received."""
+
+    sop_instance_uid: str
+    key: str
+    sha256: str
+    data_set_offset: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertedFile:
+    """One row of `volumes`; `path` is relative to the folder of the job, and in the index relative to the root."""
+
+    stack: int
+    suffix: str
+    kind: str
+    format: str
+    path: str
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    dtype: str
+    geometry: str
+    orientation: str | None
+    instances: int
+    warnings: tuple[str, ...]
+    bytes: int
+    sha256: str
