@@ -81,6 +81,7 @@ def _checks(settings: Settings) -> Iterator[Callable[[], object]]:
     if web.enabled and web.needs_account and not web.oidc.issuer:
         yield partial(_require_account, settings)
     yield partial(_check_syslog, settings)
+    yield partial(_require_log_folder, settings)
     for name in settings.hooks:
         yield partial(_check_hook, name, settings)
 
@@ -131,6 +132,14 @@ def _check_syslog(settings: Settings) -> None:
     syslog = open_syslog(settings.audit)
     if syslog is not None:
         syslog.close()
+
+
+def _require_log_folder(settings: Settings) -> None:
+    file = settings.log.file
+    if file is not None and not file.absolute().parent.is_dir():
+        raise UsageError(
+            f"[log] file = {str(file)!r}: {str(file.parent)!r} is not a folder; create it, or name another"
+        )
 
 
 def _check_hook(name: str, settings: Settings) -> None:

@@ -48,6 +48,7 @@ def check(folder: Path, text: str) -> dict[str, Any]:
             '[web.oidc]\nissuer = "https://idp"\nclient_id = "x"\nread = ["r"]\nclient_secret_file = "/nowhere/s"',
             "[web.oidc] client_secret_file /nowhere/s cannot be read",
         ),
+        ('[log]\nfile = "/nowhere/a.log"', "[log] file = '/nowhere/a.log': '/nowhere' is not a folder"),
         ("[dicom]\nport = 8080", "[dicom] port and [web] port are both 8080"),
         ("[worklist]\nhl7_port = 8080", "[web] port and [worklist] hl7_port are both 8080"),
         ('[dicom]\nhost = "0.0.0.0"\nopen = true\nport = 8080', "[dicom] port and [web] port are both 8080"),
