@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from pydicom.charset import convert_encodings, decode_bytes
-
 from node.dicom.header import EXPLICIT_BIG_ENDIAN, read_header, read_header_by_windows, read_items
 from node.errors import NotUnderstood
 
@@ -206,9 +204,8 @@ def is_identifier(uid: object) -> bool:
 def _level(
     level: Sequence[Attribute], raws: Sequence[bytes | None], character_set: bytes, order: ByteOrder
 ) -> Mapping[str, Value]:
-    encodings = _encodings(character_set)
     return {
-        attribute.column: None if raw is None else _value(raw, attribute, encodings, order)
+        attribute.column: None if raw is None else _value(raw, attribute, character_set, order)
         for attribute, raw in zip(level, raws, strict=True)
     }
 
@@ -222,11 +219,11 @@ def _requests(raw: bytes, transfer_syntax_uid: str, character_set: bytes) -> Req
     """Return the items of a Request Attributes Sequence (0040,0275), empty ones left out; None if there are none."""
     if not raw:
         return None
-    encodings = _encodings(character_set)
     items = []
     for elements in read_items(raw, transfer_syntax_uid, _REQUEST_TAGS):
         texts = (
-            (attribute.column, _text(elements.get(attribute.tag, b""), attribute, encodings)) for attribute in REQUEST
+            (attribute.column, _text(elements.get(attribute.tag, b""), attribute, character_set))
+            for attribute in REQUEST
         )
         items.append({keyword: text for keyword, text in texts if text is not None})
     return [item for item in items if item] or None
@@ -234,6 +231,8 @@ def _requests(raw: bytes, transfer_syntax_uid: str, character_set: bytes) -> Req
 
 @lru_cache(maxsize=64)
 def _encodings(raw: bytes) -> list[str]:
+    from pydicom.charset import convert_encodings  # here: most values are ASCII, and commands start without pydicom
+
     terms = [term.strip(" \0") for term in raw.decode("ascii", "replace").split("\\")]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an unknown term falls back to the default repertoire, as intended
@@ -243,12 +242,12 @@ def _encodings(raw: bytes) -> list[str]:
             return ["iso8859"]
 
 
-def _value(raw: bytes, attribute: Attribute, encodings: list[str], order: ByteOrder) -> Value:
+def _value(raw: bytes, attribute: Attribute, character_set: bytes, order: ByteOrder) -> Value:
     match attribute.vr:
         case "US":
             return int.from_bytes(raw[:2], order) if len(raw) >= 2 else None
         case "PN" | "LO" | "SH":
-            return _text(raw, attribute, encodings)
+            return _text(raw, attribute, character_set)
     text = raw.decode("ascii", "replace").strip(" \0")
     match attribute.vr:
         case "IS":
@@ -260,20 +259,22 @@ def _value(raw: bytes, attribute: Attribute, encodings: list[str], order: ByteOr
     return _clean(text, attribute.width)
 
 
-def _text(raw: bytes, attribute: Attribute, encodings: list[str]) -> str | None:
-    return _clean(_decoded(raw, encodings, attribute.vr), attribute.width)
+def _text(raw: bytes, attribute: Attribute, character_set: bytes) -> str | None:
+    return _clean(_decoded(raw, character_set, attribute.vr), attribute.width)
 
 
-def _decoded(raw: bytes, encodings: list[str], vr: str) -> str:
+def _decoded(raw: bytes, character_set: bytes, vr: str) -> str:
     if raw.isascii() and b"\x1b" not in raw:
         return raw.decode("ascii")
+    from pydicom.charset import decode_bytes
+
     delimiters = (
         {0x5C, 0x5E, 0x3D} if vr == "PN" else {0x5C}
     )  # PS3.5 6.1.2.5.3: delimiters at which code extensions reset
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return str(decode_bytes(raw, encodings, delimiters))
+            return str(decode_bytes(raw, _encodings(character_set), delimiters))
         except (LookupError, ValueError):
             return raw.decode("latin-1")
 
