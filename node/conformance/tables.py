@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -38,8 +38,9 @@ from node.dicom.uids import (
 from node.settings.model import AuditSettings, Dicom, Peer, Settings, Web
 from node.tls import BCP_195_SUITES
 from node.web.dicomweb.qido import DEFAULTS
-from node.web.dicomweb.service import offered
+from node.web.dicomweb.service import is_of_worklist, offered
 from node.web.dicomweb.transactions import Resource, Transaction
+from node.web.dicomweb.workitem_keys import CONSTANT, OF_SERIES, OWN
 
 _STORAGE = "Storage SOP classes of section 1.1"
 _NATIVE = "Explicit and Implicit VR Little Endian"
@@ -91,12 +92,14 @@ def tables_of(settings: Settings) -> Mapping[str, Table]:
         "query_keys": table(
             ("Level", "Key", "VR", "Unique", "Matching"), [row for level in Level for row in _query_keys(level)]
         ),
-        "uri_resources": _resources(is_of_studies=False),
-        "studies_resources": _resources(is_of_studies=True),
+        "uri_resources": _resources(lambda path: path.endswith("/wado")),
+        "studies_resources": _resources(lambda path: not path.endswith("/wado") and not is_of_worklist(path)),
+        "worklist_resources": _resources(is_of_worklist),
         "web_media_types": _web_media_types(),
         "web_parameters": _web_parameters(),
         "web_headers": _web_headers(),
         "web_attributes": _web_attributes(),
+        "workitem_keys": _workitem_keys(),
         "dicom_keys": _keys("dicom", Dicom, settings.dicom),
         "peer_keys": _keys("peers.NAME", Peer, None),
         "web_keys": _keys("web", Web, settings.web),
@@ -160,15 +163,13 @@ def _web_services() -> Table:
         (f"Studies Service: {transaction}", "No", "Yes")
         for transaction in ("Retrieve (WADO-RS)", "Store (STOW-RS)", "Search (QIDO-RS)")
     ]
-    rows += [
-        (f"{service} Service", "No", "No")
-        for service in ("Worklist (UPS-RS)", "Non-Patient Instance", "Storage Commitment")
-    ]
+    rows.append(("Worklist Service (UPS-RS)", "No", "Yes, for conversions of the node"))
+    rows += [(f"{service} Service", "No", "No") for service in ("Non-Patient Instance", "Storage Commitment")]
     return table(("Service", "User Agent", "Origin Server"), rows)
 
 
-def _resources(*, is_of_studies: bool) -> Table:
-    """Return the resources of the Studies Service, or those of the URI Service, whose paths contain no study."""
+def _resources(is_included: Callable[[str], bool]) -> Table:
+    """Return the resources of one service, by their paths."""
     return table(
         ("Methods", "Resource", "Transaction", "PS3.18", "Description"),
         [
@@ -180,7 +181,7 @@ def _resources(*, is_of_studies: bool) -> Table:
                 resource.purpose,
             )
             for resource in offered()
-            if is_of_studies != resource.path.endswith("/wado")
+            if is_included(resource.path)
         ],
     )
 
@@ -246,6 +247,15 @@ def _web_attributes() -> Table:
             for level, keyword, vr, _, matching in _query_keys(one)
         ],
     )
+
+
+def _workitem_keys() -> Table:
+    rows = [(keyword, "list of values") for keyword in OWN]
+    for keyword, sequences in OF_SERIES.items():
+        above = " or in ".join(sequence for sequence in sequences if sequence)
+        rows.append((f"{keyword}{f', also in {above}' if above else ''}", "as in searches for series"))
+    rows += [(keyword, f"always `{constant}`") for keyword, constant in CONSTANT.items()]
+    return table(("Attribute", "Matching"), rows)
 
 
 def _mapping(settings: Settings) -> Table:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, select, update
 from sqlalchemy.orm import aliased, join
 
 from node.index.events import record_event
@@ -16,6 +16,7 @@ from node.index.models import (
     ConversionRow,
     ExclusionRow,
     FailureRow,
+    ImageRow,
     SeriesRow,
     VolumeRow,
     VolumeSourceRow,
@@ -92,6 +93,34 @@ def current_conversion(connection: Connection, series_id: int) -> CurrentConvers
     files = connection.execute(columns.where(VolumeRow.conversion_id == row.id)).all()
     sizes = tuple((file.path, file.bytes) for file in files)
     return CurrentConversion(row.input_sha256, sizes, any(file.shape for file in files))
+
+
+def holds_what_is_stored(connection: Connection, series_id: int) -> bool:
+    """Return whether the current conversion of a series was made of exactly the instances that are stored now.
+
+    Exclusions have no digest: an excluded instance counts as the same if it was received before the conversion ended.
+    """
+    conversion = connection.execute(
+        select(ConversionRow.id, ConversionRow.instances, ConversionRow.created_at).where(
+            ConversionRow.series_id == series_id, ConversionRow.superseded.is_(False)
+        )
+    ).first()
+    stored = select(func.count()).where(ImageRow.series_id == series_id)
+    if conversion is None or connection.execute(stored).scalar_one() != conversion.instances:
+        return False
+    used = select(VolumeSourceRow.id).where(
+        VolumeSourceRow.conversion_id == conversion.id,
+        VolumeSourceRow.sop_instance_uid == ImageRow.sop_instance_uid,
+        VolumeSourceRow.sha256 == ImageRow.sha256,
+    )
+    excluded = select(ExclusionRow.id).where(
+        ExclusionRow.conversion_id == conversion.id, ExclusionRow.sop_instance_uid == ImageRow.sop_instance_uid
+    )
+    is_early = ImageRow.received_at <= conversion.created_at
+    other = select(ImageRow.id).where(
+        ImageRow.series_id == series_id, ~used.exists(), ~and_(excluded.exists(), is_early)
+    )
+    return connection.execute(other.limit(1)).first() is None
 
 
 def insert_conversion(connection: Connection, series: ClaimedSeries, outcome: SeriesOutcome, now: dt.datetime) -> None:

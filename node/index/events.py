@@ -14,6 +14,7 @@ EventKind = Literal[
     "series-converted",
     "series-refused",  # includes series without images
     "series-failed",
+    "conversion-cancelled",  # a requested reconversion was cancelled; the volumes of before stay current
     "series-unchanged",  # reconversion requested, but input, converter and options match the current revision
     "series-reopened",  # an instance was added, deleted or replaced after the conversion, or reconversion requested
     "series-confirmed",  # the sender was asked for its number of instances, or a performed procedure step listed them
@@ -35,6 +36,15 @@ EventKind = Literal[
     "patient-merged",
     "message-given-up",  # every attempt to deliver a message to a hook failed
 ]
+
+FINAL: tuple[EventKind, ...] = (
+    "series-converted",
+    "series-refused",
+    "series-failed",
+    "series-unchanged",
+    "conversion-cancelled",
+)
+"""The events that end a conversion, one for each conversion."""
 
 
 class EventUids(TypedDict, total=False):

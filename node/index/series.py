@@ -16,9 +16,9 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func,
 from sqlalchemy.orm import join
 
 from node.completeness import C_FIND, Completeness, Expectation, InstanceCounts, completeness_of, expectation
-from node.index.conversions import current_conversion, insert_conversion, replace_failures
+from node.index.conversions import current_conversion, holds_what_is_stored, insert_conversion, replace_failures
 from node.index.converted import ClaimedInstance, SeriesKey
-from node.index.events import EventKind, record_event
+from node.index.events import FINAL, EventKind, record_event
 from node.index.models import OPEN_STATES, EventRow, ImageRow, SeriesRow, StudyRow
 from node.index.performed_series import performed_of
 from node.index.records import ClaimedSeries, SeriesOutcome, UnconfirmedSeries
@@ -35,6 +35,9 @@ from node.index.senders import learn_gaps
 from node.index.terms import Terms
 from node.index.waits import after_abort, due_at
 from node.retries import wait_seconds
+
+RECONVERSION_REQUESTED = "reconversion requested"
+"""Detail of the event by which a series opens again on request."""
 
 _COUNTS = tuple(getattr(ImageRow, name) for name in InstanceCounts.__slots__)
 
@@ -309,11 +312,67 @@ class SeriesRepository(IndexRepository):
         for key in keys:
             for row in connection.execute(_at(key).where(SeriesRow.state.not_in(OPEN_STATES))).all():
                 _update(connection, row.id, {"state": "receiving", "due_at": now, "open_since": now, "attempts": 0})
-                _record(connection, "series-reopened", key, now, "reconversion requested")
+                _record(connection, "series-reopened", key, now, RECONVERSION_REQUESTED)
                 reopened += 1
         if terms is not None:
             terms.fulfil(connection, reopened)
         return reopened
+
+    @on_writer
+    def cancel_reconversion(self, connection: Connection, series_id: int, predecessor: int, now: dt.datetime) -> bool:
+        """Close a series again whose reconversion was requested but is not running.
+
+        Parameters
+        ----------
+        predecessor : int
+            The final event of the conversion before the one to be cancelled.
+
+        Returns
+        -------
+        bool
+            False, and nothing is changed, if that is not the conversion that the series waits for, if it is running, if
+            it has another cause than a request, if the series refers to others, which may have changed, or if the
+            current volumes do not hold exactly what is stored: then the node still owes a conversion.
+        """
+        row = connection.execute(
+            select(SeriesRow, StudyRow.study_instance_uid)
+            .join(StudyRow)
+            .where(SeriesRow.id == series_id, SeriesRow.state == "receiving")
+        ).first()
+        if row is None:
+            return False
+        key = (row.study_instance_uid, row.series_instance_uid)
+        finals = connection.execute(
+            select(EventRow.id, EventRow.kind, EventRow.detail)
+            .where(EventRow.study_instance_uid == key[0], EventRow.series_instance_uid == key[1])
+            .where(EventRow.kind.in_(FINAL))
+            .order_by(EventRow.id.desc())
+        ).all()
+        outcome = next((final for final in finals if final.kind != "conversion-cancelled"), None)
+        is_current = bool(finals) and finals[0].id == predecessor
+        if outcome is None or outcome.kind == "series-failed" or not is_current:
+            return False
+        if references_of(connection, series_id) or not holds_what_is_stored(connection, series_id):
+            return False
+        reopened = select(EventRow.detail).where(
+            EventRow.study_instance_uid == key[0],
+            EventRow.series_instance_uid == key[1],
+            EventRow.kind == "series-reopened",
+            EventRow.id > predecessor,
+        )
+        if set(connection.scalars(reopened)) != {RECONVERSION_REQUESTED}:
+            return False
+        values: dict[str, Any] = {"due_at": None, "open_since": None, "waits": None, "attempts": 0}
+        if outcome.kind == "series-refused":
+            is_image = not (outcome.detail or "").startswith("not-an-image")
+            values |= {"state": "refused" if is_image else "not-an-image", "error": outcome.detail}
+        else:
+            values |= {"state": "converted", "error": None}
+        _update(connection, series_id, values)
+        connection.execute(update(StudyRow).where(StudyRow.id == row.study_id).values(closed_at=now))
+        end_waits_for(connection, row.series_instance_uid, now)
+        _record(connection, "conversion-cancelled", key, now, "the reconversion was cancelled", row.revision)
+        return True
 
     @on_reader
     def unconfirmed(self, connection: Connection, calling_ae_titles: Collection[str]) -> list[UnconfirmedSeries]:

@@ -18,7 +18,7 @@ from node.web.problems import respond
 MAX_BODY_BYTES = 1_000_000
 """Largest body other than an upload; real forms and JSON are a hundred times smaller."""
 
-UPLOADS = "/dicom-web/"
+UPLOADS = "/dicom-web/studies"
 """Bodies below this path are instances (STOW-RS)."""
 
 PATIENCE_SECONDS = 30.0

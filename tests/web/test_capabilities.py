@@ -19,6 +19,7 @@ from tests.web.conftest import Site, every_route, open_site
 WADL = "{http://wadl.dev.java.net/2009/02}"
 STUDY, SERIES, INSTANCE = "1.2.3", "1.2.3.1", "1.2.3.1.99"
 URI = {"requestType": "WADO", "studyUID": STUDY, "seriesUID": SERIES, "objectUID": INSTANCE}
+RESOURCES = ("studies_resources", "uri_resources", "worklist_resources")
 READABLE = [resource for resource in offered() if "GET" in resource.methods]
 
 
@@ -35,7 +36,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def get(site: Site, resource: Resource, accept: str = "", **parameters: str) -> httpx2.Response:
-    path = resource.path.format(study=STUDY, series=SERIES, instance=INSTANCE, frames=1, path="00091001")
+    workitem = site.client().get("/dicom-web/workitems").json()[0]["00080018"]["Value"][0]
+    names = {"study": STUDY, "series": SERIES, "instance": INSTANCE, "workitem": workitem}
+    path = resource.path.format(frames=1, path="00091001", **names)
     query = URI | parameters if path.endswith("/wado") else parameters
     return site.client().get(path, params=query, headers={"Accept": accept or resource.transaction.produces[0]})
 
@@ -60,7 +63,7 @@ def test_every_route_is_described_with_its_methods(site: Site) -> None:
     tables = {
         name: rows for part in statement_for_programs(Settings())["sections"] for name, rows in part["tables"].items()
     }
-    stated = {row["Resource"].strip("`") for name in ("studies_resources", "uri_resources") for row in tables[name]}
+    stated = {row["Resource"].strip("`") for name in RESOURCES for row in tables[name]}
     assert stated == set(routes)
 
 
@@ -90,7 +93,7 @@ def test_every_media_type_that_is_told_is_given(site: Site, resource: Resource) 
         parameters = {"contentType": media_type} if resource.path.endswith("/wado") else {}
         answer = get(site, resource, media_type, **parameters)
         is_compressed = 'type="image/' in media_type or 'type="video/' in media_type
-        is_single = "{instance}" in resource.path or resource.path.endswith("/wado")
+        is_single = any(name in resource.path for name in ("{instance}", "{workitem}", "/wado"))
         if (is_compressed and not resource.path.endswith("/rendered")) or media_type in (
             "application/pdf",
             "text/html",

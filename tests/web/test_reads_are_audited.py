@@ -35,6 +35,7 @@ NOT_READ = {
         "/dicom-web/studies",
         "/dicom-web/studies/{study}",
         "/api/v1/worklist",
+        "/dicom-web/workitems/{workitem}/cancelrequest",
         "/login",
         "/logout",
     )
@@ -80,6 +81,7 @@ def test_each_route_that_returns_patient_data_leaves_a_line(walked: Site) -> Non
         "series": SERIES, "instance": INSTANCE, "id": volume["id"], "name": volume["name"], "revision": 1,
         "frames": 1, "entry": 1, "path": "7FE00010", "slug": "not-found",
         "conflict": client.get("/api/v1/conflicts").json()["items"][0]["id"],
+        "workitem": client.get("/dicom-web/workitems").json()[0]["00080018"]["Value"][0],
     }  # fmt: skip
     silent, told = set(), set()
     for path, route in every_route(walked.server._app.routes):

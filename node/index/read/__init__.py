@@ -33,6 +33,7 @@ from node.index.read.senders import ReadSenders
 from node.index.read.series import ReadSeries
 from node.index.read.studies import ReadStudies
 from node.index.read.volumes import ReadVolumes
+from node.index.read.workitems import ReadWorkitems
 from node.index.records import Applied
 
 
@@ -58,6 +59,7 @@ class ReadIndex:
         self.series = ReadSeries(connection)
         self.studies = ReadStudies(connection)
         self.volumes = ReadVolumes(connection)
+        self.workitems = ReadWorkitems(connection)
 
     @property
     def root(self) -> str:

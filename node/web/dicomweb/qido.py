@@ -91,7 +91,7 @@ def _search(request: Request, audit: RequestAudit, node: Node, level: Level) -> 
     form = document_form(accepted(request))
     limit, offset, warnings = _page(request)
     identifier, unknown = _identifier(request, level)
-    options = Options(relational=True, combined_datetime=True, fuzzy=_is_fuzzy(request), timezone=True)
+    options = Options(relational=True, combined_datetime=True, fuzzy=is_fuzzy(request), timezone=True)
     try:
         # One more than is returned, to detect that there are more.
         query = read_query(identifier, options=options, limit=limit + 1, offset=offset)
@@ -134,13 +134,14 @@ def _encoded(answer: Dataset, level: Level, base: str, form: DocumentForm) -> by
 def _page(request: Request) -> tuple[int, int, list[str]]:
     """Return limit, offset and warnings about them (PS3.18 8.3.4.4)."""
     maximum = MAX_RESULTS_OF_STUDY if "study" in request.path_params else MAX_RESULTS
-    limit, offset = (_whole(request, name, default) for name, default in (("limit", maximum), ("offset", 0)))
+    limit, offset = (whole_number(request, name, default) for name, default in (("limit", maximum), ("offset", 0)))
     if limit <= maximum:
         return limit, offset, []
     return maximum, offset, [f"At most {maximum} results are returned in one response"]
 
 
-def _whole(request: Request, name: str, default: int) -> int:
+def whole_number(request: Request, name: str, default: int) -> int:
+    """Return the parameter ``limit`` or ``offset``, or a default if it is missing."""
     text = request.query_params.get(name)
     if text is None:
         return default
@@ -149,7 +150,8 @@ def _whole(request: Request, name: str, default: int) -> int:
     return int(text)
 
 
-def _is_fuzzy(request: Request) -> bool:
+def is_fuzzy(request: Request) -> bool:
+    """Return whether a search asks for fuzzy matching of names (PS3.18 8.3.4.2)."""
     text = request.query_params.get("fuzzymatching", "false").lower()
     if text not in ("true", "false"):
         raise HTTPException(400, "fuzzymatching must be true or false (PS3.18 8.3.4.2)")
@@ -165,7 +167,7 @@ def _identifier(request: Request, level: Level) -> tuple[Dataset, list[str]]:
     identifier.QueryRetrieveLevel = level.name
     unknown: dict[str, None] = {}
     for name in _fields(request, level):
-        if (path := _path(name)) is None:
+        if (path := attribute_path(name)) is None:
             unknown[name[:64]] = None
         elif path != RETRIEVE_URL:  # every answer has it
             _put(identifier, path, [])
@@ -174,7 +176,7 @@ def _identifier(request: Request, level: Level) -> tuple[Dataset, list[str]]:
         raise HTTPException(400, f"at most {MAX_PARAMETERS} parameters are allowed; put several values into one")
     for name, text in parameters:
         if name.lower() not in CONTROLS:
-            if (path := _path(name)) is None:
+            if (path := attribute_path(name)) is None:
                 unknown[name[:64]] = None
                 continue
             values = text.split(",") if _representation(path[-1]) in _LISTS else [text]
@@ -198,7 +200,7 @@ def _fields(request: Request, level: Level) -> Iterable[str]:
     return dict.fromkeys([*keywords, *(name for name in included if name != "all")])
 
 
-def _path(name: str) -> Path | None:
+def attribute_path(name: str) -> Path | None:
     """Return the tags of an attribute given by keywords or tags, sequences first (PS3.18 8.3.4.1); None if unknown."""
     tags = []
     for part in name.split("."):

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 
-from node.web.dicomweb import bulk_data, frames, metadata, qido, rendered, stow, wado, wado_uri
+from node.web.dicomweb import bulk_data, frames, metadata, qido, rendered, stow, wado, wado_uri, workitems
 from node.web.dicomweb.media_types import (
     DICOM,
     DICOM_JSON,
@@ -123,6 +123,30 @@ TRANSACTIONS: Mapping[Callable[..., Any], Transaction] = {
     ),
     bulk_data.retrieve_pixel_data: Transaction("Retrieve Pixel Data", "10.4.1.1.6", _PARTS, _ACCEPT, _CONDITIONAL),
     frames.retrieve_frames: Transaction("Retrieve Frames", "10.4.1.1.6", (*_PARTS, OCTETS), _ACCEPT, _CONDITIONAL),
+    workitems.search_workitems: Transaction(
+        "Search Workitems",
+        "11.9",
+        (DICOM_JSON, JSON, f'{MULTIPART}; type="{DICOM_XML}"'),
+        {
+            **_ACCEPT,
+            "{attribute}": "keyword or tag, after those of its sequences, with the value to match",
+            "includefield": "ignored: every answer has all attributes",
+            "fuzzymatching": "true or false",
+            "limit": f"at most {workitems.MAX_WORKITEMS}",
+            "offset": "number of results to skip",
+        },
+        _DOCUMENT,
+    ),
+    workitems.retrieve_workitem: Transaction(
+        "Retrieve Workitem",
+        "11.5",
+        (DICOM_JSON, JSON, f'{MULTIPART}; type="{DICOM_XML}"', DICOM_XML),
+        _ACCEPT,
+        _DOCUMENT,
+    ),
+    workitems.request_cancellation: Transaction(
+        "Request Cancellation", "11.8", (), {}, ("Content-Type",), (DICOM_JSON, JSON, DICOM_XML)
+    ),
     wado_uri.retrieve_by_uri: Transaction(
         "Retrieve (URI)", "9.4", (*rendered.FORMATS, DICOM), wado_uri.PARAMETERS, ("If-None-Match",)
     ),

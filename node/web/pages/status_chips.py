@@ -39,6 +39,7 @@ def series_chip(series: Mapping[str, Any]) -> StatusChip:
 _OUTCOMES: Mapping[str, StatusChip] = {
     "series-converted": StatusChip("good", "converted"),
     "series-unchanged": StatusChip("plain", "unchanged"),
+    "conversion-cancelled": StatusChip("plain", "cancelled"),
     "series-refused": StatusChip("bad", "refused"),
     "series-failed": StatusChip("bad", "failed"),
 }

@@ -1,0 +1,284 @@
+"""Workitems: the conversions of series as Unified Procedure Steps (PS3.4 CC), read from ``series`` and ``events``.
+
+A conversion has no row of its own. It begins when a series opens, and ends with one of the `FINAL` events; the final
+event before it tells it apart from the other conversions of its series. A series that is open has one conversion that
+has not ended. ``series-quiet`` is the event by which a conversion starts.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, Select, and_, func, literal, null, select
+from sqlalchemy.orm import aliased
+
+from node.dicom.matching import Query
+from node.index.conditions import restrictions
+from node.index.events import FINAL, EventKind
+from node.index.models import OPEN_STATES, EventRow, ImageRow, PatientRow, SeriesRow, StudyRow
+from node.index.read.rows import ReadRepository
+
+State = Literal["SCHEDULED", "IN PROGRESS", "COMPLETED", "CANCELED"]
+"""*Procedure Step State* (0074,1000)."""
+
+COMPLETING: tuple[EventKind, ...] = ("series-converted", "series-unchanged")
+"""The events after which a conversion is COMPLETED; after the other final ones it is CANCELED."""
+
+_EVENTS_OF_NOTE = (*FINAL, "series-quiet", "series-reopened")
+_PATIENT = (
+    PatientRow.patient_name,
+    PatientRow.patient_id,
+    PatientRow.issuer_of_patient_id,
+    PatientRow.patient_birth_date,
+    PatientRow.patient_sex,
+)
+_SERIES = (
+    SeriesRow.id.label("series_id"),
+    StudyRow.study_instance_uid,
+    SeriesRow.series_instance_uid,
+    StudyRow.accession_number,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Workitem:
+    """A conversion of a series.
+
+    Attributes
+    ----------
+    predecessor : int
+        The id of the final event of the conversion before, or 0.
+    ended_by : str or None
+        The kind of the final event; None while the conversion has not ended.
+    scheduled_at, started_at, ended_at : datetime or None
+    revision : int or None
+        The revision that the conversion makes, or that it found to be current.
+    detail : str or None
+        Why it ended without volumes, or why it waits for another attempt.
+    """
+
+    series_id: int
+    study_instance_uid: str
+    series_instance_uid: str
+    accession_number: str | None
+    patient_name: str | None
+    patient_id: str | None
+    issuer_of_patient_id: str | None
+    patient_birth_date: dt.date | None
+    patient_sex: str | None
+    predecessor: int
+    ended_by: str | None
+    scheduled_at: dt.datetime | None
+    started_at: dt.datetime | None
+    ended_at: dt.datetime | None
+    revision: int | None
+    detail: str | None
+
+    @property
+    def state(self) -> State:
+        """The state, which only ever changes from SCHEDULED to IN PROGRESS to a final one (PS3.4 CC.1.1)."""
+        if self.ended_by is not None:
+            return "COMPLETED" if self.ended_by in COMPLETING else "CANCELED"
+        return "SCHEDULED" if self.started_at is None else "IN PROGRESS"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkitemCursor:
+    """The last rows of ``events`` and ``series`` whose changes were read."""
+
+    event_id: int
+    series_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkitemChange:
+    """A change of state, or a further attempt (`is_progress`); `at` is the cursor just after it."""
+
+    workitem: Workitem
+    state: State
+    is_progress: bool = False
+
+
+class ReadWorkitems(ReadRepository):
+    """Conversions that are scheduled, under way or ended, of the series that are stored."""
+
+    def find(self, query: Query, states: Sequence[State], limit: int, offset: int) -> list[Workitem]:
+        """Return a page of the workitems in one of `states`: first those that have not ended, then the newest.
+
+        Parameters
+        ----------
+        query : Query
+            Of level SERIES; its conditions hold for the series.
+        """
+        matching = restrictions(query)
+        opened, ended = _opened(*matching, states=states), _ended(*matching, states=states)
+        found = self._workitems(opened.order_by(SeriesRow.id.desc()).limit(limit).offset(offset))
+        if len(found) < limit:
+            before = self._connection.scalar(select(func.count()).select_from(opened.subquery())) or 0
+            rest = ended.order_by(EventRow.id.desc()).limit(limit - len(found)).offset(max(offset - before, 0))
+            found += self._workitems(rest)
+        return found
+
+    def of_series(self, series_id: int, query: Query | None = None) -> list[Workitem]:
+        """Return the workitems of a series, the newest first; none if the series does not match `query`."""
+        matching = [SeriesRow.id == series_id, *(restrictions(query) if query is not None else ())]
+        return self._workitems(_opened(*matching)) + self._workitems(_ended(*matching).order_by(EventRow.id.desc()))
+
+    def instances(self, series_id: int) -> list[tuple[str, str]]:
+        """Return SOP Class and SOP Instance UIDs of a series."""
+        rows = select(ImageRow.sop_class_uid, ImageRow.sop_instance_uid).where(ImageRow.series_id == series_id)
+        ordered = rows.order_by(ImageRow.instance_number, ImageRow.sop_instance_uid)
+        return [(row[0], row[1]) for row in self._connection.execute(ordered)]
+
+    def cursor(self) -> WorkitemCursor:
+        """Return the cursor after which every change is yet to come."""
+        last = (self._connection.scalar(select(func.max(table.id))) or 0 for table in (EventRow, SeriesRow))
+        return WorkitemCursor(*last)
+
+    def changes(self, after: WorkitemCursor, limit: int) -> tuple[list[WorkitemChange], WorkitemCursor]:
+        """Return the changes after a cursor, in their order, and the cursor after them.
+
+        At most `limit` events and `limit` new series are read at a time. SQLite reuses the highest ids of ``series``
+        after a deletion, so the cursor never stays beyond the last row.
+        """
+        last_series = self.cursor().series_id
+        begin = min(after.series_id, last_series)
+        rows = select(SeriesRow.id).where(SeriesRow.id > begin).order_by(SeriesRow.id).limit(limit)
+        new = list(self._connection.scalars(rows))
+        changes = [WorkitemChange(workitem, "SCHEDULED") for id in new for workitem in self.of_series(id)[-1:]]
+        events = self._connection.execute(
+            select(EventRow.id, EventRow.kind, SeriesRow.id.label("series_id"))
+            .select_from(EventRow)
+            .outerjoin(StudyRow, StudyRow.study_instance_uid == EventRow.study_instance_uid)
+            .outerjoin(
+                SeriesRow,
+                and_(
+                    SeriesRow.study_id == StudyRow.id,
+                    SeriesRow.series_instance_uid == EventRow.series_instance_uid,
+                ),
+            )
+            .where(EventRow.id > after.event_id)
+            .order_by(EventRow.id)
+            .limit(limit)
+        ).all()
+        for event in events:
+            if event.kind in _EVENTS_OF_NOTE and event.series_id is not None:
+                changes += self._changes_by(event)
+        return changes, WorkitemCursor(events[-1].id if events else after.event_id, new[-1] if new else begin)
+
+    def _changes_by(self, event: Any) -> list[WorkitemChange]:
+        items = self.of_series(event.series_id)
+        before = max((item.predecessor for item in items if item.predecessor < event.id), default=0)
+        item = next((item for item in items if item.predecessor == before), None)
+        if event.kind in FINAL:
+            changes = [WorkitemChange(item, item.state)] if item is not None and item.ended_by else []
+            grown = next((item for item in items if item.predecessor == event.id), None)
+            if grown is not None and not self._has_event(grown, event.id, None, "series-reopened"):
+                changes.append(WorkitemChange(grown, "SCHEDULED"))
+            return changes
+        if item is None:
+            return []
+        if event.kind == "series-reopened":
+            return [WorkitemChange(item, "SCHEDULED")]
+        is_again = self._has_event(item, before, event.id, "series-quiet")
+        return [WorkitemChange(item, "IN PROGRESS", is_progress=is_again)]
+
+    def _has_event(self, item: Workitem, after: int, before: int | None, kind: EventKind) -> bool:
+        rows = select(EventRow.id).where(
+            EventRow.series_instance_uid == item.series_instance_uid,
+            EventRow.study_instance_uid == item.study_instance_uid,
+            EventRow.kind == kind,
+            EventRow.id > after,
+        )
+        if before is not None:
+            rows = rows.where(EventRow.id < before)
+        return self._connection.execute(rows.limit(1)).first() is not None
+
+    def _workitems(self, rows: Select[Any]) -> list[Workitem]:
+        return [Workitem(**row) for row in self._connection.execute(rows).mappings()]
+
+
+def _of_series(event: Any) -> tuple[ColumnElement[bool], ...]:
+    return (
+        event.series_instance_uid == SeriesRow.series_instance_uid,
+        event.study_instance_uid == StudyRow.study_instance_uid,
+    )
+
+
+def _last_final(*conditions: Any) -> Any:
+    """Select the id of the last final event of a series that meets conditions on `_earlier`, or 0."""
+    last = select(func.coalesce(func.max(_earlier.id), 0)).where(
+        *_of_series(_earlier), _earlier.kind.in_(FINAL), *conditions
+    )
+    return last.correlate(SeriesRow, StudyRow, EventRow).scalar_subquery()
+
+
+def _started(predecessor: Any, *conditions: Any) -> Any:
+    started = select(func.min(_quiet.happened_at)).where(
+        *_of_series(_quiet), _quiet.kind == "series-quiet", _quiet.id > predecessor, *conditions
+    )
+    return started.correlate(SeriesRow, StudyRow, EventRow).scalar_subquery()
+
+
+_earlier, _quiet = aliased(EventRow), aliased(EventRow)
+
+
+def _opened(*conditions: Any, states: Sequence[State] = ("SCHEDULED", "IN PROGRESS")) -> Select[Any]:
+    """Select the conversions that have not ended."""
+    predecessor = _last_final()
+    started = _started(predecessor)
+    in_state = [
+        condition
+        for state, condition in (("SCHEDULED", started.is_(None)), ("IN PROGRESS", started.is_not(None)))
+        if state in states
+    ]
+    if len(in_state) != 1:
+        in_state = [literal(bool(in_state))]
+    return (
+        select(
+            *_SERIES,
+            *_PATIENT,
+            predecessor.label("predecessor"),
+            null().label("ended_by"),
+            SeriesRow.due_at.label("scheduled_at"),
+            started.label("started_at"),
+            null().label("ended_at"),
+            (SeriesRow.revision + 1).label("revision"),
+            SeriesRow.error.label("detail"),
+        )
+        .select_from(SeriesRow)
+        .join(StudyRow, StudyRow.id == SeriesRow.study_id)
+        .join(PatientRow, PatientRow.id == StudyRow.patient_id)
+        .where(SeriesRow.state.in_(OPEN_STATES), *in_state, *conditions)
+    )
+
+
+def _ended(*conditions: Any, states: Sequence[State] = ("COMPLETED", "CANCELED")) -> Select[Any]:
+    """Select the conversions that have ended, of series that still exist."""
+    kinds = [kind for kind in FINAL if ("COMPLETED" if kind in COMPLETING else "CANCELED") in states]
+    predecessor = _last_final(_earlier.id < EventRow.id)
+    started = _started(predecessor, _quiet.id < EventRow.id)
+    return (
+        select(
+            *_SERIES,
+            *_PATIENT,
+            predecessor.label("predecessor"),
+            EventRow.kind.label("ended_by"),
+            started.label("scheduled_at"),
+            started.label("started_at"),
+            EventRow.happened_at.label("ended_at"),
+            EventRow.revision,
+            EventRow.detail,
+        )
+        .select_from(EventRow)
+        .join(StudyRow, StudyRow.study_instance_uid == EventRow.study_instance_uid)
+        .join(
+            SeriesRow,
+            and_(SeriesRow.study_id == StudyRow.id, SeriesRow.series_instance_uid == EventRow.series_instance_uid),
+        )
+        .join(PatientRow, PatientRow.id == StudyRow.patient_id)
+        .where(EventRow.kind.in_(kinds), *conditions)
+    )

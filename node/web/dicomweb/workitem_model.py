@@ -1,0 +1,225 @@
+"""Workitems in the DICOM JSON Model (PS3.4 tables CC.2.5-3 and CC.2.4-1)."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+
+from node.dicom.json_model import Json
+from node.index.read.workitems import Workitem, WorkitemChange
+from node.web.dicomweb.resources import resource_url
+
+UPS_PUSH = "1.2.840.10008.5.1.4.34.6.1"
+"""SOP Class of every workitem (PS3.4 CC.3.1)."""
+
+UPS_EVENT = "1.2.840.10008.5.1.4.34.6.4"
+"""SOP Class of event reports: UPS Event (PS3.4 CC.2.4)."""
+
+STATE_REPORT, PROGRESS_REPORT, STATUS_CHANGE = 1, 3, 4
+"""Event Type IDs (PS3.4 table CC.2.4-1)."""
+
+MAX_REFERENCED_INSTANCES = 10_000
+"""Instances that a retrieved workitem lists; the others are in the series at its Retrieve URL."""
+
+PRIORITY, LABEL, WORKLIST = "MEDIUM", "Conversion to volumes", "Conversions"
+CODE = ("110001", "DCM", "Image Processing")
+
+_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
+_UUID_8 = 8 << 76 | 2 << 62
+"""Version and variant of a UUID with a layout of its own (RFC 9562 5.8)."""
+
+_DIGEST_BITS = 74
+_REASONS = {"conversion-cancelled": ("110513", "DCM", "Discontinued for unspecified reason")}
+_FAILED = ("110501", "DCM", "Equipment failure")
+_REFUSED = ("110521", "DCM", "Objects incorrectly formatted")
+
+
+def workitem_uid(workitem: Workitem, ae_title: str) -> str:
+    """Return the SOP Instance UID of a workitem, always the same one: ``2.25.`` and a UUID (PS3.5 B.2).
+
+    The UUID has 48 bits with the row of the series, so that it can be found, and 74 bits of a digest of node, study,
+    series and conversion, by which it differs from those of other nodes and other conversions.
+    """
+    parts = (ae_title, workitem.study_instance_uid, workitem.series_instance_uid, str(workitem.predecessor))
+    digest = int.from_bytes(sha256("\0".join(parts).encode()).digest()[:10], "big") >> (80 - _DIGEST_BITS)
+    value = workitem.series_id << 80 | _UUID_8 | (digest >> 62) << 64 | digest & (1 << 62) - 1
+    return f"2.25.{UUID(int=value).int}"
+
+
+def series_id_of(uid: str) -> int | None:
+    """Return the row of the series in the UID of a workitem, or None if it is not one of ours."""
+    if not re.fullmatch(r"2\.25\.[1-9][0-9]{0,38}", uid):
+        return None
+    value = int(uid[5:])
+    is_ours = value < 1 << 128 and (value >> 76) & 15 == 8 and (value >> 62) & 3 == 2
+    return value >> 80 if is_ours else None
+
+
+def workitem_model(
+    workitem: Workitem, ae_title: str, base: str, instances: Sequence[tuple[str, str]] | None = None
+) -> Json:
+    """Return a workitem as a data set.
+
+    Parameters
+    ----------
+    base : str
+        The URL of the DICOMweb service.
+    instances : sequence of (SOP Class UID, SOP Instance UID) or None
+        The instances of the series, if they are to be listed.
+    """
+    series_url = resource_url(base, workitem.study_instance_uid, workitem.series_instance_uid)
+    inputs: dict[str, Any] = {
+        "TypeOfInstances": "DICOM",
+        "StudyInstanceUID": workitem.study_instance_uid,
+        "SeriesInstanceUID": workitem.series_instance_uid,
+        "WADORSRetrievalSequence": [{"RetrieveURL": series_url}],
+    }
+    if instances is not None:
+        inputs["ReferencedSOPSequence"] = [
+            {"ReferencedSOPClassUID": sop_class, "ReferencedSOPInstanceUID": uid} for sop_class, uid in instances
+        ]
+    is_waiting = workitem.ended_by is None and workitem.started_at is None
+    begins = workitem.started_at or workitem.scheduled_at or workitem.ended_at
+    changed = workitem.ended_at or workitem.started_at or workitem.scheduled_at
+    return _model(
+        {
+            "SpecificCharacterSet": "ISO_IR 192",
+            "SOPClassUID": UPS_PUSH,
+            "SOPInstanceUID": workitem_uid(workitem, ae_title),
+            "PatientName": workitem.patient_name,
+            "PatientID": workitem.patient_id,
+            "IssuerOfPatientID": workitem.issuer_of_patient_id,
+            "PatientBirthDate": workitem.patient_birth_date,
+            "PatientSex": workitem.patient_sex,
+            "AdmissionID": None,
+            "ScheduledProcedureStepPriority": PRIORITY,
+            "ScheduledProcedureStepModificationDateTime": changed,
+            "ProcedureStepLabel": LABEL,
+            "WorklistLabel": WORKLIST,
+            "ScheduledProcessingParametersSequence": [],
+            "ScheduledStationNameCodeSequence": [],
+            "ScheduledStationClassCodeSequence": [],
+            "ScheduledStationGeographicLocationCodeSequence": [],
+            "ScheduledHumanPerformersSequence": [],
+            "ScheduledProcedureStepStartDateTime": begins,
+            "ScheduledWorkitemCodeSequence": [_code(CODE)],
+            "CommentsOnTheScheduledProcedureStep": None,
+            "InputReadinessState": "INCOMPLETE" if is_waiting else "READY",
+            "InputInformationSequence": [inputs],
+            "ReferencedRequestSequence": [
+                {
+                    "StudyInstanceUID": workitem.study_instance_uid,
+                    "AccessionNumber": workitem.accession_number,
+                    "RequestedProcedureID": None,
+                }
+            ],
+            "ReplacedProcedureStepSequence": [],
+            "ProcedureStepState": workitem.state,
+            "ProcedureStepProgressInformationSequence": [_progress(workitem)],
+            "UnifiedProcedureStepPerformedProcedureSequence": [_performed(workitem)] if not is_waiting else [],
+        }
+    )
+
+
+def state_report(change: WorkitemChange, ae_title: str, message_id: int) -> Json:
+    """Return the event report of a change of state, or of progress (PS3.18 11.13)."""
+    report: dict[str, Any] = {}
+    if change.is_progress:
+        kind = PROGRESS_REPORT
+        report["ProcedureStepProgressInformationSequence"] = [_progress(change.workitem)]
+    else:
+        kind = STATE_REPORT
+        report |= {"InputReadinessState": "INCOMPLETE" if change.state == "SCHEDULED" else "READY"}
+        report["ProcedureStepState"] = change.state
+        if change.state == "CANCELED":
+            report |= _cancellation(change.workitem)
+    return _command(kind, workitem_uid(change.workitem, ae_title), message_id) | _model(report)
+
+
+def status_change(message_id: int) -> Json:
+    """Return the event report that the node is about to stop; subscriptions do not outlive it."""
+    status = {
+        "SCPStatus": "GOING DOWN",
+        "SubscriptionListStatus": "COLD START",
+        "UnifiedProcedureStepListStatus": "WARM START",
+    }
+    return _command(STATUS_CHANGE, "1.2.840.10008.5.1.4.34.5", message_id) | _model(status)
+
+
+def _command(kind: int, uid: str, message_id: int) -> Json:
+    """Return the command elements of an N-EVENT-REPORT (PS3.7 table 10.3-1) as PS3.18 11.13 has them."""
+    return {
+        "00000002": {"vr": "UI", "Value": [UPS_EVENT]},
+        "00000110": {"vr": "US", "Value": [message_id]},
+        "00001000": {"vr": "UI", "Value": [uid]},
+        "00001002": {"vr": "US", "Value": [kind]},
+    }
+
+
+def _progress(workitem: Workitem) -> dict[str, Any]:
+    progress: dict[str, Any] = {"ProcedureStepProgressDescription": None}
+    if workitem.state == "CANCELED":
+        return _cancellation(workitem)
+    if workitem.ended_by is None:
+        progress["ProcedureStepProgressDescription"] = (workitem.detail or "")[:1024] or None
+    return progress
+
+
+def _cancellation(workitem: Workitem) -> dict[str, Any]:
+    kinds = {"series-failed": _FAILED, "series-refused": _REFUSED}
+    reason = _REASONS.get(workitem.ended_by or "") or kinds[workitem.ended_by or ""]
+    return {
+        "ProcedureStepCancellationDateTime": workitem.ended_at,
+        "ReasonForCancellation": workitem.detail,
+        "ProcedureStepDiscontinuationReasonCodeSequence": [_code(reason)],
+    }
+
+
+def _performed(workitem: Workitem) -> dict[str, Any]:
+    """Return what PS3.4 table CC.2.5-3 requires of a final state; volumes are no DICOM objects, and not listed."""
+    return {
+        "ActualHumanPerformersSequence": [],
+        "PerformedStationNameCodeSequence": [],
+        "PerformedProcedureStepStartDateTime": workitem.started_at or workitem.ended_at,
+        "PerformedProcedureStepDescription": f"revision {workitem.revision}",
+        "PerformedProcessingParametersSequence": [],
+        "PerformedWorkitemCodeSequence": [_code(CODE)],
+        "PerformedProcedureStepEndDateTime": workitem.ended_at,
+        "OutputInformationSequence": [],
+    }
+
+
+def _code(code: tuple[str, str, str]) -> dict[str, Any]:
+    return dict(zip(("CodeValue", "CodingSchemeDesignator", "CodeMeaning"), code, strict=True))
+
+
+def _model(attributes: dict[str, Any]) -> Json:
+    """Return attributes by keyword as the DICOM JSON Model; None is an empty value."""
+    model: Json = {}
+    for keyword, value in attributes.items():
+        tag = tag_for_keyword(keyword)
+        assert tag is not None
+        element: Json = {"vr": dictionary_VR(tag)}
+        if isinstance(value, list):
+            values = [_model(item) for item in value]
+        else:
+            values = [] if value in (None, "") else [_value(element["vr"], value)]
+        model[f"{tag:08X}"] = element | ({"Value": values} if values else {})
+    return dict(sorted(model.items()))
+
+
+def _value(vr: str, value: Any) -> Any:
+    if vr == "PN":
+        groups = zip(_GROUPS, str(value).split("="), strict=False)
+        return {name: group for name, group in groups if group}
+    if isinstance(value, dt.datetime):
+        return f"{value:%Y%m%d%H%M%S}.{value.microsecond:06d}+0000"
+    if isinstance(value, dt.date):
+        return f"{value:%Y%m%d}"
+    return value
