@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import structlog
 from fastapi import Depends, Request
 from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
 
 from node.addresses import block_of
 from node.audit.audit_log import Action, AuditEvent, Result
@@ -47,6 +48,9 @@ COOKIE, SECURE_COOKIE = "voxelnode", "__Host-voxelnode"
 """Names of the session cookie; browsers accept the second one only over HTTPS and only from this host."""
 
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+_HTTP_SCHEMES = {"ws": "http", "wss": "https"}
+"""The schemes of the pages that may open a WebSocket of a scheme."""
 
 MAX_CONCURRENT_HASHES = 2
 """Argon2 takes 64 MiB and a core per password; a flood of requests must not take more."""
@@ -91,7 +95,7 @@ class Access:
         self._hash_places = threading.Semaphore(MAX_CONCURRENT_HASHES + MAX_WAITING_HASHES)
         self._verified = _Verified()
 
-    def identify(self, request: Request) -> Caller:
+    def identify(self, request: HTTPConnection) -> Caller:
         """Return the caller of a request from its credentials.
 
         Raises
@@ -198,7 +202,7 @@ class Access:
         self._accounts.open_session(known.id, digest(value), now + self._session_time, now)
         return value
 
-    def _by_access_token(self, request: Request, token: str, provider: IdentityProvider) -> Caller:
+    def _by_access_token(self, request: HTTPConnection, token: str, provider: IdentityProvider) -> Caller:
         try:
             identity = provider.by_access_token(token)
         except SignInFailed as error:
@@ -208,11 +212,11 @@ class Access:
             raise _no_role(identity)
         return Caller(identity.name, identity.role)
 
-    def _audit_wrong_token(self, request: Request) -> None:
+    def _audit_wrong_token(self, request: HTTPConnection) -> None:
         caller = "unknown token", address_of(request)
         self._audit_login(caller, Result.MINOR_FAILURE, "a wrong or expired token", once=True)
 
-    def _by_token(self, request: Request, token: str) -> Caller:
+    def _by_token(self, request: HTTPConnection, token: str) -> Caller:
         if self._provider is not None and not token.startswith(TOKEN_PREFIX):
             return self._by_access_token(request, token, self._provider)
         known = self._accounts.by_token(digest(token), self._now())
@@ -221,7 +225,7 @@ class Access:
             raise NotAuthenticated("the token is wrong or has expired; create a new one with `voxelnode account token`")
         return _account(known)
 
-    def _by_session(self, request: Request) -> Caller | None:
+    def _by_session(self, request: HTTPConnection) -> Caller | None:
         value = _cookie(request)
         if not value:
             return None
@@ -298,12 +302,12 @@ class _Verified:
         return hmac.digest(self._key, f"{password_hash}\0{password}".encode("utf-8", "replace"), sha256)
 
 
-def address_of(request: Request) -> str:
+def address_of(request: HTTPConnection) -> str:
     """Return the address of the client; behind one of [web] trusted_proxies, the address forwarded by the proxy."""
     return request.client.host if request.client is not None else ""
 
 
-def is_forwarded(request: Request) -> bool:
+def is_forwarded(request: HTTPConnection) -> bool:
     """Return whether a proxy forwarded the request: it may come from anywhere even if the connection is local."""
     return any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-real-ip", "via"))
 
@@ -311,6 +315,7 @@ def is_forwarded(request: Request) -> bool:
 def own_origin(headers: Headers, scheme: str) -> str:
     """Return the origin of our own pages in the browser that sent a request (RFC 6454 6.2): no default port."""
     host = headers.get("host", "").lower()
+    scheme = _HTTP_SCHEMES.get(scheme, scheme)
     return f"{scheme}://{host.removesuffix(DEFAULT_PORTS.get(scheme, ''))}"
 
 
@@ -353,16 +358,16 @@ def _basic(credentials: str) -> tuple[str, str]:
     return name, password
 
 
-def cookie_name(request: Request) -> str:
+def cookie_name(request: HTTPConnection) -> str:
     """Return the name of the session cookie. Over HTTPS the plain name is ignored: anyone on the network can set it."""
-    return SECURE_COOKIE if request.url.scheme == "https" else COOKIE
+    return SECURE_COOKIE if request.url.scheme in ("https", "wss") else COOKIE
 
 
-def _cookie(request: Request) -> str:
+def _cookie(request: HTTPConnection) -> str:
     return request.cookies.get(cookie_name(request), "")
 
 
-def _identified(request: Request) -> Caller:
+def _identified(request: HTTPConnection) -> Caller:
     caller: Caller | None = getattr(request.state, "account", None)
     if caller is None:
         access: Access = request.app.state.access
@@ -371,7 +376,7 @@ def _identified(request: Request) -> Caller:
 
 
 def _require(role: Role) -> Any:
-    def account(request: Request) -> Caller:
+    def account(request: HTTPConnection) -> Caller:
         caller = _identified(request)
         if caller.role < role:
             access: Access = request.app.state.access
@@ -388,7 +393,7 @@ def _require(role: Role) -> Any:
     return Depends(account)
 
 
-def _trail(request: Request) -> AccountAuditTrail:
+def _trail(request: HTTPConnection) -> AccountAuditTrail:
     access: Access = request.app.state.access
     return access.trail.of(_identified(request).name, address_of(request))
 

@@ -16,14 +16,15 @@ from node.web import health, login, metrics, ohif, pages, problems
 from node.web.access import Access
 from node.web.access_log import AccessLog
 from node.web.api import service as api
-from node.web.api.events import Streams
 from node.web.audit_trail import AuditTrail
 from node.web.body_limits import BodyLimits
 from node.web.dicomweb import capabilities
 from node.web.dicomweb import service as dicomweb
+from node.web.dicomweb.subscriptions import Subscriptions
 from node.web.places import RequestPlaces
 from node.web.security import Security
 from node.web.services import Services
+from node.web.streams import Streams
 
 if TYPE_CHECKING:
     from node.web.sign_ins import SignIns
@@ -44,8 +45,8 @@ ROUTES: list[BaseRoute] = [
 def application(services: Services) -> FastAPI:
     """Return the application that serves pages, REST and DICOMweb.
 
-    ``app.state`` has `services`, `access`, `sign_ins` (None without an identity provider), `streams`, and `stopping`,
-    an event that ends endless streams.
+    ``app.state`` has `services`, `access`, `sign_ins` (None without an identity provider), `streams`,
+    `subscriptions`, and `stopping`, an event that ends endless streams.
     """
     app = FastAPI(
         title="voxelnode",
@@ -63,6 +64,7 @@ def application(services: Services) -> FastAPI:
     app.state.access = Access(services.settings.web, services.index.accounts, trail, provider=provider)
     app.state.stopping = threading.Event()
     app.state.streams = Streams()
+    app.state.subscriptions = Subscriptions()
     problems.install(app)
     app.mount("/static", pages.Assets())
     return app

@@ -11,7 +11,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from time import monotonic
 from typing import Protocol
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from node.addresses import block_of
@@ -153,8 +153,9 @@ class RequestPlaces:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in PATHS and scope["app"].state.places.are_exceeded:
-            refusal = respond(Request(scope), BUSY, "too many requests are under way", headers=RETRY)
+        is_asked = scope["type"] in ("http", "websocket") and scope["path"] not in PATHS
+        if is_asked and scope["app"].state.places.are_exceeded:
+            refusal = respond(HTTPConnection(scope), BUSY, "too many requests are under way", headers=RETRY)
             await refusal(scope, receive, send)
             return
         await self._app(scope, receive, send)

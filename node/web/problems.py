@@ -10,6 +10,7 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 
 from node.audit.audit_log import AuditFailed
 from node.errors import NotUnderstood, OutOfResources, UsageError, VoxelnodeError
@@ -86,13 +87,13 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-def wants_page(request: Request) -> bool:
+def wants_page(request: HTTPConnection) -> bool:
     """Return whether the client is a person who expects a page, not a program that expects data."""
     return not request.url.path.startswith(PROGRAMS) and "text/html" in request.headers.get("accept", "")
 
 
 def respond(
-    request: Request, kind: ProblemType, detail: str, remedy: str = "", headers: Mapping[str, str] | None = None
+    request: HTTPConnection, kind: ProblemType, detail: str, remedy: str = "", headers: Mapping[str, str] | None = None
 ) -> Response:
     """Return a page or problem details, as the client expects."""
     if not wants_page(request):

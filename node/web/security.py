@@ -8,7 +8,7 @@ from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.settings.model import Web
@@ -19,6 +19,9 @@ from node.web.problems import respond
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Methods that change nothing, RFC 9110 9.2.1."""
+
+WEBSOCKET = "websocket"
+"""In place of a method: a page of another site must not open a WebSocket with the cookies of a user (RFC 6455 10.2)."""
 
 
 class Security:
@@ -43,21 +46,21 @@ class Security:
         self._cors_origins = web.cors_origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        is_secure = scope["scheme"] == "https"
+        is_secure = scope["scheme"] in ("https", "wss")
 
         async def send_secured(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 add_headers(MutableHeaders(scope=message), is_secure=is_secure)
             await send(message)
 
-        refusal = self._refusal(scope["method"], scope["scheme"], Headers(scope=scope))
+        refusal = self._refusal(scope.get("method", WEBSOCKET), scope["scheme"], Headers(scope=scope))
         if refusal is None:
             await self._app(scope, receive, send_secured)
             return
-        await respond(Request(scope), *refusal)(scope, receive, send_secured)
+        await respond(HTTPConnection(scope), *refusal)(scope, receive, send_secured)
 
     def _refusal(self, method: str, scheme: str, headers: Headers) -> tuple[ProblemType, str] | None:
         """Return the kind of problem and the reason if a request is refused, else None."""

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import Depends
+from starlette.requests import HTTPConnection
 
 from node.archive.filesystem import Archive
 from node.audit.audit_log import Audit
@@ -38,7 +39,7 @@ class Services:
     """Called with each refused instance (see `node.receive.refusals`)."""
 
 
-def _services(request: Request) -> Services:
+def _services(request: HTTPConnection) -> Services:
     services: Services = request.app.state.services
     return services
 

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import httpx2
 import pytest
+from fastapi.routing import APIWebSocketRoute
 
 from node.conformance.statement import statement_for_programs
 from node.settings.model import Settings
@@ -20,7 +21,7 @@ WADL = "{http://wadl.dev.java.net/2009/02}"
 STUDY, SERIES, INSTANCE = "1.2.3", "1.2.3.1", "1.2.3.1.99"
 URI = {"requestType": "WADO", "studyUID": STUDY, "seriesUID": SERIES, "objectUID": INSTANCE}
 RESOURCES = ("studies_resources", "uri_resources", "worklist_resources")
-READABLE = [resource for resource in offered() if "GET" in resource.methods]
+READABLE = [resource for resource in offered() if "GET" in resource.methods and resource.transaction.produces]
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,8 @@ def test_every_route_is_described_with_its_methods(site: Site) -> None:
     for path, route in every_route(site.server._app.routes):
         if path.startswith("/dicom-web") and route.methods != {"OPTIONS"}:
             routes.setdefault(path, set()).update(route.methods - {"HEAD"})
+    sockets = {route.path for route in site.server._app.routes if isinstance(route, APIWebSocketRoute)}
+    routes |= {path: {"GET"} for path in sockets}
     told: dict[str, set[str]] = {}
     for resource in offered():
         told.setdefault(resource.path, set()).update(resource.methods)

@@ -36,6 +36,7 @@ NOT_READ = {
         "/dicom-web/studies/{study}",
         "/api/v1/worklist",
         "/dicom-web/workitems/{workitem}/cancelrequest",
+        "/dicom-web/workitems/1.2.840.10008.5.1.4.34.5/subscribers/{aetitle}/suspend",
         "/login",
         "/logout",
     )
@@ -43,8 +44,9 @@ NOT_READ = {
     ("DELETE", "/api/v1/quarantine/{name}"),
     ("PUT", "/api/v1/worklist/{entry}"),
     ("DELETE", "/api/v1/worklist/{entry}"),
+    ("DELETE", "/dicom-web/workitems/{workitem}/subscribers/{aetitle}"),
 }
-"""Routes that change something, which is recorded as a change."""
+"""Routes that change something, which is recorded as a change, or that end a subscription."""
 
 WITHOUT_PATIENTS = {
     "/healthz", "/readyz", "/metrics", "/login", "/login/oidc", "/login/oidc/callback", "/api/v1/openapi.json",
@@ -81,6 +83,7 @@ def test_each_route_that_returns_patient_data_leaves_a_line(walked: Site) -> Non
         "series": SERIES, "instance": INSTANCE, "id": volume["id"], "name": volume["name"], "revision": 1,
         "frames": 1, "entry": 1, "path": "7FE00010", "slug": "not-found",
         "conflict": client.get("/api/v1/conflicts").json()["items"][0]["id"],
+        "aetitle": "WATCHER",
         "workitem": client.get("/dicom-web/workitems").json()[0]["00080018"]["Value"][0],
     }  # fmt: skip
     silent, told = set(), set()

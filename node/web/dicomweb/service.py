@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from starlette.routing import BaseRoute
 
-from node.web.dicomweb import bulk_data, frames, metadata, qido, rendered, stow, wado, wado_uri, workitems
+from node.web.dicomweb import (
+    bulk_data,
+    frames,
+    metadata,
+    qido,
+    rendered,
+    stow,
+    wado,
+    wado_uri,
+    workitem_reports,
+    workitems,
+)
 from node.web.dicomweb.resources import PREFIX
 from node.web.dicomweb.transactions import Resource, resources
 
 OFFERED: list[BaseRoute] = [
     route
-    for part in (qido, stow, wado, metadata, bulk_data, frames, rendered, wado_uri, workitems)
+    for part in (qido, stow, wado, metadata, bulk_data, frames, rendered, wado_uri, workitems, workitem_reports)
     for route in part.router.routes
 ]
 """The routes of the Studies Service, the URI Service and the Worklist Service."""
@@ -23,4 +34,4 @@ def offered() -> list[Resource]:
 
 def is_of_worklist(path: str) -> bool:
     """Return whether a path is a resource of the Worklist Service (PS3.18 11.1)."""
-    return path.startswith(f"{PREFIX}/workitems")
+    return path.startswith((f"{PREFIX}/workitems", f"{PREFIX}/subscribers"))

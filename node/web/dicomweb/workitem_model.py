@@ -21,7 +21,7 @@ UPS_PUSH = "1.2.840.10008.5.1.4.34.6.1"
 UPS_EVENT = "1.2.840.10008.5.1.4.34.6.4"
 """SOP Class of event reports: UPS Event (PS3.4 CC.2.4)."""
 
-STATE_REPORT, PROGRESS_REPORT, STATUS_CHANGE = 1, 3, 4
+STATE_REPORT, PROGRESS_REPORT = 1, 3
 """Event Type IDs (PS3.4 table CC.2.4-1)."""
 
 MAX_REFERENCED_INSTANCES = 10_000
@@ -140,16 +140,6 @@ def state_report(change: WorkitemChange, ae_title: str, message_id: int) -> Json
         if change.state == "CANCELED":
             report |= _cancellation(change.workitem)
     return _command(kind, workitem_uid(change.workitem, ae_title), message_id) | _model(report)
-
-
-def status_change(message_id: int) -> Json:
-    """Return the event report that the node is about to stop; subscriptions do not outlive it."""
-    status = {
-        "SCPStatus": "GOING DOWN",
-        "SubscriptionListStatus": "COLD START",
-        "UnifiedProcedureStepListStatus": "WARM START",
-    }
-    return _command(STATUS_CHANGE, "1.2.840.10008.5.1.4.34.5", message_id) | _model(status)
 
 
 def _command(kind: int, uid: str, message_id: int) -> Json:
