@@ -201,7 +201,7 @@ def test_a_body_of_two_lengths_is_refused(empty: Site) -> None:
 def test_there_are_no_more_streams_than_allowed_and_places_come_back(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.web.api.events.MAX_STREAMS", 3)
+    monkeypatch.setattr("node.web.streams.MAX_STREAMS", 3)
     with held_connections(site, 8) as held:
         for connection in held:
             connection.sendall(request_head("GET", "/api/v1/events"))

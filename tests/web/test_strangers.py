@@ -114,8 +114,8 @@ def test_a_login_has_a_body_of_four_kilobytes_and_five_seconds(guarded: Site, mo
 def test_the_streams_of_an_account_and_of_an_address_are_bounded(
     guarded: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.web.api.events.MAX_STREAMS_OF_ACCOUNT", 2)
-    monkeypatch.setattr("node.web.api.events.MAX_STREAMS_OF_ADDRESS", 3)
+    monkeypatch.setattr("node.web.streams.MAX_STREAMS_OF_ACCOUNT", 2)
+    monkeypatch.setattr("node.web.streams.MAX_STREAMS_OF_ADDRESS", 3)
     heads = [
         request_head("GET", "/api/v1/events", f"Authorization: Bearer {guarded.token(name)}")
         for name in ("reader", "reader", "reader", "writer", "admin")
@@ -130,7 +130,7 @@ def test_the_streams_of_an_account_and_of_an_address_are_bounded(
 
 
 def test_a_stranger_takes_no_stream(guarded: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.web.api.events.MAX_STREAMS", 0)
+    monkeypatch.setattr("node.web.streams.MAX_STREAMS", 0)
     assert guarded.client().get("/api/v1/events").status_code == 401
 
 

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Select, and_, func, literal, null, select
+from sqlalchemy import ColumnElement, Select, UnaryExpression, and_, case, func, literal, null, or_, select
 from sqlalchemy.orm import aliased
+from sqlalchemy.sql.operators import custom_op
 
 from node.dicom.matching import Query
 from node.index.conditions import restrictions
@@ -95,7 +96,7 @@ class WorkitemCursor:
 
 @dataclass(frozen=True, slots=True)
 class WorkitemChange:
-    """A change of state, or a further attempt (`is_progress`); `at` is the cursor just after it."""
+    """A change of a workitem to a state, or another beginning of its conversion (`is_progress`)."""
 
     workitem: Workitem
     state: State
@@ -127,11 +128,11 @@ class ReadWorkitems(ReadRepository):
         matching = [SeriesRow.id == series_id, *(restrictions(query) if query is not None else ())]
         return self._workitems(_opened(*matching)) + self._workitems(_ended(*matching).order_by(EventRow.id.desc()))
 
-    def instances(self, series_id: int) -> list[tuple[str, str]]:
-        """Return SOP Class and SOP Instance UIDs of a series."""
+    def instances(self, series_id: int, limit: int) -> list[tuple[str, str]]:
+        """Return SOP Class and SOP Instance UIDs of at most `limit` instances of a series."""
         rows = select(ImageRow.sop_class_uid, ImageRow.sop_instance_uid).where(ImageRow.series_id == series_id)
         ordered = rows.order_by(ImageRow.instance_number, ImageRow.sop_instance_uid)
-        return [(row[0], row[1]) for row in self._connection.execute(ordered)]
+        return [(row[0], row[1]) for row in self._connection.execute(ordered.limit(limit))]
 
     def cursor(self) -> WorkitemCursor:
         """Return the cursor after which every change is yet to come."""
@@ -164,13 +165,14 @@ class ReadWorkitems(ReadRepository):
             .order_by(EventRow.id)
             .limit(limit)
         ).all()
-        for event in events:
-            if event.kind in _EVENTS_OF_NOTE and event.series_id is not None:
-                changes += self._changes_by(event)
+        of_note = [event for event in events if event.kind in _EVENTS_OF_NOTE and event.series_id is not None]
+        workitems = {series_id: self.of_series(series_id) for series_id in {event.series_id for event in of_note}}
+        for event in of_note:
+            changes += self._changes_by(event, workitems[event.series_id])
         return changes, WorkitemCursor(events[-1].id if events else after.event_id, new[-1] if new else begin)
 
-    def _changes_by(self, event: Any) -> list[WorkitemChange]:
-        items = self.of_series(event.series_id)
+    def _changes_by(self, event: Any, items: Sequence[Workitem]) -> list[WorkitemChange]:
+        """Return the changes by an event of a series with these workitems."""
         before = max((item.predecessor for item in items if item.predecessor < event.id), default=0)
         item = next((item for item in items if item.predecessor == before), None)
         if event.kind in FINAL:
@@ -201,6 +203,11 @@ class ReadWorkitems(ReadRepository):
         return [Workitem(**row) for row in self._connection.execute(rows).mappings()]
 
 
+def _unindexed(column: Any) -> Any:
+    """Return a column with a unary plus: SQLite then takes the events of a series, or in their order, not by kind."""
+    return UnaryExpression(column, operator=custom_op("+"), type_=column.type)
+
+
 def _of_series(event: Any) -> tuple[ColumnElement[bool], ...]:
     return (
         event.series_instance_uid == SeriesRow.series_instance_uid,
@@ -211,14 +218,14 @@ def _of_series(event: Any) -> tuple[ColumnElement[bool], ...]:
 def _last_final(*conditions: Any) -> Any:
     """Select the id of the last final event of a series that meets conditions on `_earlier`, or 0."""
     last = select(func.coalesce(func.max(_earlier.id), 0)).where(
-        *_of_series(_earlier), _earlier.kind.in_(FINAL), *conditions
+        *_of_series(_earlier), _unindexed(_earlier.kind).in_(FINAL), *conditions
     )
     return last.correlate(SeriesRow, StudyRow, EventRow).scalar_subquery()
 
 
 def _started(predecessor: Any, *conditions: Any) -> Any:
     started = select(func.min(_quiet.happened_at)).where(
-        *_of_series(_quiet), _quiet.kind == "series-quiet", _quiet.id > predecessor, *conditions
+        *_of_series(_quiet), _unindexed(_quiet.kind) == "series-quiet", _quiet.id > predecessor, *conditions
     )
     return started.correlate(SeriesRow, StudyRow, EventRow).scalar_subquery()
 
@@ -247,7 +254,7 @@ def _opened(*conditions: Any, states: Sequence[State] = ("SCHEDULED", "IN PROGRE
             started.label("started_at"),
             null().label("ended_at"),
             (SeriesRow.revision + 1).label("revision"),
-            SeriesRow.error.label("detail"),
+            case((or_(SeriesRow.attempts > 0, SeriesRow.error.startswith("waits: ")), SeriesRow.error)).label("detail"),
         )
         .select_from(SeriesRow)
         .join(StudyRow, StudyRow.id == SeriesRow.study_id)
@@ -280,5 +287,5 @@ def _ended(*conditions: Any, states: Sequence[State] = ("COMPLETED", "CANCELED")
             and_(SeriesRow.study_id == StudyRow.id, SeriesRow.series_instance_uid == EventRow.series_instance_uid),
         )
         .join(PatientRow, PatientRow.id == StudyRow.patient_id)
-        .where(EventRow.kind.in_(kinds), *conditions)
+        .where(_unindexed(EventRow.kind).in_(kinds), *conditions)
     )

@@ -35,6 +35,9 @@ router = dicomweb_router()
 MAX_WORKITEMS = 200
 """Maximum workitems per response; offset requests further ones."""
 
+MAX_PAYLOAD_BYTES = 65_536
+"""Largest payload of a request for cancellation: a reason and a contact."""
+
 ALREADY_CANCELED = "The UPS is already in the requested state of CANCELED."
 ALREADY_COMPLETED = "The UPS is already COMPLETED."
 NOT_CANCELLED = "Performer chooses not to cancel."
@@ -100,7 +103,7 @@ def retrieve_workitem(request: Request, found: Requested, audit: RequestAudit, n
     """One workitem; the Transaction UID of a workitem is never returned."""
     form = document_form(accepted(request), is_single=True)
     with node.index.reading() as index:
-        instances = index.workitems.instances(found.series_id)[:MAX_REFERENCED_INSTANCES]
+        instances = index.workitems.instances(found.series_id, MAX_REFERENCED_INSTANCES)
     audit.accessed([of_study(found.study_instance_uid, found.patient_id)], "workitem")
     model = workitem_model(found, node.settings.dicom.ae_title, base_url(request), instances)
     answers = [encoded_model(model, as_xml=form.media_type == DICOM_XML)]
@@ -140,10 +143,12 @@ def check_data_set(request: Request, body: bytes) -> None:
     Raises
     ------
     HTTPException
-        400: it is no data set; 415: it has another media type.
+        400: it is no data set; 413: it is too large; 415: it has another media type.
     """
     if not body:
         return
+    if len(body) > MAX_PAYLOAD_BYTES:
+        raise HTTPException(413, f"the payload is larger than {MAX_PAYLOAD_BYTES} bytes")
     media_type = parse_options_header(request.headers.get("content-type"))[0].decode("latin-1").lower()
     if media_type not in (DICOM_JSON, JSON, DICOM_XML):
         raise HTTPException(415, f"the body must be {DICOM_JSON} or {DICOM_XML} (PS3.18 11.1.1)")
