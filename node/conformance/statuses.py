@@ -76,17 +76,23 @@ _DIMSE = (
 )
 
 _HTTP = (
+    (101, "the notification connection is open"),
     (200, "the complete result, or an empty list; all instances were stored"),
-    (202, "instances were stored; the response lists the failed ones, and those of which another version is current"),
+    (201, "the subscription exists"),
+    (
+        202,
+        "instances were stored; the response lists the failed ones, and those of which another version is current; or "
+        "the conversion is cancelled",
+    ),
     (206, "instances that have no accepted representation were omitted; or the requested range"),
     (304, "not modified since the given entity tag"),
     (400, "the request is invalid; the response has the reason"),
     (401, "credentials are missing or wrong"),
     (403, "the role of the account does not permit it; or the request is cross-site or for an unknown host name"),
-    (404, "the study, series, instance, frame or bulk data does not exist"),
+    (404, "the study, series, instance, frame, bulk data, workitem or subscription does not exist"),
     (406, "none of the accepted media types is available; the response lists the available ones"),
     (408, "the body arrives too slowly"),
-    (409, "no instance was stored; the response has the reasons"),
+    (409, "no instance was stored; the response has the reasons; or the conversion is not cancelled, see Warning"),
     (410, "the requested object was deleted"),
     (413, "the body is too large, or has too many parts"),
     (415, "the media type of the body, or the transfer syntax of all its instances, is not supported"),

@@ -181,6 +181,9 @@ def test_a_conversion_that_is_owed_is_not_cancelled(site: Site) -> None:
     claimed = claim(site)
     assert "Performer chooses not to cancel" in refusal(found(site)[0])  # it is running
     site.store.index.series.release_claim(claimed, dt.datetime.now(dt.UTC))
+    site.convert()
+    assert site.client().delete(f"/api/v1/instances/{images[0].SOPInstanceUID}").is_success
+    assert "Performer chooses not to cancel" in refusal(found(site)[0])  # nobody requested it: an instance has left
 
 
 @pytest.mark.parametrize(
