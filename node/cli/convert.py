@@ -15,6 +15,7 @@ from node.cli.options import ConfigFile, Json, load
 from node.cli.output import print_json, printable
 
 if TYPE_CHECKING:
+    from node.conversion.chosen import Chosen
     from node.conversion.offline import Layout
     from node.settings.model import Convert
 
@@ -41,6 +42,17 @@ def convert(
     flat: Annotated[
         bool, typer.Option("--flat", help="Write all files into OUT, without a folder per series.")
     ] = False,
+    include: Annotated[
+        str | None,
+        typer.Option(
+            "--include",
+            metavar="EXPRESSION",
+            help="Convert only series that fit, such as 'modality == \"MR\" and instances >= 20' (docs/select.md).",
+        ),
+    ] = None,
+    exclude: Annotated[
+        str | None, typer.Option("--exclude", metavar="EXPRESSION", help="Do not convert series that fit.")
+    ] = None,
     list_only: Annotated[
         bool, typer.Option("--list", help="Show each series with the name of its files, and write nothing.")
     ] = False,
@@ -100,8 +112,12 @@ def convert(
     began = time.monotonic()
     settings = _settings(config, format, compress, thumbnails, workers, montage=montage, mip=mip, mask=mask)
     layout = _layout(name, flat=flat, anonymous=anonymous)
+
+    from node.conversion.chosen import chosen
+
+    selection = chosen(include, exclude)
     if list_only:
-        _list(paths, out, layout, json)
+        _list(paths, out, layout, selection, json)
         return
 
     from node.cli.converters import converters
@@ -119,6 +135,7 @@ def convert(
         settings.workers,
         (lambda listing: None) if json else _print_series,
         layout,
+        selection,
     )
     if json:
         print_json(listing)
@@ -174,11 +191,11 @@ def _layout(name: str | None, *, flat: bool, anonymous: bool) -> Layout:
     return Layout(template, flat, anonymous)
 
 
-def _list(paths: list[Path], out: Path, layout: Layout, as_json: bool) -> None:
+def _list(paths: list[Path], out: Path, layout: Layout, selection: Chosen, as_json: bool) -> None:
     """Show what would become what; only headers are read."""
     from node.conversion.offline import planned
 
-    plan = planned(paths, out, layout)
+    plan = planned(paths, out, layout, selection)
     if as_json:
         print_json(plan)
         return
@@ -228,6 +245,8 @@ def _print_problems(listing: dict[str, Any]) -> None:
     for refusal in listing["refusals"]:
         if not refusal["series_instance_uid"]:
             print(f"refused {refusal['instances']} files: {refusal['reason']}: {refusal['detail']}")
+    for series in listing["not_chosen"]:
+        print(f"left out {series['series_instance_uid']}, {series['instances']} instances: it {series['reason']}")
     skipped = listing["not_dicom"]
     for file in skipped[:MAX_SKIPPED_SHOWN]:
         print(f"skipped {printable(file['name'])}: {printable(file['reason'])}")
@@ -240,6 +259,8 @@ def _print_rest(listing: dict[str, Any], out: Path, seconds: float) -> None:
     counts = [f"{len(listing['series'])} series", f"{len(listing['volumes'])} files"]
     if listing["refusals"]:
         counts.append(f"{len(listing['refusals'])} refused")
+    if listing["not_chosen"]:
+        counts.append(f"{len(listing['not_chosen'])} left out")
     if listing["not_dicom"]:
         counts.append(f"{len(listing['not_dicom'])} skipped")
     print(f"{', '.join(counts)} in {seconds:.1f} s: {out / 'conversion.json'}")

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from node.conversion.chosen import Chosen
 from node.conversion.job import ConversionJob, Converted, ReferencedSeries, absent, run_with_references
 from node.conversion.naming import COLUMNS, DEFAULT, OF_NOBODY, NameTemplate, TakenNames, is_file_of, numbered, parse
 from node.conversion.pool import ConverterDied
@@ -98,6 +99,7 @@ def convert_folder(
     workers: int = 1,
     on_series: Callable[[Listing], None] = lambda listing: None,
     layout: Layout | None = None,
+    chosen: Chosen | None = None,
 ) -> Listing:
     """Convert the instances in `paths` (see `node.receive.dicom_files`); write and return ``conversion.json``.
 
@@ -114,13 +116,15 @@ def convert_folder(
         Called after each series, in their order, with what the listing will have of it.
     layout : Layout or None
         By default, a folder for each series, named by its number and description.
+    chosen : Chosen or None
+        Which series are converted; by default all. Regions are drawn on images also if these are not chosen.
 
     Returns
     -------
     dict
         ``series`` with the verdict on each (None if its conversion failed), ``volumes``, ``refusals``, ``exclusions``,
-        and ``not_dicom``: the files that are not DICOM instances, with the reason. The result does not depend on
-        `workers`.
+        ``not_chosen``: the series that are not converted, with the reason, and ``not_dicom``: the files that are not
+        DICOM instances, with the reason. The result does not depend on `workers`.
     """
     layout = layout or Layout()
     listing = _empty_listing()
@@ -129,10 +133,7 @@ def convert_folder(
     with _work_folder(out) as work, ThreadPoolExecutor(workers, "series") as pool:
         grouped = _grouped(paths, work, listing["not_dicom"])
         _refuse_nameless(grouped, listing["refusals"])
-        if layout.anonymous:
-            _forget_identifiers(grouped.values())
-        _name(grouped.values(), out, layout)
-        all_series = sorted(grouped.values(), key=lambda series: series.order)
+        all_series = _chosen(grouped.values(), chosen, out, layout, listing["not_chosen"])
         try:
             converting = [
                 pool.submit(
@@ -162,37 +163,53 @@ def convert_folder(
     return listing
 
 
-def planned(paths: Iterable[Path], out: Path, layout: Layout) -> Listing:
+def planned(paths: Iterable[Path], out: Path, layout: Layout, chosen: Chosen | None = None) -> Listing:
     """Return what `convert_folder` would convert, and under which names; write nothing into `out`.
 
     Returns
     -------
     dict
         ``series`` with the ``name``, the number of ``instances`` and the ``sop_class`` of each; ``refusals`` of files
-        without a series; ``not_dicom``.
+        without a series; ``not_chosen`` and ``not_dicom``.
     """
     from pydicom.uid import UID  # here, because a conversion needs no names of classes
 
     skipped: list[dict[str, str]] = []
     refusals: list[dict[str, Any]] = []
+    left_out: list[dict[str, Any]] = []
     grouped = _grouped(paths, None, skipped)
     _refuse_nameless(grouped, refusals)
-    if layout.anonymous:
-        _forget_identifiers(grouped.values())
-    _name(grouped.values(), out, layout)
     rows = [
         {
             **_series_row(series),
             "sop_class": UID(series.attributes["sop_class_uid"]).name,
             "instances": len(series.instances),
         }
-        for series in sorted(grouped.values(), key=lambda series: series.order)
+        for series in _chosen(grouped.values(), chosen, out, layout, left_out)
     ]
-    return {"series": rows, "refusals": refusals, "not_dicom": skipped}
+    return {"series": rows, "refusals": refusals, "not_chosen": left_out, "not_dicom": skipped}
 
 
 def _empty_listing() -> Listing:
-    return {"series": [], "volumes": [], "refusals": [], "exclusions": [], "not_dicom": []}
+    return {"series": [], "volumes": [], "refusals": [], "exclusions": [], "not_chosen": [], "not_dicom": []}
+
+
+def _chosen(
+    all_series: Iterable[_Series], chosen: Chosen | None, out: Path, layout: Layout, left_out: list[dict[str, Any]]
+) -> list[_Series]:
+    """Return the series to convert, named and in order; append the others to `left_out`."""
+    kept = []
+    for series in sorted(all_series, key=lambda series: series.order):
+        reason = (chosen or Chosen()).reason_against(series.attributes, len(series.instances))
+        if reason is None:
+            kept.append(series)
+            continue
+        uids = {"study_instance_uid": series.study_instance_uid, "series_instance_uid": series.series_instance_uid}
+        left_out.append({**uids, "instances": len(series.instances), "reason": reason})
+    if layout.anonymous:
+        _forget_identifiers(kept)
+    _name(kept, out, layout)
+    return sorted(kept, key=lambda series: series.order)
 
 
 @contextmanager

@@ -20,10 +20,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from node.conversion.chosen import chosen
 from node.conversion.job import ConversionJob, Converted
 from node.conversion.naming import ANONYMOUS, parse
 from node.conversion.offline import Layout, convert_folder, planned
 from node.conversion.pool import ConverterDied
+from node.errors import UsageError
 from node.settings.model import Convert
 from node.writers.options import write_options
 from tests import make
@@ -85,6 +87,42 @@ def test_members_of_a_zip_file_are_converted_and_damaged_ones_are_told(tmp_path:
     [told] = listing["not_dicom"]
     assert "zip file" in told["reason"]
     assert sum(row["instances"] for row in listing["volumes"] if row["kind"] == "volume") == 3
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "kept", "reason"),
+    [
+        ('modality == "MR"', None, "MR", "does not fit --include"),
+        ("instances >= 4", None, "MR", "does not fit --include"),
+        ('study_date >= "2026-01-02" and body_part == "HEAD"', None, "MR", "does not fit --include"),
+        (None, "modality == 'ct' or patient_id == 'NOBODY'", "MR", "fits --exclude"),
+        ("instances >= 1", 'body_part == "HEAD"', "CT", "fits --exclude"),
+    ],
+)
+def test_series_are_chosen_by_what_is_known_of_them(
+    include: str | None, exclude: str | None, kept: str, reason: str, tmp_path: Path
+) -> None:
+    series = {
+        "CT": make.ct_series(3, StudyDate="20260101"),
+        "MR": make.mr_series(4, StudyDate="20260102", BodyPartExamined="HEAD"),
+    }
+    folder = saved([*series["CT"], *series["MR"]], tmp_path / "in")
+    selection = chosen(include, exclude)
+    plan = planned([folder], tmp_path / "out", Layout(), selection)
+    listing = convert_folder([folder], tmp_path / "out", OPTIONS, here, chosen=selection)
+    [other] = series.keys() - {kept}
+    assert [row["series_instance_uid"] for row in listing["series"]] == [series[kept][0].SeriesInstanceUID]
+    [left_out] = listing["not_chosen"]
+    uid, count = series[other][0].SeriesInstanceUID, len(series[other])
+    assert (left_out["series_instance_uid"], left_out["instances"], left_out["reason"]) == (uid, count, reason)
+    assert plan["not_chosen"] == [left_out]
+    assert [row["name"] for row in plan["series"]] == [row["name"] for row in listing["series"]]
+
+
+@pytest.mark.parametrize("expression", ["slices >= 50", "modalty == 'CT'", "instances >=", ""])
+def test_an_expression_that_cannot_be_decided_before_a_conversion_is_refused(expression: str) -> None:
+    with pytest.raises(UsageError, match="--exclude"):
+        chosen(None, expression)
 
 
 def test_what_is_no_dicom_is_named(tmp_path: Path) -> None:
