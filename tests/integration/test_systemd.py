@@ -105,7 +105,9 @@ def test_a_listener_whose_loop_raises_accepts_again_and_every_failure_is_counted
         node.stop(1)
 
 
-SERVICES = ["apply", "worker", "rejections", "commitments", "hook nobody", "retention", "scrub", "confirmer"]
+SERVICES = [
+    "apply", "worker", "rejections", "commitments", "hook nobody", "retention", "scrub", "confirmer", "worklist",
+]  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -17,10 +17,10 @@ from node.audit.audit_log import Audit
 from node.control.availability import hook_channel
 from node.dicom.uids import INSTANCE_AVAILABILITY_NOTIFICATION
 from node.notify.channel import NotDelivered
-from node.notify.message import sample
 from node.notify.notifier import Notifier
 from node.settings.model import HookSettings, Peer, Settings
 from tests import make
+from tests.messages import sample
 from tests.protocol.conftest import CT_IMAGE_STORAGE, Running, associate, until
 from tests.protocol.test_performed_steps import STEP, Modality
 

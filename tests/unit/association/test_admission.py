@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from node.association import admission as module
-from node.association.admission import Admission, AssociationRequest
+from node.association.admission import EVERY_VERB, Admission, AssociationRequest
 from node.index.records import Refused
 from node.metrics import Metrics
 from node.settings.model import Dicom, Peer
@@ -132,11 +132,11 @@ def test_what_a_peer_may_do_is_told_by_its_title_and_address() -> None:
     assert doorkeeper.permitted("::ffff:10.2.2.3", asking("CT")) == {"query"}
     assert doorkeeper.permitted("10.3.2.3", asking("CT")) == set()
     assert doorkeeper.permitted("10.3.2.3", asking("STRANGER")) == set()
-    assert doorkeeper.permitted("10.3.2.3", asking("ANY")) == {"echo", "store", "query", "retrieve", "commit"}
+    assert doorkeeper.permitted("10.3.2.3", asking("ANY")) == EVERY_VERB
 
 
 def test_without_peers_strangers_may_store_and_not_read() -> None:
     assert admission().permitted("10.3.2.3", asking("STRANGER")) == {"echo", "store"}
     assert admission().permitted("::ffff:10.3.2.3", asking("STRANGER")) == {"echo", "store"}
     for here in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
-        assert admission().permitted(here, asking("STRANGER")) == {"echo", "store", "query", "retrieve", "commit"}
+        assert admission().permitted(here, asking("STRANGER")) == EVERY_VERB
