@@ -116,12 +116,16 @@ def test_a_collector_without_a_trusted_certificate_gets_nothing(
 
 def test_lines_beyond_the_room_are_left_to_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("node.audit.syslog.MAX_WAITING", 3)
+    monkeypatch.setattr("node.audit.syslog.CONNECT_SECONDS", 0.2)
     monkeypatch.setattr("node.audit.syslog.END_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         syslog = TlsSyslog(address(silent))
         for number in range(10):
             syslog.send(str(number), "2026-01-01T00:00:00+00:00")
         assert syslog._dropped >= 6
+    syslog.close()
+    syslog._thread.join(10)
+    assert not syslog._thread.is_alive()  # else it would log beside other tests
 
 
 @pytest.mark.parametrize("wrong", ["", ":6514", "host:0", "host:x", "host:99999"])
