@@ -32,8 +32,8 @@ TOO_MANY = "too many queries at once: try again later"
 MAX_RUN_SECONDS = 30.0
 """Longest run time of one statement."""
 
-REST_FACTOR = 3.0
-"""While instances arrive, queries pause this many times as long as they ran: they use a quarter of a processor. Only
+REST_FACTOR = 4.0
+"""While instances arrive, queries pause this many times as long as they ran: they use a fifth of a processor. Only
 one Python thread runs at a time: more would delay the receiving threads, and less would let queries wait."""
 
 ARRIVING_SECONDS = 0.5

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -25,6 +24,7 @@ from tests import make
 from tests.acceptance.served import Served, until
 from tests.acceptance.test_kill import Sender
 from tests.integration.conftest import data_set_bytes
+from tests.rsync import Rsync
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -280,15 +280,14 @@ def test_drain_is_the_way_back_to_a_version_without_a_journal(root: Path, run: R
 def test_a_backup_in_the_documented_order_has_what_waits_in_the_journal(root: Path, tmp_path: Path, run: Run) -> None:
     copy = tmp_path / "copy" / "root"
     copy.mkdir(parents=True)
+    rsync = Rsync(lambda: None)
     with Served(root) as node:
         with locked_index(root):
             send(node, *make.ct_series(3), large_instance())
             assert run("db", "backup", str(copy / FILE_NAME)).status == 0
-            for name in ("journal", "incoming"):
-                shutil.copytree(root / name, copy / name)
+            rsync([str(root / "journal"), str(root / "incoming"), str(copy)])  # files may vanish meanwhile
         until(lambda: node.rows("SELECT count(*) AS n FROM v_images") == [{"n": 4}], 60, "all applied")
-        for name in ("objects", "quarantine"):
-            shutil.copytree(root / name, copy / name)
+        rsync([str(root / "objects"), str(root / "quarantine"), str(copy)])
     with Served(copy) as restored:
         rows = restored.rows("SELECT calling_ae_title FROM v_images")
         assert [row["calling_ae_title"] for row in rows] == ["SENDER"] * 4
