@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Protocol
 
 from pydicom.valuerep import format_number_as_ds
 
-from node.dicom.json_model import Json
+from node.dicom.json_model import NAME_GROUPS, Json
 
 MAX_DEPTH = 32
 """Deepest nesting of sequences."""
@@ -35,7 +35,6 @@ _NUMBERS = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "UV": "Q", "SV": "q", "F
 _LONG = _BINARY | {"SQ", "SV", "UC", "UR", "UT", "UV"}
 """Value representations whose length has 32 bits (PS3.5 7.1.2)."""
 
-_NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 _INFINITIES = {"INF": math.inf, "inf": math.inf, "-INF": -math.inf, "-inf": -math.inf, "NaN": math.nan}
 
 
@@ -229,7 +228,7 @@ def _text(vr: str, value: Any) -> str:
     if value is None:
         return ""
     if vr == "PN" and isinstance(value, Mapping):
-        groups = [value.get(group) or "" for group in _NAME_GROUPS]
+        groups = [value.get(group) or "" for group in NAME_GROUPS]
         return "=".join(group if isinstance(group, str) and "=" not in group else _wrong() for group in groups).rstrip(
             "="
         )

@@ -36,9 +36,11 @@ SHORT_BYTES = 64
 PIXEL_TAGS = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 """Float, Double Float and Pixel Data: always replaced by a URI."""
 
+NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
+"""The component groups of a name (PS3.18 F.2.2), in the order of PS3.5 6.2."""
+
 _BINARY = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
 _STRINGS = frozenset(("AE", "AS", "CS", "DA", "DT", "LO", "SH", "TM", "UI"))
-_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 _WORDS = {"US": "H", "SS": "h", "UL": "L", "SL": "l", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
 
 
@@ -138,8 +140,13 @@ def _names(value: bytes) -> Json | None:
     """Return an element of names without other characters than those of ASCII (PS3.18 F.2.2)."""
     if not value.isascii() or b"\x1b" in value:
         return None
-    names = [part.rstrip(" \0").split("=") for part in value.decode("ascii").split("\\")]
-    return _with_values("PN", [{g: t for g, t in zip(_GROUPS, name, strict=False) if t} or None for name in names])
+    names = (part.rstrip(" \0") for part in value.decode("ascii").split("\\"))
+    return _with_values("PN", [name_groups(name) or None for name in names])
+
+
+def name_groups(name: str) -> dict[str, str]:
+    """Return the component groups of a name that are not empty, by the names of the groups (PS3.18 F.2.2)."""
+    return {group: text for group, text in zip(NAME_GROUPS, name.split("="), strict=False) if text}
 
 
 def _numbers(vr: str, value: bytes) -> Json | None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pydicom import Dataset
+from pydicom.multival import MultiValue
 
 from node.dicom.values import CONVERSION_ERRORS, value
 
@@ -79,13 +80,9 @@ def _shown(found: Any) -> str:
     """Return a value as HTML; several values are separated by commas, and lines of a text stay lines."""
     if found is None:
         return ""
-    parts = [str(part) for part in found] if isinstance(found, list | tuple) or _is_multiple(found) else [str(found)]
+    parts = [str(part) for part in found] if isinstance(found, list | tuple | MultiValue) else [str(found)]
     escaped = html.escape(_NOT_SHOWN.sub("\ufffd", ", ".join(parts).replace("\r\n", "\n").replace("\r", "\n")))
     return f"<bdi>{escaped.strip()}</bdi>".replace("\n", "<br>") if escaped.strip() else ""
-
-
-def _is_multiple(found: Any) -> bool:
-    return type(found).__name__ == "MultiValue"
 
 
 def _concept(ds: Dataset, keyword: str = "ConceptNameCodeSequence") -> str:

@@ -16,7 +16,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from node.dicom.json_model import Json
+from node.dicom.json_model import NAME_GROUPS, Json
 from node.dicom.key_values import Match, matches_of, require_order
 from node.dicom.keys import InvalidQuery, Key, Level
 from node.dicom.matching import MAX_MATCHES, key_item, texts_of
@@ -30,8 +30,6 @@ MAX_DEPTH = 8
 
 _TEXT_VRS = frozenset(("AE", "AS", "CS", "DA", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UT"))
 """Value representations that are matched; others are only returned."""
-
-_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 
 _NO_KEYS = frozenset(("SpecificCharacterSet", "QueryRetrieveLevel", "TimezoneOffsetFromUTC"))
 """Elements of an identifier that say how it is meant."""
@@ -135,7 +133,7 @@ def _values(key: WorklistKey, entry: Json) -> list[Any]:
 def _text(value: Any) -> str:
     """Return a value of the DICOM JSON Model as text; a PN is an object of its component groups (PS3.18 F.2.2)."""
     if isinstance(value, dict):
-        return "=".join(str(value.get(group, "")) for group in _GROUPS).rstrip("=")
+        return "=".join(str(value.get(group, "")) for group in NAME_GROUPS).rstrip("=")
     return "" if value is None else str(value)
 
 

@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from pydicom.datadict import keyword_for_tag
 
-from node.dicom.json_model import Json
+from node.dicom.json_model import NAME_GROUPS, Json
 
 MAX_DEPTH = 32
 """Deepest nesting of sequences in a document that is read."""
@@ -23,7 +23,6 @@ MAX_DEPTH = 32
 MAX_MISSING = 256
 """Values or items that may be missing before one; they are empty."""
 
-NAME_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 NAME_COMPONENTS = ("FamilyName", "GivenName", "MiddleName", "NamePrefix", "NameSuffix")
 
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

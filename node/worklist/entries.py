@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from node.dicom.attributes import date_of, time_of
-from node.dicom.json_model import Json, json_model
+from node.dicom.json_model import NAME_GROUPS, Json, json_model, name_groups
 from node.dicom.worklist import MAX_DEPTH, STEP_SEQUENCE, entry_text
 from node.errors import UsageError
 from node.index.scheduled_steps import ScheduledStep
@@ -169,11 +169,7 @@ def _value(tag: int, vr: str, value: Any) -> Any:
     """Return a value of an element as text, a PN as an object of its component groups."""
     if vr == "PN":
         groups = value if isinstance(value, Mapping) else {"Alphabetic": value}
-        known = {
-            group: _text(tag, vr, groups[group])
-            for group in ("Alphabetic", "Ideographic", "Phonetic")
-            if groups.get(group)
-        }
+        known = {group: _text(tag, vr, groups[group]) for group in NAME_GROUPS if groups.get(group)}
         return known or None
     return _text(tag, vr, value) or None
 
@@ -247,8 +243,7 @@ def element(keyword: str, text: str) -> Json:
     if not text:
         return {"vr": vr}
     if vr == "PN":
-        groups = zip(("Alphabetic", "Ideographic", "Phonetic"), text.split("="), strict=False)
-        return {"vr": vr, "Value": [{name: group for name, group in groups if group}]}
+        return {"vr": vr, "Value": [name_groups(text)]}
     return {"vr": vr, "Value": [text]}
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
-from node.dicom.json_model import Json
+from node.dicom.json_model import Json, name_groups
 from node.index.read.workitems import Workitem, WorkitemChange
 from node.web.dicomweb.resources import resource_url
 
@@ -30,7 +30,6 @@ MAX_REFERENCED_INSTANCES = 10_000
 PRIORITY, LABEL, WORKLIST = "MEDIUM", "Conversion to volumes", "Conversions"
 CODE = ("110001", "DCM", "Image Processing")
 
-_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 _UUID_8 = 8 << 76 | 2 << 62
 """Version and variant of a UUID with a layout of its own (RFC 9562 5.8)."""
 
@@ -206,8 +205,7 @@ def _model(attributes: dict[str, Any]) -> Json:
 
 def _value(vr: str, value: Any) -> Any:
     if vr == "PN":
-        groups = zip(_GROUPS, str(value).split("="), strict=False)
-        return {name: group for name, group in groups if group}
+        return name_groups(str(value))
     if isinstance(value, dt.datetime):
         return f"{value:%Y%m%d%H%M%S}.{value.microsecond:06d}+0000"
     if isinstance(value, dt.date):
