@@ -211,7 +211,7 @@ class Intake:
             state = {"reason": reason, "at": dt.datetime.now(dt.UTC).isoformat(timespec="seconds")}
             part = self._root / f"{STOPPED_FILE}.part"
             part.write_text(json.dumps(state), encoding="utf-8")
-            part.replace(self._root / STOPPED_FILE)  # who reads it meanwhile sees no half of it
+            part.replace(self._root / STOPPED_FILE)  # a reader never sees half of the file
         except OSError:
             log.warning("intake_stopped_not_noted")
 

@@ -7,8 +7,8 @@
   signals to others, no change of rights or owners of files.
 - Resource limits: no core dumps, few open files, no file longer than its memory.
 
-Landlock and seccomp are called without a library, on x86-64 and 64-bit ARM. Where the kernel, or the container around
-it, offers one of them not, the others hold alone; `offered` says which do.
+Landlock and seccomp are called without a library, on x86-64 and 64-bit ARM. If the kernel, or the container around the
+node, lacks one of them, the others hold alone; `offered` returns which of them hold.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def offered() -> Offered:
         abi = _syscall(_LANDLOCK_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION)
     except OSError:
         abi = 0
-    try:  # a filter that is none: the kernel says EFAULT if it knows filters, and EINVAL if it does not
+    try:  # no filter at all: a kernel that knows filters fails with EFAULT, another one with EINVAL
         _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, None)
         filters = False
     except OSError as error:
@@ -177,7 +177,7 @@ def tried() -> Offered:
 
 
 def confine(means: Offered, reads: Iterable[Path], writes: Iterable[Path], max_file_bytes: int) -> None:
-    """Take from this process, for ever, what it does not need; it must have no other thread.
+    """Deny this process for ever what it does not need; it must have no other thread.
 
     Parameters
     ----------
