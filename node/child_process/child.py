@@ -229,6 +229,11 @@ class ChildPool:
         with self._child() as child:
             return child.call(request, seconds, self._closed, *cancelled)
 
+    @property
+    def busy(self) -> int:
+        """Number of calls under way."""
+        return self._busy
+
     def close(self) -> None:
         """Kill all children and wait until they have ended; later calls fail."""
         self._closed.set()

@@ -30,7 +30,7 @@ from typing import Any
 
 MAX_OPEN_FILES = 256
 
-_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
+_PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 22, 36, 38
 _LANDLOCK_CREATE_RULESET, _LANDLOCK_ADD_RULE, _LANDLOCK_RESTRICT_SELF = 444, 445, 446  # on every architecture
 
 # include/uapi/linux/landlock.h
@@ -207,6 +207,14 @@ def end_with_parent(parent: int, number: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of the children of children that end: they are waited for here, and not by the first process.
+
+    In a container, that may be the node.
+    """
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def _limit_hard(kind: int, wanted: int) -> None:

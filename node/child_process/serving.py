@@ -18,11 +18,13 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
 
-from node.child_process.confinement import confine, end_with_parent, tried
+from node.child_process.assistants import Assistants
+from node.child_process.confinement import adopt_orphans, confine, end_with_parent, tried
 from node.child_process.messages import DEATH, read_request, write_answer, write_request
 
 SIGNALS_LEFT_TO_THE_NODE = (signal.SIGINT, signal.SIGTERM)
@@ -52,6 +54,8 @@ class Apart:
         Files that it reads.
     writes : tuple of Path
         Existing files that it writes, and existing folders in which it creates, reads and removes files.
+    assistants : int
+        Number of processes that compute for it, each with a quarter of its memory.
 
     Notes
     -----
@@ -62,6 +66,23 @@ class Apart:
     limits: ChildLimits
     reads: tuple[Path, ...] = ()
     writes: tuple[Path, ...] = ()
+    assistants: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Assistance:
+    """What assistants compute, and who asks them.
+
+    Attributes
+    ----------
+    compute : callable (bytearray) -> bytes
+        Answers a request, in an assistant.
+    lend : callable (Assistants)
+        Called before the work begins, in the process that works.
+    """
+
+    compute: Callable[[bytearray], bytes]
+    lend: Callable[[Assistants], None]
 
 
 class Channel:
@@ -136,6 +157,7 @@ def serve_apart(
     work: Callable[[Any, ChildLimits], bytes],
     max_requests: int = 1,
     load: Callable[[Any], None] = lambda work: None,
+    assistance: Assistance | None = None,
 ) -> None:
     """Answer each request, an `Apart`, by `work` in a process of its own, until the channel closes.
 
@@ -150,8 +172,10 @@ def serve_apart(
         bound, because codecs leak memory.
     load : callable (object)
         Loads large libraries that a request needs and others do not, in this process: their memory is not counted.
+    assistance : Assistance or None
+        For requests with assistants.
     """
-    _Keeper(channel, work, max_requests, load).serve()
+    _Keeper(channel, work, max_requests, load, assistance).serve()
 
 
 class _Keeper:
@@ -163,8 +187,10 @@ class _Keeper:
         work: Callable[[Any, ChildLimits], bytes],
         max_requests: int,
         load: Callable[[Any], None],
+        assistance: Assistance | None,
     ) -> None:
         self._channel, self._work, self._max_requests, self._load = channel, work, max_requests, load
+        self._assistance = assistance
         self._means = tried()
         self._loaded_bytes = _mapped_bytes()  # differs between machines and versions of libraries: not counted
         self._process: int | None = None
@@ -176,6 +202,7 @@ class _Keeper:
     def serve(self) -> None:
         """Pass requests on until the node closes the channel or ends."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        adopt_orphans()
         parent = multiprocessing.parent_process()
         while True:
             poll = select.poll()
@@ -229,6 +256,7 @@ class _Keeper:
         """Serve requests for the same files, in a process that ends with its keeper."""
         end_with_parent(keeper, signal.SIGKILL)
         _let_go_of_descriptors({2, orders, self._channel.answers_to})
+        assistants: Assistants | None = None
         for number in range(self._max_requests):
             request = read_request(orders)
             if request is None:
@@ -236,11 +264,24 @@ class _Keeper:
             identity, content = request
             apart: Apart = pickle.loads(content)
             if number == 0:
+                if self._assistance is not None and apart.assistants:
+                    assistants = Assistants(
+                        apart.assistants, partial(self._confine_assistant, apart.limits), self._assistance.compute
+                    )
+                    self._assistance.lend(assistants)
                 confine(self._means, apart.reads, apart.writes, apart.limits.memory_bytes)
             limit_memory(self._loaded_bytes + apart.limits.memory_bytes)
             limit_processor_time(apart.limits.cpu_seconds)
             write_answer(self._channel.answers_to, identity, self._work(apart.work, apart.limits))
+        if assistants is not None:
+            assistants.close()
         os._exit(0)
+
+    def _confine_assistant(self, limits: ChildLimits, descriptors: set[int]) -> None:
+        _let_go_of_descriptors(descriptors)
+        confine(self._means, (), (), limits.memory_bytes)
+        limit_memory(self._loaded_bytes + limits.memory_bytes // 4)
+        limit_processor_time(limits.cpu_seconds)
 
     def _end(self) -> int:
         """Kill the process that works, if there is one; return how it ended."""
@@ -248,6 +289,9 @@ class _Keeper:
             return 0
         os.kill(self._process, signal.SIGKILL)
         _, status = os.waitpid(self._process, 0)
+        with suppress(ChildProcessError):  # its assistants end with it
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                pass
         os.close(self._orders)
         self._process, self._orders = None, -1
         return os.waitstatus_to_exitcode(status)

@@ -64,6 +64,8 @@ class ConversionJob:
         What the names of all files begin with; empty: as in a node, without a name.
     descriptions : mapping of str to str
         Fields for the sidecars that people typed, and that a node leaves out.
+    transfer_syntax_uids : frozenset of str
+        Transfer syntaxes of the instances, as they were announced.
     """
 
     instances: tuple[tuple[str, Path], ...]
@@ -74,6 +76,12 @@ class ConversionJob:
     referenced: tuple[ReferencedSeries, ...] = ()
     name: str = ""
     descriptions: Mapping[str, str] = field(default_factory=dict)
+    transfer_syntax_uids: frozenset[str] = frozenset()
+
+    @property
+    def has_codestreams(self) -> bool:
+        """Whether there are frames in JPEG, JPEG-LS or JPEG 2000 (PS3.6 A), most of whose time is that of decoding."""
+        return any(uid.startswith("1.2.840.10008.1.2.4.") for uid in self.transfer_syntax_uids)
 
     @property
     def files(self) -> Mapping[Path, str]:

@@ -81,6 +81,7 @@ class _Series:
     series_instance_uid: str
     attributes: dict[str, Any]
     instances: list[tuple[str, Path]] = field(default_factory=list)
+    transfer_syntax_uids: set[str] = field(default_factory=set)
     name: str = ""
 
     @property
@@ -294,7 +295,14 @@ def _converted(
     instances = tuple(series.instances)
     uids = tuple(uid for uid, _ in instances)
     try:
-        job = ConversionJob(instances, folder, options, name=series.name, descriptions=_descriptions(series))
+        job = ConversionJob(
+            instances,
+            folder,
+            options,
+            name=series.name,
+            descriptions=_descriptions(series),
+            transfer_syntax_uids=frozenset(series.transfer_syntax_uids),
+        )
         converted = run_with_references(job, run, look_up)
         if not _is_ours(out, series.name, series, layout):
             detail = f"another run took the name {series.name} during the conversion: convert again"
@@ -383,6 +391,7 @@ def _grouped(
         if key not in grouped:
             grouped[key] = _Series(*key, _attributes(file))
         grouped[key].instances.append((identity.sop_instance_uid, path))
+        grouped[key].transfer_syntax_uids.add(identity.transfer_syntax_uid)
     return grouped
 
 

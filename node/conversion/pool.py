@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from node.child_process.child import ChildDied, ChildPool
 from node.child_process.messages import ChildLate
-from node.child_process.serving import Apart, Channel, ChildLimits, serve_apart, use_one_thread
+from node.child_process.serving import Apart, Assistance, Channel, ChildLimits, serve_apart, use_one_thread
 from node.dicom.lean_import import load_pydicom
 from node.durable import NO_ROOM
 from node.errors import VoxelnodeError, is_out_of_memory, type_and_location
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 MAX_ANSWER_BYTES = 64 << 20
 MAX_CAUSE_CHARACTERS = 500
+
+MAX_ASSISTANTS = 4
+"""As many as there are threads that read frames; see `node.volume.intensities`."""
 
 CONVERTED, SHORTAGE, FAILURE = b"c", b"s", b"f"
 """First byte of an answer; behind it a `Converted`, or the cause of a failure, which a shortage does not blame on the
@@ -67,7 +70,7 @@ class Converters:
         ChildCancelled
             `cancelled` was set first, or the converters are closed; the conversion may begin again.
         """
-        apart = Apart(job, limits, tuple(job.files), (job.folder,))
+        apart = Apart(job, limits, tuple(job.files), (job.folder,), self._assistants() if job.has_codestreams else 0)
         try:
             answer = self._children.call(apart, limits.deadline_seconds, cancelled)
         except ChildLate:
@@ -80,6 +83,11 @@ class Converters:
             return _checked(content, job)
         cause = content[:MAX_CAUSE_CHARACTERS].decode("utf-8", "replace")
         raise ShortOfResources(cause) if kind == SHORTAGE else ConverterDied(cause)
+
+    def _assistants(self) -> int:
+        """Return how many processes help to decode: as many as there are processors for each conversion under way."""
+        shared = len(os.sched_getaffinity(0)) // (self._children.busy + 1)
+        return min(shared, MAX_ASSISTANTS) if shared > 1 else 0
 
     def close(self) -> None:
         """Kill all children at once."""
@@ -99,7 +107,11 @@ def serve(channel: Channel, niceness: int) -> None:
     """Convert until the channel closes, each series in a process of its own."""
     os.nice(niceness)
     use_one_thread()
-    serve_apart(channel, partial(_answer, *_loaded()), load=_load_for)
+    work = partial(_answer, *_loaded())
+    from node.volume.read.assisted import answer_request, use_assistants
+
+    assistance = Assistance(answer_request, lambda assistants: use_assistants(assistants.ask))
+    serve_apart(channel, work, load=_load_for, assistance=assistance)
 
 
 def _answer(
@@ -142,7 +154,12 @@ def _loaded() -> tuple[Callable[[ConversionJob], Converted], Callable[[Converted
 
 
 def _load_for(job: ConversionJob) -> None:
-    """Load SimpleITK if the options of a job need it: it would use 300 MB of the conversion's limit."""
+    """Load the codecs of a job, and SimpleITK if its options need it: it would use 300 MB of the conversion's limit."""
+    if job.has_codestreams:
+        from node.volume.read.decoders import load_codec
+
+        for uid in job.transfer_syntax_uids:
+            load_codec(uid)
     if job.options.segments_body:
         import_module("node.writers.bodymask")
 

@@ -91,7 +91,12 @@ def write_volumes(
         used = _Used(claimed, archive, index)
         # Looking up the referenced series adds their files to `as_received`, before the job is sent to a child.
         job = ConversionJob(
-            _files_of(claimed.instances, archive), folder, options, claimed.expectation, used.as_received
+            _files_of(claimed.instances, archive),
+            folder,
+            options,
+            claimed.expectation,
+            used.as_received,
+            transfer_syntax_uids=claimed.transfer_syntax_uids,
         )
         converted = run_with_references(job, run, used.look_up, [found.key for found in claimed.referenced])
         if converted.damaged:

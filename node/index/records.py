@@ -198,6 +198,7 @@ class ClaimedSeries:
     expectation: Expectation
     current: CurrentConversion | None = None
     referenced: tuple[FoundSeries, ...] = ()  # as far as the last conversion knew them
+    transfer_syntax_uids: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -445,12 +445,13 @@ def _claimed(connection: Connection, row: Row[Any], now: dt.datetime) -> Claimed
             ImageRow.sha256,
             ImageRow.data_set_offset,
             ImageRow.bytes,
+            ImageRow.transfer_syntax_uid,
             *_COUNTS,
         )
         .where(ImageRow.series_id == row.id)
         .order_by(ImageRow.instance_number, ImageRow.sop_instance_uid)
     ).all()
-    expected = _expectation(connection, row, study_uid, [InstanceCounts(*image[5:]) for image in images], now)
+    expected = _expectation(connection, row, study_uid, [InstanceCounts(*image[6:]) for image in images], now)
     _record_quiet(connection, row, study_uid, expected, now)
     learn_gaps(connection, row.id, row.open_since, now)
     return ClaimedSeries(
@@ -463,6 +464,7 @@ def _claimed(connection: Connection, row: Row[Any], now: dt.datetime) -> Claimed
         expectation=expected,
         current=current_conversion(connection, row.id),
         referenced=tuple(find_series(connection, row.id, key) for key in references_of(connection, row.id)),
+        transfer_syntax_uids=frozenset(image.transfer_syntax_uid for image in images),
     )
 
 

@@ -287,7 +287,8 @@ class Convert(SettingsSection):
     memory_bytes: int = Field(
         8_000_000_000,
         ge=500_000_000,
-        description="address space of one conversion beyond that of its program, in bytes",
+        description="address space of one conversion beyond that of its program, in bytes; each of up to four "
+        "processes that decode for it has a quarter",
     )
     deadline_seconds: Seconds = Field(
         1800, description="time limit of one conversion, for wall time and for processor time"

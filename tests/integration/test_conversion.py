@@ -12,12 +12,14 @@ import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+from pydicom.uid import JPEG2000Lossless
 
 from node.child_process.messages import ChildCancelled
 from node.child_process.serving import ChildLimits
@@ -25,7 +27,7 @@ from node.conversion.job import ConversionJob, Converted
 from node.conversion.pipeline import convert
 from node.conversion.pool import ConverterDied, Converters
 from node.conversion.scheduler import Worker
-from node.conversion.series import is_unchanged
+from node.conversion.series import is_unchanged, write_volumes
 from node.conversion.volume_files import folder_name, revision_folder, sweep
 from node.index.records import ClaimedSeries
 from node.settings.model import Convert
@@ -282,6 +284,49 @@ def test_the_child_process_gives_what_the_function_gives(job: ConversionJob) -> 
     assert [file.path for file in in_child.files] == ["volume.nii.gz", "volume.mhd", "volume_thumbnail.png"]
     array = np.asanyarray(nib.load(job.folder / "volume.nii.gz").dataobj)
     assert array.shape == (12, 16, 5)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one processor: nothing at the same time")
+def test_compressed_frames_are_decoded_by_assistants_to_the_same_volume(root: Root, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 4000, (12, 256, 256), np.int16)
+    for ds in make.ct_series(12, pixels=noise):
+        ds.compress(JPEG2000Lossless, generate_instance_uid=False)
+        root.take(ds)
+    claimed = claim(root)
+    assert claimed.transfer_syntax_uids == {JPEG2000Lossless}
+    seen: set[int] = set()
+    ended = threading.Event()
+    watch = threading.Thread(target=_watch_descendants, args=(ended, seen))
+    converters = Converters()
+    watch.start()
+    try:
+        outcome = write_volumes(
+            claimed, root.archive, root.index, OPTIONS, lambda job: converters.run(job, LIMITS, threading.Event())
+        )
+    finally:
+        ended.set()
+        watch.join()
+        converters.close()
+    [nifti] = [file for file in outcome.files if file.format == "nifti"]
+    voxels = np.asanyarray(nib.load(root.folder / nifti.path).dataobj)
+    assert np.array_equal(voxels.T, noise - 1024)
+    assert seen, "no process below the one that converts"
+
+
+def _watch_descendants(ended: threading.Event, seen: set[int]) -> None:
+    """Collect the processes that work for what a child of this process has started."""
+    while not ended.wait(0.002):
+        for keeper in _children(os.getpid()):
+            for worker in _children(keeper):
+                seen.update(_children(worker))
+
+
+def _children(process: int) -> list[int]:
+    found: list[int] = []
+    with suppress(OSError):
+        for thread in Path(f"/proc/{process}/task").iterdir():
+            found += map(int, (thread / "children").read_text().split())
+    return found
 
 
 def test_a_child_over_its_deadline_is_ended_and_the_next_one_works(job: ConversionJob) -> None:

@@ -19,6 +19,7 @@ from node.errors import ConversionRefused, is_out_of_memory
 from node.volume.model import Array
 from node.volume.read.codestreams import Codestream
 from node.volume.read.transfer_syntaxes import (
+    CODESTREAM_SYNTAXES,
     DEFLATED_IMAGE_FRAME,
     HAS_PYJPEGLS,
     JPEG,
@@ -155,6 +156,16 @@ def _decode_deflated(data: bytes, shape: FrameShape) -> Array:
 def _by_pixel(samples: Array, shape: FrameShape) -> Array:
     """Turn colour-by-plane into colour-by-pixel."""
     return samples.reshape(shape.samples, shape.rows, shape.columns).transpose(1, 2, 0)
+
+
+def load_codec(transfer_syntax_uid: str) -> None:
+    """Load what decodes frames of a transfer syntax, in a process whose forks decode many of them."""
+    if transfer_syntax_uid in JPEG_2000:
+        import openjpeg.utils  # noqa: F401
+    elif transfer_syntax_uid in JPEG_LS and HAS_PYJPEGLS:
+        import jpeg_ls  # noqa: F401
+    elif transfer_syntax_uid in CODESTREAM_SYNTAXES:
+        _gdcm()
 
 
 def load_codecs() -> None:

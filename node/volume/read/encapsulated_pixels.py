@@ -12,8 +12,9 @@ from pydicom.encaps import generate_fragments, parse_basic_offsets
 from node.dicom.values import value
 from node.errors import ConversionRefused
 from node.volume.model import Array
+from node.volume.read.assisted import decode_frame as decoded_frame
 from node.volume.read.codestreams import Codestream, begins, read_codestream
-from node.volume.read.decoders import FrameShape, decode
+from node.volume.read.decoders import FrameShape
 from node.volume.read.pixel_layout import PixelLayout, contradictory, stored_bits
 from node.volume.read.transfer_syntaxes import (
     CODESTREAM_SYNTAXES,
@@ -138,7 +139,9 @@ def _frame_starts(fragments: list[bytes], offsets: list[int], frames: int) -> li
 
 
 def _decode(layout: PixelLayout, frame: bytes, stream: Codestream | None, syntax: str) -> Array:
-    return decode(frame, FrameShape(layout.rows, layout.columns, layout.samples, layout.bits_allocated, syntax, stream))
+    return decoded_frame(
+        frame, FrameShape(layout.rows, layout.columns, layout.samples, layout.bits_allocated, syntax, stream)
+    )
 
 
 def _as_stored(samples: Array, layout: PixelLayout, syntax: str, stream: Codestream | None) -> Array:

@@ -33,6 +33,9 @@ CODESTREAM_SYNTAXES = frozenset((*JPEG, *JPEG_LS, *JPEG_2000))
 JPEG_2000_SYNTAXES = frozenset(JPEG_2000)
 EXACT_JPEG_SYNTAXES = frozenset(JPEG[2:])
 
+LOCKING_SYNTAXES = frozenset((*JPEG[2:], *JPEG_LS, *JPEG_2000))
+"""Transfer syntaxes whose decoders hold the interpreter's lock."""
+
 HAS_PYJPEGLS = find_spec("jpeg_ls") is not None
 """pyjpegls has no wheels for Python 3.14."""
 

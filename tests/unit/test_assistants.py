@@ -1,0 +1,191 @@
+"""Assistants compute for a process that may start none: at the same time, with less rights, and only as long as it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.child_process.assistants import Assistants
+from node.child_process.child import Child
+from node.child_process.confinement import offered
+from node.child_process.serving import Apart, Assistance, Channel, ChildLimits, serve_apart
+
+SECONDS = 60.0
+LIMITS = ChildLimits(memory_bytes=1_000_000_000, cpu_seconds=60, deadline_seconds=SECONDS)
+
+
+def call(serve: Callable[..., None], *requests: object) -> Any:
+    """Return the answer to the last of some requests to a child."""
+    with closing(Child(serve, name="child", max_answer_bytes=1 << 20)) as child:
+        return [json.loads(child.call(request, SECONDS)) for request in requests][-1]
+
+
+# As a library
+
+
+def serve_scenario(channel: Channel) -> None:
+    """Run a function of this module with two assistants that have met at a pipe."""
+    reading, writing = os.pipe()
+
+    def compute(request: bytearray) -> bytes:
+        match bytes(request):
+            case b"wait":
+                return os.read(reading, 1)
+            case b"wake":
+                return b"%d" % os.write(writing, b"!")
+            case b"die":
+                os.abort()
+            case _:
+                return bytes(request) * 2
+
+    assistants = Assistants(2, lambda descriptors: None, compute)
+    for name in channel.requests():
+        channel.answer(json.dumps(globals()[name](assistants)).encode())
+
+
+def together(assistants: Assistants) -> list[str]:
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(lambda request: assistants.ask(request, 10), (b"wait", b"wake")))
+    return [bytes(answer or b"").decode() for answer in answers]
+
+
+def by_many_threads(assistants: Assistants) -> bool:
+    with ThreadPoolExecutor(8) as pool:
+        requests = [b"%d" % number * 50_000 for number in range(40)]
+        return all(
+            answer == request * 2
+            for request, answer in zip(
+                requests, pool.map(lambda request: assistants.ask(request, 1 << 20), requests), strict=True
+            )
+        )
+
+
+def deaths(assistants: Assistants) -> list[bool]:
+    return [assistants.ask(request, 10) is None for request in (b"die", b"a", b"die", b"a")]
+
+
+def too_long(assistants: Assistants) -> list[bool]:
+    return [assistants.ask(b"123456", 11) is None, assistants.ask(b"12345", 11) is None]
+
+
+def closed(assistants: Assistants) -> str:
+    assistants.ask(b"1234", 1)  # this one is writing
+    assistants.close()
+    try:
+        return str(os.waitpid(-1, os.WNOHANG))
+    except ChildProcessError:
+        return "none left"
+
+
+@pytest.mark.parametrize(
+    ("scenario", "expected"),
+    [
+        (together, ["!", "1"]),
+        (by_many_threads, True),
+        (deaths, [True, False, True, True]),
+        (too_long, [True, False]),
+        (closed, "none left"),
+    ],
+)
+def test_assistants(scenario: Callable[[Assistants], object], expected: object) -> None:
+    assert call(serve_scenario, scenario.__name__) == expected
+
+
+# In the service of a process that reads foreign bytes
+
+_lent: list[Assistants] = []
+
+
+def serve(channel: Channel) -> None:
+    serve_apart(channel, work, max_requests=2, assistance=Assistance(compute, _lent.append))
+
+
+def work(request: tuple[str, str], limits: ChildLimits) -> bytes:
+    action, path = request
+    answer = None
+    if _lent:
+        answer = _lent[0].ask(json.dumps(request).encode(), 1000)
+    own = None if action == "pid" else attempt(action, Path(path))
+    return json.dumps(
+        {"own": own, "assistant": json.loads(answer) if answer else None, "keeper": os.getppid()}
+    ).encode()
+
+
+def compute(request: bytearray) -> bytes:
+    action, path = json.loads(request)
+    return json.dumps(os.getpid() if action == "pid" else attempt(action, Path(path))).encode()
+
+
+def attempt(action: str, path: Path) -> str:
+    try:
+        match action:
+            case "read":
+                path.read_bytes()
+            case "fork":
+                if (process := os.fork()) == 0:
+                    os._exit(0)
+                os.waitpid(process, 0)
+            case "load":
+                __import__("zoneinfo").ZoneInfo("UTC")
+    except OSError as error:
+        return os.strerror(error.errno or 0)
+    return "done"
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Path:
+    (tmp_path / "given").write_bytes(b"pixels")
+    return tmp_path / "given"
+
+
+def asked(given: Path, action: str, assistants: int = 1) -> Apart:
+    return Apart((action, str(given)), LIMITS, (given,), (), assistants)
+
+
+@pytest.mark.skipif(not offered().landlock or not offered().seccomp, reason="this kernel confines nothing")
+@pytest.mark.parametrize(
+    ("action", "own", "of_assistant"),
+    [
+        ("read", "done", "Permission denied"),
+        ("fork", "Operation not permitted", "Operation not permitted"),
+        ("load", "done", "done"),
+    ],
+)
+def test_an_assistant_may_less_than_what_it_works_for(given: Path, action: str, own: str, of_assistant: str) -> None:
+    answer = call(serve, asked(given, action))
+    assert (answer["own"], answer["assistant"]) == (own, of_assistant)
+
+
+def test_without_assistants_there_is_none(given: Path) -> None:
+    assert call(serve, asked(given, "read", 0))["assistant"] is None
+
+
+def test_an_assistant_ends_with_what_it_works_for_and_leaves_no_zombie(given: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").write_bytes(b"")
+    with closing(Child(serve, name="child", max_answer_bytes=1000)) as child:
+        answer = json.loads(child.call(asked(given, "pid", 3), SECONDS))
+        descriptor = os.pidfd_open(answer["assistant"])
+        for number in range(4):  # other files each time, so in another process
+            child.call(asked((given, tmp_path / "other")[number % 2 == 0], "pid", 3), SECONDS)
+        assert select.select([descriptor], [], [], SECONDS)[0]
+        os.close(descriptor)
+        children = Path(f"/proc/{answer['keeper']}/task/{answer['keeper']}/children")
+        assert len(children.read_text().split()) <= 4
+
+
+def test_assistants_end_with_the_keeper(given: Path) -> None:
+    with closing(Child(serve, name="child", max_answer_bytes=1000)) as child:
+        answer = json.loads(child.call(asked(given, "pid"), SECONDS))
+        descriptor = os.pidfd_open(answer["assistant"])
+        os.kill(answer["keeper"], signal.SIGKILL)
+        assert select.select([descriptor], [], [], SECONDS)[0]
+        os.close(descriptor)
