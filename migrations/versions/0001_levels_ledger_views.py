@@ -1,6 +1,6 @@
 """The four levels, the ledger of conversions, the events of series, and the views.
 
-The views are a public interface (docs/index.md). Their paths are absolute; paths in tables are relative to
+The views are a public interface (docs/data.md). Their paths are absolute; paths in tables are relative to
 `about.root`.
 """
 

@@ -1,7 +1,8 @@
-"""``voxelnode db path|upgrade|check|backup|rebuild``."""
+"""``voxelnode db path|upgrade|check|backup|export|rebuild``."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,6 +76,39 @@ def backup(
         print_json({"path": target, "bytes": size})
         return
     print(f"{target}: {sized(size)} written; now copy the folders of {file.parent}, the journal first")
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="New folder, or an export to bring up to date.")],
+    group: Annotated[str | None, typer.Option(help="Group of accounts that may read it; by default only you.")] = None,
+    config: ConfigFile = None,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Copy index and current volumes for other accounts.
+
+    Others than the owner may not read the root, not even its volumes.
+
+    The copy has the same views without accounts, and can be read while the node runs or is stopped. Run it again to
+    bring the copy up to date: it copies only new volumes, and removes those that were replaced or deleted. Exit 1 if
+    files of volumes are missing or damaged in the root: the copy has no rows for them.
+    """
+    from node.lifecycle.export import export as export_to
+
+    file = _database(config, root)
+    done = export_to(file.parent, folder.absolute(), group)
+    if json:
+        print_json({"path": folder, **asdict(done)})
+    else:
+        print(
+            f"{folder}: {done.copied} conversions copied ({sized(done.bytes)}), {done.kept} already there, "
+            f"{done.removed} removed"
+        )
+        for absent in done.absent:
+            print(f"{absent}: its files are missing or damaged; `voxelnode fsck` tells more")
+    if done.absent:
+        raise typer.Exit(1)
 
 
 @app.command()

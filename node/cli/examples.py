@@ -40,7 +40,7 @@ EXAMPLES = {
     "conflicts": ("voxelnode conflicts",),
     "audit": ("voxelnode audit", "voxelnode audit --verify"),
     "fsck": ("voxelnode fsck", "voxelnode fsck --hash"),
-    "db": ("voxelnode db path", "voxelnode db backup index-copy.sqlite"),
+    "db": ("voxelnode db path", "voxelnode db backup index-copy.sqlite", "voxelnode db export shared --group users"),
     "journal": ("voxelnode journal status",),
     "quarantine": ("voxelnode quarantine list",),
     "delete": ("voxelnode delete 1.2.840.1 --dry-run",),

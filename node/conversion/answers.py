@@ -7,11 +7,13 @@ can describe wrong voxels, but no file elsewhere, and no instance of another ser
 from __future__ import annotations
 
 import json
+import math
 import re
 import stat
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -19,11 +21,13 @@ from pydantic import TypeAdapter, ValidationError
 from node.conversion.job import ConversionJob, Converted
 from node.dicom.attributes import is_identifier
 from node.errors import VoxelnodeError
+from node.index.converted import ConvertedFile
 
 MAX_INTEGER = (1 << 63) - 1
 """Largest integer of SQLite."""
 
 _WORD = re.compile(r"[A-Za-z0-9_.-]{0,100}")
+_PLAIN = re.compile(r"[ -~]{0,64}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -91,3 +95,20 @@ def _check_files(converted: Converted, folder: Path) -> None:
         words = file.suffix, file.kind, file.format, file.dtype, file.geometry, file.orientation or ""
         if not all(map(_WORD.fullmatch, words)) or not _SHA256.fullmatch(file.sha256):
             raise NoAnswer("a file has a kind, format or digest that is none")
+        _check_scan(file)
+
+
+def _check_scan(file: ConvertedFile) -> None:
+    """Raise `NoAnswer` unless what describes the scan of a file are finite numbers and short plain texts."""
+    texts = file.sequence, file.weighting, file.contrast_agent, file.convolution_kernel
+    if not all(_PLAIN.fullmatch(text or "") for text in texts):
+        raise NoAnswer("a file has a description of its scan that is none")
+    affine = file.affine_lps or ()
+    if affine and (len(affine) != 4 or any(len(row) != 4 for row in affine)):
+        raise NoAnswer("a file has an affine that is none")
+    numbers = (
+        file.slice_thickness_mm, file.repetition_time_ms, file.echo_time_ms, file.inversion_time_ms,
+        file.flip_angle_degrees, file.magnetic_field_strength_t, *chain.from_iterable(affine),
+    )  # fmt: skip
+    if not all(math.isfinite(number or 0) for number in numbers):
+        raise NoAnswer("a file has a number that is none")

@@ -27,6 +27,7 @@ from node.conversion.reports import Reports
 from node.conversion.structure_sets import StructureSets
 from node.index.converted import ConvertedFile
 from node.volume.assemble import assemble
+from node.volume.describe.scan_parameters import scan_parameters
 from node.volume.describe.uptake import with_uptake
 from node.volume.model import Assembly, Geometry, Volume
 from node.volume.reasons import Exclusion, Reason, Refusal
@@ -181,7 +182,16 @@ def _converted_file(volume: Volume, file: WrittenFile, folder: Path) -> Converte
         warnings=tuple(sorted({warning.name.value for warning in volume.warnings})),
         bytes=file.bytes,
         sha256=file.sha256,
+        affine_lps=_affine_of(volume, file),
+        **scan_parameters(volume),
     )
+
+
+def _affine_of(volume: Volume, file: WrittenFile) -> tuple[tuple[float, ...], ...] | None:
+    """Return the affine of the voxels in a file: pictures have none, and Analyze 7.5 turns the axes and drops it."""
+    if volume.affine_lps is None or not file.grid.spacing_mm or file.format == "analyze":
+        return None
+    return tuple(tuple(float(number) for number in row) for row in volume.affine_lps)
 
 
 def _sources_of(volume: Volume) -> Iterator[tuple[int, str, int]]:

@@ -21,7 +21,11 @@ class ClaimedInstance:
 
 @dataclass(frozen=True, slots=True)
 class ConvertedFile:
-    """One row of `volumes`; `path` is relative to the folder of the job, and in the index relative to the root."""
+    """One row of `volumes`; `path` is relative to the folder of the job, and in the index relative to the root.
+
+    `affine_lps` leads from voxel index (column, row, slice) of this file to LPS+ in mm; None if the file has none, or
+    no voxels. The columns after `sha256` describe the scan; see `node.volume.describe.scan_parameters`.
+    """
 
     stack: int
     suffix: str
@@ -37,3 +41,14 @@ class ConvertedFile:
     warnings: tuple[str, ...]
     bytes: int
     sha256: str
+    affine_lps: tuple[tuple[float, ...], ...] | None = None
+    slice_thickness_mm: float | None = None
+    repetition_time_ms: float | None = None
+    echo_time_ms: float | None = None
+    inversion_time_ms: float | None = None
+    flip_angle_degrees: float | None = None
+    magnetic_field_strength_t: float | None = None
+    sequence: str | None = None
+    weighting: str | None = None
+    contrast_agent: str | None = None
+    convolution_kernel: str | None = None

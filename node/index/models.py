@@ -33,7 +33,7 @@ from sqlalchemy.types import TypeDecorator
 
 from node.dicom.names import folded_groups
 
-REVISION = "0016"
+REVISION = "0019"
 """The last migration, which gives a database the tables below."""
 
 SERIES_STATES = ("receiving", "converting", "converted", "refused", "not-an-image", "failed")
@@ -261,6 +261,18 @@ class VolumeRow(Base):
     warnings: Mapped[list[str]] = mapped_column(JSON)
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64))
+    # Of the scan; None: unknown, or written before 0019.
+    affine_lps: Mapped[list[list[float]] | None] = mapped_column(JSON(none_as_null=True))
+    slice_thickness_mm: Mapped[float | None] = mapped_column(Float)
+    repetition_time_ms: Mapped[float | None] = mapped_column(Float)
+    echo_time_ms: Mapped[float | None] = mapped_column(Float)
+    inversion_time_ms: Mapped[float | None] = mapped_column(Float)
+    flip_angle_degrees: Mapped[float | None] = mapped_column(Float)
+    magnetic_field_strength_t: Mapped[float | None] = mapped_column(Float)
+    sequence: Mapped[str | None] = mapped_column(String(64))
+    weighting: Mapped[str | None] = mapped_column(String(8))
+    contrast_agent: Mapped[str | None] = mapped_column(String(16))
+    convolution_kernel: Mapped[str | None] = mapped_column(String(64))
 
 
 class VolumeSourceRow(Base):

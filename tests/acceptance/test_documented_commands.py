@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests import make
 from tests.acceptance.served import Served
@@ -109,6 +112,7 @@ class Site:
     def here(self, command: str) -> str:
         """A command line with the addresses, paths and numbers of this node."""
         command = command.replace("http://127.0.0.1:8080", self.web).replace("/backup/", f"{self.folder}/backup/")
+        command = command.replace("/srv/shared", f"{self.folder}/shared")
         command = re.sub(r"127\.0\.0\.1 11112\b", f"127.0.0.1 {self.node.port}", command)
         if "/volumes/17/" in command:
             [first, *_] = self.node.rows("SELECT id FROM volumes ORDER BY id")
@@ -139,6 +143,21 @@ def test_a_command_of_the_documents_works(document: str, command: str, site: Sit
             check=False, env={**os.environ, "PATH": SYSTEM_PATH},
         )  # fmt: skip
     assert done.returncode == 0, f"{document}: {command}\n{done.stdout}\n{done.stderr}"
+
+
+def test_the_notebook_runs_and_ends_with_a_picture(site: Site) -> None:
+    """Its cells run in one process as they are, one after the other, as Jupyter does it."""
+    cells = json.loads((ROOT / "docs" / "explore.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) >= 6
+    program = "\n".join([*code, "picture.save('middle.png')"])
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], cwd=site.folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "3 instances, the first one 1.2.3.1." in done.stdout
+    with Image.open(site.folder / "middle.png") as picture:
+        assert picture.getextrema() == (0, 255)
 
 
 def test_a_command_for_a_stopped_node_works(tmp_path: Path, site: Site) -> None:

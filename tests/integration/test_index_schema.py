@@ -34,6 +34,7 @@ PROMISED = {
     "v_failures": {"series_instance_uid", "revision", "stack", "reason", "detail", "failed_at"},
     "v_sources": {"series_instance_uid", "revision", "stack", "sop_instance_uid", "sha256"},
     "v_exclusions": {"series_instance_uid", "revision", "sop_instance_uid", "reason", "detail"},
+    "v_catalog": {"path", "modality", "weighting", "orientation", "echo_time_ms", "slice_thickness_mm", "verdict"},
     "v_conflicts": {"kind", "sop_instance_uid", "detail", "path"},
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ class ReadRepository:
     def _rows(self, query: str, **values: Any) -> list[Row]:
         """Return the rows of a query on the views; `values` are bound to its ``:names``.
 
-        docs/index.md describes the values: times and lists are text.
+        docs/data.md describes the values: times and lists are text.
         """
         return [dict(row) for row in self._connection.execute(text(query), values).mappings()]
 

@@ -42,6 +42,24 @@ ELEMENTS = {
 }
 """Symbols of the chemical elements in tracers, by name and by symbol."""
 
+CONTRAST_AGENTS = {
+    **dict.fromkeys(("iodine", "iodinated", "iohexol", "omnipaque", "accupaque"), "IODINE"),
+    **dict.fromkeys(("iodixanol", "visipaque", "iopamidol", "isovue", "iopamiro", "solutrast"), "IODINE"),
+    **dict.fromkeys(("iopromide", "ultravist", "iomeprol", "iomeron", "imeron", "ioversol", "optiray"), "IODINE"),
+    **dict.fromkeys(("iobitridol", "xenetix", "oxilan", "conray", "cysto", "gastrografin"), "IODINE"),
+    **dict.fromkeys(("gadolinium", "gd", "dtpa", "gadopentetate", "magnevist", "magnograf"), "GADOLINIUM"),
+    **dict.fromkeys(("gadobutrol", "gadovist", "gadavist", "gadoterate", "dotarem", "clariscan"), "GADOLINIUM"),
+    **dict.fromkeys(("gadobenate", "multihance", "gadoteridol", "prohance", "gadodiamide"), "GADOLINIUM"),
+    **dict.fromkeys(("omniscan", "gadoxetate", "primovist", "eovist", "gadopiclenol", "elucirem"), "GADOLINIUM"),
+    **dict.fromkeys(("barium", "bariumsulfate"), "BARIUM"),
+    "xenon": "XENON",
+    "carbondioxide": "CARBON DIOXIDE",
+}
+"""Active ingredients by the names of agents. Other words in the same text may have been typed by hand."""
+
+NO_AGENT = frozenset({"", "0", "n", "no", "none", "nil", "na", "nein", "non", "without", "unknown", "unenhanced"})
+"""First words of texts which say that there was no contrast agent, or nothing."""
+
 HERTZ = "Hz"
 TRACERS = frozenset(
     {
@@ -110,6 +128,28 @@ def _nuclide(ds: Dataset, keyword: str) -> str:
     return f"{ELEMENTS[element.capitalize()]}{mass[0]}" if mass and element else ""
 
 
+def _agent(ds: Dataset, keyword: str) -> str:
+    """Return the text of Contrast/Bolus Agent (0018,0010), or the meanings of its codes (0018,0012)."""
+    if keyword.endswith("Sequence"):
+        return " ".join(text(item, "CodeMeaning") for item in items(ds, keyword))
+    return text(ds, keyword)
+
+
+def _ingredient(ds: Dataset, keyword: str) -> str:
+    """Return the active ingredient of a contrast agent, by the terms of PS3.3 C.7.6.4.1, which are those of BIDS."""
+    named = _agent(ds, keyword)
+    if named in CONTRAST_AGENTS.values():
+        return named
+    words = re.findall(r"[a-z]+", named.casefold().replace("carbon dioxide", "carbondioxide"))
+    found = {CONTRAST_AGENTS[word] for word in words if word in CONTRAST_AGENTS}
+    return found.pop() if len(found) == 1 else ""
+
+
+def _is_agent_stated(ds: Dataset, keyword: str) -> bool | None:
+    first = re.match(r"[a-z0-9]*", re.sub(r"[^a-z0-9 ]", "", _agent(ds, keyword).casefold()).strip())
+    return True if first is not None and first[0] not in NO_AGENT else None
+
+
 def _unit(ds: Dataset, keyword: str) -> str:
     """Return Units (0054,1001; PS3.3 C.8.9.1.1.3) in BIDS' notation; for field maps the Rescale Type (0028,1054)."""
     stated = text(ds, keyword)
@@ -134,6 +174,8 @@ def _philips_scale_slope(ds: Dataset, _keyword: str) -> float | None:
     return scale_slope(ds)
 
 
+AGENT_KEYWORDS = ("ContrastBolusIngredient", "ContrastBolusAgent", "ContrastBolusAgentSequence")
+
 BIDS_FIELDS = (
     BidsField("Modality", ("Modality",), text),
     BidsField("Manufacturer", ("Manufacturer",), text),
@@ -143,6 +185,8 @@ BIDS_FIELDS = (
     BidsField("ImagingFrequency", ("ImagingFrequency", "TransmitterFrequency"), megahertz),
     BidsField("ImagedNucleus", ("ImagedNucleus", "ResonantNucleus"), text),
     BidsField("BodyPart", ("BodyPartExamined",), text),
+    BidsField("ContrastBolusIngredient", AGENT_KEYWORDS, _ingredient),
+    BidsField("contrast_agent_stated", AGENT_KEYWORDS[-2:], _is_agent_stated),
     BidsField("PatientPosition", ("PatientPosition",), text),
     BidsField("SeriesNumber", ("SeriesNumber",), whole),
     BidsField("AcquisitionNumber", ("AcquisitionNumber",), whole),
@@ -159,6 +203,7 @@ BIDS_FIELDS = (
     BidsField("ScanningSequence", ("ScanningSequence",), texts),
     BidsField("SequenceVariant", ("SequenceVariant",), texts),
     BidsField("ScanOptions", ("ScanOptions",), texts),
+    BidsField("AcquisitionContrast", ("AcquisitionContrast",), text),
     BidsField("EchoPulseSequence", ("EchoPulseSequence",), text),
     BidsField("SpoilingState", ("Spoiling", "SequenceVariant"), _spoiled),
     BidsField("SpoilingType", ("Spoiling",), _way_of_spoiling),

@@ -1,4 +1,4 @@
-"""Resources of the REST API. Names are those of the views (docs/index.md); times are in UTC, lengths in mm."""
+"""Resources of the REST API. Names are those of the views (docs/data.md); times are in UTC, lengths in mm."""
 
 from __future__ import annotations
 

@@ -1,0 +1,155 @@
+"""Export the index and the current volumes of a root, for accounts that may not read the root itself.
+
+Each conversion is a folder that never changes, so that an export is repeated cheaply: folders that are there already
+stay, others are copied to a new name and renamed, and those that are no longer current go after the index has changed.
+A reader therefore finds the files of every row, unless the export was repeated since it opened the index.
+"""
+
+from __future__ import annotations
+
+import grp
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from node.durable import locked, make_folder, sync_file, sync_folder
+from node.errors import UsageError, VoxelnodeError
+from node.index.engine import FILE_NAME
+from node.index.exported import ExportedFile, copy_for_readers, files_of, finish, require_export
+
+_WORK = "export.part"
+"""Folder of what is not finished, which only the owner may read: its index still has everything at first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What an export did; `absent` are folders of conversions whose files are missing or damaged in the root."""
+
+    copied: int
+    kept: int
+    removed: int
+    bytes: int
+    absent: tuple[str, ...]
+
+
+def export(root: Path, target: Path, group: str | None = None) -> Exported:
+    """Bring an export of a root up to date, also while a node runs.
+
+    Parameters
+    ----------
+    root, target : Path
+        Absolute. `target` is created if it does not exist.
+    group : str or None
+        Group that may read the export; None: only the owner.
+
+    Raises
+    ------
+    UsageError
+        The group does not exist, or `target` is in the root, or the root in it.
+    VoxelnodeError
+        `target` has other files, or another process writes to it.
+    IndexUnusable
+    OSError
+    """
+    gid = _gid(group)
+    root, target = root.resolve(), target.resolve()
+    if target.is_relative_to(root) or root.is_relative_to(target):
+        raise UsageError(f"{target} and the root {root} may not lie in one another: name a folder beside the root")
+    if target.exists() and any(target.iterdir()) and not (target / _WORK).exists():
+        require_export(target / FILE_NAME)
+    make_folder(target)
+    lock = locked(target, os.O_RDONLY | os.O_DIRECTORY)
+    if lock is None:
+        raise VoxelnodeError(f"another process exports to {target}: try again when it has ended")
+    try:
+        return _export(root, target, gid)
+    finally:
+        os.close(lock)
+
+
+def _gid(group: str | None) -> int | None:
+    if group is None:
+        return None
+    try:
+        gid = grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise UsageError(f"--group {group}: there is no such group; `getent group` lists them") from None
+    if os.geteuid() != 0 and gid not in (os.getegid(), *os.getgroups()):
+        raise UsageError(f"--group {group}: only a member of a group can give it files; add this account to it")
+    return gid
+
+
+def _export(root: Path, target: Path, gid: int | None) -> Exported:
+    work = target / _WORK
+    shutil.rmtree(work, ignore_errors=True)  # of an export that was interrupted
+    work.mkdir(mode=0o700)
+    copy_for_readers(root / FILE_NAME, work / FILE_NAME)
+    folders, absent, copied, size = files_of(work / FILE_NAME), [], 0, 0
+    for folder, files in folders.items():
+        if (target / folder).is_dir():
+            continue
+        if not _copy(root / folder, files, work / "folder"):
+            absent.append(folder)
+            continue
+        make_folder((target / folder).parent)
+        os.rename(work / "folder", target / folder)
+        sync_folder((target / folder).parent)
+        copied, size = copied + 1, size + sum(file.bytes for file in files)
+    finish(work / FILE_NAME, absent)
+    _permit(target, gid)
+    os.replace(work / FILE_NAME, target / FILE_NAME)
+    sync_folder(target)
+    shutil.rmtree(work)
+    removed = _remove_others(target, set(folders))
+    return Exported(copied, len(folders) - copied - len(absent), removed, size, tuple(absent))
+
+
+def _copy(source: Path, files: Sequence[ExportedFile], copy: Path) -> bool:
+    """Copy a folder of a conversion; return whether all of its files are as the index records them."""
+    shutil.rmtree(copy, ignore_errors=True)
+    copy.mkdir()
+    try:
+        for path in source.iterdir():
+            shutil.copyfile(path, copy / path.name, follow_symlinks=False)
+            sync_file(copy / path.name)
+    except FileNotFoundError:  # removed meanwhile, by a newer conversion or a deletion
+        return False
+    sync_folder(copy)
+    return all(_is_as_recorded(copy / Path(file.path).name, file) for file in files)
+
+
+def _is_as_recorded(path: Path, file: ExportedFile) -> bool:
+    try:
+        with path.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256")
+    except FileNotFoundError:
+        return False
+    return digest.hexdigest() == file.sha256
+
+
+def _permit(target: Path, gid: int | None) -> None:
+    """Let the owner and the group, if there is one, read everything in an export; the names change last."""
+    for folder, _, files in os.walk(target, topdown=False):
+        for path in (*(Path(folder, name) for name in files), Path(folder)):
+            mode = (0o750 if gid is not None else 0o700) if path.is_dir() else (0o640 if gid is not None else 0o600)
+            status = path.lstat()
+            if gid is not None and status.st_gid != gid:
+                os.chown(path, -1, gid, follow_symlinks=False)
+            if stat.S_IMODE(status.st_mode) != mode:
+                path.chmod(mode)
+
+
+def _remove_others(target: Path, folders: set[str]) -> int:
+    """Remove the folders of conversions that are not among `folders`; return their number."""
+    others = [path for path in (target / "volumes").glob("*/*/*") if str(path.relative_to(target)) not in folders]
+    for path in others:
+        shutil.rmtree(path)
+        with suppress(OSError):  # other conversions are in it
+            path.parent.rmdir()
+            path.parent.parent.rmdir()
+    return len(others)

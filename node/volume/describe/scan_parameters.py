@@ -1,0 +1,115 @@
+"""Parameters of a scan as columns of the index: those by which people look for volumes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from node.volume.model import Volume
+
+STATED = "stated"
+"""The contrast agent of an image whose header names one by a text that is not among those known."""
+
+MAX_TEXT = 64
+
+_WEIGHTINGS = {
+    "T1": "T1",
+    "T2": "T2",
+    "T2_STAR": "T2*",
+    "PROTON_DENSITY": "PD",
+    "FLUID_ATTENUATED": "FLAIR",
+    "DIFFUSION": "DWI",
+}
+"""Acquisition Contrast (0008,9209), PS3.3 C.8.13.3.1, by the words that people use."""
+
+_PLAIN = re.compile(rf"[ -~]{{1,{MAX_TEXT}}}")
+_UNWEIGHTED = {"P", "PHASE", "PHASE MAP", "I", "IMAGINARY", "R", "REAL", "B0 MAP", "B1 MAP", "FIELD MAP", "VELOCITY"}
+"""Words of Image Type (0008,0008) for images whose values are not magnitudes."""
+
+
+def scan_parameters(volume: Volume) -> dict[str, Any]:
+    """Return the columns of `ConvertedFile` that describe how a volume was acquired.
+
+    Times are in ms, lengths in mm, angles in degrees, field strengths in tesla; None is unknown. Those that differ
+    between the planes of a stack are those of its first plane, as in the sidecar.
+    """
+    fields = volume.attributes
+    agent = fields.get("ContrastBolusIngredient") or (STATED if fields.get("contrast_agent_stated") else None)
+    return {
+        "slice_thickness_mm": _number(fields, "SliceThickness"),
+        "repetition_time_ms": _number(fields, "RepetitionTime", 1000),
+        "echo_time_ms": _number(fields, "EchoTime", 1000),
+        "inversion_time_ms": _number(fields, "InversionTime", 1000),
+        "flip_angle_degrees": _number(fields, "FlipAngle"),
+        "magnetic_field_strength_t": _number(fields, "MagneticFieldStrength"),
+        "sequence": _text(fields, "PulseSequenceType"),
+        "weighting": weighting(volume),
+        "contrast_agent": agent,
+        "convolution_kernel": _text(fields, "ConvolutionKernel"),
+    }
+
+
+def weighting(volume: Volume) -> str | None:
+    """Return what the contrast of an MR image is weighted by: T1, T2, T2*, PD, FLAIR or DWI; None if it is not clear.
+
+    The header's own word counts first. Without one, only parameters in the middle of the usual ranges decide: a spin
+    echo between short and long times, or a gradient echo that nothing prepares, may have any weighting. Maps, phase
+    images and labelled images have none.
+    """
+    fields = volume.attributes
+    if volume.modality != "MR" or _is_map(volume) or "ArterialSpinLabelingType" in fields:
+        return None
+    if any(weighted.b_value > 0 for weighted in volume.diffusion or ()):
+        return "DWI"
+    stated = fields.get("AcquisitionContrast")
+    if stated and stated != "UNKNOWN":
+        return _WEIGHTINGS.get(stated)
+    repetition, echo, inversion, flip = (
+        _number(fields, name, factor)
+        for name, factor in (("RepetitionTime", 1000), ("EchoTime", 1000), ("InversionTime", 1000), ("FlipAngle", 1))
+    )
+    sequence = fields.get("PulseSequenceType", "")
+    if not sequence or repetition is None or echo is None:
+        return None
+    if "GR" in fields.get("ScanningSequence", ()) or fields.get("EchoPulseSequence") == "GRADIENT":
+        return _of_gradient_echo(sequence, echo, inversion, flip)
+    return _of_spin_echo(repetition, echo, inversion) if sequence.endswith("Spin Echo") else None
+
+
+def _of_gradient_echo(sequence: str, echo_ms: float, inversion_ms: float | None, flip: float | None) -> str | None:
+    if inversion_ms is not None:
+        return "T1" if 300 <= inversion_ms <= 1400 and echo_ms <= 10 and "EPI" not in sequence else None
+    if "EPI" in sequence or (echo_ms >= 15 and flip is not None and flip <= 35):
+        return "T2*"
+    return None
+
+
+def _of_spin_echo(repetition_ms: float, echo_ms: float, inversion_ms: float | None) -> str | None:
+    if inversion_ms is not None:
+        if inversion_ms >= 1500:
+            return "FLAIR" if echo_ms >= 70 and repetition_ms >= 4000 else None
+        return "T1" if 400 <= inversion_ms <= 1300 and echo_ms <= 30 and repetition_ms <= 3500 else None
+    if echo_ms <= 30:
+        return "T1" if repetition_ms <= 1000 else "PD" if repetition_ms >= 2000 else None
+    return "T2" if echo_ms >= 70 and repetition_ms >= 2000 else None
+
+
+def _is_map(volume: Volume) -> bool:
+    kinds = volume.attributes.get("ImageType", ())
+    if any(weighted.derived for weighted in volume.diffusion or ()):
+        return True
+    component = volume.attributes.get("ComplexImageComponent", "MAGNITUDE")
+    return component not in ("MAGNITUDE", "MIXED") or not _UNWEIGHTED.isdisjoint(kinds)
+
+
+def _number(fields: Mapping[str, Any], name: str, factor: float = 1) -> float | None:
+    value = fields.get(name)
+    return float(f"{value * factor:.9g}") if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str | None:
+    value = fields.get(name)
+    value = "\\".join(value) if isinstance(value, list | tuple) else value
+    return value if isinstance(value, str) and _PLAIN.fullmatch(value) else None

@@ -1,0 +1,160 @@
+"""An export: what another account may read of a root that is its owner's alone, while the node runs and afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import make
+from tests.acceptance.served import Served
+from tests.preloaded import run
+
+OTHER_ACCOUNT, GROUP = 65534, "users"
+READ = """
+import json, sqlite3, sys
+index = sqlite3.connect(f"file:{sys.argv[1]}/index.sqlite?mode=ro", uri=True)
+index.row_factory = sqlite3.Row
+rows = [dict(row) for row in index.execute(sys.argv[2])]
+print(json.dumps([row | {"head": open(row["path"], "rb").read(2).hex()} for row in rows]))
+"""
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that other accounts may enter, unlike those of pytest."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def read_as_another_account(target: Path, query: str) -> list[dict[str, Any]]:
+    """The rows of a query and the first bytes of their files, read by a stranger who is a member of the group."""
+    import grp
+
+    python = "/usr/bin/python3"
+    if os.geteuid() != 0 or not Path(python).exists():
+        pytest.skip("only root can be another account")
+    done = subprocess.run(
+        [python, "-I", "-c", READ, str(target), query], user=OTHER_ACCOUNT, group=OTHER_ACCOUNT,
+        extra_groups=[grp.getgrnam(GROUP).gr_gid], cwd="/", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def exported(root: Path, target: Path, *options: object, status: int = 0) -> dict[str, Any]:
+    done = run("db", "export", target, "--root", root, "--json", *options)
+    assert done.returncode == status, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def series(folder: Path, name: str, **attributes: Any) -> None:
+    folder.mkdir()
+    for number, ds in enumerate(make.mr_series(4, PatientName="Doe^Jane", SeriesDescription=name, **attributes)):
+        ds.save_as(folder / f"{number}.dcm", enforce_file_format=True)
+
+
+CATALOG = "SELECT * FROM v_catalog ORDER BY series_description"
+
+
+def test_another_account_reads_an_export_whether_the_node_runs_or_not(folder: Path) -> None:
+    root, target = folder / "root", folder / "shared"
+    spin_echo = {"ScanningSequence": "SE", "RepetitionTime": 500, "EchoTime": 12, "SliceThickness": 1}
+    series(folder / "first", "T1 first", **spin_echo, ContrastBolusAgent="Gadovist")
+    series(folder / "second", "second")
+    assert run("import", "--root", root, folder / "first", folder / "second").returncode == 0
+    assert run("account", "add", "anna", "--root", root, "--role", "read", "--no-password").returncode == 0
+    with Served(root) as node:
+        node.wait_until_settled()
+        done = exported(root, target, "--group", GROUP)
+        assert (done["copied"], done["kept"], done["removed"], done["absent"]) == (2, 0, 0, [])
+        first, second = read_as_another_account(target, CATALOG)
+        assert first["head"] == "1f8b"  # a compressed NIfTI
+        assert first["path"].startswith(f"{target}/volumes/")
+        assert (first["weighting"], first["sequence"], first["contrast_agent"]) == ("T1", "Spin Echo", "GADOLINIUM")
+        assert (first["repetition_time_ms"], first["echo_time_ms"], first["slice_thickness_mm"]) == (500, 12, 1)
+        assert (first["orientation"], first["slices"], first["times"], first["verdict"]) == ("axial", 4, 1, "complete")
+        assert [len(line) for line in json.loads(first["affine_lps"])] == [4] * 4
+        assert node.terminate() == 0
+    nothing_of_accounts_is_in(target / "index.sqlite")
+    run("delete", first["study_instance_uid"], "--yes", "--root", root, check=True)
+    assert read_as_another_account(target, CATALOG) == [first, second]
+    done = exported(root, target, "--group", GROUP)
+    assert (done["copied"], done["kept"], done["removed"]) == (0, 1, 1)
+    assert read_as_another_account(target, CATALOG) == [second]
+    assert not Path(first["path"]).exists()
+
+
+def nothing_of_accounts_is_in(index: Path) -> None:
+    assert b"anna" not in index.read_bytes()
+    with closing(sqlite3.connect(index)) as connection:
+        tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        assert {"accounts", "tokens", "web_sessions"} <= set(tables)
+        filled = {table for table in tables if connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]}
+    assert filled <= {
+        "about", "alembic_version", "conversions", "events", "exclusions", "images", "patients", "series", "studies",
+        "volume_sources", "volumes",
+    }  # fmt: skip
+    assert sorted(path.name for path in index.parent.iterdir()) == ["index.sqlite", "volumes"]
+
+
+def test_an_export_without_damaged_volumes_and_of_its_owner_alone(tmp_path: Path) -> None:
+    root, target = tmp_path / "root", tmp_path / "shared"
+    series(tmp_path / "first", "first")
+    run("import", "--root", root, tmp_path / "first", check=True)
+    with Served(root) as node:
+        node.wait_until_settled()
+        [row] = node.rows("SELECT path FROM v_catalog")
+        node.terminate()
+    (target / "export.part").mkdir(parents=True)  # of an export that was killed
+    (target / "export.part" / "index.sqlite").write_bytes(b"half")
+    whole = Path(row["path"]).read_bytes()
+    Path(row["path"]).write_bytes(whole[:-1] + b"X")
+    done = exported(root, target, status=1)
+    assert (done["copied"], len(done["absent"])) == (0, 1)
+    with closing(sqlite3.connect(target / "index.sqlite")) as connection:
+        assert connection.execute("SELECT * FROM v_volumes").fetchall() == []
+        assert connection.execute("SELECT state FROM v_series").fetchall() == [("converted",)]
+    Path(row["path"]).write_bytes(whole)
+    assert exported(root, target)["copied"] == 1
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (target, *target.rglob("*"))}
+    assert modes == {0o700, 0o600}
+    refused_targets(root, tmp_path)
+
+
+def refused_targets(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("mine")
+    (tmp_path / "node").mkdir()
+    shutil.copy(root / "index.sqlite", tmp_path / "node")
+    for wrong, words in (
+        (root / "shared", "may not lie in one another"),
+        (tmp_path, "may not lie in one another"),
+        (tmp_path / "other", "not the index of an export"),
+        (tmp_path / "node", "not the index of an export"),
+    ):
+        before = names_in(wrong)
+        done = run("db", "export", wrong, "--root", root)
+        assert done.returncode in (1, 2)
+        assert words in done.stderr
+        assert names_in(wrong) == before
+    done = run("db", "export", tmp_path / "new", "--group", "no-such-group", "--root", root)
+    assert (done.returncode, (tmp_path / "new").exists()) == (2, False)
+    assert "getent group" in done.stderr
+
+
+def names_in(folder: Path) -> set[Path]:
+    """What is in a folder, without the files that SQLite needs while it reads a write-ahead log."""
+    return {path for path in folder.rglob("*") if not path.name.endswith(("-shm", "-wal"))}
