@@ -1,8 +1,11 @@
 """The documents agree with the program."""
 
 import datetime as dt
+import os
 import re
 import sqlite3
+import subprocess
+import sys
 import tomllib
 from contextlib import closing
 from pathlib import Path
@@ -71,6 +74,21 @@ def test_datasette_knows_the_questions_and_the_columns_of_the_document() -> None
     assert (ROOT / "deploy" / "datasette.json").read_text(encoding="utf-8") == written()
 
 
+@pytest.mark.peer
+def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="no mkdocs here: it comes with the extra `docs`")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"],
+        cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    pages = {page.name: page.read_text(encoding="utf-8") for page in (tmp_path / "site").glob("*.html")}
+    assert {f"{document.stem}.html" for document in (ROOT / "docs").glob("*.md")} | {"index.html"} <= set(pages)
+    loaded = re.compile(r"<(?:script|img|source|iframe|video)[^>]* src=\"?https?:|<link[^>]* href=\"?https?:")
+    assert {name: loaded.findall(page) for name, page in pages.items() if loaded.search(page)} == {}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
@@ -126,13 +144,13 @@ def test_every_test_that_documents_name_exists() -> None:
     assert {name for name in named if f"def {name}(" not in code} == set()
 
 
-def test_commands_in_the_readme_exist() -> None:
+def test_every_command_is_documented_and_no_other() -> None:
     from typer.main import get_command
 
     from node.cli.application import application
 
     commands = get_command(application()).commands
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     named = set(re.findall(r"^\| `voxelnode (\w+)", text, flags=re.MULTILINE))
     assert named == set(commands)
 
